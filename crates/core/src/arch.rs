@@ -1,0 +1,338 @@
+//! What a decoder computes, as plain data. No names of files, tensors or families: see `families/`.
+//!
+//! Invariant: no `bool` in [`Arch`]; a choice is an enum or an `Option` that carries its own parameters.
+
+pub use easyroutine_kernels::{Activation, Pairing};
+
+/// A whole decoder: embedding, blocks, final norm, unembedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arch {
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Query heads of every layer.
+    pub n_heads: usize,
+    /// Key/value heads of every layer; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of one head.
+    pub d_head: usize,
+    /// Rows of the unembedding: the ids that can be predicted.
+    pub vocabulary: usize,
+    /// Longest row that the model was built for.
+    pub context: usize,
+    /// How ids become the first residual stream.
+    pub embed: Embed,
+    /// The distinct rotary tables; layers refer to them by index.
+    pub ropes: Vec<Rope>,
+    /// One entry a block.
+    pub layers: Vec<Layer>,
+    /// Norm before the unembedding; `None` where the architecture has none.
+    pub final_norm: Option<Norm>,
+    /// How the last residual stream becomes logits.
+    pub unembed: Unembed,
+}
+
+/// Token ids to the first residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embed {
+    /// Width of the table; differs from `d_model` where a projection follows.
+    pub width: usize,
+    /// Factor on the looked-up row (rounded to the compute dtype, as transformers does).
+    pub scale: Option<f32>,
+    /// Norm on the embedding (BLOOM).
+    pub norm: Option<Norm>,
+    /// Learned absolute positions added to the embedding.
+    pub positions: Option<LearnedPositions>,
+}
+
+/// A table of learned positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LearnedPositions {
+    /// Row of the table that position 0 takes (OPT: 2).
+    pub offset: usize,
+    /// Rows of the table, the offset included.
+    pub rows: usize,
+}
+
+/// One rotary table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Leading columns of a head that turn; even.
+    pub rotary_dim: usize,
+    /// Which columns turn together.
+    pub pairing: Pairing,
+    /// How frequencies are stretched beyond the trained length.
+    pub scaling: RopeScaling,
+}
+
+/// Frequency scaling (`transformers/modeling_rope_utils.py` is the source of every formula).
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// Plain rotary embedding.
+    None,
+    /// Positions divided by `factor`.
+    Linear {
+        /// Divisor of the frequencies.
+        factor: f64,
+    },
+    /// NTK-aware: the base grows with the row's own length beyond `original`.
+    Dynamic {
+        /// Growth of the base.
+        factor: f64,
+        /// Length up to which nothing changes.
+        original: usize,
+    },
+    /// Llama 3: low frequencies divided by `factor`, a smooth band between.
+    Llama3 {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Wavelengths above `original / low_freq_factor` are divided.
+        low_freq_factor: f64,
+        /// Wavelengths below `original / high_freq_factor` stay.
+        high_freq_factor: f64,
+        /// Context the frequencies were trained for.
+        original: usize,
+    },
+    /// YaRN (arXiv:2309.00071).
+    Yarn {
+        /// Divisor of the interpolated frequencies.
+        factor: f64,
+        /// Rotations above which a dimension extrapolates.
+        beta_fast: f64,
+        /// Rotations below which a dimension interpolates.
+        beta_slow: f64,
+        /// Context the frequencies were trained for.
+        original: usize,
+        /// Factor on cos and sin.
+        attention_factor: f64,
+        /// Whether the bounds of the ramp are rounded to whole dimensions.
+        bounds: RampBounds,
+    },
+    /// LongRoPE (arXiv:2402.13753): one factor a frequency, by the row's own length.
+    LongRope {
+        /// Divisors for rows up to `original` tokens.
+        short: Vec<f64>,
+        /// Divisors for longer rows.
+        long: Vec<f64>,
+        /// Length that divides short from long.
+        original: usize,
+        /// Factor on cos and sin.
+        attention_factor: f64,
+    },
+}
+
+/// Bounds of YaRN's ramp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RampBounds {
+    /// Rounded outwards to whole dimensions (`truncate: true`, the default).
+    Whole,
+    /// As computed.
+    Exact,
+}
+
+/// One block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// Attention of this block.
+    pub attention: Attention,
+    /// MLP of this block.
+    pub mlp: Mlp,
+    /// Norms, and what reads what.
+    pub wiring: Wiring,
+    /// Factor on what attention and MLP add to the stream (Granite).
+    pub residual_scale: Option<f32>,
+}
+
+/// Attention of one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Factor on the scores.
+    pub scale: f32,
+    /// `c * tanh(score / c)` before the mask.
+    pub softcap: Option<f32>,
+    /// Norm of queries and keys after their projections.
+    pub qk_norm: QkNorm,
+    /// How far back a query sees.
+    pub window: Window,
+    /// How attention knows positions.
+    pub position: PositionMark,
+}
+
+/// Norm of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Every head alone, one weight vector of `d_head` for all heads.
+    PerHead(Norm),
+    /// Every head alone, with a weight vector of its own (`[n_heads, d_head]`).
+    PerHeadOwnWeights(Norm),
+    /// The whole projection at once.
+    Whole(Norm),
+}
+
+/// Reach of attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// All earlier tokens.
+    Full,
+    /// Key `j` is visible to query `i` where `i - j < n`.
+    Sliding(usize),
+}
+
+/// How attention of one block knows positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PositionMark {
+    /// Rotary, by the table of this index in [`Arch::ropes`].
+    Rope(usize),
+    /// Linear biases (arXiv:2108.12409), slopes by head.
+    Alibi,
+    /// Not at all (learned positions, or none).
+    None,
+}
+
+/// What reads what inside a block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Wiring {
+    /// Attention, then the MLP on the stream between.
+    Sequential {
+        /// Norms around attention.
+        attention: Norms,
+        /// Norms around the MLP.
+        mlp: Norms,
+    },
+    /// Attention and MLP both read the stream that enters the block.
+    Parallel {
+        /// Norm before attention.
+        attention: Norm,
+        /// Norm before the MLP; `None`: it reads attention's.
+        mlp: Option<Norm>,
+    },
+    /// The norm stands on the stream itself, after each addition (OPT-350m).
+    NormOnStream {
+        /// Norm after attention was added.
+        attention: Norm,
+        /// Norm after the MLP was added.
+        mlp: Norm,
+    },
+}
+
+/// Norms before a part reads and after it wrote.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norms {
+    /// On what the part reads.
+    pub pre: Option<Norm>,
+    /// On what the part adds.
+    pub post: Option<Norm>,
+}
+
+/// One norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// The formula.
+    pub kind: NormKind,
+    /// Added to the variance or the mean square.
+    pub eps: f32,
+}
+
+/// Formula and parameters of a norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// LayerNorm with weight and bias.
+    Layer,
+    /// LayerNorm with weight alone.
+    LayerNoBias,
+    /// LayerNorm without parameters.
+    LayerNoParams,
+    /// RMSNorm with a weight.
+    Rms,
+    /// RMSNorm that multiplies by `1 + weight`.
+    RmsOffset,
+}
+
+impl NormKind {
+    /// Whether the mean is removed.
+    pub fn is_layer_norm(self) -> bool {
+        matches!(self, NormKind::Layer | NormKind::LayerNoBias | NormKind::LayerNoParams)
+    }
+}
+
+/// The MLP of one block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mlp {
+    /// `down(act(up(x)))`
+    Plain {
+        /// Neurons.
+        d_mlp: usize,
+        /// Non-linearity.
+        act: Activation,
+    },
+    /// `down(act(gate(x)) * up(x))`
+    Gated {
+        /// Neurons.
+        d_mlp: usize,
+        /// Non-linearity of the gate.
+        act: Activation,
+    },
+    /// Gated experts, chosen by a softmax router.
+    Experts {
+        /// Number of experts.
+        count: usize,
+        /// Experts a token goes through.
+        top_k: usize,
+        /// Neurons of one expert.
+        d_mlp: usize,
+        /// Non-linearity of the gates.
+        act: Activation,
+        /// What becomes of the chosen experts' probabilities.
+        weights: ExpertWeights,
+    },
+}
+
+/// Weights of the chosen experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpertWeights {
+    /// Divided by their sum.
+    Renormalised,
+    /// The softmax over all experts as it is.
+    AsTheyAre,
+}
+
+/// The last residual stream to logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unembed {
+    /// Whose matrix it is.
+    pub matrix: UnembedMatrix,
+    /// Whether a bias is added.
+    pub bias: Bias,
+    /// Logits are divided by this (Granite).
+    pub divisor: Option<f32>,
+    /// `c * tanh(logit / c)`
+    pub softcap: Option<f32>,
+}
+
+/// Where the unembedding matrix comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnembedMatrix {
+    /// The token embedding.
+    Tied,
+    /// A matrix of its own.
+    Own,
+}
+
+/// Whether a projection has a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bias {
+    /// It has one, and the file must hold it.
+    Stored,
+    /// It has none.
+    Absent,
+}
+
+impl Bias {
+    /// [`Bias::Stored`] where a config flag says so.
+    pub fn when(flag: bool) -> Self {
+        if flag { Bias::Stored } else { Bias::Absent }
+    }
+}

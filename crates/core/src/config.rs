@@ -1,0 +1,420 @@
+//! config.json: every key is read, inert, or refused with its name.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Largest size a config may name; keeps every later product of two sizes inside 64 bits.
+pub const LARGEST_SIZE: u64 = 1 << 28;
+
+const SIZE: &str = "a whole number from 1 to 2^28";
+
+/// Keys that change nothing about the numbers of a forward pass, whatever the family.
+const INERT: &[&str] = &[
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation",
+    "_name_or_path",
+    "_num_labels",
+    "add_bos_token",
+    "add_eos_token",
+    "architectures",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attention_softmax_in_fp32",
+    "attn_implementation",
+    "attn_pdrop",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "cache_implementation",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dtype",
+    "early_stopping",
+    "embd_pdrop",
+    "embedding_dropout",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "guidance_scale",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_range",
+    "is_decoder",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "min_new_tokens",
+    "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_labels",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "output_scores",
+    "pad_token_id",
+    "penalty_alpha",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "repetition_penalty",
+    "resid_pdrop",
+    "residual_dropout",
+    "return_dict",
+    "return_dict_in_generate",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tie_last_hidden_states",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers.js_config",
+    "transformers_version",
+    "typical_p",
+    "unk_token_id",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_bfloat16",
+    "use_cache",
+];
+
+/// One JSON object of a config, which remembers what was read of it.
+///
+/// Null stands for an absent key only where the config class of transformers allows it: the `optional_` readers
+/// take it so, the `_or` readers refuse it.
+#[derive(Debug)]
+pub struct Config {
+    /// Where it stands, for messages: `config.json` or `config.json: rope_scaling`.
+    place: String,
+    /// Keys on the way to it, each with a dot behind: `` or `rope_scaling.`.
+    path: String,
+    map: Map<String, Value>,
+    /// Paths that were read, shared by a config and the objects inside it.
+    read: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Config {
+    /// Parses the bytes of a config.json.
+    ///
+    /// # Errors
+    /// Bytes that are no JSON object.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(bytes)
+            .map_err(|e| Error::new(ErrorKind::Config, format!("config.json is not valid JSON: {e}")))?;
+        match value {
+            Value::Object(map) => Ok(Config::from_map("config.json", map)),
+            _ => Err(Error::new(ErrorKind::Config, "config.json is not a JSON object")),
+        }
+    }
+
+    /// A config from a JSON object that was made elsewhere (GGUF metadata).
+    pub fn from_map(place: impl Into<String>, map: Map<String, Value>) -> Self {
+        Config { place: place.into(), path: String::new(), map, read: Arc::default() }
+    }
+
+    /// The object itself.
+    pub fn as_map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    /// The value of a key, `None` where it is absent or null. Marks the key as read.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.raw(key).filter(|v| !v.is_null())
+    }
+
+    /// The value of a key, null included. Marks the key as read.
+    pub fn raw(&self, key: &str) -> Option<&Value> {
+        self.marks().insert(format!("{}{key}", self.path));
+        self.map.get(key)
+    }
+
+    /// Whether the key stands in the object, null included. Marks the key as read.
+    pub fn has(&self, key: &str) -> bool {
+        self.raw(key).is_some()
+    }
+
+    /// Refuses null where the config class has no room for it.
+    fn not_null(&self, key: &str, expected: &str) -> Result<()> {
+        if self.raw(key).is_some_and(Value::is_null) { Err(self.wrong(key, expected)) } else { Ok(()) }
+    }
+
+    fn marks(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A size that must be there.
+    ///
+    /// # Errors
+    /// Absent, not a whole number, zero, or beyond 2^28.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        self.optional_size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A size, or `None` where the key is absent or null.
+    ///
+    /// # Errors
+    /// Not a whole number, zero, or beyond 2^28.
+    pub fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let whole = value.as_u64().or_else(|| {
+            value.as_f64().filter(|f| f.fract() == 0.0 && (0.0..1e15).contains(f)).map(|f| f as u64)
+        });
+        match whole {
+            Some(n) if (1..=LARGEST_SIZE).contains(&n) => Ok(Some(n as usize)),
+            _ => Err(self.wrong(key, SIZE)),
+        }
+    }
+
+    /// A size with transformers' default for an absent key.
+    ///
+    /// # Errors
+    /// As [`Config::optional_size`], and null.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        self.not_null(key, SIZE)?;
+        Ok(self.optional_size(key)?.unwrap_or(default))
+    }
+
+    /// A size that goes by several names, with transformers' default where none is there.
+    ///
+    /// # Errors
+    /// As [`Config::size_or`], and two names with different values.
+    pub fn size_of_any(&self, keys: &[&str], default: usize) -> Result<usize> {
+        let mut found: Option<(usize, &str)> = None;
+        for key in keys {
+            self.not_null(key, SIZE)?;
+            match (self.optional_size(key)?, found) {
+                (Some(size), None) => found = Some((size, key)),
+                (Some(size), Some((first, other))) if size != first => {
+                    return Err(self.wrong(key, &format!("{first}, as `{other}` says")));
+                }
+                _ => {}
+            }
+        }
+        Ok(found.map_or(default, |(size, _)| size))
+    }
+
+    /// A finite number, or `None` where the key is absent or null.
+    ///
+    /// # Errors
+    /// Not a number.
+    pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        value.as_f64().filter(|f| f.is_finite()).map(Some).ok_or_else(|| self.wrong(key, "a finite number"))
+    }
+
+    /// A number that must be there.
+    ///
+    /// # Errors
+    /// Absent or not a number.
+    pub fn number(&self, key: &str) -> Result<f64> {
+        self.optional_number(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A number with transformers' default for an absent key.
+    ///
+    /// # Errors
+    /// Not a number, null included.
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        self.not_null(key, "a finite number")?;
+        Ok(self.optional_number(key)?.unwrap_or(default))
+    }
+
+    /// A number above zero with transformers' default for an absent key.
+    ///
+    /// # Errors
+    /// Not a number above zero, null included.
+    pub fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
+        self.positive(key, self.number_or(key, default)?)
+    }
+
+    /// A number above zero, or `None` where the key is absent or null.
+    ///
+    /// # Errors
+    /// Not a number above zero.
+    pub fn optional_positive(&self, key: &str) -> Result<Option<f64>> {
+        self.optional_number(key)?.map(|number| self.positive(key, number)).transpose()
+    }
+
+    fn positive(&self, key: &str, number: f64) -> Result<f64> {
+        // Rounded to f32, as every number ends, it must still be neither zero nor infinite.
+        let usable = number as f32;
+        if usable > 0.0 && usable.is_finite() {
+            Ok(number)
+        } else {
+            Err(self.wrong(key, "a number above zero within the range of f32"))
+        }
+    }
+
+    /// A flag with transformers' default for an absent key.
+    ///
+    /// # Errors
+    /// Not true or false, null included.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        match self.raw(key) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+
+    /// A string, or `None` where the key is absent or null.
+    ///
+    /// # Errors
+    /// Not a string.
+    pub fn optional_text(&self, key: &str) -> Result<Option<&str>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(value) => value.as_str().map(Some).ok_or_else(|| self.wrong(key, "a string")),
+        }
+    }
+
+    /// A list of strings, or `None` where the key is absent or null.
+    ///
+    /// # Errors
+    /// Not a list of strings.
+    pub fn optional_texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let list = value.as_array().and_then(|a| a.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+        list.map(Some).ok_or_else(|| self.wrong(key, "a list of strings"))
+    }
+
+    /// A list of finite numbers, or `None` where the key is absent or null.
+    ///
+    /// # Errors
+    /// Not a list of numbers.
+    pub fn optional_numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let list = value.as_array().and_then(|a| a.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
+        list.map(Some).ok_or_else(|| self.wrong(key, "a list of numbers"))
+    }
+
+    /// A list of places in a list of layers, or `None` where the key is absent or null.
+    ///
+    /// # Errors
+    /// Not a list of whole numbers from 0.
+    pub fn optional_indices(&self, key: &str) -> Result<Option<Vec<u64>>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let list = value.as_array().and_then(|a| a.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
+        list.map(Some).ok_or_else(|| self.wrong(key, "a list of whole numbers from 0"))
+    }
+
+    /// An object inside this one, or `None` where the key is absent or null. What is read of it counts in
+    /// [`Config::finish`] of the whole.
+    ///
+    /// # Errors
+    /// Not an object.
+    pub fn object(&self, key: &str) -> Result<Option<Config>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Config {
+                place: format!("{}: `{key}`", self.place),
+                path: format!("{}{key}.", self.path),
+                map: map.clone(),
+                read: Arc::clone(&self.read),
+            })),
+            Some(_) => Err(self.wrong(key, "an object")),
+        }
+    }
+
+    /// Refuses a value that this program does not compute, naming key and value.
+    pub fn unsupported(&self, key: &str, what_is_supported: &str) -> Error {
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("{}: `{key}` is {}; supported: {what_is_supported}", self.place, self.shown(key)),
+        )
+    }
+
+    /// Refuses a value that makes no sense, naming key and value.
+    pub fn wrong(&self, key: &str, expected: &str) -> Error {
+        Error::new(
+            ErrorKind::Config,
+            format!("{}: `{key}` is {}; expected {expected}", self.place, self.shown(key)),
+        )
+    }
+
+    /// A value as messages show it: short.
+    fn shown(&self, key: &str) -> String {
+        let value = self.map.get(key).map_or_else(|| "absent".to_owned(), Value::to_string);
+        if value.chars().count() > 80 { value.chars().take(77).chain("...".chars()).collect() } else { value }
+    }
+
+    /// The error for a key that must be there.
+    pub fn missing(&self, key: &str) -> Error {
+        Error::new(ErrorKind::Config, format!("{}: `{key}` is missing", self.place))
+    }
+
+    /// Closes the reading: every key, also of the objects that were opened, must have been read, be inert here or in
+    /// every family, or be let through by name (`key` or, inside an object, `object.key`). Returns the keys that
+    /// were let through.
+    ///
+    /// # Errors
+    /// A key that nothing read.
+    pub fn finish(&self, inert: &[&str], allowed: &[String]) -> Result<Vec<String>> {
+        let marks = self.marks();
+        let mut let_through = Vec::new();
+        unread(&self.map, &self.path, &marks, &mut |path| {
+            let known = INERT.contains(&path) || inert.contains(&path);
+            if known {
+                return Ok(());
+            }
+            if !allowed.iter().any(|name| name == path) {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("{}: unknown key `{path}`: it may change the numbers", self.place),
+                )
+                .hint(format!("if you know that it does not, let it through: --allow-config-key {path}")));
+            }
+            let_through.push(path.to_owned());
+            Ok(())
+        })?;
+        Ok(let_through)
+    }
+}
+
+/// Calls `on` for every key that was not read. An object counts as opened once a key of it was read.
+fn unread(
+    map: &Map<String, Value>,
+    path: &str,
+    marks: &BTreeSet<String>,
+    on: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    for (key, value) in map {
+        let here = format!("{path}{key}");
+        if !marks.contains(&here) {
+            on(&here)?;
+        } else if let Value::Object(inner) = value {
+            let inside = format!("{here}.");
+            if marks.range(inside.clone()..).next().is_some_and(|mark| mark.starts_with(&inside)) {
+                unread(inner, &inside, marks, on)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! The one error type of the crate.
+
+use std::fmt;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: a kind to branch on, a message that names the thing, and what would do.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Kinds of errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The model is not there.
+    NotFound,
+    /// The model is not cached, and downloading is not allowed.
+    Offline,
+    /// The model's licence must be accepted on the hub first, or a token is missing.
+    Gated,
+    /// The reference names neither a path nor a model.
+    InvalidReference,
+    /// The model is known but not something this program computes.
+    Unsupported,
+    /// config.json is wrong.
+    Config,
+    /// Weights are missing, surplus, or of the wrong shape.
+    Weights,
+    /// A file is damaged or not what it says.
+    Format,
+    /// The tokenizer cannot be built or cannot read the text.
+    Tokenizer,
+    /// The caller asked for something that does not exist: a name, a layer, a position.
+    Input,
+    /// Not enough memory.
+    Memory,
+    /// Downloading failed.
+    Network,
+    /// The caller stopped the run.
+    Interrupted,
+    /// The operating system refused to read or write.
+    Io,
+}
+
+impl Error {
+    /// A new error.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner { kind, message: message.into(), hint: None, source: None }))
+    }
+
+    /// Something wrong in what the caller asked for.
+    pub fn input(message: impl Into<String>) -> Self {
+        Error::new(ErrorKind::Input, message)
+    }
+
+    /// Adds what the user can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the error that caused it.
+    #[must_use]
+    pub fn because(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+
+    /// Puts the place in front of the message: `model.safetensors: ...`.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.0.message = format!("{place}: {}", self.0.message);
+        self
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What the user can do about it, where there is something.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
+    }
+}
+
+impl From<easyroutine_files::Error> for Error {
+    fn from(error: easyroutine_files::Error) -> Self {
+        use easyroutine_files::ErrorKind as Files;
+        let kind = match error.kind() {
+            Files::Io => ErrorKind::Io,
+            Files::Unsupported => ErrorKind::Unsupported,
+            Files::Missing => ErrorKind::NotFound,
+            Files::Malformed => ErrorKind::Format,
+            _ => ErrorKind::Weights,
+        };
+        Error::new(kind, error.to_string()).because(error)
+    }
+}
+
+impl From<easyroutine_sites::NameError> for Error {
+    fn from(error: easyroutine_sites::NameError) -> Self {
+        Error::input(error.to_string())
+    }
+}

@@ -1,0 +1,111 @@
+//! Parts of a config that several families read the same way: norms, activations, windows.
+
+use crate::arch::*;
+use crate::config::Config;
+use crate::error::Result;
+
+/// A norm whose epsilon stands under `key`.
+pub(super) fn norm(config: &Config, kind: NormKind, key: &str, default: f64) -> Result<Norm> {
+    Ok(Norm { kind, eps: config.positive_or(key, default)? as f32 })
+}
+
+/// Norms before attention and MLP, one after the other: the usual wiring.
+pub(super) fn pre_norm(norm: Norm) -> Wiring {
+    let norms = Norms { pre: Some(norm), post: None };
+    Wiring::Sequential { attention: norms, mlp: norms }
+}
+
+/// A block of the usual shape: everything the others have beside it is absent.
+pub(super) fn block(attention: Attention, mlp: Mlp, wiring: Wiring) -> Layer {
+    Layer { attention, mlp, wiring, residual_scale: None }
+}
+
+/// Attention of the usual shape, over everything before.
+pub(super) fn attention(scale: f32, position: PositionMark) -> Attention {
+    Attention { scale, softcap: None, qk_norm: QkNorm::None, window: Window::Full, position }
+}
+
+/// The activation under `key`, by its names in transformers (`activations.py`, `ACT2CLS`).
+pub(super) fn activation(config: &Config, key: &str, default: &str) -> Result<Activation> {
+    let name = match config.raw(key) {
+        None => default,
+        Some(value) => value.as_str().ok_or_else(|| config.wrong(key, "the name of an activation"))?,
+    };
+    match name {
+        "relu" => Ok(Activation::Relu),
+        "gelu" | "gelu_python" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" => {
+            Ok(Activation::GeluTanh)
+        }
+        "silu" | "swish" => Ok(Activation::Silu),
+        "quick_gelu" => Ok(Activation::QuickGelu),
+        _ => Err(config.unsupported(
+            key,
+            "relu, gelu, gelu_new, gelu_fast, gelu_accurate, gelu_pytorch_tanh, silu, swish, quick_gelu",
+        )),
+    }
+}
+
+/// A window under `sliding_window`: absent is the class's default, null is none.
+pub(super) fn window(config: &Config, default: Option<usize>) -> Result<Window> {
+    let size = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { default };
+    Ok(size.map_or(Window::Full, Window::Sliding))
+}
+
+/// The window of the Qwen classes, which counts only with `use_sliding_window`.
+pub(super) fn switched_window(config: &Config) -> Result<Window> {
+    let window = window(config, Some(4096))?;
+    Ok(if config.flag_or("use_sliding_window", false)? { window } else { Window::Full })
+}
+
+/// The window of every layer: `layer_types` where it is given, else `pattern`, which says for a layer's number
+/// whether it slides.
+pub(super) fn layer_windows(
+    config: &Config,
+    n_layers: usize,
+    sliding: Window,
+    pattern: impl Fn(usize) -> bool,
+) -> Result<Vec<Window>> {
+    let slides: Vec<bool> = match config.optional_texts("layer_types")? {
+        None => (0..n_layers).map(pattern).collect(),
+        Some(types) if types.len() != n_layers => {
+            return Err(config.wrong("layer_types", &format!("one entry for each of {n_layers} layers")));
+        }
+        Some(types) => types
+            .iter()
+            .map(|kind| match *kind {
+                "sliding_attention" => Ok(true),
+                // `attention` is the older name (configuration_utils.py, `_LEGACY_LAYER_TYPE_REMAP`).
+                "full_attention" | "attention" => Ok(false),
+                _ => Err(config.unsupported("layer_types", "full_attention, sliding_attention")),
+            })
+            .collect::<Result<_>>()?,
+    };
+    if sliding == Window::Full && slides.contains(&true) {
+        return Err(config.wrong("sliding_window", "a window, since there are layers of sliding attention"));
+    }
+    Ok(slides.into_iter().map(|slides| if slides { sliding } else { Window::Full }).collect())
+}
+
+/// `None` for a factor of one, which multiplies nothing.
+pub(super) fn factor(value: f64) -> Option<f32> {
+    Some(value as f32).filter(|factor| *factor != 1.0)
+}
+
+/// A finite factor under `key`, one where it is absent.
+pub(super) fn factor_or_one(config: &Config, key: &str) -> Result<Option<f32>> {
+    let value = config.number_or(key, 1.0)?;
+    if !(value as f32).is_finite() {
+        return Err(config.wrong(key, "a number within the range of f32"));
+    }
+    Ok(factor(value))
+}
+
+/// Experts a token goes through, at most all of them.
+pub(super) fn top_k(config: &Config, default: usize, experts: usize) -> Result<usize> {
+    let chosen = config.size_or("num_experts_per_tok", default)?;
+    if chosen > experts {
+        return Err(config.wrong("num_experts_per_tok", &format!("at most {experts}, the number of experts")));
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,210 @@
+//! What is refused before a family reads its config: models and encodings that are not built.
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Values for which a key changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Only {
+    /// False.
+    False,
+    /// False or null.
+    FalseOrNull,
+    /// True.
+    True,
+    /// The number one.
+    One,
+    /// Null, or an object or list without entries.
+    Empty,
+    /// This string.
+    Text(&'static str),
+}
+
+/// Keys of all classes that must not say anything else.
+const ONLY: &[(&str, Only)] = &[
+    ("add_cross_attention", Only::False),
+    ("cross_attention_hidden_size", Only::Empty),
+    ("is_causal", Only::True),
+    ("is_encoder_decoder", Only::False),
+    ("per_layer_config", Only::Empty),
+    ("pruned_heads", Only::Empty),
+    ("tie_encoder_decoder", Only::False),
+];
+
+/// Objects that make a config one of a larger model.
+const TOWERS: &[&str] = &["text_config", "vision_config", "audio_config", "encoder", "decoder"];
+
+/// Refuses encodings of weights, larger models and anything that makes a decoder something else.
+pub(super) fn check(config: &Config, only: &[(&str, Only)]) -> Result<()> {
+    quantised(config)?;
+    for key in TOWERS {
+        if config.value(key).is_some_and(|v| v.is_object()) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("config.json: `{key}` makes this one part of a larger model, which is not built"),
+            )
+            .hint("supported: text decoders on their own"));
+        }
+    }
+    for (key, allowed) in ONLY.iter().chain(only) {
+        allowed.check(config, key)?;
+    }
+    Ok(())
+}
+
+impl Only {
+    fn check(self, config: &Config, key: &str) -> Result<()> {
+        let Some(value) = config.raw(key) else { return Ok(()) };
+        let (fits, wanted) = match self {
+            Only::False => (value == false, "false"),
+            Only::FalseOrNull => (value == false || value.is_null(), "false, null"),
+            Only::True => (value == true, "true"),
+            Only::One => (value.as_f64() == Some(1.0), "1"),
+            Only::Empty => {
+                let object = value.as_object().is_some_and(serde_json::Map::is_empty);
+                (value.is_null() || object || value.as_array().is_some_and(Vec::is_empty), "null")
+            }
+            Only::Text(text) => (value == text, text),
+        };
+        if fits { Ok(()) } else { Err(config.unsupported(key, wanted)) }
+    }
+}
+
+/// Refuses quantised weights by the name of their method.
+fn quantised(config: &Config) -> Result<()> {
+    for key in ["quantization_config", "compression_config", "quantization"] {
+        let Some(value) = config.value(key) else { continue };
+        if value.as_object().is_some_and(serde_json::Map::is_empty) {
+            continue;
+        }
+        let flag = |name: &str| value.get(name).and_then(serde_json::Value::as_bool) == Some(true);
+        let method = match value.get("quant_method").and_then(serde_json::Value::as_str) {
+            Some(method) => method.chars().take(40).collect(),
+            // Early configs of bitsandbytes do not name it.
+            None if flag("load_in_4bit") || flag("load_in_8bit") => "bitsandbytes".to_owned(),
+            None => "of an unnamed method".to_owned(),
+        };
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("config.json: `{key}`: quantised weights ({method}) are not supported"),
+        )
+        .hint("use the model's bf16, f16 or f32 safetensors, or a GGUF file"));
+    }
+    Ok(())
+}
+
+/// Decoders that come later.
+const LATER: &[&str] = &["qwen2_moe", "olmo", "olmoe", "smollm3", "cohere", "falcon", "gpt_oss"];
+
+/// Models with a vision or audio tower, or of both.
+const WITH_TOWER: &[&str] = &[
+    "gemma3",
+    "gemma3n",
+    "gemma4",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "paligemma",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen2_5_omni",
+    "mllama",
+    "llama4",
+    "mistral3",
+    "pixtral",
+    "idefics",
+    "idefics2",
+    "idefics3",
+    "smolvlm",
+    "internvl",
+    "blip",
+    "blip-2",
+    "instructblip",
+    "clip",
+    "siglip",
+    "fuyu",
+    "chameleon",
+    "kosmos-2",
+    "phi3_v",
+    "phi4_multimodal",
+    "qwen2_audio",
+    "voxtral",
+    "git",
+    "vit",
+    "florence2",
+    "aya_vision",
+];
+
+/// Models with an encoder.
+const WITH_ENCODER: &[&str] = &[
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "bart",
+    "mbart",
+    "pegasus",
+    "marian",
+    "m2m_100",
+    "blenderbot",
+    "led",
+    "prophetnet",
+    "whisper",
+    "speech_to_text",
+    "encoder-decoder",
+    "t5gemma",
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "albert",
+    "electra",
+    "deberta",
+    "deberta-v2",
+    "modernbert",
+    "mpnet",
+    "camembert",
+    "longformer",
+    "big_bird",
+];
+
+/// Models that mix tokens by something other than attention.
+const OTHER_MIXERS: &[&str] = &[
+    "mamba",
+    "mamba2",
+    "falcon_mamba",
+    "rwkv",
+    "jamba",
+    "recurrent_gemma",
+    "bamba",
+    "zamba",
+    "zamba2",
+    "qwen3_next",
+    "granitemoehybrid",
+    "lfm2",
+    "xlstm",
+    "nemotron_h",
+];
+
+/// The error for a model that no family reads.
+pub(super) fn unknown(model_type: &str, known: &[&str]) -> Error {
+    let shown: String = model_type.chars().take(60).collect();
+    let reason = if LATER.contains(&model_type) {
+        "is not built yet"
+    } else if WITH_TOWER.contains(&model_type) {
+        "has a vision or audio tower, which is not built"
+    } else if WITH_ENCODER.contains(&model_type) {
+        "has an encoder, which is not built: only decoders are"
+    } else if OTHER_MIXERS.contains(&model_type) {
+        "mixes tokens by something other than attention, which is not built"
+    } else {
+        "is not supported"
+    };
+    let mut hint = format!("supported: {}", known.join(", "));
+    if model_type == "gemma3" {
+        hint.insert_str(0, "its text model alone, gemma3_text, is; ");
+    }
+    Error::new(ErrorKind::Unsupported, format!("config.json: `model_type` \"{shown}\" {reason}")).hint(hint)
+}

@@ -1,0 +1,68 @@
+//! Names of weights that several families share.
+
+use crate::arch::Bias;
+use crate::names::*;
+
+/// Buffers of rotary embeddings that older checkpoints hold.
+pub(super) const INV_FREQ: &[&str] = &["rotary_emb.inv_freq"];
+
+/// Three projections of attention.
+pub(super) fn split(q: &'static str, k: &'static str, v: &'static str, bias: Bias) -> QkvNames {
+    QkvNames::Split { q: Linear::new(q, bias), k: Linear::new(k, bias), v: Linear::new(v, bias) }
+}
+
+/// `gate_proj`, `up_proj` and `down_proj`.
+pub(super) fn gated(bias: Bias) -> MlpNames {
+    MlpNames::Gated {
+        gate: Linear::new("mlp.gate_proj", bias),
+        up: Linear::new("mlp.up_proj", bias),
+        down: Linear::new("mlp.down_proj", bias),
+    }
+}
+
+/// A layer as most families since Llama name it: norms before attention and MLP, split projections.
+pub(super) fn layer(qkv: Bias, out: Bias, mlp: MlpNames) -> LayerNames {
+    LayerNames {
+        attention_norm: Some("input_layernorm"),
+        attention_post_norm: None,
+        mlp_norm: Some("post_attention_layernorm"),
+        mlp_post_norm: None,
+        qkv: split("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", qkv),
+        q_norm: None,
+        k_norm: None,
+        out: Linear::new("self_attn.o_proj", out),
+        mlp,
+    }
+}
+
+/// A checkpoint as most families since Llama name it.
+pub(super) fn model(layers: Vec<LayerNames>) -> Names {
+    Names {
+        prefix: "model.",
+        embed: "embed_tokens",
+        positions: None,
+        embed_norm: None,
+        project_in: None,
+        project_out: None,
+        final_norm: Some("norm"),
+        unembed: "lm_head",
+        layer: "layers.{}.",
+        layers,
+        ignored: INV_FREQ,
+    }
+}
+
+/// Norms of queries and keys, one tensor each.
+pub(super) fn with_qk_norm(layer: LayerNames, q: &'static str, k: &'static str) -> LayerNames {
+    LayerNames { q_norm: Some(HeadNorm::One(q)), k_norm: Some(HeadNorm::One(k)), ..layer }
+}
+
+/// Gemma's four norms a block: before and after attention, before and after the MLP.
+pub(super) fn with_post_norms(layer: LayerNames) -> LayerNames {
+    LayerNames {
+        attention_post_norm: Some("post_attention_layernorm"),
+        mlp_norm: Some("pre_feedforward_layernorm"),
+        mlp_post_norm: Some("post_feedforward_layernorm"),
+        ..layer
+    }
+}

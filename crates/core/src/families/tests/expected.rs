@@ -1,0 +1,147 @@
+//! Every tensor that a checkpoint must hold, worked out from [`Arch`] and [`Names`] alone: what the families' names
+//! are checked with.
+
+use std::collections::BTreeMap;
+
+use crate::arch::*;
+use crate::names::*;
+
+/// Names (with the base model's prefix) and shapes.
+pub(crate) fn expected(arch: &Arch, names: &Names) -> BTreeMap<String, Vec<usize>> {
+    let mut all = Tensors { found: BTreeMap::new() };
+    let base = names.prefix;
+    let (width, d) = (arch.embed.width, arch.d_model);
+    all.add(format!("{base}{}.weight", names.embed), &[arch.vocabulary, width]);
+    if let (Some(table), Some(name)) = (arch.embed.positions, names.positions) {
+        all.add(format!("{base}{name}.weight"), &[table.rows, d]);
+    }
+    all.norm(base, names.embed_norm, arch.embed.norm, d);
+    if width != d {
+        all.add(format!("{base}{}.weight", names.project_in.expect("a name")), &[d, width]);
+        all.add(format!("{base}{}.weight", names.project_out.expect("a name")), &[width, d]);
+    }
+    for (l, layer) in arch.layers.iter().enumerate() {
+        let prefix = format!("{base}{}", names.layer.replace("{}", &l.to_string()));
+        all.layer(&prefix, arch, layer, names.of_layer(l));
+    }
+    all.norm(base, names.final_norm, arch.final_norm, d);
+    if arch.unembed.matrix == UnembedMatrix::Own {
+        all.add(format!("{}.weight", names.unembed), &[arch.vocabulary, width]);
+    }
+    if arch.unembed.bias == Bias::Stored {
+        all.add(format!("{}.bias", names.unembed), &[arch.vocabulary]);
+    }
+    all.found
+}
+
+struct Tensors {
+    found: BTreeMap<String, Vec<usize>>,
+}
+
+impl Tensors {
+    fn add(&mut self, name: String, shape: &[usize]) {
+        assert!(self.found.insert(name.clone(), shape.to_vec()).is_none(), "{name} twice");
+    }
+
+    fn norm(&mut self, prefix: &str, name: Option<&str>, norm: Option<Norm>, width: usize) {
+        let Some(norm) = norm else {
+            assert_eq!(name, None, "a name for a norm that is not there");
+            return;
+        };
+        if norm.kind == NormKind::LayerNoParams {
+            return;
+        }
+        let name = name.expect("a name for the norm");
+        self.add(format!("{prefix}{name}.weight"), &[width]);
+        if norm.kind == NormKind::Layer {
+            self.add(format!("{prefix}{name}.bias"), &[width]);
+        }
+    }
+
+    fn linear(&mut self, prefix: &str, linear: Linear, outputs: usize, inputs: usize) {
+        let shape = match linear.axes {
+            Axes::OutIn => [outputs, inputs],
+            Axes::InOut => [inputs, outputs],
+        };
+        self.add(format!("{prefix}{}.weight", linear.name), &shape);
+        if linear.bias == Bias::Stored {
+            self.add(format!("{prefix}{}.bias", linear.name), &[outputs]);
+        }
+    }
+
+    fn head_norm(&mut self, prefix: &str, name: Option<HeadNorm>, norm: QkNorm, heads: usize, d_head: usize) {
+        match (norm, name) {
+            (QkNorm::None, None) => {}
+            (QkNorm::PerHead(norm), Some(HeadNorm::One(name))) => {
+                self.norm(prefix, Some(name), Some(norm), d_head);
+            }
+            (QkNorm::Whole(norm), Some(HeadNorm::One(name))) => {
+                self.norm(prefix, Some(name), Some(norm), heads * d_head);
+            }
+            (QkNorm::PerHeadOwnWeights(norm), Some(HeadNorm::EachHead(name))) => {
+                for head in 0..heads {
+                    self.norm(prefix, Some(&name.replace("{}", &head.to_string())), Some(norm), d_head);
+                }
+            }
+            (norm, name) => panic!("{norm:?} is stored as {name:?}"),
+        }
+    }
+
+    fn layer(&mut self, prefix: &str, arch: &Arch, layer: &Layer, names: &LayerNames) {
+        let d = arch.d_model;
+        let (q, kv) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
+        let norms = match layer.wiring {
+            Wiring::Sequential { attention, mlp } => [attention.pre, attention.post, mlp.pre, mlp.post],
+            Wiring::Parallel { attention, mlp } => [Some(attention), None, mlp, None],
+            Wiring::NormOnStream { attention, mlp } => [Some(attention), None, Some(mlp), None],
+        };
+        let stored = [names.attention_norm, names.attention_post_norm, names.mlp_norm, names.mlp_post_norm];
+        for (norm, name) in norms.into_iter().zip(stored) {
+            self.norm(prefix, name, norm, d);
+        }
+        match names.qkv {
+            QkvNames::Split { q: query, k, v } => {
+                self.linear(prefix, query, q, d);
+                self.linear(prefix, k, kv, d);
+                self.linear(prefix, v, kv, d);
+            }
+            QkvNames::Stacked(all) | QkvNames::ByHead(all) => self.linear(prefix, all, q + 2 * kv, d),
+        }
+        self.head_norm(prefix, names.q_norm, layer.attention.qk_norm, arch.n_heads, arch.d_head);
+        self.head_norm(prefix, names.k_norm, layer.attention.qk_norm, arch.n_kv_heads, arch.d_head);
+        self.linear(prefix, names.out, d, q);
+        self.mlp(prefix, d, layer.mlp, names.mlp);
+    }
+
+    fn mlp(&mut self, prefix: &str, d: usize, mlp: Mlp, names: MlpNames) {
+        match (mlp, names) {
+            (Mlp::Plain { d_mlp, .. }, MlpNames::Plain { up, down }) => {
+                self.linear(prefix, up, d_mlp, d);
+                self.linear(prefix, down, d, d_mlp);
+            }
+            (Mlp::Gated { d_mlp, .. }, MlpNames::Gated { gate, up, down }) => {
+                self.linear(prefix, gate, d_mlp, d);
+                self.linear(prefix, up, d_mlp, d);
+                self.linear(prefix, down, d, d_mlp);
+            }
+            (Mlp::Gated { d_mlp, .. }, MlpNames::GatedStacked { gate_up, down }) => {
+                self.linear(prefix, gate_up, 2 * d_mlp, d);
+                self.linear(prefix, down, d, d_mlp);
+            }
+            (Mlp::Experts { count, d_mlp, .. }, MlpNames::Experts { router, gate, up, down }) => {
+                self.linear(prefix, router, count, d);
+                for expert in 0..count {
+                    let mut one = |linear: Linear, outputs, inputs| {
+                        let name =
+                            format!("{prefix}{}.weight", linear.name.replace("{}", &expert.to_string()));
+                        self.add(name, &[outputs, inputs]);
+                    };
+                    one(gate, d_mlp, d);
+                    one(up, d_mlp, d);
+                    one(down, d, d_mlp);
+                }
+            }
+            (mlp, names) => panic!("{mlp:?} is stored as {names:?}"),
+        }
+    }
+}

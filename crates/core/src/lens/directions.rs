@@ -1,0 +1,109 @@
+//! Directions in the vocabulary: one token, or one against another.
+
+use easyroutine_kernels::{PackedMatrix, RowsMut};
+
+use super::LogitLens;
+use crate::error::{Error, Result};
+use crate::model::Buffer;
+
+/// A token, or a pair whose difference counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The logit of one id.
+    Token(u32),
+    /// The logit of the first id minus that of the second.
+    Pair(u32, u32),
+}
+
+/// What is computed along directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Metric {
+    /// The logit of a token or the difference of a pair, before any softcap.
+    #[default]
+    LogitDiff,
+    /// The share of rows in which the first of a pair beats the second.
+    Accuracy,
+}
+
+impl Direction {
+    fn ids(self) -> [u32; 2] {
+        match self {
+            Direction::Token(a) => [a, a],
+            Direction::Pair(a, b) => [a, b],
+        }
+    }
+
+    /// The value along this direction, from the values of its ids.
+    pub(super) fn value(self, a: f32, b: f32) -> f32 {
+        match self {
+            Direction::Token(_) => a,
+            Direction::Pair(..) => a - b,
+        }
+    }
+
+    pub(super) fn check(self, vocabulary: usize) -> Result<()> {
+        let outside = self.ids().into_iter().find(|id| *id as usize >= vocabulary);
+        match outside {
+            Some(id) => Err(Error::input(format!("direction: token id {id} is beyond the vocabulary of {vocabulary}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl LogitLens {
+    /// Values of vectors along one direction each, on logits before the softcap or on probabilities.
+    ///
+    /// # Shapes
+    /// `normed`: N by D; `directions`: N; result: N.
+    pub(super) fn along(
+        &self,
+        normed: Buffer,
+        with_bias: bool,
+        softmax: bool,
+        directions: &[Direction],
+    ) -> Vec<f32> {
+        if softmax {
+            let mut values = Vec::with_capacity(directions.len());
+            let probabilities = self.probabilities(normed, with_bias);
+            for (row, direction) in probabilities.chunks_exact(self.vocabulary()).zip(directions) {
+                let [a, b] = direction.ids().map(|id| row[id as usize]);
+                values.push(direction.value(a, b));
+            }
+            return values;
+        }
+        let mut ids: Vec<u32> = directions.iter().flat_map(|d| d.ids()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let matrix = &self.unembedding.matrix;
+        let entering = self.unembedding.projected(&self.cpu, normed);
+        let rows = entering.rows();
+        let Ok(small) = PackedMatrix::pack(&self.cpu, matrix.matrix.dtype(), ids.len(), rows.n_columns(), |n, row| {
+            matrix.matrix.read_row(ids[n] as usize, row);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let own = if with_bias { matrix.bias.as_ref() } else { None };
+        let bias: Option<Vec<f32>> = own.map(|b| ids.iter().map(|id| b[*id as usize]).collect());
+        let mut logits = vec![0.0; rows.n_rows() * ids.len()];
+        self.cpu.matmul(rows, &small, bias.as_deref(), RowsMut::dense(&mut logits, rows.n_rows(), ids.len()));
+        self.unembedding.scale(&mut logits);
+        let along = |(row, direction): (&[f32], &Direction)| {
+            let [a, b] = direction.ids().map(|id| row[ids.partition_point(|i| *i < id)]);
+            direction.value(a, b)
+        };
+        logits.chunks_exact(ids.len()).zip(directions).map(along).collect()
+    }
+
+    /// Softmax over the model's own logits, cap included.
+    ///
+    /// # Shapes
+    /// `normed`: N by D; result: N by V.
+    pub(super) fn probabilities(&self, normed: Buffer, with_bias: bool) -> Vec<f32> {
+        let mut values = self.logits(normed, with_bias, true);
+        for row in values.chunks_exact_mut(self.vocabulary()) {
+            let most = self.cpu.max(row);
+            let sum = self.cpu.sum_exp(row, most) as f32;
+            row.iter_mut().for_each(|x| *x = (*x - most).exp() / sum);
+        }
+        values
+    }
+}

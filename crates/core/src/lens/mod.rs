@@ -1,0 +1,71 @@
+//! The logit lens: any activation through the final norm and the unembedding, as if it were the last.
+
+mod compute;
+mod directions;
+mod norm;
+mod reading;
+mod survey;
+
+use std::sync::Arc;
+
+use easyroutine_kernels::{Cpu, Rows, RowsMut};
+
+use crate::model::{Buffer, Model, Unembedding};
+pub use compute::{LensOptions, LensValue};
+pub use directions::{Direction, Metric};
+pub use norm::{CachedStatistics, LensNorm, Role};
+pub use reading::{Reading, Target};
+pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey};
+
+/// Final norm and unembedding of a model, applied to its activations.
+#[derive(Debug, Clone)]
+pub struct LogitLens {
+    cpu: Cpu,
+    unembedding: Arc<Unembedding>,
+}
+
+impl LogitLens {
+    /// The lens of a model; shares its weights.
+    pub fn from_model(model: &Model) -> Self {
+        LogitLens { cpu: model.cpu().clone(), unembedding: model.shared_unembedding() }
+    }
+
+    /// A lens from a final norm and unembedding that were loaded alone.
+    pub fn from_unembedding(unembedding: Unembedding, cpu: Cpu) -> Self {
+        LogitLens { cpu, unembedding: Arc::new(unembedding) }
+    }
+
+    /// Ids that can be predicted.
+    pub fn vocabulary(&self) -> usize {
+        self.unembedding.vocabulary()
+    }
+
+    /// Logits of normed vectors, as the model makes them: projection, bias, divisor, softcap.
+    ///
+    /// # Shapes
+    /// `normed`: vectors by `d_model`; result: vectors by V.
+    fn logits(&self, normed: Buffer, with_bias: bool, capped: bool) -> Vec<f32> {
+        let entering = self.unembedding.projected(&self.cpu, normed);
+        let (vectors, width) = (entering.rows().n_rows(), self.vocabulary());
+        let mut logits = vec![0.0; vectors * width];
+        let matrix = &self.unembedding.matrix;
+        let bias = if with_bias { matrix.bias.as_deref() } else { None };
+        self.cpu.matmul(entering.rows(), &matrix.matrix, bias, RowsMut::dense(&mut logits, vectors, width));
+        for row in logits.chunks_exact_mut(width) {
+            self.unembedding.scale(row);
+            if capped {
+                self.unembedding.cap(row);
+            }
+        }
+        logits
+    }
+}
+
+/// A copy of rows, ready to be normed.
+fn copied(rows: Rows<'_>) -> Buffer {
+    let mut buffer = Buffer::default();
+    buffer.resize(rows.n_rows(), rows.n_columns());
+    let mut out = buffer.rows_mut();
+    (0..rows.n_rows()).for_each(|i| out.row_mut(i).copy_from_slice(rows.row(i)));
+    buffer
+}

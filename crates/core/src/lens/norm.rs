@@ -1,0 +1,114 @@
+//! The final norm as a lens applies it.
+
+use easyroutine_kernels::Rows;
+use easyroutine_sites::Site;
+
+use super::{LogitLens, copied};
+use crate::error::{Error, Result};
+use crate::model::{Buffer, moments};
+
+/// Whose statistics the final norm uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LensNorm {
+    /// Each vector's own: the classic lens.
+    Own,
+    /// Those of what entered the final norm in the same run: the norm becomes linear.
+    Cached,
+    /// No norm at all.
+    None,
+}
+
+/// What a vector is to the residual stream; decides what a cached norm does with means and biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The stream itself.
+    Stream,
+    /// Something that is added to it.
+    Part,
+}
+
+impl Role {
+    /// The role of a site's values, `None` where they are not in the residual stream's basis.
+    pub fn of(site: Site) -> Option<Role> {
+        match site.canonical() {
+            Site::ResidIn | Site::ResidMid | Site::ResidOut => Some(Role::Stream),
+            Site::InputEmbeddings
+            | Site::AttnOut
+            | Site::AttnRaw
+            | Site::MlpOut
+            | Site::HeadOut
+            | Site::ProjectedValue
+            | Site::ProjectedKey
+            | Site::ProjectedQuery => Some(Role::Part),
+            _ => None,
+        }
+    }
+}
+
+/// Statistics of what entered the final norm, one of each a vector.
+#[derive(Debug, Clone, Copy)]
+pub struct CachedStatistics<'a> {
+    /// Means over D.
+    pub mean: &'a [f32],
+    /// Variances over D, divided by D, without eps.
+    pub variance: &'a [f32],
+    /// Second moments over D.
+    pub second_moment: &'a [f32],
+}
+
+impl LogitLens {
+    /// Vectors after the final norm.
+    ///
+    /// # Shapes
+    /// `vectors`: N by D; `cached`: N each; result: N by D.
+    ///
+    /// # Errors
+    /// A cached norm without statistics, or with statistics of another number of vectors.
+    pub(super) fn normed(
+        &self,
+        vectors: Rows<'_>,
+        role: Role,
+        norm: LensNorm,
+        cached: Option<CachedStatistics<'_>>,
+    ) -> Result<Buffer> {
+        let mut out = copied(vectors);
+        let Some(weights) = self.unembedding.norm.as_ref() else { return Ok(out) };
+        match norm {
+            LensNorm::None => {}
+            LensNorm::Own => weights.apply_in_place(&self.cpu, out.rows_mut(), vectors.n_columns()),
+            LensNorm::Cached => {
+                let cached = cached.ok_or_else(|| {
+                    Error::input("a lens with the cached norm needs `last_layernorm` at the same positions")
+                        .hint("extract `last_layernorm` as well, or use the norm of each vector's own statistics")
+                })?;
+                if cached.mean.len() != vectors.n_rows() {
+                    return Err(Error::input(format!(
+                        "`last_layernorm` holds {} positions but there are {} vectors; extract both at the same \
+                         positions",
+                        cached.mean.len(),
+                        vectors.n_rows()
+                    )));
+                }
+                let mut rows = out.rows_mut();
+                for i in 0..rows.n_rows() {
+                    let vector = rows.row_mut(i);
+                    let (mean, spread) = match (weights.removes_mean(), role) {
+                        (false, _) => (0.0, cached.second_moment[i]),
+                        (true, Role::Stream) => (cached.mean[i], cached.variance[i]),
+                        (true, Role::Part) => (moments(vector)[0], cached.variance[i]),
+                    };
+                    let scale = 1.0 / (f64::from(spread) + f64::from(weights.eps)).sqrt();
+                    for (column, x) in vector.iter_mut().enumerate() {
+                        let normed = ((f64::from(*x) - f64::from(mean)) * scale) as f32;
+                        let bias = match (role, &weights.bias) {
+                            (Role::Stream, Some(bias)) => bias[column],
+                            _ => 0.0,
+                        };
+                        *x = normed * weights.weight.as_ref().map_or(1.0, |w| w[column]) + bias;
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,300 @@
+//! What a vector says about the next token, streamed over the vocabulary: no `positions x V` array is ever held.
+
+use std::sync::OnceLock;
+
+use easyroutine_kernels::{PackedMatrix, Rows, RowsMut};
+
+use super::LogitLens;
+use crate::error::Result;
+use crate::model::Buffer;
+
+/// Columns of the vocabulary that are looked at together. Part of the order of summation: changing it changes bits.
+const TILE: usize = 1024;
+/// Positions whose final logits are held at a time, to compare every layer with.
+const POSITIONS: usize = 16;
+
+/// What one vector predicts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// Most likely ids with their natural log-probabilities, ties to the lower id.
+    pub top: Vec<(u32, f64)>,
+    /// Entropy in nats.
+    pub entropy: f64,
+    /// KL(final ‖ this) in nats.
+    pub kl_to_final: f64,
+    /// Log-probability that this vector gives to the final layer's most likely token.
+    pub logprob_of_final_top: f64,
+    /// Rank (from 1, ties to the lower id) and log-probability of the position's target.
+    pub target: Option<Target>,
+    /// Log-probabilities of the tracked ids.
+    pub tracked: Vec<f64>,
+}
+
+/// How the target token fares.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// 1 for the most likely token; 0 where logits are not numbers.
+    pub rank: u64,
+    /// Its natural log-probability; the negative of the cross-entropy.
+    pub logprob: f64,
+}
+
+/// Vectors to be read, source after source: vector `s * positions + p` is source s at position p.
+pub(super) struct Sources {
+    /// Normed vectors, ready for the projection.
+    pub(super) normed: Buffer,
+    /// Whether the unembedding's bias is added.
+    pub(super) with_bias: bool,
+}
+
+/// What is read of every vector.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) top_k: usize,
+    /// The target id of each position.
+    pub(super) targets: &'a [Option<u32>],
+    /// Ids whose log-probability is read everywhere.
+    pub(super) tracked: &'a [u32],
+}
+
+impl LogitLens {
+    /// Reads vectors against the model's own prediction at each position.
+    ///
+    /// # Shapes
+    /// `finals`: P by D, normed as the model norms; sources: S · P by D; result: S · P readings in the same order.
+    pub(super) fn read(&self, sources: Sources, finals: Buffer, wanted: Wanted<'_>) -> Result<Vec<Reading>> {
+        let positions = finals.rows().n_rows();
+        let with_bias = sources.with_bias;
+        let sources = self.unembedding.projected(&self.cpu, sources.normed);
+        let finals = self.unembedding.projected(&self.cpu, finals);
+        let n_sources = sources.rows().n_rows() / positions.max(1);
+        let mut readings: Vec<Option<Reading>> = vec![None; n_sources * positions];
+        for start in (0..positions).step_by(POSITIONS) {
+            let chunk = start..(start + POSITIONS).min(positions);
+            let mut vectors = Buffer::default();
+            vectors.resize(n_sources * chunk.len(), sources.rows().n_columns());
+            for source in 0..n_sources {
+                for (i, position) in chunk.clone().enumerate() {
+                    let from = sources.rows();
+                    let to = source * chunk.len() + i;
+                    vectors.rows_mut().row_mut(to).copy_from_slice(from.row(source * positions + position));
+                }
+            }
+            let group = Group {
+                lens: self,
+                finals: self.final_logits(finals.rows().rows(chunk.clone())),
+                targets: &wanted.targets[chunk.clone()],
+                tracked: wanted.tracked,
+                top_k: wanted.top_k.min(self.vocabulary()),
+                with_bias,
+            };
+            for (i, reading) in group.read(vectors.rows()).into_iter().enumerate() {
+                let (source, position) = (i / chunk.len(), chunk.start + i % chunk.len());
+                readings[source * positions + position] = Some(reading);
+            }
+        }
+        Ok(readings.into_iter().flatten().collect())
+    }
+
+    /// The model's logits at a few positions, with what is needed to compare others with them.
+    fn final_logits(&self, entering: Rows<'_>) -> Vec<FinalLogits> {
+        let width = self.vocabulary();
+        let mut logits = vec![0.0; entering.n_rows() * width];
+        let matrix = &self.unembedding.matrix;
+        let out = RowsMut::dense(&mut logits, entering.n_rows(), width);
+        self.cpu.matmul(entering, &matrix.matrix, matrix.bias.as_deref(), out);
+        let finish = |row: &[f32]| {
+            let mut row = row.to_vec();
+            self.unembedding.finish(&mut row);
+            let whole = row.chunks(TILE).map(|tile| Partial::without_dot(self, tile)).collect::<Vec<_>>();
+            let normaliser = merge(&whole).log_sum_exp();
+            let negative_entropy =
+                row.chunks(TILE).map(|t| self.cpu.exp_dot(t, normaliser as f32, t)).sum::<f64>() - normaliser;
+            let top = best(row.iter().copied().enumerate(), 1).first().map_or(0, |(id, _)| *id);
+            FinalLogits { logits: row, normaliser, negative_entropy, top }
+        };
+        logits.chunks_exact(width).map(finish).collect()
+    }
+}
+
+/// The model's prediction at one position.
+struct FinalLogits {
+    logits: Vec<f32>,
+    /// Log of the sum of exponentials.
+    normaliser: f64,
+    /// Sum of p log p.
+    negative_entropy: f64,
+    top: u32,
+}
+
+/// A few positions with everything that is read there.
+struct Group<'a> {
+    lens: &'a LogitLens,
+    finals: Vec<FinalLogits>,
+    targets: &'a [Option<u32>],
+    tracked: &'a [u32],
+    top_k: usize,
+    with_bias: bool,
+}
+
+impl Group<'_> {
+    /// # Shapes
+    /// `vectors`: sources times positions by the unembedding's inputs.
+    fn read(&self, vectors: Rows<'_>) -> Vec<Reading> {
+        let lens = self.lens;
+        let matrix = &lens.unembedding.matrix;
+        let bias = if self.with_bias { matrix.bias.as_deref() } else { None };
+        let named = self.named_logits(vectors);
+        let n_tiles = lens.vocabulary().div_ceil(TILE);
+        let slots: Vec<OnceLock<TileReading>> = (0..vectors.n_rows() * n_tiles).map(|_| OnceLock::new()).collect();
+        lens.cpu.matmul_tiles(vectors, &matrix.matrix, bias, TILE, |column, first, mut tile| {
+            for i in 0..tile.n_rows() {
+                let (vector, logits) = (first + i, tile.row_mut(i));
+                lens.unembedding.finish(logits);
+                let reading = self.read_tile(vector, column, logits, &named[vector]);
+                // Every tile of every vector is visited once.
+                let _ = slots[vector * n_tiles + column / TILE].set(reading);
+            }
+        });
+        let tiles: Vec<TileReading> = slots.into_iter().filter_map(OnceLock::into_inner).collect();
+        tiles.chunks_exact(n_tiles).zip(&named).enumerate().map(|(v, (t, n))| self.finish(v, t, n)).collect()
+    }
+
+    /// Logits of the tokens that are asked for by name, before the sweep, so that ranks can be counted in it. A small
+    /// matrix of their rows is packed: each product is summed in the same order as in the large one.
+    fn named_logits(&self, vectors: Rows<'_>) -> Vec<Named> {
+        let lens = self.lens;
+        let matrix = &lens.unembedding.matrix;
+        let positions = self.finals.len();
+        let mut ids: Vec<u32> = self.tracked.to_vec();
+        ids.extend(self.finals.iter().map(|f| f.top));
+        ids.extend(self.targets.iter().map(|t| t.unwrap_or(0)));
+        let Ok(small) = PackedMatrix::pack(&lens.cpu, matrix.matrix.dtype(), ids.len(), vectors.n_columns(), |n, row| {
+            matrix.matrix.read_row(ids[n] as usize, row);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let own_bias = if self.with_bias { matrix.bias.as_ref() } else { None };
+        let bias: Option<Vec<f32>> = own_bias.map(|b| ids.iter().map(|id| b[*id as usize]).collect());
+        let mut logits = vec![0.0; vectors.n_rows() * ids.len()];
+        let out = RowsMut::dense(&mut logits, vectors.n_rows(), ids.len());
+        lens.cpu.matmul(vectors, &small, bias.as_deref(), out);
+        let named = |(vector, row): (usize, &mut [f32])| {
+            lens.unembedding.finish(row);
+            let (position, tracked) = (vector % positions, self.tracked.len());
+            Named {
+                tracked: row[..tracked].to_vec(),
+                final_top: row[tracked + position],
+                target: self.targets[position].map(|id| (id, row[tracked + positions + position])),
+            }
+        };
+        logits.chunks_exact_mut(ids.len()).enumerate().map(named).collect()
+    }
+
+    fn read_tile(&self, vector: usize, column: usize, logits: &[f32], named: &Named) -> TileReading {
+        let cpu = &self.lens.cpu;
+        let last = &self.finals[vector % self.finals.len()];
+        let final_logits = &last.logits[column..column + logits.len()];
+        let above = named.target.map_or(0, |(id, target)| {
+            let beats = |(i, x): (usize, &f32)| *x > target || (*x == target && column + i < id as usize);
+            logits.iter().enumerate().filter(|(i, x)| beats((*i, x))).count() as u64
+        });
+        TileReading {
+            partial: Partial::new(self.lens, logits),
+            under_final: cpu.exp_dot(final_logits, last.normaliser as f32, logits),
+            above,
+            top: best(logits.iter().copied().enumerate().map(|(i, x)| (column + i, x)), self.top_k),
+        }
+    }
+
+    fn finish(&self, vector: usize, tiles: &[TileReading], named: &Named) -> Reading {
+        let last = &self.finals[vector % self.finals.len()];
+        let whole = merge(tiles.iter().map(|t| &t.partial));
+        let normaliser = whole.log_sum_exp();
+        let logprob = |logit: f32| f64::from(logit) - normaliser;
+        let candidates = tiles.iter().flat_map(|t| t.top.iter().map(|(id, x)| (*id as usize, *x)));
+        let under_final: f64 = tiles.iter().map(|t| t.under_final).sum();
+        Reading {
+            top: best(candidates, self.top_k).into_iter().map(|(id, x)| (id, logprob(x))).collect(),
+            entropy: normaliser - whole.dot / whole.sum,
+            kl_to_final: last.negative_entropy - under_final + normaliser,
+            logprob_of_final_top: logprob(named.final_top),
+            target: named.target.map(|(_, x)| Target {
+                rank: if normaliser.is_nan() { 0 } else { 1 + tiles.iter().map(|t| t.above).sum::<u64>() },
+                logprob: logprob(x),
+            }),
+            tracked: named.tracked.iter().map(|x| logprob(*x)).collect(),
+        }
+    }
+}
+
+/// Logits of one vector for tokens asked for by name.
+struct Named {
+    tracked: Vec<f32>,
+    final_top: f32,
+    target: Option<(u32, f32)>,
+}
+
+/// One tile of one vector's logits.
+#[derive(Debug)]
+struct TileReading {
+    partial: Partial,
+    /// Sum of the final layer's probabilities times these logits.
+    under_final: f64,
+    /// Logits that rank before the target's.
+    above: u64,
+    top: Vec<(u32, f32)>,
+}
+
+/// Sums of exponentials relative to the largest logit.
+#[derive(Debug, Clone, Copy)]
+struct Partial {
+    max: f32,
+    /// Sum of e^(x - max).
+    sum: f64,
+    /// Sum of e^(x - max) x.
+    dot: f64,
+}
+
+impl Partial {
+    fn new(lens: &LogitLens, logits: &[f32]) -> Self {
+        let partial = Partial::without_dot(lens, logits);
+        Partial { dot: lens.cpu.exp_dot(logits, partial.max, logits), ..partial }
+    }
+
+    fn without_dot(lens: &LogitLens, logits: &[f32]) -> Self {
+        let max = lens.cpu.max(logits);
+        Partial { max, sum: lens.cpu.sum_exp(logits, max), dot: 0.0 }
+    }
+
+    fn log_sum_exp(&self) -> f64 {
+        f64::from(self.max) + self.sum.ln()
+    }
+}
+
+/// Tiles in their order to the whole vocabulary.
+fn merge<'a>(tiles: impl IntoIterator<Item = &'a Partial> + Clone) -> Partial {
+    let nan_or_larger = |m: f32, t: &Partial| if m.is_nan() || m > t.max { m } else { t.max };
+    let max = tiles.clone().into_iter().fold(f32::NEG_INFINITY, nan_or_larger);
+    let (mut sum, mut dot) = (0.0, 0.0);
+    for tile in tiles {
+        let weight = (f64::from(tile.max) - f64::from(max)).exp();
+        sum += tile.sum * weight;
+        dot += tile.dot * weight;
+    }
+    Partial { max, sum, dot }
+}
+
+/// The `k` largest, descending, ties to the lower id. Not-a-numbers come last.
+pub(super) fn best(values: impl Iterator<Item = (usize, f32)>, k: usize) -> Vec<(u32, f32)> {
+    let mut top: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
+    for (id, x) in values {
+        if top.len() == k && top.last().is_none_or(|(_, least)| x <= *least || x.is_nan()) {
+            continue;
+        }
+        let before = |other: &(u32, f32)| other.1 >= x || x.is_nan();
+        let at = top.partition_point(before);
+        top.insert(at, (id as u32, x));
+        top.truncate(k);
+    }
+    top
+}

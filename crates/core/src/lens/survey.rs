@@ -1,0 +1,183 @@
+//! The lens of a whole prompt: every layer at every position, read against the model's own prediction.
+
+use std::collections::BTreeSet;
+
+use easyroutine_kernels::Rows;
+use easyroutine_sites::{Point, Site};
+
+use super::reading::{Sources, Wanted};
+use super::{CachedStatistics, LensNorm, LogitLens, Reading, Role};
+use crate::batch::Batch;
+use crate::cache::{Capture, Kept};
+use crate::error::{Error, Result};
+use crate::model::{Buffer, Model};
+use crate::positions::{Selected, Specifier};
+
+/// Which activations are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component(Site);
+
+impl Component {
+    /// The residual stream leaving each block.
+    pub const RESID_OUT: Component = Component(Site::ResidOut);
+
+    /// A component by the name of its site.
+    ///
+    /// # Errors
+    /// A name of no site, or of one that is not in the residual stream's basis.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let site = Site::from_name(name).filter(|site| {
+            Role::of(*site).is_some() && !matches!(site, Site::InputEmbeddings)
+        });
+        site.map(Component).ok_or_else(|| {
+            Error::input(format!("no component `{name}`"))
+                .hint("components are: resid_out, resid_in, resid_mid, attn_out, attn_raw, mlp_out, head_out")
+        })
+    }
+
+    /// The site.
+    pub fn site(self) -> Site {
+        self.0
+    }
+}
+
+/// What a survey reads.
+#[derive(Debug, Clone)]
+pub struct SurveyOptions {
+    /// Which activations.
+    pub component: Component,
+    /// Whose statistics the final norm uses.
+    pub norm: LensNorm,
+    /// How many of the most likely tokens are listed.
+    pub top_k: usize,
+    /// Positions of the row.
+    pub positions: Vec<usize>,
+    /// Layers; -1 is the embedding.
+    pub layers: Vec<i64>,
+    /// Ids whose log-probability is read everywhere.
+    pub tracked: Vec<u32>,
+}
+
+/// One activation at all surveyed positions.
+#[derive(Debug, Clone)]
+pub struct SurveyRow {
+    /// -1 for the embedding.
+    pub layer: i64,
+    /// The key of the activation.
+    pub name: String,
+    /// One reading a surveyed position.
+    pub readings: Vec<Reading>,
+}
+
+/// The whole survey, from the embedding up.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// One row an activation.
+    pub rows: Vec<SurveyRow>,
+    /// The positions, as asked for.
+    pub positions: Vec<usize>,
+}
+
+/// Runs one prompt and reads its layers.
+///
+/// # Errors
+/// More than one row, a layer that does not exist, a component that the model lacks, or an error of the run.
+pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<Survey> {
+    if batch.n_rows() != 1 {
+        return Err(Error::input("a lens is drawn of one prompt at a time"));
+    }
+    let points = points(model, options)?;
+    let last = model.arch().layers.len() - 1;
+    let final_stream = Point::layer_of(Site::ResidOut, last);
+    let mut wanted: BTreeSet<Point> = points.iter().copied().collect();
+    wanted.insert(final_stream);
+    if options.norm == LensNorm::Cached {
+        wanted.insert(Point::model(Site::LastLayernorm));
+    }
+    let selected = Selected { indices: options.positions.clone(), groups: vec![0..options.positions.len()] };
+    let mut capture = Capture::new(wanted, vec![Specifier::All], vec![selected]);
+    model.forward(batch, &mut capture)?;
+    let cache = capture.finish(batch);
+
+    let lens = LogitLens::from_model(model);
+    let (n, d_model) = (options.positions.len(), model.arch().d_model);
+    let vectors = |point: Point| -> Result<Rows<'_>> {
+        let kept = cache.get(&point.to_string()).ok_or_else(|| Error::input(format!("`{point}` was not reached")))?;
+        Ok(Rows::dense(kept.values(), n, d_model))
+    };
+    let statistic = |name: &str| cache.get(&format!("last_layernorm.{name}")).map_or(&[][..], Kept::values);
+    let cached = (options.norm == LensNorm::Cached).then(|| CachedStatistics {
+        mean: statistic("mean"),
+        variance: statistic("variance"),
+        second_moment: statistic("second_moment"),
+    });
+    let finals = lens.normed(vectors(final_stream)?, Role::Stream, LensNorm::Own, None)?;
+    let ids = batch.row(0);
+    let targets: Vec<Option<u32>> = options
+        .positions
+        .iter()
+        .map(|p| ids.get(p + 1).copied().filter(|id| (*id as usize) < lens.vocabulary()))
+        .collect();
+    let wanted = Wanted { top_k: options.top_k, targets: &targets, tracked: &options.tracked };
+    let mut readings = Vec::new();
+    // Streams and parts differ in whether the unembedding's bias is added; each kind is one sweep.
+    for role in [Role::Part, Role::Stream] {
+        let of_role: Vec<&Point> = points.iter().filter(|p| Role::of(p.site()) == Some(role)).collect();
+        if of_role.is_empty() {
+            continue;
+        }
+        let mut all = Buffer::default();
+        all.resize(of_role.len() * n, d_model);
+        for (source, point) in of_role.iter().enumerate() {
+            let normed = lens.normed(vectors(**point)?, role, options.norm, cached)?;
+            for p in 0..n {
+                all.rows_mut().row_mut(source * n + p).copy_from_slice(normed.rows().row(p));
+            }
+        }
+        let with_bias = role == Role::Stream || options.norm != LensNorm::Cached;
+        let mut finals_copy = Buffer::default();
+        finals_copy.resize(n, d_model);
+        (0..n).for_each(|p| finals_copy.rows_mut().row_mut(p).copy_from_slice(finals.rows().row(p)));
+        let read = lens.read(Sources { normed: all, with_bias }, finals_copy, wanted)?;
+        readings.extend(of_role.into_iter().zip(read.chunks(n.max(1)).map(<[Reading]>::to_vec)));
+    }
+    let mut rows: Vec<SurveyRow> = readings
+        .into_iter()
+        .map(|(point, readings)| SurveyRow {
+            layer: point.layer().map_or(-1, |l| l as i64),
+            name: point.to_string(),
+            readings,
+        })
+        .collect();
+    rows.sort_by_key(|row| row.layer);
+    Ok(Survey { rows, positions: options.positions.clone() })
+}
+
+/// The points of the survey, checked against the model.
+fn points(model: &Model, options: &SurveyOptions) -> Result<Vec<Point>> {
+    let n_layers = model.arch().layers.len() as i64;
+    let site = options.component.site();
+    let mut points = Vec::new();
+    for layer in &options.layers {
+        if *layer == -1 {
+            points.push(Point::model(Site::InputEmbeddings));
+            continue;
+        }
+        if !(0..n_layers).contains(layer) {
+            return Err(Error::input(format!("no layer {layer}; the model has 0 to {}, and -1 is the embedding", n_layers - 1)));
+        }
+        let layer = *layer as usize;
+        let heads = if site.scope() == easyroutine_sites::Scope::Head { 0..model.arch().n_heads } else { 0..1 };
+        for head in heads {
+            let point = match site.scope() {
+                easyroutine_sites::Scope::Head => Point::head_of(site, layer, head),
+                _ => Point::layer_of(site, layer),
+            };
+            if let Some(reason) = model.arch().lacks(point) {
+                return Err(Error::input(format!("no activation `{point}`: {reason}")));
+            }
+            points.push(point);
+        }
+    }
+    Ok(points)
+}

@@ -1,0 +1,29 @@
+//! Look inside language models: run any Hugging Face decoder, read its activations, project them onto the vocabulary.
+//!
+//! The modules stand in the order in which data flows: a reference becomes files ([`source`]), text becomes ids
+//! ([`tokens`]), a config becomes an architecture ([`config`], [`arch`]), weights become a [`Model`], which runs a
+//! [`Batch`] and reports to a [`Tap`]; what a tap kept is read by the [`lens`].
+#![forbid(unsafe_code)]
+
+pub mod arch;
+mod batch;
+pub mod cache;
+pub mod config;
+mod error;
+pub mod families;
+pub mod lens;
+pub mod load;
+mod model;
+pub mod names;
+pub mod positions;
+pub mod request;
+pub mod source;
+mod tap;
+mod weights;
+
+pub use batch::Batch;
+pub use easyroutine_kernels::{Dtype, Simd};
+pub use easyroutine_sites as sites;
+pub use error::{Error, ErrorKind, Result};
+pub use model::{Model, Unembedding};
+pub use tap::{Tap, Value, Want};

@@ -1,0 +1,183 @@
+//! From a model's files to a model: config, architecture, weights.
+
+use std::path::Path;
+
+use easyroutine_files::gguf::{Array, Value as Metadatum};
+use easyroutine_files::{Container, Gguf, GgufFile};
+use easyroutine_kernels::{Cpu, Dtype, Simd};
+use serde_json::{Map, Value};
+
+use crate::arch::Arch;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::families::{self, Reading, gguf};
+use crate::lens::LogitLens;
+use crate::model::Model;
+use crate::source::{FilesKind, ModelFiles};
+use crate::weights::Checkpoint;
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Type of the inputs of matrix products, and of the packed weights.
+    pub dtype: Dtype,
+    /// Threads of the arithmetic; all cores by default.
+    pub threads: Option<usize>,
+    /// Instructions to use; the environment or the best there are by default.
+    pub simd: Option<Simd>,
+    /// Unknown config keys that are let through.
+    pub allowed_keys: Vec<String>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions { dtype: Dtype::F32, threads: None, simd: None, allowed_keys: Vec::new() }
+    }
+}
+
+impl LoadOptions {
+    fn cpu(&self) -> Result<Cpu> {
+        let simd = match self.simd {
+            Some(simd) => simd,
+            None => Simd::from_env().map_err(Error::input)?,
+        };
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Cpu::new(simd, self.threads.unwrap_or_else(all).max(1)))
+    }
+}
+
+/// A model whose config is read and whose files are mapped; no weight has been touched.
+#[derive(Debug)]
+pub struct Opened {
+    /// What the config says.
+    pub reading: Reading,
+    /// The config as transformers writes it; made from the metadata for a GGUF file.
+    pub config: Map<String, Value>,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+impl Opened {
+    /// What the model computes.
+    pub fn arch(&self) -> &Arch {
+        &self.reading.arch
+    }
+
+    /// Reads and packs all weights.
+    ///
+    /// # Errors
+    /// A tensor that is missing, surplus, of the wrong shape or not floating point.
+    pub fn build(self, options: &LoadOptions) -> Result<Model> {
+        Model::build(self.reading.arch, &self.reading.names, self.checkpoint, options.cpu()?, options.dtype)
+    }
+
+    /// Reads the final norm and the unembedding alone.
+    ///
+    /// # Errors
+    /// As [`Opened::build`], of these tensors.
+    pub fn lens(self, options: &LoadOptions) -> Result<LogitLens> {
+        let cpu = options.cpu()?;
+        let unembedding = crate::model::build_unembedding(
+            &self.reading.arch,
+            &self.reading.names,
+            &self.checkpoint,
+            &cpu,
+            options.dtype,
+        )?;
+        Ok(LogitLens::from_unembedding(unembedding, cpu))
+    }
+}
+
+/// Opens a model and reads all its weights.
+///
+/// # Errors
+/// As [`open`] and [`Opened::build`].
+pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model> {
+    open(files, &options.allowed_keys)?.build(options)
+}
+
+/// Reads a model's config and maps its files.
+///
+/// # Errors
+/// Files that cannot be read, a config that no family reads or that has unknown keys, tensors that have no place.
+pub fn open(files: &ModelFiles, allowed_keys: &[String]) -> Result<Opened> {
+    match &files.kind {
+        FilesKind::Folder(folder) => open_folder(folder, allowed_keys),
+        FilesKind::Gguf(file) => open_gguf(file, allowed_keys),
+    }
+}
+
+fn open_folder(folder: &Path, allowed_keys: &[String]) -> Result<Opened> {
+    let path = folder.join("config.json");
+    let bytes = read_small(&path)?;
+    let config = Config::parse(&bytes).map_err(|e| e.at(folder.display()))?;
+    let reading = families::read(&config, allowed_keys)?;
+    let checkpoint = Checkpoint::plain(Container::open(folder)?);
+    Ok(Opened { reading, config: config.as_map().clone(), checkpoint })
+}
+
+fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
+    let file = GgufFile::open(path)?;
+    let gguf = file.gguf();
+    let metadata = json_of(gguf);
+    let embedding = file.tensor("token_embd.weight").ok_or_else(|| {
+        Error::new(ErrorKind::Weights, format!("{}: the file has no tensor `token_embd.weight`", path.display()))
+    })?;
+    let divisors = file.tensor("rope_freqs.weight").map(|t| t.read_all()).transpose()?;
+    let header = gguf::Header {
+        metadata: &metadata,
+        vocabulary: embedding.rows(),
+        unembed: if file.tensor("output.weight").is_some() {
+            gguf::Unembedding::OwnTensor
+        } else {
+            gguf::Unembedding::TokenEmbedding
+        },
+        rope_divisors: divisors.as_deref(),
+    };
+    let (config, mut let_through) = gguf::config(&header, allowed_keys)?;
+    let config = Config::from_map("config of the GGUF file", config);
+    let mut reading = families::read(&config, allowed_keys)?;
+    reading.let_through.append(&mut let_through);
+    let architecture = gguf.str("general.architecture")?.unwrap_or_default().to_owned();
+    let names = gguf::tensor_names(&architecture, &reading.arch, file.names())?;
+    let checkpoint = Checkpoint::renamed(Container::Gguf(file), names);
+    Ok(Opened { reading, config: config.as_map().clone(), checkpoint })
+}
+
+/// Metadata as JSON, without the long lists of strings that are the tokenizer's.
+fn json_of(gguf: &Gguf) -> Map<String, Value> {
+    let mut map = Map::new();
+    for (key, value) in &gguf.metadata {
+        let value = match value {
+            Metadatum::Unsigned(x) => Value::from(*x),
+            Metadatum::Signed(x) => Value::from(*x),
+            Metadatum::Float(x) => Value::from(shortest(*x)),
+            Metadatum::Bool(x) => Value::from(*x),
+            Metadatum::Str(x) => Value::from(x.as_str()),
+            Metadatum::Array(array) if key.starts_with("tokenizer.") && array.len() > 64 => continue,
+            Metadatum::Array(Array::Unsigned(list)) => Value::from(list.clone()),
+            Metadatum::Array(Array::Signed(list)) => Value::from(list.clone()),
+            Metadatum::Array(Array::Float(list)) => list.iter().map(|x| shortest(*x)).collect(),
+            Metadatum::Array(Array::Bool(list)) => Value::from(list.clone()),
+            Metadatum::Array(Array::Str(list)) => Value::from(list.clone()),
+        };
+        map.insert(key.clone(), value);
+    }
+    map
+}
+
+/// The shortest decimal of a number that was stored as f32, so that 1e-5 is 1e-5 again.
+fn shortest(x: f64) -> f64 {
+    let narrow = x as f32;
+    if f64::from(narrow) == x { narrow.to_string().parse().unwrap_or(x) } else { x }
+}
+
+/// Reads a small text file of a model, refusing one that cannot be what it says.
+fn read_small(path: &Path) -> Result<Vec<u8>> {
+    const LARGEST: u64 = 16 << 20;
+    let io = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size > LARGEST {
+        return Err(Error::new(ErrorKind::Format, format!("{}: {size} bytes are too many for a config", path.display())));
+    }
+    std::fs::read(path).map_err(io)
+}

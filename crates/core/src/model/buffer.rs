@@ -1,0 +1,34 @@
+//! A reusable matrix of activations.
+
+use easyroutine_kernels::{Rows, RowsMut};
+
+/// Tokens by columns, with a stride that keeps rows from falling on the same cache sets.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    values: Vec<f32>,
+    tokens: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl Buffer {
+    /// Makes room; what it held is lost.
+    pub(crate) fn resize(&mut self, tokens: usize, columns: usize) {
+        // Rows of a multiple of 4 KiB all start on one cache set; 16 floats more spread them (measured 10-20 %).
+        let stride = columns.next_multiple_of(16) + if columns % 1024 == 0 { 16 } else { 0 };
+        (self.tokens, self.columns, self.stride) = (tokens, columns, stride);
+        let needed = tokens * stride;
+        if self.values.len() < needed {
+            // Growing a vector would copy what nobody reads.
+            self.values = vec![0.0; needed];
+        }
+    }
+
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows::new(&self.values[..self.tokens * self.stride], self.tokens, self.columns, self.stride)
+    }
+
+    pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
+        RowsMut::new(&mut self.values[..self.tokens * self.stride], self.tokens, self.columns, self.stride)
+    }
+}

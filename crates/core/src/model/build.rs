@@ -1,0 +1,307 @@
+//! From an architecture and a checkpoint to a model: every structural choice is made here, none in the forward pass.
+
+use std::sync::{Arc, Mutex};
+
+use easyroutine_kernels::{Cpu, Dtype};
+
+use super::attention::{Attention, HeadNorm};
+use super::block::{Block, Norms, Wiring};
+use super::embed::{Embedding, Positions, Table};
+use super::mlp::Mlp;
+use super::moe::{Expert, Experts};
+use super::{Model, Unembedding, alibi};
+use crate::arch::{self, Arch, Bias, PositionMark, QkNorm, UnembedMatrix, Window};
+use crate::error::{Error, ErrorKind, Result};
+use crate::names::{HeadNorm as HeadNormName, LayerNames, Linear, MlpNames, Names, QkvNames};
+use crate::weights::{Checkpoint, Loader, Norm, Projection};
+
+impl Model {
+    /// Reads and packs all weights.
+    ///
+    /// # Errors
+    /// A tensor that is missing, surplus, of the wrong shape or not floating point.
+    pub(crate) fn build(arch: Arch, names: &Names, checkpoint: Checkpoint, cpu: Cpu, dtype: Dtype) -> Result<Model> {
+        let checkpoint = Arc::new(checkpoint);
+        let loader = Loader { checkpoint: &checkpoint, names, cpu: &cpu, dtype };
+        let unembedding = unembedding(&loader, &arch)?;
+        let embedding = embedding(&loader, &arch, &unembedding, &checkpoint)?;
+        let blocks = (0..arch.layers.len()).map(|layer| block(&loader, &arch, layer)).collect::<Result<_>>()?;
+        checkpoint.finish(names.ignored)?;
+        Ok(Model { arch, cpu, dtype, embedding, blocks, unembedding: Arc::new(unembedding), scratch: Mutex::default() })
+    }
+}
+
+/// Final norm and unembedding alone.
+pub(crate) fn build_unembedding(
+    arch: &Arch,
+    names: &Names,
+    checkpoint: &Checkpoint,
+    cpu: &Cpu,
+    dtype: Dtype,
+) -> Result<Unembedding> {
+    unembedding(&Loader { checkpoint, names, cpu, dtype }, arch)
+}
+
+fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
+    let Loader { checkpoint, names, .. } = loader;
+    let norm = match (arch.final_norm, names.final_norm) {
+        (Some(norm), Some(name)) => Some(loader.norm(name, norm, arch.d_model)?),
+        _ => None,
+    };
+    let project = match names.project_out {
+        Some(name) => {
+            Some(loader.linear("", Linear::new(name, Bias::Absent), arch.embed.width, arch.d_model)?)
+        }
+        None => None,
+    };
+    let inputs = if project.is_some() { arch.embed.width } else { arch.d_model };
+    let name = match arch.unembed.matrix {
+        UnembedMatrix::Own => names.unembed,
+        UnembedMatrix::Tied => {
+            // A tied copy may stand in the file; the embedding rules, as in transformers.
+            checkpoint.pass_over("", &format!("{}.weight", names.unembed));
+            names.embed
+        }
+    };
+    let linear = Linear::new(name, arch.unembed.bias);
+    let matrix = Arc::new(loader.linear("", linear, arch.vocabulary, inputs)?);
+    Ok(Unembedding {
+        norm,
+        project,
+        matrix,
+        divisor: arch.unembed.divisor,
+        softcap: arch.unembed.softcap,
+    })
+}
+
+fn embedding(
+    loader: &Loader<'_>,
+    arch: &Arch,
+    unembedding: &Unembedding,
+    checkpoint: &Arc<Checkpoint>,
+) -> Result<Embedding> {
+    let names = loader.names;
+    let rows = arch.vocabulary;
+    let table = match arch.unembed.matrix {
+        UnembedMatrix::Tied => Table::Packed { matrix: Arc::clone(&unembedding.matrix), rows },
+        UnembedMatrix::Own => {
+            let name = format!("{}.weight", names.embed);
+            checkpoint.tensor(names.prefix, &name, &[rows, arch.embed.width])?;
+            Table::File { checkpoint: Arc::clone(checkpoint), prefix: names.prefix, name, rows }
+        }
+    };
+    let project = match names.project_in {
+        Some(name) => {
+            Some(loader.linear("", Linear::new(name, Bias::Absent), arch.d_model, arch.embed.width)?)
+        }
+        None => None,
+    };
+    let norm = match (arch.embed.norm, names.embed_norm) {
+        (Some(norm), Some(name)) => Some(loader.norm(name, norm, arch.embed.width)?),
+        _ => None,
+    };
+    let positions = match (arch.embed.positions, names.positions) {
+        (Some(learned), Some(name)) => {
+            let shape = [learned.rows, arch.d_model];
+            let table = checkpoint.tensor(names.prefix, &format!("{name}.weight"), &shape)?.read_all()?;
+            Some(Positions { table, offset: learned.offset })
+        }
+        _ => None,
+    };
+    let scale = arch.embed.scale.map(|s| if loader.dtype == Dtype::Bf16 { round_to_bf16(s) } else { s });
+    Ok(Embedding { table, width: arch.embed.width, scale, project, norm, positions })
+}
+
+/// The nearest bfloat16, ties to even.
+fn round_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+}
+
+fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
+    let described = &arch.layers[layer];
+    let names = loader.names.of_layer(layer);
+    let prefix = loader.names.layer.replace("{}", &layer.to_string());
+    let norm = |norm: Option<arch::Norm>, name: Option<&str>| -> Result<Option<Norm>> {
+        match norm {
+            None => Ok(None),
+            Some(norm) => {
+                let name = name.ok_or_else(|| unnamed("a norm"))?;
+                loader.norm(&format!("{prefix}{name}"), norm, arch.d_model).map(Some)
+            }
+        }
+    };
+    let required = |described: arch::Norm, name: Option<&str>| -> Result<Norm> {
+        norm(Some(described), name)?.ok_or_else(|| unnamed("a norm"))
+    };
+    let wiring = match described.wiring {
+        arch::Wiring::Sequential { attention, mlp } => Wiring::Sequential {
+            attention: Norms {
+                pre: norm(attention.pre, names.attention_norm)?,
+                post: norm(attention.post, names.attention_post_norm)?,
+            },
+            mlp: Norms { pre: norm(mlp.pre, names.mlp_norm)?, post: norm(mlp.post, names.mlp_post_norm)? },
+        },
+        arch::Wiring::Parallel { attention, mlp } => Wiring::Parallel {
+            attention: required(attention, names.attention_norm)?,
+            mlp: norm(mlp, names.mlp_norm)?,
+        },
+        arch::Wiring::NormOnStream { attention, mlp } => Wiring::NormOnStream {
+            attention: required(attention, names.attention_norm)?,
+            mlp: required(mlp, names.mlp_norm)?,
+        },
+    };
+    Ok(Block {
+        layer,
+        wiring,
+        attention: attention(loader, arch, layer, &prefix, names)?,
+        mlp: mlp(loader, arch, layer, &prefix, names)?,
+        residual_scale: described.residual_scale,
+    })
+}
+
+fn attention(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &LayerNames) -> Result<Attention> {
+    let described = &arch.layers[layer].attention;
+    let (n_heads, n_kv_heads, d_head, d_model) = (arch.n_heads, arch.n_kv_heads, arch.d_head, arch.d_model);
+    let spec = easyroutine_kernels::Attention {
+        n_heads,
+        n_kv_heads,
+        d_head,
+        scale: described.scale,
+        softcap: described.softcap,
+        window: match described.window {
+            Window::Full => None,
+            Window::Sliding(n) => Some(n),
+        },
+        alibi: (described.position == PositionMark::Alibi).then(|| alibi::slopes(n_heads)),
+        sinks: None,
+    };
+    let head_norm = |name: Option<HeadNormName>, heads: usize| -> Result<Option<HeadNorm>> {
+        let (norm, group) = match described.qk_norm {
+            QkNorm::None => return Ok(None),
+            QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => (norm, d_head),
+            QkNorm::Whole(norm) => (norm, heads * d_head),
+        };
+        let norm = match name.ok_or_else(|| unnamed("a query or key norm"))? {
+            HeadNormName::One(name) => loader.norm(&format!("{prefix}{name}"), norm, group)?,
+            HeadNormName::EachHead(name) => {
+                let each = |end: &str| -> Result<Vec<f32>> {
+                    let mut all = Vec::with_capacity(heads * d_head);
+                    for head in 0..heads {
+                        let module = name.replace("{}", &head.to_string());
+                        all.extend(loader.vector(&format!("{prefix}{module}.{end}"), d_head)?);
+                    }
+                    Ok(all)
+                };
+                loader.norm_of(norm, || each("weight"), || each("bias"))?
+            }
+        };
+        Ok(Some(HeadNorm { norm, group }))
+    };
+    Ok(Attention {
+        layer,
+        qkv: qkv(loader, arch, prefix, names)?,
+        out: loader.linear(prefix, names.out, d_model, n_heads * d_head)?,
+        q_norm: head_norm(names.q_norm, n_heads)?,
+        k_norm: head_norm(names.k_norm, n_kv_heads)?,
+        rope: match described.position {
+            PositionMark::Rope(table) => Some((table, arch.ropes[table].pairing)),
+            _ => None,
+        },
+        spread: easyroutine_kernels::Attention { n_kv_heads: n_heads, ..spec.clone() },
+        spec,
+    })
+}
+
+/// Queries, keys and values as one projection, however they are stored.
+fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Result<Projection> {
+    let (q, k) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
+    let (outputs, d_model, d_head) = (q + 2 * k, arch.d_model, arch.d_head);
+    match names.qkv {
+        QkvNames::Split { q: queries, k: keys, v: values } => {
+            let parts = [
+                loader.part(prefix, queries, q, d_model)?,
+                loader.part(prefix, keys, k, d_model)?,
+                loader.part(prefix, values, k, d_model)?,
+            ];
+            loader.fused(&parts, d_model, outputs, |n| match n {
+                n if n < q => (0, n),
+                n if n < q + k => (1, n - q),
+                n => (2, n - q - k),
+            })
+        }
+        QkvNames::Stacked(stacked) => loader.linear(prefix, stacked, outputs, d_model),
+        QkvNames::ByHead(by_head) => {
+            let parts = [loader.part(prefix, by_head, outputs, d_model)?];
+            loader.fused(&parts, d_model, outputs, |n| {
+                let (part, within) = (n / q, n % q);
+                (0, (within / d_head * 3 + part) * d_head + within % d_head)
+            })
+        }
+    }
+}
+
+fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &LayerNames) -> Result<Mlp> {
+    let d_model = arch.d_model;
+    Ok(match (arch.layers[layer].mlp, names.mlp) {
+        (arch::Mlp::Plain { d_mlp, act }, MlpNames::Plain { up, down }) => Mlp::Plain {
+            up: loader.linear(prefix, up, d_mlp, d_model)?,
+            act,
+            down: loader.linear(prefix, down, d_model, d_mlp)?,
+        },
+        (arch::Mlp::Gated { d_mlp, act }, MlpNames::Gated { gate, up, down }) => Mlp::Gated {
+            gate_up: gate_up(loader, prefix, [gate, up], d_mlp, d_model)?,
+            act,
+            down: loader.linear(prefix, down, d_model, d_mlp)?,
+        },
+        (arch::Mlp::Gated { d_mlp, act }, MlpNames::GatedStacked { gate_up, down }) => {
+            let parts = [loader.part(prefix, gate_up, 2 * d_mlp, d_model)?];
+            Mlp::Gated {
+                gate_up: loader.gated(&parts, d_model, d_mlp, |n| (0, n))?,
+                act,
+                down: loader.linear(prefix, down, d_model, d_mlp)?,
+            }
+        }
+        (
+            arch::Mlp::Experts { count, top_k, d_mlp, act, weights },
+            MlpNames::Experts { router, gate, up, down },
+        ) => {
+            let expert = |e: usize| -> Result<Expert> {
+                let of = |linear: Linear| linear.name.replace("{}", &e.to_string());
+                let part = |linear: Linear, outputs, inputs| {
+                    loader.part_named(prefix, &of(linear), linear, outputs, inputs)
+                };
+                let parts = [part(gate, d_mlp, d_model)?, part(up, d_mlp, d_model)?];
+                let down = [part(down, d_model, d_mlp)?];
+                Ok(Expert {
+                    gate_up: loader.gated(&parts, d_model, d_mlp, |n| (n / d_mlp, n % d_mlp))?,
+                    down: loader.fused(&down, d_mlp, d_model, |n| (0, n))?,
+                })
+            };
+            Mlp::Experts(Experts {
+                router: loader.linear_f32(prefix, router, count, d_model)?,
+                top_k,
+                weights,
+                act,
+                experts: (0..count).map(expert).collect::<Result<_>>()?,
+            })
+        }
+        _ => return Err(unnamed("an MLP of this kind")),
+    })
+}
+
+fn gate_up(
+    loader: &Loader<'_>,
+    prefix: &str,
+    [gate, up]: [Linear; 2],
+    d_mlp: usize,
+    d_model: usize,
+) -> Result<Projection> {
+    let parts = [loader.part(prefix, gate, d_mlp, d_model)?, loader.part(prefix, up, d_mlp, d_model)?];
+    loader.gated(&parts, d_model, d_mlp, |n| (n / d_mlp, n % d_mlp))
+}
+
+/// A family described something whose tensors it did not name: a mistake in `families/`, not in a file.
+fn unnamed(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the family describes {what} but names no tensors for it"))
+}

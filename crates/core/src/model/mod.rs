@@ -1,0 +1,111 @@
+//! The decoder: built once from an architecture and a checkpoint, run many times.
+
+mod alibi;
+mod attention;
+mod block;
+mod buffer;
+mod build;
+mod embed;
+mod mlp;
+mod moe;
+mod plan;
+mod rope;
+mod rotations;
+mod run;
+mod unembed;
+
+use std::sync::{Arc, Mutex};
+
+use easyroutine_kernels::{Cpu, Dtype};
+
+use crate::arch::Arch;
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::tap::Tap;
+use block::Block;
+use embed::Embedding;
+use plan::{Plan, Stage};
+use run::{Run, Scratch};
+pub(crate) use buffer::Buffer;
+pub(crate) use build::build_unembedding;
+pub use unembed::Unembedding;
+pub(crate) use unembed::moments;
+
+/// A decoder ready to run.
+///
+/// The forward pass takes `&self`: all state of a run is in its tap, so runs can share a model.
+#[derive(Debug)]
+pub struct Model {
+    arch: Arch,
+    cpu: Cpu,
+    dtype: Dtype,
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    unembedding: Arc<Unembedding>,
+    /// Buffers of finished runs, to be used again: page faults cost more than clearing.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+impl Model {
+    /// What the model computes.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    /// The arithmetic it runs on.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// Type of the inputs of its matrix products.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Final norm and unembedding, shared.
+    pub(crate) fn shared_unembedding(&self) -> Arc<Unembedding> {
+        Arc::clone(&self.unembedding)
+    }
+
+    /// Runs a batch, reporting to `tap`. What the tap does not want is not computed; the run ends after the last
+    /// wanted point.
+    ///
+    /// # Errors
+    /// An id beyond the vocabulary, a row longer than the model's positions, or an error of the tap.
+    pub fn forward(&self, batch: &Batch, tap: &mut dyn Tap) -> Result<()> {
+        self.check(batch)?;
+        let plan = Plan::new(&self.arch, tap);
+        if plan.ends_by(Stage::Never) {
+            return Ok(());
+        }
+        let mut scratch = self.scratch.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+        let mut run = Run::new(self, batch, &plan, tap, &mut scratch);
+        let result = run.forward();
+        if let Ok(mut free) = self.scratch.lock() {
+            free.push(scratch);
+        }
+        result
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let known = self.embedding.vocabulary();
+        for row in 0..batch.n_rows() {
+            let ids = batch.row(row);
+            if let Some(at) = ids.iter().position(|id| *id as usize >= known) {
+                return Err(Error::input(format!(
+                    "row {row}: token id {} at {at} is beyond the vocabulary of {known}",
+                    ids[at]
+                )));
+            }
+            if ids.len() > self.arch.context {
+                return Err(Error::input(format!(
+                    "row {row} has {} tokens; the model was built for {} at most",
+                    ids.len(),
+                    self.arch.context
+                ))
+                .hint("cut the prompt, or pass --truncate to keep its first tokens"));
+            }
+        }
+        Ok(())
+    }
+}

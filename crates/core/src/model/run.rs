@@ -1,0 +1,117 @@
+//! One run: the embedding, the blocks in turn, the unembedding, with every site reported.
+
+use std::ops::ControlFlow;
+
+use easyroutine_kernels::{Cpu, RowsMut, Sequence};
+use easyroutine_sites::{Point, Site};
+
+use super::buffer::Buffer;
+use super::plan::{Plan, Stage};
+use super::rotations::Rotations;
+use super::{Model, unembed};
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::tap::{Tap, Value, Want};
+
+/// Buffers of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// The residual stream, tokens by `d_model`.
+    pub(crate) stream: Buffer,
+    /// What attention or MLP reads, tokens by `d_model`.
+    pub(crate) read: Buffer,
+    /// What attention adds, tokens by `d_model`.
+    pub(crate) attention_out: Buffer,
+    /// What the MLP adds, tokens by `d_model`.
+    pub(crate) mlp_out: Buffer,
+    /// Buffers inside attention.
+    pub(crate) attention: super::attention::Scratch,
+    /// Neurons, tokens by `d_mlp`.
+    pub(crate) hidden: Buffer,
+}
+
+/// State of a run.
+pub(crate) struct Run<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) batch: &'a Batch,
+    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) seam: Seam<'a>,
+    /// Rows of the batch as attention sees them.
+    pub(crate) sequences: Vec<Sequence>,
+    /// One a rotary table of the architecture.
+    pub(crate) rotations: Vec<Rotations>,
+}
+
+/// The side of a run that speaks with its tap.
+pub(crate) struct Seam<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) batch: &'a Batch,
+    tap: &'a mut dyn Tap,
+}
+
+/// Whether a run goes on after a stage.
+pub(crate) type Flow = ControlFlow<()>;
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(
+        model: &'a Model,
+        batch: &'a Batch,
+        plan: &'a Plan,
+        tap: &'a mut dyn Tap,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        let sequences = batch.spans().map(|span| Sequence { queries: span.clone(), keys: span }).collect();
+        let rotations = model.arch.ropes.iter().map(|rope| Rotations::new(rope, batch)).collect();
+        Run { model, batch, scratch, seam: Seam { plan, batch, tap }, sequences, rotations }
+    }
+
+    pub(crate) fn cpu(&self) -> &'a Cpu {
+        &self.model.cpu
+    }
+
+    pub(crate) fn forward(&mut self) -> Result<()> {
+        let model = self.model;
+        self.scratch.stream.resize(self.batch.n_tokens(), model.arch.d_model);
+        model.embedding.apply(&model.cpu, self.batch, self.scratch.stream.rows_mut())?;
+        self.seam.visit(Point::model(Site::InputEmbeddings), self.scratch.stream.rows_mut())?;
+        for block in &model.blocks {
+            if self.seam.plan.ends_by(Stage::Embedding) || block.forward(self)?.is_break() {
+                return Ok(());
+            }
+        }
+        unembed::finish(self)
+    }
+}
+
+impl Seam<'_> {
+    /// Reports the values of all tokens at a point, where the tap wants them.
+    pub(crate) fn visit(&mut self, point: Point, values: RowsMut<'_>) -> Result<()> {
+        if self.plan.wants(point) == Want::Nothing {
+            return Ok(());
+        }
+        self.tap.at(point, &mut Value::of_tokens(values, self.batch))
+    }
+
+    /// Reports a head's pattern: for each row of the batch its square of queries by keys, back to back.
+    pub(crate) fn visit_pattern(&mut self, point: Point, squares: &mut [f32]) -> Result<()> {
+        if self.plan.wants(point) == Want::Nothing {
+            return Ok(());
+        }
+        self.tap.at(point, &mut Value::of_squares(squares, self.batch))
+    }
+
+    /// Reports the values of some tokens.
+    pub(crate) fn visit_some(&mut self, point: Point, values: RowsMut<'_>, tokens: &[usize]) -> Result<()> {
+        self.tap.at(point, &mut Value::of_some(values, tokens, self.batch))
+    }
+
+    /// The tokens at which a point is needed, `None` for all.
+    pub(crate) fn tokens(&self, point: Point) -> Option<Vec<usize>> {
+        self.tap.tokens(point, self.batch)
+    }
+
+    /// Breaks where nothing is wanted after this site of this layer.
+    pub(crate) fn after(&self, layer: usize, site: Site) -> Flow {
+        if self.plan.ends_by(Stage::Block(layer, site)) { Flow::Break(()) } else { Flow::Continue(()) }
+    }
+}

@@ -1,0 +1,110 @@
+//! The last residual stream to logits.
+
+use std::sync::Arc;
+
+use easyroutine_kernels::{Cpu, Rows, RowsMut};
+use easyroutine_sites::{Point, Site};
+
+use super::buffer::Buffer;
+use super::run::Run;
+use crate::error::Result;
+use crate::tap::Want;
+use crate::weights::{Norm, Projection};
+
+/// Final norm and unembedding: all that a lens needs of a model.
+#[derive(Debug)]
+pub struct Unembedding {
+    pub(crate) norm: Option<Norm>,
+    /// From the stream's width to the embedding's, where they differ.
+    pub(crate) project: Option<Projection>,
+    pub(crate) matrix: Arc<Projection>,
+    pub(crate) divisor: Option<f32>,
+    pub(crate) softcap: Option<f32>,
+}
+
+impl Unembedding {
+    /// Ids that can be predicted.
+    pub fn vocabulary(&self) -> usize {
+        self.matrix.matrix.outputs()
+    }
+
+    /// Divides and caps logits as the model does.
+    pub(crate) fn finish(&self, logits: &mut [f32]) {
+        self.scale(logits);
+        self.cap(logits);
+    }
+
+    /// The divisor of the logits.
+    pub(crate) fn scale(&self, logits: &mut [f32]) {
+        if let Some(divisor) = self.divisor {
+            logits.iter_mut().for_each(|x| *x /= divisor);
+        }
+    }
+
+    /// The softcap of the logits.
+    pub(crate) fn cap(&self, logits: &mut [f32]) {
+        if let Some(cap) = self.softcap {
+            logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+        }
+    }
+
+    /// What enters the unembedding matrix, from a normed stream.
+    ///
+    /// # Shapes
+    /// `normed`: vectors by `d_model`; result: vectors by the matrix's inputs.
+    pub(crate) fn projected(&self, cpu: &Cpu, normed: Buffer) -> Buffer {
+        let Some(project) = &self.project else { return normed };
+        let mut out = Buffer::default();
+        out.resize(normed.rows().n_rows(), project.matrix.outputs());
+        project.apply(cpu, normed.rows(), out.rows_mut());
+        out
+    }
+}
+
+/// Mean, variance (over D, divided by D, without eps) and second moment of a vector, summed in f64.
+pub(crate) fn moments(vector: &[f32]) -> [f32; 3] {
+    let n = vector.len() as f64;
+    let mean = vector.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let variance = vector.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+    let second = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / n;
+    [mean as f32, variance as f32, second as f32]
+}
+
+/// The end of a run: statistics of the final norm, and logits where they are wanted.
+pub(crate) fn finish(run: &mut Run<'_>) -> Result<()> {
+    let statistics = Point::model(Site::LastLayernorm);
+    if run.seam.plan.wants(statistics) != Want::Nothing {
+        let stream = run.scratch.stream.rows();
+        let mut values: Vec<f32> = (0..stream.n_rows()).flat_map(|i| moments(stream.row(i))).collect();
+        let tokens = stream.n_rows();
+        run.seam.visit(statistics, RowsMut::dense(&mut values, tokens, 3))?;
+    }
+    let point = Point::model(Site::Logits);
+    if run.seam.plan.wants(point) == Want::Nothing {
+        return Ok(());
+    }
+    let tokens = run.seam.tokens(point).unwrap_or_else(|| (0..run.batch.n_tokens()).collect());
+    let cpu = run.cpu();
+    let unembedding = &run.model.unembedding;
+    let normed = normed(cpu, unembedding, run.scratch.stream.rows(), &tokens);
+    let mut logits = vec![0.0; tokens.len() * unembedding.vocabulary()];
+    let mut rows = RowsMut::dense(&mut logits, tokens.len(), unembedding.vocabulary());
+    unembedding.matrix.apply(cpu, normed.rows(), rows.reborrow());
+    if unembedding.divisor.is_some() || unembedding.softcap.is_some() {
+        (0..tokens.len()).for_each(|i| unembedding.finish(rows.row_mut(i)));
+    }
+    run.seam.visit_some(point, rows, &tokens)
+}
+
+/// The stream at some tokens after the final norm, ready for the unembedding matrix.
+fn normed(cpu: &Cpu, unembedding: &Unembedding, stream: Rows<'_>, tokens: &[usize]) -> Buffer {
+    let mut chosen = Buffer::default();
+    chosen.resize(tokens.len(), stream.n_columns());
+    for (i, token) in tokens.iter().enumerate() {
+        chosen.rows_mut().row_mut(i).copy_from_slice(stream.row(*token));
+    }
+    if let Some(norm) = &unembedding.norm {
+        norm.apply_in_place(cpu, chosen.rows_mut(), stream.n_columns());
+    }
+    unembedding.projected(cpu, chosen)
+}

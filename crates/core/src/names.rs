@@ -1,0 +1,169 @@
+//! How a family's checkpoint stores its weights: names, fusions, orientations. Plain data, filled by `families/`,
+//! undone by `weights/`, so that storage never reaches the forward pass.
+
+use crate::arch::Bias;
+
+/// Names of all tensors of a checkpoint. Every name is a module's: `.weight`, and `.bias` where there is one, follow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Names {
+    /// Prefix of the base model (`model.`), which a file may carry or leave out.
+    pub prefix: &'static str,
+    /// Token embedding.
+    pub embed: &'static str,
+    /// Table of learned positions.
+    pub positions: Option<&'static str>,
+    /// Norm on the embedding.
+    pub embed_norm: Option<&'static str>,
+    /// Projection from the embedding's width to the stream's.
+    pub project_in: Option<&'static str>,
+    /// Projection from the stream's width back to the embedding's.
+    pub project_out: Option<&'static str>,
+    /// Norm before the unembedding.
+    pub final_norm: Option<&'static str>,
+    /// The unembedding, without the base model's prefix. Where it is tied a copy may stand in the file.
+    pub unembed: &'static str,
+    /// Prefix of a layer, `{}` is its number: `layers.{}.`
+    pub layer: &'static str,
+    /// Names inside a layer; one entry for all layers, or one a layer.
+    pub layers: Vec<LayerNames>,
+    /// Ends of names, in whole dotted parts, that are buffers, not weights (`rotary_emb.inv_freq`).
+    pub ignored: &'static [&'static str],
+}
+
+impl Names {
+    /// Names of layer `l`.
+    pub fn of_layer(&self, l: usize) -> &LayerNames {
+        if self.layers.len() == 1 { &self.layers[0] } else { &self.layers[l] }
+    }
+}
+
+/// Names inside one layer. A norm's name is its module: `.weight` and `.bias` follow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerNames {
+    /// Norm before attention (or on the stream after it).
+    pub attention_norm: Option<&'static str>,
+    /// Norm on what attention adds.
+    pub attention_post_norm: Option<&'static str>,
+    /// Norm before the MLP (or on the stream after it).
+    pub mlp_norm: Option<&'static str>,
+    /// Norm on what the MLP adds.
+    pub mlp_post_norm: Option<&'static str>,
+    /// Query, key and value projections.
+    pub qkv: QkvNames,
+    /// Norm of the queries.
+    pub q_norm: Option<HeadNorm>,
+    /// Norm of the keys.
+    pub k_norm: Option<HeadNorm>,
+    /// Output projection of attention.
+    pub out: Linear,
+    /// The MLP.
+    pub mlp: MlpNames,
+}
+
+/// Where the weights of a query or key norm stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// One tensor: `NAME.weight`.
+    One(&'static str),
+    /// One tensor a head: `NAME.{head}.weight`, `{}` in the name is the head.
+    EachHead(&'static str),
+}
+
+/// A stored projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linear {
+    /// Module name: `.weight` and `.bias` follow.
+    pub name: &'static str,
+    /// Whether a bias is stored.
+    pub bias: Bias,
+    /// Order of the weight's axes.
+    pub axes: Axes,
+}
+
+impl Linear {
+    /// A projection stored `[outputs, inputs]`.
+    pub fn new(name: &'static str, bias: Bias) -> Self {
+        Linear { name, bias, axes: Axes::OutIn }
+    }
+}
+
+/// Order of a stored weight's axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axes {
+    /// `[outputs, inputs]`
+    OutIn,
+    /// `[inputs, outputs]` (GPT-2's Conv1D)
+    InOut,
+}
+
+/// How queries, keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkvNames {
+    /// Three projections.
+    Split {
+        /// Queries.
+        q: Linear,
+        /// Keys.
+        k: Linear,
+        /// Values.
+        v: Linear,
+    },
+    /// One projection: all queries, then all keys, then all values.
+    Stacked(Linear),
+    /// One projection: for each head its query, key and value (`[H, 3, h]`).
+    ByHead(Linear),
+}
+
+/// How an MLP is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpNames {
+    /// Two projections.
+    Plain {
+        /// To the neurons.
+        up: Linear,
+        /// Back to the stream.
+        down: Linear,
+    },
+    /// Three projections.
+    Gated {
+        /// To the gate.
+        gate: Linear,
+        /// To the neurons.
+        up: Linear,
+        /// Back to the stream.
+        down: Linear,
+    },
+    /// Gate and up in one projection: all gates, then all neurons.
+    GatedStacked {
+        /// Gate and up.
+        gate_up: Linear,
+        /// Back to the stream.
+        down: Linear,
+    },
+    /// A router and gated experts; `{}` in the names of the projections is the expert.
+    Experts {
+        /// The router, `[experts, d_model]`.
+        router: Linear,
+        /// To an expert's gate.
+        gate: Linear,
+        /// To an expert's neurons.
+        up: Linear,
+        /// Back to the stream.
+        down: Linear,
+    },
+}
+
+/// How a container stores a tensor differently from the safetensors checkpoint of the same model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorageQuirk {
+    /// As it is.
+    None,
+    /// Rows of each of `heads` heads are interleaved: row `2i + s` of a head holds row `i + s * h/2`
+    /// (llama.cpp, `convert_hf_to_gguf.py`, `LlamaModel.permute`).
+    InterleavedRows {
+        /// Heads among the rows.
+        heads: usize,
+    },
+    /// 1 was added to every value (norms of the Gemma family).
+    PlusOne,
+}

@@ -1,0 +1,62 @@
+//! Models that the project's own commands fetch, under short names.
+
+use super::environment::Environment;
+use super::folder;
+use super::reference::HubReference;
+use super::{FilesKind, ModelFiles};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A model of the built-in list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Demo {
+    /// What it is called by.
+    pub name: &'static str,
+    /// What it is.
+    pub about: &'static str,
+    /// Its file in the folder of demo models.
+    pub file: &'static str,
+    /// How it gets there.
+    pub fetch: &'static str,
+    /// The same model, with its original weights, on the hub.
+    pub hub_id: &'static str,
+}
+
+const DEMOS: &[Demo] = &[Demo {
+    name: "smollm2",
+    about: "SmolLM2-135M-Instruct, llama architecture, 30 layers, quantised to Q4_1 (98 MB)",
+    file: "SmolLM2-135M-Instruct.Q4_1.gguf",
+    fetch: "`make demo` in a clone of easyroutine",
+    hub_id: "HuggingFaceTB/SmolLM2-135M-Instruct",
+}];
+
+/// The built-in list of demo models.
+pub fn demos() -> &'static [Demo] {
+    DEMOS
+}
+
+/// The entry that a reference names; with a revision or a file it names none.
+pub(super) fn find(reference: &HubReference) -> Option<&'static Demo> {
+    let plain = reference.file.is_none() && reference.revision == "main";
+    DEMOS.iter().find(|demo| plain && demo.name == reference.id)
+}
+
+pub(super) fn names() -> String {
+    DEMOS.iter().map(|demo| format!("`{}`", demo.name)).collect::<Vec<_>>().join(", ")
+}
+
+impl Demo {
+    pub(super) fn open(&self, environment: &Environment) -> Result<ModelFiles> {
+        let path = environment.demo_models.join(self.file);
+        if !path.is_file() {
+            let Demo { name, fetch, hub_id, .. } = self;
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("the demo model `{name}` has not been fetched: {} is not there", path.display()),
+            )
+            .hint(format!("{fetch} fetches it; on the hub it is `{hub_id}`")));
+        }
+        folder::check_gguf(&path)?;
+        Ok(ModelFiles { name: folder::stem(&path), kind: FilesKind::Gguf(path), commit: None })
+    }
+}

@@ -1,0 +1,168 @@
+//! Download from the hub into the Hugging Face cache, so that Python tools find the files too.
+//!
+//! Routes: `GET /api/models/ID/revision/REVISION` (the commit and the names of its files), `HEAD` and `GET
+//! /ID/resolve/COMMIT/FILE`. Everything that the server says is untrusted: names are taken from a fixed list or checked,
+//! lengths are bounded, LFS files are compared with their SHA-256.
+
+mod blob;
+mod client;
+mod retry;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::cache::{Repository, several_ggufs};
+use super::environment::Environment;
+use super::folder::{self, CONFIG, INDEX, WEIGHTS};
+use super::reference::{HubReference, is_commit, is_gguf, is_safe_name};
+use super::{ResolveOptions, io_error, list, printable};
+use crate::error::{Error, ErrorKind, Result};
+
+use blob::Fetch;
+use client::Client;
+
+/// Fetched beside `config.json` and the weights, where the repository has them. Weights come last, so that a model whose
+/// weights are in the cache has everything else too.
+const SMALL_FILES: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// What a revision is: its commit and the names of its files.
+struct Listing {
+    commit: String,
+    files: BTreeSet<String>,
+}
+
+/// Brings a model's missing files into the cache; the commit that they belong to.
+pub(super) fn download(
+    repository: &Repository,
+    reference: &HubReference,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Result<String> {
+    let client = Client::new(environment, &reference.id, options.retries.silence)?;
+    let listing = client.listing(reference, options.retries)?;
+    let small = plan(reference, &listing)?;
+    if reference.revision != listing.commit {
+        let path = repository.reference(&reference.revision);
+        blob::write_whole(&path, listing.commit.as_bytes())?;
+    }
+    let fetch = Fetch { client: &client, repository, commit: &listing.commit, options };
+    for name in &small {
+        fetch.file(name)?;
+    }
+    if let Some(file) = &reference.file {
+        fetch.file(file)?;
+        return Ok(listing.commit);
+    }
+    if !["tokenizer.json", "vocab.json"].iter().any(|name| listing.files.contains(*name)) {
+        blob::write_whole(&repository.known_absent(&listing.commit, "tokenizer.json"), b"")?;
+    }
+    for name in weights(&fetch, &listing)? {
+        fetch.file(&name)?;
+    }
+    Ok(listing.commit)
+}
+
+/// The small files to fetch, or why this repository is not a model that can be read.
+fn plan(reference: &HubReference, listing: &Listing) -> Result<Vec<&'static str>> {
+    let id = &reference.id;
+    let has = |name: &str| listing.files.contains(name);
+    let all = |wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
+        listing.files.iter().filter(|name| wanted(name)).cloned().collect()
+    };
+    let ggufs = all(&is_gguf);
+    if let Some(file) = &reference.file {
+        if has(file) {
+            return Ok(Vec::new());
+        }
+        let error = Error::new(ErrorKind::NotFound, format!("`{id}` has no file `{}`", printable(file)));
+        return Err(if ggufs.is_empty() { error } else { error.hint(format!("it has {}", list(&ggufs))) });
+    }
+    if has(WEIGHTS) || has(INDEX) {
+        if has(CONFIG) {
+            return Ok(SMALL_FILES.iter().chain([&CONFIG]).filter(|name| has(name)).copied().collect());
+        }
+        return Err(Error::new(ErrorKind::Unsupported, format!("`{id}` has weights, but no config.json"))
+            .hint(
+                "without it nothing says what the model computes; look for the repository of the whole model",
+            ));
+    }
+    match ggufs.as_slice() {
+        [] => {}
+        [one] if !one.contains('/') => return Ok(Vec::new()),
+        _ => return Err(several_ggufs(id, &ggufs)),
+    }
+    if let Some(pickle) = listing.files.iter().find(|name| folder::is_pickle(name)) {
+        return Err(folder::pickle_refusal(&format!("`{id}`"), pickle));
+    }
+    if has("adapter_config.json") {
+        return Err(Error::new(ErrorKind::Unsupported, format!("`{id}` is an adapter, not a whole model"))
+            .hint("merge it into its base model in Python (`merge_and_unload`) and save the result"));
+    }
+    let others = all(&|name| name.ends_with(".safetensors"));
+    let found = if others.is_empty() { "no weights".to_owned() } else { format!("only {}", list(&others)) };
+    Err(Error::new(ErrorKind::Unsupported, format!("`{id}` has no {WEIGHTS} and no {INDEX}, {found}"))
+        .hint("a model in the form of transformers, or a GGUF file, is needed"))
+}
+
+/// The names of the weights. For a sharded model its index is fetched first, since it alone says which shards there are.
+fn weights(fetch: &Fetch<'_>, listing: &Listing) -> Result<Vec<String>> {
+    if listing.files.contains(WEIGHTS) {
+        return Ok(vec![WEIGHTS.into()]);
+    }
+    if !listing.files.contains(INDEX) {
+        return Ok(listing.files.iter().filter(|name| is_gguf(name)).cloned().collect());
+    }
+    fetch.file(INDEX)?;
+    let shards = folder::shards(&fetch.repository.snapshot(fetch.commit).join(INDEX))?;
+    let absent: Vec<String> = shards.iter().filter(|name| !listing.files.contains(*name)).cloned().collect();
+    if absent.is_empty() {
+        return Ok(shards);
+    }
+    Err(Error::new(
+        ErrorKind::NotFound,
+        format!("{INDEX} names shards that the hub does not have: {}", list(&absent)),
+    )
+    .hint("the repository is damaged; try another revision"))
+}
+
+impl Client {
+    fn listing(&self, reference: &HubReference, retries: super::Retries) -> Result<Listing> {
+        let text = retry::repeat(retries, || self.listing_text(&reference.revision))?;
+        let wrong = |what: String| {
+            Error::new(ErrorKind::Network, format!("{} answers with {what}", self.endpoint()))
+                .hint("is HF_ENDPOINT the address of a Hugging Face hub?")
+        };
+        let json: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|e| wrong(format!("something that is no JSON ({e})")))?;
+        let commit = json.get("sha").and_then(serde_json::Value::as_str).unwrap_or_default();
+        if !is_commit(commit) {
+            return Err(wrong(format!("no commit, but `{}`", printable(commit))));
+        }
+        let siblings = json.get("siblings").and_then(serde_json::Value::as_array);
+        let names = siblings.ok_or_else(|| wrong("no list of files".into()))?.iter();
+        let files = names
+            .filter_map(|sibling| sibling.get("rfilename")?.as_str())
+            // No file of a model has such a name, so leaving it out hides nothing that could be asked for.
+            .filter(|name| is_safe_name(name))
+            .map(str::to_owned)
+            .collect();
+        Ok(Listing { commit: commit.to_owned(), files })
+    }
+}
+
+/// Makes the folder that a file will be in.
+fn make_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) => std::fs::create_dir_all(parent).map_err(|e| io_error(parent, "make the folder", e)),
+        None => Ok(()),
+    }
+}

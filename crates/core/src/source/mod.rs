@@ -1,0 +1,268 @@
+//! From what a user calls a model to files on this machine.
+//!
+//! A reference is tried in this order:
+//! 1. a path: a folder with `config.json` and safetensors, or a GGUF file;
+//! 2. `org/name[@revision][:FILE.gguf]` in the Hugging Face cache;
+//! 3. the same, downloaded from the hub where that is allowed (feature `hub`);
+//! 4. a name of the built-in list of demo models (see [`demos`]).
+//!
+//! What looks like a path never becomes a request to the hub, and a model that is whole in the cache is used without
+//! asking whether its branch has moved. Pickle weights (`.bin`, `.pt`) are neither fetched nor read.
+
+mod cache;
+mod demo;
+mod environment;
+mod folder;
+#[cfg(feature = "hub")]
+mod hub;
+mod reference;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+use cache::{Cached, Repository};
+use reference::{HubReference, Reference};
+
+pub use demo::{Demo, demos};
+pub use environment::{Environment, Token};
+
+/// The files of one model on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// Where they are, and in which of the two forms.
+    pub kind: FilesKind,
+    /// The hub id (`org/name`), else the folder's or the file's stem.
+    pub name: String,
+    /// The commit on the hub, where it is known.
+    pub commit: Option<String>,
+}
+
+/// The two forms in which models are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilesKind {
+    /// A folder with `config.json` and safetensors.
+    Folder(PathBuf),
+    /// One GGUF file.
+    Gguf(PathBuf),
+}
+
+impl ModelFiles {
+    /// The folder, or the GGUF file.
+    pub fn path(&self) -> &Path {
+        match &self.kind {
+            FilesKind::Folder(path) | FilesKind::Gguf(path) => path,
+        }
+    }
+}
+
+/// How a reference is to be resolved.
+#[derive(Debug, Default)]
+pub struct ResolveOptions {
+    /// Branch, tag or commit on the hub; the same as `@revision` in the reference.
+    pub revision: Option<String>,
+    /// Use the cache alone, whatever the environment says.
+    pub offline: bool,
+    /// Told how a download goes on.
+    pub progress: Option<ProgressCallback>,
+    /// How failures that may pass are repeated.
+    pub retries: Retries,
+}
+
+/// A function that is told how a download goes on.
+pub struct ProgressCallback(
+    #[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "only downloads have progress"))]
+    Box<dyn Fn(&Progress<'_>) + Send + Sync>,
+);
+
+impl ProgressCallback {
+    /// Wraps a function. It is called on the thread that resolves, once for each piece received.
+    pub fn new(callback: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
+        ProgressCallback(Box::new(callback))
+    }
+}
+
+impl fmt::Debug for ProgressCallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProgressCallback")
+    }
+}
+
+/// How far the download of one file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress<'a> {
+    /// The file's name in the repository.
+    pub file: &'a str,
+    /// Bytes that are here, those of an earlier attempt included.
+    pub done: u64,
+    /// Bytes of the whole file, where the server says.
+    pub total: Option<u64>,
+}
+
+/// How often and when a request is repeated after a failure that may pass: a cut connection, a timeout, a status of
+/// 429 or 500 and above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retries {
+    /// Attempts in all without progress, at least one.
+    pub attempts: u32,
+    /// The pause after the first failure; each later one is twice as long, up to half a minute.
+    pub first_pause: Duration,
+    /// How long a server may be silent before the attempt counts as failed.
+    pub silence: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Retries { attempts: 5, first_pause: Duration::from_millis(500), silence: Duration::from_secs(30) }
+    }
+}
+
+/// Finds a model's files, with the environment of this process.
+///
+/// # Errors
+///
+/// As [`resolve_in`].
+pub fn resolve(reference: &str, options: &ResolveOptions) -> Result<ModelFiles> {
+    resolve_in(reference, options, &Environment::from_process())
+}
+
+/// Finds a model's files, downloading them where that is needed and allowed.
+///
+/// # Errors
+///
+/// By kind: `InvalidReference` (no path and no possible name), `NotFound` (no such path, model, revision or file),
+/// `Offline` (not whole in the cache, and no download is allowed), `Gated` (the hub wants a licence accepted or another
+/// token), `Network` (the hub cannot be reached, or what it sent is wrong), `Unsupported` (pickle weights only),
+/// `Format` (a damaged file), `Io` (the disk).
+pub fn resolve_in(
+    reference: &str,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Result<ModelFiles> {
+    match reference::parse(reference, options.revision.as_deref(), environment)? {
+        Reference::Path(path) => folder::open_path(&path),
+        Reference::Hub(hub) => resolve_hub(&hub, options, environment),
+    }
+}
+
+fn resolve_hub(
+    hub: &HubReference,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Result<ModelFiles> {
+    let repository = Repository::new(&environment.hub_cache, &hub.id);
+    let cached = repository.look_up(hub)?;
+    if let Cached::Whole(files) = cached {
+        return Ok(files);
+    }
+    // The hub gives out no new ids without an organisation, so no name of this list can also be a model there.
+    if let Some(demo) = demo::find(hub) {
+        return demo.open(environment);
+    }
+    let offline = options.offline || environment.offline;
+    match cached {
+        Cached::WithoutTokenizer(files) if offline || cfg!(not(feature = "hub")) => Ok(files),
+        // The weights are here; a tokenizer is fetched if the hub has one, but its absence refuses nothing yet.
+        Cached::WithoutTokenizer(files) => {
+            Ok(download(&repository, hub, options, environment).unwrap_or(files))
+        }
+        cached if offline => Err(not_cached(&repository, hub, &cached, options, environment)),
+        _ => download(&repository, hub, options, environment),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn download(
+    repository: &Repository,
+    reference: &HubReference,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Result<ModelFiles> {
+    let commit = hub::download(repository, reference, options, environment)?;
+    let pinned = HubReference { revision: commit, ..reference.clone() };
+    match repository.look_up(&pinned)? {
+        Cached::Whole(files) | Cached::WithoutTokenizer(files) => Ok(files),
+        Cached::Partial { missing } => Err(Error::new(
+            ErrorKind::Network,
+            format!("`{}` is still without {} after the download", reference.id, list(&missing)),
+        )),
+        Cached::Pickle { .. } | Cached::Absent => Err(Error::new(
+            ErrorKind::Network,
+            format!("`{}` is not in the cache after the download", reference.id),
+        )),
+    }
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(
+    repository: &Repository,
+    reference: &HubReference,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Result<ModelFiles> {
+    let cached = repository.look_up(reference)?;
+    Err(not_cached(repository, reference, &cached, options, environment))
+}
+
+/// Why a model that is not whole in the cache cannot be used without the network.
+fn not_cached(
+    repository: &Repository,
+    reference: &HubReference,
+    cached: &Cached,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Error {
+    let id = &reference.id;
+    let revision = &reference.revision;
+    let place = environment.hub_cache.display();
+    let message = match cached {
+        Cached::Pickle { file } => return folder::pickle_refusal(id, file),
+        Cached::Partial { missing } => {
+            format!("`{id}` at `{revision}` is in the cache {place}, but without {}", list(missing))
+        }
+        _ => format!("`{id}` at `{revision}` is not in the cache {place}"),
+    };
+    let cause = if options.offline {
+        "downloads are off (`--offline`)"
+    } else if environment.offline {
+        "downloads are off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set)"
+    } else {
+        "this build cannot download (it lacks the feature `hub`)"
+    };
+    let kept = match (cached, repository.commits().as_slice()) {
+        (Cached::Absent, [_, ..]) => format!("; commits in the cache: {}", list(&repository.commits())),
+        _ => String::new(),
+    };
+    let demos = if id.contains('/') { String::new() } else { format!("; demo models: {}", demo::names()) };
+    Error::new(ErrorKind::Offline, format!("{message}, and {cause}"))
+        .hint(format!("go online once, or run `hf download {id}` where there is a network{kept}{demos}"))
+}
+
+/// Names for a message: at most eight, quoted, safe to print.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text =
+        names.iter().take(SHOWN).map(|name| format!("`{}`", printable(name))).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// Text from outside, fit for a message: no control characters, not endless.
+fn printable(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// An error of the operating system at a path.
+fn io_error(path: &Path, doing: &str, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("cannot {doing} {}: {error}", path.display())).because(error)
+}

@@ -1,0 +1,172 @@
+//! The seam: the model drives, Taps receive.
+
+use easyroutine_kernels::RowsMut;
+use easyroutine_sites::Point;
+
+use crate::batch::Batch;
+use crate::error::Result;
+
+/// Receives activations while the model runs, and may change them.
+///
+/// The forward pass holds no state of a run: two runs with two taps can share one model.
+pub trait Tap {
+    /// What this tap does at a point. Asked once for every point before the run; what nobody wants is not computed.
+    fn wants(&self, point: Point) -> Want;
+
+    /// Of which tokens (of the whole batch, ascending) the values are needed at this point; `None`: of all.
+    /// Asked only for [`logits`](easyroutine_sites::Site::Logits), where a row is as wide as the vocabulary.
+    fn tokens(&self, _point: Point, _batch: &Batch) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Called at each wanted point, in the order of the forward pass.
+    ///
+    /// # Errors
+    /// An error ends the run and is returned by it.
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()>;
+}
+
+/// What a tap does at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// It is not called.
+    Nothing,
+    /// It reads.
+    Read,
+    /// It may change the value.
+    Edit,
+}
+
+/// The values at one point, for all rows of the batch.
+#[derive(Debug)]
+pub struct Value<'a> {
+    values: RowsMut<'a>,
+    layout: Layout<'a>,
+    batch: &'a Batch,
+}
+
+#[derive(Debug)]
+enum Layout<'a> {
+    /// One vector a token.
+    Tokens,
+    /// One vector for each of these tokens.
+    Some(&'a [usize]),
+    /// For each row its square of queries by keys, back to back: one long line of values.
+    Squares,
+}
+
+impl<'a> Value<'a> {
+    pub(crate) fn of_tokens(values: RowsMut<'a>, batch: &'a Batch) -> Self {
+        Value { values, layout: Layout::Tokens, batch }
+    }
+
+    pub(crate) fn of_some(values: RowsMut<'a>, tokens: &'a [usize], batch: &'a Batch) -> Self {
+        Value { values, layout: Layout::Some(tokens), batch }
+    }
+
+    pub(crate) fn of_squares(values: &'a mut [f32], batch: &'a Batch) -> Self {
+        let length = values.len();
+        Value { values: RowsMut::new(values, 1, length, length), layout: Layout::Squares, batch }
+    }
+
+    /// The rows of the batch.
+    pub fn batch(&self) -> &Batch {
+        self.batch
+    }
+
+    /// Width of a vector in this row of the batch: the row's length for a pattern, else the same for all.
+    pub fn width(&self, row: usize) -> usize {
+        match self.layout {
+            Layout::Squares => self.batch.span(row).len(),
+            _ => self.values.n_columns(),
+        }
+    }
+
+    /// The vector at a position of a row; `None` where it was not asked for.
+    pub fn vector(&self, row: usize, position: usize) -> Option<&[f32]> {
+        let token = self.batch.span(row).start + position;
+        match self.layout {
+            Layout::Tokens => Some(self.values.row(token)),
+            Layout::Some(tokens) => tokens.binary_search(&token).ok().map(|i| self.values.row(i)),
+            Layout::Squares => {
+                let (start, length) = self.square(row);
+                Some(&self.values.row(0)[start + position * length..][..length])
+            }
+        }
+    }
+
+    /// As [`Value::vector`], to be changed.
+    pub fn vector_mut(&mut self, row: usize, position: usize) -> Option<&mut [f32]> {
+        let token = self.batch.span(row).start + position;
+        match self.layout {
+            Layout::Tokens => Some(self.values.row_mut(token)),
+            Layout::Some(tokens) => tokens.binary_search(&token).ok().map(|i| self.values.row_mut(i)),
+            Layout::Squares => {
+                let (start, length) = self.square(row);
+                Some(&mut self.values.row_mut(0)[start + position * length..][..length])
+            }
+        }
+    }
+
+    /// Start and side of a row's square.
+    fn square(&self, row: usize) -> (usize, usize) {
+        let start = (0..row).map(|r| self.batch.span(r).len().pow(2)).sum();
+        (start, self.batch.span(row).len())
+    }
+}
+
+/// A tap that wants nothing.
+impl Tap for () {
+    fn wants(&self, _: Point) -> Want {
+        Want::Nothing
+    }
+
+    fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Two taps in their order: `(edit, cache)` keeps the edited value, `(cache, edit)` the original.
+impl<A: Tap, B: Tap> Tap for (A, B) {
+    fn wants(&self, point: Point) -> Want {
+        self.0.wants(point).max(self.1.wants(point))
+    }
+
+    fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {
+        let wanted = |tap: &dyn Tap| (tap.wants(point) > Want::Nothing).then(|| tap.tokens(point, batch));
+        match (wanted(&self.0), wanted(&self.1)) {
+            (Some(Some(a)), Some(Some(b))) => {
+                let mut both = [a, b].concat();
+                both.sort_unstable();
+                both.dedup();
+                Some(both)
+            }
+            (Some(one), None) | (None, Some(one)) => one,
+            _ => None,
+        }
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        if self.0.wants(point) > Want::Nothing {
+            self.0.at(point, value)?;
+        }
+        if self.1.wants(point) > Want::Nothing {
+            self.1.at(point, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl<T: Tap + ?Sized> Tap for &mut T {
+    fn wants(&self, point: Point) -> Want {
+        (**self).wants(point)
+    }
+
+    fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {
+        (**self).tokens(point, batch)
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        (**self).at(point, value)
+    }
+}

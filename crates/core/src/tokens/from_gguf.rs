@@ -1,0 +1,273 @@
+//! A tokenizer from a GGUF file's metadata.
+//!
+//! Keys: ggml's `docs/gguf.md`. transformers does the same in `integrations/gguf/gguf_tokenizer_mapping.py`; where the
+//! two differ (digits of smollm, composed form of qwen2, whole words of llama-bpe), this follows the tokenizer.json
+//! that the model was released with.
+
+use std::collections::HashMap;
+
+use easyroutine_files::Gguf;
+use serde_json::{Map, Value, json};
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::{AddedToken, Tokenizer as Backend};
+
+use super::guard::guarded;
+use super::named::{self, NamedTokens};
+use super::pre_tokenizers::{PreTokenizer, install, install_parts};
+use super::{Tokenizer, merges};
+use crate::error::{Error, ErrorKind, Result};
+
+/// `tokenizer.ggml.token_type` of tokens such as `<|im_start|>`.
+const CONTROL: i64 = 3;
+/// `tokenizer.ggml.token_type` of tokens that are matched whole but are not special, such as `<think>`.
+const USER_DEFINED: i64 = 4;
+
+/// Longest token, in bytes. The longest in use is a tenth of it; the time to find merges grows with its square.
+const MAX_TOKEN: usize = 1024;
+
+impl Tokenizer {
+    /// The tokenizer that a GGUF file describes: byte-level BPE (`gpt2`) or SentencePiece's BPE (`llama`).
+    ///
+    /// # Errors
+    /// If the file has no tokenizer, one of another kind, a rule for cutting text that is not known, or one that
+    /// contradicts itself.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let kind = gguf.str("tokenizer.ggml.model")?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the GGUF file has no tokenizer (`tokenizer.ggml.model`)")
+                .hint("give token ids instead of text")
+        })?;
+        let vocabulary = Vocabulary::read(gguf)?;
+        let (mut backend, adds_bos) = match kind {
+            "gpt2" => byte_level(gguf, &vocabulary)?,
+            "llama" => (sentence_piece(gguf, &vocabulary)?, true),
+            other => {
+                let message =
+                    format!("tokenizers of kind `{}` are not built from GGUF files", other.escape_debug());
+                return Err(Error::new(ErrorKind::Unsupported, message)
+                    .hint("`gpt2` and `llama` are; else use the model's Hugging Face folder"));
+            }
+        };
+        let named = vocabulary.named(gguf)?;
+        vocabulary.add_tokens(&mut backend, &named)?;
+        let adds_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos);
+        let adds_eos = gguf.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+        let template = named::template(&named, &backend, adds_bos, adds_eos)?;
+        backend.with_post_processor(Some(template));
+
+        let mut settings = Map::new();
+        // The class that takes tokenizer.json as it stands, in every version of transformers.
+        settings.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+        settings.insert("add_bos_token".to_owned(), json!(adds_bos));
+        settings.insert("add_eos_token".to_owned(), json!(adds_eos));
+        settings.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
+        named.write_to(&mut settings);
+        let chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
+        Tokenizer::new(backend, named, chat_template, settings)
+    }
+}
+
+/// The tokens of the file, in order of their ids.
+struct Vocabulary {
+    tokens: Vec<String>,
+    /// One for each token, or none at all.
+    types: Vec<i64>,
+}
+
+impl Vocabulary {
+    fn read(gguf: &Gguf) -> Result<Self> {
+        let tokens = gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default().to_vec();
+        if tokens.is_empty() || u32::try_from(tokens.len()).is_err() {
+            return Err(wrong(format!("`tokenizer.ggml.tokens` has {} tokens", tokens.len())));
+        }
+        if let Some((id, token)) = tokens.iter().enumerate().find(|(_, token)| token.len() > MAX_TOKEN) {
+            return Err(wrong(format!("token {id} is {} bytes long; {MAX_TOKEN} is the limit", token.len())));
+        }
+        let types = gguf.ints("tokenizer.ggml.token_type")?.unwrap_or_default();
+        if !types.is_empty() && types.len() != tokens.len() {
+            return Err(wrong(format!(
+                "`tokenizer.ggml.token_type` has {} entries for {} tokens",
+                types.len(),
+                tokens.len()
+            )));
+        }
+        Ok(Vocabulary { tokens, types })
+    }
+
+    /// Gemma's runs of spaces are written as spaces, while the text they are looked up in has U+2581 for them.
+    fn respell_spaces(&self) -> Vec<String> {
+        let is_blank = |token: &str| token.contains(' ') && token.chars().all(char::is_whitespace);
+        let respell = |token: &String| match is_blank(token) {
+            true => "\u{2581}".repeat(token.chars().count()),
+            false => token.clone(),
+        };
+        self.tokens.iter().map(respell).collect()
+    }
+
+    fn named(&self, gguf: &Gguf) -> Result<NamedTokens> {
+        let mut named = NamedTokens::default();
+        let keys = [
+            ("bos_token", "tokenizer.ggml.bos_token_id"),
+            ("eos_token", "tokenizer.ggml.eos_token_id"),
+            ("unk_token", "tokenizer.ggml.unknown_token_id"),
+            ("pad_token", "tokenizer.ggml.padding_token_id"),
+            ("sep_token", "tokenizer.ggml.seperator_token_id"),
+            ("cls_token", "tokenizer.ggml.cls_token_id"),
+            ("mask_token", "tokenizer.ggml.mask_token_id"),
+        ];
+        for (role, key) in keys {
+            let Some(id) = gguf.u64(key)? else { continue };
+            let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id)).ok_or_else(|| {
+                wrong(format!("`{key}` is {id}, but there are {} tokens", self.tokens.len()))
+            })?;
+            named.set(role, token.clone());
+        }
+        Ok(named)
+    }
+
+    /// Adds what must be matched whole in a text.
+    fn add_tokens(&self, backend: &mut Backend, named: &NamedTokens) -> Result<()> {
+        let is_token = |token: &str| !token.is_empty() && backend.token_to_id(token).is_some();
+        let mut added: Vec<AddedToken> = Vec::new();
+        for (token, kind) in self.tokens.iter().zip(&self.types) {
+            let special = *kind == CONTROL;
+            if (special || *kind == USER_DEFINED) && is_token(token) {
+                added.push(AddedToken::from(token.as_str(), special).normalized(false));
+            }
+        }
+        let roles = named.tokens().filter(|token| is_token(token));
+        added.extend(roles.map(|token| AddedToken::from(token, true).normalized(false)));
+        guarded("add the special tokens", || backend.add_tokens(added).map(|_| ()))
+    }
+}
+
+/// Byte-level BPE, and whether it adds BOS where the file does not say.
+fn byte_level(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<(Backend, bool)> {
+    let pre = PreTokenizer::named(gguf.str("tokenizer.ggml.pre")?.unwrap_or("default"))?;
+    let merges = gguf
+        .strings("tokenizer.ggml.merges")?
+        .ok_or_else(|| wrong("`tokenizer.ggml.merges` is missing".to_owned()))?;
+    let merges = merges.iter().map(|merge| split_merge(merge)).collect::<Result<Merges>>()?;
+    let model = guarded("build the vocabulary", || {
+        BPE::builder()
+            .vocab_and_merges(vocab(&vocabulary.tokens), merges)
+            .ignore_merges(pre.ignore_merges)
+            .build()
+    })?;
+    let mut backend = Backend::new(model);
+    install(&mut backend, pre, false)?;
+    Ok((backend, pre.adds_bos))
+}
+
+fn split_merge(merge: &str) -> Result<(String, String)> {
+    match merge.split_once(' ') {
+        Some((left, right)) if !left.is_empty() && !right.is_empty() => {
+            Ok((left.to_owned(), right.to_owned()))
+        }
+        _ => Err(wrong(format!("`tokenizer.ggml.merges`: `{}` is not two tokens", merge.escape_debug()))),
+    }
+}
+
+/// The three ways in which SentencePiece vocabularies treat the space in front of a text.
+enum Space {
+    /// None is added: Gemma.
+    None,
+    /// One is added unless there is one: Llama.
+    Unless,
+    /// One is always added: Phi-3.
+    Always,
+}
+
+fn sentence_piece(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Backend> {
+    let architecture = gguf.str("general.architecture")?.unwrap_or_default();
+    let is_gemma = matches!(architecture, "gemma" | "gemma2" | "gemma3");
+    let space = match (architecture, gguf.bool("tokenizer.ggml.add_space_prefix")?) {
+        _ if is_gemma => Space::None,
+        (_, Some(false)) => Space::None,
+        ("phi3", _) => Space::Always,
+        _ => Space::Unless,
+    };
+    let tokens = if is_gemma { vocabulary.respell_spaces() } else { vocabulary.tokens.clone() };
+    let merges = match gguf.strings("tokenizer.ggml.merges")? {
+        Some(merges) => merges.iter().map(|merge| split_merge(merge)).collect::<Result<Merges>>()?,
+        // The scores of Gemma's files do not follow the order of its merges; the order of its tokens does.
+        None if is_gemma => implied_merges(&tokens, |id| -(id as f32)),
+        None => {
+            let scores = scores(gguf, tokens.len())?;
+            implied_merges(&tokens, |id| scores[id])
+        }
+    };
+    let unknown = gguf.u64("tokenizer.ggml.unknown_token_id")?;
+    let unknown = unknown.and_then(|id| tokens.get(usize::try_from(id).ok()?)).cloned();
+    let model = guarded("build the vocabulary", || {
+        let builder =
+            BPE::builder().vocab_and_merges(vocab(&tokens), merges).byte_fallback(true).fuse_unk(true);
+        match unknown.filter(|_| is_gemma) {
+            Some(unknown) => builder.unk_token(unknown).build(),
+            None => builder.build(),
+        }
+    })?;
+    let mut backend = Backend::new(model);
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+    let (normalizer, pre_tokenizer) = match space {
+        Space::None => (Some(replace), None),
+        Space::Unless => (
+            None,
+            Some(
+                json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false}),
+            ),
+        ),
+        Space::Always => {
+            let prepend = json!({"type": "Prepend", "prepend": "\u{2581}"});
+            (Some(json!({"type": "Sequence", "normalizers": [prepend, replace]})), None)
+        }
+    };
+    install_parts(&mut backend, normalizer, pre_tokenizer, piece_decoder(&space))?;
+    Ok(backend)
+}
+
+fn piece_decoder(space: &Space) -> Value {
+    let mut steps = vec![
+        json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if !matches!(space, Space::None) {
+        steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    json!({"type": "Sequence", "decoders": steps})
+}
+
+fn implied_merges(tokens: &[String], priority: impl Fn(usize) -> f32) -> Merges {
+    let mut ids = HashMap::with_capacity(tokens.len());
+    let mut order = Vec::with_capacity(tokens.len());
+    for (id, token) in tokens.iter().enumerate() {
+        // Of a token that stands twice the last id counts, at the place of the first.
+        if ids.insert(token.as_str(), id as u32).is_none() {
+            order.push(token.as_str());
+        }
+    }
+    let priorities: Vec<_> = order.into_iter().map(|token| (token, priority(ids[token] as usize))).collect();
+    merges::implied(&ids, &priorities)
+}
+
+fn scores(gguf: &Gguf, tokens: usize) -> Result<Vec<f32>> {
+    let scores = gguf.floats("tokenizer.ggml.scores")?.unwrap_or_default();
+    if scores.len() != tokens {
+        return Err(wrong(format!(
+            "`tokenizer.ggml.scores` has {} entries for {tokens} tokens",
+            scores.len()
+        )));
+    }
+    match scores.iter().position(|score| score.is_nan()) {
+        Some(id) => Err(wrong(format!("`tokenizer.ggml.scores`: the score of token {id} is not a number"))),
+        None => Ok(scores),
+    }
+}
+
+fn vocab(tokens: &[String]) -> Vocab {
+    tokens.iter().cloned().zip(0..).collect()
+}
+
+fn wrong(message: String) -> Error {
+    Error::new(ErrorKind::Format, message).at("GGUF metadata")
+}

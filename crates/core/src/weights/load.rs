@@ -1,0 +1,249 @@
+//! Projections and norms, packed for the kernels.
+
+use std::convert::Infallible;
+use std::ops::Range;
+
+use easyroutine_kernels::{Cpu, Dtype, PackedMatrix, Rows, RowsMut};
+
+use super::checkpoint::{Checkpoint, Tensor};
+use crate::arch::{self, Bias};
+use crate::error::Result;
+use crate::names::{Axes, Linear, Names};
+
+/// A linear map, packed.
+#[derive(Debug)]
+pub(crate) struct Projection {
+    pub(crate) matrix: PackedMatrix,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl Projection {
+    /// `out = x W^T + b`
+    ///
+    /// # Shapes
+    /// `x`: tokens by inputs; `out`: tokens by outputs.
+    pub(crate) fn apply(&self, cpu: &Cpu, x: Rows<'_>, out: RowsMut<'_>) {
+        cpu.matmul(x, &self.matrix, self.bias.as_deref(), out);
+    }
+
+    /// `out = x W[:, inputs]^T`: what some of the inputs alone give, without the bias.
+    ///
+    /// # Shapes
+    /// `x`: tokens by these inputs; `out`: tokens by outputs.
+    pub(crate) fn apply_inputs(&self, cpu: &Cpu, x: Rows<'_>, inputs: Range<usize>, out: RowsMut<'_>) {
+        let matrix = &self.matrix;
+        let part = PackedMatrix::pack(cpu, matrix.dtype(), matrix.outputs(), inputs.len(), |n, row| {
+            let mut whole = vec![0.0; matrix.inputs()];
+            matrix.read_row(n, &mut whole);
+            row.copy_from_slice(&whole[inputs.clone()]);
+            Ok::<(), Infallible>(())
+        });
+        let Ok(part) = part;
+        cpu.matmul(x, &part, None, out);
+    }
+}
+
+/// A norm with its parameters.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    kind: easyroutine_kernels::NormKind,
+    pub(crate) eps: f32,
+    pub(crate) weight: Option<Vec<f32>>,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl Norm {
+    /// Norms each row of `x` into `out`.
+    ///
+    /// # Shapes
+    /// Both: tokens by width of the norm.
+    pub(crate) fn apply(&self, cpu: &Cpu, x: Rows<'_>, out: RowsMut<'_>) {
+        let (weight, bias) = (self.weight.as_deref(), self.bias.as_deref());
+        cpu.norm(self.kind, x, x.n_columns(), weight, bias, self.eps, out);
+    }
+
+    /// Norms groups of `group` columns in place.
+    pub(crate) fn apply_in_place(&self, cpu: &Cpu, x: RowsMut<'_>, group: usize) {
+        cpu.norm_in_place(self.kind, x, group, self.weight.as_deref(), self.bias.as_deref(), self.eps);
+    }
+
+    /// Whether the mean is removed.
+    pub(crate) fn removes_mean(&self) -> bool {
+        self.kind == easyroutine_kernels::NormKind::Layer
+    }
+}
+
+/// Reads weights by the names of a family.
+#[derive(Debug)]
+pub(crate) struct Loader<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) names: &'a Names,
+    pub(crate) cpu: &'a Cpu,
+    pub(crate) dtype: Dtype,
+}
+
+/// Where one row of a packed matrix comes from.
+type Place = (usize, usize);
+
+impl Loader<'_> {
+    /// A vector.
+    pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        self.checkpoint.tensor(self.names.prefix, name, &[length])?.read_all()
+    }
+
+    /// A norm of `width` columns; `module` is its name without `.weight`.
+    pub(crate) fn norm(&self, module: &str, norm: arch::Norm, width: usize) -> Result<Norm> {
+        self.norm_of(norm, || self.vector(&format!("{module}.weight"), width), || {
+            self.vector(&format!("{module}.bias"), width)
+        })
+    }
+
+    /// A norm whose parameters are read by the given functions where its kind has them.
+    pub(crate) fn norm_of(
+        &self,
+        norm: arch::Norm,
+        weight: impl FnOnce() -> Result<Vec<f32>>,
+        bias: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Norm> {
+        use crate::arch::NormKind;
+        let mut weight = if norm.kind == NormKind::LayerNoParams { None } else { Some(weight()?) };
+        if norm.kind == NormKind::RmsOffset {
+            weight.iter_mut().flatten().for_each(|w| *w += 1.0);
+        }
+        let bias = if norm.kind == NormKind::Layer { Some(bias()?) } else { None };
+        let kind = if norm.kind.is_layer_norm() {
+            easyroutine_kernels::NormKind::Layer
+        } else {
+            easyroutine_kernels::NormKind::Rms
+        };
+        Ok(Norm { kind, eps: norm.eps, weight, bias })
+    }
+
+    /// One projection.
+    pub(crate) fn linear(&self, prefix: &str, linear: Linear, outputs: usize, inputs: usize) -> Result<Projection> {
+        self.fused(&[self.part(prefix, linear, outputs, inputs)?], inputs, outputs, |n| (0, n))
+    }
+
+    /// One projection that stays in f32 whatever the compute dtype (a router: its choices must not flip).
+    pub(crate) fn linear_f32(
+        &self,
+        prefix: &str,
+        linear: Linear,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Projection> {
+        Loader { dtype: Dtype::F32, ..*self }.linear(prefix, linear, outputs, inputs)
+    }
+
+    /// One stored projection, to be fused with others.
+    pub(crate) fn part(&self, prefix: &str, linear: Linear, outputs: usize, inputs: usize) -> Result<Part<'_>> {
+        self.part_named(prefix, linear.name, linear, outputs, inputs)
+    }
+
+    /// As [`Loader::part`], under another module name (one expert's).
+    pub(crate) fn part_named(
+        &self,
+        prefix: &str,
+        module: &str,
+        linear: Linear,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Part<'_>> {
+        let name = |end: &str| format!("{prefix}{module}.{end}");
+        let base = self.names.prefix;
+        let weight = match linear.axes {
+            Axes::OutIn => PartRows::Stored(self.checkpoint.tensor(base, &name("weight"), &[outputs, inputs])?),
+            Axes::InOut => {
+                let tensor = self.checkpoint.tensor(base, &name("weight"), &[inputs, outputs])?;
+                let values = tensor.read_all()?;
+                tensor.drop_pages();
+                PartRows::Columns { values, outputs }
+            }
+        };
+        let bias = match linear.bias {
+            Bias::Stored => Some(self.vector(&name("bias"), outputs)?),
+            Bias::Absent => None,
+        };
+        Ok(Part { weight, bias })
+    }
+
+    /// Several stored projections as one: output `n` is row `place(n).1` of part `place(n).0`.
+    pub(crate) fn fused(
+        &self,
+        parts: &[Part<'_>],
+        inputs: usize,
+        outputs: usize,
+        place: impl Fn(usize) -> Place + Sync,
+    ) -> Result<Projection> {
+        let matrix = PackedMatrix::pack(self.cpu, self.dtype, outputs, inputs, |n, row| {
+            let (part, from) = place(n);
+            parts[part].weight.read(from, row)
+        })?;
+        Ok(self.finish(parts, matrix, outputs, place))
+    }
+
+    /// Gate and up as one, interleaved for the kernel's epilogue; outputs `0..neurons` are gates.
+    pub(crate) fn gated(
+        &self,
+        parts: &[Part<'_>],
+        inputs: usize,
+        neurons: usize,
+        place: impl Fn(usize) -> Place + Sync,
+    ) -> Result<Projection> {
+        let matrix = PackedMatrix::pack_gated(self.cpu, self.dtype, neurons, inputs, |n, row| {
+            let (part, from) = place(n);
+            parts[part].weight.read(from, row)
+        })?;
+        Ok(self.finish(parts, matrix, 2 * neurons, place))
+    }
+
+    fn finish(
+        &self,
+        parts: &[Part<'_>],
+        matrix: PackedMatrix,
+        outputs: usize,
+        place: impl Fn(usize) -> Place,
+    ) -> Projection {
+        parts.iter().for_each(|part| part.weight.drop_pages());
+        let has_bias = parts.iter().any(|part| part.bias.is_some());
+        let bias = has_bias.then(|| {
+            let of = |(part, row): Place| parts[part].bias.as_ref().map_or(0.0, |b| b[row]);
+            (0..outputs).map(|n| of(place(n))).collect()
+        });
+        Projection { matrix, bias }
+    }
+}
+
+/// One stored projection.
+#[derive(Debug)]
+pub(crate) struct Part<'a> {
+    weight: PartRows<'a>,
+    bias: Option<Vec<f32>>,
+}
+
+#[derive(Debug)]
+enum PartRows<'a> {
+    /// Stored `[outputs, inputs]`.
+    Stored(Tensor<'a>),
+    /// Stored `[inputs, outputs]`, decoded as a whole because rows are columns there.
+    Columns { values: Vec<f32>, outputs: usize },
+}
+
+impl PartRows<'_> {
+    fn read(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        match self {
+            PartRows::Stored(tensor) => tensor.read_row(row, out),
+            PartRows::Columns { values, outputs } => {
+                let column = values[row..].iter().step_by(*outputs);
+                out.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
+                Ok(())
+            }
+        }
+    }
+
+    fn drop_pages(&self) {
+        if let PartRows::Stored(tensor) = self {
+            tensor.drop_pages();
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Tensors of a checkpoint under our names, in one layout. Whatever a file fuses, transposes, permutes or shifts is
+//! undone here, and every tensor of the file is accounted for.
+
+mod checkpoint;
+mod load;
+
+pub(crate) use checkpoint::Checkpoint;
+pub(crate) use load::{Loader, Norm, Projection};

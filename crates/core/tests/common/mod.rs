@@ -1,0 +1,99 @@
+//! Fixtures and reference tensors, shared by the tests of this crate.
+#![allow(dead_code, reason = "every test binary uses its own part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use easyroutine::cache::ActivationCache;
+use easyroutine::load::{LoadOptions, load};
+use easyroutine::positions::{Context, Row};
+use easyroutine::request::Request;
+use easyroutine::source::{FilesKind, ModelFiles};
+use easyroutine::{Batch, Model};
+use easyroutine_files::ShardedSafeTensors;
+
+/// The folder of fixtures.
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// Names of all cases in `fixtures/KIND`, sorted; a case is a folder with a config.
+pub(crate) fn cases(kind: &str) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(fixtures().join(kind))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().join("config.json").exists())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(!names.is_empty(), "no fixtures in {kind}");
+    names
+}
+
+/// A folder as model files.
+pub(crate) fn folder(path: impl Into<PathBuf>) -> ModelFiles {
+    let path = path.into();
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    ModelFiles { kind: FilesKind::Folder(path), name, commit: None }
+}
+
+/// A tiny model, on two threads unless told otherwise.
+pub(crate) fn tiny(case: &str) -> Model {
+    tiny_with(case, &LoadOptions { threads: Some(2), ..LoadOptions::default() })
+}
+
+/// A tiny model with other options.
+pub(crate) fn tiny_with(case: &str, options: &LoadOptions) -> Model {
+    let files = folder(fixtures().join("tiny").join(case));
+    load(&files, options).unwrap_or_else(|e| panic!("{case}: {e}"))
+}
+
+/// Runs rows and keeps the named activations.
+pub(crate) fn extract(model: &Model, rows: &[Vec<u32>], activations: &str, positions: &str) -> ActivationCache {
+    let batch = Batch::new(rows).unwrap();
+    let request = Request::parse(activations, positions).unwrap();
+    let rows: Vec<Row<'_>> =
+        rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+    request.run(model, &batch, &rows, Context::default()).unwrap_or_else(|e| panic!("{activations}: {e}"))
+}
+
+/// A reference tensor.
+#[derive(Debug, Clone)]
+pub(crate) struct Reference {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
+}
+
+impl Reference {
+    /// Rows of integers, for ids and masks.
+    pub(crate) fn integers(&self) -> Vec<Vec<u32>> {
+        self.values.chunks(self.shape[1]).map(|row| row.iter().map(|x| *x as u32).collect()).collect()
+    }
+}
+
+/// All reference tensors of a case.
+pub(crate) fn references(case: &str) -> BTreeMap<String, Reference> {
+    let file = ShardedSafeTensors::open(fixtures().join("tiny").join(case).join("reference.safetensors")).unwrap();
+    file.names()
+        .map(|name| {
+            let tensor = file.tensor(name).unwrap();
+            let values = match tensor.encoding() {
+                easyroutine_files::Encoding::I64 => tensor
+                    .bytes()
+                    .chunks_exact(8)
+                    .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32)
+                    .collect(),
+                _ => tensor.read_all().unwrap(),
+            };
+            (name.to_owned(), Reference { shape: tensor.shape().to_vec(), values })
+        })
+        .collect()
+}
+
+/// Largest difference over the largest value.
+pub(crate) fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
+    assert_eq!(ours.len(), reference.len(), "number of values");
+    let largest = reference.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
+    let difference = |(a, b): (&f32, &f32)| if a.is_nan() != b.is_nan() { f64::INFINITY } else { f64::from((a - b).abs()) };
+    ours.iter().zip(reference).map(difference).fold(0.0, f64::max) / largest.max(f64::MIN_POSITIVE)
+}

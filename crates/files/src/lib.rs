@@ -1,0 +1,27 @@
+//! Mapping and reading model files safely.
+//!
+//! A model's weights come in two kinds of container: safetensors (one file, or several with an index) and GGUF.
+//! [`Container::open`] takes either; each tensor is a [`StoredTensor`], a view into the mapped file that decodes
+//! itself row by row to `f32`. Files are untrusted: every length is checked before anything is allocated or read,
+//! and a file that is wrong is an [`Error`] that names what is wrong in it.
+//!
+//! This is the one crate with `unsafe` mapping, in [`MappedFile`].
+
+mod blocks;
+mod container;
+mod encoding;
+mod error;
+mod floats;
+pub mod gguf;
+mod map;
+mod sharded;
+mod single;
+mod tensor;
+
+pub use container::Container;
+pub use encoding::Encoding;
+pub use error::{Error, ErrorKind, Result};
+pub use gguf::{Gguf, GgufFile};
+pub use map::MappedFile;
+pub use sharded::ShardedSafeTensors;
+pub use tensor::StoredTensor;

@@ -1,0 +1,75 @@
+//! The one place that maps files into memory.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::{Error, ErrorKind, Result};
+
+/// A whole file, read-only, as a slice of bytes that the operating system brings in page by page.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    /// `None` for an empty file, which no system call maps.
+    map: Option<Mmap>,
+}
+
+impl MappedFile {
+    /// Maps the file at `path`. Symbolic links are followed (the Hugging Face cache consists of them).
+    ///
+    /// The file must not be cut short or changed in place while it is mapped: reading a page that is gone kills the
+    /// process. Model files are written once and replaced by renaming, which is harmless.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or mapped, or is not a plain file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        // Looked at before it is opened: opening a named pipe would wait for ever.
+        let found = std::fs::metadata(&path).map_err(|e| Error::io(&path, "open the file", e))?;
+        if !found.is_file() {
+            return Err(Error::new(ErrorKind::Io, "is not a plain file").within(path.display()));
+        }
+        let file = File::open(&path).map_err(|e| Error::io(&path, "open the file", e))?;
+        let map = match found.len() {
+            0 => None,
+            // SAFETY: the map is read-only and private to this struct, and is handed out only as `&[u8]` that cannot
+            // outlive it. No code of this crate writes to the file; that nobody else changes it in place meanwhile
+            // cannot be ensured by any program and is stated as the condition of use above.
+            _ => Some(unsafe { Mmap::map(&file) }.map_err(|e| Error::io(&path, "map the file", e))?),
+        };
+        Ok(MappedFile { path, map })
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+
+    /// Where the file was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets go of the memory that holds `range` (byte offsets): for parts that have been read for good. Reading them
+    /// again is right, only slower. A hint: where the system has no such call, or refuses it, nothing happens.
+    pub fn drop_pages(&self, range: Range<usize>) {
+        let end = range.end.min(self.bytes().len());
+        #[cfg(unix)]
+        if let Some(map) = self.map.as_ref()
+            && range.start < end
+        {
+            // SAFETY: DONTNEED on a read-only map of a file only unmaps pages; the next read brings the same bytes
+            // back from the file. No anonymous or modified page, which would be lost, can be in this map. The range
+            // lies within the map.
+            let advised = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, end - range.start)
+            };
+            // A refusal leaves everything as it was, which is the promise of a hint.
+            drop(advised);
+        }
+        #[cfg(not(unix))]
+        let _ = end;
+    }
+}

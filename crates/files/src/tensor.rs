@@ -1,0 +1,198 @@
+use std::ops::Range;
+
+use crate::{Encoding, Error, MappedFile, Result, blocks};
+
+/// One tensor as it lies in its file: a name, a shape, and bytes that decode to `f32`.
+///
+/// Its bytes are exactly those that shape and encoding need; a container that said otherwise was refused when opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredTensor<'a> {
+    name: &'a str,
+    shape: Vec<usize>,
+    encoding: Encoding,
+    bytes: &'a [u8],
+    file: Option<PlaceInFile<'a>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PlaceInFile<'a> {
+    map: &'a MappedFile,
+    offset: usize,
+}
+
+impl PartialEq for PlaceInFile<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.map, other.map) && self.offset == other.offset
+    }
+}
+
+impl<'a> StoredTensor<'a> {
+    /// A tensor over bytes that are not in a mapped file.
+    ///
+    /// # Errors
+    /// If `bytes` is not as long as `shape` and `encoding` need, or a row is not whole blocks.
+    pub fn new(name: &'a str, shape: Vec<usize>, encoding: Encoding, bytes: &'a [u8]) -> Result<Self> {
+        let needed = stored_bytes(&shape, encoding).map_err(|e| e.within(format_args!("tensor `{name}`")))?;
+        if needed != bytes.len() {
+            return Err(Error::malformed(format!(
+                "shape {shape:?} of {encoding} needs {needed} bytes, not {}",
+                bytes.len()
+            ))
+            .within(format_args!("tensor `{name}`")));
+        }
+        Ok(StoredTensor { name, shape, encoding, bytes, file: None })
+    }
+
+    pub(crate) fn in_file(
+        map: &'a MappedFile,
+        range: Range<usize>,
+        name: &'a str,
+        shape: &[usize],
+        encoding: Encoding,
+    ) -> Option<Self> {
+        let offset = range.start;
+        let tensor = StoredTensor::new(name, shape.to_vec(), encoding, map.bytes().get(range)?).ok()?;
+        Some(StoredTensor { file: Some(PlaceInFile { map, offset }), ..tensor })
+    }
+
+    /// The name that the file gives it.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// Sizes of its axes, slowest first, as in PyTorch (GGUF writes them the other way round).
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How its numbers are written.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The numbers as written, little-endian.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Product of all axes but the last: 1 for a vector or a scalar.
+    pub fn rows(&self) -> usize {
+        self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+
+    /// Size of the last axis: 1 for a scalar.
+    pub fn row_len(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Decodes row `i`.
+    ///
+    /// # Shapes
+    /// out: [row_len]
+    ///
+    /// # Errors
+    /// If there is no such row, `out` is not one row long, or the encoding is not one that decodes to `f32`.
+    pub fn read_row(&self, i: usize, out: &mut [f32]) -> Result<()> {
+        self.read_rows(i..i.saturating_add(1), out)
+    }
+
+    /// Decodes the rows `rows`, one after the other.
+    ///
+    /// # Shapes
+    /// out: [rows.len(), row_len]
+    ///
+    /// # Errors
+    /// As [`read_row`](Self::read_row).
+    pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.refuse_undecodable()?;
+        let stored = self.bytes_of_rows(&rows)?;
+        if out.len() != rows.len() * self.row_len() {
+            return Err(self.error(Error::request(format!(
+                "{} row(s) of {} do not fit a buffer of {}",
+                rows.len(),
+                self.row_len(),
+                out.len()
+            ))));
+        }
+        blocks::decode(self.encoding, &self.bytes[stored], out);
+        Ok(())
+    }
+
+    /// Decodes everything.
+    ///
+    /// # Shapes
+    /// returns [elements], row-major in [`shape`](Self::shape)
+    ///
+    /// # Errors
+    /// If the encoding is not one that decodes to `f32`.
+    pub fn read_all(&self) -> Result<Vec<f32>> {
+        self.refuse_undecodable()?;
+        let mut out = vec![0.0; self.elements()];
+        blocks::decode(self.encoding, self.bytes, &mut out);
+        Ok(out)
+    }
+
+    /// Lets go of the memory of these rows' bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].
+    pub fn drop_rows(&self, rows: Range<usize>) {
+        if let (Some(file), Ok(stored)) = (self.file, self.bytes_of_rows(&rows)) {
+            file.map.drop_pages(file.offset + stored.start..file.offset + stored.end);
+        }
+    }
+
+    /// Lets go of the memory of all its bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].
+    pub fn drop_pages(&self) {
+        self.drop_rows(0..self.rows());
+    }
+
+    fn bytes_of_rows(&self, rows: &Range<usize>) -> Result<Range<usize>> {
+        if rows.start > rows.end || rows.end > self.rows() {
+            return Err(self.error(Error::request(format!("no rows {rows:?}: it has {}", self.rows()))));
+        }
+        // Whole blocks by construction, and the product is at most `bytes.len()`.
+        let row_bytes = self.row_len() / self.encoding.block_len() * self.encoding.block_bytes();
+        Ok(rows.start * row_bytes..rows.end * row_bytes)
+    }
+
+    fn refuse_undecodable(&self) -> Result<()> {
+        if self.encoding.is_decoded() {
+            return Ok(());
+        }
+        Err(self.error(Error::unsupported(format!(
+            "holds {} numbers, which are not weights; F32, F16, BF16, F64 and the GGUF block types are",
+            self.encoding
+        ))))
+    }
+
+    fn error(&self, error: Error) -> Error {
+        let error = error.within(format_args!("tensor `{}`", self.name));
+        match self.file {
+            Some(file) => error.within(file.map.path().display()),
+            None => error,
+        }
+    }
+}
+
+/// Bytes that a tensor of this shape takes; an error if that is no number or a row is not whole blocks.
+pub(crate) fn stored_bytes(shape: &[usize], encoding: Encoding) -> Result<usize> {
+    let row = shape.last().copied().unwrap_or(1);
+    let row_bytes = encoding.bytes_of(row).ok_or_else(|| {
+        Error::malformed(format!(
+            "rows of {row} are not whole blocks of {encoding}, which hold {}",
+            encoding.block_len()
+        ))
+    })?;
+    let outer = shape.split_last().map_or(&[][..], |(_, outer)| outer);
+    // An empty axis makes the product 0, yet the others must not overflow on the way to it: `elements` multiplies all.
+    let mut bytes = row_bytes.max(1);
+    for &axis in outer {
+        bytes = bytes
+            .checked_mul(axis.max(1))
+            .ok_or_else(|| Error::malformed(format!("shape {shape:?} is more than any memory holds")))?;
+    }
+    Ok(if shape.contains(&0) { 0 } else { bytes })
+}

@@ -1,0 +1,99 @@
+//! The non-linear functions of MLPs.
+
+use crate::math;
+use crate::vector::{Vector, Work};
+
+/// A non-linear function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// max(x, 0).
+    Relu,
+    /// x Φ(x) with the normal distribution Φ: x/2 (1 + erf(x / √2)) (arXiv 1606.08415).
+    Gelu,
+    /// x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), GPT-2's (arXiv 1606.08415, section 2).
+    GeluTanh,
+    /// x / (1 + e^-x), also called swish.
+    Silu,
+    /// x / (1 + e^(-1.702 x)) (arXiv 1606.08415, section 2).
+    QuickGelu,
+}
+
+impl Activation {
+    /// The function of one value, as the portable path has it.
+    pub fn apply(self, x: f32) -> f32 {
+        let mut value = [x];
+        crate::vector::Path::new(crate::Simd::Portable).run(Apply { activation: self, values: &mut value });
+        value[0]
+    }
+
+    /// Replaces each value by its function.
+    #[inline(always)]
+    pub(crate) fn replace<V: Vector>(self, v: V, values: &mut [f32]) {
+        match self {
+            Activation::Relu => each(v, values, Relu),
+            Activation::Gelu => each(v, values, Gelu),
+            Activation::GeluTanh => each(v, values, GeluTanh),
+            Activation::Silu => each(v, values, Silu),
+            Activation::QuickGelu => each(v, values, QuickGelu),
+        }
+    }
+}
+
+/// The work of replacing values by their function.
+pub(crate) struct Apply<'a> {
+    pub(crate) activation: Activation,
+    pub(crate) values: &'a mut [f32],
+}
+
+impl Work for Apply<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        self.activation.replace(v, self.values);
+    }
+}
+
+/// A function of a vector. Not a closure, since only a function can be made to be inlined.
+trait Function: Copy {
+    fn of<V: Vector>(self, v: V, x: V::F) -> V::F;
+}
+
+#[inline(always)]
+fn each<V: Vector>(v: V, values: &mut [f32], function: impl Function) {
+    let mut chunks = values.chunks_exact_mut(V::LANES);
+    for chunk in &mut chunks {
+        v.store(function.of(v, v.load(chunk)), chunk);
+    }
+    let rest = chunks.into_remainder();
+    if !rest.is_empty() {
+        v.store_some(function.of(v, v.load_or(rest, 0.0)), rest);
+    }
+}
+
+macro_rules! functions {
+    ($($name:ident: $function:expr;)*) => {$(
+        #[derive(Clone, Copy)]
+        struct $name;
+
+        impl Function for $name {
+            #[inline(always)]
+            fn of<V: Vector>(self, v: V, x: V::F) -> V::F {
+                $function(v, x)
+            }
+        }
+    )*};
+}
+
+functions! {
+    Relu: relu;
+    Gelu: math::gelu;
+    GeluTanh: math::gelu_tanh;
+    Silu: math::silu;
+    QuickGelu: math::quick_gelu;
+}
+
+#[inline(always)]
+fn relu<V: Vector>(v: V, x: V::F) -> V::F {
+    v.where_negative(x, v.splat(0.0), x)
+}

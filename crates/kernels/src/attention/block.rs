@@ -1,0 +1,74 @@
+//! Attention of one block of queries: scores, softmax and mix, without leaving the cache.
+
+use super::keys::Keys;
+use super::mix::{Pattern, mix};
+use super::plan::Block;
+use super::scores::{Layout, score_panel};
+use super::softmax::softmax;
+use super::{Attention, Sequence};
+use crate::shared::SharedRows;
+use crate::vector::{PANEL, Vector, Work};
+use crate::{Rows, scratch};
+use std::ops::Range;
+
+/// What all blocks of a call share.
+pub(super) struct Call<'a> {
+    pub(super) spec: &'a Attention,
+    pub(super) q: Rows<'a>,
+    pub(super) keys: &'a Keys<'a>,
+    pub(super) v: Rows<'a>,
+    pub(super) z: &'a SharedRows<'a>,
+    pub(super) sequences: &'a [Sequence],
+}
+
+/// The work of one block for some heads that share keys.
+pub(super) struct HeadBlock<'a> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) block: &'a Block,
+    pub(super) heads: Range<usize>,
+}
+
+impl Work for HeadBlock<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let HeadBlock { call, block, heads } = self;
+        let spec = call.spec;
+        let sequence = &call.sequences[block.sequence];
+        let layout = Layout::new(spec, sequence, block);
+        let first_query = sequence.queries.start + block.first;
+        let (place, per_head) = (spec.d_head * PANEL, block.rows * layout.stride);
+        scratch::with(place + heads.len() * per_head, |values: &mut [f32]| {
+            let (place, scores) = values.split_at_mut(place);
+            for panel in 0..layout.panels {
+                let index = layout.first_key / PANEL + panel;
+                let keys = call.keys.panel(block.sequence, spec.kv_head(heads.start), index, place);
+                for (head, scores) in heads.clone().zip(scores.chunks_exact_mut(per_head)) {
+                    score_panel(
+                        v,
+                        spec,
+                        head,
+                        &call.q,
+                        first_query,
+                        block.rows,
+                        keys,
+                        &layout,
+                        panel,
+                        scores,
+                    );
+                }
+            }
+            let visible = block.visible(spec, sequence);
+            for (head, scores) in heads.zip(scores.chunks_exact_mut(per_head)) {
+                let sink = spec.sinks.as_ref().map(|sinks| sinks[head]);
+                for (row, visible) in scores.chunks_exact_mut(layout.stride).zip(&visible) {
+                    let columns = visible.start - layout.first_key..visible.end - layout.first_key;
+                    softmax(v, &mut row[columns], sink);
+                }
+                let pattern = Pattern { values: scores, first_key: layout.first_key, stride: layout.stride };
+                mix(v, spec, head, sequence, block, &pattern, call.v, call.z);
+            }
+        });
+    }
+}

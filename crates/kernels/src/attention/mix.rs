@@ -1,0 +1,106 @@
+//! Values mixed by a pattern.
+
+use super::plan::Block;
+use super::{Attention, Sequence};
+use crate::Rows;
+use crate::shared::SharedRows;
+use crate::vector::{PANEL, Step, TILE_ROWS, Vector};
+use std::ops::Range;
+
+/// Keys whose values are copied at once where a head's columns fill no whole panel.
+const COPIED_KEYS: usize = 64;
+
+/// Softmax weights of some rows.
+pub(super) struct Pattern<'a> {
+    pub(super) values: &'a [f32],
+    /// The key in the first column.
+    pub(super) first_key: usize,
+    /// Values from row to row.
+    pub(super) stride: usize,
+}
+
+/// Writes pattern · v into the head's columns of z, for the block's rows. Each output adds its visible keys in ascending
+/// order: those that only some rows see row by row, those that all see for all rows at once.
+///
+/// That no one else accesses these rows and columns of z is the promise of whoever makes the block a task.
+#[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
+#[inline(always)]
+pub(super) fn mix<V: Vector>(
+    v: V,
+    spec: &Attention,
+    head: usize,
+    sequence: &Sequence,
+    block: &Block,
+    pattern: &Pattern<'_>,
+    values: Rows<'_>,
+    z: &SharedRows<'_>,
+) {
+    let rows = block.rows;
+    let visible = &block.visible(spec, sequence)[..rows];
+    let common = visible[rows - 1].start..visible[0].end.max(visible[rows - 1].start);
+    let head_columns = spec.columns(spec.kv_head(head));
+    for offset in (0..spec.d_head).step_by(PANEL) {
+        let width = PANEL.min(spec.d_head - offset);
+        let columns = head_columns.start + offset..head_columns.start + offset + width;
+        let source = Source { values: values.rows(sequence.keys.clone()), columns, pattern };
+        let mut sums = [0.0; TILE_ROWS * PANEL];
+        for (row, visible) in visible.iter().enumerate() {
+            source.add(v, row..row + 1, visible.start..visible.end.min(common.start), &mut sums);
+        }
+        source.add(v, 0..rows, common.clone(), &mut sums);
+        for (row, visible) in visible.iter().enumerate() {
+            source.add(v, row..row + 1, common.end.max(visible.start)..visible.end, &mut sums);
+        }
+        for (row, sums) in sums.chunks_exact(PANEL).take(rows).enumerate() {
+            let row = sequence.queries.start + block.first + row;
+            let column = spec.columns(head).start + offset;
+            // SAFETY: blocks have different rows, heads different columns.
+            let out = unsafe { z.part(row, column..column + width) };
+            out.copy_from_slice(&sums[..width]);
+        }
+    }
+}
+
+/// Some columns of a sequence's values, and their weights.
+struct Source<'a> {
+    values: Rows<'a>,
+    columns: Range<usize>,
+    pattern: &'a Pattern<'a>,
+}
+
+impl Source<'_> {
+    /// Adds the values of some keys to the sums of some rows.
+    #[inline(always)]
+    fn add<V: Vector>(&self, v: V, rows: Range<usize>, keys: Range<usize>, sums: &mut [f32]) {
+        if keys.is_empty() {
+            return;
+        }
+        let sums = &mut sums[rows.start * PANEL..];
+        if self.columns.len() == PANEL {
+            let stride = self.values.stride();
+            let panel = &self.values.data()[keys.start * stride + self.columns.start..];
+            return v.tile(&self.step(rows, keys, panel, stride), sums);
+        }
+        for start in keys.clone().step_by(COPIED_KEYS) {
+            let keys = start..keys.end.min(start + COPIED_KEYS);
+            let mut panel = [0.0; COPIED_KEYS * PANEL];
+            for (copy, key) in panel.chunks_exact_mut(PANEL).zip(keys.clone()) {
+                copy[..self.columns.len()].copy_from_slice(&self.values.row(key)[self.columns.clone()]);
+            }
+            v.tile(&self.step(rows.clone(), keys, &panel, PANEL), sums);
+        }
+    }
+
+    #[inline(always)]
+    fn step<'b>(
+        &'b self,
+        rows: Range<usize>,
+        keys: Range<usize>,
+        panel: &'b [f32],
+        stride: usize,
+    ) -> Step<'b, f32> {
+        let Pattern { values, first_key, stride: x_stride } = *self.pattern;
+        let x = &values[rows.start * x_stride + keys.start - first_key..];
+        Step { rows: rows.len(), inputs: keys.len(), x, x_stride, panel, panel_stride: stride }
+    }
+}

@@ -1,0 +1,242 @@
+//! Causal attention with grouped heads (arXiv 1706.03762, 2305.13245), by blocks of query rows: the pattern exists block
+//! by block, unless it is asked for.
+//!
+//! Keys that a query may not see are skipped, never multiplied by zero: what stands there, even NaN, has no effect.
+
+mod block;
+mod keys;
+mod mix;
+mod plan;
+mod scores;
+mod softmax;
+
+use crate::shared::SharedRows;
+use crate::vector::{Vector, Work};
+use crate::{Cpu, Rows, RowsMut};
+use block::{Call, HeadBlock};
+use keys::Keys;
+use plan::{Block, Plan};
+use std::ops::Range;
+
+/// What an attention layer computes.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; each serves `n_heads / n_kv_heads` query heads in a row.
+    pub n_kv_heads: usize,
+    /// Values of a head.
+    pub d_head: usize,
+    /// Factor on query · key, usually 1 / √d_head.
+    pub scale: f32,
+    /// With c, scores become c · tanh(score / c) (Gemma 2, arXiv 2408.00118).
+    pub softcap: Option<f32>,
+    /// With w, the query at position i sees key j only if i - j < w (Mistral, arXiv 2310.06825).
+    pub window: Option<usize>,
+    /// A slope for each head; scores gain slope · position of the key (ALiBi, arXiv 2108.12409).
+    pub alibi: Option<Vec<f32>>,
+    /// A further logit for each head, which takes part in the softmax's denominator (gpt-oss).
+    pub sinks: Option<Vec<f32>>,
+}
+
+/// One sequence of a batch: its rows among the queries, and among keys and values. The queries are the last positions:
+/// query i stands at position `keys.len() - queries.len() + i`, and sees the keys up to its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Rows of the queries, and of the output.
+    pub queries: Range<usize>,
+    /// Rows of the keys and values.
+    pub keys: Range<usize>,
+}
+
+impl Attention {
+    /// The key head that a query head uses.
+    fn kv_head(&self, head: usize) -> usize {
+        head / (self.n_heads / self.n_kv_heads)
+    }
+
+    /// The columns of a head.
+    fn columns(&self, head: usize) -> Range<usize> {
+        head * self.d_head..(head + 1) * self.d_head
+    }
+
+    /// The keys that a sequence's query may see.
+    fn visible(&self, sequence: &Sequence, query: usize) -> Range<usize> {
+        let end = sequence.keys.len() - sequence.queries.len() + query + 1;
+        self.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+
+    /// # Panics
+    /// If the numbers of heads do not fit each other.
+    fn check(&self) {
+        let Attention { n_heads, n_kv_heads, d_head, .. } = *self;
+        assert!(
+            n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads),
+            "{n_heads} heads on {n_kv_heads} key heads"
+        );
+        assert!(d_head > 0, "heads without values");
+        for values in [&self.alibi, &self.sinks].into_iter().flatten() {
+            assert_eq!(values.len(), n_heads, "a value for each head");
+        }
+    }
+}
+
+impl Cpu {
+    /// z = softmax(scores) v for every head; the same bits as [`Cpu::attention_scores`], [`Cpu::attention_softmax`] and
+    /// [`Cpu::attention_mix`] for each head, without an array for the pattern. Rows of no sequence stay as they are.
+    ///
+    /// # Shapes
+    /// q, z: `[queries, n_heads * d_head]`; k, v: `[keys, n_kv_heads * d_head]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, a sequence reaches beyond the rows or has more queries than keys, or two share a query.
+    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
+    pub fn attention(
+        &self,
+        spec: &Attention,
+        q: Rows<'_>,
+        k: Rows<'_>,
+        v: Rows<'_>,
+        sequences: &[Sequence],
+        z: RowsMut<'_>,
+    ) {
+        spec.check();
+        let heads = [spec.n_heads, spec.n_kv_heads, spec.n_kv_heads, spec.n_heads].map(|n| n * spec.d_head);
+        let columns = [q.n_columns(), k.n_columns(), v.n_columns(), z.n_columns()];
+        assert_eq!(columns, heads, "columns of q, k, v and z");
+        let plan = Plan::new(spec, sequences);
+        plan.check_rows(q.n_rows().min(z.n_rows()), k.n_rows().min(v.n_rows()));
+        let z = SharedRows::new(z);
+        Keys::with(self, spec, k, 0..spec.n_kv_heads, sequences, |keys| {
+            let call = Call { spec, q, keys, v, z: &z, sequences };
+            let tasks = plan.with_heads(self.threads());
+            plan.for_each(self, spec.n_heads, tasks.len(), |task| {
+                let (block, heads) = &tasks[task];
+                self.run(HeadBlock { call: &call, block, heads: heads.clone() });
+            });
+        });
+    }
+
+    /// The scores of one head: scaled, capped, with ALiBi's part; minus infinity where the key is hidden.
+    ///
+    /// # Shapes
+    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; out: for each sequence
+    /// `[its queries, its keys]`, one after the other.
+    ///
+    /// # Panics
+    /// As for [`Cpu::attention`], and if there is no such head.
+    pub fn attention_scores(
+        &self,
+        spec: &Attention,
+        head: usize,
+        q: Rows<'_>,
+        k: Rows<'_>,
+        sequences: &[Sequence],
+        out: &mut [f32],
+    ) {
+        let plan = self.plan(spec, head, sequences, out.len());
+        assert_eq!(q.n_columns(), spec.n_heads * spec.d_head, "columns of q");
+        assert_eq!(k.n_columns(), spec.n_kv_heads * spec.d_head, "columns of k");
+        plan.check_rows(q.n_rows(), k.n_rows());
+        let kv_head = spec.kv_head(head);
+        let out = SharedRows::dense(out, 1, plan.entries());
+        Keys::with(self, spec, k, kv_head..kv_head + 1, sequences, |keys| {
+            plan.for_each(self, 1, plan.blocks().len(), |task| {
+                let block = &plan.blocks()[task];
+                // SAFETY: blocks are different rows of the pattern.
+                let out = unsafe { out.part(0, block.entries(sequences)) };
+                self.run(scores::HeadScores { spec, head, q, keys, sequences, block, out });
+            });
+        });
+    }
+
+    /// The softmax of one head's scores, in place, over the keys that each query may see. Entries of hidden keys become
+    /// zero; so does a row of which all scores are minus infinity.
+    ///
+    /// # Shapes
+    /// scores: as [`Cpu::attention_scores`] writes them.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or there is no such head.
+    pub fn attention_softmax(
+        &self,
+        spec: &Attention,
+        head: usize,
+        sequences: &[Sequence],
+        scores: &mut [f32],
+    ) {
+        let plan = self.plan(spec, head, sequences, scores.len());
+        let scores = SharedRows::dense(scores, 1, plan.entries());
+        let sink = spec.sinks.as_ref().map(|sinks| sinks[head]);
+        plan.for_each(self, 1, plan.blocks().len(), |task| {
+            let block = &plan.blocks()[task];
+            // SAFETY: blocks are different rows of the pattern.
+            let rows = unsafe { scores.part(0, block.entries(sequences)) };
+            self.run(softmax::SoftmaxRows { spec, sink, sequences, block, rows });
+        });
+    }
+
+    /// The mixed values of one head: pattern · v into the head's columns of z. Hidden keys are skipped, whatever the
+    /// pattern holds there; the other columns of z stay as they are.
+    ///
+    /// # Shapes
+    /// pattern: as [`Cpu::attention_softmax`] leaves it; v: `[keys, n_kv_heads * d_head]`;
+    /// z: `[queries, n_heads * d_head]`.
+    ///
+    /// # Panics
+    /// As for [`Cpu::attention`], and if there is no such head.
+    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
+    pub fn attention_mix(
+        &self,
+        spec: &Attention,
+        head: usize,
+        pattern: &[f32],
+        v: Rows<'_>,
+        sequences: &[Sequence],
+        z: RowsMut<'_>,
+    ) {
+        let plan = self.plan(spec, head, sequences, pattern.len());
+        assert_eq!(v.n_columns(), spec.n_kv_heads * spec.d_head, "columns of v");
+        assert_eq!(z.n_columns(), spec.n_heads * spec.d_head, "columns of z");
+        plan.check_rows(z.n_rows(), v.n_rows());
+        let z = SharedRows::new(z);
+        plan.for_each(self, 1, plan.blocks().len(), |task| {
+            let block = &plan.blocks()[task];
+            let pattern = &pattern[block.entries(sequences)];
+            self.run(Mixed { spec, head, pattern, v, sequences, block, z: &z });
+        });
+    }
+
+    fn plan<'a>(&self, spec: &Attention, head: usize, sequences: &'a [Sequence], entries: usize) -> Plan<'a> {
+        spec.check();
+        assert!(head < spec.n_heads, "head {head} of {}", spec.n_heads);
+        let plan = Plan::new(spec, sequences);
+        assert_eq!(plan.entries(), entries, "entries of the pattern");
+        plan
+    }
+}
+
+struct Mixed<'a> {
+    spec: &'a Attention,
+    head: usize,
+    pattern: &'a [f32],
+    v: Rows<'a>,
+    sequences: &'a [Sequence],
+    block: &'a Block,
+    z: &'a SharedRows<'a>,
+}
+
+impl Work for Mixed<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        let Mixed { spec, head, pattern, sequences, block, .. } = self;
+        let sequence = &sequences[block.sequence];
+        let pattern = mix::Pattern { values: pattern, first_key: 0, stride: sequence.keys.len() };
+        mix::mix(v, spec, head, sequence, block, &pattern, self.v, self.z);
+    }
+}
+
+#[cfg(test)]
+mod tests;

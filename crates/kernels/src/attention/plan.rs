@@ -1,0 +1,122 @@
+//! How attention is cut into blocks of query rows.
+
+use super::{Attention, Sequence};
+use crate::Cpu;
+use crate::vector::TILE_ROWS;
+use std::ops::Range;
+
+/// Multiplications below which it is not worth waking another thread.
+const LEAST_WORK: usize = 128 * 1024;
+
+/// Some queries of one sequence in a row.
+#[derive(Clone)]
+pub(super) struct Block {
+    /// Which sequence.
+    pub(super) sequence: usize,
+    /// The first of its queries.
+    pub(super) first: usize,
+    /// How many, at most [`TILE_ROWS`].
+    pub(super) rows: usize,
+    /// Where the sequence's part of a pattern starts.
+    start: usize,
+}
+
+/// The blocks of a batch.
+pub(super) struct Plan<'a> {
+    sequences: &'a [Sequence],
+    blocks: Vec<Block>,
+    entries: usize,
+    /// Query heads that share keys.
+    heads_per_key: usize,
+    n_heads: usize,
+    d_head: usize,
+}
+
+impl Block {
+    /// Its part of a pattern.
+    pub(super) fn entries(&self, sequences: &[Sequence]) -> Range<usize> {
+        let keys = sequences[self.sequence].keys.len();
+        let start = self.start + self.first * keys;
+        start..start + self.rows * keys
+    }
+
+    /// The keys that each of its rows may see; ranges start and end no earlier than those before.
+    pub(super) fn visible(&self, spec: &Attention, sequence: &Sequence) -> [Range<usize>; TILE_ROWS] {
+        let last = self.rows - 1;
+        std::array::from_fn(|row| spec.visible(sequence, self.first + row.min(last)))
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// Cuts a batch. Blocks with many keys come before others of their sequence, so that no long one is left at the end.
+    ///
+    /// # Panics
+    /// If a sequence has more queries than keys, or the pattern would be larger than memory.
+    pub(super) fn new(spec: &Attention, sequences: &'a [Sequence]) -> Plan<'a> {
+        let mut blocks = Vec::new();
+        let mut entries = 0_usize;
+        for (index, Sequence { queries, keys }) in sequences.iter().enumerate() {
+            assert!(queries.len() <= keys.len(), "{} queries on {} keys", queries.len(), keys.len());
+            let count = queries.len().div_ceil(TILE_ROWS);
+            for part in (0..count).rev() {
+                let first = part * TILE_ROWS;
+                let rows = TILE_ROWS.min(queries.len() - first);
+                blocks.push(Block { sequence: index, first, rows, start: entries });
+            }
+            let size = queries.len().checked_mul(keys.len()).and_then(|size| size.checked_add(entries));
+            let Some(size) = size else { panic!("a pattern of {} keys overflows memory", keys.len()) };
+            entries = size;
+        }
+        let heads_per_key = spec.n_heads / spec.n_kv_heads;
+        Plan { sequences, blocks, entries, heads_per_key, n_heads: spec.n_heads, d_head: spec.d_head }
+    }
+
+    /// # Panics
+    /// If a sequence reaches beyond so many rows of queries or keys, or two share a query.
+    pub(super) fn check_rows(&self, queries: usize, keys: usize) {
+        let mut taken: Vec<&Range<usize>> = self.sequences.iter().map(|sequence| &sequence.queries).collect();
+        taken.retain(|range| !range.is_empty());
+        taken.sort_by_key(|range| range.start);
+        assert!(taken.is_sorted_by(|a, b| a.end <= b.start), "two sequences share a query");
+        for sequence in self.sequences {
+            assert!(sequence.queries.end <= queries, "queries to {} of {queries}", sequence.queries.end);
+            assert!(sequence.keys.end <= keys, "keys to {} of {keys}", sequence.keys.end);
+        }
+    }
+
+    pub(super) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Size of one head's pattern.
+    pub(super) fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Every block with every head. Heads that share keys stay together where the keys are laid out anew for each task,
+    /// as long as there is work for all threads.
+    pub(super) fn with_heads(&self, threads: usize) -> Vec<(Block, Range<usize>)> {
+        let together = self.blocks.len() * (self.n_heads / self.heads_per_key) >= threads;
+        let mut tasks = Vec::new();
+        for block in &self.blocks {
+            let alone = is_laid_out(&self.sequences[block.sequence]) || !together;
+            let count = if alone { 1 } else { self.heads_per_key };
+            tasks.extend((0..self.n_heads).step_by(count).map(|head| (block.clone(), head..head + count)));
+        }
+        tasks
+    }
+
+    /// Runs tasks that together compute so many heads.
+    pub(super) fn for_each(&self, cpu: &Cpu, heads: usize, tasks: usize, task: impl Fn(usize) + Sync) {
+        if self.entries.saturating_mul(self.d_head).saturating_mul(heads) < LEAST_WORK {
+            (0..tasks).for_each(task);
+        } else {
+            cpu.for_each(tasks, task);
+        }
+    }
+}
+
+/// Whether a sequence's keys are laid out before all else: if several blocks will use them.
+pub(super) fn is_laid_out(sequence: &Sequence) -> bool {
+    sequence.queries.len() > TILE_ROWS
+}

@@ -1,0 +1,40 @@
+//! Arithmetic on slices for decoder models: packed matrix products, norms, rotary embedding, attention.
+//!
+//! Everything goes through a [`Cpu`]: the instructions in use and a pool of threads. Matrices are [`Rows`] and
+//! [`RowsMut`], views of slices; weights are packed once as [`PackedMatrix`].
+//!
+//! Same bits, always: each output of a product is summed in one order, and a row's norm and softmax depend on that row
+//! alone. So, for one build, [`Simd`] path and [`Dtype`], a row gives the same bits alone, in any batch, with any number
+//! of threads, and as the last row of a sequence whose earlier keys were computed before.
+//!
+//! Shapes that do not fit are mistakes of the caller's code and panic, as indices of a slice do.
+
+mod activation;
+mod aligned;
+mod attention;
+mod bf16;
+mod cpu;
+mod elementwise;
+mod math;
+mod norm;
+mod packed;
+mod pool;
+mod product;
+mod reduce;
+mod rotary;
+mod rows;
+mod scratch;
+mod shared;
+mod simd;
+#[cfg(test)]
+mod testing;
+mod vector;
+
+pub use activation::Activation;
+pub use attention::{Attention, Sequence};
+pub use cpu::Cpu;
+pub use norm::NormKind;
+pub use packed::{Dtype, PackedMatrix};
+pub use rotary::Pairing;
+pub use rows::{Rows, RowsMut};
+pub use simd::Simd;

@@ -1,0 +1,154 @@
+//! Products of activations with packed weights: x Wᵀ + bias, and what follows at once.
+
+mod block;
+mod finish;
+mod inputs;
+mod tasks;
+
+use crate::shared::SharedRows;
+use crate::vector::PANEL;
+use crate::{Activation, Cpu, PackedMatrix, Rows, RowsMut, scratch};
+use block::Block;
+use finish::{Finish, Target};
+use tasks::Tasks;
+
+impl Cpu {
+    /// out = x Wᵀ + bias.
+    ///
+    /// Each output is summed over the inputs in ascending order, so that it has the same bits whatever rows stand
+    /// beside it and however many threads work. For bf16 weights, x is rounded to bf16 first.
+    ///
+    /// # Shapes
+    /// x: `[rows, inputs]`; w: `[outputs, inputs]`; bias: `[outputs]`; out: `[rows, outputs]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn matmul(&self, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>, out: RowsMut<'_>) {
+        self.multiply(x, w, bias, Finish::Store, out);
+    }
+
+    /// out += x Wᵀ + bias, the same bits as the product added afterwards.
+    ///
+    /// # Shapes
+    /// As for [`Cpu::matmul`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn matmul_add(&self, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>, out: RowsMut<'_>) {
+        self.multiply(x, w, bias, Finish::Add, out);
+    }
+
+    /// out = activation(x Wᵀ + bias).
+    ///
+    /// # Shapes
+    /// As for [`Cpu::matmul`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn matmul_activated(
+        &self,
+        x: Rows<'_>,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        activation: Activation,
+        out: RowsMut<'_>,
+    ) {
+        self.multiply(x, w, bias, Finish::Activate(activation), out);
+    }
+
+    /// out = activation(gate) · up, with gate and up the two halves of x Wᵀ + bias.
+    ///
+    /// # Shapes
+    /// x: `[rows, inputs]`; w: `[2 * neurons, inputs]` of [`PackedMatrix::pack_gated`]; bias: `[2 * neurons]`, the
+    /// gate's first; out: `[rows, neurons]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or the matrix is not a gated one.
+    pub fn matmul_gated(
+        &self,
+        x: Rows<'_>,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        activation: Activation,
+        out: RowsMut<'_>,
+    ) {
+        assert!(w.is_gated(), "a gated product needs a matrix of `pack_gated`");
+        self.multiply(x, w, bias, Finish::Gate(activation), out);
+    }
+
+    /// Computes x Wᵀ + bias without an array for it: calls `visit` with the first column, the first row and the values
+    /// of one tile after another, from any thread. Tiles cover every element once, each with the bits of
+    /// [`Cpu::matmul`]. A tile has `tile_columns` columns, rounded up to a multiple of 32, or what is left of them.
+    ///
+    /// # Shapes
+    /// As for [`Cpu::matmul`]; a tile: `[some rows, some columns]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or the matrix is a gated one.
+    pub fn matmul_tiles(
+        &self,
+        x: Rows<'_>,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        tile_columns: usize,
+        visit: impl Fn(usize, usize, RowsMut<'_>) + Sync,
+    ) {
+        assert!(!w.is_gated(), "tiles of a gated matrix would have no first column");
+        check(&x, w, bias);
+        let group = tile_columns.div_ceil(PANEL).max(1);
+        inputs::with(self, x, w, |inputs| {
+            let tasks = Tasks::new(self, inputs, w, Some(group));
+            self.for_each(tasks.count(), |task| {
+                let (rows, panels) = tasks.parts(task);
+                let columns = panels.start * PANEL..w.outputs().min(panels.end * PANEL);
+                // No power of two: rows at such a stride would share few places in the cache.
+                let stride = columns.len().next_multiple_of(PANEL) + PANEL / 2;
+                scratch::with(rows.len() * stride, |tile: &mut [f32]| {
+                    let (first_row, first_column) = (rows.start, columns.start);
+                    let mut tile = RowsMut::new(tile, rows.len(), columns.len(), stride);
+                    let out = SharedRows::new(tile.reborrow());
+                    let origin = (first_row, first_column);
+                    let target = Target { out: &out, origin, bias, finish: Finish::Store };
+                    // SAFETY: the tile is this task's own.
+                    unsafe { block::run(self, Block { inputs, w, rows, panels, target: &target }) };
+                    visit(first_column, first_row, tile);
+                });
+            });
+        });
+    }
+
+    fn multiply(
+        &self,
+        x: Rows<'_>,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        finish: Finish,
+        out: RowsMut<'_>,
+    ) {
+        check(&x, w, bias);
+        let columns = finish.columns(w.outputs());
+        assert_eq!((out.n_rows(), out.n_columns()), (x.n_rows(), columns), "rows and columns of a product");
+        let out = SharedRows::new(out);
+        let target = Target { out: &out, origin: (0, 0), bias, finish };
+        inputs::with(self, x, w, |inputs| {
+            let tasks = Tasks::new(self, inputs, w, None);
+            self.for_each(tasks.count(), |task| {
+                let (rows, panels) = tasks.parts(task);
+                // SAFETY: tasks have different rows or different panels, and these have different outputs.
+                unsafe { block::run(self, Block { inputs, w, rows, panels, target: &target }) };
+            });
+        });
+    }
+}
+
+fn check(x: &Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>) {
+    assert_eq!(x.n_columns(), w.inputs(), "inputs of a product");
+    assert!(
+        bias.is_none_or(|bias| bias.len() == w.outputs()),
+        "biases of a product with {} outputs",
+        w.outputs()
+    );
+}
+
+#[cfg(test)]
+mod tests;

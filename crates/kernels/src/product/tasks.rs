@@ -1,0 +1,109 @@
+//! How a product is cut: into blocks of rows, and groups of panels.
+
+use super::inputs::{Inputs, Values};
+use crate::vector::{PANEL, TILE_ROWS};
+use crate::{Cpu, PackedMatrix};
+use std::ops::Range;
+
+/// Bytes of inputs that a block of rows has in one step: they stay in the second-level cache while panels pass.
+const BLOCK_BYTES: usize = 384 * 1024;
+
+/// Bytes of a panel that are used in one step: they stay there beside the block while its tiles pass.
+const STEP_BYTES: usize = 128 * 1024;
+
+/// Multiplications that one task should have at least: below, handing it to another thread costs more than it gains.
+const WORK_PER_TASK: usize = 256 * 1024;
+
+/// Tasks that a thread should have, so that one late thread does not hold up all.
+const TASKS_PER_THREAD: usize = 8;
+
+/// A product's tasks: every block of rows with every group of panels.
+pub(super) struct Tasks {
+    rows: usize,
+    blocks: usize,
+    panels: usize,
+    panels_per_group: usize,
+    groups: usize,
+}
+
+/// How many steps the inputs are cut into, and how long each but the last is.
+pub(super) struct Steps {
+    pub(super) count: usize,
+    pub(super) len: usize,
+}
+
+impl Tasks {
+    /// Cuts a product, with groups of so many panels or of a number that suits the threads.
+    pub(super) fn new(
+        cpu: &Cpu,
+        inputs: &Inputs<'_>,
+        w: &PackedMatrix,
+        panels_per_group: Option<usize>,
+    ) -> Tasks {
+        let (rows, panels, depth) = (inputs.rows, w.n_panels(), w.depth());
+        let tiles = rows.div_ceil(TILE_ROWS);
+        let step = steps(depth, inputs.value_bytes(), tiles).len.max(1);
+        let tiles_per_block = (BLOCK_BYTES / (step * inputs.value_bytes() * TILE_ROWS)).max(1);
+        let blocks = tiles.div_ceil(tiles_per_block);
+        let panels_per_group = panels_per_group.unwrap_or_else(|| {
+            let work = rows.saturating_mul(depth).saturating_mul(panels * PANEL);
+            let wanted = (TASKS_PER_THREAD * cpu.threads()).min(work / WORK_PER_TASK);
+            panels.div_ceil(wanted.div_ceil(blocks.max(1)).max(1))
+        });
+        let panels_per_group = panels_per_group.clamp(1, panels.max(1));
+        Tasks { rows, blocks, panels, panels_per_group, groups: panels.div_ceil(panels_per_group) }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.blocks * self.groups
+    }
+
+    /// A task's rows and panels. Tasks in sequence share rows.
+    pub(super) fn parts(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (block, group) = (task / self.groups, task % self.groups);
+        let panel = group * self.panels_per_group;
+        (even_part(self.rows, self.blocks, block), panel..self.panels.min(panel + self.panels_per_group))
+    }
+}
+
+impl Inputs<'_> {
+    fn value_bytes(&self) -> usize {
+        match self.values {
+            Values::F32(_) => size_of::<f32>(),
+            Values::Bf16(_) => size_of::<u16>(),
+        }
+    }
+}
+
+/// Cuts the inputs into even steps of whole pairs. A single tile takes all at once: it uses each panel only once, so
+/// there is nothing to keep in a cache.
+pub(super) fn steps(depth: usize, value_bytes: usize, tiles: usize) -> Steps {
+    let limit = STEP_BYTES / (PANEL * value_bytes);
+    // One step that is half as long again beats two.
+    if tiles <= 1 || depth <= limit + limit / 2 {
+        return Steps { count: 1, len: depth };
+    }
+    let len = depth.div_ceil(depth.div_ceil(limit)).next_multiple_of(2);
+    Steps { count: depth.div_ceil(len), len }
+}
+
+/// One of `parts` parts of nearly the same size.
+pub(super) fn even_part(len: usize, parts: usize, part: usize) -> Range<usize> {
+    part * len / parts..(part + 1) * len / parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_cover_all_inputs_in_whole_pairs() {
+        for tiles in [1, 2, 50] {
+            for depth in [0, 2, 1536, 1538, 3000, 4096, 10_002] {
+                let Steps { count, len } = steps(depth, 4, tiles);
+                assert!(count * len >= depth && (count - 1) * len <= depth);
+                assert!(count == 1 || len.is_multiple_of(2) && len <= 1024);
+            }
+        }
+    }
+}

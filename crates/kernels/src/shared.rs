@@ -1,0 +1,68 @@
+//! Rows that several tasks write at once, each its own part.
+
+use crate::RowsMut;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A matrix of which tasks write disjoint parts.
+pub(crate) struct SharedRows<'a, T = f32> {
+    start: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access is only through `part`, whose callers promise that parts do not overlap.
+unsafe impl<T: Send> Send for SharedRows<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
+
+impl<'a> SharedRows<'a> {
+    pub(crate) fn new(mut rows: RowsMut<'a>) -> SharedRows<'a> {
+        let (n, cols, stride) = (rows.n_rows(), rows.n_columns(), rows.stride());
+        SharedRows { start: rows.data_mut().as_mut_ptr(), rows: n, cols, stride, borrow: PhantomData }
+    }
+}
+
+impl<'a, T> SharedRows<'a, T> {
+    /// Rows of `cols` values that follow each other in a slice, which is as long as they are or longer.
+    pub(crate) fn dense(values: &'a mut [T], rows: usize, cols: usize) -> SharedRows<'a, T> {
+        assert!(
+            rows.checked_mul(cols).is_some_and(|len| len <= values.len()),
+            "{rows} rows of {cols} values"
+        );
+        SharedRows { start: values.as_mut_ptr(), rows, cols, stride: cols, borrow: PhantomData }
+    }
+
+    pub(crate) fn n_rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn n_columns(&self) -> usize {
+        self.cols
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// While the result lives, no one else holds a part of the row that shares a column with it.
+    ///
+    /// # Panics
+    /// If there is no such row, or no such columns.
+    #[expect(clippy::mut_from_ref, reason = "parts are disjoint, which is the caller's promise")]
+    #[inline]
+    pub(crate) unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [T] {
+        assert!(
+            row < self.rows && columns.start <= columns.end && columns.end <= self.cols,
+            "part of a matrix"
+        );
+        if columns.is_empty() {
+            return &mut [];
+        }
+        // SAFETY: within the view that the constructor took and checked; the caller promises that it is the only access.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(row * self.stride + columns.start), columns.len())
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The operations with AVX2 and FMA.
+
+use super::tile::{Registers, product, product_bf16};
+use super::{PANEL, Step, Vector, Work};
+use crate::Simd;
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX2 and FMA: only [`Avx2::detect`] makes one.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+/// Rows of a tile's part: 6 rows of two registers leave 4 of the 16 registers for weights and input.
+const ROWS: usize = 6;
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Avx2> {
+        Simd::Avx2.is_available().then_some(Avx2(()))
+    }
+
+    pub(super) fn run<W: Work>(self, work: W) -> W::Out {
+        #[target_feature(enable = "avx2,fma")]
+        fn inside<W: Work>(v: Avx2, work: W) -> W::Out {
+            work.run(v)
+        }
+        // SAFETY: `self` proves that the processor has these instructions.
+        unsafe { inside(self, work) }
+    }
+}
+
+/// Calls one intrinsic.
+macro_rules! intrinsic {
+    ($call:expr) => {
+        // SAFETY: an `Avx2` proves that the processor has AVX2 and FMA; these intrinsics touch no memory.
+        unsafe { $call }
+    };
+}
+
+impl Vector for Avx2 {
+    type F = __m256;
+
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m256 {
+        intrinsic!(_mm256_set1_ps(value))
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32]) -> __m256 {
+        let values = &values[..8];
+        // SAFETY: the slice holds eight values.
+        unsafe { self.load_from(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: __m256, out: &mut [f32]) {
+        let out = &mut out[..8];
+        // SAFETY: the slice holds eight values.
+        unsafe { self.store_to(lanes, out.as_mut_ptr()) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        intrinsic!(_mm256_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        intrinsic!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn neg_mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        intrinsic!(_mm256_fnmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn product_error(self, a: __m256, b: __m256, product: __m256) -> __m256 {
+        intrinsic!(_mm256_fmsub_ps(a, b, product))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, x: __m256) -> __m256 {
+        intrinsic!(_mm256_max_ps(a, x))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m256, x: __m256) -> __m256 {
+        intrinsic!(_mm256_min_ps(a, x))
+    }
+
+    #[inline(always)]
+    fn where_negative(self, x: __m256, yes: __m256, no: __m256) -> __m256 {
+        intrinsic!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_setzero_ps())))
+    }
+
+    #[inline(always)]
+    fn keep_nan(self, kept: __m256, x: __m256) -> __m256 {
+        intrinsic!(_mm256_blendv_ps(kept, x, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)))
+    }
+
+    #[inline(always)]
+    fn scale_exp2(self, y: __m256, n: __m256) -> __m256 {
+        // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
+        intrinsic!({
+            let n = _mm256_cvtps_epi32(n);
+            let half = _mm256_srai_epi32::<1>(n);
+            _mm256_mul_ps(_mm256_mul_ps(y, exp2(half)), exp2(_mm256_sub_epi32(n, half)))
+        })
+    }
+
+    fn tile(self, step: &Step<'_, f32>, tile: &mut [f32]) {
+        step.check(tile);
+        in_parts(step.rows, |row, rows, column| {
+            // SAFETY: the step is checked, and parts stay within its rows and the panel; `self` proves the instructions.
+            unsafe {
+                match rows {
+                    1 => part::<1>(self, step, row, column, tile),
+                    2 => part::<2>(self, step, row, column, tile),
+                    3 => part::<3>(self, step, row, column, tile),
+                    4 => part::<4>(self, step, row, column, tile),
+                    5 => part::<5>(self, step, row, column, tile),
+                    _ => part::<6>(self, step, row, column, tile),
+                }
+            }
+        });
+    }
+
+    fn tile_bf16(self, step: &Step<'_, u16>, tile: &mut [f32]) {
+        step.check_pairs(tile);
+        in_parts(step.rows, |row, rows, column| {
+            // SAFETY: as in `tile`.
+            unsafe {
+                match rows {
+                    1 => part_bf16::<1>(self, step, row, column, tile),
+                    2 => part_bf16::<2>(self, step, row, column, tile),
+                    3 => part_bf16::<3>(self, step, row, column, tile),
+                    4 => part_bf16::<4>(self, step, row, column, tile),
+                    5 => part_bf16::<5>(self, step, row, column, tile),
+                    _ => part_bf16::<6>(self, step, row, column, tile),
+                }
+            }
+        });
+    }
+}
+
+// SAFETY: each function reads and writes exactly what the trait says.
+unsafe impl Registers for Avx2 {
+    #[inline(always)]
+    unsafe fn load_from(self, values: *const f32) -> __m256 {
+        // SAFETY: by the caller's promise; `self` proves the instruction.
+        unsafe { _mm256_loadu_ps(values) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_to(self, lanes: __m256, out: *mut f32) {
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_ps(out, lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(self, pairs: *const u16) -> (__m256, __m256) {
+        // SAFETY: as above.
+        unsafe { widened(_mm256_loadu_si256(pairs.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(self, pair: *const u16) -> (__m256, __m256) {
+        // SAFETY: as above; two u16 are one i32 without its alignment.
+        unsafe { widened(_mm256_set1_epi32(pair.cast::<i32>().read_unaligned())) }
+    }
+}
+
+/// 2^n for a whole n between -126 and 127.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn exp2(n: __m256i) -> __m256 {
+    // SAFETY: by the caller's promise.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
+}
+
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn widened(pairs: __m256i) -> (__m256, __m256) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let first = _mm256_slli_epi32::<16>(pairs);
+        let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+        (_mm256_castsi256_ps(first), _mm256_castsi256_ps(second))
+    }
+}
+
+/// Calls `f` with a first row, a number of rows and a first column for parts that cover the tile: of even height, and
+/// the columns inside, so that a part's inputs stay in the cache.
+#[inline(always)]
+fn in_parts(rows: usize, mut f: impl FnMut(usize, usize, usize)) {
+    let parts = rows.div_ceil(ROWS);
+    for part in 0..parts {
+        let (start, end) = (part * rows / parts, (part + 1) * rows / parts);
+        for column in (0..PANEL).step_by(2 * Avx2::LANES) {
+            f(start, end - start, column);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn part<const M: usize>(v: Avx2, step: &Step<'_, f32>, row: usize, column: usize, tile: &mut [f32]) {
+    // SAFETY: by the caller's promise, which is the same.
+    unsafe { product::<Avx2, M>(v, step, row, column, tile) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn part_bf16<const M: usize>(
+    v: Avx2,
+    step: &Step<'_, u16>,
+    row: usize,
+    column: usize,
+    tile: &mut [f32],
+) {
+    // SAFETY: by the caller's promise, which is the same.
+    unsafe { product_bf16::<Avx2, M>(v, step, row, column, tile) }
+}

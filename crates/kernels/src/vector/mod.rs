@@ -1,0 +1,181 @@
+//! One set of vector operations, three implementations, and the choice between them.
+//!
+//! Algorithms are written once, generic over [`Vector`], as a [`Work`]. [`Path::run`] calls them inside a function
+//! compiled for the path's instructions; everything between is `#[inline(always)]`, so the operations become single
+//! instructions there. An implementation's type is proof that the processor has its instructions: only detection
+//! makes one. So the operations are safe to call.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+mod step;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+
+#[cfg(target_arch = "x86_64")]
+use self::{avx2::Avx2, avx512::Avx512};
+use crate::Simd;
+use portable::Portable;
+pub(crate) use step::{Element, PANEL, Step, TILE_ROWS};
+
+/// The most lanes that any implementation has.
+pub(crate) const MOST_LANES: usize = 16;
+
+/// The operations. Each lane's result depends on that lane alone, so a value's result is the same wherever in a slice it
+/// stands.
+pub(crate) trait Vector: Copy {
+    /// Some lanes of f32.
+    type F: Copy;
+
+    /// How many lanes.
+    const LANES: usize;
+
+    fn splat(self, value: f32) -> Self::F;
+    /// The first values of a slice.
+    fn load(self, values: &[f32]) -> Self::F;
+    /// Writes over the first values of a slice.
+    fn store(self, lanes: Self::F, out: &mut [f32]);
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once where the processor can.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// c - a * b, rounded once where the processor can.
+    fn neg_mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a * b - product: what rounding took from the product of a and b, exactly.
+    fn product_error(self, a: Self::F, b: Self::F, product: Self::F) -> Self::F;
+    /// The larger, or x if either is NaN.
+    fn max(self, a: Self::F, x: Self::F) -> Self::F;
+    /// The smaller, or x if either is NaN.
+    fn min(self, a: Self::F, x: Self::F) -> Self::F;
+    /// `yes` where x is below zero, otherwise `no`.
+    fn where_negative(self, x: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// x where it is NaN, otherwise `kept`.
+    fn keep_nan(self, kept: Self::F, x: Self::F) -> Self::F;
+    /// y * 2^n for a whole n between -250 and 250, rounded once.
+    fn scale_exp2(self, y: Self::F, n: Self::F) -> Self::F;
+
+    /// Adds a piece of a product to a tile: see [`Step`].
+    fn tile(self, step: &Step<'_, f32>, tile: &mut [f32]);
+    /// The same for bf16 values, two inputs after each other in one place: see [`Step`].
+    fn tile_bf16(self, step: &Step<'_, u16>, tile: &mut [f32]);
+
+    /// The first values of a slice that may have fewer than there are lanes; `fill` in the other lanes.
+    #[inline(always)]
+    fn load_or(self, values: &[f32], fill: f32) -> Self::F {
+        if values.len() >= Self::LANES {
+            return self.load(values);
+        }
+        let mut padded = [fill; MOST_LANES];
+        padded[..values.len()].copy_from_slice(values);
+        self.load(&padded)
+    }
+
+    /// Writes as many lanes as the slice holds.
+    #[inline(always)]
+    fn store_some(self, lanes: Self::F, out: &mut [f32]) {
+        if out.len() >= Self::LANES {
+            return self.store(lanes, out);
+        }
+        let mut padded = [0.0; MOST_LANES];
+        self.store(lanes, &mut padded);
+        let count = out.len();
+        out.copy_from_slice(&padded[..count]);
+    }
+
+    /// The lanes as an array, zero beyond the last.
+    #[inline(always)]
+    fn lanes(self, lanes: Self::F) -> [f32; MOST_LANES] {
+        let mut array = [0.0; MOST_LANES];
+        self.store(lanes, &mut array);
+        array
+    }
+
+    /// The sum of all lanes, in halves: the first half onto the second until one is left.
+    #[inline(always)]
+    fn sum(self, lanes: Self::F) -> f32 {
+        let mut array = self.lanes(lanes);
+        let mut half = MOST_LANES / 2;
+        while half > 0 {
+            for lane in 0..half {
+                array[lane] += array[lane + half];
+            }
+            half /= 2;
+        }
+        array[0]
+    }
+}
+
+/// Something to do with vectors. `run` must be `#[inline(always)]`, and so must what it calls with vectors.
+pub(crate) trait Work {
+    type Out;
+    fn run<V: Vector>(self, v: V) -> Self::Out;
+}
+
+/// The implementation in use.
+#[derive(Clone, Copy)]
+pub(crate) enum Path {
+    Portable(Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Path {
+    /// The implementation of `simd`, or of the best path below it that the processor has.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn new(simd: Simd) -> Path {
+        let wide = if simd == Simd::Avx512 { Avx512::detect() } else { None };
+        let middle = if simd == Simd::Portable { None } else { Avx2::detect() };
+        match (wide, middle) {
+            (Some(wide), _) => Path::Avx512(wide),
+            (None, Some(middle)) => Path::Avx2(middle),
+            (None, None) => Path::Portable(Portable),
+        }
+    }
+
+    /// The implementation of `simd`, or of the best path below it that the processor has.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn new(_simd: Simd) -> Path {
+        Path::Portable(Portable)
+    }
+
+    pub(crate) fn simd(self) -> Simd {
+        match self {
+            Path::Portable(_) => Simd::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2(_) => Simd::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512(_) => Simd::Avx512,
+        }
+    }
+
+    /// Every implementation that this machine can run; one `Simd` may have several.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Path> {
+        let mut paths: Vec<Path> = Simd::available().into_iter().map(Path::new).collect();
+        #[cfg(target_arch = "x86_64")]
+        paths.extend(Avx512::detect().map(|wide| Path::Avx512(wide.without_bf16())));
+        paths
+    }
+
+    /// Does the work with this implementation's instructions.
+    #[inline]
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Out {
+        match self {
+            Path::Portable(v) => work.run(v),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2(v) => v.run(work),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512(v) => v.run(work),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! The operations in safe Rust, in a form that the compiler turns into whatever vectors the processor has.
+
+use super::{PANEL, Step, Vector};
+use crate::bf16;
+
+/// Any processor will do.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+/// Rows and columns of the tile's parts that fit in 16 registers of four lanes.
+const ROWS: usize = 4;
+const COLUMNS: usize = 8;
+
+type F = [f32; 8];
+
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> F {
+    std::array::from_fn(f)
+}
+
+/// 2^n for a whole n between -126 and 127; NaN gives some number.
+#[inline(always)]
+fn exp2(n: i32) -> f32 {
+    f32::from_bits(((n + 127) as u32) << 23)
+}
+
+impl Vector for Portable {
+    type F = F;
+
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> F {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32]) -> F {
+        let values = &values[..8];
+        each(|i| values[i])
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: F, out: &mut [f32]) {
+        out[..8].copy_from_slice(&lanes);
+    }
+
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        each(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        each(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        each(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        each(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: F, b: F, c: F) -> F {
+        each(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    fn neg_mul_add(self, a: F, b: F, c: F) -> F {
+        each(|i| c[i] - a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn product_error(self, a: F, b: F, product: F) -> F {
+        // The product of two f32 is exact in f64.
+        each(|i| (f64::from(a[i]) * f64::from(b[i]) - f64::from(product[i])) as f32)
+    }
+
+    #[inline(always)]
+    fn max(self, a: F, x: F) -> F {
+        each(|i| if a[i] > x[i] { a[i] } else { x[i] })
+    }
+
+    #[inline(always)]
+    fn min(self, a: F, x: F) -> F {
+        each(|i| if a[i] < x[i] { a[i] } else { x[i] })
+    }
+
+    #[inline(always)]
+    fn where_negative(self, x: F, yes: F, no: F) -> F {
+        each(|i| if x[i] < 0.0 { yes[i] } else { no[i] })
+    }
+
+    #[inline(always)]
+    fn keep_nan(self, kept: F, x: F) -> F {
+        each(|i| if x[i].is_nan() { x[i] } else { kept[i] })
+    }
+
+    #[inline(always)]
+    fn scale_exp2(self, y: F, n: F) -> F {
+        // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
+        each(|i| {
+            let n = n[i] as i32;
+            let half = n >> 1;
+            y[i] * exp2(half) * exp2(n - half)
+        })
+    }
+
+    fn tile(self, step: &Step<'_, f32>, tile: &mut [f32]) {
+        step.check(tile);
+        in_parts(step.rows, |row, rows| match rows {
+            4 => part::<4>(step, row, tile),
+            3 => part::<3>(step, row, tile),
+            2 => part::<2>(step, row, tile),
+            _ => part::<1>(step, row, tile),
+        });
+    }
+
+    fn tile_bf16(self, step: &Step<'_, u16>, tile: &mut [f32]) {
+        step.check_pairs(tile);
+        in_parts(step.rows, |row, rows| match rows {
+            4 => part_bf16::<4>(step, row, tile),
+            3 => part_bf16::<3>(step, row, tile),
+            2 => part_bf16::<2>(step, row, tile),
+            _ => part_bf16::<1>(step, row, tile),
+        });
+    }
+}
+
+/// Calls `f` with a first row and a number of rows, at most [`ROWS`] of them, until all have had their turn.
+fn in_parts(rows: usize, mut f: impl FnMut(usize, usize)) {
+    let mut row = 0;
+    while row < rows {
+        let count = ROWS.min(rows - row);
+        f(row, count);
+        row += count;
+    }
+}
+
+fn load<const M: usize>(tile: &[f32], row: usize, column: usize) -> [[f32; COLUMNS]; M] {
+    std::array::from_fn(|r| std::array::from_fn(|c| tile[(row + r) * PANEL + column + c]))
+}
+
+fn store<const M: usize>(tile: &mut [f32], row: usize, column: usize, sums: [[f32; COLUMNS]; M]) {
+    for (r, sums) in sums.iter().enumerate() {
+        tile[(row + r) * PANEL + column..][..COLUMNS].copy_from_slice(sums);
+    }
+}
+
+fn part<const M: usize>(step: &Step<'_, f32>, row: usize, tile: &mut [f32]) {
+    let x: [&[f32]; M] = std::array::from_fn(|r| &step.x[(row + r) * step.x_stride..][..step.inputs]);
+    for column in (0..PANEL).step_by(COLUMNS) {
+        let mut sums = load::<M>(tile, row, column);
+        for k in 0..step.inputs {
+            let weights = &step.panel[k * step.panel_stride + column..][..COLUMNS];
+            for (sums, x) in sums.iter_mut().zip(x) {
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum += x[k] * weight;
+                }
+            }
+        }
+        store(tile, row, column, sums);
+    }
+}
+
+fn part_bf16<const M: usize>(step: &Step<'_, u16>, row: usize, tile: &mut [f32]) {
+    let x: [&[u16]; M] = std::array::from_fn(|r| &step.x[(row + r) * step.x_stride..][..step.inputs]);
+    for column in (0..PANEL).step_by(COLUMNS) {
+        let mut sums = load::<M>(tile, row, column);
+        for pair in 0..step.inputs / 2 {
+            let weights = &step.panel[(pair * PANEL + column) * 2..][..COLUMNS * 2];
+            for odd in 0..2 {
+                let weights: [f32; COLUMNS] = std::array::from_fn(|c| bf16::widen(weights[2 * c + odd]));
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    let x = bf16::widen(x[2 * pair + odd]);
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum += x * weight;
+                    }
+                }
+            }
+        }
+        store(tile, row, column, sums);
+    }
+}

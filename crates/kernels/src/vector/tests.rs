@@ -1,0 +1,286 @@
+//! The elementary functions against f64, and the micro-kernels at the very ends of their slices.
+
+use super::*;
+use crate::testing::{bits, single_cpus, values};
+use crate::{Activation, Cpu, math};
+
+/// Exponentials of vectors, for tests of functions that are not activations.
+struct Each<'a, const TANH: bool>(&'a mut [f32]);
+
+impl<const TANH: bool> Work for Each<'_, TANH> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        for chunk in self.0.chunks_mut(V::LANES) {
+            let x = v.load_or(chunk, 0.0);
+            v.store_some(if TANH { math::tanh(v, x) } else { math::exp(v, x) }, chunk);
+        }
+    }
+}
+
+/// The normal distribution's lower tail, Φ(x): by its series near zero, by a continued fraction further out
+/// (Abramowitz and Stegun 26.2.11 and 26.2.14).
+fn normal(x: f64) -> f64 {
+    let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    if x.abs() < 3.0 {
+        let mut term = x;
+        let mut sum = x;
+        for n in 1..100 {
+            term *= x * x / f64::from(2 * n + 1);
+            sum += term;
+        }
+        return 0.5 + density * sum;
+    }
+    let t = x.abs();
+    let fraction = (1..=200).rev().fold(t, |rest, n| t + f64::from(n) / rest);
+    let tail = density / fraction;
+    if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// The largest error relative to each value, where the value is no smaller than `floor`: below, relative to the floor.
+fn relative_error(
+    f: impl Fn(&Cpu, &mut [f32]),
+    expected: impl Fn(f64) -> f64,
+    range: f32,
+    floor: f64,
+) -> f64 {
+    let mut worst = 0.0_f64;
+    let steps = 200_003;
+    let xs: Vec<f32> = (0..=steps).map(|i| range * (2.0 * i as f32 / steps as f32 - 1.0)).collect();
+    for cpu in single_cpus() {
+        let mut found = xs.clone();
+        f(&cpu, &mut found);
+        for (x, found) in xs.iter().zip(&found) {
+            let expected = expected(f64::from(*x));
+            let error = (f64::from(*found) - expected).abs() / expected.abs().max(floor);
+            assert!(error < 1e-3, "{} of {x}: {found} for {expected}", cpu.simd());
+            worst = worst.max(error);
+        }
+    }
+    worst
+}
+
+/// Two units in the last place of f32 are 2.4e-7 at most.
+const TWO_UNITS: f64 = 2.4e-7;
+
+#[test]
+fn the_exponential_is_right_to_two_units_in_the_last_place() {
+    let exp = |cpu: &Cpu, x: &mut [f32]| cpu.run(Each::<false>(x));
+    assert!(relative_error(exp, f64::exp, 87.0, 0.0) < TWO_UNITS);
+}
+
+#[test]
+fn the_tangent_is_right_to_two_units_in_the_last_place() {
+    let tanh = |cpu: &Cpu, x: &mut [f32]| cpu.run(Each::<true>(x));
+    assert!(relative_error(tanh, f64::tanh, 12.0, 0.0) < TWO_UNITS);
+    assert!(relative_error(tanh, f64::tanh, 1e-3, 0.0) < TWO_UNITS);
+}
+
+#[test]
+fn activations_are_right_relative_to_their_own_size_even_in_their_tails() {
+    let cases: [(Activation, fn(f64) -> f64); 5] = [
+        (Activation::Relu, |x| x.max(0.0)),
+        (Activation::Gelu, |x| x * normal(x)),
+        (Activation::GeluTanh, |x| {
+            x / (1.0 + (-2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).exp())
+        }),
+        (Activation::Silu, |x| x / (1.0 + (-x).exp())),
+        (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
+    ];
+    for (activation, expected) in cases {
+        for range in [0.01, 3.0, 12.0, 80.0] {
+            let apply = |cpu: &Cpu, values: &mut [f32]| {
+                cpu.run(crate::activation::Apply { activation, values });
+            };
+            // Beyond e^88.7, which is infinite on the way, results of up to 4e-37 become zero.
+            let error = relative_error(apply, expected, range, 1e-30);
+            // Some roundings of products, sums and a quotient after the exponential's.
+            assert!(error < 4e-7, "{activation:?} to {range}: {error:.2e}");
+        }
+    }
+}
+
+#[test]
+fn extremes_of_functions_are_what_they_must_be() {
+    for cpu in single_cpus() {
+        let of = |activation, x: f32| {
+            let mut values = [x];
+            cpu.run(crate::activation::Apply { activation, values: &mut values });
+            values[0]
+        };
+        let all = [
+            Activation::Relu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Silu,
+            Activation::QuickGelu,
+        ];
+        for activation in all {
+            assert!(of(activation, f32::NAN).is_nan(), "{activation:?}");
+            assert_eq!(of(activation, 0.0), 0.0);
+            assert_eq!(of(activation, f32::INFINITY), f32::INFINITY, "{activation:?}");
+            assert_eq!(of(activation, 1e30), 1e30);
+            assert_eq!(of(activation, -1e30).abs(), 0.0);
+        }
+        let mut x = [f32::NEG_INFINITY, -200.0, 0.0, 89.0, f32::INFINITY, f32::NAN];
+        cpu.run(Each::<false>(&mut x));
+        assert_eq!(x[..5], [0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY]);
+        assert!(x[5].is_nan());
+        let mut x = [f32::NEG_INFINITY, 0.0, f32::INFINITY, f32::NAN];
+        cpu.run(Each::<true>(&mut x));
+        assert_eq!(x[..3], [-1.0, 0.0, 1.0]);
+        assert!(x[3].is_nan());
+    }
+}
+
+#[test]
+fn a_value_gives_the_same_bits_wherever_it_stands() {
+    let x = values(1, 40);
+    for cpu in single_cpus() {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::QuickGelu] {
+            let mut together = x.clone();
+            cpu.run(crate::activation::Apply { activation, values: &mut together });
+            for (x, together) in x.iter().zip(&together) {
+                let mut alone = [*x];
+                cpu.run(crate::activation::Apply { activation, values: &mut alone });
+                assert_eq!(bits(&alone), bits(&[*together]));
+            }
+        }
+    }
+}
+
+struct OneTile<'a, T> {
+    step: Step<'a, T>,
+    tile: &'a mut [f32],
+}
+
+impl<T: Element> Work for OneTile<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        T::tile(v, &self.step, self.tile);
+    }
+}
+
+fn tile<T: Element>(cpu: &Cpu, rows: usize, inputs: usize, x: &[T], stride: usize, panel: &[T]) -> Vec<f32> {
+    let mut tile = vec![0.5; rows * PANEL];
+    let step = Step { rows, inputs, x, x_stride: stride, panel, panel_stride: PANEL };
+    cpu.run(OneTile { step, tile: &mut tile });
+    tile
+}
+
+#[test]
+#[should_panic(expected = "beyond its slices")]
+fn a_step_beyond_its_inputs_is_refused() {
+    tile(&Cpu::new(Simd::best(), 1), 2, 8, &[0.0; 15], 8, &[0.0; 8 * PANEL]);
+}
+
+#[test]
+#[should_panic(expected = "beyond its slices")]
+fn a_step_beyond_its_panel_is_refused() {
+    tile(&Cpu::new(Simd::best(), 1), 1, 8, &[0.0; 8], 8, &[0.0; 8 * PANEL - 1]);
+}
+
+#[cfg(target_os = "linux")]
+mod guarded {
+    //! Slices that end where memory ends: a read past them stops the test.
+
+    use super::*;
+    use crate::bf16;
+    use std::ffi::{c_int, c_void};
+
+    unsafe extern "C" {
+        fn mmap(
+            at: *mut c_void,
+            len: usize,
+            protection: c_int,
+            flags: c_int,
+            file: c_int,
+            offset: i64,
+        ) -> *mut c_void;
+        fn mprotect(at: *mut c_void, len: usize, protection: c_int) -> c_int;
+        fn munmap(at: *mut c_void, len: usize) -> c_int;
+    }
+
+    const PAGE: usize = 4096;
+
+    /// A copy of values that ends at a page that cannot be read.
+    struct Guarded<T> {
+        start: *mut u8,
+        bytes: usize,
+        values: *const T,
+        len: usize,
+    }
+
+    impl<T: Element> Guarded<T> {
+        fn new(values: &[T]) -> Guarded<T> {
+            let size = size_of_val(values);
+            let bytes = size.next_multiple_of(PAGE) + PAGE;
+            // SAFETY: fresh private memory (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS), of which the last
+            // page is made unreadable; the values fit before it and are copied there.
+            unsafe {
+                let start = mmap(std::ptr::null_mut(), bytes, 3, 0x22, -1, 0).cast::<u8>();
+                assert_ne!(start as isize, -1);
+                let guard = start.add(bytes - PAGE);
+                assert_eq!(mprotect(guard.cast(), PAGE, 0), 0);
+                let place = guard.sub(size).cast::<T>();
+                place.copy_from_nonoverlapping(values.as_ptr(), values.len());
+                Guarded { start, bytes, values: place, len: values.len() }
+            }
+        }
+
+        fn values(&self) -> &[T] {
+            // SAFETY: written in `new`.
+            unsafe { std::slice::from_raw_parts(self.values, self.len) }
+        }
+    }
+
+    impl<T> Drop for Guarded<T> {
+        fn drop(&mut self) {
+            // SAFETY: mapped in `new`, not used again.
+            unsafe { munmap(self.start.cast(), self.bytes) };
+        }
+    }
+
+    fn check<T: Element>(place: impl Fn(usize, usize) -> usize) {
+        for cpu in single_cpus() {
+            for rows in 1..=TILE_ROWS {
+                for (inputs, gap) in [(2, 0), (4, 3), (34, 1)] {
+                    let stride = inputs + gap;
+                    let x: Vec<T> = narrowed(values(3, (rows - 1) * stride + inputs));
+                    let panel: Vec<T> = narrowed(values(4, inputs * PANEL));
+                    let (x_end, panel_end) = (Guarded::new(&x), Guarded::new(&panel));
+                    let found = tile(&cpu, rows, inputs, x_end.values(), stride, panel_end.values());
+                    for row in 0..rows {
+                        for column in 0..PANEL {
+                            let term = |k: usize| {
+                                f64::from(x[row * stride + k].widened())
+                                    * f64::from(panel[place(k, column)].widened())
+                            };
+                            let expected: f64 = 0.5 + (0..inputs).map(term).sum::<f64>();
+                            let error = (f64::from(found[row * PANEL + column]) - expected).abs();
+                            // Some ten roundings of sums of a size of about ten.
+                            assert!(error < 1e-5, "{} rows {rows} inputs {inputs}: {error}", cpu.simd());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn narrowed<T: Element>(values: Vec<f32>) -> Vec<T> {
+        values.into_iter().map(|value| T::nearest(bf16::widen(bf16::round(value)))).collect()
+    }
+
+    #[test]
+    fn f32_kernels_read_nothing_past_their_slices() {
+        check::<f32>(|k, column| k * PANEL + column);
+    }
+
+    #[test]
+    fn bf16_kernels_read_nothing_past_their_slices() {
+        check::<u16>(|k, column| (k / 2 * PANEL + column) * 2 + k % 2);
+    }
+}

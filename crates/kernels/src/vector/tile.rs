@@ -1,0 +1,121 @@
+//! The micro-kernels of x86-64, generic over the registers: a tile's sums stay in registers while the inputs pass.
+
+use super::{PANEL, Step, Vector};
+
+/// What the micro-kernels need of an implementation beside [`Vector`]: access without bounds checks.
+///
+/// # Safety
+/// `load_from` and `store_to` read and write exactly `LANES` values, `load_pairs` twice as many bf16, `splat_pair` two.
+pub(super) unsafe trait Registers: Vector {
+    /// # Safety
+    /// `LANES` values can be read there.
+    unsafe fn load_from(self, values: *const f32) -> Self::F;
+    /// # Safety
+    /// `LANES` values can be written there.
+    unsafe fn store_to(self, lanes: Self::F, out: *mut f32);
+    /// The first and the second of each of `LANES` pairs.
+    ///
+    /// # Safety
+    /// Twice `LANES` values can be read there.
+    unsafe fn load_pairs(self, pairs: *const u16) -> (Self::F, Self::F);
+    /// The first and the second of one pair, in all lanes.
+    ///
+    /// # Safety
+    /// Two values can be read there.
+    unsafe fn splat_pair(self, pair: *const u16) -> (Self::F, Self::F);
+}
+
+/// `M` rows of a step from row `row` on, two registers of columns from column `column` on.
+///
+/// # Safety
+/// The step is checked against the tile; `row + M` is at most its rows, `column` plus two registers at most [`PANEL`].
+#[inline(always)]
+pub(super) unsafe fn product<V: Registers, const M: usize>(
+    v: V,
+    step: &Step<'_, f32>,
+    row: usize,
+    column: usize,
+    tile: &mut [f32],
+) {
+    let stride = step.x_stride;
+    // SAFETY: all reads and writes are within what `Step::check` has checked, by the caller's promise.
+    unsafe {
+        let tile = tile.as_mut_ptr().add(row * PANEL + column);
+        let mut x = step.x.as_ptr().add(row * stride);
+        let mut panel = step.panel.as_ptr().add(column);
+        let mut sums = load_sums::<V, M>(v, tile);
+        for k in 0..step.inputs {
+            if k > 0 {
+                x = x.add(1);
+                panel = panel.add(step.panel_stride);
+            }
+            let weights = [v.load_from(panel), v.load_from(panel.add(V::LANES))];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let x = v.splat(*x.add(r * stride));
+                sums[0] = v.mul_add(x, weights[0], sums[0]);
+                sums[1] = v.mul_add(x, weights[1], sums[1]);
+            }
+        }
+        store_sums(v, tile, &sums);
+    }
+}
+
+/// The same for bf16, widened as it is read.
+///
+/// # Safety
+/// As for [`product`], and the step's inputs come in pairs without gaps.
+#[inline(always)]
+pub(super) unsafe fn product_bf16<V: Registers, const M: usize>(
+    v: V,
+    step: &Step<'_, u16>,
+    row: usize,
+    column: usize,
+    tile: &mut [f32],
+) {
+    let stride = step.x_stride;
+    // SAFETY: all reads and writes are within what `Step::check_pairs` has checked, by the caller's promise.
+    unsafe {
+        let tile = tile.as_mut_ptr().add(row * PANEL + column);
+        let x = step.x.as_ptr().add(row * stride);
+        let panel = step.panel.as_ptr().add(2 * column);
+        let mut sums = load_sums::<V, M>(v, tile);
+        for pair in 0..step.inputs / 2 {
+            let weights = panel.add(pair * 2 * PANEL);
+            let low = v.load_pairs(weights);
+            let high = v.load_pairs(weights.add(2 * V::LANES));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let x = v.splat_pair(x.add(r * stride + 2 * pair));
+                sums[0] = v.mul_add(x.1, low.1, v.mul_add(x.0, low.0, sums[0]));
+                sums[1] = v.mul_add(x.1, high.1, v.mul_add(x.0, high.0, sums[1]));
+            }
+        }
+        store_sums(v, tile, &sums);
+    }
+}
+
+/// # Safety
+/// The tile's rows from here on have two registers of values each.
+#[inline(always)]
+pub(super) unsafe fn load_sums<V: Registers, const M: usize>(v: V, tile: *const f32) -> [[V::F; 2]; M] {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut sums = [[v.splat(0.0); 2]; M];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            *sums = [v.load_from(tile.add(r * PANEL)), v.load_from(tile.add(r * PANEL + V::LANES))];
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// As for [`load_sums`], to be written.
+#[inline(always)]
+pub(super) unsafe fn store_sums<V: Registers, const M: usize>(v: V, tile: *mut f32, sums: &[[V::F; 2]; M]) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        for (r, sums) in sums.iter().enumerate() {
+            v.store_to(sums[0], tile.add(r * PANEL));
+            v.store_to(sums[1], tile.add(r * PANEL + V::LANES));
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The error of a name that does not parse or matches nothing.
+
+use std::fmt;
+
+use crate::site::Site;
+
+/// A name that no activation has, with the nearest one that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameError {
+    message: String,
+}
+
+impl NameError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        NameError { message: message.into() }
+    }
+
+    /// `no activation "resid_outt_5"; did you mean "resid_out_5"?`
+    pub(crate) fn unknown(name: &str) -> Self {
+        let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+        match nearest(name) {
+            Some(near) => NameError::new(format!("no activation `{shown}`; did you mean `{near}`?")),
+            None => NameError::new(format!(
+                "no activation `{shown}`; names are like `resid_out_5`, `queries_L5`, `pattern_L5H3`, `logits`"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for NameError {}
+
+/// The existing name nearest to a wrong one, with the wrong one's numbers kept.
+fn nearest(name: &str) -> Option<String> {
+    if name.chars().count() > 60 {
+        return None;
+    }
+    let numbers: Vec<&str> = name.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).collect();
+    Site::ALL
+        .iter()
+        .map(|site| {
+            let mut wanted = site.template();
+            let layer = numbers.first().copied().unwrap_or("0");
+            wanted = wanted.replace("{layer}", layer);
+            wanted = wanted.replace("{head}", numbers.get(1).copied().unwrap_or("0"));
+            (distance(name, &wanted), wanted)
+        })
+        .filter(|(distance, wanted)| *distance <= 2 + wanted.len() / 3)
+        .min()
+        .map(|(_, wanted)| wanted)
+}
+
+/// Edit distance (Levenshtein) over characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

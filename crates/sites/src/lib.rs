@@ -1,0 +1,18 @@
+//! Names of places in a decoder's forward pass.
+//!
+//! A [`Site`] is a place; with a layer, and for some a head, it is a [`Point`]. One table ([`site`]) gives names,
+//! scopes, axes and meanings to everything else: the library, the command line, files on disk, pictures.
+//! No tensors, no input or output, no dependencies.
+#![forbid(unsafe_code)]
+
+mod error;
+mod page;
+mod point;
+mod select;
+mod site;
+
+pub use error::NameError;
+pub use page::sites_page;
+pub use point::Point;
+pub use select::{Extent, Selector};
+pub use site::{Scope, Site};

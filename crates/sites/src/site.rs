@@ -1,0 +1,106 @@
+//! The table of sites.
+
+/// How much of a model one value of a site speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// The whole model: `logits`.
+    Model,
+    /// One layer: `resid_out_5`.
+    Layer,
+    /// One layer, written with an L: `queries_L5`.
+    LetteredLayer,
+    /// One head of one layer: `pattern_L5H3`.
+    Head,
+}
+
+macro_rules! sites {
+    ($($variant:ident $name:literal $scope:ident [$axes:literal] $flag:literal $meaning:literal;)*) => {
+        /// A place in the forward pass.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Site {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Site {
+            /// Every site, in the order of the forward pass.
+            pub const ALL: &'static [Site] = &[$(Site::$variant),*];
+
+            /// The name, without layer and head.
+            pub fn name(self) -> &'static str {
+                match self { $(Site::$variant => $name),* }
+            }
+
+            /// What one value speaks of.
+            pub fn scope(self) -> Scope {
+                match self { $(Site::$variant => Scope::$scope),* }
+            }
+
+            /// Axes of a captured value, rows first. B rows of the batch, T selected positions, D `d_model`,
+            /// H query heads, K key/value heads, h `d_head`, F `d_mlp`, V vocabulary.
+            pub fn axes(self) -> &'static str {
+                match self { $(Site::$variant => $axes),* }
+            }
+
+            /// The field of an extraction config that asks for it.
+            pub fn flag(self) -> &'static str {
+                match self { $(Site::$variant => $flag),* }
+            }
+
+            /// One sentence on what the value is.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Site::$variant => $meaning),* }
+            }
+        }
+    };
+}
+
+sites! {
+    InputIds "input_ids" Model ["B T"] "save_input_ids" "Token ids.";
+    InputEmbeddings "input_embeddings" Model ["B T D"] "extract_embed" "What enters the first block: token embedding with its scale, norm and learned position.";
+    ResidIn "resid_in" Layer ["B T D"] "extract_resid_in" "Residual stream entering the block.";
+    AttnIn "attn_in" Layer ["B T D"] "extract_attn_in" "Input of attention, after its norm if it has one.";
+    ResidInPostLayernorm "resid_in_post_layernorm" Layer ["B T D"] "extract_resid_in_post_layernorm" "The same place as `attn_in`, under its other name.";
+    Queries "queries" LetteredLayer ["B T H·h"] "extract_queries" "Queries straight from the projection (bias included), before any norm, rotary or scaling.";
+    Keys "keys" LetteredLayer ["B T K·h"] "extract_keys" "Keys straight from the projection (bias included), before any norm or rotary.";
+    Values "values" LetteredLayer ["B T K·h"] "extract_values" "Values straight from the projection (bias included).";
+    HeadQueries "head_queries" Head ["B T h"] "extract_head_queries" "The query of one head.";
+    HeadKeys "head_keys" Head ["B T h"] "extract_head_keys" "The key that one query head sees; a grouped key appears under each of its query heads.";
+    HeadValues "head_values" Head ["B T h"] "extract_head_values" "The value that one query head sees; a grouped value appears under each of its query heads.";
+    Pattern "pattern" Head ["B T T"] "extract_attn_pattern" "Softmax weights of one head; rows (queries) and columns (keys) both at the selected positions.";
+    ProjectedValue "projected_value" Head ["B T D"] "extract_head_values_projected" "The head's value vector at each position through its slice of the output projection, without bias.";
+    ProjectedKey "projected_key" Head ["B T D"] "extract_head_keys_projected" "The head's key vector at each position through its slice of the output projection, without bias.";
+    ProjectedQuery "projected_query" Head ["B T D"] "extract_head_queries_projected" "The head's query vector at each position through its slice of the output projection, without bias.";
+    HeadOut "head_out" Head ["B T D"] "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
+    AttnRaw "attn_raw" Layer ["B T D"] "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
+    AttnOut "attn_out" Layer ["B T D"] "extract_attn_out" "Exactly what attention adds to the residual stream: after a post-norm and any residual multiplier.";
+    ResidMid "resid_mid" Layer ["B T D"] "extract_resid_mid" "Residual stream between attention and MLP; parallel blocks have none.";
+    MlpIn "mlp_in" Layer ["B T D"] "extract_mlp_in" "Input of the MLP, after its norm if it has one.";
+    MlpHidden "mlp_hidden" Layer ["B T F"] "extract_mlp_hidden" "Neurons after non-linearity and gate, the input of the last projection; a layer of experts has none.";
+    MlpOut "mlp_out" Layer ["B T D"] "extract_mlp_out" "Exactly what the MLP adds to the residual stream.";
+    ResidOut "resid_out" Layer ["B T D"] "extract_resid_out" "Residual stream leaving the block.";
+    LastLayernorm "last_layernorm" Model ["three of B T"] "extract_last_layernorm" "`mean`, `variance` (over D, divided by D, without eps) and `second_moment` of what enters the final norm.";
+    Logits "logits" Model ["B T V"] "save_logits" "Final logits, softcap and scaling included.";
+}
+
+impl Site {
+    /// The place itself where two names mean one place.
+    pub fn canonical(self) -> Site {
+        if self == Site::ResidInPostLayernorm { Site::AttnIn } else { self }
+    }
+
+    /// Finds a site by its bare name.
+    pub fn from_name(name: &str) -> Option<Site> {
+        Site::ALL.iter().copied().find(|s| s.name() == name)
+    }
+
+    /// How a name of this site is written: `resid_out_{layer}`.
+    pub fn template(self) -> String {
+        match self.scope() {
+            Scope::Model => self.name().to_owned(),
+            Scope::Layer => format!("{}_{{layer}}", self.name()),
+            Scope::LetteredLayer => format!("{}_L{{layer}}", self.name()),
+            Scope::Head => format!("{}_L{{layer}}H{{head}}", self.name()),
+        }
+    }
+}

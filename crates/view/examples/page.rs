@@ -1,0 +1,45 @@
+//! Draws a saved report: `page REPORT.json OUT.html|svg|png|txt|tsv|csv|md|json [METRIC] [dark]`; the ending picks.
+
+use std::process::ExitCode;
+
+use easyroutine_view::lens::{
+    ColourDepth, LensReport, Metric, PictureOptions, TerminalOptions, csv, html, json, markdown, png, svg,
+    terminal, tsv,
+};
+
+fn main() -> ExitCode {
+    match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let [input, output, rest @ ..] = args else { return Err("needs REPORT.json and OUT".into()) };
+    let report = LensReport::from_json(&std::fs::read_to_string(input)?)?;
+    let metric = rest.iter().find(|a| *a != "dark").map_or(Ok(Metric::default()), |name| name.parse())?;
+    let options =
+        PictureOptions { metric, dark: rest.iter().any(|a| a == "dark"), ..PictureOptions::default() };
+    let width = std::env::var("COLUMNS").ok().and_then(|w| w.parse().ok()).unwrap_or(120);
+    let ending = output.rsplit('.').next().unwrap_or_default();
+    let text = |colour| terminal(&report, &TerminalOptions { width, colour, metric });
+    let bytes = match ending {
+        "html" => html(&report).into_bytes(),
+        "svg" => svg(&report, &options).into_bytes(),
+        "png" => png(&report, &options)?,
+        "ans" => text(ColourDepth::True).into_bytes(),
+        "256" => text(ColourDepth::Ansi256).into_bytes(),
+        "txt" => text(ColourDepth::None).into_bytes(),
+        "tsv" => tsv(&report).into_bytes(),
+        "csv" => csv(&report).into_bytes(),
+        "md" => markdown(&report, metric).into_bytes(),
+        "json" => json(&report)?.into_bytes(),
+        other => return Err(format!("no format `{other}`").into()),
+    };
+    std::fs::write(output, bytes)?;
+    Ok(())
+}

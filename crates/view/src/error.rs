@@ -1,0 +1,44 @@
+//! The error of this crate.
+
+use std::fmt;
+
+/// What went wrong, for a program that wants to react.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The text is not a report that this version reads.
+    Report,
+    /// A name that is none of the known ones.
+    Name,
+    /// The picture would not fit into memory or into the format.
+    Size,
+    /// A picture could not be drawn.
+    Draw,
+}
+
+/// A picture that could not be made: what, where, what would do.
+#[derive(Debug, Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// What went wrong, for a program that wants to react.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,26 @@
+//! The logit lens: what each layer would predict at each token, as a table, a picture or a page.
+//!
+//! [`LensReport`] is plain data and the JSON schema `easyroutine.lens/1` at once. Every function here takes one
+//! and draws it: final layer on top, embedding at the bottom, one column a token.
+//!
+//! By default colour is the probability of the *final layer's* top token ([`Metric::Final`]): coloured by its own
+//! top token, every early layer looks falsely sure.
+
+mod grid;
+mod html;
+mod metric;
+mod picture;
+mod report;
+mod tables;
+mod terminal;
+mod words;
+
+pub use html::html;
+pub use metric::Metric;
+pub use picture::{PictureOptions, png, svg};
+pub use report::{
+    Candidate, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings, ModelCard, Norm, SCHEMA, Schema,
+    Token, TrackedToken,
+};
+pub use tables::{csv, json, markdown, tsv};
+pub use terminal::{ColourDepth, TerminalOptions, terminal};

@@ -1,0 +1,64 @@
+//! What every picture states in words: the model, what a row is, how it was read.
+
+use super::report::{LensReport, Norm};
+use crate::text::printable;
+
+/// The model in one line.
+pub(crate) fn model(report: &LensReport) -> String {
+    let m = &report.model;
+    let mut parts = vec![printable(&m.name)];
+    if let Some(commit) = &m.commit {
+        parts.push(format!("commit {}", printable(commit).chars().take(12).collect::<String>()));
+    }
+    parts.push(printable(&m.model_type));
+    parts.push(format!("{} layers", m.n_layers));
+    parts.push(format!("d_model {}", m.d_model));
+    parts.push(format!("vocabulary {}", m.vocab_size));
+    parts.push(printable(&m.dtype));
+    parts.join(" · ")
+}
+
+/// What a row is.
+pub(crate) fn layers(report: &LensReport) -> String {
+    let component = report.settings.component.as_str();
+    let rows = match component {
+        "resid_in" => "layer n = residual stream before block n (resid_in)".to_owned(),
+        "resid_mid" => "layer n = residual stream of block n after attention (resid_mid)".to_owned(),
+        "resid_out" => "layer n = residual stream after block n (resid_out)".to_owned(),
+        "attn_out" => "layer n = what attention of block n adds (attn_out)".to_owned(),
+        "mlp_out" => "layer n = what the MLP of block n adds (mlp_out)".to_owned(),
+        "head_out" => "LnHi = what head i of block n adds (head_out)".to_owned(),
+        other => format!("layer n = {} of block n", printable(other)),
+    };
+    let embedding = report.layers.iter().any(|row| row.layer < 0);
+    if embedding { format!("{rows}, emb = token embedding") } else { rows }
+}
+
+/// How a row was read.
+pub(crate) fn reading(report: &LensReport) -> String {
+    let norm = match report.settings.norm {
+        Norm::Own => "final norm with own statistics",
+        Norm::Cached => "final norm with the final layer's statistics",
+        Norm::None => "no final norm",
+    };
+    format!("{norm}, then unembedding · {} · {}", tokens(report), bos(report))
+}
+
+/// How many tokens there are, and are shown.
+pub(crate) fn tokens(report: &LensReport) -> String {
+    let shown = report.layers.first().map_or(0, |row| row.positions.len());
+    let all = report.tokens.len();
+    match (shown, all) {
+        (s, a) if s == a => plural(a),
+        (s, a) => format!("{s} of {}", plural(a)),
+    }
+}
+
+/// Whether a beginning-of-sequence token was there.
+pub(crate) fn bos(report: &LensReport) -> &'static str {
+    if report.settings.bos { "with BOS" } else { "no BOS" }
+}
+
+fn plural(n: usize) -> String {
+    if n == 1 { "1 token".into() } else { format!("{n} tokens") }
+}

@@ -1,0 +1,29 @@
+//! Pictures of what happens inside a language model, made from plain data.
+//!
+//! Nothing here computes: a report goes in, text or bytes come out. The logit lens is
+//! [`lens::LensReport`]; it becomes a terminal table, TSV, CSV, Markdown, JSON, SVG, PNG or one
+//! self-contained HTML page.
+//!
+//! Tokens are untrusted text. Every output goes through [`printable`] or an escape of its own
+//! format, so that no control, bidi or invisible character reaches a terminal or a page raw.
+//!
+//! ```
+//! use easyroutine_view::lens::{LensReport, Metric, TerminalOptions, terminal};
+//! # let json = include_str!("../tests/data/small.json");
+//! let report = LensReport::from_json(json)?;
+//! println!("{}", terminal(&report, &TerminalOptions { width: 100, ..TerminalOptions::default() }));
+//! # Ok::<(), easyroutine_view::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod colour;
+mod error;
+mod font;
+pub mod lens;
+mod png;
+mod svg;
+mod text;
+
+pub use error::{Error, ErrorKind};
+pub use text::{columns, fit, printable};

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Draws pages from committed reports and opens them in Debian's Chromium.
+# Needs: cargo, node 20 or newer, npm, chromium (apt-get install chromium). SHOTS=DIR keeps screenshots.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+data="$root/crates/view/tests/data"
+
+PAGES=$(mktemp -d)
+trap 'rm -rf "$PAGES"' EXIT
+for name in capitals hostile; do
+  (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$data/$name.json" "$PAGES/$name.html")
+done
+
+cd "$here"
+npm ci --silent --no-audit --no-fund
+export PAGES REPORT="$data/capitals.json"
+npm test --silent
