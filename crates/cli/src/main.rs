@@ -1,1 +1,44 @@
-fn main() {}
+//! The command line of easyroutine.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod failure;
+mod layers;
+mod memory;
+mod output;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command, ModelCommand};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let done = |()| ExitCode::SUCCESS;
+    match &args.command {
+        Command::Lens(lens) => commands::lens::run(args, lens).map(done),
+        Command::Extract(extract) => commands::extract::run(args, extract).map(done),
+        Command::Run(next) => commands::run::run(args, next).map(done),
+        Command::Tokens(tokens) => commands::tokens::run(args, tokens).map(done),
+        Command::Model { command: ModelCommand::Info(model) } => commands::info::run(args, model).map(done),
+        Command::Model { command: ModelCommand::Ls } => commands::ls::run(args).map(done),
+        Command::Model { command: ModelCommand::Check(check) } => commands::check::run(args, check),
+        Command::Model { command: ModelCommand::Export(export) } => {
+            commands::export::run(args, export).map(done)
+        }
+        Command::Env => commands::env::run(args).map(done),
+        Command::Completions { shell } => commands::shell::completions(*shell).map(done),
+        Command::Man => commands::shell::man().map(done),
+    }
+}

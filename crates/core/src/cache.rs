@@ -168,7 +168,8 @@ impl Tap for Capture {
         let width = value.width(0);
         for wanted in self.reported.get(&point).into_iter().flatten() {
             for (number, key) in keys_of(*wanted).into_iter().enumerate() {
-                let columns = if wanted.site() == Site::LastLayernorm { number..number + 1 } else { 0..width };
+                let columns =
+                    if wanted.site() == Site::LastLayernorm { number..number + 1 } else { 0..width };
                 let kept = self.copy(wanted.site(), value, columns);
                 self.kept.insert(key, kept);
             }

@@ -8,8 +8,10 @@
 pub mod arch;
 mod batch;
 pub mod cache;
+pub mod check;
 pub mod config;
 mod error;
+mod export;
 pub mod families;
 pub mod lens;
 pub mod load;
@@ -19,6 +21,7 @@ pub mod positions;
 pub mod request;
 pub mod source;
 mod tap;
+pub mod tokens;
 mod weights;
 
 pub use batch::Batch;

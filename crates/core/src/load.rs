@@ -120,7 +120,10 @@ fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
     let gguf = file.gguf();
     let metadata = json_of(gguf);
     let embedding = file.tensor("token_embd.weight").ok_or_else(|| {
-        Error::new(ErrorKind::Weights, format!("{}: the file has no tensor `token_embd.weight`", path.display()))
+        Error::new(
+            ErrorKind::Weights,
+            format!("{}: the file has no tensor `token_embd.weight`", path.display()),
+        )
     })?;
     let divisors = file.tensor("rope_freqs.weight").map(|t| t.read_all()).transpose()?;
     let header = gguf::Header {
@@ -177,7 +180,10 @@ fn read_small(path: &Path) -> Result<Vec<u8>> {
     let io = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
     let size = std::fs::metadata(path).map_err(io)?.len();
     if size > LARGEST {
-        return Err(Error::new(ErrorKind::Format, format!("{}: {size} bytes are too many for a config", path.display())));
+        return Err(Error::new(
+            ErrorKind::Format,
+            format!("{}: {size} bytes are too many for a config", path.display()),
+        ));
     }
     std::fs::read(path).map_err(io)
 }

@@ -81,7 +81,11 @@ pub fn select(specifiers: &[Specifier], row: Row<'_>, context: Context<'_>) -> R
     }
     if selected.indices.is_empty() {
         let names: Vec<String> = specifiers.iter().map(ToString::to_string).collect();
-        return Err(Error::input(format!("row {}: no token is selected by {}", row.number, names.join(", "))));
+        return Err(Error::input(format!(
+            "row {}: no token is selected by {}",
+            row.number,
+            names.join(", ")
+        )));
     }
     Ok(selected)
 }
@@ -105,6 +109,14 @@ impl Specifier {
                 Some(more) => rest = more,
                 None => return Ok(list),
             }
+        }
+    }
+
+    /// How a specifier is written as a key of JSON: `5`, `[4,9]`, `last`.
+    pub fn key(&self) -> String {
+        match self {
+            Specifier::Span(start, end) => format!("[{start},{end}]"),
+            other => other.to_string(),
         }
     }
 
@@ -177,7 +189,13 @@ impl Specifier {
         Ok((cuts[group]..cuts[group + 1]).collect())
     }
 
-    fn drawn(&self, from: Vec<usize>, count: usize, row: Row<'_>, context: Context<'_>) -> Result<Vec<usize>> {
+    fn drawn(
+        &self,
+        from: Vec<usize>,
+        count: usize,
+        row: Row<'_>,
+        context: Context<'_>,
+    ) -> Result<Vec<usize>> {
         if from.len() < count {
             return Err(Error::input(format!(
                 "row {}: `{self}` asks for {count} tokens but there are {}",

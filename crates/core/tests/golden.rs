@@ -37,7 +37,9 @@ fn every_activation_is_that_of_transformers() {
         for (name, reference) in &references {
             let Some(name) = name.strip_prefix("full.") else { continue };
             let ours = match name.rsplit_once('_') {
-                _ if name == "logits" => extract(&model, &ids, "logits", "all").get("logits").unwrap().values().to_vec(),
+                _ if name == "logits" => {
+                    extract(&model, &ids, "logits", "all").get("logits").unwrap().values().to_vec()
+                }
                 Some(("pattern", layer)) => pattern(&model, &ids, layer),
                 Some((site, layer)) => {
                     let Some((_, key)) = SITES.iter().find(|(theirs, _)| *theirs == site) else { continue };

@@ -42,6 +42,14 @@ impl ShardedSafeTensors {
         Err(nothing_to_read(folder).within(folder.display()))
     }
 
+    /// Whether `file` is a well-formed safetensors file, all of it: what [`open`](Self::open) checks, for bytes in memory.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(file: &[u8]) -> Result<()> {
+        crate::single::read_header(file).map(|_| ())
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.places.keys().map(String::as_str)

@@ -54,7 +54,7 @@ impl SafeTensorsFile {
 ///
 /// `safetensors::SafeTensors::read_metadata` does the same, but adds the file's own offsets unchecked, which overflows
 /// in a debug build; the header itself is parsed and validated by the crate (`Metadata`'s `Deserialize`).
-fn read_header(file: &[u8]) -> Result<(usize, Metadata)> {
+pub(crate) fn read_header(file: &[u8]) -> Result<(usize, Metadata)> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(Error::malformed(format!(
             "{} bytes are no safetensors file: the length of its header alone takes 8. Is the download complete?",

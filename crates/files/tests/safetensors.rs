@@ -22,11 +22,11 @@ fn tensor_file(names: &[&str]) -> Vec<u8> {
 }
 
 fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
-    std::fs::write(folder.join(name), bytes).unwrap();
+    std::fs::write(folder.join(name), bytes).expect("a temporary folder takes a file");
 }
 
 fn open_bytes(bytes: &[u8]) -> Result<ShardedSafeTensors, easyroutine_files::Error> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     write(folder.path(), "model.safetensors", bytes);
     ShardedSafeTensors::open_folder(folder.path())
 }
@@ -37,6 +37,7 @@ const SOUND: &str = r#"{"__metadata__":{"format":"pt"},"w":{"dtype":"BF16","shap
 #[test]
 fn a_sound_file_reads_whole() {
     let weights = open_bytes(&file(SOUND, 16)).unwrap();
+    ShardedSafeTensors::check(&file(SOUND, 16)).unwrap();
     assert_eq!(weights.names().collect::<Vec<_>>(), ["ids", "mask", "w"]);
     assert_eq!(weights.metadata()["format"], "pt");
     assert_eq!(weights.files().len(), 1);
@@ -83,6 +84,7 @@ fn what_is_wrong_is_named() {
     for (bytes, expected) in cases {
         let error = open_bytes(&bytes).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+        assert!(ShardedSafeTensors::check(&bytes).is_err(), "{expected}");
         assert!(error.contains("model.safetensors: "), "{error:?} does not name the file");
     }
     let mut not_text = file("{\"w\":1}", 0);
@@ -123,7 +125,7 @@ proptest! {
 
 /// Writes a folder of two shards with this index and opens it.
 fn open_sharded(index: &str) -> Result<ShardedSafeTensors, easyroutine_files::Error> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     write(folder.path(), "m-1.safetensors", tensor_file(&["a", "b"]));
     write(folder.path(), "m-2.safetensors", tensor_file(&["c"]));
     write(folder.path(), "same.safetensors", tensor_file(&["b"]));

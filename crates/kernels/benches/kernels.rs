@@ -1,1 +1,202 @@
-fn main() {}
+//! Throughput of products and attention beside the most that the processor can do. Items are floating-point operations:
+//! `Gitem/s` is GFLOP/s. One thread, so that shares of the peak mean something.
+
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+use easyroutine_kernels::{
+    Activation, Attention, Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut, Sequence, Simd,
+};
+use std::convert::Infallible;
+
+fn main() {
+    divan::main();
+}
+
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+}
+
+fn packed(cpu: &Cpu, dtype: Dtype, outputs: usize, inputs: usize, gated: bool) -> PackedMatrix {
+    let fill = |output: usize, row: &mut [f32]| {
+        row.iter_mut().enumerate().for_each(|(i, w)| *w = ((output + i * 37) % 101) as f32 / 50.0 - 1.0);
+        Ok::<(), Infallible>(())
+    };
+    let result = if gated {
+        PackedMatrix::pack_gated(cpu, dtype, outputs / 2, inputs, fill)
+    } else {
+        PackedMatrix::pack(cpu, dtype, outputs, inputs, fill)
+    };
+    result.unwrap_or_else(|never| match never {})
+}
+
+/// Rows, outputs and inputs of SmolLM2-135M's products, of a larger model's, and of a vocabulary's.
+const SHAPES: [(usize, usize, usize); 12] = [
+    (1, 1536, 576),
+    (16, 1536, 576),
+    (128, 960, 576),
+    (128, 3072, 576),
+    (512, 3072, 576),
+    (512, 576, 1536),
+    (1, 8192, 2048),
+    (4, 8192, 2048),
+    (16, 8192, 2048),
+    (128, 8192, 2048),
+    (512, 8192, 2048),
+    (128, 2048, 8192),
+];
+
+fn bench_product(
+    bencher: Bencher<'_, '_>,
+    simd: Simd,
+    dtype: Dtype,
+    (rows, outputs, inputs): (usize, usize, usize),
+) {
+    let cpu = Cpu::new(simd, 1);
+    let w = packed(&cpu, dtype, outputs, inputs, false);
+    let (x, mut out) = (values(rows * (inputs + 16)), vec![0.0; rows * outputs]);
+    let x = Rows::new(&x, rows, inputs, inputs + 16);
+    bencher.counter(ItemsCount::new(2 * rows * outputs * inputs)).bench_local(|| {
+        cpu.matmul(black_box(x), &w, None, RowsMut::dense(&mut out, rows, outputs));
+    });
+}
+
+mod product {
+    use super::*;
+
+    #[divan::bench(args = SHAPES, max_time = 0.3)]
+    fn f32(bencher: Bencher<'_, '_>, shape: (usize, usize, usize)) {
+        bench_product(bencher, Simd::best(), Dtype::F32, shape);
+    }
+
+    #[divan::bench(args = SHAPES, max_time = 0.3)]
+    fn bf16(bencher: Bencher<'_, '_>, shape: (usize, usize, usize)) {
+        bench_product(bencher, Simd::best(), Dtype::Bf16, shape);
+    }
+
+    #[divan::bench(args = [Simd::Portable, Simd::Avx2], max_time = 0.3)]
+    fn f32_on_other_paths(bencher: Bencher<'_, '_>, simd: Simd) {
+        bench_product(bencher, simd, Dtype::F32, (128, 3072, 576));
+    }
+
+    #[divan::bench(args = [Simd::Portable, Simd::Avx2], max_time = 0.3)]
+    fn bf16_on_other_paths(bencher: Bencher<'_, '_>, simd: Simd) {
+        bench_product(bencher, simd, Dtype::Bf16, (128, 3072, 576));
+    }
+
+    #[divan::bench(args = [Activation::Silu, Activation::Gelu, Activation::GeluTanh], max_time = 0.3)]
+    fn gated(bencher: Bencher<'_, '_>, activation: Activation) {
+        let (cpu, rows, neurons, inputs) = (Cpu::new(Simd::best(), 1), 128, 1536, 576);
+        let w = packed(&cpu, Dtype::F32, 2 * neurons, inputs, true);
+        let (x, mut out) = (values(rows * inputs), vec![0.0; rows * neurons]);
+        let x = Rows::dense(&x, rows, inputs);
+        bencher.counter(ItemsCount::new(4 * rows * neurons * inputs)).bench_local(|| {
+            cpu.matmul_gated(black_box(x), &w, None, activation, RowsMut::dense(&mut out, rows, neurons));
+        });
+    }
+
+    /// Values, not operations.
+    #[divan::bench(max_time = 0.5, args = [Dtype::F32, Dtype::Bf16])]
+    fn pack(bencher: Bencher<'_, '_>, dtype: Dtype) {
+        let cpu = Cpu::new(Simd::best(), 1);
+        bencher
+            .counter(ItemsCount::new(3072_usize * 1024))
+            .bench_local(|| packed(&cpu, dtype, 3072, 1024, false));
+    }
+}
+
+mod attention {
+    use super::*;
+
+    /// Queries and keys, with the heads of SmolLM2-135M. Operations of keys that are visible.
+    #[divan::bench(args = [(128, 128), (512, 512), (2048, 2048), (1, 512), (1, 4096)], max_time = 0.3)]
+    fn fused(bencher: Bencher<'_, '_>, (queries, keys): (usize, usize)) {
+        let cpu = Cpu::new(Simd::best(), 1);
+        let (n_heads, n_kv_heads, d_head) = (9, 3, 64);
+        let (softcap, window, alibi, sinks) = (None, None, None, None);
+        let spec = Attention { n_heads, n_kv_heads, d_head, scale: 0.125, softcap, window, alibi, sinks };
+        let cols = (n_heads + 2 * n_kv_heads) * d_head;
+        let qkv = values(keys * (cols + 16));
+        let qkv = Rows::new(&qkv, keys, cols, cols + 16);
+        let (q, k, v) = (qkv.columns(0..576), qkv.columns(576..768), qkv.columns(768..960));
+        let sequences = [Sequence { queries: 0..queries, keys: 0..keys }];
+        let mut z = vec![0.0; queries * 576];
+        let visible = queries * (keys - queries) + queries * (queries + 1) / 2;
+        bencher.counter(ItemsCount::new(4 * visible * n_heads * d_head)).bench_local(|| {
+            cpu.attention(&spec, black_box(q), k, v, &sequences, RowsMut::dense(&mut z, queries, 576));
+        });
+    }
+}
+
+/// Values, not operations.
+mod rows {
+    use super::*;
+
+    #[divan::bench(args = [NormKind::Layer, NormKind::Rms], max_time = 0.3)]
+    fn norm(bencher: Bencher<'_, '_>, kind: NormKind) {
+        let cpu = Cpu::new(Simd::best(), 1);
+        let (x, weight, mut out) = (values(128 * 576), values(576), vec![0.0; 128 * 576]);
+        bencher.counter(ItemsCount::new(x.len())).bench_local(|| {
+            let out = RowsMut::dense(&mut out, 128, 576);
+            cpu.norm(kind, Rows::dense(black_box(&x), 128, 576), 576, Some(&weight), None, 1e-5, out);
+        });
+    }
+
+    #[divan::bench(max_time = 0.3)]
+    fn sum_exp(bencher: Bencher<'_, '_>) {
+        let (cpu, x) = (Cpu::new(Simd::best(), 1), values(1024));
+        bencher.counter(ItemsCount::new(x.len())).bench_local(|| cpu.sum_exp(black_box(&x), 1.0));
+    }
+}
+
+/// Nothing but sums of products in registers: what the shares of the others are shares of.
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use super::*;
+    use std::arch::x86_64::*;
+
+    const ROUNDS: usize = 100_000;
+
+    #[target_feature(enable = "avx512f")]
+    fn fused_multiply_add() -> f32 {
+        let mut sums = [_mm512_setzero_ps(); 24];
+        let (a, b) = (_mm512_set1_ps(black_box(1.0)), _mm512_set1_ps(black_box(1e-9)));
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(a, b, *sum);
+            }
+        }
+        let total = sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b));
+        total.map_or(0.0, |total| _mm512_reduce_add_ps(total))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn dot_bf16() -> f32 {
+        let mut sums = [_mm512_setzero_ps(); 24];
+        let ones = _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(1.0)), _mm512_set1_ps(black_box(1.0)));
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, ones, ones);
+            }
+        }
+        let total = sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b));
+        total.map_or(0.0, |total| _mm512_reduce_add_ps(total))
+    }
+
+    #[divan::bench(max_time = 0.5)]
+    fn f32(bencher: Bencher<'_, '_>) {
+        if Simd::best() == Simd::Avx512 {
+            // SAFETY: the processor has AVX-512.
+            let run = || unsafe { fused_multiply_add() };
+            bencher.counter(ItemsCount::new(ROUNDS * 24 * 16 * 2)).bench_local(run);
+        }
+    }
+
+    #[divan::bench(max_time = 0.5)]
+    fn bf16(bencher: Bencher<'_, '_>) {
+        if is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the processor has AVX-512 BF16, and with it AVX-512 F.
+            let run = || unsafe { dot_bf16() };
+            bencher.counter(ItemsCount::new(ROUNDS * 24 * 16 * 4)).bench_local(run);
+        }
+    }
+}

@@ -10,11 +10,11 @@ use std::f32::consts::LOG2_E;
 const ROUND: f32 = 12_582_912.0;
 
 /// ln 2 in two parts. The first has so few bits that its product with a small whole number is exact.
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
 /// (e^r - 1 - r) / r^2 for |r| up to (ln 2) / 2, relative error of e^r 3e-9; highest power first.
-const EXP: [f32; 5] = [0.001_381_454, 0.008_368_745_4, 0.041_668_39, 0.166_665_21, 0.499_999_94];
+const EXP: [f32; 5] = [0.001_381_454, 0.008_368_745, 0.041_668_39, 0.166_665_21, 0.499_999_94];
 
 /// e^(t^2/2) times the normal distribution's upper tail beyond t, divided by u = 1 / (1 + t/4), as a polynomial in u;
 /// relative error 3e-8 for t from 0 to 14.6; highest power first.
@@ -26,7 +26,7 @@ const NORMAL_TAIL: [f32; 10] = [
     0.018_670_866,
     0.083_330_58,
     0.073_199_935,
-    0.095_246_017,
+    0.095_246_02,
     0.099_526_73,
     0.099_746_04,
 ];

@@ -3,6 +3,7 @@
 use crate::aligned::Aligned;
 use crate::vector::{Element, PANEL};
 use crate::{Cpu, scratch};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 /// How weights are stored, and what products multiply. Sums are always f32.
@@ -264,6 +265,12 @@ impl PackedMatrix {
     }
 }
 
+impl fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PackedMatrix[{} outputs, {} inputs, {:?}]", self.outputs(), self.inputs(), self.dtype())
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -320,11 +327,5 @@ mod tests {
             assert_eq!(PackedMatrix::pack(&cpu, Dtype::F32, 200, 5, fill).err(), Some(bad));
             assert_eq!(PackedMatrix::pack_gated(&cpu, Dtype::Bf16, 100, 5, fill).err(), Some(bad));
         }
-    }
-}
-
-impl std::fmt::Debug for PackedMatrix {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PackedMatrix[{} outputs, {} inputs, {:?}]", self.outputs(), self.inputs(), self.dtype())
     }
 }

@@ -39,11 +39,11 @@ pub(crate) fn max<V: Vector>(v: V, x: &[f32]) -> f32 {
         // A maximum forgets a NaN at the next value.
         nan = v.keep_nan(nan, values);
     }
-    let lanes = |vector| v.lanes(vector).into_iter().take(V::LANES);
-    if lanes(nan).any(f32::is_nan) {
+    let (largest, nan) = (v.lanes(largest), v.lanes(nan));
+    if nan.iter().any(|lane| lane.is_nan()) {
         return f32::NAN;
     }
-    lanes(largest).fold(f32::NEG_INFINITY, f32::max)
+    largest[..V::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 struct Max<'a>(&'a [f32]);

@@ -1,5 +1,6 @@
 //! Views of matrices in slices: rows of one length at a fixed distance.
 
+use std::fmt;
 use std::ops::Range;
 
 /// A matrix in a slice: `rows` rows of `cols` values, `stride` values from one row's start to the next.
@@ -234,6 +235,12 @@ impl<'a> RowsMut<'a> {
     }
 }
 
+impl fmt::Debug for RowsMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RowsMut[{} x {}]", self.n_rows(), self.n_columns())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,11 +284,5 @@ mod tests {
         for (index, bad) in bad.into_iter().enumerate() {
             assert!(catch_unwind(bad).is_err(), "case {index}");
         }
-    }
-}
-
-impl std::fmt::Debug for RowsMut<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RowsMut[{} x {}]", self.n_rows(), self.n_columns())
     }
 }

@@ -71,9 +71,7 @@ impl Selector {
         let layers = || self.layers.resolve(extent.n_layers, "layer", self);
         Ok(match self.site.scope() {
             Scope::Model => BTreeSet::from([Point::model(self.site)]),
-            Scope::Layer | Scope::LetteredLayer => {
-                layers()?.map(|l| Point::layer_of(self.site, l)).collect()
-            }
+            Scope::Layer | Scope::LetteredLayer => layers()?.map(|l| Point::layer_of(self.site, l)).collect(),
             Scope::Head => {
                 let heads = self.heads.resolve(extent.n_heads, "head", self)?;
                 layers()?.flat_map(|l| heads.clone().map(move |h| Point::head_of(self.site, l, h))).collect()
@@ -105,9 +103,7 @@ impl Numbers {
         let range = match *self {
             Numbers::All => 0..count as i64,
             Numbers::One(n) => from_end(n)..from_end(n) + 1,
-            Numbers::Range(start, end) => {
-                start.map_or(0, from_end)..end.map_or(count as i64, from_end)
-            }
+            Numbers::Range(start, end) => start.map_or(0, from_end)..end.map_or(count as i64, from_end),
         };
         if range.start < 0 || range.end > count as i64 || range.start >= range.end {
             return Err(NameError::new(format!(
@@ -170,7 +166,9 @@ fn parse(text: &str) -> Option<Selector> {
         // `pattern_*` means every layer and head: the short form people type first.
         let everything = rest == "_*";
         match site.scope() {
-            Scope::Model => rest.is_empty().then_some(Selector { site, layers: Numbers::All, heads: Numbers::All }),
+            Scope::Model => {
+                rest.is_empty().then_some(Selector { site, layers: Numbers::All, heads: Numbers::All })
+            }
             _ if everything => selector(Numbers::All, Numbers::All),
             Scope::Layer => selector(Numbers::parse(rest.strip_prefix('_')?)?, Numbers::All),
             Scope::LetteredLayer => selector(Numbers::parse(rest.strip_prefix("_L")?)?, Numbers::All),

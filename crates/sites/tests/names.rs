@@ -43,8 +43,18 @@ fn a_typo_is_an_error_that_names_the_nearest_key() {
 #[test]
 fn names_that_only_look_right_are_refused() {
     let wrong = [
-        "", "resid_out_", "resid_out_05", "resid_out_+5", "resid_out_5 ", "resid_out_5_", "pattern_L5", "logits_0",
-        "pattern_L5H", "queries_5", "resid_out_99999999999999999999", "blocks.5.hook_resid_past",
+        "",
+        "resid_out_",
+        "resid_out_05",
+        "resid_out_+5",
+        "resid_out_5 ",
+        "resid_out_5_",
+        "pattern_L5",
+        "logits_0",
+        "pattern_L5H",
+        "queries_5",
+        "resid_out_99999999999999999999",
+        "blocks.5.hook_resid_past",
     ];
     for name in wrong {
         assert!(name.parse::<Point>().is_err(), "{name:?} parsed");
@@ -60,7 +70,10 @@ fn patterns_select_layers_and_heads() {
     assert_eq!(selected("resid_out_-1"), ["resid_out_11"]);
     assert_eq!(selected("pattern_*").len(), 48);
     assert_eq!(selected("pattern_L2").len(), 4);
-    assert_eq!(selected("head_out_L4H*"), ["head_out_L4H0", "head_out_L4H1", "head_out_L4H2", "head_out_L4H3"]);
+    assert_eq!(
+        selected("head_out_L4H*"),
+        ["head_out_L4H0", "head_out_L4H1", "head_out_L4H2", "head_out_L4H3"]
+    );
     assert_eq!(selected("head_out_L{i}H{j}").len(), 48);
     assert_eq!(selected("logits"), ["logits"]);
     assert_eq!(selected("queries_L*").len(), 12);

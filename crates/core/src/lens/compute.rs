@@ -59,9 +59,17 @@ impl LogitLens {
         Ok(results)
     }
 
-    fn of_key(&self, point: Point, kept: &Kept, cache: &ActivationCache, options: &LensOptions) -> Result<Kept> {
+    fn of_key(
+        &self,
+        point: Point,
+        kept: &Kept,
+        cache: &ActivationCache,
+        options: &LensOptions,
+    ) -> Result<Kept> {
         let role = Role::of(point.site()).ok_or_else(|| {
-            Error::input(format!("`{point}` is not written in the residual stream's basis, so no lens reads it"))
+            Error::input(format!(
+                "`{point}` is not written in the residual stream's basis, so no lens reads it"
+            ))
         })?;
         let d_model = kept.row_shapes.first().and_then(|s| s.last()).copied().unwrap_or(0);
         let lengths: Vec<usize> = kept.row_shapes.iter().map(|s| s[0]).collect();

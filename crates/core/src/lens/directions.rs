@@ -44,7 +44,9 @@ impl Direction {
     pub(super) fn check(self, vocabulary: usize) -> Result<()> {
         let outside = self.ids().into_iter().find(|id| *id as usize >= vocabulary);
         match outside {
-            Some(id) => Err(Error::input(format!("direction: token id {id} is beyond the vocabulary of {vocabulary}"))),
+            Some(id) => Err(Error::input(format!(
+                "direction: token id {id} is beyond the vocabulary of {vocabulary}"
+            ))),
             None => Ok(()),
         }
     }
@@ -77,10 +79,11 @@ impl LogitLens {
         let matrix = &self.unembedding.matrix;
         let entering = self.unembedding.projected(&self.cpu, normed);
         let rows = entering.rows();
-        let Ok(small) = PackedMatrix::pack(&self.cpu, matrix.matrix.dtype(), ids.len(), rows.n_columns(), |n, row| {
-            matrix.matrix.read_row(ids[n] as usize, row);
-            Ok::<(), std::convert::Infallible>(())
-        });
+        let Ok(small) =
+            PackedMatrix::pack(&self.cpu, matrix.matrix.dtype(), ids.len(), rows.n_columns(), |n, row| {
+                matrix.matrix.read_row(ids[n] as usize, row);
+                Ok::<(), std::convert::Infallible>(())
+            });
         let own = if with_bias { matrix.bias.as_ref() } else { None };
         let bias: Option<Vec<f32>> = own.map(|b| ids.iter().map(|id| b[*id as usize]).collect());
         let mut logits = vec![0.0; rows.n_rows() * ids.len()];

@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use easyroutine_kernels::{PackedMatrix, Rows, RowsMut};
 
 use super::LogitLens;
-use crate::error::Result;
 use crate::model::Buffer;
 
 /// Columns of the vocabulary that are looked at together. Part of the order of summation: changing it changes bits.
@@ -61,14 +60,21 @@ impl LogitLens {
     /// Reads vectors against the model's own prediction at each position.
     ///
     /// # Shapes
-    /// `finals`: P by D, normed as the model norms; sources: S · P by D; result: S · P readings in the same order.
-    pub(super) fn read(&self, sources: Sources, finals: Buffer, wanted: Wanted<'_>) -> Result<Vec<Reading>> {
+    /// `finals`: P by D, normed as the model norms; sources: S · P by D; result: S · P readings in the same order, and
+    /// the model's own most likely token at each of the P.
+    pub(super) fn read(
+        &self,
+        sources: Sources,
+        finals: Buffer,
+        wanted: Wanted<'_>,
+    ) -> (Vec<Reading>, Vec<u32>) {
         let positions = finals.rows().n_rows();
         let with_bias = sources.with_bias;
         let sources = self.unembedding.projected(&self.cpu, sources.normed);
         let finals = self.unembedding.projected(&self.cpu, finals);
         let n_sources = sources.rows().n_rows() / positions.max(1);
         let mut readings: Vec<Option<Reading>> = vec![None; n_sources * positions];
+        let mut tops = Vec::with_capacity(positions);
         for start in (0..positions).step_by(POSITIONS) {
             let chunk = start..(start + POSITIONS).min(positions);
             let mut vectors = Buffer::default();
@@ -88,12 +94,13 @@ impl LogitLens {
                 top_k: wanted.top_k.min(self.vocabulary()),
                 with_bias,
             };
+            tops.extend(group.finals.iter().map(|f| f.top));
             for (i, reading) in group.read(vectors.rows()).into_iter().enumerate() {
                 let (source, position) = (i / chunk.len(), chunk.start + i % chunk.len());
                 readings[source * positions + position] = Some(reading);
             }
         }
-        Ok(readings.into_iter().flatten().collect())
+        (readings.into_iter().flatten().collect(), tops)
     }
 
     /// The model's logits at a few positions, with what is needed to compare others with them.
@@ -146,7 +153,8 @@ impl Group<'_> {
         let bias = if self.with_bias { matrix.bias.as_deref() } else { None };
         let named = self.named_logits(vectors);
         let n_tiles = lens.vocabulary().div_ceil(TILE);
-        let slots: Vec<OnceLock<TileReading>> = (0..vectors.n_rows() * n_tiles).map(|_| OnceLock::new()).collect();
+        let slots: Vec<OnceLock<TileReading>> =
+            (0..vectors.n_rows() * n_tiles).map(|_| OnceLock::new()).collect();
         lens.cpu.matmul_tiles(vectors, &matrix.matrix, bias, TILE, |column, first, mut tile| {
             for i in 0..tile.n_rows() {
                 let (vector, logits) = (first + i, tile.row_mut(i));
@@ -169,10 +177,11 @@ impl Group<'_> {
         let mut ids: Vec<u32> = self.tracked.to_vec();
         ids.extend(self.finals.iter().map(|f| f.top));
         ids.extend(self.targets.iter().map(|t| t.unwrap_or(0)));
-        let Ok(small) = PackedMatrix::pack(&lens.cpu, matrix.matrix.dtype(), ids.len(), vectors.n_columns(), |n, row| {
-            matrix.matrix.read_row(ids[n] as usize, row);
-            Ok::<(), std::convert::Infallible>(())
-        });
+        let Ok(small) =
+            PackedMatrix::pack(&lens.cpu, matrix.matrix.dtype(), ids.len(), vectors.n_columns(), |n, row| {
+                matrix.matrix.read_row(ids[n] as usize, row);
+                Ok::<(), std::convert::Infallible>(())
+            });
         let own_bias = if self.with_bias { matrix.bias.as_ref() } else { None };
         let bias: Option<Vec<f32>> = own_bias.map(|b| ids.iter().map(|id| b[*id as usize]).collect());
         let mut logits = vec![0.0; vectors.n_rows() * ids.len()];

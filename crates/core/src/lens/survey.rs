@@ -26,9 +26,8 @@ impl Component {
     /// # Errors
     /// A name of no site, or of one that is not in the residual stream's basis.
     pub fn from_name(name: &str) -> Result<Self> {
-        let site = Site::from_name(name).filter(|site| {
-            Role::of(*site).is_some() && !matches!(site, Site::InputEmbeddings)
-        });
+        let site = Site::from_name(name)
+            .filter(|site| Role::of(*site).is_some() && !matches!(site, Site::InputEmbeddings));
         site.map(Component).ok_or_else(|| {
             Error::input(format!("no component `{name}`"))
                 .hint("components are: resid_out, resid_in, resid_mid, attn_out, attn_raw, mlp_out, head_out")
@@ -76,6 +75,8 @@ pub struct Survey {
     pub rows: Vec<SurveyRow>,
     /// The positions, as asked for.
     pub positions: Vec<usize>,
+    /// The model's own most likely next token at each position.
+    pub final_top: Vec<u32>,
 }
 
 /// Runs one prompt and reads its layers.
@@ -102,7 +103,9 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
     let lens = LogitLens::from_model(model);
     let (n, d_model) = (options.positions.len(), model.arch().d_model);
     let vectors = |point: Point| -> Result<Rows<'_>> {
-        let kept = cache.get(&point.to_string()).ok_or_else(|| Error::input(format!("`{point}` was not reached")))?;
+        let kept = cache
+            .get(&point.to_string())
+            .ok_or_else(|| Error::input(format!("`{point}` was not reached")))?;
         Ok(Rows::dense(kept.values(), n, d_model))
     };
     let statistic = |name: &str| cache.get(&format!("last_layernorm.{name}")).map_or(&[][..], Kept::values);
@@ -120,6 +123,7 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
         .collect();
     let wanted = Wanted { top_k: options.top_k, targets: &targets, tracked: &options.tracked };
     let mut readings = Vec::new();
+    let mut final_top = Vec::new();
     // Streams and parts differ in whether the unembedding's bias is added; each kind is one sweep.
     for role in [Role::Part, Role::Stream] {
         let of_role: Vec<&Point> = points.iter().filter(|p| Role::of(p.site()) == Some(role)).collect();
@@ -138,7 +142,8 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
         let mut finals_copy = Buffer::default();
         finals_copy.resize(n, d_model);
         (0..n).for_each(|p| finals_copy.rows_mut().row_mut(p).copy_from_slice(finals.rows().row(p)));
-        let read = lens.read(Sources { normed: all, with_bias }, finals_copy, wanted)?;
+        let read;
+        (read, final_top) = lens.read(Sources { normed: all, with_bias }, finals_copy, wanted);
         readings.extend(of_role.into_iter().zip(read.chunks(n.max(1)).map(<[Reading]>::to_vec)));
     }
     let mut rows: Vec<SurveyRow> = readings
@@ -150,7 +155,7 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
         })
         .collect();
     rows.sort_by_key(|row| row.layer);
-    Ok(Survey { rows, positions: options.positions.clone() })
+    Ok(Survey { rows, positions: options.positions.clone(), final_top })
 }
 
 /// The points of the survey, checked against the model.
@@ -164,10 +169,14 @@ fn points(model: &Model, options: &SurveyOptions) -> Result<Vec<Point>> {
             continue;
         }
         if !(0..n_layers).contains(layer) {
-            return Err(Error::input(format!("no layer {layer}; the model has 0 to {}, and -1 is the embedding", n_layers - 1)));
+            return Err(Error::input(format!(
+                "no layer {layer}; the model has 0 to {}, and -1 is the embedding",
+                n_layers - 1
+            )));
         }
         let layer = *layer as usize;
-        let heads = if site.scope() == easyroutine_sites::Scope::Head { 0..model.arch().n_heads } else { 0..1 };
+        let heads =
+            if site.scope() == easyroutine_sites::Scope::Head { 0..model.arch().n_heads } else { 0..1 };
         for head in heads {
             let point = match site.scope() {
                 easyroutine_sites::Scope::Head => Point::head_of(site, layer, head),

@@ -219,7 +219,8 @@ impl Attention {
             }
             k_norm.norm.apply_in_place(cpu, rows.reborrow(), k_norm.group);
             for token in 0..rows.n_rows() {
-                spread.rows_mut().row_mut(token)[own.clone()].copy_from_slice(&rows.row(token)[shared.clone()]);
+                spread.rows_mut().row_mut(token)[own.clone()]
+                    .copy_from_slice(&rows.row(token)[shared.clone()]);
             }
         }
     }

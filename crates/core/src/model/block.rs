@@ -104,7 +104,8 @@ impl Block {
         let norms = norms.into();
         read(run.cpu(), norms.pre, run.scratch.stream.rows(), run.scratch.read.rows_mut());
         run.seam.visit(Point::layer_of(Site::MlpIn, self.layer), run.scratch.read.rows_mut())?;
-        if run.seam.after(self.layer, Site::MlpIn).is_break() || self.mlp.forward(run, self.layer)?.is_break() {
+        if run.seam.after(self.layer, Site::MlpIn).is_break() || self.mlp.forward(run, self.layer)?.is_break()
+        {
             return Ok(Flow::Break(()));
         }
         self.write(run.cpu(), norms.post, run.scratch.mlp_out.rows_mut());

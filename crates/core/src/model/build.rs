@@ -20,14 +20,29 @@ impl Model {
     ///
     /// # Errors
     /// A tensor that is missing, surplus, of the wrong shape or not floating point.
-    pub(crate) fn build(arch: Arch, names: &Names, checkpoint: Checkpoint, cpu: Cpu, dtype: Dtype) -> Result<Model> {
+    pub(crate) fn build(
+        arch: Arch,
+        names: &Names,
+        checkpoint: Checkpoint,
+        cpu: Cpu,
+        dtype: Dtype,
+    ) -> Result<Model> {
         let checkpoint = Arc::new(checkpoint);
         let loader = Loader { checkpoint: &checkpoint, names, cpu: &cpu, dtype };
         let unembedding = unembedding(&loader, &arch)?;
         let embedding = embedding(&loader, &arch, &unembedding, &checkpoint)?;
-        let blocks = (0..arch.layers.len()).map(|layer| block(&loader, &arch, layer)).collect::<Result<_>>()?;
+        let blocks =
+            (0..arch.layers.len()).map(|layer| block(&loader, &arch, layer)).collect::<Result<_>>()?;
         checkpoint.finish(names.ignored)?;
-        Ok(Model { arch, cpu, dtype, embedding, blocks, unembedding: Arc::new(unembedding), scratch: Mutex::default() })
+        Ok(Model {
+            arch,
+            cpu,
+            dtype,
+            embedding,
+            blocks,
+            unembedding: Arc::new(unembedding),
+            scratch: Mutex::default(),
+        })
     }
 }
 
@@ -43,7 +58,7 @@ pub(crate) fn build_unembedding(
 }
 
 fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
-    let Loader { checkpoint, names, .. } = loader;
+    let names = loader.names;
     let norm = match (arch.final_norm, names.final_norm) {
         (Some(norm), Some(name)) => Some(loader.norm(name, norm, arch.d_model)?),
         _ => None,
@@ -55,23 +70,27 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
         None => None,
     };
     let inputs = if project.is_some() { arch.embed.width } else { arch.d_model };
-    let name = match arch.unembed.matrix {
+    let name = match matrix_of(loader, arch)? {
         UnembedMatrix::Own => names.unembed,
-        UnembedMatrix::Tied => {
-            // A tied copy may stand in the file; the embedding rules, as in transformers.
-            checkpoint.pass_over("", &format!("{}.weight", names.unembed));
-            names.embed
-        }
+        UnembedMatrix::Tied => names.embed,
     };
     let linear = Linear::new(name, arch.unembed.bias);
     let matrix = Arc::new(loader.linear("", linear, arch.vocabulary, inputs)?);
-    Ok(Unembedding {
-        norm,
-        project,
-        matrix,
-        divisor: arch.unembed.divisor,
-        softcap: arch.unembed.softcap,
-    })
+    Ok(Unembedding { norm, project, matrix, divisor: arch.unembed.divisor, softcap: arch.unembed.softcap })
+}
+
+/// Whose matrix the unembedding is. Where the config ties it but the file holds another matrix of its own, that one
+/// counts, as in transformers (`modeling_utils.py`, `tie_weights`); an equal copy is passed over.
+fn matrix_of(loader: &Loader<'_>, arch: &Arch) -> Result<UnembedMatrix> {
+    let Loader { checkpoint, names, .. } = loader;
+    let (own, embed) = (format!("{}.weight", names.unembed), format!("{}.weight", names.embed));
+    if arch.unembed.matrix == UnembedMatrix::Own || !checkpoint.has(&own) {
+        return Ok(arch.unembed.matrix);
+    }
+    let shape = [arch.vocabulary, arch.embed.width];
+    let copy = checkpoint.tensor("", &own, &shape)?;
+    let differs = !copy.same_as(&checkpoint.tensor(names.prefix, &embed, &shape)?);
+    Ok(if differs { UnembedMatrix::Own } else { UnembedMatrix::Tied })
 }
 
 fn embedding(
@@ -82,7 +101,7 @@ fn embedding(
 ) -> Result<Embedding> {
     let names = loader.names;
     let rows = arch.vocabulary;
-    let table = match arch.unembed.matrix {
+    let table = match matrix_of(loader, arch)? {
         UnembedMatrix::Tied => Table::Packed { matrix: Arc::clone(&unembedding.matrix), rows },
         UnembedMatrix::Own => {
             let name = format!("{}.weight", names.embed);
@@ -160,7 +179,13 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
     })
 }
 
-fn attention(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &LayerNames) -> Result<Attention> {
+fn attention(
+    loader: &Loader<'_>,
+    arch: &Arch,
+    layer: usize,
+    prefix: &str,
+    names: &LayerNames,
+) -> Result<Attention> {
     let described = &arch.layers[layer].attention;
     let (n_heads, n_kv_heads, d_head, d_model) = (arch.n_heads, arch.n_kv_heads, arch.d_head, arch.d_model);
     let spec = easyroutine_kernels::Attention {

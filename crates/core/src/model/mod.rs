@@ -23,11 +23,11 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::tap::Tap;
 use block::Block;
+pub(crate) use buffer::Buffer;
+pub(crate) use build::build_unembedding;
 use embed::Embedding;
 use plan::{Plan, Stage};
 use run::{Run, Scratch};
-pub(crate) use buffer::Buffer;
-pub(crate) use build::build_unembedding;
 pub use unembed::Unembedding;
 pub(crate) use unembed::moments;
 
@@ -57,9 +57,22 @@ impl Model {
         &self.cpu
     }
 
+    /// Changes how many threads the arithmetic uses; the numbers stay the same to the bit.
+    pub fn set_threads(&mut self, threads: usize) {
+        self.cpu = Cpu::new(self.cpu.simd(), threads.max(1));
+    }
+
     /// Type of the inputs of its matrix products.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// The bias of a layer's attention output, which belongs to no head.
+    ///
+    /// # Shapes
+    /// D.
+    pub fn attention_bias(&self, layer: usize) -> Option<&[f32]> {
+        self.blocks.get(layer)?.attention.out.bias.as_deref()
     }
 
     /// Final norm and unembedding, shared.

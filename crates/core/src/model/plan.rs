@@ -80,19 +80,26 @@ impl Arch {
         use crate::arch::{Mlp, Wiring};
         let layer = point.layer().unwrap_or(0);
         if layer >= self.layers.len() {
-            return Some(format!("the model has {} layers, 0 to {}", self.layers.len(), self.layers.len() - 1));
+            return Some(format!(
+                "the model has {} layers, 0 to {}",
+                self.layers.len(),
+                self.layers.len() - 1
+            ));
         }
         if point.head().is_some_and(|head| head >= self.n_heads) {
             return Some(format!("the model has {} heads, 0 to {}", self.n_heads, self.n_heads - 1));
         }
         match point.site() {
             Site::ResidMid if matches!(self.layers[layer].wiring, Wiring::Parallel { .. }) => Some(
-                "attention and MLP of this block run in parallel, so no stream stands between them".to_owned(),
+                "attention and MLP of this block run in parallel, so no stream stands between them"
+                    .to_owned(),
             ),
             Site::MlpHidden if matches!(self.layers[layer].mlp, Mlp::Experts { .. }) => {
                 Some("this layer has experts, each with neurons of its own".to_owned())
             }
-            Site::LastLayernorm if self.final_norm.is_none() => Some("this model has no final norm".to_owned()),
+            Site::LastLayernorm if self.final_norm.is_none() => {
+                Some("this model has no final norm".to_owned())
+            }
             _ => None,
         }
     }

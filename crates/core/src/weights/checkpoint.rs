@@ -39,7 +39,10 @@ impl Checkpoint {
     /// No such tensor, another shape, numbers that are not floating point.
     pub(crate) fn tensor(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let Some(key) = self.find(prefix, name) else {
-            return Err(Error::new(ErrorKind::Weights, format!("the weights have no tensor `{prefix}{name}`")));
+            return Err(Error::new(
+                ErrorKind::Weights,
+                format!("the weights have no tensor `{prefix}{name}`"),
+            ));
         };
         let (stored_name, quirk) = &self.stored[&key];
         let stored = self.container.tensor(stored_name).ok_or_else(|| {
@@ -48,7 +51,10 @@ impl Checkpoint {
         if stored.shape() != shape {
             return Err(Error::new(
                 ErrorKind::Weights,
-                format!("tensor `{stored_name}` has shape {:?}; the config asks for {shape:?}", stored.shape()),
+                format!(
+                    "tensor `{stored_name}` has shape {:?}; the config asks for {shape:?}",
+                    stored.shape()
+                ),
             ));
         }
         let integer = matches!(
@@ -65,11 +71,9 @@ impl Checkpoint {
         Ok(Tensor { stored, quirk: *quirk })
     }
 
-    /// Marks a tensor as known though nothing reads it (a tied copy).
-    pub(crate) fn pass_over(&self, prefix: &str, name: &str) {
-        if let Some(key) = self.find(prefix, name) {
-            self.used().insert(key);
-        }
+    /// Whether the file holds a tensor of exactly this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.stored.contains_key(name)
     }
 
     /// Every tensor must have been used, or end in one of `ignored`.
@@ -85,8 +89,27 @@ impl Checkpoint {
         let more = if surplus.len() > 1 { format!(" and {} more", surplus.len() - 1) } else { String::new() };
         Err(Error::new(
             ErrorKind::Weights,
-            format!("tensor `{first}`{more} has no place in this architecture: the numbers would be wrong without it"),
+            format!(
+                "tensor `{first}`{more} has no place in this architecture: the numbers would be wrong without it"
+            ),
         ))
+    }
+
+    /// Names of all tensors in the checkpoint's spelling, but for the ignored buffers.
+    pub(crate) fn names(&self, ignored: &[&str]) -> Vec<&str> {
+        let is_ignored = |name: &str| ignored.iter().any(|end| name == *end || ends_with_part(name, end));
+        self.stored.keys().map(String::as_str).filter(|name| !is_ignored(name)).collect()
+    }
+
+    /// Any tensor by the name that [`Checkpoint::names`] gives it.
+    ///
+    /// # Errors
+    /// No such tensor.
+    pub(crate) fn by_name(&self, name: &str) -> Result<Tensor<'_>> {
+        let missing = || Error::new(ErrorKind::Weights, format!("the weights have no tensor `{name}`"));
+        let (stored_name, quirk) = self.stored.get(name).ok_or_else(missing)?;
+        let stored = self.container.tensor(stored_name).ok_or_else(missing)?;
+        Ok(Tensor { stored, quirk: *quirk })
     }
 
     fn used(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -139,6 +162,21 @@ impl Tensor<'_> {
             self.read_row(row, out)?;
         }
         Ok(values)
+    }
+
+    /// Whether another tensor is stored with the same bytes.
+    pub(crate) fn same_as(&self, other: &Tensor<'_>) -> bool {
+        self.stored.encoding() == other.stored.encoding() && self.stored.bytes() == other.stored.bytes()
+    }
+
+    /// Sizes of its axes.
+    pub(crate) fn shape(&self) -> &[usize] {
+        self.stored.shape()
+    }
+
+    /// Rows, all axes but the last counted together, and their length.
+    pub(crate) fn rows(&self) -> (usize, usize) {
+        (self.stored.rows(), self.stored.row_len())
     }
 
     /// Lets go of the file's pages.

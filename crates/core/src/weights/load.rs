@@ -93,9 +93,11 @@ impl Loader<'_> {
 
     /// A norm of `width` columns; `module` is its name without `.weight`.
     pub(crate) fn norm(&self, module: &str, norm: arch::Norm, width: usize) -> Result<Norm> {
-        self.norm_of(norm, || self.vector(&format!("{module}.weight"), width), || {
-            self.vector(&format!("{module}.bias"), width)
-        })
+        self.norm_of(
+            norm,
+            || self.vector(&format!("{module}.weight"), width),
+            || self.vector(&format!("{module}.bias"), width),
+        )
     }
 
     /// A norm whose parameters are read by the given functions where its kind has them.
@@ -120,7 +122,13 @@ impl Loader<'_> {
     }
 
     /// One projection.
-    pub(crate) fn linear(&self, prefix: &str, linear: Linear, outputs: usize, inputs: usize) -> Result<Projection> {
+    pub(crate) fn linear(
+        &self,
+        prefix: &str,
+        linear: Linear,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Projection> {
         self.fused(&[self.part(prefix, linear, outputs, inputs)?], inputs, outputs, |n| (0, n))
     }
 
@@ -136,7 +144,13 @@ impl Loader<'_> {
     }
 
     /// One stored projection, to be fused with others.
-    pub(crate) fn part(&self, prefix: &str, linear: Linear, outputs: usize, inputs: usize) -> Result<Part<'_>> {
+    pub(crate) fn part(
+        &self,
+        prefix: &str,
+        linear: Linear,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Part<'_>> {
         self.part_named(prefix, linear.name, linear, outputs, inputs)
     }
 
@@ -152,7 +166,9 @@ impl Loader<'_> {
         let name = |end: &str| format!("{prefix}{module}.{end}");
         let base = self.names.prefix;
         let weight = match linear.axes {
-            Axes::OutIn => PartRows::Stored(self.checkpoint.tensor(base, &name("weight"), &[outputs, inputs])?),
+            Axes::OutIn => {
+                PartRows::Stored(self.checkpoint.tensor(base, &name("weight"), &[outputs, inputs])?)
+            }
             Axes::InOut => {
                 let tensor = self.checkpoint.tensor(base, &name("weight"), &[inputs, outputs])?;
                 let values = tensor.read_all()?;

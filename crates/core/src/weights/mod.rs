@@ -4,5 +4,5 @@
 mod checkpoint;
 mod load;
 
-pub(crate) use checkpoint::Checkpoint;
+pub(crate) use checkpoint::{Checkpoint, Tensor};
 pub(crate) use load::{Loader, Norm, Projection};

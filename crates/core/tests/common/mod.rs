@@ -49,7 +49,12 @@ pub(crate) fn tiny_with(case: &str, options: &LoadOptions) -> Model {
 }
 
 /// Runs rows and keeps the named activations.
-pub(crate) fn extract(model: &Model, rows: &[Vec<u32>], activations: &str, positions: &str) -> ActivationCache {
+pub(crate) fn extract(
+    model: &Model,
+    rows: &[Vec<u32>],
+    activations: &str,
+    positions: &str,
+) -> ActivationCache {
     let batch = Batch::new(rows).unwrap();
     let request = Request::parse(activations, positions).unwrap();
     let rows: Vec<Row<'_>> =
@@ -73,7 +78,8 @@ impl Reference {
 
 /// All reference tensors of a case.
 pub(crate) fn references(case: &str) -> BTreeMap<String, Reference> {
-    let file = ShardedSafeTensors::open(fixtures().join("tiny").join(case).join("reference.safetensors")).unwrap();
+    let file =
+        ShardedSafeTensors::open(fixtures().join("tiny").join(case).join("reference.safetensors")).unwrap();
     file.names()
         .map(|name| {
             let tensor = file.tensor(name).unwrap();
@@ -94,6 +100,8 @@ pub(crate) fn references(case: &str) -> BTreeMap<String, Reference> {
 pub(crate) fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(ours.len(), reference.len(), "number of values");
     let largest = reference.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
-    let difference = |(a, b): (&f32, &f32)| if a.is_nan() != b.is_nan() { f64::INFINITY } else { f64::from((a - b).abs()) };
+    let difference = |(a, b): (&f32, &f32)| {
+        if a.is_nan() != b.is_nan() { f64::INFINITY } else { f64::from((a - b).abs()) }
+    };
     ours.iter().zip(reference).map(difference).fold(0.0, f64::max) / largest.max(f64::MIN_POSITIVE)
 }

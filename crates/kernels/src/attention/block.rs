@@ -8,7 +8,7 @@ use super::softmax::softmax;
 use super::{Attention, Sequence};
 use crate::shared::SharedRows;
 use crate::vector::{PANEL, Vector, Work};
-use crate::{Rows, scratch};
+use crate::{Cpu, Rows, scratch};
 use std::ops::Range;
 
 /// What all blocks of a call share.
@@ -28,47 +28,49 @@ pub(super) struct HeadBlock<'a> {
     pub(super) heads: Range<usize>,
 }
 
-impl Work for HeadBlock<'_> {
+impl HeadBlock<'_> {
+    pub(super) fn run_on(self, cpu: &Cpu) {
+        let spec = self.call.spec;
+        let layout = Layout::new(spec, &self.call.sequences[self.block.sequence], self.block);
+        let len = spec.d_head * PANEL + self.heads.len() * self.block.rows * layout.stride;
+        scratch::with(len, |room: &mut [f32]| cpu.run(HeadBlockIn { work: self, layout, room }));
+    }
+}
+
+struct HeadBlockIn<'a> {
+    work: HeadBlock<'a>,
+    layout: Layout,
+    /// For a panel of keys, and the scores of each head.
+    room: &'a mut [f32],
+}
+
+impl Work for HeadBlockIn<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let HeadBlock { call, block, heads } = self;
+        let HeadBlockIn { work: HeadBlock { call, block, heads }, layout, room } = self;
         let spec = call.spec;
         let sequence = &call.sequences[block.sequence];
-        let layout = Layout::new(spec, sequence, block);
         let first_query = sequence.queries.start + block.first;
-        let (place, per_head) = (spec.d_head * PANEL, block.rows * layout.stride);
-        scratch::with(place + heads.len() * per_head, |values: &mut [f32]| {
-            let (place, scores) = values.split_at_mut(place);
-            for panel in 0..layout.panels {
-                let index = layout.first_key / PANEL + panel;
-                let keys = call.keys.panel(block.sequence, spec.kv_head(heads.start), index, place);
-                for (head, scores) in heads.clone().zip(scores.chunks_exact_mut(per_head)) {
-                    score_panel(
-                        v,
-                        spec,
-                        head,
-                        &call.q,
-                        first_query,
-                        block.rows,
-                        keys,
-                        &layout,
-                        panel,
-                        scores,
-                    );
-                }
+        let (place, scores) = room.split_at_mut(spec.d_head * PANEL);
+        let per_head = block.rows * layout.stride;
+        for panel in 0..layout.panels {
+            let index = layout.first_key / PANEL + panel;
+            let keys = call.keys.panel(block.sequence, spec.kv_head(heads.start), index, place);
+            for (head, scores) in heads.clone().zip(scores.chunks_exact_mut(per_head)) {
+                score_panel(v, spec, head, &call.q, first_query, block.rows, keys, &layout, panel, scores);
             }
-            let visible = block.visible(spec, sequence);
-            for (head, scores) in heads.zip(scores.chunks_exact_mut(per_head)) {
-                let sink = spec.sinks.as_ref().map(|sinks| sinks[head]);
-                for (row, visible) in scores.chunks_exact_mut(layout.stride).zip(&visible) {
-                    let columns = visible.start - layout.first_key..visible.end - layout.first_key;
-                    softmax(v, &mut row[columns], sink);
-                }
-                let pattern = Pattern { values: scores, first_key: layout.first_key, stride: layout.stride };
-                mix(v, spec, head, sequence, block, &pattern, call.v, call.z);
+        }
+        let visible = block.visible(spec, sequence);
+        for (head, scores) in heads.zip(scores.chunks_exact_mut(per_head)) {
+            let sink = spec.sinks.as_ref().map(|sinks| sinks[head]);
+            for (row, visible) in scores.chunks_exact_mut(layout.stride).zip(&visible) {
+                let columns = visible.start - layout.first_key..visible.end - layout.first_key;
+                softmax(v, &mut row[columns], sink);
             }
-        });
+            let pattern = Pattern { values: scores, first_key: layout.first_key, stride: layout.stride };
+            mix(v, spec, head, sequence, block, &pattern, call.v, call.z);
+        }
     }
 }

@@ -90,7 +90,6 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit, a sequence reaches beyond the rows or has more queries than keys, or two share a query.
-    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn attention(
         &self,
         spec: &Attention,
@@ -112,7 +111,7 @@ impl Cpu {
             let tasks = plan.with_heads(self.threads());
             plan.for_each(self, spec.n_heads, tasks.len(), |task| {
                 let (block, heads) = &tasks[task];
-                self.run(HeadBlock { call: &call, block, heads: heads.clone() });
+                HeadBlock { call: &call, block, heads: heads.clone() }.run_on(self);
             });
         });
     }
@@ -145,7 +144,7 @@ impl Cpu {
                 let block = &plan.blocks()[task];
                 // SAFETY: blocks are different rows of the pattern.
                 let out = unsafe { out.part(0, block.entries(sequences)) };
-                self.run(scores::HeadScores { spec, head, q, keys, sequences, block, out });
+                scores::HeadScores { spec, head, q, keys, sequences, block, out }.run_on(self);
             });
         });
     }
@@ -185,7 +184,6 @@ impl Cpu {
     ///
     /// # Panics
     /// As for [`Cpu::attention`], and if there is no such head.
-    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn attention_mix(
         &self,
         spec: &Attention,

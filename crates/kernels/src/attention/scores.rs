@@ -4,7 +4,7 @@ use super::keys::Keys;
 use super::plan::Block;
 use super::{Attention, Sequence};
 use crate::vector::{MOST_LANES, PANEL, Step, TILE_ROWS, Vector, Work};
-use crate::{Rows, math, scratch};
+use crate::{Cpu, Rows, math, scratch};
 
 /// Scores of some rows; those of hidden keys are arbitrary.
 pub(super) struct Layout {
@@ -82,30 +82,42 @@ pub(super) struct HeadScores<'a> {
     pub(super) out: &'a mut [f32],
 }
 
-impl Work for HeadScores<'_> {
+impl HeadScores<'_> {
+    pub(super) fn run_on(self, cpu: &Cpu) {
+        let layout = Layout::new(self.spec, &self.sequences[self.block.sequence], self.block);
+        let len = self.spec.d_head * PANEL + self.block.rows * layout.stride;
+        scratch::with(len, |room: &mut [f32]| cpu.run(HeadScoresIn { work: self, layout, room }));
+    }
+}
+
+struct HeadScoresIn<'a> {
+    work: HeadScores<'a>,
+    layout: Layout,
+    /// For a panel of keys, and the scores.
+    room: &'a mut [f32],
+}
+
+impl Work for HeadScoresIn<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let HeadScores { spec, head, q, keys, sequences, block, out } = self;
+        let HeadScoresIn { work: HeadScores { spec, head, q, keys, sequences, block, out }, layout, room } =
+            self;
         let sequence = &sequences[block.sequence];
-        let layout = Layout::new(spec, sequence, block);
         let first_query = sequence.queries.start + block.first;
-        let place = spec.d_head * PANEL;
-        scratch::with(place + block.rows * layout.stride, |values: &mut [f32]| {
-            let (place, scores) = values.split_at_mut(place);
-            for panel in 0..layout.panels {
-                let index = layout.first_key / PANEL + panel;
-                let keys = keys.panel(block.sequence, spec.kv_head(head), index, place);
-                score_panel(v, spec, head, &q, first_query, block.rows, keys, &layout, panel, scores);
-            }
-            let visible = block.visible(spec, sequence);
-            let rows = out.chunks_exact_mut(sequence.keys.len()).zip(scores.chunks_exact(layout.stride));
-            for ((out, scores), visible) in rows.zip(visible) {
-                out.fill(f32::NEG_INFINITY);
-                let columns = visible.start - layout.first_key..visible.end - layout.first_key;
-                out[visible].copy_from_slice(&scores[columns]);
-            }
-        });
+        let (place, scores) = room.split_at_mut(spec.d_head * PANEL);
+        for panel in 0..layout.panels {
+            let index = layout.first_key / PANEL + panel;
+            let keys = keys.panel(block.sequence, spec.kv_head(head), index, place);
+            score_panel(v, spec, head, &q, first_query, block.rows, keys, &layout, panel, scores);
+        }
+        let visible = block.visible(spec, sequence);
+        let rows = out.chunks_exact_mut(sequence.keys.len()).zip(scores.chunks_exact(layout.stride));
+        for ((out, scores), visible) in rows.zip(visible) {
+            out.fill(f32::NEG_INFINITY);
+            let columns = visible.start - layout.first_key..visible.end - layout.first_key;
+            out[visible].copy_from_slice(&scores[columns]);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::finish::Target;
 use super::inputs::{Inputs, Values};
-use super::tasks::{even_part, steps};
+use super::tasks::{Steps, even_part, steps};
 use crate::vector::{Element, PANEL, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, PackedMatrix, scratch};
 use std::ops::Range;
@@ -28,72 +28,81 @@ pub(super) struct Block<'a> {
 /// No one else accesses these rows of the target in the columns of these panels' outputs.
 pub(super) unsafe fn run(cpu: &Cpu, block: Block<'_>) {
     match block.inputs.values {
-        Values::F32(x) => cpu.run(BlockOf { x, block }),
-        Values::Bf16(x) => cpu.run(BlockOf { x, block }),
+        Values::F32(x) => run_of(cpu, x, block),
+        Values::Bf16(x) => run_of(cpu, x, block),
     }
+}
+
+fn run_of<T: Element>(cpu: &Cpu, x: &[T], block: Block<'_>) {
+    let tiles = block.rows.len().div_ceil(TILE_ROWS);
+    let steps = steps(block.w.depth(), size_of::<T>(), tiles);
+    // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
+    let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
+    scratch::with(waiting * TILE, |sums: &mut [f32]| cpu.run(BlockOf { x, block, tiles, steps, sums }));
 }
 
 struct BlockOf<'a, T> {
     x: &'a [T],
     block: Block<'a>,
+    /// Tiles above each other.
+    tiles: usize,
+    steps: Steps,
+    /// Room for one tile if there is one step, otherwise for as many as may wait.
+    sums: &'a mut [f32],
 }
 
 impl<T: Element> Work for BlockOf<'_, T> {
     type Out = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self, v: V) {
-        let Block { rows, panels, w, .. } = &self.block;
-        let tiles = rows.len().div_ceil(TILE_ROWS);
-        let steps = steps(w.depth(), size_of::<T>(), tiles);
-        // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
-        let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
-        let panels_at_once = if steps.count == 1 { panels.len() } else { (waiting / tiles).max(1) };
-        scratch::with(waiting * TILE, |sums: &mut [f32]| {
-            let mut first = panels.start;
-            while first < panels.end {
-                let at_once = first..panels.end.min(first + panels_at_once);
-                for step in 0..steps.count {
-                    let depth = step * steps.len..w.depth().min((step + 1) * steps.len);
-                    let is_last = step + 1 == steps.count;
-                    for panel in at_once.clone() {
-                        for tile in 0..tiles {
-                            let place = if steps.count == 1 { 0 } else { (panel - first) * tiles + tile };
-                            let sums = &mut sums[place * TILE..][..TILE];
-                            let part = even_part(rows.len(), tiles, tile);
-                            let rows = rows.start + part.start..rows.start + part.end;
-                            self.add(v, panel, rows.clone(), depth.clone(), sums);
-                            if is_last {
-                                self.block.target.finish(v, w, panel, rows, sums);
-                            }
-                        }
+    fn run<V: Vector>(mut self, v: V) {
+        let panels = self.block.panels.clone();
+        let waiting = self.sums.len() / TILE;
+        let at_once = if self.steps.count == 1 { panels.len() } else { (waiting / self.tiles.max(1)).max(1) };
+        let mut first = panels.start;
+        while first < panels.end {
+            let last = panels.end.min(first + at_once);
+            for step in 0..self.steps.count {
+                for panel in first..last {
+                    for tile in 0..self.tiles {
+                        let place =
+                            if self.steps.count == 1 { 0 } else { (panel - first) * self.tiles + tile };
+                        self.advance(v, panel, tile, step, place);
                     }
                 }
-                first = at_once.end;
             }
-        });
+            first = last;
+        }
     }
 }
 
 impl<T: Element> BlockOf<'_, T> {
-    /// Adds the products of one step to a tile, which starts at zero.
+    /// Takes one tile, whose sums stand at `place`, through one step, and finishes it after the last.
     #[inline(always)]
-    fn add<V: Vector>(&self, v: V, panel: usize, rows: Range<usize>, depth: Range<usize>, sums: &mut [f32]) {
-        if depth.start == 0 {
+    fn advance<V: Vector>(&mut self, v: V, panel: usize, tile: usize, step: usize, place: usize) {
+        let Block { inputs, w, rows, target, .. } = &self.block;
+        let part = even_part(rows.len(), self.tiles, tile);
+        let rows = rows.start + part.start..rows.start + part.end;
+        let depth = step * self.steps.len..w.depth().min((step + 1) * self.steps.len);
+        let sums = &mut self.sums[place * TILE..][..TILE];
+        if step == 0 {
             sums.fill(0.0);
         }
-        if depth.is_empty() {
-            return;
+        if !depth.is_empty() {
+            let x = &self.x[rows.start * inputs.stride + depth.start..];
+            let weights = &w.panel::<T>(panel)[depth.start * PANEL..];
+            let step = Step {
+                rows: rows.len(),
+                inputs: depth.len(),
+                x,
+                x_stride: inputs.stride,
+                panel: weights,
+                panel_stride: PANEL,
+            };
+            T::tile(v, &step, sums);
         }
-        let stride = self.block.inputs.stride;
-        let step = Step {
-            rows: rows.len(),
-            inputs: depth.len(),
-            x: &self.x[rows.start * stride + depth.start..],
-            x_stride: stride,
-            panel: &self.block.w.panel::<T>(panel)[depth.start * PANEL..],
-            panel_stride: PANEL,
-        };
-        T::tile(v, &step, sums);
+        if step + 1 == self.steps.count {
+            target.finish(v, w, panel, rows, sums);
+        }
     }
 }

@@ -174,15 +174,15 @@ unsafe impl Registers for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_pairs(self, pairs: *const u16) -> (__m256, __m256) {
+    unsafe fn load_of_pairs<const SECOND: bool>(self, pairs: *const u16) -> __m256 {
         // SAFETY: as above.
-        unsafe { widened(_mm256_loadu_si256(pairs.cast())) }
+        unsafe { widened::<SECOND>(_mm256_loadu_si256(pairs.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn splat_pair(self, pair: *const u16) -> (__m256, __m256) {
+    unsafe fn splat_of_pair<const SECOND: bool>(self, pair: *const u16) -> __m256 {
         // SAFETY: as above; two u16 are one i32 without its alignment.
-        unsafe { widened(_mm256_set1_epi32(pair.cast::<i32>().read_unaligned())) }
+        unsafe { widened::<SECOND>(_mm256_set1_epi32(pair.cast::<i32>().read_unaligned())) }
     }
 }
 
@@ -199,12 +199,14 @@ unsafe fn exp2(n: __m256i) -> __m256 {
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn widened(pairs: __m256i) -> (__m256, __m256) {
+unsafe fn widened<const SECOND: bool>(pairs: __m256i) -> __m256 {
     // SAFETY: by the caller's promise.
     unsafe {
-        let first = _mm256_slli_epi32::<16>(pairs);
-        let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-        (_mm256_castsi256_ps(first), _mm256_castsi256_ps(second))
+        _mm256_castsi256_ps(if SECOND {
+            _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32))
+        } else {
+            _mm256_slli_epi32::<16>(pairs)
+        })
     }
 }
 

@@ -180,15 +180,15 @@ unsafe impl Registers for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_pairs(self, pairs: *const u16) -> (__m512, __m512) {
+    unsafe fn load_of_pairs<const SECOND: bool>(self, pairs: *const u16) -> __m512 {
         // SAFETY: as above.
-        unsafe { widened(_mm512_loadu_si512(pairs.cast())) }
+        unsafe { widened::<SECOND>(_mm512_loadu_si512(pairs.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn splat_pair(self, pair: *const u16) -> (__m512, __m512) {
+    unsafe fn splat_of_pair<const SECOND: bool>(self, pair: *const u16) -> __m512 {
         // SAFETY: as above.
-        unsafe { widened(splat_bits(pair)) }
+        unsafe { widened::<SECOND>(splat_bits(pair)) }
     }
 }
 
@@ -203,12 +203,14 @@ unsafe fn splat_bits(pair: *const u16) -> __m512i {
 /// # Safety
 /// The processor has AVX-512.
 #[inline(always)]
-unsafe fn widened(pairs: __m512i) -> (__m512, __m512) {
+unsafe fn widened<const SECOND: bool>(pairs: __m512i) -> __m512 {
     // SAFETY: by the caller's promise.
     unsafe {
-        let first = _mm512_slli_epi32::<16>(pairs);
-        let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-        (_mm512_castsi512_ps(first), _mm512_castsi512_ps(second))
+        _mm512_castsi512_ps(if SECOND {
+            _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32))
+        } else {
+            _mm512_slli_epi32::<16>(pairs)
+        })
     }
 }
 

@@ -110,7 +110,8 @@ pub(crate) trait Vector: Copy {
     }
 }
 
-/// Something to do with vectors. `run` must be `#[inline(always)]`, and so must what it calls with vectors.
+/// Something to do with vectors. `run` must be `#[inline(always)]`, and so must what it calls with vectors; closures
+/// must hold no vectors, since they cannot be made to be inlined. What is not inlined is right, but many times slower.
 pub(crate) trait Work {
     type Out;
     fn run<V: Vector>(self, v: V) -> Self::Out;

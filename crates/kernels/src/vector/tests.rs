@@ -79,7 +79,8 @@ fn the_tangent_is_right_to_two_units_in_the_last_place() {
 
 #[test]
 fn activations_are_right_relative_to_their_own_size_even_in_their_tails() {
-    let cases: [(Activation, fn(f64) -> f64); 5] = [
+    type Formula = fn(f64) -> f64;
+    let cases: [(Activation, Formula); 5] = [
         (Activation::Relu, |x| x.max(0.0)),
         (Activation::Gelu, |x| x * normal(x)),
         (Activation::GeluTanh, |x| {

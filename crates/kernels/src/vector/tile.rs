@@ -5,7 +5,7 @@ use super::{PANEL, Step, Vector};
 /// What the micro-kernels need of an implementation beside [`Vector`]: access without bounds checks.
 ///
 /// # Safety
-/// `load_from` and `store_to` read and write exactly `LANES` values, `load_pairs` twice as many bf16, `splat_pair` two.
+/// `load_from` and `store_to` read and write exactly `LANES` values, `load_of_pairs` twice as many bf16, `splat_of_pair` two.
 pub(super) unsafe trait Registers: Vector {
     /// # Safety
     /// `LANES` values can be read there.
@@ -13,16 +13,16 @@ pub(super) unsafe trait Registers: Vector {
     /// # Safety
     /// `LANES` values can be written there.
     unsafe fn store_to(self, lanes: Self::F, out: *mut f32);
-    /// The first and the second of each of `LANES` pairs.
+    /// Of each of `LANES` pairs of bf16 the first value, or the second if `SECOND`.
     ///
     /// # Safety
     /// Twice `LANES` values can be read there.
-    unsafe fn load_pairs(self, pairs: *const u16) -> (Self::F, Self::F);
-    /// The first and the second of one pair, in all lanes.
+    unsafe fn load_of_pairs<const SECOND: bool>(self, pairs: *const u16) -> Self::F;
+    /// The first value of one pair, or the second, in all lanes.
     ///
     /// # Safety
     /// Two values can be read there.
-    unsafe fn splat_pair(self, pair: *const u16) -> (Self::F, Self::F);
+    unsafe fn splat_of_pair<const SECOND: bool>(self, pair: *const u16) -> Self::F;
 }
 
 /// `M` rows of a step from row `row` on, two registers of columns from column `column` on.
@@ -80,16 +80,34 @@ pub(super) unsafe fn product_bf16<V: Registers, const M: usize>(
         let panel = step.panel.as_ptr().add(2 * column);
         let mut sums = load_sums::<V, M>(v, tile);
         for pair in 0..step.inputs / 2 {
-            let weights = panel.add(pair * 2 * PANEL);
-            let low = v.load_pairs(weights);
-            let high = v.load_pairs(weights.add(2 * V::LANES));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let x = v.splat_pair(x.add(r * stride + 2 * pair));
-                sums[0] = v.mul_add(x.1, low.1, v.mul_add(x.0, low.0, sums[0]));
-                sums[1] = v.mul_add(x.1, high.1, v.mul_add(x.0, high.0, sums[1]));
-            }
+            let (x, weights) = (x.add(2 * pair), panel.add(pair * 2 * PANEL));
+            // One value of the pair after the other: the weights of both would need more registers than there are.
+            add_of_pairs::<V, M, false>(v, x, stride, weights, &mut sums);
+            add_of_pairs::<V, M, true>(v, x, stride, weights, &mut sums);
         }
         store_sums(v, tile, &sums);
+    }
+}
+
+/// # Safety
+/// Two registers of pairs can be read from `weights`, and a pair from each of `M` rows from `x` on.
+#[inline(always)]
+unsafe fn add_of_pairs<V: Registers, const M: usize, const SECOND: bool>(
+    v: V,
+    x: *const u16,
+    stride: usize,
+    weights: *const u16,
+    sums: &mut [[V::F; 2]; M],
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let low = v.load_of_pairs::<SECOND>(weights);
+        let high = v.load_of_pairs::<SECOND>(weights.add(2 * V::LANES));
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let x = v.splat_of_pair::<SECOND>(x.add(r * stride));
+            sums[0] = v.mul_add(x, low, sums[0]);
+            sums[1] = v.mul_add(x, high, sums[1]);
+        }
     }
 }
 

@@ -77,7 +77,7 @@ fn names_and_shapes_are_those_of_every_checkpoint() {
             let names = &reading.names;
             let is_buffer = |name: &str| {
                 let ends = |end: &&str| name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'));
-                names.ignored.iter().any(|end| ends(end))
+                names.ignored.iter().any(ends)
             };
             // A checkpoint may leave the base model's prefix out.
             let bare = |name: &str| name.strip_prefix(names.prefix).unwrap_or(name).to_owned();

@@ -1,0 +1,74 @@
+# `make demo` shows what easyroutine does; `make test` is everything that CI runs. Both install what they need.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.PHONY: demo test setup lint docs unit real web fuzz readme bench torture
+
+# The compiler that the checks are made with; any newer one builds the program.
+RUST := 1.95.0
+ifneq ($(shell rustc --version 2>/dev/null | cut -d' ' -f2),$(RUST))
+test setup lint docs unit real web fuzz readme torture: export RUSTUP_TOOLCHAIN := $(RUST)
+endif
+export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
+export MAKE
+
+PROMPT := The capital of France is
+EASYROUTINE := cargo run --release --locked --quiet --package easyroutine-cli --
+STAGES := setup lint docs unit real web fuzz readme
+
+# Every layer's guess at the next token, on a pretrained model (98 MB, kept in the cache folder).
+demo:
+	@scripts/setup.sh demo
+	cargo build --release --locked --package easyroutine-cli
+	@python3 scripts/fetch_model.py smollm2
+	@$(EASYROUTINE) lens "$(PROMPT)" --model smollm2 --format table
+	@$(EASYROUTINE) lens "$(PROMPT)" --model smollm2 --output lens.html
+	@echo "The same as a page: open lens.html in a browser."
+
+test:
+	@scripts/test.sh $(STAGES)
+
+# System packages and pinned tools that the checks need.
+setup:
+	@scripts/setup.sh test
+
+lint:
+	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings -D clippy::undocumented_unsafe_blocks
+	cargo clippy --package easyroutine --no-default-features --locked -- -D warnings
+	cargo deny --all-features check bans licenses sources
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --locked
+
+unit:
+	cargo test --workspace --all-features --locked
+
+# Tests that need a pretrained model are marked as ignored, and run here.
+real:
+	EASYROUTINE_SMOLLM2="$$(python3 scripts/fetch_model.py smollm2)" \
+	EASYROUTINE_GEMMA3="$$(python3 scripts/fetch_model.py gemma3)" \
+	cargo test --workspace --all-features --locked --lib --bins --tests -- --ignored
+
+# Pages in a browser.
+web:
+	tests/web/run.sh
+
+# Ten seconds a target; `make torture` takes ten minutes each.
+fuzz:
+	scripts/fuzz.sh 10
+
+torture:
+	scripts/setup.sh test
+	scripts/fuzz.sh 600
+
+# The README's commands are those of this file and of the program.
+readme:
+	cargo build --release --locked --package easyroutine-cli
+	python3 scripts/fetch_model.py smollm2
+	scripts/readme.sh "$${CARGO_TARGET_DIR:-target}/release"
+
+bench:
+	cargo bench --package easyroutine-kernels

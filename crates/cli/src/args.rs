@@ -1,0 +1,316 @@
+//! Arguments as typed.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Look inside language models.
+///
+/// Loads any Hugging Face decoder, runs it, reads any activation, projects layers onto the vocabulary.
+#[derive(Debug, Parser)]
+#[command(name = "easyroutine", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// How results are printed; `auto` is a table on a terminal, TSV in a pipe, and by the ending of `-o`.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Auto, env = "EASYROUTINE_FORMAT", value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// Write to a file instead; the ending picks the format. May repeat where a command draws pictures.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) output: Vec<PathBuf>,
+    /// When to use colour.
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN")]
+    pub(crate) color: Colour,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What each layer would predict next, at every token.
+    Lens(Lens),
+    /// Activations of prompts to a safetensors file.
+    Extract(Extract),
+    /// The most likely next tokens.
+    Run(Next),
+    /// How a text is cut into tokens.
+    Tokens(Tokens),
+    /// What a model is, whether it is supported, and whether it keeps the laws.
+    Model {
+        /// What about it.
+        #[command(subcommand)]
+        command: ModelCommand,
+    },
+    /// Version, processor, folders and the variables that matter.
+    Env,
+    /// A completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// The manual page, in roff.
+    Man,
+}
+
+/// Commands about a model.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Architecture, parameters, memory needed.
+    Info(ModelArgs),
+    /// Architectures that are supported, and demo models.
+    Ls,
+    /// The laws of every decoder, checked on this very model; exit status 1 where one breaks.
+    Check(Check),
+    /// Writes the model as a Hugging Face folder.
+    Export(Export),
+}
+
+/// Which model, and how it is loaded.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct ModelArgs {
+    /// A folder with config.json, a .gguf file, `org/name[@revision]` on the hub, or `smollm2` (the demo model).
+    #[arg(short, long, env = "EASYROUTINE_MODEL", value_name = "REF")]
+    pub(crate) model: Option<String>,
+    /// The same, as the last word.
+    #[arg(value_name = "REF", conflicts_with = "model")]
+    pub(crate) reference: Option<String>,
+    #[command(flatten)]
+    pub(crate) loading: Loading,
+}
+
+/// Which model, for commands whose last word is something else.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct ModelFlag {
+    /// A folder with config.json, a .gguf file, `org/name[@revision]` on the hub, or `smollm2` (the demo model).
+    #[arg(short, long, env = "EASYROUTINE_MODEL", value_name = "REF")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) loading: Loading,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Loading {
+    /// Branch, tag or commit on the hub.
+    #[arg(long, value_name = "REV", env = "EASYROUTINE_REVISION")]
+    pub(crate) revision: Option<String>,
+    /// Never download.
+    #[arg(long, env = "EASYROUTINE_OFFLINE")]
+    pub(crate) offline: bool,
+    /// Type of the inputs of matrix products; sums are always in f32.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32, env = "EASYROUTINE_DTYPE", value_name = "TYPE")]
+    pub(crate) dtype: DtypeArg,
+    /// Threads of the arithmetic; all cores by default. Results are the same to the bit.
+    #[arg(long, env = "EASYROUTINE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Where to compute; the CPU is what there is.
+    #[arg(long, value_enum, default_value_t = Device::Cpu, env = "EASYROUTINE_DEVICE", value_name = "DEVICE")]
+    pub(crate) device: Device,
+    /// Let an unknown key of config.json through, with a warning. May repeat.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_config_key: Vec<String>,
+}
+
+/// The prompt and how it is cut.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct PromptArgs {
+    /// The prompt; `-` reads standard input.
+    #[arg(value_name = "PROMPT", required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) prompt: Option<String>,
+    /// Read the prompt from a file (one newline at its end is dropped).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cutting: Cutting,
+}
+
+/// How a prompt becomes tokens.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Cutting {
+    /// Beginning-of-sequence token: as the model's tokenizer does, always, or never.
+    #[arg(long, value_enum, default_value_t = BosArg::Auto, value_name = "WHEN")]
+    pub(crate) bos: BosArg,
+    /// Keep the first tokens of a prompt that is longer than the model's context, instead of refusing it.
+    #[arg(long)]
+    pub(crate) truncate: bool,
+}
+
+/// `lens`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Lens {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    /// Positions of the prompt: all, last, 5, -1, 4:9, text:Paris. May repeat.
+    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
+    pub(crate) positions: Vec<String>,
+    /// Layers: `emb`, 5, -1 (the last), 4:9, 0:30:5 (every fifth), joined by commas.
+    #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
+    pub(crate) layers: Option<String>,
+    /// What colour (and, without colour, the number) stands for.
+    #[arg(long, value_enum, default_value_t = MetricArg::Final, value_name = "METRIC")]
+    pub(crate) metric: MetricArg,
+    /// Final norm with each vector's own statistics, with the final layer's, or none.
+    #[arg(long, value_enum, default_value_t = NormArg::Own, value_name = "NORM")]
+    pub(crate) norm: NormArg,
+    /// What is read: resid_out, resid_in, resid_mid, attn_out, attn_raw, mlp_out, head_out.
+    #[arg(long, default_value = "resid_out", value_name = "SITE")]
+    pub(crate) component: String,
+    /// How many tokens are listed for each cell.
+    #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) k: u32,
+    /// A token whose probability is followed: its exact text (` Paris`), or `id:7042`.
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub(crate) track: Option<String>,
+    /// Light on dark, for SVG and PNG (a page follows its reader).
+    #[arg(long)]
+    pub(crate) dark: bool,
+}
+
+/// `extract`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Extract {
+    /// The prompt; `-` reads standard input.
+    #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "token_ids"], conflicts_with_all = ["file", "token_ids"])]
+    pub(crate) prompt: Option<String>,
+    /// Read prompts from a file, one a line; empty lines are passed over.
+    #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
+    pub(crate) file: Option<PathBuf>,
+    /// Rows of token ids as JSON: `[[1,2],[3,4]]`.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) token_ids: Option<String>,
+    /// Rows of 0 and 1 as JSON, in the shape of the token ids.
+    #[arg(long, value_name = "JSON", requires = "token_ids")]
+    pub(crate) attention_mask: Option<String>,
+    #[command(flatten)]
+    pub(crate) cutting: Cutting,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits`. May repeat.
+    #[arg(short, long, value_name = "KEYS", required = true)]
+    pub(crate) activations: Vec<String>,
+    /// Positions of each row: all, first, last, last-2, 5, -1, 4:9, special, all-text, random-text-3, text:Paris. May
+    /// repeat.
+    #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
+    pub(crate) positions: Vec<String>,
+    /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) pivot: Vec<i64>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
+    pub(crate) seed: u64,
+}
+
+/// `run`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Next {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    /// How many tokens are listed.
+    #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) k: u32,
+}
+
+/// `tokens`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Tokens {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+}
+
+/// `model check`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tokens of the longer of the two rows that are run.
+    #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=512))]
+    pub(crate) tokens: u16,
+}
+
+/// `model export`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Export {
+    /// A folder, a .gguf file, a name on the hub, or a demo model.
+    #[arg(value_name = "REF")]
+    pub(crate) reference: String,
+    /// Where the folder is written.
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) loading: Loading,
+}
+
+/// Formats of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Auto,
+    Table,
+    Json,
+    Jsonl,
+    Csv,
+    Tsv,
+    Md,
+    Html,
+    Svg,
+    Png,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+/// `--dtype`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArg {
+    F32,
+    Bf16,
+}
+
+/// `--device`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    Cpu,
+}
+
+/// `--bos`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BosArg {
+    Auto,
+    Yes,
+    No,
+}
+
+/// `--norm`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NormArg {
+    Own,
+    Cached,
+    None,
+}
+
+/// `--metric`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MetricArg {
+    /// Probability of the final layer's most likely token.
+    Final,
+    /// Probability of the cell's own most likely token.
+    P,
+    /// Rank of the token that really comes next.
+    Rank,
+    /// Entropy, in nats.
+    Entropy,
+    /// KL(final ‖ layer), in nats.
+    Kl,
+    /// Probability of the token named by --track.
+    Tracked,
+}

@@ -1,0 +1,73 @@
+//! `model check`: the laws of every decoder on this very model.
+
+use std::process::ExitCode;
+
+use easyroutine::check::{Outcome, check};
+use serde_json::json;
+
+use super::dtype_name;
+use crate::args::{Args, Check};
+use crate::failure::Failure;
+use crate::output::{self, PLAIN};
+use crate::session;
+
+pub(crate) fn run(args: &Args, wanted: &Check) -> Result<ExitCode, Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let loading = &wanted.model.loading;
+    let files = session::find(wanted.model.reference()?, loading)?;
+    let opened = session::open(&files, loading)?;
+    crate::memory::check(opened.parameters()?, loading.dtype())?;
+    let mut outcomes: Vec<Outcome> = opened
+        .non_finite()?
+        .into_iter()
+        .map(|(tensor, count, first)| Outcome {
+            law: "weights are finite numbers",
+            deviation: count as f64,
+            allowed: 0.0,
+            place: format!("{tensor}, first at {first}"),
+        })
+        .collect();
+    if outcomes.is_empty() {
+        let law = "weights are finite numbers";
+        outcomes.push(Outcome { law, deviation: 0.0, allowed: 0.0, place: String::new() });
+    }
+    let mut model = opened.build(&loading.options())?;
+    let longest = usize::from(wanted.tokens).min(model.arch().context).max(2);
+    let ids = ids(longest, model.arch().vocabulary);
+    outcomes.extend(check(&mut model, [&ids, &ids[longest / 3..]])?);
+    let holds = outcomes.iter().all(Outcome::holds);
+    let verdict = |o: &Outcome| if o.holds() { "ok" } else { "BROKEN" };
+    let rows: Vec<Vec<String>> = outcomes
+        .iter()
+        .map(|o| {
+            let figures = [format!("{:.1e}", o.deviation), format!("{:.1e}", o.allowed)];
+            let [deviation, allowed] = figures;
+            vec![verdict(o).to_owned(), o.law.to_owned(), deviation, allowed, o.place.clone()]
+        })
+        .collect();
+    let listed: Vec<_> = outcomes
+        .iter()
+        .map(|o| {
+            // JSON has no infinity: what is not a number at all is null.
+            let deviation = o.deviation.is_finite().then_some(o.deviation);
+            json!({"law": o.law, "holds": o.holds(), "deviation": deviation, "allowed": o.allowed, "place": o.place})
+        })
+        .collect();
+    let json = json!({
+        "schema": "easyroutine.check/1",
+        "model": files.name,
+        "dtype": dtype_name(loading.dtype()),
+        "holds": holds,
+        "laws": listed,
+    });
+    for target in &targets {
+        let header = ["", "law", "deviation", "allowed", "largest at"];
+        output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
+    }
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Ids spread over the vocabulary; a fixed rule, so that two checks of a model say the same.
+fn ids(count: usize, vocabulary: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * i * 7919 + i * 104_729 + 13) % vocabulary) as u32).collect()
+}

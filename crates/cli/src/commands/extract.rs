@@ -1,0 +1,220 @@
+//! `extract`: activations of prompts to a safetensors file.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+
+use easyroutine::Batch;
+use easyroutine::cache::{ActivationCache, Kept, Numbers};
+use easyroutine::positions::{Context, Row, Specifier};
+use easyroutine::request::Request;
+use easyroutine::sites::Selector;
+use easyroutine::tokens::Tokenizer;
+use safetensors::Dtype as StoredType;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+
+use super::dtype_name;
+use crate::args::{Args, Extract, Format};
+use crate::failure::Failure;
+use crate::session::{self, Prompt, Session};
+use crate::{memory, output};
+
+pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
+    let [file] = args.output.as_slice() else {
+        return Err(Failure::usage("extract writes one file").hint("say which: -o activations.safetensors"));
+    };
+    if args.format != Format::Auto || file.extension().is_none_or(|e| e != "safetensors") {
+        return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
+            .hint("let the name end in .safetensors"));
+    }
+    let request = request(extract)?;
+    let session = session::load(&extract.model.model, &extract.model.loading)?;
+    request.points(session.model.arch())?;
+    let tokenizer = match &extract.token_ids {
+        Some(_) => session::tokenizer(&session.files).ok(),
+        None => Some(session::tokenizer(&session.files)?),
+    };
+    let rows = rows(extract, tokenizer.as_ref(), session.model.arch().context)?;
+    let batch = batch(&rows)?;
+    let specials = tokenizer.as_ref().map_or(&[][..], Tokenizer::special_ids);
+    needs_tokenizer(&request.positions, tokenizer.is_some())?;
+    let context = Context { special: specials, pivots: &extract.pivot, seed: extract.seed };
+    let described: Vec<Row<'_>> = (0..batch.n_rows())
+        .map(|number| {
+            let text = match &rows {
+                Rows::Prompts(prompts) => {
+                    Some((prompts[number].text.as_str(), &prompts[number].encoded.offsets[..]))
+                }
+                Rows::Ids(_) => None,
+            };
+            Row { number, ids: batch.row(number), text }
+        })
+        .collect();
+    let cache = request.run(&session.model, &batch, &described, context)?;
+    write(file, &cache, &session)?;
+    if std::io::stderr().is_terminal() {
+        let size = std::fs::metadata(file).map_or(0, |m| m.len());
+        output::note("wrote", &format!("{} ({})", file.display(), memory::readable(size)));
+    }
+    Ok(())
+}
+
+fn request(extract: &Extract) -> Result<Request, Failure> {
+    let mut activations = Vec::new();
+    for text in &extract.activations {
+        activations.extend(Selector::parse_list(text).map_err(easyroutine::Error::from)?);
+    }
+    let mut positions = Vec::new();
+    for text in &extract.positions {
+        positions.extend(Specifier::parse_list(text)?);
+    }
+    Ok(Request { activations, positions })
+}
+
+/// Without a tokenizer nobody knows which ids are special: silence would select the wrong tokens.
+fn needs_tokenizer(positions: &[Specifier], has_tokenizer: bool) -> Result<(), Failure> {
+    let speaks_of_special =
+        |s: &&Specifier| matches!(s, Specifier::Special | Specifier::AllText | Specifier::RandomText(_));
+    match positions.iter().find(speaks_of_special) {
+        Some(specifier) if !has_tokenizer => Err(Failure::failed(format!(
+            "position `{specifier}` needs the model's tokenizer, which could not be read"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The rows as they were given.
+enum Rows {
+    Prompts(Vec<Prompt>),
+    Ids(Batch),
+}
+
+fn rows(extract: &Extract, tokenizer: Option<&Tokenizer>, context: usize) -> Result<Rows, Failure> {
+    if let Some(text) = &extract.token_ids {
+        let ids: Vec<Vec<u32>> = integers(text, "--token-ids")?;
+        let batch = match &extract.attention_mask {
+            Some(mask) => Batch::from_padded(&ids, &integers(mask, "--attention-mask")?)?,
+            None => Batch::new(&ids)?,
+        };
+        return Ok(Rows::Ids(batch));
+    }
+    let texts = match (&extract.prompt, &extract.file) {
+        (_, Some(file)) => {
+            let text = session::read_file(file)?;
+            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+        }
+        (Some(dash), None) if dash == "-" => vec![session::read_stdin()?],
+        (Some(text), None) => vec![text.clone()],
+        (None, None) => Vec::new(),
+    };
+    let Some(tokenizer) = tokenizer else { return Err(Failure::failed("the model has no tokenizer")) };
+    if texts.is_empty() {
+        return Err(Failure::usage("no prompt given: the file holds no line that is not empty"));
+    }
+    let cut = |text: String| extract.cutting.cut(text, tokenizer, context);
+    Ok(Rows::Prompts(texts.into_iter().map(cut).collect::<Result<_, _>>()?))
+}
+
+fn batch(rows: &Rows) -> Result<Batch, Failure> {
+    Ok(match rows {
+        Rows::Ids(batch) => batch.clone(),
+        Rows::Prompts(prompts) => {
+            let ids: Vec<&[u32]> = prompts.iter().map(|p| p.encoded.ids.as_slice()).collect();
+            Batch::new(&ids)?
+        }
+    })
+}
+
+/// Rows of whole numbers from JSON.
+fn integers<T: TryFrom<u64>>(text: &str, flag: &str) -> Result<Vec<Vec<T>>, Failure> {
+    let wrong = |what: String| {
+        Failure::usage(format!("{flag}: {what}")).hint("rows of whole numbers as JSON: '[[1,2],[3,4]]'")
+    };
+    let value: Value = serde_json::from_str(text).map_err(|e| wrong(format!("not JSON: {e}")))?;
+    let rows = value.as_array().ok_or_else(|| wrong("not a list of rows".to_owned()))?;
+    let row = |(number, row): (usize, &Value)| {
+        let row = row.as_array().ok_or_else(|| wrong(format!("row {number} is not a list")))?;
+        row.iter()
+            .map(|x| x.as_u64().and_then(|x| T::try_from(x).ok()))
+            .map(|x| {
+                x.ok_or_else(|| wrong(format!("row {number} holds something else than token ids or masks")))
+            })
+            .collect()
+    };
+    rows.iter().enumerate().map(row).collect()
+}
+
+/// Writes all activations: rows first where every row has the same T, else flat with offsets.
+fn write(file: &std::path::Path, cache: &ActivationCache, session: &Session) -> Result<(), Failure> {
+    let mut stored: Vec<(String, StoredType, Vec<usize>, Vec<u8>)> = Vec::new();
+    let rectangular = cache.is_rectangular();
+    for (key, kept) in cache.iter() {
+        let (dtype, bytes) = match &kept.data {
+            Numbers::F32(values) => (StoredType::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            Numbers::I64(values) => (StoredType::I64, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        };
+        match kept.shape().filter(|_| rectangular) {
+            Some(shape) => stored.push((key.to_owned(), dtype, shape, bytes)),
+            None => {
+                let (shape, offsets) = flat(kept, key.starts_with("pattern_"));
+                stored.push((key.to_owned(), dtype, shape, bytes));
+                let bytes: Vec<u8> = offsets.iter().flat_map(|x| x.to_le_bytes()).collect();
+                stored.push((format!("{key}.offsets"), StoredType::I64, vec![offsets.len()], bytes));
+            }
+        }
+    }
+    let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("{}: {e}", file.display()));
+    let mut views = Vec::with_capacity(stored.len());
+    for (key, dtype, shape, bytes) in &stored {
+        views.push((key, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(&e))?));
+    }
+    let partial = output::partial_name(file);
+    safetensors::serialize_to_file(views, Some(metadata(cache, session)), &partial)
+        .map_err(|e| failed(&e))?;
+    std::fs::rename(&partial, file).map_err(|e| failed(&e))
+}
+
+/// Shape and offsets of rows of different length laid end to end; patterns are squares and lie flat altogether.
+fn flat(kept: &Kept, is_pattern: bool) -> (Vec<usize>, Vec<i64>) {
+    let length = |shape: &Vec<usize>| if is_pattern { shape.iter().product() } else { shape[0] };
+    let mut offsets = vec![0i64];
+    let mut total = 0;
+    for shape in &kept.row_shapes {
+        total += length(shape);
+        offsets.push(total as i64);
+    }
+    let inner: &[usize] = match kept.row_shapes.first() {
+        Some(shape) if !is_pattern => &shape[1..],
+        _ => &[],
+    };
+    ([&[total], inner].concat(), offsets)
+}
+
+/// What the tensors are of: strings, as safetensors has it; the values are JSON.
+fn metadata(cache: &ActivationCache, session: &Session) -> HashMap<String, String> {
+    let groups = |of: &dyn Fn(usize, usize) -> Value| -> Value {
+        let mut map = serde_json::Map::new();
+        for (i, specifier) in cache.specifiers.iter().enumerate() {
+            let rows: Vec<Value> = (0..cache.selected.len()).map(|row| of(row, i)).collect();
+            let same = rows.windows(2).all(|w| w[0] == w[1]);
+            let value = if same { rows.into_iter().next().unwrap_or_default() } else { Value::Array(rows) };
+            map.insert(specifier.key(), value);
+        }
+        Value::Object(map)
+    };
+    let columns = groups(&|row, i| json!(cache.selected[row].groups[i].clone().collect::<Vec<_>>()));
+    let mut tokens = serde_json::Map::new();
+    for (i, specifier) in cache.specifiers.iter().enumerate() {
+        let of_row = |s: &easyroutine::positions::Selected| s.indices[s.groups[i].clone()].to_vec();
+        tokens.insert(specifier.key(), json!(cache.selected.iter().map(of_row).collect::<Vec<_>>()));
+    }
+    HashMap::from([
+        ("schema".to_owned(), "easyroutine.extract/1".to_owned()),
+        ("model".to_owned(), session.files.name.clone()),
+        ("model_type".to_owned(), session.model_type.to_owned()),
+        ("commit".to_owned(), session.files.commit.clone().unwrap_or_default()),
+        ("dtype".to_owned(), dtype_name(session.model.dtype()).to_owned()),
+        ("mapping_index".to_owned(), columns.to_string()),
+        ("token_dict".to_owned(), Value::Object(tokens).to_string()),
+    ])
+}

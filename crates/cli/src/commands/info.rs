@@ -1,0 +1,72 @@
+//! `model info`: what a model is, and what it needs.
+
+use easyroutine::Dtype;
+use easyroutine::arch::{Mlp, UnembedMatrix, Window, Wiring};
+use serde_json::{Map, Value, json};
+
+use crate::args::{Args, ModelArgs};
+use crate::failure::Failure;
+use crate::memory::{packed_bytes, readable};
+use crate::output::{self, PLAIN};
+use crate::session;
+
+pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let files = session::find(model.reference()?, &model.loading)?;
+    let opened = session::open(&files, &model.loading)?;
+    let parameters = opened.parameters()?;
+    let arch = opened.arch();
+    let first = &arch.layers[0];
+    let windowed = arch.layers.iter().filter(|l| l.attention.window != Window::Full).count();
+    let wiring = match first.wiring {
+        Wiring::Sequential { .. } => "attention, then MLP",
+        Wiring::Parallel { .. } => "attention and MLP in parallel",
+        Wiring::NormOnStream { .. } => "attention, then MLP, norms on the stream",
+    };
+    let (mlp, d_mlp) = match first.mlp {
+        Mlp::Plain { d_mlp, .. } => ("plain".to_owned(), d_mlp),
+        Mlp::Gated { d_mlp, .. } => ("gated".to_owned(), d_mlp),
+        Mlp::Experts { count, top_k, d_mlp, .. } => (format!("{count} experts, {top_k} a token"), d_mlp),
+    };
+    let mut facts: Vec<(&str, Value)> = vec![
+        ("name", json!(files.name)),
+        ("commit", json!(files.commit)),
+        ("path", json!(files.path().display().to_string())),
+        ("model_type", json!(opened.reading.family.model_type)),
+        ("parameters", json!(parameters)),
+        ("n_layers", json!(arch.layers.len())),
+        ("d_model", json!(arch.d_model)),
+        ("n_heads", json!(arch.n_heads)),
+        ("n_kv_heads", json!(arch.n_kv_heads)),
+        ("d_head", json!(arch.d_head)),
+        ("d_mlp", json!(d_mlp)),
+        ("mlp", json!(mlp)),
+        ("block", json!(wiring)),
+        ("vocabulary", json!(arch.vocabulary)),
+        ("context", json!(arch.context)),
+        ("sliding_window_layers", json!(windowed)),
+        ("tied_unembedding", json!(arch.unembed.matrix == UnembedMatrix::Tied)),
+    ];
+    for (key, dtype) in [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)] {
+        facts.push((key, json!(packed_bytes(parameters, dtype))));
+    }
+    let rows: Vec<Vec<String>> =
+        facts.iter().map(|(key, value)| vec![(*key).to_owned(), shown(key, value)]).collect();
+    let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.model/1"))]);
+    json.extend(facts.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    for target in &targets {
+        let table = output::render(target.format, &["what", "value"], &rows, &Value::Object(json.clone()))?;
+        output::write(target, table.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn shown(key: &str, value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => easyroutine_view::printable(text).replace('·', " "),
+        Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
+        Value::Number(number) if key.ends_with("_bytes") => readable(number.as_u64().unwrap_or(0)),
+        other => other.to_string(),
+    }
+}

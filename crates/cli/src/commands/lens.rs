@@ -1,0 +1,226 @@
+//! `lens`: what each layer would predict next, at every token.
+
+use easyroutine::Batch;
+use easyroutine::lens::{Component, LensNorm, Reading, Survey, SurveyOptions, survey};
+use easyroutine::positions::{self, Context, Row, Specifier};
+use easyroutine::tokens::Tokenizer;
+use easyroutine_view::lens::{
+    self as view, Candidate, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings, Metric, ModelCard,
+    Norm, PictureOptions, Schema, TerminalOptions, Token, TrackedToken,
+};
+
+use super::dtype_name;
+use crate::args::{Args, Format, Lens, MetricArg, NormArg};
+use crate::failure::Failure;
+use crate::layers;
+use crate::output::{self, Target};
+use crate::session::{self, Prompt, Session, token_text};
+
+const FORMATS: &[Format] = &[
+    Format::Table,
+    Format::Tsv,
+    Format::Json,
+    Format::Csv,
+    Format::Md,
+    Format::Html,
+    Format::Svg,
+    Format::Png,
+];
+
+pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
+    let targets = output::targets(args, FORMATS)?;
+    let component = Component::from_name(&lens.component)?;
+    let specifiers = specifiers(&lens.positions)?;
+    let session = session::load(&lens.model.model, &lens.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files)?;
+    let arch = session.model.arch();
+    let prompt = lens.prompt.read(&tokenizer, arch.context)?;
+    let tracked = lens.track.as_deref().map(|text| tracked(text, &tokenizer, arch.vocabulary)).transpose()?;
+    let options = SurveyOptions {
+        component,
+        norm: match lens.norm {
+            NormArg::Own => LensNorm::Own,
+            NormArg::Cached => LensNorm::Cached,
+            NormArg::None => LensNorm::None,
+        },
+        top_k: lens.k as usize,
+        positions: selected(&specifiers, &prompt, &tokenizer)?,
+        layers: layers::parse(lens.layers.as_deref(), arch.layers.len())?,
+        tracked: tracked.iter().map(|t| t.id).collect(),
+    };
+    let batch = Batch::new(&[&prompt.encoded.ids])?;
+    let survey = survey(&session.model, &batch, &options)?;
+    let report = Report {
+        lens,
+        session: &session,
+        tokenizer: &tokenizer,
+        prompt: &prompt,
+        options: &options,
+        tracked,
+    };
+    let report = report.build(&survey);
+    let metric = metric(lens.metric, &report)?;
+    for target in &targets {
+        output::write(target, &drawn(args, lens, target, metric, &report)?)?;
+    }
+    Ok(())
+}
+
+fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
+    if given.is_empty() {
+        return Ok(vec![Specifier::All]);
+    }
+    let mut all = Vec::new();
+    for text in given {
+        all.extend(Specifier::parse_list(text)?);
+    }
+    Ok(all)
+}
+
+/// The surveyed positions: a picture shows each once, in the order of the prompt.
+fn selected(specifiers: &[Specifier], prompt: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<usize>, Failure> {
+    let row =
+        Row { number: 0, ids: &prompt.encoded.ids, text: Some((&prompt.text, &prompt.encoded.offsets)) };
+    let context = Context { special: tokenizer.special_ids(), ..Context::default() };
+    let mut indices = positions::select(specifiers, row, context)?.indices;
+    indices.sort_unstable();
+    indices.dedup();
+    Ok(indices)
+}
+
+fn tracked(text: &str, tokenizer: &Tokenizer, vocabulary: usize) -> Result<TrackedToken, Failure> {
+    let id = match text.strip_prefix("id:") {
+        Some(number) => {
+            number.parse().map_err(|_| Failure::usage(format!("--track: `{number}` is no token id")))?
+        }
+        None => tokenizer.single_token(text).ok_or_else(|| {
+            Failure::usage(format!("--track: {text:?} is not one token of this model"))
+                .hint("see how it is cut: easyroutine tokens; most words begin with a blank, as in ' Paris'")
+        })?,
+    };
+    if id as usize >= vocabulary {
+        return Err(Failure::usage(format!(
+            "--track: token id {id} is beyond the vocabulary of {vocabulary}"
+        )));
+    }
+    Ok(TrackedToken { id, text: token_text(tokenizer, id) })
+}
+
+fn metric(metric: MetricArg, report: &LensReport) -> Result<Metric, Failure> {
+    Ok(match metric {
+        MetricArg::Final => Metric::Final,
+        MetricArg::P => Metric::Own,
+        MetricArg::Rank => Metric::Rank,
+        MetricArg::Entropy => Metric::Entropy,
+        MetricArg::Kl => Metric::Kl,
+        MetricArg::Tracked if report.settings.tracked.is_some() => Metric::Tracked,
+        MetricArg::Tracked => return Err(Failure::usage("--metric tracked needs a token: --track ' Paris'")),
+    })
+}
+
+fn drawn(
+    args: &Args,
+    lens: &Lens,
+    target: &Target,
+    metric: Metric,
+    report: &LensReport,
+) -> Result<Vec<u8>, Failure> {
+    let picture = PictureOptions { metric, dark: lens.dark, ..PictureOptions::default() };
+    Ok(match target.format {
+        Format::Json => (view::json(report)? + "\n").into_bytes(),
+        Format::Tsv => view::tsv(report).into_bytes(),
+        Format::Csv => view::csv(report).into_bytes(),
+        Format::Md => view::markdown(report, metric).into_bytes(),
+        Format::Html => view::html(report).into_bytes(),
+        Format::Svg => view::svg(report, &picture).into_bytes(),
+        Format::Png => view::png(report, &picture)?,
+        _ => {
+            let colour = output::colour_depth(args, target);
+            view::terminal(report, &TerminalOptions { width: output::width(), colour, metric }).into_bytes()
+        }
+    })
+}
+
+/// Everything that a report is made of.
+struct Report<'a> {
+    lens: &'a Lens,
+    session: &'a Session,
+    tokenizer: &'a Tokenizer,
+    prompt: &'a Prompt,
+    options: &'a SurveyOptions,
+    tracked: Option<TrackedToken>,
+}
+
+impl Report<'_> {
+    fn build(&self, survey: &Survey) -> LensReport {
+        let Report { lens, session, prompt, options, .. } = self;
+        let arch = session.model.arch();
+        let name_of = |norm| match norm {
+            LensNorm::Own => Norm::Own,
+            LensNorm::Cached => Norm::Cached,
+            LensNorm::None => Norm::None,
+        };
+        let tokens = prompt.encoded.ids.iter().enumerate();
+        LensReport {
+            schema: Schema,
+            model: ModelCard {
+                name: session.files.name.clone(),
+                commit: session.files.commit.clone(),
+                model_type: session.model_type.to_owned(),
+                n_layers: arch.layers.len(),
+                d_model: arch.d_model,
+                vocab_size: arch.vocabulary,
+                dtype: dtype_name(session.model.dtype()).to_owned(),
+            },
+            settings: LensSettings {
+                component: lens.component.clone(),
+                norm: name_of(options.norm),
+                k: options.top_k,
+                bos: prompt.encoded.starts_with_bos,
+                positions: (!lens.positions.is_empty()).then(|| options.positions.clone()),
+                layers: lens.layers.as_ref().map(|_| options.layers.clone()),
+                tracked: self.tracked.clone(),
+                max_context: Some(arch.context),
+            },
+            tokens: tokens.map(|(position, id)| Token { position, id: *id, text: self.text(*id) }).collect(),
+            layers: survey
+                .rows
+                .iter()
+                .map(|row| LayerRow {
+                    layer: row.layer,
+                    name: row.name.clone(),
+                    positions: survey
+                        .positions
+                        .iter()
+                        .zip(&row.readings)
+                        .map(|(p, r)| self.cell(*p, r))
+                        .collect(),
+                })
+                .collect(),
+            final_top: survey
+                .positions
+                .iter()
+                .zip(&survey.final_top)
+                .map(|(position, id)| FinalTop { position: *position, id: *id, text: self.text(*id) })
+                .collect(),
+        }
+    }
+
+    fn cell(&self, position: usize, reading: &Reading) -> LayerPosition {
+        let candidate =
+            |(id, logprob): &(u32, f64)| Candidate { id: *id, text: self.text(*id), logprob: *logprob };
+        LayerPosition {
+            position,
+            top: reading.top.iter().map(candidate).collect(),
+            entropy: reading.entropy,
+            kl_to_final: reading.kl_to_final,
+            rank_of_next: reading.target.map(|t| t.rank).filter(|rank| *rank > 0),
+            logprob_of_final_top: reading.logprob_of_final_top,
+            tracked: reading.tracked.first().copied(),
+        }
+    }
+
+    fn text(&self, id: u32) -> String {
+        token_text(self.tokenizer, id)
+    }
+}

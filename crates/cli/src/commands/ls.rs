@@ -1,0 +1,30 @@
+//! `model ls`: what is supported, and the demo models.
+
+use easyroutine::families::FAMILIES;
+use easyroutine::source::demos;
+use serde_json::json;
+
+use crate::args::Args;
+use crate::failure::Failure;
+use crate::output::{self, PLAIN};
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for family in FAMILIES {
+        rows.push(vec!["architecture".to_owned(), family.model_type.to_owned(), String::new()]);
+    }
+    for demo in demos() {
+        rows.push(vec!["demo model".to_owned(), demo.name.to_owned(), demo.about.to_owned()]);
+    }
+    let json = json!({
+        "schema": "easyroutine.models/1",
+        "architectures": FAMILIES.iter().map(|f| f.model_type).collect::<Vec<_>>(),
+        "demos": demos().iter().map(|d| json!({"name": d.name, "about": d.about, "hub_id": d.hub_id})).collect::<Vec<_>>(),
+    });
+    for target in &targets {
+        let table = output::render(target.format, &["kind", "name", "about"], &rows, &json)?;
+        output::write(target, table.as_bytes())?;
+    }
+    Ok(())
+}

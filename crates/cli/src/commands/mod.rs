@@ -1,0 +1,22 @@
+//! One file a command.
+
+pub(crate) mod check;
+pub(crate) mod env;
+pub(crate) mod export;
+pub(crate) mod extract;
+pub(crate) mod info;
+pub(crate) mod lens;
+pub(crate) mod ls;
+pub(crate) mod run;
+pub(crate) mod shell;
+pub(crate) mod tokens;
+
+use easyroutine::Dtype;
+
+/// How a dtype is written.
+pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+    }
+}

@@ -1,0 +1,72 @@
+//! `run`: the most likely next tokens.
+
+use easyroutine::Batch;
+use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey};
+use easyroutine_view::printable;
+use serde_json::json;
+
+use super::dtype_name;
+use crate::args::{Args, Next};
+use crate::failure::Failure;
+use crate::output::{self, PLAIN};
+use crate::session::{self, token_text};
+
+pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let session = session::load(&next.model.model, &next.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files)?;
+    let arch = session.model.arch();
+    let prompt = next.prompt.read(&tokenizer, arch.context)?;
+    let batch = Batch::new(&[&prompt.encoded.ids])?;
+    // The lens of the final layer is the model's own prediction.
+    let options = SurveyOptions {
+        component: Component::RESID_OUT,
+        norm: LensNorm::Own,
+        top_k: next.k as usize,
+        positions: vec![prompt.encoded.ids.len() - 1],
+        layers: vec![arch.layers.len() as i64 - 1],
+        tracked: Vec::new(),
+    };
+    let survey = survey(&session.model, &batch, &options)?;
+    let reading = &survey.rows[0].readings[0];
+    let text = |id: u32| token_text(&tokenizer, id);
+    let mut rows = Vec::new();
+    let mut top = Vec::new();
+    for (rank, (id, logprob)) in reading.top.iter().enumerate() {
+        let probability = logprob.exp();
+        rows.push(vec![
+            (rank + 1).to_string(),
+            id.to_string(),
+            printable(&text(*id)),
+            format!("{probability:.6}"),
+            format!("{logprob:.5}"),
+        ]);
+        top.push(json!({"rank": rank + 1, "id": id, "text": text(*id), "probability": probability, "logprob": logprob}));
+    }
+    let tokens: Vec<_> = prompt
+        .encoded
+        .ids
+        .iter()
+        .enumerate()
+        .map(|(p, id)| json!({"position": p, "id": id, "text": text(*id)}))
+        .collect();
+    let json = json!({
+        "schema": "easyroutine.run/1",
+        "model": {
+            "name": session.files.name,
+            "commit": session.files.commit,
+            "model_type": session.model_type,
+            "dtype": dtype_name(session.model.dtype()),
+        },
+        "bos": prompt.encoded.starts_with_bos,
+        "tokens": tokens,
+        "entropy": reading.entropy,
+        "top": top,
+    });
+    for target in &targets {
+        let header = ["rank", "id", "token", "probability", "logprob"];
+        let table = output::render(target.format, &header, &rows, &json)?;
+        output::write(target, table.as_bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! `tokens`: how a text is cut.
+
+use easyroutine_view::printable;
+use serde_json::json;
+
+use crate::args::{Args, Tokens};
+use crate::failure::Failure;
+use crate::output::{self, PLAIN};
+use crate::session::{self, token_text};
+
+pub(crate) fn run(args: &Args, tokens: &Tokens) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let files = session::find(&tokens.model.model, &tokens.model.loading)?;
+    let tokenizer = session::tokenizer(&files)?;
+    let prompt = tokens.prompt.read(&tokenizer, usize::MAX)?;
+    let mut rows = Vec::new();
+    let mut listed = Vec::new();
+    for (position, (id, (start, end))) in prompt.encoded.ids.iter().zip(&prompt.encoded.offsets).enumerate() {
+        let (text, special) = (token_text(&tokenizer, *id), tokenizer.is_special(*id));
+        rows.push(vec![
+            position.to_string(),
+            id.to_string(),
+            printable(&text),
+            if special { "special" } else { "" }.to_owned(),
+            format!("{start}..{end}"),
+        ]);
+        listed.push(json!({
+            "position": position, "id": id, "text": text, "special": special, "start": start, "end": end,
+        }));
+    }
+    let json = json!({
+        "schema": "easyroutine.tokens/1",
+        "model": files.name,
+        "bos": prompt.encoded.starts_with_bos,
+        "tokens": listed,
+    });
+    for target in &targets {
+        let table =
+            output::render(target.format, &["position", "id", "token", "kind", "bytes"], &rows, &json)?;
+        output::write(target, table.as_bytes())?;
+    }
+    Ok(())
+}

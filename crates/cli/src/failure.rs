@@ -1,0 +1,81 @@
+//! What went wrong, as the user sees it: one line, a hint, an exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use easyroutine::{Error, ErrorKind};
+use easyroutine_view::printable;
+
+/// A failed command.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// Something wrong in what was typed.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), hint: None, code: 2 }
+    }
+
+    /// Something that did not work.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), hint: None, code: 1 }
+    }
+
+    /// Too little memory.
+    pub(crate) fn memory(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), hint: None, code: 5 }
+    }
+
+    /// The reader of our output went away: nothing to say, and no failure of ours.
+    pub(crate) fn quiet() -> Self {
+        Failure { message: String::new(), hint: None, code: 0 }
+    }
+
+    /// Adds what would do.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Prints `error:` and `hint:` and gives the exit status.
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut err = anstream::stderr();
+        if !self.message.is_empty() {
+            // If standard error is gone too there is nobody left to tell.
+            let _ = writeln!(err, "\u{1b}[1;31merror:\u{1b}[0m {}", one_line(&self.message));
+        }
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(err, "\u{1b}[1;36mhint:\u{1b}[0m {}", one_line(hint));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// Names from files and prompts may hold anything: what reaches a terminal is made printable, spaces kept as they are.
+fn one_line(text: &str) -> String {
+    text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Input | ErrorKind::InvalidReference => 2,
+            ErrorKind::NotFound | ErrorKind::Offline | ErrorKind::Gated => 3,
+            ErrorKind::Unsupported => 4,
+            ErrorKind::Memory => 5,
+            ErrorKind::Interrupted => 130,
+            _ => 1,
+        };
+        Failure { message: error.to_string(), hint: error.hint_text().map(str::to_owned), code }
+    }
+}
+
+impl From<easyroutine_view::Error> for Failure {
+    fn from(error: easyroutine_view::Error) -> Self {
+        Failure::failed(error.to_string())
+    }
+}

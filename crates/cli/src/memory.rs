@@ -1,0 +1,41 @@
+//! Refusing what cannot fit before it is begun.
+
+use easyroutine::Dtype;
+
+use crate::failure::Failure;
+
+/// Bytes of the packed weights of a model.
+pub(crate) fn packed_bytes(parameters: usize, dtype: Dtype) -> u64 {
+    let width = if dtype == Dtype::F32 { 4 } else { 2 };
+    parameters as u64 * width
+}
+
+/// Refuses a model whose weights are larger than the memory that is free.
+///
+/// # Errors
+/// Too little memory, with what would do.
+pub(crate) fn check(parameters: usize, dtype: Dtype) -> Result<(), Failure> {
+    let needed = packed_bytes(parameters, dtype);
+    let Some(free) = available().filter(|free| *free < needed) else { return Ok(()) };
+    let failure =
+        Failure::memory(format!("the weights need {} but {} are free", readable(needed), readable(free)));
+    let halves = dtype == Dtype::F32 && needed / 2 < free;
+    Err(if halves { failure.hint("--dtype bf16 needs half of it") } else { failure })
+}
+
+/// `1.5 GB`
+pub(crate) fn readable(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Memory that can be had without swapping, where the system says so.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}

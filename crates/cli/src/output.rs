@@ -1,0 +1,193 @@
+//! Where results go and in which format.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use easyroutine_view::lens::ColourDepth;
+use serde_json::Value;
+
+use crate::args::{Args, Colour, Format};
+use crate::failure::Failure;
+
+/// One place that a result is written to, with its format settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) format: Format,
+    /// `None`: standard output.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// The targets of a command that can write `formats`, of which the first is what a terminal gets and the second what
+/// a pipe gets.
+///
+/// # Errors
+/// A format that the command cannot write, an ending that names none.
+pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Target>, Failure> {
+    if args.output.is_empty() {
+        let automatic = if io::stdout().is_terminal() { formats[0] } else { formats[1] };
+        let format = if args.format == Format::Auto { automatic } else { args.format };
+        return Ok(vec![Target { format: allowed(format, formats)?, file: None }]);
+    }
+    let of_file = |file: &PathBuf| {
+        let format = if args.format == Format::Auto { by_ending(file, formats)? } else { args.format };
+        Ok(Target { format: allowed(format, formats)?, file: Some(file.clone()) })
+    };
+    args.output.iter().map(of_file).collect()
+}
+
+/// Writes a text or a picture.
+///
+/// # Errors
+/// The file or pipe cannot be written. A pipe that was closed is a quiet end.
+pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
+    match &target.file {
+        Some(file) => write_file(file, content),
+        None => {
+            let mut out = io::stdout().lock();
+            let written = out.write_all(content).and_then(|()| out.flush());
+            written.map_err(|e| match e.kind() {
+                io::ErrorKind::BrokenPipe => Failure::quiet(),
+                _ => Failure::failed(format!("standard output: {e}")),
+            })
+        }
+    }
+}
+
+/// Says something beside the result, on standard error.
+pub(crate) fn note(kind: &str, text: &str) {
+    // A closed standard error is nobody to tell.
+    let _ = writeln!(anstream::stderr(), "\u{1b}[1;33m{kind}:\u{1b}[0m {text}");
+}
+
+/// A sibling first, then renamed: a file is whole or not there.
+fn write_file(file: &Path, content: &[u8]) -> Result<(), Failure> {
+    let failed = |e: io::Error| Failure::failed(format!("{}: {e}", file.display()));
+    let partial = partial_name(file);
+    std::fs::write(&partial, content).map_err(failed)?;
+    std::fs::rename(&partial, file).map_err(failed)
+}
+
+/// The sibling that a file is first written to.
+pub(crate) fn partial_name(file: &Path) -> PathBuf {
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".partial-{}", std::process::id()));
+    file.with_file_name(name)
+}
+
+fn allowed(format: Format, formats: &[Format]) -> Result<Format, Failure> {
+    if formats.contains(&format) {
+        return Ok(format);
+    }
+    Err(Failure::usage(format!("this command does not write {}", name(format)))
+        .hint(format!("it writes {}", names(formats))))
+}
+
+fn by_ending(file: &Path, formats: &[Format]) -> Result<Format, Failure> {
+    let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let found = match ending.as_str() {
+        "txt" => Some(Format::Table),
+        "markdown" => Some(Format::Md),
+        "htm" => Some(Format::Html),
+        _ => formats.iter().copied().find(|f| name(*f) == ending),
+    };
+    found.ok_or_else(|| {
+        Failure::usage(format!("{}: the ending names no format", file.display()))
+            .hint(format!("endings are .{}; or say --format", names(formats).replace(", ", ", .")))
+    })
+}
+
+fn name(format: Format) -> String {
+    format!("{format:?}").to_ascii_lowercase()
+}
+
+fn names(formats: &[Format]) -> String {
+    formats.iter().map(|f| name(*f)).collect::<Vec<_>>().join(", ")
+}
+
+/// What colours the terminal table may use. A file gets colour only if it is asked for.
+pub(crate) fn colour_depth(args: &Args, target: &Target) -> ColourDepth {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let wanted = match args.color {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto => {
+            target.file.is_none()
+                && io::stdout().is_terminal()
+                && variable("NO_COLOR").is_empty()
+                && variable("TERM") != "dumb"
+        }
+    };
+    let true_colour = matches!(variable("COLORTERM").as_str(), "truecolor" | "24bit");
+    match (wanted, true_colour, args.color) {
+        (false, ..) => ColourDepth::None,
+        (true, true, _) | (true, _, Colour::Always) => ColourDepth::True,
+        (true, false, _) => ColourDepth::Ansi256,
+    }
+}
+
+/// Columns of the terminal; `COLUMNS` beats it, and what is no terminal has 120.
+pub(crate) fn width() -> usize {
+    let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    let terminal = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    columns.or_else(terminal).unwrap_or(120).clamp(20, 2000)
+}
+
+/// A table as the given format has it; `json` is what the JSON formats print.
+///
+/// # Errors
+/// Never for the formats of [`PLAIN`].
+pub(crate) fn render(
+    format: Format,
+    header: &[&str],
+    rows: &[Vec<String>],
+    json: &Value,
+) -> Result<String, Failure> {
+    let joined = |cells: Vec<String>, by: &str| cells.join(by);
+    let all =
+        || std::iter::once(header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()).chain(rows.to_vec());
+    Ok(match format {
+        Format::Json => serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
+        Format::Tsv => all().map(|r| joined(r, "\t") + "\n").collect(),
+        Format::Csv => all().map(|r| joined(r.iter().map(|c| quoted(c)).collect(), ",") + "\n").collect(),
+        Format::Md => {
+            let line = |r: Vec<String>| format!("| {} |\n", r.join(" | ").replace('\n', " "));
+            let rule = format!("|{}\n", "---|".repeat(header.len()));
+            let mut lines = all().map(|r| line(r.into_iter().map(|c| c.replace('|', "\\|")).collect()));
+            let first = lines.next().unwrap_or_default();
+            first + &rule + &lines.collect::<String>()
+        }
+        _ => aligned(header, rows),
+    })
+}
+
+/// Formats of a plain table.
+pub(crate) const PLAIN: &[Format] = &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md];
+
+fn quoted(cell: &str) -> String {
+    if cell.contains(['"', ',', '\n']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
+}
+
+fn aligned(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|r| easyroutine_view::columns(&r[column]));
+        cells.chain([header[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let numeric = |column: usize| rows.iter().all(|r| r[column].parse::<f64>().is_ok());
+    let mut text = String::new();
+    let mut line = |cells: &[String]| {
+        let padded = cells.iter().enumerate().map(|(i, cell)| {
+            let blanks = " ".repeat(widths[i].saturating_sub(easyroutine_view::columns(cell)));
+            if numeric(i) { format!("{blanks}{cell}") } else { format!("{cell}{blanks}") }
+        });
+        text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    };
+    line(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>());
+    rows.iter().for_each(|row| line(row));
+    text
+}

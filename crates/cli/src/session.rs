@@ -1,0 +1,188 @@
+//! A model and its tokenizer, opened as the flags say; a prompt as tokens.
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use easyroutine::load::{self, LoadOptions, Opened};
+use easyroutine::source::{self, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
+use easyroutine::tokens::{Bos, Encoded, Tokenizer};
+use easyroutine::{Dtype, Model};
+use easyroutine_files::GgufFile;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::{BosArg, Cutting, Device, DtypeArg, Loading, ModelArgs, PromptArgs};
+use crate::failure::Failure;
+use crate::{memory, output};
+
+/// A loaded model with everything that is shown of it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) files: ModelFiles,
+    pub(crate) model: Model,
+    pub(crate) model_type: &'static str,
+}
+
+impl ModelArgs {
+    /// The reference, wherever it was given.
+    pub(crate) fn reference(&self) -> Result<&str, Failure> {
+        let given = self.reference.as_deref().or(self.model.as_deref());
+        given.ok_or_else(|| Failure::usage("no model given").hint("name one: easyroutine model info smollm2"))
+    }
+}
+
+impl Loading {
+    pub(crate) fn dtype(&self) -> Dtype {
+        match self.dtype {
+            DtypeArg::F32 => Dtype::F32,
+            DtypeArg::Bf16 => Dtype::Bf16,
+        }
+    }
+
+    pub(crate) fn options(&self) -> LoadOptions {
+        let Device::Cpu = self.device;
+        LoadOptions {
+            dtype: self.dtype(),
+            threads: self.threads.map(usize::from),
+            allowed_keys: self.allow_config_key.clone(),
+            ..LoadOptions::default()
+        }
+    }
+}
+
+/// Finds a model's files, downloading them where that is allowed.
+pub(crate) fn find(reference: &str, loading: &Loading) -> Result<ModelFiles, Failure> {
+    let options = ResolveOptions {
+        revision: loading.revision.clone(),
+        offline: loading.offline,
+        progress: std::io::stderr().is_terminal().then(download_bar),
+        ..ResolveOptions::default()
+    };
+    Ok(source::resolve(reference, &options)?)
+}
+
+/// Reads a model's config and maps its files, warning of keys that were let through.
+pub(crate) fn open(files: &ModelFiles, loading: &Loading) -> Result<Opened, Failure> {
+    let opened = load::open(files, &loading.allow_config_key)?;
+    for key in &opened.reading.let_through {
+        output::note("warning", &format!("config key `{key}` was let through: it is not computed"));
+    }
+    Ok(opened)
+}
+
+/// Finds, opens and loads a model.
+pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failure> {
+    let files = find(reference, loading)?;
+    let opened = open(&files, loading)?;
+    memory::check(opened.parameters()?, loading.dtype())?;
+    let model_type = opened.reading.family.model_type;
+    let spinner = std::io::stderr().is_terminal().then(|| {
+        let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", files.name));
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        spinner
+    });
+    let model = opened.build(&loading.options());
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    Ok(Session { files, model: model?, model_type })
+}
+
+/// The tokenizer of a model.
+pub(crate) fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, Failure> {
+    Ok(match &files.kind {
+        FilesKind::Folder(folder) => Tokenizer::from_folder(folder)?,
+        FilesKind::Gguf(file) => {
+            let file = GgufFile::open(file).map_err(easyroutine::Error::from)?;
+            Tokenizer::from_gguf(file.gguf())?
+        }
+    })
+}
+
+/// A prompt with the tokens it was cut into.
+#[derive(Debug, Clone)]
+pub(crate) struct Prompt {
+    pub(crate) text: String,
+    pub(crate) encoded: Encoded,
+}
+
+impl PromptArgs {
+    /// Reads the prompt and cuts it.
+    pub(crate) fn read(&self, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
+        let text = match (&self.prompt, &self.file) {
+            (_, Some(file)) => read_file(file)?,
+            (Some(dash), None) if dash == "-" => read_stdin()?,
+            (Some(text), None) => text.clone(),
+            (None, None) => return Err(Failure::usage("no prompt given")),
+        };
+        self.cutting.cut(text, tokenizer, context)
+    }
+}
+
+impl Cutting {
+    /// Cuts a text into tokens and holds it to the model's context.
+    pub(crate) fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
+        let bos = match self.bos {
+            BosArg::Auto => Bos::Auto,
+            BosArg::Yes => Bos::Yes,
+            BosArg::No => Bos::No,
+        };
+        let mut encoded = tokenizer.encode(&text, bos)?;
+        if encoded.ids.is_empty() {
+            return Err(Failure::usage("the prompt is empty: it has no tokens"));
+        }
+        let length = encoded.ids.len();
+        if length > context {
+            if !self.truncate {
+                return Err(Failure::usage(format!(
+                    "the prompt has {length} tokens; the model was built for {context} at most"
+                ))
+                .hint("pass --truncate to keep its first tokens"));
+            }
+            output::note("warning", &format!("kept the first {context} of {length} tokens"));
+            encoded.ids.truncate(context);
+            encoded.offsets.truncate(context);
+        }
+        Ok(Prompt { text, encoded })
+    }
+}
+
+/// What a token stands for, as text; bytes that are no text are shown as such.
+pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
+    tokenizer.token_text(id).to_string()
+}
+
+pub(crate) fn read_file(file: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(file).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+    without_newline(bytes, &file.display().to_string())
+}
+
+pub(crate) fn read_stdin() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).map_err(|e| Failure::failed(format!("standard input: {e}")))?;
+    without_newline(bytes, "standard input")
+}
+
+fn without_newline(bytes: Vec<u8>, place: &str) -> Result<String, Failure> {
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Failure::failed(format!("{place}: not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
+    })?;
+    let cut = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t));
+    Ok(cut.unwrap_or(&text).to_owned())
+}
+
+fn download_bar() -> ProgressCallback {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{msg:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    ProgressCallback::new(move |progress| {
+        bar.set_message(progress.file.to_owned());
+        bar.set_length(progress.total.unwrap_or(progress.done));
+        bar.set_position(progress.done);
+        if progress.total == Some(progress.done) {
+            bar.finish_and_clear();
+        }
+    })
+}

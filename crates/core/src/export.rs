@@ -1,0 +1,160 @@
+//! Writing a model as a Hugging Face folder that transformers reads to the same logits.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::path::Path;
+
+use easyroutine_kernels::Dtype;
+use safetensors::View;
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::load::Opened;
+use crate::weights::{Checkpoint, Tensor};
+
+impl Opened {
+    /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint's name with the
+    /// container's storage undone. The weights are written to a sibling first and renamed when whole.
+    ///
+    /// # Errors
+    /// A folder that holds a model already, or that cannot be written.
+    pub fn export(&self, folder: &Path, dtype: Dtype) -> Result<()> {
+        let config_path = folder.join("config.json");
+        if config_path.exists() {
+            return Err(Error::new(ErrorKind::Io, format!("{} exists already", config_path.display()))
+                .hint("choose an empty folder"));
+        }
+        std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
+        self.write_weights(&folder.join("model.safetensors"), dtype)?;
+        let mut config = self.config.clone();
+        config.remove("torch_dtype");
+        let name = match dtype {
+            Dtype::F32 => "float32",
+            Dtype::Bf16 => "bfloat16",
+        };
+        config.insert("dtype".to_owned(), Value::from(name));
+        let text = serde_json::to_string_pretty(&Value::Object(config))
+            .map_err(|e| Error::new(ErrorKind::Config, format!("config.json: {e}")))?;
+        std::fs::write(&config_path, text + "\n").map_err(|e| io(&config_path, e))
+    }
+
+    fn write_weights(&self, path: &Path, dtype: Dtype) -> Result<()> {
+        let failure = RefCell::new(None);
+        let names = self.checkpoint.names(self.reading.names.ignored);
+        let mut tensors = Vec::with_capacity(names.len());
+        for name in names {
+            let exported = Exported {
+                checkpoint: &self.checkpoint,
+                name,
+                shape: self.checkpoint.by_name(name)?.shape().to_vec(),
+                dtype,
+                failure: &failure,
+            };
+            tensors.push((name, exported));
+        }
+        let partial = path.with_extension("safetensors.partial");
+        let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+        let written = safetensors::serialize_to_file(tensors, metadata, &partial)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", partial.display())));
+        let result = match failure.into_inner() {
+            Some(error) => Err(error),
+            None => written.and_then(|()| std::fs::rename(&partial, path).map_err(|e| io(path, e))),
+        };
+        if result.is_err() {
+            // What was begun is of no use; that it may not be there is no further error.
+            let _ = std::fs::remove_file(&partial);
+        }
+        result
+    }
+
+    /// Tensors that hold values which are no finite numbers: name, how many, and the index of the first.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read.
+    pub fn non_finite(&self) -> Result<Vec<(String, usize, usize)>> {
+        let mut found = Vec::new();
+        for name in self.checkpoint.names(self.reading.names.ignored) {
+            let tensor = self.checkpoint.by_name(name)?;
+            let (rows, length) = tensor.rows();
+            let mut row = vec![0.0; length];
+            let (mut count, mut first) = (0, None);
+            for i in 0..rows {
+                tensor.read_row(i, &mut row)?;
+                for (column, _) in row.iter().enumerate().filter(|(_, x)| !x.is_finite()) {
+                    count += 1;
+                    first = first.or(Some(i * length + column));
+                }
+            }
+            tensor.drop_pages();
+            found.extend(first.map(|first| (name.to_owned(), count, first)));
+        }
+        Ok(found)
+    }
+
+    /// Number of weights, tied ones counted once.
+    ///
+    /// # Errors
+    /// A tensor that the file names but does not hold.
+    pub fn parameters(&self) -> Result<usize> {
+        let names = self.checkpoint.names(self.reading.names.ignored);
+        let mut sum = 0;
+        for name in names {
+            sum += self.checkpoint.by_name(name)?.shape().iter().product::<usize>();
+        }
+        Ok(sum)
+    }
+}
+
+/// One tensor as it is written; decoded only when its turn comes.
+struct Exported<'a> {
+    checkpoint: &'a Checkpoint,
+    name: &'a str,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    failure: &'a RefCell<Option<Error>>,
+}
+
+impl View for Exported<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        match self.dtype {
+            Dtype::F32 => safetensors::Dtype::F32,
+            Dtype::Bf16 => safetensors::Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let decoded = self.checkpoint.by_name(self.name).and_then(|tensor| {
+            let values = tensor.read_all();
+            Tensor::drop_pages(&tensor);
+            values
+        });
+        match decoded {
+            Ok(values) => Cow::Owned(encode(&values, self.dtype)),
+            // The trait cannot fail; the error is kept and the file thrown away.
+            Err(error) => {
+                self.failure.borrow_mut().get_or_insert(error);
+                Cow::Owned(vec![0; self.data_len()])
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        let width = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        self.shape.iter().product::<usize>() * width
+    }
+}
+
+fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Dtype::Bf16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+    }
+}
+
+fn io(path: &Path, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("{}: {error}", path.display())).because(error)
+}

@@ -1,0 +1,414 @@
+//! The lines of docs/ARCHITECTURE.md that begin with "Invariant:", checked on the sources as they lie in the tree.
+//!
+//! They stand with this crate because it depends on nothing: they run however broken the others are.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which crate may depend on which of the others. `*` is all of them.
+const CRATES: &[(&str, &[&str])] = &[
+    ("sites", &[]),
+    ("files", &[]),
+    ("kernels", &[]),
+    ("core", &["kernels", "sites", "files"]),
+    ("store", &["sites", "files"]),
+    ("view", &["sites", "store"]),
+    ("cli", &["*"]),
+    ("python", &["*"]),
+];
+
+/// Which modules of core may use which others, beside themselves. Modules that are not listed tie the rest together.
+const MODULES: &[(&str, &[&str])] = &[
+    ("arch", &[]),
+    ("names", &["arch"]),
+    ("config", &["error"]),
+    ("families", &["arch", "config", "error", "names"]),
+    ("source", &["error"]),
+    ("tokens", &["error"]),
+    ("positions", &["error"]),
+    ("weights", &["arch", "error", "names"]),
+    ("tap", &["batch", "error"]),
+    ("model", &["arch", "batch", "error", "names", "tap", "weights"]),
+    ("cache", &["batch", "error", "positions", "tap"]),
+    ("lens", &["batch", "cache", "error", "model", "positions"]),
+];
+
+/// Where names of families may stand outside `families/`, and why.
+const NAMING_FILES: &[(&str, &str)] = &[
+    ("core/src/source/demo.rs", "says in prose what the demo model is"),
+    ("core/src/tokens/from_gguf.rs", "GGUF names two kinds of tokenizer after models"),
+    (
+        "core/src/tokens/pre_tokenizers.rs",
+        "GGUF names rules for cutting text after the models they came with",
+    ),
+    ("core/src/tokens/vocab_files.rs", "the same rules, for folders without tokenizer.json"),
+    ("core/src/tokens/tests.rs", "the same names, tested"),
+];
+
+/// Files of more than 500 lines, and why they are not split.
+const LONG_FILES: &[(&str, &str)] = &[];
+
+/// The crates with `unsafe`: memory maps, and arithmetic.
+const UNSAFE_CRATES: &[&str] = &["files", "kernels"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Names of the folders in `crates/`.
+fn crates() -> Vec<String> {
+    let folders = fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap());
+    let mut names: Vec<String> = folders
+        .filter(|folder| folder.path().join("Cargo.toml").exists())
+        .map(|folder| folder.file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Every Rust file below a folder, sorted.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A path as the lists above write it.
+fn short(path: &Path) -> String {
+    path.strip_prefix(root().join("crates")).unwrap_or(path).to_string_lossy().replace('\\', "/")
+}
+
+/// The sources of every crate, with comments blanked.
+fn sources() -> Vec<(String, Vec<Piece>)> {
+    let files =
+        crates().into_iter().flat_map(|name| rust_files(&root().join("crates").join(name).join("src")));
+    files.map(|path| (short(&path), pieces(&read(&path)))).collect()
+}
+
+/// A piece of a source file that is no comment.
+#[derive(Debug, PartialEq)]
+enum Piece {
+    /// Code between literals.
+    Code(String),
+    /// What stands between the quotes of a string.
+    Text(String),
+}
+
+/// Cuts a source into code and strings and leaves comments out.
+fn pieces(source: &str) -> Vec<Piece> {
+    let mut found = Vec::new();
+    let mut code = String::new();
+    let mut rest = source;
+    while let Some(first) = rest.chars().next() {
+        if rest.starts_with("//") {
+            rest = &rest[rest.find('\n').unwrap_or(rest.len())..];
+        } else if rest.starts_with("/*") {
+            rest = after_block_comment(rest);
+        } else if let Some((text, after)) = string(rest, &code) {
+            found.push(Piece::Code(std::mem::take(&mut code)));
+            found.push(Piece::Text(text.to_owned()));
+            rest = after;
+        } else if let Some(length) = character(rest) {
+            rest = &rest[length..];
+        } else {
+            code.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    found.push(Piece::Code(code));
+    found
+}
+
+fn after_block_comment(text: &str) -> &str {
+    let mut depth = 0;
+    let mut at = 0;
+    loop {
+        let here = &text[at..];
+        let step = if here.starts_with("/*") {
+            depth += 1;
+            2
+        } else if here.starts_with("*/") {
+            depth -= 1;
+            2
+        } else {
+            here.chars().next().map_or(0, char::len_utf8)
+        };
+        at += step;
+        if depth == 0 || step == 0 {
+            return &text[at..];
+        }
+    }
+}
+
+/// A string literal at the beginning of `text`: what it holds, and what follows it.
+fn string<'a>(text: &'a str, before: &str) -> Option<(&'a str, &'a str)> {
+    if let Some(inner) = text.strip_prefix('"') {
+        let mut escaped = false;
+        let end = inner.find(|c| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        })?;
+        return Some((&inner[..end], &inner[end + 1..]));
+    }
+    let in_a_word = before.ends_with(|c: char| c.is_alphanumeric() || c == '_') && !before.ends_with('b');
+    let hashes = text.strip_prefix('r').filter(|_| !in_a_word)?;
+    let inner = hashes.trim_start_matches('#');
+    let close = format!("\"{}", &hashes[..hashes.len() - inner.len()]);
+    let inner = inner.strip_prefix('"')?;
+    let end = inner.find(&close)?;
+    Some((&inner[..end], &inner[end + close.len()..]))
+}
+
+/// Length of a character literal at the beginning of `text`; a lifetime is none.
+fn character(text: &str) -> Option<usize> {
+    let inner = text.strip_prefix('\'')?;
+    if let Some(escape) = inner.strip_prefix('\\') {
+        // The escaped character may be a quote itself.
+        let skipped = escape.chars().next()?.len_utf8();
+        return Some(2 + skipped + escape[skipped..].find('\'')? + 1);
+    }
+    let length = inner.chars().next()?.len_utf8();
+    inner[length..].starts_with('\'').then_some(length + 2)
+}
+
+fn code(pieces: &[Piece]) -> String {
+    let code = pieces.iter().filter_map(|piece| match piece {
+        Piece::Code(code) => Some(code.as_str()),
+        Piece::Text(_) => None,
+    });
+    // Two quotes keep the words on both sides of a string apart.
+    code.collect::<Vec<_>>().join("\"\"")
+}
+
+/// Whether `name` stands in `text` as a word, in any case of letters; `joins` says which characters belong to one.
+fn has_word(text: &str, name: &str, joins: impl Fn(char) -> bool) -> bool {
+    let text = text.to_lowercase();
+    text.match_indices(name).any(|(at, _)| {
+        let after = &text[at + name.len()..];
+        // A dot joins too where a word follows: `llama.cpp` is a program.
+        let dotted = after.strip_prefix('.').is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
+        !text[..at].ends_with(&joins) && !after.starts_with(&joins) && !dotted
+    })
+}
+
+/// The `model_type` of every family, from the sources of the families.
+fn families() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in family_files() {
+        let source = read(&path);
+        let (_, after) = source.split_once("model_type: \"").unwrap_or_else(|| panic!("{}", path.display()));
+        found.insert(after[..after.find('"').unwrap()].to_owned());
+    }
+    found
+}
+
+/// Files that define a family.
+fn family_files() -> Vec<PathBuf> {
+    let folder = root().join("crates/core/src/families");
+    let defines = |path: &PathBuf| read(path).contains("const FAMILY: Family");
+    rust_files(&folder).into_iter().filter(defines).collect()
+}
+
+#[test]
+fn a_crate_depends_only_on_those_below_it() {
+    for name in crates() {
+        let (_, allowed) = CRATES.iter().find(|(listed, _)| *listed == name).unwrap_or_else(|| {
+            panic!(
+                "crates/{name} has no place in the order of crates: add it to CRATES and docs/ARCHITECTURE.md"
+            )
+        });
+        let manifest = read(&root().join("crates").join(&name).join("Cargo.toml"));
+        for line in manifest.lines() {
+            let line = line.split('#').next().unwrap_or_default();
+            let Some((_, path)) = line.split_once("path = \"../") else {
+                let by_name = line.starts_with("easyroutine") && line.contains('=');
+                assert!(
+                    !by_name,
+                    "crates/{name}/Cargo.toml: give the path of a crate of this workspace: {line}"
+                );
+                continue;
+            };
+            let dependency = &path[..path.find('"').unwrap()];
+            let listed = CRATES.iter().any(|(known, _)| *known == dependency);
+            assert!(listed, "crates/{name}/Cargo.toml: crates/{dependency} is not known");
+            let may = allowed.contains(&dependency) || allowed.contains(&"*");
+            assert!(may, "crates/{name} may not use crates/{dependency}");
+        }
+    }
+}
+
+#[test]
+fn sites_and_kernels_depend_on_nothing() {
+    for name in ["sites", "kernels"] {
+        let manifest = read(&root().join("crates").join(name).join("Cargo.toml"));
+        let section =
+            manifest.split("\n[").find(|part| part.starts_with("dependencies]")).unwrap_or_default();
+        let lines: Vec<&str> =
+            section.lines().skip(1).filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
+        assert!(lines.is_empty(), "crates/{name} depends on {lines:?}");
+    }
+}
+
+#[test]
+fn a_module_of_core_uses_only_those_it_may() {
+    let folder = root().join("crates/core/src");
+    for (module, allowed) in MODULES {
+        let mut files = rust_files(&folder.join(module));
+        files.extend(Some(folder.join(format!("{module}.rs"))).filter(|path| path.exists()));
+        assert!(!files.is_empty(), "core has no module {module}");
+        for path in files {
+            let code = code(&pieces(&read(&path)));
+            for (_, used) in code.match_indices("crate::").map(|(at, found)| code[at..].split_at(found.len()))
+            {
+                let end = used.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(used.len());
+                let used = &used[..end];
+                let is_module = folder.join(used).is_dir() || folder.join(format!("{used}.rs")).exists();
+                assert!(is_module, "{}: name the module of `crate::{used}`", short(&path));
+                let may = used == *module || allowed.contains(&used);
+                assert!(may, "{}: module {module} may not use {used}", short(&path));
+            }
+        }
+    }
+}
+
+#[test]
+fn no_family_is_named_outside_families() {
+    let families = families();
+    assert!(families.len() >= 20, "only {} families were found", families.len());
+    let letter = char::is_alphanumeric;
+    let mut named = BTreeSet::new();
+    for (path, pieces) in sources() {
+        if path.starts_with("core/src/families/") {
+            continue;
+        }
+        let found = families.iter().find(|family| {
+            pieces.iter().any(|piece| match piece {
+                Piece::Code(code) => has_word(code, family, letter),
+                // `llama-bpe` and `llama-gguf-split` are words of their own.
+                Piece::Text(text) => has_word(text, family, |c| letter(c) || c == '-'),
+            })
+        });
+        let Some(family) = found else { continue };
+        let listed = NAMING_FILES.iter().any(|(file, _)| *file == path);
+        assert!(
+            listed,
+            "{path} names the family `{family}`: what differs belongs into families/, as data of Arch"
+        );
+        named.insert(path);
+    }
+    for (file, _) in NAMING_FILES {
+        assert!(named.contains(*file), "{file} names no family: take it off the list");
+    }
+}
+
+#[test]
+fn a_family_is_one_small_file() {
+    let files = family_files();
+    for path in &files {
+        let lines = read(path).lines().count();
+        assert!(lines <= 120, "{} has {lines} lines; 120 is the limit of a family", short(path));
+    }
+    let listed = read(&root().join("crates/core/src/families/mod.rs")).matches("::FAMILY,").count();
+    assert_eq!(files.len(), listed, "files that define a family, and entries of the list of families");
+}
+
+#[test]
+fn the_block_stays_readable() {
+    let path = root().join("crates/core/src/model/block.rs");
+    let lines = read(&path).lines().count();
+    assert!(lines <= 150, "{} has {lines} lines; 150 is the limit", short(&path));
+}
+
+#[test]
+fn arch_has_no_bool() {
+    let code = code(&pieces(&read(&root().join("crates/core/src/arch.rs"))));
+    let mut types = 0;
+    for keyword in ["struct ", "enum "] {
+        for (at, _) in code.match_indices(keyword) {
+            let definition = &code[at..];
+            // The body of a definition ends at the first brace in the first column.
+            let body = &definition[..definition.find("\n}").unwrap_or(definition.len())];
+            let name = body[keyword.len()..].split_whitespace().next().unwrap_or_default();
+            assert!(
+                !has_word(body, "bool", char::is_alphanumeric),
+                "{name}: an enum or an Option says what a bool means"
+            );
+            types += 1;
+        }
+    }
+    assert!(types >= 10, "only {types} types were found in arch.rs");
+}
+
+#[test]
+fn unsafe_code_is_in_two_crates() {
+    for name in crates() {
+        if UNSAFE_CRATES.contains(&name.as_str()) {
+            continue;
+        }
+        let folder = root().join("crates").join(&name).join("src");
+        for file in
+            ["lib.rs", "main.rs"].map(|file| folder.join(file)).into_iter().filter(|path| path.exists())
+        {
+            let forbids = code(&pieces(&read(&file))).contains("#![forbid(unsafe_code)]");
+            assert!(forbids, "{} must say #![forbid(unsafe_code)]", short(&file));
+        }
+    }
+}
+
+#[test]
+fn files_are_short() {
+    for name in crates() {
+        for path in rust_files(&root().join("crates").join(name)) {
+            let lines = read(&path).lines().count();
+            let excused = LONG_FILES.iter().any(|(file, _)| *file == short(&path));
+            assert!(lines <= 500 || excused, "{} has {lines} lines: split it, or say why not", short(&path));
+            assert!(lines > 500 || !excused, "{} has only {lines} lines: take it off the list", short(&path));
+        }
+    }
+}
+
+#[test]
+fn every_invariant_names_a_test_that_exists() {
+    let page = read(&root().join("docs/ARCHITECTURE.md"));
+    let tests = root().join("crates/sites/tests");
+    let tests: String = rust_files(&tests).iter().map(|path| read(path)).collect();
+    let invariants: Vec<&str> = page.lines().filter(|line| line.starts_with("Invariant:")).collect();
+    assert!(invariants.len() >= 9, "{} invariants", invariants.len());
+    for line in invariants {
+        let name = line.rsplit('`').nth(1).unwrap_or_default();
+        assert!(tests.contains(&format!("#[test]\nfn {name}()")), "no test `{name}` holds: {line}");
+    }
+}
+
+#[test]
+fn comments_and_strings_are_told_from_code() {
+    let source = r##"let a = "x // \" y"; // llama
+/* gpt2 /* nested */ still */ let c = '"'; let r = br#"raw " text"#; fn f<'a>(x: &'a str) {} let q = '\''; "end""##;
+    let text: Vec<Piece> =
+        pieces(source).into_iter().filter(|piece| matches!(piece, Piece::Text(_))).collect();
+    assert_eq!(text, ["x // \\\" y", "raw \" text", "end"].map(|text| Piece::Text(text.to_owned())));
+    let code = code(&pieces(source));
+    assert!(
+        code.contains("fn f<'a>(x: &'a str)") && !code.contains("llama") && !code.contains("nested"),
+        "{code}"
+    );
+
+    let letter = char::is_alphanumeric;
+    assert!(has_word("is_llama", "llama", letter) && has_word("Arch::Llama", "llama", letter));
+    assert!(!has_word("llama3", "llama", letter) && !has_word("as llama.cpp does", "llama", letter));
+    assert!(!has_word("option", "opt", letter) && has_word("if opt {", "opt", letter));
+}

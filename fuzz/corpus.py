@@ -1,0 +1,172 @@
+"""Writes fuzz/corpus: small inputs that reach deep, from the fixtures and from the formats' own rules.
+
+Run it in the project's root after a format, a family or a grammar has grown; the files are committed.
+Inputs that once failed are kept by hand in `fuzz/corpus/TARGET/found-*`, which this leaves alone.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORPUS = ROOT / "fuzz" / "corpus"
+
+KEYS = """resid_out_5 resid_out_* resid_in_{i} attn_raw_3:5 resid_mid_10: mlp_in_:4 mlp_hidden_-1 queries_L* keys_L0
+values_L11 head_queries_L2H1 head_keys_L{l}H{h} pattern_L3H2 pattern_* pattern_L2 head_out_L4H* head_out_L{i}H{j}
+projected_value_L0:4H-1 last_layernorm logits input_ids input_embeddings resid_in_post_layernorm_7
+resid_out_*,pattern_*,logits blocks.5.hook_resid_post blocks.0.attn.hook_pattern blocks.11.mlp.hook_post
+resid_outt_5 resid_out_99999999999999999999""".split()
+
+POSITIONS = """all first last last-2 5 -1 4:9 -3:-1 special all-text random-text random-text-3 inputs-partition-0
+random-inputs-partition-1 random-inputs-partition-0-2 first,last,-1,2:4 text:caf text:é all-image last-999999999
+-999999999:999999999""".split() + ["text: Paris", "last, text:a, b", "text:"]
+
+
+def write(target, files):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if not old.name.startswith("found-"):
+            old.unlink()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def configs():
+    """Every fixture's config in both spellings, without blanks."""
+    for path in sorted((ROOT / "fixtures").glob("*/*/config.json")):
+        value = json.loads(path.read_text())
+        yield f"{path.parent.parent.name}-{path.parent.name}", json.dumps(value, separators=(",", ":")).encode()
+
+
+def safetensors(header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(dtype, shape, start, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def safetensors_files():
+    sizes = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
+    every, start = {"__metadata__": {"format": "pt"}}, 0
+    for dtype, size in sizes.items():
+        every[dtype.lower()] = tensor(dtype, [2, 3], start, start + 6 * size)
+        start += 6 * size
+    one = {"w": tensor("F32", [2], 0, 8)}
+    return {
+        "every-dtype": safetensors(every, bytes(range(start))),
+        "scalar-and-empty": safetensors({"s": tensor("F32", [], 0, 4), "e": tensor("F32", [0, 5], 4, 4)}, bytes(4)),
+        "truncated-data": safetensors(one, bytes(7)),
+        "surplus-data": safetensors(one, bytes(9)),
+        "overlap": safetensors({"a": tensor("F32", [2], 0, 8), "b": tensor("F32", [2], 4, 12)}, bytes(12)),
+        "huge-shape": safetensors({"w": tensor("F32", [1 << 40, 1 << 40], 0, 8)}, bytes(8)),
+        "header-beyond-file": safetensors(one, length=1 << 20),
+        "header-bomb": safetensors(one, length=(1 << 64) - 1),
+        "not-json": safetensors(b"{\"w\":"),
+        "nested": safetensors(b"[" * 200 + b"]" * 200),
+        "pickle": b"PK\x03\x04" + bytes(16),
+    }
+
+
+UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
+
+
+def text(value):
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def scalar(kind, value):
+    packed = {UINT32: "<I", FLOAT32: "<f", BOOL: "<B"}
+    return text(value) if kind == STRING else struct.pack(packed[kind], value)
+
+
+def pair(key, kind, value):
+    if kind == ARRAY:
+        element, values = value
+        body = struct.pack("<IQ", element, len(values)) + b"".join(scalar(element, v) for v in values)
+    else:
+        body = scalar(kind, value)
+    return text(key) + struct.pack("<I", kind) + body
+
+
+def gguf(pairs, tensors):
+    """`tensors`: name -> (shape with the fastest axis first, number of the block type, bytes)."""
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pair(*p) for p in pairs)
+    data = b""
+    for name, (shape, kind, raw) in tensors.items():
+        data += bytes(-len(data) % 32)
+        out += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
+        data += raw
+    return out + bytes(-len(out) % 32) + data
+
+
+TOKENS = ["<unk>", "<s>", "</s>", "a", "b", "ab", "Ġ", "Ġa"]
+
+
+def gguf_model(name, extra, modules, tied):
+    d_model, d_mlp, head = 8, 16, 4
+    shapes = {
+        "attn_q": (d_model, d_model), "attn_k": (d_model, head), "attn_v": (d_model, head),
+        "attn_output": (d_model, d_model), "ffn_gate": (d_model, d_mlp), "ffn_up": (d_model, d_mlp),
+        "ffn_down": (d_mlp, d_model),
+    }
+    tensors = {"token_embd": (d_model, len(TOKENS)), "output_norm": (d_model,)}
+    tensors |= {} if tied else {"output": (d_model, len(TOKENS))}
+    norms = {m: ((head,) if m in ("attn_q_norm", "attn_k_norm") else (d_model,)) for m in modules}
+    tensors |= {f"blk.0.{module}": shape for module, shape in (shapes | norms).items()}
+    size = lambda shape: 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+    stored = {f"{n}.weight": (shape, 0, bytes(size(shape))) for n, shape in tensors.items()}
+    sizes = {
+        "context_length": 32, "embedding_length": d_model, "block_count": 1, "feed_forward_length": d_mlp,
+        "attention.head_count": 2, "attention.head_count_kv": 1, "rope.dimension_count": head,
+    }
+    pairs = [("general.architecture", STRING, name), ("general.type", STRING, "model")]
+    pairs += [(f"{name}.{key}", UINT32, value) for key, value in sizes.items()]
+    pairs += [(f"{name}.attention.layer_norm_rms_epsilon", FLOAT32, 1e-5)]
+    pairs += [(f"{name}.{key}", kind, value) for key, kind, value in extra]
+    pairs += [
+        ("tokenizer.ggml.model", STRING, "gpt2"),
+        ("tokenizer.ggml.pre", STRING, "smollm"),
+        ("tokenizer.ggml.tokens", ARRAY, (STRING, TOKENS)),
+        ("tokenizer.ggml.token_type", ARRAY, (UINT32, [2, 3, 3, 1, 1, 1, 1, 1])),
+        ("tokenizer.ggml.merges", ARRAY, (STRING, ["a b", "Ġ a"])),
+        ("tokenizer.ggml.bos_token_id", UINT32, 1),
+        ("tokenizer.ggml.add_bos_token", BOOL, 1),
+    ]
+    return gguf(pairs, stored)
+
+
+def gguf_files():
+    norms = ["attn_norm", "ffn_norm"]
+    # Number of the block type, values and bytes of a block.
+    blocks = {"q4_0": (2, 32, 18), "q4_1": (3, 32, 20), "q5_0": (6, 32, 22), "q8_0": (8, 32, 34), "bf16": (30, 1, 2),
+              "q4_k": (12, 256, 144), "q6_k": (14, 256, 210)}
+    stored = {n: ((values, 2), kind, bytes(i % 61 for i in range(2 * size))) for n, (kind, values, size) in blocks.items()}
+    rope = [("rope.freq_base", FLOAT32, 1e5), ("rope.scaling.type", STRING, "linear"), ("rope.scaling.factor", FLOAT32, 4.0)]
+    gemma = [("attention.key_length", UINT32, 4), ("attention.value_length", UINT32, 4), ("attention.sliding_window", UINT32, 8)]
+    whole = gguf_model("llama", rope, norms, tied=False)
+    return {
+        "llama": whole,
+        "qwen2": gguf_model("qwen2", [], norms, tied=True),
+        "qwen3": gguf_model("qwen3", gemma[:2], norms + ["attn_q_norm", "attn_k_norm"], tied=True),
+        "gemma3": gguf_model("gemma3", gemma, norms + ["post_attention_norm", "post_ffw_norm", "attn_q_norm", "attn_k_norm"], tied=True),
+        "blocks": gguf([], stored),
+        "truncated": whole[: len(whole) // 2],
+        "count-bomb": b"GGUF" + struct.pack("<IQQ", 3, 1 << 62, 1 << 62),
+        "version-1": b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
+    }
+
+
+def lines(values, before=b""):
+    return {f"{number:02}": before + value.encode() for number, value in enumerate(values)}
+
+
+write("config", dict(configs()))
+write("safetensors", safetensors_files())
+write("gguf", gguf_files())
+write("names", lines(KEYS))
+# Before the text: length, pivot and seed (fuzz_targets/positions.rs).
+write("positions", lines(POSITIONS, bytes([6, 3]) + struct.pack("<Q", 1)))

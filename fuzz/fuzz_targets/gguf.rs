@@ -1,0 +1,28 @@
+//! A GGUF file: opened or refused, then read as a model as far as its config and the names of its tensors.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use easyroutine::source::{FilesKind, ModelFiles};
+use easyroutine_files::{Gguf, GgufFile};
+use libfuzzer_sys::fuzz_target;
+use tempfile::TempDir;
+
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().expect("a temporary folder"));
+
+fuzz_target!(|data: &[u8]| {
+    if Gguf::parse(data).is_err() {
+        return;
+    }
+    let path = FOLDER.path().join("model.gguf");
+    std::fs::write(&path, data).expect("a file in a temporary folder");
+    let file = GgufFile::open(&path).expect("a file whose bytes parse");
+    for name in file.names() {
+        let tensor = file.tensor(name).expect("a tensor that the file names");
+        if let Ok(values) = tensor.read_all() {
+            assert_eq!(values.len(), tensor.shape().iter().product::<usize>());
+        }
+    }
+    let files = ModelFiles { name: "fuzzed".into(), kind: FilesKind::Gguf(path), commit: None };
+    let _ = easyroutine::load::open(&files, &[]);
+});
