@@ -125,9 +125,23 @@ impl Capture {
         Kept { data: Numbers::I64(ids), row_shapes }
     }
 
+    /// Keeps the buffer of logits itself where it holds just what was selected: a copy would double the largest
+    /// tensor there is.
+    fn logits(&self, value: &mut Value<'_>) -> Kept {
+        let width = value.width(0);
+        let wanted: Vec<usize> = (self.selected.iter().enumerate())
+            .flat_map(|(row, s)| s.indices.iter().map(move |i| (row, i)))
+            .map(|(row, i)| value.batch().span(row).start + i)
+            .collect();
+        let Some(buffer) = value.take(&wanted) else { return self.copy(Site::Logits, value, 0..width) };
+        let row_shapes = self.selected.iter().map(|s| vec![s.indices.len(), width]).collect();
+        Kept { data: Numbers::F32(buffer), row_shapes }
+    }
+
     /// Copies columns of the value at the selected tokens; for a pattern the selected columns.
     fn copy(&self, site: Site, value: &Value<'_>, columns: std::ops::Range<usize>) -> Kept {
-        let mut data = Vec::new();
+        let vectors: usize = self.selected.iter().map(|s| s.indices.len()).sum();
+        let mut data = Vec::with_capacity(vectors * columns.len());
         let mut row_shapes = Vec::with_capacity(self.selected.len());
         for (row, selected) in self.selected.iter().enumerate() {
             for position in &selected.indices {
@@ -165,6 +179,11 @@ impl Tap for Capture {
     }
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        if point.site() == Site::Logits {
+            let kept = self.logits(value);
+            self.kept.insert(point.to_string(), kept);
+            return Ok(());
+        }
         let width = value.width(0);
         for wanted in self.reported.get(&point).into_iter().flatten() {
             for (number, key) in keys_of(*wanted).into_iter().enumerate() {

@@ -43,30 +43,38 @@ pub struct Value<'a> {
     values: RowsMut<'a>,
     layout: Layout<'a>,
     batch: &'a Batch,
+    /// Whether another tap comes after the one that is called.
+    is_shared: bool,
 }
 
 #[derive(Debug)]
 enum Layout<'a> {
     /// One vector a token.
     Tokens,
-    /// One vector for each of these tokens.
-    Some(&'a [usize]),
+    /// One vector for each of these tokens, in a buffer that nobody needs after the taps.
+    Some { tokens: &'a [usize], buffer: Vec<f32>, width: usize },
     /// For each row its square of queries by keys, back to back: one long line of values.
     Squares,
 }
 
 impl<'a> Value<'a> {
     pub(crate) fn of_tokens(values: RowsMut<'a>, batch: &'a Batch) -> Self {
-        Value { values, layout: Layout::Tokens, batch }
+        Value { values, layout: Layout::Tokens, batch, is_shared: false }
     }
 
-    pub(crate) fn of_some(values: RowsMut<'a>, tokens: &'a [usize], batch: &'a Batch) -> Self {
-        Value { values, layout: Layout::Some(tokens), batch }
+    pub(crate) fn of_some(buffer: Vec<f32>, width: usize, tokens: &'a [usize], batch: &'a Batch) -> Self {
+        let layout = Layout::Some { tokens, buffer, width };
+        Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
     }
 
     pub(crate) fn of_squares(values: &'a mut [f32], batch: &'a Batch) -> Self {
         let length = values.len();
-        Value { values: RowsMut::new(values, 1, length, length), layout: Layout::Squares, batch }
+        Value {
+            values: RowsMut::new(values, 1, length, length),
+            layout: Layout::Squares,
+            batch,
+            is_shared: false,
+        }
     }
 
     /// The rows of the batch.
@@ -78,16 +86,19 @@ impl<'a> Value<'a> {
     pub fn width(&self, row: usize) -> usize {
         match self.layout {
             Layout::Squares => self.batch.span(row).len(),
-            _ => self.values.n_columns(),
+            Layout::Some { width, .. } => width,
+            Layout::Tokens => self.values.n_columns(),
         }
     }
 
     /// The vector at a position of a row; `None` where it was not asked for.
     pub fn vector(&self, row: usize, position: usize) -> Option<&[f32]> {
         let token = self.batch.span(row).start + position;
-        match self.layout {
+        match &self.layout {
             Layout::Tokens => Some(self.values.row(token)),
-            Layout::Some(tokens) => tokens.binary_search(&token).ok().map(|i| self.values.row(i)),
+            Layout::Some { tokens, buffer, width } => {
+                tokens.binary_search(&token).ok().map(|i| &buffer[i * width..(i + 1) * width])
+            }
             Layout::Squares => {
                 let (start, length) = self.square(row);
                 Some(&self.values.row(0)[start + position * length..][..length])
@@ -98,13 +109,26 @@ impl<'a> Value<'a> {
     /// As [`Value::vector`], to be changed.
     pub fn vector_mut(&mut self, row: usize, position: usize) -> Option<&mut [f32]> {
         let token = self.batch.span(row).start + position;
-        match self.layout {
+        let (start, length) = self.square(row);
+        match &mut self.layout {
             Layout::Tokens => Some(self.values.row_mut(token)),
-            Layout::Some(tokens) => tokens.binary_search(&token).ok().map(|i| self.values.row_mut(i)),
-            Layout::Squares => {
-                let (start, length) = self.square(row);
-                Some(&mut self.values.row_mut(0)[start + position * length..][..length])
+            Layout::Some { tokens, buffer, width } => {
+                let width = *width;
+                tokens.binary_search(&token).ok().map(|i| &mut buffer[i * width..(i + 1) * width])
             }
+            Layout::Squares => Some(&mut self.values.row_mut(0)[start + position * length..][..length]),
+        }
+    }
+
+    /// The whole buffer of logits, if it holds exactly these tokens (of the whole batch, in this order) and no
+    /// other tap comes after: it may be kept instead of a copy. Afterwards the value is empty.
+    pub(crate) fn take(&mut self, wanted: &[usize]) -> Option<Vec<f32>> {
+        match &mut self.layout {
+            Layout::Some { tokens, buffer, .. } if *tokens == wanted && !self.is_shared => {
+                *tokens = &[];
+                Some(std::mem::take(buffer))
+            }
+            _ => None,
         }
     }
 
@@ -147,9 +171,12 @@ impl<A: Tap, B: Tap> Tap for (A, B) {
     }
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        let is_shared = value.is_shared;
         if self.0.wants(point) > Want::Nothing {
+            value.is_shared |= self.1.wants(point) > Want::Nothing;
             self.0.at(point, value)?;
         }
+        value.is_shared = is_shared;
         if self.1.wants(point) > Want::Nothing {
             self.1.at(point, value)?;
         }

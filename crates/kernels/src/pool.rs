@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 
-/// How often a helper looks for work before it sleeps: some ten microseconds, which is longer than the gaps between the
+/// How often a helper looks for work before it sleeps: some hundred microseconds, which is longer than the gaps between the
 /// steps of one forward pass, and short enough not to rob the other programs of a shared machine.
-const HELPER_SPINS: usize = 1000;
+const HELPER_SPINS: usize = 6000;
 
 /// How often a caller looks whether the helpers are done before it sleeps.
-const CALLER_SPINS: usize = 2000;
+const CALLER_SPINS: usize = 6000;
 
 /// Set in the gate while helpers may join; the rest of the gate counts those that have, in steps of `MEMBER`.
 const OPEN: usize = 1;

@@ -4,6 +4,7 @@ use easyroutine_kernels::{Cpu, Pairing, RowsMut};
 use easyroutine_sites::{Point, Site};
 
 use super::buffer::Buffer;
+use super::part::Output;
 use super::run::{Flow, Run};
 use crate::error::Result;
 use crate::tap::Want;
@@ -50,8 +51,8 @@ pub(crate) struct Scratch {
 }
 
 impl Attention {
-    /// Reads `read`, writes `attention_out`; breaks where nothing further is wanted.
-    pub(crate) fn forward(&self, run: &mut Run<'_>) -> Result<Flow> {
+    /// Reads `read`, writes `attention_out` or adds to the stream; breaks where nothing further is wanted.
+    pub(crate) fn forward(&self, run: &mut Run<'_>, to: Output) -> Result<Flow> {
         let (cpu, tokens) = (run.cpu(), run.batch.n_tokens());
         let Run { scratch, seam, .. } = run;
         let buffers = &mut scratch.attention;
@@ -94,6 +95,10 @@ impl Attention {
             }
         } else {
             cpu.attention(spec, queries, keys, values, sequences, buffers.z.rows_mut());
+        }
+        if to == Output::Stream {
+            self.out.add(cpu, buffers.z.rows(), scratch.stream.rows_mut());
+            return Ok(Flow::Continue(()));
         }
         self.out.apply(cpu, buffers.z.rows(), scratch.attention_out.rows_mut());
         self.visit_head_out(run)?;

@@ -1,10 +1,10 @@
 //! One block: what reads the residual stream and what adds to it.
 
-use easyroutine_kernels::{Cpu, Rows, RowsMut};
 use easyroutine_sites::{Point, Site};
 
 use super::attention::Attention;
 use super::mlp::Mlp;
+use super::part::{Adds, NormRefs, Part, norm_in_place};
 use super::run::{Flow, Run};
 use crate::error::Result;
 use crate::weights::Norm;
@@ -43,113 +43,72 @@ impl Block {
             buffer.resize(tokens, d_model);
         }
         self.visit_stream(run, Site::ResidIn)?;
-        match &self.wiring {
+        if run.seam.after(self.layer, Site::ResidIn).is_break() {
+            return Ok(Flow::Break(()));
+        }
+        let flow = match &self.wiring {
             Wiring::Sequential { attention, mlp } => {
-                if self.attend(run, attention)?.is_break() {
-                    return Ok(Flow::Break(()));
-                }
-                run.cpu().add(run.scratch.attention_out.rows(), run.scratch.stream.rows_mut());
-                self.visit_stream(run, Site::ResidMid)?;
-                if run.seam.after(self.layer, Site::ResidMid).is_break() || self.think(run, mlp)?.is_break() {
-                    return Ok(Flow::Break(()));
-                }
-                run.cpu().add(run.scratch.mlp_out.rows(), run.scratch.stream.rows_mut());
-            }
-            Wiring::Parallel { attention, mlp } => {
-                let only = |pre| NormRefs { pre: Some(pre), post: None };
-                if self.attend(run, only(attention))?.is_break() {
-                    return Ok(Flow::Break(()));
-                }
-                // The MLP norms the stream anew where it shares attention's norm: an edit of `attn_in` must not
-                // reach it.
-                if self.think(run, only(mlp.as_ref().unwrap_or(attention)))?.is_break() {
-                    return Ok(Flow::Break(()));
-                }
-                run.cpu().add(run.scratch.attention_out.rows(), run.scratch.stream.rows_mut());
-                run.cpu().add(run.scratch.mlp_out.rows(), run.scratch.stream.rows_mut());
+                self.sequential(run, attention.into(), mlp.into(), [None, None])
             }
             Wiring::NormOnStream { attention, mlp } => {
-                if self.attend(run, NormRefs::default())?.is_break() {
-                    return Ok(Flow::Break(()));
-                }
-                run.cpu().add(run.scratch.attention_out.rows(), run.scratch.stream.rows_mut());
-                norm_in_place(run.cpu(), attention, run.scratch.stream.rows_mut());
-                self.visit_stream(run, Site::ResidMid)?;
-                if self.think(run, NormRefs::default())?.is_break() {
-                    return Ok(Flow::Break(()));
-                }
-                run.cpu().add(run.scratch.mlp_out.rows(), run.scratch.stream.rows_mut());
-                norm_in_place(run.cpu(), mlp, run.scratch.stream.rows_mut());
+                self.sequential(run, NormRefs::default(), NormRefs::default(), [Some(attention), Some(mlp)])
             }
+            Wiring::Parallel { attention, mlp } => {
+                // The MLP norms the stream anew where it shares attention's norm: an edit of `attn_in` must not
+                // reach it.
+                self.parallel(
+                    run,
+                    NormRefs::before(attention),
+                    NormRefs::before(mlp.as_ref().unwrap_or(attention)),
+                )
+            }
+        };
+        if flow?.is_break() {
+            return Ok(Flow::Break(()));
         }
         self.visit_stream(run, Site::ResidOut)?;
         Ok(run.seam.after(self.layer, Site::ResidOut))
     }
 
-    /// Attention on the normed stream, into `attention_out`.
-    fn attend<'n>(&self, run: &mut Run<'_>, norms: impl Into<NormRefs<'n>>) -> Result<Flow> {
-        let norms = norms.into();
-        read(run.cpu(), norms.pre, run.scratch.stream.rows(), run.scratch.read.rows_mut());
-        run.seam.visit(Point::layer_of(Site::AttnIn, self.layer), run.scratch.read.rows_mut())?;
-        if run.seam.after(self.layer, Site::AttnIn).is_break() || self.attention.forward(run)?.is_break() {
+    /// Attention, then the MLP on the stream between; `on_stream` are norms of the stream itself after each.
+    fn sequential(
+        &self,
+        run: &mut Run<'_>,
+        attention: NormRefs<'_>,
+        mlp: NormRefs<'_>,
+        on_stream: [Option<&Norm>; 2],
+    ) -> Result<Flow> {
+        if self.part(run, Part::Attention, attention, Adds::AtOnce)?.is_break() {
             return Ok(Flow::Break(()));
         }
-        self.write(run.cpu(), norms.post, run.scratch.attention_out.rows_mut());
-        run.seam.visit(Point::layer_of(Site::AttnOut, self.layer), run.scratch.attention_out.rows_mut())?;
-        Ok(run.seam.after(self.layer, Site::AttnOut))
-    }
-
-    /// The MLP on the normed stream, into `mlp_out`.
-    fn think<'n>(&self, run: &mut Run<'_>, norms: impl Into<NormRefs<'n>>) -> Result<Flow> {
-        let norms = norms.into();
-        read(run.cpu(), norms.pre, run.scratch.stream.rows(), run.scratch.read.rows_mut());
-        run.seam.visit(Point::layer_of(Site::MlpIn, self.layer), run.scratch.read.rows_mut())?;
-        if run.seam.after(self.layer, Site::MlpIn).is_break() || self.mlp.forward(run, self.layer)?.is_break()
+        if let Some(norm) = on_stream[0] {
+            norm_in_place(run.cpu(), norm, run.scratch.stream.rows_mut());
+        }
+        self.visit_stream(run, Site::ResidMid)?;
+        if run.seam.after(self.layer, Site::ResidMid).is_break()
+            || self.part(run, Part::Mlp, mlp, Adds::AtOnce)?.is_break()
         {
             return Ok(Flow::Break(()));
         }
-        self.write(run.cpu(), norms.post, run.scratch.mlp_out.rows_mut());
-        run.seam.visit(Point::layer_of(Site::MlpOut, self.layer), run.scratch.mlp_out.rows_mut())?;
-        Ok(run.seam.after(self.layer, Site::MlpOut))
+        if let Some(norm) = on_stream[1] {
+            norm_in_place(run.cpu(), norm, run.scratch.stream.rows_mut());
+        }
+        Ok(Flow::Continue(()))
     }
 
-    /// Turns a part's output into exactly what is added to the stream.
-    fn write(&self, cpu: &Cpu, post: Option<&Norm>, mut out: RowsMut<'_>) {
-        if let Some(norm) = post {
-            norm_in_place(cpu, norm, out.reborrow());
+    /// Attention and MLP on the same stream.
+    fn parallel(&self, run: &mut Run<'_>, attention: NormRefs<'_>, mlp: NormRefs<'_>) -> Result<Flow> {
+        for (part, norms) in [(Part::Attention, attention), (Part::Mlp, mlp)] {
+            if self.part(run, part, norms, Adds::Later)?.is_break() {
+                return Ok(Flow::Break(()));
+            }
         }
-        if let Some(factor) = self.residual_scale {
-            cpu.scale(out, factor);
-        }
+        run.cpu().add(run.scratch.attention_out.rows(), run.scratch.stream.rows_mut());
+        run.cpu().add(run.scratch.mlp_out.rows(), run.scratch.stream.rows_mut());
+        Ok(Flow::Continue(()))
     }
 
     fn visit_stream(&self, run: &mut Run<'_>, site: Site) -> Result<()> {
         run.seam.visit(Point::layer_of(site, self.layer), run.scratch.stream.rows_mut())
     }
-}
-
-/// The norms around one part.
-#[derive(Default, Clone, Copy)]
-struct NormRefs<'n> {
-    pre: Option<&'n Norm>,
-    post: Option<&'n Norm>,
-}
-
-impl<'n> From<&'n Norms> for NormRefs<'n> {
-    fn from(norms: &'n Norms) -> Self {
-        NormRefs { pre: norms.pre.as_ref(), post: norms.post.as_ref() }
-    }
-}
-
-/// What a part reads: the normed stream, or a copy of it, since an edit of it must not reach the stream.
-fn read(cpu: &Cpu, norm: Option<&Norm>, stream: Rows<'_>, mut out: RowsMut<'_>) {
-    match norm {
-        Some(norm) => norm.apply(cpu, stream, out),
-        None => (0..stream.n_rows()).for_each(|i| out.row_mut(i).copy_from_slice(stream.row(i))),
-    }
-}
-
-fn norm_in_place(cpu: &Cpu, norm: &Norm, rows: RowsMut<'_>) {
-    let width = rows.n_columns();
-    norm.apply_in_place(cpu, rows, width);
 }

@@ -4,6 +4,7 @@ use easyroutine_kernels::Activation;
 use easyroutine_sites::{Point, Site};
 
 use super::moe::Experts;
+use super::part::Output;
 use super::run::{Flow, Run};
 use crate::error::Result;
 use crate::weights::Projection;
@@ -20,8 +21,13 @@ pub(crate) enum Mlp {
 }
 
 impl Mlp {
-    /// Reads `read`, writes `mlp_out`; breaks where nothing further is wanted.
-    pub(crate) fn forward(&self, run: &mut Run<'_>, layer: usize) -> Result<Flow> {
+    /// Whether its last product can add to the stream: experts are summed apart.
+    pub(crate) fn can_add(&self) -> bool {
+        !matches!(self, Mlp::Experts(_))
+    }
+
+    /// Reads `read`, writes `mlp_out` or adds to the stream; breaks where nothing further is wanted.
+    pub(crate) fn forward(&self, run: &mut Run<'_>, layer: usize, to: Output) -> Result<Flow> {
         let (cpu, tokens) = (run.cpu(), run.batch.n_tokens());
         let Run { scratch, seam, .. } = run;
         let (read, hidden) = (scratch.read.rows(), &mut scratch.hidden);
@@ -45,7 +51,10 @@ impl Mlp {
         if seam.after(layer, Site::MlpHidden).is_break() {
             return Ok(Flow::Break(()));
         }
-        down.apply(cpu, hidden.rows(), scratch.mlp_out.rows_mut());
+        match to {
+            Output::Stream => down.add(cpu, hidden.rows(), scratch.stream.rows_mut()),
+            Output::Apart => down.apply(cpu, hidden.rows(), scratch.mlp_out.rows_mut()),
+        }
         Ok(Flow::Continue(()))
     }
 }

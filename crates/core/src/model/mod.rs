@@ -8,6 +8,7 @@ mod build;
 mod embed;
 mod mlp;
 mod moe;
+mod part;
 mod plan;
 mod rope;
 mod rotations;

@@ -100,9 +100,15 @@ impl Seam<'_> {
         self.tap.at(point, &mut Value::of_squares(squares, self.batch))
     }
 
-    /// Reports the values of some tokens.
-    pub(crate) fn visit_some(&mut self, point: Point, values: RowsMut<'_>, tokens: &[usize]) -> Result<()> {
-        self.tap.at(point, &mut Value::of_some(values, tokens, self.batch))
+    /// Reports the values of some tokens, in a buffer that a tap may keep.
+    pub(crate) fn visit_some(
+        &mut self,
+        point: Point,
+        buffer: Vec<f32>,
+        width: usize,
+        tokens: &[usize],
+    ) -> Result<()> {
+        self.tap.at(point, &mut Value::of_some(buffer, width, tokens, self.batch))
     }
 
     /// The tokens at which a point is needed, `None` for all.

@@ -88,12 +88,12 @@ pub(crate) fn finish(run: &mut Run<'_>) -> Result<()> {
     let unembedding = &run.model.unembedding;
     let normed = normed(cpu, unembedding, run.scratch.stream.rows(), &tokens);
     let mut logits = vec![0.0; tokens.len() * unembedding.vocabulary()];
-    let mut rows = RowsMut::dense(&mut logits, tokens.len(), unembedding.vocabulary());
-    unembedding.matrix.apply(cpu, normed.rows(), rows.reborrow());
+    let width = unembedding.vocabulary();
+    unembedding.matrix.apply(cpu, normed.rows(), RowsMut::dense(&mut logits, tokens.len(), width));
     if unembedding.divisor.is_some() || unembedding.softcap.is_some() {
-        (0..tokens.len()).for_each(|i| unembedding.finish(rows.row_mut(i)));
+        logits.chunks_exact_mut(width).for_each(|row| unembedding.finish(row));
     }
-    run.seam.visit_some(point, rows, &tokens)
+    run.seam.visit_some(point, logits, width, &tokens)
 }
 
 /// The stream at some tokens after the final norm, ready for the unembedding matrix.

@@ -26,6 +26,14 @@ impl Projection {
         cpu.matmul(x, &self.matrix, self.bias.as_deref(), out);
     }
 
+    /// `out += x W^T + b`, the same bits as [`Projection::apply`] added afterwards.
+    ///
+    /// # Shapes
+    /// As [`Projection::apply`].
+    pub(crate) fn add(&self, cpu: &Cpu, x: Rows<'_>, out: RowsMut<'_>) {
+        cpu.matmul_add(x, &self.matrix, self.bias.as_deref(), out);
+    }
+
     /// `out = x W[:, inputs]^T`: what some of the inputs alone give, without the bias.
     ///
     /// # Shapes

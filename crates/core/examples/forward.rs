@@ -1,0 +1,70 @@
+//! Runs named workloads on request, for side-by-side measurements: `forward MODEL_FOLDER DTYPE THREADS`, then one line
+//! on standard input a run (`CASE`), one line of milliseconds on standard output each.
+#![expect(clippy::print_stdout, reason = "printing is what this program is for")]
+
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey};
+use easyroutine::load::{LoadOptions, load};
+use easyroutine::positions::{Context, Row};
+use easyroutine::request::Request;
+use easyroutine::source::{FilesKind, ModelFiles};
+use easyroutine::{Batch, Dtype, Model};
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    let mut next = |what: &str| args.next().ok_or(format!("missing argument: {what}"));
+    let folder = PathBuf::from(next("model folder")?);
+    let dtype = if next("dtype")? == "bf16" { Dtype::Bf16 } else { Dtype::F32 };
+    let threads: usize = next("threads")?.parse()?;
+    let files = ModelFiles { kind: FilesKind::Folder(folder), name: "bench".into(), commit: None };
+    let model = load(&files, &LoadOptions { dtype, threads: Some(threads), ..LoadOptions::default() })?;
+    println!("ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (name, lengths) = line.split_once(' ').ok_or("CASE LENGTHS")?;
+        let lengths: Vec<usize> = lengths.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        println!("{:.4}", run(&model, name, &lengths)?);
+    }
+    Ok(())
+}
+
+/// Milliseconds of one run; what is kept is dropped after the clock has stopped.
+fn run(model: &Model, case: &str, lengths: &[usize]) -> Result<f64, Failure> {
+    let vocabulary = model.arch().vocabulary;
+    let id = |row: usize, i: usize| ((row * 7919 + i * 104_729 + i * i * 31 + 17) % vocabulary) as u32;
+    let ids: Vec<Vec<u32>> =
+        lengths.iter().enumerate().map(|(row, n)| (0..*n).map(|i| id(row, i)).collect()).collect();
+    let rows: Vec<Row<'_>> =
+        ids.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+    let start = Instant::now();
+    let batch = Batch::new(&ids)?;
+    let extracted = |activations: &str, positions: &str| -> Result<f64, Failure> {
+        let cache = Request::parse(activations, positions)?.run(model, &batch, &rows, Context::default())?;
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        drop(cache);
+        Ok(milliseconds)
+    };
+    match case {
+        "residuals" => extracted("resid_out_*,logits", "all"),
+        "patterns" => extracted("resid_out_*,pattern_*,logits", "all"),
+        "last" => extracted("resid_out_*", "last"),
+        "lens" => {
+            let options = SurveyOptions {
+                component: Component::RESID_OUT,
+                norm: LensNorm::Own,
+                top_k: 10,
+                positions: (0..lengths[0]).collect(),
+                layers: (-1..model.arch().layers.len() as i64).collect(),
+                tracked: Vec::new(),
+            };
+            survey(model, &batch, &options)?;
+            Ok(start.elapsed().as_secs_f64() * 1e3)
+        }
+        _ => Err(format!("no case {case}").into()),
+    }
+}
