@@ -37,14 +37,14 @@ lint:
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings -D clippy::undocumented_unsafe_blocks
-	cargo clippy --package easyroutine --no-default-features --locked -- -D warnings
+	cargo clippy --package easyroutine-cli --no-default-features --locked -- -D warnings
 	cargo deny --all-features check bans licenses sources
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --lib --all-features --no-deps --locked
 
 unit:
-	cargo test --workspace --all-features --locked
+	cargo test --workspace --all-features --locked --no-fail-fast
 
 # Tests that need a pretrained model are marked as ignored, and run here.
 real:

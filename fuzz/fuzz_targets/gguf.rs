@@ -1,14 +1,21 @@
-//! A GGUF file: opened or refused, then read as a model as far as its config and the names of its tensors.
+//! A GGUF file: opened or refused, then read as a model as far as its config and the names of its tensors, and as a
+//! tokenizer that cuts a text and puts it together again.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use easyroutine::source::{FilesKind, ModelFiles};
+use easyroutine::tokens::{Bos, Tokenizer};
 use easyroutine_files::{Gguf, GgufFile};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().expect("a temporary folder"));
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    // The library turns panics of the crate `tokenizers` into errors. The engine's hook would end the run before that;
+    // a panic that nobody catches still ends it.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+    TempDir::new().expect("a temporary folder")
+});
 
 fuzz_target!(|data: &[u8]| {
     if Gguf::parse(data).is_err() {
@@ -25,4 +32,9 @@ fuzz_target!(|data: &[u8]| {
     }
     let files = ModelFiles { name: "fuzzed".into(), kind: FilesKind::Gguf(path), commit: None };
     let _ = easyroutine::load::open(&files, &[]);
+    let Ok(tokenizer) = Tokenizer::from_gguf(file.gguf()) else { return };
+    if let Ok(encoded) = tokenizer.encode("a b ab café\n\n 42<s>", Bos::Auto) {
+        assert_eq!(encoded.ids.len(), encoded.offsets.len());
+        let _ = tokenizer.decode(&encoded.ids, true);
+    }
 });

@@ -5,7 +5,7 @@ mod folder;
 
 use std::fs;
 
-use easyroutine::error::{Error, ErrorKind};
+use easyroutine::{Error, ErrorKind};
 use easyroutine::source::{Environment, FilesKind, ModelFiles, ResolveOptions, demos, resolve_in};
 
 use folder::Folder;

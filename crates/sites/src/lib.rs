@@ -1,6 +1,6 @@
 //! Names of places in a decoder's forward pass.
 //!
-//! A [`Site`] is a place; with a layer, and for some a head, it is a [`Point`]. One table ([`site`]) gives names,
+//! A [`Site`] is a place; with a layer, and for some a head, it is a [`Point`]. One table (`site.rs`) gives names,
 //! scopes, axes and meanings to everything else: the library, the command line, files on disk, pictures.
 //! No tensors, no input or output, no dependencies.
 #![forbid(unsafe_code)]

@@ -327,6 +327,20 @@ fn a_family_is_one_small_file() {
 }
 
 #[test]
+fn the_readme_lists_every_family() {
+    let page = read(&root().join("README.md"));
+    let (_, table) = page.split_once("| `model_type` |").expect("the table of models");
+    let table = &table[..table.find("\n\n").unwrap()];
+    let listed: BTreeSet<String> = table
+        .lines()
+        .filter_map(|line| line.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(listed, families());
+}
+
+#[test]
 fn the_block_stays_readable() {
     let path = root().join("crates/core/src/model/block.rs");
     let lines = read(&path).lines().count();

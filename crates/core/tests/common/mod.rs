@@ -1,6 +1,9 @@
 //! Fixtures and reference tensors, shared by the tests of this crate.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub(crate) mod draft;
+pub(crate) mod taps;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +14,9 @@ use easyroutine::request::Request;
 use easyroutine::source::{FilesKind, ModelFiles};
 use easyroutine::{Batch, Model};
 use easyroutine_files::ShardedSafeTensors;
+use proptest::collection::vec;
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// The folder of fixtures.
 pub(crate) fn fixtures() -> PathBuf {
@@ -60,6 +66,37 @@ pub(crate) fn extract(
     let rows: Vec<Row<'_>> =
         rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
     request.run(model, &batch, &rows, Context::default()).unwrap_or_else(|e| panic!("{activations}: {e}"))
+}
+
+/// Fails where two lists of numbers differ in a bit, naming the first place.
+#[track_caller]
+pub(crate) fn assert_same_bits(place: impl std::fmt::Display, ours: &[f32], other: &[f32]) {
+    assert_eq!(ours.len(), other.len(), "{place}: number of values");
+    let differing = ours.iter().zip(other).position(|(a, b)| a.to_bits() != b.to_bits());
+    if let Some(at) = differing {
+        panic!("{place}: value {at} of {} is {} here and {} there", ours.len(), ours[at], other[at]);
+    }
+}
+
+/// Fails where `property` does not hold for one of `cases` values; the smallest failing one is shown. The values are
+/// the same in every run.
+#[track_caller]
+pub(crate) fn holds<S: Strategy>(name: &str, cases: u32, values: S, property: impl Fn(S::Value)) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let result = runner.run(&values, |value| {
+        property(value);
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{name}: {error}");
+    }
+}
+
+/// One to four rows of ids that a model can run, longer than any block of its arithmetic.
+pub(crate) fn some_rows(model: &Model) -> impl Strategy<Value = Vec<Vec<u32>>> + use<> {
+    let (longest, vocabulary) = (model.arch().context.min(40), model.arch().vocabulary as u32);
+    vec(vec(0..vocabulary, 1..=longest), 1..=4)
 }
 
 /// A reference tensor.

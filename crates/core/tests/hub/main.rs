@@ -10,7 +10,7 @@ mod server;
 use std::fs;
 use std::path::Path;
 
-use easyroutine::error::ErrorKind;
+use easyroutine::ErrorKind;
 use easyroutine::source::{FilesKind, ResolveOptions};
 
 use crate::place::{Place, cut, once, small_model, weights};

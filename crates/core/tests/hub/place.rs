@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use easyroutine::error::{Error, ErrorKind};
+use easyroutine::{Error, ErrorKind};
 use easyroutine::source::{Environment, FilesKind, ModelFiles, ResolveOptions, Retries, resolve_in};
 
 use crate::folder::Folder;

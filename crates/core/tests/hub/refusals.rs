@@ -1,6 +1,6 @@
 //! What is refused, what is never sent, and what the errors say.
 
-use easyroutine::error::ErrorKind;
+use easyroutine::ErrorKind;
 use easyroutine::source::resolve_in;
 
 use crate::folder::Folder;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use easyroutine::error::ErrorKind;
+use easyroutine::ErrorKind;
 use easyroutine::source::{FilesKind, ProgressCallback, ResolveOptions};
 
 use crate::place::{Place, cut, once, retrying, small_model, weights};

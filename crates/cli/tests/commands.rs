@@ -1,0 +1,189 @@
+//! Every command, as a user runs it.
+
+mod common;
+
+use common::{easyroutine, json, path, succeeds, tiny};
+
+const PROMPT: &str = "the cat sat";
+
+#[test]
+fn lens_json_has_the_documented_fields() {
+    let report = json(&["lens", PROMPT, "-m", &tiny("llama"), "-k", "3", "--format", "json"]);
+    assert_eq!(report["schema"], "easyroutine.lens/1");
+    assert_eq!(report["model"]["model_type"], "llama");
+    assert_eq!(report["settings"]["norm"], "own");
+    let tokens = report["tokens"].as_array().unwrap();
+    let layers = report["layers"].as_array().unwrap();
+    let names: Vec<&str> = layers.iter().map(|l| l["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["input_embeddings", "resid_out_0", "resid_out_1", "resid_out_2"]);
+    assert_eq!(layers[0]["layer"], -1);
+    for layer in layers {
+        let cells = layer["positions"].as_array().unwrap();
+        assert_eq!(cells.len(), tokens.len());
+        for cell in cells {
+            assert_eq!(cell["top"].as_array().unwrap().len(), 3);
+            assert!(cell["top"][0]["logprob"].as_f64().unwrap() <= 0.0);
+            assert!(cell["entropy"].as_f64().unwrap() > 0.0 && cell["kl_to_final"].is_number());
+        }
+        let last = cells.last().unwrap();
+        assert!(last["rank_of_next"].is_null() && cells[0]["rank_of_next"].as_u64().unwrap() >= 1);
+    }
+    let final_kl = layers[3]["positions"][0]["kl_to_final"].as_f64().unwrap();
+    assert!(final_kl.abs() < 1e-5, "the final layer is the model itself, but KL is {final_kl}");
+}
+
+#[test]
+fn lens_reads_every_component_norm_and_metric() {
+    for component in ["resid_out", "resid_in", "resid_mid", "attn_out", "attn_raw", "mlp_out", "head_out"] {
+        for norm in ["own", "cached", "none"] {
+            let model = tiny("gpt2");
+            let args =
+                ["lens", PROMPT, "-m", &model, "--component", component, "--norm", norm, "--format", "json"];
+            let report = json(&args);
+            let rows = report["layers"].as_array().unwrap().len();
+            let heads = if component == "head_out" { 4 } else { 1 };
+            assert_eq!(rows, 1 + 3 * heads, "{component} {norm}");
+        }
+    }
+    for metric in ["final", "p", "rank", "entropy", "kl", "tracked"] {
+        let table = succeeds(&[
+            "lens",
+            PROMPT,
+            "-m",
+            &tiny("llama"),
+            "--metric",
+            metric,
+            "--track",
+            "id:7",
+            "--format",
+            "table",
+        ]);
+        assert!(table.contains("input") && !table.contains('\u{1b}'), "{metric}: {table}");
+    }
+}
+
+#[test]
+fn lens_shows_the_positions_and_layers_that_were_asked_for() {
+    let model = tiny("llama");
+    let args = ["lens", PROMPT, "-m", &model, "--positions", "-1", "--layers", "emb,-1", "--format", "json"];
+    let report = json(&args);
+    let layers: Vec<i64> =
+        report["layers"].as_array().unwrap().iter().map(|l| l["layer"].as_i64().unwrap()).collect();
+    assert_eq!(layers, [-1, 2]);
+    assert_eq!(report["layers"][0]["positions"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn lens_draws_pictures_by_the_ending_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (html, svg, png) = (file("a.html"), file("a.svg"), file("a.png"));
+    succeeds(&["lens", PROMPT, "-m", &tiny("llama"), "-o", &html, "-o", &svg, "-o", &png, "--dark"]);
+    assert!(std::fs::read_to_string(html).unwrap().contains("Content-Security-Policy"));
+    assert!(std::fs::read_to_string(svg).unwrap().starts_with("<svg"));
+    assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "a partial file was left");
+}
+
+#[test]
+fn a_pipe_gets_tsv_without_escapes_and_colour_is_there_when_asked_for() {
+    let piped = succeeds(&["lens", PROMPT, "-m", &tiny("llama")]);
+    assert!(piped.lines().next().unwrap().contains('\t') && !piped.contains('\u{1b}'));
+    let coloured =
+        succeeds(&["lens", PROMPT, "-m", &tiny("llama"), "--format", "table", "--color", "always"]);
+    assert!(coloured.contains("\u{1b}[48;2;") || coloured.contains("\u{1b}["));
+    let table = easyroutine(&["lens", PROMPT, "-m", &tiny("llama"), "--format", "table"])
+        .env("COLUMNS", "60")
+        .assert()
+        .success();
+    let text = String::from_utf8(table.get_output().stdout.clone()).unwrap();
+    assert!(text.lines().all(|line| easyroutine_view::columns(line) <= 60), "{text}");
+}
+
+#[test]
+fn run_lists_the_most_likely_tokens_in_order() {
+    let answer = json(&["run", PROMPT, "-m", &tiny("llama"), "-k", "5", "--format", "json"]);
+    let top: Vec<f64> =
+        answer["top"].as_array().unwrap().iter().map(|t| t["logprob"].as_f64().unwrap()).collect();
+    assert_eq!(top.len(), 5);
+    assert!(top.windows(2).all(|w| w[0] >= w[1]));
+    let csv = succeeds(&["run", PROMPT, "-m", &tiny("llama"), "-k", "2", "--format", "csv"]);
+    assert_eq!(csv.lines().count(), 3);
+}
+
+#[test]
+fn tokens_shows_how_a_text_is_cut() {
+    let answer = json(&["tokens", PROMPT, "-m", &tiny("llama"), "--format", "json"]);
+    let text: String =
+        answer["tokens"].as_array().unwrap().iter().map(|t| t["text"].as_str().unwrap()).collect();
+    assert_eq!(text, PROMPT);
+    let from_stdin =
+        easyroutine(&["tokens", "-", "-m", &tiny("llama")]).write_stdin("the cat sat\n").assert().success();
+    let direct = succeeds(&["tokens", PROMPT, "-m", &tiny("llama")]);
+    assert_eq!(String::from_utf8(from_stdin.get_output().stdout.clone()).unwrap(), direct);
+}
+
+#[test]
+fn model_info_says_what_a_model_is() {
+    let info = json(&["model", "info", &tiny("gemma2"), "--format", "json"]);
+    assert_eq!((info["model_type"].as_str(), info["n_layers"].as_u64()), (Some("gemma2"), Some(4)));
+    assert_eq!(info["sliding_window_layers"], 2);
+    let listed = json(&["model", "ls", "--format", "json"]);
+    assert!(listed["architectures"].as_array().unwrap().contains(&"starcoder2".into()));
+}
+
+#[test]
+fn model_check_holds_on_every_kind_of_block() {
+    for case in ["llama", "gpt2", "gpt_neox", "mixtral", "gemma3_text", "opt_postnorm", "olmo2"] {
+        let checked = json(&["model", "check", &tiny(case), "--format", "json"]);
+        assert_eq!(checked["holds"], true, "{case}: {checked}");
+        assert!(checked["laws"].as_array().unwrap().len() >= 12);
+    }
+}
+
+#[test]
+fn an_exported_model_gives_the_same_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("exported");
+    let target = target.to_str().unwrap();
+    succeeds(&["model", "export", &tiny("gpt2"), target]);
+    let logits = |model: &str| {
+        let file = folder.path().join("logits.safetensors");
+        succeeds(&["extract", PROMPT, "-m", model, "-a", "logits", "-o", file.to_str().unwrap()]);
+        let bytes = std::fs::read(file).unwrap();
+        safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec()
+    };
+    assert_eq!(logits(target), logits(&tiny("gpt2")));
+    succeeds(&["run", PROMPT, "-m", target]);
+    let again = common::fails(1, &["model", "export", &tiny("gpt2"), target]);
+    assert!(again.contains("exists already"), "{again}");
+}
+
+#[test]
+fn help_completions_manual_and_environment_are_there() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(succeeds(&["completions", shell]).contains("easyroutine"));
+    }
+    assert!(succeeds(&["man"]).contains(".TH easyroutine"));
+    let env = easyroutine(&["env", "--format", "json"]).env("HF_TOKEN", "hf_secret").assert().success();
+    let text = String::from_utf8(env.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("\"simd\"") && !text.contains("hf_secret"));
+    for command in ["lens", "extract", "run", "tokens", "model", "env"] {
+        assert!(succeeds(&[command, "--help"]).contains("Usage: easyroutine"));
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_a_quiet_end() {
+    let program = assert_cmd::cargo::cargo_bin("easyroutine");
+    let script = format!("{} completions bash | head -1; echo status ${{PIPESTATUS[0]}}", program.display());
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("status 0"));
+}
+
+#[test]
+fn a_model_may_be_named_by_a_variable() {
+    let folder = common::copy("llama");
+    easyroutine(&["run", PROMPT]).env("EASYROUTINE_MODEL", path(&folder)).assert().success();
+}

@@ -1,0 +1,184 @@
+//! `extract` against the reference tensors, and the layout of what it writes.
+
+mod common;
+
+use common::{fails, fixtures, succeeds, tiny};
+use easyroutine_files::{Encoding, ShardedSafeTensors};
+
+/// Shape and values of a stored tensor.
+fn read(file: &ShardedSafeTensors, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let tensor = file.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));
+    let values = match tensor.encoding() {
+        Encoding::I64 => {
+            tensor.bytes().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect()
+        }
+        _ => tensor.read_all().unwrap(),
+    };
+    (tensor.shape().to_vec(), values)
+}
+
+fn reference(case: &str) -> ShardedSafeTensors {
+    ShardedSafeTensors::open(fixtures().join("tiny").join(case).join("reference.safetensors")).unwrap()
+}
+
+fn as_json((shape, values): (Vec<usize>, Vec<f32>)) -> String {
+    let rows: Vec<Vec<u32>> =
+        values.chunks(shape[1]).map(|r| r.iter().map(|x| *x as u32).collect()).collect();
+    format!("{rows:?}")
+}
+
+struct Extracted {
+    file: ShardedSafeTensors,
+    _folder: tempfile::TempDir,
+}
+
+fn extract(case: &str, arguments: &[&str]) -> Extracted {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("out.safetensors");
+    let model = tiny(case);
+    succeeds(&[&["extract", "-m", &model, "-o", target.to_str().unwrap()], arguments].concat());
+    Extracted { file: ShardedSafeTensors::open(target).unwrap(), _folder: folder }
+}
+
+#[track_caller]
+fn assert_close(name: &str, ours: &[f32], theirs: &[f32]) {
+    assert_eq!(ours.len(), theirs.len(), "{name}");
+    let largest = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let error = ours.iter().zip(theirs).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+    // The tolerance that the references state for f32 with blocked sums.
+    assert!(error < 1e-5, "{name} differs by {error:.1e}");
+}
+
+#[test]
+fn every_key_is_the_reference_tensor() {
+    for case in ["llama", "gpt2", "gemma3_text", "mixtral"] {
+        let reference = reference(case);
+        let ids = as_json(read(&reference, "full.input_ids"));
+        let keys = "resid_*,attn_*,x".replace(",x", "");
+        assert!(
+            fails(
+                2,
+                &["extract", "--token-ids", &ids, "-m", &tiny(case), "-a", &keys, "-o", "x.safetensors"]
+            )
+            .contains("no activation")
+        );
+        let all = "input_ids,resid_in_*,attn_in_*,queries_*,keys_*,values_*,attn_out_*,resid_mid_*,mlp_in_*,mlp_out_*,resid_out_*,pattern_*,logits";
+        let ours = extract(case, &["--token-ids", &ids, "-a", all]);
+        assert_eq!(read(&ours.file, "input_ids"), read(&reference, "full.input_ids"));
+        assert_eq!(ours.file.tensor("input_ids").unwrap().encoding(), Encoding::I64);
+        for layer in 0..3 {
+            for (theirs, key) in [
+                ("resid_in", format!("resid_in_{layer}")),
+                ("attn_in", format!("attn_in_{layer}")),
+                ("queries", format!("queries_L{layer}")),
+                ("keys", format!("keys_L{layer}")),
+                ("values", format!("values_L{layer}")),
+                ("attn_out", format!("attn_out_{layer}")),
+                ("resid_mid", format!("resid_mid_{layer}")),
+                ("mlp_in", format!("mlp_in_{layer}")),
+                ("mlp_out", format!("mlp_out_{layer}")),
+                ("resid_out", format!("resid_out_{layer}")),
+            ] {
+                let ((shape, values), (their_shape, expected)) =
+                    (read(&ours.file, &key), read(&reference, &format!("full.{theirs}_{layer}")));
+                assert_eq!(shape, their_shape, "{case}: {key}");
+                assert_close(&format!("{case}: {key}"), &values, &expected);
+            }
+            let (shape, patterns) = read(&reference, &format!("full.pattern_{layer}"));
+            let (heads, square) = (shape[1], shape[2] * shape[3]);
+            for head in 0..heads {
+                let (shape, values) = read(&ours.file, &format!("pattern_L{layer}H{head}"));
+                assert_eq!(shape, [2, 16, 16]);
+                let expected: Vec<f32> = (0..2)
+                    .flat_map(|row| patterns[(row * heads + head) * square..][..square].to_vec())
+                    .collect();
+                assert_close(&format!("{case}: pattern {layer} {head}"), &values, &expected);
+            }
+        }
+        assert_close("logits", &read(&ours.file, "logits").1, &read(&reference, "full.logits").1);
+    }
+}
+
+#[test]
+fn padding_on_either_side_is_cut_off() {
+    for case in ["llama", "opt", "bloom"] {
+        let reference = reference(case);
+        for side in ["left", "right"] {
+            let ids = as_json(read(&reference, &format!("{side}.input_ids")));
+            let mask = as_json(read(&reference, &format!("{side}.attention_mask")));
+            let ours = extract(
+                case,
+                &["--token-ids", &ids, "--attention-mask", &mask, "-a", "logits,pattern_L0H1,resid_out_0"],
+            );
+            let offsets = read(&ours.file, "logits.offsets").1;
+            assert_eq!(offsets, [0.0, 11.0, 16.0]);
+            let (shape, logits) = read(&ours.file, "logits");
+            assert_eq!(shape[0], 16);
+            for row in 0..2 {
+                let alone = read(&reference, &format!("{side}.row{row}_alone_logits")).1;
+                let from = offsets[row] as usize * shape[1];
+                assert_close(&format!("{case} {side} {row}"), &logits[from..from + alone.len()], &alone);
+            }
+            let (shape, _) = read(&ours.file, "pattern_L0H1");
+            assert_eq!(shape, [11 * 11 + 5 * 5]);
+            assert_eq!(read(&ours.file, "pattern_L0H1.offsets").1, [0.0, 121.0, 146.0]);
+            assert_eq!(read(&ours.file, "resid_out_0").0, [16, 48]);
+        }
+    }
+}
+
+#[test]
+fn positions_and_groups_are_written_beside_the_values() {
+    let ids = "[[5,6,7,8,9,10],[11,12,13,14,15,16]]";
+    let ours = extract(
+        "llama",
+        &[
+            "--token-ids",
+            ids,
+            "-a",
+            "resid_out_1,last_layernorm,head_out_L0H*,projected_value_L1H0",
+            "--positions",
+            "4:6",
+            "--positions",
+            "last,0",
+            "--pivot",
+            "2",
+        ],
+    );
+    assert_eq!(read(&ours.file, "resid_out_1").0, [2, 4, 48]);
+    assert_eq!(read(&ours.file, "last_layernorm.variance").0, [2, 4]);
+    assert_eq!(read(&ours.file, "projected_value_L1H0").0, [2, 4, 48]);
+    let metadata = ours.file.metadata();
+    assert_eq!(metadata["mapping_index"], r#"{"[4,6]":[0,1],"last":[2],"0":[3]}"#);
+    assert_eq!(metadata["token_dict"], r#"{"[4,6]":[[4,5],[4,5]],"last":[[5],[5]],"0":[[0],[0]]}"#);
+    let (_, all) = read(&extract("llama", &["--token-ids", ids, "-a", "resid_out_1"]).file, "resid_out_1");
+    let (_, some) = read(&ours.file, "resid_out_1");
+    assert_eq!(some[2 * 48..3 * 48], all[5 * 48..6 * 48], "the last token of the first row");
+}
+
+#[test]
+fn prompts_come_from_the_lines_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = folder.path().join("prompts.txt");
+    std::fs::write(&prompts, "the cat sat\n\nthe dog\n").unwrap();
+    let ours =
+        extract("llama", &["--file", prompts.to_str().unwrap(), "-a", "resid_out_0", "--positions", "last"]);
+    assert_eq!(read(&ours.file, "resid_out_0").0, [2, 1, 48]);
+    let one = extract("llama", &["the dog", "-a", "resid_out_0", "--positions", "last"]);
+    let (_, both) = read(&ours.file, "resid_out_0");
+    assert_eq!(both[48..], read(&one.file, "resid_out_0").1, "a row alone = the row in a batch, to the bit");
+    let covered = extract("llama", &["the cat sat", "-a", "resid_out_0", "--positions", "text:cat"]);
+    assert!(read(&covered.file, "resid_out_0").0[1] >= 1);
+}
+
+#[test]
+fn draws_follow_the_seed() {
+    let drawn = |seed: u32| {
+        let seed = seed.to_string();
+        let ids = "[[5,6,7,8,9,10,11,12]]";
+        let args = ["--token-ids", ids, "-a", "input_ids", "--positions", "random-text-3", "--seed", &seed];
+        read(&extract("llama", &args).file, "input_ids").1
+    };
+    assert_eq!(drawn(1), drawn(1));
+    assert!((0..20).any(|seed| drawn(seed) != drawn(1)));
+}

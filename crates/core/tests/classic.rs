@@ -1,0 +1,54 @@
+//! Configs in the spelling that most checkpoints have, and weights under their older names, are the same models.
+
+mod common;
+
+use std::path::PathBuf;
+
+use easyroutine::load::{LoadOptions, load};
+use easyroutine::{Dtype, Model};
+
+use common::{assert_same_bits, cases, extract, fixtures, folder, references, tiny_with};
+
+/// Loads a classic case, with the tiny weights where it has none of its own.
+fn classic(case: &str, options: &LoadOptions) -> Model {
+    let own = fixtures().join("classic").join(case);
+    let tiny = fixtures().join("tiny").join(case);
+    let weights =
+        [&own, &tiny].map(|folder| folder.join("model.safetensors")).into_iter().find(|path| path.exists());
+    let both = tempfile::tempdir().unwrap();
+    let copy = |from: PathBuf, name: &str| std::fs::copy(from, both.path().join(name)).unwrap();
+    copy(own.join("config.json"), "config.json");
+    copy(weights.unwrap(), "model.safetensors");
+    load(&folder(both.path()), options).unwrap_or_else(|e| panic!("{case}: {e}"))
+}
+
+#[test]
+fn a_model_in_the_older_spelling_gives_the_same_bits() {
+    let own_weights = |case: &String| fixtures().join("classic").join(case).join("model.safetensors").exists();
+    let cases = cases("classic");
+    assert!(cases.iter().any(own_weights) && !cases.iter().all(own_weights));
+    for case in cases {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let options = LoadOptions { dtype, threads: Some(2), ..LoadOptions::default() };
+            let (older, newer) = (classic(&case, &options), tiny_with(&case, &options));
+            assert_eq!(older.arch(), newer.arch(), "{case}");
+            let rows = references(&case)["full.input_ids"].integers();
+            let logits = |model: &Model| extract(model, &rows, "logits", "all").get("logits").unwrap().values().to_vec();
+            assert_same_bits(format_args!("{case} {dtype:?}"), &logits(&older), &logits(&newer));
+        }
+    }
+}
+
+#[test]
+fn every_tiny_model_of_a_family_has_its_older_spelling() {
+    let (classic, tiny) = (cases("classic"), cases("tiny"));
+    let model_type = |kind: &str, case: &String| {
+        let text = std::fs::read(fixtures().join(kind).join(case).join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        config["model_type"].as_str().unwrap().to_owned()
+    };
+    let types: Vec<String> = classic.iter().map(|case| model_type("classic", case)).collect();
+    for case in &tiny {
+        assert!(types.contains(&model_type("tiny", case)), "{case}: no classic config of its family");
+    }
+}

@@ -1,0 +1,66 @@
+//! The laws of every decoder, on every tiny model: what the activations are to each other, and which bits never move.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bits;
+mod heads;
+mod sums;
+mod wants;
+
+use easyroutine::load::LoadOptions;
+use easyroutine::sites::{Point, Site};
+use easyroutine::{Dtype, Model, Simd};
+
+use common::{cases, tiny_with};
+
+/// Every tiny model on every set of instructions that this processor has, in both compute types.
+fn variants() -> impl Iterator<Item = (String, LoadOptions)> {
+    cases("tiny").into_iter().flat_map(|case| {
+        Simd::available().into_iter().flat_map(move |simd| {
+            let case = case.clone();
+            [Dtype::F32, Dtype::Bf16].map(|dtype| {
+                let options =
+                    LoadOptions { dtype, simd: Some(simd), threads: Some(2), ..LoadOptions::default() };
+                (case.clone(), options)
+            })
+        })
+    })
+}
+
+/// Calls `law` with every variant of every tiny model.
+fn for_every_variant(law: impl Fn(&str, &Model)) {
+    for (case, options) in variants() {
+        let name = format!("{case} {:?} {:?}", options.dtype, options.simd);
+        law(&name, &tiny_with(&case, &options));
+    }
+}
+
+/// Calls `law` with every tiny model as it is loaded by default.
+fn for_every_model(law: impl Fn(&str, &Model)) {
+    for case in cases("tiny") {
+        law(&case, &common::tiny(&case));
+    }
+}
+
+/// Every point of a model, the second name of one place included.
+fn all_points(model: &Model) -> Vec<Point> {
+    let layers = 0..model.arch().layers.len();
+    let aliases = layers.map(|layer| Point::layer_of(Site::ResidInPostLayernorm, layer));
+    model.arch().points().chain(aliases).collect()
+}
+
+/// All points but those for which attention takes another path: patterns, and keys and values of single heads.
+fn without_heads(model: &Model) -> Vec<Point> {
+    let apart = [Site::Pattern, Site::HeadKeys, Site::HeadValues];
+    model.arch().points().filter(|point| !apart.contains(&point.site())).collect()
+}
+
+/// Two rows, the first longer than any window and any block of the arithmetic, within the model's context.
+fn two_rows(model: &Model) -> Vec<Vec<u32>> {
+    let row = |length: usize, step: u32| {
+        let length = length.min(model.arch().context) as u32;
+        (0..length).map(|i| (7 + i * step) % model.arch().vocabulary as u32).collect()
+    };
+    vec![row(27, 31), row(5, 13)]
+}
