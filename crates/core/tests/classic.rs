@@ -24,7 +24,8 @@ fn classic(case: &str, options: &LoadOptions) -> Model {
 
 #[test]
 fn a_model_in_the_older_spelling_gives_the_same_bits() {
-    let own_weights = |case: &String| fixtures().join("classic").join(case).join("model.safetensors").exists();
+    let own_weights =
+        |case: &String| fixtures().join("classic").join(case).join("model.safetensors").exists();
     let cases = cases("classic");
     assert!(cases.iter().any(own_weights) && !cases.iter().all(own_weights));
     for case in cases {
@@ -33,7 +34,9 @@ fn a_model_in_the_older_spelling_gives_the_same_bits() {
             let (older, newer) = (classic(&case, &options), tiny_with(&case, &options));
             assert_eq!(older.arch(), newer.arch(), "{case}");
             let rows = references(&case)["full.input_ids"].integers();
-            let logits = |model: &Model| extract(model, &rows, "logits", "all").get("logits").unwrap().values().to_vec();
+            let logits = |model: &Model| {
+                extract(model, &rows, "logits", "all").get("logits").unwrap().values().to_vec()
+            };
             assert_same_bits(format_args!("{case} {dtype:?}"), &logits(&older), &logits(&newer));
         }
     }

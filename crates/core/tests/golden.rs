@@ -42,7 +42,8 @@ fn tolerance(case: &str, name: &str) -> f64 {
 /// The relative error of every activation that the references of a case hold, by its name there.
 fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
     let references = references(case);
-    let model = tiny_with(case, &LoadOptions { simd: Some(simd), threads: Some(2), ..LoadOptions::default() });
+    let model =
+        tiny_with(case, &LoadOptions { simd: Some(simd), threads: Some(2), ..LoadOptions::default() });
     let rows = references["full.input_ids"].integers();
     let cache = capture(&model, &rows, model.arch().points());
     let mut errors = BTreeMap::new();
@@ -70,7 +71,8 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
                 add(format!("attn_raw_{layer}"), values(&cache, &format!("attn_raw_{layer}")), &expected);
             }
             _ => {
-                let (_, key) = KINDS.iter().find(|(theirs, _)| *theirs == kind).unwrap_or_else(|| panic!("{name}?"));
+                let (_, key) =
+                    KINDS.iter().find(|(theirs, _)| *theirs == kind).unwrap_or_else(|| panic!("{name}?"));
                 add(name.to_owned(), values(&cache, &key.replace("{}", layer)), &reference.values);
             }
         }
@@ -85,8 +87,9 @@ fn values<'a>(cache: &'a ActivationCache, key: &str) -> &'a [f32] {
 
 /// All heads of a layer as the reference stores them: `[B, H, S, S]`.
 fn pattern(model: &Model, cache: &ActivationCache, layer: &str) -> Vec<f32> {
-    let heads: Vec<_> =
-        (0..model.arch().n_heads).map(|head| cache.get(&format!("pattern_L{layer}H{head}")).unwrap()).collect();
+    let heads: Vec<_> = (0..model.arch().n_heads)
+        .map(|head| cache.get(&format!("pattern_L{layer}H{head}")).unwrap())
+        .collect();
     let rows = 0..heads[0].row_shapes.len();
     rows.flat_map(|row| heads.iter().flat_map(move |kept| kept.row(row))).copied().collect()
 }
@@ -112,7 +115,8 @@ fn through_output(model: &Model, layer: usize, mixed: &Reference) -> Vec<f32> {
 fn moments(values: &[f32], width: usize) -> [Vec<f32>; 3] {
     let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for vector in values.chunks_exact(width) {
-        let average = |f: &dyn Fn(f64) -> f64| vector.iter().map(|x| f(f64::from(*x))).sum::<f64>() / width as f64;
+        let average =
+            |f: &dyn Fn(f64) -> f64| vector.iter().map(|x| f(f64::from(*x))).sum::<f64>() / width as f64;
         let mean = average(&|x| x);
         all[0].push(mean as f32);
         all[1].push(average(&|x| (x - mean).powi(2)) as f32);
@@ -181,7 +185,8 @@ fn bf16_error(case: &str) -> f64 {
     let references = references(case);
     let rows = references["full.input_ids"].integers();
     let of = |simd| {
-        let options = LoadOptions { dtype: Dtype::Bf16, simd: Some(simd), threads: Some(2), ..LoadOptions::default() };
+        let options =
+            LoadOptions { dtype: Dtype::Bf16, simd: Some(simd), threads: Some(2), ..LoadOptions::default() };
         let cache = extract(&tiny_with(case, &options), &rows, "logits", "all");
         relative_error(values(&cache, "logits"), &references["full.logits"].values)
     };
@@ -236,13 +241,21 @@ fn the_page_of_errors_states_what_is_measured() {
     }
     let text = std::fs::read_to_string(&path).unwrap();
     let frame = |text: &str| -> Vec<String> {
-        text.lines().filter(|line| !line.starts_with("| ") || line.starts_with("| model")).map(str::to_owned).collect()
+        text.lines()
+            .filter(|line| !line.starts_with("| ") || line.starts_with("| model"))
+            .map(str::to_owned)
+            .collect()
     };
-    assert_eq!(frame(&text), frame(&page(&table)), "{PAGE} is not as the test writes it: EASYROUTINE_BLESS=1");
+    assert_eq!(
+        frame(&text),
+        frame(&page(&table)),
+        "{PAGE} is not as the test writes it: EASYROUTINE_BLESS=1"
+    );
     let mut listed = BTreeSet::new();
     for line in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| model")) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let measured = table.get(cells[0]).unwrap_or_else(|| panic!("{PAGE}: `{}` is no tiny model", cells[0]));
+        let measured =
+            table.get(cells[0]).unwrap_or_else(|| panic!("{PAGE}: `{}` is no tiny model", cells[0]));
         assert_eq!(cells.len(), measured.len() + 1, "{PAGE}: {line}");
         for ((error, cell), column) in measured.iter().zip(&cells[1..]).zip(0..) {
             let kind = KINDS.get(column).map_or("bf16 logits", |(kind, _)| kind);
@@ -250,9 +263,15 @@ fn the_page_of_errors_states_what_is_measured() {
                 (None, _) => assert_eq!(*cell, "-", "{PAGE}: {} has no {kind}", cells[0]),
                 (Some(error), Ok(stated)) => {
                     // An error of exactly 0 is one of a copy: it stays 0.
-                    assert!(*error <= 2.0 * stated, "{}: {kind} differs by {error:.1e}, {PAGE} says {cell}", cells[0]);
+                    assert!(
+                        *error <= 2.0 * stated,
+                        "{}: {kind} differs by {error:.1e}, {PAGE} says {cell}",
+                        cells[0]
+                    );
                 }
-                (Some(error), Err(_)) => panic!("{PAGE}: {}, {kind}: `{cell}` should be {error:.0e}", cells[0]),
+                (Some(error), Err(_)) => {
+                    panic!("{PAGE}: {}, {kind}: `{cell}` should be {error:.0e}", cells[0])
+                }
             }
         }
         assert!(listed.insert(cells[0]), "{PAGE}: {} stands twice", cells[0]);

@@ -102,7 +102,10 @@ fn pivots_cut_a_row_into_groups_and_start_the_next_one() {
     assert!(refused("inputs-partition-3", 8, pivots).contains("3 groups (0 to 2)"));
     assert!(refused("inputs-partition-1", 8, Context::default()).contains("1 groups"));
     let message = refused("inputs-partition-0", 4, pivots);
-    assert!(message.contains("row 3") && message.contains("`5`") && message.contains("4 tokens"), "{message}");
+    assert!(
+        message.contains("row 3") && message.contains("`5`") && message.contains("4 tokens"),
+        "{message}"
+    );
     for _ in 0..20 {
         let drawn = of("random-inputs-partition-1-2", 8, pivots).unwrap().indices;
         assert!(drawn.len() == 2 && drawn[0] < drawn[1] && drawn.iter().all(|i| (2..5).contains(i)));
@@ -154,7 +157,9 @@ fn batching_changes_no_draw() {
 /// Tokens of one word each, as spans over the text.
 fn words(text: &str) -> Vec<(usize, usize)> {
     let mut spans = vec![(0, 0)];
-    for (start, _) in text.match_indices(|c: char| c != ' ').filter(|(i, _)| *i == 0 || text.as_bytes()[i - 1] == b' ') {
+    for (start, _) in
+        text.match_indices(|c: char| c != ' ').filter(|(i, _)| *i == 0 || text.as_bytes()[i - 1] == b' ')
+    {
         let end = text[start..].find(' ').map_or(text.len(), |n| start + n);
         spans.push((start.saturating_sub(1), end));
     }
@@ -223,11 +228,29 @@ fn a_substring_takes_the_rest_of_the_list() {
 
 #[test]
 fn what_is_no_specifier_is_refused_with_those_there_are() {
-    for word in
-        ["", "lst", "last-", "last-0", "last--1", "1.5", "--1", "-0", "1:", ":", "1:2:3", "text:", "random-text-0",
-         "random-text-x", "inputs-partition-", "inputs-partition--1", "random-inputs-partition-0-0", "9999999999",
-         "all ,,", "+1", "１"]
-    {
+    for word in [
+        "",
+        "lst",
+        "last-",
+        "last-0",
+        "last--1",
+        "1.5",
+        "--1",
+        "-0",
+        "1:",
+        ":",
+        "1:2:3",
+        "text:",
+        "random-text-0",
+        "random-text-x",
+        "inputs-partition-",
+        "inputs-partition--1",
+        "random-inputs-partition-0-0",
+        "9999999999",
+        "all ,,",
+        "+1",
+        "１",
+    ] {
         let error = Specifier::parse_list(word).expect_err(word);
         assert!(error.to_string().contains("names no token positions"), "{word}: {error}");
         assert!(error.hint_text().unwrap().contains("text:SUBSTRING"), "{word}");
@@ -240,11 +263,24 @@ fn what_is_no_specifier_is_refused_with_those_there_are() {
 
 #[test]
 fn a_specifier_prints_as_it_is_read() {
-    for word in
-        ["all", "first", "last", "last-2", "5", "-1", "4:9", "-3:-1", "special", "all-text", "random-text",
-         "random-text-3", "inputs-partition-0", "random-inputs-partition-1", "random-inputs-partition-1-2",
-         "text:ab c"]
-    {
+    for word in [
+        "all",
+        "first",
+        "last",
+        "last-2",
+        "5",
+        "-1",
+        "4:9",
+        "-3:-1",
+        "special",
+        "all-text",
+        "random-text",
+        "random-text-3",
+        "inputs-partition-0",
+        "random-inputs-partition-1",
+        "random-inputs-partition-1-2",
+        "text:ab c",
+    ] {
         assert_eq!(Specifier::parse_list(word).unwrap()[0].to_string(), word);
     }
     let key = |word: &str| Specifier::parse_list(word).unwrap()[0].key();
@@ -283,7 +319,10 @@ fn positions_of_a_padded_batch_count_real_tokens_alone() {
         }
         let request = Request::parse("logits", "7").unwrap();
         let message = request.run(&model, &batch, &rows, Context::default()).unwrap_err().to_string();
-        assert!(message.contains("row 1") && message.contains("`7`") && message.contains("5 tokens"), "{message}");
+        assert!(
+            message.contains("row 1") && message.contains("`7`") && message.contains("5 tokens"),
+            "{message}"
+        );
     }
 }
 
@@ -299,15 +338,21 @@ fn no_text_and_no_row_makes_the_selection_panic_or_leave_the_row() {
         (proptest::strategy::Just(text), vec(0u32..6, length))
     });
     let pivots = vec(-8i64..8, 0..3);
-    holds("positions", 4000, (specifier, row, pivots, any::<u64>()), |(specifier, (text, ids), pivots, seed)| {
-        let Ok(specifiers) = Specifier::parse_list(&specifier) else { return };
-        let spans: Vec<(usize, usize)> = text.char_indices().map(|(i, c)| (i, i + c.len_utf8())).collect();
-        let row = Row { number: 1, ids: &ids, text: Some((&text, &spans)) };
-        let context = Context { special: &[0, 5], pivots: &pivots, seed };
-        if let Ok(selected) = select(&specifiers, row, context) {
-            assert!(selected.indices.iter().all(|i| *i < ids.len()));
-            assert_eq!(selected.groups.len(), specifiers.len());
-            assert_eq!(selected.groups.last().unwrap().end, selected.indices.len());
-        }
-    });
+    holds(
+        "positions",
+        4000,
+        (specifier, row, pivots, any::<u64>()),
+        |(specifier, (text, ids), pivots, seed)| {
+            let Ok(specifiers) = Specifier::parse_list(&specifier) else { return };
+            let spans: Vec<(usize, usize)> =
+                text.char_indices().map(|(i, c)| (i, i + c.len_utf8())).collect();
+            let row = Row { number: 1, ids: &ids, text: Some((&text, &spans)) };
+            let context = Context { special: &[0, 5], pivots: &pivots, seed };
+            if let Ok(selected) = select(&specifiers, row, context) {
+                assert!(selected.indices.iter().all(|i| *i < ids.len()));
+                assert_eq!(selected.groups.len(), specifiers.len());
+                assert_eq!(selected.groups.last().unwrap().end, selected.indices.len());
+            }
+        },
+    );
 }

@@ -5,8 +5,8 @@ mod folder;
 
 use std::fs;
 
-use easyroutine::{Error, ErrorKind};
 use easyroutine::source::{Environment, FilesKind, ModelFiles, ResolveOptions, demos, resolve_in};
+use easyroutine::{Error, ErrorKind};
 
 use folder::Folder;
 

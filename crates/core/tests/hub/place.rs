@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use easyroutine::{Error, ErrorKind};
 use easyroutine::source::{Environment, FilesKind, ModelFiles, ResolveOptions, Retries, resolve_in};
+use easyroutine::{Error, ErrorKind};
 
 use crate::folder::Folder;
 use crate::server::{Hub, Server};
