@@ -269,6 +269,17 @@ pub(crate) enum Colour {
     Never,
 }
 
+impl Colour {
+    /// The same for what is said on standard error; `auto` asks the terminal and `NO_COLOR`.
+    pub(crate) fn of_messages(self) -> anstream::ColorChoice {
+        match self {
+            Colour::Auto => anstream::ColorChoice::Auto,
+            Colour::Always => anstream::ColorChoice::Always,
+            Colour::Never => anstream::ColorChoice::Never,
+        }
+    }
+}
+
 /// `--dtype`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeArg {

@@ -56,7 +56,7 @@ impl Failure {
 }
 
 /// Names from files and prompts may hold anything: what reaches a terminal is made printable, spaces kept as they are.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
 }
 

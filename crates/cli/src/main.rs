@@ -18,6 +18,7 @@ use failure::Failure;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    args.color.of_messages().write_global();
     match run(&args) {
         Ok(code) => code,
         Err(failure) => failure.report(),

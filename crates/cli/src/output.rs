@@ -7,7 +7,7 @@ use easyroutine_view::lens::ColourDepth;
 use serde_json::Value;
 
 use crate::args::{Args, Colour, Format};
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 
 /// One place that a result is written to, with its format settled.
 #[derive(Debug, Clone)]
@@ -30,9 +30,26 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Target>, Fa
     }
     let of_file = |file: &PathBuf| {
         let format = if args.format == Format::Auto { by_ending(file, formats)? } else { args.format };
-        Ok(Target { format: allowed(format, formats)?, file: Some(file.clone()) })
+        let format = allowed(format, formats)?;
+        folder_exists(file)?;
+        Ok(Target { format, file: Some(file.clone()) })
     };
     args.output.iter().map(of_file).collect()
+}
+
+/// Asked before any work: a long run must not end at a folder that was never there.
+///
+/// # Errors
+/// The folder that the file is to lie in does not exist.
+pub(crate) fn folder_exists(file: &Path) -> Result<(), Failure> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            Err(Failure::failed(format!("{}: there is no folder {}", file.display(), folder.display()))
+                .hint(format!("mkdir -p '{}'", folder.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a text or a picture.
@@ -56,7 +73,7 @@ pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
 /// Says something beside the result, on standard error.
 pub(crate) fn note(kind: &str, text: &str) {
     // A closed standard error is nobody to tell.
-    let _ = writeln!(anstream::stderr(), "\u{1b}[1;33m{kind}:\u{1b}[0m {text}");
+    let _ = writeln!(anstream::stderr(), "\u{1b}[1;33m{kind}:\u{1b}[0m {}", one_line(text));
 }
 
 /// A sibling first, then renamed: a file is whole or not there.
@@ -85,14 +102,15 @@ fn allowed(format: Format, formats: &[Format]) -> Result<Format, Failure> {
 fn by_ending(file: &Path, formats: &[Format]) -> Result<Format, Failure> {
     let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let found = match ending.as_str() {
-        "txt" => Some(Format::Table),
+        "txt" => formats.contains(&Format::Table).then_some(Format::Table),
         "markdown" => Some(Format::Md),
         "htm" => Some(Format::Html),
+        "table" => None,
         _ => formats.iter().copied().find(|f| name(*f) == ending),
     };
     found.ok_or_else(|| {
         Failure::usage(format!("{}: the ending names no format", file.display()))
-            .hint(format!("endings are .{}; or say --format", names(formats).replace(", ", ", .")))
+            .hint(format!("endings are {}; or say --format", endings(formats)))
     })
 }
 
@@ -102,6 +120,12 @@ fn name(format: Format) -> String {
 
 fn names(formats: &[Format]) -> String {
     formats.iter().map(|f| name(*f)).collect::<Vec<_>>().join(", ")
+}
+
+/// The endings that name the formats: that of a table is `.txt`.
+fn endings(formats: &[Format]) -> String {
+    let ending = |f: &Format| if *f == Format::Table { ".txt".to_owned() } else { format!(".{}", name(*f)) };
+    formats.iter().map(ending).collect::<Vec<_>>().join(", ")
 }
 
 /// What colours the terminal table may use. A file gets colour only if it is asked for.

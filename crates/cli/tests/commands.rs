@@ -1,4 +1,5 @@
 //! Every command, as a user runs it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

@@ -54,11 +54,17 @@ impl Opened {
         }
         let partial = path.with_extension("safetensors.partial");
         let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+        // The crate writes a file for its owner alone; ours is as open as any other that the user makes.
+        let usual =
+            std::fs::File::create(&partial).and_then(|f| f.metadata()).map_err(|e| io(&partial, e))?;
         let written = safetensors::serialize_to_file(tensors, metadata, &partial)
             .map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", partial.display())));
         let result = match failure.into_inner() {
             Some(error) => Err(error),
-            None => written.and_then(|()| std::fs::rename(&partial, path).map_err(|e| io(path, e))),
+            None => written.and_then(|()| {
+                std::fs::set_permissions(&partial, usual.permissions()).map_err(|e| io(&partial, e))?;
+                std::fs::rename(&partial, path).map_err(|e| io(path, e))
+            }),
         };
         if result.is_err() {
             // What was begun is of no use; that it may not be there is no further error.

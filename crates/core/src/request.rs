@@ -44,10 +44,10 @@ impl Request {
             let named = selector.points(extent)?;
             let lacking = named.iter().find_map(|p| arch.lacks(*p).map(|reason| (*p, reason)));
             let found: Vec<Point> = named.iter().copied().filter(|p| arch.lacks(*p).is_none()).collect();
-            if let Some((point, reason)) = lacking {
-                if found.is_empty() || selector.is_exact() {
-                    return Err(Error::input(format!("no activation `{point}`: {reason}")));
-                }
+            if let Some((point, reason)) = lacking
+                && (found.is_empty() || selector.is_exact())
+            {
+                return Err(Error::input(format!("no activation `{point}`: {reason}")));
             }
             points.extend(found);
         }

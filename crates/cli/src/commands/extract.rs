@@ -27,6 +27,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
             .hint("let the name end in .safetensors"));
     }
+    output::folder_exists(file)?;
     let request = request(extract)?;
     let session = session::load(&extract.model.model, &extract.model.loading)?;
     request.points(session.model.arch())?;
@@ -169,9 +170,19 @@ fn write(file: &std::path::Path, cache: &ActivationCache, session: &Session) -> 
         views.push((key, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(&e))?));
     }
     let partial = output::partial_name(file);
-    safetensors::serialize_to_file(views, Some(metadata(cache, session)), &partial)
-        .map_err(|e| failed(&e))?;
-    std::fs::rename(&partial, file).map_err(|e| failed(&e))
+    // The crate writes a file for its owner alone; ours is as open as any other that the user makes.
+    let usual = std::fs::File::create(&partial).and_then(|f| f.metadata()).map_err(|e| failed(&e))?;
+    let written = safetensors::serialize_to_file(views, Some(metadata(cache, session)), &partial)
+        .map_err(|e| failed(&e))
+        .and_then(|()| {
+            std::fs::set_permissions(&partial, usual.permissions()).map_err(|e| failed(&e))?;
+            std::fs::rename(&partial, file).map_err(|e| failed(&e))
+        });
+    if written.is_err() {
+        // It may never have been there; what went wrong is said already.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
 }
 
 /// Shape and offsets of rows of different length laid end to end; patterns are squares and lie flat altogether.

@@ -95,7 +95,8 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
     if options.norm == LensNorm::Cached {
         wanted.insert(Point::model(Site::LastLayernorm));
     }
-    let selected = Selected { indices: options.positions.clone(), groups: vec![0..options.positions.len()] };
+    let all = 0..options.positions.len();
+    let selected = Selected { indices: options.positions.clone(), groups: std::iter::once(all).collect() };
     let mut capture = Capture::new(wanted, vec![Specifier::All], vec![selected]);
     model.forward(batch, &mut capture)?;
     let cache = capture.finish(batch);

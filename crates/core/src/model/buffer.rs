@@ -15,7 +15,7 @@ impl Buffer {
     /// Makes room; what it held is lost.
     pub(crate) fn resize(&mut self, tokens: usize, columns: usize) {
         // Rows of a multiple of 4 KiB all start on one cache set; 16 floats more spread them (measured 10-20 %).
-        let stride = columns.next_multiple_of(16) + if columns % 1024 == 0 { 16 } else { 0 };
+        let stride = columns.next_multiple_of(16) + if columns.is_multiple_of(1024) { 16 } else { 0 };
         (self.tokens, self.columns, self.stride) = (tokens, columns, stride);
         let needed = tokens * stride;
         if self.values.len() < needed {

@@ -31,8 +31,10 @@ pub(crate) fn capture_after(
 
 /// A capture of the given points at all tokens of the rows.
 pub(crate) fn capturing(rows: &[Vec<u32>], points: impl IntoIterator<Item = Point>) -> Capture {
-    let whole =
-        rows.iter().map(|row| Selected { indices: (0..row.len()).collect(), groups: vec![0..row.len()] });
+    let whole = rows.iter().map(|row| Selected {
+        indices: (0..row.len()).collect(),
+        groups: std::iter::once(0..row.len()).collect(),
+    });
     Capture::new(points.into_iter().collect(), vec![Specifier::All], whole.collect())
 }
 

@@ -1,0 +1,181 @@
+//! Bad input at the edges: files that are not there, headers that lie, words that are not understood.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{copy, easyroutine, fails, path, tiny, with_config};
+use serde_json::json;
+
+/// Runs what must fail; holds it to `error:`, to at most one `hint:` line, and to `parts`.
+#[track_caller]
+fn refuses(code: i32, args: &[&str], parts: &[&str]) {
+    let message = fails(code, args);
+    let lines: Vec<&str> = message.lines().collect();
+    assert!(lines[0].starts_with("error: ") && lines.len() <= 2, "{message}");
+    assert!(lines.get(1).is_none_or(|line| line.starts_with("hint: ")), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn a_folder_names_the_file_that_it_lacks() {
+    for (lacking, code) in [("config.json", 3), ("model.safetensors", 3), ("tokenizer.json", 3)] {
+        let folder = copy("llama");
+        std::fs::remove_file(folder.path().join(lacking)).unwrap();
+        refuses(code, &["run", "the cat", "-m", path(&folder)], &[lacking, "hint: "]);
+    }
+    let folder = copy("llama");
+    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    let out = folder.path().join("a.safetensors");
+    let target = out.to_str().unwrap();
+    let ids = ["extract", "--token-ids", "[[1,2]]", "-m", path(&folder), "-a", "logits", "-o", target];
+    easyroutine(&ids).assert().success();
+    refuses(1, &[&ids[..], &["--positions", "special"]].concat(), &["`special`", "tokenizer"]);
+}
+
+#[test]
+fn text_files_that_are_damaged_are_refused_by_name() {
+    for (name, text) in [
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("config.json", "{}"),
+        ("config.json", "\u{0}"),
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "{}"),
+    ] {
+        let folder = copy("llama");
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let output = easyroutine(&["run", "the cat", "-m", path(&folder)]).assert().failure();
+        let message = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+        assert!(message.starts_with("error: ") && message.contains(name), "{text:?}: {message}");
+    }
+}
+
+#[test]
+fn headers_that_lie_are_refused() {
+    let folder = copy("llama");
+    let file = folder.path().join("model.safetensors");
+    let tensor = |shape: &str, from: u64, to: u64| {
+        format!(r#"{{"model.norm.weight":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#)
+    };
+    for header in [
+        tensor("[48]", 0, 1 << 40),
+        tensor("[48]", 192, 0),
+        tensor("[4611686018427387905]", 0, 4),
+        tensor("[4294967296,4294967296,4294967296]", 0, 0),
+        tensor("[-1]", 0, 4),
+        "[".repeat(100_000),
+        "{\"a\":".repeat(100_000),
+        "not json".to_owned(),
+    ] {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend([0; 192]);
+        std::fs::write(&file, bytes).unwrap();
+        refuses(1, &["run", "the cat", "-m", path(&folder)], &["model.safetensors"]);
+    }
+}
+
+#[test]
+fn quantised_weights_are_refused_by_the_name_of_the_method() {
+    for method in ["gptq", "awq", "bitsandbytes"] {
+        let folder = with_config("llama", |config| {
+            config.insert("quantization_config".to_owned(), json!({"quant_method": method}));
+        });
+        for command in [&["run", "the cat", "-m", path(&folder)][..], &["model", "info", path(&folder)]] {
+            refuses(4, command, &[method, "hint: "]);
+        }
+    }
+}
+
+#[test]
+fn a_gguf_cut_anywhere_is_refused() {
+    let whole = std::fs::read(common::fixtures().join("tokenizers/bytes.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cut.gguf");
+    for length in [0, 3, 4, 8, 23, 24, 40, 100, 1000, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&file, &whole[..length.min(whole.len())]).unwrap();
+        let output = easyroutine(&["run", "the cat", "-m", file.to_str().unwrap()]).assert().failure();
+        let message = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+        assert!(message.starts_with("error: ") && message.contains("cut.gguf"), "{length}: {message}");
+    }
+}
+
+#[test]
+fn prompts_that_cannot_be_read_are_refused() {
+    let model = tiny("llama");
+    for command in ["run", "lens", "tokens"] {
+        refuses(2, &[command, "", "-m", &model], &["empty"]);
+        refuses(1, &[command, "--file", "/nonexistent/prompt", "-m", &model], &["/nonexistent/prompt"]);
+        let output = easyroutine(&[command, "-", "-m", &model]).write_stdin(b"ab\xff".to_vec()).assert();
+        let message = String::from_utf8(output.code(1).get_output().stderr.clone()).unwrap();
+        assert!(message.contains("standard input: not UTF-8 at byte 2"), "{message}");
+        let output = easyroutine(&[command, "-", "-m", &model]).write_stdin("\n").assert().code(2);
+        assert!(String::from_utf8(output.get_output().stderr.clone()).unwrap().contains("empty"));
+    }
+    refuses(2, &["lens", "cat", "-m", &model, "--positions", "text:zebra"], &["row 0", "zebra"]);
+    refuses(2, &["lens", "cat", "-m", &model, "--metric", "tracked"], &["--track"]);
+    refuses(2, &["lens", "cat", "-m", &model, "--track", "zebra"], &["zebra", "hint: "]);
+    refuses(2, &["lens", "cat", "-m", &model, "--track", "id:320"], &["320", "vocabulary of 320"]);
+    refuses(2, &["lens", "cat", "-m", &model, "--track", "id:-1"], &["`-1`"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_known_before_the_work() {
+    // The model is no model: only a check that comes before loading can speak of the folder.
+    let folder = copy("llama");
+    std::fs::write(folder.path().join("model.safetensors"), b"").unwrap();
+    let model = path(&folder);
+    let nowhere = ["there is no folder /nonexistent", "hint: mkdir -p '/nonexistent'"];
+    refuses(1, &["lens", "the cat", "-m", model, "-o", "/nonexistent/a.svg"], &nowhere);
+    refuses(1, &["run", "the cat", "-m", model, "-o", "/nonexistent/a.tsv"], &nowhere);
+    let extract = ["extract", "the cat", "-m", model, "-a", "logits"];
+    refuses(1, &[&extract[..], &["-o", "/nonexistent/a.safetensors"]].concat(), &nowhere);
+    refuses(2, &extract, &["hint: say which: -o"]);
+    refuses(2, &[&extract[..], &["-o", "a.json"]].concat(), &["a.json", "hint: let the name end"]);
+    for (wrong, endings) in [("a.docx", ".txt, .tsv, .json, .csv, .md"), ("a", ".txt"), ("a.table", ".txt")] {
+        refuses(2, &["run", "the cat", "-m", model, "-o", wrong], &[wrong, endings]);
+    }
+    refuses(2, &["run", "the cat", "-m", model, "-o", "a.svg"], &["a.svg", "hint: endings are .txt"]);
+}
+
+#[test]
+fn a_model_that_is_not_at_hand_says_what_would_do() {
+    refuses(3, &["run", "cat", "-m", "./nowhere"], &["./nowhere", "hint: "]);
+    refuses(3, &["run", "cat", "-m", "nowhere.gguf"], &["nowhere.gguf"]);
+    refuses(3, &["run", "cat", "-m", "some/model", "--offline"], &["some/model", "`--offline`", "hint: "]);
+    let output = easyroutine(&["run", "cat", "-m", "some/model"]).env("HF_HUB_OFFLINE", "1").assert().code(3);
+    assert!(String::from_utf8(output.get_output().stderr.clone()).unwrap().contains("HF_HUB_OFFLINE"));
+    refuses(2, &["model", "info"], &["no model", "hint: "]);
+}
+
+#[test]
+fn control_characters_of_config_and_flags_are_made_visible() {
+    let folder = with_config("llama", |config| {
+        config.insert("a\u{1b}[31mb\u{202e}".to_owned(), json!(1));
+    });
+    let visible = |args: &[&str]| {
+        let output = easyroutine(args).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        // `--color always`, so that nothing is taken out on the way; the program's own codes are known.
+        for own in ["\u{1b}[0m", "\u{1b}[1;31m", "\u{1b}[1;33m", "\u{1b}[1;36m"] {
+            assert!(!text.replace(own, "").contains("\u{1b}[31m"), "{args:?}: {text:?}");
+        }
+        assert!(!text.contains('\u{202e}'), "{args:?}: {text:?}");
+        text
+    };
+    let message = visible(&["run", "the cat", "-m", path(&folder), "--color", "always"]);
+    assert!(message.contains("[31mb"), "{message}");
+    let key = "a\u{1b}[31mb\u{202e}";
+    let allowed = ["model", "info", path(&folder), "--allow-config-key", key, "--color", "always"];
+    assert!(visible(&allowed).contains("let through"));
+    let text = "x\u{1b}[31my\u{202e}z";
+    for format in ["csv", "md", "svg", "html"] {
+        visible(&["lens", text, "-m", &tiny("llama"), "--format", format]);
+    }
+    for format in ["csv", "md"] {
+        visible(&["tokens", text, "-m", &tiny("llama"), "--format", format]);
+        visible(&["run", text, "-m", &tiny("llama"), "--format", format]);
+    }
+}
