@@ -205,7 +205,7 @@ fn a_substring_selects_the_tokens_that_cover_it() {
 
 #[test]
 fn a_character_that_a_tokenizer_cuts_into_bytes_selects_all_its_tokens() {
-    let tokenizer = Tokenizer::from_folder(&fixtures().join("tiny/llama")).unwrap();
+    let tokenizer = Tokenizer::from_folder(fixtures().join("tiny/llama")).unwrap();
     let text = "Zürich 東京 🙂";
     let encoded = tokenizer.encode(text, Bos::No).unwrap();
     let row = Row { number: 0, ids: &encoded.ids, text: Some((text, &encoded.offsets)) };
