@@ -1,4 +1,5 @@
 //! Names, patterns and the page made from them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use easyroutine_sites::{Extent, Point, Scope, Selector, Site, sites_page};
 use proptest::prelude::*;
