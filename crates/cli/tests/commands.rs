@@ -175,15 +175,6 @@ fn help_completions_manual_and_environment_are_there() {
 }
 
 #[test]
-fn a_closed_pipe_is_a_quiet_end() {
-    let program = assert_cmd::cargo::cargo_bin("easyroutine");
-    let script = format!("{} completions bash | head -1; echo status ${{PIPESTATUS[0]}}", program.display());
-    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8(output.stdout).unwrap().contains("status 0"));
-}
-
-#[test]
 fn a_model_may_be_named_by_a_variable() {
     let folder = common::copy("llama");
     easyroutine(&["run", PROMPT]).env("EASYROUTINE_MODEL", path(&folder)).assert().success();

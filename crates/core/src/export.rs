@@ -19,13 +19,13 @@ impl Opened {
     /// # Errors
     /// A folder that holds a model already, or that cannot be written.
     pub fn export(&self, folder: &Path, dtype: Dtype) -> Result<()> {
-        let config_path = folder.join("config.json");
-        if config_path.exists() {
-            return Err(Error::new(ErrorKind::Io, format!("{} exists already", config_path.display()))
+        let [config_path, weights_path] = ["config.json", "model.safetensors"].map(|name| folder.join(name));
+        if let Some(taken) = [&config_path, &weights_path].into_iter().find(|path| path.exists()) {
+            return Err(Error::new(ErrorKind::Io, format!("{} exists already", taken.display()))
                 .hint("choose an empty folder"));
         }
         std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
-        self.write_weights(&folder.join("model.safetensors"), dtype)?;
+        self.write_weights(&weights_path, dtype)?;
         let mut config = self.config.clone();
         config.remove("torch_dtype");
         let name = match dtype {

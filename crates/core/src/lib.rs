@@ -30,3 +30,8 @@ pub use easyroutine_sites as sites;
 pub use error::{Error, ErrorKind, Result};
 pub use model::{Model, Unembedding};
 pub use tap::{Tap, Value, Want};
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use easyroutine::load::{LoadOptions, load};
 use easyroutine::{Dtype, Model};
+use safetensors::tensor::Dtype as Stored;
 
+use common::draft::Draft;
 use common::{assert_same_bits, cases, extract, fixtures, folder, references, tiny_with};
 
 /// Loads a classic case, with the tiny weights where it has none of its own.
@@ -55,4 +57,45 @@ fn every_tiny_model_of_a_family_has_its_older_spelling() {
     for case in &tiny {
         assert!(types.contains(&model_type("tiny", case)), "{case}: no classic config of its family");
     }
+}
+
+/// Weights of two bytes are exactly the numbers that they are widened to.
+#[test]
+fn weights_stored_in_half_the_bytes_are_the_same_model() {
+    for case in cases("tiny") {
+        for (dtype, halve, widen) in [
+            (Stored::BF16, bf16 as fn(f32) -> [u8; 2], from_bf16 as fn([u8; 2]) -> f32),
+            (Stored::F16, f16, from_f16),
+        ] {
+            let (mut narrow, mut wide) = (Draft::of(&case), Draft::of(&case));
+            for (name, tensor) in &mut narrow.tensors {
+                let values = tensor.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+                let halves: Vec<[u8; 2]> = values.map(halve).collect();
+                wide.tensor(name).bytes = halves.iter().flat_map(|b| widen(*b).to_le_bytes()).collect();
+                (tensor.dtype, tensor.bytes) = (dtype, halves.concat());
+            }
+            let rows = references(&case)["full.input_ids"].integers();
+            let logits = |draft: &Draft| {
+                let model = draft.load().unwrap_or_else(|e| panic!("{case}: {e}"));
+                extract(&model, &rows, "logits", "all").get("logits").unwrap().values().to_vec()
+            };
+            assert_same_bits(format_args!("{case} {dtype:?}"), &logits(&narrow), &logits(&wide));
+        }
+    }
+}
+
+fn bf16(x: f32) -> [u8; 2] {
+    half::bf16::from_f32(x).to_le_bytes()
+}
+
+fn from_bf16(bytes: [u8; 2]) -> f32 {
+    half::bf16::from_le_bytes(bytes).to_f32()
+}
+
+fn f16(x: f32) -> [u8; 2] {
+    half::f16::from_f32(x).to_le_bytes()
+}
+
+fn from_f16(bytes: [u8; 2]) -> f32 {
+    half::f16::from_le_bytes(bytes).to_f32()
 }

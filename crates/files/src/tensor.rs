@@ -93,7 +93,7 @@ impl<'a> StoredTensor<'a> {
     /// Decodes row `i`.
     ///
     /// # Shapes
-    /// out: [row_len]
+    /// out: `[row_len]`
     ///
     /// # Errors
     /// If there is no such row, `out` is not one row long, or the encoding is not one that decodes to `f32`.
@@ -126,7 +126,7 @@ impl<'a> StoredTensor<'a> {
     /// Decodes everything.
     ///
     /// # Shapes
-    /// returns [elements], row-major in [`shape`](Self::shape)
+    /// returns `[elements]`, row-major in [`shape`](Self::shape)
     ///
     /// # Errors
     /// If the encoding is not one that decodes to `f32`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use easyroutine_kernels::Rows;
 use easyroutine_sites::{Extent, Point, Selector};
 
-use super::{CachedStatistics, Direction, LensNorm, LogitLens, Metric, Role};
+use super::{CachedStatistics, Direction, LensNorm, LogitLens, Metric, Role, directions};
 use crate::cache::{ActivationCache, Kept, Numbers};
 use crate::error::{Error, Result};
 
@@ -47,8 +47,13 @@ impl LogitLens {
         target_key: &str,
         options: &LensOptions,
     ) -> Result<Vec<LensValue>> {
-        if let Some(directions) = &options.directions {
-            directions.iter().try_for_each(|d| d.check(self.vocabulary()))?;
+        let pairs_alone = options.metric == Metric::Accuracy;
+        match &options.directions {
+            Some(directions) => {
+                directions.iter().try_for_each(|d| d.check(self.vocabulary(), pairs_alone))?
+            }
+            None if pairs_alone => return Err(directions::without_pairs()),
+            None => {}
         }
         let mut results = Vec::new();
         for point in matching(cache, target_key)? {
@@ -94,9 +99,6 @@ impl LogitLens {
             return Ok(Kept { data: Numbers::F32(values), row_shapes });
         };
         let of_vectors = spread(directions, &lengths)?;
-        if options.metric == Metric::Accuracy && directions.iter().any(|d| matches!(d, Direction::Token(_))) {
-            return Err(Error::input("accuracy compares two tokens: it needs pairs as directions"));
-        }
         let values = self.along(normed, with_bias, options.softmax, &of_vectors);
         match options.metric {
             Metric::LogitDiff => {

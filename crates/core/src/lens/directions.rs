@@ -41,7 +41,10 @@ impl Direction {
         }
     }
 
-    pub(super) fn check(self, vocabulary: usize) -> Result<()> {
+    pub(super) fn check(self, vocabulary: usize, pairs_alone: bool) -> Result<()> {
+        if pairs_alone && matches!(self, Direction::Token(_)) {
+            return Err(without_pairs());
+        }
         let outside = self.ids().into_iter().find(|id| *id as usize >= vocabulary);
         match outside {
             Some(id) => Err(Error::input(format!(
@@ -50,6 +53,11 @@ impl Direction {
             None => Ok(()),
         }
     }
+}
+
+/// The error for a comparison without two tokens to compare.
+pub(super) fn without_pairs() -> Error {
+    Error::input("accuracy compares two tokens: it needs pairs as directions")
 }
 
 impl LogitLens {

@@ -115,12 +115,20 @@ impl LogitLens {
             self.unembedding.finish(&mut row);
             let whole = row.chunks(TILE).map(|tile| Partial::without_dot(self, tile)).collect::<Vec<_>>();
             let normaliser = merge(&whole).log_sum_exp();
-            let negative_entropy =
-                row.chunks(TILE).map(|t| self.cpu.exp_dot(t, normaliser as f32, t)).sum::<f64>() - normaliser;
+            let expected: f64 = row.chunks(TILE).map(|tile| self.expected(tile, normaliser, tile)).sum();
+            let negative_entropy = expected - normaliser;
             let top = best(row.iter().copied().enumerate(), 1).first().map_or(0, |(id, _)| *id);
             FinalLogits { logits: row, normaliser, negative_entropy, top }
         };
         logits.chunks_exact(width).map(finish).collect()
+    }
+
+    /// A tile's part of the mean of `values` under the distribution of some logits: the sum of e^(x - normaliser) v.
+    fn expected(&self, logits: &[f32], normaliser: f64, values: &[f32]) -> f64 {
+        let rounded = normaliser as f32;
+        // What rounding took from the normaliser would count as often as the logits are large.
+        let lost = f64::from(rounded) - normaliser;
+        self.cpu.exp_dot(logits, rounded, values) * lost.exp()
     }
 }
 
@@ -200,7 +208,6 @@ impl Group<'_> {
     }
 
     fn read_tile(&self, vector: usize, column: usize, logits: &[f32], named: &Named) -> TileReading {
-        let cpu = &self.lens.cpu;
         let last = &self.finals[vector % self.finals.len()];
         let final_logits = &last.logits[column..column + logits.len()];
         let above = named.target.map_or(0, |(id, target)| {
@@ -209,7 +216,7 @@ impl Group<'_> {
         });
         TileReading {
             partial: Partial::new(self.lens, logits),
-            under_final: cpu.exp_dot(final_logits, last.normaliser as f32, logits),
+            under_final: self.lens.expected(final_logits, last.normaliser, logits),
             above,
             top: best(logits.iter().copied().enumerate().map(|(i, x)| (column + i, x)), self.top_k),
         }
@@ -225,7 +232,7 @@ impl Group<'_> {
         Reading {
             top: best(candidates, self.top_k).into_iter().map(|(id, x)| (id, logprob(x))).collect(),
             entropy: normaliser - whole.dot / whole.sum,
-            kl_to_final: last.negative_entropy - under_final + normaliser,
+            kl_to_final: not_negative(last.negative_entropy - under_final + normaliser),
             logprob_of_final_top: logprob(named.final_top),
             target: named.target.map(|(_, x)| Target {
                 rank: if normaliser.is_nan() { 0 } else { 1 + tiles.iter().map(|t| t.above).sum::<u64>() },
@@ -291,6 +298,11 @@ fn merge<'a>(tiles: impl IntoIterator<Item = &'a Partial> + Clone) -> Partial {
         dot += tile.dot * weight;
     }
     Partial { max, sum, dot }
+}
+
+/// A divergence is never negative; what lies below zero is rounding. A NaN stays one.
+fn not_negative(divergence: f64) -> f64 {
+    if divergence < 0.0 { 0.0 } else { divergence }
 }
 
 /// The `k` largest, descending, ties to the lower id. Not-a-numbers come last.

@@ -82,11 +82,13 @@ pub struct Survey {
 /// Runs one prompt and reads its layers.
 ///
 /// # Errors
-/// More than one row, a layer that does not exist, a component that the model lacks, or an error of the run.
+/// More than one row, a position, layer or tracked id that does not exist, a component that the model lacks, or an error
+/// of the run.
 pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<Survey> {
     if batch.n_rows() != 1 {
         return Err(Error::input("a lens is drawn of one prompt at a time"));
     }
+    check(model, batch, options)?;
     let points = points(model, options)?;
     let last = model.arch().layers.len() - 1;
     let final_stream = Point::layer_of(Site::ResidOut, last);
@@ -157,6 +159,20 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
         .collect();
     rows.sort_by_key(|row| row.layer);
     Ok(Survey { rows, positions: options.positions.clone(), final_top })
+}
+
+/// Refuses positions outside the row and ids outside the vocabulary.
+fn check(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<()> {
+    let (length, vocabulary) = (batch.n_tokens(), model.arch().vocabulary);
+    if let Some(position) = options.positions.iter().find(|p| **p >= length) {
+        return Err(Error::input(format!(
+            "position {position} is outside the prompt, which has {length} tokens"
+        )));
+    }
+    if let Some(id) = options.tracked.iter().find(|id| **id as usize >= vocabulary) {
+        return Err(Error::input(format!("tracked: token id {id} is beyond the vocabulary of {vocabulary}")));
+    }
+    Ok(())
 }
 
 /// The points of the survey, checked against the model.

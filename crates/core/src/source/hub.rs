@@ -15,24 +15,11 @@ use super::cache::{Repository, several_ggufs};
 use super::environment::Environment;
 use super::folder::{self, CONFIG, INDEX, WEIGHTS};
 use super::reference::{HubReference, is_commit, is_gguf, is_safe_name};
-use super::{ResolveOptions, io_error, list, printable};
+use super::{ResolveOptions, SMALL_FILES, io_error, list, printable};
 use crate::error::{Error, ErrorKind, Result};
 
 use blob::Fetch;
 use client::Client;
-
-/// Fetched beside `config.json` and the weights, where the repository has them. Weights come last, so that a model whose
-/// weights are in the cache has everything else too.
-const SMALL_FILES: &[&str] = &[
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
 
 /// What a revision is: its commit and the names of its files.
 struct Listing {

@@ -29,6 +29,19 @@ use reference::{HubReference, Reference};
 pub use demo::{Demo, demos};
 pub use environment::{Environment, Token};
 
+/// Files that belong to a model beside `config.json` and its weights, where it has them. A download fetches them before
+/// the weights, so that a model whose weights are in the cache has everything else too.
+pub const SMALL_FILES: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
 /// The files of one model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {

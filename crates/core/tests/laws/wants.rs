@@ -1,14 +1,12 @@
 //! What nobody wants is neither reported nor computed.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use easyroutine::sites::{Point, Scope, Site};
-use easyroutine::{Batch, Model, Tap};
+use easyroutine::{Batch, Tap};
 use proptest::collection::vec;
 
 use super::{for_every_model, two_rows};
-use crate::common::draft::{Draft, Stored};
 use crate::common::holds;
 use crate::common::taps::Recorder;
 
@@ -61,59 +59,14 @@ fn an_error_of_a_tap_ends_the_run_and_is_returned() {
     });
 }
 
-/// A model of 96 layers and 30000 tokens, so that what is computed without need shows in the time.
-fn tall() -> Model {
-    const LAYERS: usize = 96;
-    const VOCABULARY: usize = 30_000;
-    let mut draft = Draft::of("llama");
-    draft.set("num_hidden_layers", LAYERS).set("vocab_size", VOCABULARY);
-    let first: Vec<(String, Stored)> = draft
-        .tensors
-        .iter()
-        .filter(|(name, _)| name.contains(".layers.0."))
-        .map(|(name, tensor)| (name.clone(), tensor.clone()))
-        .collect();
-    for layer in 1..LAYERS {
-        for (name, tensor) in &first {
-            draft.tensors.insert(name.replace(".0.", &format!(".{layer}.")), tensor.clone());
-        }
-    }
-    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
-        let wide = (0..VOCABULARY * 48).map(|i| (i % 89) as f32 * 0.01);
-        draft.tensors.insert(name.to_owned(), Stored::f32(&[VOCABULARY, 48], wide));
-    }
-    draft.load().unwrap()
-}
-
-/// The shortest of many runs: the time of the work itself, whatever else the machine does.
-fn shortest(model: &Model, tap: &mut dyn Tap) -> Duration {
-    let batch = Batch::new(&[(0..40).collect::<Vec<u32>>()]).unwrap();
-    let run = |_| {
-        let start = Instant::now();
-        model.forward(&batch, tap).unwrap();
-        start.elapsed()
-    };
-    (0..12).map(run).min().unwrap()
-}
-
-/// Needless work gives no wrong number, so it can only be seen in the time. The bounds are a tenth of what is expected.
 #[test]
-fn a_run_ends_after_the_last_wanted_point_and_computes_logits_only_where_they_are_wanted() {
-    let model = tall();
-    let wanting = |text: &str| Recorder { wanted: [text.parse().unwrap()].into(), ..Recorder::default() };
-    let all_layers = shortest(&model, &mut wanting("resid_out_95"));
-    let one_layer = shortest(&model, &mut wanting("resid_out_0"));
-    let none = shortest(&model, &mut ());
-    let logits = shortest(&model, &mut wanting("logits"));
-    assert!(one_layer * 10 < all_layers, "one layer takes {one_layer:?}, 96 take {all_layers:?}");
-    assert!(none * 10 < all_layers, "nothing takes {none:?}, 96 layers take {all_layers:?}");
-    let unembedding = logits.saturating_sub(all_layers);
-    let mut last = Last(wanting("logits"));
-    let last_logits = shortest(&model, &mut last).saturating_sub(all_layers);
-    assert!(
-        last_logits * 3 < unembedding,
-        "logits of one token take {last_logits:?}, of 40 tokens {unembedding:?}"
-    );
+fn logits_are_reported_only_for_the_tokens_that_are_wanted() {
+    for_every_model(|name, model| {
+        let wanted = [Point::model(Site::Logits)].into();
+        let mut last = Last(Recorder { wanted, ..Recorder::default() });
+        model.forward(&Batch::new(&two_rows(model)).unwrap(), &mut last).unwrap();
+        assert_eq!(last.0.calls.len(), 1, "{name}");
+    });
 }
 
 /// Wants logits of the last token alone.
@@ -129,8 +82,13 @@ impl Tap for Last {
     }
 
     fn at(&mut self, point: Point, value: &mut easyroutine::Value<'_>) -> easyroutine::Result<()> {
-        let last = value.batch().n_tokens() - 1;
-        assert!(value.vector(0, last - 1).is_none() && value.vector(0, last).is_some());
+        let rows = value.batch().spans().enumerate();
+        let given: Vec<(usize, usize)> = rows
+            .flat_map(|(row, span)| (0..span.len()).map(move |position| (row, position)))
+            .filter(|(row, position)| value.vector(*row, *position).is_some())
+            .collect();
+        let last = value.batch().n_rows() - 1;
+        assert_eq!(given, [(last, value.batch().span(last).len() - 1)]);
         self.0.at(point, value)
     }
 }
