@@ -13,6 +13,8 @@ mod plan;
 mod rope;
 mod rotations;
 mod run;
+#[cfg(test)]
+mod tests;
 mod unembed;
 
 use std::sync::{Arc, Mutex};
@@ -121,32 +123,5 @@ impl Model {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::load::{LoadOptions, load};
-    use crate::positions::{Context, Row};
-    use crate::request::Request;
-    use crate::source::{FilesKind, ModelFiles};
-
-    /// Needless work changes no number that is reported, but it would move the stream that the run leaves behind.
-    #[test]
-    fn a_run_ends_after_the_last_wanted_point() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/llama");
-        let files = ModelFiles { kind: FilesKind::Folder(folder.into()), name: "llama".into(), commit: None };
-        let model = load(&files, &LoadOptions::default()).unwrap();
-        let ids = [5, 6, 7];
-        let row = Row { number: 0, ids: &ids, text: None };
-        for key in ["resid_in_1", "resid_mid_1", "resid_out_1"] {
-            let request = Request::parse(key, "last").unwrap();
-            let batch = Batch::new(&[ids]).unwrap();
-            let cache = request.run(&model, &batch, &[row], Context::default()).unwrap();
-            let scratch = model.scratch.lock().unwrap();
-            let left_behind = scratch.last().unwrap().stream.rows();
-            assert_eq!(cache.get(key).unwrap().values(), left_behind.row(2), "{key}");
-        }
     }
 }
