@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// Look inside language models.
@@ -10,8 +11,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "easyroutine", version, arg_required_else_help = true)]
 pub(crate) struct Args {
-    /// How results are printed; `auto` is a table on a terminal, TSV in a pipe, and by the ending of `-o`.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Auto, env = "EASYROUTINE_FORMAT", value_name = "FORMAT")]
+    /// How results are printed; `auto` is by the ending of `-o`, else what the variable EASYROUTINE_FORMAT says, else a
+    /// table on a terminal and TSV in a pipe.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Auto, value_name = "FORMAT")]
     pub(crate) format: Format,
     /// Write to a file instead; the ending picks the format. May repeat where a command draws pictures.
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -68,8 +70,9 @@ pub(crate) enum ModelCommand {
 /// Which model, and how it is loaded.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ModelArgs {
-    /// A folder with config.json, a .gguf file, `org/name[@revision]` on the hub, or `smollm2` (the demo model).
-    #[arg(short, long, env = "EASYROUTINE_MODEL", value_name = "REF")]
+    /// A folder with config.json, a .gguf file, `org/name[@revision]` on the hub, or `smollm2` (the demo model); else
+    /// what the variable EASYROUTINE_MODEL says.
+    #[arg(short, long, value_name = "REF")]
     pub(crate) model: Option<String>,
     /// The same, as the last word.
     #[arg(value_name = "REF", conflicts_with = "model")]
@@ -95,7 +98,7 @@ pub(crate) struct Loading {
     #[arg(long, value_name = "REV", env = "EASYROUTINE_REVISION")]
     pub(crate) revision: Option<String>,
     /// Never download.
-    #[arg(long, env = "EASYROUTINE_OFFLINE")]
+    #[arg(long, env = "EASYROUTINE_OFFLINE", value_parser = FalseyValueParser::new())]
     pub(crate) offline: bool,
     /// Type of the inputs of matrix products; sums are always in f32.
     #[arg(long, value_enum, default_value_t = DtypeArg::F32, env = "EASYROUTINE_DTYPE", value_name = "TYPE")]

@@ -8,16 +8,19 @@ mod layers;
 mod memory;
 mod output;
 mod session;
+mod tensors;
+mod typed;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use args::{Args, Command, ModelCommand};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match typed::args() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     args.color.of_messages().write_global();
     match run(&args) {
         Ok(code) => code,
@@ -39,7 +42,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
             commands::export::run(args, export).map(done)
         }
         Command::Env => commands::env::run(args).map(done),
-        Command::Completions { shell } => commands::shell::completions(*shell).map(done),
-        Command::Man => commands::shell::man().map(done),
+        Command::Completions { shell } => commands::shell::completions(args, *shell).map(done),
+        Command::Man => commands::shell::man(args).map(done),
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use easyroutine_view::lens::ColourDepth;
 use serde_json::Value;
 
@@ -25,7 +26,10 @@ pub(crate) struct Target {
 pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Target>, Failure> {
     if args.output.is_empty() {
         let automatic = if io::stdout().is_terminal() { formats[0] } else { formats[1] };
-        let format = if args.format == Format::Auto { automatic } else { args.format };
+        let format = match args.format {
+            Format::Auto => format_by_variable()?.unwrap_or(automatic),
+            chosen => chosen,
+        };
         return Ok(vec![Target { format: allowed(format, formats)?, file: None }]);
     }
     let of_file = |file: &PathBuf| {
@@ -76,19 +80,42 @@ pub(crate) fn note(kind: &str, text: &str) {
     let _ = writeln!(anstream::stderr(), "\u{1b}[1;33m{kind}:\u{1b}[0m {}", one_line(text));
 }
 
-/// A sibling first, then renamed: a file is whole or not there.
 fn write_file(file: &Path, content: &[u8]) -> Result<(), Failure> {
-    let failed = |e: io::Error| Failure::failed(format!("{}: {e}", file.display()));
-    let partial = partial_name(file);
-    std::fs::write(&partial, content).map_err(failed)?;
-    std::fs::rename(&partial, file).map_err(failed)
+    replace(file, |at| std::fs::write(at, content))
 }
 
-/// The sibling that a file is first written to.
-pub(crate) fn partial_name(file: &Path) -> PathBuf {
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".partial-{}", std::process::id()));
-    file.with_file_name(name)
+/// Makes a file with `fill`: first a sibling, then renamed, so that the file is whole or not there. A link stays a
+/// link, what it leads to is replaced; a device or a pipe is written to as it stands.
+///
+/// # Errors
+/// What `fill` says, or the system.
+pub(crate) fn replace(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Failure> {
+    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let fill_and_rename = || {
+        if target.exists() && !target.is_file() {
+            return fill(&target);
+        }
+        let partial = target.with_file_name(format!(".easyroutine-{}.partial", std::process::id()));
+        let made = fill(&partial).and_then(|()| std::fs::rename(&partial, &target));
+        if made.is_err() {
+            // It may never have been there; what went wrong is said already.
+            let _ = std::fs::remove_file(&partial);
+        }
+        made
+    };
+    fill_and_rename().map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
+}
+
+/// What `EASYROUTINE_FORMAT` says, where it is set.
+fn format_by_variable() -> Result<Option<Format>, Failure> {
+    let word = std::env::var("EASYROUTINE_FORMAT").unwrap_or_default();
+    match Format::from_str(&word, true) {
+        Ok(Format::Auto) => Ok(None),
+        Ok(format) => Ok(Some(format)),
+        Err(_) if word.is_empty() => Ok(None),
+        Err(_) => Err(Failure::usage(format!("EASYROUTINE_FORMAT: `{word}` is no format"))
+            .hint(format!("formats are {}", names(Format::value_variants())))),
+    }
 }
 
 fn allowed(format: Format, formats: &[Format]) -> Result<Format, Failure> {
@@ -170,6 +197,7 @@ pub(crate) fn render(
     let all =
         || std::iter::once(header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()).chain(rows.to_vec());
     Ok(match format {
+        Format::Jsonl => json.to_string() + "\n",
         Format::Json => serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
         Format::Tsv => all().map(|r| joined(r, "\t") + "\n").collect(),
         Format::Csv => all().map(|r| joined(r.iter().map(|c| quoted(c)).collect(), ",") + "\n").collect(),
@@ -185,10 +213,11 @@ pub(crate) fn render(
 }
 
 /// Formats of a plain table.
-pub(crate) const PLAIN: &[Format] = &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md];
+pub(crate) const PLAIN: &[Format] =
+    &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Jsonl];
 
 fn quoted(cell: &str) -> String {
-    if cell.contains(['"', ',', '\n']) {
+    if cell.contains(['"', ',', '\n', '\r']) {
         format!("\"{}\"", cell.replace('"', "\"\""))
     } else {
         cell.to_owned()

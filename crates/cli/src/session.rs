@@ -1,5 +1,6 @@
 //! A model and its tokenizer, opened as the flags say; a prompt as tokens.
 
+use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -25,8 +26,12 @@ pub(crate) struct Session {
 
 impl ModelArgs {
     /// The reference, wherever it was given.
-    pub(crate) fn reference(&self) -> Result<&str, Failure> {
-        let given = self.reference.as_deref().or(self.model.as_deref());
+    ///
+    /// # Errors
+    /// No model is named.
+    pub(crate) fn reference(&self) -> Result<String, Failure> {
+        let variable = || std::env::var("EASYROUTINE_MODEL").ok().filter(|name| !name.is_empty());
+        let given = self.reference.clone().or_else(|| self.model.clone()).or_else(variable);
         given.ok_or_else(|| Failure::usage("no model given").hint("name one: easyroutine model info smollm2"))
     }
 }
@@ -153,17 +158,24 @@ pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
 }
 
 pub(crate) fn read_file(file: &Path) -> Result<String, Failure> {
-    let bytes = std::fs::read(file).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
-    without_newline(bytes, &file.display().to_string())
+    let place = file.display().to_string();
+    let opened = File::open(file).map_err(|e| Failure::failed(format!("{place}: {e}")))?;
+    without_newline(opened, &place)
 }
 
 pub(crate) fn read_stdin() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).map_err(|e| Failure::failed(format!("standard input: {e}")))?;
-    without_newline(bytes, "standard input")
+    without_newline(std::io::stdin().lock(), "standard input")
 }
 
-fn without_newline(bytes: Vec<u8>, place: &str) -> Result<String, Failure> {
+fn without_newline(reader: impl Read, place: &str) -> Result<String, Failure> {
+    // Far beyond any context, and far below any memory: `/dev/zero` has no end.
+    const LARGEST: u64 = 256 << 20;
+    let mut bytes = Vec::new();
+    let read = reader.take(LARGEST + 1).read_to_end(&mut bytes);
+    read.map_err(|e| Failure::failed(format!("{place}: {e}")))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Failure::failed(format!("{place}: more than {LARGEST} bytes are no prompt")));
+    }
     let text = String::from_utf8(bytes).map_err(|e| {
         Failure::failed(format!("{place}: not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
     })?;

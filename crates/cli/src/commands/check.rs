@@ -14,7 +14,7 @@ use crate::session;
 pub(crate) fn run(args: &Args, wanted: &Check) -> Result<ExitCode, Failure> {
     let targets = output::targets(args, PLAIN)?;
     let loading = &wanted.model.loading;
-    let files = session::find(wanted.model.reference()?, loading)?;
+    let files = session::find(&wanted.model.reference()?, loading)?;
     let opened = session::open(&files, loading)?;
     crate::memory::check(opened.parameters()?, loading.dtype())?;
     let mut outcomes: Vec<Outcome> = opened

@@ -1,7 +1,9 @@
 //! `extract`: activations of prompts to a safetensors file.
 
-use std::collections::HashMap;
-use std::io::IsTerminal;
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal};
+use std::path::Path;
 
 use easyroutine::Batch;
 use easyroutine::cache::{ActivationCache, Kept, Numbers};
@@ -9,14 +11,13 @@ use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
-use safetensors::Dtype as StoredType;
-use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 use super::dtype_name;
 use crate::args::{Args, Extract, Format};
 use crate::failure::Failure;
 use crate::session::{self, Prompt, Session};
+use crate::tensors::{self, Stored};
 use crate::{memory, output};
 
 pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         .collect();
     let cache = request.run(&session.model, &batch, &described, context)?;
     write(file, &cache, &session)?;
-    if std::io::stderr().is_terminal() {
+    if io::stderr().is_terminal() {
         let size = std::fs::metadata(file).map_or(0, |m| m.len());
         output::note("wrote", &format!("{} ({})", file.display(), memory::readable(size)));
     }
@@ -97,7 +98,7 @@ fn rows(extract: &Extract, tokenizer: Option<&Tokenizer>, context: usize) -> Res
             Some(mask) => Batch::from_padded(&ids, &integers(mask, "--attention-mask")?)?,
             None => Batch::new(&ids)?,
         };
-        return Ok(Rows::Ids(batch));
+        return Ok(Rows::Ids(if extract.cutting.truncate { truncated(&batch, context)? } else { batch }));
     }
     let texts = match (&extract.prompt, &extract.file) {
         (_, Some(file)) => {
@@ -114,6 +115,22 @@ fn rows(extract: &Extract, tokenizer: Option<&Tokenizer>, context: usize) -> Res
     }
     let cut = |text: String| extract.cutting.cut(text, tokenizer, context);
     Ok(Rows::Prompts(texts.into_iter().map(cut).collect::<Result<_, _>>()?))
+}
+
+/// The first tokens of each row, as many as the model's context has.
+fn truncated(batch: &Batch, context: usize) -> Result<Batch, Failure> {
+    let mut rows = Vec::with_capacity(batch.n_rows());
+    for number in 0..batch.n_rows() {
+        let row = batch.row(number);
+        if row.len() > context {
+            output::note(
+                "warning",
+                &format!("row {number}: kept the first {context} of {} tokens", row.len()),
+            );
+        }
+        rows.push(&row[..row.len().min(context)]);
+    }
+    Ok(Batch::new(&rows)?)
 }
 
 fn batch(rows: &Rows) -> Result<Batch, Failure> {
@@ -146,43 +163,23 @@ fn integers<T: TryFrom<u64>>(text: &str, flag: &str) -> Result<Vec<Vec<T>>, Fail
 }
 
 /// Writes all activations: rows first where every row has the same T, else flat with offsets.
-fn write(file: &std::path::Path, cache: &ActivationCache, session: &Session) -> Result<(), Failure> {
-    let mut stored: Vec<(String, StoredType, Vec<usize>, Vec<u8>)> = Vec::new();
+fn write(file: &Path, cache: &ActivationCache, session: &Session) -> Result<(), Failure> {
+    let mut tensors = Vec::new();
     let rectangular = cache.is_rectangular();
     for (key, kept) in cache.iter() {
-        let (dtype, bytes) = match &kept.data {
-            Numbers::F32(values) => (StoredType::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
-            Numbers::I64(values) => (StoredType::I64, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        };
+        let (name, numbers) = (key.to_owned(), Cow::Borrowed(&kept.data));
         match kept.shape().filter(|_| rectangular) {
-            Some(shape) => stored.push((key.to_owned(), dtype, shape, bytes)),
+            Some(shape) => tensors.push(Stored { name, shape, numbers }),
             None => {
                 let (shape, offsets) = flat(kept, key.starts_with("pattern_"));
-                stored.push((key.to_owned(), dtype, shape, bytes));
-                let bytes: Vec<u8> = offsets.iter().flat_map(|x| x.to_le_bytes()).collect();
-                stored.push((format!("{key}.offsets"), StoredType::I64, vec![offsets.len()], bytes));
+                tensors.push(Stored { name, shape, numbers });
+                let (shape, numbers) = (vec![offsets.len()], Cow::Owned(Numbers::I64(offsets)));
+                tensors.push(Stored { name: format!("{key}.offsets"), shape, numbers });
             }
         }
     }
-    let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("{}: {e}", file.display()));
-    let mut views = Vec::with_capacity(stored.len());
-    for (key, dtype, shape, bytes) in &stored {
-        views.push((key, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(&e))?));
-    }
-    let partial = output::partial_name(file);
-    // The crate writes a file for its owner alone; ours is as open as any other that the user makes.
-    let usual = std::fs::File::create(&partial).and_then(|f| f.metadata()).map_err(|e| failed(&e))?;
-    let written = safetensors::serialize_to_file(views, Some(metadata(cache, session)), &partial)
-        .map_err(|e| failed(&e))
-        .and_then(|()| {
-            std::fs::set_permissions(&partial, usual.permissions()).map_err(|e| failed(&e))?;
-            std::fs::rename(&partial, file).map_err(|e| failed(&e))
-        });
-    if written.is_err() {
-        // It may never have been there; what went wrong is said already.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
+    let metadata = metadata(cache, session);
+    output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, tensors))
 }
 
 /// Shape and offsets of rows of different length laid end to end; patterns are squares and lie flat altogether.
@@ -202,7 +199,7 @@ fn flat(kept: &Kept, is_pattern: bool) -> (Vec<usize>, Vec<i64>) {
 }
 
 /// What the tensors are of: strings, as safetensors has it; the values are JSON.
-fn metadata(cache: &ActivationCache, session: &Session) -> HashMap<String, String> {
+fn metadata(cache: &ActivationCache, session: &Session) -> Vec<(&'static str, String)> {
     let groups = |of: &dyn Fn(usize, usize) -> Value| -> Value {
         let mut map = serde_json::Map::new();
         for (i, specifier) in cache.specifiers.iter().enumerate() {
@@ -219,13 +216,13 @@ fn metadata(cache: &ActivationCache, session: &Session) -> HashMap<String, Strin
         let of_row = |s: &easyroutine::positions::Selected| s.indices[s.groups[i].clone()].to_vec();
         tokens.insert(specifier.key(), json!(cache.selected.iter().map(of_row).collect::<Vec<_>>()));
     }
-    HashMap::from([
-        ("schema".to_owned(), "easyroutine.extract/1".to_owned()),
-        ("model".to_owned(), session.files.name.clone()),
-        ("model_type".to_owned(), session.model_type.to_owned()),
-        ("commit".to_owned(), session.files.commit.clone().unwrap_or_default()),
-        ("dtype".to_owned(), dtype_name(session.model.dtype()).to_owned()),
-        ("mapping_index".to_owned(), columns.to_string()),
-        ("token_dict".to_owned(), Value::Object(tokens).to_string()),
-    ])
+    vec![
+        ("schema", "easyroutine.extract/1".to_owned()),
+        ("model", session.files.name.clone()),
+        ("model_type", session.model_type.to_owned()),
+        ("commit", session.files.commit.clone().unwrap_or_default()),
+        ("dtype", dtype_name(session.model.dtype()).to_owned()),
+        ("mapping_index", columns.to_string()),
+        ("token_dict", Value::Object(tokens).to_string()),
+    ]
 }

@@ -12,7 +12,7 @@ use crate::session;
 
 pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let files = session::find(model.reference()?, &model.loading)?;
+    let files = session::find(&model.reference()?, &model.loading)?;
     let opened = session::open(&files, &model.loading)?;
     let parameters = opened.parameters()?;
     let arch = opened.arch();

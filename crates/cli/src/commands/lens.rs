@@ -25,6 +25,7 @@ const FORMATS: &[Format] = &[
     Format::Html,
     Format::Svg,
     Format::Png,
+    Format::Jsonl,
 ];
 
 pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
@@ -127,7 +128,7 @@ fn drawn(
 ) -> Result<Vec<u8>, Failure> {
     let picture = PictureOptions { metric, dark: lens.dark, ..PictureOptions::default() };
     Ok(match target.format {
-        Format::Json => (view::json(report)? + "\n").into_bytes(),
+        Format::Json | Format::Jsonl => (view::json(report)? + "\n").into_bytes(),
         Format::Tsv => view::tsv(report).into_bytes(),
         Format::Csv => view::csv(report).into_bytes(),
         Format::Md => view::markdown(report, metric).into_bytes(),

@@ -1,29 +1,50 @@
 //! `completions` and `man`, both made from the flags themselves.
 
-use clap::CommandFactory;
+use std::io;
+
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use crate::args::{Args, Format};
 use crate::failure::Failure;
 use crate::output::{self, Target};
 
-pub(crate) fn completions(shell: Shell) -> Result<(), Failure> {
+pub(crate) fn completions(args: &Args, shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "easyroutine", &mut script);
-    output::write(&Target { format: Format::Table, file: None }, &script)
+    write(args, &script)
 }
 
-pub(crate) fn man() -> Result<(), Failure> {
+pub(crate) fn man(args: &Args) -> Result<(), Failure> {
     let mut page = Vec::new();
-    let failed = |e: std::io::Error| Failure::failed(format!("manual page: {e}"));
-    let command = Args::command();
-    clap_mangen::Man::new(command.clone()).render(&mut page).map_err(failed)?;
-    // One page holds all: a reader searches one file.
-    for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
-        let man = clap_mangen::Man::new(sub.clone());
-        man.render_name_section(&mut page).map_err(failed)?;
-        man.render_synopsis_section(&mut page).map_err(failed)?;
-        man.render_options_section(&mut page).map_err(failed)?;
+    // Built, so that a command within a command knows its whole name.
+    let mut command = Args::command();
+    command.build();
+    let rendered =
+        Man::new(command.clone()).render(&mut page).and_then(|()| subcommands(&command, &mut page));
+    rendered.map_err(|e| Failure::failed(format!("manual page: {e}")))?;
+    write(args, &page)
+}
+
+/// One page holds all: a reader searches one file.
+fn subcommands(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let man = Man::new(sub.clone());
+        man.render_name_section(page)?;
+        man.render_synopsis_section(page)?;
+        man.render_options_section(page)?;
+        subcommands(sub, page)?;
     }
-    output::write(&Target { format: Format::Table, file: None }, &page)
+    Ok(())
+}
+
+fn write(args: &Args, content: &[u8]) -> Result<(), Failure> {
+    if args.output.is_empty() {
+        return output::write(&Target { format: Format::Table, file: None }, content);
+    }
+    args.output.iter().try_for_each(|file| {
+        output::folder_exists(file)?;
+        output::write(&Target { format: Format::Table, file: Some(file.clone()) }, content)
+    })
 }

@@ -1,0 +1,63 @@
+//! The command line as typed, and what is wrong with it in the shape of every other error.
+
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory, Error, Parser};
+
+use crate::args::Args;
+use crate::failure::Failure;
+
+const NO_MODEL: &str = "name a model, `-m smollm2`, or set the variable EASYROUTINE_MODEL";
+
+/// The arguments of this process, or the status to end with: help and versions are printed, errors are reported.
+pub(crate) fn args() -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|error| {
+        let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+        if is_help || !error.use_stderr() {
+            // A reader that has gone, `--help | head -1`, is no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        failure(&error).report()
+    })
+}
+
+/// One line that says what is wrong, one that says what would do.
+fn failure(error: &Error) -> Failure {
+    let text = error.render().to_string();
+    let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let mut paragraphs = text.split("\n\n").map(joined);
+    let message = paragraphs.next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let rest: Vec<String> = paragraphs.collect();
+    let tip = rest.iter().find_map(|paragraph| paragraph.strip_prefix("tip: ").map(str::to_owned));
+    let usage = || rest.iter().find(|paragraph| paragraph.starts_with("Usage: ")).cloned();
+    let hint = variable(error)
+        .map(|name| format!("the value comes from the variable {name}"))
+        .or(tip)
+        .or_else(|| message.ends_with(": --model <REF>").then(|| NO_MODEL.to_owned()))
+        .or_else(usage)
+        .unwrap_or_else(|| "--help shows what there is".to_owned());
+    Failure::usage(message).hint(hint)
+}
+
+/// The variable that a wrong value was taken from.
+fn variable(error: &Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
+    };
+    let (argument, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
+    // Built, since an argument is printed only by a command that is.
+    let mut command = Args::command();
+    command.build();
+    variable_of(&command, argument, value)
+}
+
+fn variable_of(command: &Command, argument: &str, value: &str) -> Option<String> {
+    let names = command.get_arguments().filter(|a| a.to_string() == argument).filter_map(|a| a.get_env());
+    let mut set = names.filter(|name| std::env::var_os(name).is_some_and(|v| v == value));
+    let here = set.next().map(|name| name.to_string_lossy().into_owned());
+    here.or_else(|| command.get_subcommands().find_map(|sub| variable_of(sub, argument, value)))
+}
