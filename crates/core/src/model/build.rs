@@ -74,8 +74,12 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
         UnembedMatrix::Own => names.unembed,
         UnembedMatrix::Tied => names.embed,
     };
-    let linear = Linear::new(name, arch.unembed.bias);
-    let matrix = Arc::new(loader.linear("", linear, arch.vocabulary, inputs)?);
+    let mut matrix = loader.linear("", Linear::new(name, Bias::Absent), arch.vocabulary, inputs)?;
+    if arch.unembed.bias == Bias::Stored {
+        // The bias is the unembedding's own, also where the matrix is the embedding's.
+        matrix.bias = Some(loader.vector(&format!("{}.bias", names.unembed), arch.vocabulary)?);
+    }
+    let matrix = Arc::new(matrix);
     Ok(Unembedding { norm, project, matrix, divisor: arch.unembed.divisor, softcap: arch.unembed.softcap })
 }
 
