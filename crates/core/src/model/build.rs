@@ -28,7 +28,7 @@ impl Model {
         dtype: Dtype,
     ) -> Result<Model> {
         let checkpoint = Arc::new(checkpoint);
-        let loader = Loader { checkpoint: &checkpoint, names, cpu: &cpu, dtype };
+        let loader = Loader { checkpoint: &checkpoint, names, base: names.prefix, cpu: &cpu, dtype };
         let unembedding = unembedding(&loader, &arch)?;
         let embedding = embedding(&loader, &arch, &unembedding, &checkpoint)?;
         let blocks =
@@ -54,7 +54,7 @@ pub(crate) fn build_unembedding(
     cpu: &Cpu,
     dtype: Dtype,
 ) -> Result<Unembedding> {
-    unembedding(&Loader { checkpoint, names, cpu, dtype }, arch)
+    unembedding(&Loader { checkpoint, names, base: names.prefix, cpu, dtype }, arch)
 }
 
 fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
@@ -70,14 +70,16 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
         None => None,
     };
     let inputs = if project.is_some() { arch.embed.width } else { arch.d_model };
-    let name = match matrix_of(loader, arch)? {
-        UnembedMatrix::Own => names.unembed,
-        UnembedMatrix::Tied => names.embed,
+    // The unembedding stands beside the base model, not in it.
+    let own = Loader { base: "", ..*loader };
+    let (holder, name) = match matrix_of(loader, arch)? {
+        UnembedMatrix::Own => (&own, names.unembed),
+        UnembedMatrix::Tied => (loader, names.embed),
     };
-    let mut matrix = loader.linear("", Linear::new(name, Bias::Absent), arch.vocabulary, inputs)?;
+    let mut matrix = holder.linear("", Linear::new(name, Bias::Absent), arch.vocabulary, inputs)?;
     if arch.unembed.bias == Bias::Stored {
         // The bias is the unembedding's own, also where the matrix is the embedding's.
-        matrix.bias = Some(loader.vector(&format!("{}.bias", names.unembed), arch.vocabulary)?);
+        matrix.bias = Some(own.vector(&format!("{}.bias", names.unembed), arch.vocabulary)?);
     }
     let matrix = Arc::new(matrix);
     Ok(Unembedding { norm, project, matrix, divisor: arch.unembed.divisor, softcap: arch.unembed.softcap })

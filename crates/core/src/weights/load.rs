@@ -86,6 +86,8 @@ impl Norm {
 pub(crate) struct Loader<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) names: &'a Names,
+    /// What stands before a name in most files: the base model's own.
+    pub(crate) base: &'a str,
     pub(crate) cpu: &'a Cpu,
     pub(crate) dtype: Dtype,
 }
@@ -96,7 +98,7 @@ type Place = (usize, usize);
 impl Loader<'_> {
     /// A vector.
     pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        self.checkpoint.tensor(self.names.prefix, name, &[length])?.read_all()
+        self.checkpoint.tensor(self.base, name, &[length])?.read_all()
     }
 
     /// A norm of `width` columns; `module` is its name without `.weight`.
@@ -172,13 +174,12 @@ impl Loader<'_> {
         inputs: usize,
     ) -> Result<Part<'_>> {
         let name = |end: &str| format!("{prefix}{module}.{end}");
-        let base = self.names.prefix;
         let weight = match linear.axes {
             Axes::OutIn => {
-                PartRows::Stored(self.checkpoint.tensor(base, &name("weight"), &[outputs, inputs])?)
+                PartRows::Stored(self.checkpoint.tensor(self.base, &name("weight"), &[outputs, inputs])?)
             }
             Axes::InOut => {
-                let tensor = self.checkpoint.tensor(base, &name("weight"), &[inputs, outputs])?;
+                let tensor = self.checkpoint.tensor(self.base, &name("weight"), &[inputs, outputs])?;
                 let values = tensor.read_all()?;
                 tensor.drop_pages();
                 PartRows::Columns { values, outputs }

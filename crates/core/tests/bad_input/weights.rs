@@ -31,7 +31,7 @@ fn every_tensor(change: impl Fn(&mut BTreeMap<String, draft::Stored>, &str)) {
                     errors += 1;
                     assert_eq!(error.kind(), ErrorKind::Weights, "{case}, {name}: {error}");
                     assert!(
-                        error.to_string().contains(name.as_str()),
+                        error.to_string().contains(&format!("`{name}`")),
                         "{case}: {error} does not name {name}"
                     );
                 }
