@@ -6,7 +6,8 @@ mod common;
 use common::draft::Draft;
 use common::{assert_same_bits, cases, extract, references};
 
-const EMBEDDINGS: &[&str] = &["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"];
+const EMBEDDINGS: &[&str] =
+    &["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"];
 const UNEMBEDDINGS: &[&str] = &["lm_head.weight", "embed_out.weight"];
 
 #[test]
