@@ -70,12 +70,13 @@ fn everything() -> String {
 /// Runs rows at all positions, keeping what the patterns name and the model has.
 fn run(model: &Model, rows: &[&[u32]], patterns: &str) -> Result<ActivationCache> {
     let batch = Batch::new(rows)?;
+    let of = |activations| Request { activations, positions: vec![Specifier::All], ..Request::default() };
     let has = |selector: &Selector| {
-        let request = Request { activations: vec![selector.clone()], positions: vec![Specifier::All] };
+        let request = of(vec![selector.clone()]);
         request.points(model.arch()).is_ok()
     };
     let activations = Selector::parse_list(patterns)?.into_iter().filter(has).collect();
-    let request = Request { activations, positions: vec![Specifier::All] };
+    let request = of(activations);
     let rows: Vec<Row<'_>> =
         rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
     request.run(model, &batch, &rows, Context::default())

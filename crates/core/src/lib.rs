@@ -12,6 +12,7 @@ pub mod check;
 pub mod config;
 mod error;
 mod export;
+pub mod extraction;
 pub mod families;
 pub mod lens;
 pub mod load;

@@ -1,6 +1,7 @@
 //! Which tokens of a row: `"last"`, `-1`, `(2, 5)`, `"text: Paris"` to indices, row by row.
 
 mod random;
+mod selection;
 
 use std::fmt;
 use std::ops::Range;
@@ -8,6 +9,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use random::draw;
+pub use selection::Selection;
 
 /// A way of naming tokens of a row. Positions count the row's real tokens: padding is never addressed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,22 +2,33 @@
 
 use std::collections::BTreeSet;
 
-use easyroutine_sites::{Extent, Point, Selector};
+use easyroutine_sites::{Extent, Point, Selector, Site};
 
 use crate::arch::Arch;
 use crate::batch::Batch;
-use crate::cache::{ActivationCache, Capture};
+use crate::cache::{ActivationCache, Axis, Capture, Examples, PatternAverage, Reduction, RunningMean};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::positions::{self, Context, Row, Specifier};
+use crate::positions::{Context, Row, Selected, Selection, Specifier};
 
-/// Activations at positions.
-#[derive(Debug, Clone)]
+/// Activations at positions, and how they are reduced.
+#[derive(Debug, Clone, Default)]
 pub struct Request {
     /// Patterns over activation keys.
     pub activations: Vec<Selector>,
     /// Positions of each row.
     pub positions: Vec<Specifier>,
+    /// Means instead of single values.
+    pub reduction: Reduction,
+}
+
+/// The tokens of every row that a request speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// What is kept of every activation; the columns of patterns.
+    pub columns: Selection,
+    /// The rows of patterns, where they are other tokens.
+    pub pattern_rows: Option<Selection>,
 }
 
 impl Request {
@@ -29,6 +40,7 @@ impl Request {
         Ok(Request {
             activations: Selector::parse_list(activations)?,
             positions: Specifier::parse_list(positions)?,
+            reduction: Reduction::default(),
         })
     }
 
@@ -36,7 +48,7 @@ impl Request {
     ///
     /// # Errors
     /// A layer or head that does not exist, a place that this architecture lacks. A pattern over many layers passes
-    /// over those that lack the place, unless all do.
+    /// over those that lack the place, unless all do. A reduction that has nothing to reduce.
     pub fn points(&self, arch: &Arch) -> Result<BTreeSet<Point>> {
         let extent = Extent { n_layers: arch.layers.len(), n_heads: arch.n_heads };
         let mut points = BTreeSet::new();
@@ -51,13 +63,50 @@ impl Request {
             }
             points.extend(found);
         }
+        self.check_reduction(&points)?;
         Ok(points)
+    }
+
+    /// The tokens of rows that the request speaks of.
+    ///
+    /// # Errors
+    /// As [`crate::positions::select`]; a mean over no tokens; a mean over examples that differ in how many tokens are
+    /// selected.
+    pub fn tokens(&self, rows: &[Row<'_>], context: Context<'_>) -> Result<Tokens> {
+        let columns = Selection::of(&self.positions, rows, context)?;
+        let of_rows = |specifiers: &Vec<Specifier>| Selection::of(specifiers, rows, context);
+        let tokens =
+            Tokens { columns, pattern_rows: self.reduction.pattern_rows.as_ref().map(of_rows).transpose()? };
+        if self.reduction.positions == Axis::Groups || self.reduction.pattern != PatternAverage::None {
+            for selection in [Some(&tokens.columns), tokens.pattern_rows.as_ref()].into_iter().flatten() {
+                no_group_is_empty(selection, rows)?;
+            }
+        } else if self.reduction.examples == Examples::Mean {
+            for selection in [Some(&tokens.columns), tokens.pattern_rows.as_ref()].into_iter().flatten() {
+                same_length(selection, rows)?;
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The tap that keeps what is asked for of these tokens, to be run with others; means over examples go on from
+    /// `so_far`.
+    ///
+    /// # Errors
+    /// As [`Request::points`].
+    pub fn capture(&self, arch: &Arch, tokens: Tokens, so_far: RunningMean) -> Result<Capture> {
+        let Reduction { positions, pattern, examples, .. } = &self.reduction;
+        Ok(Capture::new(self.points(arch)?, tokens.columns)
+            .of_groups(*positions)
+            .of_blocks(*pattern)
+            .with_pattern_rows(tokens.pattern_rows)
+            .over_examples(*examples, so_far))
     }
 
     /// Runs a batch and keeps what was asked for. `rows` are the batch's rows in the same order.
     ///
     /// # Errors
-    /// As [`Request::points`], [`positions::select`] and [`Model::forward`].
+    /// As [`Request::points`], [`Request::tokens`] and [`Model::forward`].
     pub fn run(
         &self,
         model: &Model,
@@ -65,11 +114,59 @@ impl Request {
         rows: &[Row<'_>],
         context: Context<'_>,
     ) -> Result<ActivationCache> {
-        let points = self.points(model.arch())?;
-        let select = |row: &Row<'_>| positions::select(&self.positions, *row, context);
-        let selected = rows.iter().map(select).collect::<Result<Vec<_>>>()?;
-        let mut capture = Capture::new(points, self.positions.clone(), selected);
+        let tokens = self.tokens(rows, context)?;
+        let mut capture = self.capture(model.arch(), tokens, RunningMean::default())?;
         model.forward(batch, &mut capture)?;
         Ok(capture.finish(batch))
+    }
+
+    /// A reduction of something that is not asked for would be silently without effect.
+    fn check_reduction(&self, points: &BTreeSet<Point>) -> Result<()> {
+        let has_patterns = points.iter().any(|point| point.site() == Site::Pattern);
+        let Reduction { positions, pattern, pattern_rows, examples } = &self.reduction;
+        let of_patterns = [
+            (*pattern != PatternAverage::None, "attn_pattern_avg"),
+            (pattern_rows.is_some(), "attn_pattern_row_positions"),
+            (*examples == Examples::Mean, "avg_over_example"),
+        ];
+        if let Some((_, field)) = of_patterns.iter().find(|(is_set, _)| *is_set && !has_patterns) {
+            return Err(Error::input(format!(
+                "`{field}` is about attention patterns, and none are asked for"
+            ))
+            .hint("ask for `extract_attn_pattern`, on the command line `-a 'pattern_*'`"));
+        }
+        if *positions == Axis::Groups && points.contains(&Point::model(Site::InputIds)) {
+            return Err(Error::input(
+                "token ids have no mean: `avg` and `save_input_ids` do not go together",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A mean needs something to be the mean of.
+fn no_group_is_empty(selection: &Selection, rows: &[Row<'_>]) -> Result<()> {
+    for (selected, row) in selection.rows.iter().zip(rows) {
+        let Some(empty) = selected.groups.iter().position(|group| group.is_empty()) else { continue };
+        return Err(Error::input(format!(
+            "row {}: `{}` selects no token, so there is nothing to average",
+            row.number, selection.specifiers[empty]
+        )));
+    }
+    Ok(())
+}
+
+fn same_length(selection: &Selection, rows: &[Row<'_>]) -> Result<()> {
+    let t = |selected: &Selected| selected.indices.len();
+    let Some(first) = selection.rows.first().map(t) else { return Ok(()) };
+    match selection.rows.iter().position(|selected| t(selected) != first) {
+        Some(other) => Err(Error::input(format!(
+            "a mean over examples needs as many positions in every row: row {} has {first}, row {} has {}",
+            rows[0].number,
+            rows[other].number,
+            t(&selection.rows[other])
+        ))
+        .hint("choose positions that every row has, such as `last`, or average within groups first")),
+        None => Ok(()),
     }
 }

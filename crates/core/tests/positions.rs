@@ -150,7 +150,7 @@ fn batching_changes_no_draw() {
                 chunk.iter().map(|n| Row { number: *n, ids: &rows[*n], text: None }).collect();
             let cache = request.run(&model, &batch, &of_chunk, Context::default()).unwrap();
             let expected: Vec<Selected> = chunk.iter().map(|number| draw(*number)).collect();
-            assert_eq!(cache.selected, expected, "batches of {size}");
+            assert_eq!(cache.selection.rows, expected, "batches of {size}");
         }
     }
 }
@@ -305,15 +305,16 @@ fn positions_of_a_padded_batch_count_real_tokens_alone() {
         let request = Request::parse("logits,pattern_L1H2", "first,last,-2,1:3").unwrap();
         let cache = request.run(&model, &batch, &rows, Context::default()).unwrap();
         for (row, length) in [(0, 11), (1, 5)] {
-            assert_eq!(cache.selected[row].indices, [0, length - 1, length - 2, 1, 2], "{side}");
+            assert_eq!(cache.selection.rows[row].indices, [0, length - 1, length - 2, 1, 2], "{side}");
             let alone = extract(&model, &[batch.row(row).to_vec()], "logits,pattern_L1H2", "all");
             let vocabulary = model.arch().vocabulary;
             let (logits, pattern) = (alone.get("logits").unwrap(), alone.get("pattern_L1H2").unwrap());
             let (mut some_logits, mut some_weights) = (Vec::new(), Vec::new());
-            for i in &cache.selected[row].indices {
+            for i in &cache.selection.rows[row].indices {
                 some_logits.extend_from_slice(&logits.values()[i * vocabulary..][..vocabulary]);
-                some_weights
-                    .extend(cache.selected[row].indices.iter().map(|j| pattern.values()[i * length + j]));
+                some_weights.extend(
+                    cache.selection.rows[row].indices.iter().map(|j| pattern.values()[i * length + j]),
+                );
             }
             assert_same_bits(side, cache.get("logits").unwrap().row(row), &some_logits);
             assert_same_bits(side, cache.get("pattern_L1H2").unwrap().row(row), &some_weights);

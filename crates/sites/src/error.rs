@@ -18,7 +18,7 @@ impl NameError {
     /// `no activation "resid_outt_5"; did you mean "resid_out_5"?`
     pub(crate) fn unknown(name: &str) -> Self {
         let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
-        match nearest(name) {
+        match nearest_activation(name) {
             Some(near) => NameError::new(format!("no activation `{shown}`; did you mean `{near}`?")),
             None => NameError::new(format!(
                 "no activation `{shown}`; names are like `resid_out_5`, `queries_L5`, `pattern_L5H3`, `logits`"
@@ -35,24 +35,22 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// The existing name nearest to a wrong one, with the wrong one's numbers kept.
-fn nearest(name: &str) -> Option<String> {
+/// The name nearest to a wrong one, where one is near enough to be meant.
+pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.chars().count() > 60 {
         return None;
     }
+    let distances = names.into_iter().map(|wanted| (distance(name, wanted), wanted));
+    distances.filter(|(distance, wanted)| *distance <= 2 + wanted.len() / 3).min().map(|(_, wanted)| wanted)
+}
+
+/// The existing activation nearest to a wrong name, with the wrong one's numbers kept.
+fn nearest_activation(name: &str) -> Option<String> {
     let numbers: Vec<&str> = name.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).collect();
-    Site::ALL
-        .iter()
-        .map(|site| {
-            let mut wanted = site.template();
-            let layer = numbers.first().copied().unwrap_or("0");
-            wanted = wanted.replace("{layer}", layer);
-            wanted = wanted.replace("{head}", numbers.get(1).copied().unwrap_or("0"));
-            (distance(name, &wanted), wanted)
-        })
-        .filter(|(distance, wanted)| *distance <= 2 + wanted.len() / 3)
-        .min()
-        .map(|(_, wanted)| wanted)
+    let number = |at: usize| numbers.get(at).copied().filter(|n| n.len() <= 6).unwrap_or("0");
+    let named = |site: &Site| site.template().replace("{layer}", number(0)).replace("{head}", number(1));
+    let names: Vec<String> = Site::ALL.iter().map(named).collect();
+    nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
 /// Edit distance (Levenshtein) over characters.

@@ -11,7 +11,7 @@ mod point;
 mod select;
 mod site;
 
-pub use error::NameError;
+pub use error::{NameError, nearest};
 pub use page::sites_page;
 pub use point::Point;
 pub use select::{Extent, Selector};

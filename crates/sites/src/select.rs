@@ -36,6 +36,11 @@ enum Numbers {
 }
 
 impl Selector {
+    /// Every point of a site.
+    pub fn all(site: Site) -> Self {
+        Selector { site, layers: Numbers::All, heads: Numbers::All }
+    }
+
     /// Parses a comma-separated list of patterns.
     ///
     /// # Errors

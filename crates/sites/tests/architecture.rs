@@ -32,6 +32,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("tap", &["batch", "error"]),
     ("model", &["arch", "batch", "error", "names", "tap", "weights"]),
     ("cache", &["batch", "error", "positions", "tap"]),
+    ("extraction", &["cache", "error", "positions", "request"]),
     ("lens", &["batch", "cache", "error", "model", "positions"]),
 ];
 

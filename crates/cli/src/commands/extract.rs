@@ -11,7 +11,7 @@ use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::dtype_name;
 use crate::args::{Args, Extract, Format};
@@ -70,7 +70,7 @@ fn request(extract: &Extract) -> Result<Request, Failure> {
     for text in &extract.positions {
         positions.extend(Specifier::parse_list(text)?);
     }
-    Ok(Request { activations, positions })
+    Ok(Request { activations, positions, ..Request::default() })
 }
 
 /// Without a tokenizer nobody knows which ids are special: silence would select the wrong tokens.
@@ -200,29 +200,13 @@ fn flat(kept: &Kept, is_pattern: bool) -> (Vec<usize>, Vec<i64>) {
 
 /// What the tensors are of: strings, as safetensors has it; the values are JSON.
 fn metadata(cache: &ActivationCache, session: &Session) -> Vec<(&'static str, String)> {
-    let groups = |of: &dyn Fn(usize, usize) -> Value| -> Value {
-        let mut map = serde_json::Map::new();
-        for (i, specifier) in cache.specifiers.iter().enumerate() {
-            let rows: Vec<Value> = (0..cache.selected.len()).map(|row| of(row, i)).collect();
-            let same = rows.windows(2).all(|w| w[0] == w[1]);
-            let value = if same { rows.into_iter().next().unwrap_or_default() } else { Value::Array(rows) };
-            map.insert(specifier.key(), value);
-        }
-        Value::Object(map)
-    };
-    let columns = groups(&|row, i| json!(cache.selected[row].groups[i].clone().collect::<Vec<_>>()));
-    let mut tokens = serde_json::Map::new();
-    for (i, specifier) in cache.specifiers.iter().enumerate() {
-        let of_row = |s: &easyroutine::positions::Selected| s.indices[s.groups[i].clone()].to_vec();
-        tokens.insert(specifier.key(), json!(cache.selected.iter().map(of_row).collect::<Vec<_>>()));
-    }
     vec![
         ("schema", "easyroutine.extract/1".to_owned()),
         ("model", session.files.name.clone()),
         ("model_type", session.model_type.to_owned()),
         ("commit", session.files.commit.clone().unwrap_or_default()),
         ("dtype", dtype_name(session.model.dtype()).to_owned()),
-        ("mapping_index", columns.to_string()),
-        ("token_dict", Value::Object(tokens).to_string()),
+        ("mapping_index", Value::Object(cache.mapping_index()).to_string()),
+        ("token_dict", Value::Object(cache.token_dict()).to_string()),
     ]
 }

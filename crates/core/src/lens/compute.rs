@@ -6,7 +6,7 @@ use easyroutine_kernels::Rows;
 use easyroutine_sites::{Extent, Point, Selector};
 
 use super::{CachedStatistics, Direction, LensNorm, LogitLens, Metric, Role, directions};
-use crate::cache::{ActivationCache, Kept, Numbers};
+use crate::cache::{ActivationCache, Axis, Kept, Numbers};
 use crate::error::{Error, Result};
 
 /// How a lens is computed over a cache.
@@ -39,7 +39,7 @@ impl LogitLens {
     ///
     /// # Errors
     /// A pattern of no activation, a key that the cache does not hold or that is not in the residual stream's basis,
-    /// a cached norm without `last_layernorm`, directions that are neither one nor one a row, an id beyond the
+    /// a cached norm without `last_layernorm` or on averages, directions that are neither one nor one a row, an id beyond the
     /// vocabulary, `accuracy` without pairs or with rows of different T.
     pub fn compute(
         &self,
@@ -54,6 +54,12 @@ impl LogitLens {
             }
             None if pairs_alone => return Err(directions::without_pairs()),
             None => {}
+        }
+        if options.norm == LensNorm::Cached && cache.axis == Axis::Groups {
+            return Err(Error::input(
+                "averaged activations have no cached norm: a mean of tokens is no token",
+            )
+            .hint("take the norm of each mean itself, norm \"own\", or extract without `avg`"));
         }
         let mut results = Vec::new();
         for point in matching(cache, target_key)? {

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::cache::{Capture, Kept};
 use crate::error::{Error, Result};
 use crate::model::{Buffer, Model};
-use crate::positions::{Selected, Specifier};
+use crate::positions::{Selected, Selection, Specifier};
 
 /// Which activations are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,8 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
     }
     let all = 0..options.positions.len();
     let selected = Selected { indices: options.positions.clone(), groups: std::iter::once(all).collect() };
-    let mut capture = Capture::new(wanted, vec![Specifier::All], vec![selected]);
+    let selection = Selection { specifiers: vec![Specifier::All], rows: vec![selected] };
+    let mut capture = Capture::new(wanted, selection);
     model.forward(batch, &mut capture)?;
     let cache = capture.finish(batch);
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use easyroutine::cache::{ActivationCache, Capture};
-use easyroutine::positions::{Selected, Specifier};
+use easyroutine::positions::Selection;
 use easyroutine::sites::Point;
 use easyroutine::{Batch, Model, Result, Tap, Value, Want};
 
@@ -31,11 +31,7 @@ pub(crate) fn capture_after(
 
 /// A capture of the given points at all tokens of the rows.
 pub(crate) fn capturing(rows: &[Vec<u32>], points: impl IntoIterator<Item = Point>) -> Capture {
-    let whole = rows.iter().map(|row| Selected {
-        indices: (0..row.len()).collect(),
-        groups: std::iter::once(0..row.len()).collect(),
-    });
-    Capture::new(points.into_iter().collect(), vec![Specifier::All], whole.collect())
+    Capture::new(points.into_iter().collect(), Selection::all(rows.iter().map(Vec::len)))
 }
 
 /// Changes values at some points.

@@ -1,0 +1,258 @@
+//! The tap that fills a cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use easyroutine_sites::{Point, Scope, Site};
+
+use super::reduce::{Axis, Examples, PatternAverage, mean};
+use super::{ActivationCache, Kept, Numbers, RunningMean};
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::positions::Selection;
+use crate::tap::{Tap, Value, Want};
+
+/// Keeps activations at selected tokens.
+#[derive(Debug)]
+pub struct Capture {
+    wanted: BTreeSet<Point>,
+    /// Where the model reports, to the keys under which the values are kept.
+    reported: BTreeMap<Point, Vec<Point>>,
+    selection: Selection,
+    pattern_rows: Option<Selection>,
+    axis: Axis,
+    pattern: PatternAverage,
+    /// Patterns go here instead, where only their mean is wanted.
+    running: Option<RunningMean>,
+    kept: BTreeMap<String, Kept>,
+}
+
+impl Capture {
+    /// Keeps the given points at the selected tokens of each row of the batch.
+    pub fn new(wanted: BTreeSet<Point>, selection: Selection) -> Self {
+        let mut reported: BTreeMap<Point, Vec<Point>> = BTreeMap::new();
+        for point in &wanted {
+            reported.entry(point.canonical()).or_default().push(*point);
+        }
+        Capture {
+            wanted,
+            reported,
+            selection,
+            pattern_rows: None,
+            axis: Axis::Tokens,
+            pattern: PatternAverage::None,
+            running: None,
+            kept: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps means over each specifier's tokens. No group of a row may be empty, and token ids have no mean.
+    #[must_use]
+    pub(crate) fn of_groups(mut self, axis: Axis) -> Self {
+        self.axis = axis;
+        self
+    }
+
+    /// Keeps a number for each block of a pattern.
+    #[must_use]
+    pub(crate) fn of_blocks(mut self, average: PatternAverage) -> Self {
+        self.pattern = average;
+        self
+    }
+
+    /// Keeps these rows of patterns; the columns are the tokens selected for everything else.
+    #[must_use]
+    pub(crate) fn with_pattern_rows(mut self, rows: Option<Selection>) -> Self {
+        self.pattern_rows = rows;
+        self
+    }
+
+    /// Keeps the mean of patterns over all rows, going on from a mean so far.
+    #[must_use]
+    pub(crate) fn over_examples(mut self, examples: Examples, so_far: RunningMean) -> Self {
+        self.running = (examples == Examples::Mean).then_some(so_far);
+        self
+    }
+
+    /// Takes the mean over examples out, to go on from with the next batch; [`Capture::finish`] then has none.
+    pub fn take_running(&mut self) -> RunningMean {
+        self.running.take().unwrap_or_default()
+    }
+
+    /// What was kept, after the run. `input_ids` comes from the batch itself.
+    pub fn finish(mut self, batch: &Batch) -> ActivationCache {
+        if self.wanted.contains(&Point::model(Site::InputIds)) {
+            self.kept.insert(Site::InputIds.name().to_owned(), self.input_ids(batch));
+        }
+        let mut cache = ActivationCache {
+            selection: self.selection,
+            pattern_rows: self.pattern_rows,
+            axis: self.axis,
+            ..ActivationCache::default()
+        };
+        for point in in_forward_order(&self.wanted) {
+            for key in keys_of(point) {
+                if let Some(kept) = self.kept.remove(&key) {
+                    cache.insert_with_info(key, kept, point.site().axes());
+                }
+            }
+        }
+        for (key, mean) in self.running.iter().flat_map(RunningMean::means) {
+            cache.insert(key, mean);
+        }
+        cache
+    }
+
+    fn input_ids(&self, batch: &Batch) -> Kept {
+        let mut ids = Vec::new();
+        for (row, selected) in self.selection.rows.iter().enumerate() {
+            ids.extend(selected.indices.iter().map(|i| i64::from(batch.row(row)[*i])));
+        }
+        let row_shapes = self.selection.rows.iter().map(|s| vec![s.indices.len()]).collect();
+        Kept { data: Numbers::I64(ids), row_shapes }
+    }
+
+    /// Keeps the buffer of logits itself where it holds just what was selected: a copy would double the largest
+    /// tensor there is.
+    fn logits(&self, value: &mut Value<'_>) -> Kept {
+        let width = value.width(0);
+        let selected = &self.selection.rows;
+        let wanted: Vec<usize> = (selected.iter().enumerate())
+            .flat_map(|(row, s)| s.indices.iter().map(move |i| (row, i)))
+            .map(|(row, i)| value.batch().span(row).start + i)
+            .collect();
+        let buffer = if self.axis == Axis::Tokens { value.take(&wanted) } else { None };
+        let Some(buffer) = buffer else { return self.vectors(value, 0..width) };
+        Kept::f32(buffer, selected.iter().map(|s| vec![s.indices.len(), width]).collect())
+    }
+
+    /// Columns of the value at the selected tokens, or their means over each group.
+    fn vectors(&self, value: &Value<'_>, columns: Range<usize>) -> Kept {
+        let rows = &self.selection.rows;
+        let t = |row: usize| match self.axis {
+            Axis::Tokens => rows[row].indices.len(),
+            Axis::Groups => rows[row].groups.len(),
+        };
+        let mut data = Vec::with_capacity((0..rows.len()).map(t).sum::<usize>() * columns.len());
+        for (row, selected) in rows.iter().enumerate() {
+            let vector = |position: usize| value.vector(row, position).unwrap_or(&[]);
+            match self.axis {
+                Axis::Tokens => {
+                    for position in &selected.indices {
+                        data.extend_from_slice(&vector(*position)[columns.clone()]);
+                    }
+                }
+                Axis::Groups => {
+                    selected
+                        .groups
+                        .iter()
+                        .for_each(|group| mean(vector, selected, group, &columns, &mut data));
+                }
+            }
+        }
+        Kept::f32(data, (0..rows.len()).map(|row| vec![t(row), columns.len()]).collect())
+    }
+
+    /// One number a token: a column of the value, without the axis.
+    fn scalars(&self, value: &Value<'_>, column: usize) -> Kept {
+        let mut kept = self.vectors(value, column..column + 1);
+        kept.row_shapes.iter_mut().for_each(|shape| shape.truncate(1));
+        kept
+    }
+
+    /// Keeps a pattern, or adds each row's to the mean over examples.
+    fn pattern(&mut self, point: Point, value: &Value<'_>) -> Result<()> {
+        let n_rows = self.selection.rows.len();
+        if let Some(mut running) = self.running.take() {
+            let mut one = Vec::new();
+            for row in 0..n_rows {
+                one.clear();
+                let shape = self.of_pattern(value, row, &mut one);
+                running.add(point, &shape, &one)?;
+            }
+            self.running = Some(running);
+            return Ok(());
+        }
+        let mut data = Vec::new();
+        let row_shapes = (0..n_rows).map(|row| self.of_pattern(value, row, &mut data)).collect();
+        self.kept.insert(point.to_string(), Kept::f32(data, row_shapes));
+        Ok(())
+    }
+
+    /// What is kept of one row's pattern, and its shape.
+    fn of_pattern(&self, value: &Value<'_>, row: usize, into: &mut Vec<f32>) -> Vec<usize> {
+        let columns = &self.selection.rows[row];
+        let rows = self.pattern_rows.as_ref().map_or(columns, |selection| &selection.rows[row]);
+        let query = |position: usize| value.vector(row, position).unwrap_or(&[]);
+        if self.pattern != PatternAverage::None || self.axis == Axis::Groups {
+            self.pattern.of_blocks(query, rows, columns, into);
+            return vec![rows.groups.len(), columns.groups.len()];
+        }
+        for position in &rows.indices {
+            let weights = query(*position);
+            into.extend(columns.indices.iter().map(|key| weights[*key]));
+        }
+        vec![rows.indices.len(), columns.indices.len()]
+    }
+}
+
+impl Tap for Capture {
+    fn wants(&self, point: Point) -> Want {
+        if self.reported.contains_key(&point) { Want::Read } else { Want::Nothing }
+    }
+
+    fn tokens(&self, _point: Point, batch: &Batch) -> Option<Vec<usize>> {
+        let mut tokens: Vec<usize> = Vec::new();
+        for (span, selected) in batch.spans().zip(&self.selection.rows) {
+            tokens.extend(selected.indices.iter().map(|i| span.start + i));
+        }
+        tokens.sort_unstable();
+        tokens.dedup();
+        Some(tokens)
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        for wanted in self.reported.get(&point).cloned().unwrap_or_default() {
+            match wanted.site() {
+                Site::Logits => {
+                    let kept = self.logits(value);
+                    self.kept.insert(wanted.to_string(), kept);
+                }
+                Site::Pattern => self.pattern(wanted, value)?,
+                Site::LastLayernorm => {
+                    for (column, key) in keys_of(wanted).into_iter().enumerate() {
+                        let kept = self.scalars(value, column);
+                        self.kept.insert(key, kept);
+                    }
+                }
+                _ => {
+                    let kept = self.vectors(value, 0..value.width(0));
+                    self.kept.insert(wanted.to_string(), kept);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The keys under which one point is kept.
+pub(crate) fn keys_of(point: Point) -> Vec<String> {
+    if point.site() == Site::LastLayernorm {
+        return ["mean", "variance", "second_moment"].map(|part| format!("{point}.{part}")).to_vec();
+    }
+    vec![point.to_string()]
+}
+
+/// Points as the forward pass meets them: what precedes the blocks, the blocks, what follows.
+pub(crate) fn in_forward_order(points: &BTreeSet<Point>) -> Vec<Point> {
+    let mut ordered: Vec<Point> = points.iter().copied().collect();
+    ordered.sort_by_key(|p| {
+        let stage = match p.site() {
+            Site::InputIds | Site::InputEmbeddings => 0,
+            site if site.scope() == Scope::Model => 2,
+            _ => 1,
+        };
+        (stage, *p)
+    });
+    ordered
+}

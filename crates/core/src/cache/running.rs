@@ -1,0 +1,85 @@
+//! Means of patterns over examples, in memory that does not grow with their number.
+
+use std::collections::BTreeMap;
+
+use easyroutine_sites::Point;
+
+use super::Kept;
+use crate::error::{Error, Result};
+
+/// The mean over all rows that were added, for each head; sums are in f64, in the order in which rows come.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RunningMean {
+    sums: BTreeMap<Point, Sum>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Sum {
+    /// Shape of one row's value.
+    shape: Vec<usize>,
+    values: Vec<f64>,
+    rows: usize,
+}
+
+impl RunningMean {
+    /// A mean of `rows` rows as if they had been added, to go on from.
+    ///
+    /// # Shapes
+    /// `values`: as `shape` says, the shape of one row's value.
+    ///
+    /// # Errors
+    /// Values that do not fit the shape, or a mean of no rows.
+    pub fn seed(&mut self, point: Point, shape: &[usize], values: &[f32], rows: usize) -> Result<()> {
+        if values.len() != shape.iter().product::<usize>() || rows == 0 {
+            return Err(Error::input(format!(
+                "`{}`: {} values and {rows} rows are no mean of shape {shape:?}",
+                key(point),
+                values.len()
+            )));
+        }
+        let values = values.iter().map(|x| f64::from(*x) * rows as f64).collect();
+        self.sums.insert(point, Sum { shape: shape.to_vec(), values, rows });
+        Ok(())
+    }
+
+    /// Adds one row.
+    ///
+    /// # Errors
+    /// A row of another shape than those before.
+    pub(crate) fn add(&mut self, point: Point, shape: &[usize], values: &[f32]) -> Result<()> {
+        let empty = || Sum { shape: shape.to_vec(), values: vec![0.0; values.len()], rows: 0 };
+        let sum = self.sums.entry(point).or_insert_with(empty);
+        if sum.shape != shape {
+            return Err(Error::input(format!(
+                "a mean over examples needs as many positions in every row: `{}` is of shape {:?} so far, and of {shape:?} \
+                 in this row",
+                key(point),
+                sum.shape
+            )));
+        }
+        sum.values.iter_mut().zip(values).for_each(|(sum, x)| *sum += f64::from(*x));
+        sum.rows += 1;
+        Ok(())
+    }
+
+    /// The means so far, by key.
+    ///
+    /// # Shapes
+    /// One row of `[T, T]`, or of what is kept of each pattern.
+    pub fn means(&self) -> impl Iterator<Item = (String, Kept)> {
+        self.sums.iter().map(|(point, sum)| {
+            let values = sum.values.iter().map(|x| (x / sum.rows as f64) as f32).collect();
+            (key(*point), Kept::f32(values, vec![sum.shape.clone()]))
+        })
+    }
+
+    /// Whether no row was added.
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
+    }
+}
+
+/// `avg_pattern_L3H2`
+fn key(point: Point) -> String {
+    format!("avg_{point}")
+}
