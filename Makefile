@@ -21,7 +21,7 @@ STAGES := setup lint docs unit real web fuzz readme
 demo:
 	@scripts/setup.sh demo
 	cargo build --release --locked --package easyroutine-cli
-	@python3 scripts/fetch_model.py smollm2
+	@python3 scripts/fetch_model.py smollm2 >/dev/null
 	@$(EASYROUTINE) lens "$(PROMPT)" --model smollm2 --format table
 	@$(EASYROUTINE) lens "$(PROMPT)" --model smollm2 --output lens.html
 	@echo "The same as a page: open lens.html in a browser."

@@ -4,12 +4,16 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use easyroutine::Dtype;
+
+const SURROUNDINGS: &str = "`easyroutine env` shows what is seen of the surroundings; `easyroutine man` lists all \
+variables and exit statuses.";
 
 /// Look inside language models.
 ///
 /// Loads any Hugging Face decoder, runs it, reads any activation, projects layers onto the vocabulary.
 #[derive(Debug, Parser)]
-#[command(name = "easyroutine", version, arg_required_else_help = true)]
+#[command(name = "easyroutine", version, arg_required_else_help = true, after_help = SURROUNDINGS)]
 pub(crate) struct Args {
     /// How results are printed; `auto` is by the ending of `-o`, else what the variable EASYROUTINE_FORMAT says, else a
     /// table on a terminal and TSV in a pipe.
@@ -63,7 +67,7 @@ pub(crate) enum ModelCommand {
     Ls,
     /// The laws of every decoder, checked on this very model; exit status 1 where one breaks.
     Check(Check),
-    /// Writes the model as a Hugging Face folder.
+    /// Writes the model as a Hugging Face folder, which transformers reads to the same logits.
     Export(Export),
 }
 
@@ -91,15 +95,25 @@ pub(crate) struct ModelFlag {
     pub(crate) loading: Loading,
 }
 
-/// How a model is loaded.
+/// How a model is found and read.
 #[derive(Debug, Clone, ClapArgs)]
-pub(crate) struct Loading {
+pub(crate) struct Finding {
     /// Branch, tag or commit on the hub.
     #[arg(long, value_name = "REV", env = "EASYROUTINE_REVISION")]
     pub(crate) revision: Option<String>,
     /// Never download.
     #[arg(long, env = "EASYROUTINE_OFFLINE", value_parser = FalseyValueParser::new())]
     pub(crate) offline: bool,
+    /// Let an unknown key of config.json through, with a warning. May repeat.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_config_key: Vec<String>,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Loading {
+    #[command(flatten)]
+    pub(crate) finding: Finding,
     /// Type of the inputs of matrix products; sums are always in f32.
     #[arg(long, value_enum, default_value_t = DtypeArg::F32, env = "EASYROUTINE_DTYPE", value_name = "TYPE")]
     pub(crate) dtype: DtypeArg,
@@ -109,9 +123,6 @@ pub(crate) struct Loading {
     /// Where to compute; the CPU is what there is.
     #[arg(long, value_enum, default_value_t = Device::Cpu, env = "EASYROUTINE_DEVICE", value_name = "DEVICE")]
     pub(crate) device: Device,
-    /// Let an unknown key of config.json through, with a warning. May repeat.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) allow_config_key: Vec<String>,
 }
 
 /// The prompt and how it is cut.
@@ -145,15 +156,15 @@ pub(crate) struct Lens {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// Positions of the prompt: all, last, 5, -1, 4:9, text:Paris. May repeat.
+    /// Positions of the prompt: all, last, 5, -1, 4:9 (4 to 8), text:Paris. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
-    /// Layers: `emb`, 5, -1 (the last), 4:9, 0:30:5 (every fifth), joined by commas.
+    /// Layers: `emb`, 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), joined by commas.
     #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
     pub(crate) layers: Option<String>,
-    /// What colour (and, without colour, the number) stands for.
-    #[arg(long, value_enum, default_value_t = MetricArg::Final, value_name = "METRIC")]
-    pub(crate) metric: MetricArg,
+    /// What colour (and, without colour, the number) stands for; `final`, or `tracked` where --track names a token.
+    #[arg(long, value_enum, value_name = "METRIC")]
+    pub(crate) metric: Option<MetricArg>,
     /// Final norm with each vector's own statistics, with the final layer's, or none.
     #[arg(long, value_enum, default_value_t = NormArg::Own, value_name = "NORM")]
     pub(crate) norm: NormArg,
@@ -184,17 +195,17 @@ pub(crate) struct Extract {
     #[arg(long, value_name = "JSON")]
     pub(crate) token_ids: Option<String>,
     /// Rows of 0 and 1 as JSON, in the shape of the token ids.
-    #[arg(long, value_name = "JSON", requires = "token_ids")]
+    #[arg(long, value_name = "JSON", requires = "token_ids", conflicts_with_all = ["prompt", "file"])]
     pub(crate) attention_mask: Option<String>,
     #[command(flatten)]
     pub(crate) cutting: Cutting,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits`. May repeat.
+    /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
     #[arg(short, long, value_name = "KEYS", required = true)]
     pub(crate) activations: Vec<String>,
-    /// Positions of each row: all, first, last, last-2, 5, -1, 4:9, special, all-text, random-text-3, text:Paris. May
-    /// repeat.
+    /// Positions of each row: all, first, last, last-2, 5, -1, 4:9 (4 to 8), special, all-text, random-text-3,
+    /// text:Paris. May repeat.
     #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
     /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
@@ -246,7 +257,10 @@ pub(crate) struct Export {
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
     #[command(flatten)]
-    pub(crate) loading: Loading,
+    pub(crate) finding: Finding,
+    /// Type of the weights that are written.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32, value_name = "TYPE")]
+    pub(crate) dtype: DtypeArg,
 }
 
 /// Formats of results.
@@ -288,6 +302,15 @@ impl Colour {
 pub(crate) enum DtypeArg {
     F32,
     Bf16,
+}
+
+impl DtypeArg {
+    pub(crate) fn dtype(self) -> Dtype {
+        match self {
+            DtypeArg::F32 => Dtype::F32,
+            DtypeArg::Bf16 => Dtype::Bf16,
+        }
+    }
 }
 
 /// `--device`

@@ -6,6 +6,17 @@ use std::process::ExitCode;
 use easyroutine::{Error, ErrorKind};
 use easyroutine_view::printable;
 
+/// What each exit status means.
+pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
+    (0, "all went well; also where the reader of a pipe went away"),
+    (1, "something did not work: a damaged file, a full disk, a law that a model breaks"),
+    (2, "the command line is wrong: an unknown flag, name, layer or position"),
+    (3, "the model was not found, is not in the cache while offline, or is gated"),
+    (4, "the model is of a kind that is not supported"),
+    (5, "there is not enough memory"),
+    (130, "interrupted"),
+];
+
 /// A failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {

@@ -23,13 +23,11 @@ pub(crate) fn parse(text: Option<&str>, n_layers: usize) -> Result<Vec<i64>, Fai
 }
 
 fn range(word: &str, count: i64) -> Result<Vec<i64>, Failure> {
-    let wrong = || {
-        Failure::usage(format!(
-            "--layers: `{word}` names no layers of a model with {count} (0 to {})",
-            count - 1
-        ))
-        .hint("layers are `emb`, 5, -1 (the last), 4:9, 0:30:5 (every fifth), joined by commas")
+    let failure = |why: String| {
+        Failure::usage(format!("--layers: `{word}`: {why}"))
+            .hint("layers are `emb`, 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), joined by commas")
     };
+    let wrong = || failure("is no layer and no range of layers".to_owned());
     let from_end = |n: i64| if n < 0 { n + count } else { n };
     let number = |s: &str| s.parse::<i32>().ok().map(i64::from).ok_or_else(wrong);
     let bound = |s: &str, default: i64| if s.is_empty() { Ok(default) } else { number(s).map(from_end) };
@@ -43,8 +41,14 @@ fn range(word: &str, count: i64) -> Result<Vec<i64>, Failure> {
         [start, end, step] => (bound(start, 0)?, bound(end, count)?, number(step)?),
         _ => return Err(wrong()),
     };
-    if start < 0 || end > count || start >= end || step < 1 {
-        return Err(wrong());
+    if start < 0 || end > count {
+        return Err(failure(format!("the model has {count} layers, 0 to {}", count - 1)));
+    }
+    if start >= end {
+        return Err(failure("the range is empty: it ends before its second number".to_owned()));
+    }
+    if step < 1 {
+        return Err(failure("the step is below 1".to_owned()));
     }
     Ok((start..end).step_by(step as usize).collect())
 }

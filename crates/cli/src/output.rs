@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use easyroutine_view::lens::ColourDepth;
+use easyroutine_view::{field, printable};
 use serde_json::Value;
 
 use crate::args::{Args, Colour, Format};
@@ -30,7 +31,13 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Target>, Fa
             Format::Auto => format_by_variable()?.unwrap_or(automatic),
             chosen => chosen,
         };
-        return Ok(vec![Target { format: allowed(format, formats)?, file: None }]);
+        let format = allowed(format, formats)?;
+        if format == Format::Png && io::stdout().is_terminal() {
+            return Err(
+                Failure::usage("a PNG is no text for a terminal").hint("write it to a file: -o lens.png")
+            );
+        }
+        return Ok(vec![Target { format, file: None }]);
     }
     let of_file = |file: &PathBuf| {
         let format = if args.format == Format::Auto { by_ending(file, formats)? } else { args.format };
@@ -187,29 +194,56 @@ pub(crate) fn width() -> usize {
 ///
 /// # Errors
 /// Never for the formats of [`PLAIN`].
-pub(crate) fn render(
+pub(crate) fn render<C: Clone + Into<Cell>>(
     format: Format,
     header: &[&str],
-    rows: &[Vec<String>],
+    rows: &[Vec<C>],
     json: &Value,
 ) -> Result<String, Failure> {
-    let joined = |cells: Vec<String>, by: &str| cells.join(by);
-    let all =
-        || std::iter::once(header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()).chain(rows.to_vec());
+    let rows: Vec<Vec<Cell>> = rows.iter().map(|row| row.iter().cloned().map(Into::into).collect()).collect();
+    let table = |of: fn(&Cell) -> String| -> Vec<Vec<String>> {
+        let first = header.iter().map(|name| (*name).to_owned()).collect();
+        let others = rows.iter().map(|row| row.iter().map(of).collect());
+        std::iter::once(first).chain(others).collect()
+    };
+    let lines = |rows: Vec<Vec<String>>, by: &str| rows.iter().map(|r| r.join(by) + "\n").collect();
     Ok(match format {
         Format::Jsonl => json.to_string() + "\n",
         Format::Json => serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
-        Format::Tsv => all().map(|r| joined(r, "\t") + "\n").collect(),
-        Format::Csv => all().map(|r| joined(r.iter().map(|c| quoted(c)).collect(), ",") + "\n").collect(),
+        Format::Tsv => lines(table(|cell| field(&cell.exact)), "\t"),
+        Format::Csv => lines(table(|cell| quoted(&field(&cell.exact))), ","),
         Format::Md => {
-            let line = |r: Vec<String>| format!("| {} |\n", r.join(" | ").replace('\n', " "));
-            let rule = format!("|{}\n", "---|".repeat(header.len()));
-            let mut lines = all().map(|r| line(r.into_iter().map(|c| c.replace('|', "\\|")).collect()));
-            let first = lines.next().unwrap_or_default();
-            first + &rule + &lines.collect::<String>()
+            let mut rows = table(|cell| cell.shown.replace('|', "\\|").replace('\n', " "));
+            rows.insert(1, vec!["---".to_owned(); header.len()]);
+            rows.iter().map(|row| format!("| {} |\n", row.join(" | "))).collect()
         }
-        _ => aligned(header, rows),
+        _ => aligned(header, &table(|cell| cell.shown.clone())[1..]),
     })
+}
+
+/// One value of a plain table: as people read it, and as programs do.
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    shown: String,
+    exact: String,
+}
+
+impl Cell {
+    /// A value that is rounded, or written with a unit, where people read it.
+    pub(crate) fn new(shown: impl Into<String>, exact: impl ToString) -> Self {
+        Cell { shown: shown.into(), exact: exact.to_string() }
+    }
+
+    /// A token's text: with signs for what cannot be seen, or with escapes that can be undone.
+    pub(crate) fn token(text: &str) -> Self {
+        Cell::new(printable(text), text)
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Cell { exact: text.clone(), shown: text }
+    }
 }
 
 /// Formats of a plain table.

@@ -12,7 +12,7 @@ use easyroutine::{Dtype, Model};
 use easyroutine_files::GgufFile;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::{BosArg, Cutting, Device, DtypeArg, Loading, ModelArgs, PromptArgs};
+use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
 use crate::failure::Failure;
 use crate::{memory, output};
 
@@ -32,16 +32,16 @@ impl ModelArgs {
     pub(crate) fn reference(&self) -> Result<String, Failure> {
         let variable = || std::env::var("EASYROUTINE_MODEL").ok().filter(|name| !name.is_empty());
         let given = self.reference.clone().or_else(|| self.model.clone()).or_else(variable);
-        given.ok_or_else(|| Failure::usage("no model given").hint("name one: easyroutine model info smollm2"))
+        given.ok_or_else(|| {
+            Failure::usage("no model given")
+                .hint("name one: a folder, a .gguf file, a name on the hub, or smollm2")
+        })
     }
 }
 
 impl Loading {
     pub(crate) fn dtype(&self) -> Dtype {
-        match self.dtype {
-            DtypeArg::F32 => Dtype::F32,
-            DtypeArg::Bf16 => Dtype::Bf16,
-        }
+        self.dtype.dtype()
     }
 
     pub(crate) fn options(&self) -> LoadOptions {
@@ -49,17 +49,17 @@ impl Loading {
         LoadOptions {
             dtype: self.dtype(),
             threads: self.threads.map(usize::from),
-            allowed_keys: self.allow_config_key.clone(),
+            allowed_keys: self.finding.allow_config_key.clone(),
             ..LoadOptions::default()
         }
     }
 }
 
 /// Finds a model's files, downloading them where that is allowed.
-pub(crate) fn find(reference: &str, loading: &Loading) -> Result<ModelFiles, Failure> {
+pub(crate) fn find(reference: &str, finding: &Finding) -> Result<ModelFiles, Failure> {
     let options = ResolveOptions {
-        revision: loading.revision.clone(),
-        offline: loading.offline,
+        revision: finding.revision.clone(),
+        offline: finding.offline,
         progress: std::io::stderr().is_terminal().then(download_bar),
         ..ResolveOptions::default()
     };
@@ -67,8 +67,8 @@ pub(crate) fn find(reference: &str, loading: &Loading) -> Result<ModelFiles, Fai
 }
 
 /// Reads a model's config and maps its files, warning of keys that were let through.
-pub(crate) fn open(files: &ModelFiles, loading: &Loading) -> Result<Opened, Failure> {
-    let opened = load::open(files, &loading.allow_config_key)?;
+pub(crate) fn open(files: &ModelFiles, finding: &Finding) -> Result<Opened, Failure> {
+    let opened = load::open(files, &finding.allow_config_key)?;
     for key in &opened.reading.let_through {
         output::note("warning", &format!("config key `{key}` was let through: it is not computed"));
     }
@@ -77,8 +77,8 @@ pub(crate) fn open(files: &ModelFiles, loading: &Loading) -> Result<Opened, Fail
 
 /// Finds, opens and loads a model.
 pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failure> {
-    let files = find(reference, loading)?;
-    let opened = open(&files, loading)?;
+    let files = find(reference, &loading.finding)?;
+    let opened = open(&files, &loading.finding)?;
     memory::check(opened.parameters()?, loading.dtype())?;
     let model_type = opened.reading.family.model_type;
     let spinner = std::io::stderr().is_terminal().then(|| {

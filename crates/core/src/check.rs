@@ -18,8 +18,8 @@ pub struct Outcome {
     /// The law, in words.
     pub law: &'static str,
     /// Largest deviation found: relative to the largest value of the tensor, or the number of differing values where
-    /// the law is about bits.
-    pub deviation: f64,
+    /// the law is about bits. `None` where the model has nothing that the law speaks of.
+    pub deviation: Option<f64>,
     /// What is allowed.
     pub allowed: f64,
     /// Where the largest deviation stands.
@@ -27,9 +27,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the law holds.
+    /// Whether the law holds; one that speaks of nothing in this model does.
     pub fn holds(&self) -> bool {
-        self.deviation <= self.allowed
+        self.deviation.is_none_or(|deviation| deviation <= self.allowed)
     }
 }
 
@@ -88,13 +88,13 @@ fn values(cache: &ActivationCache, point: Point) -> Option<&[f32]> {
 
 /// The largest deviation of pairs of tensors that should agree.
 struct Worst {
-    deviation: f64,
+    deviation: Option<f64>,
     place: String,
 }
 
 impl Worst {
     fn new() -> Self {
-        Worst { deviation: 0.0, place: String::new() }
+        Worst { deviation: None, place: String::new() }
     }
 
     fn compare(&mut self, place: impl ToString, ours: impl Iterator<Item = f64>, reference: &[f32]) {
@@ -108,8 +108,8 @@ impl Worst {
     }
 
     fn note(&mut self, place: impl ToString, deviation: f64) {
-        if deviation > self.deviation || self.place.is_empty() {
-            (self.deviation, self.place) = (deviation, place.to_string());
+        if self.deviation.is_none_or(|largest| deviation > largest) {
+            (self.deviation, self.place) = (Some(deviation), place.to_string());
         }
     }
 

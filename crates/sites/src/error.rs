@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::site::Site;
+use crate::select::TRANSFORMER_LENS;
+use crate::site::{Scope, Site};
 
 /// A name that no activation has, with the nearest one that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,18 @@ impl NameError {
     /// `no activation "resid_outt_5"; did you mean "resid_out_5"?`
     pub(crate) fn unknown(name: &str) -> Self {
         let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+        if let Some(site) = Site::ALL.iter().find(|site| site.name() == name && site.scope() != Scope::Model)
+        {
+            let every = site.template().replace("{layer}", "*").replace("{head}", "*");
+            return NameError::new(format!("no activation `{shown}`; `{every}` is that of every layer"));
+        }
+        if name.contains(".hook_") || name.starts_with("hook_") {
+            let known = TRANSFORMER_LENS.iter().map(|(hook, _)| format!("`{hook}`")).collect::<Vec<_>>();
+            return NameError::new(format!(
+                "no activation `{shown}`; hooks of TransformerLens that have one here, after `blocks.N.`: {}",
+                known.join(", ")
+            ));
+        }
         match nearest_activation(name) {
             Some(near) => NameError::new(format!("no activation `{shown}`; did you mean `{near}`?")),
             None => NameError::new(format!(

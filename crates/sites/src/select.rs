@@ -187,23 +187,25 @@ fn parse(text: &str) -> Option<Selector> {
     })
 }
 
-/// Our spelling of a TransformerLens hook name, where the two name the same values. Hooks that hold all heads
-/// become patterns over all heads. (Names: TransformerLens, `transformer_lens/components/`.)
+/// Hooks of TransformerLens and our patterns for the same values. Hooks that hold all heads become patterns over all
+/// heads. (Names: TransformerLens, `transformer_lens/components/`.)
+pub(crate) const TRANSFORMER_LENS: &[(&str, &str)] = &[
+    ("hook_resid_pre", "resid_in_{layer}"),
+    ("hook_resid_mid", "resid_mid_{layer}"),
+    ("hook_resid_post", "resid_out_{layer}"),
+    ("hook_attn_out", "attn_out_{layer}"),
+    ("hook_mlp_out", "mlp_out_{layer}"),
+    ("mlp.hook_post", "mlp_hidden_{layer}"),
+    ("attn.hook_q", "queries_L{layer}"),
+    ("attn.hook_k", "keys_L{layer}"),
+    ("attn.hook_v", "values_L{layer}"),
+    ("attn.hook_pattern", "pattern_L{layer}H*"),
+    ("attn.hook_result", "head_out_L{layer}H*"),
+];
+
+/// Our spelling of a TransformerLens hook name, where the two name the same values.
 pub(crate) fn transformer_lens(name: &str) -> Option<String> {
     let (layer, hook) = name.strip_prefix("blocks.")?.split_once('.')?;
-    let key = match hook {
-        "hook_resid_pre" => format!("resid_in_{layer}"),
-        "hook_resid_mid" => format!("resid_mid_{layer}"),
-        "hook_resid_post" => format!("resid_out_{layer}"),
-        "hook_attn_out" => format!("attn_out_{layer}"),
-        "hook_mlp_out" => format!("mlp_out_{layer}"),
-        "mlp.hook_post" => format!("mlp_hidden_{layer}"),
-        "attn.hook_q" => format!("queries_L{layer}"),
-        "attn.hook_k" => format!("keys_L{layer}"),
-        "attn.hook_v" => format!("values_L{layer}"),
-        "attn.hook_pattern" => format!("pattern_L{layer}H*"),
-        "attn.hook_result" => format!("head_out_L{layer}H*"),
-        _ => return None,
-    };
-    Some(key)
+    let (_, key) = TRANSFORMER_LENS.iter().find(|(theirs, _)| *theirs == hook)?;
+    Some(key.replace("{layer}", layer))
 }

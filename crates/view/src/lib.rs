@@ -26,4 +26,4 @@ mod svg;
 mod text;
 
 pub use error::{Error, ErrorKind};
-pub use text::{columns, fit, printable};
+pub use text::{columns, field, fit, printable};

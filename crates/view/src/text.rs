@@ -117,7 +117,8 @@ pub(crate) fn fit_pieces(pieces: &[Piece], limit: usize) -> Vec<Piece> {
 /// Text for one field of a line-oriented table: backslash escapes for what would break the line or hide.
 ///
 /// Unlike [`printable`] it can be undone: spaces stay, `\` is doubled.
-pub(crate) fn field(text: &str) -> String {
+#[must_use]
+pub fn field(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -14,43 +14,48 @@ use crate::session;
 pub(crate) fn run(args: &Args, wanted: &Check) -> Result<ExitCode, Failure> {
     let targets = output::targets(args, PLAIN)?;
     let loading = &wanted.model.loading;
-    let files = session::find(&wanted.model.reference()?, loading)?;
-    let opened = session::open(&files, loading)?;
+    let files = session::find(&wanted.model.reference()?, &loading.finding)?;
+    let opened = session::open(&files, &loading.finding)?;
     crate::memory::check(opened.parameters()?, loading.dtype())?;
     let mut outcomes: Vec<Outcome> = opened
         .non_finite()?
         .into_iter()
         .map(|(tensor, count, first)| Outcome {
             law: "weights are finite numbers",
-            deviation: count as f64,
+            deviation: Some(count as f64),
             allowed: 0.0,
             place: format!("{tensor}, first at {first}"),
         })
         .collect();
     if outcomes.is_empty() {
         let law = "weights are finite numbers";
-        outcomes.push(Outcome { law, deviation: 0.0, allowed: 0.0, place: String::new() });
+        outcomes.push(Outcome { law, deviation: Some(0.0), allowed: 0.0, place: String::new() });
     }
     let mut model = opened.build(&loading.options())?;
     let longest = usize::from(wanted.tokens).min(model.arch().context).max(2);
     let ids = ids(longest, model.arch().vocabulary);
     outcomes.extend(check(&mut model, [&ids, &ids[longest / 3..]])?);
     let holds = outcomes.iter().all(Outcome::holds);
-    let verdict = |o: &Outcome| if o.holds() { "ok" } else { "BROKEN" };
+    let verdict = |o: &Outcome| match o.deviation {
+        None => "n/a",
+        Some(_) if o.holds() => "ok",
+        Some(_) => "BROKEN",
+    };
     let rows: Vec<Vec<String>> = outcomes
         .iter()
         .map(|o| {
-            let figures = [format!("{:.1e}", o.deviation), format!("{:.1e}", o.allowed)];
-            let [deviation, allowed] = figures;
+            let deviation = o.deviation.map_or("-".to_owned(), |deviation| format!("{deviation:.1e}"));
+            let allowed = format!("{:.1e}", o.allowed);
             vec![verdict(o).to_owned(), o.law.to_owned(), deviation, allowed, o.place.clone()]
         })
         .collect();
     let listed: Vec<_> = outcomes
         .iter()
         .map(|o| {
-            // JSON has no infinity: what is not a number at all is null.
-            let deviation = o.deviation.is_finite().then_some(o.deviation);
-            json!({"law": o.law, "holds": o.holds(), "deviation": deviation, "allowed": o.allowed, "place": o.place})
+            // JSON has no infinity: what is not a number at all is null, as is what could not be looked at.
+            let deviation = o.deviation.filter(|deviation| deviation.is_finite());
+            let holds = o.deviation.map(|_| o.holds());
+            json!({"law": o.law, "holds": holds, "deviation": deviation, "allowed": o.allowed, "place": o.place})
         })
         .collect();
     let json = json!({
@@ -61,7 +66,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<ExitCode, Failure> {
         "laws": listed,
     });
     for target in &targets {
-        let header = ["", "law", "deviation", "allowed", "largest at"];
+        let header = ["verdict", "law", "deviation", "allowed", "largest at"];
         output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
     }
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -8,23 +8,28 @@ use crate::args::Args;
 use crate::failure::{Failure, one_line};
 use crate::output::{self, PLAIN};
 
-/// Variables that change what is done. A token is never shown.
-const VARIABLES: &[&str] = &[
-    "EASYROUTINE_MODEL",
-    "EASYROUTINE_FORMAT",
-    "EASYROUTINE_DTYPE",
-    "EASYROUTINE_THREADS",
-    "EASYROUTINE_DEVICE",
-    "EASYROUTINE_OFFLINE",
-    "EASYROUTINE_REVISION",
-    "EASYROUTINE_SEED",
-    "EASYROUTINE_SIMD",
-    "EASYROUTINE_CACHE",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "HF_ENDPOINT",
-    "NO_COLOR",
+/// Variables that change what is done, and what each is. A token is never shown.
+pub(super) const VARIABLES: &[(&str, &str)] = &[
+    ("EASYROUTINE_MODEL", "the model where none is named"),
+    ("EASYROUTINE_FORMAT", "the format where neither --format nor the ending of -o says one"),
+    ("EASYROUTINE_DTYPE", "as --dtype: f32 or bf16"),
+    ("EASYROUTINE_THREADS", "as --threads"),
+    ("EASYROUTINE_DEVICE", "as --device"),
+    ("EASYROUTINE_OFFLINE", "as --offline, unless it is empty, 0, false, no or off"),
+    ("EASYROUTINE_REVISION", "as --revision"),
+    ("EASYROUTINE_SEED", "as --seed"),
+    (
+        "EASYROUTINE_SIMD",
+        "instructions of the arithmetic: portable, avx2 or avx512; by default the best there are",
+    ),
+    ("EASYROUTINE_CACHE", "folder of the demo models; by default `easyroutine` in XDG_CACHE_HOME"),
+    ("HF_HOME", "folder of the Hugging Face cache and token; by default `huggingface` in XDG_CACHE_HOME"),
+    ("HF_HUB_CACHE", "folder of downloaded models; by default `hub` in HF_HOME"),
+    ("HF_HUB_OFFLINE", "1: never download"),
+    ("HF_ENDPOINT", "address of the hub"),
+    ("XDG_CACHE_HOME", "folder of caches; by default ~/.cache"),
+    ("COLUMNS", "width of tables, where it is not the terminal's"),
+    ("NO_COLOR", "anything: no colour"),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -47,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ("offline".into(), environment.offline.to_string()),
         ("hub token".into(), if environment.token.is_some() { "set" } else { "not set" }.into()),
     ];
-    for name in VARIABLES {
+    for (name, _) in VARIABLES {
         if let Ok(value) = std::env::var(name) {
             facts.push(((*name).to_owned(), value));
         }

@@ -2,7 +2,7 @@
 
 use easyroutine::source::{FilesKind, SMALL_FILES};
 
-use crate::args::{Args, Export};
+use crate::args::{Args, Export, Format};
 use crate::failure::Failure;
 use crate::output;
 use crate::session;
@@ -11,9 +11,17 @@ pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
     if !args.output.is_empty() {
         return Err(Failure::usage("export writes a folder, not a file").hint("model export REF DIR"));
     }
-    let files = session::find(&export.reference, &export.loading)?;
-    let opened = session::open(&files, &export.loading)?;
-    opened.export(&export.folder, export.loading.dtype())?;
+    if args.format != Format::Auto {
+        return Err(Failure::usage("export writes a folder of weights and config: it has no other format")
+            .hint("leave out --format"));
+    }
+    if export.folder.exists() && !export.folder.is_dir() {
+        return Err(Failure::usage(format!("{} is a file, not a folder", export.folder.display()))
+            .hint("name a folder that is new or empty"));
+    }
+    let files = session::find(&export.reference, &export.finding)?;
+    let opened = session::open(&files, &export.finding)?;
+    opened.export(&export.folder, export.dtype.dtype())?;
     match &files.kind {
         FilesKind::Gguf(_) => session::tokenizer(&files)?.save(&export.folder)?,
         FilesKind::Folder(folder) => {

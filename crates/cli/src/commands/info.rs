@@ -5,15 +5,15 @@ use easyroutine::arch::{Mlp, UnembedMatrix, Window, Wiring};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Args, ModelArgs};
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 use crate::memory::{packed_bytes, readable};
-use crate::output::{self, PLAIN};
+use crate::output::{self, Cell, PLAIN};
 use crate::session;
 
 pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let files = session::find(&model.reference()?, &model.loading)?;
-    let opened = session::open(&files, &model.loading)?;
+    let files = session::find(&model.reference()?, &model.loading.finding)?;
+    let opened = session::open(&files, &model.loading.finding)?;
     let parameters = opened.parameters()?;
     let arch = opened.arch();
     let first = &arch.layers[0];
@@ -50,8 +50,8 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     for (key, dtype) in [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)] {
         facts.push((key, json!(packed_bytes(parameters, dtype))));
     }
-    let rows: Vec<Vec<String>> =
-        facts.iter().map(|(key, value)| vec![(*key).to_owned(), shown(key, value)]).collect();
+    let rows: Vec<Vec<Cell>> =
+        facts.iter().map(|(key, value)| vec![(*key).to_owned().into(), shown(key, value)]).collect();
     let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.model/1"))]);
     json.extend(facts.into_iter().map(|(key, value)| (key.to_owned(), value)));
     for target in &targets {
@@ -61,12 +61,14 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn shown(key: &str, value: &Value) -> String {
+fn shown(key: &str, value: &Value) -> Cell {
     match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => easyroutine_view::printable(text).replace('·', " "),
-        Value::Bool(flag) => if *flag { "yes" } else { "no" }.to_owned(),
-        Value::Number(number) if key.ends_with("_bytes") => readable(number.as_u64().unwrap_or(0)),
-        other => other.to_string(),
+        Value::Null => Cell::new("-", ""),
+        Value::String(text) => Cell::new(one_line(text), text),
+        Value::Bool(flag) => Cell::new(if *flag { "yes" } else { "no" }, flag),
+        Value::Number(number) if key.ends_with("_bytes") => {
+            Cell::new(readable(number.as_u64().unwrap_or(0)), number)
+        }
+        other => other.to_string().into(),
     }
 }

@@ -61,10 +61,10 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     let report = report.build(&survey);
     let metric = metric(lens.metric, &report)?;
-    for target in &targets {
-        output::write(target, &drawn(args, lens, target, metric, &report)?)?;
-    }
-    Ok(())
+    // All are drawn before the first is written: a picture that is too large leaves no half of what was asked for.
+    let drawn = targets.iter().map(|target| drawn(args, lens, target, metric, &report));
+    let drawn = drawn.collect::<Result<Vec<_>, _>>()?;
+    targets.iter().zip(&drawn).try_for_each(|(target, content)| output::write(target, content))
 }
 
 fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
@@ -107,8 +107,10 @@ fn tracked(text: &str, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Track
     Ok(TrackedToken { id, text: token_text(tokenizer, id) })
 }
 
-fn metric(metric: MetricArg, report: &LensReport) -> Result<Metric, Failure> {
-    Ok(match metric {
+fn metric(metric: Option<MetricArg>, report: &LensReport) -> Result<Metric, Failure> {
+    // A token that is followed is what the picture is about.
+    let default = if report.settings.tracked.is_some() { MetricArg::Tracked } else { MetricArg::Final };
+    Ok(match metric.unwrap_or(default) {
         MetricArg::Final => Metric::Final,
         MetricArg::P => Metric::Own,
         MetricArg::Rank => Metric::Rank,

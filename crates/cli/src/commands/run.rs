@@ -2,13 +2,12 @@
 
 use easyroutine::Batch;
 use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey};
-use easyroutine_view::printable;
 use serde_json::json;
 
 use super::dtype_name;
 use crate::args::{Args, Next};
 use crate::failure::Failure;
-use crate::output::{self, PLAIN};
+use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, token_text};
 
 pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
@@ -35,11 +34,11 @@ pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     for (rank, (id, logprob)) in reading.top.iter().enumerate() {
         let probability = logprob.exp();
         rows.push(vec![
-            (rank + 1).to_string(),
-            id.to_string(),
-            printable(&text(*id)),
-            format!("{probability:.6}"),
-            format!("{logprob:.5}"),
+            (rank + 1).to_string().into(),
+            id.to_string().into(),
+            Cell::token(&text(*id)),
+            Cell::new(format!("{probability:.6}"), probability),
+            Cell::new(format!("{logprob:.5}"), logprob),
         ]);
         top.push(json!({"rank": rank + 1, "id": id, "text": text(*id), "probability": probability, "logprob": logprob}));
     }

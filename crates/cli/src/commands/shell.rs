@@ -1,13 +1,14 @@
 //! `completions` and `man`, both made from the flags themselves.
 
-use std::io;
+use std::io::{self, Write};
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+use super::env::VARIABLES;
 use crate::args::{Args, Format};
-use crate::failure::Failure;
+use crate::failure::{EXIT_CODES, Failure};
 use crate::output::{self, Target};
 
 pub(crate) fn completions(args: &Args, shell: Shell) -> Result<(), Failure> {
@@ -21,8 +22,10 @@ pub(crate) fn man(args: &Args) -> Result<(), Failure> {
     // Built, so that a command within a command knows its whole name.
     let mut command = Args::command();
     command.build();
-    let rendered =
-        Man::new(command.clone()).render(&mut page).and_then(|()| subcommands(&command, &mut page));
+    let rendered = Man::new(command.clone())
+        .render(&mut page)
+        .and_then(|()| subcommands(&command, &mut page))
+        .and_then(|()| surroundings(&mut page));
     rendered.map_err(|e| Failure::failed(format!("manual page: {e}")))?;
     write(args, &page)
 }
@@ -35,6 +38,27 @@ fn subcommands(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
         man.render_synopsis_section(page)?;
         man.render_options_section(page)?;
         subcommands(sub, page)?;
+    }
+    Ok(())
+}
+
+/// What no flag's own help has room for.
+fn surroundings(page: &mut Vec<u8>) -> io::Result<()> {
+    let token = [("HF_TOKEN", "token for the hub, where a model is gated")];
+    let variables = VARIABLES.iter().chain(&token).map(|(name, meaning)| ((*name).to_owned(), *meaning));
+    let codes = EXIT_CODES.iter().map(|(code, meaning)| (code.to_string(), *meaning));
+    section(page, "ENVIRONMENT", variables)?;
+    section(page, "EXIT STATUS", codes)
+}
+
+fn section<'a>(
+    page: &mut Vec<u8>,
+    title: &str,
+    entries: impl Iterator<Item = (String, &'a str)>,
+) -> io::Result<()> {
+    writeln!(page, ".SH \"{title}\"")?;
+    for (name, meaning) in entries {
+        writeln!(page, ".TP\n\\fB{name}\\fR\n{}", meaning.replace('-', "\\-"))?;
     }
     Ok(())
 }

@@ -1,16 +1,15 @@
 //! `tokens`: how a text is cut.
 
-use easyroutine_view::printable;
 use serde_json::json;
 
 use crate::args::{Args, Tokens};
 use crate::failure::Failure;
-use crate::output::{self, PLAIN};
+use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, token_text};
 
 pub(crate) fn run(args: &Args, tokens: &Tokens) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let files = session::find(&tokens.model.model, &tokens.model.loading)?;
+    let files = session::find(&tokens.model.model, &tokens.model.loading.finding)?;
     let tokenizer = session::tokenizer(&files)?;
     let prompt = tokens.prompt.read(&tokenizer, usize::MAX)?;
     let mut rows = Vec::new();
@@ -18,11 +17,11 @@ pub(crate) fn run(args: &Args, tokens: &Tokens) -> Result<(), Failure> {
     for (position, (id, (start, end))) in prompt.encoded.ids.iter().zip(&prompt.encoded.offsets).enumerate() {
         let (text, special) = (token_text(&tokenizer, *id), tokenizer.is_special(*id));
         rows.push(vec![
-            position.to_string(),
-            id.to_string(),
-            printable(&text),
-            if special { "special" } else { "" }.to_owned(),
-            format!("{start}..{end}"),
+            position.to_string().into(),
+            id.to_string().into(),
+            Cell::token(&text),
+            if special { "special" } else { "" }.to_owned().into(),
+            format!("{start}..{end}").into(),
         ]);
         listed.push(json!({
             "position": position, "id": id, "text": text, "special": special, "start": start, "end": end,

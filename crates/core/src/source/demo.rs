@@ -35,10 +35,24 @@ pub fn demos() -> &'static [Demo] {
     DEMOS
 }
 
-/// The entry that a reference names; with a revision or a file it names none.
-pub(super) fn find(reference: &HubReference) -> Option<&'static Demo> {
-    let plain = reference.file.is_none() && reference.revision == "main";
-    DEMOS.iter().find(|demo| plain && demo.name == reference.id)
+/// The entry that a reference names.
+///
+/// # Errors
+/// A revision or a file of a demo model: it is one file of one version.
+pub(super) fn find(reference: &HubReference) -> Result<Option<&'static Demo>> {
+    let Some(demo) = DEMOS.iter().find(|demo| demo.name == reference.id) else { return Ok(None) };
+    if reference.file.is_some() || reference.revision != "main" {
+        let message = format!("`{}` is a demo model: it has one file, and no revisions", demo.name);
+        return Err(Error::new(ErrorKind::InvalidReference, message)
+            .hint(format!("on the hub, with revisions, it is `{}`", demo.hub_id)));
+    }
+    Ok(Some(demo))
+}
+
+/// The entry whose name is nearest to a wrong one.
+pub(super) fn nearest(name: &str) -> Option<&'static Demo> {
+    let near = easyroutine_sites::nearest(name, DEMOS.iter().map(|demo| demo.name))?;
+    DEMOS.iter().find(|demo| demo.name == near)
 }
 
 pub(super) fn names() -> String {

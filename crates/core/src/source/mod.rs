@@ -172,7 +172,7 @@ fn resolve_hub(
         return Ok(files);
     }
     // The hub gives out no new ids without an organisation, so no name of this list can also be a model there.
-    if let Some(demo) = demo::find(hub) {
+    if let Some(demo) = demo::find(hub)? {
         return demo.open(environment);
     }
     let offline = options.offline || environment.offline;
@@ -185,6 +185,24 @@ fn resolve_hub(
         cached if offline => Err(not_cached(&repository, hub, &cached, options, environment)),
         _ => download(&repository, hub, options, environment),
     }
+    .map_err(|error| taken_for_a_name(error, hub))
+}
+
+/// A name without an organisation was more likely meant for a file that is not there, or for a demo model.
+fn taken_for_a_name(error: Error, hub: &HubReference) -> Error {
+    if hub.id.contains('/') {
+        return error;
+    }
+    let hint = match demo::nearest(&hub.id) {
+        Some(demo) => format!("did you mean the demo model `{}`?", demo.name),
+        None => error.hint_text().unwrap_or("paths begin with `./` or `/`").to_owned(),
+    };
+    error
+        .at(format_args!(
+            "there is no file or folder `{0}` here, so `{0}` was taken for a model on the hub",
+            hub.id
+        ))
+        .hint(hint)
 }
 
 #[cfg(feature = "hub")]

@@ -184,8 +184,10 @@ fn nothing_to_read(folder: &Path) -> Error {
             "write one with transformers: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`",
         );
     }
-    Error::new(ErrorKind::NotFound, "has no `tokenizer.json`, nor `vocab.json` with `merges.txt`")
-        .hint("give token ids instead of text, or take `tokenizer.json` from the model's repository")
+    Error::new(ErrorKind::NotFound, "has no `tokenizer.json`, nor `vocab.json` with `merges.txt`").hint(
+        "take `tokenizer.json` from the model's repository; token ids need no tokenizer: \
+             `easyroutine extract --token-ids`",
+    )
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -34,7 +34,7 @@ impl Tokenizer {
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let kind = gguf.str("tokenizer.ggml.model")?.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the GGUF file has no tokenizer (`tokenizer.ggml.model`)")
-                .hint("give token ids instead of text")
+                .hint("token ids need no tokenizer: `easyroutine extract --token-ids`")
         })?;
         let vocabulary = Vocabulary::read(gguf)?;
         let (mut backend, adds_bos) = match kind {

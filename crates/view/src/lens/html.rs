@@ -98,6 +98,7 @@ fn data(report: &LensReport, grid: &Grid<'_>, lines: &[String]) -> Json {
             json!({ "layer": row.layer.layer, "name": row.layer.name, "label": row.label, "cells": cells })
         })
         .collect();
+    let tracked = report.settings.tracked.as_ref().map(|token| vocab.index(token.id, &token.text));
     let finals: Vec<Option<usize>> =
         grid.columns.iter().map(|c| c.final_top.map(|(id, text)| vocab.index(id, text))).collect();
     let metrics: Vec<Json> = Metric::ALL
@@ -125,6 +126,7 @@ fn data(report: &LensReport, grid: &Grid<'_>, lines: &[String]) -> Json {
         "positions": grid.columns.iter().map(|c| c.position).collect::<Vec<_>>(),
         "right": grid.columns.iter().map(|c| c.right == Some(true)).collect::<Vec<_>>(),
         "finals": finals,
+        "tracked": tracked,
         "rows": rows,
         "metrics": metrics,
         "palette": CIVIDIS.iter().map(|c| c.hex()).collect::<Vec<_>>(),

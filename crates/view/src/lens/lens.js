@@ -188,7 +188,7 @@
     const fault = [...cells.values()].some((node) => node.classList.contains("nan"));
     $("legend").replaceChildren(
       el("div", { class: "scale", "data-metric": metric.key }, ramp, el("div", { class: "ticks" }, metric.ticks.map((t) => el("span", {}, t)))),
-      div(div(el("i", { class: "key" }), "same token as the final layer"), div("*  the model's top token is the actual next one")),
+      div(div(el("i", { class: "key" }), "same token as the model predicts"), div("*  the model's top token is the actual next one")),
       div(fault ? div(el("i", { class: "key nan" }), "not a number") : "", metric.key === "pinned" ? div("no colour: outside the top-", report.settings.k) : ""),
     );
   }
@@ -317,7 +317,7 @@
     const style = getComputedStyle(document.documentElement);
     const shade = (name) => style.getPropertyValue(name).trim();
     const around = $("lens").getBoundingClientRect();
-    const lines = ["Logit lens", ...data.lines, `Colour: ${metrics[state.metric].words}. Frame: same token as the final layer. *: the model's top token is the actual next one.`];
+    const lines = ["Logit lens", ...data.lines, `Colour: ${metrics[state.metric].words}. Frame: same token as the model predicts. *: the model's top token is the actual next one.`];
     const top = 24 + lines.length * 17, ramp = 20;
     const width = Math.ceil(Math.max(around.width + 32, 16 + 7.3 * Math.max(...lines.map((l) => l.length)))), height = Math.ceil(top + ramp + 26 + around.height + 16);
     const svg = draw("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}`, "font-family": "DejaVu Sans Mono, Menlo, Consolas, monospace", "font-size": 12 });
@@ -479,8 +479,11 @@
   choices();
   if (rows.length && columns.length) {
     table();
-    // The picture begins with what is most often asked: the way of the last prediction.
-    pinCell(0, columns.length - 1);
+    // The picture begins with what was asked for: the way of the tracked token, else of the last prediction.
+    const asked = data.metrics.findIndex((m) => m.key === "tracked");
+    if (asked >= 0) setMetric(asked);
+    if (asked >= 0) pin(0, columns.length - 1, data.tracked);
+    else pinCell(0, columns.length - 1);
   }
   document.body.dataset.ready = "yes";
 })();

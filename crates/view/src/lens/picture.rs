@@ -239,7 +239,7 @@ impl Picture<'_> {
         }
         let x = MARGIN + LEGEND + 24.0;
         self.svg.raw(format_args!(r#"<path class="a x" d="M{} {}h20v12h-20z"/>"#, number(x), number(bar)));
-        self.svg.text(x + 28.0, bar + 10.0, "t", "same token as the final layer");
+        self.svg.text(x + 28.0, bar + 10.0, "t", "same token as the model predicts");
         self.svg.text(x, bar + 27.0, "t", "*  the model's top token is the actual next one");
         if self.has_nan() {
             let x = x + 220.0;

@@ -74,7 +74,7 @@ pub fn markdown(report: &LensReport, metric: Metric) -> String {
     }
     let _ = writeln!(
         out,
-        "Number: {}. Bold: same token as the final layer. \\*: the model's top token is the actual next one.\n",
+        "Number: {}. Bold: same token as the model predicts. \\*: the model's top token is the actual next one.\n",
         escape_markdown(&metric.words(report))
     );
     let row = |out: &mut String, label: &str, cells: &mut dyn Iterator<Item = String>| {

@@ -124,7 +124,7 @@ impl Table<'_> {
         let (low, high) = (&ticks[0].1, &ticks[ticks.len() - 1].1);
         let bar: String = (0..16).map(|i| self.paint(cividis(f64::from(i) / 15.0), false) + " ").collect();
         wrap(&format!("colour = {words}"), width).iter().for_each(|line| out.extend([line, "\n"]));
-        let same = "same token as the final layer";
+        let same = "same token as the model predicts";
         let parts = [
             (columns(low) + columns(high) + 18, format!("{low} {bar}{RESET} {high}")),
             (5 + columns(same), format!("\x1b[1;4mbold{RESET} {same}")),
