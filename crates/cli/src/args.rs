@@ -99,7 +99,7 @@ pub(crate) struct ModelFlag {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Finding {
     /// Branch, tag or commit on the hub.
-    #[arg(long, value_name = "REV", env = "EASYROUTINE_REVISION")]
+    #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
     /// Never download.
     #[arg(long, env = "EASYROUTINE_OFFLINE", value_parser = FalseyValueParser::new())]

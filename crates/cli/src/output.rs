@@ -51,8 +51,11 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Target>, Fa
 /// Asked before any work: a long run must not end at a folder that was never there.
 ///
 /// # Errors
-/// The folder that the file is to lie in does not exist.
+/// The folder that the file is to lie in does not exist, or the file is a folder itself.
 pub(crate) fn folder_exists(file: &Path) -> Result<(), Failure> {
+    if file.is_dir() {
+        return Err(Failure::usage(format!("{} is a folder", file.display())).hint("name a file in it"));
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     match folder {
         Some(folder) if !folder.is_dir() => {
@@ -81,6 +84,16 @@ pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// Says that numbers which are none were computed, where they were.
+pub(crate) fn warn_of_nan(found: bool) {
+    if found {
+        note(
+            "warning",
+            "the model computes values that are not numbers; `easyroutine model check` says where",
+        );
+    }
+}
+
 /// Says something beside the result, on standard error.
 pub(crate) fn note(kind: &str, text: &str) {
     // A closed standard error is nobody to tell.
@@ -92,25 +105,56 @@ fn write_file(file: &Path, content: &[u8]) -> Result<(), Failure> {
 }
 
 /// Makes a file with `fill`: first a sibling, then renamed, so that the file is whole or not there. A link stays a
-/// link, what it leads to is replaced; a device or a pipe is written to as it stands.
+/// link, what it leads to is replaced; a device or a pipe is written to as it stands. Who may read a file that is
+/// replaced may read the new one, and nobody else.
 ///
 /// # Errors
 /// What `fill` says, or the system.
 pub(crate) fn replace(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Failure> {
-    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let fill_and_rename = || {
-        if target.exists() && !target.is_file() {
-            return fill(&target);
-        }
-        let partial = target.with_file_name(format!(".easyroutine-{}.partial", std::process::id()));
-        let made = fill(&partial).and_then(|()| std::fs::rename(&partial, &target));
-        if made.is_err() {
-            // It may never have been there; what went wrong is said already.
-            let _ = std::fs::remove_file(&partial);
-        }
-        made
-    };
-    fill_and_rename().map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
+    fill_and_rename(file, fill).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
+}
+
+fn fill_and_rename(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let target = linked(file);
+    let old = target.metadata().ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        return fill(&target);
+    }
+    if old.as_ref().is_some_and(|old| old.permissions().readonly()) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is there and read-only"));
+    }
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The name is drawn and the file made by one call: two processes of one number, as in two containers that share a
+    // folder, must not write into each other's.
+    let partial = partial().tempfile_in(folder)?.into_temp_path();
+    fill(&partial)?;
+    if let Some(old) = old {
+        std::fs::set_permissions(&partial, old.permissions())?;
+    }
+    partial.persist(&target).map_err(|e| e.error)
+}
+
+/// A file beside the one that is made, as open as any other that the user makes.
+fn partial() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".easyroutine-").suffix(".partial");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder
+}
+
+/// What a path leads to, also where there is nothing yet.
+fn linked(file: &Path) -> PathBuf {
+    const LONGEST: usize = 40;
+    let mut target = file.to_owned();
+    for _ in 0..LONGEST {
+        let Ok(next) = target.read_link() else { break };
+        target = target.parent().unwrap_or(Path::new("")).join(next);
+    }
+    target
 }
 
 /// What `EASYROUTINE_FORMAT` says, where it is set.

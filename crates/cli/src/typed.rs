@@ -1,9 +1,10 @@
 //! The command line as typed, and what is wrong with it in the shape of every other error.
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory, Error, Parser};
+use clap::{Command, CommandFactory, Error, FromArgMatches};
 
 use crate::args::Args;
 use crate::failure::Failure;
@@ -12,7 +13,9 @@ const NO_MODEL: &str = "name a model, `-m smollm2`, or set the variable EASYROUT
 
 /// The arguments of this process, or the status to end with: help and versions are printed, errors are reported.
 pub(crate) fn args() -> Result<Args, ExitCode> {
-    Args::try_parse().map_err(|error| {
+    let matched = without_empty_variables(Args::command()).try_get_matches();
+    let args = matched.and_then(|matches| Args::from_arg_matches(&matches));
+    args.map_err(|error| {
         let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
         if is_help || !error.use_stderr() {
             // A reader that has gone, `--help | head -1`, is no failure.
@@ -21,6 +24,17 @@ pub(crate) fn args() -> Result<Args, ExitCode> {
         }
         failure(&error).report()
     })
+}
+
+/// A variable that is set to nothing counts as not set, as shells and `env` of a container leave them.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env() {
+            Some(name) if is_empty(name) => arg.env(None::<&'static str>),
+            _ => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// One line that says what is wrong, one that says what would do.

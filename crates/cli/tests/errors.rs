@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{copy, fails, path, succeeds, tiny, with_config, with_tensors};
+use common::{copy, easyroutine, fails, path, succeeds, tiny, with_config, with_tensors};
 use serde_json::json;
 
 /// Runs a model that cannot be loaded, and holds its message to `parts`.
@@ -182,4 +182,26 @@ fn control_characters_never_reach_a_terminal_raw() {
             assert_eq!(raw, None, "{command} {format}");
         }
     }
+}
+
+#[test]
+fn numbers_that_are_none_are_not_passed_over() {
+    let folder = with_tensors("llama", |tensors| {
+        let norm = tensors.iter_mut().find(|(name, ..)| name.ends_with("norm.weight")).unwrap();
+        norm.3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    for command in ["run", "lens"] {
+        let assert = easyroutine(&[command, "the cat", "-m", path(&folder)]).assert().success();
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(said.contains("warning: ") && said.contains("model check"), "{command}: {said}");
+    }
+}
+
+#[test]
+fn a_law_that_speaks_of_nothing_in_a_model_is_not_said_to_hold() {
+    let laws = common::json(&["model", "check", &tiny("gpt_neox"), "--format", "json"])["laws"].clone();
+    let law = laws.as_array().unwrap().iter().find(|law| law["law"].as_str().unwrap().contains("resid_mid"));
+    assert!(law.unwrap()["holds"].is_null() && law.unwrap()["deviation"].is_null(), "{law:?}");
+    let others = laws.as_array().unwrap().iter().filter(|law| law["holds"] == true).count();
+    assert!(others > 8, "{laws}");
 }

@@ -177,3 +177,55 @@ fn control_characters_of_config_and_flags_are_made_visible() {
         visible(&["run", text, "-m", &tiny("llama"), "--format", format]);
     }
 }
+
+#[test]
+fn a_tokenizer_that_is_random_or_makes_its_library_panic_is_refused_in_two_lines() {
+    let changed = |change: &dyn Fn(&mut serde_json::Value)| {
+        let folder = copy("llama");
+        let file = folder.path().join("tokenizer.json");
+        let mut tokenizer = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        change(&mut tokenizer);
+        std::fs::write(&file, tokenizer.to_string()).unwrap();
+        folder
+    };
+    let random = changed(&|tokenizer| tokenizer["model"]["dropout"] = json!(0.5));
+    refuses(4, &["run", "the cat", "-m", path(&random)], &["tokenizer.json", "`dropout`", "null"]);
+    let panics = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+    let panics = changed(&|tokenizer| tokenizer["normalizer"] = panics.clone());
+    refuses(1, &["run", "the cat", "-m", path(&panics)], &["tokenizer.json", "gave up"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_or_a_device_in_the_place_of_a_file_is_not_waited_for() {
+    for (code, name) in
+        [(3, "config.json"), (3, "model.safetensors"), (1, "tokenizer.json"), (1, "tokenizer_config.json")]
+    {
+        let folder = copy("llama");
+        let file = folder.path().join(name);
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+        refuses(code, &["run", "the cat", "-m", path(&folder)], &[name]);
+    }
+}
+
+#[test]
+fn a_mask_without_ids_is_refused() {
+    let folder = copy("llama");
+    let out = folder.path().join("a.safetensors");
+    let mask = ["--attention-mask", "[[1,1]]", "-a", "logits", "-o", out.to_str().unwrap()];
+    refuses(2, &[&["extract", "the cat", "-m", path(&folder)][..], &mask].concat(), &["--attention-mask"]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_range_of_layers_says_what_is_wrong_with_it() {
+    let model = tiny("llama");
+    let layers = |word: &str, part: &str| {
+        refuses(2, &["lens", "the cat", "-m", &model, "--layers", word], &[word, part, "4:9 (4 to 8)"]);
+    };
+    layers("1:40", "3 layers");
+    layers("2:1", "empty");
+    layers("0:3:0", "step");
+    layers("abc", "no layer");
+}

@@ -201,3 +201,56 @@ fn two_runs_that_write_one_file_leave_one_whole_file() {
     assert!([1, 300].contains(&written["top"].as_array().unwrap().len()));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let model = tiny("llama");
+    let plain = succeeds(&["run", PROMPT, "-m", &model]);
+    for name in ["THREADS", "DTYPE", "DEVICE", "SEED", "SIMD", "OFFLINE", "FORMAT", "MODEL"] {
+        assert_eq!(with(&format!("EASYROUTINE_{name}"), "", &["run", PROMPT, "-m", &model]), plain, "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_replaced_keeps_its_readers() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.json");
+    let run = |to: &std::path::Path| {
+        let to = to.to_str().unwrap().to_owned();
+        easyroutine(&["run", PROMPT, "-m", &tiny("llama"), "-o", &to]).assert()
+    };
+    let set = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    let mode = || file.metadata().unwrap().permissions().mode() & 0o777;
+    std::fs::write(&file, "old").unwrap();
+    set(0o600);
+    run(&file).success();
+    assert_eq!(mode(), 0o600);
+    set(0o444);
+    run(&file).code(1);
+    assert_eq!(mode(), 0o444);
+    // A link to what is not there yet.
+    let (link, new) = (folder.path().join("link.json"), folder.path().join("new.json"));
+    symlink("new.json", &link).unwrap();
+    run(&link).success();
+    assert!(link.is_symlink() && new.is_file());
+    let said = String::from_utf8(run(folder.path()).code(2).get_output().stderr.clone()).unwrap();
+    assert!(said.contains("names no format") || said.contains("is a folder"), "{said}");
+}
+
+#[test]
+fn a_name_that_is_neither_here_nor_on_the_hub_says_so() {
+    let said = fails(3, &["run", PROMPT, "--offline", "-m", "smollm"]);
+    assert!(said.contains("no file or folder `smollm` here") && said.contains("`smollm2`?"), "{said}");
+    let said = fails(2, &["run", PROMPT, "--offline", "-m", "smollm2", "--revision", "main2"]);
+    assert!(said.contains("no revisions"), "{said}");
+}
+
+#[test]
+fn the_manual_lists_variables_and_exit_statuses() {
+    let page = succeeds(&["man"]);
+    for word in ["ENVIRONMENT", "EASYROUTINE_SIMD", "HF_TOKEN", "NO_COLOR", "EXIT STATUS", "fB130"] {
+        assert!(page.contains(word), "{word}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The one error type of the crate.
 
 use std::fmt;
+use std::path::Path;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -81,6 +82,13 @@ impl Error {
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.0.message = format!("{place}: {}", self.0.message);
         self
+    }
+
+    /// [`Error::at`] a file, unless the message names it already.
+    #[must_use]
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        let place = path.display().to_string();
+        if self.0.message.contains(&place) { self } else { self.at(place) }
     }
 
     /// The kind.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::io::Write;
 use std::path::Path;
 
 use easyroutine_kernels::Dtype;
@@ -14,7 +15,7 @@ use crate::weights::{Checkpoint, Tensor};
 
 impl Opened {
     /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint's name with the
-    /// container's storage undone. The weights are written to a sibling first and renamed when whole.
+    /// container's storage undone. The weights are written to a folder beside them first and renamed when whole; nothing is replaced.
     ///
     /// # Errors
     /// A folder that holds a model already, or that cannot be written.
@@ -35,7 +36,8 @@ impl Opened {
         config.insert("dtype".to_owned(), Value::from(name));
         let text = serde_json::to_string_pretty(&Value::Object(config))
             .map_err(|e| Error::new(ErrorKind::Config, format!("config.json: {e}")))?;
-        std::fs::write(&config_path, text + "\n").map_err(|e| io(&config_path, e))
+        let mut file = std::fs::File::create_new(&config_path).map_err(|e| io(&config_path, e))?;
+        file.write_all((text + "\n").as_bytes()).map_err(|e| io(&config_path, e))
     }
 
     fn write_weights(&self, path: &Path, dtype: Dtype) -> Result<()> {
@@ -52,25 +54,21 @@ impl Opened {
             };
             tensors.push((name, exported));
         }
-        let partial = path.with_extension("safetensors.partial");
         let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-        // The crate writes a file for its owner alone; ours is as open as any other that the user makes.
-        let usual =
-            std::fs::File::create(&partial).and_then(|f| f.metadata()).map_err(|e| io(&partial, e))?;
-        let written = safetensors::serialize_to_file(tensors, metadata, &partial)
-            .map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", partial.display())));
-        let result = match failure.into_inner() {
-            Some(error) => Err(error),
-            None => written.and_then(|()| {
-                std::fs::set_permissions(&partial, usual.permissions()).map_err(|e| io(&partial, e))?;
-                std::fs::rename(&partial, path).map_err(|e| io(path, e))
-            }),
-        };
-        if result.is_err() {
-            // What was begun is of no use; that it may not be there is no further error.
-            let _ = std::fs::remove_file(&partial);
+        // The crate writes beside its target under a name of its own, for the owner alone, and replaces what is there.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let partial = tempfile::Builder::new().prefix(".easyroutine-").tempdir_in(folder);
+        let partial = partial.map_err(|e| io(folder, e))?;
+        let whole = partial.path().join("model.safetensors");
+        let usual = std::fs::File::create(partial.path().join("usual")).and_then(|f| f.metadata());
+        let usual = usual.map_err(|e| io(partial.path(), e))?;
+        let written = safetensors::serialize_to_file(tensors, metadata, &whole);
+        if let Some(error) = failure.into_inner() {
+            return Err(error);
         }
-        result
+        written.map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())))?;
+        std::fs::set_permissions(&whole, usual.permissions()).map_err(|e| io(path, e))?;
+        publish(&whole, path)
     }
 
     /// Tensors that hold values which are no finite numbers: name, how many, and the index of the first.
@@ -152,6 +150,12 @@ impl View for Exported<'_> {
         let width = if self.dtype == Dtype::F32 { 4 } else { 2 };
         self.shape.iter().product::<usize>() * width
     }
+}
+
+/// Gives a whole file its name, unless another process gave it to its own meanwhile.
+fn publish(whole: &Path, path: &Path) -> Result<()> {
+    let whole = tempfile::TempPath::try_from_path(whole.to_owned()).map_err(|e| io(path, e))?;
+    whole.persist_noclobber(path).map_err(|e| io(path, e.error))
 }
 
 fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {

@@ -102,7 +102,7 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model> {
 pub fn open(files: &ModelFiles, allowed_keys: &[String]) -> Result<Opened> {
     match &files.kind {
         FilesKind::Folder(folder) => open_folder(folder, allowed_keys),
-        FilesKind::Gguf(file) => open_gguf(file, allowed_keys),
+        FilesKind::Gguf(file) => open_gguf(file, allowed_keys).map_err(|e| e.in_file(file)),
     }
 }
 
@@ -119,12 +119,9 @@ fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
     let file = GgufFile::open(path)?;
     let gguf = file.gguf();
     let metadata = json_of(gguf);
-    let embedding = file.tensor("token_embd.weight").ok_or_else(|| {
-        Error::new(
-            ErrorKind::Weights,
-            format!("{}: the file has no tensor `token_embd.weight`", path.display()),
-        )
-    })?;
+    let embedding = file
+        .tensor("token_embd.weight")
+        .ok_or_else(|| Error::new(ErrorKind::Weights, "the file has no tensor `token_embd.weight`"))?;
     let divisors = file.tensor("rope_freqs.weight").map(|t| t.read_all()).transpose()?;
     let header = gguf::Header {
         metadata: &metadata,
@@ -178,7 +175,12 @@ fn shortest(x: f64) -> f64 {
 fn read_small(path: &Path) -> Result<Vec<u8>> {
     const LARGEST: u64 = 16 << 20;
     let io = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
-    let size = std::fs::metadata(path).map_err(io)?.len();
+    let found = std::fs::metadata(path).map_err(io)?;
+    let size = found.len();
+    if !found.is_file() {
+        let message = format!("{} is not a plain file", path.display());
+        return Err(Error::new(ErrorKind::Format, message));
+    }
     if size > LARGEST {
         return Err(Error::new(
             ErrorKind::Format,

@@ -26,7 +26,7 @@ impl Simd {
     /// # Errors
     /// If the variable holds a word that is no path, or a path that this processor lacks.
     pub fn from_env() -> Result<Simd, String> {
-        match std::env::var_os(VARIABLE) {
+        match std::env::var_os(VARIABLE).filter(|word| !word.is_empty()) {
             None => Ok(Simd::best()),
             Some(word) => Simd::chosen(&word.to_string_lossy()),
         }

@@ -63,7 +63,8 @@ fn nearest_activation(name: &str) -> Option<String> {
     let number = |at: usize| numbers.get(at).copied().filter(|n| n.len() <= 6).unwrap_or("0");
     let named = |site: &Site| site.template().replace("{layer}", number(0)).replace("{head}", number(1));
     let names: Vec<String> = Site::ALL.iter().map(named).collect();
-    nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
+    // A number of too many digits is no different name.
+    nearest(name, names.iter().map(String::as_str)).filter(|near| *near != name).map(str::to_owned)
 }
 
 /// Edit distance (Levenshtein) over characters.

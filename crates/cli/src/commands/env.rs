@@ -16,7 +16,6 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("EASYROUTINE_THREADS", "as --threads"),
     ("EASYROUTINE_DEVICE", "as --device"),
     ("EASYROUTINE_OFFLINE", "as --offline, unless it is empty, 0, false, no or off"),
-    ("EASYROUTINE_REVISION", "as --revision"),
     ("EASYROUTINE_SEED", "as --seed"),
     (
         "EASYROUTINE_SIMD",

@@ -51,6 +51,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let survey = survey(&session.model, &batch, &options)?;
+    output::warn_of_nan(survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan()));
     let report = Report {
         lens,
         session: &session,

@@ -28,6 +28,7 @@ pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     };
     let survey = survey(&session.model, &batch, &options)?;
     let reading = &survey.rows[0].readings[0];
+    output::warn_of_nan(reading.entropy.is_nan());
     let text = |id: u32| token_text(&tokenizer, id);
     let mut rows = Vec::new();
     let mut top = Vec::new();

@@ -1,5 +1,6 @@
 //! The tokens that were selected in every row of a batch.
 
+use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
 use super::{Context, Row, Selected, Specifier, select};
@@ -35,9 +36,9 @@ impl Selection {
 
     /// For each specifier its columns of T: one list, or one a row where rows differ.
     pub fn mapping_index(&self) -> Map<String, Value> {
-        self.by_specifier(|group| {
-            let of_row = |row: &Selected| row.groups[group].clone().collect::<Vec<_>>();
-            let is_same = self.rows.windows(2).all(|w| w[0].groups[group] == w[1].groups[group]);
+        self.by_specifier(|groups| {
+            let of_row = |row: &Selected| columns(row, groups);
+            let is_same = self.rows.windows(2).all(|w| of_row(&w[0]) == of_row(&w[1]));
             match self.rows.first() {
                 Some(first) if is_same => json!(of_row(first)),
                 _ => self.rows.iter().map(|row| json!(of_row(row))).collect(),
@@ -47,8 +48,10 @@ impl Selection {
 
     /// For each specifier and each row the indices in the row, negatives resolved.
     pub fn token_dict(&self) -> Map<String, Value> {
-        self.by_specifier(|group| {
-            let of_row = |row: &Selected| json!(row.indices[row.groups[group].clone()]);
+        self.by_specifier(|groups| {
+            let of_row = |row: &Selected| {
+                columns(row, groups).into_iter().map(|column| json!(row.indices[column])).collect::<Value>()
+            };
             self.rows.iter().map(of_row).collect()
         })
     }
@@ -74,14 +77,19 @@ impl Selection {
         Ok(())
     }
 
-    /// One value a specifier. A specifier that was asked for twice has one value, that of its first place.
-    fn by_specifier(&self, value: impl Fn(usize) -> Value) -> Map<String, Value> {
-        let mut map = Map::new();
+    /// One value a specifier, made from its places in the list: a specifier may be asked for twice.
+    fn by_specifier(&self, value: impl Fn(&[usize]) -> Value) -> Map<String, Value> {
+        let mut places: IndexMap<String, Vec<usize>> = IndexMap::new();
         for (group, specifier) in self.specifiers.iter().enumerate() {
-            map.entry(specifier.key()).or_insert_with(|| value(group));
+            places.entry(specifier.key()).or_default().push(group);
         }
-        map
+        places.into_iter().map(|(key, groups)| (key, value(&groups))).collect()
     }
+}
+
+/// The columns of T that stand for some groups of a row.
+fn columns(row: &Selected, groups: &[usize]) -> Vec<usize> {
+    groups.iter().flat_map(|group| row.groups[*group].clone()).collect()
 }
 
 fn listed(specifiers: &[Specifier]) -> String {
@@ -119,5 +127,23 @@ impl Specifier {
             Specifier::Span(start, end) => json!([start, end]),
             other => json!(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_specifier_that_is_asked_for_twice_has_all_its_columns() {
+        let specifiers = Specifier::parse_list("last,last-2,last,1").unwrap();
+        let rows = [&[5, 6, 7, 8][..], &[5, 6, 7]];
+        let rows: Vec<Row<'_>> =
+            rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+        let selection = Selection::of(&specifiers, &rows, Context::default()).unwrap();
+        let mapping = Value::Object(selection.mapping_index());
+        assert_eq!(mapping, json!({"last": [0, 2], "last-2": [1], "1": [3]}));
+        let tokens = Value::Object(selection.token_dict());
+        assert_eq!(tokens, json!({"last": [[3, 3], [2, 2]], "last-2": [[2], [1]], "1": [[1], [1]]}));
     }
 }

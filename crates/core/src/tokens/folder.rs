@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, Tokenizer as Backend};
+use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Backend};
 
 use super::guard::guarded;
 use super::named::{self, NamedTokens, ROLES};
@@ -26,7 +26,8 @@ impl Tokenizer {
         let whole = folder.join("tokenizer.json");
         let mut backend = if whole.exists() {
             let bytes = read(&whole)?;
-            guarded("read it", || Backend::from_bytes(&bytes)).map_err(|e| e.at(whole.display()))?
+            let backend = guarded("read it", || Backend::from_bytes(&bytes));
+            backend.and_then(without_dropout).map_err(|e| e.at(whole.display()))?
         } else if let Some((vocab, merges)) = vocab_files::present(folder) {
             vocab_files::build(&read_text(&vocab)?, &read_text(&merges)?, &settings.class, &settings.config)
                 .map_err(|e| e.at(folder.display()))?
@@ -40,6 +41,18 @@ impl Tokenizer {
         settings.add_tokens(&mut backend)?;
         settings.add_ends(&mut backend)?;
         Tokenizer::new(backend, settings.named, settings.chat_template, settings.config)
+    }
+}
+
+/// Refuses merges that are left out at random: a text would have other tokens each time.
+fn without_dropout(backend: Backend) -> Result<Backend> {
+    match backend.get_model() {
+        ModelWrapper::BPE(bpe) if bpe.dropout.is_some_and(|share| share > 0.0) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "`dropout` of the model leaves out merges at random, as in training",
+        )
+        .hint("set `dropout` to null")),
+        _ => Ok(backend),
     }
 }
 
@@ -193,9 +206,14 @@ fn nothing_to_read(folder: &Path) -> Error {
 fn read(path: &Path) -> Result<Vec<u8>> {
     let failed =
         |e: std::io::Error| Error::new(ErrorKind::Io, format!("cannot be read: {e}")).at(path.display());
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_FILE {
-        let message = format!("has {size} bytes; {MAX_FILE} is the limit");
+    // Looked at before it is opened: a named pipe would be waited for, and a device has no end.
+    let found = std::fs::metadata(path).map_err(failed)?;
+    let size = found.len();
+    if !found.is_file() || size > MAX_FILE {
+        let message = match found.is_file() {
+            true => format!("has {size} bytes; {MAX_FILE} is the limit"),
+            false => "is not a plain file".to_owned(),
+        };
         return Err(Error::new(ErrorKind::Format, message).at(path.display()));
     }
     std::fs::read(path).map_err(failed)

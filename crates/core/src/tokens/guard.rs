@@ -1,6 +1,8 @@
 //! The crate `tokenizers` has hundreds of places that panic on a tokenizer.json nobody would write on purpose.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -11,7 +13,7 @@ pub(super) fn guarded<T>(
     what: &str,
     action: impl FnOnce() -> std::result::Result<T, tokenizers::Error>,
 ) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(action)) {
+    match catch_unwind(AssertUnwindSafe(|| quietly(action))) {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(Error::new(ErrorKind::Tokenizer, format!("cannot {what}: {error}"))),
         Err(_) => Err(Error::new(
@@ -20,4 +22,30 @@ pub(super) fn guarded<T>(
         )
         .hint("check tokenizer.json: does `AutoTokenizer.from_pretrained` of transformers read it?")),
     }
+}
+
+thread_local! {
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `action`; a panic of this thread in it is not printed, for it becomes an error that says more.
+fn quietly<T>(action: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !IS_GUARDED.get() {
+                others(panic);
+            }
+        }));
+    });
+    struct Until;
+    impl Drop for Until {
+        fn drop(&mut self) {
+            IS_GUARDED.set(false);
+        }
+    }
+    IS_GUARDED.set(true);
+    let _until = Until;
+    action()
 }
