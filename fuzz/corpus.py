@@ -21,6 +21,16 @@ POSITIONS = """all first last last-2 5 -1 4:9 -3:-1 special all-text random-text
 random-inputs-partition-1 random-inputs-partition-0-2 first,last,-1,2:4 text:caf text:é all-image last-999999999
 -999999999:999999999""".split() + ["text: Paris", "last, text:a, b", "text:"]
 
+INTERVENTIONS = """resid_out_5@last=0 resid_in_1@4:9*0.5 mlp_out_3@all=mean:f.safetensors::t head_out_L1H2@-1=row:1
+resid_out_5@3+f.safetensors::v resid_out_5@last+-2.5*f.safetensors::a::b pattern_L1H1@columns:3=0
+pattern_L1H*@grid:9x2*1e+2 pattern_L1H1@pre:rows:5=-inf pattern_L*H1@keep-self:4:9=0
+pattern_L1H1@grid:all-textxinputs-partition-0=0 blocks.5.hook_resid_post@special=0 resid_outt_5@last=0""".split() + [
+    'resid_out_5 @ "text: Paris, x=y" , 0 = 1.5e-3',
+    'pattern_L1H1@pre: grid: "text:fox" x "text:axe" *2',
+    'mlp_hidden_2@all="a=b*c.safetensors::d+e"',
+    'resid_out_5@"last=0',
+]
+
 
 def write(target, files):
     folder = CORPUS / target
@@ -169,4 +179,5 @@ write("safetensors", safetensors_files())
 write("gguf", gguf_files())
 write("names", lines(KEYS))
 # Before the text: length, pivot and seed (fuzz_targets/positions.rs).
+write("interventions", {f"{i:02}": line.encode() for i, line in enumerate(INTERVENTIONS)})
 write("positions", lines(POSITIONS, bytes([6, 3]) + struct.pack("<Q", 1)))

@@ -149,6 +149,16 @@ pub(crate) struct Cutting {
     pub(crate) truncate: bool,
 }
 
+/// What is changed while the model runs.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Changes {
+    /// Change an activation: 'resid_out_5@last=0' sets it, '*0.5' scales, '+2*f.safetensors::v' adds, '=row:1' and
+    /// '=mean:f.safetensors::t' replace; patterns by 'pattern_L3H1@columns:3=0', 'rows:5', 'grid:9x2', before the
+    /// softmax by 'pre:columns:3=-inf'. May repeat; in this order.
+    #[arg(long, value_name = "KEY@POSITIONS OP")]
+    pub(crate) intervene: Vec<String>,
+}
+
 /// `lens`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Lens {
@@ -156,6 +166,8 @@ pub(crate) struct Lens {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
     /// Positions of the prompt: all, last, 5, -1, 4:9 (4 to 8), text:Paris. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
@@ -201,6 +213,8 @@ pub(crate) struct Extract {
     pub(crate) cutting: Cutting,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
     /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
     #[arg(short, long, value_name = "KEYS", required = true)]
     pub(crate) activations: Vec<String>,
@@ -223,6 +237,8 @@ pub(crate) struct Next {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
     /// How many tokens are listed.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) k: u32,

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod changes;
 mod commands;
 mod failure;
 mod layers;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use easyroutine::load::{self, LoadOptions, Opened};
+use easyroutine::positions::Row;
 use easyroutine::source::{self, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
 use easyroutine::tokens::{Bos, Encoded, Tokenizer};
 use easyroutine::{Dtype, Model};
@@ -109,6 +110,13 @@ pub(crate) fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, Failure> {
 pub(crate) struct Prompt {
     pub(crate) text: String,
     pub(crate) encoded: Encoded,
+}
+
+impl Prompt {
+    /// The prompt as the row of a batch.
+    pub(crate) fn row(&self) -> Row<'_> {
+        Row { number: 0, ids: &self.encoded.ids, text: Some((&self.text, &self.encoded.offsets)) }
+    }
 }
 
 impl PromptArgs {

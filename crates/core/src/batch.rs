@@ -4,11 +4,13 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// One or more rows of token ids, without padding.
+/// One or more rows of token ids, without padding. A row may be the continuation of tokens that were run before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     ids: Vec<u32>,
     starts: Vec<usize>,
+    /// Position in its row of the first token that each row has here.
+    firsts: Vec<usize>,
 }
 
 impl Batch {
@@ -20,15 +22,21 @@ impl Batch {
         if rows.is_empty() {
             return Err(Error::input("no prompt given"));
         }
-        let mut batch = Batch { ids: Vec::new(), starts: vec![0] };
-        for (number, row) in rows.iter().enumerate() {
-            if row.as_ref().is_empty() {
-                return Err(Error::input(format!("row {number} is empty: a row needs at least one token")));
-            }
-            batch.ids.extend_from_slice(row.as_ref());
+        if let Some(number) = rows.iter().position(|row| row.as_ref().is_empty()) {
+            return Err(Error::input(format!("row {number} is empty: a row needs at least one token")));
+        }
+        Ok(Batch::continuing(rows.iter().map(|row| (0, row.as_ref()))))
+    }
+
+    /// Packs rows of which the tokens before the given positions were run already; some may have no token here.
+    pub(crate) fn continuing<'a>(rows: impl IntoIterator<Item = (usize, &'a [u32])>) -> Self {
+        let mut batch = Batch { ids: Vec::new(), starts: vec![0], firsts: Vec::new() };
+        for (first, row) in rows {
+            batch.firsts.push(first);
+            batch.ids.extend_from_slice(row);
             batch.starts.push(batch.ids.len());
         }
-        Ok(batch)
+        batch
     }
 
     /// Packs padded rows, keeping the tokens whose mask is 1.
@@ -76,6 +84,24 @@ impl Batch {
     /// Where a row stands among all tokens.
     pub fn span(&self, row: usize) -> Range<usize> {
         self.starts[row]..self.starts[row + 1]
+    }
+
+    /// The position in its row of the first token that a row has here: 0, unless it continues tokens that were run
+    /// before.
+    pub fn first(&self, row: usize) -> usize {
+        self.firsts[row]
+    }
+
+    /// How many tokens a row has, those that were run before included.
+    pub fn length(&self, row: usize) -> usize {
+        self.firsts[row] + self.span(row).len()
+    }
+
+    /// Where the token at a position of a row stands among all tokens; `None` where it is not in this batch.
+    pub fn token(&self, row: usize, position: usize) -> Option<usize> {
+        let span = self.span(row);
+        let token = span.start + position.checked_sub(self.firsts[row])?;
+        (token < span.end).then_some(token)
     }
 
     /// The spans of all rows, in order.

@@ -10,6 +10,7 @@ mod batch;
 pub mod cache;
 pub mod check;
 pub mod config;
+pub mod edit;
 mod error;
 mod export;
 pub mod extraction;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use easyroutine_sites::{Extent, Point, Selector, Site};
+use easyroutine_sites::{Point, Selector, Site};
 
 use crate::arch::Arch;
 use crate::batch::Batch;
@@ -10,6 +10,7 @@ use crate::cache::{ActivationCache, Axis, Capture, Examples, PatternAverage, Red
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::positions::{Context, Row, Selected, Selection, Specifier};
+use crate::tap::Tap;
 
 /// Activations at positions, and how they are reduced.
 #[derive(Debug, Clone, Default)]
@@ -50,18 +51,9 @@ impl Request {
     /// A layer or head that does not exist, a place that this architecture lacks. A pattern over many layers passes
     /// over those that lack the place, unless all do. A reduction that has nothing to reduce.
     pub fn points(&self, arch: &Arch) -> Result<BTreeSet<Point>> {
-        let extent = Extent { n_layers: arch.layers.len(), n_heads: arch.n_heads };
         let mut points = BTreeSet::new();
         for selector in &self.activations {
-            let named = selector.points(extent)?;
-            let lacking = named.iter().find_map(|p| arch.lacks(*p).map(|reason| (*p, reason)));
-            let found: Vec<Point> = named.iter().copied().filter(|p| arch.lacks(*p).is_none()).collect();
-            if let Some((point, reason)) = lacking
-                && (found.is_empty() || selector.is_exact())
-            {
-                return Err(Error::input(format!("no activation `{point}`: {reason}")));
-            }
-            points.extend(found);
+            points.extend(arch.named(selector)?);
         }
         self.check_reduction(&points)?;
         Ok(points)
@@ -114,10 +106,25 @@ impl Request {
         rows: &[Row<'_>],
         context: Context<'_>,
     ) -> Result<ActivationCache> {
+        self.run_under(model, batch, rows, context, ())
+    }
+
+    /// The same under a tap that comes first: what it changes shows in what is kept.
+    ///
+    /// # Errors
+    /// As [`Request::run`], and those of the tap.
+    pub fn run_under(
+        &self,
+        model: &Model,
+        batch: &Batch,
+        rows: &[Row<'_>],
+        context: Context<'_>,
+        first: impl Tap,
+    ) -> Result<ActivationCache> {
         let tokens = self.tokens(rows, context)?;
-        let mut capture = self.capture(model.arch(), tokens, RunningMean::default())?;
-        model.forward(batch, &mut capture)?;
-        Ok(capture.finish(batch))
+        let mut taps = (first, self.capture(model.arch(), tokens, RunningMean::default())?);
+        model.forward(batch, &mut taps)?;
+        Ok(taps.1.finish(batch))
     }
 
     /// A reduction of something that is not asked for would be silently without effect.

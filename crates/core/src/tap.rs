@@ -1,5 +1,7 @@
 //! The seam: the model drives, Taps receive.
 
+use std::ops::Range;
+
 use easyroutine_kernels::RowsMut;
 use easyroutine_sites::Point;
 
@@ -53,8 +55,9 @@ enum Layout<'a> {
     Tokens,
     /// One vector for each of these tokens, in a buffer that nobody needs after the taps.
     Some { tokens: &'a [usize], buffer: Vec<f32>, width: usize },
-    /// For each row its square of queries by keys, back to back: one long line of values.
-    Squares,
+    /// For each row its queries by keys, from its start on in one long line of values. With a window w, the query at i
+    /// sees the key at j only if i - j < w.
+    Pairs { window: Option<usize>, starts: Vec<usize> },
 }
 
 impl<'a> Value<'a> {
@@ -67,11 +70,13 @@ impl<'a> Value<'a> {
         Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
     }
 
-    pub(crate) fn of_squares(values: &'a mut [f32], batch: &'a Batch) -> Self {
+    pub(crate) fn of_pairs(values: &'a mut [f32], window: Option<usize>, batch: &'a Batch) -> Self {
         let length = values.len();
+        let pairs = (0..batch.n_rows()).map(|row| batch.span(row).len() * batch.length(row));
+        let starts = pairs.scan(0, |end, pairs| Some(std::mem::replace(end, *end + pairs))).collect();
         Value {
             values: RowsMut::new(values, 1, length, length),
-            layout: Layout::Squares,
+            layout: Layout::Pairs { window, starts },
             batch,
             is_shared: false,
         }
@@ -82,41 +87,53 @@ impl<'a> Value<'a> {
         self.batch
     }
 
-    /// Width of a vector in this row of the batch: the row's length for a pattern, else the same for all.
+    /// Width of a vector in this row of the batch: the row's length for scores and patterns, else the same for all.
     pub fn width(&self, row: usize) -> usize {
         match self.layout {
-            Layout::Squares => self.batch.span(row).len(),
+            Layout::Pairs { .. } => self.batch.length(row),
             Layout::Some { width, .. } => width,
             Layout::Tokens => self.values.n_columns(),
         }
     }
 
-    /// The vector at a position of a row; `None` where it was not asked for.
+    /// The keys that the query at a position can see, of scores and patterns; else nothing is hidden.
+    pub fn visible(&self, row: usize, position: usize) -> Range<usize> {
+        match &self.layout {
+            Layout::Pairs { window, .. } => {
+                window.map_or(0, |w| (position + 1).saturating_sub(w))..position + 1
+            }
+            _ => 0..self.width(row),
+        }
+    }
+
+    /// The vector at a position of a row; `None` where this run does not compute the position or it was not asked
+    /// for.
     pub fn vector(&self, row: usize, position: usize) -> Option<&[f32]> {
-        let token = self.batch.span(row).start + position;
+        let token = self.batch.token(row, position)?;
         match &self.layout {
             Layout::Tokens => Some(self.values.row(token)),
             Layout::Some { tokens, buffer, width } => {
                 tokens.binary_search(&token).ok().map(|i| &buffer[i * width..(i + 1) * width])
             }
-            Layout::Squares => {
-                let (start, length) = self.square(row);
-                Some(&self.values.row(0)[start + position * length..][..length])
+            Layout::Pairs { starts, .. } => {
+                Some(&self.values.row(0)[keys_of(self.batch, row, position, starts[row])])
             }
         }
     }
 
     /// As [`Value::vector`], to be changed.
     pub fn vector_mut(&mut self, row: usize, position: usize) -> Option<&mut [f32]> {
-        let token = self.batch.span(row).start + position;
-        let (start, length) = self.square(row);
+        let token = self.batch.token(row, position)?;
         match &mut self.layout {
             Layout::Tokens => Some(self.values.row_mut(token)),
             Layout::Some { tokens, buffer, width } => {
                 let width = *width;
                 tokens.binary_search(&token).ok().map(|i| &mut buffer[i * width..(i + 1) * width])
             }
-            Layout::Squares => Some(&mut self.values.row_mut(0)[start + position * length..][..length]),
+            Layout::Pairs { starts, .. } => {
+                let keys = keys_of(self.batch, row, position, starts[row]);
+                Some(&mut self.values.row_mut(0)[keys])
+            }
         }
     }
 
@@ -131,12 +148,13 @@ impl<'a> Value<'a> {
             _ => None,
         }
     }
+}
 
-    /// Start and side of a row's square.
-    fn square(&self, row: usize) -> (usize, usize) {
-        let start = (0..row).map(|r| self.batch.span(r).len().pow(2)).sum();
-        (start, self.batch.span(row).len())
-    }
+/// Where the keys of one query stand among all pairs, of which those of its row begin at `start`.
+fn keys_of(batch: &Batch, row: usize, position: usize, start: usize) -> Range<usize> {
+    let width = batch.length(row);
+    let start = start + (position - batch.first(row)) * width;
+    start..start + width
 }
 
 /// A tap that wants nothing.

@@ -67,6 +67,7 @@ sites! {
     HeadQueries "head_queries" Head ["B T h"] "extract_head_queries" "The query of one head.";
     HeadKeys "head_keys" Head ["B T h"] "extract_head_keys" "The key that one query head sees; a grouped key appears under each of its query heads.";
     HeadValues "head_values" Head ["B T h"] "extract_head_values" "The value that one query head sees; a grouped value appears under each of its query heads.";
+    Scores "scores" Head ["B T T"] "extract_attn_scores" "What the softmax of one head is taken of: scaled, capped, with any bias of the positions; minus infinity where the key is hidden.";
     Pattern "pattern" Head ["B T T"] "extract_attn_pattern" "Softmax weights of one head; rows (queries) and columns (keys) both at the selected positions.";
     ProjectedValue "projected_value" Head ["B T D"] "extract_head_values_projected" "The head's value vector at each position through its slice of the output projection, without bias.";
     ProjectedKey "projected_key" Head ["B T D"] "extract_head_keys_projected" "The head's key vector at each position through its slice of the output projection, without bias.";
@@ -87,6 +88,11 @@ impl Site {
     /// The place itself where two names mean one place.
     pub fn canonical(self) -> Site {
         if self == Site::ResidInPostLayernorm { Site::AttnIn } else { self }
+    }
+
+    /// Whether one value speaks of a query and a key: both axes of a capture are the selected positions.
+    pub fn is_pairwise(self) -> bool {
+        matches!(self, Site::Scores | Site::Pattern)
     }
 
     /// Finds a site by its bare name.

@@ -33,7 +33,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("model", &["arch", "batch", "error", "names", "tap", "weights"]),
     ("cache", &["batch", "error", "positions", "tap"]),
     ("extraction", &["cache", "error", "positions", "request"]),
-    ("lens", &["batch", "cache", "error", "model", "positions"]),
+    ("edit", &["arch", "error", "positions", "tap"]),
+    ("lens", &["batch", "cache", "error", "model", "positions", "tap"]),
 ];
 
 /// Where names of families may stand outside `families/`, and why.

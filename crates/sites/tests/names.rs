@@ -113,6 +113,7 @@ fn names_of_transformer_lens_mean_the_same_points() {
         assert_eq!(selected(theirs), [ours]);
     }
     assert_eq!(selected("blocks.5.attn.hook_pattern"), selected("pattern_L5H*"));
+    assert_eq!(selected("blocks.5.attn.hook_attn_scores"), selected("scores_L5H*"));
 }
 
 #[test]

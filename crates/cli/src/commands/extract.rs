@@ -9,12 +9,13 @@ use easyroutine::Batch;
 use easyroutine::cache::{ActivationCache, Kept, Numbers};
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
-use easyroutine::sites::Selector;
+use easyroutine::sites::{Point, Selector};
 use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
 use super::dtype_name;
 use crate::args::{Args, Extract, Format};
+use crate::changes;
 use crate::failure::Failure;
 use crate::session::{self, Prompt, Session};
 use crate::tensors::{self, Stored};
@@ -30,6 +31,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     }
     output::folder_exists(file)?;
     let request = request(extract)?;
+    let interventions = extract.changes.read()?;
     let session = session::load(&extract.model.model, &extract.model.loading)?;
     request.points(session.model.arch())?;
     let tokenizer = match &extract.token_ids {
@@ -52,8 +54,9 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
             Row { number, ids: batch.row(number), text }
         })
         .collect();
-    let cache = request.run(&session.model, &batch, &described, context)?;
-    write(file, &cache, &session)?;
+    let edits = changes::checked(&interventions, &session.model, &described, context)?;
+    let cache = request.run_under(&session.model, &batch, &described, context, edits)?;
+    write(file, &cache, &session, &extract.changes.intervene)?;
     if io::stderr().is_terminal() {
         let size = std::fs::metadata(file).map_or(0, |m| m.len());
         output::note("wrote", &format!("{} ({})", file.display(), memory::readable(size)));
@@ -163,7 +166,12 @@ fn integers<T: TryFrom<u64>>(text: &str, flag: &str) -> Result<Vec<Vec<T>>, Fail
 }
 
 /// Writes all activations: rows first where every row has the same T, else flat with offsets.
-fn write(file: &Path, cache: &ActivationCache, session: &Session) -> Result<(), Failure> {
+fn write(
+    file: &Path,
+    cache: &ActivationCache,
+    session: &Session,
+    interventions: &[String],
+) -> Result<(), Failure> {
     let mut tensors = Vec::new();
     let rectangular = cache.is_rectangular();
     for (key, kept) in cache.iter() {
@@ -171,20 +179,28 @@ fn write(file: &Path, cache: &ActivationCache, session: &Session) -> Result<(), 
         match kept.shape().filter(|_| rectangular) {
             Some(shape) => tensors.push(Stored { name, shape, numbers }),
             None => {
-                let (shape, offsets) = flat(kept, key.starts_with("pattern_"));
+                let (shape, offsets) = flat(kept, is_pairwise(key));
                 tensors.push(Stored { name, shape, numbers });
                 let (shape, numbers) = (vec![offsets.len()], Cow::Owned(Numbers::I64(offsets)));
                 tensors.push(Stored { name: format!("{key}.offsets"), shape, numbers });
             }
         }
     }
-    let metadata = metadata(cache, session);
+    let mut metadata = metadata(cache, session);
+    if !interventions.is_empty() {
+        metadata.push(("interventions", json!(interventions).to_string()));
+    }
     output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, tensors))
 }
 
+/// Whether the two axes of an activation are both the selected positions.
+fn is_pairwise(key: &str) -> bool {
+    key.parse::<Point>().is_ok_and(|point| point.site().is_pairwise())
+}
+
 /// Shape and offsets of rows of different length laid end to end; patterns are squares and lie flat altogether.
-fn flat(kept: &Kept, is_pattern: bool) -> (Vec<usize>, Vec<i64>) {
-    let length = |shape: &Vec<usize>| if is_pattern { shape.iter().product() } else { shape[0] };
+fn flat(kept: &Kept, is_square: bool) -> (Vec<usize>, Vec<i64>) {
+    let length = |shape: &Vec<usize>| if is_square { shape.iter().product() } else { shape[0] };
     let mut offsets = vec![0i64];
     let mut total = 0;
     for shape in &kept.row_shapes {
@@ -192,7 +208,7 @@ fn flat(kept: &Kept, is_pattern: bool) -> (Vec<usize>, Vec<i64>) {
         offsets.push(total as i64);
     }
     let inner: &[usize] = match kept.row_shapes.first() {
-        Some(shape) if !is_pattern => &shape[1..],
+        Some(shape) if !is_square => &shape[1..],
         _ => &[],
     };
     ([&[total], inner].concat(), offsets)

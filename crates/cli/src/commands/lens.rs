@@ -1,8 +1,8 @@
 //! `lens`: what each layer would predict next, at every token.
 
 use easyroutine::Batch;
-use easyroutine::lens::{Component, LensNorm, Reading, Survey, SurveyOptions, survey};
-use easyroutine::positions::{self, Context, Row, Specifier};
+use easyroutine::lens::{Component, LensNorm, Reading, Survey, SurveyOptions, survey_under};
+use easyroutine::positions::{self, Context, Specifier};
 use easyroutine::tokens::Tokenizer;
 use easyroutine_view::lens::{
     self as view, Candidate, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings, Metric, ModelCard,
@@ -11,6 +11,7 @@ use easyroutine_view::lens::{
 
 use super::dtype_name;
 use crate::args::{Args, Format, Lens, MetricArg, NormArg};
+use crate::changes;
 use crate::failure::Failure;
 use crate::layers;
 use crate::output::{self, Target};
@@ -32,6 +33,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let targets = output::targets(args, FORMATS)?;
     let component = Component::from_name(&lens.component)?;
     let specifiers = specifiers(&lens.positions)?;
+    let interventions = lens.changes.read()?;
     let session = session::load(&lens.model.model, &lens.model.loading)?;
     let tokenizer = session::tokenizer(&session.files)?;
     let arch = session.model.arch();
@@ -50,7 +52,8 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
         tracked: tracked.iter().map(|t| t.id).collect(),
     };
     let batch = Batch::new(&[&prompt.encoded.ids])?;
-    let survey = survey(&session.model, &batch, &options)?;
+    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
+    let survey = survey_under(&session.model, &batch, &options, edits)?;
     output::warn_of_nan(survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan()));
     let report = Report {
         lens,
@@ -81,10 +84,8 @@ fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
 
 /// The surveyed positions: a picture shows each once, in the order of the prompt.
 fn selected(specifiers: &[Specifier], prompt: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<usize>, Failure> {
-    let row =
-        Row { number: 0, ids: &prompt.encoded.ids, text: Some((&prompt.text, &prompt.encoded.offsets)) };
     let context = Context { special: tokenizer.special_ids(), ..Context::default() };
-    let mut indices = positions::select(specifiers, row, context)?.indices;
+    let mut indices = positions::select(specifiers, prompt.row(), context)?.indices;
     indices.sort_unstable();
     indices.dedup();
     Ok(indices)

@@ -1,17 +1,19 @@
 //! `run`: the most likely next tokens.
 
 use easyroutine::Batch;
-use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey};
+use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey_under};
 use serde_json::json;
 
 use super::dtype_name;
 use crate::args::{Args, Next};
+use crate::changes;
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, token_text};
 
 pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
+    let interventions = next.changes.read()?;
     let session = session::load(&next.model.model, &next.model.loading)?;
     let tokenizer = session::tokenizer(&session.files)?;
     let arch = session.model.arch();
@@ -26,7 +28,8 @@ pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
         layers: vec![arch.layers.len() as i64 - 1],
         tracked: Vec::new(),
     };
-    let survey = survey(&session.model, &batch, &options)?;
+    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
+    let survey = survey_under(&session.model, &batch, &options, edits)?;
     let reading = &survey.rows[0].readings[0];
     output::warn_of_nan(reading.entropy.is_nan());
     let text = |id: u32| token_text(&tokenizer, id);
@@ -59,6 +62,7 @@ pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
             "dtype": dtype_name(session.model.dtype()),
         },
         "bos": prompt.encoded.starts_with_bos,
+        "interventions": next.changes.intervene,
         "tokens": tokens,
         "entropy": reading.entropy,
         "top": top,

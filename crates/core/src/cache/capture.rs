@@ -163,7 +163,7 @@ impl Capture {
     /// Keeps a pattern, or adds each row's to the mean over examples.
     fn pattern(&mut self, point: Point, value: &Value<'_>) -> Result<()> {
         let n_rows = self.selection.rows.len();
-        if let Some(mut running) = self.running.take() {
+        if let Some(mut running) = self.running.take_if(|_| point.site() == Site::Pattern) {
             let mut one = Vec::new();
             for row in 0..n_rows {
                 one.clear();
@@ -218,7 +218,7 @@ impl Tap for Capture {
                     let kept = self.logits(value);
                     self.kept.insert(wanted.to_string(), kept);
                 }
-                Site::Pattern => self.pattern(wanted, value)?,
+                site if site.is_pairwise() => self.pattern(wanted, value)?,
                 Site::LastLayernorm => {
                     for (column, key) in keys_of(wanted).into_iter().enumerate() {
                         let kept = self.scalars(value, column);

@@ -15,7 +15,7 @@ pub use compute::{LensOptions, LensValue};
 pub use directions::{Direction, Metric};
 pub use norm::{CachedStatistics, LensNorm, Role};
 pub use reading::{Reading, Target};
-pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey};
+pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey, survey_under};
 
 /// Final norm and unembedding of a model, applied to its activations.
 #[derive(Debug, Clone)]

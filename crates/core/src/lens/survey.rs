@@ -12,6 +12,7 @@ use crate::cache::{Capture, Kept};
 use crate::error::{Error, Result};
 use crate::model::{Buffer, Model};
 use crate::positions::{Selected, Selection, Specifier};
+use crate::tap::Tap;
 
 /// Which activations are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,19 @@ pub struct Survey {
 /// More than one row, a position, layer or tracked id that does not exist, a component that the model lacks, or an error
 /// of the run.
 pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<Survey> {
+    survey_under(model, batch, options, ())
+}
+
+/// The same under a tap that comes first, such as [`Edits`](crate::edit::Edits): the layers are read as it leaves them.
+///
+/// # Errors
+/// As [`survey`], and those of the tap.
+pub fn survey_under(
+    model: &Model,
+    batch: &Batch,
+    options: &SurveyOptions,
+    first: impl Tap,
+) -> Result<Survey> {
     if batch.n_rows() != 1 {
         return Err(Error::input("a lens is drawn of one prompt at a time"));
     }
@@ -100,9 +114,9 @@ pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<S
     let all = 0..options.positions.len();
     let selected = Selected { indices: options.positions.clone(), groups: std::iter::once(all).collect() };
     let selection = Selection { specifiers: vec![Specifier::All], rows: vec![selected] };
-    let mut capture = Capture::new(wanted, selection);
-    model.forward(batch, &mut capture)?;
-    let cache = capture.finish(batch);
+    let mut taps = (first, Capture::new(wanted, selection));
+    model.forward(batch, &mut taps)?;
+    let cache = taps.1.finish(batch);
 
     let lens = LogitLens::from_model(model);
     let (n, d_model) = (options.positions.len(), model.arch().d_model);

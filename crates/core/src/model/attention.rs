@@ -81,13 +81,15 @@ impl Attention {
             (buffers.qkv.rows().columns(k), buffers.qkv.rows().columns(v))
         };
         let queries = buffers.qkv.rows().columns(q);
-        if seam.plan.wants_heads(Site::Pattern, self.layer) {
+        if [Site::Scores, Site::Pattern].iter().any(|site| seam.plan.wants_heads(*site, self.layer)) {
             let squares = sequences.iter().map(|s| s.queries.len() * s.keys.len()).sum();
             buffers.squares.resize(squares, 0.0);
             for head in 0..spec.n_heads {
                 cpu.attention_scores(spec, head, queries, keys, sequences, &mut buffers.squares);
+                let of = |site| Point::head_of(site, self.layer, head);
+                seam.visit_pairs(of(Site::Scores), &mut buffers.squares, spec.window)?;
                 cpu.attention_softmax(spec, head, sequences, &mut buffers.squares);
-                seam.visit_pattern(Point::head_of(Site::Pattern, self.layer, head), &mut buffers.squares)?;
+                seam.visit_pairs(of(Site::Pattern), &mut buffers.squares, spec.window)?;
                 cpu.attention_mix(spec, head, &buffers.squares, values, sequences, buffers.z.rows_mut());
             }
             if seam.after(self.layer, Site::Pattern).is_break() {
@@ -249,8 +251,12 @@ impl Attention {
             let Some(before) = before else { continue };
             let mut out = scratch.attention_out.rows_mut();
             for (token, old) in before.chunks_exact(self.out.matrix.outputs()).enumerate() {
-                for ((sum, new), old) in out.row_mut(token).iter_mut().zip(part.rows().row(token)).zip(old) {
-                    *sum += new - old;
+                let new = part.rows();
+                for ((sum, new), old) in out.row_mut(token).iter_mut().zip(new.row(token)).zip(old) {
+                    // What was not edited keeps its bits, even where it is infinite or a negative zero.
+                    if new.to_bits() != old.to_bits() {
+                        *sum += new - old;
+                    }
                 }
             }
         }

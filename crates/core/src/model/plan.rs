@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use easyroutine_sites::{Point, Scope, Site};
+use easyroutine_sites::{Extent, Point, Scope, Selector, Site};
 
 use crate::arch::Arch;
+use crate::error::{Error, Result};
 use crate::tap::{Tap, Want};
 
 /// The points that a tap wants, and where the run may stop.
@@ -73,6 +74,24 @@ impl Arch {
     pub fn points(&self) -> impl Iterator<Item = Point> + '_ {
         let canonical = |site: &Site| site.canonical() == *site && *site != Site::InputIds;
         Site::ALL.iter().copied().filter(canonical).flatten_points(self)
+    }
+
+    /// The points that a pattern names, in ascending order.
+    ///
+    /// # Errors
+    /// A layer or head that does not exist, a place that this architecture lacks. A pattern over many layers passes
+    /// over those that lack the place, unless all do.
+    pub fn named(&self, selector: &Selector) -> Result<Vec<Point>> {
+        let extent = Extent { n_layers: self.layers.len(), n_heads: self.n_heads };
+        let named = selector.points(extent)?;
+        let lacking = named.iter().find_map(|p| self.lacks(*p).map(|reason| (*p, reason)));
+        let found: Vec<Point> = named.iter().copied().filter(|p| self.lacks(*p).is_none()).collect();
+        match lacking {
+            Some((point, reason)) if found.is_empty() || selector.is_exact() => {
+                Err(Error::input(format!("no activation `{point}`: {reason}")))
+            }
+            _ => Ok(found),
+        }
     }
 
     /// Why this architecture has no such point, or `None` where it has.

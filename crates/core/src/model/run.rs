@@ -92,12 +92,17 @@ impl Seam<'_> {
         self.tap.at(point, &mut Value::of_tokens(values, self.batch))
     }
 
-    /// Reports a head's pattern: for each row of the batch its square of queries by keys, back to back.
-    pub(crate) fn visit_pattern(&mut self, point: Point, squares: &mut [f32]) -> Result<()> {
+    /// Reports a head's scores or pattern: for each row of the batch its queries by keys, back to back.
+    pub(crate) fn visit_pairs(
+        &mut self,
+        point: Point,
+        pairs: &mut [f32],
+        window: Option<usize>,
+    ) -> Result<()> {
         if self.plan.wants(point) == Want::Nothing {
             return Ok(());
         }
-        self.tap.at(point, &mut Value::of_squares(squares, self.batch))
+        self.tap.at(point, &mut Value::of_pairs(pairs, window, self.batch))
     }
 
     /// Reports the values of some tokens, in a buffer that a tap may keep.

@@ -82,11 +82,12 @@ fn capturing_changes_no_bit_whatever_is_captured() {
     });
 }
 
-/// What one row of a kept activation holds before a position: vectors before it, of patterns the square before it.
+/// What one row of a kept activation holds before a position: vectors before it, of scores and patterns the square
+/// before it.
 fn before(key: &str, kept: &Kept, row: usize, position: usize) -> Vec<f32> {
     let shape = &kept.row_shapes[row];
     let width: usize = shape[1..].iter().product();
-    let seen = if key.starts_with("pattern") { position } else { width };
+    let seen = if key.starts_with("pattern") || key.starts_with("scores") { position } else { width };
     kept.row(row).chunks_exact(width).take(position).flat_map(|vector| &vector[..seen]).copied().collect()
 }
 

@@ -53,7 +53,7 @@ fn all_points(model: &Model) -> Vec<Point> {
 
 /// All points but those for which attention takes another path: patterns, and keys and values of single heads.
 fn without_heads(model: &Model) -> Vec<Point> {
-    let apart = [Site::Pattern, Site::HeadKeys, Site::HeadValues];
+    let apart = [Site::Scores, Site::Pattern, Site::HeadKeys, Site::HeadValues];
     model.arch().points().filter(|point| !apart.contains(&point.site())).collect()
 }
 

@@ -1,0 +1,204 @@
+//! Changes applied to what the model reports.
+
+use easyroutine_sites::Point;
+
+use super::Softmax;
+use super::check::Edits;
+use super::places::Places;
+use super::tensor::Spread;
+use crate::error::Result;
+use crate::tap::{Tap, Value, Want};
+
+/// What happens to one row at one point.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) row: usize,
+    pub(super) target: Target,
+    pub(super) action: Action,
+}
+
+/// What changes of a row.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// Whole vectors.
+    Tokens(Places),
+    /// What queries give to keys.
+    Pairs { queries: Places, keys: Places, softmax: Softmax },
+    /// What queries give to other keys than their own.
+    OthersThanSelf { queries: Places, softmax: Softmax },
+}
+
+/// What is done to it.
+#[derive(Debug, Clone)]
+pub(super) enum Action {
+    Scale(f32),
+    Set(f32),
+    Put(Given),
+    Add(f32, Given),
+    /// The values of another row, at its places of the same numbers.
+    Copy {
+        row: usize,
+        target: Target,
+    },
+}
+
+/// Given values: which one belongs where.
+#[derive(Debug, Clone)]
+pub(super) enum Given {
+    /// By row, and by the numbers of the places.
+    ByNumber(Spread),
+    /// By row, query and key.
+    ByPosition(Spread),
+}
+
+impl Tap for Edits {
+    fn wants(&self, point: Point) -> Want {
+        if self.at.contains_key(&point) { Want::Edit } else { Want::Nothing }
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        for change in self.at.get(&point).into_iter().flatten() {
+            match &change.target {
+                Target::Tokens(places) => change.tokens(places, value),
+                Target::Pairs { queries, keys, softmax } => {
+                    change.pairs(queries, Some(keys), *softmax, value)
+                }
+                Target::OthersThanSelf { queries, softmax } => change.pairs(queries, None, *softmax, value),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    /// Whether any of its queries, in a row of this length or the token after it, can see any of its keys.
+    pub(super) fn reaches(&self, length: usize, window: usize) -> bool {
+        let Target::Pairs { queries, keys, .. } = self else { return true };
+        let sees = |query: usize| keys.within((query + 1).saturating_sub(window)..query + 1).next().is_some();
+        queries.within(0..length + 1).any(|(_, query)| sees(query))
+    }
+
+    /// How many places it has.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        match self {
+            Target::Tokens(places) => [places.count(), 0],
+            Target::Pairs { queries, keys, .. } => [queries.count(), keys.count()],
+            Target::OthersThanSelf { queries, .. } => [queries.count(), 0],
+        }
+    }
+
+    /// Whether tokens that are generated belong to it.
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Target::Tokens(places) => places.is_open(),
+            Target::Pairs { queries, keys, .. } => queries.is_open() || keys.is_open(),
+            Target::OthersThanSelf { .. } => true,
+        }
+    }
+
+    /// The position of the vector that a number stands for.
+    fn position(&self, number: usize) -> Option<usize> {
+        match self {
+            Target::Tokens(places) => places.position(number),
+            Target::Pairs { queries, .. } | Target::OthersThanSelf { queries, .. } => {
+                queries.position(number)
+            }
+        }
+    }
+
+    /// The place in a vector that a number stands for.
+    fn column(&self, number: usize) -> Option<usize> {
+        match self {
+            Target::Pairs { keys, .. } => keys.position(number),
+            Target::Tokens(_) | Target::OthersThanSelf { .. } => Some(number),
+        }
+    }
+}
+
+impl Change {
+    fn tokens(&self, places: &Places, value: &mut Value<'_>) {
+        let row = self.row;
+        let run = value.batch().first(row)..value.batch().length(row);
+        for (number, position) in places.within(run) {
+            let source = self.source(value, number);
+            let Some(vector) = value.vector_mut(row, position) else { continue };
+            for (column, x) in vector.iter_mut().enumerate() {
+                if let Some(new) = self.changed(*x, [number, column], [position, column], source.as_deref()) {
+                    *x = new;
+                }
+            }
+        }
+    }
+
+    /// Changes what queries give to keys; without keys, to all but their own.
+    fn pairs(&self, queries: &Places, keys: Option<&Places>, softmax: Softmax, value: &mut Value<'_>) {
+        let row = self.row;
+        let run = value.batch().first(row)..value.batch().length(row);
+        for (query_number, query) in queries.within(run) {
+            // Hidden keys are passed over, so that no edit makes a token see a later one.
+            let visible = value.visible(row, query);
+            let chosen: Vec<(usize, usize)> = match keys {
+                Some(keys) => keys.within(visible.clone()).collect(),
+                None => visible.clone().filter(|key| *key != query).map(|key| (key, key)).collect(),
+            };
+            if chosen.is_empty() {
+                continue;
+            }
+            let source = self.source(value, query_number);
+            let Some(weights) = value.vector_mut(row, query) else { continue };
+            for (key_number, key) in chosen {
+                let x = &mut weights[key];
+                let (numbers, places) = ([query_number, key_number], [query, key]);
+                let new = match (&self.action, softmax) {
+                    (Action::Scale(0.0), Softmax::Before) => Some(f32::NEG_INFINITY),
+                    // Knocked out stays knocked out, also under a negative factor.
+                    (Action::Scale(_), Softmax::Before) if *x == f32::NEG_INFINITY => None,
+                    _ => self.changed(*x, numbers, places, source.as_deref()),
+                };
+                if let Some(new) = new {
+                    *x = new;
+                }
+            }
+            if softmax == Softmax::AfterRescaled {
+                rescale(&mut weights[visible]);
+            }
+        }
+    }
+
+    /// A value after the change; `None` where nothing was given for it.
+    fn changed(
+        &self,
+        x: f32,
+        numbers: [usize; 2],
+        places: [usize; 2],
+        source: Option<&[f32]>,
+    ) -> Option<f32> {
+        let of = |given: &Given| match given {
+            Given::ByNumber(spread) => spread.at([self.row, numbers[0], numbers[1]]),
+            Given::ByPosition(spread) => spread.at([self.row, places[0], places[1]]),
+        };
+        match &self.action {
+            // Not a product: an ablation of infinity or NaN is 0 too.
+            Action::Scale(0.0) => Some(0.0),
+            Action::Scale(factor) => Some(x * factor),
+            Action::Set(number) => Some(*number),
+            Action::Put(given) => of(given),
+            Action::Add(factor, given) => of(given).map(|value| x + factor * value),
+            Action::Copy { target, .. } => source?.get(target.column(numbers[1])?).copied(),
+        }
+    }
+
+    /// A copy of the vector of another row that values are taken of.
+    fn source(&self, value: &Value<'_>, number: usize) -> Option<Vec<f32>> {
+        let Action::Copy { row, target } = &self.action else { return None };
+        value.vector(*row, target.position(number)?).map(<[f32]>::to_vec)
+    }
+}
+
+/// Divides weights by their sum; where there are none they stay.
+fn rescale(weights: &mut [f32]) {
+    let sum: f64 = weights.iter().map(|x| f64::from(*x)).sum();
+    if sum != 0.0 {
+        weights.iter_mut().for_each(|x| *x = (f64::from(*x) / sum) as f32);
+    }
+}

@@ -1,0 +1,273 @@
+//! Interventions checked against a model and its rows: all that can be wrong is an error here, before the run.
+
+use std::collections::BTreeMap;
+
+use easyroutine_sites::{Point, Site};
+
+use super::apply::{Action, Change, Given, Target};
+use super::places::Places;
+use super::tensor::Spread;
+use super::{Intervention, Operation, Part, Softmax, Tensor};
+use crate::arch::{Arch, Mlp, Window};
+use crate::error::{Error, Result};
+use crate::positions::{Context, Row};
+
+/// Interventions ready to run, as a tap. At one point they apply in the order in which they were given.
+#[derive(Debug, Clone, Default)]
+pub struct Edits {
+    pub(super) at: BTreeMap<Point, Vec<Change>>,
+    warnings: Vec<String>,
+}
+
+impl Edits {
+    /// Checks interventions against a model and the rows of a batch; each applies to every row.
+    ///
+    /// # Errors
+    /// A layer or head that the model does not have, a place that the block lacks or that cannot be changed, a part that
+    /// does not belong to the activation, a position outside a row, values whose shape does not fit (both shapes are
+    /// named), rows that do not match in [`Operation::Resample`], an edit that changes nothing.
+    pub fn new(
+        interventions: &[Intervention],
+        arch: &Arch,
+        rows: &[Row<'_>],
+        context: Context<'_>,
+    ) -> Result<Edits> {
+        let mut edits = Edits::default();
+        for intervention in interventions {
+            let checked = Checked { intervention, arch, rows, context };
+            checked
+                .add_to(&mut edits)
+                .map_err(|e| e.at(format_args!("edit of `{}`", intervention.activation)))?;
+        }
+        Ok(edits)
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// What is odd about them but no error.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+/// One intervention beside what it is checked against.
+struct Checked<'a> {
+    intervention: &'a Intervention,
+    arch: &'a Arch,
+    rows: &'a [Row<'a>],
+    context: Context<'a>,
+}
+
+impl Checked<'_> {
+    fn add_to(&self, edits: &mut Edits) -> Result<()> {
+        self.check_numbers()?;
+        let points = self.arch.named(&self.intervention.activation)?;
+        let mean = match &self.intervention.operation {
+            Operation::Mean(values) => Some(values.mean()?),
+            _ => None,
+        };
+        let given = match &self.intervention.operation {
+            Operation::Replace(values) | Operation::Add { values, .. } => Some(values),
+            _ => mean.as_ref(),
+        };
+        if let Some(values) = given.filter(|values| values.values().iter().any(|x| x.is_nan())) {
+            let place = format!("{} holds NaN, which spreads to all later tokens", values.name());
+            edits.warnings.push(format!("edit of `{}`: {place}", self.intervention.activation));
+        }
+        let targets = self.rows.iter().map(|row| self.target(*row)).collect::<Result<Vec<_>>>()?;
+        let lengths = || self.rows.iter().map(|row| row.ids.len());
+        if !targets.iter().zip(lengths()).any(|(target, length)| target.reaches(length, usize::MAX)) {
+            return Err(Error::input("changes nothing: every one of these keys comes after these queries")
+                .hint("a query sees its own key and earlier ones"));
+        }
+        let mut reaches = false;
+        for point in points {
+            let at = self.report_point(point)?;
+            for (row, target) in targets.iter().enumerate() {
+                reaches |= target.reaches(self.rows[row].ids.len(), self.window(point));
+                let action = self.action(point, row, &targets, given)?;
+                edits.at.entry(at).or_default().push(Change { row, target: target.clone(), action });
+            }
+        }
+        if !reaches {
+            edits.warnings.push(format!(
+                "edit of `{}` changes nothing: these keys are beyond the window of these queries",
+                self.intervention.activation
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where the model reports what is to be changed.
+    fn report_point(&self, point: Point) -> Result<Point> {
+        let Intervention { activation, part, .. } = self.intervention;
+        let (layer, head) = (point.layer().unwrap_or(0), point.head().unwrap_or(0));
+        match (point.site(), part.softmax()) {
+            (Site::Pattern, Some(Softmax::Before)) => Ok(Point::head_of(Site::Scores, layer, head)),
+            (Site::Pattern, Some(_)) => Ok(point),
+            (Site::Scores, Some(Softmax::Before)) => Ok(point),
+            (Site::Scores, Some(_)) => {
+                Err(Error::input("scores are changed before the softmax").hint("say `pre:`, or name the pattern"))
+            }
+            (Site::Pattern | Site::Scores, None) => Err(Error::input("attention is changed by columns, rows or a grid")
+                .hint(format!("for example {activation}@columns:3=0, or @pre:grid:9x2=-inf"))),
+            (_, Some(_)) => {
+                Err(Error::input(format!("`{}` speaks of attention patterns; here it is `full`", part.type_name())))
+            }
+            (site, None) if self.width(site, layer).is_some() => Ok(point.canonical()),
+            (site, None) => Err(Error::input(format!("`{}` can be read, not changed", site.name())).hint(
+                "what can be changed: input_embeddings, resid_in, resid_mid, resid_out, attn_in, attn_raw, attn_out, \
+                 mlp_in, mlp_hidden, mlp_out, queries, keys, values, head_queries, head_keys, head_values, head_out, \
+                 pattern",
+            )),
+        }
+    }
+
+    /// Width of a vector of a site that can be changed.
+    fn width(&self, site: Site, layer: usize) -> Option<usize> {
+        let arch = self.arch;
+        Some(match site {
+            Site::InputEmbeddings
+            | Site::ResidIn
+            | Site::ResidMid
+            | Site::ResidOut
+            | Site::AttnIn
+            | Site::ResidInPostLayernorm
+            | Site::AttnRaw
+            | Site::AttnOut
+            | Site::HeadOut
+            | Site::MlpIn
+            | Site::MlpOut => arch.d_model,
+            Site::Queries => arch.n_heads * arch.d_head,
+            Site::Keys | Site::Values => arch.n_kv_heads * arch.d_head,
+            Site::HeadQueries | Site::HeadKeys | Site::HeadValues => arch.d_head,
+            Site::MlpHidden => match arch.layers[layer].mlp {
+                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } => d_mlp,
+                Mlp::Experts { .. } => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        let before = self.intervention.part.softmax() == Some(Softmax::Before);
+        let keeps_self = matches!(self.intervention.part, Part::KeepSelf(..));
+        match &self.intervention.operation {
+            Operation::Set(x) if *x == f32::NEG_INFINITY && !before => {
+                Err(Error::input("minus infinity knocks out scores, before the softmax")
+                    .hint("say `pre:`, for example pattern_L1H1@pre:columns:3=-inf"))
+            }
+            Operation::Set(x) if !x.is_finite() && *x != f32::NEG_INFINITY => {
+                Err(Error::input(format!("{x} is no value to set")))
+            }
+            Operation::Scale(x) | Operation::Add { factor: x, .. } if !x.is_finite() => {
+                Err(Error::input(format!("{x} is no factor")))
+            }
+            Operation::Scale(0.0) => Ok(()),
+            Operation::Set(0.0) if !before => Ok(()),
+            Operation::Set(f32::NEG_INFINITY) if before => Ok(()),
+            _ if keeps_self => {
+                Err(Error::input("`keep-self-attn` takes away the other keys, and nothing else"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is changed of one row.
+    fn target(&self, row: Row<'_>) -> Result<Target> {
+        let places = |specifiers: &[_]| Places::resolve(specifiers, row, self.context);
+        let all = || Places::all(row.ids.len());
+        Ok(match &self.intervention.part {
+            Part::Full(positions) => Target::Tokens(places(positions)?),
+            Part::Columns(keys, softmax) => {
+                Target::Pairs { queries: all(), keys: places(keys)?, softmax: *softmax }
+            }
+            Part::Rows(queries, softmax) => {
+                Target::Pairs { queries: places(queries)?, keys: all(), softmax: *softmax }
+            }
+            Part::Grid { rows, columns, softmax } => {
+                Target::Pairs { queries: places(rows)?, keys: places(columns)?, softmax: *softmax }
+            }
+            Part::KeepSelf(queries, softmax) => {
+                Target::OthersThanSelf { queries: places(queries)?, softmax: *softmax }
+            }
+        })
+    }
+
+    /// How far back a query of the layer sees.
+    fn window(&self, point: Point) -> usize {
+        match self.arch.layers[point.layer().unwrap_or(0)].attention.window {
+            Window::Full => usize::MAX,
+            Window::Sliding(n) => n,
+        }
+    }
+
+    /// What is done to one row.
+    fn action(&self, point: Point, row: usize, targets: &[Target], given: Option<&Tensor>) -> Result<Action> {
+        let given =
+            || given.map_or_else(|| Err(Error::input("no values")), |g| self.given(point, row, targets, g));
+        Ok(match &self.intervention.operation {
+            Operation::Scale(factor) => Action::Scale(*factor),
+            Operation::Set(number) => Action::Set(*number),
+            Operation::Replace(_) | Operation::Mean(_) => Action::Put(given()?),
+            Operation::Add { factor, .. } => Action::Add(*factor, given()?),
+            Operation::Resample { row: from } => {
+                self.check_source(row, *from, targets)?;
+                Action::Copy { row: *from, target: targets[*from].clone() }
+            }
+        })
+    }
+
+    /// Given values spread over what changes of one row.
+    fn given(&self, point: Point, row: usize, targets: &[Target], values: &Tensor) -> Result<Given> {
+        let length = self.rows[row].ids.len();
+        let (axes, names) = match &targets[row] {
+            Target::Tokens(places) => {
+                let width = self.width(point.site(), point.layer().unwrap_or(0)).unwrap_or(0);
+                ([self.rows.len(), places.count(), width], "[B, T, width]")
+            }
+            Target::Pairs { queries, keys, .. } => {
+                ([self.rows.len(), queries.count(), keys.count()], "[B, queries, keys]")
+            }
+            Target::OthersThanSelf { queries, .. } => {
+                ([self.rows.len(), queries.count(), length], "[B, queries, keys]")
+            }
+        };
+        if let Some(spread) = Spread::over(values, axes) {
+            return Ok(Given::ByNumber(spread));
+        }
+        let whole = [self.rows.len(), length, length];
+        match Spread::over(values, whole).filter(|_| !matches!(targets[row], Target::Tokens(_))) {
+            Some(spread) => Ok(Given::ByPosition(spread)),
+            None => Err(Error::input(format!(
+                "row {row}: `{}` has shape {:?}, which does not spread over {axes:?}, the {names} that change",
+                values.name(),
+                values.shape()
+            ))),
+        }
+    }
+
+    /// Whether another row has the places that are to be copied.
+    fn check_source(&self, row: usize, from: usize, targets: &[Target]) -> Result<()> {
+        let Some(source) = targets.get(from) else {
+            let n = targets.len();
+            return Err(Error::input(match n {
+                1 => format!("no row {from} to take values of: the batch has one row"),
+                _ => format!("no row {from} to take values of: the batch has {n} rows, 0 to {}", n - 1),
+            }));
+        };
+        let lengths = [row, from].map(|r| self.rows[r].ids.len());
+        let same = source.counts() == targets[row].counts();
+        if same && (lengths[0] == lengths[1] || !targets[row].is_open()) {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "row {row} has {} tokens and row {from} has {}: the places of one are not those of the other",
+            lengths[0], lengths[1]
+        ))
+        .hint("name positions that both rows have, or give rows of the same length"))
+    }
+}

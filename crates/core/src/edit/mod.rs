@@ -1,0 +1,202 @@
+//! Changing what the model computes: interventions as plain data, and the tap that applies them.
+//!
+//! An [`Intervention`] says which activation, at which part of it, becomes what. [`Edits`] are interventions checked
+//! against a model and its rows; as a tap before a capture, `(edits, capture)`, they show in what is kept.
+
+mod apply;
+mod check;
+mod places;
+mod spec;
+mod tensor;
+
+use easyroutine_sites::{Selector, nearest};
+
+use crate::error::{Error, Result};
+use crate::positions::Specifier;
+
+pub use check::Edits;
+pub use spec::Reference;
+pub use tensor::Tensor;
+
+/// One change of what a model computes. `V` is what stands for given values: numbers, or before they are read the
+/// [`Reference`] that names them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Intervention<V = Tensor> {
+    /// Which activations.
+    pub activation: Selector,
+    /// Which part of each.
+    pub part: Part,
+    /// What becomes of that part.
+    pub operation: Operation<V>,
+}
+
+/// The part of an activation that changes.
+///
+/// Named positions are positions of the prompt and hold through generation; `all` includes tokens that are generated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Whole vectors at positions; every activation but scores and patterns.
+    Full(Vec<Specifier>),
+    /// Of a pattern: what every query gives to these keys.
+    Columns(Vec<Specifier>, Softmax),
+    /// Of a pattern: what these queries give to every key.
+    Rows(Vec<Specifier>, Softmax),
+    /// Of a pattern: what these queries give to these keys.
+    Grid {
+        /// The queries.
+        rows: Vec<Specifier>,
+        /// The keys.
+        columns: Vec<Specifier>,
+        /// When.
+        softmax: Softmax,
+    },
+    /// Of a pattern: what these queries give to every key but their own, which is taken away.
+    KeepSelf(Vec<Specifier>, Softmax),
+}
+
+/// When a pattern is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Softmax {
+    /// The scores are changed. A factor of 0 means minus infinity there: an exact knock-out, after which the rest of
+    /// the row sums to 1. A row left without any key is zeros.
+    Before,
+    /// The weights are changed, and not normalised again.
+    After,
+    /// The weights are changed, then the changed rows are divided by their sums.
+    AfterRescaled,
+}
+
+/// What becomes of a part. Keys that the model hides stay hidden under all of these.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation<V = Tensor> {
+    /// Multiplied; by 0 it is an ablation.
+    Scale(f32),
+    /// Every value becomes this number. Minus infinity knocks out scores, and nothing else takes it.
+    Set(f32),
+    /// Put in its place, broadcast to the slice `[B, T, ...]`; of patterns to the slice or to `[B, S, S]`.
+    Replace(V),
+    /// The mean of these vectors over all axes but the last is put at every position.
+    Mean(V),
+    /// Added, times a factor: steering.
+    Add {
+        /// How strongly.
+        factor: f32,
+        /// What.
+        values: V,
+    },
+    /// What stands at the same places of another row of the batch.
+    Resample {
+        /// That row.
+        row: usize,
+    },
+}
+
+/// Names of the parts as interventions have them outside of Rust.
+const TYPES: [&str; 8] = [
+    "full",
+    "columns",
+    "rows",
+    "grid",
+    "columns_pre_softmax",
+    "rows_pre_softmax",
+    "grid_pre_softmax",
+    "keep-self-attn",
+];
+
+impl Part {
+    /// The part that a type's name means: `full`, `columns`, `rows`, `grid`, `columns_pre_softmax`,
+    /// `rows_pre_softmax`, `grid_pre_softmax`, `keep-self-attn`. `columns` are the keys of a grid, and belong to
+    /// nothing else; `rescaled` says that rows changed after the softmax are divided by their sums.
+    ///
+    /// # Errors
+    /// A name of no type (the nearest is given), keys without a grid or a grid without keys, rescaling before the
+    /// softmax.
+    pub fn of_type(
+        name: &str,
+        positions: Vec<Specifier>,
+        columns: Option<Vec<Specifier>>,
+        rescaled: Rescaled,
+    ) -> Result<Part> {
+        if name.starts_with("block-img-") {
+            return Err(Error::input(format!("type `{name}` is for vision models, which are not built")));
+        }
+        if !TYPES.contains(&name) {
+            let shown: String = name.chars().take(60).flat_map(char::escape_debug).collect();
+            let error = Error::input(match nearest(name, TYPES) {
+                Some(near) => format!("no type of intervention `{shown}`; did you mean `{near}`?"),
+                None => format!("no type of intervention `{shown}`"),
+            });
+            return Err(error.hint(format!("types are: {}", TYPES.join(", "))));
+        }
+        let softmax = match (name.ends_with("_pre_softmax"), rescaled) {
+            (false, Rescaled::No) => Softmax::After,
+            (false, Rescaled::Yes) => Softmax::AfterRescaled,
+            (true, Rescaled::No) => Softmax::Before,
+            (true, Rescaled::Yes) => {
+                return Err(Error::input(format!(
+                    "type `{name}` changes scores, and the softmax that follows makes each row sum to 1: \
+                     rescaling is for changes after it"
+                )));
+            }
+        };
+        match (name.trim_end_matches("_pre_softmax"), columns) {
+            ("grid", Some(columns)) => Ok(Part::Grid { rows: positions, columns, softmax }),
+            ("grid", None) => Err(Error::input("a grid needs two lists of positions: queries and keys")),
+            (_, Some(_)) => {
+                Err(Error::input(format!("type `{name}` takes one list of positions; a grid takes two")))
+            }
+            ("full", None) if rescaled == Rescaled::Yes => {
+                Err(Error::input("rescaling is for rows of attention patterns"))
+            }
+            ("full", None) => Ok(Part::Full(positions)),
+            ("columns", None) => Ok(Part::Columns(positions, softmax)),
+            ("rows", None) => Ok(Part::Rows(positions, softmax)),
+            (_, None) => Ok(Part::KeepSelf(positions, softmax)),
+        }
+    }
+
+    /// The name of its type.
+    pub fn type_name(&self) -> &'static str {
+        let before = |softmax: &Softmax| usize::from(*softmax == Softmax::Before);
+        match self {
+            Part::Full(_) => TYPES[0],
+            Part::Columns(_, softmax) => [TYPES[1], TYPES[4]][before(softmax)],
+            Part::Rows(_, softmax) => [TYPES[2], TYPES[5]][before(softmax)],
+            Part::Grid { softmax, .. } => [TYPES[3], TYPES[6]][before(softmax)],
+            Part::KeepSelf(..) => TYPES[7],
+        }
+    }
+
+    /// When the softmax comes; `None` for what is no pattern.
+    pub fn softmax(&self) -> Option<Softmax> {
+        match self {
+            Part::Full(_) => None,
+            Part::Columns(_, softmax) | Part::Rows(_, softmax) | Part::KeepSelf(_, softmax) => Some(*softmax),
+            Part::Grid { softmax, .. } => Some(*softmax),
+        }
+    }
+}
+
+/// Whether rows changed after the softmax are divided by their sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rescaled {
+    /// They stay as they were changed.
+    #[default]
+    No,
+    /// They sum to 1 again.
+    Yes,
+}
+
+impl<V> Operation<V> {
+    /// The same with other values.
+    fn map<W>(self, read: impl FnOnce(V) -> Result<W>) -> Result<Operation<W>> {
+        Ok(match self {
+            Operation::Scale(factor) => Operation::Scale(factor),
+            Operation::Set(number) => Operation::Set(number),
+            Operation::Replace(values) => Operation::Replace(read(values)?),
+            Operation::Mean(values) => Operation::Mean(read(values)?),
+            Operation::Add { factor, values } => Operation::Add { factor, values: read(values)? },
+            Operation::Resample { row } => Operation::Resample { row },
+        })
+    }
+}
