@@ -30,7 +30,7 @@ pub use batch::Batch;
 pub use easyroutine_kernels::{Dtype, Simd};
 pub use easyroutine_sites as sites;
 pub use error::{Error, ErrorKind, Result};
-pub use model::{Model, Unembedding};
+pub use model::{KvCache, Model, Unembedding};
 pub use tap::{Tap, Value, Want};
 
 /// The example of the README compiles.

@@ -69,17 +69,18 @@ impl Attention {
         }
         self.visit_projected(run)?;
 
-        let Run { scratch, seam, sequences, rotations, .. } = run;
+        let Run { batch, scratch, seam, sequences, rotations, past, .. } = run;
         let buffers = &mut scratch.attention;
         self.place(cpu, rotations_of(self.rope, rotations), buffers, is_spread);
         buffers.z.resize(tokens, self.out.matrix.inputs());
         let spec = if is_spread { &self.spread } else { &self.spec };
-        let (keys, values) = if is_spread {
+        let fresh = if is_spread {
             let half = self.spread.n_heads * self.spread.d_head;
-            (buffers.spread.rows().columns(0..half), buffers.spread.rows().columns(half..2 * half))
+            [buffers.spread.rows().columns(0..half), buffers.spread.rows().columns(half..2 * half)]
         } else {
-            (buffers.qkv.rows().columns(k), buffers.qkv.rows().columns(v))
+            [buffers.qkv.rows().columns(k), buffers.qkv.rows().columns(v)]
         };
+        let [keys, values] = past.join(self.layer, batch, spec.n_kv_heads, fresh);
         let queries = buffers.qkv.rows().columns(q);
         if [Site::Scores, Site::Pattern].iter().any(|site| seam.plan.wants_heads(*site, self.layer)) {
             let squares = sequences.iter().map(|s| s.queries.len() * s.keys.len()).sum();
@@ -120,7 +121,7 @@ impl Attention {
     /// so that an edit changes only what that head sees; returns whether they were.
     fn visit_heads(&self, run: &mut Run<'_>) -> Result<bool> {
         let d_head = self.spec.d_head;
-        let Run { scratch, seam, .. } = run;
+        let Run { scratch, seam, past, .. } = run;
         let buffers = &mut scratch.attention;
         let [_, k, v] = self.columns();
         for head in 0..self.spec.n_heads {
@@ -129,7 +130,8 @@ impl Attention {
             seam.visit(point, buffers.qkv.rows_mut().columns(own))?;
         }
         let sites = [(Site::HeadKeys, k), (Site::HeadValues, v)];
-        if !sites.iter().any(|(site, _)| seam.plan.wants_heads(*site, self.layer)) {
+        let wanted = sites.iter().any(|(site, _)| seam.plan.wants_heads(*site, self.layer));
+        if !wanted && !past.is_spread(self.layer, self.spec.n_kv_heads) {
             return Ok(false);
         }
         let (n_heads, group) = (self.spec.n_heads, self.spec.n_heads / self.spec.n_kv_heads);

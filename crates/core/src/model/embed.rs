@@ -61,9 +61,10 @@ impl Embedding {
         }
         if let Some(positions) = &self.positions {
             let width = out.n_columns();
-            for span in batch.spans() {
-                for (position, token) in span.enumerate() {
-                    let row = &positions.table[(positions.offset + position) * width..][..width];
+            for row in 0..batch.n_rows() {
+                let first = positions.offset + batch.first(row);
+                for (i, token) in batch.span(row).enumerate() {
+                    let row = &positions.table[(first + i) * width..][..width];
                     out.row_mut(token).iter_mut().zip(row).for_each(|(x, p)| *x += p);
                 }
             }

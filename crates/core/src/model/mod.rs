@@ -9,6 +9,7 @@ mod embed;
 mod mlp;
 mod moe;
 mod part;
+mod past;
 mod plan;
 mod rope;
 mod rotations;
@@ -29,7 +30,10 @@ use block::Block;
 pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
 use embed::Embedding;
+pub use past::KvCache;
+use past::{CachedRow, Past};
 use plan::{Plan, Stage};
+use rope::length_class;
 use run::{Run, Scratch};
 pub use unembed::Unembedding;
 pub(crate) use unembed::moments;
@@ -94,9 +98,53 @@ impl Model {
         if plan.ends_by(Stage::Never) {
             return Ok(());
         }
+        self.with_scratch(|scratch| Run::new(self, batch, &plan, tap, scratch, Past::Nothing).forward())
+    }
+
+    /// Runs further tokens of rows whose beginnings were run before, and takes them into the cache: the same bits as the
+    /// whole rows give. A row may have no further tokens.
+    ///
+    /// The tap sees positions of the whole row. Where rotary frequencies depend on a row's length and change with its
+    /// new tokens, the row is run again from its first token.
+    ///
+    /// # Errors
+    /// As [`Model::forward`], and a number of rows that is not the cache's. After an error the cache is as before.
+    pub fn forward_cached<R: AsRef<[u32]>>(
+        &self,
+        rows: &[R],
+        cache: &mut KvCache,
+        tap: &mut dyn Tap,
+    ) -> Result<()> {
+        if rows.len() != cache.n_rows() {
+            return Err(Error::input(format!("{} rows for a cache of {}", rows.len(), cache.n_rows())));
+        }
+        let whole: Vec<Vec<u32>> =
+            cache.rows.iter().zip(rows).map(|(row, new)| [&row.ids, new.as_ref()].concat()).collect();
+        let still_right = |row: &CachedRow, length: usize| {
+            self.arch.ropes.iter().all(|r| length_class(r, row.ids.len()) == length_class(r, length))
+        };
+        let firsts: Vec<usize> = (cache.rows.iter().zip(&whole))
+            .map(|(row, ids)| if still_right(row, ids.len()) { row.kept } else { 0 })
+            .collect();
+        let batch = Batch::continuing(firsts.iter().zip(&whole).map(|(first, ids)| (*first, &ids[*first..])));
+        self.check(&batch)?;
+        if batch.n_tokens() == 0 {
+            return Ok(());
+        }
+        cache.rows.iter_mut().zip(&firsts).for_each(|(row, first)| row.kept = row.kept.min(*first));
+        cache.reserve(whole.iter().map(Vec::len).max().unwrap_or(0));
+        let plan = Plan::new(&self.arch, tap).through_all_keys(&self.arch);
+        self.with_scratch(|scratch| Run::new(self, &batch, &plan, tap, scratch, Past::Own(cache)).forward())?;
+        for (row, ids) in cache.rows.iter_mut().zip(whole) {
+            *row = CachedRow { kept: ids.len(), ids };
+        }
+        Ok(())
+    }
+
+    /// Lends buffers of an earlier run.
+    fn with_scratch<T>(&self, run: impl FnOnce(&mut Scratch) -> T) -> T {
         let mut scratch = self.scratch.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
-        let mut run = Run::new(self, batch, &plan, tap, &mut scratch);
-        let result = run.forward();
+        let result = run(&mut scratch);
         if let Ok(mut free) = self.scratch.lock() {
             free.push(scratch);
         }
@@ -109,14 +157,15 @@ impl Model {
             let ids = batch.row(row);
             if let Some(at) = ids.iter().position(|id| *id as usize >= known) {
                 return Err(Error::input(format!(
-                    "row {row}: token id {} at {at} is beyond the vocabulary of {known}",
-                    ids[at]
+                    "row {row}: token id {} at {} is beyond the vocabulary of {known}",
+                    ids[at],
+                    batch.first(row) + at
                 )));
             }
-            if ids.len() > self.arch.context {
+            if batch.length(row) > self.arch.context {
                 return Err(Error::input(format!(
                     "row {row} has {} tokens; the model was built for {} at most",
-                    ids.len(),
+                    batch.length(row),
                     self.arch.context
                 ))
                 .hint("cut the prompt, or pass --truncate to keep its first tokens"));

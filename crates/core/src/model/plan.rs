@@ -46,6 +46,13 @@ impl Plan {
         plan
     }
 
+    /// Has the run go on until every layer's keys are known.
+    pub(crate) fn through_all_keys(mut self, arch: &Arch) -> Self {
+        let last = arch.layers.len().saturating_sub(1);
+        self.last = self.last.max(Stage::Block(last, Site::Scores));
+        self
+    }
+
     pub(crate) fn wants(&self, point: Point) -> Want {
         self.wanted.get(&point).copied().unwrap_or(Want::Nothing)
     }

@@ -43,6 +43,18 @@ pub(crate) fn frequencies(rope: &Rope, row_length: usize) -> (Vec<f32>, f32) {
     }
 }
 
+/// What the frequencies of rows of this length have in common: rows of the same class have the same.
+pub(crate) fn length_class(rope: &Rope, row_length: usize) -> usize {
+    match &rope.scaling {
+        RopeScaling::Dynamic { original, .. } => row_length.max(*original),
+        RopeScaling::LongRope { original, .. } => usize::from(row_length > *original),
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Yarn { .. } => 0,
+    }
+}
+
 /// `base ** (2i / dim)` for every pair of columns.
 fn waves(base: f32, dim: usize) -> impl Iterator<Item = f32> {
     // The exponent is rounded to f32 first, as in torch; the power is exact but for the last rounding.

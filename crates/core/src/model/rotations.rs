@@ -1,8 +1,11 @@
 //! Cosines and sines of one rotary table for every token of a batch.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use easyroutine_kernels::Rows;
 
-use super::rope::frequencies;
+use super::rope::{frequencies, length_class};
 use crate::arch::Rope;
 use crate::batch::Batch;
 
@@ -19,19 +22,29 @@ impl Rotations {
     /// Angles for all tokens; frequencies that depend on length are those of each row's own length.
     pub(crate) fn new(rope: &Rope, batch: &Batch) -> Self {
         let pairs = rope.rotary_dim / 2;
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for span in batch.spans() {
-            let (frequencies, factor) = frequencies(rope, span.len());
-            for position in 0..span.len() {
-                for frequency in &frequencies {
-                    // The angle is rounded to f32 as in transformers; its cosine is then taken exactly.
-                    let angle = f64::from(position as f32 * frequency);
-                    cos.push(angle.cos() as f32 * factor);
-                    sin.push(angle.sin() as f32 * factor);
-                }
-            }
+        // Rows with the same frequencies share their angles: of many rows each position is computed once.
+        let mut classes: BTreeMap<usize, (usize, Range<usize>)> = BTreeMap::new();
+        for row in (0..batch.n_rows()).filter(|row| !batch.span(*row).is_empty()) {
+            let (first, length) = (batch.first(row), batch.length(row));
+            let class = classes.entry(length_class(rope, length));
+            let (_, range) = class.or_insert((length, first..length));
+            *range = range.start.min(first)..range.end.max(length);
         }
-        Rotations { cos, sin, tokens: batch.n_tokens(), pairs }
+        let tables: BTreeMap<usize, Table> = (classes.into_iter())
+            .map(|(class, (length, range))| (class, Table::new(rope, length, range)))
+            .collect();
+        let tokens = batch.n_tokens();
+        let (mut cos, mut sin) = (Vec::with_capacity(tokens * pairs), Vec::with_capacity(tokens * pairs));
+        for row in 0..batch.n_rows() {
+            let (span, length) = (batch.span(row), batch.length(row));
+            let Some(table) = tables.get(&length_class(rope, length)).filter(|_| !span.is_empty()) else {
+                continue;
+            };
+            let at = (batch.first(row) - table.first) * pairs..(length - table.first) * pairs;
+            cos.extend_from_slice(&table.cos[at.clone()]);
+            sin.extend_from_slice(&table.sin[at]);
+        }
+        Rotations { cos, sin, tokens, pairs }
     }
 
     /// # Shapes
@@ -44,5 +57,29 @@ impl Rotations {
     /// Tokens by pairs.
     pub(crate) fn sin(&self) -> Rows<'_> {
         Rows::dense(&self.sin, self.tokens, self.pairs)
+    }
+}
+
+/// Angles of the positions from `first` on.
+struct Table {
+    first: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Table {
+    fn new(rope: &Rope, length: usize, positions: Range<usize>) -> Self {
+        let (frequencies, factor) = frequencies(rope, length);
+        let first = positions.start;
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in positions {
+            for frequency in &frequencies {
+                // The angle is rounded to f32 as in transformers; its cosine is then taken exactly.
+                let angle = f64::from(position as f32 * frequency);
+                cos.push(angle.cos() as f32 * factor);
+                sin.push(angle.sin() as f32 * factor);
+            }
+        }
+        Table { first, cos, sin }
     }
 }

@@ -6,6 +6,7 @@ use easyroutine_kernels::{Cpu, RowsMut, Sequence};
 use easyroutine_sites::{Point, Site};
 
 use super::buffer::Buffer;
+use super::past::Past;
 use super::plan::{Plan, Stage};
 use super::rotations::Rotations;
 use super::{Model, unembed};
@@ -36,6 +37,8 @@ pub(crate) struct Run<'a> {
     pub(crate) batch: &'a Batch,
     pub(crate) scratch: &'a mut Scratch,
     pub(crate) seam: Seam<'a>,
+    /// What stands before the batch's tokens.
+    pub(crate) past: Past<'a>,
     /// Rows of the batch as attention sees them.
     pub(crate) sequences: Vec<Sequence>,
     /// One a rotary table of the architecture.
@@ -59,10 +62,11 @@ impl<'a> Run<'a> {
         plan: &'a Plan,
         tap: &'a mut dyn Tap,
         scratch: &'a mut Scratch,
+        past: Past<'a>,
     ) -> Self {
-        let sequences = batch.spans().map(|span| Sequence { queries: span.clone(), keys: span }).collect();
+        let sequences = past.sequences(batch);
         let rotations = model.arch.ropes.iter().map(|rope| Rotations::new(rope, batch)).collect();
-        Run { model, batch, scratch, seam: Seam { plan, batch, tap }, sequences, rotations }
+        Run { model, batch, scratch, seam: Seam { plan, batch, tap }, past, sequences, rotations }
     }
 
     pub(crate) fn cpu(&self) -> &'a Cpu {

@@ -5,6 +5,7 @@
 mod common;
 
 mod bits;
+mod cached;
 mod heads;
 mod sums;
 mod wants;

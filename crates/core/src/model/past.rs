@@ -1,0 +1,214 @@
+//! What stands before the tokens of a run: keys and values of tokens that were run before.
+
+use easyroutine_kernels::{Rows, RowsMut, Sequence};
+
+use super::buffer::Buffer;
+use crate::arch::Arch;
+use crate::batch::Batch;
+
+/// Keys and values of rows whose tokens come piece by piece, as in generation.
+///
+/// They are those that attention reads: normed, turned to their positions, and changed by whatever tap was there.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    pub(super) rows: Vec<CachedRow>,
+    layers: Vec<LayerKeys>,
+    /// Positions of room that each row has.
+    capacity: usize,
+    d_head: usize,
+}
+
+/// One row of a cache.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CachedRow {
+    pub(super) ids: Vec<u32>,
+    /// How many of its tokens have keys and values; the others are run again.
+    pub(super) kept: usize,
+}
+
+/// Keys and values of one layer.
+#[derive(Debug, Clone)]
+struct LayerKeys {
+    /// Rows by capacity by keys, then values, of every head.
+    values: Vec<f32>,
+    /// Key and value heads that are stored: those of the model, or one a query head where a tap told them apart.
+    heads: usize,
+}
+
+/// The past of a run.
+#[derive(Debug)]
+pub(crate) enum Past<'a> {
+    /// Each row begins at its position 0.
+    Nothing,
+    /// Each row continues one of the cache, which takes in its keys and values.
+    Own(&'a mut KvCache),
+    /// Each row continues a beginning of a row that was run before, and nobody continues it.
+    Shared(Shared<'a>),
+}
+
+/// Beginnings of rows that were run before.
+#[derive(Debug)]
+pub(crate) struct Shared<'a> {
+    pub(crate) cache: &'a KvCache,
+    /// For each row of the batch the row of the cache whose beginning it continues.
+    pub(crate) rows: &'a [usize],
+    /// Room for the keys and values of one layer.
+    pub(crate) joined: &'a mut Buffer,
+}
+
+impl KvCache {
+    /// An empty cache for a number of rows.
+    pub fn new(arch: &Arch, n_rows: usize) -> Self {
+        let layer = LayerKeys { values: Vec::new(), heads: arch.n_kv_heads };
+        KvCache {
+            rows: vec![CachedRow::default(); n_rows],
+            layers: vec![layer; arch.layers.len()],
+            capacity: 0,
+            d_head: arch.d_head,
+        }
+    }
+
+    /// How many rows it has.
+    pub fn n_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The tokens of a row so far.
+    pub fn row(&self, row: usize) -> &[u32] {
+        &self.rows[row].ids
+    }
+
+    /// Makes room for rows of this length, and by half more than it had, so that growing by one token at a time copies
+    /// little.
+    pub(super) fn reserve(&mut self, length: usize) {
+        if length <= self.capacity {
+            return;
+        }
+        let capacity = length.max(self.capacity + self.capacity / 2);
+        for layer in &mut self.layers {
+            let width = 2 * layer.heads * self.d_head;
+            let mut grown = vec![0.0; self.rows.len() * capacity * width];
+            for (number, row) in self.rows.iter().enumerate() {
+                let (from, to) = (number * self.capacity * width, number * capacity * width);
+                let kept = row.kept * width;
+                grown[to..to + kept].copy_from_slice(&layer.values[from..from + kept]);
+            }
+            layer.values = grown;
+        }
+        self.capacity = capacity;
+    }
+
+    /// Stores a layer's keys and values one a query head.
+    fn spread(&mut self, layer: usize, heads: usize) {
+        let LayerKeys { values, heads: stored } = &mut self.layers[layer];
+        if *stored == heads {
+            return;
+        }
+        let (width, wide) = (2 * *stored * self.d_head, 2 * heads * self.d_head);
+        let mut spread = vec![0.0; values.len() / width * wide];
+        for (from, to) in values.chunks_exact(width).zip(spread.chunks_exact_mut(wide)) {
+            copy_heads(from, *stored, to, heads);
+        }
+        (*values, *stored) = (spread, heads);
+    }
+
+    /// Keys, then values, of one token.
+    fn token(&self, layer: usize, row: usize, position: usize) -> &[f32] {
+        let LayerKeys { values, heads } = &self.layers[layer];
+        let width = 2 * heads * self.d_head;
+        &values[(row * self.capacity + position) * width..][..width]
+    }
+}
+
+impl Past<'_> {
+    /// The rows of a batch as attention sees them.
+    pub(super) fn sequences(&self, batch: &Batch) -> Vec<Sequence> {
+        let mut end = 0;
+        let keys = |row: usize| match self {
+            Past::Nothing => batch.span(row),
+            Past::Own(cache) => {
+                let start = row * cache.capacity;
+                start..start + batch.length(row)
+            }
+            Past::Shared(_) => {
+                let start = end;
+                end += batch.length(row);
+                start..end
+            }
+        };
+        let keys: Vec<_> = (0..batch.n_rows()).map(keys).collect();
+        batch.spans().zip(keys).map(|(queries, keys)| Sequence { queries, keys }).collect()
+    }
+
+    /// Whether the keys of a layer are stored one a query head: then new ones must be, too.
+    pub(super) fn is_spread(&self, layer: usize, n_kv_heads: usize) -> bool {
+        match self {
+            Past::Nothing => false,
+            Past::Own(cache) => cache.layers[layer].heads != n_kv_heads,
+            Past::Shared(shared) => shared.cache.layers[layer].heads != n_kv_heads,
+        }
+    }
+
+    /// Keys and values of whole rows, from those of the batch's tokens.
+    ///
+    /// # Shapes
+    /// `fresh`: keys and values, tokens by heads · h; result: keys and values, as [`Past::sequences`] numbers their rows.
+    pub(super) fn join<'b>(
+        &'b mut self,
+        layer: usize,
+        batch: &Batch,
+        heads: usize,
+        fresh: [Rows<'b>; 2],
+    ) -> [Rows<'b>; 2] {
+        let half = fresh[0].n_columns();
+        let write = |token: usize, to: &mut [f32]| {
+            to[..half].copy_from_slice(fresh[0].row(token));
+            to[half..2 * half].copy_from_slice(fresh[1].row(token));
+        };
+        let joined = match self {
+            Past::Nothing => return fresh,
+            Past::Own(cache) => {
+                cache.spread(layer, heads);
+                let capacity = cache.capacity;
+                let values = &mut cache.layers[layer].values;
+                for row in 0..batch.n_rows() {
+                    for (i, token) in batch.span(row).enumerate() {
+                        let at = (row * capacity + batch.first(row) + i) * 2 * half;
+                        write(token, &mut values[at..at + 2 * half]);
+                    }
+                }
+                Rows::dense(values, values.len() / (2 * half), 2 * half)
+            }
+            Past::Shared(Shared { cache, rows, joined }) => {
+                let lengths = (0..batch.n_rows()).map(|row| batch.length(row));
+                joined.resize(lengths.sum(), 2 * half);
+                let mut out: RowsMut<'_> = joined.rows_mut();
+                let mut end = 0;
+                for (row, shared) in rows.iter().enumerate() {
+                    for position in 0..batch.first(row) {
+                        let stored = cache.token(layer, *shared, position);
+                        copy_heads(stored, cache.layers[layer].heads, out.row_mut(end + position), heads);
+                    }
+                    let start = end + batch.first(row);
+                    batch.span(row).enumerate().for_each(|(i, token)| write(token, out.row_mut(start + i)));
+                    end += batch.length(row);
+                }
+                joined.rows()
+            }
+        };
+        [joined.columns(0..half), joined.columns(half..2 * half)]
+    }
+}
+
+/// Copies keys, then values, of one token; each stored head to all that share it.
+fn copy_heads(from: &[f32], stored: usize, to: &mut [f32], heads: usize) {
+    if stored == heads {
+        return to.copy_from_slice(from);
+    }
+    let d_head = from.len() / (2 * stored);
+    for (number, to) in to.chunks_exact_mut(d_head).enumerate() {
+        let (half, head) = (number / heads, number % heads);
+        let source = half * stored + head / (heads / stored);
+        to.copy_from_slice(&from[source * d_head..(source + 1) * d_head]);
+    }
+}
