@@ -242,6 +242,42 @@ pub(crate) struct Next {
     /// How many tokens are listed.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) k: u32,
+    #[command(flatten)]
+    pub(crate) generation: Generation,
+}
+
+/// How a prompt is continued.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Generation")]
+pub(crate) struct Generation {
+    /// Continue the prompt by up to N tokens, written as they come; named positions of an intervention stay those of the
+    /// prompt, `all` takes in new tokens.
+    #[arg(long, value_name = "N")]
+    pub(crate) generate: Option<usize>,
+    /// Draw tokens: above 1 flatter, below 1 sharper; 0 takes the most likely one.
+    #[arg(long, value_name = "T", requires = "generate", allow_hyphen_values = true)]
+    pub(crate) temperature: Option<f32>,
+    /// Draw among the K most likely tokens.
+    #[arg(long, value_name = "K", requires = "generate")]
+    pub(crate) top_k: Option<usize>,
+    /// Draw among the fewest tokens whose probabilities reach P.
+    #[arg(long, value_name = "P", requires = "generate")]
+    pub(crate) top_p: Option<f32>,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
+    pub(crate) seed: u64,
+    /// End before this text. May repeat.
+    #[arg(long, value_name = "TEXT", requires = "generate")]
+    pub(crate) stop: Vec<String>,
+    /// Go on after the model's end-of-sequence tokens.
+    #[arg(long, requires = "generate")]
+    pub(crate) ignore_end: bool,
+    /// Put the prompt into the model's chat template, as what the user says.
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// What the system says first.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
 }
 
 /// `tokens`

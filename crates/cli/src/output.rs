@@ -197,13 +197,17 @@ fn name(format: Format) -> String {
 }
 
 fn names(formats: &[Format]) -> String {
-    formats.iter().map(|f| name(*f)).collect::<Vec<_>>().join(", ")
+    let mut names: Vec<String> = formats.iter().map(|f| name(*f)).collect();
+    names.dedup();
+    names.join(", ")
 }
 
 /// The endings that name the formats: that of a table is `.txt`.
 fn endings(formats: &[Format]) -> String {
     let ending = |f: &Format| if *f == Format::Table { ".txt".to_owned() } else { format!(".{}", name(*f)) };
-    formats.iter().map(ending).collect::<Vec<_>>().join(", ")
+    let mut endings: Vec<String> = formats.iter().map(ending).collect();
+    endings.dedup();
+    endings.join(", ")
 }
 
 /// What colours the terminal table may use. A file gets colour only if it is asked for.

@@ -122,13 +122,17 @@ impl Prompt {
 impl PromptArgs {
     /// Reads the prompt and cuts it.
     pub(crate) fn read(&self, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
-        let text = match (&self.prompt, &self.file) {
-            (_, Some(file)) => read_file(file)?,
-            (Some(dash), None) if dash == "-" => read_stdin()?,
-            (Some(text), None) => text.clone(),
-            (None, None) => return Err(Failure::usage("no prompt given")),
-        };
-        self.cutting.cut(text, tokenizer, context)
+        self.cutting.cut(self.text()?, tokenizer, context)
+    }
+
+    /// The text of the prompt.
+    pub(crate) fn text(&self) -> Result<String, Failure> {
+        match (&self.prompt, &self.file) {
+            (_, Some(file)) => read_file(file),
+            (Some(dash), None) if dash == "-" => read_stdin(),
+            (Some(text), None) => Ok(text.clone()),
+            (None, None) => Err(Failure::usage("no prompt given")),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod error;
 mod export;
 pub mod extraction;
 pub mod families;
+pub mod generate;
 pub mod lens;
 pub mod load;
 mod model;

@@ -106,6 +106,50 @@ pub fn open(files: &ModelFiles, allowed_keys: &[String]) -> Result<Opened> {
     }
 }
 
+/// The ids after which a text of this model ends: `eos_token_id` of generation_config.json, else of config.json; of a
+/// GGUF file the tokens that end a sequence, a turn or a message. Empty where nothing is said.
+///
+/// # Errors
+/// A file that cannot be read, or ids that are none.
+pub fn end_ids(files: &ModelFiles) -> Result<Vec<u32>> {
+    let wrong = |place: &Path| {
+        Error::new(ErrorKind::Format, format!("{}: `eos_token_id` holds no id", place.display()))
+    };
+    match &files.kind {
+        FilesKind::Folder(folder) => {
+            for name in ["generation_config.json", "config.json"] {
+                let path = folder.join(name);
+                if !path.exists() {
+                    continue;
+                }
+                let config: Value = serde_json::from_slice(&read_small(&path)?).map_err(|e| {
+                    Error::new(ErrorKind::Format, format!("{}: {e}", path.display())).because(e)
+                })?;
+                let id = |value: &Value| {
+                    value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| wrong(&path))
+                };
+                match config.get("eos_token_id") {
+                    None | Some(Value::Null) => {}
+                    Some(Value::Array(list)) => return list.iter().map(id).collect(),
+                    Some(one) => return Ok(vec![id(one)?]),
+                }
+            }
+            Ok(Vec::new())
+        }
+        FilesKind::Gguf(file) => {
+            let opened = GgufFile::open(file)?;
+            let keys = ["eos_token_id", "eot_token_id", "eom_token_id"];
+            let ids = keys.iter().filter_map(|key| {
+                match opened.gguf().metadata.get(&format!("tokenizer.ggml.{key}")) {
+                    Some(Metadatum::Unsigned(id)) => u32::try_from(*id).ok(),
+                    _ => None,
+                }
+            });
+            Ok(ids.collect())
+        }
+    }
+}
+
 fn open_folder(folder: &Path, allowed_keys: &[String]) -> Result<Opened> {
     let path = folder.join("config.json");
     let bytes = read_small(&path)?;

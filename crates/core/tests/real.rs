@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use common::{extract, fixtures};
+use easyroutine::generate::{GenerateOptions, Sampling, TextStream, generate};
 use easyroutine::lens::{Component, LensNorm, Survey, SurveyOptions, survey};
 use easyroutine::load::{LoadOptions, load, open};
 use easyroutine::source::{FilesKind, ModelFiles};
@@ -145,6 +147,28 @@ fn the_laws_hold_and_the_stream_has_the_reference_norms() {
         let mut model = load(&real.files, &LoadOptions::default()).unwrap();
         for outcome in easyroutine::check::check(&mut model, [&row, &row[..2]]).unwrap() {
             assert!(outcome.holds(), "{outcome:?}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs the real models: EASYROUTINE_SMOLLM2 and EASYROUTINE_GEMMA3"]
+fn greedy_texts_are_those_of_transformers() {
+    both(|real| {
+        for prompt in &real.prompts {
+            let (given, expected) = (ids(&prompt["input_ids"]), ids(&prompt["greedy_ids"]));
+            let max_new_tokens = expected.len() - given.len();
+            let options =
+                GenerateOptions { max_new_tokens, sampling: Sampling::Greedy, ends: Vec::new(), seed: 0 };
+            let mut text = TextStream::new(&real.tokenizer, &given, &[]).unwrap();
+            let mut written = String::new();
+            let continued = generate(&real.model, &[&given], &options, (), |token| {
+                written += &text.push(token.id)?.text;
+                Ok(ControlFlow::Continue(()))
+            });
+            assert_eq!([&given[..], &continued.unwrap()[0].ids].concat(), expected, "{}", prompt["text"]);
+            written += &text.finish().unwrap();
+            assert!(prompt["greedy_text"].as_str().unwrap().ends_with(&written), "{written:?}");
         }
     });
 }

@@ -27,3 +27,13 @@ fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+/// A number from 0 up to but not including 1, for one step of one row.
+pub(crate) fn uniform(seed: u64, row: usize, step: usize) -> f64 {
+    let mut state = seed;
+    for part in [row as u64, step as u64] {
+        state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ part);
+    }
+    // 53 bits are what an f64 holds between 1/2 and 1.
+    (mix(state) >> 11) as f64 / (1u64 << 53) as f64
+}

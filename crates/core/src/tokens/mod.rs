@@ -4,6 +4,7 @@
 //! ([`Tokenizer::from_folder`]), rebuilding a tokenizer from GGUF metadata ([`Tokenizer::from_gguf`]), and answers about
 //! single tokens that never fail, whatever the vocabulary holds.
 
+mod chat;
 mod folder;
 mod from_gguf;
 mod guard;
@@ -26,6 +27,7 @@ use guard::guarded;
 use named::NamedTokens;
 use spelling::Spelling;
 
+pub use chat::{Answer, Message};
 pub use spelling::{TokenContent, TokenText};
 
 /// A model's tokenizer.

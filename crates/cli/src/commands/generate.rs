@@ -1,0 +1,176 @@
+//! `run --generate`: a prompt continued, written as it comes.
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+
+use easyroutine::generate::{Finish, GenerateOptions, Generated, Sampling, TextStream, generate};
+use easyroutine::load::end_ids;
+use easyroutine::tokens::Tokenizer;
+use easyroutine_view::printable;
+use serde_json::{Value, json};
+
+use super::dtype_name;
+use crate::args::{Args, Format, Generation, Next};
+use crate::changes;
+use crate::failure::{Failure, one_line};
+use crate::output::{self, Target};
+use crate::session::{self, Prompt, Session, token_text};
+
+/// Text on a terminal and in a pipe: that is what a continuation is.
+const FORMATS: &[Format] =
+    &[Format::Table, Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Jsonl];
+
+pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure> {
+    let targets = output::targets(args, FORMATS)?;
+    let interventions = next.changes.read()?;
+    let session = session::load(&next.model.model, &next.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files)?;
+    let prompt = super::run::prompt(next, &tokenizer, session.model.arch().context)?;
+    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
+    let options = options(&next.generation, count, &session, &tokenizer)?;
+
+    let streams = targets.iter().any(|t| t.file.is_none() && t.format == Format::Table);
+    let mut written = Written::new(streams);
+    let mut text = TextStream::new(&tokenizer, &prompt.encoded.ids, &next.generation.stop)?;
+    let mut gone = false;
+    let rows = [&prompt.encoded.ids];
+    let mut generated = generate(&session.model, &rows, &options, edits, |token| {
+        let piece = if tokenizer.is_special(token.id) { None } else { Some(text.push(token.id)?) };
+        let stopped = piece.as_ref().is_some_and(|piece| piece.stopped);
+        // A reader that has gone wants no more of it.
+        gone = !written.add(&piece.map(|piece| piece.text).unwrap_or_default());
+        Ok(if stopped || gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    if gone {
+        return Ok(());
+    }
+    written.add(&text.finish()?);
+    written.end();
+    let Some(generated) = generated.pop() else { return Ok(()) };
+    let result = Continuation { next, session: &session, tokenizer: &tokenizer, prompt: &prompt, generated };
+    for target in targets.iter().filter(|t| !streams || t.file.is_some() || t.format != Format::Table) {
+        output::write(target, result.render(target, &written.text)?.as_bytes())?;
+    }
+    if io::stderr().is_terminal() && result.generated.finish == Finish::Context {
+        output::note("note", "the text ends where the model's context does");
+    }
+    Ok(())
+}
+
+fn options(
+    generation: &Generation,
+    max_new_tokens: usize,
+    session: &Session,
+    tokenizer: &Tokenizer,
+) -> Result<GenerateOptions, Failure> {
+    let Generation { temperature, top_k, top_p, seed, .. } = *generation;
+    let sampling = match temperature {
+        Some(0.0) if top_k.is_some() || top_p.is_some() => {
+            return Err(Failure::usage("--temperature 0 draws nothing: leave out --top-k and --top-p"));
+        }
+        Some(0.0) => Sampling::Greedy,
+        None if top_k.is_none() && top_p.is_none() => Sampling::Greedy,
+        _ => Sampling::Random { temperature: temperature.unwrap_or(1.0), top_k, top_p },
+    };
+    let mut ends = Vec::new();
+    if !generation.ignore_end {
+        ends = end_ids(&session.files)?;
+        if ends.is_empty() {
+            ends.extend(tokenizer.eos_id());
+        }
+    }
+    Ok(GenerateOptions { max_new_tokens, sampling, ends, seed })
+}
+
+/// The text so far, on standard output too where it streams.
+struct Written {
+    text: String,
+    streams: bool,
+    to_terminal: bool,
+}
+
+impl Written {
+    fn new(streams: bool) -> Self {
+        Written { text: String::new(), streams, to_terminal: io::stdout().is_terminal() }
+    }
+
+    /// Adds a piece; false where nobody reads any more.
+    fn add(&mut self, piece: &str) -> bool {
+        self.text.push_str(piece);
+        !self.streams || piece.is_empty() || self.print(piece)
+    }
+
+    /// Ends the last line.
+    fn end(&self) {
+        if self.streams && !self.text.ends_with('\n') {
+            // If the reader has gone, there is no line to end.
+            let _ = self.print("\n");
+        }
+    }
+
+    /// A model's text is untrusted: only its line ends reach a terminal raw.
+    fn print(&self, piece: &str) -> bool {
+        let shown = match self.to_terminal {
+            true => piece.split('\n').map(one_line).collect::<Vec<_>>().join("\n"),
+            false => piece.to_owned(),
+        };
+        let mut out = io::stdout().lock();
+        out.write_all(shown.as_bytes()).and_then(|()| out.flush()).is_ok()
+    }
+}
+
+/// All that is told of a continuation.
+struct Continuation<'a> {
+    next: &'a Next,
+    session: &'a Session,
+    tokenizer: &'a Tokenizer,
+    prompt: &'a Prompt,
+    generated: Generated,
+}
+
+impl Continuation<'_> {
+    fn render(&self, target: &Target, text: &str) -> Result<String, Failure> {
+        if target.format == Format::Table {
+            return Ok(format!("{}\n", text.trim_end_matches('\n')));
+        }
+        let tokens = self.generated.ids.iter().zip(&self.generated.logprobs).enumerate();
+        let row = |(step, (id, logprob)): (usize, (&u32, &f64))| {
+            let token = printable(&token_text(self.tokenizer, *id));
+            let probability = format!("{:.6}", logprob.exp());
+            vec![step.to_string(), id.to_string(), token, probability, format!("{logprob:.5}")]
+        };
+        let rows: Vec<Vec<String>> = tokens.map(row).collect();
+        output::render(
+            target.format,
+            &["step", "id", "token", "probability", "logprob"],
+            &rows,
+            &self.json(text),
+        )
+    }
+
+    fn json(&self, text: &str) -> Value {
+        let Generation { temperature, top_k, top_p, seed, stop, .. } = &self.next.generation;
+        let named = |id: &u32| json!({"id": id, "text": token_text(self.tokenizer, *id)});
+        let generated = self.generated.ids.iter().zip(&self.generated.logprobs).map(
+            |(id, logprob)| json!({"id": id, "text": token_text(self.tokenizer, *id), "logprob": logprob}),
+        );
+        json!({
+            "schema": "easyroutine.generate/1",
+            "model": {
+                "name": self.session.files.name,
+                "commit": self.session.files.commit,
+                "model_type": self.session.model_type,
+                "dtype": dtype_name(self.session.model.dtype()),
+            },
+            "bos": self.prompt.encoded.starts_with_bos,
+            "interventions": self.next.changes.intervene,
+            "sampling": {
+                "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop,
+            },
+            "tokens": self.prompt.encoded.ids.iter().map(named).collect::<Vec<_>>(),
+            "generated": generated.collect::<Vec<_>>(),
+            "text": text,
+            "finish": self.generated.finish.name(),
+        })
+    }
+}

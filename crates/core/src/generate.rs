@@ -1,0 +1,149 @@
+//! Tokens one after another: greedy or drawn, from keys and values that are kept.
+
+mod sample;
+mod text;
+
+use std::ops::ControlFlow;
+
+use easyroutine_sites::{Point, Site};
+
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::model::{KvCache, Model};
+use crate::tap::{Tap, Value, Want};
+
+pub use sample::Sampling;
+pub use text::{Piece, TextStream};
+
+/// How rows are continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    /// How many tokens at most.
+    pub max_new_tokens: usize,
+    /// How each is chosen.
+    pub sampling: Sampling,
+    /// Ids after which a row ends; the id itself is kept. [`load::end_ids`](crate::load::end_ids) tells the model's.
+    pub ends: Vec<u32>,
+    /// Seed of all draws. A draw depends on it, on the row and on the token's number alone.
+    pub seed: u64,
+}
+
+/// A token as it is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NewToken {
+    /// The row that it continues.
+    pub row: usize,
+    /// Its id.
+    pub id: u32,
+    /// Its log-probability (natural) as the model has it, before any temperature or cut.
+    pub logprob: f64,
+}
+
+/// How a row was continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generated {
+    /// The new tokens.
+    pub ids: Vec<u32>,
+    /// Their log-probabilities, as [`NewToken::logprob`].
+    pub logprobs: Vec<f64>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// Why a row ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// It has as many new tokens as were asked for.
+    Length,
+    /// Its last token is one of the ends.
+    End,
+    /// The caller stopped it.
+    Stopped,
+    /// The model was built for no more tokens.
+    Context,
+}
+
+impl Finish {
+    /// One word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::Length => "length",
+            Finish::End => "end",
+            Finish::Stopped => "stopped",
+            Finish::Context => "context",
+        }
+    }
+}
+
+/// Continues rows, each until it ends. `first` is a tap on every step, such as [`Edits`](crate::edit::Edits): it sees
+/// positions of the whole row, the prompt in the first step and one token in each that follows. `on_token` hears each
+/// token as it is chosen, and may end its row.
+///
+/// The tokens are those that running the whole row again for each of them gives, to the bit of every logit.
+///
+/// # Errors
+/// As [`Model::forward`]; a temperature, `top_k` or `top_p` that means nothing; logits that are NaN; an error of the tap
+/// or of `on_token`.
+pub fn generate<R: AsRef<[u32]>>(
+    model: &Model,
+    prompts: &[R],
+    options: &GenerateOptions,
+    mut first: impl Tap,
+    mut on_token: impl FnMut(NewToken) -> Result<ControlFlow<()>>,
+) -> Result<Vec<Generated>> {
+    options.sampling.check()?;
+    Batch::new(prompts)?;
+    let mut cache = KvCache::new(model.arch(), prompts.len());
+    let mut rows =
+        vec![Generated { ids: Vec::new(), logprobs: Vec::new(), finish: Finish::Length }; prompts.len()];
+    let mut new: Vec<Vec<u32>> = prompts.iter().map(|row| row.as_ref().to_vec()).collect();
+    for step in 0..options.max_new_tokens {
+        let mut last = LastLogits { rows: vec![None; prompts.len()] };
+        model.forward_cached(&new, &mut cache, &mut (&mut first, &mut last))?;
+        new.iter_mut().for_each(Vec::clear);
+        for (row, logits) in last.rows.into_iter().enumerate() {
+            let Some(logits) = logits else { continue };
+            let (id, logprob) = options.sampling.choose(&logits, options.seed, row, step)?;
+            let generated = &mut rows[row];
+            generated.ids.push(id);
+            generated.logprobs.push(logprob);
+            let stopped = on_token(NewToken { row, id, logprob })?.is_break();
+            generated.finish = match () {
+                () if options.ends.contains(&id) => Finish::End,
+                () if stopped => Finish::Stopped,
+                () if cache.row(row).len() == model.arch().context => Finish::Context,
+                () => {
+                    new[row].push(id);
+                    Finish::Length
+                }
+            };
+        }
+        if new.iter().all(Vec::is_empty) {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+/// Keeps the logits at the last token of each row.
+struct LastLogits {
+    rows: Vec<Option<Vec<f32>>>,
+}
+
+impl Tap for LastLogits {
+    fn wants(&self, point: Point) -> Want {
+        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
+    }
+
+    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
+        Some(batch.spans().filter(|span| !span.is_empty()).map(|span| span.end - 1).collect())
+    }
+
+    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+        for (row, kept) in self.rows.iter_mut().enumerate() {
+            let last = value.batch().length(row).checked_sub(1);
+            *kept = last.and_then(|position| value.vector(row, position)).map(<[f32]>::to_vec);
+        }
+        Ok(())
+    }
+}
