@@ -7,10 +7,8 @@ use common::{easyroutine, fails, json, path, succeeds, tiny};
 use serde_json::Value;
 
 fn continued(more: &[&str]) -> Value {
-    json(
-        &[&["run", "The quick brown", "-m", &tiny("llama"), "--generate", "9", "--format", "json"], more]
-            .concat(),
-    )
+    let model = tiny("llama");
+    json(&[&["run", "The quick brown", "-m", &model, "--generate", "9", "--format", "json"], more].concat())
 }
 
 fn ids(result: &Value) -> Vec<u64> {
@@ -108,7 +106,8 @@ fn what_means_nothing_is_a_usage_error() {
         (&["--top-k", "0"], "top-k 0"),
         (&["--temperature", "0", "--top-k", "4"], "draws nothing"),
     ] {
-        let arguments = [&["run", "Hi", "-m", &tiny("llama"), "--generate", "3"], more].concat();
+        let model = tiny("llama");
+        let arguments = [&["run", "Hi", "-m", &model, "--generate", "3"], more].concat();
         let message = fails(2, &arguments);
         assert!(message.contains(part), "{message}");
     }

@@ -20,6 +20,7 @@ pub mod lens;
 pub mod load;
 mod model;
 pub mod names;
+pub mod patching;
 pub mod positions;
 pub mod request;
 pub mod source;

@@ -34,6 +34,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("cache", &["batch", "error", "positions", "tap"]),
     ("extraction", &["cache", "error", "positions", "request"]),
     ("edit", &["arch", "error", "positions", "tap"]),
+    ("patching", &["batch", "cache", "edit", "error", "model", "positions", "tap"]),
+    ("generate", &["batch", "error", "model", "positions", "tap", "tokens"]),
     ("lens", &["batch", "cache", "error", "model", "positions", "tap"]),
 ];
 

@@ -51,6 +51,46 @@ impl Edits {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+
+    /// Adds a change of whole vectors of one row of a batch.
+    pub(crate) fn push(
+        &mut self,
+        point: Point,
+        row: usize,
+        positions: &[usize],
+        action: RowAction<'_>,
+    ) -> Result<()> {
+        let places = Places::at(positions);
+        let action = match action {
+            RowAction::Zero => Action::Scale(0.0),
+            RowAction::Put(tensor) => {
+                let width = tensor.shape().last().copied().unwrap_or(1);
+                let spread = Spread::over(tensor, [1, positions.len(), width]);
+                let spread = spread.ok_or_else(|| {
+                    Error::input(format!(
+                        "{} positions but values of shape {:?}",
+                        positions.len(),
+                        tensor.shape()
+                    ))
+                })?;
+                Action::Put(Given::ByNumber(spread))
+            }
+        };
+        self.at.entry(point).or_default().push(Change { row, target: Target::Tokens(places), action });
+        Ok(())
+    }
+}
+
+/// What [`Edits::push`] does to one row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RowAction<'a> {
+    /// Every value becomes 0.
+    Zero,
+    /// These vectors are put in place.
+    ///
+    /// # Shapes
+    /// `[T, width]` or `[width]`.
+    Put(&'a Tensor),
 }
 
 /// One intervention beside what it is checked against.

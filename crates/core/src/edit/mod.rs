@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::positions::Specifier;
 
 pub use check::Edits;
+pub(crate) use check::RowAction;
 pub use spec::Reference;
 pub use tensor::Tensor;
 

@@ -72,7 +72,7 @@ impl Tensor {
     ///
     /// # Errors
     /// A tensor without any vector.
-    pub(super) fn mean(&self) -> Result<Tensor> {
+    pub(crate) fn mean(&self) -> Result<Tensor> {
         let width = self.shape.last().copied().unwrap_or(0);
         if self.values.is_empty() {
             return Err(Error::input(format!("`{}`, of shape {:?}, has no mean", self.name, self.shape)));

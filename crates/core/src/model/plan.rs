@@ -53,6 +53,12 @@ impl Plan {
         self
     }
 
+    /// Has the run go on to its very end.
+    pub(crate) fn to_the_end(mut self) -> Self {
+        self.last = Stage::Final(Site::Logits);
+        self
+    }
+
     pub(crate) fn wants(&self, point: Point) -> Want {
         self.wanted.get(&point).copied().unwrap_or(Want::Nothing)
     }

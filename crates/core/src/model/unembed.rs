@@ -84,16 +84,24 @@ pub(crate) fn finish(run: &mut Run<'_>) -> Result<()> {
         return Ok(());
     }
     let tokens = run.seam.tokens(point).unwrap_or_else(|| (0..run.batch.n_tokens()).collect());
-    let cpu = run.cpu();
     let unembedding = &run.model.unembedding;
-    let normed = normed(cpu, unembedding, run.scratch.stream.rows(), &tokens);
-    let mut logits = vec![0.0; tokens.len() * unembedding.vocabulary()];
+    let logits = logits(run.cpu(), unembedding, run.scratch.stream.rows(), &tokens);
+    run.seam.visit_some(point, logits, unembedding.vocabulary(), &tokens)
+}
+
+/// The logits of some tokens from the stream that leaves the last block.
+///
+/// # Shapes
+/// `stream`: tokens by `d_model`; result: these tokens by vocabulary.
+pub(super) fn logits(cpu: &Cpu, unembedding: &Unembedding, stream: Rows<'_>, tokens: &[usize]) -> Vec<f32> {
+    let normed = normed(cpu, unembedding, stream, tokens);
     let width = unembedding.vocabulary();
+    let mut logits = vec![0.0; tokens.len() * width];
     unembedding.matrix.apply(cpu, normed.rows(), RowsMut::dense(&mut logits, tokens.len(), width));
     if unembedding.divisor.is_some() || unembedding.softcap.is_some() {
         logits.chunks_exact_mut(width).for_each(|row| unembedding.finish(row));
     }
-    run.seam.visit_some(point, logits, width, &tokens)
+    logits
 }
 
 /// The stream at some tokens after the final norm, ready for the unembedding matrix.

@@ -1,0 +1,156 @@
+//! Cells of a sweep as rows of one batch, each from the block and the position of its change on.
+
+use easyroutine_sites::{Point, Site};
+
+use super::LastLogits;
+use crate::batch::Batch;
+use crate::edit::{Edits, RowAction};
+use crate::error::Result;
+use crate::model::{Buffer, KvCache, Model, Shared};
+use crate::tap::{Tap, Value, Want};
+
+/// Tokens that are run at once: enough for the arithmetic to be at its best, little enough for memory.
+const TOKENS: usize = 2048;
+
+/// One change of the row.
+#[derive(Debug)]
+pub(super) struct Cell<'a> {
+    point: Point,
+    /// Ascending.
+    positions: &'a [usize],
+    action: RowAction<'a>,
+    /// The block from which its run differs from the unchanged one.
+    start: usize,
+}
+
+/// The unchanged run: what all cells share.
+pub(super) struct Unchanged<'a> {
+    model: &'a Model,
+    row: &'a [u32],
+    /// Keys and values of every layer.
+    cache: KvCache,
+    /// The stream that enters each block, tokens by `d_model`.
+    streams: Vec<Vec<f32>>,
+    /// Logits at the last token.
+    pub(super) logits: Vec<f32>,
+}
+
+impl<'a> Cell<'a> {
+    /// A change of whole vectors at a point of a block.
+    pub(super) fn new(model: &Model, point: Point, positions: &'a [usize], action: RowAction<'a>) -> Self {
+        let layer = point.layer().unwrap_or(0);
+        // What leaves a block enters the next: the block itself need not be run again.
+        if point.site() == Site::ResidOut && layer + 1 < model.arch().layers.len() {
+            let point = Point::layer_of(Site::ResidIn, layer + 1);
+            return Cell { point, positions, action, start: layer + 1 };
+        }
+        Cell { point, positions, action, start: layer }
+    }
+
+    /// Its first changed position: tokens before it stay as they are.
+    fn first(&self) -> usize {
+        self.positions.first().copied().unwrap_or(0)
+    }
+}
+
+impl<'a> Unchanged<'a> {
+    pub(super) fn run(model: &'a Model, row: &'a [u32]) -> Result<Self> {
+        let mut cache = KvCache::new(model.arch(), 1);
+        let mut taps = (Streams(Vec::new()), LastLogits(Vec::new()));
+        model.forward_cached(&[row], &mut cache, &mut taps)?;
+        let (streams, mut logits) = (taps.0.0, taps.1.0);
+        Ok(Unchanged { model, row, cache, streams, logits: logits.pop().unwrap_or_default() })
+    }
+
+    /// Calls `each` with the number of every cell and its logits at the last token.
+    pub(super) fn change(
+        &self,
+        cells: &[Cell<'_>],
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut order: Vec<usize> = (0..cells.len()).collect();
+        order.sort_by_key(|i| cells[*i].start);
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = |i: &&usize| {
+                tokens += self.row.len() - cells[**i].first();
+                tokens <= TOKENS
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            let (group, later) = rest.split_at(count);
+            self.change_at_once(cells, group, &mut each)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Runs a group of cells, ordered by the blocks where they begin, as the rows of one batch.
+    fn change_at_once(
+        &self,
+        cells: &[Cell<'_>],
+        group: &[usize],
+        each: &mut impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (model, d_model) = (self.model, self.model.arch().d_model);
+        let (mut stream, mut joined) = (Buffer::default(), Buffer::default());
+        stream.resize(0, d_model);
+        let mut batch = Batch::continuing([]);
+        for layer in cells[group[0]].start..model.arch().layers.len() {
+            let begun = batch.n_rows();
+            let active = group.iter().take_while(|i| cells[**i].start <= layer).count();
+            if active > begun {
+                let firsts = group[..active].iter().map(|i| cells[*i].first());
+                batch = Batch::continuing(firsts.map(|first| (first, &self.row[first..])));
+                let mut grown = Buffer::default();
+                grown.resize(batch.n_tokens(), d_model);
+                let old = stream.rows().n_rows();
+                (0..old).for_each(|t| grown.rows_mut().row_mut(t).copy_from_slice(stream.rows().row(t)));
+                for row in begun..active {
+                    for (i, token) in batch.span(row).enumerate() {
+                        let at = (batch.first(row) + i) * d_model;
+                        let stored = &self.streams[layer][at..at + d_model];
+                        grown.rows_mut().row_mut(token).copy_from_slice(stored);
+                    }
+                }
+                stream = grown;
+            }
+            let mut edits = Edits::default();
+            for (row, i) in group[..active].iter().enumerate() {
+                let cell = &cells[*i];
+                if cell.point.layer() == Some(layer) {
+                    edits.push(cell.point.canonical(), row, cell.positions, cell.action)?;
+                }
+            }
+            let rows = vec![0; active];
+            let shared = Shared { cache: &self.cache, rows: &rows, joined: &mut joined };
+            model.run_block(layer, &batch, shared, &mut stream, &mut edits)?;
+        }
+        // Logits of all cells at once would be the largest array of the sweep.
+        for part in (0..group.len()).step_by(32) {
+            let rows = part..group.len().min(part + 32);
+            let last: Vec<usize> = rows.clone().map(|row| batch.span(row).end - 1).collect();
+            let logits = model.logits_of(stream.rows(), &last);
+            let width = logits.len() / last.len();
+            for (row, logits) in rows.zip(logits.chunks_exact(width)) {
+                each(group[row], logits)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the stream that enters each block.
+struct Streams(Vec<Vec<f32>>);
+
+impl Tap for Streams {
+    fn wants(&self, point: Point) -> Want {
+        if point.site() == Site::ResidIn { Want::Read } else { Want::Nothing }
+    }
+
+    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+        let vectors = (0..value.batch().length(0)).filter_map(|position| value.vector(0, position));
+        self.0.push(vectors.flatten().copied().collect());
+        Ok(())
+    }
+}

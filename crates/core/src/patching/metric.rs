@@ -1,0 +1,161 @@
+//! What a change does to the prediction, as one number.
+
+use crate::error::{Error, Result};
+
+/// A number that is read off the logits at the last token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// logit(answer) - logit(against).
+    LogitDiff {
+        /// The token that the number grows with.
+        answer: u32,
+        /// The token that it is measured against.
+        against: u32,
+    },
+    /// The logit difference, 0 where it is that of the run without a change and 1 where it is that of the base run.
+    NormalisedLogitDiff {
+        /// As of [`Metric::LogitDiff`].
+        answer: u32,
+        /// As of [`Metric::LogitDiff`].
+        against: u32,
+    },
+    /// The probability of a token.
+    Probability {
+        /// The token.
+        token: u32,
+    },
+    /// KL(reference ‖ changed) in nats: the reference is the base run where there is one, else the run without a change.
+    Kl,
+    /// The rank of a token, from 1; ties go to the lower id.
+    Rank {
+        /// The token.
+        token: u32,
+    },
+}
+
+/// What a metric is measured against.
+#[derive(Debug)]
+pub(super) struct Measured<'a> {
+    metric: Metric,
+    unchanged: &'a [f32],
+    base: Option<&'a [f32]>,
+}
+
+impl Metric {
+    /// The tokens that it speaks of.
+    pub fn tokens(self) -> Vec<u32> {
+        match self {
+            Metric::LogitDiff { answer, against } | Metric::NormalisedLogitDiff { answer, against } => {
+                vec![answer, against]
+            }
+            Metric::Probability { token } | Metric::Rank { token } => vec![token],
+            Metric::Kl => Vec::new(),
+        }
+    }
+
+    /// The metric of a run, from its logits at the last token and those of the run without a change.
+    ///
+    /// # Errors
+    /// Tokens beyond the vocabulary; a normalised difference without a base run, or between two runs that do not differ
+    /// in it.
+    pub fn of(self, logits: &[f32], unchanged: &[f32], base: Option<&[f32]>) -> Result<f64> {
+        Ok(self.against(unchanged, base)?.of(logits))
+    }
+
+    /// The metric beside the runs that it is measured against.
+    ///
+    /// # Errors
+    /// Tokens beyond the vocabulary; a normalised difference without a base run, or between two runs that do not differ
+    /// in it.
+    pub(super) fn against<'a>(self, unchanged: &'a [f32], base: Option<&'a [f32]>) -> Result<Measured<'a>> {
+        if let Some(id) = self.tokens().into_iter().find(|id| *id as usize >= unchanged.len()) {
+            let vocabulary = unchanged.len();
+            return Err(Error::input(format!("token id {id} is beyond the vocabulary of {vocabulary}")));
+        }
+        if let Metric::NormalisedLogitDiff { answer, against } = self {
+            let base = base.ok_or_else(|| {
+                Error::input("a normalised logit difference needs a base run, whose value is 1")
+            })?;
+            if diff(base, answer, against) == diff(unchanged, answer, against) {
+                return Err(Error::input(
+                    "both runs have the same logit difference: nothing can be normalised",
+                )
+                .hint("choose tokens whose logits differ between the runs"));
+            }
+        }
+        Ok(Measured { metric: self, unchanged, base })
+    }
+}
+
+impl Measured<'_> {
+    pub(super) fn of(&self, logits: &[f32]) -> f64 {
+        match self.metric {
+            Metric::LogitDiff { answer, against } => diff(logits, answer, against),
+            Metric::NormalisedLogitDiff { answer, against } => {
+                let from = diff(self.unchanged, answer, against);
+                let to = diff(self.base.unwrap_or(self.unchanged), answer, against);
+                (diff(logits, answer, against) - from) / (to - from)
+            }
+            Metric::Probability { token } => (f64::from(logits[token as usize]) - log_sum_exp(logits)).exp(),
+            Metric::Kl => kl_divergence(self.base.unwrap_or(self.unchanged), logits),
+            Metric::Rank { token } => {
+                let own = logits[token as usize];
+                let before = |(id, x): (usize, &f32)| *x > own || (*x == own && id < token as usize);
+                1.0 + logits.iter().enumerate().filter(|entry| before(*entry)).count() as f64
+            }
+        }
+    }
+}
+
+fn diff(logits: &[f32], answer: u32, against: u32) -> f64 {
+    f64::from(logits[answer as usize]) - f64::from(logits[against as usize])
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    most + logits.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
+}
+
+/// KL(p ‖ q) of two vectors of logits, in nats.
+pub(super) fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
+    let (of_p, of_q) = (log_sum_exp(p), log_sum_exp(q));
+    let term = |(a, b): (&f32, &f32)| {
+        let (a, b) = (f64::from(*a) - of_p, f64::from(*b) - of_q);
+        if a == f64::NEG_INFINITY { 0.0 } else { a.exp() * (a - b) }
+    };
+    // Rounding can leave equal distributions a hair below zero.
+    let sum: f64 = p.iter().zip(q).map(term).sum();
+    if sum < 0.0 { 0.0 } else { sum }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_of_two_runs_by_hand() {
+        let (unchanged, base, patched) = ([0.0f32, 1.0, 2.0], [3.0f32, 1.0, 0.0], [1.0f32, 1.0, 1.0]);
+        let of = |metric: Metric| metric.against(&unchanged, Some(&base)).unwrap().of(&patched);
+        assert_eq!(of(Metric::LogitDiff { answer: 0, against: 2 }), 0.0);
+        // From -2 to 3, and 0 in between.
+        assert!((of(Metric::NormalisedLogitDiff { answer: 0, against: 2 }) - 0.4).abs() < 1e-12);
+        assert!((of(Metric::Probability { token: 1 }) - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(of(Metric::Rank { token: 1 }), 2.0);
+        let p = [3f64, 1.0, 0.0].map(|x| x.exp() / (3f64.exp() + 1f64.exp() + 1.0));
+        let expected: f64 = p.iter().map(|p| p * (p.ln() + 3f64.ln())).sum();
+        assert!((of(Metric::Kl) - expected).abs() < 1e-12);
+        assert_eq!(kl_divergence(&base, &base), 0.0);
+        let without = Metric::Kl.against(&unchanged, None).unwrap();
+        assert_eq!(without.of(&unchanged), 0.0);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused() {
+        let logits = [0.0f32, 1.0];
+        let refused = |metric: Metric, base| metric.against(&logits, base).unwrap_err().to_string();
+        assert!(refused(Metric::Rank { token: 2 }, None).contains("vocabulary of 2"));
+        let normalised = Metric::NormalisedLogitDiff { answer: 0, against: 1 };
+        assert!(refused(normalised, None).contains("base run"));
+        assert!(refused(normalised, Some(&logits)).contains("same logit difference"));
+    }
+}

@@ -1,0 +1,225 @@
+//! Activations of one run put into another, and what follows from it.
+//!
+//! The *base* run is where activations are taken, the *target* run is where they are put. [`compute_patching`] does so
+//! once, for every row of a batch; a [`Sweep`] does one change after another of one row, and gives a [`Grid`] of what
+//! each does to a [`Metric`].
+
+mod cells;
+mod grid;
+mod metric;
+mod sweep;
+
+use std::collections::BTreeSet;
+
+use easyroutine_sites::{Point, Selector, Site};
+
+use crate::batch::Batch;
+use crate::cache::Capture;
+use crate::edit::{Edits, Intervention, Operation, Part, Tensor};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::positions::{Context, Row, Specifier, select};
+use crate::tap::{Tap, Value, Want};
+
+pub use grid::Grid;
+pub use metric::Metric;
+pub use sweep::{Along, By, Sweep, sweep};
+
+/// What is put from the base run into the target run.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    /// Which activations: those that are changed as whole vectors.
+    pub activation: Selector,
+    /// At which positions; of each row of both runs, which may differ in length where the positions do not.
+    pub positions: Vec<Specifier>,
+}
+
+/// What a patch does at the last token of each row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patched {
+    /// Logits of the base run, one vector a row.
+    pub base_logits: Vec<Vec<f32>>,
+    /// Logits of the target run as it is.
+    pub target_clean_logits: Vec<Vec<f32>>,
+    /// Logits of the target run with the patch.
+    pub target_patched_logits: Vec<Vec<f32>>,
+    /// For each row logit(target label) - logit(base label), where labels were given.
+    pub logit_diffs: Option<LogitDiffs>,
+    /// KL(base ‖ clean), nats: `kl_clean|base`.
+    pub kl_clean_base: Vec<f64>,
+    /// KL(base ‖ patched): `kl_patched|base`.
+    pub kl_patched_base: Vec<f64>,
+    /// KL(clean ‖ patched): `kl_patched|clean`.
+    pub kl_patched_clean: Vec<f64>,
+    /// `kl_patched|base` - `kl_clean|base`.
+    pub kl_difference: Vec<f64>,
+}
+
+/// Logit of the target label minus logit of the base label, one value a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogitDiffs {
+    /// Of the target run as it is.
+    pub clean: Vec<f64>,
+    /// Of the target run with the patch.
+    pub patched: Vec<f64>,
+    /// Patched minus clean.
+    pub variation: Vec<f64>,
+}
+
+/// For each row the token that the base run should say, and the one that the target run should say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Labels {
+    /// Of the base run.
+    pub base: u32,
+    /// Of the target run.
+    pub target: u32,
+}
+
+/// Runs both, then the target with the base's activations in it. Row i of the base goes into row i of the target.
+///
+/// # Errors
+/// Batches of different numbers of rows, no patches, positions that select different numbers of tokens in the two rows
+/// (both lengths are named), an activation that cannot be put as whole vectors, labels beyond the vocabulary.
+pub fn compute_patching(
+    model: &Model,
+    base: &[Row<'_>],
+    target: &[Row<'_>],
+    patches: &[Patch],
+    labels: Option<&[Labels]>,
+    context: Context<'_>,
+) -> Result<Patched> {
+    if base.len() != target.len() {
+        return Err(Error::input(format!("{} rows of base but {} of target", base.len(), target.len())));
+    }
+    if patches.is_empty() {
+        return Err(Error::input("no patch: name an activation and positions"));
+    }
+    check_labels(labels, base.len(), model.arch().vocabulary)?;
+    let interventions =
+        patches.iter().map(|patch| taken(model, base, target, patch, context)).collect::<Result<Vec<_>>>()?;
+    let edits = Edits::new(&interventions.concat(), model.arch(), target, context)?;
+    let base_logits = last_logits(model, base, ())?;
+    let clean = last_logits(model, target, ())?;
+    let patched = last_logits(model, target, edits)?;
+    let pairwise = |p: &[Vec<f32>], q: &[Vec<f32>]| -> Vec<f64> {
+        p.iter().zip(q).map(|(p, q)| metric::kl_divergence(p, q)).collect()
+    };
+    let kl_clean_base = pairwise(&base_logits, &clean);
+    let kl_patched_base = pairwise(&base_logits, &patched);
+    let logit_diffs = labels.map(|labels| {
+        let diffs = |logits: &[Vec<f32>]| -> Vec<f64> {
+            let diff = |(row, label): (&Vec<f32>, &Labels)| {
+                f64::from(row[label.target as usize]) - f64::from(row[label.base as usize])
+            };
+            logits.iter().zip(labels).map(diff).collect()
+        };
+        let (clean, patched) = (diffs(&clean), diffs(&patched));
+        let variation = patched.iter().zip(&clean).map(|(patched, clean)| patched - clean).collect();
+        LogitDiffs { clean, patched, variation }
+    });
+    Ok(Patched {
+        kl_patched_clean: pairwise(&clean, &patched),
+        kl_difference: kl_patched_base.iter().zip(&kl_clean_base).map(|(a, b)| a - b).collect(),
+        kl_clean_base,
+        kl_patched_base,
+        logit_diffs,
+        base_logits,
+        target_clean_logits: clean,
+        target_patched_logits: patched,
+    })
+}
+
+fn check_labels(labels: Option<&[Labels]>, n_rows: usize, vocabulary: usize) -> Result<()> {
+    let Some(labels) = labels else { return Ok(()) };
+    if labels.len() != n_rows {
+        return Err(Error::input(format!("{} pairs of labels for {n_rows} rows", labels.len())));
+    }
+    let beyond = labels.iter().flat_map(|l| [l.base, l.target]).find(|id| *id as usize >= vocabulary);
+    match beyond {
+        Some(id) => Err(Error::input(format!("label {id} is beyond the vocabulary of {vocabulary}"))),
+        None => Ok(()),
+    }
+}
+
+/// The base's activations of one patch, as interventions on the target.
+fn taken(
+    model: &Model,
+    base: &[Row<'_>],
+    target: &[Row<'_>],
+    patch: &Patch,
+    context: Context<'_>,
+) -> Result<Vec<Intervention>> {
+    let points = model.arch().named(&patch.activation)?;
+    let mut selected = Vec::with_capacity(base.len());
+    for (from, to) in base.iter().zip(target) {
+        let [taken, put] = [from, to].map(|row| select(&patch.positions, *row, context));
+        let (taken, put) = (taken?, put?);
+        if taken.indices.len() != put.indices.len() {
+            return Err(Error::input(format!(
+                "row {}: `{}` selects {} tokens of the base ({} long) and {} of the target ({} long)",
+                to.number,
+                patch.activation,
+                taken.indices.len(),
+                from.ids.len(),
+                put.indices.len(),
+                to.ids.len()
+            ))
+            .hint("a patch puts each token in the place of one token"));
+        }
+        selected.push(taken);
+    }
+    let n_tokens = selected[0].indices.len();
+    if selected.iter().any(|s| s.indices.len() != n_tokens) {
+        return Err(Error::input(format!("`{}`: rows select different numbers of tokens", patch.activation))
+            .hint("patch such rows one at a time"));
+    }
+    let batch = Batch::new(&base.iter().map(|row| row.ids).collect::<Vec<_>>())?;
+    let mut capture = Capture::new(points.iter().copied().collect(), patch.positions.clone(), selected);
+    model.forward(&batch, &mut capture)?;
+    let cache = capture.finish(&batch);
+    let put = |point: &Point| -> Result<Intervention> {
+        let kept = cache.get(&point.to_string());
+        let kept = kept.ok_or_else(|| Error::input(format!("`{point}` cannot be patched")))?;
+        let values = kept.values();
+        let shape = [base.len(), n_tokens, values.len() / (base.len() * n_tokens)];
+        Ok(Intervention {
+            activation: point.to_string().parse()?,
+            part: Part::Full(patch.positions.clone()),
+            operation: Operation::Replace(Tensor::new(point.to_string(), &shape, values.to_vec())?),
+        })
+    };
+    points.iter().map(put).collect()
+}
+
+/// Logits at the last token of each row, under a tap that comes first.
+pub(crate) fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> Result<Vec<Vec<f32>>> {
+    let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
+    let mut taps = (first, LastLogits(Vec::new()));
+    model.forward(&batch, &mut taps)?;
+    Ok(taps.1.0)
+}
+
+/// Keeps the logits at the last token of each row.
+pub(crate) struct LastLogits(pub(crate) Vec<Vec<f32>>);
+
+impl Tap for LastLogits {
+    fn wants(&self, point: Point) -> Want {
+        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
+    }
+
+    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
+        Some(batch.spans().map(|span| span.end - 1).collect())
+    }
+
+    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+        let rows = 0..value.batch().n_rows();
+        let last = |row| value.vector(row, value.batch().length(row) - 1).unwrap_or(&[]).to_vec();
+        self.0 = rows.map(last).collect();
+        Ok(())
+    }
+}
+
+/// Points without repetition, as a capture takes them.
+fn set(points: impl IntoIterator<Item = Point>) -> BTreeSet<Point> {
+    points.into_iter().collect()
+}

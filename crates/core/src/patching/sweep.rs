@@ -1,0 +1,308 @@
+//! One change after another of one row: layers by positions, heads or sites.
+
+use std::collections::BTreeMap;
+
+use easyroutine_sites::{Point, Scope, Site};
+
+use super::cells::{Cell, Unchanged};
+use super::{Grid, Metric, last_logits, set};
+use crate::batch::Batch;
+use crate::cache::Capture;
+use crate::edit::{RowAction, Tensor};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::positions::{Row, Selected, Specifier};
+
+/// Which changes a sweep makes, and what is read of each.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// Rows of the grid.
+    pub layers: Vec<usize>,
+    /// Columns of the grid.
+    pub along: Along,
+    /// What becomes of a changed place.
+    pub by: By,
+    /// What is read.
+    pub metric: Metric,
+}
+
+/// The columns of a grid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Along {
+    /// One position after another, of one site.
+    Positions {
+        /// The site, one of a layer.
+        site: Site,
+        /// The positions.
+        positions: Vec<usize>,
+    },
+    /// One head after another, of one site, at all these positions at once.
+    Heads {
+        /// The site, one of a head.
+        site: Site,
+        /// The positions.
+        positions: Vec<usize>,
+    },
+    /// One site after another, at all these positions at once.
+    Sites {
+        /// The sites, each of a layer.
+        sites: Vec<Site>,
+        /// The positions.
+        positions: Vec<usize>,
+    },
+}
+
+/// What becomes of a changed place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// Zeros.
+    Zero,
+    /// The mean of the same activation over all tokens of these rows.
+    Mean(Vec<Vec<u32>>),
+    /// The same activation at the same position of another row, which is as long: resampling.
+    Resample(Vec<u32>),
+    /// As [`By::Resample`], of the base run that the metric is measured against.
+    Patch(Vec<u32>),
+}
+
+/// Makes every change of a sweep on a row. Each gives the bits of a whole run under that change, but only the blocks from
+/// its layer and the tokens from its position on are run. `progress` hears how many cells are done, of how many.
+///
+/// # Errors
+/// A layer, position or site that does not exist or cannot be changed, a row of another length to take values of, a
+/// metric that cannot be measured, an error of `progress`.
+pub fn sweep(
+    model: &Model,
+    row: &[u32],
+    sweep: &Sweep,
+    mut progress: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<Grid> {
+    let columns = sweep.along.columns(model, row.len())?;
+    check_layers(model, &sweep.layers)?;
+    let points: Vec<Vec<Point>> = sweep
+        .layers
+        .iter()
+        .map(|layer| columns.iter().map(|column| column.point(model, *layer)).collect())
+        .collect::<Result<_>>()?;
+    let values = sweep.by.values(model, row, set(points.concat()))?;
+    let base = match &sweep.by {
+        By::Patch(base) => last_logits(model, &[Row { number: 0, ids: base, text: None }], ())?.pop(),
+        _ => None,
+    };
+    let unchanged = Unchanged::run(model, row)?;
+    let measured = sweep.metric.against(&unchanged.logits, base.as_deref())?;
+    let tensors = points
+        .iter()
+        .flatten()
+        .zip(columns.iter().cycle())
+        .map(|(point, column)| values.as_ref().map(|values| values.at(*point, &column.positions)).transpose())
+        .collect::<Result<Vec<Option<Tensor>>>>()?;
+    let cells: Vec<Cell<'_>> = (points.iter().flatten())
+        .zip(columns.iter().cycle())
+        .zip(&tensors)
+        .map(|((point, column), tensor)| {
+            let action = tensor.as_ref().map_or(RowAction::Zero, RowAction::Put);
+            Cell::new(model, *point, &column.positions, action)
+        })
+        .collect();
+    let mut found = vec![vec![0.0; columns.len()]; sweep.layers.len()];
+    let mut done = 0;
+    progress(done, cells.len())?;
+    unchanged.change(&cells, |cell, logits| {
+        found[cell / columns.len()][cell % columns.len()] = measured.of(logits);
+        done += 1;
+        progress(done, cells.len())
+    })?;
+    Ok(Grid {
+        layers: sweep.layers.clone(),
+        columns: columns.iter().map(|column| column.label.clone()).collect(),
+        activations: points.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect(),
+        values: found,
+        unchanged: measured.of(&unchanged.logits),
+        base: base.as_deref().map(|logits| measured.of(logits)),
+        metric: sweep.metric,
+    })
+}
+
+/// A column of a grid.
+struct Column {
+    site: Site,
+    head: Option<usize>,
+    /// Ascending.
+    positions: Vec<usize>,
+    label: String,
+}
+
+impl Column {
+    fn point(&self, model: &Model, layer: usize) -> Result<Point> {
+        let point = match self.head {
+            Some(head) => Point::head_of(self.site, layer, head),
+            None => Point::layer_of(self.site, layer),
+        };
+        match model.arch().lacks(point) {
+            Some(reason) => Err(Error::input(format!("no activation `{point}`: {reason}"))),
+            None => Ok(point),
+        }
+    }
+}
+
+impl Along {
+    fn columns(&self, model: &Model, length: usize) -> Result<Vec<Column>> {
+        let (Along::Positions { positions, .. }
+        | Along::Heads { positions, .. }
+        | Along::Sites { positions, .. }) = self;
+        let mut positions = positions.clone();
+        positions.sort_unstable();
+        positions.dedup();
+        let column = |site, head, positions: &[usize], label| Column {
+            site,
+            head,
+            positions: positions.to_vec(),
+            label,
+        };
+        let columns: Vec<Column> = match self {
+            Along::Positions { site, .. } => {
+                check_site(*site, Scope::Layer)?;
+                positions.iter().map(|p| column(*site, None, &[*p], format!("position {p}"))).collect()
+            }
+            Along::Heads { site, .. } => {
+                check_site(*site, Scope::Head)?;
+                let heads = 0..model.arch().n_heads;
+                heads.map(|head| column(*site, Some(head), &positions, format!("head {head}"))).collect()
+            }
+            Along::Sites { sites, .. } => sites
+                .iter()
+                .map(|site| {
+                    Ok(column(check_site(*site, Scope::Layer)?, None, &positions, site.name().to_owned()))
+                })
+                .collect::<Result<_>>()?,
+        };
+        if let Some(position) = positions.iter().find(|p| **p >= length) {
+            return Err(Error::input(format!(
+                "position {position} is outside the row, which has {length} tokens"
+            )));
+        }
+        if columns.is_empty() || positions.is_empty() {
+            return Err(Error::input("a sweep changes something: it needs positions, and heads or sites"));
+        }
+        Ok(columns)
+    }
+}
+
+/// Sites of this scope whose vectors can be changed.
+fn check_site(site: Site, scope: Scope) -> Result<Site> {
+    let of_layer = [
+        Site::ResidIn,
+        Site::AttnIn,
+        Site::Queries,
+        Site::Keys,
+        Site::Values,
+        Site::AttnRaw,
+        Site::AttnOut,
+        Site::ResidMid,
+        Site::MlpIn,
+        Site::MlpHidden,
+        Site::MlpOut,
+        Site::ResidOut,
+    ];
+    let of_head = [Site::HeadOut, Site::HeadQueries, Site::HeadKeys, Site::HeadValues];
+    let (sites, what): (&[Site], _) =
+        if scope == Scope::Head { (&of_head, "heads") } else { (&of_layer, "layers") };
+    if sites.contains(&site) {
+        return Ok(site);
+    }
+    let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
+    Err(Error::input(format!("`{}` cannot be swept over {what}", site.name()))
+        .hint(format!("what can be: {}", names.join(", "))))
+}
+
+fn check_layers(model: &Model, layers: &[usize]) -> Result<()> {
+    let n_layers = model.arch().layers.len();
+    match layers.iter().find(|layer| **layer >= n_layers) {
+        Some(layer) => Err(Error::input(format!("no layer {layer}; the model has 0 to {}", n_layers - 1))),
+        None if layers.is_empty() => Err(Error::input("no layers to sweep over")),
+        None => Ok(()),
+    }
+}
+
+/// Values that are put.
+enum Values {
+    /// One vector for every position.
+    Means(BTreeMap<Point, Tensor>),
+    /// One vector a position of another row.
+    Taken(BTreeMap<Point, Vec<f32>>, usize),
+}
+
+impl Values {
+    fn at(&self, point: Point, positions: &[usize]) -> Result<Tensor> {
+        match self {
+            Values::Means(means) => Ok(means[&point].clone()),
+            Values::Taken(taken, length) => {
+                let values = &taken[&point];
+                let width = values.len() / length;
+                let vectors = positions.iter().flat_map(|p| &values[p * width..(p + 1) * width]);
+                Tensor::new(
+                    point.to_string(),
+                    &[positions.len(), width],
+                    vectors.copied().collect::<Vec<_>>(),
+                )
+            }
+        }
+    }
+}
+
+impl By {
+    fn values(
+        &self,
+        model: &Model,
+        row: &[u32],
+        points: std::collections::BTreeSet<Point>,
+    ) -> Result<Option<Values>> {
+        match self {
+            By::Zero => Ok(None),
+            By::Mean(rows) => {
+                let kept = captured(model, rows, points)?;
+                let mean = |(point, (values, tokens)): (Point, (Vec<f32>, usize))| {
+                    let shape = [tokens, values.len() / tokens];
+                    Ok((point, Tensor::new(point.to_string(), &shape, values)?.mean()?))
+                };
+                Ok(Some(Values::Means(kept.into_iter().map(mean).collect::<Result<_>>()?)))
+            }
+            By::Resample(other) | By::Patch(other) => {
+                if other.len() != row.len() {
+                    return Err(Error::input(format!(
+                        "the row to take values of has {} tokens, the row they are put into {}",
+                        other.len(),
+                        row.len()
+                    ))
+                    .hint("a sweep puts each position in the place of the same position"));
+                }
+                let kept = captured(model, std::slice::from_ref(other), points)?;
+                let taken = kept.into_iter().map(|(point, (values, _))| (point, values)).collect();
+                Ok(Some(Values::Taken(taken, row.len())))
+            }
+        }
+    }
+}
+
+/// Activations at all tokens of rows, and how many tokens that is.
+fn captured(
+    model: &Model,
+    rows: &[Vec<u32>],
+    points: std::collections::BTreeSet<Point>,
+) -> Result<BTreeMap<Point, (Vec<f32>, usize)>> {
+    let batch = Batch::new(rows)?;
+    let all = |row: &Vec<u32>| Selected {
+        indices: (0..row.len()).collect(),
+        groups: std::iter::once(0..row.len()).collect(),
+    };
+    let mut capture = Capture::new(points.clone(), vec![Specifier::All], rows.iter().map(all).collect());
+    model.forward(&batch, &mut capture)?;
+    let cache = capture.finish(&batch);
+    let of = |point: Point| {
+        let kept = cache.get(&point.to_string());
+        let kept = kept.ok_or_else(|| Error::input(format!("`{point}` was not reached")))?;
+        Ok((point, (kept.values().to_vec(), batch.n_tokens())))
+    };
+    points.into_iter().map(of).collect()
+}
