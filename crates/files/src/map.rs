@@ -32,12 +32,23 @@ impl MappedFile {
             return Err(Error::new(ErrorKind::Io, "is not a plain file").within(path.display()));
         }
         let file = File::open(&path).map_err(|e| Error::io(&path, "open the file", e))?;
-        let map = match found.len() {
+        MappedFile::from_file(&file, path)
+    }
+
+    /// Maps a plain file that is open already, under the same condition as [`MappedFile::open`]; `path` is what errors
+    /// call it.
+    ///
+    /// # Errors
+    /// If the file cannot be mapped.
+    pub fn from_file(file: &File, path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let size = file.metadata().map_err(|e| Error::io(&path, "look at the file", e))?.len();
+        let map = match size {
             0 => None,
             // SAFETY: the map is read-only and private to this struct, and is handed out only as `&[u8]` that cannot
             // outlive it. No code of this crate writes to the file; that nobody else changes it in place meanwhile
             // cannot be ensured by any program and is stated as the condition of use above.
-            _ => Some(unsafe { Mmap::map(&file) }.map_err(|e| Error::io(&path, "map the file", e))?),
+            _ => Some(unsafe { Mmap::map(file) }.map_err(|e| Error::io(&path, "map the file", e))?),
         };
         Ok(MappedFile { path, map })
     }

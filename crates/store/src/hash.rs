@@ -1,0 +1,26 @@
+//! Checksums: XXH3, which finds damage at the speed of memory. It is no proof against malice.
+
+use twox_hash::XxHash3_64;
+
+/// The checksum of bytes, as it stands in files.
+pub(crate) fn of(bytes: &[u8]) -> String {
+    written(XxHash3_64::oneshot(bytes))
+}
+
+/// A checksum of bytes that come piece by piece.
+#[derive(Clone, Default)]
+pub(crate) struct Sum(XxHash3_64);
+
+impl Sum {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        std::hash::Hasher::write(&mut self.0, bytes);
+    }
+
+    pub(crate) fn finish(&self) -> String {
+        written(std::hash::Hasher::finish(&self.0))
+    }
+}
+
+fn written(sum: u64) -> String {
+    format!("{sum:016x}")
+}

@@ -1,0 +1,46 @@
+//! Runs on disk: activations saved with their whole story, and found again months later by any of its properties.
+//!
+//! A run is a folder of safetensors files under `BASE/experiment/model/time/`, made visible by one rename of its
+//! `metadata.json`. [`ActivationSaver`] writes runs, [`ActivationLoader`] finds them, a [`Run`] reads tensors, whole or
+//! in part. What a crash at any moment leaves, and what is promised, stands in docs/store.md.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod clock;
+mod condition;
+mod edit;
+mod error;
+pub mod fs;
+mod gc;
+mod hash;
+mod loader;
+mod manifest;
+mod metadata;
+mod names;
+mod query;
+mod read;
+mod run;
+mod save;
+mod shard;
+mod store;
+mod tensor;
+mod value;
+mod verify;
+
+pub use backend::Durability;
+pub use condition::{Comparison, Condition, Path};
+pub use edit::Edit;
+pub use error::{Error, ErrorKind, Result};
+pub use gc::{Garbage, Sweep};
+pub use loader::{ActivationLoader, QueryResult, Which};
+pub use manifest::{Manifest, Part, Shard, TensorEntry};
+pub use metadata::{Metadata, RESERVED, VERSION};
+pub use names::check_experiment;
+pub use query::{Matching, Query};
+pub use run::Run;
+pub use save::{ActivationSaver, Contents, Model, Story};
+pub use shard::SHARD_BYTES;
+pub use store::{BASE_VARIABLE, Found, Problem, Scan, Store};
+pub use tensor::{Bytes, Dtype, Kind, Loaded, Tensor};
+pub use value::Value;
+pub use verify::Damage;

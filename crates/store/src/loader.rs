@@ -1,0 +1,243 @@
+//! Finding runs again.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::query::{Criteria, Query};
+use crate::run::Run;
+use crate::save::ActivationSaver;
+use crate::store::{Found, Problem, Scan, Store};
+
+/// Finds runs, of its own experiment unless told another.
+#[derive(Debug, Clone)]
+pub struct ActivationLoader {
+    store: Store,
+    experiment: String,
+}
+
+impl ActivationLoader {
+    /// A loader of an experiment in a folder; `*` is all experiments.
+    ///
+    /// # Errors
+    /// No such folder, or a store of a newer version.
+    pub fn new(base: impl AsRef<Path>, experiment: &str) -> Result<Self> {
+        Ok(ActivationLoader::of(Store::open(base)?, experiment))
+    }
+
+    /// The same in the folder that `ACTIVATION_BASE_DIR` names, in the environment or a `.env` file.
+    ///
+    /// # Errors
+    /// No folder is named; as [`ActivationLoader::new`].
+    pub fn from_env(experiment: &str) -> Result<Self> {
+        ActivationLoader::new(Store::base_from_env()?, experiment)
+    }
+
+    /// A loader of what a saver saves.
+    pub fn from_saver(saver: &ActivationSaver) -> Self {
+        ActivationLoader::of(saver.store().clone(), saver.experiment())
+    }
+
+    /// A loader of an experiment in a store.
+    pub fn of(store: Store, experiment: &str) -> Self {
+        ActivationLoader { store, experiment: experiment.to_owned() }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The runs for which every criterion holds, in the order of their claims.
+    ///
+    /// # Errors
+    /// The store can't be read. A run that can't be is a problem of the result, and hides no other.
+    pub fn query(&self, query: &Query<'_>) -> Result<QueryResult> {
+        let experiment = query.experiment_name.as_deref().unwrap_or(&self.experiment);
+        let criteria = Criteria::new(query)?;
+        let Scan { runs, problems } = self.store.scan(Some(experiment).filter(|name| *name != "*"))?;
+        let runs = runs.into_iter().filter(|run| criteria.hold(&run.metadata)).collect();
+        Ok(QueryResult { store: self.store.clone(), runs, problems })
+    }
+}
+
+/// Runs that a query found.
+#[derive(Debug)]
+pub struct QueryResult {
+    store: Store,
+    runs: Vec<Found>,
+    problems: Vec<Problem>,
+}
+
+/// One run of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// Counted from 0, or from the end: -1 is the most recent.
+    Index(i64),
+    /// A folder's name, a path below the store, a run id, or a beginning of one that fits one run only.
+    Name(String),
+}
+
+impl From<i64> for Which {
+    fn from(index: i64) -> Self {
+        Which::Index(index)
+    }
+}
+
+impl From<&str> for Which {
+    fn from(name: &str) -> Self {
+        Which::Name(name.to_owned())
+    }
+}
+
+impl QueryResult {
+    /// How many runs there are.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// The runs, in the order of their claims.
+    pub fn runs(&self) -> &[Found] {
+        &self.runs
+    }
+
+    /// What could not be read while looking.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Where the runs are, below the store.
+    pub fn get_paths(&self) -> Vec<&str> {
+        self.runs.iter().map(|run| run.path.as_str()).collect()
+    }
+
+    /// A part of the runs.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> QueryResult {
+        let end = range.end.min(self.runs.len());
+        let runs = self.runs[range.start.min(end)..end].to_vec();
+        QueryResult { store: self.store.clone(), runs, problems: Vec::new() }
+    }
+
+    /// One of the runs.
+    ///
+    /// # Errors
+    /// An index out of range, a name that fits no run, or several.
+    pub fn get(&self, which: impl Into<Which>) -> Result<&Found> {
+        self.position(&which.into()).map(|at| &self.runs[at])
+    }
+
+    /// Opens a run; its tensors are read when they are asked for.
+    ///
+    /// # Errors
+    /// As [`QueryResult::get`]; a run that is damaged, or gone meanwhile.
+    pub fn load(&self, which: impl Into<Which>) -> Result<Run> {
+        self.store.run(&self.get(which)?.path)
+    }
+
+    /// Removes a run from the store and from this result.
+    ///
+    /// # Errors
+    /// As [`QueryResult::get`]; what the system says.
+    pub fn remove(&mut self, which: impl Into<Which>) -> Result<()> {
+        let at = self.position(&which.into())?;
+        self.store.remove(&self.runs[at].path)?;
+        self.runs.remove(at);
+        Ok(())
+    }
+
+    /// Moves a run to another experiment, and says where it is now.
+    ///
+    /// # Errors
+    /// As [`QueryResult::get`]; a bad name, a run of that name there.
+    pub fn update_run_experiment(&mut self, which: impl Into<Which>, experiment: &str) -> Result<String> {
+        let at = self.position(&which.into())?;
+        let path = self.store.move_run(&self.runs[at].path, experiment)?;
+        let metadata = self.runs[at].metadata.clone().in_experiment(experiment);
+        self.runs[at] = Found { path: path.clone(), metadata };
+        Ok(path)
+    }
+
+    fn position(&self, which: &Which) -> Result<usize> {
+        match which {
+            Which::Index(index) => {
+                let n = self.runs.len();
+                let at = if *index < 0 {
+                    n.checked_sub(index.unsigned_abs() as usize)
+                } else {
+                    usize::try_from(*index).ok()
+                };
+                at.filter(|at| *at < n).ok_or_else(|| {
+                    let error = Error::new(
+                        ErrorKind::NotFound,
+                        format!("there is no run {index}: the result has {n}"),
+                    );
+                    if n == 0 {
+                        error
+                    } else {
+                        error.hint(format!("0 to {}, or -1 for the most recent", n - 1))
+                    }
+                })
+            }
+            Which::Name(name) => self.named(name),
+        }
+    }
+
+    fn named(&self, name: &str) -> Result<usize> {
+        let names =
+            |run: &Found| [run.path.clone(), folder(&run.path).to_owned(), run.metadata.run_id().to_owned()];
+        if let Some(at) = self.runs.iter().position(|run| names(run).iter().any(|found| found == name)) {
+            return Ok(at);
+        }
+        let begins = |run: &Found| !name.is_empty() && names(run).iter().any(|found| found.starts_with(name));
+        let fitting: Vec<usize> = (0..self.runs.len()).filter(|at| begins(&self.runs[*at])).collect();
+        match fitting[..] {
+            [at] => Ok(at),
+            [] => Err(Error::new(ErrorKind::NotFound, format!("no run is called `{name}`")).hint(
+                if self.runs.is_empty() {
+                    "the result is empty".to_owned()
+                } else {
+                    format!("the most recent is {}", self.runs[self.runs.len() - 1].path)
+                },
+            )),
+            _ => {
+                let paths: Vec<&str> =
+                    fitting.iter().take(10).map(|at| self.runs[*at].path.as_str()).collect();
+                Err(Error::new(ErrorKind::Ambiguous, format!("{} runs begin with `{name}`", fitting.len()))
+                    .hint(format!("say which: {}", paths.join(", "))))
+            }
+        }
+    }
+}
+
+impl fmt::Display for QueryResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} run{}", self.runs.len(), if self.runs.len() == 1 { "" } else { "s" })?;
+        for (index, run) in self.runs.iter().enumerate() {
+            let tags = run.metadata.tags();
+            let tags = if tags.is_empty() { String::new() } else { format!("  [{}]", tags.join(", ")) };
+            let experiment = run.path.split('/').next().unwrap_or_default();
+            writeln!(
+                f,
+                "{index:>4}  {}  {experiment}  {}{tags}",
+                folder(&run.path),
+                run.metadata.model_name()
+            )?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "   !  {}: {}", problem.path, problem.error)?;
+        }
+        Ok(())
+    }
+}
+
+/// The last name of a path: when the run was claimed.
+fn folder(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}

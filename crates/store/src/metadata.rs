@@ -1,0 +1,204 @@
+//! The commit record: the original's keys on top, ours under `_store`.
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::Manifest;
+
+/// The version of the layout that is written.
+pub const VERSION: u64 = 1;
+/// What `_store` calls itself.
+pub(crate) const SCHEMA: &str = "easyroutine.run";
+/// Keys that are not a user's.
+pub const RESERVED: &[&str] = &[
+    "_store",
+    "tag",
+    "save_time",
+    "experiment_name",
+    "model_name",
+    "target_token_positions",
+    "interventions",
+    "extraction_config",
+];
+
+/// The metadata of a run. Keys that this version does not know are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metadata {
+    fields: Map<String, Value>,
+}
+
+impl Metadata {
+    /// The record that a text says.
+    ///
+    /// # Errors
+    /// Not JSON, no record of ours, one of a newer version.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(text).map_err(|e| Error::damaged(e.to_string()))?;
+        let Value::Object(fields) = value else { return Err(Error::damaged("is no object")) };
+        let metadata = Metadata { fields };
+        metadata.check()?;
+        Ok(metadata)
+    }
+
+    pub(crate) fn new(fields: Map<String, Value>) -> Self {
+        Metadata { fields }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Some(store) = self.fields.get("_store") else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "has no `_store`: a run of the original easyroutine?",
+            )
+            .hint("easyroutine runs import BASE reads such runs"));
+        };
+        if store.get("schema").and_then(Value::as_str) != Some(SCHEMA) {
+            return Err(Error::damaged(format!("`_store.schema` is not \"{SCHEMA}\"")));
+        }
+        let number = |key: &str| store.get(key).and_then(Value::as_u64);
+        let Some(least) = number("min_reader") else {
+            return Err(Error::damaged("`_store.min_reader` is no number"));
+        };
+        if least > VERSION {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("needs a reader of version {least}; this one has {VERSION}"),
+            )
+            .hint("a newer easyroutine reads it"));
+        }
+        for key in ["run_id", "state", "created_at"] {
+            if self.store_text(key).is_none() {
+                return Err(Error::damaged(format!("`_store.{key}` is no text")));
+            }
+        }
+        if number("revision").is_none() {
+            return Err(Error::damaged("`_store.revision` is no number"));
+        }
+        if self.store_text("state") != Some("committed") {
+            return Err(Error::damaged("is not committed"));
+        }
+        for key in ["save_time", "experiment_name", "model_name"] {
+            if !self.fields.get(key).is_some_and(Value::is_string) {
+                return Err(Error::damaged(format!("`{key}` is no text")));
+            }
+        }
+        Ok(())
+    }
+
+    /// All keys, ours and the user's.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
+    /// The value at a key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.fields.get(key)
+    }
+
+    /// The model's true name.
+    pub fn model_name(&self) -> &str {
+        self.text("model_name")
+    }
+
+    /// When the run was claimed, as the original writes it, in local time.
+    pub fn save_time(&self) -> &str {
+        self.text("save_time")
+    }
+
+    /// The id, whose order is that of the claims.
+    pub fn run_id(&self) -> &str {
+        self.store_text("run_id").unwrap_or_default()
+    }
+
+    /// How often the record was changed, from 1.
+    pub fn revision(&self) -> u64 {
+        self.store().and_then(|store| store.get("revision")).and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// The tag it was saved with, then those it was given later.
+    pub fn tags(&self) -> Vec<&str> {
+        let later = self.store().and_then(|store| store.get("tags")).and_then(Value::as_array);
+        let first = self.fields.get("tag").and_then(Value::as_str);
+        first.into_iter().chain(later.into_iter().flatten().filter_map(Value::as_str)).collect()
+    }
+
+    /// What the user added.
+    pub fn user(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.fields.iter().filter(|(key, _)| !RESERVED.contains(&key.as_str()))
+    }
+
+    /// What is the same for two runs with the same tensors.
+    pub fn digest(&self) -> &str {
+        self.store_text("digest").unwrap_or_default()
+    }
+
+    /// A number under `_store`: `n_examples`, `n_bytes`, `tensors`.
+    pub fn count(&self, key: &str) -> Option<u64> {
+        self.store()?.get(key)?.as_u64()
+    }
+
+    /// What is kept under `_store`.
+    pub fn store(&self) -> Option<&Map<String, Value>> {
+        self.fields.get("_store")?.as_object()
+    }
+
+    pub(crate) fn store_mut(&mut self) -> Option<&mut Map<String, Value>> {
+        self.fields.get_mut("_store")?.as_object_mut()
+    }
+
+    pub(crate) fn fields_mut(&mut self) -> &mut Map<String, Value> {
+        &mut self.fields
+    }
+
+    /// The folder is the experiment: its name wins over the copy in the file.
+    pub(crate) fn in_experiment(mut self, name: &str) -> Self {
+        self.fields.insert("experiment_name".to_owned(), name.into());
+        self
+    }
+
+    /// The manifest, where it stands in the record; else the checksum that its file must have.
+    pub(crate) fn manifest(&self) -> Result<ManifestPlace> {
+        let place = self.store().and_then(|store| store.get("manifest"));
+        let text = |key: &str| place.and_then(|place| place.get(key)).and_then(Value::as_str);
+        let Some(checksum) = text("xxh3") else {
+            return Err(Error::damaged("`_store.manifest` has no checksum"));
+        };
+        let Some(inline) = place.and_then(|place| place.get("inline")) else {
+            return Ok(ManifestPlace::File { checksum: checksum.to_owned() });
+        };
+        if crate::hash::of(inline.to_string().as_bytes()) != checksum {
+            return Err(Error::damaged("the manifest is not the one that was committed"));
+        }
+        Ok(ManifestPlace::Inline(Manifest::from_value(inline)?))
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(&self.fields).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.fields.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn store_text(&self, key: &str) -> Option<&str> {
+        self.store()?.get(key)?.as_str()
+    }
+}
+
+/// Where a manifest is.
+#[derive(Debug)]
+pub(crate) enum ManifestPlace {
+    Inline(Manifest),
+    File { checksum: String },
+}
+
+/// Refuses keys that are not a user's.
+pub(crate) fn check_user_key(key: &str) -> Result<()> {
+    if RESERVED.contains(&key) {
+        return Err(Error::input(format!("`{key}` is not a key of yours: the store writes it itself"))
+            .hint(format!("reserved keys are {}", RESERVED.join(", "))));
+    }
+    Ok(())
+}

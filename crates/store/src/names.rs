@@ -1,0 +1,99 @@
+//! Names that become folders, checked before anything is written: nothing leaves the store.
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// Where the store keeps what is not runs.
+pub(crate) const INTERNAL: &str = ".easyroutine";
+/// What the names of unfinished files begin with.
+pub(crate) const TEMPORARY: &str = ".tmp-";
+/// The commit record of a run.
+pub(crate) const METADATA: &str = "metadata.json";
+/// A manifest too long for the record.
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// The plan of a run that is being written.
+pub(crate) const OPEN: &str = ".open.json";
+
+/// Longest name of a folder in bytes; file systems allow 255, and temporary names need some.
+const LONGEST: usize = 200;
+
+/// An experiment's name, which is its folder.
+///
+/// # Errors
+/// A name that is no folder of its own on every system.
+pub fn check_experiment(name: &str) -> Result<()> {
+    let wrong = |what: &str| {
+        let shown = name.escape_debug();
+        Err(Error::input(format!("experiment `{shown}`: {what}"))
+            .hint("an experiment is the name of one folder: letters, digits, blanks, `-`, `_`, `.`"))
+    };
+    if name.is_empty() {
+        return wrong("the name is empty");
+    }
+    if let Some(c) = name.chars().find(|c| !is_portable(*c)) {
+        return wrong(&format!("`{}` can't stand in the name of a folder", c.escape_debug()));
+    }
+    if name.starts_with('.') {
+        return wrong("names that begin with a dot are the store's own");
+    }
+    if name.ends_with(['.', ' ']) {
+        return wrong("not every system keeps a dot or blank at the end");
+    }
+    if name.len() > LONGEST {
+        return wrong(&format!("{} bytes are too long; {LONGEST} is the limit", name.len()));
+    }
+    Ok(())
+}
+
+/// The folder of a model's runs. Two models may share one: queries compare their true names.
+pub(crate) fn model_folder(model: &str) -> String {
+    let mut folder: String = model.chars().map(|c| if is_portable(c) { c } else { '_' }).collect();
+    if folder.starts_with('.') || folder.is_empty() {
+        folder.insert(0, '_');
+    }
+    while folder.len() > LONGEST {
+        folder.pop();
+    }
+    if folder.ends_with(['.', ' ']) {
+        folder.pop();
+        folder.push('_');
+    }
+    folder
+}
+
+/// A path of a run as a user or an index gives it: three plain names.
+pub(crate) fn check_run_path(path: &str) -> Result<()> {
+    let names: Vec<&str> = path.split('/').collect();
+    let plain = |name: &&str| !name.is_empty() && !name.starts_with('.') && name.chars().all(is_portable);
+    if names.len() == 3 && names.iter().all(plain) {
+        return Ok(());
+    }
+    Err(Error::input(format!("`{}` is no path of a run", path.escape_debug()))
+        .hint("a run is experiment/model/time, below the store"))
+}
+
+/// A file of a run as its manifest names it.
+pub(crate) fn check_file(file: &str) -> Result<()> {
+    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && name.chars().all(is_portable);
+    match file.split_once('/') {
+        Some(("data", name)) if plain(name) => Ok(()),
+        _ => Err(Error::damaged(format!("`{}` is no shard of a run", file.escape_debug()))),
+    }
+}
+
+/// Random letters, different each time.
+pub(crate) fn nonce() -> String {
+    base32(u64::from_le_bytes(Uuid::new_v4().into_bytes()[8..].try_into().unwrap_or_default()), 8)
+}
+
+/// The lowest `5 * length` bits as digits and letters, without those that look alike.
+pub(crate) fn base32(value: u64, length: usize) -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let digit = |place: usize| char::from(ALPHABET[(value >> (5 * place)) as usize % 32]);
+    (0..length).rev().map(digit).collect()
+}
+
+fn is_portable(c: char) -> bool {
+    !c.is_control() && !r#"/\:*?"<>|"#.contains(c)
+}

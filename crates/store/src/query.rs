@@ -1,0 +1,158 @@
+//! What a query asks for, and whether a run has it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value as Json};
+
+use crate::condition::{Condition, number_order};
+use crate::error::Result;
+use crate::metadata::Metadata;
+use crate::value::Value;
+
+/// Criteria, all of which must hold. One that is not given holds for every run.
+#[derive(Debug, Clone, Default)]
+pub struct Query<'a> {
+    /// Another experiment than the loader's; `*` is all of them.
+    pub experiment_name: Option<String>,
+    /// The model's true name.
+    pub model_name: Option<String>,
+    /// Specifiers in their order; one alone is the same as a list of it.
+    pub target_token_positions: Option<Json>,
+    /// Where groups of positions begin.
+    pub pivot_positions: Option<Json>,
+    /// `2026-11-23 06:50:00`
+    pub save_time: Option<String>,
+    /// Keys of the user's, by value.
+    pub custom_keys: Map<String, Json>,
+    /// What was extracted.
+    pub extraction_config: Option<Json>,
+    /// How `extraction_config` is compared.
+    pub matching: Matching,
+    /// Interventions by value, their tensors by checksum.
+    pub interventions: Option<Value<'a>>,
+    /// A tag that the run was saved with or given later.
+    pub tag: Option<String>,
+    /// Anything else.
+    pub condition: Option<Condition>,
+}
+
+/// How a query's extraction config is compared with a run's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Matching {
+    /// Flags that the query turns on must be on; heads that it names must be covered; other fields that it sets away
+    /// from their default must be equal.
+    #[default]
+    Subset,
+    /// Everything must be equal.
+    Exact,
+}
+
+/// Fields of an extraction config whose default is a text. Flags are off by default, but for `save_logits`.
+const TEXT_DEFAULTS: &[(&str, &str)] = &[("attn_heads", "all"), ("attn_pattern_avg", "none")];
+
+/// A query whose values are JSON, ready to be compared with many runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Criteria<'a> {
+    query: &'a Query<'a>,
+    interventions: Option<Json>,
+    extraction_config: Option<BTreeMap<&'a str, &'a Json>>,
+}
+
+impl<'a> Criteria<'a> {
+    pub(crate) fn new(query: &'a Query<'a>) -> Result<Self> {
+        let interventions =
+            query.interventions.as_ref().map(|value| value.to_json("interventions")).transpose()?;
+        let config = query.extraction_config.as_ref().and_then(Json::as_object);
+        let extraction_config =
+            config.map(|map| map.iter().map(|(key, value)| (key.as_str(), value)).collect());
+        Ok(Criteria { query, interventions, extraction_config })
+    }
+
+    /// Whether a run has all that is asked for. The experiment is not looked at: it is where the run is.
+    pub(crate) fn hold(&self, metadata: &Metadata) -> bool {
+        let Query { model_name, save_time, tag, custom_keys, condition, .. } = self.query;
+        let is = |asked: &Option<String>, found: &str| asked.as_ref().is_none_or(|asked| asked == found);
+        is(model_name, metadata.model_name())
+            && is(save_time, metadata.save_time())
+            && tag.as_ref().is_none_or(|tag| metadata.tags().contains(&tag.as_str()))
+            && self.positions_hold(metadata.get("target_token_positions"))
+            && self
+                .query
+                .pivot_positions
+                .as_ref()
+                .is_none_or(|asked| is_same(metadata.get("pivot_positions"), asked))
+            && custom_keys.iter().all(|(key, value)| is_same(metadata.get(key), value))
+            && self.config_holds(metadata.get("extraction_config"))
+            && self.interventions_hold(metadata.get("interventions"))
+            && condition.as_ref().is_none_or(|condition| condition.holds(metadata))
+    }
+
+    pub(crate) fn positions_hold(&self, found: Option<&Json>) -> bool {
+        let Some(asked) = &self.query.target_token_positions else { return true };
+        let listed =
+            |value: &Json| if value.is_array() { value.clone() } else { Json::Array(vec![value.clone()]) };
+        found.is_some_and(|found| same(&listed(found), &listed(asked)))
+    }
+
+    pub(crate) fn interventions_hold(&self, found: Option<&Json>) -> bool {
+        self.interventions.as_ref().is_none_or(|asked| same(found.unwrap_or(&Json::Null), asked))
+    }
+
+    pub(crate) fn config_holds(&self, found: Option<&Json>) -> bool {
+        let Some(asked) = &self.query.extraction_config else { return true };
+        let found = found.unwrap_or(&Json::Null);
+        let (Some(fields), Matching::Subset) = (&self.extraction_config, self.query.matching) else {
+            return same(found, asked);
+        };
+        fields.iter().all(|(key, asked)| field_holds(key, asked, found.get(key)))
+    }
+}
+
+fn field_holds(key: &str, asked: &Json, found: Option<&Json>) -> bool {
+    let text = TEXT_DEFAULTS.iter().find(|(name, _)| *name == key).map(|(_, default)| *default);
+    let is_default = |value: &Json| match value {
+        Json::Null => true,
+        Json::Bool(on) => *on == (key == "save_logits"),
+        Json::String(value) => Some(value.as_str()) == text,
+        _ => false,
+    };
+    if is_default(asked) {
+        return true;
+    }
+    match found {
+        None => false,
+        Some(found) if key == "attn_heads" => heads_covered(asked, found),
+        Some(found) => same(found, asked),
+    }
+}
+
+/// Whether every head asked for is among those that were kept.
+fn heads_covered(asked: &Json, found: &Json) -> bool {
+    if found == "all" || found.is_null() {
+        return true;
+    }
+    match (asked.as_array(), found.as_array()) {
+        (Some(asked), Some(found)) => asked.iter().all(|head| found.iter().any(|kept| same(kept, head))),
+        _ => same(found, asked),
+    }
+}
+
+fn is_same(found: Option<&Json>, asked: &Json) -> bool {
+    found.is_some_and(|found| same(found, asked))
+}
+
+/// Whether two values are the same: numbers by value (`1` is `1.0`), maps in any order, tensors by their checksum
+/// wherever they lie.
+pub(crate) fn same(a: &Json, b: &Json) -> bool {
+    match (a, b) {
+        (Json::Number(a), Json::Number(b)) => number_order(a, b).is_some_and(|order| order.is_eq()),
+        (Json::Array(a), Json::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Json::Object(a), Json::Object(b)) => {
+            let place = |key: &&String| key.as_str() != "_tensor";
+            a.contains_key("_tensor") == b.contains_key("_tensor")
+                && a.keys().filter(place).count() == b.keys().filter(place).count()
+                && a.iter().filter(|(key, _)| place(key)).all(|(key, value)| is_same(b.get(key), value))
+        }
+        _ => a == b,
+    }
+}

@@ -1,0 +1,330 @@
+//! A saved run: its record, and its tensors, whole or in part.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use easyroutine_sites::Point;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Source;
+use crate::hash;
+use crate::manifest::{Manifest, Part, TensorEntry};
+use crate::metadata::{ManifestPlace, Metadata};
+use crate::names::{MANIFEST, check_run_path};
+use crate::read;
+use crate::store::Store;
+use crate::tensor::{Bytes, Dtype, Kind, Loaded, offsets_of};
+
+/// An opened run. Nothing is read before it is asked for.
+#[derive(Debug)]
+pub struct Run {
+    store: Store,
+    path: String,
+    metadata: Metadata,
+    manifest: Manifest,
+    /// Shards that were opened.
+    sources: Mutex<BTreeMap<usize, Arc<dyn Source>>>,
+}
+
+impl Store {
+    /// Opens the run at `experiment/model/time`.
+    ///
+    /// # Errors
+    /// No such run, or one whose record or manifest is damaged.
+    pub fn run(&self, path: &str) -> Result<Run> {
+        check_run_path(path)?;
+        self.stays_inside(path)?;
+        let metadata = self.record(path).map_err(|e| e.at(path))?;
+        let metadata = metadata.ok_or_else(|| self.no_run(path))?;
+        let manifest = self.manifest(path, &metadata).map_err(|e| e.at(path))?;
+        Ok(Run { store: self.clone(), path: path.to_owned(), metadata, manifest, sources: Mutex::default() })
+    }
+
+    pub(crate) fn manifest(&self, path: &str, metadata: &Metadata) -> Result<Manifest> {
+        match metadata.manifest()? {
+            ManifestPlace::Inline(manifest) => Ok(manifest),
+            ManifestPlace::File { checksum } => {
+                let source = self.backend().open(&format!("{path}/{MANIFEST}"))?;
+                let text = read::whole(&*source, MANIFEST)?;
+                if hash::of(&text) != checksum {
+                    return Err(Error::damaged(format!("{MANIFEST}: is not the one that was committed")));
+                }
+                Manifest::parse(&text)
+            }
+        }
+    }
+
+    pub(crate) fn no_run(&self, path: &str) -> Error {
+        let error = Error::new(ErrorKind::NotFound, format!("there is no run `{path}`"));
+        if self.is_open(path) { error.hint("it was begun, but not committed yet") } else { error }
+    }
+
+    /// None of the folders of a run is a link out of the store.
+    fn stays_inside(&self, path: &str) -> Result<()> {
+        let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+        for end in ends {
+            let entry = match self.backend().entry(&path[..end]) {
+                Ok(entry) => entry,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.no_run(path)),
+                Err(error) => return Err(error),
+            };
+            if entry.kind != crate::fs::EntryKind::Folder {
+                return Err(Error::input(format!(
+                    "`{}` is not a folder; links are not followed",
+                    &path[..end]
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    /// `experiment/model/time`, below the store.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its record.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// What is in it.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Names of its tensors, in the order in which they were saved.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.manifest.tensors.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// Sizes of all axes of a tensor.
+    ///
+    /// # Errors
+    /// No such tensor.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        Ok(self.manifest.shape(self.entry(name)?))
+    }
+
+    /// A whole tensor. Where it lies in one mapped shard nothing is copied.
+    ///
+    /// # Errors
+    /// No such tensor, or a shard that is missing or too short.
+    pub fn read(&self, name: &str) -> Result<Loaded> {
+        self.read_part(name, None)
+    }
+
+    /// Some examples of a tensor: rows of its first axis, of a ragged one whole examples.
+    ///
+    /// # Errors
+    /// As [`Run::read`]; examples that are not there.
+    pub fn read_rows(&self, name: &str, examples: Range<usize>) -> Result<Loaded> {
+        self.read_part(name, Some(examples))
+    }
+
+    /// Every tensor of one layer: `resid_out_5`, `pattern_L5H0`.
+    ///
+    /// # Errors
+    /// No tensor of this layer; as [`Run::read`].
+    pub fn read_layer(&self, layer: usize) -> Result<Vec<(String, Loaded)>> {
+        let of_layer = |name: &&str| name.parse::<Point>().is_ok_and(|point| point.layer() == Some(layer));
+        let names: Vec<&str> = self.names().filter(of_layer).collect();
+        if names.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("run `{}` has no tensor of layer {layer}", self.path),
+            ));
+        }
+        names.into_iter().map(|name| Ok((name.to_owned(), self.read(name)?))).collect()
+    }
+
+    /// Every tensor, in the order in which they were saved.
+    ///
+    /// # Errors
+    /// As [`Run::read`].
+    pub fn read_all(&self) -> Result<Vec<(String, Loaded)>> {
+        self.names().map(|name| Ok((name.to_owned(), self.read(name)?))).collect()
+    }
+
+    pub(crate) fn entry(&self, name: &str) -> Result<&TensorEntry> {
+        self.manifest.tensor(name).ok_or_else(|| {
+            let error =
+                Error::new(ErrorKind::NotFound, format!("run `{}` has no tensor `{name}`", self.path));
+            let mut names: Vec<&str> = self.names().take(9).collect();
+            if names.len() == 9 {
+                names[8] = "…";
+            }
+            error.hint(format!("it has {}", names.join(", ")))
+        })
+    }
+
+    pub(crate) fn source(&self, number: usize) -> Result<Arc<dyn Source>> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = sources.get(&number) {
+            return Ok(source.clone());
+        }
+        let shard = &self.manifest.shards[number];
+        let source = self.store.backend().open(&format!("{}/{}", self.path, shard.file))?;
+        if source.size() != shard.bytes {
+            let (place, found) = (format!("{}/{}", self.path, shard.file), source.size());
+            return Err(Error::damaged(format!("{place}: is {found} bytes long, not {}", shard.bytes)));
+        }
+        sources.insert(number, source.clone());
+        Ok(source)
+    }
+
+    fn read_part(&self, name: &str, examples: Option<Range<usize>>) -> Result<Loaded> {
+        let entry = self.entry(name)?;
+        let parts: Vec<(usize, &Part)> = self.manifest.parts(name).collect();
+        let [(number, part), ..] = parts[..] else {
+            return Err(Error::damaged(format!("no shard has `{name}`")));
+        };
+        if part.shape.is_empty() {
+            return match examples {
+                None => self.loaded(entry, Vec::new(), self.bytes(number, part, 0..part.len)?, Vec::new()),
+                Some(_) => Err(Error::input(format!("`{name}` is a scalar: it has no rows"))),
+            };
+        }
+        let cut = if entry.kind.is_ragged() {
+            self.cut_ragged(name, &parts, examples)?
+        } else {
+            cut_even(name, &parts, examples)?
+        };
+        let row_bytes = (entry.row_shape.iter().product::<usize>() * entry.dtype.size()) as u64;
+        let n_rows: usize = cut.rows.iter().map(ExactSizeIterator::len).sum();
+        let shape = [&[n_rows], &entry.row_shape[..]].concat();
+        let wanted = parts.iter().zip(&cut.rows).filter(|(_, rows)| !rows.is_empty());
+        let wanted: Vec<(usize, &Part, Range<u64>)> = wanted
+            .map(|((number, part), rows)| {
+                (*number, *part, rows.start as u64 * row_bytes..rows.end as u64 * row_bytes)
+            })
+            .collect();
+        let bytes = match &wanted[..] {
+            [] => Bytes::Owned(Vec::new()),
+            [(number, part, range)] => self.bytes(*number, part, range.clone())?,
+            _ => self.joined(&wanted)?,
+        };
+        self.loaded(entry, shape, bytes, cut.offsets)
+    }
+
+    fn loaded(
+        &self,
+        entry: &TensorEntry,
+        shape: Vec<usize>,
+        bytes: Bytes,
+        offsets: Vec<i64>,
+    ) -> Result<Loaded> {
+        Ok(Loaded { dtype: entry.dtype, shape, kind: entry.kind, bytes, offsets })
+    }
+
+    /// A range of a part: where it lies in the map, or read.
+    fn bytes(&self, number: usize, part: &Part, range: Range<u64>) -> Result<Bytes> {
+        let source = self.source(number)?;
+        let (start, end) = (part.offset + range.start, part.offset + range.end);
+        if let (Some(map), Ok(start), Ok(end)) =
+            (source.mapped(), usize::try_from(start), usize::try_from(end))
+            && end <= map.len()
+        {
+            return Ok(Bytes::Mapped(source.clone(), start..end));
+        }
+        self.joined(&[(number, part, range)])
+    }
+
+    fn joined(&self, wanted: &[(usize, &Part, Range<u64>)]) -> Result<Bytes> {
+        let total: u64 = wanted.iter().map(|(_, _, range)| range.end - range.start).sum();
+        // Each shard has the length that the manifest says: checked before as much is allocated.
+        let sources = wanted.iter().map(|(number, _, _)| self.source(*number)).collect::<Result<Vec<_>>>()?;
+        let mut bytes =
+            vec![0; usize::try_from(total).map_err(|_| Error::input("more than memory can hold"))?];
+        let mut rest = &mut bytes[..];
+        for ((number, part, range), source) in wanted.iter().zip(sources) {
+            let (out, left) = rest.split_at_mut((range.end - range.start) as usize);
+            let place = || format!("{}/{}", self.path, self.manifest.shards[*number].file);
+            source.read_at(part.offset + range.start, out).map_err(|e| Error::io("read", place(), e))?;
+            rest = left;
+        }
+        Ok(Bytes::Owned(bytes))
+    }
+
+    /// Rows of each part that the examples take, and the offsets of the result.
+    fn cut_ragged(
+        &self,
+        name: &str,
+        parts: &[(usize, &Part)],
+        examples: Option<Range<usize>>,
+    ) -> Result<Cut> {
+        let key = offsets_of(name);
+        let mut ends = Vec::new();
+        for ((number, part), (_, offsets)) in parts.iter().zip(self.manifest.parts(&key)) {
+            let bytes = self.bytes(*number, offsets, 0..offsets.len)?;
+            let (numbers, _) = bytes.as_chunks::<8>();
+            let numbers: Vec<i64> = numbers.iter().map(|x| i64::from_le_bytes(*x)).collect();
+            let grows = numbers.windows(2).all(|w| w[0] <= w[1]);
+            let rows = i64::try_from(part.shape[0]).ok();
+            if numbers.first() != Some(&0) || numbers.last().copied() != rows || !grows {
+                let place = format!("{}/{}", self.path, self.manifest.shards[*number].file);
+                return Err(Error::damaged(format!("{place}: `{key}` does not cut `{name}`")));
+            }
+            ends.push(numbers);
+        }
+        let counts: Vec<usize> = ends.iter().map(|ends| ends.len() - 1).collect();
+        let cuts = cut(name, &counts, examples)?;
+        let mut offsets = vec![0];
+        let mut rows = Vec::new();
+        for (ends, taken) in ends.iter().zip(cuts) {
+            let base = offsets.last().copied().unwrap_or(0) - ends[taken.start];
+            offsets.extend(ends[taken.start..=taken.end].iter().skip(1).map(|end| base + end));
+            rows.push(ends[taken.start] as usize..ends[taken.end] as usize);
+        }
+        Ok(Cut { rows, offsets })
+    }
+}
+
+/// What is taken of each part.
+struct Cut {
+    rows: Vec<Range<usize>>,
+    offsets: Vec<i64>,
+}
+
+fn cut_even(name: &str, parts: &[(usize, &Part)], examples: Option<Range<usize>>) -> Result<Cut> {
+    let counts: Vec<usize> = parts.iter().map(|(_, part)| part.shape[0]).collect();
+    Ok(Cut { rows: cut(name, &counts, examples)?, offsets: Vec::new() })
+}
+
+/// Cuts a range of all examples into one range for each part.
+fn cut(name: &str, counts: &[usize], examples: Option<Range<usize>>) -> Result<Vec<Range<usize>>> {
+    let total: usize = counts.iter().sum();
+    let wanted = examples.unwrap_or(0..total);
+    if wanted.start > wanted.end || wanted.end > total {
+        return Err(Error::input(format!(
+            "`{name}` has {total} examples; {}:{} is not among them",
+            wanted.start, wanted.end
+        )));
+    }
+    let mut begin = 0;
+    let ranges = counts.iter().map(|count| {
+        let place = |x: usize| x.clamp(begin, begin + count) - begin;
+        let range = place(wanted.start)..place(wanted.end);
+        begin += count;
+        range
+    });
+    Ok(ranges.collect())
+}
+
+impl Loaded {
+    /// Number of examples, or of rows.
+    pub fn examples(&self) -> usize {
+        match self.kind {
+            Kind::Rows | Kind::RaggedNd => self.offsets.len().saturating_sub(1),
+            _ => self.shape.first().copied().unwrap_or(1),
+        }
+    }
+
+    /// Whether its numbers are floating.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64)
+    }
+}

@@ -1,0 +1,333 @@
+//! Saving: a run is written whole, then published by one rename.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::backend::{Backend, Durability};
+use crate::clock::{Claim, utc};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hash;
+use crate::manifest::{Manifest, Shard, TensorEntry};
+use crate::metadata::{Metadata, SCHEMA, VERSION, check_user_key};
+use crate::names::{MANIFEST, METADATA, check_experiment, model_folder};
+use crate::shard::{self, Label, SHARD_BYTES};
+use crate::store::Store;
+use crate::tensor::Tensor;
+use crate::value::Value;
+
+/// Longest manifest that stands in the record itself, in bytes.
+const INLINE: usize = 64 << 10;
+
+/// Saves runs of one experiment.
+#[derive(Debug, Clone)]
+pub struct ActivationSaver {
+    store: Store,
+    experiment: String,
+    shard_bytes: u64,
+}
+
+/// What is saved: tensors, and values beside them (`mapping_index`, `token_dict`).
+#[derive(Debug, Clone, Default)]
+pub struct Contents<'a> {
+    /// Tensors, each under a name of its own.
+    pub tensors: Vec<Tensor<'a>>,
+    /// Values that the reader gets back as they are.
+    pub values: Map<String, Json>,
+}
+
+/// How the activations came about.
+#[derive(Debug, Clone, Default)]
+pub struct Story<'a> {
+    /// The hub's name of the model, else the stem of its folder or file.
+    pub model: Model,
+    /// The specifiers, in the order asked for.
+    pub target_token_positions: Json,
+    /// Interventions, `None` where there were none.
+    pub interventions: Option<Value<'a>>,
+    /// What was extracted: flags and their modifiers.
+    pub extraction_config: Json,
+    /// Whatever else is worth keeping.
+    pub other_metadata: Vec<(String, Value<'a>)>,
+    /// A word to find it by.
+    pub tag: Option<String>,
+    /// Where the rows came from, if that is known.
+    pub dataset: Option<Json>,
+}
+
+/// Which model it was.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Model {
+    /// `org/name`.
+    pub name: String,
+    /// The commit on the hub.
+    pub revision: Option<String>,
+    /// A checksum of its config.
+    pub config_digest: Option<String>,
+    /// The type it computed in.
+    pub dtype: Option<String>,
+}
+
+impl ActivationSaver {
+    /// A saver of an experiment in a folder, which is made where it is not there.
+    ///
+    /// # Errors
+    /// A bad name, or a folder that can't be made.
+    pub fn new(base: impl AsRef<Path>, experiment: &str) -> Result<Self> {
+        check_experiment(experiment)?;
+        ActivationSaver::of(Store::create(base)?, experiment)
+    }
+
+    /// The same in the folder that `ACTIVATION_BASE_DIR` names, in the environment or a `.env` file.
+    ///
+    /// # Errors
+    /// No folder is named; as [`ActivationSaver::new`].
+    pub fn from_env(experiment: &str) -> Result<Self> {
+        ActivationSaver::new(Store::base_from_env()?, experiment)
+    }
+
+    /// A saver of an experiment in a store.
+    ///
+    /// # Errors
+    /// A bad name, or a store that can't be written to.
+    pub fn of(store: Store, experiment: &str) -> Result<Self> {
+        check_experiment(experiment)?;
+        Ok(ActivationSaver {
+            store: store.made()?,
+            experiment: experiment.to_owned(),
+            shard_bytes: SHARD_BYTES,
+        })
+    }
+
+    /// The same with shards of another size.
+    #[must_use]
+    pub fn with_shard_bytes(self, shard_bytes: u64) -> Self {
+        ActivationSaver { shard_bytes: shard_bytes.max(1), ..self }
+    }
+
+    /// The same with another promise: [`Durability::Fast`] does not wait for the disk.
+    #[must_use]
+    pub fn with_durability(self, durability: Durability) -> Self {
+        ActivationSaver { store: self.store.with_durability(durability), ..self }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The experiment.
+    pub fn experiment(&self) -> &str {
+        &self.experiment
+    }
+
+    /// Saves one run and says where it is, below the store: `experiment/model/time`.
+    ///
+    /// # Errors
+    /// Contents or metadata that can't be kept: nothing is written then. What the system says: nothing is visible then.
+    pub fn save(&self, contents: &Contents<'_>, story: &Story<'_>) -> Result<String> {
+        let fields = Fields::new(story)?;
+        let tensors: Vec<Tensor<'_>> = contents
+            .tensors
+            .iter()
+            .map(Tensor::borrowed)
+            .chain(fields.aux.iter().map(Tensor::borrowed))
+            .collect();
+        check_tensors(&tensors)?;
+        let backend = self.store.backend();
+        let (path, claim) = claim(backend, &self.experiment, &story.model.name)?;
+        let label =
+            Label { run: &path, run_id: &claim.run_id.to_string(), number: 0, examples: None, worker: None };
+        let write = || -> Result<()> {
+            let mut shards = Vec::new();
+            for (number, pieces) in shard::plan(&tensors, self.shard_bytes).into_iter().enumerate() {
+                shards.push(shard::write(backend, &Label { number, ..label.clone() }, pieces)?);
+            }
+            let manifest = manifest(&tensors, contents.values.clone(), shards);
+            let size = Size { n_examples: n_examples(&contents.tensors), n_rows: n_rows(&contents.tensors) };
+            publish(backend, &path, &claim, fields.json.clone(), manifest, size)
+        };
+        write().inspect_err(|_| {
+            // At once invisible, should the record be there already; what can't be cleared now is found by `gc`.
+            let _ = backend.retire(&path);
+        })?;
+        Ok(path)
+    }
+}
+
+/// Top-level keys of the record, and tensors that stood in them.
+#[derive(Debug)]
+pub(crate) struct Fields<'a> {
+    pub(crate) json: Map<String, Json>,
+    pub(crate) aux: Vec<Tensor<'a>>,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn new(story: &'a Story<'_>) -> Result<Self> {
+        if story.model.name.is_empty() {
+            return Err(
+                Error::input("the model has no name").hint("its name on the hub, or the stem of its folder")
+            );
+        }
+        let (interventions, mut aux) = match &story.interventions {
+            Some(value) => value.split("interventions")?,
+            None => (Json::Null, Vec::new()),
+        };
+        let mut json = Map::new();
+        json.insert("tag".to_owned(), json!(story.tag));
+        // In the original's order; the three are known once the run is claimed.
+        for key in ["save_time", "experiment_name"] {
+            json.insert(key.to_owned(), Json::Null);
+        }
+        json.insert("model_name".to_owned(), json!(story.model.name));
+        json.insert("target_token_positions".to_owned(), story.target_token_positions.clone());
+        json.insert("interventions".to_owned(), interventions);
+        json.insert("extraction_config".to_owned(), story.extraction_config.clone());
+        for (key, value) in &story.other_metadata {
+            check_user_key(key)?;
+            let (value, tensors) = value.split(key)?;
+            aux.extend(tensors);
+            if json.insert(key.clone(), value).is_some() {
+                return Err(Error::input(format!("two values for the key `{key}`")));
+            }
+        }
+        let Model { name, revision, config_digest, dtype } = &story.model;
+        let model = json!({"id": name, "revision": revision, "config_digest": config_digest, "dtype": dtype});
+        json.insert("_store".to_owned(), json!({"model": model, "dataset": story.dataset}));
+        Ok(Fields { json, aux })
+    }
+}
+
+/// How much a run holds, where that is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Size {
+    pub(crate) n_examples: Option<u64>,
+    pub(crate) n_rows: Option<u64>,
+}
+
+/// Claims a folder for a new run.
+pub(crate) fn claim(backend: &dyn Backend, experiment: &str, model: &str) -> Result<(String, Claim)> {
+    loop {
+        let claim = Claim::new(backend)?;
+        let path = format!("{experiment}/{}/{}", model_folder(model), claim.folder);
+        match backend.claim(&path) {
+            Ok(()) => return Ok((path, claim)),
+            // Another run of this very second has the same six letters: the next id has others.
+            Err(error) if error.kind() == ErrorKind::Exists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes manifest and record, after which the run is there.
+pub(crate) fn publish(
+    backend: &dyn Backend,
+    path: &str,
+    claim: &Claim,
+    mut fields: Map<String, Json>,
+    manifest: Manifest,
+    size: Size,
+) -> Result<()> {
+    let (inline, checksum) = manifest.to_value()?;
+    let text = inline.to_string();
+    let place = if text.len() > INLINE {
+        put_manifest(backend, path, text.as_bytes())?;
+        json!({"file": MANIFEST, "bytes": text.len(), "xxh3": checksum})
+    } else {
+        json!({"inline": inline, "xxh3": checksum})
+    };
+    // Nothing that the record speaks of may be lost while the record is kept.
+    backend.settle(path)?;
+    let experiment = path.split('/').next().unwrap_or_default();
+    fields.insert("save_time".to_owned(), json!(claim.save_time));
+    fields.insert("experiment_name".to_owned(), json!(experiment));
+    let about = fields.remove("_store").unwrap_or_default();
+    let mut store = Map::new();
+    let mut put = |key: &str, value: Json| store.insert(key.to_owned(), value);
+    put("schema", json!(SCHEMA));
+    put("version", json!(VERSION));
+    put("min_reader", json!(VERSION));
+    put("run_id", json!(claim.run_id.to_string()));
+    put("state", json!("committed"));
+    put("tags", json!([]));
+    put("created_at", json!(claim.created_at));
+    put("committed_at", json!(utc()));
+    put("revision", json!(1));
+    put("writer", json!(concat!("easyroutine ", env!("CARGO_PKG_VERSION"))));
+    put("durability", json!(if backend.durability() == Durability::Full { "full" } else { "fast" }));
+    put("model", about.get("model").cloned().unwrap_or_default());
+    put("dataset", about.get("dataset").cloned().unwrap_or_default());
+    put("n_examples", json!(size.n_examples));
+    put("n_rows", json!(size.n_rows));
+    put("n_bytes", json!(manifest.n_bytes()));
+    put("tensors", json!(manifest.tensors.len()));
+    put("digest", json!(manifest.digest()));
+    put("manifest", place);
+    fields.insert("_store".to_owned(), Json::Object(store));
+    let record = Metadata::new(fields);
+    backend.publish(&format!("{path}/{METADATA}"), &record.to_bytes())
+}
+
+/// A commit that died before its record leaves a manifest that the next one may find.
+fn put_manifest(backend: &dyn Backend, path: &str, text: &[u8]) -> Result<()> {
+    let file = format!("{path}/{MANIFEST}");
+    let put = || -> Result<()> {
+        let mut upload = backend.upload(&file)?;
+        upload.write_all(text).map_err(|e| Error::io("write", &file, e))?;
+        upload.finish()
+    };
+    match put() {
+        Err(error) if error.kind() == ErrorKind::Exists => {
+            let found = crate::read::whole(&*backend.open(&file)?, &file)?;
+            if hash::of(&found) == hash::of(text) { Ok(()) } else { Err(error) }
+        }
+        done => done,
+    }
+}
+
+pub(crate) fn manifest(tensors: &[Tensor<'_>], values: Map<String, Json>, shards: Vec<Shard>) -> Manifest {
+    let entry = |tensor: &Tensor<'_>| TensorEntry {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype,
+        kind: tensor.kind,
+        row_shape: tensor.shape.iter().skip(1).copied().collect(),
+        axes: tensor.axes.clone(),
+    };
+    Manifest { tensors: tensors.iter().map(entry).collect(), values, shards }
+}
+
+/// Names that collide, shapes that do not fit: found before a byte is written.
+pub(crate) fn check_tensors(tensors: &[Tensor<'_>]) -> Result<()> {
+    let mut names = std::collections::BTreeSet::new();
+    for tensor in tensors {
+        tensor.check()?;
+        let offsets = tensor.kind.is_ragged().then(|| crate::tensor::offsets_of(&tensor.name));
+        for name in [Some(tensor.name.clone()), offsets].into_iter().flatten() {
+            if !names.insert(name.clone()) {
+                return Err(Error::input(format!("two tensors are called `{name}`")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Examples, where all tensors of examples agree.
+fn n_examples(tensors: &[Tensor<'_>]) -> Option<u64> {
+    same(tensors.iter().filter(|t| t.kind != crate::Kind::Object).map(|t| t.examples().map(|n| n as u64)))
+}
+
+/// Token rows of all examples, where all tensors agree.
+fn n_rows(tensors: &[Tensor<'_>]) -> Option<u64> {
+    let rows = |tensor: &Tensor<'_>| match tensor.kind {
+        crate::Kind::Dense => Some(tensor.shape.iter().take(2).product::<usize>() as u64),
+        crate::Kind::Rows => tensor.shape.first().map(|n| *n as u64),
+        _ => None,
+    };
+    same(tensors.iter().filter_map(|t| rows(t).map(Some)))
+}
+
+fn same(mut counts: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    let first = counts.next()??;
+    counts.all(|count| count == Some(first)).then_some(first)
+}

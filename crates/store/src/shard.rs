@@ -1,0 +1,167 @@
+//! Writing shards: safetensors files, checksums on the way.
+//!
+//! The format: the header's length in 8 bytes, the header as JSON, the numbers without gaps
+//! (github.com/huggingface/safetensors).
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::ops::Range;
+
+use serde_json::{Map, Value, json};
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::hash::Sum;
+use crate::manifest::{Part, Shard};
+use crate::names::nonce;
+use crate::tensor::{Dtype, Tensor, offsets_of};
+
+/// Bytes of a shard, unless the caller says otherwise.
+pub const SHARD_BYTES: u64 = 256 << 20;
+
+/// Bytes that are hashed and written in one go: they are still in the cache when they are written.
+const PIECE: usize = 1 << 20;
+
+/// A part of a tensor on its way into a shard.
+#[derive(Debug)]
+pub(crate) struct Piece<'a> {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+/// Which shard of which run is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Label<'a> {
+    /// Folder of the run.
+    pub(crate) run: &'a str,
+    pub(crate) run_id: &'a str,
+    pub(crate) number: usize,
+    pub(crate) examples: Option<[u64; 2]>,
+    pub(crate) worker: Option<String>,
+}
+
+/// Cuts tensors into shards of about `limit` bytes: whole tensors where they fit, else whole examples.
+pub(crate) fn plan<'t>(tensors: &'t [Tensor<'_>], limit: u64) -> Vec<Vec<Piece<'t>>> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut shards: Vec<Vec<Piece<'t>>> = vec![Vec::new()];
+    let mut used = 0usize;
+    for tensor in tensors {
+        let whole = tensor.bytes.len();
+        if used > 0 && used.saturating_add(whole) > limit {
+            shards.push(Vec::new());
+            used = 0;
+        }
+        let Some(examples) = tensor.examples().filter(|_| whole > limit) else {
+            push(&mut shards, tensor, None);
+            used += whole;
+            continue;
+        };
+        let mut begin = 0;
+        while begin < examples {
+            let end = fitting(tensor, begin..examples, limit);
+            push(&mut shards, tensor, Some(begin..end));
+            used = tensor.rows_of(begin..end).len() * tensor.row_bytes();
+            begin = end;
+            if begin < examples {
+                shards.push(Vec::new());
+            }
+        }
+    }
+    shards
+}
+
+/// The end of as many examples as fit, but at least one.
+fn fitting(tensor: &Tensor<'_>, examples: Range<usize>, limit: usize) -> usize {
+    let fits = |end: usize| tensor.rows_of(examples.start..end).len() * tensor.row_bytes() <= limit;
+    let (mut low, mut high) = (examples.start + 1, examples.end);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) { low = middle } else { high = middle - 1 }
+    }
+    low
+}
+
+fn push<'t>(shards: &mut [Vec<Piece<'t>>], tensor: &'t Tensor<'_>, examples: Option<Range<usize>>) {
+    let Some(shard) = shards.last_mut() else { return };
+    shard.extend(pieces(tensor, examples));
+}
+
+/// A tensor, or some of its examples, as it stands in a shard: ragged ones with offsets that begin at 0.
+pub(crate) fn pieces<'t>(tensor: &'t Tensor<'_>, examples: Option<Range<usize>>) -> Vec<Piece<'t>> {
+    let (name, dtype) = (tensor.name.clone(), tensor.dtype);
+    let Some(examples) = examples.or_else(|| tensor.examples().map(|n| 0..n)) else {
+        return vec![Piece { name, dtype, shape: Vec::new(), bytes: Cow::Borrowed(&tensor.bytes) }];
+    };
+    let rows = tensor.rows_of(examples.clone());
+    let shape = [&[rows.len()], &tensor.shape[1..]].concat();
+    let bytes = &tensor.bytes[rows.start * tensor.row_bytes()..rows.end * tensor.row_bytes()];
+    let mut found = vec![Piece { name, dtype, shape, bytes: Cow::Borrowed(bytes) }];
+    if tensor.kind.is_ragged() {
+        let offsets = &tensor.offsets[examples.start..=examples.end];
+        let bytes: Vec<u8> = offsets.iter().flat_map(|o| (o - offsets[0]).to_le_bytes()).collect();
+        let (name, shape) = (offsets_of(&tensor.name), vec![offsets.len()]);
+        found.push(Piece { name, dtype: Dtype::I64, shape, bytes: bytes.into() });
+    }
+    found
+}
+
+/// Writes one shard and says what is in it.
+///
+/// # Errors
+/// What the place of the store says.
+pub(crate) fn write(backend: &dyn Backend, label: &Label<'_>, mut pieces: Vec<Piece<'_>>) -> Result<Shard> {
+    // The widest numbers first: every tensor then begins at a multiple of its own width.
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.dtype.size()));
+    let head = head(label, &pieces);
+    let file = format!("data/{:05}-{}.safetensors", label.number, &nonce()[..4]);
+    let place = format!("{}/{file}", label.run);
+    let mut upload = backend.upload(&place)?;
+    let mut whole = Sum::default();
+    let mut parts = Vec::with_capacity(pieces.len());
+    let mut offset = head.len() as u64;
+    let write = |e: io::Error| Error::io("write", &place, e);
+    whole.add(&head);
+    upload.write_all(&head).map_err(write)?;
+    for piece in pieces {
+        let mut own = Sum::default();
+        for bytes in piece.bytes.chunks(PIECE) {
+            own.add(bytes);
+            whole.add(bytes);
+            upload.write_all(bytes).map_err(write)?;
+        }
+        let len = piece.bytes.len() as u64;
+        parts.push(Part { name: piece.name, shape: piece.shape, offset, len, xxh3: own.finish() });
+        offset += len;
+    }
+    upload.finish()?;
+    let (examples, worker) = (label.examples, label.worker.clone());
+    Ok(Shard { file, bytes: offset, xxh3: whole.finish(), examples, worker, tensors: parts })
+}
+
+/// All before the numbers. It names the run, so that a shard that lost its manifest can be told.
+fn head(label: &Label<'_>, pieces: &[Piece<'_>]) -> Vec<u8> {
+    let mut about = Map::new();
+    about.insert("format".to_owned(), json!("easyroutine.shard/1"));
+    about.insert("run_id".to_owned(), json!(label.run_id));
+    about.insert("shard".to_owned(), json!(label.number.to_string()));
+    if let Some([begin, end]) = label.examples {
+        about.insert("examples".to_owned(), json!(format!("{begin}:{end}")));
+    }
+    let mut header = Map::from_iter([("__metadata__".to_owned(), Value::Object(about))]);
+    let mut offset = 0;
+    for piece in pieces {
+        let end = offset + piece.bytes.len();
+        let entry =
+            json!({"dtype": piece.dtype.to_string(), "shape": piece.shape, "data_offsets": [offset, end]});
+        header.insert(piece.name.clone(), entry);
+        offset = end;
+    }
+    let mut text = Value::Object(header).to_string();
+    // The numbers begin at a multiple of 64, the width of a vector; blanks after the JSON are part of the format.
+    text.push_str(&" ".repeat((8 + text.len()).next_multiple_of(64) - 8 - text.len()));
+    let mut head = (text.len() as u64).to_le_bytes().to_vec();
+    head.extend_from_slice(text.as_bytes());
+    head
+}

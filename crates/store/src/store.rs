@@ -1,0 +1,267 @@
+//! A store: the folder that holds everything.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::backend::{Backend, Durability, Local};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{EntryKind, FileSystem, OsFiles};
+use crate::metadata::{Metadata, VERSION};
+use crate::names::{INTERNAL, METADATA, OPEN, check_experiment};
+use crate::read;
+
+/// The variable that names the folder of a store.
+pub const BASE_VARIABLE: &str = "ACTIVATION_BASE_DIR";
+
+/// A place for runs: `BASE/experiment/model/time/`.
+#[derive(Debug, Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+}
+
+/// A run that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// `experiment/model/time`, below the store.
+    pub path: String,
+    /// Its record.
+    pub metadata: Metadata,
+}
+
+/// Something in the store that can't be read, and why. It hides nothing else.
+#[derive(Debug)]
+pub struct Problem {
+    /// Where, below the store.
+    pub path: String,
+    /// Why.
+    pub error: Error,
+}
+
+/// What stands in a store.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Runs, in the order of their claims.
+    pub runs: Vec<Found>,
+    /// What can't be read.
+    pub problems: Vec<Problem>,
+}
+
+impl Store {
+    /// A store that is there.
+    ///
+    /// # Errors
+    /// No such folder, or a store of a newer version.
+    pub fn open(base: impl AsRef<Path>) -> Result<Self> {
+        let base = base.as_ref();
+        let files = OsFiles::open(base).map_err(|e| {
+            let error = Error::io("open the store", base.display(), e);
+            if error.kind() == ErrorKind::NotFound {
+                error.hint("a store is made by the first run that is saved to it")
+            } else {
+                error
+            }
+        })?;
+        Store::on(Arc::new(files))
+    }
+
+    /// A store in a folder, which is made where it is not there.
+    ///
+    /// # Errors
+    /// The folder can't be made, or holds a store of a newer version.
+    pub fn create(base: impl AsRef<Path>) -> Result<Self> {
+        let base = base.as_ref();
+        let files = OsFiles::create(base).map_err(|e| Error::io("make the store", base.display(), e))?;
+        Store::on(Arc::new(files))?.made()
+    }
+
+    /// A store on any file system.
+    ///
+    /// # Errors
+    /// A store of a newer version.
+    pub fn on(files: Arc<dyn FileSystem>) -> Result<Self> {
+        Store::over(Arc::new(Local::new(files)))
+    }
+
+    pub(crate) fn over(backend: Arc<dyn Backend>) -> Result<Self> {
+        let store = Store { backend };
+        store.check_version()?;
+        Ok(store)
+    }
+
+    /// The folder that `ACTIVATION_BASE_DIR` names, in the environment or else in the nearest `.env` file.
+    ///
+    /// # Errors
+    /// It is named nowhere, or the file can't be read.
+    pub fn base_from_env() -> Result<PathBuf> {
+        if let Some(base) = std::env::var_os(BASE_VARIABLE).filter(|base| !base.is_empty()) {
+            return Ok(base.into());
+        }
+        let not_found = || {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("the variable {BASE_VARIABLE} is not set, and no .env file sets it"),
+            )
+            .hint(format!("export {BASE_VARIABLE}=./activations"))
+        };
+        let lines = match dotenvy::dotenv_iter() {
+            Ok(lines) => lines,
+            Err(error) if error.not_found() => return Err(not_found()),
+            Err(error) => return Err(Error::input(format!(".env: {error}"))),
+        };
+        for line in lines {
+            let (name, value) = line.map_err(|e| Error::input(format!(".env: {e}")))?;
+            if name == BASE_VARIABLE && !value.is_empty() {
+                return Ok(value.into());
+            }
+        }
+        Err(not_found())
+    }
+
+    /// The same store, with another promise to those who save.
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Self {
+        Store { backend: self.backend.with_durability(durability) }
+    }
+
+    /// Where it is on the machine, if it is.
+    pub fn path(&self) -> Option<&Path> {
+        self.backend.local_path()
+    }
+
+    /// Names of all experiments.
+    ///
+    /// # Errors
+    /// The store can't be listed.
+    pub fn experiments(&self) -> Result<Vec<String>> {
+        self.folders("")
+    }
+
+    /// Every run of one experiment, or of all, in the order of their claims. What can't be read is listed beside them.
+    ///
+    /// # Errors
+    /// The store itself can't be listed. An experiment that is not there has no runs.
+    pub fn scan(&self, experiment: Option<&str>) -> Result<Scan> {
+        let mut scan = Scan::default();
+        let experiments = match experiment {
+            Some(name) => {
+                check_experiment(name)?;
+                self.experiments()?.into_iter().filter(|found| found == name).collect()
+            }
+            None => self.experiments()?,
+        };
+        for experiment in &experiments {
+            for folder in self.model_folders(experiment, &mut scan.problems) {
+                self.scan_folder(&folder, &mut scan);
+            }
+        }
+        scan.runs
+            .sort_by(|a, b| a.metadata.run_id().cmp(b.metadata.run_id()).then_with(|| a.path.cmp(&b.path)));
+        Ok(scan)
+    }
+
+    /// `experiment/model` of each model of an experiment.
+    pub(crate) fn model_folders(&self, experiment: &str, problems: &mut Vec<Problem>) -> Vec<String> {
+        match self.folders(experiment) {
+            Ok(models) => models.into_iter().map(|model| format!("{experiment}/{model}")).collect(),
+            Err(error) => {
+                problems.push(Problem { path: experiment.to_owned(), error });
+                Vec::new()
+            }
+        }
+    }
+
+    /// Reads the records of all runs of one model.
+    pub(crate) fn scan_folder(&self, folder: &str, scan: &mut Scan) {
+        let entries = match self.backend.list(folder) {
+            Ok(entries) => entries,
+            Err(error) => return scan.problems.push(Problem { path: folder.to_owned(), error }),
+        };
+        for entry in entries.into_iter().filter(|entry| !entry.name.starts_with('.')) {
+            let path = format!("{folder}/{}", entry.name);
+            match entry.kind {
+                EntryKind::Folder => match self.record(&path) {
+                    Ok(Some(metadata)) => scan.runs.push(Found { path, metadata }),
+                    Ok(None) => {}
+                    Err(error) => scan.problems.push(Problem { path, error }),
+                },
+                EntryKind::Other => {
+                    let error = Error::damaged("is a link; links are not followed");
+                    scan.problems.push(Problem { path, error });
+                }
+                // A stray file is no run, and no harm.
+                EntryKind::File => {}
+            }
+        }
+    }
+
+    /// The record of a run, `None` where it is not committed (yet).
+    ///
+    /// # Errors
+    /// The record can't be read, or is wrong.
+    pub(crate) fn record(&self, path: &str) -> Result<Option<Metadata>> {
+        let file = format!("{path}/{METADATA}");
+        let source = match self.backend.open(&file) {
+            Ok(source) => source,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let metadata = Metadata::parse(&read::whole(&*source, METADATA)?).map_err(|e| e.at(METADATA))?;
+        let experiment = path.split('/').next().unwrap_or_default();
+        Ok(Some(metadata.in_experiment(experiment)))
+    }
+
+    /// Whether a folder is a run that somebody writes, or began to.
+    pub(crate) fn is_open(&self, path: &str) -> bool {
+        self.backend.entry(&format!("{path}/{OPEN}")).is_ok()
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// Names of folders that are not the store's own.
+    fn folders(&self, above: &str) -> Result<Vec<String>> {
+        let entries = self.backend.list(above)?.into_iter();
+        let folders = entries.filter(|entry| entry.kind == EntryKind::Folder && !entry.name.starts_with('.'));
+        Ok(folders.map(|entry| entry.name).collect())
+    }
+
+    /// Makes the file that says what this folder is.
+    pub(crate) fn made(self) -> Result<Self> {
+        let path = format!("{INTERNAL}/store.json");
+        if self.backend.entry(&path).is_ok() {
+            return Ok(self);
+        }
+        let about = json!({"schema": "easyroutine.store", "version": VERSION, "min_reader": VERSION, "id": Uuid::new_v4().to_string()});
+        match self.backend.put_new(&path, format!("{about:#}\n").as_bytes()) {
+            // Two processes may make the store at once.
+            Err(error) if error.kind() != ErrorKind::Exists => Err(error),
+            _ => Ok(self),
+        }
+    }
+
+    fn check_version(&self) -> Result<()> {
+        let path = format!("{INTERNAL}/store.json");
+        let source = match self.backend.open(&path) {
+            Ok(source) => source,
+            // A store of the original, or an empty folder.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let text = read::whole(&*source, &path)?;
+        let about: Value =
+            serde_json::from_slice(&text).map_err(|e| Error::damaged(e.to_string()).at(&path))?;
+        match about.get("min_reader").and_then(Value::as_u64) {
+            Some(least) if least <= VERSION => Ok(()),
+            Some(least) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{path}: needs a reader of version {least}; this one has {VERSION}"),
+            )
+            .hint("a newer easyroutine reads it")),
+            None => Err(Error::damaged(format!("{path}: `min_reader` is no number"))),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Runs to save, and stores to save them in.
+#![allow(dead_code, reason = "every test binary uses its own part")]
+
+pub(crate) mod sim;
+
+use std::path::PathBuf;
+
+use easyroutine_store::{ActivationSaver, Contents, Kind, Model, Scan, Store, Story, Tensor};
+use serde_json::json;
+
+/// A folder that vanishes with the test; in memory where there is such a place, since killing processes and racing
+/// them has nothing to do with disks.
+pub(crate) fn fast_folder() -> tempfile::TempDir {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// A run of a few kinds of tensors, different for each seed.
+pub(crate) fn contents(seed: u32) -> Contents<'static> {
+    let numbers = |n: usize| (0..n).map(|i| (i as f32) + seed as f32 / 7.0).collect::<Vec<f32>>();
+    let values = json!({"mapping_index": {"last": [0]}, "seed": seed}).as_object().unwrap().clone();
+    let tensors = vec![
+        Tensor::f32("resid_out_0", &[3, 2, 4], &numbers(24)).dense(),
+        Tensor::f32("resid_out_1", &[3, 2, 4], &numbers(24)).dense(),
+        Tensor::f32("mlp_out_0", &[5, 4], &numbers(20)).ragged(Kind::Rows, vec![0, 1, 1, 5]),
+        Tensor::f32("note", &[], &numbers(1)),
+    ];
+    Contents { tensors, values }
+}
+
+pub(crate) fn story(seed: u32) -> Story<'static> {
+    Story {
+        model: Model { name: "org/tiny".to_owned(), ..Model::default() },
+        target_token_positions: json!(["last", [2, 5], -3]),
+        extraction_config: json!({"extract_resid_out": true, "extract_mlp_out": true, "save_logits": false}),
+        other_metadata: vec![("seed".to_owned(), json!(seed).into())],
+        tag: Some(format!("tag_{seed}")),
+        ..Story::default()
+    }
+}
+
+pub(crate) fn saver(base: &tempfile::TempDir, experiment: &str) -> ActivationSaver {
+    ActivationSaver::new(base.path(), experiment).unwrap()
+}
+
+/// Every run that is visible is whole: it opens, verifies, and holds what was saved with its seed.
+pub(crate) fn all_whole(store: &Store) -> Result<Scan, String> {
+    let scan = store.scan(None).map_err(|e| e.to_string())?;
+    if let Some(problem) = scan.problems.first() {
+        return Err(format!("{}: {}", problem.path, problem.error));
+    }
+    for found in &scan.runs {
+        let run = store.run(&found.path).map_err(|e| e.to_string())?;
+        let damage = run.verify().map_err(|e| e.to_string())?;
+        if let Some(damage) = damage.first() {
+            return Err(format!("{}: {damage}", found.path));
+        }
+        let seed = found.metadata.get("seed").and_then(serde_json::Value::as_u64).ok_or("no seed")?;
+        for tensor in contents(seed as u32).tensors {
+            let read = run.read(&tensor.name).map_err(|e| e.to_string())?;
+            if read.bytes[..] != tensor.bytes[..]
+                || read.shape != tensor.shape
+                || read.offsets != tensor.offsets
+            {
+                return Err(format!("{}: {} is not what was saved", found.path, tensor.name));
+            }
+        }
+    }
+    Ok(scan)
+}

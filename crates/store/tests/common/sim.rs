@@ -1,0 +1,438 @@
+//! A file system in memory that forgets at a power cut whatever was not synced, and whose calls can fail.
+//!
+//! What a cut may leave is chosen by [`Survival`]: of a file that was not synced any part, of a folder any of the
+//! changes since its last sync. A rename between folders is never lost from both, but a sync of one folder keeps the
+//! entries of that folder alone.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use easyroutine_store::fs::{Entry, EntryKind, FileSystem, Locked, NewFile, Source};
+
+/// What of the unsynced survives a power cut.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Survival {
+    /// Nothing.
+    Nothing,
+    /// Everything.
+    All,
+    /// Names, but not the content of files: the classic of delayed allocation.
+    Names,
+    /// Content, but not names.
+    Content,
+    /// Everything but one change of a name.
+    AllBut(usize),
+    /// A choice for each change, by this seed.
+    Some(u64),
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Folder { entries: BTreeMap<String, usize>, kept: BTreeMap<String, usize> },
+    File { content: Vec<u8>, kept: Vec<u8> },
+}
+
+/// An entry that was made or taken away since its folder was last synced.
+#[derive(Debug, Clone)]
+struct Change {
+    folder: usize,
+    name: String,
+    /// What stands there now, or nothing.
+    node: Option<usize>,
+    /// A removal that must not survive without this addition.
+    after: Option<usize>,
+    /// The removal of a folder by a rename.
+    is_folder: bool,
+    serial: usize,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    nodes: Vec<Node>,
+    changes: Vec<Change>,
+    serial: usize,
+    calls: usize,
+    syncs: usize,
+    /// The call from which on everything fails: the power is gone.
+    cut_at: Option<usize>,
+    /// The one call that fails.
+    fail_at: Option<usize>,
+    /// The sync that only pretends.
+    pretended_sync: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Sim(Arc<Mutex<State>>);
+
+impl Sim {
+    pub(crate) fn new() -> Self {
+        let root = Node::Folder { entries: BTreeMap::new(), kept: BTreeMap::new() };
+        Sim(Arc::new(Mutex::new(State {
+            nodes: vec![root],
+            changes: Vec::new(),
+            serial: 0,
+            calls: 0,
+            syncs: 0,
+            cut_at: None,
+            fail_at: None,
+            pretended_sync: None,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// A copy that goes its own way from here; calls and syncs are counted anew.
+    pub(crate) fn copy(&self) -> Sim {
+        let mut state = self.state().clone();
+        (state.calls, state.syncs) = (0, 0);
+        Sim(Arc::new(Mutex::new(state)))
+    }
+
+    pub(crate) fn cut_at(self, call: usize) -> Sim {
+        self.state().cut_at = Some(call);
+        self
+    }
+
+    pub(crate) fn fail_at(self, call: usize) -> Sim {
+        self.state().fail_at = Some(call);
+        self
+    }
+
+    pub(crate) fn pretend_sync(self, sync: usize) -> Sim {
+        self.state().pretended_sync = Some(sync);
+        self
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.state().calls
+    }
+
+    pub(crate) fn syncs(&self) -> usize {
+        self.state().syncs
+    }
+
+    /// How many changes of names are not synced.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.state().changes.len()
+    }
+
+    /// What stands on the disk after a power cut.
+    pub(crate) fn after_cut(&self, survival: Survival) -> Sim {
+        let mut state = self.state().clone();
+        let mut random = match survival {
+            Survival::Some(seed) => seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            _ => 1,
+        };
+        let mut choose = move |n: u64| {
+            // xorshift64
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % n
+        };
+        let mut survived = Vec::new();
+        for (number, change) in state.changes.clone().into_iter().enumerate() {
+            let allowed = change.after.is_none_or(|addition| {
+                survived.contains(&addition) || !state.changes.iter().any(|c| c.serial == addition)
+            });
+            let survives = match survival {
+                Survival::Nothing | Survival::Content => false,
+                Survival::All | Survival::Names => true,
+                Survival::AllBut(lost) => number != lost,
+                Survival::Some(_) => choose(2) == 0,
+            };
+            // A folder is never in two places, and never in none.
+            let survives = match change.after {
+                Some(addition) if change.is_folder && state.changes.iter().any(|c| c.serial == addition) => {
+                    survived.contains(&addition)
+                }
+                _ => survives,
+            };
+            if survives && allowed {
+                survived.push(change.serial);
+                keep(&mut state.nodes, &change);
+            }
+        }
+        for node in &mut state.nodes {
+            match node {
+                Node::Folder { entries, kept } => *entries = kept.clone(),
+                Node::File { content, kept } => {
+                    let torn = |content: &[u8], choice| match choice {
+                        0 => content.to_vec(),
+                        1 => content[..content.len() / 2].to_vec(),
+                        2 => vec![0; content.len()],
+                        _ => Vec::new(),
+                    };
+                    if content != kept {
+                        match survival {
+                            Survival::All | Survival::Content | Survival::AllBut(_) => {}
+                            Survival::Nothing | Survival::Names => *content = kept.clone(),
+                            Survival::Some(_) => *content = torn(content, choose(4)),
+                        }
+                    }
+                    *kept = content.clone();
+                }
+            }
+        }
+        state.changes.clear();
+        (state.cut_at, state.fail_at, state.pretended_sync, state.calls, state.syncs) =
+            (None, None, None, 0, 0);
+        Sim(Arc::new(Mutex::new(state)))
+    }
+
+    /// Counts a call that changes something, and lets it fail if it is its turn.
+    fn call(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        let number = state.calls;
+        state.calls += 1;
+        if state.cut_at.is_some_and(|cut| number >= cut) {
+            return Err(io::Error::other("the power is gone"));
+        }
+        if state.fail_at == Some(number) {
+            return Err(io::Error::other("no space left on device"));
+        }
+        Ok(state)
+    }
+}
+
+fn keep(nodes: &mut [Node], change: &Change) {
+    let Node::Folder { kept, .. } = &mut nodes[change.folder] else { unreachable!("changes are of folders") };
+    match change.node {
+        Some(node) => kept.insert(change.name.clone(), node),
+        None => kept.remove(&change.name),
+    };
+}
+
+impl State {
+    fn find(&self, path: &str) -> io::Result<usize> {
+        let mut at = 0;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let Node::Folder { entries, .. } = &self.nodes[at] else {
+                return Err(io::ErrorKind::NotADirectory.into());
+            };
+            at = *entries.get(name).ok_or(io::ErrorKind::NotFound)?;
+        }
+        Ok(at)
+    }
+
+    fn place(&self, path: &str) -> io::Result<(usize, String)> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok((self.find(folder)?, name.to_owned()))
+    }
+
+    fn entries(&mut self, folder: usize) -> io::Result<&mut BTreeMap<String, usize>> {
+        match &mut self.nodes[folder] {
+            Node::Folder { entries, .. } => Ok(entries),
+            Node::File { .. } => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn change(
+        &mut self,
+        folder: usize,
+        name: &str,
+        node: Option<usize>,
+        after: Option<usize>,
+    ) -> io::Result<usize> {
+        match node {
+            Some(node) => self.entries(folder)?.insert(name.to_owned(), node),
+            None => self.entries(folder)?.remove(name),
+        };
+        self.serial += 1;
+        let serial = self.serial;
+        let is_folder = after.is_some_and(|addition| {
+            let added = self.changes.iter().find(|c| c.serial == addition).and_then(|c| c.node);
+            added.is_some_and(|node| matches!(self.nodes[node], Node::Folder { .. }))
+        });
+        self.changes.push(Change { folder, name: name.to_owned(), node, after, is_folder, serial });
+        Ok(serial)
+    }
+
+    fn make(&mut self, path: &str, node: Node) -> io::Result<usize> {
+        let (folder, name) = self.place(path)?;
+        if self.entries(folder)?.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.nodes.push(node);
+        let made = self.nodes.len() - 1;
+        self.change(folder, &name, Some(made), None)?;
+        Ok(made)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let node = self.find(from)?;
+        let ((old, old_name), (new, new_name)) = (self.place(from)?, self.place(to)?);
+        let addition = self.change(new, &new_name, Some(node), None)?;
+        // Within one folder both are one change: the model lets the removal follow the addition.
+        self.change(old, &old_name, None, Some(addition))?;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> bool {
+        self.syncs += 1;
+        self.pretended_sync != Some(self.syncs - 1)
+    }
+}
+
+impl FileSystem for Sim {
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        let folder = Node::Folder { entries: BTreeMap::new(), kept: BTreeMap::new() };
+        self.call()?.make(path, folder).map(|_| ())
+    }
+
+    fn create_file(&self, path: &str) -> io::Result<Box<dyn NewFile>> {
+        let node = self.call()?.make(path, Node::File { content: Vec::new(), kept: Vec::new() })?;
+        Ok(Box::new(SimFile { sim: self.clone(), node }))
+    }
+
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        let mut state = self.call()?;
+        let folder = state.find(path)?;
+        if state.sync() {
+            let (synced, rest): (Vec<Change>, Vec<Change>) =
+                state.changes.drain(..).partition(|change| change.folder == folder);
+            synced.iter().for_each(|change| keep(&mut state.nodes, change));
+            state.changes = rest;
+        }
+        Ok(())
+    }
+
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.call()?;
+        if state.find(to).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.rename(from, to)
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.call()?.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        let mut state = self.call()?;
+        let node = state.find(path)?;
+        if !matches!(state.nodes[node], Node::File { .. }) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let (folder, name) = state.place(path)?;
+        state.change(folder, &name, None, None).map(|_| ())
+    }
+
+    fn remove_dir(&self, path: &str) -> io::Result<()> {
+        let mut state = self.call()?;
+        let node = state.find(path)?;
+        if !state.entries(node)?.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let (folder, name) = state.place(path)?;
+        state.change(folder, &name, None, None).map(|_| ())
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn Source>> {
+        let state = self.state();
+        match &state.nodes[state.find(path)?] {
+            Node::File { content, .. } => Ok(Arc::new(Memory(content.clone()))),
+            Node::Folder { .. } => Err(io::ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+        let mut state = self.state();
+        let folder = state.find(path)?;
+        let entries: Vec<(String, usize)> =
+            state.entries(folder)?.iter().map(|(n, i)| (n.clone(), *i)).collect();
+        Ok(entries.into_iter().map(|(name, node)| entry(name, &state.nodes[node])).collect())
+    }
+
+    fn entry(&self, path: &str) -> io::Result<Entry> {
+        let state = self.state();
+        Ok(entry(path.rsplit('/').next().unwrap().to_owned(), &state.nodes[state.find(path)?]))
+    }
+
+    fn lock(&self, path: &str) -> io::Result<Box<dyn Locked>> {
+        let mut state = self.call()?;
+        let found = state.find(path);
+        let node =
+            found.or_else(|_| state.make(path, Node::File { content: Vec::new(), kept: Vec::new() }))?;
+        Ok(Box::new(SimFile { sim: self.clone(), node }))
+    }
+}
+
+fn entry(name: String, node: &Node) -> Entry {
+    match node {
+        Node::Folder { .. } => Entry { name, kind: EntryKind::Folder, size: 0, modified: 0 },
+        Node::File { content, .. } => {
+            Entry { name, kind: EntryKind::File, size: content.len() as u64, modified: 0 }
+        }
+    }
+}
+
+struct SimFile {
+    sim: Sim,
+    node: usize,
+}
+
+impl SimFile {
+    fn content<T>(&self, state: &mut State, act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        match &mut state.nodes[self.node] {
+            Node::File { content, .. } => act(content),
+            Node::Folder { .. } => unreachable!("a file"),
+        }
+    }
+}
+
+impl Write for SimFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.sim.call()?;
+        self.content(&mut state, |content| content.extend_from_slice(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl NewFile for SimFile {
+    fn sync(&mut self) -> io::Result<()> {
+        let mut state = self.sim.call()?;
+        if state.sync()
+            && let Node::File { content, kept } = &mut state.nodes[self.node]
+        {
+            *kept = content.clone();
+        }
+        Ok(())
+    }
+}
+
+impl Locked for SimFile {
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut state = self.sim.state();
+        Ok(self.content(&mut state, |content| content.clone()))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.sim.call()?;
+        self.content(&mut state, |content| *content = bytes.to_vec());
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Memory(Vec<u8>);
+
+impl Source for Memory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = offset as usize;
+        out.copy_from_slice(self.0.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
