@@ -174,7 +174,8 @@ fn violation(operation: &Operation, pretended: Option<usize>) -> Option<String> 
     };
     let whole = prepared(usize::MAX);
     (operation.act)(&whole).unwrap();
-    for cut in 0..=whole.calls() {
+    // What a missing sync breaks shows late.
+    for cut in (0..=whole.calls()).rev() {
         let sim = prepared(cut);
         let returned = (operation.act)(&sim).is_ok();
         for survival in survivals(&sim) {

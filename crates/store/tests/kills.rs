@@ -1,0 +1,213 @@
+//! Processes that are killed at any moment, and processes that race.
+//!
+//! This file's own binary is started again with a task in a variable; the test `task` is what it then runs.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{all_whole, contents, fast_folder, story};
+use easyroutine_store::{ActivationSaver, Durability, Edit, ErrorKind, Store, Sweep};
+use tempfile::TempDir;
+
+const TASK: &str = "EASYROUTINE_TEST_TASK";
+const READY: &str = "at the task";
+const BASE: &str = "EASYROUTINE_TEST_BASE";
+
+/// How many processes are killed for each task; `make torture` sets more.
+fn kills() -> u32 {
+    std::env::var("EASYROUTINE_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+}
+
+/// Starts this binary again for a task.
+fn start(task: &str, base: &Path) -> Child {
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new(program);
+    command.args(["task", "--exact", "--nocapture", "--test-threads=1"]).env(TASK, task).env(BASE, base);
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits until a process is at its task.
+fn is_ready(child: &mut Child) {
+    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert!(
+        lines.map_while(Result::ok).any(|line| line.contains(READY)),
+        "the process ended before its task"
+    );
+}
+
+/// What a started process does.
+#[test]
+fn task() {
+    let (Ok(task), Ok(base)) = (std::env::var(TASK), std::env::var(BASE)) else { return };
+    let saver = |experiment: &str| {
+        let saver = ActivationSaver::new(&base, experiment).unwrap().with_durability(Durability::Fast);
+        saver.with_shard_bytes(100)
+    };
+    let store = Store::open(&base).unwrap();
+    let first =
+        |experiment: &str| store.scan(Some(experiment)).unwrap().runs.first().map(|run| run.path.clone());
+    println!("{READY}");
+    match task.split_once(' ').unwrap_or((&task, "")) {
+        ("save", _) => loop {
+            saver("e").save(&contents(1), &story(1)).unwrap();
+        },
+        ("count", n) => {
+            let own = std::process::id();
+            for _ in 0..n.parse().unwrap() {
+                saver("e").save(&contents(own), &story(own)).unwrap();
+            }
+        }
+        ("tag", _) => loop {
+            let path = first("e").unwrap();
+            store.edit(&path, &[Edit::Tag("x".to_owned())], None).unwrap();
+            store.edit(&path, &[Edit::Untag("x".to_owned())], None).unwrap();
+        },
+        // Two such processes get in each other's way: whoever comes second is told so.
+        ("rename", _) => loop {
+            let _ = store.rename_experiment("e", "f");
+            let _ = store.rename_experiment("f", "e");
+        },
+        ("move", _) => loop {
+            for (from, to) in [("e", "f"), ("f", "e")] {
+                if let Some(path) = first(from) {
+                    let _ = store.move_run(&path, to);
+                }
+            }
+        },
+        ("remove", _) => loop {
+            saver("e").save(&contents(2), &story(2)).unwrap();
+            if let Some(path) = store.scan(Some("e")).unwrap().runs.last().map(|run| run.path.clone()) {
+                store.remove(&path).unwrap();
+            }
+        },
+        ("gc", _) => loop {
+            saver("e").save(&contents(3), &story(3)).unwrap();
+            store.gc(Duration::from_secs(3600), Sweep::Delete).unwrap();
+        },
+        (other, _) => panic!("no task {other}"),
+    }
+}
+
+fn base_with_runs(n: u32) -> TempDir {
+    let base = fast_folder();
+    let saver = ActivationSaver::new(base.path(), "e").unwrap().with_durability(Durability::Fast);
+    for seed in 0..n {
+        saver.save(&contents(seed), &story(seed)).unwrap();
+    }
+    base
+}
+
+/// Kills a process in the middle of its task, again and again; every visible run is whole each time, and those that
+/// were there stay.
+fn survives(task: &str) {
+    let base = base_with_runs(3);
+    let store = Store::open(base.path()).unwrap();
+    let before = run_ids(&store);
+    for round in 0..kills() {
+        let mut child = start(task, base.path());
+        is_ready(&mut child);
+        // A loop takes a fraction of a millisecond; the moment within it differs each time.
+        std::thread::sleep(Duration::from_micros(u64::from(round * 7919 % 2500)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let scan = all_whole(&store).unwrap_or_else(|what| panic!("{task}, kill {round}: {what}"));
+        let kept: BTreeSet<String> = scan.runs.iter().map(|run| run.metadata.run_id().to_owned()).collect();
+        assert!(kept.is_superset(&before), "{task}, kill {round}: a run is lost");
+        if scan.runs.len() > 60 {
+            scan.runs[3..].iter().for_each(|run| store.remove(&run.path).unwrap());
+        }
+    }
+    store.gc(Duration::ZERO, Sweep::Delete).unwrap();
+    assert!(store.gc(Duration::ZERO, Sweep::Look).unwrap().is_empty());
+    assert!(run_ids(&store).is_superset(&before));
+    all_whole(&store).unwrap();
+}
+
+fn run_ids(store: &Store) -> BTreeSet<String> {
+    store.scan(None).unwrap().runs.into_iter().map(|run| run.metadata.run_id().to_owned()).collect()
+}
+
+#[test]
+fn a_killed_save_is_never_half_seen() {
+    survives("save");
+}
+
+#[test]
+fn a_killed_edit_is_never_half_seen() {
+    survives("tag");
+}
+
+#[test]
+fn a_killed_move_is_never_half_seen() {
+    survives("move");
+}
+
+#[test]
+fn a_killed_rename_is_never_half_seen() {
+    survives("rename");
+}
+
+#[test]
+fn a_killed_removal_is_never_half_seen() {
+    survives("remove");
+}
+
+#[test]
+fn a_killed_gc_touches_no_run() {
+    survives("gc");
+}
+
+#[test]
+fn eight_processes_save_200_runs_each_and_overwrite_none() {
+    let base = fast_folder();
+    ActivationSaver::new(base.path(), "e").unwrap();
+    let children: Vec<Child> = (0..8).map(|_| start("count 200", base.path())).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let scan = all_whole(&Store::open(base.path()).unwrap()).unwrap();
+    assert_eq!(scan.runs.len(), 1600);
+    let ids: BTreeSet<&str> = scan.runs.iter().map(|run| run.metadata.run_id()).collect();
+    assert_eq!(ids.len(), 1600);
+}
+
+#[test]
+fn readers_never_see_a_torn_state_while_others_write_rename_and_remove() {
+    let base = base_with_runs(3);
+    let store = Store::open(base.path()).unwrap();
+    let mut children: Vec<Child> =
+        ["save", "remove", "rename", "move"].iter().map(|task| start(task, base.path())).collect();
+    children.iter_mut().for_each(is_ready);
+    let (begin, mut looks) = (Instant::now(), 0);
+    while begin.elapsed() < Duration::from_millis(1500) {
+        // An experiment or run may be gone between the look and the read; it is never torn.
+        let Ok(scan) = store.scan(None) else { continue };
+        for problem in &scan.problems {
+            assert_eq!(problem.error.kind(), ErrorKind::NotFound, "{}: {}", problem.path, problem.error);
+        }
+        for found in scan.runs.iter().take(20) {
+            match store.run(&found.path).and_then(|run| run.verify().map(|damage| (run, damage))) {
+                Ok((run, damage)) => {
+                    let gone = store.run(run.path()).is_err();
+                    assert!(damage.is_empty() || gone, "{}: {}", run.path(), damage[0]);
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+            }
+        }
+        looks += 1;
+    }
+    for child in &mut children {
+        // A task whose store is changed under its feet may have ended with an error of its own.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    assert!(looks > 10, "only {looks} looks");
+    all_whole(&store).unwrap();
+}
