@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{ErrorKind, Result};
 use crate::fs::EntryKind;
-use crate::names::{INTERNAL, METADATA, OPEN, TEMPORARY};
+use crate::names::{INTERNAL, METADATA, TEMPORARY};
 use crate::store::Store;
+use crate::stream::{OPEN_BEGINS, Opened};
 
 /// What was cleared away, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,7 @@ impl Store {
                 for name in self.names(&model)?.into_iter().filter(|name| !name.starts_with('.')) {
                     self.of_run(&format!("{model}/{name}"), idle, &mut found)?;
                 }
+                self.plans(&model, idle, &mut found)?;
             }
         }
         if sweep == Sweep::Delete {
@@ -67,8 +69,7 @@ impl Store {
             return Ok(());
         }
         if self.backend().entry(&format!("{run}/{METADATA}")).is_err() {
-            let touched =
-                [run.to_owned(), format!("{run}/data"), format!("{run}/{OPEN}"), format!("{run}/parts")];
+            let touched = [run.to_owned(), format!("{run}/data"), format!("{run}/parts")];
             if touched.iter().all(|path| self.is_idle(path, idle)) {
                 found.push((
                     Garbage { path: run.to_owned(), what: "a run that was never committed" },
@@ -78,12 +79,6 @@ impl Store {
             return Ok(());
         }
         self.unfinished(&format!("{run}/data"), idle, found)?;
-        if self.is_open(run) {
-            found.push((
-                Garbage { path: format!("{run}/{OPEN}"), what: "the plan of a committed run" },
-                EntryKind::File,
-            ));
-        }
         if self.backend().entry(&format!("{run}/parts")).is_ok() {
             found.push((
                 Garbage { path: format!("{run}/parts"), what: "receipts of a committed run" },
@@ -98,6 +93,25 @@ impl Store {
             let path = format!("{run}/{file}");
             if !named && !name.starts_with('.') && self.is_idle(&path, idle) {
                 found.push((Garbage { path, what: "a shard that no manifest names" }, EntryKind::File));
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans whose run is committed or gone.
+    fn plans(&self, model: &str, idle: Duration, found: &mut Vec<(Garbage, EntryKind)>) -> Result<()> {
+        for name in self.names(model)?.into_iter().filter(|name| name.starts_with(OPEN_BEGINS)) {
+            let path = format!("{model}/{name}");
+            let text = crate::read::whole(&*self.backend().open(&path)?, &path)?;
+            let run = Opened::parse(&text).map(|opened| format!("{model}/{}", opened.folder()));
+            let is_swept = |run: &String| found.iter().any(|(garbage, _)| garbage.path == *run);
+            let is_done = |run: &String| self.backend().entry(&format!("{run}/{METADATA}")).is_ok();
+            let is_gone = |run: &String| self.backend().entry(run).is_err() && self.is_idle(&path, idle);
+            if run.is_ok_and(|run| is_done(&run) || is_swept(&run) || is_gone(&run)) {
+                found.push((
+                    Garbage { path, what: "the plan of a run that is no longer written" },
+                    EntryKind::File,
+                ));
             }
         }
         Ok(())

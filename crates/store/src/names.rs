@@ -12,8 +12,6 @@ pub(crate) const TEMPORARY: &str = ".tmp-";
 pub(crate) const METADATA: &str = "metadata.json";
 /// A manifest too long for the record.
 pub(crate) const MANIFEST: &str = "manifest.json";
-/// The plan of a run that is being written.
-pub(crate) const OPEN: &str = ".open.json";
 
 /// Longest name of a folder in bytes; file systems allow 255, and temporary names need some.
 const LONGEST: usize = 200;

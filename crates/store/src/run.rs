@@ -57,7 +57,11 @@ impl Store {
 
     pub(crate) fn no_run(&self, path: &str) -> Error {
         let error = Error::new(ErrorKind::NotFound, format!("there is no run `{path}`"));
-        if self.is_open(path) { error.hint("it was begun, but not committed yet") } else { error }
+        if self.backend().entry(path).is_ok() {
+            error.hint("it was begun, but not committed yet")
+        } else {
+            error
+        }
     }
 
     /// None of the folders of a run is a link out of the store.

@@ -257,6 +257,9 @@ pub(crate) fn publish(
     put("writer", json!(concat!("easyroutine ", env!("CARGO_PKG_VERSION"))));
     put("durability", json!(if backend.durability() == Durability::Full { "full" } else { "fast" }));
     put("model", about.get("model").cloned().unwrap_or_default());
+    if let Some(name) = about.get("name") {
+        put("name", name.clone());
+    }
     put("dataset", about.get("dataset").cloned().unwrap_or_default());
     put("n_examples", json!(size.n_examples));
     put("n_rows", json!(size.n_rows));
@@ -313,12 +316,12 @@ pub(crate) fn check_tensors(tensors: &[Tensor<'_>]) -> Result<()> {
 }
 
 /// Examples, where all tensors of examples agree.
-fn n_examples(tensors: &[Tensor<'_>]) -> Option<u64> {
+pub(crate) fn n_examples(tensors: &[Tensor<'_>]) -> Option<u64> {
     same(tensors.iter().filter(|t| t.kind != crate::Kind::Object).map(|t| t.examples().map(|n| n as u64)))
 }
 
 /// Token rows of all examples, where all tensors agree.
-fn n_rows(tensors: &[Tensor<'_>]) -> Option<u64> {
+pub(crate) fn n_rows(tensors: &[Tensor<'_>]) -> Option<u64> {
     let rows = |tensor: &Tensor<'_>| match tensor.kind {
         crate::Kind::Dense => Some(tensor.shape.iter().take(2).product::<usize>() as u64),
         crate::Kind::Rows => tensor.shape.first().map(|n| *n as u64),

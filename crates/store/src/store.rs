@@ -10,7 +10,7 @@ use crate::backend::{Backend, Durability, Local};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{EntryKind, FileSystem, OsFiles};
 use crate::metadata::{Metadata, VERSION};
-use crate::names::{INTERNAL, METADATA, OPEN, check_experiment};
+use crate::names::{INTERNAL, METADATA, check_experiment};
 use crate::read;
 
 /// The variable that names the folder of a store.
@@ -211,11 +211,6 @@ impl Store {
         let metadata = Metadata::parse(&read::whole(&*source, METADATA)?).map_err(|e| e.at(METADATA))?;
         let experiment = path.split('/').next().unwrap_or_default();
         Ok(Some(metadata.in_experiment(experiment)))
-    }
-
-    /// Whether a folder is a run that somebody writes, or began to.
-    pub(crate) fn is_open(&self, path: &str) -> bool {
-        self.backend.entry(&format!("{path}/{OPEN}")).is_ok()
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{all_whole, contents, fast_folder, story};
-use easyroutine_store::{ActivationSaver, Durability, Edit, ErrorKind, Store, Sweep};
+use easyroutine_store::{ActivationSaver, Begun, Durability, Edit, ErrorKind, Joining, Plan, Store, Sweep};
 use tempfile::TempDir;
 
 const TASK: &str = "EASYROUTINE_TEST_TASK";
@@ -91,6 +91,17 @@ fn task() {
             saver("e").save(&contents(3), &story(3)).unwrap();
             store.gc(Duration::from_secs(3600), Sweep::Delete).unwrap();
         },
+        ("stream", _) => loop {
+            let plan = Plan { n_examples: 1, unit: 1, spec: serde_json::Map::new() };
+            let path = match saver("e").begin("job", &plan, &story(4), Joining::Share).unwrap() {
+                Begun::Open(run) => {
+                    run.put(0, &contents(4)).unwrap();
+                    run.commit(|_| {}).unwrap()
+                }
+                Begun::Committed(path) => path,
+            };
+            store.remove(&path).unwrap();
+        },
         (other, _) => panic!("no task {other}"),
     }
 }
@@ -157,6 +168,11 @@ fn a_killed_rename_is_never_half_seen() {
 #[test]
 fn a_killed_removal_is_never_half_seen() {
     survives("remove");
+}
+
+#[test]
+fn a_killed_commit_is_never_half_seen() {
+    survives("stream");
 }
 
 #[test]

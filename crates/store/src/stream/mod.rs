@@ -1,0 +1,357 @@
+//! Runs that are written unit by unit, by one process or many, and go on after a crash.
+//!
+//! A plan cuts the examples into units; each unit becomes one shard, and a receipt says what is in it. What is in the
+//! run is what the receipts say: a shard without one was never written. When all are there the run is committed.
+
+mod merge;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+use crate::clock::Claim;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{Manifest, Shard, TensorEntry};
+use crate::names::{check_experiment, model_folder};
+use crate::read;
+use crate::save::{self, ActivationSaver, Contents, Fields, Size, Story};
+use crate::shard::{self, Label};
+use crate::store::Store;
+use crate::tensor::Tensor;
+pub use plan::Plan;
+pub(crate) use plan::{OPEN_BEGINS, Opened};
+
+/// A run that is being written.
+#[derive(Debug)]
+pub struct OpenRun {
+    store: Store,
+    path: String,
+    opened: Opened,
+    worker: Option<String>,
+}
+
+/// What a named run is.
+#[derive(Debug)]
+pub enum Begun {
+    /// Not committed yet: there may be units to write.
+    Open(OpenRun),
+    /// Committed; where it is.
+    Committed(String),
+}
+
+/// What to do where a run of the name was begun before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joining {
+    /// Refuse.
+    New,
+    /// Go on with it; refuse where there is none.
+    Resume,
+    /// Go on with it, or begin it: several processes share the work.
+    Share,
+}
+
+/// What is in a unit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Receipt {
+    tensors: Vec<TensorEntry>,
+    values: Map<String, Json>,
+    size: [Option<u64>; 2],
+    shard: Shard,
+}
+
+impl ActivationSaver {
+    /// Begins the run of a name, or goes on with it.
+    ///
+    /// # Errors
+    /// A run of this name by another plan; one that was begun, or none, as `joining` says; a bad name; what the system says.
+    pub fn begin(&self, name: &str, plan: &Plan, story: &Story<'_>, joining: Joining) -> Result<Begun> {
+        plan::check_name(name)?;
+        plan.check()?;
+        let fields = Fields::new(story)?;
+        let folder = format!("{}/{}", self.experiment(), model_folder(&story.model.name));
+        let store = self.store();
+        loop {
+            if let Some(opened) = store.opened(&folder, name)? {
+                if joining == Joining::New {
+                    return Err(Error::new(ErrorKind::Exists, format!("the run `{name}` was begun before"))
+                        .hint("--resume goes on with it; another --run begins another"));
+                }
+                opened.same_plan(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
+                return store.joined(&folder, opened);
+            }
+            if let Some(path) = store.committed(self.experiment(), name)? {
+                return match joining {
+                    Joining::New => {
+                        Err(Error::new(ErrorKind::Exists, format!("there is a run `{name}`: {path}")))
+                    }
+                    _ => Ok(Begun::Committed(path)),
+                };
+            }
+            if joining == Joining::Resume {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("no run `{name}` was begun in {folder}"),
+                )
+                .hint("without --resume it is begun"));
+            }
+            let claim = Claim::new(store.backend())?;
+            let opened = Opened::new(name, plan, &claim, &fields.json);
+            match store.backend().put_new(&plan::file(&folder, name), &opened.to_bytes()) {
+                Ok(()) => {}
+                // Another process began it in this moment: it is looked at again.
+                Err(error) if error.kind() == ErrorKind::Exists => continue,
+                Err(error) => return Err(error),
+            }
+            // Somebody may have begun and committed it between the two looks above.
+            if let Some(path) = store.committed(self.experiment(), name)? {
+                store.backend().delete_file(&plan::file(&folder, name))?;
+                return Ok(Begun::Committed(path));
+            }
+            let begun = store.joined(&folder, opened)?;
+            if let Begun::Open(run) = &begun
+                && !fields.aux.is_empty()
+            {
+                run.put_tensors(run.n_units(), &fields.aux, &Contents::default())?;
+            }
+            return Ok(begun);
+        }
+    }
+}
+
+impl Store {
+    /// The run of a name that was begun in an experiment, or committed.
+    ///
+    /// # Errors
+    /// There is none; what the system says.
+    pub fn begun(&self, experiment: &str, name: &str) -> Result<Begun> {
+        check_experiment(experiment)?;
+        plan::check_name(name)?;
+        for folder in self.model_folders(experiment, &mut Vec::new()) {
+            if let Some(opened) = self.opened(&folder, name)? {
+                return self.joined(&folder, opened);
+            }
+        }
+        let committed = self.committed(experiment, name)?;
+        committed.map(Begun::Committed).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no run `{name}` was begun in the experiment `{experiment}`"),
+            )
+        })
+    }
+
+    fn opened(&self, folder: &str, name: &str) -> Result<Option<Opened>> {
+        let file = plan::file(folder, name);
+        match self.backend().open(&file) {
+            Ok(source) => Opened::parse(&read::whole(&*source, &file)?).map(Some).map_err(|e| e.at(&file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn joined(&self, folder: &str, opened: Opened) -> Result<Begun> {
+        let path = format!("{folder}/{}", opened.folder());
+        match self.backend().claim(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Exists => {}
+            Err(error) => return Err(error),
+        }
+        let run = OpenRun { store: self.clone(), path, opened, worker: None };
+        if self.record(&run.path)?.is_some() {
+            run.clear();
+            return Ok(Begun::Committed(run.path));
+        }
+        Ok(Begun::Open(run))
+    }
+
+    /// Where the committed run of a name is.
+    fn committed(&self, experiment: &str, name: &str) -> Result<Option<String>> {
+        let runs = self.scan(Some(experiment))?.runs;
+        let is_it =
+            |run: &&crate::Found| run.metadata.store().and_then(|s| s.get("name")).is_some_and(|n| n == name);
+        Ok(runs.iter().find(is_it).map(|run| run.path.clone()))
+    }
+}
+
+impl OpenRun {
+    /// Where it is, below the store.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Names who writes, in the manifest.
+    #[must_use]
+    pub fn as_worker(self, worker: impl Into<String>) -> Self {
+        OpenRun { worker: Some(worker.into()), ..self }
+    }
+
+    /// How many units the plan has.
+    pub fn n_units(&self) -> usize {
+        self.opened.plan().n_units()
+    }
+
+    /// The examples of a unit.
+    pub fn examples(&self, unit: usize) -> Range<u64> {
+        self.opened.plan().examples(unit)
+    }
+
+    /// The units that are not written yet.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn missing(&self) -> Result<Vec<usize>> {
+        let written = self.receipts()?;
+        Ok((0..self.n_units()).filter(|unit| !written.contains_key(unit)).collect())
+    }
+
+    /// Writes a unit. One that is written already, by whomever, stays as it is.
+    ///
+    /// # Errors
+    /// No such unit, contents that can't be kept, what the system says.
+    pub fn put(&self, unit: usize, contents: &Contents<'_>) -> Result<()> {
+        if unit >= self.n_units() {
+            return Err(Error::input(format!("the plan has {} units; {unit} is none", self.n_units())));
+        }
+        self.put_tensors(unit, &contents.tensors, contents)
+    }
+
+    /// Makes the run visible, if every unit is written; several processes may try, and one does. `finish` may put the
+    /// values of all units, end to end, into another form.
+    ///
+    /// # Errors
+    /// Units that are missing, or do not fit together; what the system says.
+    pub fn commit(&self, finish: impl FnOnce(&mut Map<String, Json>)) -> Result<String> {
+        let receipts = self.receipts()?;
+        let missing: Vec<usize> = (0..self.n_units()).filter(|unit| !receipts.contains_key(unit)).collect();
+        // Once it is committed, by whomever, receipts are cleared away.
+        if self.store.record(&self.path)?.is_some() {
+            self.clear();
+            return Ok(self.path.clone());
+        }
+        if !missing.is_empty() {
+            let (n, first) = (missing.len(), missing[0]);
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("{n} of {} units are not written, the first is {first}", self.n_units()),
+            )
+            .hint("let the parts that are missing run, then commit"));
+        }
+        let backend = self.store.backend();
+        let (manifest, size) = joined(receipts, self.n_units(), finish)?;
+        let fields = self.opened.fields();
+        match save::publish(backend, &self.path, &self.opened.claim()?, fields, manifest, size) {
+            // Another process committed it.
+            Err(error) if error.kind() == ErrorKind::Exists && self.store.record(&self.path)?.is_some() => {}
+            done => done?,
+        }
+        self.clear();
+        Ok(self.path.clone())
+    }
+
+    fn put_tensors(&self, unit: usize, tensors: &[Tensor<'_>], contents: &Contents<'_>) -> Result<()> {
+        let backend = self.store.backend();
+        let receipt = self.receipt(unit);
+        if backend.entry(&receipt).is_ok() || self.store.record(&self.path)?.is_some() {
+            return Ok(());
+        }
+        save::check_tensors(tensors)?;
+        let examples = (unit < self.n_units()).then(|| [self.examples(unit).start, self.examples(unit).end]);
+        let label = Label {
+            run: &self.path,
+            run_id: self.opened.run_id(),
+            number: unit,
+            examples,
+            worker: self.worker.clone(),
+        };
+        let pieces = tensors.iter().flat_map(|tensor| shard::pieces(tensor, None)).collect();
+        let shard = shard::write(backend, &label, pieces)?;
+        // The receipt must not outlive what it speaks of.
+        backend.settle(&self.path)?;
+        let values = contents.values.clone();
+        let size = [save::n_examples(tensors), save::n_rows(tensors)];
+        let tensors = save::manifest(tensors, Map::new(), Vec::new()).tensors;
+        let text = serde_json::to_vec(&Receipt { tensors, values, size, shard });
+        let text = text.map_err(|e| Error::input(format!("unit {unit}: {e}")))?;
+        match backend.put_new(&receipt, &text) {
+            // Another process was faster: its unit counts, and `gc` finds ours.
+            Err(error) if error.kind() == ErrorKind::Exists => Ok(()),
+            done => done,
+        }
+    }
+
+    fn receipt(&self, unit: usize) -> String {
+        format!("{}/parts/{unit:05}.json", self.path)
+    }
+
+    /// Receipts by their units. One that is torn, or whose shard is not there whole, does not count and is dropped.
+    fn receipts(&self) -> Result<BTreeMap<usize, Receipt>> {
+        let backend = self.store.backend();
+        let folder = format!("{}/parts", self.path);
+        let entries = match backend.list(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = BTreeMap::new();
+        for entry in entries {
+            let Some(unit) = entry.name.strip_suffix(".json").and_then(|n| n.parse::<usize>().ok()) else {
+                continue;
+            };
+            let file = format!("{folder}/{}", entry.name);
+            let receipt: Option<Receipt> =
+                serde_json::from_slice(&read::whole(&*backend.open(&file)?, &file)?).ok();
+            let is_whole = |receipt: &Receipt| {
+                let shard = &receipt.shard;
+                crate::names::check_file(&shard.file).is_ok()
+                    && backend
+                        .entry(&format!("{}/{}", self.path, shard.file))
+                        .is_ok_and(|e| e.size == shard.bytes)
+            };
+            match receipt.filter(is_whole) {
+                Some(receipt) => drop(found.insert(unit, receipt)),
+                None => backend.delete_file(&file)?,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what only an open run needs. What stays is found by `gc`.
+    fn clear(&self) {
+        let backend = self.store.backend();
+        let folder = self.path.rsplit_once('/').unwrap_or_default().0;
+        let _ = backend.delete_file(&plan::file(folder, self.opened.name()));
+        let _ = backend.delete_folder(&format!("{}/parts", self.path));
+    }
+}
+
+/// The manifest of all units, and how much they hold.
+fn joined(
+    receipts: BTreeMap<usize, Receipt>,
+    n_units: usize,
+    finish: impl FnOnce(&mut Map<String, Json>),
+) -> Result<(Manifest, Size)> {
+    let mut manifest = Manifest::default();
+    let mut size = Size { n_examples: Some(0), n_rows: Some(0) };
+    for (unit, receipt) in receipts {
+        if unit >= n_units {
+            manifest.tensors.extend(receipt.tensors);
+        } else {
+            if unit == 0 {
+                manifest.tensors = receipt.tensors;
+            } else if manifest.tensors != receipt.tensors {
+                return Err(Error::damaged(format!("unit {unit} has other tensors than those before it")));
+            }
+            let add = |sum: Option<u64>, more: Option<u64>| Some(sum? + more?);
+            size.n_examples = add(size.n_examples, receipt.size[0]);
+            size.n_rows = add(size.n_rows, receipt.size[1]);
+            merge::into(&mut manifest.values, receipt.values)
+                .map_err(|e| e.at(format_args!("unit {unit}")))?;
+        }
+        manifest.shards.push(receipt.shard);
+    }
+    finish(&mut manifest.values);
+    Ok((manifest, size))
+}

@@ -1,0 +1,185 @@
+//! What a run that is being written is to become.
+
+use std::ops::Range;
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::clock::Claim;
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::VERSION;
+
+/// What the plan of an open run is called, beside the folders of runs.
+pub(crate) const OPEN_BEGINS: &str = ".open-";
+/// Most units of a plan: as many as five digits name.
+const MOST_UNITS: u64 = 100_000;
+
+/// How the examples are cut, and all that makes the result what it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// How many examples there are.
+    pub n_examples: u64,
+    /// Examples of a unit; the last may have fewer.
+    pub unit: u64,
+    /// Model, activations, positions, data, instructions, dtype: whoever joins must want the same.
+    pub spec: Map<String, Value>,
+}
+
+impl Plan {
+    /// How many units there are.
+    pub fn n_units(&self) -> usize {
+        usize::try_from(self.n_examples.div_ceil(self.unit.max(1))).unwrap_or(usize::MAX)
+    }
+
+    /// The examples of a unit.
+    pub fn examples(&self, unit: usize) -> Range<u64> {
+        let start = (unit as u64).saturating_mul(self.unit).min(self.n_examples);
+        start..start.saturating_add(self.unit).min(self.n_examples)
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.n_examples == 0 || self.unit == 0 {
+            return Err(Error::input("a plan has at least one example, and units of at least one"));
+        }
+        if self.n_examples.div_ceil(self.unit) > MOST_UNITS {
+            return Err(Error::input(format!("a plan has at most {MOST_UNITS} units"))
+                .hint("let a unit have more examples"));
+        }
+        Ok(())
+    }
+
+    fn to_json(&self) -> Value {
+        json!({"n_examples": self.n_examples, "unit": self.unit, "spec": self.spec})
+    }
+}
+
+/// A run's name, which becomes part of a file's.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    let fine = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 100 || !name.chars().all(fine) || name.starts_with('.') {
+        return Err(Error::input(format!("`{}` is no name for a run", name.escape_debug()))
+            .hint("letters, digits, `-`, `_` and `.`, at most 100"));
+    }
+    Ok(())
+}
+
+/// The file that says that a run of this name is open.
+pub(super) fn file(folder: &str, name: &str) -> String {
+    format!("{folder}/{OPEN_BEGINS}{name}.json")
+}
+
+/// The content of that file.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    content: Map<String, Value>,
+    plan: Plan,
+}
+
+impl Opened {
+    pub(super) fn new(name: &str, plan: &Plan, claim: &Claim, fields: &Map<String, Value>) -> Self {
+        let content = json!({
+            "schema": "easyroutine.open",
+            "version": VERSION,
+            "name": name,
+            "run_id": claim.run_id.to_string(),
+            "folder": claim.folder,
+            "save_time": claim.save_time,
+            "created_at": claim.created_at,
+            "plan": plan.to_json(),
+            "fields": fields,
+        });
+        Opened { content: content.as_object().cloned().unwrap_or_default(), plan: plan.clone() }
+    }
+
+    pub(crate) fn parse(text: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(text).map_err(|e| Error::damaged(e.to_string()))?;
+        let Value::Object(content) = value else { return Err(Error::damaged("is no object")) };
+        let lacks = |key: &str| Error::damaged(format!("`{key}` is missing"));
+        if content.get("version").and_then(Value::as_u64).is_none_or(|version| version > VERSION) {
+            return Err(Error::new(ErrorKind::Unsupported, "was begun by a newer easyroutine"));
+        }
+        for key in ["name", "run_id", "folder", "save_time", "created_at"] {
+            content.get(key).and_then(Value::as_str).ok_or_else(|| lacks(key))?;
+        }
+        content.get("fields").and_then(Value::as_object).ok_or_else(|| lacks("fields"))?;
+        let plan = content.get("plan").ok_or_else(|| lacks("plan"))?;
+        let number = |key: &str| plan.get(key).and_then(Value::as_u64).ok_or_else(|| lacks(key));
+        let spec = plan.get("spec").and_then(Value::as_object).ok_or_else(|| lacks("spec"))?.clone();
+        let plan = Plan { n_examples: number("n_examples")?, unit: number("unit")?, spec };
+        plan.check()?;
+        let opened = Opened { content, plan };
+        crate::names::check_run_path(&format!("experiment/model/{}", opened.folder()))?;
+        Ok(opened)
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(&self.content).unwrap_or_default()
+    }
+
+    /// Refuses another plan, with the first thing in which it differs.
+    pub(super) fn same_plan(&self, plan: &Plan) -> Result<()> {
+        if self.plan == *plan {
+            return Ok(());
+        }
+        let keys = self.plan.spec.keys().chain(plan.spec.keys());
+        let differing = keys.filter(|key| self.plan.spec.get(*key) != plan.spec.get(*key)).min();
+        let what = match differing {
+            Some(key) => {
+                let shown = |spec: &Map<String, Value>| {
+                    spec.get(key).map_or("nothing".to_owned(), |value| short(&value.to_string()))
+                };
+                format!("`{key}` was {}, now it is {}", shown(&self.plan.spec), shown(&plan.spec))
+            }
+            None => format!(
+                "{} examples in units of {} were planned, now {} in units of {}",
+                self.plan.n_examples, self.plan.unit, plan.n_examples, plan.unit
+            ),
+        };
+        Err(Error::new(ErrorKind::Conflict, format!("was begun by another plan: {what}"))
+            .hint("repeat it as it was begun, or give another --run"))
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.text("name")
+    }
+
+    pub(super) fn run_id(&self) -> &str {
+        self.text("run_id")
+    }
+
+    pub(crate) fn folder(&self) -> &str {
+        self.text("folder")
+    }
+
+    /// Top-level keys of the record, with the name that the run was begun under.
+    pub(super) fn fields(&self) -> Map<String, Value> {
+        let mut fields = self.content.get("fields").and_then(Value::as_object).cloned().unwrap_or_default();
+        if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {
+            store.insert("name".to_owned(), json!(self.name()));
+        }
+        fields
+    }
+
+    pub(super) fn claim(&self) -> Result<Claim> {
+        let run_id = Uuid::parse_str(self.run_id()).map_err(|_| Error::damaged("`run_id` is no id"))?;
+        let text = |key: &str| self.text(key).to_owned();
+        Ok(Claim {
+            run_id,
+            folder: text("folder"),
+            save_time: text("save_time"),
+            created_at: text("created_at"),
+        })
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.content.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+fn short(text: &str) -> String {
+    if text.chars().count() > 60 { text.chars().take(59).chain(['…']).collect() } else { text.to_owned() }
+}
