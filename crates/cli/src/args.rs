@@ -1,5 +1,7 @@
 //! Arguments as typed.
 
+pub(crate) mod runs;
+
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
@@ -35,7 +37,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// What each layer would predict next, at every token.
     Lens(Lens),
-    /// Activations of prompts to a safetensors file.
+    /// Activations of prompts to a safetensors file, or to a run in a store.
     Extract(Extract),
     /// The most likely next tokens.
     Run(Next),
@@ -47,6 +49,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+    /// Saved runs: find, read, change, check.
+    Runs(runs::Runs),
     /// Version, processor, folders and the variables that matter.
     Env,
     /// A completion script for a shell.
@@ -228,6 +232,64 @@ pub(crate) struct Extract {
     /// Seed of every random choice.
     #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) saving: Saving,
+}
+
+/// How a run is saved, where -o names a folder.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Runs in a store (-o FOLDER/)")]
+pub(crate) struct Saving {
+    /// The experiment that the run belongs to; `default` if none is named.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) experiment: Option<String>,
+    /// A word to find it by.
+    #[arg(long, value_name = "TAG")]
+    pub(crate) tag: Option<String>,
+    /// A key of yours and its value, JSON or text. May repeat.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) meta: Vec<String>,
+    /// A name under which the run can be resumed and shared.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) run: Option<String>,
+    /// Go on with the run of that name.
+    #[arg(long, requires = "run")]
+    pub(crate) resume: bool,
+    /// Write one of several parts, `3/8`; the last to finish makes the run visible.
+    #[arg(long, value_name = "PART", requires = "run", conflicts_with = "resume", value_parser = part)]
+    pub(crate) part: Option<Part>,
+    /// Rows of a shard; as many as fit into 256 MiB if it is not said.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) unit: Option<u64>,
+}
+
+impl Saving {
+    /// A flag that was given, if any was.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--experiment", self.experiment.is_some()),
+            ("--tag", self.tag.is_some()),
+            ("--meta", !self.meta.is_empty()),
+            ("--run", self.run.is_some()),
+            ("--unit", self.unit.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+}
+
+/// One part of several, counted from 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) number: usize,
+    pub(crate) of: usize,
+}
+
+fn part(text: &str) -> Result<Part, String> {
+    let numbers = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match numbers {
+        Some((number, of)) if (1..=of).contains(&number) => Ok(Part { number, of }),
+        _ => Err("a part is 1/8 to 8/8".to_owned()),
+    }
 }
 
 /// `run`

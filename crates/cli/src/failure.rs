@@ -85,6 +85,13 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<easyroutine_store::Error> for Failure {
+    fn from(error: easyroutine_store::Error) -> Self {
+        let code = if error.kind() == easyroutine_store::ErrorKind::Input { 2 } else { 1 };
+        Failure { message: error.to_string(), hint: error.hint_text().map(str::to_owned), code }
+    }
+}
+
 impl From<easyroutine_view::Error> for Failure {
     fn from(error: easyroutine_view::Error) -> Self {
         Failure::failed(error.to_string())

@@ -42,6 +42,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Model { command: ModelCommand::Export(export) } => {
             commands::export::run(args, export).map(done)
         }
+        Command::Runs(runs) => commands::runs::run(args, runs),
         Command::Env => commands::env::run(args).map(done),
         Command::Completions { shell } => commands::shell::completions(args, *shell).map(done),
         Command::Man => commands::shell::man(args).map(done),

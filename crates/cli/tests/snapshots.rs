@@ -51,12 +51,17 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["lens"],
         &["extract"],
         &["run"],
         &["tokens"],
+        &["runs"],
+        &["runs", "query"],
+        &["runs", "load"],
+        &["runs", "tag"],
+        &["runs", "gc"],
         &["model"],
         &["model", "info"],
         &["model", "ls"],

@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use random::draw;
-pub use selection::Selection;
 pub(crate) use random::uniform;
+pub use selection::Selection;
 
 /// A way of naming tokens of a row. Positions count the row's real tokens: padding is never addressed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,6 +17,7 @@ mod map;
 mod sharded;
 mod single;
 mod tensor;
+pub mod torch;
 
 pub use container::Container;
 pub use encoding::Encoding;

@@ -2,8 +2,8 @@
 
 use twox_hash::XxHash3_64;
 
-/// The checksum of bytes, as it stands in files.
-pub(crate) fn of(bytes: &[u8]) -> String {
+/// The checksum of bytes as it stands in files: XXH3, 64 bits.
+pub fn of(bytes: &[u8]) -> String {
     written(XxHash3_64::oneshot(bytes))
 }
 

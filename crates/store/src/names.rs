@@ -80,6 +80,11 @@ pub(crate) fn check_file(file: &str) -> Result<()> {
     }
 }
 
+/// A name for a run that nobody named.
+pub fn fresh_name() -> String {
+    format!("run-{}", nonce())
+}
+
 /// Random letters, different each time.
 pub(crate) fn nonce() -> String {
     base32(u64::from_le_bytes(Uuid::new_v4().into_bytes()[8..].try_into().unwrap_or_default()), 8)

@@ -28,7 +28,7 @@ pub(crate) struct Piece<'a> {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Cow<'a, [u8]>,
+    pub(crate) bytes: Cow<'a, [u8]>,
 }
 
 /// Which shard of which run is written.
@@ -112,9 +112,8 @@ pub(crate) fn pieces<'t>(tensor: &'t Tensor<'_>, examples: Option<Range<usize>>)
 /// # Errors
 /// What the place of the store says.
 pub(crate) fn write(backend: &dyn Backend, label: &Label<'_>, mut pieces: Vec<Piece<'_>>) -> Result<Shard> {
-    // The widest numbers first: every tensor then begins at a multiple of its own width.
-    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.dtype.size()));
-    let head = head(label, &pieces);
+    widest_first(&mut pieces);
+    let head = head(label.about(), &pieces);
     let file = format!("data/{:05}-{}.safetensors", label.number, &nonce()[..4]);
     let place = format!("{}/{file}", label.run);
     let mut upload = backend.upload(&place)?;
@@ -140,15 +139,27 @@ pub(crate) fn write(backend: &dyn Backend, label: &Label<'_>, mut pieces: Vec<Pi
     Ok(Shard { file, bytes: offset, xxh3: whole.finish(), examples, worker, tensors: parts })
 }
 
-/// All before the numbers. It names the run, so that a shard that lost its manifest can be told.
-fn head(label: &Label<'_>, pieces: &[Piece<'_>]) -> Vec<u8> {
-    let mut about = Map::new();
-    about.insert("format".to_owned(), json!("easyroutine.shard/1"));
-    about.insert("run_id".to_owned(), json!(label.run_id));
-    about.insert("shard".to_owned(), json!(label.number.to_string()));
-    if let Some([begin, end]) = label.examples {
-        about.insert("examples".to_owned(), json!(format!("{begin}:{end}")));
+/// The widest numbers first: every tensor then begins at a multiple of its own width.
+pub(crate) fn widest_first(pieces: &mut [Piece<'_>]) {
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.dtype.size()));
+}
+
+impl Label<'_> {
+    /// What the header says: a shard that lost its manifest can be told.
+    fn about(&self) -> Map<String, Value> {
+        let mut about = Map::new();
+        about.insert("format".to_owned(), json!("easyroutine.shard/1"));
+        about.insert("run_id".to_owned(), json!(self.run_id));
+        about.insert("shard".to_owned(), json!(self.number.to_string()));
+        if let Some([begin, end]) = self.examples {
+            about.insert("examples".to_owned(), json!(format!("{begin}:{end}")));
+        }
+        about
     }
+}
+
+/// All before the numbers.
+pub(crate) fn head(about: Map<String, Value>, pieces: &[Piece<'_>]) -> Vec<u8> {
     let mut header = Map::from_iter([("__metadata__".to_owned(), Value::Object(about))]);
     let mut offset = 0;
     for piece in pieces {

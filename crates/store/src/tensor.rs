@@ -265,6 +265,16 @@ impl Loaded {
         }
     }
 
+    /// Numbers of half the width, widened to f32; no others.
+    pub fn widened(&self) -> Vec<f32> {
+        let halves = self.bytes.as_chunks::<2>().0.iter();
+        match self.dtype {
+            Dtype::Bf16 => halves.map(|x| half::bf16::from_le_bytes(*x).to_f32()).collect(),
+            Dtype::F16 => halves.map(|x| half::f16::from_le_bytes(*x).to_f32()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The numbers as f32, where that is what they are.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let (numbers, _) = self.bytes.as_chunks::<4>();

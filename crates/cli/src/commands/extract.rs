@@ -13,7 +13,7 @@ use easyroutine::sites::{Point, Selector};
 use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
-use super::dtype_name;
+use super::{dtype_name, saved};
 use crate::args::{Args, Extract, Format};
 use crate::changes;
 use crate::failure::Failure;
@@ -23,13 +23,24 @@ use crate::{memory, output};
 
 pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let [file] = args.output.as_slice() else {
-        return Err(Failure::usage("extract writes one file").hint("say which: -o activations.safetensors"));
+        return Err(Failure::usage("extract writes one file, or a run into a store")
+            .hint("say which: -o activations.safetensors, or -o runs/"));
     };
-    if args.format != Format::Auto || file.extension().is_none_or(|e| e != "safetensors") {
-        return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
-            .hint("let the name end in .safetensors"));
+    let is_store = saved::is_store(file);
+    if let Some(flag) = extract.saving.given().filter(|_| !is_store) {
+        return Err(Failure::usage(format!(
+            "{flag} is for runs in a store, and {} is a file",
+            file.display()
+        ))
+        .hint("let -o name a folder: -o runs/"));
     }
-    output::folder_exists(file)?;
+    if !is_store && (args.format != Format::Auto || file.extension().is_none_or(|e| e != "safetensors")) {
+        return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
+            .hint("let the name end in .safetensors, or name a folder: -o runs/"));
+    }
+    if !is_store {
+        output::folder_exists(file)?;
+    }
     let request = request(extract)?;
     let interventions = extract.changes.read()?;
     let session = session::load(&extract.model.model, &extract.model.loading)?;
@@ -55,6 +66,18 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         })
         .collect();
     let edits = changes::checked(&interventions, &session.model, &described, context)?;
+    if is_store {
+        let interventions = &interventions;
+        let job = saved::Job {
+            session: &session,
+            request: &request,
+            rows: described,
+            context,
+            interventions,
+            extract,
+        };
+        return saved::run(file, &job);
+    }
     let cache = request.run_under(&session.model, &batch, &described, context, edits)?;
     write(file, &cache, &session, &extract.changes.intervene)?;
     if io::stderr().is_terminal() {

@@ -9,6 +9,8 @@ pub(crate) mod info;
 pub(crate) mod lens;
 pub(crate) mod ls;
 pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod saved;
 pub(crate) mod shell;
 pub(crate) mod tokens;
 

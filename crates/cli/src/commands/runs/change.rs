@@ -1,0 +1,61 @@
+//! `runs tag`, `rm`, `mv` and `rename`.
+
+use easyroutine_store::{Edit, Query};
+use serde_json::json;
+
+use super::{pair, which};
+use crate::args::Args;
+use crate::args::runs::{self, RunArg, Runs};
+use crate::failure::Failure;
+use crate::output::{self, PLAIN};
+
+pub(super) fn tag(args: &Args, runs: &Runs, asked: &runs::Tag) -> Result<(), Failure> {
+    let mut edits: Vec<Edit> = asked.tags.iter().cloned().map(Edit::Tag).collect();
+    edits.extend(asked.remove.iter().cloned().map(Edit::Untag));
+    for text in &asked.meta {
+        let (key, value) = pair(text)?;
+        edits.push(Edit::Set(key, value));
+    }
+    edits.extend(asked.drop.iter().cloned().map(Edit::Unset));
+    if edits.is_empty() {
+        return Err(Failure::usage("nothing to change").hint("easyroutine runs tag -1 good --meta seed=3"));
+    }
+    let run = runs.find(&asked.run.run)?;
+    let edited = runs.store()?.edit(run.path(), &edits, asked.revision)?;
+    say(args, "changed", &[run.path().to_owned(), format!("revision {}", edited.revision())])
+}
+
+pub(super) fn rm(args: &Args, runs: &Runs, names: &[String]) -> Result<(), Failure> {
+    let found = runs.query(&Query::default())?;
+    // All names are looked up before the first run goes.
+    let paths = names
+        .iter()
+        .map(|name| Ok(found.get(which(name))?.path.clone()))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    for path in &paths {
+        runs.store()?.remove(path)?;
+    }
+    say(args, "removed", &paths)
+}
+
+pub(super) fn mv(args: &Args, runs: &Runs, run: &RunArg, to: &str) -> Result<(), Failure> {
+    let found = runs.query(&Query::default())?;
+    let from = found.get(which(&run.run))?.path.clone();
+    let path = runs.store()?.move_run(&from, to)?;
+    say(args, "moved", &[path])
+}
+
+pub(super) fn rename(args: &Args, runs: &Runs, from: &str, to: &str) -> Result<(), Failure> {
+    runs.store()?.rename_experiment(from, to)?;
+    say(args, "renamed", &[from.to_owned(), to.to_owned()])
+}
+
+/// What was done, as the format asks for it.
+pub(super) fn say(args: &Args, done: &str, things: &[String]) -> Result<(), Failure> {
+    let json = json!({"schema": "easyroutine.runs_done/1", "done": done, "what": things});
+    let rows: Vec<Vec<String>> = things.iter().map(|thing| vec![done.to_owned(), thing.clone()]).collect();
+    for target in &output::targets(args, PLAIN)? {
+        output::write(target, output::render(target.format, &["done", "what"], &rows, &json)?.as_bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! `runs export`: tensors to files of other programs.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use easyroutine_store::{Loaded, Run, export};
+
+use crate::args::Args;
+use crate::args::runs::{self, Runs};
+use crate::failure::Failure;
+use crate::output;
+
+pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), Failure> {
+    let [file] = args.output.as_slice() else {
+        return Err(Failure::usage("export writes one file").hint("say which: -o run.safetensors"));
+    };
+    output::folder_exists(file)?;
+    let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let run = runs.find(&asked.run.run)?;
+    match ending {
+        "safetensors" => write_safetensors(file, &run, &tensors(&run, &asked.keys)?),
+        "npy" => {
+            let found = tensors(&run, &asked.keys)?;
+            let [(_, tensor)] = found.as_slice() else {
+                return Err(Failure::usage(format!("a .npy file holds one tensor, not {}", found.len()))
+                    .hint("name it: easyroutine runs export RUN resid_out_5 -o resid_out_5.npy"));
+            };
+            output::replace(file, |at| export::npy(tensor, &mut BufWriter::new(File::create(at)?)))
+        }
+        _ => Err(Failure::usage(format!("{}: export writes .safetensors and .npy", file.display()))),
+    }
+}
+
+fn tensors(run: &Run, keys: &[String]) -> Result<Vec<(String, Loaded)>, Failure> {
+    match keys {
+        [] => Ok(run.read_all()?),
+        keys => keys.iter().map(|key| Ok((key.clone(), run.read(key)?))).collect(),
+    }
+}
+
+fn write_safetensors(file: &Path, run: &Run, tensors: &[(String, Loaded)]) -> Result<(), Failure> {
+    let about = [
+        ("schema", "easyroutine.export/1".to_owned()),
+        ("run", run.path().to_owned()),
+        ("model", run.metadata().model_name().to_owned()),
+        ("values", serde_json::Value::Object(run.manifest().values.clone()).to_string()),
+    ];
+    output::replace(file, |at| export::safetensors(&about, tensors, &mut BufWriter::new(File::create(at)?)))
+}

@@ -1,0 +1,40 @@
+//! `runs import`: runs of the original easyroutine.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use easyroutine_store::Store;
+use serde_json::json;
+
+use crate::args::Args;
+use crate::args::runs::Runs;
+use crate::failure::{Failure, one_line};
+use crate::output::{self, PLAIN};
+
+pub(super) fn run(args: &Args, runs: &Runs, from: &Path) -> Result<ExitCode, Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let base: PathBuf = match &runs.base {
+        Some(base) => base.clone(),
+        None => Store::base_from_env().map_err(|e| e.hint("name the store: --base DIR"))?,
+    };
+    let imported = Store::create(base)?.import(from)?;
+    let mut rows = Vec::new();
+    let mut listed = Vec::new();
+    for run in &imported {
+        let from = run.from.display().to_string();
+        let (state, what) = match &run.to {
+            Ok(path) => ("imported", path.clone()),
+            Err(error) => ("broken", error.to_string()),
+        };
+        listed.push(json!({"from": from, "state": state, "what": what}));
+        rows.push(vec![one_line(&from), state.to_owned(), one_line(&what)]);
+    }
+    let json = json!({"schema": "easyroutine.runs_imported/1", "runs": listed});
+    for target in &targets {
+        output::write(
+            target,
+            output::render(target.format, &["from", "state", "what"], &rows, &json)?.as_bytes(),
+        )?;
+    }
+    Ok(if imported.iter().all(|run| run.to.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,77 @@
+//! `runs ls` and `runs query`.
+
+use easyroutine_store::{Found, Matching, Query, QueryResult};
+use serde_json::{Value, json};
+
+use super::{pair, position};
+use crate::args::Args;
+use crate::args::runs::{self, MatchArg, Runs};
+use crate::failure::{Failure, one_line};
+use crate::memory::readable;
+use crate::output::{self, PLAIN};
+
+pub(super) fn ls(args: &Args, runs: &Runs) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    print(&targets, &runs.query(&Query::default())?)
+}
+
+pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let config = asked.config.as_ref().map(|text| {
+        let value: Value =
+            serde_json::from_str(text).map_err(|e| Failure::usage(format!("--config: {e}")))?;
+        if value.is_object() { Ok(value) } else { Err(Failure::usage("--config: is no JSON object")) }
+    });
+    let positions =
+        (!asked.positions.is_empty()).then(|| asked.positions.iter().map(|p| position(p)).collect());
+    let query = Query {
+        model_name: asked.model.clone(),
+        tag: asked.tag.clone(),
+        target_token_positions: positions,
+        save_time: asked.save_time.clone(),
+        custom_keys: asked.meta.iter().map(|text| pair(text)).collect::<Result<_, _>>()?,
+        extraction_config: config.transpose()?,
+        matching: if asked.matching == MatchArg::Exact { Matching::Exact } else { Matching::Subset },
+        condition: asked.condition.as_deref().map(str::parse).transpose()?,
+        ..Query::default()
+    };
+    print(&targets, &runs.query(&query)?)
+}
+
+fn print(targets: &[output::Target], found: &QueryResult) -> Result<(), Failure> {
+    let rows: Vec<Vec<String>> = found.runs().iter().map(row).collect();
+    let json = json!({
+        "schema": "easyroutine.runs/1",
+        "runs": found.runs().iter().map(about).collect::<Vec<_>>(),
+        "problems": found.problems().iter().map(|p| json!({"path": p.path, "error": p.error.to_string()})).collect::<Vec<_>>(),
+    });
+    for target in targets {
+        let header = ["run", "experiment", "model", "tags", "examples", "tensors", "size"];
+        let table = output::render(target.format, &header, &rows, &json)?;
+        output::write(target, table.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn row(found: &Found) -> Vec<String> {
+    let (metadata, path) = (&found.metadata, &found.path);
+    let count = |key: &str| metadata.count(key).map(|n| n.to_string()).unwrap_or_default();
+    vec![
+        path.rsplit('/').next().unwrap_or_default().to_owned(),
+        path.split('/').next().unwrap_or_default().to_owned(),
+        one_line(metadata.model_name()),
+        one_line(&metadata.tags().join(", ")),
+        count("n_examples"),
+        count("tensors"),
+        readable(metadata.count("n_bytes").unwrap_or(0)),
+    ]
+}
+
+/// What lists say of a run: all but its manifest.
+pub(super) fn about(found: &Found) -> Value {
+    let mut fields = found.metadata.fields().clone();
+    if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {
+        store.shift_remove("manifest");
+    }
+    json!({"path": found.path, "metadata": fields})
+}

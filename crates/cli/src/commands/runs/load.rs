@@ -1,0 +1,126 @@
+//! `runs load`: numbers of a tensor.
+
+use std::ops::Range;
+
+use easyroutine_store::{Dtype, Loaded, Run};
+use serde_json::{Value, json};
+
+use crate::args::Args;
+use crate::args::runs::{self, Runs};
+use crate::failure::Failure;
+use crate::output::{self, PLAIN};
+
+pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let run = runs.find(&asked.run.run)?;
+    let Some(key) = &asked.key else { return shapes(&targets, &run) };
+    let loaded = match &asked.rows {
+        Some(rows) => run.read_rows(key, range(rows)?)?,
+        None => run.read(key)?,
+    };
+    let width: usize = loaded.shape.last().copied().unwrap_or(1).max(1);
+    let numbers = numbers(&loaded);
+    // A row of the table is the last axis; before it stands where it lies.
+    let outer = &loaded.shape[..loaded.shape.len().saturating_sub(1)];
+    let rows: Vec<Vec<String>> = numbers
+        .chunks(width)
+        .enumerate()
+        .map(|(row, numbers)| {
+            let mut cells = vec![place(row, outer)];
+            cells.extend(numbers.iter().map(Value::to_string));
+            cells
+        })
+        .collect();
+    let mut header = vec!["row".to_owned()];
+    header.extend((0..width).map(|column| column.to_string()));
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let json = json!({
+        "schema": "easyroutine.run_tensor/1",
+        "path": run.path(),
+        "key": key,
+        "dtype": loaded.dtype,
+        "kind": loaded.kind,
+        "shape": loaded.shape,
+        "offsets": loaded.offsets,
+        "values": numbers,
+    });
+    for target in &targets {
+        output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn shapes(targets: &[output::Target], run: &Run) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let mut tensors = Vec::new();
+    for entry in &run.manifest().tensors {
+        let shape = run.manifest().shape(entry);
+        rows.push(vec![entry.name.clone(), entry.dtype.to_string(), format!("{shape:?}")]);
+        tensors.push(json!({"key": entry.name, "dtype": entry.dtype, "shape": shape}));
+    }
+    let json = json!({"schema": "easyroutine.run_tensors/1", "path": run.path(), "tensors": tensors});
+    for target in targets {
+        let table = output::render(target.format, &["key", "dtype", "shape"], &rows, &json)?;
+        output::write(target, table.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `0:10`, or `5` for one.
+fn range(text: &str) -> Result<Range<usize>, Failure> {
+    let number = |text: &str| text.parse::<usize>().ok();
+    let found = match text.split_once(':') {
+        Some((start, end)) => number(start).zip(number(end)).map(|(start, end)| start..end),
+        None => number(text).map(|at| at..at.saturating_add(1)),
+    };
+    found.ok_or_else(|| Failure::usage(format!("--rows: `{text}` is no range")).hint("--rows 0:10"))
+}
+
+/// The place of a row among the outer axes: `3,0`.
+fn place(mut row: usize, outer: &[usize]) -> String {
+    let mut places = Vec::new();
+    for axis in outer.iter().rev() {
+        places.push((row % axis.max(&1)).to_string());
+        row /= axis.max(&1);
+    }
+    places.reverse();
+    places.join(",")
+}
+
+/// Numbers as JSON has them.
+fn numbers(loaded: &Loaded) -> Vec<Value> {
+    let bytes = &loaded.bytes[..];
+    macro_rules! of {
+        ($kind:ty) => {
+            bytes
+                .as_chunks::<{ size_of::<$kind>() }>()
+                .0
+                .iter()
+                .map(|x| json!(<$kind>::from_le_bytes(*x)))
+                .collect()
+        };
+    }
+    match loaded.dtype {
+        Dtype::Bool => bytes.iter().map(|x| json!(*x != 0)).collect(),
+        Dtype::U8 => of!(u8),
+        Dtype::I8 => of!(i8),
+        Dtype::U16 => of!(u16),
+        Dtype::I16 => of!(i16),
+        Dtype::U32 => of!(u32),
+        Dtype::I32 => of!(i32),
+        Dtype::U64 => of!(u64),
+        Dtype::I64 => of!(i64),
+        Dtype::F64 => of!(f64),
+        // The shortest text of an f32 is not that of the f64 next to it.
+        Dtype::F32 | Dtype::C64 => {
+            bytes.as_chunks::<4>().0.iter().map(|x| shortest(f32::from_le_bytes(*x))).collect()
+        }
+        Dtype::Bf16 | Dtype::F16 => loaded.widened().into_iter().map(shortest).collect(),
+    }
+}
+
+/// JSON has no infinities and no NaN: they are texts.
+fn shortest(x: f32) -> Value {
+    let number = x.is_finite().then(|| serde_json::from_str(&format!("{x:?}")).ok()).flatten();
+    number.unwrap_or_else(|| Value::String(x.to_string()))
+}

@@ -1,0 +1,95 @@
+//! `runs`: what was saved.
+
+mod change;
+mod export;
+mod import;
+mod list;
+mod load;
+mod show;
+mod tend;
+
+use std::process::ExitCode;
+
+use easyroutine_store::{ActivationLoader, Query, QueryResult, Run, Store, Which};
+use serde_json::Value;
+
+use crate::args::Args;
+use crate::args::runs::{Runs, RunsCommand};
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) fn run(args: &Args, runs: &Runs) -> Result<ExitCode, Failure> {
+    let done = |()| ExitCode::SUCCESS;
+    match &runs.command {
+        RunsCommand::Ls => list::ls(args, runs).map(done),
+        RunsCommand::Query(query) => list::query(args, runs, query).map(done),
+        RunsCommand::Show(run) => show::run(args, runs, run).map(done),
+        RunsCommand::Load(load) => load::run(args, runs, load).map(done),
+        RunsCommand::Tag(tag) => change::tag(args, runs, tag).map(done),
+        RunsCommand::Rm { runs: names } => change::rm(args, runs, names).map(done),
+        RunsCommand::Mv { run, to } => change::mv(args, runs, run, to).map(done),
+        RunsCommand::Rename { from, to } => change::rename(args, runs, from, to).map(done),
+        RunsCommand::Verify { runs: names } => tend::verify(args, runs, names),
+        RunsCommand::Gc(gc) => tend::gc(args, runs, gc).map(done),
+        RunsCommand::Commit { name } => tend::commit(args, runs, name).map(done),
+        RunsCommand::Import { from } => import::run(args, runs, from),
+        RunsCommand::Export(export) => export::run(args, runs, export).map(done),
+    }
+}
+
+impl Runs {
+    /// The store, which must be there.
+    fn store(&self) -> Result<Store, Failure> {
+        match &self.base {
+            Some(base) => Ok(Store::open(base)?),
+            None => {
+                Ok(Store::open(Store::base_from_env().map_err(|e| e.hint("name the store: --base DIR"))?)?)
+            }
+        }
+    }
+
+    /// The runs that a query finds; what can't be read is said beside them.
+    fn query(&self, query: &Query<'_>) -> Result<QueryResult, Failure> {
+        let loader = ActivationLoader::of(self.store()?, self.experiment.as_deref().unwrap_or("*"));
+        let found = loader.query(query)?;
+        for problem in found.problems() {
+            output::note("warning", &format!("{}: {}", problem.path, problem.error));
+        }
+        Ok(found)
+    }
+
+    /// Opens the run of a name.
+    fn find(&self, name: &str) -> Result<Run, Failure> {
+        Ok(self.query(&Query::default())?.load(which(name))?)
+    }
+}
+
+/// A number is an index, anything else a name.
+fn which(name: &str) -> Which {
+    let is_index = name.starts_with('-') || name.len() < 4;
+    match name.parse::<i64>() {
+        Ok(index) if is_index => Which::Index(index),
+        _ => Which::Name(name.to_owned()),
+    }
+}
+
+/// `KEY=VALUE`, where the value is JSON, or else a text.
+pub(crate) fn pair(text: &str) -> Result<(String, Value), Failure> {
+    let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+        return Err(Failure::usage(format!("`{text}` is no KEY=VALUE")).hint("--meta seed=3"));
+    };
+    let json = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    Ok((key.to_owned(), json))
+}
+
+/// A specifier of positions as it stands in metadata: `-1` is a number, `4:9` a pair, anything else its text.
+pub(crate) fn position(text: &str) -> Value {
+    let number = |text: &str| text.parse::<i64>().ok();
+    if let Some(index) = number(text) {
+        return index.into();
+    }
+    match text.split_once(':').and_then(|(a, b)| Some((number(a)?, number(b)?))) {
+        Some((start, end)) => vec![start, end].into(),
+        None => text.into(),
+    }
+}

@@ -1,0 +1,76 @@
+//! `runs verify`, `gc` and `commit`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use easyroutine_store::{Begun, Query, Sweep};
+use serde_json::json;
+
+use super::change::say;
+use super::which;
+use crate::args::Args;
+use crate::args::runs::{self, Runs};
+use crate::failure::Failure;
+use crate::output::{self, PLAIN};
+
+pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<ExitCode, Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let found = runs.query(&Query::default())?;
+    let store = runs.store()?;
+    let paths: Vec<String> = match names {
+        [] => found.get_paths().into_iter().map(str::to_owned).collect(),
+        names => names
+            .iter()
+            .map(|name| Ok(found.get(which(name))?.path.clone()))
+            .collect::<Result<_, Failure>>()?,
+    };
+    let mut rows = Vec::new();
+    let mut damage = Vec::new();
+    // A run whose record can't be read is damaged too, where all are looked at.
+    let unread = found.problems().iter().filter(|_| names.is_empty());
+    let mut listed: Vec<(String, Vec<String>)> =
+        unread.map(|problem| (problem.path.clone(), vec![problem.error.to_string()])).collect();
+    for path in paths {
+        let wrong = match store.run(&path).and_then(|run| run.verify()) {
+            Ok(found) => found.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![error.to_string()],
+        };
+        listed.push((path, wrong));
+    }
+    for (path, wrong) in listed {
+        if wrong.is_empty() {
+            rows.push(vec![path.clone(), "whole".to_owned()]);
+        }
+        for what in wrong {
+            damage.push(json!({"path": path, "what": what}));
+            rows.push(vec![path.clone(), what]);
+        }
+    }
+    let json = json!({"schema": "easyroutine.runs_verified/1", "looked_at": rows.len(), "damage": damage});
+    for target in &targets {
+        output::write(target, output::render(target.format, &["run", "state"], &rows, &json)?.as_bytes())?;
+    }
+    Ok(if damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(super) fn gc(args: &Args, runs: &Runs, asked: &runs::Gc) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let sweep = if asked.dry_run { Sweep::Look } else { Sweep::Delete };
+    let found = runs.store()?.gc(Duration::from_secs(3600 * u64::from(asked.idle)), sweep)?;
+    let rows: Vec<Vec<String>> = found.iter().map(|g| vec![g.path.clone(), g.what.to_owned()]).collect();
+    let garbage: Vec<_> = found.iter().map(|g| json!({"path": g.path, "what": g.what})).collect();
+    let json = json!({"schema": "easyroutine.runs_garbage/1", "deleted": !asked.dry_run, "garbage": garbage});
+    for target in &targets {
+        output::write(target, output::render(target.format, &["path", "what"], &rows, &json)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+pub(super) fn commit(args: &Args, runs: &Runs, name: &str) -> Result<(), Failure> {
+    let experiment = runs.experiment.as_deref().unwrap_or("default");
+    let path = match runs.store()?.begun(experiment, name)? {
+        Begun::Open(run) => run.commit(crate::commands::saved::finish_values)?,
+        Begun::Committed(path) => path,
+    };
+    say(args, "committed", &[path])
+}

@@ -1,0 +1,254 @@
+//! Runs from the command line: saved, found, read, changed, shared.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{easyroutine, fails, fixtures, json, path, succeeds, tiny};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A store with a run of two prompts, and the arguments that made it.
+fn store() -> TempDir {
+    let base = tempfile::tempdir().unwrap();
+    extract(&base, &["--tag", "first", "--meta", "seed=3", "--meta", "note=a text"]);
+    base
+}
+
+fn prompts(base: &TempDir) -> String {
+    let file = base.path().join("prompts.txt");
+    std::fs::write(&file, "the cat sat\nthe dog\na cat\nthe cat sat on the mat\nsat\n").unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn arguments(base: &TempDir, flags: &[&str]) -> Vec<String> {
+    let (model, file, target) = (tiny("llama"), prompts(base), format!("{}/", path(base)));
+    let plain =
+        ["extract", "--file", &file, "-m", &model, "-a", "resid_out_*,pattern_L0H1,logits", "-o", &target];
+    plain.iter().chain(flags).map(|a| (*a).to_owned()).collect()
+}
+
+/// Runs `extract` into the store and gives the run's path below it; nothing where it is not committed yet.
+fn extract(base: &TempDir, flags: &[&str]) -> String {
+    let arguments = arguments(base, flags);
+    let printed = succeeds(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let Some(line) = printed.lines().next() else { return String::new() };
+    Path::new(line).strip_prefix(base.path()).unwrap().to_str().unwrap().to_owned()
+}
+
+fn runs(base: &TempDir, args: &[&str]) -> Value {
+    json(&[&["runs", "-b", path(base), "--format", "json"], args].concat())
+}
+
+#[test]
+fn a_saved_run_is_listed_shown_and_queried() {
+    let base = store();
+    let listed = runs(&base, &["ls"]);
+    assert_eq!(
+        (listed["schema"].as_str(), listed["runs"].as_array().unwrap().len()),
+        (Some("easyroutine.runs/1"), 1)
+    );
+    let metadata = &listed["runs"][0]["metadata"];
+    assert_eq!(
+        (&metadata["seed"], &metadata["note"], &metadata["tag"]),
+        (&json!(3), &json!("a text"), &json!("first"))
+    );
+    assert_eq!(metadata["extraction_config"]["extract_resid_out"], json!(true));
+    assert_eq!(metadata["target_token_positions"], json!(["all"]));
+    assert_eq!(metadata["_store"]["n_examples"], json!(5));
+    let shown = runs(&base, &["show", "-1"]);
+    let tensors: Vec<&str> =
+        shown["tensors"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
+    assert_eq!(tensors, ["pattern_L0H1", "resid_out_0", "resid_out_1", "resid_out_2", "logits"]);
+    assert_eq!(shown["values"]["token_dict"]["all"].as_array().unwrap().len(), 5);
+    for (flags, n) in [
+        (&["seed >= 3 and extraction_config.extract_resid_out"][..], 1),
+        (&["seed > 3"], 0),
+        (&["--tag", "first", "--meta", "seed=3"], 1),
+        (&["--meta", "seed=4"], 0),
+        (&["--config", "{\"extract_attn_pattern\": true}"], 1),
+        (&["--config", "{\"extract_attn_pattern\": true}", "--matching", "exact"], 0),
+        (&["--positions", "all"], 1),
+        (&["--positions", "last"], 0),
+        (&["-e", "other"], 0),
+    ] {
+        let found = runs(&base, &[&["query"], flags].concat());
+        assert_eq!(found["runs"].as_array().unwrap().len(), n, "{flags:?}");
+    }
+    let wrong = fails(2, &["runs", "-b", path(&base), "query", "seed >"]);
+    assert!(wrong.contains("at character 7: a value is missing"), "{wrong}");
+}
+
+#[test]
+fn a_run_holds_what_extract_writes_to_a_file() {
+    let base = store();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, exported) = (folder.path().join("file.safetensors"), folder.path().join("run.safetensors"));
+    let (file, exported) = (file.to_str().unwrap(), exported.to_str().unwrap());
+    let (model, prompts) = (tiny("llama"), prompts(&base));
+    succeeds(&[
+        "extract",
+        "--file",
+        &prompts,
+        "-m",
+        &model,
+        "-a",
+        "resid_out_*,pattern_L0H1,logits",
+        "-o",
+        file,
+    ]);
+    succeeds(&["runs", "-b", path(&base), "export", "-1", "-o", exported]);
+    let (file, exported) = (std::fs::read(file).unwrap(), std::fs::read(exported).unwrap());
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let exported = safetensors::SafeTensors::deserialize(&exported).unwrap();
+    assert_eq!(file.len(), exported.len());
+    for (name, tensor) in file.iter() {
+        let other = exported.tensor(name).unwrap();
+        assert_eq!((tensor.shape(), tensor.data()), (other.shape(), other.data()), "{name}");
+    }
+}
+
+#[test]
+fn numbers_of_a_tensor_are_printed_and_exported() {
+    let base = tempfile::tempdir().unwrap();
+    extract(&base, &["--positions", "last"]);
+    let loaded = runs(&base, &["load", "-1", "resid_out_1", "--rows", "1:3"]);
+    assert_eq!(loaded["shape"], json!([2, 1, 48]));
+    assert_eq!(loaded["values"].as_array().unwrap().len(), 96);
+    let table = succeeds(&["runs", "-b", path(&base), "load", "-1", "resid_out_1", "--format", "tsv"]);
+    assert_eq!((table.lines().count(), table.lines().next().unwrap().split('\t').count()), (6, 49));
+    let npy = base.path().join("a.npy");
+    succeeds(&["runs", "-b", path(&base), "export", "-1", "resid_out_1", "-o", npy.to_str().unwrap()]);
+    let bytes = std::fs::read(&npy).unwrap();
+    assert!(bytes.starts_with(b"\x93NUMPY\x01\x00"));
+    assert_eq!(bytes.len() % 64, 5 * 48 * 4 % 64);
+    let missing = fails(1, &["runs", "-b", path(&base), "load", "-1", "resid_outt_1"]);
+    assert!(missing.contains("hint: it has pattern_L0H1"), "{missing}");
+}
+
+#[test]
+fn runs_are_tagged_moved_renamed_and_removed() {
+    let base = store();
+    runs(&base, &["tag", "-1", "good", "--meta", "score=0.5", "--drop", "note"]);
+    let metadata = runs(&base, &["show", "-1"])["metadata"].clone();
+    assert_eq!((&metadata["score"], metadata.get("note")), (&json!(0.5), None));
+    assert_eq!(metadata["_store"]["tags"], json!(["good"]));
+    let stale = fails(1, &["runs", "-b", path(&base), "tag", "-1", "x", "--revision", "1"]);
+    assert!(stale.contains("is at revision 2, not 1"), "{stale}");
+    runs(&base, &["mv", "-1", "other"]);
+    runs(&base, &["rename", "other", "third"]);
+    assert_eq!(runs(&base, &["ls", "-e", "third"])["runs"].as_array().unwrap().len(), 1);
+    let path_of_run = runs(&base, &["ls"])["runs"][0]["path"].as_str().unwrap().to_owned();
+    let removed = runs(&base, &["rm", &path_of_run]);
+    assert_eq!(removed["what"], json!([path_of_run]));
+    assert_eq!(runs(&base, &["ls"])["runs"], json!([]));
+    fails(1, &["runs", "-b", path(&base), "rm", "-1"]);
+}
+
+#[test]
+fn damage_is_an_exit_status_and_names_the_tensor() {
+    let base = store();
+    succeeds(&["runs", "-b", path(&base), "verify"]);
+    let run = base.path().join(runs(&base, &["ls"])["runs"][0]["path"].as_str().unwrap());
+    let shard = std::fs::read_dir(run.join("data")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    let output = easyroutine(&["runs", "-b", path(&base), "verify"]).assert().code(1);
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("tensor `") && text.contains("is damaged"), "{text}");
+}
+
+#[test]
+fn parts_in_any_order_and_a_resumed_run_equal_one_that_was_not_disturbed() {
+    let digest = |base: &TempDir| {
+        runs(base, &["show", "-1"])["metadata"]["_store"]["digest"].as_str().unwrap().to_owned()
+    };
+    let whole = tempfile::tempdir().unwrap();
+    assert!(!extract(&whole, &["--unit", "2"]).is_empty());
+
+    let parts = tempfile::tempdir().unwrap();
+    assert_eq!(extract(&parts, &["--unit", "2", "--run", "job", "--part", "3/3"]), "");
+    assert_eq!(extract(&parts, &["--unit", "2", "--run", "job", "--part", "1/3"]), "");
+    let early = fails(1, &["runs", "-b", path(&parts), "commit", "job"]);
+    assert!(early.contains("1 of 3 units are not written"), "{early}");
+    let committed = extract(&parts, &["--unit", "2", "--run", "job", "--part", "2/3"]);
+    assert!(!committed.is_empty());
+    assert_eq!(extract(&parts, &["--unit", "2", "--run", "job", "--part", "1/3"]), committed, "a retry");
+    assert_eq!(digest(&parts), digest(&whole));
+
+    let arguments = arguments(&parts, &["--unit", "2", "--run", "job"]);
+    let again = fails(1, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(again.contains("there is a run `job`"), "{again}");
+
+    let resumed = tempfile::tempdir().unwrap();
+    extract(&resumed, &["--unit", "2", "--run", "job", "--part", "1/2"]);
+    let model = tiny("llama");
+    let other = [
+        &["extract", "a cat", "-m", &model, "-a", "logits", "--run", "job", "--resume", "-o"][..],
+        &[path(&resumed)],
+    ]
+    .concat();
+    let refused = fails(1, &other);
+    assert!(refused.contains("was begun by another plan: `activations` was"), "{refused}");
+    assert!(!extract(&resumed, &["--unit", "2", "--run", "job", "--resume"]).is_empty());
+    assert_eq!(digest(&resumed), digest(&whole));
+}
+
+#[test]
+fn what_is_for_stores_is_refused_for_files_and_names_are_checked() {
+    let base = store();
+    let file = base.path().join("a.safetensors");
+    let refused = fails(
+        2,
+        &["extract", "a", "-m", &tiny("llama"), "-a", "logits", "--tag", "x", "-o", file.to_str().unwrap()],
+    );
+    assert!(refused.contains("--tag is for runs in a store"), "{refused}");
+    for flags in
+        [&["--experiment", "../out"][..], &["--meta", "tag=x"], &["--run", "a/b"], &["--meta", "novalue"]]
+    {
+        let arguments = arguments(&base, flags);
+        fails(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let missing = easyroutine(&["runs", "ls"])
+        .env_remove("ACTIVATION_BASE_DIR")
+        .current_dir(base.path())
+        .assert()
+        .code(1);
+    let text = String::from_utf8(missing.get_output().stderr.clone()).unwrap();
+    assert!(text.contains("ACTIVATION_BASE_DIR") && text.contains("--base"), "{text}");
+    std::fs::write(base.path().join(".env"), format!("ACTIVATION_BASE_DIR={}\n", path(&base))).unwrap();
+    easyroutine(&["runs", "ls"])
+        .env_remove("ACTIVATION_BASE_DIR")
+        .current_dir(base.path())
+        .assert()
+        .success();
+}
+
+#[test]
+fn runs_of_the_original_are_imported() {
+    let base = tempfile::tempdir().unwrap();
+    let original = fixtures().join("store/original");
+    let output =
+        easyroutine(&["runs", "-b", path(&base), "import", original.to_str().unwrap()]).assert().code(1);
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert_eq!((text.matches("imported\t").count(), text.matches("broken\t").count()), (3, 2), "{text}");
+    assert_eq!(runs(&base, &["ls"])["runs"].as_array().unwrap().len(), 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_size_limit_leaves_nothing_half_visible() {
+    let base = tempfile::tempdir().unwrap();
+    let arguments = arguments(&base, &[]);
+    let program = assert_cmd::cargo::cargo_bin!("easyroutine");
+    let script = "ulimit -f 8; exec \"$0\" \"$@\"";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script]).arg(program).args(arguments);
+    command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    assert!(!command.status().unwrap().success());
+    assert_eq!(runs(&base, &["ls"]), json!({"schema": "easyroutine.runs/1", "runs": [], "problems": []}));
+    assert!(!extract(&base, &[]).is_empty());
+}

@@ -1,0 +1,239 @@
+//! Runs of the original easyroutine, taken over: `tensor.pt` and `metadata.json`. They stay as they are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use easyroutine_files::torch::{self, Item, TorchTensor};
+use easyroutine_files::{Encoding, MappedFile};
+use serde_json::{Map, Value as Json, json};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::RESERVED;
+use crate::save::{ActivationSaver, Contents, Model, Story};
+use crate::store::Store;
+use crate::tensor::{Dtype, Tensor};
+
+/// The original's classes, which are read as the dictionaries that they are.
+const CACHE: &str = "easyroutine.interpretability.activation_cache.ActivationCache";
+const VALUE: &str = "easyroutine.interpretability.activation_cache.ValueWithInfo";
+
+/// What became of a run of the original.
+#[derive(Debug)]
+pub struct Imported {
+    /// Its folder.
+    pub from: PathBuf,
+    /// Where it is now, or why it could not be read.
+    pub to: Result<String>,
+}
+
+impl Store {
+    /// Takes over every run of the original below a folder, in the order of their times. What was taken over before,
+    /// from the same folder, is passed over.
+    ///
+    /// # Errors
+    /// The folder or the store can't be read; what is wrong with a single run stands in its result.
+    pub fn import(&self, from: &Path) -> Result<Vec<Imported>> {
+        let known: Vec<Json> = self
+            .scan(None)?
+            .runs
+            .iter()
+            .filter_map(|run| run.metadata.store()?.get("dataset")?.get("imported").cloned())
+            .collect();
+        let mut imported = Vec::new();
+        for folder in runs_below(from)? {
+            let name = folder.strip_prefix(from).unwrap_or(&folder).to_string_lossy().into_owned();
+            if !known.contains(&json!(name)) {
+                let to = self.import_run(&folder, &name).map_err(|e| e.at(folder.display()));
+                imported.push(Imported { from: folder, to });
+            }
+        }
+        Ok(imported)
+    }
+
+    fn import_run(&self, folder: &Path, name: &str) -> Result<String> {
+        let file = folder.join("metadata.json");
+        let text = fs::read(&file).map_err(|e| Error::io("read", "metadata.json", e))?;
+        let metadata: Json =
+            serde_json::from_slice(&text).map_err(|e| Error::damaged(format!("metadata.json: {e}")))?;
+        let Json::Object(fields) = metadata else {
+            return Err(Error::damaged("metadata.json: is no object"));
+        };
+        let map = MappedFile::open(folder.join("tensor.pt")).map_err(of_files)?;
+        let read = torch::read(map.bytes(), &[CACHE, VALUE]).map_err(|e| of_files(e.within("tensor.pt")))?;
+        let contents = contents(read)?;
+        let text = |key: &str| fields.get(key).and_then(Json::as_str).map(str::to_owned);
+        let value = |key: &str| fields.get(key).cloned().unwrap_or_default();
+        let user = fields.iter().filter(|(key, _)| !RESERVED.contains(&key.as_str()));
+        let mut other_metadata: Vec<_> =
+            user.map(|(key, value)| (key.clone(), value.clone().into())).collect();
+        other_metadata.push(("original_save_time".to_owned(), value("save_time").into()));
+        let story = Story {
+            model: Model {
+                name: text("model_name").unwrap_or_else(|| "unknown".to_owned()),
+                ..Model::default()
+            },
+            target_token_positions: value("target_token_positions"),
+            interventions: Some(value("interventions").into()).filter(|_| !value("interventions").is_null()),
+            extraction_config: value("extraction_config"),
+            other_metadata,
+            tag: text("tag"),
+            dataset: Some(json!({"imported": name})),
+        };
+        let experiment = text("experiment_name").unwrap_or_else(|| "default".to_owned());
+        ActivationSaver::of(self.clone(), &experiment)?.save(&contents, &story)
+    }
+}
+
+/// Folders with a `tensor.pt`: experiment, model, time.
+fn runs_below(base: &Path) -> Result<Vec<PathBuf>> {
+    let list = |folder: &Path| -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(folder).map_err(|e| Error::io("list the folder", folder.display(), e))?;
+        // Links are not followed: what they lead to is not in the folder.
+        let folders =
+            entries.filter_map(|entry| entry.ok().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())));
+        Ok(folders.map(|entry| entry.path()).collect())
+    };
+    let mut found = Vec::new();
+    for experiment in list(base)? {
+        for model in list(&experiment)? {
+            // One with either of the two files is a run, be it broken.
+            let is_run =
+                |run: &PathBuf| run.join("tensor.pt").exists() || is_original(&run.join("metadata.json"));
+            found.extend(list(&model)?.into_iter().filter(is_run));
+        }
+    }
+    found.sort_by_key(|run| (run.file_name().map(ToOwned::to_owned), run.clone()));
+    Ok(found)
+}
+
+/// A record that is not one of ours, be it torn.
+fn is_original(record: &Path) -> bool {
+    let ours =
+        |text: &[u8]| serde_json::from_slice::<Json>(text).is_ok_and(|value| value.get("_store").is_some());
+    fs::read(record).is_ok_and(|text| !ours(&text))
+}
+
+fn of_files(error: easyroutine_files::Error) -> Error {
+    let kind = match error.kind() {
+        easyroutine_files::ErrorKind::Io => ErrorKind::Io,
+        easyroutine_files::ErrorKind::Unsupported => ErrorKind::Unsupported,
+        _ => ErrorKind::Damaged,
+    };
+    Error::new(kind, error.to_string())
+}
+
+/// Tensors under their keys, those within lists and dictionaries under `key.place`; everything else as values.
+fn contents(read: Item) -> Result<Contents<'static>> {
+    let mut contents = Contents::default();
+    let top = match read {
+        Item::Object { class, state } if class == CACHE => {
+            state.take("cache").ok_or_else(|| Error::damaged("tensor.pt: a cache without its values"))?
+        }
+        other => other,
+    };
+    match top {
+        Item::Map(entries) => {
+            for (key, item) in entries {
+                let key = name(&key)?;
+                if let Some(value) = put(&key, item, &mut contents)? {
+                    contents.values.insert(key, value);
+                }
+            }
+        }
+        other => {
+            if let Some(value) = put("activations", other, &mut contents)? {
+                contents.values.insert("activations".to_owned(), value);
+            }
+        }
+    }
+    Ok(contents)
+}
+
+/// Takes a value in; what is no tensor comes back, with the names of tensors where tensors were.
+fn put(key: &str, item: Item, contents: &mut Contents<'static>) -> Result<Option<Json>> {
+    Ok(Some(match item {
+        Item::Tensor(tensor) => {
+            contents.tensors.push(tensor_of(key, tensor)?);
+            return Ok(None);
+        }
+        Item::Object { class, state } if class == VALUE => {
+            let Item::Map(entries) = *state else {
+                return Err(Error::damaged(format!("tensor.pt: `{key}` is no value")));
+            };
+            let mut kept = None;
+            for (field, item) in entries {
+                match (name(&field)?.as_str(), item) {
+                    ("_value", item) => kept = put(key, item, contents)?,
+                    ("_info", Item::Text(text)) => {
+                        let info = contents.values.entry("info").or_insert_with(|| json!({}));
+                        info[key] = json!(text);
+                    }
+                    _ => {}
+                }
+            }
+            return Ok(kept);
+        }
+        Item::Object { class, .. } => {
+            return Err(Error::new(ErrorKind::Unsupported, format!("tensor.pt: `{key}` is a {class}")));
+        }
+        Item::List(items) => {
+            let mut values = Vec::with_capacity(items.len());
+            for (place, item) in items.into_iter().enumerate() {
+                let name = format!("{key}.{place}");
+                values.push(put(&name, item, contents)?.unwrap_or_else(|| json!({"_tensor": name})));
+            }
+            Json::Array(values)
+        }
+        Item::Map(entries) => {
+            let mut values = Map::new();
+            for (field, item) in entries {
+                let field = name(&field)?;
+                let name = format!("{key}.{field}");
+                values.insert(field, put(&name, item, contents)?.unwrap_or_else(|| json!({"_tensor": name})));
+            }
+            Json::Object(values)
+        }
+        Item::None => Json::Null,
+        Item::Bool(value) => json!(value),
+        Item::Int(value) => json!(value),
+        // JSON has no infinities and no NaN: they are texts.
+        Item::Float(value) if value.is_finite() => json!(value),
+        Item::Float(value) => json!(value.to_string()),
+        Item::Text(text) => json!(text),
+    }))
+}
+
+fn tensor_of(key: &str, tensor: TorchTensor) -> Result<Tensor<'static>> {
+    let dtype = match tensor.encoding {
+        Encoding::F64 => Dtype::F64,
+        Encoding::F32 => Dtype::F32,
+        Encoding::F16 => Dtype::F16,
+        Encoding::Bf16 => Dtype::Bf16,
+        Encoding::I64 => Dtype::I64,
+        Encoding::I32 => Dtype::I32,
+        Encoding::I16 => Dtype::I16,
+        Encoding::I8 => Dtype::I8,
+        Encoding::U8 => Dtype::U8,
+        Encoding::Bool => Dtype::Bool,
+        Encoding::Complex64 => Dtype::C64,
+        other => return Err(Error::new(ErrorKind::Unsupported, format!("tensor.pt: `{key}` is of {other}"))),
+    };
+    Ok(Tensor::new(key, dtype, &tensor.shape, tensor.bytes))
+}
+
+/// A key as text: positions may be numbers or pairs.
+fn name(key: &Item) -> Result<String> {
+    Ok(match key {
+        Item::Text(text) => text.clone(),
+        Item::Int(number) => number.to_string(),
+        Item::Bool(value) => value.to_string(),
+        Item::None => "None".to_owned(),
+        Item::List(items) => format!("[{}]", items.iter().map(name).collect::<Result<Vec<_>>>()?.join(",")),
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "tensor.pt: a key that is neither text nor number",
+            ));
+        }
+    })
+}
