@@ -15,6 +15,7 @@ pub mod fs;
 mod gc;
 mod hash;
 mod import;
+mod index;
 mod loader;
 mod manifest;
 mod metadata;

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::index::{self, Index};
+use crate::names::check_experiment;
 use crate::query::{Criteria, Query};
 use crate::run::Run;
 use crate::save::ActivationSaver;
@@ -15,6 +17,7 @@ use crate::store::{Found, Problem, Scan, Store};
 pub struct ActivationLoader {
     store: Store,
     experiment: String,
+    index: Option<Index>,
 }
 
 impl ActivationLoader {
@@ -41,7 +44,23 @@ impl ActivationLoader {
 
     /// A loader of an experiment in a store.
     pub fn of(store: Store, experiment: &str) -> Self {
-        ActivationLoader { store, experiment: experiment.to_owned() }
+        ActivationLoader { store, experiment: experiment.to_owned(), index: None }
+    }
+
+    /// The same with an index in the user's cache folder: queries over thousands of runs take milliseconds, and answer
+    /// the same. Only records that were edited by hand since the last query may be missed.
+    #[must_use]
+    pub fn indexed(self) -> Self {
+        match index::default_folder() {
+            Some(folder) => self.indexed_in(folder),
+            None => self,
+        }
+    }
+
+    /// The same with an index in a folder, which must be on this machine's own disk.
+    #[must_use]
+    pub fn indexed_in(self, folder: impl Into<PathBuf>) -> Self {
+        ActivationLoader { index: Index::of(&self.store, folder.into()), ..self }
     }
 
     /// The store.
@@ -56,7 +75,16 @@ impl ActivationLoader {
     pub fn query(&self, query: &Query<'_>) -> Result<QueryResult> {
         let experiment = query.experiment_name.as_deref().unwrap_or(&self.experiment);
         let criteria = Criteria::new(query)?;
-        let Scan { runs, problems } = self.store.scan(Some(experiment).filter(|name| *name != "*"))?;
+        let experiment = Some(experiment).filter(|name| *name != "*");
+        if let Some(name) = experiment {
+            check_experiment(name)?;
+        }
+        if let Some(index) = &self.index
+            && let Ok(Scan { runs, problems }) = index.find(&self.store, experiment, &criteria)
+        {
+            return Ok(QueryResult { store: self.store.clone(), runs, problems });
+        }
+        let Scan { runs, problems } = self.store.scan(experiment)?;
         let runs = runs.into_iter().filter(|run| criteria.hold(&run.metadata)).collect();
         Ok(QueryResult { store: self.store.clone(), runs, problems })
     }

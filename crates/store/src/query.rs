@@ -68,6 +68,10 @@ impl<'a> Criteria<'a> {
         Ok(Criteria { query, interventions, extraction_config })
     }
 
+    pub(crate) fn query(&self) -> &Query<'a> {
+        self.query
+    }
+
     /// Whether a run has all that is asked for. The experiment is not looked at: it is where the run is.
     pub(crate) fn hold(&self, metadata: &Metadata) -> bool {
         let Query { model_name, save_time, tag, custom_keys, condition, .. } = self.query;

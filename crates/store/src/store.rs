@@ -49,6 +49,16 @@ pub struct Scan {
     pub problems: Vec<Problem>,
 }
 
+impl Scan {
+    /// In the order of the claims.
+    pub(crate) fn sort(&mut self) {
+        let order = |a: &Found, b: &Found| {
+            a.metadata.run_id().cmp(b.metadata.run_id()).then_with(|| a.path.cmp(&b.path))
+        };
+        self.runs.sort_by(order);
+    }
+}
+
 impl Store {
     /// A store that is there.
     ///
@@ -157,8 +167,7 @@ impl Store {
                 self.scan_folder(&folder, &mut scan);
             }
         }
-        scan.runs
-            .sort_by(|a, b| a.metadata.run_id().cmp(b.metadata.run_id()).then_with(|| a.path.cmp(&b.path)));
+        scan.sort();
         Ok(scan)
     }
 

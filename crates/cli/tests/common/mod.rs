@@ -15,6 +15,8 @@ pub(crate) fn easyroutine(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // An index of a test's own, away from the user's.
+    command.env("EASYROUTINE_CACHE", std::env::temp_dir().join("easyroutine-tests"));
     command.env("HF_HOME", "/nonexistent").env_remove("COLUMNS").env_remove("NO_COLOR").args(args);
     command
 }

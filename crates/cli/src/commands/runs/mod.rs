@@ -50,7 +50,7 @@ impl Runs {
 
     /// The runs that a query finds; what can't be read is said beside them.
     fn query(&self, query: &Query<'_>) -> Result<QueryResult, Failure> {
-        let loader = ActivationLoader::of(self.store()?, self.experiment.as_deref().unwrap_or("*"));
+        let loader = ActivationLoader::of(self.store()?, self.experiment.as_deref().unwrap_or("*")).indexed();
         let found = loader.query(query)?;
         for problem in found.problems() {
             output::note("warning", &format!("{}: {}", problem.path, problem.error));

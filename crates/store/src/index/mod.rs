@@ -1,0 +1,187 @@
+//! An index of the records, as a cache on this machine's own disk: SQLite.
+//!
+//! The folders are the truth. Before each answer the index looks at the time of every folder of runs, which tells of
+//! each commit, removal, move and edit, and reads again what has changed; each hit is confirmed by its own file. Damage
+//! is told by a checksum of the whole database, and any error means: throw it away, look through the folders.
+
+mod table;
+
+use std::env;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{EntryKind, FileSystem, OsFiles};
+use crate::hash::Sum;
+use crate::names::METADATA;
+use crate::query::Criteria;
+use crate::store::{Found, Problem, Scan, Store};
+use table::{Stamp, Table};
+
+/// A time this close to the present may stand for two changes: clocks of file systems tick in milliseconds, those of
+/// other machines differ by more.
+const UNSURE: i128 = 3_000_000_000;
+
+/// The index of one store.
+#[derive(Debug, Clone)]
+pub(crate) struct Index {
+    folder: PathBuf,
+    name: String,
+}
+
+/// Where indexes are kept: `EASYROUTINE_CACHE`, or the user's cache folder.
+pub(crate) fn default_folder() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("EASYROUTINE_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("easyroutine")))
+        .or_else(|| set("HOME").map(|folder| folder.join(".cache/easyroutine")))?;
+    Some(cache.join("index"))
+}
+
+impl Index {
+    /// The index of a store in a folder, or none where the store has no place on this machine.
+    pub(crate) fn of(store: &Store, folder: PathBuf) -> Option<Self> {
+        let base = fs::canonicalize(store.path()?).ok()?;
+        let name = crate::hash::of(base.as_os_str().as_encoded_bytes());
+        Some(Index { folder, name })
+    }
+
+    /// What [`Store::scan`] and the criteria find.
+    ///
+    /// # Errors
+    /// The index can't be used; the answer is then that of a scan.
+    pub(crate) fn find(
+        &self,
+        store: &Store,
+        experiment: Option<&str>,
+        criteria: &Criteria<'_>,
+    ) -> Result<Scan> {
+        fs::create_dir_all(&self.folder).map_err(unusable)?;
+        let lock = File::create(self.file("lock")).map_err(unusable)?;
+        lock.lock().map_err(unusable)?;
+        let answer = self.find_alone(store, experiment, criteria);
+        if answer.is_err() {
+            self.forget();
+        }
+        answer
+    }
+
+    fn find_alone(&self, store: &Store, experiment: Option<&str>, criteria: &Criteria<'_>) -> Result<Scan> {
+        if self.sum().ok() != fs::read_to_string(self.file("sum")).ok() {
+            self.forget();
+        }
+        let mut table = Table::open(&self.file("sqlite"))?;
+        let mut scan = Scan::default();
+        let mut folders = Vec::new();
+        for name in store.experiments()? {
+            if experiment.is_none_or(|wanted| wanted == name) {
+                folders.extend(store.model_folders(&name, &mut scan.problems));
+            }
+        }
+        let mut changed = table.forget_others(experiment, &folders)?;
+        for folder in &folders {
+            changed |= refresh(store, folder, &mut table, &mut scan.problems)?;
+        }
+        for path in table.candidates(experiment, criteria)? {
+            // Confirmed by the file itself; one that is gone meanwhile is no hit.
+            if let Some(metadata) = store.record(&path)?
+                && criteria.hold(&metadata)
+            {
+                scan.runs.push(Found { path, metadata });
+            }
+        }
+        drop(table);
+        if changed {
+            fs::write(self.file("sum"), self.sum()?).map_err(unusable)?;
+        }
+        scan.sort();
+        Ok(scan)
+    }
+
+    /// The checksum of the whole database.
+    fn sum(&self) -> Result<String> {
+        let files = OsFiles::open(&self.folder).map_err(unusable)?;
+        let source = files.open(&format!("{}.sqlite", self.name)).map_err(unusable)?;
+        let mut sum = Sum::default();
+        match source.mapped() {
+            Some(bytes) => sum.add(bytes),
+            None => {
+                let mut bytes = vec![0; usize::try_from(source.size()).unwrap_or(0)];
+                source.read_at(0, &mut bytes).map_err(unusable)?;
+                sum.add(&bytes);
+            }
+        }
+        Ok(sum.finish())
+    }
+
+    fn forget(&self) {
+        for ending in ["sqlite", "sqlite-journal", "sum"] {
+            // What can't be removed has a checksum that does not fit.
+            let _ = fs::remove_file(self.file(ending));
+        }
+    }
+
+    fn file(&self, ending: &str) -> PathBuf {
+        self.folder.join(format!("{}.{ending}", self.name))
+    }
+}
+
+/// Reads again what has changed in a folder of runs; says whether the table changed.
+fn refresh(store: &Store, folder: &str, table: &mut Table, problems: &mut Vec<Problem>) -> Result<bool> {
+    let before = now();
+    let modified = store.backend().entry(folder)?.modified;
+    if table.is_fresh(folder, modified)? {
+        return Ok(false);
+    }
+    let known = table.stamps(folder)?;
+    let mut seen = Vec::new();
+    let mut sure = before - modified > UNSURE;
+    for entry in store.backend().list(folder)?.into_iter().filter(|entry| !entry.name.starts_with('.')) {
+        let path = format!("{folder}/{}", entry.name);
+        if entry.kind == EntryKind::Other {
+            let error = Error::damaged("is a link; links are not followed");
+            problems.push(Problem { path, error });
+            sure = false;
+            continue;
+        }
+        if entry.kind != EntryKind::Folder {
+            continue;
+        }
+        let stamp = match store.backend().entry(&format!("{path}/{METADATA}")) {
+            Ok(file) => Stamp { size: file.size as i64, modified: file.modified as i64 },
+            // Being written.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let is_settled = before - i128::from(stamp.modified) > UNSURE;
+        if is_settled && known.get(&path) == Some(&stamp) {
+            seen.push(path);
+            continue;
+        }
+        match store.record(&path) {
+            Ok(Some(metadata)) => {
+                // A stamp that may stand for two contents is not kept as one that is known.
+                let stamp = if is_settled { stamp } else { Stamp::UNKNOWN };
+                table.put(&path, folder, stamp, &metadata)?;
+                seen.push(path);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                problems.push(Problem { path, error });
+                sure = false;
+            }
+        }
+    }
+    table.keep(folder, &seen)?;
+    table.set_folder(folder, if sure { Some(modified) } else { None })?;
+    Ok(true)
+}
+
+fn now() -> i128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128
+}
+
+fn unusable(error: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Io, format!("the index can't be used: {error}"))
+}
