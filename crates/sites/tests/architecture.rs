@@ -36,7 +36,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("edit", &["arch", "error", "positions", "tap"]),
     ("patching", &["batch", "cache", "edit", "error", "model", "positions", "tap"]),
     ("generate", &["batch", "error", "model", "positions", "tap", "tokens"]),
-    ("lens", &["batch", "cache", "error", "model", "positions", "tap"]),
+    ("lens", &["batch", "cache", "error", "model", "positions", "tap", "weights"]),
 ];
 
 /// Where names of families may stand outside `families/`, and why.

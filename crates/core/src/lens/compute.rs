@@ -85,6 +85,11 @@ impl LogitLens {
         let d_model = kept.row_shapes.first().and_then(|s| s.last()).copied().unwrap_or(0);
         let lengths: Vec<usize> = kept.row_shapes.iter().map(|s| s[0]).collect();
         let vectors = Rows::dense(kept.values(), lengths.iter().sum(), d_model);
+        let translated = match &self.translators {
+            Some(translators) => Some(translators.translate(&self.cpu, point, vectors)?),
+            None => None,
+        };
+        let vectors = translated.as_ref().map_or(vectors, |buffer| buffer.rows());
         let statistic = |name: &str| cache.get(&format!("last_layernorm.{name}")).map(Kept::values);
         let cached = match (statistic("mean"), statistic("variance"), statistic("second_moment")) {
             (Some(mean), Some(variance), Some(second_moment)) => {

@@ -5,6 +5,7 @@ mod directions;
 mod norm;
 mod reading;
 mod survey;
+mod tuned;
 
 use std::sync::Arc;
 
@@ -22,17 +23,19 @@ pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey, survey_und
 pub struct LogitLens {
     cpu: Cpu,
     unembedding: Arc<Unembedding>,
+    /// What streams go through first, in a tuned lens.
+    translators: Option<Arc<tuned::Translators>>,
 }
 
 impl LogitLens {
     /// The lens of a model; shares its weights.
     pub fn from_model(model: &Model) -> Self {
-        LogitLens { cpu: model.cpu().clone(), unembedding: model.shared_unembedding() }
+        LogitLens { cpu: model.cpu().clone(), unembedding: model.shared_unembedding(), translators: None }
     }
 
     /// A lens from a final norm and unembedding that were loaded alone.
     pub fn from_unembedding(unembedding: Unembedding, cpu: Cpu) -> Self {
-        LogitLens { cpu, unembedding: Arc::new(unembedding) }
+        LogitLens { cpu, unembedding: Arc::new(unembedding), translators: None }
     }
 
     /// Ids that can be predicted.

@@ -7,6 +7,7 @@ mod common;
 mod cached;
 mod compute;
 mod survey;
+mod tuned;
 
 use easyroutine::cache::{ActivationCache, Kept};
 use easyroutine::lens::{Direction, LensNorm, LensOptions, LogitLens, Role};

@@ -1,0 +1,132 @@
+//! Translators of a tuned lens: what each layer's stream is turned into before the final norm reads it.
+//!
+//! h + W h + b, where translator i reads `resid_in_i` (tuned-lens, `nn/lenses.py`: `TunedLens.transform_hidden`; Belrose
+//! et al. 2023, <https://arxiv.org/abs/2303.08112>).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use easyroutine_files::torch::{self, Item};
+use easyroutine_files::{MappedFile, StoredTensor};
+use easyroutine_kernels::{Cpu, Dtype, PackedMatrix, Rows};
+use easyroutine_sites::{Point, Site};
+
+use super::{LogitLens, copied};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Buffer, Model};
+use crate::weights::Projection;
+
+/// One translator a layer.
+#[derive(Debug)]
+pub(super) struct Translators {
+    /// W and b of the stream that enters each layer.
+    layers: Vec<Projection>,
+}
+
+impl LogitLens {
+    /// A lens whose layers are translated first, from a folder that the tuned-lens package saved (`params.pt` and
+    /// `config.json`). The pickle in it is read, never run.
+    ///
+    /// # Errors
+    /// Files that are missing or wrong, another kind of lens, a lens of another model's width or number of layers.
+    pub fn from_tuned_lens(folder: impl AsRef<Path>, model: &Model) -> Result<Self> {
+        let folder = folder.as_ref();
+        let d_model = model.arch().d_model;
+        let n_layers = model.arch().layers.len();
+        check_config(&folder.join("config.json"), d_model, n_layers)?;
+        let file = folder.join("params.pt");
+        let map = MappedFile::open(&file)?;
+        let place = |e: Error| e.at(file.display());
+        let params = torch::read(map.bytes(), &[]).map_err(|e| place(e.into()))?;
+        let lens = LogitLens::from_model(model);
+        let layer = |number: usize| translator(&lens.cpu, &params, number, d_model).map_err(place);
+        let layers = (0..n_layers).map(layer).collect::<Result<_>>()?;
+        Ok(LogitLens { translators: Some(Arc::new(Translators { layers })), ..lens })
+    }
+}
+
+impl Translators {
+    /// Streams as the final norm is to read them.
+    ///
+    /// # Shapes
+    /// `vectors`: N by D; result: N by D.
+    ///
+    /// # Errors
+    /// A point that no translator was trained for.
+    pub(super) fn translate(&self, cpu: &Cpu, point: Point, vectors: Rows<'_>) -> Result<Buffer> {
+        let mut out = copied(vectors);
+        let entered = match (point.site(), point.layer()) {
+            (Site::ResidIn, Some(layer)) => layer,
+            // What leaves a layer enters the next.
+            (Site::ResidOut, Some(layer)) => layer + 1,
+            _ => {
+                return Err(Error::input(format!("a tuned lens has no translator for `{point}`"))
+                    .hint("it reads `resid_in_{layer}` and `resid_out_{layer}`"));
+            }
+        };
+        // The last stream is what the final norm reads anyway.
+        let Some(translator) = self.layers.get(entered) else { return Ok(out) };
+        let mut added = Buffer::default();
+        added.resize(vectors.n_rows(), vectors.n_columns());
+        translator.apply(cpu, vectors, added.rows_mut());
+        let mut rows = out.rows_mut();
+        for i in 0..rows.n_rows() {
+            rows.row_mut(i).iter_mut().zip(added.rows().row(i)).for_each(|(x, more)| *x += more);
+        }
+        Ok(out)
+    }
+}
+
+/// What `config.json` of a tuned lens says must fit the model.
+fn check_config(file: &Path, d_model: usize, n_layers: usize) -> Result<()> {
+    let place = |e: Error| e.at(file.display());
+    let text = std::fs::read(file).map_err(|e| {
+        let kind = if e.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+        place(Error::new(kind, e.to_string()))
+    })?;
+    let config: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| place(Error::new(ErrorKind::Format, e.to_string())))?;
+    let wrong = |what: String| Err(place(Error::input(what)));
+    match config.get("lens_type").and_then(|kind| kind.as_str()) {
+        None | Some("linear_tuned_lens") => {}
+        Some(other) => return wrong(format!("`lens_type` is {other}; linear_tuned_lens is what is read")),
+    }
+    for (key, ours) in [("d_model", d_model), ("num_hidden_layers", n_layers)] {
+        let theirs = config.get(key).and_then(serde_json::Value::as_u64);
+        if theirs != Some(ours as u64) {
+            let shown = theirs.map_or("missing".to_owned(), |n| n.to_string());
+            return wrong(format!("`{key}` is {shown}, but the model's is {ours}: a lens fits one model"));
+        }
+    }
+    Ok(())
+}
+
+/// W and b of one layer.
+fn translator(cpu: &Cpu, params: &Item, layer: usize, d_model: usize) -> Result<Projection> {
+    let named = |part: &str| {
+        let names = [format!("{layer}.{part}"), format!("layer_translators.{layer}.{part}")];
+        names.iter().find_map(|name| params.get(name).map(|item| (name.clone(), item)))
+    };
+    let read = |part: &str, shape: &[usize]| -> Result<Option<Vec<f32>>> {
+        let Some((name, item)) = named(part) else { return Ok(None) };
+        match item {
+            Item::Tensor(tensor) if tensor.shape == shape => {
+                let stored = StoredTensor::new(&name, tensor.shape.clone(), tensor.encoding, &tensor.bytes)?;
+                Ok(Some(stored.read_all()?))
+            }
+            Item::Tensor(tensor) => {
+                Err(Error::new(ErrorKind::Weights, format!("`{name}` is {:?}, not {shape:?}", tensor.shape)))
+            }
+            _ => Err(Error::new(ErrorKind::Weights, format!("`{name}` is no tensor"))),
+        }
+    };
+    let weight = read("weight", &[d_model, d_model])?
+        .ok_or_else(|| Error::new(ErrorKind::Weights, format!("has no translator of layer {layer}")))?;
+    let bias = read("bias", &[d_model])?;
+    let matrix =
+        PackedMatrix::pack(cpu, Dtype::F32, d_model, d_model, |output, row: &mut [f32]| -> Result<()> {
+            row.copy_from_slice(&weight[output * d_model..(output + 1) * d_model]);
+            Ok(())
+        })?;
+    Ok(Projection { matrix, bias })
+}
