@@ -87,7 +87,7 @@ fn configs_that_are_not_understood_are_refused_by_key() {
     let unknown = changed("secret_sauce", json!(3));
     refuses(&unknown, 4, &["`secret_sauce`", "--allow-config-key secret_sauce"]);
     let mut allowed =
-        common::easyroutine(&["run", "the cat", "-m", path(&unknown), "--allow-config-key", "secret_sauce"]);
+        easyroutine(&["run", "the cat", "-m", path(&unknown), "--allow-config-key", "secret_sauce"]);
     let assert = allowed.assert().success();
     let warning = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
     assert!(warning.contains("warning:") && warning.contains("secret_sauce"), "{warning}");
@@ -159,7 +159,7 @@ fn a_nan_among_the_weights_is_found_by_the_check() {
         let up = tensors.iter_mut().find(|t| t.0 == "model.layers.1.mlp.up_proj.weight").unwrap();
         up.3[40..44].copy_from_slice(&f32::NAN.to_le_bytes());
     });
-    let output = common::easyroutine(&["model", "check", path(&folder)]).assert().code(1);
+    let output = easyroutine(&["model", "check", path(&folder)]).assert().code(1);
     let table = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     assert!(
         table.contains("BROKEN") && table.contains("model.layers.1.mlp.up_proj.weight, first at 10"),

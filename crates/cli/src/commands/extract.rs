@@ -11,7 +11,7 @@ use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::{Point, Selector};
 use easyroutine::tokens::Tokenizer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{dtype_name, saved};
 use crate::args::{Args, Extract, Format};

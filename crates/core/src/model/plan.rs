@@ -54,7 +54,7 @@ impl Plan {
     }
 
     /// Has the run go on to its very end.
-    pub(crate) fn to_the_end(mut self) -> Self {
+    pub(crate) fn reaching_the_end(mut self) -> Self {
         self.last = Stage::Final(Site::Logits);
         self
     }

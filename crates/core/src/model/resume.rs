@@ -27,7 +27,7 @@ impl Model {
         stream: &mut Buffer,
         tap: &mut dyn Tap,
     ) -> Result<()> {
-        let plan = Plan::new(&self.arch, tap).to_the_end();
+        let plan = Plan::new(&self.arch, tap).reaching_the_end();
         self.with_scratch(|scratch| {
             std::mem::swap(&mut scratch.stream, stream);
             let mut run = Run::new(self, batch, &plan, tap, scratch, Past::Shared(shared));

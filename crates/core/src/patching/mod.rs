@@ -18,7 +18,7 @@ use crate::cache::Capture;
 use crate::edit::{Edits, Intervention, Operation, Part, Tensor};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::positions::{Context, Row, Specifier, select};
+use crate::positions::{Context, Row, Selection, Specifier, select};
 use crate::tap::{Tap, Value, Want};
 
 pub use grid::Grid;
@@ -174,7 +174,8 @@ fn taken(
             .hint("patch such rows one at a time"));
     }
     let batch = Batch::new(&base.iter().map(|row| row.ids).collect::<Vec<_>>())?;
-    let mut capture = Capture::new(points.iter().copied().collect(), patch.positions.clone(), selected);
+    let selection = Selection { specifiers: patch.positions.clone(), rows: selected };
+    let mut capture = Capture::new(set(points.iter().copied()), selection);
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);
     let put = |point: &Point| -> Result<Intervention> {

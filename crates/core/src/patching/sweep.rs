@@ -11,7 +11,7 @@ use crate::cache::Capture;
 use crate::edit::{RowAction, Tensor};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::positions::{Row, Selected, Specifier};
+use crate::positions::{Row, Selected, Selection, Specifier};
 
 /// Which changes a sweep makes, and what is read of each.
 #[derive(Debug, Clone)]
@@ -296,7 +296,8 @@ fn captured(
         indices: (0..row.len()).collect(),
         groups: std::iter::once(0..row.len()).collect(),
     };
-    let mut capture = Capture::new(points.clone(), vec![Specifier::All], rows.iter().map(all).collect());
+    let selection = Selection { specifiers: vec![Specifier::All], rows: rows.iter().map(all).collect() };
+    let mut capture = Capture::new(points.clone(), selection);
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);
     let of = |point: Point| {
