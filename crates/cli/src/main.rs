@@ -35,6 +35,8 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Lens(lens) => commands::lens::run(args, lens).map(done),
         Command::Extract(extract) => commands::extract::run(args, extract).map(done),
         Command::Run(next) => commands::run::run(args, next).map(done),
+        Command::Patch(patch) => commands::sweep::patch(args, patch).map(done),
+        Command::Ablate(ablate) => commands::sweep::ablate(args, ablate).map(done),
         Command::Tokens(tokens) => commands::tokens::run(args, tokens).map(done),
         Command::Model { command: ModelCommand::Info(model) } => commands::info::run(args, model).map(done),
         Command::Model { command: ModelCommand::Ls } => commands::ls::run(args).map(done),

@@ -164,6 +164,19 @@ impl Cutting {
     }
 }
 
+/// The token that a flag names: by its exact text, or as `id:7042`.
+pub(crate) fn token_id(flag: &str, text: &str, tokenizer: &Tokenizer) -> Result<u32, Failure> {
+    match text.strip_prefix("id:") {
+        Some(number) => {
+            number.parse().map_err(|_| Failure::usage(format!("{flag}: `{number}` is no token id")))
+        }
+        None => tokenizer.single_token(text).ok_or_else(|| {
+            Failure::usage(format!("{flag}: {text:?} is not one token of this model"))
+                .hint("see how it is cut: easyroutine tokens; most words begin with a blank, as in ' Paris'")
+        }),
+    }
+}
+
 /// What a token stands for, as text; bytes that are no text are shown as such.
 pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
     tokenizer.token_text(id).to_string()

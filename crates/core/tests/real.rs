@@ -10,6 +10,8 @@ use common::{extract, fixtures};
 use easyroutine::generate::{GenerateOptions, Sampling, TextStream, generate};
 use easyroutine::lens::{Component, LensNorm, Survey, SurveyOptions, survey};
 use easyroutine::load::{LoadOptions, load, open};
+use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
+use easyroutine::sites::Site;
 use easyroutine::source::{FilesKind, ModelFiles};
 use easyroutine::tokens::{Bos, Tokenizer};
 use easyroutine::{Batch, Dtype, Model};
@@ -171,6 +173,41 @@ fn greedy_texts_are_those_of_transformers() {
             assert!(prompt["greedy_text"].as_str().unwrap().ends_with(&written), "{written:?}");
         }
     });
+}
+
+/// The numbers of docs/EXAMPLE.md.
+#[test]
+#[ignore = "needs the real models: EASYROUTINE_SMOLLM2 and EASYROUTINE_GEMMA3"]
+fn the_worked_example_says_what_the_model_does() {
+    let real = real("EASYROUTINE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.json");
+    let prompt = |name: &str| {
+        let text = format!("When Mary and John went to the store, {name} gave a drink to");
+        real.tokenizer.encode(&text, Bos::Auto).unwrap().ids
+    };
+    let (a, b) = (prompt("John"), prompt("Mary"));
+    let token = |text: &str| real.tokenizer.single_token(text).unwrap();
+    let (answer, against) = (token(" Mary"), token(" John"));
+    let swept = |ids: &[u32], request: &Sweep| sweep(&real.model, ids, request, |_, _| Ok(())).unwrap();
+
+    let along = Along::Positions { site: Site::ResidIn, positions: (0..a.len()).collect() };
+    let metric = Metric::NormalisedLogitDiff { answer, against };
+    let patched = swept(&b, &Sweep { layers: (0..30).collect(), along, by: By::Patch(a.clone()), metric });
+    for (layer, values) in patched.values.iter().enumerate() {
+        let (second_name, last) = (values[9], values[a.len() - 1]);
+        assert!(layer > 19 || (second_name > 0.95 && last < 0.05), "layer {layer}: {values:?}");
+        assert!(layer < 24 || (second_name < 0.05 && last > 0.9), "layer {layer}: {values:?}");
+    }
+
+    let along = Along::Heads { site: Site::HeadOut, positions: vec![a.len() - 1] };
+    let metric = Metric::LogitDiff { answer, against };
+    let ablated = swept(&a, &Sweep { layers: (0..30).collect(), along, by: By::Zero, metric });
+    assert!((ablated.unchanged - 6.12).abs() < 0.01, "{}", ablated.unchanged);
+    let effects = ablated.effects();
+    assert!((effects[23][3] + 2.93).abs() < 0.01, "{}", effects[23][3]);
+    let others = effects.iter().flatten().filter(|effect| **effect < -1.7).count();
+    assert_eq!(others, 1, "head 3 of layer 23 stands out");
+    let cache = extract(&real.model, &[a], "pattern_L23H3", "last,9");
+    assert!((cache.get("pattern_L23H3").unwrap().values()[1] - 0.74).abs() < 0.005);
 }
 
 #[test]

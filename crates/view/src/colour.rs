@@ -43,6 +43,28 @@ pub fn cividis(position: f64) -> Rgb {
     Rgb(mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
 }
 
+/// Blue and orange around white, legible with any common colour vision.
+///
+/// Source: ColorBrewer 2.0, the blue of RdBu and the orange of PuOr (C. Brewer, colorbrewer2.org).
+const BLUE: [Rgb; 4] =
+    [Rgb(0xf7, 0xf7, 0xf7), Rgb(0x92, 0xc5, 0xde), Rgb(0x43, 0x93, 0xc3), Rgb(0x21, 0x66, 0xac)];
+const ORANGE: [Rgb; 4] =
+    [Rgb(0xf7, 0xf7, 0xf7), Rgb(0xfd, 0xb8, 0x63), Rgb(0xe0, 0x82, 0x14), Rgb(0xb3, 0x58, 0x06)];
+
+/// The colour of a value from -1, blue, over 0, white, to 1, orange; outside that range the nearest end, grey for NaN.
+#[must_use]
+pub fn diverging(position: f64) -> Rgb {
+    if position.is_nan() {
+        return Rgb(0xbb, 0xbb, 0xbb);
+    }
+    let map = if position < 0.0 { &BLUE } else { &ORANGE };
+    let at = position.abs().min(1.0) * (map.len() - 1) as f64;
+    let low = (at as usize).min(map.len() - 2);
+    let (a, b, part) = (map[low], map[low + 1], at - low as f64);
+    let mix = |a: u8, b: u8| (f64::from(a) + (f64::from(b) - f64::from(a)) * part).round() as u8;
+    Rgb(mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
+}
+
 impl Rgb {
     /// `#rrggbb`
     #[must_use]
@@ -116,6 +138,19 @@ mod tests {
             // 4.5 is what WCAG AA asks of body text; black or white always reaches it.
             assert!(contrast >= 4.5, "{c:?}: {contrast}");
         }
+    }
+
+    #[test]
+    fn the_diverging_scale_is_white_in_the_middle_and_legible_everywhere() {
+        assert_eq!(diverging(0.0), diverging(-0.0));
+        assert_eq!((diverging(-9.0), diverging(9.0)), (BLUE[3], ORANGE[3]));
+        for i in -100..=100 {
+            let c = diverging(f64::from(i) / 100.0);
+            let (a, b) = (c.luminance(), c.ink().rgb().luminance());
+            assert!((a.max(b) + 0.05) / (a.min(b) + 0.05) >= 4.5, "{c:?}");
+        }
+        let light = |i: i32| diverging(f64::from(i) / 50.0).luminance();
+        assert!((0..50).all(|i| light(i) >= light(i + 1) && light(-i) >= light(-i - 1)));
     }
 
     #[test]

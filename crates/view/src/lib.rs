@@ -20,6 +20,7 @@
 pub mod colour;
 mod error;
 mod font;
+pub mod grid;
 pub mod lens;
 mod png;
 mod svg;

@@ -6,14 +6,13 @@ use std::ops::ControlFlow;
 use easyroutine::generate::{Finish, GenerateOptions, Generated, Sampling, TextStream, generate};
 use easyroutine::load::end_ids;
 use easyroutine::tokens::Tokenizer;
-use easyroutine_view::printable;
 use serde_json::{Value, json};
 
 use super::dtype_name;
 use crate::args::{Args, Format, Generation, Next};
 use crate::changes;
 use crate::failure::{Failure, one_line};
-use crate::output::{self, Target};
+use crate::output::{self, Cell, Target};
 use crate::session::{self, Prompt, Session, token_text};
 
 /// Text on a terminal and in a pipe: that is what a continuation is.
@@ -135,17 +134,17 @@ impl Continuation<'_> {
         }
         let tokens = self.generated.ids.iter().zip(&self.generated.logprobs).enumerate();
         let row = |(step, (id, logprob)): (usize, (&u32, &f64))| {
-            let token = printable(&token_text(self.tokenizer, *id));
-            let probability = format!("{:.6}", logprob.exp());
-            vec![step.to_string(), id.to_string(), token, probability, format!("{logprob:.5}")]
+            vec![
+                step.to_string().into(),
+                id.to_string().into(),
+                Cell::token(&token_text(self.tokenizer, *id)),
+                Cell::new(format!("{:.6}", logprob.exp()), logprob.exp()),
+                Cell::new(format!("{logprob:.5}"), logprob),
+            ]
         };
-        let rows: Vec<Vec<String>> = tokens.map(row).collect();
-        output::render(
-            target.format,
-            &["step", "id", "token", "probability", "logprob"],
-            &rows,
-            &self.json(text),
-        )
+        let rows: Vec<Vec<Cell>> = tokens.map(row).collect();
+        let header = ["step", "id", "token", "probability", "logprob"];
+        output::render(target.format, &header, &rows, &self.json(text))
     }
 
     fn json(&self, text: &str) -> Value {

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     targets.iter().zip(&drawn).try_for_each(|(target, content)| output::write(target, content))
 }
 
-fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
+pub(super) fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
     if given.is_empty() {
         return Ok(vec![Specifier::All]);
     }
@@ -83,7 +83,11 @@ fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
 }
 
 /// The surveyed positions: a picture shows each once, in the order of the prompt.
-fn selected(specifiers: &[Specifier], prompt: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<usize>, Failure> {
+pub(super) fn selected(
+    specifiers: &[Specifier],
+    prompt: &Prompt,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<usize>, Failure> {
     let context = Context { special: tokenizer.special_ids(), ..Context::default() };
     let mut indices = positions::select(specifiers, prompt.row(), context)?.indices;
     indices.sort_unstable();
@@ -92,15 +96,7 @@ fn selected(specifiers: &[Specifier], prompt: &Prompt, tokenizer: &Tokenizer) ->
 }
 
 fn tracked(text: &str, tokenizer: &Tokenizer, vocabulary: usize) -> Result<TrackedToken, Failure> {
-    let id = match text.strip_prefix("id:") {
-        Some(number) => {
-            number.parse().map_err(|_| Failure::usage(format!("--track: `{number}` is no token id")))?
-        }
-        None => tokenizer.single_token(text).ok_or_else(|| {
-            Failure::usage(format!("--track: {text:?} is not one token of this model"))
-                .hint("see how it is cut: easyroutine tokens; most words begin with a blank, as in ' Paris'")
-        })?,
-    };
+    let id = session::token_id("--track", text, tokenizer)?;
     if id as usize >= vocabulary {
         return Err(Failure::usage(format!(
             "--track: token id {id} is beyond the vocabulary of {vocabulary}"

@@ -1,0 +1,360 @@
+//! `patch` and `ablate`: one change after another, and a grid of what each does to the prediction.
+
+use std::io::IsTerminal;
+
+use easyroutine::patching::{Along, By, Grid, Metric, Sweep, sweep};
+use easyroutine::positions::Specifier;
+use easyroutine::request::Request;
+use easyroutine::sites::{Scope, Site};
+use easyroutine::tokens::Tokenizer;
+use easyroutine::{Batch, Model};
+use easyroutine_view::grid::{self as view, GridCell, GridColumn, GridReport, GridRow};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::dtype_name;
+use super::lens::{selected, specifiers};
+use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, Patch, Sweep as SweepArgs};
+use crate::failure::Failure;
+use crate::layers;
+use crate::output::{self, Target};
+use crate::session::{self, Prompt, Session, token_text};
+
+const FORMATS: &[Format] = &[
+    Format::Table,
+    Format::Tsv,
+    Format::Json,
+    Format::Csv,
+    Format::Md,
+    Format::Html,
+    Format::Svg,
+    Format::Png,
+    Format::Jsonl,
+];
+
+/// A model, its tokenizer and the prompt that is changed.
+struct Opened {
+    session: Session,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+}
+
+pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
+    let targets = output::targets(args, FORMATS)?;
+    let opened = open(&patch.model.model, &patch.model.loading, &patch.prompt)?;
+    let Opened { session, tokenizer, prompt } = &opened;
+    let context = session.model.arch().context;
+    let base = patch.prompt.cutting.cut(patch.base.clone(), tokenizer, context)?;
+    let predicted = |prompt: &Prompt| predictions(&session.model, prompt).map(|ids| ids[0]);
+    let metric = metric(&patch.sweep, tokenizer, || Ok([predicted(&base)?, predicted(prompt)?]))?;
+    let request = Sweep {
+        layers: layers_of(&patch.sweep, session)?,
+        along: along(&patch.sweep, AlongArg::Positions, &opened)?,
+        by: By::Patch(base.encoded.ids.clone()),
+        metric,
+    };
+    let prompts =
+        [("base", &base), ("target", prompt)].map(|(what, prompt)| (what.to_owned(), prompt.text.clone()));
+    let how = "activations of the base put into the run of the target";
+    finish(
+        args,
+        &targets,
+        &opened,
+        &request,
+        &Words { title: "Activation patching", how, prompts: prompts.to_vec() },
+    )
+}
+
+pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
+    let targets = output::targets(args, FORMATS)?;
+    let opened = open(&ablate.model.model, &ablate.model.loading, &ablate.prompt)?;
+    let Opened { session, tokenizer, prompt } = &opened;
+    let (cutting, context) = (&ablate.prompt.cutting, session.model.arch().context);
+    let mut prompts = vec![("prompt".to_owned(), prompt.text.clone())];
+    let (by, how) = match ablate.by {
+        ByArg::Zero => (By::Zero, "set to zero".to_owned()),
+        ByArg::Mean => {
+            let rows = match &ablate.over {
+                Some(file) => session::read_file(file)?
+                    .lines()
+                    .filter(|line| !line.trim().is_empty())
+                    .map(|line| Ok(cutting.cut(line.to_owned(), tokenizer, context)?.encoded.ids))
+                    .collect::<Result<Vec<_>, Failure>>()?,
+                None => vec![prompt.encoded.ids.clone()],
+            };
+            let how = match (&ablate.over, rows.len()) {
+                (None, _) => "set to the mean over the prompt".to_owned(),
+                (Some(_), n) => format!("set to the mean over {n} prompts"),
+            };
+            (By::Mean(rows), how)
+        }
+        ByArg::Resample => {
+            let other = cutting.cut(ablate.with.clone().unwrap_or_default(), tokenizer, context)?;
+            prompts.push(("with".to_owned(), other.text.clone()));
+            (By::Resample(other.encoded.ids), "set to what they are in another prompt".to_owned())
+        }
+    };
+    let first_two = || predictions(&session.model, prompt).map(|ids| [ids[0], ids[1]]);
+    let request = Sweep {
+        layers: layers_of(&ablate.sweep, session)?,
+        along: along(&ablate.sweep, AlongArg::Heads, &opened)?,
+        by,
+        metric: metric(&ablate.sweep, tokenizer, first_two)?,
+    };
+    finish(args, &targets, &opened, &request, &Words { title: "Ablation", how: &how, prompts })
+}
+
+fn open(
+    reference: &str,
+    loading: &crate::args::Loading,
+    prompt: &crate::args::PromptArgs,
+) -> Result<Opened, Failure> {
+    let session = session::load(reference, loading)?;
+    let tokenizer = session::tokenizer(&session.files)?;
+    let prompt = prompt.read(&tokenizer, session.model.arch().context)?;
+    Ok(Opened { session, tokenizer, prompt })
+}
+
+/// The two most likely next tokens.
+fn predictions(model: &Model, prompt: &Prompt) -> Result<[u32; 2], Failure> {
+    let batch = Batch::new(&[&prompt.encoded.ids])?;
+    let request = Request::parse("logits", "last")?;
+    let cache = request.run(model, &batch, &[prompt.row()], easyroutine::positions::Context::default())?;
+    let logits = cache.get("logits").map(|kept| kept.values().to_vec()).unwrap_or_default();
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+    Ok([order[0], order.get(1).copied().unwrap_or(order[0])])
+}
+
+fn layers_of(sweep: &SweepArgs, session: &Session) -> Result<Vec<usize>, Failure> {
+    let parsed = layers::parse(sweep.layers.as_deref(), session.model.arch().layers.len())?;
+    // The embedding is no block.
+    Ok(parsed.into_iter().filter_map(|layer| usize::try_from(layer).ok()).collect())
+}
+
+fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Along, Failure> {
+    let chosen = match sweep.positions.is_empty() {
+        true => vec![Specifier::All],
+        false => specifiers(&sweep.positions)?,
+    };
+    let positions = selected(&chosen, &opened.prompt, &opened.tokenizer)?;
+    let along = sweep.along.unwrap_or(otherwise);
+    let (default, scope) = match along {
+        AlongArg::Positions => ("resid_in", Scope::Layer),
+        AlongArg::Heads => ("head_out", Scope::Head),
+        AlongArg::Sites => ("attn_out,mlp_out", Scope::Layer),
+    };
+    let named = |name: &str| {
+        Site::from_name(name.trim()).ok_or_else(|| {
+            let names = Site::ALL.iter().filter(|site| site.scope() == scope).map(|site| site.name());
+            let near = easyroutine::sites::nearest(name, names);
+            Failure::usage(format!("--site: no site `{}`", name.trim()))
+                .hint(near.map_or("see docs/SITES.md".to_owned(), |near| format!("did you mean {near}?")))
+        })
+    };
+    let sites =
+        sweep.site.as_deref().unwrap_or(default).split(',').map(named).collect::<Result<Vec<_>, _>>()?;
+    Ok(match (along, sites.as_slice()) {
+        (AlongArg::Positions, [site]) => Along::Positions { site: *site, positions },
+        (AlongArg::Heads, [site]) => Along::Heads { site: *site, positions },
+        (AlongArg::Sites, _) => Along::Sites { sites, positions },
+        _ => return Err(Failure::usage("--site: several sites are the columns of --along sites")),
+    })
+}
+
+fn metric(
+    sweep: &SweepArgs,
+    tokenizer: &Tokenizer,
+    predicted: impl Fn() -> Result<[u32; 2], Failure>,
+) -> Result<Metric, Failure> {
+    let token = |flag: &str, text: &Option<String>, which: usize| match text {
+        Some(text) => session::token_id(flag, text, tokenizer),
+        None => predicted().map(|ids| ids[which]),
+    };
+    let answer = || token("--answer", &sweep.answer, 0);
+    let pair = || {
+        let (answer, against) = (answer()?, token("--against", &sweep.against, 1)?);
+        if answer == against {
+            let text = token_text(tokenizer, answer);
+            return Err(Failure::usage(format!("answer and the token against it are both {text:?}"))
+                .hint("name two tokens: --answer ' Mary' --against ' John'"));
+        }
+        Ok((answer, against))
+    };
+    Ok(match sweep.metric {
+        EffectArg::LogitDiff => pair().map(|(answer, against)| Metric::LogitDiff { answer, against })?,
+        EffectArg::Normalised => {
+            pair().map(|(answer, against)| Metric::NormalisedLogitDiff { answer, against })?
+        }
+        EffectArg::P => Metric::Probability { token: answer()? },
+        EffectArg::Rank => Metric::Rank { token: answer()? },
+        EffectArg::Kl => Metric::Kl,
+    })
+}
+
+/// What a picture says beside its numbers.
+struct Words<'a> {
+    title: &'a str,
+    how: &'a str,
+    prompts: Vec<(String, String)>,
+}
+
+fn finish(
+    args: &Args,
+    targets: &[Target],
+    opened: &Opened,
+    request: &Sweep,
+    words: &Words<'_>,
+) -> Result<(), Failure> {
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} changes, {eta} left");
+        style.map(|style| bar.set_style(style)).ok();
+        bar
+    });
+    let ids = &opened.prompt.encoded.ids;
+    let grid = sweep(&opened.session.model, ids, request, |done, of| {
+        if let Some(bar) = &bar {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        }
+        Ok(())
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let grid = grid?;
+    let report = report(opened, request, &grid, words);
+    for target in targets {
+        output::write(target, &drawn(args, target, opened, &grid, &report)?)?;
+    }
+    Ok(())
+}
+
+fn drawn(
+    args: &Args,
+    target: &Target,
+    opened: &Opened,
+    grid: &Grid,
+    report: &GridReport,
+) -> Result<Vec<u8>, Failure> {
+    Ok(match target.format {
+        Format::Json | Format::Jsonl => (json(opened, grid, report).to_string() + "\n").into_bytes(),
+        Format::Tsv => view::tsv(report).into_bytes(),
+        Format::Csv => view::csv(report).into_bytes(),
+        Format::Md => view::markdown(report).into_bytes(),
+        Format::Html => view::html(report).into_bytes(),
+        Format::Svg => view::svg(report).into_bytes(),
+        Format::Png => view::png(report, 2.0)?,
+        _ => view::terminal(report, output::width(), output::colour_depth(args, target)).into_bytes(),
+    })
+}
+
+fn json(opened: &Opened, grid: &Grid, report: &GridReport) -> serde_json::Value {
+    let Opened { session, tokenizer, prompt } = opened;
+    let token = |id: &u32| json!({"id": id, "text": token_text(tokenizer, *id)});
+    let mut json = grid.to_json();
+    json["model"] = json!({
+        "name": session.files.name,
+        "commit": session.files.commit,
+        "model_type": session.model_type,
+        "dtype": dtype_name(session.model.dtype()),
+    });
+    json["title"] = json!(report.title);
+    json["words"] = json!(report.lines);
+    json["prompts"] = report.prompts.iter().map(|(what, text)| (what.clone(), json!(text))).collect();
+    json["bos"] = json!(prompt.encoded.starts_with_bos);
+    json["tokens"] = prompt.encoded.ids.iter().map(token).collect();
+    json
+}
+
+fn report(opened: &Opened, request: &Sweep, grid: &Grid, words: &Words<'_>) -> GridReport {
+    let Opened { session, tokenizer, prompt } = opened;
+    let text = |id: u32| format!("{:?}", token_text(tokenizer, id));
+    let (name, more, less) = match grid.metric {
+        Metric::LogitDiff { answer, against } => {
+            (format!("logit of {} less that of {}", text(answer), text(against)), text(answer), text(against))
+        }
+        Metric::NormalisedLogitDiff { answer, against } => (
+            format!(
+                "logit of {} less that of {}, 0 for the target and 1 for the base",
+                text(answer),
+                text(against)
+            ),
+            text(answer),
+            text(against),
+        ),
+        Metric::Probability { token } => {
+            let token = text(token);
+            (format!("probability of {token}"), format!("more of {token}"), format!("less of {token}"))
+        }
+        Metric::Kl if grid.base.is_some() => (
+            "KL(base ‖ changed), nats".to_owned(),
+            "farther from the base".to_owned(),
+            "nearer to the base".to_owned(),
+        ),
+        Metric::Kl => ("KL(unchanged ‖ changed), nats".to_owned(), "changed".to_owned(), "never".to_owned()),
+        Metric::Rank { token } => {
+            let token = text(token);
+            (format!("rank of {token}, from 1"), format!("{token} falls"), format!("{token} rises"))
+        }
+    };
+    let towards = |word: String| match grid.metric {
+        Metric::LogitDiff { .. } | Metric::NormalisedLogitDiff { .. } => format!("towards {word}"),
+        _ => word,
+    };
+    let (sites, by_position, positions) = match &request.along {
+        Along::Positions { site, positions } => (site.name().to_owned(), true, positions),
+        Along::Heads { site, positions } => (site.name().to_owned(), false, positions),
+        Along::Sites { sites, positions } => {
+            (sites.iter().map(|site| site.name()).collect::<Vec<_>>().join(", "), false, positions)
+        }
+    };
+    let places = match positions.len() {
+        _ if by_position => "one position at a time".to_owned(),
+        n if n == prompt.encoded.ids.len() => "at all positions".to_owned(),
+        _ => format!(
+            "at positions {}",
+            positions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    let base = grid.base.map(|base| format!(" · base {base:.4}")).unwrap_or_default();
+    let bos = if prompt.encoded.starts_with_bos { "starts with BOS" } else { "no BOS" };
+    let model = &session.files.name;
+    let columns = grid.columns.iter().enumerate().map(|(column, label)| match by_position {
+        true => GridColumn {
+            label: positions[column].to_string(),
+            token: Some(token_text(tokenizer, prompt.encoded.ids[positions[column]])),
+        },
+        false => GridColumn { label: label.clone(), token: None },
+    });
+    let rows =
+        grid.layers.iter().zip(&grid.values).zip(&grid.activations).map(|((layer, values), activations)| {
+            let cell = |(value, activation): (&f64, &String)| GridCell {
+                activation: activation.clone(),
+                value: *value,
+                effect: value - grid.unchanged,
+            };
+            GridRow {
+                label: format!("layer {layer}"),
+                cells: values.iter().zip(activations).map(cell).collect(),
+            }
+        });
+    GridReport {
+        title: words.title.to_owned(),
+        lines: vec![
+            format!(
+                "{model} · {} layers · {} · {bos}",
+                session.model.arch().layers.len(),
+                dtype_name(session.model.dtype())
+            ),
+            format!("{sites} {}, {places}", words.how),
+            format!("metric: {name} at the last token · without a change {:.4}{base}", grid.unchanged),
+            "each cell: the metric under the change less that without it".to_owned(),
+        ],
+        prompts: words.prompts.clone(),
+        meaning: [towards(more), towards(less)],
+        columns: columns.collect(),
+        rows: rows.collect(),
+    }
+}

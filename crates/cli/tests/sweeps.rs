@@ -1,0 +1,150 @@
+//! `patch` and `ablate`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{fails, json, succeeds, tiny};
+
+const TARGET: &str = "The quick brown fox";
+const BASE: &str = "The quick green fox";
+
+fn patch(base: &str, more: &[&str]) -> Vec<String> {
+    let fixed = ["patch", TARGET, "--base", base, "-m"].map(str::to_owned);
+    fixed.into_iter().chain([tiny("llama")]).chain(more.iter().map(|s| (*s).to_owned())).collect()
+}
+
+fn grid(arguments: &[String]) -> serde_json::Value {
+    json(&arguments.iter().map(String::as_str).chain(["--format", "json"]).collect::<Vec<_>>())
+}
+
+/// A base of as many tokens as the target, which the tiny tokenizer cuts in its own way.
+fn base() -> String {
+    let model = tiny("llama");
+    let count = |text: &str| {
+        json(&["tokens", text, "-m", &model, "--format", "json"])["tokens"].as_array().unwrap().len()
+    };
+    let (target, mut base) = (count(TARGET), BASE.to_owned());
+    while count(&base) < target {
+        base.push('x');
+    }
+    while count(&base) > target {
+        base.pop();
+    }
+    base
+}
+
+#[test]
+fn a_grid_of_layers_by_positions_says_what_it_is() {
+    let base = base();
+    let pair = ["--answer", "id:7", "--against", "id:90"];
+    let grid = grid(&patch(&base, &pair));
+    assert_eq!(grid["schema"], "easyroutine.grid/1");
+    assert_eq!(grid["metric"], json_of(r#"{"name": "logit_diff", "answer": 7, "against": 90}"#));
+    let tokens = grid["tokens"].as_array().unwrap().len();
+    assert_eq!(
+        (grid["values"].as_array().unwrap().len(), grid["columns"].as_array().unwrap().len()),
+        (3, tokens)
+    );
+    assert_eq!(grid["prompts"]["base"], base.as_str());
+    assert_eq!(grid["activations"][2][0], "resid_in_2");
+    // The whole stream of the last token after the last block is all that the logits see.
+    let normalised =
+        [&pair[..], &["--metric", "normalised", "--site", "resid_out", "--layers", "-1"]].concat();
+    let last = self::grid(&patch(&base, &normalised));
+    assert_eq!((&last["unchanged"], &last["base"]), (&0.0.into(), &1.0.into()));
+    assert_eq!(last["values"][0][tokens - 1], 1.0);
+}
+
+fn json_of(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn heads_are_ablated_by_zero_mean_and_another_prompt() {
+    let (model, base) = (tiny("llama"), base());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompts.txt");
+    std::fs::write(&file, "One prompt\n\nAnother prompt\n").unwrap();
+    let ablate = |more: &[&str]| {
+        json(
+            &[
+                &[
+                    "ablate",
+                    TARGET,
+                    "-m",
+                    &model,
+                    "--format",
+                    "json",
+                    "--answer",
+                    "id:7",
+                    "--against",
+                    "id:90",
+                ],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let zero = ablate(&[]);
+    assert_eq!(
+        (&zero["columns"][1], &zero["activations"][2][1]),
+        (&"head 1".into(), &"head_out_L2H1".into())
+    );
+    let others = [
+        ablate(&["--by", "mean"]),
+        ablate(&["--by", "mean", "--over", file.to_str().unwrap()]),
+        ablate(&["--by", "resample", "--with", &base]),
+    ];
+    for other in &others {
+        assert_ne!(other["values"], zero["values"]);
+        assert_eq!(other["unchanged"], zero["unchanged"]);
+    }
+    let sites = ablate(&["--along", "sites", "--positions", "last", "--metric", "kl"]);
+    assert_eq!(sites["columns"], json_of(r#"["attn_out", "mlp_out"]"#));
+    assert_eq!(sites["unchanged"], 0.0);
+    for metric in ["p", "rank"] {
+        assert_eq!(ablate(&["--metric", metric])["metric"]["token"], 7);
+    }
+}
+
+#[test]
+fn every_format_is_written() {
+    let model = tiny("llama");
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["g.txt", "g.tsv", "g.csv", "g.md", "g.json", "g.svg", "g.html", "g.png"];
+    let paths: Vec<String> =
+        names.iter().map(|name| folder.path().join(name).to_str().unwrap().to_owned()).collect();
+    let outputs = paths.iter().flat_map(|path| ["-o", path]);
+    succeeds(&["ablate", TARGET, "-m", &model].into_iter().chain(outputs).collect::<Vec<_>>());
+    for path in &paths {
+        assert!(std::fs::metadata(path).unwrap().len() > 200, "{path}");
+    }
+    let table = std::fs::read_to_string(&paths[0]).unwrap();
+    assert!(
+        table.starts_with("Ablation\n") && table.contains("layer 2") && table.contains(TARGET),
+        "{table}"
+    );
+}
+
+#[test]
+fn what_cannot_be_swept_is_an_error() {
+    let short = fails(2, &patch("Short", &["--metric", "kl"]).iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(short.contains("tokens, the row they are put into"), "{short}");
+    let base = base();
+    for (more, part) in [
+        (&["--site", "resid_outt"][..], "did you mean resid_out?"),
+        (&["--site", "head_out"], "cannot be swept over layers"),
+        (&["--site", "attn_out,mlp_out"], "--along sites"),
+        (&["--answer", "id:7", "--against", "id:7"], "both"),
+        (&["--answer", "two words"], "not one token"),
+        (&["--answer", "id:99999", "--metric", "p"], "vocabulary"),
+        (&["--positions", "99"], "position `99`"),
+        (&["--layers", "7"], "the model has 3 layers"),
+    ] {
+        let arguments = patch(&base, more);
+        let message = fails(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(message.contains(part), "{more:?}: {message}");
+    }
+    let message = fails(2, &["ablate", TARGET, "-m", &tiny("llama"), "--by", "resample"]);
+    assert!(message.contains("--with"), "{message}");
+}

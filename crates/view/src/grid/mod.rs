@@ -1,0 +1,94 @@
+//! A grid of effects: what each of many changes does, layers by positions, heads or sites.
+
+mod html;
+mod picture;
+mod tables;
+mod terminal;
+
+use crate::text::printable;
+
+pub use html::html;
+pub use picture::{png, svg};
+pub use tables::{csv, markdown, tsv};
+pub use terminal::terminal;
+
+/// Everything that a picture of a grid shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GridReport {
+    /// What was done: `Activation patching`.
+    pub title: String,
+    /// The model, the change, the metric in words: one line each, its parts joined by ` · `.
+    pub lines: Vec<String>,
+    /// Prompts with what they are: `base`, `target`.
+    pub prompts: Vec<(String, String)>,
+    /// What a positive and a negative number mean.
+    pub meaning: [String; 2],
+    /// Heads of the columns, from left to right.
+    pub columns: Vec<GridColumn>,
+    /// Rows from the first layer up; pictures have the last on top.
+    pub rows: Vec<GridRow>,
+}
+
+/// The head of a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GridColumn {
+    /// `3`, `head 2`, `mlp_out`.
+    pub label: String,
+    /// The token at a position: untrusted text.
+    pub token: Option<String>,
+}
+
+/// One layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GridRow {
+    /// `layer 5`.
+    pub label: String,
+    /// One cell a column.
+    pub cells: Vec<GridCell>,
+}
+
+/// What one change does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GridCell {
+    /// The activation that is changed.
+    pub activation: String,
+    /// The metric under the change.
+    pub value: f64,
+    /// The metric under the change less that without it.
+    pub effect: f64,
+}
+
+impl GridReport {
+    /// The largest effect of either sign: where the colours end. 1 where nothing has any effect.
+    fn reach(&self) -> f64 {
+        let effects = self.rows.iter().flat_map(|row| &row.cells).map(|cell| cell.effect.abs());
+        let largest = effects.filter(|x| x.is_finite()).fold(0.0, f64::max);
+        if largest > 0.0 { largest } else { 1.0 }
+    }
+
+    /// An effect with its sign and as many decimals as the largest needs.
+    fn number(&self, effect: f64) -> String {
+        if effect.is_nan() {
+            return "NaN".to_owned();
+        }
+        let decimals = match self.reach() {
+            x if x >= 100.0 => 0,
+            x if x >= 10.0 => 1,
+            x if x >= 0.1 => 2,
+            _ => 4,
+        };
+        let text = format!("{effect:+.decimals$}");
+        // Nothing is neither more nor less.
+        if text[1..].bytes().all(|b| matches!(b, b'0' | b'.')) { text[1..].to_owned() } else { text }
+    }
+
+    /// The lines about model, change and metric, ready to be shown. ` · ` parts them: else the sign of a blank.
+    fn shown_lines(&self) -> impl Iterator<Item = String> {
+        self.lines.iter().map(|line| line.split(" · ").map(printable).collect::<Vec<_>>().join(" · "))
+    }
+
+    /// Layers as pictures have them: the last on top.
+    fn from_the_top(&self) -> impl Iterator<Item = &GridRow> {
+        self.rows.iter().rev()
+    }
+}

@@ -1,0 +1,66 @@
+//! The grid as lines and as a Markdown table.
+
+use std::fmt::Write as _;
+
+use super::GridReport;
+use crate::text::{field, printable};
+
+const HEADER: [&str; 6] = ["layer", "column", "token", "activation", "value", "effect"];
+
+/// One line a cell, tab-separated, with a header line. Texts have escapes that can be undone.
+#[must_use]
+pub fn tsv(report: &GridReport) -> String {
+    lines(report, |fields| fields.join("\t") + "\n")
+}
+
+/// [`tsv`] with commas; every text that needs it is quoted (RFC 4180).
+#[must_use]
+pub fn csv(report: &GridReport) -> String {
+    let quoted = |field: &String| match field.contains(['"', ',', ' ']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.clone(),
+    };
+    lines(report, |fields| fields.iter().map(quoted).collect::<Vec<_>>().join(",") + "\r\n")
+}
+
+fn lines(report: &GridReport, line: impl Fn(&[String]) -> String) -> String {
+    let mut out = line(&HEADER.map(str::to_owned));
+    for row in &report.rows {
+        for (column, cell) in report.columns.iter().zip(&row.cells) {
+            let token = column.token.as_deref().map(field).unwrap_or_default();
+            let texts = [field(&row.label), field(&column.label), token, field(&cell.activation)];
+            out += &line(&[&texts[..], &[cell.value.to_string(), cell.effect.to_string()]].concat());
+        }
+    }
+    out
+}
+
+/// A Markdown table of effects, the last layer on top.
+#[must_use]
+pub fn markdown(report: &GridReport) -> String {
+    let code = |text: &str| {
+        let sign = |c: char| if c.is_ascii_punctuation() { format!("\\{c}") } else { c.to_string() };
+        printable(text).chars().map(sign).collect::<String>()
+    };
+    let mut out = String::new();
+    for line in &report.lines {
+        let parts: Vec<String> = line.split(" · ").map(code).collect();
+        let _ = writeln!(out, "{}  ", parts.join(" · "));
+    }
+    for (what, prompt) in &report.prompts {
+        let _ = writeln!(out, "{}: {}  ", code(what), code(prompt));
+    }
+    out += "\n| layer |";
+    for column in &report.columns {
+        let _ = write!(out, " {} |", code(column.token.as_ref().unwrap_or(&column.label)));
+    }
+    out += "\n|---:|";
+    out += &"---:|".repeat(report.columns.len());
+    for row in report.from_the_top() {
+        let _ = write!(out, "\n| {} |", code(&row.label));
+        for cell in &row.cells {
+            let _ = write!(out, " {} |", report.number(cell.effect));
+        }
+    }
+    out + "\n"
+}

@@ -1,0 +1,106 @@
+//! Grids as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::Path;
+
+use easyroutine_view::grid::{
+    GridCell, GridColumn, GridReport, GridRow, csv, html, markdown, png, svg, terminal, tsv,
+};
+use easyroutine_view::lens::ColourDepth;
+
+/// Hostile where text comes from outside: a prompt, tokens, a model's name.
+fn report() -> GridReport {
+    let tokens = ["When", " Mary", "<script>\n", "\u{202e}|évil\u{1b}[31m", "日本"];
+    let columns = tokens
+        .iter()
+        .enumerate()
+        .map(|(i, token)| GridColumn { label: i.to_string(), token: Some((*token).to_owned()) });
+    let row = |layer: usize| GridRow {
+        label: format!("layer {layer}"),
+        cells: (0..tokens.len())
+            .map(|position| {
+                let effect = (layer as f64 - 1.0) * (position as f64 - 1.5) * 0.37;
+                GridCell { activation: format!("resid_in_{layer}"), value: 1.25 + effect, effect }
+            })
+            .collect(),
+    };
+    GridReport {
+        title: "Activation patching".to_owned(),
+        lines: vec!["name</title>\u{7} · 3 layers".to_owned(), "metric: logit of \" Mary\"".to_owned()],
+        prompts: vec![
+            ("base".to_owned(), "When Mary & <b>John</b>".to_owned()),
+            ("target".to_owned(), "When\u{1b}[2J Mary".to_owned()),
+        ],
+        meaning: ["towards \" Mary\"".to_owned(), "towards \" John\"".to_owned()],
+        columns: columns.collect(),
+        rows: (0..3).map(row).collect(),
+    }
+}
+
+#[track_caller]
+fn expect(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/expected").join(name);
+    if std::env::var_os("EASYROUTINE_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("{name}: {e}; EASYROUTINE_BLESS=1 writes it"));
+    assert!(expected == text, "{name} differs; EASYROUTINE_BLESS=1 accepts it:\n{text}");
+}
+
+#[test]
+fn every_format_is_as_expected() {
+    let report = report();
+    expect("grid.txt", &terminal(&report, 100, ColourDepth::None));
+    expect("grid-narrow.txt", &terminal(&report, 30, ColourDepth::None));
+    expect("grid.ans", &terminal(&report, 100, ColourDepth::True));
+    expect("grid-256.ans", &terminal(&report, 100, ColourDepth::Ansi256));
+    expect("grid.tsv", &tsv(&report));
+    expect("grid.csv", &csv(&report));
+    expect("grid.md", &markdown(&report));
+    expect("grid.svg", &svg(&report));
+}
+
+#[test]
+fn nothing_from_outside_reaches_an_output_raw() {
+    let report = report();
+    let outputs = [
+        terminal(&report, 100, ColourDepth::None),
+        tsv(&report),
+        csv(&report),
+        markdown(&report),
+        svg(&report),
+        html(&report),
+    ];
+    for output in outputs {
+        assert!(!output.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{output}");
+    }
+    for page in [svg(&report), html(&report)] {
+        assert!(
+            !page.contains("<script") && !page.contains("<b>") && !page.contains("name</title>"),
+            "{page}"
+        );
+    }
+    assert_eq!(tsv(&report).lines().count(), 1 + 3 * 5);
+}
+
+#[test]
+fn the_page_makes_no_request_and_runs_no_script() {
+    let page = html(&report());
+    assert!(page.contains("default-src 'none'") && !page.contains("unsafe-inline"));
+    assert_eq!(page.matches("<style>").count(), page.matches("'sha256-").count());
+    for word in ["<script", "http:", "https:", "url(", " style="] {
+        assert!(!page.replace("http://www.w3.org/2000/svg", "").contains(word), "{word}");
+    }
+}
+
+#[test]
+fn a_grid_without_effects_and_one_with_nan_are_drawn() {
+    let mut flat = report();
+    flat.rows.iter_mut().flat_map(|row| &mut row.cells).for_each(|cell| cell.effect = 0.0);
+    assert!(terminal(&flat, 80, ColourDepth::None).contains(" 0.00"));
+    flat.rows[1].cells[1].effect = f64::NAN;
+    assert!(svg(&flat).contains(">NaN<") && terminal(&flat, 80, ColourDepth::None).contains("NaN"));
+    let picture = png(&flat, 1.0).unwrap();
+    assert_eq!(&picture[1..4], b"PNG");
+}
