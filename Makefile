@@ -3,19 +3,19 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: demo test setup lint docs unit real web fuzz readme bench torture
+.PHONY: demo test setup lint docs unit count real web fuzz readme bench torture
 
 # The compiler that the checks are made with; any newer one builds the program.
 RUST := 1.95.0
 ifneq ($(shell rustc --version 2>/dev/null | cut -d' ' -f2),$(RUST))
-test setup lint docs unit real web fuzz readme torture: export RUSTUP_TOOLCHAIN := $(RUST)
+test setup lint docs unit count real web fuzz readme torture: export RUSTUP_TOOLCHAIN := $(RUST)
 endif
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export MAKE
 
 PROMPT := The capital of France is
 EASYROUTINE := cargo run --release --locked --quiet --package easyroutine-cli --
-STAGES := setup lint docs unit real web fuzz readme
+STAGES := setup lint docs unit count real web fuzz readme
 
 # Every layer's guess at the next token, on a pretrained model (98 MB, kept in the cache folder).
 demo:
@@ -46,6 +46,11 @@ docs:
 unit:
 	cargo test --workspace --all-features --locked --no-fail-fast
 
+# Instructions of a small forward pass: a slip in speed is seen without a clock.
+count:
+	cargo build --package easyroutine --example forward --all-features --locked
+	scripts/count.sh check
+
 # Tests that need a pretrained model are marked as ignored, and run here.
 real:
 	EASYROUTINE_SMOLLM2="$$(python3 scripts/fetch_model.py smollm2)" \
@@ -70,5 +75,7 @@ readme:
 	python3 scripts/fetch_model.py smollm2
 	scripts/readme.sh "$${CARGO_TARGET_DIR:-target}/release"
 
+# Kernels against the processor's peak, then whole runs against transformers: the tables of docs/performance.md.
 bench:
-	cargo bench --package easyroutine-kernels
+	cargo bench --locked --package easyroutine-kernels
+	bench/run.sh

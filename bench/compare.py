@@ -1,125 +1,140 @@
 """Whole runs of easyroutine beside transformers: interleaved, medians, as a table of ratios.
 
-    python bench/compare.py --model FOLDER --program target/release/examples/forward [--threads 2] [--rounds 9]
+    bench/run.sh [--rounds 7] [--dtypes f32,bf16] [--only WORDS]
 
-FOLDER is a Hugging Face folder that both read (`easyroutine model export REF FOLDER`). Both sides get the same token
-ids and keep the same tensors: outputs of all layers, and logits or patterns where the case says so. A ratio above 1
-means that easyroutine is faster.
+Both sides get the same token ids and keep the same tensors: outputs of all layers, and logits or patterns where the case
+says so. A ratio above 1 means that easyroutine is faster, or takes less memory.
 """
 
 import argparse
 import random
 import statistics
-import subprocess
+import sys
 import time
+from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM
+from workloads import Program
 
 DRAW = random.Random(0)
 RAGGED = [DRAW.randint(8, 256) for _ in range(32)]
+# Title, case, lengths, transformers' attention.
 CASES = [
-    ("1x16, residuals and logits", "residuals", [16]),
-    ("1x128, residuals and logits", "residuals", [128]),
-    ("1x512, residuals and logits", "residuals", [512]),
-    ("8x128, residuals and logits", "residuals", [128] * 8),
-    ("1x16, patterns too", "patterns", [16]),
-    ("1x128, patterns too", "patterns", [128]),
-    ("1x512, patterns too", "patterns", [512]),
-    ("8x128, patterns too", "patterns", [128] * 8),
-    ("32 prompts of 8 to 256, last residuals", "last", RAGGED),
-    ("lens of 1x128, top-10 and entropy", "lens", [128]),
+    ("1x16, residuals of all layers and all logits", "residuals", [16], "sdpa"),
+    ("1x128", "residuals", [128], "sdpa"),
+    ("1x512", "residuals", [512], "sdpa"),
+    ("8x128", "residuals", [128] * 8, "sdpa"),
+    ("1x16, all attention patterns too", "patterns", [16], "eager"),
+    ("1x128, patterns too", "patterns", [128], "eager"),
+    ("1x512, patterns too", "patterns", [512], "eager"),
+    ("8x128, patterns too", "patterns", [128] * 8, "eager"),
+    ("32 prompts of 8 to 256 tokens, last token's residuals", "last", RAGGED, "sdpa"),
+    ("lens of every layer and position of 1x128, top-10 and entropy", "lens", [128], "sdpa"),
 ]
+WIDE = ("d_model 2048, 4 layers: 1x128, residuals, last logits", "end", [128])
+WORKLOADS = str(Path(__file__).with_name("workloads.py"))
 
 
-class Ours:
-    """The example program `forward`, driven over pipes."""
+def wide_folder(models):
+    """A Llama of d_model 2048 with random weights, made once."""
+    folder = Path(models, "wide")
+    if not (folder / "model.safetensors").exists():
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
 
-    def __init__(self, program, model, dtype, threads):
-        command = [program, model, dtype, str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout.readline().strip() == "ready"
-
-    def run(self, case, lengths):
-        self.process.stdin.write(f"{case} {','.join(map(str, lengths))}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            hidden_size=2048, num_hidden_layers=4, intermediate_size=8192, num_attention_heads=32,
+            num_key_value_heads=8, head_dim=64, vocab_size=32000, max_position_embeddings=2048,
+        )
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
 
 
-class Theirs:
-    """transformers with hooks that keep the output of every layer."""
+class Sides:
+    """How each side is started."""
 
-    def __init__(self, folder, dtype, attention):
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
-        self.kept = []
-        for layer in self.model.model.layers:
-            layer.register_forward_hook(lambda _, __, out: self.kept.append(out[0] if isinstance(out, tuple) else out))
+    def __init__(self, args, dtype):
+        self.args, self.dtype = args, dtype
 
-    def ids(self, row, length):
-        vocabulary = self.model.config.vocab_size
-        return [(row * 7919 + i * 104729 + i * i * 31 + 17) % vocabulary for i in range(length)]
+    def ours(self, folder):
+        return Program([self.args.program, folder, self.dtype, str(self.args.threads)])
 
-    def batch(self, rows):
-        longest = max(len(ids) for ids in rows)
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        return ids, mask
+    def theirs(self, folder, attention="sdpa"):
+        return Program([sys.executable, WORKLOADS, folder, self.dtype, attention, str(self.args.threads)])
 
-    @torch.inference_mode()
-    def run(self, case, lengths):
-        rows = [self.ids(row, length) for row, length in enumerate(lengths)]
-        self.kept.clear()
-        start = time.perf_counter()
-        if case == "last":
-            out = []
-            for i in range(0, len(rows), 8):
-                ids, mask = self.batch(rows[i : i + 8])
-                self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-                last = mask.sum(1) - 1
-                out.append([r[torch.arange(len(last)), last].clone() for r in self.kept])
-                self.kept.clear()
-        elif case == "lens":
-            ids = torch.tensor(rows)
-            embedded = self.model.model.embed_tokens(ids)
-            self.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-            out = []
-            for stream in [embedded, *self.kept]:
-                logits = self.model.lm_head(self.model.model.norm(stream))
-                logprobs = torch.log_softmax(logits.float(), -1)
-                out.append((logprobs.topk(10), -(logprobs.exp() * logprobs).sum(-1)))
-        else:
-            ids = torch.tensor(rows)
-            out = self.model(input_ids=ids, use_cache=False, output_attentions=case == "patterns")
-        elapsed = (time.perf_counter() - start) * 1e3
-        del out
+
+def row(title, dtype, pairs, unit="ms"):
+    ratios = sorted(b / a for a, b in pairs)
+    ours, theirs = (statistics.median(side) for side in zip(*pairs))
+    middle = statistics.median(ratios)
+    print(f"| {title} | {dtype} | {ours:.4g} {unit} | {theirs:.4g} {unit} | {middle:.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |", flush=True)
+
+
+def runs(sides, folder, cases, rounds):
+    """Each case in turn, the sides one after the other; the first round warms up."""
+    ours = sides.ours(folder)
+    theirs = {attention: sides.theirs(folder, attention) for attention in {case[3] for case in cases}}
+    for title, case, lengths, attention in cases:
+        pairs = [(ours.run(case, lengths), theirs[attention].run(case, lengths)) for _ in range(rounds + 1)]
+        row(title, sides.dtype, pairs[1:])
+    for side in [ours, *theirs.values()]:
+        side.end()
+
+
+def starts(sides, folder, rounds):
+    """From the start of a process to the first logits of 16 tokens."""
+
+    def once(start):
+        begin = time.perf_counter()
+        side = start(folder)
+        side.run("residuals", [16])
+        elapsed = time.perf_counter() - begin
+        side.end()
         return elapsed
+
+    once(sides.ours), once(sides.theirs)
+    row("process start to first logits of 16 tokens", sides.dtype, [(once(sides.ours), once(sides.theirs)) for _ in range(rounds)], "s")
+
+
+def peaks(sides, folder):
+    """Peak resident memory of a process that loads and runs one case; and what a lens adds to it."""
+
+    def peak(start, case, lengths):
+        side = start(folder)
+        before = side.ask("peak")
+        side.run(case, lengths)
+        after = side.ask("peak")
+        side.end()
+        return after, after - before
+
+    both = [peak(start, "end", [512])[0] for start in (sides.ours, sides.theirs)]
+    row("peak memory, load and 1x512, residuals, last logits", sides.dtype, [both], "MB")
+    both = [peak(start, "lens", [128])[1] for start in (sides.ours, sides.theirs)]
+    row("memory that a lens of 1x128 adds to the loaded weights", sides.dtype, [both], "MB")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--models", required=True, help="a folder with smollm2-f32 and smollm2-bf16")
     parser.add_argument("--program", required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtypes", default="f32,bf16")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="cases whose title holds one of these words, separated by commas")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.threads} threads, medians of {args.rounds} interleaved rounds\n")
-    print("| work | dtype | easyroutine ms | transformers ms | ratio | range of ratios |\n|---|---|---|---|---|---|")
-    for name in args.dtypes.split(","):
-        dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[name]
-        ours = Ours(args.program, args.model, name, args.threads)
-        theirs = {a: Theirs(args.model, dtype, a) for a in ("sdpa", "eager")}
-        for title, case, lengths in CASES:
-            if args.only and args.only not in title:
-                continue
-            other = theirs["eager" if case == "patterns" else "sdpa"]
-            pairs = [(ours.run(case, lengths), other.run(case, lengths)) for _ in range(args.rounds + 1)][1:]
-            a, b = (statistics.median(side) for side in zip(*pairs))
-            ratios = sorted(y / x for x, y in pairs)
-            middle = statistics.median(ratios)
-            print(f"| {title} | {name} | {a:.1f} | {b:.1f} | {middle:.2f} | {ratios[0]:.2f}-{ratios[-1]:.2f} |", flush=True)
+    chosen = lambda title: any(word in title for word in args.only.split(","))
+    print("| work | dtype | easyroutine | transformers | ratio | range |\n|---|---|--:|--:|--:|---|")
+    for dtype in args.dtypes.split(","):
+        sides, folder = Sides(args, dtype), str(Path(args.models, f"smollm2-{dtype}"))
+        cases = [case for case in CASES if chosen(case[0])]
+        if cases:
+            runs(sides, folder, cases, args.rounds)
+        if chosen("start"):
+            starts(sides, folder, min(args.rounds, 3))
+        if chosen(WIDE[0]):
+            runs(sides, wide_folder(args.models), [(*WIDE, "sdpa")], args.rounds)
+        if chosen("memory"):
+            peaks(sides, folder)
 
 
 if __name__ == "__main__":

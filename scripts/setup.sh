@@ -58,6 +58,7 @@ has cc || wanted+=(gcc libc6-dev)
 python3 -m pip --version >/dev/null 2>&1 || wanted+=(python3-pip)
 if [ "${1:?demo or test}" = test ]; then
   has c++ || wanted+=(g++)
+  has valgrind || wanted+=(valgrind)
   [ -x "${CHROMIUM:-/usr/bin/chromium}" ] || wanted+=(chromium)
 fi
 system_packages "${wanted[@]}"

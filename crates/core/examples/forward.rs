@@ -1,11 +1,13 @@
 //! Runs named workloads on request, for side-by-side measurements: `forward MODEL_FOLDER DTYPE THREADS`, then one line
-//! on standard input a run (`CASE`), one line of milliseconds on standard output each.
+//! on standard input a run (`CASE LENGTHS`), one line of milliseconds on standard output each; `peak` gives the process'
+//! peak memory in MB.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::io::BufRead;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use easyroutine::cache::{Capture, RunningMean};
 use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey};
 use easyroutine::load::{LoadOptions, load};
 use easyroutine::positions::{Context, Row};
@@ -26,11 +28,22 @@ fn main() -> Result<(), Failure> {
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
+        if line == "peak" {
+            println!("{:.1}", peak_memory()?);
+            continue;
+        }
         let (name, lengths) = line.split_once(' ').ok_or("CASE LENGTHS")?;
         let lengths: Vec<usize> = lengths.split(',').map(str::parse).collect::<Result<_, _>>()?;
         println!("{:.4}", run(&model, name, &lengths)?);
     }
     Ok(())
+}
+
+/// As Linux counts it.
+fn peak_memory() -> Result<f64, Failure> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }
 
 /// Milliseconds of one run; what is kept is dropped after the clock has stopped.
@@ -51,6 +64,19 @@ fn run(model: &Model, case: &str, lengths: &[usize]) -> Result<f64, Failure> {
     };
     match case {
         "residuals" => extracted("resid_out_*,logits", "all"),
+        // All residuals, but logits of the last token alone.
+        "end" => {
+            let capture = |activations: &str, positions: &str| -> Result<Capture, Failure> {
+                let request = Request::parse(activations, positions)?;
+                let tokens = request.tokens(&rows, Context::default())?;
+                Ok(request.capture(model.arch(), tokens, RunningMean::default())?)
+            };
+            let mut both = (capture("resid_out_*", "all")?, capture("logits", "last")?);
+            model.forward(&batch, &mut both)?;
+            let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+            drop((both.0.finish(&batch), both.1.finish(&batch)));
+            Ok(milliseconds)
+        }
         "patterns" => extracted("resid_out_*,pattern_*,logits", "all"),
         "last" => extracted("resid_out_*", "last"),
         "lens" => {

@@ -70,6 +70,15 @@ pub struct Selected {
     pub groups: Vec<Range<usize>>,
 }
 
+impl Selected {
+    /// The indices as a range, where they are one without duplicates.
+    pub(crate) fn as_range(&self) -> Option<Range<usize>> {
+        let first = *self.indices.first()?;
+        let is_range = self.indices.iter().enumerate().all(|(i, index)| *index == first + i);
+        is_range.then(|| first..first + self.indices.len())
+    }
+}
+
 /// Selects the tokens of one row.
 ///
 /// # Errors

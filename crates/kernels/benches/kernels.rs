@@ -1,15 +1,62 @@
-//! Throughput of products and attention beside the most that the processor can do. Items are floating-point operations:
-//! `Gitem/s` is GFLOP/s. One thread, so that shares of the peak mean something.
+//! Throughput of products and attention beside the most that the processor can do: first a table of products with their
+//! shares of the measured peak, then everything one by one. Items are floating-point operations: `Gitem/s` is GFLOP/s. One
+//! thread, so that shares of the peak mean something.
+#![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use easyroutine_kernels::{
-    Activation, Attention, Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut, Sequence, Simd,
+    Activation, Attention, Cpu, Dtype, NormKind, Operand, PackedMatrix, Rows, RowsMut, Sequence, Simd,
 };
 use std::convert::Infallible;
 
 fn main() {
+    // Only where nothing else is asked for: `cargo test --benches` and filters have arguments of their own.
+    if std::env::args().skip(1).all(|argument| argument == "--bench") {
+        shares();
+    }
     divan::main();
+}
+
+/// Prints products' shares of the peak: medians of interleaved rounds, so that a change of the clock meets all.
+fn shares() {
+    const ROUNDS: usize = 15;
+    let cpu = Cpu::new(Simd::best(), 1);
+    println!("rows x outputs x inputs, dtype: GFLOP/s, share of the peak");
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let Some(peak) = peak::of(dtype) else { continue };
+        for (rows, outputs, inputs) in SHAPES {
+            let w = packed(&cpu, dtype, outputs, inputs, false);
+            let mut x = Operand::default();
+            x.resize(dtype, rows, inputs);
+            let values = values(rows * inputs);
+            cpu.norm(NormKind::Rms, Rows::dense(&values, rows, inputs), inputs, None, None, 1e-5, &mut x);
+            let mut out = vec![0.0; rows * outputs];
+            let operations = 2 * rows * outputs * inputs;
+            let repeats = (20_000_000 / operations).max(1);
+            let mut product = || {
+                (0..repeats).for_each(|_| {
+                    cpu.matmul(black_box(&x), &w, None, RowsMut::dense(&mut out, rows, outputs))
+                });
+            };
+            product();
+            let mut rounds: Vec<[f64; 2]> = (0..ROUNDS)
+                .map(|_| {
+                    let found = (repeats * operations) as f64 / seconds(&mut product) / 1e9;
+                    [found, found / peak()]
+                })
+                .collect();
+            rounds.sort_by(|a, b| a[1].total_cmp(&b[1]));
+            let [found, share] = rounds[ROUNDS / 2];
+            println!("{rows} x {outputs} x {inputs}, {dtype:?}: {found:.1}, {:.0} %", 100.0 * share);
+        }
+    }
+}
+
+fn seconds(work: impl FnOnce()) -> f64 {
+    let start = std::time::Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
 }
 
 fn values(len: usize) -> Vec<f32> {
@@ -142,9 +189,9 @@ mod rows {
     }
 
     #[divan::bench(max_time = 0.3)]
-    fn sum_exp(bencher: Bencher<'_, '_>) {
+    fn exp_sums(bencher: Bencher<'_, '_>) {
         let (cpu, x) = (Cpu::new(Simd::best(), 1), values(1024));
-        bencher.counter(ItemsCount::new(x.len())).bench_local(|| cpu.sum_exp(black_box(&x), 1.0));
+        bencher.counter(ItemsCount::new(x.len())).bench_local(|| cpu.exp_sums(black_box(&x), 1.0));
     }
 }
 
@@ -182,6 +229,24 @@ mod peak {
         total.map_or(0.0, |total| _mm512_reduce_add_ps(total))
     }
 
+    /// Measures GFLOP/s of one thread; `None` where the processor lacks the instructions.
+    pub(super) fn of(dtype: Dtype) -> Option<fn() -> f64> {
+        match dtype {
+            Dtype::F32 => (Simd::best() == Simd::Avx512).then_some(|| {
+                // SAFETY: the processor has AVX-512.
+                operations(2) / seconds(|| _ = black_box(unsafe { fused_multiply_add() })) / 1e9
+            }),
+            Dtype::Bf16 => is_x86_feature_detected!("avx512bf16").then_some(|| {
+                // SAFETY: the processor has AVX-512 BF16, and with it AVX-512 F.
+                operations(4) / seconds(|| _ = black_box(unsafe { dot_bf16() })) / 1e9
+            }),
+        }
+    }
+
+    fn operations(per_lane: usize) -> f64 {
+        (ROUNDS * 24 * 16 * per_lane) as f64
+    }
+
     #[divan::bench(max_time = 0.5)]
     fn f32(bencher: Bencher<'_, '_>) {
         if Simd::best() == Simd::Avx512 {
@@ -198,5 +263,14 @@ mod peak {
             let run = || unsafe { dot_bf16() };
             bencher.counter(ItemsCount::new(ROUNDS * 24 * 16 * 4)).bench_local(run);
         }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod peak {
+    use super::*;
+
+    pub(super) fn of(_dtype: Dtype) -> Option<fn() -> f64> {
+        None
     }
 }

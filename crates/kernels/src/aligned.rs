@@ -4,7 +4,10 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// A cache line: no vector load then straddles two.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
+
+/// Rows at a stride that is a multiple of this many bytes share their places in the first-level cache.
+pub(crate) const CACHE_PERIOD: usize = 4096;
 
 /// A large page of x86-64 and of most ARM systems.
 const LARGE_PAGE: usize = 2 << 20;
@@ -25,13 +28,14 @@ unsafe impl Send for Aligned {}
 unsafe impl Sync for Aligned {}
 
 impl Aligned {
-    /// A block of at least `bytes` bytes, all zero. A large one is not touched: its pages come when they are written,
+    /// A block of at least `bytes` bytes, all zero: on large pages if these add no more than a sixth. Such a one is not touched: its pages come when they are written,
     /// by the thread that writes them.
     ///
     /// # Panics
     /// If no memory can be that large. Where the system has no memory left, the process ends as with a `Vec`.
     pub(crate) fn zeroed(bytes: usize) -> Aligned {
-        let large = bytes >= 2 * LARGE_PAGE;
+        let large =
+            bytes.checked_next_multiple_of(LARGE_PAGE).is_some_and(|whole| whole - bytes <= bytes / 6);
         let align = if large { LARGE_PAGE } else { LINE };
         // The block is wider than asked for instead of aligned by the allocator, which clears an aligned one by hand:
         // half a second for a model of 135 million weights, on one thread, before any of it could be on large pages.
@@ -76,6 +80,40 @@ impl Drop for Aligned {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout in `zeroed`, freed once.
         unsafe { dealloc(self.block.as_ptr(), self.layout) }
+    }
+}
+
+/// An empty vector with room for so many values, on large pages where the system gives them: page by page, fresh memory costs
+/// more than what is written to it.
+///
+/// # Panics
+/// If no memory can be that large.
+pub fn large_vec(capacity: usize) -> Vec<f32> {
+    let values: Vec<f32> = Vec::with_capacity(capacity);
+    advise_large_pages_within(values.as_ptr().cast(), capacity * size_of::<f32>());
+    values
+}
+
+/// As many zeros, on large pages where the system gives them.
+///
+/// # Panics
+/// If no memory can be that large.
+pub fn large_zeros(len: usize) -> Vec<f32> {
+    // The allocator hands out zeroed memory untouched.
+    let values = vec![0.0; len];
+    advise_large_pages_within(values.as_ptr().cast(), len * size_of::<f32>());
+    values
+}
+
+/// Advises on the whole large pages in a block.
+fn advise_large_pages_within(start: *const u8, bytes: usize) {
+    let before = start.align_offset(LARGE_PAGE);
+    let Some(rest) = bytes.checked_sub(before) else { return };
+    let whole = rest / LARGE_PAGE * LARGE_PAGE;
+    if whole > 0
+        && let Some(first) = NonNull::new(start.wrapping_add(before).cast_mut())
+    {
+        advise_large_pages(first, whole);
     }
 }
 

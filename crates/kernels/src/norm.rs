@@ -1,7 +1,9 @@
 //! Layer norm (arXiv 1607.06450) and RMS norm (arXiv 1910.07467).
 
-use crate::vector::{MOST_LANES, Vector, Work};
-use crate::{Cpu, Rows, RowsMut};
+use crate::operand::SharedOut;
+use crate::shared::SharedRows;
+use crate::vector::{Element, MOST_LANES, Vector, Work};
+use crate::{Cpu, Out, Rows, RowsMut};
 
 /// What a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +23,7 @@ impl Cpu {
     /// # Panics
     /// If the shapes do not fit.
     #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
-    pub fn norm(
+    pub fn norm<'a>(
         &self,
         kind: NormKind,
         x: Rows<'_>,
@@ -29,17 +31,24 @@ impl Cpu {
         weight: Option<&[f32]>,
         bias: Option<&[f32]>,
         eps: f32,
-        out: RowsMut<'_>,
+        out: impl Into<Out<'a>>,
     ) {
-        assert_eq!(
-            (x.n_rows(), x.n_columns()),
-            (out.n_rows(), out.n_columns()),
-            "input and output of a norm"
-        );
+        let out = out.into();
+        assert_eq!((x.n_rows(), x.n_columns()), out.shape(), "input and output of a norm");
         let norm = Norm::checked(kind, group, weight, bias, eps, x.n_columns());
-        self.for_each_row(out, |row, out| {
-            out.copy_from_slice(x.row(row));
-            self.run(NormRow { norm, x: out });
+        match out.share() {
+            SharedOut::F32(out) => self.norm_into(norm, x, &out),
+            SharedOut::Bf16(out) => self.norm_into(norm, x, &out),
+        }
+    }
+
+    fn norm_into<O: Element>(&self, norm: Norm<'_>, x: Rows<'_>, out: &SharedRows<'_, O>) {
+        self.for_rows(x.n_rows(), x.n_columns(), |rows| {
+            for row in rows {
+                // SAFETY: `for_rows` gives each row to one task, once.
+                let out = unsafe { out.part(row, 0..x.n_columns()) };
+                self.run(NormRow { norm, x: x.row(row), out });
+            }
         });
     }
 
@@ -60,7 +69,7 @@ impl Cpu {
         eps: f32,
     ) {
         let norm = Norm::checked(kind, group, weight, bias, eps, x.n_columns());
-        self.for_each_row(x, |_, x| self.run(NormRow { norm, x }));
+        self.for_each_row(x, |_, x| self.run(NormRowInPlace { norm, x }));
     }
 }
 
@@ -91,28 +100,93 @@ impl<'a> Norm<'a> {
     }
 }
 
-struct NormRow<'a> {
+struct NormRow<'a, O> {
     norm: Norm<'a>,
-    x: &'a mut [f32],
+    x: &'a [f32],
+    out: &'a mut [O],
 }
 
-impl Work for NormRow<'_> {
+impl<O: Element> Work for NormRow<'_, O> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Norm { kind, group, weight, bias, eps } = self.norm;
-        for (index, x) in self.x.chunks_exact_mut(group).enumerate() {
-            let of_group = |parameter: &'_ [f32]| if parameter.len() == group { 0 } else { index * group };
-            let weight = weight.map(|weight| &weight[of_group(weight)..][..group]);
-            let bias = bias.map(|bias| &bias[of_group(bias)..][..group]);
-            let mean = match kind {
-                NormKind::Layer => sum(v, x) / group as f32,
-                NormKind::Rms => 0.0,
-            };
-            let variance = sum_of_squares(v, x, mean) / group as f32;
-            normalise(v, x, mean, 1.0 / (variance + eps).sqrt(), weight, bias);
+        let groups = self.x.chunks_exact(self.norm.group).zip(self.out.chunks_exact_mut(self.norm.group));
+        for (index, (x, out)) in groups.enumerate() {
+            let line = self.norm.line(v, index, x);
+            let mut start = 0;
+            while start < x.len() {
+                let end = x.len().min(start + V::LANES);
+                O::store_some(v, line.of(v, start, &x[start..end]), &mut out[start..end]);
+                start = end;
+            }
         }
+    }
+}
+
+struct NormRowInPlace<'a> {
+    norm: Norm<'a>,
+    x: &'a mut [f32],
+}
+
+impl Work for NormRowInPlace<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        for (index, x) in self.x.chunks_exact_mut(self.norm.group).enumerate() {
+            let line = self.norm.line(v, index, x);
+            let mut start = 0;
+            while start < x.len() {
+                let end = x.len().min(start + V::LANES);
+                let normed = line.of(v, start, &x[start..end]);
+                v.store_some(normed, &mut x[start..end]);
+                start = end;
+            }
+        }
+    }
+}
+
+impl<'a> Norm<'a> {
+    /// What the norm does to the values of a group.
+    #[inline(always)]
+    fn line<V: Vector>(&self, v: V, index: usize, x: &[f32]) -> Line<'a, V> {
+        let Norm { kind, group, weight, bias, eps } = *self;
+        let of_group = |parameter: &'_ [f32]| if parameter.len() == group { 0 } else { index * group };
+        let mean = match kind {
+            NormKind::Layer => sum(v, x) / group as f32,
+            NormKind::Rms => 0.0,
+        };
+        let variance = sum_of_squares(v, x, mean) / group as f32;
+        Line {
+            means: v.splat(mean),
+            factors: v.splat(1.0 / (variance + eps).sqrt()),
+            weight: weight.map(|weight| &weight[of_group(weight)..][..group]),
+            bias: bias.map(|bias| &bias[of_group(bias)..][..group]),
+        }
+    }
+}
+
+/// (x - mean) · factor · weight + bias.
+struct Line<'a, V: Vector> {
+    means: V::F,
+    factors: V::F,
+    weight: Option<&'a [f32]>,
+    bias: Option<&'a [f32]>,
+}
+
+impl<V: Vector> Line<'_, V> {
+    /// The results of the values from `start` on: those of one vector, or fewer at the end.
+    #[inline(always)]
+    fn of(&self, v: V, start: usize, x: &[f32]) -> V::F {
+        const NEUTRAL: [f32; MOST_LANES] = [1.0; MOST_LANES];
+        let mut values = v.mul(v.sub(v.load_or(x, 0.0), self.means), self.factors);
+        let weight = self.weight.map_or(&NEUTRAL[..x.len()], |weight| &weight[start..][..x.len()]);
+        values = v.mul(values, v.load_or(weight, 0.0));
+        if let Some(bias) = self.bias {
+            values = v.add(values, v.load_or(&bias[start..][..x.len()], 0.0));
+        }
+        values
     }
 }
 
@@ -157,29 +231,6 @@ fn sum_of_squares<V: Vector>(v: V, x: &[f32], mean: f32) -> f32 {
 #[inline(always)]
 fn total<V: Vector>(v: V, sums: [V::F; CHAINS]) -> f32 {
     v.sum(v.add(v.add(sums[0], sums[1]), v.add(sums[2], sums[3])))
-}
-
-#[inline(always)]
-fn normalise<V: Vector>(
-    v: V,
-    x: &mut [f32],
-    mean: f32,
-    factor: f32,
-    weight: Option<&[f32]>,
-    bias: Option<&[f32]>,
-) {
-    const NEUTRAL: [f32; MOST_LANES] = [1.0; MOST_LANES];
-    let (means, factors) = (v.splat(mean), v.splat(factor));
-    for (index, chunk) in x.chunks_mut(V::LANES).enumerate() {
-        let start = index * V::LANES;
-        let mut values = v.mul(v.sub(v.load_or(chunk, 0.0), means), factors);
-        let weight = weight.map_or(&NEUTRAL[..chunk.len()], |weight| &weight[start..][..chunk.len()]);
-        values = v.mul(values, v.load_or(weight, 0.0));
-        if let Some(bias) = bias {
-            values = v.add(values, v.load_or(&bias[start..][..chunk.len()], 0.0));
-        }
-        v.store_some(values, chunk);
-    }
 }
 
 #[cfg(test)]

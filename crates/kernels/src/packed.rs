@@ -1,7 +1,7 @@
 //! Weight matrices laid out once, as products read them.
 
 use crate::aligned::Aligned;
-use crate::vector::{Element, PANEL};
+use crate::vector::{Element, PANEL, Vector, Work};
 use crate::{Cpu, scratch};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +13,16 @@ pub enum Dtype {
     F32,
     /// bf16: half the memory, 8 bits of precision. Inputs are rounded to bf16 too.
     Bf16,
+}
+
+impl Dtype {
+    /// Bytes of a value.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Dtype::F32 => size_of::<f32>(),
+            Dtype::Bf16 => size_of::<u16>(),
+        }
+    }
 }
 
 /// The outputs of a panel that come from the gate, in a gated matrix; the other half comes from up.
@@ -100,11 +110,7 @@ impl PackedMatrix {
         fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
         let mut packed = PackedMatrix { dtype, order, outputs, inputs, panels: Aligned::zeroed(0) };
-        let size = match dtype {
-            Dtype::F32 => size_of::<f32>(),
-            Dtype::Bf16 => size_of::<u16>(),
-        };
-        let per_panel = packed.depth().checked_mul(PANEL * size);
+        let per_panel = packed.depth().checked_mul(PANEL * dtype.size());
         let bytes = per_panel.and_then(|bytes| bytes.checked_mul(packed.n_panels()));
         let Some(bytes) = bytes else { panic!("{outputs} outputs of {inputs} inputs overflow memory") };
         let mut panels = Aligned::zeroed(bytes);
@@ -133,7 +139,7 @@ impl PackedMatrix {
             if lock(&error).is_some() {
                 return;
             }
-            let result = self.fill_panel(panel, &mut lock(&panels[panel]), &fill);
+            let result = self.fill_panel(cpu, panel, &mut lock(&panels[panel]), &fill);
             if let Err(first) = result {
                 lock(&error).get_or_insert(first);
             }
@@ -143,6 +149,7 @@ impl PackedMatrix {
 
     fn fill_panel<T: Element, E>(
         &self,
+        cpu: &Cpu,
         panel: usize,
         values: &mut [T],
         fill: &impl Fn(usize, &mut [f32]) -> Result<(), E>,
@@ -153,24 +160,11 @@ impl PackedMatrix {
                 for (index, row) in rows.chunks_exact_mut(self.inputs).enumerate() {
                     fill(start + index, row)?;
                 }
-                // Along the panel in the outer loop, so that it is written from start to end once.
-                for input in 0..self.inputs {
-                    for index in 0..count {
-                        values[self.place(input, half * HALF + index)] =
-                            T::nearest(rows[index * self.inputs + input]);
-                    }
-                }
+                let (inputs, column) = (self.inputs, half * HALF);
+                cpu.run(LayOut { rows, inputs, column, panel: values });
             }
             Ok(())
         })
-    }
-
-    /// Where in a panel the weight of an input for the panel's output `column` stands.
-    fn place(&self, input: usize, column: usize) -> usize {
-        match self.dtype {
-            Dtype::F32 => input * PANEL + column,
-            Dtype::Bf16 => (input / 2 * PANEL + column) * 2 + input % 2,
-        }
     }
 
     /// Number of outputs, gate and up counted each.
@@ -213,7 +207,7 @@ impl PackedMatrix {
     fn read<T: Element>(&self, panel: usize, column: usize, out: &mut [f32]) {
         let weights = self.panel::<T>(panel);
         for (input, out) in out.iter_mut().enumerate() {
-            *out = weights[self.place(input, column)].widened();
+            *out = weights[place::<T>(input, column)].widened();
         }
     }
 
@@ -261,6 +255,54 @@ impl PackedMatrix {
         match self.order {
             Order::Rows => [0, HALF].map(|offset| part(panel * PANEL + offset, self.outputs)),
             Order::Gated => [part(panel * HALF, neurons), part(neurons + panel * HALF, self.outputs)],
+        }
+    }
+}
+
+/// Where in a panel the weight of an input for the panel's output `column` stands.
+#[inline(always)]
+fn place<T: Element>(input: usize, column: usize) -> usize {
+    (input / T::TOGETHER * PANEL + column) * T::TOGETHER + input % T::TOGETHER
+}
+
+/// Inputs that are laid out at once: a cache line of each row.
+const BLOCK: usize = 16;
+
+/// The work of writing some outputs' weights into the columns of a panel.
+struct LayOut<'a, T> {
+    /// # Shapes
+    /// `[at most HALF, inputs]`.
+    rows: &'a [f32],
+    inputs: usize,
+    /// The column of the first row.
+    column: usize,
+    panel: &'a mut [T],
+}
+
+impl<T: Element> Work for LayOut<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, _v: V) {
+        let (blocks, _) = self.panel.as_chunks_mut::<{ BLOCK * PANEL }>();
+        let whole = self.inputs / BLOCK;
+        for (index, block) in blocks[..whole].iter_mut().enumerate() {
+            for (number, row) in self.rows.chunks_exact(self.inputs).enumerate() {
+                let column = (self.column + number) % PANEL;
+                let (values, _) = row[index * BLOCK..].as_chunks::<BLOCK>();
+                let mut nearest = [T::nearest(0.0); BLOCK];
+                for i in 0..BLOCK {
+                    nearest[i] = T::nearest(values[0][i]);
+                }
+                for i in 0..BLOCK {
+                    block[place::<T>(i, column)] = nearest[i];
+                }
+            }
+        }
+        for (number, row) in self.rows.chunks_exact(self.inputs).enumerate() {
+            for input in whole * BLOCK..self.inputs {
+                self.panel[place::<T>(input, self.column + number)] = T::nearest(row[input]);
+            }
         }
     }
 }

@@ -26,13 +26,16 @@ impl<'a> SharedRows<'a> {
 }
 
 impl<'a, T> SharedRows<'a, T> {
+    /// Rows of `cols` values that start `stride` values apart.
+    pub(crate) fn spaced(values: &'a mut [T], rows: usize, cols: usize, stride: usize) -> SharedRows<'a, T> {
+        let fits = rows.checked_mul(stride).is_some_and(|len| len <= values.len());
+        assert!(fits && cols <= stride, "{rows} rows of {cols} values, {stride} apart");
+        SharedRows { start: values.as_mut_ptr(), rows, cols, stride, borrow: PhantomData }
+    }
+
     /// Rows of `cols` values that follow each other in a slice, which is as long as they are or longer.
     pub(crate) fn dense(values: &'a mut [T], rows: usize, cols: usize) -> SharedRows<'a, T> {
-        assert!(
-            rows.checked_mul(cols).is_some_and(|len| len <= values.len()),
-            "{rows} rows of {cols} values"
-        );
-        SharedRows { start: values.as_mut_ptr(), rows, cols, stride: cols, borrow: PhantomData }
+        SharedRows::spaced(values, rows, cols, cols)
     }
 
     pub(crate) fn n_rows(&self) -> usize {

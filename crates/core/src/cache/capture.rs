@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use easyroutine_kernels::large_vec;
 use easyroutine_sites::{Point, Scope, Site};
 
 use super::reduce::{Axis, Examples, PatternAverage, mean};
 use super::{ActivationCache, Kept, Numbers, RunningMean};
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::positions::Selection;
+use crate::positions::{Selected, Selection};
 use crate::tap::{Tap, Value, Want};
 
 /// Keeps activations at selected tokens.
@@ -133,7 +134,7 @@ impl Capture {
             Axis::Tokens => rows[row].indices.len(),
             Axis::Groups => rows[row].groups.len(),
         };
-        let mut data = Vec::with_capacity((0..rows.len()).map(t).sum::<usize>() * columns.len());
+        let mut data = large_vec((0..rows.len()).map(t).sum::<usize>() * columns.len());
         for (row, selected) in rows.iter().enumerate() {
             let vector = |position: usize| value.vector(row, position).unwrap_or(&[]);
             match self.axis {
@@ -173,7 +174,8 @@ impl Capture {
             self.running = Some(running);
             return Ok(());
         }
-        let mut data = Vec::new();
+        let most = |row: usize| value.width(row) * self.queries(row).indices.len();
+        let mut data = large_vec((0..n_rows).map(most).sum());
         let row_shapes = (0..n_rows).map(|row| self.of_pattern(value, row, &mut data)).collect();
         self.kept.insert(point.to_string(), Kept::f32(data, row_shapes));
         Ok(())
@@ -182,17 +184,26 @@ impl Capture {
     /// What is kept of one row's pattern, and its shape.
     fn of_pattern(&self, value: &Value<'_>, row: usize, into: &mut Vec<f32>) -> Vec<usize> {
         let columns = &self.selection.rows[row];
-        let rows = self.pattern_rows.as_ref().map_or(columns, |selection| &selection.rows[row]);
+        let rows = self.queries(row);
         let query = |position: usize| value.vector(row, position).unwrap_or(&[]);
         if self.pattern != PatternAverage::None || self.axis == Axis::Groups {
             self.pattern.of_blocks(query, rows, columns, into);
             return vec![rows.groups.len(), columns.groups.len()];
         }
+        let range = columns.as_range();
         for position in &rows.indices {
             let weights = query(*position);
-            into.extend(columns.indices.iter().map(|key| weights[*key]));
+            match &range {
+                Some(range) => into.extend_from_slice(&weights[range.clone()]),
+                None => into.extend(columns.indices.iter().map(|key| weights[*key])),
+            }
         }
         vec![rows.indices.len(), columns.indices.len()]
+    }
+
+    /// The tokens of a row whose rows of patterns are kept.
+    fn queries(&self, row: usize) -> &Selected {
+        self.pattern_rows.as_ref().map_or(&self.selection.rows[row], |selection| &selection.rows[row])
     }
 }
 

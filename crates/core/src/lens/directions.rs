@@ -112,7 +112,7 @@ impl LogitLens {
         let mut values = self.logits(normed, with_bias, true);
         for row in values.chunks_exact_mut(self.vocabulary()) {
             let most = self.cpu.max(row);
-            let sum = self.cpu.sum_exp(row, most) as f32;
+            let sum = self.cpu.exp_sums(row, most)[0] as f32;
             row.iter_mut().for_each(|x| *x = (*x - most).exp() / sum);
         }
         values

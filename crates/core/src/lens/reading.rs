@@ -104,39 +104,35 @@ impl LogitLens {
     }
 
     /// The model's logits at a few positions, with what is needed to compare others with them.
-    fn final_logits(&self, entering: Rows<'_>) -> Vec<FinalLogits> {
+    fn final_logits(&self, entering: Rows<'_>) -> Vec<FinalPrediction> {
         let width = self.vocabulary();
         let mut logits = vec![0.0; entering.n_rows() * width];
         let matrix = &self.unembedding.matrix;
         let out = RowsMut::dense(&mut logits, entering.n_rows(), width);
         self.cpu.matmul(entering, &matrix.matrix, matrix.bias.as_deref(), out);
-        let finish = |row: &[f32]| {
-            let mut row = row.to_vec();
-            self.unembedding.finish(&mut row);
-            let whole = row.chunks(TILE).map(|tile| Partial::without_dot(self, tile)).collect::<Vec<_>>();
+        let finish = |row: &mut [f32]| {
+            self.unembedding.finish(row);
+            let whole = row.chunks(TILE).map(|tile| Partial::new(self, tile)).collect::<Vec<_>>();
             let normaliser = merge(&whole).log_sum_exp();
-            let expected: f64 = row.chunks(TILE).map(|tile| self.expected(tile, normaliser, tile)).sum();
-            let negative_entropy = expected - normaliser;
-            let top = best(row.iter().copied().enumerate(), 1).first().map_or(0, |(id, _)| *id);
-            FinalLogits { logits: row, normaliser, negative_entropy, top }
+            let top = self.cpu.largest(row, 1).first().map_or(0, |(id, _)| *id as u32);
+            let rounded = normaliser as f32;
+            let mut weights = row.to_vec();
+            self.cpu.exp(&mut weights, rounded);
+            // What rounding took from the normaliser would count as often as the logits are large.
+            let factor = (f64::from(rounded) - normaliser).exp();
+            let parts = weights.chunks(TILE).zip(row.chunks(TILE));
+            let expected = parts.map(|(weights, logits)| self.cpu.dot(weights, logits)).sum::<f64>() * factor;
+            FinalPrediction { weights, factor, negative_entropy: expected - normaliser, top }
         };
-        logits.chunks_exact(width).map(finish).collect()
-    }
-
-    /// A tile's part of the mean of `values` under the distribution of some logits: the sum of e^(x - normaliser) v.
-    fn expected(&self, logits: &[f32], normaliser: f64, values: &[f32]) -> f64 {
-        let rounded = normaliser as f32;
-        // What rounding took from the normaliser would count as often as the logits are large.
-        let lost = f64::from(rounded) - normaliser;
-        self.cpu.exp_dot(logits, rounded, values) * lost.exp()
+        logits.chunks_exact_mut(width).map(finish).collect()
     }
 }
 
 /// The model's prediction at one position.
-struct FinalLogits {
-    logits: Vec<f32>,
-    /// Log of the sum of exponentials.
-    normaliser: f64,
+struct FinalPrediction {
+    /// Probabilities, but for the factor.
+    weights: Vec<f32>,
+    factor: f64,
     /// Sum of p log p.
     negative_entropy: f64,
     top: u32,
@@ -145,7 +141,7 @@ struct FinalLogits {
 /// A few positions with everything that is read there.
 struct Group<'a> {
     lens: &'a LogitLens,
-    finals: Vec<FinalLogits>,
+    finals: Vec<FinalPrediction>,
     targets: &'a [Option<u32>],
     tracked: &'a [u32],
     top_k: usize,
@@ -208,17 +204,14 @@ impl Group<'_> {
     }
 
     fn read_tile(&self, vector: usize, column: usize, logits: &[f32], named: &Named) -> TileReading {
-        let last = &self.finals[vector % self.finals.len()];
-        let final_logits = &last.logits[column..column + logits.len()];
-        let above = named.target.map_or(0, |(id, target)| {
-            let beats = |(i, x): (usize, &f32)| *x > target || (*x == target && column + i < id as usize);
-            logits.iter().enumerate().filter(|(i, x)| beats((*i, x))).count() as u64
-        });
+        let (lens, last) = (self.lens, &self.finals[vector % self.finals.len()]);
+        let rank = |(id, x): (u32, f32)| lens.cpu.rank(logits, x, (id as usize).saturating_sub(column));
+        let top = lens.cpu.largest(logits, self.top_k);
         TileReading {
-            partial: Partial::new(self.lens, logits),
-            under_final: self.lens.expected(final_logits, last.normaliser, logits),
-            above,
-            top: best(logits.iter().copied().enumerate().map(|(i, x)| (column + i, x)), self.top_k),
+            partial: Partial::new(lens, logits),
+            under_final: lens.cpu.dot(&last.weights[column..column + logits.len()], logits) * last.factor,
+            above: named.target.map_or(0, rank) as u64,
+            top: top.into_iter().map(|(id, x)| ((column + id) as u32, x)).collect(),
         }
     }
 
@@ -227,10 +220,10 @@ impl Group<'_> {
         let whole = merge(tiles.iter().map(|t| &t.partial));
         let normaliser = whole.log_sum_exp();
         let logprob = |logit: f32| f64::from(logit) - normaliser;
-        let candidates = tiles.iter().flat_map(|t| t.top.iter().map(|(id, x)| (*id as usize, *x)));
+        let top = best(tiles.iter().map(|tile| &tile.top[..]), self.top_k);
         let under_final: f64 = tiles.iter().map(|t| t.under_final).sum();
         Reading {
-            top: best(candidates, self.top_k).into_iter().map(|(id, x)| (id, logprob(x))).collect(),
+            top: top.into_iter().map(|(id, x)| (id, logprob(x))).collect(),
             entropy: normaliser - whole.dot / whole.sum,
             kl_to_final: not_negative(last.negative_entropy - under_final + normaliser),
             logprob_of_final_top: logprob(named.final_top),
@@ -273,13 +266,9 @@ struct Partial {
 
 impl Partial {
     fn new(lens: &LogitLens, logits: &[f32]) -> Self {
-        let partial = Partial::without_dot(lens, logits);
-        Partial { dot: lens.cpu.exp_dot(logits, partial.max, logits), ..partial }
-    }
-
-    fn without_dot(lens: &LogitLens, logits: &[f32]) -> Self {
         let max = lens.cpu.max(logits);
-        Partial { max, sum: lens.cpu.sum_exp(logits, max), dot: 0.0 }
+        let [sum, dot] = lens.cpu.exp_sums(logits, max);
+        Partial { max, sum, dot }
     }
 
     fn log_sum_exp(&self) -> f64 {
@@ -305,17 +294,20 @@ fn not_negative(divergence: f64) -> f64 {
     if divergence < 0.0 { 0.0 } else { divergence }
 }
 
-/// The `k` largest, descending, ties to the lower id. Not-a-numbers come last.
-pub(super) fn best(values: impl Iterator<Item = (usize, f32)>, k: usize) -> Vec<(u32, f32)> {
+/// The `k` largest of several lists in the order of their ids, each descending with ties to the lower id and not-a-numbers
+/// last; the result is ordered so too.
+fn best<'a>(lists: impl Iterator<Item = &'a [(u32, f32)]>, k: usize) -> Vec<(u32, f32)> {
     let mut top: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
-    for (id, x) in values {
-        if top.len() == k && top.last().is_none_or(|(_, least)| x <= *least || x.is_nan()) {
-            continue;
+    for list in lists {
+        for (id, x) in list {
+            if top.len() == k && top.last().is_none_or(|(_, least)| x <= least || x.is_nan()) {
+                // What the list holds further on is smaller still.
+                break;
+            }
+            let at = top.partition_point(|other| other.1 >= *x || x.is_nan());
+            top.insert(at, (*id, *x));
+            top.truncate(k);
         }
-        let before = |other: &(u32, f32)| other.1 >= x || x.is_nan();
-        let at = top.partition_point(before);
-        top.insert(at, (id as u32, x));
-        top.truncate(k);
     }
     top
 }

@@ -3,12 +3,15 @@
 use easyroutine_kernels::{Cpu, Pairing, RowsMut};
 use easyroutine_sites::{Point, Site};
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Reading, Seen};
 use super::part::Output;
-use super::run::{Flow, Run};
+use super::run::{Flow, Run, Seam};
 use crate::error::Result;
 use crate::tap::Want;
 use crate::weights::{Norm, Projection};
+
+/// Values of patterns that are held at once: 64 MiB, or one head's.
+const LARGEST_PATTERNS: usize = 16 << 20;
 
 /// Attention with its weights.
 #[derive(Debug)]
@@ -43,10 +46,10 @@ pub(crate) struct Scratch {
     /// Keys, then values, one a query head: tokens by 2 H h. Made only where a head's own are wanted.
     spread: Buffer,
     /// Mixed values, tokens by H h.
-    z: Buffer,
+    z: Reading,
     /// One head's part of the output, tokens by `d_model`.
     head: Buffer,
-    /// One head's scores, then pattern: each row's square, back to back.
+    /// Some heads' patterns: each row's square, back to back.
     squares: Vec<f32>,
 }
 
@@ -57,7 +60,7 @@ impl Attention {
         let Run { scratch, seam, .. } = run;
         let buffers = &mut scratch.attention;
         buffers.qkv.resize(tokens, self.qkv.matrix.outputs());
-        self.qkv.apply(cpu, scratch.read.rows(), buffers.qkv.rows_mut());
+        self.qkv.apply(cpu, scratch.read.left(), buffers.qkv.rows_mut());
 
         let [q, k, v] = self.columns();
         for (site, part) in [(Site::Queries, &q), (Site::Keys, &k), (Site::Values, &v)] {
@@ -72,7 +75,6 @@ impl Attention {
         let Run { batch, scratch, seam, sequences, rotations, past, .. } = run;
         let buffers = &mut scratch.attention;
         self.place(cpu, rotations_of(self.rope, rotations), buffers, is_spread);
-        buffers.z.resize(tokens, self.out.matrix.inputs());
         let spec = if is_spread { &self.spread } else { &self.spec };
         let fresh = if is_spread {
             let half = self.spread.n_heads * self.spread.d_head;
@@ -82,32 +84,63 @@ impl Attention {
         };
         let [keys, values] = past.join(self.layer, batch, spec.n_kv_heads, fresh);
         let queries = buffers.qkv.rows().columns(q);
-        if [Site::Scores, Site::Pattern].iter().any(|site| seam.plan.wants_heads(*site, self.layer)) {
-            let squares = sequences.iter().map(|s| s.queries.len() * s.keys.len()).sum();
-            buffers.squares.resize(squares, 0.0);
-            for head in 0..spec.n_heads {
-                cpu.attention_scores(spec, head, queries, keys, sequences, &mut buffers.squares);
-                let of = |site| Point::head_of(site, self.layer, head);
-                seam.visit_pairs(of(Site::Scores), &mut buffers.squares, spec.window)?;
-                cpu.attention_softmax(spec, head, sequences, &mut buffers.squares);
-                seam.visit_pairs(of(Site::Pattern), &mut buffers.squares, spec.window)?;
-                cpu.attention_mix(spec, head, &buffers.squares, values, sequences, buffers.z.rows_mut());
+        let pattern = self.most_wanted(seam);
+        let is_seen = pattern == Want::Edit || seam.plan.wants_heads(Site::HeadOut, self.layer);
+        let (dtype, inputs) = (run.model.dtype(), self.out.matrix.inputs());
+        let mut z = buffers.z.resize(Seen::by_tap_if(is_seen), dtype, tokens, inputs);
+        let squares: usize = sequences.iter().map(|s| s.queries.len() * s.keys.len()).sum();
+        match pattern {
+            Want::Nothing => cpu.attention(spec, queries, keys, values, sequences, z),
+            Want::Read => {
+                // As many heads at once as keep the threads busy without holding all patterns of a long prompt.
+                let at_once = (LARGEST_PATTERNS / squares.max(1)).clamp(1, spec.n_heads);
+                for first in (0..spec.n_heads).step_by(at_once) {
+                    let heads = first..spec.n_heads.min(first + at_once);
+                    buffers.squares.resize(heads.len() * squares, 0.0);
+                    let kept = &mut buffers.squares[..];
+                    let (part, z) = (heads.clone(), z.reborrow());
+                    cpu.attention_keeping(spec, part, queries, keys, values, sequences, kept, z);
+                    for (head, square) in heads.zip(kept.chunks_exact_mut(squares.max(1))) {
+                        let point = Point::head_of(Site::Pattern, self.layer, head);
+                        seam.visit_pairs(point, square, spec.window)?;
+                    }
+                }
             }
-            if seam.after(self.layer, Site::Pattern).is_break() {
-                return Ok(Flow::Break(()));
+            Want::Edit => {
+                buffers.squares.resize(squares, 0.0);
+                for head in 0..spec.n_heads {
+                    cpu.attention_scores(spec, head, queries, keys, sequences, &mut buffers.squares);
+                    let of = |site| Point::head_of(site, self.layer, head);
+                    seam.visit_pairs(of(Site::Scores), &mut buffers.squares, spec.window)?;
+                    cpu.attention_softmax(spec, head, sequences, &mut buffers.squares);
+                    seam.visit_pairs(of(Site::Pattern), &mut buffers.squares, spec.window)?;
+                    let z = buffers.z.rows_mut();
+                    cpu.attention_mix(spec, head, &buffers.squares, values, sequences, z);
+                }
             }
-        } else {
-            cpu.attention(spec, queries, keys, values, sequences, buffers.z.rows_mut());
+        }
+        if seam.after(self.layer, Site::Pattern).is_break() {
+            return Ok(Flow::Break(()));
         }
         if to == Output::Stream {
-            self.out.add(cpu, buffers.z.rows(), scratch.stream.rows_mut());
+            self.out.add(cpu, buffers.z.left(), scratch.stream.rows_mut());
             return Ok(Flow::Continue(()));
         }
-        self.out.apply(cpu, buffers.z.rows(), scratch.attention_out.rows_mut());
+        self.out.apply(cpu, buffers.z.left(), scratch.attention_out.rows_mut());
         self.visit_head_out(run)?;
         let raw = Point::layer_of(Site::AttnRaw, self.layer);
         run.seam.visit(raw, run.scratch.attention_out.rows_mut())?;
         Ok(run.seam.after(self.layer, Site::AttnRaw))
+    }
+
+    /// The most that is done to the pattern of any head of this layer. Whoever wants scores stands before the softmax, as
+    /// one who edits the pattern stands behind it: both need the steps apart.
+    fn most_wanted(&self, seam: &Seam<'_>) -> Want {
+        if seam.plan.wants_heads(Site::Scores, self.layer) {
+            return Want::Edit;
+        }
+        let of = |head| seam.plan.wants(Point::head_of(Site::Pattern, self.layer, head));
+        (0..self.spec.n_heads).map(of).max().unwrap_or(Want::Nothing)
     }
 
     /// Columns of queries, keys and values in the fused projection.
@@ -200,15 +233,16 @@ impl Attention {
             }
         };
         norm(buffers.qkv.rows_mut().columns(q.clone()), self.q_norm.as_ref());
-        turn(buffers.qkv.rows_mut().columns(q));
         if is_spread {
+            turn(buffers.qkv.rows_mut().columns(q));
             if let Some(k_norm) = &self.k_norm {
                 self.norm_spread_keys(cpu, k_norm, buffers);
             }
             turn(buffers.spread.rows_mut().columns(0..self.spread.n_heads * d_head));
         } else {
             norm(buffers.qkv.rows_mut().columns(k.clone()), self.k_norm.as_ref());
-            turn(buffers.qkv.rows_mut().columns(k));
+            // Queries and keys side by side, in one go.
+            turn(buffers.qkv.rows_mut().columns(q.start..k.end));
         }
     }
 

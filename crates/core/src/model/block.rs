@@ -39,7 +39,7 @@ impl Block {
     pub(crate) fn forward(&self, run: &mut Run<'_>) -> Result<Flow> {
         let tokens = run.batch.n_tokens();
         let d_model = run.model.arch.d_model;
-        for buffer in [&mut run.scratch.read, &mut run.scratch.attention_out, &mut run.scratch.mlp_out] {
+        for buffer in [&mut run.scratch.attention_out, &mut run.scratch.mlp_out] {
             buffer.resize(tokens, d_model);
         }
         self.visit_stream(run, Site::ResidIn)?;

@@ -3,10 +3,12 @@
 use easyroutine_kernels::Activation;
 use easyroutine_sites::{Point, Site};
 
+use super::buffer::Seen;
 use super::moe::Experts;
 use super::part::Output;
 use super::run::{Flow, Run};
 use crate::error::Result;
+use crate::tap::Want;
 use crate::weights::Projection;
 
 /// An MLP with its weights.
@@ -26,34 +28,44 @@ impl Mlp {
         !matches!(self, Mlp::Experts(_))
     }
 
+    /// Whether it reads rows of f32: a router stays in f32, and experts pick rows.
+    pub(crate) fn needs_rows(&self) -> bool {
+        matches!(self, Mlp::Experts(_))
+    }
+
     /// Reads `read`, writes `mlp_out` or adds to the stream; breaks where nothing further is wanted.
     pub(crate) fn forward(&self, run: &mut Run<'_>, layer: usize, to: Output) -> Result<Flow> {
-        let (cpu, tokens) = (run.cpu(), run.batch.n_tokens());
+        let (cpu, dtype, tokens) = (run.cpu(), run.model.dtype(), run.batch.n_tokens());
         let Run { scratch, seam, .. } = run;
-        let (read, hidden) = (scratch.read.rows(), &mut scratch.hidden);
+        let (read, hidden) = (&scratch.read, &mut scratch.hidden);
+        let point = Point::layer_of(Site::MlpHidden, layer);
+        let is_watched = seam.plan.wants(point) != Want::Nothing;
+        let seen = Seen::by_tap_if(is_watched);
         let down = match self {
             Mlp::Plain { up, act, down } => {
-                hidden.resize(tokens, down.matrix.inputs());
-                cpu.matmul_activated(read, &up.matrix, up.bias.as_deref(), *act, hidden.rows_mut());
+                let out = hidden.resize(seen, dtype, tokens, down.matrix.inputs());
+                cpu.matmul_activated(read.left(), &up.matrix, up.bias.as_deref(), *act, out);
                 down
             }
             Mlp::Gated { gate_up, act, down } => {
-                hidden.resize(tokens, down.matrix.inputs());
-                cpu.matmul_gated(read, &gate_up.matrix, gate_up.bias.as_deref(), *act, hidden.rows_mut());
+                let out = hidden.resize(seen, dtype, tokens, down.matrix.inputs());
+                cpu.matmul_gated(read.left(), &gate_up.matrix, gate_up.bias.as_deref(), *act, out);
                 down
             }
             Mlp::Experts(experts) => {
-                experts.forward(cpu, read, scratch.mlp_out.rows_mut());
+                experts.forward(cpu, read.rows(), scratch.mlp_out.rows_mut());
                 return Ok(Flow::Continue(()));
             }
         };
-        seam.visit(Point::layer_of(Site::MlpHidden, layer), hidden.rows_mut())?;
+        if is_watched {
+            seam.visit(point, hidden.rows_mut())?;
+        }
         if seam.after(layer, Site::MlpHidden).is_break() {
             return Ok(Flow::Break(()));
         }
         match to {
-            Output::Stream => down.add(cpu, hidden.rows(), scratch.stream.rows_mut()),
-            Output::Apart => down.apply(cpu, hidden.rows(), scratch.mlp_out.rows_mut()),
+            Output::Stream => down.add(cpu, hidden.left(), scratch.stream.rows_mut()),
+            Output::Apart => down.apply(cpu, hidden.left(), scratch.mlp_out.rows_mut()),
         }
         Ok(Flow::Continue(()))
     }

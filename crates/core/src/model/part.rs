@@ -1,10 +1,10 @@
 //! One part of a block, attention or MLP: what it reads, and how what it computes joins the residual stream.
 
-use easyroutine_kernels::{Cpu, Rows, RowsMut};
+use easyroutine_kernels::{Cpu, RowsMut};
 use easyroutine_sites::{Point, Site};
 
 use super::block::{Block, Norms};
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Seen};
 use super::run::{Flow, Run, Scratch};
 use crate::error::Result;
 use crate::tap::Want;
@@ -52,8 +52,7 @@ impl Block {
     ) -> Result<Flow> {
         let (reads, writes) = part.sites();
         let (reads, writes) = (Point::layer_of(reads, self.layer), Point::layer_of(writes, self.layer));
-        read(run.cpu(), norms.pre, run.scratch.stream.rows(), run.scratch.read.rows_mut());
-        run.seam.visit(reads, run.scratch.read.rows_mut())?;
+        self.read(run, part, norms.pre, reads)?;
         if run.seam.after(self.layer, reads.site()).is_break() {
             return Ok(Flow::Break(()));
         }
@@ -80,6 +79,24 @@ impl Block {
             }
         }
         Ok(run.seam.after(self.layer, writes.site()))
+    }
+
+    /// What a part reads: the normed stream, or a copy of it, since an edit of it must not reach the stream.
+    fn read(&self, run: &mut Run<'_>, part: Part, norm: Option<&Norm>, reads: Point) -> Result<()> {
+        let (model, tokens) = (run.model, run.batch.n_tokens());
+        let Run { scratch: Scratch { stream, read, .. }, seam, .. } = run;
+        let is_watched = seam.plan.wants(reads) != Want::Nothing;
+        let needs_rows = norm.is_none() || part == Part::Mlp && self.mlp.needs_rows();
+        let seen = Seen::by_tap_if(is_watched || needs_rows);
+        let out = read.resize(seen, model.dtype, tokens, model.arch.d_model);
+        match norm {
+            Some(norm) => norm.apply(&model.cpu, stream.rows(), out),
+            None => {
+                let mut out = read.rows_mut();
+                (0..tokens).for_each(|i| out.row_mut(i).copy_from_slice(stream.rows().row(i)));
+            }
+        }
+        if is_watched { seam.visit(reads, read.rows_mut()) } else { Ok(()) }
     }
 
     /// A part's last product may add to the stream itself where nothing follows it and nobody looks between.
@@ -124,14 +141,6 @@ impl<'n> NormRefs<'n> {
 impl<'n> From<&'n Norms> for NormRefs<'n> {
     fn from(norms: &'n Norms) -> Self {
         NormRefs { pre: norms.pre.as_ref(), post: norms.post.as_ref() }
-    }
-}
-
-/// What a part reads: the normed stream, or a copy of it, since an edit of it must not reach the stream.
-fn read(cpu: &Cpu, norm: Option<&Norm>, stream: Rows<'_>, mut out: RowsMut<'_>) {
-    match norm {
-        Some(norm) => norm.apply(cpu, stream, out),
-        None => (0..stream.n_rows()).for_each(|i| out.row_mut(i).copy_from_slice(stream.row(i))),
     }
 }
 

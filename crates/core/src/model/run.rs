@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use easyroutine_kernels::{Cpu, RowsMut, Sequence};
 use easyroutine_sites::{Point, Site};
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Reading};
 use super::past::Past;
 use super::plan::{Plan, Stage};
 use super::rotations::Rotations;
@@ -20,7 +20,7 @@ pub(crate) struct Scratch {
     /// The residual stream, tokens by `d_model`.
     pub(crate) stream: Buffer,
     /// What attention or MLP reads, tokens by `d_model`.
-    pub(crate) read: Buffer,
+    pub(crate) read: Reading,
     /// What attention adds, tokens by `d_model`.
     pub(crate) attention_out: Buffer,
     /// What the MLP adds, tokens by `d_model`.
@@ -28,7 +28,7 @@ pub(crate) struct Scratch {
     /// Buffers inside attention.
     pub(crate) attention: super::attention::Scratch,
     /// Neurons, tokens by `d_mlp`.
-    pub(crate) hidden: Buffer,
+    pub(crate) hidden: Reading,
 }
 
 /// State of a run.

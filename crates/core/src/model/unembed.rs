@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use easyroutine_kernels::{Cpu, Rows, RowsMut};
+use easyroutine_kernels::{Cpu, Rows, RowsMut, large_zeros};
 use easyroutine_sites::{Point, Site};
 
 use super::buffer::Buffer;
@@ -96,7 +96,7 @@ pub(crate) fn finish(run: &mut Run<'_>) -> Result<()> {
 pub(super) fn logits(cpu: &Cpu, unembedding: &Unembedding, stream: Rows<'_>, tokens: &[usize]) -> Vec<f32> {
     let normed = normed(cpu, unembedding, stream, tokens);
     let width = unembedding.vocabulary();
-    let mut logits = vec![0.0; tokens.len() * width];
+    let mut logits = large_zeros(tokens.len() * width);
     unembedding.matrix.apply(cpu, normed.rows(), RowsMut::dense(&mut logits, tokens.len(), width));
     if unembedding.divisor.is_some() || unembedding.softcap.is_some() {
         logits.chunks_exact_mut(width).for_each(|row| unembedding.finish(row));

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ops::Range;
 
-use easyroutine_kernels::{Cpu, Dtype, PackedMatrix, Rows, RowsMut};
+use easyroutine_kernels::{Cpu, Dtype, Left, Out, PackedMatrix, Rows, RowsMut};
 
 use super::checkpoint::{Checkpoint, Tensor};
 use crate::arch::{self, Bias};
@@ -22,7 +22,7 @@ impl Projection {
     ///
     /// # Shapes
     /// `x`: tokens by inputs; `out`: tokens by outputs.
-    pub(crate) fn apply(&self, cpu: &Cpu, x: Rows<'_>, out: RowsMut<'_>) {
+    pub(crate) fn apply<'a>(&self, cpu: &Cpu, x: impl Into<Left<'a>>, out: RowsMut<'_>) {
         cpu.matmul(x, &self.matrix, self.bias.as_deref(), out);
     }
 
@@ -30,7 +30,7 @@ impl Projection {
     ///
     /// # Shapes
     /// As [`Projection::apply`].
-    pub(crate) fn add(&self, cpu: &Cpu, x: Rows<'_>, out: RowsMut<'_>) {
+    pub(crate) fn add<'a>(&self, cpu: &Cpu, x: impl Into<Left<'a>>, out: RowsMut<'_>) {
         cpu.matmul_add(x, &self.matrix, self.bias.as_deref(), out);
     }
 
@@ -65,7 +65,7 @@ impl Norm {
     ///
     /// # Shapes
     /// Both: tokens by width of the norm.
-    pub(crate) fn apply(&self, cpu: &Cpu, x: Rows<'_>, out: RowsMut<'_>) {
+    pub(crate) fn apply<'a>(&self, cpu: &Cpu, x: Rows<'_>, out: impl Into<Out<'a>>) {
         let (weight, bias) = (self.weight.as_deref(), self.bias.as_deref());
         cpu.norm(self.kind, x, x.n_columns(), weight, bias, self.eps, out);
     }

@@ -7,70 +7,106 @@ use super::scores::{Layout, score_panel};
 use super::softmax::softmax;
 use super::{Attention, Sequence};
 use crate::shared::SharedRows;
-use crate::vector::{PANEL, Vector, Work};
+use crate::vector::{Element, PANEL, Vector, Work};
 use crate::{Cpu, Rows, scratch};
 use std::ops::Range;
 
 /// What all blocks of a call share.
-pub(super) struct Call<'a> {
+pub(super) struct Call<'a, O> {
+    pub(super) inputs: Inputs<'a>,
+    pub(super) z: &'a SharedRows<'a, O>,
+}
+
+/// What they read, and where patterns go.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
     pub(super) spec: &'a Attention,
     pub(super) q: Rows<'a>,
     pub(super) keys: &'a Keys<'a>,
     pub(super) v: Rows<'a>,
-    pub(super) z: &'a SharedRows<'a>,
     pub(super) sequences: &'a [Sequence],
+    pub(super) kept: Option<&'a Kept<'a>>,
+}
+
+/// Where patterns are kept.
+pub(super) struct Kept<'a> {
+    /// The heads of a call: tasks compute others too, which are not kept.
+    pub(super) heads: Range<usize>,
+    /// # Shapes
+    /// `[heads, entries]`.
+    pub(super) patterns: SharedRows<'a>,
 }
 
 /// The work of one block for some heads that share keys.
-pub(super) struct HeadBlock<'a> {
-    pub(super) call: &'a Call<'a>,
+pub(super) struct HeadBlock<'a, O> {
+    pub(super) call: &'a Call<'a, O>,
     pub(super) block: &'a Block,
     pub(super) heads: Range<usize>,
 }
 
-impl HeadBlock<'_> {
+impl<O: Element> HeadBlock<'_, O> {
     pub(super) fn run_on(self, cpu: &Cpu) {
-        let spec = self.call.spec;
-        let layout = Layout::new(spec, &self.call.sequences[self.block.sequence], self.block);
+        let spec = self.call.inputs.spec;
+        let layout = Layout::new(spec, &self.call.inputs.sequences[self.block.sequence], self.block);
         let len = spec.d_head * PANEL + self.heads.len() * self.block.rows * layout.stride;
         scratch::with(len, |room: &mut [f32]| cpu.run(HeadBlockIn { work: self, layout, room }));
     }
 }
 
-struct HeadBlockIn<'a> {
-    work: HeadBlock<'a>,
+struct HeadBlockIn<'a, O> {
+    work: HeadBlock<'a, O>,
     layout: Layout,
     /// For a panel of keys, and the scores of each head.
     room: &'a mut [f32],
 }
 
-impl Work for HeadBlockIn<'_> {
+impl<O: Element> Work for HeadBlockIn<'_, O> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let HeadBlockIn { work: HeadBlock { call, block, heads }, layout, room } = self;
-        let spec = call.spec;
-        let sequence = &call.sequences[block.sequence];
+        let Inputs { spec, q, keys, v: values, sequences, kept } = call.inputs;
+        let sequence = &sequences[block.sequence];
         let first_query = sequence.queries.start + block.first;
         let (place, scores) = room.split_at_mut(spec.d_head * PANEL);
         let per_head = block.rows * layout.stride;
         for panel in 0..layout.panels {
             let index = layout.first_key / PANEL + panel;
-            let keys = call.keys.panel(block.sequence, spec.kv_head(heads.start), index, place);
+            let keys = keys.panel(block.sequence, spec.kv_head(heads.start), index, place);
             for (head, scores) in heads.clone().zip(scores.chunks_exact_mut(per_head)) {
-                score_panel(v, spec, head, &call.q, first_query, block.rows, keys, &layout, panel, scores);
+                score_panel(v, spec, head, &q, first_query, block.rows, keys, &layout, panel, scores);
             }
         }
         let visible = block.visible(spec, sequence);
+        let end = visible[block.rows - 1].end - layout.first_key;
         for (head, scores) in heads.zip(scores.chunks_exact_mut(per_head)) {
             let sink = spec.sinks.as_ref().map(|sinks| sinks[head]);
             for (row, visible) in scores.chunks_exact_mut(layout.stride).zip(&visible) {
                 let columns = visible.start - layout.first_key..visible.end - layout.first_key;
+                row[..columns.start].fill(0.0);
+                row[columns.end..end].fill(0.0);
                 softmax(v, &mut row[columns], sink);
             }
             let pattern = Pattern { values: scores, first_key: layout.first_key, stride: layout.stride };
-            mix(v, spec, head, sequence, block, &pattern, call.v, call.z);
+            mix(v, spec, head, sequence, block, &pattern, values, call.z);
+            if let Some(kept) = kept {
+                kept.keep(head, block, sequences, &pattern, end);
+            }
+        }
+    }
+}
+
+impl Kept<'_> {
+    /// Copies a block's part of a head's pattern, of which `end` columns are not zero everywhere.
+    fn keep(&self, head: usize, block: &Block, sequences: &[Sequence], pattern: &Pattern<'_>, end: usize) {
+        let keys = sequences[block.sequence].keys.len();
+        // SAFETY: heads are different rows, blocks different columns.
+        let out = unsafe { self.patterns.part(head - self.heads.start, block.entries(sequences)) };
+        for (out, row) in out.chunks_exact_mut(keys).zip(pattern.values.chunks_exact(pattern.stride)) {
+            out[..pattern.first_key].fill(0.0);
+            out[pattern.first_key..][..end].copy_from_slice(&row[..end]);
+            out[pattern.first_key + end..].fill(0.0);
         }
     }
 }

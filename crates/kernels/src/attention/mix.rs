@@ -4,13 +4,13 @@ use super::plan::Block;
 use super::{Attention, Sequence};
 use crate::Rows;
 use crate::shared::SharedRows;
-use crate::vector::{PANEL, Step, TILE_ROWS, Vector};
+use crate::vector::{Element, PANEL, Start, Step, TILE_ROWS, Vector};
 use std::ops::Range;
 
 /// Keys whose values are copied at once where a head's columns fill no whole panel.
 const COPIED_KEYS: usize = 64;
 
-/// Softmax weights of some rows.
+/// Softmax weights of some rows, zero at hidden keys.
 pub(super) struct Pattern<'a> {
     pub(super) values: &'a [f32],
     /// The key in the first column.
@@ -20,12 +20,12 @@ pub(super) struct Pattern<'a> {
 }
 
 /// Writes pattern · v into the head's columns of z, for the block's rows. Each output adds its visible keys in ascending
-/// order: those that only some rows see row by row, those that all see for all rows at once.
+/// order.
 ///
 /// That no one else accesses these rows and columns of z is the promise of whoever makes the block a task.
 #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
 #[inline(always)]
-pub(super) fn mix<V: Vector>(
+pub(super) fn mix<V: Vector, O: Element>(
     v: V,
     spec: &Attention,
     head: usize,
@@ -33,32 +33,59 @@ pub(super) fn mix<V: Vector>(
     block: &Block,
     pattern: &Pattern<'_>,
     values: Rows<'_>,
-    z: &SharedRows<'_>,
+    z: &SharedRows<'_, O>,
 ) {
     let rows = block.rows;
     let visible = &block.visible(spec, sequence)[..rows];
-    let common = visible[rows - 1].start..visible[0].end.max(visible[rows - 1].start);
     let head_columns = spec.columns(spec.kv_head(head));
     for offset in (0..spec.d_head).step_by(PANEL) {
         let width = PANEL.min(spec.d_head - offset);
         let columns = head_columns.start + offset..head_columns.start + offset + width;
         let source = Source { values: values.rows(sequence.keys.clone()), columns, pattern };
         let mut sums = [0.0; TILE_ROWS * PANEL];
-        for (row, visible) in visible.iter().enumerate() {
-            source.add(v, row..row + 1, visible.start..visible.end.min(common.start), &mut sums);
+        // All keys that any row sees, for all rows: a hidden key adds zero, which changes no bit, unless it holds infinity
+        // or NaN. Then a sum is not finite, and each row takes its own keys alone.
+        source.add(v, 0..rows, visible[0].start..visible[rows - 1].end, &mut sums);
+        if !are_finite(&sums) {
+            sums.fill(0.0);
+            for (row, visible) in visible.iter().enumerate() {
+                source.add(v, row..row + 1, visible.clone(), &mut sums);
+            }
         }
-        source.add(v, 0..rows, common.clone(), &mut sums);
-        for (row, visible) in visible.iter().enumerate() {
-            source.add(v, row..row + 1, common.end.max(visible.start)..visible.end, &mut sums);
-        }
-        for (row, sums) in sums.chunks_exact(PANEL).take(rows).enumerate() {
+        let (sums, _) = sums.as_chunks::<PANEL>();
+        for (row, sums) in sums[..rows].iter().enumerate() {
             let row = sequence.queries.start + block.first + row;
             let column = spec.columns(head).start + offset;
             // SAFETY: blocks have different rows, heads different columns.
             let out = unsafe { z.part(row, column..column + width) };
-            out.copy_from_slice(&sums[..width]);
+            // A negative zero would tell whether hidden keys were added: zero and zero make a positive one.
+            match out.first_chunk_mut::<PANEL>() {
+                Some(out) => {
+                    let mut start = 0;
+                    while start < PANEL {
+                        let sum = v.add(v.load(&sums[start..]), v.splat(0.0));
+                        O::store(v, sum, &mut out[start..]);
+                        start += V::LANES;
+                    }
+                }
+                None => {
+                    for (out, sum) in out.iter_mut().zip(sums) {
+                        *out = O::nearest(sum + 0.0);
+                    }
+                }
+            }
         }
     }
+}
+
+#[inline(always)]
+fn are_finite(values: &[f32; TILE_ROWS * PANEL]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let mut not_finite = false;
+    for value in values {
+        not_finite |= value.to_bits() & EXPONENT == EXPONENT;
+    }
+    !not_finite
 }
 
 /// Some columns of a sequence's values, and their weights.
@@ -101,6 +128,14 @@ impl Source<'_> {
     ) -> Step<'b, f32> {
         let Pattern { values, first_key, stride: x_stride } = *self.pattern;
         let x = &values[rows.start * x_stride + keys.start - first_key..];
-        Step { rows: rows.len(), inputs: keys.len(), x, x_stride, panel, panel_stride: stride }
+        Step {
+            start: Start::Tile,
+            rows: rows.len(),
+            inputs: keys.len(),
+            x,
+            x_stride,
+            panel,
+            panel_stride: stride,
+        }
     }
 }

@@ -10,10 +10,11 @@ mod plan;
 mod scores;
 mod softmax;
 
+use crate::operand::SharedOut;
 use crate::shared::SharedRows;
-use crate::vector::{Vector, Work};
-use crate::{Cpu, Rows, RowsMut};
-use block::{Call, HeadBlock};
+use crate::vector::{Element, Vector, Work};
+use crate::{Cpu, Out, Rows, RowsMut, scratch};
+use block::{Call, HeadBlock, Inputs, Kept};
 use keys::Keys;
 use plan::{Block, Plan};
 use std::ops::Range;
@@ -90,29 +91,82 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit, a sequence reaches beyond the rows or has more queries than keys, or two share a query.
-    pub fn attention(
+    pub fn attention<'a>(
         &self,
         spec: &Attention,
         q: Rows<'_>,
         k: Rows<'_>,
         v: Rows<'_>,
         sequences: &[Sequence],
-        z: RowsMut<'_>,
+        z: impl Into<Out<'a>>,
+    ) {
+        self.attend(spec, 0..spec.n_heads, q, k, v, sequences, None, z.into());
+    }
+
+    /// As [`Cpu::attention`] for some heads, whose columns of z alone are written, keeping their patterns: the same bits.
+    ///
+    /// # Shapes
+    /// patterns: for each of the heads, for each sequence `[its queries, its keys]`, one after the other.
+    ///
+    /// # Panics
+    /// As for [`Cpu::attention`], and if there are no such heads.
+    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
+    pub fn attention_keeping<'a>(
+        &self,
+        spec: &Attention,
+        heads: Range<usize>,
+        q: Rows<'_>,
+        k: Rows<'_>,
+        v: Rows<'_>,
+        sequences: &[Sequence],
+        patterns: &mut [f32],
+        z: impl Into<Out<'a>>,
+    ) {
+        self.attend(spec, heads, q, k, v, sequences, Some(patterns), z.into());
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
+    fn attend(
+        &self,
+        spec: &Attention,
+        heads: Range<usize>,
+        q: Rows<'_>,
+        k: Rows<'_>,
+        v: Rows<'_>,
+        sequences: &[Sequence],
+        patterns: Option<&mut [f32]>,
+        z: Out<'_>,
     ) {
         spec.check();
-        let heads = [spec.n_heads, spec.n_kv_heads, spec.n_kv_heads, spec.n_heads].map(|n| n * spec.d_head);
-        let columns = [q.n_columns(), k.n_columns(), v.n_columns(), z.n_columns()];
-        assert_eq!(columns, heads, "columns of q, k, v and z");
+        assert!(heads.start < heads.end && heads.end <= spec.n_heads, "heads {heads:?} of {}", spec.n_heads);
+        let widths = [spec.n_heads, spec.n_kv_heads, spec.n_kv_heads, spec.n_heads].map(|n| n * spec.d_head);
+        let columns = [q.n_columns(), k.n_columns(), v.n_columns(), z.shape().1];
+        assert_eq!(columns, widths, "columns of q, k, v and z");
         let plan = Plan::new(spec, sequences);
-        plan.check_rows(q.n_rows().min(z.n_rows()), k.n_rows().min(v.n_rows()));
-        let z = SharedRows::new(z);
-        Keys::with(self, spec, k, 0..spec.n_kv_heads, sequences, |keys| {
-            let call = Call { spec, q, keys, v, z: &z, sequences };
-            let tasks = plan.with_heads(self.threads());
-            plan.for_each(self, spec.n_heads, tasks.len(), |task| {
-                let (block, heads) = &tasks[task];
-                HeadBlock { call: &call, block, heads: heads.clone() }.run_on(self);
-            });
+        plan.check_rows(q.n_rows().min(z.shape().0), k.n_rows().min(v.n_rows()));
+        let kept = patterns.map(|patterns| {
+            assert_eq!(
+                Some(patterns.len()),
+                plan.entries().checked_mul(heads.len()),
+                "entries of the patterns"
+            );
+            Kept { patterns: SharedRows::dense(patterns, heads.len(), plan.entries()), heads: heads.clone() }
+        });
+        let kv_heads = spec.kv_head(heads.start)..spec.kv_head(heads.end - 1) + 1;
+        Keys::with(self, spec, k, kv_heads, sequences, |keys| {
+            let inputs = Inputs { spec, q, keys, v, sequences, kept: kept.as_ref() };
+            match z.share() {
+                SharedOut::F32(z) => self.attend_to(&plan, heads, &Call { inputs, z: &z }),
+                SharedOut::Bf16(z) => self.attend_to(&plan, heads, &Call { inputs, z: &z }),
+            }
+        });
+    }
+
+    fn attend_to<O: Element>(&self, plan: &Plan<'_>, heads: Range<usize>, call: &Call<'_, O>) {
+        let tasks = plan.with_heads(self.threads(), heads.clone());
+        plan.for_each(self, heads.len(), tasks.len(), |task| {
+            let (block, heads) = &tasks[task];
+            HeadBlock { call, block, heads: heads.clone() }.run_on(self);
         });
     }
 
@@ -201,7 +255,10 @@ impl Cpu {
         plan.for_each(self, 1, plan.blocks().len(), |task| {
             let block = &plan.blocks()[task];
             let pattern = &pattern[block.entries(sequences)];
-            self.run(Mixed { spec, head, pattern, v, sequences, block, z: &z });
+            scratch::with(pattern.len(), |visible: &mut [f32]| {
+                visible.copy_from_slice(pattern);
+                self.run(Mixed { spec, head, pattern: visible, v, sequences, block, z: &z });
+            });
         });
     }
 
@@ -217,7 +274,8 @@ impl Cpu {
 struct Mixed<'a> {
     spec: &'a Attention,
     head: usize,
-    pattern: &'a [f32],
+    /// A copy, of which entries of hidden keys become zero.
+    pattern: &'a mut [f32],
     v: Rows<'a>,
     sequences: &'a [Sequence],
     block: &'a Block,
@@ -231,7 +289,12 @@ impl Work for Mixed<'_> {
     fn run<V: Vector>(self, v: V) {
         let Mixed { spec, head, pattern, sequences, block, .. } = self;
         let sequence = &sequences[block.sequence];
-        let pattern = mix::Pattern { values: pattern, first_key: 0, stride: sequence.keys.len() };
+        let stride = sequence.keys.len();
+        for (row, visible) in pattern.chunks_exact_mut(stride).zip(block.visible(spec, sequence)) {
+            row[..visible.start].fill(0.0);
+            row[visible.end..].fill(0.0);
+        }
+        let pattern = mix::Pattern { values: pattern, first_key: 0, stride };
         mix::mix(v, spec, head, sequence, block, &pattern, self.v, self.z);
     }
 }

@@ -28,7 +28,6 @@ pub(super) struct Plan<'a> {
     entries: usize,
     /// Query heads that share keys.
     heads_per_key: usize,
-    n_heads: usize,
     d_head: usize,
 }
 
@@ -68,7 +67,7 @@ impl<'a> Plan<'a> {
             entries = size;
         }
         let heads_per_key = spec.n_heads / spec.n_kv_heads;
-        Plan { sequences, blocks, entries, heads_per_key, n_heads: spec.n_heads, d_head: spec.d_head }
+        Plan { sequences, blocks, entries, heads_per_key, d_head: spec.d_head }
     }
 
     /// # Panics
@@ -95,13 +94,15 @@ impl<'a> Plan<'a> {
 
     /// Every block with every head. Heads that share keys stay together where the keys are laid out anew for each task,
     /// as long as there is work for all threads.
-    pub(super) fn with_heads(&self, threads: usize) -> Vec<(Block, Range<usize>)> {
-        let together = self.blocks.len() * (self.n_heads / self.heads_per_key) >= threads;
+    pub(super) fn with_heads(&self, threads: usize, heads: Range<usize>) -> Vec<(Block, Range<usize>)> {
+        let together = self.blocks.len() * (heads.len() / self.heads_per_key) >= threads;
         let mut tasks = Vec::new();
         for block in &self.blocks {
             let alone = is_laid_out(&self.sequences[block.sequence]) || !together;
             let count = if alone { 1 } else { self.heads_per_key };
-            tasks.extend((0..self.n_heads).step_by(count).map(|head| (block.clone(), head..head + count)));
+            let groups = (heads.start / count..heads.end.div_ceil(count))
+                .map(|group| (group * count).max(heads.start)..((group + 1) * count).min(heads.end));
+            tasks.extend(groups.map(|heads| (block.clone(), heads)));
         }
         tasks
     }

@@ -3,7 +3,7 @@
 use super::keys::Keys;
 use super::plan::Block;
 use super::{Attention, Sequence};
-use crate::vector::{MOST_LANES, PANEL, Step, TILE_ROWS, Vector, Work};
+use crate::vector::{MOST_LANES, PANEL, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, Rows, math, scratch};
 
 /// Scores of some rows; those of hidden keys are arbitrary.
@@ -45,25 +45,36 @@ pub(super) fn score_panel<V: Vector>(
 ) {
     let mut sums = [0.0; TILE_ROWS * PANEL];
     let x = &q.data()[first_query * q.stride() + head * spec.d_head..];
-    let step = Step { rows, inputs: spec.d_head, x, x_stride: q.stride(), panel: keys, panel_stride: PANEL };
+    let step = Step {
+        start: Start::Zero,
+        rows,
+        inputs: spec.d_head,
+        x,
+        x_stride: q.stride(),
+        panel: keys,
+        panel_stride: PANEL,
+    };
     v.tile(&step, &mut sums);
     let column = panel * PANEL;
     let positions: [f32; PANEL] = std::array::from_fn(|i| (layout.first_key + column + i) as f32);
     let slope = spec.alibi.as_ref().map(|slopes| v.splat(slopes[head]));
     let scale = v.splat(spec.scale);
-    for (row, sums) in sums.chunks_exact(PANEL).take(rows).enumerate() {
+    let (sums, _) = sums.as_chunks::<PANEL>();
+    for (row, sums) in sums[..rows].iter().enumerate() {
         let out = &mut out[row * layout.stride + column..][..PANEL];
-        let chunks = sums.chunks_exact(V::LANES).zip(positions.chunks_exact(V::LANES));
-        for ((sums, positions), out) in chunks.zip(out.chunks_exact_mut(V::LANES)) {
-            let mut score = v.mul(v.load(sums), scale);
+        let mut start = 0;
+        // Not by iterators: calls of theirs, compiled without the path's instructions, would cost more than the arithmetic.
+        while start < PANEL {
+            let mut score = v.mul(v.load(&sums[start..]), scale);
             if let Some(cap) = spec.softcap {
                 let cap = v.splat(cap);
                 score = v.mul(cap, math::tanh(v, v.div(score, cap)));
             }
             if let Some(slope) = slope {
-                score = v.mul_add(slope, v.load(positions), score);
+                score = v.mul_add(slope, v.load(&positions[start..]), score);
             }
-            v.store(score, out);
+            v.store(score, &mut out[start..]);
+            start += V::LANES;
         }
     }
     const { assert!(PANEL.is_multiple_of(MOST_LANES)) };

@@ -18,16 +18,22 @@ pub(super) fn softmax<V: Vector>(v: V, row: &mut [f32], sink: Option<f32>) {
     }
     let shifts = v.splat(shift);
     let mut sums = v.splat(0.0);
-    for chunk in row.chunks_mut(V::LANES) {
+    let mut start = 0;
+    while start < row.len() {
+        let end = row.len().min(start + V::LANES);
+        let chunk = &mut row[start..end];
         // A lane without a score adds nothing.
         let scores = v.load_or(chunk, f32::NEG_INFINITY);
         let powers = math::exp(v, v.sub(scores, shifts));
         sums = v.add(sums, powers);
         v.store_some(powers, chunk);
+        start = end;
     }
     let of_sink = v.lanes(math::exp(v, v.splat(sink - shift)))[0];
     let factor = 1.0 / (v.sum(sums) + of_sink);
-    row.iter_mut().for_each(|power| *power *= factor);
+    for power in row {
+        *power *= factor;
+    }
 }
 
 /// The work of taking the softmax of a block's rows, with zeros for hidden keys.

@@ -158,6 +158,30 @@ proptest! {
     }
 
     #[test]
+    fn kept_patterns_are_those_of_scores_and_softmax(case in cases(), cut in 0_usize..4) {
+        let (spec, inputs) = (&case.spec, case.inputs());
+        let Inputs { q, k, v, sequences } = &inputs;
+        let size = pattern_size(sequences);
+        for cpu in cpus() {
+            let mut z = Matrix::untouched(q.rows, q.cols, q.cols + 2);
+            let cut = cut.min(spec.n_heads);
+            for heads in [0..cut, cut..spec.n_heads] {
+                if heads.is_empty() {
+                    continue;
+                }
+                let mut kept = vec![f32::NAN; heads.len() * size];
+                let (all, z) = (heads.clone(), z.view_mut());
+                cpu.attention_keeping(spec, all, q.view(), k.view(), v.view(), sequences, &mut kept, z);
+                for (number, head) in heads.enumerate() {
+                    let found = &kept[number * size..][..size];
+                    prop_assert_eq!(bits(found), bits(&pattern(&cpu, spec, head, &inputs)));
+                }
+            }
+            prop_assert_eq!(bits(&z.values), bits(&attend(&cpu, spec, &inputs).values));
+        }
+    }
+
+    #[test]
     fn the_number_of_threads_changes_no_bit(case in cases()) {
         let inputs = case.inputs();
         for path in crate::vector::Path::all() {

@@ -2,10 +2,9 @@
 
 use super::finish::Target;
 use super::inputs::{Inputs, Values};
-use super::tasks::{Steps, even_part, steps};
-use crate::vector::{Element, PANEL, Step, TILE_ROWS, Vector, Work};
+use super::tasks::{Part, Steps, steps};
+use crate::vector::{Element, PANEL, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, PackedMatrix, scratch};
-use std::ops::Range;
 
 /// Sums of a tile.
 const TILE: usize = TILE_ROWS * PANEL;
@@ -14,59 +13,57 @@ const TILE: usize = TILE_ROWS * PANEL;
 const WAITING_TILES: usize = 128;
 
 /// Some rows times some panels, and where the results go.
-pub(super) struct Block<'a> {
+pub(super) struct Block<'a, O> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) w: &'a PackedMatrix,
-    pub(super) rows: Range<usize>,
-    pub(super) panels: Range<usize>,
-    pub(super) target: &'a Target<'a>,
+    pub(super) part: Part<'a>,
+    pub(super) target: &'a Target<'a, O>,
 }
 
 /// Computes the block.
 ///
 /// # Safety
 /// No one else accesses these rows of the target in the columns of these panels' outputs.
-pub(super) unsafe fn run(cpu: &Cpu, block: Block<'_>) {
+pub(super) unsafe fn run<O: Element>(cpu: &Cpu, block: Block<'_, O>) {
     match block.inputs.values {
         Values::F32(x) => run_of(cpu, x, block),
         Values::Bf16(x) => run_of(cpu, x, block),
     }
 }
 
-fn run_of<T: Element>(cpu: &Cpu, x: &[T], block: Block<'_>) {
-    let tiles = block.rows.len().div_ceil(TILE_ROWS);
+fn run_of<T: Element, O: Element>(cpu: &Cpu, x: &[T], block: Block<'_, O>) {
+    let tiles = block.part.tiles.len();
     let steps = steps(block.w.depth(), size_of::<T>(), tiles);
     // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
     let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
-    scratch::with(waiting * TILE, |sums: &mut [f32]| cpu.run(BlockOf { x, block, tiles, steps, sums }));
+    scratch::with(waiting * TILE, |sums: &mut [f32]| cpu.run(BlockOf { x, block, steps, sums }));
 }
 
-struct BlockOf<'a, T> {
+struct BlockOf<'a, T, O> {
     x: &'a [T],
-    block: Block<'a>,
-    /// Tiles above each other.
-    tiles: usize,
+    block: Block<'a, O>,
     steps: Steps,
     /// Room for one tile if there is one step, otherwise for as many as may wait.
     sums: &'a mut [f32],
 }
 
-impl<T: Element> Work for BlockOf<'_, T> {
+impl<T: Element, O: Element> Work for BlockOf<'_, T, O> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
-        let panels = self.block.panels.clone();
+        let Part { panels, tiles, .. } = self.block.part.clone();
         let waiting = self.sums.len() / TILE;
-        let at_once = if self.steps.count == 1 { panels.len() } else { (waiting / self.tiles.max(1)).max(1) };
+        let at_once =
+            if self.steps.count == 1 { panels.len() } else { (waiting / tiles.len().max(1)).max(1) };
         let mut first = panels.start;
         while first < panels.end {
             let last = panels.end.min(first + at_once);
             for step in 0..self.steps.count {
                 for panel in first..last {
-                    for tile in 0..self.tiles {
-                        let place =
-                            if self.steps.count == 1 { 0 } else { (panel - first) * self.tiles + tile };
+                    for tile in tiles.clone() {
+                        let number = (panel - first) * tiles.len() + tile - tiles.start;
+                        let place = if self.steps.count == 1 { 0 } else { number };
                         self.advance(v, panel, tile, step, place);
                     }
                 }
@@ -76,22 +73,22 @@ impl<T: Element> Work for BlockOf<'_, T> {
     }
 }
 
-impl<T: Element> BlockOf<'_, T> {
+impl<T: Element, O: Element> BlockOf<'_, T, O> {
     /// Takes one tile, whose sums stand at `place`, through one step, and finishes it after the last.
     #[inline(always)]
     fn advance<V: Vector>(&mut self, v: V, panel: usize, tile: usize, step: usize, place: usize) {
-        let Block { inputs, w, rows, target, .. } = &self.block;
-        let part = even_part(rows.len(), self.tiles, tile);
-        let rows = rows.start + part.start..rows.start + part.end;
+        let Block { inputs, w, part, target, .. } = &self.block;
+        let rows = part.rows.of_tile(tile);
         let depth = step * self.steps.len..w.depth().min((step + 1) * self.steps.len);
         let sums = &mut self.sums[place * TILE..][..TILE];
-        if step == 0 {
+        if depth.is_empty() {
+            // A matrix without inputs.
             sums.fill(0.0);
-        }
-        if !depth.is_empty() {
+        } else {
             let x = &self.x[rows.start * inputs.stride + depth.start..];
             let weights = &w.panel::<T>(panel)[depth.start * PANEL..];
             let step = Step {
+                start: if step == 0 { Start::Zero } else { Start::Tile },
                 rows: rows.len(),
                 inputs: depth.len(),
                 x,

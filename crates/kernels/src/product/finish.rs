@@ -1,8 +1,8 @@
 //! What happens to a tile's sums before they leave the cache.
 
-use crate::packed::HALF;
+use crate::packed::{HALF, HalfPanel};
 use crate::shared::SharedRows;
-use crate::vector::{PANEL, Vector};
+use crate::vector::{Element, PANEL, Vector};
 use crate::{Activation, PackedMatrix};
 use std::ops::Range;
 
@@ -29,16 +29,19 @@ impl Finish {
     }
 }
 
-/// Where the results go.
-pub(super) struct Target<'a> {
-    pub(super) out: &'a SharedRows<'a>,
+/// Where the results go, rounded to `O`.
+pub(super) struct Target<'a, O> {
+    pub(super) out: &'a SharedRows<'a, O>,
     /// The row and the column of the product that stand first in `out`.
     pub(super) origin: (usize, usize),
     pub(super) bias: Option<&'a [f32]>,
     pub(super) finish: Finish,
 }
 
-impl Target<'_> {
+/// Sums of half a panel. Arrays, since copies of a known length become a few vector moves and others calls.
+type Half = [f32; HALF];
+
+impl<O: Element> Target<'_, O> {
     /// Finishes the sums of a panel's outputs for some rows, and writes them.
     ///
     /// That no one else accesses them is the promise of the caller of `block::run`.
@@ -52,48 +55,77 @@ impl Target<'_> {
         sums: &mut [f32],
     ) {
         let halves = w.halves(panel);
-        for (row, sums) in rows.zip(sums.chunks_exact_mut(PANEL)) {
-            let (first, second) = sums.split_at_mut(HALF);
-            for (half, sums) in halves.iter().zip([&mut *first, &mut *second]) {
-                if let Some(bias) = self.bias {
-                    add(&bias[half.start.min(bias.len())..][..half.count], sums);
+        let bias = self.bias.map(|bias| [half_of(bias, &halves[0]), half_of(bias, &halves[1])]);
+        let (sums, _) = sums.as_chunks_mut::<HALF>();
+        let (sums, _) = sums.as_chunks_mut::<2>();
+        for (row, sums) in rows.zip(sums) {
+            if let Some(bias) = &bias {
+                for i in 0..HALF {
+                    sums[0][i] += bias[0][i];
+                    sums[1][i] += bias[1][i];
                 }
             }
-            if let Finish::Gate(activation) = self.finish {
-                activation.replace(v, first);
-                for (gate, up) in first.iter_mut().zip(second) {
-                    *gate *= *up;
+            let [first, second] = sums;
+            match self.finish {
+                Finish::Gate(activation) => {
+                    activation.replace(v, first);
+                    for i in 0..HALF {
+                        first[i] *= second[i];
+                    }
+                    self.write(v, row, &halves[0], first);
+                    continue;
                 }
-                self.write(row, halves[0].start, &first[..halves[0].count]);
-                continue;
-            }
-            for (half, sums) in halves.iter().zip([first, second]) {
-                if let Finish::Activate(activation) = self.finish {
-                    activation.replace(v, sums);
+                Finish::Activate(activation) => {
+                    activation.replace(v, first);
+                    activation.replace(v, second);
                 }
-                self.write(row, half.start, &sums[..half.count]);
+                Finish::Store | Finish::Add => {}
             }
+            self.write(v, row, &halves[0], first);
+            self.write(v, row, &halves[1], second);
         }
+        const { assert!(2 * HALF == PANEL) };
     }
 
     #[inline(always)]
-    fn write(&self, row: usize, column: usize, values: &[f32]) {
-        if values.is_empty() {
+    fn write<V: Vector>(&self, v: V, row: usize, half: &HalfPanel, values: &Half) {
+        if half.count == 0 {
             return;
         }
-        let (row, column) = (row - self.origin.0, column - self.origin.1);
+        let (row, column) = (row - self.origin.0, half.start - self.origin.1);
         // SAFETY: by the promise of the caller of `block::run`.
-        let out = unsafe { self.out.part(row, column..column + values.len()) };
-        match self.finish {
-            Finish::Add => add(values, out),
-            Finish::Store | Finish::Activate(_) | Finish::Gate(_) => out.copy_from_slice(values),
+        let out = unsafe { self.out.part(row, column..column + half.count) };
+        match (self.finish, out.first_chunk_mut::<HALF>()) {
+            (Finish::Add, Some(out)) => {
+                for i in 0..HALF {
+                    out[i] = O::nearest(out[i].widened() + values[i]);
+                }
+            }
+            (_, Some(out)) => {
+                let mut start = 0;
+                while start < HALF {
+                    O::store(v, v.load(&values[start..]), &mut out[start..]);
+                    start += V::LANES;
+                }
+            }
+            (Finish::Add, None) => {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = O::nearest(out.widened() + value);
+                }
+            }
+            (_, None) => {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = O::nearest(*value);
+                }
+            }
         }
     }
 }
 
+/// The biases of half a panel, zero where it has no outputs.
 #[inline(always)]
-fn add(values: &[f32], to: &mut [f32]) {
-    for (to, value) in to.iter_mut().zip(values) {
-        *to += value;
-    }
+fn half_of(bias: &[f32], half: &HalfPanel) -> Half {
+    let mut values = [0.0; HALF];
+    values[..half.count].copy_from_slice(&bias[half.start.min(bias.len())..][..half.count]);
+    values
 }

@@ -1,8 +1,10 @@
 //! The left side of a product, as the micro-kernels read it.
 
+use crate::aligned::CACHE_PERIOD;
+use crate::operand::padded;
 use crate::shared::SharedRows;
 use crate::vector::{Element, Vector, Work};
-use crate::{Cpu, Dtype, PackedMatrix, Rows, scratch};
+use crate::{Cpu, Dtype, Left, PackedMatrix, Rows, scratch};
 
 /// Activations in the type of the weights.
 ///
@@ -20,14 +22,25 @@ pub(super) enum Values<'a> {
     Bf16(&'a [u16]),
 }
 
-/// Rows at a stride that is a multiple of this many bytes share their places in the first-level cache.
-const CACHE_PERIOD: usize = 4096;
-
 /// Fewer rows than this find room there even so.
 const FEW_ROWS: usize = 5;
 
 /// Calls `f` with `x` in the type of `w`: as it stands where it can be used so.
-pub(super) fn with(cpu: &Cpu, x: Rows<'_>, w: &PackedMatrix, f: impl FnOnce(&Inputs<'_>)) {
+///
+/// # Panics
+/// If `x` is an operand of another type.
+pub(super) fn with(cpu: &Cpu, x: &Left<'_>, w: &PackedMatrix, f: impl FnOnce(&Inputs<'_>)) {
+    let x = match x {
+        Left::Rows(rows) => rows,
+        Left::Operand(operand) => {
+            assert_eq!(operand.dtype(), w.dtype(), "type of an operand and of the weights");
+            let values = match operand.dtype() {
+                Dtype::F32 => Values::F32(operand.values()),
+                Dtype::Bf16 => Values::Bf16(operand.values()),
+            };
+            return f(&Inputs { values, rows: operand.n_rows(), stride: operand.stride() });
+        }
+    };
     let rows = x.n_rows();
     match w.dtype() {
         Dtype::F32 if rows < FEW_ROWS || !(x.stride() * size_of::<f32>()).is_multiple_of(CACHE_PERIOD) => {
@@ -35,21 +48,13 @@ pub(super) fn with(cpu: &Cpu, x: Rows<'_>, w: &PackedMatrix, f: impl FnOnce(&Inp
         }
         Dtype::F32 => {
             let stride = padded::<f32>(w.depth());
-            converted(cpu, x, stride, |values| f(&Inputs { values: Values::F32(values), rows, stride }));
+            converted(cpu, *x, stride, |values| f(&Inputs { values: Values::F32(values), rows, stride }));
         }
         Dtype::Bf16 => {
             let stride = padded::<u16>(w.depth());
-            converted(cpu, x, stride, |values| f(&Inputs { values: Values::Bf16(values), rows, stride }));
+            converted(cpu, *x, stride, |values| f(&Inputs { values: Values::Bf16(values), rows, stride }));
         }
     }
-}
-
-/// A stride for rows of `depth` values: whole cache lines, and no multiple of the cache's period.
-fn padded<T>(depth: usize) -> usize {
-    let line = 64 / size_of::<T>();
-    let stride = depth.next_multiple_of(line);
-    let clashes = (stride * size_of::<T>()).is_multiple_of(CACHE_PERIOD / 4);
-    if clashes { stride + line } else { stride }
 }
 
 fn converted<T: Element>(cpu: &Cpu, x: Rows<'_>, stride: usize, f: impl FnOnce(&[T])) {

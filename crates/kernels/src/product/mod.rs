@@ -5,9 +5,10 @@ mod finish;
 mod inputs;
 mod tasks;
 
+use crate::operand::SharedOut;
 use crate::shared::SharedRows;
-use crate::vector::PANEL;
-use crate::{Activation, Cpu, PackedMatrix, Rows, RowsMut, scratch};
+use crate::vector::{Element, PANEL};
+use crate::{Activation, Cpu, Left, Out, PackedMatrix, RowsMut, scratch};
 use block::Block;
 use finish::{Finish, Target};
 use tasks::Tasks;
@@ -23,8 +24,14 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn matmul(&self, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>, out: RowsMut<'_>) {
-        self.multiply(x, w, bias, Finish::Store, out);
+    pub fn matmul<'a>(
+        &self,
+        x: impl Into<Left<'a>>,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        out: RowsMut<'_>,
+    ) {
+        self.multiply(x.into(), w, bias, Finish::Store, out.into());
     }
 
     /// out += x Wᵀ + bias, the same bits as the product added afterwards.
@@ -34,8 +41,14 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn matmul_add(&self, x: Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>, out: RowsMut<'_>) {
-        self.multiply(x, w, bias, Finish::Add, out);
+    pub fn matmul_add<'a>(
+        &self,
+        x: impl Into<Left<'a>>,
+        w: &PackedMatrix,
+        bias: Option<&[f32]>,
+        out: RowsMut<'_>,
+    ) {
+        self.multiply(x.into(), w, bias, Finish::Add, out.into());
     }
 
     /// out = activation(x Wᵀ + bias).
@@ -45,15 +58,15 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn matmul_activated(
+    pub fn matmul_activated<'a>(
         &self,
-        x: Rows<'_>,
+        x: impl Into<Left<'a>>,
         w: &PackedMatrix,
         bias: Option<&[f32]>,
         activation: Activation,
-        out: RowsMut<'_>,
+        out: impl Into<Out<'a>>,
     ) {
-        self.multiply(x, w, bias, Finish::Activate(activation), out);
+        self.multiply(x.into(), w, bias, Finish::Activate(activation), out.into());
     }
 
     /// out = activation(gate) · up, with gate and up the two halves of x Wᵀ + bias.
@@ -64,16 +77,16 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit, or the matrix is not a gated one.
-    pub fn matmul_gated(
+    pub fn matmul_gated<'a>(
         &self,
-        x: Rows<'_>,
+        x: impl Into<Left<'a>>,
         w: &PackedMatrix,
         bias: Option<&[f32]>,
         activation: Activation,
-        out: RowsMut<'_>,
+        out: impl Into<Out<'a>>,
     ) {
         assert!(w.is_gated(), "a gated product needs a matrix of `pack_gated`");
-        self.multiply(x, w, bias, Finish::Gate(activation), out);
+        self.multiply(x.into(), w, bias, Finish::Gate(activation), out.into());
     }
 
     /// Computes x Wᵀ + bias without an array for it: calls `visit` with the first column, the first row and the values
@@ -85,22 +98,24 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit, or the matrix is a gated one.
-    pub fn matmul_tiles(
+    pub fn matmul_tiles<'a>(
         &self,
-        x: Rows<'_>,
+        x: impl Into<Left<'a>>,
         w: &PackedMatrix,
         bias: Option<&[f32]>,
         tile_columns: usize,
         visit: impl Fn(usize, usize, RowsMut<'_>) + Sync,
     ) {
         assert!(!w.is_gated(), "tiles of a gated matrix would have no first column");
+        let x = x.into();
         check(&x, w, bias);
         let group = tile_columns.div_ceil(PANEL).max(1);
-        inputs::with(self, x, w, |inputs| {
+        inputs::with(self, &x, w, |inputs| {
             let tasks = Tasks::new(self, inputs, w, Some(group));
             self.for_each(tasks.count(), |task| {
-                let (rows, panels) = tasks.parts(task);
-                let columns = panels.start * PANEL..w.outputs().min(panels.end * PANEL);
+                let part = tasks.part(task);
+                let rows = part.rows.of_tiles(&part.tiles);
+                let columns = part.panels.start * PANEL..w.outputs().min(part.panels.end * PANEL);
                 // No power of two: rows at such a stride would share few places in the cache.
                 let stride = columns.len().next_multiple_of(PANEL) + PANEL / 2;
                 scratch::with(rows.len() * stride, |tile: &mut [f32]| {
@@ -110,38 +125,40 @@ impl Cpu {
                     let origin = (first_row, first_column);
                     let target = Target { out: &out, origin, bias, finish: Finish::Store };
                     // SAFETY: the tile is this task's own.
-                    unsafe { block::run(self, Block { inputs, w, rows, panels, target: &target }) };
+                    unsafe { block::run(self, Block { inputs, w, part, target: &target }) };
                     visit(first_column, first_row, tile);
                 });
             });
         });
     }
 
-    fn multiply(
-        &self,
-        x: Rows<'_>,
-        w: &PackedMatrix,
-        bias: Option<&[f32]>,
-        finish: Finish,
-        out: RowsMut<'_>,
-    ) {
+    fn multiply(&self, x: Left<'_>, w: &PackedMatrix, bias: Option<&[f32]>, finish: Finish, out: Out<'_>) {
         check(&x, w, bias);
         let columns = finish.columns(w.outputs());
-        assert_eq!((out.n_rows(), out.n_columns()), (x.n_rows(), columns), "rows and columns of a product");
-        let out = SharedRows::new(out);
-        let target = Target { out: &out, origin: (0, 0), bias, finish };
-        inputs::with(self, x, w, |inputs| {
+        assert_eq!(out.shape(), (x.n_rows(), columns), "rows and columns of a product");
+        match out.share() {
+            SharedOut::F32(out) => {
+                self.multiply_into(x, w, Target { out: &out, origin: (0, 0), bias, finish })
+            }
+            SharedOut::Bf16(out) => {
+                self.multiply_into(x, w, Target { out: &out, origin: (0, 0), bias, finish });
+            }
+        }
+    }
+
+    fn multiply_into<O: Element>(&self, x: Left<'_>, w: &PackedMatrix, target: Target<'_, O>) {
+        inputs::with(self, &x, w, |inputs| {
             let tasks = Tasks::new(self, inputs, w, None);
             self.for_each(tasks.count(), |task| {
-                let (rows, panels) = tasks.parts(task);
+                let part = tasks.part(task);
                 // SAFETY: tasks have different rows or different panels, and these have different outputs.
-                unsafe { block::run(self, Block { inputs, w, rows, panels, target: &target }) };
+                unsafe { block::run(self, Block { inputs, w, part, target: &target }) };
             });
         });
     }
 }
 
-fn check(x: &Rows<'_>, w: &PackedMatrix, bias: Option<&[f32]>) {
+fn check(x: &Left<'_>, w: &PackedMatrix, bias: Option<&[f32]>) {
     assert_eq!(x.n_columns(), w.inputs(), "inputs of a product");
     assert!(
         bias.is_none_or(|bias| bias.len() == w.outputs()),

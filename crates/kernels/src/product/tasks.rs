@@ -19,11 +19,25 @@ const TASKS_PER_THREAD: usize = 8;
 
 /// A product's tasks: every block of rows with every group of panels.
 pub(super) struct Tasks {
-    rows: usize,
+    rows: TiledRows,
     blocks: usize,
     panels: usize,
     panels_per_group: usize,
     groups: usize,
+}
+
+/// Rows in tiles of nearly the same height.
+pub(super) struct TiledRows {
+    rows: usize,
+    tiles: usize,
+}
+
+/// What one task computes.
+#[derive(Clone)]
+pub(super) struct Part<'a> {
+    pub(super) rows: &'a TiledRows,
+    pub(super) tiles: Range<usize>,
+    pub(super) panels: Range<usize>,
 }
 
 /// How many steps the inputs are cut into, and how long each but the last is.
@@ -41,7 +55,7 @@ impl Tasks {
         panels_per_group: Option<usize>,
     ) -> Tasks {
         let (rows, panels, depth) = (inputs.rows, w.n_panels(), w.depth());
-        let tiles = rows.div_ceil(TILE_ROWS);
+        let tiles = inputs.rows.div_ceil(TILE_ROWS);
         let step = steps(depth, inputs.value_bytes(), tiles).len.max(1);
         let tiles_per_block = (BLOCK_BYTES / (step * inputs.value_bytes() * TILE_ROWS)).max(1);
         let blocks = tiles.div_ceil(tiles_per_block);
@@ -51,18 +65,36 @@ impl Tasks {
             panels.div_ceil(wanted.div_ceil(blocks.max(1)).max(1))
         });
         let panels_per_group = panels_per_group.clamp(1, panels.max(1));
-        Tasks { rows, blocks, panels, panels_per_group, groups: panels.div_ceil(panels_per_group) }
+        let groups = panels.div_ceil(panels_per_group);
+        Tasks { rows: TiledRows { rows, tiles }, blocks, panels, panels_per_group, groups }
     }
 
     pub(super) fn count(&self) -> usize {
         self.blocks * self.groups
     }
 
-    /// A task's rows and panels. Tasks in sequence share rows.
-    pub(super) fn parts(&self, task: usize) -> (Range<usize>, Range<usize>) {
+    /// What a task computes. Tasks in sequence share rows.
+    pub(super) fn part(&self, task: usize) -> Part<'_> {
         let (block, group) = (task / self.groups, task % self.groups);
         let panel = group * self.panels_per_group;
-        (even_part(self.rows, self.blocks, block), panel..self.panels.min(panel + self.panels_per_group))
+        Part {
+            rows: &self.rows,
+            tiles: even_part(self.rows.tiles, self.blocks, block),
+            panels: panel..self.panels.min(panel + self.panels_per_group),
+        }
+    }
+}
+
+impl TiledRows {
+    /// The rows of one tile.
+    pub(super) fn of_tile(&self, tile: usize) -> Range<usize> {
+        even_part(self.rows, self.tiles, tile)
+    }
+
+    /// The rows of some tiles.
+    pub(super) fn of_tiles(&self, tiles: &Range<usize>) -> Range<usize> {
+        even_part(self.rows, self.tiles, tiles.start).start
+            ..even_part(self.rows, self.tiles, tiles.end - 1).end
     }
 }
 
@@ -88,7 +120,7 @@ pub(super) fn steps(depth: usize, value_bytes: usize, tiles: usize) -> Steps {
 }
 
 /// One of `parts` parts of nearly the same size.
-pub(super) fn even_part(len: usize, parts: usize, part: usize) -> Range<usize> {
+fn even_part(len: usize, parts: usize, part: usize) -> Range<usize> {
     part * len / parts..(part + 1) * len / parts
 }
 

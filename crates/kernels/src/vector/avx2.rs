@@ -60,6 +60,25 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn store_bf16(self, lanes: __m256, out: &mut [u16]) {
+        let out = &mut out[..8];
+        // SAFETY: the slice holds eight values; an `Avx2` proves the instructions.
+        unsafe {
+            let bits = _mm256_castps_si256(lanes);
+            let upper = _mm256_srli_epi32::<16>(bits);
+            let even = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff));
+            let nearest = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(lanes, lanes));
+            let bits = _mm256_blendv_epi8(nearest, quiet, nan);
+            // Each half of the register packs for itself; then the third quarter goes beside the first.
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(bits, bits));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         intrinsic!(_mm256_add_ps(a, b))
     }

@@ -87,6 +87,22 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn store_bf16(self, lanes: __m512, out: &mut [u16]) {
+        let out = &mut out[..16];
+        // SAFETY: the slice holds sixteen values; an `Avx512` proves the instructions.
+        unsafe {
+            let bits = _mm512_castps_si512(lanes);
+            let upper = _mm512_srli_epi32::<16>(bits);
+            let even = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff));
+            let nearest = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(lanes, lanes);
+            let bits = _mm512_mask_or_epi32(nearest, nan, upper, _mm512_set1_epi32(0x40));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(bits));
+        }
+    }
+
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         intrinsic!(_mm512_add_ps(a, b))
     }
@@ -236,7 +252,7 @@ unsafe fn part_bf16<const M: usize>(v: Avx512, step: &Step<'_, u16>, tile: &mut 
         let tile = tile.as_mut_ptr();
         let mut x = step.x.as_ptr();
         let mut panel = step.panel.as_ptr();
-        let mut sums = load_sums::<Avx512, M>(v, tile);
+        let mut sums = load_sums::<Avx512, M>(v, step.start, tile);
         for pair in 0..step.inputs / 2 {
             if pair > 0 {
                 x = x.add(2);

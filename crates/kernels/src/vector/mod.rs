@@ -18,7 +18,7 @@ mod tile;
 use self::{avx2::Avx2, avx512::Avx512};
 use crate::Simd;
 use portable::Portable;
-pub(crate) use step::{Element, PANEL, Step, TILE_ROWS};
+pub(crate) use step::{Element, PANEL, Start, Step, TILE_ROWS};
 
 /// The most lanes that any implementation has.
 pub(crate) const MOST_LANES: usize = 16;
@@ -37,6 +37,8 @@ pub(crate) trait Vector: Copy {
     fn load(self, values: &[f32]) -> Self::F;
     /// Writes over the first values of a slice.
     fn store(self, lanes: Self::F, out: &mut [f32]);
+    /// Writes the nearest bf16 over the first values of a slice: the bits of [`crate::bf16::round`].
+    fn store_bf16(self, lanes: Self::F, out: &mut [u16]);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;

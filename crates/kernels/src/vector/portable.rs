@@ -1,6 +1,6 @@
 //! The operations in safe Rust, in a form that the compiler turns into whatever vectors the processor has.
 
-use super::{PANEL, Step, Vector};
+use super::{PANEL, Start, Step, Vector};
 use crate::bf16;
 
 /// Any processor will do.
@@ -43,6 +43,11 @@ impl Vector for Portable {
     #[inline(always)]
     fn store(self, lanes: F, out: &mut [f32]) {
         out[..8].copy_from_slice(&lanes);
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, lanes: F, out: &mut [u16]) {
+        out[..8].copy_from_slice(&lanes.map(bf16::round));
     }
 
     #[inline(always)]
@@ -142,8 +147,11 @@ fn in_parts(rows: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-fn load<const M: usize>(tile: &[f32], row: usize, column: usize) -> [[f32; COLUMNS]; M] {
-    std::array::from_fn(|r| std::array::from_fn(|c| tile[(row + r) * PANEL + column + c]))
+fn load<const M: usize>(start: Start, tile: &[f32], row: usize, column: usize) -> [[f32; COLUMNS]; M] {
+    match start {
+        Start::Zero => [[0.0; COLUMNS]; M],
+        Start::Tile => std::array::from_fn(|r| std::array::from_fn(|c| tile[(row + r) * PANEL + column + c])),
+    }
 }
 
 fn store<const M: usize>(tile: &mut [f32], row: usize, column: usize, sums: [[f32; COLUMNS]; M]) {
@@ -155,7 +163,7 @@ fn store<const M: usize>(tile: &mut [f32], row: usize, column: usize, sums: [[f3
 fn part<const M: usize>(step: &Step<'_, f32>, row: usize, tile: &mut [f32]) {
     let x: [&[f32]; M] = std::array::from_fn(|r| &step.x[(row + r) * step.x_stride..][..step.inputs]);
     for column in (0..PANEL).step_by(COLUMNS) {
-        let mut sums = load::<M>(tile, row, column);
+        let mut sums = load::<M>(step.start, tile, row, column);
         for k in 0..step.inputs {
             let weights = &step.panel[k * step.panel_stride + column..][..COLUMNS];
             for (sums, x) in sums.iter_mut().zip(x) {
@@ -171,7 +179,7 @@ fn part<const M: usize>(step: &Step<'_, f32>, row: usize, tile: &mut [f32]) {
 fn part_bf16<const M: usize>(step: &Step<'_, u16>, row: usize, tile: &mut [f32]) {
     let x: [&[u16]; M] = std::array::from_fn(|r| &step.x[(row + r) * step.x_stride..][..step.inputs]);
     for column in (0..PANEL).step_by(COLUMNS) {
-        let mut sums = load::<M>(tile, row, column);
+        let mut sums = load::<M>(step.start, tile, row, column);
         for pair in 0..step.inputs / 2 {
             let weights = &step.panel[(pair * PANEL + column) * 2..][..COLUMNS * 2];
             for odd in 0..2 {

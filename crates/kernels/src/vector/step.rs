@@ -10,6 +10,15 @@ pub(crate) const PANEL: usize = 32;
 /// The most rows of a tile: 12 rows of 32 columns fill 24 of the 32 registers of AVX-512.
 pub(crate) const TILE_ROWS: usize = 12;
 
+/// Where a step takes the sums that it adds to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// They are zero; what the tile holds is of no account.
+    Zero,
+    /// From the tile, where another step has left them.
+    Tile,
+}
+
 /// One step of a product: to a tile of `rows` rows of [`PANEL`] sums, contiguous, add x times the panel.
 /// Each sum takes its `inputs` products one after the other in ascending order, so that a step can be cut anywhere
 /// without a change of any bit.
@@ -19,6 +28,7 @@ pub(crate) const TILE_ROWS: usize = 12;
 /// panel: `[inputs, PANEL]`, `panel_stride` values from row to row. For bf16 `[inputs / 2, PANEL, 2]`, without gaps:
 /// two inputs of a column stand side by side, as the instruction for bf16 wants them.
 pub(crate) struct Step<'a, T> {
+    pub(crate) start: Start,
     pub(crate) rows: usize,
     pub(crate) inputs: usize,
     pub(crate) x: &'a [T],
@@ -61,13 +71,31 @@ impl<T> Step<'_, T> {
 
 /// A type of value that products are made of.
 pub(crate) trait Element: Plain {
+    /// Inputs of a column that stand side by side in a panel.
+    const TOGETHER: usize;
+
     /// The nearest value of this type.
     fn nearest(value: f32) -> Self;
     fn widened(self) -> f32;
     fn tile<V: Vector>(v: V, step: &Step<'_, Self>, tile: &mut [f32]);
+    /// Writes the nearest values over the first of a slice.
+    fn store<V: Vector>(v: V, lanes: V::F, out: &mut [Self]);
+
+    /// Writes as many of the nearest values as the slice holds.
+    #[inline(always)]
+    fn store_some<V: Vector>(v: V, lanes: V::F, out: &mut [Self]) {
+        if out.len() >= V::LANES {
+            return Self::store(v, lanes, out);
+        }
+        for (out, lane) in out.iter_mut().zip(v.lanes(lanes)) {
+            *out = Self::nearest(lane);
+        }
+    }
 }
 
 impl Element for f32 {
+    const TOGETHER: usize = 1;
+
     #[inline(always)]
     fn nearest(value: f32) -> f32 {
         value
@@ -82,10 +110,17 @@ impl Element for f32 {
     fn tile<V: Vector>(v: V, step: &Step<'_, f32>, tile: &mut [f32]) {
         v.tile(step, tile);
     }
+
+    #[inline(always)]
+    fn store<V: Vector>(v: V, lanes: V::F, out: &mut [f32]) {
+        v.store(lanes, out);
+    }
 }
 
 /// The bits of bf16.
 impl Element for u16 {
+    const TOGETHER: usize = 2;
+
     #[inline(always)]
     fn nearest(value: f32) -> u16 {
         bf16::round(value)
@@ -99,5 +134,10 @@ impl Element for u16 {
     #[inline(always)]
     fn tile<V: Vector>(v: V, step: &Step<'_, u16>, tile: &mut [f32]) {
         v.tile_bf16(step, tile);
+    }
+
+    #[inline(always)]
+    fn store<V: Vector>(v: V, lanes: V::F, out: &mut [u16]) {
+        v.store_bf16(lanes, out);
     }
 }

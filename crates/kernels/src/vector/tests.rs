@@ -167,7 +167,7 @@ impl<T: Element> Work for OneTile<'_, T> {
 
 fn tile<T: Element>(cpu: &Cpu, rows: usize, inputs: usize, x: &[T], stride: usize, panel: &[T]) -> Vec<f32> {
     let mut tile = vec![0.5; rows * PANEL];
-    let step = Step { rows, inputs, x, x_stride: stride, panel, panel_stride: PANEL };
+    let step = Step { start: Start::Tile, rows, inputs, x, x_stride: stride, panel, panel_stride: PANEL };
     cpu.run(OneTile { step, tile: &mut tile });
     tile
 }
@@ -283,5 +283,36 @@ mod guarded {
     #[test]
     fn bf16_kernels_read_nothing_past_their_slices() {
         check::<u16>(|k, column| (k / 2 * PANEL + column) * 2 + k % 2);
+    }
+}
+
+struct Rounded<'a> {
+    values: &'a [f32],
+    out: &'a mut [u16],
+}
+
+impl Work for Rounded<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        for (values, out) in self.values.chunks_exact(V::LANES).zip(self.out.chunks_exact_mut(V::LANES)) {
+            v.store_bf16(v.load(values), out);
+        }
+    }
+}
+
+#[test]
+fn every_path_rounds_to_the_same_bf16() {
+    // All upper halves, with the lower halves at which rounding turns.
+    let bits = (0..=u16::MAX).flat_map(|upper| {
+        [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|lower| f32::from_bits(u32::from(upper) << 16 | lower))
+    });
+    let values: Vec<f32> = bits.collect();
+    let expected: Vec<u16> = values.iter().map(|value| crate::bf16::round(*value)).collect();
+    for cpu in single_cpus() {
+        let mut out = vec![0; values.len()];
+        cpu.run(Rounded { values: &values, out: &mut out });
+        assert!(out == expected, "{:?}", cpu.simd());
     }
 }

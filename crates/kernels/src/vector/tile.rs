@@ -1,6 +1,6 @@
 //! The micro-kernels of x86-64, generic over the registers: a tile's sums stay in registers while the inputs pass.
 
-use super::{PANEL, Step, Vector};
+use super::{PANEL, Start, Step, Vector};
 
 /// What the micro-kernels need of an implementation beside [`Vector`]: access without bounds checks.
 ///
@@ -43,7 +43,7 @@ pub(super) unsafe fn product<V: Registers, const M: usize>(
         let tile = tile.as_mut_ptr().add(row * PANEL + column);
         let mut x = step.x.as_ptr().add(row * stride);
         let mut panel = step.panel.as_ptr().add(column);
-        let mut sums = load_sums::<V, M>(v, tile);
+        let mut sums = load_sums::<V, M>(v, step.start, tile);
         for k in 0..step.inputs {
             if k > 0 {
                 x = x.add(1);
@@ -78,7 +78,7 @@ pub(super) unsafe fn product_bf16<V: Registers, const M: usize>(
         let tile = tile.as_mut_ptr().add(row * PANEL + column);
         let x = step.x.as_ptr().add(row * stride);
         let panel = step.panel.as_ptr().add(2 * column);
-        let mut sums = load_sums::<V, M>(v, tile);
+        let mut sums = load_sums::<V, M>(v, step.start, tile);
         for pair in 0..step.inputs / 2 {
             let (x, weights) = (x.add(2 * pair), panel.add(pair * 2 * PANEL));
             // One value of the pair after the other: the weights of both would need more registers than there are.
@@ -114,10 +114,17 @@ unsafe fn add_of_pairs<V: Registers, const M: usize, const SECOND: bool>(
 /// # Safety
 /// The tile's rows from here on have two registers of values each.
 #[inline(always)]
-pub(super) unsafe fn load_sums<V: Registers, const M: usize>(v: V, tile: *const f32) -> [[V::F; 2]; M] {
+pub(super) unsafe fn load_sums<V: Registers, const M: usize>(
+    v: V,
+    start: Start,
+    tile: *const f32,
+) -> [[V::F; 2]; M] {
     // SAFETY: by the caller's promise.
     unsafe {
         let mut sums = [[v.splat(0.0); 2]; M];
+        if start == Start::Zero {
+            return sums;
+        }
         for (r, sums) in sums.iter_mut().enumerate() {
             *sums = [v.load_from(tile.add(r * PANEL)), v.load_from(tile.add(r * PANEL + V::LANES))];
         }
