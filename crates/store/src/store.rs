@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::backend::{Backend, Durability, Local};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{EntryKind, FileSystem, OsFiles};
+use crate::fs::{Entry, EntryKind, FileSystem, OsFiles};
 use crate::metadata::{Metadata, VERSION};
 use crate::names::{INTERNAL, METADATA, check_experiment};
 use crate::read;
@@ -188,21 +188,39 @@ impl Store {
             Ok(entries) => entries,
             Err(error) => return scan.problems.push(Problem { path: folder.to_owned(), error }),
         };
-        for entry in entries.into_iter().filter(|entry| !entry.name.starts_with('.')) {
-            let path = format!("{folder}/{}", entry.name);
-            match entry.kind {
-                EntryKind::Folder => match self.record(&path) {
-                    Ok(Some(metadata)) => scan.runs.push(Found { path, metadata }),
-                    Ok(None) => {}
-                    Err(error) => scan.problems.push(Problem { path, error }),
-                },
-                EntryKind::Other => {
-                    let error = Error::damaged("is a link; links are not followed");
-                    scan.problems.push(Problem { path, error });
-                }
-                // A stray file is no run, and no harm.
-                EntryKind::File => {}
+        let entries: Vec<Entry> = entries.into_iter().filter(|entry| !entry.name.starts_with('.')).collect();
+        // Reading a record is mostly waiting for the system and making small values: both go side by side.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        let share = entries.len().div_ceil(threads).max(64);
+        let read = |entries: &[Entry]| {
+            let mut scan = Scan::default();
+            entries.iter().for_each(|entry| self.scan_entry(folder, entry, &mut scan));
+            scan
+        };
+        let parts = std::thread::scope(|scope| {
+            let started: Vec<_> = entries.chunks(share).map(|part| scope.spawn(move || read(part))).collect();
+            started.into_iter().filter_map(|part| part.join().ok()).collect::<Vec<_>>()
+        });
+        for part in parts {
+            scan.runs.extend(part.runs);
+            scan.problems.extend(part.problems);
+        }
+    }
+
+    fn scan_entry(&self, folder: &str, entry: &Entry, scan: &mut Scan) {
+        let path = format!("{folder}/{}", entry.name);
+        match entry.kind {
+            EntryKind::Folder => match self.record(&path) {
+                Ok(Some(metadata)) => scan.runs.push(Found { path, metadata }),
+                Ok(None) => {}
+                Err(error) => scan.problems.push(Problem { path, error }),
+            },
+            EntryKind::Other => {
+                let error = Error::damaged("is a link; links are not followed");
+                scan.problems.push(Problem { path, error });
             }
+            // A stray file is no run, and no harm.
+            EntryKind::File => {}
         }
     }
 

@@ -99,15 +99,13 @@ impl FileSystem for OsFiles {
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn Source>> {
         let place = self.at(path);
-        // Looked at before it is opened: opening a named pipe would wait for ever.
-        if !fs::symlink_metadata(&place)?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "is not a plain file; links are not followed",
-            ));
-        }
         let file = open_without_following(&place)?;
-        let size = file.metadata()?.len();
+        let about = file.metadata()?;
+        if !about.is_file() {
+            let what = "is not a plain file; links are not followed";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let size = about.len();
         Ok(match self.reading {
             // A small file is read once: mapping it costs more than copying it.
             Reading::Mapped if size >= 64 << 10 => {
@@ -253,12 +251,19 @@ impl Source for Called {
 #[cfg(unix)]
 fn open_without_following(place: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+    // Without waiting: a named pipe would wait for a writer for ever.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(place)
 }
 
 #[cfg(not(unix))]
 fn open_without_following(place: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(place)?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "is not a plain file; links are not followed",
+        ));
+    }
     File::open(place)
 }
 
