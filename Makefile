@@ -61,12 +61,13 @@ real:
 web:
 	tests/web/run.sh
 
-# Ten seconds a target; `make torture` takes ten minutes each.
+# Ten seconds a target; `make torture` takes ten minutes each, and kills 35,000 processes that write to a store.
 fuzz:
 	scripts/fuzz.sh 10
 
 torture:
 	scripts/setup.sh test
+	EASYROUTINE_TEST_KILLS=5000 cargo test --release --package easyroutine-store --test kills --locked
 	scripts/fuzz.sh 600
 
 # The README's commands are those of this file and of the program.
@@ -75,7 +76,11 @@ readme:
 	python3 scripts/fetch_model.py smollm2
 	scripts/readme.sh "$${CARGO_TARGET_DIR:-target}/release"
 
-# Kernels against the processor's peak, then whole runs against transformers: the tables of docs/performance.md.
+# Kernels against the processor's peak, whole runs against transformers, the store against torch: the tables of
+# docs/performance.md and docs/store.md. The store's figures need 8 GiB on the disk of STORE_BENCH.
+STORE_BENCH ?= .cache
 bench:
 	cargo bench --locked --package easyroutine-kernels
 	bench/run.sh
+	cargo build --release --locked --package easyroutine-store --example figures
+	.cache/bench/bin/python bench/store.py "$(STORE_BENCH)"

@@ -32,6 +32,13 @@ pattern_L1H1@grid:all-textxinputs-partition-0=0 blocks.5.hook_resid_post@special
 ]
 
 
+CONDITIONS = """seed >= 3
+extraction_config.extract_resid_out = true and seed >= 3
+not (a.b = "x" or `with space` != 'y') and c in [1, 2.5, null, "z"]
+deep.a.0 < 1e3 OR deep.a ~ "x" and on
+_store.n_bytes <= -2""".splitlines()
+
+
 def write(target, files):
     folder = CORPUS / target
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +51,8 @@ def write(target, files):
 
 def configs():
     """Every fixture's config in both spellings, without blanks."""
-    for path in sorted((ROOT / "fixtures").glob("*/*/config.json")):
+    fixtures = ROOT / "fixtures"
+    for path in sorted([*fixtures.glob("tiny/*/config.json"), *fixtures.glob("classic/*/config.json")]):
         value = json.loads(path.read_text())
         yield f"{path.parent.parent.name}-{path.parent.name}", json.dumps(value, separators=(",", ":")).encode()
 
@@ -181,3 +189,10 @@ write("names", lines(KEYS))
 # Before the text: length, pivot and seed (fuzz_targets/positions.rs).
 write("interventions", {f"{i:02}": line.encode() for i, line in enumerate(INTERVENTIONS)})
 write("positions", lines(POSITIONS, bytes([6, 3]) + struct.pack("<Q", 1)))
+write("condition", lines(CONDITIONS))
+records = sorted((ROOT / "fixtures" / "store" / "v1").glob("*/*/*/metadata.json"))
+write("metadata", {f"golden-{i}": path.read_bytes() for i, path in enumerate(records)})
+manifests = [json.loads(path.read_bytes())["_store"]["manifest"]["inline"] for path in records]
+write("manifest", {f"golden-{i}": json.dumps(m, separators=(",", ":")).encode() for i, m in enumerate(manifests)})
+torch_files = [*(ROOT / "fixtures" / "torch").glob("*.pt"), *(ROOT / "fixtures" / "store" / "original").glob("*/*/*/tensor.pt")]
+write("torch", {f"{path.parent.name}-{path.stem}": path.read_bytes() for path in sorted(torch_files)})

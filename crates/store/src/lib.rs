@@ -51,3 +51,8 @@ pub use stream::{Begun, Joining, OpenRun, Plan};
 pub use tensor::{Bytes, Dtype, Kind, Loaded, Tensor};
 pub use value::Value;
 pub use verify::Damage;
+
+/// The example of docs/store.md compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/store.md")]
+struct Page;

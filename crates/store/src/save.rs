@@ -122,6 +122,16 @@ impl ActivationSaver {
         &self.experiment
     }
 
+    /// Renames the experiment, and saves to it under the new name from now on.
+    ///
+    /// # Errors
+    /// As [`Store::rename_experiment`].
+    pub fn rename_experiment(&mut self, name: &str) -> Result<()> {
+        self.store.rename_experiment(&self.experiment, name)?;
+        self.experiment = name.to_owned();
+        Ok(())
+    }
+
     /// Saves one run and says where it is, below the store: `experiment/model/time`.
     ///
     /// # Errors

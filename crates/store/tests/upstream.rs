@@ -257,6 +257,8 @@ fn an_experiment_is_renamed_at_once() {
     assert_eq!(bytes("after"), files, "no file is touched");
     let scan = saver.store().scan(None).unwrap();
     assert!(scan.runs.iter().all(|run| run.metadata.get("experiment_name") == Some(&json!("after"))));
+    let mut renamed = saver.clone();
+    assert_eq!(renamed.rename_experiment("other").unwrap_err().kind(), ErrorKind::NotFound);
     let error = saver.store().rename_experiment("before", "x").unwrap_err();
     assert!(error.kind() == ErrorKind::NotFound && error.hint_text() == Some("there are after"), "{error}");
 }

@@ -22,25 +22,7 @@ use crate::tensors::{self, Stored};
 use crate::{memory, output};
 
 pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
-    let [file] = args.output.as_slice() else {
-        return Err(Failure::usage("extract writes one file, or a run into a store")
-            .hint("say which: -o activations.safetensors, or -o runs/"));
-    };
-    let is_store = saved::is_store(file);
-    if let Some(flag) = extract.saving.given().filter(|_| !is_store) {
-        return Err(Failure::usage(format!(
-            "{flag} is for runs in a store, and {} is a file",
-            file.display()
-        ))
-        .hint("let -o name a folder: -o runs/"));
-    }
-    if !is_store && (args.format != Format::Auto || file.extension().is_none_or(|e| e != "safetensors")) {
-        return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
-            .hint("let the name end in .safetensors, or name a folder: -o runs/"));
-    }
-    if !is_store {
-        output::folder_exists(file)?;
-    }
+    let (file, target) = target(args, extract)?;
     let request = request(extract)?;
     let interventions = extract.changes.read()?;
     let session = session::load(&extract.model.model, &extract.model.loading)?;
@@ -66,7 +48,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         })
         .collect();
     let edits = changes::checked(&interventions, &session.model, &described, context)?;
-    if is_store {
+    if target == Target::Store {
         let interventions = &interventions;
         let job = saved::Job {
             session: &session,
@@ -76,7 +58,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
             interventions,
             extract,
         };
-        return saved::run(file, &job);
+        return saved::run(args, file, &job);
     }
     let cache = request.run_under(&session.model, &batch, &described, context, edits)?;
     write(file, &cache, &session, &extract.changes.intervene)?;
@@ -85,6 +67,40 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         output::note("wrote", &format!("{} ({})", file.display(), memory::readable(size)));
     }
     Ok(())
+}
+
+/// Where activations go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    File,
+    Store,
+}
+
+/// The one place that is written to, checked before any work.
+fn target<'a>(args: &'a Args, extract: &Extract) -> Result<(&'a Path, Target), Failure> {
+    let [place] = args.output.as_slice() else {
+        return Err(Failure::usage("extract writes one file, or a run into a store")
+            .hint("say which: -o activations.safetensors, or -o runs/"));
+    };
+    if saved::is_store(place) {
+        return match args.format {
+            Format::Auto | Format::Json | Format::Jsonl => Ok((place, Target::Store)),
+            _ => Err(Failure::usage("where a run was saved is said as a line, or as --format json")),
+        };
+    }
+    if let Some(flag) = extract.saving.given() {
+        return Err(Failure::usage(format!(
+            "{flag} is for runs in a store, and {} is a file",
+            place.display()
+        ))
+        .hint("let -o name a folder: -o runs/"));
+    }
+    if args.format != Format::Auto || place.extension().is_none_or(|e| e != "safetensors") {
+        return Err(Failure::usage(format!("{}: extract writes safetensors", place.display()))
+            .hint("let the name end in .safetensors, or name a folder: -o runs/"));
+    }
+    output::folder_exists(place)?;
+    Ok((place, Target::File))
 }
 
 fn request(extract: &Extract) -> Result<Request, Failure> {

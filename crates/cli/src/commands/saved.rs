@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use super::dtype_name;
 use super::runs::{pair, position};
-use crate::args::{Extract, Saving};
+use crate::args::{Args, Extract, Format, Saving};
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
@@ -44,7 +44,7 @@ pub(super) fn is_store(target: &Path) -> bool {
 }
 
 /// Writes the units that are missing, or this process's share of them, and commits the run if none is left.
-pub(super) fn run(base: &Path, job: &Job<'_>) -> Result<(), Failure> {
+pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure> {
     let saving = &job.extract.saving;
     job.interventions.iter().try_for_each(speaks_of_one_row)?;
     let selected = job.rows.iter().map(|row| positions::select(&job.request.positions, *row, job.context));
@@ -58,7 +58,7 @@ pub(super) fn run(base: &Path, job: &Job<'_>) -> Result<(), Failure> {
         (None, _) => (easyroutine_store::fresh_name(), Joining::New),
     };
     let run = match saver.begin(&name, &plan, &story(job)?, joining)? {
-        Begun::Committed(path) => return done(base, &path),
+        Begun::Committed(path) => return done(args, base, &path),
         Begun::Open(run) => run,
     };
     write_units(job, &selected, &run, saving)?;
@@ -67,12 +67,21 @@ pub(super) fn run(base: &Path, job: &Job<'_>) -> Result<(), Failure> {
         output::note("note", &format!("{missing} of {} units are left to other parts", run.n_units()));
         return Ok(());
     }
-    done(base, &run.commit(finish_values)?)
+    done(args, base, &run.commit(finish_values)?)
 }
 
-fn done(base: &Path, path: &str) -> Result<(), Failure> {
-    let target = output::Target { format: crate::args::Format::Tsv, file: None };
-    output::write(&target, format!("{}\n", base.join(path).display()).as_bytes())
+/// Says where the run is.
+fn done(args: &Args, base: &Path, path: &str) -> Result<(), Failure> {
+    let place = base.join(path).display().to_string();
+    let text = match args.format {
+        Format::Json | Format::Jsonl => {
+            json!({"schema": "easyroutine.run_saved/1", "base": base.display().to_string(), "path": path})
+                .to_string()
+        }
+        _ => place,
+    };
+    let target = output::Target { format: args.format, file: None };
+    output::write(&target, format!("{text}\n").as_bytes())
 }
 
 fn write_units(job: &Job<'_>, selected: &[Selected], run: &OpenRun, saving: &Saving) -> Result<(), Failure> {
