@@ -29,10 +29,10 @@ pub mod tokens;
 mod weights;
 
 pub use batch::Batch;
-pub use easyroutine_kernels::{Dtype, Simd};
+pub use easyroutine_kernels::{Cpu, Dtype, NormKind, Simd, forked};
 pub use easyroutine_sites as sites;
 pub use error::{Error, ErrorKind, Result};
-pub use model::{KvCache, Model, Unembedding};
+pub use model::{FinalNorm, KvCache, LogitRules, Model, Unembedding};
 pub use tap::{Tap, Value, Want};
 
 /// The example of the README compiles.

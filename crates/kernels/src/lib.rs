@@ -38,6 +38,7 @@ pub use cpu::Cpu;
 pub use norm::NormKind;
 pub use operand::{Left, Operand, Out};
 pub use packed::{Dtype, PackedMatrix};
+pub use pool::forked;
 pub use rotary::Pairing;
 pub use rows::{Rows, RowsMut};
 pub use simd::Simd;

@@ -18,10 +18,21 @@ const CALLER_SPINS: usize = 6000;
 const OPEN: usize = 1;
 const MEMBER: usize = 2;
 
+/// How often this process was forked off another since the program began.
+static FORKS: AtomicUsize = AtomicUsize::new(0);
+
+/// To be called in a child process right after `fork`, which copies memory but no threads: pools of before know from it
+/// that their helpers are gone, and their callers do all the work themselves. The numbers stay the same to the bit.
+pub fn forked() {
+    FORKS.fetch_add(1, Ordering::SeqCst);
+}
+
 /// The threads. Dropping the pool ends them.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
+    /// Forks before the helpers were started: after another one they do not exist.
+    forks: usize,
     /// Held by the one caller whose job the helpers work on; others run their own tasks themselves.
     calling: Mutex<()>,
 }
@@ -72,7 +83,7 @@ impl Pool {
             thread::Builder::new().name(format!("easyroutine-{number}")).spawn(move || shared.help()).ok()
         };
         let helpers = (1..threads).map_while(start).collect();
-        Pool { shared, helpers, calling: Mutex::new(()) }
+        Pool { shared, helpers, forks: FORKS.load(Ordering::SeqCst), calling: Mutex::new(()) }
     }
 
     /// How many threads work on a job.
@@ -87,11 +98,15 @@ impl Pool {
     /// # Panics
     /// With the panic of a task, after which no further task is started.
     pub(crate) fn for_each(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let calling = if tasks > 1 && !self.helpers.is_empty() { self.try_call() } else { None };
+        let calling = if tasks > 1 && self.has_helpers() { self.try_call() } else { None };
         match calling {
             Some(_calling) => self.share(tasks, task),
             None => (0..tasks).for_each(task),
         }
+    }
+
+    fn has_helpers(&self) -> bool {
+        !self.helpers.is_empty() && self.forks == FORKS.load(Ordering::Relaxed)
     }
 
     fn try_call(&self) -> Option<MutexGuard<'_, ()>> {
@@ -129,6 +144,11 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if !self.has_helpers() {
+            // After a fork nobody would ever answer, and a lock may have been copied while it was held.
+            std::mem::take(&mut self.helpers).into_iter().for_each(std::mem::forget);
+            return;
+        }
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.publish(self.helpers.len());
         for helper in self.helpers.drain(..) {

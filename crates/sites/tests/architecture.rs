@@ -78,12 +78,17 @@ fn crates() -> Vec<String> {
 
 /// Every Rust file below a folder, sorted.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    files_ending(folder, &["rs"])
+}
+
+/// Every file below a folder with one of these endings, sorted.
+fn files_ending(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.extend(files_ending(&path, endings));
+        } else if path.extension().is_some_and(|ending| endings.iter().any(|one| ending == *one)) {
             found.push(path);
         }
     }
@@ -394,6 +399,18 @@ fn unsafe_code_is_in_two_crates() {
 }
 
 #[test]
+fn the_python_package_has_unsafe_code_in_one_file() {
+    let folder = root().join("python/src");
+    let files = rust_files(&folder);
+    assert!(files.len() >= 5, "only {} files in python/src", files.len());
+    for path in files {
+        let code = code(&pieces(&read(&path)));
+        let has = has_word(&code, "unsafe", |c| c.is_alphanumeric() || c == '_');
+        assert_eq!(has, path.ends_with("dlpack.rs"), "{}: unsafe code", path.display());
+    }
+}
+
+#[test]
 fn files_are_short() {
     for name in crates() {
         for path in rust_files(&root().join("crates").join(name)) {
@@ -402,6 +419,12 @@ fn files_are_short() {
             assert!(lines <= 500 || excused, "{} has {lines} lines: split it, or say why not", short(&path));
             assert!(lines > 500 || !excused, "{} has only {lines} lines: take it off the list", short(&path));
         }
+    }
+    let package = root().join("python");
+    let sources = ["src", "easyroutine", "tests"].map(|folder| package.join(folder));
+    for path in sources.iter().flat_map(|folder| files_ending(folder, &["rs", "py", "pyi"])) {
+        let lines = read(&path).lines().count();
+        assert!(lines <= 500, "{} has {lines} lines: split it", path.display());
     }
 }
 

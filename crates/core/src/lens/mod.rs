@@ -38,6 +38,11 @@ impl LogitLens {
         LogitLens { cpu, unembedding: Arc::new(unembedding), translators: None }
     }
 
+    /// The final norm and the unembedding that it applies.
+    pub fn unembedding(&self) -> &Unembedding {
+        &self.unembedding
+    }
+
     /// Ids that can be predicted.
     pub fn vocabulary(&self) -> usize {
         self.unembedding.vocabulary()

@@ -37,7 +37,7 @@ use past::{CachedRow, Past};
 use plan::{Plan, Stage};
 use rope::length_class;
 use run::{Run, Scratch};
-pub use unembed::Unembedding;
+pub use unembed::{FinalNorm, LogitRules, Unembedding};
 pub(crate) use unembed::moments;
 
 /// A decoder ready to run.

@@ -1,13 +1,14 @@
 //! The last residual stream to logits.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use easyroutine_kernels::{Cpu, Rows, RowsMut, large_zeros};
+use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut, large_zeros};
 use easyroutine_sites::{Point, Site};
 
 use super::buffer::Buffer;
 use super::run::Run;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tap::Want;
 use crate::weights::{Norm, Projection};
 
@@ -22,7 +23,114 @@ pub struct Unembedding {
     pub(crate) softcap: Option<f32>,
 }
 
+/// A final norm, as plain data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinalNorm {
+    /// What it divides by.
+    pub kind: NormKind,
+    /// Added below the root.
+    pub eps: f32,
+    /// Factors, whatever offset the family adds to them included.
+    pub weight: Option<Vec<f32>>,
+    /// Added at the end.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// What follows the unembedding matrix, as plain data.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LogitRules {
+    /// Added to the logits, one for each id.
+    pub bias: Option<Vec<f32>>,
+    /// Then they are divided by this.
+    pub divisor: Option<f32>,
+    /// Then they become `c * tanh(logit / c)`.
+    pub softcap: Option<f32>,
+}
+
 impl Unembedding {
+    /// An unembedding from plain numbers.
+    ///
+    /// # Shapes
+    /// `matrix`: V by D, row after row; the norm's weight and bias: D; the bias of the logits: V.
+    ///
+    /// # Errors
+    /// Numbers that do not fit these shapes.
+    pub fn from_rows(
+        cpu: &Cpu,
+        matrix: &[f32],
+        d_model: usize,
+        norm: Option<FinalNorm>,
+        rules: LogitRules,
+    ) -> Result<Self> {
+        if matrix.is_empty() || d_model == 0 || !matrix.len().is_multiple_of(d_model) {
+            return Err(Error::input(format!(
+                "an unembedding matrix of {} numbers has no rows of width {d_model}",
+                matrix.len()
+            )));
+        }
+        let vocabulary = matrix.len() / d_model;
+        let parts = norm.iter().flat_map(|n| [("weight of the final norm", &n.weight), ("its bias", &n.bias)]);
+        let mut sized: Vec<_> = parts.map(|(name, values)| (name, values, d_model)).collect();
+        sized.push(("bias of the logits", &rules.bias, vocabulary));
+        for (name, values, expected) in sized {
+            if let Some(values) = values.as_ref().filter(|values| values.len() != expected) {
+                return Err(Error::input(format!(
+                    "{name}: {} numbers where the matrix of {vocabulary} by {d_model} needs {expected}",
+                    values.len()
+                )));
+            }
+        }
+        let Ok(matrix) = PackedMatrix::pack(cpu, Dtype::F32, vocabulary, d_model, |n, row| {
+            row.copy_from_slice(&matrix[n * d_model..(n + 1) * d_model]);
+            Ok::<(), Infallible>(())
+        });
+        let LogitRules { bias, divisor, softcap } = rules;
+        Ok(Unembedding {
+            norm: norm.map(|FinalNorm { kind, eps, weight, bias }| Norm { kind, eps, weight, bias }),
+            project: None,
+            matrix: Arc::new(Projection { matrix, bias }),
+            divisor,
+            softcap,
+        })
+    }
+
+    /// The matrix as the model uses it, in f32, with the map to the embedding's width worked in where there is one.
+    ///
+    /// # Shapes
+    /// V by D, row after row.
+    pub fn rows(&self) -> Vec<f32> {
+        let inner = &self.matrix.matrix;
+        let mut rows = vec![0.0; inner.outputs() * inner.inputs()];
+        rows.chunks_exact_mut(inner.inputs()).enumerate().for_each(|(n, row)| inner.read_row(n, row));
+        let Some(project) = &self.project else { return rows };
+        let d_model = project.matrix.inputs();
+        let mut whole = vec![0.0; inner.outputs() * d_model];
+        let mut through = vec![0.0; d_model];
+        for (out, row) in whole.chunks_exact_mut(d_model).zip(rows.chunks_exact(inner.inputs())) {
+            for (n, factor) in row.iter().enumerate() {
+                project.matrix.read_row(n, &mut through);
+                out.iter_mut().zip(&through).for_each(|(o, x)| *o += factor * x);
+            }
+        }
+        whole
+    }
+
+    /// Width of the stream that it reads, D.
+    pub fn d_model(&self) -> usize {
+        self.project.as_ref().map_or(self.matrix.matrix.inputs(), |p| p.matrix.inputs())
+    }
+
+    /// The final norm.
+    pub fn final_norm(&self) -> Option<FinalNorm> {
+        let Norm { kind, eps, weight, bias } = self.norm.as_ref()?;
+        Some(FinalNorm { kind: *kind, eps: *eps, weight: weight.clone(), bias: bias.clone() })
+    }
+
+    /// What follows the matrix.
+    pub fn rules(&self) -> LogitRules {
+        LogitRules { bias: self.matrix.bias.clone(), divisor: self.divisor, softcap: self.softcap }
+    }
+
     /// Ids that can be predicted.
     pub fn vocabulary(&self) -> usize {
         self.matrix.matrix.outputs()

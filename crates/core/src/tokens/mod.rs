@@ -14,6 +14,7 @@ mod pre_tokenizers;
 mod save;
 mod spelling;
 mod vocab_files;
+mod vocabulary;
 
 #[cfg(test)]
 mod tests;

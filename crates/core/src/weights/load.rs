@@ -54,7 +54,7 @@ impl Projection {
 /// A norm with its parameters.
 #[derive(Debug)]
 pub(crate) struct Norm {
-    kind: easyroutine_kernels::NormKind,
+    pub(crate) kind: easyroutine_kernels::NormKind,
     pub(crate) eps: f32,
     pub(crate) weight: Option<Vec<f32>>,
     pub(crate) bias: Option<Vec<f32>>,

@@ -1,0 +1,109 @@
+"""Every error of easyroutine: all derive from :class:`EasyroutineError`, and each from the built-in that fits."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DownloadError",
+    "EasyroutineError",
+    "FormatError",
+    "InputError",
+    "KeyNotFoundError",
+    "MissingPackageError",
+    "ModelNotFoundError",
+    "NotCachedError",
+    "OutOfMemoryError",
+    "StorageError",
+    "TokenizerError",
+    "UnsupportedError",
+]
+
+
+class EasyroutineError(Exception):
+    """The base of all errors.
+
+    The first argument says what is wrong; ``hint`` says what would do, where something would.
+    """
+
+    def __init__(self, message: str = "", hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type[EasyroutineError], tuple[str, str | None]]:
+        return type(self), (self.message, self.hint)
+
+
+class InputError(EasyroutineError, ValueError):
+    """What was asked for does not exist or does not fit: a name, a layer, a position, a shape."""
+
+
+class KeyNotFoundError(EasyroutineError, KeyError):
+    """A cache does not hold this key."""
+
+
+class ModelNotFoundError(EasyroutineError, FileNotFoundError):
+    """The model is not there."""
+
+
+class NotCachedError(EasyroutineError, OSError):
+    """The model is not on this machine, and downloading is not allowed."""
+
+
+class DownloadError(EasyroutineError, OSError):
+    """Downloading failed, or the hub wants a licence accepted or a token."""
+
+
+class UnsupportedError(EasyroutineError, NotImplementedError, ValueError):
+    """The model, or what was asked of it, is known but not computed here."""
+
+
+class ConfigError(EasyroutineError, ValueError):
+    """config.json, or the weights that it speaks of, are wrong."""
+
+
+class FormatError(EasyroutineError, ValueError):
+    """A file is damaged or not what it says."""
+
+
+class TokenizerError(EasyroutineError, ValueError):
+    """The tokenizer cannot be built, or cannot do what was asked."""
+
+
+class OutOfMemoryError(EasyroutineError, MemoryError):
+    """Not enough memory."""
+
+
+class StorageError(EasyroutineError, OSError):
+    """The operating system refused to read or write."""
+
+
+class MissingPackageError(EasyroutineError, ImportError):
+    """This needs a package that is not installed."""
+
+
+_KINDS: dict[str, type[EasyroutineError]] = {
+    "not_found": ModelNotFoundError,
+    "offline": NotCachedError,
+    "gated": DownloadError,
+    "network": DownloadError,
+    "invalid_reference": InputError,
+    "input": InputError,
+    "unsupported": UnsupportedError,
+    "config": ConfigError,
+    "weights": ConfigError,
+    "format": FormatError,
+    "tokenizer": TokenizerError,
+    "memory": OutOfMemoryError,
+    "io": StorageError,
+}
+
+
+def of_kind(kind: str, message: str, hint: str | None) -> BaseException:
+    """The exception for an error of the engine."""
+    if kind == "interrupted":
+        return KeyboardInterrupt()
+    return _KINDS.get(kind, EasyroutineError)(message, hint)

@@ -1,0 +1,19 @@
+"""Models whose activations can be read, caches that hold them, and the logit lens."""
+
+from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
+from easyroutine.interpretability.extraction_config import ExtractionConfig
+from easyroutine.interpretability.hooked_model import HookedModel, HookedModelConfig
+from easyroutine.interpretability.lens_result import LensResult
+from easyroutine.interpretability.token_index import TokenIndex
+from easyroutine.interpretability.tools import LogitLens
+
+__all__ = [
+    "ActivationCache",
+    "ExtractionConfig",
+    "HookedModel",
+    "HookedModelConfig",
+    "LensResult",
+    "LogitLens",
+    "TokenIndex",
+    "ValueWithInfo",
+]

@@ -1,0 +1,394 @@
+"""What was kept of a run: values by key, with the tokens that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+from easyroutine import tensors
+from easyroutine._core import readable
+from easyroutine.errors import InputError, KeyNotFoundError
+from easyroutine.interpretability.selection import Selection
+from easyroutine.interpretability.value_with_info import ValueWithInfo
+
+__all__ = [
+    "ActivationCache",
+    "ValueWithInfo",
+    "aggregate_last_layernorm",
+    "just_me",
+    "just_old",
+    "sublist",
+]
+
+Aggregation = Callable[[Any, Any], Any]
+#: Keys that are tables of positions: they are made of the selected tokens, and joined with them.
+_OF_POSITIONS = ("mapping_index", "mapping_index_rows", "token_dict")
+
+
+def just_old(old: Any, new: Any) -> Any:
+    """An aggregation: the first value stays."""
+    return old
+
+
+def just_me(old: Any, new: Any) -> Any:
+    """An aggregation: the last value stays."""
+    return new
+
+
+def sublist(old: Any, new: Any) -> list[Any]:
+    """An aggregation: a list of one entry a cache."""
+    return [*(old if isinstance(old, list) else [old]), new]
+
+
+def aggregate_last_layernorm(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """An aggregation: the statistics of the final norm, each behind the other."""
+    return {name: tensors.concatenated([old[name], new[name]]) for name in old}
+
+
+class ActivationCache(MutableMapping[str, Any]):
+    """Values by key, in the order of the forward pass.
+
+    Activations are handed out as ``torch.Tensor`` where torch is installed (see
+    :func:`easyroutine.set_tensor_backend`), without a copy. ``a + b`` has the keys of both, the right one's values winning;
+    :meth:`cat` puts the rows of another cache behind these.
+    """
+
+    def __init__(self, initial: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        self._values: dict[str, Any] = {}
+        self._selection: Selection | None = None
+        self._pattern_rows: Selection | None = None
+        self._aggregations: list[tuple[str, Aggregation]] = []
+        self._deferred: list[ActivationCache] | None = None
+        self.update(initial)
+
+    # As a mapping.
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            value = self._values[key]
+        except KeyError:
+            raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}") from None
+        if isinstance(value, ValueWithInfo):
+            # What it holds is exchanged, so that the same object comes back each time.
+            value.value = tensors.handed_out(value.value)
+            return value
+        out = tensors.handed_out(value)
+        if out is not value:
+            # Kept, so that what is changed in place stays changed.
+            self._values[key] = out
+        return out
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise InputError(f"a key of a cache is a string, not {type(key).__name__}")
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self._values:
+            raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}")
+        del self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __add__(self, other: Mapping[str, Any]) -> ActivationCache:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        both = self.copy()
+        both.update(other)
+        if isinstance(other, ActivationCache) and both._selection is None:
+            both._selection, both._pattern_rows = other._selection, other._pattern_rows
+        return both
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def copy(self) -> ActivationCache:
+        """A cache of the same values."""
+        new = type(self)()
+        new._values.update(self._values)
+        new._selection, new._pattern_rows = self._selection, self._pattern_rows
+        new._aggregations = list(self._aggregations)
+        return new
+
+    __copy__ = copy
+
+    def is_empty(self) -> bool:
+        """Whether there are no values."""
+        return not self._values
+
+    def raw(self, key: str) -> Any:
+        """The value of a key as it is held, without making a torch tensor of it."""
+        return self._values[key]
+
+    # What belongs to values.
+
+    def add_with_info(self, key: str, value: Any, info: str) -> None:
+        """Sets a value with something to say of it."""
+        self[key] = ValueWithInfo(value, info)
+
+    def add_metadata(
+        self,
+        target_token_positions: Any = None,
+        model_name: str | None = None,
+        extraction_config: Any = None,
+        interventions: Any = None,
+    ) -> None:
+        """Sets what the run was, under ``metadata``."""
+        if hasattr(extraction_config, "to_dict"):
+            extraction_config = extraction_config.to_dict()
+        self["metadata"] = {
+            "target_token_positions": target_token_positions,
+            "model_name": model_name,
+            "extraction_config": extraction_config,
+            "interventions": interventions,
+        }
+
+    def to(self, device: Any) -> ActivationCache:
+        """Moves the activations, in place."""
+        for key, value in self._values.items():
+            self._values[key] = _moved(value, device)
+        return self
+
+    def cpu(self) -> ActivationCache:
+        """Moves the activations to main memory, in place."""
+        return self.to("cpu")
+
+    def cuda(self) -> ActivationCache:
+        """Moves the activations to a GPU, in place; they must be torch tensors."""
+        return self.to("cuda")
+
+    # Joining.
+
+    def register_aggregation(self, key_pattern: str, function: Aggregation) -> None:
+        """Joins values of keys that begin with ``key_pattern`` by ``function(old, new)``."""
+        self.remove_aggregation(key_pattern)
+        self._aggregations.insert(0, (key_pattern, function))
+
+    def remove_aggregation(self, key_pattern: str) -> None:
+        """Undoes :meth:`register_aggregation`."""
+        self._aggregations = [entry for entry in self._aggregations if entry[0] != key_pattern]
+
+    @contextmanager
+    def deferred_mode(self) -> Iterator[ActivationCache]:
+        """Within, :meth:`cat` only collects; at the end all are joined at once."""
+        if self._deferred is not None:
+            raise InputError("the cache is in deferred mode already")
+        self._deferred = []
+        try:
+            yield self
+        finally:
+            collected, self._deferred = self._deferred, None
+            self.cat_all(collected)
+
+    def cat(self, external_cache: ActivationCache) -> None:
+        """Puts the rows of another cache with the same keys behind these.
+
+        Tensors are joined along the first axis, lists appended, dictionaries joined entry by entry, anything else becomes a
+        list; an empty cache becomes the other.
+        """
+        if self._deferred is not None:
+            self._deferred.append(external_cache)
+        else:
+            self.cat_all([external_cache])
+
+    def cat_all(self, caches: Iterable[ActivationCache]) -> None:
+        """As :meth:`cat` with each in turn; every number is copied once."""
+        caches = [cache for cache in caches if not cache.is_empty()]
+        if self.is_empty() and caches:
+            first, *caches = caches
+            self._values.update(first._values)
+            self._selection, self._pattern_rows = first._selection, first._pattern_rows
+        for cache in caches:
+            missing = [key for key in self if key not in cache] or [key for key in cache if key not in self]
+            if missing:
+                raise InputError(
+                    f"only caches with the same keys can be joined: one of them has no {missing[0]!r}"
+                )
+        if not caches:
+            return
+        values = {
+            key: self._joined(key, [value, *(cache._values[key] for cache in caches)])
+            for key, value in self._values.items()
+        }
+        self._values = values
+        self._join_positions(caches)
+
+    def _joined(self, key: str, values: list[Any]) -> Any:
+        for prefix, function in self._aggregations:
+            if key.startswith(prefix):
+                joined = values[0]
+                for value in values[1:]:
+                    joined = function(joined, value)
+                return joined
+        if key in _OF_POSITIONS:
+            # Set anew from the selected tokens, where they are known.
+            return values[0] if all(value == values[0] for value in values) else list(values)
+        if key == "metadata" and all(_same(value, values[0]) for value in values[1:]):
+            return values[0]
+        return aggregated(values)
+
+    def _join_positions(self, caches: list[ActivationCache]) -> None:
+        for name in ("_selection", "_pattern_rows"):
+            parts = [getattr(self, name), *(getattr(cache, name) for cache in caches)]
+            joined = Selection.joined(parts)
+            setattr(self, name, joined)
+            if joined is not None:
+                for key, table in joined.tables("_rows" if name == "_pattern_rows" else "").items():
+                    if key in self._values and not self._has_own_aggregation(key):
+                        self._values[key] = table
+
+    def _has_own_aggregation(self, key: str) -> bool:
+        return any(key.startswith(prefix) for prefix, _ in self._aggregations)
+
+    # Looking at it.
+
+    def map_to_dict(self, key: str) -> dict[Any, Any]:
+        """The values of a key cut by specifier: ``{"last": value[:, columns].squeeze(), ...}``.
+
+        Rows of different length give a list of one a row.
+        """
+        value = self[key]
+        rows = "mapping_index_rows" if key.startswith("pattern_") and "mapping_index_rows" in self else None
+        mapping = self[rows or "mapping_index"]
+        cut: dict[Any, Any] = {}
+        for specifier, columns in mapping.items():
+            if specifier == "info":
+                continue
+            ragged = bool(columns) and isinstance(columns[0], list)
+            if isinstance(value, list) or ragged:
+                of_row = columns if ragged else [columns] * len(value)
+                cut[specifier] = [row[list(at)].squeeze() for row, at in zip(value, of_row, strict=True)]
+            else:
+                cut[specifier] = value[:, list(columns)].squeeze()
+        return cut
+
+    def memory_size(self, key: str | None = None) -> str:
+        """Memory of a key's numbers, or of all, in words: ``1.2 MB`` (decimal units)."""
+        if key is None:
+            return readable(sum(_bytes(value) for value in self._values.values()))
+        if key not in self._values:
+            raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}")
+        return readable(_bytes(self._values[key]))
+
+    def memory_tree(self, print_tree: bool = True, grouped_tree: bool = False) -> str:
+        """Memory by key, largest first; ``grouped_tree`` adds up layers and heads of one activation."""
+        sizes: dict[str, int] = {}
+        for key, value in self._values.items():
+            name = _without_numbers(key) if grouped_tree else key
+            sizes[name] = sizes.get(name, 0) + _bytes(value)
+        width = max((len(name) for name in sizes), default=0)
+        lines = [
+            f"{name:<{width}}  {readable(size)}" for name, size in sorted(sizes.items(), key=lambda e: -e[1])
+        ]
+        tree = "\n".join([f"ActivationCache: {self.memory_size()}", *lines])
+        if print_tree:
+            print(tree)
+        return tree
+
+    def _shown_keys(self) -> str:
+        keys = [repr(key) for key in self._values]
+        return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "") or "nothing"
+
+    def __repr__(self) -> str:
+        return f"ActivationCache({self._shown_keys()})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td><code>{escape(key)}</code></td><td>{escape(_summary(value))}</td>"
+            f"<td style='text-align:right'>{readable(_bytes(value)) if _bytes(value) else ''}</td></tr>"
+            for key, value in self._values.items()
+        )
+        head = f"<caption>ActivationCache: {len(self)} keys, {self.memory_size()}</caption>"
+        return f"<table>{head}<tr><th>key</th><th>shape</th><th>memory</th></tr>{rows}</table>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        # Functions do not travel.
+        state["_aggregations"], state["_deferred"] = [], None
+        return state
+
+
+def aggregated(values: list[Any]) -> Any:
+    """Values of one key of several caches as one."""
+    first = values[0]
+    if all(isinstance(value, ValueWithInfo) for value in values):
+        return ValueWithInfo(aggregated([value.value for value in values]), first.info)
+    if all(tensors.is_array(value) for value in values):
+        return tensors.concatenated(values)
+    if all(isinstance(value, Mapping) for value in values):
+        if all(value.keys() == first.keys() for value in values):
+            return {key: aggregated([value[key] for value in values]) for key in first}
+        return list(values)
+    joined: list[Any] = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            joined.extend(value)
+        elif tensors.is_array(value) and tensors.shape_of(value):
+            joined.extend(value)
+        else:
+            joined.append(value)
+    return joined
+
+
+def _moved(value: Any, device: Any) -> Any:
+    if isinstance(value, ValueWithInfo):
+        return ValueWithInfo(_moved(value.value, device), value.info)
+    if isinstance(value, dict):
+        return {key: _moved(one, device) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_moved(one, device) for one in value]
+    if tensors.is_torch(value):
+        return value.to(device)
+    if tensors.is_array(value) and str(device) != "cpu":
+        torch = tensors.needed("torch", f"moving activations to {device}")
+        return torch.as_tensor(tensors._for_torch(value)).to(device)
+    return value
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, ValueWithInfo):
+        return _bytes(value.value)
+    if tensors.is_array(value):
+        return tensors.nbytes(value)
+    if isinstance(value, Mapping):
+        return sum(_bytes(one) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_bytes(one) for one in value if not isinstance(one, (int, float, str)))
+    return 0
+
+
+def _summary(value: Any) -> str:
+    if isinstance(value, ValueWithInfo):
+        return _summary(value.value)
+    if tensors.is_array(value):
+        return " × ".join(str(size) for size in tensors.shape_of(value)) or "one number"
+    if isinstance(value, list) and value and all(tensors.is_array(one) for one in value):
+        return f"{len(value)} rows of different length"
+    if isinstance(value, Mapping):
+        return ", ".join(str(key) for key in value)
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _without_numbers(key: str) -> str:
+    head, _, tail = key.rpartition("_")
+    is_place = bool(head) and tail.lstrip("L").replace("H", "").isdigit()
+    return head if is_place else key
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError, RuntimeError):
+        return False

@@ -1,0 +1,132 @@
+"""What is kept of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from easyroutine.errors import InputError
+from easyroutine.interpretability.selection import normalised
+
+__all__ = ["ExtractionConfig"]
+
+
+@dataclass
+class ExtractionConfig:
+    """Which activations are kept, and how they are reduced.
+
+    Shapes: B rows, T selected positions, D width of the stream, H query heads, K key/value heads, h width of a head, F neurons,
+    V vocabulary; ``{l}`` layer, ``{i}`` head.
+    """
+
+    #: ``input_embeddings`` [B, T, D]: what enters the first block.
+    extract_embed: bool = False
+    #: ``resid_in_{l}`` [B, T, D]: the stream entering block l.
+    extract_resid_in: bool = False
+    #: ``resid_mid_{l}`` [B, T, D]: the stream between attention and MLP.
+    extract_resid_mid: bool = False
+    #: ``resid_out_{l}`` [B, T, D]: the stream leaving block l.
+    extract_resid_out: bool = False
+    #: ``resid_in_post_layernorm_{l}`` [B, T, D]: the same place as ``attn_in_{l}``.
+    extract_resid_in_post_layernorm: bool = False
+    #: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
+    extract_attn_in: bool = False
+    #: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
+    extract_attn_raw: bool = False
+    #: ``attn_out_{l}`` [B, T, D]: exactly what attention adds to the stream.
+    extract_attn_out: bool = False
+    #: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
+    extract_mlp_in: bool = False
+    #: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
+    extract_mlp_hidden: bool = False
+    #: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
+    extract_mlp_out: bool = False
+    #: ``pattern_L{l}H{i}`` [B, T, T]: attention weights.
+    extract_attn_pattern: bool = False
+    #: ``queries_L{l}`` [B, T, H h], straight from the projection.
+    extract_queries: bool = False
+    #: ``keys_L{l}`` [B, T, K h].
+    extract_keys: bool = False
+    #: ``values_L{l}`` [B, T, K h].
+    extract_values: bool = False
+    #: ``head_queries_L{l}H{i}`` [B, T, h].
+    extract_head_queries: bool = False
+    #: ``head_keys_L{l}H{i}`` [B, T, h], as query head i sees them.
+    extract_head_keys: bool = False
+    #: ``head_values_L{l}H{i}`` [B, T, h], as query head i sees them.
+    extract_head_values: bool = False
+    #: ``head_out_L{l}H{i}`` [B, T, D]: what the head adds.
+    extract_head_out: bool = False
+    #: ``projected_value_L{l}H{i}`` [B, T, D].
+    extract_head_values_projected: bool = False
+    #: ``projected_key_L{l}H{i}`` [B, T, D].
+    extract_head_keys_projected: bool = False
+    #: ``projected_query_L{l}H{i}`` [B, T, D].
+    extract_head_queries_projected: bool = False
+    #: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final norm.
+    extract_last_layernorm: bool = False
+    #: ``input_ids`` [B, T].
+    save_input_ids: bool = False
+    #: ``logits`` [B, T, V].
+    save_logits: bool = True
+    #: Means over each specifier's positions.
+    avg: bool = False
+    #: The mean of patterns over all rows, in ``avg_pattern_L{l}H{i}``.
+    avg_over_example: bool = False
+    #: To which heads everything with heads is limited: ``[{"layer": 5, "head": 3}, ...]``.
+    attn_heads: Literal["all"] | list[dict[str, int]] = "all"
+    #: What is kept of a block of a pattern: [B, row specifiers, column specifiers].
+    attn_pattern_avg: Literal["none", "mean", "sum", "baseline_ratio"] = "none"
+    #: Rows of patterns, where they are other tokens than the columns.
+    attn_pattern_row_positions: list[Any] | None = None
+    #: Needs gradients, which this engine does not compute: an error where it is True.
+    keep_gradient: bool = False
+
+    def is_not_empty(self) -> bool:
+        """Whether anything is asked for."""
+        return any(
+            value is True
+            for name, value in self.to_dict().items()
+            if name.startswith(("extract_", "save_"))
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary of its own."""
+        out: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                value = [dict(one) if isinstance(one, dict) else one for one in value]
+            out[field.name] = value
+        return out
+
+    def to_json(self) -> str:
+        """The fields as the engine reads them."""
+        return config_json(self)
+
+
+_FIELDS = frozenset(field.name for field in fields(ExtractionConfig))
+
+
+def config_json(config: Any) -> str:
+    """A configuration, or a dictionary of its fields, as the engine reads it.
+
+    Fields that a subclass adds are its own.
+    """
+    if config is None:
+        config = ExtractionConfig()
+    if isinstance(config, ExtractionConfig):
+        given = ExtractionConfig.to_dict(config)
+        given = {name: value for name, value in given.items() if name in _FIELDS}
+    elif isinstance(config, dict):
+        given = dict(config)
+    else:
+        raise InputError(f"extraction_config is an ExtractionConfig, not {type(config).__name__}")
+    rows = given.get("attn_pattern_row_positions")
+    if rows is not None:
+        given["attn_pattern_row_positions"] = normalised(rows, "attn_pattern_row_positions")
+    try:
+        return json.dumps(given)
+    except TypeError as error:
+        raise InputError(f"extraction config: {error}") from None

@@ -1,0 +1,140 @@
+"""What a model is given, as rows of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from easyroutine import tensors
+from easyroutine.errors import InputError
+
+if TYPE_CHECKING:
+    from easyroutine.tokenizer import TextSpans, Tokenizer
+
+__all__ = ["Row", "rows_of"]
+
+_LARGEST = 2**32
+
+
+@dataclass
+class Row:
+    """One row: its ids without padding, and its text with the bytes of each token, where known."""
+
+    ids: list[int]
+    text: TextSpans | None = None
+
+    def for_engine(self) -> tuple[list[int], TextSpans | None]:
+        """As the engine takes it."""
+        return self.ids, self.text
+
+
+def rows_of(inputs: Any, tokenizer: Tokenizer | None) -> list[Row]:
+    """Rows of a text, several texts, ids, an array of ids, or a mapping with ``input_ids``.
+
+    The caller's object is never changed.
+    """
+    if isinstance(inputs, Mapping):
+        return _of_mapping(inputs)
+    if isinstance(inputs, str) or _is_texts(inputs):
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        if tokenizer is None:
+            raise InputError("text needs a tokenizer, and this model has none", "give token ids instead")
+        encoded = tokenizer(texts)
+        return [Row(ids, text) for ids, text in zip(encoded["input_ids"], encoded.texts or [], strict=True)]
+    return [Row(ids) for ids in _table(inputs, "input_ids")]
+
+
+def _is_texts(inputs: Any) -> bool:
+    return isinstance(inputs, (list, tuple)) and bool(inputs) and all(isinstance(one, str) for one in inputs)
+
+
+def _of_mapping(inputs: Mapping[str, Any]) -> list[Row]:
+    if "input_ids" not in inputs:
+        keys = ", ".join(map(repr, inputs)) or "nothing"
+        raise InputError(f"the inputs have no 'input_ids'; they have {keys}")
+    ids = _table(inputs["input_ids"], "input_ids")
+    mask_given = inputs.get("attention_mask")
+    masks = None if mask_given is None else _table(mask_given, "attention_mask")
+    for key in inputs:
+        if key in ("input_ids", "attention_mask", "offset_mapping"):
+            continue
+        if key == "token_type_ids" and not any(map(any, _table(inputs[key], key))):
+            continue
+        if key == "pixel_values":
+            raise InputError("'pixel_values': models with a vision tower are not built")
+        raise InputError(
+            f"{key!r} is not something that the model reads", "it reads 'input_ids' and 'attention_mask'"
+        )
+    texts = getattr(inputs, "texts", None)
+    if texts is not None and len(texts) != len(ids):
+        texts = None
+    rows = []
+    for number, row in enumerate(ids):
+        kept = row if masks is None else _unpadded(row, masks, number, len(ids))
+        if not kept:
+            raise InputError(f"row {number} of 'input_ids' is empty: a row needs at least one token")
+        text = texts[number] if texts is not None and len(texts[number][1]) == len(kept) else None
+        rows.append(Row(kept, text))
+    return rows
+
+
+def _unpadded(row: list[int], masks: list[list[int]], number: int, n_rows: int) -> list[int]:
+    if len(masks) != n_rows:
+        raise InputError(f"'attention_mask' has {len(masks)} rows, 'input_ids' {n_rows}")
+    mask = masks[number]
+    if len(mask) != len(row):
+        raise InputError(
+            f"row {number} of 'attention_mask' has {len(mask)} values, of 'input_ids' {len(row)}"
+        )
+    wrong = next((one for one in mask if one not in (0, 1)), None)
+    if wrong is not None:
+        raise InputError(f"row {number} of 'attention_mask' holds {wrong}; a mask is made of 0 and 1")
+    if 1 not in mask:
+        raise InputError(f"row {number} of 'attention_mask' has no 1: the row is empty")
+    first, end = mask.index(1), len(mask) - mask[::-1].index(1)
+    if 0 in mask[first:end]:
+        hole = mask.index(0, first)
+        raise InputError(
+            f"row {number} of 'attention_mask' has a hole at {hole}: the tokens of a row must be contiguous"
+        )
+    return row[first:end]
+
+
+def _table(value: Any, key: str) -> list[list[int]]:
+    """Whole numbers of one or two axes as rows."""
+    if tensors.is_array(value):
+        shape = tensors.shape_of(value)
+        if len(shape) not in (1, 2):
+            raise InputError(f"{key!r} has shape {list(shape)}; it is [S] or [B, S]")
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
+        raise InputError(
+            f"{key!r} is {type(value).__name__}; it is a list, or an array of numpy or torch, of whole numbers"
+        )
+    if not value:
+        raise InputError(f"{key!r} is empty")
+    rows = [one.tolist() if hasattr(one, "tolist") else one for one in value]
+    if not any(isinstance(one, (list, tuple)) for one in rows):
+        rows = [rows]
+    return [_row(row, number, key) for number, row in enumerate(rows)]
+
+
+def _row(row: Any, number: int, key: str) -> list[int]:
+    if not isinstance(row, (list, tuple)):
+        raise InputError(f"row {number} of {key!r} is {type(row).__name__}, beside rows that are lists")
+    if not row:
+        raise InputError(f"row {number} of {key!r} is empty: a row needs at least one token")
+    out = []
+    for at, one in enumerate(row):
+        if isinstance(one, (list, tuple)):
+            raise InputError(f"row {number} of {key!r} holds lists; {key!r} is [S] or [B, S]")
+        if isinstance(one, bool) and key != "input_ids":
+            one = int(one)
+        if isinstance(one, bool) or not hasattr(one, "__index__"):
+            raise InputError(f"row {number} of {key!r} holds {one!r} at {at}, which is no whole number")
+        if not 0 <= int(one) < _LARGEST:
+            raise InputError(f"row {number} of {key!r} holds {one} at {at}, which is no token id")
+        out.append(int(one))
+    return out

@@ -1,0 +1,132 @@
+"""The lens of a prompt: a table, a picture, a page."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from easyroutine import tensors
+from easyroutine._core import Model, Report
+
+__all__ = ["LensResult"]
+
+Metric = Literal["final", "p", "rank", "entropy", "kl", "tracked"]
+
+
+class LensResult:
+    """What each layer would predict at each token.
+
+    ``final``: probability of the final layer's top token, the default of pictures; ``p``: of a layer's own; ``rank`` of the
+    token that really comes next; ``entropy``; ``kl``: KL(final ‖ layer); ``tracked``: probability of the followed token.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._data: dict[str, Any] | None = None
+
+    @classmethod
+    def of_prompt(cls, model: Model, row: Any, **options: Any) -> LensResult:
+        """Runs a prompt and reads its layers."""
+        return cls(Report.of_prompt(model, row, **options))
+
+    @classmethod
+    def from_json(cls, text: str) -> LensResult:
+        """The result that :meth:`to_json` wrote."""
+        return cls(Report.from_json(text))
+
+    def to_json(self) -> str:
+        """Everything, in the schema ``easyroutine.lens/1``."""
+        return self._report.json()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything: ``model``, ``settings``, ``tokens``, ``layers``."""
+        data = self._data
+        if data is None:
+            data = self._data = dict(json.loads(self._report.json()))
+        return data
+
+    def records(self) -> list[dict[str, Any]]:
+        """One dictionary a layer and position: top token, its probability, entropy (nats), KL, rank of the next token."""
+        data = self.to_dict()
+        texts = {token["position"]: token["text"] for token in data["tokens"]}
+        return [
+            {
+                "layer": layer["layer"],
+                "name": layer["name"],
+                "position": cell["position"],
+                "token": texts[cell["position"]],
+                "top": cell["top"][0]["text"] if cell["top"] else None,
+                "logprob": cell["top"][0]["logprob"] if cell["top"] else None,
+                "logprob_of_final_top": cell["logprob_of_final_top"],
+                "entropy": cell["entropy"],
+                "kl_to_final": cell["kl_to_final"],
+                "rank_of_next": cell.get("rank_of_next"),
+                "tracked": cell.get("tracked"),
+            }
+            for layer in data["layers"]
+            for cell in layer["positions"]
+        ]
+
+    def to_pandas(self) -> Any:
+        """:meth:`records` as a table of pandas, which must be installed."""
+        return tensors.needed("pandas", "to_pandas()").DataFrame(self.records())
+
+    def to_html(self, path: str | PathLike[str] | None = None) -> str:
+        """One page that needs no network; written to ``path`` where that is given."""
+        return _written(self._report.html(), path)
+
+    def to_svg(
+        self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False
+    ) -> str:
+        """A picture; written to ``path`` where that is given."""
+        return _written(self._report.svg(metric, dark), path)
+
+    def to_png(
+        self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False
+    ) -> bytes:
+        """A picture; written to ``path`` where that is given."""
+        picture = self._report.png(metric, dark)
+        if path is not None:
+            Path(path).write_bytes(picture)
+        return picture
+
+    def to_csv(self, path: str | PathLike[str] | None = None) -> str:
+        """A table; written to ``path`` where that is given."""
+        return _written(self._report.csv(), path)
+
+    def to_markdown(self, *, metric: Metric = "final") -> str:
+        """A table for a text."""
+        return self._report.markdown(metric)
+
+    def table(self, *, metric: Metric = "final", width: int = 100, colour: bool = False) -> str:
+        """A table for a terminal."""
+        return self._report.terminal(metric, width, colour)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        data = self.to_dict()
+        return f"LensResult({data['model']['name']!r}, {len(data['tokens'])} tokens, {len(data['layers'])} layers)"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own; where scripts are off, its picture."""
+        height = 90 + 24 * (len(self.to_dict()["layers"]) + 3)
+        frame = (
+            f'<iframe srcdoc="{escape(self._report.html(), quote=True)}" '
+            f'style="width:100%;height:{min(height, 900)}px;border:0" sandbox="allow-scripts allow-downloads" '
+            'title="logit lens"></iframe>'
+        )
+        return f"{frame}<noscript>{self._report.svg('final', False)}</noscript>"
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return type(self).from_json, (self.to_json(),)
+
+
+def _written(text: str, path: str | PathLike[str] | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,98 @@
+"""The tokens that were selected in every row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+from easyroutine.errors import InputError
+
+__all__ = ["Position", "Selection", "as_json", "normalised"]
+
+#: One way of naming tokens of a row: ``"last"``, ``-1``, ``(2, 5)``, ``"text: Paris"``.
+Position = Union[str, int, tuple[int, int]]
+
+#: Of one row: indices in the row, and the columns of each specifier.
+RowSelection = tuple[list[int], list[tuple[int, int]]]
+
+
+@dataclass
+class Selection:
+    """What was asked for, and what it selected in each row."""
+
+    specifiers: list[Position]
+    rows: list[RowSelection]
+    averaged: bool = False
+
+    def tables(self, suffix: str = "") -> dict[str, dict[Any, Any]]:
+        """``mapping_index`` and ``token_dict``, as the cache shows them."""
+        mapping: dict[Any, Any] = {}
+        tokens: dict[Any, Any] = {}
+        for number, specifier in enumerate(self.specifiers):
+            if specifier in mapping:
+                # Asked for twice: the first place is shown.
+                continue
+            columns = [list(range(*groups[number])) for _, groups in self.rows]
+            if self.averaged:
+                mapping[specifier] = [number]
+            elif all(one == columns[0] for one in columns):
+                mapping[specifier] = columns[0]
+            else:
+                mapping[specifier] = columns
+            places = [[indices[c] for c in range(*groups[number])] for indices, groups in self.rows]
+            tokens[specifier] = places[0] if len(places) == 1 else places
+        if self.averaged:
+            mapping["info"] = "avg"
+        tables = {f"mapping_index{suffix}": mapping}
+        if not suffix:
+            tables["token_dict"] = tokens
+        return tables
+
+    @classmethod
+    def joined(cls, parts: Sequence[Selection | None]) -> Selection | None:
+        """The rows of all, or None where they do not speak of the same positions."""
+        known = [part for part in parts if part is not None]
+        if len(known) != len(parts) or not known:
+            return None
+        first = known[0]
+        if any(part.specifiers != first.specifiers or part.averaged != first.averaged for part in known):
+            return None
+        return cls(first.specifiers, [row for part in known for row in part.rows], first.averaged)
+
+
+def normalised(positions: Any, name: str = "target_token_positions") -> list[Position]:
+    """Positions as a list: a bare one stands for a list of one, a pair in a list is a range."""
+    if isinstance(positions, (str, int)) or (
+        isinstance(positions, tuple) and len(positions) == 2 and all(_is_int(one) for one in positions)
+    ):
+        positions = [positions]
+    if not isinstance(positions, (list, tuple)):
+        raise InputError(
+            f"{name} is a list of positions, not {type(positions).__name__}",
+            'positions are such as "last", -1, (2, 5), "text: Paris"',
+        )
+    return [_one(position, name) for position in positions]
+
+
+def _one(position: Any, name: str) -> Position:
+    if isinstance(position, str):
+        return position
+    if _is_int(position):
+        return int(position)
+    if isinstance(position, (list, tuple)) and len(position) == 2 and all(_is_int(one) for one in position):
+        return (int(position[0]), int(position[1]))
+    raise InputError(
+        f"{name}: {position!r} names no tokens",
+        'a position is a string such as "last", a whole number, or a pair (start, end)',
+    )
+
+
+def _is_int(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def as_json(positions: Sequence[Position]) -> str:
+    """Positions as the engine reads them."""
+    return json.dumps(list(positions))

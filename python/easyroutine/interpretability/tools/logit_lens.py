@@ -1,0 +1,256 @@
+"""The logit lens: any activation through the final norm and the unembedding, as if it were the last."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+from easyroutine import tensors
+from easyroutine._core import Lens
+from easyroutine.errors import InputError
+from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead
+from easyroutine.interpretability.value_with_info import ValueWithInfo
+
+if TYPE_CHECKING:
+    from easyroutine.interpretability.hooked_model import HookedModel
+    from easyroutine.tokenizer import Tokenizer
+
+__all__ = ["LogitLens"]
+
+Token = Union[int, str]
+Direction = Union[Token, tuple[Token, Token]]
+_STATISTICS = ("mean", "variance", "second_moment")
+
+
+class LogitLens:
+    """Final norm and unembedding of a model, applied to its activations."""
+
+    def __init__(
+        self,
+        unembedding_matrix: Any,
+        last_layer_norm: LastLayerNorm | None,
+        model_name: str,
+        model_config: Any,
+    ) -> None:
+        """``unembedding_matrix``: [V, D], or what ``model.get_lm_head()`` gives, which knows bias, divisor and softcap too;
+        ``last_layer_norm``: what ``model.get_last_layernorm()`` gives, or a module of torch with ``weight`` and ``eps``.
+        """
+        head = unembedding_matrix
+        if not isinstance(head, LMHead):
+            head = LMHead(getattr(head, "weight", head), getattr(head, "bias", None))
+        optional = {"bias": head.bias, "divisor": head.divisor, "softcap": head.softcap}
+        if optional["bias"] is not None:
+            optional["bias"] = tensors.as_tensor(optional["bias"], "bias")
+        self._lens = Lens.of_numbers(
+            tensors.as_tensor(head.weight, "unembedding_matrix"), norm=_norm(last_layer_norm), **optional
+        )
+        self.model_name = model_name
+        self.model_config = model_config
+        self._tokenizer: Tokenizer | None = None
+        self._open: dict[str, Any] | None = None
+
+    @classmethod
+    def from_model(cls, model: HookedModel) -> LogitLens:
+        """The lens of a model; shares its weights."""
+        lens = cls.__new__(cls)
+        lens._lens = Lens.of_model(model._engine)
+        lens.model_name = model.name
+        lens.model_config = model.model_config
+        lens._tokenizer = model.get_text_tokenizer() if model._engine.has_tokenizer else None
+        config = model.config
+        lens._open = {
+            "model_name": config.model_name,
+            "torch_dtype": config.torch_dtype,
+            "revision": config.revision,
+            "offline": config.offline,
+        }
+        return lens
+
+    @classmethod
+    def from_model_name(
+        cls,
+        model_name: str,
+        *,
+        torch_dtype: Any = "float32",
+        revision: str | None = None,
+        offline: bool = False,
+    ) -> LogitLens:
+        """The lens of a model by its name: only the unembedding and the final norm are read."""
+        from easyroutine.interpretability.hooked_model import HookedModelConfig
+        from easyroutine.tokenizer import Tokenizer
+
+        dtype = HookedModelConfig(model_name, torch_dtype=torch_dtype).torch_dtype
+        lens = cls.__new__(cls)
+        lens._lens, lens.model_name = Lens.open(model_name, dtype=dtype, revision=revision, offline=offline)
+        lens.model_config = None
+        lens._open = {
+            "model_name": model_name,
+            "torch_dtype": dtype,
+            "revision": revision,
+            "offline": offline,
+        }
+        try:
+            lens._tokenizer = Tokenizer.from_pretrained(model_name, revision=revision, offline=offline)
+        except (ValueError, OSError):
+            # Ids do without.
+            lens._tokenizer = None
+        return lens
+
+    def to(self, device: Any) -> LogitLens:
+        """Nothing to do: everything is computed on the CPU."""
+        return self
+
+    def device(self) -> str:
+        """``cpu``."""
+        return "cpu"
+
+    def get_vocab_size(self) -> int:
+        """How many tokens can be predicted, V."""
+        return self._lens.vocab_size
+
+    @staticmethod
+    def get_keys(activations: Mapping[str, Any], pattern: str) -> list[str]:
+        """Keys that fit a pattern such as ``resid_out_{i}`` or ``head_out_L{i}H{j}``, in numerical order."""
+        parts = re.split(r"\{\w*\}", pattern)
+        expression = re.compile(r"(\d+)".join(re.escape(part) for part in parts) + "$")
+        found = [(match, key) for key in activations if (match := expression.match(key))]
+        return [key for _, key in sorted(found, key=lambda e: [int(number) for number in e[0].groups()])]
+
+    def compute(
+        self,
+        activations: Mapping[str, Any],
+        target_key: str,
+        token_directions: Direction | Sequence[Direction] | None = None,
+        apply_norm: bool = True,
+        apply_softmax: bool = False,
+        metric: Literal["logit_diff", "accuracy"] | None = "logit_diff",
+        *,
+        norm: Literal["cached", "own", "none"] | None = None,
+    ) -> dict[str, Any]:
+        """``logit_lens_{key}`` for every key that ``target_key`` names (``resid_out_5``, ``resid_out_{i}``).
+
+        Without ``token_directions`` logits [B, T, V], with ``apply_softmax`` probabilities. A direction is an id, a string that
+        is one token, or a pair of them; one for all rows or one a row. ``logit_diff`` gives [B, T], before any softcap:
+        the logit, of a pair the difference. ``accuracy`` gives the share of rows where the first of a pair wins, [T], one number
+        for T = 1.
+
+        ``apply_norm`` uses the final norm's statistics of the same run, which must be among the activations
+        (``extract_last_layernorm``): parts then add up to the whole. ``norm="own"`` takes each vector's own instead: the classic lens.
+        """
+        chosen = norm or ("cached" if apply_norm else "none")
+        keys = self.get_keys(activations, target_key)
+        if not keys:
+            held = ", ".join(list(activations)[:8])
+            raise InputError(f"the activations have no {target_key!r}; they have {held}")
+        # As they are held: no torch tensor is made of what only the engine reads.
+        value_of = activations.raw if isinstance(activations, ActivationCache) else activations.__getitem__
+        entries = [(key, _rows_of(value_of(key), key)) for key in keys]
+        if chosen == "cached" and "last_layernorm" in activations:
+            statistics = value_of("last_layernorm")
+            entries += [(f"last_layernorm.{one}", _rows_of(statistics[one], one)) for one in _STATISTICS]
+        mapping = activations.get("mapping_index")
+        directions = None if token_directions is None else self._directions(token_directions)
+        results = self._lens.compute(
+            entries,
+            target_key if "{" not in target_key else re.sub(r"\{\w*\}", "*", target_key),
+            averaged=isinstance(mapping, Mapping) and mapping.get("info") == "avg",
+            directions=directions,
+            norm=chosen,
+            softmax=apply_softmax,
+            metric=metric or "logit_diff",
+        )
+        return {key: _one_number(value, metric) for key, value in results.items()}
+
+    def _directions(self, given: Any) -> list[tuple[int, int | None]]:
+        if isinstance(given, (int, str)) or (isinstance(given, tuple) and len(given) == 2):
+            given = [given]
+        directions: list[tuple[int, int | None]] = []
+        for direction in given:
+            if isinstance(direction, (tuple, list)):
+                if len(direction) != 2:
+                    raise InputError(f"a direction is a token or a pair of tokens, not {direction!r}")
+                a, b = (self._token(one) for one in direction)
+                if a == b:
+                    warnings.warn(
+                        f"both tokens of the direction {direction!r} have the id {a}, so their difference is 0. "
+                        'tokenizer.encode(" yes")[0] is the token that begins every text where there is one: '
+                        'use tokenizer.to_single_token(" yes"), or strings as directions',
+                        stacklevel=3,
+                    )
+                self._warn_of_special(a, b)
+                directions.append((a, b))
+            else:
+                a = self._token(direction)
+                self._warn_of_special(a)
+                directions.append((a, None))
+        return directions
+
+    def _warn_of_special(self, *ids: int) -> None:
+        special = set(self._tokenizer.all_special_ids) if self._tokenizer is not None else set()
+        found = [one for one in ids if one in special]
+        if found and len(set(ids)) == len(ids):
+            warnings.warn(f"the direction has the special token {found[0]}: is that meant?", stacklevel=4)
+
+    def _token(self, token: Any) -> int:
+        if isinstance(token, str):
+            if self._tokenizer is None:
+                raise InputError("strings as directions need the model's tokenizer", "give ids instead")
+            return self._tokenizer.to_single_token(token)
+        if hasattr(token, "item"):
+            token = token.item()
+        if not hasattr(token, "__index__") or isinstance(token, bool) or int(token) < 0:
+            raise InputError(f"{token!r} is no token: a direction is made of ids or strings")
+        return int(token)
+
+    def __reduce__(self) -> Any:
+        if self._open is not None:
+            return _reopened, (type(self), self._open)
+        bias, divisor, softcap = self._lens.rules()
+        found = self._lens.final_norm()
+        norm = None if found is None else LastLayerNorm(*found)
+        head = LMHead(self._lens.matrix(), bias, divisor, softcap)
+        return type(self), (head, norm, self.model_name, self.model_config)
+
+    def __repr__(self) -> str:
+        return f"LogitLens({self.model_name!r}, vocabulary of {self.get_vocab_size()})"
+
+
+def _reopened(cls: type[LogitLens], arguments: dict[str, Any]) -> LogitLens:
+    return cls.from_model_name(**arguments)
+
+
+def _rows_of(value: Any, key: str) -> Any:
+    """A value of a cache as the engine takes it: a tensor, or a list of one a row."""
+    if isinstance(value, ValueWithInfo):
+        value = value.value
+    if isinstance(value, list) and value and all(tensors.is_array(one) for one in value):
+        return [tensors.as_tensor(one, key) for one in value]
+    return tensors.as_tensor(value, key)
+
+
+def _one_number(value: Any, metric: str | None) -> Any:
+    if metric == "accuracy" and tensors.shape_of(value) == (1,):
+        value = value[0]
+    return tensors.handed_out(value)
+
+
+def _norm(norm: Any) -> tuple[str, float, Any, Any] | None:
+    if norm is None:
+        return None
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    kind = getattr(norm, "kind", None)
+    if kind is None:
+        # A module of torch: a LayerNorm has `eps` and removes the mean, an RMSNorm has `variance_epsilon`.
+        kind = "layer" if type(norm).__name__ == "LayerNorm" else "rms"
+    eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name)), None)
+    if eps is None:
+        raise InputError(f"{type(norm).__name__} is no norm: it has no eps")
+    return (
+        kind,
+        float(eps),
+        None if weight is None else tensors.as_tensor(weight, "weight of the norm"),
+        None if bias is None else tensors.as_tensor(bias, "bias of the norm"),
+    )

@@ -1,0 +1,94 @@
+"""A value with something to say of it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["ValueWithInfo"]
+
+
+class ValueWithInfo:
+    """A value and what is to be said of it, such as its axes. It does what the value does."""
+
+    __slots__ = ("info", "value")
+
+    def __init__(self, value: Any, info: str) -> None:
+        self.value = value
+        self.info = info
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("value", "info") or (name.startswith("__") and name not in _PROTOCOLS):
+            raise AttributeError(name)
+        return getattr(self.value, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.value[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.value[index] = value
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __repr__(self) -> str:
+        return f"ValueWithInfo({self.value!r}, info={self.info!r})"
+
+    def __reduce__(self) -> tuple[type[ValueWithInfo], tuple[Any, str]]:
+        return type(self), (self.value, self.info)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def plain(value: Any) -> Any:
+            if isinstance(value, ValueWithInfo):
+                return value.value
+            if isinstance(value, (list, tuple)):
+                return type(value)(plain(one) for one in value)
+            return value
+
+        return func(*plain(tuple(args)), **{key: plain(value) for key, value in (kwargs or {}).items()})
+
+
+#: By which numpy and torch get at the numbers.
+_PROTOCOLS = ("__array__", "__array_interface__", "__dlpack__", "__dlpack_device__")
+
+
+def _unwrapped(value: Any) -> Any:
+    return value.value if isinstance(value, ValueWithInfo) else value
+
+
+def _binary(operation: Callable[[Any, Any], Any]) -> Callable[[ValueWithInfo, Any], Any]:
+    def method(self: ValueWithInfo, other: Any) -> Any:
+        return operation(self.value, _unwrapped(other))
+
+    return method
+
+
+def _reflected(operation: Callable[[Any, Any], Any]) -> Callable[[ValueWithInfo, Any], Any]:
+    def method(self: ValueWithInfo, other: Any) -> Any:
+        return operation(other, self.value)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(ValueWithInfo, f"__{_name}__", _binary(getattr(operator, _name)))
+    setattr(ValueWithInfo, f"__r{_name}__", _reflected(getattr(operator, _name)))
+for _name in ("lt", "le", "gt", "ge"):
+    setattr(ValueWithInfo, f"__{_name}__", _binary(getattr(operator, _name)))
+for _name in ("neg", "abs"):
+    setattr(
+        ValueWithInfo,
+        f"__{_name}__",
+        lambda self, _operation=getattr(operator, _name): _operation(self.value),
+    )

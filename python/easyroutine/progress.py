@@ -1,0 +1,47 @@
+"""Progress of what takes long: on a terminal and in notebooks, never into a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from easyroutine.tensors import is_installed
+
+__all__ = ["download_progress", "progress"]
+
+T = TypeVar("T")
+
+
+def is_shown() -> bool:
+    """Whether somebody looks: standard error is a terminal, or this is a notebook."""
+    return sys.stderr is not None and sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
+    """The items, with a bar where somebody looks and tqdm is installed."""
+    if is_shown() and is_installed("tqdm"):
+        from tqdm.auto import tqdm
+
+        yield from tqdm(items, desc=description, total=total)
+    else:
+        yield from items
+
+
+def download_progress() -> Callable[[str, int, int | None], None] | None:
+    """What is told of a download, where somebody looks and tqdm is installed."""
+    if not (is_shown() and is_installed("tqdm")):
+        return None
+    bars: dict[str, Any] = {}
+
+    def told(file: str, done: int, total: int | None) -> None:
+        from tqdm.auto import tqdm
+
+        bar = bars.get(file)
+        if bar is None:
+            bar = bars[file] = tqdm(desc=file, total=total, unit="B", unit_scale=True)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return told

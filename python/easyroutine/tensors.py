@@ -1,0 +1,194 @@
+"""Numbers between the engine and whatever library is there to compute with them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
+from easyroutine._core import Tensor
+from easyroutine.errors import InputError, MissingPackageError
+
+__all__ = ["Backend", "get_tensor_backend", "set_tensor_backend"]
+
+Backend = Literal["auto", "torch", "numpy", "easyroutine"]
+_BACKENDS = ("auto", "torch", "numpy", "easyroutine")
+_chosen: str | None = None
+
+
+@cache
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported; it is not."""
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
+def set_tensor_backend(name: Backend) -> None:
+    """Chooses what activations are handed out as.
+
+    ``auto``: ``torch.Tensor`` where torch is installed, else :class:`easyroutine.Tensor`. None of them copies.
+    The variable ``EASYROUTINE_TENSORS`` sets the same.
+    """
+    global _chosen
+    _checked(name, "tensor backend")
+    _chosen = name
+
+
+def get_tensor_backend() -> Literal["torch", "numpy", "easyroutine"]:
+    """What activations are handed out as."""
+    name = _chosen or _checked(os.environ.get("EASYROUTINE_TENSORS") or "auto", "EASYROUTINE_TENSORS")
+    if name == "auto":
+        return "torch" if is_installed("torch") else "easyroutine"
+    return name  # type: ignore[return-value]
+
+
+def _checked(name: str, where: str) -> str:
+    if name not in _BACKENDS:
+        raise InputError(f"{where}: {name!r} is none of {', '.join(_BACKENDS)}")
+    return name
+
+
+def handed_out(value: Any) -> Any:
+    """The engine's tensors as those of the chosen library, in lists and dictionaries too."""
+    if isinstance(value, Tensor):
+        backend = get_tensor_backend()
+        if backend == "torch":
+            return value.torch()
+        return value.numpy() if backend == "numpy" else value
+    if isinstance(value, list) and any(isinstance(one, Tensor) for one in value):
+        return [handed_out(one) for one in value]
+    if isinstance(value, dict) and any(isinstance(one, (Tensor, list)) for one in value.values()):
+        return {key: handed_out(one) for key, one in value.items()}
+    return value
+
+
+def is_torch(value: Any) -> bool:
+    """Whether this is a tensor of torch, which is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_numpy(value: Any) -> bool:
+    """Whether this is an array of numpy, which is not imported to find out."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def is_array(value: Any) -> bool:
+    """Whether this is an array of any library."""
+    return isinstance(value, Tensor) or is_torch(value) or is_numpy(value)
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array."""
+    return tuple(int(size) for size in value.shape)
+
+
+def nbytes(value: Any) -> int:
+    """Bytes of the numbers of an array."""
+    return int(value.nbytes)
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """Numbers of any library, or nested lists, as a float32 tensor of the engine."""
+    if isinstance(value, Tensor):
+        return value
+    if is_torch(value):
+        torch = sys.modules["torch"]
+        plain = value.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        return Tensor.from_dlpack(plain)
+    if is_numpy(value):
+        numpy = sys.modules["numpy"]
+        plain = numpy.ascontiguousarray(value, dtype=numpy.float32)
+        return Tensor.from_bytes(plain.tobytes(), list(value.shape), "float32")
+    if hasattr(value, "__dlpack__"):
+        return Tensor.from_dlpack(value)
+    flat: list[float] = []
+    shape = _flatten(value, flat, name)
+    return Tensor.from_bytes(array("f", flat).tobytes(), shape, "float32")
+
+
+def _flatten(value: Any, into: list[float], name: str) -> list[int]:
+    if not isinstance(value, (list, tuple)):
+        try:
+            into.append(float(value))
+        except (TypeError, ValueError):
+            raise InputError(f"{name}: {type(value).__name__} is no number") from None
+        return []
+    shapes = [_flatten(one, into, name) for one in value]
+    if any(shape != shapes[0] for shape in shapes):
+        raise InputError(f"{name}: the nested lists are not of one shape")
+    return [len(value), *(shapes[0] if shapes else [])]
+
+
+def whole_numbers(rows: Sequence[Sequence[int]], kind: str | None) -> Any:
+    """A table of whole numbers as lists (None), ``pt`` or ``np``."""
+    if kind is None:
+        return rows
+    if kind == "np":
+        numpy = needed("numpy", 'return_tensors="np"')
+        return numpy.array(rows, dtype=numpy.int64)
+    torch = needed("torch", 'return_tensors="pt"')
+    return torch.tensor(rows, dtype=torch.long)
+
+
+def needed(package: str, what: str) -> Any:
+    """An optional package, or an error that says what needs it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise MissingPackageError(
+            f"{what} needs {package}, which is not installed", f"pip install {package}"
+        ) from None
+
+
+def concatenated(values: Sequence[Any]) -> Any:
+    """Arrays of one kind behind each other along the first axis; those without axes count as one number.
+
+    Where the other axes differ, the result is a list of rows.
+    """
+    rows = [_with_rows(value) for value in values]
+    inner = {shape_of(value)[1:] for value in rows}
+    if len(inner) > 1:
+        return [row for value in rows for row in value]
+    if all(isinstance(value, Tensor) and value.dtype == rows[0].dtype for value in rows):
+        length = sum(len(value) for value in rows)
+        joined = b"".join(value.tobytes() for value in rows)
+        return Tensor.from_bytes(joined, [length, *inner.pop()], rows[0].dtype)
+    if any(is_torch(value) for value in rows):
+        torch = sys.modules["torch"]
+        return torch.cat([torch.as_tensor(_for_torch(value)) for value in rows])
+    numpy = needed("numpy", "joining arrays of numpy")
+    return numpy.concatenate([numpy.asarray(value) for value in rows])
+
+
+def _with_rows(value: Any) -> Any:
+    if shape_of(value):
+        return value
+    return value[None]
+
+
+def _for_torch(value: Any) -> Any:
+    return value.torch() if isinstance(value, Tensor) else value
+
+
+def _torch_function(
+    func: Callable[..., Any],
+    types: Any,
+    args: tuple[Any, ...] | None,
+    kwargs: Mapping[str, Any] | None,
+) -> Any:
+    """Calls a function of torch with the engine's tensors as torch's own."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.torch()
+        if isinstance(value, (list, tuple)):
+            return type(value)(converted(one) for one in value)
+        return value
+
+    arguments = [converted(value) for value in args or ()]
+    return func(*arguments, **{key: converted(value) for key, value in (kwargs or {}).items()})

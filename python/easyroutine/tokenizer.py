@@ -1,0 +1,446 @@
+"""Text to token ids and back, with the ids and the calls of transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, TypeVar
+
+from easyroutine import tensors
+from easyroutine._core import Tokenizer as _Engine
+from easyroutine.errors import InputError, TokenizerError
+
+__all__ = ["BatchEncoding", "Tokenizer"]
+
+Padding = bool | Literal["longest", "max_length", "do_not_pad"]
+Side = Literal["left", "right"]
+
+_Item = TypeVar("_Item")
+
+#: A text with, for each of its tokens, the bytes that it stands for.
+TextSpans = tuple[str, list[tuple[int, int]]]
+
+#: Longest text that transformers calls endless: settings without a length have this.
+_ENDLESS = int(1e30)
+
+
+class BatchEncoding(Mapping[str, Any]):
+    """What a tokenizer makes of texts: ``input_ids`` and ``attention_mask``, by key or by attribute."""
+
+    def __init__(self, data: Mapping[str, Any], texts: Sequence[TextSpans] | None = None) -> None:
+        self.data = dict(data)
+        #: The texts that the rows were cut from, for positions such as ``"text: Paris"``.
+        self.texts = list(texts) if texts is not None else None
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "data":
+            raise AttributeError(name)
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def to(self, device: Any) -> BatchEncoding:
+        """Moves tensors of torch, in place."""
+        self.data = {k: v.to(device) if tensors.is_torch(v) else v for k, v in self.data.items()}
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.data)
+
+
+class Tokenizer:
+    """A model's tokenizer. Ids, masks, padding and truncation are those of transformers' ``AutoTokenizer``."""
+
+    def __init__(self, engine: _Engine, name_or_path: str, origin: Mapping[str, Any] | None = None) -> None:
+        self._engine = engine
+        self.name_or_path = name_or_path
+        #: How it was opened: what a pickle keeps of it.
+        self._origin = dict(origin or {"reference": name_or_path})
+        settings = json.loads(engine.settings)
+        self._roles = engine.roles
+        self.padding_side: Side = settings.get("padding_side", "right")
+        self.truncation_side: Side = settings.get("truncation_side", "right")
+        self.model_max_length: int = int(settings.get("model_max_length") or _ENDLESS)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | PathLike[str], *, revision: str | None = None, offline: bool = False
+    ) -> Tokenizer:
+        """The tokenizer of a model; its weights are not read."""
+        origin = {"reference": str(name), "revision": revision, "offline": offline}
+        engine, model_name = _Engine.open(str(name), revision=revision, offline=offline)
+        return cls(engine, model_name, origin)
+
+    # Special tokens.
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that a text begins with."""
+        return self._roles.get("bos_token")
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that a text ends with."""
+        return self._roles.get("eos_token")
+
+    @property
+    def unk_token(self) -> str | None:
+        """The token for what the vocabulary does not know."""
+        return self._roles.get("unk_token")
+
+    @property
+    def pad_token(self) -> str | None:
+        """The token that rows are filled up with. It may be set to any token of the vocabulary."""
+        return self._roles.get("pad_token")
+
+    @pad_token.setter
+    def pad_token(self, token: str | None) -> None:
+        if token is None:
+            self._roles.pop("pad_token", None)
+            return
+        if self._engine.id_of_token(token) is None:
+            raise TokenizerError(f"the vocabulary has no token {token!r}", "for example tokenizer.eos_token")
+        self._roles["pad_token"] = token
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id of :attr:`bos_token`."""
+        return self._role_id("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of :attr:`eos_token`."""
+        return self._role_id("eos_token")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """Id of :attr:`unk_token`."""
+        return self._role_id("unk_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Id of :attr:`pad_token`."""
+        return self._role_id("pad_token")
+
+    def _role_id(self, role: str) -> int | None:
+        token = self._roles.get(role)
+        return None if token is None else self._engine.id_of_token(token)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of all special tokens, ascending."""
+        return self._engine.special_ids
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """All special tokens, by id."""
+        return [str(self._engine.token_of_id(one)) for one in self._engine.special_ids]
+
+    # The vocabulary.
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens without those that were added."""
+        return self._engine.vocab_size - self._added_beyond()
+
+    def _added_beyond(self) -> int:
+        """Added tokens whose ids stand behind the vocabulary's own."""
+        total = self._engine.vocab_size
+        added = {one for _, one in self._engine.added_tokens()}
+        count = 0
+        while total - 1 - count in added:
+            count += 1
+        return count
+
+    def __len__(self) -> int:
+        return self._engine.vocab_size
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token, as the vocabulary writes it, with its id."""
+        return self._engine.vocabulary()
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
+        """Ids of tokens as the vocabulary writes them; what it does not know is :attr:`unk_token_id`."""
+        if isinstance(tokens, str):
+            found = self._engine.id_of_token(tokens)
+            return self.unk_token_id if found is None else found
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Tokens of ids, as the vocabulary writes them."""
+        found = _ids(ids)
+        if isinstance(found, int):
+            return self._engine.token_of_id(found)
+        special = set(self.all_special_ids) if skip_special_tokens else ()
+        return [self._engine.token_of_id(one) for one in found if one not in special]
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is exactly one token, with no token added before it.
+
+        ``encode(" yes")[0]`` is another id where the tokenizer begins every text with a special token.
+        """
+        found = self._engine.single_token(text)
+        if found is None:
+            raise TokenizerError(
+                f"{text!r} is not one token: it is cut into {self.tokenize(text)}",
+                "most words begin with a blank, as in ' Paris'",
+            )
+        return found
+
+    def to_string_tokens(self, text: str | Any) -> list[str]:
+        """What each token of a text, or of ids, stands for."""
+        ids = self.encode(text) if isinstance(text, str) else _ids(text)
+        return [self._engine.shown(one) for one in ([ids] if isinstance(ids, int) else ids)]
+
+    # Text to ids.
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of a text, as the vocabulary writes them, none added."""
+        ids, _ = self._engine.encode(text, False)
+        return [str(self._engine.token_of_id(one)) for one in ids]
+
+    def encode(
+        self,
+        text: str,
+        add_special_tokens: bool = True,
+        padding: Padding = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        return_tensors: Literal["pt", "np"] | None = None,
+    ) -> Any:
+        """The ids of one text: a list, or a tensor ``[1, S]``."""
+        if not isinstance(text, str):
+            raise InputError(f"encode takes one text, not {type(text).__name__}", "call the tokenizer for several")
+        encoded = self(
+            text,
+            add_special_tokens=add_special_tokens,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+        )
+        return encoded["input_ids"]
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        add_special_tokens: bool = True,
+        padding: Padding = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        return_tensors: Literal["pt", "np"] | None = None,
+        padding_side: Side | None = None,
+        return_attention_mask: bool = True,
+        return_offsets_mapping: bool = False,
+    ) -> BatchEncoding:
+        """Ids and mask of a text, or of several.
+
+        ``padding`` fills rows up to the longest (``True``, ``"longest"``) or to ``max_length``; ``truncation`` cuts them to
+        ``max_length``, at ``truncation_side``, and keeps the special tokens.
+        """
+        is_one = isinstance(text, str)
+        texts = [text] if isinstance(text, str) else list(text)
+        for number, one in enumerate(texts):
+            if not isinstance(one, str):
+                raise InputError(f"text {number} is {type(one).__name__}, not a string")
+        if return_tensors not in (None, "pt", "np"):
+            raise InputError(f'return_tensors is "pt", "np" or None, not {return_tensors!r}')
+        limit = self._limit(truncation, max_length)
+        rows: list[list[int]] = []
+        spans: list[list[tuple[int, int]]] = []
+        for one in texts:
+            ids, places = self._engine.encode(one, add_special_tokens)
+            if limit is not None and len(ids) > limit:
+                ids, places = self._cut(ids, places, limit, add_special_tokens)
+            rows.append(ids)
+            spans.append(places)
+        # Positions by substring look at these; padding stands in no text.
+        kept_texts: list[TextSpans] = list(zip(texts, spans, strict=True))
+        masks = [[1] * len(row) for row in rows]
+        width = self._width(rows, padding, max_length)
+        offsets = [_in_characters(one, places) for one, places in zip(texts, spans, strict=True)]
+        if width is not None:
+            left = self._side(padding_side or self.padding_side) == "left"
+            rows = _filled(rows, self._filler(rows, width), width, left)
+            masks = _filled(masks, 0, width, left)
+            offsets = _filled(offsets, (0, 0), width, left)
+        if return_tensors is not None and len({len(row) for row in rows}) > 1:
+            raise InputError(
+                "rows of different length do not make a tensor", "pad them: padding=True, perhaps truncation=True"
+            )
+        one_row = is_one and return_tensors is None
+        data = {"input_ids": tensors.whole_numbers(rows, return_tensors)}
+        if return_attention_mask:
+            data["attention_mask"] = tensors.whole_numbers(masks, return_tensors)
+        if return_offsets_mapping:
+            data["offset_mapping"] = offsets
+        if one_row:
+            data = {key: value[0] for key, value in data.items()}
+        return BatchEncoding(data, kept_texts)
+
+    def pad(
+        self,
+        encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: Padding = True,
+        max_length: int | None = None,
+        return_tensors: Literal["pt", "np"] | None = None,
+    ) -> BatchEncoding:
+        """Fills rows of ids up to one length."""
+        if not isinstance(encoded, Mapping):
+            encoded = {"input_ids": [one["input_ids"] for one in encoded]}
+        rows = [list(_ids(row)) for row in encoded["input_ids"]]
+        width = self._width(rows, padding, max_length)
+        if width is None:
+            return BatchEncoding({"input_ids": tensors.whole_numbers(rows, return_tensors)})
+        filler = self._filler(rows, width)
+        left = self.padding_side == "left"
+        masks = _filled([[1] * len(row) for row in rows], 0, width, left)
+        ids = _filled(rows, filler, width, left)
+        data = {"input_ids": ids, "attention_mask": masks}
+        return BatchEncoding({key: tensors.whole_numbers(one, return_tensors) for key, one in data.items()})
+
+    def _limit(self, truncation: bool | str, max_length: int | None) -> int | None:
+        if truncation in (False, "do_not_truncate"):
+            return None
+        if truncation not in (True, "longest_first", "only_first"):
+            raise InputError(f"truncation is True or False, not {truncation!r}")
+        if max_length is not None:
+            if max_length < 1:
+                raise InputError(f"max_length is {max_length}; a row has at least one token")
+            return max_length
+        return None if self.model_max_length >= _ENDLESS else self.model_max_length
+
+    def _cut(
+        self, ids: list[int], places: list[tuple[int, int]], limit: int, special: bool
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The row without as many of the text's own tokens as it is too long; added ones stay."""
+        own = [number for number, (start, end) in enumerate(places) if start < end or not special]
+        first, last = (own[0], own[-1] + 1) if own else (0, 0)
+        surplus = len(ids) - limit
+        if surplus > last - first:
+            raise InputError(f"max_length {limit} leaves no room for the special tokens alone")
+        drop = range(first, first + surplus) if self.truncation_side == "left" else range(last - surplus, last)
+        kept = [number for number in range(len(ids)) if number not in drop]
+        return [ids[number] for number in kept], [places[number] for number in kept]
+
+    def _width(self, rows: Sequence[Sequence[int]], padding: Padding, max_length: int | None) -> int | None:
+        if padding in (False, "do_not_pad"):
+            return None
+        longest = max((len(row) for row in rows), default=0)
+        if padding in (True, "longest"):
+            return longest
+        if padding == "max_length":
+            if max_length is None and self.model_max_length >= _ENDLESS:
+                raise InputError('padding="max_length" needs max_length: this tokenizer has no limit of its own')
+            return max(longest, max_length if max_length is not None else self.model_max_length)
+        raise InputError(f'padding is True, False, "longest" or "max_length", not {padding!r}')
+
+    def _filler(self, rows: Sequence[Sequence[int]], width: int) -> int:
+        if self.pad_token_id is not None:
+            return self.pad_token_id
+        if all(len(row) == width for row in rows):
+            return 0
+        raise TokenizerError(
+            "this tokenizer has no padding token", "choose one: tokenizer.pad_token = tokenizer.eos_token"
+        )
+
+    @staticmethod
+    def _side(side: str) -> str:
+        if side not in ("left", "right"):
+            raise InputError(f"a side is left or right, not {side!r}")
+        return side
+
+    # Ids to text.
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
+        """The text of ids: a number, a list, or a tensor of one axis."""
+        found = _ids(token_ids)
+        return self._engine.decode([found] if isinstance(found, int) else found, skip_special_tokens)
+
+    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
+        """The text of each row of ids."""
+        return [self.decode(row, skip_special_tokens) for row in sequences]
+
+    # Files, copies.
+
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
+        """Writes it as files that transformers reads."""
+        self._engine.save(str(save_directory))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's template for conversations (Jinja), if it has one."""
+        return self._engine.chat_template
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_engine"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        origin = dict(state["_origin"])
+        self._engine, _ = _Engine.open(origin.pop("reference"), **origin)
+
+    def __copy__(self) -> Tokenizer:
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new._roles = dict(self._roles)
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tokenizer:
+        return self.__copy__()
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name_or_path!r}, {len(self)} tokens)"
+
+
+def _ids(value: Any) -> Any:
+    """A whole number, or a list of them."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        found: Any = int(value)
+        least = found
+    else:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise InputError(f"token ids are whole numbers, not {type(value).__name__}")
+        found = []
+        for one in value:
+            if isinstance(one, (list, tuple)) or isinstance(_ids(one), list):
+                raise InputError("token ids are of one row here", "batch_decode takes several rows")
+            found.append(_ids(one))
+        least = min(found, default=0)
+    if least < 0:
+        raise InputError(f"token id {least} is below zero")
+    return found
+
+
+def _filled(table: list[list[_Item]], filler: _Item, width: int, left: bool) -> list[list[_Item]]:
+    """Rows of one width."""
+    fills = [[filler] * (width - len(row)) for row in table]
+    return [fill + row if left else row + fill for row, fill in zip(table, fills, strict=True)]
+
+
+def _in_characters(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans of bytes as spans of characters."""
+    if text.isascii():
+        return list(spans)
+    at = {0: 0}
+    byte = 0
+    for number, character in enumerate(text):
+        byte += len(character.encode("utf-8", "surrogatepass"))
+        at[byte] = number + 1
+    return [(at[start], at[end]) for start, end in spans]

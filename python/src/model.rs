@@ -1,0 +1,231 @@
+//! A loaded model.
+
+use std::sync::Arc;
+
+use easyroutine::cache::RunningMean;
+use easyroutine::extraction::ExtractionConfig;
+use easyroutine::load::{self, LoadOptions};
+use easyroutine::positions::{Context, Row, Specifier};
+use easyroutine::source::ModelFiles;
+use easyroutine::tokens::Tokenizer as Engine;
+use easyroutine::{Batch, Dtype};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde_json::{Map, Value};
+
+use crate::cache;
+use crate::errors::Failure;
+use crate::interrupt::{Interruptible, waiting};
+use crate::source;
+use crate::tensor::Tensor;
+use crate::tokenizer::Tokenizer;
+
+/// A model, its weights packed.
+#[pyclass(frozen, module = "easyroutine._core")]
+pub(crate) struct Model {
+    pub(crate) model: Arc<easyroutine::Model>,
+    pub(crate) files: ModelFiles,
+    pub(crate) model_type: &'static str,
+    pub(crate) tokenizer: Option<Arc<Engine>>,
+    config: Map<String, Value>,
+    /// Config keys that were let through.
+    let_through: Vec<String>,
+}
+
+/// One row of a batch: its ids, and its text with the span of each token where known.
+pub(crate) type RowInput = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>);
+
+#[pymethods]
+impl Model {
+    /// Finds a model's files and loads them.
+    #[staticmethod]
+    #[pyo3(signature = (reference, *, dtype, threads=None, revision=None, offline=false, allow_config_keys=Vec::new(), progress=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
+    fn open(
+        py: Python<'_>,
+        reference: &str,
+        dtype: &str,
+        threads: Option<usize>,
+        revision: Option<String>,
+        offline: bool,
+        allow_config_keys: Vec<String>,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<Model, Failure> {
+        let dtype = dtype_of(dtype)?;
+        let files = source::find(py, reference, revision, offline, progress)?;
+        waiting(py, move || {
+            let options =
+                LoadOptions { dtype, threads, allowed_keys: allow_config_keys, ..LoadOptions::default() };
+            let opened = load::open(&files, &options.allowed_keys)?;
+            let model_type = opened.reading.family.model_type;
+            let (config, let_through) = (opened.config.clone(), opened.reading.let_through.clone());
+            let model = Arc::new(opened.build(&options)?);
+            // Without a tokenizer a model still runs on ids; whoever asks for it is told what is wrong.
+            let tokenizer = source::tokenizer(&files).ok().map(Arc::new);
+            Ok(Model { model, files, model_type, tokenizer, config, let_through })
+        })
+    }
+
+    /// The hub id, else the stem of the folder or file.
+    #[getter]
+    fn name(&self) -> &str {
+        &self.files.name
+    }
+
+    /// The commit on the hub, where it is known.
+    #[getter]
+    fn commit(&self) -> Option<&str> {
+        self.files.commit.as_deref()
+    }
+
+    /// The folder, or the GGUF file.
+    #[getter]
+    fn path(&self) -> String {
+        self.files.path().display().to_string()
+    }
+
+    #[getter]
+    fn model_type(&self) -> &'static str {
+        self.model_type
+    }
+
+    /// Config keys that were let through and are not computed.
+    #[getter]
+    fn let_through(&self) -> Vec<String> {
+        self.let_through.clone()
+    }
+
+    /// config.json, or what stands for it in a GGUF file.
+    #[getter]
+    fn config(&self) -> String {
+        Value::Object(self.config.clone()).to_string()
+    }
+
+    /// Sizes, under the names of transformers.
+    #[getter]
+    fn sizes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let arch = self.model.arch();
+        let sizes = PyDict::new(py);
+        let entries = [
+            ("num_hidden_layers", arch.layers.len()),
+            ("hidden_size", arch.d_model),
+            ("num_attention_heads", arch.n_heads),
+            ("num_key_value_heads", arch.n_kv_heads),
+            ("num_key_value_groups", arch.n_heads / arch.n_kv_heads.max(1)),
+            ("head_dim", arch.d_head),
+            ("vocab_size", arch.vocabulary),
+            ("max_position_embeddings", arch.context),
+        ];
+        entries.into_iter().try_for_each(|(name, size)| sizes.set_item(name, size))?;
+        Ok(sizes)
+    }
+
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        match self.model.dtype() {
+            Dtype::F32 => "float32",
+            _ => "bfloat16",
+        }
+    }
+
+    #[getter]
+    fn threads(&self) -> usize {
+        self.model.cpu().threads()
+    }
+
+    /// Whether it has a tokenizer that can be read.
+    #[getter]
+    fn has_tokenizer(&self) -> bool {
+        self.tokenizer.is_some()
+    }
+
+    /// The model's tokenizer.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, Failure> {
+        let tokenizer = match &self.tokenizer {
+            Some(tokenizer) => Arc::clone(tokenizer),
+            None => Arc::new(source::tokenizer(&self.files)?),
+        };
+        Ok(Tokenizer { tokenizer })
+    }
+
+    /// Runs rows and keeps what the configuration asks for; see `cache::to_python` for what comes back.
+    ///
+    /// `running` are means over examples so far, `avg_pattern_L0H0` and so on, of `running_rows` rows.
+    #[pyo3(signature = (rows, *, positions, config, pivots=Vec::new(), seed=0, first_row=0, running=Vec::new(), running_rows=0))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
+    fn forward<'py>(
+        &self,
+        py: Python<'py>,
+        rows: Vec<RowInput>,
+        positions: &str,
+        config: &str,
+        pivots: Vec<i64>,
+        seed: u64,
+        first_row: usize,
+        running: Vec<(String, Py<Tensor>)>,
+        running_rows: usize,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mean = running_mean(&running, running_rows)?;
+        let work = || {
+            let config = ExtractionConfig::from_json(&object(config)?)?;
+            let request = config.request(&specifiers(positions)?)?;
+            let batch = Batch::new(&rows.iter().map(|(ids, _)| ids.as_slice()).collect::<Vec<_>>())?;
+            let views = views(&rows, first_row);
+            let special = self.tokenizer.as_ref().map_or(&[][..], |t| t.special_ids());
+            let context = Context { special, pivots: &pivots, seed };
+            let tokens = request.tokens(&views, context)?;
+            let arch = self.model.arch();
+            let mut capture = request.capture(arch, tokens, mean)?;
+            let mut tap = Interruptible::new(&mut capture, arch.layers.len(), arch.n_heads);
+            if let Err(error) = self.model.forward(&batch, &mut tap) {
+                return Err(tap.failure(error));
+            }
+            Ok(capture.finish(&batch))
+        };
+        let kept = py.detach(work)?;
+        cache::to_python(py, kept)
+    }
+}
+
+/// Rows as the engine sees them, numbered from the first one's number in the data set.
+pub(crate) fn views(rows: &[RowInput], first_row: usize) -> Vec<Row<'_>> {
+    rows.iter().enumerate().map(|(number, row)| view(first_row + number, row)).collect()
+}
+
+fn view(number: usize, (ids, text): &RowInput) -> Row<'_> {
+    Row { number, ids, text: text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice())) }
+}
+
+/// Means over examples to go on from.
+fn running_mean(means: &[(String, Py<Tensor>)], rows: usize) -> Result<RunningMean, Failure> {
+    let mut running = RunningMean::default();
+    for (key, tensor) in means {
+        let point = key.strip_prefix("avg_").unwrap_or(key).parse().map_err(easyroutine::Error::from)?;
+        let tensor = tensor.get();
+        // One row of [T, T]: the first axis is that row.
+        let shape = tensor.shape.get(1..).unwrap_or(&[]);
+        running.seed(point, shape, &tensor.floats(), rows)?;
+    }
+    Ok(running)
+}
+
+/// What matrix products read.
+pub(crate) fn dtype_of(name: &str) -> Result<Dtype, Failure> {
+    match name {
+        "float32" => Ok(Dtype::F32),
+        "bfloat16" => Ok(Dtype::Bf16),
+        _ => Err(Failure::input(format!("dtype is float32 or bfloat16, not {name}"))),
+    }
+}
+
+/// A JSON object.
+pub(crate) fn object(text: &str) -> Result<Map<String, Value>, Failure> {
+    serde_json::from_str(text).map_err(|e| Failure::input(format!("this is no JSON object: {e}")))
+}
+
+/// Positions as a JSON list.
+pub(crate) fn specifiers(text: &str) -> Result<Vec<Specifier>, Failure> {
+    let list: Vec<Value> = serde_json::from_str(text)
+        .map_err(|e| Failure::input(format!("this is no list of positions: {e}")))?;
+    Ok(list.iter().map(Specifier::from_json).collect::<easyroutine::Result<_>>()?)
+}

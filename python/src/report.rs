@@ -1,0 +1,211 @@
+//! The lens of a whole prompt as a picture.
+
+use easyroutine::Batch;
+use easyroutine::lens::{Component, Reading, Survey, SurveyOptions, survey};
+use easyroutine::positions::{self, Context, Row};
+use easyroutine::tokens::Tokenizer;
+use easyroutine_view::lens::{
+    self as view, Candidate, ColourDepth, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings,
+    Metric, ModelCard, Norm, PictureOptions, Schema, TerminalOptions, Token, TrackedToken,
+};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors::Failure;
+use crate::lens::norm_of;
+use crate::model::{Model, RowInput, specifiers};
+
+/// What each layer would predict at each token: plain data, and what can be drawn of it.
+#[pyclass(frozen, module = "easyroutine._core")]
+pub(crate) struct Report {
+    report: LensReport,
+}
+
+#[pymethods]
+impl Report {
+    /// Runs one prompt and reads its layers. `layers` are numbers, -1 the embedding; `tracked` is a token's id.
+    #[staticmethod]
+    #[pyo3(signature = (model, row, *, positions=None, layers=None, component="resid_out", norm="own", k=10, tracked=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
+    fn of_prompt(
+        py: Python<'_>,
+        model: &Model,
+        row: RowInput,
+        positions: Option<&str>,
+        layers: Option<Vec<i64>>,
+        component: &str,
+        norm: &str,
+        k: usize,
+        tracked: Option<u32>,
+    ) -> Result<Report, Failure> {
+        let tokenizer = model.tokenizer()?.tokenizer;
+        let arch = model.model.arch();
+        let specifiers = positions.map(specifiers).transpose()?;
+        let asked = layers.is_some();
+        let options = SurveyOptions {
+            component: Component::from_name(component)?,
+            norm: norm_of(norm)?,
+            top_k: k,
+            positions: match &specifiers {
+                None => (0..row.0.len()).collect(),
+                Some(specifiers) => selected(specifiers, &row, &tokenizer)?,
+            },
+            layers: layers.unwrap_or_else(|| (-1..arch.layers.len() as i64).collect()),
+            tracked: tracked.into_iter().collect(),
+        };
+        let survey = py.detach(|| survey(&model.model, &Batch::new(&[&row.0])?, &options))?;
+        let settings = LensSettings {
+            component: component.to_owned(),
+            norm: match norm {
+                "cached" => Norm::Cached,
+                "none" => Norm::None,
+                _ => Norm::Own,
+            },
+            k,
+            bos: tokenizer.bos_id().is_some() && row.0.first().copied() == tokenizer.bos_id(),
+            positions: specifiers.is_some().then(|| options.positions.clone()),
+            layers: asked.then(|| options.layers.clone()),
+            tracked: tracked.map(|id| TrackedToken { id, text: text(&tokenizer, id) }),
+            max_context: Some(arch.context),
+        };
+        Ok(Report { report: report(model, &tokenizer, &row.0, settings, &survey) })
+    }
+
+    /// A report from its JSON.
+    #[staticmethod]
+    fn from_json(text: &str) -> Result<Report, Failure> {
+        let report = LensReport::from_json(text).map_err(|e| Failure::input(e.to_string()))?;
+        Ok(Report { report })
+    }
+
+    /// The JSON schema `easyroutine.lens/1`.
+    fn json(&self) -> Result<String, Failure> {
+        view::json(&self.report).map_err(|e| Failure::input(e.to_string()))
+    }
+
+    /// One page that needs no network.
+    fn html(&self) -> String {
+        view::html(&self.report)
+    }
+
+    fn tsv(&self) -> String {
+        view::tsv(&self.report)
+    }
+
+    fn csv(&self) -> String {
+        view::csv(&self.report)
+    }
+
+    fn markdown(&self, metric: &str) -> Result<String, Failure> {
+        Ok(view::markdown(&self.report, self.metric(metric)?))
+    }
+
+    fn svg(&self, metric: &str, dark: bool) -> Result<String, Failure> {
+        let options = PictureOptions { metric: self.metric(metric)?, dark, ..PictureOptions::default() };
+        Ok(view::svg(&self.report, &options))
+    }
+
+    fn png<'py>(&self, py: Python<'py>, metric: &str, dark: bool) -> Result<Bound<'py, PyBytes>, Failure> {
+        let options = PictureOptions { metric: self.metric(metric)?, dark, ..PictureOptions::default() };
+        let picture = py.detach(|| view::png(&self.report, &options));
+        Ok(PyBytes::new(py, &picture.map_err(|e| Failure::input(e.to_string()))?))
+    }
+
+    /// A table for a terminal so many columns wide, in 24-bit colour or none.
+    fn terminal(&self, metric: &str, width: usize, colour: bool) -> Result<String, Failure> {
+        let colour = if colour { ColourDepth::True } else { ColourDepth::None };
+        let options = TerminalOptions { width, colour, metric: self.metric(metric)? };
+        Ok(view::terminal(&self.report, &options))
+    }
+}
+
+impl Report {
+    fn metric(&self, name: &str) -> Result<Metric, Failure> {
+        match name {
+            "final" => Ok(Metric::Final),
+            "p" => Ok(Metric::Own),
+            "rank" => Ok(Metric::Rank),
+            "entropy" => Ok(Metric::Entropy),
+            "kl" => Ok(Metric::Kl),
+            "tracked" if self.report.settings.tracked.is_some() => Ok(Metric::Tracked),
+            "tracked" => Err(Failure::input("metric tracked needs a token: track=\" Paris\"")),
+            _ => Err(Failure::input(format!("metric is final, p, rank, entropy, kl or tracked, not {name}"))),
+        }
+    }
+}
+
+/// The surveyed positions: a picture shows each once, in the order of the prompt.
+fn selected(
+    specifiers: &[positions::Specifier],
+    (ids, text): &RowInput,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<usize>, Failure> {
+    let text = text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice()));
+    let context = Context { special: tokenizer.special_ids(), ..Context::default() };
+    let mut indices = positions::select(specifiers, Row { number: 0, ids, text }, context)?.indices;
+    indices.sort_unstable();
+    indices.dedup();
+    Ok(indices)
+}
+
+fn report(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    settings: LensSettings,
+    survey: &Survey,
+) -> LensReport {
+    let arch = model.model.arch();
+    let text = |id: u32| text(tokenizer, id);
+    let cell = |(position, reading): (&usize, &Reading)| {
+        let candidate =
+            |(id, logprob): &(u32, f64)| Candidate { id: *id, text: text(*id), logprob: *logprob };
+        LayerPosition {
+            position: *position,
+            top: reading.top.iter().map(candidate).collect(),
+            entropy: reading.entropy,
+            kl_to_final: reading.kl_to_final,
+            rank_of_next: reading.target.map(|t| t.rank).filter(|rank| *rank > 0),
+            logprob_of_final_top: reading.logprob_of_final_top,
+            tracked: reading.tracked.first().copied(),
+        }
+    };
+    let dtype = if model.model.dtype() == easyroutine::Dtype::F32 { "f32" } else { "bf16" };
+    LensReport {
+        schema: Schema,
+        model: ModelCard {
+            name: model.files.name.clone(),
+            commit: model.files.commit.clone(),
+            model_type: model.model_type.to_owned(),
+            n_layers: arch.layers.len(),
+            d_model: arch.d_model,
+            vocab_size: arch.vocabulary,
+            dtype: dtype.to_owned(),
+        },
+        settings,
+        tokens: ids
+            .iter()
+            .enumerate()
+            .map(|(position, id)| Token { position, id: *id, text: text(*id) })
+            .collect(),
+        layers: survey
+            .rows
+            .iter()
+            .map(|row| LayerRow {
+                layer: row.layer,
+                name: row.name.clone(),
+                positions: survey.positions.iter().zip(&row.readings).map(cell).collect(),
+            })
+            .collect(),
+        final_top: survey
+            .positions
+            .iter()
+            .zip(&survey.final_top)
+            .map(|(position, id)| FinalTop { position: *position, id: *id, text: text(*id) })
+            .collect(),
+    }
+}
+
+fn text(tokenizer: &Tokenizer, id: u32) -> String {
+    tokenizer.token_text(id).to_string()
+}

@@ -1,0 +1,43 @@
+//! From a reference to files, as the command line finds them.
+
+use easyroutine::source::{self, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
+use easyroutine::tokens::Tokenizer;
+use easyroutine_files::GgufFile;
+use pyo3::prelude::*;
+
+use crate::errors::Failure;
+use crate::interrupt::waiting;
+
+/// Finds a model's files, downloading them where that is allowed; `progress` is called with file, bytes done and bytes
+/// in all.
+pub(crate) fn find(
+    py: Python<'_>,
+    reference: &str,
+    revision: Option<String>,
+    offline: bool,
+    progress: Option<Py<PyAny>>,
+) -> Result<ModelFiles, Failure> {
+    let reference = reference.to_owned();
+    let options =
+        ResolveOptions { revision, offline, progress: progress.map(told), ..ResolveOptions::default() };
+    waiting(py, move || source::resolve(&reference, &options))
+}
+
+/// The tokenizer of a model.
+pub(crate) fn tokenizer(files: &ModelFiles) -> easyroutine::Result<Tokenizer> {
+    match &files.kind {
+        FilesKind::Folder(folder) => Tokenizer::from_folder(folder),
+        FilesKind::Gguf(file) => Tokenizer::from_gguf(GgufFile::open(file)?.gguf()),
+    }
+}
+
+/// Passes progress on. An error of the callback is shown and does not end the download.
+fn told(callback: Py<PyAny>) -> ProgressCallback {
+    ProgressCallback::new(move |progress| {
+        Python::attach(|py| {
+            if let Err(error) = callback.call1(py, (progress.file, progress.done, progress.total)) {
+                error.write_unraisable(py, None);
+            }
+        });
+    })
+}

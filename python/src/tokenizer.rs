@@ -1,0 +1,112 @@
+//! The tokenizer of a model: what the Python class `Tokenizer` stands on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use easyroutine::tokens::{Bos, Tokenizer as Engine};
+use pyo3::prelude::*;
+use serde_json::Value;
+
+use crate::errors::Failure;
+use crate::interrupt::waiting;
+use crate::source;
+
+/// Text to ids and back.
+#[pyclass(frozen, module = "easyroutine._core")]
+pub(crate) struct Tokenizer {
+    pub(crate) tokenizer: Arc<Engine>,
+}
+
+#[pymethods]
+impl Tokenizer {
+    /// The tokenizer of a model, without its weights; returns its name too.
+    #[staticmethod]
+    #[pyo3(signature = (reference, *, revision=None, offline=false, progress=None))]
+    fn open(
+        py: Python<'_>,
+        reference: &str,
+        revision: Option<String>,
+        offline: bool,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<(Tokenizer, String), Failure> {
+        let files = source::find(py, reference, revision, offline, progress)?;
+        let name = files.name.clone();
+        let tokenizer = waiting(py, move || source::tokenizer(&files))?;
+        Ok((Tokenizer { tokenizer: Arc::new(tokenizer) }, name))
+    }
+
+    /// Ids and, for each token, the bytes of the text (as UTF-8) that it stands for.
+    fn encode(
+        &self,
+        py: Python<'_>,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), Failure> {
+        let bos = if add_special_tokens { Bos::Auto } else { Bos::No };
+        let encoded = py.detach(|| self.tokenizer.encode(text, bos))?;
+        Ok((encoded.ids, encoded.offsets))
+    }
+
+    /// The text that ids stand for.
+    fn decode(&self, py: Python<'_>, ids: Vec<u32>, skip_special_tokens: bool) -> Result<String, Failure> {
+        Ok(py.detach(|| self.tokenizer.decode(&ids, skip_special_tokens))?)
+    }
+
+    /// What one token stands for, fit to be shown.
+    fn shown(&self, id: u32) -> String {
+        self.tokenizer.token_text(id).to_string()
+    }
+
+    /// The one token that a text is.
+    fn single_token(&self, text: &str) -> Option<u32> {
+        self.tokenizer.single_token(text)
+    }
+
+    fn id_of_token(&self, token: &str) -> Option<u32> {
+        self.tokenizer.id_of_token(token)
+    }
+
+    fn token_of_id(&self, id: u32) -> Option<String> {
+        self.tokenizer.token_of_id(id)
+    }
+
+    fn vocabulary(&self) -> HashMap<String, u32> {
+        self.tokenizer.vocabulary()
+    }
+
+    fn added_tokens(&self) -> Vec<(String, u32)> {
+        self.tokenizer.added_tokens()
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab_size()
+    }
+
+    #[getter]
+    fn special_ids(&self) -> Vec<u32> {
+        self.tokenizer.special_ids().to_vec()
+    }
+
+    /// Tokens with a role: `bos_token` and so on.
+    #[getter]
+    fn roles(&self) -> HashMap<&'static str, String> {
+        self.tokenizer.roles().map(|(role, token)| (role, token.to_owned())).collect()
+    }
+
+    /// tokenizer_config.json.
+    #[getter]
+    fn settings(&self) -> String {
+        Value::Object(self.tokenizer.settings().clone()).to_string()
+    }
+
+    #[getter]
+    fn chat_template(&self) -> Option<&str> {
+        self.tokenizer.chat_template()
+    }
+
+    /// Writes it as files that transformers reads.
+    fn save(&self, folder: &str) -> Result<(), Failure> {
+        Ok(self.tokenizer.save(folder)?)
+    }
+}
