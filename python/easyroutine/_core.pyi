@@ -92,6 +92,7 @@ class Tokenizer:
     def token_of_id(self, id: int) -> str | None: ...
     def vocabulary(self) -> dict[str, int]: ...
     def added_tokens(self) -> list[tuple[str, int]]: ...
+    def chat(self, messages: list[tuple[str, str]], add_generation_prompt: bool) -> str: ...
     def save(self, folder: str) -> None: ...
     @property
     def vocab_size(self) -> int: ...
@@ -144,12 +145,33 @@ class Model:
         *,
         positions: str,
         config: str,
+        interventions: list[dict[str, Any]] = ...,
+        hooks: list[tuple[str, Callable[..., Any]]] = ...,
         pivots: list[int] = ...,
         seed: int = 0,
         first_row: int = 0,
         running: list[tuple[str, Tensor]] = ...,
         running_rows: int = 0,
     ) -> dict[str, Any]: ...
+    def generate(
+        self,
+        rows: list[_Row],
+        wishes: dict[str, Any],
+        interventions: list[dict[str, Any]],
+        hooks: list[tuple[str, Callable[..., Any]]],
+    ) -> list[tuple[list[int], list[float], str]]: ...
+    def check_hook(self, component: str) -> None: ...
+    def end_ids(self) -> list[int]: ...
+    def patching(
+        self,
+        base: list[_Row],
+        target: list[_Row],
+        patches: list[tuple[str, str]],
+        labels: list[tuple[int, int]] | None,
+    ) -> dict[str, Any]: ...
+    def sweep(
+        self, row: list[int], sweep: dict[str, Any], progress: Callable[[int, int], Any] | None
+    ) -> str: ...
 
 @final
 class Lens:

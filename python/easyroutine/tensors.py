@@ -175,6 +175,16 @@ def _for_torch(value: Any) -> Any:
     return value.torch() if isinstance(value, Tensor) else value
 
 
+def rows_of_hook(value: Any, key: str) -> Any:
+    """What a hook returned, as the engine reads it."""
+    name = f"what the hook at {key} returned"
+    if isinstance(value, list) and value and all(is_array(one) for one in value):
+        return [as_tensor(one, name) for one in value]
+    if not is_array(value):
+        raise InputError(f"{name} is {type(value).__name__}, neither None nor a tensor")
+    return as_tensor(value, name)
+
+
 def _torch_function(
     func: Callable[..., Any],
     types: Any,

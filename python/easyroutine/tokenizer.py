@@ -386,6 +386,34 @@ class Tokenizer:
         """The model's template for conversations (Jinja), if it has one."""
         return self._engine.chat_template
 
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_tensors: Literal["pt", "np"] | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """A conversation as the model was trained on them: ids and mask, or with ``tokenize=False`` the text.
+
+        Each message is ``{"role": "user", "content": "..."}``. With ``return_dict=False`` the ids alone.
+        """
+        messages = []
+        for number, message in enumerate(conversation):
+            unknown = next((key for key in message if key not in ("role", "content")), None)
+            if unknown is not None or "role" not in message or not isinstance(message.get("content"), str):
+                raise InputError(
+                    f"message {number} is {dict(message)!r}",
+                    'a message is {"role": "user", "content": "..."}',
+                )
+            messages.append((message["role"], message["content"]))
+        text = self._engine.chat(messages, add_generation_prompt)
+        if not tokenize:
+            return text
+        # The text holds the special tokens already.
+        encoded = self(text, add_special_tokens=False, return_tensors=return_tensors)
+        return encoded if return_dict else encoded["input_ids"]
+
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_engine"}
 

@@ -38,9 +38,14 @@ impl<'t> Interruptible<'t> {
         Interruptible { inner, needed, raised: None }
     }
 
+    /// As [`Interruptible::new`], for runs that go to the end in any case.
+    pub(crate) fn of_whole_runs(inner: &'t mut dyn Tap, n_layers: usize) -> Self {
+        Interruptible { inner, needed: n_layers, raised: None }
+    }
+
     /// The error of a run: what Python raised where that ended it.
-    pub(crate) fn failure(self, error: Error) -> Failure {
-        match self.raised {
+    pub(crate) fn failure(&mut self, error: Error) -> Failure {
+        match self.raised.take() {
             Some(raised) => Failure::Python(raised),
             None => Failure::Engine(error),
         }

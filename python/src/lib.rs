@@ -6,10 +6,14 @@
 
 mod cache;
 mod dlpack;
+mod edits;
 mod errors;
+mod generate;
+mod hooks;
 mod interrupt;
 mod lens;
 mod model;
+mod patching;
 mod report;
 mod source;
 mod tensor;

@@ -14,8 +14,12 @@ use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
 use crate::cache;
+use crate::edits::{self, Written};
 use crate::errors::Failure;
+use crate::generate;
+use crate::hooks::Hooks;
 use crate::interrupt::{Interruptible, waiting};
+use crate::patching;
 use crate::source;
 use crate::tensor::Tensor;
 use crate::tokenizer::Tokenizer;
@@ -151,7 +155,8 @@ impl Model {
     /// Runs rows and keeps what the configuration asks for; see `cache::to_python` for what comes back.
     ///
     /// `running` are means over examples so far, `avg_pattern_L0H0` and so on, of `running_rows` rows.
-    #[pyo3(signature = (rows, *, positions, config, pivots=Vec::new(), seed=0, first_row=0, running=Vec::new(), running_rows=0))]
+    #[pyo3(signature = (rows, *, positions, config, interventions=Vec::new(), hooks=Vec::new(), pivots=Vec::new(),
+        seed=0, first_row=0, running=Vec::new(), running_rows=0))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn forward<'py>(
         &self,
@@ -159,6 +164,8 @@ impl Model {
         rows: Vec<RowInput>,
         positions: &str,
         config: &str,
+        interventions: Vec<Written>,
+        hooks: Vec<(String, Py<PyAny>)>,
         pivots: Vec<i64>,
         seed: u64,
         first_row: usize,
@@ -166,24 +173,78 @@ impl Model {
         running_rows: usize,
     ) -> PyResult<Bound<'py, PyDict>> {
         let mean = running_mean(&running, running_rows)?;
+        let config = ExtractionConfig::from_json(&object(config)?).map_err(Failure::from)?;
+        let request = config.request(&specifiers(positions)?).map_err(Failure::from)?;
+        let views = views(&rows, first_row);
+        let context = Context { special: self.special(), pivots: &pivots, seed };
+        let edits = edits::checked(py, &edits::read(&interventions)?, &self.model, &views, context)?;
+        let mut hooks = Hooks::new(&self.model, hooks)?;
         let work = || {
-            let config = ExtractionConfig::from_json(&object(config)?)?;
-            let request = config.request(&specifiers(positions)?)?;
             let batch = Batch::new(&rows.iter().map(|(ids, _)| ids.as_slice()).collect::<Vec<_>>())?;
-            let views = views(&rows, first_row);
-            let special = self.tokenizer.as_ref().map_or(&[][..], |t| t.special_ids());
-            let context = Context { special, pivots: &pivots, seed };
             let tokens = request.tokens(&views, context)?;
             let arch = self.model.arch();
             let mut capture = request.capture(arch, tokens, mean)?;
-            let mut tap = Interruptible::new(&mut capture, arch.layers.len(), arch.n_heads);
+            let mut taps = (edits, (&mut hooks, &mut capture));
+            let mut tap = Interruptible::new(&mut taps, arch.layers.len(), arch.n_heads);
             if let Err(error) = self.model.forward(&batch, &mut tap) {
                 return Err(tap.failure(error));
             }
             Ok(capture.finish(&batch))
         };
-        let kept = py.detach(work)?;
+        let kept = py.detach(work).map_err(|failure| hooks.failure(failure))?;
         cache::to_python(py, kept)
+    }
+
+    /// Continues rows; for each its new ids, their log-probabilities, and why it ended.
+    fn generate(
+        &self,
+        py: Python<'_>,
+        rows: Vec<RowInput>,
+        wishes: generate::Wishes,
+        interventions: Vec<Written>,
+        hooks: Vec<(String, Py<PyAny>)>,
+    ) -> Result<generate::Continued, Failure> {
+        generate::run(py, self, &rows, &interventions, hooks, wishes)
+    }
+
+    /// Raises the error of a hook at places that do not exist.
+    fn check_hook(&self, py: Python<'_>, component: String) -> Result<(), Failure> {
+        Hooks::new(&self.model, vec![(component, py.None())]).map(|_| ())
+    }
+
+    /// Ids after which a text ends.
+    fn end_ids(&self) -> Result<Vec<u32>, Failure> {
+        Ok(load::end_ids(&self.files)?)
+    }
+
+    /// Activations of base rows put into target rows; `labels` are tokens of base and target.
+    fn patching<'py>(
+        &self,
+        py: Python<'py>,
+        base: Vec<RowInput>,
+        target: Vec<RowInput>,
+        patches: Vec<patching::PatchWritten>,
+        labels: Option<Vec<(u32, u32)>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        patching::compute(py, self, &base, &target, &patches, labels)
+    }
+
+    /// One change after another of one row, as the JSON of a grid.
+    fn sweep(
+        &self,
+        py: Python<'_>,
+        row: Vec<u32>,
+        sweep: patching::SweepWritten,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<String, Failure> {
+        patching::sweep(py, self, &row, sweep, progress)
+    }
+}
+
+impl Model {
+    /// Ids that the tokenizer calls special.
+    pub(crate) fn special(&self) -> &[u32] {
+        self.tokenizer.as_ref().map_or(&[], |tokenizer| tokenizer.special_ids())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use easyroutine::tokens::{Bos, Tokenizer as Engine};
+use easyroutine::tokens::{Answer, Bos, Message, Tokenizer as Engine};
 use pyo3::prelude::*;
 use serde_json::Value;
 
@@ -103,6 +103,14 @@ impl Tokenizer {
     #[getter]
     fn chat_template(&self) -> Option<&str> {
         self.tokenizer.chat_template()
+    }
+
+    /// A conversation, (role, content) by (role, content), through the model's template.
+    fn chat(&self, messages: Vec<(String, String)>, add_generation_prompt: bool) -> Result<String, Failure> {
+        let messages: Vec<Message> =
+            messages.into_iter().map(|(role, content)| Message { role, content }).collect();
+        let answer = if add_generation_prompt { Answer::Awaited } else { Answer::None };
+        Ok(self.tokenizer.chat(&messages, answer)?)
     }
 
     /// Writes it as files that transformers reads.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,28 @@ from easyroutine.interpretability import HookedModel
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "fixtures" / "tiny"
 PROMPT = "The capital of France is"
+
+
+def reference(family: str, name: str) -> Any:
+    """A tensor of a reference file, which transformers computed, as nested lists."""
+    data = (TINY / family / "reference.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    entry = json.loads(data[8 : 8 + length])[name]
+    start, end = entry["data_offsets"]
+    raw = data[8 + length + start : 8 + length + end]
+    values = list(struct.unpack(f"<{len(raw) // (4 if entry['dtype'] == 'F32' else 8)}"
+                                f"{'f' if entry['dtype'] == 'F32' else 'q'}", raw))
+    for size in reversed(entry["shape"][1:]):
+        values = [values[at : at + size] for at in range(0, len(values), size)]
+    return values
+
+
+def largest_difference(found: Any, expected: Any) -> float:
+    """Between numbers of nested lists of one shape."""
+    if isinstance(expected, list):
+        assert len(found) == len(expected)
+        return max((largest_difference(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+    return abs(found - expected)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
 from easyroutine.interpretability.extraction_config import ExtractionConfig
 from easyroutine.interpretability.hooked_model import HookedModel, HookedModelConfig
+from easyroutine.interpretability.interventions import Intervention, InterventionConfig
 from easyroutine.interpretability.lens_result import LensResult
+from easyroutine.interpretability.patching import PatchingGrid
 from easyroutine.interpretability.token_index import TokenIndex
 from easyroutine.interpretability.tools import LogitLens
 
@@ -12,8 +14,11 @@ __all__ = [
     "ExtractionConfig",
     "HookedModel",
     "HookedModelConfig",
+    "Intervention",
+    "InterventionConfig",
     "LensResult",
     "LogitLens",
+    "PatchingGrid",
     "TokenIndex",
     "ValueWithInfo",
 ]

@@ -44,6 +44,8 @@ class ExtractionConfig:
     extract_mlp_out: bool = False
     #: ``pattern_L{l}H{i}`` [B, T, T]: attention weights.
     extract_attn_pattern: bool = False
+    #: ``scores_L{l}H{i}`` [B, T, T]: what the softmax of a head is taken of.
+    extract_attn_scores: bool = False
     #: ``queries_L{l}`` [B, T, H h], straight from the projection.
     extract_queries: bool = False
     #: ``keys_L{l}`` [B, T, K h].

@@ -4,79 +4,31 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from os import PathLike
 from typing import Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Model as _Engine
-from easyroutine._core import Tensor, most_likely
+from easyroutine._core import most_likely
 from easyroutine.errors import InputError, UnsupportedError
-from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
+from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
-from easyroutine.interpretability.inputs import rows_of
+from easyroutine.interpretability.dataset import extract_cache
+from easyroutine.interpretability.generation import generate
+from easyroutine.interpretability.inputs import Row, rows_of
+from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
+from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.lens_result import LensResult
+from easyroutine.interpretability.model_loading import HookedModelConfig
 from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, ModelConfig
-from easyroutine.interpretability.selection import Position, Selection, as_json, normalised
+from easyroutine.interpretability.patching import PatchingGrid, compute_patching, sweep
+from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.progress import download_progress
 from easyroutine.tokenizer import Tokenizer
 
 __all__ = ["HookedModel", "HookedModelConfig"]
-
-_DTYPES = {
-    "float32": "float32",
-    "f32": "float32",
-    "auto": "float32",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-}
-
-#: Activations that the original hands out with a word on their axes.
-_WITH_INFO = ("head_queries_", "head_keys_", "head_values_", "head_out_")
-
-
-@dataclass
-class HookedModelConfig:
-    """How a model is loaded."""
-
-    #: A folder, a GGUF file, ``org/name`` of the hub, or a demo model.
-    model_name: str
-    #: Everything is computed on the CPU: ``cuda`` is refused.
-    device_map: Literal["balanced", "cuda", "cpu", "auto"] = "balanced"
-    #: ``float32`` or ``bfloat16``, as a string or as torch's dtype: what matrix products read. Activations are float32.
-    torch_dtype: Any = "float32"
-    #: Both are the same here: attention patterns can be read and changed in every model.
-    attn_implementation: Literal["eager", "custom_eager"] = "custom_eager"
-    #: How many prompts :meth:`HookedModel.extract_cache` runs at a time where it is given texts.
-    batch_size: int = 1
-    #: Threads of the arithmetic; all cores by default.
-    threads: int | None = None
-    #: Branch, tag or commit on the hub.
-    revision: str | None = None
-    #: Use what is on this machine alone.
-    offline: bool = False
-    #: Keys of config.json that may stay unread.
-    allow_config_keys: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.model_name = str(self.model_name)
-        if self.device_map not in ("balanced", "cpu", "auto"):
-            raise UnsupportedError(
-                f"device_map={self.device_map!r}: models run on the CPU", 'device_map="cpu" or "auto"'
-            )
-        dtype = str(self.torch_dtype).removeprefix("torch.")
-        if dtype not in _DTYPES:
-            raise UnsupportedError(f"torch_dtype={self.torch_dtype!r} is not computed", "float32 or bfloat16")
-        self.torch_dtype = _DTYPES[dtype]
-        if self.attn_implementation not in ("eager", "custom_eager"):
-            raise InputError(
-                f"attn_implementation={self.attn_implementation!r} hides attention patterns",
-                'attn_implementation="eager"',
-            )
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; it is at least 1")
-
 
 class HookedModel:
     """A decoder, ready to run, whose activations can be read.
@@ -97,6 +49,9 @@ class HookedModel:
         )
         for key in self._engine.let_through:
             warnings.warn(f"config key {key!r} was let through: it is not computed", stacklevel=3)
+        #: Registered interventions.
+        self.interventions: list[Intervention] = []
+        self._hooks: dict[int, tuple[str, Callable[[Any, str], Any]]] = {}
         self._tokenizer: Tokenizer | None = None
         self._model_config: ModelConfig | None = None
 
@@ -218,7 +173,7 @@ class HookedModel:
         target_token_positions: Sequence[Position] | Position = ("all",),
         pivot_positions: Sequence[int] | None = None,
         extraction_config: ExtractionConfig | None = None,
-        interventions: Sequence[Any] | None = None,
+        interventions: Sequence[Intervention] | None = None,
         external_cache: ActivationCache | None = None,
         batch_idx: int | None = None,
         move_to_cpu: bool = False,
@@ -232,42 +187,177 @@ class HookedModel:
         ``inputs``: a text, a list of texts, token ids (a list, or an array of numpy or torch), rows of them, or a mapping with
         ``input_ids`` and perhaps ``attention_mask``. Positions count the real tokens of a row: padding is cut off.
 
-        ``pivot_positions`` cut rows for ``inputs-partition-N``. ``external_cache`` and ``batch_idx`` carry the means of
-        ``avg_over_example`` on from batch to batch. ``seed`` and ``first_row``, the number of the first row in its data set,
-        decide what ``random-text`` draws. ``move_to_cpu`` has nothing to move; ``vocabulary_index`` belongs to ``keep_gradient``,
-        which is refused.
+        ``interventions`` change this run, after those that are registered; what is kept shows them. ``pivot_positions`` cut
+        rows for ``inputs-partition-N``. ``external_cache`` and ``batch_idx`` carry the means of ``avg_over_example`` on from batch
+        to batch. ``seed`` and ``first_row``, the number of the first row in its data set, decide what ``random-text`` draws.
+        ``move_to_cpu`` has nothing to move; ``vocabulary_index`` belongs to ``keep_gradient``, which is refused.
         """
-        if interventions:
-            raise NotImplementedError("interventions of a run are not built yet")
         if vocabulary_index is not None:
             raise UnsupportedError(
                 "vocabulary_index asks for a gradient, and this engine runs forward only",
                 "take gradients with PyTorch",
             )
-        rows = rows_of(inputs, self._tokenizer_of(inputs))
-        positions = normalised(
-            list(target_token_positions)
-            if not isinstance(target_token_positions, (str, int, tuple))
-            else target_token_positions
+        rows = self.rows_of(inputs)
+        means = {} if external_cache is None else _means(external_cache)
+        goes_on = bool(means) and getattr(extraction_config, "avg_over_example", False) and batch_idx != 0
+        if goes_on and batch_idx is None:
+            raise InputError("external_cache holds means over examples: batch_idx says of how many batches they are")
+        cache = self.run(
+            rows,
+            target_token_positions,
+            extraction_config,
+            interventions=as_list(interventions),
+            pivot_positions=pivot_positions,
+            means=means if goes_on else {},
+            mean_rows=(batch_idx or 0) * len(rows),
+            seed=seed,
+            first_row=first_row,
         )
+        if external_cache is not None:
+            external_cache.update(_means(cache))
+        return cache
+
+    def run(
+        self,
+        rows: Sequence[Row],
+        target_token_positions: Any,
+        extraction_config: ExtractionConfig | None,
+        *,
+        interventions: Sequence[Intervention] = (),
+        pivot_positions: Sequence[int] | None = None,
+        means: Mapping[str, Any] | None = None,
+        mean_rows: int = 0,
+        seed: int = 0,
+        first_row: int = 0,
+    ) -> ActivationCache:
+        """As :meth:`forward`, of rows that are read already; ``means`` over ``mean_rows`` examples are carried on."""
+        given = target_token_positions
+        positions = normalised(given if isinstance(given, (str, int, tuple)) and given != ("all",) else list(given))
         config = extraction_config if extraction_config is not None else ExtractionConfig()
-        running, running_rows = _means_so_far(config, external_cache, batch_idx, len(rows))
         kept = self._engine.forward(
             [row.for_engine() for row in rows],
             positions=as_json(positions),
             config=config_json(config),
+            interventions=for_engine([*self.interventions, *interventions]),
+            hooks=[(component, function) for component, function in self._hooks.values()],
             pivots=[int(one) for one in pivot_positions or ()],
             seed=seed,
             first_row=first_row,
-            running=running,
-            running_rows=running_rows,
+            running=[(key, tensors.as_tensor(value, key)) for key, value in (means or {}).items()],
+            running_rows=mean_rows,
         )
-        cache = _cache_of(kept, positions, config)
-        if external_cache is not None:
-            for key in cache:
-                if key.startswith("avg_pattern_"):
-                    external_cache[key] = cache.raw(key)
-        return cache
+        return cache_of(kept, positions, config)
+
+    def rows_of(self, inputs: Any) -> list[Row]:
+        """What the model would be given, as rows of ids without padding."""
+        return rows_of(inputs, self._tokenizer_of(inputs))
+
+    def extract_cache(
+        self,
+        dataloader: Iterable[Any],
+        target_token_positions: Sequence[Position] | Position = ("all",),
+        extraction_config: ExtractionConfig | None = None,
+        interventions: Sequence[Intervention] | None = None,
+        batch_saver: Callable[[dict[str, Any]], Mapping[str, Any] | None] = lambda others: None,
+        move_to_cpu_after_forward: bool = True,
+        **kwargs: Any,
+    ) -> ActivationCache:
+        """Runs every batch and joins what was kept, rows in the order of the batches, with the metadata of the run.
+
+        A batch is whatever :meth:`forward` takes; texts in a list are taken ``batch_size`` at a time. Keys of a batch that the
+        model does not read go to ``batch_saver``, and what it returns into the cache; ``pivot_positions`` are read. Further
+        arguments: ``seed``, and ``register_aggregation=(prefix, function)`` for how values are joined.
+        """
+        return extract_cache(
+            self, dataloader, target_token_positions, extraction_config, as_list(interventions), batch_saver, **kwargs
+        )
+
+    def generate(
+        self,
+        inputs: Any,
+        generation_config: Any = None,
+        target_token_positions: Any = None,
+        return_text: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Continues each row: greedy, or drawn with ``do_sample=True``.
+
+        Gives prompt and new ids [B, S], a list of one tensor a row where rows differ in length; with ``return_text`` the text, of
+        several rows a list. Further arguments, also as a dictionary or transformers' ``GenerationConfig``: ``max_new_tokens``
+        (20), ``max_length``, ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``eos_token_id``, ``seed``, ``interventions``,
+        and ``on_token(row, id, logprob)``, which hears every token and ends its row by returning True.
+        """
+        if target_token_positions is not None or "extraction_config" in kwargs:
+            raise NotImplementedError(
+                "generate() keeps no activations: run forward() on what it returns, which gives the same bits"
+            )
+        return generate(self, inputs, generation_config, return_text, **kwargs)
+
+    def compute_patching(
+        self,
+        target_token_positions: Any,
+        base_dataloader: Iterable[Any],
+        target_dataloader: Iterable[Any],
+        patching_query: Sequence[Mapping[str, Any]],
+        base_dictonary_idxs: Sequence[Any] | None = None,
+        target_dictonary_idxs: Sequence[Any] | None = None,
+        return_logit_diff: bool = False,
+        batch_saver: Callable[[dict[str, Any]], Mapping[str, Any] | None] = lambda others: None,
+    ) -> ActivationCache:
+        """Puts activations of the base runs into the target runs, batch by batch, and compares at the last token.
+
+        A query is ``{"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}``; where it names no
+        element, ``target_token_positions`` are patched. Labels (one id a row) give logit differences. The keys of the result:
+        ``base_logits``, ``target_clean_logits``, ``target_patched_logits`` [B, V], ``kl_clean|base``, ``kl_patched|base``,
+        ``kl_patched|clean``, ``kl_difference`` [B], in nats, and with labels ``logit_diff_in_clean``,
+        ``logit_diff_in_patched``, ``logit_diff_variation`` [B].
+        """
+        return compute_patching(
+            self,
+            target_token_positions,
+            base_dataloader,
+            target_dataloader,
+            patching_query,
+            base_dictonary_idxs,
+            target_dictonary_idxs,
+            return_logit_diff,
+            batch_saver,
+        )
+
+    def sweep(self, prompt: Any, **options: Any) -> PatchingGrid:
+        """One change after another of one prompt, and what each does to the prediction: layers by positions, heads or sites.
+
+        The arguments are those of :func:`easyroutine.interpretability.patching.sweep`.
+        """
+        return sweep(self, prompt, **options)
+
+    # Changes and functions that stay.
+
+    def register_interventions(self, interventions: Sequence[Intervention] | Intervention) -> None:
+        """Interventions of every run from now on, before those of a call."""
+        self.interventions.extend(as_list(interventions))
+
+    def clean_interventions(self) -> None:
+        """Takes the registered interventions away."""
+        self.interventions.clear()
+
+    def register_forward_hook(
+        self, component: str, hook_function: Callable[[Any, str], Any]
+    ) -> Callable[[], None]:
+        """Calls ``hook_function(value, key)`` in every run from now on, after the interventions.
+
+        ``component`` is a key or a pattern of keys (``resid_out_3``, ``pattern_L3H*``). The value is [B, S, ...] of all tokens, a
+        list of one a row where rows differ; what the function returns takes its place, and what it changes in place stays
+        changed. Returned is a function that takes the hook away.
+        """
+        number = max(self._hooks, default=-1) + 1
+        self._engine.check_hook(component)
+        self._hooks[number] = (component, hook_function)
+        return lambda: self._hooks.pop(number, None) and None
+
+    def remove_hooks(self) -> None:
+        """Takes all functions away."""
+        self._hooks.clear()
 
     def predict(
         self, inputs: Any, k: int = 10, strip: bool = True, **kwargs: Any
@@ -284,7 +374,7 @@ class HookedModel:
         for logits in cache.raw("logits"):
             likely: dict[str, float] = {}
             for token, probability in most_likely(logits[-1], k):
-                text = tokenizer.decode(token)
+                text = tokenizer.to_string_tokens([token])[0]
                 likely.setdefault(text.strip() if strip else text, probability)
             found.append(likely)
         return found[0] if len(found) == 1 else found
@@ -304,7 +394,7 @@ class HookedModel:
 
         Nothing as wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding; ``track`` follows one token.
         """
-        rows = rows_of(prompt, self._tokenizer_of(prompt))
+        rows = self.rows_of(prompt)
         if len(rows) != 1:
             raise InputError(f"a lens is drawn of one prompt at a time, not of {len(rows)}")
         tracked = self.get_text_tokenizer().to_single_token(track) if isinstance(track, str) else track
@@ -329,14 +419,17 @@ class HookedModel:
     # Copies and pictures.
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config}
+        # The files are read again; functions do not travel.
+        return {"config": self.config, "interventions": self.interventions}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["config"])  # type: ignore[misc]
+        self.interventions = state["interventions"]
 
     def __copy__(self) -> HookedModel:
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
+        new.interventions, new._hooks = list(self.interventions), dict(self._hooks)
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedModel:
@@ -351,36 +444,6 @@ class HookedModel:
         )
 
 
-def _means_so_far(
-    config: ExtractionConfig, cache: ActivationCache | None, batch_idx: int | None, n_rows: int
-) -> tuple[list[tuple[str, Tensor]], int]:
-    """Means over examples to go on from, and of how many rows they are."""
-    if cache is None or not getattr(config, "avg_over_example", False):
-        return [], 0
-    keys = [key for key in cache if key.startswith("avg_pattern_")]
-    if not keys or batch_idx == 0:
-        return [], 0
-    if batch_idx is None:
-        raise InputError("external_cache holds means over examples: batch_idx says of how many batches they are")
-    return [(key, tensors.as_tensor(cache.raw(key), key)) for key in keys], batch_idx * n_rows
-
-
-def _cache_of(kept: Mapping[str, Any], positions: list[Position], config: Any) -> ActivationCache:
-    """What the engine kept as a cache."""
-    cache = ActivationCache()
-    statistics: dict[str, Any] = {}
-    for key, value, info in kept["entries"]:
-        if key.startswith("last_layernorm."):
-            statistics[key.removeprefix("last_layernorm.")] = value
-            cache["last_layernorm"] = statistics
-        elif key.startswith(_WITH_INFO):
-            cache[key] = ValueWithInfo(value, f"Shape: {info}")
-        else:
-            cache[key] = value
-    cache._selection = Selection(positions, kept["selection"], kept["averaged"])
-    cache.update(cache._selection.tables())
-    rows = getattr(config, "attn_pattern_row_positions", None)
-    if kept["pattern_rows"] is not None and rows is not None:
-        cache._pattern_rows = Selection(normalised(rows), kept["pattern_rows"], kept["averaged"])
-        cache.update(cache._pattern_rows.tables("_rows"))
-    return cache
+def _means(cache: ActivationCache) -> dict[str, Any]:
+    """Means over examples that a cache holds."""
+    return {key: cache.raw(key) for key in cache if key.startswith("avg_pattern_")}

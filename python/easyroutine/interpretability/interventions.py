@@ -1,0 +1,159 @@
+"""Changes of what a model computes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from easyroutine import tensors
+from easyroutine._core import Tensor
+from easyroutine.errors import InputError
+from easyroutine.interpretability.selection import Position, as_json, normalised
+
+__all__ = ["Intervention", "InterventionConfig"]
+
+InterventionType = Literal[
+    "full",
+    "columns",
+    "rows",
+    "grid",
+    "columns_pre_softmax",
+    "rows_pre_softmax",
+    "grid_pre_softmax",
+    "keep-self-attn",
+]
+
+
+@dataclass
+class Intervention:
+    """One change: an activation, a part of it, and what that becomes.
+
+    ``type="full"`` changes whole vectors at ``token_positions``: of streams (``resid_in_3``, ``resid_mid_3``, ``resid_out_3``),
+    parts (``attn_out_3``, ``mlp_out_3``, ``head_out_L3H1``), ``queries_L3``, ``head_values_L3H1``, ``mlp_hidden_3`` and so on.
+    The other types change a pattern ``pattern_L3H1``: its columns (keys), rows (queries) or their crossing
+    (``token_positions=(rows, columns)``), after the softmax or before.
+    """
+
+    #: Which part.
+    type: InterventionType
+    #: Which activation; ``resid_out_*`` names all layers.
+    activation: str
+    #: Where; of a grid a pair of lists.
+    token_positions: Any
+    #: What is put there: a tensor that spreads over [B, T, width]. None, or ``"ablation"``: it is multiplied instead.
+    patching_values: Any = None
+    #: What it is multiplied by: 0 is ablation. Before the softmax 0 means minus infinity, an exact knock-out.
+    multiplication_value: float = 0.0
+    #: Whether changed rows of a pattern are divided by their sums afterwards.
+    apply_softmax: bool = False
+    #: What becomes of ``patching_values``: put in place, added ``strength`` times, or their mean put in place; ``resample``
+    #: takes what stands at the same places of row ``source_row``.
+    operation: Literal["patch", "add", "mean", "resample"] = "patch"
+    #: Factor of ``add``.
+    strength: float = 1.0
+    #: Row of ``resample``.
+    source_row: int | None = None
+
+    @classmethod
+    def add(
+        cls, activation: str, vector: Any, strength: float = 1.0, token_positions: Any = ("all",)
+    ) -> Intervention:
+        """Steering: a vector, ``strength`` times, added at the positions."""
+        return cls("full", activation, token_positions, vector, operation="add", strength=strength)
+
+    @classmethod
+    def mean(cls, activation: str, values: Any, token_positions: Any = ("all",)) -> Intervention:
+        """The mean of these vectors, over all axes but the last, at every position."""
+        return cls("full", activation, token_positions, values, operation="mean")
+
+    @classmethod
+    def resample(cls, activation: str, source_row: int, token_positions: Any = ("all",)) -> Intervention:
+        """What stands at the same places of another row of the batch."""
+        return cls("full", activation, token_positions, operation="resample", source_row=source_row)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, with tensors as their shape and digest."""
+        fields = dict(self.__dict__)
+        if tensors.is_array(self.patching_values):
+            values = tensors.as_tensor(self.patching_values, "patching_values")
+            digest = hashlib.sha256(values.tobytes()).hexdigest()
+            fields["patching_values"] = {"shape": list(values.shape), "sha256": digest}
+        return fields
+
+    def for_engine(self) -> dict[str, Any]:
+        """As the engine reads it."""
+        positions, columns = self._parts()
+        values = self.patching_values
+        ablates = values is None or isinstance(values, str)
+        if isinstance(values, str) and values != "ablation":
+            raise InputError(f'{self._name()}: patching_values is None, "ablation" or a tensor, not {values!r}')
+        if self.operation not in ("patch", "add", "mean", "resample"):
+            raise InputError(f"{self._name()}: operation is patch, add, mean or resample, not {self.operation!r}")
+        if self.operation in ("add", "mean") and ablates:
+            raise InputError(f"{self._name()}: {self.operation} needs patching_values")
+        if self.operation == "resample" and (not ablates or self.source_row is None):
+            raise InputError(f"{self._name()}: resample needs source_row, and no patching_values")
+        operation: str = self.operation
+        if operation == "patch":
+            operation = "scale" if ablates else "replace"
+        tensor: Tensor | None = None if ablates else tensors.as_tensor(values, f"{self._name()}: patching_values")
+        return {
+            "type": self.type,
+            "activation": self.activation,
+            "positions": as_json(positions),
+            "columns": None if columns is None else as_json(columns),
+            "rescaled": bool(self.apply_softmax),
+            "operation": operation,
+            "factor": float(self.strength if operation == "add" else self.multiplication_value),
+            "values": tensor,
+            "row": self.source_row,
+        }
+
+    def _parts(self) -> tuple[list[Position], list[Position] | None]:
+        """Positions, and of a grid its columns."""
+        given = self.token_positions
+        if not str(self.type).startswith("grid"):
+            return normalised(given, f"{self._name()}: token_positions"), None
+        if not isinstance(given, (list, tuple)) or len(given) != 2:
+            raise InputError(f"{self._name()}: token_positions of a grid are (rows, columns)")
+        rows, columns = (normalised(one, f"{self._name()}: token_positions") for one in given)
+        return rows, columns
+
+    def _name(self) -> str:
+        return f"intervention on {self.activation!r}"
+
+
+#: The original's other name for it.
+InterventionConfig = Intervention
+
+
+def as_list(interventions: Any) -> list[Intervention]:
+    """Interventions given as one, several or none; a dictionary has the fields of one."""
+    if interventions is None:
+        return []
+    if isinstance(interventions, (Intervention, dict)):
+        interventions = [interventions]
+    found = []
+    for one in interventions:
+        if isinstance(one, dict):
+            try:
+                one = Intervention(**one)
+            except TypeError as error:
+                raise InputError(f"intervention: {error}") from None
+        if not isinstance(one, Intervention):
+            raise InputError(f"an intervention is an Intervention, not {type(one).__name__}")
+        found.append(one)
+    return found
+
+
+def for_engine(interventions: Sequence[Intervention]) -> list[dict[str, Any]]:
+    """All as the engine reads them."""
+    return [one.for_engine() for one in interventions]

@@ -1,0 +1,35 @@
+"""What the engine kept, as a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
+from easyroutine.interpretability.selection import Position, Selection, normalised
+
+__all__ = ["cache_of"]
+
+#: Activations that the original hands out with a word on their axes.
+_WITH_INFO = ("head_queries_", "head_keys_", "head_values_", "head_out_")
+
+
+def cache_of(kept: Mapping[str, Any], positions: list[Position], config: Any) -> ActivationCache:
+    """What the engine kept as a cache."""
+    cache = ActivationCache()
+    statistics: dict[str, Any] = {}
+    for key, value, info in kept["entries"]:
+        if key.startswith("last_layernorm."):
+            statistics[key.removeprefix("last_layernorm.")] = value
+            cache["last_layernorm"] = statistics
+        elif key.startswith(_WITH_INFO):
+            cache[key] = ValueWithInfo(value, f"Shape: {info}")
+        else:
+            cache[key] = value
+    cache._selection = Selection(positions, kept["selection"], kept["averaged"])
+    cache.update(cache._selection.tables())
+    rows = getattr(config, "attn_pattern_row_positions", None)
+    if kept["pattern_rows"] is not None and rows is not None:
+        cache._pattern_rows = Selection(normalised(rows), kept["pattern_rows"], kept["averaged"])
+        cache.update(cache._pattern_rows.tables("_rows"))
+    return cache

@@ -1,0 +1,227 @@
+"""Activations of one run put into another, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Literal
+
+from easyroutine import tensors
+from easyroutine.errors import InputError
+from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.dataset import BatchSaver, batches, check_data_set
+from easyroutine.interpretability.selection import as_json, normalised
+
+if TYPE_CHECKING:
+    from easyroutine.interpretability.hooked_model import HookedModel
+
+__all__ = ["PatchingGrid", "compute_patching", "sweep"]
+
+Token = int | str
+
+
+def compute_patching(
+    model: HookedModel,
+    target_token_positions: Any,
+    base_dataloader: Iterable[Any],
+    target_dataloader: Iterable[Any],
+    patching_query: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+    base_labels: Sequence[Any] | None,
+    target_labels: Sequence[Any] | None,
+    return_logit_diff: bool,
+    batch_saver: BatchSaver,
+) -> ActivationCache:
+    """See :meth:`HookedModel.compute_patching`."""
+    patches = _patches(patching_query, target_token_positions)
+    if (base_labels is None) != (target_labels is None) or (return_logit_diff and base_labels is None):
+        raise InputError("logit differences need base_dictonary_idxs and target_dictonary_idxs")
+    check_data_set(base_dataloader)
+    check_data_set(target_dataloader)
+    parts, n_rows = [], 0
+    size = model.config.batch_size
+    for base, target in zip_longest(batches(base_dataloader, size), batches(target_dataloader, size)):
+        if base is None or target is None:
+            raise InputError("base_dataloader and target_dataloader have different numbers of batches")
+        base_rows, target_rows = model.rows_of(base.inputs), model.rows_of(target.inputs)
+        end = n_rows + len(target_rows)
+        labels = None
+        if base_labels is not None and target_labels is not None:
+            pairs = zip(base_labels[n_rows:end], target_labels[n_rows:end], strict=True)
+            labels = [(_label(a), _label(b)) for a, b in pairs]
+        found = model._engine.patching(
+            [row.for_engine() for row in base_rows],
+            [row.for_engine() for row in target_rows],
+            patches,
+            labels,
+        )
+        cache = ActivationCache(found)
+        cache.update(batch_saver(target.others) or {})
+        parts.append(cache)
+        n_rows = end
+    if not parts:
+        raise InputError("the data set is empty")
+    if base_labels is not None and len(base_labels) != n_rows:
+        raise InputError(f"{len(base_labels)} labels for {n_rows} rows")
+    joined = ActivationCache()
+    joined.cat_all(parts)
+    return joined
+
+
+def _patches(query: Any, default: Any) -> list[tuple[str, str]]:
+    patches = []
+    for one in [query] if isinstance(query, Mapping) else query:
+        unknown = set(one) - {"patching_elem", "layers_to_patch", "activation_type"}
+        if unknown or "activation_type" not in one:
+            raise InputError(
+                f"a patching query is not {dict(one)!r}",
+                'it is {"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}',
+            )
+        element = one.get("patching_elem", default)
+        element = element.removeprefix("@") if isinstance(element, str) else element
+        positions = as_json(normalised(element, "patching_elem"))
+        activation = str(one["activation_type"])
+        layers = one.get("layers_to_patch")
+        if layers is None:
+            patches.append((activation.replace("{}", "*"), positions))
+        else:
+            patches += [(activation.replace("{}", str(int(layer)), 1), positions) for layer in layers]
+    return patches
+
+
+def _label(label: Any) -> int:
+    """One id; a list of one is one."""
+    if hasattr(label, "tolist"):
+        label = label.tolist()
+    if isinstance(label, (list, tuple)):
+        if len(label) != 1:
+            raise InputError(f"the label of a row is one token, not {label!r}")
+        label = label[0]
+    return int(label)
+
+
+def sweep(
+    model: HookedModel,
+    prompt: Any,
+    *,
+    along: Literal["positions", "heads", "sites"] = "positions",
+    site: str | Sequence[str] = "resid_in",
+    layers: Iterable[int] | None = None,
+    positions: Any = ("all",),
+    by: Literal["zero", "mean", "resample", "patch"] = "zero",
+    base: Any = None,
+    metric: Literal["logit_diff", "normalised_logit_diff", "probability", "kl", "rank"] = "kl",
+    answer: Token | None = None,
+    against: Token | None = None,
+    on_progress: Callable[[int, int], Any] | None = None,
+) -> PatchingGrid:
+    """One change after another of one prompt.
+
+    ``along``: the columns, one position after another, or one head, or one of several sites; the rows are ``layers``. ``by``:
+    what becomes of a place: zeros, the mean over the rows of ``base``, or what stands there in ``base``, a prompt as
+    long (``patch`` also measures against it). ``metric`` is read at the last token; ``answer`` and ``against`` are ids, or
+    strings that are one token.
+    """
+    rows = model.rows_of(prompt)
+    if len(rows) != 1:
+        raise InputError(f"a sweep is of one prompt, not of {len(rows)}")
+    others = [] if base is None else [row.ids for row in model.rows_of(base)]
+    tokenizer = model.get_text_tokenizer() if any(isinstance(one, str) for one in (answer, against)) else None
+
+    def token(one: Token | None) -> int | None:
+        return tokenizer.to_single_token(one) if tokenizer is not None and isinstance(one, str) else one  # type: ignore[return-value]
+
+    text = model._engine.sweep(
+        rows[0].ids,
+        {
+            "layers": list(range(model.model_config.num_hidden_layers) if layers is None else layers),
+            "along": along,
+            "sites": [site] if isinstance(site, str) else list(site),
+            "positions": _indices(model, rows[0], positions),
+            "by": by,
+            "others": others,
+            "metric": metric,
+            "answer": token(answer),
+            "against": token(against),
+        },
+        on_progress,
+    )
+    return PatchingGrid(json.loads(text), [model.get_text_tokenizer().to_string_tokens([one])[0] for one in rows[0].ids])
+
+
+def _indices(model: HookedModel, row: Any, positions: Any) -> list[int]:
+    from easyroutine._core import select
+
+    listed = normalised(positions if isinstance(positions, (str, int)) else list(positions), "positions")
+    found = select([row.for_engine()], as_json(listed), special=model.get_text_tokenizer().all_special_ids)
+    return sorted(set(found[0][0]))
+
+
+class PatchingGrid:
+    """A number for every change of a sweep: layers by columns."""
+
+    def __init__(self, data: Mapping[str, Any], tokens: Sequence[str] = ()) -> None:
+        self.data = dict(data)
+        #: The prompt, token by token.
+        self.tokens = list(tokens)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layer of each row."""
+        return list(self.data["layers"])
+
+    @property
+    def columns(self) -> list[str]:
+        """What each column changes."""
+        return list(self.data["columns"])
+
+    @property
+    def values(self) -> list[list[float]]:
+        """The metric under each change, layers by columns."""
+        return [list(row) for row in self.data["values"]]
+
+    @property
+    def unchanged(self) -> float:
+        """The metric without any change."""
+        return float(self.data["unchanged"])
+
+    @property
+    def base(self) -> float | None:
+        """The metric of the base run, where there is one."""
+        found = self.data["base"]
+        return None if found is None else float(found)
+
+    def effects(self) -> list[list[float]]:
+        """What each change does: the metric under it less the metric without it."""
+        return [[value - self.unchanged for value in row] for row in self.values]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in the schema ``easyroutine.grid/1``."""
+        return dict(self.data)
+
+    def to_pandas(self) -> Any:
+        """Layers by columns, as a table of pandas, which must be installed."""
+        pandas = tensors.needed("pandas", "to_pandas()")
+        return pandas.DataFrame(self.values, index=self.layers, columns=self.columns)
+
+    def __repr__(self) -> str:
+        return f"PatchingGrid({self.data['metric']['name']}, {len(self.layers)} layers by {len(self.columns)} columns)"
+
+    def _repr_html_(self) -> str:
+        effects = self.effects()
+        most = max((abs(one) for row in effects for one in row), default=0.0) or 1.0
+        head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
+        rows = "".join(
+            f"<tr><th>{layer}</th>" + "".join(_cell(one, most) for one in row) + "</tr>"
+            for layer, row in zip(self.layers[::-1], effects[::-1], strict=True)
+        )
+        name = escape(str(self.data["metric"]["name"]))
+        caption = f"effect on {name} at the last token; without a change it is {self.unchanged:.4g}"
+        return f"<table><caption>{caption}</caption><tr><th>layer</th>{head}</tr>{rows}</table>"
+
+
+def _cell(effect: float, most: float) -> str:
+    """Blue below zero, orange above."""
+    hue, share = ("230,120,20" if effect > 0 else "40,100,220"), abs(effect) / most
+    return f'<td style="background:rgba({hue},{share:.2f})">{effect:.3g}</td>'

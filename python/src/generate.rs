@@ -1,0 +1,84 @@
+//! Tokens one after another.
+
+use std::ops::ControlFlow;
+
+use easyroutine::generate::{GenerateOptions, NewToken, Sampling, generate};
+use easyroutine::positions::Context;
+use easyroutine::{Error, ErrorKind};
+use pyo3::prelude::*;
+
+use crate::edits::{self, Written};
+use crate::errors::Failure;
+use crate::hooks::Hooks;
+use crate::interrupt::Interruptible;
+use crate::model::{Model, RowInput, views};
+
+/// How rows are continued, as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Wishes {
+    max_new_tokens: usize,
+    /// Nothing: greedy.
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    ends: Vec<u32>,
+    seed: u64,
+    /// Called with row, id and log-probability of each token; what it returns ends the row where it is true.
+    on_token: Option<Py<PyAny>>,
+}
+
+/// For each row its new ids, their log-probabilities, and why it ended.
+pub(crate) type Continued = Vec<(Vec<u32>, Vec<f64>, &'static str)>;
+
+/// Continues rows under interventions and hooks.
+pub(crate) fn run(
+    py: Python<'_>,
+    model: &Model,
+    rows: &[RowInput],
+    interventions: &[Written],
+    hooks: Vec<(String, Py<PyAny>)>,
+    wishes: Wishes,
+) -> Result<Continued, Failure> {
+    let views = views(rows, 0);
+    let context = Context { special: model.special(), pivots: &[], seed: wishes.seed };
+    let mut edits = edits::checked(py, &edits::read(interventions)?, &model.model, &views, context)?;
+    let mut hooks = Hooks::new(&model.model, hooks)?;
+    let sampling = match wishes.temperature {
+        None => Sampling::Greedy,
+        Some(temperature) => Sampling::Random { temperature, top_k: wishes.top_k, top_p: wishes.top_p },
+    };
+    let options = GenerateOptions {
+        max_new_tokens: wishes.max_new_tokens,
+        sampling,
+        ends: wishes.ends,
+        seed: wishes.seed,
+    };
+    let prompts: Vec<&[u32]> = rows.iter().map(|(ids, _)| ids.as_slice()).collect();
+    let on_token = wishes.on_token;
+    let mut raised = None;
+    let result = py.detach(|| {
+        let arch = model.model.arch();
+        let mut taps = (&mut edits, &mut hooks);
+        let mut tap = Interruptible::of_whole_runs(&mut taps, arch.layers.len());
+        let told = |new: NewToken| {
+            let Some(function) = &on_token else { return Ok(ControlFlow::Continue(())) };
+            let answer =
+                Python::attach(|py| function.call1(py, (new.row, new.id, new.logprob))?.is_truthy(py));
+            match answer {
+                Ok(true) => Ok(ControlFlow::Break(())),
+                Ok(false) => Ok(ControlFlow::Continue(())),
+                Err(error) => {
+                    raised = Some(error);
+                    Err(Error::new(ErrorKind::Interrupted, "the callback raised an error"))
+                }
+            }
+        };
+        generate(&model.model, &prompts, &options, &mut tap, told).map_err(|error| tap.failure(error))
+    });
+    match (result, raised) {
+        (Err(_), Some(raised)) => Err(Failure::Python(raised)),
+        (Err(failure), None) => Err(hooks.failure(failure)),
+        (Ok(rows), _) => Ok(rows.into_iter().map(|row| (row.ids, row.logprobs, row.finish.name())).collect()),
+    }
+}

@@ -1,0 +1,146 @@
+//! Python functions at sites.
+
+use std::collections::BTreeSet;
+
+use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled};
+use easyroutine::positions::Specifier;
+use easyroutine::sites::{Point, Selector, Site};
+use easyroutine::{Error, ErrorKind, Tap, Value, Want};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::cache;
+use crate::errors::Failure;
+use crate::tensor::Tensor;
+
+/// Calls functions with what stands at their points, and puts what they return in its place.
+pub(crate) struct Hooks<'m> {
+    model: &'m easyroutine::Model,
+    hooks: Vec<(BTreeSet<Point>, Py<PyAny>)>,
+    raised: Option<PyErr>,
+}
+
+impl<'m> Hooks<'m> {
+    /// `hooks`: patterns of keys, each with a function.
+    pub(crate) fn new(
+        model: &'m easyroutine::Model,
+        hooks: Vec<(String, Py<PyAny>)>,
+    ) -> Result<Self, Failure> {
+        let mut found = Vec::with_capacity(hooks.len());
+        for (pattern, function) in hooks {
+            let selector: Selector = pattern.parse().map_err(Error::from)?;
+            let points = model.arch().named(&selector)?;
+            let reported: BTreeSet<Point> = points.into_iter().map(Point::canonical).collect();
+            if reported.iter().any(|point| matches!(point.site(), Site::InputIds)) {
+                return Err(Failure::input(
+                    "`input_ids` are what the caller gives: there is nothing to hook",
+                ));
+            }
+            found.push((reported, function));
+        }
+        Ok(Hooks { model, hooks: found, raised: None })
+    }
+
+    /// The error of a run: what a function raised where that ended it.
+    pub(crate) fn failure(&mut self, failure: Failure) -> Failure {
+        self.raised.take().map_or(failure, Failure::Python)
+    }
+
+    fn call(
+        &self,
+        py: Python<'_>,
+        point: Point,
+        value: &mut Value<'_>,
+        function: &Py<PyAny>,
+    ) -> PyResult<()> {
+        let given = rows_of(py, value)?;
+        let handed = py.import("easyroutine.tensors")?.call_method1("handed_out", (&given,))?;
+        let returned = function.call1(py, (&handed, point.to_string()))?;
+        let changed = if returned.is_none(py) { handed } else { returned.into_bound(py) };
+        let read = py.import("easyroutine.tensors")?.getattr("rows_of_hook")?;
+        let changed = read.call1((changed, point.to_string()))?;
+        put(value, &changed, &given, point, || self.check_editable(point))
+    }
+
+    /// # Errors
+    /// A place that can be read but not changed.
+    fn check_editable(&self, point: Point) -> Result<(), Failure> {
+        if matches!(point.site(), Site::Pattern | Site::Scores | Site::Logits) {
+            return Ok(());
+        }
+        let positions = vec![Specifier::All];
+        let part = Part::of_type("full", positions, None, Rescaled::No)?;
+        let activation = point.to_string().parse().map_err(Error::from)?;
+        let nothing = Intervention { activation, part, operation: Operation::Scale(1.0) };
+        let row = easyroutine::positions::Row { number: 0, ids: &[0], text: None };
+        Edits::new(&[nothing], self.model.arch(), &[row], easyroutine::positions::Context::default())?;
+        Ok(())
+    }
+}
+
+impl Tap for Hooks<'_> {
+    fn wants(&self, point: Point) -> Want {
+        let is_hooked = self.hooks.iter().any(|(points, _)| points.contains(&point));
+        if is_hooked { Want::Edit } else { Want::Nothing }
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<(), Error> {
+        for (points, function) in &self.hooks {
+            if !points.contains(&point) {
+                continue;
+            }
+            if let Err(raised) = Python::attach(|py| self.call(py, point, value, function)) {
+                self.raised = Some(raised);
+                return Err(Error::new(ErrorKind::Interrupted, "a hook raised an error"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What stands at a point: one tensor `[B, S, ...]`, or a list of one a row where rows differ.
+fn rows_of<'py>(py: Python<'py>, value: &Value<'_>) -> PyResult<Bound<'py, PyAny>> {
+    let batch = value.batch();
+    let (mut numbers, mut shapes) = (Vec::new(), Vec::new());
+    for row in 0..batch.n_rows() {
+        let positions = batch.first(row)..batch.length(row);
+        shapes.push(vec![positions.len(), value.width(row)]);
+        numbers.extend(positions.filter_map(|position| value.vector(row, position)).flatten().copied());
+    }
+    cache::value(py, easyroutine::cache::Kept::f32(numbers, shapes))
+}
+
+/// Writes numbers back where they differ.
+fn put(
+    value: &mut Value<'_>,
+    changed: &Bound<'_, PyAny>,
+    given: &Bound<'_, PyAny>,
+    point: Point,
+    check: impl Fn() -> Result<(), Failure>,
+) -> PyResult<()> {
+    let shape = |value: &Bound<'_, PyAny>| value.cast::<Tensor>().map(|t| t.get().shape.clone()).ok();
+    let shapes = |value: &Bound<'_, PyAny>| match value.cast::<PyList>() {
+        Ok(list) => list.iter().map(|one| shape(&one)).collect(),
+        Err(_) => vec![shape(value)],
+    };
+    if shapes(changed) != shapes(given) {
+        let message = format!("hook at `{point}`: it returned {:?} for {:?}", shapes(changed), shapes(given));
+        return Err(Failure::input(message).into());
+    }
+    let kept = cache::kept("what a hook returned", changed)?;
+    let numbers = kept.rows().map(<[f32]>::to_vec).collect::<Vec<_>>();
+    let mut checked = false;
+    for (row, numbers) in numbers.iter().enumerate() {
+        let (first, length) = (value.batch().first(row), value.batch().length(row));
+        for (position, vector) in (first..length).zip(numbers.chunks_exact(value.width(row).max(1))) {
+            let Some(target) = value.vector_mut(row, position) else { continue };
+            let differs = target.iter().zip(vector).any(|(old, new)| old.to_bits() != new.to_bits());
+            if differs && !checked {
+                check()?;
+                checked = true;
+            }
+            target.copy_from_slice(vector);
+        }
+    }
+    Ok(())
+}

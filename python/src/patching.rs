@@ -1,0 +1,151 @@
+//! Activations of one run put into another.
+
+use easyroutine::patching::{self, Along, By, Grid, Labels, Metric, Patch, Sweep};
+use easyroutine::positions::Context;
+use easyroutine::sites::{Selector, Site};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors::Failure;
+use crate::model::{Model, RowInput, specifiers, views};
+use crate::tensor::Tensor;
+
+/// Activation, and positions as JSON.
+pub(crate) type PatchWritten = (String, String);
+
+/// Runs base and target, then the target with the base's activations in it.
+pub(crate) fn compute<'py>(
+    py: Python<'py>,
+    model: &Model,
+    base: &[RowInput],
+    target: &[RowInput],
+    patches: &[PatchWritten],
+    labels: Option<Vec<(u32, u32)>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let patches = patches
+        .iter()
+        .map(|(activation, positions)| {
+            let activation: Selector = activation.parse().map_err(easyroutine::Error::from)?;
+            Ok(Patch { activation, positions: specifiers(positions)? })
+        })
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let labels: Option<Vec<Labels>> =
+        labels.map(|list| list.into_iter().map(|(base, target)| Labels { base, target }).collect());
+    let context = Context { special: model.special(), ..Context::default() };
+    let found = py
+        .detach(|| {
+            let (base, target) = (views(base, 0), views(target, 0));
+            patching::compute_patching(&model.model, &base, &target, &patches, labels.as_deref(), context)
+        })
+        .map_err(Failure::from)?;
+    let result = PyDict::new(py);
+    let single = |values: &[f64]| Tensor::f32(values.iter().map(|x| *x as f32).collect(), vec![values.len()]);
+    if let Some(diffs) = &found.logit_diffs {
+        result.set_item("logit_diff_variation", single(&diffs.variation))?;
+        result.set_item("logit_diff_in_clean", single(&diffs.clean))?;
+        result.set_item("logit_diff_in_patched", single(&diffs.patched))?;
+    }
+    result.set_item("kl_clean|base", single(&found.kl_clean_base))?;
+    result.set_item("kl_patched|base", single(&found.kl_patched_base))?;
+    result.set_item("kl_patched|clean", single(&found.kl_patched_clean))?;
+    result.set_item("kl_difference", single(&found.kl_difference))?;
+    let rows = |logits: Vec<Vec<f32>>| {
+        let shape = vec![logits.len(), logits.first().map_or(0, Vec::len)];
+        Tensor::f32(logits.concat(), shape)
+    };
+    result.set_item("base_logits", rows(found.base_logits))?;
+    result.set_item("target_clean_logits", rows(found.target_clean_logits))?;
+    result.set_item("target_patched_logits", rows(found.target_patched_logits))?;
+    Ok(result)
+}
+
+/// A sweep as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct SweepWritten {
+    layers: Vec<usize>,
+    /// `positions`, `heads` or `sites`.
+    along: String,
+    sites: Vec<String>,
+    positions: Vec<usize>,
+    /// `zero`, `mean`, `resample` or `patch`.
+    by: String,
+    /// The other rows of all but `zero`.
+    others: Vec<Vec<u32>>,
+    metric: String,
+    answer: Option<u32>,
+    against: Option<u32>,
+}
+
+/// Makes every change of a sweep on one row, and gives the grid as JSON.
+pub(crate) fn sweep(
+    py: Python<'_>,
+    model: &Model,
+    row: &[u32],
+    written: SweepWritten,
+    progress: Option<Py<PyAny>>,
+) -> Result<String, Failure> {
+    let sweep = read(written)?;
+    let mut raised = None;
+    let told = |done: usize, total: usize| {
+        let step = Python::attach(|py| {
+            py.check_signals()?;
+            progress.as_ref().map_or(Ok(()), |function| function.call1(py, (done, total)).map(|_| ()))
+        });
+        step.map_err(|error| {
+            raised = Some(error);
+            easyroutine::Error::new(easyroutine::ErrorKind::Interrupted, "interrupted")
+        })
+    };
+    let grid: Result<Grid, _> = py.detach(|| patching::sweep(&model.model, row, &sweep, told));
+    match (grid, raised) {
+        (Err(_), Some(raised)) => Err(Failure::Python(raised)),
+        (grid, _) => Ok(grid?.to_json().to_string()),
+    }
+}
+
+fn read(written: SweepWritten) -> Result<Sweep, Failure> {
+    let SweepWritten { layers, along, sites, positions, by, mut others, metric, answer, against } = written;
+    let mut sites = sites
+        .iter()
+        .map(|name| {
+            Site::from_name(name).ok_or_else(|| Failure::input(format!("there is no activation `{name}`")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let along = match (along.as_str(), sites.as_slice()) {
+        ("positions", [site]) => Along::Positions { site: *site, positions },
+        ("heads", [site]) => Along::Heads { site: *site, positions },
+        ("sites", [_, ..]) => Along::Sites { sites: std::mem::take(&mut sites), positions },
+        (other, _) => {
+            return Err(Failure::input(format!(
+                "a sweep runs along positions or heads of one activation, or along sites; not along {other}"
+            )));
+        }
+    };
+    let by = match (by.as_str(), others.len()) {
+        ("zero", 0) => By::Zero,
+        ("mean", 1..) => By::Mean(others),
+        ("resample", 1) => By::Resample(others.remove(0)),
+        ("patch", 1) => By::Patch(others.remove(0)),
+        (other, rows) => {
+            return Err(Failure::input(format!("a sweep by `{other}` does not take {rows} rows")));
+        }
+    };
+    let token =
+        |token: Option<u32>| token.ok_or_else(|| Failure::input(format!("metric {metric} needs a token")));
+    let metric = match metric.as_str() {
+        "logit_diff" => Metric::LogitDiff { answer: token(answer)?, against: token(against)? },
+        "normalised_logit_diff" => {
+            Metric::NormalisedLogitDiff { answer: token(answer)?, against: token(against)? }
+        }
+        "probability" => Metric::Probability { token: token(answer)? },
+        "rank" => Metric::Rank { token: token(answer)? },
+        "kl" => Metric::Kl,
+        other => {
+            return Err(Failure::input(format!(
+                "no metric `{other}`: logit_diff, normalised_logit_diff, probability, rank, kl"
+            )));
+        }
+    };
+    Ok(Sweep { layers, along, by, metric })
+}

@@ -1,0 +1,239 @@
+"""Interventions, hooks, generation, patching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import PROMPT, largest_difference, reference
+
+from easyroutine import Tensor
+from easyroutine.interpretability import ExtractionConfig, HookedModel, Intervention
+
+pytestmark = pytest.mark.usefixtures("own_tensors")
+
+IDS = [5, 17, 200, 3, 42]
+OUT = ExtractionConfig(extract_resid_out=True, extract_attn_pattern=True)
+
+
+def test_an_ablation_shows_in_the_cache_of_its_run(llama: HookedModel) -> None:
+    zero = Intervention(type="full", activation="resid_out_1", token_positions=["last"], patching_values="ablation")
+    cache = llama.forward(IDS, extraction_config=OUT, interventions=[zero])
+    rows = cache["resid_out_1"].tolist()[0]
+    assert rows[-1] == [0.0] * 48 and any(rows[0])
+    assert cache["logits"] != llama.forward(IDS)["logits"]
+
+
+def test_values_are_put_scaled_and_added(llama: HookedModel) -> None:
+    clean = llama.forward(IDS, extraction_config=OUT)["resid_out_0"].tolist()[0][2]
+
+    def edited(intervention: Intervention) -> Any:
+        return llama.forward(IDS, extraction_config=OUT, interventions=[intervention])["resid_out_0"].tolist()[0][2]
+
+    vector = [float(i) for i in range(48)]
+    assert edited(Intervention("full", "resid_out_0", [2], [vector])) == vector
+    assert edited(Intervention("full", "resid_out_0", [2], multiplication_value=2.0)) == [2 * x for x in clean]
+    added = edited(Intervention.add("resid_out_0", vector, strength=2.0, token_positions=[2]))
+    assert added == pytest.approx([x + 2 * v for x, v in zip(clean, vector, strict=True)])
+    assert edited(Intervention.mean("resid_out_0", [vector, vector], [2])) == vector
+
+
+def test_a_row_takes_the_values_of_another(llama: HookedModel) -> None:
+    rows = [[1, 2, 3], [4, 5, 6]]
+    taken = Intervention.resample("resid_out_2", source_row=1)
+    logits = llama.forward(rows, interventions=[taken])["logits"]
+    assert logits[0] == logits[1] == llama.forward(rows)["logits"][1]
+
+
+def test_patterns_are_changed_before_and_after_the_softmax(llama: HookedModel) -> None:
+    def pattern(intervention: Intervention) -> Any:
+        cache = llama.forward(IDS, extraction_config=OUT, interventions=[intervention])
+        return cache["pattern_L1H2"].tolist()[0]
+
+    after = pattern(Intervention("columns", "pattern_L1H2", [0]))
+    assert all(row[0] == 0.0 for row in after) and sum(after[4]) < 0.999
+    before = pattern(Intervention("columns_pre_softmax", "pattern_L1H2", [0]))
+    assert all(row[0] == 0.0 for row in before) and sum(before[4]) == pytest.approx(1)
+    assert before[0] == [0.0] * 5
+    rescaled = pattern(Intervention("grid", "pattern_L1H2", (["last"], [0, 1]), apply_softmax=True))
+    assert rescaled[4][:2] == [0, 0] and sum(rescaled[4]) == pytest.approx(1)
+    kept = pattern(Intervention("keep-self-attn", "pattern_L1H2", ["last"]))
+    assert kept[4][:4] == [0.0] * 4
+
+
+CASES = [
+    ("attn_in_1@3=0", Intervention("full", "attn_in_1", [3])),
+    ("attn_out_1@-1=0", Intervention("full", "attn_out_1", [-1])),
+    ("head_out_L1H2@all=0", Intervention("full", "head_out_L1H2", ["all"])),
+    ("keys_L1@2=0", Intervention("full", "keys_L1", [2])),
+    ("mlp_hidden_1@2*2", Intervention("full", "mlp_hidden_1", [2], multiplication_value=2)),
+    ("pattern_L1H1@columns:3=0", Intervention("columns", "pattern_L1H1", [3])),
+    ("pattern_L1H1@rows:5=0", Intervention("rows", "pattern_L1H1", [5])),
+    ("pattern_L1H1@grid:9x2=0", Intervention("grid", "pattern_L1H1", ([9], [2]))),
+    ("pattern_L1H1@pre:grid:9x2=0", Intervention("grid_pre_softmax", "pattern_L1H1", ([9], [2]))),
+    ("resid_in_1@4:9*0.5", Intervention("full", "resid_in_1", [(4, 9)], multiplication_value=0.5)),
+    ("resid_mid_1@6=0", Intervention("full", "resid_mid_1", [6])),
+]
+
+
+@pytest.mark.parametrize(("name", "intervention"), CASES, ids=[name for name, _ in CASES])
+def test_interventions_have_the_logits_of_transformers(llama: HookedModel, name: str, intervention: Any) -> None:
+    ids = reference("llama", "full.input_ids")[:1]
+    found = llama.forward(ids, interventions=[intervention])["logits"].tolist()
+    assert largest_difference(found, reference("llama", f"interv.{name}.logits")) < 1e-4
+
+
+def test_greedy_generation_has_the_ids_of_transformers(llama: HookedModel) -> None:
+    prompt, expected = reference("llama", "greedy.input_ids"), reference("llama", "greedy.output_ids")
+    found = llama.generate(prompt, max_new_tokens=len(expected[0]) - len(prompt[0]), eos_token_id=[])
+    assert found.tolist() == expected
+
+
+def test_registered_interventions_hold_until_they_are_taken_away(llama: HookedModel) -> None:
+    clean = llama.forward(IDS)["logits"]
+    llama.register_interventions([Intervention("full", "head_out_L0H1", ["all"])])
+    try:
+        cache = llama.forward(IDS, extraction_config=ExtractionConfig(extract_head_out=True))
+        assert not any(any(row) for row in cache["head_out_L0H1"].tolist()[0])
+        assert any(any(row) for row in cache["head_out_L0H0"].tolist()[0])
+    finally:
+        llama.clean_interventions()
+    assert llama.forward(IDS)["logits"] == clean
+
+
+@pytest.mark.parametrize(
+    ("intervention", "says"),
+    [
+        (Intervention("full", "resid_outt_1", ["all"]), "resid_out"),
+        (Intervention("full", "resid_out_9", ["all"]), "resid_out_9"),
+        (Intervention("full", "resid_out_1", [7]), "outside the row"),
+        (Intervention("full", "resid_out_1", ["all"], [1.0, 2.0]), "does not spread"),
+        (Intervention("full", "logits", ["all"]), "logits"),
+        (Intervention("columns", "resid_out_1", ["all"]), "columns"),
+        (Intervention("colums", "pattern_L0H0", ["all"]), "did you mean `columns`"),  # type: ignore[arg-type]
+        (Intervention("block-img-txt", "pattern_L0H0", ["all"]), "vision"),  # type: ignore[arg-type]
+        (Intervention("grid", "pattern_L0H0", ["all"]), "rows, columns"),
+        (Intervention("full", "resid_out_1", ["all"], "mean"), '"ablation" or a tensor'),
+        (Intervention("full", "resid_out_1", ["all"], operation="add"), "needs patching_values"),
+        (3, "not int"),
+        ({"type": "full", "activaton": "resid_out_1"}, "activaton"),
+    ],
+)
+def test_an_intervention_that_means_nothing_is_an_error(llama: HookedModel, intervention: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        llama.forward(IDS, interventions=[intervention])
+
+
+def test_a_hook_sees_and_changes_what_it_names(llama: HookedModel) -> None:
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def look(value: Tensor, key: str) -> None:
+        seen.append((key, value.shape))
+
+    def zero(value: Tensor, key: str) -> Tensor:
+        return Tensor.from_bytes(bytes(value.nbytes), value.shape, "float32")
+
+    clean = llama.forward(IDS)["logits"]
+    remove = llama.register_forward_hook("resid_out_*", look)
+    assert llama.forward(IDS)["logits"] == clean
+    assert seen == [(f"resid_out_{layer}", (1, 5, 48)) for layer in range(3)]
+    remove()
+    llama.register_forward_hook("mlp_out_1", zero)
+    try:
+        found = llama.forward(IDS)["logits"]
+    finally:
+        llama.remove_hooks()
+    ablated = llama.forward(IDS, interventions=[Intervention("full", "mlp_out_1", ["all"])])["logits"]
+    assert found == ablated != clean
+
+
+def test_errors_of_hooks_come_through_and_leave_the_model_well(llama: HookedModel) -> None:
+    clean = llama.forward(IDS)["logits"]
+
+    def fails(value: Tensor, key: str) -> None:
+        raise RuntimeError(f"at {key}")
+
+    for function, error in ((fails, RuntimeError), (lambda v, k: v[0], ValueError), (lambda v, k: "x", ValueError)):
+        remove = llama.register_forward_hook("resid_out_0", function)
+        with pytest.raises(error):
+            llama.forward(IDS)
+        remove()
+        assert llama.forward(IDS)["logits"] == clean
+    with pytest.raises(ValueError, match="resid_out"):
+        llama.register_forward_hook("resid_outt_0", fails)
+    remove = llama.register_forward_hook(
+        "projected_value_L0H0", lambda v, k: Tensor.from_bytes(bytes(v.nbytes), v.shape, "float32")
+    )
+    with pytest.raises(ValueError, match="can be read, not changed"):
+        llama.forward(IDS)
+    remove()
+
+
+def test_rows_are_continued_as_whole_runs_would(llama: HookedModel) -> None:
+    ids = list(IDS)
+    for _ in range(6):
+        logits = llama.forward(ids, target_token_positions=["last"])["logits"].tolist()[0][0]
+        ids.append(logits.index(max(logits)))
+    found = llama.generate(IDS, max_new_tokens=6, eos_token_id=[])
+    assert found.tolist() == [ids] and found.dtype == "int64"
+    both = llama.generate([IDS, [1]], max_new_tokens=6, eos_token_id=[])
+    assert both[0].tolist() == ids and len(both[1]) == 7
+
+
+def test_generation_takes_settings_and_tells_of_each_token(llama: HookedModel) -> None:
+    told: list[int] = []
+
+    def on_token(row: int, token: int, logprob: float) -> bool:
+        told.append(token)
+        return len(told) == 3
+
+    found = llama.generate(IDS, on_token=on_token, eos_token_id=[])
+    assert found.tolist()[0][5:] == told and len(told) == 3
+    drawn = [
+        llama.generate(IDS, {"do_sample": True, "temperature": 1.5, "top_k": 50}, seed=seed, eos_token_id=[]).tolist()
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert llama.generate(PROMPT, return_text=True, max_new_tokens=2).startswith(PROMPT[:10])
+    zero = [Intervention("full", "resid_out_2", ["all"])]
+    assert llama.generate(IDS, max_new_tokens=2, interventions=zero, eos_token_id=[]).tolist()[0][5:] == [0, 0]
+    for wrong in ({"num_beams": 4}, {"temperature": 0.5}, {"max_length": 2}, {"do_sample": True, "top_p": 7.0}):
+        with pytest.raises(ValueError):
+            llama.generate(IDS, **wrong)
+    with pytest.raises(NotImplementedError, match="run forward"):
+        llama.generate(IDS, target_token_positions=["last"])
+
+
+def test_patching_everything_gives_the_base_run(llama: HookedModel) -> None:
+    base, target = [[1, 2, 3], [4, 5, 6]], [[1, 2, 9], [4, 5, 7]]
+    query = [{"patching_elem": "@last", "layers_to_patch": [0], "activation_type": "resid_in_{}"}]
+    found = llama.compute_patching(
+        ["last"], [base], [{"input_ids": target, "label": [0, 1]}], query, [10, 11], [20, 21], True,
+        batch_saver=lambda others: others,
+    )
+    assert found["target_patched_logits"] == found["base_logits"] != found["target_clean_logits"]
+    assert found["kl_patched|base"].tolist() == [0.0, 0.0]
+    assert found["kl_difference"].tolist() == [-x for x in found["kl_clean|base"].tolist()]
+    assert found["label"] == [0, 1]
+    clean = found["target_clean_logits"].tolist()
+    assert found["logit_diff_in_clean"].tolist() == pytest.approx([clean[0][20] - clean[0][10], clean[1][21] - clean[1][11]])
+    one_by_one = llama.compute_patching(["last"], base, target, query)
+    assert one_by_one["kl_patched|clean"].tolist() == found["kl_patched|clean"].tolist()
+    with pytest.raises(ValueError, match="different numbers of batches"):
+        llama.compute_patching(["last"], base, target[:1], query)
+    with pytest.raises(ValueError, match="patching query"):
+        llama.compute_patching(["last"], base, target, [{"layer": 1}])
+
+
+def test_a_sweep_gives_a_grid(llama: HookedModel) -> None:
+    grid = llama.sweep(IDS, by="patch", base=[5, 17, 201, 3, 42], metric="normalised_logit_diff", answer=7, against=8)
+    assert (len(grid.values), len(grid.values[0])) == (3, 5)
+    # Before the changed token nothing differs; the changed one alone, at the first layer, is the whole base run.
+    assert grid.values[0][2] == pytest.approx(1) and grid.effects()[0][0] == 0
+    assert grid.base == 1 and grid.unchanged == 0
+    assert "<table>" in grid._repr_html_() and "3 layers by 5 columns" in repr(grid)
+    heads = llama.sweep(IDS, along="heads", site="head_out", metric="kl", layers=[1])
+    assert len(heads.columns) == 4 and heads.layers == [1]
+    for wrong in ({"site": "nothing"}, {"metric": "nothing"}, {"by": "patch"}, {"along": "sideways"}):
+        with pytest.raises(ValueError):
+            llama.sweep(IDS, **wrong)
