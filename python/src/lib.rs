@@ -16,6 +16,7 @@ mod model;
 mod patching;
 mod report;
 mod source;
+mod store;
 mod tensor;
 mod tokenizer;
 
@@ -32,6 +33,8 @@ mod _core {
     use super::model::Model;
     #[pymodule_export]
     use super::report::Report;
+    #[pymodule_export]
+    use super::store::{Found, Loader, Saver};
     #[pymodule_export]
     use super::tensor::Tensor;
     #[pymodule_export]

@@ -1,0 +1,302 @@
+"""Activations saved with their whole story, and found again by any of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal, Union, overload
+
+from easyroutine._core import Found, Loader, Saver
+from easyroutine.errors import InputError
+from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
+from easyroutine.interpretability.interventions import as_list
+from easyroutine.interpretability.selection import as_json, normalised
+from easyroutine.interpretability.stored import read_object, written_object
+
+if TYPE_CHECKING:
+    from easyroutine.interpretability.activation_cache import ActivationCache
+    from easyroutine.interpretability.hooked_model import HookedModel
+    from easyroutine.interpretability.interventions import Intervention
+
+__all__ = ["ActivationLoader", "ActivationSaver", "QueryResult"]
+
+Path = Union[str, "os.PathLike[str]"]
+
+
+class ActivationSaver:
+    """Saves runs under ``base_dir/experiment/model/time/``, each visible only when it is whole."""
+
+    def __init__(self, base_dir: Path, experiment_name: str = "default") -> None:
+        self._saver = Saver(os.fspath(base_dir), experiment_name)
+        self.experiment_name = experiment_name
+
+    @classmethod
+    def from_env(cls, experiment_name: str = "default") -> ActivationSaver:
+        """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
+        saver = cls.__new__(cls)
+        saver._saver = Saver(None, experiment_name)
+        saver.experiment_name = experiment_name
+        return saver
+
+    @property
+    def base_dir(self) -> str:
+        """The folder of the store."""
+        return str(self._saver.base)
+
+    def save(
+        self,
+        activations: Any,
+        model: HookedModel | str,
+        target_token_positions: Any,
+        interventions: Sequence[Intervention] | None,
+        extraction_config: ExtractionConfig | Mapping[str, Any],
+        other_metadata: Mapping[str, Any] | None = None,
+        tag: str | None = None,
+    ) -> str:
+        """Saves a cache, a dictionary or a tensor as a run, and returns its folder.
+
+        ``other_metadata`` may hold anything made of numbers, texts, lists, dictionaries and tensors.
+        """
+        if isinstance(model, str):
+            story: tuple[str, str | None, str | None] = (model, None, None)
+        else:
+            story = (model.name, model._engine.commit, model._engine.dtype)
+        return self._save(
+            activations,
+            story,
+            _positions(target_token_positions),
+            config_json(extraction_config if isinstance(extraction_config, ExtractionConfig) else dict(extraction_config)),
+            _interventions(interventions),
+            dict(other_metadata or {}),
+            tag,
+        )
+
+    def save_cache(
+        self, cache: ActivationCache, other_metadata: Mapping[str, Any] | None = None, tag: str | None = None
+    ) -> str:
+        """Saves a cache that knows its run, as those of ``extract_cache`` do, and returns its folder."""
+        metadata = cache.get("metadata")
+        if not isinstance(metadata, Mapping) or not metadata.get("model_name"):
+            raise InputError(
+                "the cache does not say what run it is of", "save() takes model, positions and configuration"
+            )
+        config = metadata.get("extraction_config") or {}
+        return self._save(
+            cache,
+            (str(metadata["model_name"]), None, None),
+            _positions(metadata.get("target_token_positions")),
+            config_json(dict(config)),
+            metadata.get("interventions"),
+            dict(other_metadata or {}),
+            tag,
+        )
+
+    def _save(
+        self,
+        activations: Any,
+        story: tuple[str, str | None, str | None],
+        positions: str,
+        config: str,
+        interventions: Any,
+        other_metadata: dict[str, Any],
+        tag: str | None,
+    ) -> str:
+        written, values = written_object(activations)
+        path = self._saver.save(
+            written,
+            json.dumps(values),
+            story,
+            positions,
+            config,
+            _plain(interventions),
+            {key: _plain(value) for key, value in other_metadata.items()},
+            tag,
+        )
+        return os.path.join(self.base_dir, *path.split("/"))
+
+    def rename_experiment(self, new_experiment_name: str) -> None:
+        """Renames the experiment: its folder, and what its runs say."""
+        self._saver.rename(self.experiment_name, new_experiment_name)
+        self._saver = Saver(self.base_dir, new_experiment_name)
+        self.experiment_name = new_experiment_name
+
+    def __reduce__(self) -> tuple[type[ActivationSaver], tuple[str, str]]:
+        return type(self), (self.base_dir, self.experiment_name)
+
+    def __repr__(self) -> str:
+        return f"ActivationSaver({self.base_dir!r}, {self.experiment_name!r})"
+
+
+class ActivationLoader:
+    """Finds runs, of its own experiment unless told another."""
+
+    def __init__(self, base_dir: Path, experiment_name: str = "default") -> None:
+        self._loader = Loader(os.fspath(base_dir), experiment_name)
+        self.experiment_name = experiment_name
+
+    @classmethod
+    def from_env(cls, experiment_name: str = "default") -> ActivationLoader:
+        """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
+        loader = cls.__new__(cls)
+        loader._loader = Loader(None, experiment_name)
+        loader.experiment_name = experiment_name
+        return loader
+
+    @classmethod
+    def from_saver(cls, saver: ActivationSaver) -> ActivationLoader:
+        """A loader of what a saver saves."""
+        return cls(saver.base_dir, saver.experiment_name)
+
+    @property
+    def base_dir(self) -> str:
+        """The folder of the store."""
+        return str(self._loader.base)
+
+    def query(
+        self,
+        experiment_name: str | None = None,
+        model_name: str | None = None,
+        target_token_positions: Any = None,
+        pivot_positions: Sequence[int] | None = None,
+        save_time: str | None = None,
+        custom_keys: Mapping[str, Any] | None = None,
+        extraction_config: ExtractionConfig | Mapping[str, Any] | None = None,
+        interventions: Sequence[Intervention] | None = None,
+        tag: str | None = None,
+        *,
+        match: Literal["subset", "exact"] = "subset",
+        where: str | None = None,
+    ) -> QueryResult:
+        """The runs for which everything given holds, in the order in which they were saved.
+
+        ``experiment_name="*"`` looks in all experiments. Of ``extraction_config`` the flags that are on must be on in the run, and
+        fields away from their default equal; ``match="exact"`` compares all. ``where`` is a condition, as on the command line.
+        """
+        if match not in ("subset", "exact"):
+            raise InputError(f'match is "subset" or "exact", not {match!r}')
+        config = extraction_config if isinstance(extraction_config, (ExtractionConfig, type(None))) else dict(extraction_config)
+        found = self._loader.query(
+            {
+                "experiment_name": experiment_name,
+                "model_name": model_name,
+                "target_token_positions": None
+                if target_token_positions is None
+                else _positions(target_token_positions),
+                "pivot_positions": None if pivot_positions is None else json.dumps(list(pivot_positions)),
+                "save_time": save_time,
+                "custom_keys": None if custom_keys is None else json.dumps(_plain(dict(custom_keys))),
+                "extraction_config": None if config is None else config_json(config),
+                "interventions": None if interventions is None else _interventions(interventions),
+                "tag": tag,
+                "exact": match == "exact",
+                "condition": where,
+            }
+        )
+        return QueryResult(found, self.base_dir)
+
+    def __reduce__(self) -> tuple[type[ActivationLoader], tuple[str, str]]:
+        return type(self), (self.base_dir, self.experiment_name)
+
+    def __repr__(self) -> str:
+        return f"ActivationLoader({self.base_dir!r}, {self.experiment_name!r})"
+
+
+#: Experiment, folder of the model, folder of the run, metadata.
+Result = tuple[str, str, str, dict[str, Any]]
+
+
+class QueryResult:
+    """Runs that a query found, the most recent last."""
+
+    def __init__(self, found: Found, base_dir: str) -> None:
+        self._found = found
+        self._base_dir = base_dir
+
+    @property
+    def results(self) -> list[Result]:
+        """Experiment, folder of the model, folder of the run, and metadata of each."""
+        listed = []
+        for path, record in self._found.runs():
+            experiment, model, run = path.split("/")
+            listed.append((experiment, model, run, json.loads(record)))
+        return listed
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read while looking; it hides nothing else."""
+        return self._found.problems()
+
+    def get_paths(self) -> list[str]:
+        """The folders of the runs."""
+        return [os.path.join(self._base_dir, *path.split("/")) for path, _ in self._found.runs()]
+
+    def load(self, time: int | str = -1, keys: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
+        """What was saved, and its metadata.
+
+        ``time`` counts from 0, -1 is the most recent; or it is the name of a run's folder (``2023-04-15_14-30-25``), or a
+        beginning of one that fits one run only. With ``keys`` only these values are read.
+        """
+        _, tensors, values, record = self._found.load(time, None if keys is None else list(keys))
+        return read_object(tensors, json.loads(values), keys), json.loads(record)
+
+    def remove(self, time: int | str) -> None:
+        """Removes a run from the store."""
+        self._found.remove(time)
+
+    def update_run_experiment(self, identifier: int | str, new_experiment: str) -> str:
+        """Moves a run to another experiment, and returns its folder there."""
+        return os.path.join(self._base_dir, *self._found.move_to(identifier, new_experiment).split("/"))
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Result]: ...
+    def __getitem__(self, index: int | slice) -> Result | list[Result]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self._found.runs())
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def __repr__(self) -> str:
+        return self._found.text().rstrip()
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{number}</td><td>{escape(run)}</td><td>{escape(experiment)}</td><td>{escape(model)}</td>"
+            f"<td>{escape(str(metadata.get('tag') or ''))}</td></tr>"
+            for number, (experiment, model, run, metadata) in enumerate(self.results)
+        )
+        head = "<tr><th></th><th>run</th><th>experiment</th><th>model</th><th>tag</th></tr>"
+        return f"<table><caption>{len(self)} runs</caption>{head}{rows}</table>"
+
+
+def _positions(given: Any) -> str:
+    if given is None:
+        return "null"
+    return as_json(normalised(given if isinstance(given, (str, int, tuple)) else list(given)))
+
+
+def _interventions(given: Any) -> Any:
+    """Interventions by value; the store keeps their tensors by checksum."""
+    listed = as_list(given)
+    return [_plain(dict(one.__dict__)) for one in listed] or None
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of any library as the engine's, mappings and tuples as dictionaries and lists, numbers of numpy as numbers."""
+    from easyroutine import tensors
+
+    if tensors.is_array(value):
+        return tensors.as_tensor(value, "a value of the metadata")
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(one) for one in value]
+    if hasattr(value, "item") and not isinstance(value, (int, float, str)):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

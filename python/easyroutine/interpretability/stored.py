@@ -1,0 +1,274 @@
+"""Caches, dictionaries and tensors as a run keeps them, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from easyroutine import tensors
+from easyroutine._core import Tensor
+from easyroutine.errors import InputError
+from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.selection import Selection
+from easyroutine.interpretability.value_with_info import ValueWithInfo
+
+__all__ = ["read_object", "written_object"]
+
+#: Under which the values of a run say how the Python object was made of its tensors.
+_LAYOUT = "python"
+
+#: Types of numpy and torch in the spelling of safetensors.
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+}
+_NAMES = {stored: name for name, stored in _DTYPES.items()}
+
+Written = dict[str, Any]
+Read = tuple[str, str, list[int], str, bytes, list[int]]
+
+
+def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
+    """Tensors, and values beside them."""
+    writer = _Writer()
+    if isinstance(given, ActivationCache):
+        layout: dict[str, Any] = {"cache": writer.entries(given._values, len(given._selection.rows) if given._selection else None)}
+        for name, selection in (("selection", given._selection), ("pattern_rows", given._pattern_rows)):
+            if selection is not None:
+                layout[name] = [selection.specifiers, selection.rows, selection.averaged]
+    elif isinstance(given, Mapping):
+        layout = {"dict": writer.entries(given, None)}
+    else:
+        layout = {"value": writer.node(given, "tensor", None)}
+    values: dict[str, Any] = {_LAYOUT: layout}
+    if isinstance(given, Mapping):
+        # What everybody asks for stands where programs in other languages find it.
+        for key in ("mapping_index", "mapping_index_rows", "token_dict"):
+            if isinstance(given.get(key), Mapping):
+                values[key] = {_key_text(one): value for one, value in given[key].items()}
+    return writer.tensors, values
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.tensors: list[Written] = []
+
+    def entries(self, given: Mapping[Any, Any], n_rows: int | None) -> list[list[Any]]:
+        return [[_key_node(key), self.node(value, str(key), n_rows)] for key, value in given.items()]
+
+    def node(self, value: Any, name: str, n_rows: int | None) -> dict[str, Any]:
+        if isinstance(value, ValueWithInfo):
+            return {"info": value.info, "of": self.node(value.value, name, n_rows)}
+        if tensors.is_array(value):
+            return self._tensor(value, name, n_rows)
+        if isinstance(value, list) and len(value) == n_rows and value and all(map(tensors.is_array, value)):
+            return self._ragged(value, name)
+        if isinstance(value, Mapping):
+            return {"dict": [[_key_node(k), self.node(v, f"{name}.{k}", n_rows)] for k, v in value.items()]}
+        if isinstance(value, (list, tuple)):
+            kind = "tuple" if isinstance(value, tuple) else "list"
+            return {kind: [self.node(one, f"{name}.{number}", None) for number, one in enumerate(value)]}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return {"json": value}
+        if hasattr(value, "item"):
+            return {"json": value.item()}
+        raise InputError(f"{name!r} is of type {type(value).__name__}, which a run cannot keep")
+
+    def _tensor(self, value: Any, name: str, n_rows: int | None) -> dict[str, Any]:
+        shape = tensors.shape_of(value)
+        kind = "dense" if n_rows is not None and len(shape) > 1 and shape[0] == n_rows else "object"
+        return self._put(name, _dtype(value, name), list(shape), kind, _bytes(value), [])
+
+    def _ragged(self, rows: list[Any], name: str) -> dict[str, Any]:
+        shapes = [tensors.shape_of(row) for row in rows]
+        data = b"".join(_bytes(row) for row in rows)
+        dtype = _dtype(rows[0], name)
+        if len({shape[1:] for shape in shapes}) == 1 and shapes[0]:
+            ends = [shape[0] for shape in shapes]
+            whole = [sum(ends), *shapes[0][1:]]
+            node = self._put(name, dtype, whole, "rows", data, _offsets(ends))
+            return {"rows": node["tensor"], "shapes": [list(shape) for shape in shapes]}
+        sizes = [_size(shape) for shape in shapes]
+        node = self._put(name, dtype, [sum(sizes)], "ragged_nd", data, _offsets(sizes))
+        return {"rows": node["tensor"], "shapes": [list(shape) for shape in shapes]}
+
+    def _put(
+        self, name: str, dtype: str, shape: list[int], kind: str, data: bytes, offsets: list[int]
+    ) -> dict[str, Any]:
+        self.tensors.append(
+            {"name": name, "dtype": dtype, "shape": shape, "kind": kind, "data": data, "offsets": offsets}
+        )
+        return {"tensor": name}
+
+
+def read_object(read: Sequence[Read], values: Mapping[str, Any], keys: Sequence[str] | None) -> Any:
+    """The object that was saved; of a run that another program wrote, a cache of its tensors and values."""
+    by_name = {name: entry for name, *entry in read}
+    layout = values.get(_LAYOUT)
+    if not isinstance(layout, Mapping):
+        return _without_layout(by_name, values)
+    if "value" in layout:
+        return tensors.handed_out(_value(layout["value"], by_name))
+    entries = layout["cache"] if "cache" in layout else layout["dict"]
+    if keys is not None:
+        entries = [entry for entry in entries if _key(entry[0]) in keys]
+    found = {_key(key): _value(node, by_name) for key, node in entries}
+    if "dict" in layout:
+        return {key: tensors.handed_out(value) for key, value in found.items()}
+    cache = ActivationCache()
+    cache._values.update(found)
+    for name, attribute in (("selection", "_selection"), ("pattern_rows", "_pattern_rows")):
+        if name in layout:
+            specifiers, rows, averaged = layout[name]
+            setattr(
+                cache,
+                attribute,
+                Selection(
+                    [tuple(one) if isinstance(one, list) else one for one in specifiers],
+                    [(indices, [(a, b) for a, b in groups]) for indices, groups in rows],
+                    averaged,
+                ),
+            )
+    return cache
+
+
+def _without_layout(by_name: Mapping[str, Any], values: Mapping[str, Any]) -> ActivationCache:
+    cache = ActivationCache()
+    for name, (dtype, shape, kind, data, offsets) in by_name.items():
+        if kind in ("rows", "ragged_nd"):
+            width = _size(shape[1:])
+            cache[name] = [
+                _made(dtype, _row_shape(kind, b - a, shape), data, a * width, b * width)
+                for a, b in zip(offsets, offsets[1:], strict=False)
+            ]
+        elif name.startswith("last_layernorm."):
+            statistics = cache._values.setdefault("last_layernorm", {})
+            statistics[name.removeprefix("last_layernorm.")] = _made(dtype, shape, data)
+        else:
+            cache[name] = _made(dtype, shape, data)
+    for key, value in values.items():
+        if key in ("mapping_index", "mapping_index_rows", "token_dict") and isinstance(value, Mapping):
+            value = {_text_key(one): inner for one, inner in value.items()}
+        cache[key] = value
+    return cache
+
+
+def _row_shape(kind: str, rows: int, shape: Sequence[int]) -> list[int]:
+    if kind == "rows":
+        return [rows, *shape[1:]]
+    side = round(rows**0.5)
+    return [side, side] if side * side == rows else [rows]
+
+
+def _value(node: Mapping[str, Any], by_name: Mapping[str, Any]) -> Any:
+    if "json" in node:
+        return node["json"]
+    if "tensor" in node:
+        dtype, shape, _, data, _ = by_name[node["tensor"]]
+        return _made(dtype, shape, data)
+    if "rows" in node:
+        dtype, _, _, data, _ = by_name[node["rows"]]
+        out, at = [], 0
+        for shape in node["shapes"]:
+            size = _size(shape)
+            out.append(_made(dtype, shape, data, at, at + size))
+            at += size
+        return out
+    if "info" in node:
+        return ValueWithInfo(_value(node["of"], by_name), node["info"])
+    if "dict" in node:
+        return {_key(key): _value(one, by_name) for key, one in node["dict"]}
+    items = [_value(one, by_name) for one in node["tuple" if "tuple" in node else "list"]]
+    return tuple(items) if "tuple" in node else items
+
+
+def _made(dtype: str, shape: Sequence[int], data: bytes, start: int = 0, end: int | None = None) -> Any:
+    """A tensor of a part of the bytes: the package's own of float32 and int64, else of torch or numpy."""
+    width = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}.get(dtype, 8)
+    part = data if start == 0 and end is None else data[start * width : None if end is None else end * width]
+    if dtype in ("F32", "I64"):
+        return Tensor.from_bytes(part, list(shape), _NAMES[dtype])
+    if tensors.is_installed("torch"):
+        torch = tensors.needed("torch", f"a tensor of {dtype}")
+        kind = getattr(torch, _NAMES[dtype])
+        # An empty buffer is refused by torch.
+        flat = torch.frombuffer(bytearray(part), dtype=kind) if part else torch.empty(0, dtype=kind)
+        return flat.reshape(tuple(shape))
+    if dtype == "BF16":
+        raise InputError("a tensor of bfloat16 needs torch: numpy has no such type", "pip install torch")
+    numpy = tensors.needed("numpy", f"a tensor of {dtype}")
+    return numpy.frombuffer(bytearray(part), dtype=_NAMES[dtype]).reshape(tuple(shape))
+
+
+def _dtype(value: Any, name: str) -> str:
+    text = str(value.dtype).removeprefix("torch.")
+    if text not in _DTYPES:
+        raise InputError(f"{name!r} holds numbers of type {text}, which a run cannot keep")
+    return _DTYPES[text]
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, Tensor):
+        return value.tobytes()
+    if tensors.is_torch(value):
+        plain = value.detach().cpu().contiguous()
+        if not plain.numel():
+            return b""
+        import torch
+
+        raw = plain.flatten().view(torch.uint8)
+        return bytes(raw.numpy()) if tensors.is_installed("numpy") else bytes(raw.tolist())
+    return bytes(value.tobytes())
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for axis in shape:
+        size *= axis
+    return size
+
+
+def _offsets(lengths: Sequence[int]) -> list[int]:
+    offsets = [0]
+    for length in lengths:
+        offsets.append(offsets[-1] + length)
+    return offsets
+
+
+def _key_node(key: Any) -> Any:
+    """A key that JSON keeps as it is: text and whole numbers as they are, a pair as a list."""
+    if isinstance(key, (str, int)) and not isinstance(key, bool):
+        return key
+    if isinstance(key, tuple) and all(isinstance(one, int) for one in key):
+        return list(key)
+    raise InputError(f"a key is a text, a whole number or a pair of them, not {key!r}")
+
+
+def _key(node: Any) -> Any:
+    return tuple(node) if isinstance(node, list) else node
+
+
+def _key_text(key: Any) -> str:
+    return key if isinstance(key, str) else json.dumps(key, separators=(",", ":"))
+
+
+def _text_key(text: str) -> Any:
+    """The position that a key of JSON stands for."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) else value if isinstance(value, int) else text
