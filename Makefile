@@ -3,19 +3,19 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: demo test setup lint docs unit count real web fuzz readme bench torture
+.PHONY: demo test setup lint docs unit count real web python fuzz readme test-torch bench torture
 
 # The compiler that the checks are made with; any newer one builds the program.
 RUST := 1.95.0
 ifneq ($(shell rustc --version 2>/dev/null | cut -d' ' -f2),$(RUST))
-test setup lint docs unit count real web fuzz readme torture: export RUSTUP_TOOLCHAIN := $(RUST)
+test setup lint docs unit count real web python fuzz readme test-torch torture: export RUSTUP_TOOLCHAIN := $(RUST)
 endif
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export MAKE
 
 PROMPT := The capital of France is
 EASYROUTINE := cargo run --release --locked --quiet --package easyroutine-cli --
-STAGES := setup lint docs unit count real web fuzz readme
+STAGES := setup lint docs unit count real web python fuzz readme
 
 # Every layer's guess at the next token, on a pretrained model (98 MB, kept in the cache folder).
 demo:
@@ -61,6 +61,15 @@ real:
 web:
 	tests/web/run.sh
 
+# The Python package, without torch; `make test-torch` has torch and transformers, and runs everything.
+python:
+	cargo fmt --manifest-path python/Cargo.toml --check
+	cargo clippy --manifest-path python/Cargo.toml --all-targets --locked -- -D warnings
+	scripts/python.sh test
+
+test-torch:
+	scripts/python.sh torch
+
 # Ten seconds a target; `make torture` takes ten minutes each, and kills 35,000 processes that write to a store.
 fuzz:
 	scripts/fuzz.sh 10
@@ -83,4 +92,4 @@ bench:
 	cargo bench --locked --package easyroutine-kernels
 	bench/run.sh
 	cargo build --release --locked --package easyroutine-store --example figures
-	.cache/bench/bin/python bench/store.py "$(STORE_BENCH)"
+	.cache/bench/venv/bin/python bench/store.py "$(STORE_BENCH)"

@@ -24,6 +24,7 @@ def select(
     seed: int = 0,
     first_row: int = 0,
 ) -> _Selection: ...
+
 @final
 class Tensor:
     """An array of float32 or int64 numbers, a view into shared memory."""
@@ -169,9 +170,7 @@ class Model:
         patches: list[tuple[str, str]],
         labels: list[tuple[int, int]] | None,
     ) -> dict[str, Any]: ...
-    def sweep(
-        self, row: list[int], sweep: dict[str, Any], progress: Callable[[int, int], Any] | None
-    ) -> str: ...
+    def sweep(self, row: list[int], sweep: dict[str, Any], progress: Callable[[int, int], Any] | None) -> str: ...
 
 @final
 class Lens:

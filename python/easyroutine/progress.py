@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 def is_shown() -> bool:
     """Whether somebody looks: standard error is a terminal, or this is a notebook."""
-    return sys.stderr is not None and sys.stderr.isatty() or "ipykernel" in sys.modules
+    return (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules
 
 
 def progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:

@@ -140,9 +140,7 @@ def needed(package: str, what: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise MissingPackageError(
-            f"{what} needs {package}, which is not installed", f"pip install {package}"
-        ) from None
+        raise MissingPackageError(f"{what} needs {package}, which is not installed", f"pip install {package}") from None
 
 
 def concatenated(values: Sequence[Any]) -> Any:

@@ -25,8 +25,11 @@ def reference(family: str, name: str) -> Any:
     entry = json.loads(data[8 : 8 + length])[name]
     start, end = entry["data_offsets"]
     raw = data[8 + length + start : 8 + length + end]
-    values = list(struct.unpack(f"<{len(raw) // (4 if entry['dtype'] == 'F32' else 8)}"
-                                f"{'f' if entry['dtype'] == 'F32' else 'q'}", raw))
+    values = list(
+        struct.unpack(
+            f"<{len(raw) // (4 if entry['dtype'] == 'F32' else 8)}{'f' if entry['dtype'] == 'F32' else 'q'}", raw
+        )
+    )
     for size in reversed(entry["shape"][1:]):
         values = [values[at : at + size] for at in range(0, len(values), size)]
     return values

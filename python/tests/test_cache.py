@@ -205,9 +205,7 @@ def test_a_notebook_shows_a_table(llama: HookedModel) -> None:
 
 
 @pytest.mark.torch
-def test_torch_tensors_share_memory_and_stay_what_they_are(
-    llama: HookedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_tensors_share_memory_and_stay_what_they_are(llama: HookedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setenv("EASYROUTINE_TENSORS", "auto")

@@ -208,7 +208,13 @@ def test_patching_everything_gives_the_base_run(llama: HookedModel) -> None:
     base, target = [[1, 2, 3], [4, 5, 6]], [[1, 2, 9], [4, 5, 7]]
     query = [{"patching_elem": "@last", "layers_to_patch": [0], "activation_type": "resid_in_{}"}]
     found = llama.compute_patching(
-        ["last"], [base], [{"input_ids": target, "label": [0, 1]}], query, [10, 11], [20, 21], True,
+        ["last"],
+        [base],
+        [{"input_ids": target, "label": [0, 1]}],
+        query,
+        [10, 11],
+        [20, 21],
+        True,
         batch_saver=lambda others: others,
     )
     assert found["target_patched_logits"] == found["base_logits"] != found["target_clean_logits"]
@@ -216,7 +222,9 @@ def test_patching_everything_gives_the_base_run(llama: HookedModel) -> None:
     assert found["kl_difference"].tolist() == [-x for x in found["kl_clean|base"].tolist()]
     assert found["label"] == [0, 1]
     clean = found["target_clean_logits"].tolist()
-    assert found["logit_diff_in_clean"].tolist() == pytest.approx([clean[0][20] - clean[0][10], clean[1][21] - clean[1][11]])
+    assert found["logit_diff_in_clean"].tolist() == pytest.approx(
+        [clean[0][20] - clean[0][10], clean[1][21] - clean[1][11]]
+    )
     one_by_one = llama.compute_patching(["last"], base, target, query)
     assert one_by_one["kl_patched|clean"].tolist() == found["kl_patched|clean"].tolist()
     with pytest.raises(ValueError, match="different numbers of batches"):

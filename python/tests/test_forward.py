@@ -12,9 +12,7 @@ from easyroutine.interpretability import ExtractionConfig, HookedModel, HookedMo
 
 pytestmark = pytest.mark.usefixtures("own_tensors")
 
-EVERYTHING = {
-    flag: True for flag, _, _ in _core.sites() if flag not in ("extract_mlp_hidden", "extract_resid_mid")
-}
+EVERYTHING = {flag: True for flag, _, _ in _core.sites() if flag not in ("extract_mlp_hidden", "extract_resid_mid")}
 
 
 def test_shapes_are_those_of_the_table(llama: HookedModel) -> None:
@@ -92,9 +90,7 @@ def test_a_substring_names_its_tokens(llama: HookedModel) -> None:
 
 
 def test_pivots_cut_rows_into_groups(llama: HookedModel) -> None:
-    cache = llama.forward(
-        [1, 2, 3, 4, 5], target_token_positions=["inputs-partition-1"], pivot_positions=[4, 2]
-    )
+    cache = llama.forward([1, 2, 3, 4, 5], target_token_positions=["inputs-partition-1"], pivot_positions=[4, 2])
     assert cache["token_dict"] == {"inputs-partition-1": [2, 3]}
 
 

@@ -1,6 +1,7 @@
 """Models whose activations can be read, caches that hold them, and the logit lens."""
 
 from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
+from easyroutine.interpretability.activation_saver import ActivationLoader, ActivationSaver, QueryResult
 from easyroutine.interpretability.extraction_config import ExtractionConfig
 from easyroutine.interpretability.hooked_model import HookedModel, HookedModelConfig
 from easyroutine.interpretability.interventions import Intervention, InterventionConfig
@@ -11,6 +12,8 @@ from easyroutine.interpretability.tools import LogitLens
 
 __all__ = [
     "ActivationCache",
+    "ActivationLoader",
+    "ActivationSaver",
     "ExtractionConfig",
     "HookedModel",
     "HookedModelConfig",
@@ -19,6 +22,7 @@ __all__ = [
     "LensResult",
     "LogitLens",
     "PatchingGrid",
+    "QueryResult",
     "TokenIndex",
     "ValueWithInfo",
 ]

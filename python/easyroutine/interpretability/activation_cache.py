@@ -212,9 +212,7 @@ class ActivationCache(MutableMapping[str, Any]):
         for cache in caches:
             missing = [key for key in self if key not in cache] or [key for key in cache if key not in self]
             if missing:
-                raise InputError(
-                    f"only caches with the same keys can be joined: one of them has no {missing[0]!r}"
-                )
+                raise InputError(f"only caches with the same keys can be joined: one of them has no {missing[0]!r}")
         if not caches:
             return
         values = {
@@ -288,9 +286,7 @@ class ActivationCache(MutableMapping[str, Any]):
             name = _without_numbers(key) if grouped_tree else key
             sizes[name] = sizes.get(name, 0) + _bytes(value)
         width = max((len(name) for name in sizes), default=0)
-        lines = [
-            f"{name:<{width}}  {readable(size)}" for name, size in sorted(sizes.items(), key=lambda e: -e[1])
-        ]
+        lines = [f"{name:<{width}}  {readable(size)}" for name, size in sorted(sizes.items(), key=lambda e: -e[1])]
         tree = "\n".join([f"ActivationCache: {self.memory_size()}", *lines])
         if print_tree:
             print(tree)
@@ -332,9 +328,7 @@ def aggregated(values: list[Any]) -> Any:
         return list(values)
     joined: list[Any] = []
     for value in values:
-        if isinstance(value, (list, tuple)):
-            joined.extend(value)
-        elif tensors.is_array(value) and tensors.shape_of(value):
+        if isinstance(value, (list, tuple)) or (tensors.is_array(value) and tensors.shape_of(value)):
             joined.extend(value)
         else:
             joined.append(value)

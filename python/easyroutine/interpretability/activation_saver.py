@@ -67,7 +67,9 @@ class ActivationSaver:
             activations,
             story,
             _positions(target_token_positions),
-            config_json(extraction_config if isinstance(extraction_config, ExtractionConfig) else dict(extraction_config)),
+            config_json(
+                extraction_config if isinstance(extraction_config, ExtractionConfig) else dict(extraction_config)
+            ),
             _interventions(interventions),
             dict(other_metadata or {}),
             tag,
@@ -176,7 +178,11 @@ class ActivationLoader:
         """
         if match not in ("subset", "exact"):
             raise InputError(f'match is "subset" or "exact", not {match!r}')
-        config = extraction_config if isinstance(extraction_config, (ExtractionConfig, type(None))) else dict(extraction_config)
+        config = (
+            extraction_config
+            if isinstance(extraction_config, (ExtractionConfig, type(None)))
+            else dict(extraction_config)
+        )
         found = self._loader.query(
             {
                 "experiment_name": experiment_name,

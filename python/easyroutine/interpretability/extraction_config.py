@@ -87,11 +87,7 @@ class ExtractionConfig:
 
     def is_not_empty(self) -> bool:
         """Whether anything is asked for."""
-        return any(
-            value is True
-            for name, value in self.to_dict().items()
-            if name.startswith(("extract_", "save_"))
-        )
+        return any(value is True for name, value in self.to_dict().items() if name.startswith(("extract_", "save_")))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary of its own."""

@@ -14,8 +14,8 @@ from easyroutine._core import Model as _Engine
 from easyroutine._core import most_likely
 from easyroutine.errors import InputError, UnsupportedError
 from easyroutine.interpretability.activation_cache import ActivationCache
-from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.dataset import extract_cache
+from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.generation import generate
 from easyroutine.interpretability.inputs import Row, rows_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
@@ -29,6 +29,7 @@ from easyroutine.progress import download_progress
 from easyroutine.tokenizer import Tokenizer
 
 __all__ = ["HookedModel", "HookedModelConfig"]
+
 
 class HookedModel:
     """A decoder, ready to run, whose activations can be read.
@@ -341,9 +342,7 @@ class HookedModel:
         """Takes the registered interventions away."""
         self.interventions.clear()
 
-    def register_forward_hook(
-        self, component: str, hook_function: Callable[[Any, str], Any]
-    ) -> Callable[[], None]:
+    def register_forward_hook(self, component: str, hook_function: Callable[[Any, str], Any]) -> Callable[[], None]:
         """Calls ``hook_function(value, key)`` in every run from now on, after the interventions.
 
         ``component`` is a key or a pattern of keys (``resid_out_3``, ``pattern_L3H*``). The value is [B, S, ...] of all tokens, a

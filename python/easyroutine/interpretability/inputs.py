@@ -63,9 +63,7 @@ def _of_mapping(inputs: Mapping[str, Any]) -> list[Row]:
             continue
         if key == "pixel_values":
             raise InputError("'pixel_values': models with a vision tower are not built")
-        raise InputError(
-            f"{key!r} is not something that the model reads", "it reads 'input_ids' and 'attention_mask'"
-        )
+        raise InputError(f"{key!r} is not something that the model reads", "it reads 'input_ids' and 'attention_mask'")
     texts = getattr(inputs, "texts", None)
     if texts is not None and len(texts) != len(ids):
         texts = None
@@ -84,9 +82,7 @@ def _unpadded(row: list[int], masks: list[list[int]], number: int, n_rows: int) 
         raise InputError(f"'attention_mask' has {len(masks)} rows, 'input_ids' {n_rows}")
     mask = masks[number]
     if len(mask) != len(row):
-        raise InputError(
-            f"row {number} of 'attention_mask' has {len(mask)} values, of 'input_ids' {len(row)}"
-        )
+        raise InputError(f"row {number} of 'attention_mask' has {len(mask)} values, of 'input_ids' {len(row)}")
     wrong = next((one for one in mask if one not in (0, 1)), None)
     if wrong is not None:
         raise InputError(f"row {number} of 'attention_mask' holds {wrong}; a mask is made of 0 and 1")

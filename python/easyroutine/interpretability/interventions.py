@@ -57,9 +57,7 @@ class Intervention:
     source_row: int | None = None
 
     @classmethod
-    def add(
-        cls, activation: str, vector: Any, strength: float = 1.0, token_positions: Any = ("all",)
-    ) -> Intervention:
+    def add(cls, activation: str, vector: Any, strength: float = 1.0, token_positions: Any = ("all",)) -> Intervention:
         """Steering: a vector, ``strength`` times, added at the positions."""
         return cls("full", activation, token_positions, vector, operation="add", strength=strength)
 

@@ -78,15 +78,11 @@ class LensResult:
         """One page that needs no network; written to ``path`` where that is given."""
         return _written(self._report.html(), path)
 
-    def to_svg(
-        self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False
-    ) -> str:
+    def to_svg(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> str:
         """A picture; written to ``path`` where that is given."""
         return _written(self._report.svg(metric, dark), path)
 
-    def to_png(
-        self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False
-    ) -> bytes:
+    def to_png(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> bytes:
         """A picture; written to ``path`` where that is given."""
         picture = self._report.png(metric, dark)
         if path is not None:

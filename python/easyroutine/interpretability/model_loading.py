@@ -17,6 +17,7 @@ _DTYPES = {
     "bf16": "bfloat16",
 }
 
+
 @dataclass
 class HookedModelConfig:
     """How a model is loaded."""

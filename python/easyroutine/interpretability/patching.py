@@ -147,7 +147,9 @@ def sweep(
         },
         on_progress,
     )
-    return PatchingGrid(json.loads(text), [model.get_text_tokenizer().to_string_tokens([one])[0] for one in rows[0].ids])
+    return PatchingGrid(
+        json.loads(text), [model.get_text_tokenizer().to_string_tokens([one])[0] for one in rows[0].ids]
+    )
 
 
 def _indices(model: HookedModel, row: Any, positions: Any) -> list[int]:

@@ -45,7 +45,9 @@ def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
     """Tensors, and values beside them."""
     writer = _Writer()
     if isinstance(given, ActivationCache):
-        layout: dict[str, Any] = {"cache": writer.entries(given._values, len(given._selection.rows) if given._selection else None)}
+        layout: dict[str, Any] = {
+            "cache": writer.entries(given._values, len(given._selection.rows) if given._selection else None)
+        }
         for name, selection in (("selection", given._selection), ("pattern_rows", given._pattern_rows)):
             if selection is not None:
                 layout[name] = [selection.specifiers, selection.rows, selection.averaged]
@@ -197,7 +199,9 @@ def _value(node: Mapping[str, Any], by_name: Mapping[str, Any]) -> Any:
 
 def _made(dtype: str, shape: Sequence[int], data: bytes, start: int = 0, end: int | None = None) -> Any:
     """A tensor of a part of the bytes: the package's own of float32 and int64, else of torch or numpy."""
-    width = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}.get(dtype, 8)
+    width = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}.get(
+        dtype, 8
+    )
     part = data if start == 0 and end is None else data[start * width : None if end is None else end * width]
     if dtype in ("F32", "I64"):
         return Tensor.from_bytes(part, list(shape), _NAMES[dtype])

@@ -74,6 +74,13 @@ def _binary(operation: Callable[[Any, Any], Any]) -> Callable[[ValueWithInfo, An
     return method
 
 
+def _unary(operation: Callable[[Any], Any]) -> Callable[[ValueWithInfo], Any]:
+    def method(self: ValueWithInfo) -> Any:
+        return operation(self.value)
+
+    return method
+
+
 def _reflected(operation: Callable[[Any, Any], Any]) -> Callable[[ValueWithInfo, Any], Any]:
     def method(self: ValueWithInfo, other: Any) -> Any:
         return operation(other, self.value)
@@ -87,8 +94,4 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
 for _name in ("lt", "le", "gt", "ge"):
     setattr(ValueWithInfo, f"__{_name}__", _binary(getattr(operator, _name)))
 for _name in ("neg", "abs"):
-    setattr(
-        ValueWithInfo,
-        f"__{_name}__",
-        lambda self, _operation=getattr(operator, _name): _operation(self.value),
-    )
+    setattr(ValueWithInfo, f"__{_name}__", _unary(getattr(operator, _name)))

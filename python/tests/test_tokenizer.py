@@ -1,0 +1,195 @@
+"""The tokenizer: ids, masks, padding and truncation of transformers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROMPT, ROOT, TINY
+
+from easyroutine.tokenizer import Tokenizer
+
+TEXTS = ["The capital of France is", "a", "  two  blanks", "Zürich, naïve café — 東京 🙂 123", "line\nbreak\t"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained(TINY / "llama")
+
+
+@pytest.mark.parametrize("name", ["pieces", "gemma"])
+def test_ids_are_the_committed_answers(name: str) -> None:
+    texts = json.loads((ROOT / "fixtures/tokenizers/texts.json").read_text(encoding="utf-8"))
+    answers = json.loads((ROOT / f"fixtures/tokenizers/{name}.json").read_text(encoding="utf-8"))["ids"]
+    tokenizer = Tokenizer.from_pretrained(ROOT / f"fixtures/tokenizers/{name}.gguf")
+    expected = next(iter(answers.values()))
+    for text, ids in zip(texts, expected, strict=True):
+        assert tokenizer.encode(text, add_special_tokens=False) in (ids, ids[1:]), text
+
+
+def test_one_text_is_a_row_and_several_are_rows(tokenizer: Tokenizer) -> None:
+    one = tokenizer(PROMPT)
+    assert one.input_ids == one["input_ids"] == tokenizer.encode(PROMPT)
+    assert one.attention_mask == [1] * len(one.input_ids)
+    assert tokenizer([PROMPT])["input_ids"] == [one.input_ids]
+    assert dict(one) == one.data and len(one) == 2 and "input_ids" in repr(one)
+    with pytest.raises(AttributeError):
+        _ = one.pixel_values
+
+
+def test_rows_are_filled_and_cut(tokenizer: Tokenizer) -> None:
+    long, short = tokenizer.encode(PROMPT), tokenizer.encode("a")
+    pad = tokenizer.pad_token_id
+    right = tokenizer([PROMPT, "a"], padding=True)
+    fill = [pad] * (len(long) - len(short))
+    assert right["input_ids"] == [long, short + fill]
+    assert right["attention_mask"][1] == [1] * len(short) + [0] * len(fill)
+    left = tokenizer([PROMPT, "a"], padding=True, padding_side="left")
+    assert left["input_ids"][1] == fill + short
+    wide = tokenizer("a", padding="max_length", max_length=6)
+    assert len(wide["input_ids"]) == 6
+    assert tokenizer(PROMPT, truncation=True, max_length=3)["input_ids"] == long[:3]
+    other = copy.copy(tokenizer)
+    other.truncation_side = "left"
+    assert other(PROMPT, truncation=True, max_length=3)["input_ids"] == long[-3:]
+    assert tokenizer.pad([{"input_ids": long}, {"input_ids": short}])["input_ids"] == right["input_ids"]
+
+
+def test_arrays_of_numpy_are_made_of_rows_of_one_length(tokenizer: Tokenizer) -> None:
+    numpy = pytest.importorskip("numpy")
+    found = tokenizer(["a", PROMPT], padding=True, return_tensors="np")
+    assert found["input_ids"].dtype == numpy.int64 and found["input_ids"].shape[0] == 2
+    assert tokenizer(PROMPT, return_tensors="np")["input_ids"].shape[0] == 1
+    with pytest.raises(ValueError, match="padding=True"):
+        tokenizer(["a", PROMPT], return_tensors="np")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": "widest"},
+        {"padding": "max_length"},
+        {"truncation": "somewhere"},
+        {"truncation": True, "max_length": 0},
+        {"return_tensors": "tf"},
+        {"padding": True, "padding_side": "top"},
+    ],
+)
+def test_what_is_no_setting_is_an_error(tokenizer: Tokenizer, arguments: Any) -> None:
+    with pytest.raises(ValueError):
+        tokenizer([PROMPT, "a"], **arguments)
+
+
+def test_ids_are_read_back(tokenizer: Tokenizer) -> None:
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+    ids = tokenizer.encode(PROMPT)
+    assert tokenizer.batch_decode([ids, ids[:1]])[0] == PROMPT
+    assert tokenizer.decode(ids[0]) == tokenizer.decode([ids[0]])
+    for wrong in ("text", [1.5], [-1], [[1]], None):
+        with pytest.raises(ValueError):
+            tokenizer.decode(wrong)
+
+
+def test_tokens_and_ids_name_each_other(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.tokenize(PROMPT)
+    assert tokenizer.convert_tokens_to_ids(tokens) == tokenizer.encode(PROMPT, add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(tokens)) == tokens
+    assert tokenizer.get_vocab()[tokens[0]] == tokenizer.convert_tokens_to_ids(tokens[0])
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<bos>", "<eos>", "<pad>")
+    assert tokenizer.pad_token_id in tokenizer.all_special_ids and "<bos>" in tokenizer.all_special_tokens
+    assert len(tokenizer) == 320
+    single = tokenizer.decode([70])
+    assert tokenizer.to_single_token(single) == 70
+    with pytest.raises(ValueError, match="is not one token"):
+        tokenizer.to_single_token("two words")
+
+
+def test_offsets_are_of_characters(tokenizer: Tokenizer) -> None:
+    text = "café 東京 x"
+    found = tokenizer(text, return_offsets_mapping=True)
+    spans = found["offset_mapping"]
+    assert text[spans[-1][0] : spans[-1][1]].strip() == "x"
+    assert all(0 <= start <= end <= len(text) for start, end in spans)
+
+
+def test_a_padding_token_may_be_chosen(folder_copy: Path) -> None:
+    settings = folder_copy / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}))
+    tokenizer = Tokenizer.from_pretrained(folder_copy)
+    with pytest.raises(ValueError, match="no padding token"):
+        tokenizer([PROMPT, "a"], padding=True)
+    tokenizer.pad_token = tokenizer.eos_token
+    assert tokenizer([PROMPT, "a"], padding=True)["input_ids"][1][-1] == tokenizer.eos_token_id
+    with pytest.raises(ValueError, match="no token"):
+        tokenizer.pad_token = "<nothing>"
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_copies_are_apart(tokenizer: Tokenizer, make: Any) -> None:
+    same = make(tokenizer)
+    assert same.encode(PROMPT) == tokenizer.encode(PROMPT)
+    same.padding_side, same.pad_token = "left", None
+    assert tokenizer.padding_side == "right" and tokenizer.pad_token == "<pad>"
+
+
+def test_conversations_go_through_the_models_template(folder_copy: Path) -> None:
+    plain = Tokenizer.from_pretrained(folder_copy)
+    with pytest.raises(ValueError, match="no chat template"):
+        plain.apply_chat_template([{"role": "user", "content": "a"}])
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    (folder_copy / "chat_template.jinja").write_text(template)
+    tokenizer = Tokenizer.from_pretrained(folder_copy)
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    assert text == "<user>a<assistant>b>"
+    ids = tokenizer.apply_chat_template(said, return_dict=False)
+    assert ids == tokenizer.encode(text[:-1], add_special_tokens=False)
+    with pytest.raises(ValueError, match="message 0"):
+        tokenizer.apply_chat_template([{"role": "user"}])
+
+
+def test_it_is_saved_as_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    assert Tokenizer.from_pretrained(tmp_path).encode(PROMPT) == tokenizer.encode(PROMPT)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen2"])
+@pytest.mark.filterwarnings("ignore")
+def test_it_does_what_transformers_does(family: str) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    ours, theirs = Tokenizer.from_pretrained(TINY / family), AutoTokenizer.from_pretrained(TINY / family)
+    assert (ours.padding_side, ours.truncation_side) == (theirs.padding_side, theirs.truncation_side)
+    assert (len(ours), ours.vocab_size) == (len(theirs), theirs.vocab_size)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.get_vocab() == theirs.get_vocab()
+    calls: list[dict[str, Any]] = [
+        {"padding": True},
+        {"padding": True, "padding_side": "left"},
+        {"padding": "max_length", "max_length": 40},
+        {"truncation": True, "max_length": 3, "padding": True},
+        {"add_special_tokens": False, "padding": "longest"},
+    ]
+    for call in calls:
+        a, b = ours(TEXTS, return_tensors="pt", **call), theirs(TEXTS, return_tensors="pt", **call)
+        for key in ("input_ids", "attention_mask"):
+            assert torch.equal(a[key], b[key]), (call, key)
+    for text in TEXTS:
+        ids = theirs.encode(text)
+        assert ours.encode(text) == ids and ours.tokenize(text) == theirs.tokenize(text)
+        for skip in (False, True):
+            assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
+        assert ours.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
+        spans = theirs(text, return_offsets_mapping=True)["offset_mapping"]
+        assert [tuple(one) for one in ours(text, return_offsets_mapping=True)["offset_mapping"]] == spans
+    assert ours.batch_decode([[5, 6], [7]]) == theirs.batch_decode([[5, 6], [7]])
