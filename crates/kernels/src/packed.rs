@@ -300,8 +300,8 @@ impl<T: Element> Work for LayOut<'_, T> {
             }
         }
         for (number, row) in self.rows.chunks_exact(self.inputs).enumerate() {
-            for input in whole * BLOCK..self.inputs {
-                self.panel[place::<T>(input, self.column + number)] = T::nearest(row[input]);
+            for (input, weight) in row.iter().enumerate().skip(whole * BLOCK) {
+                self.panel[place::<T>(input, self.column + number)] = T::nearest(*weight);
             }
         }
     }

@@ -194,9 +194,9 @@ impl Work for Largest<'_> {
         let mut start = 0;
         while start < self.x.len() {
             let part = &self.x[start..self.x.len().min(start + PASSED)];
-            // A largest value that is NaN says nothing of the others: it is not below the bound, and not passed over.
+            // A largest value that is NaN says nothing of the others: such a part is not passed over.
             let largest = max(v, part);
-            if !(largest < bound) {
+            if largest >= bound || largest.is_nan() || bound.is_nan() {
                 offer(&mut top, self.k, bound, start, part);
             }
             start += PASSED;

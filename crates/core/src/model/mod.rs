@@ -37,8 +37,8 @@ use past::{CachedRow, Past};
 use plan::{Plan, Stage};
 use rope::length_class;
 use run::{Run, Scratch};
-pub use unembed::{FinalNorm, LogitRules, Unembedding};
 pub(crate) use unembed::moments;
+pub use unembed::{FinalNorm, LogitRules, Unembedding};
 
 /// A decoder ready to run.
 ///

@@ -69,7 +69,8 @@ impl Unembedding {
             )));
         }
         let vocabulary = matrix.len() / d_model;
-        let parts = norm.iter().flat_map(|n| [("weight of the final norm", &n.weight), ("its bias", &n.bias)]);
+        let parts =
+            norm.iter().flat_map(|n| [("weight of the final norm", &n.weight), ("its bias", &n.bias)]);
         let mut sized: Vec<_> = parts.map(|(name, values)| (name, values, d_model)).collect();
         sized.push(("bias of the logits", &rules.bias, vocabulary));
         for (name, values, expected) in sized {

@@ -88,7 +88,7 @@ impl GridReport {
     }
 
     /// Layers as pictures have them: the last on top.
-    fn from_the_top(&self) -> impl Iterator<Item = &GridRow> {
+    fn rows_downwards(&self) -> impl Iterator<Item = &GridRow> {
         self.rows.iter().rev()
     }
 }

@@ -63,7 +63,7 @@ fn draw(report: &GridReport, coverage: Option<Coverage>) -> String {
     let mut picture = Picture { report, svg: Svg::new(coverage), edges, width: wide };
     let body = picture.head();
     let rows = report.rows.len() as f64;
-    for (number, row) in report.from_the_top().enumerate() {
+    for (number, row) in report.rows_downwards().enumerate() {
         picture.row(row, body + number as f64 * ROW);
     }
     let below = body + rows * ROW;

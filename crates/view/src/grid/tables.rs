@@ -56,7 +56,7 @@ pub fn markdown(report: &GridReport) -> String {
     }
     out += "\n|---:|";
     out += &"---:|".repeat(report.columns.len());
-    for row in report.from_the_top() {
+    for row in report.rows_downwards() {
         let _ = write!(out, "\n| {} |", code(&row.label));
         for cell in &row.cells {
             let _ = write!(out, " {} |", report.number(cell.effect));

@@ -45,7 +45,7 @@ pub fn terminal(report: &GridReport, width: usize, colour: ColourDepth) -> Strin
     let fits = (width.saturating_sub(label) / (cell + 1)).clamp(1, heads.len().max(1));
 
     let blanks = |text: &str, to: usize| " ".repeat(to.saturating_sub(columns(text)));
-    for row in report.from_the_top() {
+    for row in report.rows_downwards() {
         let name = printable(&row.label);
         let _ = write!(out, "{}{name}", blanks(&name, label));
         for value in row.cells.iter().take(fits) {
