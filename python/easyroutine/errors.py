@@ -10,8 +10,8 @@ __all__ = [
     "InputError",
     "KeyNotFoundError",
     "MissingPackageError",
-    "ModelNotFoundError",
     "NotCachedError",
+    "NotFoundError",
     "OutOfMemoryError",
     "StorageError",
     "TokenizerError",
@@ -45,8 +45,8 @@ class KeyNotFoundError(EasyroutineError, KeyError):
     """A cache does not hold this key."""
 
 
-class ModelNotFoundError(EasyroutineError, FileNotFoundError):
-    """The model is not there."""
+class NotFoundError(EasyroutineError, FileNotFoundError):
+    """There is no such model, store, run or tensor."""
 
 
 class NotCachedError(EasyroutineError, OSError):
@@ -86,7 +86,7 @@ class MissingPackageError(EasyroutineError, ImportError):
 
 
 _KINDS: dict[str, type[EasyroutineError]] = {
-    "not_found": ModelNotFoundError,
+    "not_found": NotFoundError,
     "offline": NotCachedError,
     "gated": DownloadError,
     "network": DownloadError,

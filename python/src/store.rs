@@ -166,7 +166,7 @@ impl Loader {
             custom_keys: asked.custom_keys.as_deref().map(object).transpose()?.unwrap_or_default(),
             extraction_config: parsed(asked.extraction_config)?,
             matching: if asked.exact { Matching::Exact } else { Matching::Subset },
-            interventions: asked.interventions.map(|given| value(&given, "interventions", 0)).transpose()?,
+            interventions: asked.interventions.map(|given| sought(&given)).transpose()?,
             tag: asked.tag,
             condition: asked.condition.map(|text| text.parse()).transpose().map_err(failure)?,
         };
@@ -257,6 +257,12 @@ fn which_of(which: &Bound<'_, PyAny>) -> Result<Which, Failure> {
     })
 }
 
+/// Interventions that are looked for; an empty list is what runs without any have.
+fn sought(given: &Bound<'_, PyAny>) -> Result<Value<'static>, Failure> {
+    let is_empty = given.cast::<PyList>().is_ok_and(PyListMethods::is_empty);
+    if is_empty { Ok(Json::Null.into()) } else { value(given, "interventions", 0) }
+}
+
 /// A value of Python's that is kept with a run.
 fn value(given: &Bound<'_, PyAny>, place: &str, depth: usize) -> Result<Value<'static>, Failure> {
     if depth > 64 {
@@ -273,11 +279,15 @@ fn value(given: &Bound<'_, PyAny>, place: &str, depth: usize) -> Result<Value<'s
     } else if given.cast::<PyBool>().is_ok() {
         Json::from(given.is_truthy().map_err(Failure::Python)?).into()
     } else if given.cast::<PyInt>().is_ok() {
-        let number = given.extract::<i64>().map(Json::from).or_else(|_| given.extract::<u64>().map(Json::from));
+        let number =
+            given.extract::<i64>().map(Json::from).or_else(|_| given.extract::<u64>().map(Json::from));
         number.map_err(|_| wrong("a whole number beyond 64 bits"))?.into()
     } else if let Ok(number) = given.cast::<PyFloat>() {
         let number = number.extract::<f64>().map_err(Failure::Python)?;
-        serde_json::Number::from_f64(number).map(Json::Number).ok_or_else(|| wrong("no finite number"))?.into()
+        serde_json::Number::from_f64(number)
+            .map(Json::Number)
+            .ok_or_else(|| wrong("no finite number"))?
+            .into()
     } else if let Ok(text) = given.cast::<PyString>() {
         Json::from(text.extract::<String>().map_err(Failure::Python)?).into()
     } else if let Ok(map) = given.cast::<PyDict>() {

@@ -1,6 +1,7 @@
 //! The tokenizer of a model: what the Python class `Tokenizer` stands on.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use easyroutine::tokens::{Answer, Bos, Message, Tokenizer as Engine};
@@ -29,6 +30,14 @@ impl Tokenizer {
         offline: bool,
         progress: Option<Py<PyAny>>,
     ) -> Result<(Tokenizer, String), Failure> {
+        let folder = Path::new(reference);
+        if folder.is_dir() {
+            // Saved by itself, without a model.
+            let tokenizer = py.detach(|| Engine::from_folder(folder))?;
+            let name =
+                folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            return Ok((Tokenizer { tokenizer: Arc::new(tokenizer) }, name));
+        }
         let files = source::find(py, reference, revision, offline, progress)?;
         let name = files.name.clone();
         let tokenizer = waiting(py, move || source::tokenizer(&files))?;

@@ -125,7 +125,7 @@ def test_errors_have_one_base_and_the_built_in_that_fits() -> None:
     built_in = {
         errors.InputError: ValueError,
         errors.KeyNotFoundError: KeyError,
-        errors.ModelNotFoundError: FileNotFoundError,
+        errors.NotFoundError: FileNotFoundError,
         errors.NotCachedError: OSError,
         errors.DownloadError: OSError,
         errors.UnsupportedError: NotImplementedError,

@@ -170,7 +170,7 @@ def test_the_folder_may_stand_in_the_environment(tmp_path: Path, monkeypatch: py
     assert len(ActivationLoader.from_env("e").query()) == 1
     monkeypatch.delenv("ACTIVATION_BASE_DIR")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="ACTIVATION_BASE_DIR"):
+    with pytest.raises(FileNotFoundError, match="ACTIVATION_BASE_DIR"):
         ActivationSaver.from_env()
 
 

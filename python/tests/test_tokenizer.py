@@ -161,7 +161,7 @@ def test_it_is_saved_as_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "phi3"])
 @pytest.mark.filterwarnings("ignore")
 def test_it_does_what_transformers_does(family: str) -> None:
     import torch

@@ -173,7 +173,7 @@ class ActivationLoader:
     ) -> QueryResult:
         """The runs for which everything given holds, in the order in which they were saved.
 
-        ``experiment_name="*"`` looks in all experiments. Of ``extraction_config`` the flags that are on must be on in the run, and
+        ``experiment_name="*"`` looks in all experiments; ``interventions=[]`` for runs without any. Of ``extraction_config`` the flags that are on must be on in the run, and
         fields away from their default equal; ``match="exact"`` compares all. ``where`` is a condition, as on the command line.
         """
         if match not in ("subset", "exact"):
@@ -194,7 +194,7 @@ class ActivationLoader:
                 "save_time": save_time,
                 "custom_keys": None if custom_keys is None else json.dumps(_plain(dict(custom_keys))),
                 "extraction_config": None if config is None else config_json(config),
-                "interventions": None if interventions is None else _interventions(interventions),
+                "interventions": None if interventions is None else (_interventions(interventions) or []),
                 "tag": tag,
                 "exact": match == "exact",
                 "condition": where,
