@@ -173,8 +173,9 @@ class ActivationLoader:
     ) -> QueryResult:
         """The runs for which everything given holds, in the order in which they were saved.
 
-        ``experiment_name="*"`` looks in all experiments; ``interventions=[]`` for runs without any. Of ``extraction_config`` the flags that are on must be on in the run, and
-        fields away from their default equal; ``match="exact"`` compares all. ``where`` is a condition, as on the command line.
+        ``experiment_name="*"`` looks in all experiments, ``interventions=[]`` for runs without any. Of ``extraction_config`` the
+        flags that are on must be on in the run, and fields away from their default equal; ``match="exact"`` compares all.
+        ``where`` is a condition, as on the command line.
         """
         if match not in ("subset", "exact"):
             raise InputError(f'match is "subset" or "exact", not {match!r}')
