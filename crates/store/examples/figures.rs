@@ -64,7 +64,7 @@ fn layer(number: usize, bytes: &[u8]) -> Tensor<'_> {
 }
 
 fn save(base: &str) {
-    let bytes: Vec<u8> = (0..SHAPE.iter().product::<usize>() * 2).map(|i| (i * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..SHAPE.iter().product::<usize>() * 2).map(|i| ((i * 31) >> 3) as u8).collect();
     let contents = Contents { tensors: (0..16).map(|i| layer(i, &bytes)).collect(), ..Contents::default() };
     let saver = ActivationSaver::new(base, "e").unwrap();
     let begin = Instant::now();
