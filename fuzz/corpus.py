@@ -37,6 +37,14 @@ extraction_config.extract_resid_out = true and seed >= 3
 not (a.b = "x" or `with space` != 'y') and c in [1, 2.5, null, "z"]
 deep.a.0 < 1e3 OR deep.a ~ "x" and on
 _store.n_bytes <= -2""".splitlines()
+PROMPTS = [
+    "the cat\r\n\n  \nsat", '{"text": "a\\nb"}\n\n{"text": [1, 2, 4294967295]}\n', '{"prompt": "a"}', '["a"]',
+    '{"text": "a"', "{" + '"text": [' * 20, "\ufeff{}",
+    '{"extract_resid_out": true, "save_logits": false, "attn_heads": [{"layer": 1, "head": 2}]}',
+    '{"extract_attn_pattern": true, "avg": true, "avg_over_example": true, "attn_pattern_avg": "baseline_ratio"}',
+    '{"attn_pattern_row_positions": ["last", -2, [0, 4], "random-text-3", "text:a, b"], "attn_heads": "all"}',
+    '{"keep_gradient": true}', '{"extract_resid_ou": 1}',
+]
 
 
 def write(target, files):
@@ -196,3 +204,5 @@ manifests = [json.loads(path.read_bytes())["_store"]["manifest"]["inline"] for p
 write("manifest", {f"golden-{i}": json.dumps(m, separators=(",", ":")).encode() for i, m in enumerate(manifests)})
 torch_files = [*(ROOT / "fixtures" / "torch").glob("*.pt"), *(ROOT / "fixtures" / "store" / "original").glob("*/*/*/tensor.pt")]
 write("torch", {f"{path.parent.name}-{path.stem}": path.read_bytes() for path in sorted(torch_files)})
+# Before the bytes: how many prompts are read at most (fuzz_targets/prompts.rs).
+write("prompts", lines(PROMPTS, b"\x08"))

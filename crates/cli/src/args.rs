@@ -208,9 +208,18 @@ pub(crate) struct Extract {
     /// The prompt; `-` reads standard input.
     #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "token_ids"], conflicts_with_all = ["file", "token_ids"])]
     pub(crate) prompt: Option<String>,
-    /// Read prompts from a file, one a line; empty lines are passed over.
+    /// Read prompts from a file: .jsonl and .parquet by --field, anything else one a line. Blank lines are passed over.
     #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     pub(crate) file: Option<PathBuf>,
+    /// The field or column that holds the prompts, `text` unless named: texts, or lists of token ids.
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub(crate) field: Option<String>,
+    /// Read only the first prompts of the file.
+    #[arg(long, value_name = "N", requires = "file", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// Tokens that run together at most. Results are the same to the bit for any number.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) batch_tokens: u32,
     /// Rows of token ids as JSON: `[[1,2],[3,4]]`.
     #[arg(long, value_name = "JSON")]
     pub(crate) token_ids: Option<String>,
@@ -230,6 +239,19 @@ pub(crate) struct Extract {
     /// text:Paris. May repeat.
     #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
+    /// Keep the mean over the positions of each specifier.
+    #[arg(long)]
+    pub(crate) avg: bool,
+    /// What is kept of a block of a pattern, rows of one specifier by columns of another; the ratio is to attention
+    /// that is spread evenly.
+    #[arg(long, value_enum, default_value_t = PatternArg::None, value_name = "HOW")]
+    pub(crate) pattern_avg: PatternArg,
+    /// Rows of patterns, where they are others than --positions. May repeat.
+    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
+    pub(crate) pattern_rows: Vec<String>,
+    /// Keep patterns only as their mean over all prompts, as `avg_pattern_L0H0`.
+    #[arg(long)]
+    pub(crate) avg_over_examples: bool,
     /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) pivot: Vec<i64>,
@@ -561,4 +583,13 @@ pub(crate) enum MetricArg {
     Kl,
     /// Probability of the token named by --track.
     Tracked,
+}
+
+/// `--pattern-avg`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PatternArg {
+    None,
+    Mean,
+    Sum,
+    BaselineRatio,
 }

@@ -52,6 +52,12 @@ impl Failure {
         self
     }
 
+    /// Puts the place in front of the message.
+    pub(crate) fn at(mut self, place: impl std::fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
     /// Prints `error:` and `hint:` and gives the exit status.
     pub(crate) fn report(&self) -> ExitCode {
         let mut err = anstream::stderr();

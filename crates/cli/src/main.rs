@@ -8,6 +8,7 @@ mod failure;
 mod layers;
 mod memory;
 mod output;
+mod progress;
 mod session;
 mod tensors;
 mod typed;

@@ -1,6 +1,7 @@
 //! Refusing what cannot fit before it is begun.
 
 use easyroutine::Dtype;
+use easyroutine::cache::readable;
 
 use crate::failure::Failure;
 
@@ -16,19 +17,22 @@ pub(crate) fn packed_bytes(parameters: usize, dtype: Dtype) -> u64 {
 /// Too little memory, with what would do.
 pub(crate) fn check(parameters: usize, dtype: Dtype) -> Result<(), Failure> {
     let needed = packed_bytes(parameters, dtype);
-    let Some(free) = available().filter(|free| *free < needed) else { return Ok(()) };
-    let failure =
-        Failure::memory(format!("the weights need {} but {} are free", readable(needed), readable(free)));
-    let halves = dtype == Dtype::F32 && needed / 2 < free;
-    Err(if halves { failure.hint("--dtype bf16 needs half of it") } else { failure })
+    check_free(needed, "the weights").map_err(|failure| {
+        let halves = dtype == Dtype::F32 && available().is_some_and(|free| needed / 2 < free);
+        if halves { failure.hint("--dtype bf16 needs half of it") } else { failure }
+    })
 }
 
-/// `1.5 GB`
-pub(crate) fn readable(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+/// Refuses what needs more memory than is free.
+///
+/// # Errors
+/// Too little memory.
+pub(crate) fn check_free(needed: u64, what: &str) -> Result<(), Failure> {
+    match available().filter(|free| *free < needed) {
+        Some(free) => {
+            Err(Failure::memory(format!("{what} need {} but {} are free", readable(needed), readable(free))))
+        }
+        None => Ok(()),
     }
 }
 

@@ -137,17 +137,23 @@ impl PromptArgs {
 }
 
 impl Cutting {
-    /// Cuts a text into tokens and holds it to the model's context.
-    pub(crate) fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
+    /// Cuts a text into tokens, however many.
+    pub(crate) fn encode(&self, text: &str, tokenizer: &Tokenizer) -> Result<Encoded, Failure> {
         let bos = match self.bos {
             BosArg::Auto => Bos::Auto,
             BosArg::Yes => Bos::Yes,
             BosArg::No => Bos::No,
         };
-        let mut encoded = tokenizer.encode(&text, bos)?;
+        let encoded = tokenizer.encode(text, bos)?;
         if encoded.ids.is_empty() {
             return Err(Failure::usage("the prompt is empty: it has no tokens"));
         }
+        Ok(encoded)
+    }
+
+    /// Cuts a text into tokens and holds it to the model's context.
+    pub(crate) fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
+        let mut encoded = self.encode(&text, tokenizer)?;
         let length = encoded.ids.len();
         if length > context {
             if !self.truncate {

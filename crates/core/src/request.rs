@@ -24,12 +24,23 @@ pub struct Request {
 }
 
 /// The tokens of every row that a request speaks of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// What is kept of every activation; the columns of patterns.
     pub columns: Selection,
     /// The rows of patterns, where they are other tokens.
     pub pattern_rows: Option<Selection>,
+}
+
+impl Tokens {
+    /// Adds the tokens of further rows.
+    pub(crate) fn append(&mut self, other: Tokens) -> Result<()> {
+        self.columns.append(other.columns)?;
+        match (&mut self.pattern_rows, other.pattern_rows) {
+            (Some(ours), Some(theirs)) => ours.append(theirs),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Request {
@@ -67,18 +78,23 @@ impl Request {
     pub fn tokens(&self, rows: &[Row<'_>], context: Context<'_>) -> Result<Tokens> {
         let columns = Selection::of(&self.positions, rows, context)?;
         let of_rows = |specifiers: &Vec<Specifier>| Selection::of(specifiers, rows, context);
-        let tokens =
-            Tokens { columns, pattern_rows: self.reduction.pattern_rows.as_ref().map(of_rows).transpose()? };
-        if self.reduction.positions == Axis::Groups || self.reduction.pattern != PatternAverage::None {
-            for selection in [Some(&tokens.columns), tokens.pattern_rows.as_ref()].into_iter().flatten() {
-                no_group_is_empty(selection, rows)?;
-            }
-        } else if self.reduction.examples == Examples::Mean {
-            for selection in [Some(&tokens.columns), tokens.pattern_rows.as_ref()].into_iter().flatten() {
-                same_length(selection, rows)?;
-            }
-        }
+        let pattern_rows = self.reduction.pattern_rows.as_ref().map(of_rows).transpose()?;
+        let tokens = Tokens { columns, pattern_rows };
+        self.check_means(&tokens, rows)?;
         Ok(tokens)
+    }
+
+    /// Whether every mean has something to be the mean of, and those over examples the same shape in every row.
+    pub(crate) fn check_means(&self, tokens: &Tokens, rows: &[Row<'_>]) -> Result<()> {
+        let selections = [Some(&tokens.columns), tokens.pattern_rows.as_ref()];
+        let mut selections = selections.into_iter().flatten();
+        if self.reduction.positions == Axis::Groups || self.reduction.pattern != PatternAverage::None {
+            selections.try_for_each(|selection| no_group_is_empty(selection, rows))
+        } else if self.reduction.examples == Examples::Mean {
+            selections.try_for_each(|selection| same_length(selection, rows))
+        } else {
+            Ok(())
+        }
     }
 
     /// The tap that keeps what is asked for of these tokens, to be run with others; means over examples go on from

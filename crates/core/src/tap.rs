@@ -21,6 +21,12 @@ pub trait Tap {
         None
     }
 
+    /// Whether the run should end. Asked before each block; a run that ends so is an error of the kind
+    /// [`Interrupted`](crate::error::ErrorKind::Interrupted).
+    fn is_stopped(&self) -> bool {
+        false
+    }
+
     /// Called at each wanted point, in the order of the forward pass.
     ///
     /// # Errors
@@ -188,6 +194,10 @@ impl<A: Tap, B: Tap> Tap for (A, B) {
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        self.0.is_stopped() || self.1.is_stopped()
+    }
+
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
         let is_shared = value.is_shared;
         if self.0.wants(point) > Want::Nothing {
@@ -209,6 +219,28 @@ impl<T: Tap + ?Sized> Tap for &mut T {
 
     fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {
         (**self).tokens(point, batch)
+    }
+
+    fn is_stopped(&self) -> bool {
+        (**self).is_stopped()
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        (**self).at(point, value)
+    }
+}
+
+impl<T: Tap + ?Sized> Tap for Box<T> {
+    fn wants(&self, point: Point) -> Want {
+        (**self).wants(point)
+    }
+
+    fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {
+        (**self).tokens(point, batch)
+    }
+
+    fn is_stopped(&self) -> bool {
+        (**self).is_stopped()
     }
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {

@@ -32,6 +32,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("tap", &["batch", "error"]),
     ("model", &["arch", "batch", "error", "names", "tap", "weights"]),
     ("cache", &["batch", "error", "positions", "tap"]),
+    ("prompts", &["error"]),
+    ("extract", &["arch", "batch", "cache", "error", "model", "positions", "request", "tap"]),
     ("extraction", &["cache", "error", "positions", "request"]),
     ("edit", &["arch", "error", "positions", "tap"]),
     ("patching", &["batch", "cache", "edit", "error", "model", "positions", "tap"]),

@@ -2,11 +2,12 @@
 
 use easyroutine::Dtype;
 use easyroutine::arch::{Mlp, UnembedMatrix, Window, Wiring};
+use easyroutine::cache::readable;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Args, ModelArgs};
 use crate::failure::{Failure, one_line};
-use crate::memory::{packed_bytes, readable};
+use crate::memory::packed_bytes;
 use crate::output::{self, Cell, PLAIN};
 use crate::session;
 

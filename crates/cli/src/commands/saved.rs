@@ -21,11 +21,8 @@ use super::dtype_name;
 use super::runs::{pair, position};
 use crate::args::{Args, Extract, Format, Saving};
 use crate::failure::Failure;
-use crate::output;
 use crate::session::Session;
-
-/// Tokens that run together; results are the same to the bit for any number.
-const BATCH_TOKENS: usize = 4096;
+use crate::{changes, output};
 
 /// The rows of a data set and what is asked of them.
 pub(super) struct Job<'a> {
@@ -167,12 +164,7 @@ fn run_rows(job: &Job<'_>, range: Range<usize>) -> Result<ActivationCache, Failu
 
 /// Rows of a store run apart, in other batches each time: what one becomes cannot hang on another.
 fn speaks_of_one_row(intervention: &Intervention) -> Result<(), Failure> {
-    let of_rows = match &intervention.operation {
-        Operation::Resample { .. } => true,
-        Operation::Replace(values) => values.shape().len() > 2 && values.shape()[0] > 1,
-        _ => false,
-    };
-    if !of_rows {
+    if !changes::speaks_of_rows(intervention) {
         return Ok(());
     }
     Err(Failure::usage("--intervene: values for single rows of a batch, or from another row, are for files")
@@ -204,7 +196,7 @@ fn contents(
     while begin < unit.end {
         let mut end = begin + 1;
         let mut tokens = job.rows[begin].ids.len();
-        while end < unit.end && tokens + job.rows[end].ids.len() <= BATCH_TOKENS {
+        while end < unit.end && tokens + job.rows[end].ids.len() <= job.extract.batch_tokens as usize {
             tokens += job.rows[end].ids.len();
             end += 1;
         }

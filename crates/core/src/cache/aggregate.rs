@@ -76,12 +76,12 @@ impl Batches {
         Batches { aggregations, parts: Vec::new() }
     }
 
-    /// Adds a batch. A cache without any values adds nothing.
+    /// Adds a batch. A cache without values and rows adds nothing.
     ///
     /// # Errors
     /// Other keys, positions or metadata than the first batch's; what differs is named.
     pub fn push(&mut self, cache: ActivationCache) -> Result<()> {
-        if cache.is_empty() {
+        if cache.is_empty() && cache.n_rows() == 0 {
             return Ok(());
         }
         if let Some(first) = self.parts.first() {

@@ -154,24 +154,27 @@ impl Model {
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
+        (0..batch.n_rows()).try_for_each(|row| self.check_row(row, batch.first(row), batch.row(row)))
+    }
+
+    /// Whether the model can run these ids, of which the first has position `first`; `row` is the row's number, to be
+    /// named.
+    pub(crate) fn check_row(&self, row: usize, first: usize, ids: &[u32]) -> Result<()> {
         let known = self.embedding.vocabulary();
-        for row in 0..batch.n_rows() {
-            let ids = batch.row(row);
-            if let Some(at) = ids.iter().position(|id| *id as usize >= known) {
-                return Err(Error::input(format!(
-                    "row {row}: token id {} at {} is beyond the vocabulary of {known}",
-                    ids[at],
-                    batch.first(row) + at
-                )));
-            }
-            if batch.length(row) > self.arch.context {
-                return Err(Error::input(format!(
-                    "row {row} has {} tokens; the model was built for {} at most",
-                    batch.length(row),
-                    self.arch.context
-                ))
-                .hint("cut the prompt, or pass --truncate to keep its first tokens"));
-            }
+        if let Some(at) = ids.iter().position(|id| *id as usize >= known) {
+            return Err(Error::input(format!(
+                "row {row}: token id {} at {} is beyond the vocabulary of {known}",
+                ids[at],
+                first + at
+            )));
+        }
+        let length = first + ids.len();
+        if length > self.arch.context {
+            return Err(Error::input(format!(
+                "row {row} has {length} tokens; the model was built for {} at most",
+                self.arch.context
+            ))
+            .hint("cut the prompt, or pass --truncate to keep its first tokens"));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::plan::{Plan, Stage};
 use super::rotations::Rotations;
 use super::{Model, unembed};
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::tap::{Tap, Value, Want};
 
 /// Buffers of a run.
@@ -79,6 +79,7 @@ impl<'a> Run<'a> {
         model.embedding.apply(&model.cpu, self.batch, self.scratch.stream.rows_mut())?;
         self.seam.visit(Point::model(Site::InputEmbeddings), self.scratch.stream.rows_mut())?;
         for block in &model.blocks {
+            self.seam.check_stopped()?;
             if self.seam.plan.ends_by(Stage::Embedding) || block.forward(self)?.is_break() {
                 return Ok(());
             }
@@ -123,6 +124,13 @@ impl Seam<'_> {
     /// The tokens at which a point is needed, `None` for all.
     pub(crate) fn tokens(&self, point: Point) -> Option<Vec<usize>> {
         self.tap.tokens(point, self.batch)
+    }
+
+    fn check_stopped(&self) -> Result<()> {
+        if self.tap.is_stopped() {
+            return Err(Error::new(ErrorKind::Interrupted, "the run was stopped"));
+        }
+        Ok(())
     }
 
     /// Breaks where nothing is wanted after this site of this layer.

@@ -175,7 +175,7 @@ fn taken(
     }
     let batch = Batch::new(&base.iter().map(|row| row.ids).collect::<Vec<_>>())?;
     let selection = Selection { specifiers: patch.positions.clone(), rows: selected };
-    let mut capture = Capture::new(set(points.iter().copied()), selection);
+    let mut capture = Capture::new(points.iter().copied().collect(), selection);
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);
     let put = |point: &Point| -> Result<Intervention> {

@@ -11,7 +11,7 @@ use crate::cache::Capture;
 use crate::edit::{RowAction, Tensor};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::positions::{Row, Selected, Selection, Specifier};
+use crate::positions::{Row, Selection};
 
 /// Which changes a sweep makes, and what is read of each.
 #[derive(Debug, Clone)]
@@ -292,12 +292,7 @@ fn captured(
     points: std::collections::BTreeSet<Point>,
 ) -> Result<BTreeMap<Point, (Vec<f32>, usize)>> {
     let batch = Batch::new(rows)?;
-    let all = |row: &Vec<u32>| Selected {
-        indices: (0..row.len()).collect(),
-        groups: std::iter::once(0..row.len()).collect(),
-    };
-    let selection = Selection { specifiers: vec![Specifier::All], rows: rows.iter().map(all).collect() };
-    let mut capture = Capture::new(points.clone(), selection);
+    let mut capture = Capture::new(points.clone(), Selection::all(rows.iter().map(Vec::len)));
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);
     let of = |point: Point| {

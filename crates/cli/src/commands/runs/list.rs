@@ -7,8 +7,8 @@ use super::{pair, position};
 use crate::args::Args;
 use crate::args::runs::{self, MatchArg, Runs};
 use crate::failure::{Failure, one_line};
-use crate::memory::readable;
 use crate::output::{self, PLAIN};
+use easyroutine::cache::readable;
 
 pub(super) fn ls(args: &Args, runs: &Runs) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;

@@ -1,0 +1,144 @@
+//! The file that `extract` writes: activations, and which tokens they belong to.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use easyroutine::cache::{ActivationCache, Kept, Numbers};
+use easyroutine::sites::Point;
+use serde_json::{Map, Value, json};
+
+use crate::commands::dtype_name;
+use crate::failure::Failure;
+use crate::output;
+use crate::session::Session;
+use crate::tensors::{self, Stored};
+
+/// Bytes up to which a table of positions stands in the header, where people read it. Readers limit headers, so the
+/// tables of a large data set are tensors.
+const HEADER_TABLE: usize = 1 << 20;
+
+/// Writes all activations: rows first where every row has the same T, else flat with offsets. `rows` are the data set's
+/// numbers of the rows; they are written where some of `asked` are missing.
+pub(super) fn write(
+    file: &Path,
+    cache: &ActivationCache,
+    rows: &[usize],
+    asked: usize,
+    session: &Session,
+    interventions: &[String],
+) -> Result<(), Failure> {
+    let mut tensors = Vec::new();
+    let is_rectangular = cache.is_rectangular();
+    for (key, kept) in cache.iter() {
+        let (name, numbers) = (key.to_owned(), Cow::Borrowed(&kept.data));
+        // A mean over examples belongs to no row, so no row can make it ragged.
+        let is_of_rows = kept.row_shapes.len() == cache.n_rows();
+        match kept.shape().filter(|_| is_rectangular || !is_of_rows) {
+            Some(shape) => tensors.push(Stored { name, shape, numbers }),
+            None => {
+                let (shape, offsets) = flat(kept, is_pairwise(key));
+                tensors.push(Stored { name, shape, numbers });
+                tensors.push(whole_numbers(format!("{key}.offsets"), offsets));
+            }
+        }
+    }
+    let mut metadata = vec![
+        ("schema", "easyroutine.extract/1".to_owned()),
+        ("model", session.files.name.clone()),
+        ("model_type", session.model_type.to_owned()),
+        ("commit", session.files.commit.clone().unwrap_or_default()),
+        ("dtype", dtype_name(session.model.dtype()).to_owned()),
+    ];
+    if !interventions.is_empty() {
+        metadata.push(("interventions", json!(interventions).to_string()));
+    }
+    let tables = [
+        ("mapping_index", Some(cache.mapping_index())),
+        ("token_dict", Some(cache.token_dict())),
+        ("mapping_index_rows", cache.mapping_index_rows()),
+        ("token_dict_rows", cache.pattern_rows.as_ref().map(|rows| rows.token_dict())),
+    ];
+    for (name, table) in tables {
+        let Some(table) = table else { continue };
+        let text = Value::Object(table.clone()).to_string();
+        if text.len() <= HEADER_TABLE {
+            metadata.push((name, text));
+        } else {
+            tensors.extend(table_as_tensors(name, &table));
+        }
+    }
+    if rows.len() < asked {
+        metadata.push(("interrupted", format!("{} of {asked} rows", rows.len())));
+        tensors.push(whole_numbers("rows".to_owned(), rows.iter().map(|row| *row as i64).collect()));
+    }
+    output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, tensors))
+}
+
+/// Whether the two axes of an activation are both the selected positions.
+fn is_pairwise(key: &str) -> bool {
+    key.parse::<Point>().is_ok_and(|point| point.site().is_pairwise())
+}
+
+/// Shape and offsets of rows of different length laid end to end; patterns lie flat altogether.
+fn flat(kept: &Kept, is_pattern: bool) -> (Vec<usize>, Vec<i64>) {
+    let length = |shape: &Vec<usize>| if is_pattern { shape.iter().product() } else { shape[0] };
+    let mut offsets = vec![0i64];
+    let mut total = 0;
+    for shape in &kept.row_shapes {
+        total += length(shape);
+        offsets.push(total as i64);
+    }
+    let inner: &[usize] = match kept.row_shapes.first() {
+        Some(shape) if !is_pattern => &shape[1..],
+        _ => &[],
+    };
+    ([&[total], inner].concat(), offsets)
+}
+
+/// A table of positions as tensors: for each specifier `NAME/SPECIFIER`, the indices of all rows laid end to end, with
+/// offsets where there is a list a row.
+fn table_as_tensors(name: &str, table: &Map<String, Value>) -> Vec<Stored<'static>> {
+    let mut tensors = Vec::new();
+    let index = |value: &Value| value.as_i64().unwrap_or_default();
+    for (specifier, value) in table {
+        let lists = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut indices = Vec::new();
+        let mut offsets = vec![0i64];
+        for list in lists {
+            match list.as_array() {
+                Some(of_row) => indices.extend(of_row.iter().map(index)),
+                None => indices.push(index(list)),
+            }
+            offsets.push(indices.len() as i64);
+        }
+        if lists.first().is_some_and(Value::is_array) {
+            tensors.push(whole_numbers(format!("{name}/{specifier}.offsets"), offsets));
+        }
+        tensors.push(whole_numbers(format!("{name}/{specifier}"), indices));
+    }
+    tensors
+}
+
+fn whole_numbers(name: String, numbers: Vec<i64>) -> Stored<'static> {
+    Stored { name, shape: vec![numbers.len()], numbers: Cow::Owned(Numbers::I64(numbers)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_too_large_for_a_header_is_tensors() {
+        let table = json!({"last": [[3], [5]], "[0,2]": [0, 1]});
+        let tensors = table_as_tensors("token_dict", table.as_object().unwrap());
+        let shown: Vec<(&str, &Numbers)> = tensors.iter().map(|t| (t.name.as_str(), &*t.numbers)).collect();
+        let expected = [
+            ("token_dict/last.offsets", &Numbers::I64(vec![0, 1, 2])),
+            ("token_dict/last", &Numbers::I64(vec![3, 5])),
+            ("token_dict/[0,2]", &Numbers::I64(vec![0, 1])),
+        ];
+        assert_eq!(shown, expected);
+    }
+}

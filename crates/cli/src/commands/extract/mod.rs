@@ -1,0 +1,238 @@
+//! `extract`: activations of prompts to a safetensors file, or a run in a store.
+
+mod file;
+mod rows;
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use easyroutine::cache::{ActivationCache, Axis, Examples, PatternAverage, Reduction, readable};
+use easyroutine::edit::{Edits, Intervention};
+use easyroutine::extract::{Collect, End, Example, Extraction, Options, Size};
+use easyroutine::positions::{Context, Row, Specifier};
+use easyroutine::request::Request;
+use easyroutine::sites::Selector;
+use easyroutine::tokens::Tokenizer;
+use easyroutine::{Batch, Error, ErrorKind, Tap};
+
+use super::saved;
+use crate::args::{Args, Extract, Format, PatternArg};
+use crate::failure::Failure;
+use crate::session::{self, Session};
+use crate::{changes, memory, output, progress};
+
+pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
+    let file = target(args, extract)?;
+    let request = request(extract)?;
+    let interventions = extract.changes.read()?;
+    let texts = rows::read(extract)?;
+    let session = session::load(&extract.model.model, &extract.model.loading)?;
+    request.points(session.model.arch())?;
+    let tokenizer = match &extract.token_ids {
+        Some(_) => session::tokenizer(&session.files).ok(),
+        None => Some(session::tokenizer(&session.files)?),
+    };
+    needs_tokenizer(&request, tokenizer.is_some())?;
+    let examples = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;
+    let special = tokenizer.as_ref().map_or(&[][..], Tokenizer::special_ids);
+    let context = Context { special, pivots: &extract.pivot, seed: extract.seed };
+    let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
+    let edits = changes::checked(&interventions, &session.model, &rows, context)?;
+    if saved::is_store(file) {
+        let (session, request, interventions) = (&session, &request, interventions.as_slice());
+        return saved::run(file, &saved::Job { session, request, rows, context, interventions, extract });
+    }
+    let job = Job { extract, request: &request, session: &session, examples: &examples, context, file };
+    if interventions.iter().any(changes::speaks_of_rows) {
+        // Such an edit names rows of one batch, so all of them are one.
+        let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
+        let cache = request.run_under(&session.model, &Batch::new(&ids)?, &rows, context, edits)?;
+        return job.write(&cache, &(0..rows.len()).collect::<Vec<_>>());
+    }
+    job.run(&interventions)
+}
+
+/// A checked extraction into a file.
+struct Job<'a> {
+    extract: &'a Extract,
+    request: &'a Request,
+    session: &'a Session,
+    examples: &'a [Example],
+    context: Context<'a>,
+    file: &'a Path,
+}
+
+impl Job<'_> {
+    /// Runs all batches and writes what is done: everything, or what there was when the user had enough.
+    fn run(&self, interventions: &[Intervention]) -> Result<(), Failure> {
+        let stop = progress::interrupted()?;
+        let bar = progress::Rows::new();
+        let tell = |progress| bar.tell(progress);
+        let options = Options {
+            batch_tokens: self.extract.batch_tokens as usize,
+            context: self.context,
+            progress: Some(&tell),
+            stop: Some::<&AtomicBool>(&stop),
+            ..Options::default()
+        };
+        let model = &self.session.model;
+        let extraction = Extraction::new(model, self.request, self.examples, options)?;
+        self.announce(extraction.size()?)?;
+        let mut collect = Collect::default();
+        let mut edits = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
+            Ok(Box::new(Edits::new(interventions, model.arch(), rows, self.context)?))
+        };
+        let end = extraction.run_after(&mut edits, &mut collect)?;
+        bar.finish();
+        let (rows, cache) = collect.finish()?;
+        if end == End::Stopped && rows.is_empty() {
+            return Err(stopped("interrupted before a first batch was done; nothing was written"));
+        }
+        self.write(&cache, &rows)?;
+        let (file, asked) = (self.file.display(), self.examples.len());
+        match end {
+            End::Finished => Ok(()),
+            End::Stopped => {
+                Err(stopped(&format!("interrupted: {} of {asked} rows are in {file}", rows.len())))
+            }
+        }
+    }
+
+    /// Says how much will be kept, and refuses what memory cannot hold.
+    fn announce(&self, size: Size) -> Result<(), Failure> {
+        memory::check_free(size.bytes, "the activations").map_err(|failure| {
+            failure.hint(
+                "write into a store, which needs little memory: -o runs/; or take fewer: --limit, --positions last",
+            )
+        })?;
+        if self.extract.file.is_some() && (io::stderr().is_terminal() || size.bytes >= LARGE) {
+            announcement(size, self.examples.len()).iter().for_each(|(kind, text)| output::note(kind, text));
+        }
+        Ok(())
+    }
+
+    fn write(&self, cache: &ActivationCache, rows: &[usize]) -> Result<(), Failure> {
+        let interventions = &self.extract.changes.intervene;
+        file::write(self.file, cache, rows, self.examples.len(), self.session, interventions)?;
+        if io::stderr().is_terminal() {
+            let size = std::fs::metadata(self.file).map_or(0, |m| m.len());
+            output::note("wrote", &format!("{} ({})", self.file.display(), readable(size)));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes from which it is said how much will be kept, also where nobody watches.
+const LARGE: u64 = 100_000_000;
+
+/// What is said before a long run.
+fn announcement(size: Size, rows: usize) -> Vec<(&'static str, String)> {
+    let mut said = vec![("keeps", format!("{} in {} keys, of {rows} rows", readable(size.bytes), size.keys))];
+    if size.logits_bytes >= LARGE && 2 * size.logits_bytes >= size.bytes {
+        let logits = readable(size.logits_bytes);
+        said.push((
+            "warning",
+            format!("logits are {logits} of it: they are as wide as the vocabulary; --positions last keeps those of the last token"),
+        ));
+    }
+    said
+}
+
+fn stopped(message: &str) -> Failure {
+    Failure::from(Error::new(ErrorKind::Interrupted, message))
+}
+
+fn target<'a>(args: &'a Args, extract: &Extract) -> Result<&'a Path, Failure> {
+    let [file] = args.output.as_slice() else {
+        return Err(Failure::usage("extract writes one file, or a run into a store")
+            .hint("say which: -o activations.safetensors, or -o runs/"));
+    };
+    if saved::is_store(file) {
+        return match reductions(extract).next() {
+            Some(flag) => Err(Failure::usage(format!("{flag}: a store keeps activations of every token"))
+                .hint("write to a file: -o activations.safetensors")),
+            None => Ok(file),
+        };
+    }
+    if let Some(flag) = extract.saving.given() {
+        return Err(Failure::usage(format!(
+            "{flag} is for runs in a store, and {} is a file",
+            file.display()
+        ))
+        .hint("let -o name a folder: -o runs/"));
+    }
+    if args.format != Format::Auto || file.extension().is_none_or(|e| e != "safetensors") {
+        return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
+            .hint("let the name end in .safetensors, or name a folder: -o runs/"));
+    }
+    output::folder_exists(file)?;
+    Ok(file)
+}
+
+/// The flags that were given and make fewer numbers of the same tokens.
+fn reductions(extract: &Extract) -> impl Iterator<Item = &'static str> {
+    let flags = [
+        ("--avg", extract.avg),
+        ("--pattern-avg", extract.pattern_avg != PatternArg::None),
+        ("--pattern-rows", !extract.pattern_rows.is_empty()),
+        ("--avg-over-examples", extract.avg_over_examples),
+    ];
+    flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag)
+}
+
+fn request(extract: &Extract) -> Result<Request, Failure> {
+    let mut activations = Vec::new();
+    for text in &extract.activations {
+        activations.extend(Selector::parse_list(text).map_err(Error::from)?);
+    }
+    let pattern_rows = specifiers(&extract.pattern_rows)?;
+    let reduction = Reduction {
+        positions: if extract.avg { Axis::Groups } else { Axis::Tokens },
+        pattern: match extract.pattern_avg {
+            PatternArg::None => PatternAverage::None,
+            PatternArg::Mean => PatternAverage::Mean,
+            PatternArg::Sum => PatternAverage::Sum,
+            PatternArg::BaselineRatio => PatternAverage::BaselineRatio,
+        },
+        pattern_rows: (!pattern_rows.is_empty()).then_some(pattern_rows),
+        examples: if extract.avg_over_examples { Examples::Mean } else { Examples::Each },
+    };
+    Ok(Request { activations, positions: specifiers(&extract.positions)?, reduction })
+}
+
+fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
+    let mut all = Vec::new();
+    for text in given {
+        all.extend(Specifier::parse_list(text)?);
+    }
+    Ok(all)
+}
+
+/// Without a tokenizer nobody knows which ids are special: silence would select the wrong tokens.
+fn needs_tokenizer(request: &Request, has_tokenizer: bool) -> Result<(), Failure> {
+    let speaks_of_special =
+        |s: &&Specifier| matches!(s, Specifier::Special | Specifier::AllText | Specifier::RandomText(_));
+    let rows = request.reduction.pattern_rows.iter().flatten();
+    match request.positions.iter().chain(rows).find(speaks_of_special) {
+        Some(specifier) if !has_tokenizer => Err(Failure::failed(format!(
+            "position `{specifier}` needs the model's tokenizer, which could not be read"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_that_fill_the_disk_are_warned_of() {
+        let said = |bytes, logits_bytes| announcement(Size { keys: 3, bytes, logits_bytes }, 1000);
+        assert_eq!(said(1_500, 1_500), [("keeps", "1.5 kB in 3 keys, of 1000 rows".to_owned())]);
+        assert_eq!(said(300_000_000, 100_000_000).len(), 1);
+        let large = said(9_900_000_000, 9_000_000_000);
+        assert_eq!(large.len(), 2);
+        assert!(large[1].1.starts_with("logits are 9.0 GB of it"), "{large:?}");
+    }
+}

@@ -1,0 +1,115 @@
+//! The rows of `extract`, from wherever they come, as examples.
+
+use easyroutine::Batch;
+use easyroutine::extract::Example;
+use easyroutine::prompts::{self, Prompt};
+use easyroutine::tokens::Tokenizer;
+use serde_json::Value;
+
+use crate::args::Extract;
+use crate::failure::Failure;
+use crate::{output, session};
+
+/// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
+pub(super) fn read(extract: &Extract) -> Result<Vec<Prompt>, Failure> {
+    if let Some(text) = &extract.token_ids {
+        let ids: Vec<Vec<u32>> = integers(text, "--token-ids")?;
+        let batch = match &extract.attention_mask {
+            Some(mask) => Batch::from_padded(&ids, &integers(mask, "--attention-mask")?)?,
+            None => Batch::new(&ids)?,
+        };
+        return Ok((0..batch.n_rows()).map(|row| Prompt::Ids(batch.row(row).to_vec())).collect());
+    }
+    Ok(match (&extract.prompt, &extract.file) {
+        (_, Some(file)) => {
+            if extract.field.is_some() && prompts::Format::of(file)? == prompts::Format::Text {
+                return Err(Failure::usage(format!("{}: lines of text have no fields", file.display()))
+                    .hint("--field is for .jsonl and .parquet files"));
+            }
+            let field = extract.field.as_deref().unwrap_or("text");
+            prompts::read(file, field, extract.limit.map(|n| n as usize))?
+        }
+        (Some(dash), None) if dash == "-" => vec![Prompt::Text(session::read_stdin()?)],
+        (Some(text), None) => vec![Prompt::Text(text.clone())],
+        (None, None) => return Err(Failure::usage("no prompt given")),
+    })
+}
+
+/// Cuts all prompts into tokens and holds them to the model's context.
+pub(super) fn examples(
+    prompts: Vec<Prompt>,
+    extract: &Extract,
+    tokenizer: Option<&Tokenizer>,
+    context: usize,
+) -> Result<Vec<Example>, Failure> {
+    let mut cut: Vec<(usize, usize)> = Vec::new();
+    let mut examples = Vec::with_capacity(prompts.len());
+    let many = prompts.len() > 1;
+    for (number, prompt) in prompts.into_iter().enumerate() {
+        let mut example = example(number, prompt, extract, tokenizer)
+            .map_err(|failure| if many { failure.at(format!("row {number}")) } else { failure })?;
+        let length = example.ids.len();
+        if length > context && extract.cutting.truncate {
+            cut.push((number, length));
+            example.ids.truncate(context);
+            if let Some((_, spans)) = &mut example.text {
+                spans.truncate(context);
+            }
+        } else if length > context {
+            let what = if many { format!("row {number}") } else { "the prompt".to_owned() };
+            return Err(Failure::usage(format!(
+                "{what} has {length} tokens; the model was built for {context} at most"
+            ))
+            .hint("pass --truncate to keep its first tokens"));
+        }
+        examples.push(example);
+    }
+    match cut.as_slice() {
+        [] => {}
+        [(row, length)] => {
+            output::note("warning", &format!("row {row}: kept the first {context} of {length} tokens"));
+        }
+        many => {
+            let longest = many.iter().map(|(_, length)| length).max().unwrap_or(&0);
+            let text =
+                format!("kept the first {context} tokens of {} rows; the longest has {longest}", many.len());
+            output::note("warning", &text);
+        }
+    }
+    Ok(examples)
+}
+
+fn example(
+    number: usize,
+    prompt: Prompt,
+    extract: &Extract,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Example, Failure> {
+    let text = match prompt {
+        Prompt::Ids(ids) if ids.is_empty() => return Err(Failure::usage("there are no token ids")),
+        Prompt::Ids(ids) => return Ok(Example { number, ids, ..Example::default() }),
+        Prompt::Text(text) => text,
+    };
+    let tokenizer = tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"))?;
+    let encoded = extract.cutting.encode(&text, tokenizer)?;
+    Ok(Example { number, ids: encoded.ids, text: Some((text, encoded.offsets)), pivots: None })
+}
+
+/// Rows of whole numbers from JSON.
+fn integers<T: TryFrom<u64>>(text: &str, flag: &str) -> Result<Vec<Vec<T>>, Failure> {
+    let wrong = |what: String| {
+        Failure::usage(format!("{flag}: {what}")).hint("rows of whole numbers as JSON: '[[1,2],[3,4]]'")
+    };
+    let value: Value = serde_json::from_str(text).map_err(|e| wrong(format!("not JSON: {e}")))?;
+    let rows = value.as_array().ok_or_else(|| wrong("not a list of rows".to_owned()))?;
+    let row = |(number, row): (usize, &Value)| {
+        let row = row.as_array().ok_or_else(|| wrong(format!("row {number} is not a list")))?;
+        row.iter()
+            .map(|x| x.as_u64().and_then(|x| T::try_from(x).ok()))
+            .map(|x| {
+                x.ok_or_else(|| wrong(format!("row {number} holds something else than token ids or masks")))
+            })
+            .collect()
+    };
+    rows.iter().enumerate().map(row).collect()
+}

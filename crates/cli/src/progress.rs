@@ -1,0 +1,55 @@
+//! How far a long run is, and the user who has seen enough.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use easyroutine::extract::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::Failure;
+
+/// Becomes true at the first Ctrl-C, so that what is done can be kept; the second ends the program at once.
+///
+/// # Errors
+/// The system refuses to watch for the signal.
+pub(crate) fn interrupted() -> Result<Arc<AtomicBool>, Failure> {
+    use signal_hook::consts::SIGINT;
+    use signal_hook::flag;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // In this order: at the first signal the shutdown is not armed yet.
+    flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&interrupted))
+        .and_then(|_| flag::register(SIGINT, Arc::clone(&interrupted)))
+        .map_err(|e| Failure::failed(format!("cannot watch for Ctrl-C: {e}")))?;
+    Ok(interrupted)
+}
+
+/// A bar of rows with rate and time left, on a terminal.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    bar: ProgressBar,
+}
+
+impl Rows {
+    pub(crate) fn new() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Rows { bar: ProgressBar::hidden() };
+        }
+        let bar = ProgressBar::new(0);
+        // Rows differ in length; tokens are what time goes by.
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {per_sec} tokens, {eta} left") {
+            bar.set_style(style);
+        }
+        Rows { bar }
+    }
+
+    pub(crate) fn tell(&self, progress: Progress) {
+        self.bar.set_length(progress.all_tokens as u64);
+        self.bar.set_message(format!("{}/{} rows", progress.rows, progress.all_rows));
+        self.bar.set_position(progress.tokens as u64);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,232 @@
+//! `extract` over files of prompts: formats, batches, averages, and a run that is interrupted.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{easyroutine, fails, succeeds, tiny};
+use easyroutine_files::{Encoding, ShardedSafeTensors};
+
+const TEXTS: [&str; 5] = ["the cat sat", "the dog", "a mat on the floor of the house", "the", "sat on it"];
+
+/// A folder for inputs and outputs.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn written(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), content).unwrap();
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Extracts, and gives the bytes of the file.
+    #[track_caller]
+    fn extract(&self, args: &[&str]) -> Vec<u8> {
+        let target = self.path("out.safetensors");
+        let model = tiny("llama");
+        succeeds(&[&["extract", "-m", &model, "-o", target.to_str().unwrap()], args].concat());
+        std::fs::read(target).unwrap()
+    }
+
+    fn file(&self) -> ShardedSafeTensors {
+        ShardedSafeTensors::open(self.path("out.safetensors")).unwrap()
+    }
+}
+
+fn shape(file: &ShardedSafeTensors, name: &str) -> Vec<usize> {
+    file.tensor(name).unwrap_or_else(|| panic!("no tensor {name}")).shape().to_vec()
+}
+
+fn values(file: &ShardedSafeTensors, name: &str) -> Vec<f32> {
+    let tensor = file.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));
+    if tensor.encoding() != Encoding::I64 {
+        return tensor.read_all().unwrap();
+    }
+    tensor.bytes().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect()
+}
+
+fn jsonl(field: &str) -> String {
+    let record = |(id, text): (usize, &&str)| serde_json::json!({"id": id, field: text}).to_string() + "\n";
+    TEXTS.iter().enumerate().map(record).collect()
+}
+
+#[test]
+fn every_format_and_any_batches_give_the_same_file() {
+    let place = Place::new();
+    let text = place.written("a.txt", TEXTS.join("\n\n"));
+    let records = place.written("a.jsonl", jsonl("prompt"));
+    let keys = ["-a", "resid_out_*,logits,pattern_L1H*,input_ids", "--positions", "all,random-text"];
+    let expected = place.extract(&[&["--file", &text], &keys[..]].concat());
+    for batch_tokens in ["1", "8", "100"] {
+        let batches = ["--batch-tokens", batch_tokens];
+        assert!(
+            place.extract(&[&["--file", &text], &keys[..], &batches].concat()) == expected,
+            "{batch_tokens}"
+        );
+    }
+    assert!(place.extract(&[&["--file", &records, "--field", "prompt"], &keys[..]].concat()) == expected);
+    // Rows stand in the order of the input, each as it is alone.
+    let file = place.file();
+    let offsets = values(&file, "resid_out_2.offsets");
+    assert_eq!(offsets.len(), 6);
+    let all = values(&file, "resid_out_2");
+    for (row, text) in TEXTS.iter().enumerate() {
+        let alone = Place::new();
+        alone.extract(&[text, "-a", "resid_out_2"]);
+        let start = offsets[row] as usize * 48;
+        let row = values(&alone.file(), "resid_out_2");
+        assert_eq!(all[start..start + row.len()], row, "{text}");
+    }
+}
+
+#[test]
+fn a_limit_reads_the_first_prompts_only() {
+    let place = Place::new();
+    let text = place.written("a.txt", b"one\ntwo\nbroken \xff\n");
+    place.extract(&["--file", &text, "-a", "logits", "--positions", "last", "--limit", "2"]);
+    assert_eq!(shape(&place.file(), "logits"), [2, 1, 320]);
+}
+
+#[test]
+fn token_ids_in_a_file_are_taken_as_they_are() {
+    let place = Place::new();
+    let ids = place.written("a.jsonl", "{\"ids\": [5, 6, 7]}\n{\"ids\": [8, 9]}\n");
+    place.extract(&["--file", &ids, "--field", "ids", "-a", "input_ids"]);
+    assert_eq!(values(&place.file(), "input_ids"), [5.0, 6.0, 7.0, 8.0, 9.0]);
+}
+
+#[test]
+fn averages_and_blocks_are_written_with_their_tables() {
+    let place = Place::new();
+    let text = place.written("a.txt", TEXTS.join("\n"));
+    place.extract(&["--file", &text, "-a", "resid_out_0,pattern_L0H0", "--avg", "--positions", "all,last"]);
+    let file = place.file();
+    assert_eq!(shape(&file, "resid_out_0"), [5, 2, 48]);
+    assert_eq!(shape(&file, "pattern_L0H0"), [5, 2, 2]);
+    assert_eq!(file.metadata()["mapping_index"], r#"{"all":[0],"last":[1],"info":"avg"}"#);
+
+    let blocks = ["-a", "pattern_L0H0", "--pattern-avg", "baseline-ratio", "--pattern-rows", "last"];
+    place.extract(&[&["--file", &text], &blocks[..]].concat());
+    let file = place.file();
+    assert_eq!(shape(&file, "pattern_L0H0"), [5], "columns differ from row to row, so all keys lie flat");
+    assert!(values(&file, "pattern_L0H0").iter().all(|ratio| (ratio - 1.0).abs() < 1e-5));
+    assert_eq!(file.metadata()["mapping_index_rows"], r#"{"last":[0]}"#);
+    assert!(file.metadata()["token_dict_rows"].starts_with(r#"{"last":[["#));
+
+    let means = ["-a", "pattern_*,resid_out_1", "--avg-over-examples", "--positions", "0,last"];
+    place.extract(&[&["--file", &text, "--bos", "yes"], &means[..]].concat());
+    let file = place.file();
+    assert_eq!(shape(&file, "avg_pattern_L2H3"), [1, 2, 2]);
+    assert!(file.tensor("pattern_L2H3").is_none());
+    assert_eq!(shape(&file, "resid_out_1"), [5, 2, 48]);
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_with_its_line_or_row() {
+    let place = Place::new();
+    let model = tiny("llama");
+    let out = place.path("x.safetensors");
+    let refused = |code: i32, args: &[&str]| {
+        let message = fails(code, &[&["extract", "-m", &model, "-o", out.to_str().unwrap()], args].concat());
+        assert!(!out.exists());
+        message
+    };
+    let records = place.written("a.jsonl", jsonl("prompt"));
+    let message = refused(1, &["--file", &records, "-a", "logits"]);
+    assert!(
+        message.contains("a.jsonl: line 1: there is no field `text`; there are `id`, `prompt`"),
+        "{message}"
+    );
+    assert!(message.contains("hint: say which holds the prompts: --field NAME"), "{message}");
+    let long = place.written("b.txt", format!("short\n{}\n", "cat ".repeat(2000)));
+    let message = refused(2, &["--file", &long, "-a", "logits"]);
+    assert!(message.contains("row 1 has") && message.contains("--truncate"), "{message}");
+    let text = place.written("c.txt", "one\n");
+    assert!(refused(2, &["--file", &text, "--field", "text", "-a", "logits"]).contains("have no fields"));
+    assert!(
+        refused(2, &["--file", &text, "-a", "logits", "--pattern-avg", "mean"])
+            .contains("attention patterns")
+    );
+    let over = ["-a", "pattern_*", "--avg-over-examples"];
+    let two = place.written("d.txt", "one\none two three\n");
+    let message = refused(2, &[&["--file", &two], &over[..]].concat());
+    assert!(message.contains("a mean over examples needs as many positions in every row"), "{message}");
+    let empty = place.written("e.txt", "\n");
+    assert!(refused(2, &["--file", &empty, "-a", "logits"]).contains("no prompt"));
+}
+
+#[test]
+fn a_long_prompt_is_cut_where_that_is_allowed_and_said_once() {
+    let place = Place::new();
+    let long = "cat ".repeat(2000);
+    let text = place.written("a.txt", format!("short\n{long}\n{long}\n"));
+    let out = place.path("out.safetensors");
+    let model = tiny("llama");
+    let args = ["extract", "-m", &model, "--file", &text, "-a", "input_ids", "--truncate", "-o"];
+    let assert = easyroutine(&[&args[..], &[out.to_str().unwrap()]].concat()).assert().success();
+    let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert_eq!(said.matches("warning").count(), 1, "{said}");
+    assert!(said.contains("tokens of 2 rows"), "{said}");
+}
+
+/// Starts a run that takes long, interrupts it soon after it has begun, and gives exit code and messages.
+#[cfg(target_os = "linux")]
+fn interrupted(place: &Place, out: &Path) -> (Option<i32>, String) {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let ids: Vec<usize> = (0..60).map(|i| 3 + i % 300).collect();
+    let record = serde_json::json!({"ids": ids}).to_string() + "\n";
+    let many = place.written("many.jsonl", record.repeat(30_000));
+    let model = tiny("llama");
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("easyroutine"))
+        .args(["extract", "-m", &model, "--file", &many, "--field", "ids", "-a", "resid_out_2"])
+        .args(["--positions", "last", "--batch-tokens", "512", "--threads", "1", "-o", out.to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !watches_for_interrupts(child.id()) && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let status = child.wait().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(60), "it went on");
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (status.code(), said)
+}
+
+/// Whether a process has its own answer to signal 2 (proc_pid_status(5), `SigCgt`).
+#[cfg(target_os = "linux")]
+fn watches_for_interrupts(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 2 != 0)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_leaves_what_is_done() {
+    let place = Place::new();
+    let out = place.path("out.safetensors");
+    let (code, said) = interrupted(&place, &out);
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("interrupted: ") && said.contains("of 30000 rows are in"), "{said}");
+    let file = place.file();
+    let rows = values(&file, "rows");
+    assert!(rows.len() < 30_000 && rows.is_sorted());
+    assert_eq!(shape(&file, "resid_out_2"), [rows.len(), 1, 48]);
+    assert_eq!(file.metadata()["interrupted"], format!("{} of 30000 rows", rows.len()));
+}

@@ -1,0 +1,300 @@
+//! A data set through the model: packed batches in, rows out to whoever takes them.
+
+mod collect;
+mod plan;
+mod size;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use easyroutine_sites::Point;
+
+use crate::batch::Batch;
+use crate::cache::{ActivationCache, Examples, RunningMean};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+use crate::positions::{Context, Row, Selected, Selection};
+use crate::request::{Request, Tokens};
+use crate::tap::{Tap, Value, Want};
+pub use collect::Collect;
+pub use size::Size;
+
+/// One row of a data set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Example {
+    /// Its number in the data set; names it in errors and results and seeds its draws.
+    pub number: usize,
+    /// Its token ids.
+    pub ids: Vec<u32>,
+    /// Its text with the byte span of each token, where known.
+    pub text: Option<(String, Vec<(usize, usize)>)>,
+    /// Positions at which a new group starts, where this row has its own.
+    pub pivots: Option<Vec<i64>>,
+}
+
+/// Takes rows as they come.
+pub trait Sink {
+    /// Takes the rows of one batch: row i of the cache is the data set's row `numbers[i]`. Within a window rows come
+    /// in any order.
+    ///
+    /// # Errors
+    /// An error ends the extraction and is returned by it.
+    fn rows(&mut self, numbers: &[usize], cache: ActivationCache) -> Result<()>;
+
+    /// Called when every row of a window has been given: those of the examples in this range, which count from the
+    /// start of this extraction. What a store keeps of a window is whole now.
+    ///
+    /// # Errors
+    /// As [`Sink::rows`].
+    fn window(&mut self, _examples: Range<usize>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes the means over all examples, once, at the end, if any were asked for.
+    ///
+    /// # Errors
+    /// As [`Sink::rows`].
+    fn means(&mut self, means: &RunningMean) -> Result<()>;
+}
+
+/// How an extraction runs.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// Tokens of a batch at most; a longer row is a batch of its own. Results are the same to the bit for any.
+    pub batch_tokens: usize,
+    /// How many examples, in their order, are sorted into batches together; results of one window come before those
+    /// of the next.
+    pub window: usize,
+    /// What all rows share; an example's own pivots come before these.
+    pub context: Context<'a>,
+    /// Called after each batch.
+    pub progress: Option<&'a dyn Fn(Progress)>,
+    /// Ends the run early where it becomes true: what was given to the sink stays given.
+    pub stop: Option<&'a AtomicBool>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options {
+            batch_tokens: 4096,
+            window: usize::MAX,
+            context: Context::default(),
+            progress: None,
+            stop: None,
+        }
+    }
+}
+
+/// How far an extraction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows that are done.
+    pub rows: usize,
+    /// Rows in all.
+    pub all_rows: usize,
+    /// Tokens that are done; the measure of time.
+    pub tokens: usize,
+    /// Tokens in all.
+    pub all_tokens: usize,
+}
+
+/// How an extraction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Every row is done.
+    Finished,
+    /// It was stopped: some rows are not done.
+    Stopped,
+}
+
+/// An extraction that was checked: every row's tokens are known, nothing has run.
+pub struct Extraction<'a> {
+    model: &'a Model,
+    request: &'a Request,
+    examples: &'a [Example],
+    tokens: Tokens,
+    options: Options<'a>,
+}
+
+/// Makes the tap that comes before the capture, for the rows of a batch: an edit, for instance.
+pub type FirstTap<'a> = dyn FnMut(&Batch, &[Row<'_>]) -> Result<Box<dyn Tap + 'a>> + 'a;
+
+impl<'a> Extraction<'a> {
+    /// Checks everything that can be checked before the first run.
+    ///
+    /// # Errors
+    /// As [`Request::points`] and [`Request::tokens`], for any row; no examples; an id or a length that the model does
+    /// not have.
+    pub fn new(
+        model: &'a Model,
+        request: &'a Request,
+        examples: &'a [Example],
+        options: Options<'a>,
+    ) -> Result<Self> {
+        request.points(model.arch())?;
+        if examples.is_empty() {
+            return Err(Error::input("no prompt given"));
+        }
+        let mut all: Option<Tokens> = None;
+        for example in examples {
+            let context = example.context(options.context);
+            let tokens = request.tokens(&[example.row()], context)?;
+            match &mut all {
+                None => all = Some(tokens),
+                Some(all) => all.append(tokens)?,
+            }
+        }
+        let tokens = all.unwrap_or_default();
+        let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
+        request.check_means(&tokens, &rows)?;
+        for example in examples {
+            model.check_row(example.number, 0, &example.ids)?;
+        }
+        Ok(Extraction { model, request, examples, tokens, options })
+    }
+
+    /// How much will be kept.
+    ///
+    /// # Errors
+    /// As [`Request::points`].
+    pub fn size(&self) -> Result<Size> {
+        let points = self.request.points(self.model.arch())?;
+        Ok(size::of(self.model.arch(), &points, &self.tokens, &self.request.reduction))
+    }
+
+    /// Runs all batches and gives their rows to the sink.
+    ///
+    /// # Errors
+    /// As [`Model::forward`] and the sink.
+    pub fn run(&self, sink: &mut dyn Sink) -> Result<End> {
+        self.run_after(&mut |_, _| Ok(Box::new(())), sink)
+    }
+
+    /// The same with a tap before the capture of each batch.
+    ///
+    /// # Errors
+    /// As [`Extraction::run`], and the tap.
+    pub fn run_after(&self, first: &mut FirstTap<'_>, sink: &mut dyn Sink) -> Result<End> {
+        let lengths: Vec<usize> = self.examples.iter().map(|example| example.ids.len()).collect();
+        let mut progress =
+            Progress { rows: 0, all_rows: lengths.len(), tokens: 0, all_tokens: lengths.iter().sum() };
+        let mut means = RunningMean::default();
+        let mut end = End::Finished;
+        'windows: for window in plan::windows(lengths.len(), self.options.window) {
+            for batch in plan::batches(&lengths, window.clone(), self.options.batch_tokens) {
+                if self.is_stopped() {
+                    end = End::Stopped;
+                    break 'windows;
+                }
+                match self.batch(&batch, first, &mut means) {
+                    Ok(cache) => sink.rows(&self.numbers(&batch), cache)?,
+                    Err(error) if error.kind() == ErrorKind::Interrupted && self.is_stopped() => {
+                        end = End::Stopped;
+                        break 'windows;
+                    }
+                    Err(error) => return Err(error),
+                }
+                progress.rows += batch.len();
+                progress.tokens += batch.iter().map(|row| lengths[*row]).sum::<usize>();
+                if let Some(tell) = self.options.progress {
+                    tell(progress);
+                }
+            }
+            sink.window(window)?;
+        }
+        if !means.is_empty() {
+            sink.means(&means)?;
+        }
+        Ok(end)
+    }
+
+    /// Runs one batch of examples, given by their places.
+    fn batch(
+        &self,
+        places: &[usize],
+        first: &mut FirstTap<'_>,
+        means: &mut RunningMean,
+    ) -> Result<ActivationCache> {
+        let examples: Vec<&Example> = places.iter().map(|place| &self.examples[*place]).collect();
+        let ids: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
+        let rows: Vec<Row<'_>> = examples.iter().map(|example| example.row()).collect();
+        let batch = Batch::new(&ids)?;
+        // A batch that adds to means runs to its end: stopped half way it would leave a part of its rows in them.
+        let is_whole = self.request.reduction.examples == Examples::Mean;
+        let stop = self.options.stop.filter(|_| !is_whole);
+        let capture =
+            self.request.capture(self.model.arch(), self.tokens.of(places), std::mem::take(means))?;
+        let mut taps = (Stop(stop), (first(&batch, &rows)?, capture));
+        self.model.forward(&batch, &mut taps)?;
+        let (_, (_, mut capture)) = taps;
+        *means = capture.take_running();
+        Ok(capture.finish(&batch))
+    }
+
+    fn numbers(&self, places: &[usize]) -> Vec<usize> {
+        places.iter().map(|place| self.examples[*place].number).collect()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+}
+
+/// Runs a data set and collects everything in one cache, rows in the order of the examples.
+///
+/// # Errors
+/// As [`Extraction::new`] and [`Extraction::run`]; stopped before the end.
+pub fn extract(
+    model: &Model,
+    request: &Request,
+    examples: &[Example],
+    options: Options<'_>,
+) -> Result<ActivationCache> {
+    let mut collect = Collect::default();
+    match Extraction::new(model, request, examples, options)?.run(&mut collect)? {
+        End::Finished => Ok(collect.finish()?.1),
+        End::Stopped => Err(Error::new(ErrorKind::Interrupted, "stopped before the last row")),
+    }
+}
+
+impl Example {
+    /// The row, as positions and errors see it.
+    pub fn row(&self) -> Row<'_> {
+        let text = self.text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice()));
+        Row { number: self.number, ids: &self.ids, text }
+    }
+
+    fn context<'a>(&'a self, shared: Context<'a>) -> Context<'a> {
+        Context { pivots: self.pivots.as_deref().unwrap_or(shared.pivots), ..shared }
+    }
+}
+
+impl Tokens {
+    /// The tokens of some rows, by their places.
+    fn of(&self, places: &[usize]) -> Tokens {
+        let some = |selection: &Selection| Selection {
+            specifiers: selection.specifiers.clone(),
+            rows: places.iter().map(|place| selection.rows[*place].clone()).collect::<Vec<Selected>>(),
+        };
+        Tokens { columns: some(&self.columns), pattern_rows: self.pattern_rows.as_ref().map(some) }
+    }
+}
+
+/// Wants nothing, and ends a run between two layers.
+struct Stop<'a>(Option<&'a AtomicBool>);
+
+impl Tap for Stop<'_> {
+    fn wants(&self, _: Point) -> Want {
+        Want::Nothing
+    }
+
+    fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,30 @@
+//! Which rows run together. The order of rows depends on their lengths alone, never on the budget of a batch, so that
+//! what is summed over rows is summed in one order.
+
+use std::ops::Range;
+
+/// Consecutive ranges of this many examples.
+pub(super) fn windows(n_examples: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let size = size.max(1);
+    (0..n_examples).step_by(size).map(move |start| start..start.saturating_add(size).min(n_examples))
+}
+
+/// The rows of a window, the longest first, cut into batches of at most `budget` tokens. The longest first: if memory
+/// does not suffice it shows at once, and buffers grow only once.
+pub(super) fn batches(lengths: &[usize], window: Range<usize>, budget: usize) -> Vec<Vec<usize>> {
+    let mut rows: Vec<usize> = window.collect();
+    rows.sort_by_key(|row| (std::cmp::Reverse(lengths[*row]), *row));
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = 0;
+    for row in rows {
+        match batches.last_mut() {
+            Some(batch) if tokens + lengths[row] <= budget => batch.push(row),
+            _ => {
+                batches.push(vec![row]);
+                tokens = 0;
+            }
+        }
+        tokens += lengths[row];
+    }
+    batches
+}

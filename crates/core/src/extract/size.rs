@@ -1,0 +1,81 @@
+//! How much an extraction keeps, before it runs.
+
+use std::collections::BTreeSet;
+
+use easyroutine_sites::{Point, Site};
+
+use crate::arch::{Arch, Mlp};
+use crate::cache::{Axis, Examples, PatternAverage, Reduction};
+use crate::positions::{Selected, Selection};
+use crate::request::Tokens;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Activations by their keys.
+    pub keys: usize,
+    /// Bytes of all.
+    pub bytes: u64,
+    /// Bytes of the logits among them: as wide as the vocabulary, they are what fills memory and disks.
+    pub logits_bytes: u64,
+}
+
+pub(super) fn of(arch: &Arch, points: &BTreeSet<Point>, tokens: &Tokens, reduction: &Reduction) -> Size {
+    let rows = &tokens.columns.rows;
+    let of_rows =
+        |numbers: &dyn Fn(usize) -> usize| (0..rows.len()).map(|row| numbers(row) as u64).sum::<u64>();
+    let t = |row: usize| length(&rows[row], reduction.positions);
+    let vectors = of_rows(&t);
+    let pairs = |examples: Examples| {
+        of_rows(&|row| {
+            let pattern_rows = tokens.pattern_rows.as_ref().map_or(&rows[row], |s: &Selection| &s.rows[row]);
+            let is_cut = reduction.pattern != PatternAverage::None || reduction.positions == Axis::Groups;
+            let axis = if is_cut { Axis::Groups } else { Axis::Tokens };
+            let is_kept = examples == Examples::Each || row == 0;
+            length(pattern_rows, axis) * length(&rows[row], axis) * usize::from(is_kept)
+        })
+    };
+    // Only patterns have means over examples.
+    let (patterns, scores) = (pairs(reduction.examples), pairs(Examples::Each));
+    let mut size = Size::default();
+    for point in points {
+        let (keys, bytes) = match point.site() {
+            Site::InputIds => (1, 8 * vectors),
+            Site::LastLayernorm => (3, 3 * 4 * vectors),
+            Site::Pattern => (1, 4 * patterns),
+            Site::Scores => (1, 4 * scores),
+            site => (1, 4 * vectors * arch.width(site, point.layer().unwrap_or(0)) as u64),
+        };
+        size.keys += keys;
+        size.bytes += bytes;
+        if point.site() == Site::Logits {
+            size.logits_bytes += bytes;
+        }
+    }
+    size
+}
+
+fn length(selected: &Selected, axis: Axis) -> usize {
+    match axis {
+        Axis::Tokens => selected.indices.len(),
+        Axis::Groups => selected.groups.len(),
+    }
+}
+
+impl Arch {
+    /// Width of the vector that one token has at a site; patterns and ids have none.
+    fn width(&self, site: Site, layer: usize) -> usize {
+        match site {
+            Site::InputIds | Site::Pattern | Site::Scores => 1,
+            Site::LastLayernorm => 3,
+            Site::Queries => self.n_heads * self.d_head,
+            Site::Keys | Site::Values => self.n_kv_heads * self.d_head,
+            Site::HeadQueries | Site::HeadKeys | Site::HeadValues => self.d_head,
+            Site::Logits => self.vocabulary,
+            Site::MlpHidden => match self.layers[layer].mlp {
+                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } | Mlp::Experts { d_mlp, .. } => d_mlp,
+            },
+            _ => self.d_model,
+        }
+    }
+}
