@@ -8,7 +8,7 @@ data="$root/crates/view/tests/data"
 
 PAGES=$(mktemp -d)
 trap 'rm -rf "$PAGES"' EXIT
-for name in capitals hostile; do
+for name in capitals hostile attention; do
   (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$data/$name.json" "$PAGES/$name.html")
 done
 

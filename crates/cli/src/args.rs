@@ -37,6 +37,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// What each layer would predict next, at every token.
     Lens(Lens),
+    /// Which tokens each head looks at: thumbnails of all heads, or one head large.
+    Attn(Attn),
     /// Activations of prompts to a safetensors file, or to a run in a store.
     Extract(Extract),
     /// The most likely next tokens.
@@ -197,6 +199,29 @@ pub(crate) struct Lens {
     /// A token whose probability is followed: its exact text (` Paris`), or `id:7042`.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) track: Option<String>,
+    /// Light on dark, for SVG and PNG (a page follows its reader).
+    #[arg(long)]
+    pub(crate) dark: bool,
+}
+
+/// `attn`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Attn {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    /// Layers: 5, -1 (the last), 4:9 (4 to 8); all by default.
+    #[arg(long, value_name = "LAYER", allow_hyphen_values = true)]
+    pub(crate) layer: Option<String>,
+    /// Heads of each layer: 3, -1 (the last), 0:4 (0 to 3); all by default.
+    #[arg(long, value_name = "HEAD", allow_hyphen_values = true)]
+    pub(crate) head: Option<String>,
+    /// Leave the first token out of pictures: in most heads nearly all weight lies on it.
+    #[arg(long)]
+    pub(crate) hide_first: bool,
     /// Light on dark, for SVG and PNG (a page follows its reader).
     #[arg(long)]
     pub(crate) dark: bool,

@@ -34,6 +34,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
     let done = |()| ExitCode::SUCCESS;
     match &args.command {
         Command::Lens(lens) => commands::lens::run(args, lens).map(done),
+        Command::Attn(attn) => commands::attn::run(args, attn).map(done),
         Command::Extract(extract) => commands::extract::run(args, extract).map(done),
         Command::Run(next) => commands::run::run(args, next).map(done),
         Command::Patch(patch) => commands::sweep::patch(args, patch).map(done),

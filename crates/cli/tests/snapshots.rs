@@ -51,9 +51,10 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 17] = [
+    let commands: [&[&str]; 18] = [
         &[],
         &["lens"],
+        &["attn"],
         &["extract"],
         &["run"],
         &["tokens"],

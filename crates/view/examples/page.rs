@@ -1,7 +1,9 @@
-//! Draws a saved report: `page REPORT.json OUT.html|svg|png|txt|tsv|csv|md|json [METRIC] [dark]`; the ending picks.
+//! Draws a saved report: `page REPORT.json OUT.html|svg|png|txt|tsv|csv|md|json [METRIC] [dark]`; the ending picks. A report of attention
+//! becomes a page.
 
 use std::process::ExitCode;
 
+use easyroutine_view::attention::{self, AttentionReport, Sink};
 use easyroutine_view::lens::{
     ColourDepth, LensReport, Metric, PictureOptions, TerminalOptions, csv, html, json, markdown, png, svg,
     terminal, tsv,
@@ -20,7 +22,14 @@ fn main() -> ExitCode {
 
 fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let [input, output, rest @ ..] = args else { return Err("needs REPORT.json and OUT".into()) };
-    let report = LensReport::from_json(&std::fs::read_to_string(input)?)?;
+    let text = std::fs::read_to_string(input)?;
+    if text.contains(attention::SCHEMA) {
+        return Ok(std::fs::write(
+            output,
+            attention::html(&AttentionReport::from_json(&text)?, Sink::Shown)?,
+        )?);
+    }
+    let report = LensReport::from_json(&text)?;
     let metric = rest.iter().find(|a| *a != "dark").map_or(Ok(Metric::default()), |name| name.parse())?;
     let options =
         PictureOptions { metric, dark: rest.iter().any(|a| a == "dark"), ..PictureOptions::default() };

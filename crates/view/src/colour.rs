@@ -23,6 +23,40 @@ pub const CIVIDIS: [Rgb; 33] = {
     map
 };
 
+/// What a picture is drawn with beside the scale.
+pub(crate) struct Colours {
+    pub(crate) ground: &'static str,
+    pub(crate) text: &'static str,
+    pub(crate) faint: &'static str,
+    pub(crate) line: &'static str,
+    pub(crate) empty: &'static str,
+    pub(crate) alarm: &'static str,
+}
+
+const LIGHT: Colours = Colours {
+    ground: "#ffffff",
+    text: "#1b1f24",
+    faint: "#5b6570",
+    line: "#c9d0d8",
+    empty: "#e8ebef",
+    alarm: "#c4122f",
+};
+const DARK: Colours = Colours {
+    ground: "#14171c",
+    text: "#e8ebef",
+    faint: "#9aa5b1",
+    line: "#3d4652",
+    empty: "#272d36",
+    alarm: "#ff7a85",
+};
+
+impl Colours {
+    /// Light on dark, or dark on light.
+    pub(crate) fn of(dark: bool) -> &'static Colours {
+        if dark { &DARK } else { &LIGHT }
+    }
+}
+
 /// Black or white.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ink {

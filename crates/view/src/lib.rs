@@ -2,7 +2,7 @@
 //!
 //! Nothing here computes: a report goes in, text or bytes come out. The logit lens is
 //! [`lens::LensReport`]; it becomes a terminal table, TSV, CSV, Markdown, JSON, SVG, PNG or one
-//! self-contained HTML page.
+//! self-contained HTML page. Attention patterns are an [`attention::AttentionReport`] with the same outputs.
 //!
 //! Tokens are untrusted text. Every output goes through [`printable`] or an escape of its own
 //! format, so that no control, bidi or invisible character reaches a terminal or a page raw.
@@ -17,11 +17,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attention;
 pub mod colour;
 mod error;
 mod font;
 pub mod grid;
 pub mod lens;
+mod page;
 mod png;
 mod svg;
 mod text;

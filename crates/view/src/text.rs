@@ -114,6 +114,21 @@ pub(crate) fn fit_pieces(pieces: &[Piece], limit: usize) -> Vec<Piece> {
     out
 }
 
+/// Breaks at blanks into lines of at most `room` columns; a longer word has a line of its own.
+pub(crate) fn wrap(text: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if columns(line) + 1 + columns(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Text for one field of a line-oriented table: backslash escapes for what would break the line or hide.
 ///
 /// Unlike [`printable`] it can be undone: spaces stay, `\` is doubled.

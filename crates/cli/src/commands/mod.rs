@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(crate) mod attn;
 pub(crate) mod check;
 pub(crate) mod env;
 pub(crate) mod export;

@@ -3,10 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
-use sha2::{Digest as _, Sha256};
 
 use super::grid::{Cell, Grid};
 use super::metric::Metric;
@@ -14,8 +11,9 @@ use super::report::{Candidate, LensReport};
 use super::tables::HEADER;
 use super::words;
 use crate::colour::CIVIDIS;
+use crate::page::{embed, lean, policy};
 use crate::svg::escape;
-use crate::text::{field, printable};
+use crate::text::printable;
 
 const SCRIPT: &str = include_str!("lens.js");
 const STYLE: &str = include_str!("lens.css");
@@ -31,17 +29,13 @@ const STRIDES: [(usize, &str); 5] =
 pub fn html(report: &LensReport) -> String {
     let grid = Grid::new(report);
     let title = escape(&format!("Logit lens · {}", printable(&report.model.name)));
-    let lines = [words::model(report), words::layers(report), words::reading(report)];
+    let lines = [words::model(&report.model), words::layers(report), words::reading(report)];
     let (script, style) = (lean(SCRIPT), lean(STYLE));
     let mut strides = String::new();
     for (step, words) in STRIDES {
         let _ = write!(strides, r#"<option value="{step}">{words}</option>"#);
     }
-    let policy = format!(
-        "default-src 'none'; script-src '{}'; style-src '{}'; img-src data:; base-uri 'none'; form-action 'none'",
-        hash(&script),
-        hash(&style)
-    );
+    let policy = policy(&script, &style);
     let mut paragraphs = String::new();
     for line in &lines {
         let _ = writeln!(paragraphs, "<p>{}</p>", escape(line));
@@ -174,22 +168,6 @@ fn rounded(x: f64) -> Json {
     if y.fract() == 0.0 && y.abs() < 1e9 { json!(y as i64) } else { json!(y) }
 }
 
-/// JSON for a script element: nothing in it can end the element or hide.
-fn embed(data: &Json) -> String {
-    let mut out = String::new();
-    for c in data.to_string().chars() {
-        let plain = c == ' ' || c.is_ascii_graphic() && !matches!(c, '<' | '>' | '&');
-        if plain || !c.is_ascii() && field(c.encode_utf8(&mut [0; 4])).starts_with(c) {
-            out.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        }
-    }
-    out
-}
-
 fn plain_table(grid: &Grid<'_>) -> String {
     let mut out = String::from("<table class=\"lens\"><tr><th>layer</th>");
     for column in &grid.columns {
@@ -212,15 +190,4 @@ fn plain_table(grid: &Grid<'_>) -> String {
     }
     out.push_str("</table>");
     out
-}
-
-/// Source without indentation and lines of comment; neither language gives them a meaning here.
-fn lean(source: &str) -> String {
-    let lines =
-        source.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//"));
-    lines.flat_map(|line| [line, "\n"]).collect()
-}
-
-fn hash(text: &str) -> String {
-    format!("sha256-{}", STANDARD.encode(Sha256::digest(text.as_bytes())))
 }

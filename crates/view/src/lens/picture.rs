@@ -4,11 +4,11 @@ use super::grid::{Cell, Column, Grid};
 use super::metric::{Metric, Scale, Value};
 use super::report::LensReport;
 use super::words;
-use crate::colour::{CIVIDIS, Ink, cividis};
+use crate::colour::{CIVIDIS, Colours, Ink, cividis};
 use crate::error::Error;
 use crate::font::Coverage;
 use crate::svg::{ADVANCE, Align, Svg, escape, number};
-use crate::text::{Kind, Piece, columns, fit_pieces, pieces};
+use crate::text::{Kind, Piece, columns, fit_pieces, pieces, wrap};
 
 /// How a picture is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,32 +56,6 @@ const LEGEND: f64 = 220.0;
 /// A picture of few tokens is still wide enough for its words.
 const LEAST_WIDTH: f64 = 640.0;
 
-struct Colours {
-    ground: &'static str,
-    text: &'static str,
-    faint: &'static str,
-    line: &'static str,
-    empty: &'static str,
-    alarm: &'static str,
-}
-
-const LIGHT: Colours = Colours {
-    ground: "#ffffff",
-    text: "#1b1f24",
-    faint: "#5b6570",
-    line: "#c9d0d8",
-    empty: "#e8ebef",
-    alarm: "#c4122f",
-};
-const DARK: Colours = Colours {
-    ground: "#14171c",
-    text: "#e8ebef",
-    faint: "#9aa5b1",
-    line: "#3d4652",
-    empty: "#272d36",
-    alarm: "#ff7a85",
-};
-
 struct Picture<'a> {
     report: &'a LensReport,
     metric: Metric,
@@ -107,7 +81,7 @@ fn draw(report: &LensReport, options: &PictureOptions, coverage: Option<Coverage
     let picture = Picture {
         report,
         metric: options.metric,
-        colours: if options.dark { &DARK } else { &LIGHT },
+        colours: Colours::of(options.dark),
         scale: options.metric.scale(report),
         grid,
         svg: Svg::new(coverage),
@@ -186,7 +160,9 @@ impl Picture<'_> {
         let mut y = MARGIN + 38.0;
         // Proportional text: 0.58 of the size is a little more than DejaVu Sans takes on average.
         let room = ((self.width - 2.0 * MARGIN) / (12.0 * 0.58)) as usize;
-        for line in [words::model(self.report), words::layers(self.report), words::reading(self.report)] {
+        for line in
+            [words::model(&self.report.model), words::layers(self.report), words::reading(self.report)]
+        {
             for part in wrap(&line, room) {
                 self.svg.text(MARGIN, y, "s", &part);
                 y += 17.0;
@@ -364,18 +340,4 @@ impl Picture<'_> {
             c.empty, c.alarm
         )
     }
-}
-
-fn wrap(text: &str, room: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if columns(line) + 1 + columns(word) <= room => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

@@ -92,7 +92,7 @@ impl Table<'_> {
     fn head(&self, out: &mut String, fitted: &Fitted) {
         let report = self.report;
         let bold = if self.coloured() { ("\x1b[1m", RESET) } else { ("", "") };
-        for line in wrap(&words::model(report), self.options.width) {
+        for line in wrap(&words::model(&report.model), self.options.width) {
             let _ = writeln!(out, "{}{line}{}", bold.0, bold.1);
         }
         let reading = format!("{} · {}", words::layers(report), words::reading(report));

@@ -1,11 +1,10 @@
 //! What every picture states in words: the model, what a row is, how it was read.
 
-use super::report::{LensReport, Norm};
+use super::report::{LensReport, ModelCard, Norm};
 use crate::text::printable;
 
 /// The model in one line.
-pub(crate) fn model(report: &LensReport) -> String {
-    let m = &report.model;
+pub(crate) fn model(m: &ModelCard) -> String {
     let mut parts = vec![printable(&m.name)];
     if let Some(commit) = &m.commit {
         parts.push(format!("commit {}", printable(commit).chars().take(12).collect::<String>()));

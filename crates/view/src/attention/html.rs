@@ -1,0 +1,97 @@
+//! Patterns as one self-contained HTML page: thumbnails beside one head large. No request leaves it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value as Json, json};
+
+use super::report::{AttentionReport, Sink};
+use super::tables::markdown;
+use crate::colour::CIVIDIS;
+use crate::error::{Error, ErrorKind};
+use crate::page::{embed, lean, policy};
+use crate::svg::escape;
+use crate::text::printable;
+
+const SCRIPT: &str = include_str!("attention.js");
+const STYLE: &str = include_str!("attention.css");
+/// Weights that one page holds: 16 million take 43 MB, which browsers still open at once.
+const WEIGHTS: usize = 16_000_000;
+
+/// The report as one HTML page, with everything inline.
+///
+/// The page's Content-Security-Policy allows this script and this style by their hash and nothing else; tokens are data
+/// that the script inserts as text. Weights are rounded to 1 / 65535. Where scripts are off, a table of where each head
+/// looks remains.
+///
+/// # Errors
+/// More weights than a browser opens.
+pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
+    let weights: usize = report.heads.iter().flat_map(|head| &head.weights).map(Vec::len).sum();
+    if weights > WEIGHTS {
+        return Err(Error::new(
+            ErrorKind::Size,
+            format!(
+                "HTML: {weights} weights are too many for a page; choose layers or heads, or cut the prompt"
+            ),
+        ));
+    }
+    let title = escape(&format!("Attention · {}", printable(&report.model.name)));
+    let (script, style) = (lean(SCRIPT), lean(STYLE));
+    let policy = policy(&script, &style);
+    let lines = report.lines(Sink::Shown);
+    let paragraphs: String = lines[..2].iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
+    let data = embed(&data(report, sink));
+    let plain = escape(&markdown(report));
+    Ok(format!(
+        r#"<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{paragraphs}</header>
+<div class="bar">
+<label><input type="checkbox" id="sink"> Hide the first token</label>
+<button type="button" id="dark" aria-pressed="false">Dark</button>
+<span class="scale"><canvas id="ramp" width="165" height="10"></canvas><span id="range"></span></span>
+</div>
+<main>
+<div class="sheet"><table id="heads" role="grid" aria-label="Attention pattern of each head, the last layer on top"></table></div>
+<section aria-label="One head"><h2 id="name"></h2><div id="large"></div><p class="hint" id="said" role="status"></p></section>
+</main>
+<p class="hint">Click a thumbnail, or move with the arrow keys · <kbd>s</kbd> hides the first token · <kbd>d</kbd> dark</p>
+<noscript><pre>{plain}</pre></noscript>
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"#
+    ))
+}
+
+fn data(report: &AttentionReport, sink: Sink) -> Json {
+    let heads = report.heads.iter().map(|head| {
+        let weights = head.weights.iter().flatten();
+        let bytes: Vec<u8> = weights
+            .flat_map(|w| ((f64::from(*w) * 65535.0).round().clamp(0.0, 65535.0) as u16).to_le_bytes())
+            .collect();
+        json!({ "layer": head.layer, "head": head.head, "weights": STANDARD.encode(bytes) })
+    });
+    let (layers, columns) = report.sides();
+    json!({
+        "tokens": report.tokens.iter().map(|token| printable(&token.text)).collect::<Vec<_>>(),
+        "layers": layers,
+        "columns": columns,
+        "heads": heads.collect::<Vec<_>>(),
+        "palette": CIVIDIS.iter().map(|c| [c.0, c.1, c.2]).collect::<Vec<_>>(),
+        "sink": sink == Sink::Hidden,
+    })
+}
