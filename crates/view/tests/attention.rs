@@ -108,7 +108,7 @@ fn many_tokens_are_pooled_and_one_token_is_no_division_by_zero() {
     short.heads.iter_mut().for_each(|head| head.weights.truncate(1));
     for sink in [Sink::Shown, Sink::Hidden] {
         in_terminal(&short, 80, ColourDepth::True, sink);
-        svg(&short, &PictureOptions { sink, ..PictureOptions::default() });
+        assert!(svg(&short, &PictureOptions { sink, ..PictureOptions::default() }).starts_with("<svg"));
         html(&short, sink).unwrap();
     }
     assert!(markdown(&short).contains("NaN"));

@@ -41,7 +41,11 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let edits = changes::checked(&interventions, &session.model, &rows, context)?;
     if saved::is_store(file) {
         let (session, request, interventions) = (&session, &request, interventions.as_slice());
-        return saved::run(file, &saved::Job { session, request, rows, context, interventions, extract });
+        return saved::run(
+            args,
+            file,
+            &saved::Job { session, request, rows, context, interventions, extract },
+        );
     }
     let job = Job { extract, request: &request, session: &session, examples: &examples, context, file };
     if interventions.iter().any(changes::speaks_of_rows) {
