@@ -296,7 +296,7 @@ mod tests {
         for len in [0, 1, 5, 127, 128, 129, 1000] {
             let mut x = values(3, len);
             // Ties, and what is no number.
-            x.iter_mut().for_each(|x| *x = (*x * 8.0).round());
+            x.iter_mut().for_each(|x| *x = (*x * 8.0).round() + 0.0);
             (0..len).step_by(7).for_each(|i| x[i] = f32::NAN);
             (0..len).step_by(11).for_each(|i| x[i] = f32::NEG_INFINITY);
             let mut sorted: Vec<(usize, f32)> = x.iter().copied().enumerate().collect();
