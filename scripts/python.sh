@@ -18,7 +18,8 @@ export PATH="$environment/bin:$PATH"
 
 wheels="$PWD/python/target/wheels"
 rm -rf "$wheels"
-maturin build --quiet --release --locked --manifest-path python/Cargo.toml --out "$wheels"
+# The folder of the other builds, with their profile: most dependencies are compiled there already.
+CARGO_TARGET_DIR="$PWD/target" maturin build --quiet --strip --locked --manifest-path python/Cargo.toml --out "$wheels"
 python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheels"/*.whl
 
 cd python

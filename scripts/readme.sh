@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Holds the README to its word: its `make` commands are targets, its other commands run as they stand.
+# Holds the README and the book to their word: their `make` commands are targets, their other commands run as they stand.
 # Blocks marked `sh` are run, in order, in one empty folder, with the release build as `easyroutine`.
 # Usage: scripts/readme.sh FOLDER_OF_THE_BINARY
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binaries=$(cd "${1:?folder of the binary}" && pwd)
 
-commands=$(awk '/^```/ { inside = ($0 == "```sh"); next } inside' README.md)
+commands=$(awk '/^```/ { inside = ($0 == "```sh"); next } inside' README.md docs/book/src/*.md)
 [ -n "$commands" ] || { echo "error: README.md has no sh block" >&2; exit 1; }
 
 for target in demo test; do
@@ -18,7 +18,7 @@ done < <(grep '^make ' <<<"$commands")
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-grep -Ev '^(make|git|cd|cargo) ' <<<"$commands" >"$folder/commands.sh"
+grep -Ev '^(make|git|cd|cargo|pip) ' <<<"$commands" >"$folder/commands.sh"
 grep -q '^easyroutine ' "$folder/commands.sh" || { echo "error: README.md shows no command" >&2; exit 1; }
 cd "$folder"
 PATH="$binaries:$PATH" bash -euxo pipefail commands.sh >output.txt || { tail -n 20 output.txt; exit 1; }
