@@ -7,6 +7,12 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Ok(metadata) = Metadata::parse(data) else { return };
     assert!(metadata.store().is_some());
-    let _ = (metadata.run_id(), metadata.revision(), metadata.tags(), metadata.digest(), metadata.count("n_bytes"));
+    let _ = (
+        metadata.run_id(),
+        metadata.revision(),
+        metadata.tags(),
+        metadata.digest(),
+        metadata.count("n_bytes"),
+    );
     assert!(metadata.user().all(|(key, _)| key != "_store"));
 });
