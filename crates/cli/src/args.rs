@@ -1,12 +1,17 @@
 //! Arguments as typed.
 
+mod extract;
 pub(crate) mod runs;
+mod sweep;
 
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
+
+pub(crate) use extract::{Extract, PatternArg, Saving};
+pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, Patch, Sweep};
 
 const SURROUNDINGS: &str = "`easyroutine env` shows what is seen of the surroundings; `easyroutine man` lists all \
 variables and exit statuses.";
@@ -227,122 +232,6 @@ pub(crate) struct Attn {
     pub(crate) dark: bool,
 }
 
-/// `extract`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Extract {
-    /// The prompt; `-` reads standard input.
-    #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "token_ids"], conflicts_with_all = ["file", "token_ids"])]
-    pub(crate) prompt: Option<String>,
-    /// Read prompts from a file: .jsonl and .parquet by --field, anything else one a line. Blank lines are passed over.
-    #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
-    pub(crate) file: Option<PathBuf>,
-    /// The field or column that holds the prompts, `text` unless named: texts, or lists of token ids.
-    #[arg(long, value_name = "NAME", requires = "file")]
-    pub(crate) field: Option<String>,
-    /// Read only the first prompts of the file.
-    #[arg(long, value_name = "N", requires = "file", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) limit: Option<u32>,
-    /// Tokens that run together at most. Results are the same to the bit for any number.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub(crate) batch_tokens: u32,
-    /// Rows of token ids as JSON: `[[1,2],[3,4]]`.
-    #[arg(long, value_name = "JSON")]
-    pub(crate) token_ids: Option<String>,
-    /// Rows of 0 and 1 as JSON, in the shape of the token ids.
-    #[arg(long, value_name = "JSON", requires = "token_ids", conflicts_with_all = ["prompt", "file"])]
-    pub(crate) attention_mask: Option<String>,
-    #[command(flatten)]
-    pub(crate) cutting: Cutting,
-    #[command(flatten)]
-    pub(crate) model: ModelFlag,
-    #[command(flatten)]
-    pub(crate) changes: Changes,
-    /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
-    #[arg(short, long, value_name = "KEYS", required = true)]
-    pub(crate) activations: Vec<String>,
-    /// Positions of each row: all, first, last, last-2, 5, -1, 4:9 (4 to 8), special, all-text, random-text-3,
-    /// text:Paris. May repeat.
-    #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
-    pub(crate) positions: Vec<String>,
-    /// Keep the mean over the positions of each specifier.
-    #[arg(long)]
-    pub(crate) avg: bool,
-    /// What is kept of a block of a pattern, rows of one specifier by columns of another; the ratio is to attention
-    /// that is spread evenly.
-    #[arg(long, value_enum, default_value_t = PatternArg::None, value_name = "HOW")]
-    pub(crate) pattern_avg: PatternArg,
-    /// Rows of patterns, where they are others than --positions. May repeat.
-    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
-    pub(crate) pattern_rows: Vec<String>,
-    /// Keep patterns only as their mean over all prompts, as `avg_pattern_L0H0`.
-    #[arg(long)]
-    pub(crate) avg_over_examples: bool,
-    /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    pub(crate) pivot: Vec<i64>,
-    /// Seed of every random choice.
-    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
-    pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) saving: Saving,
-}
-
-/// How a run is saved, where -o names a folder.
-#[derive(Debug, Clone, ClapArgs)]
-#[command(next_help_heading = "Runs in a store (-o FOLDER/)")]
-pub(crate) struct Saving {
-    /// The experiment that the run belongs to; `default` if none is named.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) experiment: Option<String>,
-    /// A word to find it by.
-    #[arg(long, value_name = "TAG")]
-    pub(crate) tag: Option<String>,
-    /// A key of yours and its value, JSON or text. May repeat.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) meta: Vec<String>,
-    /// A name under which the run can be resumed and shared.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) run: Option<String>,
-    /// Go on with the run of that name.
-    #[arg(long, requires = "run")]
-    pub(crate) resume: bool,
-    /// Write one of several parts, `3/8`; the last to finish makes the run visible.
-    #[arg(long, value_name = "PART", requires = "run", conflicts_with = "resume", value_parser = part)]
-    pub(crate) part: Option<Part>,
-    /// Rows of a shard; as many as fit into 256 MiB if it is not said.
-    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) unit: Option<u64>,
-}
-
-impl Saving {
-    /// A flag that was given, if any was.
-    pub(crate) fn given(&self) -> Option<&'static str> {
-        let flags = [
-            ("--experiment", self.experiment.is_some()),
-            ("--tag", self.tag.is_some()),
-            ("--meta", !self.meta.is_empty()),
-            ("--run", self.run.is_some()),
-            ("--unit", self.unit.is_some()),
-        ];
-        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
-    }
-}
-
-/// One part of several, counted from 1.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Part {
-    pub(crate) number: usize,
-    pub(crate) of: usize,
-}
-
-fn part(text: &str) -> Result<Part, String> {
-    let numbers = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-    match numbers {
-        Some((number, of)) if (1..=of).contains(&number) => Ok(Part { number, of }),
-        _ => Err("a part is 1/8 to 8/8".to_owned()),
-    }
-}
-
 /// `run`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Next {
@@ -391,99 +280,6 @@ pub(crate) struct Generation {
     /// What the system says first.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub(crate) system: Option<String>,
-}
-
-/// `patch`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Patch {
-    #[command(flatten)]
-    pub(crate) prompt: PromptArgs,
-    #[command(flatten)]
-    pub(crate) model: ModelFlag,
-    /// The prompt whose activations are put into the run of PROMPT; as many tokens.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) base: String,
-    #[command(flatten)]
-    pub(crate) sweep: Sweep,
-}
-
-/// `ablate`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Ablate {
-    #[command(flatten)]
-    pub(crate) prompt: PromptArgs,
-    #[command(flatten)]
-    pub(crate) model: ModelFlag,
-    /// What is put in place: zeros, the mean over tokens, or what stands there in another prompt.
-    #[arg(long, value_enum, default_value_t = ByArg::Zero, value_name = "HOW")]
-    pub(crate) by: ByArg,
-    /// A file of prompts, one a line, over whose tokens `--by mean` averages; else those of PROMPT itself.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) over: Option<PathBuf>,
-    /// The other prompt of `--by resample`; as many tokens.
-    #[arg(long, value_name = "TEXT", required_if_eq("by", "resample"))]
-    pub(crate) with: Option<String>,
-    #[command(flatten)]
-    pub(crate) sweep: Sweep,
-}
-
-/// What a grid is made of.
-#[derive(Debug, Clone, ClapArgs)]
-pub(crate) struct Sweep {
-    /// What the columns are; `patch` has positions, `ablate` heads, unless told otherwise.
-    #[arg(long, value_enum, value_name = "COLUMNS")]
-    pub(crate) along: Option<AlongArg>,
-    /// What is changed: resid_in, attn_out, mlp_out, ... along positions, head_out, ... along heads, several joined by
-    /// commas along sites.
-    #[arg(long, value_name = "SITE")]
-    pub(crate) site: Option<String>,
-    /// Positions of the prompt: the columns, or where each head or site is changed. All by default. May repeat.
-    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
-    pub(crate) positions: Vec<String>,
-    /// Layers: 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), joined by commas.
-    #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
-    pub(crate) layers: Option<String>,
-    /// What is read at the last token; `normalised` is 0 for PROMPT and 1 for the base.
-    #[arg(long, value_enum, default_value_t = EffectArg::LogitDiff, value_name = "METRIC")]
-    pub(crate) metric: EffectArg,
-    /// The token that the metric is about: its exact text (` Mary`), or `id:7042`. Else what the base, or of `ablate` the
-    /// prompt, predicts.
-    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
-    pub(crate) answer: Option<String>,
-    /// The token that it is measured against. Else what the prompt predicts, of `ablate` what comes second.
-    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
-    pub(crate) against: Option<String>,
-}
-
-/// `--by`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ByArg {
-    Zero,
-    Mean,
-    Resample,
-}
-
-/// `--along`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AlongArg {
-    Positions,
-    Heads,
-    Sites,
-}
-
-/// `--metric` of a grid
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum EffectArg {
-    /// Logit of the answer less that of the token against it.
-    LogitDiff,
-    /// The same, 0 for the prompt and 1 for the base.
-    Normalised,
-    /// Probability of the answer.
-    P,
-    /// KL of the base, or of the run without a change, to the changed run, in nats.
-    Kl,
-    /// Rank of the answer, from 1.
-    Rank,
 }
 
 /// `tokens`
@@ -608,13 +404,4 @@ pub(crate) enum MetricArg {
     Kl,
     /// Probability of the token named by --track.
     Tracked,
-}
-
-/// `--pattern-avg`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PatternArg {
-    None,
-    Mean,
-    Sum,
-    BaselineRatio,
 }

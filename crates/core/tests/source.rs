@@ -278,7 +278,11 @@ fn a_demo_model_is_found_in_its_folder_or_says_how_to_get_it() {
         fails(&folder, "unknown").2.contains("`smollm2`"),
         "a short name that is nothing lists the demo models"
     );
-    assert_eq!(fails(&folder, "smollm2@main2").0, ErrorKind::Offline, "a demo model has no revisions");
+    assert_eq!(
+        fails(&folder, "smollm2@main2").0,
+        ErrorKind::InvalidReference,
+        "a demo model has no revisions"
+    );
 }
 
 fn environment(variables: &[(&str, &str)]) -> Environment {

@@ -1,0 +1,132 @@
+//! Arguments of `extract`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::{Changes, Cutting, ModelFlag};
+
+/// `extract`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Extract {
+    /// The prompt; `-` reads standard input.
+    #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "token_ids"], conflicts_with_all = ["file", "token_ids"])]
+    pub(crate) prompt: Option<String>,
+    /// Read prompts from a file: .jsonl and .parquet by --field, anything else one a line. Blank lines are passed over.
+    #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
+    pub(crate) file: Option<PathBuf>,
+    /// The field or column that holds the prompts, `text` unless named: texts, or lists of token ids.
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub(crate) field: Option<String>,
+    /// Read only the first prompts of the file.
+    #[arg(long, value_name = "N", requires = "file", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// Tokens that run together at most. Results are the same to the bit for any number.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) batch_tokens: u32,
+    /// Rows of token ids as JSON: `[[1,2],[3,4]]`.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) token_ids: Option<String>,
+    /// Rows of 0 and 1 as JSON, in the shape of the token ids.
+    #[arg(long, value_name = "JSON", requires = "token_ids", conflicts_with_all = ["prompt", "file"])]
+    pub(crate) attention_mask: Option<String>,
+    #[command(flatten)]
+    pub(crate) cutting: Cutting,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
+    #[arg(short, long, value_name = "KEYS", required = true)]
+    pub(crate) activations: Vec<String>,
+    /// Positions of each row: all, first, last, last-2, 5, -1, 4:9 (4 to 8), special, all-text, random-text-3,
+    /// text:Paris. May repeat.
+    #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
+    pub(crate) positions: Vec<String>,
+    /// Keep the mean over the positions of each specifier.
+    #[arg(long)]
+    pub(crate) avg: bool,
+    /// What is kept of a block of a pattern, rows of one specifier by columns of another; the ratio is to attention
+    /// that is spread evenly.
+    #[arg(long, value_enum, default_value_t = PatternArg::None, value_name = "HOW")]
+    pub(crate) pattern_avg: PatternArg,
+    /// Rows of patterns, where they are others than --positions. May repeat.
+    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
+    pub(crate) pattern_rows: Vec<String>,
+    /// Keep patterns only as their mean over all prompts, as `avg_pattern_L0H0`.
+    #[arg(long)]
+    pub(crate) avg_over_examples: bool,
+    /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) pivot: Vec<i64>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) saving: Saving,
+}
+
+/// How a run is saved, where -o names a folder.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Runs in a store (-o FOLDER/)")]
+pub(crate) struct Saving {
+    /// The experiment that the run belongs to; `default` if none is named.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) experiment: Option<String>,
+    /// A word to find it by.
+    #[arg(long, value_name = "TAG")]
+    pub(crate) tag: Option<String>,
+    /// A key of yours and its value, JSON or text. May repeat.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) meta: Vec<String>,
+    /// A name under which the run can be resumed and shared.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) run: Option<String>,
+    /// Go on with the run of that name.
+    #[arg(long, requires = "run")]
+    pub(crate) resume: bool,
+    /// Write one of several parts, `3/8`; the last to finish makes the run visible.
+    #[arg(long, value_name = "PART", requires = "run", conflicts_with = "resume", value_parser = part)]
+    pub(crate) part: Option<Part>,
+    /// Rows of a shard; as many as fit into 256 MiB if it is not said.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) unit: Option<u64>,
+}
+
+impl Saving {
+    /// A flag that was given, if any was.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--experiment", self.experiment.is_some()),
+            ("--tag", self.tag.is_some()),
+            ("--meta", !self.meta.is_empty()),
+            ("--run", self.run.is_some()),
+            ("--unit", self.unit.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+}
+
+/// One part of several, counted from 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) number: usize,
+    pub(crate) of: usize,
+}
+
+fn part(text: &str) -> Result<Part, String> {
+    let numbers = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match numbers {
+        Some((number, of)) if (1..=of).contains(&number) => Ok(Part { number, of }),
+        _ => Err("a part is 1/8 to 8/8".to_owned()),
+    }
+}
+
+/// `--pattern-avg`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PatternArg {
+    None,
+    Mean,
+    Sum,
+    BaselineRatio,
+}

@@ -1,0 +1,100 @@
+//! Arguments of `patch` and `ablate`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::{ModelFlag, PromptArgs};
+
+/// `patch`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Patch {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    /// The prompt whose activations are put into the run of PROMPT; as many tokens.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) base: String,
+    #[command(flatten)]
+    pub(crate) sweep: Sweep,
+}
+
+/// `ablate`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Ablate {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    /// What is put in place: zeros, the mean over tokens, or what stands there in another prompt.
+    #[arg(long, value_enum, default_value_t = ByArg::Zero, value_name = "HOW")]
+    pub(crate) by: ByArg,
+    /// A file of prompts, one a line, over whose tokens `--by mean` averages; else those of PROMPT itself.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) over: Option<PathBuf>,
+    /// The other prompt of `--by resample`; as many tokens.
+    #[arg(long, value_name = "TEXT", required_if_eq("by", "resample"))]
+    pub(crate) with: Option<String>,
+    #[command(flatten)]
+    pub(crate) sweep: Sweep,
+}
+
+/// What a grid is made of.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Sweep {
+    /// What the columns are; `patch` has positions, `ablate` heads, unless told otherwise.
+    #[arg(long, value_enum, value_name = "COLUMNS")]
+    pub(crate) along: Option<AlongArg>,
+    /// What is changed: resid_in, attn_out, mlp_out, ... along positions, head_out, ... along heads, several joined by
+    /// commas along sites.
+    #[arg(long, value_name = "SITE")]
+    pub(crate) site: Option<String>,
+    /// Positions of the prompt: the columns, or where each head or site is changed. All by default. May repeat.
+    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
+    pub(crate) positions: Vec<String>,
+    /// Layers: 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), joined by commas.
+    #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
+    pub(crate) layers: Option<String>,
+    /// What is read at the last token; `normalised` is 0 for PROMPT and 1 for the base.
+    #[arg(long, value_enum, default_value_t = EffectArg::LogitDiff, value_name = "METRIC")]
+    pub(crate) metric: EffectArg,
+    /// The token that the metric is about: its exact text (` Mary`), or `id:7042`. Else what the base, or of `ablate` the
+    /// prompt, predicts.
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub(crate) answer: Option<String>,
+    /// The token that it is measured against. Else what the prompt predicts, of `ablate` what comes second.
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub(crate) against: Option<String>,
+}
+
+/// `--by`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ByArg {
+    Zero,
+    Mean,
+    Resample,
+}
+
+/// `--along`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AlongArg {
+    Positions,
+    Heads,
+    Sites,
+}
+
+/// `--metric` of a grid
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EffectArg {
+    /// Logit of the answer less that of the token against it.
+    LogitDiff,
+    /// The same, 0 for the prompt and 1 for the base.
+    Normalised,
+    /// Probability of the answer.
+    P,
+    /// KL of the base, or of the run without a change, to the changed run, in nats.
+    Kl,
+    /// Rank of the answer, from 1.
+    Rank,
+}
