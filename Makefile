@@ -48,7 +48,7 @@ unit:
 
 # Instructions of a small forward pass: a slip in speed is seen without a clock.
 count:
-	cargo build --package easyroutine --example forward --all-features --locked
+	cargo build --release --package easyroutine --example forward --features hub,parquet --locked
 	scripts/count.sh check
 
 # Tests that need a pretrained model are marked as ignored, and run here.
