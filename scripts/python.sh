@@ -29,7 +29,9 @@ if [ "$what" = test ]; then
   mypy easyroutine
   # On the installed package: what Python finds there is what the stubs say.
   (cd /tmp && python -m mypy.stubtest easyroutine._core --ignore-missing-stub --allowlist "$OLDPWD/stubtest.txt")
-  python -m pytest -m "not torch and not real" -p no:cacheprovider
+  # From the folder of tests: in the one above, Python would import the sources, which have no native module.
+  (cd tests && pytest -m "not torch and not real" -p no:cacheprovider)
 else
-  EASYROUTINE_SMOLLM2="$(python3 ../scripts/fetch_model.py smollm2)" python -m pytest -p no:cacheprovider
+  model=$(python3 ../scripts/fetch_model.py smollm2)
+  (cd tests && EASYROUTINE_SMOLLM2="$model" pytest -p no:cacheprovider)
 fi

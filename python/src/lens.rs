@@ -20,6 +20,9 @@ pub(crate) struct Lens {
     lens: LogitLens,
 }
 
+/// Kind, eps, weight and bias of a norm.
+type NormNumbers = (String, f32, Option<Py<Tensor>>, Option<Py<Tensor>>);
+
 #[pymethods]
 impl Lens {
     /// Shares a model's weights.
@@ -52,7 +55,7 @@ impl Lens {
     fn of_numbers(
         py: Python<'_>,
         matrix: &Bound<'_, Tensor>,
-        norm: Option<(String, f32, Option<Py<Tensor>>, Option<Py<Tensor>>)>,
+        norm: Option<NormNumbers>,
         bias: Option<Py<Tensor>>,
         divisor: Option<f32>,
         softcap: Option<f32>,

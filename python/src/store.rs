@@ -204,7 +204,6 @@ impl Found {
 
     /// Path below the store, tensors, values (JSON) and record (JSON) of one run; `names` are those that are read, all
     /// where it is nothing.
-    #[expect(clippy::type_complexity, reason = "a run, once, for one caller")]
     fn load<'py>(
         &self,
         py: Python<'py>,

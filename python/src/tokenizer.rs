@@ -18,6 +18,9 @@ pub(crate) struct Tokenizer {
     pub(crate) tokenizer: Arc<Engine>,
 }
 
+/// Ids, and the bytes that each stands for.
+type Encoding = (Vec<u32>, Vec<(usize, usize)>);
+
 #[pymethods]
 impl Tokenizer {
     /// The tokenizer of a model, without its weights; returns its name too.
@@ -45,12 +48,7 @@ impl Tokenizer {
     }
 
     /// Ids and, for each token, the bytes of the text (as UTF-8) that it stands for.
-    fn encode(
-        &self,
-        py: Python<'_>,
-        text: &str,
-        add_special_tokens: bool,
-    ) -> Result<(Vec<u32>, Vec<(usize, usize)>), Failure> {
+    fn encode(&self, py: Python<'_>, text: &str, add_special_tokens: bool) -> Result<Encoding, Failure> {
         let bos = if add_special_tokens { Bos::Auto } else { Bos::No };
         let encoded = py.detach(|| self.tokenizer.encode(text, bos))?;
         Ok((encoded.ids, encoded.offsets))

@@ -34,9 +34,13 @@ async function open(use, options = {}) {
 }
 
 const said = (page) => page.locator("#said").textContent();
-/** Colour of a cell of the large picture, which has one pixel a cell. */
+/** Colour of a cell of the large picture, which has one pixel a cell. Read from a copy: reading the picture itself twice makes the browser warn. */
 const pixel = (page, query, key) =>
-  page.locator("#matrix").evaluate((canvas, [x, y]) => [...canvas.getContext("2d").getImageData(x, y, 1, 1).data], [key, query]);
+  page.locator("#matrix").evaluate((canvas, [x, y]) => {
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    return [...copy.getImageData(x, y, 1, 1).data];
+  }, [key, query]);
 
 test("every head has a thumbnail, the last layer on top, and one is large", () =>
   open(async (page) => {
@@ -61,15 +65,15 @@ test("hovering a cell names query, key and weight", () =>
 
 test("hiding the first token blanks its column and stretches the colours", () =>
   open(async (page) => {
-    await page.locator('td[data-head="0,0"]').click();
-    const before = await pixel(page, 4, 2);
+    await page.locator('td[data-head="1,1"]').click();
+    const before = await pixel(page, 4, 4);
     assert.equal((await pixel(page, 4, 0))[3], 255);
     await page.locator("#sink").check();
     assert.equal((await pixel(page, 4, 0))[3], 0);
-    assert.notDeepEqual(await pixel(page, 4, 2), before);
+    assert.notDeepEqual(await pixel(page, 4, 4), before);
     assert.match(await page.locator("#range").textContent(), /^0 to 0\.\d+$/);
     await page.keyboard.press("s");
-    assert.deepEqual(await pixel(page, 4, 2), before);
+    assert.deepEqual(await pixel(page, 4, 4), before);
   }));
 
 test("the keyboard moves between heads", () =>

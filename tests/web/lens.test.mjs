@@ -198,6 +198,8 @@ test("exports hold what was shown", () =>
     const csv = (await save("CSV")).toString().trim().split("\r\n");
     assert.equal(csv.length, 1 + report.layers.length * report.tokens.length);
     assert.ok(csv[0].startsWith("layer,name,position,token,next,top_id,top,logprob"));
+    assert.match((await save("SVG")).toString(), /Colour: probability of [^<]*Rome/, "a page with a tracked token begins with it");
+    await page.locator("#metric").selectOption("0");
     const svg = (await save("SVG")).toString();
     assert.ok(svg.startsWith("<svg") && svg.includes("·Paris") && svg.includes("Colour: probability of the final"));
     const png = await save("PNG");
