@@ -294,6 +294,19 @@ impl From<String> for Cell {
     }
 }
 
+/// Formats of what is drawn as a picture too.
+pub(crate) const DRAWN: &[Format] = &[
+    Format::Table,
+    Format::Tsv,
+    Format::Json,
+    Format::Csv,
+    Format::Md,
+    Format::Html,
+    Format::Svg,
+    Format::Png,
+    Format::Jsonl,
+];
+
 /// Formats of a plain table.
 pub(crate) const PLAIN: &[Format] =
     &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Jsonl];

@@ -15,23 +15,11 @@ use super::dtype_name;
 use crate::args::{Args, Attn, Format};
 use crate::changes;
 use crate::failure::Failure;
-use crate::output::{self, Target};
+use crate::output::{self, DRAWN, Target};
 use crate::session::{self, Prompt, Session, token_text};
 
-const FORMATS: &[Format] = &[
-    Format::Table,
-    Format::Tsv,
-    Format::Json,
-    Format::Csv,
-    Format::Md,
-    Format::Html,
-    Format::Svg,
-    Format::Png,
-    Format::Jsonl,
-];
-
 pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
-    let targets = output::targets(args, FORMATS)?;
+    let targets = output::targets(args, DRAWN)?;
     let interventions = attn.changes.read()?;
     let selector = selector(attn)?;
     let session = session::load(&attn.model.model, &attn.model.loading)?;

@@ -14,23 +14,11 @@ use crate::args::{Args, Format, Lens, MetricArg, NormArg};
 use crate::changes;
 use crate::failure::Failure;
 use crate::layers;
-use crate::output::{self, Target};
+use crate::output::{self, DRAWN, Target};
 use crate::session::{self, Prompt, Session, token_text};
 
-const FORMATS: &[Format] = &[
-    Format::Table,
-    Format::Tsv,
-    Format::Json,
-    Format::Csv,
-    Format::Md,
-    Format::Html,
-    Format::Svg,
-    Format::Png,
-    Format::Jsonl,
-];
-
 pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
-    let targets = output::targets(args, FORMATS)?;
+    let targets = output::targets(args, DRAWN)?;
     let component = Component::from_name(&lens.component)?;
     let specifiers = specifiers(&lens.positions)?;
     let interventions = lens.changes.read()?;

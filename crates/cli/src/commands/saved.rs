@@ -140,18 +140,11 @@ fn plan(job: &Job<'_>, selected: &[Selected]) -> Result<Plan, Failure> {
 /// What a row of mean length takes, as the first row shows.
 fn bytes_of_a_row(job: &Job<'_>, selected: &[Selected]) -> Result<u64, Failure> {
     let cache = run_rows(job, 0..1)?;
-    let bytes: usize = cache.iter().map(|(_, kept)| size_of_numbers(&kept.data)).sum();
+    let bytes: usize = cache.iter().map(|(_, kept)| kept.bytes()).sum();
     let t = |selected: &Selected| selected.indices.len() as u64;
     let all: u64 = selected.iter().map(t).sum();
     let first = selected.first().map_or(1, t).max(1);
     Ok(bytes as u64 * all.div_ceil(selected.len() as u64) / first)
-}
-
-fn size_of_numbers(numbers: &Numbers) -> usize {
-    match numbers {
-        Numbers::F32(values) => size_of_val(values.as_slice()),
-        Numbers::I64(values) => size_of_val(values.as_slice()),
-    }
 }
 
 fn run_rows(job: &Job<'_>, range: Range<usize>) -> Result<ActivationCache, Failure> {

@@ -17,20 +17,8 @@ use super::lens::{selected, specifiers};
 use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, Patch, Sweep as SweepArgs};
 use crate::failure::Failure;
 use crate::layers;
-use crate::output::{self, Target};
+use crate::output::{self, DRAWN, Target};
 use crate::session::{self, Prompt, Session, token_text};
-
-const FORMATS: &[Format] = &[
-    Format::Table,
-    Format::Tsv,
-    Format::Json,
-    Format::Csv,
-    Format::Md,
-    Format::Html,
-    Format::Svg,
-    Format::Png,
-    Format::Jsonl,
-];
 
 /// A model, its tokenizer and the prompt that is changed.
 struct Opened {
@@ -40,7 +28,7 @@ struct Opened {
 }
 
 pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
-    let targets = output::targets(args, FORMATS)?;
+    let targets = output::targets(args, DRAWN)?;
     let opened = open(&patch.model.model, &patch.model.loading, &patch.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
     let context = session.model.arch().context;
@@ -66,7 +54,7 @@ pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
 }
 
 pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
-    let targets = output::targets(args, FORMATS)?;
+    let targets = output::targets(args, DRAWN)?;
     let opened = open(&ablate.model.model, &ablate.model.loading, &ablate.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
     let (cutting, context) = (&ablate.prompt.cutting, session.model.arch().context);
