@@ -169,6 +169,40 @@ fn tensors_of_the_metadata_and_the_form_of_values_are_kept() {
 }
 
 #[test]
+fn tensors_of_the_metadata_that_a_crash_left_out_are_written_by_whoever_joins() {
+    let base = fast_folder();
+    let saver = saver(&base, "e");
+    let vector = Value::Tensor(Tensor::f32("v", &[2], &[1.0, 2.0]));
+    let story = Story { interventions: Some(Value::List(vec![vector])), ..story(1) };
+    let Begun::Open(run) = saver.begin("job", &plan(), &story, Joining::New).unwrap() else { panic!() };
+    write(&run, 0..run.n_units());
+    let receipt = format!("{}/parts/{:05}.json", run.path(), run.n_units());
+    std::fs::remove_file(base.path().join(receipt)).unwrap();
+    let error = run.commit(|_| {}).unwrap_err();
+    assert!(error.to_string().contains("tensors of its metadata"), "{error}");
+    let Begun::Open(run) = saver.begin("job", &plan(), &story, Joining::Resume).unwrap() else { panic!() };
+    let run = saver.store().run(&run.commit(|_| {}).unwrap()).unwrap();
+    assert_eq!(run.read("aux/interventions.0").unwrap().to_f32().unwrap(), [1.0, 2.0]);
+}
+
+#[test]
+fn a_run_whose_experiment_is_renamed_under_it_does_not_go_on_where_it_was() {
+    let base = fast_folder();
+    let saver = saver(&base, "e");
+    let run = begin(&saver, Joining::New).unwrap();
+    write(&run, 0..2);
+    saver.store().rename_experiment("e", "f").unwrap();
+    saver.save(&common::contents(1), &story(1)).unwrap();
+    let error = run.put(2, &unit(run.examples(2))).unwrap_err();
+    assert!(error.hint_text().unwrap_or_default().contains("its experiment renamed"), "{error:?}");
+    assert!(run.commit(|_| {}).is_err());
+    assert_eq!(saver.store().scan(Some("e")).unwrap().runs.len(), 1);
+    let Begun::Open(moved) = saver.store().begun("f", "job").unwrap() else { panic!() };
+    write(&moved, moved.missing().unwrap());
+    assert_eq!(digest(saver.store(), &moved.commit(|_| {}).unwrap()), undisturbed());
+}
+
+#[test]
 fn a_torn_or_foreign_unit_is_written_again() {
     let base = fast_folder();
     let saver = saver(&base, "e");

@@ -61,6 +61,32 @@ impl Local {
         }
     }
 
+    /// Makes the folder of a file. A run's own is made by its claim and by nothing else: one that is moved away while it
+    /// is filled must not come back with half of its files.
+    fn make_way(&self, folder: &str) -> Result<()> {
+        const OF_A_RUN: usize = 2;
+        match folder.matches('/').count() {
+            ..OF_A_RUN => self.make_folders(folder),
+            OF_A_RUN => self.is_claimed(folder),
+            _ => {
+                self.is_claimed(split(folder).0)?;
+                self.files.create_dir(folder).or_else(|e| match e.kind() {
+                    io::ErrorKind::AlreadyExists => self.is_folder(folder),
+                    _ => Err(self.said("make the folder", folder)(e)),
+                })
+            }
+        }
+    }
+
+    fn is_claimed(&self, run: &str) -> Result<()> {
+        self.is_folder(run).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                e.hint("the run was removed, or its experiment renamed, while it was written")
+            }
+            _ => e,
+        })
+    }
+
     fn is_folder(&self, folder: &str) -> Result<()> {
         let found = self.files.entry(folder).map_err(self.said("look at", folder))?;
         match found.kind {
@@ -134,7 +160,7 @@ impl Backend for Local {
 
     fn upload(&self, path: &str) -> Result<Box<dyn Upload + '_>> {
         let (folder, _) = split(path);
-        self.make_folders(folder)?;
+        self.make_way(folder)?;
         let temporary = join(folder, &format!("{TEMPORARY}{}", nonce()));
         let file = self.files.create_file(&temporary).map_err(self.said("make", &temporary))?;
         Ok(Box::new(LocalUpload { local: self, path: path.to_owned(), temporary, file: Some(file) }))
@@ -143,7 +169,10 @@ impl Backend for Local {
     fn settle(&self, folder: &str) -> Result<()> {
         for entry in self.list(folder)? {
             if entry.kind == EntryKind::Folder {
-                self.sync_dir(&join(folder, &entry.name))?;
+                // One that another process removed meanwhile has nothing to lose.
+                let gone = |e: &Error| e.kind() == ErrorKind::NotFound;
+                self.sync_dir(&join(folder, &entry.name))
+                    .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })?;
             }
         }
         self.sync_dir(folder)
@@ -158,7 +187,7 @@ impl Backend for Local {
 
     fn put_new(&self, path: &str, content: &[u8]) -> Result<()> {
         let folder = split(path).0;
-        self.make_folders(folder)?;
+        self.make_way(folder)?;
         self.put(folder, path, content)?;
         self.sync_upwards(folder)
     }

@@ -74,14 +74,7 @@ impl ActivationSaver {
         let folder = format!("{}/{}", self.experiment(), model_folder(&story.model.name));
         let store = self.store();
         loop {
-            if let Some(opened) = store.opened(&folder, name)? {
-                if joining == Joining::New {
-                    return Err(Error::new(ErrorKind::Exists, format!("the run `{name}` was begun before"))
-                        .hint("--resume goes on with it; another --run begins another"));
-                }
-                opened.same_plan(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
-                return store.joined(&folder, opened);
-            }
+            let opened = store.opened(&folder, name)?;
             if let Some(path) = store.committed(self.experiment(), name)? {
                 return match joining {
                     Joining::New => {
@@ -89,6 +82,14 @@ impl ActivationSaver {
                     }
                     _ => Ok(Begun::Committed(path)),
                 };
+            }
+            if let Some(opened) = opened {
+                if joining == Joining::New {
+                    return Err(Error::new(ErrorKind::Exists, format!("the run `{name}` was begun before"))
+                        .hint("--resume goes on with it; another --run begins another"));
+                }
+                opened.same_plan(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
+                return store.joined(&folder, opened)?.with_aux(&fields);
             }
             if joining == Joining::Resume {
                 return Err(Error::new(
@@ -98,26 +99,33 @@ impl ActivationSaver {
                 .hint("without --resume it is begun"));
             }
             let claim = Claim::new(store.backend())?;
-            let opened = Opened::new(name, plan, &claim, &fields.json);
+            let opened = Opened::new(name, plan, &claim, &fields);
             match store.backend().put_new(&plan::file(&folder, name), &opened.to_bytes()) {
                 Ok(()) => {}
                 // Another process began it in this moment: it is looked at again.
                 Err(error) if error.kind() == ErrorKind::Exists => continue,
                 Err(error) => return Err(error),
             }
-            // Somebody may have begun and committed it between the two looks above.
+            // Somebody may have begun and committed it after the look above. Whoever finds our plan until it is deleted
+            // finds that run too, and looks for it after the plan.
             if let Some(path) = store.committed(self.experiment(), name)? {
-                store.backend().delete_file(&plan::file(&folder, name))?;
+                let _ = store.backend().delete_file(&plan::file(&folder, name));
                 return Ok(Begun::Committed(path));
             }
-            let begun = store.joined(&folder, opened)?;
-            if let Begun::Open(run) = &begun
-                && !fields.aux.is_empty()
-            {
-                run.put_tensors(run.n_units(), &fields.aux, &Contents::default())?;
-            }
-            return Ok(begun);
+            return store.joined(&folder, opened)?.with_aux(&fields);
         }
+    }
+}
+
+impl Begun {
+    /// Writes the tensors of the metadata, if nobody who joined has: whoever began it may not have come to it.
+    fn with_aux(self, fields: &Fields<'_>) -> Result<Self> {
+        if let Begun::Open(run) = &self
+            && !fields.aux.is_empty()
+        {
+            run.put_part(run.n_units(), &fields.aux, &Contents::default())?;
+        }
+        Ok(self)
     }
 }
 
@@ -129,18 +137,23 @@ impl Store {
     pub fn begun(&self, experiment: &str, name: &str) -> Result<Begun> {
         check_experiment(experiment)?;
         plan::check_name(name)?;
+        let mut opened = None;
         for folder in self.model_folders(experiment, &mut Vec::new()) {
-            if let Some(opened) = self.opened(&folder, name)? {
-                return self.joined(&folder, opened);
+            if let Some(found) = self.opened(&folder, name)? {
+                opened = Some((folder, found));
+                break;
             }
         }
-        let committed = self.committed(experiment, name)?;
-        committed.map(Begun::Committed).ok_or_else(|| {
+        if let Some(path) = self.committed(experiment, name)? {
+            return Ok(Begun::Committed(path));
+        }
+        let (folder, opened) = opened.ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
                 format!("no run `{name}` was begun in the experiment `{experiment}`"),
             )
-        })
+        })?;
+        self.joined(&folder, opened)
     }
 
     fn opened(&self, folder: &str, name: &str) -> Result<Option<Opened>> {
@@ -161,7 +174,7 @@ impl Store {
         }
         let run = OpenRun { store: self.clone(), path, opened, worker: None };
         if self.record(&run.path)?.is_some() {
-            run.clear();
+            run.close()?;
             return Ok(Begun::Committed(run.path));
         }
         Ok(Begun::Open(run))
@@ -215,7 +228,7 @@ impl OpenRun {
         if unit >= self.n_units() {
             return Err(Error::input(format!("the plan has {} units; {unit} is none", self.n_units())));
         }
-        self.put_tensors(unit, &contents.tensors, contents)
+        self.put_part(unit, &contents.tensors, contents)
     }
 
     /// Makes the run visible, if every unit is written; several processes may try, and one does. `finish` may put the
@@ -224,13 +237,17 @@ impl OpenRun {
     /// # Errors
     /// Units that are missing, or do not fit together; what the system says.
     pub fn commit(&self, finish: impl FnOnce(&mut Map<String, Json>)) -> Result<String> {
+        match self.commit_units(finish) {
+            Err(error) if self.is_anothers(&error) => {}
+            done => done?,
+        }
+        self.close()?;
+        Ok(self.path.clone())
+    }
+
+    fn commit_units(&self, finish: impl FnOnce(&mut Map<String, Json>)) -> Result<()> {
         let receipts = self.receipts()?;
         let missing: Vec<usize> = (0..self.n_units()).filter(|unit| !receipts.contains_key(unit)).collect();
-        // Once it is committed, by whomever, receipts are cleared away.
-        if self.store.record(&self.path)?.is_some() {
-            self.clear();
-            return Ok(self.path.clone());
-        }
         if !missing.is_empty() {
             let (n, first) = (missing.len(), missing[0]);
             return Err(Error::new(
@@ -239,16 +256,29 @@ impl OpenRun {
             )
             .hint("let the parts that are missing run, then commit"));
         }
+        if self.opened.has_aux() && !receipts.contains_key(&self.n_units()) {
+            return Err(Error::new(ErrorKind::Conflict, "the tensors of its metadata are not written")
+                .hint("begin it again as it was begun, with --resume"));
+        }
         let backend = self.store.backend();
         let (manifest, size) = joined(receipts, self.n_units(), finish)?;
         let fields = self.opened.fields();
-        match save::publish(backend, &self.path, &self.opened.claim()?, fields, manifest, size) {
-            // Another process committed it.
-            Err(error) if error.kind() == ErrorKind::Exists && self.store.record(&self.path)?.is_some() => {}
-            done => done?,
+        save::publish(backend, &self.path, &self.opened.claim()?, fields, manifest, size)
+    }
+
+    /// Whether an error says no more than that another process committed the run while we were at it: what we were
+    /// to make is there, or what we were reading is cleared away, or a unit that counted when it committed was gone.
+    fn is_anothers(&self, error: &Error) -> bool {
+        let by_haste = matches!(error.kind(), ErrorKind::Exists | ErrorKind::NotFound | ErrorKind::Conflict);
+        by_haste && self.store.record(&self.path).is_ok_and(|record| record.is_some())
+    }
+
+    /// A unit, or, as number `n_units`, the tensors of the metadata.
+    fn put_part(&self, unit: usize, tensors: &[Tensor<'_>], contents: &Contents<'_>) -> Result<()> {
+        match self.put_tensors(unit, tensors, contents) {
+            Err(error) if self.is_anothers(&error) => Ok(()),
+            done => done,
         }
-        self.clear();
-        Ok(self.path.clone())
     }
 
     fn put_tensors(&self, unit: usize, tensors: &[Tensor<'_>], contents: &Contents<'_>) -> Result<()> {
@@ -318,12 +348,14 @@ impl OpenRun {
         Ok(found)
     }
 
-    /// Removes what only an open run needs. What stays is found by `gc`.
-    fn clear(&self) {
+    /// Removes what only an open run needs, once the record, by whomever, is there to stay. What is left `gc` finds.
+    fn close(&self) -> Result<()> {
         let backend = self.store.backend();
+        backend.settle(&self.path)?;
         let folder = self.path.rsplit_once('/').unwrap_or_default().0;
         let _ = backend.delete_file(&plan::file(folder, self.opened.name()));
         let _ = backend.delete_folder(&format!("{}/parts", self.path));
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::clock::Claim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::VERSION;
+use crate::save::Fields;
 
 /// What the plan of an open run is called, beside the folders of runs.
 pub(crate) const OPEN_BEGINS: &str = ".open-";
@@ -76,7 +77,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn new(name: &str, plan: &Plan, claim: &Claim, fields: &Map<String, Value>) -> Self {
+    pub(super) fn new(name: &str, plan: &Plan, claim: &Claim, fields: &Fields<'_>) -> Self {
         let content = json!({
             "schema": "easyroutine.open",
             "version": VERSION,
@@ -86,7 +87,8 @@ impl Opened {
             "save_time": claim.save_time,
             "created_at": claim.created_at,
             "plan": plan.to_json(),
-            "fields": fields,
+            "fields": fields.json,
+            "has_aux": !fields.aux.is_empty(),
         });
         Opened { content: content.as_object().cloned().unwrap_or_default(), plan: plan.clone() }
     }
@@ -153,6 +155,11 @@ impl Opened {
 
     pub(crate) fn folder(&self) -> &str {
         self.text("folder")
+    }
+
+    /// Whether the metadata has tensors, which a part of their own holds.
+    pub(super) fn has_aux(&self) -> bool {
+        self.content.get("has_aux").and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// Top-level keys of the record, with the name that the run was begun under.
