@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use easyroutine::cache::Numbers;
+use easyroutine::cache::{Kept, Numbers};
+use easyroutine::sites::Point;
 use serde_json::{Map, Value, json};
 
 /// A tensor to be written. Its numbers stay where they are, since a copy would double the memory.
@@ -24,13 +25,43 @@ impl Stored<'_> {
             Numbers::I64(_) => ("I64", size_of::<i64>()),
         }
     }
+}
 
-    fn bytes(&self) -> Cow<'_, [u8]> {
-        match &*self.numbers {
-            Numbers::F32(values) if cfg!(target_endian = "little") => bytemuck::cast_slice(values).into(),
-            Numbers::F32(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Numbers::I64(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+/// Numbers in the order of bytes that files have.
+pub(crate) fn bytes(numbers: &Numbers) -> Cow<'_, [u8]> {
+    match numbers {
+        Numbers::F32(values) if cfg!(target_endian = "little") => bytemuck::cast_slice(values).into(),
+        Numbers::F32(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Numbers::I64(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    }
+}
+
+/// An activation whose rows differ in length, laid end to end.
+#[derive(Debug)]
+pub(crate) struct Flat {
+    /// Whether every row was laid flat, as both its axes are positions; else rows follow one another along the first.
+    pub(crate) is_pairwise: bool,
+    /// Shape of the whole.
+    pub(crate) shape: Vec<usize>,
+    /// Where each row begins along the first axis, and where the last one ends.
+    pub(crate) offsets: Vec<i64>,
+}
+
+impl Flat {
+    pub(crate) fn of(key: &str, kept: &Kept) -> Self {
+        let is_pairwise = key.parse::<Point>().is_ok_and(|point| point.site().is_pairwise());
+        let length = |shape: &Vec<usize>| if is_pairwise { shape.iter().product() } else { shape[0] };
+        let mut offsets = vec![0i64];
+        let mut total = 0;
+        for shape in &kept.row_shapes {
+            total += length(shape);
+            offsets.push(total as i64);
         }
+        let inner: &[usize] = match kept.row_shapes.first() {
+            Some(shape) if !is_pairwise => &shape[1..],
+            _ => &[],
+        };
+        Flat { is_pairwise, shape: [&[total], inner].concat(), offsets }
     }
 }
 
@@ -61,6 +92,6 @@ pub(crate) fn write(
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;
-    tensors.iter().try_for_each(|tensor| out.write_all(&tensor.bytes()))?;
+    tensors.iter().try_for_each(|tensor| out.write_all(&bytes(&tensor.numbers)))?;
     out.flush()
 }

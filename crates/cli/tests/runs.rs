@@ -82,30 +82,34 @@ fn a_saved_run_is_listed_shown_and_queried() {
 
 #[test]
 fn a_run_holds_what_extract_writes_to_a_file() {
-    let base = store();
-    let folder = tempfile::tempdir().unwrap();
-    let (file, exported) = (folder.path().join("file.safetensors"), folder.path().join("run.safetensors"));
+    let base = tempfile::tempdir().unwrap();
+    let (model, prompts, target) = (tiny("llama"), prompts(&base), format!("{}/", path(&base)));
+    let (file, exported) = (base.path().join("file.safetensors"), base.path().join("run.safetensors"));
     let (file, exported) = (file.to_str().unwrap(), exported.to_str().unwrap());
-    let (model, prompts) = (tiny("llama"), prompts(&base));
-    succeeds(&[
-        "extract",
-        "--file",
-        &prompts,
-        "-m",
-        &model,
-        "-a",
-        "resid_out_*,pattern_L0H1,logits",
-        "-o",
-        file,
-    ]);
-    succeeds(&["runs", "-b", path(&base), "export", "-1", "-o", exported]);
-    let (file, exported) = (std::fs::read(file).unwrap(), std::fs::read(exported).unwrap());
-    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
-    let exported = safetensors::SafeTensors::deserialize(&exported).unwrap();
-    assert_eq!(file.len(), exported.len());
-    for (name, tensor) in file.iter() {
-        let other = exported.tensor(name).unwrap();
-        assert_eq!((tensor.shape(), tensor.data()), (other.shape(), other.data()), "{name}");
+    for (activations, flags) in [
+        ("resid_out_*,pattern_L0H1,logits", &[][..]),
+        ("resid_mid_1,scores_L0H0,input_ids", &["--batch-tokens", "7"]),
+        ("resid_out_1", &["--positions", "last,first,last"]),
+        ("pattern_L1H0,resid_out_1", &["--positions", "all,last", "--intervene", "resid_mid_0@last=0"]),
+    ] {
+        let asked = ["extract", "--file", &prompts, "-m", &model, "-a", activations];
+        succeeds(&[&asked, flags, &["-o", file]].concat());
+        succeeds(&[&asked, flags, &["--unit", "2", "-o", &target]].concat());
+        succeeds(&["runs", "-b", path(&base), "export", "-1", "-o", exported]);
+        let shown = runs(&base, &["show", "-1"]);
+        let (file, exported) = (std::fs::read(file).unwrap(), std::fs::read(exported).unwrap());
+        let header = safetensors::SafeTensors::read_metadata(&file).unwrap().1;
+        for table in ["mapping_index", "token_dict"] {
+            let of_file: Value = serde_json::from_str(&header.metadata().as_ref().unwrap()[table]).unwrap();
+            assert_eq!(shown["values"][table], of_file, "{activations}: {table}");
+        }
+        let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let exported = safetensors::SafeTensors::deserialize(&exported).unwrap();
+        assert_eq!(file.len(), exported.len());
+        for (name, tensor) in file.iter() {
+            let other = exported.tensor(name).unwrap();
+            assert_eq!((tensor.shape(), tensor.data()), (other.shape(), other.data()), "{name}");
+        }
     }
 }
 

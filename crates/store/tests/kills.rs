@@ -25,17 +25,27 @@ fn kills() -> u32 {
     std::env::var("EASYROUTINE_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
+/// A process that ends with the test, also with one that fails.
+struct Task(Child);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts this binary again for a task.
-fn start(task: &str, base: &Path) -> Child {
+fn start(task: &str, base: &Path) -> Task {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new(program);
     command.args(["task", "--exact", "--nocapture", "--test-threads=1"]).env(TASK, task).env(BASE, base);
-    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    Task(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
 }
 
 /// Waits until a process is at its task.
-fn is_ready(child: &mut Child) {
-    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+fn is_ready(task: &mut Task) {
+    let lines = BufReader::new(task.0.stdout.as_mut().unwrap()).lines();
     assert!(
         lines.map_while(Result::ok).any(|line| line.contains(READY)),
         "the process ended before its task"
@@ -136,8 +146,7 @@ fn survives(task: &str) {
         is_ready(&mut child);
         // A loop takes a fraction of a millisecond; the moment within it differs each time.
         std::thread::sleep(Duration::from_micros(u64::from(round * 7919 % 2500)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         let scan = all_whole(&store).unwrap_or_else(|what| panic!("{task}, kill {round}: {what}"));
         let kept: BTreeSet<String> = scan.runs.iter().map(|run| run.metadata.run_id().to_owned()).collect();
         assert!(kept.is_superset(&before), "{task}, kill {round}: a run is lost");
@@ -194,9 +203,9 @@ fn a_killed_gc_touches_no_run() {
 fn eight_processes_save_200_runs_each_and_overwrite_none() {
     let base = fast_folder();
     ActivationSaver::new(base.path(), "e").unwrap();
-    let children: Vec<Child> = (0..8).map(|_| start("count 200", base.path())).collect();
+    let children: Vec<Task> = (0..8).map(|_| start("count 200", base.path())).collect();
     for mut child in children {
-        assert!(child.wait().unwrap().success());
+        assert!(child.0.wait().unwrap().success());
     }
     let scan = all_whole(&Store::open(base.path()).unwrap()).unwrap();
     assert_eq!(scan.runs.len(), 1600);
@@ -208,7 +217,7 @@ fn eight_processes_save_200_runs_each_and_overwrite_none() {
 fn readers_never_see_a_torn_state_while_others_write_rename_and_remove() {
     let base = base_with_runs(3);
     let store = Store::open(base.path()).unwrap();
-    let mut children: Vec<Child> =
+    let mut children: Vec<Task> =
         ["save", "remove", "away", "away"].iter().map(|task| start(task, base.path())).collect();
     children.iter_mut().for_each(is_ready);
     let (begin, mut looks) = (Instant::now(), 0);
@@ -229,11 +238,8 @@ fn readers_never_see_a_torn_state_while_others_write_rename_and_remove() {
         }
         looks += 1;
     }
-    for child in &mut children {
-        // A task whose store is changed under its feet may have ended with an error of its own.
-        let _ = child.kill();
-        child.wait().unwrap();
-    }
+    // A task whose store is changed under its feet may have ended with an error of its own.
+    drop(children);
     assert!(looks > 10, "only {looks} looks");
     all_whole(&store).unwrap();
 }

@@ -155,6 +155,11 @@ impl<'a> Extraction<'a> {
         Ok(Extraction { model, request, examples, tokens, options })
     }
 
+    /// The tokens of every example that the request speaks of.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// How much will be kept.
     ///
     /// # Errors

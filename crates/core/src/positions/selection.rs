@@ -46,6 +46,11 @@ impl Selection {
         })
     }
 
+    /// The same, one list a row in any case: what batches of a data set say can be put end to end.
+    pub fn mapping_index_by_row(&self) -> Map<String, Value> {
+        self.by_specifier(|groups| self.rows.iter().map(|row| json!(columns(row, groups))).collect())
+    }
+
     /// For each specifier and each row the indices in the row, negatives resolved.
     pub fn token_dict(&self) -> Map<String, Value> {
         self.by_specifier(|groups| {

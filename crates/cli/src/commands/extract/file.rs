@@ -5,15 +5,14 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
-use easyroutine::cache::{ActivationCache, Kept, Numbers};
-use easyroutine::sites::Point;
+use easyroutine::cache::{ActivationCache, Numbers};
 use serde_json::{Map, Value, json};
 
 use crate::commands::dtype_name;
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
-use crate::tensors::{self, Stored};
+use crate::tensors::{self, Flat, Stored};
 
 /// Bytes up to which a table of positions stands in the header, where people read it. Readers limit headers, so the
 /// tables of a large data set are tensors.
@@ -38,7 +37,7 @@ pub(super) fn write(
         match kept.shape().filter(|_| is_rectangular || !is_of_rows) {
             Some(shape) => tensors.push(Stored { name, shape, numbers }),
             None => {
-                let (shape, offsets) = flat(kept, is_pairwise(key));
+                let Flat { shape, offsets, .. } = Flat::of(key, kept);
                 tensors.push(Stored { name, shape, numbers });
                 tensors.push(whole_numbers(format!("{key}.offsets"), offsets));
             }
@@ -74,27 +73,6 @@ pub(super) fn write(
         tensors.push(whole_numbers("rows".to_owned(), rows.iter().map(|row| *row as i64).collect()));
     }
     output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, tensors))
-}
-
-/// Whether the two axes of an activation are both the selected positions.
-fn is_pairwise(key: &str) -> bool {
-    key.parse::<Point>().is_ok_and(|point| point.site().is_pairwise())
-}
-
-/// Shape and offsets of rows of different length laid end to end; patterns lie flat altogether.
-fn flat(kept: &Kept, is_pattern: bool) -> (Vec<usize>, Vec<i64>) {
-    let length = |shape: &Vec<usize>| if is_pattern { shape.iter().product() } else { shape[0] };
-    let mut offsets = vec![0i64];
-    let mut total = 0;
-    for shape in &kept.row_shapes {
-        total += length(shape);
-        offsets.push(total as i64);
-    }
-    let inner: &[usize] = match kept.row_shapes.first() {
-        Some(shape) if !is_pattern => &shape[1..],
-        _ => &[],
-    };
-    ([&[total], inner].concat(), offsets)
 }
 
 /// A table of positions as tensors: for each specifier `NAME/SPECIFIER`, the indices of all rows laid end to end, with

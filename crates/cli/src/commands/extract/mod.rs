@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         return saved::run(
             args,
             file,
-            &saved::Job { session, request, rows, context, interventions, extract },
+            &saved::Job { session, request, examples: &examples, context, interventions, extract },
         );
     }
     let job = Job { extract, request: &request, session: &session, examples: &examples, context, file };

@@ -1,0 +1,88 @@
+//! What a run is, and how it came about.
+
+use easyroutine::edit::{Intervention, Operation};
+use easyroutine::extract::Extraction;
+use easyroutine::sites::Site;
+use easyroutine_store::{Model, Plan, SHARD_BYTES, Story, checksum};
+use serde_json::{Map, Value, json};
+
+use super::Job;
+use crate::commands::dtype_name;
+use crate::commands::runs::{pair, position};
+use crate::failure::Failure;
+
+/// All that makes the run what it is: whoever joins must want the same.
+pub(super) fn plan(job: &Job<'_>, whole: &Extraction<'_>) -> Result<Plan, Failure> {
+    let ids: Vec<u8> = job
+        .examples
+        .iter()
+        .flat_map(|example| [&[example.ids.len() as u32], &example.ids[..]].concat())
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    let selected = &whole.tokens().columns.rows;
+    let chosen = json!(selected.iter().map(|s| &s.indices).collect::<Vec<_>>()).to_string();
+    let spec = json!({
+        "model": job.session.files.name,
+        "commit": job.session.files.commit,
+        "dtype": dtype_name(job.session.model.dtype()),
+        "instructions": easyroutine::Simd::from_env().map_or_else(|e| e, |simd| simd.to_string()),
+        "activations": job.extract.activations.join(","),
+        "positions": job.extract.positions,
+        "interventions": interventions(job),
+        "rows": checksum(&ids),
+        "tokens": checksum(chosen.as_bytes()),
+    });
+    let n_examples = job.examples.len() as u64;
+    let unit = match job.extract.saving.unit {
+        Some(unit) => unit,
+        None => SHARD_BYTES.div_euclid(whole.size()?.bytes.div_ceil(n_examples).max(1)).clamp(1, n_examples),
+    };
+    Ok(Plan { n_examples, unit, spec: spec.as_object().cloned().unwrap_or_default() })
+}
+
+/// How the run came about.
+pub(super) fn of(job: &Job<'_>) -> Result<Story<'static>, Failure> {
+    let extract = job.extract;
+    let points = job.request.points(job.session.model.arch())?;
+    // As the original's config: a flag for each site; logits are on unless it says otherwise.
+    let mut config = Map::from_iter([(Site::Logits.flag().to_owned(), Value::Bool(false))]);
+    config.extend(points.iter().map(|point| (point.site().flag().to_owned(), Value::Bool(true))));
+    config.insert("activations".to_owned(), json!(extract.activations.join(",")));
+    let mut other_metadata = Vec::new();
+    if !extract.pivot.is_empty() {
+        other_metadata.push(("pivot_positions".to_owned(), json!(extract.pivot).into()));
+    }
+    for text in &extract.saving.meta {
+        let (key, value) = pair(text)?;
+        other_metadata.push((key, value.into()));
+    }
+    let positions = job.request.positions.iter().map(|specifier| position(&specifier.key()));
+    let file = extract.file.as_ref().and_then(|file| file.file_name()).map(|name| name.to_string_lossy());
+    Ok(Story {
+        model: Model {
+            name: job.session.files.name.clone(),
+            revision: job.session.files.commit.clone(),
+            dtype: Some(dtype_name(job.session.model.dtype()).to_owned()),
+            config_digest: None,
+        },
+        target_token_positions: positions.collect(),
+        interventions: interventions(job).map(Into::into),
+        extraction_config: Value::Object(config),
+        other_metadata,
+        tag: extract.saving.tag.clone(),
+        dataset: file.map(|name| json!({"file": name})),
+    })
+}
+
+/// The interventions as they were written, with the digest of the values that they name.
+fn interventions(job: &Job<'_>) -> Option<Value> {
+    let written = job.extract.changes.intervene.iter().zip(job.interventions);
+    let one = |(text, intervention): (&String, &Intervention)| match &intervention.operation {
+        Operation::Replace(values) | Operation::Mean(values) | Operation::Add { values, .. } => {
+            let bytes: Vec<u8> = values.values().iter().flat_map(|x| x.to_le_bytes()).collect();
+            json!({"intervene": text, "values": checksum(&bytes), "shape": values.shape()})
+        }
+        Operation::Scale(_) | Operation::Set(_) | Operation::Resample { .. } => json!({"intervene": text}),
+    };
+    (!job.interventions.is_empty()).then(|| written.map(one).collect())
+}

@@ -1,0 +1,73 @@
+//! The rows of a unit, as a store keeps them.
+
+use std::ops::Range;
+
+use easyroutine::cache::{ActivationCache, Kept, Numbers};
+use easyroutine::edit::Edits;
+use easyroutine::extract::{Collect, End, Options};
+use easyroutine::positions::Row;
+use easyroutine::{Batch, Error, Tap};
+use easyroutine_store::{Contents, Dtype, Kind, Tensor};
+use serde_json::{Map, Value};
+
+use super::Job;
+use crate::failure::Failure;
+use crate::tensors::{self, Flat};
+
+/// Runs some examples; nothing if it was stopped.
+pub(super) fn run<'a>(
+    job: &Job<'a>,
+    examples: Range<usize>,
+    options: Options<'a>,
+) -> Result<Option<ActivationCache>, Failure> {
+    let arch = job.session.model.arch();
+    let mut edits = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
+        Ok(Box::new(Edits::new(job.interventions, arch, rows, job.context)?))
+    };
+    let mut collect = Collect::default();
+    match job.extraction(examples, options)?.run_after(&mut edits, &mut collect)? {
+        End::Finished => Ok(Some(collect.finish()?.1)),
+        End::Stopped => Ok(None),
+    }
+}
+
+/// What the store is given. `is_rectangular` speaks of the whole data set: every unit decides alike.
+pub(super) fn contents(cache: &ActivationCache, is_rectangular: bool) -> Result<Contents<'_>, Failure> {
+    let tensors = cache.iter().map(|(key, kept)| tensor(key, kept, is_rectangular)).collect();
+    let values = [
+        ("mapping_index", cache.selection.mapping_index_by_row()),
+        ("token_dict", cache.selection.token_dict()),
+    ];
+    let values = values.into_iter().map(|(key, map)| (key.to_owned(), Value::Object(map))).collect();
+    Ok(Contents { tensors, values })
+}
+
+fn tensor<'a>(key: &str, kept: &'a Kept, is_rectangular: bool) -> Tensor<'a> {
+    let dtype = match kept.data {
+        Numbers::F32(_) => Dtype::F32,
+        Numbers::I64(_) => Dtype::I64,
+    };
+    let tensor = |shape: &[usize]| Tensor::new(key, dtype, shape, tensors::bytes(&kept.data));
+    match kept.shape().filter(|_| is_rectangular) {
+        Some(shape) => tensor(&shape).dense(),
+        None => {
+            let flat = Flat::of(key, kept);
+            let kind = if flat.is_pairwise { Kind::RaggedNd } else { Kind::Rows };
+            tensor(&flat.shape).ragged(kind, flat.offsets)
+        }
+    }
+}
+
+/// `mapping_index` as caches have it: one list where all rows have the same.
+pub(crate) fn finish_values(values: &mut Map<String, Value>) {
+    let Some(columns) = values.get_mut("mapping_index").and_then(Value::as_object_mut) else { return };
+    for (_, rows) in columns {
+        if let Some(rows) = rows.as_array_mut()
+            && rows.windows(2).all(|w| w[0] == w[1])
+            && !rows.is_empty()
+        {
+            let first = rows.swap_remove(0);
+            *rows = first.as_array().cloned().unwrap_or_default();
+        }
+    }
+}
