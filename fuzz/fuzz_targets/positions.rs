@@ -18,7 +18,7 @@ fuzz_target!(|input: (u8, i8, u64, &str)| {
 
     let length = 1 + usize::from(length) % IDS.len();
     let whole = length == IDS.len();
-    let row = Row { number: 0, ids: &IDS[..length], text: whole.then_some((TEXT, &SPANS[..])) };
+    let row = Row { number: 0, ids: &IDS[..length], text: whole.then_some((TEXT, &SPANS[..])), n_new: 0 };
     let context = Context { special: &[1, 2], pivots: &[i64::from(pivot)], seed };
     let Ok(selected) = select(&specifiers, row, context) else { return };
     assert!(selected.indices.iter().all(|i| *i < length));

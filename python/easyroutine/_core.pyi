@@ -153,6 +153,7 @@ class Model:
         first_row: int = 0,
         running: list[tuple[str, Tensor]] = ...,
         running_rows: int = 0,
+        n_new: list[int] = ...,
     ) -> dict[str, Any]: ...
     def generate(
         self,
@@ -219,6 +220,8 @@ class Report:
     def of_prompt(
         model: Model,
         row: _Row,
+        interventions: list[dict[str, Any]],
+        hooks: list[tuple[str, Callable[..., Any]]],
         *,
         positions: str | None = None,
         layers: list[int] | None = None,

@@ -72,7 +72,7 @@ impl<'m> Hooks<'m> {
         let part = Part::of_type("full", positions, None, Rescaled::No)?;
         let activation = point.to_string().parse().map_err(Error::from)?;
         let nothing = Intervention { activation, part, operation: Operation::Scale(1.0) };
-        let row = easyroutine::positions::Row { number: 0, ids: &[0], text: None };
+        let row = easyroutine::positions::Row::of(0, &[0]);
         Edits::new(&[nothing], self.model.arch(), &[row], easyroutine::positions::Context::default())?;
         Ok(())
     }

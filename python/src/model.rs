@@ -154,9 +154,10 @@ impl Model {
 
     /// Runs rows and keeps what the configuration asks for; see `cache::to_python` for what comes back.
     ///
-    /// `running` are means over examples so far, `avg_pattern_L0H0` and so on, of `running_rows` rows.
+    /// `running` are means over examples so far, `avg_pattern_L0H0` and so on, of `running_rows` rows. `n_new` tells how
+    /// many ids at the end of each row were generated; of none, where it is empty.
     #[pyo3(signature = (rows, *, positions, config, interventions=Vec::new(), hooks=Vec::new(), pivots=Vec::new(),
-        seed=0, first_row=0, running=Vec::new(), running_rows=0))]
+        seed=0, first_row=0, running=Vec::new(), running_rows=0, n_new=Vec::new()))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn forward<'py>(
         &self,
@@ -171,11 +172,13 @@ impl Model {
         first_row: usize,
         running: Vec<(String, Py<Tensor>)>,
         running_rows: usize,
+        n_new: Vec<usize>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let mean = running_mean(&running, running_rows)?;
         let config = ExtractionConfig::from_json(&object(config)?).map_err(Failure::from)?;
         let request = config.request(&specifiers(positions)?).map_err(Failure::from)?;
-        let views = views(&rows, first_row);
+        let mut views = views(&rows, first_row);
+        views.iter_mut().zip(n_new).for_each(|(row, n_new)| row.n_new = n_new);
         let context = Context { special: self.special(), pivots: &pivots, seed };
         let edits = edits::checked(py, &edits::read(&interventions)?, &self.model, &views, context)?;
         let mut hooks = Hooks::new(&self.model, hooks)?;
@@ -254,7 +257,7 @@ pub(crate) fn views(rows: &[RowInput], first_row: usize) -> Vec<Row<'_>> {
 }
 
 fn view(number: usize, (ids, text): &RowInput) -> Row<'_> {
-    Row { number, ids, text: text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice())) }
+    Row { number, ids, text: text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice())), n_new: 0 }
 }
 
 /// Means over examples to go on from.

@@ -1,7 +1,7 @@
 //! The lens of a whole prompt as a picture.
 
 use easyroutine::Batch;
-use easyroutine::lens::{Component, Reading, Survey, SurveyOptions, survey};
+use easyroutine::lens::{Component, Reading, Survey, SurveyOptions, survey_under};
 use easyroutine::positions::{self, Context, Row};
 use easyroutine::tokens::Tokenizer;
 use easyroutine_view::lens::{
@@ -11,9 +11,12 @@ use easyroutine_view::lens::{
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::edits::{self, Written};
 use crate::errors::Failure;
+use crate::hooks::Hooks;
+use crate::interrupt::Interruptible;
 use crate::lens::norm_of;
-use crate::model::{Model, RowInput, specifiers};
+use crate::model::{Model, RowInput, specifiers, views};
 
 /// What each layer would predict at each token: plain data, and what can be drawn of it.
 #[pyclass(frozen, module = "easyroutine._core")]
@@ -23,14 +26,17 @@ pub(crate) struct Report {
 
 #[pymethods]
 impl Report {
-    /// Runs one prompt and reads its layers. `layers` are numbers, -1 the embedding; `tracked` is a token's id.
+    /// Runs one prompt and reads its layers, as interventions and hooks leave them. `layers` are numbers, -1 the
+    /// embedding; `tracked` is a token's id.
     #[staticmethod]
-    #[pyo3(signature = (model, row, *, positions=None, layers=None, component="resid_out", norm="own", k=10, tracked=None))]
+    #[pyo3(signature = (model, row, interventions, hooks, *, positions=None, layers=None, component="resid_out", norm="own", k=10, tracked=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn of_prompt(
         py: Python<'_>,
         model: &Model,
         row: RowInput,
+        interventions: Vec<Written>,
+        hooks: Vec<(String, Py<PyAny>)>,
         positions: Option<&str>,
         layers: Option<Vec<i64>>,
         component: &str,
@@ -53,7 +59,20 @@ impl Report {
             layers: layers.unwrap_or_else(|| (-1..arch.layers.len() as i64).collect()),
             tracked: tracked.into_iter().collect(),
         };
-        let survey = py.detach(|| survey(&model.model, &Batch::new(&[&row.0])?, &options))?;
+        let interventions = edits::read(&interventions)?;
+        let context = Context { special: model.special(), ..Context::default() };
+        let mut edits =
+            edits::checked(py, &interventions, &model.model, &views(std::slice::from_ref(&row), 0), context)?;
+        let mut changes: Vec<String> = interventions.iter().map(ToString::to_string).collect();
+        changes.extend(hooks.iter().map(|(site, _)| format!("a function at {site}")));
+        let mut hooks = Hooks::new(&model.model, hooks)?;
+        let work = || -> Result<Survey, Failure> {
+            let mut taps = (&mut edits, &mut hooks);
+            let mut tap = Interruptible::new(&mut taps, arch.layers.len(), arch.n_heads);
+            survey_under(&model.model, &Batch::new(&[&row.0])?, &options, &mut tap)
+                .map_err(|error| tap.failure(error))
+        };
+        let survey = py.detach(work).map_err(|failure| hooks.failure(failure))?;
         let settings = LensSettings {
             component: component.to_owned(),
             norm: match norm {
@@ -67,6 +86,7 @@ impl Report {
             layers: asked.then(|| options.layers.clone()),
             tracked: tracked.map(|id| TrackedToken { id, text: text(&tokenizer, id) }),
             max_context: Some(arch.context),
+            interventions: changes,
         };
         Ok(Report { report: report(model, &tokenizer, &row.0, settings, &survey) })
     }
@@ -142,7 +162,7 @@ fn selected(
 ) -> Result<Vec<usize>, Failure> {
     let text = text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice()));
     let context = Context { special: tokenizer.special_ids(), ..Context::default() };
-    let mut indices = positions::select(specifiers, Row { number: 0, ids, text }, context)?.indices;
+    let mut indices = positions::select(specifiers, Row { number: 0, ids, text, n_new: 0 }, context)?.indices;
     indices.sort_unstable();
     indices.dedup();
     Ok(indices)

@@ -200,8 +200,22 @@ def test_generation_takes_settings_and_tells_of_each_token(llama: HookedModel) -
     for wrong in ({"num_beams": 4}, {"temperature": 0.5}, {"max_length": 2}, {"do_sample": True, "top_p": 7.0}):
         with pytest.raises(ValueError):
             llama.generate(IDS, **wrong)
-    with pytest.raises(NotImplementedError, match="run forward"):
-        llama.generate(IDS, target_token_positions=["last"])
+
+
+def test_generation_keeps_activations_of_the_prompt_and_of_new_tokens(llama: HookedModel) -> None:
+    half = [Intervention("full", "resid_in_1", ["all"], multiplication_value=0.5)]
+    config = ExtractionConfig(extract_resid_out=True, save_input_ids=True)
+    found = llama.generate(
+        [IDS, [1]], None, ["all", "last"], extraction_config=config, interventions=half, max_new_tokens=3, eos_token_id=[]
+    )
+    cache = found["cache"]
+    for row, (whole, prompt) in enumerate(zip(found["generation_output"], (IDS, [1]), strict=True)):
+        assert cache["token_dict"]["last"][row] == [len(prompt) - 1]
+        assert cache["input_ids"][row].tolist() == [*whole.tolist(), prompt[-1]]
+        alone = llama.forward(whole, extraction_config=config, interventions=half)
+        assert alone["resid_out_2"].tolist()[0] == cache["resid_out_2"][row].tolist()[:-1]
+    alone = llama.generate(IDS, extraction_config=config, return_text=True, max_new_tokens=1, eos_token_id=[])
+    assert isinstance(alone["generation_output"], str) and alone["cache"]["input_ids"].shape == (1, len(IDS) + 1)
 
 
 def test_patching_everything_gives_the_base_run(llama: HookedModel) -> None:

@@ -181,6 +181,24 @@ def test_the_lens_of_a_prompt_is_a_table_and_a_picture(llama: HookedModel, tmp_p
     assert LensResult.from_json(result.to_json()).to_dict() == pickle.loads(pickle.dumps(result)).to_dict() == data
 
 
+def test_the_lens_reads_layers_as_interventions_and_hooks_leave_them(llama: HookedModel) -> None:
+    zero = Intervention("full", "resid_in_1", ["all"])
+    clean, changed = llama.lens(PROMPT).to_dict(), llama.lens(PROMPT, interventions=zero)
+    data = changed.to_dict()
+    assert data["layers"][1] == clean["layers"][1] and data["layers"][2] != clean["layers"][2]
+    assert data["settings"]["interventions"] == ["resid_in_1@all*0"] and "interventions" not in clean["settings"]
+    assert "changed: resid_in_1@all*0" in changed.to_svg() and "changed: resid_in_1@all*0" in str(changed)
+    llama.register_interventions(zero)
+    hook = llama.register_forward_hook("resid_out_2", lambda value: value * 0)
+    try:
+        both = llama.lens(PROMPT).to_dict()
+        assert both["layers"][2] == data["layers"][2] and both["layers"][3] != data["layers"][3]
+        assert both["settings"]["interventions"] == ["resid_in_1@all*0", "a function at resid_out_2"]
+    finally:
+        hook.remove()
+        llama.clean_interventions()
+
+
 def test_the_lens_of_a_prompt_is_that_of_the_cache(llama: HookedModel) -> None:
     result = llama.lens(PROMPT, positions=["last"], layers=[1], norm="own", k=1)
     cache = cache_of(llama, ["last"])

@@ -169,7 +169,8 @@ pub(crate) struct Cutting {
 pub(crate) struct Changes {
     /// Change an activation: 'resid_out_5@last=0' sets it, '*0.5' scales, '+2*f.safetensors::v' adds, '=row:1' and
     /// '=mean:f.safetensors::t' replace; patterns by 'pattern_L3H1@columns:3=0', 'rows:5', 'grid:9x2', before the
-    /// softmax by 'pre:columns:3=-inf'. May repeat; in this order.
+    /// softmax by 'pre:columns:3=-inf', after it with rows brought back to a sum of 1 by 'rescaled:columns:3=0'. May
+    /// repeat; in this order.
     #[arg(long, value_name = "KEY@POSITIONS OP")]
     pub(crate) intervene: Vec<String>,
 }

@@ -115,7 +115,7 @@ pub(crate) struct Prompt {
 impl Prompt {
     /// The prompt as the row of a batch.
     pub(crate) fn row(&self) -> Row<'_> {
-        Row { number: 0, ids: &self.encoded.ids, text: Some((&self.text, &self.encoded.offsets)) }
+        Row { number: 0, ids: &self.encoded.ids, text: Some((&self.text, &self.encoded.offsets)), n_new: 0 }
     }
 }
 

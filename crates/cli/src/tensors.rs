@@ -5,8 +5,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use easyroutine::cache::{Kept, Numbers};
-use easyroutine::sites::Point;
+use easyroutine::cache::{Kept, Numbers, is_pairwise};
 use serde_json::{Map, Value, json};
 
 /// A tensor to be written. Its numbers stay where they are, since a copy would double the memory.
@@ -49,7 +48,7 @@ pub(crate) struct Flat {
 
 impl Flat {
     pub(crate) fn of(key: &str, kept: &Kept) -> Self {
-        let is_pairwise = key.parse::<Point>().is_ok_and(|point| point.site().is_pairwise());
+        let is_pairwise = is_pairwise(key);
         let length = |shape: &Vec<usize>| if is_pairwise { shape.iter().product() } else { shape[0] };
         let mut offsets = vec![0i64];
         let mut total = 0;

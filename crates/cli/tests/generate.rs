@@ -118,3 +118,33 @@ fn what_means_nothing_is_a_usage_error() {
         .clone();
     assert!(String::from_utf8(output.stderr).unwrap().contains("--generate"));
 }
+
+#[test]
+fn activations_of_new_tokens_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    let model = tiny("llama");
+    let asked =
+        ["extract", "The quick brown", "-m", &model, "-a", "input_ids,resid_out_1", "--generate", "9"];
+    let keep = |more: &[&str]| {
+        succeeds(&[&asked, more, &["--ignore-end", "-o", file.to_str().unwrap()]].concat());
+        std::fs::read(&file).unwrap()
+    };
+    let bytes = keep(&["--positions", "all", "--positions", "last"]);
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let kept = tensors.tensor("input_ids").unwrap();
+    let kept: Vec<u64> =
+        kept.data().chunks_exact(8).map(|x| u64::from_le_bytes(x.try_into().unwrap())).collect();
+    let result = continued(&["--ignore-end"]);
+    let prompt: Vec<u64> =
+        result["tokens"].as_array().unwrap().iter().map(|t| t["id"].as_u64().unwrap()).collect();
+    // Every token, then the last of the prompt.
+    assert_eq!(kept, [&prompt[..], &ids(&result), &prompt[prompt.len() - 1..]].concat());
+    let changed = ["--intervene", "resid_in_1@all=0"];
+    assert_ne!(keep(&changed), keep(&[]));
+    // A store keeps the same.
+    let base = format!("{}/", path(&folder));
+    succeeds(&[&asked[..], &["--ignore-end", "-o", &base]].concat());
+    let shown = json(&["runs", "-b", &base, "load", "-1", "input_ids", "--format", "json"]);
+    assert_eq!(shown["shape"][1], kept.len() - 1);
+}

@@ -52,8 +52,7 @@ fn run(model: &Model, case: &str, lengths: &[usize]) -> Result<f64, Failure> {
     let id = |row: usize, i: usize| ((row * 7919 + i * 104_729 + i * i * 31 + 17) % vocabulary) as u32;
     let ids: Vec<Vec<u32>> =
         lengths.iter().enumerate().map(|(row, n)| (0..*n).map(|i| id(row, i)).collect()).collect();
-    let rows: Vec<Row<'_>> =
-        ids.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+    let rows: Vec<Row<'_>> = ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
     let start = Instant::now();
     let batch = Batch::new(&ids)?;
     let extracted = |activations: &str, positions: &str| -> Result<f64, Failure> {

@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // A sample of the cells, each as one whole run with the logits of the last token.
         let cells = grid.layers.len() * grid.columns.len();
         let sample: Vec<usize> = (0..cells).step_by(cells / 30 + 1).collect();
-        let rows = [Row { number: 0, ids: &target, text: None }];
+        let rows = [Row::of(0, &target)];
         let batch = Batch::new(&[&target])?;
         let last = Request::parse("logits", "last")?;
         let start = Instant::now();

@@ -77,8 +77,7 @@ fn run(model: &Model, rows: &[&[u32]], patterns: &str) -> Result<ActivationCache
     };
     let activations = Selector::parse_list(patterns)?.into_iter().filter(has).collect();
     let request = of(activations);
-    let rows: Vec<Row<'_>> =
-        rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+    let rows: Vec<Row<'_>> = rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
     request.run(model, &batch, &rows, Context::default())
 }
 

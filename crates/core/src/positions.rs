@@ -48,6 +48,23 @@ pub struct Row<'a> {
     pub ids: &'a [u32],
     /// Its text with the byte span of each token, where known.
     pub text: Option<(&'a str, &'a [(usize, usize)])>,
+    /// How many of its tokens, at its end, continue the prompt. `all` names them too; every other specifier speaks of
+    /// the prompt.
+    pub n_new: usize,
+}
+
+impl<'a> Row<'a> {
+    /// A row of token ids, no text known, all of them the prompt's.
+    pub fn of(number: usize, ids: &'a [u32]) -> Self {
+        Row { number, ids, text: None, n_new: 0 }
+    }
+
+    /// The same row as it was before it was continued.
+    #[must_use]
+    pub fn prompt(self) -> Self {
+        let length = self.ids.len().saturating_sub(self.n_new);
+        Row { ids: &self.ids[..length], n_new: 0, ..self }
+    }
 }
 
 /// What all rows share.
@@ -88,7 +105,10 @@ pub fn select(specifiers: &[Specifier], row: Row<'_>, context: Context<'_>) -> R
     let mut selected = Selected { indices: Vec::new(), groups: Vec::with_capacity(specifiers.len()) };
     for specifier in specifiers {
         let start = selected.indices.len();
-        selected.indices.extend(specifier.indices(row, context)?);
+        match specifier {
+            Specifier::All => selected.indices.extend(0..row.ids.len()),
+            _ => selected.indices.extend(specifier.indices(row.prompt(), context)?),
+        }
         selected.groups.push(start..selected.indices.len());
     }
     if selected.indices.is_empty() {

@@ -26,8 +26,7 @@ fn run(model: &Model, rows: &[Vec<u32>], options: &GenerateOptions, first: impl 
 fn edits(model: &Model, prompts: &[Vec<u32>], specs: &[&str]) -> Edits {
     let interventions: Vec<Intervention> =
         specs.iter().map(|s| s.parse::<Intervention<Reference>>().unwrap().load().unwrap()).collect();
-    let rows: Vec<Row<'_>> =
-        prompts.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+    let rows: Vec<Row<'_>> = prompts.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
     Edits::new(&interventions, model.arch(), &rows, Context::default()).unwrap()
 }
 

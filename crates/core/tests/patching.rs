@@ -22,7 +22,7 @@ fn base() -> Vec<u32> {
 }
 
 fn row(ids: &[u32]) -> Row<'_> {
-    Row { number: 0, ids, text: None }
+    Row::of(0, ids)
 }
 
 /// Logits at the last token of the target in one whole run with these values put at a point, or zeros.

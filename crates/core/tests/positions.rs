@@ -20,7 +20,7 @@ fn of(specifiers: &str, length: u32, context: Context<'_>) -> Result<Selected, E
 
 fn of_row(specifiers: &str, number: usize, length: u32, context: Context<'_>) -> Result<Selected, Error> {
     let ids: Vec<u32> = (100..100 + length).collect();
-    select(&Specifier::parse_list(specifiers).unwrap(), Row { number, ids: &ids, text: None }, context)
+    select(&Specifier::parse_list(specifiers).unwrap(), Row::of(number, &ids), context)
 }
 
 #[track_caller]
@@ -138,16 +138,14 @@ fn draws_are_without_replacement_among_text_and_depend_on_seed_specifier_and_row
 fn batching_changes_no_draw() {
     let rows: Vec<Vec<u32>> = (1..9).map(|n| (0..n * 3).collect()).collect();
     let specifiers = Specifier::parse_list("random-text-2,last").unwrap();
-    let draw = |number: usize| {
-        select(&specifiers, Row { number, ids: &rows[number], text: None }, Context::default()).unwrap()
-    };
+    let draw =
+        |number: usize| select(&specifiers, Row::of(number, &rows[number]), Context::default()).unwrap();
     let model = tiny("llama");
     let request = Request::parse("input_ids,resid_out_0", "random-text-2,last").unwrap();
     for size in [1, 3, 8] {
         for chunk in (0..rows.len()).collect::<Vec<_>>().chunks(size) {
             let batch = Batch::new(&chunk.iter().map(|n| &rows[*n][..]).collect::<Vec<_>>()).unwrap();
-            let of_chunk: Vec<Row<'_>> =
-                chunk.iter().map(|n| Row { number: *n, ids: &rows[*n], text: None }).collect();
+            let of_chunk: Vec<Row<'_>> = chunk.iter().map(|n| Row::of(*n, &rows[*n])).collect();
             let cache = request.run(&model, &batch, &of_chunk, Context::default()).unwrap();
             let expected: Vec<Selected> = chunk.iter().map(|number| draw(*number)).collect();
             assert_eq!(cache.selection.rows, expected, "batches of {size}");
@@ -172,7 +170,7 @@ fn a_substring_selects_the_tokens_that_cover_it() {
     let text = "naïve café — 東京 café 🙂 aaaa";
     let spans = words(text);
     let ids = vec![1; spans.len()];
-    let row = Row { number: 2, ids: &ids, text: Some((text, &spans)) };
+    let row = Row { number: 2, ids: &ids, text: Some((text, &spans)), n_new: 0 };
     let covering = |wanted: &str| {
         select(&Specifier::parse_list(&format!("text:{wanted}")).unwrap(), row, Context::default())
             .map(|selected| selected.indices)
@@ -198,7 +196,7 @@ fn a_substring_selects_the_tokens_that_cover_it() {
             }
         }
     }
-    let without_text = Row { number: 2, ids: &ids, text: None };
+    let without_text = Row::of(2, &ids);
     let error = select(&[Specifier::Text("a".to_owned())], without_text, Context::default()).unwrap_err();
     assert!(error.to_string().contains("needs the text"), "{error}");
 }
@@ -208,7 +206,7 @@ fn a_character_that_a_tokenizer_cuts_into_bytes_selects_all_its_tokens() {
     let tokenizer = Tokenizer::from_folder(fixtures().join("tiny/llama")).unwrap();
     let text = "Zürich 東京 🙂";
     let encoded = tokenizer.encode(text, Bos::No).unwrap();
-    let row = Row { number: 0, ids: &encoded.ids, text: Some((text, &encoded.offsets)) };
+    let row = Row { number: 0, ids: &encoded.ids, text: Some((text, &encoded.offsets)), n_new: 0 };
     for wanted in ["ü", "東", "京 🙂", "🙂"] {
         let selected = select(&[Specifier::Text(wanted.to_owned())], row, Context::default()).unwrap();
         let ids: Vec<u32> = selected.indices.iter().map(|i| encoded.ids[*i]).collect();
@@ -300,8 +298,7 @@ fn positions_of_a_padded_batch_count_real_tokens_alone() {
             .map(|row| row.iter().map(|m| *m as u8).collect())
             .collect();
         let batch = Batch::from_padded(&ids, &mask).unwrap();
-        let rows: Vec<Row<'_>> =
-            (0..2).map(|number| Row { number, ids: batch.row(number), text: None }).collect();
+        let rows: Vec<Row<'_>> = (0..2).map(|number| Row::of(number, batch.row(number))).collect();
         let request = Request::parse("logits,pattern_L1H2", "first,last,-2,1:3").unwrap();
         let cache = request.run(&model, &batch, &rows, Context::default()).unwrap();
         for (row, length) in [(0, 11), (1, 5)] {
@@ -348,7 +345,7 @@ fn no_text_and_no_row_makes_the_selection_panic_or_leave_the_row() {
             let Ok(specifiers) = Specifier::parse_list(&specifier) else { return };
             let spans: Vec<(usize, usize)> =
                 text.char_indices().map(|(i, c)| (i, i + c.len_utf8())).collect();
-            let row = Row { number: 1, ids: &ids, text: Some((&text, &spans)) };
+            let row = Row { number: 1, ids: &ids, text: Some((&text, &spans)), n_new: 0 };
             let context = Context { special: &[0, 5], pivots: &pivots, seed };
             if let Ok(selected) = select(&specifiers, row, context) {
                 assert!(selected.indices.iter().all(|i| *i < ids.len()));

@@ -280,6 +280,7 @@ prop_compose! {
             settings: LensSettings {
                 component, norm: Norm::Cached, k: 2, bos: true, positions: None, layers: None,
                 tracked: tracked.then_some(TrackedToken { id: 0, text: name }), max_context: None,
+                interventions: Vec::new(),
             },
             tokens,
             layers,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from easyroutine import tensors
 from easyroutine._core import Tensor
 from easyroutine.errors import InputError
+from easyroutine.interpretability.inputs import Row
 from easyroutine.interpretability.interventions import as_list, for_engine
 
 if TYPE_CHECKING:
+    from easyroutine.interpretability.extraction_config import ExtractionConfig
     from easyroutine.interpretability.hooked_model import HookedModel
 
 __all__ = ["generate"]
@@ -42,8 +44,10 @@ def generate(
     model: HookedModel,
     inputs: Any,
     generation_config: Any,
+    target_token_positions: Any,
     return_text: bool,
     *,
+    extraction_config: ExtractionConfig | None = None,
     interventions: Any = None,
     on_token: Callable[[int, int, float], Any] | None = None,
     **settings: Any,
@@ -77,6 +81,20 @@ def generate(
         list(model._hooks.values()),
     )
     whole = [[*row.ids, *new] for row, (new, _, _) in zip(rows, continued, strict=True)]
+    output = _output(model, whole, return_text)
+    if target_token_positions is None and extraction_config is None:
+        return output
+    # The model was not built to read what comes after its context: the token that ends a row there was only chosen.
+    most = model._engine.sizes["max_position_embeddings"]
+    longer = [
+        Row(ids[:most], row.text, n_new=len(ids[:most]) - len(row.ids)) for ids, row in zip(whole, rows, strict=True)
+    ]
+    positions = ("all",) if target_token_positions is None else target_token_positions
+    cache = model.run(longer, positions, extraction_config, interventions=as_list(interventions))
+    return {"generation_output": output, "cache": cache}
+
+
+def _output(model: HookedModel, whole: list[list[int]], return_text: bool) -> Any:
     if return_text:
         texts = model.get_text_tokenizer().batch_decode(whole, skip_special_tokens=True)
         return texts[0] if len(texts) == 1 else texts

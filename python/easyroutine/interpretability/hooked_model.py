@@ -246,6 +246,7 @@ class HookedModel:
             first_row=first_row,
             running=[(key, tensors.as_tensor(value, key)) for key, value in (means or {}).items()],
             running_rows=mean_rows,
+            n_new=[row.n_new for row in rows],
         )
         return cache_of(kept, positions, config)
 
@@ -287,12 +288,12 @@ class HookedModel:
         several rows a list. Further arguments, also as a dictionary or transformers' ``GenerationConfig``: ``max_new_tokens``
         (20), ``max_length``, ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``eos_token_id``, ``seed``, ``interventions``,
         and ``on_token(row, id, logprob)``, which hears every token and ends its row by returning True.
+
+        With ``target_token_positions`` or ``extraction_config`` activations are kept, and what comes back is a dictionary:
+        ``generation_output``, the above, and ``cache``, with the bits that the steps had. ``"all"`` names new tokens too, any
+        other position a token of the prompt.
         """
-        if target_token_positions is not None or "extraction_config" in kwargs:
-            raise NotImplementedError(
-                "generate() keeps no activations: run forward() on what it returns, which gives the same bits"
-            )
-        return generate(self, inputs, generation_config, return_text, **kwargs)
+        return generate(self, inputs, generation_config, target_token_positions, return_text, **kwargs)
 
     def compute_patching(
         self,
@@ -388,10 +389,11 @@ class HookedModel:
         norm: Literal["own", "cached", "none"] = "own",
         k: int = 10,
         track: str | int | None = None,
+        interventions: Intervention | Sequence[Intervention] | None = None,
     ) -> LensResult:
         """What each layer would predict at each token of one prompt, as a table and a picture.
 
-        Nothing as wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding; ``track`` follows one token.
+        Layers are read as ``interventions``, registered ones and hooks leave them; pictures say which there were. Nothing as wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding; ``track`` follows one token.
         """
         rows = self.rows_of(prompt)
         if len(rows) != 1:
@@ -400,6 +402,8 @@ class HookedModel:
         return LensResult.of_prompt(
             self._engine,
             rows[0].for_engine(),
+            for_engine([*self.interventions, *as_list(interventions)]),
+            list(self._hooks.values()),
             positions=None if positions is None else as_json(normalised(positions, "positions")),
             layers=None if layers is None else list(layers),
             component=component,

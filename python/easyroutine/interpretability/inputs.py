@@ -19,10 +19,12 @@ _LARGEST = 2**32
 
 @dataclass
 class Row:
-    """One row: its ids without padding, and its text with the bytes of each token, where known."""
+    """One row: its ids without padding, its text with the bytes of each token, where known, and how many ids at its end
+    were generated."""
 
     ids: list[int]
     text: TextSpans | None = None
+    n_new: int = 0
 
     def for_engine(self) -> tuple[list[int], TextSpans | None]:
         """As the engine takes it."""

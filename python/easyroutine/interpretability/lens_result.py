@@ -28,9 +28,9 @@ class LensResult:
         self._data: dict[str, Any] | None = None
 
     @classmethod
-    def of_prompt(cls, model: Model, row: Any, **options: Any) -> LensResult:
+    def of_prompt(cls, model: Model, row: Any, interventions: Any, hooks: Any, **options: Any) -> LensResult:
         """Runs a prompt and reads its layers."""
-        return cls(Report.of_prompt(model, row, **options))
+        return cls(Report.of_prompt(model, row, interventions, hooks, **options))
 
     @classmethod
     def from_json(cls, text: str) -> LensResult:

@@ -36,6 +36,13 @@ pub(crate) struct Extract {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
+    /// Continue each prompt first, by up to N of its most likely tokens: `--positions all` names these too, every other
+    /// position a token of the prompt.
+    #[arg(long, value_name = "N", conflicts_with = "part", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) generate: Option<u32>,
+    /// Go on after the model's end-of-sequence tokens.
+    #[arg(long, requires = "generate")]
+    pub(crate) ignore_end: bool,
     /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
     #[arg(short, long, value_name = "KEYS", required = true)]
     pub(crate) activations: Vec<String>,

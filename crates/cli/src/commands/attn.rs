@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let cache = request.run_under(&session.model, &batch, &[prompt.row()], Context::default(), edits)?;
-    let report = report(&cache, &session, &tokenizer, &prompt);
+    let report = report(attn, &cache, &session, &tokenizer, &prompt);
     for target in &targets {
         output::write(target, &drawn(args, attn, target, &report)?)?;
     }
@@ -53,6 +53,7 @@ fn selector(attn: &Attn) -> Result<Selector, Failure> {
 }
 
 fn report(
+    attn: &Attn,
     cache: &ActivationCache,
     session: &Session,
     tokenizer: &Tokenizer,
@@ -79,6 +80,7 @@ fn report(
             dtype: dtype_name(session.model.dtype()).to_owned(),
         },
         bos: prompt.encoded.starts_with_bos,
+        interventions: attn.changes.intervene.clone(),
         tokens: prompt.encoded.ids.iter().enumerate().map(token).collect(),
         heads: cache.iter().filter_map(head).collect(),
     }

@@ -71,14 +71,17 @@ fn options(
         None if top_k.is_none() && top_p.is_none() => Sampling::Greedy,
         _ => Sampling::Random { temperature: temperature.unwrap_or(1.0), top_k, top_p },
     };
-    let mut ends = Vec::new();
-    if !generation.ignore_end {
-        ends = end_ids(&session.files)?;
-        if ends.is_empty() {
-            ends.extend(tokenizer.eos_id());
-        }
-    }
+    let ends = if generation.ignore_end { Vec::new() } else { ends(session, Some(tokenizer))? };
     Ok(GenerateOptions { max_new_tokens, sampling, ends, seed })
+}
+
+/// Ids that end a row: the model's, else the tokenizer's.
+pub(super) fn ends(session: &Session, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, Failure> {
+    let mut ends = end_ids(&session.files)?;
+    if ends.is_empty() {
+        ends.extend(tokenizer.and_then(Tokenizer::eos_id));
+    }
+    Ok(ends)
 }
 
 /// The text so far, on standard output too where it streams.

@@ -170,6 +170,7 @@ impl Report<'_> {
                 layers: lens.layers.as_ref().map(|_| options.layers.clone()),
                 tracked: self.tracked.clone(),
                 max_context: Some(arch.context),
+                interventions: lens.changes.intervene.clone(),
             },
             tokens: tokens.map(|(position, id)| Token { position, id: *id, text: self.text(*id) }).collect(),
             layers: survey

@@ -193,7 +193,7 @@ fn concat(key: &str, joined: Content, next: Content) -> Result<Content> {
             // A pattern is T by T, everything else T by a width that does not change.
             let inner = |kept: &Kept| kept.row_shapes.first().and_then(|s| s.get(1..)).map(<[usize]>::to_vec);
             let (ours, theirs) = (inner(&joined), inner(&next));
-            if !key.starts_with("pattern_") && ours.is_some() && theirs.is_some() && ours != theirs {
+            if !super::is_pairwise(key) && ours.is_some() && theirs.is_some() && ours != theirs {
                 let shown = |kept: &Kept| format!("{:?}", kept.row_shapes[0]);
                 return Err(Error::input(format!(
                     "rows of shape {} and {} do not go together",

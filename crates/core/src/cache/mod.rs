@@ -11,6 +11,7 @@ mod tests;
 
 use std::ops::Add;
 
+use easyroutine_sites::Point;
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
@@ -195,7 +196,7 @@ impl ActivationCache {
     /// No activation of that key, or one whose first axis is not T.
     pub fn map_to_dict(&self, key: &str) -> Result<Vec<(String, Kept)>> {
         let kept = self.get(key).ok_or_else(|| self.lacks(key))?;
-        let is_pattern = key.starts_with("pattern_");
+        let is_pattern = is_pairwise(key);
         let selection = self.pattern_rows.as_ref().filter(|_| is_pattern).unwrap_or(&self.selection);
         let t = |row: usize| match self.axis {
             Axis::Groups => selection.specifiers.len(),
@@ -270,6 +271,11 @@ impl Add for ActivationCache {
         self.update(other)?;
         Ok(self)
     }
+}
+
+/// Whether both axes of the activation of a key are positions: scores and patterns.
+pub fn is_pairwise(key: &str) -> bool {
+    key.parse::<Point>().is_ok_and(|point| point.site().is_pairwise())
 }
 
 fn mapping_index(selection: &Selection, axis: Axis) -> Map<String, Value> {

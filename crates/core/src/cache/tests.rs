@@ -11,8 +11,7 @@ use crate::positions::{Context, Row, Specifier};
 fn cache_of(lengths: &[usize], first_row: usize, positions: &str) -> ActivationCache {
     let specifiers = Specifier::parse_list(positions).unwrap();
     let ids: Vec<Vec<u32>> = lengths.iter().map(|length| (0..*length as u32).collect()).collect();
-    let rows: Vec<Row<'_>> =
-        ids.iter().enumerate().map(|(i, ids)| Row { number: first_row + i, ids, text: None }).collect();
+    let rows: Vec<Row<'_>> = ids.iter().enumerate().map(|(i, ids)| Row::of(first_row + i, ids)).collect();
     let selection = Selection::of(&specifiers, &rows, Context::default()).unwrap();
     let mut cache = ActivationCache { selection, ..ActivationCache::default() };
     let t: Vec<usize> = cache.selection.rows.iter().map(|row| row.indices.len()).collect();

@@ -20,7 +20,8 @@ pub struct Edits {
 }
 
 impl Edits {
-    /// Checks interventions against a model and the rows of a batch; each applies to every row.
+    /// Checks interventions against a model and the rows of a batch; each applies to every row. Of a row that is
+    /// continued the prompt is what positions name, and the tokens after it belong to `all`.
     ///
     /// # Errors
     /// A layer or head that the model does not have, a place that the block lacks or that cannot be changed, a part that
@@ -32,9 +33,10 @@ impl Edits {
         rows: &[Row<'_>],
         context: Context<'_>,
     ) -> Result<Edits> {
+        let rows: Vec<Row<'_>> = rows.iter().map(|row| row.prompt()).collect();
         let mut edits = Edits::default();
         for intervention in interventions {
-            let checked = Checked { intervention, arch, rows, context };
+            let checked = Checked { intervention, arch, rows: &rows, context };
             checked
                 .add_to(&mut edits)
                 .map_err(|e| e.at(format_args!("edit of `{}`", intervention.activation)))?;

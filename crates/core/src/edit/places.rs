@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn all_goes_on_into_what_is_generated_and_names_do_not() {
-        let row = Row { number: 0, ids: &[1, 2, 3], text: None };
+        let row = Row::of(0, &[1, 2, 3]);
         let resolved = |text| {
             let specifiers = Specifier::parse_list(text).unwrap();
             Places::resolve(&specifiers, row, Context::default()).unwrap()

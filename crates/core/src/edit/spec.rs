@@ -6,6 +6,7 @@
 //! resid_out_5@"text: Paris"+2*f.safetensors::direction   add (steering)
 //! pattern_L1H1@columns:3=0   pattern_L1H1@grid:9x2*0.5   pattern_L1H1@pre:rows:5=-inf   (knock-out, as =0 and *0)
 //! pattern_L1H1@keep-self:4:9=0            what these queries give to other keys is taken away
+//! pattern_L1H1@rescaled:columns:3=0       after the softmax; changed rows are divided by their sums
 //! ```
 //! KEY ends at the first `@`; OP begins at the last `=`, `*` or `+` outside double quotes. What holds one of these, a
 //! comma or an `x` stands in double quotes. Blanks between the parts are passed over.
@@ -155,11 +156,12 @@ fn reference(text: &str) -> Result<Reference> {
 }
 
 fn part(text: &str) -> Result<Part> {
-    let (text, before) = match text.strip_prefix("pre:") {
-        Some(rest) => (rest.trim_start(), true),
-        None => (text, false),
+    let spelt = [("pre:", Softmax::Before), ("rescaled:", Softmax::AfterRescaled)];
+    let found = spelt.iter().find_map(|(prefix, when)| Some((*prefix, text.strip_prefix(prefix)?, *when)));
+    let (prefix, text, softmax) = match found {
+        Some((prefix, rest, softmax)) => (prefix, rest.trim_start(), softmax),
+        None => ("", text, Softmax::After),
     };
-    let softmax = if before { Softmax::Before } else { Softmax::After };
     if let Some(columns) = text.strip_prefix("columns:") {
         return Ok(Part::Columns(positions(columns)?, softmax));
     }
@@ -173,9 +175,9 @@ fn part(text: &str) -> Result<Part> {
     if let Some(rows) = text.strip_prefix("keep-self:") {
         return Ok(Part::KeepSelf(positions(rows)?, softmax));
     }
-    if before {
-        return Err(Error::input("`pre:` is for patterns")
-            .hint("say pre:columns:, pre:rows:, pre:grid: or pre:keep-self:"));
+    if !prefix.is_empty() {
+        return Err(Error::input(format!("`{prefix}` is for patterns"))
+            .hint(format!("say {prefix}columns:, {prefix}rows:, {prefix}grid: or {prefix}keep-self:")));
     }
     Ok(Part::Full(positions(text)?))
 }
@@ -253,9 +255,11 @@ impl fmt::Display for Part {
             };
             specifiers.iter().map(one).collect::<Vec<_>>().join(",")
         };
-        if self.softmax() == Some(Softmax::Before) {
-            f.write_str("pre:")?;
-        }
+        f.write_str(match self.softmax() {
+            Some(Softmax::Before) => "pre:",
+            Some(Softmax::AfterRescaled) => "rescaled:",
+            Some(Softmax::After) | None => "",
+        })?;
         match self {
             Part::Full(positions) => f.write_str(&list(positions)),
             Part::Columns(columns, _) => write!(f, "columns:{}", list(columns)),

@@ -1,6 +1,7 @@
 //! A data set through the model: packed batches in, rows out to whoever takes them.
 
 mod collect;
+mod continued;
 mod plan;
 mod size;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use crate::positions::{Context, Row, Selected, Selection};
 use crate::request::{Request, Tokens};
 use crate::tap::{Tap, Value, Want};
 pub use collect::Collect;
+pub use continued::continued;
 pub use size::Size;
 
 /// One row of a data set.
@@ -30,6 +32,8 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// Its text with the byte span of each token, where known.
     pub text: Option<(String, Vec<(usize, usize)>)>,
+    /// How many of the ids, at the end, continue the prompt: positions name tokens of the prompt, `all` names every one.
+    pub n_new: usize,
     /// Positions at which a new group starts, where this row has its own.
     pub pivots: Option<Vec<i64>>,
 }
@@ -268,7 +272,7 @@ impl Example {
     /// The row, as positions and errors see it.
     pub fn row(&self) -> Row<'_> {
         let text = self.text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice()));
-        Row { number: self.number, ids: &self.ids, text }
+        Row { number: self.number, ids: &self.ids, text, n_new: self.n_new }
     }
 
     fn context<'a>(&'a self, shared: Context<'a>) -> Context<'a> {

@@ -16,7 +16,7 @@ fn a_run_ends_after_the_last_wanted_point() {
         let files = ModelFiles { kind: FilesKind::Folder(folder), name: name.clone(), commit: None };
         let model = load(&files, &LoadOptions::default()).unwrap();
         let ids = [5, 6, 7];
-        let row = Row { number: 0, ids: &ids, text: None };
+        let row = Row::of(0, &ids);
         for key in ["resid_in_1", "resid_mid_1", "resid_out_1"] {
             let request = Request::parse(key, "last").unwrap();
             let batch = Batch::new(&[ids]).unwrap();

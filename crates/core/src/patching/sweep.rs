@@ -86,7 +86,7 @@ pub fn sweep(
         .collect::<Result<_>>()?;
     let values = sweep.by.values(model, row, set(points.concat()))?;
     let base = match &sweep.by {
-        By::Patch(base) => last_logits(model, &[Row { number: 0, ids: base, text: None }], ())?.pop(),
+        By::Patch(base) => last_logits(model, &[Row::of(0, base)], ())?.pop(),
         _ => None,
     };
     let unchanged = Unchanged::run(model, row)?;

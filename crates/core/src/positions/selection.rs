@@ -143,8 +143,7 @@ mod tests {
     fn a_specifier_that_is_asked_for_twice_has_all_its_columns() {
         let specifiers = Specifier::parse_list("last,last-2,last,1").unwrap();
         let rows = [&[5, 6, 7, 8][..], &[5, 6, 7]];
-        let rows: Vec<Row<'_>> =
-            rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+        let rows: Vec<Row<'_>> = rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
         let selection = Selection::of(&specifiers, &rows, Context::default()).unwrap();
         let mapping = Value::Object(selection.mapping_index());
         assert_eq!(mapping, json!({"last": [0, 2], "last-2": [1], "1": [3]}));

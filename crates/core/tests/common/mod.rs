@@ -63,8 +63,7 @@ pub(crate) fn extract(
 ) -> ActivationCache {
     let batch = Batch::new(rows).unwrap();
     let request = Request::parse(activations, positions).unwrap();
-    let rows: Vec<Row<'_>> =
-        rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+    let rows: Vec<Row<'_>> = rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
     request.run(model, &batch, &rows, Context::default()).unwrap_or_else(|e| panic!("{activations}: {e}"))
 }
 

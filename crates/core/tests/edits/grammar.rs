@@ -56,6 +56,7 @@ fn every_kind_of_position_is_read() {
         ("\"text: a, b=c\",0", Part::Full(vec![text(" a, b=c"), At(0)])),
         ("columns:3", Part::Columns(vec![At(3)], Softmax::After)),
         ("pre:rows:-1,2", Part::Rows(vec![At(-1), At(2)], Softmax::Before)),
+        ("rescaled:columns:3", Part::Columns(vec![At(3)], Softmax::AfterRescaled)),
         ("keep-self:all", Part::KeepSelf(vec![All], Softmax::After)),
         (
             "grid:last x all-text",
@@ -100,6 +101,7 @@ fn what_is_no_intervention_is_an_error_that_says_why() {
         ("resid_out_5@last=row:-1", "the number of a row"),
         ("resid_out_5@\"text:a=0", "not closed"),
         ("resid_out_5@pre:last=0", "for patterns"),
+        ("resid_out_5@rescaled:last=0", "`rescaled:` is for patterns"),
         ("pattern_L1H1@grid:9=0", "no grid"),
         ("pattern_L1H1@grid:text:axbx1=0", "no grid"),
         ("@last=0", "no activation"),
@@ -196,6 +198,7 @@ fn no_text_makes_the_parser_panic() {
         "+",
         "\"",
         "pre:",
+        "rescaled:",
         "grid:",
         "columns:",
         "x",

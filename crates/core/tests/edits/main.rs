@@ -17,7 +17,7 @@ use easyroutine::{Batch, Error, Model};
 
 /// The rows of a batch, as interventions are checked against them.
 fn described(rows: &[Vec<u32>]) -> Vec<Row<'_>> {
-    rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect()
+    rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect()
 }
 
 /// An intervention as it is written; values it names are read from files.

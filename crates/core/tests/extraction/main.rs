@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
+mod continued;
 mod examples;
 mod means;
 mod patterns;
@@ -30,8 +31,7 @@ pub(crate) fn specifiers(text: &str) -> Vec<Specifier> {
 /// Runs a configuration on rows.
 pub(crate) fn run(model: &Model, rows: &[Vec<u32>], json: Value, positions: &str) -> Result<ActivationCache> {
     let request = config(json).request(&specifiers(positions))?;
-    let described: Vec<Row<'_>> =
-        rows.iter().enumerate().map(|(number, ids)| Row { number, ids, text: None }).collect();
+    let described: Vec<Row<'_>> = rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
     let context = Context { special: &[3], pivots: &[4, 2], seed: 1 };
     request.run(model, &Batch::new(rows)?, &described, context)
 }

@@ -18,6 +18,9 @@ pub struct AttentionReport {
     pub model: ModelCard,
     /// Whether a beginning-of-sequence token is among the tokens.
     pub bos: bool,
+    /// What was changed while the model ran, as it was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interventions: Vec<String>,
     /// Every token of the prompt.
     pub tokens: Vec<Token>,
     /// The heads, layers ascending and heads ascending within.
@@ -106,12 +109,14 @@ impl AttentionReport {
                 format!("colour = attention weight, 0 to {top:.3}, the first token hidden")
             }
         };
-        vec![
+        let mut lines = vec![
             crate::lens::model_line(&self.model),
             "a row is the token that looks (query), a column the token looked at (key); after softmax"
                 .to_owned(),
             format!("{} tokens, {bos} · {colour}", self.tokens.len()),
-        ]
+        ];
+        lines.extend(crate::lens::changes_line(&self.interventions));
+        lines
     }
 
     /// The text of a token as it is shown.

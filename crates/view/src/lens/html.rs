@@ -29,7 +29,7 @@ const STRIDES: [(usize, &str); 5] =
 pub fn html(report: &LensReport) -> String {
     let grid = Grid::new(report);
     let title = escape(&format!("Logit lens · {}", printable(&report.model.name)));
-    let lines = [words::model(&report.model), words::layers(report), words::reading(report)];
+    let lines = words::lines(report);
     let (script, style) = (lean(SCRIPT), lean(STYLE));
     let mut strides = String::new();
     for (step, words) in STRIDES {

@@ -24,4 +24,4 @@ pub use report::{
 };
 pub use tables::{csv, json, markdown, tsv};
 pub use terminal::{ColourDepth, TerminalOptions, terminal};
-pub(crate) use words::model as model_line;
+pub(crate) use words::{changes as changes_line, model as model_line};

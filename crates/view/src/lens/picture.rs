@@ -160,9 +160,7 @@ impl Picture<'_> {
         let mut y = MARGIN + 38.0;
         // Proportional text: 0.58 of the size is a little more than DejaVu Sans takes on average.
         let room = ((self.width - 2.0 * MARGIN) / (12.0 * 0.58)) as usize;
-        for line in
-            [words::model(&self.report.model), words::layers(self.report), words::reading(self.report)]
-        {
+        for line in words::lines(self.report) {
             for part in wrap(&line, room) {
                 self.svg.text(MARGIN, y, "s", &part);
                 y += 17.0;

@@ -79,6 +79,9 @@ pub struct LensSettings {
     /// Longest prompt that the model takes.
     #[serde(default)]
     pub max_context: Option<usize>,
+    /// What was changed while the model ran, as it was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interventions: Vec<String>,
 }
 
 /// What stands between a vector and the unembedding.

@@ -69,7 +69,7 @@ pub fn csv(report: &LensReport) -> String {
 pub fn markdown(report: &LensReport, metric: Metric) -> String {
     let grid = Grid::new(report);
     let mut out = String::new();
-    for line in [words::model(&report.model), words::layers(report), words::reading(report)] {
+    for line in words::lines(report) {
         let _ = writeln!(out, "{}  ", escape_markdown(&line));
     }
     let _ = writeln!(

@@ -96,7 +96,9 @@ impl Table<'_> {
             let _ = writeln!(out, "{}{line}{}", bold.0, bold.1);
         }
         let reading = format!("{} · {}", words::layers(report), words::reading(report));
-        wrap(&reading, self.options.width).iter().for_each(|line| out.extend([line, "\n"]));
+        for text in std::iter::once(reading).chain(words::changes(&report.settings.interventions)) {
+            wrap(&text, self.options.width).iter().for_each(|line| out.extend([line, "\n"]));
+        }
         self.legend(out);
         if fitted.first > 0 {
             let shown = &self.grid.columns[fitted.first..];

@@ -3,6 +3,19 @@
 use super::report::{LensReport, ModelCard, Norm};
 use crate::text::printable;
 
+/// What stands above every picture.
+pub(crate) fn lines(report: &LensReport) -> Vec<String> {
+    let mut lines = vec![model(&report.model), layers(report), reading(report)];
+    lines.extend(changes(&report.settings.interventions));
+    lines
+}
+
+/// What was changed while the model ran, if anything was.
+pub(crate) fn changes(interventions: &[String]) -> Option<String> {
+    let shown: Vec<String> = interventions.iter().map(|one| printable(one)).collect();
+    (!shown.is_empty()).then(|| format!("changed: {}", shown.join(" · ")))
+}
+
 /// The model in one line.
 pub(crate) fn model(m: &ModelCard) -> String {
     let mut parts = vec![printable(&m.name)];

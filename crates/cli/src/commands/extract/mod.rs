@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use easyroutine::cache::{ActivationCache, Axis, Examples, PatternAverage, Reduction, readable};
-use easyroutine::edit::{Edits, Intervention};
+use easyroutine::edit::Intervention;
 use easyroutine::extract::{Collect, End, Example, Extraction, Options, Size};
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, Error, ErrorKind, Tap};
+use easyroutine::{Batch, Error, ErrorKind};
 
 use super::saved;
 use crate::args::{Args, Extract, Format, PatternArg};
@@ -37,6 +37,16 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let examples = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;
     let special = tokenizer.as_ref().map_or(&[][..], Tokenizer::special_ids);
     let context = Context { special, pivots: &extract.pivot, seed: extract.seed };
+    let examples = match extract.generate {
+        Some(count) => {
+            let ends = match extract.ignore_end {
+                true => Vec::new(),
+                false => super::generate::ends(&session, tokenizer.as_ref())?,
+            };
+            rows::continued(examples, count as usize, &ends, extract, &session, &interventions, context)?
+        }
+        None => examples,
+    };
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
     let edits = changes::checked(&interventions, &session.model, &rows, context)?;
     if saved::is_store(file) {
@@ -84,10 +94,8 @@ impl Job<'_> {
         let extraction = Extraction::new(model, self.request, self.examples, options)?;
         self.announce(extraction.size()?)?;
         let mut collect = Collect::default();
-        let mut edits = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
-            Ok(Box::new(Edits::new(interventions, model.arch(), rows, self.context)?))
-        };
-        let end = extraction.run_after(&mut edits, &mut collect)?;
+        let end = extraction
+            .run_after(&mut changes::of_batches(interventions, model.arch(), self.context), &mut collect)?;
         bar.finish();
         let (rows, cache) = collect.finish()?;
         if end == End::Stopped && rows.is_empty() {

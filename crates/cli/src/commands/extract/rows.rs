@@ -1,14 +1,17 @@
 //! The rows of `extract`, from wherever they come, as examples.
 
 use easyroutine::Batch;
-use easyroutine::extract::Example;
+use easyroutine::edit::Intervention;
+use easyroutine::extract::{self, Example, Options};
+use easyroutine::positions::Context;
 use easyroutine::prompts::{self, Prompt};
 use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
 use crate::args::Extract;
 use crate::failure::Failure;
-use crate::{output, session};
+use crate::session::Session;
+use crate::{changes, output, progress, session};
 
 /// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
 pub(super) fn read(extract: &Extract) -> Result<Vec<Prompt>, Failure> {
@@ -79,6 +82,28 @@ pub(super) fn examples(
     Ok(examples)
 }
 
+/// The examples with the tokens that the model writes after them, under the interventions.
+pub(super) fn continued(
+    examples: Vec<Example>,
+    count: usize,
+    ends: &[u32],
+    extract: &Extract,
+    session: &Session,
+    interventions: &[Intervention],
+    context: Context<'_>,
+) -> Result<Vec<Example>, Failure> {
+    let bar = progress::Rows::new();
+    let tell = |progress| bar.tell(progress);
+    // An edit that names rows of one batch makes all rows one.
+    let is_one = interventions.iter().any(changes::speaks_of_rows);
+    let batch_tokens = if is_one { usize::MAX } else { extract.batch_tokens as usize };
+    let options = Options { batch_tokens, progress: Some(&tell), ..Options::default() };
+    let mut edits = changes::of_batches(interventions, session.model.arch(), context);
+    let longer = extract::continued(&session.model, examples, count, ends, options, &mut edits)?;
+    bar.finish();
+    Ok(longer)
+}
+
 fn example(
     number: usize,
     prompt: Prompt,
@@ -92,7 +117,8 @@ fn example(
     };
     let tokenizer = tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"))?;
     let encoded = extract.cutting.encode(&text, tokenizer)?;
-    Ok(Example { number, ids: encoded.ids, text: Some((text, encoded.offsets)), pivots: None })
+    let text = Some((text, encoded.offsets));
+    Ok(Example { number, ids: encoded.ids, text, ..Example::default() })
 }
 
 /// Rows of whole numbers from JSON.

@@ -3,14 +3,12 @@
 use std::ops::Range;
 
 use easyroutine::cache::{ActivationCache, Kept, Numbers};
-use easyroutine::edit::Edits;
 use easyroutine::extract::{Collect, End, Options};
-use easyroutine::positions::Row;
-use easyroutine::{Batch, Error, Tap};
 use easyroutine_store::{Contents, Dtype, Kind, Tensor};
 use serde_json::{Map, Value};
 
 use super::Job;
+use crate::changes;
 use crate::failure::Failure;
 use crate::tensors::{self, Flat};
 
@@ -20,10 +18,7 @@ pub(super) fn run<'a>(
     examples: Range<usize>,
     options: Options<'a>,
 ) -> Result<Option<ActivationCache>, Failure> {
-    let arch = job.session.model.arch();
-    let mut edits = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
-        Ok(Box::new(Edits::new(job.interventions, arch, rows, job.context)?))
-    };
+    let mut edits = changes::of_batches(job.interventions, job.session.model.arch(), job.context);
     let mut collect = Collect::default();
     match job.extraction(examples, options)?.run_after(&mut edits, &mut collect)? {
         End::Finished => Ok(Some(collect.finish()?.1)),
