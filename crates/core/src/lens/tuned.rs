@@ -128,5 +128,5 @@ fn translator(cpu: &Cpu, params: &Item, layer: usize, d_model: usize) -> Result<
             row.copy_from_slice(&weight[output * d_model..(output + 1) * d_model]);
             Ok(())
         })?;
-    Ok(Projection { matrix, bias })
+    Ok(Projection::new(matrix, bias))
 }

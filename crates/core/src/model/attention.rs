@@ -204,8 +204,7 @@ impl Attention {
                 let from = columns.start + head / group * d_head;
                 let vectors = qkv.rows().columns(from..from + d_head);
                 projected.resize(vectors.n_rows(), self.out.matrix.outputs());
-                let inputs = head * d_head..(head + 1) * d_head;
-                self.out.apply_inputs(cpu, vectors, inputs, projected.rows_mut());
+                self.out.apply_part(cpu, vectors, head, projected.rows_mut());
                 seam.visit(point, projected.rows_mut())?;
             }
         }
@@ -281,7 +280,7 @@ impl Attention {
             }
             let inputs = head * d_head..(head + 1) * d_head;
             part.resize(z.rows().n_rows(), self.out.matrix.outputs());
-            self.out.apply_inputs(cpu, z.rows().columns(inputs.clone()), inputs, part.rows_mut());
+            self.out.apply_part(cpu, z.rows().columns(inputs), head, part.rows_mut());
             let before = (want == Want::Edit).then(|| dense(part));
             seam.visit(point, part.rows_mut())?;
             let Some(before) = before else { continue };

@@ -89,7 +89,7 @@ impl Unembedding {
         Ok(Unembedding {
             norm: norm.map(|FinalNorm { kind, eps, weight, bias }| Norm { kind, eps, weight, bias }),
             project: None,
-            matrix: Arc::new(Projection { matrix, bias }),
+            matrix: Arc::new(Projection::new(matrix, bias)),
             divisor,
             softcap,
         })

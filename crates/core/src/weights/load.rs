@@ -1,7 +1,7 @@
 //! Projections and norms, packed for the kernels.
 
 use std::convert::Infallible;
-use std::ops::Range;
+use std::sync::OnceLock;
 
 use easyroutine_kernels::{Cpu, Dtype, Left, Out, PackedMatrix, Rows, RowsMut};
 
@@ -15,9 +15,15 @@ use crate::names::{Axes, Linear, Names};
 pub(crate) struct Projection {
     pub(crate) matrix: PackedMatrix,
     pub(crate) bias: Option<Vec<f32>>,
+    /// The matrix cut into equal parts of its inputs, once they are asked for.
+    parts: OnceLock<Vec<PackedMatrix>>,
 }
 
 impl Projection {
+    pub(crate) fn new(matrix: PackedMatrix, bias: Option<Vec<f32>>) -> Self {
+        Projection { matrix, bias, parts: OnceLock::new() }
+    }
+
     /// `out = x W^T + b`
     ///
     /// # Shapes
@@ -34,20 +40,31 @@ impl Projection {
         cpu.matmul_add(x, &self.matrix, self.bias.as_deref(), out);
     }
 
-    /// `out = x W[:, inputs]^T`: what some of the inputs alone give, without the bias.
+    /// `out = x W_part^T`: what one of equal parts of the inputs gives, such as one head's, without the bias. The parts are
+    /// packed at the first call, beside the whole.
     ///
     /// # Shapes
-    /// `x`: tokens by these inputs; `out`: tokens by outputs.
-    pub(crate) fn apply_inputs(&self, cpu: &Cpu, x: Rows<'_>, inputs: Range<usize>, out: RowsMut<'_>) {
+    /// `x`: tokens by inputs of the part; `out`: tokens by outputs.
+    pub(crate) fn apply_part(&self, cpu: &Cpu, x: Rows<'_>, part: usize, out: RowsMut<'_>) {
+        let parts = self.parts.get_or_init(|| self.pack_parts(cpu, x.n_columns()));
+        cpu.matmul(x, &parts[part], None, out);
+    }
+
+    fn pack_parts(&self, cpu: &Cpu, width: usize) -> Vec<PackedMatrix> {
         let matrix = &self.matrix;
-        let part = PackedMatrix::pack(cpu, matrix.dtype(), matrix.outputs(), inputs.len(), |n, row| {
-            let mut whole = vec![0.0; matrix.inputs()];
-            matrix.read_row(n, &mut whole);
-            row.copy_from_slice(&whole[inputs.clone()]);
-            Ok::<(), Infallible>(())
-        });
-        let Ok(part) = part;
-        cpu.matmul(x, &part, None, out);
+        let mut whole = vec![0.0; matrix.outputs() * matrix.inputs()];
+        let rows = whole.chunks_exact_mut(matrix.inputs());
+        rows.enumerate().for_each(|(n, row)| matrix.read_row(n, row));
+        let part = |start: usize| {
+            let packed = PackedMatrix::pack(cpu, matrix.dtype(), matrix.outputs(), width, |n, row| {
+                let start = n * matrix.inputs() + start;
+                row.copy_from_slice(&whole[start..start + width]);
+                Ok::<(), Infallible>(())
+            });
+            let Ok(packed) = packed;
+            packed
+        };
+        (0..matrix.inputs()).step_by(width).map(part).collect()
     }
 }
 
@@ -235,7 +252,7 @@ impl Loader<'_> {
             let of = |(part, row): Place| parts[part].bias.as_ref().map_or(0.0, |b| b[row]);
             (0..outputs).map(|n| of(place(n))).collect()
         });
-        Projection { matrix, bias }
+        Projection::new(matrix, bias)
     }
 }
 
