@@ -10,7 +10,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
-pub(crate) use extract::{Extract, PatternArg, Saving};
+pub(crate) use extract::{Extract, PatternArg};
 pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, Patch, Sweep};
 
 const SURROUNDINGS: &str = "`easyroutine env` shows what is seen of the surroundings; `easyroutine man` lists all \

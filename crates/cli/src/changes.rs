@@ -1,7 +1,7 @@
 //! `--intervene`: read before a model is loaded, checked against it before it runs.
 
 use easyroutine::arch::Arch;
-use easyroutine::edit::{Edits, Intervention, Operation, Reference};
+use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::positions::{Context, Row};
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Error, Model, Tap};
@@ -19,15 +19,6 @@ impl Changes {
     pub(crate) fn read(&self) -> Result<Vec<Intervention>, Failure> {
         let read = |text: &String| text.parse::<Intervention<Reference>>().and_then(Intervention::load);
         Ok(self.intervene.iter().map(read).collect::<Result<_, _>>()?)
-    }
-}
-
-/// Whether what an intervention does to a row hangs on the row's place in a batch.
-pub(crate) fn speaks_of_rows(intervention: &Intervention) -> bool {
-    match &intervention.operation {
-        Operation::Resample { .. } => true,
-        Operation::Replace(values) => values.shape().len() > 2 && values.shape()[0] > 1,
-        _ => false,
     }
 }
 

@@ -1,10 +1,17 @@
 //! What went wrong, as the user sees it: one line, a hint, an exit status.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use easyroutine::{Error, ErrorKind};
 use easyroutine_view::printable;
+
+use crate::filling;
+
+/// The exit status where all went well.
+pub(crate) const SUCCESS: u8 = 0;
+
+/// The exit status where something did not work.
+pub(crate) const FAILED: u8 = 1;
 
 /// What each exit status means.
 pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
@@ -59,7 +66,7 @@ impl Failure {
     }
 
     /// Prints `error:` and `hint:` and gives the exit status.
-    pub(crate) fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> u8 {
         let mut err = anstream::stderr();
         if !self.message.is_empty() {
             // If standard error is gone too there is nobody left to tell.
@@ -68,7 +75,7 @@ impl Failure {
         if let Some(hint) = &self.hint {
             let _ = writeln!(err, "\u{1b}[1;36mhint:\u{1b}[0m {}", one_line(hint));
         }
-        ExitCode::from(self.code)
+        self.code
     }
 }
 
@@ -95,6 +102,15 @@ impl From<easyroutine_store::Error> for Failure {
     fn from(error: easyroutine_store::Error) -> Self {
         let code = if error.kind() == easyroutine_store::ErrorKind::Input { 2 } else { 1 };
         Failure { message: error.to_string(), hint: error.hint_text().map(str::to_owned), code }
+    }
+}
+
+impl From<filling::Error> for Failure {
+    fn from(error: filling::Error) -> Self {
+        match error {
+            filling::Error::Engine(error) => error.into(),
+            filling::Error::Store(error) => error.into(),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
 use crate::failure::Failure;
+use crate::reports::Subject;
 use crate::{memory, output};
 
 /// A loaded model with everything that is shown of it.
@@ -23,6 +24,20 @@ pub(crate) struct Session {
     pub(crate) files: ModelFiles,
     pub(crate) model: Model,
     pub(crate) model_type: &'static str,
+}
+
+impl Session {
+    /// What a report on a prompt speaks of.
+    pub(crate) fn subject<'a>(&'a self, tokenizer: &'a Tokenizer, prompt: &'a Prompt) -> Subject<'a> {
+        Subject {
+            files: &self.files,
+            model_type: self.model_type,
+            model: &self.model,
+            tokenizer,
+            ids: &prompt.encoded.ids,
+            starts_with_bos: prompt.encoded.starts_with_bos,
+        }
+    }
 }
 
 impl ModelArgs {

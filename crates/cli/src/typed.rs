@@ -1,7 +1,6 @@
 //! The command line as typed, and what is wrong with it in the shape of every other error.
 
-use std::ffi::OsStr;
-use std::process::ExitCode;
+use std::ffi::{OsStr, OsString};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Error, FromArgMatches};
@@ -11,16 +10,16 @@ use crate::failure::Failure;
 
 const NO_MODEL: &str = "name a model, `-m smollm2`, or set the variable EASYROUTINE_MODEL";
 
-/// The arguments of this process, or the status to end with: help and versions are printed, errors are reported.
-pub(crate) fn args() -> Result<Args, ExitCode> {
-    let matched = without_empty_variables(Args::command()).try_get_matches();
+/// The arguments, or the status to end with: help and versions are printed, errors are reported.
+pub(crate) fn args(words: impl IntoIterator<Item = OsString>) -> Result<Args, u8> {
+    let matched = without_empty_variables(Args::command()).try_get_matches_from(words);
     let args = matched.and_then(|matches| Args::from_arg_matches(&matches));
     args.map_err(|error| {
         let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
         if is_help || !error.use_stderr() {
             // A reader that has gone, `--help | head -1`, is no failure.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return u8::try_from(error.exit_code()).unwrap_or(2);
         }
         failure(&error).report()
     })

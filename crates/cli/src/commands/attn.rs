@@ -1,22 +1,15 @@
 //! `attn`: which tokens each head looks at.
 
-use easyroutine::cache::ActivationCache;
 use easyroutine::positions::{Context, Specifier};
 use easyroutine::request::Request;
-use easyroutine::sites::{Point, Selector};
-use easyroutine::tokens::Tokenizer;
+use easyroutine::sites::Selector;
 use easyroutine::{Batch, Error};
-use easyroutine_view::attention::{
-    self as view, AttentionReport, HeadPattern, PictureOptions, Schema, Sink, TerminalOptions,
-};
-use easyroutine_view::lens::{ModelCard, Token};
+use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions, Sink, TerminalOptions};
 
-use super::dtype_name;
 use crate::args::{Args, Attn, Format};
-use crate::changes;
 use crate::failure::Failure;
 use crate::output::{self, DRAWN, Target};
-use crate::session::{self, Prompt, Session, token_text};
+use crate::{changes, reports, session};
 
 pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;
@@ -31,7 +24,8 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let cache = request.run_under(&session.model, &batch, &[prompt.row()], Context::default(), edits)?;
-    let report = report(attn, &cache, &session, &tokenizer, &prompt);
+    let subject = session.subject(&tokenizer, &prompt);
+    let report = reports::attention(&subject, attn.changes.intervene.clone(), &cache);
     for target in &targets {
         output::write(target, &drawn(args, attn, target, &report)?)?;
     }
@@ -50,40 +44,6 @@ fn selector(attn: &Attn) -> Result<Selector, Failure> {
         ));
         Failure::from(error.hint("both take a number, -1 for the last, or a range such as 4:9 (4 to 8)"))
     })
-}
-
-fn report(
-    attn: &Attn,
-    cache: &ActivationCache,
-    session: &Session,
-    tokenizer: &Tokenizer,
-    prompt: &Prompt,
-) -> AttentionReport {
-    let arch = session.model.arch();
-    let n = prompt.encoded.ids.len();
-    let head = |(key, kept): (&str, &easyroutine::cache::Kept)| {
-        let point: Point = key.parse().ok()?;
-        let seen = |(query, row): (usize, &[f32])| row[..=query].to_vec();
-        let weights = kept.values().chunks(n).enumerate().map(seen).collect();
-        Some(HeadPattern { layer: point.layer()?, head: point.head()?, weights })
-    };
-    let token = |(position, id): (usize, &u32)| Token { position, id: *id, text: token_text(tokenizer, *id) };
-    AttentionReport {
-        schema: Schema,
-        model: ModelCard {
-            name: session.files.name.clone(),
-            commit: session.files.commit.clone(),
-            model_type: session.model_type.to_owned(),
-            n_layers: arch.layers.len(),
-            d_model: arch.d_model,
-            vocab_size: arch.vocabulary,
-            dtype: dtype_name(session.model.dtype()).to_owned(),
-        },
-        bos: prompt.encoded.starts_with_bos,
-        interventions: attn.changes.intervene.clone(),
-        tokens: prompt.encoded.ids.iter().enumerate().map(token).collect(),
-        heads: cache.iter().filter_map(head).collect(),
-    }
 }
 
 fn drawn(args: &Args, attn: &Attn, target: &Target, report: &AttentionReport) -> Result<Vec<u8>, Failure> {

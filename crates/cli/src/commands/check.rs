@@ -1,17 +1,15 @@
 //! `model check`: the laws of every decoder on this very model.
 
-use std::process::ExitCode;
-
 use easyroutine::check::{Outcome, check};
 use serde_json::json;
 
 use super::dtype_name;
 use crate::args::{Args, Check};
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure, SUCCESS};
 use crate::output::{self, PLAIN};
 use crate::session;
 
-pub(crate) fn run(args: &Args, wanted: &Check) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
     let targets = output::targets(args, PLAIN)?;
     let loading = &wanted.model.loading;
     let files = session::find(&wanted.model.reference()?, &loading.finding)?;
@@ -69,7 +67,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<ExitCode, Failure> {
         let header = ["verdict", "law", "deviation", "allowed", "largest at"];
         output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
     }
-    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if holds { SUCCESS } else { FAILED })
 }
 
 /// Ids spread over the vocabulary; a fixed rule, so that two checks of a model say the same.

@@ -1,21 +1,18 @@
 //! `lens`: what each layer would predict next, at every token.
 
 use easyroutine::Batch;
-use easyroutine::lens::{Component, LensNorm, Reading, Survey, SurveyOptions, survey_under};
+use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey_under};
 use easyroutine::positions::{self, Context, Specifier};
 use easyroutine::tokens::Tokenizer;
 use easyroutine_view::lens::{
-    self as view, Candidate, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings, Metric, ModelCard,
-    Norm, PictureOptions, Schema, TerminalOptions, Token, TrackedToken,
+    self as view, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions, TrackedToken,
 };
 
-use super::dtype_name;
 use crate::args::{Args, Format, Lens, MetricArg, NormArg};
-use crate::changes;
 use crate::failure::Failure;
-use crate::layers;
 use crate::output::{self, DRAWN, Target};
-use crate::session::{self, Prompt, Session, token_text};
+use crate::session::{self, Prompt, token_text};
+use crate::{changes, layers, reports};
 
 pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;
@@ -43,15 +40,22 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
     let survey = survey_under(&session.model, &batch, &options, edits)?;
     output::warn_of_nan(survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan()));
-    let report = Report {
-        lens,
-        session: &session,
-        tokenizer: &tokenizer,
-        prompt: &prompt,
-        options: &options,
+    let settings = LensSettings {
+        component: lens.component.clone(),
+        norm: match lens.norm {
+            NormArg::Own => Norm::Own,
+            NormArg::Cached => Norm::Cached,
+            NormArg::None => Norm::None,
+        },
+        k: options.top_k,
+        bos: prompt.encoded.starts_with_bos,
+        positions: (!lens.positions.is_empty()).then(|| options.positions.clone()),
+        layers: lens.layers.as_ref().map(|_| options.layers.clone()),
         tracked,
+        max_context: Some(arch.context),
+        interventions: lens.changes.intervene.clone(),
     };
-    let report = report.build(&survey);
+    let report = reports::lens(&session.subject(&tokenizer, &prompt), settings, &survey);
     let metric = metric(lens.metric, &report)?;
     // All are drawn before the first is written: a picture that is too large leaves no half of what was asked for.
     let drawn = targets.iter().map(|target| drawn(args, lens, target, metric, &report));
@@ -128,89 +132,4 @@ fn drawn(
             view::terminal(report, &TerminalOptions { width: output::width(), colour, metric }).into_bytes()
         }
     })
-}
-
-/// Everything that a report is made of.
-struct Report<'a> {
-    lens: &'a Lens,
-    session: &'a Session,
-    tokenizer: &'a Tokenizer,
-    prompt: &'a Prompt,
-    options: &'a SurveyOptions,
-    tracked: Option<TrackedToken>,
-}
-
-impl Report<'_> {
-    fn build(&self, survey: &Survey) -> LensReport {
-        let Report { lens, session, prompt, options, .. } = self;
-        let arch = session.model.arch();
-        let name_of = |norm| match norm {
-            LensNorm::Own => Norm::Own,
-            LensNorm::Cached => Norm::Cached,
-            LensNorm::None => Norm::None,
-        };
-        let tokens = prompt.encoded.ids.iter().enumerate();
-        LensReport {
-            schema: Schema,
-            model: ModelCard {
-                name: session.files.name.clone(),
-                commit: session.files.commit.clone(),
-                model_type: session.model_type.to_owned(),
-                n_layers: arch.layers.len(),
-                d_model: arch.d_model,
-                vocab_size: arch.vocabulary,
-                dtype: dtype_name(session.model.dtype()).to_owned(),
-            },
-            settings: LensSettings {
-                component: lens.component.clone(),
-                norm: name_of(options.norm),
-                k: options.top_k,
-                bos: prompt.encoded.starts_with_bos,
-                positions: (!lens.positions.is_empty()).then(|| options.positions.clone()),
-                layers: lens.layers.as_ref().map(|_| options.layers.clone()),
-                tracked: self.tracked.clone(),
-                max_context: Some(arch.context),
-                interventions: lens.changes.intervene.clone(),
-            },
-            tokens: tokens.map(|(position, id)| Token { position, id: *id, text: self.text(*id) }).collect(),
-            layers: survey
-                .rows
-                .iter()
-                .map(|row| LayerRow {
-                    layer: row.layer,
-                    name: row.name.clone(),
-                    positions: survey
-                        .positions
-                        .iter()
-                        .zip(&row.readings)
-                        .map(|(p, r)| self.cell(*p, r))
-                        .collect(),
-                })
-                .collect(),
-            final_top: survey
-                .positions
-                .iter()
-                .zip(&survey.final_top)
-                .map(|(position, id)| FinalTop { position: *position, id: *id, text: self.text(*id) })
-                .collect(),
-        }
-    }
-
-    fn cell(&self, position: usize, reading: &Reading) -> LayerPosition {
-        let candidate =
-            |(id, logprob): &(u32, f64)| Candidate { id: *id, text: self.text(*id), logprob: *logprob };
-        LayerPosition {
-            position,
-            top: reading.top.iter().map(candidate).collect(),
-            entropy: reading.entropy,
-            kl_to_final: reading.kl_to_final,
-            rank_of_next: reading.target.map(|t| t.rank).filter(|rank| *rank > 0),
-            logprob_of_final_top: reading.logprob_of_final_top,
-            tracked: reading.tracked.first().copied(),
-        }
-    }
-
-    fn text(&self, id: u32) -> String {
-        token_text(self.tokenizer, id)
-    }
 }

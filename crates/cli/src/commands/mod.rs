@@ -16,12 +16,4 @@ pub(crate) mod shell;
 pub(crate) mod sweep;
 pub(crate) mod tokens;
 
-use easyroutine::Dtype;
-
-/// How a dtype is written.
-pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "f32",
-        Dtype::Bf16 => "bf16",
-    }
-}
+pub(crate) use crate::reports::dtype_name;

@@ -2,22 +2,22 @@
 
 use std::io::IsTerminal;
 
-use easyroutine::patching::{Along, By, Grid, Metric, Sweep, sweep};
+use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
 use easyroutine::positions::Specifier;
 use easyroutine::request::Request;
 use easyroutine::sites::{Scope, Site};
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Model};
-use easyroutine_view::grid::{self as view, GridCell, GridColumn, GridReport, GridRow};
+use easyroutine_view::grid::{self as view, GridReport};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use serde_json::Value;
 
-use super::dtype_name;
 use super::lens::{selected, specifiers};
 use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, Patch, Sweep as SweepArgs};
 use crate::failure::Failure;
 use crate::layers;
 use crate::output::{self, DRAWN, Target};
+use crate::reports::{self, GridWords};
 use crate::session::{self, Prompt, Session, token_text};
 
 /// A model, its tokenizer and the prompt that is changed.
@@ -49,7 +49,7 @@ pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
         &targets,
         &opened,
         &request,
-        &Words { title: "Activation patching", how, prompts: prompts.to_vec() },
+        &GridWords { title: "Activation patching", how, prompts: prompts.to_vec() },
     )
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         by,
         metric: metric(&ablate.sweep, tokenizer, first_two)?,
     };
-    finish(args, &targets, &opened, &request, &Words { title: "Ablation", how: &how, prompts })
+    finish(args, &targets, &opened, &request, &GridWords { title: "Ablation", how: &how, prompts })
 }
 
 fn open(
@@ -180,19 +180,12 @@ fn metric(
     })
 }
 
-/// What a picture says beside its numbers.
-struct Words<'a> {
-    title: &'a str,
-    how: &'a str,
-    prompts: Vec<(String, String)>,
-}
-
 fn finish(
     args: &Args,
     targets: &[Target],
     opened: &Opened,
     request: &Sweep,
-    words: &Words<'_>,
+    words: &GridWords<'_>,
 ) -> Result<(), Failure> {
     let bar = std::io::stderr().is_terminal().then(|| {
         let bar = ProgressBar::new(0);
@@ -212,22 +205,17 @@ fn finish(
         bar.finish_and_clear();
     }
     let grid = grid?;
-    let report = report(opened, request, &grid, words);
+    let Opened { session, tokenizer, prompt } = opened;
+    let (report, json) = reports::grid(&session.subject(tokenizer, prompt), &request.along, &grid, words);
     for target in targets {
-        output::write(target, &drawn(args, target, opened, &grid, &report)?)?;
+        output::write(target, &drawn(args, target, &report, &json)?)?;
     }
     Ok(())
 }
 
-fn drawn(
-    args: &Args,
-    target: &Target,
-    opened: &Opened,
-    grid: &Grid,
-    report: &GridReport,
-) -> Result<Vec<u8>, Failure> {
+fn drawn(args: &Args, target: &Target, report: &GridReport, json: &Value) -> Result<Vec<u8>, Failure> {
     Ok(match target.format {
-        Format::Json | Format::Jsonl => (json(opened, grid, report).to_string() + "\n").into_bytes(),
+        Format::Json | Format::Jsonl => (json.to_string() + "\n").into_bytes(),
         Format::Tsv => view::tsv(report).into_bytes(),
         Format::Csv => view::csv(report).into_bytes(),
         Format::Md => view::markdown(report).into_bytes(),
@@ -236,113 +224,4 @@ fn drawn(
         Format::Png => view::png(report, 2.0)?,
         _ => view::terminal(report, output::width(), output::colour_depth(args, target)).into_bytes(),
     })
-}
-
-fn json(opened: &Opened, grid: &Grid, report: &GridReport) -> serde_json::Value {
-    let Opened { session, tokenizer, prompt } = opened;
-    let token = |id: &u32| json!({"id": id, "text": token_text(tokenizer, *id)});
-    let mut json = grid.to_json();
-    json["model"] = json!({
-        "name": session.files.name,
-        "commit": session.files.commit,
-        "model_type": session.model_type,
-        "dtype": dtype_name(session.model.dtype()),
-    });
-    json["title"] = json!(report.title);
-    json["words"] = json!(report.lines);
-    json["prompts"] = report.prompts.iter().map(|(what, text)| (what.clone(), json!(text))).collect();
-    json["bos"] = json!(prompt.encoded.starts_with_bos);
-    json["tokens"] = prompt.encoded.ids.iter().map(token).collect();
-    json
-}
-
-fn report(opened: &Opened, request: &Sweep, grid: &Grid, words: &Words<'_>) -> GridReport {
-    let Opened { session, tokenizer, prompt } = opened;
-    let text = |id: u32| format!("{:?}", token_text(tokenizer, id));
-    let (name, more, less) = match grid.metric {
-        Metric::LogitDiff { answer, against } => {
-            (format!("logit of {} less that of {}", text(answer), text(against)), text(answer), text(against))
-        }
-        Metric::NormalisedLogitDiff { answer, against } => (
-            format!(
-                "logit of {} less that of {}, 0 for the target and 1 for the base",
-                text(answer),
-                text(against)
-            ),
-            text(answer),
-            text(against),
-        ),
-        Metric::Probability { token } => {
-            let token = text(token);
-            (format!("probability of {token}"), format!("more of {token}"), format!("less of {token}"))
-        }
-        Metric::Kl if grid.base.is_some() => (
-            "KL(base ‖ changed), nats".to_owned(),
-            "farther from the base".to_owned(),
-            "nearer to the base".to_owned(),
-        ),
-        Metric::Kl => ("KL(unchanged ‖ changed), nats".to_owned(), "changed".to_owned(), "never".to_owned()),
-        Metric::Rank { token } => {
-            let token = text(token);
-            (format!("rank of {token}, from 1"), format!("{token} falls"), format!("{token} rises"))
-        }
-    };
-    let towards = |word: String| match grid.metric {
-        Metric::LogitDiff { .. } | Metric::NormalisedLogitDiff { .. } => format!("towards {word}"),
-        _ => word,
-    };
-    let (sites, by_position, positions) = match &request.along {
-        Along::Positions { site, positions } => (site.name().to_owned(), true, positions),
-        Along::Heads { site, positions } => (site.name().to_owned(), false, positions),
-        Along::Sites { sites, positions } => {
-            (sites.iter().map(|site| site.name()).collect::<Vec<_>>().join(", "), false, positions)
-        }
-    };
-    let places = match positions.len() {
-        _ if by_position => "one position at a time".to_owned(),
-        n if n == prompt.encoded.ids.len() => "at all positions".to_owned(),
-        _ => format!(
-            "at positions {}",
-            positions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        ),
-    };
-    let base = grid.base.map(|base| format!(" · base {base:.4}")).unwrap_or_default();
-    let bos = if prompt.encoded.starts_with_bos { "starts with BOS" } else { "no BOS" };
-    let model = &session.files.name;
-    let columns = grid.columns.iter().enumerate().map(|(column, label)| match by_position {
-        true => GridColumn {
-            label: positions[column].to_string(),
-            token: Some(token_text(tokenizer, prompt.encoded.ids[positions[column]])),
-        },
-        false => GridColumn { label: label.clone(), token: None },
-    });
-    let rows =
-        grid.layers.iter().zip(&grid.values).zip(&grid.activations).map(|((layer, values), activations)| {
-            let cell = |(value, activation): (&f64, &String)| GridCell {
-                activation: activation.clone(),
-                value: *value,
-                effect: value - grid.unchanged,
-            };
-            GridRow {
-                label: format!("layer {layer}"),
-                cells: values.iter().zip(activations).map(cell).collect(),
-            }
-        });
-    GridReport {
-        title: words.title.to_owned(),
-        lines: vec![
-            format!(
-                "{model} · {} layers · {} · {bos}",
-                session.model.arch().layers.len(),
-                dtype_name(session.model.dtype())
-            ),
-            format!("{sites} {}, {places}", words.how),
-            format!("metric: {name} at the last token · without a change {:.4}{base}", grid.unchanged),
-            "each cell: the metric under the change less that without it".to_owned(),
-        ],
-        prompts: words.prompts.clone(),
-        meaning: [towards(more), towards(less)],
-        columns: columns.collect(),
-        rows: rows.collect(),
-    }
 }

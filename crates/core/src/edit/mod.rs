@@ -31,6 +31,17 @@ pub struct Intervention<V = Tensor> {
     pub operation: Operation<V>,
 }
 
+impl Intervention {
+    /// Whether what it does to a row hangs on the row's place in a batch: such rows cannot run in other batches.
+    pub fn speaks_of_rows(&self) -> bool {
+        match &self.operation {
+            Operation::Resample { .. } => true,
+            Operation::Replace(values) => values.shape().len() > 2 && values.shape()[0] > 1,
+            _ => false,
+        }
+    }
+}
+
 /// The part of an activation that changes.
 ///
 /// Named positions are positions of the prompt and hold through generation; `all` includes tokens that are generated.

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         );
     }
     let job = Job { extract, request: &request, session: &session, examples: &examples, context, file };
-    if interventions.iter().any(changes::speaks_of_rows) {
+    if interventions.iter().any(Intervention::speaks_of_rows) {
         // Such an edit names rows of one batch, so all of them are one.
         let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
         let cache = request.run_under(&session.model, &Batch::new(&ids)?, &rows, context, edits)?;

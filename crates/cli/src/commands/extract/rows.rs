@@ -95,7 +95,7 @@ pub(super) fn continued(
     let bar = progress::Rows::new();
     let tell = |progress| bar.tell(progress);
     // An edit that names rows of one batch makes all rows one.
-    let is_one = interventions.iter().any(changes::speaks_of_rows);
+    let is_one = interventions.iter().any(Intervention::speaks_of_rows);
     let batch_tokens = if is_one { usize::MAX } else { extract.batch_tokens as usize };
     let options = Options { batch_tokens, progress: Some(&tell), ..Options::default() };
     let mut edits = changes::of_batches(interventions, session.model.arch(), context);

@@ -1,17 +1,16 @@
 //! `runs import`: runs of the original easyroutine.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use easyroutine_store::Store;
 use serde_json::json;
 
 use crate::args::Args;
 use crate::args::runs::Runs;
-use crate::failure::{Failure, one_line};
+use crate::failure::{FAILED, Failure, SUCCESS, one_line};
 use crate::output::{self, PLAIN};
 
-pub(super) fn run(args: &Args, runs: &Runs, from: &Path) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, runs: &Runs, from: &Path) -> Result<u8, Failure> {
     let targets = output::targets(args, PLAIN)?;
     let base: PathBuf = match &runs.base {
         Some(base) => base.clone(),
@@ -36,5 +35,5 @@ pub(super) fn run(args: &Args, runs: &Runs, from: &Path) -> Result<ExitCode, Fai
             output::render(target.format, &["from", "state", "what"], &rows, &json)?.as_bytes(),
         )?;
     }
-    Ok(if imported.iter().all(|run| run.to.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if imported.iter().all(|run| run.to.is_ok()) { SUCCESS } else { FAILED })
 }

@@ -8,18 +8,16 @@ mod load;
 mod show;
 mod tend;
 
-use std::process::ExitCode;
-
 use easyroutine_store::{ActivationLoader, Query, QueryResult, Run, Store, Which};
 use serde_json::Value;
 
 use crate::args::Args;
 use crate::args::runs::{Runs, RunsCommand};
-use crate::failure::Failure;
+use crate::failure::{Failure, SUCCESS};
 use crate::output;
 
-pub(crate) fn run(args: &Args, runs: &Runs) -> Result<ExitCode, Failure> {
-    let done = |()| ExitCode::SUCCESS;
+pub(crate) fn run(args: &Args, runs: &Runs) -> Result<u8, Failure> {
+    let done = |()| SUCCESS;
     match &runs.command {
         RunsCommand::Ls => list::ls(args, runs).map(done),
         RunsCommand::Query(query) => list::query(args, runs, query).map(done),

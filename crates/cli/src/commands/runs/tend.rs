@@ -1,6 +1,5 @@
 //! `runs verify`, `gc` and `commit`.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use easyroutine_store::{Begun, Query, Sweep};
@@ -10,10 +9,10 @@ use super::change::say;
 use super::which;
 use crate::args::Args;
 use crate::args::runs::{self, Runs};
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure, SUCCESS};
 use crate::output::{self, PLAIN};
 
-pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<ExitCode, Failure> {
+pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<u8, Failure> {
     let targets = output::targets(args, PLAIN)?;
     let found = runs.query(&Query::default())?;
     let store = runs.store()?;
@@ -50,7 +49,7 @@ pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<ExitC
     for target in &targets {
         output::write(target, output::render(target.format, &["run", "state"], &rows, &json)?.as_bytes())?;
     }
-    Ok(if damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if damage.is_empty() { SUCCESS } else { FAILED })
 }
 
 pub(super) fn gc(args: &Args, runs: &Runs, asked: &runs::Gc) -> Result<(), Failure> {
@@ -69,7 +68,7 @@ pub(super) fn gc(args: &Args, runs: &Runs, asked: &runs::Gc) -> Result<(), Failu
 pub(super) fn commit(args: &Args, runs: &Runs, name: &str) -> Result<(), Failure> {
     let experiment = runs.experiment.as_deref().unwrap_or("default");
     let path = match runs.store()?.begun(experiment, name)? {
-        Begun::Open(run) => run.commit(crate::commands::saved::finish_values)?,
+        Begun::Open(run) => run.commit(crate::filling::finish_values)?,
         Begun::Committed(path) => path,
     };
     say(args, "committed", &[path])

@@ -1,25 +1,22 @@
 //! `extract … -o BASE/`: a run in a store, written shard by shard.
 
 mod story;
-mod unit;
 
-use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use easyroutine::edit::Intervention;
-use easyroutine::extract::{End, Example, Extraction, Options, Progress};
+use easyroutine::extract::{End, Example};
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::{Error, ErrorKind};
-use easyroutine_store::{ActivationSaver, Begun, Joining, OpenRun};
+use easyroutine_store::{ActivationSaver, Begun, Joining};
 use serde_json::json;
 
-use crate::args::{Args, Extract, Format, Saving};
+use crate::args::{Args, Extract, Format};
 use crate::failure::Failure;
+use crate::filling::{Filling, finish_values};
 use crate::session::Session;
-use crate::{changes, output, progress};
-pub(crate) use unit::finish_values;
+use crate::{output, progress};
 
 /// A data set and what is asked of it.
 pub(super) struct Job<'a> {
@@ -41,9 +38,19 @@ pub(super) fn is_store(target: &Path) -> bool {
 pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure> {
     let saving = &job.extract.saving;
     job.interventions.iter().try_for_each(speaks_of_one_row)?;
-    let whole = job.extraction(0..job.examples.len(), Options::default())?;
-    let is_rectangular = whole.tokens().columns.is_rectangular();
-    let plan = story::plan(job, &whole)?;
+    let stop = progress::interrupted()?;
+    let filling = Filling {
+        model: &job.session.model,
+        request: job.request,
+        examples: job.examples,
+        context: job.context,
+        interventions: job.interventions,
+        batch_tokens: job.extract.batch_tokens as usize,
+        is_stopped: None,
+        stop: Some(&stop),
+    };
+    let whole = filling.whole()?;
+    let plan = filling.plan(&whole, story::spec(job), saving.unit)?;
     let saver = ActivationSaver::new(base, saving.experiment.as_deref().unwrap_or("default"))?;
     let (name, joining) = match (&saving.run, saving.part) {
         (Some(name), Some(_)) => (name.clone(), Joining::Share),
@@ -55,7 +62,12 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         Begun::Committed(path) => return done(args, base, &path),
         Begun::Open(run) => run,
     };
-    if write_units(job, is_rectangular, &run, saving)? == End::Stopped {
+    let (part, parts) = saving.part.map_or((0, 1), |part| (part.number - 1, part.of));
+    let mine: Vec<usize> = run.missing()?.into_iter().filter(|unit| unit % parts == part).collect();
+    let bar = progress::Rows::new();
+    let end = filling.write(&whole, &run, &mine, &|progress| bar.tell(progress))?;
+    bar.finish();
+    if end == End::Stopped {
         let missing = run.missing()?.len();
         let message =
             format!("interrupted: {} of {} units are written", run.n_units() - missing, run.n_units());
@@ -84,56 +96,9 @@ fn done(args: &Args, base: &Path, path: &str) -> Result<(), Failure> {
     output::write(&target, format!("{text}\n").as_bytes())
 }
 
-/// Ctrl-C ends between two batches: the unit at hand is left out, those before it stay.
-fn write_units(job: &Job<'_>, is_rectangular: bool, run: &OpenRun, saving: &Saving) -> Result<End, Failure> {
-    let (part, parts) = saving.part.map_or((0, 1), |part| (part.number - 1, part.of));
-    let mine: Vec<usize> = run.missing()?.into_iter().filter(|unit| unit % parts == part).collect();
-    let rows = || mine.iter().flat_map(|unit| range(run, *unit));
-    let tokens = |row: usize| job.examples[row].ids.len();
-    let mut so_far =
-        Progress { rows: 0, all_rows: rows().count(), tokens: 0, all_tokens: rows().map(tokens).sum() };
-    let stop = progress::interrupted()?;
-    let bar = progress::Rows::new();
-    for unit in &mine {
-        let tell = |of_unit: Progress| {
-            bar.tell(Progress {
-                rows: so_far.rows + of_unit.rows,
-                tokens: so_far.tokens + of_unit.tokens,
-                ..so_far
-            });
-        };
-        let options =
-            Options { progress: Some(&tell), stop: Some::<&AtomicBool>(&stop), ..Options::default() };
-        let range = range(run, *unit);
-        let Some(cache) = unit::run(job, range.clone(), options)? else {
-            bar.finish();
-            return Ok(End::Stopped);
-        };
-        run.put(*unit, &unit::contents(&cache, is_rectangular)?)?;
-        so_far.rows += range.len();
-        so_far.tokens += range.map(tokens).sum::<usize>();
-    }
-    bar.finish();
-    Ok(End::Finished)
-}
-
-fn range(run: &OpenRun, unit: usize) -> Range<usize> {
-    let examples = run.examples(unit);
-    examples.start as usize..examples.end as usize
-}
-
-impl<'a> Job<'a> {
-    /// Some of the examples, checked.
-    fn extraction(&self, examples: Range<usize>, options: Options<'a>) -> Result<Extraction<'a>, Failure> {
-        let options =
-            Options { batch_tokens: self.extract.batch_tokens as usize, context: self.context, ..options };
-        Ok(Extraction::new(&self.session.model, self.request, &self.examples[examples], options)?)
-    }
-}
-
 /// Rows of a store run apart, in other batches each time: what one becomes cannot hang on another.
 fn speaks_of_one_row(intervention: &Intervention) -> Result<(), Failure> {
-    if !changes::speaks_of_rows(intervention) {
+    if !intervention.speaks_of_rows() {
         return Ok(());
     }
     Err(Failure::usage("--intervene: values for single rows of a batch, or from another row, are for files")

@@ -1,9 +1,8 @@
 //! What a run is, and how it came about.
 
 use easyroutine::edit::{Intervention, Operation};
-use easyroutine::extract::Extraction;
 use easyroutine::sites::Site;
-use easyroutine_store::{Model, Plan, SHARD_BYTES, Story, checksum};
+use easyroutine_store::{Model, Story, checksum};
 use serde_json::{Map, Value, json};
 
 use super::Job;
@@ -11,33 +10,18 @@ use crate::commands::dtype_name;
 use crate::commands::runs::{pair, position};
 use crate::failure::Failure;
 
-/// All that makes the run what it is: whoever joins must want the same.
-pub(super) fn plan(job: &Job<'_>, whole: &Extraction<'_>) -> Result<Plan, Failure> {
-    let ids: Vec<u8> = job
-        .examples
-        .iter()
-        .flat_map(|example| [&[example.ids.len() as u32], &example.ids[..]].concat())
-        .flat_map(u32::to_le_bytes)
-        .collect();
-    let selected = &whole.tokens().columns.rows;
-    let chosen = json!(selected.iter().map(|s| &s.indices).collect::<Vec<_>>()).to_string();
-    let spec = json!({
-        "model": job.session.files.name,
-        "commit": job.session.files.commit,
-        "dtype": dtype_name(job.session.model.dtype()),
-        "instructions": easyroutine::Simd::from_env().map_or_else(|e| e, |simd| simd.to_string()),
-        "activations": job.extract.activations.join(","),
-        "positions": job.extract.positions,
-        "interventions": interventions(job),
-        "rows": checksum(&ids),
-        "tokens": checksum(chosen.as_bytes()),
-    });
-    let n_examples = job.examples.len() as u64;
-    let unit = match job.extract.saving.unit {
-        Some(unit) => unit,
-        None => SHARD_BYTES.div_euclid(whole.size()?.bytes.div_ceil(n_examples).max(1)).clamp(1, n_examples),
-    };
-    Ok(Plan { n_examples, unit, spec: spec.as_object().cloned().unwrap_or_default() })
+/// All that makes the run what it is, beside its rows: whoever joins must want the same.
+pub(super) fn spec(job: &Job<'_>) -> Map<String, Value> {
+    let entries = [
+        ("model", json!(job.session.files.name)),
+        ("commit", json!(job.session.files.commit)),
+        ("dtype", json!(dtype_name(job.session.model.dtype()))),
+        ("instructions", json!(easyroutine::Simd::from_env().map_or_else(|e| e, |simd| simd.to_string()))),
+        ("activations", json!(job.extract.activations.join(","))),
+        ("positions", json!(job.extract.positions)),
+        ("interventions", json!(interventions(job))),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// How the run came about.

@@ -3,38 +3,61 @@
 use std::ops::Range;
 
 use easyroutine::cache::{ActivationCache, Kept, Numbers};
-use easyroutine::extract::{Collect, End, Options};
+use easyroutine::extract::{Collect, End, Options, Progress};
+use easyroutine::positions::Row;
+use easyroutine::sites::Point;
+use easyroutine::{Batch, Error, Tap, Value, Want};
 use easyroutine_store::{Contents, Dtype, Kind, Tensor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value as Json};
 
-use super::Job;
+use super::Filling;
 use crate::changes;
-use crate::failure::Failure;
 use crate::tensors::{self, Flat};
 
 /// Runs some examples; nothing if it was stopped.
-pub(super) fn run<'a>(
-    job: &Job<'a>,
+pub(super) fn run(
+    filling: &Filling<'_>,
     examples: Range<usize>,
-    options: Options<'a>,
-) -> Result<Option<ActivationCache>, Failure> {
-    let mut edits = changes::of_batches(job.interventions, job.session.model.arch(), job.context);
+    tell: &dyn Fn(Progress),
+) -> Result<Option<ActivationCache>, Error> {
+    let mut edits = changes::of_batches(filling.interventions, filling.model.arch(), filling.context);
+    let mut first = |batch: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
+        Ok(Box::new((Watch(filling.is_stopped), edits(batch, rows)?)))
+    };
     let mut collect = Collect::default();
-    match job.extraction(examples, options)?.run_after(&mut edits, &mut collect)? {
+    let options = Options { progress: Some(tell), ..Options::default() };
+    match filling.extraction(examples, options)?.run_after(&mut first, &mut collect)? {
         End::Finished => Ok(Some(collect.finish()?.1)),
         End::Stopped => Ok(None),
     }
 }
 
+/// Wants nothing, and asks whether to go on.
+struct Watch<'a>(Option<&'a dyn Fn() -> bool>);
+
+impl Tap for Watch<'_> {
+    fn wants(&self, _: Point) -> Want {
+        Want::Nothing
+    }
+
+    fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_some_and(|is_stopped| is_stopped())
+    }
+}
+
 /// What the store is given. `is_rectangular` speaks of the whole data set: every unit decides alike.
-pub(super) fn contents(cache: &ActivationCache, is_rectangular: bool) -> Result<Contents<'_>, Failure> {
+pub(super) fn contents(cache: &ActivationCache, is_rectangular: bool) -> Contents<'_> {
     let tensors = cache.iter().map(|(key, kept)| tensor(key, kept, is_rectangular)).collect();
     let values = [
         ("mapping_index", cache.selection.mapping_index_by_row()),
         ("token_dict", cache.selection.token_dict()),
     ];
-    let values = values.into_iter().map(|(key, map)| (key.to_owned(), Value::Object(map))).collect();
-    Ok(Contents { tensors, values })
+    let values = values.into_iter().map(|(key, map)| (key.to_owned(), Json::Object(map))).collect();
+    Contents { tensors, values }
 }
 
 fn tensor<'a>(key: &str, kept: &'a Kept, is_rectangular: bool) -> Tensor<'a> {
@@ -54,8 +77,8 @@ fn tensor<'a>(key: &str, kept: &'a Kept, is_rectangular: bool) -> Tensor<'a> {
 }
 
 /// `mapping_index` as caches have it: one list where all rows have the same.
-pub(crate) fn finish_values(values: &mut Map<String, Value>) {
-    let Some(columns) = values.get_mut("mapping_index").and_then(Value::as_object_mut) else { return };
+pub fn finish_values(values: &mut Map<String, Json>) {
+    let Some(columns) = values.get_mut("mapping_index").and_then(Json::as_object_mut) else { return };
     for (_, rows) in columns {
         if let Some(rows) = rows.as_array_mut()
             && rows.windows(2).all(|w| w[0] == w[1])

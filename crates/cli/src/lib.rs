@@ -1,0 +1,62 @@
+//! The command line of easyroutine, as a library: its own program and the Python package both carry the command.
+#![forbid(unsafe_code)]
+
+mod args;
+mod changes;
+mod commands;
+mod failure;
+pub mod filling;
+mod layers;
+mod memory;
+mod output;
+mod progress;
+pub mod reports;
+mod session;
+mod tensors;
+mod typed;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use args::{Args, Command, ModelCommand};
+use failure::{Failure, SUCCESS};
+
+/// Runs a command line, of which the first word is the program's own name, and returns the exit status.
+///
+/// Results go to standard output, everything else to standard error. A long command watches for Ctrl-C: call this where
+/// nothing else in the process does.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let status = match typed::args(words) {
+        Ok(args) => {
+            args.color.of_messages().write_global();
+            run(&args).unwrap_or_else(|failure| failure.report())
+        }
+        Err(status) => status,
+    };
+    // The host of a library does not write out what is buffered; a reader that has gone is no failure.
+    let _ = std::io::stdout().flush();
+    status
+}
+
+fn run(args: &Args) -> Result<u8, Failure> {
+    let done = |()| SUCCESS;
+    match &args.command {
+        Command::Lens(lens) => commands::lens::run(args, lens).map(done),
+        Command::Attn(attn) => commands::attn::run(args, attn).map(done),
+        Command::Extract(extract) => commands::extract::run(args, extract).map(done),
+        Command::Run(next) => commands::run::run(args, next).map(done),
+        Command::Patch(patch) => commands::sweep::patch(args, patch).map(done),
+        Command::Ablate(ablate) => commands::sweep::ablate(args, ablate).map(done),
+        Command::Tokens(tokens) => commands::tokens::run(args, tokens).map(done),
+        Command::Model { command: ModelCommand::Info(model) } => commands::info::run(args, model).map(done),
+        Command::Model { command: ModelCommand::Ls } => commands::ls::run(args).map(done),
+        Command::Model { command: ModelCommand::Check(check) } => commands::check::run(args, check),
+        Command::Model { command: ModelCommand::Export(export) } => {
+            commands::export::run(args, export).map(done)
+        }
+        Command::Runs(runs) => commands::runs::run(args, runs),
+        Command::Env => commands::env::run(args).map(done),
+        Command::Completions { shell } => commands::shell::completions(args, *shell).map(done),
+        Command::Man => commands::shell::man(args).map(done),
+    }
+}

@@ -1,0 +1,133 @@
+//! What each change of a sweep does.
+
+use easyroutine::patching::{Along, Grid, Metric};
+use easyroutine_view::grid::{GridCell, GridColumn, GridReport, GridRow};
+use serde_json::{Value, json};
+
+use super::{Subject, dtype_name};
+
+/// What a picture of a grid says beside its numbers.
+#[derive(Debug, Clone)]
+pub struct GridWords<'a> {
+    /// `Activation patching`.
+    pub title: &'a str,
+    /// What becomes of each place: `set to zero`.
+    pub how: &'a str,
+    /// The texts by what they are: `base`, `target`.
+    pub prompts: Vec<(String, String)>,
+}
+
+/// A grid as it is drawn, and as JSON of the schema `easyroutine.grid/1`.
+pub fn grid(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'_>) -> (GridReport, Value) {
+    let report = report(subject, along, grid, words);
+    let json = json(subject, grid, &report);
+    (report, json)
+}
+
+fn json(subject: &Subject<'_>, grid: &Grid, report: &GridReport) -> Value {
+    let token = |id: &u32| json!({"id": id, "text": subject.text(*id)});
+    let mut json = grid.to_json();
+    json["model"] = json!({
+        "name": subject.files.name,
+        "commit": subject.files.commit,
+        "model_type": subject.model_type,
+        "dtype": dtype_name(subject.model.dtype()),
+    });
+    json["title"] = json!(report.title);
+    json["words"] = json!(report.lines);
+    json["meaning"] = json!(report.meaning);
+    json["prompts"] = report.prompts.iter().map(|(what, text)| (what.clone(), json!(text))).collect();
+    json["bos"] = json!(subject.starts_with_bos);
+    json["tokens"] = subject.ids.iter().map(token).collect();
+    json
+}
+
+fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'_>) -> GridReport {
+    let text = |id: u32| format!("{:?}", subject.text(id));
+    let (name, more, less) = match grid.metric {
+        Metric::LogitDiff { answer, against } => {
+            (format!("logit of {} less that of {}", text(answer), text(against)), text(answer), text(against))
+        }
+        Metric::NormalisedLogitDiff { answer, against } => (
+            format!(
+                "logit of {} less that of {}, 0 for the target and 1 for the base",
+                text(answer),
+                text(against)
+            ),
+            text(answer),
+            text(against),
+        ),
+        Metric::Probability { token } => {
+            let token = text(token);
+            (format!("probability of {token}"), format!("more of {token}"), format!("less of {token}"))
+        }
+        Metric::Kl if grid.base.is_some() => (
+            "KL(base ‖ changed), nats".to_owned(),
+            "farther from the base".to_owned(),
+            "nearer to the base".to_owned(),
+        ),
+        Metric::Kl => ("KL(unchanged ‖ changed), nats".to_owned(), "changed".to_owned(), "never".to_owned()),
+        Metric::Rank { token } => {
+            let token = text(token);
+            (format!("rank of {token}, from 1"), format!("{token} falls"), format!("{token} rises"))
+        }
+    };
+    let towards = |word: String| match grid.metric {
+        Metric::LogitDiff { .. } | Metric::NormalisedLogitDiff { .. } => format!("towards {word}"),
+        _ => word,
+    };
+    let (sites, by_position, positions) = match along {
+        Along::Positions { site, positions } => (site.name().to_owned(), true, positions),
+        Along::Heads { site, positions } => (site.name().to_owned(), false, positions),
+        Along::Sites { sites, positions } => {
+            (sites.iter().map(|site| site.name()).collect::<Vec<_>>().join(", "), false, positions)
+        }
+    };
+    let places = match positions.len() {
+        _ if by_position => "one position at a time".to_owned(),
+        n if n == subject.ids.len() => "at all positions".to_owned(),
+        _ => format!(
+            "at positions {}",
+            positions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    let base = grid.base.map(|base| format!(" · base {base:.4}")).unwrap_or_default();
+    let bos = if subject.starts_with_bos { "starts with BOS" } else { "no BOS" };
+    let model = &subject.files.name;
+    let columns = grid.columns.iter().enumerate().map(|(column, label)| match by_position {
+        true => GridColumn {
+            label: positions[column].to_string(),
+            token: Some(subject.text(subject.ids[positions[column]])),
+        },
+        false => GridColumn { label: label.clone(), token: None },
+    });
+    let rows =
+        grid.layers.iter().zip(&grid.values).zip(&grid.activations).map(|((layer, values), activations)| {
+            let cell = |(value, activation): (&f64, &String)| GridCell {
+                activation: activation.clone(),
+                value: *value,
+                effect: value - grid.unchanged,
+            };
+            GridRow {
+                label: format!("layer {layer}"),
+                cells: values.iter().zip(activations).map(cell).collect(),
+            }
+        });
+    GridReport {
+        title: words.title.to_owned(),
+        lines: vec![
+            format!(
+                "{model} · {} layers · {} · {bos}",
+                subject.model.arch().layers.len(),
+                dtype_name(subject.model.dtype())
+            ),
+            format!("{sites} {}, {places}", words.how),
+            format!("metric: {name} at the last token · without a change {:.4}{base}", grid.unchanged),
+            "each cell: the metric under the change less that without it".to_owned(),
+        ],
+        prompts: words.prompts.clone(),
+        meaning: [towards(more), towards(less)],
+        columns: columns.collect(),
+        rows: rows.collect(),
+    }
+}

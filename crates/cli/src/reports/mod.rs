@@ -1,0 +1,63 @@
+//! What was computed of one prompt as the plain data that pictures are drawn of, for every face that draws.
+
+mod attention;
+mod grid;
+mod lens;
+
+use easyroutine::source::ModelFiles;
+use easyroutine::tokens::Tokenizer;
+use easyroutine::{Dtype, Model};
+use easyroutine_view::lens::{ModelCard, Token};
+
+pub use attention::attention;
+pub use grid::{GridWords, grid};
+pub use lens::lens;
+
+/// The model and the prompt that a report speaks of.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Where the model is from.
+    pub files: &'a ModelFiles,
+    /// `model_type` of its config.
+    pub model_type: &'a str,
+    /// The model.
+    pub model: &'a Model,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// The prompt.
+    pub ids: &'a [u32],
+    /// Whether the first id is the token that begins every text.
+    pub starts_with_bos: bool,
+}
+
+impl Subject<'_> {
+    fn card(&self) -> ModelCard {
+        let arch = self.model.arch();
+        ModelCard {
+            name: self.files.name.clone(),
+            commit: self.files.commit.clone(),
+            model_type: self.model_type.to_owned(),
+            n_layers: arch.layers.len(),
+            d_model: arch.d_model,
+            vocab_size: arch.vocabulary,
+            dtype: dtype_name(self.model.dtype()).to_owned(),
+        }
+    }
+
+    fn tokens(&self) -> Vec<Token> {
+        let token = |(position, id): (usize, &u32)| Token { position, id: *id, text: self.text(*id) };
+        self.ids.iter().enumerate().map(token).collect()
+    }
+
+    fn text(&self, id: u32) -> String {
+        self.tokenizer.token_text(id).to_string()
+    }
+}
+
+/// How a dtype is written.
+pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+    }
+}
