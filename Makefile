@@ -39,6 +39,7 @@ lint:
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings -D clippy::undocumented_unsafe_blocks
 	cargo clippy --package easyroutine-cli --no-default-features --locked -- -D warnings
 	cargo deny --all-features check bans licenses sources
+	cargo deny --manifest-path python/Cargo.toml --config deny.toml check bans licenses sources
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --lib --all-features --no-deps --locked

@@ -20,6 +20,9 @@ wheels="$PWD/python/target/wheels"
 rm -rf "$wheels"
 # The folder of the other builds, with their profile: most dependencies are compiled there already.
 CARGO_TARGET_DIR="$PWD/target" maturin build --quiet --strip --locked --manifest-path python/Cargo.toml --out "$wheels"
+# What the wheel's command is compared with.
+cargo build --quiet --workspace --all-features --locked --bin easyroutine
+export EASYROUTINE_NATIVE="${CARGO_TARGET_DIR:-$PWD/target}/debug/easyroutine"
 python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheels"/*.whl
 
 cd python
@@ -27,6 +30,7 @@ if [ "$what" = test ]; then
   ruff check easyroutine tests
   ruff format --check easyroutine tests
   mypy easyroutine
+  pyright
   # On the installed package: what Python finds there is what the stubs say.
   (cd /tmp && python -m mypy.stubtest easyroutine._core --ignore-missing-stub --allowlist "$OLDPWD/stubtest.txt")
   # From the folder of tests: in the one above, Python would import the sources, which have no native module.

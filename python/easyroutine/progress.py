@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from easyroutine.tensors import is_installed
 
-__all__ = ["download_progress", "progress"]
+__all__ = ["download_progress", "progress", "token_progress"]
 
 T = TypeVar("T")
 
@@ -26,6 +26,24 @@ def progress(items: Iterable[T], description: str = "", total: int | None = None
         yield from tqdm(items, desc=description, total=total)
     else:
         yield from items
+
+
+def token_progress(description: str) -> Callable[[int, int], None] | None:
+    """What is told how many of all tokens are done, where somebody looks and tqdm is installed."""
+    if not (is_shown() and is_installed("tqdm")):
+        return None
+    bars: list[Any] = []
+
+    def told(done: int, total: int) -> None:
+        from tqdm.auto import tqdm
+
+        if not bars:
+            bars.append(tqdm(desc=description, total=total, unit=" tokens"))
+        bars[0].update(done - bars[0].n)
+        if done == total:
+            bars[0].close()
+
+    return told
 
 
 def download_progress() -> Callable[[str, int, int | None], None] | None:

@@ -3,8 +3,10 @@
 use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled, Tensor as Values};
 use easyroutine::positions::{Context, Row};
 use easyroutine::sites::Selector;
+use easyroutine_store::checksum;
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
+use serde_json::{Value, json};
 
 use crate::errors::Failure;
 use crate::model::specifiers;
@@ -61,9 +63,41 @@ impl Written {
     }
 }
 
+impl Written {
+    /// What it does, in a form that can be compared: its values by their digest.
+    pub(crate) fn spec(&self) -> Value {
+        let digest = |tensor: &Py<Tensor>| {
+            let bytes: Vec<u8> = tensor.get().floats().into_iter().flat_map(f32::to_le_bytes).collect();
+            json!({"shape": tensor.get().shape, "digest": checksum(&bytes)})
+        };
+        json!({
+            "type": self.r#type,
+            "activation": self.activation,
+            "positions": self.positions,
+            "columns": self.columns,
+            "rescaled": self.rescaled,
+            "operation": self.operation,
+            "factor": self.factor,
+            "values": self.values.as_ref().map(digest),
+            "row": self.row,
+        })
+    }
+}
+
 /// Interventions, read.
 pub(crate) fn read(written: &[Written]) -> Result<Vec<Intervention>, Failure> {
     written.iter().map(Written::read).collect()
+}
+
+/// What is changed while a model runs, in words for pictures.
+pub(crate) fn described(interventions: &[Intervention], hooks: &[(String, Py<PyAny>)]) -> Vec<String> {
+    let of_hooks = hooks.iter().map(|(site, _)| format!("a function at {site}"));
+    interventions.iter().map(ToString::to_string).chain(of_hooks).collect()
+}
+
+/// Whether one of these says what becomes of single rows of a batch.
+pub(crate) fn speak_of_rows(written: &[Written]) -> Result<bool, Failure> {
+    Ok(read(written)?.iter().any(Intervention::speaks_of_rows))
 }
 
 /// Interventions checked against a model and its rows. What is odd about them is warned of.

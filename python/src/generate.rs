@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use crate::edits::{self, Written};
 use crate::errors::Failure;
 use crate::hooks::Hooks;
-use crate::interrupt::Interruptible;
+use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, views};
 
 /// How rows are continued, as Python writes it.
@@ -57,10 +57,9 @@ pub(crate) fn run(
     let prompts: Vec<&[u32]> = rows.iter().map(|(ids, _)| ids.as_slice()).collect();
     let on_token = wishes.on_token;
     let mut raised = None;
+    let signals = Signals::new();
     let result = py.detach(|| {
-        let arch = model.model.arch();
-        let mut taps = (&mut edits, &mut hooks);
-        let mut tap = Interruptible::of_whole_runs(&mut taps, arch.layers.len());
+        let mut tap = (&signals, (&mut edits, &mut hooks));
         let told = |new: NewToken| {
             let Some(function) = &on_token else { return Ok(ControlFlow::Continue(())) };
             let answer =
@@ -74,7 +73,7 @@ pub(crate) fn run(
                 }
             }
         };
-        generate(&model.model, &prompts, &options, &mut tap, told).map_err(|error| tap.failure(error))
+        generate(&model.model, &prompts, &options, &mut tap, told).map_err(|error| signals.failure(error))
     });
     match (result, raised) {
         (Err(_), Some(raised)) => Err(Failure::Python(raised)),

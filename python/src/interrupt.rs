@@ -1,80 +1,74 @@
 //! Ctrl-C in long calls: the engine runs without the GIL and looks for signals on the way.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use easyroutine::sites::{Point, Scope, Site};
-use easyroutine::{Batch, Error, ErrorKind, Tap, Value, Want};
+use easyroutine::sites::Point;
+use easyroutine::{Error, ErrorKind, Tap, Value, Want};
 use pyo3::prelude::*;
 
 use crate::errors::Failure;
 
-/// How often a waiting thread looks for signals.
+/// How often signals are looked for.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A tap around another that looks for signals at the entry of every block that is needed anyway.
-pub(crate) struct Interruptible<'t> {
-    inner: &'t mut dyn Tap,
-    /// Blocks below this one are run because the inner tap wants something there or above.
-    needed: usize,
-    raised: Option<PyErr>,
+/// A tap that wants nothing, and ends a run between two blocks when Python has a signal to handle.
+pub(crate) struct Signals {
+    looked: Mutex<Instant>,
+    raised: Mutex<Option<PyErr>>,
+    stopped: AtomicBool,
 }
 
-impl<'t> Interruptible<'t> {
-    /// # Arguments
-    /// `n_layers` and `n_heads` of the model that will run.
-    pub(crate) fn new(inner: &'t mut dyn Tap, n_layers: usize, n_heads: usize) -> Self {
-        let wants = |point| inner.wants(point) > Want::Nothing;
-        let in_layer = |layer: &usize| {
-            Site::ALL.iter().any(|site| match site.scope() {
-                Scope::Model => false,
-                Scope::Head => (0..n_heads).any(|head| wants(Point::head_of(*site, *layer, head))),
-                _ => wants(Point::layer_of(*site, *layer)),
-            })
-        };
-        let at_the_end = [Site::LastLayernorm, Site::Logits].into_iter().any(|s| wants(Point::model(s)));
-        let highest = || (0..n_layers).rev().find(in_layer).map_or(0, |layer| layer + 1);
-        let needed = if at_the_end { n_layers } else { highest() };
-        Interruptible { inner, needed, raised: None }
+impl Signals {
+    pub(crate) fn new() -> Self {
+        Signals {
+            looked: Mutex::new(Instant::now()),
+            raised: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        }
     }
 
-    /// As [`Interruptible::new`], for runs that go to the end in any case.
-    pub(crate) fn of_whole_runs(inner: &'t mut dyn Tap, n_layers: usize) -> Self {
-        Interruptible { inner, needed: n_layers, raised: None }
+    /// True from when a signal ended the run.
+    pub(crate) fn stopped(&self) -> &AtomicBool {
+        &self.stopped
     }
 
     /// The error of a run: what Python raised where that ended it.
-    pub(crate) fn failure(&mut self, error: Error) -> Failure {
-        match self.raised.take() {
+    pub(crate) fn failure(&self, error: Error) -> Failure {
+        match lock(&self.raised).take() {
             Some(raised) => Failure::Python(raised),
             None => Failure::Engine(error),
         }
     }
+}
 
-    fn is_check(&self, point: Point) -> bool {
-        point.site() == Site::ResidIn && point.layer().is_some_and(|layer| layer < self.needed)
+impl Tap for &Signals {
+    fn wants(&self, _: Point) -> Want {
+        Want::Nothing
+    }
+
+    fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        // Other threads of Python may hold the GIL for milliseconds: it is not asked for more often than a user notices.
+        let mut looked = lock(&self.looked);
+        if looked.elapsed() >= PAUSE {
+            if let Err(raised) = Python::attach(|py| py.check_signals()) {
+                *lock(&self.raised) = Some(raised);
+                self.stopped.store(true, Ordering::Relaxed);
+            }
+            *looked = Instant::now();
+        }
+        self.stopped.load(Ordering::Relaxed)
     }
 }
 
-impl Tap for Interruptible<'_> {
-    fn wants(&self, point: Point) -> Want {
-        let own = if self.is_check(point) { Want::Read } else { Want::Nothing };
-        self.inner.wants(point).max(own)
-    }
-
-    fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {
-        self.inner.tokens(point, batch)
-    }
-
-    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<(), Error> {
-        if self.is_check(point)
-            && let Err(raised) = Python::attach(|py| py.check_signals())
-        {
-            self.raised = Some(raised);
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
-        }
-        if self.inner.wants(point) > Want::Nothing { self.inner.at(point, value) } else { Ok(()) }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs something that cannot be asked to stop on a thread of its own. A signal ends the waiting at once; what was begun

@@ -1,5 +1,8 @@
 //! The logit lens over values of a cache.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use easyroutine::cache::{ActivationCache, Axis};
 use easyroutine::lens::{Direction, LensNorm, LensOptions, LogitLens, Metric};
 use easyroutine::load::{self, LoadOptions};
@@ -29,6 +32,13 @@ impl Lens {
     #[staticmethod]
     fn of_model(model: &Model) -> Lens {
         Lens { lens: LogitLens::from_model(&model.model) }
+    }
+
+    /// A model's lens behind the translators of the tuned-lens package.
+    #[staticmethod]
+    fn of_tuned_lens(py: Python<'_>, folder: PathBuf, model: &Model) -> Result<Lens, Failure> {
+        let model = Arc::clone(&model.model);
+        Ok(Lens { lens: waiting(py, move || LogitLens::from_tuned_lens(folder, &model))? })
     }
 
     /// Reads the final norm and the unembedding alone; returns the model's name too.

@@ -4,11 +4,15 @@
 //! lenses, pictures and the memory of tensors. Configurations and positions come in as JSON, in the spelling that the
 //! engine reads everywhere; numbers go out as [`tensor::Tensor`].
 
+mod attention;
 mod cache;
 mod dlpack;
 mod edits;
 mod errors;
+mod extract;
+mod filling;
 mod generate;
+mod grid;
 mod hooks;
 mod interrupt;
 mod lens;
@@ -17,6 +21,7 @@ mod patching;
 mod report;
 mod source;
 mod store;
+mod stored_run;
 mod tensor;
 mod tokenizer;
 
@@ -28,6 +33,8 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
+    use super::attention::Attention;
+    #[pymodule_export]
     use super::lens::Lens;
     #[pymodule_export]
     use super::model::Model;
@@ -36,9 +43,18 @@ mod _core {
     #[pymodule_export]
     use super::store::{Found, Loader, Saver};
     #[pymodule_export]
+    use super::stored_run::Run;
+    #[pymodule_export]
     use super::tensor::Tensor;
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
+
+    /// Runs a command line, first the program's name, and returns its exit status. Whoever calls this gave Ctrl-C back to
+    /// the system: the command watches for it itself.
+    #[pyfunction]
+    fn command(py: Python<'_>, words: Vec<std::ffi::OsString>) -> u8 {
+        py.detach(|| easyroutine_cli::main(words))
+    }
 
     /// Tells the engine that this process was just forked off another.
     #[pyfunction]
@@ -78,6 +94,38 @@ mod _core {
         let mut ids: Vec<usize> = (0..logits.len()).collect();
         ids.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
         ids.into_iter().take(k).map(|id| (id, f64::from(logits[id] - most).exp() / sum)).collect()
+    }
+
+    /// Whether an intervention says what becomes of single rows of a batch: then a data set runs as it was batched.
+    #[pyfunction]
+    fn speak_of_rows(interventions: Vec<edits::Written>) -> Result<bool, errors::Failure> {
+        edits::speak_of_rows(&interventions)
+    }
+
+    /// A grid of effects as `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.
+    #[pyfunction]
+    #[pyo3(signature = (grid, format, *, width=100, colour=false))]
+    fn draw_grid<'py>(
+        py: Python<'py>,
+        grid: grid::Written,
+        format: &str,
+        width: usize,
+        colour: bool,
+    ) -> Result<Bound<'py, pyo3::types::PyBytes>, errors::Failure> {
+        let drawn = py.detach(|| grid::draw(grid, format, width, colour))?;
+        Ok(pyo3::types::PyBytes::new(py, &drawn))
+    }
+
+    /// The folder of the store that the environment names.
+    #[pyfunction]
+    fn base_from_env() -> Result<String, errors::Failure> {
+        store::base_from_env()
+    }
+
+    /// A name for a run that no other run has.
+    #[pyfunction]
+    fn fresh_name() -> String {
+        easyroutine_store::fresh_name()
     }
 
     /// How a number of bytes is shown.

@@ -9,6 +9,7 @@ use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer as Engine;
 use easyroutine::{Batch, Dtype};
+use easyroutine_cli::reports::Subject;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value};
@@ -16,9 +17,10 @@ use serde_json::{Map, Value};
 use crate::cache;
 use crate::edits::{self, Written};
 use crate::errors::Failure;
+use crate::extract;
 use crate::generate;
 use crate::hooks::Hooks;
-use crate::interrupt::{Interruptible, waiting};
+use crate::interrupt::{Signals, waiting};
 use crate::patching;
 use crate::source;
 use crate::tensor::Tensor;
@@ -125,7 +127,7 @@ impl Model {
     }
 
     #[getter]
-    fn dtype(&self) -> &'static str {
+    pub(crate) fn dtype(&self) -> &'static str {
         match self.model.dtype() {
             Dtype::F32 => "float32",
             _ => "bfloat16",
@@ -182,20 +184,28 @@ impl Model {
         let context = Context { special: self.special(), pivots: &pivots, seed };
         let edits = edits::checked(py, &edits::read(&interventions)?, &self.model, &views, context)?;
         let mut hooks = Hooks::new(&self.model, hooks)?;
+        let signals = Signals::new();
         let work = || {
             let batch = Batch::new(&rows.iter().map(|(ids, _)| ids.as_slice()).collect::<Vec<_>>())?;
             let tokens = request.tokens(&views, context)?;
-            let arch = self.model.arch();
-            let mut capture = request.capture(arch, tokens, mean)?;
-            let mut taps = (edits, (&mut hooks, &mut capture));
-            let mut tap = Interruptible::new(&mut taps, arch.layers.len(), arch.n_heads);
-            if let Err(error) = self.model.forward(&batch, &mut tap) {
-                return Err(tap.failure(error));
-            }
+            let mut capture = request.capture(self.model.arch(), tokens, mean)?;
+            let mut taps = (&signals, (edits, (&mut hooks, &mut capture)));
+            self.model.forward(&batch, &mut taps).map_err(|error| signals.failure(error))?;
             Ok(capture.finish(&batch))
         };
         let kept = py.detach(work).map_err(|failure| hooks.failure(failure))?;
         cache::to_python(py, kept)
+    }
+
+    /// Runs a data set in packed batches; see `cache::to_python` for what comes back.
+    fn extract<'py>(
+        &self,
+        py: Python<'py>,
+        rows: Vec<extract::RowWritten>,
+        wishes: extract::Wishes,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        extract::run(py, self, rows, &wishes, progress)
     }
 
     /// Continues rows; for each its new ids, their log-probabilities, and why it ended.
@@ -245,6 +255,18 @@ impl Model {
 }
 
 impl Model {
+    /// What a report on a prompt speaks of.
+    pub(crate) fn subject<'a>(&'a self, tokenizer: &'a Engine, ids: &'a [u32]) -> Subject<'a> {
+        Subject {
+            files: &self.files,
+            model_type: self.model_type,
+            model: &self.model,
+            tokenizer,
+            ids,
+            starts_with_bos: tokenizer.bos_id().is_some() && ids.first().copied() == tokenizer.bos_id(),
+        }
+    }
+
     /// Ids that the tokenizer calls special.
     pub(crate) fn special(&self) -> &[u32] {
         self.tokenizer.as_ref().map_or(&[], |tokenizer| tokenizer.special_ids())

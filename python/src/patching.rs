@@ -3,6 +3,7 @@
 use easyroutine::patching::{self, Along, By, Grid, Labels, Metric, Patch, Sweep};
 use easyroutine::positions::Context;
 use easyroutine::sites::{Selector, Site};
+use easyroutine_cli::reports::{self, GridWords};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -75,9 +76,11 @@ pub(crate) struct SweepWritten {
     metric: String,
     answer: Option<u32>,
     against: Option<u32>,
+    /// The texts by what they are, for pictures.
+    prompts: Vec<(String, String)>,
 }
 
-/// Makes every change of a sweep on one row, and gives the grid as JSON.
+/// Makes every change of a sweep on one row, and gives the grid as JSON of the schema `easyroutine.grid/1`.
 pub(crate) fn sweep(
     py: Python<'_>,
     model: &Model,
@@ -85,7 +88,17 @@ pub(crate) fn sweep(
     written: SweepWritten,
     progress: Option<Py<PyAny>>,
 ) -> Result<String, Failure> {
+    let tokenizer = model.tokenizer()?.tokenizer;
+    let prompts = written.prompts.clone();
     let sweep = read(written)?;
+    let how = match &sweep.by {
+        By::Zero => "set to zero".to_owned(),
+        By::Mean(rows) if rows.len() == 1 => "set to the mean over one prompt".to_owned(),
+        By::Mean(rows) => format!("set to the mean over {} prompts", rows.len()),
+        By::Resample(_) => "set to what they are in another prompt".to_owned(),
+        By::Patch(_) => "activations of the base put into the run of the target".to_owned(),
+    };
+    let title = if matches!(sweep.by, By::Patch(_)) { "Activation patching" } else { "Ablation" };
     let mut raised = None;
     let told = |done: usize, total: usize| {
         let step = Python::attach(|py| {
@@ -100,12 +113,17 @@ pub(crate) fn sweep(
     let grid: Result<Grid, _> = py.detach(|| patching::sweep(&model.model, row, &sweep, told));
     match (grid, raised) {
         (Err(_), Some(raised)) => Err(Failure::Python(raised)),
-        (grid, _) => Ok(grid?.to_json().to_string()),
+        (grid, _) => {
+            let words = GridWords { title, how: &how, prompts };
+            let (_, json) = reports::grid(&model.subject(&tokenizer, row), &sweep.along, &grid?, &words);
+            Ok(json.to_string())
+        }
     }
 }
 
 fn read(written: SweepWritten) -> Result<Sweep, Failure> {
-    let SweepWritten { layers, along, sites, positions, by, mut others, metric, answer, against } = written;
+    let SweepWritten { layers, along, sites, positions, by, mut others, metric, answer, against, .. } =
+        written;
     let mut sites = sites
         .iter()
         .map(|name| {

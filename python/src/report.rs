@@ -1,20 +1,22 @@
 //! The lens of a whole prompt as a picture.
 
 use easyroutine::Batch;
-use easyroutine::lens::{Component, Reading, Survey, SurveyOptions, survey_under};
+use easyroutine::lens::{Component, Survey, SurveyOptions, survey_under};
 use easyroutine::positions::{self, Context, Row};
 use easyroutine::tokens::Tokenizer;
+use easyroutine_cli::reports;
 use easyroutine_view::lens::{
-    self as view, Candidate, ColourDepth, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings,
-    Metric, ModelCard, Norm, PictureOptions, Schema, TerminalOptions, Token, TrackedToken,
+    self as view, ColourDepth, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions,
+    TrackedToken,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::attention::drawing;
 use crate::edits::{self, Written};
 use crate::errors::Failure;
 use crate::hooks::Hooks;
-use crate::interrupt::Interruptible;
+use crate::interrupt::Signals;
 use crate::lens::norm_of;
 use crate::model::{Model, RowInput, specifiers, views};
 
@@ -63,14 +65,13 @@ impl Report {
         let context = Context { special: model.special(), ..Context::default() };
         let mut edits =
             edits::checked(py, &interventions, &model.model, &views(std::slice::from_ref(&row), 0), context)?;
-        let mut changes: Vec<String> = interventions.iter().map(ToString::to_string).collect();
-        changes.extend(hooks.iter().map(|(site, _)| format!("a function at {site}")));
+        let changes = edits::described(&interventions, &hooks);
         let mut hooks = Hooks::new(&model.model, hooks)?;
+        let signals = Signals::new();
         let work = || -> Result<Survey, Failure> {
-            let mut taps = (&mut edits, &mut hooks);
-            let mut tap = Interruptible::new(&mut taps, arch.layers.len(), arch.n_heads);
-            survey_under(&model.model, &Batch::new(&[&row.0])?, &options, &mut tap)
-                .map_err(|error| tap.failure(error))
+            let taps = (&signals, (&mut edits, &mut hooks));
+            survey_under(&model.model, &Batch::new(&[&row.0])?, &options, taps)
+                .map_err(|error| signals.failure(error))
         };
         let survey = py.detach(work).map_err(|failure| hooks.failure(failure))?;
         let settings = LensSettings {
@@ -81,26 +82,26 @@ impl Report {
                 _ => Norm::Own,
             },
             k,
-            bos: tokenizer.bos_id().is_some() && row.0.first().copied() == tokenizer.bos_id(),
+            bos: model.subject(&tokenizer, &row.0).starts_with_bos,
             positions: specifiers.is_some().then(|| options.positions.clone()),
             layers: asked.then(|| options.layers.clone()),
-            tracked: tracked.map(|id| TrackedToken { id, text: text(&tokenizer, id) }),
+            tracked: tracked.map(|id| TrackedToken { id, text: tokenizer.token_text(id).to_string() }),
             max_context: Some(arch.context),
             interventions: changes,
         };
-        Ok(Report { report: report(model, &tokenizer, &row.0, settings, &survey) })
+        Ok(Report { report: reports::lens(&model.subject(&tokenizer, &row.0), settings, &survey) })
     }
 
     /// A report from its JSON.
     #[staticmethod]
     fn from_json(text: &str) -> Result<Report, Failure> {
-        let report = LensReport::from_json(text).map_err(|e| Failure::input(e.to_string()))?;
+        let report = LensReport::from_json(text).map_err(drawing)?;
         Ok(Report { report })
     }
 
     /// The JSON schema `easyroutine.lens/1`.
     fn json(&self) -> Result<String, Failure> {
-        view::json(&self.report).map_err(|e| Failure::input(e.to_string()))
+        view::json(&self.report).map_err(drawing)
     }
 
     /// One page that needs no network.
@@ -128,7 +129,7 @@ impl Report {
     fn png<'py>(&self, py: Python<'py>, metric: &str, dark: bool) -> Result<Bound<'py, PyBytes>, Failure> {
         let options = PictureOptions { metric: self.metric(metric)?, dark, ..PictureOptions::default() };
         let picture = py.detach(|| view::png(&self.report, &options));
-        Ok(PyBytes::new(py, &picture.map_err(|e| Failure::input(e.to_string()))?))
+        Ok(PyBytes::new(py, &picture.map_err(drawing)?))
     }
 
     /// A table for a terminal so many columns wide, in 24-bit colour or none.
@@ -166,66 +167,4 @@ fn selected(
     indices.sort_unstable();
     indices.dedup();
     Ok(indices)
-}
-
-fn report(
-    model: &Model,
-    tokenizer: &Tokenizer,
-    ids: &[u32],
-    settings: LensSettings,
-    survey: &Survey,
-) -> LensReport {
-    let arch = model.model.arch();
-    let text = |id: u32| text(tokenizer, id);
-    let cell = |(position, reading): (&usize, &Reading)| {
-        let candidate =
-            |(id, logprob): &(u32, f64)| Candidate { id: *id, text: text(*id), logprob: *logprob };
-        LayerPosition {
-            position: *position,
-            top: reading.top.iter().map(candidate).collect(),
-            entropy: reading.entropy,
-            kl_to_final: reading.kl_to_final,
-            rank_of_next: reading.target.map(|t| t.rank).filter(|rank| *rank > 0),
-            logprob_of_final_top: reading.logprob_of_final_top,
-            tracked: reading.tracked.first().copied(),
-        }
-    };
-    let dtype = if model.model.dtype() == easyroutine::Dtype::F32 { "f32" } else { "bf16" };
-    LensReport {
-        schema: Schema,
-        model: ModelCard {
-            name: model.files.name.clone(),
-            commit: model.files.commit.clone(),
-            model_type: model.model_type.to_owned(),
-            n_layers: arch.layers.len(),
-            d_model: arch.d_model,
-            vocab_size: arch.vocabulary,
-            dtype: dtype.to_owned(),
-        },
-        settings,
-        tokens: ids
-            .iter()
-            .enumerate()
-            .map(|(position, id)| Token { position, id: *id, text: text(*id) })
-            .collect(),
-        layers: survey
-            .rows
-            .iter()
-            .map(|row| LayerRow {
-                layer: row.layer,
-                name: row.name.clone(),
-                positions: survey.positions.iter().zip(&row.readings).map(cell).collect(),
-            })
-            .collect(),
-        final_top: survey
-            .positions
-            .iter()
-            .zip(&survey.final_top)
-            .map(|(position, id)| FinalTop { position: *position, id: *id, text: text(*id) })
-            .collect(),
-    }
-}
-
-fn text(tokenizer: &Tokenizer, id: u32) -> String {
-    tokenizer.token_text(id).to_string()
 }

@@ -4,11 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use easyroutine_store::{self as store, Contents, Kind, Matching, Query, Story, Value, Which};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use serde_json::Value as Json;
 
 use crate::errors::Failure;
-use crate::model::object;
+use crate::extract::{RowWritten, Wishes};
+use crate::filling::{self, Place};
+use crate::model::{Model, object};
+use crate::stored_run::Run;
 use crate::tensor::Tensor;
 
 /// A tensor that is to be saved.
@@ -39,6 +42,11 @@ impl Written {
     }
 }
 
+/// The folder that `ACTIVATION_BASE_DIR` names, in the environment or a `.env` file.
+pub(crate) fn base_from_env() -> Result<String, Failure> {
+    Ok(store::Store::base_from_env().map_err(failure)?.display().to_string())
+}
+
 /// Saves runs of one experiment.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Saver {
@@ -47,14 +55,9 @@ pub(crate) struct Saver {
 
 #[pymethods]
 impl Saver {
-    /// Without a folder: the one that `ACTIVATION_BASE_DIR` names.
     #[new]
-    fn new(base: Option<&str>, experiment: &str) -> Result<Saver, Failure> {
-        let saver = match base {
-            Some(base) => store::ActivationSaver::new(base, experiment),
-            None => store::ActivationSaver::from_env(experiment),
-        };
-        Ok(Saver { saver: saver.map_err(failure)? })
+    fn new(base: &str, experiment: &str) -> Result<Saver, Failure> {
+        Ok(Saver { saver: store::ActivationSaver::new(base, experiment).map_err(failure)? })
     }
 
     /// The folder of the store.
@@ -63,53 +66,74 @@ impl Saver {
         self.saver.store().path().map(|path| path.display().to_string())
     }
 
-    /// Saves a run and says where it is, below the store.
-    ///
-    /// `values` is a JSON object; `model` its name, commit and dtype; positions and configuration are JSON.
-    #[expect(clippy::too_many_arguments, reason = "what a run is made of")]
+    /// Saves a run and says where it is, below the store. `values` is a JSON object.
     fn save(
         &self,
         py: Python<'_>,
         tensors: Vec<Written>,
         values: &str,
-        model: (String, Option<String>, Option<String>),
-        positions: &str,
-        extraction_config: &str,
-        interventions: Option<&Bound<'_, PyAny>>,
-        other_metadata: &Bound<'_, PyDict>,
-        tag: Option<String>,
+        story: StoryWritten<'_>,
     ) -> Result<String, Failure> {
-        let interventions = interventions.map(|given| value(given, "interventions", 0)).transpose()?;
-        let other_metadata = other_metadata
-            .iter()
-            .map(|(key, given)| {
-                let key = key.extract::<String>().map_err(|_| {
-                    Failure::input(format!("a key of other_metadata is a string, and {key} is none"))
-                })?;
-                let given = value(&given, &format!("other_metadata[{key:?}]"), 0)?;
-                Ok((key, given))
-            })
-            .collect::<Result<Vec<_>, Failure>>()?;
-        let (name, revision, dtype) = model;
-        let story = Story {
-            model: store::Model { name, revision, dtype, config_digest: None },
-            target_token_positions: json(positions)?,
-            interventions,
-            extraction_config: json(extraction_config)?,
-            other_metadata,
-            tag,
-            dataset: None,
-        };
-        let values = object(values)?;
+        let (story, values) = (story.read()?, object(values)?);
         py.detach(|| {
             let tensors = tensors.iter().map(Written::tensor).collect::<Result<_, _>>()?;
             self.saver.save(&Contents { tensors, values }, &story).map_err(failure)
         })
     }
 
+    /// Runs a data set and fills a run with it, unit by unit; see [`filling::run`].
+    #[expect(clippy::too_many_arguments, reason = "a data set, what is kept of it, and where")]
+    fn fill(
+        &self,
+        py: Python<'_>,
+        model: &Model,
+        rows: Vec<RowWritten>,
+        wishes: Wishes,
+        story: StoryWritten<'_>,
+        place: Place,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<Option<String>, Failure> {
+        filling::run(py, &self.saver, model, rows, &wishes, &story.read()?, &place, progress)
+    }
+
     /// Renames an experiment of this store.
     fn rename(&self, py: Python<'_>, from: &str, to: &str) -> Result<(), Failure> {
         py.detach(|| self.saver.store().rename_experiment(from, to)).map_err(failure)
+    }
+}
+
+/// How a run came about, as Python writes it: the model's name, commit and dtype; positions and configuration as JSON.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct StoryWritten<'py> {
+    model: (String, Option<String>, Option<String>),
+    positions: String,
+    extraction_config: String,
+    interventions: Option<Bound<'py, PyAny>>,
+    other_metadata: Bound<'py, PyDict>,
+    tag: Option<String>,
+}
+
+impl StoryWritten<'_> {
+    fn read(&self) -> Result<Story<'static>, Failure> {
+        let interventions = self.interventions.as_ref().map(|given| value(given, "interventions", 0));
+        let other_metadata = self.other_metadata.iter().map(|(key, given)| {
+            let key = key.extract::<String>().map_err(|_| {
+                Failure::input(format!("a key of other_metadata is a string, and {key} is none"))
+            })?;
+            let given = value(&given, &format!("other_metadata[{key:?}]"), 0)?;
+            Ok((key, given))
+        });
+        let (name, revision, dtype) = self.model.clone();
+        Ok(Story {
+            model: store::Model { name, revision, dtype, config_digest: None },
+            target_token_positions: json(&self.positions)?,
+            interventions: interventions.transpose()?,
+            extraction_config: json(&self.extraction_config)?,
+            other_metadata: other_metadata.collect::<Result<_, Failure>>()?,
+            tag: self.tag.clone(),
+            dataset: None,
+        })
     }
 }
 
@@ -138,14 +162,9 @@ pub(crate) struct Loader {
 
 #[pymethods]
 impl Loader {
-    /// Without a folder: the one that `ACTIVATION_BASE_DIR` names.
     #[new]
-    fn new(base: Option<&str>, experiment: &str) -> Result<Loader, Failure> {
-        let loader = match base {
-            Some(base) => store::ActivationLoader::new(base, experiment),
-            None => store::ActivationLoader::from_env(experiment),
-        };
-        Ok(Loader { loader: loader.map_err(failure)? })
+    fn new(base: &str, experiment: &str) -> Result<Loader, Failure> {
+        Ok(Loader { loader: store::ActivationLoader::new(base, experiment).map_err(failure)? })
     }
 
     /// The folder of the store.
@@ -181,9 +200,6 @@ pub(crate) struct Found {
     result: Mutex<store::QueryResult>,
 }
 
-/// Type, shape, kind, numbers and offsets of a stored tensor.
-type Read<'py> = (String, String, Vec<usize>, String, Bound<'py, PyBytes>, Vec<i64>);
-
 #[pymethods]
 impl Found {
     /// Path below the store and record (JSON) of each run.
@@ -202,31 +218,9 @@ impl Found {
         self.lock().to_string()
     }
 
-    /// Path below the store, tensors, values (JSON) and record (JSON) of one run; `names` are those that are read, all
-    /// where it is nothing.
-    fn load<'py>(
-        &self,
-        py: Python<'py>,
-        which: &Bound<'py, PyAny>,
-        names: Option<Vec<String>>,
-    ) -> Result<(String, Vec<Read<'py>>, String, String), Failure> {
-        let run = self.lock().load(which_of(which)?).map_err(failure)?;
-        let names = names.unwrap_or_else(|| run.names().map(str::to_owned).collect());
-        let mut tensors = Vec::with_capacity(names.len());
-        for name in names {
-            let read = py.detach(|| run.read(&name)).map_err(failure)?;
-            let kind = match read.kind {
-                Kind::Dense => "dense",
-                Kind::Rows => "rows",
-                Kind::RaggedNd => "ragged_nd",
-                Kind::Object => "object",
-            };
-            let bytes = PyBytes::new(py, &read.bytes);
-            tensors.push((name, read.dtype.to_string(), read.shape, kind.to_owned(), bytes, read.offsets));
-        }
-        let values = Json::Object(run.manifest().values.clone()).to_string();
-        let record = Json::Object(run.metadata().fields().clone()).to_string();
-        Ok((run.path().to_owned(), tensors, values, record))
+    /// Opens a run; nothing of its tensors is read.
+    fn open(&self, which: &Bound<'_, PyAny>) -> Result<Run, Failure> {
+        Ok(Run::new(self.lock().load(which_of(which)?).map_err(failure)?))
     }
 
     fn remove(&self, py: Python<'_>, which: &Bound<'_, PyAny>) -> Result<(), Failure> {
@@ -313,7 +307,7 @@ fn json(text: &str) -> Result<Json, Failure> {
 }
 
 /// An error of the store as one of the engine.
-fn failure(error: store::Error) -> Failure {
+pub(crate) fn failure(error: store::Error) -> Failure {
     use easyroutine::ErrorKind as Engine;
     let kind = match error.kind() {
         store::ErrorKind::NotFound => Engine::NotFound,

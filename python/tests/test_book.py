@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 PAGES = [*sorted((ROOT / "docs/book/src").glob("*.md")), ROOT / "README.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -32,3 +33,18 @@ def test_every_page_is_in_the_summary() -> None:
     summary = (ROOT / "docs/book/src/SUMMARY.md").read_text("utf-8")
     linked = set(re.findall(r"\((.*?)\)", summary))
     assert linked == {page.name for page in PAGES} - {"SUMMARY.md", "README.md"}
+
+
+def test_the_errors_of_the_models_are_those_that_were_measured() -> None:
+    def rows(page: str) -> list[list[str]]:
+        lines = (ROOT / page).read_text("utf-8").splitlines()
+        return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+    head, _, *measured = rows("docs/ACCURACY.md")
+    columns = [head.index(one) for one in ("resid_out", "pattern", "logits", "bf16 logits")]
+    by_family = {row[0]: [row[at] for at in columns] for row in measured}
+    shown = {row[0]: row[2:] for row in rows("docs/book/src/models.md")[2:]}
+    assert shown == {family: by_family[family] for family in shown}
+    # Every family that has a fixture of its own name.
+    families = {json.loads((path / "config.json").read_text("utf-8"))["model_type"] for path in TINY.iterdir()}
+    assert set(shown) == families

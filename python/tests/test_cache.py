@@ -10,7 +10,7 @@ import pytest
 from conftest import PROMPT, largest_difference
 
 from easyroutine import Tensor
-from easyroutine.interpretability import ActivationCache, ExtractionConfig, HookedModel, ValueWithInfo
+from easyroutine.interpretability import ActivationCache, ExtractionConfig, HookedModel, Intervention, ValueWithInfo
 from easyroutine.interpretability.activation_cache import just_me, just_old, sublist
 
 pytestmark = pytest.mark.usefixtures("own_tensors")
@@ -243,6 +243,74 @@ def test_a_data_set_is_one_cache(llama: HookedModel) -> None:
     assert cache["logits"][2][1:] == alone
 
 
+TEXTS = [PROMPT, "x", "Paris is the capital of France, as everybody knows", "London", PROMPT, "The sky is blue"]
+
+
+@pytest.mark.parametrize(
+    ("positions", "changes", "avg"),
+    [
+        (["last"], [], False),
+        (["all"], [], False),
+        (["all", "last"], [], True),
+        (["random-text-1", "inputs-partition-0"], [], False),
+        (["last", 0], [Intervention("full", "resid_out_0", ["last"], multiplication_value=0.5)], False),
+    ],
+    ids=["dense", "ragged", "means", "drawn", "changed"],
+)
+def test_rows_are_packed_and_become_the_same_to_the_bit(
+    llama: HookedModel, positions: Any, changes: Any, avg: bool
+) -> None:
+    config = ExtractionConfig(
+        extract_resid_out=True, extract_last_layernorm=True, extract_head_out=True, extract_attn_pattern=True, avg=avg
+    )
+    data = [{**llama.get_tokenizer()([text]), "label": [text]} for text in TEXTS]
+    for batch in data:
+        batch["pivot_positions"] = [len(batch["input_ids"][0]) // 2]
+    if changes:
+        for batch in data:
+            batch["pivot_positions"] = [0]
+
+    def run(model: HookedModel = llama, **options: Any) -> ActivationCache:
+        return model.extract_cache(
+            data, positions, config, changes, lambda others: {"labels": others["label"]}, seed=5, **options
+        )
+
+    # A function that looks at batches makes them run as they came.
+    watched = copy.copy(llama)
+    watched.register_forward_hook("resid_out_0", lambda value, key: None)
+    expected = run(watched)
+    for budget in (4096, 20, 1):
+        found = run(batch_tokens=budget)
+        assert set(found) == set(expected) and found["labels"] == TEXTS
+        for key in expected:
+            assert found[key] == expected[key] or plain(found[key]) == plain(expected[key]), key
+
+
+def plain(value: Any) -> Any:
+    """A value with what is said of it."""
+    if isinstance(value, ValueWithInfo):
+        return value.info, plain(value.value)
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
+def test_rows_that_are_spoken_of_run_in_the_batches_that_they_came_in(llama: HookedModel) -> None:
+    batches = [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]]
+    change = Intervention("full", "resid_out_2", ["last"], operation="resample", source_row=0)
+    found = llama.extract_cache(batches, ["last"], interventions=[change])["logits"]
+    for number, batch in enumerate(batches):
+        alone = llama.forward(batch, ["last"], interventions=[change])["logits"]
+        assert found[2 * number : 2 * number + 2] == alone
+    assert found[1] == found[0] and found[2] != found[0]
+
+
+def test_what_is_kept_of_some_batches_alone_is_an_error(llama: HookedModel) -> None:
+    batches = [{"input_ids": [[1]], "label": "a"}, {"input_ids": [[2]]}]
+    with pytest.raises(ValueError, match="'label' of some batches"):
+        llama.extract_cache(batches, ["last"], batch_saver=dict)
+    with pytest.raises(ValueError, match="batch_tokens is 0"):
+        llama.extract_cache(["x"], ["last"], batch_tokens=0)
+
+
 def test_texts_are_run_some_at_a_time(llama: HookedModel) -> None:
     texts = [PROMPT, "x", "Paris", "London"]
     cache = llama.extract_cache(texts, ["last"])
@@ -260,7 +328,7 @@ def test_means_over_examples_go_on_from_batch_to_batch(llama: HookedModel) -> No
     config = ExtractionConfig(extract_attn_pattern=True, avg_over_example=True)
     whole = llama.forward([row[0] for row in rows], extraction_config=config)["avg_pattern_L0H1"]
     assert whole.shape == (1, 3, 3)
-    # Each batch's mean is rounded to float32 before the next goes on from it.
+    # A mean is summed in another order, and in a loop of one's own rounded to float32 from batch to batch.
     carried = llama.extract_cache(rows, ["all"], config)["avg_pattern_L0H1"]
     assert largest_difference(carried.tolist(), whole.tolist()) < 1e-6
     external = ActivationCache()

@@ -206,7 +206,13 @@ def test_generation_keeps_activations_of_the_prompt_and_of_new_tokens(llama: Hoo
     half = [Intervention("full", "resid_in_1", ["all"], multiplication_value=0.5)]
     config = ExtractionConfig(extract_resid_out=True, save_input_ids=True)
     found = llama.generate(
-        [IDS, [1]], None, ["all", "last"], extraction_config=config, interventions=half, max_new_tokens=3, eos_token_id=[]
+        [IDS, [1]],
+        None,
+        ["all", "last"],
+        extraction_config=config,
+        interventions=half,
+        max_new_tokens=3,
+        eos_token_id=[],
     )
     cache = found["cache"]
     for row, (whole, prompt) in enumerate(zip(found["generation_output"], (IDS, [1]), strict=True)):
@@ -253,7 +259,7 @@ def test_a_sweep_gives_a_grid(llama: HookedModel) -> None:
     # Before the changed token nothing differs; the changed one alone, at the first layer, is the whole base run.
     assert grid.values[0][2] == pytest.approx(1) and grid.effects()[0][0] == 0
     assert grid.base == 1 and grid.unchanged == 0
-    assert "<table>" in grid._repr_html_() and "3 layers by 5 columns" in repr(grid)
+    assert "3 layers by 5 columns" in repr(grid)
     heads = llama.sweep(IDS, along="heads", site="head_out", metric="kl", layers=[1])
     assert len(heads.columns) == 4 and heads.layers == [1]
     for wrong in ({"site": "nothing"}, {"metric": "nothing"}, {"by": "patch"}, {"along": "sideways"}):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROMPT, TINY, largest_difference, reference
+from conftest import PROMPT, ROOT, TINY, largest_difference, reference
 
-from easyroutine.interpretability import ExtractionConfig, HookedModel, LensResult
+from easyroutine import Tensor
+from easyroutine.interpretability import ExtractionConfig, HookedModel, Intervention, LensResult
 from easyroutine.interpretability.tools import LogitLens
 
 pytestmark = pytest.mark.usefixtures("own_tensors")
@@ -140,6 +143,51 @@ def test_a_lens_of_a_models_parts_is_the_models_lens(family: str) -> None:
         LogitLens([1.0, 2.0], None, "x", None)
 
 
+def translator(file: Path, layer: int) -> tuple[list[tuple[float, ...]], tuple[float, ...]]:
+    """W and b of a layer, by their places in the archive that torch.save wrote."""
+    with zipfile.ZipFile(file) as archive:
+        weight, bias = (archive.read(f"params/data/{2 * layer + part}") for part in (0, 1))
+    return list(struct.iter_unpack("<48f", weight)), struct.unpack("<48f", bias)
+
+
+def test_a_tuned_lens_reads_each_stream_through_its_translator(llama: HookedModel) -> None:
+    folder = ROOT / "fixtures" / "torch" / "tuned_lens"
+    lens, plain = LogitLens.from_tuned_lens(folder, llama), LogitLens.from_model(llama)
+    config = ExtractionConfig(extract_resid_in=True, extract_resid_out=True)
+    cache = llama.forward(PROMPT, extraction_config=config)
+
+    def read(lens: LogitLens, key: str, cache: Any = cache) -> Any:
+        return lens.compute(cache, key, norm="own")[f"logit_lens_{key}"]
+
+    # h + W h + b, by hand.
+    weight, bias = translator(folder / "params.pt", 1)
+    rows = cache["resid_in_1"].tolist()[0]
+    by_hand = [
+        [h[i] + sum(w * x for w, x in zip(weight[i], h, strict=True)) + bias[i] for i in range(48)] for h in rows
+    ]
+    expected = read(plain, "resid_in_1", {"resid_in_1": [by_hand]}).tolist()
+    # Sums of 48 terms of size one, in f32 here and in f64 there.
+    assert largest_difference(read(lens, "resid_in_1").tolist(), expected) < 2e-4
+    assert largest_difference(read(plain, "resid_in_1").tolist(), expected) > 0.1
+    assert read(lens, "resid_out_0") == read(lens, "resid_in_1")
+    # What leaves the last layer is what the final norm reads anyway.
+    assert read(lens, "resid_out_2") == read(plain, "resid_out_2")
+    for other in (copy.deepcopy(lens), pickle.loads(pickle.dumps(lens))):
+        assert read(other, "resid_in_1") == read(lens, "resid_in_1")
+
+
+def test_a_tuned_lens_of_another_model_or_for_another_place_is_refused(llama: HookedModel, tmp_path: Path) -> None:
+    folder = ROOT / "fixtures" / "torch" / "tuned_lens"
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        LogitLens.from_tuned_lens(tmp_path, llama)
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(config.replace('"d_model": 48', '"d_model": 64'), encoding="utf-8")
+    with pytest.raises(ValueError, match="a lens fits one model"):
+        LogitLens.from_tuned_lens(tmp_path, llama)
+    with pytest.raises(ValueError, match="no translator for `mlp_out_0`"):
+        LogitLens.from_tuned_lens(folder, llama).compute(cache_of(llama), "mlp_out_0", norm="own")
+
+
 @pytest.mark.torch
 def test_a_lens_takes_modules_of_torch(monkeypatch: pytest.MonkeyPatch, llama: HookedModel, gpt2: HookedModel) -> None:
     import torch
@@ -185,18 +233,26 @@ def test_the_lens_reads_layers_as_interventions_and_hooks_leave_them(llama: Hook
     zero = Intervention("full", "resid_in_1", ["all"])
     clean, changed = llama.lens(PROMPT).to_dict(), llama.lens(PROMPT, interventions=zero)
     data = changed.to_dict()
-    assert data["layers"][1] == clean["layers"][1] and data["layers"][2] != clean["layers"][2]
+
+    def top(result: Any, row: int) -> Any:
+        # Distances to the final layer change with that layer.
+        return [cell["top"] for cell in result["layers"][row]["positions"]]
+
+    # The first row is the embedding.
+    assert top(data, 1) == top(clean, 1) and top(data, 2) != top(clean, 2)
     assert data["settings"]["interventions"] == ["resid_in_1@all*0"] and "interventions" not in clean["settings"]
     assert "changed: resid_in_1@all*0" in changed.to_svg() and "changed: resid_in_1@all*0" in str(changed)
-    llama.register_interventions(zero)
-    hook = llama.register_forward_hook("resid_out_2", lambda value: value * 0)
-    try:
-        both = llama.lens(PROMPT).to_dict()
-        assert both["layers"][2] == data["layers"][2] and both["layers"][3] != data["layers"][3]
-        assert both["settings"]["interventions"] == ["resid_in_1@all*0", "a function at resid_out_2"]
-    finally:
-        hook.remove()
-        llama.clean_interventions()
+    watched = copy.copy(llama)
+    watched.register_interventions(zero)
+
+    def ramp(value: Tensor, key: str) -> Tensor:
+        numbers = struct.pack(f"{value.numel()}f", *range(value.numel()))
+        return Tensor.from_bytes(numbers, value.shape, "float32")
+
+    watched.register_forward_hook("resid_out_2", ramp)
+    both = watched.lens(PROMPT).to_dict()
+    assert top(both, 2) == top(data, 2) and top(both, 3) != top(data, 3)
+    assert both["settings"]["interventions"] == ["resid_in_1@all*0", "a function at resid_out_2"]
 
 
 def test_the_lens_of_a_prompt_is_that_of_the_cache(llama: HookedModel) -> None:

@@ -60,7 +60,7 @@ print("ready", flush=True)
 start = time.monotonic()
 try:
     while True:
-        model.forward(rows)
+        model.{call}
 except KeyboardInterrupt:
     print("stopped", flush=True)
 model.forward([1, 2])
@@ -69,8 +69,9 @@ print("well", flush=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are of Unix")
-def test_control_c_stops_a_run_and_the_model_works_on() -> None:
-    program = LONG_RUN.format(path=str(TINY / "llama"), rows=2000)
+@pytest.mark.parametrize("call", ["forward(rows)", "extract_cache([rows])"])
+def test_control_c_stops_a_run_and_the_model_works_on(call: str) -> None:
+    program = LONG_RUN.format(path=str(TINY / "llama"), rows=2000, call=call)
     run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None and run.stdout.readline() == "ready\n"
     time.sleep(0.3)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +158,198 @@ def test_single_values_are_read_alone(llama: HookedModel, saver: ActivationSaver
     saved(saver, llama.forward(PROMPT, extraction_config=CONFIG))
     found, _ = ActivationLoader.from_saver(saver).query().load(-1, keys=["resid_out_1"])
     assert list(found) == ["resid_out_1"]
+
+
+def test_a_run_is_read_piece_by_piece(llama: HookedModel, saver: ActivationSaver) -> None:
+    rows = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    cache = llama.forward(rows, target_token_positions=["all"], extraction_config=CONFIG)
+    even = llama.forward(rows, target_token_positions=["last"], extraction_config=CONFIG)
+    for one in (cache, even):
+        saved(saver, one)
+    for number, expected in enumerate((cache, even)):
+        run = ActivationLoader.from_saver(saver).query().open(number)
+        assert list(run) == list(expected) and len(run) == len(expected) and "logits" in run
+        for key in expected:
+            assert same(run[key], expected[key]), key
+        for key in ("logits", "pattern_L1H0", "head_out_L0H1", "last_layernorm"):
+            part = run.rows(key, 1, 3)
+            assert same(part, cut(expected[key], 1, 3)), key
+        assert set(run.layer(1)) == {key for key in expected if key.endswith("_1") or "L1H" in key}
+        assert same(run.layer(1)["resid_out_1"], expected["resid_out_1"])
+        assert same(run.load(["last_layernorm"])["last_layernorm"], expected["last_layernorm"])
+        assert run.metadata["model_name"] == "org/model" and os.path.isdir(run.path)
+        assert run.nbytes("logits") == 4 * 320 * (9 if number == 0 else 3)
+        assert run.shape("logits") == ((9, 320) if number == 0 else (3, 1, 320))
+        assert "StoredRun('first/org_model/" in repr(run) and "<code>resid_out_1</code>" in run._repr_html_()
+    for wrong in (lambda: run["x"], lambda: run.load(["x"]), lambda: run.rows("x", 0, 1)):
+        with pytest.raises(KeyError, match="holds no 'x'"):
+            wrong()
+    for wrong in (
+        lambda: run.rows("logits", 0, 4),
+        lambda: run.rows("logits", -1, 2),
+        lambda: run.rows("token_dict", 0, 1),
+        lambda: run.layer(3),
+        lambda: run.shape("last_layernorm"),
+    ):
+        with pytest.raises(ValueError):
+            wrong()
+
+
+def cut(value: Any, start: int, stop: int) -> Any:
+    if isinstance(value, ValueWithInfo):
+        return ValueWithInfo(cut(value.value, start, stop), value.info)
+    if isinstance(value, dict):
+        return {key: cut(one, start, stop) for key, one in value.items()}
+    return value[start:stop]
+
+
+def test_what_is_not_asked_for_is_not_read(llama: HookedModel, saver: ActivationSaver) -> None:
+    path = Path(saved(saver, llama.forward([[1, 2, 3]], extraction_config=CONFIG)))
+    run = ActivationLoader.from_saver(saver).query().open(-1)
+    (shard,) = (path / "data").iterdir()
+    expected = run["resid_out_1"]
+    # All other numbers are gone: only what is asked for can have been read.
+    data = bytearray(shard.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    start, end = json.loads(data[8 : 8 + length])["resid_out_1"]["data_offsets"]
+    kept = data[8 + length + start : 8 + length + end]
+    data[8 + length :] = bytes(len(data) - 8 - length)
+    data[8 + length + start : 8 + length + end] = kept
+    shard.write_bytes(data)
+    again = ActivationLoader.from_saver(saver).query().open(-1)
+    assert again["resid_out_1"] == expected and not any(again["logits"].tolist()[0][0])
+
+
+TEXTS = [PROMPT, "x", "Paris is the capital of France, as everybody knows", "London", PROMPT, "The sky is blue"]
+STREAMED = ExtractionConfig(extract_resid_out=True, extract_attn_pattern=True, extract_last_layernorm=True)
+
+
+def digest(path: str) -> str:
+    record = json.loads((Path(path) / "metadata.json").read_text(encoding="utf-8"))
+    return str(record["_store"]["digest"])
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_a_data_set_goes_straight_into_a_store(
+    llama: HookedModel, saver: ActivationSaver, tmp_path: Path, positions: str
+) -> None:
+    path = llama.extract_to_store(saver, TEXTS, [positions], STREAMED, tag="streamed", unit=2, other_metadata={"n": 6})
+    assert path is not None and path.startswith(saver.base_dir)
+    result = ActivationLoader.from_saver(saver).query(tag="streamed", extraction_config=STREAMED, custom_keys={"n": 6})
+    run = result.open(-1)
+    expected = llama.extract_cache(TEXTS, [positions], STREAMED)
+    assert set(expected) - {"metadata"} == set(run)
+    for key in run:
+        assert same(run[key], expected[key]), key
+    assert same(run.rows("resid_out_1", 1, 5), cut(expected["resid_out_1"], 1, 5))
+    # Three shards, whatever the batches; and what the command writes of the same prompts.
+    assert len(list((Path(path) / "data").iterdir())) == 3
+    assert digest(llama.extract_to_store(saver, TEXTS, [positions], STREAMED, unit=2, batch_tokens=7) or "") == digest(
+        path
+    )
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    keys = "resid_out_*,pattern_*,last_layernorm,logits"
+    words = [
+        "extract",
+        "--file",
+        str(file),
+        "-m",
+        llama.config.model_name,
+        "-a",
+        keys,
+        "--positions",
+        positions,
+        "--unit",
+        "2",
+    ]
+    store = tmp_path / "commands"
+    store.mkdir()
+    subprocess.run([os.environ["EASYROUTINE_NATIVE"], *words, "-o", str(store)], check=True, timeout=120)
+    (theirs,) = ActivationLoader(store).query().get_paths()
+    assert digest(theirs) == digest(path)
+
+
+def test_a_run_in_a_store_is_gone_on_with_and_shared(llama: HookedModel, saver: ActivationSaver) -> None:
+    change = [Intervention.add("resid_out_0", [float(i) for i in range(48)])]
+    whole = llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, change, unit=1)
+    assert whole is not None
+
+    def part(number: int) -> str | None:
+        return llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, change, unit=1, run="shared", part=(number, 3))
+
+    assert part(3) is None and part(1) is None
+    shared = part(2)
+    assert shared is not None and digest(shared) == digest(whole)
+    assert part(2) == shared
+    again = llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, change, unit=1, run="shared", resume=True)
+    assert again == shared
+    with pytest.raises(ValueError):
+        llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, change, unit=1, run="shared")
+    # Other values than those of the run that it would go on with.
+    other = [Intervention.add("resid_out_0", [1.0] * 48)]
+    assert llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, change, unit=1, run="open", part=(1, 2)) is None
+    with pytest.raises(ValueError, match="interventions"):
+        llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, other, unit=1, run="open", resume=True)
+    done = llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, change, unit=1, run="open", resume=True)
+    assert done is not None and digest(done) == digest(whole)
+
+
+def test_what_a_store_cannot_be_filled_with_is_an_error(llama: HookedModel, saver: ActivationSaver) -> None:
+    rows_apart = Intervention("full", "resid_out_1", ["last"], operation="resample", source_row=0)
+    for options in (
+        {"extraction_config": ExtractionConfig(avg=True)},
+        {"interventions": [rows_apart]},
+        {"unit": 0},
+        {"part": (3, 2), "run": "x"},
+        {"part": (0, 2), "run": "x"},
+        {"part": (1, 2)},
+        {"resume": True},
+        {"run": "../x"},
+        {"batch_tokens": 0},
+        {"target_token_positions": [99]},
+        {"other_metadata": {"tag": "x"}},
+    ):
+        with pytest.raises(ValueError):
+            llama.extract_to_store(saver, TEXTS, **options)
+    remove = llama.register_forward_hook("resid_out_0", lambda value, key: None)
+    with pytest.raises(ValueError, match="without hooks"):
+        llama.extract_to_store(saver, TEXTS)
+    remove()
+    assert len(ActivationLoader.from_saver(saver).query()) == 0
+
+
+STREAMING = """
+import sys
+from easyroutine.interpretability import ActivationSaver, ExtractionConfig, HookedModel
+model = HookedModel.from_pretrained({model!r}, threads=1)
+saver = ActivationSaver({base!r})
+print("ready", flush=True)
+try:
+    model.extract_to_store(saver, [[[7] * 60]] * 6000, ["last"], ExtractionConfig(extract_resid_out=True), unit=50, run="long")
+except KeyboardInterrupt as stopped:
+    print(stopped, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are of Unix")
+def test_control_c_keeps_whole_units_and_the_run_goes_on(llama: HookedModel, tmp_path: Path) -> None:
+    program = STREAMING.format(model=llama.config.model_name, base=str(tmp_path))
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None and run.stdout.readline() == "ready\n"
+    # As soon as a unit is there.
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("default/llama/*/data/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    out, _ = run.communicate(timeout=60)
+    assert out == "what is done is kept: run='long', resume=True goes on\n"
+    kept = len(list(tmp_path.glob("default/llama/*/data/*.safetensors")))
+    assert 0 < kept < 120
+    config = ExtractionConfig(extract_resid_out=True)
+    rows = [[[7] * 60]] * 6000
+    path = llama.extract_to_store(ActivationSaver(tmp_path), rows, ["last"], config, unit=50, run="long", resume=True)
+    assert path is not None and len(list(Path(path).glob("data/*.safetensors"))) == 120
 
 
 def test_a_cache_that_knows_its_run_is_saved_by_itself(llama: HookedModel, saver: ActivationSaver) -> None:

@@ -2,11 +2,13 @@
 
 from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
 from easyroutine.interpretability.activation_saver import ActivationLoader, ActivationSaver, QueryResult
+from easyroutine.interpretability.attention_result import AttentionResult
 from easyroutine.interpretability.extraction_config import ExtractionConfig
 from easyroutine.interpretability.hooked_model import HookedModel, HookedModelConfig
 from easyroutine.interpretability.interventions import Intervention, InterventionConfig
 from easyroutine.interpretability.lens_result import LensResult
 from easyroutine.interpretability.patching import PatchingGrid
+from easyroutine.interpretability.stored_run import StoredRun
 from easyroutine.interpretability.token_index import TokenIndex
 from easyroutine.interpretability.tools import LogitLens
 
@@ -14,6 +16,7 @@ __all__ = [
     "ActivationCache",
     "ActivationLoader",
     "ActivationSaver",
+    "AttentionResult",
     "ExtractionConfig",
     "HookedModel",
     "HookedModelConfig",
@@ -23,6 +26,7 @@ __all__ = [
     "LogitLens",
     "PatchingGrid",
     "QueryResult",
+    "StoredRun",
     "TokenIndex",
     "ValueWithInfo",
 ]

@@ -8,15 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Union, overload
 
-from easyroutine._core import Found, Loader, Saver
+from easyroutine._core import Found, Loader, Saver, base_from_env
 from easyroutine.errors import InputError
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.interventions import as_list
 from easyroutine.interpretability.selection import as_json, normalised
-from easyroutine.interpretability.stored import read_object, written_object
+from easyroutine.interpretability.stored import written_object
+from easyroutine.interpretability.stored_run import StoredRun
+from easyroutine.progress import token_progress
 
 if TYPE_CHECKING:
     from easyroutine.interpretability.activation_cache import ActivationCache
+    from easyroutine.interpretability.dataset import DataSet
     from easyroutine.interpretability.hooked_model import HookedModel
     from easyroutine.interpretability.interventions import Intervention
 
@@ -35,10 +38,7 @@ class ActivationSaver:
     @classmethod
     def from_env(cls, experiment_name: str = "default") -> ActivationSaver:
         """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
-        saver = cls.__new__(cls)
-        saver._saver = Saver(None, experiment_name)
-        saver.experiment_name = experiment_name
-        return saver
+        return cls(base_from_env(), experiment_name)
 
     @property
     def base_dir(self) -> str:
@@ -59,20 +59,9 @@ class ActivationSaver:
 
         ``other_metadata`` may hold anything made of numbers, texts, lists, dictionaries and tensors.
         """
-        if isinstance(model, str):
-            story: tuple[str, str | None, str | None] = (model, None, None)
-        else:
-            story = (model.name, model._engine.commit, model._engine.dtype)
         return self._save(
             activations,
-            story,
-            _positions(target_token_positions),
-            config_json(
-                extraction_config if isinstance(extraction_config, ExtractionConfig) else dict(extraction_config)
-            ),
-            _interventions(interventions),
-            dict(other_metadata or {}),
-            tag,
+            story_of(model, target_token_positions, extraction_config, interventions, other_metadata, tag),
         )
 
     def save_cache(
@@ -84,38 +73,33 @@ class ActivationSaver:
             raise InputError(
                 "the cache does not say what run it is of", "save() takes model, positions and configuration"
             )
-        config = metadata.get("extraction_config") or {}
-        return self._save(
-            cache,
-            (str(metadata["model_name"]), None, None),
-            _positions(metadata.get("target_token_positions")),
-            config_json(dict(config)),
-            metadata.get("interventions"),
-            dict(other_metadata or {}),
+        story = story_of(
+            str(metadata["model_name"]),
+            metadata.get("target_token_positions"),
+            metadata.get("extraction_config") or {},
+            None,
+            other_metadata,
             tag,
         )
+        return self._save(cache, {**story, "interventions": _plain(metadata.get("interventions"))})
 
-    def _save(
-        self,
-        activations: Any,
-        story: tuple[str, str | None, str | None],
-        positions: str,
-        config: str,
-        interventions: Any,
-        other_metadata: dict[str, Any],
-        tag: str | None,
-    ) -> str:
+    def _save(self, activations: Any, story: dict[str, Any]) -> str:
         written, values = written_object(activations)
-        path = self._saver.save(
-            written,
-            json.dumps(values),
-            story,
-            positions,
-            config,
-            _plain(interventions),
-            {key: _plain(value) for key, value in other_metadata.items()},
-            tag,
-        )
+        return self._folder(self._saver.save(written, json.dumps(values), story))
+
+    def fill(
+        self,
+        model: HookedModel,
+        data: DataSet,
+        wishes: dict[str, Any],
+        story: dict[str, Any],
+        place: dict[str, Any],
+    ) -> str | None:
+        """Fills a run with what is kept of a data set; see :meth:`HookedModel.extract_to_store`."""
+        path = self._saver.fill(model._engine, data.rows(), wishes, story, place, token_progress("extracting"))
+        return None if path is None else self._folder(path)
+
+    def _folder(self, path: str) -> str:
         return os.path.join(self.base_dir, *path.split("/"))
 
     def rename_experiment(self, new_experiment_name: str) -> None:
@@ -141,10 +125,7 @@ class ActivationLoader:
     @classmethod
     def from_env(cls, experiment_name: str = "default") -> ActivationLoader:
         """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
-        loader = cls.__new__(cls)
-        loader._loader = Loader(None, experiment_name)
-        loader.experiment_name = experiment_name
-        return loader
+        return cls(base_from_env(), experiment_name)
 
     @classmethod
     def from_saver(cls, saver: ActivationSaver) -> ActivationLoader:
@@ -245,8 +226,12 @@ class QueryResult:
         ``time`` counts from 0, -1 is the most recent; or it is the name of a run's folder (``2023-04-15_14-30-25``), or a
         beginning of one that fits one run only. With ``keys`` only these values are read.
         """
-        _, tensors, values, record = self._found.load(time, None if keys is None else list(keys))
-        return read_object(tensors, json.loads(values), keys), json.loads(record)
+        run = self.open(time)
+        return run.load(keys), run.metadata
+
+    def open(self, time: int | str = -1) -> StoredRun:
+        """A run of which only what is then asked for is read; ``time`` as in :meth:`load`."""
+        return StoredRun(self._found.open(time), self._base_dir)
 
     def remove(self, time: int | str) -> None:
         """Removes a run from the store."""
@@ -280,6 +265,26 @@ class QueryResult:
         )
         head = "<tr><th></th><th>run</th><th>experiment</th><th>model</th><th>tag</th></tr>"
         return f"<table><caption>{len(self)} runs</caption>{head}{rows}</table>"
+
+
+def story_of(
+    model: HookedModel | str,
+    positions: Any,
+    config: ExtractionConfig | Mapping[str, Any],
+    interventions: Any,
+    other_metadata: Mapping[str, Any] | None,
+    tag: str | None,
+) -> dict[str, Any]:
+    """How a run came about, as the engine reads it."""
+    named = (model, None, None) if isinstance(model, str) else (model.name, model._engine.commit, model._engine.dtype)
+    return {
+        "model": named,
+        "positions": _positions(positions),
+        "extraction_config": config_json(config if isinstance(config, ExtractionConfig) else dict(config)),
+        "interventions": _interventions(interventions),
+        "other_metadata": {key: _plain(value) for key, value in (other_metadata or {}).items()},
+        "tag": tag,
+    }
 
 
 def _positions(given: Any) -> str:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from easyroutine._core import fresh_name, speak_of_rows
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
-from easyroutine.interpretability.extraction_config import ExtractionConfig
-from easyroutine.interpretability.interventions import Intervention
-from easyroutine.interpretability.selection import normalised
-from easyroutine.progress import progress
+from easyroutine.interpretability.activation_saver import ActivationSaver, story_of
+from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
+from easyroutine.interpretability.inputs import Row
+from easyroutine.interpretability.interventions import Intervention, for_engine
+from easyroutine.interpretability.kept import cache_of
+from easyroutine.interpretability.selection import Position, as_json, normalised
+from easyroutine.progress import progress, token_progress
 
 if TYPE_CHECKING:
     from easyroutine.interpretability.hooked_model import HookedModel
+    from easyroutine.tokenizer import TextSpans
 
-__all__ = ["Batch", "batches", "extract_cache"]
+__all__ = ["BATCH_TOKENS", "Batch", "DataSet", "batches", "extract_cache", "extract_to_store"]
+
+#: Tokens that run together where nothing else is said, as on the command line.
+BATCH_TOKENS = 4096
 
 BatchSaver = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
@@ -79,27 +88,180 @@ def extract_cache(
     batch_saver: BatchSaver,
     *,
     seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
     register_aggregation: tuple[str, Callable[[Any, Any], Any]] | None = None,
     dict_token_index: Any = None,
 ) -> ActivationCache:
     """See :meth:`HookedModel.extract_cache`. ``dict_token_index`` is of old code, and nothing."""
     config = extraction_config if extraction_config is not None else ExtractionConfig()
-    check_data_set(dataloader)
-    joined = ActivationCache()
-    if register_aggregation is not None:
-        joined.register_aggregation(*register_aggregation)
+    data = DataSet.read(model, dataloader, batch_saver)
+    positions = as_given(target_token_positions)
+    if register_aggregation is None and data.may_be_packed(model, interventions):
+        joined = packed(model, data, positions, config, interventions, seed=seed, batch_tokens=batch_tokens)
+        joined.update(data.saved())
+    else:
+        joined = ActivationCache()
+        if register_aggregation is not None:
+            joined.register_aggregation(*register_aggregation)
+        _one_by_one(joined, model, data, positions, config, interventions, seed)
+    joined.add_metadata(
+        target_token_positions=positions,
+        model_name=model.name,
+        extraction_config=config,
+        interventions=[one.to_dict() for one in [*model.interventions, *interventions]] or None,
+    )
+    return joined
+
+
+@dataclass
+class DataSet:
+    """What the batches of a data set hold: rows of ids, and what else is kept of each."""
+
+    #: The rows of each batch.
+    batches: list[list[Row]] = field(default_factory=list)
+    #: Where the rows of each batch are cut.
+    pivots: list[list[int] | None] = field(default_factory=list)
+    #: What ``batch_saver`` makes of each batch.
+    others: list[ActivationCache] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, model: HookedModel, dataloader: Iterable[Any], batch_saver: BatchSaver) -> DataSet:
+        """Reads all batches; texts by themselves are taken ``batch_size`` at a time."""
+        check_data_set(dataloader)
+        data = cls()
+        for batch in batches(dataloader, model.config.batch_size):
+            data.batches.append(model.rows_of(batch.inputs))
+            data.pivots.append(None if batch.pivots is None else [int(one) for one in batch.pivots])
+            data.others.append(ActivationCache(batch_saver(batch.others) or {}))
+        if not data.batches:
+            raise InputError("the data set is empty")
+        return data
+
+    def may_be_packed(self, model: HookedModel, interventions: Sequence[Intervention]) -> bool:
+        """Whether rows may run in other batches than they came in: nobody looks at a batch as a whole."""
+        changes = [*model.interventions, *interventions]
+        of_one_cut = all(pivots == self.pivots[0] for pivots in self.pivots)
+        return not model.has_hooks and (not changes or (of_one_cut and not speak_of_rows(for_engine(changes))))
+
+    def rows(self) -> list[tuple[list[int], TextSpans | None, list[int] | None]]:
+        """All rows, each with where it is cut."""
+        return [
+            (*row.for_engine(), pivots) for rows, pivots in zip(self.batches, self.pivots, strict=True) for row in rows
+        ]
+
+    def saved(self) -> ActivationCache:
+        """What ``batch_saver`` made of all batches, as one."""
+        keys = [key for others in self.others for key in others]
+        missing = next((key for key in keys for others in self.others if key not in others), None)
+        if missing is not None:
+            raise InputError(f"batch_saver returned {missing!r} of some batches, and not of others")
+        joined = ActivationCache()
+        joined.cat_all(self.others)
+        return joined
+
+
+def as_given(positions: Any) -> list[Position]:
+    """Positions as a list, whatever they came in."""
+    return normalised(positions if isinstance(positions, (str, int, tuple)) else list(positions))
+
+
+def packed(
+    model: HookedModel,
+    data: DataSet,
+    positions: list[Position],
+    config: ExtractionConfig,
+    interventions: Sequence[Intervention],
+    *,
+    seed: int,
+    batch_tokens: int,
+) -> ActivationCache:
+    """Runs all rows in batches of rows of like length, without padding; the rows come back in their order."""
+    wishes = wishes_of(model, data, positions, config, interventions, seed, batch_tokens)
+    return cache_of(model._engine.extract(data.rows(), wishes, token_progress("extracting")), positions, config)
+
+
+def wishes_of(
+    model: HookedModel,
+    data: DataSet,
+    positions: list[Position],
+    config: ExtractionConfig,
+    interventions: Sequence[Intervention],
+    seed: int,
+    batch_tokens: int,
+) -> dict[str, Any]:
+    """What is kept of a data set and how it runs, as the engine reads it."""
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens is {batch_tokens}; it is at least 1")
+    return {
+        "positions": as_json(positions),
+        "config": config_json(config),
+        "interventions": for_engine([*model.interventions, *interventions]),
+        "pivots": data.pivots[0] or [],
+        "seed": seed,
+        "batch_tokens": batch_tokens,
+    }
+
+
+def extract_to_store(
+    model: HookedModel,
+    saver: ActivationSaver,
+    dataloader: Iterable[Any],
+    target_token_positions: Any,
+    extraction_config: ExtractionConfig | None,
+    interventions: list[Intervention],
+    *,
+    run: str | None = None,
+    resume: bool = False,
+    part: tuple[int, int] | None = None,
+    unit: int | None = None,
+    tag: str | None = None,
+    other_metadata: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+) -> str | None:
+    """See :meth:`HookedModel.extract_to_store`."""
+    if run is None and (resume or part is not None):
+        raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
+    name = fresh_name() if run is None else run
+    config = extraction_config if extraction_config is not None else ExtractionConfig()
+    data = DataSet.read(model, dataloader, lambda others: None)
+    if not data.may_be_packed(model, interventions):
+        raise InputError(
+            "rows of a store run in batches of their own: without hooks, values for single rows, "
+            "or interventions under several pivot_positions",
+            "extract_cache() and saver.save() keep what runs as it came",
+        )
+    positions = as_given(target_token_positions)
+    changes = [*model.interventions, *interventions]
+    wishes = wishes_of(model, data, positions, config, interventions, seed, batch_tokens)
+    story = story_of(model, positions, config, changes, other_metadata, tag)
+    place = {"run": name, "resume": resume, "part": part, "unit": unit}
+    try:
+        return saver.fill(model, data, wishes, story, place)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True goes on") from None
+
+
+def _one_by_one(
+    joined: ActivationCache,
+    model: HookedModel,
+    data: DataSet,
+    positions: list[Position],
+    config: ExtractionConfig,
+    interventions: Sequence[Intervention],
+    seed: int,
+) -> None:
+    """Runs the batches as they came."""
     parts: list[ActivationCache] = []
     means: dict[str, Any] = {}
     n_rows = 0
-    total = len(dataloader) if isinstance(dataloader, Sized) else None
-    for batch in batches(progress(dataloader, "extracting", total), model.config.batch_size):
-        rows = model.rows_of(batch.inputs)
+    for rows, pivots, others in zip(progress(data.batches, "extracting"), data.pivots, data.others, strict=True):
         cache = model.run(
             rows,
-            target_token_positions,
+            positions,
             config,
             interventions=interventions,
-            pivot_positions=batch.pivots,
+            pivot_positions=pivots,
             means=means,
             mean_rows=n_rows,
             seed=seed,
@@ -110,19 +272,8 @@ def extract_cache(
             means = {key: cache.raw(key) for key in list(cache) if key.startswith("avg_pattern_")}
             for key in means:
                 del cache[key]
-        cache.update(batch_saver(batch.others) or {})
+        cache.update(others)
         parts.append(cache)
         n_rows += len(rows)
-    if not parts:
-        raise InputError("the data set is empty")
     joined.cat_all(parts)
     joined.update(means)
-    joined.add_metadata(
-        target_token_positions=normalised(
-            target_token_positions if isinstance(target_token_positions, (str, int)) else list(target_token_positions)
-        ),
-        model_name=model.name,
-        extraction_config=config,
-        interventions=[one.to_dict() for one in [*model.interventions, *interventions]] or None,
-    )
-    return joined

@@ -10,14 +10,16 @@ from os import PathLike
 from typing import Any, Literal
 
 from easyroutine import tensors
+from easyroutine._core import Attention, most_likely
 from easyroutine._core import Model as _Engine
-from easyroutine._core import most_likely
 from easyroutine.errors import InputError, UnsupportedError
 from easyroutine.interpretability.activation_cache import ActivationCache
-from easyroutine.interpretability.dataset import extract_cache
+from easyroutine.interpretability.activation_saver import ActivationSaver
+from easyroutine.interpretability.attention_result import AttentionResult
+from easyroutine.interpretability.dataset import as_given, extract_cache, extract_to_store
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.generation import generate
-from easyroutine.interpretability.inputs import Row, rows_of
+from easyroutine.interpretability.inputs import Row, one_row, rows_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
 from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.lens_result import LensResult
@@ -232,8 +234,7 @@ class HookedModel:
         first_row: int = 0,
     ) -> ActivationCache:
         """As :meth:`forward`, of rows that are read already; ``means`` over ``mean_rows`` examples are carried on."""
-        given = target_token_positions
-        positions = normalised(given if isinstance(given, (str, int, tuple)) and given != ("all",) else list(given))
+        positions = as_given(target_token_positions)
         config = extraction_config if extraction_config is not None else ExtractionConfig()
         kept = self._engine.forward(
             [row.for_engine() for row in rows],
@@ -264,14 +265,37 @@ class HookedModel:
         move_to_cpu_after_forward: bool = True,
         **kwargs: Any,
     ) -> ActivationCache:
-        """Runs every batch and joins what was kept, rows in the order of the batches, with the metadata of the run.
+        """Runs a data set and keeps what is asked for, rows in the order of the batches, with the metadata of the run.
 
         A batch is whatever :meth:`forward` takes; texts in a list are taken ``batch_size`` at a time. Keys of a batch that the
         model does not read go to ``batch_saver``, and what it returns into the cache; ``pivot_positions`` are read. Further
-        arguments: ``seed``, and ``register_aggregation=(prefix, function)`` for how values are joined.
+        arguments: ``seed``; ``batch_tokens`` (4096), how many tokens run together at most: rows of like length run together,
+        without padding, and give the same bits in any batch; ``register_aggregation=(prefix, function)`` for how values are
+        joined. With it, with hooks, and under interventions that speak of single rows the batches run as they came.
         """
         return extract_cache(
             self, dataloader, target_token_positions, extraction_config, as_list(interventions), batch_saver, **kwargs
+        )
+
+    def extract_to_store(
+        self,
+        saver: ActivationSaver,
+        dataloader: Iterable[Any],
+        target_token_positions: Sequence[Position] | Position = ("all",),
+        extraction_config: ExtractionConfig | None = None,
+        interventions: Sequence[Intervention] | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, whatever the data set.
+
+        The batches are as in :meth:`extract_cache`; of keys that the model does not read nothing is kept. Further arguments:
+        ``run``, the name of the run; ``resume=True`` goes on with a run of that name that was interrupted; ``part=(3, 8)`` writes
+        the third of eight shares, each a process of its own; ``unit``, examples of a shard; ``tag`` and ``other_metadata`` as in
+        ``saver.save``; ``seed`` and ``batch_tokens`` as in :meth:`extract_cache`. Gives the run's folder, None where other
+        parts are not done.
+        """
+        return extract_to_store(
+            self, saver, dataloader, target_token_positions, extraction_config, as_list(interventions), **kwargs
         )
 
     def generate(
@@ -355,6 +379,11 @@ class HookedModel:
         self._hooks[number] = (component, hook_function)
         return lambda: self._hooks.pop(number, None) and None
 
+    @property
+    def has_hooks(self) -> bool:
+        """Whether a function is called in every run."""
+        return bool(self._hooks)
+
     def remove_hooks(self) -> None:
         """Takes all functions away."""
         self._hooks.clear()
@@ -393,15 +422,14 @@ class HookedModel:
     ) -> LensResult:
         """What each layer would predict at each token of one prompt, as a table and a picture.
 
-        Layers are read as ``interventions``, registered ones and hooks leave them; pictures say which there were. Nothing as wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding; ``track`` follows one token.
+        Layers are read as ``interventions``, registered ones and hooks leave them; pictures say which there were. Nothing as
+        wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding; ``track`` follows one token.
         """
-        rows = self.rows_of(prompt)
-        if len(rows) != 1:
-            raise InputError(f"a lens is drawn of one prompt at a time, not of {len(rows)}")
+        row = one_row(self.rows_of(prompt), "a lens is drawn")
         tracked = self.get_text_tokenizer().to_single_token(track) if isinstance(track, str) else track
         return LensResult.of_prompt(
             self._engine,
-            rows[0].for_engine(),
+            row.for_engine(),
             for_engine([*self.interventions, *as_list(interventions)]),
             list(self._hooks.values()),
             positions=None if positions is None else as_json(normalised(positions, "positions")),
@@ -411,6 +439,25 @@ class HookedModel:
             k=k,
             tracked=tracked,
         )
+
+    def attention(
+        self,
+        prompt: Any,
+        *,
+        layer: int | str = "*",
+        head: int | str = "*",
+        interventions: Sequence[Intervention] | None = None,
+    ) -> AttentionResult:
+        """Which tokens each head looks at in one prompt, as pictures and tables.
+
+        It is read as ``interventions``, registered ones and hooks leave it; pictures say which there were. ``layer`` and
+        ``head`` are a number, -1 for the last, a range such as ``"4:9"`` (4 to 8), or ``"*"``, all of them.
+        """
+        row = one_row(self.rows_of(prompt), "attention is drawn")
+        heads = f"pattern_L{layer}H{head}"
+        changes = for_engine([*self.interventions, *as_list(interventions)])
+        hooks = list(self._hooks.values())
+        return AttentionResult(Attention.of_prompt(self._engine, row.for_engine(), heads, changes, hooks))
 
     def _tokenizer_of(self, inputs: Any) -> Tokenizer | None:
         """The tokenizer, where the inputs are text."""

@@ -12,7 +12,7 @@ from easyroutine.errors import InputError
 if TYPE_CHECKING:
     from easyroutine.tokenizer import TextSpans, Tokenizer
 
-__all__ = ["Row", "rows_of"]
+__all__ = ["Row", "one_row", "rows_of"]
 
 _LARGEST = 2**32
 
@@ -45,6 +45,13 @@ def rows_of(inputs: Any, tokenizer: Tokenizer | None) -> list[Row]:
         encoded = tokenizer(texts)
         return [Row(ids, text) for ids, text in zip(encoded["input_ids"], encoded.texts or [], strict=True)]
     return [Row(ids) for ids in _table(inputs, "input_ids")]
+
+
+def one_row(rows: list[Row], what: str) -> Row:
+    """The only row."""
+    if len(rows) != 1:
+        raise InputError(f"{what} of one prompt at a time, not of {len(rows)}")
+    return rows[0]
 
 
 def _is_texts(inputs: Any) -> bool:

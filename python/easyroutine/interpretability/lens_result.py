@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Model, Report
+from easyroutine.interpretability.pictures import framed, written, written_bytes
 
 __all__ = ["LensResult"]
 
@@ -76,22 +75,19 @@ class LensResult:
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
         """One page that needs no network; written to ``path`` where that is given."""
-        return _written(self._report.html(), path)
+        return written(self._report.html(), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> str:
         """A picture; written to ``path`` where that is given."""
-        return _written(self._report.svg(metric, dark), path)
+        return written(self._report.svg(metric, dark), path)
 
     def to_png(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> bytes:
         """A picture; written to ``path`` where that is given."""
-        picture = self._report.png(metric, dark)
-        if path is not None:
-            Path(path).write_bytes(picture)
-        return picture
+        return written_bytes(self._report.png(metric, dark), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
         """A table; written to ``path`` where that is given."""
-        return _written(self._report.csv(), path)
+        return written(self._report.csv(), path)
 
     def to_markdown(self, *, metric: Metric = "final") -> str:
         """A table for a text."""
@@ -111,18 +107,7 @@ class LensResult:
     def _repr_html_(self) -> str:
         """The page in a frame of its own; where scripts are off, its picture."""
         height = 90 + 24 * (len(self.to_dict()["layers"]) + 3)
-        frame = (
-            f'<iframe srcdoc="{escape(self._report.html(), quote=True)}" '
-            f'style="width:100%;height:{min(height, 900)}px;border:0" sandbox="allow-scripts allow-downloads" '
-            'title="logit lens"></iframe>'
-        )
-        return f"{frame}<noscript>{self._report.svg('final', False)}</noscript>"
+        return framed(self._report.html(), self._report.svg("final", False), "logit lens", height)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return type(self).from_json, (self.to_json(),)
-
-
-def _written(text: str, path: str | PathLike[str] | None) -> str:
-    if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
-    return text

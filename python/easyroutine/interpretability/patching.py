@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from itertools import zip_longest
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
+from easyroutine._core import draw_grid
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.dataset import BatchSaver, batches, check_data_set
+from easyroutine.interpretability.inputs import Row
+from easyroutine.interpretability.pictures import framed, written, written_bytes
 from easyroutine.interpretability.selection import as_json, normalised
 
 if TYPE_CHECKING:
@@ -126,7 +129,7 @@ def sweep(
     rows = model.rows_of(prompt)
     if len(rows) != 1:
         raise InputError(f"a sweep is of one prompt, not of {len(rows)}")
-    others = [] if base is None else [row.ids for row in model.rows_of(base)]
+    base_rows = [] if base is None else model.rows_of(base)
     tokenizer = model.get_text_tokenizer() if any(isinstance(one, str) for one in (answer, against)) else None
 
     def token(one: Token | None) -> int | None:
@@ -140,16 +143,24 @@ def sweep(
             "sites": [site] if isinstance(site, str) else list(site),
             "positions": _indices(model, rows[0], positions),
             "by": by,
-            "others": others,
+            "others": [row.ids for row in base_rows],
             "metric": metric,
             "answer": token(answer),
             "against": token(against),
+            "prompts": _prompts(by, rows[0], base_rows),
         },
         on_progress,
     )
-    return PatchingGrid(
-        json.loads(text), [model.get_text_tokenizer().to_string_tokens([one])[0] for one in rows[0].ids]
-    )
+    return PatchingGrid(json.loads(text))
+
+
+def _prompts(by: str, row: Row, others: Sequence[Row]) -> list[tuple[str, str]]:
+    """The texts by what they are, for pictures; rows that came as ids have none."""
+    named = {
+        "patch": [("base", others), ("target", [row])],
+        "resample": [("prompt", [row]), ("with", others)],
+    }.get(by, [("prompt", [row])])
+    return [(name, one.text[0]) for name, rows in named for one in rows if one.text is not None]
 
 
 def _indices(model: HookedModel, row: Any, positions: Any) -> list[int]:
@@ -163,10 +174,13 @@ def _indices(model: HookedModel, row: Any, positions: Any) -> list[int]:
 class PatchingGrid:
     """A number for every change of a sweep: layers by columns."""
 
-    def __init__(self, data: Mapping[str, Any], tokens: Sequence[str] = ()) -> None:
+    def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = dict(data)
-        #: The prompt, token by token.
-        self.tokens = list(tokens)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The prompt, token by token."""
+        return [str(token["text"]) for token in self.data["tokens"]]
 
     @property
     def layers(self) -> list[int]:
@@ -207,23 +221,49 @@ class PatchingGrid:
         pandas = tensors.needed("pandas", "to_pandas()")
         return pandas.DataFrame(self.values, index=self.layers, columns=self.columns)
 
+    def to_html(self, path: str | PathLike[str] | None = None) -> str:
+        """One page that needs no network; written to ``path`` where that is given."""
+        return written(self._drawn("html"), path)
+
+    def to_svg(self, path: str | PathLike[str] | None = None) -> str:
+        """A picture; written to ``path`` where that is given."""
+        return written(self._drawn("svg"), path)
+
+    def to_png(self, path: str | PathLike[str] | None = None) -> bytes:
+        """A picture; written to ``path`` where that is given."""
+        return written_bytes(draw_grid(self._as_drawn(), "png"), path)
+
+    def to_csv(self, path: str | PathLike[str] | None = None) -> str:
+        """A line a cell; written to ``path`` where that is given."""
+        return written(self._drawn("csv"), path)
+
+    def to_markdown(self) -> str:
+        """A table for a text."""
+        return self._drawn("markdown")
+
+    def table(self, *, width: int = 100, colour: bool = False) -> str:
+        """A table for a terminal."""
+        return self._drawn("terminal", width=width, colour=colour)
+
+    def _drawn(self, format: str, **options: Any) -> str:
+        return draw_grid(self._as_drawn(), format, **options).decode()
+
+    def _as_drawn(self) -> dict[str, Any]:
+        tokens = self.tokens
+        columns = []
+        for label in self.columns:
+            number = label.removeprefix("position ")
+            is_position = number != label and number.isdecimal() and int(number) < len(tokens)
+            columns.append((number, tokens[int(number)]) if is_position else (label, None))
+        return {**self.data, "prompts": list(self.data["prompts"].items()), "columns": columns}
+
+    def __str__(self) -> str:
+        return self.table()
+
     def __repr__(self) -> str:
         return f"PatchingGrid({self.data['metric']['name']}, {len(self.layers)} layers by {len(self.columns)} columns)"
 
     def _repr_html_(self) -> str:
-        effects = self.effects()
-        most = max((abs(one) for row in effects for one in row), default=0.0) or 1.0
-        head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
-        rows = "".join(
-            f"<tr><th>{layer}</th>" + "".join(_cell(one, most) for one in row) + "</tr>"
-            for layer, row in zip(self.layers[::-1], effects[::-1], strict=True)
-        )
-        name = escape(str(self.data["metric"]["name"]))
-        caption = f"effect on {name} at the last token; without a change it is {self.unchanged:.4g}"
-        return f"<table><caption>{caption}</caption><tr><th>layer</th>{head}</tr>{rows}</table>"
-
-
-def _cell(effect: float, most: float) -> str:
-    """Blue below zero, orange above."""
-    hue, share = ("230,120,20" if effect > 0 else "40,100,220"), abs(effect) / most
-    return f'<td style="background:rgba({hue},{share:.2f})">{effect:.3g}</td>'
+        """The page in a frame of its own; where frames are off, its picture."""
+        picture = self.to_svg()
+        return framed(self.to_html(), picture, str(self.data["title"]), 260 + 26 * len(self.layers))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from easyroutine import tensors
-from easyroutine._core import Tensor
+from easyroutine._core import Run, Tensor
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.selection import Selection
 from easyroutine.interpretability.value_with_info import ValueWithInfo
 
-__all__ = ["read_object", "written_object"]
+__all__ = ["Node", "entries_of", "read_object", "read_rows", "read_value", "tensors_of", "written_object"]
 
 #: Under which the values of a run say how the Python object was made of its tensors.
 _LAYOUT = "python"
@@ -37,8 +38,14 @@ _DTYPES = {
 }
 _NAMES = {stored: name for name, stored in _DTYPES.items()}
 
+#: Under which a run keeps the statistics of the final norm.
+_STATISTICS = "last_layernorm."
+
 Written = dict[str, Any]
-Read = tuple[str, str, list[int], str, bytes, list[int]]
+#: How a value is made of tensors and of what JSON holds.
+Node = Mapping[str, Any]
+#: Type, shape, kind, numbers and offsets of a tensor.
+Stored = tuple[str, list[int], str, bytes, list[int]]
 
 
 def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
@@ -116,24 +123,28 @@ class _Writer:
         return {"tensor": name}
 
 
-def read_object(read: Sequence[Read], values: Mapping[str, Any], keys: Sequence[str] | None) -> Any:
-    """The object that was saved; of a run that another program wrote, a cache of its tensors and values."""
-    by_name = {name: entry for name, *entry in read}
+def entries_of(run: Run, values: Mapping[str, Any]) -> list[tuple[Any, Node]]:
+    """Keys of what was saved, each with how it is made of tensors; of a run that another program wrote its tensors and values."""
     layout = values.get(_LAYOUT)
     if not isinstance(layout, Mapping):
-        return _without_layout(by_name, values)
+        return _without_layout(run, values)
     if "value" in layout:
-        return tensors.handed_out(_value(layout["value"], by_name))
-    entries = layout["cache"] if "cache" in layout else layout["dict"]
-    if keys is not None:
-        entries = [entry for entry in entries if _key(entry[0]) in keys]
-    found = {_key(key): _value(node, by_name) for key, node in entries}
-    if "dict" in layout:
+        return [("tensor", layout["value"])]
+    return [(_key(key), node) for key, node in layout["cache" if "cache" in layout else "dict"]]
+
+
+def read_object(run: Run, values: Mapping[str, Any], entries: Sequence[tuple[Any, Node]]) -> Any:
+    """The object that was saved, of these entries."""
+    layout = values.get(_LAYOUT)
+    if isinstance(layout, Mapping) and "value" in layout:
+        return tensors.handed_out(read_value(entries[0][1], run.read))
+    found = {key: read_value(node, run.read) for key, node in entries}
+    if isinstance(layout, Mapping) and "dict" in layout:
         return {key: tensors.handed_out(value) for key, value in found.items()}
     cache = ActivationCache()
     cache._values.update(found)
     for name, attribute in (("selection", "_selection"), ("pattern_rows", "_pattern_rows")):
-        if name in layout:
+        if isinstance(layout, Mapping) and name in layout:
             specifiers, rows, averaged = layout[name]
             setattr(
                 cache,
@@ -147,25 +158,46 @@ def read_object(read: Sequence[Read], values: Mapping[str, Any], keys: Sequence[
     return cache
 
 
-def _without_layout(by_name: Mapping[str, Any], values: Mapping[str, Any]) -> ActivationCache:
-    cache = ActivationCache()
-    for name, (dtype, shape, kind, data, offsets) in by_name.items():
-        if kind in ("rows", "ragged_nd"):
-            width = _size(shape[1:])
-            cache[name] = [
-                _made(dtype, _row_shape(kind, b - a, shape), data, a * width, b * width)
-                for a, b in zip(offsets, offsets[1:], strict=False)
-            ]
-        elif name.startswith("last_layernorm."):
-            statistics = cache._values.setdefault("last_layernorm", {})
-            statistics[name.removeprefix("last_layernorm.")] = _made(dtype, shape, data)
+def read_rows(node: Node, run: Run, start: int, stop: int, key: str) -> Any:
+    """Some examples of a value."""
+    if "info" in node:
+        return ValueWithInfo(read_rows(node["of"], run, start, stop, key), node["info"])
+    if "dict" in node:
+        return {_key(name): read_rows(one, run, start, stop, key) for name, one in node["dict"]}
+    if "rows" in node:
+        return read_value({**node, "shapes": node["shapes"][start:stop]}, lambda name: run.read_rows(name, start, stop))
+    if "tensor" in node or "ragged" in node:
+        found = run.read_rows(node.get("tensor", node.get("ragged")), start, stop)
+        if found[2] != "object":
+            return read_value(node, lambda name: found)
+    raise InputError(f"{key!r} does not hold one value an example", "read all of it: run[key]")
+
+
+def tensors_of(node: Node) -> list[str]:
+    """Names of the tensors that a value is made of."""
+    for kind in ("tensor", "rows", "ragged"):
+        if kind in node:
+            return [str(node[kind])]
+    if "info" in node:
+        return tensors_of(node["of"])
+    parts = [one for _, one in node["dict"]] if "dict" in node else node.get("tuple", node.get("list", []))
+    return [name for one in parts for name in tensors_of(one)]
+
+
+def _without_layout(run: Run, values: Mapping[str, Any]) -> list[tuple[Any, Node]]:
+    entries: dict[Any, Node] = {}
+    for name, _, _, kind in run.tensors():
+        node = {"ragged" if kind in ("rows", "ragged_nd") else "tensor": name}
+        if name.startswith(_STATISTICS):
+            statistics = entries.setdefault(_STATISTICS.removesuffix("."), {"dict": []})
+            statistics["dict"].append([name.removeprefix(_STATISTICS), node])
         else:
-            cache[name] = _made(dtype, shape, data)
+            entries[name] = node
     for key, value in values.items():
         if key in ("mapping_index", "mapping_index_rows", "token_dict") and isinstance(value, Mapping):
             value = {_text_key(one): inner for one, inner in value.items()}
-        cache[key] = value
-    return cache
+        entries[key] = {"json": value}
+    return list(entries.items())
 
 
 def _row_shape(kind: str, rows: int, shape: Sequence[int]) -> list[int]:
@@ -175,25 +207,33 @@ def _row_shape(kind: str, rows: int, shape: Sequence[int]) -> list[int]:
     return [side, side] if side * side == rows else [rows]
 
 
-def _value(node: Mapping[str, Any], by_name: Mapping[str, Any]) -> Any:
+def read_value(node: Node, read: Callable[[str], Stored]) -> Any:
+    """A value, of whose tensors ``read`` gives type, shape, kind, numbers and offsets."""
     if "json" in node:
         return node["json"]
     if "tensor" in node:
-        dtype, shape, _, data, _ = by_name[node["tensor"]]
+        dtype, shape, _, data, _ = read(node["tensor"])
         return _made(dtype, shape, data)
     if "rows" in node:
-        dtype, _, _, data, _ = by_name[node["rows"]]
+        dtype, _, _, data, _ = read(node["rows"])
         out, at = [], 0
         for shape in node["shapes"]:
             size = _size(shape)
             out.append(_made(dtype, shape, data, at, at + size))
             at += size
         return out
+    if "ragged" in node:
+        dtype, shape, kind, data, offsets = read(node["ragged"])
+        width = _size(shape[1:])
+        return [
+            _made(dtype, _row_shape(kind, b - a, shape), data, a * width, b * width)
+            for a, b in zip(offsets, offsets[1:], strict=False)
+        ]
     if "info" in node:
-        return ValueWithInfo(_value(node["of"], by_name), node["info"])
+        return ValueWithInfo(read_value(node["of"], read), node["info"])
     if "dict" in node:
-        return {_key(key): _value(one, by_name) for key, one in node["dict"]}
-    items = [_value(one, by_name) for one in node["tuple" if "tuple" in node else "list"]]
+        return {_key(key): read_value(one, read) for key, one in node["dict"]}
+    items = [read_value(one, read) for one in node["tuple" if "tuple" in node else "list"]]
     return tuple(items) if "tuple" in node else items
 
 
@@ -231,8 +271,7 @@ def _bytes(value: Any) -> bytes:
         plain = value.detach().cpu().contiguous()
         if not plain.numel():
             return b""
-        import torch
-
+        torch = sys.modules["torch"]
         raw = plain.flatten().view(torch.uint8)
         return bytes(raw.numpy()) if tensors.is_installed("numpy") else bytes(raw.tolist())
     return bytes(value.tobytes())

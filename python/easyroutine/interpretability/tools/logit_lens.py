@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from easyroutine import tensors
@@ -50,23 +51,35 @@ class LogitLens:
         self.model_name = model_name
         self.model_config = model_config
         self._tokenizer: Tokenizer | None = None
-        self._open: dict[str, Any] | None = None
+        self._made_by: tuple[Callable[..., LogitLens], tuple[Any, ...]] | None = None
 
     @classmethod
     def from_model(cls, model: HookedModel) -> LogitLens:
         """The lens of a model; shares its weights."""
+        config = model.config
+        opened = (config.model_name, config.torch_dtype, config.revision, config.offline)
+        return cls._of_model(Lens.of_model(model._engine), model, (_opened, (cls, *opened)))
+
+    @classmethod
+    def from_tuned_lens(cls, path: str | PathLike[str], model: HookedModel) -> LogitLens:
+        """A lens whose streams are translated first, ``h + W h + b``, as the tuned-lens package trained it for this model.
+
+        ``path`` is the folder that the package saved, with ``params.pt`` and ``config.json``; the pickle is read, never run.
+        The lens takes ``resid_in_{l}``, and ``resid_out_{l}``, which is what enters the next layer.
+        """
+        engine = Lens.of_tuned_lens(fspath(path), model._engine)
+        return cls._of_model(engine, model, (cls.from_tuned_lens, (path, model)))
+
+    @classmethod
+    def _of_model(
+        cls, engine: Lens, model: HookedModel, made_by: tuple[Callable[..., LogitLens], tuple[Any, ...]]
+    ) -> LogitLens:
         lens = cls.__new__(cls)
-        lens._lens = Lens.of_model(model._engine)
+        lens._lens = engine
         lens.model_name = model.name
         lens.model_config = model.model_config
         lens._tokenizer = model.get_text_tokenizer() if model._engine.has_tokenizer else None
-        config = model.config
-        lens._open = {
-            "model_name": config.model_name,
-            "torch_dtype": config.torch_dtype,
-            "revision": config.revision,
-            "offline": config.offline,
-        }
+        lens._made_by = made_by
         return lens
 
     @classmethod
@@ -86,12 +99,7 @@ class LogitLens:
         lens = cls.__new__(cls)
         lens._lens, lens.model_name = Lens.open(model_name, dtype=dtype, revision=revision, offline=offline)
         lens.model_config = None
-        lens._open = {
-            "model_name": model_name,
-            "torch_dtype": dtype,
-            "revision": revision,
-            "offline": offline,
-        }
+        lens._made_by = (_opened, (cls, model_name, dtype, revision, offline))
         try:
             lens._tokenizer = Tokenizer.from_pretrained(model_name, revision=revision, offline=offline)
         except (ValueError, OSError):
@@ -206,8 +214,8 @@ class LogitLens:
         return int(token)
 
     def __reduce__(self) -> Any:
-        if self._open is not None:
-            return _reopened, (type(self), self._open)
+        if self._made_by is not None:
+            return self._made_by
         bias, divisor, softcap = self._lens.rules()
         found = self._lens.final_norm()
         norm = None if found is None else LastLayerNorm(*found)
@@ -218,8 +226,9 @@ class LogitLens:
         return f"LogitLens({self.model_name!r}, vocabulary of {self.get_vocab_size()})"
 
 
-def _reopened(cls: type[LogitLens], arguments: dict[str, Any]) -> LogitLens:
-    return cls.from_model_name(**arguments)
+def _opened(cls: type[LogitLens], model_name: str, dtype: str, revision: str | None, offline: bool) -> LogitLens:
+    """The lens of a model's name, as copies are made of it."""
+    return cls.from_model_name(model_name, torch_dtype=dtype, revision=revision, offline=offline)
 
 
 def _rows_of(value: Any, key: str) -> Any:

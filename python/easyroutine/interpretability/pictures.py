@@ -1,0 +1,32 @@
+"""Results as files, and as they show themselves in a notebook."""
+
+from __future__ import annotations
+
+from html import escape
+from os import PathLike
+from pathlib import Path
+
+__all__ = ["framed", "written", "written_bytes"]
+
+
+def written(text: str, path: str | PathLike[str] | None) -> str:
+    """The text; written to ``path`` where that is given."""
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def written_bytes(picture: bytes, path: str | PathLike[str] | None) -> bytes:
+    """The picture; written to ``path`` where that is given."""
+    if path is not None:
+        Path(path).write_bytes(picture)
+    return picture
+
+
+def framed(page: str, picture: str, title: str, height: int) -> str:
+    """A page in a frame of its own, ``height`` pixels high; where scripts are off, its picture."""
+    frame = (
+        f'<iframe srcdoc="{escape(page, quote=True)}" style="width:100%;height:{min(height, 900)}px;border:0" '
+        f'sandbox="allow-scripts allow-downloads" title="{escape(title, quote=True)}"></iframe>'
+    )
+    return f"{frame}<noscript>{picture}</noscript>"

@@ -1,0 +1,103 @@
+"""A saved run of which only what is asked for is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from math import prod
+from typing import Any
+
+from easyroutine import tensors
+from easyroutine._core import Run, readable
+from easyroutine.errors import InputError, KeyNotFoundError
+from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.stored import Node, entries_of, read_object, read_rows, read_value, tensors_of
+
+__all__ = ["StoredRun"]
+
+
+class StoredRun(Mapping[str, Any]):
+    """What a run holds, by key. Reading a key reads its tensors and no others; nothing is kept in memory.
+
+    ``run["resid_out_5"]`` is one value, :meth:`rows` some examples of it, :meth:`layer` all of one layer, :meth:`load` everything.
+    """
+
+    def __init__(self, run: Run, base_dir: str) -> None:
+        self._run = run
+        self._values: dict[str, Any] = json.loads(run.values())
+        self._entries: dict[Any, Node] = dict(entries_of(run, self._values))
+        self._tensors = {name: (dtype, shape) for name, dtype, shape, _ in run.tensors()}
+        #: The whole story of the run.
+        self.metadata: dict[str, Any] = json.loads(run.record())
+        #: Its folder.
+        self.path = os.path.join(base_dir, *run.path.split("/"))
+
+    def __getitem__(self, key: str) -> Any:
+        return tensors.handed_out(read_value(self._node(key), self._run.read))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def rows(self, key: str, start: int, stop: int) -> Any:
+        """Examples ``start`` to ``stop``, without ``stop``, of one key."""
+        if not 0 <= start <= stop:
+            raise InputError(f"examples {start}:{stop} are no range; both count from 0")
+        return tensors.handed_out(read_rows(self._node(key), self._run, start, stop, key))
+
+    def layer(self, number: int) -> ActivationCache:
+        """Every activation of one layer."""
+        names = set(self._run.of_layer(number))
+        keys = [key for key, node in self._entries.items() if names.intersection(tensors_of(node))]
+        if not keys:
+            raise InputError(f"the run has no activation of layer {number}")
+        return ActivationCache({key: read_value(self._entries[key], self._run.read) for key in keys})
+
+    def load(self, keys: Sequence[str] | None = None) -> Any:
+        """What was saved, or these keys of it."""
+        wanted = list(self._entries) if keys is None else list(dict.fromkeys(keys))
+        return read_object(self._run, self._values, [(key, self._node(key)) for key in wanted])
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a key that is one tensor; of rows of different length that of all, one behind the other."""
+        names = tensors_of(self._node(key))
+        if len(names) != 1:
+            raise InputError(f"{key!r} is not one tensor")
+        return tuple(self._tensors[names[0]][1])
+
+    def nbytes(self, key: str) -> int:
+        """Bytes that a key takes."""
+        return sum(_bytes(*self._tensors[name]) for name in tensors_of(self._node(key)))
+
+    def _node(self, key: str) -> Node:
+        if key not in self._entries:
+            held = [repr(one) for one in self._entries]
+            more = f" and {len(held) - 8} more" if len(held) > 8 else ""
+            raise KeyNotFoundError(f"the run holds no {key!r}; it holds {', '.join(held[:8])}{more}")
+        return self._entries[key]
+
+    def __repr__(self) -> str:
+        size = readable(sum(_bytes(*tensor) for tensor in self._tensors.values()))
+        return f"StoredRun({self._run.path!r}, {len(self)} keys, {size})"
+
+    def _repr_html_(self) -> str:
+        def row(key: str) -> str:
+            size = self.nbytes(key)
+            names = tensors_of(self._entries[key])
+            shape = " × ".join(map(str, self._tensors[names[0]][1])) if len(names) == 1 else ""
+            return f"<tr><td><code>{escape(str(key))}</code></td><td>{shape}</td><td>{readable(size) if size else ''}</td></tr>"
+
+        head = "<tr><th>key</th><th>shape</th><th>size</th></tr>"
+        return f"<table><caption>{escape(repr(self))}</caption>{head}{''.join(map(row, self._entries))}</table>"
+
+
+def _bytes(dtype: str, shape: Sequence[int]) -> int:
+    bits = int("".join(one for one in dtype if one.isdigit()) or 8)
+    return prod(shape) * bits // 8

@@ -1,0 +1,127 @@
+//! A data set through a model in packed batches.
+
+use easyroutine::edit::{Edits, Intervention};
+use easyroutine::extract::{Collect, End, Example, Extraction, Options, Progress};
+use easyroutine::extraction::ExtractionConfig;
+use easyroutine::positions::{Context, Row};
+use easyroutine::request::Request;
+use easyroutine::{Batch, Error, ErrorKind, Tap};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde_json::{Map, Value, json};
+
+use crate::cache;
+use crate::edits::{self, Written};
+use crate::errors::Failure;
+use crate::interrupt::Signals;
+use crate::model::{Model, object, specifiers};
+
+/// A row: its ids, its text with the span of each token where known, and where its groups begin where it has its own.
+pub(crate) type RowWritten = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>, Option<Vec<i64>>);
+
+/// What is kept of a data set and how it runs, as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Wishes {
+    /// As JSON.
+    positions: String,
+    /// As JSON.
+    config: String,
+    interventions: Vec<Written>,
+    /// Where groups of every row begin that has no pivots of its own.
+    pivots: Vec<i64>,
+    seed: u64,
+    /// Tokens of a batch at most.
+    pub(crate) batch_tokens: usize,
+}
+
+impl Wishes {
+    pub(crate) fn request(&self) -> Result<Request, Failure> {
+        let config = ExtractionConfig::from_json(&object(&self.config)?)?;
+        Ok(config.request(&specifiers(&self.positions)?)?)
+    }
+
+    /// What all rows share.
+    pub(crate) fn context<'a>(&'a self, model: &'a Model) -> Context<'a> {
+        Context { special: model.special(), pivots: &self.pivots, seed: self.seed }
+    }
+
+    /// What is asked for, in a form that can be compared.
+    pub(crate) fn spec(&self) -> Map<String, Value> {
+        let entries = [
+            ("positions", json!(self.positions)),
+            ("config", json!(self.config)),
+            ("interventions", self.interventions.iter().map(Written::spec).collect()),
+        ];
+        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+/// Runs the rows and collects what is kept of them, in their order. `progress` is called with tokens done and tokens in all.
+pub(crate) fn run<'py>(
+    py: Python<'py>,
+    model: &Model,
+    rows: Vec<RowWritten>,
+    wishes: &Wishes,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let request = wishes.request()?;
+    let examples = examples(rows);
+    let context = wishes.context(model);
+    let interventions = checked(py, model, &examples, wishes, context)?;
+    let signals = Signals::new();
+    let tell = |done: Progress| told(progress.as_ref(), done);
+    let work = || {
+        let options = Options {
+            batch_tokens: wishes.batch_tokens,
+            context,
+            progress: Some(&tell),
+            stop: Some(signals.stopped()),
+            ..Options::default()
+        };
+        let mut collect = Collect::default();
+        let mut first = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
+            let edits = Edits::new(&interventions, model.model.arch(), rows, context)?;
+            Ok(Box::new((&signals, edits)))
+        };
+        let extraction = Extraction::new(&model.model, &request, &examples, options)?;
+        match extraction.run_after(&mut first, &mut collect)? {
+            End::Finished => Ok(collect.finish()?.1),
+            End::Stopped => {
+                Err(signals.failure(Error::new(ErrorKind::Interrupted, "stopped before the last row")))
+            }
+        }
+    };
+    let cache = py.detach(work)?;
+    cache::to_python(py, cache)
+}
+
+/// The rows as examples, numbered from 0.
+pub(crate) fn examples(rows: Vec<RowWritten>) -> Vec<Example> {
+    let example = |(number, (ids, text, pivots))| Example { number, ids, text, pivots, ..Example::default() };
+    rows.into_iter().enumerate().map(example).collect()
+}
+
+/// The interventions, checked against all rows before the first runs. What is odd about them is warned of once.
+pub(crate) fn checked(
+    py: Python<'_>,
+    model: &Model,
+    examples: &[Example],
+    wishes: &Wishes,
+    context: Context<'_>,
+) -> Result<Vec<Intervention>, Failure> {
+    let interventions = edits::read(&wishes.interventions)?;
+    let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
+    edits::checked(py, &interventions, &model.model, &rows, context)?;
+    Ok(interventions)
+}
+
+/// Passes progress on. An error of the callback is shown and does not end the run.
+pub(crate) fn told(progress: Option<&Py<PyAny>>, done: Progress) {
+    let Some(function) = progress else { return };
+    Python::attach(|py| {
+        if let Err(error) = function.call1(py, (done.tokens, done.all_tokens)) {
+            error.write_unraisable(py, None);
+        }
+    });
+}

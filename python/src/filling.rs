@@ -1,0 +1,113 @@
+//! A data set through a model into a run of a store, unit by unit.
+
+use easyroutine::extract::{End, Progress};
+use easyroutine::{Error, ErrorKind, Simd, Tap};
+use easyroutine_cli::filling::{self, Filling, finish_values};
+use easyroutine_store::{ActivationSaver, Begun, Joining, Story};
+use pyo3::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::errors::Failure;
+use crate::extract::{self, RowWritten, Wishes};
+use crate::interrupt::Signals;
+use crate::model::Model;
+use crate::store::failure;
+
+/// Where the run is, as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Place {
+    /// Its name.
+    run: String,
+    /// Whether it may be there already, and is gone on with.
+    resume: bool,
+    /// This process's share: number from 1, of how many.
+    part: Option<(usize, usize)>,
+    /// Examples of a unit; as many as a shard holds where it is nothing.
+    unit: Option<u64>,
+}
+
+/// Writes the units that are missing, or this process's share of them, and commits the run if none is left. Says where the
+/// run is, below the store; nothing where other parts have not written their share.
+#[expect(clippy::too_many_arguments, reason = "a data set, what is kept of it, and where")]
+pub(crate) fn run(
+    py: Python<'_>,
+    saver: &ActivationSaver,
+    model: &Model,
+    rows: Vec<RowWritten>,
+    wishes: &Wishes,
+    story: &Story<'_>,
+    place: &Place,
+    progress: Option<Py<PyAny>>,
+) -> Result<Option<String>, Failure> {
+    let (part, parts) = place.part.map_or((0, 1), |(number, of)| (number.wrapping_sub(1), of));
+    if part >= parts || place.unit == Some(0) {
+        return Err(Failure::input(
+            "a part is (1, 8) to (8, 8) of eight, and a unit has at least one example",
+        ));
+    }
+    let request = wishes.request()?;
+    if request.reduction != Default::default() {
+        return Err(Failure::input("a store keeps activations of every token: means are for extract_cache"));
+    }
+    let examples = extract::examples(rows);
+    let context = wishes.context(model);
+    let interventions = extract::checked(py, model, &examples, wishes, context)?;
+    let joining = match (place.part, place.resume) {
+        (Some(_), _) => Joining::Share,
+        (None, true) => Joining::Resume,
+        (None, false) => Joining::New,
+    };
+    let signals = Signals::new();
+    let spec = spec(model, wishes);
+    let work = || {
+        let is_stopped = || (&signals).is_stopped();
+        let filling = Filling {
+            model: &model.model,
+            request: &request,
+            examples: &examples,
+            context,
+            interventions: &interventions,
+            batch_tokens: wishes.batch_tokens,
+            is_stopped: Some(&is_stopped),
+            stop: Some(signals.stopped()),
+        };
+        let whole = filling.whole()?;
+        let plan = filling.plan(&whole, spec, place.unit)?;
+        let run = match saver.begin(&place.run, &plan, story, joining).map_err(failure)? {
+            Begun::Committed(path) => return Ok(Some(path)),
+            Begun::Open(run) => run,
+        };
+        let missing = run.missing().map_err(failure)?;
+        let mine: Vec<usize> = missing.into_iter().filter(|unit| unit % parts == part).collect();
+        let tell = |done: Progress| extract::told(progress.as_ref(), done);
+        match filling.write(&whole, &run, &mine, &tell) {
+            Ok(End::Finished) => {}
+            Ok(End::Stopped) => {
+                return Err(
+                    signals.failure(Error::new(ErrorKind::Interrupted, "stopped before the last row"))
+                );
+            }
+            Err(filling::Error::Engine(error)) => return Err(error.into()),
+            Err(filling::Error::Store(error)) => return Err(failure(error)),
+        }
+        if !run.missing().map_err(failure)?.is_empty() {
+            return Ok(None);
+        }
+        run.commit(finish_values).map(Some).map_err(failure)
+    };
+    py.detach(work)
+}
+
+/// All that makes the run what it is, beside its rows.
+fn spec(model: &Model, wishes: &Wishes) -> Map<String, Value> {
+    let mut spec = wishes.spec();
+    let entries = [
+        ("model", json!(model.files.name)),
+        ("commit", json!(model.files.commit)),
+        ("dtype", json!(model.dtype())),
+        ("instructions", json!(Simd::from_env().map_or_else(|e| e, |simd| simd.to_string()))),
+    ];
+    spec.extend(entries.map(|(key, value)| (key.to_owned(), value)));
+    spec
+}

@@ -1,0 +1,68 @@
+//! Pictures of a grid.
+
+use easyroutine_view::grid::{self as view, GridCell, GridColumn, GridReport, GridRow};
+use easyroutine_view::lens::ColourDepth;
+use pyo3::prelude::*;
+
+use crate::attention::drawing;
+use crate::errors::Failure;
+
+/// A grid as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Written {
+    title: String,
+    words: Vec<String>,
+    prompts: Vec<(String, String)>,
+    meaning: [String; 2],
+    /// Labels and tokens.
+    columns: Vec<(String, Option<String>)>,
+    layers: Vec<usize>,
+    activations: Vec<Vec<String>>,
+    values: Vec<Vec<f64>>,
+    unchanged: f64,
+}
+
+/// The grid in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`, which is `width` columns wide.
+pub(crate) fn draw(grid: Written, format: &str, width: usize, colour: bool) -> Result<Vec<u8>, Failure> {
+    let report = grid.report()?;
+    let colour = if colour { ColourDepth::True } else { ColourDepth::None };
+    Ok(match format {
+        "html" => view::html(&report).into_bytes(),
+        "svg" => view::svg(&report).into_bytes(),
+        "png" => view::png(&report, 2.0).map_err(drawing)?,
+        "csv" => view::csv(&report).into_bytes(),
+        "markdown" => view::markdown(&report).into_bytes(),
+        "terminal" => view::terminal(&report, width, colour).into_bytes(),
+        other => return Err(Failure::input(format!("a grid is not drawn as {other}"))),
+    })
+}
+
+impl Written {
+    fn report(self) -> Result<GridReport, Failure> {
+        let (n_rows, n_columns) = (self.layers.len(), self.columns.len());
+        let fits = |rows: &[usize]| rows.len() == n_rows && rows.iter().all(|n| *n == n_columns);
+        let names: Vec<usize> = self.activations.iter().map(Vec::len).collect();
+        let values: Vec<usize> = self.values.iter().map(Vec::len).collect();
+        if !fits(&names) || !fits(&values) || n_rows * n_columns == 0 {
+            return Err(Failure::input(format!(
+                "a grid of {n_rows} layers by {n_columns} columns has as many values"
+            )));
+        }
+        let unchanged = self.unchanged;
+        let cell = |(value, activation)| GridCell { activation, value, effect: value - unchanged };
+        let row = |((layer, values), names): ((usize, Vec<f64>), Vec<String>)| GridRow {
+            label: format!("layer {layer}"),
+            cells: values.into_iter().zip(names).map(cell).collect(),
+        };
+        let columns = self.columns.into_iter().map(|(label, token)| GridColumn { label, token });
+        Ok(GridReport {
+            title: self.title,
+            lines: self.words,
+            prompts: self.prompts,
+            meaning: self.meaning,
+            columns: columns.collect(),
+            rows: self.layers.into_iter().zip(self.values).zip(self.activations).map(row).collect(),
+        })
+    }
+}
