@@ -92,5 +92,7 @@ STORE_BENCH ?= .cache
 bench:
 	cargo bench --locked --package easyroutine-kernels
 	bench/run.sh
+	.cache/bench/venv/bin/pip install --quiet --disable-pip-version-check ./python
+	.cache/bench/venv/bin/python bench/python_layer.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/forward
 	cargo build --release --locked --package easyroutine-store --example figures
 	.cache/bench/venv/bin/python bench/store.py "$(STORE_BENCH)"
