@@ -33,7 +33,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("model", &["arch", "batch", "error", "names", "tap", "weights"]),
     ("cache", &["batch", "error", "positions", "tap"]),
     ("prompts", &["error"]),
-    ("extract", &["arch", "batch", "cache", "error", "model", "positions", "request", "tap"]),
+    ("extract", &["arch", "batch", "cache", "error", "generate", "model", "positions", "request", "tap"]),
     ("extraction", &["cache", "error", "positions", "request"]),
     ("edit", &["arch", "error", "positions", "tap"]),
     ("patching", &["batch", "cache", "edit", "error", "model", "positions", "tap"]),
