@@ -88,6 +88,7 @@ impl Report {
             tracked: tracked.map(|id| TrackedToken { id, text: tokenizer.token_text(id).to_string() }),
             max_context: Some(arch.context),
             interventions: changes,
+            tuned: None,
         };
         Ok(Report { report: reports::lens(&model.subject(&tokenizer, &row.0), settings, &survey) })
     }

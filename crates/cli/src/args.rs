@@ -199,6 +199,9 @@ pub(crate) struct Lens {
     /// What is read: resid_out, resid_in, resid_mid, attn_out, attn_raw, mlp_out, head_out.
     #[arg(long, default_value = "resid_out", value_name = "SITE")]
     pub(crate) component: String,
+    /// Read each layer through its translator of a tuned lens: a folder of the tuned-lens package.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tuned: Option<PathBuf>,
     /// How many tokens are listed for each cell.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) k: u32,

@@ -91,6 +91,16 @@ fn the_lens_table_is_as_expected_on_every_path_of_the_arithmetic() {
 }
 
 #[test]
+fn the_table_of_a_tuned_lens_is_as_expected_on_every_path_of_the_arithmetic() {
+    let tuned = common::fixtures().join("torch/tuned_lens");
+    for simd in simd_paths() {
+        let model = tiny("llama");
+        let args = ["lens", PROMPT, "-m", &model, "--tuned", tuned.to_str().unwrap(), "--format", "table"];
+        is_as_expected("lens_tuned.txt", &printed(&args, &simd));
+    }
+}
+
+#[test]
 fn the_next_tokens_are_as_expected_on_every_path_of_the_arithmetic() {
     for simd in simd_paths() {
         let table = printed(&["run", PROMPT, "-m", &tiny("llama"), "-k", "5"], &simd);

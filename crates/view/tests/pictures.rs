@@ -281,6 +281,7 @@ prop_compose! {
                 component, norm: Norm::Cached, k: 2, bos: true, positions: None, layers: None,
                 tracked: tracked.then_some(TrackedToken { id: 0, text: name }), max_context: None,
                 interventions: Vec::new(),
+                tuned: None,
             },
             tokens,
             layers,

@@ -1,11 +1,12 @@
 //! `lens`: what each layer would predict next, at every token.
 
-use easyroutine::Batch;
-use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey_under};
+use easyroutine::lens::{Component, LensNorm, LogitLens, SurveyOptions, survey_through};
 use easyroutine::positions::{self, Context, Specifier};
 use easyroutine::tokens::Tokenizer;
+use easyroutine::{Batch, ErrorKind, Model};
 use easyroutine_view::lens::{
     self as view, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions, TrackedToken,
+    TunedLens,
 };
 
 use crate::args::{Args, Format, Lens, MetricArg, NormArg};
@@ -23,6 +24,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let tokenizer = session::tokenizer(&session.files)?;
     let arch = session.model.arch();
     let prompt = lens.prompt.read(&tokenizer, arch.context)?;
+    let through = through(lens, &session.model)?;
     let tracked = lens.track.as_deref().map(|text| tracked(text, &tokenizer, arch.vocabulary)).transpose()?;
     let options = SurveyOptions {
         component,
@@ -38,7 +40,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
-    let survey = survey_under(&session.model, &batch, &options, edits)?;
+    let survey = survey_through(&through, &session.model, &batch, &options, edits)?;
     output::warn_of_nan(survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan()));
     let settings = LensSettings {
         component: lens.component.clone(),
@@ -54,6 +56,11 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
         tracked,
         max_context: Some(arch.context),
         interventions: lens.changes.intervene.clone(),
+        tuned: through.tuned().map(|lens| TunedLens {
+            name: lens.name.clone(),
+            base_model: lens.base_model.clone(),
+            base_revision: lens.base_revision.clone(),
+        }),
     };
     let report = reports::lens(&session.subject(&tokenizer, &prompt), settings, &survey);
     let metric = metric(lens.metric, &report)?;
@@ -61,6 +68,21 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let drawn = targets.iter().map(|target| drawn(args, lens, target, metric, &report));
     let drawn = drawn.collect::<Result<Vec<_>, _>>()?;
     targets.iter().zip(&drawn).try_for_each(|(target, content)| output::write(target, content))
+}
+
+/// The lens: the model's own final norm and unembedding, or behind a tuned lens.
+fn through(lens: &Lens, model: &Model) -> Result<LogitLens, Failure> {
+    let Some(folder) = &lens.tuned else { return Ok(LogitLens::from_model(model)) };
+    LogitLens::from_tuned_lens(folder, model).map_err(|error| {
+        let failure = match error.kind() {
+            // The status of a model that is not there would say the wrong thing.
+            ErrorKind::NotFound => Failure::failed(error.to_string()).hint(
+                "a tuned lens is a folder that the tuned-lens package saved: config.json and params.pt",
+            ),
+            _ => error.into(),
+        };
+        failure.at("--tuned")
+    })
 }
 
 pub(super) fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {

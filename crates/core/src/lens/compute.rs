@@ -77,7 +77,7 @@ impl LogitLens {
         cache: &ActivationCache,
         options: &LensOptions,
     ) -> Result<Kept> {
-        let role = Role::of(point.site()).ok_or_else(|| {
+        let role = self.role(point.site()).ok_or_else(|| {
             Error::input(format!(
                 "`{point}` is not written in the residual stream's basis, so no lens reads it"
             ))
@@ -85,10 +85,7 @@ impl LogitLens {
         let d_model = kept.row_shapes.first().and_then(|s| s.last()).copied().unwrap_or(0);
         let lengths: Vec<usize> = kept.row_shapes.iter().map(|s| s[0]).collect();
         let vectors = Rows::dense(kept.values(), lengths.iter().sum(), d_model);
-        let translated = match &self.translators {
-            Some(translators) => Some(translators.translate(&self.cpu, point, vectors)?),
-            None => None,
-        };
+        let translated = self.translated(point, vectors)?;
         let vectors = translated.as_ref().map_or(vectors, |buffer| buffer.rows());
         let statistic = |name: &str| cache.get(&format!("last_layernorm.{name}")).map(Kept::values);
         let cached = match (statistic("mean"), statistic("variance"), statistic("second_moment")) {

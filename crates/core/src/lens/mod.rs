@@ -16,7 +16,8 @@ pub use compute::{LensOptions, LensValue};
 pub use directions::{Direction, Metric};
 pub use norm::{CachedStatistics, LensNorm, Role};
 pub use reading::{Reading, Target};
-pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey, survey_under};
+pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey, survey_through, survey_under};
+pub use tuned::TunedLens;
 
 /// Final norm and unembedding of a model, applied to its activations.
 #[derive(Debug, Clone)]

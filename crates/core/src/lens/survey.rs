@@ -99,11 +99,26 @@ pub fn survey_under(
     options: &SurveyOptions,
     first: impl Tap,
 ) -> Result<Survey> {
+    survey_through(&LogitLens::from_model(model), model, batch, options, first)
+}
+
+/// The same through a lens of the model that may be a tuned one.
+///
+/// # Errors
+/// As [`survey_under`], and a component that no translator of the lens was trained for.
+pub fn survey_through(
+    lens: &LogitLens,
+    model: &Model,
+    batch: &Batch,
+    options: &SurveyOptions,
+    first: impl Tap,
+) -> Result<Survey> {
     if batch.n_rows() != 1 {
         return Err(Error::input("a lens is drawn of one prompt at a time"));
     }
     check(model, batch, options)?;
     let points = points(model, options)?;
+    points.iter().try_for_each(|point| lens.check(*point))?;
     let last = model.arch().layers.len() - 1;
     let final_stream = Point::layer_of(Site::ResidOut, last);
     let mut wanted: BTreeSet<Point> = points.iter().copied().collect();
@@ -118,7 +133,6 @@ pub fn survey_under(
     model.forward(batch, &mut taps)?;
     let cache = taps.1.finish(batch);
 
-    let lens = LogitLens::from_model(model);
     let (n, d_model) = (options.positions.len(), model.arch().d_model);
     let vectors = |point: Point| -> Result<Rows<'_>> {
         let kept = cache
@@ -144,14 +158,17 @@ pub fn survey_under(
     let mut final_top = Vec::new();
     // Streams and parts differ in whether the unembedding's bias is added; each kind is one sweep.
     for role in [Role::Part, Role::Stream] {
-        let of_role: Vec<&Point> = points.iter().filter(|p| Role::of(p.site()) == Some(role)).collect();
+        let of_role: Vec<&Point> = points.iter().filter(|p| lens.role(p.site()) == Some(role)).collect();
         if of_role.is_empty() {
             continue;
         }
         let mut all = Buffer::default();
         all.resize(of_role.len() * n, d_model);
         for (source, point) in of_role.iter().enumerate() {
-            let normed = lens.normed(vectors(**point)?, role, options.norm, cached)?;
+            let vectors = vectors(**point)?;
+            let translated = lens.translated(**point, vectors)?;
+            let read = translated.as_ref().map_or(vectors, |buffer| buffer.rows());
+            let normed = lens.normed(read, role, options.norm, cached)?;
             for p in 0..n {
                 all.rows_mut().row_mut(source * n + p).copy_from_slice(normed.rows().row(p));
             }

@@ -11,7 +11,7 @@ use easyroutine_files::{MappedFile, StoredTensor};
 use easyroutine_kernels::{Cpu, Dtype, PackedMatrix, Rows};
 use easyroutine_sites::{Point, Site};
 
-use super::{LogitLens, copied};
+use super::{LogitLens, Role, copied};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Buffer, Model};
 use crate::weights::Projection;
@@ -21,6 +21,18 @@ use crate::weights::Projection;
 pub(super) struct Translators {
     /// W and b of the stream that enters each layer.
     layers: Vec<Projection>,
+    trained: TunedLens,
+}
+
+/// Which tuned lens it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunedLens {
+    /// The name of its folder.
+    pub name: String,
+    /// The model that it says it was trained on.
+    pub base_model: Option<String>,
+    /// The revision of that model.
+    pub base_revision: Option<String>,
 }
 
 impl LogitLens {
@@ -33,7 +45,13 @@ impl LogitLens {
         let folder = folder.as_ref();
         let d_model = model.arch().d_model;
         let n_layers = model.arch().layers.len();
-        check_config(&folder.join("config.json"), d_model, n_layers)?;
+        let config = read_config(&folder.join("config.json"), d_model, n_layers)?;
+        let text = |key: &str| config.get(key).and_then(|value| value.as_str()).map(str::to_owned);
+        let trained = TunedLens {
+            name: name(folder),
+            base_model: text("base_model_name_or_path"),
+            base_revision: text("base_model_revision"),
+        };
         let file = folder.join("params.pt");
         let map = MappedFile::open(&file)?;
         let place = |e: Error| e.at(file.display());
@@ -41,31 +59,61 @@ impl LogitLens {
         let lens = LogitLens::from_model(model);
         let layer = |number: usize| translator(&lens.cpu, &params, number, d_model).map_err(place);
         let layers = (0..n_layers).map(layer).collect::<Result<_>>()?;
-        Ok(LogitLens { translators: Some(Arc::new(Translators { layers })), ..lens })
+        Ok(LogitLens { translators: Some(Arc::new(Translators { layers, trained })), ..lens })
     }
-}
 
-impl Translators {
-    /// Streams as the final norm is to read them.
+    /// Which tuned lens it is, if it is one.
+    pub fn tuned(&self) -> Option<&TunedLens> {
+        self.translators.as_ref().map(|translators| &translators.trained)
+    }
+
+    /// What a vector is to this lens: behind a translator everything is a stream.
+    pub(super) fn role(&self, site: Site) -> Option<Role> {
+        let role = Role::of(site);
+        if self.translators.is_some() { role.and(Some(Role::Stream)) } else { role }
+    }
+
+    /// Refuses a point that no translator was trained for, in a tuned lens.
+    pub(super) fn check(&self, point: Point) -> Result<()> {
+        if self.translators.is_some() { entered(point).map(drop) } else { Ok(()) }
+    }
+
+    /// Vectors as the final norm is to read them; `None` where they stay as they are.
     ///
     /// # Shapes
     /// `vectors`: N by D; result: N by D.
     ///
     /// # Errors
     /// A point that no translator was trained for.
-    pub(super) fn translate(&self, cpu: &Cpu, point: Point, vectors: Rows<'_>) -> Result<Buffer> {
+    pub(super) fn translated(&self, point: Point, vectors: Rows<'_>) -> Result<Option<Buffer>> {
+        self.translators.as_ref().map(|t| t.translate(&self.cpu, point, vectors)).transpose()
+    }
+}
+
+/// The layer whose translator reads a point; the number of layers for the last stream.
+fn entered(point: Point) -> Result<usize> {
+    match (point.site().canonical(), point.layer()) {
+        (Site::InputEmbeddings, _) => Ok(0),
+        (Site::ResidIn, Some(layer)) => Ok(layer),
+        // What leaves a layer enters the next.
+        (Site::ResidOut, Some(layer)) => Ok(layer + 1),
+        _ => Err(Error::input(format!("a tuned lens has no translator for `{point}`"))
+            .hint("it reads `input_embeddings`, `resid_in_{layer}` and `resid_out_{layer}`")),
+    }
+}
+
+/// The last name of a folder as it was given, or what `.` and `..` stand for.
+fn name(folder: &Path) -> String {
+    let whole = || folder.canonicalize().ok().and_then(|whole| Some(whole.file_name()?.to_owned()));
+    let name = folder.file_name().map(ToOwned::to_owned).or_else(whole);
+    name.map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+impl Translators {
+    fn translate(&self, cpu: &Cpu, point: Point, vectors: Rows<'_>) -> Result<Buffer> {
         let mut out = copied(vectors);
-        let entered = match (point.site(), point.layer()) {
-            (Site::ResidIn, Some(layer)) => layer,
-            // What leaves a layer enters the next.
-            (Site::ResidOut, Some(layer)) => layer + 1,
-            _ => {
-                return Err(Error::input(format!("a tuned lens has no translator for `{point}`"))
-                    .hint("it reads `resid_in_{layer}` and `resid_out_{layer}`"));
-            }
-        };
         // The last stream is what the final norm reads anyway.
-        let Some(translator) = self.layers.get(entered) else { return Ok(out) };
+        let Some(translator) = self.layers.get(entered(point)?) else { return Ok(out) };
         let mut added = Buffer::default();
         added.resize(vectors.n_rows(), vectors.n_columns());
         translator.apply(cpu, vectors, added.rows_mut());
@@ -77,8 +125,8 @@ impl Translators {
     }
 }
 
-/// What `config.json` of a tuned lens says must fit the model.
-fn check_config(file: &Path, d_model: usize, n_layers: usize) -> Result<()> {
+/// `config.json` of a tuned lens, which must fit the model.
+fn read_config(file: &Path, d_model: usize, n_layers: usize) -> Result<serde_json::Value> {
     let place = |e: Error| e.at(file.display());
     let text = std::fs::read(file).map_err(|e| {
         let kind = if e.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -98,7 +146,7 @@ fn check_config(file: &Path, d_model: usize, n_layers: usize) -> Result<()> {
             return wrong(format!("`{key}` is {shown}, but the model's is {ours}: a lens fits one model"));
         }
     }
-    Ok(())
+    Ok(config)
 }
 
 /// W and b of one layer.

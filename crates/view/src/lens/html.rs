@@ -28,7 +28,7 @@ const STRIDES: [(usize, &str); 5] =
 #[must_use]
 pub fn html(report: &LensReport) -> String {
     let grid = Grid::new(report);
-    let title = escape(&format!("Logit lens · {}", printable(&report.model.name)));
+    let title = escape(&format!("{} · {}", words::title(report), printable(&report.model.name)));
     let lines = words::lines(report);
     let (script, style) = (lean(SCRIPT), lean(STYLE));
     let mut strides = String::new();
@@ -115,6 +115,7 @@ fn data(report: &LensReport, grid: &Grid<'_>, lines: &[String]) -> Json {
     }
     json!({
         "report": rest,
+        "title": words::title(report),
         "lines": lines,
         "header": HEADER.join(","),
         "positions": grid.columns.iter().map(|c| c.position).collect::<Vec<_>>(),

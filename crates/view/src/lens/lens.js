@@ -317,7 +317,7 @@
     const style = getComputedStyle(document.documentElement);
     const shade = (name) => style.getPropertyValue(name).trim();
     const around = $("lens").getBoundingClientRect();
-    const lines = ["Logit lens", ...data.lines, `Colour: ${metrics[state.metric].words}. Frame: same token as the model predicts. *: the model's top token is the actual next one.`];
+    const lines = [data.title, ...data.lines, `Colour: ${metrics[state.metric].words}. Frame: same token as the model predicts. *: the model's top token is the actual next one.`];
     const top = 24 + lines.length * 17, ramp = 20;
     const width = Math.ceil(Math.max(around.width + 32, 16 + 7.3 * Math.max(...lines.map((l) => l.length)))), height = Math.ceil(top + ramp + 26 + around.height + 16);
     const svg = draw("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}`, "font-family": "DejaVu Sans Mono, Menlo, Consolas, monospace", "font-size": 12 });

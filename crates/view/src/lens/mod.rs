@@ -20,7 +20,7 @@ pub use metric::Metric;
 pub use picture::{PictureOptions, png, svg};
 pub use report::{
     Candidate, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings, ModelCard, Norm, SCHEMA, Schema,
-    Token, TrackedToken,
+    Token, TrackedToken, TunedLens,
 };
 pub use tables::{csv, json, markdown, tsv};
 pub use terminal::{ColourDepth, TerminalOptions, terminal};

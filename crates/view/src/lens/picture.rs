@@ -125,7 +125,8 @@ impl Picture<'_> {
     fn start(&self, height: f64) -> String {
         let c = self.colours;
         let (width, height) = (number(self.width.ceil()), number(height.ceil()));
-        let title = escape(&format!("Logit lens, {}", crate::text::printable(&self.report.model.name)));
+        let name = crate::text::printable(&self.report.model.name);
+        let title = escape(&format!("{}, {name}", words::title(self.report)));
         let words = escape(&self.metric.words(self.report));
         format!(
             concat!(
@@ -156,7 +157,7 @@ impl Picture<'_> {
 
     /// Title and what the picture stands for. Returns the y below.
     fn head(&mut self) -> f64 {
-        self.svg.text(MARGIN, MARGIN + 16.0, "h", "Logit lens");
+        self.svg.text(MARGIN, MARGIN + 16.0, "h", words::title(self.report));
         let mut y = MARGIN + 38.0;
         // Proportional text: 0.58 of the size is a little more than DejaVu Sans takes on average.
         let room = ((self.width - 2.0 * MARGIN) / (12.0 * 0.58)) as usize;

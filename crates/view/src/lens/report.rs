@@ -82,6 +82,22 @@ pub struct LensSettings {
     /// What was changed while the model ran, as it was written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interventions: Vec<String>,
+    /// The tuned lens that layers were read through; none in a logit lens.
+    #[serde(default)]
+    pub tuned: Option<TunedLens>,
+}
+
+/// Which tuned lens it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunedLens {
+    /// The name of its folder.
+    pub name: String,
+    /// The model that it says it was trained on.
+    #[serde(default)]
+    pub base_model: Option<String>,
+    /// The revision of that model.
+    #[serde(default)]
+    pub base_revision: Option<String>,
 }
 
 /// What stands between a vector and the unembedding.

@@ -1,6 +1,6 @@
 //! What every picture states in words: the model, what a row is, how it was read.
 
-use super::report::{LensReport, ModelCard, Norm};
+use super::report::{LensReport, ModelCard, Norm, TunedLens};
 use crate::text::printable;
 
 /// What stands above every picture.
@@ -14,6 +14,11 @@ pub(crate) fn lines(report: &LensReport) -> Vec<String> {
 pub(crate) fn changes(interventions: &[String]) -> Option<String> {
     let shown: Vec<String> = interventions.iter().map(|one| printable(one)).collect();
     (!shown.is_empty()).then(|| format!("changed: {}", shown.join(" · ")))
+}
+
+/// What kind of lens it is.
+pub(crate) fn title(report: &LensReport) -> &'static str {
+    if report.settings.tuned.is_some() { "Tuned lens" } else { "Logit lens" }
 }
 
 /// The model in one line.
@@ -53,7 +58,20 @@ pub(crate) fn reading(report: &LensReport) -> String {
         Norm::Cached => "final norm with the final layer's statistics",
         Norm::None => "no final norm",
     };
-    format!("{norm}, then unembedding · {} · {}", tokens(report), bos(report))
+    let first = report.settings.tuned.as_ref().map_or_else(String::new, |lens| tuned(lens) + ", then ");
+    format!("{first}{norm}, then unembedding · {} · {}", tokens(report), bos(report))
+}
+
+fn tuned(lens: &TunedLens) -> String {
+    let mut text = format!("translators of the tuned lens {}", printable(&lens.name));
+    if let Some(base) = &lens.base_model {
+        text += &format!(" (trained on {}", printable(base));
+        if let Some(revision) = &lens.base_revision {
+            text += &format!(" at {}", printable(revision));
+        }
+        text.push(')');
+    }
+    text
 }
 
 /// How many tokens there are, and are shown.
