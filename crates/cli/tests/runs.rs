@@ -256,3 +256,25 @@ fn a_file_size_limit_leaves_nothing_half_visible() {
     assert_eq!(runs(&base, &["ls"]), json!({"schema": "easyroutine.runs/1", "runs": [], "problems": []}));
     assert!(!extract(&base, &[]).is_empty());
 }
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_run_becomes_a_table_or_says_which_tensors_would() {
+    let base = store();
+    let table = base.path().join("a.parquet");
+    let table = table.to_str().unwrap();
+    let export =
+        |keys: &[&'static str]| [&["runs", "-b", path(&base), "export", "-1"], keys, &["-o", table]].concat();
+    let refused = fails(2, &export(&[]));
+    assert!(refused.contains("`pattern_L0H1` has squares of different size"), "{refused}");
+    assert!(
+        refused.contains("hint: name those that fit, resid_out_0 resid_out_1 resid_out_2 …"),
+        "{refused}"
+    );
+    assert!(!Path::new(table).exists());
+    succeeds(&export(&["resid_out_0", "resid_out_1", "logits"]));
+    let bytes = std::fs::read(table).unwrap();
+    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(["position", "resid_out_1", "easyroutine.parquet/1"].iter().all(|name| text.contains(name)));
+}

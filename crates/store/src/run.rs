@@ -165,6 +165,13 @@ impl Run {
         })
     }
 
+    /// Where each example of a ragged tensor begins, and the end. Its numbers are not read.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn offsets(&self, name: &str) -> Result<Vec<i64>> {
+        let parts: Vec<(usize, &Part)> = self.manifest.parts(name).collect();
+        Ok(self.cut_ragged(name, &parts, None)?.offsets)
+    }
+
     pub(crate) fn source(&self, number: usize) -> Result<Arc<dyn Source>> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = sources.get(&number) {

@@ -73,7 +73,7 @@ pub(crate) enum RunsCommand {
         #[arg(value_name = "FOLDER")]
         from: PathBuf,
     },
-    /// Tensors of a run to a safetensors file (-o FILE.safetensors), or one to -o FILE.npy.
+    /// Tensors of a run to a safetensors file (-o FILE.safetensors), a table (-o FILE.parquet), or one to -o FILE.npy.
     Export(Export),
 }
 

@@ -28,8 +28,23 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), 
             };
             output::replace(file, |at| export::npy(tensor, &mut BufWriter::new(File::create(at)?)))
         }
-        _ => Err(Failure::usage(format!("{}: export writes .safetensors and .npy", file.display()))),
+        "parquet" => write_parquet(file, &run, &asked.keys),
+        _ => {
+            Err(Failure::usage(format!("{}: export writes .safetensors, .npy and .parquet", file.display())))
+        }
     }
+}
+
+#[cfg(feature = "parquet")]
+fn write_parquet(file: &Path, run: &Run, keys: &[String]) -> Result<(), Failure> {
+    let table = export::parquet::Table::new(run, keys)?;
+    output::replace(file, |at| table.write(BufWriter::new(File::create(at)?)))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn write_parquet(file: &Path, _run: &Run, _keys: &[String]) -> Result<(), Failure> {
+    Err(Failure::usage(format!("{}: this program was built without Parquet", file.display()))
+        .hint("build it with the feature `parquet`"))
 }
 
 fn tensors(run: &Run, keys: &[String]) -> Result<Vec<(String, Loaded)>, Failure> {

@@ -1,5 +1,10 @@
 //! Tensors for other programs.
 
+#[cfg(feature = "parquet")]
+pub mod parquet;
+#[cfg(feature = "parquet")]
+mod places;
+
 use std::io::{self, Write};
 
 use serde_json::{Map, json};

@@ -1,0 +1,46 @@
+//! Which tokens of their prompts the rows of a run are, as its values say.
+
+use serde_json::{Map, Value};
+
+/// `mapping_index` and `token_dict`: for each specifier its columns, and the tokens that these are.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    columns: &'a Map<String, Value>,
+    tokens: &'a Map<String, Value>,
+}
+
+impl<'a> Places<'a> {
+    /// `None` where the values do not say it: other data, or averages, which are no tokens.
+    pub(super) fn new(values: &'a Map<String, Value>) -> Option<Self> {
+        let map = |key: &str| values.get(key).and_then(Value::as_object);
+        let (columns, tokens) = (map("mapping_index")?, map("token_dict")?);
+        let is_averaged = columns.get("info").is_some_and(|info| info == "avg");
+        (!is_averaged).then_some(Places { columns, tokens })
+    }
+
+    /// The token that each column of an example is.
+    pub(super) fn of(&self, example: usize, n_examples: usize, n_columns: usize) -> Vec<Option<i64>> {
+        let mut found = vec![None; n_columns];
+        for (specifier, columns) in self.columns {
+            let columns = of_example(columns, example, true);
+            let tokens = self.tokens.get(specifier).map(|t| of_example(t, example, n_examples == 1));
+            for (column, token) in columns.iter().zip(tokens.into_iter().flatten()) {
+                let place = column.as_u64().and_then(|column| found.get_mut(usize::try_from(column).ok()?));
+                if let (Some(place), Some(token)) = (place, token.as_i64()) {
+                    *place = Some(token);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The list of an example: one of a list of lists, or, where `is_for_all`, the one that there is.
+fn of_example(lists: &Value, example: usize, is_for_all: bool) -> &[Value] {
+    let all = lists.as_array().map_or(&[][..], Vec::as_slice);
+    match all.first() {
+        Some(Value::Array(_)) => all.get(example).and_then(Value::as_array).map_or(&[], Vec::as_slice),
+        Some(_) if is_for_all => all,
+        _ => &[],
+    }
+}
