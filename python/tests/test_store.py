@@ -82,6 +82,37 @@ def test_arrays_of_numpy_come_back(saver: ActivationSaver) -> None:
     assert found["one"] == 2 or found["one"].item() == 2
 
 
+@pytest.mark.parametrize("rows", [[[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4]]])
+def test_every_shard_is_read_by_the_format_s_own_package(
+    llama: HookedModel, saver: ActivationSaver, rows: list[list[int]]
+) -> None:
+    numpy = pytest.importorskip("numpy")
+    safetensors = pytest.importorskip("safetensors")
+    cache = llama.forward(rows, target_token_positions=["all"], extraction_config=CONFIG)
+    folder = Path(saved(saver, cache, model=llama, target_token_positions=["all"]))
+    manifest = json.loads((folder / "metadata.json").read_text())["_store"]["manifest"]["inline"]
+    kinds = {entry["name"]: entry["kind"] for entry in manifest["tensors"]}
+    found: dict[str, Any] = {}
+    for shard in sorted((folder / "data").iterdir()):
+        with safetensors.safe_open(shard, framework="np") as opened:
+            found.update({name: opened.get_tensor(name) for name in opened.keys()})
+        # The lower face of the package, which checks a header more strictly than it has to for reading.
+        assert {name for name, _ in safetensors.deserialize(shard.read_bytes())} <= found.keys()
+    offsets = {name for name in found if name.endswith(".offsets")}
+    assert found.keys() - offsets == kinds.keys() and "resid_out_2" in kinds and "pattern_L0H1" in kinds
+    for name, kind in kinds.items():
+        value = cache["last_layernorm"][name.split(".")[1]] if name.startswith("last_layernorm.") else cache[name]
+        if kind in ("dense", "object"):
+            assert numpy.array_equal(found[name], numpy.asarray(value)), name
+            continue
+        ends = found[f"{name}.offsets"]
+        assert len(ends) == len(rows) + 1
+        for number, row in enumerate(value):
+            part = found[name][ends[number] : ends[number + 1]]
+            assert numpy.array_equal(part.reshape(numpy.asarray(row).shape), numpy.asarray(row)), name
+    assert bool(offsets) == (len(rows[0]) != len(rows[1]))
+
+
 @pytest.mark.torch
 def test_tensors_of_torch_come_back(saver: ActivationSaver, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
