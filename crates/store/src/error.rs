@@ -64,8 +64,17 @@ impl Error {
             _ => ErrorKind::Io,
         };
         let mut error = Error::new(kind, format!("{path}: cannot {action}: {source}"));
+        let hint = match source.kind() {
+            io::ErrorKind::StorageFull => Some("the disk is full: make room, then say it again"),
+            io::ErrorKind::QuotaExceeded => Some("the quota is used up: make room, then say it again"),
+            io::ErrorKind::FileTooLarge => Some("a limit on the size of files stands against it: ulimit -f"),
+            _ => None,
+        };
         error.0.source = Some(source);
-        error
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 
     /// Adds what the user can do about it.
