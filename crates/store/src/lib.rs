@@ -31,7 +31,7 @@ mod tensor;
 mod value;
 mod verify;
 
-pub use backend::Durability;
+pub use backend::{Durability, is_url};
 pub use condition::{Comparison, Condition, Path};
 pub use edit::Edit;
 pub use error::{Error, ErrorKind, Result};

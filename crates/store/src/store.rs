@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::backend::{Backend, Durability, Local};
+use crate::backend::{self, Backend, Durability, Local};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Entry, EntryKind, FileSystem, OsFiles};
 use crate::metadata::{Metadata, VERSION};
@@ -15,6 +15,8 @@ use crate::read;
 
 /// The variable that names the folder of a store.
 pub const BASE_VARIABLE: &str = "ACTIVATION_BASE_DIR";
+
+const MADE: &str = "a store is made by the first run that is saved to it";
 
 /// A place for runs: `BASE/experiment/model/time/`.
 #[derive(Debug, Clone)]
@@ -60,29 +62,44 @@ impl Scan {
 }
 
 impl Store {
-    /// A store that is there.
+    /// A store that is there: in a folder, or, with the feature `cloud`, at `s3://bucket/prefix`, `gs://…` or `az://…`.
     ///
     /// # Errors
-    /// No such folder, or a store of a newer version.
+    /// No such folder or store, a bucket that can't be reached, or a store of a newer version.
     pub fn open(base: impl AsRef<Path>) -> Result<Self> {
         let base = base.as_ref();
+        if let Some(url) = backend::url(base) {
+            let store = Store::over(backend::connect(url)?)?;
+            // A prefix is not made: without this a slip in its name would be a store without runs.
+            return match store.backend.entry(&format!("{INTERNAL}/store.json")) {
+                Ok(_) => Ok(store),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    Err(Error::new(ErrorKind::NotFound, format!("{url}: there is no store")).hint(MADE))
+                }
+                Err(error) => Err(error),
+            };
+        }
         let files = OsFiles::open(base).map_err(|e| {
             let error = Error::io("open the store", base.display(), e);
-            if error.kind() == ErrorKind::NotFound {
-                error.hint("a store is made by the first run that is saved to it")
-            } else {
-                error
-            }
+            if error.kind() == ErrorKind::NotFound { error.hint(MADE) } else { error }
         })?;
         Store::on(Arc::new(files))
     }
 
-    /// A store in a folder, which is made where it is not there.
+    /// The same, made where it is not there; a bucket must be.
     ///
     /// # Errors
-    /// The folder can't be made, or holds a store of a newer version.
+    /// It can't be made, or is a store of a newer version.
     pub fn create(base: impl AsRef<Path>) -> Result<Self> {
         let base = base.as_ref();
+        if let Some(url) = backend::url(base) {
+            let missing = |e: Error| match e.kind() {
+                ErrorKind::NotFound => e.hint("the bucket must be there already"),
+                _ => e,
+            };
+            let store = Store::over(backend::connect(url)?)?.made().map_err(missing)?;
+            return store.replaces_nothing().map_err(|e| e.at(url)).map(|()| store);
+        }
         let files = OsFiles::create(base).map_err(|e| Error::io("make the store", base.display(), e))?;
         Store::on(Arc::new(files))?.made()
     }
@@ -93,6 +110,15 @@ impl Store {
     /// A store of a newer version.
     pub fn on(files: Arc<dyn FileSystem>) -> Result<Self> {
         Store::over(Arc::new(Local::new(files)))
+    }
+
+    /// A store on the object storage that memory is: it ends with the process, for tests of what goes to buckets.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    #[cfg(feature = "cloud")]
+    pub fn in_memory() -> Result<Self> {
+        Store::over(Arc::new(backend::Cloud::in_memory()?))
     }
 
     pub(crate) fn over(backend: Arc<dyn Backend>) -> Result<Self> {
@@ -189,9 +215,7 @@ impl Store {
             Err(error) => return scan.problems.push(Problem { path: folder.to_owned(), error }),
         };
         let entries: Vec<Entry> = entries.into_iter().filter(|entry| !entry.name.starts_with('.')).collect();
-        // Reading a record is mostly waiting for the system and making small values: both go side by side.
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-        let share = entries.len().div_ceil(threads).max(64);
+        let share = entries.len().div_ceil(self.backend.readers(entries.len())).max(1);
         let read = |entries: &[Entry]| {
             let mut scan = Scan::default();
             entries.iter().for_each(|entry| self.scan_entry(folder, entry, &mut scan));
@@ -262,6 +286,19 @@ impl Store {
             // Two processes may make the store at once.
             Err(error) if error.kind() != ErrorKind::Exists => Err(error),
             _ => Ok(self),
+        }
+    }
+
+    /// Refuses storage that takes no notice of the condition of a put: all that runs are promised hangs on it.
+    fn replaces_nothing(&self) -> Result<()> {
+        let path = format!("{INTERNAL}/conditions");
+        let there_is_fine = |e: Error| if e.kind() == ErrorKind::Exists { Ok(()) } else { Err(e) };
+        self.backend.put_new(&path, b"kept\n").or_else(there_is_fine)?;
+        match self.backend.put_new(&path, b"ignored\n") {
+            Err(error) if error.kind() == ErrorKind::Exists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => Err(Error::new(ErrorKind::Unsupported, "replaces objects although it is told not to")
+                .hint("the storage must keep to `If-None-Match: *`, as S3 does")),
         }
     }
 

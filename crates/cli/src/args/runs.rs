@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 /// `runs`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Runs {
-    /// The folder of the store; else what ACTIVATION_BASE_DIR says in a .env file.
+    /// The folder of the store, or s3://BUCKET/PREFIX, gs://…, az://…; else what ACTIVATION_BASE_DIR says in a .env file.
     #[arg(short, long, global = true, value_name = "BASE", env = "ACTIVATION_BASE_DIR")]
     pub(crate) base: Option<PathBuf>,
     /// Look in one experiment only.

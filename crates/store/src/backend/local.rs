@@ -260,12 +260,8 @@ impl Backend for Local {
         let path = format!("{INTERNAL}/clock");
         let mut held = self.files.lock(&path).map_err(self.said("lock", &path))?;
         let content = held.read().map_err(self.said("read", &path))?;
-        // A torn or foreign content counts as none: the time of day goes on from there.
-        let last =
-            std::str::from_utf8(&content).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-        let next =
-            last.filter(|last| *last < crate::clock::LAST_TICK).map_or(least, |last| least.max(last + 1));
-        held.write(format!("{next:016x}\n").as_bytes()).map_err(self.said("write", &path))?;
+        let next = super::next_tick(&content, least);
+        held.write(super::tick_text(next).as_bytes()).map_err(self.said("write", &path))?;
         Ok(next)
     }
 
@@ -275,6 +271,13 @@ impl Backend for Local {
 
     fn durability(&self) -> Durability {
         self.durability
+    }
+
+    /// Reading a record is mostly waiting for the system and making small values: both go side by side, but below 64
+    /// files a thread costs more.
+    fn readers(&self, files: usize) -> usize {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        files.div_ceil(64).clamp(1, threads)
     }
 
     fn local_path(&self) -> Option<&Path> {

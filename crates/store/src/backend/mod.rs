@@ -3,16 +3,25 @@
 //! A run is a folder that is claimed, filled with files, and published by its commit record. What is not published is
 //! not there; what is published never changes, but for the record itself.
 
+#[cfg(feature = "cloud")]
+mod cloud;
 mod local;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests;
 
 use std::fmt::Debug;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "cloud")]
+pub(crate) use cloud::Cloud;
 pub(crate) use local::Local;
 
 use crate::error::Result;
+#[cfg(not(feature = "cloud"))]
+use crate::error::{Error, ErrorKind};
 use crate::fs::{Entry, Source};
 
 /// Whether a power cut may take what was just saved.
@@ -79,6 +88,9 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// The promise.
     fn durability(&self) -> Durability;
 
+    /// How many threads are worth it to read as many small files.
+    fn readers(&self, files: usize) -> usize;
+
     /// Where this is on the machine, if it is.
     fn local_path(&self) -> Option<&Path>;
 }
@@ -87,6 +99,53 @@ pub(crate) trait Backend: Debug + Send + Sync {
 pub(crate) trait Upload: Write {
     /// Makes it visible under its name.
     fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// What names a store that is not in a folder.
+const SCHEMES: &str =
+    "a store is a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX";
+
+/// Whether a store is named by a URL, `s3://bucket/prefix`, and not by a folder.
+pub fn is_url(base: impl AsRef<Path>) -> bool {
+    url(base.as_ref()).is_some()
+}
+
+/// The URL, where the name is one.
+pub(crate) fn url(base: &Path) -> Option<&str> {
+    let text = base.to_str()?;
+    let scheme = text.split_once("://")?.0;
+    let is_scheme = scheme.len() > 1 && scheme.chars().all(|c| c.is_ascii_alphanumeric());
+    is_scheme.then_some(text)
+}
+
+/// The store behind a URL.
+#[cfg(feature = "cloud")]
+pub(crate) fn connect(url: &str) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(Cloud::connect(url)?))
+}
+
+/// The store behind a URL.
+#[cfg(not(feature = "cloud"))]
+pub(crate) fn connect(url: &str) -> Result<Arc<dyn Backend>> {
+    let is_known = ["s3://", "gs://", "az://"].iter().any(|scheme| url.starts_with(scheme));
+    Err(if is_known {
+        Error::new(ErrorKind::Unsupported, format!("{url}: this program was built without object storage"))
+            .hint("build it with the feature `cloud`")
+    } else {
+        Error::input(format!("{url}: no object storage is reached so")).hint(SCHEMES)
+    })
+}
+
+/// The number to give out after those that the clock's content says, and not below `least`. A torn or foreign content
+/// counts as none: the time of day goes on from there.
+fn next_tick(content: &[u8], least: u64) -> u64 {
+    let last = std::str::from_utf8(content).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    last.filter(|last| *last < crate::clock::LAST_TICK).map_or(least, |last| least.max(last + 1))
+}
+
+/// What the clock says once a number was given out.
+fn tick_text(tick: u64) -> String {
+    format!("{tick:016x}\n")
 }
 
 /// Folder and last name of a path.

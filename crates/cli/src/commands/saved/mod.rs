@@ -29,9 +29,11 @@ pub(super) struct Job<'a> {
     pub(super) extract: &'a Extract,
 }
 
-/// Whether a target is a store: a folder, or what ends like one.
+/// Whether a target is a store: a folder, what ends like one, or a bucket.
 pub(super) fn is_store(target: &Path) -> bool {
-    target.is_dir() || target.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
+    easyroutine_store::is_url(target)
+        || target.is_dir()
+        || target.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
 }
 
 /// Writes the units that are missing, or this process's share of them, and commits the run if none is left.
