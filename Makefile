@@ -82,9 +82,9 @@ torture:
 
 # The README's commands are those of this file and of the program.
 readme:
-	cargo build --release --locked --package easyroutine-cli
+	cargo build --workspace --all-features --locked
 	python3 scripts/fetch_model.py smollm2
-	scripts/readme.sh "$${CARGO_TARGET_DIR:-target}/release"
+	scripts/readme.sh "$${CARGO_TARGET_DIR:-target}/debug"
 
 # Kernels against the processor's peak, whole runs against transformers, the store against torch: the tables of
 # docs/performance.md and docs/store.md. The store's figures need 8 GiB on the disk of STORE_BENCH.

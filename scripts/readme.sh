@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Holds the README and the book to their word: their `make` commands are targets, their other commands run as they stand.
-# Blocks marked `sh` are run, in order, in one empty folder, with the release build as `easyroutine`.
+# Blocks marked `sh` are run, in order, in one empty folder, with the build of the tests as `easyroutine`.
 # Usage: scripts/readme.sh FOLDER_OF_THE_BINARY
 set -euo pipefail
 cd "$(dirname "$0")/.."
