@@ -83,7 +83,7 @@ pub struct LensSettings {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interventions: Vec<String>,
     /// The tuned lens that layers were read through; none in a logit lens.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<TunedLens>,
 }
 
