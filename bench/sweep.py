@@ -1,12 +1,13 @@
 """Patching sweeps beside TransformerLens' own: one run each, as they take minutes.
 
-    bench/run.sh --sweep [--tokens 32]
+    python bench/sweep.py --models .cache/bench --program target/release/examples/sweep [--tokens 32]
 
 Both patch the residual stream before every block at every position of one prompt, and look at the difference of two logits
 at its last token. A ratio above 1 means that easyroutine is faster.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ def ours(program, folder, tokens):
 
 def transformer_lens(folder, tokens):
     """Seconds of its sweep of `resid_pre`; the ids are those of the example `sweep`."""
+    os.environ["TQDM_DISABLE"] = "1"
     import torch
     from transformer_lens import patching
     from transformer_lens.model_bridge import TransformerBridge
