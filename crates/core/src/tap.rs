@@ -63,7 +63,16 @@ enum Layout<'a> {
     Some { tokens: &'a [usize], buffer: Vec<f32>, width: usize },
     /// For each row its queries by keys, from its start on in one long line of values. With a window w, the query at i
     /// sees the key at j only if i - j < w.
-    Pairs { window: Option<usize>, starts: Vec<usize> },
+    Pairs { pairs: &'a mut Vec<f32>, window: Option<usize>, starts: Vec<usize>, keeping: Keeping },
+}
+
+/// Whether a tap may keep the buffer of a value, as nobody reads it afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// It may.
+    Allowed,
+    /// The run goes on with it.
+    Refused,
 }
 
 impl<'a> Value<'a> {
@@ -76,16 +85,16 @@ impl<'a> Value<'a> {
         Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
     }
 
-    pub(crate) fn of_pairs(values: &'a mut [f32], window: Option<usize>, batch: &'a Batch) -> Self {
-        let length = values.len();
-        let pairs = (0..batch.n_rows()).map(|row| batch.span(row).len() * batch.length(row));
-        let starts = pairs.scan(0, |end, pairs| Some(std::mem::replace(end, *end + pairs))).collect();
-        Value {
-            values: RowsMut::new(values, 1, length, length),
-            layout: Layout::Pairs { window, starts },
-            batch,
-            is_shared: false,
-        }
+    pub(crate) fn of_pairs(
+        pairs: &'a mut Vec<f32>,
+        window: Option<usize>,
+        keeping: Keeping,
+        batch: &'a Batch,
+    ) -> Self {
+        let sizes = (0..batch.n_rows()).map(|row| batch.span(row).len() * batch.length(row));
+        let starts = sizes.scan(0, |end, size| Some(std::mem::replace(end, *end + size))).collect();
+        let layout = Layout::Pairs { pairs, window, starts, keeping };
+        Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
     }
 
     /// The rows of the batch.
@@ -121,8 +130,8 @@ impl<'a> Value<'a> {
             Layout::Some { tokens, buffer, width } => {
                 tokens.binary_search(&token).ok().map(|i| &buffer[i * width..(i + 1) * width])
             }
-            Layout::Pairs { starts, .. } => {
-                Some(&self.values.row(0)[keys_of(self.batch, row, position, starts[row])])
+            Layout::Pairs { pairs, starts, .. } => {
+                Some(&pairs[keys_of(self.batch, row, position, starts[row])])
             }
         }
     }
@@ -136,9 +145,9 @@ impl<'a> Value<'a> {
                 let width = *width;
                 tokens.binary_search(&token).ok().map(|i| &mut buffer[i * width..(i + 1) * width])
             }
-            Layout::Pairs { starts, .. } => {
+            Layout::Pairs { pairs, starts, .. } => {
                 let keys = keys_of(self.batch, row, position, starts[row]);
-                Some(&mut self.values.row_mut(0)[keys])
+                Some(&mut pairs[keys])
             }
         }
     }
@@ -150,6 +159,17 @@ impl<'a> Value<'a> {
             Layout::Some { tokens, buffer, .. } if *tokens == wanted && !self.is_shared => {
                 *tokens = &[];
                 Some(std::mem::take(buffer))
+            }
+            _ => None,
+        }
+    }
+
+    /// The whole buffer of a pattern, every row's queries by keys, if the run is done with it and no other tap comes
+    /// after: it may be kept instead of a copy. Afterwards the value is empty.
+    pub(crate) fn take_pairs(&mut self) -> Option<Vec<f32>> {
+        match &mut self.layout {
+            Layout::Pairs { pairs, keeping: Keeping::Allowed, .. } if !self.is_shared => {
+                Some(std::mem::take(*pairs))
             }
             _ => None,
         }

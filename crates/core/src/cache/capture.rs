@@ -162,7 +162,7 @@ impl Capture {
     }
 
     /// Keeps a pattern, or adds each row's to the mean over examples.
-    fn pattern(&mut self, point: Point, value: &Value<'_>) -> Result<()> {
+    fn pattern(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
         let n_rows = self.selection.rows.len();
         if let Some(mut running) = self.running.take_if(|_| point.site() == Site::Pattern) {
             let mut one = Vec::new();
@@ -174,11 +174,33 @@ impl Capture {
             self.running = Some(running);
             return Ok(());
         }
+        if let Some(kept) = self.whole_patterns(value) {
+            self.kept.insert(point.to_string(), kept);
+            return Ok(());
+        }
         let most = |row: usize| value.width(row) * self.queries(row).indices.len();
         let mut data = large_vec((0..n_rows).map(most).sum());
         let row_shapes = (0..n_rows).map(|row| self.of_pattern(value, row, &mut data)).collect();
         self.kept.insert(point.to_string(), Kept::f32(data, row_shapes));
         Ok(())
+    }
+
+    /// Keeps the buffer itself where every query and key of every row was selected, in order: a copy by one thread into
+    /// fresh memory costs as much as attention does.
+    fn whole_patterns(&self, value: &mut Value<'_>) -> Option<Kept> {
+        let n_rows = self.selection.rows.len();
+        let is_whole = |row: usize, selected: &Selected| {
+            selected.as_range() == Some(0..value.width(row)) && value.batch().first(row) == 0
+        };
+        let is_cut = self.pattern != PatternAverage::None || self.axis == Axis::Groups;
+        if is_cut
+            || !(0..n_rows)
+                .all(|row| is_whole(row, &self.selection.rows[row]) && is_whole(row, self.queries(row)))
+        {
+            return None;
+        }
+        let shapes = (0..n_rows).map(|row| vec![value.width(row); 2]).collect();
+        Some(Kept::f32(value.take_pairs()?, shapes))
     }
 
     /// What is kept of one row's pattern, and its shape.

@@ -7,7 +7,7 @@ use super::buffer::{Buffer, Reading, Seen};
 use super::part::Output;
 use super::run::{Flow, Run, Seam};
 use crate::error::Result;
-use crate::tap::Want;
+use crate::tap::{Keeping, Want};
 use crate::weights::{Norm, Projection};
 
 /// Values of patterns that are held at once: 64 MiB, or one head's.
@@ -49,8 +49,17 @@ pub(crate) struct Scratch {
     z: Reading,
     /// One head's part of the output, tokens by `d_model`.
     head: Buffer,
-    /// Some heads' patterns: each row's square, back to back.
-    squares: Vec<f32>,
+    /// Some heads' patterns, each with every row's square, back to back.
+    squares: Vec<Vec<f32>>,
+}
+
+/// The first of some squares, each of this size. A new one is memory that nobody has touched: the threads that write
+/// it fetch it, not this one.
+fn some_squares(squares: &mut Vec<Vec<f32>>, count: usize, size: usize) -> &mut [Vec<f32>] {
+    squares.resize_with(squares.len().max(count), Vec::new);
+    let some = &mut squares[..count];
+    some.iter_mut().filter(|square| square.len() != size).for_each(|square| *square = vec![0.0; size]);
+    some
 }
 
 impl Attention {
@@ -96,26 +105,24 @@ impl Attention {
                 let at_once = (LARGEST_PATTERNS / squares.max(1)).clamp(1, spec.n_heads);
                 for first in (0..spec.n_heads).step_by(at_once) {
                     let heads = first..spec.n_heads.min(first + at_once);
-                    buffers.squares.resize(heads.len() * squares, 0.0);
-                    let kept = &mut buffers.squares[..];
+                    let kept = some_squares(&mut buffers.squares, heads.len(), squares);
                     let (part, z) = (heads.clone(), z.reborrow());
                     cpu.attention_keeping(spec, part, queries, keys, values, sequences, kept, z);
-                    for (head, square) in heads.zip(kept.chunks_exact_mut(squares.max(1))) {
+                    for (head, square) in heads.zip(kept) {
                         let point = Point::head_of(Site::Pattern, self.layer, head);
-                        seam.visit_pairs(point, square, spec.window)?;
+                        seam.visit_pairs(point, square, spec.window, Keeping::Allowed)?;
                     }
                 }
             }
             Want::Edit => {
-                buffers.squares.resize(squares, 0.0);
+                let square = &mut some_squares(&mut buffers.squares, 1, squares)[0];
                 for head in 0..spec.n_heads {
-                    cpu.attention_scores(spec, head, queries, keys, sequences, &mut buffers.squares);
+                    cpu.attention_scores(spec, head, queries, keys, sequences, square);
                     let of = |site| Point::head_of(site, self.layer, head);
-                    seam.visit_pairs(of(Site::Scores), &mut buffers.squares, spec.window)?;
-                    cpu.attention_softmax(spec, head, sequences, &mut buffers.squares);
-                    seam.visit_pairs(of(Site::Pattern), &mut buffers.squares, spec.window)?;
-                    let z = buffers.z.rows_mut();
-                    cpu.attention_mix(spec, head, &buffers.squares, values, sequences, z);
+                    seam.visit_pairs(of(Site::Scores), square, spec.window, Keeping::Refused)?;
+                    cpu.attention_softmax(spec, head, sequences, square);
+                    seam.visit_pairs(of(Site::Pattern), square, spec.window, Keeping::Refused)?;
+                    cpu.attention_mix(spec, head, square, values, sequences, buffers.z.rows_mut());
                 }
             }
         }

@@ -12,7 +12,7 @@ use super::rotations::Rotations;
 use super::{Model, unembed};
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tap::{Tap, Value, Want};
+use crate::tap::{Keeping, Tap, Value, Want};
 
 /// Buffers of a run.
 #[derive(Debug, Default)]
@@ -101,13 +101,14 @@ impl Seam<'_> {
     pub(crate) fn visit_pairs(
         &mut self,
         point: Point,
-        pairs: &mut [f32],
+        pairs: &mut Vec<f32>,
         window: Option<usize>,
+        keeping: Keeping,
     ) -> Result<()> {
         if self.plan.wants(point) == Want::Nothing {
             return Ok(());
         }
-        self.tap.at(point, &mut Value::of_pairs(pairs, window, self.batch))
+        self.tap.at(point, &mut Value::of_pairs(pairs, window, keeping, self.batch))
     }
 
     /// Reports the values of some tokens, in a buffer that a tap may keep.

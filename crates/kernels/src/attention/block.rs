@@ -32,9 +32,11 @@ pub(super) struct Inputs<'a> {
 pub(super) struct Kept<'a> {
     /// The heads of a call: tasks compute others too, which are not kept.
     pub(super) heads: Range<usize>,
+    /// One a head.
+    ///
     /// # Shapes
-    /// `[heads, entries]`.
-    pub(super) patterns: SharedRows<'a>,
+    /// `[1, entries]`.
+    pub(super) patterns: Vec<SharedRows<'a>>,
 }
 
 /// The work of one block for some heads that share keys.
@@ -102,7 +104,7 @@ impl Kept<'_> {
     fn keep(&self, head: usize, block: &Block, sequences: &[Sequence], pattern: &Pattern<'_>, end: usize) {
         let keys = sequences[block.sequence].keys.len();
         // SAFETY: heads are different rows, blocks different columns.
-        let out = unsafe { self.patterns.part(head - self.heads.start, block.entries(sequences)) };
+        let out = unsafe { self.patterns[head - self.heads.start].part(0, block.entries(sequences)) };
         for (out, row) in out.chunks_exact_mut(keys).zip(pattern.values.chunks_exact(pattern.stride)) {
             out[..pattern.first_key].fill(0.0);
             out[pattern.first_key..][..end].copy_from_slice(&row[..end]);

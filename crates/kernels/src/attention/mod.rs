@@ -106,10 +106,10 @@ impl Cpu {
     /// As [`Cpu::attention`] for some heads, whose columns of z alone are written, keeping their patterns: the same bits.
     ///
     /// # Shapes
-    /// patterns: for each of the heads, for each sequence `[its queries, its keys]`, one after the other.
+    /// patterns: one for each of the heads; in it for each sequence `[its queries, its keys]`, one after the other.
     ///
     /// # Panics
-    /// As for [`Cpu::attention`], and if there are no such heads.
+    /// As for [`Cpu::attention`], and if there are no such heads or not a pattern of that size for each.
     #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn attention_keeping<'a>(
         &self,
@@ -119,7 +119,7 @@ impl Cpu {
         k: Rows<'_>,
         v: Rows<'_>,
         sequences: &[Sequence],
-        patterns: &mut [f32],
+        patterns: &mut [Vec<f32>],
         z: impl Into<Out<'a>>,
     ) {
         self.attend(spec, heads, q, k, v, sequences, Some(patterns), z.into());
@@ -134,7 +134,7 @@ impl Cpu {
         k: Rows<'_>,
         v: Rows<'_>,
         sequences: &[Sequence],
-        patterns: Option<&mut [f32]>,
+        patterns: Option<&mut [Vec<f32>]>,
         z: Out<'_>,
     ) {
         spec.check();
@@ -145,12 +145,11 @@ impl Cpu {
         let plan = Plan::new(spec, sequences);
         plan.check_rows(q.n_rows().min(z.shape().0), k.n_rows().min(v.n_rows()));
         let kept = patterns.map(|patterns| {
-            assert_eq!(
-                Some(patterns.len()),
-                plan.entries().checked_mul(heads.len()),
-                "entries of the patterns"
-            );
-            Kept { patterns: SharedRows::dense(patterns, heads.len(), plan.entries()), heads: heads.clone() }
+            assert_eq!(patterns.len(), heads.len(), "patterns of the heads");
+            let shared = |pattern| SharedRows::dense(pattern, 1, plan.entries());
+            assert!(patterns.iter().all(|p| p.len() == plan.entries()), "entries of the patterns");
+            let patterns = patterns.iter_mut().map(Vec::as_mut_slice).map(shared).collect();
+            Kept { patterns, heads: heads.clone() }
         });
         let kv_heads = spec.kv_head(heads.start)..spec.kv_head(heads.end - 1) + 1;
         Keys::with(self, spec, k, kv_heads, sequences, |keys| {
