@@ -15,7 +15,14 @@ T = TypeVar("T")
 
 def is_shown() -> bool:
     """Whether somebody looks: standard error is a terminal, or this is a notebook."""
-    return (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules
+    return (sys.stderr is not None and sys.stderr.isatty()) or _is_notebook()
+
+
+def _is_notebook() -> bool:
+    """Whether a kernel runs this. That its package was imported says nothing: other packages import it too."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 def progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
