@@ -20,6 +20,7 @@
 pub mod attention;
 pub mod colour;
 mod error;
+mod fields;
 mod font;
 pub mod grid;
 pub mod lens;

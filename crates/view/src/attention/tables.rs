@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::report::AttentionReport;
 use crate::error::{Error, ErrorKind};
+use crate::fields::{csv_line, tsv_line};
 use crate::text::field;
 
 const HEADER: [&str; 7] = ["layer", "head", "query", "query_token", "key", "key_token", "weight"];
@@ -21,26 +22,13 @@ pub fn json(report: &AttentionReport) -> Result<String, Error> {
 /// Texts have `\t`, `\n`, `\r`, `\\` and `\u{..}` for what would break a line or hide.
 #[must_use]
 pub fn tsv(report: &AttentionReport) -> String {
-    lines(report, |out, fields| {
-        out.push_str(&fields.join("\t"));
-        out.push('\n');
-    })
+    lines(report, tsv_line)
 }
 
 /// [`tsv`] with commas; texts are quoted (RFC 4180).
 #[must_use]
 pub fn csv(report: &AttentionReport) -> String {
-    lines(report, |out, fields| {
-        for (i, field) in fields.iter().enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            let plain = field.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-+".contains(&b));
-            let _ = match plain {
-                true => write!(out, "{comma}{field}"),
-                false => write!(out, "{comma}\"{}\"", field.replace('"', "\"\"")),
-            };
-        }
-        out.push_str("\r\n");
-    })
+    lines(report, csv_line)
 }
 
 /// A Markdown table: where each head looks, as means over all tokens but the first.

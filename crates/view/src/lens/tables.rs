@@ -7,6 +7,7 @@ use super::metric::{Metric, Value};
 use super::report::LensReport;
 use super::words;
 use crate::error::{Error, ErrorKind};
+use crate::fields::{csv_line, tsv_line};
 use crate::text::{field, printable};
 
 /// Names of the columns of [`tsv`] and [`csv`].
@@ -41,26 +42,13 @@ pub fn json(report: &LensReport) -> Result<String, Error> {
 /// exist are empty, numbers that are not numbers `NaN`.
 #[must_use]
 pub fn tsv(report: &LensReport) -> String {
-    lines(report, |out, fields| {
-        out.push_str(&fields.join("\t"));
-        out.push('\n');
-    })
+    lines(report, tsv_line)
 }
 
 /// [`tsv`] with commas; every text is quoted (RFC 4180).
 #[must_use]
 pub fn csv(report: &LensReport) -> String {
-    lines(report, |out, fields| {
-        for (i, field) in fields.iter().enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            let plain = field.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-+".contains(&b));
-            let _ = match plain {
-                true => write!(out, "{comma}{field}"),
-                false => write!(out, "{comma}\"{}\"", field.replace('"', "\"\"")),
-            };
-        }
-        out.push_str("\r\n");
-    })
+    lines(report, csv_line)
 }
 
 /// A Markdown table: one row a layer, each cell its top token and the number of `metric`.
