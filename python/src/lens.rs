@@ -98,10 +98,10 @@ impl Lens {
     }
 
     /// The unembedding matrix `[V, D]` in float32, a copy.
-    fn matrix(&self, py: Python<'_>) -> Tensor {
+    fn matrix(&self, py: Python<'_>) -> Result<Tensor, Failure> {
         let unembedding = self.lens.unembedding();
-        let values = py.detach(|| unembedding.rows());
-        Tensor::f32(values, vec![unembedding.vocabulary(), unembedding.d_model()])
+        let values = py.detach(|| unembedding.rows())?;
+        Ok(Tensor::f32(values, vec![unembedding.vocabulary(), unembedding.d_model()]))
     }
 
     /// Bias of the logits, divisor, softcap.

@@ -39,6 +39,15 @@ impl Batch {
         batch
     }
 
+    /// The last tokens of each row, from the given ones (of the whole batch) on.
+    pub(crate) fn tails(&self, starts: &[usize]) -> Self {
+        let tail = |(row, start): (usize, &usize)| {
+            let span = self.span(row);
+            (self.firsts[row] + start - span.start, &self.ids[*start..span.end])
+        };
+        Batch::continuing(starts.iter().enumerate().map(tail))
+    }
+
     /// Packs padded rows, keeping the tokens whose mask is 1.
     ///
     /// # Shapes

@@ -1,6 +1,7 @@
 //! From a model's files to a model: config, architecture, weights.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use easyroutine_files::gguf::{Array, Value as Metadatum};
 use easyroutine_files::{Container, Gguf, GgufFile};
@@ -53,7 +54,7 @@ pub struct Opened {
     pub reading: Reading,
     /// The config as transformers writes it; made from the metadata for a GGUF file.
     pub config: Map<String, Value>,
-    pub(crate) checkpoint: Checkpoint,
+    pub(crate) checkpoint: Arc<Checkpoint>,
 }
 
 impl Opened {
@@ -62,7 +63,8 @@ impl Opened {
         &self.reading.arch
     }
 
-    /// Reads and packs all weights.
+    /// Finds all weights and reads the small ones. Matrices are read when runs need them, and packed as soon as that pays;
+    /// until then the files must stay as they are, which every run checks.
     ///
     /// # Errors
     /// A tensor that is missing, surplus, of the wrong shape or not floating point.
@@ -87,7 +89,7 @@ impl Opened {
     }
 }
 
-/// Opens a model and reads all its weights.
+/// Opens a model and finds all its weights.
 ///
 /// # Errors
 /// As [`open`] and [`Opened::build`].
@@ -155,7 +157,7 @@ fn open_folder(folder: &Path, allowed_keys: &[String]) -> Result<Opened> {
     let bytes = read_small(&path)?;
     let config = Config::parse(&bytes).map_err(|e| e.at(folder.display()))?;
     let reading = families::read(&config, allowed_keys)?;
-    let checkpoint = Checkpoint::plain(Container::open(folder)?);
+    let checkpoint = Arc::new(Checkpoint::plain(Container::open(folder)?));
     Ok(Opened { reading, config: config.as_map().clone(), checkpoint })
 }
 
@@ -183,7 +185,7 @@ fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
     reading.let_through.append(&mut let_through);
     let architecture = gguf.str("general.architecture")?.unwrap_or_default().to_owned();
     let names = gguf::tensor_names(&architecture, &reading.arch, file.names())?;
-    let checkpoint = Checkpoint::renamed(Container::Gguf(file), names);
+    let checkpoint = Arc::new(Checkpoint::renamed(Container::Gguf(file), names));
     Ok(Opened { reading, config: config.as_map().clone(), checkpoint })
 }
 

@@ -16,7 +16,9 @@ pub trait Tap {
     fn wants(&self, point: Point) -> Want;
 
     /// Of which tokens (of the whole batch, ascending) the values are needed at this point; `None`: of all.
-    /// Asked only for [`logits`](easyroutine_sites::Site::Logits), where a row is as wide as the vocabulary.
+    /// Asked for [`logits`](easyroutine_sites::Site::Logits), where a row is as wide as the vocabulary, and for whatever
+    /// follows attention in the last block, which is computed from the first token of each row on that is needed at any of
+    /// these points.
     fn tokens(&self, _point: Point, _batch: &Batch) -> Option<Vec<usize>> {
         None
     }

@@ -38,6 +38,17 @@ impl Container {
         }
     }
 
+    /// Whether its files are still what they were when they were opened.
+    ///
+    /// # Errors
+    /// As [`MappedFile::check_unchanged`], of the first file that is not.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match self {
+            Container::SafeTensors(shards) => shards.files().try_for_each(MappedFile::check_unchanged),
+            Container::Gguf(file) => file.file().check_unchanged(),
+        }
+    }
+
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
         match self {

@@ -25,4 +25,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use gguf::{Gguf, GgufFile};
 pub use map::MappedFile;
 pub use sharded::ShardedSafeTensors;
-pub use tensor::StoredTensor;
+pub use tensor::{LastingRows, StoredTensor};

@@ -1,26 +1,44 @@
 //! The one place that maps files into memory.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use crate::{Error, ErrorKind, Result};
 
-/// A whole file, read-only, as a slice of bytes that the operating system brings in page by page.
-#[derive(Debug)]
+/// A whole file, read-only, as a slice of bytes that the operating system brings in page by page. Clones share the map.
+#[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,
     /// `None` for an empty file, which no system call maps.
-    map: Option<Mmap>,
+    map: Option<Arc<Mmap>>,
+    /// The open file and how it was, of one that [`MappedFile::open`] opened.
+    opened: Option<Arc<(File, Stamp)>>,
+}
+
+/// What changes when a file is written to.
+#[derive(Debug, PartialEq)]
+struct Stamp {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Stamp {
+        Stamp { bytes: metadata.len(), modified: metadata.modified().ok() }
+    }
 }
 
 impl MappedFile {
     /// Maps the file at `path`. Symbolic links are followed (the Hugging Face cache consists of them).
     ///
     /// The file must not be cut short or changed in place while it is mapped: reading a page that is gone kills the
-    /// process. Model files are written once and replaced by renaming, which is harmless.
+    /// process. Model files are written once and replaced by renaming, which is harmless; what reads one long after it
+    /// was opened asks [`MappedFile::check_unchanged`] first.
     ///
     /// # Errors
     /// If the file cannot be opened or mapped, or is not a plain file.
@@ -32,7 +50,9 @@ impl MappedFile {
             return Err(Error::new(ErrorKind::Io, "is not a plain file").within(path.display()));
         }
         let file = File::open(&path).map_err(|e| Error::io(&path, "open the file", e))?;
-        MappedFile::from_file(&file, path)
+        let stamp = Stamp::of(&file.metadata().map_err(|e| Error::io(&path, "look at the file", e))?);
+        let mapped = MappedFile::from_file(&file, path)?;
+        Ok(MappedFile { opened: Some(Arc::new((file, stamp))), ..mapped })
     }
 
     /// Maps a plain file that is open already, under the same condition as [`MappedFile::open`]; `path` is what errors
@@ -48,14 +68,31 @@ impl MappedFile {
             // SAFETY: the map is read-only and private to this struct, and is handed out only as `&[u8]` that cannot
             // outlive it. No code of this crate writes to the file; that nobody else changes it in place meanwhile
             // cannot be ensured by any program and is stated as the condition of use above.
-            _ => Some(unsafe { Mmap::map(file) }.map_err(|e| Error::io(&path, "map the file", e))?),
+            _ => Some(Arc::new(unsafe { Mmap::map(file) }.map_err(|e| Error::io(&path, "map the file", e))?)),
         };
-        Ok(MappedFile { path, map })
+        Ok(MappedFile { path, map, opened: None })
+    }
+
+    /// Whether the file is still what it was when it was opened. That it was replaced by another of its name, or removed,
+    /// is no change: the map keeps the one that was opened.
+    ///
+    /// # Errors
+    /// If it was written to, or cannot be looked at. Always fine for a map of [`MappedFile::from_file`].
+    pub fn check_unchanged(&self) -> Result<()> {
+        let Some((file, before)) = self.opened.as_deref() else { return Ok(()) };
+        let now = file.metadata().map_err(|e| Error::io(&self.path, "look at the file", e))?;
+        if Stamp::of(&now) == *before {
+            return Ok(());
+        }
+        Err(Error::malformed(
+            "was written to after it was opened, and what is in it now is not known. Load it again",
+        )
+        .within(self.path.display()))
     }
 
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
+        self.map.as_deref().map_or(&[], |map| map)
     }
 
     /// Where the file was opened.

@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::{Encoding, Error, MappedFile, Result, blocks};
 
@@ -137,6 +138,22 @@ impl<'a> StoredTensor<'a> {
         Ok(out)
     }
 
+    /// Its rows by themselves, to be decoded at any later time.
+    ///
+    /// # Errors
+    /// If the encoding is not one that decodes to `f32`.
+    pub fn lasting(&self) -> Result<LastingRows> {
+        self.refuse_undecodable()?;
+        let bytes = match self.file {
+            Some(PlaceInFile { map, offset }) => {
+                Bytes::Mapped(map.clone(), offset..offset + self.bytes.len())
+            }
+            None => Bytes::Own(self.bytes.into()),
+        };
+        let row_bytes = self.row_bytes();
+        Ok(LastingRows { bytes, encoding: self.encoding, rows: self.rows(), row_bytes })
+    }
+
     /// Lets go of the memory of these rows' bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].
     pub fn drop_rows(&self, rows: Range<usize>) {
         if let (Some(file), Ok(stored)) = (self.file, self.bytes_of_rows(&rows)) {
@@ -153,9 +170,14 @@ impl<'a> StoredTensor<'a> {
         if rows.start > rows.end || rows.end > self.rows() {
             return Err(self.error(Error::request(format!("no rows {rows:?}: it has {}", self.rows()))));
         }
-        // Whole blocks by construction, and the product is at most `bytes.len()`.
-        let row_bytes = self.row_len() / self.encoding.block_len() * self.encoding.block_bytes();
+        // The product is at most `bytes.len()`.
+        let row_bytes = self.row_bytes();
         Ok(rows.start * row_bytes..rows.end * row_bytes)
+    }
+
+    /// A row is whole blocks by construction.
+    fn row_bytes(&self) -> usize {
+        self.row_len() / self.encoding.block_len() * self.encoding.block_bytes()
     }
 
     fn refuse_undecodable(&self) -> Result<()> {
@@ -173,6 +195,57 @@ impl<'a> StoredTensor<'a> {
         match self.file {
             Some(file) => error.within(file.map.path().display()),
             None => error,
+        }
+    }
+}
+
+/// The rows of a tensor that decodes to `f32`. They keep its file mapped.
+#[derive(Debug, Clone)]
+pub struct LastingRows {
+    bytes: Bytes,
+    encoding: Encoding,
+    rows: usize,
+    row_bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Bytes {
+    Mapped(MappedFile, Range<usize>),
+    Own(Arc<[u8]>),
+}
+
+impl LastingRows {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Decodes row `i`.
+    ///
+    /// # Shapes
+    /// out: `[row_len]`
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not one row long.
+    pub fn read(&self, i: usize, out: &mut [f32]) {
+        let row_len = self.row_bytes / self.encoding.block_bytes() * self.encoding.block_len();
+        assert!(i < self.rows && out.len() == row_len, "row {i} of {} rows of {row_len}", self.rows);
+        let bytes = match &self.bytes {
+            Bytes::Mapped(map, range) => &map.bytes()[range.clone()],
+            Bytes::Own(bytes) => bytes,
+        };
+        blocks::decode(self.encoding, &bytes[i * self.row_bytes..][..self.row_bytes], out);
+    }
+
+    /// Lets go of the memory of the rows' bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].
+    pub fn drop_pages(&self) {
+        if let Bytes::Mapped(map, range) = &self.bytes {
+            map.drop_pages(range.clone());
         }
     }
 }

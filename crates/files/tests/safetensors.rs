@@ -52,6 +52,44 @@ fn a_sound_file_reads_whole() {
 }
 
 #[test]
+fn rows_outlast_the_view_of_their_file() {
+    let weights = open_bytes(&file(SOUND, 16)).unwrap();
+    let error = weights.tensor("ids").unwrap().lasting().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let rows = weights.tensor("w").unwrap().lasting().unwrap();
+    let mut expected = vec![0.0; 2];
+    weights.tensor("w").unwrap().read_row(1, &mut expected).unwrap();
+    drop(weights);
+    rows.drop_pages();
+    assert_eq!(rows.len(), 2);
+    let mut row = vec![0.0; 2];
+    rows.read(1, &mut row);
+    assert_eq!(row, expected);
+}
+
+#[test]
+fn a_file_that_was_written_to_is_noticed_and_one_that_was_replaced_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    write(folder.path(), "model.safetensors", file(SOUND, 16));
+    let weights = Container::open(folder.path()).unwrap();
+    weights.check_unchanged().unwrap();
+
+    write(folder.path(), "new", file(SOUND, 16));
+    std::fs::rename(folder.path().join("new"), &path).unwrap();
+    weights.check_unchanged().unwrap();
+
+    let weights = Container::open(folder.path()).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    let error = weights.check_unchanged().unwrap_err();
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+    let weights = Container::open(folder.path()).unwrap();
+    std::fs::File::options().append(true).open(&path).unwrap().set_len(1000).unwrap();
+    assert_eq!(weights.check_unchanged().unwrap_err().kind(), ErrorKind::Malformed);
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let one = |entry: &str, data| file(&format!(r#"{{"w":{entry}}}"#), data);
     let huge = r#"{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}"#;

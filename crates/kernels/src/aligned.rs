@@ -128,6 +128,28 @@ unsafe impl Plain for f32 {}
 // SAFETY: any 16 bits are a u16.
 unsafe impl Plain for u16 {}
 
+/// Values as words of 32 bits.
+///
+/// # Panics
+/// If they do not begin and end on a word's border.
+pub(crate) fn words<T: Plain>(values: &[T]) -> &[f32] {
+    // SAFETY: any 32 bits are an f32.
+    let (before, words, after) = unsafe { values.align_to() };
+    assert!(before.is_empty() && after.is_empty(), "values that are no whole words");
+    words
+}
+
+/// As [`words`], to be written.
+///
+/// # Panics
+/// As [`words`].
+pub(crate) fn words_mut<T: Plain>(values: &mut [T]) -> &mut [f32] {
+    // SAFETY: any 32 bits are an f32, and whole values of any `Plain` type.
+    let (before, words, after) = unsafe { values.align_to_mut() };
+    assert!(before.is_empty() && after.is_empty(), "values that are no whole words");
+    words
+}
+
 /// Asks for large pages: fewer page faults at first touch, fewer misses of the address cache.
 #[cfg(target_os = "linux")]
 fn advise_large_pages(start: NonNull<u8>, bytes: usize) {

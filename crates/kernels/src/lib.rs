@@ -1,7 +1,7 @@
 //! Arithmetic on slices for decoder models: packed matrix products, norms, rotary embedding, attention.
 //!
 //! Everything goes through a [`Cpu`]: the instructions in use and a pool of threads. Matrices are [`Rows`] and
-//! [`RowsMut`], views of slices; weights are packed once as [`PackedMatrix`].
+//! [`RowsMut`], views of slices; weights are packed as [`PackedMatrix`], once, when they are used or as soon as that pays.
 //!
 //! Same bits, always: each output of a product is summed in one order, and a row's norm and softmax depend on that row
 //! alone. So, for one build, [`Simd`] path and [`Dtype`], a row gives the same bits alone, in any batch, with any number
@@ -37,7 +37,7 @@ pub use attention::{Attention, Sequence};
 pub use cpu::Cpu;
 pub use norm::NormKind;
 pub use operand::{Left, Operand, Out};
-pub use packed::{Dtype, PackedMatrix};
+pub use packed::{Dtype, PackedMatrix, Source};
 pub use pool::forked;
 pub use rotary::Pairing;
 pub use rows::{Rows, RowsMut};

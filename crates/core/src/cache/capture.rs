@@ -120,7 +120,7 @@ impl Capture {
         let selected = &self.selection.rows;
         let wanted: Vec<usize> = (selected.iter().enumerate())
             .flat_map(|(row, s)| s.indices.iter().map(move |i| (row, i)))
-            .map(|(row, i)| value.batch().span(row).start + i)
+            .filter_map(|(row, i)| value.batch().token(row, *i))
             .collect();
         let buffer = if self.axis == Axis::Tokens { value.take(&wanted) } else { None };
         let Some(buffer) = buffer else { return self.vectors(value, 0..width) };
@@ -236,8 +236,8 @@ impl Tap for Capture {
 
     fn tokens(&self, _point: Point, batch: &Batch) -> Option<Vec<usize>> {
         let mut tokens: Vec<usize> = Vec::new();
-        for (span, selected) in batch.spans().zip(&self.selection.rows) {
-            tokens.extend(selected.indices.iter().map(|i| span.start + i));
+        for (row, selected) in self.selection.rows.iter().enumerate() {
+            tokens.extend(selected.indices.iter().filter_map(|i| batch.token(row, *i)));
         }
         tokens.sort_unstable();
         tokens.dedup();

@@ -40,13 +40,15 @@ impl LogitLens {
     /// # Errors
     /// A pattern of no activation, a key that the cache does not hold or that is not in the residual stream's basis,
     /// a cached norm without `last_layernorm` or on averages, directions that are neither one nor one a row, an id beyond the
-    /// vocabulary, `accuracy` without pairs or with rows of different T.
+    /// vocabulary, `accuracy` without pairs or with rows of different T, a file of the model that was written to before all
+    /// its weights were packed.
     pub fn compute(
         &self,
         cache: &ActivationCache,
         target_key: &str,
         options: &LensOptions,
     ) -> Result<Vec<LensValue>> {
+        self.unembedding.check_files()?;
         let pairs_alone = options.metric == Metric::Accuracy;
         match &options.directions {
             Some(directions) => {

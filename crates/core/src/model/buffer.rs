@@ -24,6 +24,16 @@ impl Buffer {
         }
     }
 
+    /// Keeps these rows alone, which ascend, and moves them together.
+    pub(crate) fn keep(&mut self, rows: impl Iterator<Item = usize>) {
+        self.tokens = 0;
+        for row in rows {
+            let start = row * self.stride;
+            self.values.copy_within(start..start + self.stride, self.tokens * self.stride);
+            self.tokens += 1;
+        }
+    }
+
     pub(crate) fn rows(&self) -> Rows<'_> {
         Rows::new(&self.values[..self.tokens * self.stride], self.tokens, self.columns, self.stride)
     }

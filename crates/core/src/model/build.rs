@@ -16,18 +16,17 @@ use crate::names::{HeadNorm as HeadNormName, LayerNames, Linear, MlpNames, Names
 use crate::weights::{Checkpoint, Loader, Norm, Projection};
 
 impl Model {
-    /// Reads and packs all weights.
+    /// Finds all weights. Matrices are read when products need them.
     ///
     /// # Errors
     /// A tensor that is missing, surplus, of the wrong shape or not floating point.
     pub(crate) fn build(
         arch: Arch,
         names: &Names,
-        checkpoint: Checkpoint,
+        checkpoint: Arc<Checkpoint>,
         cpu: Cpu,
         dtype: Dtype,
     ) -> Result<Model> {
-        let checkpoint = Arc::new(checkpoint);
         let loader = Loader { checkpoint: &checkpoint, names, base: names.prefix, cpu: &cpu, dtype };
         let unembedding = unembedding(&loader, &arch)?;
         let embedding = embedding(&loader, &arch, &unembedding, &checkpoint)?;
@@ -50,7 +49,7 @@ impl Model {
 pub(crate) fn build_unembedding(
     arch: &Arch,
     names: &Names,
-    checkpoint: &Checkpoint,
+    checkpoint: &Arc<Checkpoint>,
     cpu: &Cpu,
     dtype: Dtype,
 ) -> Result<Unembedding> {
@@ -82,7 +81,14 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
         matrix.bias = Some(own.vector(&format!("{}.bias", names.unembed), arch.vocabulary)?);
     }
     let matrix = Arc::new(matrix);
-    Ok(Unembedding { norm, project, matrix, divisor: arch.unembed.divisor, softcap: arch.unembed.softcap })
+    Ok(Unembedding {
+        norm,
+        project,
+        matrix,
+        divisor: arch.unembed.divisor,
+        softcap: arch.unembed.softcap,
+        files: Arc::downgrade(loader.checkpoint),
+    })
 }
 
 /// Whose matrix the unembedding is. Where the config ties it but the file holds another matrix of its own, that one
@@ -255,19 +261,19 @@ fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Re
                 loader.part(prefix, keys, k, d_model)?,
                 loader.part(prefix, values, k, d_model)?,
             ];
-            loader.fused(&parts, d_model, outputs, |n| match n {
+            Ok(loader.fused(parts.into(), d_model, outputs, move |n| match n {
                 n if n < q => (0, n),
                 n if n < q + k => (1, n - q),
                 n => (2, n - q - k),
-            })
+            }))
         }
         QkvNames::Stacked(stacked) => loader.linear(prefix, stacked, outputs, d_model),
         QkvNames::ByHead(by_head) => {
-            let parts = [loader.part(prefix, by_head, outputs, d_model)?];
-            loader.fused(&parts, d_model, outputs, |n| {
+            let parts = vec![loader.part(prefix, by_head, outputs, d_model)?];
+            Ok(loader.fused(parts, d_model, outputs, move |n| {
                 let (part, within) = (n / q, n % q);
                 (0, (within / d_head * 3 + part) * d_head + within % d_head)
-            })
+            }))
         }
     }
 }
@@ -286,9 +292,9 @@ fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &Lay
             down: loader.linear(prefix, down, d_model, d_mlp)?,
         },
         (arch::Mlp::Gated { d_mlp, act }, MlpNames::GatedStacked { gate_up, down }) => {
-            let parts = [loader.part(prefix, gate_up, 2 * d_mlp, d_model)?];
+            let parts = vec![loader.part(prefix, gate_up, 2 * d_mlp, d_model)?];
             Mlp::Gated {
-                gate_up: loader.gated(&parts, d_model, d_mlp, |n| (0, n))?,
+                gate_up: loader.gated(parts, d_model, d_mlp, |n| (0, n)),
                 act,
                 down: loader.linear(prefix, down, d_model, d_mlp)?,
             }
@@ -302,11 +308,11 @@ fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &Lay
                 let part = |linear: Linear, outputs, inputs| {
                     loader.part_named(prefix, &of(linear), linear, outputs, inputs)
                 };
-                let parts = [part(gate, d_mlp, d_model)?, part(up, d_mlp, d_model)?];
-                let down = [part(down, d_model, d_mlp)?];
+                let parts = vec![part(gate, d_mlp, d_model)?, part(up, d_mlp, d_model)?];
+                let down = vec![part(down, d_model, d_mlp)?];
                 Ok(Expert {
-                    gate_up: loader.gated(&parts, d_model, d_mlp, |n| (n / d_mlp, n % d_mlp))?,
-                    down: loader.fused(&down, d_mlp, d_model, |n| (0, n))?,
+                    gate_up: loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)),
+                    down: loader.fused(down, d_mlp, d_model, |n| (0, n)),
                 })
             };
             Mlp::Experts(Experts {
@@ -328,8 +334,8 @@ fn gate_up(
     d_mlp: usize,
     d_model: usize,
 ) -> Result<Projection> {
-    let parts = [loader.part(prefix, gate, d_mlp, d_model)?, loader.part(prefix, up, d_mlp, d_model)?];
-    loader.gated(&parts, d_model, d_mlp, |n| (n / d_mlp, n % d_mlp))
+    let parts = vec![loader.part(prefix, gate, d_mlp, d_model)?, loader.part(prefix, up, d_mlp, d_model)?];
+    Ok(loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)))
 }
 
 /// A family described something whose tensors it did not name: a mistake in `families/`, not in a file.

@@ -93,14 +93,18 @@ impl Model {
     /// wanted point.
     ///
     /// # Errors
-    /// An id beyond the vocabulary, a row longer than the model's positions, or an error of the tap.
+    /// An id beyond the vocabulary, a row longer than the model's positions, a file that was written to before its weights
+    /// were packed, or an error of the tap.
     pub fn forward(&self, batch: &Batch, tap: &mut dyn Tap) -> Result<()> {
         self.check(batch)?;
         let plan = Plan::new(&self.arch, tap);
         if plan.ends_by(Stage::Never) {
             return Ok(());
         }
-        self.with_scratch(|scratch| Run::new(self, batch, &plan, tap, scratch, Past::Nothing).forward())
+        let tails = plan.tails(&self.arch, tap, batch);
+        self.with_scratch(|scratch| {
+            Run::new(self, batch, &plan, tap, scratch, Past::Nothing, tails.as_ref()).forward()
+        })
     }
 
     /// Runs further tokens of rows whose beginnings were run before, and takes them into the cache: the same bits as the
@@ -136,7 +140,10 @@ impl Model {
         cache.rows.iter_mut().zip(&firsts).for_each(|(row, first)| row.kept = row.kept.min(*first));
         cache.reserve(whole.iter().map(Vec::len).max().unwrap_or(0));
         let plan = Plan::new(&self.arch, tap).through_all_keys(&self.arch);
-        self.with_scratch(|scratch| Run::new(self, &batch, &plan, tap, scratch, Past::Own(cache)).forward())?;
+        let tails = plan.tails(&self.arch, tap, &batch);
+        self.with_scratch(|scratch| {
+            Run::new(self, &batch, &plan, tap, scratch, Past::Own(cache), tails.as_ref()).forward()
+        })?;
         for (row, ids) in cache.rows.iter_mut().zip(whole) {
             *row = CachedRow { kept: ids.len(), ids };
         }
@@ -154,6 +161,7 @@ impl Model {
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
+        self.unembedding.check_files()?;
         (0..batch.n_rows()).try_for_each(|row| self.check_row(row, batch.first(row), batch.row(row)))
     }
 

@@ -50,6 +50,9 @@ impl Block {
         norms: NormRefs<'_>,
         adds: Adds,
     ) -> Result<Flow> {
+        if part == Part::Mlp && self.layer + 1 == run.model.blocks.len() {
+            run.narrow();
+        }
         let (reads, writes) = part.sites();
         let (reads, writes) = (Point::layer_of(reads, self.layer), Point::layer_of(writes, self.layer));
         self.read(run, part, norms.pre, reads)?;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use easyroutine_sites::{Extent, Point, Scope, Selector, Site};
 
 use crate::arch::Arch;
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::tap::{Tap, Want};
 
@@ -57,6 +58,21 @@ impl Plan {
     pub(crate) fn reaching_the_end(mut self) -> Self {
         self.last = Stage::Final(Site::Logits);
         self
+    }
+
+    /// The last tokens of each row, if values of no others are needed once attention of the last block is done.
+    pub(crate) fn tails(&self, arch: &Arch, tap: &dyn Tap, batch: &Batch) -> Option<Batch> {
+        let first = Stage::Block(arch.layers.len().checked_sub(1)?, Site::MlpIn);
+        let mut starts: Vec<usize> = batch.spans().map(|span| span.end).collect();
+        for point in self.wanted.keys().filter(|point| stage(**point) >= first) {
+            let tokens = tap.tokens(*point, batch)?;
+            for (start, span) in starts.iter_mut().zip(batch.spans()) {
+                let next = tokens.get(tokens.partition_point(|token| *token < span.start));
+                *start = next.map_or(*start, |token| *token.min(start));
+            }
+        }
+        let tails = batch.tails(&starts);
+        (tails.n_tokens() < batch.n_tokens()).then_some(tails)
     }
 
     pub(crate) fn wants(&self, point: Point) -> Want {

@@ -30,7 +30,7 @@ impl Model {
         let plan = Plan::new(&self.arch, tap).reaching_the_end();
         self.with_scratch(|scratch| {
             std::mem::swap(&mut scratch.stream, stream);
-            let mut run = Run::new(self, batch, &plan, tap, scratch, Past::Shared(shared));
+            let mut run = Run::new(self, batch, &plan, tap, scratch, Past::Shared(shared), None);
             let result = self.blocks[layer].forward(&mut run);
             std::mem::swap(&mut scratch.stream, stream);
             result.map(|_| ())

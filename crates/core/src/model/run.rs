@@ -34,7 +34,10 @@ pub(crate) struct Scratch {
 /// State of a run.
 pub(crate) struct Run<'a> {
     pub(crate) model: &'a Model,
+    /// The tokens that are computed.
     pub(crate) batch: &'a Batch,
+    /// Those of them that are needed after attention of the last block, if not all.
+    tails: Option<&'a Batch>,
     pub(crate) scratch: &'a mut Scratch,
     pub(crate) seam: Seam<'a>,
     /// What stands before the batch's tokens.
@@ -63,14 +66,26 @@ impl<'a> Run<'a> {
         tap: &'a mut dyn Tap,
         scratch: &'a mut Scratch,
         past: Past<'a>,
+        tails: Option<&'a Batch>,
     ) -> Self {
         let sequences = past.sequences(batch);
         let rotations = model.arch.ropes.iter().map(|rope| Rotations::new(rope, batch)).collect();
-        Run { model, batch, scratch, seam: Seam { plan, batch, tap }, past, sequences, rotations }
+        Run { model, batch, tails, scratch, seam: Seam { plan, batch, tap }, past, sequences, rotations }
     }
 
     pub(crate) fn cpu(&self) -> &'a Cpu {
         &self.model.cpu
+    }
+
+    /// Goes on with those tokens alone that are needed after attention of the last block.
+    pub(crate) fn narrow(&mut self) {
+        let Some(tails) = self.tails.take() else { return };
+        let kept = |batch: &'a Batch| {
+            batch.spans().zip(tails.spans()).flat_map(|(all, tail)| all.end - tail.len()..all.end)
+        };
+        let Scratch { stream, attention_out, mlp_out, .. } = &mut *self.scratch;
+        [stream, attention_out, mlp_out].into_iter().for_each(|buffer| buffer.keep(kept(self.batch)));
+        (self.batch, self.seam.batch) = (tails, tails);
     }
 
     pub(crate) fn forward(&mut self) -> Result<()> {

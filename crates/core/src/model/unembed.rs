@@ -1,7 +1,7 @@
 //! The last residual stream to logits.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut, large_zeros};
 use easyroutine_sites::{Point, Site};
@@ -10,7 +10,7 @@ use super::buffer::Buffer;
 use super::run::Run;
 use crate::error::{Error, Result};
 use crate::tap::Want;
-use crate::weights::{Norm, Projection};
+use crate::weights::{Checkpoint, Norm, Projection};
 
 /// Final norm and unembedding: all that a lens needs of a model.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Unembedding {
     pub(crate) matrix: Arc<Projection>,
     pub(crate) divisor: Option<f32>,
     pub(crate) softcap: Option<f32>,
+    /// The model's files, as long as any of its weights are still read there.
+    pub(crate) files: Weak<Checkpoint>,
 }
 
 /// A final norm, as plain data.
@@ -92,6 +94,7 @@ impl Unembedding {
             matrix: Arc::new(Projection::new(matrix, bias)),
             divisor,
             softcap,
+            files: Weak::new(),
         })
     }
 
@@ -99,11 +102,15 @@ impl Unembedding {
     ///
     /// # Shapes
     /// V by D, row after row.
-    pub fn rows(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// A file of the model that was written to before all its weights were packed.
+    pub fn rows(&self) -> Result<Vec<f32>> {
+        self.check_files()?;
         let inner = &self.matrix.matrix;
         let mut rows = vec![0.0; inner.outputs() * inner.inputs()];
         rows.chunks_exact_mut(inner.inputs()).enumerate().for_each(|(n, row)| inner.read_row(n, row));
-        let Some(project) = &self.project else { return rows };
+        let Some(project) = &self.project else { return Ok(rows) };
         let d_model = project.matrix.inputs();
         let mut whole = vec![0.0; inner.outputs() * d_model];
         let mut through = vec![0.0; d_model];
@@ -113,7 +120,15 @@ impl Unembedding {
                 out.iter_mut().zip(&through).for_each(|(o, x)| *o += factor * x);
             }
         }
-        whole
+        Ok(whole)
+    }
+
+    /// Whether the files from which weights are still to be read hold what they held when the model was loaded.
+    ///
+    /// # Errors
+    /// The file that does not.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        self.files.upgrade().map_or(Ok(()), |files| files.check_unchanged())
     }
 
     /// Width of the stream that it reads, D.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use easyroutine_files::{Container, Encoding, StoredTensor};
+use easyroutine_files::{Container, Encoding, LastingRows, StoredTensor};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::StorageQuirk;
@@ -69,6 +69,14 @@ impl Checkpoint {
         }
         self.used().insert(key);
         Ok(Tensor { stored, quirk: *quirk })
+    }
+
+    /// Whether the files still hold what they held when they were opened.
+    ///
+    /// # Errors
+    /// The file that does not.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        Ok(self.container.check_unchanged()?)
     }
 
     /// Whether the file holds a tensor of exactly this name.
@@ -138,20 +146,17 @@ pub(crate) struct Tensor<'a> {
 impl Tensor<'_> {
     /// Decodes one row (all axes but the last counted together).
     pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        let from = match self.quirk {
-            StorageQuirk::InterleavedRows { heads } => {
-                let d_head = self.stored.rows() / heads;
-                let (head, within) = (row / d_head, row % d_head);
-                let half = d_head / 2;
-                head * d_head + 2 * (within % half) + within / half
-            }
-            _ => row,
-        };
-        self.stored.read_row(from, out)?;
-        if self.quirk == StorageQuirk::PlusOne {
-            out.iter_mut().for_each(|x| *x -= 1.0);
-        }
+        self.stored.read_row(self.quirk.stored_row(row, self.stored.rows()), out)?;
+        self.quirk.undo(out);
         Ok(())
+    }
+
+    /// Its rows by themselves, to be read when they are needed.
+    ///
+    /// # Errors
+    /// Numbers that are not floating point.
+    pub(crate) fn lasting(&self) -> Result<TensorRows> {
+        Ok(TensorRows { stored: self.stored.lasting()?, quirk: self.quirk })
     }
 
     /// Decodes everything, row after row.
@@ -182,5 +187,43 @@ impl Tensor<'_> {
     /// Lets go of the file's pages.
     pub(crate) fn drop_pages(&self) {
         self.stored.drop_pages();
+    }
+}
+
+/// The rows of one stored tensor as the checkpoint would have them. They keep its file mapped.
+#[derive(Debug)]
+pub(crate) struct TensorRows {
+    stored: LastingRows,
+    quirk: StorageQuirk,
+}
+
+impl TensorRows {
+    /// Decodes one row, which must be there and as long as `out`.
+    pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
+        self.stored.read(self.quirk.stored_row(row, self.stored.len()), out);
+        self.quirk.undo(out);
+    }
+
+    /// Lets go of the file's pages.
+    pub(crate) fn drop_pages(&self) {
+        self.stored.drop_pages();
+    }
+}
+
+impl StorageQuirk {
+    /// Where a row stands among so many stored ones.
+    fn stored_row(self, row: usize, rows: usize) -> usize {
+        let StorageQuirk::InterleavedRows { heads } = self else { return row };
+        let d_head = rows / heads;
+        let (head, within) = (row / d_head, row % d_head);
+        let half = d_head / 2;
+        head * d_head + 2 * (within % half) + within / half
+    }
+
+    /// Brings a stored row's values back to what the checkpoint has.
+    fn undo(self, values: &mut [f32]) {
+        if self == StorageQuirk::PlusOne {
+            values.iter_mut().for_each(|x| *x -= 1.0);
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Projections and norms, packed for the kernels.
 
 use std::convert::Infallible;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use easyroutine_kernels::{Cpu, Dtype, Left, Out, PackedMatrix, Rows, RowsMut};
+use easyroutine_kernels::{Cpu, Dtype, Left, Out, PackedMatrix, Rows, RowsMut, Source};
 
-use super::checkpoint::{Checkpoint, Tensor};
+use super::checkpoint::{Checkpoint, TensorRows};
 use crate::arch::{self, Bias};
 use crate::error::Result;
 use crate::names::{Axes, Linear, Names};
@@ -101,7 +101,7 @@ impl Norm {
 /// Reads weights by the names of a family.
 #[derive(Debug)]
 pub(crate) struct Loader<'a> {
-    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) checkpoint: &'a Arc<Checkpoint>,
     pub(crate) names: &'a Names,
     /// What stands before a name in most files: the base model's own.
     pub(crate) base: &'a str,
@@ -156,7 +156,7 @@ impl Loader<'_> {
         outputs: usize,
         inputs: usize,
     ) -> Result<Projection> {
-        self.fused(&[self.part(prefix, linear, outputs, inputs)?], inputs, outputs, |n| (0, n))
+        Ok(self.fused(vec![self.part(prefix, linear, outputs, inputs)?], inputs, outputs, |n| (0, n)))
     }
 
     /// One projection that stays in f32 whatever the compute dtype (a router: its choices must not flip).
@@ -171,13 +171,7 @@ impl Loader<'_> {
     }
 
     /// One stored projection, to be fused with others.
-    pub(crate) fn part(
-        &self,
-        prefix: &str,
-        linear: Linear,
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<Part<'_>> {
+    pub(crate) fn part(&self, prefix: &str, linear: Linear, outputs: usize, inputs: usize) -> Result<Part> {
         self.part_named(prefix, linear.name, linear, outputs, inputs)
     }
 
@@ -189,11 +183,12 @@ impl Loader<'_> {
         linear: Linear,
         outputs: usize,
         inputs: usize,
-    ) -> Result<Part<'_>> {
+    ) -> Result<Part> {
         let name = |end: &str| format!("{prefix}{module}.{end}");
         let weight = match linear.axes {
             Axes::OutIn => {
-                PartRows::Stored(self.checkpoint.tensor(self.base, &name("weight"), &[outputs, inputs])?)
+                let tensor = self.checkpoint.tensor(self.base, &name("weight"), &[outputs, inputs])?;
+                PartRows::Stored(tensor.lasting()?)
             }
             Axes::InOut => {
                 let tensor = self.checkpoint.tensor(self.base, &name("weight"), &[inputs, outputs])?;
@@ -212,80 +207,90 @@ impl Loader<'_> {
     /// Several stored projections as one: output `n` is row `place(n).1` of part `place(n).0`.
     pub(crate) fn fused(
         &self,
-        parts: &[Part<'_>],
+        parts: Vec<Part>,
         inputs: usize,
         outputs: usize,
-        place: impl Fn(usize) -> Place + Sync,
-    ) -> Result<Projection> {
-        let matrix = PackedMatrix::pack(self.cpu, self.dtype, outputs, inputs, |n, row| {
-            let (part, from) = place(n);
-            parts[part].weight.read(from, row)
-        })?;
-        Ok(self.finish(parts, matrix, outputs, place))
+        place: impl Fn(usize) -> Place + Send + Sync + 'static,
+    ) -> Projection {
+        self.joined(parts, outputs, place, |rows| PackedMatrix::later(self.dtype, outputs, inputs, rows))
     }
 
     /// Gate and up as one, interleaved for the kernel's epilogue; outputs `0..neurons` are gates.
     pub(crate) fn gated(
         &self,
-        parts: &[Part<'_>],
+        parts: Vec<Part>,
         inputs: usize,
         neurons: usize,
-        place: impl Fn(usize) -> Place + Sync,
-    ) -> Result<Projection> {
-        let matrix = PackedMatrix::pack_gated(self.cpu, self.dtype, neurons, inputs, |n, row| {
-            let (part, from) = place(n);
-            parts[part].weight.read(from, row)
-        })?;
-        Ok(self.finish(parts, matrix, 2 * neurons, place))
+        place: impl Fn(usize) -> Place + Send + Sync + 'static,
+    ) -> Projection {
+        let later = |rows| PackedMatrix::gated_later(self.dtype, neurons, inputs, rows);
+        self.joined(parts, 2 * neurons, place, later)
     }
 
-    fn finish(
+    fn joined(
         &self,
-        parts: &[Part<'_>],
-        matrix: PackedMatrix,
+        parts: Vec<Part>,
         outputs: usize,
-        place: impl Fn(usize) -> Place,
+        place: impl Fn(usize) -> Place + Send + Sync + 'static,
+        later: impl FnOnce(Arc<dyn Source>) -> PackedMatrix,
     ) -> Projection {
-        parts.iter().for_each(|part| part.weight.drop_pages());
         let has_bias = parts.iter().any(|part| part.bias.is_some());
         let bias = has_bias.then(|| {
             let of = |(part, row): Place| parts[part].bias.as_ref().map_or(0.0, |b| b[row]);
             (0..outputs).map(|n| of(place(n))).collect()
         });
+        let parts: Vec<PartRows> = parts.into_iter().map(|part| part.weight).collect();
+        // Decoded values are a second copy, which should not wait.
+        let decoded = parts.iter().any(|part| matches!(part, PartRows::Columns { .. }));
+        let place = Box::new(place);
+        let matrix = later(Arc::new(JoinedRows { parts, place, _files: Arc::clone(self.checkpoint) }));
+        if decoded {
+            matrix.pack_now(self.cpu);
+        }
         Projection::new(matrix, bias)
     }
 }
 
 /// One stored projection.
 #[derive(Debug)]
-pub(crate) struct Part<'a> {
-    weight: PartRows<'a>,
+pub(crate) struct Part {
+    weight: PartRows,
     bias: Option<Vec<f32>>,
 }
 
 #[derive(Debug)]
-enum PartRows<'a> {
+enum PartRows {
     /// Stored `[outputs, inputs]`.
-    Stored(Tensor<'a>),
+    Stored(TensorRows),
     /// Stored `[inputs, outputs]`, decoded as a whole because rows are columns there.
     Columns { values: Vec<f32>, outputs: usize },
 }
 
-impl PartRows<'_> {
-    fn read(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        match self {
-            PartRows::Stored(tensor) => tensor.read_row(row, out),
+/// The rows of several stored projections as one matrix.
+struct JoinedRows {
+    parts: Vec<PartRows>,
+    place: Box<dyn Fn(usize) -> Place + Send + Sync>,
+    /// Says that the files are still read.
+    _files: Arc<Checkpoint>,
+}
+
+impl Source for JoinedRows {
+    fn read(&self, output: usize, weights: &mut [f32]) {
+        let (part, row) = (self.place)(output);
+        match &self.parts[part] {
+            PartRows::Stored(rows) => rows.read(row, weights),
             PartRows::Columns { values, outputs } => {
                 let column = values[row..].iter().step_by(*outputs);
-                out.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
-                Ok(())
+                weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
             }
         }
     }
 
-    fn drop_pages(&self) {
-        if let PartRows::Stored(tensor) = self {
-            tensor.drop_pages();
+    fn done(&self) {
+        for part in &self.parts {
+            if let PartRows::Stored(rows) = part {
+                rows.drop_pages();
+            }
         }
     }
 }

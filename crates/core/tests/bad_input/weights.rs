@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use easyroutine::{Dtype, ErrorKind, Model};
+use easyroutine::lens::{LensOptions, LogitLens};
+use easyroutine::load::{LoadOptions, load};
+use easyroutine::positions::{Context, Row};
+use easyroutine::request::Request;
+use easyroutine::{Batch, Dtype, ErrorKind, Model};
 use safetensors::tensor::Dtype as Stored;
 
 use super::refused;
 use crate::common::draft::{self, Draft};
-use crate::common::{assert_same_bits, cases, extract, tiny};
+use crate::common::{assert_same_bits, cases, extract, folder, tiny};
 
 fn logits(model: &Model) -> Vec<f32> {
     extract(model, &[vec![1, 2, 3]], "logits", "all").get("logits").unwrap().values().to_vec()
@@ -131,4 +135,41 @@ fn a_folder_with_a_model_is_not_written_over() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     refused(opened.export(&file, Dtype::F32), ErrorKind::Io, &["file"]);
+}
+
+#[test]
+fn a_file_that_was_written_to_before_it_was_read_is_refused() {
+    for case in ["llama", "llama3"] {
+        let written = Draft::of(case).write();
+        let load = || {
+            load(&folder(written.path()), &LoadOptions { threads: Some(2), ..LoadOptions::default() })
+                .unwrap()
+        };
+        let run = |model: &Model| {
+            let rows = [vec![1, 2, 3]];
+            Request::parse("logits", "all").unwrap().run(
+                model,
+                &Batch::new(&rows).unwrap(),
+                &[Row::of(0, &rows[0])],
+                Context::default(),
+            )
+        };
+        let (model, packed) = (load(), load());
+        let lens = LogitLens::from_model(&load());
+        let cache = run(&model).unwrap();
+        let before = logits(&packed);
+        (0..3).for_each(|_| drop(logits(&packed)));
+
+        std::fs::write(written.path().join("model.safetensors"), Draft::of("gpt2").weights()).unwrap();
+        let words = ["model.safetensors", "was written to", "Load it again"];
+        refused(run(&model), ErrorKind::Format, &words);
+        refused(lens.unembedding().rows(), ErrorKind::Format, &words);
+        refused(lens.compute(&cache, "resid_out_*", &LensOptions::default()), ErrorKind::Format, &words);
+        // Its embedding is looked up in the file where it is not the unembedding too.
+        if case == "llama" {
+            refused(run(&packed), ErrorKind::Format, &words);
+        } else {
+            assert_same_bits(case, &logits(&packed), &before);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What nobody wants is neither reported nor computed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use easyroutine::sites::{Point, Scope, Site};
 use easyroutine::{Batch, Tap};
@@ -82,13 +82,13 @@ impl Tap for Last {
     }
 
     fn at(&mut self, point: Point, value: &mut easyroutine::Value<'_>) -> easyroutine::Result<()> {
-        let rows = value.batch().spans().enumerate();
-        let given: Vec<(usize, usize)> = rows
-            .flat_map(|(row, span)| (0..span.len()).map(move |position| (row, position)))
+        let batch = value.batch();
+        let given: Vec<(usize, usize)> = (0..batch.n_rows())
+            .flat_map(|row| (0..batch.length(row)).map(move |position| (row, position)))
             .filter(|(row, position)| value.vector(*row, *position).is_some())
             .collect();
-        let last = value.batch().n_rows() - 1;
-        assert_eq!(given, [(last, value.batch().span(last).len() - 1)]);
+        let last = batch.n_rows() - 1;
+        assert_eq!(given, [(last, batch.length(last) - 1)]);
         self.0.at(point, value)
     }
 }
@@ -99,4 +99,73 @@ fn with_nothing_wanted_the_rows_are_still_checked() {
         let beyond = Batch::new(&[[model.arch().vocabulary as u32]]).unwrap();
         assert!(model.forward(&beyond, &mut ()).is_err(), "{name}");
     });
+}
+
+#[test]
+fn after_the_last_attention_only_wanted_tokens_are_computed_to_the_same_bits() {
+    for_every_model(|name, model| {
+        let batch = Batch::new(&two_rows(model)).unwrap();
+        let last = model.arch().layers.len() - 1;
+        let follows = |point: &Point| match point.layer() {
+            Some(layer) => layer == last && point.site() >= Site::MlpIn,
+            None => point.site() != Site::InputEmbeddings,
+        };
+        let every: BTreeSet<Point> = model.arch().points().collect();
+        for wanted in [every.clone(), every.iter().copied().filter(follows).collect()] {
+            let run = |most: usize| {
+                let mut ends = Ends { most, wanted: wanted.clone(), seen: BTreeMap::new() };
+                model.forward(&batch, &mut ends).unwrap();
+                ends.seen
+            };
+            let (whole, ends) = (run(usize::MAX), run(2));
+            for (point, seen) in &ends {
+                let computed = if follows(point) { 2 * batch.n_rows() } else { batch.n_tokens() };
+                assert_eq!(seen.computed, computed, "{name}, {point}");
+                for (row, vectors) in seen.rows.iter().enumerate() {
+                    let all = &whole[point].rows[row];
+                    assert_eq!(vectors.len(), 2, "{name}, {point}");
+                    assert_eq!(vectors[..], all[all.len() - 2..], "{name}, {point}");
+                }
+            }
+            assert_eq!(ends.len(), wanted.len(), "{name}");
+        }
+    });
+}
+
+/// Wants the last tokens of each row.
+struct Ends {
+    most: usize,
+    wanted: BTreeSet<Point>,
+    seen: BTreeMap<Point, Seen>,
+}
+
+/// What one point gave.
+struct Seen {
+    /// Tokens that were computed.
+    computed: usize,
+    /// The bits of each row's last vectors.
+    rows: Vec<Vec<Vec<u32>>>,
+}
+
+impl Tap for Ends {
+    fn wants(&self, point: Point) -> easyroutine::Want {
+        if self.wanted.contains(&point) { easyroutine::Want::Read } else { easyroutine::Want::Nothing }
+    }
+
+    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
+        Some(batch.spans().flat_map(|span| span.end - span.len().min(self.most)..span.end).collect())
+    }
+
+    fn at(&mut self, point: Point, value: &mut easyroutine::Value<'_>) -> easyroutine::Result<()> {
+        let batch = value.batch();
+        let last = |row: usize| {
+            let length = batch.length(row);
+            let positions = length - length.min(self.most)..length;
+            let vectors = positions.filter_map(|position| value.vector(row, position));
+            vectors.map(|vector| vector.iter().map(|x| x.to_bits()).collect()).collect()
+        };
+        let seen = Seen { computed: batch.n_tokens(), rows: (0..batch.n_rows()).map(last).collect() };
+        self.seen.insert(point, seen);
+        Ok(())
+    }
 }

@@ -3,8 +3,10 @@
 use super::finish::Target;
 use super::inputs::{Inputs, Values};
 use super::tasks::{Part, Steps, steps};
+use crate::packed::Panels;
 use crate::vector::{Element, PANEL, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, PackedMatrix, scratch};
+use std::ops::Range;
 
 /// Sums of a tile.
 const TILE: usize = TILE_ROWS * PANEL;
@@ -14,8 +16,10 @@ const WAITING_TILES: usize = 128;
 
 /// Some rows times some panels, and where the results go.
 pub(super) struct Block<'a, O> {
+    pub(super) cpu: &'a Cpu,
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) w: &'a PackedMatrix,
+    pub(super) panels: &'a Panels,
     pub(super) part: Part<'a>,
     pub(super) target: &'a Target<'a, O>,
 }
@@ -24,19 +28,36 @@ pub(super) struct Block<'a, O> {
 ///
 /// # Safety
 /// No one else accesses these rows of the target in the columns of these panels' outputs.
-pub(super) unsafe fn run<O: Element>(cpu: &Cpu, block: Block<'_, O>) {
+pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
     match block.inputs.values {
-        Values::F32(x) => run_of(cpu, x, block),
-        Values::Bf16(x) => run_of(cpu, x, block),
+        Values::F32(x) => run_of(x, block),
+        Values::Bf16(x) => run_of(x, block),
     }
 }
 
-fn run_of<T: Element, O: Element>(cpu: &Cpu, x: &[T], block: Block<'_, O>) {
+fn run_of<T: Element, O: Element>(x: &[T], block: Block<'_, O>) {
     let tiles = block.part.tiles.len();
     let steps = steps(block.w.depth(), size_of::<T>(), tiles);
     // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
     let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
-    scratch::with(waiting * TILE, |sums: &mut [f32]| cpu.run(BlockOf { x, block, steps, sums }));
+    scratch::with(waiting * TILE, |sums: &mut [f32]| {
+        let Block { cpu, w, panels, .. } = block;
+        let all = block.part.panels.clone();
+        let mut block = BlockOf { x, block, steps, sums };
+        match panels {
+            Panels::Packed(packed) => {
+                let len = w.panel_len();
+                let values = &packed.values::<T>()[all.start * len..all.end * len];
+                cpu.run(Take { block: &mut block, panels: all, values });
+            }
+            Panels::Passing(source) => scratch::with(w.panel_len(), |values: &mut [T]| {
+                for panel in all {
+                    w.lay_out(cpu, &**source, panel, values);
+                    cpu.run(Take { block: &mut block, panels: panel..panel + 1, values });
+                }
+            }),
+        }
+    });
 }
 
 struct BlockOf<'a, T, O> {
@@ -47,24 +68,35 @@ struct BlockOf<'a, T, O> {
     sums: &'a mut [f32],
 }
 
-impl<T: Element, O: Element> Work for BlockOf<'_, T, O> {
+/// The work of multiplying with some panels.
+struct Take<'a, 'b, T, O> {
+    block: &'a mut BlockOf<'b, T, O>,
+    panels: Range<usize>,
+    /// Their weights.
+    values: &'a [T],
+}
+
+impl<T: Element, O: Element> Work for Take<'_, '_, T, O> {
     type Out = ();
 
     #[inline(always)]
-    fn run<V: Vector>(mut self, v: V) {
-        let Part { panels, tiles, .. } = self.block.part.clone();
-        let waiting = self.sums.len() / TILE;
+    fn run<V: Vector>(self, v: V) {
+        let Take { block, panels, values } = self;
+        let tiles = block.block.part.tiles.clone();
+        let panel_len = block.block.w.panel_len();
+        let waiting = block.sums.len() / TILE;
         let at_once =
-            if self.steps.count == 1 { panels.len() } else { (waiting / tiles.len().max(1)).max(1) };
+            if block.steps.count == 1 { panels.len() } else { (waiting / tiles.len().max(1)).max(1) };
         let mut first = panels.start;
         while first < panels.end {
             let last = panels.end.min(first + at_once);
-            for step in 0..self.steps.count {
+            for step in 0..block.steps.count {
                 for panel in first..last {
+                    let weights = &values[(panel - panels.start) * panel_len..][..panel_len];
                     for tile in tiles.clone() {
                         let number = (panel - first) * tiles.len() + tile - tiles.start;
-                        let place = if self.steps.count == 1 { 0 } else { number };
-                        self.advance(v, panel, tile, step, place);
+                        let place = if block.steps.count == 1 { 0 } else { number };
+                        block.advance(v, panel, weights, tile, step, place);
                     }
                 }
             }
@@ -74,9 +106,18 @@ impl<T: Element, O: Element> Work for BlockOf<'_, T, O> {
 }
 
 impl<T: Element, O: Element> BlockOf<'_, T, O> {
-    /// Takes one tile, whose sums stand at `place`, through one step, and finishes it after the last.
+    /// Takes one tile, whose sums stand at `place`, through one step of a panel with these weights, and finishes it after
+    /// the last.
     #[inline(always)]
-    fn advance<V: Vector>(&mut self, v: V, panel: usize, tile: usize, step: usize, place: usize) {
+    fn advance<V: Vector>(
+        &mut self,
+        v: V,
+        panel: usize,
+        weights: &[T],
+        tile: usize,
+        step: usize,
+        place: usize,
+    ) {
         let Block { inputs, w, part, target, .. } = &self.block;
         let rows = part.rows.of_tile(tile);
         let depth = step * self.steps.len..w.depth().min((step + 1) * self.steps.len);
@@ -86,7 +127,7 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
             sums.fill(0.0);
         } else {
             let x = &self.x[rows.start * inputs.stride + depth.start..];
-            let weights = &w.panel::<T>(panel)[depth.start * PANEL..];
+            let weights = &weights[depth.start * PANEL..];
             let step = Step {
                 start: if step == 0 { Start::Zero } else { Start::Tile },
                 rows: rows.len(),

@@ -3,7 +3,7 @@
 use crate::aligned::CACHE_PERIOD;
 use crate::operand::padded;
 use crate::shared::SharedRows;
-use crate::vector::{Element, Vector, Work};
+use crate::vector::{Convert, Element};
 use crate::{Cpu, Dtype, Left, PackedMatrix, Rows, scratch};
 
 /// Activations in the type of the weights.
@@ -70,23 +70,4 @@ fn converted<T: Element>(cpu: &Cpu, x: Rows<'_>, stride: usize, f: impl FnOnce(&
         });
         f(values);
     });
-}
-
-struct Convert<'a, T> {
-    from: &'a [f32],
-    to: &'a mut [T],
-}
-
-impl<T: Element> Work for Convert<'_, T> {
-    type Out = ();
-
-    /// Plain Rust, which the compiler vectorises. Inputs beyond the last, with which pairs are filled up, become zero.
-    #[inline(always)]
-    fn run<V: Vector>(self, _v: V) {
-        let (to, rest) = self.to.split_at_mut(self.from.len());
-        for (to, from) in to.iter_mut().zip(self.from) {
-            *to = T::nearest(*from);
-        }
-        rest.fill(T::nearest(0.0));
-    }
 }

@@ -112,6 +112,7 @@ impl Cpu {
         let group = tile_columns.div_ceil(PANEL).max(1);
         inputs::with(self, &x, w, |inputs| {
             let tasks = Tasks::new(self, inputs, w, Some(group));
+            let panels = w.panels(self, tasks.use_panels_once());
             self.for_each(tasks.count(), |task| {
                 let part = tasks.part(task);
                 let rows = part.rows.of_tiles(&part.tiles);
@@ -125,7 +126,9 @@ impl Cpu {
                     let origin = (first_row, first_column);
                     let target = Target { out: &out, origin, bias, finish: Finish::Store };
                     // SAFETY: the tile is this task's own.
-                    unsafe { block::run(self, Block { inputs, w, part, target: &target }) };
+                    unsafe {
+                        block::run(Block { cpu: self, inputs, w, panels: &panels, part, target: &target })
+                    };
                     visit(first_column, first_row, tile);
                 });
             });
@@ -149,10 +152,11 @@ impl Cpu {
     fn multiply_into<O: Element>(&self, x: Left<'_>, w: &PackedMatrix, target: Target<'_, O>) {
         inputs::with(self, &x, w, |inputs| {
             let tasks = Tasks::new(self, inputs, w, None);
+            let panels = w.panels(self, tasks.use_panels_once());
             self.for_each(tasks.count(), |task| {
                 let part = tasks.part(task);
                 // SAFETY: tasks have different rows or different panels, and these have different outputs.
-                unsafe { block::run(self, Block { inputs, w, part, target: &target }) };
+                unsafe { block::run(Block { cpu: self, inputs, w, panels: &panels, part, target: &target }) };
             });
         });
     }

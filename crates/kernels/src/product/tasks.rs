@@ -73,6 +73,11 @@ impl Tasks {
         self.blocks * self.groups
     }
 
+    /// Whether no two tasks share a panel.
+    pub(super) fn use_panels_once(&self) -> bool {
+        self.blocks <= 1
+    }
+
     /// What a task computes. Tasks in sequence share rows.
     pub(super) fn part(&self, task: usize) -> Part<'_> {
         let (block, group) = (task / self.groups, task % self.groups);

@@ -1,10 +1,11 @@
 //! Products against f64, and the promise of the same bits.
 
 use crate::testing::{Matrix, bits, cpus, error, single_cpus, values};
-use crate::{Activation, Cpu, Dtype, PackedMatrix, bf16};
+use crate::{Activation, Cpu, Dtype, PackedMatrix, Source, bf16};
 use proptest::prelude::*;
 use std::convert::Infallible;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A product with everything around it.
 #[derive(Clone, Debug)]
@@ -90,6 +91,23 @@ impl Case {
     }
 }
 
+/// Weights in memory, and how often a matrix was done with them.
+struct Held {
+    weights: Vec<f32>,
+    inputs: usize,
+    done: AtomicUsize,
+}
+
+impl Source for Held {
+    fn read(&self, output: usize, weights: &mut [f32]) {
+        weights.copy_from_slice(&self.weights[output * self.inputs..][..self.inputs]);
+    }
+
+    fn done(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 fn dense(matrix: &Matrix) -> Vec<f32> {
     (0..matrix.rows).flat_map(|row| matrix.view().row(row).to_vec()).collect()
 }
@@ -119,6 +137,36 @@ proptest! {
                 cpu.matmul(x.view().rows(row..row + 1), &packed, bias.as_deref(), alone.view_mut());
                 prop_assert_eq!(bits(&alone.values), bits(together.view().row(row)));
             }
+        }
+    }
+
+    #[test]
+    fn a_matrix_that_is_packed_later_gives_the_same_bits(case in cases(), gated in any::<bool>()) {
+        let (x, bias) = (case.x(), case.bias());
+        for cpu in cpus() {
+            let at_once = case.product(&cpu, gated);
+            let packed = case.packed(&cpu, gated);
+            let held = Held { weights: case.weights(), inputs: case.inputs, done: AtomicUsize::new(0) };
+            let held = Arc::new(held);
+            let source: Arc<dyn Source> = held.clone();
+            let later = match gated {
+                true => PackedMatrix::gated_later(case.dtype, case.outputs / 2, case.inputs, source),
+                false => PackedMatrix::later(case.dtype, case.outputs, case.inputs, source),
+            };
+            // While the weights pass by, when they are packed, and afterwards.
+            for _ in 0..4 {
+                let mut out = case.out();
+                cpu.matmul(x.view(), &later, bias.as_deref(), out.view_mut());
+                prop_assert_eq!(bits(&dense(&out)), bits(&dense(&at_once)));
+                for output in [0, case.outputs - 1] {
+                    let mut rows = [vec![0.0; case.inputs], vec![0.0; case.inputs]];
+                    later.read_row(output, &mut rows[0]);
+                    packed.read_row(output, &mut rows[1]);
+                    prop_assert_eq!(bits(&rows[0]), bits(&rows[1]));
+                }
+            }
+            prop_assert_eq!(held.done.load(Ordering::Relaxed), 1);
+            prop_assert_eq!(Arc::strong_count(&held), 1, "the weights are let go");
         }
     }
 

@@ -134,6 +134,13 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn zip(self, a: __m256, b: __m256) -> (__m256, __m256) {
+        // Each half of a register is zipped for itself.
+        let (even, odd) = intrinsic!((_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)));
+        intrinsic!((_mm256_permute2f128_ps::<0x20>(even, odd), _mm256_permute2f128_ps::<0x31>(even, odd)))
+    }
+
+    #[inline(always)]
     fn scale_exp2(self, y: __m256, n: __m256) -> __m256 {
         // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
         intrinsic!({

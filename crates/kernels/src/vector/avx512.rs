@@ -158,6 +158,15 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn zip(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        // Lanes of b are numbered from 16.
+        let first = intrinsic!(_mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+        let second =
+            intrinsic!(_mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+        intrinsic!((_mm512_permutex2var_ps(a, first, b), _mm512_permutex2var_ps(a, second, b)))
+    }
+
+    #[inline(always)]
     fn scale_exp2(self, y: __m512, n: __m512) -> __m512 {
         intrinsic!(_mm512_scalef_ps(y, n))
     }

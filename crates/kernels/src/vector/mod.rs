@@ -9,6 +9,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod element;
 mod portable;
 mod step;
 #[cfg(target_arch = "x86_64")]
@@ -17,8 +18,9 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 use self::{avx2::Avx2, avx512::Avx512};
 use crate::Simd;
+pub(crate) use element::{Convert, Element};
 use portable::Portable;
-pub(crate) use step::{Element, PANEL, Start, Step, TILE_ROWS};
+pub(crate) use step::{PANEL, Start, Step, TILE_ROWS};
 
 /// The most lanes that any implementation has.
 pub(crate) const MOST_LANES: usize = 16;
@@ -58,6 +60,8 @@ pub(crate) trait Vector: Copy {
     fn where_negative(self, x: Self::F, yes: Self::F, no: Self::F) -> Self::F;
     /// x where it is NaN, otherwise `kept`.
     fn keep_nan(self, kept: Self::F, x: Self::F) -> Self::F;
+    /// Lanes of two vectors in turn: those of the first halves, those of the second. Moves bits alone.
+    fn zip(self, a: Self::F, b: Self::F) -> (Self::F, Self::F);
     /// y * 2^n for a whole n between -250 and 250, rounded once.
     fn scale_exp2(self, y: Self::F, n: Self::F) -> Self::F;
 

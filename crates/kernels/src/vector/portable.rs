@@ -107,6 +107,12 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn zip(self, a: F, b: F) -> (F, F) {
+        let turn = |i: usize| if i.is_multiple_of(2) { a[i / 2] } else { b[i / 2] };
+        (each(turn), each(|i| turn(i + 8)))
+    }
+
+    #[inline(always)]
     fn scale_exp2(self, y: F, n: F) -> F {
         // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
         each(|i| {

@@ -1,9 +1,5 @@
 //! What a micro-kernel is asked to do, checked before it does it.
 
-use super::Vector;
-use crate::aligned::Plain;
-use crate::bf16;
-
 /// Columns of a panel, and of a tile.
 pub(crate) const PANEL: usize = 32;
 
@@ -66,78 +62,5 @@ impl<T> Step<'_, T> {
     pub(super) fn check_pairs(&self, tile: &[f32]) {
         self.check(tile);
         assert!(self.inputs.is_multiple_of(2) && self.panel_stride == PANEL, "bf16 inputs come in pairs");
-    }
-}
-
-/// A type of value that products are made of.
-pub(crate) trait Element: Plain {
-    /// Inputs of a column that stand side by side in a panel.
-    const TOGETHER: usize;
-
-    /// The nearest value of this type.
-    fn nearest(value: f32) -> Self;
-    fn widened(self) -> f32;
-    fn tile<V: Vector>(v: V, step: &Step<'_, Self>, tile: &mut [f32]);
-    /// Writes the nearest values over the first of a slice.
-    fn store<V: Vector>(v: V, lanes: V::F, out: &mut [Self]);
-
-    /// Writes as many of the nearest values as the slice holds.
-    #[inline(always)]
-    fn store_some<V: Vector>(v: V, lanes: V::F, out: &mut [Self]) {
-        if out.len() >= V::LANES {
-            return Self::store(v, lanes, out);
-        }
-        for (out, lane) in out.iter_mut().zip(v.lanes(lanes)) {
-            *out = Self::nearest(lane);
-        }
-    }
-}
-
-impl Element for f32 {
-    const TOGETHER: usize = 1;
-
-    #[inline(always)]
-    fn nearest(value: f32) -> f32 {
-        value
-    }
-
-    #[inline(always)]
-    fn widened(self) -> f32 {
-        self
-    }
-
-    #[inline(always)]
-    fn tile<V: Vector>(v: V, step: &Step<'_, f32>, tile: &mut [f32]) {
-        v.tile(step, tile);
-    }
-
-    #[inline(always)]
-    fn store<V: Vector>(v: V, lanes: V::F, out: &mut [f32]) {
-        v.store(lanes, out);
-    }
-}
-
-/// The bits of bf16.
-impl Element for u16 {
-    const TOGETHER: usize = 2;
-
-    #[inline(always)]
-    fn nearest(value: f32) -> u16 {
-        bf16::round(value)
-    }
-
-    #[inline(always)]
-    fn widened(self) -> f32 {
-        bf16::widen(self)
-    }
-
-    #[inline(always)]
-    fn tile<V: Vector>(v: V, step: &Step<'_, u16>, tile: &mut [f32]) {
-        v.tile_bf16(step, tile);
-    }
-
-    #[inline(always)]
-    fn store<V: Vector>(v: V, lanes: V::F, out: &mut [u16]) {
-        v.store_bf16(lanes, out);
     }
 }
