@@ -21,7 +21,7 @@ fn main() {
     let n: u32 = args.get(3).map_or(0, |n| n.parse().unwrap());
     match task {
         "save" => save(base),
-        "layer" => read(base, |store| store.read("resid_out_7").unwrap()),
+        "layer" => read(base, n.max(1), |store| store.read("resid_out_7").unwrap()),
         "rows" => rows(base),
         "stream" => stream(base),
         "runs" => runs(base, n),
@@ -72,14 +72,18 @@ fn save(base: &str) {
     println!("{}", begin.elapsed().as_secs_f64());
 }
 
-/// Finds and opens the run, reads, and looks at every page of what came.
-fn read(base: &str, tensors: impl Fn(&easyroutine_store::Run) -> Loaded) {
-    let begin = Instant::now();
-    let store = Store::open(base).unwrap();
-    let run = ActivationLoader::of(store, "e").query(&Query::default()).unwrap().load(-1).unwrap();
-    let loaded = tensors(&run);
-    let sum: u64 = loaded.bytes.iter().step_by(4096).map(|x| u64::from(*x)).sum();
-    println!("{} {sum}", begin.elapsed().as_secs_f64());
+/// Finds and opens the run, reads, and looks at every page of what came; so many times, of which the last counts.
+fn read(base: &str, times: u32, tensors: impl Fn(&easyroutine_store::Run) -> Loaded) {
+    let once = || {
+        let begin = Instant::now();
+        let store = Store::open(base).unwrap();
+        let run = ActivationLoader::of(store, "e").query(&Query::default()).unwrap().load(-1).unwrap();
+        let loaded = tensors(&run);
+        let sum: u64 = loaded.bytes.iter().step_by(4096).map(|x| u64::from(*x)).sum();
+        (begin.elapsed().as_secs_f64(), sum)
+    };
+    let (seconds, sum) = (1..times).fold(once(), |_, _| once());
+    println!("{seconds} {sum}");
 }
 
 fn rows(base: &str) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{self, Index};
+use crate::metadata::Metadata;
 use crate::names::check_experiment;
 use crate::query::{Criteria, Query};
 use crate::run::Run;
@@ -84,8 +85,8 @@ impl ActivationLoader {
         {
             return Ok(QueryResult { store: self.store.clone(), runs, problems });
         }
-        let Scan { runs, problems } = self.store.scan(experiment)?;
-        let runs = runs.into_iter().filter(|run| criteria.hold(&run.metadata)).collect();
+        let wanted = |metadata: &Metadata| criteria.hold(metadata);
+        let Scan { runs, problems } = self.store.scan_for(experiment, &wanted)?;
         Ok(QueryResult { store: self.store.clone(), runs, problems })
     }
 }

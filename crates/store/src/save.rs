@@ -150,10 +150,7 @@ impl ActivationSaver {
         let label =
             Label { run: &path, run_id: &claim.run_id.to_string(), number: 0, examples: None, worker: None };
         let write = || -> Result<()> {
-            let mut shards = Vec::new();
-            for (number, pieces) in shard::plan(&tensors, self.shard_bytes).into_iter().enumerate() {
-                shards.push(shard::write(backend, &Label { number, ..label.clone() }, pieces)?);
-            }
+            let shards = shard::write_all(backend, &label, shard::plan(&tensors, self.shard_bytes))?;
             let manifest = manifest(&tensors, contents.values.clone(), shards);
             let size = Size { n_examples: n_examples(&contents.tensors), n_rows: n_rows(&contents.tensors) };
             publish(backend, &path, &claim, fields.json.clone(), manifest, size)

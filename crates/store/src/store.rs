@@ -61,6 +61,9 @@ impl Scan {
     }
 }
 
+/// Whether a query wants a run.
+pub(crate) type Wanted<'a> = dyn Fn(&Metadata) -> bool + Sync + 'a;
+
 impl Store {
     /// A store that is there: in a folder, or, with the feature `cloud`, at `s3://bucket/prefix`, `gs://…` or `az://…`.
     ///
@@ -180,6 +183,11 @@ impl Store {
     /// # Errors
     /// The store itself can't be listed. An experiment that is not there has no runs.
     pub fn scan(&self, experiment: Option<&str>) -> Result<Scan> {
+        self.scan_for(experiment, &|_| true)
+    }
+
+    /// The runs among them that are wanted; of the others no record is kept.
+    pub(crate) fn scan_for(&self, experiment: Option<&str>, wanted: &Wanted<'_>) -> Result<Scan> {
         let mut scan = Scan::default();
         let experiments = match experiment {
             Some(name) => {
@@ -190,7 +198,7 @@ impl Store {
         };
         for experiment in &experiments {
             for folder in self.model_folders(experiment, &mut scan.problems) {
-                self.scan_folder(&folder, &mut scan);
+                self.scan_folder(&folder, wanted, &mut scan);
             }
         }
         scan.sort();
@@ -208,8 +216,8 @@ impl Store {
         }
     }
 
-    /// Reads the records of all runs of one model.
-    pub(crate) fn scan_folder(&self, folder: &str, scan: &mut Scan) {
+    /// Reads the records of all runs of one model, and keeps those that are wanted.
+    fn scan_folder(&self, folder: &str, wanted: &Wanted<'_>, scan: &mut Scan) {
         let entries = match self.backend.list(folder) {
             Ok(entries) => entries,
             Err(error) => return scan.problems.push(Problem { path: folder.to_owned(), error }),
@@ -218,12 +226,19 @@ impl Store {
         let share = entries.len().div_ceil(self.backend.readers(entries.len())).max(1);
         let read = |entries: &[Entry]| {
             let mut scan = Scan::default();
-            entries.iter().for_each(|entry| self.scan_entry(folder, entry, &mut scan));
+            entries.iter().for_each(|entry| self.scan_entry(folder, entry, wanted, &mut scan));
             scan
         };
+        // The first share is read here: a thread costs more than reading one record.
         let parts = std::thread::scope(|scope| {
-            let started: Vec<_> = entries.chunks(share).map(|part| scope.spawn(move || read(part))).collect();
-            started.into_iter().filter_map(|part| part.join().ok()).collect::<Vec<_>>()
+            let mut shares = entries.chunks(share);
+            let first = shares.next();
+            let started: Vec<_> = shares.map(|part| scope.spawn(move || read(part))).collect();
+            let first = first.map(read);
+            first
+                .into_iter()
+                .chain(started.into_iter().filter_map(|part| part.join().ok()))
+                .collect::<Vec<_>>()
         });
         for part in parts {
             scan.runs.extend(part.runs);
@@ -231,12 +246,12 @@ impl Store {
         }
     }
 
-    fn scan_entry(&self, folder: &str, entry: &Entry, scan: &mut Scan) {
+    fn scan_entry(&self, folder: &str, entry: &Entry, wanted: &Wanted<'_>, scan: &mut Scan) {
         let path = format!("{folder}/{}", entry.name);
         match entry.kind {
             EntryKind::Folder => match self.record(&path) {
-                Ok(Some(metadata)) => scan.runs.push(Found { path, metadata }),
-                Ok(None) => {}
+                Ok(Some(metadata)) if wanted(&metadata) => scan.runs.push(Found { path, metadata }),
+                Ok(_) => {}
                 Err(error) => scan.problems.push(Problem { path, error }),
             },
             EntryKind::Other => {
