@@ -243,3 +243,28 @@ fn what_crashed_writers_left_is_cleared_and_runs_are_kept() {
     assert!(saver.store().gc(Duration::ZERO, Sweep::Look).unwrap().is_empty());
     assert!(saver.store().run(&path).unwrap().verify().unwrap().is_empty());
 }
+
+#[test]
+fn a_run_that_two_threads_write_is_whole_and_in_order() {
+    let folder = fast_folder();
+    let names: Vec<String> = (0..5).map(|i| format!("resid_out_{i}")).collect();
+    let shape = [1 << 10, 1 << 14];
+    let bytes: Vec<Vec<u8>> = (0..5u8).map(|i| vec![i + 1; shape[0] * shape[1]]).collect();
+    let tensors =
+        names.iter().zip(&bytes).map(|(name, bytes)| Tensor::new(name, Dtype::U8, &shape, bytes).dense());
+    let whole = Contents { tensors: tensors.collect(), ..Contents::default() };
+    saver(&folder, "e").with_shard_bytes(16 << 20).save(&whole, &story(0)).unwrap();
+    let run = ActivationLoader::new(folder.path(), "*")
+        .unwrap()
+        .query(&Query::default())
+        .unwrap()
+        .load(-1)
+        .unwrap();
+    assert_eq!(run.verify().unwrap(), []);
+    assert_eq!(run.names().collect::<Vec<_>>(), names);
+    let files: Vec<&str> = run.manifest().shards.iter().map(|shard| &shard.file[..10]).collect();
+    assert_eq!(files, ["data/00000", "data/00001", "data/00002", "data/00003", "data/00004"]);
+    for (name, bytes) in names.iter().zip(&bytes) {
+        assert!(run.read(name).unwrap().bytes[..] == bytes[..], "{name}");
+    }
+}
