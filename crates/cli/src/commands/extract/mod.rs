@@ -17,13 +17,14 @@ use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Error, ErrorKind};
 
 use super::saved;
-use crate::args::{Args, Extract, Format, PatternArg};
+use crate::args::{Args, BosArg, Extract, Format, PatternArg};
 use crate::failure::Failure;
 use crate::session::{self, Session};
 use crate::{changes, memory, output, progress};
 
 pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let file = target(args, extract)?;
+    refuse_idle_flags(extract, file)?;
     let request = request(extract)?;
     let interventions = extract.changes.read()?;
     let texts = rows::read(extract)?;
@@ -211,6 +212,22 @@ fn request(extract: &Extract) -> Result<Request, Failure> {
         examples: if extract.avg_over_examples { Examples::Mean } else { Examples::Each },
     };
     Ok(Request { activations, positions: specifiers(&extract.positions)?, reduction })
+}
+
+/// Refuses flags that would change nothing: whoever gives one expects that it does.
+fn refuse_idle_flags(extract: &Extract, file: &Path) -> Result<(), Failure> {
+    if extract.token_ids.is_some() && extract.cutting.bos != BosArg::Auto {
+        return Err(Failure::usage("--bos changes nothing in --token-ids, which are run as they are")
+            .hint("write the token into the rows, or leave it out of them"));
+    }
+    let positions = extract.positions.iter().chain(&extract.pattern_rows).chain(&extract.changes.intervene);
+    let speaks_of_groups = positions.into_iter().any(|text| text.contains("inputs-partition-"));
+    // A store keeps the pivots, and finds runs by them.
+    if !extract.pivot.is_empty() && !speaks_of_groups && !saved::is_store(file) {
+        return Err(Failure::usage("--pivot cuts rows into groups, and no position speaks of one")
+            .hint("--positions inputs-partition-0 is the group before the first pivot"));
+    }
+    Ok(())
 }
 
 fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
