@@ -53,13 +53,10 @@ pub(crate) struct Scratch {
     squares: Vec<Vec<f32>>,
 }
 
-/// The first of some squares, each of this size. A new one is memory that nobody has touched: the threads that write
-/// it fetch it, not this one.
-fn some_squares(squares: &mut Vec<Vec<f32>>, count: usize, size: usize) -> &mut [Vec<f32>] {
+/// The first of some squares.
+fn some_squares(squares: &mut Vec<Vec<f32>>, count: usize) -> &mut [Vec<f32>] {
     squares.resize_with(squares.len().max(count), Vec::new);
-    let some = &mut squares[..count];
-    some.iter_mut().filter(|square| square.len() != size).for_each(|square| *square = vec![0.0; size]);
-    some
+    &mut squares[..count]
 }
 
 impl Attention {
@@ -105,7 +102,7 @@ impl Attention {
                 let at_once = (LARGEST_PATTERNS / squares.max(1)).clamp(1, spec.n_heads);
                 for first in (0..spec.n_heads).step_by(at_once) {
                     let heads = first..spec.n_heads.min(first + at_once);
-                    let kept = some_squares(&mut buffers.squares, heads.len(), squares);
+                    let kept = some_squares(&mut buffers.squares, heads.len());
                     let (part, z) = (heads.clone(), z.reborrow());
                     cpu.attention_keeping(spec, part, queries, keys, values, sequences, kept, z);
                     for (head, square) in heads.zip(kept) {
@@ -115,7 +112,8 @@ impl Attention {
                 }
             }
             Want::Edit => {
-                let square = &mut some_squares(&mut buffers.squares, 1, squares)[0];
+                let square = &mut some_squares(&mut buffers.squares, 1)[0];
+                square.resize(squares, 0.0);
                 for head in 0..spec.n_heads {
                     cpu.attention_scores(spec, head, queries, keys, sequences, square);
                     let of = |site| Point::head_of(site, self.layer, head);

@@ -9,6 +9,7 @@ use super::{Attention, Sequence};
 use crate::shared::SharedRows;
 use crate::vector::{Element, PANEL, Vector, Work};
 use crate::{Cpu, Rows, scratch};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// What all blocks of a call share.
@@ -35,8 +36,8 @@ pub(super) struct Kept<'a> {
     /// One a head.
     ///
     /// # Shapes
-    /// `[1, entries]`.
-    pub(super) patterns: Vec<SharedRows<'a>>,
+    /// `[1, entries]`, every one of which belongs to a block.
+    pub(super) patterns: Vec<SharedRows<'a, MaybeUninit<f32>>>,
 }
 
 /// The work of one block for some heads that share keys.
@@ -100,15 +101,16 @@ impl<O: Element> Work for HeadBlockIn<'_, O> {
 }
 
 impl Kept<'_> {
-    /// Copies a block's part of a head's pattern, of which `end` columns are not zero everywhere.
+    /// Writes a block's part of a head's pattern, of which `end` columns are not zero everywhere.
     fn keep(&self, head: usize, block: &Block, sequences: &[Sequence], pattern: &Pattern<'_>, end: usize) {
         let keys = sequences[block.sequence].keys.len();
         // SAFETY: heads are different rows, blocks different columns.
         let out = unsafe { self.patterns[head - self.heads.start].part(0, block.entries(sequences)) };
         for (out, row) in out.chunks_exact_mut(keys).zip(pattern.values.chunks_exact(pattern.stride)) {
-            out[..pattern.first_key].fill(0.0);
-            out[pattern.first_key..][..end].copy_from_slice(&row[..end]);
-            out[pattern.first_key + end..].fill(0.0);
+            let (before, rest) = out.split_at_mut(pattern.first_key);
+            let (visible, after) = rest.split_at_mut(end);
+            visible.write_copy_of_slice(&row[..end]);
+            before.iter_mut().chain(after).for_each(|hidden| _ = hidden.write(0.0));
         }
     }
 }

@@ -106,10 +106,11 @@ impl Cpu {
     /// As [`Cpu::attention`] for some heads, whose columns of z alone are written, keeping their patterns: the same bits.
     ///
     /// # Shapes
-    /// patterns: one for each of the heads; in it for each sequence `[its queries, its keys]`, one after the other.
+    /// patterns: one for each of the heads, whatever it held is replaced; in it for each sequence
+    /// `[its queries, its keys]`, one after the other.
     ///
     /// # Panics
-    /// As for [`Cpu::attention`], and if there are no such heads or not a pattern of that size for each.
+    /// As for [`Cpu::attention`], and if there are no such heads or not a pattern for each.
     #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn attention_keeping<'a>(
         &self,
@@ -134,7 +135,7 @@ impl Cpu {
         k: Rows<'_>,
         v: Rows<'_>,
         sequences: &[Sequence],
-        patterns: Option<&mut [Vec<f32>]>,
+        mut patterns: Option<&mut [Vec<f32>]>,
         z: Out<'_>,
     ) {
         spec.check();
@@ -144,21 +145,30 @@ impl Cpu {
         assert_eq!(columns, widths, "columns of q, k, v and z");
         let plan = Plan::new(spec, sequences);
         plan.check_rows(q.n_rows().min(z.shape().0), k.n_rows().min(v.n_rows()));
-        let kept = patterns.map(|patterns| {
+        let kept = patterns.as_deref_mut().map(|patterns| {
             assert_eq!(patterns.len(), heads.len(), "patterns of the heads");
+            // Fresh memory is left to the tasks: who first touches a page has the work of fetching it.
+            let room = |pattern: &'_ mut Vec<f32>| {
+                pattern.clear();
+                pattern.reserve_exact(plan.entries());
+            };
+            patterns.iter_mut().for_each(room);
             let shared = |pattern| SharedRows::dense(pattern, 1, plan.entries());
-            assert!(patterns.iter().all(|p| p.len() == plan.entries()), "entries of the patterns");
-            let patterns = patterns.iter_mut().map(Vec::as_mut_slice).map(shared).collect();
+            let patterns = patterns.iter_mut().map(Vec::spare_capacity_mut).map(shared).collect();
             Kept { patterns, heads: heads.clone() }
         });
         let kv_heads = spec.kv_head(heads.start)..spec.kv_head(heads.end - 1) + 1;
         Keys::with(self, spec, k, kv_heads, sequences, |keys| {
             let inputs = Inputs { spec, q, keys, v, sequences, kept: kept.as_ref() };
             match z.share() {
-                SharedOut::F32(z) => self.attend_to(&plan, heads, &Call { inputs, z: &z }),
+                SharedOut::F32(z) => self.attend_to(&plan, heads.clone(), &Call { inputs, z: &z }),
                 SharedOut::Bf16(z) => self.attend_to(&plan, heads, &Call { inputs, z: &z }),
             }
         });
+        for pattern in patterns.into_iter().flatten() {
+            // SAFETY: there is room for so many, and the tasks have written all: every entry is in some block.
+            unsafe { pattern.set_len(plan.entries()) };
+        }
     }
 
     fn attend_to<O: Element>(&self, plan: &Plan<'_>, heads: Range<usize>, call: &Call<'_, O>) {
