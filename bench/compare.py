@@ -88,7 +88,7 @@ def starts(sides, folder, rounds):
     def once(start):
         begin = time.perf_counter()
         side = start(folder)
-        side.run("residuals", [16])
+        side.ask("residuals 16")
         elapsed = time.perf_counter() - begin
         side.end()
         return elapsed
@@ -100,17 +100,26 @@ def starts(sides, folder, rounds):
 def peaks(sides, folder):
     """Peak resident memory of a process that loads and runs one case; and what a lens adds to it."""
 
-    def peak(start, case, lengths):
+    def peak(start):
         side = start(folder)
-        before = side.ask("peak")
-        side.run(case, lengths)
+        side.run("end", [512])
+        most = side.ask("peak")
+        side.end()
+        return most
+
+    def added_by_lens(start):
+        side = start(folder)
+        # Loaded is what has run: easyroutine has packed all its weights by then.
+        for _ in range(WARM_UP):
+            side.run("residuals", [16])
+        before = side.ask("forget")
+        side.run("lens", [128])
         after = side.ask("peak")
         side.end()
-        return after, after - before
+        return after - before
 
-    both = [peak(start, "end", [512])[0] for start in (sides.ours, sides.theirs)]
-    row("peak memory, load and 1x512, residuals, last logits", sides.dtype, [both], "MB")
-    both = [peak(start, "lens", [128])[1] for start in (sides.ours, sides.theirs)]
+    row("peak memory, load and 1x512, residuals, last logits", sides.dtype, [[peak(s) for s in (sides.ours, sides.theirs)]], "MB")
+    both = [added_by_lens(start) for start in (sides.ours, sides.theirs)]
     row("memory that a lens of 1x128 adds to the loaded weights", sides.dtype, [both], "MB")
 
 

@@ -1,6 +1,6 @@
 //! Runs named workloads on request, for side-by-side measurements: `forward MODEL_FOLDER DTYPE THREADS`, then one line
 //! on standard input a run (`CASE LENGTHS`), one line of milliseconds on standard output each; `peak` gives the process'
-//! peak memory in MB.
+//! peak memory in MB, `forget` what it has now, from which the peak counts afterwards.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::io::BufRead;
@@ -28,7 +28,10 @@ fn main() -> Result<(), Failure> {
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        if line == "peak" {
+        if line == "peak" || line == "forget" {
+            if line == "forget" {
+                std::fs::write("/proc/self/clear_refs", "5")?;
+            }
             println!("{:.1}", peak_memory()?);
             continue;
         }

@@ -42,7 +42,12 @@ impl Cpu {
 
     /// The `k` largest values with their places, descending, ties to the lower place. Not-a-numbers come last.
     pub fn largest(&self, x: &[f32], k: usize) -> Vec<(usize, f32)> {
-        self.run(Largest { x, k })
+        self.largest_from(x, k, f32::NEG_INFINITY)
+    }
+
+    /// As [`Cpu::largest`], without those below `least`: for a part of values of which `k` are known to reach it.
+    pub fn largest_from(&self, x: &[f32], k: usize, least: f32) -> Vec<(usize, f32)> {
+        self.run(Largest { x, k, least })
     }
 }
 
@@ -179,6 +184,7 @@ impl Work for Count<'_> {
 struct Largest<'a> {
     x: &'a [f32],
     k: usize,
+    least: f32,
 }
 
 /// Values that are passed over at once if none of them is large enough.
@@ -190,6 +196,7 @@ impl Work for Largest<'_> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) -> Vec<(usize, f32)> {
         let bound = lower_bound(v, self.x, self.k);
+        let bound = if bound < self.least { self.least } else { bound };
         let mut top: Vec<(usize, f32)> = Vec::with_capacity(self.k.saturating_add(1).min(self.x.len() + 1));
         let mut start = 0;
         while start < self.x.len() {
@@ -306,6 +313,10 @@ mod tests {
                 for k in [0, 1, 10, 2000] {
                     let places = |pairs: &[(usize, f32)]| pairs.iter().map(|pair| pair.0).collect::<Vec<_>>();
                     assert_eq!(places(&cpu.largest(&x, k)), places(&sorted[..k.min(len)]), "{k} of {len}");
+                    let Some(least) = sorted.get(k / 2).map(|pair| pair.1).filter(|x| !x.is_nan()) else { continue };
+                    let reach = |pair: &(usize, f32)| pair.1.is_nan() || pair.1 >= least;
+                    let expected: Vec<(usize, f32)> = sorted.iter().copied().filter(reach).take(k).collect();
+                    assert_eq!(places(&cpu.largest_from(&x, k, least)), places(&expected), "{k} of {len}");
                 }
                 for place in (0..len).step_by(5) {
                     let value = x[place];

@@ -1,6 +1,7 @@
 //! What a vector says about the next token, streamed over the vocabulary: no `positions x V` array is ever held.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use easyroutine_kernels::{PackedMatrix, Rows, RowsMut};
 
@@ -159,11 +160,12 @@ impl Group<'_> {
         let n_tiles = lens.vocabulary().div_ceil(TILE);
         let slots: Vec<OnceLock<TileReading>> =
             (0..vectors.n_rows() * n_tiles).map(|_| OnceLock::new()).collect();
+        let floors: Vec<Floor> = (0..vectors.n_rows()).map(|_| Floor::none()).collect();
         lens.cpu.matmul_tiles(vectors, &matrix.matrix, bias, TILE, |column, first, mut tile| {
             for i in 0..tile.n_rows() {
                 let (vector, logits) = (first + i, tile.row_mut(i));
                 lens.unembedding.finish(logits);
-                let reading = self.read_tile(vector, column, logits, &named[vector]);
+                let reading = self.read_tile(vector, column, logits, &named[vector], &floors[vector]);
                 // Every tile of every vector is visited once.
                 let _ = slots[vector * n_tiles + column / TILE].set(reading);
             }
@@ -203,12 +205,30 @@ impl Group<'_> {
         logits.chunks_exact_mut(ids.len()).enumerate().map(named).collect()
     }
 
-    fn read_tile(&self, vector: usize, column: usize, logits: &[f32], named: &Named) -> TileReading {
+    fn read_tile(
+        &self,
+        vector: usize,
+        column: usize,
+        logits: &[f32],
+        named: &Named,
+        floor: &Floor,
+    ) -> TileReading {
         let (lens, last) = (self.lens, &self.finals[vector % self.finals.len()]);
         let rank = |(id, x): (u32, f32)| lens.cpu.rank(logits, x, (id as usize).saturating_sub(column));
-        let top = lens.cpu.largest(logits, self.top_k);
+        let partial = Partial::new(lens, logits);
+        let least = floor.get();
+        let top = if partial.max < least {
+            Vec::new()
+        } else {
+            lens.cpu.largest_from(logits, self.top_k, least)
+        };
+        if top.len() == self.top_k
+            && let Some((_, last)) = top.last()
+        {
+            floor.raise(*last);
+        }
         TileReading {
-            partial: Partial::new(lens, logits),
+            partial,
             under_final: lens.cpu.dot(&last.weights[column..column + logits.len()], logits) * last.factor,
             above: named.target.map_or(0, rank) as u64,
             top: top.into_iter().map(|(id, x)| ((column + id) as u32, x)).collect(),
@@ -252,6 +272,27 @@ struct TileReading {
     /// Logits that rank before the target's.
     above: u64,
     top: Vec<(u32, f32)>,
+}
+
+/// What at least as many logits of a vector are known to reach as are looked for: smaller ones need no look. Tiles raise
+/// it in any order, which changes what is passed over and never what is found.
+struct Floor(AtomicU32);
+
+impl Floor {
+    fn none() -> Floor {
+        Floor(AtomicU32::new(f32::NEG_INFINITY.to_bits()))
+    }
+
+    fn get(&self) -> f32 {
+        f32::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    fn raise(&self, to: f32) {
+        // A number alone is greater than another: what is none leaves the floor as it is.
+        let higher = |floor: u32| (to > f32::from_bits(floor)).then(|| to.to_bits());
+        // An error says that the floor is higher already.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, higher);
+    }
 }
 
 /// Sums of exponentials relative to the largest logit.
