@@ -169,11 +169,14 @@ fn a_flag_that_would_change_nothing_is_a_usage_error() {
     let (model, out) = (tiny("llama"), place.path("out.safetensors"));
     let ids = ["extract", "--token-ids", "[[5,6,7,8]]", "-m", &model, "-a", "resid_out_0"];
     let to_file = ["-o", out.to_str().unwrap()];
-    let refused = |more: &[&str]| fails(2, &[&ids, more, &to_file].concat());
+    let refused = |more: &[&str]| fails(2, &[&ids[..], more, &to_file].concat());
     assert!(refused(&["--bos", "yes"]).contains("--token-ids"));
     assert!(refused(&["--pivot", "2"]).contains("inputs-partition-0"));
     assert!(!out.exists());
-    succeeds(&[&ids, &["--bos", "auto", "--pivot", "2", "--positions", "inputs-partition-1"], &to_file[..]].concat());
+    succeeds(
+        &[&ids[..], &["--bos", "auto", "--pivot", "2", "--positions", "inputs-partition-1"], &to_file]
+            .concat(),
+    );
     assert_eq!(shape(&place.file(), "resid_out_0")[..2], [1, 2]);
     // A store keeps the pivots, so that runs are found by them.
     let store = format!("{}/", place.path("runs").display());

@@ -142,8 +142,6 @@ fn positions_and_groups_are_written_beside_the_values() {
             "4:6",
             "--positions",
             "last,0",
-            "--pivot",
-            "2",
         ],
     );
     assert_eq!(read(&ours.file, "resid_out_1").0, [2, 4, 48]);

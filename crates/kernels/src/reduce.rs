@@ -313,7 +313,9 @@ mod tests {
                 for k in [0, 1, 10, 2000] {
                     let places = |pairs: &[(usize, f32)]| pairs.iter().map(|pair| pair.0).collect::<Vec<_>>();
                     assert_eq!(places(&cpu.largest(&x, k)), places(&sorted[..k.min(len)]), "{k} of {len}");
-                    let Some(least) = sorted.get(k / 2).map(|pair| pair.1).filter(|x| !x.is_nan()) else { continue };
+                    let Some(least) = sorted.get(k / 2).map(|pair| pair.1).filter(|x| !x.is_nan()) else {
+                        continue;
+                    };
                     let reach = |pair: &(usize, f32)| pair.1.is_nan() || pair.1 >= least;
                     let expected: Vec<(usize, f32)> = sorted.iter().copied().filter(reach).take(k).collect();
                     assert_eq!(places(&cpu.largest_from(&x, k, least)), places(&expected), "{k} of {len}");

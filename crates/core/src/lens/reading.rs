@@ -217,11 +217,8 @@ impl Group<'_> {
         let rank = |(id, x): (u32, f32)| lens.cpu.rank(logits, x, (id as usize).saturating_sub(column));
         let partial = Partial::new(lens, logits);
         let least = floor.get();
-        let top = if partial.max < least {
-            Vec::new()
-        } else {
-            lens.cpu.largest_from(logits, self.top_k, least)
-        };
+        let top =
+            if partial.max < least { Vec::new() } else { lens.cpu.largest_from(logits, self.top_k, least) };
         if top.len() == self.top_k
             && let Some((_, last)) = top.last()
         {
