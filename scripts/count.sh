@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Instructions of a small forward pass against the committed figures: scripts/count.sh check|bless
-# Counted by callgrind, one thread, two runs less one, so that loading does not count. A wall clock would say nothing on a
-# shared machine. Valgrind knows no AVX-512, so that path is left to `make bench`.
+# Counted by callgrind, one thread, five runs less four, so that loading does not count, nor packing, which the third run
+# does. A wall clock would say nothing on a shared machine. Valgrind knows no AVX-512: that path is left to `make bench`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 figures=bench/instructions.txt
@@ -19,7 +19,7 @@ count() { # PATH DTYPE RUNS
 measured=$(
   for path in portable avx2; do
     for dtype in f32 bf16; do
-      (echo "$path $dtype $(($(count "$path" "$dtype" 3) - $(count "$path" "$dtype" 2)))") &
+      (echo "$path $dtype $(($(count "$path" "$dtype" 5) - $(count "$path" "$dtype" 4)))") &
     done
     wait
   done | sort
