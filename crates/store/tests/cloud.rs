@@ -1,4 +1,5 @@
-//! Stores on object storage, on the one that memory is: what runs are promised in folders they are promised there.
+//! Stores on object storage: what runs are promised in folders they are promised there. On the storage that memory is, or
+//! in the bucket that `EASYROUTINE_TEST_BUCKET` names.
 #![cfg(feature = "cloud")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -14,7 +15,10 @@ use easyroutine_store::{
 use serde_json::json;
 
 fn store() -> Store {
-    Store::in_memory().unwrap()
+    match std::env::var("EASYROUTINE_TEST_BUCKET") {
+        Ok(bucket) => Store::create(format!("{bucket}/{}", uuid::Uuid::new_v4().simple())).unwrap(),
+        Err(_) => Store::in_memory().unwrap(),
+    }
 }
 
 fn saver(store: &Store, experiment: &str) -> ActivationSaver {

@@ -11,7 +11,7 @@ use crate::read::whole;
 
 const RUN: &str = "experiment/org_model/2026-11-23_06-50-00-k3f9a2";
 
-/// Each law on a store of its own.
+/// Each law on a store of its own; in a bucket too, if `EASYROUTINE_TEST_BUCKET` names one.
 fn holds_on_every_backend(law: impl Fn(&dyn Backend)) {
     let folder = tempfile::tempdir().unwrap();
     law(&Local::new(Arc::new(OsFiles::open(folder.path()).unwrap())));
@@ -19,6 +19,10 @@ fn holds_on_every_backend(law: impl Fn(&dyn Backend)) {
     for prefix in ["", "a prefix/of two"] {
         let objects = Arc::new(object_store::memory::InMemory::new());
         law(&super::Cloud::over(objects, prefix.to_owned(), "memory://".to_owned()).unwrap());
+    }
+    #[cfg(feature = "cloud")]
+    if let Ok(bucket) = std::env::var("EASYROUTINE_TEST_BUCKET") {
+        law(&*super::connect(&format!("{bucket}/{}", crate::names::nonce())).unwrap());
     }
 }
 
