@@ -84,7 +84,9 @@ impl<'a> Run<'a> {
             batch.spans().zip(tails.spans()).flat_map(|(all, tail)| all.end - tail.len()..all.end)
         };
         let Scratch { stream, attention_out, mlp_out, .. } = &mut *self.scratch;
-        [stream, attention_out, mlp_out].into_iter().for_each(|buffer| buffer.keep(kept(self.batch)));
+        stream.keep(kept(self.batch));
+        attention_out.keep(kept(self.batch));
+        mlp_out.resize(tails.n_tokens(), self.model.arch.d_model);
         (self.batch, self.seam.batch) = (tails, tails);
     }
 

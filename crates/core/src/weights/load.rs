@@ -1,4 +1,4 @@
-//! Projections and norms, packed for the kernels.
+//! Projections and norms as the kernels take them: vectors are read at once, matrices when products need them.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};

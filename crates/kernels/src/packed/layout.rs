@@ -11,7 +11,7 @@ pub(crate) const HALF: usize = PANEL / 2;
 
 /// Which outputs share a panel.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+enum Order {
     /// 32 outputs in a row.
     Rows,
     /// 16 of the first half of all outputs, and the same 16 of the second.
@@ -30,12 +30,30 @@ pub(crate) struct HalfPanel {
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub(super) dtype: Dtype,
-    pub(super) order: Order,
+    order: Order,
     pub(super) outputs: usize,
     pub(super) inputs: usize,
 }
 
 impl Layout {
+    /// Outputs in their order.
+    pub(super) fn rows(dtype: Dtype, outputs: usize, inputs: usize) -> Layout {
+        Layout { dtype, order: Order::Rows, outputs, inputs }
+    }
+
+    /// The outputs of gate and up, so many each, in shared panels.
+    ///
+    /// # Panics
+    /// If no memory can hold so many.
+    pub(super) fn gated(dtype: Dtype, neurons: usize, inputs: usize) -> Layout {
+        let Some(outputs) = neurons.checked_mul(2) else { panic!("{neurons} neurons overflow memory") };
+        Layout { dtype, order: Order::Gated, outputs, inputs }
+    }
+
+    pub(super) fn is_gated(&self) -> bool {
+        self.order == Order::Gated
+    }
+
     /// All panels, in parallel. `fill` writes one output's weights, on values that are not zeroed.
     ///
     /// # Panics

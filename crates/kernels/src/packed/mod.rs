@@ -6,7 +6,7 @@ use crate::aligned::Aligned;
 use crate::vector::Element;
 use crate::{Cpu, bf16};
 pub(crate) use layout::{HALF, HalfPanel};
-use layout::{Layout, Order, place};
+use layout::{Layout, place};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,8 @@ impl Dtype {
     }
 }
 
-/// Products of few rows that a matrix serves before it is packed: so many take about as long as packing.
+/// Products of few rows that a matrix serves before it is packed. Packing costs as much more as four to seven of them do:
+/// who runs a model once or twice never pays for it, and who runs it often loses little.
 const PASSES: usize = 2;
 
 /// A weight matrix, packed for products.
@@ -91,7 +92,7 @@ impl PackedMatrix {
         inputs: usize,
         fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
-        PackedMatrix::pack_in(cpu, dtype, Order::Rows, outputs, inputs, fill)
+        PackedMatrix::pack_as(Layout::rows(dtype, outputs, inputs), cpu, fill)
     }
 
     /// Packs the matrices of gate and up together, so that [`Cpu::matmul_gated`] needs no array for either.
@@ -111,19 +112,14 @@ impl PackedMatrix {
         inputs: usize,
         fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
-        let Some(outputs) = neurons.checked_mul(2) else { panic!("{neurons} neurons overflow memory") };
-        PackedMatrix::pack_in(cpu, dtype, Order::Gated, outputs, inputs, fill)
+        PackedMatrix::pack_as(Layout::gated(dtype, neurons, inputs), cpu, fill)
     }
 
-    fn pack_in<E: Send>(
+    fn pack_as<E: Send>(
+        layout: Layout,
         cpu: &Cpu,
-        dtype: Dtype,
-        order: Order,
-        outputs: usize,
-        inputs: usize,
         fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
-        let layout = Layout { dtype, order, outputs, inputs };
         let panels = layout.pack(cpu, fill)?;
         Ok(PackedMatrix { layout, state: RwLock::new(State::Packed(Arc::new(panels))) })
     }
@@ -134,7 +130,7 @@ impl PackedMatrix {
     /// # Shapes
     /// `[outputs, inputs]`.
     pub fn later(dtype: Dtype, outputs: usize, inputs: usize, source: Arc<dyn Source>) -> PackedMatrix {
-        PackedMatrix::waiting(Layout { dtype, order: Order::Rows, outputs, inputs }, source)
+        PackedMatrix::waiting(Layout::rows(dtype, outputs, inputs), source)
     }
 
     /// As [`PackedMatrix::later`], in the order of [`PackedMatrix::pack_gated`].
@@ -145,8 +141,7 @@ impl PackedMatrix {
     /// # Panics
     /// If no memory can hold the matrix.
     pub fn gated_later(dtype: Dtype, neurons: usize, inputs: usize, source: Arc<dyn Source>) -> PackedMatrix {
-        let Some(outputs) = neurons.checked_mul(2) else { panic!("{neurons} neurons overflow memory") };
-        PackedMatrix::waiting(Layout { dtype, order: Order::Gated, outputs, inputs }, source)
+        PackedMatrix::waiting(Layout::gated(dtype, neurons, inputs), source)
     }
 
     fn waiting(layout: Layout, source: Arc<dyn Source>) -> PackedMatrix {
@@ -224,10 +219,7 @@ impl PackedMatrix {
         let panels = match &*state {
             State::Packed(panels) => return Arc::clone(panels),
             State::Waiting { source, .. } => {
-                let Ok(panels) = self.layout.pack(cpu, |output, weights| {
-                    source.read(output, weights);
-                    Ok::<(), Infallible>(())
-                });
+                let Ok(panels) = self.layout.pack(cpu, reading(&**source));
                 source.done();
                 Arc::new(panels)
             }
@@ -242,7 +234,7 @@ impl PackedMatrix {
     }
 
     pub(crate) fn is_gated(&self) -> bool {
-        self.layout.order == Order::Gated
+        self.layout.is_gated()
     }
 
     pub(crate) fn n_panels(&self) -> usize {
@@ -272,10 +264,15 @@ impl PackedMatrix {
         if self.layout.has_gaps(panel) {
             values.fill(T::nearest(0.0));
         }
-        let Ok(()) = self.layout.fill_panel(cpu, panel, values, &|output, weights: &mut [f32]| {
-            source.read(output, weights);
-            Ok::<(), Infallible>(())
-        });
+        let Ok(()) = self.layout.fill_panel(cpu, panel, values, &reading(source));
+    }
+}
+
+/// A source as a layout asks for weights.
+fn reading(source: &dyn Source) -> impl Fn(usize, &mut [f32]) -> Result<(), Infallible> + Sync {
+    |output, weights| {
+        source.read(output, weights);
+        Ok(())
     }
 }
 

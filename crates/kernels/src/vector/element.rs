@@ -19,7 +19,7 @@ pub(crate) trait Element: Plain {
     /// Calls `f` with rows of the nearest values as words of 32 bits; zeros fill each row's last word.
     ///
     /// # Shapes
-    /// rows: `[some, columns]`; what `f` gets: `[some, columns / TOGETHER rounded up]`.
+    /// rows: `[some, columns]`, at least one column; what `f` gets: `[some, columns / TOGETHER rounded up]`.
     fn in_words(cpu: &Cpu, rows: &[f32], columns: usize, f: impl FnOnce(&[f32]));
 
     /// Writes as many of the nearest values as the slice holds.
@@ -88,9 +88,8 @@ impl Element for u16 {
 
     fn in_words(cpu: &Cpu, rows: &[f32], columns: usize, f: impl FnOnce(&[f32])) {
         let stride = columns.next_multiple_of(2);
-        let count = rows.len().checked_div(columns).unwrap_or(0);
-        scratch::with(count * stride, |nearest: &mut [u16]| {
-            for (to, from) in nearest.chunks_exact_mut(stride.max(1)).zip(rows.chunks_exact(columns.max(1))) {
+        scratch::with(rows.len() / columns * stride, |nearest: &mut [u16]| {
+            for (to, from) in nearest.chunks_exact_mut(stride).zip(rows.chunks_exact(columns)) {
                 cpu.run(Convert { from, to });
             }
             f(words(nearest));
