@@ -203,8 +203,21 @@ mod peak {
 
     const ROUNDS: usize = 100_000;
 
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2() -> f32 {
+        let mut sums = [_mm256_setzero_ps(); 12];
+        let (a, b) = (_mm256_set1_ps(black_box(1.0)), _mm256_set1_ps(black_box(1e-9)));
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(a, b, *sum);
+            }
+        }
+        let total = sums.into_iter().reduce(|a, b| _mm256_add_ps(a, b));
+        total.map_or(0.0, |total| _mm256_cvtss_f32(total))
+    }
+
     #[target_feature(enable = "avx512f")]
-    fn fused_multiply_add() -> f32 {
+    fn avx512() -> f32 {
         let mut sums = [_mm512_setzero_ps(); 24];
         let (a, b) = (_mm512_set1_ps(black_box(1.0)), _mm512_set1_ps(black_box(1e-9)));
         for _ in 0..ROUNDS {
@@ -217,7 +230,7 @@ mod peak {
     }
 
     #[target_feature(enable = "avx512f,avx512bf16")]
-    fn dot_bf16() -> f32 {
+    fn avx512_bf16() -> f32 {
         let mut sums = [_mm512_setzero_ps(); 24];
         let ones = _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(1.0)), _mm512_set1_ps(black_box(1.0)));
         for _ in 0..ROUNDS {
@@ -229,39 +242,32 @@ mod peak {
         total.map_or(0.0, |total| _mm512_reduce_add_ps(total))
     }
 
-    /// Measures GFLOP/s of one thread; `None` where the processor lacks the instructions.
-    pub(super) fn of(dtype: Dtype) -> Option<fn() -> f64> {
-        match dtype {
-            Dtype::F32 => (Simd::best() == Simd::Avx512).then_some(|| {
-                // SAFETY: the processor has AVX-512.
-                operations(2) / seconds(|| _ = black_box(unsafe { fused_multiply_add() })) / 1e9
-            }),
-            Dtype::Bf16 => is_x86_feature_detected!("avx512bf16").then_some(|| {
+    /// The work of one thread, and its operations; `None` for the portable path. Without instructions for bf16, products
+    /// of bf16 are products of f32.
+    fn work(dtype: Dtype) -> Option<(fn() -> f32, usize)> {
+        match Simd::best() {
+            Simd::Avx512 if dtype == Dtype::Bf16 && is_x86_feature_detected!("avx512bf16") => {
                 // SAFETY: the processor has AVX-512 BF16, and with it AVX-512 F.
-                operations(4) / seconds(|| _ = black_box(unsafe { dot_bf16() })) / 1e9
-            }),
-        }
-    }
-
-    fn operations(per_lane: usize) -> f64 {
-        (ROUNDS * 24 * 16 * per_lane) as f64
-    }
-
-    #[divan::bench(max_time = 0.5)]
-    fn f32(bencher: Bencher<'_, '_>) {
-        if Simd::best() == Simd::Avx512 {
+                Some((|| unsafe { avx512_bf16() }, ROUNDS * 24 * 16 * 4))
+            }
             // SAFETY: the processor has AVX-512.
-            let run = || unsafe { fused_multiply_add() };
-            bencher.counter(ItemsCount::new(ROUNDS * 24 * 16 * 2)).bench_local(run);
+            Simd::Avx512 => Some((|| unsafe { avx512() }, ROUNDS * 24 * 16 * 2)),
+            // SAFETY: the processor has AVX2 and FMA.
+            Simd::Avx2 => Some((|| unsafe { avx2() }, ROUNDS * 12 * 8 * 2)),
+            Simd::Portable => None,
         }
     }
 
-    #[divan::bench(max_time = 0.5)]
-    fn bf16(bencher: Bencher<'_, '_>) {
-        if is_x86_feature_detected!("avx512bf16") {
-            // SAFETY: the processor has AVX-512 BF16, and with it AVX-512 F.
-            let run = || unsafe { dot_bf16() };
-            bencher.counter(ItemsCount::new(ROUNDS * 24 * 16 * 4)).bench_local(run);
+    /// Measures GFLOP/s of one thread; `None` where there is no such measurement.
+    pub(super) fn of(dtype: Dtype) -> Option<impl Fn() -> f64> {
+        let (work, operations) = work(dtype)?;
+        Some(move || operations as f64 / seconds(|| _ = black_box(work())) / 1e9)
+    }
+
+    #[divan::bench(max_time = 0.5, args = [Dtype::F32, Dtype::Bf16])]
+    fn registers(bencher: Bencher<'_, '_>, dtype: Dtype) {
+        if let Some((work, operations)) = work(dtype) {
+            bencher.counter(ItemsCount::new(operations)).bench_local(work);
         }
     }
 }

@@ -35,6 +35,10 @@ impl Cpu {
         self.path.simd()
     }
 
+    pub(crate) fn multiplies_bf16(&self) -> bool {
+        self.path.multiplies_bf16()
+    }
+
     /// How many threads work, the caller's included.
     pub fn threads(&self) -> usize {
         self.pool.threads()

@@ -4,7 +4,7 @@ use super::finish::Target;
 use super::inputs::{Inputs, Values};
 use super::tasks::{Part, Steps, steps};
 use crate::packed::Panels;
-use crate::vector::{Element, PANEL, Start, Step, TILE_ROWS, Vector, Work};
+use crate::vector::{Element, Multiplied, PANEL, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, PackedMatrix, scratch};
 use std::ops::Range;
 
@@ -30,33 +30,38 @@ pub(super) struct Block<'a, O> {
 /// No one else accesses these rows of the target in the columns of these panels' outputs.
 pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
     match block.inputs.values {
-        Values::F32(x) => run_of(x, block),
-        Values::Bf16(x) => run_of(x, block),
+        Values::F32(x) => run_of::<f32, f32, O>(x, block),
+        Values::Bf16(x) => run_of::<u16, u16, O>(x, block),
+        Values::Widened(x) => run_of::<u16, f32, O>(x, block),
     }
 }
 
-fn run_of<T: Element, O: Element>(x: &[T], block: Block<'_, O>) {
+/// With weights that are stored as `S` and multiplied as `T`.
+fn run_of<S: Element, T: Multiplied<S>, O: Element>(x: &[T], block: Block<'_, O>) {
     let tiles = block.part.tiles.len();
-    let steps = steps(block.w.depth(), size_of::<T>(), tiles);
+    let steps = steps(block.cpu.simd(), block.w.depth(), size_of::<T>(), tiles);
     // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
     let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
+    let room = T::room(steps.len * PANEL);
     scratch::with(waiting * TILE, |sums: &mut [f32]| {
-        let Block { cpu, w, panels, .. } = block;
-        let all = block.part.panels.clone();
-        let mut block = BlockOf { x, block, steps, sums };
-        match panels {
-            Panels::Packed(packed) => {
-                let len = w.panel_len();
-                let values = &packed.values::<T>()[all.start * len..all.end * len];
-                cpu.run(Take { block: &mut block, panels: all, values });
-            }
-            Panels::Passing(source) => scratch::with(w.panel_len(), |values: &mut [T]| {
-                for panel in all {
-                    w.lay_out(cpu, &**source, panel, values);
-                    cpu.run(Take { block: &mut block, panels: panel..panel + 1, values });
+        scratch::with(room, |room: &mut [T]| {
+            let Block { cpu, w, panels, .. } = block;
+            let all = block.part.panels.clone();
+            let mut block = BlockOf { x, block, steps, sums };
+            match panels {
+                Panels::Packed(packed) => {
+                    let len = w.panel_len();
+                    let stored = &packed.values::<S>()[all.start * len..all.end * len];
+                    cpu.run(Take { block: &mut block, panels: all, stored, room });
                 }
-            }),
-        }
+                Panels::Passing(source) => scratch::with(w.panel_len(), |stored: &mut [S]| {
+                    for panel in all {
+                        w.lay_out(cpu, &**source, panel, stored);
+                        cpu.run(Take { block: &mut block, panels: panel..panel + 1, stored, room });
+                    }
+                }),
+            }
+        });
     });
 }
 
@@ -69,19 +74,21 @@ struct BlockOf<'a, T, O> {
 }
 
 /// The work of multiplying with some panels.
-struct Take<'a, 'b, T, O> {
+struct Take<'a, 'b, S, T, O> {
     block: &'a mut BlockOf<'b, T, O>,
     panels: Range<usize>,
     /// Their weights.
-    values: &'a [T],
+    stored: &'a [S],
+    /// For the weights of one step, if they are not multiplied as they are stored.
+    room: &'a mut [T],
 }
 
-impl<T: Element, O: Element> Work for Take<'_, '_, T, O> {
+impl<S: Element, T: Multiplied<S>, O: Element> Work for Take<'_, '_, S, T, O> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Take { block, panels, values } = self;
+        let Take { block, panels, stored, room } = self;
         let tiles = block.block.part.tiles.clone();
         let panel_len = block.block.w.panel_len();
         let waiting = block.sums.len() / TILE;
@@ -91,8 +98,10 @@ impl<T: Element, O: Element> Work for Take<'_, '_, T, O> {
         while first < panels.end {
             let last = panels.end.min(first + at_once);
             for step in 0..block.steps.count {
+                let inputs = block.inputs_of(step);
                 for panel in first..last {
-                    let weights = &values[(panel - panels.start) * panel_len..][..panel_len];
+                    let stored = &stored[(panel - panels.start) * panel_len + inputs.start * PANEL..];
+                    let weights = T::weights(v, &stored[..inputs.len() * PANEL], room);
                     for tile in tiles.clone() {
                         let number = (panel - first) * tiles.len() + tile - tiles.start;
                         let place = if block.steps.count == 1 { 0 } else { number };
@@ -106,8 +115,13 @@ impl<T: Element, O: Element> Work for Take<'_, '_, T, O> {
 }
 
 impl<T: Element, O: Element> BlockOf<'_, T, O> {
-    /// Takes one tile, whose sums stand at `place`, through one step of a panel with these weights, and finishes it after
-    /// the last.
+    /// The inputs that a step takes.
+    #[inline(always)]
+    fn inputs_of(&self, step: usize) -> Range<usize> {
+        step * self.steps.len..self.block.w.depth().min((step + 1) * self.steps.len)
+    }
+
+    /// Takes one tile, whose sums stand at `place`, through one step with these weights, and finishes it after the last.
     #[inline(always)]
     fn advance<V: Vector>(
         &mut self,
@@ -118,21 +132,19 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
         step: usize,
         place: usize,
     ) {
+        let depth = self.inputs_of(step);
         let Block { inputs, w, part, target, .. } = &self.block;
         let rows = part.rows.of_tile(tile);
-        let depth = step * self.steps.len..w.depth().min((step + 1) * self.steps.len);
         let sums = &mut self.sums[place * TILE..][..TILE];
         if depth.is_empty() {
             // A matrix without inputs.
             sums.fill(0.0);
         } else {
-            let x = &self.x[rows.start * inputs.stride + depth.start..];
-            let weights = &weights[depth.start * PANEL..];
             let step = Step {
                 start: if step == 0 { Start::Zero } else { Start::Tile },
                 rows: rows.len(),
                 inputs: depth.len(),
-                x,
+                x: &self.x[rows.start * inputs.stride + depth.start..],
                 x_stride: inputs.stride,
                 panel: weights,
                 panel_stride: PANEL,

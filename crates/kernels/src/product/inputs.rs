@@ -3,10 +3,10 @@
 use crate::aligned::CACHE_PERIOD;
 use crate::operand::padded;
 use crate::shared::SharedRows;
-use crate::vector::{Convert, Element};
-use crate::{Cpu, Dtype, Left, PackedMatrix, Rows, scratch};
+use crate::vector::{Convert, Element, Widen};
+use crate::{Cpu, Dtype, Left, PackedMatrix, scratch};
 
-/// Activations in the type of the weights.
+/// Activations in the type that is multiplied.
 ///
 /// # Shapes
 /// `[rows, depth]`, `stride` values from row to row.
@@ -20,52 +20,98 @@ pub(super) struct Inputs<'a> {
 pub(super) enum Values<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u16]),
+    /// Values of bf16 as f32, to which the weights are widened too.
+    Widened(&'a [f32]),
 }
 
 /// Fewer rows than this find room there even so.
 const FEW_ROWS: usize = 5;
 
-/// Calls `f` with `x` in the type of `w`: as it stands where it can be used so.
+/// From so many rows on it pays to widen weights of bf16 for all of them at once, where there are no instructions for
+/// bf16.
+const WIDENED_ROWS: usize = 5;
+
+/// Calls `f` with `x` as it is multiplied with `w`: as it stands where it can be used so.
 ///
 /// # Panics
 /// If `x` is an operand of another type.
 pub(super) fn with(cpu: &Cpu, x: &Left<'_>, w: &PackedMatrix, f: impl FnOnce(&Inputs<'_>)) {
-    let x = match x {
-        Left::Rows(rows) => rows,
+    let (rows, depth) = (x.n_rows(), w.depth());
+    let is_widened = rows >= WIDENED_ROWS && !cpu.multiplies_bf16();
+    match x {
         Left::Operand(operand) => {
             assert_eq!(operand.dtype(), w.dtype(), "type of an operand and of the weights");
-            let values = match operand.dtype() {
-                Dtype::F32 => Values::F32(operand.values()),
-                Dtype::Bf16 => Values::Bf16(operand.values()),
-            };
-            return f(&Inputs { values, rows: operand.n_rows(), stride: operand.stride() });
+            let stride = operand.stride();
+            match operand.dtype() {
+                Dtype::F32 => f(&Inputs { values: Values::F32(operand.values()), rows, stride }),
+                Dtype::Bf16 if is_widened => {
+                    let narrow: &[u16] = operand.values();
+                    widened(cpu, rows, depth, f, |row, to| {
+                        cpu.run(Widen { from: &narrow[row * stride..][..depth], to });
+                    });
+                }
+                Dtype::Bf16 => f(&Inputs { values: Values::Bf16(operand.values()), rows, stride }),
+            }
         }
-    };
-    let rows = x.n_rows();
-    match w.dtype() {
-        Dtype::F32 if rows < FEW_ROWS || !(x.stride() * size_of::<f32>()).is_multiple_of(CACHE_PERIOD) => {
-            f(&Inputs { values: Values::F32(x.data()), rows, stride: x.stride() });
-        }
-        Dtype::F32 => {
-            let stride = padded::<f32>(w.depth());
-            converted(cpu, *x, stride, |values| f(&Inputs { values: Values::F32(values), rows, stride }));
-        }
-        Dtype::Bf16 => {
-            let stride = padded::<u16>(w.depth());
-            converted(cpu, *x, stride, |values| f(&Inputs { values: Values::Bf16(values), rows, stride }));
-        }
+        Left::Rows(x) => match w.dtype() {
+            Dtype::F32
+                if rows < FEW_ROWS || !(x.stride() * size_of::<f32>()).is_multiple_of(CACHE_PERIOD) =>
+            {
+                f(&Inputs { values: Values::F32(x.data()), rows, stride: x.stride() });
+            }
+            Dtype::F32 => {
+                let stride = padded::<f32>(depth);
+                let convert = |row, to: &mut [f32]| cpu.run(Convert { from: x.row(row), to });
+                converted(cpu, rows, stride, convert, |values| {
+                    f(&Inputs { values: Values::F32(values), rows, stride });
+                });
+            }
+            Dtype::Bf16 if is_widened => widened(cpu, rows, depth, f, |row, to| {
+                scratch::with(depth, |narrow: &mut [u16]| {
+                    cpu.run(Convert { from: x.row(row), to: narrow });
+                    cpu.run(Widen { from: narrow, to });
+                });
+            }),
+            Dtype::Bf16 => {
+                let stride = padded::<u16>(depth);
+                let convert = |row, to: &mut [u16]| cpu.run(Convert { from: x.row(row), to });
+                converted(cpu, rows, stride, convert, |values| {
+                    f(&Inputs { values: Values::Bf16(values), rows, stride });
+                });
+            }
+        },
     }
 }
 
-fn converted<T: Element>(cpu: &Cpu, x: Rows<'_>, stride: usize, f: impl FnOnce(&[T])) {
-    let Some(len) = x.n_rows().checked_mul(stride) else { panic!("{} rows overflow memory", x.n_rows()) };
+/// Calls `f` with rows that `widen` has written.
+fn widened(
+    cpu: &Cpu,
+    rows: usize,
+    depth: usize,
+    f: impl FnOnce(&Inputs<'_>),
+    widen: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let stride = padded::<f32>(depth);
+    converted(cpu, rows, stride, widen, |values| {
+        f(&Inputs { values: Values::Widened(values), rows, stride })
+    });
+}
+
+/// Calls `f` with rows that `convert` has written, `stride` values each.
+fn converted<T: Element>(
+    cpu: &Cpu,
+    rows: usize,
+    stride: usize,
+    convert: impl Fn(usize, &mut [T]) + Sync,
+    f: impl FnOnce(&[T]),
+) {
+    let Some(len) = rows.checked_mul(stride) else { panic!("{rows} rows overflow memory") };
     scratch::with(len, |values: &mut [T]| {
-        let rows = SharedRows::dense(values, x.n_rows(), stride);
-        cpu.for_rows(x.n_rows(), stride, |range| {
+        let shared = SharedRows::dense(values, rows, stride);
+        cpu.for_rows(rows, stride, |range| {
             for row in range {
                 // SAFETY: `for_rows` gives each row to one task, once.
-                let to = unsafe { rows.part(row, 0..stride) };
-                cpu.run(Convert { from: x.row(row), to });
+                convert(row, unsafe { shared.part(row, 0..stride) });
             }
         });
         f(values);

@@ -141,6 +141,14 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn widen_pairs(self, pairs: __m256) -> [__m256; 2] {
+        intrinsic!({
+            let pairs = _mm256_castps_si256(pairs);
+            [widened::<false>(pairs), widened::<true>(pairs)]
+        })
+    }
+
+    #[inline(always)]
     fn scale_exp2(self, y: __m256, n: __m256) -> __m256 {
         // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
         intrinsic!({

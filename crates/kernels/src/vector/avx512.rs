@@ -18,6 +18,10 @@ impl Avx512 {
         Simd::Avx512.is_available().then_some(Avx512 { bf16 })
     }
 
+    pub(super) fn multiplies_bf16(self) -> bool {
+        self.bf16
+    }
+
     /// The same without the instructions for bf16, as on the first processors with AVX-512.
     #[cfg(test)]
     pub(super) fn without_bf16(self) -> Avx512 {
@@ -164,6 +168,14 @@ impl Vector for Avx512 {
         let second =
             intrinsic!(_mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
         intrinsic!((_mm512_permutex2var_ps(a, first, b), _mm512_permutex2var_ps(a, second, b)))
+    }
+
+    #[inline(always)]
+    fn widen_pairs(self, pairs: __m512) -> [__m512; 2] {
+        intrinsic!({
+            let pairs = _mm512_castps_si512(pairs);
+            [widened::<false>(pairs), widened::<true>(pairs)]
+        })
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! The types of value that products are made of.
 
-use super::{Step, Vector, Work};
+use super::{PANEL, Step, Vector, Work};
 use crate::aligned::{Plain, words};
 use crate::{Cpu, bf16, scratch};
 
@@ -31,6 +31,47 @@ pub(crate) trait Element: Plain {
         for (out, lane) in out.iter_mut().zip(v.lanes(lanes)) {
             *out = Self::nearest(lane);
         }
+    }
+}
+
+/// A type that products multiply weights in which are stored as `S`.
+pub(crate) trait Multiplied<S>: Element {
+    /// How much room [`Multiplied::weights`] needs for so many weights.
+    fn room(weights: usize) -> usize;
+
+    /// Weights of a panel, in the order that panels of this type have.
+    fn weights<'a, V: Vector>(v: V, stored: &'a [S], room: &'a mut [Self]) -> &'a [Self];
+}
+
+impl<T: Element> Multiplied<T> for T {
+    fn room(_weights: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn weights<'a, V: Vector>(_v: V, stored: &'a [T], _room: &'a mut [T]) -> &'a [T] {
+        stored
+    }
+}
+
+impl Multiplied<u16> for f32 {
+    fn room(weights: usize) -> usize {
+        weights
+    }
+
+    #[inline(always)]
+    fn weights<'a, V: Vector>(v: V, stored: &'a [u16], room: &'a mut [f32]) -> &'a [f32] {
+        let room = &mut room[..stored.len()];
+        // A pair of inputs in each word; the first of each goes to one row, the second to the next.
+        for (pairs, rows) in words(stored).chunks_exact(PANEL).zip(room.chunks_exact_mut(2 * PANEL)) {
+            let (first, second) = rows.split_at_mut(PANEL);
+            for column in (0..PANEL).step_by(V::LANES) {
+                let [a, b] = v.widen_pairs(v.load(&pairs[column..]));
+                v.store(a, &mut first[column..]);
+                v.store(b, &mut second[column..]);
+            }
+        }
+        room
     }
 }
 
@@ -94,6 +135,24 @@ impl Element for u16 {
             }
             f(words(nearest));
         });
+    }
+}
+
+/// The work of widening a row of bf16.
+pub(crate) struct Widen<'a> {
+    pub(crate) from: &'a [u16],
+    pub(crate) to: &'a mut [f32],
+}
+
+impl Work for Widen<'_> {
+    type Out = ();
+
+    /// Plain Rust, which the compiler vectorises.
+    #[inline(always)]
+    fn run<V: Vector>(self, _v: V) {
+        for (to, from) in self.to.iter_mut().zip(self.from) {
+            *to = bf16::widen(*from);
+        }
     }
 }
 

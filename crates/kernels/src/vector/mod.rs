@@ -18,7 +18,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 use self::{avx2::Avx2, avx512::Avx512};
 use crate::Simd;
-pub(crate) use element::{Convert, Element};
+pub(crate) use element::{Convert, Element, Multiplied, Widen};
 use portable::Portable;
 pub(crate) use step::{PANEL, Start, Step, TILE_ROWS};
 
@@ -62,6 +62,8 @@ pub(crate) trait Vector: Copy {
     fn keep_nan(self, kept: Self::F, x: Self::F) -> Self::F;
     /// Lanes of two vectors in turn: those of the first halves, those of the second. Moves bits alone.
     fn zip(self, a: Self::F, b: Self::F) -> (Self::F, Self::F);
+    /// The first and the second value of each lane's pair of bf16.
+    fn widen_pairs(self, pairs: Self::F) -> [Self::F; 2];
     /// y * 2^n for a whole n between -250 and 250, rounded once.
     fn scale_exp2(self, y: Self::F, n: Self::F) -> Self::F;
 
@@ -159,6 +161,15 @@ impl Path {
             Path::Avx2(_) => Simd::Avx2,
             #[cfg(target_arch = "x86_64")]
             Path::Avx512(_) => Simd::Avx512,
+        }
+    }
+
+    /// Whether there are instructions that multiply bf16. Without them bf16 is widened to f32, and the sums are the same.
+    pub(crate) fn multiplies_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512(v) => v.multiplies_bf16(),
+            _ => false,
         }
     }
 

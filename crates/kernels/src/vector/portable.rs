@@ -113,6 +113,14 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn widen_pairs(self, pairs: F) -> [F; 2] {
+        [
+            each(|i| f32::from_bits(pairs[i].to_bits() << 16)),
+            each(|i| f32::from_bits(pairs[i].to_bits() & 0xffff_0000)),
+        ]
+    }
+
+    #[inline(always)]
     fn scale_exp2(self, y: F, n: F) -> F {
         // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
         each(|i| {
