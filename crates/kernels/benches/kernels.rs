@@ -242,26 +242,34 @@ mod peak {
         total.map_or(0.0, |total| _mm512_reduce_add_ps(total))
     }
 
-    /// The work of one thread, and its operations; `None` for the portable path. Without instructions for bf16, products
-    /// of bf16 are products of f32.
-    fn work(dtype: Dtype) -> Option<(fn() -> f32, usize)> {
-        match Simd::best() {
-            Simd::Avx512 if dtype == Dtype::Bf16 && is_x86_feature_detected!("avx512bf16") => {
-                // SAFETY: the processor has AVX-512 BF16, and with it AVX-512 F.
-                Some((|| unsafe { avx512_bf16() }, ROUNDS * 24 * 16 * 4))
-            }
+    /// The work of one thread, and its operations.
+    type Peak = (fn() -> f32, usize);
+
+    fn gflops((work, operations): Peak) -> f64 {
+        operations as f64 / seconds(|| _ = black_box(work())) / 1e9
+    }
+
+    /// `None` for the portable path. Without instructions for bf16, or with slow ones, products of bf16 are products of f32.
+    fn work(dtype: Dtype) -> Option<Peak> {
+        let f32: Peak = match Simd::best() {
             // SAFETY: the processor has AVX-512.
-            Simd::Avx512 => Some((|| unsafe { avx512() }, ROUNDS * 24 * 16 * 2)),
+            Simd::Avx512 => (|| unsafe { avx512() }, ROUNDS * 24 * 16 * 2),
             // SAFETY: the processor has AVX2 and FMA.
-            Simd::Avx2 => Some((|| unsafe { avx2() }, ROUNDS * 12 * 8 * 2)),
-            Simd::Portable => None,
+            Simd::Avx2 => (|| unsafe { avx2() }, ROUNDS * 12 * 8 * 2),
+            Simd::Portable => return None,
+        };
+        if dtype == Dtype::F32 || !is_x86_feature_detected!("avx512bf16") {
+            return Some(f32);
         }
+        // SAFETY: the processor has AVX-512 BF16, and with it AVX-512 F.
+        let bf16: Peak = (|| unsafe { avx512_bf16() }, ROUNDS * 24 * 16 * 4);
+        Some(if gflops(bf16) > gflops(f32) { bf16 } else { f32 })
     }
 
     /// Measures GFLOP/s of one thread; `None` where there is no such measurement.
     pub(super) fn of(dtype: Dtype) -> Option<impl Fn() -> f64> {
-        let (work, operations) = work(dtype)?;
-        Some(move || operations as f64 / seconds(|| _ = black_box(work())) / 1e9)
+        let work = work(dtype)?;
+        Some(move || gflops(work))
     }
 
     #[divan::bench(max_time = 0.5, args = [Dtype::F32, Dtype::Bf16])]

@@ -2,7 +2,7 @@
 
 use super::finish::Target;
 use super::inputs::{Inputs, Values};
-use super::tasks::{Part, Steps, steps};
+use super::tasks::{Part, Steps};
 use crate::packed::Panels;
 use crate::vector::{Element, Multiplied, PANEL, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, PackedMatrix, scratch};
@@ -39,7 +39,7 @@ pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
 /// With weights that are stored as `S` and multiplied as `T`.
 fn run_of<S: Element, T: Multiplied<S>, O: Element>(x: &[T], block: Block<'_, O>) {
     let tiles = block.part.tiles.len();
-    let steps = steps(block.cpu.simd(), block.w.depth(), size_of::<T>(), tiles);
+    let steps = block.inputs.steps(block.w.depth(), tiles);
     // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
     let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
     let room = T::room(steps.len * PANEL);

@@ -2,27 +2,18 @@
 
 use super::inputs::{Inputs, Values};
 use crate::vector::{PANEL, TILE_ROWS};
-use crate::{Cpu, PackedMatrix, Simd};
+use crate::{Cpu, PackedMatrix};
 use std::ops::Range;
 
-/// What a task uses again and again, so that it should stay in the second-level cache.
-struct Cached {
-    /// Bytes of inputs that a block of rows has in one step: they stay while panels pass.
-    block: usize,
-    /// Bytes of a panel that are used in one step: they stay beside the block while its tiles pass.
-    step: usize,
-}
+/// Bytes of inputs that a block of rows has in one step: they stay in the second-level cache while panels pass.
+const BLOCK_BYTES: usize = 384 * 1024;
 
-impl Cached {
-    /// Processors with AVX-512 have at least 1 MiB of that cache a core, those without it mostly half of that. The sizes
-    /// are the best of those tried on Zen 4 and on Zen 3.
-    fn of(simd: Simd) -> Cached {
-        match simd {
-            Simd::Avx512 => Cached { block: 384 << 10, step: 128 << 10 },
-            Simd::Avx2 | Simd::Portable => Cached { block: 320 << 10, step: 64 << 10 },
-        }
-    }
-}
+/// Bytes of a panel that are used in one step: they stay there beside the block while its tiles pass. Short steps let a
+/// block have more rows, so that panels, which come from further away, are read for more of them.
+const STEP_BYTES: usize = 64 * 1024;
+
+/// Bytes of a panel that are still used at once: three steps cost more than they gain.
+const WHOLE_BYTES: usize = 192 * 1024;
 
 /// Multiplications that one task should have at least: below, handing it to another thread costs more than it gains.
 const WORK_PER_TASK: usize = 256 * 1024;
@@ -69,9 +60,8 @@ impl Tasks {
     ) -> Tasks {
         let (rows, panels, depth) = (inputs.rows, w.n_panels(), w.depth());
         let tiles = inputs.rows.div_ceil(TILE_ROWS);
-        let step = steps(cpu.simd(), depth, inputs.value_bytes(), tiles).len.max(1);
-        let tiles_per_block =
-            (Cached::of(cpu.simd()).block / (step * inputs.value_bytes() * TILE_ROWS)).max(1);
+        let step = inputs.steps(depth, tiles).len.max(1);
+        let tiles_per_block = (BLOCK_BYTES / (step * inputs.value_bytes() * TILE_ROWS)).max(1);
         let blocks = tiles.div_ceil(tiles_per_block);
         let panels_per_group = panels_per_group.unwrap_or_else(|| {
             let work = rows.saturating_mul(depth).saturating_mul(panels * PANEL);
@@ -118,6 +108,11 @@ impl TiledRows {
 }
 
 impl Inputs<'_> {
+    /// How so many inputs are cut for a product of so many tiles.
+    pub(super) fn steps(&self, depth: usize, tiles: usize) -> Steps {
+        steps(depth, self.value_bytes(), matches!(self.values, Values::Widened(_)), tiles)
+    }
+
     fn value_bytes(&self) -> usize {
         match self.values {
             Values::F32(_) | Values::Widened(_) => size_of::<f32>(),
@@ -127,13 +122,14 @@ impl Inputs<'_> {
 }
 
 /// Cuts the inputs into even steps of whole pairs. A single tile takes all at once: it uses each panel only once, so
-/// there is nothing to keep in a cache.
-pub(super) fn steps(simd: Simd, depth: usize, value_bytes: usize, tiles: usize) -> Steps {
-    let limit = Cached::of(simd).step / (PANEL * value_bytes);
-    // One step that is half as long again beats two.
-    if tiles <= 1 || depth <= limit + limit / 2 {
+/// there is nothing to keep in a cache. A panel that is widened first is never used at once, if it is longer than a step.
+fn steps(depth: usize, value_bytes: usize, are_widened: bool, tiles: usize) -> Steps {
+    let row = PANEL * value_bytes;
+    let whole = if are_widened { STEP_BYTES + STEP_BYTES / 2 } else { WHOLE_BYTES };
+    if tiles <= 1 || depth * row <= whole {
         return Steps { count: 1, len: depth };
     }
+    let limit = STEP_BYTES / row;
     let len = depth.div_ceil(depth.div_ceil(limit)).next_multiple_of(2);
     Steps { count: depth.div_ceil(len), len }
 }
@@ -149,13 +145,11 @@ mod tests {
 
     #[test]
     fn steps_cover_all_inputs_in_whole_pairs() {
-        for (simd, longest) in [(Simd::Avx512, 1024), (Simd::Avx2, 512)] {
-            for tiles in [1, 2, 50] {
-                for depth in [0, 2, 1536, 1538, 3000, 4096, 10_002] {
-                    let Steps { count, len } = steps(simd, depth, 4, tiles);
-                    assert!(count * len >= depth && (count - 1) * len <= depth);
-                    assert!(count == 1 || len.is_multiple_of(2) && len <= longest);
-                }
+        for (tiles, are_widened) in [(1, false), (2, false), (50, false), (2, true)] {
+            for depth in [0, 2, 1536, 1538, 3000, 4096, 10_002] {
+                let Steps { count, len } = steps(depth, 4, are_widened, tiles);
+                assert!(count * len >= depth && (count - 1) * len <= depth);
+                assert!(count == 1 || len.is_multiple_of(2) && len <= 512);
             }
         }
     }

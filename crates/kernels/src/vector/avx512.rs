@@ -8,13 +8,13 @@ use std::arch::x86_64::*;
 /// Proof that the processor has AVX-512 F, BW, DQ and VL: only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512 {
-    /// Set only if the processor has AVX-512 BF16.
+    /// Set only if the processor has AVX-512 BF16, and multiplies with it faster than with f32.
     bf16: bool,
 }
 
 impl Avx512 {
     pub(super) fn detect() -> Option<Avx512> {
-        let bf16 = is_x86_feature_detected!("avx512bf16");
+        let bf16 = is_x86_feature_detected!("avx512bf16") && !is_of_intel();
         Simd::Avx512.is_available().then_some(Avx512 { bf16 })
     }
 
@@ -36,6 +36,13 @@ impl Avx512 {
         // SAFETY: `self` proves that the processor has these instructions.
         unsafe { inside(self, work) }
     }
+}
+
+/// Intel's processors have the instruction for bf16, but it takes them longer than the two of f32 that do the same: on Sapphire
+/// Rapids 85 GFLOP/s against 178, where Zen 4 has 236 against 118. Their matrix unit would be faster than either.
+fn is_of_intel() -> bool {
+    let vendor = __cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Genu", *b"ineI", *b"ntel"].map(u32::from_le_bytes)
 }
 
 /// Calls one intrinsic.
