@@ -16,9 +16,27 @@ pub enum Activation {
     Silu,
     /// x / (1 + e^(-1.702 x)) (arXiv 1606.08415, section 2).
     QuickGelu,
+    /// max(x, 0)² (Primer, arXiv 2109.08668).
+    SquaredRelu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// 1 / (1 + e^-x).
+    Sigmoid,
 }
 
 impl Activation {
+    /// Every one.
+    pub const ALL: [Activation; 8] = [
+        Activation::Relu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::QuickGelu,
+        Activation::SquaredRelu,
+        Activation::Tanh,
+        Activation::Sigmoid,
+    ];
+
     /// The function of one value, as the portable path has it.
     pub fn apply(self, x: f32) -> f32 {
         let mut value = [x];
@@ -35,6 +53,9 @@ impl Activation {
             Activation::GeluTanh => each(v, values, GeluTanh),
             Activation::Silu => each(v, values, Silu),
             Activation::QuickGelu => each(v, values, QuickGelu),
+            Activation::SquaredRelu => each(v, values, SquaredRelu),
+            Activation::Tanh => each(v, values, Tanh),
+            Activation::Sigmoid => each(v, values, Sigmoid),
         }
     }
 }
@@ -91,9 +112,18 @@ functions! {
     GeluTanh: math::gelu_tanh;
     Silu: math::silu;
     QuickGelu: math::quick_gelu;
+    SquaredRelu: squared_relu;
+    Tanh: math::tanh;
+    Sigmoid: math::sigmoid;
 }
 
 #[inline(always)]
 fn relu<V: Vector>(v: V, x: V::F) -> V::F {
     v.where_negative(x, v.splat(0.0), x)
+}
+
+#[inline(always)]
+fn squared_relu<V: Vector>(v: V, x: V::F) -> V::F {
+    let x = relu(v, x);
+    v.mul(x, x)
 }

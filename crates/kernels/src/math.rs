@@ -81,6 +81,13 @@ pub(crate) fn tanh<V: Vector>(v: V, x: V::F) -> V::F {
     v.where_negative(x, v.sub(v.splat(0.0), tanh), tanh)
 }
 
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub(crate) fn sigmoid<V: Vector>(v: V, x: V::F) -> V::F {
+    let one = v.splat(1.0);
+    v.div(one, v.add(one, exp(v, v.sub(v.splat(0.0), x))))
+}
+
 /// x / (1 + e^-x).
 #[inline(always)]
 pub(crate) fn silu<V: Vector>(v: V, x: V::F) -> V::F {

@@ -39,9 +39,13 @@ pub(super) fn activation(config: &Config, key: &str, default: &str) -> Result<Ac
         }
         "silu" | "swish" => Ok(Activation::Silu),
         "quick_gelu" => Ok(Activation::QuickGelu),
+        "relu2" => Ok(Activation::SquaredRelu),
+        "tanh" => Ok(Activation::Tanh),
+        "sigmoid" => Ok(Activation::Sigmoid),
         _ => Err(config.unsupported(
             key,
-            "relu, gelu, gelu_new, gelu_fast, gelu_accurate, gelu_pytorch_tanh, silu, swish, quick_gelu",
+            "relu, gelu, gelu_new, gelu_fast, gelu_accurate, gelu_pytorch_tanh, silu, swish, quick_gelu, relu2, tanh, \
+             sigmoid",
         )),
     }
 }

@@ -80,7 +80,7 @@ fn the_tangent_is_right_to_two_units_in_the_last_place() {
 #[test]
 fn activations_are_right_relative_to_their_own_size_even_in_their_tails() {
     type Formula = fn(f64) -> f64;
-    let cases: [(Activation, Formula); 5] = [
+    let cases: [(Activation, Formula); 8] = [
         (Activation::Relu, |x| x.max(0.0)),
         (Activation::Gelu, |x| x * normal(x)),
         (Activation::GeluTanh, |x| {
@@ -88,6 +88,9 @@ fn activations_are_right_relative_to_their_own_size_even_in_their_tails() {
         }),
         (Activation::Silu, |x| x / (1.0 + (-x).exp())),
         (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
+        (Activation::SquaredRelu, |x| x.max(0.0) * x.max(0.0)),
+        (Activation::Tanh, f64::tanh),
+        (Activation::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
     ];
     for (activation, expected) in cases {
         for range in [0.01, 3.0, 12.0, 80.0] {
@@ -110,19 +113,21 @@ fn extremes_of_functions_are_what_they_must_be() {
             cpu.run(crate::activation::Apply { activation, values: &mut values });
             values[0]
         };
-        let all = [
-            Activation::Relu,
-            Activation::Gelu,
-            Activation::GeluTanh,
-            Activation::Silu,
-            Activation::QuickGelu,
-        ];
-        for activation in all {
+        // What each is at zero, for large values and for small ones; `None` for the value itself.
+        let limits = |activation| match activation {
+            Activation::SquaredRelu => (0.0, Some(f32::INFINITY), 0.0),
+            Activation::Tanh => (0.0, Some(1.0), -1.0),
+            Activation::Sigmoid => (0.5, Some(1.0), 0.0),
+            _ => (0.0, None, 0.0),
+        };
+        for activation in Activation::ALL {
+            let (zero, large, small) = limits(activation);
             assert!(of(activation, f32::NAN).is_nan(), "{activation:?}");
-            assert_eq!(of(activation, 0.0), 0.0);
-            assert_eq!(of(activation, f32::INFINITY), f32::INFINITY, "{activation:?}");
-            assert_eq!(of(activation, 1e30), 1e30);
-            assert_eq!(of(activation, -1e30).abs(), 0.0);
+            assert_eq!(of(activation, 0.0), zero);
+            for x in [1e30, f32::INFINITY] {
+                assert_eq!(of(activation, x), large.unwrap_or(x), "{activation:?}");
+            }
+            assert_eq!(of(activation, -1e30) + 0.0, small, "{activation:?}");
         }
         let mut x = [f32::NEG_INFINITY, -200.0, 0.0, 89.0, f32::INFINITY, f32::NAN];
         cpu.run(Each::<false>(&mut x));
@@ -139,7 +144,7 @@ fn extremes_of_functions_are_what_they_must_be() {
 fn a_value_gives_the_same_bits_wherever_it_stands() {
     let x = values(1, 40);
     for cpu in single_cpus() {
-        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::QuickGelu] {
+        for activation in Activation::ALL {
             let mut together = x.clone();
             cpu.run(crate::activation::Apply { activation, values: &mut together });
             for (x, together) in x.iter().zip(&together) {
