@@ -84,13 +84,16 @@ pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Says that numbers which are none were computed, where they were.
-pub(crate) fn warn_of_nan(found: bool) {
+/// Says that numbers which are none were computed, where they were, by the model as it is or under interventions.
+pub(crate) fn warn_of_nan(found: bool, is_changed: bool) {
+    let text = match is_changed {
+        true => {
+            "values that are not numbers were computed: what an intervention put in or added may be NaN or too large"
+        }
+        false => "the model computes values that are not numbers; `easyroutine model check` says where",
+    };
     if found {
-        note(
-            "warning",
-            "the model computes values that are not numbers; `easyroutine model check` says where",
-        );
+        note("warning", text);
     }
 }
 
@@ -187,7 +190,7 @@ fn by_ending(file: &Path, formats: &[Format]) -> Result<Format, Failure> {
         _ => formats.iter().copied().find(|f| name(*f) == ending),
     };
     found.ok_or_else(|| {
-        Failure::usage(format!("{}: the ending names no format", file.display()))
+        Failure::usage(format!("{}: the ending names no format of this command", file.display()))
             .hint(format!("endings are {}; or say --format", endings(formats)))
     })
 }

@@ -172,6 +172,9 @@ fn a_flag_that_would_change_nothing_is_a_usage_error() {
     let refused = |more: &[&str]| fails(2, &[&ids[..], more, &to_file].concat());
     assert!(refused(&["--bos", "yes"]).contains("--token-ids"));
     assert!(refused(&["--pivot", "2"]).contains("inputs-partition-0"));
+    assert!(refused(&["--field", "text"]).contains("--field is for prompts of a file"));
+    assert!(refused(&["--limit", "1"]).contains("--limit is for prompts of a file"));
+    assert!(refused(&["--format", "json"]).contains("--format"));
     assert!(!out.exists());
     succeeds(
         &[&ids[..], &["--bos", "auto", "--pivot", "2", "--positions", "inputs-partition-1"], &to_file]

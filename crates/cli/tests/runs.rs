@@ -199,6 +199,12 @@ fn parts_in_any_order_and_a_resumed_run_equal_one_that_was_not_disturbed() {
     assert!(refused.contains("was begun by another plan: `activations` was"), "{refused}");
     assert!(!extract(&resumed, &["--unit", "2", "--run", "job", "--resume"]).is_empty());
     assert_eq!(digest(&resumed), digest(&whole));
+    let refused = fails(1, &other);
+    assert!(refused.contains("was begun by another plan: `activations` was"), "finished: {refused}");
+    assert!(
+        !extract(&resumed, &["--unit", "2", "--run", "job", "--resume"]).is_empty(),
+        "nothing is left to do"
+    );
 }
 
 #[test]

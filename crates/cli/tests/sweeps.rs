@@ -145,6 +145,15 @@ fn what_cannot_be_swept_is_an_error() {
         let message = fails(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(message.contains(part), "{more:?}: {message}");
     }
-    let message = fails(2, &["ablate", TARGET, "-m", &tiny("llama"), "--by", "resample"]);
-    assert!(message.contains("--with"), "{message}");
+    for (more, part) in [
+        (&["--by", "resample"][..], "--with"),
+        (&["--with", &base], "--with is for --by resample"),
+        (&["--by", "resample", "--with", &base, "--over", "f"], "--over is for --by mean"),
+        (&["--by", "mean", "--over", "f.json"], "f.json"),
+        (&["--along", "sites", "--site", "attn_out,attn_out"], "attn_out is named twice"),
+    ] {
+        let model = tiny("llama");
+        let message = fails(2, &[&["ablate", TARGET, "-m", &model], more].concat());
+        assert!(message.contains(part), "{more:?}: {message}");
+    }
 }

@@ -264,8 +264,10 @@ pub(crate) fn publish(
     put("writer", json!(concat!("easyroutine ", env!("CARGO_PKG_VERSION"))));
     put("durability", json!(if backend.durability() == Durability::Full { "full" } else { "fast" }));
     put("model", about.get("model").cloned().unwrap_or_default());
-    if let Some(name) = about.get("name") {
-        put("name", name.clone());
+    for of_streams in ["name", "plan"] {
+        if let Some(value) = about.get(of_streams) {
+            put(of_streams, value.clone());
+        }
     }
     put("dataset", about.get("dataset").cloned().unwrap_or_default());
     put("n_examples", json!(size.n_examples));

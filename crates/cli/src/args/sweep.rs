@@ -30,7 +30,8 @@ pub(crate) struct Ablate {
     /// What is put in place: zeros, the mean over tokens, or what stands there in another prompt.
     #[arg(long, value_enum, default_value_t = ByArg::Zero, value_name = "HOW")]
     pub(crate) by: ByArg,
-    /// A file of prompts, one a line, over whose tokens `--by mean` averages; else those of PROMPT itself.
+    /// A file of prompts over whose tokens `--by mean` averages: .jsonl and .parquet by their field `text`, anything else
+    /// one a line. Else those of PROMPT itself.
     #[arg(long, value_name = "FILE")]
     pub(crate) over: Option<PathBuf>,
     /// The other prompt of `--by resample`; as many tokens.

@@ -41,7 +41,8 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
     let survey = survey_through(&through, &session.model, &batch, &options, edits)?;
-    output::warn_of_nan(survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan()));
+    let is_nan = survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan());
+    output::warn_of_nan(is_nan, !interventions.is_empty());
     let settings = LensSettings {
         component: lens.component.clone(),
         norm: match lens.norm {

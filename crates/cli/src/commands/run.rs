@@ -53,7 +53,7 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
     let survey = survey_under(&session.model, &batch, &options, edits)?;
     let reading = &survey.rows[0].readings[0];
-    output::warn_of_nan(reading.entropy.is_nan());
+    output::warn_of_nan(reading.entropy.is_nan(), !interventions.is_empty());
     let text = |id: u32| token_text(&tokenizer, id);
     let mut rows = Vec::new();
     let mut top = Vec::new();

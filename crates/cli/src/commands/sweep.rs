@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
 use easyroutine::positions::Specifier;
+use easyroutine::prompts;
 use easyroutine::request::Request;
 use easyroutine::sites::{Scope, Site};
 use easyroutine::tokens::Tokenizer;
@@ -55,18 +56,33 @@ pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
 
 pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;
+    let idle = [
+        ("--over", ablate.over.is_some(), "mean", ByArg::Mean),
+        ("--with", ablate.with.is_some(), "resample", ByArg::Resample),
+    ];
+    for (flag, is_given, name, by) in idle {
+        if is_given && ablate.by != by {
+            return Err(Failure::usage(format!("{flag} is for --by {name}")).hint(format!("add --by {name}")));
+        }
+    }
     let opened = open(&ablate.model.model, &ablate.model.loading, &ablate.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
     let (cutting, context) = (&ablate.prompt.cutting, session.model.arch().context);
-    let mut prompts = vec![("prompt".to_owned(), prompt.text.clone())];
+    let mut shown = vec![("prompt".to_owned(), prompt.text.clone())];
     let (by, how) = match ablate.by {
         ByArg::Zero => (By::Zero, "set to zero".to_owned()),
         ByArg::Mean => {
             let rows = match &ablate.over {
-                Some(file) => session::read_file(file)?
-                    .lines()
-                    .filter(|line| !line.trim().is_empty())
-                    .map(|line| Ok(cutting.cut(line.to_owned(), tokenizer, context)?.encoded.ids))
+                Some(file) => prompts::read(file, "text", None)?
+                    .into_iter()
+                    .enumerate()
+                    .map(|(row, prompt)| match prompt {
+                        prompts::Prompt::Ids(ids) => Ok(ids),
+                        prompts::Prompt::Text(text) => cutting
+                            .cut(text, tokenizer, context)
+                            .map(|prompt| prompt.encoded.ids)
+                            .map_err(|failure| failure.at(format!("{}: row {row}", file.display()))),
+                    })
                     .collect::<Result<Vec<_>, Failure>>()?,
                 None => vec![prompt.encoded.ids.clone()],
             };
@@ -78,7 +94,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         }
         ByArg::Resample => {
             let other = cutting.cut(ablate.with.clone().unwrap_or_default(), tokenizer, context)?;
-            prompts.push(("with".to_owned(), other.text.clone()));
+            shown.push(("with".to_owned(), other.text.clone()));
             (By::Resample(other.encoded.ids), "set to what they are in another prompt".to_owned())
         }
     };
@@ -89,7 +105,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         by,
         metric: metric(&ablate.sweep, tokenizer, first_two)?,
     };
-    finish(args, &targets, &opened, &request, &GridWords { title: "Ablation", how: &how, prompts })
+    finish(args, &targets, &opened, &request, &GridWords { title: "Ablation", how: &how, prompts: shown })
 }
 
 fn open(
@@ -142,6 +158,9 @@ fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Alon
     };
     let sites =
         sweep.site.as_deref().unwrap_or(default).split(',').map(named).collect::<Result<Vec<_>, _>>()?;
+    if let Some(twice) = sites.iter().enumerate().find(|(i, site)| sites[..*i].contains(site)) {
+        return Err(Failure::usage(format!("--site: {} is named twice", twice.1.name())));
+    }
     Ok(match (along, sites.as_slice()) {
         (AlongArg::Positions, [site]) => Along::Positions { site: *site, positions },
         (AlongArg::Heads, [site]) => Along::Heads { site: *site, positions },

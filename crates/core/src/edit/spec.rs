@@ -150,6 +150,14 @@ fn reference(text: &str) -> Result<Reference> {
         {
             Ok(Reference { file: file.into(), tensor: tensor.to_owned() })
         }
+        _ if number(inner).is_some() => Err(Error::input(format!(
+            "`{inner}` is a number; + adds a tensor of a file"
+        ))
+        .hint("=NUMBER sets, *NUMBER scales, +NUMBER*FILE.safetensors::TENSOR adds a tensor times a number")),
+        _ if inner.parse::<f32>().is_ok() => {
+            Err(Error::input(format!("`{inner}` is no finite number of f32"))
+                .hint("finite numbers; pre:...=-inf knocks out keys of a pattern"))
+        }
         _ => Err(Error::input(format!("`{inner}` is neither a number nor a tensor of a file"))
             .hint("a tensor is written FILE.safetensors::TENSOR, in double quotes where it holds = * or +")),
     }

@@ -53,6 +53,14 @@ pub enum Joining {
     Share,
 }
 
+/// A run that was begun by a plan and is whole.
+struct Committed {
+    /// Below the store.
+    path: String,
+    /// What it was begun as; runs that were written before this was kept have none.
+    plan: Option<Plan>,
+}
+
 /// What is in a unit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Receipt {
@@ -75,20 +83,22 @@ impl ActivationSaver {
         let store = self.store();
         loop {
             let opened = store.opened(&folder, name)?;
-            if let Some(path) = store.committed(self.experiment(), name)? {
-                return match joining {
-                    Joining::New => {
-                        Err(Error::new(ErrorKind::Exists, format!("there is a run `{name}`: {path}")))
-                    }
-                    _ => Ok(Begun::Committed(path)),
-                };
+            if let Some(Committed { path, plan: as_begun }) = store.committed(self.experiment(), name)? {
+                if joining == Joining::New {
+                    return Err(Error::new(ErrorKind::Exists, format!("there is a run `{name}`: {path}")));
+                }
+                // Runs of before this was kept say nothing of their plans.
+                if let Some(as_begun) = as_begun {
+                    as_begun.check_same(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
+                }
+                return Ok(Begun::Committed(path));
             }
             if let Some(opened) = opened {
                 if joining == Joining::New {
                     return Err(Error::new(ErrorKind::Exists, format!("the run `{name}` was begun before"))
                         .hint("--resume goes on with it; another --run begins another"));
                 }
-                opened.same_plan(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
+                opened.plan().check_same(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
                 return store.joined(&folder, opened)?.with_aux(&fields);
             }
             if joining == Joining::Resume {
@@ -108,7 +118,7 @@ impl ActivationSaver {
             }
             // Somebody may have begun and committed it after the look above. Whoever finds our plan until it is deleted
             // finds that run too, and looks for it after the plan.
-            if let Some(path) = store.committed(self.experiment(), name)? {
+            if let Some(Committed { path, .. }) = store.committed(self.experiment(), name)? {
                 let _ = store.backend().delete_file(&plan::file(&folder, name));
                 return Ok(Begun::Committed(path));
             }
@@ -144,7 +154,7 @@ impl Store {
                 break;
             }
         }
-        if let Some(path) = self.committed(experiment, name)? {
+        if let Some(Committed { path, .. }) = self.committed(experiment, name)? {
             return Ok(Begun::Committed(path));
         }
         let (folder, opened) = opened.ok_or_else(|| {
@@ -180,12 +190,18 @@ impl Store {
         Ok(Begun::Open(run))
     }
 
-    /// Where the committed run of a name is.
-    fn committed(&self, experiment: &str, name: &str) -> Result<Option<String>> {
+    /// The committed run of a name.
+    fn committed(&self, experiment: &str, name: &str) -> Result<Option<Committed>> {
         let runs = self.scan(Some(experiment))?.runs;
-        let is_it =
-            |run: &&crate::Found| run.metadata.store().and_then(|s| s.get("name")).is_some_and(|n| n == name);
-        Ok(runs.iter().find(is_it).map(|run| run.path.clone()))
+        for run in runs {
+            let Some(store) = run.metadata.store().filter(|s| s.get("name").is_some_and(|n| n == name))
+            else {
+                continue;
+            };
+            let plan = store.get("plan").map(Plan::from_json).transpose().map_err(|e| e.at(&run.path))?;
+            return Ok(Some(Committed { plan, path: run.path }));
+        }
+        Ok(None)
     }
 }
 

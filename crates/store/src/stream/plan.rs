@@ -52,6 +52,38 @@ impl Plan {
     fn to_json(&self) -> Value {
         json!({"n_examples": self.n_examples, "unit": self.unit, "spec": self.spec})
     }
+
+    pub(super) fn from_json(plan: &Value) -> Result<Self> {
+        let lacks = |key: &str| Error::damaged(format!("`{key}` is missing"));
+        let number = |key: &str| plan.get(key).and_then(Value::as_u64).ok_or_else(|| lacks(key));
+        let spec = plan.get("spec").and_then(Value::as_object).ok_or_else(|| lacks("spec"))?.clone();
+        let plan = Plan { n_examples: number("n_examples")?, unit: number("unit")?, spec };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// Refuses another plan than this, by which a run was begun, with the first thing in which it differs.
+    pub(super) fn check_same(&self, now: &Plan) -> Result<()> {
+        if self == now {
+            return Ok(());
+        }
+        let keys = self.spec.keys().chain(now.spec.keys());
+        let differing = keys.filter(|key| self.spec.get(*key) != now.spec.get(*key)).min();
+        let what = match differing {
+            Some(key) => {
+                let shown = |spec: &Map<String, Value>| {
+                    spec.get(key).map_or("nothing".to_owned(), |value| short(&value.to_string()))
+                };
+                format!("`{key}` was {}, now it is {}", shown(&self.spec), shown(&now.spec))
+            }
+            None => format!(
+                "{} examples in units of {} were planned, now {} in units of {}",
+                self.n_examples, self.unit, now.n_examples, now.unit
+            ),
+        };
+        Err(Error::new(ErrorKind::Conflict, format!("was begun by another plan: {what}"))
+            .hint("repeat it as it was begun, or give another --run"))
+    }
 }
 
 /// A run's name, which becomes part of a file's.
@@ -105,10 +137,7 @@ impl Opened {
         }
         content.get("fields").and_then(Value::as_object).ok_or_else(|| lacks("fields"))?;
         let plan = content.get("plan").ok_or_else(|| lacks("plan"))?;
-        let number = |key: &str| plan.get(key).and_then(Value::as_u64).ok_or_else(|| lacks(key));
-        let spec = plan.get("spec").and_then(Value::as_object).ok_or_else(|| lacks("spec"))?.clone();
-        let plan = Plan { n_examples: number("n_examples")?, unit: number("unit")?, spec };
-        plan.check()?;
+        let plan = Plan::from_json(plan)?;
         let opened = Opened { content, plan };
         crate::names::check_run_path(&format!("experiment/model/{}", opened.folder()))?;
         Ok(opened)
@@ -116,29 +145,6 @@ impl Opened {
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(&self.content).unwrap_or_default()
-    }
-
-    /// Refuses another plan, with the first thing in which it differs.
-    pub(super) fn same_plan(&self, plan: &Plan) -> Result<()> {
-        if self.plan == *plan {
-            return Ok(());
-        }
-        let keys = self.plan.spec.keys().chain(plan.spec.keys());
-        let differing = keys.filter(|key| self.plan.spec.get(*key) != plan.spec.get(*key)).min();
-        let what = match differing {
-            Some(key) => {
-                let shown = |spec: &Map<String, Value>| {
-                    spec.get(key).map_or("nothing".to_owned(), |value| short(&value.to_string()))
-                };
-                format!("`{key}` was {}, now it is {}", shown(&self.plan.spec), shown(&plan.spec))
-            }
-            None => format!(
-                "{} examples in units of {} were planned, now {} in units of {}",
-                self.plan.n_examples, self.plan.unit, plan.n_examples, plan.unit
-            ),
-        };
-        Err(Error::new(ErrorKind::Conflict, format!("was begun by another plan: {what}"))
-            .hint("repeat it as it was begun, or give another --run"))
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -162,11 +168,12 @@ impl Opened {
         self.content.get("has_aux").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// Top-level keys of the record, with the name that the run was begun under.
+    /// Top-level keys of the record, with the name that the run was begun under, and its plan.
     pub(super) fn fields(&self) -> Map<String, Value> {
         let mut fields = self.content.get("fields").and_then(Value::as_object).cloned().unwrap_or_default();
         if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {
             store.insert("name".to_owned(), json!(self.name()));
+            store.insert("plan".to_owned(), self.plan.to_json());
         }
         fields
     }

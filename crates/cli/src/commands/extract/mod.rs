@@ -175,7 +175,11 @@ fn target<'a>(args: &'a Args, extract: &Extract) -> Result<&'a Path, Failure> {
         ))
         .hint("let -o name a folder: -o runs/"));
     }
-    if args.format != Format::Auto || file.extension().is_none_or(|e| e != "safetensors") {
+    if args.format != Format::Auto {
+        return Err(Failure::usage(format!("--format: {} is written as safetensors", file.display()))
+            .hint("leave --format out"));
+    }
+    if file.extension().is_none_or(|e| e != "safetensors") {
         return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
             .hint("let the name end in .safetensors, or name a folder: -o runs/"));
     }

@@ -15,6 +15,13 @@ use crate::{changes, output, progress, session};
 
 /// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
 pub(super) fn read(extract: &Extract) -> Result<Vec<Prompt>, Failure> {
+    // Not left to the parser: a flag that a file excludes frees others from needing one.
+    let of_files = [("--field", extract.field.is_some()), ("--limit", extract.limit.is_some())];
+    if let (None, Some((flag, _))) = (&extract.file, of_files.iter().find(|(_, is_given)| *is_given)) {
+        return Err(
+            Failure::usage(format!("{flag} is for prompts of a file")).hint("name it: --file prompts.jsonl")
+        );
+    }
     if let Some(text) = &extract.token_ids {
         let ids: Vec<Vec<u32>> = integers(text, "--token-ids")?;
         let batch = match &extract.attention_mask {
