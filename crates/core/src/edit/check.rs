@@ -154,7 +154,9 @@ impl Checked<'_> {
             (Site::Scores, Some(_)) => {
                 Err(Error::input("scores are changed before the softmax").hint("say `pre:`, or name the pattern"))
             }
-            (Site::Pattern | Site::Scores, None) => Err(Error::input("attention is changed by columns, rows or a grid")
+            (Site::Scores, None) => Err(Error::input("scores are changed by columns, rows or a grid")
+                .hint(format!("for example {activation}@pre:columns:3=-inf, or @pre:grid:9x2=-inf"))),
+            (Site::Pattern, None) => Err(Error::input("attention is changed by columns, rows or a grid")
                 .hint(format!("for example {activation}@columns:3=0, or @pre:grid:9x2=-inf"))),
             (_, Some(_)) => {
                 Err(Error::input(format!("`{}` speaks of attention patterns; here it is `full`", part.type_name())))

@@ -198,12 +198,20 @@ fn sides(text: &str) -> Result<(Vec<Specifier>, Vec<Specifier>)> {
         if byte != b'x' || quoted {
             continue;
         }
-        if let (Ok(rows), Ok(columns)) = (positions(&text[..at]), positions(&text[at + 1..])) {
+        if let (Ok(rows), Ok(columns)) = (side(&text[..at]), side(&text[at + 1..])) {
             return Ok((rows, columns));
         }
     }
     Err(Error::input(format!("`{text}` is no grid of queries x keys"))
         .hint("for example grid:9x2, grid:last x 0:4, or grid:\"text: he\"x\"text: Mary\""))
+}
+
+/// One list of a grid. Unquoted, `text:` would swallow the other.
+fn side(text: &str) -> Result<Vec<Specifier>> {
+    if text.split(',').any(|one| one.trim_start().starts_with("text:")) {
+        return Err(Error::input(format!("`{text}`: in a grid `text:` stands in double quotes")));
+    }
+    positions(text)
 }
 
 /// A comma-separated list of specifiers, those with reserved characters in double quotes.
@@ -219,10 +227,6 @@ fn positions(text: &str) -> Result<Vec<Specifier>> {
             let inner = unquoted(one);
             if inner.contains('"') {
                 return Err(Error::input(format!("`{one}`: double quotes stand around a whole position")));
-            }
-            // Unquoted, `text:` would swallow the other side of a grid.
-            if inner.len() == one.len() && one.starts_with("text:") && one.contains('x') {
-                return Err(Error::input(format!("`{one}` belongs in double quotes")));
             }
             inner.parse()
         })

@@ -54,6 +54,8 @@ fn every_kind_of_position_is_read() {
         ("all", Part::Full(vec![All])),
         (" 4:9 , -1", Part::Full(vec![Span(4, 9), At(-1)])),
         ("\"text: a, b=c\",0", Part::Full(vec![text(" a, b=c"), At(0)])),
+        ("text:Mexico,0", Part::Full(vec![text("Mexico"), At(0)])),
+        ("columns:text:fox", Part::Columns(vec![text("fox")], Softmax::After)),
         ("columns:3", Part::Columns(vec![At(3)], Softmax::After)),
         ("pre:rows:-1,2", Part::Rows(vec![At(-1), At(2)], Softmax::Before)),
         ("rescaled:columns:3", Part::Columns(vec![At(3)], Softmax::AfterRescaled)),
