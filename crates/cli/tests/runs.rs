@@ -78,6 +78,12 @@ fn a_saved_run_is_listed_shown_and_queried() {
     }
     let wrong = fails(2, &["runs", "-b", path(&base), "query", "seed >"]);
     assert!(wrong.contains("at character 7: a value is missing"), "{wrong}");
+    let noted = |condition: &str| {
+        let output = easyroutine(&["runs", "-b", path(&base), "query", condition]).assert().success();
+        String::from_utf8(output.get_output().stderr.clone()).unwrap()
+    };
+    assert!(noted("sed >= 3 and seed >= 3").contains("no run has a key `sed`"));
+    assert_eq!(noted("seed > 3"), "");
 }
 
 #[test]

@@ -93,9 +93,25 @@ impl Condition {
             Condition::Compare(path, comparison, value) => compare(path.find(metadata), *comparison, value),
         }
     }
+
+    /// Every place that it looks at.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            Condition::Any(conditions) | Condition::All(conditions) => {
+                conditions.iter().flat_map(Condition::paths).collect()
+            }
+            Condition::Not(condition) => condition.paths(),
+            Condition::There(path) | Condition::In(path, _) | Condition::Compare(path, ..) => vec![path],
+        }
+    }
 }
 
 impl Path {
+    /// Whether a run has something there.
+    pub fn is_in(&self, metadata: &Metadata) -> bool {
+        self.find(metadata).is_some()
+    }
+
     fn find<'a>(&self, metadata: &'a Metadata) -> Option<&'a Value> {
         let (first, rest) = self.0.split_first()?;
         let top = metadata.get(first).or_else(|| metadata.store()?.get(first))?;

@@ -1,6 +1,6 @@
 //! `runs ls` and `runs query`.
 
-use easyroutine_store::{Found, Matching, Query, QueryResult};
+use easyroutine_store::{Found, Matching, Path, Query, QueryResult};
 use serde_json::{Value, json};
 
 use super::{pair, position};
@@ -35,7 +35,15 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
         condition: asked.condition.as_deref().map(str::parse).transpose()?,
         ..Query::default()
     };
-    print(&targets, &runs.query(&query)?)
+    let found = runs.query(&query)?;
+    if let (true, Some(condition)) = (found.runs().is_empty(), &query.condition) {
+        let all = runs.query(&Query::default())?;
+        let nowhere = |path: &&Path| !all.runs().iter().any(|run| path.is_in(&run.metadata));
+        for path in condition.paths().into_iter().filter(nowhere) {
+            output::note("note", &format!("no run has a key `{path}`"));
+        }
+    }
+    print(&targets, &found)
 }
 
 fn print(targets: &[output::Target], found: &QueryResult) -> Result<(), Failure> {
