@@ -120,8 +120,11 @@ proptest! {
         let expected = case.expected();
         for cpu in cpus() {
             let out = case.product(&cpu, false);
-            // A sum in sequence: its error grows with the root of the number of inputs, 6e-8 a rounding.
-            prop_assert!(error(&dense(&out), &expected) < 3e-6, "{}", cpu.simd());
+            let error = error(&dense(&out), &expected);
+            // A sum in sequence: its error grows with the root of the number of inputs, 6e-8 a rounding; the worst of
+            // thousands of sums has a little more than that.
+            let tolerance = 1.5e-7 * (case.inputs.max(400) as f64).sqrt();
+            prop_assert!(error < tolerance, "{}: {error:.2e}", cpu.simd());
             prop_assert!(out.gaps_are_untouched());
         }
     }
