@@ -164,7 +164,8 @@ impl Path {
         }
     }
 
-    /// Whether there are instructions that multiply bf16. Without them bf16 is widened to f32, and the sums are the same.
+    /// Whether instructions for bf16 multiply it as it is. Otherwise it is widened to f32, where it pays for many rows at
+    /// once.
     pub(crate) fn multiplies_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]

@@ -193,15 +193,12 @@ impl Store {
     /// The committed run of a name.
     fn committed(&self, experiment: &str, name: &str) -> Result<Option<Committed>> {
         let runs = self.scan(Some(experiment))?.runs;
-        for run in runs {
-            let Some(store) = run.metadata.store().filter(|s| s.get("name").is_some_and(|n| n == name))
-            else {
-                continue;
-            };
-            let plan = store.get("plan").map(Plan::from_json).transpose().map_err(|e| e.at(&run.path))?;
-            return Ok(Some(Committed { plan, path: run.path }));
-        }
-        Ok(None)
+        let is_it =
+            |run: &crate::Found| run.metadata.store().and_then(|s| s.get("name")).is_some_and(|n| n == name);
+        let Some(run) = runs.into_iter().find(is_it) else { return Ok(None) };
+        let plan = run.metadata.store().and_then(|store| store.get("plan")).map(Plan::from_json);
+        let plan = plan.transpose().map_err(|e| e.at(&run.path))?;
+        Ok(Some(Committed { plan, path: run.path }))
     }
 }
 
