@@ -63,6 +63,38 @@ fn surveyed(model: &Model, ids: &[u32]) -> Survey {
     survey(model, &Batch::new(&[ids]).unwrap(), &options).unwrap()
 }
 
+#[test]
+#[ignore = "needs the real models: EASYROUTINE_SMOLLM2 and EASYROUTINE_GEMMA3"]
+fn a_head_reads_the_same_beside_all_others_and_in_its_layer_alone() {
+    // More heads than share one sweep over the vocabulary.
+    let real = real("EASYROUTINE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.json");
+    let row = ids(&real.prompts[0]["input_ids"]);
+    let last = row.len() - 1;
+    let batch = Batch::new(&[row]).unwrap();
+    let (n_layers, n_heads) = (real.model.arch().layers.len(), real.model.arch().n_heads);
+    assert!(n_layers * n_heads > 256);
+    let surveyed = |layers: Vec<i64>| {
+        let component = Component::from_name("head_out").unwrap();
+        let options = SurveyOptions {
+            component,
+            norm: LensNorm::Own,
+            top_k: 5,
+            positions: vec![0, last],
+            layers,
+            tracked: Vec::new(),
+        };
+        survey(&real.model, &batch, &options).unwrap()
+    };
+    let all = surveyed((0..n_layers as i64).collect());
+    for layer in [0, 14, n_layers - 1] {
+        let alone = surveyed(vec![layer as i64]);
+        for (one, other) in alone.rows.iter().zip(&all.rows[layer * n_heads..]) {
+            assert_eq!((&one.name, &one.readings), (&other.name, &other.readings));
+        }
+        assert_eq!(alone.final_top, all.final_top);
+    }
+}
+
 /// Ids in the same order, but for neighbours whose values are nearer than the tolerance.
 fn assert_order(place: &str, ours: &[(u32, f64)], theirs: &[u32], values: &[f64]) {
     for (rank, (id, value)) in theirs.iter().zip(values).enumerate() {

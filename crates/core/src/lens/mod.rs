@@ -4,7 +4,9 @@ mod compute;
 mod directions;
 mod norm;
 mod reading;
+mod summary;
 mod survey;
+mod sweep;
 mod tuned;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use easyroutine_sites::{Point, Site};
 use super::reading::{Sources, Wanted};
 use super::{CachedStatistics, LensNorm, LogitLens, Reading, Role};
 use crate::batch::Batch;
-use crate::cache::{Capture, Kept};
+use crate::cache::{ActivationCache, Capture, Content, Kept};
 use crate::error::{Error, Result};
 use crate::model::{Buffer, Model};
 use crate::positions::{Selected, Selection, Specifier};
@@ -52,7 +52,7 @@ pub struct SurveyOptions {
     pub top_k: usize,
     /// Positions of the row.
     pub positions: Vec<usize>,
-    /// Layers; -1 is the embedding.
+    /// Layers, each of which is read once; -1 is the embedding.
     pub layers: Vec<i64>,
     /// Ids whose log-probability is read everywhere.
     pub tracked: Vec<u32>,
@@ -131,22 +131,25 @@ pub fn survey_through(
     let selection = Selection { specifiers: vec![Specifier::All], rows: vec![selected] };
     let mut taps = (first, Capture::new(wanted, selection));
     model.forward(batch, &mut taps)?;
-    let cache = taps.1.finish(batch);
+    let mut cache = taps.1.finish(batch);
 
+    // Whatever is read leaves the cache: of each activation there is then the normed copy alone.
     let (n, d_model) = (options.positions.len(), model.arch().d_model);
-    let vectors = |point: Point| -> Result<Rows<'_>> {
-        let kept = cache
-            .get(&point.to_string())
-            .ok_or_else(|| Error::input(format!("`{point}` was not reached")))?;
-        Ok(Rows::dense(kept.values(), n, d_model))
+    let statistics = ["mean", "variance", "second_moment"]
+        .map(|name| taken(&mut cache, &format!("last_layernorm.{name}")))
+        .map(|kept| kept.map_or_else(Vec::new, |kept| kept.values().to_vec()));
+    let [mean, variance, second_moment] = statistics.each_ref().map(Vec::as_slice);
+    let cached =
+        (options.norm == LensNorm::Cached).then_some(CachedStatistics { mean, variance, second_moment });
+    let not_reached = |point: Point| Error::input(format!("`{point}` was not reached"));
+    let finals = cache.get(&final_stream.to_string()).ok_or_else(|| not_reached(final_stream))?;
+    let finals = lens.normed(Rows::dense(finals.values(), n, d_model), Role::Stream, LensNorm::Own, None)?;
+    let mut normed = |point: Point, role: Role| -> Result<Buffer> {
+        let kept = taken(&mut cache, &point.to_string()).ok_or_else(|| not_reached(point))?;
+        let vectors = Rows::dense(kept.values(), n, d_model);
+        let translated = lens.translated(point, vectors)?;
+        lens.normed(translated.as_ref().map_or(vectors, Buffer::rows), role, options.norm, cached)
     };
-    let statistic = |name: &str| cache.get(&format!("last_layernorm.{name}")).map_or(&[][..], Kept::values);
-    let cached = (options.norm == LensNorm::Cached).then(|| CachedStatistics {
-        mean: statistic("mean"),
-        variance: statistic("variance"),
-        second_moment: statistic("second_moment"),
-    });
-    let finals = lens.normed(vectors(final_stream)?, Role::Stream, LensNorm::Own, None)?;
     let ids = batch.row(0);
     let targets: Vec<Option<u32>> = options
         .positions
@@ -154,43 +157,35 @@ pub fn survey_through(
         .map(|p| ids.get(p + 1).copied().filter(|id| (*id as usize) < lens.vocabulary()))
         .collect();
     let wanted = Wanted { top_k: options.top_k, targets: &targets, tracked: &options.tracked };
-    let mut readings = Vec::new();
+    let mut rows = Vec::new();
     let mut final_top = Vec::new();
-    // Streams and parts differ in whether the unembedding's bias is added; each kind is one sweep.
+    // Streams and parts differ in whether the unembedding's bias is added; each kind is read by itself.
     for role in [Role::Part, Role::Stream] {
-        let of_role: Vec<&Point> = points.iter().filter(|p| lens.role(p.site()) == Some(role)).collect();
+        let of_role: Vec<Point> =
+            points.iter().copied().filter(|point| lens.role(point.site()) == Some(role)).collect();
         if of_role.is_empty() {
             continue;
         }
-        let mut all = Buffer::default();
-        all.resize(of_role.len() * n, d_model);
-        for (source, point) in of_role.iter().enumerate() {
-            let vectors = vectors(**point)?;
-            let translated = lens.translated(**point, vectors)?;
-            let read = translated.as_ref().map_or(vectors, |buffer| buffer.rows());
-            let normed = lens.normed(read, role, options.norm, cached)?;
-            for p in 0..n {
-                all.rows_mut().row_mut(source * n + p).copy_from_slice(normed.rows().row(p));
-            }
-        }
+        let normed = of_role.iter().map(|point| normed(*point, role)).collect::<Result<_>>()?;
         let with_bias = role == Role::Stream || options.norm != LensNorm::Cached;
-        let mut finals_copy = Buffer::default();
-        finals_copy.resize(n, d_model);
-        (0..n).for_each(|p| finals_copy.rows_mut().row_mut(p).copy_from_slice(finals.rows().row(p)));
-        let read;
-        (read, final_top) = lens.read(Sources { normed: all, with_bias }, finals_copy, wanted);
-        readings.extend(of_role.into_iter().zip(read.chunks(n.max(1)).map(<[Reading]>::to_vec)));
-    }
-    let mut rows: Vec<SurveyRow> = readings
-        .into_iter()
-        .map(|(point, readings)| SurveyRow {
+        let readings;
+        (readings, final_top) = lens.read(&Sources { normed, with_bias }, &finals, wanted);
+        rows.extend(of_role.into_iter().zip(readings).map(|(point, readings)| SurveyRow {
             layer: point.layer().map_or(-1, |l| l as i64),
             name: point.to_string(),
             readings,
-        })
-        .collect();
+        }));
+    }
     rows.sort_by_key(|row| row.layer);
     Ok(Survey { rows, positions: options.positions.clone(), final_top })
+}
+
+/// Takes an activation out of a cache.
+fn taken(cache: &mut ActivationCache, key: &str) -> Option<Kept> {
+    match cache.remove(key)?.content {
+        Content::Activation(kept) => Some(kept),
+        Content::Json(_) | Content::List(_) => None,
+    }
 }
 
 /// Refuses positions outside the row and ids outside the vocabulary.
@@ -212,7 +207,7 @@ fn points(model: &Model, options: &SurveyOptions) -> Result<Vec<Point>> {
     let n_layers = model.arch().layers.len() as i64;
     let site = options.component.site();
     let mut points = Vec::new();
-    for layer in &options.layers {
+    for layer in &options.layers.iter().copied().collect::<BTreeSet<i64>>() {
         if *layer == -1 {
             points.push(Point::model(Site::InputEmbeddings));
             continue;

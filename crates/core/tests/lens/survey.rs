@@ -29,7 +29,7 @@ fn options(component: &str, norm: LensNorm) -> SurveyOptions {
         component: Component::from_name(component).unwrap(),
         norm,
         top_k: 50,
-        positions: (0..20).chain([3, 3, 0]).collect(),
+        positions: (0..40).chain([3, 3, 0]).collect(),
         layers: vec![1, -1, 0],
         tracked: vec![0, 1999, 7],
     }
@@ -37,7 +37,7 @@ fn options(component: &str, norm: LensNorm) -> SurveyOptions {
 
 /// A row longer than the positions that are looked at together.
 fn row(model: &Model) -> Vec<u32> {
-    (0..20.min(model.arch().context as u32))
+    (0..40.min(model.arch().context as u32))
         .map(|i| (i * 997 + 41) % model.arch().vocabulary as u32)
         .collect()
 }
@@ -166,9 +166,9 @@ fn a_reading_is_the_same_on_any_number_of_threads_and_whatever_else_is_read() {
     let batch = Batch::new(&[&row]).unwrap();
     let all = survey(&model, &batch, &options("resid_out", LensNorm::Own)).unwrap();
     model.set_threads(1);
-    let one = SurveyOptions { positions: vec![18], layers: vec![0], ..options("resid_out", LensNorm::Own) };
+    let one = SurveyOptions { positions: vec![38], layers: vec![0], ..options("resid_out", LensNorm::Own) };
     let alone = survey(&model, &batch, &one).unwrap();
-    assert_eq!(alone.rows[0].readings[0], all.rows[1].readings[18]);
+    assert_eq!(alone.rows[0].readings[0], all.rows[1].readings[38]);
 }
 
 #[test]

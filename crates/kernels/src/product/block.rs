@@ -20,7 +20,7 @@ pub(super) struct Block<'a, O> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) w: &'a PackedMatrix,
     pub(super) panels: &'a Panels,
-    pub(super) part: Part<'a>,
+    pub(super) part: Part,
     pub(super) target: &'a Target<'a, O>,
 }
 
@@ -38,7 +38,7 @@ pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
 
 /// With weights that are stored as `S` and multiplied as `T`.
 fn run_of<S: Element, T: Multiplied<S>, O: Element>(x: &[T], block: Block<'_, O>) {
-    let tiles = block.part.tiles.len();
+    let tiles = block.part.n_tiles();
     let steps = block.inputs.steps(block.w.depth(), tiles);
     // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
     let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
@@ -89,11 +89,10 @@ impl<S: Element, T: Multiplied<S>, O: Element> Work for Take<'_, '_, S, T, O> {
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
         let Take { block, panels, stored, room } = self;
-        let tiles = block.block.part.tiles.clone();
+        let tiles = block.block.part.n_tiles();
         let panel_len = block.block.w.panel_len();
         let waiting = block.sums.len() / TILE;
-        let at_once =
-            if block.steps.count == 1 { panels.len() } else { (waiting / tiles.len().max(1)).max(1) };
+        let at_once = if block.steps.count == 1 { panels.len() } else { (waiting / tiles.max(1)).max(1) };
         let mut first = panels.start;
         while first < panels.end {
             let last = panels.end.min(first + at_once);
@@ -102,8 +101,8 @@ impl<S: Element, T: Multiplied<S>, O: Element> Work for Take<'_, '_, S, T, O> {
                 for panel in first..last {
                     let stored = &stored[(panel - panels.start) * panel_len + inputs.start * PANEL..];
                     let weights = T::weights(v, &stored[..inputs.len() * PANEL], room);
-                    for tile in tiles.clone() {
-                        let number = (panel - first) * tiles.len() + tile - tiles.start;
+                    for tile in 0..tiles {
+                        let number = (panel - first) * tiles + tile;
                         let place = if block.steps.count == 1 { 0 } else { number };
                         block.advance(v, panel, weights, tile, step, place);
                     }
@@ -134,7 +133,7 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
     ) {
         let depth = self.inputs_of(step);
         let Block { inputs, w, part, target, .. } = &self.block;
-        let rows = part.rows.of_tile(tile);
+        let rows = part.rows_of_tile(tile);
         let sums = &mut self.sums[place * TILE..][..TILE];
         if depth.is_empty() {
             // A matrix without inputs.

@@ -11,7 +11,16 @@ use crate::vector::{Element, PANEL};
 use crate::{Activation, Cpu, Left, Out, PackedMatrix, RowsMut, scratch};
 use block::Block;
 use finish::{Finish, Target};
-use tasks::Tasks;
+use tasks::{Tasks, Together};
+
+/// Tiles that a product is looked at in.
+#[derive(Debug, Clone, Copy)]
+pub struct TileShape {
+    /// Rows that no tile parts.
+    pub rows: usize,
+    /// Columns of a tile.
+    pub columns: usize,
+}
 
 impl Cpu {
     /// out = x Wᵀ + bias.
@@ -91,31 +100,35 @@ impl Cpu {
 
     /// Computes x Wᵀ + bias without an array for it: calls `visit` with the first column, the first row and the values
     /// of one tile after another, from any thread. Tiles cover every element once, each with the bits of
-    /// [`Cpu::matmul`]. A tile has `tile_columns` columns, rounded up to a multiple of 32, or what is left of them.
+    /// [`Cpu::matmul`]. A tile has `tile.columns` columns, rounded up to a multiple of 32, or what is left of them, and
+    /// some multiple of `tile.rows` rows, from such a multiple on.
     ///
     /// # Shapes
     /// As for [`Cpu::matmul`]; a tile: `[some rows, some columns]`.
     ///
     /// # Panics
-    /// If the shapes do not fit, or the matrix is a gated one.
+    /// If the shapes do not fit, the rows of x are no multiple of the tile's, or the matrix is a gated one.
     pub fn matmul_tiles<'a>(
         &self,
         x: impl Into<Left<'a>>,
         w: &PackedMatrix,
         bias: Option<&[f32]>,
-        tile_columns: usize,
+        tile: TileShape,
         visit: impl Fn(usize, usize, RowsMut<'_>) + Sync,
     ) {
         assert!(!w.is_gated(), "tiles of a gated matrix would have no first column");
         let x = x.into();
         check(&x, w, bias);
-        let group = tile_columns.div_ceil(PANEL).max(1);
+        let together = tile.rows.max(1);
+        assert!(x.n_rows().is_multiple_of(together), "tiles of {together} rows for {} rows", x.n_rows());
+        let panels_together = tile.columns.div_ceil(PANEL).max(1);
         inputs::with(self, &x, w, |inputs| {
-            let tasks = Tasks::new(self, inputs, w, Some(group));
+            let tasks =
+                Tasks::new(self, inputs, w, Some(Together { rows: together, panels: panels_together }));
             let panels = w.panels(self, tasks.use_panels_once());
             self.for_each(tasks.count(), |task| {
                 let part = tasks.part(task);
-                let rows = part.rows.of_tiles(&part.tiles);
+                let rows = part.rows.clone();
                 let columns = part.panels.start * PANEL..w.outputs().min(part.panels.end * PANEL);
                 // No power of two: rows at such a stride would share few places in the cache.
                 let stride = columns.len().next_multiple_of(PANEL) + PANEL / 2;

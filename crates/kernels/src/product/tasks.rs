@@ -23,24 +23,26 @@ const TASKS_PER_THREAD: usize = 8;
 
 /// A product's tasks: every block of rows with every group of panels.
 pub(super) struct Tasks {
-    rows: TiledRows,
+    rows: usize,
+    /// Rows that no block parts are one unit.
+    units: usize,
     blocks: usize,
     panels: usize,
     panels_per_group: usize,
     groups: usize,
 }
 
-/// Rows in tiles of nearly the same height.
-pub(super) struct TiledRows {
-    rows: usize,
-    tiles: usize,
+/// What each task of a product has at once.
+pub(super) struct Together {
+    /// Rows; the product's are a multiple of them.
+    pub(super) rows: usize,
+    pub(super) panels: usize,
 }
 
 /// What one task computes.
 #[derive(Clone)]
-pub(super) struct Part<'a> {
-    pub(super) rows: &'a TiledRows,
-    pub(super) tiles: Range<usize>,
+pub(super) struct Part {
+    pub(super) rows: Range<usize>,
     pub(super) panels: Range<usize>,
 }
 
@@ -51,26 +53,26 @@ pub(super) struct Steps {
 }
 
 impl Tasks {
-    /// Cuts a product, with groups of so many panels or of a number that suits the threads.
-    pub(super) fn new(
-        cpu: &Cpu,
-        inputs: &Inputs<'_>,
-        w: &PackedMatrix,
-        panels_per_group: Option<usize>,
-    ) -> Tasks {
+    /// Cuts a product as suits the threads, or so that tasks have whole groups of rows and so many panels.
+    pub(super) fn new(cpu: &Cpu, inputs: &Inputs<'_>, w: &PackedMatrix, together: Option<Together>) -> Tasks {
         let (rows, panels, depth) = (inputs.rows, w.n_panels(), w.depth());
-        let tiles = inputs.rows.div_ceil(TILE_ROWS);
+        let tiles = rows.div_ceil(TILE_ROWS);
         let step = inputs.steps(depth, tiles).len.max(1);
-        let tiles_per_block = (BLOCK_BYTES / (step * inputs.value_bytes() * TILE_ROWS)).max(1);
-        let blocks = tiles.div_ceil(tiles_per_block);
-        let panels_per_group = panels_per_group.unwrap_or_else(|| {
-            let work = rows.saturating_mul(depth).saturating_mul(panels * PANEL);
-            let wanted = (TASKS_PER_THREAD * cpu.threads()).min(work / WORK_PER_TASK);
-            panels.div_ceil(wanted.div_ceil(blocks.max(1)).max(1))
-        });
+        let rows_per_block = (BLOCK_BYTES / (step * inputs.value_bytes())).max(TILE_ROWS);
+        let unit = together.as_ref().map_or(TILE_ROWS, |together| together.rows);
+        let units = rows.div_ceil(unit);
+        let blocks = units.div_ceil((rows_per_block / unit).max(1));
+        let panels_per_group = together.map_or_else(
+            || {
+                let work = rows.saturating_mul(depth).saturating_mul(panels * PANEL);
+                let wanted = (TASKS_PER_THREAD * cpu.threads()).min(work / WORK_PER_TASK);
+                panels.div_ceil(wanted.div_ceil(blocks.max(1)).max(1))
+            },
+            |together| together.panels,
+        );
         let panels_per_group = panels_per_group.clamp(1, panels.max(1));
         let groups = panels.div_ceil(panels_per_group);
-        Tasks { rows: TiledRows { rows, tiles }, blocks, panels, panels_per_group, groups }
+        Tasks { rows, units, blocks, panels, panels_per_group, groups }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -83,27 +85,28 @@ impl Tasks {
     }
 
     /// What a task computes. Tasks in sequence share rows.
-    pub(super) fn part(&self, task: usize) -> Part<'_> {
+    pub(super) fn part(&self, task: usize) -> Part {
         let (block, group) = (task / self.groups, task % self.groups);
+        let units = even_part(self.units, self.blocks, block);
         let panel = group * self.panels_per_group;
         Part {
-            rows: &self.rows,
-            tiles: even_part(self.rows.tiles, self.blocks, block),
+            rows: even_part(self.rows, self.units, units.start).start
+                ..even_part(self.rows, self.units, units.end - 1).end,
             panels: panel..self.panels.min(panel + self.panels_per_group),
         }
     }
 }
 
-impl TiledRows {
-    /// The rows of one tile.
-    pub(super) fn of_tile(&self, tile: usize) -> Range<usize> {
-        even_part(self.rows, self.tiles, tile)
+impl Part {
+    /// How many tiles of nearly the same height the rows are cut into.
+    pub(super) fn n_tiles(&self) -> usize {
+        self.rows.len().div_ceil(TILE_ROWS)
     }
 
-    /// The rows of some tiles.
-    pub(super) fn of_tiles(&self, tiles: &Range<usize>) -> Range<usize> {
-        even_part(self.rows, self.tiles, tiles.start).start
-            ..even_part(self.rows, self.tiles, tiles.end - 1).end
+    /// The rows of one tile.
+    pub(super) fn rows_of_tile(&self, tile: usize) -> Range<usize> {
+        let Range { start, end } = even_part(self.rows.len(), self.n_tiles(), tile);
+        self.rows.start + start..self.rows.start + end
     }
 }
 

@@ -1,7 +1,7 @@
 //! Products against f64, and the promise of the same bits.
 
 use crate::testing::{Matrix, bits, cpus, error, single_cpus, values};
-use crate::{Activation, Cpu, Dtype, PackedMatrix, Source, bf16};
+use crate::{Activation, Cpu, Dtype, PackedMatrix, Source, TileShape, bf16};
 use proptest::prelude::*;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -223,7 +223,13 @@ proptest! {
     }
 
     #[test]
-    fn tiles_cover_a_product_once_with_the_same_bits(case in cases(), tile_columns in 0_usize..100) {
+    fn tiles_cover_a_product_once_with_the_same_bits(
+        case in cases(),
+        columns in 0_usize..100,
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let divisors: Vec<usize> = (1..=case.rows).filter(|n| case.rows.is_multiple_of(*n)).collect();
+        let rows = if divisors.is_empty() { 1 } else { *pick.get(&divisors) };
         for cpu in cpus() {
             let expected = case.product(&cpu, false);
             let seen = Mutex::new(case.out());
@@ -231,6 +237,7 @@ proptest! {
             let visit = |column: usize, row: usize, tile: crate::RowsMut<'_>| {
                 let mut seen = seen.lock().unwrap();
                 let untouched = case.out();
+                assert!(row.is_multiple_of(rows) && tile.n_rows().is_multiple_of(rows));
                 for index in 0..tile.n_rows() {
                     let columns = column..column + tile.n_columns();
                     let place = &mut seen.view_mut().columns(columns.clone()).row_mut(row + index).to_vec();
@@ -238,7 +245,8 @@ proptest! {
                     seen.view_mut().columns(columns).row_mut(row + index).copy_from_slice(tile.row(index));
                 }
             };
-            cpu.matmul_tiles(case.x().view(), &packed, bias.as_deref(), tile_columns, visit);
+            let tile = TileShape { rows, columns };
+            cpu.matmul_tiles(case.x().view(), &packed, bias.as_deref(), tile, visit);
             prop_assert_eq!(bits(&seen.into_inner().unwrap().values), bits(&expected.values));
         }
     }
@@ -289,7 +297,7 @@ fn a_product_inside_a_visit_of_tiles_ends() {
     let case = Case { dtype: Dtype::F32, rows: 13, outputs: 100, inputs: 20, gap: 0, has_bias: false };
     for cpu in cpus() {
         let (x, packed, expected) = (case.x(), case.packed(&cpu, false), case.product(&cpu, false));
-        cpu.matmul_tiles(x.view(), &packed, None, 32, |_, _, _| {
+        cpu.matmul_tiles(x.view(), &packed, None, TileShape { rows: 1, columns: 32 }, |_, _, _| {
             assert_eq!(bits(&case.product(&cpu, false).values), bits(&expected.values));
         });
     }
