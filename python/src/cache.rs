@@ -43,7 +43,7 @@ pub(crate) fn selection(selection: &Selection) -> Rows {
 /// One tensor, or a list of one a row where rows differ in length.
 pub(crate) fn value<'py>(py: Python<'py>, kept: Kept) -> PyResult<Bound<'py, PyAny>> {
     if let Some(shape) = kept.shape() {
-        return Tensor::new(numbers(kept.data), shape).into_bound_py_any(py);
+        return Tensor::new(numbers(kept.into_data()), shape).into_bound_py_any(py);
     }
     let offsets = kept.offsets();
     let list = PyList::empty(py);

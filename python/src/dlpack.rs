@@ -8,6 +8,7 @@ use dlpark::allocation::dynamic::Allocation;
 use dlpark::ffi::{DLDataType, DLDevice, DLManagedTensor, DLManagedTensorVersioned};
 use dlpark::python::{DlpackExporter, ExportRequest, export_dlpack, from_dlpack};
 use dlpark::{DlpackElement, DlpackFlags, Managed, ManagedTensorBase};
+use easyroutine::give_back;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 
@@ -102,6 +103,15 @@ impl Storage {
                 Numbers::F32(values) => values.as_mut_ptr().cast(),
                 Numbers::I64(values) => values.as_mut_ptr().cast(),
             }
+        }
+    }
+}
+
+/// What a cache held, the next run has room for.
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Numbers::F32(values) = self.numbers.get_mut() {
+            give_back(std::mem::take(values));
         }
     }
 }

@@ -31,7 +31,7 @@ pub mod tokens;
 mod weights;
 
 pub use batch::Batch;
-pub use easyroutine_kernels::{Cpu, Dtype, NormKind, Simd, forked};
+pub use easyroutine_kernels::{Cpu, Dtype, NormKind, Simd, forked, give_back};
 pub use easyroutine_sites as sites;
 pub use error::{Error, ErrorKind, Result};
 pub use model::{FinalNorm, KvCache, LogitRules, Model, Unembedding};

@@ -83,30 +83,8 @@ impl Drop for Aligned {
     }
 }
 
-/// An empty vector with room for so many values, on large pages where the system gives them: page by page, fresh memory costs
-/// more than what is written to it.
-///
-/// # Panics
-/// If no memory can be that large.
-pub fn large_vec(capacity: usize) -> Vec<f32> {
-    let values: Vec<f32> = Vec::with_capacity(capacity);
-    advise_large_pages_within(values.as_ptr().cast(), capacity * size_of::<f32>());
-    values
-}
-
-/// As many zeros, on large pages where the system gives them.
-///
-/// # Panics
-/// If no memory can be that large.
-pub fn large_zeros(len: usize) -> Vec<f32> {
-    // The allocator hands out zeroed memory untouched.
-    let values = vec![0.0; len];
-    advise_large_pages_within(values.as_ptr().cast(), len * size_of::<f32>());
-    values
-}
-
-/// Advises on the whole large pages in a block.
-fn advise_large_pages_within(start: *const u8, bytes: usize) {
+/// Advises on the whole large pages in a block: page by page, fresh memory costs more than what is written to it.
+pub(crate) fn advise_large_pages_within(start: *const u8, bytes: usize) {
     let before = start.align_offset(LARGE_PAGE);
     let Some(rest) = bytes.checked_sub(before) else { return };
     let whole = rest / LARGE_PAGE * LARGE_PAGE;

@@ -27,12 +27,12 @@ mod rows;
 mod scratch;
 mod shared;
 mod simd;
+mod spare;
 #[cfg(test)]
 mod testing;
 mod vector;
 
 pub use activation::Activation;
-pub use aligned::{large_vec, large_zeros};
 pub use attention::{Attention, Sequence};
 pub use cpu::Cpu;
 pub use norm::NormKind;
@@ -43,3 +43,4 @@ pub use product::TileShape;
 pub use rotary::Pairing;
 pub use rows::{Rows, RowsMut};
 pub use simd::Simd;
+pub use spare::{give_back, large_values, large_vec};

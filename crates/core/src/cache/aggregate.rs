@@ -240,7 +240,7 @@ fn mean(joined: Content, weight: usize, next: Content, more: usize) -> Result<Co
         return Err(Error::input("only activations have a mean"));
     };
     if joined.row_shapes != next.row_shapes {
-        let (ours, theirs) = (joined.row_shapes, next.row_shapes);
+        let (ours, theirs) = (&joined.row_shapes, &next.row_shapes);
         return Err(Error::input(format!("no mean of rows of shapes {ours:?} and {theirs:?}")));
     }
     let (Numbers::F32(ours), Numbers::F32(theirs)) = (&mut joined.data, &next.data) else {

@@ -1,5 +1,7 @@
 //! One kept activation: numbers of every row of a batch, rows of any length.
 
+use easyroutine_kernels::give_back;
+
 use crate::error::{Error, Result};
 
 /// One kept activation.
@@ -69,6 +71,15 @@ impl Kept {
         }
     }
 
+    /// The numbers, without a copy.
+    pub fn into_data(mut self) -> Numbers {
+        self.take_data()
+    }
+
+    fn take_data(&mut self) -> Numbers {
+        std::mem::replace(&mut self.data, Numbers::I64(Vec::new()))
+    }
+
     /// Bytes of the numbers.
     pub fn bytes(&self) -> usize {
         match &self.data {
@@ -81,18 +92,18 @@ impl Kept {
     ///
     /// # Errors
     /// Numbers of another type, or rows of another number of axes.
-    pub fn append(&mut self, other: Kept) -> Result<()> {
+    pub fn append(&mut self, mut other: Kept) -> Result<()> {
         if let (Some(ours), Some(theirs)) = (self.row_shapes.first(), other.row_shapes.first())
             && ours.len() != theirs.len()
         {
             return Err(Error::input(format!("rows of shape {ours:?} and {theirs:?} do not go together")));
         }
-        match (&mut self.data, other.data) {
+        match (&mut self.data, other.take_data()) {
             (Numbers::F32(ours), Numbers::F32(mut theirs)) => ours.append(&mut theirs),
             (Numbers::I64(ours), Numbers::I64(mut theirs)) => ours.append(&mut theirs),
             _ => return Err(Error::input("activations and token ids do not go together")),
         }
-        self.row_shapes.extend(other.row_shapes);
+        self.row_shapes.append(&mut other.row_shapes);
         Ok(())
     }
 
@@ -140,6 +151,15 @@ impl Kept {
             Numbers::I64(data) => Numbers::I64(gathered(data, spans.into_iter())),
         };
         Kept { data, row_shapes }
+    }
+}
+
+/// What a run kept, the next has room for.
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Numbers::F32(values) = self.take_data() {
+            give_back(values);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 
-use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut, large_zeros};
+use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut, large_values};
 use easyroutine_sites::{Point, Site};
 
 use super::buffer::Buffer;
@@ -220,7 +220,7 @@ pub(crate) fn finish(run: &mut Run<'_>) -> Result<()> {
 pub(super) fn logits(cpu: &Cpu, unembedding: &Unembedding, stream: Rows<'_>, tokens: &[usize]) -> Vec<f32> {
     let normed = normed(cpu, unembedding, stream, tokens);
     let width = unembedding.vocabulary();
-    let mut logits = large_zeros(tokens.len() * width);
+    let mut logits = large_values(tokens.len() * width);
     unembedding.matrix.apply(cpu, normed.rows(), RowsMut::dense(&mut logits, tokens.len(), width));
     if unembedding.divisor.is_some() || unembedding.softcap.is_some() {
         logits.chunks_exact_mut(width).for_each(|row| unembedding.finish(row));

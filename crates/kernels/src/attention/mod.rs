@@ -13,7 +13,7 @@ mod softmax;
 use crate::operand::SharedOut;
 use crate::shared::SharedRows;
 use crate::vector::{Element, Vector, Work};
-use crate::{Cpu, Out, Rows, RowsMut, scratch};
+use crate::{Cpu, Out, Rows, RowsMut, large_vec, scratch};
 use block::{Call, HeadBlock, Inputs, Kept};
 use keys::Keys;
 use plan::{Block, Plan};
@@ -150,7 +150,9 @@ impl Cpu {
             // Fresh memory is left to the tasks: who first touches a page has the work of fetching it.
             let room = |pattern: &'_ mut Vec<f32>| {
                 pattern.clear();
-                pattern.reserve_exact(plan.entries());
+                if pattern.capacity() < plan.entries() {
+                    *pattern = large_vec(plan.entries());
+                }
             };
             patterns.iter_mut().for_each(room);
             let shared = |pattern| SharedRows::dense(pattern, 1, plan.entries());
