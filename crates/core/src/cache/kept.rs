@@ -80,6 +80,19 @@ impl Kept {
         std::mem::replace(&mut self.data, Numbers::I64(Vec::new()))
     }
 
+    /// The same, to be changed.
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        match &mut self.data {
+            Numbers::F32(data) => data,
+            Numbers::I64(_) => &mut [],
+        }
+    }
+
+    /// Whether a value is not a number (NaN).
+    pub fn has_nan(&self) -> bool {
+        self.values().iter().any(|x| x.is_nan())
+    }
+
     /// Bytes of the numbers.
     pub fn bytes(&self) -> usize {
         match &self.data {

@@ -95,6 +95,11 @@ impl ActivationCache {
         self.entries.iter().map(|(key, entry)| (key.as_str(), entry))
     }
 
+    /// Whether a value of an activation is not a number (NaN).
+    pub fn has_nan(&self) -> bool {
+        self.iter().any(|(_, kept)| kept.has_nan())
+    }
+
     /// How many values there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -1,6 +1,6 @@
 //! The final norm as a lens applies it.
 
-use easyroutine_kernels::Rows;
+use easyroutine_kernels::{Rows, RowsMut};
 use easyroutine_sites::Site;
 
 use super::{LogitLens, copied};
@@ -72,10 +72,26 @@ impl LogitLens {
         cached: Option<CachedStatistics<'_>>,
     ) -> Result<Buffer> {
         let mut out = copied(vectors);
-        let Some(weights) = self.unembedding.norm.as_ref() else { return Ok(out) };
+        self.norm_in_place(out.rows_mut(), role, norm, cached)?;
+        Ok(out)
+    }
+
+    /// The same, over the vectors themselves.
+    ///
+    /// # Errors
+    /// As [`LogitLens::normed`].
+    pub(super) fn norm_in_place(
+        &self,
+        mut vectors: RowsMut<'_>,
+        role: Role,
+        norm: LensNorm,
+        cached: Option<CachedStatistics<'_>>,
+    ) -> Result<()> {
+        let Some(weights) = self.unembedding.norm.as_ref() else { return Ok(()) };
+        let width = vectors.n_columns();
         match norm {
             LensNorm::None => {}
-            LensNorm::Own => weights.apply_in_place(&self.cpu, out.rows_mut(), vectors.n_columns()),
+            LensNorm::Own => weights.apply_in_place(&self.cpu, vectors, width),
             LensNorm::Cached => {
                 let cached = cached.ok_or_else(|| {
                     Error::input("a lens with the cached norm needs `last_layernorm` at the same positions")
@@ -89,9 +105,8 @@ impl LogitLens {
                         vectors.n_rows()
                     )));
                 }
-                let mut rows = out.rows_mut();
-                for i in 0..rows.n_rows() {
-                    let vector = rows.row_mut(i);
+                for i in 0..vectors.n_rows() {
+                    let vector = vectors.row_mut(i);
                     let (mean, spread) = match (weights.removes_mean(), role) {
                         (false, _) => (0.0, cached.second_moment[i]),
                         (true, Role::Stream) => (cached.mean[i], cached.variance[i]),
@@ -109,6 +124,6 @@ impl LogitLens {
                 }
             }
         }
-        Ok(out)
+        Ok(())
     }
 }

@@ -2,11 +2,12 @@
 
 use super::LogitLens;
 use super::sweep::Sweep;
+use crate::cache::Kept;
 use crate::model::Buffer;
 
 /// Vectors that a sweep over the vocabulary reads, if that many are left: enough for the unembedding to be read seldom
 /// beside what it is multiplied with.
-const VECTORS: usize = 512;
+const VECTORS: usize = 256;
 /// The most sources that share a sweep. Those of one position are looked at together, so they should fit into a cache.
 const SOURCES: usize = 127;
 /// The most positions of a sweep: for each, named tokens are looked up in all its vectors.
@@ -41,7 +42,7 @@ pub struct Target {
 /// Vectors to be read.
 pub(super) struct Sources {
     /// Of each source the normed vectors, ready for the projection, one a position.
-    pub(super) normed: Vec<Buffer>,
+    pub(super) normed: Vec<Kept>,
     /// Whether the unembedding's bias is added.
     pub(super) with_bias: bool,
 }
@@ -68,7 +69,7 @@ impl LogitLens {
         finals: &Buffer,
         wanted: Wanted<'_>,
     ) -> (Vec<Vec<Reading>>, Vec<u32>) {
-        let positions = finals.rows().n_rows();
+        let (positions, width) = (finals.rows().n_rows(), finals.rows().n_columns());
         let mut readings = Vec::with_capacity(sources.normed.len());
         let mut tops = Vec::new();
         for sources_at_once in sources.normed.chunks(SOURCES) {
@@ -80,10 +81,11 @@ impl LogitLens {
             for start in (0..positions).step_by(at_once) {
                 let chunk = start..(start + at_once).min(positions);
                 let mut vectors = Buffer::default();
-                vectors.resize(chunk.len() * group, finals.rows().n_columns());
+                vectors.resize(chunk.len() * group, width);
                 let rows = chunk.clone().flat_map(|position| {
-                    let of_group = std::iter::once(finals).chain(sources_at_once);
-                    of_group.map(move |buffer| buffer.rows().row(position))
+                    let of_sources =
+                        sources_at_once.iter().map(move |s| &s.values()[position * width..][..width]);
+                    std::iter::once(finals.rows().row(position)).chain(of_sources)
                 });
                 rows.enumerate().for_each(|(to, row)| vectors.rows_mut().row_mut(to).copy_from_slice(row));
                 let sweep = Sweep {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use easyroutine_kernels::Rows;
+use easyroutine_kernels::{Rows, RowsMut};
 use easyroutine_sites::{Point, Site};
 
 use super::reading::{Sources, Wanted};
@@ -10,7 +10,7 @@ use super::{CachedStatistics, LensNorm, LogitLens, Reading, Role};
 use crate::batch::Batch;
 use crate::cache::{ActivationCache, Capture, Content, Kept};
 use crate::error::{Error, Result};
-use crate::model::{Buffer, Model};
+use crate::model::Model;
 use crate::positions::{Selected, Selection, Specifier};
 use crate::tap::Tap;
 
@@ -133,7 +133,7 @@ pub fn survey_through(
     model.forward(batch, &mut taps)?;
     let mut cache = taps.1.finish(batch);
 
-    // Whatever is read leaves the cache: of each activation there is then the normed copy alone.
+    // Whatever is read leaves the cache and is normed where it stands.
     let (n, d_model) = (options.positions.len(), model.arch().d_model);
     let statistics = ["mean", "variance", "second_moment"]
         .map(|name| taken(&mut cache, &format!("last_layernorm.{name}")))
@@ -144,11 +144,15 @@ pub fn survey_through(
     let not_reached = |point: Point| Error::input(format!("`{point}` was not reached"));
     let finals = cache.get(&final_stream.to_string()).ok_or_else(|| not_reached(final_stream))?;
     let finals = lens.normed(Rows::dense(finals.values(), n, d_model), Role::Stream, LensNorm::Own, None)?;
-    let mut normed = |point: Point, role: Role| -> Result<Buffer> {
-        let kept = taken(&mut cache, &point.to_string()).ok_or_else(|| not_reached(point))?;
-        let vectors = Rows::dense(kept.values(), n, d_model);
-        let translated = lens.translated(point, vectors)?;
-        lens.normed(translated.as_ref().map_or(vectors, Buffer::rows), role, options.norm, cached)
+    let mut normed = |point: Point, role: Role| -> Result<Kept> {
+        let mut kept = taken(&mut cache, &point.to_string()).ok_or_else(|| not_reached(point))?;
+        let translated = lens.translated(point, Rows::dense(kept.values(), n, d_model))?;
+        let mut vectors = RowsMut::dense(kept.values_mut(), n, d_model);
+        if let Some(translated) = translated {
+            (0..n).for_each(|p| vectors.row_mut(p).copy_from_slice(translated.rows().row(p)));
+        }
+        lens.norm_in_place(vectors, role, options.norm, cached)?;
+        Ok(kept)
     };
     let ids = batch.row(0);
     let targets: Vec<Option<u32>> = options
