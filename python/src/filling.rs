@@ -69,6 +69,7 @@ pub(crate) fn run(
             context,
             interventions: &interventions,
             batch_tokens: wishes.batch_tokens,
+            on_nan: None,
             is_stopped: Some(&is_stopped),
             stop: Some(signals.stopped()),
         };

@@ -223,10 +223,10 @@ pub(crate) struct Attn {
     #[command(flatten)]
     pub(crate) changes: Changes,
     /// Layers: 5, -1 (the last), 4:9 (4 to 8); all by default.
-    #[arg(long, value_name = "LAYER", allow_hyphen_values = true)]
+    #[arg(long, visible_alias = "layers", value_name = "LAYER", allow_hyphen_values = true)]
     pub(crate) layer: Option<String>,
     /// Heads of each layer: 3, -1 (the last), 0:4 (0 to 3); all by default.
-    #[arg(long, value_name = "HEAD", allow_hyphen_values = true)]
+    #[arg(long, visible_alias = "heads", value_name = "HEAD", allow_hyphen_values = true)]
     pub(crate) head: Option<String>,
     /// Leave the first token out of pictures: in most heads nearly all weight lies on it.
     #[arg(long)]
@@ -245,9 +245,9 @@ pub(crate) struct Next {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// How many tokens are listed.
-    #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) k: u32,
+    /// How many tokens are listed; 10 by default.
+    #[arg(short, conflicts_with = "generate", value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) k: Option<u32>,
     #[command(flatten)]
     pub(crate) generation: Generation,
 }

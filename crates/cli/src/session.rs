@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use easyroutine::load::{self, LoadOptions, Opened};
 use easyroutine::positions::Row;
+use easyroutine::prompts::Format;
 use easyroutine::source::{self, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
 use easyroutine::tokens::{Bos, Encoded, Tokenizer};
 use easyroutine::{Dtype, Model};
@@ -143,12 +144,24 @@ impl PromptArgs {
     /// The text of the prompt.
     pub(crate) fn text(&self) -> Result<String, Failure> {
         match (&self.prompt, &self.file) {
-            (_, Some(file)) => read_file(file),
+            (_, Some(file)) => {
+                refuse_sets(file)?;
+                read_file(file)
+            }
             (Some(dash), None) if dash == "-" => read_stdin(),
             (Some(text), None) => Ok(text.clone()),
             (None, None) => Err(Failure::usage("no prompt given")),
         }
     }
+}
+
+/// Refuses files that hold many prompts where one is read: JSON and all would be taken for its text.
+fn refuse_sets(file: &Path) -> Result<(), Failure> {
+    if let Ok(Format::Jsonl | Format::Parquet) = Format::of(file) {
+        return Err(Failure::usage(format!("--file {}: here a file is one prompt", file.display()))
+            .hint("`easyroutine extract --file` reads many; for one, write its text into a .txt file"));
+    }
+    Ok(())
 }
 
 impl Cutting {

@@ -190,10 +190,25 @@ fn numbers_that_are_none_are_not_passed_over() {
         let norm = tensors.iter_mut().find(|(name, ..)| name.ends_with("norm.weight")).unwrap();
         norm.3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     });
-    for command in ["run", "lens"] {
-        let assert = easyroutine(&[command, "the cat", "-m", path(&folder)]).assert().success();
+    let out = tempfile::tempdir().unwrap();
+    let (file, store) = (out.path().join("a.safetensors"), out.path().join("runs"));
+    std::fs::create_dir(&store).unwrap();
+    let one = ["--positions", "last", "-a", "resid_out_*"];
+    let commands: [&[&str]; 5] = [
+        &["run"],
+        &["lens"],
+        &["attn"],
+        &["extract", "-o", file.to_str().unwrap()],
+        &["extract", "--unit", "1", "-o", store.to_str().unwrap()],
+    ];
+    for command in commands {
+        let of_extract = if command[0] == "extract" { &one[..] } else { &[] };
+        let prompt = ["the cat", "-m", path(&folder)];
+        let assert =
+            easyroutine(&[&command[..1], &prompt, &command[1..], of_extract].concat()).assert().success();
         let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
-        assert!(said.contains("warning: ") && said.contains("model check"), "{command}: {said}");
+        assert!(said.contains("warning: ") && said.contains("model check"), "{command:?}: {said}");
+        assert_eq!(said.matches("warning: ").count(), 1, "{command:?}: {said}");
     }
 }
 

@@ -114,6 +114,14 @@ fn prompts_that_cannot_be_read_are_refused() {
         let output = easyroutine(&[command, "-", "-m", &model]).write_stdin("\n").assert().code(2);
         assert!(String::from_utf8(output.get_output().stderr.clone()).unwrap().contains("empty"));
     }
+    let folder = tempfile::tempdir().unwrap();
+    let set = folder.path().join("set.jsonl");
+    std::fs::write(&set, "{\"text\": \"cat\"}\n").unwrap();
+    for command in ["run", "lens", "attn", "tokens"] {
+        let args = [command, "--file", set.to_str().unwrap(), "-m", &model];
+        refuses(2, &args, &["set.jsonl", "one prompt", "extract --file"]);
+    }
+    refuses(2, &["run", "cat", "-m", &model, "--generate", "2", "-k", "3"], &["-k", "--generate"]);
     refuses(2, &["lens", "cat", "-m", &model, "--positions", "text:zebra"], &["row 0", "zebra"]);
     refuses(2, &["lens", "cat", "-m", &model, "--metric", "tracked"], &["--track"]);
     refuses(2, &["lens", "cat", "-m", &model, "--track", "zebra"], &["zebra", "hint: "]);

@@ -148,19 +148,19 @@ impl Request {
         let has_patterns = points.iter().any(|point| point.site() == Site::Pattern);
         let Reduction { positions, pattern, pattern_rows, examples } = &self.reduction;
         let of_patterns = [
-            (*pattern != PatternAverage::None, "attn_pattern_avg"),
-            (pattern_rows.is_some(), "attn_pattern_row_positions"),
-            (*examples == Examples::Mean, "avg_over_example"),
+            (*pattern != PatternAverage::None, "attn_pattern_avg", "--pattern-avg"),
+            (pattern_rows.is_some(), "attn_pattern_row_positions", "--pattern-rows"),
+            (*examples == Examples::Mean, "avg_over_example", "--avg-over-examples"),
         ];
-        if let Some((_, field)) = of_patterns.iter().find(|(is_set, _)| *is_set && !has_patterns) {
+        if let Some((_, field, flag)) = of_patterns.iter().find(|(is_set, ..)| *is_set && !has_patterns) {
             return Err(Error::input(format!(
-                "`{field}` is about attention patterns, and none are asked for"
+                "`{field}` (`{flag}`) is about attention patterns, and none are asked for"
             ))
             .hint("ask for `extract_attn_pattern`, on the command line `-a 'pattern_*'`"));
         }
         if *positions == Axis::Groups && points.contains(&Point::model(Site::InputIds)) {
             return Err(Error::input(
-                "token ids have no mean: `avg` and `save_input_ids` do not go together",
+                "token ids have no mean: `avg` (`--avg`) and `save_input_ids` (`-a input_ids`) do not go together",
             ));
         }
         Ok(())

@@ -24,6 +24,7 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let cache = request.run_under(&session.model, &batch, &[prompt.row()], Context::default(), edits)?;
+    output::warn_of_nan(cache.has_nan(), !interventions.is_empty());
     let subject = session.subject(&tokenizer, &prompt);
     let report = reports::attention(&subject, attn.changes.intervene.clone(), &cache);
     for target in &targets {

@@ -30,6 +30,8 @@ pub struct Filling<'a> {
     pub interventions: &'a [Intervention],
     /// Tokens of a batch at most.
     pub batch_tokens: usize,
+    /// Called once where a value that is kept is not a number.
+    pub on_nan: Option<&'a dyn Fn()>,
     /// Asked before each block of the model: whether to stop.
     pub is_stopped: Option<&'a dyn Fn() -> bool>,
     /// Becomes true where the extraction is to stop.
@@ -115,6 +117,7 @@ impl<'a> Filling<'a> {
         let tokens = |row: usize| self.examples[row].ids.len();
         let mut so_far =
             Progress { rows: 0, all_rows: rows().count(), tokens: 0, all_tokens: rows().map(tokens).sum() };
+        let mut on_nan = self.on_nan;
         for unit in units {
             let tell = |of_unit: Progress| {
                 tell(Progress {
@@ -125,6 +128,9 @@ impl<'a> Filling<'a> {
             };
             let range = range(run, *unit);
             let Some(cache) = unit::run(self, range.clone(), &tell)? else { return Ok(End::Stopped) };
+            if let Some(tell) = on_nan.take_if(|_| cache.has_nan()) {
+                tell();
+            }
             run.put(*unit, &unit::contents(&cache, is_rectangular))?;
             so_far.rows += range.len();
             so_far.tokens += range.map(tokens).sum::<usize>();

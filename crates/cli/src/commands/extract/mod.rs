@@ -127,6 +127,7 @@ impl Job<'_> {
 
     fn write(&self, cache: &ActivationCache, rows: &[usize]) -> Result<(), Failure> {
         let interventions = &self.extract.changes.intervene;
+        output::warn_of_nan(cache.has_nan(), !interventions.is_empty());
         file::write(self.file, cache, rows, self.examples.len(), self.session, interventions)?;
         if io::stderr().is_terminal() {
             let size = std::fs::metadata(self.file).map_or(0, |m| m.len());

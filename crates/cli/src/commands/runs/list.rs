@@ -1,5 +1,7 @@
 //! `runs ls` and `runs query`.
 
+use std::collections::BTreeSet;
+
 use easyroutine_store::{Found, Matching, Path, Query, QueryResult};
 use serde_json::{Value, json};
 
@@ -39,7 +41,9 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
     if let (true, Some(condition)) = (found.runs().is_empty(), &query.condition) {
         let all = runs.query(&Query::default())?;
         let nowhere = |path: &&Path| !all.runs().iter().any(|run| path.is_in(&run.metadata));
-        for path in condition.paths().into_iter().filter(nowhere) {
+        let unknown: BTreeSet<String> =
+            condition.paths().into_iter().filter(nowhere).map(ToString::to_string).collect();
+        for path in unknown {
             output::note("note", &format!("no run has a key `{path}`"));
         }
     }

@@ -48,6 +48,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         context: job.context,
         interventions: job.interventions,
         batch_tokens: job.extract.batch_tokens as usize,
+        on_nan: Some(&|| output::warn_of_nan(true, !job.interventions.is_empty())),
         is_stopped: None,
         stop: Some(&stop),
     };
