@@ -96,6 +96,9 @@ impl Spare {
 
     /// Takes an array in, and returns those that have to go for it.
     fn put(&mut self, values: Vec<f32>) -> Vec<Vec<f32>> {
+        if bytes(&values) > MOST_BYTES {
+            return vec![values];
+        }
         self.bytes += bytes(&values);
         self.arrays.push_back(values);
         let mut gone = Vec::new();
@@ -150,8 +153,8 @@ mod tests {
         assert_eq!(gone.iter().map(|values| values[0]).collect::<Vec<_>>(), [0.0, 1.0]);
         assert_eq!(waiting(&spare), [(2.0, third), (3.0, 2 * third - 5)]);
         let gone = spare.put(array(4.0, 4 * third));
-        assert_eq!(gone.len(), 3);
-        assert_eq!(waiting(&spare), []);
+        assert_eq!(gone.iter().map(|values| values[0]).collect::<Vec<_>>(), [4.0]);
+        assert_eq!(waiting(&spare).len(), 2);
     }
 
     #[test]

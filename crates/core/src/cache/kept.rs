@@ -111,9 +111,9 @@ impl Kept {
         {
             return Err(Error::input(format!("rows of shape {ours:?} and {theirs:?} do not go together")));
         }
-        match (&mut self.data, other.take_data()) {
-            (Numbers::F32(ours), Numbers::F32(mut theirs)) => ours.append(&mut theirs),
-            (Numbers::I64(ours), Numbers::I64(mut theirs)) => ours.append(&mut theirs),
+        match (&mut self.data, &mut other.data) {
+            (Numbers::F32(ours), Numbers::F32(theirs)) => ours.append(theirs),
+            (Numbers::I64(ours), Numbers::I64(theirs)) => ours.append(theirs),
             _ => return Err(Error::input("activations and token ids do not go together")),
         }
         self.row_shapes.append(&mut other.row_shapes);
