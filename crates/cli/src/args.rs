@@ -245,9 +245,9 @@ pub(crate) struct Next {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// How many tokens are listed; 10 by default.
-    #[arg(short, conflicts_with = "generate", value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) k: Option<u32>,
+    /// How many tokens are listed.
+    #[arg(short, default_value_t = 10, conflicts_with = "generate", value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) k: u32,
     #[command(flatten)]
     pub(crate) generation: Generation,
 }

@@ -12,9 +12,6 @@ use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Prompt, token_text};
 
-/// How many tokens are listed where nobody says.
-const DEFAULT_K: usize = 10;
-
 pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     match next.generation.generate {
         Some(count) => super::generate::run(args, next, count),
@@ -48,7 +45,7 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
     let options = SurveyOptions {
         component: Component::RESID_OUT,
         norm: LensNorm::Own,
-        top_k: next.k.map_or(DEFAULT_K, |k| k as usize),
+        top_k: next.k as usize,
         positions: vec![prompt.encoded.ids.len() - 1],
         layers: vec![arch.layers.len() as i64 - 1],
         tracked: Vec::new(),

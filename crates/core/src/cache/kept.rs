@@ -71,15 +71,6 @@ impl Kept {
         }
     }
 
-    /// The numbers, without a copy.
-    pub fn into_data(mut self) -> Numbers {
-        self.take_data()
-    }
-
-    fn take_data(&mut self) -> Numbers {
-        std::mem::replace(&mut self.data, Numbers::I64(Vec::new()))
-    }
-
     /// The same, to be changed.
     pub(crate) fn values_mut(&mut self) -> &mut [f32] {
         match &mut self.data {
@@ -91,6 +82,15 @@ impl Kept {
     /// Whether a value is not a number (NaN).
     pub fn has_nan(&self) -> bool {
         self.values().iter().any(|x| x.is_nan())
+    }
+
+    /// The numbers, without a copy.
+    pub fn into_data(mut self) -> Numbers {
+        self.take_data()
+    }
+
+    fn take_data(&mut self) -> Numbers {
+        std::mem::replace(&mut self.data, Numbers::I64(Vec::new()))
     }
 
     /// Bytes of the numbers.

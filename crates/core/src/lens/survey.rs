@@ -136,9 +136,9 @@ pub fn survey_through(
     // Whatever is read leaves the cache and is normed where it stands.
     let (n, d_model) = (options.positions.len(), model.arch().d_model);
     let statistics = ["mean", "variance", "second_moment"]
-        .map(|name| taken(&mut cache, &format!("last_layernorm.{name}")))
-        .map(|kept| kept.map_or_else(Vec::new, |kept| kept.values().to_vec()));
-    let [mean, variance, second_moment] = statistics.each_ref().map(Vec::as_slice);
+        .map(|name| taken(&mut cache, &format!("last_layernorm.{name}")));
+    let [mean, variance, second_moment] =
+        statistics.each_ref().map(|kept| kept.as_ref().map_or(&[][..], Kept::values));
     let cached =
         (options.norm == LensNorm::Cached).then_some(CachedStatistics { mean, variance, second_moment });
     let not_reached = |point: Point| Error::input(format!("`{point}` was not reached"));

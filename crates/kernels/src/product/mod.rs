@@ -11,7 +11,7 @@ use crate::vector::{Element, PANEL};
 use crate::{Activation, Cpu, Left, Out, PackedMatrix, RowsMut, scratch};
 use block::Block;
 use finish::{Finish, Target};
-use tasks::{Tasks, Together};
+use tasks::Tasks;
 
 /// Tiles that a product is looked at in.
 #[derive(Debug, Clone, Copy)]
@@ -121,10 +121,8 @@ impl Cpu {
         check(&x, w, bias);
         let together = tile.rows.max(1);
         assert!(x.n_rows().is_multiple_of(together), "tiles of {together} rows for {} rows", x.n_rows());
-        let panels_together = tile.columns.div_ceil(PANEL).max(1);
         inputs::with(self, &x, w, |inputs| {
-            let tasks =
-                Tasks::new(self, inputs, w, Some(Together { rows: together, panels: panels_together }));
+            let tasks = Tasks::new(self, inputs, w, Some(tile));
             let panels = w.panels(self, tasks.use_panels_once());
             self.for_each(tasks.count(), |task| {
                 let part = tasks.part(task);

@@ -1,5 +1,6 @@
 //! How a product is cut: into blocks of rows, and groups of panels.
 
+use super::TileShape;
 use super::inputs::{Inputs, Values};
 use crate::vector::{PANEL, TILE_ROWS};
 use crate::{Cpu, PackedMatrix};
@@ -32,13 +33,6 @@ pub(super) struct Tasks {
     groups: usize,
 }
 
-/// What each task of a product has at once.
-pub(super) struct Together {
-    /// Rows; the product's are a multiple of them.
-    pub(super) rows: usize,
-    pub(super) panels: usize,
-}
-
 /// What one task computes.
 #[derive(Clone)]
 pub(super) struct Part {
@@ -53,22 +47,22 @@ pub(super) struct Steps {
 }
 
 impl Tasks {
-    /// Cuts a product as suits the threads, or so that tasks have whole groups of rows and so many panels.
-    pub(super) fn new(cpu: &Cpu, inputs: &Inputs<'_>, w: &PackedMatrix, together: Option<Together>) -> Tasks {
+    /// Cuts a product as suits the threads, or into tiles of a shape, whose rows divide the product's.
+    pub(super) fn new(cpu: &Cpu, inputs: &Inputs<'_>, w: &PackedMatrix, tile: Option<TileShape>) -> Tasks {
         let (rows, panels, depth) = (inputs.rows, w.n_panels(), w.depth());
         let tiles = rows.div_ceil(TILE_ROWS);
         let step = inputs.steps(depth, tiles).len.max(1);
         let rows_per_block = (BLOCK_BYTES / (step * inputs.value_bytes())).max(TILE_ROWS);
-        let unit = together.as_ref().map_or(TILE_ROWS, |together| together.rows);
+        let unit = tile.map_or(TILE_ROWS, |tile| tile.rows.max(1));
         let units = rows.div_ceil(unit);
         let blocks = units.div_ceil((rows_per_block / unit).max(1));
-        let panels_per_group = together.map_or_else(
+        let panels_per_group = tile.map_or_else(
             || {
                 let work = rows.saturating_mul(depth).saturating_mul(panels * PANEL);
                 let wanted = (TASKS_PER_THREAD * cpu.threads()).min(work / WORK_PER_TASK);
                 panels.div_ceil(wanted.div_ceil(blocks.max(1)).max(1))
             },
-            |together| together.panels,
+            |tile| tile.columns.div_ceil(PANEL),
         );
         let panels_per_group = panels_per_group.clamp(1, panels.max(1));
         let groups = panels.div_ceil(panels_per_group);
