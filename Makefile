@@ -65,7 +65,7 @@ web:
 # The Python package, without torch; `make test-torch` has torch and transformers, and runs everything.
 python:
 	cargo fmt --manifest-path python/Cargo.toml --check
-	cargo clippy --manifest-path python/Cargo.toml --all-targets --locked -- -D warnings
+	cargo clippy --manifest-path python/Cargo.toml --target-dir target --all-targets --all-features --locked -- -D warnings
 	scripts/python.sh test
 
 test-torch:

@@ -18,11 +18,13 @@ export PATH="$environment/bin:$PATH"
 
 wheels="$PWD/python/target/wheels"
 rm -rf "$wheels"
-# The folder of the other builds, with their profile: most dependencies are compiled there already.
-CARGO_TARGET_DIR="$PWD/target" maturin build --quiet --strip --locked --manifest-path python/Cargo.toml --out "$wheels"
-# What the wheel's command is compared with.
-cargo build --quiet --workspace --all-features --locked --bin easyroutine
+# The folder, profile and features of the other builds: dependencies are compiled there already.
+CARGO_TARGET_DIR="$PWD/target" \
+  maturin build --quiet --strip --locked --all-features --manifest-path python/Cargo.toml --out "$wheels"
+# What the wheel's command is compared with, and a bucket for its stores.
+cargo build --quiet --workspace --all-features --locked --bin easyroutine --example bucket
 export EASYROUTINE_NATIVE="${CARGO_TARGET_DIR:-$PWD/target}/debug/easyroutine"
+export EASYROUTINE_BUCKET="${CARGO_TARGET_DIR:-$PWD/target}/debug/examples/bucket"
 python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheels"/*.whl
 
 cd python

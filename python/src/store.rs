@@ -47,9 +47,17 @@ pub(crate) fn base_from_env() -> Result<String, Failure> {
     Ok(store::Store::base_from_env().map_err(failure)?.display().to_string())
 }
 
+/// The folder of a store, or the URL by which it was opened.
+fn named(store: &store::Store, given: &str) -> String {
+    store.path().map_or_else(|| given.trim_end_matches('/').to_owned(), |path| path.display().to_string())
+}
+
 /// Saves runs of one experiment.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Saver {
+    /// The folder of the store, or its URL.
+    #[pyo3(get)]
+    base: String,
     saver: store::ActivationSaver,
 }
 
@@ -57,13 +65,8 @@ pub(crate) struct Saver {
 impl Saver {
     #[new]
     fn new(base: &str, experiment: &str) -> Result<Saver, Failure> {
-        Ok(Saver { saver: store::ActivationSaver::new(base, experiment).map_err(failure)? })
-    }
-
-    /// The folder of the store.
-    #[getter]
-    fn base(&self) -> Option<String> {
-        self.saver.store().path().map(|path| path.display().to_string())
+        let saver = store::ActivationSaver::new(base, experiment).map_err(failure)?;
+        Ok(Saver { base: named(saver.store(), base), saver })
     }
 
     /// Saves a run and says where it is, below the store. `values` is a JSON object.
@@ -157,6 +160,9 @@ pub(crate) struct Asked<'py> {
 /// Finds runs.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Loader {
+    /// The folder of the store, or its URL.
+    #[pyo3(get)]
+    base: String,
     loader: store::ActivationLoader,
 }
 
@@ -164,13 +170,8 @@ pub(crate) struct Loader {
 impl Loader {
     #[new]
     fn new(base: &str, experiment: &str) -> Result<Loader, Failure> {
-        Ok(Loader { loader: store::ActivationLoader::new(base, experiment).map_err(failure)? })
-    }
-
-    /// The folder of the store.
-    #[getter]
-    fn base(&self) -> Option<String> {
-        self.loader.store().path().map(|path| path.display().to_string())
+        let loader = store::ActivationLoader::new(base, experiment).map_err(failure)?;
+        Ok(Loader { base: named(loader.store(), base), loader })
     }
 
     /// The runs for which everything holds.

@@ -29,7 +29,10 @@ Path = Union[str, "os.PathLike[str]"]
 
 
 class ActivationSaver:
-    """Saves runs under ``base_dir/experiment/model/time/``, each visible only when it is whole."""
+    """Saves runs under ``base_dir/experiment/model/time/``, each visible only when it is whole.
+
+    ``base_dir`` is a folder; or ``s3://bucket/prefix``, ``gs://…``, ``az://…``, in a package built with the feature ``cloud``.
+    """
 
     def __init__(self, base_dir: Path, experiment_name: str = "default") -> None:
         self._saver = Saver(os.fspath(base_dir), experiment_name)
@@ -42,8 +45,8 @@ class ActivationSaver:
 
     @property
     def base_dir(self) -> str:
-        """The folder of the store."""
-        return str(self._saver.base)
+        """The folder of the store, or its URL."""
+        return self._saver.base
 
     def save(
         self,
@@ -134,8 +137,8 @@ class ActivationLoader:
 
     @property
     def base_dir(self) -> str:
-        """The folder of the store."""
-        return str(self._loader.base)
+        """The folder of the store, or its URL."""
+        return self._loader.base
 
     def query(
         self,
