@@ -151,6 +151,14 @@ fn read(written: SweepWritten) -> Result<Sweep, Failure> {
     };
     let token =
         |token: Option<u32>| token.ok_or_else(|| Failure::input(format!("metric {metric} needs a token")));
+    let unread = match metric.as_str() {
+        "kl" => answer.map(|_| "answer").or(against.map(|_| "against")),
+        "probability" | "rank" => against.map(|_| "against"),
+        _ => None,
+    };
+    if let Some(unread) = unread {
+        return Err(Failure::input(format!("metric {metric} does not read `{unread}`; logit_diff does")));
+    }
     let metric = match metric.as_str() {
         "logit_diff" => Metric::LogitDiff { answer: token(answer)?, against: token(against)? },
         "normalised_logit_diff" => {

@@ -265,3 +265,6 @@ def test_a_sweep_gives_a_grid(llama: HookedModel) -> None:
     for wrong in ({"site": "nothing"}, {"metric": "nothing"}, {"by": "patch"}, {"along": "sideways"}):
         with pytest.raises(ValueError):
             llama.sweep(IDS, **wrong)
+    for unread in ({"answer": 7}, {"against": 7}, {"answer": 7, "against": 8, "metric": "rank"}):
+        with pytest.raises(ValueError, match="does not read"):
+            llama.sweep(IDS, **unread)

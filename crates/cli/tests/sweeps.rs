@@ -65,26 +65,8 @@ fn heads_are_ablated_by_zero_mean_and_another_prompt() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prompts.txt");
     std::fs::write(&file, "One prompt\n\nAnother prompt\n").unwrap();
-    let ablate = |more: &[&str]| {
-        json(
-            &[
-                &[
-                    "ablate",
-                    TARGET,
-                    "-m",
-                    &model,
-                    "--format",
-                    "json",
-                    "--answer",
-                    "id:7",
-                    "--against",
-                    "id:90",
-                ],
-                more,
-            ]
-            .concat(),
-        )
-    };
+    let ablate =
+        |more: &[&str]| json(&[&["ablate", TARGET, "-m", &model, "--format", "json"], more].concat());
     let zero = ablate(&[]);
     assert_eq!(
         (&zero["columns"][1], &zero["activations"][2][1]),
@@ -103,7 +85,7 @@ fn heads_are_ablated_by_zero_mean_and_another_prompt() {
     assert_eq!(sites["columns"], json_of(r#"["attn_out", "mlp_out"]"#));
     assert_eq!(sites["unchanged"], 0.0);
     for metric in ["p", "rank"] {
-        assert_eq!(ablate(&["--metric", metric])["metric"]["token"], 7);
+        assert_eq!(ablate(&["--metric", metric, "--answer", "id:7"])["metric"]["token"], 7);
     }
 }
 
@@ -138,6 +120,8 @@ fn what_cannot_be_swept_is_an_error() {
         (&["--answer", "id:7", "--against", "id:7"], "both"),
         (&["--answer", "two words"], "not one token"),
         (&["--answer", "id:99999", "--metric", "p"], "vocabulary"),
+        (&["--answer", "id:7", "--against", "id:8", "--metric", "rank"], "--against: the metric does not"),
+        (&["--answer", "id:7", "--metric", "kl"], "--answer: the metric does not"),
         (&["--positions", "99"], "position `99`"),
         (&["--layers", "7"], "the model has 3 layers"),
     ] {

@@ -188,6 +188,11 @@ fn metric(
         }
         Ok((answer, against))
     };
+    if let Some(flag) = unread(sweep) {
+        return Err(Failure::usage(format!("{flag}: the metric does not read it")).hint(
+            "p and rank are of --answer alone, kl is of all tokens; logit-diff is of --answer and --against",
+        ));
+    }
     Ok(match sweep.metric {
         EffectArg::LogitDiff => pair().map(|(answer, against)| Metric::LogitDiff { answer, against })?,
         EffectArg::Normalised => {
@@ -197,6 +202,20 @@ fn metric(
         EffectArg::Rank => Metric::Rank { token: answer()? },
         EffectArg::Kl => Metric::Kl,
     })
+}
+
+/// The flag that names a token which the metric has no use for.
+fn unread(sweep: &SweepArgs) -> Option<&'static str> {
+    let (answer, against) = match sweep.metric {
+        EffectArg::LogitDiff | EffectArg::Normalised => (false, false),
+        EffectArg::P | EffectArg::Rank => (false, true),
+        EffectArg::Kl => (true, true),
+    };
+    match (&sweep.answer, &sweep.against) {
+        (Some(_), _) if answer => Some("--answer"),
+        (_, Some(_)) if against => Some("--against"),
+        _ => None,
+    }
 }
 
 fn finish(
