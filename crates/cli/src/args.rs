@@ -173,6 +173,9 @@ pub(crate) struct Changes {
     /// repeat; in this order.
     #[arg(long, value_name = "KEY@POSITIONS OP")]
     pub(crate) intervene: Vec<String>,
+    /// Seed of random positions (`random-text-3`) and of drawn tokens.
+    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
+    pub(crate) seed: u64,
 }
 
 /// `lens`
@@ -269,9 +272,6 @@ pub(crate) struct Generation {
     /// Draw among the fewest tokens whose probabilities reach P.
     #[arg(long, value_name = "P", requires = "generate")]
     pub(crate) top_p: Option<f32>,
-    /// Seed of the draws.
-    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
-    pub(crate) seed: u64,
     /// End before this text. May repeat.
     #[arg(long, value_name = "TEXT", requires = "generate")]
     pub(crate) stop: Vec<String>,

@@ -46,7 +46,7 @@ pub(crate) fn of_batches<'a>(
     move |_, rows| Ok(Box::new(Edits::new(interventions, arch, rows, context)?))
 }
 
-/// Interventions on one prompt.
+/// Interventions on one prompt; random positions are drawn by `seed`.
 ///
 /// # Errors
 /// Those of [`Edits::new`].
@@ -55,7 +55,8 @@ pub(crate) fn of_prompt(
     model: &Model,
     prompt: &Prompt,
     tokenizer: &Tokenizer,
+    seed: u64,
 ) -> Result<Edits, Failure> {
-    let context = Context { special: tokenizer.special_ids(), ..Context::default() };
+    let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     checked(interventions, model, &[prompt.row()], context)
 }

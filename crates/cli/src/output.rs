@@ -118,11 +118,12 @@ pub(crate) fn replace(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -
 }
 
 fn fill_and_rename(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let target = linked(file);
-    let old = target.metadata().ok();
+    let old = file.metadata().ok();
+    // By its own name: what `/dev/stdout` leads to, where that is a pipe, is no path.
     if old.as_ref().is_some_and(|old| !old.is_file()) {
-        return fill(&target);
+        return fill(file);
     }
+    let target = linked(file);
     if old.as_ref().is_some_and(|old| old.permissions().readonly()) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is there and read-only"));
     }

@@ -238,8 +238,10 @@ fn without_newline(reader: impl Read, place: &str) -> Result<String, Failure> {
     let text = String::from_utf8(bytes).map_err(|e| {
         Failure::failed(format!("{place}: not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
     })?;
+    // What some editors write before a text is not of it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let cut = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t));
-    Ok(cut.unwrap_or(&text).to_owned())
+    Ok(cut.unwrap_or(text).to_owned())
 }
 
 fn download_bar() -> ProgressCallback {

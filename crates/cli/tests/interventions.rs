@@ -28,6 +28,19 @@ fn an_intervention_changes_the_prediction_and_is_named_in_the_result() {
 }
 
 #[test]
+fn random_positions_follow_the_seed() {
+    let model = tiny("llama");
+    for command in ["run", "lens"] {
+        let asked =
+            [command, PROMPT, "-m", &model, "--format", "json", "--intervene", "resid_out_0@random-text=0"];
+        let read = |seed: &str| succeeds(&[&asked[..], &["--seed", seed]].concat());
+        assert_eq!(read("3"), read("3"));
+        let found: std::collections::BTreeSet<String> = ["1", "2", "3", "4", "5", "6"].map(read).into();
+        assert!(found.len() > 1, "{command}");
+    }
+}
+
+#[test]
 fn what_was_extracted_can_be_put_into_another_run() {
     let folder = tempfile::tempdir().unwrap();
     let (model, file) = (tiny("llama"), folder.path().join("base.safetensors"));

@@ -72,9 +72,27 @@ fn a_saved_run_is_listed_shown_and_queried() {
         (&["--positions", "all"], 1),
         (&["--positions", "last"], 0),
         (&["-e", "other"], 0),
+        (&["tags ~ \"first\""], 1),
     ] {
         let found = runs(&base, &[&["query"], flags].concat());
         assert_eq!(found["runs"].as_array().unwrap().len(), n, "{flags:?}");
+    }
+    extract(&base, &["--positions", "0:2,-1", "--generate", "2", "--seed", "7"]);
+    for (flags, n) in [
+        (&["--positions", "0:2,-1"][..], 1),
+        (&["--positions", "0:2", "--positions", "-1"], 1),
+        (&["--positions", "0:2"], 0),
+        (&["extraction_config.generate = 2 and extraction_config.seed = 7"], 1),
+    ] {
+        let found = runs(&base, &[&["query"], flags].concat());
+        assert_eq!(found["runs"].as_array().unwrap().len(), n, "{flags:?}");
+    }
+    for (flags, part) in [
+        (&["--positions", "lasst"][..], "lasst"),
+        (&["--meta", "z=1", "--meta", "z=2"], "two values for the key `z`"),
+    ] {
+        let wrong = fails(2, &[&["runs", "-b", path(&base), "query"], flags].concat());
+        assert!(wrong.contains(part), "{flags:?}: {wrong}");
     }
     let wrong = fails(2, &["runs", "-b", path(&base), "query", "seed >"]);
     assert!(wrong.contains("at character 7: a value is missing"), "{wrong}");
@@ -126,6 +144,13 @@ fn numbers_of_a_tensor_are_printed_and_exported() {
     let loaded = runs(&base, &["load", "-1", "resid_out_1", "--rows", "1:3"]);
     assert_eq!(loaded["shape"], json!([2, 1, 48]));
     assert_eq!(loaded["values"].as_array().unwrap().len(), 96);
+    let lines = |key: &str, rows: &str| {
+        let words = ["runs", "-b", path(&base), "load", "-1", key, "--rows", rows, "--format", "tsv"];
+        let table = succeeds(&words);
+        let first = |line: &str| line.split('\t').next().unwrap().to_owned();
+        table.lines().skip(1).map(first).collect::<Vec<_>>()
+    };
+    assert_eq!(lines("resid_out_1", "3:5"), ["3,0", "4,0"]);
     let table = succeeds(&["runs", "-b", path(&base), "load", "-1", "resid_out_1", "--format", "tsv"]);
     assert_eq!((table.lines().count(), table.lines().next().unwrap().split('\t').count()), (6, 49));
     let npy = base.path().join("a.npy");
@@ -135,6 +160,23 @@ fn numbers_of_a_tensor_are_printed_and_exported() {
     assert_eq!(bytes.len() % 64, 5 * 48 * 4 % 64);
     let missing = fails(1, &["runs", "-b", path(&base), "load", "-1", "resid_outt_1"]);
     assert!(missing.contains("hint: it has pattern_L0H1"), "{missing}");
+    // Rows of different length: the example, then the token in it.
+    extract(&base, &[]);
+    let last = lines("resid_out_1", "4");
+    assert_eq!(
+        (&last[0][..], last.len()),
+        (
+            "4,0",
+            runs(&base, &["load", "-1", "resid_out_1", "--rows", "4"])["shape"][0].as_u64().unwrap() as usize
+        )
+    );
+    assert!(lines("resid_out_1", "1:3").contains(&"2,1".to_owned()));
+    assert!(lines("pattern_L0H1", "2").iter().all(|place| place.starts_with("2,")));
+    let file = base.path().join("a.safetensors");
+    let export = ["runs", "-b", path(&base), "export", "-1", "logits", "-o", file.to_str().unwrap()];
+    assert!(fails(2, &[&export[..], &["logits"]].concat()).contains("logits is named twice"));
+    assert!(fails(2, &[&export[..], &["--format", "json"]].concat()).contains("ending of the file"));
+    succeeds(&export);
 }
 
 #[test]
@@ -149,8 +191,16 @@ fn runs_are_tagged_moved_renamed_and_removed() {
     runs(&base, &["mv", "-1", "other"]);
     runs(&base, &["rename", "other", "third"]);
     assert_eq!(runs(&base, &["ls", "-e", "third"])["runs"].as_array().unwrap().len(), 1);
+    // A target that cannot be written is known before anything is changed.
+    for (command, code) in
+        [(["tag", "-1", "late"], 2), (["mv", "-1", "late"], 2), (["rename", "third", "late"], 2)]
+    {
+        fails(code, &[&["runs", "-b", path(&base)], &command[..], &["--format", "html"]].concat());
+    }
+    assert!(!runs(&base, &["ls"]).to_string().contains("late"));
+    succeeds(&["runs", "-b", path(&base), "verify", "-1", "--format", "json"]);
     let path_of_run = runs(&base, &["ls"])["runs"][0]["path"].as_str().unwrap().to_owned();
-    let removed = runs(&base, &["rm", &path_of_run]);
+    let removed = runs(&base, &["rm", &path_of_run, "-1"]);
     assert_eq!(removed["what"], json!([path_of_run]));
     assert_eq!(runs(&base, &["ls"])["runs"], json!([]));
     fails(1, &["runs", "-b", path(&base), "rm", "-1"]);
@@ -195,6 +245,9 @@ fn parts_in_any_order_and_a_resumed_run_equal_one_that_was_not_disturbed() {
 
     let resumed = tempfile::tempdir().unwrap();
     extract(&resumed, &["--unit", "2", "--run", "job", "--part", "1/2"]);
+    let words = self::arguments(&resumed, &["--unit", "2", "--run", "job", "--resume", "--tag", "late"]);
+    let refused = fails(1, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(refused.contains("`tag` was nothing, now it is \"late\""), "{refused}");
     let model = tiny("llama");
     let other = [
         &["extract", "a cat", "-m", &model, "-a", "logits", "--run", "job", "--resume", "-o"][..],

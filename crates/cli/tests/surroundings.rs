@@ -71,6 +71,8 @@ fn offline_is_on_for_every_word_but_no() {
             .env("HF_ENDPOINT", "http://127.0.0.1:9")
             .assert()
             .code(code);
+        let seen = with("EASYROUTINE_OFFLINE", word, &["env", "--format", "json"]);
+        assert!(seen.contains(&format!("\"offline\": \"{}\"", code == 3)), "{word}: {seen}");
     }
 }
 
@@ -151,6 +153,15 @@ fn rows_of_ids_beyond_the_context_are_cut_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_byte_order_mark_is_not_of_the_prompt() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, format!("\u{feff}{PROMPT}\n")).unwrap();
+    let file = file.path().to_str().unwrap();
+    let tokens = |prompt: &[&str]| succeeds(&[&["tokens", "-m", &tiny("llama")], prompt].concat());
+    assert_eq!(tokens(&["--file", file]), tokens(&[PROMPT]));
+}
+
+#[test]
 fn a_file_without_end_is_no_prompt() {
     if std::path::Path::new("/dev/zero").exists() {
         let message = fails(1, &["tokens", "--file", "/dev/zero", "-m", &tiny("llama")]);
@@ -179,6 +190,16 @@ fn a_link_stays_a_link_and_a_device_a_device() {
     let target = activations.to_str().unwrap();
     succeeds(&["extract", PROMPT, "-m", &tiny("llama"), "-a", "logits", "-o", target]);
     assert!(activations.is_symlink());
+    // A pipe, whose name in the system leads to no path.
+    let piped = succeeds(&["run", PROMPT, "-m", &tiny("llama"), "-o", "/dev/stdout", "--format", "json"]);
+    assert!(piped.starts_with('{'), "{piped}");
+    let full = easyroutine(&["run", PROMPT, "-m", &tiny("llama"), "--generate", "2"]);
+    let full = std::process::Command::new(full.get_program())
+        .args(full.get_args())
+        .stdout(std::fs::File::create("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(full.status.code(), Some(1), "{}", String::from_utf8_lossy(&full.stderr));
     let left = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(left, 4, "a partial file was left in {}", path(&folder));
 }

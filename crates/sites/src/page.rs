@@ -64,7 +64,8 @@ const IN_A_FILE: &str = "
 
 Where rows differ in T (`--positions all` on prompts of different length), every key is *ragged*: the rows of all prompts lie
 end to end, `[sum of T, …]`, and `KEY.offsets` (int64, B + 1 numbers) says where each begins. A pattern is then flat: row b
-of the batch is its T·T numbers from `offsets[b]`. To cut a row out again:
+of the batch is its T·T numbers from `offsets[b]`; with `--pattern-rows` its R·T numbers, where R is how many positions
+`token_dict_rows` has for that row. To cut a row out again:
 
 ```python
 from safetensors.numpy import load_file
@@ -73,10 +74,10 @@ start, end = tensors[\"resid_out_5.offsets\"][b : b + 2]
 row = tensors[\"resid_out_5\"][start:end]                                            # [T, D]
 start, end = tensors[\"pattern_L5H3.offsets\"][b : b + 2]
 pattern = tensors[\"pattern_L5H3\"][start:end]
-pattern = pattern.reshape(int(len(pattern) ** 0.5), -1)                             # [T, T]
+pattern = pattern.reshape(int(len(pattern) ** 0.5), -1)                             # [T, T], without --pattern-rows
 ```
 
-The metadata of the file (strings, as the format has it; the last two are JSON):
+The metadata of the file (strings, as the format has it; tables and lists are JSON):
 
 | name | what |
 |---|---|
@@ -84,4 +85,11 @@ The metadata of the file (strings, as the format has it; the last two are JSON):
 | `model`, `model_type`, `commit`, `dtype` | which model made it; `commit` is empty where none is known |
 | `mapping_index` | for each position specifier the columns of T that it stands for; one list a row where rows differ |
 | `token_dict` | for each position specifier and row the positions in the sequence, negative ones resolved |
+| `mapping_index_rows`, `token_dict_rows` | the same for the rows of patterns, with `--pattern-rows` |
+| `interventions`, `seed`, `generate` | what `--intervene`, `--seed` and `--generate` were given, where they were |
+| `interrupted` | how many rows there are of how many, after Ctrl-C; the tensor `rows` holds their numbers |
+
+A table beyond 1 MiB stands in tensors, `token_dict/last` and, where rows have lists, `token_dict/last.offsets`. With
+`--pattern-avg` the axes of a pattern are specifiers, in the order of the names of the tables, and `mapping_index` is for the
+other activations.
 ";

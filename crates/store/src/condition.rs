@@ -12,6 +12,7 @@
 //! smaller nor larger; a path alone holds where something stands that is neither `false` nor `null`. Texts and numbers
 //! have an order, each among their own. `~` holds where a text contains the text, or a list holds it.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
@@ -85,12 +86,14 @@ impl Condition {
             Condition::All(conditions) => conditions.iter().all(|c| c.holds(metadata)),
             Condition::Not(condition) => !condition.holds(metadata),
             Condition::There(path) => {
-                path.find(metadata).is_some_and(|v| !matches!(v, Value::Null | Value::Bool(false)))
+                path.find(metadata).is_some_and(|v| !matches!(*v, Value::Null | Value::Bool(false)))
             }
             Condition::In(path, values) => {
-                path.find(metadata).is_some_and(|found| values.iter().any(|value| same(found, value)))
+                path.find(metadata).is_some_and(|found| values.iter().any(|value| same(&found, value)))
             }
-            Condition::Compare(path, comparison, value) => compare(path.find(metadata), *comparison, value),
+            Condition::Compare(path, comparison, value) => {
+                compare(path.find(metadata).as_deref(), *comparison, value)
+            }
         }
     }
 
@@ -112,14 +115,19 @@ impl Path {
         self.find(metadata).is_some()
     }
 
-    fn find<'a>(&self, metadata: &'a Metadata) -> Option<&'a Value> {
+    fn find<'a>(&self, metadata: &'a Metadata) -> Option<Cow<'a, Value>> {
         let (first, rest) = self.0.split_first()?;
+        // Every tag: the one it was saved with stands apart from those it was given later.
+        if first == "tags" && rest.is_empty() && metadata.get(first).is_none() {
+            return Some(Cow::Owned(metadata.tags().into()));
+        }
         let top = metadata.get(first).or_else(|| metadata.store()?.get(first))?;
-        rest.iter().try_fold(top, |value, name| match value {
+        let found = rest.iter().try_fold(top, |value, name| match value {
             Value::Object(map) => map.get(name),
             Value::Array(values) => values.get(name.parse::<usize>().ok()?),
             _ => None,
-        })
+        });
+        found.map(Cow::Borrowed)
     }
 }
 

@@ -66,9 +66,6 @@ pub(crate) struct Extract {
     /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) pivot: Vec<i64>,
-    /// Seed of every random choice.
-    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
-    pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) saving: Saving,
 }

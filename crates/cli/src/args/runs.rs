@@ -33,7 +33,7 @@ pub(crate) enum RunsCommand {
     /// Removes runs.
     Rm {
         /// Runs to remove.
-        #[arg(value_name = "RUN", required = true, allow_hyphen_values = true)]
+        #[arg(value_name = "RUN", required = true, allow_negative_numbers = true)]
         runs: Vec<String>,
     },
     /// Moves a run to another experiment.
@@ -56,7 +56,7 @@ pub(crate) enum RunsCommand {
     /// Reads every byte and compares checksums; exit status 1 where something is damaged.
     Verify {
         /// Runs; all if none is named.
-        #[arg(value_name = "RUN", allow_hyphen_values = true)]
+        #[arg(value_name = "RUN", allow_negative_numbers = true)]
         runs: Vec<String>,
     },
     /// Clears away what crashed or abandoned writers left; runs are never touched.
@@ -81,7 +81,7 @@ pub(crate) enum RunsCommand {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct RunArg {
     /// A path below the store, a time, a run id, or a beginning of one; -1 is the most recent.
-    #[arg(value_name = "RUN", allow_hyphen_values = true)]
+    #[arg(value_name = "RUN", allow_negative_numbers = true)]
     pub(crate) run: String,
 }
 

@@ -54,6 +54,9 @@ pub(crate) struct Sweep {
     /// Positions of the prompt: the columns, or where each head or site is changed. All by default. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
+    /// Seed of random positions.
+    #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
+    pub(crate) seed: u64,
     /// Layers: 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), joined by commas.
     #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
     pub(crate) layers: Option<String>,

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
         Request { activations: vec![selector], positions: vec![Specifier::All], ..Request::default() };
     request.points(session.model.arch())?;
     let prompt = attn.prompt.read(&tokenizer, session.model.arch().context)?;
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
+    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, attn.changes.seed)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let cache = request.run_under(&session.model, &batch, &[prompt.row()], Context::default(), edits)?;
     output::warn_of_nan(cache.has_nan(), !interventions.is_empty());

@@ -1,10 +1,11 @@
 //! `env`: what this program sees of its surroundings.
 
+use clap::{Args as _, Command};
 use easyroutine::Simd;
 use easyroutine::source::Environment;
 use serde_json::{Map, Value, json};
 
-use crate::args::Args;
+use crate::args::{Args, Finding};
 use crate::failure::{Failure, one_line};
 use crate::output::{self, PLAIN};
 
@@ -22,6 +23,7 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
         "instructions of the arithmetic: portable, avx2 or avx512; by default the best there are",
     ),
     ("EASYROUTINE_CACHE", "folder of the demo models; by default `easyroutine` in XDG_CACHE_HOME"),
+    ("ACTIVATION_BASE_DIR", "as --base of `runs`: the store, which a .env file may name too"),
     ("HF_HOME", "folder of the Hugging Face cache and token; by default `huggingface` in XDG_CACHE_HOME"),
     ("HF_HUB_CACHE", "folder of downloaded models; by default `hub` in HF_HOME"),
     ("HF_HUB_OFFLINE", "1: never download"),
@@ -30,6 +32,12 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("COLUMNS", "width of tables, where it is not the terminal's"),
     ("NO_COLOR", "anything: no colour"),
 ];
+
+/// What `EASYROUTINE_OFFLINE` says, as the flag reads it.
+fn offline_by_variable() -> bool {
+    let flags = Finding::augment_args(Command::new("env")).try_get_matches_from(["env"]);
+    flags.is_ok_and(|flags| flags.get_flag("offline"))
+}
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
@@ -48,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             "hub".into(),
             if cfg!(feature = "hub") { environment.endpoint.clone() } else { "not built in".into() },
         ),
-        ("offline".into(), environment.offline.to_string()),
+        ("offline".into(), (environment.offline || offline_by_variable()).to_string()),
         ("hub token".into(), if environment.token.is_some() { "set" } else { "not set" }.into()),
     ];
     for (name, _) in VARIABLES {

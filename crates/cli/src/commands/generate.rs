@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use easyroutine::generate::{Finish, GenerateOptions, Generated, Sampling, TextStream, generate};
 use easyroutine::load::end_ids;
 use easyroutine::tokens::Tokenizer;
+use easyroutine::{Error, ErrorKind};
 use serde_json::{Value, json};
 
 use super::dtype_name;
@@ -25,8 +26,8 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
     let session = session::load(&next.model.model, &next.model.loading)?;
     let tokenizer = session::tokenizer(&session.files)?;
     let prompt = super::run::prompt(next, &tokenizer, session.model.arch().context)?;
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
-    let options = options(&next.generation, count, &session, &tokenizer)?;
+    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, next.changes.seed)?;
+    let options = options(next, count, &session, &tokenizer)?;
 
     let streams = targets.iter().any(|t| t.file.is_none() && t.format == Format::Table);
     let mut written = Written::new(streams);
@@ -37,14 +38,14 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
         let piece = if tokenizer.is_special(token.id) { None } else { Some(text.push(token.id)?) };
         let stopped = piece.as_ref().is_some_and(|piece| piece.stopped);
         // A reader that has gone wants no more of it.
-        gone = !written.add(&piece.map(|piece| piece.text).unwrap_or_default());
+        gone = !written.add(&piece.map(|piece| piece.text).unwrap_or_default())?;
         Ok(if stopped || gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     if gone {
         return Ok(());
     }
-    written.add(&text.finish()?);
-    written.end();
+    written.add(&text.finish()?)?;
+    written.end()?;
     let Some(generated) = generated.pop() else { return Ok(()) };
     let result = Continuation { next, session: &session, tokenizer: &tokenizer, prompt: &prompt, generated };
     for target in targets.iter().filter(|t| !streams || t.file.is_some() || t.format != Format::Table) {
@@ -57,12 +58,12 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
 }
 
 fn options(
-    generation: &Generation,
+    next: &Next,
     max_new_tokens: usize,
     session: &Session,
     tokenizer: &Tokenizer,
 ) -> Result<GenerateOptions, Failure> {
-    let Generation { temperature, top_k, top_p, seed, .. } = *generation;
+    let Generation { temperature, top_k, top_p, .. } = next.generation;
     let sampling = match temperature {
         Some(0.0) if top_k.is_some() || top_p.is_some() => {
             return Err(Failure::usage("--temperature 0 draws nothing: leave out --top-k and --top-p"));
@@ -71,8 +72,8 @@ fn options(
         None if top_k.is_none() && top_p.is_none() => Sampling::Greedy,
         _ => Sampling::Random { temperature: temperature.unwrap_or(1.0), top_k, top_p },
     };
-    let ends = if generation.ignore_end { Vec::new() } else { ends(session, Some(tokenizer))? };
-    Ok(GenerateOptions { max_new_tokens, sampling, ends, seed })
+    let ends = if next.generation.ignore_end { Vec::new() } else { ends(session, Some(tokenizer))? };
+    Ok(GenerateOptions { max_new_tokens, sampling, ends, seed: next.changes.seed })
 }
 
 /// Ids that end a row: the model's, else the tokenizer's.
@@ -97,27 +98,32 @@ impl Written {
     }
 
     /// Adds a piece; false where nobody reads any more.
-    fn add(&mut self, piece: &str) -> bool {
+    fn add(&mut self, piece: &str) -> Result<bool, Error> {
         self.text.push_str(piece);
-        !self.streams || piece.is_empty() || self.print(piece)
+        if self.streams && !piece.is_empty() { self.print(piece) } else { Ok(true) }
     }
 
     /// Ends the last line.
-    fn end(&self) {
+    fn end(&self) -> Result<(), Error> {
         if self.streams && !self.text.ends_with('\n') {
             // If the reader has gone, there is no line to end.
-            let _ = self.print("\n");
+            self.print("\n")?;
         }
+        Ok(())
     }
 
     /// A model's text is untrusted: only its line ends reach a terminal raw.
-    fn print(&self, piece: &str) -> bool {
+    fn print(&self, piece: &str) -> Result<bool, Error> {
         let shown = match self.to_terminal {
             true => piece.split('\n').map(one_line).collect::<Vec<_>>().join("\n"),
             false => piece.to_owned(),
         };
         let mut out = io::stdout().lock();
-        out.write_all(shown.as_bytes()).and_then(|()| out.flush()).is_ok()
+        match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(e) => Err(Error::new(ErrorKind::Io, format!("standard output: {e}")).because(e)),
+        }
     }
 }
 
@@ -151,7 +157,7 @@ impl Continuation<'_> {
     }
 
     fn json(&self, text: &str) -> Value {
-        let Generation { temperature, top_k, top_p, seed, stop, .. } = &self.next.generation;
+        let Generation { temperature, top_k, top_p, stop, .. } = &self.next.generation;
         let named = |id: &u32| json!({"id": id, "text": token_text(self.tokenizer, *id)});
         let generated = self.generated.ids.iter().zip(&self.generated.logprobs).map(
             |(id, logprob)| json!({"id": id, "text": token_text(self.tokenizer, *id), "logprob": logprob}),
@@ -167,7 +173,7 @@ impl Continuation<'_> {
             "bos": self.prompt.encoded.starts_with_bos,
             "interventions": self.next.changes.intervene,
             "sampling": {
-                "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop,
+                "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": self.next.changes.seed, "stop": stop,
             },
             "tokens": self.prompt.encoded.ids.iter().map(named).collect::<Vec<_>>(),
             "generated": generated.collect::<Vec<_>>(),

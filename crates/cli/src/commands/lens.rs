@@ -34,12 +34,12 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
             NormArg::None => LensNorm::None,
         },
         top_k: lens.k as usize,
-        positions: selected(&specifiers, &prompt, &tokenizer)?,
+        positions: selected(&specifiers, &prompt, &tokenizer, lens.changes.seed)?,
         layers: layers::parse(lens.layers.as_deref(), arch.layers.len())?,
         tracked: tracked.iter().map(|t| t.id).collect(),
     };
     let batch = Batch::new(&[&prompt.encoded.ids])?;
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer)?;
+    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, lens.changes.seed)?;
     let survey = survey_through(&through, &session.model, &batch, &options, edits)?;
     let is_nan = survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan());
     output::warn_of_nan(is_nan, !interventions.is_empty());
@@ -102,8 +102,9 @@ pub(super) fn selected(
     specifiers: &[Specifier],
     prompt: &Prompt,
     tokenizer: &Tokenizer,
+    seed: u64,
 ) -> Result<Vec<usize>, Failure> {
-    let context = Context { special: tokenizer.special_ids(), ..Context::default() };
+    let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     let mut indices = positions::select(specifiers, prompt.row(), context)?.indices;
     indices.sort_unstable();
     indices.dedup();

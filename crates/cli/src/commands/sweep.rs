@@ -141,7 +141,7 @@ fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Alon
         true => vec![Specifier::All],
         false => specifiers(&sweep.positions)?,
     };
-    let positions = selected(&chosen, &opened.prompt, &opened.tokenizer)?;
+    let positions = selected(&chosen, &opened.prompt, &opened.tokenizer, sweep.seed)?;
     let along = sweep.along.unwrap_or(otherwise);
     let (default, scope) = match along {
         AlongArg::Positions => ("resid_in", Scope::Layer),

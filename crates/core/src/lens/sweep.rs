@@ -45,20 +45,49 @@ impl Sweep<'_> {
     /// # Shapes
     /// `vectors`: positions times group by the unembedding's inputs; result: one a position.
     pub(super) fn read(&self, vectors: Rows<'_>) -> Vec<Position> {
-        let (lens, group) = (self.lens, self.group);
         let Wanted { targets, tracked, .. } = self.wanted;
-        let named: Vec<u32> =
-            tracked.iter().copied().chain(targets.iter().map(|target| target.unwrap_or(0))).collect();
-        let named = Named { logits: self.logits_of(vectors, &named), width: named.len() };
-        let target = |vector: usize| {
-            let position = vector / group;
-            targets[position].map(|id| (id, named.of(vector)[tracked.len() + position]))
+        let ids = tracked.iter().copied().chain(targets.iter().map(|target| target.unwrap_or(0)));
+        let named = self.logits_of(vectors, &ids.collect::<Vec<_>>());
+        let (tiles, tops) = self.tiles(vectors, &named);
+        let final_tops: Vec<u32> = tops.iter().step_by(self.group).map(Top::first).collect();
+        let of_final_tops = self.logits_of(vectors, &final_tops);
+        let n_tiles = self.n_tiles();
+        let of_position = |(position, tiles): (usize, &[TileReading])| {
+            let last = Final::new(&tiles[..n_tiles]);
+            let sources = position * self.group + 1..(position + 1) * self.group;
+            let readings = sources.zip(tiles.chunks_exact(n_tiles).skip(1)).map(|(vector, tiles)| {
+                let normaliser = merge(tiles.iter().map(|tile| &tile.sums));
+                let log_sum_exp = normaliser.log_sum_exp();
+                let logprob = |logit: f32| f64::from(logit) - log_sum_exp;
+                let above = || tiles.iter().map(|tile| tile.above).sum::<u64>();
+                Reading {
+                    top: tops[vector].best().iter().map(|(id, x)| (*id, logprob(*x))).collect(),
+                    entropy: log_sum_exp - normaliser.dot / normaliser.sum,
+                    kl_to_final: not_negative(last.negative_entropy - last.expected(tiles) + log_sum_exp),
+                    logprob_of_final_top: logprob(of_final_tops.of(vector)[position]),
+                    target: self.target(&named, vector).map(|(_, logit)| Target {
+                        rank: if log_sum_exp.is_nan() { 0 } else { 1 + above() },
+                        logprob: logprob(logit),
+                    }),
+                    tracked: named.of(vector)[..tracked.len()].iter().map(|x| logprob(*x)).collect(),
+                }
+            });
+            Position { final_top: final_tops[position], readings: readings.collect() }
         };
-        let n_tiles = lens.vocabulary().div_ceil(TILE);
+        tiles.chunks_exact(self.group * n_tiles).enumerate().map(of_position).collect()
+    }
+
+    /// Looks at the logits of all vectors, a tile at a time.
+    ///
+    /// # Shapes
+    /// Tiles: vectors by tiles of the vocabulary; the largest logits: one list a vector.
+    fn tiles(&self, vectors: Rows<'_>, named: &Named) -> (Vec<TileReading>, Vec<Top>) {
+        let (lens, n_tiles) = (self.lens, self.n_tiles());
         let slots: Vec<OnceLock<TileReading>> =
             (0..vectors.n_rows() * n_tiles).map(|_| OnceLock::new()).collect();
         let tops: Vec<Mutex<Top>> = (0..vectors.n_rows()).map(|v| Mutex::new(self.no_top_yet(v))).collect();
-        let shape = TileShape { rows: group, columns: TILE };
+        // A tile holds whole positions: the model's own logits come before those of the sources.
+        let shape = TileShape { rows: self.group, columns: TILE };
         let matrix = &lens.unembedding.matrix;
         lens.cpu.matmul_tiles(vectors, &matrix.matrix, self.bias(), shape, |column, first, mut tile| {
             let mut weights = [0.0; TILE];
@@ -77,39 +106,24 @@ impl Sweep<'_> {
                 look_for_top(lens, column, logits, sums.max, &tops[vector]);
                 let rank = |(id, x)| lens.cpu.rank(logits, x, (id as usize).saturating_sub(column));
                 let under_final = lens.cpu.dot(weights, logits);
-                let above = target(vector).map_or(0, rank) as u64;
+                let above = self.target(named, vector).map_or(0, rank) as u64;
                 // Every tile of every vector is visited once.
                 let _ = slots[vector * n_tiles + column / TILE].set(TileReading { sums, under_final, above });
             }
         });
-        let tiles: Vec<TileReading> = slots.into_iter().filter_map(OnceLock::into_inner).collect();
-        let tops: Vec<Top> =
-            tops.into_iter().map(|top| top.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
-        let final_tops: Vec<u32> = tops.iter().step_by(group).map(Top::first).collect();
-        let of_final_tops = Named { logits: self.logits_of(vectors, &final_tops), width: final_tops.len() };
-        let position = |(position, tiles): (usize, &[TileReading])| {
-            let last = Final::new(&tiles[..n_tiles]);
-            let sources = position * group + 1..(position + 1) * group;
-            let readings = sources.zip(tiles.chunks_exact(n_tiles).skip(1)).map(|(vector, tiles)| {
-                let normaliser = merge(tiles.iter().map(|tile| &tile.sums));
-                let log_sum_exp = normaliser.log_sum_exp();
-                let logprob = |logit: f32| f64::from(logit) - log_sum_exp;
-                let above = || tiles.iter().map(|tile| tile.above).sum::<u64>();
-                Reading {
-                    top: tops[vector].best().iter().map(|(id, x)| (*id, logprob(*x))).collect(),
-                    entropy: log_sum_exp - normaliser.dot / normaliser.sum,
-                    kl_to_final: not_negative(last.negative_entropy - last.expected(tiles) + log_sum_exp),
-                    logprob_of_final_top: logprob(of_final_tops.of(vector)[position]),
-                    target: target(vector).map(|(_, logit)| Target {
-                        rank: if log_sum_exp.is_nan() { 0 } else { 1 + above() },
-                        logprob: logprob(logit),
-                    }),
-                    tracked: named.of(vector)[..tracked.len()].iter().map(|x| logprob(*x)).collect(),
-                }
-            });
-            Position { final_top: final_tops[position], readings: readings.collect() }
-        };
-        tiles.chunks_exact(group * n_tiles).enumerate().map(position).collect()
+        let tops = tops.into_iter().map(|top| top.into_inner().unwrap_or_else(PoisonError::into_inner));
+        (slots.into_iter().filter_map(OnceLock::into_inner).collect(), tops.collect())
+    }
+
+    fn n_tiles(&self) -> usize {
+        self.lens.vocabulary().div_ceil(TILE)
+    }
+
+    /// The target of a vector's position, and its logit.
+    fn target(&self, named: &Named, vector: usize) -> Option<(u32, f32)> {
+        let position = vector / self.group;
+        let logit = || named.of(vector)[self.wanted.tracked.len() + position];
+        self.wanted.targets[position].map(|id| (id, logit()))
     }
 
     fn is_final(&self, vector: usize) -> bool {
@@ -138,7 +152,7 @@ impl Sweep<'_> {
     ///
     /// # Shapes
     /// Vectors by ids.
-    fn logits_of(&self, vectors: Rows<'_>, ids: &[u32]) -> Vec<f32> {
+    fn logits_of(&self, vectors: Rows<'_>, ids: &[u32]) -> Named {
         let lens = self.lens;
         let matrix = &lens.unembedding.matrix.matrix;
         let Ok(small) =
@@ -152,7 +166,7 @@ impl Sweep<'_> {
         let out = RowsMut::dense(&mut logits, vectors.n_rows(), ids.len());
         lens.cpu.matmul(vectors, &small, bias.as_deref(), out);
         lens.unembedding.finish(&mut logits);
-        logits
+        Named { logits, width: ids.len() }
     }
 }
 

@@ -257,7 +257,7 @@ fn not_cached(
         _ => format!("`{id}` at `{revision}` is not in the cache {place}"),
     };
     let cause = if options.offline {
-        "downloads are off (`--offline`)"
+        "downloads are off (`--offline` or EASYROUTINE_OFFLINE)"
     } else if environment.offline {
         "downloads are off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set)"
     } else {

@@ -8,6 +8,7 @@ use std::path::Path;
 use easyroutine::cache::{ActivationCache, Numbers};
 use serde_json::{Map, Value, json};
 
+use crate::args::{Changes, Extract};
 use crate::commands::dtype_name;
 use crate::failure::Failure;
 use crate::output;
@@ -26,7 +27,7 @@ pub(super) fn write(
     rows: &[usize],
     asked: usize,
     session: &Session,
-    interventions: &[String],
+    extract: &Extract,
 ) -> Result<(), Failure> {
     let mut tensors = Vec::new();
     let is_rectangular = cache.is_rectangular();
@@ -50,8 +51,15 @@ pub(super) fn write(
         ("commit", session.files.commit.clone().unwrap_or_default()),
         ("dtype", dtype_name(session.model.dtype()).to_owned()),
     ];
-    if !interventions.is_empty() {
-        metadata.push(("interventions", json!(interventions).to_string()));
+    let Changes { intervene, seed } = &extract.changes;
+    if !intervene.is_empty() {
+        metadata.push(("interventions", json!(intervene).to_string()));
+    }
+    if *seed != 0 {
+        metadata.push(("seed", seed.to_string()));
+    }
+    if let Some(count) = extract.generate {
+        metadata.push(("generate", count.to_string()));
     }
     let tables = [
         ("mapping_index", Some(cache.mapping_index())),

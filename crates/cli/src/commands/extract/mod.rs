@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     needs_tokenizer(&request, tokenizer.is_some())?;
     let examples = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;
     let special = tokenizer.as_ref().map_or(&[][..], Tokenizer::special_ids);
-    let context = Context { special, pivots: &extract.pivot, seed: extract.seed };
+    let context = Context { special, pivots: &extract.pivot, seed: extract.changes.seed };
     let examples = match extract.generate {
         Some(count) => {
             let ends = match extract.ignore_end {
@@ -126,9 +126,8 @@ impl Job<'_> {
     }
 
     fn write(&self, cache: &ActivationCache, rows: &[usize]) -> Result<(), Failure> {
-        let interventions = &self.extract.changes.intervene;
-        output::warn_of_nan(cache.has_nan(), !interventions.is_empty());
-        file::write(self.file, cache, rows, self.examples.len(), self.session, interventions)?;
+        output::warn_of_nan(cache.has_nan(), !self.extract.changes.intervene.is_empty());
+        file::write(self.file, cache, rows, self.examples.len(), self.session, self.extract)?;
         if io::stderr().is_terminal() {
             let size = std::fs::metadata(self.file).map_or(0, |m| m.len());
             output::note("wrote", &format!("{} ({})", self.file.display(), readable(size)));

@@ -3,58 +3,65 @@
 use easyroutine_store::{Edit, Query};
 use serde_json::json;
 
-use super::{pair, which};
+use super::{pairs, which};
 use crate::args::Args;
 use crate::args::runs::{self, RunArg, Runs};
 use crate::failure::Failure;
-use crate::output::{self, PLAIN};
+use crate::output::{self, PLAIN, Target};
 
 pub(super) fn tag(args: &Args, runs: &Runs, asked: &runs::Tag) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
     let mut edits: Vec<Edit> = asked.tags.iter().cloned().map(Edit::Tag).collect();
     edits.extend(asked.remove.iter().cloned().map(Edit::Untag));
-    for text in &asked.meta {
-        let (key, value) = pair(text)?;
-        edits.push(Edit::Set(key, value));
-    }
+    edits.extend(pairs(&asked.meta)?.into_iter().map(|(key, value)| Edit::Set(key, value)));
     edits.extend(asked.drop.iter().cloned().map(Edit::Unset));
     if edits.is_empty() {
         return Err(Failure::usage("nothing to change").hint("easyroutine runs tag -1 good --meta seed=3"));
     }
     let run = runs.find(&asked.run.run)?;
     let edited = runs.store()?.edit(run.path(), &edits, asked.revision)?;
-    say(args, "changed", &[run.path().to_owned(), format!("revision {}", edited.revision())])
+    say(&targets, "changed", &[run.path().to_owned(), format!("revision {}", edited.revision())])
 }
 
 pub(super) fn rm(args: &Args, runs: &Runs, names: &[String]) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
     let found = runs.query(&Query::default())?;
-    // All names are looked up before the first run goes.
-    let paths = names
-        .iter()
-        .map(|name| Ok(found.get(which(name))?.path.clone()))
-        .collect::<Result<Vec<_>, Failure>>()?;
+    // All names are looked up before the first run goes, each run once.
+    let mut paths: Vec<String> = Vec::new();
+    for name in names {
+        let path = &found.get(which(name))?.path;
+        if !paths.contains(path) {
+            paths.push(path.clone());
+        }
+    }
     for path in &paths {
         runs.store()?.remove(path)?;
     }
-    say(args, "removed", &paths)
+    say(&targets, "removed", &paths)
 }
 
 pub(super) fn mv(args: &Args, runs: &Runs, run: &RunArg, to: &str) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
     let found = runs.query(&Query::default())?;
     let from = found.get(which(&run.run))?.path.clone();
     let path = runs.store()?.move_run(&from, to)?;
-    say(args, "moved", &[path])
+    say(&targets, "moved", &[path])
 }
 
 pub(super) fn rename(args: &Args, runs: &Runs, from: &str, to: &str) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    if runs.experiment.is_some() {
+        return Err(Failure::usage("--experiment: `rename` names the experiment itself"));
+    }
     runs.store()?.rename_experiment(from, to)?;
-    say(args, "renamed", &[from.to_owned(), to.to_owned()])
+    say(&targets, "renamed", &[from.to_owned(), to.to_owned()])
 }
 
-/// What was done, as the format asks for it.
-pub(super) fn say(args: &Args, done: &str, things: &[String]) -> Result<(), Failure> {
+/// What was done, as the format asks for it. The targets are settled before anything is done.
+pub(super) fn say(targets: &[Target], done: &str, things: &[String]) -> Result<(), Failure> {
     let json = json!({"schema": "easyroutine.runs_done/1", "done": done, "what": things});
     let rows: Vec<Vec<String>> = things.iter().map(|thing| vec![done.to_owned(), thing.clone()]).collect();
-    for target in &output::targets(args, PLAIN)? {
+    for target in targets {
         output::write(target, output::render(target.format, &["done", "what"], &rows, &json)?.as_bytes())?;
     }
     Ok(())

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use easyroutine_store::{Loaded, Run, export};
 
-use crate::args::Args;
 use crate::args::runs::{self, Runs};
+use crate::args::{Args, Format};
 use crate::failure::Failure;
 use crate::output;
 
@@ -15,6 +15,12 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), 
     let [file] = args.output.as_slice() else {
         return Err(Failure::usage("export writes one file").hint("say which: -o run.safetensors"));
     };
+    if args.format != Format::Auto {
+        return Err(Failure::usage("--format: export takes the format from the ending of the file"));
+    }
+    if let Some((_, twice)) = asked.keys.iter().enumerate().find(|(i, key)| asked.keys[..*i].contains(key)) {
+        return Err(Failure::usage(format!("{twice} is named twice")));
+    }
     output::folder_exists(file)?;
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     let run = runs.find(&asked.run.run)?;
@@ -26,6 +32,12 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), 
                 return Err(Failure::usage(format!("a .npy file holds one tensor, not {}", found.len()))
                     .hint("name it: easyroutine runs export RUN resid_out_5 -o resid_out_5.npy"));
             };
+            if tensor.kind.is_ragged() {
+                output::note(
+                    "note",
+                    "the file does not say where an example begins; a .safetensors file does",
+                );
+            }
             output::replace(file, |at| export::npy(tensor, &mut BufWriter::new(File::create(at)?)))
         }
         "parquet" => write_parquet(file, &run, &asked.keys),

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use easyroutine_store::{Found, Matching, Path, Query, QueryResult};
 use serde_json::{Value, json};
 
-use super::{pair, position};
+use super::{pairs, position};
 use crate::args::Args;
 use crate::args::runs::{self, MatchArg, Runs};
 use crate::failure::{Failure, one_line};
 use crate::output::{self, PLAIN};
 use easyroutine::cache::readable;
+use easyroutine::positions::Specifier;
 
 pub(super) fn ls(args: &Args, runs: &Runs) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
@@ -24,14 +25,15 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
             serde_json::from_str(text).map_err(|e| Failure::usage(format!("--config: {e}")))?;
         if value.is_object() { Ok(value) } else { Err(Failure::usage("--config: is no JSON object")) }
     });
-    let positions =
-        (!asked.positions.is_empty()).then(|| asked.positions.iter().map(|p| position(p)).collect());
+    let listed = asked.positions.iter().map(|text| Specifier::parse_list(text));
+    let listed: Vec<Specifier> = listed.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let positions = (!listed.is_empty()).then(|| listed.iter().map(position).collect());
     let query = Query {
         model_name: asked.model.clone(),
         tag: asked.tag.clone(),
         target_token_positions: positions,
         save_time: asked.save_time.clone(),
-        custom_keys: asked.meta.iter().map(|text| pair(text)).collect::<Result<_, _>>()?,
+        custom_keys: pairs(&asked.meta)?.into_iter().collect(),
         extraction_config: config.transpose()?,
         matching: if asked.matching == MatchArg::Exact { Matching::Exact } else { Matching::Subset },
         condition: asked.condition.as_deref().map(str::parse).transpose()?,

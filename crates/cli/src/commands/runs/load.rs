@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use easyroutine_store::{Dtype, Loaded, Run};
+use easyroutine_store::{Dtype, Kind, Loaded, Run};
 use serde_json::{Value, json};
 
 use crate::args::Args;
@@ -14,19 +14,22 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     let targets = output::targets(args, PLAIN)?;
     let run = runs.find(&asked.run.run)?;
     let Some(key) = &asked.key else { return shapes(&targets, &run) };
-    let loaded = match &asked.rows {
-        Some(rows) => run.read_rows(key, range(rows)?)?,
-        None => run.read(key)?,
+    let (first, loaded) = match &asked.rows {
+        Some(rows) => {
+            let rows = range(rows)?;
+            (rows.start, run.read_rows(key, rows)?)
+        }
+        None => (0, run.read(key)?),
     };
-    let width: usize = loaded.shape.last().copied().unwrap_or(1).max(1);
+    // A row of the table is the last axis, of examples of different length one number where there is no other.
+    let has_width = !loaded.kind.is_ragged() || loaded.shape.len() > 1;
+    let width = if has_width { loaded.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
     let numbers = numbers(&loaded);
-    // A row of the table is the last axis; before it stands where it lies.
-    let outer = &loaded.shape[..loaded.shape.len().saturating_sub(1)];
     let rows: Vec<Vec<String>> = numbers
         .chunks(width)
         .enumerate()
         .map(|(row, numbers)| {
-            let mut cells = vec![place(row, outer)];
+            let mut cells = vec![place(row, &loaded, first)];
             cells.extend(numbers.iter().map(Value::to_string));
             cells
         })
@@ -76,15 +79,33 @@ fn range(text: &str) -> Result<Range<usize>, Failure> {
     found.ok_or_else(|| Failure::usage(format!("--rows: `{text}` is no range")).hint("--rows 0:10"))
 }
 
-/// The place of a row among the outer axes: `3,0`.
-fn place(mut row: usize, outer: &[usize]) -> String {
+/// Where a row lies: its example, counted in the whole tensor from `first`, then its place in the example, `3,0`.
+fn place(row: usize, loaded: &Loaded, first: usize) -> String {
+    let axes = &loaded.shape[..loaded.shape.len().saturating_sub(1)];
+    if loaded.kind.is_ragged() {
+        let inner: usize = axes.iter().skip(1).product::<usize>().max(1);
+        let at = (row / inner) as i64;
+        let example = loaded.offsets.partition_point(|start| *start <= at).saturating_sub(1);
+        let token = at - loaded.offsets.get(example).unwrap_or(&0);
+        let rest = places(row % inner, axes.get(1..).unwrap_or_default());
+        return [vec![(first + example).to_string(), token.to_string()], rest].concat().join(",");
+    }
+    let mut found = places(row, axes);
+    if let (Kind::Dense, Some(example)) = (loaded.kind, found.first_mut()) {
+        *example = (first + row / axes[1..].iter().product::<usize>().max(1)).to_string();
+    }
+    found.join(",")
+}
+
+/// Indices along axes, slowest first.
+fn places(mut row: usize, axes: &[usize]) -> Vec<String> {
     let mut places = Vec::new();
-    for axis in outer.iter().rev() {
+    for axis in axes.iter().rev() {
         places.push((row % axis.max(&1)).to_string());
         row /= axis.max(&1);
     }
     places.reverse();
-    places.join(",")
+    places
 }
 
 /// Numbers as JSON has them.
@@ -112,8 +133,10 @@ fn numbers(loaded: &Loaded) -> Vec<Value> {
         Dtype::I64 => of!(i64),
         Dtype::F64 => of!(f64),
         // The shortest text of an f32 is not that of the f64 next to it.
-        Dtype::F32 | Dtype::C64 => {
-            bytes.as_chunks::<4>().0.iter().map(|x| shortest(f32::from_le_bytes(*x))).collect()
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|x| shortest(f32::from_le_bytes(*x))).collect(),
+        Dtype::C64 => {
+            let part = |x: &[u8; 4]| shortest(f32::from_le_bytes(*x));
+            bytes.as_chunks::<4>().0.chunks(2).map(|parts| parts.iter().map(part).collect()).collect()
         }
         Dtype::Bf16 | Dtype::F16 => loaded.widened().into_iter().map(shortest).collect(),
     }

@@ -8,6 +8,7 @@ mod load;
 mod show;
 mod tend;
 
+use easyroutine::positions::Specifier;
 use easyroutine_store::{ActivationLoader, Query, QueryResult, Run, Store, Which};
 use serde_json::Value;
 
@@ -81,13 +82,20 @@ pub(crate) fn pair(text: &str) -> Result<(String, Value), Failure> {
 }
 
 /// A specifier of positions as it stands in metadata: `-1` is a number, `4:9` a pair, anything else its text.
-pub(crate) fn position(text: &str) -> Value {
-    let number = |text: &str| text.parse::<i64>().ok();
-    if let Some(index) = number(text) {
-        return index.into();
+pub(crate) fn position(specifier: &Specifier) -> Value {
+    let key = specifier.key();
+    serde_json::from_str(&key).unwrap_or_else(|_| key.into())
+}
+
+/// Keys of a user with their values, each named once.
+pub(crate) fn pairs(given: &[String]) -> Result<Vec<(String, Value)>, Failure> {
+    let mut pairs: Vec<(String, Value)> = Vec::new();
+    for text in given {
+        let (key, value) = pair(text)?;
+        if pairs.iter().any(|(other, _)| *other == key) {
+            return Err(Failure::usage(format!("--meta: two values for the key `{key}`")));
+        }
+        pairs.push((key, value));
     }
-    match text.split_once(':').and_then(|(a, b)| Some((number(a)?, number(b)?))) {
-        Some((start, end)) => vec![start, end].into(),
-        None => text.into(),
-    }
+    Ok(pairs)
 }

@@ -66,10 +66,11 @@ pub(super) fn gc(args: &Args, runs: &Runs, asked: &runs::Gc) -> Result<(), Failu
 }
 
 pub(super) fn commit(args: &Args, runs: &Runs, name: &str) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
     let experiment = runs.experiment.as_deref().unwrap_or("default");
     let path = match runs.store()?.begun(experiment, name)? {
         Begun::Open(run) => run.commit(crate::filling::finish_values)?,
         Begun::Committed(path) => path,
     };
-    say(args, "committed", &[path])
+    say(&targets, "committed", &[path])
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Job;
 use crate::commands::dtype_name;
-use crate::commands::runs::{pair, position};
+use crate::commands::runs::{pairs, position};
 use crate::failure::Failure;
 
 /// All that makes the run what it is, beside its rows: whoever joins must want the same.
@@ -21,7 +21,10 @@ pub(super) fn spec(job: &Job<'_>) -> Map<String, Value> {
         ("positions", json!(job.extract.positions)),
         ("interventions", json!(interventions(job))),
     ];
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    // What a run is found by: of whoever joins with other words nothing would be kept.
+    let words = [("tag", json!(job.extract.saving.tag)), ("meta", json!(job.extract.saving.meta))];
+    let given = words.into_iter().filter(|(_, value)| !matches!(value, Value::Null) && *value != json!([]));
+    entries.into_iter().chain(given).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// How the run came about.
@@ -32,15 +35,20 @@ pub(super) fn of(job: &Job<'_>) -> Result<Story<'static>, Failure> {
     let mut config = Map::from_iter([(Site::Logits.flag().to_owned(), Value::Bool(false))]);
     config.extend(points.iter().map(|point| (point.site().flag().to_owned(), Value::Bool(true))));
     config.insert("activations".to_owned(), json!(extract.activations.join(",")));
+    // What else the numbers hang on, where it is not as ever.
+    if let Some(count) = extract.generate {
+        config.insert("generate".to_owned(), json!(count));
+        config.insert("ignore_end".to_owned(), json!(extract.ignore_end));
+    }
+    if extract.changes.seed != 0 {
+        config.insert("seed".to_owned(), json!(extract.changes.seed));
+    }
     let mut other_metadata = Vec::new();
     if !extract.pivot.is_empty() {
         other_metadata.push(("pivot_positions".to_owned(), json!(extract.pivot).into()));
     }
-    for text in &extract.saving.meta {
-        let (key, value) = pair(text)?;
-        other_metadata.push((key, value.into()));
-    }
-    let positions = job.request.positions.iter().map(|specifier| position(&specifier.key()));
+    other_metadata.extend(pairs(&extract.saving.meta)?.into_iter().map(|(key, value)| (key, value.into())));
+    let positions = job.request.positions.iter().map(position);
     let file = extract.file.as_ref().and_then(|file| file.file_name()).map(|name| name.to_string_lossy());
     Ok(Story {
         model: Model {
