@@ -250,7 +250,7 @@ class Tokenizer:
         """Ids and mask of a text, or of several.
 
         ``padding`` fills rows up to the longest (``True``, ``"longest"``) or to ``max_length``; ``truncation`` cuts them to
-        ``max_length``, at ``truncation_side``, and keeps the special tokens.
+        ``max_length``, at ``truncation_side``, and keeps the special tokens. ``max_length`` without either is an error.
         """
         is_one = isinstance(text, str)
         texts = [text] if isinstance(text, str) else list(text)
@@ -259,6 +259,11 @@ class Tokenizer:
                 raise InputError(f"text {number} is {type(one).__name__}, not a string")
         if return_tensors not in (None, "pt", "np"):
             raise InputError(f'return_tensors is "pt", "np" or None, not {return_tensors!r}')
+        if max_length is not None and truncation in (False, "do_not_truncate") and padding != "max_length":
+            raise InputError(
+                f"max_length is {max_length}, and neither cuts nor fills",
+                'truncation=True cuts longer rows, padding="max_length" fills shorter ones',
+            )
         limit = self._limit(truncation, max_length)
         rows: list[list[int]] = []
         spans: list[list[tuple[int, int]]] = []
@@ -299,17 +304,27 @@ class Tokenizer:
         max_length: int | None = None,
         return_tensors: Literal["pt", "np"] | None = None,
     ) -> BatchEncoding:
-        """Fills rows of ids up to one length."""
+        """Fills rows of ids up to one length, and their masks with 0; rows without a mask have one of 1."""
+        if max_length is not None and padding != "max_length":
+            raise InputError(
+                f"max_length is {max_length}, and does not fill", 'padding="max_length" fills rows up to it'
+            )
         if not isinstance(encoded, Mapping):
-            encoded = {"input_ids": [one["input_ids"] for one in encoded]}
-        rows = [list(_ids(row)) for row in encoded["input_ids"]]
-        width = self._width(rows, padding, max_length)
-        if width is None:
-            return BatchEncoding({"input_ids": tensors.whole_numbers(rows, return_tensors)})
-        filler = self._filler(rows, width)
-        left = self.padding_side == "left"
-        masks = _filled([[1] * len(row) for row in rows], 0, width, left)
-        ids = _filled(rows, filler, width, left)
+            listed = list(encoded)
+            masked = ["attention_mask" in one for one in listed]
+            if any(masked) and not all(masked):
+                raise InputError(f"row {masked.index(False)} has no attention_mask, and others have one")
+            keys = ("input_ids", "attention_mask") if any(masked) else ("input_ids",)
+            encoded = {key: [one[key] for one in listed] for key in keys}
+        ids = [list(_ids(row)) for row in encoded["input_ids"]]
+        given = encoded.get("attention_mask")
+        masks = [[1] * len(row) for row in ids] if given is None else [list(_ids(row)) for row in given]
+        if [len(row) for row in masks] != [len(row) for row in ids]:
+            raise InputError("attention_mask has other lengths than input_ids")
+        width = self._width(ids, padding, max_length)
+        if width is not None:
+            filler, left = self._filler(ids, width), self.padding_side == "left"
+            ids, masks = _filled(ids, filler, width, left), _filled(masks, 0, width, left)
         data = {"input_ids": ids, "attention_mask": masks}
         return BatchEncoding({key: tensors.whole_numbers(one, return_tensors) for key, one in data.items()})
 

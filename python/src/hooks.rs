@@ -118,13 +118,9 @@ fn put(
     point: Point,
     check: impl Fn() -> Result<(), Failure>,
 ) -> PyResult<()> {
-    let shape = |value: &Bound<'_, PyAny>| value.cast::<Tensor>().map(|t| t.get().shape.clone()).ok();
-    let shapes = |value: &Bound<'_, PyAny>| match value.cast::<PyList>() {
-        Ok(list) => list.iter().map(|one| shape(&one)).collect(),
-        Err(_) => vec![shape(value)],
-    };
-    if shapes(changed) != shapes(given) {
-        let message = format!("hook at `{point}`: it returned {:?} for {:?}", shapes(changed), shapes(given));
+    let (returned, expected) = (shapes(changed), shapes(given));
+    if returned != expected {
+        let message = format!("hook at `{point}`: it returned {} for {}", named(&returned), named(&expected));
         return Err(Failure::input(message).into());
     }
     let kept = cache::kept("what a hook returned", changed)?;
@@ -143,4 +139,21 @@ fn put(
         }
     }
     Ok(())
+}
+
+/// The shape of a tensor, or of each of a list.
+fn shapes(value: &Bound<'_, PyAny>) -> Vec<Vec<usize>> {
+    let shape = |value: &Bound<'_, PyAny>| value.cast::<Tensor>().map(|t| t.get().shape.clone()).ok();
+    match value.cast::<PyList>() {
+        Ok(list) => list.iter().filter_map(|one| shape(&one)).collect(),
+        Err(_) => shape(value).into_iter().collect(),
+    }
+}
+
+/// Shapes as errors name them.
+fn named(shapes: &[Vec<usize>]) -> String {
+    match shapes {
+        [one] => format!("{one:?}"),
+        several => format!("rows of {several:?}"),
+    }
 }

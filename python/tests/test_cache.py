@@ -337,3 +337,79 @@ def test_means_over_examples_go_on_from_batch_to_batch(llama: HookedModel) -> No
     assert largest_difference(external["avg_pattern_L0H1"].tolist(), whole.tolist()) < 1e-6
     with pytest.raises(ValueError, match="batch_idx"):
         llama.forward(rows[0], extraction_config=config, external_cache=external)
+
+
+def test_a_mean_goes_on_over_batches_of_any_size(llama: HookedModel) -> None:
+    rows = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    config = ExtractionConfig(extract_attn_pattern=True, avg_over_example=True)
+    whole = llama.forward(rows, extraction_config=config)["avg_pattern_L1H2"].tolist()
+    external, first = ActivationCache(), llama.forward(rows[:1], extraction_config=config)
+    for number, batch in enumerate((rows[:1], rows[1:])):
+        llama.forward(batch, extraction_config=config, external_cache=external, batch_idx=number)
+    assert largest_difference(external["avg_pattern_L1H2"].tolist(), whole) < 1e-6
+    # The cache of the first batch may carry the means too, and its copy.
+    for carrier in (first.copy(), pickle.loads(pickle.dumps(first))):
+        found = llama.forward(rows[1:], extraction_config=config, external_cache=carrier, batch_idx=1)
+        assert largest_difference(found["avg_pattern_L1H2"].tolist(), whole) < 1e-6
+    gathered = llama.extract_cache([rows[:3]], ["all"], config)
+    found = llama.forward(rows[3:], extraction_config=config, external_cache=gathered, batch_idx=1)
+    assert largest_difference(found["avg_pattern_L1H2"].tolist(), whole) < 1e-6
+    anew = llama.forward(rows[3:], extraction_config=config, external_cache=gathered, batch_idx=0)
+    assert anew["avg_pattern_L1H2"] == llama.forward(rows[3:], extraction_config=config)["avg_pattern_L1H2"]
+    with pytest.raises(ValueError, match="over how many examples"):
+        unknown = ActivationCache(dict(external))
+        llama.forward(rows, extraction_config=config, external_cache=unknown, batch_idx=1)
+    with pytest.raises(ValueError, match="no means to go on from"):
+        llama.forward(rows, extraction_config=config, batch_idx=1)
+
+
+def test_patterns_are_cut_by_their_own_rows(llama: HookedModel) -> None:
+    config = ExtractionConfig(
+        extract_attn_pattern=True, extract_attn_scores=True, attn_pattern_row_positions=[1, (2, 4), 4]
+    )
+    cache = llama.forward([1, 2, 3, 4, 5], ["last", (0, 2)], extraction_config=config)
+    for key in ("pattern_L0H1", "scores_L0H1"):
+        cut = cache.map_to_dict(key)
+        assert list(cut) == [1, (2, 4), 4] and cut[(2, 4)] == cache[key][:, [1, 2]].squeeze()
+    assert list(cache.map_to_dict("logits")) == ["last", (0, 2)]
+    config.avg_over_example = True
+    mean = llama.forward([1, 2, 3, 4, 5], ["last", (0, 2)], extraction_config=config)
+    assert mean.map_to_dict("avg_pattern_L0H1")[4] == mean["avg_pattern_L0H1"][:, [3]].squeeze()
+
+
+@pytest.mark.parametrize("rows", [None, ["last", (1, 4)]])
+def test_blocks_of_patterns_are_cut_by_specifier(llama: HookedModel, rows: Any) -> None:
+    config = ExtractionConfig(extract_attn_pattern=True, attn_pattern_avg="sum", attn_pattern_row_positions=rows)
+    cache = llama.forward([1, 2, 3, 4, 5], [(0, 3), "last"], extraction_config=config)
+    for of_cache in (cache, pickle.loads(pickle.dumps(cache))):
+        cut = of_cache.map_to_dict("pattern_L0H1")
+        for number, specifier in enumerate(rows or [(0, 3), "last"]):
+            assert cut[specifier] == cache["pattern_L0H1"][:, [number]].squeeze()
+    assert cache.map_to_dict("logits")[(0, 3)].shape == (3, 320)
+
+
+def test_caches_of_other_positions_are_not_joined(llama: HookedModel) -> None:
+    last, first = of_ids(llama, [[1, 2, 3]], ["last"]), of_ids(llama, [[1, 2, 3]], [0])
+    with pytest.raises(ValueError, match=r"one holds \['last'\] of 1 rows, the other \[0\] of 1 rows"):
+        last.cat(first)
+    assert last["logits"].shape == (1, 1, 320)
+    for other in (first, of_ids(llama, [[4, 5]], ["last"])):
+        with pytest.raises(ValueError, match="one table of positions"):
+            last + other
+    more = llama.forward([1, 2, 3], ["last"], extraction_config=ExtractionConfig(extract_resid_mid=True))
+    both = last + more
+    assert both["mapping_index"] == {"last": [0]} and both.map_to_dict("resid_mid_0")["last"].shape == (48,)
+    both = ActivationCache({"label": "a"}) + last
+    both.cat(ActivationCache({"label": "b"}) + last)
+    assert both["token_dict"] == {"last": [[2], [2]]}
+
+
+def test_means_over_examples_are_not_put_behind_each_other(llama: HookedModel) -> None:
+    config = ExtractionConfig(extract_attn_pattern=True, avg_over_example=True)
+    caches = [llama.forward(ids, extraction_config=config) for ids in ([1, 2], [3, 4])]
+    with pytest.raises(ValueError, match="'avg_pattern_L0H0' is a mean over examples"):
+        caches[0].cat(caches[1])
+    joined = ActivationCache()
+    joined.register_aggregation("avg_pattern_", just_me)
+    joined.cat_all(caches)
+    assert joined["avg_pattern_L0H0"] == caches[1]["avg_pattern_L0H0"]

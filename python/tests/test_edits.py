@@ -8,6 +8,7 @@ import pytest
 from conftest import PROMPT, largest_difference, reference
 
 from easyroutine import Tensor
+from easyroutine.errors import InputError
 from easyroutine.interpretability import ExtractionConfig, HookedModel, Intervention
 
 pytestmark = pytest.mark.usefixtures("own_tensors")
@@ -268,3 +269,110 @@ def test_a_sweep_gives_a_grid(llama: HookedModel) -> None:
     for unread in ({"answer": 7}, {"against": 7}, {"answer": 7, "against": 8, "metric": "rank"}):
         with pytest.raises(ValueError, match="does not read"):
             llama.sweep(IDS, **unread)
+
+
+def test_what_runs_without_registered_changes_is_refused_under_them(llama: HookedModel) -> None:
+    query = [{"patching_elem": "@last", "layers_to_patch": [0], "activation_type": "resid_in_{}"}]
+
+    def register() -> Any:
+        llama.register_interventions(Intervention("full", "resid_out_0", ["last"]))
+        return llama.clean_interventions
+
+    for add in (register, lambda: llama.register_forward_hook("resid_out_0", lambda value, key: None)):
+        remove = add()
+        try:
+            with pytest.raises(ValueError, match="sweep runs the model without registered"):
+                llama.sweep(IDS)
+            with pytest.raises(ValueError, match="compute_patching runs the model without registered"):
+                llama.compute_patching(["last"], [IDS], [IDS], query)
+        finally:
+            remove()
+    assert llama.sweep(IDS, layers=[-1]).layers == [2]
+
+
+@pytest.mark.parametrize(
+    ("query", "labels", "says"),
+    [
+        ({"activation_type": "resid_in_0", "layers_to_patch": [1]}, None, "no place for a layer"),
+        ({"activation_type": "resid_in_{}", "layers_to_patch": [1.5]}, None, "1.5; it is a whole number"),
+        ({"activation_type": "resid_in_{}", "layers_to_patch": 1}, None, "it is a list of layers"),
+        ({"activation_type": "resid_in_0"}, ([1], [2, 3]), "1 labels and target_dictonary_idxs 2, for 1 rows"),
+        ({"activation_type": "resid_in_0"}, ([1, 2], [3]), "2 labels and target_dictonary_idxs 1, for 1 rows"),
+        ({"activation_type": "resid_in_0"}, ([], []), "for 1 rows"),
+        ({"activation_type": "resid_in_0"}, ([-1], [3]), "label of a row is -1"),
+    ],
+)
+def test_patching_that_would_leave_something_out_is_refused(
+    llama: HookedModel, query: Any, labels: Any, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        llama.compute_patching(["last"], [IDS], [IDS], query, *(labels or ()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it is at least 1"),
+        ({"max_new_tokens": -3}, "max_new_tokens is -3"),
+        ({"max_length": -3}, "max_length is -3"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature 0"),
+        ({"do_sample": True, "temperature": "warm"}, "it is a number"),
+        ({"do_sample": True, "top_k": -1}, "top_k is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"eos_token_id": -1}, "eos_token_id is -1"),
+        ({"eos_token_id": [3, 2**40]}, "eos_token_id is 1099511627776"),
+    ],
+)
+def test_a_setting_of_generation_that_means_nothing_is_named(llama: HookedModel, settings: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        llama.generate(IDS, **settings)
+
+
+def test_new_tokens_go_before_a_length(llama: HookedModel) -> None:
+    with pytest.warns(UserWarning, match="max_new_tokens is taken"):
+        found = llama.generate(IDS, max_new_tokens=1, max_length=50, eos_token_id=[])
+    assert found.shape == (1, 6)
+
+
+def test_what_is_kept_of_generation_draws_the_tokens_that_generation_drew(llama: HookedModel) -> None:
+    zero = [Intervention("full", "resid_in_1", ["random-text-1"])]
+    config = ExtractionConfig(extract_resid_in=True)
+    zeroed = set()
+    for seed in range(6):
+        found = llama.generate(
+            IDS, extraction_config=config, interventions=zero, max_new_tokens=1, seed=seed, eos_token_id=[]
+        )
+        rows = found["cache"]["resid_in_1"].tolist()[0]
+        logits = found["cache"]["logits"].tolist()[0][len(IDS) - 1]
+        # The token that was chosen is that of the run that is kept.
+        assert found["generation_output"].tolist()[0][-1] == logits.index(max(logits))
+        zeroed.add(next(number for number, row in enumerate(rows) if not any(row)))
+    assert len(zeroed) > 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"strength": 2.0}, "patch without patching_values does not read strength"),
+        ({"source_row": 0}, "patch without patching_values does not read source_row"),
+        ({"patching_values": [1.0], "multiplication_value": 0.5}, "with patching_values does not read multiplication"),
+        ({"patching_values": [1.0], "operation": "add", "multiplication_value": 0.5}, "add does not read mult"),
+        ({"patching_values": [1.0] * 48, "operation": "mean", "strength": 2.0}, "mean does not read strength"),
+        ({"operation": "resample", "source_row": 0, "strength": 2.0}, "resample does not read strength"),
+        ({"operation": "resample", "source_row": -1}, "source_row is -1"),
+    ],
+)
+def test_a_field_that_its_operation_does_not_read_is_refused(llama: HookedModel, fields: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        llama.forward(IDS, interventions=[Intervention("full", "resid_out_0", ["last"], **fields)])
+
+
+def test_a_hook_that_returns_another_shape_is_told_of_both(llama: HookedModel) -> None:
+    llama.register_forward_hook("resid_out_0", lambda value, key: value[0])
+    try:
+        with pytest.raises(InputError, match=r"it returned \[5, 48\] for \[1, 5, 48\]$"):
+            llama.forward(IDS)
+        with pytest.raises(InputError, match=r"it returned \[1, 48\] for rows of \[\[1, 48\], \[2, 48\]\]$"):
+            llama.forward([[1], [2, 3]])
+    finally:
+        llama.remove_hooks()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import PROMPT, TINY, largest_difference, reference
 
 from easyroutine import _core
-from easyroutine.interpretability import ExtractionConfig, HookedModel, HookedModelConfig, ValueWithInfo
+from easyroutine.errors import InputError
+from easyroutine.interpretability import (
+    ActivationSaver,
+    ExtractionConfig,
+    HookedModel,
+    HookedModelConfig,
+    ValueWithInfo,
+)
 
 pytestmark = pytest.mark.usefixtures("own_tensors")
 
@@ -214,3 +222,49 @@ def test_a_bfloat16_model_computes(llama: HookedModel) -> None:
     model = HookedModel.from_pretrained(TINY / "llama", torch_dtype="bfloat16", device_map="cpu", batch_size=1)
     found, exact = (m.forward([1, 2, 3])["logits"].tolist()[0][2] for m in (model, llama))
     assert found != exact and max(abs(a - b) for a, b in zip(found, exact, strict=True)) < 0.1
+
+
+def test_a_dictionary_is_a_configuration_everywhere(llama: HookedModel, tmp_path: Path) -> None:
+    fields: Any = {"extract_attn_pattern": True, "attn_pattern_row_positions": ["last"]}
+    whole = llama.forward([1, 2, 3], extraction_config=ExtractionConfig(**fields))
+    found = llama.forward([1, 2, 3], extraction_config=fields)
+    assert found["mapping_index_rows"] == {"last": [0]} and found["pattern_L0H0"] == whole["pattern_L0H0"]
+    means: Any = {**fields, "avg_over_example": True}
+    assert "avg_pattern_L0H0" in llama.extract_cache([[1, 2, 3]], ["all"], means)
+    remove = llama.register_forward_hook("resid_out_0", lambda value, key: None)
+    assert llama.extract_cache([[1, 2, 3]] * 2, ["all"], means)["avg_pattern_L0H0"].shape == (1, 1, 3)
+    remove()
+    kept = llama.generate([1, 2, 3], extraction_config=fields, max_new_tokens=1)["cache"]
+    assert "mapping_index_rows" in kept
+    saver = ActivationSaver(tmp_path)
+    assert llama.extract_to_store(saver, [[1, 2, 3]], ["last"], {"extract_resid_out": True})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda model: model.forward([1], seed=-1), "seed is -1"),
+        (lambda model: model.forward([1], first_row=-1), "first_row is -1"),
+        (lambda model: model.extract_cache([[1]], seed=1.5), "seed is 1.5; it is a whole number"),
+        (lambda model: model.predict([1], k=-1), "k is -1; it is at least 1"),
+        (lambda model: model.lens("a", k=-1), "k is -1"),
+        (lambda model: model.lens("a", track=-1), "track is -1"),
+        (lambda model: model.lens("a", layers=["a"]), "a layer is 'a'"),
+        (lambda model: model.sweep([1], layers=[3]), "a layer is 3; it is at most 2"),
+        (lambda model: model.sweep([1], metric="rank", answer=-1), "answer is -1"),
+        (lambda model: HookedModelConfig("x", threads=-1), "threads is -1; it is at least 1"),
+        (lambda model: HookedModelConfig("x", batch_size=0), "batch_size is 0"),
+        (lambda model: HookedModelConfig("x", allow_config_keys="foo"), "a list of keys"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_named(llama: HookedModel, call: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        call(llama)
+
+
+def test_whole_numbers_of_numpy_are_numbers(llama: HookedModel) -> None:
+    numpy = pytest.importorskip("numpy")
+    assert len(llama.predict([1], k=numpy.int64(3), strip=False)) == 3
+    drawn = [llama.generate([1], do_sample=True, seed=seed, max_new_tokens=3) for seed in (numpy.uint8(7), 7)]
+    assert drawn[0].tolist() == drawn[1].tolist()
+    assert llama.generate([1], max_new_tokens=numpy.int32(1), eos_token_id=numpy.array([3])).shape == (1, 2)

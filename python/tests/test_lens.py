@@ -15,7 +15,14 @@ import pytest
 from conftest import PROMPT, ROOT, TINY, largest_difference, reference
 
 from easyroutine import Tensor
-from easyroutine.interpretability import ExtractionConfig, HookedModel, Intervention, LensResult
+from easyroutine.interpretability import (
+    ActivationLoader,
+    ActivationSaver,
+    ExtractionConfig,
+    HookedModel,
+    Intervention,
+    LensResult,
+)
 from easyroutine.interpretability.tools import LogitLens
 
 pytestmark = pytest.mark.usefixtures("own_tensors")
@@ -294,3 +301,19 @@ def test_the_reference_has_the_same_final_norm() -> None:
     cache = model.forward(ids, extraction_config=CONFIG)
     found = LogitLens.from_model(model).compute(cache, "resid_out_2")["logit_lens_resid_out_2"]
     assert largest_difference(found.tolist(), reference("llama", "full.logits")) < 1e-4
+
+
+def test_a_part_of_an_averaged_run_is_known_for_one(llama: HookedModel, tmp_path: Path) -> None:
+    config = ExtractionConfig(extract_resid_out=True, extract_last_layernorm=True, avg=True)
+    saver = ActivationSaver(tmp_path)
+    saver.save(llama.forward(PROMPT, [(0, 2)], extraction_config=config), llama, [(0, 2)], None, config)
+    part, _ = ActivationLoader.from_saver(saver).query().load(-1, keys=["resid_out_1", "last_layernorm"])
+    with pytest.raises(ValueError, match="no cached norm"):
+        LogitLens.from_model(llama).compute(part, "resid_out_1")
+
+
+@pytest.mark.parametrize("norm", ["own", "cached"])
+def test_a_norm_that_is_asked_for_and_not_is_refused(llama: HookedModel, norm: Any) -> None:
+    cache = llama.forward(PROMPT, extraction_config=ExtractionConfig(extract_resid_out=True))
+    with pytest.raises(ValueError, match="apply_norm=False"):
+        LogitLens.from_model(llama).compute(cache, "resid_out_1", apply_norm=False, norm=norm)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import PROMPT
 
+from easyroutine.errors import InputError
 from easyroutine.interpretability import (
     ActivationCache,
     ActivationLoader,
@@ -416,3 +417,69 @@ def test_what_cannot_be_kept_is_an_error_and_leaves_nothing(saver: ActivationSav
 def test_savers_and_loaders_travel(saver: ActivationSaver) -> None:
     saved(pickle.loads(pickle.dumps(saver)), {"x": 1})
     assert len(pickle.loads(pickle.dumps(ActivationLoader.from_saver(saver))).query()) == 1
+
+
+def test_rows_of_several_types_are_refused_and_named(llama: HookedModel, saver: ActivationSaver) -> None:
+    numpy = pytest.importorskip("numpy")
+    cache = llama.forward([[1, 2], [3]])
+    cache["mixed"] = [numpy.ones(2, "float32"), numpy.ones(3, "float64")]
+    with pytest.raises(InputError, match="'mixed' are of several types: F32, F64"):
+        saved(saver, cache)
+    cache["mixed"] = [numpy.ones(2, "float64"), numpy.ones(3, "float64")]
+    saved(saver, cache)
+    assert [len(row) for row in ActivationLoader.from_saver(saver).query().load()[0]["mixed"]] == [2, 3]
+
+
+def test_numbers_that_a_run_does_not_keep_are_named(llama: HookedModel, saver: ActivationSaver) -> None:
+    with pytest.raises(InputError, match=r"'a\.b' is nan"):
+        saved(saver, {"a": {"b": float("nan")}})
+    with pytest.raises(InputError, match="'l.1' is inf"):
+        saved(saver, {"l": [1.0, float("inf")]})
+    for options, says in (
+        ({"part": 3, "run": "x"}, "part is 3; it is a pair"),
+        ({"part": (3, 2), "run": "x"}, "number of a part is 3"),
+        ({"unit": -1}, "unit is -1"),
+    ):
+        with pytest.raises(InputError, match=says):
+            llama.extract_to_store(saver, TEXTS, **options)
+    assert len(ActivationLoader.from_saver(saver).query()) == 0
+
+
+def test_one_key_is_a_list_of_one(llama: HookedModel, saver: ActivationSaver) -> None:
+    saved(saver, llama.forward(PROMPT, extraction_config=CONFIG))
+    result = ActivationLoader.from_saver(saver).query()
+    assert list(result.load(-1, keys="resid_out_1")[0]) == ["resid_out_1"]
+    with pytest.raises(InputError, match="a layer is -1"):
+        result.open(-1).layer(-1)
+
+
+def test_interventions_of_a_run_are_never_left_out(llama: HookedModel, saver: ActivationSaver) -> None:
+    change = Intervention("full", "resid_out_0", ["last"])
+    loader = ActivationLoader.from_saver(saver)
+    known = llama.extract_cache([PROMPT], ["last"], CONFIG, [change])
+    for given in (None, []):
+        saved(saver, known, model=llama, interventions=given)
+    assert [run[3]["interventions"][0]["activation"] for run in loader.query()] == ["resid_out_0"] * 2
+    llama.register_interventions(change)
+    try:
+        with pytest.raises(InputError, match="registered interventions"):
+            saved(saver, llama.forward(PROMPT), model=llama)
+        saved(saver, llama.forward(PROMPT), model=llama, interventions=llama.interventions, tag="told")
+    finally:
+        llama.clean_interventions()
+    assert len(loader.query(tag="told", interventions=[change])) == 1 and len(loader.query()) == 3
+
+
+def test_who_joins_with_another_story_is_refused(llama: HookedModel, saver: ActivationSaver) -> None:
+    def fill(**more: Any) -> Any:
+        return llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, unit=2, run="words", **more)
+
+    first = fill(tag="one", other_metadata={"n": 1}, part=(1, 2))
+    assert first is None
+    for other, differs in (({"tag": "two", "other_metadata": {"n": 1}}, "`tag`"), ({"tag": "one"}, "`other_metadata`")):
+        for joining in ({"part": (2, 2)}, {"resume": True}):
+            with pytest.raises(InputError, match=differs):
+                fill(**other, **joining)
+    assert fill(tag="one", other_metadata={"n": 1}, resume=True)
+    with pytest.raises(InputError, match="`tag` was"):
+        fill(tag="two", other_metadata={"n": 1}, resume=True)

@@ -193,3 +193,34 @@ def test_it_does_what_transformers_does(family: str) -> None:
         spans = theirs(text, return_offsets_mapping=True)["offset_mapping"]
         assert [tuple(one) for one in ours(text, return_offsets_mapping=True)["offset_mapping"]] == spans
     assert ours.batch_decode([[5, 6], [7]]) == theirs.batch_decode([[5, 6], [7]])
+
+
+def test_rows_are_filled_with_their_masks(tokenizer: Tokenizer) -> None:
+    pad = tokenizer.pad_token_id
+    rows: list[dict[str, Any]] = [
+        {"input_ids": [pad, 5, 6], "attention_mask": [0, 1, 1]},
+        {"input_ids": [7], "attention_mask": [1]},
+    ]
+    expected = [[0, 1, 1], [1, 0, 0]]
+    as_one = {key: [one[key] for one in rows] for key in rows[0]}
+    for given in (rows, as_one):
+        found = tokenizer.pad(given)
+        assert found["attention_mask"] == expected and found["input_ids"] == [[pad, 5, 6], [7, pad, pad]]
+        assert tokenizer.pad(given, padding=False)["attention_mask"] == [[0, 1, 1], [1]]
+    assert tokenizer.pad([{"input_ids": [1, 2]}], padding=False)["attention_mask"] == [[1, 1]]
+    left = copy.copy(tokenizer)
+    left.padding_side = "left"
+    assert left.pad(rows)["attention_mask"] == [[0, 1, 1], [0, 0, 1]]
+    with pytest.raises(ValueError, match="row 1 has no attention_mask"):
+        tokenizer.pad([rows[0], {"input_ids": [1]}])
+    with pytest.raises(ValueError, match="other lengths"):
+        tokenizer.pad({"input_ids": [[1, 2]], "attention_mask": [[1]]})
+
+
+def test_a_length_that_neither_cuts_nor_fills_is_refused(tokenizer: Tokenizer) -> None:
+    for padding in (False, True):
+        with pytest.raises(ValueError, match="truncation=True"):
+            tokenizer(PROMPT, max_length=3, padding=padding)
+        with pytest.raises(ValueError, match='padding="max_length"'):
+            tokenizer.pad([{"input_ids": [1]}], max_length=3, padding=padding)
+    assert tokenizer.pad([{"input_ids": [1]}], "max_length", 3)["attention_mask"] == [[1, 0, 0]]

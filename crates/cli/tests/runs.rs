@@ -275,9 +275,14 @@ fn what_is_for_stores_is_refused_for_files_and_names_are_checked() {
         &["extract", "a", "-m", &tiny("llama"), "-a", "logits", "--tag", "x", "-o", file.to_str().unwrap()],
     );
     assert!(refused.contains("--tag is for runs in a store"), "{refused}");
-    for flags in
-        [&["--experiment", "../out"][..], &["--meta", "tag=x"], &["--run", "a/b"], &["--meta", "novalue"]]
-    {
+    for flags in [
+        &["--experiment", "../out"][..],
+        &["--tag", ""],
+        &["--format", "csv"],
+        &["--meta", "tag=x"],
+        &["--run", "a/b"],
+        &["--meta", "novalue"],
+    ] {
         let arguments = arguments(&base, flags);
         fails(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     }

@@ -115,7 +115,7 @@ fn what_cannot_be_swept_is_an_error() {
     let base = base();
     for (more, part) in [
         (&["--site", "resid_outt"][..], "did you mean resid_out?"),
-        (&["--site", "head_out"], "cannot be swept over layers"),
+        (&["--site", "head_out"], "no column of a grid along positions"),
         (&["--site", "attn_out,mlp_out"], "--along sites"),
         (&["--answer", "id:7", "--against", "id:7"], "both"),
         (&["--answer", "two words"], "not one token"),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::{Metadata, check_user_key};
+use crate::metadata::{Metadata, check_tag, check_user_key};
 use crate::names::{METADATA, check_experiment, check_run_path};
 use crate::store::Store;
 
@@ -135,9 +135,7 @@ fn apply(metadata: &mut Metadata, edit: &Edit) -> Result<()> {
     };
     match edit {
         Edit::Tag(tag) => {
-            if tag.is_empty() || tag.chars().any(char::is_control) {
-                return Err(Error::input(format!("`{}` is no tag", tag.escape_debug())));
-            }
+            check_tag(tag)?;
             if !metadata.tags().contains(&tag.as_str()) {
                 let mut all = tags(metadata);
                 all.push(json!(tag));

@@ -76,7 +76,7 @@ impl Store {
             interventions: Some(value("interventions").into()).filter(|_| !value("interventions").is_null()),
             extraction_config: value("extraction_config"),
             other_metadata,
-            tag: text("tag"),
+            tag: text("tag").filter(|tag| !tag.is_empty()),
             dataset: Some(json!({"imported": name})),
         };
         let experiment = text("experiment_name").unwrap_or_else(|| "default".to_owned());

@@ -194,6 +194,14 @@ pub(crate) enum ManifestPlace {
     File { checksum: String },
 }
 
+/// Refuses tags that nobody could ask for.
+pub(crate) fn check_tag(tag: &str) -> Result<()> {
+    if tag.is_empty() || tag.chars().any(char::is_control) {
+        return Err(Error::input(format!("`{}` is no tag", tag.escape_debug())));
+    }
+    Ok(())
+}
+
 /// Refuses keys that are not a user's.
 pub(crate) fn check_user_key(key: &str) -> Result<()> {
     if RESERVED.contains(&key) {

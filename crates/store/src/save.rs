@@ -10,7 +10,7 @@ use crate::clock::{Claim, utc};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash;
 use crate::manifest::{Manifest, Shard, TensorEntry};
-use crate::metadata::{Metadata, SCHEMA, VERSION, check_user_key};
+use crate::metadata::{Metadata, SCHEMA, VERSION, check_tag, check_user_key};
 use crate::names::{MANIFEST, METADATA, check_experiment, model_folder};
 use crate::shard::{self, Label, SHARD_BYTES};
 use crate::store::Store;
@@ -177,6 +177,7 @@ impl<'a> Fields<'a> {
                 Error::input("the model has no name").hint("its name on the hub, or the stem of its folder")
             );
         }
+        story.tag.as_deref().map_or(Ok(()), check_tag)?;
         let (interventions, mut aux) = match &story.interventions {
             Some(value) => value.split("interventions")?,
             None => (Json::Null, Vec::new()),

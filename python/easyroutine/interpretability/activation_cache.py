@@ -25,6 +25,10 @@ __all__ = [
 Aggregation = Callable[[Any, Any], Any]
 #: Keys that are tables of positions: they are made of the selected tokens, and joined with them.
 _OF_POSITIONS = ("mapping_index", "mapping_index_rows", "token_dict")
+#: How keys begin that are means over examples.
+_MEAN = "avg_pattern_"
+#: How keys begin whose first axis within a row is that of a pattern's rows.
+_OF_PATTERNS = ("pattern_", "scores_", _MEAN)
 
 
 def just_old(old: Any, new: Any) -> Any:
@@ -52,13 +56,15 @@ class ActivationCache(MutableMapping[str, Any]):
 
     Activations are handed out as ``torch.Tensor`` where torch is installed (see
     :func:`easyroutine.set_tensor_backend`), without a copy. ``a + b`` has the keys of both, the right one's values winning;
-    :meth:`cat` puts the rows of another cache behind these.
+    :meth:`cat` puts the rows of another cache behind these. Neither joins caches of different positions.
     """
 
     def __init__(self, initial: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         self._values: dict[str, Any] = {}
         self._selection: Selection | None = None
         self._pattern_rows: Selection | None = None
+        #: Of how many rows means over examples are, where that is known.
+        self._mean_rows: int | None = None
         self._aggregations: list[tuple[str, Aggregation]] = []
         self._deferred: list[ActivationCache] | None = None
         self.update(initial)
@@ -104,8 +110,16 @@ class ActivationCache(MutableMapping[str, Any]):
             return NotImplemented
         both = self.copy()
         both.update(other)
-        if isinstance(other, ActivationCache) and both._selection is None:
-            both._selection, both._pattern_rows = other._selection, other._pattern_rows
+        if isinstance(other, ActivationCache):
+            for mine, theirs in ((self._selection, other._selection), (self._pattern_rows, other._pattern_rows)):
+                if mine is not None and theirs is not None and mine != theirs:
+                    raise InputError(
+                        f"one cache holds {_named(mine)}, the other {_named(theirs)}: a sum has one table of positions",
+                        "keep them apart; cat() puts rows behind each other",
+                    )
+            both._selection = other._selection or self._selection
+            both._pattern_rows = other._pattern_rows or self._pattern_rows
+            both._mean_rows = other._mean_rows or self._mean_rows
         return both
 
     def __eq__(self, other: object) -> bool:
@@ -118,6 +132,7 @@ class ActivationCache(MutableMapping[str, Any]):
         new = type(self)()
         new._values.update(self._values)
         new._selection, new._pattern_rows = self._selection, self._pattern_rows
+        new._mean_rows = self._mean_rows
         new._aggregations = list(self._aggregations)
         return new
 
@@ -195,7 +210,7 @@ class ActivationCache(MutableMapping[str, Any]):
         """Puts the rows of another cache with the same keys behind these.
 
         Tensors are joined along the first axis, lists appended, dictionaries joined entry by entry, anything else becomes a
-        list; an empty cache becomes the other.
+        list; an empty cache becomes the other. Caches of different positions are not joined, nor means over examples.
         """
         if self._deferred is not None:
             self._deferred.append(external_cache)
@@ -209,18 +224,36 @@ class ActivationCache(MutableMapping[str, Any]):
             first, *caches = caches
             self._values.update(first._values)
             self._selection, self._pattern_rows = first._selection, first._pattern_rows
+            self._mean_rows = first._mean_rows
         for cache in caches:
+            self._check_positions(cache)
             missing = [key for key in self if key not in cache] or [key for key in cache if key not in self]
             if missing:
                 raise InputError(f"only caches with the same keys can be joined: one of them has no {missing[0]!r}")
         if not caches:
             return
+        mean = next((key for key in self if key.startswith(_MEAN) and not self._has_own_aggregation(key)), None)
+        if mean is not None:
+            raise InputError(
+                f"{mean!r} is a mean over examples, and means are not put behind each other",
+                "forward(external_cache=..., batch_idx=...) carries a mean on; register_aggregation() joins it in a way of your own",
+            )
         values = {
             key: self._joined(key, [value, *(cache._values[key] for cache in caches)])
             for key, value in self._values.items()
         }
         self._values = values
         self._join_positions(caches)
+
+    def _check_positions(self, other: ActivationCache) -> None:
+        for name in ("_selection", "_pattern_rows"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is None or theirs is None:
+                continue
+            if (mine.specifiers, mine.averaged) != (theirs.specifiers, theirs.averaged):
+                raise InputError(
+                    f"only caches of the same positions can be joined: one holds {_named(mine)}, the other {_named(theirs)}"
+                )
 
     def _joined(self, key: str, values: list[Any]) -> Any:
         for prefix, function in self._aggregations:
@@ -254,22 +287,32 @@ class ActivationCache(MutableMapping[str, Any]):
     def map_to_dict(self, key: str) -> dict[Any, Any]:
         """The values of a key cut by specifier: ``{"last": value[:, columns].squeeze(), ...}``.
 
-        Rows of different length give a list of one a row.
+        Rows of different length give a list of one a row. Patterns and scores are cut by their own rows, where they have some.
         """
         value = self[key]
-        rows = "mapping_index_rows" if key.startswith("pattern_") and "mapping_index_rows" in self else None
-        mapping = self[rows or "mapping_index"]
+        mapping = self._mapping_of(key)
         cut: dict[Any, Any] = {}
         for specifier, columns in mapping.items():
             if specifier == "info":
                 continue
             ragged = bool(columns) and isinstance(columns[0], list)
+            if ragged and key.startswith(_MEAN):
+                raise InputError(f"{key!r} is a mean over rows, and {specifier!r} stands at other columns in each")
             if isinstance(value, list) or ragged:
                 of_row = columns if ragged else [columns] * len(value)
                 cut[specifier] = [row[list(at)].squeeze() for row, at in zip(value, of_row, strict=True)]
             else:
                 cut[specifier] = value[:, list(columns)].squeeze()
         return cut
+
+    def _mapping_of(self, key: str) -> Mapping[Any, Any]:
+        """Which columns of a key belong to each specifier."""
+        if key.startswith(_OF_PATTERNS):
+            if self._pattern_rows is not None:
+                return self._pattern_rows.tables("_rows")["mapping_index_rows"]
+            if "mapping_index_rows" in self:
+                return dict(self["mapping_index_rows"])
+        return dict(self["mapping_index"])
 
     def memory_size(self, key: str | None = None) -> str:
         """Memory of a key's numbers, or of all, in words: ``1.2 MB`` (decimal units)."""
@@ -333,6 +376,11 @@ def aggregated(values: list[Any]) -> Any:
         else:
             joined.append(value)
     return joined
+
+
+def _named(selection: Selection) -> str:
+    """Positions as errors name them."""
+    return f"{'means over ' if selection.averaged else ''}{selection.specifiers} of {len(selection.rows)} rows"
 
 
 def _moved(value: Any, device: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, overload
 
 from easyroutine._core import Found, Loader, Saver, base_from_env
 from easyroutine.errors import InputError
+from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.interventions import as_list
 from easyroutine.interpretability.selection import as_json, normalised
@@ -18,7 +19,6 @@ from easyroutine.interpretability.stored_run import StoredRun
 from easyroutine.progress import token_progress
 
 if TYPE_CHECKING:
-    from easyroutine.interpretability.activation_cache import ActivationCache
     from easyroutine.interpretability.dataset import DataSet
     from easyroutine.interpretability.hooked_model import HookedModel
     from easyroutine.interpretability.interventions import Intervention
@@ -60,19 +60,27 @@ class ActivationSaver:
     ) -> str:
         """Saves a cache, a dictionary or a tensor as a run, and returns its folder.
 
+        Without ``interventions`` a cache that knows its run, as those of ``extract_cache`` do, says which there were; of any other,
+        and a model with registered ones, ``interventions`` must say it: ``model.interventions``, or ``[]`` for none.
         ``other_metadata`` may hold anything made of numbers, texts, lists, dictionaries and tensors.
         """
-        return self._save(
-            activations,
-            story_of(model, target_token_positions, extraction_config, interventions, other_metadata, tag),
-        )
+        story = story_of(model, target_token_positions, extraction_config, interventions, other_metadata, tag)
+        known = _known_run(activations)
+        if known is not None and not interventions:
+            story["interventions"] = _plain(known.get("interventions"))
+        elif interventions is None and not isinstance(model, str) and model.interventions:
+            raise InputError(
+                "the model has registered interventions, and nothing says whether the activations were made under them",
+                "interventions=model.interventions, or interventions=[] for none",
+            )
+        return self._save(activations, story)
 
     def save_cache(
         self, cache: ActivationCache, other_metadata: Mapping[str, Any] | None = None, tag: str | None = None
     ) -> str:
         """Saves a cache that knows its run, as those of ``extract_cache`` do, and returns its folder."""
-        metadata = cache.get("metadata")
-        if not isinstance(metadata, Mapping) or not metadata.get("model_name"):
+        metadata = _known_run(cache)
+        if metadata is None:
             raise InputError(
                 "the cache does not say what run it is of", "save() takes model, positions and configuration"
             )
@@ -223,7 +231,7 @@ class QueryResult:
         """The folders of the runs."""
         return [os.path.join(self._base_dir, *path.split("/")) for path, _ in self._found.runs()]
 
-    def load(self, time: int | str = -1, keys: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
+    def load(self, time: int | str = -1, keys: Sequence[str] | str | None = None) -> tuple[Any, dict[str, Any]]:
         """What was saved, and its metadata.
 
         ``time`` counts from 0, -1 is the most recent; or it is the name of a run's folder (``2023-04-15_14-30-25``), or a
@@ -268,6 +276,12 @@ class QueryResult:
         )
         head = "<tr><th></th><th>run</th><th>experiment</th><th>model</th><th>tag</th></tr>"
         return f"<table><caption>{len(self)} runs</caption>{head}{rows}</table>"
+
+
+def _known_run(activations: Any) -> Mapping[str, Any] | None:
+    """What a cache says of its run, where it does."""
+    metadata = activations.get("metadata") if isinstance(activations, ActivationCache) else None
+    return metadata if isinstance(metadata, Mapping) and metadata.get("model_name") else None
 
 
 def story_of(

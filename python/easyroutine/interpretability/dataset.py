@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from easyroutine._core import fresh_name, speak_of_rows
+from easyroutine.checks import whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.activation_saver import ActivationSaver, story_of
-from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
+from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json
 from easyroutine.interpretability.inputs import Row
 from easyroutine.interpretability.interventions import Intervention, for_engine
 from easyroutine.interpretability.kept import cache_of
@@ -93,7 +94,7 @@ def extract_cache(
     dict_token_index: Any = None,
 ) -> ActivationCache:
     """See :meth:`HookedModel.extract_cache`. ``dict_token_index`` is of old code, and nothing."""
-    config = extraction_config if extraction_config is not None else ExtractionConfig()
+    config = as_config(extraction_config)
     data = DataSet.read(model, dataloader, batch_saver)
     positions = as_given(target_token_positions)
     if register_aggregation is None and data.may_be_packed(model, interventions):
@@ -177,7 +178,10 @@ def packed(
 ) -> ActivationCache:
     """Runs all rows in batches of rows of like length, without padding; the rows come back in their order."""
     wishes = wishes_of(model, data, positions, config, interventions, seed, batch_tokens)
-    return cache_of(model._engine.extract(data.rows(), wishes, token_progress("extracting")), positions, config)
+    rows = data.rows()
+    cache = cache_of(model._engine.extract(rows, wishes, token_progress("extracting")), positions, config)
+    cache._mean_rows = len(rows)
+    return cache
 
 
 def wishes_of(
@@ -190,15 +194,13 @@ def wishes_of(
     batch_tokens: int,
 ) -> dict[str, Any]:
     """What is kept of a data set and how it runs, as the engine reads it."""
-    if batch_tokens < 1:
-        raise InputError(f"batch_tokens is {batch_tokens}; it is at least 1")
     return {
         "positions": as_json(positions),
         "config": config_json(config),
         "interventions": for_engine([*model.interventions, *interventions]),
         "pivots": data.pivots[0] or [],
-        "seed": seed,
-        "batch_tokens": batch_tokens,
+        "seed": whole(seed, "seed"),
+        "batch_tokens": whole(batch_tokens, "batch_tokens", 1),
     }
 
 
@@ -223,7 +225,8 @@ def extract_to_store(
     if run is None and (resume or part is not None):
         raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
     name = fresh_name() if run is None else run
-    config = extraction_config if extraction_config is not None else ExtractionConfig()
+    share = None if part is None else _share(part)
+    config = as_config(extraction_config)
     data = DataSet.read(model, dataloader, lambda others: None)
     if not data.may_be_packed(model, interventions):
         raise InputError(
@@ -235,11 +238,24 @@ def extract_to_store(
     changes = [*model.interventions, *interventions]
     wishes = wishes_of(model, data, positions, config, interventions, seed, batch_tokens)
     story = story_of(model, positions, config, changes, other_metadata, tag)
-    place = {"run": name, "resume": resume, "part": part, "unit": unit}
+    place = {
+        "run": name,
+        "resume": resume,
+        "part": share,
+        "unit": None if unit is None else whole(unit, "unit", 1),
+    }
     try:
         return saver.fill(model, data, wishes, story, place)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True goes on") from None
+
+
+def _share(part: Any) -> tuple[int, int]:
+    """Which share of how many."""
+    if not isinstance(part, (list, tuple)) or len(part) != 2:
+        raise InputError(f"part is {part!r}; it is a pair", "part=(3, 8) is the third of eight shares")
+    parts = whole(part[1], "the number of parts", 1)
+    return whole(part[0], "the number of a part", 1, parts), parts
 
 
 def _one_by_one(
@@ -277,3 +293,4 @@ def _one_by_one(
         n_rows += len(rows)
     joined.cat_all(parts)
     joined.update(means)
+    joined._mean_rows = n_rows

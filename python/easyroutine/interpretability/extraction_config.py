@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import normalised
 
-__all__ = ["ExtractionConfig"]
+__all__ = ["ExtractionConfig", "as_config"]
 
 
 @dataclass
@@ -105,6 +107,23 @@ class ExtractionConfig:
 
 
 _FIELDS = frozenset(field.name for field in fields(ExtractionConfig))
+
+
+def as_config(given: Any) -> ExtractionConfig:
+    """A configuration, given as one, as a dictionary of its fields, or not at all."""
+    if given is None:
+        return ExtractionConfig()
+    if isinstance(given, ExtractionConfig):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(f"extraction_config is an ExtractionConfig, not {type(given).__name__}")
+    unknown = next((name for name in given if name not in _FIELDS), None)
+    if unknown is not None:
+        near = get_close_matches(str(unknown), _FIELDS, 1)
+        raise InputError(
+            f"an ExtractionConfig has no field {unknown!r}", f"did you mean `{near[0]}`?" if near else None
+        )
+    return ExtractionConfig(**given)
 
 
 def config_json(config: Any) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from easyroutine import tensors
 from easyroutine._core import Tensor
+from easyroutine.checks import number, token_id, whole
 from easyroutine.errors import InputError
+from easyroutine.interpretability.extraction_config import as_config
 from easyroutine.interpretability.inputs import Row
 from easyroutine.interpretability.interventions import as_list, for_engine
 
@@ -55,43 +58,56 @@ def generate(
     """See :meth:`HookedModel.generate`."""
     wishes = _wishes(generation_config, settings)
     rows = model.rows_of(inputs)
-    longest = max(len(row.ids) for row in rows)
-    if "max_new_tokens" not in wishes and "max_length" in wishes:
-        if wishes["max_length"] <= longest:
-            raise InputError(f"max_length is {wishes['max_length']}, and the prompt has {longest} tokens already")
-        wishes["max_new_tokens"] = wishes["max_length"] - longest
-    ends = wishes.get("eos_token_id")
-    if ends is None:
-        ends = model._engine.end_ids()
+    config = None if extraction_config is None else as_config(extraction_config)
+    seed = whole(wishes.get("seed", 0), "seed")
     samples = bool(wishes.get("do_sample", False))
     if not samples and any(wishes.get(name) is not None for name in ("temperature", "top_k", "top_p")):
         raise InputError("temperature, top_k and top_p are for drawn tokens", "do_sample=True")
     continued = model._engine.generate(
         [row.for_engine() for row in rows],
         {
-            "max_new_tokens": int(wishes.get("max_new_tokens") or _NEW_TOKENS),
-            "temperature": float(wishes.get("temperature") or 1.0) if samples else None,
-            "top_k": wishes.get("top_k"),
-            "top_p": wishes.get("top_p"),
-            "ends": [int(ends)] if isinstance(ends, int) else [int(one) for one in ends],
-            "seed": int(wishes.get("seed") or 0),
+            "max_new_tokens": _new_tokens(wishes, max(len(row.ids) for row in rows)),
+            "temperature": number(wishes.get("temperature", 1.0), "temperature") if samples else None,
+            "top_k": whole(wishes["top_k"], "top_k") if "top_k" in wishes else None,
+            "top_p": number(wishes["top_p"], "top_p") if "top_p" in wishes else None,
+            "ends": _ends(wishes["eos_token_id"]) if "eos_token_id" in wishes else model._engine.end_ids(),
+            "seed": seed,
             "on_token": on_token,
         },
         for_engine([*model.interventions, *as_list(interventions)]),
         list(model._hooks.values()),
     )
-    whole = [[*row.ids, *new] for row, (new, _, _) in zip(rows, continued, strict=True)]
-    output = _output(model, whole, return_text)
-    if target_token_positions is None and extraction_config is None:
+    complete = [[*row.ids, *new] for row, (new, _, _) in zip(rows, continued, strict=True)]
+    output = _output(model, complete, return_text)
+    if target_token_positions is None and config is None:
         return output
     # The model was not built to read what comes after its context: the token that ends a row there was only chosen.
     most = model._engine.sizes["max_position_embeddings"]
     longer = [
-        Row(ids[:most], row.text, n_new=len(ids[:most]) - len(row.ids)) for ids, row in zip(whole, rows, strict=True)
+        Row(ids[:most], row.text, n_new=len(ids[:most]) - len(row.ids)) for ids, row in zip(complete, rows, strict=True)
     ]
     positions = ("all",) if target_token_positions is None else target_token_positions
-    cache = model.run(longer, positions, extraction_config, interventions=as_list(interventions))
+    cache = model.run(longer, positions, config, interventions=as_list(interventions), seed=seed)
     return {"generation_output": output, "cache": cache}
+
+
+def _new_tokens(wishes: Mapping[str, Any], longest: int) -> int:
+    """How many tokens are added at most; ``longest``: tokens of the longest prompt."""
+    if "max_length" not in wishes:
+        return whole(wishes.get("max_new_tokens", _NEW_TOKENS), "max_new_tokens", 1)
+    if "max_new_tokens" in wishes:
+        warnings.warn("max_new_tokens and max_length are both set: max_new_tokens is taken", stacklevel=4)
+        return whole(wishes["max_new_tokens"], "max_new_tokens", 1)
+    length = whole(wishes["max_length"], "max_length", 1)
+    if length <= longest:
+        raise InputError(f"max_length is {length}, and the prompt has {longest} tokens already")
+    return length - longest
+
+
+def _ends(ids: Any) -> list[int]:
+    """Ids that end a row: one, or several."""
+    listed = ids.tolist() if hasattr(ids, "tolist") else ids
+    return [token_id(one, "eos_token_id") for one in (listed if isinstance(listed, (list, tuple, set)) else [listed])]
 
 
 def _output(model: HookedModel, whole: list[list[int]], return_text: bool) -> Any:

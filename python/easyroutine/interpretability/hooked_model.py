@@ -12,12 +12,13 @@ from typing import Any, Literal
 from easyroutine import tensors
 from easyroutine._core import Attention, most_likely
 from easyroutine._core import Model as _Engine
+from easyroutine.checks import token_id, whole
 from easyroutine.errors import InputError, UnsupportedError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.activation_saver import ActivationSaver
 from easyroutine.interpretability.attention_result import AttentionResult
 from easyroutine.interpretability.dataset import as_given, extract_cache, extract_to_store
-from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
+from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json
 from easyroutine.interpretability.generation import generate
 from easyroutine.interpretability.inputs import Row, one_row, rows_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
@@ -26,6 +27,7 @@ from easyroutine.interpretability.lens_result import LensResult
 from easyroutine.interpretability.model_loading import HookedModelConfig
 from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, ModelConfig
 from easyroutine.interpretability.patching import PatchingGrid, compute_patching, sweep
+from easyroutine.interpretability.running_means import carried_on, means_of
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.progress import download_progress
 from easyroutine.tokenizer import Tokenizer
@@ -191,9 +193,10 @@ class HookedModel:
         ``input_ids`` and perhaps ``attention_mask``. Positions count the real tokens of a row: padding is cut off.
 
         ``interventions`` change this run, after those that are registered; what is kept shows them. ``pivot_positions`` cut
-        rows for ``inputs-partition-N``. ``external_cache`` and ``batch_idx`` carry the means of ``avg_over_example`` on from batch
-        to batch. ``seed`` and ``first_row``, the number of the first row in its data set, decide what ``random-text`` draws.
-        ``move_to_cpu`` has nothing to move; ``vocabulary_index`` belongs to ``keep_gradient``, which is refused.
+        rows for ``inputs-partition-N``. ``external_cache`` carries the means of ``avg_over_example`` on from batch to batch, over
+        all rows so far; ``batch_idx=0`` begins anew. ``seed`` and ``first_row``, the number of the first row in its data set,
+        decide what ``random-text`` draws. ``move_to_cpu`` has nothing to move; ``vocabulary_index`` belongs to
+        ``keep_gradient``, which is refused.
         """
         if vocabulary_index is not None:
             raise UnsupportedError(
@@ -201,23 +204,22 @@ class HookedModel:
                 "take gradients with PyTorch",
             )
         rows = self.rows_of(inputs)
-        means = {} if external_cache is None else _means(external_cache)
-        goes_on = bool(means) and getattr(extraction_config, "avg_over_example", False) and batch_idx != 0
-        if goes_on and batch_idx is None:
-            raise InputError("external_cache holds means over examples: batch_idx says of how many batches they are")
+        config = as_config(extraction_config)
+        means, mean_rows = carried_on(external_cache, batch_idx) if config.avg_over_example else ({}, 0)
         cache = self.run(
             rows,
             target_token_positions,
-            extraction_config,
+            config,
             interventions=as_list(interventions),
             pivot_positions=pivot_positions,
-            means=means if goes_on else {},
-            mean_rows=(batch_idx or 0) * len(rows),
+            means=means,
+            mean_rows=mean_rows,
             seed=seed,
             first_row=first_row,
         )
-        if external_cache is not None:
-            external_cache.update(_means(cache))
+        if external_cache is not None and config.avg_over_example:
+            external_cache.update(means_of(cache))
+            external_cache._mean_rows = cache._mean_rows
         return cache
 
     def run(
@@ -235,7 +237,7 @@ class HookedModel:
     ) -> ActivationCache:
         """As :meth:`forward`, of rows that are read already; ``means`` over ``mean_rows`` examples are carried on."""
         positions = as_given(target_token_positions)
-        config = extraction_config if extraction_config is not None else ExtractionConfig()
+        config = as_config(extraction_config)
         kept = self._engine.forward(
             [row.for_engine() for row in rows],
             positions=as_json(positions),
@@ -243,13 +245,15 @@ class HookedModel:
             interventions=for_engine([*self.interventions, *interventions]),
             hooks=[(component, function) for component, function in self._hooks.values()],
             pivots=[int(one) for one in pivot_positions or ()],
-            seed=seed,
-            first_row=first_row,
+            seed=whole(seed, "seed"),
+            first_row=whole(first_row, "first_row"),
             running=[(key, tensors.as_tensor(value, key)) for key, value in (means or {}).items()],
             running_rows=mean_rows,
             n_new=[row.n_new for row in rows],
         )
-        return cache_of(kept, positions, config)
+        cache = cache_of(kept, positions, config)
+        cache._mean_rows = mean_rows + len(rows)
+        return cache
 
     def rows_of(self, inputs: Any) -> list[Row]:
         """What the model would be given, as rows of ids without padding."""
@@ -394,8 +398,9 @@ class HookedModel:
         """The ``k`` most likely next tokens with their probabilities, after the last of the selected positions.
 
         Several rows give one dictionary each. ``strip`` takes blanks off the tokens; of two that are then the same the likelier
-        one stays. Further arguments are those of :meth:`forward`.
+        one stays, so there may be fewer than ``k``. Further arguments are those of :meth:`forward`, but for ``extraction_config``.
         """
+        k = whole(k, "k", 1)
         kwargs.setdefault("target_token_positions", ["last"])
         cache = self.forward(inputs, extraction_config=ExtractionConfig(), **kwargs)
         tokenizer = self.get_text_tokenizer()
@@ -433,11 +438,11 @@ class HookedModel:
             for_engine([*self.interventions, *as_list(interventions)]),
             list(self._hooks.values()),
             positions=None if positions is None else as_json(normalised(positions, "positions")),
-            layers=None if layers is None else list(layers),
+            layers=None if layers is None else [whole(layer, "a layer", -1) for layer in layers],
             component=component,
             norm=norm,
-            k=k,
-            tracked=tracked,
+            k=whole(k, "k"),
+            tracked=None if tracked is None else token_id(tracked, "track"),
         )
 
     def attention(
@@ -492,8 +497,3 @@ class HookedModel:
             f"HookedModel({self.name!r}, {self._engine.model_type}, {sizes['num_hidden_layers']} layers, "
             f"{sizes['num_attention_heads']} heads, d_model {sizes['hidden_size']}, {self._engine.dtype})"
         )
-
-
-def _means(cache: ActivationCache) -> dict[str, Any]:
-    """Means over examples that a cache holds."""
-    return {key: cache.raw(key) for key in cache if key.startswith("avg_pattern_")}

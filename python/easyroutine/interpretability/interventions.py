@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Tensor
+from easyroutine.checks import whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import Position, as_json, normalised
 
@@ -24,6 +25,16 @@ InterventionType = Literal[
     "grid_pre_softmax",
     "keep-self-attn",
 ]
+
+
+#: Which of its numbers each operation reads; those of the others stand at their defaults.
+_READS = {
+    "scale": "multiplication_value",
+    "replace": None,
+    "mean": None,
+    "add": "strength",
+    "resample": "source_row",
+}
 
 
 @dataclass
@@ -102,6 +113,7 @@ class Intervention:
         operation: str = self.operation
         if operation == "patch":
             operation = "scale" if ablates else "replace"
+        self._check_read(operation)
         tensor: Tensor | None = None if ablates else tensors.as_tensor(values, f"{self._name()}: patching_values")
         return {
             "type": self.type,
@@ -112,8 +124,18 @@ class Intervention:
             "operation": operation,
             "factor": float(self.strength if operation == "add" else self.multiplication_value),
             "values": tensor,
-            "row": self.source_row,
+            "row": None if self.source_row is None else whole(self.source_row, f"{self._name()}: source_row"),
         }
+
+    def _check_read(self, operation: str) -> None:
+        """Refuses a number that would do nothing."""
+        for field in fields(Intervention):
+            if field.name not in _READS.values() or field.name == _READS[operation]:
+                continue
+            if getattr(self, field.name) != field.default:
+                patch = {"scale": "patch without patching_values", "replace": "patch with patching_values"}
+                what = patch.get(operation, operation)
+                raise InputError(f"{self._name()}: {what} does not read {field.name}", f"leave {field.name} out")
 
     def _parts(self) -> tuple[list[Position], list[Position] | None]:
         """Positions, and of a grid its columns."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from easyroutine.checks import whole
 from easyroutine.errors import InputError, UnsupportedError
 
 __all__ = ["HookedModelConfig"]
@@ -56,5 +57,11 @@ class HookedModelConfig:
                 f"attn_implementation={self.attn_implementation!r} hides attention patterns",
                 'attn_implementation="eager"',
             )
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; it is at least 1")
+        self.batch_size = whole(self.batch_size, "batch_size", 1)
+        if self.threads is not None:
+            self.threads = whole(self.threads, "threads", 1)
+        if isinstance(self.allow_config_keys, str):
+            raise InputError(
+                "allow_config_keys is a list of keys, not a string", f"allow_config_keys=[{self.allow_config_keys!r}]"
+            )
+        self.allow_config_keys = list(self.allow_config_keys)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import draw_grid
+from easyroutine.checks import token_id, whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.dataset import BatchSaver, batches, check_data_set
@@ -37,6 +38,7 @@ def compute_patching(
     batch_saver: BatchSaver,
 ) -> ActivationCache:
     """See :meth:`HookedModel.compute_patching`."""
+    _check_unchanged(model, "compute_patching")
     patches = _patches(patching_query, target_token_positions)
     if (base_labels is None) != (target_labels is None) or (return_logit_diff and base_labels is None):
         raise InputError("logit differences need base_dictonary_idxs and target_dictonary_idxs")
@@ -51,6 +53,8 @@ def compute_patching(
         end = n_rows + len(target_rows)
         labels = None
         if base_labels is not None and target_labels is not None:
+            if min(len(base_labels), len(target_labels)) < end:
+                raise InputError(_counts(base_labels, target_labels, f"{end} rows or more"))
             pairs = zip(base_labels[n_rows:end], target_labels[n_rows:end], strict=True)
             labels = [(_label(a), _label(b)) for a, b in pairs]
         found = model._engine.patching(
@@ -65,11 +69,28 @@ def compute_patching(
         n_rows = end
     if not parts:
         raise InputError("the data set is empty")
-    if base_labels is not None and len(base_labels) != n_rows:
-        raise InputError(f"{len(base_labels)} labels for {n_rows} rows")
+    if base_labels is not None and target_labels is not None:
+        if not len(base_labels) == len(target_labels) == n_rows:
+            raise InputError(_counts(base_labels, target_labels, f"{n_rows} rows"))
     joined = ActivationCache()
     joined.cat_all(parts)
     return joined
+
+
+def _check_unchanged(model: HookedModel, what: str) -> None:
+    """Refuses what would run without the changes that are registered."""
+    if model.interventions or model.has_hooks:
+        raise InputError(
+            f"{what} runs the model without registered interventions and hooks, and this model has some",
+            "take them away first: clean_interventions(), remove_hooks()",
+        )
+
+
+def _counts(base_labels: Sequence[Any], target_labels: Sequence[Any], rows: str) -> str:
+    return (
+        f"base_dictonary_idxs has {len(base_labels)} labels and target_dictonary_idxs {len(target_labels)}, "
+        f"for {rows}: there is one a row in each"
+    )
 
 
 def _patches(query: Any, default: Any) -> list[tuple[str, str]]:
@@ -88,8 +109,16 @@ def _patches(query: Any, default: Any) -> list[tuple[str, str]]:
         layers = one.get("layers_to_patch")
         if layers is None:
             patches.append((activation.replace("{}", "*"), positions))
+        elif isinstance(layers, str) or not isinstance(layers, Iterable):
+            raise InputError(f"layers_to_patch is {layers!r}; it is a list of layers")
+        elif "{}" not in activation:
+            raise InputError(
+                f"layers_to_patch is {layers!r}, and activation_type {activation!r} has no place for a layer",
+                'it is such as "resid_in_{}", or without layers_to_patch "resid_in_3"',
+            )
         else:
-            patches += [(activation.replace("{}", str(int(layer)), 1), positions) for layer in layers]
+            numbers = [whole(layer, "a layer of layers_to_patch") for layer in layers]
+            patches += [(activation.replace("{}", str(number), 1), positions) for number in numbers]
     return patches
 
 
@@ -101,7 +130,7 @@ def _label(label: Any) -> int:
         if len(label) != 1:
             raise InputError(f"the label of a row is one token, not {label!r}")
         label = label[0]
-    return int(label)
+    return token_id(label, "the label of a row")
 
 
 def sweep(
@@ -124,29 +153,32 @@ def sweep(
     ``along``: the columns, one position after another, or one head, or one of several sites; the rows are ``layers``. ``by``:
     what becomes of a place: zeros, the mean over the rows of ``base``, or what stands there in ``base``, a prompt as
     long (``patch`` also measures against it). ``metric`` is read at the last token; ``answer`` and ``against`` are ids, or
-    strings that are one token.
+    strings that are one token. Layers may count from the last, -1.
     """
+    _check_unchanged(model, "sweep")
     rows = model.rows_of(prompt)
     if len(rows) != 1:
         raise InputError(f"a sweep is of one prompt, not of {len(rows)}")
     base_rows = [] if base is None else model.rows_of(base)
     tokenizer = model.get_text_tokenizer() if any(isinstance(one, str) for one in (answer, against)) else None
 
-    def token(one: Token | None) -> int | None:
-        return tokenizer.to_single_token(one) if tokenizer is not None and isinstance(one, str) else one  # type: ignore[return-value]
+    def token(one: Token | None, name: str) -> int | None:
+        if tokenizer is not None and isinstance(one, str):
+            return tokenizer.to_single_token(one)
+        return None if one is None else token_id(one, name)
 
     text = model._engine.sweep(
         rows[0].ids,
         {
-            "layers": list(range(model.model_config.num_hidden_layers) if layers is None else layers),
+            "layers": _layers(model, layers),
             "along": along,
             "sites": [site] if isinstance(site, str) else list(site),
             "positions": _indices(model, rows[0], positions),
             "by": by,
             "others": [row.ids for row in base_rows],
             "metric": metric,
-            "answer": token(answer),
-            "against": token(against),
+            "answer": token(answer, "answer"),
+            "against": token(against, "against"),
             "prompts": _prompts(by, rows[0], base_rows),
         },
         on_progress,
@@ -161,6 +193,15 @@ def _prompts(by: str, row: Row, others: Sequence[Row]) -> list[tuple[str, str]]:
         "resample": [("prompt", [row]), ("with", others)],
     }.get(by, [("prompt", [row])])
     return [(name, one.text[0]) for name, rows in named for one in rows if one.text is not None]
+
+
+def _layers(model: HookedModel, layers: Iterable[int] | None) -> list[int]:
+    """Layers from 0; those below it count from the last."""
+    n_layers = model.model_config.num_hidden_layers
+    if layers is None:
+        return list(range(n_layers))
+    numbers = [whole(layer, "a layer", -n_layers, n_layers - 1) for layer in layers]
+    return [number % n_layers for number in numbers]
 
 
 def _indices(model: HookedModel, row: Any, positions: Any) -> list[int]:

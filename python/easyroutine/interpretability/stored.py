@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -90,10 +91,12 @@ class _Writer:
         if isinstance(value, (list, tuple)):
             kind = "tuple" if isinstance(value, tuple) else "list"
             return {kind: [self.node(one, f"{name}.{number}", None) for number, one in enumerate(value)]}
+        if value is not None and hasattr(value, "item"):
+            value = value.item()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name!r} is {value}, and a run keeps finite numbers alone", "an array may hold it")
         if value is None or isinstance(value, (bool, int, float, str)):
             return {"json": value}
-        if hasattr(value, "item"):
-            return {"json": value.item()}
         raise InputError(f"{name!r} is of type {type(value).__name__}, which a run cannot keep")
 
     def _tensor(self, value: Any, name: str, n_rows: int | None) -> dict[str, Any]:
@@ -102,9 +105,14 @@ class _Writer:
         return self._put(name, _dtype(value, name), list(shape), kind, _bytes(value), [])
 
     def _ragged(self, rows: list[Any], name: str) -> dict[str, Any]:
+        dtype, *others = dict.fromkeys(_dtype(row, name) for row in rows)
+        if others:
+            raise InputError(
+                f"the rows of {name!r} are of several types: {dtype}, {', '.join(others)}",
+                "make them one type; other keys may have others",
+            )
         shapes = [tensors.shape_of(row) for row in rows]
         data = b"".join(_bytes(row) for row in rows)
-        dtype = _dtype(rows[0], name)
         if len({shape[1:] for shape in shapes}) == 1 and shapes[0]:
             ends = [shape[0] for shape in shapes]
             whole = [sum(ends), *shapes[0][1:]]

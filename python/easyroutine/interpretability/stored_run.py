@@ -11,6 +11,7 @@ from typing import Any
 
 from easyroutine import tensors
 from easyroutine._core import Run, readable
+from easyroutine.checks import whole
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.stored import Node, entries_of, read_object, read_rows, read_value, tensors_of
@@ -54,14 +55,15 @@ class StoredRun(Mapping[str, Any]):
 
     def layer(self, number: int) -> ActivationCache:
         """Every activation of one layer."""
-        names = set(self._run.of_layer(number))
+        names = set(self._run.of_layer(whole(number, "a layer")))
         keys = [key for key, node in self._entries.items() if names.intersection(tensors_of(node))]
         if not keys:
             raise InputError(f"the run has no activation of layer {number}")
         return ActivationCache({key: read_value(self._entries[key], self._run.read) for key in keys})
 
-    def load(self, keys: Sequence[str] | None = None) -> Any:
-        """What was saved, or these keys of it."""
+    def load(self, keys: Sequence[str] | str | None = None) -> Any:
+        """What was saved, or these keys of it; one by itself is a list of one."""
+        keys = [keys] if isinstance(keys, str) else keys
         wanted = list(self._entries) if keys is None else list(dict.fromkeys(keys))
         return read_object(self._run, self._values, [(key, self._node(key)) for key in wanted])
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from easyroutine._core import select
+from easyroutine.checks import whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.inputs import rows_of
 from easyroutine.interpretability.selection import Position, Selection, as_json, normalised
@@ -32,7 +33,7 @@ class TokenIndex:
         self.pivot_positions = list(pivot_positions or ())
         self.pivot_tokens = list(pivot_tokens or ())
         self.special_ids = list(special_ids)
-        self.seed = seed
+        self.seed = whole(seed, "seed")
 
     def get_token_index(
         self,

@@ -207,12 +207,12 @@ fn check_site(site: Site, scope: Scope) -> Result<Site> {
     ];
     let of_head = [Site::HeadOut, Site::HeadQueries, Site::HeadKeys, Site::HeadValues];
     let (sites, what): (&[Site], _) =
-        if scope == Scope::Head { (&of_head, "heads") } else { (&of_layer, "layers") };
+        if scope == Scope::Head { (&of_head, "heads") } else { (&of_layer, "positions or sites") };
     if sites.contains(&site) {
         return Ok(site);
     }
     let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
-    Err(Error::input(format!("`{}` cannot be swept over {what}", site.name()))
+    Err(Error::input(format!("`{}` is no column of a grid along {what}", site.name()))
         .hint(format!("what can be: {}", names.join(", "))))
 }
 

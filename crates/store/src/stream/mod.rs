@@ -79,6 +79,7 @@ impl ActivationSaver {
         plan::check_name(name)?;
         plan.check()?;
         let fields = Fields::new(story)?;
+        let plan = &plan.with_words(&fields);
         let folder = format!("{}/{}", self.experiment(), model_folder(&story.model.name));
         let store = self.store();
         loop {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::clock::Claim;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::VERSION;
+use crate::metadata::{RESERVED, VERSION};
 use crate::save::Fields;
 
 /// What the plan of an open run is called, beside the folders of runs.
@@ -36,6 +36,17 @@ impl Plan {
     pub fn examples(&self, unit: usize) -> Range<u64> {
         let start = (unit as u64).saturating_mul(self.unit).min(self.n_examples);
         start..start.saturating_add(self.unit).min(self.n_examples)
+    }
+
+    /// The same, with the tag and the keys that the run is found by: of whoever joins with others nothing would be kept.
+    pub(super) fn with_words(&self, fields: &Fields<'_>) -> Self {
+        let mut plan = self.clone();
+        let tag = fields.json.get("tag").filter(|tag| !tag.is_null());
+        let user = fields.json.iter().filter(|(key, _)| !RESERVED.contains(&key.as_str()));
+        let user: Map<String, Value> = user.map(|(key, value)| (key.clone(), value.clone())).collect();
+        plan.spec.extend(tag.map(|tag| ("tag".to_owned(), tag.clone())));
+        plan.spec.extend((!user.is_empty()).then(|| ("other_metadata".to_owned(), user.into())));
+        plan
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -82,7 +93,7 @@ impl Plan {
             ),
         };
         Err(Error::new(ErrorKind::Conflict, format!("was begun by another plan: {what}"))
-            .hint("repeat it as it was begun, or give another --run"))
+            .hint("repeat it as it was begun, or begin another by another name"))
     }
 }
 

@@ -148,6 +148,8 @@ class LogitLens:
         ``apply_norm`` uses the final norm's statistics of the same run, which must be among the activations
         (``extract_last_layernorm``): parts then add up to the whole. ``norm="own"`` takes each vector's own instead: the classic lens.
         """
+        if not apply_norm and norm in ("own", "cached"):
+            raise InputError(f"apply_norm=False asks for no norm, and norm={norm!r} for one", "say one of them")
         chosen = norm or ("cached" if apply_norm else "none")
         keys = self.get_keys(activations, target_key)
         if not keys:
@@ -159,12 +161,11 @@ class LogitLens:
         if chosen == "cached" and "last_layernorm" in activations:
             statistics = value_of("last_layernorm")
             entries += [(f"last_layernorm.{one}", _rows_of(statistics[one], one)) for one in _STATISTICS]
-        mapping = activations.get("mapping_index")
         directions = None if token_directions is None else self._directions(token_directions)
         results = self._lens.compute(
             entries,
             target_key if "{" not in target_key else re.sub(r"\{\w*\}", "*", target_key),
-            averaged=isinstance(mapping, Mapping) and mapping.get("info") == "avg",
+            averaged=_is_averaged(activations),
             directions=directions,
             norm=chosen,
             softmax=apply_softmax,
@@ -229,6 +230,14 @@ class LogitLens:
 def _opened(cls: type[LogitLens], model_name: str, dtype: str, revision: str | None, offline: bool) -> LogitLens:
     """The lens of a model's name, as copies are made of it."""
     return cls.from_model_name(model_name, torch_dtype=dtype, revision=revision, offline=offline)
+
+
+def _is_averaged(activations: Mapping[str, Any]) -> bool:
+    """Whether activations are means over positions; a cache knows it without its tables."""
+    if isinstance(activations, ActivationCache) and activations._selection is not None:
+        return activations._selection.averaged
+    mapping = activations.get("mapping_index")
+    return isinstance(mapping, Mapping) and mapping.get("info") == "avg"
 
 
 def _rows_of(value: Any, key: str) -> Any:

@@ -39,6 +39,10 @@ pub(super) fn is_store(target: &Path) -> bool {
 /// Writes the units that are missing, or this process's share of them, and commits the run if none is left.
 pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure> {
     let saving = &job.extract.saving;
+    if !matches!(args.format, Format::Auto | Format::Table | Format::Json | Format::Jsonl) {
+        return Err(Failure::usage("--format: a run's place is told as text or as JSON")
+            .hint("easyroutine runs load or export writes its numbers in other formats"));
+    }
     job.interventions.iter().try_for_each(speaks_of_one_row)?;
     let stop = progress::interrupted()?;
     let filling = Filling {

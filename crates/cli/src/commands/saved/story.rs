@@ -21,10 +21,7 @@ pub(super) fn spec(job: &Job<'_>) -> Map<String, Value> {
         ("positions", json!(job.extract.positions)),
         ("interventions", json!(interventions(job))),
     ];
-    // What a run is found by: of whoever joins with other words nothing would be kept.
-    let words = [("tag", json!(job.extract.saving.tag)), ("meta", json!(job.extract.saving.meta))];
-    let given = words.into_iter().filter(|(_, value)| !matches!(value, Value::Null) && *value != json!([]));
-    entries.into_iter().chain(given).map(|(key, value)| (key.to_owned(), value)).collect()
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// How the run came about.

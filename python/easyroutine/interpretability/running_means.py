@@ -1,0 +1,38 @@
+"""Means over examples, carried on from batch to batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from easyroutine.checks import whole
+from easyroutine.errors import InputError
+from easyroutine.interpretability.activation_cache import ActivationCache
+
+__all__ = ["carried_on", "means_of"]
+
+
+def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[dict[str, Any], int]:
+    """Means over the examples of the batches before, and how many these were."""
+    if batch_idx is not None and whole(batch_idx, "batch_idx") == 0:
+        return {}, 0
+    means = {} if cache is None else means_of(cache)
+    if cache is None and batch_idx is not None:
+        raise InputError(
+            f"batch_idx is {batch_idx}, and there are no means to go on from",
+            "external_cache, the same cache for every batch, holds them",
+        )
+    if cache is None or not means:
+        return {}, 0
+    if batch_idx is None:
+        raise InputError("external_cache holds means over examples: batch_idx says which batch this is, from 0")
+    if cache._mean_rows is None:
+        raise InputError(
+            "external_cache holds means, and does not say over how many examples",
+            "give the cache that the batches before were given, or batch_idx=0 to begin anew",
+        )
+    return means, cache._mean_rows
+
+
+def means_of(cache: ActivationCache) -> dict[str, Any]:
+    """Means over examples that a cache holds."""
+    return {key: cache.raw(key) for key in cache if key.startswith("avg_pattern_")}
