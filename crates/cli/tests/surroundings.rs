@@ -153,6 +153,20 @@ fn rows_of_ids_beyond_the_context_are_cut_where_that_is_asked_for() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_continuation_that_cannot_be_written_is_an_error() {
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let command = easyroutine(&["run", PROMPT, "-m", &tiny("llama"), "--generate", "2"]);
+    let output = std::process::Command::new(command.get_program())
+        .args(command.get_args())
+        .stdout(full)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.contains("standard output")), (Some(1), true), "{said}");
+}
+
+#[test]
 fn a_byte_order_mark_is_not_of_the_prompt() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, format!("\u{feff}{PROMPT}\n")).unwrap();
@@ -193,13 +207,6 @@ fn a_link_stays_a_link_and_a_device_a_device() {
     // A pipe, whose name in the system leads to no path.
     let piped = succeeds(&["run", PROMPT, "-m", &tiny("llama"), "-o", "/dev/stdout", "--format", "json"]);
     assert!(piped.starts_with('{'), "{piped}");
-    let full = easyroutine(&["run", PROMPT, "-m", &tiny("llama"), "--generate", "2"]);
-    let full = std::process::Command::new(full.get_program())
-        .args(full.get_args())
-        .stdout(std::fs::File::create("/dev/full").unwrap())
-        .output()
-        .unwrap();
-    assert_eq!(full.status.code(), Some(1), "{}", String::from_utf8_lossy(&full.stderr));
     let left = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(left, 4, "a partial file was left in {}", path(&folder));
 }
