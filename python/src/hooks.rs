@@ -141,19 +141,23 @@ fn put(
     Ok(())
 }
 
-/// The shape of a tensor, or of each of a list.
-fn shapes(value: &Bound<'_, PyAny>) -> Vec<Vec<usize>> {
+/// The shape of a tensor, or of each of a list; none of what is no tensor.
+fn shapes(value: &Bound<'_, PyAny>) -> Vec<Option<Vec<usize>>> {
     let shape = |value: &Bound<'_, PyAny>| value.cast::<Tensor>().map(|t| t.get().shape.clone()).ok();
     match value.cast::<PyList>() {
-        Ok(list) => list.iter().filter_map(|one| shape(&one)).collect(),
-        Err(_) => shape(value).into_iter().collect(),
+        Ok(list) => list.iter().map(|one| shape(&one)).collect(),
+        Err(_) => vec![shape(value)],
     }
 }
 
 /// Shapes as errors name them.
-fn named(shapes: &[Vec<usize>]) -> String {
+fn named(shapes: &[Option<Vec<usize>>]) -> String {
+    let one = |shape: &Option<Vec<usize>>| match shape {
+        Some(shape) => format!("{shape:?}"),
+        None => "no tensor".to_owned(),
+    };
     match shapes {
-        [one] => format!("{one:?}"),
-        several => format!("rows of {several:?}"),
+        [only] => one(only),
+        several => format!("rows of [{}]", several.iter().map(one).collect::<Vec<_>>().join(", ")),
     }
 }

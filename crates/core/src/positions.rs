@@ -144,6 +144,15 @@ impl Specifier {
         }
     }
 
+    /// Reads several lists, one after another.
+    ///
+    /// # Errors
+    /// As [`Specifier::parse_list`].
+    pub fn parse_lists(texts: &[String]) -> Result<Vec<Specifier>> {
+        let lists: Result<Vec<_>> = texts.iter().map(|text| Specifier::parse_list(text)).collect();
+        Ok(lists?.into_iter().flatten().collect())
+    }
+
     /// How a specifier is written as a key of JSON: `5`, `[4,9]`, `last`.
     pub fn key(&self) -> String {
         match self {

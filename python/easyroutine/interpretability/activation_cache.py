@@ -26,9 +26,9 @@ Aggregation = Callable[[Any, Any], Any]
 #: Keys that are tables of positions: they are made of the selected tokens, and joined with them.
 _OF_POSITIONS = ("mapping_index", "mapping_index_rows", "token_dict")
 #: How keys begin that are means over examples.
-_MEAN = "avg_pattern_"
+MEAN = "avg_pattern_"
 #: How keys begin whose first axis within a row is that of a pattern's rows.
-_OF_PATTERNS = ("pattern_", "scores_", _MEAN)
+_OF_PATTERNS = ("pattern_", "scores_", MEAN)
 
 
 def just_old(old: Any, new: Any) -> Any:
@@ -232,7 +232,7 @@ class ActivationCache(MutableMapping[str, Any]):
                 raise InputError(f"only caches with the same keys can be joined: one of them has no {missing[0]!r}")
         if not caches:
             return
-        mean = next((key for key in self if key.startswith(_MEAN) and not self._has_own_aggregation(key)), None)
+        mean = next((key for key in self if key.startswith(MEAN) and not self._has_own_aggregation(key)), None)
         if mean is not None:
             raise InputError(
                 f"{mean!r} is a mean over examples, and means are not put behind each other",
@@ -296,7 +296,7 @@ class ActivationCache(MutableMapping[str, Any]):
             if specifier == "info":
                 continue
             ragged = bool(columns) and isinstance(columns[0], list)
-            if ragged and key.startswith(_MEAN):
+            if ragged and key.startswith(MEAN):
                 raise InputError(f"{key!r} is a mean over rows, and {specifier!r} stands at other columns in each")
             if isinstance(value, list) or ragged:
                 of_row = columns if ragged else [columns] * len(value)

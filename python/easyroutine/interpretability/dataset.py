@@ -15,6 +15,7 @@ from easyroutine.interpretability.extraction_config import ExtractionConfig, as_
 from easyroutine.interpretability.inputs import Row
 from easyroutine.interpretability.interventions import Intervention, for_engine
 from easyroutine.interpretability.kept import cache_of
+from easyroutine.interpretability.running_means import means_of
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.progress import progress, token_progress
 
@@ -285,7 +286,7 @@ def _one_by_one(
         )
         if config.avg_over_example:
             # One mean over all rows so far: it is carried on, not joined.
-            means = {key: cache.raw(key) for key in list(cache) if key.startswith("avg_pattern_")}
+            means = means_of(cache)
             for key in means:
                 del cache[key]
         cache.update(others)

@@ -6,7 +6,7 @@ from typing import Any
 
 from easyroutine.checks import whole
 from easyroutine.errors import InputError
-from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.activation_cache import MEAN, ActivationCache
 
 __all__ = ["carried_on", "means_of"]
 
@@ -15,13 +15,15 @@ def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[di
     """Means over the examples of the batches before, and how many these were."""
     if batch_idx is not None and whole(batch_idx, "batch_idx") == 0:
         return {}, 0
-    means = {} if cache is None else means_of(cache)
-    if cache is None and batch_idx is not None:
+    if cache is None:
+        if batch_idx is None:
+            return {}, 0
         raise InputError(
             f"batch_idx is {batch_idx}, and there are no means to go on from",
             "external_cache, the same cache for every batch, holds them",
         )
-    if cache is None or not means:
+    means = means_of(cache)
+    if not means:
         return {}, 0
     if batch_idx is None:
         raise InputError("external_cache holds means over examples: batch_idx says which batch this is, from 0")
@@ -35,4 +37,4 @@ def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[di
 
 def means_of(cache: ActivationCache) -> dict[str, Any]:
     """Means over examples that a cache holds."""
-    return {key: cache.raw(key) for key in cache if key.startswith("avg_pattern_")}
+    return {key: cache.raw(key) for key in cache if key.startswith(MEAN)}

@@ -33,12 +33,6 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("NO_COLOR", "anything: no colour"),
 ];
 
-/// What `EASYROUTINE_OFFLINE` says, as the flag reads it.
-fn offline_by_variable() -> bool {
-    let flags = Finding::augment_args(Command::new("env")).try_get_matches_from(["env"]);
-    flags.is_ok_and(|flags| flags.get_flag("offline"))
-}
-
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let environment = Environment::from_process();
@@ -72,4 +66,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         output::write(target, table.as_bytes())?;
     }
     Ok(())
+}
+
+/// What `EASYROUTINE_OFFLINE` says, as the flag reads it.
+fn offline_by_variable() -> bool {
+    let flags = Finding::augment_args(Command::new("env")).try_get_matches_from(["env"]);
+    flags.is_ok_and(|flags| flags.get_flag("offline"))
 }

@@ -90,11 +90,7 @@ pub(super) fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
     if given.is_empty() {
         return Ok(vec![Specifier::All]);
     }
-    let mut all = Vec::new();
-    for text in given {
-        all.extend(Specifier::parse_list(text)?);
-    }
-    Ok(all)
+    Ok(Specifier::parse_lists(given)?)
 }
 
 /// The surveyed positions: a picture shows each once, in the order of the prompt.

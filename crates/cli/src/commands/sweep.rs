@@ -206,14 +206,9 @@ fn metric(
 
 /// The flag that names a token which the metric has no use for.
 fn unread(sweep: &SweepArgs) -> Option<&'static str> {
-    let (answer, against) = match sweep.metric {
-        EffectArg::LogitDiff | EffectArg::Normalised => (false, false),
-        EffectArg::P | EffectArg::Rank => (false, true),
-        EffectArg::Kl => (true, true),
-    };
-    match (&sweep.answer, &sweep.against) {
-        (Some(_), _) if answer => Some("--answer"),
-        (_, Some(_)) if against => Some("--against"),
+    match (sweep.metric, &sweep.answer, &sweep.against) {
+        (EffectArg::Kl, Some(_), _) => Some("--answer"),
+        (EffectArg::Kl | EffectArg::P | EffectArg::Rank, _, Some(_)) => Some("--against"),
         _ => None,
     }
 }

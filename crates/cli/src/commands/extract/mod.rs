@@ -203,7 +203,7 @@ fn request(extract: &Extract) -> Result<Request, Failure> {
     for text in &extract.activations {
         activations.extend(Selector::parse_list(text).map_err(Error::from)?);
     }
-    let pattern_rows = specifiers(&extract.pattern_rows)?;
+    let pattern_rows = Specifier::parse_lists(&extract.pattern_rows)?;
     let reduction = Reduction {
         positions: if extract.avg { Axis::Groups } else { Axis::Tokens },
         pattern: match extract.pattern_avg {
@@ -215,7 +215,7 @@ fn request(extract: &Extract) -> Result<Request, Failure> {
         pattern_rows: (!pattern_rows.is_empty()).then_some(pattern_rows),
         examples: if extract.avg_over_examples { Examples::Mean } else { Examples::Each },
     };
-    Ok(Request { activations, positions: specifiers(&extract.positions)?, reduction })
+    Ok(Request { activations, positions: Specifier::parse_lists(&extract.positions)?, reduction })
 }
 
 /// Refuses flags that would change nothing: whoever gives one expects that it does.
@@ -232,14 +232,6 @@ fn refuse_idle_flags(extract: &Extract, file: &Path) -> Result<(), Failure> {
             .hint("--positions inputs-partition-0 is the group before the first pivot"));
     }
     Ok(())
-}
-
-fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
-    let mut all = Vec::new();
-    for text in given {
-        all.extend(Specifier::parse_list(text)?);
-    }
-    Ok(all)
 }
 
 /// Without a tokenizer nobody knows which ids are special: silence would select the wrong tokens.

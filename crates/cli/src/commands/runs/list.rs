@@ -25,8 +25,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
             serde_json::from_str(text).map_err(|e| Failure::usage(format!("--config: {e}")))?;
         if value.is_object() { Ok(value) } else { Err(Failure::usage("--config: is no JSON object")) }
     });
-    let listed = asked.positions.iter().map(|text| Specifier::parse_list(text));
-    let listed: Vec<Specifier> = listed.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let listed = Specifier::parse_lists(&asked.positions)?;
     let positions = (!listed.is_empty()).then(|| listed.iter().map(position).collect());
     let query = Query {
         model_name: asked.model.clone(),

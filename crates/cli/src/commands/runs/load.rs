@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use easyroutine_store::{Dtype, Kind, Loaded, Run};
+use easyroutine_store::{Dtype, Loaded, Run};
 use serde_json::{Value, json};
 
 use crate::args::Args;
@@ -79,22 +79,28 @@ fn range(text: &str) -> Result<Range<usize>, Failure> {
     found.ok_or_else(|| Failure::usage(format!("--rows: `{text}` is no range")).hint("--rows 0:10"))
 }
 
-/// Where a row lies: its example, counted in the whole tensor from `first`, then its place in the example, `3,0`.
+/// Where a row lies, `3,0`: its place along the first axis of the whole tensor, of which `first` was read first (of
+/// examples of different length the example, then the token in it), then along the others.
 fn place(row: usize, loaded: &Loaded, first: usize) -> String {
     let axes = &loaded.shape[..loaded.shape.len().saturating_sub(1)];
-    if loaded.kind.is_ragged() {
-        let inner: usize = axes.iter().skip(1).product::<usize>().max(1);
-        let at = (row / inner) as i64;
-        let example = loaded.offsets.partition_point(|start| *start <= at).saturating_sub(1);
-        let token = at - loaded.offsets.get(example).unwrap_or(&0);
-        let rest = places(row % inner, axes.get(1..).unwrap_or_default());
-        return [vec![(first + example).to_string(), token.to_string()], rest].concat().join(",");
-    }
-    let mut found = places(row, axes);
-    if let (Kind::Dense, Some(example)) = (loaded.kind, found.first_mut()) {
-        *example = (first + row / axes[1..].iter().product::<usize>().max(1)).to_string();
-    }
-    found.join(",")
+    let inner = axes.get(1..).unwrap_or_default();
+    let size = inner.iter().product::<usize>().max(1);
+    let at = row / size;
+    let lead = if loaded.kind.is_ragged() {
+        of_example(at, loaded, first)
+    } else if axes.is_empty() {
+        Vec::new()
+    } else {
+        vec![(first + at).to_string()]
+    };
+    [lead, places(row % size, inner)].concat().join(",")
+}
+
+/// The example that a place along the first axis is in, and the place within it.
+fn of_example(at: usize, loaded: &Loaded, first: usize) -> Vec<String> {
+    let at = at as i64;
+    let example = loaded.offsets.partition_point(|start| *start <= at).saturating_sub(1);
+    vec![(first + example).to_string(), (at - loaded.offsets.get(example).unwrap_or(&0)).to_string()]
 }
 
 /// Indices along axes, slowest first.
