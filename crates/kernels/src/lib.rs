@@ -39,7 +39,7 @@ pub use norm::NormKind;
 pub use operand::{Left, Operand, Out};
 pub use packed::{Dtype, PackedMatrix, Source};
 pub use pool::forked;
-pub use product::TileShape;
+pub use product::{Finish, Terms, TileShape};
 pub use rotary::Pairing;
 pub use rows::{Rows, RowsMut};
 pub use simd::Simd;

@@ -18,6 +18,7 @@ pub struct Operand {
 }
 
 /// The left side of a product.
+#[derive(Clone, Copy)]
 pub enum Left<'a> {
     /// Rows of f32; for bf16 weights they are rounded first.
     Rows(Rows<'a>),
@@ -93,14 +94,16 @@ impl Operand {
 }
 
 impl Left<'_> {
-    pub(crate) fn n_rows(&self) -> usize {
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
         match self {
             Left::Rows(rows) => rows.n_rows(),
             Left::Operand(operand) => operand.n_rows(),
         }
     }
 
-    pub(crate) fn n_columns(&self) -> usize {
+    /// Number of values in a row.
+    pub fn n_columns(&self) -> usize {
         match self {
             Left::Rows(rows) => rows.n_columns(),
             Left::Operand(operand) => operand.n_columns(),

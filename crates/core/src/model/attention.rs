@@ -65,7 +65,7 @@ impl Attention {
         let (cpu, tokens) = (run.cpu(), run.batch.n_tokens());
         let Run { scratch, seam, .. } = run;
         let buffers = &mut scratch.attention;
-        buffers.qkv.resize(tokens, self.qkv.matrix.outputs());
+        buffers.qkv.resize(tokens, self.qkv.outputs());
         self.qkv.apply(cpu, scratch.read.left(), buffers.qkv.rows_mut());
 
         let [q, k, v] = self.columns();
@@ -92,7 +92,7 @@ impl Attention {
         let queries = buffers.qkv.rows().columns(q);
         let pattern = self.most_wanted(seam);
         let is_seen = pattern == Want::Edit || seam.plan.wants_heads(Site::HeadOut, self.layer);
-        let (dtype, inputs) = (run.model.dtype(), self.out.matrix.inputs());
+        let (dtype, inputs) = (run.model.dtype(), self.out.inputs());
         let mut z = buffers.z.resize(Seen::by_tap_if(is_seen), dtype, tokens, inputs);
         let squares: usize = sequences.iter().map(|s| s.queries.len() * s.keys.len()).sum();
         match pattern {
@@ -208,7 +208,7 @@ impl Attention {
                 }
                 let from = columns.start + head / group * d_head;
                 let vectors = qkv.rows().columns(from..from + d_head);
-                projected.resize(vectors.n_rows(), self.out.matrix.outputs());
+                projected.resize(vectors.n_rows(), self.out.outputs());
                 self.out.apply_part(cpu, vectors, head, projected.rows_mut());
                 seam.visit(point, projected.rows_mut())?;
             }
@@ -284,13 +284,13 @@ impl Attention {
                 continue;
             }
             let inputs = head * d_head..(head + 1) * d_head;
-            part.resize(z.rows().n_rows(), self.out.matrix.outputs());
+            part.resize(z.rows().n_rows(), self.out.outputs());
             self.out.apply_part(cpu, z.rows().columns(inputs), head, part.rows_mut());
             let before = (want == Want::Edit).then(|| dense(part));
             seam.visit(point, part.rows_mut())?;
             let Some(before) = before else { continue };
             let mut out = scratch.attention_out.rows_mut();
-            for (token, old) in before.chunks_exact(self.out.matrix.outputs()).enumerate() {
+            for (token, old) in before.chunks_exact(self.out.outputs()).enumerate() {
                 let new = part.rows();
                 for ((sum, new), old) in out.row_mut(token).iter_mut().zip(new.row(token)).zip(old) {
                     // What was not edited keeps its bits, even where it is infinite or a negative zero.

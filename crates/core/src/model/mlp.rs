@@ -43,13 +43,13 @@ impl Mlp {
         let seen = Seen::by_tap_if(is_watched);
         let down = match self {
             Mlp::Plain { up, act, down } => {
-                let out = hidden.resize(seen, dtype, tokens, down.matrix.inputs());
-                cpu.matmul_activated(read.left(), &up.matrix, up.bias.as_deref(), *act, out);
+                let out = hidden.resize(seen, dtype, tokens, down.inputs());
+                up.apply_activated(cpu, read.left(), *act, out);
                 down
             }
             Mlp::Gated { gate_up, act, down } => {
-                let out = hidden.resize(seen, dtype, tokens, down.matrix.inputs());
-                cpu.matmul_gated(read.left(), &gate_up.matrix, gate_up.bias.as_deref(), *act, out);
+                let out = hidden.resize(seen, dtype, tokens, down.inputs());
+                gate_up.apply_gated(cpu, read.left(), *act, out);
                 down
             }
             Mlp::Experts(experts) => {

@@ -42,13 +42,12 @@ impl Experts {
         let (mut chosen, mut hidden, mut result) = (Buffer::default(), Buffer::default(), Buffer::default());
         for (expert, tokens) in self.experts.iter().zip(&tokens_of).filter(|(_, tokens)| !tokens.is_empty()) {
             chosen.resize(tokens.len(), x.n_columns());
-            hidden.resize(tokens.len(), expert.down.matrix.inputs());
+            hidden.resize(tokens.len(), expert.down.inputs());
             result.resize(tokens.len(), x.n_columns());
             for (i, (token, _)) in tokens.iter().enumerate() {
                 chosen.rows_mut().row_mut(i).copy_from_slice(x.row(*token));
             }
-            let bias = expert.gate_up.bias.as_deref();
-            cpu.matmul_gated(chosen.rows(), &expert.gate_up.matrix, bias, self.act, hidden.rows_mut());
+            expert.gate_up.apply_gated(cpu, chosen.rows(), self.act, hidden.rows_mut());
             expert.down.apply(cpu, hidden.rows(), result.rows_mut());
             for (i, (token, weight)) in tokens.iter().enumerate() {
                 for (sum, value) in out.row_mut(*token).iter_mut().zip(result.rows().row(i)) {

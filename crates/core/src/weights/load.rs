@@ -1,72 +1,14 @@
 //! Projections and norms as the kernels take them: vectors are read at once, matrices when products need them.
 
-use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use easyroutine_kernels::{Cpu, Dtype, Left, Out, PackedMatrix, Rows, RowsMut, Source};
+use easyroutine_kernels::{Cpu, Dtype, Out, PackedMatrix, Rows, RowsMut, Source};
 
 use super::checkpoint::{Checkpoint, TensorRows};
+use super::projection::Projection;
 use crate::arch::{self, Bias};
 use crate::error::Result;
 use crate::names::{Axes, Linear, Names};
-
-/// A linear map, packed.
-#[derive(Debug)]
-pub(crate) struct Projection {
-    pub(crate) matrix: PackedMatrix,
-    pub(crate) bias: Option<Vec<f32>>,
-    /// The matrix cut into equal parts of its inputs, once they are asked for.
-    parts: OnceLock<Vec<PackedMatrix>>,
-}
-
-impl Projection {
-    pub(crate) fn new(matrix: PackedMatrix, bias: Option<Vec<f32>>) -> Self {
-        Projection { matrix, bias, parts: OnceLock::new() }
-    }
-
-    /// `out = x W^T + b`
-    ///
-    /// # Shapes
-    /// `x`: tokens by inputs; `out`: tokens by outputs.
-    pub(crate) fn apply<'a>(&self, cpu: &Cpu, x: impl Into<Left<'a>>, out: RowsMut<'_>) {
-        cpu.matmul(x, &self.matrix, self.bias.as_deref(), out);
-    }
-
-    /// `out += x W^T + b`, the same bits as [`Projection::apply`] added afterwards.
-    ///
-    /// # Shapes
-    /// As [`Projection::apply`].
-    pub(crate) fn add<'a>(&self, cpu: &Cpu, x: impl Into<Left<'a>>, out: RowsMut<'_>) {
-        cpu.matmul_add(x, &self.matrix, self.bias.as_deref(), out);
-    }
-
-    /// `out = x W_part^T`: what one of equal parts of the inputs gives, such as one head's, without the bias. The parts are
-    /// packed at the first call, beside the whole.
-    ///
-    /// # Shapes
-    /// `x`: tokens by inputs of the part; `out`: tokens by outputs.
-    pub(crate) fn apply_part(&self, cpu: &Cpu, x: Rows<'_>, part: usize, out: RowsMut<'_>) {
-        let parts = self.parts.get_or_init(|| self.pack_parts(cpu, x.n_columns()));
-        cpu.matmul(x, &parts[part], None, out);
-    }
-
-    fn pack_parts(&self, cpu: &Cpu, width: usize) -> Vec<PackedMatrix> {
-        let matrix = &self.matrix;
-        let mut whole = vec![0.0; matrix.outputs() * matrix.inputs()];
-        let rows = whole.chunks_exact_mut(matrix.inputs());
-        rows.enumerate().for_each(|(n, row)| matrix.read_row(n, row));
-        let part = |start: usize| {
-            let packed = PackedMatrix::pack(cpu, matrix.dtype(), matrix.outputs(), width, |n, row| {
-                let start = n * matrix.inputs() + start;
-                row.copy_from_slice(&whole[start..start + width]);
-                Ok::<(), Infallible>(())
-            });
-            let Ok(packed) = packed;
-            packed
-        };
-        (0..matrix.inputs()).step_by(width).map(part).collect()
-    }
-}
 
 /// A norm with its parameters.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 
 mod checkpoint;
 mod load;
+mod projection;
 
 pub(crate) use checkpoint::{Checkpoint, Tensor};
-pub(crate) use load::{Loader, Norm, Projection};
+pub(crate) use load::{Loader, Norm};
+pub(crate) use projection::Projection;

@@ -3,12 +3,24 @@
 use crate::packed::{HALF, HalfPanel};
 use crate::shared::SharedRows;
 use crate::vector::{Element, PANEL, Vector};
-use crate::{Activation, PackedMatrix};
+use crate::{Activation, PackedMatrix, Rows};
 use std::ops::Range;
 
-/// What becomes of the sums, after the bias.
-#[derive(Clone, Copy)]
-pub(super) enum Finish {
+/// What joins the sums of a product before its result is made of them.
+///
+/// # Shapes
+/// For a matrix of so many outputs: bias `[outputs]`, addend `[rows, outputs]`; for a gated matrix the gate's first.
+#[derive(Clone, Copy, Default)]
+pub struct Terms<'a> {
+    /// Added to every row.
+    pub bias: Option<&'a [f32]>,
+    /// Added after the bias, row by row: the result of another product, such as a low-rank update of the weights.
+    pub addend: Option<Rows<'a>>,
+}
+
+/// What becomes of the sums, after the terms were added.
+#[derive(Clone, Copy, Debug)]
+pub enum Finish {
     /// They are the result.
     Store,
     /// They are added to what is there.
@@ -34,7 +46,7 @@ pub(super) struct Target<'a, O> {
     pub(super) out: &'a SharedRows<'a, O>,
     /// The row and the column of the product that stand first in `out`.
     pub(super) origin: (usize, usize),
-    pub(super) bias: Option<&'a [f32]>,
+    pub(super) terms: Terms<'a>,
     pub(super) finish: Finish,
 }
 
@@ -55,7 +67,7 @@ impl<O: Element> Target<'_, O> {
         sums: &mut [f32],
     ) {
         let halves = w.halves(panel);
-        let bias = self.bias.map(|bias| [half_of(bias, &halves[0]), half_of(bias, &halves[1])]);
+        let bias = self.terms.bias.map(|bias| [half_of(bias, &halves[0]), half_of(bias, &halves[1])]);
         let (sums, _) = sums.as_chunks_mut::<HALF>();
         let (sums, _) = sums.as_chunks_mut::<2>();
         for (row, sums) in rows.zip(sums) {
@@ -64,6 +76,10 @@ impl<O: Element> Target<'_, O> {
                     sums[0][i] += bias[0][i];
                     sums[1][i] += bias[1][i];
                 }
+            }
+            if let Some(addend) = &self.terms.addend {
+                add(addend.row(row), &halves[0], &mut sums[0]);
+                add(addend.row(row), &halves[1], &mut sums[1]);
             }
             let [first, second] = sums;
             match self.finish {
@@ -120,6 +136,13 @@ impl<O: Element> Target<'_, O> {
             }
         }
     }
+}
+
+/// Adds one row's values to the sums of half a panel.
+#[inline(always)]
+fn add(values: &[f32], half: &HalfPanel, sums: &mut Half) {
+    let values = &values[half.start.min(values.len())..][..half.count];
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
 /// The biases of half a panel, zero where it has no outputs.

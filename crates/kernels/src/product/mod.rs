@@ -10,7 +10,8 @@ use crate::shared::SharedRows;
 use crate::vector::{Element, PANEL};
 use crate::{Activation, Cpu, Left, Out, PackedMatrix, RowsMut, scratch};
 use block::Block;
-use finish::{Finish, Target};
+use finish::Target;
+pub use finish::{Finish, Terms};
 use tasks::Tasks;
 
 /// Tiles that a product is looked at in.
@@ -40,7 +41,7 @@ impl Cpu {
         bias: Option<&[f32]>,
         out: RowsMut<'_>,
     ) {
-        self.multiply(x.into(), w, bias, Finish::Store, out.into());
+        self.multiply(x.into(), w, Terms { bias, addend: None }, Finish::Store, out.into());
     }
 
     /// out += x Wᵀ + bias, the same bits as the product added afterwards.
@@ -57,7 +58,7 @@ impl Cpu {
         bias: Option<&[f32]>,
         out: RowsMut<'_>,
     ) {
-        self.multiply(x.into(), w, bias, Finish::Add, out.into());
+        self.multiply(x.into(), w, Terms { bias, addend: None }, Finish::Add, out.into());
     }
 
     /// out = activation(x Wᵀ + bias).
@@ -75,7 +76,7 @@ impl Cpu {
         activation: Activation,
         out: impl Into<Out<'a>>,
     ) {
-        self.multiply(x.into(), w, bias, Finish::Activate(activation), out.into());
+        self.multiply(x.into(), w, Terms { bias, addend: None }, Finish::Activate(activation), out.into());
     }
 
     /// out = activation(gate) · up, with gate and up the two halves of x Wᵀ + bias.
@@ -95,7 +96,27 @@ impl Cpu {
         out: impl Into<Out<'a>>,
     ) {
         assert!(w.is_gated(), "a gated product needs a matrix of `pack_gated`");
-        self.multiply(x.into(), w, bias, Finish::Gate(activation), out.into());
+        self.multiply(x.into(), w, Terms { bias, addend: None }, Finish::Gate(activation), out.into());
+    }
+
+    /// out = finish(x Wᵀ + bias + addend), with the bits of the other products where there is no addend.
+    ///
+    /// # Shapes
+    /// As for [`Cpu::matmul`]; out: `[rows, outputs]`, or `[rows, outputs / 2]` for [`Finish::Gate`]. The terms: see there.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or the matrix of [`Finish::Gate`] is not a gated one.
+    pub fn matmul_then<'a>(
+        &self,
+        x: impl Into<Left<'a>>,
+        w: &PackedMatrix,
+        terms: Terms<'_>,
+        finish: Finish,
+        out: impl Into<Out<'a>>,
+    ) {
+        let needs_gate = matches!(finish, Finish::Gate(_));
+        assert!(!needs_gate || w.is_gated(), "a gated product needs a matrix of `pack_gated`");
+        self.multiply(x.into(), w, terms, finish, out.into());
     }
 
     /// Computes x Wᵀ + bias without an array for it: calls `visit` with the first column, the first row and the values
@@ -118,7 +139,8 @@ impl Cpu {
     ) {
         assert!(!w.is_gated(), "tiles of a gated matrix would have no first column");
         let x = x.into();
-        check(&x, w, bias);
+        let terms = Terms { bias, addend: None };
+        check(&x, w, terms);
         let together = tile.rows.max(1);
         assert!(x.n_rows().is_multiple_of(together), "tiles of {together} rows for {} rows", x.n_rows());
         inputs::with(self, &x, w, |inputs| {
@@ -135,7 +157,7 @@ impl Cpu {
                     let mut tile = RowsMut::new(tile, rows.len(), columns.len(), stride);
                     let out = SharedRows::new(tile.reborrow());
                     let origin = (first_row, first_column);
-                    let target = Target { out: &out, origin, bias, finish: Finish::Store };
+                    let target = Target { out: &out, origin, terms, finish: Finish::Store };
                     // SAFETY: the tile is this task's own.
                     unsafe {
                         block::run(Block { cpu: self, inputs, w, panels: &panels, part, target: &target })
@@ -146,16 +168,16 @@ impl Cpu {
         });
     }
 
-    fn multiply(&self, x: Left<'_>, w: &PackedMatrix, bias: Option<&[f32]>, finish: Finish, out: Out<'_>) {
-        check(&x, w, bias);
+    fn multiply(&self, x: Left<'_>, w: &PackedMatrix, terms: Terms<'_>, finish: Finish, out: Out<'_>) {
+        check(&x, w, terms);
         let columns = finish.columns(w.outputs());
         assert_eq!(out.shape(), (x.n_rows(), columns), "rows and columns of a product");
         match out.share() {
             SharedOut::F32(out) => {
-                self.multiply_into(x, w, Target { out: &out, origin: (0, 0), bias, finish })
+                self.multiply_into(x, w, Target { out: &out, origin: (0, 0), terms, finish })
             }
             SharedOut::Bf16(out) => {
-                self.multiply_into(x, w, Target { out: &out, origin: (0, 0), bias, finish });
+                self.multiply_into(x, w, Target { out: &out, origin: (0, 0), terms, finish });
             }
         }
     }
@@ -173,11 +195,17 @@ impl Cpu {
     }
 }
 
-fn check(x: &Left<'_>, w: &PackedMatrix, bias: Option<&[f32]>) {
+fn check(x: &Left<'_>, w: &PackedMatrix, terms: Terms<'_>) {
     assert_eq!(x.n_columns(), w.inputs(), "inputs of a product");
     assert!(
-        bias.is_none_or(|bias| bias.len() == w.outputs()),
+        terms.bias.is_none_or(|bias| bias.len() == w.outputs()),
         "biases of a product with {} outputs",
+        w.outputs()
+    );
+    assert!(
+        terms.addend.is_none_or(|a| (a.n_rows(), a.n_columns()) == (x.n_rows(), w.outputs())),
+        "addend of a product of {} rows with {} outputs",
+        x.n_rows(),
         w.outputs()
     );
 }

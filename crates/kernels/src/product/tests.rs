@@ -1,7 +1,7 @@
 //! Products against f64, and the promise of the same bits.
 
 use crate::testing::{Matrix, bits, cpus, error, single_cpus, values};
-use crate::{Activation, Cpu, Dtype, PackedMatrix, Source, TileShape, bf16};
+use crate::{Activation, Cpu, Dtype, Finish, PackedMatrix, Source, Terms, TileShape, bf16};
 use proptest::prelude::*;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -199,6 +199,38 @@ proptest! {
             cpu.add(plain.view(), apart.view_mut());
             cpu.matmul_add(x.view(), &packed, bias.as_deref(), fused.view_mut());
             prop_assert_eq!(bits(&fused.values), bits(&apart.values));
+        }
+    }
+
+    #[test]
+    fn an_addend_joins_the_sums_before_the_result_is_made(case in cases()) {
+        let addend = Matrix::random(8, case.rows, case.outputs, case.outputs + 3);
+        let (x, bias) = (case.x(), case.bias());
+        for cpu in cpus() {
+            let mut sums = case.product(&cpu, false);
+            cpu.add(addend.view(), sums.view_mut());
+            let terms = Terms { bias: bias.as_deref(), addend: Some(addend.view()) };
+            let start = Matrix::random(9, case.rows, case.outputs, case.outputs + 1);
+            let mut added = start.clone();
+            cpu.add(sums.view(), added.view_mut());
+            let mut activated = sums.clone();
+            cpu.activate(Activation::Silu, activated.view_mut());
+            for (finish, expected) in
+                [(Finish::Store, &sums), (Finish::Add, &added), (Finish::Activate(Activation::Silu), &activated)]
+            {
+                let mut out = start.clone();
+                cpu.matmul_then(x.view(), &case.packed(&cpu, false), terms, finish, out.view_mut());
+                prop_assert_eq!(bits(&dense(&out)), bits(&dense(expected)));
+            }
+            let neurons = case.outputs / 2;
+            let mut gated = Matrix::untouched(case.rows, neurons, neurons);
+            let gate = Finish::Gate(Activation::Silu);
+            cpu.matmul_then(x.view(), &case.packed(&cpu, true), terms, gate, gated.view_mut());
+            for row in 0..case.rows {
+                let (gate, up) = (&activated.view().row(row)[..neurons], &sums.view().row(row)[neurons..]);
+                let expected: Vec<f32> = gate.iter().zip(up).map(|(gate, up)| gate * up).collect();
+                prop_assert_eq!(bits(gated.view().row(row)), bits(&expected));
+            }
         }
     }
 
