@@ -1,43 +1,84 @@
 #!/usr/bin/env bash
 # Tests of the Python package, built and installed into an environment of its own: scripts/python.sh test|torch
-# `test` needs no torch; `torch` adds torch, transformers and the pretrained model, and runs everything.
+# `test` needs no torch. `torch` first runs what needs no more than torch with the oldest version that the package serves
+# and with the last before DLPack had versions there, one environment at a time, each deleted before the next (they take
+# gigabytes); then everything with the newest torch, transformers and the pretrained model.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:?test or torch}
-environment="$PWD/.cache/python-$what"
-
-# A new environment where there is none, or the list of packages has changed.
-mark="$environment/$(cksum <"python/requirements-$what.txt" | cut -d' ' -f1)"
-if [ ! -e "$mark" ]; then
-  rm -rf "$environment"
-  python3 -m venv "$environment"
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -r "python/requirements-$what.txt"
-  touch "$mark"
-fi
-export PATH="$environment/bin:$PATH"
-
+older=("torch==2.2.2 numpy==1.26.4" "torch==2.7.1 numpy==2.4.6")
 wheels="$PWD/python/target/wheels"
-rm -rf "$wheels"
-# The folder, profile and features of the other builds: dependencies are compiled there already.
-CARGO_TARGET_DIR="$PWD/target" \
-  maturin build --quiet --strip --locked --all-features --manifest-path python/Cargo.toml --out "$wheels"
-# What the wheel's command is compared with, and a bucket for its stores.
-cargo build --quiet --workspace --all-features --locked --bin easyroutine --example bucket
-export EASYROUTINE_NATIVE="${CARGO_TARGET_DIR:-$PWD/target}/debug/easyroutine"
-export EASYROUTINE_BUCKET="${CARGO_TARGET_DIR:-$PWD/target}/debug/examples/bucket"
-python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheels"/*.whl
 
-cd python
+# A new environment where there is none, or the list of packages has changed: environment FOLDER PACKAGES...
+environment() {
+  local folder=$1 mark
+  shift
+  mark="$folder/$(cksum <<<"$*" | cut -d' ' -f1)"
+  if [ ! -e "$mark" ]; then
+    rm -rf "$folder"
+    python3 -m venv "$folder"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    touch "$mark"
+  fi
+}
+
+packages() { grep -v '^#' "python/requirements-$what.txt"; }
+
+build() {
+  rm -rf "$wheels"
+  # The folder, profile and features of the other builds: dependencies are compiled there already.
+  CARGO_TARGET_DIR="$PWD/target" \
+    maturin build --quiet --strip --locked --all-features --manifest-path python/Cargo.toml --out "$wheels"
+  # What the wheel's command is compared with, and a bucket for its stores.
+  cargo build --quiet --workspace --all-features --locked --bin easyroutine --example bucket
+  export EASYROUTINE_NATIVE="${CARGO_TARGET_DIR:-$PWD/target}/debug/easyroutine"
+  export EASYROUTINE_BUCKET="${CARGO_TARGET_DIR:-$PWD/target}/debug/examples/bucket"
+}
+
+# The wheel into an environment: install FOLDER
+install() {
+  "$1/bin/python" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheels"/*.whl
+}
+
+# Tests run in their folder: in the one above, Python would import the sources, which have no native module.
+tests() {
+  local folder=$1
+  shift
+  (cd python/tests && PATH="$folder/bin:$PATH" "$folder/bin/python" -m pytest -p no:cacheprovider "$@")
+}
+
+newest="$PWD/.cache/python-$what"
+# shellcheck disable=SC2046 # a package a word
+environment "$newest" $(packages)
+export PATH="$newest/bin:$PATH"
+build
+
 if [ "$what" = test ]; then
+  install "$newest"
+  cd python
   ruff check easyroutine tests
   ruff format --check easyroutine tests
   mypy easyroutine
   pyright
   # On the installed package: what Python finds there is what the stubs say.
   (cd /tmp && python -m mypy.stubtest easyroutine._core --ignore-missing-stub --allowlist "$OLDPWD/stubtest.txt")
-  # From the folder of tests: in the one above, Python would import the sources, which have no native module.
-  (cd tests && pytest -m "not torch and not real" -p no:cacheprovider)
+  cd ..
+  tests "$newest" -m "not torch and not real"
 else
-  model=$(python3 ../scripts/fetch_model.py smollm2)
-  (cd tests && EASYROUTINE_SMOLLM2="$model" pytest -p no:cacheprovider)
+  python3 -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || {
+    echo "error: torch 2.2 runs on Python 3.12 at most: put such a python3 first on the path" >&2
+    exit 1
+  }
+  for versions in "${older[@]}"; do
+    echo "==> $versions"
+    folder="$PWD/.cache/python-old-torch"
+    # shellcheck disable=SC2046,SC2086 # a package a word
+    environment "$folder" $versions $(packages | grep -E '^(hypothesis|pytest)==')
+    install "$folder"
+    tests "$folder" -m "not real"
+    rm -rf "$folder"
+  done
+  echo "==> $(packages | grep '^torch==')"
+  install "$newest"
+  EASYROUTINE_SMOLLM2="$(python3 scripts/fetch_model.py smollm2)" tests "$newest"
 fi

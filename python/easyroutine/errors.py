@@ -6,6 +6,7 @@ __all__ = [
     "ConfigError",
     "DownloadError",
     "EasyroutineError",
+    "ExchangeError",
     "FormatError",
     "InputError",
     "KeyNotFoundError",
@@ -39,6 +40,10 @@ class EasyroutineError(Exception):
 
 class InputError(EasyroutineError, ValueError):
     """What was asked for does not exist or does not fit: a name, a layer, a position, a shape."""
+
+
+class ExchangeError(InputError, BufferError, TypeError):
+    """An array that this package and another library cannot hand to each other."""
 
 
 class KeyNotFoundError(EasyroutineError, KeyError):
@@ -92,6 +97,7 @@ _KINDS: dict[str, type[EasyroutineError]] = {
     "network": DownloadError,
     "invalid_reference": InputError,
     "input": InputError,
+    "exchange": ExchangeError,
     "unsupported": UnsupportedError,
     "config": ConfigError,
     "weights": ConfigError,

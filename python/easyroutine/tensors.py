@@ -8,10 +8,11 @@ import sys
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from math import inf
 from typing import Any, Literal
 
 from easyroutine._core import Tensor
-from easyroutine.errors import InputError, MissingPackageError
+from easyroutine.errors import EasyroutineError, ExchangeError, InputError, MissingPackageError
 
 __all__ = ["Backend", "get_tensor_backend", "set_tensor_backend"]
 
@@ -93,35 +94,98 @@ def nbytes(value: Any) -> int:
 
 
 def as_tensor(value: Any, name: str) -> Tensor:
-    """Numbers of any library, or nested lists, as a float32 tensor of the engine."""
+    """Numbers of any library, or nested lists, as a float32 tensor of the engine.
+
+    Views of any strides, gradients, other widths and byte orders are read; an array on a GPU is copied to main memory.
+    What has no such numbers (complex, sparse, masked) is refused, as are numbers beyond float32.
+    """
+    value = _without_info(value)
     if isinstance(value, Tensor):
-        return value
-    if is_torch(value):
-        torch = sys.modules["torch"]
-        plain = value.detach().to(device="cpu", dtype=torch.float32).contiguous()
-        return Tensor.from_dlpack(plain)
-    if is_numpy(value):
-        numpy = sys.modules["numpy"]
-        plain = numpy.ascontiguousarray(value, dtype=numpy.float32)
-        return Tensor.from_bytes(plain.tobytes(), list(value.shape), "float32")
-    if hasattr(value, "__dlpack__"):
-        return Tensor.from_dlpack(value)
+        return value.float()
+    try:
+        if is_array(value):
+            return Tensor.from_dlpack(plain_array(value)).float()
+        if hasattr(value, "__dlpack__"):
+            return Tensor.from_dlpack(value).float()
+        if hasattr(value, "__array__") and is_installed("numpy"):
+            return Tensor.from_dlpack(plain_array(needed("numpy", name).asarray(value))).float()
+    except EasyroutineError as error:
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
     flat: list[float] = []
-    shape = _flatten(value, flat, name)
+    shape = _flatten(value, flat, name, 0)
     return Tensor.from_bytes(array("f", flat).tobytes(), shape, "float32")
 
 
-def _flatten(value: Any, into: list[float], name: str) -> list[int]:
+def plain_array(value: Any) -> Any:
+    """An array of torch or numpy as one of main memory, without gradient, in the machine's byte order.
+
+    Raises ``ExchangeError`` where it is no plain table of numbers: sparse, quantised, masked, of text or objects.
+    """
+    if is_torch(value):
+        return _plain_torch(value)
+    numpy = sys.modules["numpy"]
+    if isinstance(value, numpy.ma.MaskedArray):
+        raise ExchangeError("a masked array has no number where it is masked", "array.filled(0.0)")
+    if value.dtype.kind not in "biufc":
+        raise ExchangeError(f"an array of {value.dtype} is no array of numbers", "array.astype(float)")
+    # Not every version hands over what is read-only, of another byte order or at odd places.
+    return numpy.require(value, dtype=value.dtype.newbyteorder("="), requirements=["C", "A", "W", "E"])
+
+
+def _plain_torch(value: Any) -> Any:
+    torch = sys.modules["torch"]
+    if value.layout != torch.strided:
+        raise ExchangeError(f"a tensor of layout {value.layout} does not hold every number", "tensor.to_dense()")
+    if value.is_quantized:
+        raise ExchangeError("a quantised tensor holds codes, not numbers", "tensor.dequantize()")
+    if value.device.type == "meta":
+        raise ExchangeError("a tensor on torch's device 'meta' has a shape and no numbers")
+    try:
+        plain = value.detach().to("cpu")
+        return plain.resolve_conj().resolve_neg()
+    except (RuntimeError, NotImplementedError) as error:
+        raise ExchangeError(f"torch cannot copy the tensor to main memory: {error}") from error
+
+
+#: Lists nested deeper are no table of numbers.
+_DEEPEST = 32
+#: What rounds to a float32 beyond the largest.
+_LARGEST = (2 - 2**-24) * 2.0**127
+
+
+def _flatten(value: Any, into: list[float], name: str, depth: int) -> list[int]:
+    if depth > _DEEPEST:
+        raise InputError(f"{name}: lists are nested more than {_DEEPEST} deep")
+    value = _without_info(value)
+    if is_array(value):
+        value = as_tensor(value, name).tolist()
     if not isinstance(value, (list, tuple)):
-        try:
-            into.append(float(value))
-        except (TypeError, ValueError):
-            raise InputError(f"{name}: {type(value).__name__} is no number") from None
+        into.append(_number(value, name))
         return []
-    shapes = [_flatten(one, into, name) for one in value]
+    shapes = [_flatten(one, into, name, depth + 1) for one in value]
     if any(shape != shapes[0] for shape in shapes):
         raise InputError(f"{name}: the nested lists are not of one shape")
     return [len(value), *(shapes[0] if shapes else [])]
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+        beyond = _LARGEST <= abs(number) < inf
+    except OverflowError:
+        beyond = True
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name}: {type(value).__name__} is no number") from None
+    if beyond:
+        raise InputError(f"{name}: a number is beyond float32: {value!r:.40}")
+    return number
+
+
+def _without_info(value: Any) -> Any:
+    # Not above: `easyroutine.interpretability` imports this module.
+    from easyroutine.interpretability.value_with_info import _unwrapped
+
+    return _unwrapped(value)
 
 
 def whole_numbers(rows: Sequence[Sequence[int]], kind: str | None) -> Any:
@@ -178,7 +242,7 @@ def rows_of_hook(value: Any, key: str) -> Any:
     name = f"what the hook at {key} returned"
     if isinstance(value, list) and value and all(is_array(one) for one in value):
         return [as_tensor(one, name) for one in value]
-    if not is_array(value):
+    if not is_array(value) and not hasattr(value, "__dlpack__"):
         raise InputError(f"{name} is {type(value).__name__}, neither None nor a tensor")
     return as_tensor(value, name)
 

@@ -1,21 +1,26 @@
 //! Memory that other libraries read and write, and DLPack, by which they get at it. The one file with `unsafe`.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::sync::Arc;
 
 use dlpark::allocation::dynamic::Allocation;
 use dlpark::ffi::{DLDataType, DLDevice, DLManagedTensor, DLManagedTensorVersioned};
 use dlpark::python::{DlpackExporter, ExportRequest, export_dlpack, from_dlpack};
-use dlpark::{DlpackElement, DlpackFlags, Managed, ManagedTensorBase};
+use dlpark::{DlpackElement, DlpackFlags, Managed, ManagedTensorBase, TensorRef};
 use easyroutine::give_back;
-use pyo3::exceptions::{PyBufferError, PyTypeError};
+use half::{bf16, f16};
+use pyo3::exceptions::{PyBufferError, PyException, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
+use crate::errors::Failure;
 use crate::tensor::Tensor;
 
 /// DLPack's name for main memory.
 pub(crate) const CPU: (u32, i32) = (1, 0);
+/// The newest version of DLPack that is read here.
+const NEWEST: (u32, u32) = (1, 0);
 
 /// Numbers of one type.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,16 +121,31 @@ impl Drop for Storage {
     }
 }
 
-/// A capsule of the tensor, sharing its memory.
+/// A capsule of the tensor. It shares the tensor's memory, unless a step is negative: few libraries take one, so those
+/// numbers are copied.
+///
+/// # Errors
+/// Another device than main memory; `copy` of false where a copy must be made.
 pub(crate) fn export(
     tensor: &Tensor,
     py: Python<'_>,
     stream: Option<&Bound<'_, PyAny>>,
     max_version: Option<(u32, u32)>,
     device: Option<(u32, i32)>,
-) -> PyResult<Py<PyAny>> {
-    let request = ExportRequest::parse(stream, max_version, device, None)?;
-    export_dlpack(tensor, py, request)
+    copy: Option<bool>,
+) -> Result<Py<PyAny>, Failure> {
+    let is_reversed = tensor.strides.iter().any(|stride| *stride < 0);
+    if is_reversed && copy == Some(false) {
+        return Err(Failure::exchange("a tensor with a negative step is handed over as a copy, and copy=False"));
+    }
+    let request =
+        ExportRequest::parse(stream, max_version, device, None).map_err(|error| refused(py, error))?;
+    let exported = if is_reversed || copy == Some(true) {
+        export_dlpack(&Tensor::new(tensor.numbers(), tensor.shape.clone()), py, request)
+    } else {
+        export_dlpack(tensor, py, request)
+    };
+    exported.map_err(|error| refused(py, error))
 }
 
 impl DlpackExporter for Tensor {
@@ -163,29 +183,152 @@ fn managed<M: ManagedTensorBase>(tensor: &Tensor) -> PyResult<Managed<M>> {
     descriptor.shape = extra;
     // SAFETY: `extra` has twice as many values as there are axes.
     descriptor.strides = unsafe { extra.add(axes) };
-    let offset = (tensor.offset * tensor.storage.width()) as u64;
-    initialized.set_device(DLDevice::CPU).set_dtype(tensor.storage.data_type()).set_byte_offset(offset);
-    initialized.set_data(tensor.storage.pointer());
+    initialized.set_device(DLDevice::CPU).set_dtype(tensor.storage.data_type());
+    // Where a view begins is in the pointer, as in torch and numpy: torch before 2.8 reads no byte offset.
+    let first = tensor.storage.pointer().cast::<u8>().wrapping_add(tensor.offset * tensor.storage.width());
+    initialized.set_data(first.cast());
     // SAFETY: the context holds the storage, so the numbers live as long as the capsule; shape and strides lie in the
     // allocation itself and keep every number within the storage, as all views do; the memory may be written.
     Ok(unsafe { initialized.finish() })
 }
 
-/// Copies the numbers of a tensor of another library.
-pub(crate) fn read(array: &Bound<'_, PyAny>) -> PyResult<(Numbers, Vec<usize>)> {
-    let imported = from_dlpack(array.as_borrowed(), None, None)?;
-    let wrong = |e: dlpark::tensor::Error| PyBufferError::new_err(e.to_string());
-    let tensor = imported.validate().map_err(wrong)?;
+/// Copies the numbers of an array of another library in the order of its shape, whatever its strides: whole numbers and
+/// booleans as int64, all others as float32.
+///
+/// # Errors
+/// An array that is not in main memory, or that its library does not hand over; complex numbers; numbers beyond float32
+/// or int64.
+pub(crate) fn read(array: &Bound<'_, PyAny>) -> Result<(Numbers, Vec<usize>), Failure> {
+    let py = array.py();
+    let dtype = array.getattr("dtype").map_or_else(|_| "this type".to_owned(), |dtype| dtype.to_string());
+    let capsule = capsule(array)?;
+    let imported = from_dlpack(capsule.as_borrowed(), None, None).map_err(|error| refused(py, error))?;
+    let tensor = imported.validate().map_err(invalid)?;
+    if tensor.device() != DLDevice::CPU {
+        return Err(elsewhere(tensor.device().device_type.0));
+    }
     let shape = tensor.shape().iter().map(|size| *size as usize).collect();
-    // SAFETY: the producer vouches for its descriptor; type, device and layout are checked by the call.
-    let numbers = unsafe {
-        if tensor.dtype() == f32::DTYPE {
-            Numbers::F32(tensor.cpu_slice::<f32>().map_err(wrong)?.to_vec())
-        } else if tensor.dtype() == i64::DTYPE {
-            Numbers::I64(tensor.cpu_slice::<i64>().map_err(wrong)?.to_vec())
-        } else {
-            return Err(PyTypeError::new_err("a tensor is float32 or int64"));
+    let beyond = Cell::new(None);
+    let narrowed = |x: f64| {
+        if x.is_finite() && !(x as f32).is_finite() {
+            beyond.set(Some(x.to_string()));
         }
+        x as f32
     };
+    let signed = |x: u64| {
+        i64::try_from(x).unwrap_or_else(|_| {
+            beyond.set(Some(x.to_string()));
+            0
+        })
+    };
+    let is = |dtype: DLDataType| tensor.dtype().matches(dtype);
+    let numbers = if is(DLDataType::F32) {
+        Numbers::F32(copied(&tensor, |x: f32| x)?)
+    } else if is(DLDataType::F64) {
+        Numbers::F32(copied(&tensor, narrowed)?)
+    } else if is(DLDataType::F16) {
+        Numbers::F32(copied(&tensor, f16::to_f32)?)
+    } else if is(DLDataType::BF16) {
+        Numbers::F32(copied(&tensor, bf16::to_f32)?)
+    } else if is(DLDataType::I64) {
+        Numbers::I64(copied(&tensor, |x: i64| x)?)
+    } else if is(DLDataType::I32) {
+        Numbers::I64(copied(&tensor, |x: i32| x.into())?)
+    } else if is(DLDataType::I16) {
+        Numbers::I64(copied(&tensor, |x: i16| x.into())?)
+    } else if is(DLDataType::I8) {
+        Numbers::I64(copied(&tensor, |x: i8| x.into())?)
+    } else if is(DLDataType::U64) {
+        Numbers::I64(copied(&tensor, signed)?)
+    } else if is(DLDataType::U32) {
+        Numbers::I64(copied(&tensor, |x: u32| x.into())?)
+    } else if is(DLDataType::U16) {
+        Numbers::I64(copied(&tensor, |x: u16| x.into())?)
+    } else if is(DLDataType::U8) || is(DLDataType::BOOL) {
+        Numbers::I64(copied(&tensor, |x: u8| x.into())?)
+    } else {
+        return Err(Failure::exchange(format!(
+            "an array of {dtype} cannot be read; real numbers, whole numbers and booleans can"
+        )));
+    };
+    if let Some(number) = beyond.take() {
+        let kind = if matches!(numbers, Numbers::F32(_)) { "float32" } else { "int64" };
+        return Err(Failure::exchange(format!("the array holds {number}, which is beyond {kind}")));
+    }
     Ok((numbers, shape))
+}
+
+/// What another library exports, asked for in the version of DLPack that the library speaks: before 1.0 `__dlpack__` takes
+/// no version.
+fn capsule<'py>(array: &Bound<'py, PyAny>) -> Result<Bound<'py, PyAny>, Failure> {
+    let py = array.py();
+    let refused = |error| refused(py, error);
+    if let Ok(device) = array.call_method0("__dlpack_device__") {
+        let (kind, _): (i64, i64) = device.extract().map_err(refused)?;
+        if kind != i64::from(CPU.0) {
+            return Err(elsewhere(kind));
+        }
+    }
+    let version = PyDict::new(py);
+    version.set_item("max_version", NEWEST).map_err(Failure::Python)?;
+    match array.call_method("__dlpack__", (), Some(&version)) {
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => {
+            array.call_method0("__dlpack__").map_err(refused)
+        }
+        other => other.map_err(refused),
+    }
+}
+
+/// The numbers in the order of the shape.
+fn copied<T: Copy, R>(tensor: &TensorRef<'_>, read: impl Fn(T) -> R) -> Result<Vec<R>, Failure> {
+    let mut numbers = Vec::new();
+    if tensor.num_elements() == 0 {
+        return Ok(numbers);
+    }
+    let fits = numbers.try_reserve_exact(tensor.num_elements());
+    fits.map_err(|_| Failure::memory(format!("no memory for the {} numbers of an array", tensor.num_elements())))?;
+    let strides = tensor.strides_or_compact().map_err(invalid)?;
+    // The step along an axis of one number is never taken, and may be anything.
+    let axes: Vec<(i64, isize)> = std::iter::zip(tensor.shape(), strides.iter())
+        .map(|(size, stride)| (*size, if *size == 1 { 0 } else { *stride as isize }))
+        .collect();
+    let (&(inner, step), outer) = axes.split_last().unwrap_or((&(1, 1), &[]));
+    // SAFETY: the array is not empty and lies in main memory, so its producer vouches for the pointer.
+    let first = unsafe { tensor.offset_bytes_ptr() }.map_err(invalid)?.cast::<T>();
+    let mut index = vec![0; outer.len()];
+    let mut at: isize = 0;
+    loop {
+        let row = first.wrapping_offset(at);
+        for number in 0..inner as isize {
+            // SAFETY: the producer vouches for every place that shape and strides name, and it lives as long as
+            // `tensor`. An array of bytes may place its numbers anywhere, so nothing is assumed of their alignment.
+            numbers.push(read(unsafe { row.wrapping_offset(number * step).read_unaligned() }));
+        }
+        let Some(axis) = (0..outer.len()).rev().find(|axis| index[*axis] + 1 < outer[*axis].0) else {
+            return Ok(numbers);
+        };
+        index[axis] += 1;
+        at += outer[axis].1;
+        for ended in axis + 1..outer.len() {
+            at -= index[ended] as isize * outer[ended].1;
+            index[ended] = 0;
+        }
+    }
+}
+
+/// What another library, or DLPack itself, refuses. Signals pass as they are.
+fn refused(py: Python<'_>, error: PyErr) -> Failure {
+    if !error.is_instance_of::<PyException>(py) {
+        return Failure::Python(error);
+    }
+    Failure::exchange(format!("the array is not handed over: {}", error.value(py)))
+}
+
+fn invalid(error: dlpark::tensor::Error) -> Failure {
+    Failure::exchange(format!("the array's description is wrong: {error}"))
+}
+
+fn elsewhere(device: impl std::fmt::Display) -> Failure {
+    Failure::exchange(format!("the array is not in main memory but on another device (DLPack calls it {device})"))
+        .hint("copy it first: array.cpu()")
 }

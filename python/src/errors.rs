@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 pub(crate) enum Failure {
     /// Of the engine.
     Engine(easyroutine::Error),
+    /// An array that another library and this one cannot exchange, and what would do.
+    Exchange(String, Option<&'static str>),
     /// Raised by Python itself: a signal, a callback.
     Python(PyErr),
 }
@@ -16,6 +18,25 @@ impl Failure {
     /// Something wrong in what the caller gave.
     pub(crate) fn input(message: impl Into<String>) -> Self {
         Failure::Engine(easyroutine::Error::input(message))
+    }
+
+    /// An array that cannot be exchanged with another library.
+    pub(crate) fn exchange(message: impl Into<String>) -> Self {
+        Failure::Exchange(message.into(), None)
+    }
+
+    /// Not enough memory.
+    pub(crate) fn memory(message: impl Into<String>) -> Self {
+        Failure::Engine(easyroutine::Error::new(ErrorKind::Memory, message.into()))
+    }
+
+    /// The same, saying what would do.
+    pub(crate) fn hint(self, hint: &'static str) -> Self {
+        match self {
+            Failure::Engine(error) => Failure::Engine(error.hint(hint)),
+            Failure::Exchange(message, _) => Failure::Exchange(message, Some(hint)),
+            Failure::Python(error) => Failure::Python(error),
+        }
     }
 }
 
@@ -27,17 +48,19 @@ impl<E: Into<easyroutine::Error>> From<E> for Failure {
 
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> PyErr {
-        let error = match failure {
+        let (kind, message, hint) = match failure {
             Failure::Python(error) => return error,
-            Failure::Engine(error) => error,
+            Failure::Exchange(message, hint) => ("exchange", message, hint.map(str::to_owned)),
+            Failure::Engine(error) => {
+                (name(error.kind()), error.to_string(), error.hint_text().map(str::to_owned))
+            }
         };
         let raised = Python::attach(|py| {
             let errors = py.import("easyroutine.errors")?;
-            let exception =
-                errors.call_method1("of_kind", (name(error.kind()), error.to_string(), error.hint_text()))?;
+            let exception = errors.call_method1("of_kind", (kind, &message, hint))?;
             Ok::<PyErr, PyErr>(PyErr::from_value(exception))
         });
-        raised.unwrap_or_else(|_| PyRuntimeError::new_err(error.to_string()))
+        raised.unwrap_or_else(|_| PyRuntimeError::new_err(message))
     }
 }
 

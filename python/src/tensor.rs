@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyEllipsis, PyList, PySlice, PyTuple, PyType};
 
 use crate::dlpack::{self, Numbers, Storage};
+use crate::errors::Failure;
 
 /// An array of float32 or int64 numbers, a view into shared memory.
 ///
@@ -129,9 +130,10 @@ impl Tensor {
         Ok(Tensor::new(numbers, shape))
     }
 
-    /// A copy of a tensor of another library: float32 or int64, contiguous, in main memory.
+    /// A copy of an array of another library, whatever its strides: whole numbers and booleans become int64, all others
+    /// float32. It must be in main memory.
     #[staticmethod]
-    fn from_dlpack(array: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+    fn from_dlpack(array: &Bound<'_, PyAny>) -> Result<Tensor, Failure> {
         let (numbers, shape) = dlpack::read(array)?;
         Ok(Tensor::new(numbers, shape))
     }
@@ -208,6 +210,15 @@ impl Tensor {
             Numbers::I64(values) => values.into_iter().flat_map(i64::to_ne_bytes).collect(),
         };
         PyBytes::new(py, &bytes)
+    }
+
+    /// The numbers as float32; the tensor itself where they are.
+    fn float(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        let this = slf.get();
+        if this.dtype() == "float32" {
+            return Ok(slf);
+        }
+        Bound::new(slf.py(), Tensor::f32(this.floats(), this.shape.clone()))
     }
 
     /// Without axes of one; a view.
@@ -326,13 +337,8 @@ impl Tensor {
         max_version: Option<(u32, u32)>,
         dl_device: Option<(u32, i32)>,
         copy: Option<bool>,
-    ) -> PyResult<Py<PyAny>> {
-        if copy == Some(true) {
-            let this = slf.get();
-            let own = Tensor::new(this.numbers(), this.shape.clone());
-            return dlpack::export(&own, slf.py(), stream.as_ref(), max_version, dl_device);
-        }
-        dlpack::export(slf.get(), slf.py(), stream.as_ref(), max_version, dl_device)
+    ) -> Result<Py<PyAny>, Failure> {
+        dlpack::export(slf.get(), slf.py(), stream.as_ref(), max_version, dl_device, copy)
     }
 
     /// Functions of torch take these tensors as torch's own.

@@ -9,7 +9,7 @@ import pytest
 from conftest import PROMPT, TINY, largest_difference, reference
 
 from easyroutine import _core
-from easyroutine.errors import InputError
+from easyroutine.errors import InputError, UnsupportedError
 from easyroutine.interpretability import (
     ActivationSaver,
     ExtractionConfig,
@@ -205,17 +205,77 @@ def test_the_model_tells_what_it_is(llama: HookedModel, gpt2: HookedModel) -> No
 
 
 def test_loading_refuses_what_is_not_computed() -> None:
-    for arguments in ({"device_map": "cuda"}, {"torch_dtype": "float16"}):
-        with pytest.raises(NotImplementedError):
-            HookedModelConfig("x", **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="hides attention"):
         HookedModelConfig("x", attn_implementation="sdpa")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="no argument 'trust_remote_code'"):
-        HookedModel.from_pretrained("x", trust_remote_code=True)
+    with pytest.raises(TypeError, match="no argument 'flavour'"):
+        HookedModel.from_pretrained("x", flavour="sweet")
     with pytest.raises(FileNotFoundError):
         HookedModel.from_pretrained("./nowhere")
     with pytest.raises(OSError, match="offline|downloads are off"):
         HookedModel.from_pretrained("nobody/nothing", offline=True)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "would_do"),
+    [
+        ({"dtype": "float16"}, "bfloat16"),
+        ({"torch_dtype": "half"}, "bfloat16"),
+        ({"dtype": "float64"}, "float32"),
+        ({"device_map": "cuda"}, "cpu"),
+        ({"device_map": {"": 0}}, "cpu"),
+        ({"device": "mps"}, "cpu"),
+        ({"device": "cuda:1"}, "cpu"),
+        ({"load_in_4bit": True}, "GGUF"),
+        ({"quantization_config": object()}, "GGUF"),
+        ({"trust_remote_code": True}, "built in"),
+        ({"token": "x"}, "HF_TOKEN"),
+        ({"cache_dir": "x"}, "HF_HUB_CACHE"),
+        ({"use_safetensors": False}, "safetensors"),
+    ],
+)
+def test_keywords_of_transformers_are_refused_with_what_would_do(keywords: dict[str, Any], would_do: str) -> None:
+    with pytest.raises(UnsupportedError, match=would_do):
+        HookedModel.from_pretrained(TINY / "llama", **keywords)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "dtype"),
+    [
+        ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": "bf16", "torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": "auto"}, "float32"),
+        ({"dtype": float, "device": "cpu"}, "float32"),
+        ({"dtype": None, "torch_dtype": None, "device_map": None, "attn_implementation": None}, "float32"),
+        ({"device_map": {"": "cpu"}, "attn_implementation": "eager"}, "float32"),
+        ({"device_map": "sequential", "low_cpu_mem_usage": True, "use_safetensors": True}, "float32"),
+        ({"trust_remote_code": False, "load_in_8bit": False, "quantization_config": None, "token": None}, "float32"),
+        ({"local_files_only": True}, "float32"),
+    ],
+)
+def test_keywords_of_transformers_are_read(keywords: dict[str, Any], dtype: str) -> None:
+    model = HookedModel.from_pretrained(TINY / "llama", **keywords)
+    assert model.config.torch_dtype == dtype and repr(model).endswith(f"{dtype})")
+    assert model.config.offline == keywords.get("local_files_only", False)
+
+
+def test_keywords_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match="disagree"):
+        HookedModel.from_pretrained(TINY / "llama", dtype="bfloat16", torch_dtype="float32")
+    for wrong in ("last", 3, ["a"], [1.5], ExtractionConfig()):
+        with pytest.raises(InputError, match="pivot_positions"):
+            HookedModel.from_pretrained(TINY / "llama").forward([1, 2], ["all"], wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.torch
+def test_types_and_devices_of_torch_are_read() -> None:
+    import torch
+
+    for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float32, "float32"), (torch.float, "float32")):
+        model = HookedModel.from_pretrained(TINY / "llama", dtype=dtype, device=torch.device("cpu"))
+        assert model.config.torch_dtype == name
+    for wrong in ({"dtype": torch.float16}, {"device_map": torch.device("cuda", 0)}):
+        with pytest.raises(UnsupportedError):
+            HookedModel.from_pretrained(TINY / "llama", **wrong)
 
 
 def test_a_bfloat16_model_computes(llama: HookedModel) -> None:

@@ -164,9 +164,8 @@ def test_it_is_saved_as_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "phi3"])
 @pytest.mark.filterwarnings("ignore")
 def test_it_does_what_transformers_does(family: str) -> None:
-    import torch
-    from transformers import AutoTokenizer
-
+    torch = pytest.importorskip("torch")
+    AutoTokenizer = pytest.importorskip("transformers").AutoTokenizer
     ours, theirs = Tokenizer.from_pretrained(TINY / family), AutoTokenizer.from_pretrained(TINY / family)
     assert (ours.padding_side, ours.truncation_side) == (theirs.padding_side, theirs.truncation_side)
     assert (len(ours), ours.vocab_size) == (len(theirs), theirs.vocab_size)

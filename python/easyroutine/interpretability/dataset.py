@@ -12,7 +12,7 @@ from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.activation_saver import ActivationSaver, story_of
 from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json
-from easyroutine.interpretability.inputs import Row
+from easyroutine.interpretability.inputs import Row, pivots_of
 from easyroutine.interpretability.interventions import Intervention, for_engine
 from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.running_means import means_of
@@ -133,7 +133,7 @@ class DataSet:
         data = cls()
         for batch in batches(dataloader, model.config.batch_size):
             data.batches.append(model.rows_of(batch.inputs))
-            data.pivots.append(None if batch.pivots is None else [int(one) for one in batch.pivots])
+            data.pivots.append(None if batch.pivots is None else pivots_of(batch.pivots))
             data.others.append(ActivationCache(batch_saver(batch.others) or {}))
         if not data.batches:
             raise InputError("the data set is empty")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from os import PathLike
 from typing import Any, Literal
 
@@ -20,11 +19,11 @@ from easyroutine.interpretability.attention_result import AttentionResult
 from easyroutine.interpretability.dataset import as_given, extract_cache, extract_to_store
 from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json
 from easyroutine.interpretability.generation import generate
-from easyroutine.interpretability.inputs import Row, one_row, rows_of
+from easyroutine.interpretability.inputs import Row, one_row, pivots_of, rows_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
 from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.lens_result import LensResult
-from easyroutine.interpretability.model_loading import HookedModelConfig
+from easyroutine.interpretability.model_loading import HookedModelConfig, config_of_keywords
 from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, ModelConfig
 from easyroutine.interpretability.patching import PatchingGrid, compute_patching, sweep
 from easyroutine.interpretability.running_means import carried_on, means_of
@@ -65,13 +64,11 @@ class HookedModel:
         """Loads a model.
 
         ``model_name`` is a folder with ``config.json`` and safetensors, a GGUF file, or ``org/name`` of the Hugging Face hub,
-        which is downloaded where it is not cached. Further arguments are the fields of :class:`HookedModelConfig`.
+        which is downloaded where it is not cached. Further arguments are the fields of :class:`HookedModelConfig`, and as in
+        transformers ``dtype`` (the same as ``torch_dtype``), ``device`` (``"cpu"``) and ``local_files_only`` (``offline``);
+        what else transformers takes and this package cannot do, such as quantisation, is refused by name.
         """
-        known = {one.name for one in fields(HookedModelConfig)} - {"model_name"}
-        unknown = next((name for name in kwargs if name not in known), None)
-        if unknown is not None:
-            raise TypeError(f"from_pretrained has no argument {unknown!r}; it has {', '.join(sorted(known))}")
-        return cls(HookedModelConfig(model_name=str(model_name), **kwargs))
+        return cls(config_of_keywords(str(model_name), kwargs))
 
     # What the model is.
 
@@ -244,7 +241,7 @@ class HookedModel:
             config=config_json(config),
             interventions=for_engine([*self.interventions, *interventions]),
             hooks=[(component, function) for component, function in self._hooks.values()],
-            pivots=[int(one) for one in pivot_positions or ()],
+            pivots=pivots_of(pivot_positions),
             seed=whole(seed, "seed"),
             first_row=whole(first_row, "first_row"),
             running=[(key, tensors.as_tensor(value, key)) for key, value in (means or {}).items()],

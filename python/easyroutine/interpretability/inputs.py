@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from easyroutine import tensors
+from easyroutine.checks import whole
 from easyroutine.errors import InputError
 
 if TYPE_CHECKING:
     from easyroutine.tokenizer import TextSpans, Tokenizer
 
-__all__ = ["Row", "one_row", "rows_of"]
+__all__ = ["Row", "one_row", "pivots_of", "rows_of"]
 
 _LARGEST = 2**32
 
@@ -45,6 +46,15 @@ def rows_of(inputs: Any, tokenizer: Tokenizer | None) -> list[Row]:
         encoded = tokenizer(texts)
         return [Row(ids, text) for ids, text in zip(encoded["input_ids"], encoded.texts or [], strict=True)]
     return [Row(ids) for ids in _table(inputs, "input_ids")]
+
+
+def pivots_of(given: Any) -> list[int]:
+    """Where rows are cut: whole numbers, of any library."""
+    if given is None:
+        return []
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(f"pivot_positions is {type(given).__name__}; it is a list of positions")
+    return [whole(one, "a position of pivot_positions", -(2**63), 2**63 - 1) for one in given]
 
 
 def one_row(rows: list[Row], what: str) -> Row:

@@ -91,7 +91,7 @@ class Intervention:
     def to_dict(self) -> dict[str, Any]:
         """The fields, with tensors as their shape and digest."""
         fields = dict(self.__dict__)
-        if tensors.is_array(self.patching_values):
+        if self.patching_values is not None and not isinstance(self.patching_values, str):
             values = tensors.as_tensor(self.patching_values, "patching_values")
             digest = hashlib.sha256(values.tobytes()).hexdigest()
             fields["patching_values"] = {"shape": list(values.shape), "sha256": digest}

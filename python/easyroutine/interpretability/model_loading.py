@@ -2,21 +2,108 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from easyroutine.checks import whole
 from easyroutine.errors import InputError, UnsupportedError
 
-__all__ = ["HookedModelConfig"]
+__all__ = ["HookedModelConfig", "config_of_keywords"]
 
 _DTYPES = {
     "float32": "float32",
+    "float": "float32",
     "f32": "float32",
+    "fp32": "float32",
     "auto": "float32",
     "bfloat16": "bfloat16",
     "bf16": "bfloat16",
 }
+_MAPS = ("balanced", "balanced_low_0", "sequential", "auto", "cpu")
+#: Keywords of transformers that change nothing here, whatever they say.
+_INERT = ("low_cpu_mem_usage", "output_attentions", "output_hidden_states", "use_cache")
+#: Those that are fine while they ask for nothing, with what to do instead.
+_REFUSED = {
+    "load_in_8bit": "a GGUF file holds quantised weights",
+    "load_in_4bit": "a GGUF file holds quantised weights",
+    "quantization_config": "a GGUF file holds quantised weights",
+    "trust_remote_code": "code of a repository is never run: the families that are built in are read without it",
+    "token": "set the environment variable HF_TOKEN",
+    "use_auth_token": "set the environment variable HF_TOKEN",
+    "cache_dir": "set the environment variable HF_HUB_CACHE",
+    "force_download": "remove the model from the Hugging Face cache",
+    "max_memory": "weights are read from the mapped file, and only the CPU computes",
+    "offload_folder": "weights are read from the mapped file, and only the CPU computes",
+    "subfolder": "give the path of the folder itself",
+    "variant": "give the path of a folder that holds these files alone",
+    "gguf_file": "give the path of the GGUF file as the model",
+}
+
+
+def config_of_keywords(model_name: Any, given: Mapping[str, Any]) -> HookedModelConfig:
+    """The configuration that keywords of ``from_pretrained`` ask for: the fields of :class:`HookedModelConfig`, and those
+    of transformers, which are read or refused by name.
+    """
+    keywords = dict(given)
+    for name, hint in _REFUSED.items():
+        if keywords.pop(name, None):
+            raise UnsupportedError(f"{name}={given[name]!r:.80} is not something that this package does", hint)
+    for name in _INERT:
+        keywords.pop(name, None)
+    if keywords.pop("use_safetensors", True) is False:
+        raise UnsupportedError(
+            "use_safetensors=False asks for pickled weights, which can run code", "safetensors, GGUF"
+        )
+    _rename(keywords, "dtype", "torch_dtype", _dtype)
+    _rename(keywords, "device", "device_map", _device)
+    _rename(keywords, "local_files_only", "offline", bool)
+    known = {one.name for one in fields(HookedModelConfig)} - {"model_name"}
+    unknown = next((name for name in keywords if name not in known), None)
+    if unknown is not None:
+        raise TypeError(
+            f"from_pretrained has no argument {unknown!r}; it has {', '.join(sorted(known))}, and takes dtype, device and "
+            "local_files_only of transformers"
+        )
+    # None is transformers' word for its default.
+    named = ("torch_dtype", "device_map", "attn_implementation")
+    keywords = {name: value for name, value in keywords.items() if value is not None or name not in named}
+    return HookedModelConfig(model_name=model_name, **keywords)
+
+
+def _rename(keywords: dict[str, Any], alias: str, name: str, read: Any) -> None:
+    """Moves an argument to the name that it has here; both may be given if they say the same."""
+    if alias not in keywords:
+        return
+    value = keywords.pop(alias)
+    if value is None:
+        return
+    other = keywords.get(name)
+    if other is not None and read(other) != read(value):
+        raise InputError(f"{alias}={value!r} and {name}={other!r} disagree", f"give {alias} alone")
+    keywords[name] = value
+
+
+def _dtype(given: Any) -> str:
+    """The name under which a type of numbers is computed."""
+    name = given if isinstance(given, str) else getattr(given, "__name__", None) or str(given)
+    name = name.removeprefix("torch.")
+    if name not in _DTYPES:
+        raise UnsupportedError(
+            f"dtype {name!r} is not computed here",
+            '"float32" has the numbers of transformers, "bfloat16" takes half the memory',
+        )
+    return _DTYPES[name]
+
+
+def _device(given: Any) -> str:
+    """The name of a map of devices, all of which are the CPU."""
+    parts = list(given.values()) if isinstance(given, Mapping) else [given]
+    names = [f"cuda:{part}" if isinstance(part, int) else str(part) for part in parts]
+    wrong = next((name for name in names if name.partition(":")[0] not in _MAPS), None)
+    if wrong is not None:
+        raise UnsupportedError(f"device {wrong!r}: models run on the CPU, fast", 'device_map="cpu", or leave it out')
+    return "cpu" if isinstance(given, Mapping) or names[0].startswith("cpu") else names[0]
 
 
 @dataclass
@@ -25,9 +112,10 @@ class HookedModelConfig:
 
     #: A folder, a GGUF file, ``org/name`` of the hub, or a demo model.
     model_name: str
-    #: Everything is computed on the CPU: ``cuda`` is refused.
-    device_map: Literal["balanced", "cuda", "cpu", "auto"] = "balanced"
-    #: ``float32`` or ``bfloat16``, as a string or as torch's dtype: what matrix products read. Activations are float32.
+    #: Everything is computed on the CPU: ``cuda`` and ``mps`` are refused. A device of torch, or a map of them, may say so.
+    device_map: Any = "balanced"
+    #: ``float32`` (``auto`` too) or ``bfloat16``, as a string or as torch's dtype: what matrix products read. Activations are
+    #: float32. :meth:`HookedModel.from_pretrained` takes it as ``dtype`` too.
     torch_dtype: Any = "float32"
     #: Both are the same here: attention patterns can be read and changed in every model.
     attn_implementation: Literal["eager", "custom_eager"] = "custom_eager"
@@ -44,14 +132,8 @@ class HookedModelConfig:
 
     def __post_init__(self) -> None:
         self.model_name = str(self.model_name)
-        if self.device_map not in ("balanced", "cpu", "auto"):
-            raise UnsupportedError(
-                f"device_map={self.device_map!r}: models run on the CPU", 'device_map="cpu" or "auto"'
-            )
-        dtype = str(self.torch_dtype).removeprefix("torch.")
-        if dtype not in _DTYPES:
-            raise UnsupportedError(f"torch_dtype={self.torch_dtype!r} is not computed", "float32 or bfloat16")
-        self.torch_dtype = _DTYPES[dtype]
+        self.device_map = _device(self.device_map)
+        self.torch_dtype = _dtype(self.torch_dtype)
         if self.attn_implementation not in ("eager", "custom_eager"):
             raise InputError(
                 f"attn_implementation={self.attn_implementation!r} hides attention patterns",

@@ -10,7 +10,7 @@ from typing import Any
 
 from easyroutine import tensors
 from easyroutine._core import Run, Tensor
-from easyroutine.errors import InputError
+from easyroutine.errors import ExchangeError, InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.selection import Selection
 from easyroutine.interpretability.value_with_info import ValueWithInfo
@@ -83,9 +83,9 @@ class _Writer:
         if isinstance(value, ValueWithInfo):
             return {"info": value.info, "of": self.node(value.value, name, n_rows)}
         if tensors.is_array(value):
-            return self._tensor(value, name, n_rows)
+            return self._tensor(_plain(value, name), name, n_rows)
         if isinstance(value, list) and len(value) == n_rows and value and all(map(tensors.is_array, value)):
-            return self._ragged(value, name)
+            return self._ragged([_plain(row, name) for row in value], name)
         if isinstance(value, Mapping):
             return {"dict": [[_key_node(k), self.node(v, f"{name}.{k}", n_rows)] for k, v in value.items()]}
         if isinstance(value, (list, tuple)):
@@ -265,6 +265,16 @@ def _made(dtype: str, shape: Sequence[int], data: bytes, start: int = 0, end: in
     return numpy.frombuffer(bytearray(part), dtype=_NAMES[dtype]).reshape(tuple(shape))
 
 
+def _plain(value: Any, name: str) -> Any:
+    """An array as one whose bytes can be read."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return tensors.plain_array(value)
+    except ExchangeError as error:
+        raise ExchangeError(f"{name!r} cannot be kept: {error.message}", error.hint) from error
+
+
 def _dtype(value: Any, name: str) -> str:
     text = str(value.dtype).removeprefix("torch.")
     if text not in _DTYPES:
@@ -276,11 +286,10 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, Tensor):
         return value.tobytes()
     if tensors.is_torch(value):
-        plain = value.detach().cpu().contiguous()
-        if not plain.numel():
+        if not value.numel():
             return b""
         torch = sys.modules["torch"]
-        raw = plain.flatten().view(torch.uint8)
+        raw = value.contiguous().flatten().view(torch.uint8)
         return bytes(raw.numpy()) if tensors.is_installed("numpy") else bytes(raw.tolist())
     return bytes(value.tobytes())
 
