@@ -10,7 +10,9 @@ from easyroutine import errors
 from easyroutine._core import Tensor, __version__
 from easyroutine._core import forked as _forked
 from easyroutine.errors import EasyroutineError
+from easyroutine.logger import logger
 from easyroutine.tensors import get_tensor_backend, set_tensor_backend
+from easyroutine.utils import path_to_parents
 
 __all__ = [
     "EasyroutineError",
@@ -18,6 +20,8 @@ __all__ = [
     "__version__",
     "errors",
     "get_tensor_backend",
+    "logger",
+    "path_to_parents",
     "set_tensor_backend",
 ]
 

@@ -14,6 +14,8 @@ __all__ = [
     "NotCachedError",
     "NotFoundError",
     "OutOfMemoryError",
+    "ReplacedAttributeError",
+    "ReplacedError",
     "StorageError",
     "TokenizerError",
     "UnsupportedError",
@@ -84,6 +86,14 @@ class OutOfMemoryError(EasyroutineError, MemoryError):
 
 class StorageError(EasyroutineError, OSError):
     """The operating system refused to read or write."""
+
+
+class ReplacedError(EasyroutineError, ImportError):
+    """The original has this name, and this package does its work in another way."""
+
+
+class ReplacedAttributeError(EasyroutineError, AttributeError):
+    """The original's class has this attribute, and this package does its work in another way."""
 
 
 class MissingPackageError(EasyroutineError, ImportError):

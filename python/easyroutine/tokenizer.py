@@ -11,7 +11,7 @@ from easyroutine import tensors
 from easyroutine._core import Tokenizer as _Engine
 from easyroutine.errors import InputError, TokenizerError
 
-__all__ = ["BatchEncoding", "Tokenizer"]
+__all__ = ["BatchEncoding", "Tokenizer", "token_ids"]
 
 Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 Side = Literal["left", "right"]
@@ -202,9 +202,8 @@ class Tokenizer:
         return found
 
     def to_string_tokens(self, text: str | Any) -> list[str]:
-        """What each token of a text, or of ids, stands for."""
-        ids = self.encode(text) if isinstance(text, str) else _ids(text)
-        return [self._engine.shown(one) for one in ([ids] if isinstance(ids, int) else ids)]
+        """What each token of a text, or of ids, stands for; ids are one, a list, or an array [S] or [1, S]."""
+        return [self._engine.shown(one) for one in (self.encode(text) if isinstance(text, str) else token_ids(text))]
 
     # Text to ids.
 
@@ -448,6 +447,16 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name_or_path!r}, {len(self)} tokens)"
+
+
+def token_ids(value: Any) -> list[int]:
+    """The ids of one row: a whole number, a list of them, or an array [S] or [1, S]."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], (list, tuple)):
+        value = value[0]
+    found = _ids(value)
+    return [found] if isinstance(found, int) else found
 
 
 def _ids(value: Any) -> Any:

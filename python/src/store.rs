@@ -193,6 +193,12 @@ impl Loader {
         let found = py.detach(|| self.loader.query(&query)).map_err(failure)?;
         Ok(Found { result: Mutex::new(found) })
     }
+
+    /// The runs at these paths below the store.
+    fn at(&self, py: Python<'_>, paths: Vec<String>) -> Result<Found, Failure> {
+        let found = py.detach(|| self.loader.at(&paths)).map_err(failure)?;
+        Ok(Found { result: Mutex::new(found) })
+    }
 }
 
 /// Runs that a query found.
@@ -215,8 +221,9 @@ impl Found {
         self.lock().problems().iter().map(shown).collect()
     }
 
-    fn text(&self) -> String {
-        self.lock().to_string()
+    /// Some of the runs, by their places.
+    fn pick(&self, places: Vec<usize>) -> Found {
+        Found { result: Mutex::new(self.lock().pick(&places)) }
     }
 
     /// Opens a run; nothing of its tensors is read.

@@ -61,7 +61,7 @@ def test_batches_joined_are_the_batch(llama: HookedModel) -> None:
     assert list(joined) == list(whole)
     for key in whole:
         a, b = joined[key], whole[key]
-        assert (a.value == b.value) if isinstance(a, ValueWithInfo) else (a == b), key
+        assert (a.value() == b.value()) if isinstance(a, ValueWithInfo) else (a == b), key
 
 
 def test_ragged_batches_joined_are_the_ragged_batch(llama: HookedModel) -> None:
@@ -99,7 +99,7 @@ def test_caches_with_other_keys_are_not_joined() -> None:
     ("values", "expected"),
     [
         ([[1], [2, 3]], [1, 2, 3]),
-        ([(1, 2), (3,)], [1, 2, 3]),
+        ([(1, 2), (3,)], [(1, 2), (3,)]),
         (["a", "b", "c"], ["a", "b", "c"]),
         ([1, 2, 3], [1, 2, 3]),
         ([{"a": [1]}, {"a": [2]}], {"a": [1, 2]}),
@@ -152,27 +152,40 @@ def test_values_are_cut_by_specifier(llama: HookedModel) -> None:
 def test_memory_is_told_in_decimal_units() -> None:
     cache = ActivationCache({"x_1": row(*range(10)), "x_2": row(*range(10)), "d": {"a": row(1, 2)}, "n": 3})
     assert (cache.memory_size("x_1"), cache.memory_size("d"), cache.memory_size()) == ("40 B", "8 B", "88 B")
-    tree = cache.memory_tree(print_tree=False, grouped_tree=True)
-    assert tree.splitlines()[:3] == ["ActivationCache: 88 B", "x  80 B", "d  8 B"]
+    cache.update({"pattern_L0H0": row(1), "pattern_L0H1": row(1), "pattern_L1H0": row(1)})
+    assert cache.memory_tree()["x_1"] == "40 B" and cache.memory_tree()["d"] == {"a": "8 B"}
+    tree = cache.memory_tree(grouped_tree=True)
+    assert tree == {
+        "x": "80 B (2 items)",
+        "pattern_L0": "8 B (2 items)",
+        "pattern_L1": "4 B (1 items)",
+        "d": {"a": "8 B"},
+        "n": "0 B",
+    }
     with pytest.raises(KeyError):
         cache.memory_size("y")
 
 
 def test_memory_is_printed_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     ActivationCache({"x": row(1)}).memory_tree()
+    assert capsys.readouterr().out == ""
+    ActivationCache({"x": row(1)}).memory_tree(print_tree=True)
     assert "x  4 B" in capsys.readouterr().out
 
 
 def test_values_with_a_word_do_what_the_value_does() -> None:
     numpy = pytest.importorskip("numpy")
     value = ValueWithInfo(numpy.array([1.0, 2.0]), "two")
-    assert (value.shape, value.info, len(value), value[1]) == ((2,), "two", 2, 2.0)
+    assert (value.shape, value.info(), len(value), value[1]) == ((2,), "two", 2, 2.0)
     assert (value + 1).tolist() == [2, 3] and (1 - value).tolist() == [0, -1] and (value * value).tolist() == [1, 4]
     assert (-value).tolist() == [-1, -2] and (value > 1).tolist() == [False, True]
     assert numpy.asarray(value).sum() == 3
+    # As the value compares, by its numbers; as a member of sets, by what it is.
+    assert (value == 1).tolist() == [True, False] and (value != value).tolist() == [False, False]
+    assert value.value().tolist() == [1, 2] and len({value, value}) == 1
     cache = ActivationCache()
     cache.add_with_info("x", 1, "a number")
-    assert cache["x"].info == "a number" and pickle.loads(pickle.dumps(cache))["x"].value == 1
+    assert cache["x"].info() == "a number" and pickle.loads(pickle.dumps(cache))["x"].value() == 1
 
 
 def test_metadata_is_of_the_run() -> None:
@@ -216,7 +229,7 @@ def test_torch_tensors_share_memory_and_stay_what_they_are(llama: HookedModel, m
     logits.zero_()
     assert cache["logits"].sum() == 0
     assert isinstance(cache["last_layernorm"]["mean"], torch.Tensor)
-    assert isinstance(cache["head_out_L0H0"].value, torch.Tensor)
+    assert isinstance(cache["head_out_L0H0"].value(), torch.Tensor)
     assert torch.is_tensor(torch.stack([cache["head_out_L0H0"], cache["head_out_L0H1"]]))
     cache.cat(of_ids(llama, [[4, 5, 6]]))
     assert cache["logits"].shape == (2, 3, 320) and isinstance(cache["logits"], torch.Tensor)
@@ -289,7 +302,7 @@ def test_rows_are_packed_and_become_the_same_to_the_bit(
 def plain(value: Any) -> Any:
     """A value with what is said of it."""
     if isinstance(value, ValueWithInfo):
-        return value.info, plain(value.value)
+        return value.info(), plain(value.value())
     return [plain(one) for one in value] if isinstance(value, list) else value
 
 
@@ -413,3 +426,28 @@ def test_means_over_examples_are_not_put_behind_each_other(llama: HookedModel) -
     joined.register_aggregation("avg_pattern_", just_me)
     joined.cat_all(caches)
     assert joined["avg_pattern_L0H0"] == caches[1]["avg_pattern_L0H0"]
+
+
+def test_heads_of_a_layer_are_stacked(llama: HookedModel) -> None:
+    config = ExtractionConfig(extract_attn_pattern=True, extract_head_out=True)
+    cache = llama.forward([[1, 2, 3], [4, 5, 6]], extraction_config=config)
+    stacked = cache.stack_heads("pattern_L1")
+    assert stacked.shape == (2, 4, 3, 3) and cache.stack_heads("head_out_L2").shape == (2, 4, 3, 48)
+    for head in range(4):
+        assert stacked[:, head].tolist() == cache[f"pattern_L1H{head}"].tolist()
+    ragged = llama.forward([[1, 2, 3], [4, 5]], extraction_config=config).stack_heads("pattern_L1")
+    assert [row.shape for row in ragged] == [(4, 3, 3), (4, 2, 2)]
+    assert ragged[0][2].tolist() == cache["pattern_L1H2"][0].tolist()
+    with pytest.raises(KeyError, match="no heads of 'resid_out'; it holds those of 'pattern_L0'"):
+        cache.stack_heads("resid_out")
+
+
+@pytest.mark.torch
+def test_heads_are_stacked_as_torch_and_numpy_do(llama: HookedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ExtractionConfig(extract_attn_pattern=True)
+    cache = llama.forward([[1, 2, 3]], extraction_config=config)
+    own = cache.stack_heads("pattern_L0").tolist()
+    for backend in ("torch", "numpy"):
+        monkeypatch.setenv("EASYROUTINE_TENSORS", backend)
+        other = llama.forward([[1, 2, 3]], extraction_config=config).stack_heads("pattern_L0")
+        assert other.tolist() == own and type(other).__module__.split(".")[0] == backend

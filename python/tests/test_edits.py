@@ -200,7 +200,36 @@ def test_generation_takes_settings_and_tells_of_each_token(llama: HookedModel) -
     assert llama.generate(IDS, max_new_tokens=2, interventions=zero, eos_token_id=[]).tolist()[0][5:] == [0, 0]
     for wrong in ({"num_beams": 4}, {"temperature": 0.5}, {"max_length": 2}, {"do_sample": True, "top_p": 7.0}):
         with pytest.raises(ValueError):
-            llama.generate(IDS, **wrong)
+            llama.generate(IDS, wrong)
+    with pytest.raises(TypeError, match="num_beams"):
+        llama.generate(IDS, num_beams=4)  # type: ignore[call-arg]
+
+
+def test_generation_ends_at_strings_and_may_leave_the_prompt_out(llama: HookedModel) -> None:
+    tokenizer = llama.get_tokenizer()
+    whole = llama.generate(PROMPT, max_new_tokens=12, eos_token_id=[], return_text=True)
+    ids = llama.generate(PROMPT, max_new_tokens=12, eos_token_id=[]).tolist()[0]
+    n_prompt = len(tokenizer.encode(PROMPT))
+    new = llama.generate(PROMPT, max_new_tokens=12, eos_token_id=[], return_full_text=False)
+    assert new.tolist() == [ids[n_prompt:]]
+    added = llama.generate(PROMPT, max_new_tokens=12, eos_token_id=[], return_text=True, return_full_text=False)
+    assert whole.endswith(added) and whole[: -len(added)] == tokenizer.decode(ids[:n_prompt], skip_special_tokens=True)
+    # Each string ends the row at the token that brings its last letter, and stays in the text.
+    for cut in range(n_prompt + 1, len(ids)):
+        before, text = tokenizer.decode(ids[: cut - 1]), tokenizer.decode(ids[:cut])
+        stop = text[max(0, len(before) - 2) :]
+        if not text.startswith(before) or len(text) == len(before) or stop in before:
+            continue
+        found = llama.generate(PROMPT, {"stop_strings": ["never said", stop]}, max_new_tokens=12, eos_token_id=[])
+        assert found.tolist()[0] == ids[:cut]
+    heard: list[int] = []
+    llama.generate(
+        [IDS, [1, 2]], max_new_tokens=3, stop_strings="never said", on_token=lambda row, id, p: heard.append(row)
+    )
+    assert sorted(heard) == [0, 0, 0, 1, 1, 1]
+    for strings in ("", [], [1]):
+        with pytest.raises(ValueError, match="stop_strings"):
+            llama.generate(PROMPT, stop_strings=strings)  # type: ignore[arg-type]
 
 
 def test_generation_keeps_activations_of_the_prompt_and_of_new_tokens(llama: HookedModel) -> None:

@@ -53,7 +53,7 @@ def test_shapes_are_those_of_the_table(llama: HookedModel) -> None:
     assert {key: value.shape for key, value in cache["last_layernorm"].items()} == dict.fromkeys(
         ("mean", "variance", "second_moment"), (1, 3)
     )
-    assert isinstance(cache["head_out_L0H0"], ValueWithInfo) and "B T D" in cache["head_out_L0H0"].info
+    assert isinstance(cache["head_out_L0H0"], ValueWithInfo) and "B T D" in cache["head_out_L0H0"].info()
     assert cache["input_ids"].dtype == "int64"
 
 

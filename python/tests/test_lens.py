@@ -103,7 +103,7 @@ def test_directions_are_ids_strings_and_pairs(llama: HookedModel) -> None:
     ],
 )
 def test_what_no_lens_reads_is_an_error(llama: HookedModel, arguments: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, KeyError), match=says):
         LogitLens.from_model(llama).compute(cache_of(llama), *arguments)
 
 

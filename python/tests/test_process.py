@@ -136,6 +136,8 @@ def test_errors_have_one_base_and_the_built_in_that_fits() -> None:
         errors.OutOfMemoryError: MemoryError,
         errors.StorageError: OSError,
         errors.MissingPackageError: ImportError,
+        errors.ReplacedError: ImportError,
+        errors.ReplacedAttributeError: AttributeError,
     }
     assert {name for name in errors.__all__ if name != "EasyroutineError"} == {one.__name__ for one in built_in}
     for error, parent in built_in.items():

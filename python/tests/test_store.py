@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from easyroutine.interpretability import (
     ExtractionConfig,
     HookedModel,
     Intervention,
+    QueryResult,
     ValueWithInfo,
 )
 
@@ -38,14 +40,14 @@ def saver(tmp_path: Path) -> ActivationSaver:
     return ActivationSaver(tmp_path, experiment_name="first")
 
 
-def saved(saver: ActivationSaver, given: Any, **options: Any) -> str:
+def saved(saver: ActivationSaver, given: Any, **options: Any) -> Any:
     arguments = {"target_token_positions": ["last"], "interventions": None, "extraction_config": CONFIG}
     return saver.save(given, options.pop("model", "org/model"), **{**arguments, **options})
 
 
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, ValueWithInfo):
-        return isinstance(b, ValueWithInfo) and a.info == b.info and same(a.value, b.value)
+        return isinstance(b, ValueWithInfo) and a.info() == b.info() and same(a.value(), b.value())
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     return bool(a == b)
@@ -56,7 +58,7 @@ def test_a_cache_comes_back_as_it_was(llama: HookedModel, saver: ActivationSaver
     cache = llama.forward(rows, target_token_positions=["last", (0, 1), "all"], extraction_config=CONFIG)
     cache["labels"] = ["a", ("b", 1), None]
     path = saved(saver, cache, model=llama, target_token_positions=["last", (0, 1), "all"])
-    assert os.path.isdir(path) and path.startswith(saver.base_dir)
+    assert isinstance(path, Path) and path.is_dir() and saver.base_dir in path.parents
     found, metadata = ActivationLoader.from_saver(saver).query().load(-1)
     assert isinstance(found, ActivationCache) and list(found) == list(cache)
     for key in cache:
@@ -162,8 +164,12 @@ def test_results_are_opened_moved_and_removed(saver: ActivationSaver) -> None:
     )
     assert [result.load(i)[0]["number"] for i in (0, 1, 2, -1)] == [0, 1, 2, 2]
     folder = result[1][2]
-    assert result.load(folder)[0]["number"] == 1 and "3 runs" in repr(result) and "<table>" in result._repr_html_()
-    assert result.update_run_experiment(-1, "second").startswith(os.path.join(saver.base_dir, "second"))
+    assert result.load(folder)[0]["number"] == result.load(folder.name)[0]["number"] == 1  # type: ignore[union-attr]
+    assert (
+        "2 - Experiment: first, Model: org_model, Time Folder: " in repr(result) and "<table>" in result._repr_html_()
+    )
+    moved_to = result.update_run_experiment(-1, new_experiment_name="second")
+    assert Path(saver.base_dir, "second") in Path(moved_to).parents
     result.remove(0)
     assert len(result) == 2
     left = ActivationLoader.from_saver(saver).query()
@@ -183,7 +189,8 @@ def test_an_experiment_is_renamed_with_its_runs(saver: ActivationSaver) -> None:
     saved(saver, {"x": 2})
     runs = ActivationLoader(saver.base_dir, "better").query().results
     assert [metadata["experiment_name"] for *_, metadata in runs] == ["better", "better"]
-    assert len(ActivationLoader(saver.base_dir, "first").query()) == 0
+    with pytest.warns(UserWarning, match="no run of the experiment 'first' fits, and 2 of others do: 'better'"):
+        assert len(ActivationLoader(saver.base_dir, "first").query()) == 0
 
 
 def test_single_values_are_read_alone(llama: HookedModel, saver: ActivationSaver) -> None:
@@ -229,7 +236,7 @@ def test_a_run_is_read_piece_by_piece(llama: HookedModel, saver: ActivationSaver
 
 def cut(value: Any, start: int, stop: int) -> Any:
     if isinstance(value, ValueWithInfo):
-        return ValueWithInfo(cut(value.value, start, stop), value.info)
+        return ValueWithInfo(cut(value.value(), start, stop), value.info())
     if isinstance(value, dict):
         return {key: cut(one, start, stop) for key, one in value.items()}
     return value[start:stop]
@@ -266,7 +273,7 @@ def test_a_data_set_goes_straight_into_a_store(
     llama: HookedModel, saver: ActivationSaver, tmp_path: Path, positions: str
 ) -> None:
     path = llama.extract_to_store(saver, TEXTS, [positions], STREAMED, tag="streamed", unit=2, other_metadata={"n": 6})
-    assert path is not None and path.startswith(saver.base_dir)
+    assert isinstance(path, Path) and saver.base_dir in path.parents
     result = ActivationLoader.from_saver(saver).query(tag="streamed", extraction_config=STREAMED, custom_keys={"n": 6})
     run = result.open(-1)
     expected = llama.extract_cache(TEXTS, [positions], STREAMED)
@@ -483,3 +490,57 @@ def test_who_joins_with_another_story_is_refused(llama: HookedModel, saver: Acti
     assert fill(tag="one", other_metadata={"n": 1}, resume=True)
     with pytest.raises(InputError, match="`tag` was"):
         fill(tag="two", other_metadata={"n": 1}, resume=True)
+
+
+def test_results_are_cut_pickled_and_copied(saver: ActivationSaver) -> None:
+    for number in range(3):
+        saved(saver, {"number": number}, tag=str(number))
+    result = ActivationLoader.from_saver(saver).query()
+    for copied in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result), result[:]):
+        assert [run for _, _, run, _ in copied] == [run for _, _, run, _ in result]
+        assert copied.load(-1)[0] == {"number": 2}
+    part = result[0:2]
+    assert isinstance(part, QueryResult) and part.load(-1)[0] == {"number": 1} and len(part) == 2
+    result.remove(0)
+    with pytest.raises(FileNotFoundError):
+        part.load(0)
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(pickle.dumps(part))
+
+
+def test_a_result_may_be_made_without_a_store() -> None:
+    empty = QueryResult()
+    assert str(empty) == "" and len(empty) == 0 and empty.results == [] and len(pickle.loads(pickle.dumps(empty))) == 0
+    with pytest.raises(FileNotFoundError, match="no run -1"):
+        empty.load()
+    empty.results.append(("first", Path("model"), Path("run"), {"tag": "a"}))
+    assert str(empty) == "0 - Experiment: first, Model: model, Time Folder: run\n  Tag: a"
+    empty.results.append(("first", Path("model"), Path("run"), {"tag": "\x1b[31m\n"}))
+    assert repr(empty).endswith(r"  Tag: \x1b[31m\n")
+    assert empty[:2].results == empty.results and empty.get_paths() == [Path("run")] * 2
+
+
+def test_metadata_is_the_story_and_not_what_the_store_keeps(saver: ActivationSaver) -> None:
+    saved(saver, {"x": 1}, other_metadata={"seed": 3})
+    result = ActivationLoader.from_saver(saver).query(experiment_name="first")
+    run = result.open()
+    assert "_store" not in result[0][3] and run.metadata == result[0][3] == result.load()[1]
+    assert run.metadata["seed"] == 3 and "manifest" in run.record["_store"]
+
+
+def test_a_query_may_print_what_it_found(saver: ActivationSaver, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(saver, {"x": 1})
+    loader = ActivationLoader.from_saver(saver)
+    loader.query(verbose=True)
+    assert capsys.readouterr().out.startswith("0 - Experiment: first")
+    with pytest.raises(ValueError, match="tag='pilot' looks for a tag"):
+        loader.query(None, None, None, None, None, None, None, None, "pilot")  # type: ignore[arg-type]
+
+
+@pytest.mark.torch
+def test_a_result_is_a_table(saver: ActivationSaver) -> None:
+    for number in range(2):
+        saved(saver, {"x": 1}, tag=str(number), other_metadata={"seed": number})
+    table = ActivationLoader.from_saver(saver).query().to_pandas()
+    assert table["seed"].tolist() == [0, 1] and table["tag"].tolist() == ["0", "1"]
+    assert table["experiment_name"].tolist() == ["first", "first"] and "_store" not in table

@@ -91,6 +91,21 @@ impl ActivationLoader {
     }
 }
 
+impl ActivationLoader {
+    /// The runs at these paths below the store, whatever their experiments.
+    ///
+    /// # Errors
+    /// One that is not there, or cannot be read.
+    pub fn at(&self, paths: &[String]) -> Result<QueryResult> {
+        let run = |path: &String| {
+            let metadata = self.store.run(path)?.metadata().clone();
+            Ok(Found { path: path.clone(), metadata })
+        };
+        let runs = paths.iter().map(run).collect::<Result<_>>()?;
+        Ok(QueryResult { store: self.store.clone(), runs, problems: Vec::new() })
+    }
+}
+
 /// Runs that a query found.
 #[derive(Debug)]
 pub struct QueryResult {
@@ -151,6 +166,13 @@ impl QueryResult {
     pub fn slice(&self, range: Range<usize>) -> QueryResult {
         let end = range.end.min(self.runs.len());
         let runs = self.runs[range.start.min(end)..end].to_vec();
+        QueryResult { store: self.store.clone(), runs, problems: Vec::new() }
+    }
+
+    /// Some of the runs, by their places; one that is out of range is left out.
+    #[must_use]
+    pub fn pick(&self, places: &[usize]) -> QueryResult {
+        let runs = places.iter().filter_map(|at| self.runs.get(*at).cloned()).collect();
         QueryResult { store: self.store.clone(), runs, problems: Vec::new() }
     }
 

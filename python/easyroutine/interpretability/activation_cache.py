@@ -10,8 +10,11 @@ from typing import Any
 from easyroutine import tensors
 from easyroutine._core import readable
 from easyroutine.errors import InputError, KeyNotFoundError
+from easyroutine.interpretability.cache_memory import bytes_of, tree_of
 from easyroutine.interpretability.selection import Selection
+from easyroutine.interpretability.stacking import stacked_heads
 from easyroutine.interpretability.value_with_info import ValueWithInfo
+from easyroutine.replaced import Replaced
 
 __all__ = [
     "ActivationCache",
@@ -51,7 +54,7 @@ def aggregate_last_layernorm(old: Mapping[str, Any], new: Mapping[str, Any]) -> 
     return {name: tensors.concatenated([old[name], new[name]]) for name in old}
 
 
-class ActivationCache(MutableMapping[str, Any]):
+class ActivationCache(MutableMapping[str, Any], Replaced):
     """Values by key, in the order of the forward pass.
 
     Activations are handed out as ``torch.Tensor`` where torch is installed (see
@@ -78,7 +81,7 @@ class ActivationCache(MutableMapping[str, Any]):
             raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}") from None
         if isinstance(value, ValueWithInfo):
             # What it holds is exchanged, so that the same object comes back each time.
-            value.value = tensors.handed_out(value.value)
+            value._value = tensors.handed_out(value._value)
             return value
         out = tensors.handed_out(value)
         if out is not value:
@@ -146,6 +149,19 @@ class ActivationCache(MutableMapping[str, Any]):
         """The value of a key as it is held, without making a torch tensor of it."""
         return self._values[key]
 
+    @property
+    def cache(self) -> ActivationCache:
+        """The same mapping: the original kept its values in a dictionary of this name."""
+        return self
+
+    def stack_heads(self, name: str) -> Any:
+        """All heads of a layer as one array: ``stack_heads("pattern_L3")`` is [B, H, T, T], ``"head_out_L3"`` [B, H, T, D].
+
+        The heads that are held are stacked in their order. Rows of different length give a list of one array a row. It is
+        a copy: what is changed in it changes nothing in the cache.
+        """
+        return stacked_heads(self, name)
+
     # What belongs to values.
 
     def add_with_info(self, key: str, value: Any, info: str) -> None:
@@ -209,8 +225,9 @@ class ActivationCache(MutableMapping[str, Any]):
     def cat(self, external_cache: ActivationCache) -> None:
         """Puts the rows of another cache with the same keys behind these.
 
-        Tensors are joined along the first axis, lists appended, dictionaries joined entry by entry, anything else becomes a
-        list; an empty cache becomes the other. Caches of different positions are not joined, nor means over examples.
+        Tensors are joined along the first axis, lists appended, dictionaries joined entry by entry; anything else, tuples
+        too, becomes an entry of a list. An empty cache becomes the other. Neither caches of different positions are joined nor
+        means over examples.
         """
         if self._deferred is not None:
             self._deferred.append(external_cache)
@@ -282,6 +299,10 @@ class ActivationCache(MutableMapping[str, Any]):
     def _has_own_aggregation(self, key: str) -> bool:
         return any(key.startswith(prefix) for prefix, _ in self._aggregations)
 
+    def default_aggregation(self, old: Any, new: Any) -> Any:
+        """How values of one key are joined where nothing is registered; without an old value it is the new one."""
+        return new if old is None else aggregated([old, new])
+
     # Looking at it.
 
     def map_to_dict(self, key: str) -> dict[Any, Any]:
@@ -317,22 +338,23 @@ class ActivationCache(MutableMapping[str, Any]):
     def memory_size(self, key: str | None = None) -> str:
         """Memory of a key's numbers, or of all, in words: ``1.2 MB`` (decimal units)."""
         if key is None:
-            return readable(sum(_bytes(value) for value in self._values.values()))
+            return readable(sum(bytes_of(value) for value in self._values.values()))
         if key not in self._values:
             raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}")
-        return readable(_bytes(self._values[key]))
+        return readable(bytes_of(self._values[key]))
 
-    def memory_tree(self, print_tree: bool = True, grouped_tree: bool = False) -> str:
-        """Memory by key, largest first; ``grouped_tree`` adds up layers and heads of one activation."""
-        sizes: dict[str, int] = {}
-        for key, value in self._values.items():
-            name = _without_numbers(key) if grouped_tree else key
-            sizes[name] = sizes.get(name, 0) + _bytes(value)
-        width = max((len(name) for name in sizes), default=0)
-        lines = [f"{name:<{width}}  {readable(size)}" for name, size in sorted(sizes.items(), key=lambda e: -e[1])]
-        tree = "\n".join([f"ActivationCache: {self.memory_size()}", *lines])
+    def memory_tree(self, print_tree: bool = False, grouped_tree: bool = False) -> dict[str, Any]:
+        """Memory by key in words, largest first, of dictionaries and lists part by part; printed with ``print_tree``.
+
+        ``grouped_tree`` adds up the layers of one activation, and the heads of each layer: ``{"resid_out": "24 kB (12 items)",
+        "pattern_L0": ...}``.
+        """
+        tree = tree_of(self._values, grouped_tree)
         if print_tree:
-            print(tree)
+            width = max(map(len, tree), default=0)
+            print(
+                "\n".join([f"ActivationCache: {self.memory_size()}", *(f"{k:<{width}}  {v}" for k, v in tree.items())])
+            )
         return tree
 
     def _shown_keys(self) -> str:
@@ -345,7 +367,7 @@ class ActivationCache(MutableMapping[str, Any]):
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td><code>{escape(key)}</code></td><td>{escape(_summary(value))}</td>"
-            f"<td style='text-align:right'>{readable(_bytes(value)) if _bytes(value) else ''}</td></tr>"
+            f"<td style='text-align:right'>{readable(bytes_of(value)) if bytes_of(value) else ''}</td></tr>"
             for key, value in self._values.items()
         )
         head = f"<caption>ActivationCache: {len(self)} keys, {self.memory_size()}</caption>"
@@ -362,7 +384,7 @@ def aggregated(values: list[Any]) -> Any:
     """Values of one key of several caches as one."""
     first = values[0]
     if all(isinstance(value, ValueWithInfo) for value in values):
-        return ValueWithInfo(aggregated([value.value for value in values]), first.info)
+        return ValueWithInfo(aggregated([value.value() for value in values]), first.info())
     if all(tensors.is_array(value) for value in values):
         return tensors.concatenated(values)
     if all(isinstance(value, Mapping) for value in values):
@@ -371,7 +393,7 @@ def aggregated(values: list[Any]) -> Any:
         return list(values)
     joined: list[Any] = []
     for value in values:
-        if isinstance(value, (list, tuple)) or (tensors.is_array(value) and tensors.shape_of(value)):
+        if isinstance(value, list) or (tensors.is_array(value) and tensors.shape_of(value)):
             joined.extend(value)
         else:
             joined.append(value)
@@ -385,7 +407,7 @@ def _named(selection: Selection) -> str:
 
 def _moved(value: Any, device: Any) -> Any:
     if isinstance(value, ValueWithInfo):
-        return ValueWithInfo(_moved(value.value, device), value.info)
+        return ValueWithInfo(_moved(value.value(), device), value.info())
     if isinstance(value, dict):
         return {key: _moved(one, device) for key, one in value.items()}
     if isinstance(value, list):
@@ -398,21 +420,9 @@ def _moved(value: Any, device: Any) -> Any:
     return value
 
 
-def _bytes(value: Any) -> int:
-    if isinstance(value, ValueWithInfo):
-        return _bytes(value.value)
-    if tensors.is_array(value):
-        return tensors.nbytes(value)
-    if isinstance(value, Mapping):
-        return sum(_bytes(one) for one in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(_bytes(one) for one in value if not isinstance(one, (int, float, str)))
-    return 0
-
-
 def _summary(value: Any) -> str:
     if isinstance(value, ValueWithInfo):
-        return _summary(value.value)
+        return _summary(value.value())
     if tensors.is_array(value):
         return " × ".join(str(size) for size in tensors.shape_of(value)) or "one number"
     if isinstance(value, list) and value and all(tensors.is_array(one) for one in value):
@@ -421,12 +431,6 @@ def _summary(value: Any) -> str:
         return ", ".join(str(key) for key in value)
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _without_numbers(key: str) -> str:
-    head, _, tail = key.rpartition("_")
-    is_place = bool(head) and tail.lstrip("L").replace("H", "").isdigit()
-    return head if is_place else key
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from typing import TYPE_CHECKING, Any, Literal, Union, overload
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from easyroutine._core import Found, Loader, Saver, base_from_env
+from easyroutine._core import Loader, Saver, base_from_env
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.interventions import as_list
+from easyroutine.interpretability.query_result import Place, QueryResult, below, place
 from easyroutine.interpretability.selection import as_json, normalised
 from easyroutine.interpretability.stored import written_object
-from easyroutine.interpretability.stored_run import StoredRun
 from easyroutine.progress import token_progress
+from easyroutine.replaced import Replaced
 
 if TYPE_CHECKING:
     from easyroutine.interpretability.dataset import DataSet
@@ -25,16 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivationLoader", "ActivationSaver", "QueryResult"]
 
-Path = Union[str, "os.PathLike[str]"]
 
-
-class ActivationSaver:
+class ActivationSaver(Replaced):
     """Saves runs under ``base_dir/experiment/model/time/``, each visible only when it is whole.
 
     ``base_dir`` is a folder; or ``s3://bucket/prefix``, ``gs://…``, ``az://…``, in a package built with the feature ``cloud``.
     """
 
-    def __init__(self, base_dir: Path, experiment_name: str = "default") -> None:
+    def __init__(self, base_dir: str | os.PathLike[str], experiment_name: str = "default") -> None:
         self._saver = Saver(os.fspath(base_dir), experiment_name)
         self.experiment_name = experiment_name
 
@@ -44,9 +43,14 @@ class ActivationSaver:
         return cls(base_from_env(), experiment_name)
 
     @property
-    def base_dir(self) -> str:
+    def base_dir(self) -> Place:
         """The folder of the store, or its URL."""
-        return self._saver.base
+        return place(self._saver.base)
+
+    @property
+    def exp_name(self) -> str:
+        """The same as ``experiment_name``."""
+        return self.experiment_name
 
     def save(
         self,
@@ -57,7 +61,7 @@ class ActivationSaver:
         extraction_config: ExtractionConfig | Mapping[str, Any],
         other_metadata: Mapping[str, Any] | None = None,
         tag: str | None = None,
-    ) -> str:
+    ) -> Place:
         """Saves a cache, a dictionary or a tensor as a run, and returns its folder.
 
         Without ``interventions`` a cache that knows its run, as those of ``extract_cache`` do, says which there were; of any other,
@@ -77,7 +81,7 @@ class ActivationSaver:
 
     def save_cache(
         self, cache: ActivationCache, other_metadata: Mapping[str, Any] | None = None, tag: str | None = None
-    ) -> str:
+    ) -> Place:
         """Saves a cache that knows its run, as those of ``extract_cache`` do, and returns its folder."""
         metadata = _known_run(cache)
         if metadata is None:
@@ -94,9 +98,9 @@ class ActivationSaver:
         )
         return self._save(cache, {**story, "interventions": _plain(metadata.get("interventions"))})
 
-    def _save(self, activations: Any, story: dict[str, Any]) -> str:
+    def _save(self, activations: Any, story: dict[str, Any]) -> Place:
         written, values = written_object(activations)
-        return self._folder(self._saver.save(written, json.dumps(values), story))
+        return below(self._saver.base, self._saver.save(written, json.dumps(values), story))
 
     def fill(
         self,
@@ -105,31 +109,28 @@ class ActivationSaver:
         wishes: dict[str, Any],
         story: dict[str, Any],
         place: dict[str, Any],
-    ) -> str | None:
+    ) -> Place | None:
         """Fills a run with what is kept of a data set; see :meth:`HookedModel.extract_to_store`."""
         path = self._saver.fill(model._engine, data.rows(), wishes, story, place, token_progress("extracting"))
-        return None if path is None else self._folder(path)
-
-    def _folder(self, path: str) -> str:
-        return os.path.join(self.base_dir, *path.split("/"))
+        return None if path is None else below(self._saver.base, path)
 
     def rename_experiment(self, new_experiment_name: str) -> None:
         """Renames the experiment: its folder, and what its runs say."""
         self._saver.rename(self.experiment_name, new_experiment_name)
-        self._saver = Saver(self.base_dir, new_experiment_name)
+        self._saver = Saver(self._saver.base, new_experiment_name)
         self.experiment_name = new_experiment_name
 
     def __reduce__(self) -> tuple[type[ActivationSaver], tuple[str, str]]:
-        return type(self), (self.base_dir, self.experiment_name)
+        return type(self), (self._saver.base, self.experiment_name)
 
     def __repr__(self) -> str:
-        return f"ActivationSaver({self.base_dir!r}, {self.experiment_name!r})"
+        return f"ActivationSaver({self._saver.base!r}, {self.experiment_name!r})"
 
 
 class ActivationLoader:
     """Finds runs, of its own experiment unless told another."""
 
-    def __init__(self, base_dir: Path, experiment_name: str = "default") -> None:
+    def __init__(self, base_dir: str | os.PathLike[str], experiment_name: str = "default") -> None:
         self._loader = Loader(os.fspath(base_dir), experiment_name)
         self.experiment_name = experiment_name
 
@@ -144,9 +145,14 @@ class ActivationLoader:
         return cls(saver.base_dir, saver.experiment_name)
 
     @property
-    def base_dir(self) -> str:
+    def base_dir(self) -> Place:
         """The folder of the store, or its URL."""
-        return self._loader.base
+        return place(self._loader.base)
+
+    @property
+    def exp_name(self) -> str:
+        """The same as ``experiment_name``."""
+        return self.experiment_name
 
     def query(
         self,
@@ -158,6 +164,7 @@ class ActivationLoader:
         custom_keys: Mapping[str, Any] | None = None,
         extraction_config: ExtractionConfig | Mapping[str, Any] | None = None,
         interventions: Sequence[Intervention] | None = None,
+        verbose: bool = False,
         tag: str | None = None,
         *,
         match: Literal["subset", "exact"] = "subset",
@@ -165,10 +172,13 @@ class ActivationLoader:
     ) -> QueryResult:
         """The runs for which everything given holds, in the order in which they were saved.
 
-        ``experiment_name="*"`` looks in all experiments, ``interventions=[]`` for runs without any. Of ``extraction_config`` the
+        Without ``experiment_name`` it looks in the loader's own experiment, with ``"*"`` in all of them; ``interventions=[]`` looks
+        for runs without any. Of ``extraction_config`` the
         flags that are on must be on in the run, and fields away from their default equal; ``match="exact"`` compares all.
-        ``where`` is a condition, as on the command line.
+        ``where`` is a condition, as on the command line. ``verbose`` prints what was found.
         """
+        if not isinstance(verbose, bool):
+            raise InputError(f"verbose is {verbose!r}; it is True or False", f"tag={verbose!r} looks for a tag")
         if match not in ("subset", "exact"):
             raise InputError(f'match is "subset" or "exact", not {match!r}')
         config = (
@@ -176,106 +186,42 @@ class ActivationLoader:
             if isinstance(extraction_config, (ExtractionConfig, type(None)))
             else dict(extraction_config)
         )
-        found = self._loader.query(
-            {
-                "experiment_name": experiment_name,
-                "model_name": model_name,
-                "target_token_positions": None
-                if target_token_positions is None
-                else _positions(target_token_positions),
-                "pivot_positions": None if pivot_positions is None else json.dumps(list(pivot_positions)),
-                "save_time": save_time,
-                "custom_keys": None if custom_keys is None else json.dumps(_plain(dict(custom_keys))),
-                "extraction_config": None if config is None else config_json(config),
-                "interventions": None if interventions is None else (_interventions(interventions) or []),
-                "tag": tag,
-                "exact": match == "exact",
-                "condition": where,
-            }
-        )
-        return QueryResult(found, self.base_dir)
+        asked = {
+            "experiment_name": experiment_name,
+            "model_name": model_name,
+            "target_token_positions": None if target_token_positions is None else _positions(target_token_positions),
+            "pivot_positions": None if pivot_positions is None else json.dumps(list(pivot_positions)),
+            "save_time": save_time,
+            "custom_keys": None if custom_keys is None else json.dumps(_plain(dict(custom_keys))),
+            "extraction_config": None if config is None else config_json(config),
+            "interventions": None if interventions is None else (_interventions(interventions) or []),
+            "tag": tag,
+            "exact": match == "exact",
+            "condition": where,
+        }
+        result = QueryResult(self._loader.query(asked), self._loader.base)
+        if not len(result) and experiment_name is None:
+            self._warn_of_others(asked)
+        if verbose:
+            print(result)
+        return result
+
+    def _warn_of_others(self, asked: dict[str, Any]) -> None:
+        """Says so where what was asked for is in other experiments than the loader's own."""
+        found = self._loader.query({**asked, "experiment_name": "*"}).runs()
+        if found:
+            names = ", ".join(dict.fromkeys(repr(path.split("/")[0]) for path, _ in found))
+            warnings.warn(
+                f"no run of the experiment {self.experiment_name!r} fits, and {len(found)} of others do: {names}; "
+                'experiment_name="*" looks in all of them',
+                stacklevel=3,
+            )
 
     def __reduce__(self) -> tuple[type[ActivationLoader], tuple[str, str]]:
-        return type(self), (self.base_dir, self.experiment_name)
+        return type(self), (self._loader.base, self.experiment_name)
 
     def __repr__(self) -> str:
-        return f"ActivationLoader({self.base_dir!r}, {self.experiment_name!r})"
-
-
-#: Experiment, folder of the model, folder of the run, metadata.
-Result = tuple[str, str, str, dict[str, Any]]
-
-
-class QueryResult:
-    """Runs that a query found, the most recent last."""
-
-    def __init__(self, found: Found, base_dir: str) -> None:
-        self._found = found
-        self._base_dir = base_dir
-
-    @property
-    def results(self) -> list[Result]:
-        """Experiment, folder of the model, folder of the run, and metadata of each."""
-        listed = []
-        for path, record in self._found.runs():
-            experiment, model, run = path.split("/")
-            listed.append((experiment, model, run, json.loads(record)))
-        return listed
-
-    @property
-    def problems(self) -> list[str]:
-        """What could not be read while looking; it hides nothing else."""
-        return self._found.problems()
-
-    def get_paths(self) -> list[str]:
-        """The folders of the runs."""
-        return [os.path.join(self._base_dir, *path.split("/")) for path, _ in self._found.runs()]
-
-    def load(self, time: int | str = -1, keys: Sequence[str] | str | None = None) -> tuple[Any, dict[str, Any]]:
-        """What was saved, and its metadata.
-
-        ``time`` counts from 0, -1 is the most recent; or it is the name of a run's folder (``2023-04-15_14-30-25``), or a
-        beginning of one that fits one run only. With ``keys`` only these values are read.
-        """
-        run = self.open(time)
-        return run.load(keys), run.metadata
-
-    def open(self, time: int | str = -1) -> StoredRun:
-        """A run of which only what is then asked for is read; ``time`` as in :meth:`load`."""
-        return StoredRun(self._found.open(time), self._base_dir)
-
-    def remove(self, time: int | str) -> None:
-        """Removes a run from the store."""
-        self._found.remove(time)
-
-    def update_run_experiment(self, identifier: int | str, new_experiment: str) -> str:
-        """Moves a run to another experiment, and returns its folder there."""
-        return os.path.join(self._base_dir, *self._found.move_to(identifier, new_experiment).split("/"))
-
-    @overload
-    def __getitem__(self, index: int) -> Result: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Result]: ...
-    def __getitem__(self, index: int | slice) -> Result | list[Result]:
-        return self.results[index]
-
-    def __len__(self) -> int:
-        return len(self._found.runs())
-
-    def __iter__(self) -> Iterator[Result]:
-        return iter(self.results)
-
-    def __repr__(self) -> str:
-        return self._found.text().rstrip()
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{number}</td><td>{escape(run)}</td><td>{escape(experiment)}</td><td>{escape(model)}</td>"
-            f"<td>{escape(str(metadata.get('tag') or ''))}</td></tr>"
-            for number, (experiment, model, run, metadata) in enumerate(self.results)
-        )
-        head = "<tr><th></th><th>run</th><th>experiment</th><th>model</th><th>tag</th></tr>"
-        return f"<table><caption>{len(self)} runs</caption>{head}{rows}</table>"
+        return f"ActivationLoader({self._loader.base!r}, {self.experiment_name!r})"
 
 
 def _known_run(activations: Any) -> Mapping[str, Any] | None:

@@ -13,8 +13,9 @@ from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.activation_saver import ActivationSaver, story_of
 from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json
 from easyroutine.interpretability.inputs import Row, pivots_of
-from easyroutine.interpretability.interventions import Intervention, for_engine
+from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
 from easyroutine.interpretability.kept import cache_of
+from easyroutine.interpretability.query_result import Place
 from easyroutine.interpretability.running_means import means_of
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.progress import progress, token_progress
@@ -84,33 +85,44 @@ def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
 def extract_cache(
     model: HookedModel,
     dataloader: Iterable[Any],
-    target_token_positions: Any,
-    extraction_config: ExtractionConfig | None,
-    interventions: list[Intervention],
-    batch_saver: BatchSaver,
+    target_token_positions: Sequence[Position] | Position = ("all",),
+    extraction_config: ExtractionConfig | None = None,
+    interventions: Sequence[Intervention] | None = None,
+    batch_saver: BatchSaver = lambda others: None,
+    move_to_cpu_after_forward: bool = True,
     *,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     register_aggregation: tuple[str, Callable[[Any, Any], Any]] | None = None,
     dict_token_index: Any = None,
 ) -> ActivationCache:
-    """See :meth:`HookedModel.extract_cache`. ``dict_token_index`` is of old code, and nothing."""
+    """Runs a data set and keeps what is asked for, rows in the order of the batches, with the metadata of the run.
+
+    A batch is whatever :meth:`forward` takes; texts in a list are taken ``batch_size`` at a time. Keys of a batch that the
+    model does not read go to ``batch_saver``, and what it returns into the cache; ``pivot_positions`` are read.
+
+    ``batch_tokens`` is how many tokens run together at most: rows of like length run together, without padding, and give the
+    same bits in any batch. ``register_aggregation=(prefix, function)`` says how values are joined. With it, with hooks, and
+    under interventions that speak of single rows the batches run as they came. ``seed`` decides what ``random-text`` draws.
+    ``move_to_cpu_after_forward`` and ``dict_token_index`` are of old code, and change nothing.
+    """
+    changes = as_list(interventions)
     config = as_config(extraction_config)
     data = DataSet.read(model, dataloader, batch_saver)
     positions = as_given(target_token_positions)
-    if register_aggregation is None and data.may_be_packed(model, interventions):
-        joined = packed(model, data, positions, config, interventions, seed=seed, batch_tokens=batch_tokens)
+    if register_aggregation is None and data.may_be_packed(model, changes):
+        joined = packed(model, data, positions, config, changes, seed=seed, batch_tokens=batch_tokens)
         joined.update(data.saved())
     else:
         joined = ActivationCache()
         if register_aggregation is not None:
             joined.register_aggregation(*register_aggregation)
-        _one_by_one(joined, model, data, positions, config, interventions, seed)
+        _one_by_one(joined, model, data, positions, config, changes, seed)
     joined.add_metadata(
         target_token_positions=positions,
         model_name=model.name,
         extraction_config=config,
-        interventions=[one.to_dict() for one in [*model.interventions, *interventions]] or None,
+        interventions=[one.to_dict() for one in [*model.interventions, *changes]] or None,
     )
     return joined
 
@@ -209,9 +221,9 @@ def extract_to_store(
     model: HookedModel,
     saver: ActivationSaver,
     dataloader: Iterable[Any],
-    target_token_positions: Any,
-    extraction_config: ExtractionConfig | None,
-    interventions: list[Intervention],
+    target_token_positions: Sequence[Position] | Position = ("all",),
+    extraction_config: ExtractionConfig | None = None,
+    interventions: Sequence[Intervention] | None = None,
     *,
     run: str | None = None,
     resume: bool = False,
@@ -221,23 +233,31 @@ def extract_to_store(
     other_metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
-) -> str | None:
-    """See :meth:`HookedModel.extract_to_store`."""
+) -> Place | None:
+    """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, whatever the data set.
+
+    The batches are as in :meth:`extract_cache`; of keys that the model does not read nothing is kept. ``run`` is the name of
+    the run; ``resume=True`` goes on with a run of that name that was interrupted; ``part=(3, 8)`` writes the third of eight
+    shares, each a process of its own; ``unit`` is the examples of a shard. ``tag`` and ``other_metadata`` are as in
+    ``saver.save``, ``seed`` and ``batch_tokens`` as in :meth:`extract_cache`. Gives the run's folder, None where other parts
+    are not done.
+    """
     if run is None and (resume or part is not None):
         raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
     name = fresh_name() if run is None else run
     share = None if part is None else _share(part)
     config = as_config(extraction_config)
     data = DataSet.read(model, dataloader, lambda others: None)
-    if not data.may_be_packed(model, interventions):
+    own = as_list(interventions)
+    if not data.may_be_packed(model, own):
         raise InputError(
             "rows of a store run in batches of their own: without hooks, values for single rows, "
             "or interventions under several pivot_positions",
             "extract_cache() and saver.save() keep what runs as it came",
         )
     positions = as_given(target_token_positions)
-    changes = [*model.interventions, *interventions]
-    wishes = wishes_of(model, data, positions, config, interventions, seed, batch_tokens)
+    changes = [*model.interventions, *own]
+    wishes = wishes_of(model, data, positions, config, own, seed, batch_tokens)
     story = story_of(model, positions, config, changes, other_metadata, tag)
     place = {
         "run": name,

@@ -32,48 +32,38 @@ class ExtractionConfig:
     extract_resid_out: bool = False
     #: ``resid_in_post_layernorm_{l}`` [B, T, D]: the same place as ``attn_in_{l}``.
     extract_resid_in_post_layernorm: bool = False
-    #: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
-    extract_attn_in: bool = False
-    #: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
-    extract_attn_raw: bool = False
-    #: ``attn_out_{l}`` [B, T, D]: exactly what attention adds to the stream.
-    extract_attn_out: bool = False
-    #: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
-    extract_mlp_in: bool = False
-    #: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
-    extract_mlp_hidden: bool = False
-    #: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
-    extract_mlp_out: bool = False
     #: ``pattern_L{l}H{i}`` [B, T, T]: attention weights.
     extract_attn_pattern: bool = False
-    #: ``scores_L{l}H{i}`` [B, T, T]: what the softmax of a head is taken of.
-    extract_attn_scores: bool = False
-    #: ``queries_L{l}`` [B, T, H h], straight from the projection.
-    extract_queries: bool = False
-    #: ``keys_L{l}`` [B, T, K h].
-    extract_keys: bool = False
-    #: ``values_L{l}`` [B, T, K h].
-    extract_values: bool = False
-    #: ``head_queries_L{l}H{i}`` [B, T, h].
-    extract_head_queries: bool = False
-    #: ``head_keys_L{l}H{i}`` [B, T, h], as query head i sees them.
-    extract_head_keys: bool = False
-    #: ``head_values_L{l}H{i}`` [B, T, h], as query head i sees them.
-    extract_head_values: bool = False
-    #: ``head_out_L{l}H{i}`` [B, T, D]: what the head adds.
-    extract_head_out: bool = False
     #: ``projected_value_L{l}H{i}`` [B, T, D].
     extract_head_values_projected: bool = False
     #: ``projected_key_L{l}H{i}`` [B, T, D].
     extract_head_keys_projected: bool = False
     #: ``projected_query_L{l}H{i}`` [B, T, D].
     extract_head_queries_projected: bool = False
+    #: ``head_keys_L{l}H{i}`` [B, T, h], as query head i sees them.
+    extract_head_keys: bool = False
+    #: ``head_values_L{l}H{i}`` [B, T, h], as query head i sees them.
+    extract_head_values: bool = False
+    #: ``head_queries_L{l}H{i}`` [B, T, h].
+    extract_head_queries: bool = False
+    #: ``values_L{l}`` [B, T, K h].
+    extract_values: bool = False
+    #: ``keys_L{l}`` [B, T, K h].
+    extract_keys: bool = False
+    #: ``queries_L{l}`` [B, T, H h], straight from the projection.
+    extract_queries: bool = False
+    #: ``head_out_L{l}H{i}`` [B, T, D]: what the head adds.
+    extract_head_out: bool = False
+    #: ``attn_out_{l}`` [B, T, D]: exactly what attention adds to the stream.
+    extract_attn_out: bool = False
+    #: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
+    extract_attn_in: bool = False
+    #: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
+    extract_mlp_out: bool = False
     #: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final norm.
     extract_last_layernorm: bool = False
     #: ``input_ids`` [B, T].
     save_input_ids: bool = False
-    #: ``logits`` [B, T, V].
-    save_logits: bool = True
     #: Means over each specifier's positions.
     avg: bool = False
     #: The mean of patterns over all rows, in ``avg_pattern_L{l}H{i}``.
@@ -84,8 +74,19 @@ class ExtractionConfig:
     attn_pattern_avg: Literal["none", "mean", "sum", "baseline_ratio"] = "none"
     #: Rows of patterns, where they are other tokens than the columns.
     attn_pattern_row_positions: list[Any] | None = None
+    #: ``logits`` [B, T, V].
+    save_logits: bool = True
     #: Needs gradients, which this engine does not compute: an error where it is True.
     keep_gradient: bool = False
+    # The original has none of these.
+    #: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
+    extract_attn_raw: bool = False
+    #: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
+    extract_mlp_in: bool = False
+    #: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
+    extract_mlp_hidden: bool = False
+    #: ``scores_L{l}H{i}`` [B, T, T]: what the softmax of a head is taken of.
+    extract_attn_scores: bool = False
 
     def is_not_empty(self) -> bool:
         """Whether anything is asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from easyroutine import tensors
@@ -13,10 +13,12 @@ from easyroutine.errors import InputError
 from easyroutine.interpretability.extraction_config import as_config
 from easyroutine.interpretability.inputs import Row
 from easyroutine.interpretability.interventions import as_list, for_engine
+from easyroutine.interpretability.stop_strings import Stops
 
 if TYPE_CHECKING:
     from easyroutine.interpretability.extraction_config import ExtractionConfig
     from easyroutine.interpretability.hooked_model import HookedModel
+    from easyroutine.interpretability.interventions import Intervention
 
 __all__ = ["generate"]
 
@@ -30,6 +32,7 @@ _KNOWN = (
     "top_k",
     "top_p",
     "eos_token_id",
+    "stop_strings",
     "seed",
 )
 #: Settings of transformers that say nothing here: what they choose is the only way there is, or no setting of a run.
@@ -46,23 +49,59 @@ _SAY_NOTHING = (
 def generate(
     model: HookedModel,
     inputs: Any,
-    generation_config: Any,
-    target_token_positions: Any,
-    return_text: bool,
+    generation_config: Any = None,
+    target_token_positions: Any = None,
+    return_text: bool = False,
     *,
+    return_full_text: bool = True,
     extraction_config: ExtractionConfig | None = None,
-    interventions: Any = None,
+    interventions: Intervention | Sequence[Intervention] | None = None,
+    max_new_tokens: int | None = None,
+    max_length: int | None = None,
+    do_sample: bool | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    stop_strings: str | Sequence[str] | None = None,
+    seed: int | None = None,
     on_token: Callable[[int, int, float], Any] | None = None,
-    **settings: Any,
 ) -> Any:
-    """See :meth:`HookedModel.generate`."""
+    """Continues each row: greedy, or drawn with ``do_sample=True``.
+
+    Gives prompt and new ids [B, S], a list of one tensor a row where rows differ in length; with ``return_text`` the text, of
+    several rows a list. ``return_full_text=False`` leaves the prompt out of both.
+
+    ``max_new_tokens`` (20) or ``max_length`` bound a row; it ends at ``eos_token_id`` (the model's own), one id or several, or
+    once its text holds one of ``stop_strings``, which stays in it. ``temperature``, ``top_k``, ``top_p`` and ``seed`` are for
+    drawn tokens. All of these may stand in ``generation_config`` too, a dictionary or transformers' ``GenerationConfig``;
+    keywords win. ``on_token(row, id, logprob)`` hears every token and ends its row by returning True.
+
+    With ``target_token_positions`` or ``extraction_config`` activations are kept, and what comes back is a dictionary:
+    ``generation_output``, the above, and ``cache``, with the bits that the steps had. ``"all"`` names new tokens too, any
+    other position a token of the prompt.
+    """
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "max_length": max_length,
+        "do_sample": do_sample,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "eos_token_id": eos_token_id,
+        "stop_strings": stop_strings,
+        "seed": seed,
+    }
     wishes = _wishes(generation_config, settings)
     rows = model.rows_of(inputs)
     config = None if extraction_config is None else as_config(extraction_config)
-    seed = whole(wishes.get("seed", 0), "seed")
+    draws_from = whole(wishes.get("seed", 0), "seed")
     samples = bool(wishes.get("do_sample", False))
     if not samples and any(wishes.get(name) is not None for name in ("temperature", "top_k", "top_p")):
         raise InputError("temperature, top_k and top_p are for drawn tokens", "do_sample=True")
+    if "stop_strings" in wishes:
+        stops = Stops(model.get_text_tokenizer(), wishes["stop_strings"], [row.ids for row in rows], on_token)
+        on_token = stops.told
     continued = model._engine.generate(
         [row.for_engine() for row in rows],
         {
@@ -71,14 +110,18 @@ def generate(
             "top_k": whole(wishes["top_k"], "top_k") if "top_k" in wishes else None,
             "top_p": number(wishes["top_p"], "top_p") if "top_p" in wishes else None,
             "ends": _ends(wishes["eos_token_id"]) if "eos_token_id" in wishes else model._engine.end_ids(),
-            "seed": seed,
+            "seed": draws_from,
             "on_token": on_token,
         },
         for_engine([*model.interventions, *as_list(interventions)]),
         list(model._hooks.values()),
     )
-    complete = [[*row.ids, *new] for row, (new, _, _) in zip(rows, continued, strict=True)]
-    output = _output(model, complete, return_text)
+    news = [new for new, _, _ in continued]
+    complete = [[*row.ids, *new] for row, new in zip(rows, news, strict=True)]
+    if return_text:
+        output = _texts(model, rows, complete, return_full_text)
+    else:
+        output = _table(complete if return_full_text else news)
     if target_token_positions is None and config is None:
         return output
     # The model was not built to read what comes after its context: the token that ends a row there was only chosen.
@@ -87,7 +130,7 @@ def generate(
         Row(ids[:most], row.text, n_new=len(ids[:most]) - len(row.ids)) for ids, row in zip(complete, rows, strict=True)
     ]
     positions = ("all",) if target_token_positions is None else target_token_positions
-    cache = model.run(longer, positions, config, interventions=as_list(interventions), seed=seed)
+    cache = model.run(longer, positions, config, interventions=as_list(interventions), seed=draws_from)
     return {"generation_output": output, "cache": cache}
 
 
@@ -110,13 +153,26 @@ def _ends(ids: Any) -> list[int]:
     return [token_id(one, "eos_token_id") for one in (listed if isinstance(listed, (list, tuple, set)) else [listed])]
 
 
-def _output(model: HookedModel, whole: list[list[int]], return_text: bool) -> Any:
-    if return_text:
-        texts = model.get_text_tokenizer().batch_decode(whole, skip_special_tokens=True)
-        return texts[0] if len(texts) == 1 else texts
-    if len({len(row) for row in whole}) == 1:
-        return _ids(whole)
-    return [_ids([row])[0] for row in whole]
+def _texts(model: HookedModel, rows: Sequence[Row], complete: list[list[int]], with_prompt: bool) -> Any:
+    """The text of each row, or of what was added to it; of one row by itself."""
+    tokenizer = model.get_text_tokenizer()
+    texts = tokenizer.batch_decode(complete, skip_special_tokens=True)
+    if not with_prompt:
+        # Cut off the whole text: the new ids by themselves may lose the blank that they begin with.
+        prompts = tokenizer.batch_decode([row.ids for row in rows], skip_special_tokens=True)
+        for number, (text, prompt, row) in enumerate(zip(texts, prompts, rows, strict=True)):
+            if text.startswith(prompt):
+                texts[number] = text[len(prompt) :]
+            else:
+                texts[number] = tokenizer.decode(complete[number][len(row.ids) :], skip_special_tokens=True)
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _table(rows: list[list[int]]) -> Any:
+    """Ids [B, S]; a list of one tensor a row where they differ in length."""
+    if len({len(row) for row in rows}) == 1:
+        return _ids(rows)
+    return [_ids([row])[0] for row in rows]
 
 
 def _ids(rows: list[list[int]]) -> Any:
@@ -135,7 +191,7 @@ def _wishes(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         given.update({key: value for key, value in config.to_diff_dict().items() if key not in _SAY_NOTHING})
     elif config is not None:
         raise InputError(f"generation_config is a dictionary or a GenerationConfig, not {type(config).__name__}")
-    given.update(settings)
+    given.update({key: value for key, value in settings.items() if value is not None})
     unknown = next((key for key, value in given.items() if key not in _KNOWN and value is not None), None)
     if unknown is not None:
         raise InputError(f"generate() does not know {unknown!r}", f"it knows {', '.join(_KNOWN)}")

@@ -12,6 +12,7 @@ from easyroutine._core import Tensor
 from easyroutine.checks import whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import Position, as_json, normalised
+from easyroutine.replaced import replaced_name
 
 __all__ = ["Intervention", "InterventionConfig"]
 
@@ -177,3 +178,7 @@ def as_list(interventions: Any) -> list[Intervention]:
 def for_engine(interventions: Sequence[Intervention]) -> list[dict[str, Any]]:
     """All as the engine reads them."""
     return [one.for_engine() for one in interventions]
+
+
+def __getattr__(name: str) -> Any:
+    raise replaced_name(__name__, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from easyroutine import tensors
 from easyroutine._core import Lens, Model
+from easyroutine.replaced import instead_of
 
 __all__ = ["LMHead", "LastLayerNorm", "ModelConfig"]
 
@@ -15,16 +16,18 @@ __all__ = ["LMHead", "LastLayerNorm", "ModelConfig"]
 class ModelConfig(Mapping[str, Any]):
     """A model's config: sizes under the names of transformers, and every key of config.json, as attributes or by key."""
 
-    def __init__(self, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    def __init__(self, config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
         self._values = {**config, **sizes}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        try:
+        if name in self._values:
             return self._values[name]
-        except KeyError:
-            raise AttributeError(f"the config has no {name!r}; it has {', '.join(self._values)}") from None
+        instead = instead_of(self, name)
+        if instead is not None:
+            raise instead
+        raise AttributeError(f"the config has no {name!r}; it has {', '.join(self._values)}")
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -41,6 +44,11 @@ class ModelConfig(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"ModelConfig({self._values!r})"
+
+
+def layernorm_type(kind: str) -> str:
+    """The kind of a norm as the original names it: ``RMS`` or ``LayerNorm``."""
+    return "RMS" if kind == "rms" else "LayerNorm"
 
 
 @dataclass
@@ -77,6 +85,14 @@ class LastLayerNorm:
     #: [D], where there is one.
     bias: Any = None
 
+    def weight_like(self, array: Any) -> Any:
+        """The weight in the library of an array; 1 where there is none."""
+        return 1.0 if self.weight is None else _like(self.weight, array)
+
+    def bias_like(self, array: Any) -> Any:
+        """The bias in the library of an array; 0 where there is none."""
+        return 0.0 if self.bias is None else _like(self.bias, array)
+
     @classmethod
     def of(cls, model: Model) -> LastLayerNorm | None:
         """The final norm of a model."""
@@ -85,3 +101,11 @@ class LastLayerNorm:
             return None
         kind, eps, weight, bias = found
         return cls(kind, eps, tensors.handed_out(weight), tensors.handed_out(bias))
+
+
+def _like(value: Any, array: Any) -> Any:
+    """Numbers in the library of an array, where it computes."""
+    own = tensors.as_tensor(value, "a weight of the norm")
+    if tensors.is_torch(array):
+        return own.torch().to(array.device)
+    return own.numpy()

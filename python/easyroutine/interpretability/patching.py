@@ -32,12 +32,20 @@ def compute_patching(
     base_dataloader: Iterable[Any],
     target_dataloader: Iterable[Any],
     patching_query: Sequence[Mapping[str, Any]] | Mapping[str, Any],
-    base_labels: Sequence[Any] | None,
-    target_labels: Sequence[Any] | None,
-    return_logit_diff: bool,
-    batch_saver: BatchSaver,
+    base_dictonary_idxs: Sequence[Any] | None = None,
+    target_dictonary_idxs: Sequence[Any] | None = None,
+    return_logit_diff: bool = False,
+    batch_saver: BatchSaver = lambda others: None,
 ) -> ActivationCache:
-    """See :meth:`HookedModel.compute_patching`."""
+    """Puts activations of the base runs into the target runs, batch by batch, and compares at the last token.
+
+    A query is ``{"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}``; where it names no
+    element, ``target_token_positions`` are patched. Labels (one id a row) give logit differences. The keys of the result:
+    ``base_logits``, ``target_clean_logits``, ``target_patched_logits`` [B, V], ``kl_clean|base``, ``kl_patched|base``,
+    ``kl_patched|clean``, ``kl_difference`` [B], in nats, and with labels ``logit_diff_in_clean``,
+    ``logit_diff_in_patched``, ``logit_diff_variation`` [B].
+    """
+    base_labels, target_labels = base_dictonary_idxs, target_dictonary_idxs
     _check_unchanged(model, "compute_patching")
     patches = _patches(patching_query, target_token_positions)
     if (base_labels is None) != (target_labels is None) or (return_logit_diff and base_labels is None):

@@ -81,7 +81,7 @@ class _Writer:
 
     def node(self, value: Any, name: str, n_rows: int | None) -> dict[str, Any]:
         if isinstance(value, ValueWithInfo):
-            return {"info": value.info, "of": self.node(value.value, name, n_rows)}
+            return {"info": value.info(), "of": self.node(value.value(), name, n_rows)}
         if tensors.is_array(value):
             return self._tensor(_plain(value, name), name, n_rows)
         if isinstance(value, list) and len(value) == n_rows and value and all(map(tensors.is_array, value)):

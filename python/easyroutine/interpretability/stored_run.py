@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from easyroutine import tensors
@@ -16,7 +16,7 @@ from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.stored import Node, entries_of, read_object, read_rows, read_value, tensors_of
 
-__all__ = ["StoredRun"]
+__all__ = ["StoredRun", "without_inner"]
 
 
 class StoredRun(Mapping[str, Any]):
@@ -30,10 +30,12 @@ class StoredRun(Mapping[str, Any]):
         self._values: dict[str, Any] = json.loads(run.values())
         self._entries: dict[Any, Node] = dict(entries_of(run, self._values))
         self._tensors = {name: (dtype, shape) for name, dtype, shape, _ in run.tensors()}
-        #: The whole story of the run.
-        self.metadata: dict[str, Any] = json.loads(run.record())
-        #: Its folder.
-        self.path = os.path.join(base_dir, *run.path.split("/"))
+        #: The whole record, with what the store keeps of the run under ``_store``: its id, digest, plan and shards.
+        self.record: dict[str, Any] = json.loads(run.record())
+        #: The story of the run: how it came about, and what was said of it.
+        self.metadata: dict[str, Any] = without_inner(self.record)
+        #: Its folder, or URL.
+        self.path: Path | str = f"{base_dir}/{run.path}" if "://" in base_dir else Path(base_dir, *run.path.split("/"))
 
     def __getitem__(self, key: str) -> Any:
         return tensors.handed_out(read_value(self._node(key), self._run.read))
@@ -98,6 +100,11 @@ class StoredRun(Mapping[str, Any]):
 
         head = "<tr><th>key</th><th>shape</th><th>size</th></tr>"
         return f"<table><caption>{escape(repr(self))}</caption>{head}{''.join(map(row, self._entries))}</table>"
+
+
+def without_inner(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what only the store reads."""
+    return {key: value for key, value in record.items() if key != "_store"}
 
 
 def _bytes(dtype: str, shape: Sequence[int]) -> int:

@@ -10,11 +10,12 @@ from easyroutine.checks import whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.inputs import rows_of
 from easyroutine.interpretability.selection import Position, Selection, as_json, normalised
+from easyroutine.replaced import Replaced, replaced_name
 
 __all__ = ["TokenIndex"]
 
 
-class TokenIndex:
+class TokenIndex(Replaced):
     """Indices of named tokens in a row of ids.
 
     ``model_name`` is kept for code that passes it; which ids are special is said by ``special_ids``.
@@ -78,3 +79,7 @@ class TokenIndex:
         if missing is not None:
             raise InputError(f"the pivot token {missing!r} is not among the row's tokens")
         return found
+
+
+def __getattr__(name: str) -> Any:
+    raise replaced_name(__name__, name)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 
 from easyroutine import tensors
 from easyroutine._core import Lens
-from easyroutine.errors import InputError
+from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
-from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead
+from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, layernorm_type
 from easyroutine.interpretability.value_with_info import ValueWithInfo
+from easyroutine.replaced import Replaced
 
 if TYPE_CHECKING:
     from easyroutine.interpretability.hooked_model import HookedModel
@@ -26,7 +27,7 @@ Direction = Union[Token, tuple[Token, Token]]
 _STATISTICS = ("mean", "variance", "second_moment")
 
 
-class LogitLens:
+class LogitLens(Replaced):
     """Final norm and unembedding of a model, applied to its activations."""
 
     def __init__(
@@ -61,14 +62,14 @@ class LogitLens:
         return cls._of_model(Lens.of_model(model._engine), model, (_opened, (cls, *opened)))
 
     @classmethod
-    def from_tuned_lens(cls, path: str | PathLike[str], model: HookedModel) -> LogitLens:
+    def from_tuned_lens(cls, tuned_lens_path: str | PathLike[str], model: HookedModel) -> LogitLens:
         """A lens whose streams are translated first, ``h + W h + b``, as the tuned-lens package trained it for this model.
 
-        ``path`` is the folder that the package saved, with ``params.pt`` and ``config.json``; the pickle is read, never run.
+        ``tuned_lens_path`` is the folder that the package saved, with ``params.pt`` and ``config.json``; the pickle is read, never run.
         The lens takes ``resid_in_{l}``, and ``resid_out_{l}``, which is what enters the next layer.
         """
-        engine = Lens.of_tuned_lens(fspath(path), model._engine)
-        return cls._of_model(engine, model, (cls.from_tuned_lens, (path, model)))
+        engine = Lens.of_tuned_lens(fspath(tuned_lens_path), model._engine)
+        return cls._of_model(engine, model, (cls.from_tuned_lens, (tuned_lens_path, model)))
 
     @classmethod
     def _of_model(
@@ -119,12 +120,57 @@ class LogitLens:
         """How many tokens can be predicted, V."""
         return self._lens.vocab_size
 
+    @property
+    def unembed(self) -> Any:
+        """The unembedding, [V, D] in float32."""
+        return tensors.handed_out(self._lens.matrix())
+
+    @property
+    def norm(self) -> LastLayerNorm | None:
+        """The final norm; None where the architecture has none."""
+        found = self._lens.final_norm()
+        if found is None:
+            return None
+        kind, eps, weight, bias = found
+        return LastLayerNorm(kind, eps, tensors.handed_out(weight), tensors.handed_out(bias))
+
+    @property
+    def layernorm_type(self) -> str | None:
+        """The kind of the final norm: ``RMS`` or ``LayerNorm``; None where there is none."""
+        norm = self.norm
+        return None if norm is None else layernorm_type(norm.kind)
+
+    @property
+    def num_attn_heads(self) -> int:
+        """The heads of a layer, as the model's config says."""
+        if self.model_config is None:
+            raise InputError("this lens was made without the model's config", "LogitLens.from_model(model) has it")
+        return int(self.model_config.num_attention_heads)
+
+    def apply_layernorm(self, act: Any, mean: Any, variance: Any, second_moment: Any, key: str) -> Any:
+        """``act`` [..., D] through the final norm with the statistics [...] of another vector: torch or numpy throughout.
+
+        An RMSNorm reads ``second_moment``: ``w x / sqrt(E[x²] + eps)``. A LayerNorm reads the other two, ``w (x - mean) /
+        sqrt(variance + eps) + b``; where ``key`` is a head's, the bias is divided among the heads of a layer.
+        """
+        norm = self.norm
+        if norm is None:
+            raise InputError("this architecture has no final norm")
+        if norm.kind == "rms":
+            return norm.weight_like(act) * (act / (second_moment + norm.eps)[..., None] ** 0.5)
+        out = (act - mean[..., None]) / (variance + norm.eps)[..., None] ** 0.5
+        bias = norm.bias_like(act) / (self.num_attn_heads if "head" in key else 1)
+        return norm.weight_like(act) * out + bias
+
     @staticmethod
-    def get_keys(activations: Mapping[str, Any], pattern: str) -> list[str]:
-        """Keys that fit a pattern such as ``resid_out_{i}`` or ``head_out_L{i}H{j}``, in numerical order."""
-        parts = re.split(r"\{\w*\}", pattern)
+    def get_keys(activations: Mapping[str, Any], key_pattern: str) -> list[str]:
+        """Keys that fit a pattern such as ``resid_out_{i}`` or ``head_out_L{i}H{j}``, in numerical order; none is an error."""
+        parts = re.split(r"\{\w*\}", key_pattern)
         expression = re.compile(r"(\d+)".join(re.escape(part) for part in parts) + "$")
         found = [(match, key) for key in activations if (match := expression.match(key))]
+        if not found:
+            held = ", ".join(list(activations)[:8])
+            raise KeyNotFoundError(f"the activations have no {key_pattern!r}; they have {held}")
         return [key for _, key in sorted(found, key=lambda e: [int(number) for number in e[0].groups()])]
 
     def compute(
@@ -152,9 +198,6 @@ class LogitLens:
             raise InputError(f"apply_norm=False asks for no norm, and norm={norm!r} for one", "say one of them")
         chosen = norm or ("cached" if apply_norm else "none")
         keys = self.get_keys(activations, target_key)
-        if not keys:
-            held = ", ".join(list(activations)[:8])
-            raise InputError(f"the activations have no {target_key!r}; they have {held}")
         # As they are held: no torch tensor is made of what only the engine reads.
         value_of = activations.raw if isinstance(activations, ActivationCache) else activations.__getitem__
         entries = [(key, _rows_of(value_of(key), key)) for key in keys]
@@ -243,7 +286,7 @@ def _is_averaged(activations: Mapping[str, Any]) -> bool:
 def _rows_of(value: Any, key: str) -> Any:
     """A value of a cache as the engine takes it: a tensor, or a list of one a row."""
     if isinstance(value, ValueWithInfo):
-        value = value.value
+        value = value.value()
     if isinstance(value, list) and value and all(tensors.is_array(one) for one in value):
         return [tensors.as_tensor(one, key) for one in value]
     return tensors.as_tensor(value, key)

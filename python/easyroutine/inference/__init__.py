@@ -1,0 +1,11 @@
+"""Nothing of the original's wrappers of vllm and litellm is here: asking for a name says what to use."""
+
+from typing import Any
+
+from easyroutine.replaced import replaced_name
+
+__all__: list[str] = []
+
+
+def __getattr__(name: str) -> Any:
+    raise replaced_name(__name__, name)
