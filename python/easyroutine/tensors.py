@@ -171,12 +171,12 @@ def _flatten(value: Any, into: list[float], name: str, depth: int) -> list[int]:
 def _number(value: Any, name: str) -> float:
     try:
         number = float(value)
-        beyond = _LARGEST <= abs(number) < inf
     except OverflowError:
-        beyond = True
+        # A whole number beyond float64.
+        number = _LARGEST
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name}: {type(value).__name__} is no number") from None
-    if beyond:
+    if _LARGEST <= abs(number) < inf:
         raise InputError(f"{name}: a number is beyond float32: {value!r:.40}")
     return number
 

@@ -45,7 +45,7 @@ def config_of_keywords(model_name: Any, given: Mapping[str, Any]) -> HookedModel
     """The configuration that keywords of ``from_pretrained`` ask for: the fields of :class:`HookedModelConfig`, and those
     of transformers, which are read or refused by name.
     """
-    keywords = dict(given)
+    keywords: dict[str, Any] = dict(given)
     for name, hint in _REFUSED.items():
         if keywords.pop(name, None):
             raise UnsupportedError(f"{name}={given[name]!r:.80} is not something that this package does", hint)
@@ -67,8 +67,8 @@ def config_of_keywords(model_name: Any, given: Mapping[str, Any]) -> HookedModel
         )
     # None is transformers' word for its default.
     named = ("torch_dtype", "device_map", "attn_implementation")
-    keywords = {name: value for name, value in keywords.items() if value is not None or name not in named}
-    return HookedModelConfig(model_name=model_name, **keywords)
+    wanted: dict[str, Any] = {name: value for name, value in keywords.items() if value is not None or name not in named}
+    return HookedModelConfig(model_name=model_name, **wanted)
 
 
 def _rename(keywords: dict[str, Any], alias: str, name: str, read: Any) -> None:
