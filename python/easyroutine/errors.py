@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from easyroutine.hints import in_python
+
 __all__ = [
     "ConfigError",
     "DownloadError",
@@ -122,4 +124,4 @@ def of_kind(kind: str, message: str, hint: str | None) -> BaseException:
     """The exception for an error of the engine."""
     if kind == "interrupted":
         return KeyboardInterrupt()
-    return _KINDS.get(kind, EasyroutineError)(message, hint)
+    return _KINDS.get(kind, EasyroutineError)(in_python(message), None if hint is None else in_python(hint))

@@ -84,7 +84,6 @@ NAMES: dict[str, dict[str, str]] = {
         "aggregation_strategies": "`ActivationCache.register_aggregation`",
         "deferred_cache": "`ActivationCache.deferred_mode`",
     },
-    "ActivationSaver": {"save_object_to_path": "`ActivationSaver.save`, or `torch.save` for a file of your own"},
     "LogitLens": {
         "apply_tuned_lens_traslator tuned_lens": "`LogitLens.from_tuned_lens`, whose `compute` translates each stream",
     },

@@ -2,7 +2,7 @@
 
 use easyroutine::extract::{End, Progress};
 use easyroutine::{Error, ErrorKind, Simd, Tap};
-use easyroutine_cli::filling::{self, Filling, finish_values};
+use easyroutine_cli::filling::{self, Field, Filling, finish_values};
 use easyroutine_store::{ActivationSaver, Begun, Joining, Story};
 use pyo3::prelude::*;
 use serde_json::{Map, Value, json};
@@ -23,6 +23,8 @@ pub(crate) struct Place {
     resume: bool,
     /// This process's share: number from 1, of how many.
     part: Option<(usize, usize)>,
+    /// What is kept of each row beside its activations, as JSON: `[["label", ["a", "b"]], …]`.
+    fields: String,
     /// Examples of a unit; as many as a shard holds where it is nothing.
     unit: Option<u64>,
 }
@@ -58,6 +60,12 @@ pub(crate) fn run(
         (None, true) => Joining::Resume,
         (None, false) => Joining::New,
     };
+    let fields: Vec<Field> = serde_json::from_str(&place.fields)
+        .map_err(|e| Failure::input(format!("fields of rows are no JSON: {e}")))?;
+    let mut story = story.clone();
+    if !fields.is_empty() {
+        story.other_metadata.push(("fields".to_owned(), filling::summary(&fields).into()));
+    }
     let signals = Signals::new();
     let spec = spec(model, wishes);
     let work = || {
@@ -66,6 +74,7 @@ pub(crate) fn run(
             model: &model.model,
             request: &request,
             examples: &examples,
+            fields: &fields,
             context,
             interventions: &interventions,
             batch_tokens: wishes.batch_tokens,
@@ -75,7 +84,7 @@ pub(crate) fn run(
         };
         let whole = filling.whole()?;
         let plan = filling.plan(&whole, spec, place.unit)?;
-        let run = match saver.begin(&place.run, &plan, story, joining).map_err(failure)? {
+        let run = match saver.begin(&place.run, &plan, &story, joining).map_err(failure)? {
             Begun::Committed(path) => return Ok(Some(path)),
             Begun::Open(run) => run,
         };

@@ -1,4 +1,4 @@
-"""Every block of Python in the book and in the package's README runs, page by page."""
+"""Every block of Python in the book and in both READMEs runs, page by page."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from conftest import ROOT, TINY
 
-PAGES = [*sorted((ROOT / "docs/book/src").glob("*.md")), ROOT / "README.md"]
+BOOK = sorted((ROOT / "docs/book/src").glob("*.md"))
+PAGES = [*BOOK, ROOT / "README.md", ROOT / "python/README.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.real
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))], ids=lambda p: p.stem
+    "page", [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))], ids=lambda p: f"{p.parent.name}-{p.stem}"
 )
 def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -32,7 +33,7 @@ def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_every_page_is_in_the_summary() -> None:
     summary = (ROOT / "docs/book/src/SUMMARY.md").read_text("utf-8")
     linked = set(re.findall(r"\((.*?)\)", summary))
-    assert linked == {page.name for page in PAGES} - {"SUMMARY.md", "README.md"}
+    assert linked == {page.name for page in BOOK} - {"SUMMARY.md"}
 
 
 def test_the_errors_of_the_models_are_those_that_were_measured() -> None:

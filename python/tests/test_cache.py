@@ -369,9 +369,13 @@ def test_a_mean_goes_on_over_batches_of_any_size(llama: HookedModel) -> None:
     assert largest_difference(found["avg_pattern_L1H2"].tolist(), whole) < 1e-6
     anew = llama.forward(rows[3:], extraction_config=config, external_cache=gathered, batch_idx=0)
     assert anew["avg_pattern_L1H2"] == llama.forward(rows[3:], extraction_config=config)["avg_pattern_L1H2"]
-    with pytest.raises(ValueError, match="over how many examples"):
-        unknown = ActivationCache(dict(external))
-        llama.forward(rows, extraction_config=config, external_cache=unknown, batch_idx=1)
+    # Means that somebody put there: over one row a batch, as in the original, which is said.
+    one = llama.forward(rows[:1], extraction_config=config)
+    unknown = ActivationCache({key: value for key, value in one.items() if key.startswith("avg_pattern_")})
+    with pytest.warns(UserWarning, match="over 1, one in each batch before"):
+        llama.forward(rows[1:2], extraction_config=config, external_cache=unknown, batch_idx=1)
+    both = llama.forward(rows[:2], extraction_config=config)["avg_pattern_L1H2"].tolist()
+    assert largest_difference(unknown["avg_pattern_L1H2"].tolist(), both) < 1e-6
     with pytest.raises(ValueError, match="no means to go on from"):
         llama.forward(rows, extraction_config=config, batch_idx=1)
 

@@ -131,6 +131,7 @@ def test_errors_have_one_base_and_the_built_in_that_fits() -> None:
         errors.DownloadError: OSError,
         errors.UnsupportedError: NotImplementedError,
         errors.ConfigError: ValueError,
+        errors.ExchangeError: BufferError,
         errors.FormatError: ValueError,
         errors.TokenizerError: ValueError,
         errors.OutOfMemoryError: MemoryError,

@@ -406,8 +406,9 @@ def test_the_folder_may_stand_in_the_environment(tmp_path: Path, monkeypatch: py
     assert len(ActivationLoader.from_env("e").query()) == 1
     monkeypatch.delenv("ACTIVATION_BASE_DIR")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="ACTIVATION_BASE_DIR"):
-        ActivationSaver.from_env()
+    for kind in (ActivationSaver, ActivationLoader):
+        with pytest.raises(ValueError, match="ACTIVATION_BASE_DIR"):
+            kind.from_env()
 
 
 def test_what_cannot_be_kept_is_an_error_and_leaves_nothing(saver: ActivationSaver, tmp_path: Path) -> None:
@@ -544,3 +545,76 @@ def test_a_result_is_a_table(saver: ActivationSaver) -> None:
     table = ActivationLoader.from_saver(saver).query().to_pandas()
     assert table["seed"].tolist() == [0, 1] and table["tag"].tolist() == ["0", "1"]
     assert table["experiment_name"].tolist() == ["first", "first"] and "_store" not in table
+
+
+def labelled(texts: list[str]) -> list[dict[str, Any]]:
+    return [{"text": text, "label": text[0], "number": number} for number, text in enumerate(texts)]
+
+
+def test_what_is_said_of_each_row_is_kept_with_it(llama: HookedModel, saver: ActivationSaver) -> None:
+    llama.extract_to_store(saver, labelled(TEXTS), ["last"], STREAMED, unit=2, tag="labelled")
+    plain = llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, unit=2)
+    loader = ActivationLoader.from_saver(saver)
+    run = loader.query(tag="labelled").open()
+    assert run["label"] == [text[0] for text in TEXTS] and run["number"] == list(range(len(TEXTS)))
+    assert run.rows("label", 1, 4) == run["label"][1:4] and run.fields == ["label", "number"]
+    assert run["resid_out_0"].tolist() == loader.query().open(str(plain).rpartition("/")[2])["resid_out_0"].tolist()
+    cache, metadata = loader.query(tag="labelled").load()
+    assert cache["label"] == run["label"]
+    assert metadata["fields"] == {"label": list(dict.fromkeys(run["label"])), "number": run["number"]}
+    letter = run["label"][0]
+    assert len(loader.query(where=f"fields.label ~ '{letter}'")) == 1
+    assert len(loader.query(where="fields.label ~ 'nobody'")) == 0
+    # Another label is another run.
+    other = [{**one, "label": "x"} for one in labelled(TEXTS)]
+    for data, fits in ((labelled(TEXTS), True), (other, False)):
+        options = {"run": "shared", "part": (1, 2), "unit": 1}
+        if fits:
+            assert llama.extract_to_store(saver, data, ["last"], STREAMED, **options) is None
+        else:
+            with pytest.raises(ValueError, match="fields"):
+                llama.extract_to_store(saver, data, ["last"], STREAMED, **options)
+
+
+def test_fields_are_one_value_a_row(llama: HookedModel, saver: ActivationSaver) -> None:
+    tokenizer = llama.get_tokenizer()
+    batch = {**tokenizer(TEXTS[:2], padding=True), "label": ["a", "b"], "more": [1, None]}
+    one = {**tokenizer(TEXTS[2]), "label": "c", "more": [True]}
+    llama.extract_to_store(
+        saver, [batch, one, {"text": TEXTS[3:5], "label": ["d", "e"], "more": [2.5, "x"]}], tag="all"
+    )
+    llama.extract_to_store(saver, [batch, one], keep_fields=["label"], tag="some")
+    llama.extract_to_store(saver, [{**one, "picture": object()}], keep_fields=[], tag="none")
+    loader = ActivationLoader.from_saver(saver)
+    run = loader.query(tag="all").open()
+    assert run["label"] == ["a", "b", "c", "d", "e"] and run["more"] == [1, None, True, 2.5, "x"]
+    assert loader.query(tag="some").open().fields == ["label"] and loader.query(tag="none").open().fields == []
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        ([{**batch, "label": ["a"]}], {}, "one value a row"),
+        ([{**one, "picture": object()}], {}, "'picture' of row 0 is object"),
+        ([batch, {**one, "new": 1}], {}, "row 0 of the data set has no 'new'"),
+        ([batch], {"keep_fields": ["nothing"]}, "has no 'nothing'; it has 'label', 'more'"),
+        ([batch], {"keep_fields": "label"}, r"keep_fields=\['label'\]"),
+        ([{**one, "score": float("nan")}], {}, "finite"),
+        ([{**one, "resid_out_0": 1}], {}, "cannot be called `resid_out_0`"),
+        ([one], {"other_metadata": {"fields": 1}}, "other_metadata has 'fields'"),
+    ]
+    for data, options, says in wrong:
+        with pytest.raises(ValueError, match=says):
+            llama.extract_to_store(saver, data, **options)
+
+
+@pytest.mark.torch
+def test_fields_are_a_table(llama: HookedModel, saver: ActivationSaver) -> None:
+    llama.extract_to_store(saver, labelled(TEXTS), ["last"], STREAMED)
+    table = ActivationLoader.from_saver(saver).query().open().to_pandas()
+    assert table["number"].tolist() == list(range(len(TEXTS))) and list(table) == ["label", "number"]
+
+
+@pytest.mark.torch
+def test_an_object_is_written_as_the_original_wrote_it(saver: ActivationSaver, tmp_path: Path) -> None:
+    import torch
+
+    saver.save_object_to_path(torch.tensor([1, 2]), {"key": "value"}, tmp_path / "a" / "b")
+    assert torch.load(tmp_path / "a" / "b" / "tensor.pt").tolist() == [1, 2]
+    assert json.loads((tmp_path / "a" / "b" / "metadata.json").read_text()) == {"key": "value"}

@@ -6,10 +6,12 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from easyroutine import tensors
 from easyroutine._core import Loader, Saver, base_from_env
-from easyroutine.errors import InputError
+from easyroutine.errors import InputError, NotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.interventions import as_list
@@ -17,7 +19,6 @@ from easyroutine.interpretability.query_result import Place, QueryResult, below,
 from easyroutine.interpretability.selection import as_json, normalised
 from easyroutine.interpretability.stored import written_object
 from easyroutine.progress import token_progress
-from easyroutine.replaced import Replaced
 
 if TYPE_CHECKING:
     from easyroutine.interpretability.dataset import DataSet
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ActivationLoader", "ActivationSaver", "QueryResult"]
 
 
-class ActivationSaver(Replaced):
+class ActivationSaver:
     """Saves runs under ``base_dir/experiment/model/time/``, each visible only when it is whole.
 
     ``base_dir`` is a folder; or ``s3://bucket/prefix``, ``gs://…``, ``az://…``, in a package built with the feature ``cloud``.
@@ -40,7 +41,7 @@ class ActivationSaver(Replaced):
     @classmethod
     def from_env(cls, experiment_name: str = "default") -> ActivationSaver:
         """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
-        return cls(base_from_env(), experiment_name)
+        return cls(_base_from_env(), experiment_name)
 
     @property
     def base_dir(self) -> Place:
@@ -78,6 +79,19 @@ class ActivationSaver(Replaced):
                 "interventions=model.interventions, or interventions=[] for none",
             )
         return self._save(activations, story)
+
+    def save_object_to_path(
+        self, obj: Any, metadata: Mapping[str, Any], activation_dir: str | os.PathLike[str]
+    ) -> None:
+        """Writes ``obj`` by ``torch.save`` and ``metadata`` as JSON into a folder, ``tensor.pt`` and ``metadata.json``, as the
+        original kept its runs. No store knows of it: :meth:`save` makes runs that are found again.
+        """
+        torch = tensors.needed("torch", "save_object_to_path()")
+        folder = Path(activation_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(dict(metadata))
+        torch.save(obj, folder / "tensor.pt")
+        (folder / "metadata.json").write_text(text, encoding="utf-8")
 
     def save_cache(
         self, cache: ActivationCache, other_metadata: Mapping[str, Any] | None = None, tag: str | None = None
@@ -137,7 +151,7 @@ class ActivationLoader:
     @classmethod
     def from_env(cls, experiment_name: str = "default") -> ActivationLoader:
         """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
-        return cls(base_from_env(), experiment_name)
+        return cls(_base_from_env(), experiment_name)
 
     @classmethod
     def from_saver(cls, saver: ActivationSaver) -> ActivationLoader:
@@ -224,6 +238,15 @@ class ActivationLoader:
         return f"ActivationLoader({self._loader.base!r}, {self.experiment_name!r})"
 
 
+def _base_from_env() -> str:
+    """The folder of the store that the environment names."""
+    try:
+        return base_from_env()
+    except NotFoundError as error:
+        # No file is missing: nothing says which.
+        raise InputError(error.message, error.hint) from None
+
+
 def _known_run(activations: Any) -> Mapping[str, Any] | None:
     """What a cache says of its run, where it does."""
     metadata = activations.get("metadata") if isinstance(activations, ActivationCache) else None
@@ -264,8 +287,6 @@ def _interventions(given: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """Arrays of any library as the engine's, mappings and tuples as dictionaries and lists, numbers of numpy as numbers."""
-    from easyroutine import tensors
-
     if tensors.is_array(value):
         return tensors.as_tensor(value, "a value of the metadata")
     if isinstance(value, Mapping):

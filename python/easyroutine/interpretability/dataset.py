@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from easyroutine import tensors
 from easyroutine._core import fresh_name, speak_of_rows
 from easyroutine.checks import whole
 from easyroutine.errors import InputError
@@ -15,6 +17,7 @@ from easyroutine.interpretability.extraction_config import ExtractionConfig, as_
 from easyroutine.interpretability.inputs import Row, pivots_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
 from easyroutine.interpretability.kept import cache_of
+from easyroutine.interpretability.kept_fields import kept_fields
 from easyroutine.interpretability.query_result import Place
 from easyroutine.interpretability.running_means import means_of
 from easyroutine.interpretability.selection import Position, as_json, normalised
@@ -46,11 +49,26 @@ class Batch:
         self.others: dict[str, Any] = {}
         if isinstance(given, Mapping):
             self.said = {key: given[key] for key in _SAID if key in given}
-            self.others = {key: given[key] for key in given if key not in _READ and key not in _SAID}
-            if self.said or self.others:
+            of_text = "text" in given and "input_ids" not in given
+            read = ("text",) if of_text else _READ
+            self.others = {key: given[key] for key in given if key not in read and key not in _SAID}
+            if of_text:
+                self.inputs = given["text"]
+            elif self.said or self.others:
                 self.inputs = {key: given[key] for key in given if key in _READ}
         if self.said.get("vocabulary_index") is not None:
             raise InputError("'vocabulary_index' of a batch asks for a gradient, and this engine runs forward only")
+
+    @property
+    def is_one_row(self) -> bool:
+        """Whether it is one row by itself, and no list of rows."""
+        inputs = self.inputs.get("input_ids") if isinstance(self.inputs, Mapping) else self.inputs
+        if tensors.is_array(inputs):
+            return len(tensors.shape_of(inputs)) == 1
+        return isinstance(inputs, str) or not (
+            isinstance(inputs, (list, tuple))
+            and any(isinstance(one, (str, list, tuple)) or tensors.is_array(one) for one in inputs)
+        )
 
     @property
     def pivots(self) -> Any:
@@ -98,7 +116,8 @@ def extract_cache(
 ) -> ActivationCache:
     """Runs a data set and keeps what is asked for, rows in the order of the batches, with the metadata of the run.
 
-    A batch is whatever :meth:`forward` takes; texts in a list are taken ``batch_size`` at a time. Keys of a batch that the
+    A batch is whatever :meth:`forward` takes, or ``{"text": …}`` with a text or several; texts in a list are taken
+    ``batch_size`` at a time. Keys of a batch that the
     model does not read go to ``batch_saver``, and what it returns into the cache; ``pivot_positions`` are read.
 
     ``batch_tokens`` is how many tokens run together at most: rows of like length run together, without padding, and give the
@@ -137,6 +156,8 @@ class DataSet:
     pivots: list[list[int] | None] = field(default_factory=list)
     #: What ``batch_saver`` makes of each batch.
     others: list[ActivationCache] = field(default_factory=list)
+    #: What else each batch holds, how many rows it has, and whether it is one row by itself.
+    said: list[tuple[dict[str, Any], int, bool]] = field(default_factory=list)
 
     @classmethod
     def read(cls, model: HookedModel, dataloader: Iterable[Any], batch_saver: BatchSaver) -> DataSet:
@@ -147,6 +168,7 @@ class DataSet:
             data.batches.append(model.rows_of(batch.inputs))
             data.pivots.append(None if batch.pivots is None else pivots_of(batch.pivots))
             data.others.append(ActivationCache(batch_saver(batch.others) or {}))
+            data.said.append((batch.others, len(data.batches[-1]), batch.is_one_row))
         if not data.batches:
             raise InputError("the data set is empty")
         return data
@@ -229,6 +251,7 @@ def extract_to_store(
     resume: bool = False,
     part: tuple[int, int] | None = None,
     unit: int | None = None,
+    keep_fields: Sequence[str] | None = None,
     tag: str | None = None,
     other_metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -236,11 +259,14 @@ def extract_to_store(
 ) -> Place | None:
     """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, whatever the data set.
 
-    The batches are as in :meth:`extract_cache`; of keys that the model does not read nothing is kept. ``run`` is the name of
-    the run; ``resume=True`` goes on with a run of that name that was interrupted; ``part=(3, 8)`` writes the third of eight
-    shares, each a process of its own; ``unit`` is the examples of a shard. ``tag`` and ``other_metadata`` are as in
-    ``saver.save``, ``seed`` and ``batch_tokens`` as in :meth:`extract_cache`. Gives the run's folder, None where other parts
-    are not done.
+    The batches are as in :meth:`extract_cache`. What else they hold, one value a row, is kept with the run, all of it or what
+    ``keep_fields`` names: of ``{"text": "…", "label": "good"}`` the label. ``run["label"]`` is then a list of one value a row,
+    and ``fields.label ~ 'good'`` a condition of queries.
+
+    ``run`` is the name of the run; ``resume=True`` goes on with a run of that name that was interrupted; ``part=(3, 8)`` writes
+    the third of eight shares, each a process of its own; ``unit`` is the examples of a shard. ``tag`` and ``other_metadata``
+    are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in :meth:`extract_cache`. Gives the run's folder, None where
+    other parts are not done.
     """
     if run is None and (resume or part is not None):
         raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
@@ -255,6 +281,9 @@ def extract_to_store(
             "or interventions under several pivot_positions",
             "extract_cache() and saver.save() keep what runs as it came",
         )
+    fields = kept_fields(data.said, keep_fields)
+    if fields and "fields" in (other_metadata or {}):
+        raise InputError("other_metadata has 'fields', which says what is kept of each row", "call it another name")
     positions = as_given(target_token_positions)
     changes = [*model.interventions, *own]
     wishes = wishes_of(model, data, positions, config, own, seed, batch_tokens)
@@ -263,6 +292,7 @@ def extract_to_store(
         "run": name,
         "resume": resume,
         "part": share,
+        "fields": json.dumps(fields),
         "unit": None if unit is None else whole(unit, "unit", 1),
     }
     try:

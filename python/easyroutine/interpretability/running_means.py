@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from easyroutine.checks import whole
@@ -28,10 +29,13 @@ def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[di
     if batch_idx is None:
         raise InputError("external_cache holds means over examples: batch_idx says which batch this is, from 0")
     if cache._mean_rows is None:
-        raise InputError(
-            "external_cache holds means, and does not say over how many examples",
-            "give the cache that the batches before were given, or batch_idx=0 to begin anew",
+        # Means that were put there by hand: the original's batches had one row each.
+        warnings.warn(
+            f"external_cache does not say over how many examples its means are: over {batch_idx}, one in each batch before. "
+            "The cache that the batches before were given says it; batch_idx=0 begins anew",
+            stacklevel=4,
         )
+        return means, batch_idx
     return means, cache._mean_rows
 
 

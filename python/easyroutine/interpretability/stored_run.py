@@ -53,7 +53,23 @@ class StoredRun(Mapping[str, Any]):
         """Examples ``start`` to ``stop``, without ``stop``, of one key."""
         if not 0 <= start <= stop:
             raise InputError(f"examples {start}:{stop} are no range; both count from 0")
-        return tensors.handed_out(read_rows(self._node(key), self._run, start, stop, key))
+        node = self._node(key)
+        if key in self.fields:
+            return node["json"][start:stop]
+        return tensors.handed_out(read_rows(node, self._run, start, stop, key))
+
+    @property
+    def fields(self) -> list[str]:
+        """The keys that say something of each row, such as a label: those that the extraction kept of its data set."""
+        kept = self.metadata.get("fields")
+        found = [name for name in kept if name in self._entries] if isinstance(kept, Mapping) else []
+        return [name for name in found if isinstance(self._entries[name].get("json"), list)]
+
+    def to_pandas(self) -> Any:
+        """The fields of each row, a line a row in the order of the activations; pandas must be installed."""
+        pandas = tensors.needed("pandas", "to_pandas()")
+        n_rows = self.record.get("_store", {}).get("n_examples")
+        return pandas.DataFrame({name: self._entries[name]["json"] for name in self.fields}, index=range(n_rows or 0))
 
     def layer(self, number: int) -> ActivationCache:
         """Every activation of one layer."""

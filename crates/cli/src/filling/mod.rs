@@ -1,5 +1,6 @@
 //! A run in a store, filled unit by unit by an extraction: what every face that saves data sets shares.
 
+mod fields;
 mod unit;
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use easyroutine::request::Request;
 use easyroutine_store::{OpenRun, Plan, SHARD_BYTES, checksum};
 use serde_json::{Map, Value, json};
 
+pub use fields::{Field, summary};
 pub use unit::finish_values;
 
 /// A data set and what is asked of it.
@@ -24,6 +26,8 @@ pub struct Filling<'a> {
     pub request: &'a Request,
     /// The rows.
     pub examples: &'a [Example],
+    /// What is kept of each row beside its activations.
+    pub fields: &'a [Field],
     /// What all rows share.
     pub context: Context<'a>,
     /// Checked against all rows already.
@@ -63,13 +67,14 @@ impl<'a> Filling<'a> {
     /// All of the examples, checked.
     ///
     /// # Errors
-    /// As [`Extraction::new`]; an intervention that speaks of single rows, which run in other batches each time.
+    /// As [`Extraction::new`]; fields that cannot be kept; an intervention that speaks of single rows, which run in other batches each time.
     pub fn whole(&self) -> Result<Extraction<'a>, easyroutine::Error> {
         if self.interventions.iter().any(Intervention::speaks_of_rows) {
             return Err(easyroutine::Error::input(
                 "values for single rows of a batch, or from another row, are not for runs in a store",
             ));
         }
+        fields::check(self.fields, self.examples.len())?;
         self.extraction(0..self.examples.len(), Options::default())
     }
 
@@ -90,6 +95,9 @@ impl<'a> Filling<'a> {
         let chosen = json!(selected.iter().map(|s| &s.indices).collect::<Vec<_>>()).to_string();
         spec.insert("rows".to_owned(), json!(checksum(&ids)));
         spec.insert("tokens".to_owned(), json!(checksum(chosen.as_bytes())));
+        if !self.fields.is_empty() {
+            spec.insert("fields".to_owned(), json!(checksum(json!(self.fields).to_string().as_bytes())));
+        }
         let n_examples = self.examples.len() as u64;
         let unit = match unit {
             Some(unit) => unit,
@@ -131,7 +139,9 @@ impl<'a> Filling<'a> {
             if let Some(tell) = on_nan.take_if(|_| cache.has_nan()) {
                 tell();
             }
-            run.put(*unit, &unit::contents(&cache, is_rectangular))?;
+            let mut contents = unit::contents(&cache, is_rectangular);
+            contents.values.extend(fields::of_rows(self.fields, range.clone()));
+            run.put(*unit, &contents)?;
             so_far.rows += range.len();
             so_far.tokens += range.map(tokens).sum::<usize>();
         }

@@ -49,6 +49,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         model: &job.session.model,
         request: job.request,
         examples: job.examples,
+        fields: &[],
         context: job.context,
         interventions: job.interventions,
         batch_tokens: job.extract.batch_tokens as usize,

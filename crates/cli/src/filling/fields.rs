@@ -1,0 +1,89 @@
+//! What was said of each row of a data set beside its text, kept with its activations.
+
+use std::ops::Range;
+
+use easyroutine::Error;
+use easyroutine::sites::Point;
+use serde_json::{Map, Value, json};
+
+/// A field by its name, with one value a row.
+pub type Field = (String, Vec<Value>);
+
+/// Names of values that a run has of its own.
+const TAKEN: &[&str] = &["mapping_index", "mapping_index_rows", "token_dict", "token_dict_rows", "python"];
+
+/// How many different values of a field a record lists; of more it says how many there are.
+const LISTED: usize = 100;
+
+/// Refuses fields that cannot stand beside the activations of `n_examples` rows.
+///
+/// # Errors
+/// A name that is empty, that of an activation, or of a value that every run has; another number of values than rows.
+pub(super) fn check(fields: &[Field], n_examples: usize) -> Result<(), Error> {
+    for (number, (name, values)) in fields.iter().enumerate() {
+        if name.is_empty() || TAKEN.contains(&name.as_str()) || name.parse::<Point>().is_ok() {
+            return Err(Error::input(format!(
+                "a field cannot be called `{name}`: a run has that name for something else"
+            ))
+            .hint("give the field another name in the data set"));
+        }
+        if fields[..number].iter().any(|(other, _)| other == name) {
+            return Err(Error::input(format!("the field `{name}` is named twice")));
+        }
+        if values.len() != n_examples {
+            return Err(Error::input(format!(
+                "the field `{name}` has {} values, and there are {n_examples} rows",
+                values.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The values of some rows, as a unit of a run keeps them.
+pub(super) fn of_rows(fields: &[Field], rows: Range<usize>) -> Map<String, Value> {
+    fields.iter().map(|(name, values)| (name.clone(), Value::from(&values[rows.clone()]))).collect()
+}
+
+/// What a record says of kept fields, so that runs are found by it: the different values of each in the order in which
+/// they come, or how many there are. `fields.label ~ 'positive'` is the condition of a query.
+pub fn summary(fields: &[Field]) -> Value {
+    let of_field = |values: &[Value]| {
+        let mut different: Vec<&Value> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for value in values {
+            if seen.insert(value.to_string()) {
+                different.push(value);
+            }
+        }
+        if different.len() > LISTED { json!(different.len()) } else { json!(different) }
+    };
+    fields.iter().map(|(name, values)| (name.clone(), of_field(values))).collect::<Map<_, _>>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &str, values: Value) -> Field {
+        (name.to_owned(), values.as_array().cloned().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_record_lists_different_values_or_says_how_many_there_are() {
+        let many: Vec<usize> = (0..101).collect();
+        let fields = [field("label", json!(["a", 1, "a", null, 1.0])), field("id", json!(many))];
+        assert_eq!(summary(&fields), json!({"label": ["a", 1, null, 1.0], "id": 101}));
+    }
+
+    #[test]
+    fn a_field_has_a_name_of_its_own_and_a_value_a_row() {
+        assert!(check(&[field("label", json!([1, 2]))], 2).is_ok());
+        for (name, values) in
+            [("", json!([1])), ("logits", json!([1])), ("token_dict", json!([1])), ("x", json!([1, 2]))]
+        {
+            assert!(check(&[field(name, values)], 1).is_err(), "{name}");
+        }
+        assert!(check(&[field("x", json!([1])), field("x", json!([1]))], 1).is_err());
+    }
+}

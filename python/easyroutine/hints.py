@@ -1,0 +1,42 @@
+"""Errors of the engine in Python's words: it speaks to the command line too, and names its flags."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["in_python"]
+
+#: What the engine says of the command line, as an expression, and what it is in Python. Phrases go before flags.
+_WORDS: list[tuple[str, str]] = [
+    (
+        r"pass --truncate to keep its first tokens",
+        "keep its first tokens: tokenizer(text, truncation=True, max_length=…)",
+    ),
+    (r"`easyroutine extract --token-ids`", "give ids instead of text"),
+    (r"encode without one: `--bos auto` or `--bos no`", "encode without one: add_special_tokens=False"),
+    (r"without --resume it is begun", "resume=False begins it"),
+    (
+        r"--resume goes on with it; another --run begins another",
+        'resume=True goes on with it; another run="…" begins another',
+    ),
+    (r"with --resume", "with resume=True"),
+    (r" \(`--avg`\)", ""),
+    (r" \(`-a input_ids`\)", ""),
+    (r"--pattern-avg", "attn_pattern_avg"),
+    (r"--pattern-rows", "attn_pattern_row_positions"),
+    (r"--avg-over-examples", "avg_over_example"),
+    (r"--allow-config-key (\S+)", r'allow_config_keys=["\1"]'),
+    (r"--allow-config-key", "allow_config_keys"),
+    (r", on the command line `-a '[^']*'`", ""),
+    (r"`?--offline`?", "offline=True"),
+    (r"say which holds the prompts: --field NAME", "rename the field that holds the prompts"),
+]
+_COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]
+
+
+def in_python(text: str) -> str:
+    """What an error says, with Python's arguments in place of flags."""
+    if "--" in text or "`-" in text:
+        for expression, words in _COMPILED:
+            text = expression.sub(words, text)
+    return text

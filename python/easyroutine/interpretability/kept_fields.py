@@ -1,0 +1,73 @@
+"""What is said of each row of a data set beside its text: a label, a number, the file that it is from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from easyroutine import tensors
+from easyroutine.errors import InputError
+
+__all__ = ["kept_fields"]
+
+#: What is said of the rows of a batch, how many these are, and whether they are one row by itself.
+Said = tuple[Mapping[str, Any], int, bool]
+
+
+def kept_fields(batches: Iterable[Said], keep: Sequence[str] | None) -> list[tuple[str, list[Any]]]:
+    """One value a row for each field: of those named in ``keep``, or of all that the batches hold."""
+    if isinstance(keep, str):
+        raise InputError("keep_fields is a list of names, not a string", f"keep_fields=[{keep!r}]")
+    listed = list(batches)
+    names = list(dict.fromkeys(name for said, _, _ in listed for name in said)) if keep is None else list(keep)
+    fields: list[tuple[str, list[Any]]] = [(name, []) for name in names]
+    first_row = 0
+    for said, n_rows, is_one in listed:
+        for name, values in fields:
+            if name not in said:
+                raise InputError(
+                    f"row {first_row} of the data set has no {name!r}, and other rows have one"
+                    if keep is None
+                    else f"row {first_row} of the data set has no {name!r}; it has {_listed(said)}",
+                    "keep_fields names the fields to keep; keep_fields=[] keeps none",
+                )
+            values.extend(_values(said[name], name, n_rows, is_one, first_row))
+        first_row += n_rows
+    return fields
+
+
+def _listed(said: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, said)) or "nothing beside its text"
+
+
+def _values(given: Any, name: str, n_rows: int, is_one: bool, first_row: int) -> list[Any]:
+    """The values of the rows of one batch."""
+    if tensors.is_array(given):
+        given = given.tolist()
+    if is_one:
+        # A batch of one by another name: a list of one, as tokenizers and loaders make it.
+        rows = given if isinstance(given, (list, tuple)) and len(given) == 1 else [given]
+    elif isinstance(given, (list, tuple)):
+        rows = list(given)
+    else:
+        rows = [given] if n_rows == 1 else []
+    if len(rows) != n_rows:
+        raise InputError(
+            f"the field {name!r} of the batch that begins with row {first_row} is not one value a row, of which it has {n_rows}"
+        )
+    return [_plain(one, name, first_row + number) for number, one in enumerate(rows)]
+
+
+def _plain(value: Any, name: str, row: int) -> Any:
+    """A text, a number, a truth value or None."""
+    if hasattr(value, "item") and not isinstance(value, (bool, int, float, str)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"the field {name!r} of row {row} is {value}, and a run keeps finite numbers alone")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise InputError(
+        f"the field {name!r} of row {row} is {type(value).__name__}; kept fields are texts, numbers, True, False or None",
+        "keep_fields names the fields to keep; keep_fields=[] keeps none",
+    )
