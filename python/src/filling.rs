@@ -1,11 +1,11 @@
 //! A data set through a model into a run of a store, unit by unit.
 
 use easyroutine::extract::{End, Progress};
-use easyroutine::{Error, ErrorKind, Simd, Tap};
+use easyroutine::{Error, ErrorKind, Tap};
 use easyroutine_cli::filling::{self, Field, Filling, finish_values};
 use easyroutine_store::{ActivationSaver, Begun, Joining, Story};
 use pyo3::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::errors::Failure;
 use crate::extract::{self, RowWritten, Wishes};
@@ -67,7 +67,6 @@ pub(crate) fn run(
         story.other_metadata.push(("fields".to_owned(), filling::summary(&fields).into()));
     }
     let signals = Signals::new();
-    let spec = spec(model, wishes);
     let work = || {
         let is_stopped = || (&signals).is_stopped();
         let filling = Filling {
@@ -83,7 +82,7 @@ pub(crate) fn run(
             stop: Some(signals.stopped()),
         };
         let whole = filling.whole()?;
-        let plan = filling.plan(&whole, spec, place.unit)?;
+        let plan = filling.plan(&whole, spec(model, wishes)?, place.unit)?;
         let run = match saver.begin(&place.run, &plan, &story, joining).map_err(failure)? {
             Begun::Committed(path) => return Ok(Some(path)),
             Begun::Open(run) => run,
@@ -110,14 +109,8 @@ pub(crate) fn run(
 }
 
 /// All that makes the run what it is, beside its rows.
-fn spec(model: &Model, wishes: &Wishes) -> Map<String, Value> {
-    let mut spec = wishes.spec();
-    let entries = [
-        ("model", json!(model.files.name)),
-        ("commit", json!(model.files.commit)),
-        ("dtype", json!(model.dtype())),
-        ("instructions", json!(Simd::from_env().map_or_else(|e| e, |simd| simd.to_string()))),
-    ];
-    spec.extend(entries.map(|(key, value)| (key.to_owned(), value)));
-    spec
+fn spec(model: &Model, wishes: &Wishes) -> Result<Map<String, Value>, Failure> {
+    let mut spec = filling::spec_of_model(&model.files, model.identity.digest()?, &model.model);
+    spec.extend(wishes.spec());
+    Ok(spec)
 }

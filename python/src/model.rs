@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use easyroutine::cache::RunningMean;
 use easyroutine::extraction::ExtractionConfig;
+use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions};
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::source::ModelFiles;
@@ -36,6 +37,7 @@ pub(crate) struct Model {
     config: Map<String, Value>,
     /// Config keys that were let through.
     let_through: Vec<String>,
+    pub(crate) identity: Identity,
 }
 
 /// One row of a batch: its ids, and its text with the span of each token where known.
@@ -65,10 +67,11 @@ impl Model {
             let opened = load::open(&files, &options.allowed_keys)?;
             let model_type = opened.reading.family.model_type;
             let (config, let_through) = (opened.config.clone(), opened.reading.let_through.clone());
+            let identity = opened.identity.clone();
             let model = Arc::new(opened.build(&options)?);
             // Without a tokenizer a model still runs on ids; whoever asks for it is told what is wrong.
             let tokenizer = source::tokenizer(&files).ok().map(Arc::new);
-            Ok(Model { model, files, model_type, tokenizer, config, let_through })
+            Ok(Model { model, files, model_type, tokenizer, config, let_through, identity })
         })
     }
 
@@ -82,6 +85,11 @@ impl Model {
     #[getter]
     fn commit(&self) -> Option<&str> {
         self.files.commit.as_deref()
+    }
+
+    /// What it is by its content; the first time all files are read.
+    fn digest(&self, py: Python<'_>) -> Result<String, Failure> {
+        Ok(py.detach(|| self.identity.digest().map(str::to_owned))?)
     }
 
     /// The folder, or the GGUF file.

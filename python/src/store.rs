@@ -105,11 +105,11 @@ impl Saver {
     }
 }
 
-/// How a run came about, as Python writes it: the model's name, commit and dtype; positions and configuration as JSON.
+/// How a run came about, as Python writes it: the model's name, commit, dtype and digest; positions and configuration as JSON.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct StoryWritten<'py> {
-    model: (String, Option<String>, Option<String>),
+    model: (String, Option<String>, Option<String>, Option<String>),
     positions: String,
     extraction_config: String,
     interventions: Option<Bound<'py, PyAny>>,
@@ -127,9 +127,9 @@ impl StoryWritten<'_> {
             let given = value(&given, &format!("other_metadata[{key:?}]"), 0)?;
             Ok((key, given))
         });
-        let (name, revision, dtype) = self.model.clone();
+        let (name, revision, dtype, digest) = self.model.clone();
         Ok(Story {
-            model: store::Model { name, revision, dtype, config_digest: None },
+            model: store::Model { name, revision, dtype, digest },
             target_token_positions: json(&self.positions)?,
             interventions: interventions.transpose()?,
             extraction_config: json(&self.extraction_config)?,

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions, Opened};
 use easyroutine::positions::Row;
 use easyroutine::prompts::Format;
@@ -25,6 +26,7 @@ pub(crate) struct Session {
     pub(crate) files: ModelFiles,
     pub(crate) model: Model,
     pub(crate) model_type: &'static str,
+    pub(crate) identity: Identity,
 }
 
 impl Session {
@@ -98,6 +100,7 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failur
     let opened = open(&files, &loading.finding)?;
     memory::check(opened.parameters()?, loading.dtype())?;
     let model_type = opened.reading.family.model_type;
+    let identity = opened.identity.clone();
     let spinner = std::io::stderr().is_terminal().then(|| {
         let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", files.name));
         spinner.enable_steady_tick(Duration::from_millis(100));
@@ -107,7 +110,7 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failur
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }
-    Ok(Session { files, model: model?, model_type })
+    Ok(Session { files, model: model?, model_type, identity })
 }
 
 /// The tokenizer of a model.

@@ -17,6 +17,7 @@ pub mod extract;
 pub mod extraction;
 pub mod families;
 pub mod generate;
+pub mod identity;
 pub mod lens;
 pub mod load;
 mod model;

@@ -4,17 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use easyroutine_files::gguf::{Array, Value as Metadatum};
-use easyroutine_files::{Container, Gguf, GgufFile};
+use easyroutine_files::{Container, Gguf, GgufFile, OpenFile};
 use easyroutine_kernels::{Cpu, Dtype, Simd};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::arch::Arch;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::families::{self, Reading, gguf};
+use crate::identity::{self, Identity};
 use crate::lens::LogitLens;
 use crate::model::Model;
-use crate::source::{FilesKind, ModelFiles};
+use crate::source::{self, FilesKind, ModelFiles};
 use crate::weights::Checkpoint;
 
 /// How a model is loaded.
@@ -54,6 +55,9 @@ pub struct Opened {
     pub reading: Reading,
     /// The config as transformers writes it; made from the metadata for a GGUF file.
     pub config: Map<String, Value>,
+    /// Which model it is: over every file that it is built of, and every choice that changes what is computed. Whatever
+    /// else is read to build a model, or chosen, is added to it.
+    pub identity: Identity,
     pub(crate) checkpoint: Arc<Checkpoint>,
 }
 
@@ -158,7 +162,16 @@ fn open_folder(folder: &Path, allowed_keys: &[String]) -> Result<Opened> {
     let config = Config::parse(&bytes).map_err(|e| e.at(folder.display()))?;
     let reading = families::read(&config, allowed_keys)?;
     let checkpoint = Arc::new(Checkpoint::plain(Container::open(folder)?));
-    Ok(Opened { reading, config: config.as_map().clone(), checkpoint })
+    let mut identity = identity_of(&checkpoint, &reading);
+    identity.add("config", identity::of_config(config.as_map()));
+    for name in source::files_of_tokens().filter(|name| folder.join(name).is_file()) {
+        match OpenFile::open(folder.join(name)) {
+            Ok(file) => identity.add_file(name, Arc::new(file)),
+            // A model runs on ids without its tokenizer; whoever asks for that is told what is wrong.
+            Err(_) => identity.add(name, json!("cannot be read")),
+        }
+    }
+    Ok(Opened { reading, config: config.as_map().clone(), identity, checkpoint })
 }
 
 fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
@@ -186,7 +199,28 @@ fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
     let architecture = gguf.str("general.architecture")?.unwrap_or_default().to_owned();
     let names = gguf::tensor_names(&architecture, &reading.arch, file.names())?;
     let checkpoint = Arc::new(Checkpoint::renamed(Container::Gguf(file), names));
-    Ok(Opened { reading, config: config.as_map().clone(), checkpoint })
+    // Config and tokenizer are in the file.
+    let identity = identity_of(&checkpoint, &reading);
+    Ok(Opened { reading, config: config.as_map().clone(), identity, checkpoint })
+}
+
+/// What the weights are, and what of the config was let through: which numbers a key would have changed depends on the
+/// program that knows it.
+fn identity_of(checkpoint: &Checkpoint, reading: &Reading) -> Identity {
+    let mut identity = Identity::default();
+    for file in checkpoint.files() {
+        let Some(opened) = file.opened() else { continue };
+        // The name of a single file is whatever the user calls it; shards are told apart by theirs.
+        let name = match checkpoint.files().len() {
+            1 => "weights".into(),
+            _ => file.path().file_name().unwrap_or_default().to_string_lossy(),
+        };
+        identity.add_file(name, Arc::clone(opened));
+    }
+    let mut let_through = reading.let_through.clone();
+    let_through.sort();
+    identity.add("let_through", json!(let_through));
+    identity
 }
 
 /// Metadata as JSON, without the long lists of strings that are the tokenizer's.

@@ -43,9 +43,14 @@ impl Container {
     /// # Errors
     /// As [`MappedFile::check_unchanged`], of the first file that is not.
     pub fn check_unchanged(&self) -> Result<()> {
+        self.files().into_iter().try_for_each(MappedFile::check_unchanged)
+    }
+
+    /// The files that hold it.
+    pub fn files(&self) -> Vec<&MappedFile> {
         match self {
-            Container::SafeTensors(shards) => shards.files().try_for_each(MappedFile::check_unchanged),
-            Container::Gguf(file) => file.file().check_unchanged(),
+            Container::SafeTensors(shards) => shards.files().collect(),
+            Container::Gguf(file) => vec![file.file()],
         }
     }
 

@@ -1,14 +1,13 @@
 //! The one place that maps files into memory.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use memmap2::Mmap;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, OpenFile, Result};
 
 /// A whole file, read-only, as a slice of bytes that the operating system brings in page by page. Clones share the map.
 #[derive(Debug, Clone)]
@@ -16,21 +15,8 @@ pub struct MappedFile {
     path: PathBuf,
     /// `None` for an empty file, which no system call maps.
     map: Option<Arc<Mmap>>,
-    /// The open file and how it was, of one that [`MappedFile::open`] opened.
-    opened: Option<Arc<(File, Stamp)>>,
-}
-
-/// What changes when a file is written to.
-#[derive(Debug, PartialEq)]
-struct Stamp {
-    bytes: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Stamp {
-        Stamp { bytes: metadata.len(), modified: metadata.modified().ok() }
-    }
+    /// The open file, of one that [`MappedFile::open`] opened.
+    opened: Option<Arc<OpenFile>>,
 }
 
 impl MappedFile {
@@ -43,16 +29,9 @@ impl MappedFile {
     /// # Errors
     /// If the file cannot be opened or mapped, or is not a plain file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
-        // Looked at before it is opened: opening a named pipe would wait for ever.
-        let found = std::fs::metadata(&path).map_err(|e| Error::io(&path, "open the file", e))?;
-        if !found.is_file() {
-            return Err(Error::new(ErrorKind::Io, "is not a plain file").within(path.display()));
-        }
-        let file = File::open(&path).map_err(|e| Error::io(&path, "open the file", e))?;
-        let stamp = Stamp::of(&file.metadata().map_err(|e| Error::io(&path, "look at the file", e))?);
-        let mapped = MappedFile::from_file(&file, path)?;
-        Ok(MappedFile { opened: Some(Arc::new((file, stamp))), ..mapped })
+        let opened = OpenFile::open(path)?;
+        let mapped = MappedFile::from_file(opened.file(), opened.path())?;
+        Ok(MappedFile { opened: Some(Arc::new(opened)), ..mapped })
     }
 
     /// Maps a plain file that is open already, under the same condition as [`MappedFile::open`]; `path` is what errors
@@ -79,15 +58,12 @@ impl MappedFile {
     /// # Errors
     /// If it was written to, or cannot be looked at. Always fine for a map of [`MappedFile::from_file`].
     pub fn check_unchanged(&self) -> Result<()> {
-        let Some((file, before)) = self.opened.as_deref() else { return Ok(()) };
-        let now = file.metadata().map_err(|e| Error::io(&self.path, "look at the file", e))?;
-        if Stamp::of(&now) == *before {
-            return Ok(());
-        }
-        Err(Error::malformed(
-            "was written to after it was opened, and what is in it now is not known. Load it again",
-        )
-        .within(self.path.display()))
+        self.opened.as_ref().map_or(Ok(()), |file| file.check_unchanged())
+    }
+
+    /// The file that is mapped, of one that [`MappedFile::open`] opened.
+    pub fn opened(&self) -> Option<&Arc<OpenFile>> {
+        self.opened.as_ref()
     }
 
     /// The file's bytes.

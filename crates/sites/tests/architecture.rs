@@ -26,6 +26,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("config", &["error"]),
     ("families", &["arch", "config", "error", "names"]),
     ("source", &["error"]),
+    ("identity", &["error", "source"]),
     ("tokens", &["error"]),
     ("positions", &["error"]),
     ("weights", &["arch", "error", "names"]),

@@ -63,8 +63,8 @@ pub struct Model {
     pub name: String,
     /// The commit on the hub.
     pub revision: Option<String>,
-    /// A checksum of its config.
-    pub config_digest: Option<String>,
+    /// What it is by its content, whatever its name: the engine's digest over its files.
+    pub digest: Option<String>,
     /// The type it computed in.
     pub dtype: Option<String>,
 }
@@ -200,9 +200,10 @@ impl<'a> Fields<'a> {
                 return Err(Error::input(format!("two values for the key `{key}`")));
             }
         }
-        let Model { name, revision, config_digest, dtype } = &story.model;
-        let model = json!({"id": name, "revision": revision, "config_digest": config_digest, "dtype": dtype});
-        json.insert("_store".to_owned(), json!({"model": model, "dataset": story.dataset}));
+        let Model { name, revision, digest, dtype } = &story.model;
+        let model = json!({"id": name, "revision": revision, "dtype": dtype});
+        let store = json!({"model": model, "model_digest": digest, "dataset": story.dataset});
+        json.insert("_store".to_owned(), store);
         Ok(Fields { json, aux })
     }
 }
@@ -264,7 +265,9 @@ pub(crate) fn publish(
     put("revision", json!(1));
     put("writer", json!(concat!("easyroutine ", env!("CARGO_PKG_VERSION"))));
     put("durability", json!(if backend.durability() == Durability::Full { "full" } else { "fast" }));
-    put("model", about.get("model").cloned().unwrap_or_default());
+    for of_model in ["model", "model_digest"] {
+        put(of_model, about.get(of_model).cloned().unwrap_or_default());
+    }
     for of_streams in ["name", "plan"] {
         if let Some(value) = about.get(of_streams) {
             put(of_streams, value.clone());

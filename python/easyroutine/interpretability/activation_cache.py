@@ -174,13 +174,15 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         model_name: str | None = None,
         extraction_config: Any = None,
         interventions: Any = None,
+        model_digest: str | None = None,
     ) -> None:
-        """Sets what the run was, under ``metadata``."""
+        """Sets what the run was, under ``metadata``; ``model_digest`` is :attr:`HookedModel.digest`."""
         if hasattr(extraction_config, "to_dict"):
             extraction_config = extraction_config.to_dict()
         self["metadata"] = {
             "target_token_positions": target_token_positions,
             "model_name": model_name,
+            "model_digest": model_digest,
             "extraction_config": extraction_config,
             "interventions": interventions,
         }

@@ -110,7 +110,10 @@ class ActivationSaver:
             other_metadata,
             tag,
         )
-        return self._save(cache, {**story, "interventions": _plain(metadata.get("interventions"))})
+        name, commit, dtype, _ = story["model"]
+        digest = metadata.get("model_digest")
+        known = {"model": (name, commit, dtype, digest), "interventions": _plain(metadata.get("interventions"))}
+        return self._save(cache, {**story, **known})
 
     def _save(self, activations: Any, story: dict[str, Any]) -> Place:
         written, values = written_object(activations)
@@ -262,7 +265,10 @@ def story_of(
     tag: str | None,
 ) -> dict[str, Any]:
     """How a run came about, as the engine reads it."""
-    named = (model, None, None) if isinstance(model, str) else (model.name, model._engine.commit, model._engine.dtype)
+    if isinstance(model, str):
+        named: tuple[str | None, ...] = (model, None, None, None)
+    else:
+        named = (model.name, model._engine.commit, model._engine.dtype, model._engine.digest())
     return {
         "model": named,
         "positions": _positions(positions),

@@ -140,6 +140,7 @@ def extract_cache(
     joined.add_metadata(
         target_token_positions=positions,
         model_name=model.name,
+        model_digest=model.digest,
         extraction_config=config,
         interventions=[one.to_dict() for one in [*model.interventions, *changes]] or None,
     )

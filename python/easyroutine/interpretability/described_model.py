@@ -33,6 +33,15 @@ class DescribedModel(Replaced):
         return self._engine.name
 
     @property
+    def digest(self) -> str:
+        """What the model is by its content: ``blake3:`` and 64 hexadecimal digits over its files and how they were loaded.
+
+        The same for every copy of the model, whatever its folder is called. The first time all files are read; afterwards
+        the digest is known by the files' own identity.
+        """
+        return self._engine.digest()
+
+    @property
     def model_config(self) -> ModelConfig:
         """Sizes under the names of transformers, and every key of config.json."""
         if self._model_config is None:

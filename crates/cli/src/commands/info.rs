@@ -32,6 +32,7 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     let mut facts: Vec<(&str, Value)> = vec![
         ("name", json!(files.name)),
         ("commit", json!(files.commit)),
+        ("model_digest", json!(opened.identity.digest()?)),
         ("path", json!(files.path().display().to_string())),
         ("model_type", json!(opened.reading.family.model_type)),
         ("parameters", json!(parameters)),

@@ -11,9 +11,11 @@ use easyroutine::edit::Intervention;
 use easyroutine::extract::{End, Example, Extraction, Options, Progress};
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
-use easyroutine_store::{OpenRun, Plan, SHARD_BYTES, checksum};
+use easyroutine::source::ModelFiles;
+use easyroutine_store::{MODEL_DIGEST, OpenRun, Plan, SHARD_BYTES, checksum};
 use serde_json::{Map, Value, json};
 
+use crate::reports::dtype_name;
 pub use fields::{Field, summary};
 pub use unit::finish_values;
 
@@ -61,6 +63,18 @@ impl From<easyroutine_store::Error> for Error {
     fn from(error: easyroutine_store::Error) -> Self {
         Error::Store(error)
     }
+}
+
+/// What the model has to do with a run's numbers, in the words of every face: whoever joins must have the same.
+pub fn spec_of_model(files: &ModelFiles, digest: &str, model: &Model) -> Map<String, Value> {
+    let entries = [
+        ("model", json!(files.name)),
+        ("commit", json!(files.commit)),
+        (MODEL_DIGEST, json!(digest)),
+        ("dtype", json!(dtype_name(model.dtype()))),
+        ("instructions", json!(model.cpu().simd().to_string())),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 impl<'a> Filling<'a> {

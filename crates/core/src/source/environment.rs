@@ -16,6 +16,8 @@ pub struct Environment {
     /// Where demo models are: `$EASYROUTINE_CACHE/models`, else `$XDG_CACHE_HOME/easyroutine/models`, else
     /// `~/.cache/easyroutine/models`.
     pub demo_models: PathBuf,
+    /// Where digests of model files are kept: `digests` beside `models`.
+    pub digests: PathBuf,
     /// The hub's address, without a slash at its end: `HF_ENDPOINT`, else `https://huggingface.co`.
     pub endpoint: String,
     /// `HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the file `HF_TOKEN_PATH`, else `$HF_HOME/token`; none where
@@ -81,13 +83,13 @@ impl Environment {
         };
         let endpoint = lookup("HF_ENDPOINT")
             .map_or("https://huggingface.co".into(), |v| v.to_string_lossy().into_owned());
+        let own = path("EASYROUTINE_CACHE").unwrap_or_else(|| cache.join("easyroutine"));
         Environment {
             hub_cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
                 .unwrap_or_else(|| hf_home.join("hub")),
-            demo_models: path("EASYROUTINE_CACHE")
-                .unwrap_or_else(|| cache.join("easyroutine"))
-                .join("models"),
+            demo_models: own.join("models"),
+            digests: own.join("digests"),
             endpoint: endpoint.trim().trim_end_matches('/').to_owned(),
             token,
             offline: lookup("HF_HUB_OFFLINE").or_else(|| lookup("TRANSFORMERS_OFFLINE")).is_some_and(is_true),

@@ -32,7 +32,7 @@ pub use environment::{Environment, Token};
 /// Files that belong to a model beside `config.json` and its weights, where it has them. A download fetches them before
 /// the weights, so that a model whose weights are in the cache has everything else too.
 pub const SMALL_FILES: &[&str] = &[
-    "generation_config.json",
+    GENERATION,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -41,6 +41,14 @@ pub const SMALL_FILES: &[&str] = &[
     "merges.txt",
     "chat_template.jinja",
 ];
+
+/// Those of them that decide which ids a text becomes, or of which turns a conversation: a part of what the model is.
+pub(crate) fn files_of_tokens() -> impl Iterator<Item = &'static str> {
+    SMALL_FILES.iter().copied().filter(|name| *name != GENERATION)
+}
+
+/// Defaults of drawing tokens, which are no part of the model.
+const GENERATION: &str = "generation_config.json";
 
 /// The files of one model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use easyroutine_files::{Container, Encoding, LastingRows, StoredTensor};
+use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, StoredTensor};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::StorageQuirk;
@@ -77,6 +77,11 @@ impl Checkpoint {
     /// The file that does not.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         Ok(self.container.check_unchanged()?)
+    }
+
+    /// The files that hold the tensors.
+    pub(crate) fn files(&self) -> Vec<&MappedFile> {
+        self.container.files()
     }
 
     /// Whether the file holds a tensor of exactly this name.

@@ -21,7 +21,7 @@ use crate::save::{self, ActivationSaver, Contents, Fields, Size, Story};
 use crate::shard::{self, Label};
 use crate::store::Store;
 use crate::tensor::Tensor;
-pub use plan::Plan;
+pub use plan::{MODEL_DIGEST, Plan};
 pub(crate) use plan::{OPEN_BEGINS, Opened};
 
 /// A run that is being written.

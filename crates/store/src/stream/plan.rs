@@ -15,6 +15,9 @@ pub(crate) const OPEN_BEGINS: &str = ".open-";
 /// Most units of a plan: as many as five digits name.
 const MOST_UNITS: u64 = 100_000;
 
+/// The key of a plan, and of a record's `_store`, that says which model it was by its content.
+pub const MODEL_DIGEST: &str = "model_digest";
+
 /// How the examples are cut, and all that makes the result what it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -73,11 +76,39 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Refuses another model than the one by which a run was begun, whatever they are called: what is in the run already
+    /// is not known to be of this one either where its plan does not say.
+    fn check_same_model(&self, now: &Plan) -> Result<()> {
+        let digest = |plan: &Plan| plan.spec.get(MODEL_DIGEST).and_then(Value::as_str).map(str::to_owned);
+        let (Some(ours), theirs) = (digest(now), digest(self)) else { return Ok(()) };
+        let Some(theirs) = theirs else {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "was begun by an easyroutine that did not keep which model it was, so {} ({ours}) cannot be told from \
+                     another of its name",
+                    name_of(&now.spec)
+                ),
+            )
+            .hint("begin another by another name; a run that is whole stays readable"));
+        };
+        if ours == theirs {
+            return Ok(());
+        }
+        let (was, is) = (name_of(&self.spec), name_of(&now.spec));
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("was begun with another model: {was} was {theirs}, now {is} is {ours}"),
+        )
+        .hint("take the model that it was begun with (`easyroutine model info` prints its digest), or begin another by another name"))
+    }
+
     /// Refuses another plan than this, by which a run was begun, with the first thing in which it differs.
     pub(super) fn check_same(&self, now: &Plan) -> Result<()> {
         if self == now {
             return Ok(());
         }
+        self.check_same_model(now)?;
         let keys = self.spec.keys().chain(now.spec.keys());
         let differing = keys.filter(|key| self.spec.get(*key) != now.spec.get(*key)).min();
         let what = match differing {
@@ -203,6 +234,10 @@ impl Opened {
     fn text(&self, key: &str) -> &str {
         self.content.get(key).and_then(Value::as_str).unwrap_or_default()
     }
+}
+
+fn name_of(spec: &Map<String, Value>) -> String {
+    spec.get("model").and_then(Value::as_str).map_or_else(|| "a model".to_owned(), |name| format!("`{name}`"))
 }
 
 fn short(text: &str) -> String {

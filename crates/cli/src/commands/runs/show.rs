@@ -32,6 +32,7 @@ pub(super) fn run(args: &Args, runs: &Runs, which: &RunArg) -> Result<(), Failur
         "writer",
         "durability",
         "model",
+        "model_digest",
         "dataset",
         "n_examples",
         "n_rows",

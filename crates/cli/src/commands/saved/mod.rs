@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         stop: Some(&stop),
     };
     let whole = filling.whole()?;
-    let plan = filling.plan(&whole, story::spec(job), saving.unit)?;
+    let plan = filling.plan(&whole, story::spec(job)?, saving.unit)?;
     let saver = ActivationSaver::new(base, saving.experiment.as_deref().unwrap_or("default"))?;
     let (name, joining) = match (&saving.run, saving.part) {
         (Some(name), Some(_)) => (name.clone(), Joining::Share),

@@ -9,19 +9,20 @@ use super::Job;
 use crate::commands::dtype_name;
 use crate::commands::runs::{pairs, position};
 use crate::failure::Failure;
+use crate::filling::spec_of_model;
+use crate::session::Session;
 
 /// All that makes the run what it is, beside its rows: whoever joins must want the same.
-pub(super) fn spec(job: &Job<'_>) -> Map<String, Value> {
+pub(super) fn spec(job: &Job<'_>) -> Result<Map<String, Value>, Failure> {
+    let Session { files, model, identity, .. } = job.session;
+    let mut spec = spec_of_model(files, identity.digest()?, model);
     let entries = [
-        ("model", json!(job.session.files.name)),
-        ("commit", json!(job.session.files.commit)),
-        ("dtype", json!(dtype_name(job.session.model.dtype()))),
-        ("instructions", json!(easyroutine::Simd::from_env().map_or_else(|e| e, |simd| simd.to_string()))),
         ("activations", json!(job.extract.activations.join(","))),
         ("positions", json!(job.extract.positions)),
         ("interventions", json!(interventions(job))),
     ];
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    spec.extend(entries.map(|(key, value)| (key.to_owned(), value)));
+    Ok(spec)
 }
 
 /// How the run came about.
@@ -52,7 +53,7 @@ pub(super) fn of(job: &Job<'_>) -> Result<Story<'static>, Failure> {
             name: job.session.files.name.clone(),
             revision: job.session.files.commit.clone(),
             dtype: Some(dtype_name(job.session.model.dtype()).to_owned()),
-            config_digest: None,
+            digest: Some(job.session.identity.digest()?.to_owned()),
         },
         target_token_positions: positions.collect(),
         interventions: interventions(job).map(Into::into),

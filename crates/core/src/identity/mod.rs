@@ -1,0 +1,149 @@
+//! Which model it is, by its content and not by its name.
+//!
+//! The digest covers every file that was read to build the model, and every choice of loading that changes what is
+//! computed from them. Two folders of one name have different digests where one number of their weights differs; a
+//! folder that was copied, moved or renamed keeps its digest.
+
+mod cache;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use blake3::Hasher;
+use easyroutine_files::OpenFile;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Environment;
+
+/// Bytes of a file that are hashed at a time, by all cores.
+const WINDOW: usize = 16 << 20;
+
+/// Keys of config.json that say where a copy came from, and nothing of the model.
+const OF_THE_COPY: &[&str] = &["_commit_hash", "_name_or_path", "transformers_version"];
+
+/// What tells a model from every other.
+///
+/// Files are opened with the model and read when the digest is asked for, once: afterwards it is known by the files' own
+/// identity (device, inode, size, times) in easyroutine's cache folder.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    files: Vec<(String, Arc<OpenFile>)>,
+    said: Map<String, Value>,
+    digest: OnceLock<String>,
+}
+
+impl Identity {
+    /// Adds a file that the model is built of, under the name that it has in every copy of the model.
+    pub fn add_file(&mut self, name: impl Into<String>, file: Arc<OpenFile>) {
+        self.files.push((name.into(), file));
+        self.digest = OnceLock::new();
+    }
+
+    /// Adds what else the numbers hang on: a choice of loading, or the content of a file where its spelling is of no
+    /// account. Maps are compared whatever the order of their keys, `1.0` is `1`.
+    pub fn add(&mut self, key: &str, value: Value) {
+        self.said.insert(key.to_owned(), value);
+        self.digest = OnceLock::new();
+    }
+
+    /// The digest: `blake3:` and 64 hexadecimal digits. The first time each file is read whole, by all cores.
+    ///
+    /// BLAKE3 is collision resistant, so that nobody can make another model of the same digest, and it is hashed by all
+    /// cores at once. A digest that the cache folder holds is believed where it fits the file's identity and its own
+    /// checksum.
+    ///
+    /// # Errors
+    /// A file that was written to after it was opened, or that cannot be read.
+    pub fn digest(&self) -> Result<&str> {
+        self.digest_in(Some(&Environment::from_process().digests))
+    }
+
+    /// The same with another folder of known digests, or none.
+    ///
+    /// # Errors
+    /// As [`Identity::digest`].
+    pub fn digest_in(&self, known: Option<&Path>) -> Result<&str> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(digest);
+        }
+        let mut files = Map::new();
+        for (name, file) in &self.files {
+            files.insert(name.clone(), json!(file_digest(file, known)?));
+        }
+        let whole = json!({"schema": "easyroutine.model_digest/1", "files": files, "said": self.said});
+        let digest = format!("blake3:{}", blake3::hash(canonical(&whole).as_bytes()).to_hex());
+        Ok(self.digest.get_or_init(|| digest))
+    }
+}
+
+/// What config.json says of the model.
+pub(crate) fn of_config(config: &Map<String, Value>) -> Value {
+    let told = config.iter().filter(|(key, _)| !OF_THE_COPY.contains(&key.as_str()));
+    told.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>().into()
+}
+
+/// BLAKE3 of a file's content, as `b3sum` prints it.
+fn file_digest(file: &OpenFile, known: Option<&Path>) -> Result<String> {
+    file.check_unchanged()?;
+    let identity = known.and_then(|folder| Some((folder, file.identity()?)));
+    if let Some((folder, identity)) = &identity
+        && let Some(digest) = cache::look_up(folder, identity)
+    {
+        return Ok(digest);
+    }
+    let digest = read_whole(file)?;
+    file.check_unchanged()?;
+    if let Some((folder, identity)) = &identity
+        && file.identity().as_ref() == Some(identity)
+    {
+        cache::keep(folder, identity, &digest);
+    }
+    Ok(digest)
+}
+
+fn read_whole(file: &OpenFile) -> Result<String> {
+    let mut hasher = Hasher::new();
+    let mut window = vec![0; WINDOW.min(usize::try_from(file.len()).unwrap_or(WINDOW))];
+    let mut offset = 0;
+    while offset < file.len() {
+        let bytes = &mut window[..(file.len() - offset).min(WINDOW as u64) as usize];
+        file.read_at(offset, bytes).map_err(|e| {
+            Error::new(ErrorKind::Io, e.to_string())
+                .hint("the file is shorter than when it was opened: load it again")
+        })?;
+        hasher.update_rayon(bytes);
+        offset += bytes.len() as u64;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// JSON as one text, whatever its spelling was: keys in order, whole numbers without a fraction.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort();
+            let entry = |key: &String| format!("{}:{}", json!(key), canonical(&map[key]));
+            format!("{{{}}}", joined(keys.into_iter().map(entry)))
+        }
+        Value::Array(list) => format!("[{}]", joined(list.iter().map(canonical))),
+        Value::Number(number) => match number.as_f64() {
+            // Below 2^53 a float that is whole is one integer and no other.
+            Some(x) if number.is_f64() && x.fract() == 0.0 && x.abs() < 9e15 => (x as i64).to_string(),
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.enumerate().fold(String::new(), |mut all, (number, part)| {
+        // Writing into a String cannot fail.
+        let _ = write!(all, "{}{part}", if number > 0 { "," } else { "" });
+        all
+    })
+}
