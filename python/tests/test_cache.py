@@ -455,3 +455,18 @@ def test_heads_are_stacked_as_torch_and_numpy_do(llama: HookedModel, monkeypatch
         monkeypatch.setenv("EASYROUTINE_TENSORS", backend)
         other = llama.forward([[1, 2, 3]], extraction_config=config).stack_heads("pattern_L0")
         assert other.tolist() == own and type(other).__module__.split(".")[0] == backend
+
+
+def test_tensors_that_do_not_fit_are_rows_of_runs_and_wholes_of_others(llama: HookedModel) -> None:
+    wide, narrow = row(1, 2, 3), row(1, 2)
+    cache = ActivationCache({"x": wide})
+    for _ in range(2):
+        cache.cat(ActivationCache({"x": narrow}))
+    assert isinstance(cache["x"], list) and [one.tolist() for one in cache["x"]] == [
+        wide.tolist(),
+        narrow.tolist(),
+        narrow.tolist(),
+    ]
+    first, second = of_ids(llama, [[1, 2, 3]], ["all"]), of_ids(llama, [[4, 5], [6, 7]], ["all"])
+    first.cat(second)
+    assert [one.shape for one in first["resid_out_0"]] == [(3, 48), (2, 48), (2, 48)]

@@ -62,6 +62,9 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
     :meth:`cat` puts the rows of another cache behind these. Neither joins caches of different positions.
     """
 
+    #: Whether the first axis of every value is the rows of a data set.
+    _is_by_rows = False
+
     def __init__(self, initial: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         self._values: dict[str, Any] = {}
         self._selection: Selection | None = None
@@ -257,8 +260,10 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
                 f"{mean!r} is a mean over examples, and means are not put behind each other",
                 "forward(external_cache=..., batch_idx=...) carries a mean on; register_aggregation() joins it in a way of your own",
             )
+        # Caches of runs, and what goes with them, hold one value a row; of others nobody knows what the first axis is.
+        by_rows = self._is_by_rows or any(cache._selection is not None for cache in (self, *caches))
         values = {
-            key: self._joined(key, [value, *(cache._values[key] for cache in caches)])
+            key: self._joined(key, [value, *(cache._values[key] for cache in caches)], by_rows)
             for key, value in self._values.items()
         }
         self._values = values
@@ -274,7 +279,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
                     f"only caches of the same positions can be joined: one holds {_named(mine)}, the other {_named(theirs)}"
                 )
 
-    def _joined(self, key: str, values: list[Any]) -> Any:
+    def _joined(self, key: str, values: list[Any], by_rows: bool) -> Any:
         for prefix, function in self._aggregations:
             if key.startswith(prefix):
                 joined = values[0]
@@ -286,7 +291,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
             return values[0] if all(value == values[0] for value in values) else list(values)
         if key == "metadata" and all(_same(value, values[0]) for value in values[1:]):
             return values[0]
-        return aggregated(values)
+        return aggregated(values, by_rows)
 
     def _join_positions(self, caches: list[ActivationCache]) -> None:
         for name in ("_selection", "_pattern_rows"):
@@ -303,7 +308,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
 
     def default_aggregation(self, old: Any, new: Any) -> Any:
         """How values of one key are joined where nothing is registered; without an old value it is the new one."""
-        return new if old is None else aggregated([old, new])
+        return new if old is None else aggregated([old, new], by_rows=False)
 
     # Looking at it.
 
@@ -382,24 +387,32 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return state
 
 
-def aggregated(values: list[Any]) -> Any:
-    """Values of one key of several caches as one."""
+def aggregated(values: list[Any], by_rows: bool) -> Any:
+    """Values of one key of several caches as one; ``by_rows`` where their first axes are rows.
+
+    Tensors whose other axes differ make a list: of their rows, or of the tensors.
+    """
     first = values[0]
     if all(isinstance(value, ValueWithInfo) for value in values):
-        return ValueWithInfo(aggregated([value.value() for value in values]), first.info())
-    if all(tensors.is_array(value) for value in values):
+        return ValueWithInfo(aggregated([value.value() for value in values], by_rows), first.info())
+    if all(tensors.is_array(value) for value in values) and (by_rows or _fit(values)):
         return tensors.concatenated(values)
     if all(isinstance(value, Mapping) for value in values):
         if all(value.keys() == first.keys() for value in values):
-            return {key: aggregated([value[key] for value in values]) for key in first}
+            return {key: aggregated([value[key] for value in values], by_rows) for key in first}
         return list(values)
     joined: list[Any] = []
     for value in values:
-        if isinstance(value, list) or (tensors.is_array(value) and tensors.shape_of(value)):
+        if isinstance(value, list) or (by_rows and tensors.is_array(value) and tensors.shape_of(value)):
             joined.extend(value)
         else:
             joined.append(value)
     return joined
+
+
+def _fit(values: list[Any]) -> bool:
+    """Whether arrays can be put behind each other: those without axes count as one number."""
+    return len({tensors.shape_of(value)[1:] for value in values}) == 1
 
 
 def _named(selection: Selection) -> str:

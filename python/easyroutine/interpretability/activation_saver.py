@@ -15,6 +15,7 @@ from easyroutine.errors import InputError, NotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
 from easyroutine.interpretability.interventions import as_list
+from easyroutine.interpretability.original_runs import find_originals, without_imported
 from easyroutine.interpretability.query_result import Place, QueryResult, below, place
 from easyroutine.interpretability.selection import as_json, normalised
 from easyroutine.interpretability.stored import written_object
@@ -216,7 +217,25 @@ class ActivationLoader:
             "exact": match == "exact",
             "condition": where,
         }
-        result = QueryResult(self._loader.query(asked), self._loader.base)
+        experiment = self.experiment_name if experiment_name is None else experiment_name
+        originals = []
+        if isinstance(self.base_dir, Path) and where is None:
+            criteria = {
+                "model_name": model_name,
+                "target_token_positions": None
+                if target_token_positions is None
+                else normalised(target_token_positions),
+                "pivot_positions": pivot_positions,
+                "save_time": save_time,
+                "custom_keys": custom_keys,
+                "extraction_config": extraction_config,
+                "interventions": interventions,
+                "tag": tag,
+                "exact": match == "exact",
+            }
+            originals = find_originals(self.base_dir, None if experiment == "*" else experiment, criteria)
+        found = self._loader.query(asked)
+        result = QueryResult(found, self._loader.base, without_imported(originals, self.base_dir, found.runs()))
         if not len(result) and experiment_name is None:
             self._warn_of_others(asked)
         if verbose:

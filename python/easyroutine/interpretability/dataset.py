@@ -193,6 +193,7 @@ class DataSet:
         if missing is not None:
             raise InputError(f"batch_saver returned {missing!r} of some batches, and not of others")
         joined = ActivationCache()
+        joined._is_by_rows = True
         joined.cat_all(self.others)
         return joined
 

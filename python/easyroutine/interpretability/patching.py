@@ -81,6 +81,7 @@ def compute_patching(
         if not len(base_labels) == len(target_labels) == n_rows:
             raise InputError(_counts(base_labels, target_labels, f"{n_rows} rows"))
     joined = ActivationCache()
+    joined._is_by_rows = True
     joined.cat_all(parts)
     return joined
 

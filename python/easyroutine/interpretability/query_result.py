@@ -11,7 +11,8 @@ from typing import Any, Union, overload
 
 from easyroutine import tensors
 from easyroutine._core import Found, Loader
-from easyroutine.errors import InputError, NotFoundError
+from easyroutine.errors import InputError, NotFoundError, UnsupportedError
+from easyroutine.interpretability.original_runs import is_original, load_original, remove_original
 from easyroutine.interpretability.stored_run import StoredRun, without_inner
 
 __all__ = ["Place", "QueryResult", "Result", "below", "place"]
@@ -35,9 +36,15 @@ def below(base: str, path: str) -> Place:
 class QueryResult:
     """Runs that a query found, the most recent last. A slice of them is another result."""
 
-    def __init__(self, found: Found | None = None, base_dir: str = "") -> None:
-        """Without arguments a result without runs; :meth:`ActivationLoader.query` gives those of a store."""
+    def __init__(
+        self, found: Found | None = None, base_dir: str = "", originals: Sequence[tuple[str, Path, Path, Any]] = ()
+    ) -> None:
+        """Without arguments a result without runs; :meth:`ActivationLoader.query` gives those of a store.
+
+        ``originals`` are runs that the original saved there: they come first, and are read and removed, not moved.
+        """
         self._found = found
+        self._originals = list(originals)
         self._base_dir = base_dir
         self._results: list[Result] | None = None
 
@@ -45,7 +52,7 @@ class QueryResult:
     def results(self) -> list[Result]:
         """Experiment, folder of the model, folder of the run, and metadata of each."""
         if self._results is None:
-            self._results = []
+            self._results = list(self._originals)
             for path, record in [] if self._found is None else self._found.runs():
                 experiment, model, _ = path.split("/")
                 folders = (below(self._base_dir, f"{experiment}/{model}"), below(self._base_dir, path))
@@ -55,7 +62,9 @@ class QueryResult:
     @property
     def problems(self) -> list[str]:
         """What could not be read while looking; it hides nothing else."""
-        return [] if self._found is None else self._found.problems()
+        told = [] if self._found is None else self._found.problems()
+        # Runs of the original, which the store itself does not read, are among the results.
+        return [one for one in told if not is_original(Path(self._base_dir, one.partition(": ")[0]))]
 
     def get_paths(self) -> list[Place]:
         """The folders of the runs."""
@@ -69,24 +78,38 @@ class QueryResult:
         ``time`` counts from 0, -1 is the most recent; or it is a run's folder, its name (``2023-04-15_14-30-25``), or a
         beginning of one that fits one run only. With ``keys`` only these values are read.
         """
+        which = _which(time)
+        original = self._original(which)
+        if original is not None:
+            loaded = load_original(Path(original[2]))
+            wanted = [keys] if isinstance(keys, str) else keys
+            return loaded if wanted is None else {key: loaded[key] for key in wanted}, original[3]
         run = self.open(time)
         return run.load(keys), run.metadata
 
     def open(self, time: int | str | PathLike[str] = -1) -> StoredRun:
         """A run of which only what is then asked for is read; ``time`` as in :meth:`load`."""
         which = _which(time)
-        return StoredRun(self._runs(which).open(which), self._base_dir)
+        self._refuse_original(which, "opened")
+        return StoredRun(self._runs(which).open(self._in_store(which)), self._base_dir)
 
     def remove(self, time: int | str | PathLike[str]) -> None:
         """Removes a run from the store."""
         which = _which(time)
-        self._runs(which).remove(which)
+        original = self._original(which)
+        if original is not None:
+            remove_original(Path(original[2]))
+            self.results.remove(original)
+            self._originals = [one for one in self._originals if one is not original]
+            return
+        self._runs(which).remove(self._in_store(which))
         self._results = None
 
     def update_run_experiment(self, identifier: int | str | PathLike[str], new_experiment_name: str) -> Place:
         """Moves a run to another experiment, and returns its folder there."""
         which = _which(identifier)
-        path = self._runs(which).move_to(which, new_experiment_name)
+        self._refuse_original(which, "moved")
+        path = self._runs(which).move_to(self._in_store(which), new_experiment_name)
         self._results = None
         return below(self._base_dir, path)
 
@@ -103,6 +126,43 @@ class QueryResult:
         first = ["experiment_name", "run", "model_name", "tag", "save_time"]
         others = dict.fromkeys(key for line in lines for key in line if key not in first)
         return pandas.DataFrame(lines, columns=[*first, *others])
+
+    def _stored(self) -> range:
+        """The places of the store's own runs: the original's stand before them, what was added by hand behind."""
+        first = len(self._originals)
+        return range(first, first + (0 if self._found is None else len(self._found.runs())))
+
+    def _original(self, which: int | str) -> Result | None:
+        """The run of the original that is meant, or one that was added by hand; None for those of the store."""
+        others = [one for place, one in enumerate(self.results) if place not in self._stored()]
+        if isinstance(which, str):
+            return next((one for one in others if _name(one[2]) == which), None)
+        if not isinstance(which, int) or not others:
+            return None
+        n_runs = len(self.results)
+        at = which if which >= 0 else n_runs + which
+        return self.results[at] if 0 <= at < n_runs and at not in self._stored() else None
+
+    def _in_store(self, which: int | str) -> int | str:
+        """The same among the store's own runs; what counts from the end stays so, for the store knows what it cannot read."""
+        if not isinstance(which, int):
+            return which
+        stored = self._stored()
+        if which >= 0:
+            return which - stored.start
+        if self._found is not None and self._found.problems() and not self.problems:
+            # Nothing but runs of the original is unread, so the last is known.
+            at = len(self.results) + which
+            return _name(self.results[at][2]) if at in stored else which
+        return which + len(self.results) - stored.stop
+
+    def _refuse_original(self, which: int | str, what: str) -> None:
+        original = self._original(which)
+        if original is not None:
+            raise UnsupportedError(
+                f"{original[2]} is a run of the original, which is loaded whole and not {what}",
+                f"easyroutine runs import {self._base_dir or 'FOLDER'} -b STORE takes it over",
+            )
 
     def _runs(self, which: int | str) -> Found:
         if self._found is None:
@@ -123,9 +183,11 @@ class QueryResult:
                 "name runs by their folders, or give a slice its end, counted from 0",
             )
         places = range(len(self))[index]
-        part = type(self)(None if self._found is None else self._found.pick(list(places)), self._base_dir)
-        if self._found is None:
-            part._results = self.results[index]
+        stored = self._stored()
+        inside = [at - stored.start for at in places if at in stored]
+        outside = [self.results[at] for at in places if at not in stored]
+        part = type(self)(None if self._found is None else self._found.pick(inside), self._base_dir)
+        part._originals = outside  # type: ignore[assignment]
         return part
 
     def __len__(self) -> int:
@@ -154,15 +216,13 @@ class QueryResult:
 
     def __reduce__(self) -> Any:
         if self._found is None:
-            if self.results:
-                raise InputError("runs that are of no store are not pickled")
-            return type(self), ()
-        return _reopened, (type(self), self._base_dir, [path for path, _ in self._found.runs()])
+            return type(self), (None, self._base_dir, self.results)
+        return _reopened, (type(self), self._base_dir, [path for path, _ in self._found.runs()], self._originals)
 
 
-def _reopened(kind: type[QueryResult], base_dir: str, paths: list[str]) -> QueryResult:
+def _reopened(kind: type[QueryResult], base_dir: str, paths: list[str], originals: list[Any]) -> QueryResult:
     """The same runs, read from their store again, as copies are made of a result."""
-    return kind(Loader(base_dir, "*").at(paths), base_dir)
+    return kind(Loader(base_dir, "*").at(paths), base_dir, originals)
 
 
 def _which(given: int | str | PathLike[str]) -> int | str:
