@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use easyroutine::source::name_in_runs;
 use easyroutine_store::{self as store, Contents, Kind, Matching, Query, Story, Value, Which};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use serde_json::Value as Json;
 
 use crate::errors::Failure;
@@ -12,7 +12,6 @@ use crate::extract::{RowWritten, Wishes};
 use crate::filling::{self, Place};
 use crate::model::{Model, object};
 use crate::stored_run::Run;
-use crate::tensor::Tensor;
 
 /// A tensor that is to be saved.
 #[derive(FromPyObject)]
@@ -75,7 +74,7 @@ impl Saver {
         py: Python<'_>,
         tensors: Vec<Written>,
         values: &str,
-        story: StoryWritten<'_>,
+        story: StoryWritten,
     ) -> Result<String, Failure> {
         let (story, values) = (story.read()?, object(values)?);
         py.detach(|| {
@@ -92,7 +91,7 @@ impl Saver {
         model: &Model,
         rows: Vec<RowWritten>,
         wishes: Wishes,
-        story: StoryWritten<'_>,
+        story: StoryWritten,
         place: Place,
         progress: Option<Py<PyAny>>,
     ) -> Result<Option<String>, Failure> {
@@ -105,35 +104,75 @@ impl Saver {
     }
 }
 
-/// How a run came about, as Python writes it: the model's name, commit, dtype and digest; positions and configuration as JSON.
+/// Values of Python's as JSON, in which `{"_tensor": N}` is the Nth of the arrays.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct StoryWritten<'py> {
+pub(crate) struct ValuesWritten {
+    json: String,
+    arrays: Vec<ArrayWritten>,
+}
+
+/// An array within values: its type in the spelling of safetensors, its shape, its bytes.
+#[derive(FromPyObject)]
+struct ArrayWritten(String, Vec<usize>, Vec<u8>);
+
+impl ValuesWritten {
+    /// The values by key; of what is no mapping none.
+    fn entries(&self) -> Result<Vec<(String, Value<'static>)>, Failure> {
+        object(&self.json)?.into_iter().map(|(key, one)| Ok((key, self.value(one)?))).collect()
+    }
+
+    fn value(&self, given: Json) -> Result<Value<'static>, Failure> {
+        Ok(match given {
+            Json::Object(entries) => match entries.get("_tensor").and_then(Json::as_u64) {
+                Some(number) => Value::Tensor(self.array(number)?),
+                None => Value::Map(
+                    entries
+                        .into_iter()
+                        .map(|(key, one)| Ok((key, self.value(one)?)))
+                        .collect::<Result<_, Failure>>()?,
+                ),
+            },
+            Json::Array(items) => {
+                Value::List(items.into_iter().map(|one| self.value(one)).collect::<Result<_, Failure>>()?)
+            }
+            plain => plain.into(),
+        })
+    }
+
+    fn array(&self, number: u64) -> Result<store::Tensor<'static>, Failure> {
+        let found = usize::try_from(number).ok().and_then(|number| self.arrays.get(number));
+        let ArrayWritten(dtype, shape, bytes) =
+            found.ok_or_else(|| Failure::input(format!("there is no array {number}")))?;
+        Ok(store::Tensor::new("", dtype.parse().map_err(failure)?, shape, bytes.clone()))
+    }
+}
+
+/// How a run came about, as Python writes it: the model's name, commit, dtype and digest; positions and configuration as
+/// JSON; `types` of the metadata as JSON too, by JSON pointers.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct StoryWritten {
     model: (String, Option<String>, Option<String>, Option<String>),
     positions: String,
     extraction_config: String,
-    interventions: Option<Bound<'py, PyAny>>,
-    other_metadata: Bound<'py, PyDict>,
+    /// Under the key `interventions`, where there are some.
+    interventions: ValuesWritten,
+    other_metadata: ValuesWritten,
+    types: String,
     tag: Option<String>,
 }
 
-impl StoryWritten<'_> {
+impl StoryWritten {
     fn read(&self) -> Result<Story<'static>, Failure> {
-        let interventions = self.interventions.as_ref().map(|given| value(given, "interventions", 0));
-        let other_metadata = self.other_metadata.iter().map(|(key, given)| {
-            let key = key.extract::<String>().map_err(|_| {
-                Failure::input(format!("a key of other_metadata is a string, and {key} is none"))
-            })?;
-            let given = value(&given, &format!("other_metadata[{key:?}]"), 0)?;
-            Ok((key, given))
-        });
         let (name, revision, dtype, digest) = self.model.clone();
         Ok(Story {
             model: store::Model { name, revision, dtype, digest },
             target_token_positions: json(&self.positions)?,
-            interventions: interventions.transpose()?,
+            interventions: self.interventions.entries()?.pop().map(|(_, value)| value),
             extraction_config: json(&self.extraction_config)?,
-            other_metadata: other_metadata.collect::<Result<_, Failure>>()?,
+            other_metadata: self.other_metadata.entries()?,
+            types: object(&self.types)?,
             tag: self.tag.clone(),
             dataset: None,
         })
@@ -143,15 +182,16 @@ impl StoryWritten<'_> {
 /// What a loader looks for, as Python writes it; all but the experiment as JSON.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Asked<'py> {
+pub(crate) struct Asked {
     experiment_name: Option<String>,
     model_name: Option<String>,
     target_token_positions: Option<String>,
     pivot_positions: Option<String>,
     save_time: Option<String>,
-    custom_keys: Option<String>,
+    custom_keys: Option<ValuesWritten>,
     extraction_config: Option<String>,
-    interventions: Option<Bound<'py, PyAny>>,
+    /// Under the key `interventions`; null for runs without any.
+    interventions: Option<ValuesWritten>,
     tag: Option<String>,
     exact: bool,
     condition: Option<String>,
@@ -175,18 +215,28 @@ impl Loader {
     }
 
     /// The runs for which everything holds.
-    fn query(&self, py: Python<'_>, asked: Asked<'_>) -> Result<Found, Failure> {
+    fn query(&self, py: Python<'_>, asked: Asked) -> Result<Found, Failure> {
         let parsed = |text: Option<String>| text.as_deref().map(json).transpose();
+        let custom_keys = asked.custom_keys.map_or(Ok(Vec::new()), |given| given.entries())?;
         let query = Query {
             experiment_name: asked.experiment_name,
+            or_model_name: asked.model_name.as_deref().and_then(name_in_runs),
             model_name: asked.model_name,
             target_token_positions: parsed(asked.target_token_positions)?,
             pivot_positions: parsed(asked.pivot_positions)?,
             save_time: asked.save_time,
-            custom_keys: asked.custom_keys.as_deref().map(object).transpose()?.unwrap_or_default(),
+            custom_keys: custom_keys
+                .into_iter()
+                .map(|(key, value)| Ok((key.clone(), value.to_json(&key)?)))
+                .collect::<store::Result<_>>()
+                .map_err(failure)?,
             extraction_config: parsed(asked.extraction_config)?,
             matching: if asked.exact { Matching::Exact } else { Matching::Subset },
-            interventions: asked.interventions.map(|given| sought(&given)).transpose()?,
+            interventions: asked
+                .interventions
+                .map(|given| given.entries())
+                .transpose()?
+                .and_then(|mut entries| entries.pop().map(|(_, value)| value)),
             tag: asked.tag,
             condition: asked.condition.map(|text| text.parse()).transpose().map_err(failure)?,
         };
@@ -255,58 +305,6 @@ fn which_of(which: &Bound<'_, PyAny>) -> Result<Which, Failure> {
     }
     which.extract::<i64>().map(Which::Index).map_err(|_| {
         Failure::input(format!("a run is named by a number or the name of its folder, not by {which}"))
-    })
-}
-
-/// Interventions that are looked for; an empty list is what runs without any have.
-fn sought(given: &Bound<'_, PyAny>) -> Result<Value<'static>, Failure> {
-    let is_empty = given.cast::<PyList>().is_ok_and(PyListMethods::is_empty);
-    if is_empty { Ok(Json::Null.into()) } else { value(given, "interventions", 0) }
-}
-
-/// A value of Python's that is kept with a run.
-fn value(given: &Bound<'_, PyAny>, place: &str, depth: usize) -> Result<Value<'static>, Failure> {
-    if depth > 64 {
-        return Err(Failure::input(format!("{place} is nested more than 64 deep")));
-    }
-    let inner = |given: &Bound<'_, PyAny>, name: &str| value(given, &format!("{place}.{name}"), depth + 1);
-    if let Ok(tensor) = given.cast::<Tensor>() {
-        let tensor = tensor.get();
-        return Ok(Value::Tensor(store::Tensor::f32("", &tensor.shape, &tensor.floats())));
-    }
-    let wrong = |what: &str| Failure::input(format!("{place} is {what}, which cannot be kept with a run"));
-    Ok(if given.is_none() {
-        Json::Null.into()
-    } else if given.cast::<PyBool>().is_ok() {
-        Json::from(given.is_truthy().map_err(Failure::Python)?).into()
-    } else if given.cast::<PyInt>().is_ok() {
-        let number =
-            given.extract::<i64>().map(Json::from).or_else(|_| given.extract::<u64>().map(Json::from));
-        number.map_err(|_| wrong("a whole number beyond 64 bits"))?.into()
-    } else if let Ok(number) = given.cast::<PyFloat>() {
-        let number = number.extract::<f64>().map_err(Failure::Python)?;
-        serde_json::Number::from_f64(number)
-            .map(Json::Number)
-            .ok_or_else(|| wrong("no finite number"))?
-            .into()
-    } else if let Ok(text) = given.cast::<PyString>() {
-        Json::from(text.extract::<String>().map_err(Failure::Python)?).into()
-    } else if let Ok(map) = given.cast::<PyDict>() {
-        let entry = |(key, one): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-            let key = key.str().map_err(Failure::Python)?.to_string();
-            let one = inner(&one, &key)?;
-            Ok::<_, Failure>((key, one))
-        };
-        Value::Map(map.iter().map(entry).collect::<Result<_, _>>()?)
-    } else if given.cast::<PyList>().is_ok() || given.cast::<PyTuple>().is_ok() {
-        let items = given.try_iter().map_err(Failure::Python)?.enumerate();
-        let item = |(number, one): (usize, PyResult<Bound<'_, PyAny>>)| {
-            inner(&one.map_err(Failure::Python)?, &number.to_string())
-        };
-        Value::List(items.map(item).collect::<Result<_, _>>()?)
-    } else {
-        let kind = given.get_type().name().map_or_else(|_| "something".to_owned(), |name| name.to_string());
-        return Err(wrong(&format!("of type {kind}")));
     })
 }
 

@@ -125,6 +125,7 @@ def test_copies_of_a_model_compute_the_same(make: Any) -> None:
 def test_errors_have_one_base_and_the_built_in_that_fits() -> None:
     built_in = {
         errors.InputError: ValueError,
+        errors.ExchangeError: BufferError,
         errors.KeyNotFoundError: KeyError,
         errors.NotFoundError: FileNotFoundError,
         errors.NotCachedError: OSError,

@@ -78,6 +78,7 @@ impl Store {
             other_metadata,
             tag: text("tag").filter(|tag| !tag.is_empty()),
             dataset: Some(json!({"imported": name})),
+            types: Map::new(),
         };
         let experiment = text("experiment_name").unwrap_or_else(|| "default".to_owned());
         ActivationSaver::of(self.clone(), &experiment)?.save(&contents, &story)

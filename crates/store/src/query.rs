@@ -16,6 +16,8 @@ pub struct Query<'a> {
     pub experiment_name: Option<String>,
     /// The model's true name.
     pub model_name: Option<String>,
+    /// Another name that will do, where `model_name` is one that the model is opened by.
+    pub or_model_name: Option<String>,
     /// Specifiers in their order; one alone is the same as a list of it.
     pub target_token_positions: Option<Json>,
     /// Where groups of positions begin.
@@ -34,6 +36,14 @@ pub struct Query<'a> {
     pub tag: Option<String>,
     /// Anything else.
     pub condition: Option<Condition>,
+}
+
+impl Query<'_> {
+    /// The names of which the model must have one; none where any will do.
+    pub(crate) fn model_names(&self) -> Vec<&str> {
+        let other = self.model_name.as_ref().and(self.or_model_name.as_ref());
+        self.model_name.iter().chain(other).map(String::as_str).collect()
+    }
 }
 
 /// How a query's extraction config is compared with a run's.
@@ -74,9 +84,10 @@ impl<'a> Criteria<'a> {
 
     /// Whether a run has all that is asked for. The experiment is not looked at: it is where the run is.
     pub(crate) fn hold(&self, metadata: &Metadata) -> bool {
-        let Query { model_name, save_time, tag, custom_keys, condition, .. } = self.query;
+        let Query { save_time, tag, custom_keys, condition, .. } = self.query;
         let is = |asked: &Option<String>, found: &str| asked.as_ref().is_none_or(|asked| asked == found);
-        is(model_name, metadata.model_name())
+        let names = self.query.model_names();
+        (names.is_empty() || names.contains(&metadata.model_name()))
             && is(save_time, metadata.save_time())
             && tag.as_ref().is_none_or(|tag| metadata.tags().contains(&tag.as_str()))
             && self.positions_hold(metadata.get("target_token_positions"))

@@ -50,6 +50,9 @@ pub struct Story<'a> {
     pub extraction_config: Json,
     /// Whatever else is worth keeping.
     pub other_metadata: Vec<(String, Value<'a>)>,
+    /// Types of these values that JSON does not have, for whoever saved them: by JSON pointers into the record
+    /// (`/window/0`), in words that the writer chose. Queries do not see them.
+    pub types: Map<String, Json>,
     /// A word to find it by.
     pub tag: Option<String>,
     /// Where the rows came from, if that is known.
@@ -202,7 +205,10 @@ impl<'a> Fields<'a> {
         }
         let Model { name, revision, digest, dtype } = &story.model;
         let model = json!({"id": name, "revision": revision, "dtype": dtype});
-        let store = json!({"model": model, "model_digest": digest, "dataset": story.dataset});
+        let mut store = json!({"model": model, "model_digest": digest, "dataset": story.dataset});
+        if !story.types.is_empty() {
+            store["types"] = story.types.clone().into();
+        }
         json.insert("_store".to_owned(), store);
         Ok(Fields { json, aux })
     }
@@ -268,9 +274,9 @@ pub(crate) fn publish(
     for of_model in ["model", "model_digest"] {
         put(of_model, about.get(of_model).cloned().unwrap_or_default());
     }
-    for of_streams in ["name", "plan"] {
-        if let Some(value) = about.get(of_streams) {
-            put(of_streams, value.clone());
+    for where_there_is_one in ["name", "plan", "types"] {
+        if let Some(value) = about.get(where_there_is_one) {
+            put(where_there_is_one, value.clone());
         }
     }
     put("dataset", about.get("dataset").cloned().unwrap_or_default());

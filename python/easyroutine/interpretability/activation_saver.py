@@ -14,7 +14,9 @@ from easyroutine._core import Loader, Saver, base_from_env
 from easyroutine.errors import InputError, NotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
-from easyroutine.interpretability.interventions import as_list
+from easyroutine.interpretability.inputs import pivots_of
+from easyroutine.interpretability.interventions import as_list, recorded
+from easyroutine.interpretability.metadata import Encoder
 from easyroutine.interpretability.original_runs import find_originals, without_imported
 from easyroutine.interpretability.query_result import Place, QueryResult, below, place
 from easyroutine.interpretability.selection import as_json, normalised
@@ -68,12 +70,14 @@ class ActivationSaver:
 
         Without ``interventions`` a cache that knows its run, as those of ``extract_cache`` do, says which there were; of any other,
         and a model with registered ones, ``interventions`` must say it: ``model.interventions``, or ``[]`` for none.
-        ``other_metadata`` may hold anything made of numbers, texts, lists, dictionaries and tensors.
+        ``other_metadata`` may hold numbers, texts, bytes, paths and arrays of torch and numpy, in lists, tuples, sets and
+        dictionaries, at any depth. Each comes back equal and of its class (a tensor without its gradient); what would not is
+        refused.
         """
         story = story_of(model, target_token_positions, extraction_config, interventions, other_metadata, tag)
         known = _known_run(activations)
         if known is not None and not interventions:
-            story["interventions"] = _plain(known.get("interventions"))
+            story["interventions"] = _interventions(known.get("interventions"))
         elif interventions is None and not isinstance(model, str) and model.interventions:
             raise InputError(
                 "the model has registered interventions, and nothing says whether the activations were made under them",
@@ -113,7 +117,7 @@ class ActivationSaver:
         )
         name, commit, dtype, _ = story["model"]
         digest = metadata.get("model_digest")
-        known = {"model": (name, commit, dtype, digest), "interventions": _plain(metadata.get("interventions"))}
+        known = {"model": (name, commit, dtype, digest), "interventions": _interventions(metadata.get("interventions"))}
         return self._save(cache, {**story, **known})
 
     def _save(self, activations: Any, story: dict[str, Any]) -> Place:
@@ -208,11 +212,11 @@ class ActivationLoader:
             "experiment_name": experiment_name,
             "model_name": model_name,
             "target_token_positions": None if target_token_positions is None else _positions(target_token_positions),
-            "pivot_positions": None if pivot_positions is None else json.dumps(list(pivot_positions)),
+            "pivot_positions": None if pivot_positions is None else json.dumps(pivots_of(pivot_positions)),
             "save_time": save_time,
-            "custom_keys": None if custom_keys is None else json.dumps(_plain(dict(custom_keys))),
+            "custom_keys": None if custom_keys is None else _values(custom_keys, "custom_keys")[0],
             "extraction_config": None if config is None else config_json(config),
-            "interventions": None if interventions is None else (_interventions(interventions) or []),
+            "interventions": None if interventions is None else _interventions(as_list(interventions)),
             "tag": tag,
             "exact": match == "exact",
             "condition": where,
@@ -288,12 +292,14 @@ def story_of(
         named: tuple[str | None, ...] = (model, None, None, None)
     else:
         named = (model.name, model._engine.commit, model._engine.dtype, model._engine.digest())
+    metadata, types = _values(other_metadata or {}, "other_metadata")
     return {
         "model": named,
         "positions": _positions(positions),
         "extraction_config": config_json(config if isinstance(config, ExtractionConfig) else dict(config)),
-        "interventions": _interventions(interventions),
-        "other_metadata": {key: _plain(value) for key, value in (other_metadata or {}).items()},
+        "interventions": _interventions(as_list(interventions)),
+        "other_metadata": metadata,
+        "types": json.dumps(types),
         "tag": tag,
     }
 
@@ -304,20 +310,20 @@ def _positions(given: Any) -> str:
     return as_json(normalised(given if isinstance(given, (str, int, tuple)) else list(given)))
 
 
-def _interventions(given: Any) -> Any:
-    """Interventions by value; the store keeps their tensors by checksum."""
-    listed = as_list(given)
-    return [_plain(dict(one.__dict__)) for one in listed] or None
+def _values(given: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values by key as the engine reads them, and their classes by JSON pointers into the record."""
+    encoder = Encoder()
+    values = {}
+    for key, value in given.items():
+        if type(key) is not str:
+            raise InputError(f"a key of {name} is a text, and {key!r:.60} is none")
+        pointer = "/" + key.replace("~", "~0").replace("/", "~1")
+        values[key] = encoder.encoded(value, f"{name}[{key!r}]", pointer)
+    return encoder.written(values), encoder.types
 
 
-def _plain(value: Any) -> Any:
-    """Arrays of any library as the engine's, mappings and tuples as dictionaries and lists, numbers of numpy as numbers."""
-    if tensors.is_array(value):
-        return tensors.as_tensor(value, "a value of the metadata")
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(one) for one in value]
-    if hasattr(value, "item") and not isinstance(value, (int, float, str)):
-        return value.item()
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _interventions(given: Any) -> dict[str, Any]:
+    """Interventions by value; the store keeps their tensors by checksum. Null is none of them."""
+    listed = [recorded(one) for one in given or ()]
+    encoder = Encoder()
+    return encoder.written({"interventions": encoder.encoded(listed, "interventions", "") or None})

@@ -15,7 +15,7 @@ from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.activation_saver import ActivationSaver, story_of
 from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json
 from easyroutine.interpretability.inputs import Row, pivots_of
-from easyroutine.interpretability.interventions import Intervention, as_list, for_engine
+from easyroutine.interpretability.interventions import Intervention, as_list, for_engine, recorded
 from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.kept_fields import kept_fields
 from easyroutine.interpretability.query_result import Place
@@ -142,7 +142,7 @@ def extract_cache(
         model_name=model.name,
         model_digest=model.digest,
         extraction_config=config,
-        interventions=[one.to_dict() for one in [*model.interventions, *changes]] or None,
+        interventions=[recorded(one) for one in [*model.interventions, *changes]] or None,
     )
     return joined
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.replaced import replaced_name
 
-__all__ = ["Intervention", "InterventionConfig"]
+__all__ = ["Intervention", "InterventionConfig", "recorded"]
 
 InterventionType = Literal[
     "full",
@@ -173,6 +173,29 @@ def as_list(interventions: Any) -> list[Intervention]:
             raise InputError(f"an intervention is an Intervention, not {type(one).__name__}")
         found.append(one)
     return found
+
+
+def recorded(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as a run keeps them: values as a tensor, positions as lists."""
+    if not isinstance(intervention, (Intervention, Mapping)):
+        raise InputError(f"an intervention is an Intervention, not {type(intervention).__name__}")
+    given = intervention.__dict__ if isinstance(intervention, Intervention) else intervention
+    found = {key: _listed(value) for key, value in given.items() if key != "patching_values"}
+    values = given.get("patching_values")
+    is_array = values is not None and not isinstance(values, (str, Mapping))
+    as_kept = tensors.as_tensor(values, "patching_values") if is_array else values
+    return {key: as_kept if key == "patching_values" else found[key] for key in given}
+
+
+def _listed(value: Any) -> Any:
+    """Numbers of any library as Python's, and rows of them as lists."""
+    if tensors.is_array(value):
+        return value.tolist()
+    if isinstance(value, (list, tuple, set, range)):
+        return [_listed(one) for one in value]
+    if hasattr(value, "item") and not isinstance(value, (int, float, str)):
+        return value.item()
+    return value
 
 
 def for_engine(interventions: Sequence[Intervention]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Iterator, Sequence
 from html import escape
 from os import PathLike
@@ -11,7 +11,8 @@ from typing import Any, Union, overload
 
 from easyroutine import tensors
 from easyroutine._core import Found, Loader
-from easyroutine.errors import InputError, NotFoundError, UnsupportedError
+from easyroutine.errors import EasyroutineError, InputError, NotFoundError, UnsupportedError
+from easyroutine.interpretability.metadata import has_arrays, record_of
 from easyroutine.interpretability.original_runs import is_original, load_original, remove_original
 from easyroutine.interpretability.stored_run import StoredRun, without_inner
 
@@ -47,16 +48,40 @@ class QueryResult:
         self._originals = list(originals)
         self._base_dir = base_dir
         self._results: list[Result] | None = None
+        self._has_arrays = False
 
     @property
     def results(self) -> list[Result]:
-        """Experiment, folder of the model, folder of the run, and metadata of each."""
+        """Experiment, folder of the model, folder of the run, and metadata of each.
+
+        Arrays of the metadata are read; of a run whose arrays cannot be read their descriptions stay, and a warning says so.
+        """
+        listed = self._listed()
+        if not self._has_arrays and self._found is not None:
+            for number, (place, (_, record)) in enumerate(zip(self._stored(), self._found.runs(), strict=True)):
+                if has_arrays(record):
+                    listed[place] = (*listed[place][:3], self._with_arrays(number, record, listed[place][3]))
+            self._has_arrays = True
+        return listed
+
+    def _with_arrays(self, number: int, record: str, otherwise: dict[str, Any]) -> dict[str, Any]:
+        found = self._found
+        if found is None:
+            return otherwise
+        try:
+            return without_inner(record_of(record, lambda: found.open(number)))
+        except EasyroutineError as error:
+            warnings.warn(f"arrays of a run's metadata cannot be read: {error}", stacklevel=4)
+            return otherwise
+
+    def _listed(self) -> list[Result]:
+        """As :attr:`results`, whose arrays may be unread."""
         if self._results is None:
-            self._results = list(self._originals)
+            self._results, self._has_arrays = list(self._originals), False
             for path, record in [] if self._found is None else self._found.runs():
                 experiment, model, _ = path.split("/")
                 folders = (below(self._base_dir, f"{experiment}/{model}"), below(self._base_dir, path))
-                self._results.append((experiment, *folders, without_inner(json.loads(record))))
+                self._results.append((experiment, *folders, without_inner(record_of(record, None))))
         return self._results
 
     @property
@@ -68,7 +93,7 @@ class QueryResult:
 
     def get_paths(self) -> list[Place]:
         """The folders of the runs."""
-        return [run for _, _, run, _ in self.results]
+        return [run for _, _, run, _ in self._listed()]
 
     def load(
         self, time: int | str | PathLike[str] = -1, keys: Sequence[str] | str | None = None
@@ -99,7 +124,7 @@ class QueryResult:
         original = self._original(which)
         if original is not None:
             remove_original(Path(original[2]))
-            self.results.remove(original)
+            self._listed().remove(original)
             self._originals = [one for one in self._originals if one is not original]
             return
         self._runs(which).remove(self._in_store(which))
@@ -134,14 +159,14 @@ class QueryResult:
 
     def _original(self, which: int | str) -> Result | None:
         """The run of the original that is meant, or one that was added by hand; None for those of the store."""
-        others = [one for place, one in enumerate(self.results) if place not in self._stored()]
+        others = [one for place, one in enumerate(self._listed()) if place not in self._stored()]
         if isinstance(which, str):
             return next((one for one in others if _name(one[2]) == which), None)
         if not isinstance(which, int) or not others:
             return None
-        n_runs = len(self.results)
+        n_runs = len(self._listed())
         at = which if which >= 0 else n_runs + which
-        return self.results[at] if 0 <= at < n_runs and at not in self._stored() else None
+        return self._listed()[at] if 0 <= at < n_runs and at not in self._stored() else None
 
     def _in_store(self, which: int | str) -> int | str:
         """The same among the store's own runs; what counts from the end stays so, for the store knows what it cannot read."""
@@ -152,9 +177,9 @@ class QueryResult:
             return which - stored.start
         if self._found is not None and self._found.problems() and not self.problems:
             # Nothing but runs of the original is unread, so the last is known.
-            at = len(self.results) + which
-            return _name(self.results[at][2]) if at in stored else which
-        return which + len(self.results) - stored.stop
+            at = len(self._listed()) + which
+            return _name(self._listed()[at][2]) if at in stored else which
+        return which + len(self._listed()) - stored.stop
 
     def _refuse_original(self, which: int | str, what: str) -> None:
         original = self._original(which)
@@ -185,20 +210,20 @@ class QueryResult:
         places = range(len(self))[index]
         stored = self._stored()
         inside = [at - stored.start for at in places if at in stored]
-        outside = [self.results[at] for at in places if at not in stored]
+        outside = [self._listed()[at] for at in places if at not in stored]
         part = type(self)(None if self._found is None else self._found.pick(inside), self._base_dir)
         part._originals = outside  # type: ignore[assignment]
         return part
 
     def __len__(self) -> int:
-        return len(self.results)
+        return len(self._listed())
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)
 
     def __repr__(self) -> str:
         lines = []
-        for number, (experiment, model, run, metadata) in enumerate(self.results):
+        for number, (experiment, model, run, metadata) in enumerate(self._listed()):
             lines.append(f"{number} - Experiment: {experiment}, Model: {_name(model)}, Time Folder: {_name(run)}")
             if metadata.get("tag") is not None:
                 lines.append(f"  Tag: {metadata['tag']}")
@@ -209,14 +234,14 @@ class QueryResult:
         rows = "".join(
             f"<tr><td>{number}</td><td>{escape(_name(run))}</td><td>{escape(experiment)}</td><td>{escape(_name(model))}</td>"
             f"<td>{escape(str(metadata.get('tag') or ''))}</td></tr>"
-            for number, (experiment, model, run, metadata) in enumerate(self.results)
+            for number, (experiment, model, run, metadata) in enumerate(self._listed())
         )
         head = "<tr><th></th><th>run</th><th>experiment</th><th>model</th><th>tag</th></tr>"
         return f"<table><caption>{len(self)} runs</caption>{head}{rows}</table>"
 
     def __reduce__(self) -> Any:
         if self._found is None:
-            return type(self), (None, self._base_dir, self.results)
+            return type(self), (None, self._base_dir, self._listed())
         return _reopened, (type(self), self._base_dir, [path for path, _ in self._found.runs()], self._originals)
 
 

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from easyroutine import tensors
-from easyroutine._core import Run, Tensor
-from easyroutine.errors import ExchangeError, InputError
+from easyroutine._core import Run
+from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.metadata import leaf, unleaf
 from easyroutine.interpretability.selection import Selection
+from easyroutine.interpretability.stored_arrays import array_of, bytes_of, dtype_of, plain, raw_array
 from easyroutine.interpretability.value_with_info import ValueWithInfo
 
 __all__ = ["Node", "entries_of", "read_object", "read_rows", "read_value", "tensors_of", "written_object"]
 
 #: Under which the values of a run say how the Python object was made of its tensors.
 _LAYOUT = "python"
-
-#: Types of numpy and torch in the spelling of safetensors.
-_DTYPES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "uint16": "U16",
-    "int16": "I16",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "uint32": "U32",
-    "int32": "I32",
-    "float32": "F32",
-    "uint64": "U64",
-    "int64": "I64",
-    "float64": "F64",
-    "complex64": "C64",
-}
-_NAMES = {stored: name for name, stored in _DTYPES.items()}
 
 #: Under which a run keeps the statistics of the final norm.
 _STATISTICS = "last_layernorm."
@@ -51,7 +32,7 @@ Stored = tuple[str, list[int], str, bytes, list[int]]
 
 def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
     """Tensors, and values beside them."""
-    writer = _Writer()
+    writer = _Writer(given)
     if isinstance(given, ActivationCache):
         layout: dict[str, Any] = {
             "cache": writer.entries(given._values, len(given._selection.rows) if given._selection else None)
@@ -73,8 +54,10 @@ def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, given: Any) -> None:
         self.tensors: list[Written] = []
+        # What a cache holds is handed out as is chosen when it is read; all else in the class that it had.
+        self._is_cache = isinstance(given, ActivationCache)
 
     def entries(self, given: Mapping[Any, Any], n_rows: int | None) -> list[list[Any]]:
         return [[_key_node(key), self.node(value, str(key), n_rows)] for key, value in given.items()]
@@ -83,36 +66,36 @@ class _Writer:
         if isinstance(value, ValueWithInfo):
             return {"info": value.info(), "of": self.node(value.value(), name, n_rows)}
         if tensors.is_array(value):
-            return self._tensor(_plain(value, name), name, n_rows)
+            return self._tensor(value, name, n_rows)
         if isinstance(value, list) and len(value) == n_rows and value and all(map(tensors.is_array, value)):
-            return self._ragged([_plain(row, name) for row in value], name)
+            return self._ragged([plain(row, repr(name)) for row in value], name)
         if isinstance(value, Mapping):
             return {"dict": [[_key_node(k), self.node(v, f"{name}.{k}", n_rows)] for k, v in value.items()]}
         if isinstance(value, (list, tuple)):
             kind = "tuple" if isinstance(value, tuple) else "list"
             return {kind: [self.node(one, f"{name}.{number}", None) for number, one in enumerate(value)]}
-        if value is not None and hasattr(value, "item"):
-            value = value.item()
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name!r} is {value}, and a run keeps finite numbers alone", "an array may hold it")
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return {"json": value}
-        raise InputError(f"{name!r} is of type {type(value).__name__}, which a run cannot keep")
+        held, note = leaf(value, repr(name))
+        return {"json": held} if note is None else {"json": held, "as": note}
 
     def _tensor(self, value: Any, name: str, n_rows: int | None) -> dict[str, Any]:
-        shape = tensors.shape_of(value)
+        if self._is_cache:
+            flat, note = plain(value, repr(name)), None
+            dtype, shape, data = dtype_of(flat, repr(name)), list(tensors.shape_of(flat)), bytes_of(flat)
+        else:
+            (dtype, shape, data), note = raw_array(value, repr(name))
         kind = "dense" if n_rows is not None and len(shape) > 1 and shape[0] == n_rows else "object"
-        return self._put(name, _dtype(value, name), list(shape), kind, _bytes(value), [])
+        node = self._put(name, dtype, shape, kind, data, [])
+        return node if note is None else {**node, "as": note}
 
     def _ragged(self, rows: list[Any], name: str) -> dict[str, Any]:
-        dtype, *others = dict.fromkeys(_dtype(row, name) for row in rows)
+        dtype, *others = dict.fromkeys(dtype_of(row, repr(name)) for row in rows)
         if others:
             raise InputError(
                 f"the rows of {name!r} are of several types: {dtype}, {', '.join(others)}",
                 "make them one type; other keys may have others",
             )
         shapes = [tensors.shape_of(row) for row in rows]
-        data = b"".join(_bytes(row) for row in rows)
+        data = b"".join(bytes_of(row) for row in rows)
         if len({shape[1:] for shape in shapes}) == 1 and shapes[0]:
             ends = [shape[0] for shape in shapes]
             whole = [sum(ends), *shapes[0][1:]]
@@ -218,23 +201,23 @@ def _row_shape(kind: str, rows: int, shape: Sequence[int]) -> list[int]:
 def read_value(node: Node, read: Callable[[str], Stored]) -> Any:
     """A value, of whose tensors ``read`` gives type, shape, kind, numbers and offsets."""
     if "json" in node:
-        return node["json"]
+        return unleaf(node["json"], node["as"]) if "as" in node else node["json"]
     if "tensor" in node:
         dtype, shape, _, data, _ = read(node["tensor"])
-        return _made(dtype, shape, data)
+        return array_of(dtype, shape, data, node.get("as"))
     if "rows" in node:
         dtype, _, _, data, _ = read(node["rows"])
         out, at = [], 0
         for shape in node["shapes"]:
             size = _size(shape)
-            out.append(_made(dtype, shape, data, at, at + size))
+            out.append(array_of(dtype, shape, data, None, at, at + size))
             at += size
         return out
     if "ragged" in node:
         dtype, shape, kind, data, offsets = read(node["ragged"])
         width = _size(shape[1:])
         return [
-            _made(dtype, _row_shape(kind, b - a, shape), data, a * width, b * width)
+            array_of(dtype, _row_shape(kind, b - a, shape), data, None, a * width, b * width)
             for a, b in zip(offsets, offsets[1:], strict=False)
         ]
     if "info" in node:
@@ -243,55 +226,6 @@ def read_value(node: Node, read: Callable[[str], Stored]) -> Any:
         return {_key(key): read_value(one, read) for key, one in node["dict"]}
     items = [read_value(one, read) for one in node["tuple" if "tuple" in node else "list"]]
     return tuple(items) if "tuple" in node else items
-
-
-def _made(dtype: str, shape: Sequence[int], data: bytes, start: int = 0, end: int | None = None) -> Any:
-    """A tensor of a part of the bytes: the package's own of float32 and int64, else of torch or numpy."""
-    width = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}.get(
-        dtype, 8
-    )
-    part = data if start == 0 and end is None else data[start * width : None if end is None else end * width]
-    if dtype in ("F32", "I64"):
-        return Tensor.from_bytes(part, list(shape), _NAMES[dtype])
-    if tensors.is_installed("torch"):
-        torch = tensors.needed("torch", f"a tensor of {dtype}")
-        kind = getattr(torch, _NAMES[dtype])
-        # An empty buffer is refused by torch.
-        flat = torch.frombuffer(bytearray(part), dtype=kind) if part else torch.empty(0, dtype=kind)
-        return flat.reshape(tuple(shape))
-    if dtype == "BF16":
-        raise InputError("a tensor of bfloat16 needs torch: numpy has no such type", "pip install torch")
-    numpy = tensors.needed("numpy", f"a tensor of {dtype}")
-    return numpy.frombuffer(bytearray(part), dtype=_NAMES[dtype]).reshape(tuple(shape))
-
-
-def _plain(value: Any, name: str) -> Any:
-    """An array as one whose bytes can be read."""
-    if isinstance(value, Tensor):
-        return value
-    try:
-        return tensors.plain_array(value)
-    except ExchangeError as error:
-        raise ExchangeError(f"{name!r} cannot be kept: {error.message}", error.hint) from error
-
-
-def _dtype(value: Any, name: str) -> str:
-    text = str(value.dtype).removeprefix("torch.")
-    if text not in _DTYPES:
-        raise InputError(f"{name!r} holds numbers of type {text}, which a run cannot keep")
-    return _DTYPES[text]
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, Tensor):
-        return value.tobytes()
-    if tensors.is_torch(value):
-        if not value.numel():
-            return b""
-        torch = sys.modules["torch"]
-        raw = value.contiguous().flatten().view(torch.uint8)
-        return bytes(raw.numpy()) if tensors.is_installed("numpy") else bytes(raw.tolist())
-    return bytes(value.tobytes())
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ from easyroutine._core import Run, readable
 from easyroutine.checks import whole
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.metadata import record_of
 from easyroutine.interpretability.stored import Node, entries_of, read_object, read_rows, read_value, tensors_of
 
 __all__ = ["StoredRun", "without_inner"]
@@ -31,7 +32,7 @@ class StoredRun(Mapping[str, Any]):
         self._entries: dict[Any, Node] = dict(entries_of(run, self._values))
         self._tensors = {name: (dtype, shape) for name, dtype, shape, _ in run.tensors()}
         #: The whole record, with what the store keeps of the run under ``_store``: its id, digest, plan and shards.
-        self.record: dict[str, Any] = json.loads(run.record())
+        self.record: dict[str, Any] = record_of(run.record(), lambda: run)
         #: The story of the run: how it came about, and what was said of it.
         self.metadata: dict[str, Any] = without_inner(self.record)
         #: Its folder, or URL.

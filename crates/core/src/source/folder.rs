@@ -181,7 +181,7 @@ pub(super) fn stem(path: &Path) -> String {
 }
 
 /// Name and commit: those of the hub for a snapshot in a Hugging Face cache, else the folder's name.
-fn identity(folder: &Path) -> (String, Option<String>) {
+pub(super) fn identity(folder: &Path) -> (String, Option<String>) {
     let hub = || {
         let full = folder.canonicalize().ok()?;
         let commit = full.file_name()?.to_str().filter(|name| is_commit(name))?.to_owned();

@@ -79,6 +79,19 @@ impl ModelFiles {
     }
 }
 
+/// The name that the runs of a model bear, where it is another than what the model is opened by: of a demo model and a path
+/// the stem of the file or folder, of `org/name@revision` the id alone. Nothing is downloaded, and nothing need be there.
+pub fn name_in_runs(reference: &str) -> Option<String> {
+    let name = match reference::parse(reference, None, &Environment::from_process()).ok()? {
+        Reference::Path(path) => folder::identity(&path).0,
+        Reference::Hub(hub) => match demo::find(&hub) {
+            Ok(Some(demo)) => folder::stem(Path::new(demo.file)),
+            _ => hub.id,
+        },
+    };
+    (name != reference).then_some(name)
+}
+
 /// How a reference is to be resolved.
 #[derive(Debug, Default)]
 pub struct ResolveOptions {

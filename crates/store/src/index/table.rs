@@ -189,14 +189,14 @@ impl Table {
             values.extend(value.iter().map(|text| Sql::Text((*text).to_owned())));
         };
         let query = criteria.query();
-        for (column, wanted) in [
-            ("experiment", experiment),
-            ("model", query.model_name.as_deref()),
-            ("save_time", query.save_time.as_deref()),
-        ] {
+        for (column, wanted) in [("experiment", experiment), ("save_time", query.save_time.as_deref())] {
             if let Some(wanted) = wanted {
                 and(&format!(" AND {column} = ?"), &[wanted]);
             }
+        }
+        let names = query.model_names();
+        if !names.is_empty() {
+            and(&format!(" AND model IN ({})", vec!["?"; names.len()].join(", ")), &names);
         }
         if let Some(tag) = &query.tag {
             and(" AND id IN (SELECT run FROM tags WHERE tag = ?)", &[tag]);

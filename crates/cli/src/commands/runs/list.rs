@@ -12,6 +12,7 @@ use crate::failure::{Failure, one_line};
 use crate::output::{self, PLAIN};
 use easyroutine::cache::readable;
 use easyroutine::positions::Specifier;
+use easyroutine::source::name_in_runs;
 
 pub(super) fn ls(args: &Args, runs: &Runs) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
@@ -29,6 +30,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
     let positions = (!listed.is_empty()).then(|| listed.iter().map(position).collect());
     let query = Query {
         model_name: asked.model.clone(),
+        or_model_name: asked.model.as_deref().and_then(name_in_runs),
         tag: asked.tag.clone(),
         target_token_positions: positions,
         save_time: asked.save_time.clone(),

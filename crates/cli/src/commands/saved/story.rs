@@ -61,6 +61,7 @@ pub(super) fn of(job: &Job<'_>) -> Result<Story<'static>, Failure> {
         other_metadata,
         tag: extract.saving.tag.clone(),
         dataset: file.map(|name| json!({"file": name})),
+        types: Map::new(),
     })
 }
 
