@@ -136,7 +136,9 @@ pub(crate) fn export(
 ) -> Result<Py<PyAny>, Failure> {
     let is_reversed = tensor.strides.iter().any(|stride| *stride < 0);
     if is_reversed && copy == Some(false) {
-        return Err(Failure::exchange("a tensor with a negative step is handed over as a copy, and copy=False"));
+        return Err(Failure::exchange(
+            "a tensor with a negative step is handed over as a copy, and copy=False",
+        ));
     }
     let request =
         ExportRequest::parse(stream, max_version, device, None).map_err(|error| refused(py, error))?;
@@ -286,7 +288,9 @@ fn copied<T: Copy, R>(tensor: &TensorRef<'_>, read: impl Fn(T) -> R) -> Result<V
         return Ok(numbers);
     }
     let fits = numbers.try_reserve_exact(tensor.num_elements());
-    fits.map_err(|_| Failure::memory(format!("no memory for the {} numbers of an array", tensor.num_elements())))?;
+    fits.map_err(|_| {
+        Failure::memory(format!("no memory for the {} numbers of an array", tensor.num_elements()))
+    })?;
     let strides = tensor.strides_or_compact().map_err(invalid)?;
     // The step along an axis of one number is never taken, and may be anything.
     let axes: Vec<(i64, isize)> = std::iter::zip(tensor.shape(), strides.iter())
@@ -329,6 +333,8 @@ fn invalid(error: dlpark::tensor::Error) -> Failure {
 }
 
 fn elsewhere(device: impl std::fmt::Display) -> Failure {
-    Failure::exchange(format!("the array is not in main memory but on another device (DLPack calls it {device})"))
-        .hint("copy it first: array.cpu()")
+    Failure::exchange(format!(
+        "the array is not in main memory but on another device (DLPack calls it {device})"
+    ))
+    .hint("copy it first: array.cpu()")
 }

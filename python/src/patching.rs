@@ -71,6 +71,8 @@ pub(crate) struct SweepWritten {
     positions: Vec<usize>,
     /// `zero`, `mean`, `resample` or `patch`.
     by: String,
+    /// Of `mean`: `rows` or `tokens`; rows where their lengths agree, unless told otherwise.
+    mean_over: Option<String>,
     /// The other rows of all but `zero`.
     others: Vec<Vec<u32>>,
     metric: String,
@@ -90,14 +92,8 @@ pub(crate) fn sweep(
 ) -> Result<String, Failure> {
     let tokenizer = model.tokenizer()?.tokenizer;
     let prompts = written.prompts.clone();
-    let sweep = read(written)?;
-    let how = match &sweep.by {
-        By::Zero => "set to zero".to_owned(),
-        By::Mean(rows) if rows.len() == 1 => "set to the mean over one prompt".to_owned(),
-        By::Mean(rows) => format!("set to the mean over {} prompts", rows.len()),
-        By::Resample(_) => "set to what they are in another prompt".to_owned(),
-        By::Patch(_) => "activations of the base put into the run of the target".to_owned(),
-    };
+    let sweep = read(written, row)?;
+    let how = reports::how_changed(&sweep.by);
     let title = if matches!(sweep.by, By::Patch(_)) { "Activation patching" } else { "Ablation" };
     let mut raised = None;
     let told = |done: usize, total: usize| {
@@ -121,9 +117,9 @@ pub(crate) fn sweep(
     }
 }
 
-fn read(written: SweepWritten) -> Result<Sweep, Failure> {
-    let SweepWritten { layers, along, sites, positions, by, mut others, metric, answer, against, .. } =
-        written;
+fn read(written: SweepWritten, row: &[u32]) -> Result<Sweep, Failure> {
+    let SweepWritten { layers, along, sites, positions, by, mean_over, .. } = written;
+    let SweepWritten { mut others, metric, answer, against, .. } = written;
     let mut sites = sites
         .iter()
         .map(|name| {
@@ -142,7 +138,14 @@ fn read(written: SweepWritten) -> Result<Sweep, Failure> {
     };
     let by = match (by.as_str(), others.len()) {
         ("zero", 0) => By::Zero,
-        ("mean", 1..) => By::Mean(others),
+        ("mean", 1..) => match mean_over.as_deref() {
+            None => By::mean_of(others, row),
+            Some("rows") => By::MeanOfRows(others),
+            Some("tokens") => By::Mean(others),
+            Some(other) => {
+                return Err(Failure::input(format!("mean_over is rows or tokens, not {other}")));
+            }
+        },
         ("resample", 1) => By::Resample(others.remove(0)),
         ("patch", 1) => By::Patch(others.remove(0)),
         (other, rows) => {

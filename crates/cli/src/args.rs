@@ -11,7 +11,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
 pub(crate) use extract::{Extract, PatternArg};
-pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, Patch, Sweep};
+pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, MeanOverArg, Patch, Sweep};
 
 const SURROUNDINGS: &str = "`easyroutine env` shows what is seen of the surroundings; `easyroutine man` lists all \
 variables and exit statuses.";

@@ -90,6 +90,34 @@ fn heads_are_ablated_by_zero_mean_and_another_prompt() {
 }
 
 #[test]
+fn a_mean_is_over_prompts_position_by_position_where_they_are_as_long() {
+    let (model, base) = (tiny("llama"), base());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompts.txt");
+    let file = file.to_str().unwrap();
+    let ablate = |more: &[&str]| {
+        let words = ["ablate", TARGET, "-m", &model, "--format", "json", "--by", "mean", "--over", file];
+        [&words, more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let grid = |more: &[&str]| json(&ablate(more).iter().map(String::as_str).collect::<Vec<_>>());
+    std::fs::write(file, format!("{base}\n{TARGET}\n")).unwrap();
+    let (rows, tokens) = (grid(&["--mean-over", "rows"]), grid(&["--mean-over", "tokens"]));
+    assert_eq!(grid(&[])["values"], rows["values"]);
+    assert_ne!(rows["values"], tokens["values"]);
+    assert!(rows["words"].to_string().contains("the mean over 2 prompts, each position for itself"));
+    assert!(tokens["words"].to_string().contains("the mean over all tokens of 2 prompts"));
+    // One prompt as long: what stands there in it.
+    std::fs::write(file, &base).unwrap();
+    let words = ["ablate", TARGET, "-m", &model, "--format", "json", "--by", "resample", "--with", &base];
+    assert_eq!(grid(&[])["values"], json(&words)["values"]);
+    std::fs::write(file, format!("{base}\nShort\n")).unwrap();
+    assert_eq!(grid(&[])["values"], grid(&["--mean-over", "tokens"])["values"]);
+    let words = ablate(&["--mean-over", "rows"]);
+    let refused = fails(2, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(refused.contains("tokens"), "{refused}");
+}
+
+#[test]
 fn every_format_is_written() {
     let model = tiny("llama");
     let folder = tempfile::tempdir().unwrap();

@@ -66,6 +66,19 @@ fn put(model: &Model, by: &By, activation: &str, positions: &[usize]) -> Option<
             let mean: Vec<f32> = sums.into_iter().map(|sum| (sum / count) as f32).collect();
             Some(positions.iter().flat_map(|_| mean.clone()).collect())
         }
+        By::MeanOfRows(rows) => {
+            let at = positions.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let of = |row: &Vec<u32>| {
+                extract(model, std::slice::from_ref(row), activation, &at)
+                    .get(activation)
+                    .unwrap()
+                    .values()
+                    .to_vec()
+            };
+            let each: Vec<Vec<f32>> = rows.iter().map(of).collect();
+            let sum = |place: usize| each.iter().map(|row| f64::from(row[place])).sum::<f64>();
+            Some((0..each[0].len()).map(|place| (sum(place) / rows.len() as f64) as f32).collect())
+        }
     }
 }
 
@@ -124,9 +137,22 @@ fn every_cell_of_a_sweep_has_the_bits_of_a_whole_run() {
             }
         }
         let along = Along::Sites { sites: vec![Site::AttnOut, Site::MlpOut], positions: few };
-        let by = By::Mean(vec![base(), vec![1, 2, 3]]);
-        let request = Sweep { layers, along, by, metric: Metric::Probability { token: 9 } };
-        check(&case, &model, &request, &|_| vec![3, 11]);
+        let other: Vec<u32> = base().iter().rev().copied().collect();
+        for by in [By::Mean(vec![base(), vec![1, 2, 3]]), By::MeanOfRows(vec![base(), other, target()])] {
+            let metric = Metric::Probability { token: 9 };
+            let request = Sweep { layers: layers.clone(), along: along.clone(), by, metric };
+            check(&case, &model, &request, &|_| vec![3, 11]);
+        }
+    }
+}
+
+#[test]
+fn a_mean_over_rows_is_one_position_by_position_where_their_lengths_agree() {
+    assert_eq!(By::mean_of(vec![vec![4, 5, 6]], &[1, 2, 3]), By::MeanOfRows(vec![vec![4, 5, 6]]));
+    let several = vec![vec![4, 5, 6], vec![1, 2, 3]];
+    assert_eq!(By::mean_of(several.clone(), &[1, 2, 3]), By::MeanOfRows(several));
+    for rows in [vec![vec![4, 5, 6], vec![1, 2]], vec![vec![1, 2, 3]], vec![]] {
+        assert_eq!(By::mean_of(rows.clone(), &[1, 2, 3]), By::Mean(rows));
     }
 }
 
@@ -238,6 +264,7 @@ fn wrong_sweeps_are_errors_that_name_what_is_wrong() {
         ),
         (Sweep { along: heads(Site::ResidIn, vec![1]), ..good.clone() }, "no column of a grid along heads"),
         (Sweep { by: By::Patch(vec![1, 2]), ..good.clone() }, "2 tokens"),
+        (Sweep { by: By::MeanOfRows(vec![target(), vec![1, 2]]), ..good.clone() }, "2 tokens"),
         (Sweep { metric: Metric::Rank { token: 100_000 }, ..good.clone() }, "vocabulary"),
         (Sweep { metric: Metric::NormalisedLogitDiff { answer: 1, against: 2 }, ..good.clone() }, "base run"),
     ] {

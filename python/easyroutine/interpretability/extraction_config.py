@@ -70,7 +70,10 @@ class ExtractionConfig:
     avg_over_example: bool = False
     #: To which heads everything with heads is limited: ``[{"layer": 5, "head": 3}, ...]``.
     attn_heads: Literal["all"] | list[dict[str, int]] = "all"
-    #: What is kept of a block of a pattern: [B, row specifiers, column specifiers].
+    #: What is kept of a block of a pattern, whose rows are one specifier's tokens and whose columns another's: [B, row
+    #: specifiers, column specifiers], also where row and column specifiers are the same. ``mean`` and ``sum`` of the weights, or
+    #: ``baseline_ratio``: the mean over what it would be if every token looked equally at all tokens up to itself, so that 1
+    #: is no preference; NaN where no row of the block may look at any of its columns.
     attn_pattern_avg: Literal["none", "mean", "sum", "baseline_ratio"] = "none"
     #: Rows of patterns, where they are other tokens than the columns.
     attn_pattern_row_positions: list[Any] | None = None

@@ -20,6 +20,7 @@ class LensResult:
 
     ``final``: probability of the final layer's top token, the default of pictures; ``p``: of a layer's own; ``rank`` of the
     token that really comes next; ``entropy``; ``kl``: KL(final ‖ layer); ``tracked``: probability of the followed token.
+    These are what pictures show; :meth:`records` and files have the logarithms of probabilities.
     """
 
     def __init__(self, report: Report) -> None:
@@ -48,7 +49,12 @@ class LensResult:
         return data
 
     def records(self) -> list[dict[str, Any]]:
-        """One dictionary a layer and position: top token, its probability, entropy (nats), KL, rank of the next token."""
+        """One dictionary a layer and position, with the columns of :meth:`to_csv`.
+
+        ``top`` is the layer's own top token. ``logprob`` (of that token), ``logprob_of_final_top`` (of what the final layer
+        predicts) and ``tracked`` (of the followed token, None without one) are natural logarithms of probabilities:
+        ``math.exp`` gives those. ``entropy`` and ``kl_to_final`` are in nats, ``rank_of_next`` counts from 1.
+        """
         data = self.to_dict()
         texts = {token["position"]: token["text"] for token in data["tokens"]}
         return [

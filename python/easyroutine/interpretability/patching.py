@@ -152,6 +152,7 @@ def sweep(
     positions: Any = ("all",),
     by: Literal["zero", "mean", "resample", "patch"] = "zero",
     base: Any = None,
+    mean_over: Literal["rows", "tokens"] | None = None,
     metric: Literal["logit_diff", "normalised_logit_diff", "probability", "kl", "rank"] = "kl",
     answer: Token | None = None,
     against: Token | None = None,
@@ -160,11 +161,15 @@ def sweep(
     """One change after another of one prompt.
 
     ``along``: the columns, one position after another, or one head, or one of several sites; the rows are ``layers``. ``by``:
-    what becomes of a place: zeros, the mean over the rows of ``base``, or what stands there in ``base``, a prompt as
-    long (``patch`` also measures against it). ``metric`` is read at the last token; ``answer`` and ``against`` are ids, or
+    what becomes of a place: zeros, a mean over ``base``, or what stands there in ``base``, a prompt as long (``patch`` also
+    measures against it). A mean is over the rows of ``base``, each position for itself (``mean_over="rows"``: they must be as
+    long as the prompt), or over all tokens of all rows (``mean_over="tokens"``); by default over rows where the lengths agree.
+    ``metric`` is read at the last token; ``answer`` and ``against`` are ids, or
     strings that are one token. Layers may count from the last, -1.
     """
     _check_unchanged(model, "sweep")
+    if mean_over is not None and by != "mean":
+        raise InputError(f"by={by!r} does not read mean_over", 'by="mean" does')
     rows = model.rows_of(prompt)
     if len(rows) != 1:
         raise InputError(f"a sweep is of one prompt, not of {len(rows)}")
@@ -184,6 +189,7 @@ def sweep(
             "sites": [site] if isinstance(site, str) else list(site),
             "positions": _indices(model, rows[0], positions),
             "by": by,
+            "mean_over": mean_over,
             "others": [row.ids for row in base_rows],
             "metric": metric,
             "answer": token(answer, "answer"),

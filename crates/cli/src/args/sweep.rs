@@ -27,13 +27,17 @@ pub(crate) struct Ablate {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// What is put in place: zeros, the mean over tokens, or what stands there in another prompt.
+    /// What is put in place: zeros, a mean (see --over), or what stands there in another prompt.
     #[arg(long, value_enum, default_value_t = ByArg::Zero, value_name = "HOW")]
     pub(crate) by: ByArg,
-    /// A file of prompts over whose tokens `--by mean` averages: .jsonl and .parquet by their field `text`, anything else
-    /// one a line. Else those of PROMPT itself.
+    /// A file of prompts that `--by mean` averages over: .jsonl and .parquet by their field `text`, anything else one a
+    /// line. Without it the mean is over the tokens of PROMPT itself.
     #[arg(long, value_name = "FILE")]
     pub(crate) over: Option<PathBuf>,
+    /// What the mean is taken over: `rows`, the prompts, each position for itself (all as many tokens as PROMPT), or
+    /// `tokens`, all tokens of all prompts. By default rows where the lengths agree.
+    #[arg(long, value_enum, value_name = "WHAT", requires = "over")]
+    pub(crate) mean_over: Option<MeanOverArg>,
     /// The other prompt of `--by resample`; as many tokens.
     #[arg(long, value_name = "TEXT", required_if_eq("by", "resample"))]
     pub(crate) with: Option<String>,
@@ -78,6 +82,13 @@ pub(crate) enum ByArg {
     Zero,
     Mean,
     Resample,
+}
+
+/// `--mean-over`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MeanOverArg {
+    Rows,
+    Tokens,
 }
 
 /// `--along`

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::lens::{selected, specifiers};
-use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, Patch, Sweep as SweepArgs};
+use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, MeanOverArg, Patch, Sweep as SweepArgs};
 use crate::failure::Failure;
 use crate::layers;
 use crate::output::{self, DRAWN, Target};
@@ -70,7 +70,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
     let (cutting, context) = (&ablate.prompt.cutting, session.model.arch().context);
     let mut shown = vec![("prompt".to_owned(), prompt.text.clone())];
     let (by, how) = match ablate.by {
-        ByArg::Zero => (By::Zero, "set to zero".to_owned()),
+        ByArg::Zero => (By::Zero, reports::how_changed(&By::Zero)),
         ByArg::Mean => {
             let rows = match &ablate.over {
                 Some(file) => prompts::read(file, "text", None)?
@@ -86,16 +86,23 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
                     .collect::<Result<Vec<_>, Failure>>()?,
                 None => vec![prompt.encoded.ids.clone()],
             };
-            let how = match (&ablate.over, rows.len()) {
-                (None, _) => "set to the mean over the prompt".to_owned(),
-                (Some(_), n) => format!("set to the mean over {n} prompts"),
+            let by = match ablate.mean_over {
+                None => By::mean_of(rows, &prompt.encoded.ids),
+                Some(MeanOverArg::Rows) => By::MeanOfRows(rows),
+                Some(MeanOverArg::Tokens) => By::Mean(rows),
             };
-            (By::Mean(rows), how)
+            let how = match ablate.over {
+                None => "set to the mean over the prompt".to_owned(),
+                Some(_) => reports::how_changed(&by),
+            };
+            (by, how)
         }
         ByArg::Resample => {
             let other = cutting.cut(ablate.with.clone().unwrap_or_default(), tokenizer, context)?;
             shown.push(("with".to_owned(), other.text.clone()));
-            (By::Resample(other.encoded.ids), "set to what they are in another prompt".to_owned())
+            let by = By::Resample(other.encoded.ids);
+            let how = reports::how_changed(&by);
+            (by, how)
         }
     };
     let first_two = || predictions(&session.model, prompt).map(|ids| [ids[0], ids[1]]);

@@ -1,6 +1,6 @@
 //! What each change of a sweep does.
 
-use easyroutine::patching::{Along, Grid, Metric};
+use easyroutine::patching::{Along, By, Grid, Metric};
 use easyroutine_view::grid::{GridCell, GridColumn, GridReport, GridRow};
 use serde_json::{Value, json};
 
@@ -15,6 +15,21 @@ pub struct GridWords<'a> {
     pub how: &'a str,
     /// The texts by what they are: `base`, `target`.
     pub prompts: Vec<(String, String)>,
+}
+
+/// What becomes of each place, in words.
+pub fn how_changed(by: &By) -> String {
+    let over = |rows: &[Vec<u32>]| match rows.len() {
+        1 => "one prompt".to_owned(),
+        n => format!("{n} prompts"),
+    };
+    match by {
+        By::Zero => "set to zero".to_owned(),
+        By::Mean(rows) => format!("set to the mean over all tokens of {}", over(rows)),
+        By::MeanOfRows(rows) => format!("set to the mean over {}, each position for itself", over(rows)),
+        By::Resample(_) => "set to what they are in another prompt".to_owned(),
+        By::Patch(_) => "activations of the base put into the run of the target".to_owned(),
+    }
 }
 
 /// A grid as it is drawn, and as JSON of the schema `easyroutine.grid/1`.

@@ -10,7 +10,7 @@ use easyroutine::{Dtype, Model};
 use easyroutine_view::lens::{ModelCard, Token};
 
 pub use attention::attention;
-pub use grid::{GridWords, grid};
+pub use grid::{GridWords, grid, how_changed};
 pub use lens::lens;
 
 /// The model and the prompt that a report speaks of.

@@ -57,12 +57,24 @@ pub enum Along {
 pub enum By {
     /// Zeros.
     Zero,
-    /// The mean of the same activation over all tokens of these rows.
+    /// The mean of the same activation over all tokens of these rows: one vector for every position.
     Mean(Vec<Vec<u32>>),
+    /// The mean of the same activation over these rows at the same position. Each is as long as the row that is changed.
+    MeanOfRows(Vec<Vec<u32>>),
     /// The same activation at the same position of another row, which is as long: resampling.
     Resample(Vec<u32>),
     /// As [`By::Resample`], of the base run that the metric is measured against.
     Patch(Vec<u32>),
+}
+
+impl By {
+    /// The mean over rows: position by position where each is as long as the row that is changed, else over all tokens.
+    /// A mean over the row itself, or over none, is one over its tokens: position by position it would change nothing.
+    pub fn mean_of(rows: Vec<Vec<u32>>, row: &[u32]) -> By {
+        let is_alone = rows.iter().all(|other| other == row);
+        let fits = rows.iter().all(|other| other.len() == row.len());
+        if fits && !is_alone { By::MeanOfRows(rows) } else { By::Mean(rows) }
+    }
 }
 
 /// Makes every change of a sweep on a row. Each gives the bits of a whole run under that change, but only the blocks from
@@ -268,21 +280,46 @@ impl By {
                 };
                 Ok(Some(Values::Means(kept.into_iter().map(mean).collect::<Result<_>>()?)))
             }
+            By::MeanOfRows(rows) => {
+                rows.iter().try_for_each(|other| as_long(other, row))?;
+                let kept = captured(model, rows, points)?;
+                let mean = |(point, (values, _)): (Point, (Vec<f32>, usize))| {
+                    (point, mean_of_rows(&values, rows.len()))
+                };
+                Ok(Some(Values::Taken(kept.into_iter().map(mean).collect(), row.len())))
+            }
             By::Resample(other) | By::Patch(other) => {
-                if other.len() != row.len() {
-                    return Err(Error::input(format!(
-                        "the row to take values of has {} tokens, the row they are put into {}",
-                        other.len(),
-                        row.len()
-                    ))
-                    .hint("a sweep puts each position in the place of the same position"));
-                }
+                as_long(other, row)?;
                 let kept = captured(model, std::slice::from_ref(other), points)?;
                 let taken = kept.into_iter().map(|(point, (values, _))| (point, values)).collect();
                 Ok(Some(Values::Taken(taken, row.len())))
             }
         }
     }
+}
+
+/// # Errors
+/// A row to take values of that has not the length of the row that is changed.
+fn as_long(other: &[u32], row: &[u32]) -> Result<()> {
+    if other.len() == row.len() {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "the row to take values of has {} tokens, the row they are put into {}",
+        other.len(),
+        row.len()
+    ))
+    .hint("a sweep puts each position in the place of the same position"))
+}
+
+/// The mean over rows of one length, place by place: sums in f64, in the order of the rows.
+fn mean_of_rows(values: &[f32], n_rows: usize) -> Vec<f32> {
+    let size = values.len() / n_rows.max(1);
+    let mut sums = vec![0f64; size];
+    for row in values.chunks_exact(size.max(1)) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+    sums.into_iter().map(|sum| (sum / n_rows as f64) as f32).collect()
 }
 
 /// Activations at all tokens of rows, and how many tokens that is.

@@ -13,6 +13,7 @@ from easyroutine._core import Lens
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, layernorm_type
+from easyroutine.interpretability.tools.given_parts import head_of, norm_numbers
 from easyroutine.interpretability.value_with_info import ValueWithInfo
 from easyroutine.replaced import Replaced
 
@@ -38,16 +39,16 @@ class LogitLens(Replaced):
         model_config: Any,
     ) -> None:
         """``unembedding_matrix``: [V, D], or what ``model.get_lm_head()`` gives, which knows bias, divisor and softcap too;
-        ``last_layer_norm``: what ``model.get_last_layernorm()`` gives, or a module of torch with ``weight`` and ``eps``.
+        ``last_layer_norm``: what ``model.get_last_layernorm()`` gives, or a module of torch. A module is tried out on a few
+        vectors, so that the norms of Gemma, which multiply by 1 + weight, are what they are. Of ``model_config`` the scale
+        and softcap of the logits are read, where ``unembedding_matrix`` does not say them itself.
         """
-        head = unembedding_matrix
-        if not isinstance(head, LMHead):
-            head = LMHead(getattr(head, "weight", head), getattr(head, "bias", None))
+        head = head_of(unembedding_matrix, model_config)
         optional = {"bias": head.bias, "divisor": head.divisor, "softcap": head.softcap}
         if optional["bias"] is not None:
             optional["bias"] = tensors.as_tensor(optional["bias"], "bias")
         self._lens = Lens.of_numbers(
-            tensors.as_tensor(head.weight, "unembedding_matrix"), norm=_norm(last_layer_norm), **optional
+            tensors.as_tensor(head.weight, "unembedding_matrix"), norm=norm_numbers(last_layer_norm), **optional
         )
         self.model_name = model_name
         self.model_config = model_config
@@ -89,14 +90,15 @@ class LogitLens(Replaced):
         model_name: str,
         *,
         torch_dtype: Any = "float32",
+        dtype: Any = None,
         revision: str | None = None,
         offline: bool = False,
     ) -> LogitLens:
-        """The lens of a model by its name: only the unembedding and the final norm are read."""
+        """The lens of a model by its name: only the unembedding and the final norm are read. ``dtype`` is ``torch_dtype``."""
         from easyroutine.interpretability.hooked_model import HookedModelConfig
         from easyroutine.tokenizer import Tokenizer
 
-        dtype = HookedModelConfig(model_name, torch_dtype=torch_dtype).torch_dtype
+        dtype = HookedModelConfig(model_name, torch_dtype=torch_dtype if dtype is None else dtype).torch_dtype
         lens = cls.__new__(cls)
         lens._lens, lens.model_name = Lens.open(model_name, dtype=dtype, revision=revision, offline=offline)
         lens.model_config = None
@@ -188,8 +190,9 @@ class LogitLens(Replaced):
 
         Without ``token_directions`` logits [B, T, V], with ``apply_softmax`` probabilities. A direction is an id, a string that
         is one token, or a pair of them; one for all rows or one a row. ``logit_diff`` gives [B, T], before any softcap:
-        the logit, of a pair the difference. ``accuracy`` gives the share of rows where the first of a pair wins, [T], one number
-        for T = 1.
+        the logit, of a pair the difference. With ``apply_softmax`` it is the probability among all tokens, softcap included, of
+        a pair the difference of the two (the original ignored ``apply_softmax`` here). ``accuracy`` gives the share of rows
+        where the first of a pair wins, [T], one number for T = 1; probabilities win where logits do.
 
         ``apply_norm`` uses the final norm's statistics of the same run, which must be among the activations
         (``extract_last_layernorm``): parts then add up to the whole. ``norm="own"`` takes each vector's own instead: the classic lens.
@@ -296,22 +299,3 @@ def _one_number(value: Any, metric: str | None) -> Any:
     if metric == "accuracy" and tensors.shape_of(value) == (1,):
         value = value[0]
     return tensors.handed_out(value)
-
-
-def _norm(norm: Any) -> tuple[str, float, Any, Any] | None:
-    if norm is None:
-        return None
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    kind = getattr(norm, "kind", None)
-    if kind is None:
-        # A module of torch: a LayerNorm has `eps` and removes the mean, an RMSNorm has `variance_epsilon`.
-        kind = "layer" if type(norm).__name__ == "LayerNorm" else "rms"
-    eps = next((getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name)), None)
-    if eps is None:
-        raise InputError(f"{type(norm).__name__} is no norm: it has no eps")
-    return (
-        kind,
-        float(eps),
-        None if weight is None else tensors.as_tensor(weight, "weight of the norm"),
-        None if bias is None else tensors.as_tensor(bias, "bias of the norm"),
-    )
