@@ -86,6 +86,7 @@ fn queries() -> Vec<Query<'static>> {
         Query { tag: Some("late".to_owned()), ..all() },
         Query { model_name: Some("org/tiny".to_owned()), ..Query::default() },
         Query { model_name: Some("other".to_owned()), ..all() },
+        Query { model_name: Some("other".to_owned()), or_model_name: Some("org/tiny".to_owned()), ..all() },
         Query { custom_keys: keys(json!({"seed": 4.0, "half": 2})), ..all() },
         Query { custom_keys: keys(json!({"half": 2.5})), ..all() },
         Query { custom_keys: keys(json!({"seed": [4]})), ..all() },

@@ -171,6 +171,8 @@ fn every_criterion_that_is_given_must_hold() {
         ..Query::default()
     };
     assert_eq!(loader.query(&right).unwrap().len(), 1);
+    let renamed = Query { model_name: text("tiny"), or_model_name: text("org/tiny"), ..right.clone() };
+    assert_eq!(loader.query(&renamed).unwrap().len(), 1);
     for wrong in [
         Query { experiment_name: text("other"), ..right.clone() },
         Query { model_name: text("org_tiny"), ..right.clone() },
