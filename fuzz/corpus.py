@@ -47,6 +47,9 @@ PROMPTS = [
 ]
 
 
+PATTERNS = json.loads((ROOT / "fixtures/tokenizers/patterns.json").read_text())
+
+
 def write(target, files):
     folder = CORPUS / target
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,3 +209,6 @@ torch_files = [*(ROOT / "fixtures" / "torch").glob("*.pt"), *(ROOT / "fixtures" 
 write("torch", {f"{path.parent.name}-{path.stem}": path.read_bytes() for path in sorted(torch_files)})
 # Before the bytes: how many prompts are read at most (fuzz_targets/prompts.rs).
 write("prompts", lines(PROMPTS, b"\x08"))
+# Pattern and text, with a zero between.
+patterns = sorted({split["pattern"]["Regex"] for split in PATTERNS["splits"] if "Regex" in split["pattern"]})
+write("patterns", lines([pattern + "\0Don't, x2y3 1234567\n caf\u00e9" for pattern in patterns[::5]]))

@@ -2,12 +2,13 @@
 
 import builtins
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import Any, Literal, final
 
 from typing_extensions import Self
 
 __version__: str
 
+_Side = Literal["left", "right"]
 _Progress = Callable[[str, int, int | None], None]
 _Row = tuple[list[int], tuple[str, list[tuple[int, int]]] | None]
 _DataRow = tuple[list[int], tuple[str, list[tuple[int, int]]] | None, list[int] | None]
@@ -92,10 +93,18 @@ class Tokenizer:
         *,
         revision: str | None = None,
         offline: bool = False,
+        pre: str | None = None,
         progress: _Progress | None = None,
     ) -> tuple[Tokenizer, str]: ...
     def encode(self, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]: ...
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str: ...
+    @property
+    def warnings(self) -> list[str]: ...
+    def warnings_for(self, text: str) -> list[str]: ...
+    @property
+    def sides(self) -> tuple[_Side, _Side]: ...
+    @property
+    def max_length(self) -> int | None: ...
     def shown(self, id: int) -> str: ...
     def single_token(self, text: str) -> int | None: ...
     def id_of_token(self, token: str) -> int | None: ...
@@ -126,6 +135,7 @@ class Model:
         revision: str | None = None,
         offline: bool = False,
         allow_config_keys: list[str] = ...,
+        pre: str | None = None,
         progress: _Progress | None = None,
     ) -> Model: ...
     @property

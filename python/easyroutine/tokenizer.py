@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, TypeVar
@@ -67,19 +67,28 @@ class Tokenizer:
         self.name_or_path = name_or_path
         #: How it was opened: what a pickle keeps of it.
         self._origin = dict(origin or {"reference": name_or_path})
-        settings = json.loads(engine.settings)
         self._roles = engine.roles
-        self.padding_side: Side = settings.get("padding_side", "right")
-        self.truncation_side: Side = settings.get("truncation_side", "right")
-        self.model_max_length: int = int(settings.get("model_max_length") or _ENDLESS)
+        #: Sides on which rows are filled and cut: as the settings say, else as the class that they name has it.
+        self.padding_side, self.truncation_side = engine.sides
+        self.model_max_length: int = engine.max_length or _ENDLESS
+        for warning in engine.warnings:
+            warnings.warn(f"{name_or_path}: {warning}", stacklevel=3)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | PathLike[str], *, revision: str | None = None, offline: bool = False
+        cls,
+        name: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        offline: bool = False,
+        pre: str | None = None,
     ) -> Tokenizer:
-        """The tokenizer of a model; its weights are not read."""
-        origin = {"reference": str(name), "revision": revision, "offline": offline}
-        engine, model_name = _Engine.open(str(name), revision=revision, offline=offline)
+        """The tokenizer of a model; its weights are not read.
+
+        ``pre`` names the rule by which a GGUF file's text is cut (``"llama-bpe"``), where the file does not say.
+        """
+        origin = {"reference": str(name), "revision": revision, "offline": offline, "pre": pre}
+        engine, model_name = _Engine.open(str(name), revision=revision, offline=offline, pre=pre)
         return cls(engine, model_name, origin)
 
     # Special tokens.
@@ -267,6 +276,8 @@ class Tokenizer:
         rows: list[list[int]] = []
         spans: list[list[tuple[int, int]]] = []
         for one in texts:
+            for doubt in self._engine.warnings_for(one):
+                warnings.warn(doubt, stacklevel=2)
             ids, places = self._engine.encode(one, add_special_tokens)
             if limit is not None and len(ids) > limit:
                 ids, places = self._cut(ids, places, limit, add_special_tokens)

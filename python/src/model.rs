@@ -34,6 +34,8 @@ pub(crate) struct Model {
     pub(crate) files: ModelFiles,
     pub(crate) model_type: &'static str,
     pub(crate) tokenizer: Option<Arc<Engine>>,
+    /// The rule for cutting text that was asked for.
+    pre: Option<String>,
     config: Map<String, Value>,
     /// Config keys that were let through.
     let_through: Vec<String>,
@@ -47,7 +49,7 @@ pub(crate) type RowInput = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>);
 impl Model {
     /// Finds a model's files and loads them.
     #[staticmethod]
-    #[pyo3(signature = (reference, *, dtype, threads=None, revision=None, offline=false, allow_config_keys=Vec::new(), progress=None))]
+    #[pyo3(signature = (reference, *, dtype, threads=None, revision=None, offline=false, allow_config_keys=Vec::new(), pre=None, progress=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn open(
         py: Python<'_>,
@@ -57,6 +59,7 @@ impl Model {
         revision: Option<String>,
         offline: bool,
         allow_config_keys: Vec<String>,
+        pre: Option<String>,
         progress: Option<Py<PyAny>>,
     ) -> Result<Model, Failure> {
         let dtype = dtype_of(dtype)?;
@@ -70,8 +73,8 @@ impl Model {
             let identity = opened.identity.clone();
             let model = Arc::new(opened.build(&options)?);
             // Without a tokenizer a model still runs on ids; whoever asks for it is told what is wrong.
-            let tokenizer = source::tokenizer(&files).ok().map(Arc::new);
-            Ok(Model { model, files, model_type, tokenizer, config, let_through, identity })
+            let tokenizer = load::tokenizer(&files, pre.as_deref()).ok().map(Arc::new);
+            Ok(Model { model, files, model_type, tokenizer, pre, config, let_through, identity })
         })
     }
 
@@ -157,7 +160,7 @@ impl Model {
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, Failure> {
         let tokenizer = match &self.tokenizer {
             Some(tokenizer) => Arc::clone(tokenizer),
-            None => Arc::new(source::tokenizer(&self.files)?),
+            None => Arc::new(load::tokenizer(&self.files, self.pre.as_deref())?),
         };
         Ok(Tokenizer { tokenizer })
     }

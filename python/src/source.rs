@@ -1,8 +1,6 @@
 //! From a reference to files, as the command line finds them.
 
-use easyroutine::source::{self, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
-use easyroutine::tokens::Tokenizer;
-use easyroutine_files::GgufFile;
+use easyroutine::source::{self, ModelFiles, ProgressCallback, ResolveOptions};
 use pyo3::prelude::*;
 
 use crate::errors::Failure;
@@ -21,14 +19,6 @@ pub(crate) fn find(
     let options =
         ResolveOptions { revision, offline, progress: progress.map(told), ..ResolveOptions::default() };
     waiting(py, move || source::resolve(&reference, &options))
-}
-
-/// The tokenizer of a model.
-pub(crate) fn tokenizer(files: &ModelFiles) -> easyroutine::Result<Tokenizer> {
-    match &files.kind {
-        FilesKind::Folder(folder) => Tokenizer::from_folder(folder),
-        FilesKind::Gguf(file) => Tokenizer::from_gguf(GgufFile::open(file)?.gguf()),
-    }
 }
 
 /// Passes progress on. An error of the callback is shown and does not end the download.

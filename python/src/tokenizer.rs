@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use easyroutine::load;
 use easyroutine::tokens::{Answer, Bos, Message, Tokenizer as Engine};
 use pyo3::prelude::*;
 use serde_json::Value;
@@ -25,16 +26,17 @@ type Encoding = (Vec<u32>, Vec<(usize, usize)>);
 impl Tokenizer {
     /// The tokenizer of a model, without its weights; returns its name too.
     #[staticmethod]
-    #[pyo3(signature = (reference, *, revision=None, offline=false, progress=None))]
+    #[pyo3(signature = (reference, *, revision=None, offline=false, pre=None, progress=None))]
     fn open(
         py: Python<'_>,
         reference: &str,
         revision: Option<String>,
         offline: bool,
+        pre: Option<String>,
         progress: Option<Py<PyAny>>,
     ) -> Result<(Tokenizer, String), Failure> {
         let folder = Path::new(reference);
-        if folder.is_dir() {
+        if folder.is_dir() && pre.is_none() {
             // Saved by itself, without a model.
             let tokenizer = py.detach(|| Engine::from_folder(folder))?;
             let name =
@@ -43,7 +45,7 @@ impl Tokenizer {
         }
         let files = source::find(py, reference, revision, offline, progress)?;
         let name = files.name.clone();
-        let tokenizer = waiting(py, move || source::tokenizer(&files))?;
+        let tokenizer = waiting(py, move || load::tokenizer(&files, pre.as_deref()))?;
         Ok((Tokenizer { tokenizer: Arc::new(tokenizer) }, name))
     }
 
@@ -57,6 +59,29 @@ impl Tokenizer {
     /// The text that ids stand for.
     fn decode(&self, py: Python<'_>, ids: Vec<u32>, skip_special_tokens: bool) -> Result<String, Failure> {
         Ok(py.detach(|| self.tokenizer.decode(&ids, skip_special_tokens))?)
+    }
+
+    /// What the files it was read from say against each other, and what was followed.
+    #[getter]
+    fn warnings(&self) -> Vec<String> {
+        self.tokenizer.warnings().to_vec()
+    }
+
+    /// What is doubtful about a text itself.
+    fn warnings_for(&self, text: &str) -> Vec<String> {
+        self.tokenizer.warning_for(text).into_iter().collect()
+    }
+
+    /// The sides on which rows are filled up and cut: left or right.
+    #[getter]
+    fn sides(&self) -> (&'static str, &'static str) {
+        (self.tokenizer.padding_side().name(), self.tokenizer.truncation_side().name())
+    }
+
+    /// Most tokens of a row, where the settings name a limit.
+    #[getter]
+    fn max_length(&self) -> Option<usize> {
+        self.tokenizer.max_length()
     }
 
     /// What one token stands for, fit to be shown.

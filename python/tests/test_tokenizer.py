@@ -21,6 +21,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_pretrained(TINY / "llama")
 
 
+@pytest.mark.filterwarnings("ignore:.*no further blank")
 @pytest.mark.parametrize("name", ["pieces", "gemma"])
 def test_ids_are_the_committed_answers(name: str) -> None:
     texts = json.loads((ROOT / "fixtures/tokenizers/texts.json").read_text(encoding="utf-8"))
@@ -29,6 +30,32 @@ def test_ids_are_the_committed_answers(name: str) -> None:
     expected = next(iter(answers.values()))
     for text, ids in zip(texts, expected, strict=True):
         assert tokenizer.encode(text, add_special_tokens=False) in (ids, ids[1:]), text
+
+
+def test_sides_are_those_of_the_class(tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "config.json"):
+        (tmp_path / name).write_bytes((TINY / "llama" / name).read_bytes())
+    # A class that pads on the left where no file says.
+    settings = {"tokenizer_class": "CohereTokenizer", "pad_token": "<pad>", "add_bos_token": True, "bos_token": "<bos>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match="add_bos_token"):
+        tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.padding_side, tokenizer.truncation_side) == ("left", "right")
+    rows = tokenizer([PROMPT, "a"], padding=True)
+    assert rows["attention_mask"][1][0] == 0 and rows["attention_mask"][1][-1] == 1
+    assert rows["input_ids"][1][0] == tokenizer.pad_token_id
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "right"}))
+    with pytest.warns(UserWarning):
+        assert Tokenizer.from_pretrained(tmp_path).padding_side == "right"
+
+
+def test_a_doubtful_text_is_warned_of() -> None:
+    tokenizer = Tokenizer.from_pretrained(ROOT / "fixtures/tokenizers/pieces.gguf")
+    with pytest.warns(UserWarning, match="begins with a blank"):
+        tokenizer(" the")
+    assert tokenizer.padding_side == "left"
+    named = Tokenizer.from_pretrained(ROOT / "fixtures/tokenizers/bytes.gguf", pre="qwen2")
+    assert named.encode("12 34") and pickle.loads(pickle.dumps(named)).encode("12 34") == named.encode("12 34")
 
 
 def test_one_text_is_a_row_and_several_are_rows(tokenizer: Tokenizer) -> None:

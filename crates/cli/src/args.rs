@@ -122,6 +122,9 @@ pub(crate) struct Finding {
     /// Let an unknown key of config.json through, with a warning. May repeat.
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_config_key: Vec<String>,
+    /// How a GGUF file's text is cut, where the file does not say: llama-bpe, qwen2, ...
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pre: Option<String>,
 }
 
 /// How a model is loaded.

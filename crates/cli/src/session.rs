@@ -9,10 +9,9 @@ use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions, Opened};
 use easyroutine::positions::Row;
 use easyroutine::prompts::Format;
-use easyroutine::source::{self, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
+use easyroutine::source::{self, ModelFiles, ProgressCallback, ResolveOptions};
 use easyroutine::tokens::{Bos, Encoded, Tokenizer};
 use easyroutine::{Dtype, Model};
-use easyroutine_files::GgufFile;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
@@ -113,15 +112,11 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failur
     Ok(Session { files, model: model?, model_type, identity })
 }
 
-/// The tokenizer of a model.
-pub(crate) fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, Failure> {
-    Ok(match &files.kind {
-        FilesKind::Folder(folder) => Tokenizer::from_folder(folder)?,
-        FilesKind::Gguf(file) => {
-            let file = GgufFile::open(file).map_err(easyroutine::Error::from)?;
-            Tokenizer::from_gguf(file.gguf())?
-        }
-    })
+/// The tokenizer of a model, with warnings of what its files say against each other.
+pub(crate) fn tokenizer(files: &ModelFiles, finding: &Finding) -> Result<Tokenizer, Failure> {
+    let tokenizer = load::tokenizer(files, finding.pre.as_deref())?;
+    tokenizer.warnings().iter().for_each(|warning| output::note("warning", warning));
+    Ok(tokenizer)
 }
 
 /// A prompt with the tokens it was cut into.
@@ -170,23 +165,36 @@ fn refuse_sets(file: &Path) -> Result<(), Failure> {
 impl Cutting {
     /// Cuts a text into tokens, however many.
     pub(crate) fn encode(&self, text: &str, tokenizer: &Tokenizer) -> Result<Encoded, Failure> {
+        Ok(self.encode_up_to(text, tokenizer, usize::MAX)?.0)
+    }
+
+    /// Cuts a text into `limit` tokens or some more; says whether that is the whole text.
+    pub(crate) fn encode_up_to(
+        &self,
+        text: &str,
+        tokenizer: &Tokenizer,
+        limit: usize,
+    ) -> Result<(Encoded, bool), Failure> {
         let bos = match self.bos {
             BosArg::Auto => Bos::Auto,
             BosArg::Yes => Bos::Yes,
             BosArg::No => Bos::No,
         };
-        let encoded = tokenizer.encode(text, bos)?;
+        let (encoded, is_whole) = tokenizer.encode_up_to(text, bos, limit)?;
         if encoded.ids.is_empty() {
             return Err(Failure::usage("the prompt is empty: it has no tokens"));
         }
-        Ok(encoded)
+        Ok((encoded, is_whole))
     }
 
     /// Cuts a text into tokens and holds it to the model's context.
     pub(crate) fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
-        let mut encoded = self.encode(&text, tokenizer)?;
+        // Of a text that is too long some tokens more than the context has are enough.
+        let (mut encoded, is_whole) = self.encode_up_to(&text, tokenizer, context.saturating_add(1))?;
+        tokenizer.warning_for(&text).iter().for_each(|warning| output::note("warning", warning));
         let length = encoded.ids.len();
         if length > context {
+            let length = if is_whole { length.to_string() } else { format!("more than {context}") };
             if !self.truncate {
                 return Err(Failure::usage(format!(
                     "the prompt has {length} tokens; the model was built for {context} at most"

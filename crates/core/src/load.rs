@@ -16,6 +16,7 @@ use crate::identity::{self, Identity};
 use crate::lens::LogitLens;
 use crate::model::Model;
 use crate::source::{self, FilesKind, ModelFiles};
+use crate::tokens::Tokenizer;
 use crate::weights::Checkpoint;
 
 /// How a model is loaded.
@@ -46,6 +47,78 @@ impl LoadOptions {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Cpu::new(simd, self.threads.unwrap_or_else(all).max(1)))
     }
+}
+
+/// The tokenizer of a model. `pre` names the rule for cutting text of a GGUF file that does not say it itself.
+///
+/// # Errors
+/// The files have none that can be read, or `pre` is given for a folder.
+pub fn tokenizer(files: &ModelFiles, pre: Option<&str>) -> Result<Tokenizer> {
+    match (&files.kind, pre) {
+        (FilesKind::Folder(folder), None) => Tokenizer::from_folder(folder),
+        (FilesKind::Folder(folder), Some(pre)) => {
+            Err(Error::input(format!("`{}` names a rule for GGUF files", pre.escape_debug()))
+                .hint("the tokenizer.json of a folder has its own")
+                .at(folder.display()))
+        }
+        (FilesKind::Gguf(file), pre) => Tokenizer::from_gguf_cut_as(GgufFile::open(file)?.gguf(), pre),
+    }
+}
+
+/// Ways to a model's token ids that were compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRoads {
+    /// What was compared, in words, beginning with the way that is taken.
+    pub compared: Vec<String>,
+    /// For each of the others that gives other ids: which, and for what text.
+    pub differences: Vec<(String, String)>,
+}
+
+/// Compares the tokenizer of a model with what it is once exported as a folder, and with the tokenizers that lie beside
+/// it: a `tokenizer.json` beside a GGUF file, GGUF files in a folder.
+///
+/// # Errors
+/// The model has no tokenizer that can be read, or no folder can be made for its export.
+pub fn token_roads(files: &ModelFiles, pre: Option<&str>) -> Result<TokenRoads> {
+    let taken = tokenizer(files, pre)?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let io = |e: std::io::Error| Error::new(ErrorKind::Io, e.to_string()).at(files.path().display());
+    let mut others = Vec::new();
+    let exported = tempfile::tempdir().map_err(io)?;
+    taken.save(exported.path())?;
+    others.push(("its export as a folder".to_owned(), Tokenizer::from_folder(exported.path())));
+    let first = match &files.kind {
+        FilesKind::Gguf(file) => {
+            let beside =
+                file.parent().map(|folder| folder.join("tokenizer.json")).filter(|path| path.exists());
+            if let Some(folder) = beside.as_deref().and_then(Path::parent) {
+                others.push(("the tokenizer.json beside it".to_owned(), Tokenizer::from_folder(folder)));
+            }
+            "the GGUF file".to_owned()
+        }
+        FilesKind::Folder(folder) => {
+            let mut found: Vec<_> =
+                std::fs::read_dir(folder).map_err(io)?.filter_map(|e| Some(e.ok()?.path())).collect();
+            found.retain(|path| path.extension().is_some_and(|ending| ending == "gguf"));
+            found.sort();
+            for file in found {
+                let tokenizer = GgufFile::open(&file).map_err(Error::from);
+                let tokenizer = tokenizer.and_then(|file| Tokenizer::from_gguf_cut_as(file.gguf(), pre));
+                others.push((name(&file), tokenizer));
+            }
+            "the folder".to_owned()
+        }
+    };
+    let mut roads = TokenRoads { compared: vec![first], differences: Vec::new() };
+    for (road, other) in others {
+        let difference = match other {
+            Ok(other) => taken.first_difference(&other).map(|text| format!("{text:?}")),
+            Err(error) => Some(error.to_string()),
+        };
+        roads.differences.extend(difference.map(|difference| (road.clone(), difference)));
+        roads.compared.push(road);
+    }
+    Ok(roads)
 }
 
 /// A model whose config is read and whose files are mapped; no weight has been touched.

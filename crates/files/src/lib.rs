@@ -5,12 +5,14 @@
 //! itself row by row to `f32`. Files are untrusted: every length is checked before anything is allocated or read,
 //! and a file that is wrong is an [`Error`] that names what is wrong in it.
 //!
-//! This is the one crate with `unsafe` mapping, in [`MappedFile`].
+//! This is the one crate with `unsafe` mapping, in [`MappedFile`]; [`limit_regular_expressions`] bounds what the patterns
+//! of a tokenizer.json may take.
 
 mod blocks;
 mod container;
 mod encoding;
 mod error;
+mod expressions;
 mod floats;
 pub mod gguf;
 mod map;
@@ -23,6 +25,7 @@ pub mod torch;
 pub use container::Container;
 pub use encoding::Encoding;
 pub use error::{Error, ErrorKind, Result};
+pub use expressions::limit_regular_expressions;
 pub use gguf::{Gguf, GgufFile};
 pub use map::MappedFile;
 pub use open::{FileIdentity, OpenFile};

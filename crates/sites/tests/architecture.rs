@@ -50,14 +50,18 @@ const NAMING_FILES: &[(&str, &str)] = &[
         "core/src/tokens/pre_tokenizers.rs",
         "GGUF names rules for cutting text after the models they came with",
     ),
-    ("core/src/tokens/vocab_files.rs", "the same rules, for folders without tokenizer.json"),
+    (
+        "core/src/tokens/class.rs",
+        "transformers' classes of tokenizers, by the model types they are registered for",
+    ),
     ("core/src/tokens/tests.rs", "the same names, tested"),
+    ("core/src/tokens/pattern_tests.rs", "a tokenizer of the fixtures"),
 ];
 
 /// Files of more than 500 lines, and why they are not split.
 const LONG_FILES: &[(&str, &str)] = &[];
 
-/// The crates with `unsafe`: memory maps, and arithmetic.
+/// The crates with `unsafe`: memory maps and limits of a C library, and arithmetic.
 const UNSAFE_CRATES: &[&str] = &["files", "kernels"];
 
 fn root() -> PathBuf {

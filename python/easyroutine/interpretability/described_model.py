@@ -71,6 +71,7 @@ class DescribedModel(Replaced):
                 "reference": self.config.model_name,
                 "revision": self.config.revision,
                 "offline": self.config.offline,
+                "pre": self.config.pre,
             }
             self._tokenizer = Tokenizer(self._engine.tokenizer(), self.name, origin)
         return self._tokenizer

@@ -52,6 +52,7 @@ class HookedModel(DescribedModel):
             revision=config.revision,
             offline=config.offline,
             allow_config_keys=config.allow_config_keys,
+            pre=config.pre,
             progress=download_progress(),
         )
         for key in self._engine.let_through:
@@ -75,6 +76,7 @@ class HookedModel(DescribedModel):
         revision: str | None = None,
         offline: bool | None = None,
         allow_config_keys: Sequence[str] | None = None,
+        pre: str | None = None,
         dtype: Any = None,
         device: Any = None,
         local_files_only: bool | None = None,
@@ -97,6 +99,7 @@ class HookedModel(DescribedModel):
             "revision": revision,
             "offline": offline,
             "allow_config_keys": allow_config_keys,
+            "pre": pre,
             "dtype": dtype,
             "device": device,
             "local_files_only": local_files_only,

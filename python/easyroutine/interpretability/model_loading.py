@@ -129,6 +129,8 @@ class HookedModelConfig:
     offline: bool = False
     #: Keys of config.json that may stay unread.
     allow_config_keys: list[str] = field(default_factory=list)
+    #: The rule by which a GGUF file's text is cut, where the file does not say: ``"llama-bpe"``, ``"qwen2"`` and so on.
+    pre: str | None = None
 
     def __post_init__(self) -> None:
         self.model_name = str(self.model_name)

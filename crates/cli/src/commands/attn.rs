@@ -16,7 +16,7 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let interventions = attn.changes.read()?;
     let selector = selector(attn)?;
     let session = session::load(&attn.model.model, &attn.model.loading)?;
-    let tokenizer = session::tokenizer(&session.files)?;
+    let tokenizer = session::tokenizer(&session.files, &attn.model.loading.finding)?;
     let request =
         Request { activations: vec![selector], positions: vec![Specifier::All], ..Request::default() };
     request.points(session.model.arch())?;

@@ -1,10 +1,13 @@
 //! `model check`: the laws of every decoder on this very model.
 
+use easyroutine::ErrorKind;
 use easyroutine::check::{Outcome, check};
+use easyroutine::load;
+use easyroutine::source::ModelFiles;
 use serde_json::json;
 
 use super::dtype_name;
-use crate::args::{Args, Check};
+use crate::args::{Args, Check, Loading};
 use crate::failure::{FAILED, Failure, SUCCESS};
 use crate::output::{self, PLAIN};
 use crate::session;
@@ -33,6 +36,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
     let longest = usize::from(wanted.tokens).min(model.arch().context).max(2);
     let ids = ids(longest, model.arch().vocabulary);
     outcomes.extend(check(&mut model, [&ids, &ids[longest / 3..]])?);
+    outcomes.push(token_roads(&files, loading)?);
     let holds = outcomes.iter().all(Outcome::holds);
     let verdict = |o: &Outcome| match o.deviation {
         None => "n/a",
@@ -68,6 +72,26 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
         output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
     }
     Ok(if holds { SUCCESS } else { FAILED })
+}
+
+/// Whether a text has the same ids by every way to the model's tokenizer; the place says which were compared.
+fn token_roads(files: &ModelFiles, loading: &Loading) -> Result<Outcome, Failure> {
+    let law = "token ids are the same by every road";
+    let pre = loading.finding.pre.as_deref();
+    let roads = match load::token_roads(files, pre) {
+        Ok(roads) => roads,
+        // A model may come without a tokenizer.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
+            return Ok(Outcome { law, deviation: None, allowed: 0.0, place: error.to_string() });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let compared = roads.compared.join(", ");
+    let place = match roads.differences.first() {
+        None => compared,
+        Some((road, text)) => format!("{road} differs at {text}; compared: {compared}"),
+    };
+    Ok(Outcome { law, deviation: Some(roads.differences.len() as f64), allowed: 0.0, place })
 }
 
 /// Ids spread over the vocabulary; a fixed rule, so that two checks of a model say the same.

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
     let opened = session::open(&files, &export.finding)?;
     opened.export(&export.folder, export.dtype.dtype())?;
     match &files.kind {
-        FilesKind::Gguf(_) => session::tokenizer(&files)?.save(&export.folder)?,
+        FilesKind::Gguf(_) => session::tokenizer(&files, &export.finding)?.save(&export.folder)?,
         FilesKind::Folder(folder) => {
             for name in SMALL_FILES {
                 let (from, to) = (folder.join(name), export.folder.join(name));

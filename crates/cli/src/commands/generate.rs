@@ -24,7 +24,7 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
     let targets = output::targets(args, FORMATS)?;
     let interventions = next.changes.read()?;
     let session = session::load(&next.model.model, &next.model.loading)?;
-    let tokenizer = session::tokenizer(&session.files)?;
+    let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
     let prompt = super::run::prompt(next, &tokenizer, session.model.arch().context)?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, next.changes.seed)?;
     let options = options(next, count, &session, &tokenizer)?;

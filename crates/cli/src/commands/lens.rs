@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let specifiers = specifiers(&lens.positions)?;
     let interventions = lens.changes.read()?;
     let session = session::load(&lens.model.model, &lens.model.loading)?;
-    let tokenizer = session::tokenizer(&session.files)?;
+    let tokenizer = session::tokenizer(&session.files, &lens.model.loading.finding)?;
     let arch = session.model.arch();
     let prompt = lens.prompt.read(&tokenizer, arch.context)?;
     let through = through(lens, &session.model)?;

@@ -37,7 +37,7 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let interventions = next.changes.read()?;
     let session = session::load(&next.model.model, &next.model.loading)?;
-    let tokenizer = session::tokenizer(&session.files)?;
+    let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
     let arch = session.model.arch();
     let prompt = prompt(next, &tokenizer, arch.context)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;

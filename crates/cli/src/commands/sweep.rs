@@ -121,7 +121,7 @@ fn open(
     prompt: &crate::args::PromptArgs,
 ) -> Result<Opened, Failure> {
     let session = session::load(reference, loading)?;
-    let tokenizer = session::tokenizer(&session.files)?;
+    let tokenizer = session::tokenizer(&session.files, &loading.finding)?;
     let prompt = prompt.read(&tokenizer, session.model.arch().context)?;
     Ok(Opened { session, tokenizer, prompt })
 }

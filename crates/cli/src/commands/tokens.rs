@@ -10,7 +10,7 @@ use crate::session::{self, token_text};
 pub(crate) fn run(args: &Args, tokens: &Tokens) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let files = session::find(&tokens.model.model, &tokens.model.loading.finding)?;
-    let tokenizer = session::tokenizer(&files)?;
+    let tokenizer = session::tokenizer(&files, &tokens.model.loading.finding)?;
     let prompt = tokens.prompt.read(&tokenizer, usize::MAX)?;
     let mut rows = Vec::new();
     let mut listed = Vec::new();

@@ -1,46 +1,81 @@
 //! A model folder's tokenizer, read as transformers' `AutoTokenizer` reads it.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use serde_json::{Map, Value};
-use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Backend};
+use serde_json::{Value, json};
+use tokenizers::utils::padding::PaddingDirection;
+use tokenizers::utils::truncation::TruncationDirection;
+use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper, Tokenizer as Backend};
 
+use super::class::{Class, Clues};
+use super::disagreements::{self, AsWritten};
+use super::files::{read, read_text};
 use super::guard::guarded;
+use super::limits;
 use super::named::{self, NamedTokens, ROLES};
-use super::{Tokenizer, vocab_files};
+use super::rebuilt::Rules;
+use super::settings::{Merged, Named, Settings};
+use super::{Manners, Side, Tokenizer, vocab_files};
 use crate::error::{Error, ErrorKind, Result};
-
-/// Longest file read, in bytes: the largest tokenizer.json in use has 35 MB.
-const MAX_FILE: u64 = 256 << 20;
 
 impl Tokenizer {
     /// The tokenizer of a model's folder: `tokenizer.json`, or `vocab.json` with `merges.txt`; with the settings in
-    /// `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja`.
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja`, and the class
+    /// that they and `config.json` name.
+    ///
+    /// Where these disagree, [`Tokenizer::warnings`] says what was followed.
     ///
     /// # Errors
     /// If there is neither, a file is wrong, or the tokenizer's kind is not one that is built (SentencePiece's
     /// `tokenizer.model` alone).
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let mut settings = Settings::read(folder)?;
+        let settings = Settings::read(folder)?;
         let whole = folder.join("tokenizer.json");
-        let mut backend = if whole.exists() {
-            let bytes = read(&whole)?;
-            let backend = guarded("read it", || Backend::from_bytes(&bytes));
-            backend.and_then(without_dropout).map_err(|e| e.at(whole.display()))?
-        } else if let Some((vocab, merges)) = vocab_files::present(folder) {
-            vocab_files::build(&read_text(&vocab)?, &read_text(&merges)?, &settings.class, &settings.config)
-                .map_err(|e| e.at(folder.display()))?
-        } else {
-            return Err(nothing_to_read(folder).at(folder.display()));
+        let written = whole.exists().then(|| read(&whole)).transpose()?;
+        let class = settings.class(written.as_deref());
+        let mut backend = match &written {
+            Some(bytes) => {
+                let checked = limits::check(bytes);
+                let backend = checked.and_then(|()| guarded("read it", || Backend::from_bytes(bytes)));
+                backend.and_then(without_dropout).map_err(|e| e.at(whole.display()))?
+            }
+            None => match vocab_files::present(folder) {
+                Some((vocab, merges)) => {
+                    vocab_files::build(&read_text(&vocab)?, &read_text(&merges)?, class, &settings)
+                        .map_err(|e| e.at(folder.display()))?
+                }
+                None => return Err(nothing_to_read(folder).at(folder.display())),
+            },
         };
+        drop(written);
+        let has_file = whole.exists();
+        let merged = settings.merge(class, has_file.then_some(&backend))?;
+        let manners = settings.manners(class, &backend);
+        let mut as_written = AsWritten::of(&backend, has_file);
         // Limits and padding of its training run; AutoTokenizer switches them off unless a call asks for them.
         backend.with_padding(None);
         guarded("lift its length limit", || backend.with_truncation(None).map(|_| ()))?;
-        settings.name_defaults(&backend);
-        settings.add_tokens(&mut backend)?;
-        settings.add_ends(&mut backend)?;
-        Tokenizer::new(backend, settings.named, settings.chat_template, settings.config)
+        if has_file && let Some(rules) = Rules::of(class, &settings, merged.role("unk_token")) {
+            rules.install(&mut backend)?;
+            as_written.compare(&backend, class);
+        }
+        backend.set_encode_special_tokens(settings.flag("split_special_tokens") == Some(true));
+        merged.add(&mut backend, class)?;
+        let mut named = NamedTokens::default();
+        for role in ROLES {
+            if let Some(token) = merged.role(role) {
+                named.set(role, token);
+            }
+        }
+        if let Some(post) = post_processor(class, &settings, &named, &backend, has_file)? {
+            backend.with_post_processor(Some(post));
+        }
+        let warnings = disagreements::found(&settings, class, &merged, &as_written, &named, &backend);
+        let manners = Manners { prefix: as_written.prefix(), ..manners };
+        let saved = settings.to_save(&named, &manners);
+        Tokenizer::new(backend, named, settings.chat_template, saved, manners, warnings)
     }
 }
 
@@ -56,135 +91,146 @@ fn without_dropout(backend: Backend) -> Result<Backend> {
     }
 }
 
-/// What stands beside the vocabulary.
-struct Settings {
-    config: Map<String, Value>,
-    /// `tokenizer_class` without `Fast`; empty if absent.
-    class: String,
-    named: NamedTokens,
-    chat_template: Option<String>,
-}
-
-impl Settings {
-    fn read(folder: &Path) -> Result<Self> {
-        let config = read_object(&folder.join("tokenizer_config.json"))?;
-        let map = read_object(&folder.join("special_tokens_map.json"))?;
-        let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
-        let class = class.strip_suffix("Fast").unwrap_or(class).to_owned();
-        let mut named = NamedTokens::default();
-        for role in ROLES {
-            if let Some(token) = config.get(role).or_else(|| map.get(role)).and_then(content) {
-                named.set(role, token);
-            }
-        }
-        let jinja = folder.join("chat_template.jinja");
-        let chat_template = if jinja.exists() {
-            Some(read_text(&jinja)?)
-        } else {
-            config.get("chat_template").and_then(default_template)
-        };
-        Ok(Settings { config, class, named, chat_template })
-    }
-
-    /// Gives the roles that nothing is said about the tokens that the class has for them, if the vocabulary knows them.
-    fn name_defaults(&mut self, backend: &Backend) {
-        for role in ROLES.into_iter().filter(|role| !self.config.contains_key(*role)) {
-            let default = class_default(&self.class, role);
-            if let (None, Some(token)) = (self.named.get(role), default)
-                && backend.token_to_id(token).is_some()
-            {
-                self.named.set(role, token);
-            }
-        }
-    }
-
-    /// Adds the tokens that the settings know and tokenizer.json does not, in the order transformers adds them.
-    fn add_tokens(&self, backend: &mut Backend) -> Result<()> {
-        let mut added = Vec::new();
-        if let Some(Value::Object(decoder)) = self.config.get("added_tokens_decoder") {
-            let mut entries: Vec<(u32, AddedToken)> = Vec::with_capacity(decoder.len());
-            for (id, value) in decoder {
-                let id = id.parse().map_err(|_| wrong(format!("`added_tokens_decoder`: `{id}` is no id")))?;
-                entries.push((id, added_token(value)?));
-            }
-            entries.sort_by_key(|(id, _)| *id);
-            added.extend(entries.into_iter().map(|(_, token)| token));
-        }
-        let extra = ["additional_special_tokens", "extra_special_tokens"];
-        let extra = extra.iter().filter_map(|key| self.config.get(*key)).flat_map(|value| match value {
-            Value::Array(tokens) => tokens.iter().filter_map(content).collect(),
-            Value::Object(tokens) => tokens.values().filter_map(content).collect(),
-            _ => Vec::new(),
-        });
-        let named = self.named.tokens().map(str::to_owned).collect::<Vec<_>>();
-        for token in named.into_iter().chain(extra) {
-            let known = backend.get_added_vocabulary().get_vocab().contains_key(&token)
-                || added.iter().any(|added| added.content == token);
-            if !known {
-                added.push(AddedToken::from(token, true));
-            }
-        }
-        let known = backend.get_added_tokens_decoder();
-        added.retain(|token| !known.values().any(|known| known == token));
-        guarded("add the tokens of tokenizer_config.json", || backend.add_tokens(added).map(|_| ()))
-    }
-
-    /// `add_bos_token` and `add_eos_token`, where they stand, decide; else what tokenizer.json says.
-    fn add_ends(&self, backend: &mut Backend) -> Result<()> {
-        let (bos, eos) = (self.config.get("add_bos_token"), self.config.get("add_eos_token"));
-        if bos.is_none() && eos.is_none() {
-            return Ok(());
-        }
-        let truth = |value: Option<&Value>| value.and_then(Value::as_bool).unwrap_or(false);
-        let template = named::template(&self.named, backend, truth(bos), truth(eos))?;
-        backend.with_post_processor(Some(template));
-        Ok(())
-    }
-}
-
-/// The roles that a class of transformers fills by itself.
-fn class_default(class: &str, role: &str) -> Option<&'static str> {
-    Some(match (class, role) {
-        ("GPT2Tokenizer", "bos_token" | "eos_token" | "unk_token") => "<|endoftext|>",
-        ("GPTNeoXTokenizer", "bos_token" | "eos_token" | "unk_token") => "<|endoftext|>",
-        ("Qwen2Tokenizer", "eos_token" | "pad_token" | "unk_token") => "<|endoftext|>",
-        ("LlamaTokenizer" | "CodeLlamaTokenizer", "bos_token") => "<s>",
-        ("LlamaTokenizer" | "CodeLlamaTokenizer", "eos_token") => "</s>",
-        ("GemmaTokenizer", "bos_token") => "<bos>",
-        ("GemmaTokenizer", "eos_token") => "<eos>",
-        ("GemmaTokenizer", "pad_token") => "<pad>",
-        ("GemmaTokenizer", "mask_token") => "<mask>",
-        ("LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer", "unk_token") => "<unk>",
-        _ => return None,
+/// What adds tokens around a text, where it is not the post-processor of tokenizer.json.
+///
+/// transformers 5 reads `add_bos_token` and `add_eos_token` only where there is no tokenizer.json.
+fn post_processor(
+    class: Class,
+    settings: &Settings,
+    named: &NamedTokens,
+    backend: &Backend,
+    has_file: bool,
+) -> Result<Option<PostProcessorWrapper>> {
+    let flag = |key: &str| settings.flag(key).unwrap_or(false);
+    Ok(match class {
+        Class::CodeLlama => Some(named::template(named, backend, true, false)?),
+        Class::GptNeoX if has_file => Some(named::template(named, backend, false, false)?),
+        Class::Roberta => named::around(named, backend, "cls_token", "sep_token")?,
+        _ if has_file => None,
+        _ => Some(named::template(named, backend, flag("add_bos_token"), flag("add_eos_token"))?),
     })
 }
 
-/// A token is written as a string, or as an object with its text under `content`.
-fn content(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-}
-
-fn added_token(value: &Value) -> Result<AddedToken> {
-    let content = content(value)
-        .ok_or_else(|| wrong("an entry of `added_tokens_decoder` has no `content`".to_owned()))?;
-    let flag = |name: &str, otherwise: bool| value.get(name).and_then(Value::as_bool).unwrap_or(otherwise);
-    let special = flag("special", false);
-    Ok(AddedToken::from(content, special)
-        .normalized(flag("normalized", !special))
-        .single_word(flag("single_word", false))
-        .lstrip(flag("lstrip", false))
-        .rstrip(flag("rstrip", false)))
-}
-
-/// One template, or a list of named ones of which `default` counts.
-fn default_template(value: &Value) -> Option<String> {
-    match value {
-        Value::String(template) => Some(template.clone()),
-        Value::Array(named) => {
-            named.iter().find(|entry| entry["name"] == "default")?["template"].as_str().map(str::to_owned)
-        }
-        _ => None,
+impl Settings {
+    fn class(&self, written: Option<&[u8]>) -> Class {
+        let text = |object: &serde_json::Map<String, Value>, key: &str| {
+            object.get(key).and_then(Value::as_str).map(str::to_owned)
+        };
+        let of_model = text(&self.model, "tokenizer_class");
+        let (model_type, configured) =
+            (text(&self.model, "model_type"), text(&self.config, "tokenizer_class"));
+        Class::of(&Clues {
+            model_type: model_type.as_deref(),
+            configured: configured.as_deref(),
+            of_model: of_model.as_deref(),
+            has_code: self.config.contains_key("auto_map"),
+            byte_level: written.is_some_and(|bytes| contains(bytes, b"\"ByteLevel\"")),
+        })
     }
+
+    /// Sides and lengths: as the settings say, else as the padding and truncation that stand in tokenizer.json, else as
+    /// the class has it.
+    fn manners(&self, class: Class, backend: &Backend) -> Manners {
+        let stated = |key: &str| match self.config.get(key).and_then(Value::as_str) {
+            Some("left") => Some(Side::Left),
+            Some("right") => Some(Side::Right),
+            _ => None,
+        };
+        let pads = backend.get_padding().map(|padding| match padding.direction {
+            PaddingDirection::Left => Side::Left,
+            PaddingDirection::Right => Side::Right,
+        });
+        let cuts = backend.get_truncation().map(|truncation| match truncation.direction {
+            TruncationDirection::Left => Side::Left,
+            TruncationDirection::Right => Side::Right,
+        });
+        let of_class = if class.pads_left() { Side::Left } else { Side::Right };
+        let length = ["model_max_length", "max_len"].iter().find_map(|key| self.config.get(*key));
+        let is_bpe = matches!(backend.get_model(), ModelWrapper::BPE(_)) || class.has_rules();
+        let cleans_bpe = self.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
+            == Some(true);
+        Manners {
+            padding_side: stated("padding_side").or(pads).unwrap_or(of_class),
+            truncation_side: stated("truncation_side").or(cuts).unwrap_or(Side::Right),
+            // transformers writes 1e30 for "no limit".
+            max_length: length
+                .and_then(Value::as_f64)
+                .filter(|length| (1.0..1e20).contains(length))
+                .map(|l| l as usize),
+            cleans_up: self.flag("clean_up_tokenization_spaces") == Some(true) && (!is_bpe || cleans_bpe),
+            prefix: None,
+        }
+    }
+
+    /// tokenizer_config.json for the backend as it was built: nothing in it is left to a class or another file.
+    fn to_save(&self, named: &NamedTokens, manners: &Manners) -> serde_json::Map<String, Value> {
+        let mut saved = self.config.clone();
+        let decided = ["added_tokens_decoder", "add_bos_token", "add_eos_token", "auto_map", "chat_template"];
+        decided.iter().chain(&ROLES).for_each(|key| drop(saved.remove(*key)));
+        // The class that takes tokenizer.json as it stands, in every version of transformers.
+        saved.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+        saved.insert("padding_side".to_owned(), json!(manners.padding_side.name()));
+        saved.insert("truncation_side".to_owned(), json!(manners.truncation_side.name()));
+        named.write_to(&mut saved);
+        saved
+    }
+}
+
+impl Merged {
+    pub(super) fn role(&self, role: &str) -> Option<&str> {
+        self.roles.get(role).map(Named::text)
+    }
+
+    /// Adds the tokens that the settings know and the backend does not, in the order in which transformers adds them.
+    fn add(&self, backend: &mut Backend, class: Class) -> Result<()> {
+        let known: HashMap<String, AddedToken> = backend
+            .get_added_tokens_decoder()
+            .into_values()
+            .map(|token| (token.content.clone(), token))
+            .collect();
+        let mut added: Vec<Named> = Vec::new();
+        let listed = self.listed.values().filter(|token| known.get(&token.content) != Some(token));
+        added.extend(listed.cloned().map(Named::Token));
+        let mut texts: HashSet<String> = known.into_keys().collect();
+        texts.extend(added.iter().map(|named| named.text().to_owned()));
+        for named in self.roles.values().chain(&self.extra) {
+            if !texts.contains(named.text()) && !added.contains(named) {
+                added.push(named.clone());
+            }
+        }
+        let has_role = |token: &str| self.roles.values().any(|named| named.text() == token);
+        let added = added.into_iter().map(Named::into_added).map(|mut token| {
+            token.special |= has_role(&token.content);
+            token
+        });
+        let added: Vec<AddedToken> = added.collect();
+        let mut add = |tokens: Vec<AddedToken>| {
+            guarded("add the tokens of tokenizer_config.json", || backend.add_tokens(tokens).map(|_| ()))
+        };
+        add(added)?;
+        // Two classes add their special tokens again.
+        let special = self.roles.values().chain(&self.extra);
+        match class {
+            Class::Qwen2 => add(special.map(|named| AddedToken::from(named.text(), true)).collect()),
+            Class::Cohere => add(special
+                .cloned()
+                .map(|named| AddedToken { special: true, ..named.into_added() })
+                .collect()),
+            _ => Ok(()),
+        }?;
+        // A token that one file calls special and another does not is treated as special by the library, which does not
+        // write it down.
+        let added = backend.get_added_tokens_decoder().into_values();
+        let hidden =
+            added.filter(|t| !t.special && backend.get_added_vocabulary().is_special_token(&t.content));
+        let hidden: Vec<AddedToken> = hidden.map(|token| AddedToken { special: true, ..token }).collect();
+        guarded("add the tokens of tokenizer_config.json", || backend.add_tokens(hidden).map(|_| ()))
+    }
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    let starts = bytes.iter().enumerate().filter(|(_, byte)| **byte == wanted[0]);
+    starts.map(|(start, _)| start).any(|start| bytes[start..].starts_with(wanted))
 }
 
 fn nothing_to_read(folder: &Path) -> Error {
@@ -201,43 +247,4 @@ fn nothing_to_read(folder: &Path) -> Error {
         "take `tokenizer.json` from the model's repository; token ids need no tokenizer: \
              `easyroutine extract --token-ids`",
     )
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let failed =
-        |e: std::io::Error| Error::new(ErrorKind::Io, format!("cannot be read: {e}")).at(path.display());
-    // Looked at before it is opened: a named pipe would be waited for, and a device has no end.
-    let found = std::fs::metadata(path).map_err(failed)?;
-    let size = found.len();
-    if !found.is_file() || size > MAX_FILE {
-        let message = match found.is_file() {
-            true => format!("has {size} bytes; {MAX_FILE} is the limit"),
-            false => "is not a plain file".to_owned(),
-        };
-        return Err(Error::new(ErrorKind::Format, message).at(path.display()));
-    }
-    std::fs::read(path).map_err(failed)
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read(path)?).map_err(|e| {
-        let message = format!("is not UTF-8 at byte {}", e.utf8_error().valid_up_to());
-        Error::new(ErrorKind::Format, message).at(path.display())
-    })
-}
-
-/// The object in a JSON file; empty if there is no such file.
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    if !path.exists() {
-        return Ok(Map::new());
-    }
-    match serde_json::from_slice(&read(path)?) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Error::new(ErrorKind::Format, "is not a JSON object").at(path.display())),
-        Err(e) => Err(Error::new(ErrorKind::Format, e.to_string()).at(path.display())),
-    }
-}
-
-fn wrong(message: String) -> Error {
-    Error::new(ErrorKind::Format, message).at("tokenizer_config.json")
 }

@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 
 use easyroutine_files::Gguf;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::{AddedToken, Tokenizer as Backend};
 
 use super::guard::guarded;
 use super::named::{self, NamedTokens};
-use super::pre_tokenizers::{PreTokenizer, install, install_parts};
-use super::{Tokenizer, merges};
+use super::pre_tokenizers::{PreTokenizer, install, install_parts, piece_decoder};
+use super::{Manners, Prefix, Side, Tokenizer, merges};
 use crate::error::{Error, ErrorKind, Result};
 
 /// `tokenizer.ggml.token_type` of tokens such as `<|im_start|>`.
@@ -32,15 +32,42 @@ impl Tokenizer {
     /// If the file has no tokenizer, one of another kind, a rule for cutting text that is not known, or one that
     /// contradicts itself.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        Tokenizer::from_gguf_cut_as(gguf, None)
+    }
+
+    /// As [`Tokenizer::from_gguf`], with the rule for cutting text that `pre` names (`llama-bpe`, `qwen2`) in the place
+    /// of `tokenizer.ggml.pre`: some files name none.
+    ///
+    /// # Errors
+    /// As there, and if no rule has that name or the vocabulary is not cut by one.
+    pub fn from_gguf_cut_as(gguf: &Gguf, pre: Option<&str>) -> Result<Self> {
         let kind = gguf.str("tokenizer.ggml.model")?.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the GGUF file has no tokenizer (`tokenizer.ggml.model`)")
                 .hint("token ids need no tokenizer: `easyroutine extract --token-ids`")
         })?;
         let vocabulary = Vocabulary::read(gguf)?;
-        let (mut backend, adds_bos) = match kind {
-            "gpt2" => byte_level(gguf, &vocabulary)?,
-            "llama" => (sentence_piece(gguf, &vocabulary)?, true),
-            other => {
+        let mut warnings = Vec::new();
+        let mut manners = Manners::default();
+        let (mut backend, adds_bos) = match (kind, pre) {
+            ("gpt2", pre) => byte_level(gguf, &vocabulary, pre, &mut warnings)?,
+            ("llama", None) => {
+                let space = Space::of(gguf)?;
+                if !matches!(space, Space::Always) {
+                    // As the classes of such vocabularies do.
+                    manners.padding_side = Side::Left;
+                }
+                manners.prefix = matches!(space, Space::Unless).then_some(Prefix::FirstOfGguf);
+                (sentence_piece(gguf, &vocabulary, &space)?, true)
+            }
+            ("llama", Some(pre)) => {
+                let message = format!(
+                    "`{}` is not for this file: its vocabulary is SentencePiece's",
+                    pre.escape_debug()
+                );
+                return Err(Error::new(ErrorKind::Unsupported, message)
+                    .hint("leave it out: such a vocabulary is cut by its scores alone"));
+            }
+            (other, _) => {
                 let message =
                     format!("tokenizers of kind `{}` are not built from GGUF files", other.escape_debug());
                 return Err(Error::new(ErrorKind::Unsupported, message)
@@ -62,7 +89,8 @@ impl Tokenizer {
         settings.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         named.write_to(&mut settings);
         let chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
-        Tokenizer::new(backend, named, chat_template, settings)
+        settings.insert("padding_side".to_owned(), json!(manners.padding_side.name()));
+        Tokenizer::new(backend, named, chat_template, settings, manners, warnings)
     }
 }
 
@@ -141,8 +169,27 @@ impl Vocabulary {
 }
 
 /// Byte-level BPE, and whether it adds BOS where the file does not say.
-fn byte_level(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<(Backend, bool)> {
-    let pre = PreTokenizer::named(gguf.str("tokenizer.ggml.pre")?.unwrap_or("default"))?;
+fn byte_level(
+    gguf: &Gguf,
+    vocabulary: &Vocabulary,
+    pre: Option<&str>,
+    warnings: &mut Vec<String>,
+) -> Result<(Backend, bool)> {
+    const KEY: &str = "tokenizer.ggml.pre";
+    let pre = match (pre, gguf.str(KEY)?) {
+        (Some(pre), _) => PreTokenizer::named(pre)?,
+        (None, Some(pre)) if pre != "default" => PreTokenizer::named(pre).map_err(|e| e.at(KEY))?,
+        (None, stated) => {
+            let architecture = gguf.str("general.architecture")?.unwrap_or_default();
+            let (pre, why) = PreTokenizer::guessed(architecture, &vocabulary.tokens);
+            let lacks = if stated.is_some() { "is `default`" } else { "is missing" };
+            warnings.push(format!(
+                "`{KEY}` {lacks}, so the file does not say how text is cut: it is cut as `{pre}` has it, since {why}; if \
+                 that is wrong, all tokens may be (`--pre NAME` names another rule)"
+            ));
+            PreTokenizer::named(pre)?
+        }
+    };
     let merges = gguf
         .strings("tokenizer.ggml.merges")?
         .ok_or_else(|| wrong("`tokenizer.ggml.merges` is missing".to_owned()))?;
@@ -177,15 +224,24 @@ enum Space {
     Always,
 }
 
-fn sentence_piece(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Backend> {
-    let architecture = gguf.str("general.architecture")?.unwrap_or_default();
-    let is_gemma = matches!(architecture, "gemma" | "gemma2" | "gemma3");
-    let space = match (architecture, gguf.bool("tokenizer.ggml.add_space_prefix")?) {
-        _ if is_gemma => Space::None,
-        (_, Some(false)) => Space::None,
-        ("phi3", _) => Space::Always,
-        _ => Space::Unless,
-    };
+impl Space {
+    fn of(gguf: &Gguf) -> Result<Space> {
+        let architecture = gguf.str("general.architecture")?.unwrap_or_default();
+        Ok(match (architecture, gguf.bool("tokenizer.ggml.add_space_prefix")?) {
+            _ if is_gemma(architecture) => Space::None,
+            (_, Some(false)) => Space::None,
+            ("phi3", _) => Space::Always,
+            _ => Space::Unless,
+        })
+    }
+}
+
+fn is_gemma(architecture: &str) -> bool {
+    matches!(architecture, "gemma" | "gemma2" | "gemma3")
+}
+
+fn sentence_piece(gguf: &Gguf, vocabulary: &Vocabulary, space: &Space) -> Result<Backend> {
+    let is_gemma = is_gemma(gguf.str("general.architecture")?.unwrap_or_default());
     let tokens = if is_gemma { vocabulary.respell_spaces() } else { vocabulary.tokens.clone() };
     let merges = match gguf.strings("tokenizer.ggml.merges")? {
         Some(merges) => merges.iter().map(|merge| split_merge(merge)).collect::<Result<Merges>>()?,
@@ -221,20 +277,8 @@ fn sentence_piece(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Backend> {
             (Some(json!({"type": "Sequence", "normalizers": [prepend, replace]})), None)
         }
     };
-    install_parts(&mut backend, normalizer, pre_tokenizer, piece_decoder(&space))?;
+    install_parts(&mut backend, normalizer, pre_tokenizer, piece_decoder(!matches!(space, Space::None)))?;
     Ok(backend)
-}
-
-fn piece_decoder(space: &Space) -> Value {
-    let mut steps = vec![
-        json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    if !matches!(space, Space::None) {
-        steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-    }
-    json!({"type": "Sequence", "decoders": steps})
 }
 
 fn implied_merges(tokens: &[String], priority: impl Fn(usize) -> f32) -> Merges {

@@ -5,27 +5,45 @@
 //! single tokens that never fail, whatever the vocabulary holds.
 
 mod chat;
+mod class;
+mod disagreements;
+mod files;
 mod folder;
 mod from_gguf;
 mod guard;
+mod limits;
 mod merges;
 mod named;
 mod pre_tokenizers;
+mod rebuilt;
+mod roads;
 mod save;
+mod segments;
+mod settings;
 mod spelling;
 mod vocab_files;
 mod vocabulary;
 
 #[cfg(test)]
+mod folder_tests;
+#[cfg(test)]
+mod length_tests;
+#[cfg(test)]
+mod pattern_tests;
+#[cfg(test)]
+mod road_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use tokenizers::Tokenizer as Backend;
 
 use crate::error::{Error, ErrorKind, Result};
 use guard::guarded;
 use named::NamedTokens;
+use segments::{Pieces, Stretches};
 use spelling::Spelling;
 
 pub use chat::{Answer, Message};
@@ -41,6 +59,50 @@ pub struct Tokenizer {
     chat_template: Option<String>,
     /// What stands in tokenizer_config.json when it is saved.
     settings: serde_json::Map<String, serde_json::Value>,
+    manners: Manners,
+    warnings: Vec<String>,
+    /// How long texts are encoded: found when the first comes.
+    stretches: OnceLock<Option<Stretches>>,
+}
+
+/// A side of a row of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Side {
+    /// The beginning.
+    Left,
+    /// The end.
+    #[default]
+    Right,
+}
+
+impl Side {
+    /// `left` or `right`, as tokenizer_config.json has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Left => "left",
+            Side::Right => "right",
+        }
+    }
+}
+
+/// What a tokenizer does by default beside cutting text.
+#[derive(Debug, Clone, Copy, Default)]
+struct Manners {
+    padding_side: Side,
+    truncation_side: Side,
+    max_length: Option<usize>,
+    /// Whether blanks before punctuation are taken out of decoded text.
+    cleans_up: bool,
+    prefix: Option<Prefix>,
+}
+
+/// A blank put in front of a text only where there is none, although the vocabulary was learned with one always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefix {
+    /// As the class of a folder does, against its tokenizer.json.
+    FirstOfFolder,
+    /// As transformers reads a GGUF file, against SentencePiece and llama.cpp.
+    FirstOfGguf,
 }
 
 /// Whether an encoded text begins with the beginning-of-sequence token.
@@ -74,11 +136,17 @@ impl Tokenizer {
     /// If `bos` is [`Bos::Yes`] and the tokenizer has no such token, or the tokenizer cannot read the text (a vocabulary
     /// without its characters and without an unknown token).
     pub fn encode(&self, text: &str, bos: Bos) -> Result<Encoded> {
-        let add_special = bos != Bos::No;
-        let encoding = guarded("encode the text", || self.backend.encode(text, add_special))?;
-        let mut ids = encoding.get_ids().to_vec();
-        let mut offsets: Vec<_> =
-            encoding.get_offsets().iter().map(|&span| on_characters(text, span)).collect();
+        Ok(self.encode_up_to(text, bos, usize::MAX)?.0)
+    }
+
+    /// Cuts `text` into tokens until there are `limit` of them or some more, and says whether that is the whole text:
+    /// a long text, of which only the beginning is wanted, is not read to its end.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_up_to(&self, text: &str, bos: Bos, limit: usize) -> Result<(Encoded, bool)> {
+        let Pieces { mut ids, offsets, is_cut } = self.pieces(text, bos != Bos::No, limit)?;
+        let mut offsets: Vec<_> = offsets.into_iter().map(|span| on_characters(text, span)).collect();
         let starts_with_bos = |ids: &[u32]| self.bos_id().is_some() && ids.first().copied() == self.bos_id();
         if bos == Bos::Yes && !starts_with_bos(&ids) {
             let id = self.bos_id().ok_or_else(|| {
@@ -88,7 +156,26 @@ impl Tokenizer {
             ids.insert(0, id);
             offsets.insert(0, (0, 0));
         }
-        Ok(Encoded { starts_with_bos: starts_with_bos(&ids), ids, offsets })
+        Ok((Encoded { starts_with_bos: starts_with_bos(&ids), ids, offsets }, !is_cut))
+    }
+
+    fn pieces(&self, text: &str, special: bool, limit: usize) -> Result<Pieces> {
+        if text.len() > segments::WHOLE {
+            let stretches = self.stretches.get_or_init(|| Stretches::of(&self.backend));
+            if let Some(stretches) = stretches {
+                return stretches.encode(&self.backend, text, special, segments::WHOLE, limit);
+            }
+            if let Some(refusal) = segments::too_long(text.len()) {
+                return Err(refusal);
+            }
+        }
+        limits::check_growth(&self.backend, text)?;
+        let encoding = guarded("encode the text", || self.backend.encode(text, special))?;
+        Ok(Pieces {
+            ids: encoding.get_ids().to_vec(),
+            offsets: encoding.get_offsets().to_vec(),
+            is_cut: false,
+        })
     }
 
     /// The text that `ids` stand for; special tokens are left out if `skip_special`. An id that no token names is shown
@@ -104,7 +191,47 @@ impl Tokenizer {
                 named => text.push_str(&guarded("decode", || self.backend.decode(named, skip_special))?),
             }
         }
-        Ok(text)
+        Ok(if self.manners.cleans_up { cleaned_up(&text) } else { text })
+    }
+
+    /// What the files that it was read from say against each other, and what was followed.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What is doubtful about `text` itself: its tokens depend on which of two sources is followed.
+    pub fn warning_for(&self, text: &str) -> Option<String> {
+        let prefix = self.manners.prefix?;
+        let begins = text.starts_with([' ', '\u{2581}']);
+        let goes_on = |token: &str| text.find(token).is_some_and(|at| at + token.len() < text.len());
+        let added = self.backend.get_added_vocabulary().get_vocab();
+        let what = match begins {
+            true => "the text begins with a blank",
+            false if added.keys().any(|token| goes_on(token)) => "text stands behind a special token",
+            false => return None,
+        };
+        let other = match prefix {
+            Prefix::FirstOfFolder => "its tokenizer.json",
+            Prefix::FirstOfGguf => "llama.cpp",
+        };
+        Some(format!(
+            "{what}: as in transformers 5 no further blank is put there; with {other}, as with SentencePiece, there would be"
+        ))
+    }
+
+    /// The side on which rows are filled up.
+    pub fn padding_side(&self) -> Side {
+        self.manners.padding_side
+    }
+
+    /// The side at which rows that are too long are cut.
+    pub fn truncation_side(&self) -> Side {
+        self.manners.truncation_side
+    }
+
+    /// Most tokens of a row, where the settings name a limit.
+    pub fn max_length(&self) -> Option<usize> {
+        self.manners.max_length
     }
 
     /// What one token stands for.
@@ -120,11 +247,18 @@ impl Tokenizer {
     }
 
     /// The token that `text` is, if it is exactly one.
+    ///
+    /// ` each` is `\u{2581}each` also where a tokenizer puts one more blank in front of a text.
     pub fn single_token(&self, text: &str) -> Option<u32> {
-        match self.encode(text, Bos::No).ok()?.ids.as_slice() {
+        let one = |text: &str| match self.encode(text, Bos::No).ok()?.ids.as_slice() {
             [id] => Some(*id),
             _ => None,
-        }
+        };
+        one(text).or_else(|| {
+            let id = one(text.strip_prefix(' ')?)?;
+            let stands_for = self.spelling.read(&self.backend.id_to_token(id)?);
+            (stands_for == TokenContent::Text(text.to_owned())).then_some(id)
+        })
     }
 
     /// Ids of all special tokens, ascending: those with a role (beginning, end, padding, ...) and those that the
@@ -168,13 +302,25 @@ impl Tokenizer {
         named: NamedTokens,
         chat_template: Option<String>,
         settings: serde_json::Map<String, serde_json::Value>,
+        manners: Manners,
+        warnings: Vec<String>,
     ) -> Result<Self> {
         let mut special: BTreeSet<u32> = named.ids(&backend).collect();
         let added = backend.get_added_tokens_decoder();
         special.extend(added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id));
         let spelling = Spelling::of(&backend)?;
         let special_ids = special.into_iter().collect();
-        Ok(Tokenizer { backend, named, special_ids, spelling, chat_template, settings })
+        Ok(Tokenizer {
+            backend,
+            named,
+            special_ids,
+            spelling,
+            chat_template,
+            settings,
+            manners,
+            warnings,
+            stretches: OnceLock::new(),
+        })
     }
 
     fn named_id(&self, role: &str) -> Option<u32> {
@@ -190,4 +336,21 @@ impl Tokenizer {
 fn on_characters(text: &str, (start, end): (usize, usize)) -> (usize, usize) {
     let start = text.floor_char_boundary(start);
     (start, text.ceil_char_boundary(end.min(text.len())).max(start))
+}
+
+/// Without the blanks that a vocabulary of words leaves before punctuation (`clean_up_tokenization` of transformers).
+fn cleaned_up(text: &str) -> String {
+    let pairs = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    pairs.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// Role -> token.
+/// Role -> token, for the roles of [`ROLES`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct NamedTokens(BTreeMap<&'static str, String>);
 
@@ -36,10 +36,10 @@ impl NamedTokens {
         self.0.values().map(String::as_str)
     }
 
-    /// As entries of tokenizer_config.json.
+    /// As entries of tokenizer_config.json, with null for a role that no token has: some classes fill what is missing.
     pub(super) fn write_to(&self, settings: &mut Map<String, Value>) {
-        for (role, token) in &self.0 {
-            settings.insert((*role).to_owned(), json!(token));
+        for role in ROLES {
+            settings.insert(role.to_owned(), json!(self.get(role)));
         }
     }
 }
@@ -77,4 +77,21 @@ pub(super) fn template(
         "special_tokens": special_tokens,
     }))
     .map_err(|e| Error::new(ErrorKind::Tokenizer, format!("cannot add the special tokens: {e}")))
+}
+
+/// The post-processor that puts the token of one role before a text and that of another behind it; `None` where the
+/// vocabulary lacks one.
+pub(super) fn around(
+    named: &NamedTokens,
+    backend: &Backend,
+    before: &str,
+    behind: &str,
+) -> Result<Option<PostProcessorWrapper>> {
+    let token = |role: &str| Some((named.get(role)?, named.id(role, backend)?));
+    let (Some(before), Some(behind)) = (token(before), token(behind)) else { return Ok(None) };
+    let described = json!({"type": "RobertaProcessing", "sep": behind, "cls": before, "trim_offsets": true,
+        "add_prefix_space": false});
+    let built = serde_json::from_value(described)
+        .map_err(|e| Error::new(ErrorKind::Tokenizer, format!("cannot add the special tokens: {e}")))?;
+    Ok(Some(built))
 }

@@ -31,31 +31,41 @@ enum Cut {
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
 
 impl PreTokenizer {
     pub(super) const GPT2: Self =
         PreTokenizer { cut: Cut::Gpt2, composed: false, ignore_merges: false, adds_bos: false };
-    pub(super) const QWEN2: Self =
-        PreTokenizer { cut: Cut::Pattern(QWEN2), composed: true, ..PreTokenizer::GPT2 };
+    /// GPT-2's, on composed text: GPT-NeoX and all that took its vocabulary.
+    pub(super) const COMPOSED: Self = PreTokenizer { composed: true, ..PreTokenizer::GPT2 };
+    pub(super) const COHERE: Self = PreTokenizer { cut: Cut::DigitsThenGpt2, ..PreTokenizer::COMPOSED };
+    pub(super) const QWEN2: Self = PreTokenizer { cut: Cut::Pattern(QWEN2), ..PreTokenizer::COMPOSED };
+    pub(super) const QWEN35: Self = PreTokenizer { cut: Cut::Pattern(QWEN35), ..PreTokenizer::COMPOSED };
 
     /// By the value of `tokenizer.ggml.pre`: names and meanings from llama.cpp (src/llama-vocab.cpp), rules from the
     /// tokenizer.json of the models that carry the name.
     pub(super) fn named(name: &str) -> Result<Self> {
         Ok(match name {
-            "default" | "gpt-2" | "phi-2" | "mpt" => PreTokenizer::GPT2,
-            "olmo" => PreTokenizer { composed: true, ..PreTokenizer::GPT2 },
+            "gpt-2" | "phi-2" | "mpt" => PreTokenizer::GPT2,
+            "olmo" => PreTokenizer::COMPOSED,
             "smollm" | "starcoder" | "refact" => {
                 PreTokenizer { cut: Cut::DigitsThenGpt2, ..PreTokenizer::GPT2 }
             }
-            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" => PreTokenizer {
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
+            | "lfm2" => PreTokenizer {
                 cut: Cut::Pattern(LLAMA3),
                 composed: false,
                 ignore_merges: true,
                 adds_bos: true,
             },
             "dbrx" | "smaug-bpe" => PreTokenizer { cut: Cut::Pattern(LLAMA3), ..PreTokenizer::GPT2 },
-            "qwen2" | "deepseek-r1-qwen" | "megrez" => PreTokenizer::QWEN2,
+            "qwen2" | "deepseek-r1-qwen" | "kormo" | "megrez" => PreTokenizer::QWEN2,
+            "qwen35" => PreTokenizer::QWEN35,
+            "gpt-4o" | "llama4" | "kanana2" => {
+                PreTokenizer { cut: Cut::Pattern(GPT4O), ..PreTokenizer::GPT2 }
+            }
             "tekken" => PreTokenizer {
                 cut: Cut::Pattern(TEKKEN),
                 composed: false,
@@ -64,14 +74,41 @@ impl PreTokenizer {
             },
             "bloom" => PreTokenizer { cut: Cut::Pattern(BLOOM), ..PreTokenizer::GPT2 },
             other => {
-                let message = format!(
-                    "`tokenizer.ggml.pre` is `{}`, whose rule for cutting text is not known",
-                    other.escape_debug()
-                );
-                return Err(Error::new(ErrorKind::Unsupported, message)
-                    .hint("use the model's Hugging Face folder, which has `tokenizer.json`"));
+                let message = format!("`{}` names no known rule for cutting text", other.escape_debug());
+                return Err(Error::new(ErrorKind::Unsupported, message).hint(
+                    "name the rule of its tokenizer.json, as in `--pre llama-bpe` or `--pre qwen2`, or use the model's \
+                     Hugging Face folder",
+                ));
             }
         })
+    }
+
+    /// The rule of a file that names none, and why: by what the vocabulary could not have been learned without, then by
+    /// `general.architecture`.
+    ///
+    /// Files converted before spring 2024 have no `tokenizer.ggml.pre`; some converters write `default`.
+    pub(super) fn guessed(architecture: &str, tokens: &[String]) -> (&'static str, String) {
+        if architecture.starts_with("qwen") {
+            return ("qwen2", format!("`general.architecture` is `{}`", architecture.escape_debug()));
+        }
+        if tokens.iter().any(|token| token == "<|begin_of_text|>") {
+            return ("llama-bpe", "the vocabulary has `<|begin_of_text|>`".to_owned());
+        }
+        // In GPT-2's alphabet. GPT-2's rule never leaves a line end behind a full stop in one piece.
+        let joined = tokens.iter().any(|token| token == ".\u{10A}" || token == ".\u{10A}\u{10A}");
+        let numbers = tokens.iter().filter(|token| token.bytes().all(|byte| byte.is_ascii_digit()));
+        match (joined, numbers.map(String::len).max()) {
+            (true, Some(2 | 3)) => {
+                ("llama-bpe", "the vocabulary joins line ends and up to three digits".to_owned())
+            }
+            (true, Some(1)) => ("qwen2", "the vocabulary joins line ends but no digits".to_owned()),
+            _ => ("gpt-2", "nothing in the file speaks for another".to_owned()),
+        }
+    }
+
+    /// Normalizer and pre-tokenizer, as tokenizer.json has them.
+    pub(super) fn parts(self, prefix_space: bool) -> (Option<Value>, Value) {
+        (self.composed.then(|| json!({"type": "NFC"})), self.json(prefix_space))
     }
 
     fn json(self, prefix_space: bool) -> Value {
@@ -88,15 +125,37 @@ impl PreTokenizer {
     }
 }
 
-/// Gives a byte-level vocabulary its rule and its decoder.
-pub(super) fn install(backend: &mut Backend, pre: PreTokenizer, prefix_space: bool) -> Result<()> {
-    let normalizer = pre.composed.then(|| json!({"type": "NFC"}));
-    let decoder =
-        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-    install_parts(backend, normalizer, Some(pre.json(prefix_space)), decoder)
+/// Whether a text is always cut between a letter and a blank that a letter follows, by an expression that does not look
+/// beyond: none of these matches a letter with a blank behind it, and they look ahead from blanks alone.
+pub(super) fn cuts_at_blanks(pattern: &str) -> bool {
+    [LLAMA3, QWEN2, QWEN35, TEKKEN, GPT4O].contains(&pattern)
 }
 
-/// Sets the parts of a tokenizer, written as in tokenizer.json.
+/// Gives a byte-level vocabulary its rule and its decoder.
+pub(super) fn install(backend: &mut Backend, pre: PreTokenizer, prefix_space: bool) -> Result<()> {
+    let (normalizer, pre_tokenizer) = pre.parts(prefix_space);
+    install_parts(backend, normalizer, Some(pre_tokenizer), byte_decoder())
+}
+
+/// Bytes back to text.
+pub(super) fn byte_decoder() -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})
+}
+
+/// SentencePiece's marks back to spaces, without the one in front if `strips`.
+pub(super) fn piece_decoder(strips: bool) -> Value {
+    let mut steps = vec![
+        json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if strips {
+        steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    json!({"type": "Sequence", "decoders": steps})
+}
+
+/// Sets the parts of a tokenizer, written as in tokenizer.json; what is `None` is taken off.
 pub(super) fn install_parts(
     backend: &mut Backend,
     normalizer: Option<Value>,
@@ -104,12 +163,10 @@ pub(super) fn install_parts(
     decoder: Value,
 ) -> Result<()> {
     guarded("set up the tokenizer", || {
-        if let Some(normalizer) = normalizer {
-            backend.with_normalizer(Some(serde_json::from_value::<NormalizerWrapper>(normalizer)?))?;
-        }
-        if let Some(pre_tokenizer) = pre_tokenizer {
-            backend.with_pre_tokenizer(Some(serde_json::from_value::<PreTokenizerWrapper>(pre_tokenizer)?));
-        }
+        let normalizer = normalizer.map(serde_json::from_value::<NormalizerWrapper>).transpose()?;
+        backend.with_normalizer(normalizer)?;
+        let pre_tokenizer = pre_tokenizer.map(serde_json::from_value::<PreTokenizerWrapper>).transpose()?;
+        backend.with_pre_tokenizer(pre_tokenizer);
         backend.with_decoder(Some(serde_json::from_value::<DecoderWrapper>(decoder)?));
         Ok(())
     })

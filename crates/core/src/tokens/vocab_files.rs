@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
 use tokenizers::Tokenizer as Backend;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
+use super::class::Class;
 use super::guard::guarded;
 use super::pre_tokenizers::{self, PreTokenizer};
+use super::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The two files, if both are there.
@@ -17,12 +18,15 @@ pub(super) fn present(folder: &Path) -> Option<(PathBuf, PathBuf)> {
     (vocab.exists() && merges.exists()).then_some((vocab, merges))
 }
 
-pub(super) fn build(vocab: &str, merges: &str, class: &str, config: &Map<String, Value>) -> Result<Backend> {
+pub(super) fn build(vocab: &str, merges: &str, class: Class, settings: &Settings) -> Result<Backend> {
     let pre = match class {
-        "" | "GPT2Tokenizer" | "CodeGenTokenizer" | "PreTrainedTokenizer" => PreTokenizer::GPT2,
-        "Qwen2Tokenizer" => PreTokenizer::QWEN2,
-        other => {
-            let message = format!("`{other}` is not built from `vocab.json` and `merges.txt`");
+        Class::AsItStands | Class::Gpt2 | Class::CodeGen | Class::Roberta => PreTokenizer::GPT2,
+        Class::GptNeoX => PreTokenizer::COMPOSED,
+        Class::Cohere => PreTokenizer::COHERE,
+        Class::Qwen2 => PreTokenizer::QWEN2,
+        Class::Qwen35 => PreTokenizer::QWEN35,
+        Class::Llama | Class::CodeLlama | Class::Gemma | Class::Foreign(_) => {
+            let message = format!("`{}` is not built from `vocab.json` and `merges.txt`", class.name());
             return Err(Error::new(ErrorKind::Unsupported, message).hint(
                 "write `tokenizer.json` with transformers: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`",
             ));
@@ -33,7 +37,7 @@ pub(super) fn build(vocab: &str, merges: &str, class: &str, config: &Map<String,
     let vocab: Vocab = vocab.into_iter().collect();
     let merges = read_merges(merges)?;
     let model = guarded("build the vocabulary", || BPE::builder().vocab_and_merges(vocab, merges).build())?;
-    let prefix_space = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
+    let prefix_space = settings.flag("add_prefix_space").unwrap_or(false);
     let mut backend = Backend::new(model);
     pre_tokenizers::install(&mut backend, pre, prefix_space)?;
     Ok(backend)

@@ -31,8 +31,8 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let session = session::load(&extract.model.model, &extract.model.loading)?;
     request.points(session.model.arch())?;
     let tokenizer = match &extract.token_ids {
-        Some(_) => session::tokenizer(&session.files).ok(),
-        None => Some(session::tokenizer(&session.files)?),
+        Some(_) => session::tokenizer(&session.files, &extract.model.loading.finding).ok(),
+        None => Some(session::tokenizer(&session.files, &extract.model.loading.finding)?),
     };
     needs_tokenizer(&request, tokenizer.is_some())?;
     let examples = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;

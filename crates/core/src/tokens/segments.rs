@@ -1,0 +1,254 @@
+//! Long texts, cut into stretches that are encoded one after another: the library needs two hundred bytes of memory
+//! for each byte of a text.
+//!
+//! A stretch ends where the result cannot depend on it: between an ASCII letter and a blank that another ASCII letter
+//! follows. Every rule for cutting text that is known here cuts there, and looks at nothing behind it; where text is not
+//! cut at all, no token of the vocabulary has a letter with a blank behind it, so that no merge leads across.
+
+use serde_json::Value;
+use tokenizers::{ModelWrapper, Tokenizer as Backend};
+
+use super::disagreements::around;
+use super::guard::guarded;
+use super::pre_tokenizers;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Texts up to this many bytes are encoded whole.
+pub(super) const WHOLE: usize = 256 << 10;
+/// Longest text, in bytes, that is encoded whole because it cannot be cut safely.
+const LONGEST: usize = 8 << 20;
+
+/// Ids, and for each the bytes of the text that it stands for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pieces {
+    pub(super) ids: Vec<u32>,
+    pub(super) offsets: Vec<(usize, usize)>,
+    /// Whether the text went on behind them.
+    pub(super) is_cut: bool,
+}
+
+/// How a tokenizer treats the blank that a stretch begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stretches {
+    before: Vec<u32>,
+    behind: Vec<u32>,
+    /// The blank is left out: the tokenizer puts one in front of every text.
+    drops_blank: bool,
+    /// Spans do not count the blank in front of a token, but for the first of a text.
+    trims_blank: bool,
+}
+
+impl Stretches {
+    /// `None` where it cannot be shown that cutting changes nothing.
+    pub(super) fn of(backend: &Backend) -> Option<Self> {
+        let ModelWrapper::BPE(bpe) = backend.get_model() else { return None };
+        let has_affixes = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix]
+            .into_iter()
+            .any(|affix| affix.as_deref().is_some_and(|affix| !affix.is_empty()));
+        let json = |part: serde_json::Result<Value>| part.unwrap_or_default();
+        let normalizer = json(serde_json::to_value(backend.get_normalizer()));
+        let pre_tokenizer = json(serde_json::to_value(backend.get_pre_tokenizer()));
+        let post_processor = json(serde_json::to_value(backend.get_post_processor()));
+        let blank = Blank::of(&normalizer)?;
+        let cuts = cuts_at_blanks(&pre_tokenizer);
+        let marked = blank.is_marked || pre_tokenizer["type"] == "Metaspace";
+        let leads_across = |token: &String| {
+            token.as_bytes().windows(2).any(|pair| pair[0].is_ascii_alphabetic() && pair[1] == 0xE2)
+                && token
+                    .split('\u{2581}')
+                    .rev()
+                    .skip(1)
+                    .any(|part| part.ends_with(|c: char| c.is_ascii_alphabetic()))
+        };
+        let vocab = || tokenizers::Model::get_vocab(bpe);
+        let is_safe = match cuts {
+            true => !marked,
+            false => {
+                marked
+                    && stays_whole(&pre_tokenizer)
+                    && tokenizers::Model::token_to_id(bpe, "\u{2581}").is_some()
+                    && !vocab().keys().any(leads_across)
+            }
+        };
+        let added = backend.get_added_tokens_decoder();
+        let reaches = added.values().any(|token| {
+            let letter_then_blank =
+                |pair: &[char]| pair[0].is_ascii_alphabetic() && matches!(pair[1], ' ' | '\u{2581}');
+            let letters: Vec<char> = token.content.chars().collect();
+            letters.windows(2).any(letter_then_blank)
+                || token.rstrip && letters.last().is_some_and(char::is_ascii_alphabetic)
+        });
+        if has_affixes || !is_safe || reaches {
+            return None;
+        }
+        let trims_blank = trims(&post_processor)?;
+        let (before, behind) = around(backend)?;
+        Some(Stretches { before, behind, drops_blank: blank.is_prepended, trims_blank })
+    }
+
+    /// Encodes a text in stretches of about `length` bytes, until there are `limit` tokens.
+    pub(super) fn encode(
+        &self,
+        backend: &Backend,
+        text: &str,
+        special: bool,
+        length: usize,
+        limit: usize,
+    ) -> Result<Pieces> {
+        let mut found = Pieces::default();
+        let around = |found: &mut Pieces, ids: &[u32]| {
+            if special {
+                found.ids.extend(ids);
+                found.offsets.resize(found.ids.len(), (0, 0));
+            }
+        };
+        around(&mut found, &self.before);
+        let mut start = 0;
+        while start < text.len() && found.ids.len() < limit {
+            let end = border(text, start + length)?;
+            let is_first = start == 0;
+            let begins = if is_first || !self.drops_blank { start } else { start + 1 };
+            let encoded = guarded("encode the text", || backend.encode(&text[begins..end], false))?;
+            let first = found.offsets.len();
+            found.ids.extend(encoded.get_ids());
+            found.offsets.extend(encoded.get_offsets().iter().map(|(from, to)| (from + begins, to + begins)));
+            if let (false, Some(span), Some(token)) =
+                (is_first, found.offsets.get_mut(first), encoded.get_tokens().first())
+            {
+                let is_blank = matches!(token.as_str(), "\u{2581}" | "\u{120}");
+                *span = match (self.drops_blank, self.trims_blank) {
+                    (true, _) if is_blank => (start, start + 1),
+                    (true, _) => (start, span.1),
+                    (false, true) if is_blank => (start + 1, start + 1),
+                    (false, true) => (start + 1, span.1),
+                    (false, false) => *span,
+                };
+            }
+            start = end;
+        }
+        found.is_cut = start < text.len();
+        if !found.is_cut {
+            around(&mut found, &self.behind);
+        }
+        Ok(found)
+    }
+}
+
+/// The refusal of a text that is too long to be encoded whole.
+pub(super) fn too_long(bytes: usize) -> Option<Error> {
+    (bytes > LONGEST).then(|| {
+        Error::new(
+            ErrorKind::Tokenizer,
+            format!(
+                "a text of {bytes} bytes: this tokenizer has to encode texts whole, and {LONGEST} bytes are the limit"
+            ),
+        )
+        .hint("split it, or give token ids")
+    })
+}
+
+/// The first place at or behind `wanted` where a stretch may end: behind a letter, before a blank and a letter.
+fn border(text: &str, wanted: usize) -> Result<usize> {
+    let bytes = text.as_bytes();
+    let from = wanted.min(bytes.len()).saturating_sub(1);
+    let letters =
+        |place: &[u8]| place[0].is_ascii_alphabetic() && place[1] == b' ' && place[2].is_ascii_alphabetic();
+    let window = &bytes[from..bytes.len().min(from + LONGEST)];
+    match window.windows(3).position(letters) {
+        Some(at) => Ok(from + at + 1),
+        None if bytes.len() - from <= LONGEST => Ok(bytes.len()),
+        None => {
+            let message =
+                format!("{LONGEST} bytes of the text, from byte {from}, have no blank between letters");
+            Err(Error::new(ErrorKind::Tokenizer, message)
+                .hint("such a text is not encoded: split it, or give token ids"))
+        }
+    }
+}
+
+/// What a normalizer that works character by character does to a blank.
+struct Blank {
+    is_marked: bool,
+    is_prepended: bool,
+}
+
+impl Blank {
+    /// `None` for a normalizer of another kind.
+    fn of(normalizer: &Value) -> Option<Blank> {
+        let mut blank = Blank { is_marked: false, is_prepended: false };
+        let steps = match normalizer {
+            Value::Null => &[],
+            _ => steps(normalizer, "normalizers"),
+        };
+        for step in steps {
+            match step["type"].as_str()? {
+                "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" => {}
+                "Prepend" if step["prepend"] == "\u{2581}" && !blank.is_marked => blank.is_prepended = true,
+                "Replace" if step["pattern"]["String"] == " " && step["content"] == "\u{2581}" => {
+                    blank.is_marked = true
+                }
+                _ => return None,
+            }
+        }
+        (!blank.is_prepended || blank.is_marked).then_some(blank)
+    }
+}
+
+fn steps<'a>(part: &'a Value, list: &str) -> &'a [Value] {
+    match &part[list] {
+        Value::Array(steps) => steps,
+        _ => std::slice::from_ref(part),
+    }
+}
+
+/// Whether text is always cut between a letter and a blank with a letter behind it.
+fn cuts_at_blanks(pre_tokenizer: &Value) -> bool {
+    let is_gpt2 = |step: &Value| step["type"] == "ByteLevel" && step["use_regex"] == true;
+    let is_bytes = |step: &Value| step["type"] == "ByteLevel" && step["use_regex"] == false;
+    let known = |step: &Value| {
+        let pattern = step["pattern"]["Regex"].as_str();
+        step["type"] == "Split"
+            && step["behavior"] == "Isolated"
+            && step["invert"] == false
+            && pattern.is_some_and(pre_tokenizers::cuts_at_blanks)
+    };
+    match steps(pre_tokenizer, "pretokenizers") {
+        [one] => is_gpt2(one),
+        [digits, bytes] if digits["type"] == "Digits" => is_gpt2(bytes),
+        [split, bytes] => known(split) && is_bytes(bytes),
+        _ => false,
+    }
+}
+
+/// Whether marked text is not cut.
+fn stays_whole(pre_tokenizer: &Value) -> bool {
+    match pre_tokenizer["type"].as_str() {
+        None => pre_tokenizer.is_null(),
+        Some("Metaspace") => pre_tokenizer["split"] == false && pre_tokenizer["replacement"] == "\u{2581}",
+        // Gemma's, which finds no blank any more.
+        Some("Split") => pre_tokenizer["pattern"]["String"] == " ",
+        _ => false,
+    }
+}
+
+/// Whether spans leave out blanks in front of tokens, except at the beginning; `None` for what is not known.
+fn trims(post_processor: &Value) -> Option<bool> {
+    let mut trims = false;
+    let steps = match post_processor {
+        Value::Null => &[],
+        _ => steps(post_processor, "processors"),
+    };
+    for step in steps {
+        match step["type"].as_str()? {
+            "TemplateProcessing" => {
+                let texts = step["single"].as_array()?.iter().filter(|piece| piece.get("Sequence").is_some());
+                if texts.count() != 1 {
+                    return None;
+                }
+            }
+            "ByteLevel" => trims |= step["trim_offsets"] == true && step["add_prefix_space"] == true,
+            _ => return None,
+        }
+    }
+    Some(trims)
+}

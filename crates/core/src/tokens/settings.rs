@@ -1,0 +1,264 @@
+//! What the small files beside a vocabulary say, merged as transformers merges them
+//! (`PreTrainedTokenizerBase._from_pretrained`, tokenization_utils_base.py).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+use tokenizers::{AddedToken, Tokenizer as Backend};
+
+use super::class::Class;
+use super::files::{read_object, read_text};
+use super::named::ROLES;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The files, as they stand.
+pub(super) struct Settings {
+    /// tokenizer_config.json.
+    pub(super) config: Map<String, Value>,
+    /// special_tokens_map.json.
+    pub(super) map: Map<String, Value>,
+    /// added_tokens.json.
+    pub(super) added: Map<String, Value>,
+    /// config.json.
+    pub(super) model: Map<String, Value>,
+    pub(super) chat_template: Option<String>,
+}
+
+/// A token as the settings name it: by its text alone, or with how it is matched.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Named {
+    Text(String),
+    Token(AddedToken),
+}
+
+impl Named {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Named::Text(text) => text,
+            Named::Token(token) => &token.content,
+        }
+    }
+
+    /// As a token to add: a special one where nothing else is said.
+    pub(super) fn into_added(self) -> AddedToken {
+        match self {
+            Named::Text(text) => AddedToken::from(text, true),
+            Named::Token(token) => token,
+        }
+    }
+}
+
+/// The settings merged.
+pub(super) struct Merged {
+    /// Role -> token, first those of [`ROLES`], then a model's own such as `image_token`.
+    pub(super) roles: IndexMap<String, Named>,
+    /// Special tokens without a role.
+    pub(super) extra: Vec<Named>,
+    /// Tokens by the ids that some file gives them.
+    pub(super) listed: BTreeMap<u32, AddedToken>,
+}
+
+impl Settings {
+    pub(super) fn read(folder: &Path) -> Result<Self> {
+        let object = |name: &str| read_object(&folder.join(name));
+        let config = object("tokenizer_config.json")?;
+        let jinja = folder.join("chat_template.jinja");
+        let chat_template = match jinja.exists() {
+            true => Some(read_text(&jinja)?),
+            false => config.get("chat_template").and_then(default_template),
+        };
+        Ok(Settings {
+            config,
+            map: object("special_tokens_map.json")?,
+            added: object("added_tokens.json")?,
+            model: object("config.json")?,
+            chat_template,
+        })
+    }
+
+    /// Whether `added_tokens_decoder` stands in tokenizer_config.json; then two older files are not read.
+    pub(super) fn has_decoder(&self) -> bool {
+        self.config.contains_key("added_tokens_decoder")
+    }
+
+    pub(super) fn flag(&self, key: &str) -> Option<bool> {
+        self.config.get(key).and_then(Value::as_bool)
+    }
+
+    /// The tokens that the settings name, for a class and what tokenizer.json has.
+    pub(super) fn merge(&self, class: Class, file: Option<&Backend>) -> Result<Merged> {
+        let mut stated: IndexMap<&str, &Value> = self.config.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        let mut listed = BTreeMap::new();
+        if let Some(decoder) = self.config.get("added_tokens_decoder") {
+            let entries = decoder.as_object().into_iter().flatten();
+            for (id, token) in entries {
+                let number =
+                    id.parse().map_err(|_| wrong(format!("`added_tokens_decoder`: `{id}` is no id")))?;
+                listed.insert(number, added_token(token)?);
+            }
+        } else {
+            stated.extend(self.map.iter().map(|(key, value)| (key.as_str(), value)));
+        }
+        let extra = self.extra(class)?;
+        if !self.has_decoder() {
+            // Under their older name in special_tokens_map.json, special tokens without a role are not looked at here.
+            let older = self.map.get("additional_special_tokens").is_some();
+            let extra: &[Named] = if older && !self.lists_extra() { &[] } else { &extra };
+            let special = |token: &str| {
+                let has_role = |role: &&str| stated.get(role).and_then(|v| content(v)) == Some(token);
+                ROLES.iter().any(has_role) || extra.iter().any(|named| named.text() == token)
+            };
+            for (token, id) in &self.added {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+                    let message = format!("`{}` has {id}, which is no id", token.escape_debug());
+                    Error::new(ErrorKind::Format, message).at("added_tokens.json")
+                })?;
+                listed.insert(id, AddedToken::from(token.as_str(), special(token)));
+            }
+            listed.extend(file.map(|file| file.get_added_tokens_decoder()).unwrap_or_default());
+        }
+        let roles = self.roles(class, &stated, &listed, file)?;
+        Ok(Merged { roles, extra, listed })
+    }
+
+    fn roles(
+        &self,
+        class: Class,
+        stated: &IndexMap<&str, &Value>,
+        listed: &BTreeMap<u32, AddedToken>,
+        file: Option<&Backend>,
+    ) -> Result<IndexMap<String, Named>> {
+        let known = |named: Named| {
+            let found = listed.values().find(|token| token.content == named.text());
+            found.map_or(named, |token| Named::Token(token.clone()))
+        };
+        let mut roles = IndexMap::new();
+        for role in ROLES {
+            let default = class.default_roles().iter().find(|(of, _)| *of == role);
+            let named = match stated.get(role) {
+                Some(Value::Null) => None,
+                Some(value) => Some(known(
+                    named(value)
+                        .ok_or_else(|| wrong(format!("`{role}` is {value}, neither a token nor null")))?,
+                )),
+                None => default.map(|(_, token)| Named::Text((*token).to_owned())),
+            };
+            roles.extend(named.map(|named| (role.to_owned(), named)));
+        }
+        let padding = file.and_then(|file| file.get_padding());
+        if let Some(padding) =
+            padding.filter(|_| !stated.contains_key("pad_token") && !class.decides_padding_token())
+        {
+            roles.insert("pad_token".to_owned(), Named::Text(padding.pad_token.clone()));
+        }
+        for (role, token) in class.default_roles().iter().filter(|(role, _)| !ROLES.contains(role)) {
+            roles.insert((*role).to_owned(), Named::Text((*token).to_owned()));
+        }
+        let own = stated.iter().filter(|(key, _)| key.ends_with("_token") && !ROLES.contains(key));
+        roles.extend(own.filter_map(|(key, value)| Some(((*key).to_owned(), named(value)?))));
+        for key in ["extra_special_tokens", "model_specific_special_tokens"] {
+            let own = stated.get(key).and_then(|value| value.as_object()).into_iter().flatten();
+            roles.extend(own.filter_map(|(role, value)| Some((role.clone(), named(value)?))));
+        }
+        Ok(roles)
+    }
+
+    /// Whether special tokens without a role are listed by tokenizer_config.json, or under their present name.
+    fn lists_extra(&self) -> bool {
+        let [key, older] = ["extra_special_tokens", "additional_special_tokens"];
+        self.config.contains_key(key) || self.config.contains_key(older) || self.map.contains_key(key)
+    }
+
+    /// Special tokens without a role.
+    fn extra(&self, class: Class) -> Result<Vec<Named>> {
+        let [key, older] = ["extra_special_tokens", "additional_special_tokens"];
+        let filled = |value: &&Value| match value {
+            Value::Array(tokens) => !tokens.is_empty(),
+            Value::Object(tokens) => !tokens.is_empty(),
+            _ => false,
+        };
+        // An object gives its tokens roles.
+        let config = self.config.get(key).filter(|value| !value.is_object());
+        let config = config.filter(filled).or(self.config.get(older)).or(config);
+        let mut tokens = match config {
+            Some(value) => Some(tokens_of(value, key)?),
+            None => None,
+        };
+        if !self.has_decoder() {
+            if let Some(value) = self.map.get(key).filter(|value| value.is_array()) {
+                let tokens = tokens.get_or_insert_default();
+                for token in tokens_of(value, key)? {
+                    if !tokens.contains(&token) {
+                        tokens.push(token);
+                    }
+                }
+            } else if let (None, Some(value)) = (&tokens, self.map.get(older)) {
+                tokens = Some(tokens_of(value, older)?);
+            }
+        }
+        Ok(tokens.unwrap_or_else(|| {
+            let own = class.default_roles().iter().filter(|(role, _)| !ROLES.contains(role));
+            own.map(|(_, token)| Named::Text((*token).to_owned())).collect()
+        }))
+    }
+}
+
+fn tokens_of(value: &Value, key: &str) -> Result<Vec<Named>> {
+    let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let read = |token| special(token).ok_or_else(|| wrong(format!("`{key}` has {token}, which is no token")));
+    listed.iter().map(read).collect()
+}
+
+/// A token is written as a string, or as an object with its text under `content`.
+pub(super) fn content(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+fn named(value: &Value) -> Option<Named> {
+    match value {
+        Value::String(text) => Some(Named::Text(text.clone())),
+        Value::Object(_) => special(value),
+        _ => None,
+    }
+}
+
+/// As [`named`], special unless the object says otherwise.
+fn special(value: &Value) -> Option<Named> {
+    if let Value::String(text) = value {
+        return Some(Named::Text(text.clone()));
+    }
+    let special = value.get("special").and_then(Value::as_bool).unwrap_or(true);
+    Some(Named::Token(described(value, content(value)?, special)))
+}
+
+fn added_token(value: &Value) -> Result<AddedToken> {
+    let content = content(value)
+        .ok_or_else(|| wrong("an entry of `added_tokens_decoder` has no `content`".to_owned()))?;
+    Ok(described(value, content, value.get("special").and_then(Value::as_bool).unwrap_or(false)))
+}
+
+fn described(value: &Value, content: &str, special: bool) -> AddedToken {
+    let flag = |name: &str, otherwise: bool| value.get(name).and_then(Value::as_bool).unwrap_or(otherwise);
+    AddedToken::from(content, special)
+        .normalized(flag("normalized", !special))
+        .single_word(flag("single_word", false))
+        .lstrip(flag("lstrip", false))
+        .rstrip(flag("rstrip", false))
+}
+
+/// One template, or a list of named ones of which `default` counts.
+fn default_template(value: &Value) -> Option<String> {
+    match value {
+        Value::String(template) => Some(template.clone()),
+        Value::Array(named) => {
+            named.iter().find(|entry| entry["name"] == "default")?["template"].as_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+fn wrong(message: String) -> Error {
+    Error::new(ErrorKind::Format, message).at("tokenizer_config.json")
+}
