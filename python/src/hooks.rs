@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled};
-use easyroutine::positions::Specifier;
+use easyroutine::edit::check_access;
 use easyroutine::sites::{Point, Selector, Site};
 use easyroutine::{Error, ErrorKind, Tap, Value, Want};
 use pyo3::prelude::*;
@@ -14,18 +13,14 @@ use crate::errors::Failure;
 use crate::tensor::Tensor;
 
 /// Calls functions with what stands at their points, and puts what they return in its place.
-pub(crate) struct Hooks<'m> {
-    model: &'m easyroutine::Model,
+pub(crate) struct Hooks {
     hooks: Vec<(BTreeSet<Point>, Py<PyAny>)>,
     raised: Option<PyErr>,
 }
 
-impl<'m> Hooks<'m> {
+impl Hooks {
     /// `hooks`: patterns of keys, each with a function.
-    pub(crate) fn new(
-        model: &'m easyroutine::Model,
-        hooks: Vec<(String, Py<PyAny>)>,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(model: &easyroutine::Model, hooks: Vec<(String, Py<PyAny>)>) -> Result<Self, Failure> {
         let mut found = Vec::with_capacity(hooks.len());
         for (pattern, function) in hooks {
             let selector: Selector = pattern.parse().map_err(Error::from)?;
@@ -38,7 +33,7 @@ impl<'m> Hooks<'m> {
             }
             found.push((reported, function));
         }
-        Ok(Hooks { model, hooks: found, raised: None })
+        Ok(Hooks { hooks: found, raised: None })
     }
 
     /// The error of a run: what a function raised where that ended it.
@@ -59,26 +54,11 @@ impl<'m> Hooks<'m> {
         let changed = if returned.is_none(py) { handed } else { returned.into_bound(py) };
         let read = py.import("easyroutine.tensors")?.getattr("rows_of_hook")?;
         let changed = read.call1((changed, point.to_string()))?;
-        put(value, &changed, &given, point, || self.check_editable(point))
-    }
-
-    /// # Errors
-    /// A place that can be read but not changed.
-    fn check_editable(&self, point: Point) -> Result<(), Failure> {
-        if matches!(point.site(), Site::Pattern | Site::Scores | Site::Logits) {
-            return Ok(());
-        }
-        let positions = vec![Specifier::All];
-        let part = Part::of_type("full", positions, None, Rescaled::No)?;
-        let activation = point.to_string().parse().map_err(Error::from)?;
-        let nothing = Intervention { activation, part, operation: Operation::Scale(1.0) };
-        let row = easyroutine::positions::Row::of(0, &[0]);
-        Edits::new(&[nothing], self.model.arch(), &[row], easyroutine::positions::Context::default())?;
-        Ok(())
+        put(value, &changed, &given, point)
     }
 }
 
-impl Tap for Hooks<'_> {
+impl Tap for Hooks {
     fn wants(&self, point: Point) -> Want {
         let is_hooked = self.hooks.iter().any(|(points, _)| points.contains(&point));
         if is_hooked { Want::Edit } else { Want::Nothing }
@@ -116,7 +96,6 @@ fn put(
     changed: &Bound<'_, PyAny>,
     given: &Bound<'_, PyAny>,
     point: Point,
-    check: impl Fn() -> Result<(), Failure>,
 ) -> PyResult<()> {
     let (returned, expected) = (shapes(changed), shapes(given));
     if returned != expected {
@@ -125,15 +104,14 @@ fn put(
     }
     let kept = cache::kept("what a hook returned", changed)?;
     let numbers = kept.rows().map(<[f32]>::to_vec).collect::<Vec<_>>();
-    let mut checked = false;
     for (row, numbers) in numbers.iter().enumerate() {
         let (first, length) = (value.batch().first(row), value.batch().length(row));
         for (position, vector) in (first..length).zip(numbers.chunks_exact(value.width(row).max(1))) {
             let Some(target) = value.vector_mut(row, position) else { continue };
             let differs = target.iter().zip(vector).any(|(old, new)| old.to_bits() != new.to_bits());
-            if differs && !checked {
-                check()?;
-                checked = true;
+            // No intervention changes logits, but a hook may.
+            if differs && point.site() != Site::Logits {
+                check_access(point.site()).map_err(Failure::from)?;
             }
             target.copy_from_slice(vector);
         }

@@ -78,6 +78,8 @@ pub(crate) enum Command {
 pub(crate) enum ModelCommand {
     /// Architecture, parameters, memory needed.
     Info(ModelArgs),
+    /// The forward pass step by step: what each computes and costs, and which activations can be read after it.
+    Show(ModelArgs),
     /// Architectures that are supported, and demo models.
     Ls,
     /// The laws of every decoder, checked on this very model; exit status 1 where one breaks.

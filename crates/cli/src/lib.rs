@@ -49,6 +49,7 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Ablate(ablate) => commands::sweep::ablate(args, ablate).map(done),
         Command::Tokens(tokens) => commands::tokens::run(args, tokens).map(done),
         Command::Model { command: ModelCommand::Info(model) } => commands::info::run(args, model).map(done),
+        Command::Model { command: ModelCommand::Show(model) } => commands::show::run(args, model).map(done),
         Command::Model { command: ModelCommand::Ls } => commands::ls::run(args).map(done),
         Command::Model { command: ModelCommand::Check(check) } => commands::check::run(args, check),
         Command::Model { command: ModelCommand::Export(export) } => {

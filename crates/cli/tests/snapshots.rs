@@ -51,7 +51,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 19] = [
         &[],
         &["lens"],
         &["attn"],
@@ -65,6 +65,7 @@ fn the_help_of_every_command_is_as_expected() {
         &["runs", "gc"],
         &["model"],
         &["model", "info"],
+        &["model", "show"],
         &["model", "ls"],
         &["model", "check"],
         &["model", "export"],
@@ -106,6 +107,17 @@ fn the_next_tokens_are_as_expected_on_every_path_of_the_arithmetic() {
         let table = printed(&["run", PROMPT, "-m", &tiny("llama"), "-k", "5"], &simd);
         is_as_expected("run.tsv", &rounded(&table));
     }
+}
+
+#[test]
+fn the_forward_pass_is_shown_as_expected() {
+    for model in ["gemma2", "mixtral"] {
+        let table = printed(&["model", "show", &tiny(model), "--format", "table"], "portable");
+        is_as_expected(&format!("model_show_{model}.txt"), &table);
+    }
+    let shown = json(&["model", "show", &tiny("llama"), "--format", "json"]);
+    let count = |section: &serde_json::Value| section["count"].as_u64().unwrap();
+    assert_eq!(shown["sections"].as_array().unwrap().iter().map(count).sum::<u64>(), 5);
 }
 
 #[test]

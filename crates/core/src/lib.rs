@@ -22,6 +22,7 @@ pub mod lens;
 pub mod load;
 mod model;
 pub mod names;
+pub mod pass;
 pub mod patching;
 pub mod positions;
 pub mod prompts;

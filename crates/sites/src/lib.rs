@@ -15,4 +15,4 @@ pub use error::{NameError, nearest};
 pub use page::sites_page;
 pub use point::Point;
 pub use select::{Extent, Selector};
-pub use site::{Scope, Site};
+pub use site::{Access, Basis, Scope, Site};

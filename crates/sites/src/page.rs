@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::select::TRANSFORMER_LENS;
-use crate::site::Site;
+use crate::site::{Access, Site};
 
 /// `docs/SITES.md`, made from the table; a test fails where the committed page differs.
 pub fn sites_page() -> String {
@@ -13,17 +13,19 @@ pub fn sites_page() -> String {
          `crates/sites/src/site.rs`; `cargo run -p easyroutine-sites --example sites > docs/SITES.md` renews it.\n\n\
          B rows of the batch, T selected positions, D `d_model`, H query heads, K key/value heads, h `d_head`,\n\
          F `d_mlp`, V vocabulary.\n\n\
+         An intervention can change every place but those marked \"read only\".\n\n\
          | key | flag of ExtractionConfig | shape | meaning |\n|---|---|---|---|\n",
     );
     for site in Site::ALL {
         // Writing to a String cannot fail.
         let _ = writeln!(
             page,
-            "| `{}` | `{}` | {} | {} |",
+            "| `{}` | `{}` | {} | {}{} |",
             site.template(),
             site.flag(),
             site.axes(),
-            site.meaning()
+            site.meaning(),
+            if site.access() == Access::Reads { " *Read only.*" } else { "" }
         );
     }
     page.push_str(ASKING);

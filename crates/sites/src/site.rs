@@ -13,8 +13,44 @@ pub enum Scope {
     Head,
 }
 
+/// What the vectors of a site are written in, which settles how wide they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Basis {
+    /// Ids: one number.
+    Ids,
+    /// The residual stream itself, D.
+    Stream,
+    /// Something that is added to the residual stream, or a share of it, D.
+    Addition,
+    /// The stream as attention or the MLP reads it, D.
+    Reading,
+    /// Queries of all heads, H·h.
+    Queries,
+    /// Keys or values of all key/value heads, K·h.
+    Keys,
+    /// One head, h.
+    Head,
+    /// Positions: one number for each key that a query could see.
+    Positions,
+    /// Neurons, F.
+    Neurons,
+    /// Statistics of a vector.
+    Statistics,
+    /// Ids of the vocabulary, V.
+    Vocabulary,
+}
+
+/// What can be done at a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// It can be read.
+    Reads,
+    /// It can be read, and interventions can change it.
+    Changes,
+}
+
 macro_rules! sites {
-    ($($variant:ident $name:literal $scope:ident [$axes:literal] $flag:literal $meaning:literal;)*) => {
+    ($($variant:ident $name:literal $scope:ident [$axes:literal] $basis:ident $access:ident $flag:literal $meaning:literal;)*) => {
         /// A place in the forward pass.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
@@ -42,6 +78,16 @@ macro_rules! sites {
                 match self { $(Site::$variant => $axes),* }
             }
 
+            /// What its vectors are written in.
+            pub fn basis(self) -> Basis {
+                match self { $(Site::$variant => Basis::$basis),* }
+            }
+
+            /// Whether interventions can change it.
+            pub fn access(self) -> Access {
+                match self { $(Site::$variant => Access::$access),* }
+            }
+
             /// The field of an extraction config that asks for it.
             pub fn flag(self) -> &'static str {
                 match self { $(Site::$variant => $flag),* }
@@ -56,32 +102,32 @@ macro_rules! sites {
 }
 
 sites! {
-    InputIds "input_ids" Model ["B T"] "save_input_ids" "Token ids.";
-    InputEmbeddings "input_embeddings" Model ["B T D"] "extract_embed" "What enters the first block: token embedding with its scale, norm and learned position.";
-    ResidIn "resid_in" Layer ["B T D"] "extract_resid_in" "Residual stream entering the block.";
-    AttnIn "attn_in" Layer ["B T D"] "extract_attn_in" "Input of attention, after its norm if it has one.";
-    ResidInPostLayernorm "resid_in_post_layernorm" Layer ["B T D"] "extract_resid_in_post_layernorm" "The same place as `attn_in`, under its other name.";
-    Queries "queries" LetteredLayer ["B T H·h"] "extract_queries" "Queries straight from the projection (bias included), before any norm, rotary or scaling.";
-    Keys "keys" LetteredLayer ["B T K·h"] "extract_keys" "Keys straight from the projection (bias included), before any norm or rotary.";
-    Values "values" LetteredLayer ["B T K·h"] "extract_values" "Values straight from the projection (bias included).";
-    HeadQueries "head_queries" Head ["B T h"] "extract_head_queries" "The query of one head.";
-    HeadKeys "head_keys" Head ["B T h"] "extract_head_keys" "The key that one query head sees; a grouped key appears under each of its query heads.";
-    HeadValues "head_values" Head ["B T h"] "extract_head_values" "The value that one query head sees; a grouped value appears under each of its query heads.";
-    Scores "scores" Head ["B T T"] "extract_attn_scores" "What the softmax of one head is taken of: scaled, capped, with any bias of the positions; minus infinity where the key is hidden.";
-    Pattern "pattern" Head ["B T T"] "extract_attn_pattern" "Softmax weights of one head; rows (queries) and columns (keys) both at the selected positions.";
-    ProjectedValue "projected_value" Head ["B T D"] "extract_head_values_projected" "The head's value vector at each position through its slice of the output projection, without bias.";
-    ProjectedKey "projected_key" Head ["B T D"] "extract_head_keys_projected" "The head's key vector at each position through its slice of the output projection, without bias.";
-    ProjectedQuery "projected_query" Head ["B T D"] "extract_head_queries_projected" "The head's query vector at each position through its slice of the output projection, without bias.";
-    HeadOut "head_out" Head ["B T D"] "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
-    AttnRaw "attn_raw" Layer ["B T D"] "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
-    AttnOut "attn_out" Layer ["B T D"] "extract_attn_out" "Exactly what attention adds to the residual stream: after a post-norm and any residual multiplier.";
-    ResidMid "resid_mid" Layer ["B T D"] "extract_resid_mid" "Residual stream between attention and MLP; parallel blocks have none.";
-    MlpIn "mlp_in" Layer ["B T D"] "extract_mlp_in" "Input of the MLP, after its norm if it has one.";
-    MlpHidden "mlp_hidden" Layer ["B T F"] "extract_mlp_hidden" "Neurons after non-linearity and gate, the input of the last projection; a layer of experts has none.";
-    MlpOut "mlp_out" Layer ["B T D"] "extract_mlp_out" "Exactly what the MLP adds to the residual stream.";
-    ResidOut "resid_out" Layer ["B T D"] "extract_resid_out" "Residual stream leaving the block.";
-    LastLayernorm "last_layernorm" Model ["three of B T"] "extract_last_layernorm" "`mean`, `variance` (over D, divided by D, without eps) and `second_moment` of what enters the final norm.";
-    Logits "logits" Model ["B T V"] "save_logits" "Final logits, softcap and scaling included.";
+    InputIds "input_ids" Model ["B T"] Ids Reads "save_input_ids" "Token ids.";
+    InputEmbeddings "input_embeddings" Model ["B T D"] Addition Changes "extract_embed" "What enters the first block: token embedding with its scale, norm and learned position.";
+    ResidIn "resid_in" Layer ["B T D"] Stream Changes "extract_resid_in" "Residual stream entering the block.";
+    AttnIn "attn_in" Layer ["B T D"] Reading Changes "extract_attn_in" "Input of attention, after its norm if it has one.";
+    ResidInPostLayernorm "resid_in_post_layernorm" Layer ["B T D"] Reading Changes "extract_resid_in_post_layernorm" "The same place as `attn_in`, under its other name.";
+    Queries "queries" LetteredLayer ["B T H·h"] Queries Changes "extract_queries" "Queries straight from the projection (bias included), before any norm, rotary or scaling.";
+    Keys "keys" LetteredLayer ["B T K·h"] Keys Changes "extract_keys" "Keys straight from the projection (bias included), before any norm or rotary.";
+    Values "values" LetteredLayer ["B T K·h"] Keys Changes "extract_values" "Values straight from the projection (bias included).";
+    HeadQueries "head_queries" Head ["B T h"] Head Changes "extract_head_queries" "The query of one head.";
+    HeadKeys "head_keys" Head ["B T h"] Head Changes "extract_head_keys" "The key that one query head sees; a grouped key appears under each of its query heads.";
+    HeadValues "head_values" Head ["B T h"] Head Changes "extract_head_values" "The value that one query head sees; a grouped value appears under each of its query heads.";
+    Scores "scores" Head ["B T T"] Positions Changes "extract_attn_scores" "What the softmax of one head is taken of: scaled, capped, with any bias of the positions; minus infinity where the key is hidden.";
+    Pattern "pattern" Head ["B T T"] Positions Changes "extract_attn_pattern" "Softmax weights of one head; rows (queries) and columns (keys) both at the selected positions.";
+    ProjectedValue "projected_value" Head ["B T D"] Addition Reads "extract_head_values_projected" "The head's value vector at each position through its slice of the output projection, without bias.";
+    ProjectedKey "projected_key" Head ["B T D"] Addition Reads "extract_head_keys_projected" "The head's key vector at each position through its slice of the output projection, without bias.";
+    ProjectedQuery "projected_query" Head ["B T D"] Addition Reads "extract_head_queries_projected" "The head's query vector at each position through its slice of the output projection, without bias.";
+    HeadOut "head_out" Head ["B T D"] Addition Changes "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
+    AttnRaw "attn_raw" Layer ["B T D"] Addition Changes "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
+    AttnOut "attn_out" Layer ["B T D"] Addition Changes "extract_attn_out" "Exactly what attention adds to the residual stream: after a post-norm and any residual multiplier.";
+    ResidMid "resid_mid" Layer ["B T D"] Stream Changes "extract_resid_mid" "Residual stream between attention and MLP; parallel blocks have none.";
+    MlpIn "mlp_in" Layer ["B T D"] Reading Changes "extract_mlp_in" "Input of the MLP, after its norm if it has one.";
+    MlpHidden "mlp_hidden" Layer ["B T F"] Neurons Changes "extract_mlp_hidden" "Neurons after non-linearity and gate, the input of the last projection; a layer of experts has none.";
+    MlpOut "mlp_out" Layer ["B T D"] Addition Changes "extract_mlp_out" "Exactly what the MLP adds to the residual stream.";
+    ResidOut "resid_out" Layer ["B T D"] Stream Changes "extract_resid_out" "Residual stream leaving the block.";
+    LastLayernorm "last_layernorm" Model ["three of B T"] Statistics Reads "extract_last_layernorm" "`mean`, `variance` (over D, divided by D, without eps) and `second_moment` of what enters the final norm.";
+    Logits "logits" Model ["B T V"] Vocabulary Reads "save_logits" "Final logits, softcap and scaling included.";
 }
 
 impl Site {

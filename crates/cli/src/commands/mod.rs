@@ -13,6 +13,7 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod saved;
 pub(crate) mod shell;
+pub(crate) mod show;
 pub(crate) mod sweep;
 pub(crate) mod tokens;
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use easyroutine_sites::{Point, Site};
+use easyroutine_sites::{Access, Point, Site};
 
 use super::apply::{Action, Change, Given, Target};
 use super::places::Places;
 use super::tensor::Spread;
 use super::{Intervention, Operation, Part, Softmax, Tensor};
-use crate::arch::{Arch, Mlp, Window};
+use crate::arch::{Arch, Window};
 use crate::error::{Error, Result};
 use crate::positions::{Context, Row};
 
@@ -95,6 +95,20 @@ pub(crate) enum RowAction<'a> {
     Put(&'a Tensor),
 }
 
+/// Whether interventions can change a site.
+///
+/// # Errors
+/// A site that can only be read; the hint names those that can be changed.
+pub fn check_access(site: Site) -> Result<()> {
+    if site.access() == Access::Changes {
+        return Ok(());
+    }
+    let names: Vec<&str> =
+        Site::ALL.iter().filter(|site| site.access() == Access::Changes).map(|site| site.name()).collect();
+    Err(Error::input(format!("`{}` can be read, not changed", site.name()))
+        .hint(format!("what can be changed: {}", names.join(", "))))
+}
+
 /// One intervention beside what it is checked against.
 struct Checked<'a> {
     intervention: &'a Intervention,
@@ -152,48 +166,19 @@ impl Checked<'_> {
             (Site::Pattern, Some(_)) => Ok(point),
             (Site::Scores, Some(Softmax::Before)) => Ok(point),
             (Site::Scores, Some(_)) => {
-                Err(Error::input("scores are changed before the softmax").hint("say `pre:`, or name the pattern"))
+                Err(Error::input("scores are changed before the softmax")
+                    .hint("say `pre:`, or name the pattern"))
             }
             (Site::Scores, None) => Err(Error::input("scores are changed by columns, rows or a grid")
                 .hint(format!("for example {activation}@pre:columns:3=-inf, or @pre:grid:9x2=-inf"))),
             (Site::Pattern, None) => Err(Error::input("attention is changed by columns, rows or a grid")
                 .hint(format!("for example {activation}@columns:3=0, or @pre:grid:9x2=-inf"))),
-            (_, Some(_)) => {
-                Err(Error::input(format!("`{}` speaks of attention patterns; here it is `full`", part.type_name())))
-            }
-            (site, None) if self.width(site, layer).is_some() => Ok(point.canonical()),
-            (site, None) => Err(Error::input(format!("`{}` can be read, not changed", site.name())).hint(
-                "what can be changed: input_embeddings, resid_in, resid_mid, resid_out, attn_in, attn_raw, attn_out, \
-                 mlp_in, mlp_hidden, mlp_out, queries, keys, values, head_queries, head_keys, head_values, head_out, \
-                 pattern",
-            )),
+            (_, Some(_)) => Err(Error::input(format!(
+                "`{}` speaks of attention patterns; here it is `full`",
+                part.type_name()
+            ))),
+            (site, None) => check_access(site).map(|()| point.canonical()),
         }
-    }
-
-    /// Width of a vector of a site that can be changed.
-    fn width(&self, site: Site, layer: usize) -> Option<usize> {
-        let arch = self.arch;
-        Some(match site {
-            Site::InputEmbeddings
-            | Site::ResidIn
-            | Site::ResidMid
-            | Site::ResidOut
-            | Site::AttnIn
-            | Site::ResidInPostLayernorm
-            | Site::AttnRaw
-            | Site::AttnOut
-            | Site::HeadOut
-            | Site::MlpIn
-            | Site::MlpOut => arch.d_model,
-            Site::Queries => arch.n_heads * arch.d_head,
-            Site::Keys | Site::Values => arch.n_kv_heads * arch.d_head,
-            Site::HeadQueries | Site::HeadKeys | Site::HeadValues => arch.d_head,
-            Site::MlpHidden => match arch.layers[layer].mlp {
-                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } => d_mlp,
-                Mlp::Experts { .. } => return None,
-            },
-            _ => return None,
-        })
     }
 
     fn check_numbers(&self) -> Result<()> {
@@ -270,7 +255,7 @@ impl Checked<'_> {
         let length = self.rows[row].ids.len();
         let (axes, names) = match &targets[row] {
             Target::Tokens(places) => {
-                let width = self.width(point.site(), point.layer().unwrap_or(0)).unwrap_or(0);
+                let width = self.arch.width(point).unwrap_or(0);
                 ([self.rows.len(), places.count(), width], "[B, T, width]")
             }
             Target::Pairs { queries, keys, .. } => {

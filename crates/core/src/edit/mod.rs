@@ -14,8 +14,8 @@ use easyroutine_sites::{Selector, nearest};
 use crate::error::{Error, Result};
 use crate::positions::Specifier;
 
-pub use check::Edits;
 pub(crate) use check::RowAction;
+pub use check::{Edits, check_access};
 pub use spec::Reference;
 pub use tensor::Tensor;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use easyroutine_sites::{Point, Site};
 
-use crate::arch::{Arch, Mlp};
+use crate::arch::Arch;
 use crate::cache::{Axis, Examples, PatternAverage, Reduction};
 use crate::positions::{Selected, Selection};
 use crate::request::Tokens;
@@ -44,7 +44,7 @@ pub(super) fn of(arch: &Arch, points: &BTreeSet<Point>, tokens: &Tokens, reducti
             Site::LastLayernorm => (3, 3 * 4 * vectors),
             Site::Pattern => (1, 4 * patterns),
             Site::Scores => (1, 4 * scores),
-            site => (1, 4 * vectors * arch.width(site, point.layer().unwrap_or(0)) as u64),
+            _ => (1, 4 * vectors * arch.width(*point).unwrap_or(0) as u64),
         };
         size.keys += keys;
         size.bytes += bytes;
@@ -59,23 +59,5 @@ fn length(selected: &Selected, axis: Axis) -> usize {
     match axis {
         Axis::Tokens => selected.indices.len(),
         Axis::Groups => selected.groups.len(),
-    }
-}
-
-impl Arch {
-    /// Width of the vector that one token has at a site; patterns and ids have none.
-    fn width(&self, site: Site, layer: usize) -> usize {
-        match site {
-            Site::InputIds | Site::Pattern | Site::Scores => 1,
-            Site::LastLayernorm => 3,
-            Site::Queries => self.n_heads * self.d_head,
-            Site::Keys | Site::Values => self.n_kv_heads * self.d_head,
-            Site::HeadQueries | Site::HeadKeys | Site::HeadValues => self.d_head,
-            Site::Logits => self.vocabulary,
-            Site::MlpHidden => match self.layers[layer].mlp {
-                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } | Mlp::Experts { d_mlp, .. } => d_mlp,
-            },
-            _ => self.d_model,
-        }
     }
 }

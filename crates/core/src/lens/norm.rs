@@ -1,7 +1,7 @@
 //! The final norm as a lens applies it.
 
 use easyroutine_kernels::{Rows, RowsMut};
-use easyroutine_sites::Site;
+use easyroutine_sites::{Basis, Site};
 
 use super::{LogitLens, copied};
 use crate::error::{Error, Result};
@@ -30,16 +30,9 @@ pub enum Role {
 impl Role {
     /// The role of a site's values, `None` where they are not in the residual stream's basis.
     pub fn of(site: Site) -> Option<Role> {
-        match site.canonical() {
-            Site::ResidIn | Site::ResidMid | Site::ResidOut => Some(Role::Stream),
-            Site::InputEmbeddings
-            | Site::AttnOut
-            | Site::AttnRaw
-            | Site::MlpOut
-            | Site::HeadOut
-            | Site::ProjectedValue
-            | Site::ProjectedKey
-            | Site::ProjectedQuery => Some(Role::Part),
+        match site.basis() {
+            Basis::Stream => Some(Role::Stream),
+            Basis::Addition => Some(Role::Part),
             _ => None,
         }
     }

@@ -27,11 +27,13 @@ impl Component {
     /// # Errors
     /// A name of no site, or of one that is not in the residual stream's basis.
     pub fn from_name(name: &str) -> Result<Self> {
-        let site = Site::from_name(name)
-            .filter(|site| Role::of(*site).is_some() && !matches!(site, Site::InputEmbeddings));
+        let is_component =
+            |site: &Site| Role::of(*site).is_some() && site.scope() != easyroutine_sites::Scope::Model;
+        let site = Site::from_name(name).filter(is_component);
         site.map(Component).ok_or_else(|| {
+            let names = Site::ALL.iter().filter(|site| is_component(site)).map(|site| site.name());
             Error::input(format!("no component `{name}`"))
-                .hint("components are: resid_out, resid_in, resid_mid, attn_out, attn_raw, mlp_out, head_out")
+                .hint(format!("components are: {}", names.collect::<Vec<_>>().join(", ")))
         })
     }
 

@@ -1,6 +1,6 @@
 //! A reusable matrix of activations.
 
-use easyroutine_kernels::{Dtype, Left, Operand, Out, Rows, RowsMut};
+use easyroutine_kernels::{Rows, RowsMut};
 
 /// Tokens by columns, with a stride that keeps rows from falling on the same cache sets.
 #[derive(Debug, Default)]
@@ -40,62 +40,5 @@ impl Buffer {
 
     pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
         RowsMut::new(&mut self.values[..self.tokens * self.stride], self.tokens, self.columns, self.stride)
-    }
-}
-
-/// What a product reads: rows of f32 if somebody looks at them first, else at once what the product multiplies.
-#[derive(Debug, Default)]
-pub(crate) struct Reading {
-    rows: Buffer,
-    operand: Operand,
-    seen: Seen,
-}
-
-/// Whether anybody looks at a buffer between the step that writes it and the product that reads it.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Seen {
-    #[default]
-    ByNobody,
-    ByTap,
-}
-
-impl Reading {
-    /// Makes room for results; what it held is lost.
-    pub(crate) fn resize(&mut self, seen: Seen, dtype: Dtype, tokens: usize, columns: usize) -> Out<'_> {
-        self.seen = seen;
-        match seen {
-            Seen::ByNobody => {
-                self.operand.resize(dtype, tokens, columns);
-                Out::from(&mut self.operand)
-            }
-            Seen::ByTap => {
-                self.rows.resize(tokens, columns);
-                Out::from(self.rows.rows_mut())
-            }
-        }
-    }
-
-    /// What the product reads.
-    pub(crate) fn left(&self) -> Left<'_> {
-        match self.seen {
-            Seen::ByNobody => Left::from(&self.operand),
-            Seen::ByTap => Left::from(self.rows.rows()),
-        }
-    }
-
-    /// The rows, of a buffer that is seen.
-    pub(crate) fn rows(&self) -> Rows<'_> {
-        self.rows.rows()
-    }
-
-    /// The rows, of a buffer that is seen.
-    pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
-        self.rows.rows_mut()
-    }
-}
-
-impl Seen {
-    pub(crate) fn by_tap_if(seen: bool) -> Seen {
-        if seen { Seen::ByTap } else { Seen::ByNobody }
     }
 }

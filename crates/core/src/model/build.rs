@@ -4,13 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use easyroutine_kernels::{Cpu, Dtype};
 
-use super::attention::{Attention, HeadNorm};
-use super::block::{Block, Norms, Wiring};
-use super::embed::{Embedding, Positions, Table};
-use super::mlp::Mlp;
-use super::moe::{Expert, Experts};
+use super::embed::{Embedding, Table};
+use super::experts::Expert;
+use super::weights::{Block, Mlp, Norms, Weights};
 use super::{Model, Unembedding, alibi};
-use crate::arch::{self, Arch, Bias, PositionMark, QkNorm, UnembedMatrix, Window};
+use crate::arch::{self, Arch, Bias, PositionMark, QkNorm, UnembedMatrix, Window, Wiring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::{HeadNorm as HeadNormName, LayerNames, Linear, MlpNames, Names, QkvNames};
 use crate::weights::{Checkpoint, Loader, Norm, Projection};
@@ -37,10 +35,8 @@ impl Model {
             arch,
             cpu,
             dtype,
-            embedding,
-            blocks,
-            unembedding: Arc::new(unembedding),
-            scratch: Mutex::default(),
+            weights: Weights { embedding, blocks, unembedding: Arc::new(unembedding) },
+            registers: Mutex::default(),
         })
     }
 }
@@ -134,19 +130,11 @@ fn embedding(
     let positions = match (arch.embed.positions, names.positions) {
         (Some(learned), Some(name)) => {
             let shape = [learned.rows, arch.d_model];
-            let table = checkpoint.tensor(names.prefix, &format!("{name}.weight"), &shape)?.read_all()?;
-            Some(Positions { table, offset: learned.offset })
+            checkpoint.tensor(names.prefix, &format!("{name}.weight"), &shape)?.read_all()?
         }
-        _ => None,
+        _ => Vec::new(),
     };
-    let scale = arch.embed.scale.map(|s| if loader.dtype == Dtype::Bf16 { round_to_bf16(s) } else { s });
-    Ok(Embedding { table, width: arch.embed.width, scale, project, norm, positions })
-}
-
-/// The nearest bfloat16, ties to even.
-fn round_to_bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+    Ok(Embedding { table, width: arch.embed.width, project, norm, positions })
 }
 
 fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
@@ -162,65 +150,64 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
             }
         }
     };
-    let required = |described: arch::Norm, name: Option<&str>| -> Result<Norm> {
-        norm(Some(described), name)?.ok_or_else(|| unnamed("a norm"))
+    let [q_norm, k_norm] = head_norms(loader, arch, layer, &prefix, names)?;
+    let [attention, attention_post, mlp_pre, mlp_post] = match described.wiring {
+        Wiring::Sequential { attention, mlp } => [attention.pre, attention.post, mlp.pre, mlp.post],
+        Wiring::Parallel { attention, mlp } => [Some(attention), None, mlp, None],
+        Wiring::NormOnStream { attention, mlp } => [Some(attention), None, Some(mlp), None],
     };
-    let wiring = match described.wiring {
-        arch::Wiring::Sequential { attention, mlp } => Wiring::Sequential {
-            attention: Norms {
-                pre: norm(attention.pre, names.attention_norm)?,
-                post: norm(attention.post, names.attention_post_norm)?,
-            },
-            mlp: Norms { pre: norm(mlp.pre, names.mlp_norm)?, post: norm(mlp.post, names.mlp_post_norm)? },
-        },
-        arch::Wiring::Parallel { attention, mlp } => Wiring::Parallel {
-            attention: required(attention, names.attention_norm)?,
-            mlp: norm(mlp, names.mlp_norm)?,
-        },
-        arch::Wiring::NormOnStream { attention, mlp } => Wiring::NormOnStream {
-            attention: required(attention, names.attention_norm)?,
-            mlp: required(mlp, names.mlp_norm)?,
-        },
-    };
+    let grouped = attention_spec(arch, &described.attention);
     Ok(Block {
-        layer,
-        wiring,
-        attention: attention(loader, arch, layer, &prefix, names)?,
+        norms: Norms {
+            attention: norm(attention, names.attention_norm)?,
+            attention_post: norm(attention_post, names.attention_post_norm)?,
+            mlp: norm(mlp_pre, names.mlp_norm)?,
+            mlp_post: norm(mlp_post, names.mlp_post_norm)?,
+            queries: q_norm,
+            keys: k_norm,
+        },
+        qkv: qkv(loader, arch, &prefix, names)?,
+        out: loader.linear(&prefix, names.out, arch.d_model, arch.n_heads * arch.d_head)?,
         mlp: mlp(loader, arch, layer, &prefix, names)?,
-        residual_scale: described.residual_scale,
+        of_query_heads: easyroutine_kernels::Attention { n_kv_heads: arch.n_heads, ..grouped.clone() },
+        grouped,
     })
 }
 
-fn attention(
-    loader: &Loader<'_>,
-    arch: &Arch,
-    layer: usize,
-    prefix: &str,
-    names: &LayerNames,
-) -> Result<Attention> {
-    let described = &arch.layers[layer].attention;
-    let (n_heads, n_kv_heads, d_head, d_model) = (arch.n_heads, arch.n_kv_heads, arch.d_head, arch.d_model);
-    let spec = easyroutine_kernels::Attention {
-        n_heads,
-        n_kv_heads,
-        d_head,
+/// What attention of a layer computes, as the kernels take it.
+fn attention_spec(arch: &Arch, described: &arch::Attention) -> easyroutine_kernels::Attention {
+    easyroutine_kernels::Attention {
+        n_heads: arch.n_heads,
+        n_kv_heads: arch.n_kv_heads,
+        d_head: arch.d_head,
         scale: described.scale,
         softcap: described.softcap,
         window: match described.window {
             Window::Full => None,
             Window::Sliding(n) => Some(n),
         },
-        alibi: (described.position == PositionMark::Alibi).then(|| alibi::slopes(n_heads)),
+        alibi: (described.position == PositionMark::Alibi).then(|| alibi::slopes(arch.n_heads)),
         sinks: None,
-    };
-    let head_norm = |name: Option<HeadNormName>, heads: usize| -> Result<Option<HeadNorm>> {
-        let (norm, group) = match described.qk_norm {
+    }
+}
+
+/// Norms of queries and keys.
+fn head_norms(
+    loader: &Loader<'_>,
+    arch: &Arch,
+    layer: usize,
+    prefix: &str,
+    names: &LayerNames,
+) -> Result<[Option<Norm>; 2]> {
+    let (qk_norm, d_head) = (arch.layers[layer].attention.qk_norm, arch.d_head);
+    let head_norm = |name: Option<HeadNormName>, heads: usize| -> Result<Option<Norm>> {
+        let (norm, width) = match qk_norm {
             QkNorm::None => return Ok(None),
             QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => (norm, d_head),
             QkNorm::Whole(norm) => (norm, heads * d_head),
         };
         let norm = match name.ok_or_else(|| unnamed("a query or key norm"))? {
-            HeadNormName::One(name) => loader.norm(&format!("{prefix}{name}"), norm, group)?,
+            HeadNormName::One(name) => loader.norm(&format!("{prefix}{name}"), norm, width)?,
             HeadNormName::EachHead(name) => {
                 let each = |end: &str| -> Result<Vec<f32>> {
                     let mut all = Vec::with_capacity(heads * d_head);
@@ -233,21 +220,9 @@ fn attention(
                 loader.norm_of(norm, || each("weight"), || each("bias"))?
             }
         };
-        Ok(Some(HeadNorm { norm, group }))
+        Ok(Some(norm))
     };
-    Ok(Attention {
-        layer,
-        qkv: qkv(loader, arch, prefix, names)?,
-        out: loader.linear(prefix, names.out, d_model, n_heads * d_head)?,
-        q_norm: head_norm(names.q_norm, n_heads)?,
-        k_norm: head_norm(names.k_norm, n_kv_heads)?,
-        rope: match described.position {
-            PositionMark::Rope(table) => Some((table, arch.ropes[table].pairing)),
-            _ => None,
-        },
-        spread: easyroutine_kernels::Attention { n_kv_heads: n_heads, ..spec.clone() },
-        spec,
-    })
+    Ok([head_norm(names.q_norm, arch.n_heads)?, head_norm(names.k_norm, arch.n_kv_heads)?])
 }
 
 /// Queries, keys and values as one projection, however they are stored.
@@ -281,28 +256,22 @@ fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Re
 fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &LayerNames) -> Result<Mlp> {
     let d_model = arch.d_model;
     Ok(match (arch.layers[layer].mlp, names.mlp) {
-        (arch::Mlp::Plain { d_mlp, act }, MlpNames::Plain { up, down }) => Mlp::Plain {
+        (arch::Mlp::Plain { d_mlp, .. }, MlpNames::Plain { up, down }) => Mlp::Dense {
             up: loader.linear(prefix, up, d_mlp, d_model)?,
-            act,
             down: loader.linear(prefix, down, d_model, d_mlp)?,
         },
-        (arch::Mlp::Gated { d_mlp, act }, MlpNames::Gated { gate, up, down }) => Mlp::Gated {
-            gate_up: gate_up(loader, prefix, [gate, up], d_mlp, d_model)?,
-            act,
+        (arch::Mlp::Gated { d_mlp, .. }, MlpNames::Gated { gate, up, down }) => Mlp::Dense {
+            up: gate_up(loader, prefix, [gate, up], d_mlp, d_model)?,
             down: loader.linear(prefix, down, d_model, d_mlp)?,
         },
-        (arch::Mlp::Gated { d_mlp, act }, MlpNames::GatedStacked { gate_up, down }) => {
+        (arch::Mlp::Gated { d_mlp, .. }, MlpNames::GatedStacked { gate_up, down }) => {
             let parts = vec![loader.part(prefix, gate_up, 2 * d_mlp, d_model)?];
-            Mlp::Gated {
-                gate_up: loader.gated(parts, d_model, d_mlp, |n| (0, n)),
-                act,
+            Mlp::Dense {
+                up: loader.gated(parts, d_model, d_mlp, |n| (0, n)),
                 down: loader.linear(prefix, down, d_model, d_mlp)?,
             }
         }
-        (
-            arch::Mlp::Experts { count, top_k, d_mlp, act, weights },
-            MlpNames::Experts { router, gate, up, down },
-        ) => {
+        (arch::Mlp::Experts { count, d_mlp, .. }, MlpNames::Experts { router, gate, up, down }) => {
             let expert = |e: usize| -> Result<Expert> {
                 let of = |linear: Linear| linear.name.replace("{}", &e.to_string());
                 let part = |linear: Linear, outputs, inputs| {
@@ -315,13 +284,10 @@ fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &Lay
                     down: loader.fused(down, d_mlp, d_model, |n| (0, n)),
                 })
             };
-            Mlp::Experts(Experts {
+            Mlp::Experts {
                 router: loader.linear_f32(prefix, router, count, d_model)?,
-                top_k,
-                weights,
-                act,
                 experts: (0..count).map(expert).collect::<Result<_>>()?,
-            })
+            }
         }
         _ => return Err(unnamed("an MLP of this kind")),
     })

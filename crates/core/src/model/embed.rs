@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use easyroutine_kernels::{Cpu, RowsMut};
+use easyroutine_kernels::RowsMut;
 
-use super::buffer::Buffer;
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::weights::{Checkpoint, Norm, Projection};
@@ -14,10 +13,10 @@ use crate::weights::{Checkpoint, Norm, Projection};
 pub(crate) struct Embedding {
     pub(crate) table: Table,
     pub(crate) width: usize,
-    pub(crate) scale: Option<f32>,
     pub(crate) project: Option<Projection>,
     pub(crate) norm: Option<Norm>,
-    pub(crate) positions: Option<Positions>,
+    /// Learned positions, rows by `d_model`; empty where the model has none.
+    pub(crate) positions: Vec<f32>,
 }
 
 /// Where rows of the token embedding are read.
@@ -29,14 +28,6 @@ pub(crate) enum Table {
     File { checkpoint: Arc<Checkpoint>, prefix: &'static str, name: String, rows: usize },
 }
 
-/// Learned positions.
-#[derive(Debug)]
-pub(crate) struct Positions {
-    /// Rows by `d_model`.
-    pub(crate) table: Vec<f32>,
-    pub(crate) offset: usize,
-}
-
 impl Embedding {
     /// Ids that have a row.
     pub(crate) fn vocabulary(&self) -> usize {
@@ -45,37 +36,11 @@ impl Embedding {
         }
     }
 
-    /// Writes the first residual stream.
+    /// Looks ids up.
     ///
     /// # Shapes
-    /// `out`: tokens by `d_model`.
-    pub(crate) fn apply(&self, cpu: &Cpu, batch: &Batch, mut out: RowsMut<'_>) -> Result<()> {
-        match &self.project {
-            None => self.look_up(batch, out.reborrow())?,
-            Some(project) => {
-                let mut looked_up = Buffer::default();
-                looked_up.resize(batch.n_tokens(), self.width);
-                self.look_up(batch, looked_up.rows_mut())?;
-                project.apply(cpu, looked_up.rows(), out.reborrow());
-            }
-        }
-        if let Some(positions) = &self.positions {
-            let width = out.n_columns();
-            for row in 0..batch.n_rows() {
-                let first = positions.offset + batch.first(row);
-                for (i, token) in batch.span(row).enumerate() {
-                    let row = &positions.table[(first + i) * width..][..width];
-                    out.row_mut(token).iter_mut().zip(row).for_each(|(x, p)| *x += p);
-                }
-            }
-        }
-        if let Some(norm) = &self.norm {
-            norm.apply_in_place(cpu, out.reborrow(), self.width);
-        }
-        Ok(())
-    }
-
-    fn look_up(&self, batch: &Batch, mut out: RowsMut<'_>) -> Result<()> {
+    /// `out`: tokens by the table's width.
+    pub(crate) fn look_up(&self, batch: &Batch, factor: Option<f32>, mut out: RowsMut<'_>) -> Result<()> {
         match &self.table {
             Table::Packed { matrix, .. } => {
                 for (token, id) in batch.ids().iter().enumerate() {
@@ -89,9 +54,30 @@ impl Embedding {
                 }
             }
         }
-        if let Some(factor) = self.scale {
+        if let Some(factor) = factor {
             (0..out.n_rows()).for_each(|i| out.row_mut(i).iter_mut().for_each(|x| *x *= factor));
         }
         Ok(())
     }
+
+    /// Adds learned positions; position 0 takes the row `offset` of the table.
+    ///
+    /// # Shapes
+    /// `out`: tokens by `d_model`.
+    pub(crate) fn add_positions(&self, batch: &Batch, offset: usize, mut out: RowsMut<'_>) {
+        let width = out.n_columns();
+        for row in 0..batch.n_rows() {
+            let first = offset + batch.first(row);
+            for (i, token) in batch.span(row).enumerate() {
+                let row = &self.positions[(first + i) * width..][..width];
+                out.row_mut(token).iter_mut().zip(row).for_each(|(x, p)| *x += p);
+            }
+        }
+    }
+}
+
+/// The nearest bfloat16, ties to even.
+pub(crate) fn round_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
 }

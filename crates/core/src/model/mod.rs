@@ -2,22 +2,20 @@
 
 mod alibi;
 mod attention;
-mod block;
 mod buffer;
 mod build;
 mod embed;
-mod mlp;
-mod moe;
-mod part;
+mod experts;
 mod past;
-mod plan;
-mod resume;
+mod points;
+mod registers;
 mod rope;
 mod rotations;
 mod run;
 #[cfg(test)]
 mod tests;
 mod unembed;
+mod weights;
 
 use std::sync::{Arc, Mutex};
 
@@ -26,19 +24,22 @@ use easyroutine_kernels::{Cpu, Dtype};
 use crate::arch::Arch;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::pass::{Asked, At, Program, Reg, emit};
 use crate::tap::Tap;
-use block::Block;
 pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
-use embed::Embedding;
 pub use past::KvCache;
 pub(crate) use past::Shared;
 use past::{CachedRow, Past};
-use plan::{Plan, Stage};
+use registers::Registers;
 use rope::length_class;
-use run::{Run, Scratch};
+use run::Run;
 pub(crate) use unembed::moments;
 pub use unembed::{FinalNorm, LogitRules, Unembedding};
+use weights::Weights;
+
+/// Values of patterns that are held at once: 64 MiB, or one head's.
+const LARGEST_PATTERNS: usize = 16 << 20;
 
 /// A decoder ready to run.
 ///
@@ -48,11 +49,9 @@ pub struct Model {
     arch: Arch,
     cpu: Cpu,
     dtype: Dtype,
-    embedding: Embedding,
-    blocks: Vec<Block>,
-    unembedding: Arc<Unembedding>,
+    weights: Weights,
     /// Buffers of finished runs, to be used again: page faults cost more than clearing.
-    scratch: Mutex<Vec<Scratch>>,
+    registers: Mutex<Vec<Registers>>,
 }
 
 impl Model {
@@ -81,12 +80,12 @@ impl Model {
     /// # Shapes
     /// D.
     pub fn attention_bias(&self, layer: usize) -> Option<&[f32]> {
-        self.blocks.get(layer)?.attention.out.bias.as_deref()
+        self.weights.blocks.get(layer)?.out.bias.as_deref()
     }
 
     /// Final norm and unembedding, shared.
     pub(crate) fn shared_unembedding(&self) -> Arc<Unembedding> {
-        Arc::clone(&self.unembedding)
+        Arc::clone(&self.weights.unembedding)
     }
 
     /// Runs a batch, reporting to `tap`. What the tap does not want is not computed; the run ends after the last
@@ -97,14 +96,8 @@ impl Model {
     /// were packed, or an error of the tap.
     pub fn forward(&self, batch: &Batch, tap: &mut dyn Tap) -> Result<()> {
         self.check(batch)?;
-        let plan = Plan::new(&self.arch, tap);
-        if plan.ends_by(Stage::Never) {
-            return Ok(());
-        }
-        let tails = plan.tails(&self.arch, tap, batch);
-        self.with_scratch(|scratch| {
-            Run::new(self, batch, &plan, tap, scratch, Past::Nothing, tails.as_ref()).forward()
-        })
+        let program = self.program(tap, batch, None, At::all(&self.arch));
+        self.run(&program, batch, tap, Past::Nothing)
     }
 
     /// Runs further tokens of rows whose beginnings were run before, and takes them into the cache: the same bits as the
@@ -139,36 +132,91 @@ impl Model {
         }
         cache.rows.iter_mut().zip(&firsts).for_each(|(row, first)| row.kept = row.kept.min(*first));
         cache.reserve(whole.iter().map(Vec::len).max().unwrap_or(0));
-        let plan = Plan::new(&self.arch, tap).through_all_keys(&self.arch);
-        let tails = plan.tails(&self.arch, tap, &batch);
-        self.with_scratch(|scratch| {
-            Run::new(self, &batch, &plan, tap, scratch, Past::Own(cache), tails.as_ref()).forward()
-        })?;
+        let program = self.program(tap, &batch, Some(cache), At::all(&self.arch));
+        self.run(&program, &batch, tap, Past::Own(cache))?;
         for (row, ids) in cache.rows.iter_mut().zip(whole) {
             *row = CachedRow { kept: ids.len(), ids };
         }
         Ok(())
     }
 
+    /// Runs a stretch of the pass on tokens that continue beginnings of rows which were run before, from the stream that
+    /// enters it to the one that leaves it.
+    ///
+    /// # Shapes
+    /// `stream`: tokens of the batch by `d_model`.
+    ///
+    /// # Errors
+    /// Those of the tap.
+    pub(crate) fn run_sections(
+        &self,
+        sections: impl IntoIterator<Item = At>,
+        batch: &Batch,
+        shared: Shared<'_>,
+        stream: &mut Buffer,
+        tap: &mut dyn Tap,
+    ) -> Result<()> {
+        let program = self.program(tap, batch, Some(shared.cache), sections);
+        self.with_registers(|registers| {
+            let lend = |registers: &mut Registers, stream: &mut Buffer| {
+                std::mem::swap(registers.get_mut(Reg::Stream).buffer_mut(), stream);
+            };
+            lend(registers, stream);
+            let result = Run::new(self, batch, None, tap, registers, Past::Shared(shared)).all(&program);
+            lend(registers, stream);
+            result
+        })
+    }
+
+    /// What a run has to compute, given what a tap wants.
+    fn program(
+        &self,
+        tap: &dyn Tap,
+        batch: &Batch,
+        past: Option<&KvCache>,
+        sections: impl IntoIterator<Item = At>,
+    ) -> Program {
+        let is_of_query_heads =
+            |layer| past.is_some_and(|past| past.is_of_query_heads(layer, self.arch.n_kv_heads));
+        let squares: usize = (0..batch.n_rows()).map(|row| batch.span(row).len() * batch.length(row)).sum();
+        let asked = Asked {
+            wants: &|point| tap.wants(point),
+            past: past.is_some().then_some(&is_of_query_heads),
+            // As many as keep the threads busy without holding all patterns of a long prompt.
+            heads_at_once: LARGEST_PATTERNS / squares.max(1),
+        };
+        emit(&self.arch, &asked, sections)
+    }
+
+    fn run(&self, program: &Program, batch: &Batch, tap: &mut dyn Tap, past: Past<'_>) -> Result<()> {
+        if program.sections.is_empty() {
+            return Ok(());
+        }
+        let tails = tails(program, tap, batch);
+        self.with_registers(|registers| {
+            Run::new(self, batch, tails.as_ref(), tap, registers, past).all(program)
+        })
+    }
+
     /// Lends buffers of an earlier run.
-    fn with_scratch<T>(&self, run: impl FnOnce(&mut Scratch) -> T) -> T {
-        let mut scratch = self.scratch.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
-        let result = run(&mut scratch);
-        if let Ok(mut free) = self.scratch.lock() {
-            free.push(scratch);
+    fn with_registers<T>(&self, run: impl FnOnce(&mut Registers) -> T) -> T {
+        let mut registers = self.registers.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+        let result = run(&mut registers);
+        if let Ok(mut free) = self.registers.lock() {
+            free.push(registers);
         }
         result
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
-        self.unembedding.check_files()?;
+        self.weights.unembedding.check_files()?;
         (0..batch.n_rows()).try_for_each(|row| self.check_row(row, batch.first(row), batch.row(row)))
     }
 
     /// Whether the model can run these ids, of which the first has position `first`; `row` is the row's number, to be
     /// named.
     pub(crate) fn check_row(&self, row: usize, first: usize, ids: &[u32]) -> Result<()> {
-        let known = self.embedding.vocabulary();
+        let known = self.weights.embedding.vocabulary();
         if let Some(at) = ids.iter().position(|id| *id as usize >= known) {
             return Err(Error::input(format!(
                 "row {row}: token id {} at {} is beyond the vocabulary of {known}",
@@ -186,4 +234,18 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// The last tokens of each row, if values of no others are needed where the pass can go on with some tokens alone.
+fn tails(program: &Program, tap: &dyn Tap, batch: &Batch) -> Option<Batch> {
+    let mut starts: Vec<usize> = batch.spans().map(|span| span.end).collect();
+    for point in program.points_of_some_tokens() {
+        let tokens = tap.tokens(point, batch)?;
+        for (start, span) in starts.iter_mut().zip(batch.spans()) {
+            let next = tokens.get(tokens.partition_point(|token| *token < span.start));
+            *start = next.map_or(*start, |token| *token.min(start));
+        }
+    }
+    let tails = batch.tails(&starts);
+    (tails.n_tokens() < batch.n_tokens()).then_some(tails)
 }

@@ -112,6 +112,11 @@ impl KvCache {
         (*values, *stored) = (spread, heads);
     }
 
+    /// Whether the keys of a layer are stored one a query head: then new ones must be, too.
+    pub(super) fn is_of_query_heads(&self, layer: usize, n_kv_heads: usize) -> bool {
+        self.layers[layer].heads != n_kv_heads
+    }
+
     /// Keys, then values, of one token.
     fn token(&self, layer: usize, row: usize, position: usize) -> &[f32] {
         let LayerKeys { values, heads } = &self.layers[layer];
@@ -140,33 +145,18 @@ impl Past<'_> {
         batch.spans().zip(keys).map(|(queries, keys)| Sequence { queries, keys }).collect()
     }
 
-    /// Whether the keys of a layer are stored one a query head: then new ones must be, too.
-    pub(super) fn is_spread(&self, layer: usize, n_kv_heads: usize) -> bool {
-        match self {
-            Past::Nothing => false,
-            Past::Own(cache) => cache.layers[layer].heads != n_kv_heads,
-            Past::Shared(shared) => shared.cache.layers[layer].heads != n_kv_heads,
-        }
-    }
-
-    /// Keys and values of whole rows, from those of the batch's tokens.
+    /// Takes in keys and values of the batch's tokens.
     ///
     /// # Shapes
-    /// `fresh`: keys and values, tokens by heads · h; result: keys and values, as [`Past::sequences`] numbers their rows.
-    pub(super) fn join<'b>(
-        &'b mut self,
-        layer: usize,
-        batch: &Batch,
-        heads: usize,
-        fresh: [Rows<'b>; 2],
-    ) -> [Rows<'b>; 2] {
+    /// `fresh`: keys and values, tokens by heads · h.
+    pub(super) fn keep(&mut self, layer: usize, batch: &Batch, heads: usize, fresh: [Rows<'_>; 2]) {
         let half = fresh[0].n_columns();
         let write = |token: usize, to: &mut [f32]| {
             to[..half].copy_from_slice(fresh[0].row(token));
             to[half..2 * half].copy_from_slice(fresh[1].row(token));
         };
-        let joined = match self {
-            Past::Nothing => return fresh,
+        match self {
+            Past::Nothing => {}
             Past::Own(cache) => {
                 cache.spread(layer, heads);
                 let capacity = cache.capacity;
@@ -177,7 +167,6 @@ impl Past<'_> {
                         write(token, &mut values[at..at + 2 * half]);
                     }
                 }
-                Rows::dense(values, values.len() / (2 * half), 2 * half)
             }
             Past::Shared(Shared { cache, rows, joined }) => {
                 let lengths = (0..batch.n_rows()).map(|row| batch.length(row));
@@ -193,10 +182,26 @@ impl Past<'_> {
                     batch.span(row).enumerate().for_each(|(i, token)| write(token, out.row_mut(start + i)));
                     end += batch.length(row);
                 }
-                joined.rows()
             }
+        }
+    }
+
+    /// Keys and values of whole rows of a layer that was just kept, as [`Past::sequences`] numbers them; `None` where the
+    /// batch's tokens have no past.
+    ///
+    /// # Shapes
+    /// Keys and values: tokens by heads · h.
+    pub(super) fn keys(&self, layer: usize, heads: usize) -> Option<[Rows<'_>; 2]> {
+        let joined = match self {
+            Past::Nothing => return None,
+            Past::Own(cache) => {
+                let (values, width) = (&cache.layers[layer].values, 2 * heads * cache.d_head);
+                Rows::dense(values, values.len() / width, width)
+            }
+            Past::Shared(Shared { joined, .. }) => joined.rows(),
         };
-        [joined.columns(0..half), joined.columns(half..2 * half)]
+        let half = joined.n_columns() / 2;
+        Some([joined.columns(0..half), joined.columns(half..2 * half)])
     }
 }
 

@@ -1,158 +1,231 @@
-//! One run: the embedding, the blocks in turn, the unembedding, with every site reported.
+//! Runs a pass, step after step.
 
-use std::ops::ControlFlow;
+use easyroutine_kernels::{Dtype, Finish, RowsMut, Sequence, large_values};
+use easyroutine_sites::Site;
 
-use easyroutine_kernels::{Cpu, RowsMut, Sequence};
-use easyroutine_sites::{Point, Site};
-
-use super::buffer::{Buffer, Reading};
+use super::embed::round_to_bf16;
 use super::past::Past;
-use super::plan::{Plan, Stage};
+use super::registers::Registers;
 use super::rotations::Rotations;
-use super::{Model, unembed};
+use super::unembed::moments;
+use super::{Model, experts};
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tap::{Keeping, Tap, Value, Want};
-
-/// Buffers of a run.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    /// The residual stream, tokens by `d_model`.
-    pub(crate) stream: Buffer,
-    /// What attention or MLP reads, tokens by `d_model`.
-    pub(crate) read: Reading,
-    /// What attention adds, tokens by `d_model`.
-    pub(crate) attention_out: Buffer,
-    /// What the MLP adds, tokens by `d_model`.
-    pub(crate) mlp_out: Buffer,
-    /// Buffers inside attention.
-    pub(crate) attention: super::attention::Scratch,
-    /// Neurons, tokens by `d_mlp`.
-    pub(crate) hidden: Reading,
-}
+use crate::pass::{At, Form, Matrix, NormAt, Program, Reg, Step, Values, Visit};
+use crate::tap::{Tap, Value};
 
 /// State of a run.
 pub(crate) struct Run<'a> {
-    pub(crate) model: &'a Model,
+    pub(super) model: &'a Model,
     /// The tokens that are computed.
-    pub(crate) batch: &'a Batch,
-    /// Those of them that are needed after attention of the last block, if not all.
+    pub(super) batch: &'a Batch,
+    /// Those of them that go on from [`Step::Narrow`], if not all.
     tails: Option<&'a Batch>,
-    pub(crate) scratch: &'a mut Scratch,
-    pub(crate) seam: Seam<'a>,
-    /// What stands before the batch's tokens.
-    pub(crate) past: Past<'a>,
-    /// Rows of the batch as attention sees them.
-    pub(crate) sequences: Vec<Sequence>,
-    /// One a rotary table of the architecture.
-    pub(crate) rotations: Vec<Rotations>,
-}
-
-/// The side of a run that speaks with its tap.
-pub(crate) struct Seam<'a> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) batch: &'a Batch,
+    pub(super) registers: &'a mut Registers,
     tap: &'a mut dyn Tap,
+    /// What stands before the batch's tokens.
+    pub(super) past: Past<'a>,
+    /// Rows of the batch as attention sees them.
+    pub(super) sequences: Vec<Sequence>,
+    /// One a rotary table of the architecture, once a step needs it.
+    rotations: Vec<Option<Rotations>>,
 }
-
-/// Whether a run goes on after a stage.
-pub(crate) type Flow = ControlFlow<()>;
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(
+    pub(super) fn new(
         model: &'a Model,
         batch: &'a Batch,
-        plan: &'a Plan,
-        tap: &'a mut dyn Tap,
-        scratch: &'a mut Scratch,
-        past: Past<'a>,
         tails: Option<&'a Batch>,
+        tap: &'a mut dyn Tap,
+        registers: &'a mut Registers,
+        past: Past<'a>,
     ) -> Self {
         let sequences = past.sequences(batch);
-        let rotations = model.arch.ropes.iter().map(|rope| Rotations::new(rope, batch)).collect();
-        Run { model, batch, tails, scratch, seam: Seam { plan, batch, tap }, past, sequences, rotations }
+        let rotations = model.arch.ropes.iter().map(|_| None).collect();
+        Run { model, batch, tails, registers, tap, past, sequences, rotations }
     }
 
-    pub(crate) fn cpu(&self) -> &'a Cpu {
-        &self.model.cpu
-    }
-
-    /// Goes on with those tokens alone that are needed after attention of the last block.
-    pub(crate) fn narrow(&mut self) {
-        let Some(tails) = self.tails.take() else { return };
-        let kept = |batch: &'a Batch| {
-            batch.spans().zip(tails.spans()).flat_map(|(all, tail)| all.end - tail.len()..all.end)
-        };
-        let Scratch { stream, attention_out, mlp_out, .. } = &mut *self.scratch;
-        stream.keep(kept(self.batch));
-        attention_out.keep(kept(self.batch));
-        mlp_out.resize(tails.n_tokens(), self.model.arch.d_model);
-        (self.batch, self.seam.batch) = (tails, tails);
-    }
-
-    pub(crate) fn forward(&mut self) -> Result<()> {
-        let model = self.model;
-        self.scratch.stream.resize(self.batch.n_tokens(), model.arch.d_model);
-        model.embedding.apply(&model.cpu, self.batch, self.scratch.stream.rows_mut())?;
-        self.seam.visit(Point::model(Site::InputEmbeddings), self.scratch.stream.rows_mut())?;
-        for block in &model.blocks {
-            self.seam.check_stopped()?;
-            if self.seam.plan.ends_by(Stage::Embedding) || block.forward(self)?.is_break() {
-                return Ok(());
+    /// Runs all steps.
+    ///
+    /// # Errors
+    /// Those of the tap, and a file that cannot be read.
+    pub(super) fn all(&mut self, program: &Program) -> Result<()> {
+        for section in &program.sections {
+            if matches!(section.at, At::Block(_)) && self.tap.is_stopped() {
+                return Err(Error::new(ErrorKind::Interrupted, "the run was stopped"));
             }
-        }
-        unembed::finish(self)
-    }
-}
-
-impl Seam<'_> {
-    /// Reports the values of all tokens at a point, where the tap wants them.
-    pub(crate) fn visit(&mut self, point: Point, values: RowsMut<'_>) -> Result<()> {
-        if self.plan.wants(point) == Want::Nothing {
-            return Ok(());
-        }
-        self.tap.at(point, &mut Value::of_tokens(values, self.batch))
-    }
-
-    /// Reports a head's scores or pattern: for each row of the batch its queries by keys, back to back.
-    pub(crate) fn visit_pairs(
-        &mut self,
-        point: Point,
-        pairs: &mut Vec<f32>,
-        window: Option<usize>,
-        keeping: Keeping,
-    ) -> Result<()> {
-        if self.plan.wants(point) == Want::Nothing {
-            return Ok(());
-        }
-        self.tap.at(point, &mut Value::of_pairs(pairs, window, keeping, self.batch))
-    }
-
-    /// Reports the values of some tokens, in a buffer that a tap may keep.
-    pub(crate) fn visit_some(
-        &mut self,
-        point: Point,
-        buffer: Vec<f32>,
-        width: usize,
-        tokens: &[usize],
-    ) -> Result<()> {
-        self.tap.at(point, &mut Value::of_some(buffer, width, tokens, self.batch))
-    }
-
-    /// The tokens at which a point is needed, `None` for all.
-    pub(crate) fn tokens(&self, point: Point) -> Option<Vec<usize>> {
-        self.tap.tokens(point, self.batch)
-    }
-
-    fn check_stopped(&self) -> Result<()> {
-        if self.tap.is_stopped() {
-            return Err(Error::new(ErrorKind::Interrupted, "the run was stopped"));
+            section.steps.iter().try_for_each(|step| self.step(section.at, step))?;
         }
         Ok(())
     }
 
-    /// Breaks where nothing is wanted after this site of this layer.
-    pub(crate) fn after(&self, layer: usize, site: Site) -> Flow {
-        if self.plan.ends_by(Stage::Block(layer, site)) { Flow::Break(()) } else { Flow::Continue(()) }
+    fn step(&mut self, at: At, step: &Step) -> Result<()> {
+        let model = self.model;
+        let (cpu, weights, tokens) = (&model.cpu, &model.weights, self.batch.n_tokens());
+        match step {
+            Step::Embed { to, scale } => {
+                let embedding = &weights.embedding;
+                let factor = scale.map(|s| if model.dtype == Dtype::Bf16 { round_to_bf16(s) } else { s });
+                let out = self.registers.get_mut(*to).resize(tokens, embedding.width);
+                embedding.look_up(self.batch, factor, out)?;
+            }
+            Step::Positions { to, offset } => {
+                weights.embedding.add_positions(self.batch, *offset, self.registers.get_mut(*to).rows_mut());
+            }
+            Step::Copy { from, to } => {
+                let (from, to) = self.registers.pair(*from, *to);
+                let mut out = to.resize(from.rows().n_rows(), from.rows().n_columns());
+                (0..out.n_rows()).for_each(|i| out.row_mut(i).copy_from_slice(from.rows().row(i)));
+            }
+            Step::Norm { at: place, from, to, form, .. } => {
+                let (from, to) = self.registers.pair(*from, *to);
+                let out = to.resize_as(*form, model.dtype, from.n_rows(), from.rows().n_columns());
+                weights.norm(at, *place)?.apply(cpu, from.rows(), out);
+            }
+            Step::NormInPlace { at: place, reg, columns, group, .. } => {
+                let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
+                weights.norm(at, *place)?.apply_in_place(cpu, rows, *group);
+            }
+            Step::NormHeadKeys { group, .. } => {
+                self.norm_head_keys(weights.norm(at, NormAt::Keys)?, *group);
+            }
+            Step::Product { from, matrix, outputs, finish, to, form, .. } => {
+                self.product(at, *matrix, [*from, *to], *outputs, *finish, *form)?;
+            }
+            Step::HeadProduct { head, from, columns, to } => {
+                let (from, to) = self.registers.pair(*from, *to);
+                let vectors = from.rows().columns(columns.clone());
+                let projection = weights.matrix(at, Matrix::Out)?;
+                let out = to.resize(vectors.n_rows(), projection.outputs());
+                projection.apply_part(cpu, vectors, *head, out);
+            }
+            Step::Rotate { reg, columns, rope } => {
+                let table = &model.arch.ropes[*rope];
+                let angles = self.rotations[*rope].get_or_insert_with(|| Rotations::new(table, self.batch));
+                let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
+                cpu.rotary(rows, model.arch.d_head, table.pairing, angles.cos(), angles.sin());
+            }
+            Step::Spread => self.spread(),
+            Step::Keep { keys } => self.keep(at, *keys)?,
+            Step::Attend { keys, form } => self.attend(at, *keys, *form)?,
+            Step::Patterns { heads, keys, form } => self.patterns(at, heads.clone(), *keys, *form)?,
+            Step::Scores { head, keys } => self.scores(at, *head, *keys)?,
+            Step::Softmax { head } => self.softmax(at, *head)?,
+            Step::Mix { head, keys } => self.mix(at, *head, *keys)?,
+            Step::AddDifference { .. } => self.add_difference(),
+            Step::Scale { reg, by } => cpu.scale(self.registers.get_mut(*reg).rows_mut(), *by),
+            Step::Add { from, to } => {
+                let (from, to) = self.registers.pair(*from, *to);
+                cpu.add(from.rows(), to.rows_mut());
+            }
+            Step::Route { top_k, weights } => {
+                let mut routes = std::mem::take(&mut self.registers.routes);
+                let scores = self.registers.get(Reg::RouterScores).rows();
+                experts::route(scores, *top_k, *weights, &mut routes);
+                self.registers.routes = routes;
+            }
+            Step::Experts { act, .. } => {
+                let routes = std::mem::take(&mut self.registers.routes);
+                let (read, out) = self.registers.pair(Reg::Read, Reg::MlpOut);
+                let out = out.resize(tokens, model.arch.d_model);
+                experts::mix(cpu, weights.experts(at)?, &routes, *act, read.rows(), out);
+                self.registers.routes = routes;
+            }
+            Step::Narrow { live } => self.narrow(live.iter()),
+            Step::Moments => {
+                let (stream, out) = self.registers.pair(Reg::Stream, Reg::Moments);
+                let mut out = out.resize(tokens, 3);
+                (0..tokens).for_each(|i| out.row_mut(i).copy_from_slice(&moments(stream.rows().row(i))));
+            }
+            Step::Choose => {
+                let wanted = self.tap.tokens(at.point(Site::Logits, None), self.batch);
+                let wanted = wanted.unwrap_or_else(|| (0..tokens).collect());
+                let (stream, out) = self.registers.pair(Reg::Stream, Reg::Final);
+                let mut out = out.resize(wanted.len(), model.arch.d_model);
+                let chosen = wanted.iter().enumerate();
+                chosen.for_each(|(i, token)| out.row_mut(i).copy_from_slice(stream.rows().row(*token)));
+                self.registers.chosen = wanted;
+            }
+            Step::Unembed { from, outputs, .. } => {
+                let rows = self.registers.get(*from).rows();
+                let mut logits = large_values(rows.n_rows() * outputs);
+                let out = RowsMut::dense(&mut logits, rows.n_rows(), *outputs);
+                weights.unembedding.matrix.apply(cpu, rows, out);
+                self.registers.logits = logits;
+            }
+            Step::Divide { .. } => weights.unembedding.scale(&mut self.registers.logits),
+            Step::Softcap { .. } => weights.unembedding.cap(&mut self.registers.logits),
+            Step::Visit(visit) => self.visit(at, visit)?,
+        }
+        Ok(())
+    }
+
+    fn product(
+        &mut self,
+        at: At,
+        matrix: Matrix,
+        [from, to]: [Reg; 2],
+        outputs: usize,
+        finish: Finish,
+        form: Form,
+    ) -> Result<()> {
+        let (model, projection) = (self.model, self.model.weights.matrix(at, matrix)?);
+        let (from, to) = self.registers.pair(from, to);
+        let (cpu, x, tokens) = (&model.cpu, from.left(), from.n_rows());
+        match finish {
+            Finish::Store => projection.apply(cpu, x, to.resize(tokens, outputs)),
+            Finish::Add => projection.add(cpu, x, to.rows_mut()),
+            Finish::Activate(act) => {
+                projection.apply_activated(cpu, x, act, to.resize_as(form, model.dtype, tokens, outputs));
+            }
+            Finish::Gate(act) => {
+                projection.apply_gated(cpu, x, act, to.resize_as(form, model.dtype, tokens, outputs))
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what a tap changed of a head's output.
+    fn add_difference(&mut self) {
+        let mut out = self.registers.take(Reg::AttnOut);
+        let (new, old) = (self.registers.get(Reg::Head).rows(), self.registers.get(Reg::Unedited).rows());
+        let mut sums = out.rows_mut();
+        for token in 0..new.n_rows() {
+            for ((sum, new), old) in sums.row_mut(token).iter_mut().zip(new.row(token)).zip(old.row(token)) {
+                // What was not edited keeps its bits, even where it is infinite or a negative zero.
+                if new.to_bits() != old.to_bits() {
+                    *sum += new - old;
+                }
+            }
+        }
+        self.registers.put(Reg::AttnOut, out);
+    }
+
+    /// Goes on with the tails alone.
+    fn narrow(&mut self, live: impl Iterator<Item = usize>) {
+        let Some(tails) = self.tails.take() else { return };
+        let rows =
+            || self.batch.spans().zip(tails.spans()).flat_map(|(all, tail)| all.end - tail.len()..all.end);
+        live.for_each(|register| self.registers.numbered(register).keep(rows()));
+        self.batch = tails;
+    }
+
+    fn visit(&mut self, at: At, visit: &Visit) -> Result<()> {
+        let point = at.point(visit.site, visit.head);
+        match &visit.values {
+            Values::Columns(reg, columns) => {
+                let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
+                self.tap.at(point, &mut Value::of_tokens(rows, self.batch))
+            }
+            Values::Pairs { square, keeping } => {
+                let window = self.model.weights.block(at)?.grouped.window;
+                let pairs = &mut self.registers.pairs[*square];
+                self.tap.at(point, &mut Value::of_pairs(pairs, window, *keeping, self.batch))
+            }
+            Values::Logits { width } => {
+                let logits = std::mem::take(&mut self.registers.logits);
+                self.tap.at(point, &mut Value::of_some(logits, *width, &self.registers.chosen, self.batch))
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use crate::batch::Batch;
 use crate::load::{LoadOptions, load};
+use crate::pass::Reg;
 use crate::positions::{Context, Row};
 use crate::request::Request;
 use crate::source::{FilesKind, ModelFiles};
@@ -24,8 +25,8 @@ fn a_run_ends_after_the_last_wanted_point() {
                 assert_eq!(key, "resid_mid_1", "{name}: every block has {key}");
                 continue;
             };
-            let scratch = model.scratch.lock().unwrap();
-            let left_behind = scratch.last().unwrap().stream.rows();
+            let registers = model.registers.lock().unwrap();
+            let left_behind = registers.last().unwrap().get(Reg::Stream).rows();
             assert_eq!(
                 cache.get(key).unwrap().values(),
                 left_behind.row(left_behind.n_rows() - 1),

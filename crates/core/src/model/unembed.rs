@@ -3,13 +3,10 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 
-use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut, large_values};
-use easyroutine_sites::{Point, Site};
+use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix};
 
 use super::buffer::Buffer;
-use super::run::Run;
 use crate::error::{Error, Result};
-use crate::tap::Want;
 use crate::weights::{Checkpoint, Norm, Projection};
 
 /// Final norm and unembedding: all that a lens needs of a model.
@@ -192,51 +189,4 @@ pub(crate) fn moments(vector: &[f32]) -> [f32; 3] {
     let variance = vector.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
     let second = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / n;
     [mean as f32, variance as f32, second as f32]
-}
-
-/// The end of a run: statistics of the final norm, and logits where they are wanted.
-pub(crate) fn finish(run: &mut Run<'_>) -> Result<()> {
-    let statistics = Point::model(Site::LastLayernorm);
-    if run.seam.plan.wants(statistics) != Want::Nothing {
-        let stream = run.scratch.stream.rows();
-        let mut values: Vec<f32> = (0..stream.n_rows()).flat_map(|i| moments(stream.row(i))).collect();
-        let tokens = stream.n_rows();
-        run.seam.visit(statistics, RowsMut::dense(&mut values, tokens, 3))?;
-    }
-    let point = Point::model(Site::Logits);
-    if run.seam.plan.wants(point) == Want::Nothing {
-        return Ok(());
-    }
-    let tokens = run.seam.tokens(point).unwrap_or_else(|| (0..run.batch.n_tokens()).collect());
-    let unembedding = &run.model.unembedding;
-    let logits = logits(run.cpu(), unembedding, run.scratch.stream.rows(), &tokens);
-    run.seam.visit_some(point, logits, unembedding.vocabulary(), &tokens)
-}
-
-/// The logits of some tokens from the stream that leaves the last block.
-///
-/// # Shapes
-/// `stream`: tokens by `d_model`; result: these tokens by vocabulary.
-pub(super) fn logits(cpu: &Cpu, unembedding: &Unembedding, stream: Rows<'_>, tokens: &[usize]) -> Vec<f32> {
-    let normed = normed(cpu, unembedding, stream, tokens);
-    let width = unembedding.vocabulary();
-    let mut logits = large_values(tokens.len() * width);
-    unembedding.matrix.apply(cpu, normed.rows(), RowsMut::dense(&mut logits, tokens.len(), width));
-    if unembedding.divisor.is_some() || unembedding.softcap.is_some() {
-        logits.chunks_exact_mut(width).for_each(|row| unembedding.finish(row));
-    }
-    logits
-}
-
-/// The stream at some tokens after the final norm, ready for the unembedding matrix.
-fn normed(cpu: &Cpu, unembedding: &Unembedding, stream: Rows<'_>, tokens: &[usize]) -> Buffer {
-    let mut chosen = Buffer::default();
-    chosen.resize(tokens.len(), stream.n_columns());
-    for (i, token) in tokens.iter().enumerate() {
-        chosen.rows_mut().row_mut(i).copy_from_slice(stream.row(*token));
-    }
-    if let Some(norm) = &unembedding.norm {
-        norm.apply_in_place(cpu, chosen.rows_mut(), stream.n_columns());
-    }
-    unembedding.projected(cpu, chosen)
 }

@@ -7,6 +7,7 @@ use crate::batch::Batch;
 use crate::edit::{Edits, RowAction};
 use crate::error::Result;
 use crate::model::{Buffer, KvCache, Model, Shared};
+use crate::pass::At;
 use crate::tap::{Tap, Value, Want};
 
 /// Tokens that are run at once: enough for the arithmetic to be at its best, little enough for memory.
@@ -124,18 +125,41 @@ impl<'a> Unchanged<'a> {
             }
             let rows = vec![0; active];
             let shared = Shared { cache: &self.cache, rows: &rows, joined: &mut joined };
-            model.run_block(layer, &batch, shared, &mut stream, &mut edits)?;
+            model.run_sections([At::Block(layer)], &batch, shared, &mut stream, &mut edits)?;
         }
         // Logits of all cells at once would be the largest array of the sweep.
         for part in (0..group.len()).step_by(32) {
-            let rows = part..group.len().min(part + 32);
-            let last: Vec<usize> = rows.clone().map(|row| batch.span(row).end - 1).collect();
-            let logits = model.logits_of(stream.rows(), &last);
-            let width = logits.len() / last.len();
-            for (row, logits) in rows.zip(logits.chunks_exact(width)) {
+            let of = part..group.len().min(part + 32);
+            let rows = vec![0; group.len()];
+            let shared = Shared { cache: &self.cache, rows: &rows, joined: &mut joined };
+            let mut last = SomeLastLogits { of: of.clone(), logits: Vec::new() };
+            model.run_sections([At::Unembedding], &batch, shared, &mut stream, &mut last)?;
+            for (row, logits) in of.zip(&last.logits) {
                 each(group[row], logits)?;
             }
         }
+        Ok(())
+    }
+}
+
+/// Keeps the logits at the last token of some rows.
+struct SomeLastLogits {
+    of: std::ops::Range<usize>,
+    logits: Vec<Vec<f32>>,
+}
+
+impl Tap for SomeLastLogits {
+    fn wants(&self, point: Point) -> Want {
+        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
+    }
+
+    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
+        Some(self.of.clone().map(|row| batch.span(row).end - 1).collect())
+    }
+
+    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+        let last = |row| value.vector(row, value.batch().length(row) - 1).map(<[f32]>::to_vec);
+        self.logits = self.of.clone().filter_map(last).collect();
         Ok(())
     }
 }

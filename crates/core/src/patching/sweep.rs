@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use easyroutine_sites::{Point, Scope, Site};
+use easyroutine_sites::{Access, Point, Scope, Site};
 
 use super::cells::{Cell, Unchanged};
 use super::{Grid, Metric, last_logits, set};
@@ -203,27 +203,18 @@ impl Along {
 
 /// Sites of this scope whose vectors can be changed.
 fn check_site(site: Site, scope: Scope) -> Result<Site> {
-    let of_layer = [
-        Site::ResidIn,
-        Site::AttnIn,
-        Site::Queries,
-        Site::Keys,
-        Site::Values,
-        Site::AttnRaw,
-        Site::AttnOut,
-        Site::ResidMid,
-        Site::MlpIn,
-        Site::MlpHidden,
-        Site::MlpOut,
-        Site::ResidOut,
-    ];
-    let of_head = [Site::HeadOut, Site::HeadQueries, Site::HeadKeys, Site::HeadValues];
-    let (sites, what): (&[Site], _) =
-        if scope == Scope::Head { (&of_head, "heads") } else { (&of_layer, "positions or sites") };
-    if sites.contains(&site) {
+    let is_column = |site: &Site| {
+        let is_whole_vector = site.access() == Access::Changes && !site.is_pairwise();
+        is_whole_vector
+            && site.canonical() == *site
+            && site.scope() != Scope::Model
+            && (site.scope() == Scope::Head) == (scope == Scope::Head)
+    };
+    if is_column(&site) {
         return Ok(site);
     }
-    let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
+    let what = if scope == Scope::Head { "heads" } else { "positions or sites" };
+    let names: Vec<&str> = Site::ALL.iter().filter(|site| is_column(site)).map(|site| site.name()).collect();
     Err(Error::input(format!("`{}` is no column of a grid along {what}", site.name()))
         .hint(format!("what can be: {}", names.join(", "))))
 }

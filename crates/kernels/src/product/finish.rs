@@ -19,7 +19,7 @@ pub struct Terms<'a> {
 }
 
 /// What becomes of the sums, after the terms were added.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
     /// They are the result.
     Store,

@@ -1,0 +1,104 @@
+//! The points of an architecture.
+
+use easyroutine_sites::{Basis, Extent, Point, Scope, Selector, Site};
+
+use crate::arch::{Arch, Mlp, Wiring};
+use crate::error::{Error, Result};
+
+impl Arch {
+    /// Every point at which a model of this architecture reports.
+    pub fn points(&self) -> impl Iterator<Item = Point> + '_ {
+        let canonical = |site: &Site| site.canonical() == *site && *site != Site::InputIds;
+        Site::ALL.iter().copied().filter(canonical).flatten_points(self)
+    }
+
+    /// The points that a pattern names, in ascending order.
+    ///
+    /// # Errors
+    /// A layer or head that does not exist, a place that this architecture lacks. A pattern over many layers passes
+    /// over those that lack the place, unless all do.
+    pub fn named(&self, selector: &Selector) -> Result<Vec<Point>> {
+        let extent = Extent { n_layers: self.layers.len(), n_heads: self.n_heads };
+        let named = selector.points(extent)?;
+        let lacking = named.iter().find_map(|p| self.lacks(*p).map(|reason| (*p, reason)));
+        let found: Vec<Point> = named.iter().copied().filter(|p| self.lacks(*p).is_none()).collect();
+        match lacking {
+            Some((point, reason)) if found.is_empty() || selector.is_exact() => {
+                Err(Error::input(format!("no activation `{point}`: {reason}")))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Width of the vector that a token has at a point; `None` where it has a number for each key instead, or where the
+    /// architecture lacks the point.
+    pub fn width(&self, point: Point) -> Option<usize> {
+        if self.lacks(point).is_some() {
+            return None;
+        }
+        match point.site().basis() {
+            Basis::Ids => Some(1),
+            Basis::Stream | Basis::Addition | Basis::Reading => Some(self.d_model),
+            Basis::Queries => Some(self.n_heads * self.d_head),
+            Basis::Keys => Some(self.n_kv_heads * self.d_head),
+            Basis::Head => Some(self.d_head),
+            Basis::Positions => None,
+            Basis::Neurons => match self.layers[point.layer()?].mlp {
+                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } | Mlp::Experts { d_mlp, .. } => {
+                    Some(d_mlp)
+                }
+            },
+            Basis::Statistics => Some(3),
+            Basis::Vocabulary => Some(self.vocabulary),
+        }
+    }
+
+    /// Why this architecture has no such point, or `None` where it has.
+    pub fn lacks(&self, point: Point) -> Option<String> {
+        let layer = point.layer().unwrap_or(0);
+        if layer >= self.layers.len() {
+            return Some(format!(
+                "the model has {} layers, 0 to {}",
+                self.layers.len(),
+                self.layers.len() - 1
+            ));
+        }
+        if point.head().is_some_and(|head| head >= self.n_heads) {
+            return Some(format!("the model has {} heads, 0 to {}", self.n_heads, self.n_heads - 1));
+        }
+        match point.site() {
+            Site::ResidMid if matches!(self.layers[layer].wiring, Wiring::Parallel { .. }) => Some(
+                "attention and MLP of this block run in parallel, so no stream stands between them"
+                    .to_owned(),
+            ),
+            Site::MlpHidden if matches!(self.layers[layer].mlp, Mlp::Experts { .. }) => {
+                Some("this layer has experts, each with neurons of its own".to_owned())
+            }
+            Site::LastLayernorm if self.final_norm.is_none() => {
+                Some("this model has no final norm".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Spreads sites over the layers and heads of a model.
+trait FlattenPoints: Iterator<Item = Site> + Sized {
+    fn flatten_points(self, arch: &Arch) -> impl Iterator<Item = Point> {
+        let (n_layers, n_heads) = (arch.layers.len(), arch.n_heads);
+        self.flat_map(move |site| {
+            let layers = if site.scope() == Scope::Model { 0..1 } else { 0..n_layers };
+            layers.flat_map(move |layer| {
+                let heads = if site.scope() == Scope::Head { 0..n_heads } else { 0..1 };
+                heads.map(move |head| match site.scope() {
+                    Scope::Model => Point::model(site),
+                    Scope::Head => Point::head_of(site, layer, head),
+                    _ => Point::layer_of(site, layer),
+                })
+            })
+        })
+        .filter(|point| arch.lacks(*point).is_none())
+    }
+}
+
+impl<I: Iterator<Item = Site>> FlattenPoints for I {}

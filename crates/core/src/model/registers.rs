@@ -1,0 +1,133 @@
+//! The buffers of a run.
+
+use easyroutine_kernels::{Dtype, Left, Operand, Out, Rows, RowsMut};
+
+use super::buffer::Buffer;
+use crate::pass::{Form, MATRICES, Reg};
+
+/// Buffers of a run, by what they hold.
+#[derive(Debug, Default)]
+pub(crate) struct Registers {
+    matrices: [Register; MATRICES],
+    /// Scores or patterns of some heads, each with every row's square, back to back.
+    pub(super) pairs: Vec<Vec<f32>>,
+    /// For each expert its tokens, with weights.
+    pub(super) routes: Vec<Vec<(usize, f32)>>,
+    /// The tokens whose logits are wanted.
+    pub(super) chosen: Vec<usize>,
+    /// Their logits.
+    pub(super) logits: Vec<f32>,
+    /// Room that a step needs for itself.
+    pub(super) work: Buffer,
+}
+
+/// A matrix of activations: rows of f32, or at once what the next product multiplies.
+#[derive(Debug, Default)]
+pub(crate) struct Register {
+    rows: Buffer,
+    operand: Operand,
+    form: Form,
+}
+
+impl Registers {
+    pub(crate) fn get(&self, reg: Reg) -> &Register {
+        &self.matrices[reg as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, reg: Reg) -> &mut Register {
+        &mut self.matrices[reg as usize]
+    }
+
+    /// Takes a register out, to be written while others are read; to be put back.
+    pub(super) fn take(&mut self, reg: Reg) -> Register {
+        std::mem::take(&mut self.matrices[reg as usize])
+    }
+
+    /// Puts a register back.
+    pub(super) fn put(&mut self, reg: Reg, register: Register) {
+        self.matrices[reg as usize] = register;
+    }
+
+    /// By its number, as [`crate::pass::Step::Narrow`] lists them.
+    pub(super) fn numbered(&mut self, number: usize) -> &mut Register {
+        &mut self.matrices[number]
+    }
+
+    /// One to read and another to write.
+    pub(crate) fn pair(&mut self, from: Reg, to: Reg) -> (&Register, &mut Register) {
+        let (from, to) = (from as usize, to as usize);
+        assert_ne!(from, to, "a step reads one register and writes another");
+        if from < to {
+            let (low, high) = self.matrices.split_at_mut(to);
+            (&low[from], &mut high[0])
+        } else {
+            let (low, high) = self.matrices.split_at_mut(from);
+            (&high[0], &mut low[to])
+        }
+    }
+}
+
+impl Register {
+    /// Makes room for rows; what it held is lost.
+    pub(crate) fn resize(&mut self, tokens: usize, columns: usize) -> RowsMut<'_> {
+        self.form = Form::Rows;
+        self.rows.resize(tokens, columns);
+        self.rows.rows_mut()
+    }
+
+    /// Makes room for results in some form; what it held is lost.
+    pub(crate) fn resize_as(&mut self, form: Form, dtype: Dtype, tokens: usize, columns: usize) -> Out<'_> {
+        self.form = form;
+        match form {
+            Form::Operand => self.operand.resize(dtype, tokens, columns),
+            Form::Rows => self.rows.resize(tokens, columns),
+        }
+        self.out()
+    }
+
+    /// Where further results go, in the form that it has.
+    pub(crate) fn out(&mut self) -> Out<'_> {
+        match self.form {
+            Form::Operand => Out::from(&mut self.operand),
+            Form::Rows => Out::from(self.rows.rows_mut()),
+        }
+    }
+
+    /// What a product reads.
+    pub(crate) fn left(&self) -> Left<'_> {
+        match self.form {
+            Form::Operand => Left::from(&self.operand),
+            Form::Rows => Left::from(self.rows.rows()),
+        }
+    }
+
+    /// How many tokens it holds.
+    pub(crate) fn n_rows(&self) -> usize {
+        match self.form {
+            Form::Operand => self.operand.n_rows(),
+            Form::Rows => self.rows.rows().n_rows(),
+        }
+    }
+
+    /// Rows of f32.
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        debug_assert_eq!(self.form, Form::Rows, "a step reads rows of what was written for products alone");
+        self.rows.rows()
+    }
+
+    /// Rows of f32, to be changed.
+    pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
+        debug_assert_eq!(self.form, Form::Rows, "a step reads rows of what was written for products alone");
+        self.rows.rows_mut()
+    }
+
+    /// Keeps these rows alone, which ascend.
+    pub(super) fn keep(&mut self, rows: impl Iterator<Item = usize>) {
+        self.rows.keep(rows);
+    }
+
+    /// The rows themselves, to be lent out and put back.
+    pub(super) fn buffer_mut(&mut self) -> &mut Buffer {
+        &mut self.rows
+    }
+}

@@ -1,0 +1,122 @@
+//! The weights of a model, by the names that steps use.
+
+use std::sync::Arc;
+
+use super::embed::Embedding;
+use super::experts::Expert;
+use super::unembed::Unembedding;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pass::{At, KeyHeads, Matrix, NormAt};
+use crate::weights::{Norm, Projection};
+
+/// All weights.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub(crate) embedding: Embedding,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) unembedding: Arc<Unembedding>,
+}
+
+/// Those of one block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) norms: Norms,
+    /// Queries, keys and values in one product.
+    pub(crate) qkv: Projection,
+    pub(crate) out: Projection,
+    pub(crate) mlp: Mlp,
+    /// Scores, mask and softmax with keys that query heads share.
+    pub(crate) grouped: easyroutine_kernels::Attention,
+    /// The same with a key for each query head.
+    pub(crate) of_query_heads: easyroutine_kernels::Attention,
+}
+
+/// Norms of a block, as far as it has them.
+#[derive(Debug, Default)]
+pub(crate) struct Norms {
+    pub(crate) attention: Option<Norm>,
+    pub(crate) attention_post: Option<Norm>,
+    pub(crate) mlp: Option<Norm>,
+    pub(crate) mlp_post: Option<Norm>,
+    pub(crate) queries: Option<Norm>,
+    pub(crate) keys: Option<Norm>,
+}
+
+/// An MLP's weights.
+#[derive(Debug)]
+pub(crate) enum Mlp {
+    /// `up` is gate and up in one where the MLP is gated.
+    Dense { up: Projection, down: Projection },
+    /// A router and its experts.
+    Experts { router: Projection, experts: Vec<Expert> },
+}
+
+impl Weights {
+    /// The block of a section.
+    pub(crate) fn block(&self, at: At) -> Result<&Block> {
+        at.layer().and_then(|layer| self.blocks.get(layer)).ok_or_else(|| missing(at, "a block"))
+    }
+
+    /// A norm of a section.
+    pub(crate) fn norm(&self, at: At, norm: NormAt) -> Result<&Norm> {
+        let found = match norm {
+            NormAt::Embedding => &self.embedding.norm,
+            NormAt::Attention => &self.block(at)?.norms.attention,
+            NormAt::AttentionPost => &self.block(at)?.norms.attention_post,
+            NormAt::Mlp => &self.block(at)?.norms.mlp,
+            NormAt::MlpPost => &self.block(at)?.norms.mlp_post,
+            NormAt::Queries => &self.block(at)?.norms.queries,
+            NormAt::Keys => &self.block(at)?.norms.keys,
+            NormAt::Final => &self.unembedding.norm,
+        };
+        found.as_ref().ok_or_else(|| missing(at, "a norm"))
+    }
+
+    /// A linear map of a section.
+    pub(crate) fn matrix(&self, at: At, matrix: Matrix) -> Result<&Projection> {
+        let dense = |up: bool| match &self.block(at)?.mlp {
+            Mlp::Dense { up: first, .. } if up => Ok(first),
+            Mlp::Dense { down, .. } => Ok(down),
+            Mlp::Experts { .. } => Err(missing(at, "an MLP without experts")),
+        };
+        match matrix {
+            Matrix::EmbeddingIn => self.embedding.project.as_ref(),
+            Matrix::EmbeddingOut => self.unembedding.project.as_ref(),
+            Matrix::Qkv => Some(&self.block(at)?.qkv),
+            Matrix::Out => Some(&self.block(at)?.out),
+            Matrix::Up => Some(dense(true)?),
+            Matrix::Down => Some(dense(false)?),
+            Matrix::Router => match &self.block(at)?.mlp {
+                Mlp::Experts { router, .. } => Some(router),
+                Mlp::Dense { .. } => None,
+            },
+        }
+        .ok_or_else(|| missing(at, "a projection"))
+    }
+
+    /// The experts of a section.
+    pub(crate) fn experts(&self, at: At) -> Result<&[Expert]> {
+        match &self.block(at)?.mlp {
+            Mlp::Experts { experts, .. } => Ok(experts),
+            Mlp::Dense { .. } => Err(missing(at, "experts")),
+        }
+    }
+}
+
+impl Block {
+    /// What attention computes on keys of this kind.
+    pub(crate) fn attention(&self, keys: KeyHeads) -> &easyroutine_kernels::Attention {
+        match keys {
+            KeyHeads::Grouped => &self.grouped,
+            KeyHeads::OfQueryHeads => &self.of_query_heads,
+        }
+    }
+}
+
+/// A step asks for weights that were not built: a mistake in this crate, not in a file.
+fn missing(at: At, what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("the pass asks {at} for {what} that the model was built without"),
+    )
+}

@@ -1,0 +1,163 @@
+//! The equations of attention, with every place where a tap may look.
+
+use std::ops::Range;
+
+use easyroutine_kernels::Finish;
+use easyroutine_sites::Site;
+
+use super::emitter::Emitter;
+use super::step::Reg::{AttnOut, Head, HeadKv, Qkv, Read, Unedited, Z};
+use super::step::{Form, KeyHeads, Matrix, NormAt, Step, Values};
+use crate::arch::{Norm, PositionMark, QkNorm};
+use crate::tap::{Keeping, Want};
+
+/// `attn_out = attention(read)`
+pub(super) fn attention(p: &mut Emitter<'_>) {
+    let [q, k, v] = columns(p);
+    p.visit(Site::AttnIn, Read);
+    p.product(Read, Matrix::Qkv, Finish::Store, Qkv);
+    p.visit_columns(Site::Queries, Qkv, q.clone());
+    p.visit_columns(Site::Keys, Qkv, k.clone());
+    p.visit_columns(Site::Values, Qkv, v.clone());
+    let keys = heads(p);
+    projected(p, Site::ProjectedValue, &v);
+    projected(p, Site::ProjectedKey, &k);
+    projected(p, Site::ProjectedQuery, &q);
+    place(p, keys, &q, &k);
+    if p.asked.past.is_some() {
+        p.push(Step::Keep { keys });
+    }
+    attend(p, keys);
+    p.product(Z, Matrix::Out, Finish::Store, AttnOut);
+    head_out(p);
+    p.visit(Site::AttnRaw, AttnOut);
+}
+
+/// Columns of queries, keys and values in their common product.
+fn columns(p: &Emitter<'_>) -> [Range<usize>; 3] {
+    let (q, k) = (p.arch.n_heads * p.arch.d_head, p.arch.n_kv_heads * p.arch.d_head);
+    [0..q, q..q + k, q + k..q + 2 * k]
+}
+
+/// Each head's query, key and value. Keys and values are copied out to one a query head where a tap wants them, so that an
+/// edit changes only what that head sees; or where those of earlier tokens are stored so.
+fn heads(p: &mut Emitter<'_>) -> KeyHeads {
+    let n_heads = p.arch.n_heads;
+    for head in 0..n_heads {
+        let want = p.want(Site::HeadQueries, Some(head));
+        p.visit_as(want, Site::HeadQueries, Some(head), Values::Columns(Qkv, p.head_columns(0, head)));
+    }
+    let wants = [Site::HeadKeys, Site::HeadValues].map(|site| (site, p.wants_of_heads(site)));
+    let is_wanted = wants.iter().flat_map(|(_, wants)| wants).any(|want| *want > Want::Nothing);
+    let is_stored = p.asked.past.is_some_and(|is_of_query_heads| is_of_query_heads(p.number()));
+    if !is_wanted && !is_stored {
+        return KeyHeads::Grouped;
+    }
+    p.push(Step::Spread);
+    for (half, (site, wants)) in wants.into_iter().enumerate() {
+        for (head, want) in wants.into_iter().enumerate() {
+            let own = p.head_columns(0, half * n_heads + head);
+            p.visit_as(want, site, Some(head), Values::Columns(HeadKv, own));
+        }
+    }
+    KeyHeads::OfQueryHeads
+}
+
+/// Each head's vector through its slice of the output projection; of keys and values its group's.
+fn projected(p: &mut Emitter<'_>, site: Site, of: &Range<usize>) {
+    for head in 0..p.arch.n_heads {
+        let want = p.want(site, Some(head));
+        if want > Want::Nothing {
+            let shared = if site == Site::ProjectedQuery { head } else { head / p.group() };
+            let columns = p.head_columns(of.start, shared);
+            p.push(Step::HeadProduct { head, from: Qkv, columns, to: Head });
+            p.visit_as(want, site, Some(head), Values::Columns(Head, 0..p.arch.d_model));
+        }
+    }
+}
+
+/// Norms queries and keys and turns them to their positions.
+fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>) {
+    let attention = &p.layer().attention;
+    let d_head = p.arch.d_head;
+    let norm_of = |columns: &Range<usize>| -> Option<(Norm, usize)> {
+        match attention.qk_norm {
+            QkNorm::None => None,
+            QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => Some((norm, d_head)),
+            QkNorm::Whole(norm) => Some((norm, columns.len())),
+        }
+    };
+    let rope = match attention.position {
+        PositionMark::Rope(table) => Some(table),
+        PositionMark::Alibi | PositionMark::None => None,
+    };
+    if let Some((norm, group)) = norm_of(q) {
+        p.push(Step::NormInPlace { at: NormAt::Queries, norm, reg: Qkv, columns: q.clone(), group });
+    }
+    let k_norm = norm_of(k);
+    match keys {
+        KeyHeads::Grouped => {
+            if let Some((norm, group)) = k_norm {
+                p.push(Step::NormInPlace { at: NormAt::Keys, norm, reg: Qkv, columns: k.clone(), group });
+            }
+            // Queries and keys stand side by side and turn in one go.
+            rope.into_iter()
+                .for_each(|rope| p.push(Step::Rotate { reg: Qkv, columns: q.start..k.end, rope }));
+        }
+        KeyHeads::OfQueryHeads => {
+            rope.into_iter().for_each(|rope| p.push(Step::Rotate { reg: Qkv, columns: q.clone(), rope }));
+            if let Some((norm, group)) = k_norm {
+                p.push(Step::NormHeadKeys { norm, group });
+            }
+            let columns = 0..q.len();
+            rope.into_iter()
+                .for_each(|rope| p.push(Step::Rotate { reg: HeadKv, columns: columns.clone(), rope }));
+        }
+    }
+}
+
+/// `z = softmax(scores) v`. A tap that wants scores stands before the softmax, as one that edits the pattern stands behind
+/// it: both need the steps apart. One that only reads the pattern is shown it as it comes by.
+fn attend(p: &mut Emitter<'_>, keys: KeyHeads) {
+    let (scores, patterns) = (p.wants_of_heads(Site::Scores), p.wants_of_heads(Site::Pattern));
+    let most = patterns.iter().copied().max().unwrap_or(Want::Nothing);
+    let n_heads = p.arch.n_heads;
+    if most == Want::Edit || scores.iter().any(|want| *want > Want::Nothing) {
+        for head in 0..n_heads {
+            p.push(Step::Scores { head, keys });
+            p.visit_pairs(scores[head], Site::Scores, head, 0, Keeping::Refused);
+            p.push(Step::Softmax { head });
+            p.visit_pairs(patterns[head], Site::Pattern, head, 0, Keeping::Refused);
+            p.push(Step::Mix { head, keys });
+        }
+    } else if most == Want::Read {
+        let at_once = p.asked.heads_at_once.clamp(1, n_heads);
+        for first in (0..n_heads).step_by(at_once) {
+            let heads = first..n_heads.min(first + at_once);
+            p.push(Step::Patterns { heads: heads.clone(), keys, form: Form::Rows });
+            for head in heads {
+                p.visit_pairs(patterns[head], Site::Pattern, head, head - first, Keeping::Allowed);
+            }
+        }
+    } else {
+        p.push(Step::Attend { keys, form: Form::Rows });
+    }
+}
+
+/// Each head's part of the output; an edit changes the output by the difference.
+fn head_out(p: &mut Emitter<'_>) {
+    for head in 0..p.arch.n_heads {
+        let want = p.want(Site::HeadOut, Some(head));
+        if want == Want::Nothing {
+            continue;
+        }
+        p.push(Step::HeadProduct { head, from: Z, columns: p.head_columns(0, head), to: Head });
+        if want == Want::Edit {
+            p.push(Step::Copy { from: Head, to: Unedited });
+        }
+        p.visit_as(want, Site::HeadOut, Some(head), Values::Columns(Head, 0..p.arch.d_model));
+        if want == Want::Edit {
+            p.push(Step::AddDifference { head });
+        }
+    }
+}

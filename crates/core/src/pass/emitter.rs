@@ -1,0 +1,212 @@
+//! Writes steps, one after another.
+
+use std::ops::Range;
+
+use easyroutine_kernels::Finish;
+use easyroutine_sites::{Point, Scope, Site};
+
+use super::step::{Form, Matrix, NormAt, Reg, Step, Values, Visit};
+use super::{Asked, At, Section};
+use crate::arch::{Arch, Layer, Mlp, Norm};
+use crate::tap::{Keeping, Want};
+
+/// The pass so far.
+pub(super) struct Emitter<'a> {
+    pub(super) arch: &'a Arch,
+    pub(super) asked: &'a Asked<'a>,
+    section: Section,
+    layer: &'a Layer,
+}
+
+impl<'a> Emitter<'a> {
+    /// Writes one section of the pass.
+    pub(super) fn section(
+        arch: &'a Arch,
+        asked: &'a Asked<'a>,
+        at: At,
+        equations: fn(&mut Emitter<'_>),
+    ) -> Section {
+        // Of embedding and unembedding no step asks for a layer.
+        let layer = &arch.layers[at.layer().unwrap_or(0)];
+        let section = Section { at, steps: Vec::with_capacity(24) };
+        let mut emitter = Emitter { arch, asked, section, layer };
+        equations(&mut emitter);
+        emitter.section
+    }
+
+    /// The layer whose block is written.
+    pub(super) fn layer(&self) -> &'a Layer {
+        self.layer
+    }
+
+    /// Whether the block is the model's last.
+    pub(super) fn is_last(&self) -> bool {
+        self.section.at.layer() == self.arch.layers.len().checked_sub(1)
+    }
+
+    /// Its number.
+    pub(super) fn number(&self) -> usize {
+        self.section.at.layer().unwrap_or(0)
+    }
+
+    pub(super) fn push(&mut self, step: Step) {
+        self.section.steps.push(step);
+    }
+
+    /// `to = norm(from)`, or a copy where there is no norm: an edit of what is read must not reach the stream.
+    pub(super) fn norm(&mut self, norm: Option<Norm>, at: NormAt, from: Reg, to: Reg) {
+        self.push(match norm {
+            Some(norm) => Step::Norm { at, norm, from, to, form: Form::Rows },
+            None => Step::Copy { from, to },
+        });
+    }
+
+    /// Norms whole rows in place, where there is a norm.
+    pub(super) fn norm_in_place(&mut self, norm: Option<Norm>, at: NormAt, reg: Reg) {
+        if let Some(norm) = norm {
+            let width = self.width(reg);
+            self.push(Step::NormInPlace { at, norm, reg, columns: 0..width, group: width });
+        }
+    }
+
+    /// `to = from W^T + b`
+    pub(super) fn product(&mut self, from: Reg, matrix: Matrix, finish: Finish, to: Reg) {
+        let (inputs, outputs) = (self.width(from), self.width(to));
+        self.push(Step::Product { from, matrix, inputs, outputs, finish, to, form: Form::Rows });
+    }
+
+    /// `reg *= by`, where there is a factor.
+    pub(super) fn scale(&mut self, reg: Reg, by: Option<f32>) {
+        if let Some(by) = by {
+            self.push(Step::Scale { reg, by });
+        }
+    }
+
+    /// `to += from`; a product that was written just before, with nobody looking between, adds itself.
+    pub(super) fn add(&mut self, from: Reg, to: Reg) {
+        match self.section.steps.last_mut() {
+            Some(Step::Product { finish: finish @ Finish::Store, to: written, .. }) if *written == from => {
+                (*finish, *written) = (Finish::Add, to);
+            }
+            _ => self.push(Step::Add { from, to }),
+        }
+    }
+
+    /// Tokens part ways here: in the last block only those that some tap needs go on.
+    pub(super) fn narrow(&mut self) {
+        if self.is_last() {
+            self.push(Step::Narrow { live: super::step::Regs::NONE });
+        }
+    }
+
+    /// A tap may look at whole rows.
+    pub(super) fn visit(&mut self, site: Site, reg: Reg) {
+        self.visit_columns(site, reg, 0..self.width(reg));
+    }
+
+    /// A tap may look at some columns.
+    pub(super) fn visit_columns(&mut self, site: Site, reg: Reg, columns: Range<usize>) {
+        let want = self.want(site, None);
+        self.visit_as(want, site, None, Values::Columns(reg, columns));
+    }
+
+    /// A tap may look at one of the squares of scores or patterns.
+    pub(super) fn visit_pairs(
+        &mut self,
+        want: Want,
+        site: Site,
+        head: usize,
+        square: usize,
+        keeping: Keeping,
+    ) {
+        self.visit_as(want, site, Some(head), Values::Pairs { square, keeping });
+    }
+
+    /// A tap that was asked looks, if it wants to.
+    pub(super) fn visit_as(&mut self, want: Want, site: Site, head: Option<usize>, values: Values) {
+        if want > Want::Nothing {
+            self.push(Step::Visit(Visit { site, head, want, values }));
+        }
+    }
+
+    /// What taps do at a place. To be asked once a place.
+    pub(super) fn want(&self, site: Site, head: Option<usize>) -> Want {
+        (self.asked.wants)(self.section.at.point(site, head))
+    }
+
+    /// What taps do at each head of the block.
+    pub(super) fn wants_of_heads(&self, site: Site) -> Vec<Want> {
+        (0..self.arch.n_heads).map(|head| self.want(site, Some(head))).collect()
+    }
+
+    /// The columns of a head among those of its kind, which begin at `first`.
+    pub(super) fn head_columns(&self, first: usize, head: usize) -> Range<usize> {
+        let d_head = self.arch.d_head;
+        first + head * d_head..first + (head + 1) * d_head
+    }
+
+    /// How many query heads share a key.
+    pub(super) fn group(&self) -> usize {
+        self.arch.n_heads / self.arch.n_kv_heads
+    }
+
+    /// How many columns a register has in this section.
+    pub(super) fn width(&self, reg: Reg) -> usize {
+        let arch = self.arch;
+        let heads = arch.n_heads * arch.d_head;
+        match reg {
+            Reg::Stream | Reg::Read | Reg::AttnOut | Reg::MlpOut | Reg::Head | Reg::Unedited | Reg::Final => {
+                arch.d_model
+            }
+            Reg::Embedded | Reg::Projected => arch.embed.width,
+            Reg::Qkv => heads + 2 * arch.n_kv_heads * arch.d_head,
+            Reg::HeadKv => 2 * heads,
+            Reg::Z => heads,
+            Reg::Hidden => match self.layer.mlp {
+                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } | Mlp::Experts { d_mlp, .. } => d_mlp,
+            },
+            Reg::RouterScores => match self.layer.mlp {
+                Mlp::Experts { count, .. } => count,
+                Mlp::Plain { .. } | Mlp::Gated { .. } => 0,
+            },
+            Reg::Moments => 3,
+            Reg::Logits => arch.vocabulary,
+            Reg::Routes | Reg::Pairs => 0,
+        }
+    }
+}
+
+impl At {
+    /// All sections of a pass.
+    pub(crate) fn all(arch: &Arch) -> impl Iterator<Item = At> + use<> {
+        let blocks = (0..arch.layers.len()).map(At::Block);
+        std::iter::once(At::Embedding).chain(blocks).chain([At::Unembedding])
+    }
+
+    /// The layer of a block.
+    pub(crate) fn layer(self) -> Option<usize> {
+        match self {
+            At::Block(layer) => Some(layer),
+            At::Embedding | At::Unembedding => None,
+        }
+    }
+
+    /// The point of a site in this section.
+    pub(crate) fn point(self, site: Site, head: Option<usize>) -> Point {
+        match (site.scope(), self.layer(), head) {
+            (Scope::Head, layer, head) => Point::head_of(site, layer.unwrap_or(0), head.unwrap_or(0)),
+            (Scope::Model, ..) => Point::model(site),
+            (Scope::Layer | Scope::LetteredLayer, layer, _) => Point::layer_of(site, layer.unwrap_or(0)),
+        }
+    }
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            At::Embedding => f.write_str("embedding"),
+            At::Block(layer) => write!(f, "block {layer}"),
+            At::Unembedding => f.write_str("unembedding"),
+        }
+    }
+}

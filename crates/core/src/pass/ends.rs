@@ -1,0 +1,49 @@
+//! The equations before the first block and after the last.
+
+use easyroutine_kernels::Finish;
+use easyroutine_sites::Site;
+
+use super::emitter::Emitter;
+use super::step::Reg::{Embedded, Final, Moments, Projected, Stream};
+use super::step::{Matrix, NormAt, Step, Values};
+
+/// Token ids to the first residual stream.
+pub(super) fn embedding(p: &mut Emitter<'_>) {
+    let embed = &p.arch.embed;
+    if embed.width == p.arch.d_model {
+        p.push(Step::Embed { to: Stream, scale: embed.scale });
+    } else {
+        p.push(Step::Embed { to: Embedded, scale: embed.scale });
+        p.product(Embedded, Matrix::EmbeddingIn, Finish::Store, Stream);
+    }
+    if let Some(positions) = embed.positions {
+        p.push(Step::Positions { to: Stream, offset: positions.offset });
+    }
+    p.norm_in_place(embed.norm, NormAt::Embedding, Stream);
+    p.visit(Site::InputEmbeddings, Stream);
+}
+
+/// The last residual stream to logits.
+pub(super) fn unembedding(p: &mut Emitter<'_>) {
+    let arch = p.arch;
+    if arch.final_norm.is_some() {
+        p.push(Step::Moments);
+        p.visit(Site::LastLayernorm, Moments);
+    }
+    p.push(Step::Choose);
+    p.norm_in_place(arch.final_norm, NormAt::Final, Final);
+    let mut from = Final;
+    if arch.embed.width != arch.d_model {
+        p.product(Final, Matrix::EmbeddingOut, Finish::Store, Projected);
+        from = Projected;
+    }
+    p.push(Step::Unembed { from, inputs: p.width(from), outputs: arch.vocabulary });
+    if let Some(by) = arch.unembed.divisor {
+        p.push(Step::Divide { by });
+    }
+    if let Some(cap) = arch.unembed.softcap {
+        p.push(Step::Softcap { cap });
+    }
+    let want = p.want(Site::Logits, None);
+    p.visit_as(want, Site::Logits, None, Values::Logits { width: arch.vocabulary });
+}

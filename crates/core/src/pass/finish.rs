@@ -1,0 +1,32 @@
+//! What is left of a pass once it is known who reads what.
+
+use super::Section;
+use super::step::{Form, Regs, Step};
+
+/// Drops, from the end, what nobody reads, and settles in which form the rest is written. `live` is read after the end.
+pub(super) fn finish(sections: &mut Vec<Section>, mut live: Regs) {
+    // What somebody takes as rows of f32, of what is written before.
+    let mut rows = live;
+    for section in sections.iter_mut().rev() {
+        let mut kept = Vec::with_capacity(section.steps.len());
+        while let Some(mut step) = section.steps.pop() {
+            if let Step::Narrow { live: narrowed } = &mut step {
+                *narrowed = live;
+            }
+            let effects = step.effects();
+            if effects.writes.both(live).is_empty() && !step.is_lasting() {
+                continue;
+            }
+            if let Some((to, form)) = step.form_mut() {
+                *form = if rows.has(to) { Form::Rows } else { Form::Operand };
+            }
+            let lost = effects.writes.without(effects.reads);
+            live = live.without(lost).and(effects.reads);
+            rows = rows.without(lost).and(effects.rows);
+            kept.push(step);
+        }
+        kept.reverse();
+        section.steps = kept;
+    }
+    sections.retain(|section| !section.steps.is_empty());
+}

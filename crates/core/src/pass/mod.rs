@@ -1,0 +1,100 @@
+//! One forward pass as data: a list of steps over named buffers.
+//!
+//! `emit` writes down, from an architecture and what taps want, all that a run computes and shows; whoever runs it makes
+//! no further choice. docs/design/pass.md tells how a pass comes about.
+
+mod attention;
+mod block;
+mod emitter;
+mod ends;
+mod finish;
+mod outline;
+mod show;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use easyroutine_sites::Point;
+
+use crate::arch::Arch;
+use crate::tap::Want;
+use emitter::Emitter;
+pub use outline::{Outline, Row, outline};
+use step::Regs;
+pub(crate) use step::{Form, KeyHeads, MATRICES, Matrix, NormAt, Reg, Step, Values, Visit};
+
+/// A pass, or a stretch of one.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Program {
+    pub(crate) sections: Vec<Section>,
+}
+
+/// The steps of one section of a pass.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Section {
+    pub(crate) at: At,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// Sections of a pass, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum At {
+    Embedding,
+    Block(usize),
+    Unembedding,
+}
+
+/// What a pass is asked for.
+pub(crate) struct Asked<'a> {
+    /// What taps do at a point. Asked once a point, in the order of the pass.
+    pub(crate) wants: &'a dyn Fn(Point) -> Want,
+    /// Where rows continue earlier tokens: whether those of a layer are stored with a key for each query head.
+    pub(crate) past: Option<&'a dyn Fn(usize) -> bool>,
+    /// Of how many heads patterns are held at once.
+    pub(crate) heads_at_once: usize,
+}
+
+/// The pass or a stretch of it, as far as anything is wanted. Unless it ends with the unembedding, it computes the stream
+/// that leaves it.
+pub(crate) fn emit(arch: &Arch, asked: &Asked<'_>, sections: impl IntoIterator<Item = At>) -> Program {
+    let written = sections.into_iter().map(|at| {
+        Emitter::section(
+            arch,
+            asked,
+            at,
+            match at {
+                At::Embedding => ends::embedding,
+                At::Block(_) => block::block,
+                At::Unembedding => ends::unembedding,
+            },
+        )
+    });
+    let mut sections: Vec<Section> = written.collect();
+    let is_whole = sections.last().is_none_or(|section| section.at == At::Unembedding);
+    finish::finish(&mut sections, if is_whole { Regs::NONE } else { Regs::of(&[Reg::Stream]) });
+    Program { sections }
+}
+
+impl Program {
+    /// All places where taps look, in order.
+    #[cfg(test)]
+    pub(crate) fn visits(&self) -> impl Iterator<Item = (Point, &Visit)> {
+        self.steps().filter_map(|(at, step)| match step {
+            Step::Visit(visit) => Some((at.point(visit.site, visit.head), visit)),
+            _ => None,
+        })
+    }
+
+    /// The points that taps see after [`Step::Narrow`].
+    pub(crate) fn points_of_some_tokens(&self) -> impl Iterator<Item = Point> {
+        let after = self.steps().skip_while(|(_, step)| !matches!(step, Step::Narrow { .. }));
+        after.filter_map(|(at, step)| match step {
+            Step::Visit(visit) => Some(at.point(visit.site, visit.head)),
+            _ => None,
+        })
+    }
+
+    fn steps(&self) -> impl Iterator<Item = (At, &Step)> {
+        self.sections.iter().flat_map(|section| section.steps.iter().map(|step| (section.at, step)))
+    }
+}

@@ -1,0 +1,134 @@
+//! What an architecture computes, for a reader: every step, what it costs, and what can be read after it.
+
+use easyroutine_kernels::Finish;
+
+use super::show::Shown;
+use super::step::{Reg, Step};
+use super::{Asked, At, Section, emit};
+use crate::arch::Arch;
+use crate::tap::Want;
+
+/// Sections of a pass that compute the same, as a reader sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// `embedding`, `blocks 0 to 29`, `unembedding`.
+    pub name: String,
+    /// How many sections these are.
+    pub count: usize,
+    /// The steps of one of them.
+    pub rows: Vec<Row>,
+}
+
+/// One step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Row {
+    /// What it computes, as an equation over named buffers; empty where the section begins with a place to look.
+    pub step: String,
+    /// Columns of the result, one row a token; 0 where it has none of its own.
+    pub width: usize,
+    /// Multiplications with their additions: for a token, of scores and mixed values for a token and each key that it sees;
+    /// of all heads, where the step is one of each head.
+    pub multiplications: u64,
+    /// Names of the activations that can be read after the step, in order: `resid_in_{layer}`.
+    pub sites: Vec<String>,
+}
+
+/// What a forward pass computes when everything is read. Blocks that compute the same are one section, and the step of one
+/// head stands for those of all.
+pub fn outline(arch: &Arch) -> Vec<Outline> {
+    let asked = Asked { wants: &|_| Want::Read, past: None, heads_at_once: arch.n_heads };
+    let mut outlines: Vec<(Outline, Vec<At>)> = Vec::new();
+    for section in emit(arch, &asked, At::all(arch)).sections {
+        let rows = rows(arch, &section);
+        let is_block = section.at.layer().is_some();
+        match outlines.iter_mut().find(|(outline, _)| is_block && outline.rows == rows) {
+            Some((outline, sections)) => {
+                outline.count += 1;
+                sections.push(section.at);
+            }
+            None => {
+                outlines.push((Outline { name: String::new(), count: 1, rows }, vec![section.at]));
+            }
+        }
+    }
+    let named = outlines.into_iter().map(|(outline, sections)| Outline { name: name(&sections), ..outline });
+    named.collect()
+}
+
+fn rows(arch: &Arch, section: &Section) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for step in section.steps.iter().filter(|step| step.head().is_none_or(|head| head == 0)) {
+        match step {
+            Step::Visit(visit) => {
+                if rows.is_empty() {
+                    rows.push(Row::default());
+                }
+                rows.iter_mut().last().into_iter().for_each(|row| row.sites.push(visit.site.template()));
+            }
+            Step::Narrow { .. } => {}
+            step => rows.push(Row {
+                step: Shown { arch, at: section.at, step }.to_string(),
+                width: width(arch, step),
+                multiplications: multiplications(arch, step),
+                sites: Vec::new(),
+            }),
+        }
+    }
+    rows
+}
+
+/// `embedding`, `block 3`, `blocks 0 to 5`, `blocks 1, 3, 5`.
+fn name(sections: &[At]) -> String {
+    let layers: Vec<usize> = sections.iter().filter_map(|at| at.layer()).collect();
+    match layers.as_slice() {
+        [] => sections.first().map(At::to_string).unwrap_or_default(),
+        [one] => format!("block {one}"),
+        [first, .., last] if last - first + 1 == layers.len() => format!("blocks {first} to {last}"),
+        some => {
+            let some: Vec<String> = some.iter().map(usize::to_string).collect();
+            format!("blocks {}", some.join(", "))
+        }
+    }
+}
+
+/// Columns of what a step writes.
+fn width(arch: &Arch, step: &Step) -> usize {
+    let heads = arch.n_heads * arch.d_head;
+    match step {
+        Step::Product { outputs, .. } | Step::Unembed { outputs, .. } => *outputs,
+        Step::Attend { .. } | Step::Patterns { .. } | Step::Mix { .. } => heads,
+        Step::NormInPlace { columns, .. } | Step::Rotate { columns, .. } => columns.len(),
+        Step::Spread => 2 * heads,
+        Step::NormHeadKeys { .. } => heads,
+        Step::Moments => 3,
+        Step::Embed { to: Reg::Embedded, .. } => arch.embed.width,
+        Step::Divide { .. } | Step::Softcap { .. } => arch.vocabulary,
+        Step::Scores { .. } | Step::Softmax { .. } | Step::Route { .. } | Step::Keep { .. } => 0,
+        Step::Narrow { .. } | Step::Visit(_) => 0,
+        Step::Embed { .. }
+        | Step::Positions { .. }
+        | Step::Copy { .. }
+        | Step::Norm { .. }
+        | Step::HeadProduct { .. }
+        | Step::AddDifference { .. }
+        | Step::Scale { .. }
+        | Step::Add { .. }
+        | Step::Experts { .. }
+        | Step::Choose => arch.d_model,
+    }
+}
+
+/// As [`Row::multiplications`].
+fn multiplications(arch: &Arch, step: &Step) -> u64 {
+    let heads = arch.n_heads * arch.d_head;
+    let count = match step {
+        Step::Product { inputs, outputs, finish: Finish::Gate(_), .. } => 2 * inputs * outputs,
+        Step::Product { inputs, outputs, .. } | Step::Unembed { inputs, outputs, .. } => inputs * outputs,
+        Step::HeadProduct { .. } => heads * arch.d_model,
+        Step::Attend { .. } | Step::Patterns { .. } => 2 * heads,
+        Step::Scores { .. } | Step::Mix { .. } => heads,
+        Step::Experts { d_mlp, top_k, .. } => 3 * top_k * d_mlp * arch.d_model,
+        _ => 0,
+    };
+    count as u64
+}

@@ -1,0 +1,205 @@
+//! Steps as text: equations over named buffers.
+
+use std::fmt;
+use std::ops::Range;
+
+use easyroutine_kernels::{Activation, Finish};
+
+use super::At;
+use super::step::{KeyHeads, Matrix, NormAt, Reg, Step, Values, Visit};
+use crate::arch::{Arch, ExpertWeights, Norm, NormKind, PositionMark, Window};
+use crate::tap::Want;
+
+/// A step as an equation.
+pub(super) struct Shown<'a> {
+    pub(super) arch: &'a Arch,
+    pub(super) at: At,
+    pub(super) step: &'a Step,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            Step::Embed { to, scale: None } => write!(f, "{to} = embedding[ids]"),
+            Step::Embed { to, scale: Some(scale) } => write!(f, "{to} = {scale} * embedding[ids]"),
+            Step::Positions { to, offset: 0 } => write!(f, "{to} += positions[position]"),
+            Step::Positions { to, offset } => write!(f, "{to} += positions[position + {offset}]"),
+            Step::Copy { from, to } => write!(f, "{to} = {from}"),
+            Step::Norm { at, norm, from, to, .. } => write!(f, "{to} = {}_{at}({from})", kind(norm)),
+            Step::NormInPlace { at, norm, reg, columns, group } => {
+                let reg = Part { arch: self.arch, reg: *reg, columns };
+                write!(f, "{reg} = {}_{at}({reg})", kind(norm))?;
+                if *group < columns.len() { write!(f, " by {group} columns") } else { Ok(()) }
+            }
+            Step::NormHeadKeys { norm, .. } => {
+                write!(f, "head keys = {}_{}(head keys)", kind(norm), NormAt::Keys)
+            }
+            Step::Product { from, matrix, finish, to, .. } => match finish {
+                Finish::Store => write!(f, "{to} = {matrix} {from}"),
+                Finish::Add => write!(f, "{to} += {matrix} {from}"),
+                Finish::Activate(act) => write!(f, "{to} = {}({matrix} {from})", word(*act)),
+                Finish::Gate(act) => write!(f, "{to} = {}(W_gate {from}) * W_up {from}", word(*act)),
+            },
+            Step::HeadProduct { from, columns, to, .. } => {
+                let from = Part { arch: self.arch, reg: *from, columns };
+                write!(f, "{to} = {} {from}, each head", Matrix::Out)
+            }
+            Step::Rotate { reg, columns, rope } => {
+                let reg = Part { arch: self.arch, reg: *reg, columns };
+                write!(f, "{reg} = rotary_{rope}({reg})")
+            }
+            Step::Spread => f.write_str("head keys, head values = keys, values of each query head"),
+            Step::Keep { .. } => f.write_str("keys and values join those of earlier tokens"),
+            Step::Attend { keys, .. } => write!(f, "z = softmax({}) {}", self.scores(*keys), values(*keys)),
+            Step::Patterns { keys, .. } => {
+                write!(f, "pattern = softmax({}); z = pattern {}", self.scores(*keys), values(*keys))
+            }
+            Step::Scores { keys, .. } => write!(f, "scores = {}, each head", self.scores(*keys)),
+            Step::Softmax { .. } => f.write_str("pattern = softmax(scores), each head"),
+            Step::Mix { keys, .. } => write!(f, "z = pattern {}, each head", values(*keys)),
+            Step::AddDifference { .. } => f.write_str("attn_out += head - unedited"),
+            Step::Scale { reg, by } => write!(f, "{reg} *= {by}"),
+            Step::Add { from, to } => write!(f, "{to} += {from}"),
+            Step::Route { top_k, weights } => {
+                write!(f, "routes = the {top_k} largest of softmax(router)")?;
+                match weights {
+                    ExpertWeights::Renormalised => f.write_str(", renormalised"),
+                    ExpertWeights::AsTheyAre => Ok(()),
+                }
+            }
+            Step::Experts { act, .. } => {
+                write!(f, "mlp_out = sum over routes of W_down ({}(W_gate read) * W_up read)", word(*act))
+            }
+            Step::Narrow { .. } => f.write_str("only the tokens that are needed go on"),
+            Step::Moments => f.write_str("moments = mean, variance, second moment of stream"),
+            Step::Choose => f.write_str("final = stream"),
+            Step::Unembed { from, .. } => write!(f, "logits = W_unembed {from}"),
+            Step::Divide { by } => write!(f, "logits /= {by}"),
+            Step::Softcap { cap } => write!(f, "logits = {cap} * tanh(logits / {cap})"),
+            Step::Visit(Visit { site, head, want, values }) => {
+                let verb = if *want == Want::Edit { "may change" } else { "reads" };
+                write!(f, "tap {verb} {}: ", self.at.point(*site, *head))?;
+                match values {
+                    Values::Columns(reg, columns) => write!(f, "{reg} {}..{}", columns.start, columns.end),
+                    Values::Pairs { square, .. } => write!(f, "square {square}"),
+                    Values::Logits { .. } => f.write_str("logits"),
+                }
+            }
+        }
+    }
+}
+
+impl Shown<'_> {
+    /// What the softmax is taken of: `0.125 * queries keys, capped at 50, from the last 128 keys`.
+    fn scores(&self, keys: KeyHeads) -> String {
+        let layer = self.at.layer().and_then(|layer| self.arch.layers.get(layer));
+        let Some(attention) = layer.map(|layer| &layer.attention) else { return String::new() };
+        let keys = if keys == KeyHeads::Grouped { "keys" } else { "head keys" };
+        let mut text = format!("{} * queries {keys}", attention.scale);
+        if let Some(cap) = attention.softcap {
+            text = format!("{cap} * tanh({text} / {cap})");
+        }
+        if attention.position == PositionMark::Alibi {
+            text += " + slope * position";
+        }
+        if let Window::Sliding(window) = attention.window {
+            text += &format!(" of {window} positions");
+        }
+        text
+    }
+}
+
+/// The values that are mixed.
+fn values(keys: KeyHeads) -> &'static str {
+    match keys {
+        KeyHeads::Grouped => "values",
+        KeyHeads::OfQueryHeads => "head values",
+    }
+}
+
+/// Columns of a register by their name.
+struct Part<'a> {
+    arch: &'a Arch,
+    reg: Reg,
+    columns: &'a Range<usize>,
+}
+
+impl fmt::Display for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (q, k) = (self.arch.n_heads * self.arch.d_head, self.arch.n_kv_heads * self.arch.d_head);
+        match (self.reg, self.columns.start) {
+            (Reg::Qkv, start) if start < q && self.columns.end == q + k => f.write_str("queries, keys"),
+            (Reg::Qkv, start) if start < q => f.write_str("queries"),
+            (Reg::Qkv, start) if start < q + k => f.write_str("keys"),
+            (Reg::Qkv, _) => f.write_str("values"),
+            (Reg::HeadKv, start) if start < q => f.write_str("head keys"),
+            (Reg::HeadKv, _) => f.write_str("head values"),
+            (reg, _) => reg.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Reg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reg::Embedded => "embedded",
+            Reg::Stream => "stream",
+            Reg::Read => "read",
+            Reg::Qkv => "qkv",
+            Reg::HeadKv => "head_kv",
+            Reg::Z => "z",
+            Reg::AttnOut => "attn_out",
+            Reg::Hidden => "hidden",
+            Reg::MlpOut => "mlp_out",
+            Reg::Head => "head",
+            Reg::Unedited => "unedited",
+            Reg::RouterScores => "router",
+            Reg::Moments => "moments",
+            Reg::Final => "final",
+            Reg::Projected => "projected",
+            Reg::Routes => "routes",
+            Reg::Pairs => "pairs",
+            Reg::Logits => "logits",
+        })
+    }
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Matrix::EmbeddingIn => "W_embed_in",
+            Matrix::Qkv => "W_qkv",
+            Matrix::Out => "W_out",
+            Matrix::Up => "W_up",
+            Matrix::Down => "W_down",
+            Matrix::Router => "W_router",
+            Matrix::EmbeddingOut => "W_embed_out",
+        })
+    }
+}
+
+impl fmt::Display for NormAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NormAt::Embedding => "embedding",
+            NormAt::Attention => "attention",
+            NormAt::AttentionPost => "attention_post",
+            NormAt::Mlp => "mlp",
+            NormAt::MlpPost => "mlp_post",
+            NormAt::Queries => "queries",
+            NormAt::Keys => "keys",
+            NormAt::Final => "final",
+        })
+    }
+}
+
+fn kind(norm: &Norm) -> &'static str {
+    match norm.kind {
+        NormKind::Layer | NormKind::LayerNoBias | NormKind::LayerNoParams => "layer_norm",
+        NormKind::Rms | NormKind::RmsOffset => "rms_norm",
+    }
+}
+
+fn word(act: Activation) -> String {
+    format!("{act:?}").to_lowercase()
+}

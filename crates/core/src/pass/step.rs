@@ -1,0 +1,350 @@
+//! The steps of a pass, and what each reads and writes.
+
+use std::ops::Range;
+
+use easyroutine_kernels::{Activation, Finish};
+use easyroutine_sites::Site;
+
+use crate::arch::{ExpertWeights, Norm};
+use crate::tap::{Keeping, Want};
+
+/// A buffer, by what it holds. All have one row a token but the last four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reg {
+    /// Rows of the token embedding, where a projection follows.
+    Embedded,
+    /// The residual stream.
+    Stream,
+    /// What attention or the MLP reads.
+    Read,
+    /// Queries, keys and values side by side, of all heads.
+    Qkv,
+    /// Keys, then values, one a query head; only where a tap or the past tells apart what query heads share.
+    HeadKv,
+    /// Mixed values of all heads, the input of the output projection.
+    Z,
+    /// What attention adds to the stream.
+    AttnOut,
+    /// Neurons, the input of the MLP's last projection.
+    Hidden,
+    /// What the MLP adds to the stream.
+    MlpOut,
+    /// One head's vectors through its slice of the output projection.
+    Head,
+    /// A copy of `Head` from before a tap saw it.
+    Unedited,
+    /// Scores of all experts.
+    RouterScores,
+    /// Mean, variance and second moment of the stream.
+    Moments,
+    /// The stream at the tokens whose logits are wanted, then its norm.
+    Final,
+    /// `Final` in the width of the unembedding matrix, where that differs.
+    Projected,
+    /// The experts of each token, with weights.
+    Routes,
+    /// Scores or patterns of some heads, each with a square a row of the batch.
+    Pairs,
+    /// Logits of some tokens.
+    Logits,
+}
+
+/// How many registers hold one row a token.
+pub(crate) const MATRICES: usize = Reg::Routes as usize;
+
+/// A linear map of the model. Which layer's it is, the section of the step says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Matrix {
+    /// From the width of the embedding to the stream's.
+    EmbeddingIn,
+    /// Queries, keys and values in one.
+    Qkv,
+    /// Attention's output projection.
+    Out,
+    /// The MLP's first projection; of a gated MLP gate and up in one.
+    Up,
+    /// The MLP's last projection.
+    Down,
+    /// Scores of experts; always in f32, so that no choice flips.
+    Router,
+    /// From the stream's width back to the embedding's.
+    EmbeddingOut,
+}
+
+/// A norm of the model, by where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormAt {
+    /// On the embedding.
+    Embedding,
+    /// Before attention; of a block with norms on the stream, after attention was added.
+    Attention,
+    /// On what attention adds.
+    AttentionPost,
+    /// Before the MLP; of a block with norms on the stream, after the MLP was added.
+    Mlp,
+    /// On what the MLP adds.
+    MlpPost,
+    /// Of queries.
+    Queries,
+    /// Of keys.
+    Keys,
+    /// Before the unembedding.
+    Final,
+}
+
+/// Which keys and values a query head reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyHeads {
+    /// Those of its group, from [`Reg::Qkv`].
+    Grouped,
+    /// Its own, from [`Reg::HeadKv`].
+    OfQueryHeads,
+}
+
+/// In which form a step writes what follows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Rows of f32.
+    #[default]
+    Rows,
+    /// At once in the type that products multiply, since nothing but products reads it.
+    Operand,
+}
+
+/// One step of a pass.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// to = the embedding's rows of the ids, times a factor.
+    Embed { to: Reg, scale: Option<f32> },
+    /// to += learned positions; position 0 takes the row `offset`.
+    Positions { to: Reg, offset: usize },
+    /// to = from
+    Copy { from: Reg, to: Reg },
+    /// to = norm(from)
+    Norm { at: NormAt, norm: Norm, from: Reg, to: Reg, form: Form },
+    /// The norm of every `group` columns, in place.
+    NormInPlace { at: NormAt, norm: Norm, reg: Reg, columns: Range<usize>, group: usize },
+    /// Norms each query head's own key as if it stood among the shared keys, since a norm may span all of them.
+    NormHeadKeys { norm: Norm, group: usize },
+    /// to = from W^T + b, or what is made of it.
+    Product { from: Reg, matrix: Matrix, inputs: usize, outputs: usize, finish: Finish, to: Reg, form: Form },
+    /// One head's columns through its slice of the output projection, without the bias.
+    HeadProduct { head: usize, from: Reg, columns: Range<usize>, to: Reg },
+    /// Turns pairs of columns of each head to their positions, by one of the rotary tables.
+    Rotate { reg: Reg, columns: Range<usize>, rope: usize },
+    /// Copies keys and values out, one a query head.
+    Spread,
+    /// Keys and values join those of earlier tokens.
+    Keep { keys: KeyHeads },
+    /// z = softmax(scores) v of all heads.
+    Attend { keys: KeyHeads, form: Form },
+    /// The same of some heads, whose patterns are written too.
+    Patterns { heads: Range<usize>, keys: KeyHeads, form: Form },
+    /// The scores of one head.
+    Scores { head: usize, keys: KeyHeads },
+    /// The softmax of one head's scores, in place.
+    Softmax { head: usize },
+    /// One head's columns of z from its pattern.
+    Mix { head: usize, keys: KeyHeads },
+    /// attn_out += head - unedited: what a tap changed of a head's output.
+    AddDifference { head: usize },
+    /// reg *= by
+    Scale { reg: Reg, by: f32 },
+    /// to += from
+    Add { from: Reg, to: Reg },
+    /// The most likely experts of each token, from the softmax of their scores.
+    Route { top_k: usize, weights: ExpertWeights },
+    /// The weighted sum of what a token's experts give.
+    Experts { act: Activation, d_mlp: usize, top_k: usize },
+    /// From here on only tokens that some tap needs are computed.
+    Narrow { live: Regs },
+    /// Statistics of the stream, for the final norm.
+    Moments,
+    /// The stream at the tokens whose logits are wanted.
+    Choose,
+    /// logits = from U^T + b
+    Unembed { from: Reg, inputs: usize, outputs: usize },
+    /// logits /= by
+    Divide { by: f32 },
+    /// logits = cap · tanh(logits / cap)
+    Softcap { cap: f32 },
+    /// A tap looks, and may change what it sees.
+    Visit(Visit),
+}
+
+/// A place where a tap looks.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Visit {
+    pub(crate) site: Site,
+    pub(crate) head: Option<usize>,
+    pub(crate) want: Want,
+    pub(crate) values: Values,
+}
+
+/// What a tap sees.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Values {
+    /// Columns of a register.
+    Columns(Reg, Range<usize>),
+    /// One of the squares in [`Reg::Pairs`].
+    Pairs { square: usize, keeping: Keeping },
+    /// [`Reg::Logits`], which a tap may keep.
+    Logits { width: usize },
+}
+
+/// A set of registers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Regs(u32);
+
+/// What a step does to registers.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// What it reads.
+    pub(crate) reads: Regs,
+    /// What it writes; what it does not also read is lost.
+    pub(crate) writes: Regs,
+    /// What it takes as rows of f32.
+    pub(crate) rows: Regs,
+}
+
+impl Regs {
+    /// No register.
+    pub(crate) const NONE: Regs = Regs(0);
+
+    pub(crate) const fn of(regs: &[Reg]) -> Regs {
+        let mut set = 0;
+        let mut i = 0;
+        while i < regs.len() {
+            set |= 1 << regs[i] as u32;
+            i += 1;
+        }
+        Regs(set)
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn has(self, reg: Reg) -> bool {
+        self.0 & (1 << reg as u32) != 0
+    }
+
+    pub(crate) fn and(self, other: Regs) -> Regs {
+        Regs(self.0 | other.0)
+    }
+
+    pub(crate) fn both(self, other: Regs) -> Regs {
+        Regs(self.0 & other.0)
+    }
+
+    pub(crate) fn without(self, other: Regs) -> Regs {
+        Regs(self.0 & !other.0)
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+        (0..MATRICES).filter(move |i| self.0 & (1 << i) != 0)
+    }
+}
+
+impl KeyHeads {
+    /// Where new keys and values are.
+    fn reg(self) -> Reg {
+        match self {
+            KeyHeads::Grouped => Reg::Qkv,
+            KeyHeads::OfQueryHeads => Reg::HeadKv,
+        }
+    }
+}
+
+impl Step {
+    /// What the step does to registers.
+    pub(crate) fn effects(&self) -> Effects {
+        use Reg::{AttnOut, Final, Head, HeadKv, Logits, MlpOut, Moments, Pairs, Qkv, RouterScores, Routes};
+        use Reg::{Read, Stream, Unedited, Z};
+        let effects = |reads: &[Reg], writes: &[Reg]| Effects {
+            reads: Regs::of(reads),
+            writes: Regs::of(writes),
+            rows: Regs::NONE,
+        };
+        // The first head makes room for all.
+        let z = |first: bool| if first { Regs::NONE } else { Regs::of(&[Z]) };
+        match self {
+            Step::Embed { to, .. } => effects(&[], &[*to]),
+            Step::Positions { to, .. } => effects(&[*to], &[*to]),
+            Step::Copy { from, to } | Step::Norm { from, to, .. } => effects(&[*from], &[*to]),
+            Step::NormInPlace { reg, .. } | Step::Rotate { reg, .. } | Step::Scale { reg, .. } => {
+                effects(&[*reg], &[*reg])
+            }
+            Step::NormHeadKeys { .. } => effects(&[Qkv, HeadKv], &[HeadKv]),
+            Step::Product { from, finish: Finish::Add, to, .. } | Step::Add { from, to } => {
+                effects(&[*from, *to], &[*to])
+            }
+            Step::Product { from, matrix: Matrix::Router, to, .. } | Step::HeadProduct { from, to, .. } => {
+                Effects { rows: Regs::of(&[*from]), ..effects(&[*from], &[*to]) }
+            }
+            Step::Product { from, to, .. } => effects(&[*from], &[*to]),
+            Step::Spread => effects(&[Qkv], &[HeadKv]),
+            Step::Keep { keys } => effects(&[keys.reg()], &[]),
+            Step::Attend { keys, .. } => effects(&[Qkv, keys.reg()], &[Z]),
+            Step::Patterns { heads, keys, .. } => {
+                let effects = effects(&[Qkv, keys.reg()], &[Z, Pairs]);
+                Effects { reads: effects.reads.and(z(heads.start == 0)), ..effects }
+            }
+            Step::Scores { keys, .. } => effects(&[Qkv, keys.reg()], &[Pairs]),
+            Step::Softmax { .. } => effects(&[Pairs], &[Pairs]),
+            Step::Mix { head, keys } => {
+                let effects = effects(&[Pairs, keys.reg()], &[Z]);
+                Effects { reads: effects.reads.and(z(*head == 0)), rows: Regs::of(&[Z]), ..effects }
+            }
+            Step::AddDifference { .. } => effects(&[Head, Unedited, AttnOut], &[AttnOut]),
+            Step::Route { .. } => effects(&[RouterScores], &[Routes]),
+            Step::Experts { .. } => {
+                Effects { rows: Regs::of(&[Read]), ..effects(&[Read, Routes], &[MlpOut]) }
+            }
+            Step::Narrow { live } => Effects { reads: *live, writes: *live, rows: Regs::NONE },
+            Step::Moments => effects(&[Stream], &[Moments]),
+            Step::Choose => effects(&[Stream], &[Final]),
+            Step::Unembed { from, .. } => effects(&[*from], &[Logits]),
+            Step::Divide { .. } | Step::Softcap { .. } => effects(&[Logits], &[Logits]),
+            Step::Visit(visit) => {
+                let reg = match visit.values {
+                    Values::Columns(reg, _) => reg,
+                    Values::Pairs { .. } => Pairs,
+                    Values::Logits { .. } => Logits,
+                };
+                let writes: &[Reg] = if visit.want == Want::Edit { &[reg] } else { &[] };
+                Effects { rows: Regs::of(&[reg]), ..effects(&[reg], writes) }
+            }
+        }
+    }
+
+    /// Whether the step does something beside writing registers, which nobody need read then.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self, Step::Visit(_) | Step::Keep { .. })
+    }
+
+    /// The head that the step is about, where it is one head's.
+    pub(super) fn head(&self) -> Option<usize> {
+        match self {
+            Step::HeadProduct { head, .. }
+            | Step::Scores { head, .. }
+            | Step::Softmax { head }
+            | Step::Mix { head, .. }
+            | Step::AddDifference { head } => Some(*head),
+            Step::Visit(visit) => visit.head,
+            _ => None,
+        }
+    }
+
+    /// The form of what the step writes, where it can choose.
+    pub(super) fn form_mut(&mut self) -> Option<(Reg, &mut Form)> {
+        match self {
+            Step::Norm { to, form, .. }
+            | Step::Product { finish: Finish::Activate(_) | Finish::Gate(_), to, form, .. } => {
+                Some((*to, form))
+            }
+            Step::Attend { form, .. } | Step::Patterns { form, .. } => Some((Reg::Z, form)),
+            _ => None,
+        }
+    }
+}
