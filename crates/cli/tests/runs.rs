@@ -401,3 +401,62 @@ fn a_run_becomes_a_table_or_says_which_tensors_would() {
     let text = String::from_utf8_lossy(&bytes);
     assert!(["position", "resid_out_1", "easyroutine.parquet/1"].iter().all(|name| text.contains(name)));
 }
+
+#[test]
+fn fields_of_a_file_are_kept_with_its_rows_and_runs_are_found_by_them() {
+    let base = tempfile::tempdir().unwrap();
+    let file = base.path().join("prompts.jsonl");
+    let lines = [("the cat sat", "good"), ("the dog", "bad"), ("a cat", "good")];
+    let record = |(text, label): &(&str, &str)| {
+        json!({"text": text, "label": label, "n": text.len()}).to_string() + "\n"
+    };
+    std::fs::write(&file, lines.iter().map(record).collect::<String>()).unwrap();
+    let (model, target) = (tiny("llama"), format!("{}/", path(&base)));
+    let words = [
+        "extract",
+        "--file",
+        file.to_str().unwrap(),
+        "-m",
+        &model,
+        "-a",
+        "logits",
+        "-o",
+        &target,
+        "--unit",
+        "2",
+    ];
+    succeeds(&[&words[..], &["--keep-fields", "label,n"]].concat());
+    let run = &runs(&base, &["show", "-1"]);
+    assert_eq!(run["metadata"]["fields"], json!({"label": ["good", "bad"], "n": [11, 7, 5]}));
+    let values = &run["metadata"]["_store"]["manifest"]["inline"]["values"];
+    assert_eq!(values["label"], json!(["good", "bad", "good"]));
+    let found = |condition: &str| runs(&base, &["query", condition])["runs"].as_array().unwrap().len();
+    assert_eq!((found("fields.label ~ 'bad'"), found("fields.label ~ 'ugly'")), (1, 0));
+
+    for (flags, says) in [
+        (&["--keep-fields", "source"][..], "no prompt has a field `source`"),
+        (&["--keep-fields", "text,logits"], "no prompt has a field `logits`"),
+        (&["--keep-fields", "label,label"], "the field `label` is named twice"),
+        (&["--keep-fields", "label", "--meta", "fields=1"], "--meta fields"),
+    ] {
+        let message = fails(2, &[&words[..], flags].concat());
+        assert!(message.contains(says), "{message}");
+    }
+    let message = fails(
+        2,
+        &[
+            "extract",
+            "--file",
+            file.to_str().unwrap(),
+            "-m",
+            &model,
+            "-a",
+            "logits",
+            "-o",
+            "a.safetensors",
+            "--keep-fields",
+            "n",
+        ],
+    );
+    assert!(message.contains("--keep-fields is for runs in a store"), "{message}");
+}

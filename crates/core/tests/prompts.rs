@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use easyroutine::Result;
-use easyroutine::prompts::{Prompt, from_jsonl, from_text, read};
+use easyroutine::prompts::{Prompt, from_jsonl, from_text, read, read_fields};
 
 fn text(text: &str) -> Prompt {
     Prompt::Text(text.to_owned())
@@ -144,6 +144,15 @@ mod columns {
             let refusal = refusal(read(&path, "txt", None));
             assert!(refusal.contains("no column `txt`; there are `number`, `text`, `ids`"), "{refusal}");
             assert!(super::refusal(read(&path, "number", None)).contains("row 0: `number` is neither"));
+            let fields = |names: &[&str]| {
+                read_fields(&path, &names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), Some(4))
+            };
+            let found = fields(&["text", "number"]).unwrap();
+            assert_eq!(found[0], ("text".to_owned(), texts[..4].iter().map(|t| (*t).into()).collect()));
+            assert_eq!(found[1].1, [0, 1, 2, 0]);
+            let refused = |names: &[&str]| fields(names).unwrap_err().to_string();
+            assert!(refused(&["ids"]).contains("row 0: `ids` is ["), "{}", refused(&["ids"]));
+            assert!(refused(&["number", "label"]).contains("there is no column `label`"));
         }
     }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ __all__ = ["find_originals", "is_original", "load_original", "remove_original", 
 #: Experiment, folder of the model, folder of the run, metadata.
 Found = tuple[str, Path, Path, dict[str, Any]]
 
+#: What folders of the store's own runs are called: time and letters of an id. There may be many thousands of them.
+_OURS = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-z]{6,}")
 #: Bytes of a record beyond which it is none.
 _LARGEST = 64 << 20
 
@@ -33,6 +37,8 @@ def find_originals(base: Path, experiment: str | None, asked: Mapping[str, Any])
             continue
         for model in _folders(folder):
             for run in _folders(model):
+                if _OURS.fullmatch(run.name):
+                    continue
                 metadata = _record(run)
                 if metadata is not None and _holds(metadata, asked):
                     found.append((folder.name, model, run, metadata))
@@ -56,9 +62,11 @@ def is_original(run: Path) -> bool:
 def _folders(base: Path) -> list[Path]:
     """Folders in a folder; links are none, nor is what a store keeps for itself."""
     try:
-        return [one for one in base.iterdir() if one.is_dir() and not one.is_symlink() and not one.name.startswith(".")]
+        with os.scandir(base) as entries:
+            names = [one.name for one in entries if one.is_dir(follow_symlinks=False) and not one.name.startswith(".")]
     except OSError:
         return []
+    return [base / name for name in names]
 
 
 def _record(run: Path) -> dict[str, Any] | None:

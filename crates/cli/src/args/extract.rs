@@ -83,10 +83,14 @@ pub(crate) struct Saving {
     /// A key of yours and its value, JSON or text. May repeat.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) meta: Vec<String>,
+    /// Fields of the file that are kept with each row, such as labels: `label,source`. Runs are found by them:
+    /// `fields.label ~ 'good'`. May repeat.
+    #[arg(long, value_name = "NAMES", requires = "file", value_delimiter = ',')]
+    pub(crate) keep_fields: Vec<String>,
     /// A name under which the run can be resumed and shared.
     #[arg(long, value_name = "NAME")]
     pub(crate) run: Option<String>,
-    /// Go on with the run of that name.
+    /// Go on with the run of that name, or begin it where there is none.
     #[arg(long, requires = "run")]
     pub(crate) resume: bool,
     /// Write one of several parts, `3/8`; the last to finish makes the run visible.
@@ -104,6 +108,7 @@ impl Saving {
             ("--experiment", self.experiment.is_some()),
             ("--tag", self.tag.is_some()),
             ("--meta", !self.meta.is_empty()),
+            ("--keep-fields", !self.keep_fields.is_empty()),
             ("--run", self.run.is_some()),
             ("--unit", self.unit.is_some()),
         ];

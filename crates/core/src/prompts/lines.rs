@@ -2,23 +2,22 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use super::Prompt;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Far beyond any context, and far below any memory: `/dev/zero` has no end of a line.
 const LONGEST: usize = 64 << 20;
 
 /// Reads up to `limit` lines that are not blank; `read` gets the number of the line, from 1, and its text.
-pub(super) fn read(
+pub(super) fn read<T>(
     reader: impl Read,
     limit: usize,
-    read: impl Fn(usize, &str) -> Result<Prompt>,
-) -> Result<Vec<Prompt>> {
+    read: impl Fn(usize, &str) -> Result<T>,
+) -> Result<Vec<T>> {
     let mut reader = BufReader::new(reader);
-    let mut prompts = Vec::new();
+    let mut found = Vec::new();
     let mut bytes = Vec::new();
     let mut number = 0;
-    while prompts.len() < limit {
+    while found.len() < limit {
         bytes.clear();
         let got = (&mut reader).take(LONGEST as u64 + 1).read_until(b'\n', &mut bytes);
         let got = got.map_err(|e| Error::new(ErrorKind::Io, e.to_string()).because(e))?;
@@ -40,8 +39,8 @@ pub(super) fn read(
         let line = text.strip_suffix('\n').unwrap_or(text);
         let line = line.strip_suffix('\r').unwrap_or(line);
         if !line.trim().is_empty() {
-            prompts.push(read(number, line)?);
+            found.push(read(number, line)?);
         }
     }
-    Ok(prompts)
+    Ok(found)
 }

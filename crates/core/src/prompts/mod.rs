@@ -1,5 +1,6 @@
 //! A file of prompts: plain text with one a line, JSONL with a field, Parquet with a column.
 
+mod fields;
 mod jsonl;
 mod lines;
 #[cfg(feature = "parquet")]
@@ -10,6 +11,8 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub use fields::read_fields;
 
 /// One prompt of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

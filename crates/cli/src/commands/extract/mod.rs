@@ -28,6 +28,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let request = request(extract)?;
     let interventions = extract.changes.read()?;
     let texts = rows::read(extract)?;
+    let fields = rows::fields(extract)?;
     let session = session::load(&extract.model.model, &extract.model.loading)?;
     request.points(session.model.arch())?;
     let tokenizer = match &extract.token_ids {
@@ -55,7 +56,15 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         return saved::run(
             args,
             file,
-            &saved::Job { session, request, examples: &examples, context, interventions, extract },
+            &saved::Job {
+                session,
+                request,
+                examples: &examples,
+                fields: &fields,
+                context,
+                interventions,
+                extract,
+            },
         );
     }
     let job = Job { extract, request: &request, session: &session, examples: &examples, context, file };

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::args::Extract;
 use crate::failure::Failure;
+use crate::filling::Field;
 use crate::session::Session;
 use crate::{changes, output, progress, session};
 
@@ -43,6 +44,16 @@ pub(super) fn read(extract: &Extract) -> Result<Vec<Prompt>, Failure> {
         (Some(text), None) => vec![Prompt::Text(text.clone())],
         (None, None) => return Err(Failure::usage("no prompt given")),
     })
+}
+
+/// What the file says of each prompt, as far as it is to be kept.
+pub(super) fn fields(extract: &Extract) -> Result<Vec<Field>, Failure> {
+    match (&extract.file, extract.saving.keep_fields.as_slice()) {
+        (Some(file), names @ [_, ..]) => {
+            Ok(prompts::read_fields(file, names, extract.limit.map(|n| n as usize))?)
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Cuts all prompts into tokens and holds them to the model's context.

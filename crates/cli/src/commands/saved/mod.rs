@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::{Args, Extract, Format};
 use crate::failure::Failure;
-use crate::filling::{Filling, finish_values};
+use crate::filling::{Field, Filling, finish_values};
 use crate::session::Session;
 use crate::{output, progress};
 
@@ -23,6 +23,8 @@ pub(super) struct Job<'a> {
     pub(super) session: &'a Session,
     pub(super) request: &'a Request,
     pub(super) examples: &'a [Example],
+    /// What is kept of each row beside its activations.
+    pub(super) fields: &'a [Field],
     pub(super) context: Context<'a>,
     /// Checked against all rows already.
     pub(super) interventions: &'a [Intervention],
@@ -49,7 +51,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         model: &job.session.model,
         request: job.request,
         examples: job.examples,
-        fields: &[],
+        fields: job.fields,
         context: job.context,
         interventions: job.interventions,
         batch_tokens: job.extract.batch_tokens as usize,

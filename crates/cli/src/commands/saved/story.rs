@@ -10,6 +10,7 @@ use crate::commands::dtype_name;
 use crate::commands::runs::{pairs, position};
 use crate::failure::Failure;
 use crate::filling::spec_of_model;
+use crate::filling::summary;
 use crate::session::Session;
 
 /// All that makes the run what it is, beside its rows: whoever joins must want the same.
@@ -46,6 +47,15 @@ pub(super) fn of(job: &Job<'_>) -> Result<Story<'static>, Failure> {
         other_metadata.push(("pivot_positions".to_owned(), json!(extract.pivot).into()));
     }
     other_metadata.extend(pairs(&extract.saving.meta)?.into_iter().map(|(key, value)| (key, value.into())));
+    if !job.fields.is_empty() {
+        if other_metadata.iter().any(|(key, _)| key == "fields") {
+            return Err(Failure::usage(
+                "--meta fields=…: `fields` says what --keep-fields keeps of each row",
+            )
+            .hint("call your key another name"));
+        }
+        other_metadata.push(("fields".to_owned(), summary(job.fields).into()));
+    }
     let positions = job.request.positions.iter().map(position);
     let file = extract.file.as_ref().and_then(|file| file.file_name()).map(|name| name.to_string_lossy());
     Ok(Story {
