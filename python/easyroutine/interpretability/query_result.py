@@ -77,11 +77,12 @@ class QueryResult:
     def _listed(self) -> list[Result]:
         """As :attr:`results`, whose arrays may be unread."""
         if self._results is None:
-            self._results, self._has_arrays = list(self._originals), False
+            listed: list[Result] = list(self._originals)
             for path, record in [] if self._found is None else self._found.runs():
                 experiment, model, _ = path.split("/")
                 folders = (below(self._base_dir, f"{experiment}/{model}"), below(self._base_dir, path))
-                self._results.append((experiment, *folders, without_inner(record_of(record, None))))
+                listed.append((experiment, *folders, without_inner(record_of(record, None))))
+            self._results, self._has_arrays = listed, False
         return self._results
 
     @property
