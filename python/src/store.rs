@@ -276,9 +276,19 @@ impl Found {
         Found { result: Mutex::new(self.lock().pick(&places)) }
     }
 
-    /// Opens a run; nothing of its tensors is read.
-    fn open(&self, which: &Bound<'_, PyAny>) -> Result<Run, Failure> {
-        Ok(Run::new(self.lock().load(which_of(which)?).map_err(failure)?))
+    /// Runs whose records are not what easyroutine wrote, and what is to be said of it.
+    fn edited(&self) -> Vec<String> {
+        let said = |run: &store::Found| {
+            run.metadata.warning().map(|warning| format!("{}: metadata.json {warning}", run.path))
+        };
+        self.lock().runs().iter().filter_map(said).collect()
+    }
+
+    /// Opens a run; nothing of its tensors is read. With `verify` what is then read is compared with its checksums.
+    #[pyo3(signature = (which, verify=true))]
+    fn open(&self, which: &Bound<'_, PyAny>, verify: bool) -> Result<Run, Failure> {
+        let run = self.lock().load(which_of(which)?).map_err(failure)?;
+        Ok(Run::new(if verify { run } else { run.unverified() }))
     }
 
     fn remove(&self, py: Python<'_>, which: &Bound<'_, PyAny>) -> Result<(), Failure> {

@@ -54,7 +54,7 @@ impl Run {
     /// A whole tensor.
     fn read<'py>(&self, py: Python<'py>, name: &str) -> Result<Read<'py>, Failure> {
         let loaded = py.detach(|| self.run.read(name)).map_err(failure)?;
-        Ok(read(py, loaded))
+        read(py, &loaded)
     }
 
     /// Some examples of a tensor.
@@ -66,7 +66,7 @@ impl Run {
         stop: usize,
     ) -> Result<Read<'py>, Failure> {
         let loaded = py.detach(|| self.run.read_rows(name, start..stop)).map_err(failure)?;
-        Ok(read(py, loaded))
+        read(py, &loaded)
     }
 }
 
@@ -76,9 +76,11 @@ impl Run {
     }
 }
 
-fn read(py: Python<'_>, loaded: Loaded) -> Read<'_> {
+fn read<'py>(py: Python<'py>, loaded: &Loaded) -> Result<Read<'py>, Failure> {
     let bytes = PyBytes::new(py, &loaded.bytes);
-    (loaded.dtype.to_string(), loaded.shape, kind(loaded.kind), bytes, loaded.offsets)
+    // The copy counts if the file was still whole after it.
+    loaded.check_unchanged().map_err(failure)?;
+    Ok((loaded.dtype.to_string(), loaded.shape.clone(), kind(loaded.kind), bytes, loaded.offsets.clone()))
 }
 
 fn kind(kind: Kind) -> &'static str {

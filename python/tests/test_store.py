@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import PROMPT
 
-from easyroutine.errors import InputError
+from easyroutine.errors import FormatError, InputError
 from easyroutine.interpretability import (
     ActivationCache,
     ActivationLoader,
@@ -256,7 +256,11 @@ def test_what_is_not_asked_for_is_not_read(llama: HookedModel, saver: Activation
     data[8 + length + start : 8 + length + end] = kept
     shard.write_bytes(data)
     again = ActivationLoader.from_saver(saver).query().open(-1)
-    assert again["resid_out_1"] == expected and not any(again["logits"].tolist()[0][0])
+    assert again["resid_out_1"] == expected
+    with pytest.raises(FormatError, match="`logits` is damaged"):
+        again["logits"]
+    unverified = ActivationLoader.from_saver(saver).query().open(-1, verify=False)
+    assert not any(unverified["logits"].tolist()[0][0])
 
 
 TEXTS = [PROMPT, "x", "Paris is the capital of France, as everybody knows", "London", PROMPT, "The sky is blue"]

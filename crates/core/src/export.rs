@@ -66,6 +66,7 @@ impl Opened {
         if let Some(error) = failure.into_inner() {
             return Err(error);
         }
+        self.checkpoint.check_unchanged()?;
         written.map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())))?;
         std::fs::set_permissions(&whole, usual.permissions()).map_err(|e| io(path, e))?;
         publish(&whole, path)
@@ -92,6 +93,7 @@ impl Opened {
             tensor.drop_pages();
             found.extend(first.map(|first| (name.to_owned(), count, first)));
         }
+        self.checkpoint.check_unchanged()?;
         Ok(found)
     }
 

@@ -162,6 +162,7 @@ impl Opened {
             &cpu,
             options.dtype,
         )?;
+        self.checkpoint.check_unchanged()?;
         Ok(LogitLens::from_unembedding(unembedding, cpu))
     }
 }

@@ -5,8 +5,9 @@
 //! itself row by row to `f32`. Files are untrusted: every length is checked before anything is allocated or read,
 //! and a file that is wrong is an [`Error`] that names what is wrong in it.
 //!
-//! This is the one crate with `unsafe` mapping, in [`MappedFile`]; [`limit_regular_expressions`] bounds what the patterns
-//! of a tokenizer.json may take.
+//! This is the one crate with `unsafe` mapping, in [`MappedFile`]. A file that is cut short while it is mapped is an error of
+//! [`MappedFile::check_unchanged`], and never ends the process. [`limit_regular_expressions`] bounds what the patterns of a
+//! tokenizer.json may take.
 
 mod blocks;
 mod container;
@@ -15,6 +16,8 @@ mod error;
 mod expressions;
 mod floats;
 pub mod gguf;
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+mod guard;
 mod map;
 mod open;
 mod sharded;

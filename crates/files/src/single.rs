@@ -21,7 +21,10 @@ pub(crate) struct SafeTensorsFile {
 
 impl SafeTensorsFile {
     pub(crate) fn new(map: MappedFile) -> Result<Self> {
-        match read_header(map.bytes()) {
+        let read = read_header(map.bytes());
+        // What a file says that changes under the reader's eyes is of no account.
+        map.check_unchanged()?;
+        match read {
             Ok((data_start, header)) => {
                 let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
                 Ok(SafeTensorsFile { map, data_start, header, metadata })

@@ -1,14 +1,14 @@
 //! One measurement of the store, as `bench/store.py` asks for it: seconds on standard output.
 //!
-//!     figures save|layer|rows|stream|runs|query|scan BASE [N]
+//!     figures save|layer|unverified|rows|stream|runs|query|scan BASE [N]
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "the result")]
 
 use std::time::Instant;
 
 use easyroutine_store::{
-    ActivationLoader, ActivationSaver, Begun, Contents, Dtype, Durability, Joining, Kind, Loaded, Model,
-    Plan, Query, Store, Story, Tensor,
+    ActivationLoader, ActivationSaver, Begun, Contents, Dtype, Durability, Joining, Kind, Model, Plan, Query,
+    Run, Store, Story, Tensor,
 };
 use serde_json::json;
 
@@ -21,7 +21,8 @@ fn main() {
     let n: u32 = args.get(3).map_or(0, |n| n.parse().unwrap());
     match task {
         "save" => save(base),
-        "layer" => read(base, n.max(1), |store| store.read("resid_out_7").unwrap()),
+        "layer" => read(base, n.max(1), |run| run),
+        "unverified" => read(base, n.max(1), Run::unverified),
         "rows" => rows(base),
         "stream" => stream(base),
         "runs" => runs(base, n),
@@ -72,13 +73,14 @@ fn save(base: &str) {
     println!("{}", begin.elapsed().as_secs_f64());
 }
 
-/// Finds and opens the run, reads, and looks at every page of what came; so many times, of which the last counts.
-fn read(base: &str, times: u32, tensors: impl Fn(&easyroutine_store::Run) -> Loaded) {
+/// Finds and opens the run, reads a layer, and looks at every page of it; so many times, of which the last counts.
+fn read(base: &str, times: u32, opened: impl Fn(Run) -> Run) {
     let once = || {
         let begin = Instant::now();
         let store = Store::open(base).unwrap();
-        let run = ActivationLoader::of(store, "e").query(&Query::default()).unwrap().load(-1).unwrap();
-        let loaded = tensors(&run);
+        let run =
+            opened(ActivationLoader::of(store, "e").query(&Query::default()).unwrap().load(-1).unwrap());
+        let loaded = run.read("resid_out_7").unwrap();
         let sum: u64 = loaded.bytes.iter().step_by(4096).map(|x| u64::from(*x)).sum();
         (begin.elapsed().as_secs_f64(), sum)
     };

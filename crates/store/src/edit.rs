@@ -18,10 +18,13 @@ pub enum Edit {
     Set(String, Value),
     /// Drops a key of the user's.
     Unset(String),
+    /// Takes a record that was changed by something else for right: it gets a checksum again.
+    Accept,
 }
 
 impl Store {
-    /// Changes the record of a run, all edits or none, and gives the new one. With `revision` the change is refused
+    /// Changes the record of a run, all edits or none, and gives the new one, with a new checksum. A record that was changed
+    /// by something else stays marked as such until [`Edit::Accept`]. With `revision` the change is refused
     /// where somebody else made one since.
     ///
     /// # Errors
@@ -156,6 +159,7 @@ fn apply(metadata: &mut Metadata, edit: &Edit) -> Result<()> {
             check_user_key(key)?;
             metadata.fields_mut().insert(key.clone(), value.clone());
         }
+        Edit::Accept => metadata.accept(),
         Edit::Unset(key) => {
             check_user_key(key)?;
             // `shift_remove` keeps the order of the other keys.

@@ -21,6 +21,9 @@ impl Sum {
     }
 }
 
+/// Length of a checksum as text.
+pub(crate) const DIGITS: usize = 16;
+
 fn written(sum: u64) -> String {
     format!("{sum:016x}")
 }

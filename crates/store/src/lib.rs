@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod checked;
 mod clock;
 mod condition;
 mod edit;
@@ -22,6 +23,7 @@ mod metadata;
 mod names;
 mod query;
 mod read;
+mod record_sum;
 mod run;
 mod save;
 mod shard;
@@ -39,10 +41,11 @@ pub use gc::{Garbage, Sweep};
 pub use hash::of as checksum;
 pub use import::Imported;
 pub use loader::{ActivationLoader, QueryResult, Which};
-pub use manifest::{Manifest, Part, Shard, TensorEntry};
+pub use manifest::{Manifest, Part, Pieces, Shard, TensorEntry};
 pub use metadata::{Metadata, RESERVED, VERSION};
 pub use names::{check_experiment, fresh_name};
 pub use query::{Matching, Query};
+pub use record_sum::RecordSum;
 pub use run::Run;
 pub use save::{ActivationSaver, Contents, Model, Story};
 pub use shard::SHARD_BYTES;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use twox_hash::XxHash3_128;
 
 use crate::error::{Error, Result};
-use crate::hash;
+use crate::hash::{self, DIGITS};
 use crate::names::check_file;
 use crate::tensor::{Dtype, Kind, offsets_of};
 
@@ -71,6 +71,33 @@ pub struct Part {
     pub len: u64,
     /// Its checksum (XXH3, 64 bits).
     pub xxh3: String,
+    /// Checksums of its pieces, so that some of its rows can be checked by themselves; none where it is one piece, and in
+    /// runs that were written before parts had pieces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<Pieces>,
+}
+
+/// Checksums of a part, piece by piece.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pieces {
+    /// Bytes of a piece; the last may have fewer.
+    pub bytes: u64,
+    /// The checksums (XXH3, 64 bits) end to end, 16 hexadecimal digits each.
+    pub xxh3: String,
+}
+
+impl Part {
+    /// Bytes of a piece, all where it is one.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.pieces.as_ref().map_or(self.len, |pieces| pieces.bytes).max(1)
+    }
+
+    /// The checksum of a piece.
+    pub(crate) fn sum_of_piece(&self, piece: u64) -> &str {
+        let Some(pieces) = &self.pieces else { return &self.xxh3 };
+        let start = usize::try_from(piece).unwrap_or(usize::MAX).saturating_mul(DIGITS);
+        pieces.xxh3.get(start..start.saturating_add(DIGITS)).unwrap_or_default()
+    }
 }
 
 impl Manifest {
@@ -209,6 +236,12 @@ fn check_part(shard: &Shard, part: &Part, (dtype, row_shape): (Dtype, &[usize]))
     let end = part.offset.checked_add(part.len);
     if bytes != Some(part.len) || end.is_none_or(|end| end > shard.bytes) {
         return Err(Error::damaged("its length fits neither its shape nor the file"));
+    }
+    let Some(Pieces { bytes, xxh3 }) = &part.pieces else { return Ok(()) };
+    let digits =
+        part.len.checked_div(*bytes).map(|_| part.len.div_ceil(*bytes).saturating_mul(DIGITS as u64));
+    if digits != Some(xxh3.len() as u64) || !xxh3.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(Error::damaged("the checksums of its pieces do not fit its length"));
     }
     Ok(())
 }

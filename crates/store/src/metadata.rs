@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::Manifest;
+use crate::record_sum::{self, RecordSum};
 
 /// The version of the layout that is written.
 pub const VERSION: u64 = 1;
@@ -21,10 +22,15 @@ pub const RESERVED: &[&str] = &[
     "extraction_config",
 ];
 
+/// What is said of a record whose checksum is wrong.
+pub(crate) const EDITED: &str = "was changed by something else than easyroutine, or is damaged: its checksum differs, so what it says of the run (seed, \
+     interventions, tag) may not be what was saved";
+
 /// The metadata of a run. Keys that this version does not know are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metadata {
     fields: Map<String, Value>,
+    checksum: RecordSum,
 }
 
 impl Metadata {
@@ -34,14 +40,18 @@ impl Metadata {
     /// Not JSON, no record of ours, one of a newer version.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).map_err(|e| Error::damaged(e.to_string()))?;
-        let Value::Object(fields) = value else { return Err(Error::damaged("is no object")) };
-        let metadata = Metadata { fields };
+        let Value::Object(mut fields) = value else { return Err(Error::damaged("is no object")) };
+        let checksum = record_sum::of(text, fields.get("_store"));
+        if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {
+            store.shift_remove(record_sum::KEY);
+        }
+        let metadata = Metadata { fields, checksum };
         metadata.check()?;
         Ok(metadata)
     }
 
     pub(crate) fn new(fields: Map<String, Value>) -> Self {
-        Metadata { fields }
+        Metadata { fields, checksum: RecordSum::Right }
     }
 
     fn check(&self) -> Result<()> {
@@ -172,10 +182,36 @@ impl Metadata {
         Ok(ManifestPlace::Inline(Manifest::from_value(inline)?))
     }
 
+    /// Whether it is what easyroutine wrote.
+    pub fn checksum(&self) -> RecordSum {
+        self.checksum
+    }
+
+    /// What whoever reads the run should know of its record, if there is something.
+    pub fn warning(&self) -> Option<&'static str> {
+        (self.checksum == RecordSum::Wrong).then_some(EDITED)
+    }
+
+    /// Takes what it says for what it is to say, whoever wrote it.
+    pub(crate) fn accept(&mut self) {
+        self.checksum = RecordSum::Right;
+    }
+
+    /// The file, with its checksum. One that was changed by something else keeps a wrong one: an edit does not vouch for
+    /// what it did not make.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec_pretty(&self.fields).unwrap_or_default();
-        text.push(b'\n');
-        text
+        let mut fields = self.fields.clone();
+        let placeholder = record_sum::placeholder();
+        if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {
+            store.insert("version".to_owned(), record_sum::SINCE_VERSION.into());
+            store.insert(record_sum::KEY.to_owned(), placeholder.as_str().into());
+        }
+        let mut text = serde_json::to_string_pretty(&fields).unwrap_or_default();
+        text.push('\n');
+        if self.checksum != RecordSum::Wrong {
+            text = record_sum::filled(text, &placeholder);
+        }
+        text.into_bytes()
     }
 
     fn text(&self, key: &str) -> &str {

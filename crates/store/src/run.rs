@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use easyroutine_sites::Point;
 
+use crate::checked::Compared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Source;
 use crate::hash;
@@ -25,6 +26,9 @@ pub struct Run {
     manifest: Manifest,
     /// Shards that were opened.
     sources: Mutex<BTreeMap<usize, Arc<dyn Source>>>,
+    /// Whether what is read is compared with its checksums.
+    is_compared: bool,
+    compared: Compared,
 }
 
 impl Store {
@@ -38,7 +42,15 @@ impl Store {
         let metadata = self.record(path).map_err(|e| e.at(path))?;
         let metadata = metadata.ok_or_else(|| self.no_run(path))?;
         let manifest = self.manifest(path, &metadata).map_err(|e| e.at(path))?;
-        Ok(Run { store: self.clone(), path: path.to_owned(), metadata, manifest, sources: Mutex::default() })
+        Ok(Run {
+            store: self.clone(),
+            path: path.to_owned(),
+            metadata,
+            manifest,
+            sources: Mutex::default(),
+            is_compared: true,
+            compared: Compared::default(),
+        })
     }
 
     pub(crate) fn manifest(&self, path: &str, metadata: &Metadata) -> Result<Manifest> {
@@ -85,6 +97,12 @@ impl Store {
 }
 
 impl Run {
+    /// The same run, of which damaged tensors are read as they are.
+    #[must_use]
+    pub fn unverified(self) -> Self {
+        Run { is_compared: false, ..self }
+    }
+
     /// `experiment/model/time`, below the store.
     pub fn path(&self) -> &str {
         &self.path
@@ -116,7 +134,7 @@ impl Run {
     /// A whole tensor. Where it lies in one mapped shard nothing is copied.
     ///
     /// # Errors
-    /// No such tensor, or a shard that is missing or too short.
+    /// No such tensor, a shard that is missing or too short, numbers that are not those that were saved.
     pub fn read(&self, name: &str) -> Result<Loaded> {
         self.read_part(name, None)
     }
@@ -153,6 +171,19 @@ impl Run {
         self.names().map(|name| Ok((name.to_owned(), self.read(name)?))).collect()
     }
 
+    pub(crate) fn is_compared(&self) -> bool {
+        self.is_compared
+    }
+
+    pub(crate) fn compared(&self) -> &Compared {
+        &self.compared
+    }
+
+    /// A shard, as errors call it.
+    pub(crate) fn place(&self, shard: usize) -> String {
+        format!("{}/{}", self.path, self.manifest.shards[shard].file)
+    }
+
     pub(crate) fn entry(&self, name: &str) -> Result<&TensorEntry> {
         self.manifest.tensor(name).ok_or_else(|| {
             let error =
@@ -180,7 +211,7 @@ impl Run {
         let shard = &self.manifest.shards[number];
         let source = self.store.backend().open(&format!("{}/{}", self.path, shard.file))?;
         if source.size() != shard.bytes {
-            let (place, found) = (format!("{}/{}", self.path, shard.file), source.size());
+            let (place, found) = (self.place(number), source.size());
             return Err(Error::damaged(format!("{place}: is {found} bytes long, not {}", shard.bytes)));
         }
         sources.insert(number, source.clone());
@@ -239,6 +270,9 @@ impl Run {
             (source.mapped(), usize::try_from(start), usize::try_from(end))
             && end <= map.len()
         {
+            let compared = self.compare_mapped(number, part, &range, map);
+            source.check_unchanged().map_err(|e| Error::io("read", self.place(number), e))?;
+            compared?;
             return Ok(Bytes::Mapped(source.clone(), start..end));
         }
         self.joined(&[(number, part, range)])
@@ -253,8 +287,9 @@ impl Run {
         let mut rest = &mut bytes[..];
         for ((number, part, range), source) in wanted.iter().zip(sources) {
             let (out, left) = rest.split_at_mut((range.end - range.start) as usize);
-            let place = || format!("{}/{}", self.path, self.manifest.shards[*number].file);
-            source.read_at(part.offset + range.start, out).map_err(|e| Error::io("read", place(), e))?;
+            let compared = self.read_compared(*number, part, range, &*source, out);
+            source.check_unchanged().map_err(|e| Error::io("read", self.place(*number), e))?;
+            compared?;
             rest = left;
         }
         Ok(Bytes::Owned(bytes))
@@ -276,7 +311,7 @@ impl Run {
             let grows = numbers.windows(2).all(|w| w[0] <= w[1]);
             let rows = i64::try_from(part.shape[0]).ok();
             if numbers.first() != Some(&0) || numbers.last().copied() != rows || !grows {
-                let place = format!("{}/{}", self.path, self.manifest.shards[*number].file);
+                let place = self.place(*number);
                 return Err(Error::damaged(format!("{place}: `{key}` does not cut `{name}`")));
             }
             ends.push(numbers);
@@ -331,6 +366,18 @@ impl Loaded {
         match self.kind {
             Kind::Rows | Kind::RaggedNd => self.offsets.len().saturating_sub(1),
             _ => self.shape.first().copied().unwrap_or(1),
+        }
+    }
+
+    /// Whether what was read of it so far is what was saved: for numbers that lie in a mapped file, which another program may
+    /// cut short after they were compared. Asked once they have been used or copied.
+    ///
+    /// # Errors
+    /// The file was cut short or written to; its bytes may have read as zeros.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match &self.bytes {
+            Bytes::Owned(_) => Ok(()),
+            Bytes::Mapped(source, _) => source.check_unchanged().map_err(|e| Error::damaged(e.to_string())),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::hash;
 use crate::manifest::{Manifest, Shard, TensorEntry};
 use crate::metadata::{Metadata, SCHEMA, VERSION, check_tag, check_user_key};
 use crate::names::{MANIFEST, METADATA, check_experiment, model_folder};
+use crate::record_sum;
 use crate::shard::{self, Label, SHARD_BYTES};
 use crate::store::Store;
 use crate::tensor::Tensor;
@@ -261,7 +262,7 @@ pub(crate) fn publish(
     let mut store = Map::new();
     let mut put = |key: &str, value: Json| store.insert(key.to_owned(), value);
     put("schema", json!(SCHEMA));
-    put("version", json!(VERSION));
+    put("version", json!(record_sum::SINCE_VERSION));
     put("min_reader", json!(VERSION));
     put("run_id", json!(claim.run_id.to_string()));
     put("state", json!("committed"));

@@ -5,6 +5,9 @@ use std::fmt;
 use crate::error::Result;
 use crate::fs::Source;
 use crate::hash::Sum;
+use crate::metadata::EDITED;
+use crate::names::METADATA;
+use crate::record_sum::RecordSum;
 use crate::run::Run;
 
 /// Something in a run that is not as it was saved.
@@ -46,9 +49,12 @@ impl Run {
                 }
             }
         }
+        if self.metadata().checksum() == RecordSum::Wrong {
+            found.push(Damage { file: METADATA.to_owned(), tensor: None, what: EDITED.to_owned() });
+        }
         if found.is_empty() && self.manifest().digest() != self.metadata().digest() {
             let what = "the digest of the record is not that of its tensors".to_owned();
-            found.push(Damage { file: "metadata.json".to_owned(), tensor: None, what });
+            found.push(Damage { file: METADATA.to_owned(), tensor: None, what });
         }
         Ok(found)
     }
@@ -69,7 +75,7 @@ impl Run {
         Ok(())
     }
 
-    fn sum(&self, source: &dyn Source, range: std::ops::Range<u64>, file: &str) -> Result<String> {
+    pub(crate) fn sum(&self, source: &dyn Source, range: std::ops::Range<u64>, file: &str) -> Result<String> {
         let mut sum = Sum::default();
         let mut piece = vec![0; PIECE.min(range.end - range.start) as usize];
         let mut offset = range.start;

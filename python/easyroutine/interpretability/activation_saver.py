@@ -239,6 +239,8 @@ class ActivationLoader:
             }
             originals = find_originals(self.base_dir, None if experiment == "*" else experiment, criteria)
         found = self._loader.query(asked)
+        for warning in found.edited():
+            warnings.warn(f"{warning}; `easyroutine runs tag RUN --accept` takes it over", stacklevel=2)
         result = QueryResult(found, self._loader.base, without_imported(originals, self.base_dir, found.runs()))
         if not len(result) and experiment_name is None:
             self._warn_of_others(asked)

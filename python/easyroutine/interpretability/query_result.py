@@ -97,12 +97,17 @@ class QueryResult:
         return [run for _, _, run, _ in self._listed()]
 
     def load(
-        self, time: int | str | PathLike[str] = -1, keys: Sequence[str] | str | None = None
+        self,
+        time: int | str | PathLike[str] = -1,
+        keys: Sequence[str] | str | None = None,
+        *,
+        verify: bool = True,
     ) -> tuple[Any, dict[str, Any]]:
         """What was saved, and its metadata.
 
         ``time`` counts from 0, -1 is the most recent; or it is a run's folder, its name (``2023-04-15_14-30-25``), or a
-        beginning of one that fits one run only. With ``keys`` only these values are read.
+        beginning of one that fits one run only. With ``keys`` only these values are read. What is read is compared with its
+        checksums: damage is an error that names file and tensor. ``verify=False`` reads damaged numbers as they are.
         """
         which = _which(time)
         original = self._original(which)
@@ -110,14 +115,14 @@ class QueryResult:
             loaded = load_original(Path(original[2]))
             wanted = [keys] if isinstance(keys, str) else keys
             return loaded if wanted is None else {key: loaded[key] for key in wanted}, original[3]
-        run = self.open(time)
+        run = self.open(time, verify=verify)
         return run.load(keys), run.metadata
 
-    def open(self, time: int | str | PathLike[str] = -1) -> StoredRun:
-        """A run of which only what is then asked for is read; ``time`` as in :meth:`load`."""
+    def open(self, time: int | str | PathLike[str] = -1, *, verify: bool = True) -> StoredRun:
+        """A run of which only what is then asked for is read; ``time`` and ``verify`` as in :meth:`load`."""
         which = _which(time)
         self._refuse_original(which, "opened")
-        return StoredRun(self._runs(which).open(self._in_store(which)), self._base_dir)
+        return StoredRun(self._runs(which).open(self._in_store(which), verify), self._base_dir)
 
     def remove(self, time: int | str | PathLike[str]) -> None:
         """Removes a run from the store."""

@@ -134,6 +134,9 @@ pub(crate) struct Load {
     /// Examples of it: `5`, `0:10`.
     #[arg(long, value_name = "ROWS", requires = "key")]
     pub(crate) rows: Option<String>,
+    /// Read damaged numbers as they are, without comparing checksums.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
 }
 
 /// `runs tag`
@@ -153,6 +156,9 @@ pub(crate) struct Tag {
     /// A key of yours to drop. May repeat.
     #[arg(long, value_name = "KEY")]
     pub(crate) drop: Vec<String>,
+    /// Take over what was changed in metadata.json by hand: the record gets a checksum again.
+    #[arg(long)]
+    pub(crate) accept: bool,
     /// Refuse unless the run is at this revision.
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<u64>,
@@ -177,4 +183,7 @@ pub(crate) struct Export {
     /// Tensors; all if none is named.
     #[arg(value_name = "KEY")]
     pub(crate) keys: Vec<String>,
+    /// Export damaged numbers as they are, without comparing checksums.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
 }

@@ -48,7 +48,15 @@ impl LogitLens {
         target_key: &str,
         options: &LensOptions,
     ) -> Result<Vec<LensValue>> {
-        self.unembedding.check_files()?;
+        self.unembedding.files.during(|| self.computed(cache, target_key, options))
+    }
+
+    fn computed(
+        &self,
+        cache: &ActivationCache,
+        target_key: &str,
+        options: &LensOptions,
+    ) -> Result<Vec<LensValue>> {
         let pairs_alone = options.metric == Metric::Accuracy;
         match &options.directions {
             Some(directions) => {

@@ -115,6 +115,16 @@ pub fn survey_through(
     options: &SurveyOptions,
     first: impl Tap,
 ) -> Result<Survey> {
+    lens.unembedding.files.during(|| surveyed(lens, model, batch, options, first))
+}
+
+fn surveyed(
+    lens: &LogitLens,
+    model: &Model,
+    batch: &Batch,
+    options: &SurveyOptions,
+    first: impl Tap,
+) -> Result<Survey> {
     if batch.n_rows() != 1 {
         return Err(Error::input("a lens is drawn of one prompt at a time"));
     }

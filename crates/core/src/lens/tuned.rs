@@ -59,6 +59,7 @@ impl LogitLens {
         let lens = LogitLens::from_model(model);
         let layer = |number: usize| translator(&lens.cpu, &params, number, d_model).map_err(place);
         let layers = (0..n_layers).map(layer).collect::<Result<_>>()?;
+        map.check_unchanged()?;
         Ok(LogitLens { translators: Some(Arc::new(Translators { layers, trained })), ..lens })
     }
 

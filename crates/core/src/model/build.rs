@@ -11,7 +11,7 @@ use super::{Model, Unembedding, alibi};
 use crate::arch::{self, Arch, Bias, PositionMark, QkNorm, UnembedMatrix, Window, Wiring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::{HeadNorm as HeadNormName, LayerNames, Linear, MlpNames, Names, QkvNames};
-use crate::weights::{Checkpoint, Loader, Norm, Projection};
+use crate::weights::{Checkpoint, Files, Loader, Norm, Projection};
 
 impl Model {
     /// Finds all weights. Matrices are read when products need them.
@@ -31,6 +31,7 @@ impl Model {
         let blocks =
             (0..arch.layers.len()).map(|layer| block(&loader, &arch, layer)).collect::<Result<_>>()?;
         checkpoint.finish(names.ignored)?;
+        checkpoint.check_unchanged()?;
         Ok(Model {
             arch,
             cpu,
@@ -83,7 +84,7 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
         matrix,
         divisor: arch.unembed.divisor,
         softcap: arch.unembed.softcap,
-        files: Arc::downgrade(loader.checkpoint),
+        files: Files::of(loader.checkpoint),
     })
 }
 

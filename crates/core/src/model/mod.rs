@@ -92,8 +92,8 @@ impl Model {
     /// wanted point.
     ///
     /// # Errors
-    /// An id beyond the vocabulary, a row longer than the model's positions, a file that was written to before its weights
-    /// were packed, or an error of the tap.
+    /// An id beyond the vocabulary, a row longer than the model's positions, a file that was written to or cut short before
+    /// its weights were packed, or an error of the tap.
     pub fn forward(&self, batch: &Batch, tap: &mut dyn Tap) -> Result<()> {
         self.check(batch)?;
         let program = self.program(tap, batch, None, At::all(&self.arch));
@@ -198,8 +198,12 @@ impl Model {
         })
     }
 
-    /// Lends buffers of an earlier run.
-    fn with_registers<T>(&self, run: impl FnOnce(&mut Registers) -> T) -> T {
+    /// Lends buffers of an earlier run. What was read of a file that is written to meanwhile gives no result.
+    fn with_registers<T>(&self, run: impl FnOnce(&mut Registers) -> Result<T>) -> Result<T> {
+        self.weights.unembedding.files.during(|| self.with_buffers(run))
+    }
+
+    fn with_buffers<T>(&self, run: impl FnOnce(&mut Registers) -> T) -> T {
         let mut registers = self.registers.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
         let result = run(&mut registers);
         if let Ok(mut free) = self.registers.lock() {
@@ -209,7 +213,6 @@ impl Model {
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
-        self.weights.unembedding.check_files()?;
         (0..batch.n_rows()).try_for_each(|row| self.check_row(row, batch.first(row), batch.row(row)))
     }
 

@@ -1,11 +1,15 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use easyroutine_sites::{Point, Site};
 
 use crate::batch::Batch;
+use crate::error::Result;
 use crate::load::{LoadOptions, load};
 use crate::pass::Reg;
 use crate::positions::{Context, Row};
 use crate::request::Request;
 use crate::source::{FilesKind, ModelFiles};
+use crate::tap::{Tap, Value, Want};
 
 /// Needless work changes no number that is reported, but it would move the stream that the run leaves behind.
 #[test]
@@ -36,4 +40,64 @@ fn a_run_ends_after_the_last_wanted_point() {
         }
     }
     assert!(n_points > 60, "only {n_points} points were looked at");
+}
+
+/// Cuts a file short when the run comes to a point.
+struct Cut(PathBuf);
+
+impl Tap for Cut {
+    fn wants(&self, point: Point) -> Want {
+        if point == Point::layer_of(Site::ResidOut, 0) || point == Point::model(Site::Logits) {
+            Want::Read
+        } else {
+            Want::Nothing
+        }
+    }
+
+    fn at(&mut self, point: Point, _: &mut Value<'_>) -> Result<()> {
+        if point.site() == Site::ResidOut {
+            std::fs::File::options().write(true).open(&self.0).unwrap().set_len(1000).unwrap();
+        }
+        Ok(())
+    }
+}
+
+/// Also the run that packs the last weight, after which no file is looked at any more.
+#[test]
+fn a_file_that_is_cut_short_during_a_run_gives_no_numbers_then_nor_later() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny");
+    let mut n_errors = 0;
+    for case in std::fs::read_dir(tiny).unwrap().map(|entry| entry.unwrap().path()) {
+        for runs_before in [0, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            for name in ["config.json", "model.safetensors"] {
+                std::fs::copy(case.join(name), folder.path().join(name)).unwrap();
+            }
+            let kind = FilesKind::Folder(folder.path().to_owned());
+            let files = ModelFiles { kind, name: "copy".to_owned(), commit: None };
+            let model = load(&files, &LoadOptions::default()).unwrap();
+            let batch = Batch::new(&[[5, 6, 7]]).unwrap();
+            let logits = || {
+                let request = Request::parse("logits", "last").unwrap();
+                request.run(&model, &batch, &[Row::of(0, &[5, 6, 7])], Context::default())
+            };
+            for _ in 0..runs_before {
+                logits().unwrap();
+            }
+            let during = model.forward(&batch, &mut Cut(folder.path().join("model.safetensors")));
+            // A model whose weights were all packed before has no file to lose.
+            let is_lost = during.is_err();
+            let results = (0..4).map(|_| logits().map(drop));
+            for result in std::iter::once(during).chain(results) {
+                match result {
+                    Ok(()) => assert!(!is_lost, "{}: numbers of a file that is cut short", case.display()),
+                    Err(error) => {
+                        assert!(is_lost && error.to_string().contains("model.safetensors"), "{error}")
+                    }
+                }
+            }
+            n_errors += usize::from(is_lost);
+        }
+    }
+    assert!(n_errors > 40, "only {n_errors} models lost their files");
 }

@@ -1,13 +1,13 @@
 //! The last residual stream to logits.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix};
 
 use super::buffer::Buffer;
 use crate::error::{Error, Result};
-use crate::weights::{Checkpoint, Norm, Projection};
+use crate::weights::{Files, Norm, Projection};
 
 /// Final norm and unembedding: all that a lens needs of a model.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Unembedding {
     pub(crate) divisor: Option<f32>,
     pub(crate) softcap: Option<f32>,
     /// The model's files, as long as any of its weights are still read there.
-    pub(crate) files: Weak<Checkpoint>,
+    pub(crate) files: Files,
 }
 
 /// A final norm, as plain data.
@@ -91,7 +91,7 @@ impl Unembedding {
             matrix: Arc::new(Projection::new(matrix, bias)),
             divisor,
             softcap,
-            files: Weak::new(),
+            files: Files::default(),
         })
     }
 
@@ -103,11 +103,14 @@ impl Unembedding {
     /// # Errors
     /// A file of the model that was written to before all its weights were packed.
     pub fn rows(&self) -> Result<Vec<f32>> {
-        self.check_files()?;
+        self.files.during(|| Ok(self.read_rows()))
+    }
+
+    fn read_rows(&self) -> Vec<f32> {
         let inner = &self.matrix.matrix;
         let mut rows = vec![0.0; inner.outputs() * inner.inputs()];
         rows.chunks_exact_mut(inner.inputs()).enumerate().for_each(|(n, row)| inner.read_row(n, row));
-        let Some(project) = &self.project else { return Ok(rows) };
+        let Some(project) = &self.project else { return rows };
         let d_model = project.matrix.inputs();
         let mut whole = vec![0.0; inner.outputs() * d_model];
         let mut through = vec![0.0; d_model];
@@ -117,15 +120,7 @@ impl Unembedding {
                 out.iter_mut().zip(&through).for_each(|(o, x)| *o += factor * x);
             }
         }
-        Ok(whole)
-    }
-
-    /// Whether the files from which weights are still to be read hold what they held when the model was loaded.
-    ///
-    /// # Errors
-    /// The file that does not.
-    pub(crate) fn check_files(&self) -> Result<()> {
-        self.files.upgrade().map_or(Ok(()), |files| files.check_unchanged())
+        whole
     }
 
     /// Width of the stream that it reads, D.

@@ -23,7 +23,10 @@ impl GgufFile {
     }
 
     pub(crate) fn new(map: MappedFile) -> Result<Self> {
-        let gguf = Gguf::parse(map.bytes()).map_err(|e| e.within(map.path().display()))?;
+        let read = Gguf::parse(map.bytes());
+        // What a file says that changes under the reader's eyes is of no account.
+        map.check_unchanged()?;
+        let gguf = read.map_err(|e| e.within(map.path().display()))?;
         let places = gguf.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(GgufFile { map, gguf, places })
     }

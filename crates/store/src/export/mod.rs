@@ -25,9 +25,20 @@ pub fn safetensors(
     let mut pieces: Vec<_> = borrowed.iter().flat_map(|tensor| shard::pieces(tensor, None)).collect();
     shard::widest_first(&mut pieces);
     let about: Map<_, _> = about.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
-    out.write_all(&head(about, &pieces))?;
-    pieces.iter().try_for_each(|piece| out.write_all(&piece.bytes))?;
-    out.flush()
+    let write = || {
+        out.write_all(&head(about, &pieces))?;
+        pieces.iter().try_for_each(|piece| out.write_all(&piece.bytes))?;
+        out.flush()
+    };
+    let written = write();
+    // Before what the writer says: a file that was cut short meanwhile may be why.
+    tensors.iter().try_for_each(|(_, tensor)| unchanged(tensor))?;
+    written
+}
+
+/// Whether what was written was what was read.
+fn unchanged(tensor: &Loaded) -> io::Result<()> {
+    tensor.check_unchanged().map_err(io::Error::other)
 }
 
 /// One array in NumPy's format, version 1 or 2 (numpy.lib.format). It has no bf16: that is widened to f32.
@@ -66,9 +77,11 @@ pub fn npy(tensor: &Loaded, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&(header.len() as u32).to_le_bytes())?;
     }
     out.write_all(header.as_bytes())?;
-    match tensor.dtype {
-        Dtype::Bf16 => tensor.widened().iter().try_for_each(|x| out.write_all(&x.to_le_bytes()))?,
-        _ => out.write_all(&tensor.bytes)?,
-    }
+    let written = match tensor.dtype {
+        Dtype::Bf16 => tensor.widened().iter().try_for_each(|x| out.write_all(&x.to_le_bytes())),
+        _ => out.write_all(&tensor.bytes),
+    };
+    unchanged(tensor)?;
+    written?;
     out.flush()
 }

@@ -120,7 +120,9 @@ impl<'a> Table<'a> {
             self.write_places(&mut group, examples.clone()).map_err(said)?;
             for column in &self.columns {
                 let values = self.run.read_rows(&column.name, examples.clone()).map_err(io::Error::other)?;
-                column.write(&mut group, &values).map_err(said)?;
+                let written = column.write(&mut group, &values);
+                super::unchanged(&values)?;
+                written.map_err(said)?;
             }
             group.close().map_err(said)?;
         }

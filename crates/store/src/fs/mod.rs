@@ -120,9 +120,18 @@ pub trait Source: Debug + Send + Sync {
     /// `UnexpectedEof`, or what the system says.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
-    /// The whole file as it lies in memory, where mapping it is safe.
+    /// The whole file as it lies in memory, where it can be mapped. What is read there counts only if
+    /// [`Source::check_unchanged`] finds nothing afterwards.
     fn mapped(&self) -> Option<&[u8]> {
         None
+    }
+
+    /// Whether what was read of the map so far is what was in the file when it was opened.
+    ///
+    /// # Errors
+    /// It was cut short, or its disk failed.
+    fn check_unchanged(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ pub struct OsFiles {
 enum Reading {
     /// From the page cache where they lie.
     Mapped,
-    /// Call by call. A mapped file that another machine cuts short kills the process.
+    /// Call by call. What another machine writes to a mapped file is seen late or never.
     Called,
 }
 
@@ -212,11 +212,23 @@ impl Source for Mapped {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let found = start.checked_add(out.len()).and_then(|end| self.0.bytes().get(start..end));
         out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        self.check_unchanged()
     }
 
     fn mapped(&self) -> Option<&[u8]> {
         Some(self.0.bytes())
+    }
+
+    fn check_unchanged(&self) -> io::Result<()> {
+        self.0.check_unchanged().map_err(io::Error::other)?;
+        // Bytes between the new end and that of its page read as zeros, and nothing tells of them. A file that is gone, or
+        // elsewhere, is still whole in the map.
+        let is_cut = fs::symlink_metadata(self.0.path()).is_ok_and(|found| found.len() < self.size());
+        if is_cut {
+            Err(io::Error::other(format!("{}: was cut short", self.0.path().display())))
+        } else {
+            Ok(())
+        }
     }
 }
 

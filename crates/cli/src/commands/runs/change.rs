@@ -15,6 +15,7 @@ pub(super) fn tag(args: &Args, runs: &Runs, asked: &runs::Tag) -> Result<(), Fai
     edits.extend(asked.remove.iter().cloned().map(Edit::Untag));
     edits.extend(pairs(&asked.meta)?.into_iter().map(|(key, value)| Edit::Set(key, value)));
     edits.extend(asked.drop.iter().cloned().map(Edit::Unset));
+    edits.extend(asked.accept.then_some(Edit::Accept));
     if edits.is_empty() {
         return Err(Failure::usage("nothing to change").hint("easyroutine runs tag -1 good --meta seed=3"));
     }

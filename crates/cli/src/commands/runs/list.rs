@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use easyroutine_store::{Found, Matching, Path, Query, QueryResult};
 use serde_json::{Value, json};
 
-use super::{pairs, position};
+use super::{pairs, position, warn_of_record};
 use crate::args::Args;
 use crate::args::runs::{self, MatchArg, Runs};
 use crate::failure::{Failure, one_line};
@@ -54,6 +54,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
 }
 
 fn print(targets: &[output::Target], found: &QueryResult) -> Result<(), Failure> {
+    found.runs().iter().for_each(|run| warn_of_record(&run.path, &run.metadata));
     let rows: Vec<Vec<String>> = found.runs().iter().map(row).collect();
     let json = json!({
         "schema": "easyroutine.runs/1",

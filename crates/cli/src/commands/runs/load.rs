@@ -12,7 +12,7 @@ use crate::output::{self, PLAIN};
 
 pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let run = runs.find(&asked.run.run)?;
+    let run = runs.find_to_read(&asked.run.run, asked.no_verify)?;
     let Some(key) = &asked.key else { return shapes(&targets, &run) };
     let (first, loaded) = match &asked.rows {
         Some(rows) => {
@@ -25,6 +25,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     let has_width = !loaded.kind.is_ragged() || loaded.shape.len() > 1;
     let width = if has_width { loaded.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
     let numbers = numbers(&loaded);
+    loaded.check_unchanged()?;
     let rows: Vec<Vec<String>> = numbers
         .chunks(width)
         .enumerate()

@@ -9,7 +9,7 @@ mod show;
 mod tend;
 
 use easyroutine::positions::Specifier;
-use easyroutine_store::{ActivationLoader, Query, QueryResult, Run, Store, Which};
+use easyroutine_store::{ActivationLoader, Metadata, Query, QueryResult, Run, Store, Which};
 use serde_json::Value;
 
 use crate::args::Args;
@@ -57,9 +57,29 @@ impl Runs {
         Ok(found)
     }
 
-    /// Opens the run of a name.
+    /// Opens the run of a name, warning of a record that is not what was saved.
     fn find(&self, name: &str) -> Result<Run, Failure> {
-        Ok(self.query(&Query::default())?.load(which(name))?)
+        let run = self.query(&Query::default())?.load(which(name))?;
+        warn_of_record(run.path(), run.metadata());
+        Ok(run)
+    }
+
+    /// The same; where checksums are not compared, that is said.
+    fn find_to_read(&self, name: &str, no_verify: bool) -> Result<Run, Failure> {
+        let run = self.find(name)?;
+        if !no_verify {
+            return Ok(run);
+        }
+        output::note("warning", "--no-verify: numbers may be damaged, and nothing tells which");
+        Ok(run.unverified())
+    }
+}
+
+/// Warns where a record is not what easyroutine wrote.
+fn warn_of_record(path: &str, metadata: &Metadata) {
+    if let Some(warning) = metadata.warning() {
+        output::note("warning", &format!("{path}: metadata.json {warning}"));
+        output::note("hint", "easyroutine runs tag RUN --accept takes it over, if you made the change");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use easyroutine_store::{Begun, Query, Sweep};
+use easyroutine_store::{Begun, Query, RecordSum, Sweep};
 use serde_json::json;
 
 use super::change::say;
@@ -29,8 +29,15 @@ pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<u8, F
     let unread = found.problems().iter().filter(|_| names.is_empty());
     let mut listed: Vec<(String, Vec<String>)> =
         unread.map(|problem| (problem.path.clone(), vec![problem.error.to_string()])).collect();
+    let mut without = Vec::new();
     for path in paths {
-        let wrong = match store.run(&path).and_then(|run| run.verify()) {
+        let verified = store.run(&path).and_then(|run| {
+            if run.metadata().checksum() == RecordSum::None {
+                without.push(path.clone());
+            }
+            run.verify()
+        });
+        let wrong = match verified {
             Ok(found) => found.iter().map(ToString::to_string).collect(),
             Err(error) => vec![error.to_string()],
         };
@@ -38,7 +45,8 @@ pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<u8, F
     }
     for (path, wrong) in listed {
         if wrong.is_empty() {
-            rows.push(vec![path.clone(), "whole".to_owned()]);
+            let state = if without.contains(&path) { "whole; its record has no checksum" } else { "whole" };
+            rows.push(vec![path.clone(), state.to_owned()]);
         }
         for what in wrong {
             damage.push(json!({"path": path, "what": what}));

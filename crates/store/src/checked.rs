@@ -1,0 +1,112 @@
+//! Reads that compare what they read with what was saved.
+//!
+//! A part of a tensor has a checksum for each of its pieces. Before bytes are given out every piece that they lie in is
+//! compared, once for an opened run: rows of a large tensor cost a piece or two and not the whole. Parts that were written
+//! before there were pieces are one piece each.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::fs::Source;
+use crate::hash;
+use crate::manifest::Part;
+use crate::run::Run;
+
+/// Which pieces of an opened run were compared: the number of their shard, and where they begin in it.
+#[derive(Debug, Default)]
+pub(crate) struct Compared(Mutex<BTreeSet<(usize, u64)>>);
+
+impl Compared {
+    fn has(&self, shard: usize, offset: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(shard, offset))
+    }
+
+    fn add(&self, shard: usize, offset: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((shard, offset));
+    }
+}
+
+impl Run {
+    /// Compares the pieces that a range of a part lies in, in a shard that is mapped.
+    ///
+    /// # Errors
+    /// The tensor is damaged.
+    pub(crate) fn compare_mapped(
+        &self,
+        shard: usize,
+        part: &Part,
+        range: &Range<u64>,
+        map: &[u8],
+    ) -> Result<()> {
+        self.pieces(shard, part, range).into_iter().try_for_each(|piece| {
+            let (start, end) = (part.offset + piece.start, part.offset + piece.end);
+            let bytes = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+            let bytes = bytes.and_then(|(start, end)| map.get(start..end)).unwrap_or_default();
+            self.compare(shard, part, piece, bytes)
+        })
+    }
+
+    /// Reads a range of a part, and compares the pieces that it lies in.
+    ///
+    /// # Errors
+    /// The tensor is damaged; what the system says.
+    pub(crate) fn read_compared(
+        &self,
+        shard: usize,
+        part: &Part,
+        range: &Range<u64>,
+        source: &dyn Source,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let read = |from: u64, out: &mut [u8]| {
+            let place = || self.place(shard);
+            source.read_at(part.offset + from, out).map_err(|e| Error::io("read", place(), e))
+        };
+        let pieces = self.pieces(shard, part, range);
+        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else {
+            return read(range.start, out);
+        };
+        let whole = first.start.min(range.start)..last.end.max(range.end);
+        let compare = |bytes: &[u8]| {
+            pieces.iter().try_for_each(|piece| {
+                let at = (piece.start - whole.start) as usize..(piece.end - whole.start) as usize;
+                self.compare(shard, part, piece.clone(), &bytes[at])
+            })
+        };
+        if whole == *range {
+            read(range.start, out)?;
+            return compare(out);
+        }
+        let size = usize::try_from(whole.end - whole.start);
+        let mut bytes = vec![0; size.map_err(|_| Error::input("more than memory can hold"))?];
+        read(whole.start, &mut bytes)?;
+        compare(&bytes)?;
+        let start = (range.start - whole.start) as usize;
+        out.copy_from_slice(&bytes[start..start + out.len()]);
+        Ok(())
+    }
+
+    /// The pieces of a part that a range lies in, and that were not compared yet.
+    fn pieces(&self, shard: usize, part: &Part, range: &Range<u64>) -> Vec<Range<u64>> {
+        if !self.is_compared() || range.is_empty() {
+            return Vec::new();
+        }
+        let step = part.piece_bytes();
+        let numbers = range.start / step..range.end.div_ceil(step);
+        let pieces = numbers.map(|number| number * step..((number + 1) * step).min(part.len));
+        pieces.filter(|piece| !self.compared().has(shard, part.offset + piece.start)).collect()
+    }
+
+    fn compare(&self, shard: usize, part: &Part, piece: Range<u64>, bytes: &[u8]) -> Result<()> {
+        if hash::of(bytes) != part.sum_of_piece(piece.start / part.piece_bytes()) {
+            let what =
+                format!("{}: tensor `{}` is damaged: its checksum differs", self.place(shard), part.name);
+            return Err(Error::damaged(what)
+                .hint("the run's other tensors are read as ever; easyroutine runs verify lists all damage"));
+        }
+        self.compared().add(shard, part.offset + piece.start);
+        Ok(())
+    }
+}
