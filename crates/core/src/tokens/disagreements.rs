@@ -124,6 +124,12 @@ pub(super) fn found(
             written.replaced.join(" nor ")
         ));
     }
+    if settings.flag("fix_mistral_regex") == Some(true) {
+        found.push(
+            "`fix_mistral_regex` of tokenizer_config.json is not followed: text is cut by the expression of tokenizer.json"
+                .to_owned(),
+        );
+    }
     if written.has_file {
         flags(settings, class, written, named, backend, &mut found);
     }
