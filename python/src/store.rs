@@ -276,6 +276,11 @@ impl Found {
         Found { result: Mutex::new(self.lock().pick(&places)) }
     }
 
+    /// Refuses places counted from the end while there is a run that can't be read.
+    fn countable(&self) -> Result<(), Failure> {
+        self.lock().is_countable().map_err(failure)
+    }
+
     /// Runs whose records are not what easyroutine wrote, and what is to be said of it.
     fn edited(&self) -> Vec<String> {
         let said = |run: &store::Found| {

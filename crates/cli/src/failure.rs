@@ -53,6 +53,11 @@ impl Failure {
         Failure { message: String::new(), hint: None, code: 0 }
     }
 
+    /// Whether it says no more than that the reader went away.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.code == SUCCESS && self.message.is_empty()
+    }
+
     /// Adds what would do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

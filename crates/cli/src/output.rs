@@ -84,6 +84,27 @@ pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// Writes what a command found to every target, and gives the exit status that the finding has: a reader who went away
+/// changes nothing about it.
+///
+/// # Errors
+/// As [`render`] and [`write`].
+pub(crate) fn write_found<C: Clone + Into<Cell>>(
+    targets: &[Target],
+    header: &[&str],
+    rows: &[Vec<C>],
+    json: &Value,
+    status: u8,
+) -> Result<u8, Failure> {
+    for target in targets {
+        match write(target, render(target.format, header, rows, json)?.as_bytes()) {
+            Err(failure) if failure.is_quiet() => {}
+            written => written?,
+        }
+    }
+    Ok(status)
+}
+
 /// Says that numbers which are none were computed, where they were, by the model as it is or under interventions.
 pub(crate) fn warn_of_nan(found: bool, is_changed: bool) {
     let text = match is_changed {

@@ -24,6 +24,20 @@ pub(crate) fn interrupted() -> Result<Arc<AtomicBool>, Failure> {
     Ok(interrupted)
 }
 
+/// The same, also where the program is told to end by another, or its terminal is closed: nothing is to be left behind.
+///
+/// # Errors
+/// The system refuses to watch for the signals.
+pub(crate) fn stopped() -> Result<Arc<AtomicBool>, Failure> {
+    let stopped = interrupted()?;
+    #[cfg(unix)]
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stopped))
+            .map_err(|e| Failure::failed(format!("cannot watch for the end: {e}")))?;
+    }
+    Ok(stopped)
+}
+
 /// A bar of rows with rate and time left, on a terminal.
 #[derive(Debug)]
 pub(crate) struct Rows {

@@ -1,9 +1,12 @@
 //! Writing a model as a Hugging Face folder that transformers reads to the same logits.
 
+mod partial;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use easyroutine_kernels::Dtype;
 use safetensors::View;
@@ -15,18 +18,19 @@ use crate::weights::{Checkpoint, Tensor};
 
 impl Opened {
     /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint's name with the
-    /// container's storage undone. The weights are written to a folder beside them first and renamed when whole; nothing is replaced.
+    /// container's storage undone. The weights are written to a folder beside them first and renamed when whole; nothing is
+    /// replaced. Where `stop` becomes true it ends before the next tensor, and leaves nothing behind.
     ///
     /// # Errors
-    /// A folder that holds a model already, or that cannot be written.
-    pub fn export(&self, folder: &Path, dtype: Dtype) -> Result<()> {
+    /// A folder that holds a model already, or that cannot be written; `Interrupted`.
+    pub fn export(&self, folder: &Path, dtype: Dtype, stop: Option<&AtomicBool>) -> Result<()> {
         let [config_path, weights_path] = ["config.json", "model.safetensors"].map(|name| folder.join(name));
         if let Some(taken) = [&config_path, &weights_path].into_iter().find(|path| path.exists()) {
             return Err(Error::new(ErrorKind::Io, format!("{} exists already", taken.display()))
                 .hint("choose an empty folder"));
         }
         std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
-        self.write_weights(&weights_path, dtype)?;
+        self.write_weights(&weights_path, dtype, stop)?;
         let mut config = self.config.clone();
         config.remove("torch_dtype");
         let name = match dtype {
@@ -40,7 +44,7 @@ impl Opened {
         file.write_all((text + "\n").as_bytes()).map_err(|e| io(&config_path, e))
     }
 
-    fn write_weights(&self, path: &Path, dtype: Dtype) -> Result<()> {
+    fn write_weights(&self, path: &Path, dtype: Dtype, stop: Option<&AtomicBool>) -> Result<()> {
         let failure = RefCell::new(None);
         let names = self.checkpoint.names(self.reading.names.ignored);
         let mut tensors = Vec::with_capacity(names.len());
@@ -51,14 +55,14 @@ impl Opened {
                 shape: self.checkpoint.by_name(name)?.shape().to_vec(),
                 dtype,
                 failure: &failure,
+                stop,
             };
             tensors.push((name, exported));
         }
         let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
         // The crate writes beside its target under a name of its own, for the owner alone, and replaces what is there.
         let folder = path.parent().unwrap_or(Path::new("."));
-        let partial = tempfile::Builder::new().prefix(".easyroutine-").tempdir_in(folder);
-        let partial = partial.map_err(|e| io(folder, e))?;
+        let partial = partial::Partial::new(folder).map_err(|e| io(folder, e))?;
         let whole = partial.path().join("model.safetensors");
         let usual = std::fs::File::create(partial.path().join("usual")).and_then(|f| f.metadata());
         let usual = usual.map_err(|e| io(partial.path(), e))?;
@@ -118,6 +122,7 @@ struct Exported<'a> {
     shape: Vec<usize>,
     dtype: Dtype,
     failure: &'a RefCell<Option<Error>>,
+    stop: Option<&'a AtomicBool>,
 }
 
 impl View for Exported<'_> {
@@ -133,6 +138,15 @@ impl View for Exported<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            let stopped =
+                Error::new(ErrorKind::Interrupted, "interrupted before the last tensor was written");
+            self.failure.borrow_mut().get_or_insert(stopped);
+        }
+        // The file is thrown away: the rest of it need not be written.
+        if self.failure.borrow().is_some() {
+            return Cow::Borrowed(&[]);
+        }
         let decoded = self.checkpoint.by_name(self.name).and_then(|tensor| {
             let values = tensor.read_all();
             Tensor::drop_pages(&tensor);
@@ -143,7 +157,7 @@ impl View for Exported<'_> {
             // The trait cannot fail; the error is kept and the file thrown away.
             Err(error) => {
                 self.failure.borrow_mut().get_or_insert(error);
-                Cow::Owned(vec![0; self.data_len()])
+                Cow::Borrowed(&[])
             }
         }
     }

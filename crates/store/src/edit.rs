@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::EntryKind;
 use crate::metadata::{Metadata, check_tag, check_user_key};
 use crate::names::{METADATA, check_experiment, check_run_path};
 use crate::store::Store;
@@ -102,6 +103,9 @@ impl Store {
 
     /// What is said of an experiment that is not there.
     pub(crate) fn no_experiment(&self, name: &str) -> Result<Error> {
+        if self.backend().entry(name).is_ok_and(|entry| entry.kind == EntryKind::Link) {
+            return Ok(Error::link(name));
+        }
         let names = self.experiments()?;
         let error = Error::new(ErrorKind::NotFound, format!("there is no experiment `{name}`"));
         Ok(if names.is_empty() {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::fs::{IS_A_LINK, link_of};
+
 /// What every function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -40,6 +42,10 @@ pub enum ErrorKind {
     Io,
 }
 
+/// What would do where a link stands in a store.
+const INSTEAD_OF_A_LINK: &str =
+    "put what it leads to in its place; only the store's own folder may be named by a link";
+
 impl Error {
     /// A new error.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
@@ -58,6 +64,9 @@ impl Error {
 
     /// What the operating system said while `action` was done to `path`.
     pub(crate) fn io(action: &str, path: impl fmt::Display, source: io::Error) -> Self {
+        if let Some(link) = link_of(&source) {
+            return Error::damaged(link.to_string()).hint(INSTEAD_OF_A_LINK);
+        }
         let kind = match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => ErrorKind::Exists,
@@ -75,6 +84,16 @@ impl Error {
             Some(hint) => error.hint(hint),
             None => error,
         }
+    }
+
+    /// A link in a store, where nothing is one.
+    pub(crate) fn link(path: impl fmt::Display) -> Self {
+        Error::damaged(format!("{path} {IS_A_LINK}")).hint(INSTEAD_OF_A_LINK)
+    }
+
+    /// The same, of a place that is said elsewhere.
+    pub(crate) fn link_here() -> Self {
+        Error::damaged(IS_A_LINK).hint(INSTEAD_OF_A_LINK)
     }
 
     /// Adds what the user can do about it.

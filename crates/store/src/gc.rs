@@ -1,11 +1,16 @@
 //! Clearing away what crashed writers left.
+//!
+//! Nothing is deleted where it lies. Whoever writes a run holds its folder, and a run that is held is not looked at; one
+//! that is not is moved out of the way first and looked at again, since what decides may have changed meanwhile.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::error::{ErrorKind, Result};
-use crate::fs::EntryKind;
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{Entry, EntryKind};
 use crate::names::{INTERNAL, METADATA, TEMPORARY};
-use crate::store::Store;
+use crate::store::{Problem, Store};
 use crate::stream::{OPEN_BEGINS, Opened};
 
 /// What was cleared away, or would be.
@@ -15,6 +20,15 @@ pub struct Garbage {
     pub path: String,
     /// What it is.
     pub what: &'static str,
+}
+
+/// What a look for garbage found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// What was cleared away, or would be.
+    pub garbage: Vec<Garbage>,
+    /// What was left as it is, since it can't be read or deleted, or is a link.
+    pub problems: Vec<Problem>,
 }
 
 /// Whether garbage is only looked for.
@@ -28,117 +42,249 @@ pub enum Sweep {
 
 impl Store {
     /// Finds runs that were begun and not touched for `idle`, unfinished files as old, files that no manifest names,
-    /// and what is in the trash; deletes it if told to. Committed runs are never touched.
+    /// and what is in the trash; deletes it if told to. Committed runs are never touched, and in a folder no run or file
+    /// that a living process writes.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn gc(&self, idle: Duration, sweep: Sweep) -> Result<Vec<Garbage>> {
-        let mut found = Vec::new();
-        let trash = format!("{INTERNAL}/trash");
-        for name in self.names(&trash)? {
-            found.push((
-                Garbage { path: format!("{trash}/{name}"), what: "a removed run" },
-                EntryKind::Folder,
-            ));
-        }
-        self.unfinished(INTERNAL, idle, &mut found)?;
-        for experiment in self.experiments()? {
-            for model in self.model_folders(&experiment, &mut Vec::new()) {
-                self.unfinished(&model, idle, &mut found)?;
-                for name in self.names(&model)?.into_iter().filter(|name| !name.starts_with('.')) {
-                    self.of_run(&format!("{model}/{name}"), idle, &mut found)?;
-                }
-                self.plans(&model, idle, &mut found)?;
-            }
-        }
-        if sweep == Sweep::Delete {
-            for (garbage, kind) in &found {
-                let deleted = match kind {
-                    EntryKind::Folder => self.backend().delete_folder(&garbage.path),
-                    _ => self.backend().delete_file(&garbage.path),
-                };
-                // Another process may clear up too.
-                deleted.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
-            }
-        }
-        Ok(found.into_iter().map(|(garbage, _)| garbage).collect())
+    /// The store itself can't be listed. What is wrong at one place is a problem, and keeps nothing else.
+    pub fn gc(&self, idle: Duration, sweep: Sweep) -> Result<Swept> {
+        let mut sweeper =
+            Sweeper { store: self, backend: self.backend(), idle, sweep, swept: Swept::default() };
+        sweeper.everywhere()?;
+        Ok(sweeper.swept)
     }
+}
 
-    fn of_run(&self, run: &str, idle: Duration, found: &mut Vec<(Garbage, EntryKind)>) -> Result<()> {
-        if self.backend().entry(run).is_ok_and(|entry| entry.kind != EntryKind::Folder) {
-            return Ok(());
+struct Sweeper<'s> {
+    store: &'s Store,
+    backend: &'s dyn Backend,
+    idle: Duration,
+    sweep: Sweep,
+    swept: Swept,
+}
+
+/// The plan of an open run.
+struct Planned {
+    file: String,
+    text: Vec<u8>,
+}
+
+impl Sweeper<'_> {
+    fn everywhere(&mut self) -> Result<()> {
+        match self.backend.empty_trash(self.sweep == Sweep::Delete) {
+            Ok(left) => left.into_iter().for_each(|(path, what)| self.found(path, what)),
+            Err(error) => self.at(&format!("{INTERNAL}/trash"), Err(error)),
         }
-        if self.backend().entry(&format!("{run}/{METADATA}")).is_err() {
-            let touched = [run.to_owned(), format!("{run}/data"), format!("{run}/parts")];
-            if touched.iter().all(|path| self.is_idle(path, idle)) {
-                found.push((
-                    Garbage { path: run.to_owned(), what: "a run that was never committed" },
-                    EntryKind::Folder,
-                ));
-            }
-            return Ok(());
-        }
-        self.unfinished(&format!("{run}/data"), idle, found)?;
-        if self.backend().entry(&format!("{run}/parts")).is_ok() {
-            found.push((
-                Garbage { path: format!("{run}/parts"), what: "receipts of a committed run" },
-                EntryKind::Folder,
-            ));
-        }
-        // A run that can't be read is left as it is: what belongs to it isn't known.
-        let Ok(opened) = self.run(run) else { return Ok(()) };
-        for name in self.names(&format!("{run}/data"))? {
-            let file = format!("data/{name}");
-            let named = opened.manifest().shards.iter().any(|shard| shard.file == file);
-            let path = format!("{run}/{file}");
-            if !named && !name.starts_with('.') && self.is_idle(&path, idle) {
-                found.push((Garbage { path, what: "a shard that no manifest names" }, EntryKind::File));
-            }
+        let unfinished = self.unfinished(INTERNAL);
+        self.at(INTERNAL, unfinished);
+        for model in self.store.model_folders(None, &mut self.swept.problems)? {
+            let swept = self.of_model(&model);
+            self.at(&model, swept);
         }
         Ok(())
     }
 
-    /// Plans whose run is committed or gone.
-    fn plans(&self, model: &str, idle: Duration, found: &mut Vec<(Garbage, EntryKind)>) -> Result<()> {
-        for name in self.names(model)?.into_iter().filter(|name| name.starts_with(OPEN_BEGINS)) {
-            let path = format!("{model}/{name}");
-            let text = crate::read::whole(&*self.backend().open(&path)?, &path)?;
-            let run = Opened::parse(&text).map(|opened| format!("{model}/{}", opened.folder()));
-            let is_swept = |run: &String| found.iter().any(|(garbage, _)| garbage.path == *run);
-            let is_done = |run: &String| self.backend().entry(&format!("{run}/{METADATA}")).is_ok();
-            let is_gone = |run: &String| self.backend().entry(run).is_err() && self.is_idle(&path, idle);
-            if run.is_ok_and(|run| is_done(&run) || is_swept(&run) || is_gone(&run)) {
-                found.push((
-                    Garbage { path, what: "the plan of a run that is no longer written" },
-                    EntryKind::File,
-                ));
+    /// Keeps what is wrong at one place apart from the others.
+    fn at(&mut self, path: &str, done: Result<()>) {
+        match done {
+            // Another process may clear up too, or move it away.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => self.swept.problems.push(Problem::new(path, error)),
+            Ok(()) => {}
+        }
+    }
+
+    fn found(&mut self, path: impl Into<String>, what: &'static str) {
+        self.swept.garbage.push(Garbage { path: path.into(), what });
+    }
+
+    fn of_model(&mut self, model: &str) -> Result<()> {
+        self.unfinished(model)?;
+        let entries = self.backend.list(model)?;
+        let mut plans = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| entry.name.starts_with(OPEN_BEGINS)) {
+            let file = format!("{model}/{}", entry.name);
+            let opened = self.plan(&file);
+            match opened {
+                Ok((run, text)) => drop(plans.insert(format!("{model}/{run}"), Planned { file, text })),
+                Err(error) => self.at(&file, Err(error)),
             }
+        }
+        for entry in entries.iter().filter(|entry| !entry.name.starts_with('.')) {
+            let run = format!("{model}/{}", entry.name);
+            let swept = match entry.kind {
+                EntryKind::Folder => self.of_run(&run, plans.remove(&run)),
+                EntryKind::Link => Err(Error::link_here()),
+                EntryKind::File | EntryKind::Other => Ok(()),
+            };
+            self.at(&run, swept);
+        }
+        for (run, plan) in plans {
+            let swept = self.of_no_run(&run, &plan);
+            self.at(&plan.file, swept);
         }
         Ok(())
     }
 
-    fn unfinished(&self, folder: &str, idle: Duration, found: &mut Vec<(Garbage, EntryKind)>) -> Result<()> {
-        for name in self.names(folder)?.into_iter().filter(|name| name.starts_with(TEMPORARY)) {
-            let path = format!("{folder}/{name}");
-            if self.is_idle(&path, idle) {
-                found.push((Garbage { path, what: "an unfinished file" }, EntryKind::File));
-            }
-        }
-        Ok(())
+    /// The folder of the run that a plan is of, and the plan as it stands.
+    fn plan(&self, file: &str) -> Result<(String, Vec<u8>)> {
+        let text = crate::read::whole(&*self.backend.open(file)?, file)?;
+        Ok((Opened::parse(&text)?.folder().to_owned(), text))
     }
 
-    /// Names in a folder; none where it is not there.
-    fn names(&self, folder: &str) -> Result<Vec<String>> {
-        match self.backend().list(folder) {
-            Ok(entries) => Ok(entries.into_iter().map(|entry| entry.name).collect()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+    fn of_run(&mut self, run: &str, plan: Option<Planned>) -> Result<()> {
+        if self.is_published(run)? { self.published(run, plan) } else { self.unpublished(run, plan) }
+    }
+
+    fn is_published(&self, run: &str) -> Result<bool> {
+        match self.backend.entry(&format!("{run}/{METADATA}")) {
+            Ok(entry) => self.no_link(run, &entry).map(|()| true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
 
+    fn no_link(&self, folder: &str, entry: &Entry) -> Result<()> {
+        match entry.kind {
+            EntryKind::Link => Err(Error::link(format_args!("{folder}/{}", entry.name))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A run that nobody committed. The plan goes first, while the run is held: whoever joins looks for the plan once
+    /// they hold the run.
+    fn unpublished(&mut self, run: &str, plan: Option<Planned>) -> Result<()> {
+        for entry in self.backend.list(run)? {
+            self.no_link(run, &entry)?;
+        }
+        if !self.is_untouched(run) {
+            return Ok(());
+        }
+        let Some(_held) = self.backend.hold_alone(run)? else { return Ok(()) };
+        if self.sweep == Sweep::Delete {
+            if let Some(plan) = &plan {
+                self.backend.delete_if(&plan.file, &|text| text == plan.text)?;
+            }
+            let is_garbage = |at: &str| Ok(!self.is_published(at)? && self.is_untouched(at));
+            let swept = self.backend.sweep(run, &is_garbage);
+            if !matches!(swept, Ok(true)) {
+                if let Some(plan) = plan.filter(|_| !self.is_published(run).unwrap_or(false)) {
+                    // Somebody goes on with it.
+                    let is_there = |e: Error| if e.kind() == ErrorKind::Exists { Ok(()) } else { Err(e) };
+                    self.backend.put_new(&plan.file, &plan.text).or_else(is_there)?;
+                }
+                return swept.map(|_| ());
+            }
+        }
+        self.found(run, "a run that was never committed");
+        if let Some(plan) = plan {
+            self.found(plan.file, UNUSED_PLAN);
+        }
+        Ok(())
+    }
+
+    fn published(&mut self, run: &str, plan: Option<Planned>) -> Result<()> {
+        if let Some(plan) = plan {
+            self.drop_plan(plan)?;
+        }
+        let (data, parts) = (format!("{run}/data"), format!("{run}/parts"));
+        match self.backend.entry(&parts) {
+            Ok(entry) => {
+                self.no_link(run, &entry)?;
+                if self.sweep == Sweep::Delete {
+                    self.backend.delete_folder(&parts)?;
+                }
+                self.found(parts, "receipts of a committed run");
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.unfinished(&data)?;
+        // A run that can't be read is left as it is: what belongs to it isn't known.
+        let Ok(opened) = self.store.run(run) else { return Ok(()) };
+        for entry in self.backend.list(&data)?.into_iter().filter(|entry| !entry.name.starts_with('.')) {
+            let file = format!("data/{}", entry.name);
+            let named = opened.manifest().shards.iter().any(|shard| shard.file == file);
+            let path = format!("{run}/{file}");
+            if !named && entry.kind == EntryKind::File && self.is_idle(&path) {
+                self.drop_file(path, "a shard that no manifest names")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The plan of a run whose folder is not there. It is made and held, so that nobody joins meanwhile.
+    fn of_no_run(&mut self, run: &str, plan: &Planned) -> Result<()> {
+        if !self.is_idle(&plan.file) {
+            return Ok(());
+        }
+        if self.sweep == Sweep::Delete {
+            match self.backend.claim(run) {
+                Err(error) if error.kind() == ErrorKind::Exists => return Ok(()),
+                claimed => claimed?,
+            }
+            let Some(_held) = self.backend.hold_alone(run)? else { return Ok(()) };
+            self.backend.delete_if(&plan.file, &|text| text == plan.text)?;
+            self.backend.delete_folder(run)?;
+        }
+        self.found(plan.file.clone(), UNUSED_PLAN);
+        Ok(())
+    }
+
+    fn drop_plan(&mut self, plan: Planned) -> Result<()> {
+        if self.sweep == Sweep::Delete {
+            self.backend.delete_if(&plan.file, &|text| text == plan.text)?;
+        }
+        self.found(plan.file, UNUSED_PLAN);
+        Ok(())
+    }
+
+    fn drop_file(&mut self, path: String, what: &'static str) -> Result<()> {
+        if self.sweep == Sweep::Delete {
+            match self.backend.delete_file(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                deleted => deleted?,
+            }
+        }
+        self.found(path, what);
+        Ok(())
+    }
+
+    /// Files that nobody finished. Their writers hold them.
+    fn unfinished(&mut self, folder: &str) -> Result<()> {
+        let entries = match self.backend.list(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries.into_iter().filter(|entry| entry.name.starts_with(TEMPORARY)) {
+            let path = format!("{folder}/{}", entry.name);
+            match entry.kind {
+                EntryKind::File if self.is_idle(&path) => {
+                    let Some(_held) = self.backend.hold_alone(&path)? else { continue };
+                    self.drop_file(path, "an unfinished file")?;
+                }
+                EntryKind::Link => {
+                    self.drop_file(path, "a symbolic link among unfinished files; what it leads to stays")?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing happened in the folders of a run for a while.
+    fn is_untouched(&self, run: &str) -> bool {
+        let folders = [run.to_owned(), format!("{run}/data"), format!("{run}/parts")];
+        folders.iter().all(|path| self.is_idle(path))
+    }
+
     /// Whether nothing happened at a path for a while; what is not there counts as idle.
-    fn is_idle(&self, path: &str, idle: Duration) -> bool {
+    fn is_idle(&self, path: &str) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
-        !self.backend().entry(path).is_ok_and(|entry| now - entry.modified < idle.as_nanos() as i128)
+        // A time that is to come is that of another clock.
+        let is_old = |entry: Entry| (now - entry.modified).max(0) >= self.idle.as_nanos() as i128;
+        self.backend.entry(path).map_or_else(|e| e.kind() == ErrorKind::NotFound, is_old)
     }
 }
+
+const UNUSED_PLAN: &str = "the plan of a run that is no longer written";

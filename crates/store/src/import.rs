@@ -1,14 +1,18 @@
 //! Runs of the original easyroutine, taken over: `tensor.pt` and `metadata.json`. They stay as they are.
 
-use std::fs;
+use std::borrow::Cow;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use easyroutine_files::Encoding;
 use easyroutine_files::torch::{self, Item, TorchTensor};
-use easyroutine_files::{Encoding, MappedFile};
 use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{EntryKind, FileSystem, OsFiles, link_of};
 use crate::metadata::RESERVED;
+use crate::names::{METADATA, ORIGINALS};
+use crate::read;
 use crate::save::{ActivationSaver, Contents, Model, Story};
 use crate::store::Store;
 use crate::tensor::{Dtype, Tensor};
@@ -39,27 +43,43 @@ impl Store {
             .iter()
             .filter_map(|run| run.metadata.store()?.get("dataset")?.get("imported").cloned())
             .collect();
-        let mut imported = Vec::new();
-        for folder in runs_below(from)? {
-            let name = folder.strip_prefix(from).unwrap_or(&folder).to_string_lossy().into_owned();
-            if !known.contains(&json!(name)) {
-                let to = self.import_run(&folder, &name).map_err(|e| e.at(folder.display()));
+        let said = |e| Error::io("list the folder", from.display(), e);
+        // By its handle, so that no link in it is followed: what one leads to is not in the folder.
+        let files = OsFiles::open(from).map_err(said)?;
+        let below = below(&files).map_err(said)?;
+        let links = below
+            .links
+            .into_iter()
+            .map(|link| Imported { from: from.join(link), to: Err(Error::link_here()) });
+        let mut imported: Vec<Imported> = links.collect();
+        for run in below.runs {
+            if !known.contains(&json!(run)) {
+                let folder = from.join(&run);
+                let to = self.import_run(&files, &run).map_err(|e| e.at(folder.display()));
                 imported.push(Imported { from: folder, to });
             }
         }
         Ok(imported)
     }
 
-    fn import_run(&self, folder: &Path, name: &str) -> Result<String> {
-        let file = folder.join("metadata.json");
-        let text = fs::read(&file).map_err(|e| Error::io("read", "metadata.json", e))?;
+    fn import_run(&self, files: &OsFiles, name: &str) -> Result<String> {
+        let open = |file: &str| files.open(&format!("{name}/{file}")).map_err(|e| Error::io("read", file, e));
+        let text = read::whole(&*open(METADATA)?, METADATA)?;
         let metadata: Json =
             serde_json::from_slice(&text).map_err(|e| Error::damaged(format!("metadata.json: {e}")))?;
         let Json::Object(fields) = metadata else {
             return Err(Error::damaged("metadata.json: is no object"));
         };
-        let map = MappedFile::open(folder.join("tensor.pt")).map_err(of_files)?;
-        let read = torch::read(map.bytes(), &[CACHE, VALUE]).map_err(|e| of_files(e.within("tensor.pt")))?;
+        let source = open(ORIGINALS)?;
+        let tensors = match source.mapped() {
+            Some(bytes) => Cow::Borrowed(bytes),
+            None => {
+                let mut bytes = vec![0; usize::try_from(source.size()).unwrap_or(0)];
+                source.read_at(0, &mut bytes).map_err(|e| Error::io("read", ORIGINALS, e))?;
+                Cow::Owned(bytes)
+            }
+        };
+        let read = torch::read(&tensors, &[CACHE, VALUE]).map_err(|e| of_files(e.within(ORIGINALS)))?;
         let contents = contents(read)?;
         let text = |key: &str| fields.get(key).and_then(Json::as_str).map(str::to_owned);
         let value = |key: &str| fields.get(key).cloned().unwrap_or_default();
@@ -85,33 +105,50 @@ impl Store {
     }
 }
 
-/// Folders with a `tensor.pt`: experiment, model, time.
-fn runs_below(base: &Path) -> Result<Vec<PathBuf>> {
-    let list = |folder: &Path| -> Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(folder).map_err(|e| Error::io("list the folder", folder.display(), e))?;
-        // Links are not followed: what they lead to is not in the folder.
-        let folders =
-            entries.filter_map(|entry| entry.ok().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())));
-        Ok(folders.map(|entry| entry.path()).collect())
-    };
-    let mut found = Vec::new();
-    for experiment in list(base)? {
-        for model in list(&experiment)? {
-            // One with either of the two files is a run, be it broken.
-            let is_run =
-                |run: &PathBuf| run.join("tensor.pt").exists() || is_original(&run.join("metadata.json"));
-            found.extend(list(&model)?.into_iter().filter(is_run));
-        }
-    }
-    found.sort_by_key(|run| (run.file_name().map(ToOwned::to_owned), run.clone()));
-    Ok(found)
+/// What stands in a folder of the original, by paths below it.
+#[derive(Default)]
+struct Below {
+    /// Folders with a `tensor.pt`: experiment, model, time.
+    runs: Vec<String>,
+    /// Where such a folder may be, and a link is.
+    links: Vec<String>,
 }
 
-/// A record that is not one of ours, be it torn.
-fn is_original(record: &Path) -> bool {
+fn below(files: &OsFiles) -> io::Result<Below> {
+    let mut found = Below::default();
+    let mut folders = |above: &str| -> io::Result<Vec<String>> {
+        let mut folders = Vec::new();
+        for entry in files.list(above)? {
+            let path = if above.is_empty() { entry.name } else { format!("{above}/{}", entry.name) };
+            match entry.kind {
+                EntryKind::Folder => folders.push(path),
+                EntryKind::Link if !path.starts_with('.') => found.links.push(path),
+                _ => {}
+            }
+        }
+        Ok(folders)
+    };
+    let mut runs = Vec::new();
+    for experiment in folders("")? {
+        for model in folders(&experiment)? {
+            // One with either of the two files is a run, be it broken.
+            let is_run =
+                |run: &String| files.entry(&format!("{run}/{ORIGINALS}")).is_ok() || is_original(files, run);
+            runs.extend(folders(&model)?.into_iter().filter(is_run));
+        }
+    }
+    runs.sort_by_key(|run| (run.rsplit('/').next().map(str::to_owned), run.clone()));
+    Ok(Below { runs, ..found })
+}
+
+/// Whether a folder has a record that is not one of ours, be it torn.
+fn is_original(files: &OsFiles, run: &str) -> bool {
     let ours =
         |text: &[u8]| serde_json::from_slice::<Json>(text).is_ok_and(|value| value.get("_store").is_some());
-    fs::read(record).is_ok_and(|text| !ours(&text))
+    match files.open(&format!("{run}/{METADATA}")) {
+        Ok(source) => read::whole(&*source, METADATA).is_ok_and(|text| !ours(&text)),
+        Err(error) => link_of(&error).is_some(),
+    }
 }
 
 fn of_files(error: easyroutine_files::Error) -> Error {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{self, Index};
@@ -83,11 +84,11 @@ impl ActivationLoader {
         if let Some(index) = &self.index
             && let Ok(Scan { runs, problems }) = index.find(&self.store, experiment, &criteria)
         {
-            return Ok(QueryResult { store: self.store.clone(), runs, problems });
+            return Ok(QueryResult { store: self.store.clone(), runs, problems: Arc::new(problems) });
         }
         let wanted = |metadata: &Metadata| criteria.hold(metadata);
         let Scan { runs, problems } = self.store.scan_for(experiment, &wanted)?;
-        Ok(QueryResult { store: self.store.clone(), runs, problems })
+        Ok(QueryResult { store: self.store.clone(), runs, problems: Arc::new(problems) })
     }
 }
 
@@ -111,7 +112,7 @@ impl ActivationLoader {
 pub struct QueryResult {
     store: Store,
     runs: Vec<Found>,
-    problems: Vec<Problem>,
+    problems: Arc<Vec<Problem>>,
 }
 
 /// One run of a result.
@@ -166,22 +167,66 @@ impl QueryResult {
     pub fn slice(&self, range: Range<usize>) -> QueryResult {
         let end = range.end.min(self.runs.len());
         let runs = self.runs[range.start.min(end)..end].to_vec();
-        QueryResult { store: self.store.clone(), runs, problems: Vec::new() }
+        QueryResult { store: self.store.clone(), runs, problems: self.problems.clone() }
     }
 
     /// Some of the runs, by their places; one that is out of range is left out.
     #[must_use]
     pub fn pick(&self, places: &[usize]) -> QueryResult {
         let runs = places.iter().filter_map(|at| self.runs.get(*at).cloned()).collect();
-        QueryResult { store: self.store.clone(), runs, problems: Vec::new() }
+        QueryResult { store: self.store.clone(), runs, problems: self.problems.clone() }
     }
 
-    /// One of the runs.
+    /// One of the runs. A place counted from the end is refused while there is a run that can't be read: it may be the
+    /// one that is meant.
     ///
     /// # Errors
-    /// An index out of range, a name that fits no run, or several.
+    /// An index out of range, a name that fits no run, several, or one that can't be read; a place that can't be told.
     pub fn get(&self, which: impl Into<Which>) -> Result<&Found> {
-        self.position(&which.into()).map(|at| &self.runs[at])
+        let which = which.into();
+        if matches!(which, Which::Index(index) if index < 0) {
+            self.is_countable()?;
+        }
+        self.position(&which).map(|at| &self.runs[at])
+    }
+
+    /// Where a run is, below the store, also one that can't be read and is named. Every place is refused while there is
+    /// such a run, those counted from the start too: for whoever has not seen the list, or changes what is there.
+    ///
+    /// # Errors
+    /// As [`QueryResult::get`].
+    pub fn path(&self, which: impl Into<Which>) -> Result<&str> {
+        let which = which.into();
+        if matches!(which, Which::Index(_)) {
+            self.is_countable()?;
+        }
+        match self.find(&which)? {
+            Place::Run(at) => Ok(&self.runs[at].path),
+            Place::Unread(at) => Ok(&self.problems[at].path),
+        }
+    }
+
+    /// Whether places can be counted: every run could be read.
+    ///
+    /// # Errors
+    /// The run that could not be, and what would do.
+    pub fn is_countable(&self) -> Result<()> {
+        let hidden: Vec<&Problem> = self.unread().collect();
+        let Some(first) = hidden.first() else { return Ok(()) };
+        let others =
+            if hidden.len() > 1 { format!(" and {} others", hidden.len() - 1) } else { String::new() };
+        let Problem { path, error, .. } = first;
+        let message = format!(
+            "places of runs can't be counted: {path}{others} can't be read, and may be any of them: {error}"
+        );
+        let most_recent = self.runs.last().map_or_else(String::new, |run| format!(", {}", run.path));
+        Err(Error::new(ErrorKind::Damaged, message).hint(format!(
+            "name the run by its path: the most recent that can be read{most_recent}; or remove what can't be: easyroutine runs rm {path}"
+        )))
+    }
+
+    fn unread(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|problem| problem.hides_a_run)
     }
 
     /// Opens a run; its tensors are read when they are asked for.
@@ -192,30 +237,43 @@ impl QueryResult {
         self.store.run(&self.get(which)?.path)
     }
 
-    /// Removes a run from the store and from this result.
+    /// Removes a run from the store and from this result, also one that can't be read and is named.
     ///
     /// # Errors
-    /// As [`QueryResult::get`]; what the system says.
+    /// As [`QueryResult::path`]; what the system says.
     pub fn remove(&mut self, which: impl Into<Which>) -> Result<()> {
-        let at = self.position(&which.into())?;
-        self.store.remove(&self.runs[at].path)?;
-        self.runs.remove(at);
+        let path = self.path(which)?.to_owned();
+        self.store.remove(&path)?;
+        self.runs.retain(|run| run.path != path);
         Ok(())
     }
 
     /// Moves a run to another experiment, and says where it is now.
     ///
     /// # Errors
-    /// As [`QueryResult::get`]; a bad name, a run of that name there.
+    /// As [`QueryResult::path`]; a bad name, a run of that name there.
     pub fn update_run_experiment(&mut self, which: impl Into<Which>, experiment: &str) -> Result<String> {
-        let at = self.position(&which.into())?;
-        let path = self.store.move_run(&self.runs[at].path, experiment)?;
-        let metadata = self.runs[at].metadata.clone().in_experiment(experiment);
-        self.runs[at] = Found { path: path.clone(), metadata };
+        let from = self.path(which)?.to_owned();
+        let path = self.store.move_run(&from, experiment)?;
+        for run in self.runs.iter_mut().filter(|run| run.path == from) {
+            let metadata = run.metadata.clone().in_experiment(experiment);
+            *run = Found { path: path.clone(), metadata };
+        }
         Ok(path)
     }
 
     fn position(&self, which: &Which) -> Result<usize> {
+        match self.find(which)? {
+            Place::Run(at) => Ok(at),
+            Place::Unread(at) => {
+                let Problem { path, error, .. } = &self.problems[at];
+                let unread = Error::new(error.kind(), format!("{path}: {error}"));
+                Err(unread.hint(format!("if it can't be mended: easyroutine runs rm {path}")))
+            }
+        }
+    }
+
+    fn find(&self, which: &Which) -> Result<Place> {
         match which {
             Which::Index(index) => {
                 let n = self.runs.len();
@@ -224,7 +282,7 @@ impl QueryResult {
                 } else {
                     usize::try_from(*index).ok()
                 };
-                at.filter(|at| *at < n).ok_or_else(|| {
+                at.filter(|at| *at < n).map(Place::Run).ok_or_else(|| {
                     let error = Error::new(
                         ErrorKind::NotFound,
                         format!("there is no run {index}: the result has {n}"),
@@ -240,16 +298,29 @@ impl QueryResult {
         }
     }
 
-    fn named(&self, name: &str) -> Result<usize> {
-        let names =
-            |run: &Found| [run.path.clone(), folder(&run.path).to_owned(), run.metadata.run_id().to_owned()];
-        if let Some(at) = self.runs.iter().position(|run| names(run).iter().any(|found| found == name)) {
-            return Ok(at);
+    fn named(&self, name: &str) -> Result<Place> {
+        let of_path = |path: &str, fits: &dyn Fn(&str) -> bool| fits(path) || fits(folder(path));
+        // Of a run that can't be read the id isn't known.
+        let fitting = |fits: &dyn Fn(&str) -> bool| -> Vec<Place> {
+            let runs = self.runs.iter().enumerate();
+            let runs = runs.filter(|(_, run)| of_path(&run.path, fits) || fits(run.metadata.run_id()));
+            let unread = self.problems.iter().enumerate();
+            let unread = unread.filter(|(_, problem)| problem.hides_a_run && of_path(&problem.path, fits));
+            runs.map(|(at, _)| Place::Run(at)).chain(unread.map(|(at, _)| Place::Unread(at))).collect()
+        };
+        if let Some(place) = fitting(&|found| found == name).first() {
+            return Ok(*place);
         }
-        let begins = |run: &Found| !name.is_empty() && names(run).iter().any(|found| found.starts_with(name));
-        let fitting: Vec<usize> = (0..self.runs.len()).filter(|at| begins(&self.runs[*at])).collect();
-        match fitting[..] {
-            [at] => Ok(at),
+        let begins = |found: &str| !name.is_empty() && found.starts_with(name);
+        match fitting(&begins)[..] {
+            [place] => {
+                if let Place::Run(at) = place
+                    && !of_path(&self.runs[at].path, &begins)
+                {
+                    self.is_countable()?;
+                }
+                Ok(place)
+            }
             [] => Err(Error::new(ErrorKind::NotFound, format!("no run is called `{name}`")).hint(
                 if self.runs.is_empty() {
                     "the result is empty".to_owned()
@@ -257,14 +328,26 @@ impl QueryResult {
                     format!("the most recent is {}", self.runs[self.runs.len() - 1].path)
                 },
             )),
-            _ => {
-                let paths: Vec<&str> =
-                    fitting.iter().take(10).map(|at| self.runs[*at].path.as_str()).collect();
-                Err(Error::new(ErrorKind::Ambiguous, format!("{} runs begin with `{name}`", fitting.len()))
+            ref places => {
+                let path = |place: &Place| match *place {
+                    Place::Run(at) => self.runs[at].path.as_str(),
+                    Place::Unread(at) => self.problems[at].path.as_str(),
+                };
+                let paths: Vec<&str> = places.iter().take(10).map(path).collect();
+                Err(Error::new(ErrorKind::Ambiguous, format!("{} runs begin with `{name}`", places.len()))
                     .hint(format!("say which: {}", paths.join(", "))))
             }
         }
     }
+}
+
+/// Where a result has a run.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Among those that were read.
+    Run(usize),
+    /// Among the problems.
+    Unread(usize),
 }
 
 impl fmt::Display for QueryResult {
@@ -281,7 +364,7 @@ impl fmt::Display for QueryResult {
                 run.metadata.model_name()
             )?;
         }
-        for problem in &self.problems {
+        for problem in self.problems.iter() {
             writeln!(f, "   !  {}: {}", problem.path, problem.error)?;
         }
         Ok(())

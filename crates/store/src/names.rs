@@ -10,6 +10,8 @@ pub(crate) const INTERNAL: &str = ".easyroutine";
 pub(crate) const TEMPORARY: &str = ".tmp-";
 /// The commit record of a run.
 pub(crate) const METADATA: &str = "metadata.json";
+/// What a run of the original keeps its tensors in.
+pub(crate) const ORIGINALS: &str = "tensor.pt";
 /// A manifest too long for the record.
 pub(crate) const MANIFEST: &str = "manifest.json";
 

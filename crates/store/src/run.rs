@@ -85,11 +85,10 @@ impl Store {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.no_run(path)),
                 Err(error) => return Err(error),
             };
-            if entry.kind != crate::fs::EntryKind::Folder {
-                return Err(Error::input(format!(
-                    "`{}` is not a folder; links are not followed",
-                    &path[..end]
-                )));
+            match entry.kind {
+                crate::fs::EntryKind::Folder => {}
+                crate::fs::EntryKind::Link => return Err(Error::link(&path[..end])),
+                _ => return Err(Error::damaged(format!("`{}` is not a folder", &path[..end]))),
             }
         }
         Ok(())
@@ -106,6 +105,10 @@ impl Run {
     /// `experiment/model/time`, below the store.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Its record.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::backend::{Backend, Durability};
+use crate::backend::{Backend, Durability, Grip};
 use crate::clock::{Claim, utc};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Hold;
 use crate::hash;
 use crate::manifest::{Manifest, Shard, TensorEntry};
 use crate::metadata::{Metadata, SCHEMA, VERSION, check_tag, check_user_key};
@@ -150,7 +151,7 @@ impl ActivationSaver {
             .collect();
         check_tensors(&tensors)?;
         let backend = self.store.backend();
-        let (path, claim) = claim(backend, &self.experiment, &story.model.name)?;
+        let (path, claim, _held) = claim(backend, &self.experiment, &story.model.name)?;
         let label =
             Label { run: &path, run_id: &claim.run_id.to_string(), number: 0, examples: None, worker: None };
         let write = || -> Result<()> {
@@ -222,15 +223,16 @@ pub(crate) struct Size {
     pub(crate) n_rows: Option<u64>,
 }
 
-/// Claims a folder for a new run.
-pub(crate) fn claim(backend: &dyn Backend, experiment: &str, model: &str) -> Result<(String, Claim)> {
+/// Claims a folder for a new run, and holds it.
+pub(crate) fn claim(backend: &dyn Backend, experiment: &str, model: &str) -> Result<(String, Claim, Grip)> {
     loop {
         let claim = Claim::new(backend)?;
         let path = format!("{experiment}/{}/{}", model_folder(model), claim.folder);
-        match backend.claim(&path) {
-            Ok(()) => return Ok((path, claim)),
-            // Another run of this very second has the same six letters: the next id has others.
-            Err(error) if error.kind() == ErrorKind::Exists => {}
+        match backend.claim(&path).and_then(|()| backend.hold(&path, Hold::Together)) {
+            Ok(held) => return Ok((path, claim, held)),
+            // Another run of this very second has the same six letters: the next id has others. Or the folder was cleared
+            // away before it was held.
+            Err(error) if matches!(error.kind(), ErrorKind::Exists | ErrorKind::NotFound) => {}
             Err(error) => return Err(error),
         }
     }
@@ -259,6 +261,7 @@ pub(crate) fn publish(
     fields.insert("save_time".to_owned(), json!(claim.save_time));
     fields.insert("experiment_name".to_owned(), json!(experiment));
     let about = fields.remove("_store").unwrap_or_default();
+    let committed_at = utc()?;
     let mut store = Map::new();
     let mut put = |key: &str, value: Json| store.insert(key.to_owned(), value);
     put("schema", json!(SCHEMA));
@@ -268,7 +271,7 @@ pub(crate) fn publish(
     put("state", json!("committed"));
     put("tags", json!([]));
     put("created_at", json!(claim.created_at));
-    put("committed_at", json!(utc()));
+    put("committed_at", json!(committed_at));
     put("revision", json!(1));
     put("writer", json!(concat!("easyroutine ", env!("CARGO_PKG_VERSION"))));
     put("durability", json!(if backend.durability() == Durability::Full { "full" } else { "fast" }));

@@ -10,7 +10,7 @@ use crate::backend::{self, Backend, Durability, Local};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Entry, EntryKind, FileSystem, OsFiles};
 use crate::metadata::{Metadata, VERSION};
-use crate::names::{INTERNAL, METADATA, check_experiment};
+use crate::names::{INTERNAL, METADATA, ORIGINALS, check_experiment};
 use crate::read;
 
 /// The variable that names the folder of a store.
@@ -40,6 +40,20 @@ pub struct Problem {
     pub path: String,
     /// Why.
     pub error: Error,
+    /// Whether there may be a run behind it: where one can't be read, places of runs can't be counted.
+    pub hides_a_run: bool,
+}
+
+impl Problem {
+    /// Something behind which there may be a run.
+    pub(crate) fn new(path: impl Into<String>, error: Error) -> Self {
+        Problem { path: path.into(), error, hides_a_run: true }
+    }
+
+    /// A link, behind which the store does not look.
+    pub(crate) fn link(path: impl Into<String>) -> Self {
+        Problem::new(path, Error::link_here())
+    }
 }
 
 /// What stands in a store.
@@ -175,7 +189,7 @@ impl Store {
     /// # Errors
     /// The store can't be listed.
     pub fn experiments(&self) -> Result<Vec<String>> {
-        self.folders("")
+        self.folders("", &mut Vec::new())
     }
 
     /// Every run of one experiment, or of all, in the order of their claims. What can't be read is listed beside them.
@@ -189,38 +203,42 @@ impl Store {
     /// The runs among them that are wanted; of the others no record is kept.
     pub(crate) fn scan_for(&self, experiment: Option<&str>, wanted: &Wanted<'_>) -> Result<Scan> {
         let mut scan = Scan::default();
-        let experiments = match experiment {
-            Some(name) => {
-                check_experiment(name)?;
-                self.experiments()?.into_iter().filter(|found| found == name).collect()
-            }
-            None => self.experiments()?,
-        };
-        for experiment in &experiments {
-            for folder in self.model_folders(experiment, &mut scan.problems) {
-                self.scan_folder(&folder, wanted, &mut scan);
-            }
+        for folder in self.model_folders(experiment, &mut scan.problems)? {
+            self.scan_folder(&folder, wanted, &mut scan);
         }
         scan.sort();
         Ok(scan)
     }
 
-    /// `experiment/model` of each model of an experiment.
-    pub(crate) fn model_folders(&self, experiment: &str, problems: &mut Vec<Problem>) -> Vec<String> {
-        match self.folders(experiment) {
-            Ok(models) => models.into_iter().map(|model| format!("{experiment}/{model}")).collect(),
-            Err(error) => {
-                problems.push(Problem { path: experiment.to_owned(), error });
-                Vec::new()
+    /// `experiment/model` of each model of an experiment, or of all. A link, and what can't be listed, is a problem.
+    ///
+    /// # Errors
+    /// The store itself can't be listed; a bad name.
+    pub(crate) fn model_folders(
+        &self,
+        experiment: Option<&str>,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Vec<String>> {
+        experiment.map_or(Ok(()), check_experiment)?;
+        let mut found = Vec::new();
+        for above in
+            self.folders("", problems)?.into_iter().filter(|e| experiment.is_none_or(|name| name == e))
+        {
+            match self.folders(&above, problems) {
+                Ok(models) => found.extend(models.into_iter().map(|model| format!("{above}/{model}"))),
+                Err(error) => problems.push(Problem::new(above, error)),
             }
         }
+        // Of other experiments nobody asked.
+        problems.retain(|problem| experiment.is_none_or(|name| problem.path.split('/').next() == Some(name)));
+        Ok(found)
     }
 
     /// Reads the records of all runs of one model, and keeps those that are wanted.
     fn scan_folder(&self, folder: &str, wanted: &Wanted<'_>, scan: &mut Scan) {
         let entries = match self.backend.list(folder) {
             Ok(entries) => entries,
-            Err(error) => return scan.problems.push(Problem { path: folder.to_owned(), error }),
+            Err(error) => return scan.problems.push(Problem::new(folder, error)),
         };
         let entries: Vec<Entry> = entries.into_iter().filter(|entry| !entry.name.starts_with('.')).collect();
         let share = entries.len().div_ceil(self.backend.readers(entries.len())).max(1);
@@ -252,14 +270,11 @@ impl Store {
             EntryKind::Folder => match self.record(&path) {
                 Ok(Some(metadata)) if wanted(&metadata) => scan.runs.push(Found { path, metadata }),
                 Ok(_) => {}
-                Err(error) => scan.problems.push(Problem { path, error }),
+                Err(error) => scan.problems.push(self.unread(path, error)),
             },
-            EntryKind::Other => {
-                let error = Error::damaged("is a link; links are not followed");
-                scan.problems.push(Problem { path, error });
-            }
+            EntryKind::Link => scan.problems.push(Problem::link(path)),
             // A stray file is no run, and no harm.
-            EntryKind::File => {}
+            EntryKind::File | EntryKind::Other => {}
         }
     }
 
@@ -279,22 +294,38 @@ impl Store {
         Ok(Some(metadata.in_experiment(experiment)))
     }
 
+    /// A folder whose record can't be read. What the original left is told by its tensors, and is no run of this store;
+    /// a record alone that is none of ours may be one of ours that was damaged.
+    pub(crate) fn unread(&self, path: String, error: Error) -> Problem {
+        let is_originals = error.kind() == ErrorKind::Unsupported
+            && self.backend.entry(&format!("{path}/{ORIGINALS}")).is_ok();
+        Problem { hides_a_run: !is_originals, ..Problem::new(path, error) }
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
 
-    /// Names of folders that are not the store's own.
-    fn folders(&self, above: &str) -> Result<Vec<String>> {
-        let entries = self.backend.list(above)?.into_iter();
-        let folders = entries.filter(|entry| entry.kind == EntryKind::Folder && !entry.name.starts_with('.'));
-        Ok(folders.map(|entry| entry.name).collect())
+    /// Names of folders that are not the store's own. A link is a problem.
+    fn folders(&self, above: &str, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
+        let mut folders = Vec::new();
+        for entry in self.backend.list(above)?.into_iter().filter(|entry| !entry.name.starts_with('.')) {
+            match entry.kind {
+                EntryKind::Folder => folders.push(entry.name),
+                EntryKind::Link if above.is_empty() => problems.push(Problem::link(entry.name)),
+                EntryKind::Link => problems.push(Problem::link(format!("{above}/{}", entry.name))),
+                EntryKind::File | EntryKind::Other => {}
+            }
+        }
+        Ok(folders)
     }
 
     /// Makes the file that says what this folder is.
     pub(crate) fn made(self) -> Result<Self> {
         let path = format!("{INTERNAL}/store.json");
-        if self.backend.entry(&path).is_ok() {
-            return Ok(self);
+        match self.backend.entry(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => return found.map(|_| self),
         }
         let about = json!({"schema": "easyroutine.store", "version": VERSION, "min_reader": VERSION, "id": Uuid::new_v4().to_string()});
         match self.backend.put_new(&path, format!("{about:#}\n").as_bytes()) {

@@ -39,7 +39,7 @@ impl Run {
     /// # Errors
     /// What the system says while reading a file that is there.
     pub fn verify(&self) -> Result<Vec<Damage>> {
-        let mut found = Vec::new();
+        let mut found = self.links()?;
         for number in 0..self.manifest().shards.len() {
             let file = &self.manifest().shards[number].file;
             match self.source(number) {

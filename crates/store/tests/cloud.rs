@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{all_whole, contents, story};
+use common::{all_whole, contents, gc, story};
 use easyroutine_store::{
     ActivationLoader, ActivationSaver, Begun, Contents, Edit, ErrorKind, Joining, Plan, Query, Store, Sweep,
     Tensor,
@@ -41,7 +41,7 @@ fn runs_are_saved_found_read_verified_and_removed() {
     found.remove(7).unwrap();
     assert_eq!(store.run(&paths[7]).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(all_whole(&store).unwrap().runs.len(), 19);
-    assert!(store.gc(Duration::ZERO, Sweep::Look).unwrap().is_empty());
+    assert!(gc(&store, Duration::ZERO, Sweep::Look).is_empty());
     // There is no folder, so there is no index: an answer is the same without.
     let indexed = ActivationLoader::from_saver(&saver).indexed().query(&Query::default()).unwrap();
     assert_eq!(indexed.len(), 19);
@@ -101,8 +101,8 @@ fn a_run_in_parts_goes_on_is_shared_and_is_committed_once() {
     assert!(store.scan(None).unwrap().runs.is_empty());
     assert_eq!(begin(Joining::New).unwrap_err().kind(), ErrorKind::Exists);
     // What is written to is no garbage, what nobody touches is.
-    assert!(store.gc(Duration::from_secs(3600), Sweep::Look).unwrap().is_empty());
-    assert!(!store.gc(Duration::ZERO, Sweep::Look).unwrap().is_empty());
+    assert!(gc(&store, Duration::from_secs(3600), Sweep::Look).is_empty());
+    assert!(!gc(&store, Duration::ZERO, Sweep::Look).is_empty());
     let committed: Vec<String> = std::thread::scope(|scope| {
         let work = || match begin(Joining::Share).unwrap() {
             Begun::Committed(path) => path,
@@ -121,7 +121,7 @@ fn a_run_in_parts_goes_on_is_shared_and_is_committed_once() {
     assert_eq!(run.read("resid_out_0").unwrap().to_f32(), Some(expected));
     assert!(matches!(begin(Joining::Resume).unwrap(), Begun::Committed(path) if path == committed[0]));
     // Shards that were written twice, and nothing else, are left for this.
-    let swept = store.gc(Duration::ZERO, Sweep::Delete).unwrap();
+    let swept = gc(&store, Duration::ZERO, Sweep::Delete);
     assert!(swept.iter().all(|garbage| garbage.what == "a shard that no manifest names"), "{swept:?}");
     assert!(run.verify().unwrap().is_empty());
 }
@@ -141,4 +141,33 @@ fn a_store_that_no_url_can_name_is_refused() {
             assert!(error.hint_text().unwrap().contains("s3://BUCKET/PREFIX"));
         }
     }
+}
+
+#[test]
+fn whoever_clears_up_beside_writers_takes_nothing_that_was_acknowledged() {
+    let store = store();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let saved: Vec<String> = std::thread::scope(|scope| {
+        let sweeper = scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                store.gc(Duration::ZERO, Sweep::Delete).unwrap();
+            }
+        });
+        let writers: Vec<_> = (0..4u32)
+            .map(|thread| {
+                let store = &store;
+                // Nothing can be held there: whoever is disturbed is told so.
+                let save = move |_| saver(store, "e").save(&contents(thread), &story(thread)).ok();
+                scope.spawn(move || (0..10).filter_map(save).collect::<Vec<_>>())
+            })
+            .collect();
+        let saved = writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        sweeper.join().unwrap();
+        saved
+    });
+    let scan = all_whole(&store).unwrap();
+    let lost: Vec<&String> =
+        saved.iter().filter(|path| !scan.runs.iter().any(|run| run.path == **path)).collect();
+    assert!(lost.is_empty(), "{} of {} are lost", lost.len(), saved.len());
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{all_whole, contents, fast_folder, story};
+use common::{all_whole, contents, fast_folder, gc, story};
 use easyroutine_store::{ActivationSaver, Begun, Durability, Edit, ErrorKind, Joining, Plan, Store, Sweep};
 use tempfile::TempDir;
 
@@ -109,8 +109,27 @@ fn task() {
         },
         ("gc", _) => loop {
             saver("e").save(&contents(3), &story(3)).unwrap();
-            store.gc(Duration::from_secs(3600), Sweep::Delete).unwrap();
+            // One that nobody goes on with.
+            let plan = Plan { n_examples: 3, unit: 3, spec: serde_json::Map::new() };
+            let Begun::Open(run) = saver("e").begin("job", &plan, &story(4), Joining::Resume).unwrap() else {
+                panic!("nobody commits it")
+            };
+            run.put(0, &contents(4)).unwrap();
+            drop(run);
+            gc(&store, Duration::ZERO, Sweep::Delete);
         },
+        ("sweep", _) => loop {
+            assert!(store.gc(Duration::ZERO, Sweep::Delete).unwrap().problems.is_empty());
+        },
+        // Says where each run is once it is told so.
+        ("acknowledged", n) => {
+            let own = std::process::id();
+            for number in 0..n.parse::<u32>().unwrap() {
+                println!("saved {}", saver("e").save(&contents(own), &story(own)).unwrap());
+                println!("saved {}", resumed(&saver("e"), &format!("{own}-{number}"), 2));
+            }
+        }
+        ("resume", units) => println!("saved {}", resumed(&saver("e"), "job", units.parse().unwrap())),
         ("stream", _) => loop {
             let plan = Plan { n_examples: 1, unit: 1, spec: serde_json::Map::new() };
             let path = match saver("e").begin("job", &plan, &story(4), Joining::Share).unwrap() {
@@ -124,6 +143,38 @@ fn task() {
         },
         (other, _) => panic!("no task {other}"),
     }
+}
+
+/// Goes on with a run of a name, or begins it, as `extract --resume` does.
+fn resumed(saver: &ActivationSaver, name: &str, units: u64) -> String {
+    let plan = Plan { n_examples: 3 * units, unit: 3, spec: serde_json::Map::new() };
+    let mut unit = contents(4);
+    unit.tensors.retain(|tensor| !tensor.shape.is_empty());
+    unit.values.clear();
+    match saver.begin(name, &plan, &story(4), Joining::Resume).unwrap() {
+        Begun::Open(run) => {
+            run.missing().unwrap().into_iter().for_each(|number| run.put(number, &unit).unwrap());
+            assert!(run.missing().unwrap().is_empty());
+            run.commit(|_| {}).unwrap()
+        }
+        Begun::Committed(path) => path,
+    }
+}
+
+/// What a process says of its runs, once it has ended well.
+fn said(mut task: Task) -> Vec<String> {
+    let lines = BufReader::new(task.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let paths = lines.filter_map(|line| line.split_once("saved ").map(|(_, path)| path.to_owned())).collect();
+    assert!(task.0.wait().unwrap().success(), "a process failed");
+    paths
+}
+
+/// Every run opens and verifies.
+fn all_verify(store: &Store) -> BTreeSet<String> {
+    let scan = store.scan(None).unwrap();
+    assert!(scan.problems.is_empty(), "{:?}", scan.problems);
+    let paths = scan.runs.into_iter().map(|run| run.path);
+    paths.inspect(|path| assert_eq!(store.run(path).unwrap().verify().unwrap(), [])).collect()
 }
 
 fn base_with_runs(n: u32) -> TempDir {
@@ -154,8 +205,8 @@ fn survives(task: &str) {
             scan.runs[3..].iter().for_each(|run| store.remove(&run.path).unwrap());
         }
     }
-    store.gc(Duration::ZERO, Sweep::Delete).unwrap();
-    assert!(store.gc(Duration::ZERO, Sweep::Look).unwrap().is_empty());
+    gc(&store, Duration::ZERO, Sweep::Delete);
+    assert!(gc(&store, Duration::ZERO, Sweep::Look).is_empty());
     assert!(run_ids(&store).is_superset(&before));
     all_whole(&store).unwrap();
 }
@@ -197,6 +248,41 @@ fn a_killed_commit_is_never_half_seen() {
 #[test]
 fn a_killed_gc_touches_no_run() {
     survives("gc");
+}
+
+#[test]
+fn whoever_clears_up_beside_four_writers_takes_nothing_that_was_acknowledged_and_disturbs_none() {
+    let base = base_with_runs(1);
+    let sweepers: Vec<Task> = (0..2).map(|_| start("sweep", base.path())).collect();
+    let writers: Vec<Task> = (0..4).map(|_| start("acknowledged 40", base.path())).collect();
+    let saved: Vec<String> = writers.into_iter().flat_map(said).collect();
+    for mut sweeper in sweepers {
+        assert!(sweeper.0.try_wait().unwrap().is_none(), "who clears up failed");
+    }
+    let store = Store::open(base.path()).unwrap();
+    let there = all_verify(&store);
+    let lost: Vec<&String> = saved.iter().filter(|path| !there.contains(*path)).collect();
+    assert!(lost.is_empty(), "{} of {} are lost", lost.len(), saved.len());
+    assert_eq!((saved.len(), there.len()), (320, 321));
+}
+
+#[test]
+fn eight_processes_that_resume_one_run_all_end_well() {
+    for round in 0..kills().div_ceil(10) {
+        let base = base_with_runs(0);
+        let saver = ActivationSaver::new(base.path(), "e").unwrap();
+        // Half of it was written before.
+        let plan = Plan { n_examples: 24, unit: 3, spec: serde_json::Map::new() };
+        let Begun::Open(run) = saver.begin("job", &plan, &story(4), Joining::New).unwrap() else { panic!() };
+        let mut unit = contents(4);
+        unit.tensors.retain(|tensor| !tensor.shape.is_empty());
+        unit.values.clear();
+        (0..round as usize % 8).for_each(|number| run.put(number, &unit).unwrap());
+        let children: Vec<Task> = (0..8).map(|_| start("resume 8", base.path())).collect();
+        let paths: BTreeSet<String> = children.into_iter().flat_map(said).collect();
+        assert_eq!(paths.len(), 1);
+        assert_eq!(all_verify(saver.store()), paths);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::{contents, fast_folder, saver, story};
+use common::{contents, fast_folder, gc, saver, story};
 use easyroutine_store::{
     ActivationLoader, Bytes, Contents, Dtype, Edit, ErrorKind, Kind, Loaded, Query, Tensor,
 };
@@ -234,13 +234,13 @@ fn what_crashed_writers_left_is_cleared_and_runs_are_kept() {
     fs::create_dir_all(base.path().join(".easyroutine/trash/u/run")).unwrap();
     let hour = Duration::from_secs(3600);
     assert_eq!(
-        saver.store().gc(hour, Sweep::Delete).unwrap().len(),
+        gc(saver.store(), hour, Sweep::Delete).len(),
         1,
         "what is young may be in use, but for the trash"
     );
-    assert_eq!(saver.store().gc(Duration::ZERO, Sweep::Look).unwrap().len(), 4);
-    assert_eq!(saver.store().gc(Duration::ZERO, Sweep::Delete).unwrap().len(), 4);
-    assert!(saver.store().gc(Duration::ZERO, Sweep::Look).unwrap().is_empty());
+    assert_eq!(gc(saver.store(), Duration::ZERO, Sweep::Look).len(), 4);
+    assert_eq!(gc(saver.store(), Duration::ZERO, Sweep::Delete).len(), 4);
+    assert!(gc(saver.store(), Duration::ZERO, Sweep::Look).is_empty());
     assert!(saver.store().run(&path).unwrap().verify().unwrap().is_empty());
 }
 

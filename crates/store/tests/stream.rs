@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::sim::{Sim, Survival};
-use common::{fast_folder, saver, story};
+use common::{fast_folder, gc, saver, story};
 use easyroutine_store::{
     ActivationSaver, Begun, Contents, ErrorKind, Joining, Kind, OpenRun, Plan, Result, Store, Story, Sweep,
     Tensor, Value,
@@ -104,8 +104,6 @@ fn another_plan_is_refused_by_what_differs() {
         let error = saver.begin("job", &plan, &story(1), Joining::Resume).unwrap_err();
         assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains(what), "{error}");
     }
-    let error = saver.begin("other", &plan(), &story(1), Joining::Resume).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     for name in ["", "../x", "a b", ".x", "a/b"] {
         assert_eq!(saver.begin(name, &plan(), &story(1), Joining::New).unwrap_err().kind(), ErrorKind::Input);
     }
@@ -131,7 +129,7 @@ fn workers_that_share_a_run_in_any_order_with_retries_end_as_one() {
         matches!(saver.begin("job", &plan(), &story(1), Joining::Share).unwrap(), Begun::Committed(p) if p == path)
     );
     assert!(matches!(saver.store().begun("e", "job").unwrap(), Begun::Committed(p) if p == path));
-    assert_eq!(saver.store().gc(Duration::ZERO, Sweep::Look).unwrap(), []);
+    assert_eq!(gc(saver.store(), Duration::ZERO, Sweep::Look), []);
 }
 
 #[test]
@@ -216,11 +214,7 @@ fn a_torn_or_foreign_unit_is_written_again() {
     assert_eq!(run.missing().unwrap(), [0, 1, 3]);
     write(&run, run.missing().unwrap());
     assert_eq!(digest(saver.store(), &run.commit(|_| {}).unwrap()), undisturbed());
-    assert_eq!(
-        saver.store().gc(Duration::ZERO, Sweep::Delete).unwrap().len(),
-        2,
-        "the shards that do not count"
-    );
+    assert_eq!(gc(saver.store(), Duration::ZERO, Sweep::Delete).len(), 2, "the shards that do not count");
 }
 
 #[test]

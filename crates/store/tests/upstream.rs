@@ -161,7 +161,7 @@ fn links_out_of_the_store_are_not_followed() {
 
     let store = ours.store();
     let scan = store.scan(None).unwrap();
-    assert_eq!((scan.runs.len(), scan.problems.len()), (1, 1), "{scan:?}");
+    assert_eq!((scan.runs.len(), scan.problems.len()), (1, 2), "{scan:?}");
     assert!(store.run(&run).is_err());
     assert!(store.run("mine/org_tiny/linked").is_err());
     assert!(store.remove(&run).is_err());

@@ -108,6 +108,8 @@ class QueryResult:
         ``time`` counts from 0, -1 is the most recent; or it is a run's folder, its name (``2023-04-15_14-30-25``), or a
         beginning of one that fits one run only. With ``keys`` only these values are read. What is read is compared with its
         checksums: damage is an error that names file and tensor. ``verify=False`` reads damaged numbers as they are.
+        While there is a run that cannot be read (:attr:`problems`), a place counted from the end raises: that run may be the
+        one that is meant.
         """
         which = _which(time)
         original = self._original(which)
@@ -206,6 +208,8 @@ class QueryResult:
     def __getitem__(self, index: slice) -> QueryResult: ...
     def __getitem__(self, index: int | slice) -> Result | QueryResult:
         if not isinstance(index, slice):
+            if index < 0 and self._found is not None:
+                self._found.countable()
             return self.results[index]
         counts_from_end = index.stop is None or any((one or 0) < 0 for one in (index.start, index.stop, index.step))
         if counts_from_end and self.problems:

@@ -67,11 +67,8 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
         "holds": holds,
         "laws": listed,
     });
-    for target in &targets {
-        let header = ["verdict", "law", "deviation", "allowed", "largest at"];
-        output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
-    }
-    Ok(if holds { SUCCESS } else { FAILED })
+    let header = ["verdict", "law", "deviation", "allowed", "largest at"];
+    output::write_found(&targets, &header, &rows, &json, if holds { SUCCESS } else { FAILED })
 }
 
 /// Whether a text has the same ids by every way to the model's tokenizer; the place says which were compared.

@@ -4,8 +4,8 @@ use easyroutine::source::{FilesKind, SMALL_FILES};
 
 use crate::args::{Args, Export, Format};
 use crate::failure::Failure;
-use crate::output;
 use crate::session;
+use crate::{output, progress};
 
 pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
     if !args.output.is_empty() {
@@ -21,7 +21,8 @@ pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
     }
     let files = session::find(&export.reference, &export.finding)?;
     let opened = session::open(&files, &export.finding)?;
-    opened.export(&export.folder, export.dtype.dtype())?;
+    let stop = progress::stopped()?;
+    opened.export(&export.folder, export.dtype.dtype(), Some(&stop))?;
     match &files.kind {
         FilesKind::Gguf(_) => session::tokenizer(&files, &export.finding)?.save(&export.folder)?,
         FilesKind::Folder(folder) => {

@@ -5,17 +5,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
-use super::{Backend, Change, Durability, Upload, split};
+use super::{Backend, Change, Durability, Grip, Left, Upload, split};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{Entry, EntryKind, FileSystem, NewFile, Source};
+use crate::fs::{Entry, EntryKind, FileSystem, Hold, NewFile, Source};
 use crate::names::{INTERNAL, TEMPORARY, nonce};
 
 /// A store in a folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Local {
-    files: Arc<dyn FileSystem>,
+    pub(super) files: Arc<dyn FileSystem>,
     durability: Durability,
 }
 
@@ -30,12 +28,12 @@ impl Local {
         root.join(path).display().to_string()
     }
 
-    fn said(&self, action: &'static str, path: &str) -> impl Fn(io::Error) -> Error {
+    pub(super) fn said(&self, action: &'static str, path: &str) -> impl Fn(io::Error) -> Error {
         let path = self.show(path);
         move |e| Error::io(action, &path, e)
     }
 
-    fn sync_dir(&self, folder: &str) -> Result<()> {
+    pub(super) fn sync_dir(&self, folder: &str) -> Result<()> {
         match self.durability {
             Durability::Full => self.files.sync_dir(folder).map_err(self.said("sync the folder", folder)),
             Durability::Fast => Ok(()),
@@ -43,7 +41,7 @@ impl Local {
     }
 
     /// Makes a folder and those above it where they are not there; what is there must be a folder, no link to one.
-    fn make_folders(&self, folder: &str) -> Result<()> {
+    pub(super) fn make_folders(&self, folder: &str) -> Result<()> {
         if folder.is_empty() {
             return Ok(());
         }
@@ -87,24 +85,18 @@ impl Local {
         })
     }
 
-    fn is_folder(&self, folder: &str) -> Result<()> {
-        let found = self.files.entry(folder).map_err(self.said("look at", folder))?;
-        match found.kind {
+    pub(super) fn is_folder(&self, folder: &str) -> Result<()> {
+        match self.entry(folder)?.kind {
             EntryKind::Folder => Ok(()),
-            _ => Err(Error::input(format!("{}: is not a folder; links are not followed", self.show(folder)))),
+            EntryKind::Link => Err(Error::link(self.show(folder))),
+            _ => Err(Error::damaged(format!("{}: is not a folder", self.show(folder)))),
         }
     }
 
-    /// None of the folders above a path is a link out of the store.
-    fn stays_inside(&self, path: &str) -> Result<()> {
-        path.match_indices('/').try_for_each(|(end, _)| self.is_folder(&path[..end]))
-    }
-
-    fn rename_folder(&self, from: &str, to: &str) -> Result<()> {
-        self.stays_inside(from)?;
+    pub(super) fn rename_folder(&self, from: &str, to: &str) -> Result<()> {
+        // A link would be moved itself, which no call refuses.
         self.is_folder(from)?;
         self.make_folders(split(to).0)?;
-        self.stays_inside(to)?;
         self.files.rename_new(from, to).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
                 Error::new(ErrorKind::Exists, format!("{}: is there already", self.show(to)))
@@ -119,16 +111,19 @@ impl Local {
         if folder.is_empty() { Ok(()) } else { self.sync_upwards(split(folder).0) }
     }
 
-    /// A whole file under a name that nobody reads.
-    fn temporary(&self, folder: &str, content: &[u8]) -> Result<String> {
+    /// A whole file under a name that nobody reads, held until it is renamed.
+    fn temporary(&self, folder: &str, content: &[u8]) -> Result<(String, Box<dyn NewFile>)> {
         let temporary = join(folder, &format!("{TEMPORARY}{}", nonce()));
-        let fill = || -> io::Result<()> {
+        let fill = || -> io::Result<Box<dyn NewFile>> {
             let mut file = self.files.create_file(&temporary)?;
             file.write_all(content)?;
-            if self.durability == Durability::Full { file.sync() } else { Ok(()) }
+            if self.durability == Durability::Full {
+                file.sync()?;
+            }
+            Ok(file)
         };
         match fill() {
-            Ok(()) => Ok(temporary),
+            Ok(file) => Ok((temporary, file)),
             Err(e) => {
                 self.discard(&temporary);
                 Err(self.said("write", folder)(e))
@@ -137,24 +132,46 @@ impl Local {
     }
 
     /// Tidies up after an error, which is what the caller hears of; `gc` finds what stays.
-    fn discard(&self, path: &str) {
+    pub(super) fn discard(&self, path: &str) {
         let _ = self.files.remove_file(path);
     }
 
-    fn put(&self, temporary_in: &str, path: &str, content: &[u8]) -> Result<()> {
-        let temporary = self.temporary(temporary_in, content)?;
-        self.files.rename_new(&temporary, path).map_err(|e| {
-            self.discard(&temporary);
-            self.said("make", path)(e)
-        })
+    /// Gives a temporary file its name. `gc` may have taken it for one that was left, in the moment before it was held:
+    /// then another is made.
+    fn put(
+        &self,
+        folder: &str,
+        content: &[u8],
+        name: impl Fn(&str) -> io::Result<()>,
+        said: impl Fn(io::Error) -> Error,
+    ) -> Result<()> {
+        loop {
+            let (temporary, _held) = self.temporary(folder, content)?;
+            match name(&temporary) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_gone(&temporary) => {}
+                named => {
+                    return named.map_err(|e| {
+                        self.discard(&temporary);
+                        said(e)
+                    });
+                }
+            }
+        }
+    }
+
+    fn put_new_from(&self, folder: &str, path: &str, content: &[u8]) -> Result<()> {
+        let name = |temporary: &str| self.files.rename_new(temporary, path);
+        self.put(folder, content, name, self.said("make", path))
+    }
+
+    fn is_gone(&self, path: &str) -> bool {
+        self.files.entry(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 }
 
 impl Backend for Local {
     fn claim(&self, folder: &str) -> Result<()> {
-        let above = split(folder).0;
-        self.make_folders(above)?;
-        self.stays_inside(folder)?;
+        self.make_folders(split(folder).0)?;
         self.files.create_dir(folder).map_err(self.said("make the folder", folder))
     }
 
@@ -181,28 +198,24 @@ impl Backend for Local {
     fn publish(&self, path: &str, content: &[u8]) -> Result<()> {
         let run = split(path).0;
         // Written beside the run and renamed into it, so that the time of the folder of runs tells of the commit.
-        self.put(split(run).0, path, content)?;
+        self.put_new_from(split(run).0, path, content)?;
         self.sync_upwards(run)
     }
 
     fn put_new(&self, path: &str, content: &[u8]) -> Result<()> {
         let folder = split(path).0;
         self.make_way(folder)?;
-        self.put(folder, path, content)?;
+        self.put_new_from(folder, path, content)?;
         self.sync_upwards(folder)
     }
 
     fn update(&self, path: &str, change: Change<'_>) -> Result<()> {
-        self.stays_inside(path)?;
         let run = split(path).0;
         let lock = join(run, ".lock");
         let _held = self.files.lock(&lock).map_err(self.said("lock", &lock))?;
         let content = change(&crate::read::whole(&*self.open(path)?, &self.show(path))?)?;
-        let temporary = self.temporary(split(run).0, &content)?;
-        self.files.replace(&temporary, path).map_err(|e| {
-            self.discard(&temporary);
-            self.said("replace", path)(e)
-        })?;
+        let name = |temporary: &str| self.files.replace(temporary, path);
+        self.put(split(run).0, &content, name, self.said("replace", path))?;
         self.sync_dir(run)
     }
 
@@ -233,21 +246,30 @@ impl Backend for Local {
     }
 
     fn retire(&self, folder: &str) -> Result<()> {
-        let trash = format!("{INTERNAL}/trash/{}", Uuid::new_v4());
-        self.rename_folder(folder, &format!("{trash}/run"))?;
-        self.sync_dir(split(folder).0)?;
-        // It is gone, whatever the deletion says: `gc` finishes it.
-        let _ = self.delete_folder(&trash);
-        Ok(())
+        self.throw_away(folder)
+    }
+
+    fn sweep(&self, run: &str, is_garbage: &dyn Fn(&str) -> Result<bool>) -> Result<bool> {
+        self.sweep_away(run, is_garbage)
+    }
+
+    fn empty_trash(&self, delete: bool) -> Result<Vec<Left>> {
+        self.trash_emptied(delete)
+    }
+
+    fn hold(&self, path: &str, how: Hold) -> Result<Grip> {
+        self.files.hold(path, how).map_err(self.said("hold", path))
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {
         for entry in self.list(folder)? {
             let path = join(folder, &entry.name);
-            match entry.kind {
-                EntryKind::Folder => self.delete_folder(&path)?,
-                _ => self.delete_file(&path)?,
-            }
+            let deleted = match entry.kind {
+                EntryKind::Folder => self.delete_folder(&path),
+                _ => self.delete_file(&path),
+            };
+            // Another process may delete it too.
+            deleted.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
         }
         self.files.remove_dir(folder).map_err(self.said("remove the folder", folder))
     }
@@ -256,11 +278,18 @@ impl Backend for Local {
         self.files.remove_file(path).map_err(self.said("remove", path))
     }
 
+    /// Whoever deletes so holds the file, so that what is deleted is what was read.
+    fn delete_if(&self, path: &str, is_meant: &dyn Fn(&[u8]) -> bool) -> Result<()> {
+        let Some(_held) = self.hold_alone(path)? else { return Ok(()) };
+        let found = crate::read::whole(&*self.open(path)?, &self.show(path))?;
+        if is_meant(&found) { self.delete_file(path) } else { Ok(()) }
+    }
+
     fn tick(&self, least: u64) -> Result<u64> {
         let path = format!("{INTERNAL}/clock");
         let mut held = self.files.lock(&path).map_err(self.said("lock", &path))?;
         let content = held.read().map_err(self.said("read", &path))?;
-        let next = super::next_tick(&content, least);
+        let next = super::next_tick(&content, least)?;
         held.write(super::tick_text(next).as_bytes()).map_err(self.said("write", &path))?;
         Ok(next)
     }
@@ -331,6 +360,6 @@ impl fmt::Debug for LocalUpload<'_> {
     }
 }
 
-fn join(folder: &str, name: &str) -> String {
+pub(super) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }

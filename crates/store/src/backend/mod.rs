@@ -9,6 +9,7 @@ mod local;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests;
+mod trash;
 
 use std::fmt::Debug;
 use std::io::Write;
@@ -19,10 +20,10 @@ use std::sync::Arc;
 pub(crate) use cloud::Cloud;
 pub(crate) use local::Local;
 
-use crate::error::Result;
-#[cfg(not(feature = "cloud"))]
-use crate::error::{Error, ErrorKind};
-use crate::fs::{Entry, Source};
+use crate::clock::LAST_TICK;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fs::{Entry, Held, Hold, Source};
+use crate::names::INTERNAL;
 
 /// Whether a power cut may take what was just saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +37,12 @@ pub enum Durability {
 
 /// Changes the content of a file; an error leaves it as it was.
 pub(crate) type Change<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Vec<u8>>;
+
+/// A path, and what stands there.
+pub(crate) type Left = (String, &'static str);
+
+/// What is held until this is dropped; nothing, where somebody else holds it.
+pub(crate) type Grip = Option<Box<dyn Held>>;
 
 /// Paths are relative to the store, with `/` between names.
 pub(crate) trait Backend: Debug + Send + Sync {
@@ -73,11 +80,33 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// Makes a run invisible, so that a power cut does not bring it back, then deletes it.
     fn retire(&self, folder: &str) -> Result<()>;
 
+    /// Takes a run that was never published out of the way and looks at it again, at the path that `is_garbage` is
+    /// given; what is garbage still is deleted, anything else put back. Says whether it is gone.
+    fn sweep(&self, run: &str, is_garbage: &dyn Fn(&str) -> Result<bool>) -> Result<bool>;
+
+    /// What removals and sweeps that died left, and what it is; deletes it if told to.
+    fn empty_trash(&self, delete: bool) -> Result<Vec<Left>>;
+
+    /// Takes hold of a file or folder, as [`FileSystem::hold`](crate::fs::FileSystem::hold) does; where nothing can be
+    /// held everybody gets it.
+    fn hold(&self, path: &str, how: Hold) -> Result<Grip>;
+
+    /// The same for one alone; what is gone nobody gets.
+    fn hold_alone(&self, path: &str) -> Result<Grip> {
+        match self.hold(path, Hold::Alone) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            held => held,
+        }
+    }
+
     /// Deletes a folder and all in it.
     fn delete_folder(&self, folder: &str) -> Result<()>;
 
     /// Deletes a file.
     fn delete_file(&self, path: &str) -> Result<()>;
+
+    /// Deletes a file if it is still the one that is meant: another process may have put another in its place.
+    fn delete_if(&self, path: &str, is_meant: &dyn Fn(&[u8]) -> bool) -> Result<()>;
 
     /// A number above all that were given out, and not below `least`.
     fn tick(&self, least: u64) -> Result<u64>;
@@ -138,9 +167,17 @@ pub(crate) fn connect(url: &str) -> Result<Arc<dyn Backend>> {
 
 /// The number to give out after those that the clock's content says, and not below `least`. A torn or foreign content
 /// counts as none: the time of day goes on from there.
-fn next_tick(content: &[u8], least: u64) -> u64 {
+///
+/// # Errors
+/// There is no number above the last.
+fn next_tick(content: &[u8], least: u64) -> Result<u64> {
     let last = std::str::from_utf8(content).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    last.filter(|last| *last < crate::clock::LAST_TICK).map_or(least, |last| least.max(last + 1))
+    match last.filter(|last| *last <= LAST_TICK) {
+        Some(LAST_TICK) => Err(Error::damaged(format!("{INTERNAL}/clock: says the last time that there is"))
+            .hint("delete it, and the time of day goes on; runs that it has named stay the most recent")),
+        Some(last) => Ok(least.max(last + 1)),
+        None => Ok(least),
+    }
 }
 
 /// What the clock says once a number was given out.

@@ -228,6 +228,35 @@ fn a_retired_run_is_gone() {
 }
 
 #[test]
+fn what_is_swept_is_gone_unless_it_is_found_to_be_wanted() {
+    holds_on_every_backend(|backend| {
+        let record = format!("{RUN}/metadata.json");
+        backend.claim(RUN).unwrap();
+        put(backend, &format!("{RUN}/data/00000-7f3a.safetensors"), b"shard").unwrap();
+        assert!(!backend.sweep(RUN, &|_| Ok(false)).unwrap());
+        let refused = backend.sweep(RUN, &|_| Err(Error::new(ErrorKind::Io, "cannot look")));
+        fails(refused, ErrorKind::Io);
+        // It is as it was, and goes on.
+        backend.publish(&record, b"record").unwrap();
+        let is_published = |at: &str| backend.entry(&format!("{at}/metadata.json")).is_ok();
+        assert!(!backend.sweep(RUN, &|at| Ok(!is_published(at))).unwrap());
+        assert_eq!(read(backend, &record).unwrap(), b"record");
+        assert_eq!(read(backend, &format!("{RUN}/data/00000-7f3a.safetensors")).unwrap(), b"shard");
+        assert!(backend.sweep(RUN, &|_| Ok(true)).unwrap());
+        fails(backend.entry(RUN), ErrorKind::NotFound);
+        fails(backend.publish(&record, b"late"), ErrorKind::NotFound);
+        assert_eq!(backend.empty_trash(true).unwrap(), []);
+        let other = ".easyroutine/other";
+        backend.put_new(other, b"one").unwrap();
+        backend.delete_if(other, &|found| found == b"another").unwrap();
+        assert_eq!(read(backend, other).unwrap(), b"one");
+        backend.delete_if(other, &|found| found == b"one").unwrap();
+        fails(backend.open(other), ErrorKind::NotFound);
+        backend.delete_if(other, &|_| true).unwrap();
+    });
+}
+
+#[test]
 fn the_clock_gives_every_number_once_and_only_grows() {
     holds_on_every_backend(|backend| {
         backend.put_new(".easyroutine/store.json", b"{}").unwrap();

@@ -1,9 +1,13 @@
 //! The few operations on files that a store is made of, so that tests can stand in for the operating system: a model
 //! of what a power cut leaves, calls that fail.
 
+#[cfg(unix)]
+mod handles;
 mod os;
+#[cfg(not(unix))]
+mod paths;
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +15,8 @@ use std::sync::Arc;
 pub use os::OsFiles;
 
 /// A folder with everything below it. Paths are relative to it, with `/` between names; the empty path is the folder
-/// itself. Links are never followed.
+/// itself. No link below it is ever followed, whichever part of a path it is: a call that meets one fails with
+/// [`is_a_link`], even if the link was put there a moment ago.
 pub trait FileSystem: Debug + Send + Sync {
     /// Makes one folder.
     ///
@@ -79,13 +84,36 @@ pub trait FileSystem: Debug + Send + Sync {
     /// What the system says.
     fn lock(&self, path: &str) -> io::Result<Box<dyn Locked>>;
 
+    /// Takes hold of a file or folder until the answer is dropped or its holder dies. Whoever asks for it together waits
+    /// for one who has it alone; whoever asks for it alone does not wait, and gets nothing where others hold it. Where the
+    /// file system has no locks, everybody gets what they ask for.
+    ///
+    /// # Errors
+    /// `NotFound`, also where it went away meanwhile; a link, or what the system says.
+    fn hold(&self, path: &str, how: Hold) -> io::Result<Option<Box<dyn Held>>>;
+
     /// Where this is on the machine, if it is.
     fn local_path(&self) -> Option<&Path> {
         None
     }
 }
 
-/// A file that is being written.
+/// How a file or folder is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// By many at a time.
+    Together,
+    /// By one.
+    Alone,
+}
+
+/// A file or folder that is held until this is dropped.
+pub trait Held: Debug + Send + Sync {}
+
+/// Of a file system without locks.
+impl Held for () {}
+
+/// A file that is being written. It is held alone until it is dropped, where the file system has locks.
 pub trait NewFile: Write + Send {
     /// Waits until what was written would survive a power cut.
     ///
@@ -155,6 +183,33 @@ pub enum EntryKind {
     Folder,
     /// A plain file.
     File,
-    /// A link or something else that is never opened.
+    /// A symbolic link, which is never followed.
+    Link,
+    /// Something else that is never opened.
     Other,
 }
+
+/// What is said of a link.
+pub(crate) const IS_A_LINK: &str = "is a symbolic link; a store does not follow links";
+
+/// The error of a path that leads through a symbolic link, or to one.
+pub fn is_a_link(place: impl Display) -> io::Error {
+    io::Error::other(Link(place.to_string()))
+}
+
+/// What the error of a link says, where it is one.
+pub(crate) fn link_of(error: &io::Error) -> Option<&Link> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// A place at which a symbolic link stands.
+#[derive(Debug)]
+pub(crate) struct Link(String);
+
+impl Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {IS_A_LINK}", self.0)
+    }
+}
+
+impl std::error::Error for Link {}

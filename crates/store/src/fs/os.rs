@@ -1,19 +1,23 @@
 //! The real file system.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use easyroutine_files::MappedFile;
 
-use super::{Entry, EntryKind, FileSystem, Locked, NewFile, Source};
+#[cfg(unix)]
+use super::handles::Tree;
+#[cfg(not(unix))]
+use super::paths::Tree;
+use super::{Entry, FileSystem, Held, Hold, Locked, NewFile, Source};
+use crate::names::{TEMPORARY, nonce};
 
 /// A folder of the operating system.
 #[derive(Debug)]
 pub struct OsFiles {
-    root: PathBuf,
+    tree: Tree,
     reading: Reading,
 }
 
@@ -27,17 +31,14 @@ enum Reading {
 }
 
 impl OsFiles {
-    /// A folder that is there.
+    /// A folder that is there. A link may name it, and nothing below it.
     ///
     /// # Errors
     /// It is not there, or no folder.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
-        let root = root.into();
-        if !fs::metadata(&root)?.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, "is not a folder"));
-        }
-        let reading = if keeps_mapped_files(&root) { Reading::Mapped } else { Reading::Called };
-        Ok(OsFiles { root, reading })
+        let tree = Tree::open(root.into())?;
+        let reading = if keeps_mapped_files(&tree) { Reading::Mapped } else { Reading::Called };
+        Ok(OsFiles { tree, reading })
     }
 
     /// A folder that is made where it is not there, with those above it.
@@ -61,54 +62,93 @@ impl OsFiles {
         OsFiles::open(root)
     }
 
-    fn at(&self, path: &str) -> PathBuf {
-        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+    /// Opens a file that is locked, under its own name and no other: what is written to it must not reach another file.
+    fn open_to_lock(&self, path: &str) -> io::Result<File> {
+        loop {
+            let file = self.tree.create_or_open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(is_no_file());
+            }
+            uninterrupted(|| file.lock())?;
+            match self.tree.names_of(path, &file)? {
+                Some(1) => return Ok(file),
+                // In a copy of the store that shares its files with it, perhaps.
+                Some(_) => self.make_own(path, &file)?,
+                // Another was put in its place.
+                None => {}
+            }
+        }
+    }
+
+    /// Puts a copy in the place of a file that has other names too.
+    fn make_own(&self, path: &str, file: &File) -> io::Result<()> {
+        let folder = path.rfind('/').map_or("", |end| &path[..=end]);
+        let copy = format!("{folder}{TEMPORARY}{}", nonce());
+        let mut own = self.tree.create_file(&copy)?;
+        io::copy(&mut file.take(LONGEST_LOCKED), &mut own)?;
+        own.sync_all()?;
+        self.tree.replace(&copy, path)
     }
 }
 
+fn is_no_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "is not a plain file")
+}
+
+/// Nothing that is kept in a locked file is longer.
+const LONGEST_LOCKED: u64 = 1 << 16;
+
 impl FileSystem for OsFiles {
     fn create_dir(&self, path: &str) -> io::Result<()> {
-        fs::create_dir(self.at(path))
+        self.tree.create_dir(path)
     }
 
     fn create_file(&self, path: &str) -> io::Result<Box<dyn NewFile>> {
-        // `create_new` never follows a link.
-        let file = OpenOptions::new().write(true).create_new(true).open(self.at(path))?;
+        let file = self.tree.create_file(path)?;
+        // Nobody else knows it yet. Where there are no locks it is told by its age whether anybody writes it.
+        #[cfg(unix)]
+        let _ = file.try_lock();
         Ok(Box::new(OsFile(file)))
     }
 
+    #[cfg(unix)]
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        sync_folder(&self.at(path))
+        self.tree.open_folder(path)?.sync_all()
+    }
+
+    /// Windows has no such call: NTFS writes its journal by itself.
+    #[cfg(not(unix))]
+    fn sync_dir(&self, _path: &str) -> io::Result<()> {
+        Ok(())
     }
 
     fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
-        rename_new(&self.at(from), &self.at(to))
+        self.tree.rename_new(from, to)
     }
 
     fn replace(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.at(from), self.at(to))
+        self.tree.replace(from, to)
     }
 
     fn remove_file(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.at(path))
+        self.tree.remove_file(path)
     }
 
     fn remove_dir(&self, path: &str) -> io::Result<()> {
-        fs::remove_dir(self.at(path))
+        self.tree.remove_dir(path)
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn Source>> {
-        let place = self.at(path);
-        let file = open_without_following(&place)?;
+        let file = self.tree.open_file(path)?;
         let about = file.metadata()?;
         if !about.is_file() {
-            let what = "is not a plain file; links are not followed";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            return Err(is_no_file());
         }
         let size = about.len();
         Ok(match self.reading {
             // A small file is read once: mapping it costs more than copying it.
             Reading::Mapped if size >= 64 << 10 => {
+                let place = self.tree.root().join(path);
                 Arc::new(Mapped(MappedFile::from_file(&file, place).map_err(io::Error::other)?))
             }
             _ => Arc::new(Called { file, size }),
@@ -116,51 +156,57 @@ impl FileSystem for OsFiles {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(self.at(path))? {
-            let entry = entry?;
-            // A name that is no text was not written by us, and can't be addressed.
-            let name = entry.file_name().to_string_lossy().into_owned();
-            found.push(Entry { name, kind: kind(entry.file_type()?), size: 0, modified: 0 });
-        }
-        Ok(found)
+        self.tree.list(path)
     }
 
     fn entry(&self, path: &str) -> io::Result<Entry> {
-        let place = self.at(path);
-        let about = fs::symlink_metadata(&place)?;
-        let modified = about.modified()?;
-        let nanoseconds = match modified.duration_since(UNIX_EPOCH) {
-            Ok(after) => after.as_nanos() as i128,
-            Err(before) => -(before.duration().as_nanos() as i128),
-        };
-        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok(Entry { name, kind: kind(about.file_type()), size: about.len(), modified: nanoseconds })
+        self.tree.entry(path)
     }
 
     fn lock(&self, path: &str) -> io::Result<Box<dyn Locked>> {
-        let place = self.at(path);
-        if fs::symlink_metadata(&place).is_ok_and(|about| !about.is_file()) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "is not a plain file; links are not followed",
-            ));
-        }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(place)?;
-        file.lock()?;
-        Ok(Box::new(OsLocked(file)))
+        Ok(Box::new(OsLocked(self.open_to_lock(path)?)))
+    }
+
+    #[cfg(unix)]
+    fn hold(&self, path: &str, how: Hold) -> io::Result<Option<Box<dyn Held>>> {
+        use std::fs::TryLockError;
+        let file = self.tree.open_file(path)?;
+        let locked = match how {
+            Hold::Together => uninterrupted(|| file.lock_shared()),
+            Hold::Alone => match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+                Ok(()) => Ok(()),
+            },
+        };
+        // It may have been moved away while this waited.
+        self.tree.names_of(path, &file)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Some(match locked {
+            Ok(()) => Box::new(file),
+            Err(_) => Box::new(()),
+        }))
+    }
+
+    /// A lock there keeps others from reading.
+    #[cfg(not(unix))]
+    fn hold(&self, path: &str, _how: Hold) -> io::Result<Option<Box<dyn Held>>> {
+        self.tree.entry(path).map(|_| Some(Box::new(()) as Box<dyn Held>))
     }
 
     fn local_path(&self) -> Option<&Path> {
-        Some(&self.root)
+        Some(self.tree.root())
     }
 }
 
-fn kind(kind: fs::FileType) -> EntryKind {
-    match kind {
-        kind if kind.is_dir() => EntryKind::Folder,
-        kind if kind.is_file() => EntryKind::File,
-        _ => EntryKind::Other,
+impl Held for File {}
+
+/// A signal that the program goes on after ends the wait for a lock.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 
@@ -188,8 +234,7 @@ impl Locked for OsLocked {
     fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
         self.0.seek(SeekFrom::Start(0))?;
-        // Nothing that is kept in a locked file is longer.
-        (&mut self.0).take(1 << 16).read_to_end(&mut content)?;
+        (&mut self.0).take(LONGEST_LOCKED).read_to_end(&mut content)?;
         Ok(content)
     }
 
@@ -261,25 +306,6 @@ impl Source for Called {
 }
 
 #[cfg(unix)]
-fn open_without_following(place: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // Without waiting: a named pipe would wait for a writer for ever.
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(place)
-}
-
-#[cfg(not(unix))]
-fn open_without_following(place: &Path) -> io::Result<File> {
-    if !fs::symlink_metadata(place)?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "is not a plain file; links are not followed",
-        ));
-    }
-    File::open(place)
-}
-
-#[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -290,38 +316,9 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    use rustix::io::Errno;
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // File systems without the flag: NFS, some that run in user space.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_new_by_link(from, to),
-        done => done.map_err(io::Error::from),
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    rename_new_by_link(from, to)
-}
-
-/// A link is made only where nothing is. Folders can't be linked: between the look and the rename another process
-/// could make one, but a rename replaces only an empty folder.
-fn rename_new_by_link(from: &Path, to: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(from)?.is_dir() {
-        return match fs::symlink_metadata(to) {
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(_) => fs::rename(from, to),
-        };
-    }
-    fs::hard_link(from, to)?;
-    fs::remove_file(from)
-}
-
 /// Whether the folder lies on a file system that only this machine changes. Numbers: `statfs(2)`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn keeps_mapped_files(folder: &Path) -> bool {
+fn keeps_mapped_files(tree: &Tree) -> bool {
     const LOCAL: &[u64] = &[
         0xEF53,      // ext2, ext3, ext4
         0x5846_5342, // xfs
@@ -331,11 +328,11 @@ fn keeps_mapped_files(folder: &Path) -> bool {
         0x2FC1_2FC1, // zfs
         0x794C_7630, // overlayfs
     ];
-    let Ok(found) = rustix::fs::statfs(folder) else { return false };
+    let Ok(found) = rustix::fs::fstatfs(tree.top()) else { return false };
     LOCAL.contains(&(found.f_type as u64 & 0xFFFF_FFFF))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn keeps_mapped_files(_folder: &Path) -> bool {
+fn keeps_mapped_files(_tree: &Tree) -> bool {
     false
 }

@@ -7,15 +7,17 @@
 mod table;
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{EntryKind, FileSystem, OsFiles};
+use crate::fs::{EntryKind, FileSystem, OsFiles, link_of};
 use crate::hash::Sum;
 use crate::names::METADATA;
 use crate::query::Criteria;
+use crate::read;
 use crate::store::{Found, Problem, Scan, Store};
 use table::{Stamp, Table};
 
@@ -58,27 +60,37 @@ impl Index {
         criteria: &Criteria<'_>,
     ) -> Result<Scan> {
         fs::create_dir_all(&self.folder).map_err(unusable)?;
-        let lock = File::create(self.file("lock")).map_err(unusable)?;
-        lock.lock().map_err(unusable)?;
-        let answer = self.find_alone(store, experiment, criteria);
+        // The folder itself may be named through a link; SQLite takes none at all.
+        let folder = fs::canonicalize(&self.folder).map_err(unusable)?;
+        let files = OsFiles::open(folder).map_err(unusable)?;
+        let lock = self.file("lock");
+        let locked = files.lock(&lock).or_else(|e| match link_of(&e) {
+            // Nothing of ours: it goes, and what it leads to stays as it is.
+            Some(_) => files.remove_file(&lock).and_then(|()| files.lock(&lock)),
+            None => Err(e),
+        });
+        let _alone = locked.map_err(unusable)?;
+        let answer = self.find_alone(&files, store, experiment, criteria);
         if answer.is_err() {
-            self.forget();
+            self.forget(&files);
         }
         answer
     }
 
-    fn find_alone(&self, store: &Store, experiment: Option<&str>, criteria: &Criteria<'_>) -> Result<Scan> {
-        if self.sum().ok() != fs::read_to_string(self.file("sum")).ok() {
-            self.forget();
+    fn find_alone(
+        &self,
+        files: &OsFiles,
+        store: &Store,
+        experiment: Option<&str>,
+        criteria: &Criteria<'_>,
+    ) -> Result<Scan> {
+        if self.sum(files).ok() != self.kept_sum(files).ok() {
+            self.forget(files);
         }
-        let mut table = Table::open(&self.file("sqlite"))?;
+        let folder = files.local_path().unwrap_or(&self.folder);
+        let mut table = Table::open(&folder.join(self.file("sqlite")))?;
         let mut scan = Scan::default();
-        let mut folders = Vec::new();
-        for name in store.experiments()? {
-            if experiment.is_none_or(|wanted| wanted == name) {
-                folders.extend(store.model_folders(&name, &mut scan.problems));
-            }
-        }
+        let folders = store.model_folders(experiment, &mut scan.problems)?;
         let mut changed = table.forget_others(experiment, &folders)?;
         for folder in &folders {
             changed |= refresh(store, folder, &mut table, &mut scan.problems)?;
@@ -93,16 +105,15 @@ impl Index {
         }
         drop(table);
         if changed {
-            fs::write(self.file("sum"), self.sum()?).map_err(unusable)?;
+            self.keep_sum(files, &self.sum(files)?).map_err(unusable)?;
         }
         scan.sort();
         Ok(scan)
     }
 
     /// The checksum of the whole database.
-    fn sum(&self) -> Result<String> {
-        let files = OsFiles::open(&self.folder).map_err(unusable)?;
-        let source = files.open(&format!("{}.sqlite", self.name)).map_err(unusable)?;
+    fn sum(&self, files: &OsFiles) -> Result<String> {
+        let source = files.open(&self.file("sqlite")).map_err(unusable)?;
         let mut sum = Sum::default();
         match source.mapped() {
             Some(bytes) => sum.add(bytes),
@@ -115,15 +126,32 @@ impl Index {
         Ok(sum.finish())
     }
 
-    fn forget(&self) {
+    /// The checksum that was written down.
+    fn kept_sum(&self, files: &OsFiles) -> Result<String> {
+        let file = self.file("sum");
+        let text = read::whole(&*files.open(&file).map_err(unusable)?, &file)?;
+        String::from_utf8(text).map_err(unusable)
+    }
+
+    fn keep_sum(&self, files: &OsFiles, sum: &str) -> io::Result<()> {
+        let file = self.file("sum");
+        // What stands there may be a link: it goes, and what it leads to stays as it is.
+        files.remove_file(&file).or_else(|e| match e.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(e),
+        })?;
+        files.create_file(&file)?.write_all(sum.as_bytes())
+    }
+
+    fn forget(&self, files: &OsFiles) {
         for ending in ["sqlite", "sqlite-journal", "sum"] {
             // What can't be removed has a checksum that does not fit.
-            let _ = fs::remove_file(self.file(ending));
+            let _ = files.remove_file(&self.file(ending));
         }
     }
 
-    fn file(&self, ending: &str) -> PathBuf {
-        self.folder.join(format!("{}.{ending}", self.name))
+    fn file(&self, ending: &str) -> String {
+        format!("{}.{ending}", self.name)
     }
 }
 
@@ -139,9 +167,8 @@ fn refresh(store: &Store, folder: &str, table: &mut Table, problems: &mut Vec<Pr
     let mut sure = before - modified > UNSURE;
     for entry in store.backend().list(folder)?.into_iter().filter(|entry| !entry.name.starts_with('.')) {
         let path = format!("{folder}/{}", entry.name);
-        if entry.kind == EntryKind::Other {
-            let error = Error::damaged("is a link; links are not followed");
-            problems.push(Problem { path, error });
+        if entry.kind == EntryKind::Link {
+            problems.push(Problem::link(path));
             sure = false;
             continue;
         }
@@ -149,12 +176,14 @@ fn refresh(store: &Store, folder: &str, table: &mut Table, problems: &mut Vec<Pr
             continue;
         }
         let stamp = match store.backend().entry(&format!("{path}/{METADATA}")) {
-            Ok(file) => Stamp { size: file.size as i64, modified: file.modified as i64 },
+            // Of a time that does not fit nothing is known.
+            Ok(file) => i64::try_from(file.modified)
+                .map_or(Stamp::UNKNOWN, |modified| Stamp { size: file.size as i64, modified }),
             // Being written.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        let is_settled = before - i128::from(stamp.modified) > UNSURE;
+        let is_settled = stamp != Stamp::UNKNOWN && before - i128::from(stamp.modified) > UNSURE;
         if is_settled && known.get(&path) == Some(&stamp) {
             seen.push(path);
             continue;
@@ -168,7 +197,7 @@ fn refresh(store: &Store, folder: &str, table: &mut Table, problems: &mut Vec<Pr
             }
             Ok(None) => {}
             Err(error) => {
-                problems.push(Problem { path, error });
+                problems.push(store.unread(path, error));
                 sure = false;
             }
         }

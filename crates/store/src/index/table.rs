@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use serde_json::Value as Json;
 
 use super::unusable;
@@ -52,7 +52,12 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn open(file: &Path) -> Result<Self> {
         let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open(file)?;
+            // What stands there may be a link, which is not followed.
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_CREATE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+            let connection = Connection::open_with_flags(file, flags)?;
             // A torn database is told by its checksum, and made again: it needs no journal and no sync.
             connection.execute_batch(
                 "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;",

@@ -12,8 +12,10 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use crate::backend::Grip;
 use crate::clock::Claim;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::Hold;
 use crate::manifest::{Manifest, Shard, TensorEntry};
 use crate::names::{check_experiment, model_folder};
 use crate::read;
@@ -29,8 +31,11 @@ pub(crate) use plan::{OPEN_BEGINS, Opened};
 pub struct OpenRun {
     store: Store,
     path: String,
-    opened: Opened,
+    opened: Box<Opened>,
     worker: Option<String>,
+    begun_here: bool,
+    /// So that it is seen that somebody writes.
+    _held: Grip,
 }
 
 /// What a named run is.
@@ -47,9 +52,9 @@ pub enum Begun {
 pub enum Joining {
     /// Refuse.
     New,
-    /// Go on with it; refuse where there is none.
+    /// Go on with it, or begin it: a process that was killed may not have come to that.
     Resume,
-    /// Go on with it, or begin it: several processes share the work.
+    /// The same: several processes share the work.
     Share,
 }
 
@@ -100,14 +105,11 @@ impl ActivationSaver {
                         .hint("--resume goes on with it; another --run begins another"));
                 }
                 opened.plan().check_same(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
-                return store.joined(&folder, opened)?.with_aux(&fields);
-            }
-            if joining == Joining::Resume {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("no run `{name}` was begun in {folder}"),
-                )
-                .hint("without --resume it is begun"));
+                match store.joined(&folder, opened, false)? {
+                    Some(begun) => return begun.with_aux(&fields),
+                    // It was committed or cleared away in this moment: it is looked at again.
+                    None => continue,
+                }
             }
             let claim = Claim::new(store.backend())?;
             let opened = Opened::new(name, plan, &claim, &fields);
@@ -120,10 +122,12 @@ impl ActivationSaver {
             // Somebody may have begun and committed it after the look above. Whoever finds our plan until it is deleted
             // finds that run too, and looks for it after the plan.
             if let Some(Committed { path, .. }) = store.committed(self.experiment(), name)? {
-                let _ = store.backend().delete_file(&plan::file(&folder, name));
+                let _ = store.drop_plan(&folder, &opened);
                 return Ok(Begun::Committed(path));
             }
-            return store.joined(&folder, opened)?.with_aux(&fields);
+            if let Some(begun) = store.joined(&folder, opened, true)? {
+                return begun.with_aux(&fields);
+            }
         }
     }
 }
@@ -148,23 +152,35 @@ impl Store {
     pub fn begun(&self, experiment: &str, name: &str) -> Result<Begun> {
         check_experiment(experiment)?;
         plan::check_name(name)?;
+        loop {
+            if let Some(begun) = self.begun_now(experiment, name)? {
+                return Ok(begun);
+            }
+        }
+    }
+
+    /// The same; nothing, where it was committed or cleared away in this moment.
+    fn begun_now(&self, experiment: &str, name: &str) -> Result<Option<Begun>> {
         let mut opened = None;
-        for folder in self.model_folders(experiment, &mut Vec::new()) {
+        let mut problems = Vec::new();
+        for folder in self.model_folders(Some(experiment), &mut problems)? {
             if let Some(found) = self.opened(&folder, name)? {
                 opened = Some((folder, found));
                 break;
             }
         }
         if let Some(Committed { path, .. }) = self.committed(experiment, name)? {
-            return Ok(Begun::Committed(path));
+            return Ok(Some(Begun::Committed(path)));
         }
-        let (folder, opened) = opened.ok_or_else(|| {
-            Error::new(
+        let (folder, opened) = opened.ok_or_else(|| match problems.pop() {
+            // It may be there.
+            Some(problem) => problem.error.at(problem.path),
+            None => Error::new(
                 ErrorKind::NotFound,
                 format!("no run `{name}` was begun in the experiment `{experiment}`"),
-            )
+            ),
         })?;
-        self.joined(&folder, opened)
+        self.joined(&folder, opened, false)
     }
 
     fn opened(&self, folder: &str, name: &str) -> Result<Option<Opened>> {
@@ -176,19 +192,39 @@ impl Store {
         }
     }
 
-    fn joined(&self, folder: &str, opened: Opened) -> Result<Begun> {
+    /// The run of a plan, held; nothing, where the plan is gone. `gc` deletes a plan only where nobody holds the run.
+    fn joined(&self, folder: &str, opened: Opened, begun_here: bool) -> Result<Option<Begun>> {
         let path = format!("{folder}/{}", opened.folder());
         match self.backend().claim(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Exists => {}
             Err(error) => return Err(error),
         }
-        let run = OpenRun { store: self.clone(), path, opened, worker: None };
+        let held = match self.backend().hold(&path, Hold::Together) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            held => held?,
+        };
+        let run = OpenRun {
+            store: self.clone(),
+            path,
+            opened: Box::new(opened),
+            worker: None,
+            begun_here,
+            _held: held,
+        };
         if self.record(&run.path)?.is_some() {
             run.close()?;
-            return Ok(Begun::Committed(run.path));
+            return Ok(Some(Begun::Committed(run.path)));
         }
-        Ok(Begun::Open(run))
+        let planned = self.opened(folder, run.opened.name())?;
+        let is_planned = planned.is_some_and(|planned| planned.run_id() == run.opened.run_id());
+        Ok(is_planned.then_some(Begun::Open(run)))
+    }
+
+    /// Deletes the plan of a run, and no other of its name.
+    fn drop_plan(&self, folder: &str, opened: &Opened) -> Result<()> {
+        let is_its = |text: &[u8]| Opened::parse(text).is_ok_and(|found| found.run_id() == opened.run_id());
+        self.backend().delete_if(&plan::file(folder, opened.name()), &is_its)
     }
 
     /// The committed run of a name.
@@ -215,6 +251,11 @@ impl OpenRun {
         OpenRun { worker: Some(worker.into()), ..self }
     }
 
+    /// Whether it was begun by this very call, and not found.
+    pub fn is_begun_here(&self) -> bool {
+        self.begun_here
+    }
+
     /// How many units the plan has.
     pub fn n_units(&self) -> usize {
         self.opened.plan().n_units()
@@ -225,13 +266,16 @@ impl OpenRun {
         self.opened.plan().examples(unit)
     }
 
-    /// The units that are not written yet.
+    /// The units that are not written yet; none, where another process has committed the run.
     ///
     /// # Errors
     /// What the system says.
     pub fn missing(&self) -> Result<Vec<usize>> {
         let written = self.receipts()?;
-        Ok((0..self.n_units()).filter(|unit| !written.contains_key(unit)).collect())
+        let missing: Vec<usize> = (0..self.n_units()).filter(|unit| !written.contains_key(unit)).collect();
+        // Receipts are cleared away once the record is there.
+        let is_done = !missing.is_empty() && self.store.record(&self.path)?.is_some();
+        Ok(if is_done { Vec::new() } else { missing })
     }
 
     /// Writes a unit. One that is written already, by whomever, stays as it is.
@@ -276,6 +320,8 @@ impl OpenRun {
         }
         let backend = self.store.backend();
         let (manifest, size) = joined(receipts, self.n_units(), finish)?;
+        // What could not be read again is not committed.
+        Manifest::from_value(&manifest.to_value()?.0)?;
         let fields = self.opened.fields();
         save::publish(backend, &self.path, &self.opened.claim()?, fields, manifest, size)
     }
@@ -345,8 +391,13 @@ impl OpenRun {
                 continue;
             };
             let file = format!("{folder}/{}", entry.name);
-            let receipt: Option<Receipt> =
-                serde_json::from_slice(&read::whole(&*backend.open(&file)?, &file)?).ok();
+            let text = match backend.open(&file) {
+                Ok(source) => read::whole(&*source, &file)?,
+                // Another process found it torn, or has committed the run.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let receipt: Option<Receipt> = serde_json::from_slice(&text).ok();
             let is_whole = |receipt: &Receipt| {
                 let shard = &receipt.shard;
                 crate::names::check_file(&shard.file).is_ok()
@@ -356,7 +407,8 @@ impl OpenRun {
             };
             match receipt.filter(is_whole) {
                 Some(receipt) => drop(found.insert(unit, receipt)),
-                None => backend.delete_file(&file)?,
+                // Another process may have written it again meanwhile.
+                None => backend.delete_if(&file, &|found| found == text)?,
             }
         }
         Ok(found)
@@ -367,7 +419,7 @@ impl OpenRun {
         let backend = self.store.backend();
         backend.settle(&self.path)?;
         let folder = self.path.rsplit_once('/').unwrap_or_default().0;
-        let _ = backend.delete_file(&plan::file(folder, self.opened.name()));
+        let _ = self.store.drop_plan(folder, &self.opened);
         let _ = backend.delete_folder(&format!("{}/parts", self.path));
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! Runs to save, and stores to save them in.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub(crate) mod interleaved;
 pub(crate) mod sim;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use easyroutine_store::{ActivationSaver, Contents, Kind, Model, Scan, Store, Story, Tensor};
+use easyroutine_store::{ActivationSaver, Contents, Garbage, Kind, Model, Scan, Store, Story, Sweep, Tensor};
 use serde_json::json;
 
 /// A folder that vanishes with the test; in memory where there is such a place, since killing processes and racing
@@ -41,6 +43,14 @@ pub(crate) fn story(seed: u32) -> Story<'static> {
 
 pub(crate) fn saver(base: &tempfile::TempDir, experiment: &str) -> ActivationSaver {
     ActivationSaver::new(base.path(), experiment).unwrap()
+}
+
+/// What there is to clear away; nothing is in the way.
+#[track_caller]
+pub(crate) fn gc(store: &Store, idle: Duration, sweep: Sweep) -> Vec<Garbage> {
+    let swept = store.gc(idle, sweep).unwrap();
+    assert!(swept.problems.is_empty(), "{:?}", swept.problems);
+    swept.garbage
 }
 
 /// Every run that is visible is whole: it opens, verifies, and holds what was saved with its seed.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use easyroutine_store::fs::{Entry, EntryKind, FileSystem, Locked, NewFile, Source};
+use easyroutine_store::fs::{Entry, EntryKind, FileSystem, Held, Hold, Locked, NewFile, Source, is_a_link};
 
 /// What of the unsynced survives a power cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +31,7 @@ pub(crate) enum Survival {
 enum Node {
     Folder { entries: BTreeMap<String, usize>, kept: BTreeMap<String, usize> },
     File { content: Vec<u8>, kept: Vec<u8> },
+    Link,
 }
 
 /// An entry that was made or taken away since its folder was last synced.
@@ -54,6 +55,8 @@ struct State {
     serial: usize,
     calls: usize,
     syncs: usize,
+    /// How many hold a node, or -1 where one does alone.
+    holds: BTreeMap<usize, i32>,
     /// The call from which on everything fails: the power is gone.
     cut_at: Option<usize>,
     /// The one call that fails.
@@ -74,6 +77,7 @@ impl Sim {
             serial: 0,
             calls: 0,
             syncs: 0,
+            holds: BTreeMap::new(),
             cut_at: None,
             fail_at: None,
             pretended_sync: None,
@@ -84,10 +88,11 @@ impl Sim {
         self.0.lock().unwrap()
     }
 
-    /// A copy that goes its own way from here; calls and syncs are counted anew.
+    /// A copy that goes its own way from here, held by nobody; calls and syncs are counted anew.
     pub(crate) fn copy(&self) -> Sim {
         let mut state = self.state().clone();
         (state.calls, state.syncs) = (0, 0);
+        state.holds.clear();
         Sim(Arc::new(Mutex::new(state)))
     }
 
@@ -104,6 +109,15 @@ impl Sim {
     pub(crate) fn pretend_sync(self, sync: usize) -> Sim {
         self.state().pretended_sync = Some(sync);
         self
+    }
+
+    /// Puts a link somewhere, which stays there over a power cut.
+    pub(crate) fn link(&self, path: &str) {
+        let mut state = self.state();
+        let node = state.make(path, Node::Link).unwrap();
+        let change = state.changes.pop().unwrap();
+        assert_eq!(change.node, Some(node));
+        keep(&mut state.nodes, &change);
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -175,9 +189,11 @@ impl Sim {
                     }
                     *kept = content.clone();
                 }
+                Node::Link => {}
             }
         }
         state.changes.clear();
+        state.holds.clear();
         (state.cut_at, state.fail_at, state.pretended_sync, state.calls, state.syncs) =
             (None, None, None, 0, 0);
         Sim(Arc::new(Mutex::new(state)))
@@ -210,8 +226,10 @@ impl State {
     fn find(&self, path: &str) -> io::Result<usize> {
         let mut at = 0;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            let Node::Folder { entries, .. } = &self.nodes[at] else {
-                return Err(io::ErrorKind::NotADirectory.into());
+            let entries = match &self.nodes[at] {
+                Node::Folder { entries, .. } => entries,
+                Node::File { .. } => return Err(io::ErrorKind::NotADirectory.into()),
+                Node::Link => return Err(is_a_link(path)),
             };
             at = *entries.get(name).ok_or(io::ErrorKind::NotFound)?;
         }
@@ -227,6 +245,7 @@ impl State {
         match &mut self.nodes[folder] {
             Node::Folder { entries, .. } => Ok(entries),
             Node::File { .. } => Err(io::ErrorKind::NotADirectory.into()),
+            Node::Link => Err(is_a_link("a folder")),
         }
     }
 
@@ -284,8 +303,11 @@ impl FileSystem for Sim {
     }
 
     fn create_file(&self, path: &str) -> io::Result<Box<dyn NewFile>> {
-        let node = self.call()?.make(path, Node::File { content: Vec::new(), kept: Vec::new() })?;
-        Ok(Box::new(SimFile { sim: self.clone(), node }))
+        let mut state = self.call()?;
+        let node = state.make(path, Node::File { content: Vec::new(), kept: Vec::new() })?;
+        state.holds.insert(node, ALONE);
+        let held = Some(SimHeld { sim: self.clone(), node, count: ALONE });
+        Ok(Box::new(SimFile { sim: self.clone(), node, _held: held }))
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
@@ -315,7 +337,7 @@ impl FileSystem for Sim {
     fn remove_file(&self, path: &str) -> io::Result<()> {
         let mut state = self.call()?;
         let node = state.find(path)?;
-        if !matches!(state.nodes[node], Node::File { .. }) {
+        if matches!(state.nodes[node], Node::Folder { .. }) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         let (folder, name) = state.place(path)?;
@@ -337,6 +359,7 @@ impl FileSystem for Sim {
         match &state.nodes[state.find(path)?] {
             Node::File { content, .. } => Ok(Arc::new(Memory(content.clone()))),
             Node::Folder { .. } => Err(io::ErrorKind::IsADirectory.into()),
+            Node::Link => Err(is_a_link(path)),
         }
     }
 
@@ -355,10 +378,49 @@ impl FileSystem for Sim {
 
     fn lock(&self, path: &str) -> io::Result<Box<dyn Locked>> {
         let mut state = self.call()?;
-        let found = state.find(path);
-        let node =
-            found.or_else(|_| state.make(path, Node::File { content: Vec::new(), kept: Vec::new() }))?;
-        Ok(Box::new(SimFile { sim: self.clone(), node }))
+        let node = match state.find(path) {
+            Ok(node) if matches!(state.nodes[node], Node::Link) => return Err(is_a_link(path)),
+            Ok(node) => node,
+            Err(_) => state.make(path, Node::File { content: Vec::new(), kept: Vec::new() })?,
+        };
+        Ok(Box::new(SimFile { sim: self.clone(), node, _held: None }))
+    }
+
+    /// Nobody waits here: tests that race run on a file system of the machine.
+    fn hold(&self, path: &str, how: Hold) -> io::Result<Option<Box<dyn Held>>> {
+        let mut state = self.state();
+        let node = state.find(path)?;
+        if matches!(state.nodes[node], Node::Link) {
+            return Err(is_a_link(path));
+        }
+        let held = state.holds.entry(node).or_default();
+        let count = match (how, *held) {
+            (Hold::Alone, 0) => ALONE,
+            (Hold::Together, 0..) => 1,
+            (Hold::Alone, _) => return Ok(None),
+            (Hold::Together, _) => return Err(io::Error::other("is held alone")),
+        };
+        *held += count;
+        Ok(Some(Box::new(SimHeld { sim: self.clone(), node, count })))
+    }
+}
+
+const ALONE: i32 = -1;
+
+#[derive(Debug)]
+struct SimHeld {
+    sim: Sim,
+    node: usize,
+    count: i32,
+}
+
+impl Held for SimHeld {}
+
+impl Drop for SimHeld {
+    fn drop(&mut self) {
+        if let Some(held) = self.sim.state().holds.get_mut(&self.node) {
+            *held -= self.count;
+        }
     }
 }
 
@@ -368,19 +430,21 @@ fn entry(name: String, node: &Node) -> Entry {
         Node::File { content, .. } => {
             Entry { name, kind: EntryKind::File, size: content.len() as u64, modified: 0 }
         }
+        Node::Link => Entry { name, kind: EntryKind::Link, size: 0, modified: 0 },
     }
 }
 
 struct SimFile {
     sim: Sim,
     node: usize,
+    _held: Option<SimHeld>,
 }
 
 impl SimFile {
     fn content<T>(&self, state: &mut State, act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         match &mut state.nodes[self.node] {
             Node::File { content, .. } => act(content),
-            Node::Folder { .. } => unreachable!("a file"),
+            Node::Folder { .. } | Node::Link => unreachable!("a file"),
         }
     }
 }

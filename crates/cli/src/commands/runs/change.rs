@@ -30,9 +30,9 @@ pub(super) fn rm(args: &Args, runs: &Runs, names: &[String]) -> Result<(), Failu
     // All names are looked up before the first run goes, each run once.
     let mut paths: Vec<String> = Vec::new();
     for name in names {
-        let path = &found.get(which(name))?.path;
-        if !paths.contains(path) {
-            paths.push(path.clone());
+        let path = found.path(which(name))?.to_owned();
+        if !paths.contains(&path) {
+            paths.push(path);
         }
     }
     for path in &paths {
@@ -44,7 +44,7 @@ pub(super) fn rm(args: &Args, runs: &Runs, names: &[String]) -> Result<(), Failu
 pub(super) fn mv(args: &Args, runs: &Runs, run: &RunArg, to: &str) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let found = runs.query(&Query::default())?;
-    let from = found.get(which(&run.run))?.path.clone();
+    let from = found.path(which(&run.run))?.to_owned();
     let path = runs.store()?.move_run(&from, to)?;
     say(&targets, "moved", &[path])
 }

@@ -21,6 +21,9 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), 
     if let Some((_, twice)) = asked.keys.iter().enumerate().find(|(i, key)| asked.keys[..*i].contains(key)) {
         return Err(Failure::usage(format!("{twice} is named twice")));
     }
+    if let Some(base) = runs.store()?.path() {
+        stays_out(file, base)?;
+    }
     output::folder_exists(file)?;
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     let run = runs.find_to_read(&asked.run.run, asked.no_verify)?;
@@ -45,6 +48,27 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), 
             Err(Failure::usage(format!("{}: export writes .safetensors, .npy and .parquet", file.display())))
         }
     }
+}
+
+/// Refuses a file among those of a run, and one that a link in the store leads to.
+fn stays_out(file: &Path, base: &Path) -> Result<(), Failure> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
+    let folder = absolute(file.parent().unwrap_or(Path::new("")));
+    let below = |folder: &Path, base: &Path| folder.strip_prefix(base).ok().map(Path::to_owned);
+    let as_named = below(&folder, &absolute(base));
+    let as_lies = below(&real(&folder), &real(base));
+    if as_named.is_some() && as_named != as_lies {
+        return Err(Failure::failed(format!("{}: a symbolic link leads out of the store", file.display()))
+            .hint("export beside the store: -o run.safetensors"));
+    }
+    // Experiment, model, run; what stands in the store's own folder is its own too.
+    let is_its_own = |below: &Path| below.starts_with(".easyroutine") || below.components().count() > 2;
+    if as_lies.is_some_and(|below| is_its_own(&below)) {
+        return Err(Failure::usage(format!("{}: is among the store's own files", file.display()))
+            .hint("export beside the store: -o run.safetensors"));
+    }
+    Ok(())
 }
 
 #[cfg(feature = "parquet")]

@@ -29,11 +29,6 @@ pub(super) fn run(args: &Args, runs: &Runs, from: &Path) -> Result<u8, Failure> 
         rows.push(vec![one_line(&from), state.to_owned(), one_line(&what)]);
     }
     let json = json!({"schema": "easyroutine.runs_imported/1", "runs": listed});
-    for target in &targets {
-        output::write(
-            target,
-            output::render(target.format, &["from", "state", "what"], &rows, &json)?.as_bytes(),
-        )?;
-    }
-    Ok(if imported.iter().all(|run| run.to.is_ok()) { SUCCESS } else { FAILED })
+    let status = if imported.iter().all(|run| run.to.is_ok()) { SUCCESS } else { FAILED };
+    output::write_found(&targets, &["from", "state", "what"], &rows, &json, status)
 }

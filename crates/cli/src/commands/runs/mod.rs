@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args, runs: &Runs) -> Result<u8, Failure> {
         RunsCommand::Mv { run, to } => change::mv(args, runs, run, to).map(done),
         RunsCommand::Rename { from, to } => change::rename(args, runs, from, to).map(done),
         RunsCommand::Verify { runs: names } => tend::verify(args, runs, names),
-        RunsCommand::Gc(gc) => tend::gc(args, runs, gc).map(done),
+        RunsCommand::Gc(gc) => tend::gc(args, runs, gc),
         RunsCommand::Commit { name } => tend::commit(args, runs, name).map(done),
         RunsCommand::Import { from } => import::run(args, runs, from),
         RunsCommand::Export(export) => export::run(args, runs, export).map(done),
@@ -59,7 +59,8 @@ impl Runs {
 
     /// Opens the run of a name, warning of a record that is not what was saved.
     fn find(&self, name: &str) -> Result<Run, Failure> {
-        let run = self.query(&Query::default())?.load(which(name))?;
+        let found = self.query(&Query::default())?;
+        let run = self.store()?.run(found.path(which(name))?)?;
         warn_of_record(run.path(), run.metadata());
         Ok(run)
     }

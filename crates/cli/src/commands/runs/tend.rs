@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use easyroutine_store::{Begun, Query, RecordSum, Sweep};
+use easyroutine_store::{Begun, Query, RecordSum, Sweep, Swept};
 use serde_json::json;
 
 use super::change::say;
@@ -20,13 +20,14 @@ pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<u8, F
         [] => found.get_paths().into_iter().map(str::to_owned).collect(),
         names => names
             .iter()
-            .map(|name| Ok(found.get(which(name))?.path.clone()))
+            .map(|name| Ok(found.path(which(name))?.to_owned()))
             .collect::<Result<_, Failure>>()?,
     };
     let mut rows = Vec::new();
     let mut damage = Vec::new();
     // A run whose record can't be read is damaged too, where all are looked at.
-    let unread = found.problems().iter().filter(|_| names.is_empty());
+    let links = if names.is_empty() { store.links()? } else { Vec::new() };
+    let unread = found.problems().iter().filter(|_| names.is_empty()).chain(&links);
     let mut listed: Vec<(String, Vec<String>)> =
         unread.map(|problem| (problem.path.clone(), vec![problem.error.to_string()])).collect();
     let mut without = Vec::new();
@@ -54,23 +55,30 @@ pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<u8, F
         }
     }
     let json = json!({"schema": "easyroutine.runs_verified/1", "looked_at": rows.len(), "damage": damage});
-    for target in &targets {
-        output::write(target, output::render(target.format, &["run", "state"], &rows, &json)?.as_bytes())?;
-    }
-    Ok(if damage.is_empty() { SUCCESS } else { FAILED })
+    let status = if damage.is_empty() { SUCCESS } else { FAILED };
+    output::write_found(&targets, &["run", "state"], &rows, &json, status)
 }
 
-pub(super) fn gc(args: &Args, runs: &Runs, asked: &runs::Gc) -> Result<(), Failure> {
+pub(super) fn gc(args: &Args, runs: &Runs, asked: &runs::Gc) -> Result<u8, Failure> {
     let targets = output::targets(args, PLAIN)?;
     let sweep = if asked.dry_run { Sweep::Look } else { Sweep::Delete };
-    let found = runs.store()?.gc(Duration::from_secs(3600 * u64::from(asked.idle)), sweep)?;
+    let Swept { garbage: found, problems } =
+        runs.store()?.gc(Duration::from_secs(3600 * u64::from(asked.idle)), sweep)?;
+    for problem in &problems {
+        output::note("warning", &format!("{}: {}", problem.path, problem.error));
+    }
     let rows: Vec<Vec<String>> = found.iter().map(|g| vec![g.path.clone(), g.what.to_owned()]).collect();
     let garbage: Vec<_> = found.iter().map(|g| json!({"path": g.path, "what": g.what})).collect();
-    let json = json!({"schema": "easyroutine.runs_garbage/1", "deleted": !asked.dry_run, "garbage": garbage});
-    for target in &targets {
-        output::write(target, output::render(target.format, &["path", "what"], &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    let left: Vec<_> =
+        problems.iter().map(|p| json!({"path": p.path, "error": p.error.to_string()})).collect();
+    let json = json!({
+        "schema": "easyroutine.runs_garbage/1",
+        "deleted": !asked.dry_run,
+        "garbage": garbage,
+        "problems": left,
+    });
+    let status = if problems.is_empty() { SUCCESS } else { FAILED };
+    output::write_found(&targets, &["path", "what"], &rows, &json, status)
 }
 
 pub(super) fn commit(args: &Args, runs: &Runs, name: &str) -> Result<(), Failure> {

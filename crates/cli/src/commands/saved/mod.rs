@@ -72,6 +72,9 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         Begun::Committed(path) => return done(args, base, &path),
         Begun::Open(run) => run,
     };
+    if joining == Joining::Resume && run.is_begun_here() {
+        output::note("note", &format!("no run `{name}` was begun before: it begins now"));
+    }
     let (part, parts) = saving.part.map_or((0, 1), |part| (part.number - 1, part.of));
     let mine: Vec<usize> = run.missing()?.into_iter().filter(|unit| unit % parts == part).collect();
     let bar = progress::Rows::new();

@@ -21,9 +21,9 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
-use super::{Backend, Change, Durability, Upload, split};
+use super::{Backend, Change, Durability, Grip, Left, Upload, split};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{Entry, EntryKind, Source};
+use crate::fs::{Entry, EntryKind, Hold, Source};
 use crate::names::{INTERNAL, METADATA};
 use source::CloudSource;
 use upload::CloudUpload;
@@ -313,8 +313,40 @@ impl Backend for Cloud {
         self.delete_objects(folder)
     }
 
+    /// Without the claim nobody publishes: who looked for it before looks again once the record is there, and takes it
+    /// back. So a record that is found here is one of a run that is kept, and one that comes later is none.
+    fn sweep(&self, run: &str, is_garbage: &dyn Fn(&str) -> Result<bool>) -> Result<bool> {
+        let claim = format!("{run}/{CLAIMED}");
+        self.delete(vec![claim.clone()])?;
+        match is_garbage(run) {
+            Ok(true) => self
+                .delete_objects(run)
+                .or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
+                .map(|()| true),
+            kept => self.create(&claim, format!("{}\n", Uuid::new_v4()).as_bytes()).and(kept),
+        }
+    }
+
+    /// What is removed is deleted where it is.
+    fn empty_trash(&self, _delete: bool) -> Result<Vec<Left>> {
+        Ok(Vec::new())
+    }
+
+    fn hold(&self, _path: &str, _how: Hold) -> Result<Grip> {
+        Ok(Some(Box::new(())))
+    }
+
     fn delete_folder(&self, folder: &str) -> Result<()> {
         self.delete_objects(folder)
+    }
+
+    /// No storage deletes under a condition: between the look and the deletion another object may be put.
+    fn delete_if(&self, path: &str, is_meant: &dyn Fn(&[u8]) -> bool) -> Result<()> {
+        match self.get(path) {
+            Ok((found, _)) if is_meant(&found) => self.delete_file(path),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn delete_file(&self, path: &str) -> Result<()> {
@@ -329,7 +361,7 @@ impl Backend for Cloud {
                 Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), PutMode::Create),
                 Err(error) => return Err(error),
             };
-            let next = super::next_tick(&content, least);
+            let next = super::next_tick(&content, least)?;
             self.put(&path, super::tick_text(next).as_bytes(), mode)?;
             Ok(next)
         })

@@ -1,0 +1,26 @@
+//! An export that is stopped leaves nothing behind.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use easyroutine::ErrorKind;
+use easyroutine::load::open;
+use easyroutine::source::{ResolveOptions, resolve};
+
+#[test]
+fn an_export_that_is_stopped_leaves_nothing_and_the_next_one_is_whole() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/llama");
+    let files = resolve(model.to_str().unwrap(), &ResolveOptions::default()).unwrap();
+    let opened = open(&files, &[]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let names = || std::fs::read_dir(folder.path()).unwrap().count();
+    let stop = AtomicBool::new(true);
+    let error = opened.export(folder.path(), easyroutine::Dtype::F32, Some(&stop)).unwrap_err();
+    assert_eq!((error.kind(), names()), (ErrorKind::Interrupted, 0), "{error}");
+    stop.store(false, std::sync::atomic::Ordering::Relaxed);
+    opened.export(folder.path(), easyroutine::Dtype::F32, Some(&stop)).unwrap();
+    assert_eq!(names(), 2);
+    let again = resolve(folder.path().to_str().unwrap(), &ResolveOptions::default()).unwrap();
+    assert_eq!(open(&again, &[]).unwrap().parameters().unwrap(), opened.parameters().unwrap());
+}
