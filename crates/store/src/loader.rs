@@ -103,7 +103,7 @@ impl ActivationLoader {
             Ok(Found { path: path.clone(), metadata })
         };
         let runs = paths.iter().map(run).collect::<Result<_>>()?;
-        Ok(QueryResult { store: self.store.clone(), runs, problems: Vec::new() })
+        Ok(QueryResult { store: self.store.clone(), runs, problems: Arc::default() })
     }
 }
 

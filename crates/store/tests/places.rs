@@ -39,9 +39,12 @@ impl Place {
     }
 }
 
+/// What happened to a run's record, and how.
+type Damage = (&'static str, fn(&Place, usize));
+
 /// Ways in which the record of a run can't be read.
-fn damages() -> Vec<(&'static str, fn(&Place, usize))> {
-    let mut damages: Vec<(&str, fn(&Place, usize))> = vec![
+fn damages() -> Vec<Damage> {
+    let mut damages: Vec<Damage> = vec![
         ("a flipped bit", |place, run| {
             let mut text = fs::read(place.record(run)).unwrap();
             text[0] ^= 1;
