@@ -200,6 +200,15 @@ def test_runs_are_found_by_values_of_any_class(tmp_path: Path) -> None:
     assert record["window"] == [1, 2] and record["seed"] == 4 and record["by"] == {"1": "a"}
 
 
+def test_fields_of_rows_are_exact_or_refused(tmp_path: Path, llama: HookedModel) -> None:
+    saver = ActivationSaver(tmp_path)
+    row = {"input_ids": [[1, 2, 3]]}
+    with pytest.raises(EasyroutineError, match="'id' of row 0 is a whole number beyond 64 bits"):
+        llama.extract_to_store(saver, [{**row, "id": [2**64]}], ["last"], CONFIG)
+    llama.extract_to_store(saver, [{**row, "id": [2**64 - 1]}], ["last"], CONFIG)
+    assert ActivationLoader.from_saver(saver).query().load(-1)[0]["id"] == [2**64 - 1]
+
+
 def test_a_cache_of_a_data_set_is_found_by_its_interventions(tmp_path: Path, llama: HookedModel) -> None:
     vector = [0.5] * llama.model_config.hidden_size
     values = Tensor.from_bytes(b"\0\0\0?" * len(vector), [len(vector)], "float32")

@@ -65,6 +65,8 @@ def _plain(value: Any, name: str, row: int) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"the field {name!r} of row {row} is {value}, and a run keeps finite numbers alone")
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise InputError(f"the field {name!r} of row {row} is a whole number beyond 64 bits", "keep it as a text")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise InputError(

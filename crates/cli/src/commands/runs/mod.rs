@@ -99,7 +99,28 @@ pub(crate) fn pair(text: &str) -> Result<(String, Value), Failure> {
         return Err(Failure::usage(format!("`{text}` is no KEY=VALUE")).hint("--meta seed=3"));
     };
     let json = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    if let (false, Some(number)) = (json.is_string(), beyond_64_bits(value)) {
+        return Err(Failure::usage(format!(
+            "`{key}`: {number} is beyond 64 bits, and would not be kept exactly"
+        ))
+        .hint(format!("keep it as a text: '{key}=\"{number}\"'")));
+    }
     Ok((key.to_owned(), json))
+}
+
+/// A whole number in JSON that no integer of 64 bits is: read as a float it would be another.
+fn beyond_64_bits(json: &str) -> Option<String> {
+    // Without escapes, every second part between quotes is a text.
+    let plain = json.replace("\\\\", "").replace("\\\"", "");
+    let outside = plain.split('"').step_by(2);
+    let words =
+        outside.flat_map(|part| part.split(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c))));
+    let is_whole = |word: &&str| {
+        let digits = word.strip_prefix('-').unwrap_or(word);
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    let is_beyond = |word: &&str| word.parse::<i64>().is_err() && word.parse::<u64>().is_err();
+    words.filter(is_whole).find(is_beyond).map(str::to_owned)
 }
 
 /// A specifier of positions as it stands in metadata: `-1` is a number, `4:9` a pair, anything else its text.
@@ -119,4 +140,31 @@ pub(crate) fn pairs(given: &[String]) -> Result<Vec<(String, Value)>, Failure> {
         pairs.push((key, value));
     }
     Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_that_would_become_others_are_found() {
+        for fine in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1e300",
+            "1.5",
+            r#""18446744073709551616""#,
+            "[]",
+        ] {
+            assert_eq!(beyond_64_bits(fine), None, "{fine}");
+        }
+        for (text, found) in [
+            ("18446744073709551616", "18446744073709551616"),
+            (r#"{"a\\\"": ["99999999999999999999\"1", -9223372036854775809]}"#, "-9223372036854775809"),
+        ] {
+            assert_eq!(beyond_64_bits(text).as_deref(), Some(found), "{text}");
+            assert!(pair(&format!("key={text}")).is_err());
+        }
+        assert_eq!(pair("key=18446744073709551616x").unwrap().1, "18446744073709551616x");
+    }
 }
