@@ -3,6 +3,7 @@
 
 mod args;
 mod changes;
+mod chat;
 mod commands;
 mod failure;
 pub mod filling;

@@ -13,6 +13,7 @@ use easyroutine::source::{self, ModelFiles, ProgressCallback, ResolveOptions};
 use easyroutine::tokens::{Bos, Encoded, Tokenizer};
 use easyroutine::{Dtype, Model};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
 use crate::failure::Failure;
@@ -124,6 +125,8 @@ pub(crate) fn tokenizer(files: &ModelFiles, finding: &Finding) -> Result<Tokeniz
 pub(crate) struct Prompt {
     pub(crate) text: String,
     pub(crate) encoded: Encoded,
+    /// What made a conversation of it, for the record of a run.
+    pub(crate) chat: Option<Value>,
 }
 
 impl Prompt {
@@ -136,7 +139,30 @@ impl Prompt {
 impl PromptArgs {
     /// Reads the prompt and cuts it.
     pub(crate) fn read(&self, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
-        self.cutting.cut(self.text()?, tokenizer, context)
+        self.cut(self.text()?, tokenizer, context)
+    }
+
+    /// Cuts a text as the prompt is cut: in the chat template, where that was asked for.
+    pub(crate) fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
+        let Some(chat) = self.chat.read(&self.cutting)? else {
+            return self.cutting.cut(text, tokenizer, context);
+        };
+        let said = chat.say(&text, tokenizer)?;
+        if said.has_bos {
+            let bos = tokenizer.bos_text().unwrap_or_default();
+            output::note("warning", &format!("the prompt holds `{bos}`, which the chat template writes too"));
+        }
+        // The template has written the special tokens.
+        let cutting = Cutting { bos: BosArg::No, ..self.cutting.clone() };
+        let prompt = cutting.cut(said.text, tokenizer, context)?;
+        let record = self.chat.record(&chat, said.told_time);
+        if let (Some(now), None) = (record.get("now").and_then(Value::as_str), &self.chat.chat_now) {
+            output::note(
+                "note",
+                &format!("the chat template was told the time; --chat-now {now} tells it again"),
+            );
+        }
+        Ok(Prompt { chat: Some(record), ..prompt })
     }
 
     /// The text of the prompt.
@@ -192,6 +218,9 @@ impl Cutting {
         // Of a text that is too long some tokens more than the context has are enough.
         let (mut encoded, is_whole) = self.encode_up_to(&text, tokenizer, context.saturating_add(1))?;
         tokenizer.warning_for(&text).iter().for_each(|warning| output::note("warning", warning));
+        if tokenizer.begins_twice(&encoded.ids) {
+            warn_of_bos(tokenizer, "the prompt");
+        }
         let length = encoded.ids.len();
         if length > context {
             let length = if is_whole { length.to_string() } else { format!("more than {context}") };
@@ -205,8 +234,17 @@ impl Cutting {
             encoded.ids.truncate(context);
             encoded.offsets.truncate(context);
         }
-        Ok(Prompt { text, encoded })
+        Ok(Prompt { text, encoded, chat: None })
     }
+}
+
+/// Says that two beginning-of-sequence tokens stand where every model was trained on one.
+pub(crate) fn warn_of_bos(tokenizer: &Tokenizer, what: &str) {
+    let bos = tokenizer.bos_text().unwrap_or_default();
+    let text = format!(
+        "{what} begins with `{bos}`, and the tokenizer puts another in front; leave it out of the text, or pass --bos no"
+    );
+    output::note("warning", &text);
 }
 
 /// The token that a flag names: by its exact text, or as `id:7042`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Changes, Cutting, ModelFlag};
+use super::{Changes, Chatting, Cutting, ModelFlag};
 
 /// `extract`
 #[derive(Debug, ClapArgs)]
@@ -32,6 +32,8 @@ pub(crate) struct Extract {
     pub(crate) attention_mask: Option<String>,
     #[command(flatten)]
     pub(crate) cutting: Cutting,
+    #[command(flatten)]
+    pub(crate) chat: Chatting,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
     #[command(flatten)]

@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
     let interventions = next.changes.read()?;
     let session = session::load(&next.model.model, &next.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
-    let prompt = super::run::prompt(next, &tokenizer, session.model.arch().context)?;
+    let prompt = next.prompt.read(&tokenizer, session.model.arch().context)?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, next.changes.seed)?;
     let options = options(next, count, &session, &tokenizer)?;
 
@@ -171,6 +171,7 @@ impl Continuation<'_> {
                 "dtype": dtype_name(self.session.model.dtype()),
             },
             "bos": self.prompt.encoded.starts_with_bos,
+            "chat": self.prompt.chat,
             "interventions": self.next.changes.intervene,
             "sampling": {
                 "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": self.next.changes.seed, "stop": stop,

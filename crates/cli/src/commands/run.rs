@@ -2,15 +2,14 @@
 
 use easyroutine::Batch;
 use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey_under};
-use easyroutine::tokens::{Answer, Message, Tokenizer};
 use serde_json::json;
 
 use super::dtype_name;
-use crate::args::{Args, BosArg, Cutting, Next};
+use crate::args::{Args, Next};
 use crate::changes;
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
-use crate::session::{self, Prompt, token_text};
+use crate::session::{self, token_text};
 
 pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     match next.generation.generate {
@@ -19,27 +18,13 @@ pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     }
 }
 
-/// The prompt as it stands, or in the model's chat template.
-pub(super) fn prompt(next: &Next, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
-    if !next.generation.chat {
-        return next.prompt.read(tokenizer, context);
-    }
-    let said = |role: &str, content: String| Message { role: role.to_owned(), content };
-    let system = next.generation.system.clone().map(|text| said("system", text));
-    let messages: Vec<Message> = system.into_iter().chain([said("user", next.prompt.text()?)]).collect();
-    let text = tokenizer.chat(&messages, Answer::Awaited)?;
-    // The template has written the special tokens.
-    let cutting = Cutting { bos: BosArg::No, ..next.prompt.cutting.clone() };
-    cutting.cut(text, tokenizer, context)
-}
-
 fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let interventions = next.changes.read()?;
     let session = session::load(&next.model.model, &next.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
     let arch = session.model.arch();
-    let prompt = prompt(next, &tokenizer, arch.context)?;
+    let prompt = next.prompt.read(&tokenizer, arch.context)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     // The lens of the final layer is the model's own prediction.
     let options = SurveyOptions {
@@ -84,6 +69,7 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
             "dtype": dtype_name(session.model.dtype()),
         },
         "bos": prompt.encoded.starts_with_bos,
+        "chat": prompt.chat,
         "interventions": next.changes.intervene,
         "tokens": tokens,
         "entropy": reading.entropy,

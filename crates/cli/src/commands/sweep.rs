@@ -33,7 +33,7 @@ pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
     let opened = open(&patch.model.model, &patch.model.loading, &patch.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
     let context = session.model.arch().context;
-    let base = patch.prompt.cutting.cut(patch.base.clone(), tokenizer, context)?;
+    let base = patch.prompt.cut(patch.base.clone(), tokenizer, context)?;
     let predicted = |prompt: &Prompt| predictions(&session.model, prompt).map(|ids| ids[0]);
     let metric = metric(&patch.sweep, tokenizer, || Ok([predicted(&base)?, predicted(prompt)?]))?;
     let request = Sweep {
@@ -67,7 +67,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
     }
     let opened = open(&ablate.model.model, &ablate.model.loading, &ablate.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
-    let (cutting, context) = (&ablate.prompt.cutting, session.model.arch().context);
+    let context = session.model.arch().context;
     let mut shown = vec![("prompt".to_owned(), prompt.text.clone())];
     let (by, how) = match ablate.by {
         ByArg::Zero => (By::Zero, reports::how_changed(&By::Zero)),
@@ -78,7 +78,8 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
                     .enumerate()
                     .map(|(row, prompt)| match prompt {
                         prompts::Prompt::Ids(ids) => Ok(ids),
-                        prompts::Prompt::Text(text) => cutting
+                        prompts::Prompt::Text(text) => ablate
+                            .prompt
                             .cut(text, tokenizer, context)
                             .map(|prompt| prompt.encoded.ids)
                             .map_err(|failure| failure.at(format!("{}: row {row}", file.display()))),
@@ -98,7 +99,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
             (by, how)
         }
         ByArg::Resample => {
-            let other = cutting.cut(ablate.with.clone().unwrap_or_default(), tokenizer, context)?;
+            let other = ablate.prompt.cut(ablate.with.clone().unwrap_or_default(), tokenizer, context)?;
             shown.push(("with".to_owned(), other.text.clone()));
             let by = By::Resample(other.encoded.ids);
             let how = reports::how_changed(&by);

@@ -31,6 +31,7 @@ pub(crate) fn run(args: &Args, tokens: &Tokens) -> Result<(), Failure> {
         "schema": "easyroutine.tokens/1",
         "model": files.name,
         "bos": prompt.encoded.starts_with_bos,
+        "chat": prompt.chat,
         "tokens": listed,
     });
     for target in &targets {

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 impl Tokenizer {
     /// The tokenizer of a model's folder: `tokenizer.json`, or `vocab.json` with `merges.txt`; with the settings in
-    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja`, and the class
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, the chat templates beside it, and the class
     /// that they and `config.json` name.
     ///
     /// Where these disagree, [`Tokenizer::warnings`] says what was followed.
@@ -75,7 +75,7 @@ impl Tokenizer {
         let warnings = disagreements::found(&settings, class, &merged, &as_written, &named, &backend);
         let manners = Manners { prefix: as_written.prefix(), ..manners };
         let saved = settings.to_save(&named, &manners);
-        Tokenizer::new(backend, named, settings.chat_template, saved, manners, warnings)
+        Tokenizer::new(backend, named, settings.templates, saved, manners, warnings)
     }
 }
 

@@ -14,7 +14,7 @@ use tokenizers::{AddedToken, Tokenizer as Backend};
 use super::guard::guarded;
 use super::named::{self, NamedTokens};
 use super::pre_tokenizers::{PreTokenizer, install, install_parts, piece_decoder};
-use super::{Manners, Prefix, Side, Tokenizer, merges};
+use super::{ChatTemplates, Manners, Prefix, Side, Tokenizer, merges};
 use crate::error::{Error, ErrorKind, Result};
 
 /// `tokenizer.ggml.token_type` of tokens such as `<|im_start|>`.
@@ -88,9 +88,8 @@ impl Tokenizer {
         settings.insert("add_eos_token".to_owned(), json!(adds_eos));
         settings.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         named.write_to(&mut settings);
-        let chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
         settings.insert("padding_side".to_owned(), json!(manners.padding_side.name()));
-        Tokenizer::new(backend, named, chat_template, settings, manners, warnings)
+        Tokenizer::new(backend, named, ChatTemplates::from_gguf(gguf)?, settings, manners, warnings)
     }
 }
 

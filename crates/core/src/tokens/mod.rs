@@ -46,7 +46,7 @@ use named::NamedTokens;
 use segments::{Pieces, Stretches};
 use spelling::Spelling;
 
-pub use chat::{Answer, Message};
+pub use chat::{Answer, Chat, ChatOptions, ChatTemplates, LocalTime, Message};
 pub use spelling::{TokenContent, TokenText};
 
 /// A model's tokenizer.
@@ -56,7 +56,7 @@ pub struct Tokenizer {
     named: NamedTokens,
     special_ids: Vec<u32>,
     spelling: Spelling,
-    chat_template: Option<String>,
+    templates: ChatTemplates,
     /// What stands in tokenizer_config.json when it is saved.
     settings: serde_json::Map<String, serde_json::Value>,
     manners: Manners,
@@ -292,15 +292,20 @@ impl Tokenizer {
         self.backend.get_vocab_size(true)
     }
 
-    /// The model's chat template (Jinja), if it has one.
+    /// The model's chat template (Jinja), if it has one; of several the default.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.templates.get("default")
+    }
+
+    /// All of its chat templates.
+    pub fn chat_templates(&self) -> &ChatTemplates {
+        &self.templates
     }
 
     fn new(
         backend: Backend,
         named: NamedTokens,
-        chat_template: Option<String>,
+        templates: ChatTemplates,
         settings: serde_json::Map<String, serde_json::Value>,
         manners: Manners,
         warnings: Vec<String>,
@@ -315,7 +320,7 @@ impl Tokenizer {
             named,
             special_ids,
             spelling,
-            chat_template,
+            templates,
             settings,
             manners,
             warnings,

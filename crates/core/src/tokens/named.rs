@@ -32,6 +32,11 @@ impl NamedTokens {
         self.0.values().filter_map(|token| backend.token_to_id(token))
     }
 
+    /// Roles with their tokens.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(role, token)| (*role, token.as_str()))
+    }
+
     pub(super) fn tokens(&self) -> impl Iterator<Item = &str> {
         self.0.values().map(String::as_str)
     }

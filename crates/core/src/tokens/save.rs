@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 impl Tokenizer {
     /// Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` reads to the same ids,
-    /// and `chat_template.jinja` if there is one. Files that are there are replaced.
+    /// and the chat templates: `chat_template.jinja`, and others in `additional_chat_templates/`. Files that are there are replaced.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -20,11 +20,28 @@ impl Tokenizer {
         settings.remove("chat_template");
         let settings = format!("{:#}\n", Value::Object(settings));
         write(&folder.join("tokenizer_config.json"), &settings)?;
-        match &self.chat_template {
-            Some(template) => write(&folder.join("chat_template.jinja"), template),
-            None => Ok(()),
+        for (name, template) in self.templates.iter() {
+            if name == "default" {
+                write(&folder.join("chat_template.jinja"), template)?;
+            } else if is_file_name(name) {
+                let folder = folder.join("additional_chat_templates");
+                std::fs::create_dir_all(&folder)
+                    .map_err(|e| Error::new(ErrorKind::Io, e.to_string()).at(folder.display()))?;
+                write(&folder.join(format!("{name}.jinja")), template)?;
+            } else {
+                return Err(Error::new(
+                    ErrorKind::Tokenizer,
+                    format!("the chat template `{name}` has a name that no file can have"),
+                ));
+            }
         }
+        Ok(())
     }
+}
+
+/// Whether a name from outside stays in its folder.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer as Backend};
 
+use super::ChatTemplates;
 use super::class::Class;
 use super::files::{read_object, read_text};
 use super::named::ROLES;
@@ -23,7 +24,7 @@ pub(super) struct Settings {
     pub(super) added: Map<String, Value>,
     /// config.json.
     pub(super) model: Map<String, Value>,
-    pub(super) chat_template: Option<String>,
+    pub(super) templates: ChatTemplates,
 }
 
 /// A token as the settings name it: by its text alone, or with how it is matched.
@@ -64,17 +65,13 @@ impl Settings {
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let object = |name: &str| read_object(&folder.join(name));
         let config = object("tokenizer_config.json")?;
-        let jinja = folder.join("chat_template.jinja");
-        let chat_template = match jinja.exists() {
-            true => Some(read_text(&jinja)?),
-            false => config.get("chat_template").and_then(default_template),
-        };
+        let templates = ChatTemplates::read(folder, &config, read_text)?;
         Ok(Settings {
             config,
             map: object("special_tokens_map.json")?,
             added: object("added_tokens.json")?,
             model: object("config.json")?,
-            chat_template,
+            templates,
         })
     }
 
@@ -246,17 +243,6 @@ fn described(value: &Value, content: &str, special: bool) -> AddedToken {
         .single_word(flag("single_word", false))
         .lstrip(flag("lstrip", false))
         .rstrip(flag("rstrip", false))
-}
-
-/// One template, or a list of named ones of which `default` counts.
-fn default_template(value: &Value) -> Option<String> {
-    match value {
-        Value::String(template) => Some(template.clone()),
-        Value::Array(named) => {
-            named.iter().find(|entry| entry["name"] == "default")?["template"].as_str().map(str::to_owned)
-        }
-        _ => None,
-    }
 }
 
 fn wrong(message: String) -> Error {

@@ -5,7 +5,7 @@ use easyroutine_files::{GgufFile, MappedFile};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Answer, Bos, Message, TokenContent, Tokenizer};
+use super::{Bos, TokenContent, Tokenizer};
 use crate::error::ErrorKind;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizers");
@@ -411,48 +411,4 @@ pub(super) fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
         std::fs::write(Path::join(folder.path(), name), text).unwrap();
     }
     folder
-}
-
-const CHATML: &str = "{% for message in messages %}\n    {%- if loop.first and message['role'] != 'system' %}\
-    {{ bos_token + 'system\\nBe brief.' + eos_token }}\n    {%- endif %}{{ '<|' + message.role + '|>' }}\n\
-    {{ message['content'].strip() }}{% if not loop.last %}\n{% endif %}{% endfor %}\n\
-    {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
-
-fn with_template(template: &str) -> Tokenizer {
-    let mut gguf = gguf("bytes");
-    set(&mut gguf, "tokenizer.chat_template", Value::Str(template.to_owned()));
-    Tokenizer::from_gguf(&gguf).unwrap()
-}
-
-fn said(role: &str, content: &str) -> Message {
-    Message { role: role.to_owned(), content: content.to_owned() }
-}
-
-#[test]
-fn a_conversation_goes_through_the_template_as_python_renders_it() {
-    // Expected: jinja2 3.1 with trim_blocks and lstrip_blocks, as transformers sets it up.
-    let tokenizer = with_template(CHATML);
-    let name = |id: Option<u32>| id.map(|id| tokenizer.backend.id_to_token(id).unwrap()).unwrap_or_default();
-    let (bos, eos) = (name(tokenizer.bos_id()), name(tokenizer.eos_id()));
-    let text = tokenizer.chat(&[said("user", " Hi ")], Answer::Awaited).unwrap();
-    assert_eq!(text, format!("{bos}system\nBe brief.{eos}<|user|>\nHi<|assistant|>"));
-    let text = tokenizer.chat(&[said("system", "S"), said("user", "a\nb")], Answer::None).unwrap();
-    assert_eq!(text, "<|system|>\nS<|user|>\na\nb");
-}
-
-#[test]
-fn a_template_that_is_missing_wrong_or_endless_is_an_error() {
-    let refused = |template: &str| {
-        with_template(template).chat(&[said("user", "Hi")], Answer::Awaited).unwrap_err().to_string()
-    };
-    let without = Tokenizer { chat_template: None, ..bytes() };
-    let error = without.chat(&[said("user", "Hi")], Answer::Awaited).unwrap_err();
-    assert!(error.to_string().contains("no chat template"));
-    assert!(refused("{{ raise_exception('roles must alternate') }}").contains("roles must alternate"));
-    assert!(refused("{% for x in %}").contains("the chat template"));
-    assert!(refused("{{ nothing.at.all }}").contains("the chat template"));
-    assert!(
-        refused("{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}")
-            .contains("fuel")
-    );
 }

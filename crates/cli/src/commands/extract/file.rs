@@ -28,6 +28,7 @@ pub(super) fn write(
     asked: usize,
     session: &Session,
     extract: &Extract,
+    chat: Option<&Value>,
 ) -> Result<(), Failure> {
     let mut tensors = Vec::new();
     let is_rectangular = cache.is_rectangular();
@@ -57,6 +58,9 @@ pub(super) fn write(
     }
     if *seed != 0 {
         metadata.push(("seed", seed.to_string()));
+    }
+    if let Some(chat) = chat {
+        metadata.push(("chat", chat.to_string()));
     }
     if let Some(count) = extract.generate {
         metadata.push(("generate", count.to_string()));

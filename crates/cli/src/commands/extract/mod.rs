@@ -15,6 +15,7 @@ use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Error, ErrorKind};
+use serde_json::Value;
 
 use super::saved;
 use crate::args::{Args, BosArg, Extract, Format, PatternArg};
@@ -36,7 +37,8 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         None => Some(session::tokenizer(&session.files, &extract.model.loading.finding)?),
     };
     needs_tokenizer(&request, tokenizer.is_some())?;
-    let examples = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;
+    let rows = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;
+    let (examples, chat) = (rows.examples, rows.chat);
     let special = tokenizer.as_ref().map_or(&[][..], Tokenizer::special_ids);
     let context = Context { special, pivots: &extract.pivot, seed: extract.changes.seed };
     let examples = match extract.generate {
@@ -64,10 +66,19 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
                 context,
                 interventions,
                 extract,
+                chat: chat.as_ref(),
             },
         );
     }
-    let job = Job { extract, request: &request, session: &session, examples: &examples, context, file };
+    let job = Job {
+        extract,
+        request: &request,
+        session: &session,
+        examples: &examples,
+        context,
+        file,
+        chat: chat.as_ref(),
+    };
     if interventions.iter().any(Intervention::speaks_of_rows) {
         // Such an edit names rows of one batch, so all of them are one.
         let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
@@ -85,6 +96,7 @@ struct Job<'a> {
     examples: &'a [Example],
     context: Context<'a>,
     file: &'a Path,
+    chat: Option<&'a Value>,
 }
 
 impl Job<'_> {
@@ -136,7 +148,7 @@ impl Job<'_> {
 
     fn write(&self, cache: &ActivationCache, rows: &[usize]) -> Result<(), Failure> {
         output::warn_of_nan(cache.has_nan(), !self.extract.changes.intervene.is_empty());
-        file::write(self.file, cache, rows, self.examples.len(), self.session, self.extract)?;
+        file::write(self.file, cache, rows, self.examples.len(), self.session, self.extract, self.chat)?;
         if io::stderr().is_terminal() {
             let size = std::fs::metadata(self.file).map_or(0, |m| m.len());
             output::note("wrote", &format!("{} ({})", self.file.display(), readable(size)));
@@ -229,6 +241,10 @@ fn request(extract: &Extract) -> Result<Request, Failure> {
 
 /// Refuses flags that would change nothing: whoever gives one expects that it does.
 fn refuse_idle_flags(extract: &Extract, file: &Path) -> Result<(), Failure> {
+    if extract.token_ids.is_some() && extract.chat.chat {
+        return Err(Failure::usage("--chat changes nothing in --token-ids, which are run as they are")
+            .hint("give the prompt as text"));
+    }
     if extract.token_ids.is_some() && extract.cutting.bos != BosArg::Auto {
         return Err(Failure::usage("--bos changes nothing in --token-ids, which are run as they are")
             .hint("write the token into the rows, or leave it out of them"));

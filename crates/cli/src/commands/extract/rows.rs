@@ -8,7 +8,8 @@ use easyroutine::prompts::{self, Prompt};
 use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
-use crate::args::Extract;
+use crate::args::{BosArg, Cutting, Extract};
+use crate::chat::Chat;
 use crate::failure::Failure;
 use crate::filling::Field;
 use crate::session::Session;
@@ -56,19 +57,32 @@ pub(super) fn fields(extract: &Extract) -> Result<Vec<Field>, Failure> {
     }
 }
 
+/// What was made of all prompts.
+pub(super) struct Rows {
+    pub(super) examples: Vec<Example>,
+    /// What made conversations of them, for the record of the run.
+    pub(super) chat: Option<Value>,
+}
+
 /// Cuts all prompts into tokens and holds them to the model's context.
 pub(super) fn examples(
     prompts: Vec<Prompt>,
     extract: &Extract,
     tokenizer: Option<&Tokenizer>,
     context: usize,
-) -> Result<Vec<Example>, Failure> {
+) -> Result<Rows, Failure> {
+    let mut chat = extract.chat.read(&extract.cutting)?.map(Conversation::new);
+    let mut begin_twice = Vec::new();
     let mut cut: Vec<(usize, usize)> = Vec::new();
     let mut examples = Vec::with_capacity(prompts.len());
     let many = prompts.len() > 1;
     for (number, prompt) in prompts.into_iter().enumerate() {
-        let mut example = example(number, prompt, extract, tokenizer)
+        let mut example = example(number, prompt, extract, tokenizer, chat.as_mut())
             .map_err(|failure| if many { failure.at(format!("row {number}")) } else { failure })?;
+        // Ids that were given stand as they were meant.
+        if example.text.is_some() && tokenizer.is_some_and(|tokenizer| tokenizer.begins_twice(&example.ids)) {
+            begin_twice.push(number);
+        }
         let length = example.ids.len();
         if length > context && extract.cutting.truncate {
             cut.push((number, length));
@@ -85,6 +99,22 @@ pub(super) fn examples(
         }
         examples.push(example);
     }
+    let rows = |numbers: &[usize]| match numbers {
+        [_] if !many => "the prompt".to_owned(),
+        [one] => format!("row {one}"),
+        [first, ..] => format!("each of {} rows, the first of them {first},", numbers.len()),
+        [] => String::new(),
+    };
+    if let Some(tokenizer) = tokenizer {
+        if !begin_twice.is_empty() {
+            session::warn_of_bos(tokenizer, &rows(&begin_twice));
+        }
+        if let Some(Conversation { have_bos, .. }) = chat.as_ref().filter(|chat| !chat.have_bos.is_empty()) {
+            let bos = tokenizer.bos_text().unwrap_or_default();
+            let text = format!("{} holds `{bos}`, which the chat template writes too", rows(have_bos));
+            output::note("warning", &text);
+        }
+    }
     match cut.as_slice() {
         [] => {}
         [(row, length)] => {
@@ -97,7 +127,29 @@ pub(super) fn examples(
             output::note("warning", &text);
         }
     }
-    Ok(examples)
+    Ok(Rows { examples, chat: chat.map(|chat| extract.chat.record(&chat.chat, chat.told_time)) })
+}
+
+/// How prompts become conversations, and what was seen on the way.
+struct Conversation {
+    chat: Chat,
+    told_time: bool,
+    have_bos: Vec<usize>,
+}
+
+impl Conversation {
+    fn new(chat: Chat) -> Self {
+        Conversation { chat, told_time: false, have_bos: Vec::new() }
+    }
+
+    fn say(&mut self, number: usize, text: &str, tokenizer: &Tokenizer) -> Result<String, Failure> {
+        let said = self.chat.say(text, tokenizer)?;
+        self.told_time |= said.told_time;
+        if said.has_bos {
+            self.have_bos.push(number);
+        }
+        Ok(said.text)
+    }
 }
 
 /// The examples with the tokens that the model writes after them, under the interventions.
@@ -127,6 +179,7 @@ fn example(
     prompt: Prompt,
     extract: &Extract,
     tokenizer: Option<&Tokenizer>,
+    chat: Option<&mut Conversation>,
 ) -> Result<Example, Failure> {
     let text = match prompt {
         Prompt::Ids(ids) if ids.is_empty() => return Err(Failure::usage("there are no token ids")),
@@ -134,7 +187,14 @@ fn example(
         Prompt::Text(text) => text,
     };
     let tokenizer = tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"))?;
-    let encoded = extract.cutting.encode(&text, tokenizer)?;
+    let (text, cutting) = match chat {
+        // The template has written the special tokens.
+        Some(chat) => {
+            (chat.say(number, &text, tokenizer)?, Cutting { bos: BosArg::No, ..extract.cutting.clone() })
+        }
+        None => (text, extract.cutting.clone()),
+    };
+    let encoded = cutting.encode(&text, tokenizer)?;
     let text = Some((text, encoded.offsets));
     Ok(Example { number, ids: encoded.ids, text, ..Example::default() })
 }

@@ -94,9 +94,9 @@ fn which(name: &str) -> Which {
 }
 
 /// `KEY=VALUE`, where the value is JSON, or else a text.
-pub(crate) fn pair(text: &str) -> Result<(String, Value), Failure> {
+pub(crate) fn pair(example: &str, text: &str) -> Result<(String, Value), Failure> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-        return Err(Failure::usage(format!("`{text}` is no KEY=VALUE")).hint("--meta seed=3"));
+        return Err(Failure::usage(format!("`{text}` is no KEY=VALUE")).hint(example));
     };
     let json = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
     if let (false, Some(number)) = (json.is_string(), beyond_64_bits(value)) {
@@ -133,7 +133,7 @@ pub(crate) fn position(specifier: &Specifier) -> Value {
 pub(crate) fn pairs(given: &[String]) -> Result<Vec<(String, Value)>, Failure> {
     let mut pairs: Vec<(String, Value)> = Vec::new();
     for text in given {
-        let (key, value) = pair(text)?;
+        let (key, value) = pair("--meta seed=3", text)?;
         if pairs.iter().any(|(other, _)| *other == key) {
             return Err(Failure::usage(format!("--meta: two values for the key `{key}`")));
         }

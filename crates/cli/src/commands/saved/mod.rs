@@ -10,7 +10,7 @@ use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::{Error, ErrorKind};
 use easyroutine_store::{ActivationSaver, Begun, Joining};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{Args, Extract, Format};
 use crate::failure::Failure;
@@ -29,6 +29,8 @@ pub(super) struct Job<'a> {
     /// Checked against all rows already.
     pub(super) interventions: &'a [Intervention],
     pub(super) extract: &'a Extract,
+    /// What made conversations of the prompts.
+    pub(super) chat: Option<&'a Value>,
 }
 
 /// Whether a target is a store: a folder, what ends like one, or a bucket.

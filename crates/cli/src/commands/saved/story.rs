@@ -42,6 +42,9 @@ pub(super) fn of(job: &Job<'_>) -> Result<Story<'static>, Failure> {
     if extract.changes.seed != 0 {
         config.insert("seed".to_owned(), json!(extract.changes.seed));
     }
+    if let Some(chat) = job.chat {
+        config.insert("chat".to_owned(), chat.clone());
+    }
     let mut other_metadata = Vec::new();
     if !extract.pivot.is_empty() {
         other_metadata.push(("pivot_positions".to_owned(), json!(extract.pivot).into()));

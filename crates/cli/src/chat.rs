@@ -1,0 +1,117 @@
+//! Prompts as conversations: `--chat` and what goes with it.
+
+use std::path::Path;
+
+use easyroutine::tokens::{Answer, ChatOptions, LocalTime, Message, Tokenizer};
+use serde_json::{Map, Value, json};
+
+use crate::args::{BosArg, Chatting, Cutting};
+use crate::commands::runs::pair;
+use crate::failure::Failure;
+use crate::session::read_file;
+
+/// How prompts of this command become conversations.
+#[derive(Debug)]
+pub(crate) struct Chat {
+    system: Option<Message>,
+    options: ChatOptions,
+}
+
+/// What was made of a prompt.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) text: String,
+    /// Whether the template asked for the time.
+    pub(crate) told_time: bool,
+    /// Whether the prompt brings a beginning-of-sequence token along, beside that of the template.
+    pub(crate) has_bos: bool,
+}
+
+impl Chatting {
+    /// Reads what goes into the template; nothing without `--chat`. All prompts of a command are told one time.
+    ///
+    /// # Errors
+    /// A variable, a time or a file that cannot be read, or `--bos`, which a template makes idle.
+    pub(crate) fn read(&self, cutting: &Cutting) -> Result<Option<Chat>, Failure> {
+        if !self.chat {
+            return Ok(None);
+        }
+        if cutting.bos != BosArg::Auto {
+            return Err(Failure::usage(
+                "--bos changes nothing with --chat: the template writes the special tokens",
+            )
+            .hint("leave --bos out"));
+        }
+        let now = match &self.chat_now {
+            Some(time) => time.parse::<LocalTime>()?,
+            None => LocalTime::now(),
+        };
+        let mut options = ChatOptions { answer: Answer::Awaited, now: Some(now), ..ChatOptions::default() };
+        for text in &self.chat_var {
+            let (name, value) = pair("--chat-var enable_thinking=false", text)?;
+            if options.variables.contains_key(&name) {
+                return Err(Failure::usage(format!("--chat-var: two values for `{name}`")));
+            }
+            options.set(&name, value)?;
+        }
+        if let Some(file) = &self.chat_tools {
+            if options.tools.is_some() {
+                return Err(Failure::usage("--chat-tools and --chat-var tools=… name tools twice"));
+            }
+            options.set("tools", tools(file)?)?;
+        }
+        options.template = match &self.chat_template {
+            Some(name) if name.ends_with(".jinja") => Some(read_file(Path::new(name))?),
+            name => name.clone(),
+        };
+        let system = self.system.as_ref().map(|text| Message::new("system", text));
+        Ok(Some(Chat { system, options }))
+    }
+
+    /// What stands in the record of a run, beside the prompt, so that it can be made again.
+    pub(crate) fn record(&self, chat: &Chat, told_time: bool) -> Value {
+        let mut record = Map::new();
+        if let Some(system) = &self.system {
+            record.insert("system".to_owned(), json!(system));
+        }
+        if !chat.options.variables.is_empty() {
+            record.insert("variables".to_owned(), json!(chat.options.variables));
+        }
+        if let Some(tools) = &chat.options.tools {
+            record.insert("tools".to_owned(), json!(tools));
+        }
+        if let Some(documents) = &chat.options.documents {
+            record.insert("documents".to_owned(), json!(documents));
+        }
+        if let Some(template) = &self.chat_template {
+            record.insert("template".to_owned(), json!(template));
+        }
+        if let Some(now) = chat.options.now.as_ref().filter(|_| told_time) {
+            record.insert("now".to_owned(), json!(now.to_string()));
+        }
+        Value::Object(record)
+    }
+}
+
+impl Chat {
+    /// A prompt as what the user says.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::chat`].
+    pub(crate) fn say(&self, prompt: &str, tokenizer: &Tokenizer) -> Result<Said, Failure> {
+        let messages: Vec<Message> =
+            self.system.iter().cloned().chain([Message::new("user", prompt)]).collect();
+        let chat = tokenizer.chat(&messages, &self.options)?;
+        let has_bos = tokenizer
+            .bos_text()
+            .is_some_and(|bos| prompt.contains(bos) && chat.text.matches(bos).count() > 1);
+        Ok(Said { text: chat.text, told_time: chat.now.is_some(), has_bos })
+    }
+}
+
+fn tools(file: &Path) -> Result<Value, Failure> {
+    serde_json::from_str(&read_file(file)?).map_err(|e| {
+        Failure::usage(format!("--chat-tools {}: not JSON: {e}", file.display()))
+            .hint("a list of JSON schemas: [{\"type\": \"function\", \"function\": {\"name\": …}}]")
+    })
+}

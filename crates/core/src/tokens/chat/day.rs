@@ -1,0 +1,77 @@
+//! The time that a template asks for, written as Python's `strftime` writes it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::civil::DateTime;
+
+use crate::error::{Error, Result};
+
+/// A day and time of the clock on the wall, without a zone: what `datetime.now()` is in Python.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalTime(DateTime);
+
+impl LocalTime {
+    /// The time now, in the machine's zone.
+    pub fn now() -> Self {
+        LocalTime(jiff::ZonedDateTime::now().datetime())
+    }
+
+    /// The time under a format of Python's `strftime`, in the C locale. A directive that is not known is written as it
+    /// stands, as the GNU C library does.
+    pub(super) fn strftime(&self, format: &str) -> String {
+        let mut out = String::new();
+        let mut rest = format;
+        while let Some(at) = rest.find('%') {
+            out.push_str(&rest[..at]);
+            let directive = directive(&rest[at..]);
+            out.push_str(&self.written(directive).unwrap_or_else(|| directive.to_owned()));
+            rest = &rest[at + directive.len()..];
+        }
+        out + rest
+    }
+
+    fn written(&self, directive: &str) -> Option<String> {
+        let jiff = |format: &str| jiff::fmt::strtime::format(format, self.0).ok();
+        match directive.trim_start_matches(['%', '-', '_', '0', '^', '#']) {
+            // There is no zone: Python writes nothing for it.
+            "z" | "Z" => Some(String::new()),
+            "f" => Some(format!("{:06}", self.0.subsec_nanosecond() / 1000)),
+            "c" => jiff("%a %b %e %H:%M:%S %Y"),
+            "x" | "D" => jiff("%m/%d/%y"),
+            "X" | "T" => jiff("%H:%M:%S"),
+            "r" => jiff("%I:%M:%S %p"),
+            "h" => jiff("%b"),
+            "" => (directive == "%%").then(|| "%".to_owned()),
+            one if "aAwdbBmyYHIMSpjUWGuVCeFRnTtklPg".contains(one) => jiff(directive),
+            _ => None,
+        }
+    }
+}
+
+/// `%d`, or `%-d` with its flags, at the start of a text.
+fn directive(text: &str) -> &str {
+    let after_flags = 1 + text[1..].bytes().take_while(|byte| b"-_0^#".contains(byte)).count();
+    match text[after_flags..].chars().next() {
+        Some(c) => &text[..after_flags + c.len_utf8()],
+        None => text,
+    }
+}
+
+impl fmt::Display for LocalTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for LocalTime {
+    type Err = Error;
+
+    /// Reads `2024-07-26` or `2024-07-26T15:30:00`.
+    fn from_str(text: &str) -> Result<Self> {
+        text.parse().map(LocalTime).map_err(|e| {
+            Error::input(format!("`{text}` is no day: {e}"))
+                .hint("write it as 2024-07-26, or 2024-07-26T15:30:00")
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! The environment that transformers gives its templates (`_compile_jinja_template` of `utils/chat_template_utils.py`):
+//! that of Jinja2 with `tojson`, `raise_exception` and `strftime_now` of its own. Where minijinja answers otherwise than
+//! Python, Python's answer is given.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error as JinjaError, State};
+
+use super::day::LocalTime;
+use super::python::pay;
+use super::python::{self, Json, float, is_namespace, refuse};
+use super::{arithmetic, methods, values};
+use crate::error::{Error, ErrorKind, Result};
+
+/// No text for a model is indented by more.
+const WIDEST_INDENT: usize = 1000;
+/// How deep lists and mappings may lie in each other where a template carries them along.
+const DEEPEST: usize = 200;
+
+/// The time that templates are told, and whether one asked.
+#[derive(Debug, Clone)]
+pub(super) struct Clock {
+    now: LocalTime,
+    asked: Arc<AtomicBool>,
+}
+
+impl Clock {
+    pub(super) fn new(now: LocalTime) -> Self {
+        Clock { now, asked: Arc::default() }
+    }
+
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+/// The settings, functions, filters and tests.
+pub(super) fn environment(clock: &Clock) -> Result<Environment<'static>> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(|e| Error::new(ErrorKind::Tokenizer, e.to_string()))?);
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(|out, state, value| {
+        let written = match value.as_str() {
+            Some(text) => out.write_str(text),
+            None => out.write_str(&python::str(state, value)?),
+        };
+        written.map_err(|_| refuse("the output is full"))
+    });
+    add_functions(&mut environment, clock);
+    add_filters(&mut environment);
+    add_tests(&mut environment);
+    Ok(environment)
+}
+
+fn add_functions(environment: &mut Environment<'_>, clock: &Clock) {
+    environment.add_function("raise_exception", |state: &State<'_, '_>, message: Value| {
+        Err::<Value, _>(refuse(python::str(state, &message)?))
+    });
+    let clock = clock.clone();
+    environment.add_function("strftime_now", move |state: &State<'_, '_>, format: Value| {
+        let format = python::text(&format, "strftime_now")?;
+        clock.asked.store(true, Ordering::Relaxed);
+        // A directive of two bytes becomes two dozen at most.
+        pay(state, 16 * format.len())?;
+        Ok::<_, JinjaError>(clock.now.strftime(format))
+    });
+    environment.add_function("dict", |state: &State<'_, '_>, first: Option<Value>, named: Kwargs| {
+        dict(state, first, &named)
+    });
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+}
+
+fn add_filters(environment: &mut Environment<'_>) {
+    environment.add_filter(
+        "tojson",
+        |state: &State<'_, '_>, value: Value, places: Rest<Value>, named: Kwargs| {
+            Json::of(&places, &named)?.write(state, &value)
+        },
+    );
+    environment.add_filter("string", |state: &State<'_, '_>, value: Value| match value.as_str() {
+        Some(_) => Ok(value),
+        None => python::str(state, &value).map(Value::from),
+    });
+    environment.add_filter("join", join);
+    environment.add_filter("indent", indent);
+    environment.add_filter("python_modulo", arithmetic::modulo);
+    environment.add_filter("python_add", arithmetic::add);
+    environment.add_filter("python_multiply", arithmetic::multiply);
+    environment.add_filter("without_namespaces", without_namespaces);
+    environment.add_filter("int", |value: Value, otherwise: Option<Value>, base: Option<u32>| {
+        whole(&value, base.unwrap_or(10)).unwrap_or(otherwise.unwrap_or(Value::from(0)))
+    });
+    environment.add_filter("float", |value: Value, otherwise: Option<Value>| {
+        let text = value.as_str().map(str::trim).map(str::to_ascii_lowercase);
+        let read = match text {
+            Some(text) => text.parse::<f64>().ok(),
+            None => f64::try_from(value).ok(),
+        };
+        read.map(Value::from).unwrap_or(otherwise.unwrap_or(Value::from(0.0)))
+    });
+}
+
+fn add_tests(environment: &mut Environment<'_>) {
+    environment.add_test("sequence", |value: &Value| {
+        value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    });
+    environment.add_test("callable", |value: &Value| {
+        value.as_object().is_some() && matches!(value.kind(), ValueKind::Plain) || is_macro(value)
+    });
+    environment
+        .add_test("sameas", |value: &Value, other: &Value| value == other && value.kind() == other.kind());
+}
+
+fn is_macro(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().contains("Macro"))
+}
+
+/// `dict(mapping or pairs, name=value, …)`.
+fn dict(state: &State<'_, '_>, first: Option<Value>, named: &Kwargs) -> Result<Value, JinjaError> {
+    let mut pairs: Vec<(Value, Value)> = Vec::new();
+    if let Some(first) = first {
+        let is_mapping = first.kind() == ValueKind::Map;
+        for item in first.try_iter()?.checked() {
+            let item = item?;
+            state.consume_fuel(2)?;
+            match is_mapping {
+                true => pairs.push((item.clone(), first.get_item(&item)?)),
+                false => pairs.push((item.get_item_by_index(0)?, item.get_item_by_index(1)?)),
+            }
+        }
+    }
+    for name in named.args() {
+        pairs.push((Value::from(name), named.get(name)?));
+    }
+    Ok(values::mapping(pairs))
+}
+
+/// `int(value)`, of a text in this base or as a float; nothing where it is no number.
+fn whole(value: &Value, base: u32) -> Option<Value> {
+    let of_float = |x: f64| (x.is_finite() && x.abs() < 1e18).then(|| Value::from(x.trunc() as i64));
+    let Some(text) = value.as_str() else {
+        return match float(value) {
+            Some(x) => of_float(x),
+            None => i64::try_from(value.clone()).ok().map(Value::from),
+        };
+    };
+    let text = text.trim().replace('_', "");
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(&text)),
+    };
+    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2)];
+    let named = prefixes.iter().find(|(prefix, of)| digits.starts_with(prefix) && (base == *of || base == 0));
+    let (digits, base) = match named {
+        Some((prefix, of)) => (&digits[prefix.len()..], *of),
+        None => (digits, if base == 0 { 10 } else { base }),
+    };
+    let read = (2..=36).contains(&base).then(|| i64::from_str_radix(digits, base).ok()).flatten();
+    read.map(|n| Value::from(sign * n)).or_else(|| text.parse().ok().and_then(of_float))
+}
+
+/// `value|join(between, attribute=name)`, with each item as `str` writes it.
+fn join(
+    state: &mut State<'_, '_>,
+    value: Value,
+    between: Option<Value>,
+    named: Kwargs,
+) -> Result<String, JinjaError> {
+    let between = match between {
+        Some(between) => between,
+        None => named.get::<Option<Value>>("d")?.unwrap_or_else(|| Value::from("")),
+    };
+    let between = python::text(&between, "join")?;
+    let items = match named.get::<Option<Value>>("attribute")? {
+        Some(name) => {
+            let attribute = Value::from(Kwargs::from_iter([("attribute", name)]));
+            state.apply_filter("map", &[value, attribute])?
+        }
+        None => value,
+    };
+    named.assert_all_used()?;
+    let mut out = String::new();
+    for (i, item) in items.try_iter()?.checked().enumerate() {
+        let item = item?;
+        let text = python::str(state, &item)?;
+        pay(state, 64 + between.len() + text.len())?;
+        out.push_str(if i == 0 { "" } else { between });
+        out.push_str(&text);
+    }
+    Ok(out)
+}
+
+/// `text|indent(width, first, blank)`: each line but the first, and none that is blank, unless it is asked for.
+fn indent(
+    state: &State<'_, '_>,
+    text: Value,
+    places: Rest<Value>,
+    named: Kwargs,
+) -> Result<String, JinjaError> {
+    let text = python::text(&text, "indent")?;
+    let argument = |i: usize, name: &str| match places.get(i) {
+        Some(value) => Ok(Some(value.clone())),
+        None => named.get::<Option<Value>>(name),
+    };
+    let width = argument(0, "width")?;
+    let is_set = |i, name| Ok::<_, JinjaError>(argument(i, name)?.is_some_and(|value| value.is_true()));
+    let (first, blank) = (is_set(1, "first")?, is_set(2, "blank")?);
+    named.assert_all_used()?;
+    let indent = match width {
+        None => " ".repeat(4),
+        Some(width) => match (width.as_str(), usize::try_from(width.clone())) {
+            (Some(text), _) => text.to_owned(),
+            (None, Ok(n)) if n <= WIDEST_INDENT => " ".repeat(n),
+            _ => return Err(refuse(format!("indent: a width is a text, or a number up to {WIDEST_INDENT}"))),
+        },
+    };
+    let mut out = String::new();
+    for (i, line) in text.split('\n').enumerate() {
+        pay(state, 64 + indent.len() + line.len())?;
+        out.push_str(if i == 0 { "" } else { "\n" });
+        let is_indented = if i == 0 { first } else { blank || !line.is_empty() };
+        out.push_str(if is_indented { &indent } else { "" });
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+/// The value, which may be put into a namespace: it holds none, and does not lie deep.
+fn without_namespaces(state: &State<'_, '_>, value: Value) -> Result<Value, JinjaError> {
+    fn look(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), JinjaError> {
+        if is_namespace(value) {
+            return Err(refuse("a namespace cannot hold a namespace"));
+        }
+        if depth > DEEPEST {
+            return Err(refuse(format!("a value lies in more than {DEEPEST} others")));
+        }
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map) {
+            return Ok(());
+        }
+        // Before anything is walked through: a list may be far longer than what it was made of.
+        state.consume_fuel(value.len().unwrap_or(0) as u64)?;
+        for item in value.try_iter()?.checked() {
+            let item = item?;
+            state.consume_fuel(1)?;
+            look(state, &item, depth + 1)?;
+            if value.kind() == ValueKind::Map {
+                look(state, &value.get_item(&item)?, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+    look(state, &value, 0)?;
+    Ok(value)
+}

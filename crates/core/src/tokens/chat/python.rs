@@ -1,0 +1,331 @@
+//! Values as Python writes them: `str`, `repr` and `json.dumps`.
+
+use std::fmt::Write as _;
+
+use minijinja::value::{Kwargs, Tuple, Value, ValueKind};
+use minijinja::{Error, ErrorKind, State};
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+
+/// Bytes that one step pays for, as minijinja counts.
+const BYTES_A_STEP: usize = 64;
+
+/// Pays for bytes before they are made.
+pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel((bytes / BYTES_A_STEP) as u64)
+}
+
+pub(super) fn refuse(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// `str(value)`.
+pub(super) fn str(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+    match value.as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => {
+            let mut out = String::new();
+            repr(state, value, &mut out)?;
+            Ok(out)
+        }
+    }
+}
+
+/// The text, for what takes nothing else.
+pub(super) fn text<'a>(value: &'a Value, of: &str) -> Result<&'a str, Error> {
+    value
+        .as_str()
+        .ok_or_else(|| refuse(format!("{of} takes a text, not a value of the kind {}", value.kind())))
+}
+
+/// `repr(value)`, which a list has for its items.
+fn repr(state: &State<'_, '_>, value: &Value, out: &mut String) -> Result<(), Error> {
+    let before = out.len();
+    match value.kind() {
+        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
+        ValueKind::Number => match float(value) {
+            Some(x) => out.push_str(&float_repr(x)),
+            None => out.push_str(&value.to_string()),
+        },
+        ValueKind::Seq | ValueKind::Iterable if is_built_in(value) => {
+            let is_tuple = value.is_tuple();
+            out.push(if is_tuple { '(' } else { '[' });
+            for (i, item) in value.try_iter()?.checked().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                repr(state, &item?, out)?;
+            }
+            out.push_str(if is_tuple && value.len() == Some(1) {
+                ",)"
+            } else if is_tuple {
+                ")"
+            } else {
+                "]"
+            });
+        }
+        ValueKind::Map if is_built_in(value) => {
+            out.push('{');
+            for (i, key) in value.try_iter()?.checked().enumerate() {
+                let key = key?;
+                out.push_str(if i == 0 { "" } else { ", " });
+                repr(state, &key, out)?;
+                out.push_str(": ");
+                repr(state, &value.get_item(&key)?, out)?;
+            }
+            out.push('}');
+        }
+        // An empty text in Python too.
+        ValueKind::Undefined => {}
+        _ => {
+            let _ = write!(out, "{value}");
+        }
+    }
+    pay(state, BYTES_A_STEP + out.len() - before)
+}
+
+/// Whether a list or a mapping is one of values, not an object of its own such as a range, a loop or a macro.
+fn is_built_in(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| {
+        let name = object.type_name();
+        value.is_tuple() || !name.contains("range") && !is_namespace(value) && !name.contains("Loop")
+    })
+}
+
+/// A namespace of minijinja, whose type is its own affair.
+pub(super) fn is_namespace(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
+}
+
+/// The number, where it is a float.
+pub(super) fn float(value: &Value) -> Option<f64> {
+    (value.is_number() && !value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten()
+}
+
+/// The shortest digits that give the same number again, with an exponent below 1e-4 and from 1e16.
+pub(super) fn float_repr(x: f64) -> String {
+    if !x.is_finite() {
+        let sign = if x.is_sign_negative() && !x.is_nan() { "-" } else { "" };
+        return format!("{sign}{}", if x.is_nan() { "nan" } else { "inf" });
+    }
+    let scientific = format!("{x:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    match exponent.parse::<i32>() {
+        Ok(e) if !(-4..16).contains(&e) => {
+            let sign = if e < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", e.unsigned_abs())
+        }
+        _ => format!("{x:?}"),
+    }
+}
+
+/// A text in quotes, with escapes for what is not printable.
+fn quoted(text: &str, out: &mut String) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        let code = c as u32;
+        let _ = match c {
+            '\\' => write!(out, "\\\\"),
+            '\n' => write!(out, "\\n"),
+            '\r' => write!(out, "\\r"),
+            '\t' => write!(out, "\\t"),
+            c if c == quote => write!(out, "\\{c}"),
+            c if is_printable(c) => write!(out, "{c}"),
+            _ if code < 0x100 => write!(out, "\\x{code:02x}"),
+            _ if code < 0x10000 => write!(out, "\\u{code:04x}"),
+            _ => write!(out, "\\U{code:08x}"),
+        };
+    }
+    out.push(quote);
+}
+
+/// `str.isprintable` of one character.
+fn is_printable(c: char) -> bool {
+    match c.general_category_group() {
+        GeneralCategoryGroup::Other => false,
+        GeneralCategoryGroup::Separator => c == ' ',
+        _ => true,
+    }
+}
+
+/// How JSON is written.
+pub(super) struct Json {
+    ensure_ascii: bool,
+    indent: Option<String>,
+    between: String,
+    after_key: String,
+    sort_keys: bool,
+}
+
+impl Json {
+    /// The arguments of the filter `tojson` of transformers: `ensure_ascii=False, indent=None, separators=None,
+    /// sort_keys=False`, by place or by name.
+    pub(super) fn of(places: &[Value], named: &Kwargs) -> Result<Self, Error> {
+        let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+        if places.len() > names.len() {
+            return Err(refuse("tojson takes at most 4 arguments"));
+        }
+        let argument = |i: usize| -> Result<Value, Error> {
+            match places.get(i) {
+                Some(value) => Ok(value.clone()),
+                None => Ok(named.get::<Option<Value>>(names[i])?.unwrap_or(Value::from(()))),
+            }
+        };
+        let [ensure_ascii, indent, separators, sort_keys] =
+            [argument(0)?, argument(1)?, argument(2)?, argument(3)?];
+        named.assert_all_used()?;
+        let indent = match (indent.as_str(), i64::try_from(indent.clone())) {
+            _ if indent.is_none() || indent.is_undefined() => None,
+            (Some(text), _) => Some(text.to_owned()),
+            (None, Ok(n)) if n > MOST_INDENT => {
+                return Err(refuse(format!("tojson: an indent of {n} is more than {MOST_INDENT}")));
+            }
+            (None, Ok(n)) => Some(" ".repeat(usize::try_from(n).unwrap_or(0))),
+            (None, Err(_)) => return Err(refuse("tojson: indent is a number or a text")),
+        };
+        let (between, after_key) = match separators.is_none() || separators.is_undefined() {
+            true => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+            false => {
+                let pair: Vec<Value> = separators.try_iter()?.collect();
+                match pair.iter().map(Value::as_str).collect::<Option<Vec<_>>>().as_deref() {
+                    Some([between, after_key]) => ((*between).to_owned(), (*after_key).to_owned()),
+                    _ => return Err(refuse("tojson: separators are two texts")),
+                }
+            }
+        };
+        Ok(Json {
+            ensure_ascii: ensure_ascii.is_true(),
+            indent,
+            between,
+            after_key,
+            sort_keys: sort_keys.is_true(),
+        })
+    }
+
+    /// `json.dumps(value)`.
+    pub(super) fn write(&self, state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+        let mut out = String::new();
+        self.value(state, value, 0, &mut out)?;
+        Ok(out)
+    }
+
+    fn value(
+        &self,
+        state: &State<'_, '_>,
+        value: &Value,
+        depth: usize,
+        out: &mut String,
+    ) -> Result<(), Error> {
+        let before = out.len();
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&match float(value) {
+                Some(x) if x.is_nan() => "NaN".to_owned(),
+                Some(x) if x.is_infinite() => if x > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+                Some(x) => float_repr(x),
+                None => value.to_string(),
+            }),
+            ValueKind::String => self.text(value.as_str().unwrap_or_default(), out),
+            // Lists that minijinja joins or repeats lazily call themselves iterable; generators have no length.
+            ValueKind::Seq | ValueKind::Iterable if is_built_in(value) && value.len().is_some() => {
+                out.push('[');
+                let mut is_empty = true;
+                for item in value.try_iter()?.checked() {
+                    self.item(state, std::mem::take(&mut is_empty), depth + 1, out)?;
+                    self.value(state, &item?, depth + 1, out)?;
+                }
+                self.end(state, is_empty, depth, out)?;
+                out.push(']');
+            }
+            ValueKind::Map if is_built_in(value) => {
+                out.push('{');
+                let mut keys = value.try_iter()?.collect::<Vec<_>>();
+                if self.sort_keys {
+                    keys.sort();
+                }
+                let is_empty = keys.is_empty();
+                for (i, key) in keys.iter().enumerate() {
+                    self.item(state, i == 0, depth + 1, out)?;
+                    self.text(&json_key(key)?, out);
+                    out.push_str(&self.after_key);
+                    self.value(state, &value.get_item(key)?, depth + 1, out)?;
+                }
+                self.end(state, is_empty, depth, out)?;
+                out.push('}');
+            }
+            kind => return Err(refuse(format!("tojson: a value of the kind {kind} is not JSON"))),
+        }
+        pay(state, BYTES_A_STEP + out.len() - before)
+    }
+
+    /// What stands before an item.
+    fn item(
+        &self,
+        state: &State<'_, '_>,
+        is_first: bool,
+        depth: usize,
+        out: &mut String,
+    ) -> Result<(), Error> {
+        if !is_first {
+            out.push_str(&self.between);
+        }
+        self.line(state, depth, out)
+    }
+
+    fn end(
+        &self,
+        state: &State<'_, '_>,
+        is_empty: bool,
+        depth: usize,
+        out: &mut String,
+    ) -> Result<(), Error> {
+        if is_empty { Ok(()) } else { self.line(state, depth, out) }
+    }
+
+    fn line(&self, state: &State<'_, '_>, depth: usize, out: &mut String) -> Result<(), Error> {
+        let Some(indent) = &self.indent else { return Ok(()) };
+        pay(state, indent.len().saturating_mul(depth))?;
+        out.push('\n');
+        out.push_str(&indent.repeat(depth));
+        Ok(())
+    }
+
+    fn text(&self, text: &str, out: &mut String) {
+        out.push('"');
+        for c in text.chars() {
+            let _ = match c {
+                '"' => write!(out, "\\\""),
+                '\\' => write!(out, "\\\\"),
+                '\n' => write!(out, "\\n"),
+                '\r' => write!(out, "\\r"),
+                '\t' => write!(out, "\\t"),
+                '\u{8}' => write!(out, "\\b"),
+                '\u{c}' => write!(out, "\\f"),
+                c if (c as u32) < 0x20 => write!(out, "\\u{:04x}", c as u32),
+                c if self.ensure_ascii && (c as u32) > 0x7e => {
+                    c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))
+                }
+                c => write!(out, "{c}"),
+            };
+        }
+        out.push('"');
+    }
+}
+
+/// No reader needs more, and it is multiplied by the depth.
+const MOST_INDENT: i64 = 100;
+
+/// What `json.dumps` makes of the key of a mapping.
+fn json_key(key: &Value) -> Result<String, Error> {
+    match key.kind() {
+        ValueKind::String => Ok(key.as_str().unwrap_or_default().to_owned()),
+        ValueKind::Number => Ok(float(key).map_or_else(|| key.to_string(), float_repr)),
+        ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
+        ValueKind::None => Ok("null".to_owned()),
+        kind => Err(refuse(format!("tojson: a key of the kind {kind} is not JSON"))),
+    }
+}
+
+/// A tuple, which minijinja tells from a list.
+pub(super) fn tuple(items: impl IntoIterator<Item = Value>) -> Value {
+    Value::from(Tuple::new(items.into_iter().collect()))
+}

@@ -1,0 +1,129 @@
+//! One rendering, bounded: whatever a template says, it ends, and takes little memory.
+//!
+//! - Work: minijinja charges each instruction, each item looked at and each byte made against a budget of steps (its
+//!   `fuel`), so the budget bounds time and memory alike. It grows with what the template is given.
+//! - Output: cut off while it grows.
+//! - Depth: templates are held to a size ([`rewrite`]), values in namespaces to a depth ([`environment`]), and all runs
+//!   on a thread of its own whose stack has room for what these allow.
+//! - Time: the caller waits to a deadline; the thread then ends by itself when its steps are used up.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use minijinja::ErrorKind as Jinja;
+use serde_json::{Map, Value};
+
+use super::day::LocalTime;
+use super::environment::{Clock, environment};
+use super::rewrite::rewrite;
+use super::values;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Steps of any template: a hundred times what the longest known ones need for a long conversation.
+const STEPS: u64 = 2_000_000;
+/// Bytes of output for each byte that a template is given, and those that it may always write.
+const OUTPUT: (usize, usize) = (16, 4 << 20);
+/// Far more than a second of steps takes.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Memory is only taken where the stack is used.
+const STACK: usize = 256 << 20;
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Rendered {
+    pub(super) text: String,
+    pub(super) asked_for_time: bool,
+}
+
+/// Renders `template` with the variables of `context`.
+///
+/// # Errors
+/// The template is wrong, refuses, or exceeds a limit, which is named.
+pub(super) fn render(template: &str, context: Map<String, Value>, now: LocalTime) -> Result<Rendered> {
+    let template = template.to_owned();
+    let (send, receive) = sync_channel(1);
+    let work = move || {
+        // Where nobody waits any more, nobody is told.
+        let _ = send.send(rendered(&template, context, now));
+    };
+    thread::Builder::new().name("chat template".to_owned()).stack_size(STACK).spawn(work).map_err(|e| {
+        Error::new(ErrorKind::Memory, format!("there is no memory for a chat template's stack: {e}"))
+    })?;
+    receive.recv_timeout(DEADLINE).unwrap_or_else(|e| {
+        Err(wrong(match e {
+            RecvTimeoutError::Timeout => format!("it takes longer than {} s", DEADLINE.as_secs()),
+            RecvTimeoutError::Disconnected => "the template engine failed on it".to_owned(),
+        }))
+    })
+}
+
+fn rendered(template: &str, context: Map<String, Value>, now: LocalTime) -> Result<Rendered> {
+    let source = rewrite(template).map_err(wrong)?;
+    let given = size(&context) + template.len();
+    let clock = Clock::new(now);
+    let mut environment = environment(&clock)?;
+    let steps = STEPS + given as u64;
+    environment.set_fuel(Some(steps));
+    let most = given.saturating_mul(OUTPUT.0).saturating_add(OUTPUT.1);
+    let mut out = Capped { text: Vec::new(), most, is_full: false };
+    let variables = values::of_json(&Value::Object(context));
+    let rendered = environment
+        .template_from_str(&source)
+        .and_then(|compiled| compiled.render_captured_to(variables, &mut out).map(|_| ()));
+    match rendered {
+        Ok(()) => {}
+        Err(_) if out.is_full => return Err(wrong(format!("it writes more than {most} bytes"))),
+        Err(e) if e.kind() == Jinja::OutOfFuel => {
+            return Err(wrong(format!("it takes more than {steps} steps"))
+                .hint("no template needs so many: it is wrong, or meant to do harm"));
+        }
+        Err(e) => {
+            let detail = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+            let place = e.line().map(|line| format!("line {line}: ")).unwrap_or_default();
+            return Err(wrong(format!("{place}{detail}")).because(e));
+        }
+    }
+    let text = String::from_utf8(out.text).map_err(|e| wrong(format!("it writes no text: {e}")))?;
+    Ok(Rendered { text, asked_for_time: clock.was_asked() })
+}
+
+fn wrong(what: String) -> Error {
+    Error::new(ErrorKind::Tokenizer, format!("the chat template: {what}"))
+}
+
+/// Bytes of all that a template is given, and one for each value.
+fn size(values: &Map<String, Value>) -> usize {
+    fn of(value: &Value) -> usize {
+        1 + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(of).sum(),
+            Value::Object(values) => size(values),
+            _ => 8,
+        }
+    }
+    values.iter().map(|(name, value)| name.len() + of(value)).sum()
+}
+
+/// Text up to a length.
+struct Capped {
+    text: Vec<u8>,
+    most: usize,
+    is_full: bool,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.most - self.text.len() {
+            self.is_full = true;
+            return Err(io::Error::other("too much output"));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

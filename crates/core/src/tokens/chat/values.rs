@@ -1,0 +1,60 @@
+//! What a template is given, as values of minijinja.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
+use minijinja::{Error, State};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde_json::Value as Json;
+
+/// A mapping whose methods go before its keys, as in Python: `properties.items()` is the method also where a property is
+/// called `items`.
+#[derive(Debug)]
+struct Mapping(IndexMap<Value, Value>);
+
+impl Object for Mapping {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().cloned().collect())
+    }
+
+    fn call_method(
+        self: &Arc<Self>,
+        state: &mut State<'_, '_>,
+        method: &str,
+        arguments: &[Value],
+    ) -> Result<Value, Error> {
+        unknown_method_callback(state, &Value::from_dyn_object(self.clone()), method, arguments)
+    }
+}
+
+/// The value that a template sees for one of JSON.
+pub(super) fn of_json(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(truth) => Value::from(*truth),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, Some(whole)) => Value::from(whole),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => Value::from(items.iter().map(of_json).collect::<Vec<_>>()),
+        Json::Object(fields) => {
+            mapping(fields.iter().map(|(key, value)| (Value::from(key.as_str()), of_json(value))))
+        }
+    }
+}
+
+/// A mapping in this order; of a key that stands twice the last value counts, at the first place.
+pub(super) fn mapping(pairs: impl IntoIterator<Item = (Value, Value)>) -> Value {
+    Value::from_object(Mapping(pairs.into_iter().collect()))
+}
