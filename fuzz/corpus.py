@@ -212,3 +212,9 @@ write("prompts", lines(PROMPTS, b"\x08"))
 # Pattern and text, with a zero between.
 patterns = sorted({split["pattern"]["Regex"] for split in PATTERNS["splits"] if "Regex" in split["pattern"]})
 write("patterns", lines([pattern + "\0Don't, x2y3 1234567\n caf\u00e9" for pattern in patterns[::5]]))
+
+CHAT = ROOT / "fixtures/chat"
+EXPRESSIONS = [case["template"] for case in json.loads((CHAT / "expressions.json").read_text())["cases"]]
+TEMPLATES = [path.read_text() for path in sorted((CHAT / "templates").glob("*.jinja"))]
+HOSTILE = [case["template"] for case in json.loads((CHAT / "hostile.json").read_text()) if "repeat" not in case]
+write("chat", lines(TEMPLATES + EXPRESSIONS[::4] + HOSTILE))

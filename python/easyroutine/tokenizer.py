@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -279,6 +280,12 @@ class Tokenizer:
             for doubt in self._engine.warnings_for(one):
                 warnings.warn(doubt, stacklevel=2)
             ids, places = self._engine.encode(one, add_special_tokens)
+            if self._engine.begins_twice(ids[:2]):
+                warnings.warn(
+                    f"the text begins with {self.bos_token!r} twice: leave it out of the text, "
+                    "or pass add_special_tokens=False",
+                    stacklevel=3,
+                )
             if limit is not None and len(ids) > limit:
                 ids, places = self._cut(ids, places, limit, add_special_tokens)
             rows.append(ids)
@@ -413,26 +420,44 @@ class Tokenizer:
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Mapping[str, str]],
+        conversation: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
         tokenize: bool = True,
+        *,
         return_tensors: Literal["pt", "np"] | None = None,
         return_dict: bool = True,
+        strftime_now: str | None = None,
+        **variables: Any,
     ) -> Any:
         """A conversation as the model was trained on them: ids and mask, or with ``tokenize=False`` the text.
 
-        Each message is ``{"role": "user", "content": "..."}``. With ``return_dict=False`` the ids alone.
+        Each message is ``{"role": "user", "content": "..."}``, with whatever else the template reads. Arguments are
+        those of transformers, and so is the text. ``chat_template`` is one of the model's templates by name, or a
+        template. Further keywords are variables of the template (``enable_thinking=False``). Where a template asks for
+        the day it is told the present, or ``strftime_now``: ``"2024-07-26"``, or with ``"T15:30:00"``. With
+        ``return_dict=False`` the ids alone.
         """
-        messages = []
         for number, message in enumerate(conversation):
-            unknown = next((key for key in message if key not in ("role", "content")), None)
-            if unknown is not None or "role" not in message or not isinstance(message.get("content"), str):
-                raise InputError(
-                    f"message {number} is {dict(message)!r}",
-                    'a message is {"role": "user", "content": "..."}',
-                )
-            messages.append((message["role"], message["content"]))
-        text = self._engine.chat(messages, add_generation_prompt)
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                raise InputError(f"message {number} is {message!r}", 'a message is {"role": "user", "content": "..."}')
+        if add_generation_prompt and continue_final_message:
+            raise InputError("add_generation_prompt and continue_final_message exclude one another")
+        for name, given in (("tools", tools), ("documents", documents)):
+            unlike = next((one for one in given or () if not isinstance(one, Mapping)), None)
+            if unlike is not None:
+                raise InputError(f"{name} has {unlike!r}", f"{name} are JSON objects: a tool is given by its schema")
+            if given is not None:
+                variables[name] = [dict(one) for one in given]
+        answer = "awaited" if add_generation_prompt else "continued" if continue_final_message else "none"
+        try:
+            messages, given_variables = json.dumps([dict(one) for one in conversation]), json.dumps(variables)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"what is given to a template is JSON: {error}") from None
+        text, _ = self._engine.chat(messages, given_variables, answer, chat_template, strftime_now)
         if not tokenize:
             return text
         # The text holds the special tokens already.

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use easyroutine::Error;
 use easyroutine::load;
-use easyroutine::tokens::{Answer, Bos, Message, Tokenizer as Engine};
+use easyroutine::tokens::{Answer, Bos, ChatOptions, Message, Tokenizer as Engine};
 use pyo3::prelude::*;
 use serde_json::Value;
 
@@ -137,12 +138,39 @@ impl Tokenizer {
         self.tokenizer.chat_template()
     }
 
-    /// A conversation, (role, content) by (role, content), through the model's template.
-    fn chat(&self, messages: Vec<(String, String)>, add_generation_prompt: bool) -> Result<String, Failure> {
-        let messages: Vec<Message> =
-            messages.into_iter().map(|(role, content)| Message { role, content }).collect();
-        let answer = if add_generation_prompt { Answer::Awaited } else { Answer::None };
-        Ok(self.tokenizer.chat(&messages, answer)?)
+    /// A conversation, a JSON list of messages, through a template; the time that the template asked for, if it did.
+    /// `variables` are a JSON object.
+    #[pyo3(signature = (messages, variables, answer, template, now))]
+    fn chat(
+        &self,
+        py: Python<'_>,
+        messages: &str,
+        variables: &str,
+        answer: &str,
+        template: Option<String>,
+        now: Option<&str>,
+    ) -> Result<(String, Option<String>), Failure> {
+        let read = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| Error::input(e.to_string()));
+        let mut options = ChatOptions { template, ..ChatOptions::default() };
+        options.answer = match answer {
+            "awaited" => Answer::Awaited,
+            "continued" => Answer::Continued,
+            _ => Answer::None,
+        };
+        options.now = now.map(str::parse).transpose()?;
+        for (name, value) in read(variables)?.as_object().into_iter().flatten() {
+            options.set(name, value.clone())?;
+        }
+        let messages = read(messages)?;
+        let objects = messages.as_array().into_iter().flatten().filter_map(Value::as_object);
+        let messages: Vec<Message> = objects.cloned().map(Message::from).collect();
+        let chat = py.detach(|| self.tokenizer.chat(&messages, &options))?;
+        Ok((chat.text, chat.now.map(|now| now.to_string())))
+    }
+
+    /// Whether two beginning-of-sequence tokens stand in front.
+    fn begins_twice(&self, ids: Vec<u32>) -> bool {
+        self.tokenizer.begins_twice(&ids)
     }
 
     /// Writes it as files that transformers reads.

@@ -179,7 +179,31 @@ def test_conversations_go_through_the_models_template(folder_copy: Path) -> None
     ids = tokenizer.apply_chat_template(said, return_dict=False)
     assert ids == tokenizer.encode(text[:-1], add_special_tokens=False)
     with pytest.raises(ValueError, match="message 0"):
-        tokenizer.apply_chat_template([{"role": "user"}])
+        tokenizer.apply_chat_template([{"content": "a"}])
+    continued = tokenizer.apply_chat_template(said, tokenize=False, continue_final_message=True)
+    assert continued == "<user>a<assistant>b"
+    with pytest.raises(ValueError, match="exclude"):
+        tokenizer.apply_chat_template(said, add_generation_prompt=True, continue_final_message=True)
+
+
+def test_templates_take_variables_tools_and_the_day(folder_copy: Path) -> None:
+    template = "{{ strftime_now('%d %b %Y') }} {{ mood }} {{ tools }} {{ documents is none }}"
+    (folder_copy / "chat_template.jinja").write_text(template)
+    tokenizer = Tokenizer.from_pretrained(folder_copy)
+    said = [{"role": "user", "content": "a", "more": {"deep": [1]}}]
+    given: dict[str, Any] = {"tokenize": False, "strftime_now": "2024-07-26", "mood": False}
+    tools = [{"name": "f"}]
+    assert tokenizer.apply_chat_template(said, tools, **given) == "26 Jul 2024 False [{'name': 'f'}] True"
+    given["chat_template"] = "{{ messages[0].more.deep[0] }}"
+    assert tokenizer.apply_chat_template(said, **given) == "1"
+    with pytest.raises(ValueError, match="no chat template `other`"):
+        tokenizer.apply_chat_template(said, chat_template="other")
+    with pytest.raises(ValueError, match="JSON"):
+        tokenizer.apply_chat_template(said, mood=object())
+    with pytest.raises(ValueError, match="tools has"):
+        tokenizer.apply_chat_template(said, tools=[len])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="no day"):
+        tokenizer.apply_chat_template(said, strftime_now="yesterday")
 
 
 def test_it_is_saved_as_files(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 //! Where results go and in which format.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use easyroutine_view::lens::ColourDepth;
-use easyroutine_view::{field, printable};
+use easyroutine_view::{cell, csv_line, json_text, lines_of_text, markdown, printable, tsv_line};
 use serde_json::Value;
 
 use crate::args::{Args, Colour, Format};
@@ -66,7 +67,8 @@ pub(crate) fn folder_exists(file: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes a text or a picture.
+/// Writes a text or a picture. This is the one place from which results go to standard output: no text leaves it with a
+/// control that a terminal would obey.
 ///
 /// # Errors
 /// The file or pipe cannot be written. A pipe that was closed is a quiet end.
@@ -75,7 +77,7 @@ pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
         Some(file) => write_file(file, content),
         None => {
             let mut out = io::stdout().lock();
-            let written = out.write_all(content).and_then(|()| out.flush());
+            let written = out.write_all(&harmless(target.format, content)).and_then(|()| out.flush());
             written.map_err(|e| match e.kind() {
                 io::ErrorKind::BrokenPipe => Failure::quiet(),
                 _ => Failure::failed(format!("standard output: {e}")),
@@ -103,6 +105,19 @@ pub(crate) fn write_found<C: Clone + Into<Cell>>(
         }
     }
     Ok(status)
+}
+
+/// The same text, with escapes for controls and for what turns the direction of writing. Pages and pictures have
+/// escapes of their own.
+fn harmless(format: Format, content: &[u8]) -> Cow<'_, [u8]> {
+    match (format, std::str::from_utf8(content)) {
+        (Format::Html | Format::Svg | Format::Png, _) | (_, Err(_)) => Cow::Borrowed(content),
+        (Format::Json | Format::Jsonl, Ok(text)) => Cow::Owned(json_text(text).into_bytes()),
+        (Format::Auto | Format::Table, Ok(text)) => Cow::Owned(lines_of_text(text, true).into_bytes()),
+        (Format::Tsv | Format::Csv | Format::Md, Ok(text)) => {
+            Cow::Owned(lines_of_text(text, false).into_bytes())
+        }
+    }
 }
 
 /// Says that numbers which are none were computed, where they were, by the model as it is or under interventions.
@@ -279,14 +294,18 @@ pub(crate) fn render<C: Clone + Into<Cell>>(
         let others = rows.iter().map(|row| row.iter().map(of).collect());
         std::iter::once(first).chain(others).collect()
     };
-    let lines = |rows: Vec<Vec<String>>, by: &str| rows.iter().map(|r| r.join(by) + "\n").collect();
+    let lines = |line: fn(&mut String, &[String])| {
+        let mut out = String::new();
+        table(|found| cell(&found.exact)).iter().for_each(|row| line(&mut out, row));
+        out
+    };
     Ok(match format {
         Format::Jsonl => json.to_string() + "\n",
         Format::Json => serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
-        Format::Tsv => lines(table(|cell| field(&cell.exact)), "\t"),
-        Format::Csv => lines(table(|cell| quoted(&field(&cell.exact))), ","),
+        Format::Tsv => lines(tsv_line),
+        Format::Csv => lines(csv_line),
         Format::Md => {
-            let mut rows = table(|cell| cell.shown.replace('|', "\\|").replace('\n', " "));
+            let mut rows = table(|cell| markdown(&cell.shown));
             rows.insert(1, vec!["---".to_owned(); header.len()]);
             rows.iter().map(|row| format!("| {} |\n", row.join(" | "))).collect()
         }
@@ -315,7 +334,7 @@ impl Cell {
 
 impl From<String> for Cell {
     fn from(text: String) -> Self {
-        Cell { exact: text.clone(), shown: text }
+        Cell { shown: one_line(&text), exact: text }
     }
 }
 
@@ -335,14 +354,6 @@ pub(crate) const DRAWN: &[Format] = &[
 /// Formats of a plain table.
 pub(crate) const PLAIN: &[Format] =
     &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Jsonl];
-
-fn quoted(cell: &str) -> String {
-    if cell.contains(['"', ',', '\n', '\r']) {
-        format!("\"{}\"", cell.replace('"', "\"\""))
-    } else {
-        cell.to_owned()
-    }
-}
 
 fn aligned(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

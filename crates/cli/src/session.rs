@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 use crate::reports::Subject;
 use crate::{memory, output};
 
@@ -102,7 +102,7 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failur
     let model_type = opened.reading.family.model_type;
     let identity = opened.identity.clone();
     let spinner = std::io::stderr().is_terminal().then(|| {
-        let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", files.name));
+        let spinner = ProgressBar::new_spinner().with_message(format!("loading {}", one_line(&files.name)));
         spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
     });
@@ -300,7 +300,7 @@ fn download_bar() -> ProgressCallback {
         bar.set_style(style);
     }
     ProgressCallback::new(move |progress| {
-        bar.set_message(progress.file.to_owned());
+        bar.set_message(one_line(progress.file));
         bar.set_length(progress.total.unwrap_or(progress.done));
         bar.set_position(progress.done);
         if progress.total == Some(progress.done) {

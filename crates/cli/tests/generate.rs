@@ -98,6 +98,78 @@ fn a_chat_goes_through_the_template() {
     assert!(message.contains("no chat template"), "{message}");
 }
 
+/// A model whose template writes the day, a variable and its tools.
+fn dated() -> tempfile::TempDir {
+    let folder = common::copy("llama");
+    let template =
+        "{{ bos_token }}[{{ strftime_now('%d %b %Y') }}{{ mood }}{{ tools }}]{{ messages[-1].content }}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let settings =
+        r#"{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "add_bos_token": true}"#;
+    std::fs::write(folder.path().join("tokenizer_config.json"), settings).unwrap();
+    folder
+}
+
+#[test]
+fn what_a_template_was_given_stands_in_the_record() {
+    let folder = dated();
+    let ask = |more: &[&str]| {
+        json(&[&["tokens", "Hi", "-m", path(&folder), "--chat", "--format", "json"], more].concat())
+    };
+    let text = |result: &Value| -> String {
+        result["tokens"].as_array().unwrap().iter().map(|t| t["text"].as_str().unwrap()).collect()
+    };
+    let tools = folder.path().join("tools.json");
+    std::fs::write(&tools, r#"[{"name": "f"}]"#).unwrap();
+    let more =
+        ["--chat-now", "2024-07-26", "--chat-var", "mood=glad", "--chat-tools", tools.to_str().unwrap()];
+    let given = ask(&more);
+    assert_eq!(text(&given), "<bos>[26 Jul 2024glad[{'name': 'f'}]]Hi");
+    let expected = serde_json::json!({
+        "variables": {"mood": "glad"}, "tools": [{"name": "f"}], "now": "2024-07-26T00:00:00",
+    });
+    assert_eq!(given["chat"], expected);
+    // What was told without being asked for makes the same text again.
+    let present = ask(&[]);
+    let again = ask(&["--chat-now", present["chat"]["now"].as_str().unwrap()]);
+    assert_eq!(present, again);
+
+    let file = folder.path().join("a.safetensors");
+    let (out, base) = (file.to_str().unwrap(), format!("{}/", path(&folder)));
+    let extract = ["extract", "Hi", "-m", path(&folder), "-a", "resid_out_0", "--positions", "last"];
+    succeeds(&[&extract[..], &["--chat"], &more, &["-o", out]].concat());
+    let bytes = std::fs::read(&file).unwrap();
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let record: Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["chat"]).unwrap();
+    assert_eq!(record, expected);
+    succeeds(&[&extract[..], &["--chat"], &more, &["-o", &base]].concat());
+    let query = "extraction_config.chat.now = '2024-07-26T00:00:00'";
+    let found = json(&["runs", "-b", &base, "query", query, "--format", "json"]);
+    assert_eq!(found["runs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_second_beginning_of_the_text_is_not_unseen() {
+    let folder = dated();
+    let warns = |words: &[&str]| {
+        let output = easyroutine(words).assert().success().get_output().clone();
+        String::from_utf8(output.stderr).unwrap().contains("warning")
+    };
+    let model = path(&folder);
+    assert!(warns(&["tokens", "<bos>Hi", "-m", model]));
+    assert!(!warns(&["tokens", "<bos>Hi", "-m", model, "--bos", "no"]));
+    assert!(!warns(&["tokens", "Hi", "-m", model]));
+    assert!(warns(&["tokens", "<bos>Hi", "-m", model, "--chat"]));
+    assert!(!warns(&["tokens", "Hi", "-m", model, "--chat"]));
+    let file = folder.path().join("p.jsonl");
+    std::fs::write(&file, "{\"text\": \"a\"}\n{\"text\": \"<bos>b\"}\n").unwrap();
+    let out = folder.path().join("a.safetensors");
+    let (file, out) = (file.to_str().unwrap(), out.to_str().unwrap());
+    assert!(warns(&["extract", "--file", file, "-m", model, "-a", "resid_out_0", "-o", out]));
+    let message = fails(2, &["tokens", "Hi", "-m", model, "--chat", "--bos", "no"]);
+    assert!(message.contains("--bos changes nothing"), "{message}");
+}
+
 #[test]
 fn what_means_nothing_is_a_usage_error() {
     for (more, part) in [

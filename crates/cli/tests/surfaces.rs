@@ -196,3 +196,103 @@ fn a_bf16_export_is_half_the_size_and_runs() {
     assert!(size(&half) * 10 < size(&whole) * 6, "{} against {}", size(&half), size(&whole));
     succeeds(&["run", PROMPT, "-m", &half]);
 }
+
+/// What a terminal obeys: controls but line ends and tabs, and what turns the direction of writing.
+fn obeyed(text: &str) -> Option<char> {
+    let turns = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().find(|&c| c.is_control() && !matches!(c, '\n' | '\t') || turns(c))
+}
+
+#[test]
+fn no_output_holds_what_a_terminal_obeys() {
+    let evil = "\u{1b}[31m\u{9b}2J\u{202e}\u{7f}";
+    let folder = tempfile::tempdir().unwrap();
+    let base = format!("{}/", path(&folder));
+    let model = common::copy("llama");
+    let name = format!("{}/m{evil}", path(&folder));
+    std::fs::rename(model.path(), &name).unwrap();
+    let meta = format!("key{evil}=value{evil}");
+    let prompt = format!("the{evil}cat");
+    succeeds(&[
+        "extract",
+        &prompt,
+        "-m",
+        &name,
+        "-a",
+        "resid_out_0",
+        "-o",
+        &base,
+        "--meta",
+        &meta,
+        "--tag",
+        &prompt,
+    ]);
+    std::fs::create_dir_all(format!("{base}/default/broken{evil}")).unwrap();
+    std::fs::write(format!("{base}/default/broken{evil}/metadata.json"), "{").unwrap();
+    let missing = format!("{base}none{evil}");
+    let commands: &[&[&str]] = &[
+        &["runs", "-b", &base, "ls"],
+        &["runs", "-b", &base, "show", "0"],
+        &["runs", "-b", &base, "verify"],
+        &["runs", "-b", &base, "query", "x = 1"],
+        &["runs", "-b", &base, "load", &prompt],
+        &["tokens", &prompt, "-m", &name],
+        &["run", &prompt, "-m", &name],
+        &["model", "info", &name],
+        &["model", "info", &missing],
+        &["tokens", "--file", &missing, "-m", &name],
+        &["run", "a", "-m", &name, "--intervene", &prompt],
+        &["run", "a", "-m", &name, "--bos", &prompt],
+        &["extract", "a", "-m", &name, "-a", &prompt, "-o", &base],
+    ];
+    for command in commands {
+        for format in ["table", "tsv", "csv", "md", "json", "jsonl"] {
+            if command[0] == "extract" && format != "json" {
+                continue;
+            }
+            let words = [command, &["--format", format][..]].concat();
+            let output = easyroutine(&words).env("HF_ENDPOINT", evil).output().unwrap();
+            for text in [output.stdout, output.stderr] {
+                // Lines of CSV end as RFC 4180 has them.
+                let text = String::from_utf8(text).unwrap().replace("\r\n", "\n");
+                assert_eq!(obeyed(&text), None, "{words:?}: {text:?}");
+            }
+        }
+    }
+    let output = easyroutine(&["env", "--format", "json"]).env("HF_ENDPOINT", evil).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(obeyed(&text), None, "{text:?}");
+    // Readers of JSON have the text as it was.
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["HF_ENDPOINT"], evil);
+}
+
+#[test]
+fn tables_in_a_pipe_are_read_by_other_programs_row_by_row() {
+    let model = tiny("llama");
+    let prompt = "\"a\" =1+1 \"\n\tb @x -c";
+    for (format, between) in [("tsv", b'\t'), ("csv", b',')] {
+        for command in ["tokens", "lens"] {
+            let output = easyroutine(&[command, prompt, "-m", &model, "--format", format]).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let mut reader = csv::ReaderBuilder::new().delimiter(between).from_reader(text.as_bytes());
+            let rows = reader.records().collect::<Result<Vec<_>, _>>().unwrap();
+            assert_eq!(rows.len(), text.lines().count() - 1, "{text}");
+            let is_formula =
+                |cell: &str| cell.starts_with(['=', '+', '-', '@']) && cell.parse::<f64>().is_err();
+            assert!(!rows.iter().any(|row| row.iter().any(is_formula)), "{text}");
+        }
+    }
+    let output = easyroutine(&["tokens", "<b>[x](y)|", "-m", &model, "--format", "md"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let active = |c: char| "<[|".contains(c);
+    let is_bare = |line: &str| {
+        line.trim_matches('|')
+            .replace(" | ", "")
+            .replace("\\", "\0")
+            .chars()
+            .collect::<Vec<_>>()
+            .windows(2)
+            .any(|w| active(w[1]) && w[0] != '\0')
+    };
+    assert!(!text.lines().any(is_bare), "{text}");
+}

@@ -1,6 +1,7 @@
 //! Files that are cut short while they are mapped.
 #![cfg(any(target_os = "linux", target_vendor = "apple"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "the process that is looked at says what it read")]
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;

@@ -30,4 +30,5 @@ mod svg;
 mod text;
 
 pub use error::{Error, ErrorKind};
-pub use text::{columns, field, fit, printable};
+pub use fields::{csv_line, tsv_line};
+pub use text::{cell, columns, field, fit, json_text, lines_of_text, markdown, printable};

@@ -149,6 +149,90 @@ pub fn field(text: &str) -> String {
     out
 }
 
+/// [`field`] for a cell of a table that spreadsheets open: a text that one would run as a formula has its first
+/// character escaped. Numbers stay as they are.
+#[must_use]
+pub fn cell(text: &str) -> String {
+    let escaped = field(text);
+    match text.chars().next() {
+        Some(first) if "=+-@＝＋－＠".contains(first) && text.parse::<f64>().is_err() => {
+            format!("{}{}", escape(first), &escaped[first.len_utf8()..])
+        }
+        _ => escaped,
+    }
+}
+
+/// Printable text for Markdown: nothing in it starts markup, HTML or a link, or ends a cell.
+#[must_use]
+pub fn markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // What GitHub's Markdown makes an address of also behind a backslash.
+            '@' => out.push_str("`@`"),
+            '.' if out.to_ascii_lowercase().ends_with("www") => out.push_str("\\."),
+            '.' | ',' | '-' | '%' | '(' | ')' => out.push(c),
+            _ if c.is_ascii_punctuation() => out.extend(['\\', c]),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// JSON whose texts hold no character that is invisible, moves the cursor or turns the direction of writing: such stand
+/// as `\u202e`, which readers of JSON undo.
+#[must_use]
+pub fn json_text(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' => out.push(c),
+            _ if c.is_control() || must_be_escaped(c) && !is_own_sign(c) => {
+                out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// Lines of text that may be written to a terminal: controls, other than line ends and tabs, and what turns the
+/// direction of writing are escaped. With `is_coloured`, sequences that set a colour stay.
+#[must_use]
+pub fn lines_of_text(text: &str, is_coloured: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let length = match c {
+            '\x1b' if is_coloured => colour(rest).unwrap_or(0),
+            _ => 0,
+        };
+        let is_line_end = matches!(c, '\n' | '\t') || rest.starts_with("\r\n");
+        if length > 0 || is_line_end || !is_dangerous(c) {
+            let length = length.max(c.len_utf8());
+            out.push_str(&rest[..length]);
+            rest = &rest[length..];
+        } else {
+            out.push_str(&escape(c));
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
+}
+
+/// A character that a terminal obeys.
+fn is_dangerous(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The length of a sequence that sets a colour, at the start of a text.
+fn colour(text: &str) -> Option<usize> {
+    let inside = text.strip_prefix("\x1b[")?;
+    let end = inside.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    inside[end..].starts_with('m').then_some(2 + end + 1)
+}
+
 pub(crate) fn width(c: char) -> usize {
     c.width().unwrap_or(0)
 }
@@ -270,6 +354,48 @@ mod tests {
         ] {
             assert_eq!(fit(text, limit), cut, "{text:?} in {limit}");
         }
+    }
+
+    #[test]
+    fn no_cell_is_a_formula() {
+        for (text, written) in [
+            ("=1+1", r"\u{3d}1+1"),
+            ("+cmd|' /C calc'!A0", r"\u{2b}cmd|' /C calc'!A0"),
+            ("-2+3", r"\u{2d}2+3"),
+            ("@SUM(A1)", r"\u{40}SUM(A1)"),
+            ("＝1", r"\u{ff1d}1"),
+            ("-2.5", "-2.5"),
+            ("-inf", "-inf"),
+            ("a=1", "a=1"),
+            ("-", r"\u{2d}"),
+            ("", ""),
+        ] {
+            assert_eq!(cell(text), written, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_markdown_is_active() {
+        for (text, written) in [
+            ("<img src=x>", r"\<img src\=x\>"),
+            ("[a](b)", r"\[a\](b)"),
+            ("https://a.b", r"https\:\/\/a.b"),
+            ("www.a.b", r"www\.a.b"),
+            ("a@b.c", "a`@`b.c"),
+            ("a|b`c`*d*_e_~f~", r"a\|b\`c\`\*d\*\_e\_\~f\~"),
+        ] {
+            assert_eq!(markdown(text), written, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn json_and_lines_hold_nothing_that_a_terminal_obeys() {
+        assert_eq!(
+            json_text("{\"a\u{9b}\u{202e}\": \"\u{7f}é😀\u{e0001}\"}\n"),
+            "{\"a\\u009b\\u202e\": \"\\u007fé😀\\udb40\\udc01\"}\n"
+        );
+        assert_eq!(lines_of_text("a\x1b[31m\tb\r\n\x1b]0;x\x07", true), "a\x1b[31m\tb\r\n\\u{1b}]0;x\\u{7}");
+        assert_eq!(lines_of_text("\x1b[31ma\rb\u{85}\u{2066}", false), "\\u{1b}[31ma\\u{d}b\\u{85}\\u{2066}");
     }
 
     #[test]

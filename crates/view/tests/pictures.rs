@@ -321,7 +321,21 @@ proptest! {
         }
         let table = tsv(&report);
         prop_assert_eq!(table.lines().count(), 7);
-        prop_assert!(table.lines().all(|line| line.split('\t').count() == 14));
+        for (text, between) in [(table.as_str(), b'\t'), (&csv(&report), b',')] {
+            // As Python's `csv` and pandas read it: every record whole, and its texts as they were written.
+            let mut reader = ::csv::ReaderBuilder::new().delimiter(between).from_reader(text.as_bytes());
+            let records: Vec<::csv::StringRecord> = reader.records().collect::<Result<_, _>>().unwrap();
+            prop_assert_eq!(records.len(), 6);
+            for record in &records {
+                prop_assert_eq!(record.len(), 14);
+                let token = &report.tokens[usize::from(record[2] != report.tokens[0].position.to_string())];
+                prop_assert_eq!(&record[3], easyroutine_view::cell(&token.text));
+                for field in record {
+                    let is_formula = field.starts_with(['=', '+', '-', '@']) && field.parse::<f64>().is_err();
+                    prop_assert!(!is_formula, "{:?}", field);
+                }
+            }
+        }
         prop_assert!(table.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control()));
         prop_assert_eq!(csv(&report).matches("\r\n").count(), 7);
         prop_assert!(markdown(&report, metric).lines().filter(|line| line.starts_with('|')).count() == 6);

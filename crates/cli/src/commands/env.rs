@@ -6,7 +6,7 @@ use easyroutine::source::Environment;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Args, Finding};
-use crate::failure::{Failure, one_line};
+use crate::failure::Failure;
 use crate::output::{self, PLAIN};
 
 /// Variables that change what is done, and what each is. A token is never shown.
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             facts.push(((*name).to_owned(), value));
         }
     }
-    let rows: Vec<Vec<String>> = facts.iter().map(|(k, v)| vec![k.clone(), one_line(v)]).collect();
+    let rows: Vec<Vec<String>> = facts.iter().map(|(k, v)| vec![k.clone(), v.clone()]).collect();
     let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.env/1"))]);
     json.extend(facts.into_iter().map(|(k, v)| (k.replace(' ', "_"), Value::from(v))));
     for target in &targets {

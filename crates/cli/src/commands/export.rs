@@ -1,5 +1,7 @@
 //! `model export`: a Hugging Face folder that transformers reads to the same logits.
 
+use std::path::{Path, PathBuf};
+
 use easyroutine::source::{FilesKind, SMALL_FILES};
 
 use crate::args::{Args, Export, Format};
@@ -27,14 +29,37 @@ pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
         FilesKind::Gguf(_) => session::tokenizer(&files, &export.finding)?.save(&export.folder)?,
         FilesKind::Folder(folder) => {
             for name in SMALL_FILES {
-                let (from, to) = (folder.join(name), export.folder.join(name));
-                if from.is_file() {
-                    std::fs::copy(&from, &to)
-                        .map_err(|e| Failure::failed(format!("{}: {e}", to.display())))?;
-                }
+                copy(&folder.join(name), &export.folder.join(name))?;
+            }
+            for template in more_templates(folder)? {
+                let to = export.folder.join(TEMPLATES);
+                std::fs::create_dir_all(&to)
+                    .map_err(|e| Failure::failed(format!("{}: {e}", to.display())))?;
+                copy(&template, &to.join(template.file_name().unwrap_or_default()))?;
             }
         }
     }
     output::note("wrote", &export.folder.display().to_string());
+    Ok(())
+}
+
+/// Where a model has chat templates beside its own.
+const TEMPLATES: &str = "additional_chat_templates";
+
+fn more_templates(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let folder = folder.join(TEMPLATES);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", folder.display()));
+    let paths = std::fs::read_dir(&folder).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()));
+    let paths = paths.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "jinja")).collect())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
+    if from.is_file() {
+        std::fs::copy(from, to).map_err(|e| Failure::failed(format!("{}: {e}", to.display())))?;
+    }
     Ok(())
 }

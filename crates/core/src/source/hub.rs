@@ -2,10 +2,11 @@
 //!
 //! Routes: `GET /api/models/ID/revision/REVISION` (the commit and the names of its files), `HEAD` and `GET
 //! /ID/resolve/COMMIT/FILE`. Everything that the server says is untrusted: names are taken from a fixed list or checked,
-//! lengths are bounded, LFS files are compared with their SHA-256.
+//! lengths and the pace are bounded, LFS files are compared with their SHA-256, others with git's SHA-1.
 
 mod blob;
 mod client;
+mod pace;
 mod retry;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 use blob::Fetch;
 use client::Client;
+
+/// Where a repository has chat templates beside its own.
+const TEMPLATES: &str = "additional_chat_templates/";
 
 /// What a revision is: its commit and the names of its files.
 struct Listing {
@@ -43,6 +47,11 @@ pub(super) fn download(
     }
     let fetch = Fetch { client: &client, repository, commit: &listing.commit, options };
     for name in &small {
+        fetch.file(name)?;
+    }
+    // Chat templates beside the model's own, as many as its folder may have.
+    let is_template = |name: &&String| name.starts_with(TEMPLATES) && name.ends_with(".jinja");
+    for name in listing.files.iter().filter(is_template).take(if small.is_empty() { 0 } else { 64 }) {
         fetch.file(name)?;
     }
     if let Some(file) = &reference.file {

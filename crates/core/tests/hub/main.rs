@@ -40,6 +40,15 @@ fn a_download_fills_the_cache_in_the_layout_of_the_python_package() {
 }
 
 #[test]
+fn chat_templates_beside_the_models_own_come_along() {
+    let place = Place::new(small_model("org/name"));
+    let name = "additional_chat_templates/rag.jinja";
+    place.server.hub().put(name, b"{{ messages }}".to_vec());
+    let files = place.resolve("org/name", &once()).unwrap();
+    assert!(place.has(&files, name));
+}
+
+#[test]
 fn a_model_in_the_cache_needs_no_request() {
     let place = Place::new(small_model("org/name"));
     let first = place.resolve("org/name", &once()).unwrap();

@@ -174,3 +174,33 @@ fn two_at_once_fetch_each_file_once() {
         place.folder.tree().iter().all(|name| !name.contains("temporary") && !name.contains("incomplete"))
     );
 }
+
+#[test]
+fn a_small_file_is_compared_with_the_hash_that_git_gives_it() {
+    let place = Place::new(small_model("org/name"));
+    let right = place.server.hub().file("config.json").bytes.clone();
+    let mut wrong = right.clone();
+    wrong[0] ^= 1;
+    place.server.hub().file("config.json").bytes = wrong;
+    let (kind, message, _) = place.fails("org/name", &once());
+    assert_eq!(kind, ErrorKind::Network);
+    assert!(message.contains("`config.json` came damaged: its git hash is"), "{message}");
+    assert_eq!(place.incomplete(), [""; 0]);
+    place.server.hub().file("config.json").bytes = right;
+    assert!(place.resolve("org/name", &once()).is_ok());
+}
+
+#[test]
+fn a_body_that_drips_is_given_up_and_can_be_taken_up_again() {
+    let place = Place::new(small_model("org/name"));
+    let mut options = once();
+    options.retries.silence = Duration::from_millis(300);
+    place.server.hub().drip = Some(Duration::from_millis(10));
+    let start = Instant::now();
+    let (kind, message, _) = place.fails("org/name", &options);
+    assert_eq!(kind, ErrorKind::Network);
+    assert!(message.contains("slowest that is waited for"), "{message}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    place.server.hub().drip = None;
+    assert!(place.resolve("org/name", &options).is_ok());
+}

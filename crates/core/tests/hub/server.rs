@@ -53,6 +53,8 @@ pub(crate) struct Hub {
     pub(crate) ends_by_closing: bool,
     /// Bytes that follow what was announced; only where bodies have no length.
     pub(crate) surplus: usize,
+    /// Bodies come a byte at a time, with this pause after each.
+    pub(crate) drip: Option<Duration>,
     /// What the route of the list answers instead.
     pub(crate) listing: Option<String>,
 }
@@ -70,9 +72,8 @@ impl Hub {
 
     /// Adds or replaces a file.
     pub(crate) fn put(&mut self, name: &str, bytes: Vec<u8>) {
-        let hash = sha256(&bytes);
         let lfs = name.ends_with(".safetensors") || name.ends_with(".gguf");
-        let etag = if lfs { hash } else { hash[..40].to_owned() };
+        let etag = if lfs { sha256(&bytes) } else { git_hash(&bytes) };
         self.files.insert(name.into(), Served { bytes, etag, redirect: None });
     }
 
@@ -83,6 +84,12 @@ impl Hub {
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The hash under which git keeps a file.
+pub(crate) fn git_hash(bytes: &[u8]) -> String {
+    let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
+    sha1::Sha1::digest(blob).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A running server; it stops with the test program.
@@ -147,11 +154,11 @@ fn serve(stream: TcpStream, hub: &Mutex<Hub>, log: &Mutex<Vec<Request>>) -> std:
         }
     }
     log.lock().expect("no panic").push(request.clone());
-    let (answer, silence) = {
+    let (answer, silence, drip) = {
         let mut hub = hub.lock().expect("no panic");
-        (answer(&mut hub, &request), hub.silence)
+        (answer(&mut hub, &request), hub.silence, hub.drip)
     };
-    answer.send(&stream, request.method == "HEAD")?;
+    answer.send(&stream, request.method == "HEAD", drip)?;
     if answer.cut.is_some() {
         thread::sleep(silence);
     }
@@ -177,7 +184,7 @@ impl Answer {
         Answer { headers: vec![("X-Error-Code", code.into())], ..Answer::status(status) }
     }
 
-    fn send(&self, mut stream: &TcpStream, head: bool) -> std::io::Result<()> {
+    fn send(&self, mut stream: &TcpStream, head: bool, drip: Option<Duration>) -> std::io::Result<()> {
         let mut text = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", self.status);
         if !self.unsized_body {
             text.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
@@ -187,7 +194,11 @@ impl Answer {
         }
         stream.write_all(format!("{text}\r\n").as_bytes())?;
         if !head {
-            stream.write_all(&self.body[..self.cut.unwrap_or(self.body.len())])?;
+            let body = &self.body[..self.cut.unwrap_or(self.body.len())];
+            for piece in body.chunks(if drip.is_some() { 1 } else { body.len().max(1) }) {
+                stream.write_all(piece)?;
+                thread::sleep(drip.unwrap_or_default());
+            }
         }
         stream.flush()
     }

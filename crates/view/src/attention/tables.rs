@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::report::AttentionReport;
 use crate::error::{Error, ErrorKind};
 use crate::fields::{csv_line, tsv_line};
-use crate::text::field;
+use crate::text::cell;
 
 const HEADER: [&str; 7] = ["layer", "head", "query", "query_token", "key", "key_token", "weight"];
 
@@ -50,7 +50,7 @@ pub fn markdown(report: &AttentionReport) -> String {
 fn lines(report: &AttentionReport, line: impl Fn(&mut String, &[String])) -> String {
     let mut out = String::new();
     line(&mut out, &HEADER.map(str::to_owned));
-    let texts: Vec<String> = report.tokens.iter().map(|token| field(&token.text)).collect();
+    let texts: Vec<String> = report.tokens.iter().map(|token| cell(&token.text)).collect();
     for head in &report.heads {
         for (query, row) in head.weights.iter().enumerate() {
             for (key, weight) in row.iter().enumerate() {

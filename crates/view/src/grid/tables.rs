@@ -3,33 +3,31 @@
 use std::fmt::Write as _;
 
 use super::GridReport;
-use crate::text::{field, printable};
+use crate::fields::{csv_line, tsv_line};
+use crate::text::{self, cell, printable};
 
 const HEADER: [&str; 6] = ["layer", "column", "token", "activation", "value", "effect"];
 
 /// One line a cell, tab-separated, with a header line. Texts have escapes that can be undone.
 #[must_use]
 pub fn tsv(report: &GridReport) -> String {
-    lines(report, |fields| fields.join("\t") + "\n")
+    lines(report, tsv_line)
 }
 
 /// [`tsv`] with commas; every text that needs it is quoted (RFC 4180).
 #[must_use]
 pub fn csv(report: &GridReport) -> String {
-    let quoted = |field: &String| match field.contains(['"', ',', ' ']) {
-        true => format!("\"{}\"", field.replace('"', "\"\"")),
-        false => field.clone(),
-    };
-    lines(report, |fields| fields.iter().map(quoted).collect::<Vec<_>>().join(",") + "\r\n")
+    lines(report, csv_line)
 }
 
-fn lines(report: &GridReport, line: impl Fn(&[String]) -> String) -> String {
-    let mut out = line(&HEADER.map(str::to_owned));
+fn lines(report: &GridReport, line: impl Fn(&mut String, &[String])) -> String {
+    let mut out = String::new();
+    line(&mut out, &HEADER.map(str::to_owned));
     for row in &report.rows {
-        for (column, cell) in report.columns.iter().zip(&row.cells) {
-            let token = column.token.as_deref().map(field).unwrap_or_default();
-            let texts = [field(&row.label), field(&column.label), token, field(&cell.activation)];
-            out += &line(&[&texts[..], &[cell.value.to_string(), cell.effect.to_string()]].concat());
+        for (column, found) in report.columns.iter().zip(&row.cells) {
+            let token = column.token.as_deref().map(cell).unwrap_or_default();
+            let texts = [cell(&row.label), cell(&column.label), token, cell(&found.activation)];
+            line(&mut out, &[&texts[..], &[found.value.to_string(), found.effect.to_string()]].concat());
         }
     }
     out
@@ -38,10 +36,7 @@ fn lines(report: &GridReport, line: impl Fn(&[String]) -> String) -> String {
 /// A Markdown table of effects, the last layer on top.
 #[must_use]
 pub fn markdown(report: &GridReport) -> String {
-    let code = |text: &str| {
-        let sign = |c: char| if c.is_ascii_punctuation() { format!("\\{c}") } else { c.to_string() };
-        printable(text).chars().map(sign).collect::<String>()
-    };
+    let code = |text: &str| text::markdown(&printable(text));
     let mut out = String::new();
     for line in &report.lines {
         let parts: Vec<String> = line.split(" · ").map(code).collect();

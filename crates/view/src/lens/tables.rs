@@ -8,7 +8,7 @@ use super::report::LensReport;
 use super::words;
 use crate::error::{Error, ErrorKind};
 use crate::fields::{csv_line, tsv_line};
-use crate::text::{field, printable};
+use crate::text::{self, cell, printable};
 
 /// Names of the columns of [`tsv`] and [`csv`].
 pub(super) const HEADER: [&str; 14] = [
@@ -58,12 +58,12 @@ pub fn markdown(report: &LensReport, metric: Metric) -> String {
     let grid = Grid::new(report);
     let mut out = String::new();
     for line in words::lines(report) {
-        let _ = writeln!(out, "{}  ", escape_markdown(&line));
+        let _ = writeln!(out, "{}  ", text::markdown(&line));
     }
     let _ = writeln!(
         out,
         "Number: {}. Bold: same token as the model predicts. \\*: the model's top token is the actual next one.\n",
-        escape_markdown(&metric.words(report))
+        text::markdown(&metric.words(report))
     );
     let row = |out: &mut String, label: &str, cells: &mut dyn Iterator<Item = String>| {
         let _ = write!(out, "| {label} |");
@@ -72,7 +72,7 @@ pub fn markdown(report: &LensReport, metric: Metric) -> String {
         });
         out.push('\n');
     };
-    let code = |text: &str| escape_markdown(&printable(text));
+    let code = |text: &str| text::markdown(&printable(text));
     row(
         &mut out,
         "layer",
@@ -96,21 +96,9 @@ pub fn markdown(report: &LensReport, metric: Metric) -> String {
 fn markdown_cell(cell: Option<Cell<'_>>, report: &LensReport, metric: Metric) -> String {
     let Some(cell) = cell else { return String::new() };
     let value = metric.value(cell.at, report);
-    let token = cell.at.top.first().map_or(String::new(), |top| escape_markdown(&printable(&top.text)));
-    let number = if value == Value::Absent { String::new() } else { escape_markdown(&metric.format(value)) };
+    let token = cell.at.top.first().map_or(String::new(), |top| text::markdown(&printable(&top.text)));
+    let number = if value == Value::Absent { String::new() } else { text::markdown(&metric.format(value)) };
     if cell.agrees { format!("**{token}** {number}") } else { format!("{token} {number}") }
-}
-
-/// Every ASCII sign behind a backslash: no token can start markup or end a cell.
-fn escape_markdown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_ascii_punctuation() && !matches!(c, '.' | ',' | '-' | '%' | '(' | ')') {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }
 
 fn lines(report: &LensReport, line: impl Fn(&mut String, &[String])) -> String {
@@ -118,19 +106,19 @@ fn lines(report: &LensReport, line: impl Fn(&mut String, &[String])) -> String {
     let mut out = String::new();
     line(&mut out, &HEADER.map(str::to_owned));
     for row in &grid.rows {
-        for (column, cell) in grid.columns.iter().zip(&row.cells) {
-            let Some(Cell { at, agrees }) = cell else { continue };
+        for (column, in_column) in grid.columns.iter().zip(&row.cells) {
+            let Some(Cell { at, agrees }) = in_column else { continue };
             let top = at.top.first();
             line(
                 &mut out,
                 &[
                     row.layer.layer.to_string(),
-                    field(&row.layer.name),
+                    cell(&row.layer.name),
                     column.position.to_string(),
-                    column.token.map_or(String::new(), |t| field(&t.text)),
-                    column.next.map_or(String::new(), |t| field(&t.text)),
+                    column.token.map_or(String::new(), |t| cell(&t.text)),
+                    column.next.map_or(String::new(), |t| cell(&t.text)),
                     top.map_or(String::new(), |t| t.id.to_string()),
-                    top.map_or(String::new(), |t| field(&t.text)),
+                    top.map_or(String::new(), |t| cell(&t.text)),
                     top.map_or(String::new(), |t| t.logprob.to_string()),
                     u8::from(*agrees).to_string(),
                     at.logprob_of_final_top.to_string(),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::Args;
 use crate::args::runs::Runs;
-use crate::failure::{FAILED, Failure, SUCCESS, one_line};
+use crate::failure::{FAILED, Failure, SUCCESS};
 use crate::output::{self, PLAIN};
 
 pub(super) fn run(args: &Args, runs: &Runs, from: &Path) -> Result<u8, Failure> {
@@ -25,8 +25,8 @@ pub(super) fn run(args: &Args, runs: &Runs, from: &Path) -> Result<u8, Failure> 
             Ok(path) => ("imported", path.clone()),
             Err(error) => ("broken", error.to_string()),
         };
-        listed.push(json!({"from": from, "state": state, "what": what}));
-        rows.push(vec![one_line(&from), state.to_owned(), one_line(&what)]);
+        listed.push(json!({"from": &from, "state": state, "what": &what}));
+        rows.push(vec![from, state.to_owned(), what]);
     }
     let json = json!({"schema": "easyroutine.runs_imported/1", "runs": listed});
     let status = if imported.iter().all(|run| run.to.is_ok()) { SUCCESS } else { FAILED };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{pairs, position, warn_of_record};
 use crate::args::Args;
 use crate::args::runs::{self, MatchArg, Runs};
-use crate::failure::{Failure, one_line};
+use crate::failure::Failure;
 use crate::output::{self, PLAIN};
 use easyroutine::cache::readable;
 use easyroutine::positions::Specifier;
@@ -75,8 +75,8 @@ fn row(found: &Found) -> Vec<String> {
     vec![
         path.rsplit('/').next().unwrap_or_default().to_owned(),
         path.split('/').next().unwrap_or_default().to_owned(),
-        one_line(metadata.model_name()),
-        one_line(&metadata.tags().join(", ")),
+        metadata.model_name().to_owned(),
+        metadata.tags().join(", "),
         count("n_examples"),
         count("tensors"),
         readable(metadata.count("n_bytes").unwrap_or(0)),

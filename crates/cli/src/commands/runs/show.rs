@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::args::Args;
 use crate::args::runs::{RunArg, Runs};
-use crate::failure::{Failure, one_line};
+use crate::failure::Failure;
 use crate::output::{self, PLAIN};
 
 pub(super) fn run(args: &Args, runs: &Runs, which: &RunArg) -> Result<(), Failure> {
@@ -14,8 +14,8 @@ pub(super) fn run(args: &Args, runs: &Runs, which: &RunArg) -> Result<(), Failur
     let mut add = |key: &str, value: &Value| {
         let shown = match value {
             Value::Null => return,
-            Value::String(text) => one_line(text),
-            other => one_line(&other.to_string()),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
         };
         rows.push(vec![key.to_owned(), shown]);
     };

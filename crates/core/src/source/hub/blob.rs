@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind as IoKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use ureq::http::StatusCode;
 
@@ -14,6 +15,7 @@ use super::super::cache::Repository;
 use super::super::{Progress, ResolveOptions, io_error, printable};
 use super::client::{Answer, Client, Metadata};
 use super::make_parent;
+use super::pace::Paced;
 use super::retry::{Failure, repeat, repeat_while_growing};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -79,7 +81,7 @@ impl Fetch<'_> {
                 return Err(error);
             }
         }
-        if let Some(error) = partial.mismatch(name, metadata) {
+        if let Some(error) = partial.mismatch(name, metadata)? {
             partial.discard()?;
             // What an earlier attempt left may have been the wrong part; what came in one piece will be wrong again.
             return if resumed { Ok(Outcome::Anew(error)) } else { Err(error) };
@@ -118,7 +120,8 @@ impl Fetch<'_> {
             }
         }
         let most = total.unwrap_or(LONGEST_UNSIZED);
-        let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let mut body = Paced::new(body, self.options.retries.silence);
         let mut piece = vec![0; PIECE];
         loop {
             let count = match body.read(&mut piece) {
@@ -185,7 +188,7 @@ impl Partial {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(|e| io_error(&path, "open", e))?;
-        let is_hash = metadata.etag.len() == 64 && metadata.etag.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_hash = metadata.etag.len() == 64 && is_hex(&metadata.etag);
         let mut hash = is_hash.then(Sha256::new);
         let mut length = 0;
         let mut piece = vec![0; PIECE];
@@ -222,15 +225,42 @@ impl Partial {
         Ok(())
     }
 
-    fn mismatch(&self, name: &str, metadata: &Metadata) -> Option<Error> {
-        let found =
-            self.hash.clone()?.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        (!found.eq_ignore_ascii_case(&metadata.etag)).then(|| {
-            let message =
-                format!("`{}` came damaged: its SHA-256 is {found}, not {}", printable(name), metadata.etag);
+    /// What is wrong with the bytes, where the etag says what they must be: the SHA-256 of an LFS file, the SHA-1 that
+    /// git gives any other.
+    fn mismatch(&mut self, name: &str, metadata: &Metadata) -> Result<Option<Error>> {
+        let (kind, found) = match &self.hash {
+            Some(hash) => ("SHA-256", hex(&hash.clone().finalize())),
+            None if metadata.etag.len() == 40 && is_hex(&metadata.etag) => ("git hash", self.git_hash()?),
+            None => return Ok(None),
+        };
+        if found.eq_ignore_ascii_case(&metadata.etag) {
+            return Ok(None);
+        }
+        let message =
+            format!("`{}` came damaged: its {kind} is {found}, not {}", printable(name), metadata.etag);
+        Ok(Some(
             Error::new(ErrorKind::Network, message)
-                .hint("try again; a proxy between here and the hub may change files")
-        })
+                .hint("try again; a proxy between here and the hub may change files"),
+        ))
+    }
+
+    /// The hash under which git keeps a file: of `blob`, its length, and its bytes.
+    fn git_hash(&mut self) -> Result<String> {
+        let mut hash = Sha1::new();
+        hash.update(format!("blob {}\0", self.length));
+        let read = self.file.rewind().and_then(|()| {
+            let mut piece = vec![0; PIECE];
+            loop {
+                match self.file.read(&mut piece) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => hash.update(&piece[..count]),
+                    Err(e) if e.kind() == IoKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        });
+        read.map_err(|e| io_error(&self.path, "read", e))?;
+        Ok(hex(&hash.finalize()))
     }
 
     fn discard(self) -> Result<()> {
@@ -246,6 +276,14 @@ impl Partial {
         self.file.sync_all().map_err(|e| io_error(&self.path, "write", e))?;
         fs::rename(&self.path, path).map_err(|e| io_error(path, "write", e))
     }
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The right to write one blob, in the form that `huggingface_hub` uses too (flock on Unix).

@@ -1,5 +1,6 @@
 //! Requests to the hub: redirects, the token, and what its answers mean.
 
+use std::io::Read;
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -7,6 +8,7 @@ use ureq::{Agent, Body};
 
 use super::super::environment::{Environment, Token};
 use super::super::printable;
+use super::pace::Paced;
 use super::retry::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,6 +18,7 @@ pub(super) struct Client {
     endpoint: String,
     token: Option<Token>,
     id: String,
+    silence: Duration,
 }
 
 /// What the hub says of a file before it is fetched.
@@ -70,7 +73,7 @@ impl Client {
             .timeout_per_read(Some(silence))
             .build()
             .new_agent();
-        Ok(Client { agent, endpoint, token: environment.token.clone(), id: id.to_owned() })
+        Ok(Client { agent, endpoint, token: environment.token.clone(), id: id.to_owned(), silence })
     }
 
     pub(super) fn endpoint(&self) -> &str {
@@ -82,8 +85,12 @@ impl Client {
         let url = format!("{}/api/models/{}/revision/{}", self.endpoint, self.id, encode(revision, ""));
         let mut answer = self.send(&Method::GET, &url, None)?;
         self.check(&answer.response, &format!("revision `{revision}`"))?;
-        let body = answer.response.body_mut().with_config().limit(LONGEST_LISTING);
-        body.read_to_vec().map_err(|e| self.failed(&e))
+        let body = answer.response.body_mut().with_config().limit(LONGEST_LISTING).reader();
+        let mut text = Vec::new();
+        Paced::new(body, self.silence)
+            .read_to_end(&mut text)
+            .map_err(|e| self.failed(&ureq::Error::from(e)))?;
+        Ok(text)
     }
 
     /// What the hub says of a file.
