@@ -195,6 +195,10 @@ def lines(values, before=b""):
 
 write("config", dict(configs()))
 write("safetensors", safetensors_files())
+# Config and tensors with a zero byte between them (fuzz_targets/adapter.rs).
+adapter = ROOT / "fixtures" / "checkpoints" / "adapter-beside"
+parts = [(adapter / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")]
+write("adapter", {"peft": parts[0] + b"\0" + parts[1], "config-alone": parts[0]})
 write("gguf", gguf_files())
 write("names", lines(KEYS))
 # Before the text: length, pivot and seed (fuzz_targets/positions.rs).

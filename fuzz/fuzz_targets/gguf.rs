@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use easyroutine::load::LoadOptions;
 use easyroutine::source::{FilesKind, ModelFiles};
 use easyroutine::tokens::{Bos, Tokenizer};
 use easyroutine_files::{Gguf, GgufFile};
@@ -30,8 +31,8 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(values.len(), tensor.shape().iter().product::<usize>());
         }
     }
-    let files = ModelFiles { name: "fuzzed".into(), kind: FilesKind::Gguf(path), commit: None };
-    let _ = easyroutine::load::open(&files, &[]);
+    let files = ModelFiles { name: "fuzzed".into(), kind: FilesKind::Gguf(path), commit: None, adapter: None };
+    let _ = easyroutine::load::open(&files, &LoadOptions::default());
     let Ok(tokenizer) = Tokenizer::from_gguf(file.gguf()) else { return };
     if let Ok(encoded) = tokenizer.encode("a b ab café\n\n 42<s>", Bos::Auto) {
         assert_eq!(encoded.ids.len(), encoded.offsets.len());

@@ -83,6 +83,11 @@ fn rows_of<'py>(py: Python<'py>, value: &Value<'_>) -> PyResult<Bound<'py, PyAny
     let batch = value.batch();
     let (mut numbers, mut shapes) = (Vec::new(), Vec::new());
     for row in 0..batch.n_rows() {
+        if let Some(vector) = value.of_row(row) {
+            shapes.push(vec![vector.len()]);
+            numbers.extend_from_slice(vector);
+            continue;
+        }
         let positions = batch.first(row)..batch.length(row);
         shapes.push(vec![positions.len(), value.width(row)]);
         numbers.extend(positions.filter_map(|position| value.vector(row, position)).flatten().copied());

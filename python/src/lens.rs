@@ -6,6 +6,7 @@ use std::sync::Arc;
 use easyroutine::cache::{ActivationCache, Axis};
 use easyroutine::lens::{Direction, LensNorm, LensOptions, LogitLens, Metric};
 use easyroutine::load::{self, LoadOptions};
+use easyroutine::source::AdapterChoice;
 use easyroutine::{Cpu, FinalNorm, LogitRules, NormKind, Simd, Unembedding};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -30,8 +31,8 @@ type NormNumbers = (String, f32, Option<Py<Tensor>>, Option<Py<Tensor>>);
 impl Lens {
     /// Shares a model's weights.
     #[staticmethod]
-    fn of_model(model: &Model) -> Lens {
-        Lens { lens: LogitLens::from_model(&model.model) }
+    fn of_model(model: &Model) -> Result<Lens, Failure> {
+        Ok(Lens { lens: LogitLens::from_model(&model.model)? })
     }
 
     /// A model's lens behind the translators of the tuned-lens package.
@@ -52,10 +53,10 @@ impl Lens {
         offline: bool,
         progress: Option<Py<PyAny>>,
     ) -> Result<(Lens, String), Failure> {
-        let files = source::find(py, reference, revision, offline, progress)?;
+        let files = source::find(py, reference, revision, offline, AdapterChoice::Beside, progress)?;
         let name = files.name.clone();
         let options = LoadOptions { dtype: dtype_of(dtype)?, ..LoadOptions::default() };
-        let lens = waiting(py, move || load::open(&files, &[])?.lens(&options))?;
+        let lens = waiting(py, move || load::open(&files, &options)?.lens(&options))?;
         Ok((Lens { lens }, name))
     }
 

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use easyroutine::arch::Head;
 use easyroutine::cache::RunningMean;
 use easyroutine::extraction::ExtractionConfig;
 use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions};
 use easyroutine::positions::{Context, Row, Specifier};
-use easyroutine::source::ModelFiles;
+use easyroutine::source::{AdapterChoice, ModelFiles};
 use easyroutine::tokens::Tokenizer as Engine;
 use easyroutine::{Batch, Dtype};
 use easyroutine_cli::reports::Subject;
@@ -37,8 +38,6 @@ pub(crate) struct Model {
     /// The rule for cutting text that was asked for.
     pre: Option<String>,
     config: Map<String, Value>,
-    /// Config keys that were let through.
-    let_through: Vec<String>,
     pub(crate) identity: Identity,
 }
 
@@ -49,7 +48,7 @@ pub(crate) type RowInput = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>);
 impl Model {
     /// Finds a model's files and loads them.
     #[staticmethod]
-    #[pyo3(signature = (reference, *, dtype, threads=None, revision=None, offline=false, allow_config_keys=Vec::new(), pre=None, progress=None))]
+    #[pyo3(signature = (reference, *, dtype, threads=None, revision=None, offline=false, allow_config_keys=Vec::new(), allow_tensors=Vec::new(), adapter=None, with_adapter=true, pre=None, progress=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn open(
         py: Python<'_>,
@@ -59,22 +58,35 @@ impl Model {
         revision: Option<String>,
         offline: bool,
         allow_config_keys: Vec<String>,
+        allow_tensors: Vec<String>,
+        adapter: Option<String>,
+        with_adapter: bool,
         pre: Option<String>,
         progress: Option<Py<PyAny>>,
     ) -> Result<Model, Failure> {
         let dtype = dtype_of(dtype)?;
-        let files = source::find(py, reference, revision, offline, progress)?;
+        let adapter = match (adapter, with_adapter) {
+            (Some(reference), _) => AdapterChoice::Named(reference),
+            (None, true) => AdapterChoice::Beside,
+            (None, false) => AdapterChoice::Without,
+        };
+        let files = source::find(py, reference, revision, offline, adapter, progress)?;
         waiting(py, move || {
-            let options =
-                LoadOptions { dtype, threads, allowed_keys: allow_config_keys, ..LoadOptions::default() };
-            let opened = load::open(&files, &options.allowed_keys)?;
+            let options = LoadOptions {
+                dtype,
+                threads,
+                allowed_keys: allow_config_keys,
+                allowed_tensors: allow_tensors,
+                ..LoadOptions::default()
+            };
+            let opened = load::open(&files, &options)?;
             let model_type = opened.reading.family.model_type;
-            let (config, let_through) = (opened.config.clone(), opened.reading.let_through.clone());
+            let config = opened.config.clone();
             let identity = opened.identity.clone();
             let model = Arc::new(opened.build(&options)?);
             // Without a tokenizer a model still runs on ids; whoever asks for it is told what is wrong.
             let tokenizer = load::tokenizer(&files, pre.as_deref()).ok().map(Arc::new);
-            Ok(Model { model, files, model_type, tokenizer, pre, config, let_through, identity })
+            Ok(Model { model, files, model_type, tokenizer, pre, config, identity })
         })
     }
 
@@ -106,10 +118,26 @@ impl Model {
         self.model_type
     }
 
-    /// Config keys that were let through and are not computed.
+    /// What the user should know of how its files were read.
     #[getter]
-    fn let_through(&self) -> Vec<String> {
-        self.let_through.clone()
+    fn warnings(&self) -> Vec<String> {
+        self.model.warnings().to_vec()
+    }
+
+    /// What reads its last stream: `unembedding`, `score` or `nothing`.
+    #[getter]
+    fn head(&self) -> &'static str {
+        match self.model.arch().head {
+            Head::Unembedding => "unembedding",
+            Head::Score(_) => "score",
+            Head::Nothing { .. } => "nothing",
+        }
+    }
+
+    /// The folder of the adapter that is applied.
+    #[getter]
+    fn adapter(&self) -> Option<String> {
+        self.files.adapter.as_ref().map(|folder| folder.display().to_string())
     }
 
     /// config.json, or what stands for it in a GGUF file.

@@ -1,6 +1,6 @@
 //! From a reference to files, as the command line finds them.
 
-use easyroutine::source::{self, ModelFiles, ProgressCallback, ResolveOptions};
+use easyroutine::source::{self, AdapterChoice, ModelFiles, ProgressCallback, ResolveOptions};
 use pyo3::prelude::*;
 
 use crate::errors::Failure;
@@ -13,11 +13,12 @@ pub(crate) fn find(
     reference: &str,
     revision: Option<String>,
     offline: bool,
+    adapter: AdapterChoice,
     progress: Option<Py<PyAny>>,
 ) -> Result<ModelFiles, Failure> {
     let reference = reference.to_owned();
     let options =
-        ResolveOptions { revision, offline, progress: progress.map(told), ..ResolveOptions::default() };
+        ResolveOptions { revision, offline, adapter, progress: progress.map(told), ..ResolveOptions::default() };
     waiting(py, move || source::resolve(&reference, &options))
 }
 

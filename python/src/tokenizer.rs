@@ -7,6 +7,8 @@ use std::sync::Arc;
 use easyroutine::Error;
 use easyroutine::load;
 use easyroutine::tokens::{Answer, Bos, ChatOptions, Message, Tokenizer as Engine};
+use easyroutine::source::AdapterChoice;
+use easyroutine::tokens::{Answer, Bos, Message, Tokenizer as Engine};
 use pyo3::prelude::*;
 use serde_json::Value;
 
@@ -44,7 +46,7 @@ impl Tokenizer {
                 folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             return Ok((Tokenizer { tokenizer: Arc::new(tokenizer) }, name));
         }
-        let files = source::find(py, reference, revision, offline, progress)?;
+        let files = source::find(py, reference, revision, offline, AdapterChoice::Beside, progress)?;
         let name = files.name.clone();
         let tokenizer = waiting(py, move || load::tokenizer(&files, pre.as_deref()))?;
         Ok((Tokenizer { tokenizer: Arc::new(tokenizer) }, name))

@@ -127,6 +127,15 @@ pub(crate) struct Finding {
     /// How a GGUF file's text is cut, where the file does not say: llama-bpe, qwen2, ...
     #[arg(long, value_name = "NAME")]
     pub(crate) pre: Option<String>,
+    /// Pass a surplus tensor of the weights over, with a warning; `*` stands for anything. May repeat.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_tensor: Vec<String>,
+    /// Apply a LoRA adapter: a folder as peft writes it, or `org/name` on the hub. One beside the weights is applied unasked.
+    #[arg(long, value_name = "REF", conflicts_with = "no_adapter")]
+    pub(crate) adapter: Option<String>,
+    /// Read the weights without the adapter that lies beside them.
+    #[arg(long)]
+    pub(crate) no_adapter: bool,
 }
 
 /// How a model is loaded.

@@ -9,7 +9,7 @@ use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions, Opened};
 use easyroutine::positions::Row;
 use easyroutine::prompts::Format;
-use easyroutine::source::{self, ModelFiles, ProgressCallback, ResolveOptions};
+use easyroutine::source::{self, AdapterChoice, ModelFiles, ProgressCallback, ResolveOptions};
 use easyroutine::tokens::{Bos, Encoded, Tokenizer};
 use easyroutine::{Dtype, Model};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -65,11 +65,24 @@ impl Loading {
 
     pub(crate) fn options(&self) -> LoadOptions {
         let Device::Cpu = self.device;
+        LoadOptions { dtype: self.dtype(), threads: self.threads.map(usize::from), ..self.finding.options() }
+    }
+}
+
+impl Finding {
+    fn options(&self) -> LoadOptions {
         LoadOptions {
-            dtype: self.dtype(),
-            threads: self.threads.map(usize::from),
-            allowed_keys: self.finding.allow_config_key.clone(),
+            allowed_keys: self.allow_config_key.clone(),
+            allowed_tensors: self.allow_tensor.clone(),
             ..LoadOptions::default()
+        }
+    }
+
+    fn adapter(&self) -> AdapterChoice {
+        match (&self.adapter, self.no_adapter) {
+            (Some(reference), _) => AdapterChoice::Named(reference.clone()),
+            (None, true) => AdapterChoice::Without,
+            (None, false) => AdapterChoice::Beside,
         }
     }
 }
@@ -79,19 +92,24 @@ pub(crate) fn find(reference: &str, finding: &Finding) -> Result<ModelFiles, Fai
     let options = ResolveOptions {
         revision: finding.revision.clone(),
         offline: finding.offline,
+        adapter: finding.adapter(),
         progress: std::io::stderr().is_terminal().then(download_bar),
         ..ResolveOptions::default()
     };
     Ok(source::resolve(reference, &options)?)
 }
 
-/// Reads a model's config and maps its files, warning of keys that were let through.
+/// Reads a model's config and maps its files, with warnings of what is read otherwise than one might think.
 pub(crate) fn open(files: &ModelFiles, finding: &Finding) -> Result<Opened, Failure> {
-    let opened = load::open(files, &finding.allow_config_key)?;
-    for key in &opened.reading.let_through {
-        output::note("warning", &format!("config key `{key}` was let through: it is not computed"));
-    }
+    let opened = load::open(files, &finding.options())?;
+    warn(&opened.warnings);
     Ok(opened)
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        output::note("warning", &one_line(warning));
+    }
 }
 
 /// Finds, opens and loads a model.
@@ -106,11 +124,14 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failur
         spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
     });
+    let warned = opened.warnings.len();
     let model = opened.build(&loading.options());
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }
-    Ok(Session { files, model: model?, model_type, identity })
+    let model = model?;
+    warn(&model.warnings()[warned..]);
+    Ok(Session { files, model, model_type, identity })
 }
 
 /// The tokenizer of a model, with warnings of what its files say against each other.

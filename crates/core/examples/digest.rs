@@ -39,7 +39,7 @@ fn main() -> std::result::Result<(), Failure> {
 fn models(path: &Path) -> std::io::Result<Vec<ModelFiles>> {
     let files = |kind, path: &Path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        ModelFiles { kind, name, commit: None }
+        ModelFiles { kind, name, commit: None, adapter: None }
     };
     if path.is_file() {
         return Ok(vec![files(FilesKind::Gguf(path.to_owned()), path)]);

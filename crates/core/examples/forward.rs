@@ -23,7 +23,8 @@ fn main() -> Result<(), Failure> {
     let folder = PathBuf::from(next("model folder")?);
     let dtype = if next("dtype")? == "bf16" { Dtype::Bf16 } else { Dtype::F32 };
     let threads: usize = next("threads")?.parse()?;
-    let files = ModelFiles { kind: FilesKind::Folder(folder), name: "bench".into(), commit: None };
+    let files =
+        ModelFiles { kind: FilesKind::Folder(folder), name: "bench".into(), commit: None, adapter: None };
     let model = load(&files, &LoadOptions { dtype, threads: Some(threads), ..LoadOptions::default() })?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {

@@ -27,8 +27,70 @@ pub struct Arch {
     pub layers: Vec<Layer>,
     /// Norm before the unembedding; `None` where the architecture has none.
     pub final_norm: Option<Norm>,
-    /// How the last residual stream becomes logits.
+    /// How the last residual stream becomes logits, where the head is an unembedding.
     pub unembed: Unembed,
+    /// What reads the last residual stream.
+    pub head: Head,
+}
+
+/// What reads the last residual stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    /// The unembedding: a logit for each id.
+    Unembedding,
+    /// A few numbers: a reward, classes.
+    Score(Score),
+    /// Nothing: the decoder stands alone.
+    Nothing {
+        /// What transformers calls this class of models.
+        class: String,
+    },
+}
+
+/// A head that gives a few numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Score {
+    /// What transformers calls this class of models.
+    pub class: String,
+    /// How many numbers.
+    pub labels: usize,
+    /// Whether a bias is added.
+    pub bias: Bias,
+    /// Which tokens it reads.
+    pub pooling: Pooling,
+}
+
+/// Which tokens a score is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Each for itself.
+    EachToken,
+    /// The last of a row that is not padding; the first where all are (transformers, `modeling_layers.py`,
+    /// `GenericForSequenceClassification`).
+    LastToken {
+        /// The id that is padding wherever it stands; without one it is the last token.
+        padding: Option<u32>,
+    },
+}
+
+impl Arch {
+    /// What this model is instead, where it has no unembedding.
+    pub fn lacks_unembedding(&self) -> Option<String> {
+        match &self.head {
+            Head::Unembedding => None,
+            Head::Score(Score { class, .. }) | Head::Nothing { class } => {
+                Some(format!("this is a {class}: it has no unembedding"))
+            }
+        }
+    }
+
+    /// The score that its head gives, if it has one.
+    pub fn score(&self) -> Option<&Score> {
+        match &self.head {
+            Head::Score(score) => Some(score),
+            _ => None,
+        }
+    }
 }
 
 /// Token ids to the first residual stream.

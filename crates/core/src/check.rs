@@ -3,7 +3,7 @@
 
 use easyroutine_sites::{Point, Selector, Site};
 
-use crate::arch::{Window, Wiring};
+use crate::arch::{Head, Window, Wiring};
 use crate::batch::Batch;
 use crate::cache::ActivationCache;
 use crate::error::Result;
@@ -52,7 +52,12 @@ pub fn check(model: &mut Model, rows: [&[u32]; 2]) -> Result<Vec<Outcome>> {
     outcomes.push(heads_sum(model, &all));
     outcomes.extend(patterns(model, &all));
     outcomes.push(causality(model, rows[0])?);
-    outcomes.push(same_bits("capturing changes nothing", &all, &run(model, &rows, "logits")?, &[0, 1]));
+    let last = match model.arch().head {
+        Head::Unembedding => "logits".to_owned(),
+        Head::Score(_) => "score".to_owned(),
+        Head::Nothing { .. } => last_stream(model).to_string(),
+    };
+    outcomes.push(same_bits("capturing changes nothing", &all, &run(model, &rows, &last)?, &[0, 1]));
     outcomes.push(row_alone(model, rows, &all)?);
     outcomes.push(threads(model, rows, &all)?);
     outcomes.push(lens(model, &all)?);
@@ -243,16 +248,24 @@ fn threads(model: &mut Model, rows: [&[u32]; 2], all: &ActivationCache) -> Resul
     Ok(same_bits("any number of threads, to the bit", all, &result?, &[0, 1]))
 }
 
-/// The lens of the final layer is the model's own prediction.
+/// The stream that leaves the last block.
+fn last_stream(model: &Model) -> Point {
+    Point::layer_of(Component::RESID_OUT.site(), model.arch().layers.len() - 1)
+}
+
+/// The lens of the final layer is the model's own prediction, where it has one.
 fn lens(model: &Model, all: &ActivationCache) -> Result<Outcome> {
-    let last = model.arch().layers.len() - 1;
-    let key = Point::layer_of(Component::RESID_OUT.site(), last).to_string();
-    let options = LensOptions { norm: LensNorm::Own, ..LensOptions::default() };
-    let read = LogitLens::from_model(model).compute(all, &key, &options)?;
     let mut worst = Worst::new();
+    let law = "lens of the final layer = logits";
+    if model.arch().lacks_unembedding().is_some() {
+        return Ok(worst.outcome(law, 0.0));
+    }
+    let key = last_stream(model).to_string();
+    let options = LensOptions { norm: LensNorm::Own, ..LensOptions::default() };
+    let read = LogitLens::from_model(model)?.compute(all, &key, &options)?;
     let logits = values(all, Point::model(Site::Logits)).unwrap_or(&[]);
     for (key, kept) in &read {
         worst.compare(key, kept.values().iter().map(|x| f64::from(*x)), logits);
     }
-    Ok(worst.outcome("lens of the final layer = logits", 0.0))
+    Ok(worst.outcome(law, 0.0))
 }

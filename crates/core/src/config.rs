@@ -1,11 +1,12 @@
 //! config.json: every key is read, inert, or refused with its name.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, list};
 
 /// Largest size a config may name; keeps every later product of two sizes inside 64 bits.
 pub const LARGEST_SIZE: u64 = 1 << 28;
@@ -127,11 +128,19 @@ impl Config {
     /// # Errors
     /// Bytes that are no JSON object.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
+        Config::parse_as("config.json", bytes)
+    }
+
+    /// Parses the bytes of a config that messages call `place`.
+    ///
+    /// # Errors
+    /// Bytes that are no JSON object.
+    pub(crate) fn parse_as(place: &str, bytes: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(bytes)
-            .map_err(|e| Error::new(ErrorKind::Config, format!("config.json is not valid JSON: {e}")))?;
+            .map_err(|e| Error::new(ErrorKind::Config, format!("{place} is not valid JSON: {e}")))?;
         match value {
-            Value::Object(map) => Ok(Config::from_map("config.json", map)),
-            _ => Err(Error::new(ErrorKind::Config, "config.json is not a JSON object")),
+            Value::Object(map) => Ok(Config::from_map(place, map)),
+            _ => Err(Error::new(ErrorKind::Config, format!("{place} is not a JSON object"))),
         }
     }
 
@@ -375,46 +384,70 @@ impl Config {
     /// were let through.
     ///
     /// # Errors
-    /// A key that nothing read.
+    /// Keys that nothing read, all of them named.
     pub fn finish(&self, inert: &[&str], allowed: &[String]) -> Result<Vec<String>> {
-        let marks = self.marks();
-        let mut let_through = Vec::new();
-        unread(&self.map, &self.path, &marks, &mut |path| {
-            let known = INERT.contains(&path) || inert.contains(&path);
-            if known {
-                return Ok(());
+        self.finish_with(&[INERT, inert], allowed)
+    }
+
+    /// As [`Config::finish`], with these lists of inert keys and no others.
+    ///
+    /// # Errors
+    /// Keys that nothing read, all of them named.
+    pub(crate) fn finish_with(&self, inert: &[&[&str]], allowed: &[String]) -> Result<Vec<String>> {
+        let (mut let_through, mut unknown) = (Vec::new(), Vec::new());
+        unread(&self.map, &self.path, &self.marks(), &mut |path| {
+            if inert.iter().any(|list| list.contains(&path)) {
+                return;
             }
-            if !allowed.iter().any(|name| name == path) {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("{}: unknown key `{path}`: it may change the numbers", self.place),
-                )
-                .hint(format!("if you know that it does not, let it through: --allow-config-key {path}")));
-            }
-            let_through.push(path.to_owned());
-            Ok(())
-        })?;
-        Ok(let_through)
+            let is_allowed = allowed.iter().any(|name| name == path);
+            if is_allowed { &mut let_through } else { &mut unknown }.push(path.to_owned());
+        });
+        if unknown.is_empty() {
+            return Ok(let_through);
+        }
+        let (keys, may, does) = match unknown.len() {
+            1 => ("key", "it may change the numbers", "it does not, let it"),
+            _ => ("keys", "they may change the numbers", "they do not, let them"),
+        };
+        let flags: Vec<String> = unknown.iter().map(|key| format!("--allow-config-key {key}")).collect();
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{}: unknown {keys} {}: {may}", self.place, list(&unknown)),
+        )
+        .hint(format!("if you know that {does} through: {}", flags.join(" "))))
     }
 }
 
 /// Calls `on` for every key that was not read. An object counts as opened once a key of it was read.
-fn unread(
-    map: &Map<String, Value>,
-    path: &str,
-    marks: &BTreeSet<String>,
-    on: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<()> {
+fn unread(map: &Map<String, Value>, path: &str, marks: &BTreeSet<String>, on: &mut dyn FnMut(&str)) {
     for (key, value) in map {
         let here = format!("{path}{key}");
         if !marks.contains(&here) {
-            on(&here)?;
+            on(&here);
         } else if let Value::Object(inner) = value {
             let inside = format!("{here}.");
             if marks.range(inside.clone()..).next().is_some_and(|mark| mark.starts_with(&inside)) {
-                unread(inner, &inside, marks, on)?;
+                unread(inner, &inside, marks, on);
             }
         }
     }
-    Ok(())
+}
+
+/// Reads a small text file of a model, refusing one that cannot be what it says.
+pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>> {
+    const LARGEST: u64 = 16 << 20;
+    let io = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
+    let found = std::fs::metadata(path).map_err(io)?;
+    let size = found.len();
+    if !found.is_file() {
+        let message = format!("{} is not a plain file", path.display());
+        return Err(Error::new(ErrorKind::Format, message));
+    }
+    if size > LARGEST {
+        return Err(Error::new(
+            ErrorKind::Format,
+            format!("{}: {size} bytes are too many for a config", path.display()),
+        ));
+    }
+    std::fs::read(path).map_err(io)
 }

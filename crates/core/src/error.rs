@@ -91,6 +91,18 @@ impl Error {
         if self.0.message.contains(&place) { self } else { self.at(place) }
     }
 
+    /// Both errors in one, of the kind of the first.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Error) -> Self {
+        let other = *other.0;
+        self.0.message = format!("{}; {}", self.0.message, other.message);
+        self.0.hint = match (self.0.hint.take(), other.hint) {
+            (Some(ours), Some(theirs)) if ours != theirs => Some(format!("{ours}; {theirs}")),
+            (ours, theirs) => ours.or(theirs),
+        };
+        self
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -100,6 +112,20 @@ impl Error {
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
+}
+
+/// Names for a message, in back quotes; a long list is cut, and the rest counted.
+pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
+    const SHOWN: usize = 40;
+    let quoted = |name: &S| {
+        let name: String = name.as_ref().chars().take(200).flat_map(char::escape_debug).collect();
+        format!("`{name}`")
+    };
+    let mut text = names.iter().take(SHOWN).map(quoted).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
 }
 
 impl fmt::Display for Error {

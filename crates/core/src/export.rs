@@ -12,13 +12,14 @@ use easyroutine_kernels::Dtype;
 use safetensors::View;
 use serde_json::Value;
 
+use crate::arch::UnembedMatrix;
 use crate::error::{Error, ErrorKind, Result};
 use crate::load::Opened;
-use crate::weights::{Checkpoint, Tensor};
+use crate::names::Axes;
 
 impl Opened {
     /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint's name with the
-    /// container's storage undone. The weights are written to a folder beside them first and renamed when whole; nothing is
+    /// container's storage undone and the adapter merged in. The weights are written to a folder beside them first and renamed when whole; nothing is
     /// replaced. Where `stop` becomes true it ends before the next tensor, and leaves nothing behind.
     ///
     /// # Errors
@@ -29,6 +30,7 @@ impl Opened {
             return Err(Error::new(ErrorKind::Io, format!("{} exists already", taken.display()))
                 .hint("choose an empty folder"));
         }
+        self.check_mergeable()?;
         std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
         self.write_weights(&weights_path, dtype, stop)?;
         let mut config = self.config.clone();
@@ -44,15 +46,80 @@ impl Opened {
         file.write_all((text + "\n").as_bytes()).map_err(|e| io(&config_path, e))
     }
 
+    /// The values of a tensor, with what the adapter adds to it.
+    fn merged(&self, name: &str) -> Result<Vec<f32>> {
+        let names = &self.reading.names;
+        let tensor = self.checkpoint.current(names.prefix, name)?;
+        let mut values = tensor.read_all()?;
+        tensor.drop_pages();
+        let (Some(module), &[first, second]) = (name.strip_suffix(".weight"), tensor.shape()) else {
+            return self.with_bias_of_update(name, values);
+        };
+        let module = module.strip_prefix(names.prefix).unwrap_or(module);
+        let axes = names.axes_of(module);
+        let (outputs, inputs) = if axes == Axes::OutIn { (first, second) } else { (second, first) };
+        let is_table = module == names.embed || module == names.unembed;
+        let update = match is_table {
+            true => self.checkpoint.low_rank_of_table(names.prefix, module, outputs, inputs)?,
+            false => self.checkpoint.low_rank(names.prefix, module, outputs, inputs)?,
+        };
+        let Some(update) = update else { return Ok(values) };
+        let mut row = vec![0.0; inputs];
+        for output in 0..outputs {
+            row.fill(0.0);
+            update.add_row(output, &mut row);
+            for (input, x) in row.iter().enumerate() {
+                let place =
+                    if axes == Axes::OutIn { output * inputs + input } else { input * outputs + output };
+                values[place] += x;
+            }
+        }
+        Ok(values)
+    }
+
+    /// A bias, with the one that the adapter adds.
+    fn with_bias_of_update(&self, name: &str, mut values: Vec<f32>) -> Result<Vec<f32>> {
+        let names = &self.reading.names;
+        let Some(module) = name.strip_suffix(".bias") else { return Ok(values) };
+        let module = module.strip_prefix(names.prefix).unwrap_or(module);
+        if let Some(bias) = self.checkpoint.bias_of_update(names.prefix, module, values.len())? {
+            values.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+        }
+        Ok(values)
+    }
+
+    /// Refuses what a merged folder of this class cannot hold.
+    fn check_mergeable(&self) -> Result<()> {
+        let Some(adapter) = self.checkpoint.adapter() else { return Ok(()) };
+        let names = &self.reading.names;
+        let has = |name: &str| self.checkpoint.has(names.prefix, name);
+        let lost: Vec<&str> = (adapter.biased())
+            .filter(|module| !has(&format!("{}.bias", module.strip_prefix(names.prefix).unwrap_or(module))))
+            .collect();
+        let tables = [names.embed, names.unembed];
+        let is_tied = self.reading.arch.unembed.matrix == UnembedMatrix::Tied;
+        let touches_pair =
+            is_tied && tables.iter().any(|table| self.checkpoint.has_update(names.prefix, table));
+        if lost.is_empty() && !touches_pair {
+            return Ok(());
+        }
+        let what = match touches_pair {
+            true => "it changes one table of a tied pair".to_owned(),
+            false => format!("it adds biases to {}, which have none", crate::error::list(&lost)),
+        };
+        let message = format!("the adapter cannot be merged into a model of this class: {what}");
+        Err(Error::new(ErrorKind::Unsupported, message).hint("--no-adapter exports the base model"))
+    }
+
     fn write_weights(&self, path: &Path, dtype: Dtype, stop: Option<&AtomicBool>) -> Result<()> {
         let failure = RefCell::new(None);
         let names = self.checkpoint.names(self.reading.names.ignored);
         let mut tensors = Vec::with_capacity(names.len());
         for name in names {
             let exported = Exported {
-                checkpoint: &self.checkpoint,
+                opened: self,
                 name,
-                shape: self.checkpoint.by_name(name)?.shape().to_vec(),
+                shape: self.checkpoint.current(self.reading.names.prefix, name)?.shape().to_vec(),
                 dtype,
                 failure: &failure,
                 stop,
@@ -83,7 +150,7 @@ impl Opened {
     pub fn non_finite(&self) -> Result<Vec<(String, usize, usize)>> {
         let mut found = Vec::new();
         for name in self.checkpoint.names(self.reading.names.ignored) {
-            let tensor = self.checkpoint.by_name(name)?;
+            let tensor = self.checkpoint.current(self.reading.names.prefix, name)?;
             let (rows, length) = tensor.rows();
             let mut row = vec![0.0; length];
             let (mut count, mut first) = (0, None);
@@ -117,7 +184,7 @@ impl Opened {
 
 /// One tensor as it is written; decoded only when its turn comes.
 struct Exported<'a> {
-    checkpoint: &'a Checkpoint,
+    opened: &'a Opened,
     name: &'a str,
     shape: Vec<usize>,
     dtype: Dtype,
@@ -147,12 +214,7 @@ impl View for Exported<'_> {
         if self.failure.borrow().is_some() {
             return Cow::Borrowed(&[]);
         }
-        let decoded = self.checkpoint.by_name(self.name).and_then(|tensor| {
-            let values = tensor.read_all();
-            Tensor::drop_pages(&tensor);
-            values
-        });
-        match decoded {
+        match self.opened.merged(self.name) {
             Ok(values) => Cow::Owned(encode(&values, self.dtype)),
             // The trait cannot fail; the error is kept and the file thrown away.
             Err(error) => {

@@ -92,6 +92,7 @@ pub fn generate<R: AsRef<[u32]>>(
     mut on_token: impl FnMut(NewToken) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Generated>> {
     options.sampling.check()?;
+    model.unembedding()?;
     Batch::new(prompts)?;
     let mut cache = KvCache::new(model.arch(), prompts.len());
     let mut rows =

@@ -5,6 +5,7 @@
 //! [`Batch`] and reports to a [`Tap`]; what a tap kept is read by the [`lens`].
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod arch;
 mod batch;
 pub mod cache;

@@ -4,20 +4,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use easyroutine_files::gguf::{Array, Value as Metadatum};
-use easyroutine_files::{Container, Gguf, GgufFile, OpenFile};
+use easyroutine_files::{Container, Gguf, GgufFile, MappedFile, OpenFile};
 use easyroutine_kernels::{Cpu, Dtype, Simd};
 use serde_json::{Map, Value, json};
 
+use crate::adapter::{Adapter, Task};
 use crate::arch::Arch;
-use crate::config::Config;
+use crate::config::{Config, read_small};
 use crate::error::{Error, ErrorKind, Result};
+use crate::families::heads::{Asked, Kind};
 use crate::families::{self, Reading, gguf};
 use crate::identity::{self, Identity};
 use crate::lens::LogitLens;
 use crate::model::Model;
 use crate::source::{self, FilesKind, ModelFiles};
 use crate::tokens::Tokenizer;
-use crate::weights::Checkpoint;
+use crate::weights::{Allowed, Checkpoint};
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]
@@ -30,11 +32,19 @@ pub struct LoadOptions {
     pub simd: Option<Simd>,
     /// Unknown config keys that are let through.
     pub allowed_keys: Vec<String>,
+    /// Surplus tensors that are passed over, by name or by a pattern with `*` and `?`.
+    pub allowed_tensors: Vec<String>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { dtype: Dtype::F32, threads: None, simd: None, allowed_keys: Vec::new() }
+        LoadOptions {
+            dtype: Dtype::F32,
+            threads: None,
+            simd: None,
+            allowed_keys: Vec::new(),
+            allowed_tensors: Vec::new(),
+        }
     }
 }
 
@@ -131,6 +141,8 @@ pub struct Opened {
     /// Which model it is: over every file that it is built of, and every choice that changes what is computed. Whatever
     /// else is read to build a model, or chosen, is added to it.
     pub identity: Identity,
+    /// What the user should know of how the files are read: keys that were let through, sources that disagree, an adapter.
+    pub warnings: Vec<String>,
     pub(crate) checkpoint: Arc<Checkpoint>,
 }
 
@@ -140,13 +152,22 @@ impl Opened {
         &self.reading.arch
     }
 
+    /// The adapter that is applied.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.checkpoint.adapter()
+    }
+
     /// Finds all weights and reads the small ones. Matrices are read when runs need them, and packed as soon as that pays;
     /// until then the files must stay as they are, which every run checks.
     ///
     /// # Errors
     /// A tensor that is missing, surplus, of the wrong shape or not floating point.
     pub fn build(self, options: &LoadOptions) -> Result<Model> {
-        Model::build(self.reading.arch, &self.reading.names, self.checkpoint, options.cpu()?, options.dtype)
+        let Opened { reading, checkpoint, warnings, .. } = self;
+        let mut model =
+            Model::build(reading.arch, &reading.names, checkpoint, options.cpu()?, options.dtype)?;
+        model.warned_before(warnings);
+        Ok(model)
     }
 
     /// Reads the final norm and the unembedding alone.
@@ -172,18 +193,55 @@ impl Opened {
 /// # Errors
 /// As [`open`] and [`Opened::build`].
 pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model> {
-    open(files, &options.allowed_keys)?.build(options)
+    open(files, options)?.build(options)
 }
 
 /// Reads a model's config and maps its files.
 ///
 /// # Errors
 /// Files that cannot be read, a config that no family reads or that has unknown keys, tensors that have no place.
-pub fn open(files: &ModelFiles, allowed_keys: &[String]) -> Result<Opened> {
-    match &files.kind {
-        FilesKind::Folder(folder) => open_folder(folder, allowed_keys),
-        FilesKind::Gguf(file) => open_gguf(file, allowed_keys).map_err(|e| e.in_file(file)),
+pub fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Opened> {
+    let adapter =
+        files.adapter.as_deref().map(|folder| Adapter::open(folder, &options.allowed_keys)).transpose()?;
+    let mut opened = match &files.kind {
+        FilesKind::Folder(folder) => open_folder(folder, adapter, options)?,
+        FilesKind::Gguf(file) => open_gguf(file, adapter, options).map_err(|e| e.in_file(file))?,
+    };
+    for key in &opened.reading.let_through {
+        opened.warnings.push(format!("config key `{key}` was let through: it is not computed"));
     }
+    let of_adapter = opened.adapter().map(|adapter| adapter_warnings(adapter, files, &opened)).transpose()?;
+    opened.warnings.extend(of_adapter.into_iter().flatten());
+    Ok(opened)
+}
+
+/// What is to be said of an adapter: that it is applied, and what of it or of the model's files disagrees.
+fn adapter_warnings(adapter: &Adapter, files: &ModelFiles, opened: &Opened) -> Result<Vec<String>> {
+    let modules = opened.checkpoint.names(opened.reading.names.ignored);
+    let modules: Vec<&str> = modules.into_iter().filter_map(|name| name.strip_suffix(".weight")).collect();
+    let place = adapter.folder().display();
+    let mut warnings =
+        vec![format!("the adapter of {place} is applied; --no-adapter reads the model without it")];
+    let missing = adapter.missing(modules.into_iter());
+    if !missing.is_empty() {
+        let names = crate::error::list(&missing);
+        warnings
+            .push(format!("the adapter has no tensors of {names}, which it targets: they stay as they are"));
+    }
+    let own = adapter.folder().join("tokenizer.json");
+    if own.is_file() && adapter.folder() != files.path() {
+        let base = match &files.kind {
+            FilesKind::Folder(folder) => std::fs::read(folder.join("tokenizer.json")).ok(),
+            FilesKind::Gguf(_) => None,
+        };
+        if base.is_none() || base != std::fs::read(&own).ok() {
+            warnings.push(format!(
+                "{}: text is cut by the base model's tokenizer, not by this other one",
+                own.display()
+            ));
+        }
+    }
+    Ok(warnings)
 }
 
 /// The ids after which a text of this model ends: `eos_token_id` of generation_config.json, else of config.json; of a
@@ -230,12 +288,18 @@ pub fn end_ids(files: &ModelFiles) -> Result<Vec<u32>> {
     }
 }
 
-fn open_folder(folder: &Path, allowed_keys: &[String]) -> Result<Opened> {
+fn open_folder(folder: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Result<Opened> {
     let path = folder.join("config.json");
     let bytes = read_small(&path)?;
     let config = Config::parse(&bytes).map_err(|e| e.at(folder.display()))?;
-    let reading = families::read(&config, allowed_keys)?;
-    let checkpoint = Arc::new(Checkpoint::plain(Container::open(folder)?));
+    let mut reading = families::read_with(&config, asked_head(adapter.as_ref()), &options.allowed_keys)?;
+    let container = Container::open(folder)?;
+    refuse_quantised(&container)?;
+    settle_prefix(&mut reading, &container);
+    let allowed = Allowed::parse(&options.allowed_tensors)?;
+    let checkpoint = Arc::new(Checkpoint::plain(container).adapted(adapter).allowing(allowed));
+    let mut warnings = reading.warnings.clone();
+    warnings.extend(source::beside_warnings(folder)?);
     let mut identity = identity_of(&checkpoint, &reading);
     identity.add("config", identity::of_config(config.as_map()));
     for name in source::files_of_tokens().filter(|name| folder.join(name).is_file()) {
@@ -245,10 +309,52 @@ fn open_folder(folder: &Path, allowed_keys: &[String]) -> Result<Opened> {
             Err(_) => identity.add(name, json!("cannot be read")),
         }
     }
-    Ok(Opened { reading, config: config.as_map().clone(), identity, checkpoint })
+    Ok(Opened { reading, config: config.as_map().clone(), identity, warnings, checkpoint })
 }
 
-fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
+/// The head that an adapter was trained with. A decoder for features is what the base is.
+fn asked_head(adapter: Option<&Adapter>) -> Option<Asked> {
+    let adapter = adapter?;
+    let kind = match adapter.task()? {
+        Task::CausalLm => Kind::Unembedding,
+        Task::SequenceClassification => Kind::Sequence,
+        Task::TokenClassification => Kind::Token,
+        Task::QuestionAnswering => Kind::Answer,
+        Task::FeatureExtraction => return None,
+    };
+    Some(Asked { kind, labels: adapter.rows_of(&["score.weight", "classifier.weight", "qa_outputs.weight"]) })
+}
+
+/// Classes with other heads may call the base model otherwise (`transformer.` for `model.`).
+fn settle_prefix(reading: &mut Reading, container: &Container) {
+    let names = &mut reading.names;
+    let first = names.layer.replace("{}", "0");
+    let stored = container.names();
+    let fits =
+        |prefix: &str| stored.iter().any(|n| n.strip_prefix(prefix).is_some_and(|n| n.starts_with(&first)));
+    if !fits(names.prefix) && !fits("") {
+        names.prefix = ["model.", "transformer."].into_iter().find(|p| fits(p)).unwrap_or(names.prefix);
+    }
+}
+
+/// Refuses weights that hold quantised numbers though config.json does not say so.
+fn refuse_quantised(container: &Container) -> Result<()> {
+    const MARKS: &[&str] =
+        &[".qweight", ".qzeros", ".weight_packed", ".weight.absmax", ".weight.quant_map", ".SCB"];
+    let names = container.names();
+    let marked: Vec<&str> =
+        names.into_iter().filter(|name| MARKS.iter().any(|mark| name.ends_with(mark))).take(3).collect();
+    if marked.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("quantised weights are not supported: the file holds {}", crate::error::list(&marked));
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .hint("use the model's bf16, f16 or f32 safetensors, or a GGUF file"))
+}
+
+fn open_gguf(path: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Result<Opened> {
+    let allowed_keys = &options.allowed_keys;
     let file = GgufFile::open(path)?;
     let gguf = file.gguf();
     let metadata = json_of(gguf);
@@ -272,10 +378,12 @@ fn open_gguf(path: &Path, allowed_keys: &[String]) -> Result<Opened> {
     reading.let_through.append(&mut let_through);
     let architecture = gguf.str("general.architecture")?.unwrap_or_default().to_owned();
     let names = gguf::tensor_names(&architecture, &reading.arch, file.names())?;
-    let checkpoint = Arc::new(Checkpoint::renamed(Container::Gguf(file), names));
+    let allowed = Allowed::parse(&options.allowed_tensors)?;
+    let checkpoint = Checkpoint::renamed(Container::Gguf(file), names).adapted(adapter).allowing(allowed);
+    let (config, checkpoint) = (config.as_map().clone(), Arc::new(checkpoint));
     // Config and tokenizer are in the file.
     let identity = identity_of(&checkpoint, &reading);
-    Ok(Opened { reading, config: config.as_map().clone(), identity, checkpoint })
+    Ok(Opened { reading, config, identity, warnings: Vec::new(), checkpoint })
 }
 
 /// What the weights are, and what of the config was let through: which numbers a key would have changed depends on the
@@ -290,6 +398,12 @@ fn identity_of(checkpoint: &Checkpoint, reading: &Reading) -> Identity {
             _ => file.path().file_name().unwrap_or_default().to_string_lossy(),
         };
         identity.add_file(name, Arc::clone(opened));
+    }
+    if let Some(adapter) = checkpoint.adapter() {
+        for opened in adapter.files().filter_map(MappedFile::opened) {
+            identity.add_file("adapter", Arc::clone(opened));
+        }
+        identity.add("adapter_config", identity::of_config(adapter.config()));
     }
     let mut let_through = reading.let_through.clone();
     let_through.sort();
@@ -323,23 +437,4 @@ fn json_of(gguf: &Gguf) -> Map<String, Value> {
 fn shortest(x: f64) -> f64 {
     let narrow = x as f32;
     if f64::from(narrow) == x { narrow.to_string().parse().unwrap_or(x) } else { x }
-}
-
-/// Reads a small text file of a model, refusing one that cannot be what it says.
-fn read_small(path: &Path) -> Result<Vec<u8>> {
-    const LARGEST: u64 = 16 << 20;
-    let io = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
-    let found = std::fs::metadata(path).map_err(io)?;
-    let size = found.len();
-    if !found.is_file() {
-        let message = format!("{} is not a plain file", path.display());
-        return Err(Error::new(ErrorKind::Format, message));
-    }
-    if size > LARGEST {
-        return Err(Error::new(
-            ErrorKind::Format,
-            format!("{}: {size} bytes are too many for a config", path.display()),
-        ));
-    }
-    std::fs::read(path).map_err(io)
 }

@@ -22,6 +22,8 @@ pub struct Names {
     pub final_norm: Option<&'static str>,
     /// The unembedding, without the base model's prefix. Where it is tied a copy may stand in the file.
     pub unembed: &'static str,
+    /// The head that gives a score, without the base model's prefix: the first of these that a file has.
+    pub score: &'static [&'static str],
     /// Prefix of a layer, `{}` is its number: `layers.{}.`
     pub layer: &'static str,
     /// Names inside a layer; one entry for all layers, or one a layer.
@@ -31,6 +33,14 @@ pub struct Names {
 }
 
 impl Names {
+    /// Order of the axes of a module's stored weight.
+    pub(crate) fn axes_of(&self, module: &str) -> Axes {
+        let is_it =
+            |linear: &Linear| module.strip_suffix(linear.name).is_some_and(|rest| rest.ends_with('.'));
+        let found = self.layers.iter().flat_map(LayerNames::projections).find(is_it);
+        found.map_or(Axes::OutIn, |linear| linear.axes)
+    }
+
     /// Names of layer `l`.
     pub fn of_layer(&self, l: usize) -> &LayerNames {
         if self.layers.len() == 1 { &self.layers[0] } else { &self.layers[l] }
@@ -58,6 +68,25 @@ pub struct LayerNames {
     pub out: Linear,
     /// The MLP.
     pub mlp: MlpNames,
+}
+
+impl LayerNames {
+    /// Every projection but those of experts.
+    fn projections(&self) -> Vec<Linear> {
+        let mut all = match self.qkv {
+            QkvNames::Split { q, k, v } => vec![q, k, v],
+            QkvNames::Stacked(one) | QkvNames::ByHead(one) => vec![one],
+        };
+        all.push(self.out);
+        match self.mlp {
+            MlpNames::Plain { up, down } => all.extend([up, down]),
+            MlpNames::Gated { gate, up, down } => all.extend([gate, up, down]),
+            MlpNames::GatedStacked { gate_up, down } => all.extend([gate_up, down]),
+            // Their names hold the expert's number, and all are stored alike.
+            MlpNames::Experts { .. } => {}
+        }
+        all
+    }
 }
 
 /// Where the weights of a query or key norm stand.

@@ -63,6 +63,8 @@ enum Layout<'a> {
     Tokens,
     /// One vector for each of these tokens, in a buffer that nobody needs after the taps.
     Some { tokens: &'a [usize], buffer: Vec<f32>, width: usize },
+    /// One vector for each row, of one of its tokens: these.
+    Rows { tokens: &'a [usize], buffer: Vec<f32>, width: usize },
     /// For each row its queries by keys, from its start on in one long line of values. With a window w, the query at i
     /// sees the key at j only if i - j < w.
     Pairs { pairs: &'a mut Vec<f32>, window: Option<usize>, starts: Vec<usize>, keeping: Keeping },
@@ -87,6 +89,11 @@ impl<'a> Value<'a> {
         Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
     }
 
+    pub(crate) fn of_rows(buffer: Vec<f32>, width: usize, tokens: &'a [usize], batch: &'a Batch) -> Self {
+        let layout = Layout::Rows { tokens, buffer, width };
+        Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
+    }
+
     pub(crate) fn of_pairs(
         pairs: &'a mut Vec<f32>,
         window: Option<usize>,
@@ -108,7 +115,7 @@ impl<'a> Value<'a> {
     pub fn width(&self, row: usize) -> usize {
         match self.layout {
             Layout::Pairs { .. } => self.batch.length(row),
-            Layout::Some { width, .. } => width,
+            Layout::Some { width, .. } | Layout::Rows { width, .. } => width,
             Layout::Tokens => self.values.n_columns(),
         }
     }
@@ -129,7 +136,7 @@ impl<'a> Value<'a> {
         let token = self.batch.token(row, position)?;
         match &self.layout {
             Layout::Tokens => Some(self.values.row(token)),
-            Layout::Some { tokens, buffer, width } => {
+            Layout::Some { tokens, buffer, width } | Layout::Rows { tokens, buffer, width } => {
                 tokens.binary_search(&token).ok().map(|i| &buffer[i * width..(i + 1) * width])
             }
             Layout::Pairs { pairs, starts, .. } => {
@@ -138,12 +145,26 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The one vector of a row, where the value has one a row (a pooled score); `None` where it has one a token, or where
+    /// the row has no tokens.
+    pub fn of_row(&self, row: usize) -> Option<&[f32]> {
+        let Layout::Rows { tokens, buffer, width } = &self.layout else { return None };
+        let span = self.batch.span(row);
+        let i = tokens.iter().position(|token| span.contains(token))?;
+        Some(&buffer[i * width..(i + 1) * width])
+    }
+
+    /// Whether the value has one vector a row, and not one a token.
+    pub fn is_of_rows(&self) -> bool {
+        matches!(self.layout, Layout::Rows { .. })
+    }
+
     /// As [`Value::vector`], to be changed.
     pub fn vector_mut(&mut self, row: usize, position: usize) -> Option<&mut [f32]> {
         let token = self.batch.token(row, position)?;
         match &mut self.layout {
             Layout::Tokens => Some(self.values.row_mut(token)),
-            Layout::Some { tokens, buffer, width } => {
+            Layout::Some { tokens, buffer, width } | Layout::Rows { tokens, buffer, width } => {
                 let width = *width;
                 tokens.binary_search(&token).ok().map(|i| &mut buffer[i * width..(i + 1) * width])
             }

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use easyroutine::ErrorKind;
-use easyroutine::load::open;
+use easyroutine::load::{LoadOptions, open};
 use easyroutine::source::{ResolveOptions, resolve};
 
 #[test]
 fn an_export_that_is_stopped_leaves_nothing_and_the_next_one_is_whole() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/llama");
     let files = resolve(model.to_str().unwrap(), &ResolveOptions::default()).unwrap();
-    let opened = open(&files, &[]).unwrap();
+    let opened = open(&files, &LoadOptions::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let names = || std::fs::read_dir(folder.path()).unwrap().count();
     let stop = AtomicBool::new(true);
@@ -22,5 +22,8 @@ fn an_export_that_is_stopped_leaves_nothing_and_the_next_one_is_whole() {
     opened.export(folder.path(), easyroutine::Dtype::F32, Some(&stop)).unwrap();
     assert_eq!(names(), 2);
     let again = resolve(folder.path().to_str().unwrap(), &ResolveOptions::default()).unwrap();
-    assert_eq!(open(&again, &[]).unwrap().parameters().unwrap(), opened.parameters().unwrap());
+    assert_eq!(
+        open(&again, &LoadOptions::default()).unwrap().parameters().unwrap(),
+        opened.parameters().unwrap()
+    );
 }

@@ -30,7 +30,12 @@ struct Real {
 
 fn real(variable: &str, reference: &str) -> Real {
     let path = PathBuf::from(std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names no file")));
-    let files = ModelFiles { kind: FilesKind::Gguf(path.clone()), name: reference.to_owned(), commit: None };
+    let files = ModelFiles {
+        kind: FilesKind::Gguf(path.clone()),
+        name: reference.to_owned(),
+        commit: None,
+        adapter: None,
+    };
     let model = load(&files, &LoadOptions::default()).unwrap();
     let tokenizer = Tokenizer::from_gguf(GgufFile::open(path).unwrap().gguf()).unwrap();
     let text = std::fs::read_to_string(fixtures().join("real").join(reference)).unwrap();
@@ -248,7 +253,7 @@ fn an_exported_folder_gives_the_same_bits() {
     both(|real| {
         let folder = tempfile::tempdir().unwrap();
         let exported = folder.path().join("model");
-        open(&real.files, &[]).unwrap().export(&exported, Dtype::F32).unwrap();
+        open(&real.files, &LoadOptions::default()).unwrap().export(&exported, Dtype::F32).unwrap();
         real.tokenizer.save(&exported).unwrap();
         let again = load(&common::folder(&exported), &LoadOptions::default()).unwrap();
         let row = vec![ids(&real.prompts[0]["input_ids"])];

@@ -203,6 +203,7 @@ fn a_cache_of_the_python_package_is_read() {
         kind: FilesKind::Folder(snapshot.clone()),
         name: "org/name".into(),
         commit: Some(COMMIT.into()),
+        adapter: None,
     };
     for reference in ["org/name", "org/name@main", "org/name@feature/x", &format!("org/name@{COMMIT}")] {
         assert_eq!(resolve(&folder, reference).unwrap(), expected, "{reference}");

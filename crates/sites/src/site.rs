@@ -36,6 +36,8 @@ pub enum Basis {
     Neurons,
     /// Statistics of a vector.
     Statistics,
+    /// Labels of a head that gives a score, C.
+    Labels,
     /// Ids of the vocabulary, V.
     Vocabulary,
 }
@@ -73,7 +75,7 @@ macro_rules! sites {
             }
 
             /// Axes of a captured value, rows first. B rows of the batch, T selected positions, D `d_model`,
-            /// H query heads, K key/value heads, h `d_head`, F `d_mlp`, V vocabulary.
+            /// H query heads, K key/value heads, h `d_head`, F `d_mlp`, C labels, V vocabulary.
             pub fn axes(self) -> &'static str {
                 match self { $(Site::$variant => $axes),* }
             }
@@ -127,6 +129,7 @@ sites! {
     MlpOut "mlp_out" Layer ["B T D"] Addition Changes "extract_mlp_out" "Exactly what the MLP adds to the residual stream.";
     ResidOut "resid_out" Layer ["B T D"] Stream Changes "extract_resid_out" "Residual stream leaving the block.";
     LastLayernorm "last_layernorm" Model ["three of B T"] Statistics Reads "extract_last_layernorm" "`mean`, `variance` (over D, divided by D, without eps) and `second_moment` of what enters the final norm.";
+    Score "score" Model ["B C or B T C"] Labels Reads "extract_score" "What the head of a classifier or reward model gives: of a class `ForSequenceClassification` one vector a row, at its last token that is not padding; of `ForTokenClassification` and `ForQuestionAnswering` one at each position.";
     Logits "logits" Model ["B T V"] Vocabulary Reads "save_logits" "Final logits, softcap and scaling included.";
 }
 

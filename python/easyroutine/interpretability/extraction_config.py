@@ -62,6 +62,9 @@ class ExtractionConfig:
     extract_mlp_out: bool = False
     #: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final norm.
     extract_last_layernorm: bool = False
+    #: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or reward model
+    #: gives, C its labels. Such a model gives it where no config is given.
+    extract_score: bool = False
     #: ``input_ids`` [B, T].
     save_input_ids: bool = False
     #: Means over each specifier's positions.

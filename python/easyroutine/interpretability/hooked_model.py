@@ -53,10 +53,13 @@ class HookedModel(DescribedModel):
             offline=config.offline,
             allow_config_keys=config.allow_config_keys,
             pre=config.pre,
+            allow_tensors=config.allow_tensors,
+            adapter=None if isinstance(config.adapter, bool) else config.adapter,
+            with_adapter=config.adapter is not False,
             progress=download_progress(),
         )
-        for key in self._engine.let_through:
-            warnings.warn(f"config key {key!r} was let through: it is not computed", stacklevel=3)
+        for warning in self._engine.warnings:
+            warnings.warn(warning, stacklevel=3)
         #: Registered interventions.
         self.interventions: list[Intervention] = []
         self._hooks: dict[int, tuple[str, Callable[[Any, str], Any]]] = {}
@@ -171,7 +174,7 @@ class HookedModel(DescribedModel):
                 "take gradients with PyTorch",
             )
         rows = self.rows_of(inputs)
-        config = as_config(extraction_config)
+        config = self._config(extraction_config)
         means, mean_rows = carried_on(external_cache, batch_idx) if config.avg_over_example else ({}, 0)
         cache = self.run(
             rows,
@@ -189,6 +192,12 @@ class HookedModel(DescribedModel):
             external_cache._mean_rows = cache._mean_rows
         return cache
 
+    def _config(self, given: Any) -> ExtractionConfig:
+        """What is kept where nothing is said: the logits, or the score of a model whose head gives one."""
+        if given is None and self._engine.head == "score":
+            return ExtractionConfig(save_logits=False, extract_score=True)
+        return as_config(given)
+
     def run(
         self,
         rows: Sequence[Row],
@@ -204,7 +213,7 @@ class HookedModel(DescribedModel):
     ) -> ActivationCache:
         """As :meth:`forward`, of rows that are read already; ``means`` over ``mean_rows`` examples are carried on."""
         positions = as_given(target_token_positions)
-        config = as_config(extraction_config)
+        config = self._config(extraction_config)
         kept = self._engine.forward(
             [row.for_engine() for row in rows],
             positions=as_json(positions),

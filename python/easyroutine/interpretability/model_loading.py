@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from os import PathLike
 from typing import Any, Literal
 
 from easyroutine.checks import whole
@@ -131,6 +132,11 @@ class HookedModelConfig:
     allow_config_keys: list[str] = field(default_factory=list)
     #: The rule by which a GGUF file's text is cut, where the file does not say: ``"llama-bpe"``, ``"qwen2"`` and so on.
     pre: str | None = None
+    #: Surplus tensors of the weights that are passed over, by name or by a pattern such as ``"*.k_scale"``.
+    allow_tensors: list[str] = field(default_factory=list)
+    #: The LoRA adapter that is applied: a folder as peft writes it, or ``org/name`` of the hub. None applies the one beside
+    #: the weights if there is one, False leaves that out.
+    adapter: str | PathLike[str] | bool | None = None
 
     def __post_init__(self) -> None:
         self.model_name = str(self.model_name)
@@ -144,8 +150,10 @@ class HookedModelConfig:
         self.batch_size = whole(self.batch_size, "batch_size", 1)
         if self.threads is not None:
             self.threads = whole(self.threads, "threads", 1)
-        if isinstance(self.allow_config_keys, str):
-            raise InputError(
-                "allow_config_keys is a list of keys, not a string", f"allow_config_keys=[{self.allow_config_keys!r}]"
-            )
-        self.allow_config_keys = list(self.allow_config_keys)
+        for name, what in (("allow_config_keys", "keys"), ("allow_tensors", "names")):
+            given = getattr(self, name)
+            if isinstance(given, str):
+                raise InputError(f"{name} is a list of {what}, not a string", f"{name}=[{given!r}]")
+            setattr(self, name, list(given))
+        if self.adapter is not None and not isinstance(self.adapter, bool):
+            self.adapter = str(self.adapter)

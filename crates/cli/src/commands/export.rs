@@ -39,6 +39,9 @@ pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
             }
         }
     }
+    if let Some(adapter) = opened.adapter() {
+        output::note("merged", &format!("{} into the weights", adapter.folder().display()));
+    }
     output::note("wrote", &export.folder.display().to_string());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `model info`: what a model is, and what it needs.
 
 use easyroutine::Dtype;
-use easyroutine::arch::{Mlp, UnembedMatrix, Window, Wiring};
+use easyroutine::arch::{Head, Mlp, UnembedMatrix, Window, Wiring};
 use easyroutine::cache::readable;
 use serde_json::{Map, Value, json};
 
@@ -47,8 +47,23 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
         ("vocabulary", json!(arch.vocabulary)),
         ("context", json!(arch.context)),
         ("sliding_window_layers", json!(windowed)),
-        ("tied_unembedding", json!(arch.unembed.matrix == UnembedMatrix::Tied)),
+        ("head", json!(head(&arch.head))),
+        (
+            "tied_unembedding",
+            json!(arch.unembed.matrix == UnembedMatrix::Tied && arch.head == Head::Unembedding),
+        ),
     ];
+    if let Some(adapter) = opened.adapter() {
+        let changes: Map<String, Value> =
+            adapter.changes().into_iter().map(|(name, count)| (name, json!(count))).collect();
+        facts.extend([
+            ("adapter", json!(adapter.folder().display().to_string())),
+            ("adapter_base", json!(adapter.base())),
+            ("adapter_parameters", json!(adapter.parameters())),
+            ("adapter_ranks", json!(adapter.ranks())),
+            ("adapter_changes", Value::Object(changes)),
+        ]);
+    }
     for (key, dtype) in [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)] {
         facts.push((key, json!(packed_bytes(parameters, dtype))));
     }
@@ -63,6 +78,15 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What reads the last stream, in words.
+fn head(head: &Head) -> String {
+    match head {
+        Head::Unembedding => "unembedding".to_owned(),
+        Head::Score(score) => format!("score, {} labels ({})", score.labels, one_line(&score.class)),
+        Head::Nothing { class } => format!("none ({})", one_line(class)),
+    }
+}
+
 fn shown(key: &str, value: &Value) -> Cell {
     match value {
         Value::Null => Cell::new("-", ""),
@@ -70,6 +94,12 @@ fn shown(key: &str, value: &Value) -> Cell {
         Value::Bool(flag) => Cell::new(if *flag { "yes" } else { "no" }, flag),
         Value::Number(number) if key.ends_with("_bytes") => {
             Cell::new(readable(number.as_u64().unwrap_or(0)), number)
+        }
+        // `q_proj 30, v_proj 30`
+        Value::Object(counts) => {
+            let text: Vec<String> =
+                counts.iter().map(|(name, count)| format!("{} {count}", one_line(name))).collect();
+            text.join(", ").into()
         }
         other => other.to_string().into(),
     }

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
 
 /// The lens: the model's own final norm and unembedding, or behind a tuned lens.
 fn through(lens: &Lens, model: &Model) -> Result<LogitLens, Failure> {
-    let Some(folder) = &lens.tuned else { return Ok(LogitLens::from_model(model)) };
+    let Some(folder) = &lens.tuned else { return Ok(LogitLens::from_model(model)?) };
     LogitLens::from_tuned_lens(folder, model).map_err(|error| {
         let failure = match error.kind() {
             // The status of a model that is not there would say the wrong thing.

@@ -251,6 +251,12 @@ impl Tap for Capture {
                     let kept = self.logits(value);
                     self.kept.insert(wanted.to_string(), kept);
                 }
+                _ if value.is_of_rows() => {
+                    let rows = (0..self.selection.rows.len()).map(|row| value.of_row(row).unwrap_or(&[]));
+                    let (data, shapes): (Vec<&[f32]>, _) =
+                        rows.map(|vector| (vector, vec![vector.len()])).unzip();
+                    self.kept.insert(wanted.to_string(), Kept::f32(data.concat(), shapes));
+                }
                 site if site.is_pairwise() => self.pattern(wanted, value)?,
                 Site::LastLayernorm => {
                     for (column, key) in keys_of(wanted).into_iter().enumerate() {

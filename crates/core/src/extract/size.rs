@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use easyroutine_sites::{Point, Site};
 
-use crate::arch::Arch;
+use crate::arch::{Arch, Pooling};
 use crate::cache::{Axis, Examples, PatternAverage, Reduction};
 use crate::positions::{Selected, Selection};
 use crate::request::Tokens;
@@ -44,6 +44,9 @@ pub(super) fn of(arch: &Arch, points: &BTreeSet<Point>, tokens: &Tokens, reducti
             Site::LastLayernorm => (3, 3 * 4 * vectors),
             Site::Pattern => (1, 4 * patterns),
             Site::Scores => (1, 4 * scores),
+            Site::Score if arch.score().is_some_and(|score| score.pooling != Pooling::EachToken) => {
+                (1, 4 * (rows.len() * arch.width(*point).unwrap_or(0)) as u64)
+            }
             _ => (1, 4 * vectors * arch.width(*point).unwrap_or(0) as u64),
         };
         size.keys += keys;

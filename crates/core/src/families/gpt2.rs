@@ -70,6 +70,7 @@ fn names() -> Names {
         project_out: None,
         final_norm: Some("ln_f"),
         unembed: "lm_head",
+        score: &[],
         layer: "h.{}.",
         layers: vec![LayerNames {
             attention_norm: Some("ln_1"),

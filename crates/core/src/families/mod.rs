@@ -13,6 +13,7 @@ mod gpt2;
 mod gpt_neox;
 mod gptj;
 mod granite;
+pub mod heads;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -88,6 +89,8 @@ pub struct Reading {
     pub names: Names,
     /// Unknown keys that were let through by name.
     pub let_through: Vec<String>,
+    /// What the config says in two ways, and which of them is followed.
+    pub warnings: Vec<String>,
 }
 
 /// Reads a whole config: finds its family, refuses what is not built, accounts for every key.
@@ -96,12 +99,32 @@ pub struct Reading {
 /// A model that no family reads, a value that makes no sense or is not computed, an unknown key that is not in
 /// `allowed`.
 pub fn read(config: &Config, allowed: &[String]) -> Result<Reading> {
+    read_with(config, None, allowed)
+}
+
+/// As [`read`], with a head that is not the one that config.json names.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with(config: &Config, head: Option<heads::Asked>, allowed: &[String]) -> Result<Reading> {
     let model_type = config.optional_text("model_type")?.ok_or_else(|| config.missing("model_type"))?;
     let family = family(model_type)?;
-    refusals::check(config, family.only)?;
-    let (arch, names) = (family.read)(config)?;
+    refusals::check(config)?;
+    let refused = refusals::values(config, family.only);
+    let (mut arch, mut names) = match ((family.read)(config), refused) {
+        (Ok(read), None) => read,
+        // Whatever else is wrong is named at once; a reading that failed has not met all keys.
+        (Ok(_), Some(refused)) => {
+            return Err(match config.finish(family.inert, allowed) {
+                Ok(_) => refused,
+                Err(unknown) => refused.and(unknown),
+            });
+        }
+        (Err(error), refused) => return Err(refused.unwrap_or(error)),
+    };
+    let warnings = heads::read(config, model_type, head, allowed, (&mut arch, &mut names))?;
     let let_through = config.finish(family.inert, allowed)?;
-    Ok(Reading { family, arch, names, let_through })
+    Ok(Reading { family, arch, names, let_through, warnings })
 }
 
 /// Finds a family by its `model_type`.

@@ -34,8 +34,8 @@ const ONLY: &[(&str, Only)] = &[
 /// Objects that make a config one of a larger model.
 const TOWERS: &[&str] = &["text_config", "vision_config", "audio_config", "encoder", "decoder"];
 
-/// Refuses encodings of weights, larger models and anything that makes a decoder something else.
-pub(super) fn check(config: &Config, only: &[(&str, Only)]) -> Result<()> {
+/// Refuses encodings of weights and larger models.
+pub(super) fn check(config: &Config) -> Result<()> {
     quantised(config)?;
     for key in TOWERS {
         if config.value(key).is_some_and(|v| v.is_object()) {
@@ -46,10 +46,13 @@ pub(super) fn check(config: &Config, only: &[(&str, Only)]) -> Result<()> {
             .hint("supported: text decoders on their own"));
         }
     }
-    for (key, allowed) in ONLY.iter().chain(only) {
-        allowed.check(config, key)?;
-    }
     Ok(())
+}
+
+/// The error for all keys that make a decoder something else, if there are any.
+pub(super) fn values(config: &Config, only: &[(&str, Only)]) -> Option<Error> {
+    let wrong = ONLY.iter().chain(only).filter_map(|(key, allowed)| allowed.check(config, key).err());
+    wrong.reduce(Error::and)
 }
 
 impl Only {

@@ -129,6 +129,7 @@ impl Sizes {
             layers,
             final_norm: Some(final_norm),
             unembed: Unembed { matrix: self.matrix, bias: Bias::Absent, divisor: None, softcap: None },
+            head: Head::Unembedding,
         }
     }
 

@@ -46,6 +46,7 @@ pub(super) fn model(layers: Vec<LayerNames>) -> Names {
         project_out: None,
         final_norm: Some("norm"),
         unembed: "lm_head",
+        score: &[],
         layer: "layers.{}.",
         layers,
         ignored: INV_FREQ,

@@ -6,7 +6,7 @@ use easyroutine_files::OpenFile;
 use serde_json::{Value, json};
 
 use super::{Identity, cache, canonical, file_digest};
-use crate::load::open;
+use crate::load::{LoadOptions, open};
 use crate::source::{ResolveOptions, resolve};
 
 /// A copy of a tiny model, whose files may be changed.
@@ -25,7 +25,12 @@ fn copy(change: impl FnOnce(&Path)) -> tempfile::TempDir {
 fn digest_under(folder: &Path, allowed: &[&str]) -> String {
     let files = resolve(folder.to_str().unwrap(), &ResolveOptions::default()).unwrap();
     let allowed: Vec<String> = allowed.iter().map(|key| (*key).to_owned()).collect();
-    open(&files, &allowed).unwrap().identity.digest_in(None).unwrap().to_owned()
+    open(&files, &LoadOptions { allowed_keys: allowed, ..LoadOptions::default() })
+        .unwrap()
+        .identity
+        .digest_in(None)
+        .unwrap()
+        .to_owned()
 }
 
 fn digest(change: impl FnOnce(&Path)) -> String {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use easyroutine_kernels::{Cpu, Rows, RowsMut};
 
+use crate::error::Result;
 use crate::model::{Buffer, Model, Unembedding};
 pub use compute::{LensOptions, LensValue};
 pub use directions::{Direction, Metric};
@@ -32,8 +33,12 @@ pub struct LogitLens {
 
 impl LogitLens {
     /// The lens of a model; shares its weights.
-    pub fn from_model(model: &Model) -> Self {
-        LogitLens { cpu: model.cpu().clone(), unembedding: model.shared_unembedding(), translators: None }
+    ///
+    /// # Errors
+    /// A model without an unembedding.
+    pub fn from_model(model: &Model) -> Result<Self> {
+        let unembedding = Arc::clone(model.unembedding()?);
+        Ok(LogitLens { cpu: model.cpu().clone(), unembedding, translators: None })
     }
 
     /// A lens from a final norm and unembedding that were loaded alone.

@@ -101,7 +101,7 @@ pub fn survey_under(
     options: &SurveyOptions,
     first: impl Tap,
 ) -> Result<Survey> {
-    survey_through(&LogitLens::from_model(model), model, batch, options, first)
+    survey_through(&LogitLens::from_model(model)?, model, batch, options, first)
 }
 
 /// The same through a lens of the model that may be a tuned one.

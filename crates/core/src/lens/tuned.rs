@@ -56,7 +56,7 @@ impl LogitLens {
         let map = MappedFile::open(&file)?;
         let place = |e: Error| e.at(file.display());
         let params = torch::read(map.bytes(), &[]).map_err(|e| place(e.into()))?;
-        let lens = LogitLens::from_model(model);
+        let lens = LogitLens::from_model(model)?;
         let layer = |number: usize| translator(&lens.cpu, &params, number, d_model).map_err(place);
         let layers = (0..n_layers).map(layer).collect::<Result<_>>()?;
         map.check_unchanged()?;

@@ -26,17 +26,20 @@ impl Model {
         dtype: Dtype,
     ) -> Result<Model> {
         let loader = Loader { checkpoint: &checkpoint, names, base: names.prefix, cpu: &cpu, dtype };
-        let unembedding = unembedding(&loader, &arch)?;
-        let embedding = embedding(&loader, &arch, &unembedding, &checkpoint)?;
+        let tables = tables(&loader, &arch)?;
+        let head = head(&loader, &arch, &tables)?;
+        let embedding = embedding(&loader, &arch, &tables, &head, &checkpoint)?;
         let blocks =
             (0..arch.layers.len()).map(|layer| block(&loader, &arch, layer)).collect::<Result<_>>()?;
-        checkpoint.finish(names.ignored)?;
+        let mut warnings = checkpoint.finish(names.ignored)?;
+        warnings.extend(tables.warning);
         checkpoint.check_unchanged()?;
         Ok(Model {
             arch,
             cpu,
             dtype,
-            weights: Weights { embedding, blocks, unembedding: Arc::new(unembedding) },
+            weights: Weights { embedding, blocks, unembedding: head },
+            warnings,
             registers: Mutex::default(),
         })
     }
@@ -50,10 +53,31 @@ pub(crate) fn build_unembedding(
     cpu: &Cpu,
     dtype: Dtype,
 ) -> Result<Unembedding> {
-    unembedding(&Loader { checkpoint, names, base: names.prefix, cpu, dtype }, arch)
+    if let Some(reason) = arch.lacks_unembedding() {
+        return Err(Error::new(ErrorKind::Unsupported, reason));
+    }
+    let loader = Loader { checkpoint, names, base: names.prefix, cpu, dtype };
+    unembedding(&loader, arch, &tables(&loader, arch)?)
 }
 
-fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
+/// What reads the last stream.
+fn head(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Arc<Unembedding>> {
+    let head = match &arch.head {
+        arch::Head::Unembedding => unembedding(loader, arch, tables)?,
+        arch::Head::Score(score) => self::score(loader, arch, score)?,
+        arch::Head::Nothing { .. } => {
+            // A final norm, and a matrix without rows.
+            let (norm, project, inputs) = before_head(loader, arch)?;
+            let matrix = Arc::new(loader.fused(Vec::new(), inputs, 0, |n| (0, n)));
+            let files = Files::of(loader.checkpoint);
+            Unembedding { norm, project, matrix, divisor: None, softcap: None, files }
+        }
+    };
+    Ok(Arc::new(head))
+}
+
+/// The final norm, the projection from the stream's width where there is one, and the width that a head reads.
+fn before_head(loader: &Loader<'_>, arch: &Arch) -> Result<(Option<Norm>, Option<Projection>, usize)> {
     let names = loader.names;
     let norm = match (arch.final_norm, names.final_norm) {
         (Some(norm), Some(name)) => Some(loader.norm(name, norm, arch.d_model)?),
@@ -66,16 +90,37 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
         None => None,
     };
     let inputs = if project.is_some() { arch.embed.width } else { arch.d_model };
+    Ok((norm, project, inputs))
+}
+
+/// A head that gives a few numbers: what an unembedding is, with labels for ids.
+fn score(loader: &Loader<'_>, arch: &Arch, score: &arch::Score) -> Result<Unembedding> {
+    let (norm, project, inputs) = before_head(loader, arch)?;
+    let own = Loader { base: "", ..*loader };
+    let names = loader.names.score;
+    let has = |name: &&&str| loader.checkpoint.has("", &format!("{name}.weight"));
+    let Some(name) = names.iter().find(has).or(names.first()) else { return Err(unnamed("a head")) };
+    let matrix = Arc::new(own.linear("", Linear::new(name, score.bias), score.labels, inputs)?);
+    let files = Files::of(loader.checkpoint);
+    Ok(Unembedding { norm, project, matrix, divisor: None, softcap: None, files })
+}
+
+fn unembedding(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Unembedding> {
+    let names = loader.names;
+    let (norm, project, inputs) = before_head(loader, arch)?;
     // The unembedding stands beside the base model, not in it.
     let own = Loader { base: "", ..*loader };
-    let (holder, name) = match matrix_of(loader, arch)? {
-        UnembedMatrix::Own => (&own, names.unembed),
-        UnembedMatrix::Tied => (loader, names.embed),
-    };
-    let mut matrix = holder.linear("", Linear::new(name, Bias::Absent), arch.vocabulary, inputs)?;
+    let (base, stored) = &tables.unembed;
+    let module = if tables.is_one { (*base, module_of(stored)) } else { ("", names.unembed) };
+    let table = loader.table(base, stored, module, arch.vocabulary, inputs)?;
+    let mut matrix = loader.of_table(table, inputs);
     if arch.unembed.bias == Bias::Stored {
         // The bias is the unembedding's own, also where the matrix is the embedding's.
-        matrix.bias = Some(own.vector(&format!("{}.bias", names.unembed), arch.vocabulary)?);
+        let bias = own.vector(&format!("{}.bias", names.unembed), arch.vocabulary)?;
+        matrix.bias = Some(match matrix.bias {
+            None => bias,
+            Some(of_update) => bias.iter().zip(of_update).map(|(b, u)| b + u).collect(),
+        });
     }
     let matrix = Arc::new(matrix);
     Ok(Unembedding {
@@ -88,35 +133,107 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch) -> Result<Unembedding> {
     })
 }
 
-/// Whose matrix the unembedding is. Where the config ties it but the file holds another matrix of its own, that one
-/// counts, as in transformers (`modeling_utils.py`, `tie_weights`); an equal copy is passed over.
-fn matrix_of(loader: &Loader<'_>, arch: &Arch) -> Result<UnembedMatrix> {
+/// The name of a module from that of its weight.
+fn module_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+/// Which stored tensors serve as embedding and unembedding: prefix and name.
+pub(super) struct Tables {
+    embed: (&'static str, String),
+    unembed: (&'static str, String),
+    /// Whether one matrix serves as both.
+    is_one: bool,
+    /// Where the config and the files disagree.
+    warning: Option<String>,
+}
+
+/// Finds the tables. Of a tied pair one may be stored under either name; where the config ties them but the file holds two
+/// that differ, both count, as in transformers (`modeling_utils.py`, `tie_weights`).
+fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
     let Loader { checkpoint, names, .. } = loader;
-    let (own, embed) = (format!("{}.weight", names.unembed), format!("{}.weight", names.embed));
-    if arch.unembed.matrix == UnembedMatrix::Own || !checkpoint.has(&own) {
-        return Ok(arch.unembed.matrix);
+    let [embed, own] = [names.embed, names.unembed].map(|module| format!("{module}.weight"));
+    let (embed, own) = ((names.prefix, embed), ("", own));
+    let has = |(prefix, name): &(&str, String)| checkpoint.has(prefix, name);
+    let tables = |embed: &(_, String), unembed: &(_, String)| Tables {
+        is_one: embed == unembed
+            && !checkpoint.has_update(names.prefix, names.embed)
+            && !checkpoint.has_update("", names.unembed),
+        embed: embed.clone(),
+        unembed: unembed.clone(),
+        warning: None,
+    };
+    if let Some(reason) = arch.lacks_unembedding() {
+        let mut found = tables(&embed, &own);
+        if has(&own) {
+            checkpoint.pass_over(own.0, &own.1);
+            checkpoint.pass_over(own.0, &format!("{}.bias", names.unembed));
+            found.warning = Some(format!(
+                "`{}` is passed over: {reason}; where it should have one, name a class that ends in ForCausalLM in \
+                 `architectures`",
+                own.1
+            ));
+        }
+        return Ok(found);
+    }
+    if arch.unembed.matrix == UnembedMatrix::Own {
+        if !has(&own) {
+            return Err(no_unembedding(names.unembed));
+        }
+        return Ok(tables(&embed, &own));
+    }
+    if !has(&own) {
+        if checkpoint.is_replaced(embed.0, &embed.1) {
+            let message =
+                format!("the adapter replaces `{}` alone, of a pair that the model ties", names.embed);
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .hint("an adapter that replaces the unembedding too says what both are"));
+        }
+        return Ok(tables(&embed, &embed));
+    }
+    if !has(&embed) {
+        return Ok(tables(&own, &own));
     }
     let shape = [arch.vocabulary, arch.embed.width];
-    let copy = checkpoint.tensor("", &own, &shape)?;
-    let differs = !copy.same_as(&checkpoint.tensor(names.prefix, &embed, &shape)?);
-    Ok(if differs { UnembedMatrix::Own } else { UnembedMatrix::Tied })
+    let copy = checkpoint.tensor(own.0, &own.1, &shape)?;
+    if copy.same_as(&checkpoint.tensor(embed.0, &embed.1, &shape)?) {
+        checkpoint.pass_over(own.0, &own.1);
+        return Ok(tables(&embed, &embed));
+    }
+    let warning = format!(
+        "config.json ties `{0}` to the embedding, but the file holds a different matrix of that name: both are used as \
+         they are stored, as transformers does",
+        names.unembed
+    );
+    Ok(Tables { warning: Some(warning), ..tables(&embed, &own) })
+}
+
+fn no_unembedding(name: &str) -> Error {
+    Error::new(
+        ErrorKind::Weights,
+        format!("the weights have no tensor `{name}.weight`, and config.json does not tie the unembedding to the embedding"),
+    )
+    .hint(
+        "where the model was trained with tied embeddings, config.json should say `\"tie_word_embeddings\": true`; where \
+         it has no unembedding at all, `architectures` should name its class",
+    )
 }
 
 fn embedding(
     loader: &Loader<'_>,
     arch: &Arch,
-    unembedding: &Unembedding,
+    tables: &Tables,
+    head: &Arc<Unembedding>,
     checkpoint: &Arc<Checkpoint>,
 ) -> Result<Embedding> {
     let names = loader.names;
     let rows = arch.vocabulary;
-    let table = match matrix_of(loader, arch)? {
-        UnembedMatrix::Tied => Table::Packed { matrix: Arc::clone(&unembedding.matrix), rows },
-        UnembedMatrix::Own => {
-            let name = format!("{}.weight", names.embed);
-            checkpoint.tensor(names.prefix, &name, &[rows, arch.embed.width])?;
-            Table::File { checkpoint: Arc::clone(checkpoint), prefix: names.prefix, name, rows }
-        }
+    let table = if tables.is_one && arch.head == arch::Head::Unembedding {
+        Table::Packed { matrix: Arc::clone(&head.matrix), rows }
+    } else {
+        let (base, stored) = &tables.embed;
+        let module = (names.prefix, names.embed);
+        Table::File(loader.table(base, stored, module, rows, arch.embed.width)?)
     };
     let project = match names.project_in {
         Some(name) => {

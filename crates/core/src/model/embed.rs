@@ -6,7 +6,7 @@ use easyroutine_kernels::RowsMut;
 
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::weights::{Checkpoint, Norm, Projection};
+use crate::weights::{self, Norm, Projection};
 
 /// The embedding with its weights.
 #[derive(Debug)]
@@ -25,14 +25,15 @@ pub(crate) enum Table {
     /// From the packed unembedding, which is tied to it.
     Packed { matrix: Arc<Projection>, rows: usize },
     /// From the mapped file: a run needs few rows, so no copy is held.
-    File { checkpoint: Arc<Checkpoint>, prefix: &'static str, name: String, rows: usize },
+    File(weights::Table),
 }
 
 impl Embedding {
     /// Ids that have a row.
     pub(crate) fn vocabulary(&self) -> usize {
         match &self.table {
-            Table::Packed { rows, .. } | Table::File { rows, .. } => *rows,
+            Table::Packed { rows, .. } => *rows,
+            Table::File(table) => table.count(),
         }
     }
 
@@ -47,10 +48,9 @@ impl Embedding {
                     matrix.matrix.read_row(*id as usize, out.row_mut(token));
                 }
             }
-            Table::File { checkpoint, prefix, name, rows } => {
-                let tensor = checkpoint.tensor(prefix, name, &[*rows, self.width])?;
+            Table::File(table) => {
                 for (token, id) in batch.ids().iter().enumerate() {
-                    tensor.read_row(*id as usize, out.row_mut(token))?;
+                    table.read(*id as usize, out.row_mut(token));
                 }
             }
         }

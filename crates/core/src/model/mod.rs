@@ -20,10 +20,11 @@ mod weights;
 use std::sync::{Arc, Mutex};
 
 use easyroutine_kernels::{Cpu, Dtype};
+use easyroutine_sites::Site;
 
-use crate::arch::Arch;
+use crate::arch::{Arch, Pooling};
 use crate::batch::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pass::{Asked, At, Program, Reg, emit};
 use crate::tap::Tap;
 pub(crate) use buffer::Buffer;
@@ -35,6 +36,7 @@ use registers::Registers;
 use rope::length_class;
 use run::Run;
 pub(crate) use unembed::moments;
+use unembed::pooled;
 pub use unembed::{FinalNorm, LogitRules, Unembedding};
 use weights::Weights;
 
@@ -50,6 +52,8 @@ pub struct Model {
     cpu: Cpu,
     dtype: Dtype,
     weights: Weights,
+    /// What was passed over, and where its files disagree.
+    warnings: Vec<String>,
     /// Buffers of finished runs, to be used again: page faults cost more than clearing.
     registers: Mutex<Vec<Registers>>,
 }
@@ -83,9 +87,26 @@ impl Model {
         self.weights.blocks.get(layer)?.out.bias.as_deref()
     }
 
-    /// Final norm and unembedding, shared.
-    pub(crate) fn shared_unembedding(&self) -> Arc<Unembedding> {
-        Arc::clone(&self.weights.unembedding)
+    /// Puts earlier warnings before its own.
+    pub(crate) fn warned_before(&mut self, earlier: Vec<String>) {
+        self.warnings.splice(0..0, earlier);
+    }
+
+    /// What the user should know of how its files were read: tensors that were passed over, sources that disagree.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Final norm and unembedding.
+    ///
+    /// # Errors
+    /// A model that has none.
+    pub(crate) fn unembedding(&self) -> Result<&Arc<Unembedding>> {
+        match self.arch.lacks_unembedding() {
+            None => Ok(&self.weights.unembedding),
+            Some(reason) => Err(Error::new(ErrorKind::Unsupported, reason)
+                .hint("activations, attention and edits need none; `score` is what a score head gives")),
+        }
     }
 
     /// Runs a batch, reporting to `tap`. What the tap does not want is not computed; the run ends after the last
@@ -192,7 +213,7 @@ impl Model {
         if program.sections.is_empty() {
             return Ok(());
         }
-        let tails = tails(program, tap, batch);
+        let tails = tails(&self.arch, program, tap, batch);
         self.with_registers(|registers| {
             Run::new(self, batch, tails.as_ref(), tap, registers, past).all(program)
         })
@@ -240,10 +261,13 @@ impl Model {
 }
 
 /// The last tokens of each row, if values of no others are needed where the pass can go on with some tokens alone.
-fn tails(program: &Program, tap: &dyn Tap, batch: &Batch) -> Option<Batch> {
+fn tails(arch: &Arch, program: &Program, tap: &dyn Tap, batch: &Batch) -> Option<Batch> {
     let mut starts: Vec<usize> = batch.spans().map(|span| span.end).collect();
     for point in program.points_of_some_tokens() {
-        let tokens = tap.tokens(point, batch)?;
+        let tokens = match arch.score().map(|score| score.pooling) {
+            Some(Pooling::LastToken { padding }) if point.site() == Site::Score => pooled(batch, padding),
+            _ => tap.tokens(point, batch)?,
+        };
         for (start, span) in starts.iter_mut().zip(batch.spans()) {
             let next = tokens.get(tokens.partition_point(|token| *token < span.start));
             *start = next.map_or(*start, |token| *token.min(start));

@@ -2,7 +2,7 @@
 
 use easyroutine_sites::{Basis, Extent, Point, Scope, Selector, Site};
 
-use crate::arch::{Arch, Mlp, Wiring};
+use crate::arch::{Arch, Head, Mlp, Wiring};
 use crate::error::{Error, Result};
 
 impl Arch {
@@ -49,6 +49,7 @@ impl Arch {
                 }
             },
             Basis::Statistics => Some(3),
+            Basis::Labels => self.score().map(|score| score.labels),
             Basis::Vocabulary => Some(self.vocabulary),
         }
     }
@@ -74,6 +75,14 @@ impl Arch {
             Site::MlpHidden if matches!(self.layers[layer].mlp, Mlp::Experts { .. }) => {
                 Some("this layer has experts, each with neurons of its own".to_owned())
             }
+            Site::Logits => self.lacks_unembedding(),
+            Site::Score => match &self.head {
+                Head::Score(_) => None,
+                Head::Unembedding => {
+                    Some("the head of this model is an unembedding, which gives `logits`".to_owned())
+                }
+                Head::Nothing { class } => Some(format!("this is a {class}: it has no head")),
+            },
             Site::LastLayernorm if self.final_norm.is_none() => {
                 Some("this model has no final norm".to_owned())
             }

@@ -1,14 +1,14 @@
 //! Runs a pass, step after step.
 
 use easyroutine_kernels::{Dtype, Finish, RowsMut, Sequence, large_values};
-use easyroutine_sites::Site;
 
 use super::embed::round_to_bf16;
 use super::past::Past;
 use super::registers::Registers;
 use super::rotations::Rotations;
-use super::unembed::moments;
+use super::unembed::{moments, pooled};
 use super::{Model, experts};
+use crate::arch::Pooling;
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pass::{At, Form, Matrix, NormAt, Program, Reg, Step, Values, Visit};
@@ -137,9 +137,14 @@ impl<'a> Run<'a> {
                 let mut out = out.resize(tokens, 3);
                 (0..tokens).for_each(|i| out.row_mut(i).copy_from_slice(&moments(stream.rows().row(i))));
             }
-            Step::Choose => {
-                let wanted = self.tap.tokens(at.point(Site::Logits, None), self.batch);
-                let wanted = wanted.unwrap_or_else(|| (0..tokens).collect());
+            Step::Choose { site, pooling } => {
+                let wanted = match pooling {
+                    Pooling::LastToken { padding } => pooled(self.batch, *padding),
+                    Pooling::EachToken => {
+                        let wanted = self.tap.tokens(at.point(*site, None), self.batch);
+                        wanted.unwrap_or_else(|| (0..tokens).collect())
+                    }
+                };
                 let (stream, out) = self.registers.pair(Reg::Stream, Reg::Final);
                 let mut out = out.resize(wanted.len(), model.arch.d_model);
                 let chosen = wanted.iter().enumerate();
@@ -222,9 +227,13 @@ impl<'a> Run<'a> {
                 let pairs = &mut self.registers.pairs[*square];
                 self.tap.at(point, &mut Value::of_pairs(pairs, window, *keeping, self.batch))
             }
-            Values::Logits { width } => {
+            Values::Logits { width, pooling } => {
                 let logits = std::mem::take(&mut self.registers.logits);
-                self.tap.at(point, &mut Value::of_some(logits, *width, &self.registers.chosen, self.batch))
+                let of = match pooling {
+                    Pooling::EachToken => Value::of_some,
+                    Pooling::LastToken { .. } => Value::of_rows,
+                };
+                self.tap.at(point, &mut of(logits, *width, &self.registers.chosen, self.batch))
             }
         }
     }

@@ -18,7 +18,8 @@ fn a_run_ends_after_the_last_wanted_point() {
     let mut n_points = 0;
     for folder in std::fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()) {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let files = ModelFiles { kind: FilesKind::Folder(folder), name: name.clone(), commit: None };
+        let files =
+            ModelFiles { kind: FilesKind::Folder(folder), name: name.clone(), commit: None, adapter: None };
         let model = load(&files, &LoadOptions::default()).unwrap();
         let ids = [5, 6, 7];
         let row = Row::of(0, &ids);
@@ -74,7 +75,7 @@ fn a_file_that_is_cut_short_during_a_run_gives_no_numbers_then_nor_later() {
                 std::fs::copy(case.join(name), folder.path().join(name)).unwrap();
             }
             let kind = FilesKind::Folder(folder.path().to_owned());
-            let files = ModelFiles { kind, name: "copy".to_owned(), commit: None };
+            let files = ModelFiles { kind, name: "copy".to_owned(), commit: None, adapter: None };
             let model = load(&files, &LoadOptions::default()).unwrap();
             let batch = Batch::new(&[[5, 6, 7]]).unwrap();
             let logits = || {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix};
 
 use super::buffer::Buffer;
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::weights::{Files, Norm, Projection};
 
@@ -175,6 +176,16 @@ impl Unembedding {
         project.apply(cpu, normed.rows(), out.rows_mut());
         out
     }
+}
+
+/// The token of each row that a pooled score reads: the last that is not padding, or the first where all are.
+pub(super) fn pooled(batch: &Batch, padding: Option<u32>) -> Vec<usize> {
+    let of_row = |span: std::ops::Range<usize>| {
+        let first = span.clone().next()?;
+        let last = span.rev().find(|token| Some(batch.ids()[*token]) != padding);
+        Some(last.unwrap_or(first))
+    };
+    batch.spans().filter_map(of_row).collect()
 }
 
 /// Mean, variance (over D, divided by D, without eps) and second moment of a vector, summed in f64.

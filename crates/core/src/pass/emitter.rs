@@ -170,7 +170,7 @@ impl<'a> Emitter<'a> {
                 Mlp::Plain { .. } | Mlp::Gated { .. } => 0,
             },
             Reg::Moments => 3,
-            Reg::Logits => arch.vocabulary,
+            Reg::Logits => arch.score().map_or(arch.vocabulary, |score| score.labels),
             Reg::Routes | Reg::Pairs => 0,
         }
     }

@@ -6,6 +6,7 @@ use easyroutine_sites::Site;
 use super::emitter::Emitter;
 use super::step::Reg::{Embedded, Final, Moments, Projected, Stream};
 use super::step::{Matrix, NormAt, Step, Values};
+use crate::arch::{Head, Pooling};
 
 /// Token ids to the first residual stream.
 pub(super) fn embedding(p: &mut Emitter<'_>) {
@@ -23,27 +24,34 @@ pub(super) fn embedding(p: &mut Emitter<'_>) {
     p.visit(Site::InputEmbeddings, Stream);
 }
 
-/// The last residual stream to logits.
+/// The last residual stream to logits, or to whatever else the head gives.
 pub(super) fn unembedding(p: &mut Emitter<'_>) {
     let arch = p.arch;
     if arch.final_norm.is_some() {
         p.push(Step::Moments);
         p.visit(Site::LastLayernorm, Moments);
     }
-    p.push(Step::Choose);
+    let (site, outputs, pooling) = match &arch.head {
+        Head::Unembedding => (Site::Logits, arch.vocabulary, Pooling::EachToken),
+        Head::Score(score) => (Site::Score, score.labels, score.pooling),
+        Head::Nothing { .. } => return,
+    };
+    p.push(Step::Choose { site, pooling });
     p.norm_in_place(arch.final_norm, NormAt::Final, Final);
     let mut from = Final;
     if arch.embed.width != arch.d_model {
         p.product(Final, Matrix::EmbeddingOut, Finish::Store, Projected);
         from = Projected;
     }
-    p.push(Step::Unembed { from, inputs: p.width(from), outputs: arch.vocabulary });
-    if let Some(by) = arch.unembed.divisor {
-        p.push(Step::Divide { by });
+    p.push(Step::Unembed { from, inputs: p.width(from), outputs });
+    if arch.head == Head::Unembedding {
+        if let Some(by) = arch.unembed.divisor {
+            p.push(Step::Divide { by });
+        }
+        if let Some(cap) = arch.unembed.softcap {
+            p.push(Step::Softcap { cap });
+        }
     }
-    if let Some(cap) = arch.unembed.softcap {
-        p.push(Step::Softcap { cap });
-    }
-    let want = p.want(Site::Logits, None);
-    p.visit_as(want, Site::Logits, None, Values::Logits { width: arch.vocabulary });
+    let want = p.want(site, None);
+    p.visit_as(want, site, None, Values::Logits { width: outputs, pooling });
 }

@@ -114,7 +114,7 @@ fn width(arch: &Arch, step: &Step) -> usize {
         | Step::Scale { .. }
         | Step::Add { .. }
         | Step::Experts { .. }
-        | Step::Choose => arch.d_model,
+        | Step::Choose { .. } => arch.d_model,
     }
 }
 

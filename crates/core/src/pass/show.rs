@@ -72,7 +72,7 @@ impl fmt::Display for Shown<'_> {
             }
             Step::Narrow { .. } => f.write_str("only the tokens that are needed go on"),
             Step::Moments => f.write_str("moments = mean, variance, second moment of stream"),
-            Step::Choose => f.write_str("final = stream"),
+            Step::Choose { .. } => f.write_str("final = stream"),
             Step::Unembed { from, .. } => write!(f, "logits = W_unembed {from}"),
             Step::Divide { by } => write!(f, "logits /= {by}"),
             Step::Softcap { cap } => write!(f, "logits = {cap} * tanh(logits / {cap})"),

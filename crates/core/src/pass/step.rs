@@ -5,7 +5,7 @@ use std::ops::Range;
 use easyroutine_kernels::{Activation, Finish};
 use easyroutine_sites::Site;
 
-use crate::arch::{ExpertWeights, Norm};
+use crate::arch::{ExpertWeights, Norm, Pooling};
 use crate::tap::{Keeping, Want};
 
 /// A buffer, by what it holds. All have one row a token but the last four.
@@ -160,8 +160,8 @@ pub(crate) enum Step {
     Narrow { live: Regs },
     /// Statistics of the stream, for the final norm.
     Moments,
-    /// The stream at the tokens whose logits are wanted.
-    Choose,
+    /// The stream at the tokens whose logits or scores are wanted.
+    Choose { site: Site, pooling: Pooling },
     /// logits = from U^T + b
     Unembed { from: Reg, inputs: usize, outputs: usize },
     /// logits /= by
@@ -189,7 +189,7 @@ pub(crate) enum Values {
     /// One of the squares in [`Reg::Pairs`].
     Pairs { square: usize, keeping: Keeping },
     /// [`Reg::Logits`], which a tap may keep.
-    Logits { width: usize },
+    Logits { width: usize, pooling: Pooling },
 }
 
 /// A set of registers.
@@ -303,7 +303,7 @@ impl Step {
             }
             Step::Narrow { live } => Effects { reads: *live, writes: *live, rows: Regs::NONE },
             Step::Moments => effects(&[Stream], &[Moments]),
-            Step::Choose => effects(&[Stream], &[Final]),
+            Step::Choose { .. } => effects(&[Stream], &[Final]),
             Step::Unembed { from, .. } => effects(&[*from], &[Logits]),
             Step::Divide { .. } | Step::Softcap { .. } => effects(&[Logits], &[Logits]),
             Step::Visit(visit) => {

@@ -12,7 +12,7 @@ use super::show::Shown;
 use super::step::Regs;
 use super::{Asked, At, Form, Program, Reg, Section, Step, Values, emit, outline};
 use crate::arch::Arch;
-use crate::load::open;
+use crate::load::{LoadOptions, open};
 use crate::source::{FilesKind, ModelFiles};
 use crate::tap::Want;
 
@@ -25,8 +25,9 @@ fn architectures() -> BTreeMap<String, Arch> {
     let folders = std::fs::read_dir(here().join("../../fixtures/tiny")).unwrap();
     let read = |folder: PathBuf| {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let files = ModelFiles { kind: FilesKind::Folder(folder), name: name.clone(), commit: None };
-        (name, open(&files, &[]).unwrap().arch().clone())
+        let files =
+            ModelFiles { kind: FilesKind::Folder(folder), name: name.clone(), commit: None, adapter: None };
+        (name, open(&files, &LoadOptions::default()).unwrap().arch().clone())
     };
     let found: BTreeMap<String, Arch> = folders.map(|entry| read(entry.unwrap().path())).collect();
     assert!(found.len() > 20);
@@ -162,7 +163,7 @@ fn the_table_of_sites_says_how_wide_a_visit_is() {
         for (point, visit) in pass(&arch, &|_| Want::Read).visits() {
             let width = match &visit.values {
                 Values::Columns(_, columns) => Some(columns.len()),
-                Values::Logits { width } => Some(*width),
+                Values::Logits { width, .. } => Some(*width),
                 Values::Pairs { .. } => None,
             };
             assert_eq!(arch.width(point), width, "{name}: {point}");

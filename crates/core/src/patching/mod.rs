@@ -88,6 +88,7 @@ pub fn compute_patching(
     labels: Option<&[Labels]>,
     context: Context<'_>,
 ) -> Result<Patched> {
+    model.unembedding()?;
     if base.len() != target.len() {
         return Err(Error::input(format!("{} rows of base but {} of target", base.len(), target.len())));
     }

@@ -89,6 +89,7 @@ pub fn sweep(
     sweep: &Sweep,
     mut progress: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Grid> {
+    model.unembedding()?;
     let columns = sweep.along.columns(model, row.len())?;
     check_layers(model, &sweep.layers)?;
     let points: Vec<Vec<Point>> = sweep

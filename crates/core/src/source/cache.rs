@@ -59,7 +59,8 @@ impl Repository {
         if !snapshot.is_dir() {
             return Ok(Cached::Absent);
         }
-        let found = |kind| ModelFiles { kind, name: self.id.clone(), commit: Some(commit.clone()) };
+        let found =
+            |kind| ModelFiles { kind, name: self.id.clone(), commit: Some(commit.clone()), adapter: None };
         if let Some(file) = &reference.file {
             let path = snapshot.join(file);
             if !path.is_file() {
@@ -72,7 +73,7 @@ impl Repository {
             Contents::Whole if self.lacks_tokenizer(&commit) => {
                 Cached::WithoutTokenizer(found(FilesKind::Folder(snapshot)))
             }
-            Contents::Whole => Cached::Whole(found(FilesKind::Folder(snapshot))),
+            Contents::Whole | Contents::Adapter => Cached::Whole(found(FilesKind::Folder(snapshot))),
             Contents::Without(missing) => Cached::Partial { missing },
             Contents::Pickle(file) => Cached::Pickle { file },
             Contents::Gguf(files) => match files.as_slice() {

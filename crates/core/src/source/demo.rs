@@ -71,6 +71,6 @@ impl Demo {
             .hint(format!("{fetch} fetches it; on the hub it is `{hub_id}`")));
         }
         folder::check_gguf(&path)?;
-        Ok(ModelFiles { name: folder::stem(&path), kind: FilesKind::Gguf(path), commit: None })
+        Ok(ModelFiles { name: folder::stem(&path), kind: FilesKind::Gguf(path), commit: None, adapter: None })
     }
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::reference::{is_commit, is_gguf, is_safe_name};
-use super::{FilesKind, ModelFiles, io_error, list, printable};
+use super::{FilesKind, ModelFiles, adapter, io_error, list, printable};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const CONFIG: &str = "config.json";
@@ -20,6 +20,8 @@ pub(super) const LONGEST_INDEX: u64 = 128 << 20;
 pub(super) enum Contents {
     /// `config.json` and all of the safetensors.
     Whole,
+    /// An adapter, and no model.
+    Adapter,
     /// Some of that, or none.
     Without(Vec<String>),
     /// No safetensors, but this file of pickle weights.
@@ -44,15 +46,15 @@ pub(super) fn open_path(path: &Path) -> Result<ModelFiles> {
         ));
     }
     check_gguf(path)?;
-    Ok(ModelFiles { kind: FilesKind::Gguf(path.to_owned()), name: stem(path), commit: None })
+    Ok(ModelFiles { kind: FilesKind::Gguf(path.to_owned()), name: stem(path), commit: None, adapter: None })
 }
 
 fn open_folder(path: &Path) -> Result<ModelFiles> {
     let place = path.display();
     match inspect(path)? {
-        Contents::Whole => {
+        Contents::Whole | Contents::Adapter => {
             let (name, commit) = identity(path);
-            Ok(ModelFiles { kind: FilesKind::Folder(path.to_owned()), name, commit })
+            Ok(ModelFiles { kind: FilesKind::Folder(path.to_owned()), name, commit, adapter: None })
         }
         Contents::Pickle(file) => Err(pickle_refusal(&place.to_string(), &file)),
         Contents::Gguf(files) => {
@@ -83,6 +85,9 @@ pub(super) fn pickle_refusal(place: &str, file: &str) -> Error {
 
 /// Looks through a folder.
 pub(super) fn inspect(folder: &Path) -> Result<Contents> {
+    if adapter::is_alone(folder) {
+        return Ok(Contents::Adapter);
+    }
     let has = |name: &str| folder.join(name).is_file();
     let mut missing: Vec<String> = Vec::new();
     if !has(CONFIG) {
@@ -193,7 +198,7 @@ pub(super) fn identity(folder: &Path) -> (String, Option<String>) {
     hub().unwrap_or_else(|| (stem(folder), None))
 }
 
-fn names(folder: &Path) -> Result<Vec<String>> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>> {
     let failed = |e| io_error(folder, "list", e);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {

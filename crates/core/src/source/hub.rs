@@ -17,6 +17,7 @@ use super::environment::Environment;
 use super::folder::{self, CONFIG, INDEX, WEIGHTS};
 use super::reference::{HubReference, is_commit, is_gguf, is_safe_name};
 use super::{ResolveOptions, SMALL_FILES, io_error, list, printable};
+use crate::adapter;
 use crate::error::{Error, ErrorKind, Result};
 
 use blob::Fetch;
@@ -84,7 +85,8 @@ fn plan(reference: &HubReference, listing: &Listing) -> Result<Vec<&'static str>
     }
     if has(WEIGHTS) || has(INDEX) {
         if has(CONFIG) {
-            return Ok(SMALL_FILES.iter().chain([&CONFIG]).filter(|name| has(name)).copied().collect());
+            let others = [CONFIG, adapter::CONFIG, adapter::WEIGHTS];
+            return Ok(SMALL_FILES.iter().copied().chain(others).filter(|name| has(name)).collect());
         }
         return Err(Error::new(ErrorKind::Unsupported, format!("`{id}` has weights, but no config.json"))
             .hint(
@@ -96,12 +98,12 @@ fn plan(reference: &HubReference, listing: &Listing) -> Result<Vec<&'static str>
         [one] if !one.contains('/') => return Ok(Vec::new()),
         _ => return Err(several_ggufs(id, &ggufs)),
     }
+    if has(adapter::CONFIG) && has(adapter::WEIGHTS) {
+        let own = [adapter::CONFIG, adapter::WEIGHTS];
+        return Ok(SMALL_FILES.iter().copied().chain(own).filter(|name| has(name)).collect());
+    }
     if let Some(pickle) = listing.files.iter().find(|name| folder::is_pickle(name)) {
         return Err(folder::pickle_refusal(&format!("`{id}`"), pickle));
-    }
-    if has("adapter_config.json") {
-        return Err(Error::new(ErrorKind::Unsupported, format!("`{id}` is an adapter, not a whole model"))
-            .hint("merge it into its base model in Python (`merge_and_unload`) and save the result"));
     }
     let others = all(&|name| name.ends_with(".safetensors"));
     let found = if others.is_empty() { "no weights".to_owned() } else { format!("only {}", list(&others)) };

@@ -9,6 +9,8 @@
 //! What looks like a path never becomes a request to the hub, and a model that is whole in the cache is used without
 //! asking whether its branch has moved. Pickle weights (`.bin`, `.pt`) are neither fetched nor read.
 
+mod adapter;
+mod beside;
 mod cache;
 mod demo;
 mod environment;
@@ -26,6 +28,8 @@ use crate::error::{Error, ErrorKind, Result};
 use cache::{Cached, Repository};
 use reference::{HubReference, Reference};
 
+pub use adapter::AdapterChoice;
+pub(crate) use beside::warnings as beside_warnings;
 pub use demo::{Demo, demos};
 pub use environment::{Environment, Token};
 
@@ -59,6 +63,8 @@ pub struct ModelFiles {
     pub name: String,
     /// The commit on the hub, where it is known.
     pub commit: Option<String>,
+    /// The folder of the adapter that is applied to it.
+    pub adapter: Option<PathBuf>,
 }
 
 /// The two forms in which models are read.
@@ -99,6 +105,8 @@ pub struct ResolveOptions {
     pub revision: Option<String>,
     /// Use the cache alone, whatever the environment says.
     pub offline: bool,
+    /// Which adapter is applied.
+    pub adapter: AdapterChoice,
     /// Told how a download goes on.
     pub progress: Option<ProgressCallback>,
     /// How failures that may pass are repeated.
@@ -176,7 +184,18 @@ pub fn resolve_in(
     options: &ResolveOptions,
     environment: &Environment,
 ) -> Result<ModelFiles> {
-    match reference::parse(reference, options.revision.as_deref(), environment)? {
+    let files = resolve_reference(reference, options.revision.as_deref(), options, environment)?;
+    adapter::choose(files, options, environment)
+}
+
+/// What a reference leads to: a model, or a folder with an adapter alone.
+fn resolve_reference(
+    reference: &str,
+    revision: Option<&str>,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Result<ModelFiles> {
+    match reference::parse(reference, revision, environment)? {
         Reference::Path(path) => folder::open_path(&path),
         Reference::Hub(hub) => resolve_hub(&hub, options, environment),
     }

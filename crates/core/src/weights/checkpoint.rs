@@ -5,13 +5,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, StoredTensor};
 
+use super::surplus::{self, Allowed};
+use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::StorageQuirk;
 
-/// An opened checkpoint, which remembers what was read of it.
+/// An opened checkpoint, with the adapter on it if there is one. It remembers what was read of it.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     container: Container,
+    adapter: Option<Adapter>,
+    /// Surplus tensors that are let through.
+    allowed: Allowed,
     /// Checkpoint name to the container's own name.
     stored: BTreeMap<String, (String, StorageQuirk)>,
     used: Mutex<BTreeSet<String>>,
@@ -30,29 +35,45 @@ impl Checkpoint {
         names: impl IntoIterator<Item = (String, String, StorageQuirk)>,
     ) -> Self {
         let stored = names.into_iter().map(|(ours, theirs, quirk)| (ours, (theirs, quirk))).collect();
-        Checkpoint { container, stored, used: Mutex::default() }
+        Checkpoint { container, adapter: None, allowed: Allowed::default(), stored, used: Mutex::default() }
     }
 
-    /// Tensor `prefix + name`, or `name` alone, of exactly this shape. Marks it as used.
+    /// The same with an adapter.
+    #[must_use]
+    pub(crate) fn adapted(self, adapter: Option<Adapter>) -> Self {
+        Checkpoint { adapter, ..self }
+    }
+
+    /// The same, with surplus tensors let through.
+    #[must_use]
+    pub(crate) fn allowing(self, allowed: Allowed) -> Self {
+        Checkpoint { allowed, ..self }
+    }
+
+    /// The adapter.
+    pub(crate) fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// Tensor `prefix + name`, or `name` alone, of exactly this shape, or what an adapter puts in its place. Marks it as
+    /// used.
     ///
     /// # Errors
     /// No such tensor, another shape, numbers that are not floating point.
     pub(crate) fn tensor(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
-        let Some(key) = self.find(prefix, name) else {
-            return Err(Error::new(
-                ErrorKind::Weights,
-                format!("the weights have no tensor `{prefix}{name}`"),
-            ));
+        let key = self.find(prefix, name);
+        let tensor = match (self.replacement(prefix, name), &key) {
+            (Some(stored), _) => Tensor { stored, quirk: StorageQuirk::None },
+            (None, Some(key)) => self.by_name(key)?,
+            (None, None) => return Err(missing(&format!("{prefix}{name}"))),
         };
-        let (stored_name, quirk) = &self.stored[&key];
-        let stored = self.container.tensor(stored_name).ok_or_else(|| {
-            Error::new(ErrorKind::Weights, format!("the weights have no tensor `{stored_name}`"))
-        })?;
+        let stored = &tensor.stored;
         if stored.shape() != shape {
             return Err(Error::new(
                 ErrorKind::Weights,
                 format!(
-                    "tensor `{stored_name}` has shape {:?}; the config asks for {shape:?}",
+                    "tensor `{}` has shape {:?}; the config asks for {shape:?}",
+                    stored.name(),
                     stored.shape()
                 ),
             ));
@@ -64,11 +85,75 @@ impl Checkpoint {
         if integer {
             return Err(Error::new(
                 ErrorKind::Weights,
-                format!("tensor `{stored_name}` holds {:?} values, not floating point", stored.encoding()),
+                format!(
+                    "tensor `{}` holds {:?} values, not floating point",
+                    stored.name(),
+                    stored.encoding()
+                ),
             ));
         }
-        self.used().insert(key);
-        Ok(Tensor { stored, quirk: *quirk })
+        self.used().extend(key);
+        Ok(tensor)
+    }
+
+    /// Marks a tensor as used without reading it: a copy of one that is.
+    pub(crate) fn pass_over(&self, prefix: &str, name: &str) {
+        self.used().extend(self.find(prefix, name));
+    }
+
+    /// What an adapter adds to the weight of a module of so many outputs and inputs.
+    ///
+    /// # Errors
+    /// Tensors of the adapter that do not fit.
+    pub(crate) fn low_rank(
+        &self,
+        prefix: &str,
+        module: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Option<LowRank>> {
+        let Some(adapter) = &self.adapter else { return Ok(None) };
+        adapter.low_rank(&spellings(prefix, module), outputs, inputs)
+    }
+
+    /// What an adapter adds to the bias of a module.
+    ///
+    /// # Errors
+    /// A tensor of the adapter that does not fit.
+    pub(crate) fn bias_of_update(
+        &self,
+        prefix: &str,
+        module: &str,
+        outputs: usize,
+    ) -> Result<Option<Vec<f32>>> {
+        let Some(adapter) = &self.adapter else { return Ok(None) };
+        adapter.bias(&spellings(prefix, module), outputs)
+    }
+
+    /// What an adapter adds to a table of so many rows.
+    ///
+    /// # Errors
+    /// Tensors of the adapter that do not fit.
+    pub(crate) fn low_rank_of_table(
+        &self,
+        prefix: &str,
+        module: &str,
+        rows: usize,
+        width: usize,
+    ) -> Result<Option<LowRank>> {
+        let Some(adapter) = &self.adapter else { return Ok(None) };
+        adapter.of_table(&spellings(prefix, module), rows, width)
+    }
+
+    /// Whether an adapter adds to the weight of a module.
+    pub(crate) fn has_update(&self, prefix: &str, module: &str) -> bool {
+        self.adapter.as_ref().is_some_and(|adapter| adapter.updates(&spellings(prefix, module)))
+    }
+
+    /// Whether an adapter has a tensor in the place of this one.
+    pub(crate) fn is_replaced(&self, prefix: &str, name: &str) -> bool {
+        let Some(adapter) = &self.adapter else { return false };
+        spellings(prefix, name).iter().any(|name| adapter.replaced().any(|replaced| replaced == name))
     }
 
     /// Whether the files still hold what they held when they were opened.
@@ -76,7 +161,8 @@ impl Checkpoint {
     /// # Errors
     /// The file that does not.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        Ok(self.container.check_unchanged()?)
+        self.container.check_unchanged()?;
+        self.adapter.as_ref().map_or(Ok(()), Adapter::check_unchanged)
     }
 
     /// The files that hold the tensors.
@@ -84,45 +170,65 @@ impl Checkpoint {
         self.container.files()
     }
 
-    /// Whether the file holds a tensor of exactly this name.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.stored.contains_key(name)
+    /// Whether there is a tensor `prefix + name`, or `name` alone.
+    pub(crate) fn has(&self, prefix: &str, name: &str) -> bool {
+        self.find(prefix, name).is_some() || self.is_replaced(prefix, name)
     }
 
-    /// Every tensor must have been used, or end in one of `ignored`.
+    /// Every tensor must have been used, be of a kind that changes nothing (`ignored` are ends of such names), or be let
+    /// through; so must every tensor of the adapter. Returns warnings: what was passed over.
     ///
     /// # Errors
-    /// Surplus tensors; the first are named.
-    pub(crate) fn finish(&self, ignored: &[&str]) -> Result<()> {
+    /// Surplus tensors, all of them named.
+    pub(crate) fn finish(&self, ignored: &[&str]) -> Result<Vec<String>> {
         let used = self.used();
-        let is_ignored = |name: &str| ignored.iter().any(|end| name == *end || ends_with_part(name, end));
-        let surplus: Vec<&str> =
-            self.stored.keys().map(String::as_str).filter(|n| !used.contains(*n) && !is_ignored(n)).collect();
-        let Some(first) = surplus.first() else { return Ok(()) };
-        let more = if surplus.len() > 1 { format!(" and {} more", surplus.len() - 1) } else { String::new() };
-        Err(Error::new(
-            ErrorKind::Weights,
-            format!(
-                "tensor `{first}`{more} has no place in this architecture: the numbers would be wrong without it"
-            ),
-        ))
+        let left = self.stored.keys().map(String::as_str).filter(|n| !used.contains(*n));
+        let warnings = surplus::check(left, ignored, &self.allowed)?;
+        self.adapter.as_ref().map_or(Ok(()), Adapter::finish)?;
+        Ok(warnings)
     }
 
-    /// Names of all tensors in the checkpoint's spelling, but for the ignored buffers.
+    /// Names of all tensors in the checkpoint's spelling, but for buffers (`ignored` are ends of their names), and of those
+    /// that the adapter has beside them.
     pub(crate) fn names(&self, ignored: &[&str]) -> Vec<&str> {
-        let is_ignored = |name: &str| ignored.iter().any(|end| name == *end || ends_with_part(name, end));
-        self.stored.keys().map(String::as_str).filter(|name| !is_ignored(name)).collect()
+        let stored = self.stored.keys().map(String::as_str).filter(|name| !surplus::is_buffer(name, ignored));
+        let beside = self.adapter.iter().flat_map(Adapter::replaced).filter(|name| {
+            !self.stored.contains_key(*name) && !self.stored.keys().any(|s| ends_with_part(name, s))
+        });
+        stored.chain(beside).collect()
     }
 
-    /// Any tensor by the name that [`Checkpoint::names`] gives it.
+    /// Any tensor by the name that [`Checkpoint::names`] gives it, as the file has it.
     ///
     /// # Errors
     /// No such tensor.
     pub(crate) fn by_name(&self, name: &str) -> Result<Tensor<'_>> {
-        let missing = || Error::new(ErrorKind::Weights, format!("the weights have no tensor `{name}`"));
-        let (stored_name, quirk) = self.stored.get(name).ok_or_else(missing)?;
-        let stored = self.container.tensor(stored_name).ok_or_else(missing)?;
-        Ok(Tensor { stored, quirk: *quirk })
+        match self.stored.get(name) {
+            Some((stored_name, quirk)) => {
+                let stored = self.container.tensor(stored_name).ok_or_else(|| missing(stored_name))?;
+                Ok(Tensor { stored, quirk: *quirk })
+            }
+            None => {
+                let stored = self.adapter.as_ref().and_then(|adapter| adapter.replacement(name));
+                Ok(Tensor { stored: stored.ok_or_else(|| missing(name))?, quirk: StorageQuirk::None })
+            }
+        }
+    }
+
+    /// As [`Checkpoint::by_name`], or what the adapter has in its place.
+    ///
+    /// # Errors
+    /// No such tensor.
+    pub(crate) fn current(&self, prefix: &str, name: &str) -> Result<Tensor<'_>> {
+        match self.replacement(prefix, name.strip_prefix(prefix).unwrap_or(name)) {
+            Some(stored) => Ok(Tensor { stored, quirk: StorageQuirk::None }),
+            None => self.by_name(name),
+        }
+    }
+
+    fn replacement(&self, prefix: &str, name: &str) -> Option<StoredTensor<'_>> {
+        let adapter = self.adapter.as_ref()?;
+        spellings(prefix, name).iter().find_map(|name| adapter.replacement(name))
     }
 
     fn used(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -131,13 +237,21 @@ impl Checkpoint {
     }
 
     fn find(&self, prefix: &str, name: &str) -> Option<String> {
-        let full = format!("{prefix}{name}");
-        [full, name.to_owned()].into_iter().find(|n| self.stored.contains_key(n))
+        spellings(prefix, name).into_iter().find(|n| self.stored.contains_key(n))
     }
 }
 
+fn missing(name: &str) -> Error {
+    Error::new(ErrorKind::Weights, format!("the weights have no tensor `{name}`"))
+}
+
+/// The names under which a tensor or module may stand.
+fn spellings(prefix: &str, name: &str) -> [String; 2] {
+    [format!("{prefix}{name}"), name.to_owned()]
+}
+
 /// Whether a dotted name ends in these whole parts.
-fn ends_with_part(name: &str, end: &str) -> bool {
+pub(super) fn ends_with_part(name: &str, end: &str) -> bool {
     name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
 }
 

@@ -1,11 +1,14 @@
 //! Projections and norms as the kernels take them: vectors are read at once, matrices when products need them.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use easyroutine_kernels::{Cpu, Dtype, Out, PackedMatrix, Rows, RowsMut, Source};
 
 use super::checkpoint::{Checkpoint, TensorRows};
-use super::projection::Projection;
+use super::projection::{Projection, Update};
+use super::table::Table;
+use crate::adapter::LowRank;
 use crate::arch::{self, Bias};
 use crate::error::Result;
 use crate::names::{Axes, Linear, Names};
@@ -143,7 +146,31 @@ impl Loader<'_> {
             Bias::Stored => Some(self.vector(&name("bias"), outputs)?),
             Bias::Absent => None,
         };
-        Ok(Part { weight, bias })
+        let update = self.checkpoint.low_rank(self.base, &format!("{prefix}{module}"), outputs, inputs)?;
+        Ok(Part { weight, bias, update })
+    }
+
+    /// A table that is looked up by row: tensor `name`, with what an adapter adds to `module`. Each has a prefix of its
+    /// own, since a tied pair shares one tensor.
+    pub(crate) fn table(
+        &self,
+        base: &str,
+        name: &str,
+        (module_base, module): (&str, &str),
+        rows: usize,
+        width: usize,
+    ) -> Result<Table> {
+        let stored = self.checkpoint.tensor(base, name, &[rows, width])?.lasting()?;
+        let update = self.checkpoint.low_rank_of_table(module_base, module, rows, width)?;
+        Ok(Table { rows: stored, update, count: rows, _files: Arc::clone(self.checkpoint) })
+    }
+
+    /// The same rows as a projection from the table's width to its number of rows.
+    pub(crate) fn of_table(&self, table: Table, width: usize) -> Projection {
+        let outputs = table.count();
+        let bias = table.update.as_ref().and_then(|update| update.bias.clone());
+        let part = Part { weight: PartRows::Table(table), bias, update: None };
+        self.fused(vec![part], width, outputs, |n| (0, n))
     }
 
     /// Several stored projections as one: output `n` is row `place(n).1` of part `place(n).0`.
@@ -176,11 +203,12 @@ impl Loader<'_> {
         place: impl Fn(usize) -> Place + Send + Sync + 'static,
         later: impl FnOnce(Arc<dyn Source>) -> PackedMatrix,
     ) -> Projection {
-        let has_bias = parts.iter().any(|part| part.bias.is_some());
+        let has_bias = parts.iter().any(|part| part.biases().next().is_some());
         let bias = has_bias.then(|| {
-            let of = |(part, row): Place| parts[part].bias.as_ref().map_or(0.0, |b| b[row]);
+            let of = |(part, row): Place| parts[part].biases().map(|bias| bias[row]).sum();
             (0..outputs).map(|n| of(place(n))).collect()
         });
+        let update = self.update(&parts, outputs, &place);
         let parts: Vec<PartRows> = parts.into_iter().map(|part| part.weight).collect();
         // Decoded values are a second copy, which should not wait.
         let decoded = parts.iter().any(|part| matches!(part, PartRows::Columns { .. }));
@@ -189,7 +217,40 @@ impl Loader<'_> {
         if decoded {
             matrix.pack_now(self.cpu);
         }
-        Projection::new(matrix, bias)
+        Projection::new(matrix, bias).updated(update)
+    }
+
+    /// The updates of several parts as one: their ranks side by side, each part's outputs reading its own.
+    fn update(
+        &self,
+        parts: &[Part],
+        outputs: usize,
+        place: &(impl Fn(usize) -> Place + Sync),
+    ) -> Option<Update> {
+        let mut firsts = Vec::with_capacity(parts.len());
+        let (mut rank, mut rows): (usize, Vec<&[f32]>) = (0, Vec::new());
+        for part in parts {
+            firsts.push(rank);
+            if let Some(update) = &part.update {
+                rank += update.rank;
+                rows.extend(update.a.chunks_exact(update.a.len() / update.rank));
+            }
+        }
+        let inputs = rows.first()?.len();
+        let Ok(down) = PackedMatrix::pack(self.cpu, self.dtype, rank, inputs, |n, row| {
+            row.copy_from_slice(rows[n]);
+            Ok::<(), Infallible>(())
+        });
+        // Few numbers, and their inputs are sums: no reason to round them.
+        let Ok(up) = PackedMatrix::pack(self.cpu, Dtype::F32, outputs, rank, |n, row| {
+            row.fill(0.0);
+            let (part, output) = place(n);
+            if let Some(LowRank { rank, b, .. }) = &parts[part].update {
+                row[firsts[part]..][..*rank].copy_from_slice(&b[output * rank..][..*rank]);
+            }
+            Ok::<(), Infallible>(())
+        });
+        Some(Update { down, up })
     }
 }
 
@@ -198,6 +259,15 @@ impl Loader<'_> {
 pub(crate) struct Part {
     weight: PartRows,
     bias: Option<Vec<f32>>,
+    /// What an adapter adds.
+    update: Option<LowRank>,
+}
+
+impl Part {
+    /// What is added to the outputs: the stored bias, and that of an adapter.
+    fn biases(&self) -> impl Iterator<Item = &Vec<f32>> {
+        self.bias.iter().chain(self.update.iter().flat_map(|update| &update.bias))
+    }
 }
 
 #[derive(Debug)]
@@ -206,6 +276,8 @@ enum PartRows {
     Stored(TensorRows),
     /// Stored `[inputs, outputs]`, decoded as a whole because rows are columns there.
     Columns { values: Vec<f32>, outputs: usize },
+    /// A table that is looked up by row.
+    Table(Table),
 }
 
 /// The rows of several stored projections as one matrix.
@@ -221,6 +293,7 @@ impl Source for JoinedRows {
         let (part, row) = (self.place)(output);
         match &self.parts[part] {
             PartRows::Stored(rows) => rows.read(row, weights),
+            PartRows::Table(table) => table.read(row, weights),
             PartRows::Columns { values, outputs } => {
                 let column = values[row..].iter().step_by(*outputs);
                 weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
@@ -230,8 +303,10 @@ impl Source for JoinedRows {
 
     fn done(&self) {
         for part in &self.parts {
-            if let PartRows::Stored(rows) = part {
-                rows.drop_pages();
+            match part {
+                PartRows::Stored(rows) => rows.drop_pages(),
+                PartRows::Table(table) => table.drop_pages(),
+                PartRows::Columns { .. } => {}
             }
         }
     }

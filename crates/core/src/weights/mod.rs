@@ -5,8 +5,12 @@ mod checkpoint;
 mod files;
 mod load;
 mod projection;
+mod surplus;
+mod table;
 
-pub(crate) use checkpoint::{Checkpoint, Tensor};
+pub(crate) use checkpoint::Checkpoint;
 pub(crate) use files::Files;
 pub(crate) use load::{Loader, Norm};
 pub(crate) use projection::Projection;
+pub(crate) use surplus::Allowed;
+pub(crate) use table::Table;

@@ -3,20 +3,49 @@
 use std::convert::Infallible;
 use std::sync::OnceLock;
 
-use easyroutine_kernels::{Activation, Cpu, Finish, Left, Out, PackedMatrix, Rows, RowsMut, Terms};
+use easyroutine_kernels::{
+    Activation, Cpu, Finish, Left, Out, PackedMatrix, Rows, RowsMut, Terms, give_back, large_values,
+};
 
-/// A linear map, packed.
+/// A linear map, packed: `x W^T + b`, or with the low-rank update of an adapter `x W^T + b + (x A^T) B^T`.
+///
+/// The update is a product of its own, as peft computes it: W stays as it is stored, and in bf16 the update is not lost to
+/// the rounding of W.
 #[derive(Debug)]
 pub(crate) struct Projection {
     pub(crate) matrix: PackedMatrix,
     pub(crate) bias: Option<Vec<f32>>,
-    /// The matrix cut into equal parts of its inputs, once they are asked for.
-    parts: OnceLock<Vec<PackedMatrix>>,
+    update: Option<Box<Update>>,
+    /// The map cut into equal parts of its inputs, once they are asked for.
+    parts: OnceLock<Vec<Part>>,
+}
+
+/// A low-rank update, with its scale in `up`.
+#[derive(Debug)]
+pub(crate) struct Update {
+    /// A, rank by inputs.
+    pub(crate) down: PackedMatrix,
+    /// B, outputs by rank.
+    pub(crate) up: PackedMatrix,
+}
+
+/// The map of some of the inputs, without the bias.
+#[derive(Debug)]
+struct Part {
+    matrix: PackedMatrix,
+    /// A of the update.
+    down: Option<PackedMatrix>,
 }
 
 impl Projection {
     pub(crate) fn new(matrix: PackedMatrix, bias: Option<Vec<f32>>) -> Self {
-        Projection { matrix, bias, parts: OnceLock::new() }
+        Projection { matrix, bias, update: None, parts: OnceLock::new() }
+    }
+
+    /// The same map with an update.
+    #[must_use]
+    pub(crate) fn updated(self, update: Option<Update>) -> Self {
+        Projection { update: update.map(Box::new), ..self }
     }
 
     /// Number of inputs.
@@ -74,18 +103,50 @@ impl Projection {
     }
 
     fn multiply(&self, cpu: &Cpu, x: Left<'_>, finish: Finish, out: Out<'_>) {
-        let terms = Terms { bias: self.bias.as_deref(), addend: None };
-        cpu.matmul_then(x, &self.matrix, terms, finish, out);
+        let down = self.update.as_ref().map(|update| &update.down);
+        self.multiply_by(cpu, x, (&self.matrix, down), self.bias.as_deref(), finish, out);
     }
 
-    /// `out = x W_part^T`: what one of equal parts of the inputs gives, such as one head's, without the bias. The parts are
-    /// packed at the first call, beside the whole.
+    /// A product with a matrix and the A of the update, both whole or both cut.
+    fn multiply_by(
+        &self,
+        cpu: &Cpu,
+        x: Left<'_>,
+        (matrix, down): (&PackedMatrix, Option<&PackedMatrix>),
+        bias: Option<&[f32]>,
+        finish: Finish,
+        out: Out<'_>,
+    ) {
+        let (Some(Update { up, .. }), Some(down)) = (self.update.as_deref(), down) else {
+            return cpu.matmul_then(x, matrix, Terms { bias, addend: None }, finish, out);
+        };
+        let (tokens, outputs, rank) = (x.n_rows(), up.outputs(), up.inputs());
+        let mut reduced = large_values(tokens * rank);
+        cpu.matmul(x, down, None, RowsMut::dense(&mut reduced, tokens, rank));
+        let mut addend = large_values(tokens * outputs);
+        let reduced_rows = Rows::dense(&reduced, tokens, rank);
+        cpu.matmul(reduced_rows, up, None, RowsMut::dense(&mut addend, tokens, outputs));
+        let terms = Terms { bias, addend: Some(Rows::dense(&addend, tokens, outputs)) };
+        cpu.matmul_then(x, matrix, terms, finish, out);
+        give_back(reduced);
+        give_back(addend);
+    }
+
+    /// `out = x W_part^T`: what one of equal parts of the inputs gives, such as one head's, without the bias; an update's
+    /// part is in it. The parts are packed at the first call, beside the whole.
     ///
     /// # Shapes
     /// `x`: tokens by inputs of the part; `out`: tokens by outputs.
     pub(crate) fn apply_part(&self, cpu: &Cpu, x: Rows<'_>, part: usize, out: RowsMut<'_>) {
-        let parts = self.parts.get_or_init(|| pack_parts(cpu, &self.matrix, x.n_columns()));
-        cpu.matmul(x, &parts[part], None, out);
+        let Part { matrix, down } = &self.parts.get_or_init(|| self.cut(cpu, x.n_columns()))[part];
+        self.multiply_by(cpu, x.into(), (matrix, down.as_ref()), None, Finish::Store, out.into());
+    }
+
+    fn cut(&self, cpu: &Cpu, width: usize) -> Vec<Part> {
+        let matrices = pack_parts(cpu, &self.matrix, width);
+        let mut downs = self.update.as_ref().map(|update| pack_parts(cpu, &update.down, width).into_iter());
+        let part = |matrix| Part { matrix, down: downs.as_mut().and_then(Iterator::next) };
+        matrices.into_iter().map(part).collect()
     }
 }
 

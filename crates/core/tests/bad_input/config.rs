@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use easyroutine::load::{LoadOptions, load, open};
+use easyroutine::load::{LoadOptions, open};
 use easyroutine::{Batch, ErrorKind};
 use serde_json::{Value, json};
 
@@ -57,10 +57,11 @@ fn an_unknown_key_is_refused_until_it_is_let_through() {
     );
     let written = draft.write();
     let allowed_keys = vec!["attention_twist".to_owned()];
-    let opened = open(&folder(written.path()), &allowed_keys).unwrap();
+    let options = LoadOptions { allowed_keys: allowed_keys.clone(), ..LoadOptions::default() };
+    let opened = open(&folder(written.path()), &options).unwrap();
     assert_eq!(opened.reading.let_through, allowed_keys);
-    let model =
-        load(&folder(written.path()), &LoadOptions { allowed_keys, ..LoadOptions::default() }).unwrap();
+    let model = opened.build(&options).unwrap();
+    assert!(model.warnings()[0].contains("`attention_twist` was let through"));
     let rows = [vec![1, 2, 3]];
     let logits = |model| extract(model, &rows, "logits", "all").get("logits").unwrap().values().to_vec();
     assert_same_bits("let through", &logits(&model), &logits(&tiny("llama")));
@@ -85,14 +86,18 @@ fn text_that_is_no_config_is_refused() {
     let path = written.path().join("config.json");
     for text in ["", "{", "[]", "3", "{\"model_type\": \"llama\"", "\u{0}", "{\"a\": 1e999}"] {
         std::fs::write(&path, text).unwrap();
-        refused(open(&folder(written.path()), &[]), ErrorKind::Config, &["config.json"]);
+        refused(open(&folder(written.path()), &LoadOptions::default()), ErrorKind::Config, &["config.json"]);
     }
     std::fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
-    refused(open(&folder(written.path()), &[]), ErrorKind::Config, &["config.json"]);
+    refused(open(&folder(written.path()), &LoadOptions::default()), ErrorKind::Config, &["config.json"]);
     std::fs::write(&path, "[".repeat(200_000)).unwrap();
-    refused(open(&folder(written.path()), &[]), ErrorKind::Config, &["config.json"]);
+    refused(open(&folder(written.path()), &LoadOptions::default()), ErrorKind::Config, &["config.json"]);
     std::fs::write(&path, vec![b' '; (16 << 20) + 1]).unwrap();
-    refused(open(&folder(written.path()), &[]), ErrorKind::Format, &["config.json", "too many"]);
+    refused(
+        open(&folder(written.path()), &LoadOptions::default()),
+        ErrorKind::Format,
+        &["config.json", "too many"],
+    );
 }
 
 /// Values that no key of a config should have, most of them too large, too small or of another type.
@@ -144,7 +149,7 @@ fn no_value_of_any_key_makes_loading_or_running_panic() {
                 std::fs::write(written.path().join("config.json"), Value::Object(config).to_string())
                     .unwrap();
                 let run = || {
-                    let opened = open(&folder(written.path()), &[])?;
+                    let opened = open(&folder(written.path()), &LoadOptions::default())?;
                     if *opened.arch() == own {
                         return Ok(false);
                     }

@@ -113,7 +113,15 @@ fn an_index_that_leaves_the_folder_or_names_what_is_not_there_is_refused() {
 }
 
 fn open_gguf(path: &Path) -> Result<easyroutine::load::Opened, Error> {
-    open(&ModelFiles { kind: FilesKind::Gguf(path.to_owned()), name: "x".to_owned(), commit: None }, &[])
+    open(
+        &ModelFiles {
+            kind: FilesKind::Gguf(path.to_owned()),
+            name: "x".to_owned(),
+            commit: None,
+            adapter: None,
+        },
+        &LoadOptions::default(),
+    )
 }
 
 #[test]

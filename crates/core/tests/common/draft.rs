@@ -33,6 +33,12 @@ impl Stored {
         Stored { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
     }
 
+    /// The values of an f32 tensor.
+    pub(crate) fn values(&self) -> Vec<f32> {
+        assert_eq!(self.dtype, Dtype::F32);
+        self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
     /// Replaces one value of an f32 tensor.
     pub(crate) fn set(&mut self, index: usize, value: f32) {
         assert_eq!(self.dtype, Dtype::F32);
@@ -67,12 +73,7 @@ impl Draft {
 
     /// The bytes of its safetensors file.
     pub(crate) fn weights(&self) -> Vec<u8> {
-        let views: Vec<(&str, TensorView<'_>)> = self
-            .tensors
-            .iter()
-            .map(|(name, t)| (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()))
-            .collect();
-        serialize(views, None).unwrap()
+        serialized(&self.tensors)
     }
 
     /// Writes the folder.
@@ -87,7 +88,7 @@ impl Draft {
     /// Opens it; the mapped file lives on after the folder.
     pub(crate) fn open(&self) -> Result<Opened, Error> {
         let written = self.write();
-        open(&folder(written.path()), &[])
+        open(&folder(written.path()), &LoadOptions::default())
     }
 
     /// Loads it on two threads.
@@ -95,4 +96,13 @@ impl Draft {
         let written = self.write();
         load(&folder(written.path()), &LoadOptions { threads: Some(2), ..LoadOptions::default() })
     }
+}
+
+/// The bytes of a safetensors file with these tensors.
+pub(crate) fn serialized(tensors: &BTreeMap<String, Stored>) -> Vec<u8> {
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|(name, t)| (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()))
+        .collect();
+    serialize(views, None).unwrap()
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 pub(crate) mod draft;
+pub(crate) mod lora;
 pub(crate) mod taps;
 
 use std::collections::BTreeMap;
@@ -40,7 +41,7 @@ pub(crate) fn cases(kind: &str) -> Vec<String> {
 pub(crate) fn folder(path: impl Into<PathBuf>) -> ModelFiles {
     let path = path.into();
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
-    ModelFiles { kind: FilesKind::Folder(path), name, commit: None }
+    ModelFiles { kind: FilesKind::Folder(path), name, commit: None, adapter: None }
 }
 
 /// A tiny model, on two threads unless told otherwise.
@@ -114,8 +115,12 @@ impl Reference {
 
 /// All reference tensors of a case.
 pub(crate) fn references(case: &str) -> BTreeMap<String, Reference> {
-    let file =
-        ShardedSafeTensors::open(fixtures().join("tiny").join(case).join("reference.safetensors")).unwrap();
+    tensors_of(&fixtures().join("tiny").join(case).join("reference.safetensors"))
+}
+
+/// All tensors of a file.
+pub(crate) fn tensors_of(path: &Path) -> BTreeMap<String, Reference> {
+    let file = ShardedSafeTensors::open(path).unwrap();
     file.names()
         .map(|name| {
             let tensor = file.tensor(name).unwrap();

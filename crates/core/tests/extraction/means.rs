@@ -95,7 +95,7 @@ fn a_lens_with_cached_norm_refuses_averages() {
     let model = tiny("llama");
     let asked = json!({"avg": true, "extract_resid_out": true, "extract_last_layernorm": true});
     let cache = run(&model, &rows(), asked, "0:3").unwrap();
-    let lens = LogitLens::from_model(&model);
+    let lens = LogitLens::from_model(&model).unwrap();
     let error = lens.compute(&cache, "resid_out_1", &LensOptions::default()).unwrap_err();
     assert!(error.to_string().contains("averaged activations have no cached norm"));
     let own = LensOptions { norm: LensNorm::Own, ..LensOptions::default() };

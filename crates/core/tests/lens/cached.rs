@@ -27,7 +27,7 @@ fn all_parts_and_the_bias_sum_to_the_logits_before_the_softcap() {
             return;
         }
         let cache = captured(model, &rows(model));
-        let (lens, bias) = (LogitLens::from_model(model), bias(model));
+        let (lens, bias) = (LogitLens::from_model(model).unwrap(), bias(model));
         let logits = cache.get("logits").unwrap().values();
         let largest = logits.iter().fold(0.0, |m: f64, x| m.max(f64::from(x.abs())));
         for id in IDS {
@@ -59,7 +59,7 @@ fn all_parts_and_the_bias_sum_to_the_logits_before_the_softcap() {
 fn the_heads_sum_to_what_attention_adds_where_nothing_stands_between() {
     for_every_model(|name, model| {
         let cache = captured(model, &rows(model));
-        let lens = LogitLens::from_model(model);
+        let lens = LogitLens::from_model(model).unwrap();
         let options = along(vec![Direction::Pair(7, 100)], LensNorm::Cached);
         let one = |key: &str| read(&lens, &cache, key, &options);
         if model.arch().final_norm.is_none() {
@@ -122,7 +122,7 @@ fn a_part_reads_as_the_classic_lens_but_for_scale_and_bias() {
             return;
         }
         let cache = captured(model, &rows(model));
-        let (lens, bias) = (LogitLens::from_model(model), bias(model));
+        let (lens, bias) = (LogitLens::from_model(model).unwrap(), bias(model));
         for key in ["input_embeddings", "attn_out_1", "mlp_out_0", "head_out_L1H2", "projected_key_L0H1"] {
             let (own, cached_scale) = (own_scales(model, cache.get(key).unwrap()), scales(model, &cache));
             let of = |norm, id| read(&lens, &cache, key, &along(vec![Direction::Token(id)], norm));

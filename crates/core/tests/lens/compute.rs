@@ -14,7 +14,7 @@ use crate::common::{assert_same_bits, cases, fixtures, folder, relative_error, t
 fn the_final_layer_reads_as_the_logits() {
     for_every_model(|name, model| {
         let cache = captured(model, &rows(model));
-        let (lens, key) = (LogitLens::from_model(model), last_stream(model).to_string());
+        let (lens, key) = (LogitLens::from_model(model).unwrap(), last_stream(model).to_string());
         let logits = cache.get("logits").unwrap();
         let read_own = read(&lens, &cache, &key, &own());
         assert_eq!(read_own.row_shapes, logits.row_shapes, "{name}");
@@ -33,7 +33,7 @@ fn any_vector_reads_as_the_model_would_read_it_last() {
     for_every_model(|name, model| {
         let rows = rows(model);
         let cache = captured(model, &rows);
-        let lens = LogitLens::from_model(model);
+        let lens = LogitLens::from_model(model).unwrap();
         let mut keys = 0;
         for (key, kept) in cache.iter() {
             let Ok(point) = key.parse::<Point>() else { continue };
@@ -56,7 +56,7 @@ fn any_vector_reads_as_the_model_would_read_it_last() {
 fn directions_are_logits_and_their_differences_before_the_softcap() {
     for_every_model(|name, model| {
         let cache = captured(model, &rows(model));
-        let lens = LogitLens::from_model(model);
+        let lens = LogitLens::from_model(model).unwrap();
         let (vocabulary, key) = (model.arch().vocabulary, "resid_out_0");
         let logits = read(&lens, &cache, key, &own());
         let close = |ours: f32, expected: f32| {
@@ -87,7 +87,7 @@ fn directions_are_logits_and_their_differences_before_the_softcap() {
 fn probabilities_are_the_softmax_of_the_logits() {
     for_every_model(|name, model| {
         let cache = captured(model, &rows(model));
-        let lens = LogitLens::from_model(model);
+        let lens = LogitLens::from_model(model).unwrap();
         let vocabulary = model.arch().vocabulary;
         let logits = read(&lens, &cache, "resid_out_0", &own());
         let soft = LensOptions { softmax: true, ..own() };
@@ -115,7 +115,7 @@ fn accuracy_is_the_share_of_rows_in_which_the_first_of_a_pair_beats_the_second()
     let rows: Vec<Vec<u32>> =
         (0..7u32).map(|row| (0..4).map(|i| (row * 61 + i * 13) % 320).collect()).collect();
     let cache = captured(&model, &rows);
-    let lens = LogitLens::from_model(&model);
+    let lens = LogitLens::from_model(&model).unwrap();
     let directions: Vec<Direction> = (0..7).map(|row| Direction::Pair(row * 9, 200 - row)).collect();
     let key = "resid_out_1";
     let differences = read(&lens, &cache, key, &along(directions.clone(), LensNorm::Own));
@@ -143,7 +143,7 @@ fn keys_come_in_numerical_order() {
     let model = draft.load().unwrap();
     let cache = captured(&model, &[vec![1, 2]]);
     let names = |pattern: &str| -> Vec<String> {
-        let results = LogitLens::from_model(&model).compute(&cache, pattern, &own()).unwrap();
+        let results = LogitLens::from_model(&model).unwrap().compute(&cache, pattern, &own()).unwrap();
         results.into_iter().map(|(name, _)| name).collect()
     };
     let expected: Vec<String> = (0..12).map(|l| format!("logit_lens_resid_out_{l}")).collect();
@@ -162,7 +162,7 @@ fn keys_come_in_numerical_order() {
 #[test]
 fn what_cannot_be_read_is_an_error_that_says_why() {
     let model = tiny("llama");
-    let lens = LogitLens::from_model(&model);
+    let lens = LogitLens::from_model(&model).unwrap();
     let cache = captured(&model, &rows(&model));
     let refused = |cache, key: &str, options: &LensOptions, parts: &[&str]| {
         let error = lens.compute(cache, key, options).err().unwrap_or_else(|| panic!("{key} is read"));
@@ -203,9 +203,9 @@ fn a_lens_loaded_alone_reads_the_same_and_needs_no_layer() {
         let model = tiny(&case);
         let cache = captured(&model, &rows(&model));
         let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
-        let whole = LogitLens::from_model(&model).compute(&cache, "resid_out_*", &own()).unwrap();
+        let whole = LogitLens::from_model(&model).unwrap().compute(&cache, "resid_out_*", &own()).unwrap();
         let files = folder(fixtures().join("tiny").join(&case));
-        let alone = open(&files, &[]).unwrap().lens(&options).unwrap();
+        let alone = open(&files, &options).unwrap().lens(&options).unwrap();
         let mut draft = Draft::of(&case);
         draft.tensors.retain(|name, _| !name.split('.').any(|part| part.parse::<u32>().is_ok()));
         assert!(draft.load().is_err(), "{case}: layers are missing");

@@ -101,7 +101,7 @@ fn every_reading_is_that_of_the_full_logits() {
         let model = wide(&case);
         let row = row(&model);
         let cache = captured(&model, std::slice::from_ref(&row));
-        let lens = LogitLens::from_model(&model);
+        let lens = LogitLens::from_model(&model).unwrap();
         let finals = cache.get("logits").unwrap().values();
         for component in ["resid_out", "attn_out", "head_out"] {
             for norm in [LensNorm::Own, LensNorm::Cached] {
@@ -201,7 +201,7 @@ fn numbers_that_are_none_are_read_without_a_panic() {
     let edit = Edit { at: [Point::layer_of(Site::ResidOut, 0)].into(), change: poison };
     let rows = [vec![1, 2, 3]];
     let cache = capture_after(&model, &rows, ["resid_out_0".parse().unwrap()], edit);
-    let read = read(&LogitLens::from_model(&model), &cache, "resid_out_0", &super::own());
+    let read = read(&LogitLens::from_model(&model).unwrap(), &cache, "resid_out_0", &super::own());
     assert!(read.values()[VOCABULARY..2 * VOCABULARY].iter().all(|x| x.is_nan()));
     let mut draft = Draft::of("llama");
     draft.tensor("model.layers.1.mlp.down_proj.weight").set(0, f32::NAN);

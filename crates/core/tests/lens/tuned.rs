@@ -40,7 +40,7 @@ fn a_tuned_lens_reads_each_stream_through_its_translator() {
     let cache = captured(&model, &rows(&model));
     let params = torch::read(&std::fs::read(folder().join("params.pt")).unwrap(), &[]).unwrap();
     let (tuned, plain) =
-        (LogitLens::from_tuned_lens(folder(), &model).unwrap(), LogitLens::from_model(&model));
+        (LogitLens::from_tuned_lens(folder(), &model).unwrap(), LogitLens::from_model(&model).unwrap());
     for layer in 0..3 {
         let key = format!("resid_in_{layer}");
         let expected = translated(&params, layer, cache.get(&key).unwrap());

@@ -6,6 +6,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use easyroutine::cache::{ActivationCache, Numbers};
+use easyroutine::sites::Site;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Changes, Extract};
@@ -36,7 +37,9 @@ pub(super) fn write(
         let (name, numbers) = (key.to_owned(), Cow::Borrowed(&kept.data));
         // A mean over examples belongs to no row, so no row can make it ragged.
         let is_of_rows = kept.row_shapes.len() == cache.n_rows();
-        match kept.shape().filter(|_| is_rectangular || !is_of_rows) {
+        let is_pooled =
+            key == Site::Score.name() && kept.row_shapes.first().is_some_and(|shape| shape.len() == 1);
+        match kept.shape().filter(|_| is_rectangular || !is_of_rows || is_pooled) {
             Some(shape) => tensors.push(Stored { name, shape, numbers }),
             None => {
                 let Flat { shape, offsets, .. } = Flat::of(key, kept);

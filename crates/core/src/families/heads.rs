@@ -1,0 +1,167 @@
+//! What stands on the decoder. `model_type` says which decoder it is, as for transformers' Auto classes; the class that
+//! `architectures` names says what reads its last stream.
+
+use super::FAMILIES;
+use crate::arch::{Arch, Bias, Head, Pooling, Score};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::names::Names;
+
+/// Kinds of heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Logits over the vocabulary.
+    Unembedding,
+    /// A score for a row.
+    Sequence,
+    /// A score for each token.
+    Token,
+    /// The beginning and the end of an answer.
+    Answer,
+    /// None.
+    Nothing,
+}
+
+/// Ends of the names of classes. `Model` comes last, since names of heads end so too.
+const ENDS: &[(&str, Kind)] = &[
+    ("ForCausalLM", Kind::Unembedding),
+    ("LMHeadModel", Kind::Unembedding),
+    ("ForSequenceClassification", Kind::Sequence),
+    ("ForTokenClassification", Kind::Token),
+    ("ForQuestionAnswering", Kind::Answer),
+    ("DoubleHeadsModel", Kind::Unembedding),
+    ("Model", Kind::Nothing),
+];
+
+/// A head that something else than config.json asks for: an adapter that was trained with one.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its numbers, where they are known.
+    pub labels: Option<usize>,
+}
+
+/// Puts the head on a decoder. Returns warnings of what config.json says otherwise.
+///
+/// # Errors
+/// A class whose head is not built.
+pub(super) fn read(
+    config: &Config,
+    model_type: &str,
+    asked: Option<Asked>,
+    allowed: &[String],
+    (arch, names): (&mut Arch, &mut Names),
+) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    let class = config.value("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
+    let class: Option<String> = class.map(|name| name.chars().take(80).collect());
+    let parts = class.as_deref().map(|class| parts(class).ok_or_else(|| unknown(class))).transpose();
+    let parts = match parts {
+        // Whoever lets the key through has it read as a language model.
+        Err(_) if allowed.iter().any(|key| key == "architectures") => None,
+        other => other?,
+    };
+    if let (Some(class), Some((stem, _))) = (&class, parts.as_ref())
+        && !is_of(stem, model_type)
+    {
+        warnings.push(format!(
+            "config.json names the class {class} but the `model_type` {model_type}: the latter is followed, as in \
+             transformers"
+        ));
+    }
+    if let Some(map) = config.value("auto_map").and_then(|map| map.as_object())
+        && let Some(auto) = map.keys().find(|key| key.starts_with("AutoModel"))
+    {
+        let auto: String = auto.chars().take(60).collect();
+        warnings.push(format!(
+            "config.json has code of its own for {auto} (`auto_map`), which is not run: the model is read as the built-in \
+             {model_type}, as transformers does without `trust_remote_code`"
+        ));
+    }
+    let said = parts.map_or(Kind::Unembedding, |(_, kind)| kind);
+    let kind = asked.map_or(said, |asked| asked.kind);
+    let class = match class {
+        Some(class) if kind == said => class,
+        _ => format!("{model_type} with a head for {}", spoken(kind)),
+    };
+    arch.head = match kind {
+        Kind::Unembedding => return Ok(warnings),
+        Kind::Nothing => Head::Nothing { class },
+        Kind::Sequence | Kind::Token | Kind::Answer => {
+            let labels = match (asked.and_then(|asked| asked.labels), kind) {
+                (Some(labels), _) => labels,
+                (None, Kind::Answer) => 2,
+                (None, _) => labels(config)?,
+            };
+            let padding = config.value("pad_token_id").and_then(|id| u32::try_from(id.as_u64()?).ok());
+            let (modules, bias, pooling): (&[&str], _, _) = match kind {
+                Kind::Sequence => (&["score"], Bias::Absent, Pooling::LastToken { padding }),
+                Kind::Token => {
+                    let bias = Bias::when(config.flag_or("token_classification_bias", true)?);
+                    (&["score", "classifier"], bias, Pooling::EachToken)
+                }
+                _ => (&["qa_outputs"], Bias::Stored, Pooling::EachToken),
+            };
+            names.score = modules;
+            Head::Score(Score { class, labels, bias, pooling })
+        }
+    };
+    Ok(warnings)
+}
+
+fn spoken(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Unembedding => "the next token",
+        Kind::Sequence => "sequences",
+        Kind::Token => "tokens",
+        Kind::Answer => "answers",
+        Kind::Nothing => "nothing",
+    }
+}
+
+/// The decoder's part of a class's name, and the kind of head.
+fn parts(class: &str) -> Option<(&str, Kind)> {
+    let (stem, kind) =
+        ENDS.iter().find_map(|(end, kind)| class.strip_suffix(end).map(|stem| (stem, *kind)))?;
+    // `ForRewardModel` and the like are heads of their own.
+    (kind != Kind::Nothing || !stem.contains("For")).then_some((stem, kind))
+}
+
+/// Whether a class's name begins with the family's, in whatever letters. A class of no family at all contradicts none.
+fn is_of(stem: &str, model_type: &str) -> bool {
+    let plain = |name: &str| {
+        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+    };
+    let stem = plain(stem);
+    let stem = stem.strip_prefix("tf").or_else(|| stem.strip_prefix("flax")).unwrap_or(&stem);
+    let names = |family: &str| {
+        let family = plain(family);
+        stem == family || family.strip_suffix("text") == Some(stem)
+    };
+    names(model_type) || !FAMILIES.iter().any(|family| names(family.model_type))
+}
+
+/// The number of labels: as many as are named, else as many as are counted, else two (`configuration_utils.py`).
+fn labels(config: &Config) -> Result<usize> {
+    let counted = config.optional_size("num_labels")?;
+    match config.value("id2label") {
+        Some(named) => match named.as_object() {
+            Some(map) if !map.is_empty() => Ok(map.len()),
+            _ => Err(config.wrong("id2label", "an object with a name for each label")),
+        },
+        None => Ok(counted.unwrap_or(2)),
+    }
+}
+
+fn unknown(class: &str) -> Error {
+    let ends: Vec<&str> = ENDS.iter().map(|(end, _)| *end).collect();
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("config.json: this is a {class} (`architectures`), a class whose head is not built"),
+    )
+    .hint(format!(
+        "supported: classes that end in {}; --allow-config-key architectures reads it as a causal language model",
+        ends.join(", ")
+    ))
+}

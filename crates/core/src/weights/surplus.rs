@@ -1,0 +1,118 @@
+//! Tensors that no weight of the model is read from.
+
+use regex::Regex;
+
+use super::checkpoint::ends_with_part;
+use crate::error::{Error, ErrorKind, Result, list};
+
+/// Ends of names, in whole dotted parts, that are buffers in any family: tables that are computed here.
+const BUFFERS: &[&str] = &["rotary_emb.inv_freq"];
+
+/// Beginnings of names that training leaves and that the model itself does not read, with what they are.
+const LEFT_BY_TRAINING: &[(&str, &str)] = &[("v_head.", "a value head of reinforcement learning")];
+
+/// Surplus tensors that a caller lets through, by name or by a pattern with `*` and `?`.
+#[derive(Debug, Default)]
+pub(crate) struct Allowed(Vec<(String, Regex)>);
+
+impl Allowed {
+    /// Reads names and patterns.
+    ///
+    /// # Errors
+    /// A pattern that is too long.
+    pub(crate) fn parse(patterns: &[String]) -> Result<Self> {
+        let one = |pattern: &String| {
+            let regex = regex::escape(pattern).replace(r"\*", ".*").replace(r"\?", ".");
+            let regex = Regex::new(&format!("^{regex}$"));
+            let regex =
+                regex.map_err(|_| Error::input(format!("the pattern of tensors `{pattern}` is too long")));
+            Ok((pattern.clone(), regex?))
+        };
+        patterns.iter().map(one).collect::<Result<_>>().map(Allowed)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|(_, regex)| regex.is_match(name))
+    }
+}
+
+/// Whether a tensor is a buffer: of any family, or by one of these ends of names.
+pub(super) fn is_buffer(name: &str, ignored: &[&str]) -> bool {
+    BUFFERS.iter().chain(ignored).any(|end| name == *end || ends_with_part(name, end))
+}
+
+/// Sorts the tensors that were not read into what changes nothing, what is let through with a warning, and the rest.
+///
+/// # Errors
+/// The rest, all of it named.
+pub(super) fn check<'n>(
+    names: impl Iterator<Item = &'n str>,
+    ignored: &[&str],
+    allowed: &Allowed,
+) -> Result<Vec<String>> {
+    let (mut refused, mut let_through, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut left: Vec<Vec<&str>> = vec![Vec::new(); LEFT_BY_TRAINING.len()];
+    for name in names.filter(|name| !is_buffer(name, ignored)) {
+        match LEFT_BY_TRAINING.iter().position(|(start, _)| name.starts_with(start)) {
+            Some(kind) => left[kind].push(name),
+            None if allowed.contains(name) => let_through.push(name),
+            None => refused.push(name),
+        }
+    }
+    if let Some(first) = refused.first() {
+        let (tensors, have, they, them) = match refused.len() {
+            1 => ("tensor", "has", "it", "it"),
+            _ => ("tensors", "have", "they", "them"),
+        };
+        let message = format!(
+            "{tensors} {} {have} no place in this architecture: {they} may change the numbers",
+            list(&refused)
+        );
+        return Err(Error::new(ErrorKind::Weights, message).hint(format!(
+            "if you know that {they} do not matter, pass {them} over: --allow-tensor '{first}' (`*` stands for \
+             anything, and the flag may repeat)"
+        )));
+    }
+    for (names, (_, what)) in left.iter().zip(LEFT_BY_TRAINING).filter(|(names, _)| !names.is_empty()) {
+        warnings.push(format!("{} passed over: {what}, which the model itself does not read", list(names)));
+    }
+    if !let_through.is_empty() {
+        warnings.push(format!(
+            "{} passed over as allowed: the numbers are those of the model without",
+            list(&let_through)
+        ));
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_means_whole_names() {
+        let allowed = Allowed::parse(&["*.k_scale".into(), "head.?".into(), "a+b".into()]).unwrap();
+        for (name, expected) in [
+            ("layers.0.k_scale", true),
+            ("layers.0.k_scale.x", false),
+            ("head.1", true),
+            ("head.12", false),
+            ("a+b", true),
+            ("aab", false),
+        ] {
+            assert_eq!(allowed.contains(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn all_offenders_are_named() {
+        let names = ["a.weight", "b.weight", "x.rotary_emb.inv_freq", "v_head.summary.bias"];
+        let error = check(names.into_iter(), &[], &Allowed::default()).unwrap_err();
+        assert!(error.to_string().contains("tensors `a.weight`, `b.weight` have no place"), "{error}");
+        let allowed = Allowed::parse(&["?.weight".into()]).unwrap();
+        let warnings = check(names.into_iter(), &[], &allowed).unwrap();
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].contains("v_head.summary.bias") && warnings[0].contains("value head"));
+        assert!(warnings[1].contains("`a.weight`, `b.weight`"));
+    }
+}

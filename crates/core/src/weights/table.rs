@@ -1,0 +1,36 @@
+//! Tables whose rows are looked up one at a time.
+
+use std::sync::Arc;
+
+use super::checkpoint::{Checkpoint, TensorRows};
+use crate::adapter::LowRank;
+
+/// The rows of an embedding or unembedding as the file has them, each with what an adapter adds to it. A table is read by
+/// row in many places (look-ups, lenses, directions), so its update joins the rows and needs no product of its own.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(super) rows: TensorRows,
+    pub(super) update: Option<LowRank>,
+    pub(super) count: usize,
+    /// Says that the files are still read.
+    pub(super) _files: Arc<Checkpoint>,
+}
+
+impl Table {
+    /// Number of rows.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Decodes one row, which must be there and as long as `out`.
+    pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
+        self.rows.read(row, out);
+        if let Some(update) = &self.update {
+            update.add_row(row, out);
+        }
+    }
+
+    pub(super) fn drop_pages(&self) {
+        self.rows.drop_pages();
+    }
+}
