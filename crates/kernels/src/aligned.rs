@@ -34,8 +34,8 @@ impl Aligned {
     /// # Panics
     /// If no memory can be that large. Where the system has no memory left, the process ends as with a `Vec`.
     pub(crate) fn zeroed(bytes: usize) -> Aligned {
-        let large =
-            bytes.checked_next_multiple_of(LARGE_PAGE).is_some_and(|whole| whole - bytes <= bytes / 6);
+        let large = bytes > 0
+            && bytes.checked_next_multiple_of(LARGE_PAGE).is_some_and(|whole| whole - bytes <= bytes / 6);
         let align = if large { LARGE_PAGE } else { LINE };
         // The block is wider than asked for instead of aligned by the allocator, which clears an aligned one by hand:
         // half a second for a model of 135 million weights, on one thread, before any of it could be on large pages.
@@ -160,5 +160,11 @@ mod tests {
             }
             assert_eq!(block.values::<f32>().last(), Some(&1.0));
         }
+    }
+
+    /// Buffers are made before anybody knows whether they will hold something.
+    #[test]
+    fn an_empty_block_takes_no_large_page() {
+        assert!(Aligned::zeroed(0).layout.size() <= 2 * LINE);
     }
 }
