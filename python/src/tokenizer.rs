@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use easyroutine::Error;
 use easyroutine::load;
-use easyroutine::tokens::{Answer, Bos, ChatOptions, Message, Tokenizer as Engine};
 use easyroutine::source::AdapterChoice;
-use easyroutine::tokens::{Answer, Bos, Message, Tokenizer as Engine};
+use easyroutine::tokens::{Answer, Bos, ChatOptions, Message, Tokenizer as Engine};
 use pyo3::prelude::*;
 use serde_json::Value;
 
