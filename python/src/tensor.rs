@@ -114,18 +114,15 @@ impl Tensor {
 impl Tensor {
     /// A tensor of these bytes (native order), row after row; `dtype` is "float32" or "int64".
     #[staticmethod]
-    fn from_bytes(data: &[u8], shape: Vec<usize>, dtype: &str) -> PyResult<Tensor> {
+    fn from_bytes(data: &[u8], shape: Vec<usize>, dtype: &str) -> Result<Tensor, Failure> {
         let numbers = match dtype {
             "float32" => Numbers::F32(data.as_chunks().0.iter().map(|b| f32::from_ne_bytes(*b)).collect()),
             "int64" => Numbers::I64(data.as_chunks().0.iter().map(|b| i64::from_ne_bytes(*b)).collect()),
-            _ => return Err(PyTypeError::new_err(format!("a tensor is float32 or int64, not {dtype}"))),
+            _ => return Err(Failure::exchange(format!("a tensor is float32 or int64, not {dtype}"))),
         };
         let count = shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
         if count != Some(numbers.len()) || data.len() != numbers.len() * numbers.width() {
-            return Err(PyValueError::new_err(format!(
-                "{} bytes do not make {shape:?} of {dtype}",
-                data.len()
-            )));
+            return Err(Failure::exchange(format!("{} bytes do not make {shape:?} of {dtype}", data.len())));
         }
         Ok(Tensor::new(numbers, shape))
     }
@@ -195,12 +192,12 @@ impl Tensor {
 
     /// As `numpy.ndarray`, sharing memory.
     fn numpy<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.py().import("numpy")?.call_method1("asarray", (slf,))
+        needed(slf.py(), "numpy")?.call_method1("asarray", (slf,))
     }
 
     /// As `torch.Tensor`, sharing memory.
     fn torch<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.py().import("torch")?.call_method1("from_dlpack", (slf,))
+        needed(slf.py(), "torch")?.call_method1("from_dlpack", (slf,))
     }
 
     /// The numbers as bytes, row after row.
@@ -405,6 +402,12 @@ impl Tensor {
         strides.remove(axis);
         Ok(self.with(shape, strides, (self.offset as isize + offset) as usize))
     }
+}
+
+/// A library, or an error that says that it is not installed.
+fn needed<'py>(py: Python<'py>, package: &str) -> PyResult<Bound<'py, PyAny>> {
+    let tensors = py.import("easyroutine.tensors")?;
+    tensors.call_method1("needed", (package, format!("Tensor.{package}()")))
 }
 
 /// Steps of numbers that lie row after row.

@@ -5,16 +5,17 @@ from __future__ import annotations
 import array
 import math
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from easyroutine import EasyroutineError, Tensor
-from easyroutine.errors import ExchangeError, InputError
+from easyroutine.errors import ExchangeError, InputError, MissingPackageError
 from easyroutine.interpretability import ExtractionConfig, HookedModel, Intervention
 from easyroutine.interpretability.tools import LogitLens
-from easyroutine.tensors import as_tensor
+from easyroutine.tensors import as_tensor, handed_out
 
 CONFIG = ExtractionConfig(extract_resid_out=True, extract_head_out=True, extract_last_layernorm=True)
 IDS = [5, 6, 7, 8]
@@ -152,6 +153,16 @@ def test_a_consumer_is_refused_as_the_protocol_says() -> None:
         counted(2).__dlpack__(dl_device=(2, 0))
     with pytest.raises(BufferError, match="negative step"):
         counted(2)[::-1].__dlpack__(copy=False)
+
+
+@pytest.mark.parametrize("package", ["torch", "numpy"])
+def test_a_library_that_is_not_there_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=f"pip install {package}"):
+        getattr(counted(2), package)()
+    monkeypatch.setenv("EASYROUTINE_TENSORS", package)
+    with pytest.raises(MissingPackageError, match=package):
+        handed_out(counted(2))
 
 
 def test_whole_numbers_stay_whole() -> None:
