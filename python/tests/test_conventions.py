@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from conftest import PROMPT, TINY
+from conftest import TINY
 
 from easyroutine.errors import InputError
 from easyroutine.interpretability import ExtractionConfig, HookedModel
@@ -72,7 +72,7 @@ def test_a_norm_that_is_given_is_what_it_computes(family: str, kind: str) -> Non
         module.weight.data.copy_(weight)
     else:
         module = modules(torch)[kind](weight, norm.eps)
-    cache = model.forward(PROMPT, ["all"], extraction_config=LENS)
+    cache = model.forward(IDS, ["all"], extraction_config=LENS)
     expected = listed(LogitLens.from_model(model).compute(cache, "resid_out_1")["logit_lens_resid_out_1"])
     # The matrix alone: scale and softcap are those of the config.
     for matrix in (head, head.weight):
@@ -104,7 +104,7 @@ def test_the_norms_of_transformers_are_read() -> None:
     module = found.Gemma2RMSNorm(len(norm.weight), eps=norm.eps)
     module.weight.data.copy_(torch.tensor(listed(norm.weight)) - 1)
     lens = LogitLens(model.get_lm_head(), module, "gemma2", model.model_config)
-    cache = model.forward(PROMPT, ["all"], extraction_config=LENS)
+    cache = model.forward(IDS, ["all"], extraction_config=LENS)
     expected = LogitLens.from_model(model).compute(cache, "resid_out_1")["logit_lens_resid_out_1"]
     assert torch.allclose(lens.compute(cache, "resid_out_1")["logit_lens_resid_out_1"], expected, atol=1e-4)
 
