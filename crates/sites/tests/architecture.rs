@@ -47,17 +47,10 @@ const MODULES: &[(&str, &[&str])] = &[
 /// Where names of families may stand outside `families/`, and why.
 const NAMING_FILES: &[(&str, &str)] = &[
     ("core/src/source/demo.rs", "says in prose what the demo model is"),
-    ("core/src/tokens/from_gguf.rs", "GGUF names two kinds of tokenizer after models"),
     (
-        "core/src/tokens/pre_tokenizers.rs",
-        "GGUF names rules for cutting text after the models they came with",
+        "core/src/tokens/",
+        "transformers' classes of tokenizers and GGUF's rules for cutting text are named after models",
     ),
-    (
-        "core/src/tokens/class.rs",
-        "transformers' classes of tokenizers, by the model types they are registered for",
-    ),
-    ("core/src/tokens/tests.rs", "the same names, tested"),
-    ("core/src/tokens/pattern_tests.rs", "a tokenizer of the fixtures"),
 ];
 
 /// Files of more than 500 lines, and why they are not split.
@@ -327,15 +320,16 @@ fn no_family_is_named_outside_families() {
             })
         });
         let Some(family) = found else { continue };
-        let listed = NAMING_FILES.iter().any(|(file, _)| *file == path);
+        let listed = NAMING_FILES.iter().any(|(place, _)| path.starts_with(place));
         assert!(
             listed,
             "{path} names the family `{family}`: what differs belongs into families/, as data of Arch"
         );
         named.insert(path);
     }
-    for (file, _) in NAMING_FILES {
-        assert!(named.contains(*file), "{file} names no family: take it off the list");
+    for (place, _) in NAMING_FILES {
+        let is_needed = named.iter().any(|path| path.starts_with(place));
+        assert!(is_needed, "{place} names no family: take it off the list");
     }
 }
 

@@ -13,7 +13,7 @@ fn described() -> Value {
     serde_json::from_slice(&std::fs::read(TINY).unwrap()).unwrap()
 }
 
-fn opened(file: &Value) -> crate::Result<Tokenizer> {
+fn opened(file: &Value) -> crate::error::Result<Tokenizer> {
     Tokenizer::from_folder(folder_with(&[("tokenizer.json", &file.to_string())]).path())
 }
 

@@ -37,7 +37,7 @@ fn pieces(split: &Value, texts: &[&str]) -> Value {
         let splits = text.get_splits(OffsetReferential::Original, OffsetType::Char);
         Ok(splits.into_iter().map(|(_, span, _)| span).collect::<Vec<_>>())
     };
-    let cut: crate::Result<Vec<_>> = texts.iter().map(cut).collect();
+    let cut: crate::error::Result<Vec<_>> = texts.iter().map(cut).collect();
     cut.map_or(Value::Null, |cut| json!(cut))
 }
 
@@ -76,7 +76,7 @@ fn replacements_are_those_of_python() {
 }
 
 /// A byte-level tokenizer that cuts by `pattern`.
-fn cutting_by(pattern: &str) -> crate::Result<Tokenizer> {
+fn cutting_by(pattern: &str) -> crate::error::Result<Tokenizer> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/llama/tokenizer.json");
     let mut file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
