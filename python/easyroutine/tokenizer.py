@@ -4,60 +4,22 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Tokenizer as _Engine
+from easyroutine.encoding import BatchEncoding, TextSpans, filled, ids_of, in_characters, token_ids
 from easyroutine.errors import InputError, TokenizerError
 
-__all__ = ["BatchEncoding", "Tokenizer", "token_ids"]
+__all__ = ["BatchEncoding", "TextSpans", "Tokenizer", "token_ids"]
 
 Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 Side = Literal["left", "right"]
 
-_Item = TypeVar("_Item")
-
-#: A text with, for each of its tokens, the bytes that it stands for.
-TextSpans = tuple[str, list[tuple[int, int]]]
-
 #: Longest text that transformers calls endless: settings without a length have this.
 _ENDLESS = int(1e30)
-
-
-class BatchEncoding(Mapping[str, Any]):
-    """What a tokenizer makes of texts: ``input_ids`` and ``attention_mask``, by key or by attribute."""
-
-    def __init__(self, data: Mapping[str, Any], texts: Sequence[TextSpans] | None = None) -> None:
-        self.data = dict(data)
-        #: The texts that the rows were cut from, for positions such as ``"text: Paris"``.
-        self.texts = list(texts) if texts is not None else None
-
-    def __getitem__(self, key: str) -> Any:
-        return self.data[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.data)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "data":
-            raise AttributeError(name)
-        try:
-            return self.data[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def to(self, device: Any) -> BatchEncoding:
-        """Moves tensors of torch, in place."""
-        self.data = {k: v.to(device) if tensors.is_torch(v) else v for k, v in self.data.items()}
-        return self
-
-    def __repr__(self) -> str:
-        return repr(self.data)
 
 
 class Tokenizer:
@@ -192,7 +154,7 @@ class Tokenizer:
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Tokens of ids, as the vocabulary writes them."""
-        found = _ids(ids)
+        found = ids_of(ids)
         if isinstance(found, int):
             return self._engine.token_of_id(found)
         special = set(self.all_special_ids) if skip_special_tokens else ()
@@ -294,12 +256,12 @@ class Tokenizer:
         kept_texts: list[TextSpans] = list(zip(texts, spans, strict=True))
         masks = [[1] * len(row) for row in rows]
         width = self._width(rows, padding, max_length)
-        offsets = [_in_characters(one, places) for one, places in zip(texts, spans, strict=True)]
+        offsets = [in_characters(one, places) for one, places in zip(texts, spans, strict=True)]
         if width is not None:
             left = self._side(padding_side or self.padding_side) == "left"
-            rows = _filled(rows, self._filler(rows, width), width, left)
-            masks = _filled(masks, 0, width, left)
-            offsets = _filled(offsets, (0, 0), width, left)
+            rows = filled(rows, self._filler(rows, width), width, left)
+            masks = filled(masks, 0, width, left)
+            offsets = filled(offsets, (0, 0), width, left)
         if return_tensors is not None and len({len(row) for row in rows}) > 1:
             raise InputError(
                 "rows of different length do not make a tensor", "pad them: padding=True, perhaps truncation=True"
@@ -333,15 +295,15 @@ class Tokenizer:
                 raise InputError(f"row {masked.index(False)} has no attention_mask, and others have one")
             keys = ("input_ids", "attention_mask") if any(masked) else ("input_ids",)
             encoded = {key: [one[key] for one in listed] for key in keys}
-        ids = [list(_ids(row)) for row in encoded["input_ids"]]
+        ids = [list(ids_of(row)) for row in encoded["input_ids"]]
         given = encoded.get("attention_mask")
-        masks = [[1] * len(row) for row in ids] if given is None else [list(_ids(row)) for row in given]
+        masks = [[1] * len(row) for row in ids] if given is None else [list(ids_of(row)) for row in given]
         if [len(row) for row in masks] != [len(row) for row in ids]:
             raise InputError("attention_mask has other lengths than input_ids")
         width = self._width(ids, padding, max_length)
         if width is not None:
             filler, left = self._filler(ids, width), self.padding_side == "left"
-            ids, masks = _filled(ids, filler, width, left), _filled(masks, 0, width, left)
+            ids, masks = filled(ids, filler, width, left), filled(masks, 0, width, left)
         data = {"input_ids": ids, "attention_mask": masks}
         return BatchEncoding({key: tensors.whole_numbers(one, return_tensors) for key, one in data.items()})
 
@@ -400,7 +362,7 @@ class Tokenizer:
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
         """The text of ids: a number, a list, or a tensor of one axis."""
-        found = _ids(token_ids)
+        found = ids_of(token_ids)
         return self._engine.decode([found] if isinstance(found, int) else found, skip_special_tokens)
 
     def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
@@ -483,52 +445,3 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name_or_path!r}, {len(self)} tokens)"
-
-
-def token_ids(value: Any) -> list[int]:
-    """The ids of one row: a whole number, a list of them, or an array [S] or [1, S]."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], (list, tuple)):
-        value = value[0]
-    found = _ids(value)
-    return [found] if isinstance(found, int) else found
-
-
-def _ids(value: Any) -> Any:
-    """A whole number, or a list of them."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        found: Any = int(value)
-        least = found
-    else:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise InputError(f"token ids are whole numbers, not {type(value).__name__}")
-        found = []
-        for one in value:
-            if isinstance(one, (list, tuple)) or isinstance(_ids(one), list):
-                raise InputError("token ids are of one row here", "batch_decode takes several rows")
-            found.append(_ids(one))
-        least = min(found, default=0)
-    if least < 0:
-        raise InputError(f"token id {least} is below zero")
-    return found
-
-
-def _filled(table: list[list[_Item]], filler: _Item, width: int, left: bool) -> list[list[_Item]]:
-    """Rows of one width."""
-    fills = [[filler] * (width - len(row)) for row in table]
-    return [fill + row if left else row + fill for row, fill in zip(table, fills, strict=True)]
-
-
-def _in_characters(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans of bytes as spans of characters."""
-    if text.isascii():
-        return list(spans)
-    at = {0: 0}
-    byte = 0
-    for number, character in enumerate(text):
-        byte += len(character.encode("utf-8", "surrogatepass"))
-        at[byte] = number + 1
-    return [(at[start], at[end]) for start, end in spans]

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from easyroutine.interpretability import HookedModel
+from easyroutine.interpretability import ActivationSaver, HookedModel, ValueWithInfo
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "fixtures" / "tiny"
 PROMPT = "The capital of France is"
+TEXTS = [PROMPT, "x", "Paris is the capital of France, as everybody knows", "London", PROMPT, "The sky is blue"]
 
 
 def reference(family: str, name: str) -> Any:
@@ -43,6 +44,24 @@ def largest_difference(found: Any, expected: Any) -> float:
     return abs(found - expected)
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two results have the same values, infos and keys."""
+    if isinstance(a, ValueWithInfo):
+        return isinstance(b, ValueWithInfo) and a.info() == b.info() and same(a.value(), b.value())
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def cut(value: Any, start: int, stop: int) -> Any:
+    """Rows of every array of a result."""
+    if isinstance(value, ValueWithInfo):
+        return ValueWithInfo(cut(value.value(), start, stop), value.info())
+    if isinstance(value, dict):
+        return {key: cut(one, start, stop) for key, one in value.items()}
+    return value[start:stop]
+
+
 @pytest.fixture(scope="session")
 def llama() -> HookedModel:
     """Grouped heads, RMSNorm, rotary embedding."""
@@ -59,6 +78,12 @@ def gpt2() -> HookedModel:
 def own_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Activations as the package's own tensors, whatever is installed."""
     monkeypatch.setenv("EASYROUTINE_TENSORS", "easyroutine")
+
+
+@pytest.fixture
+def saver(tmp_path: Path) -> ActivationSaver:
+    """An experiment in a store of its own."""
+    return ActivationSaver(tmp_path, experiment_name="first")
 
 
 @pytest.fixture

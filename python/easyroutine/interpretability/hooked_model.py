@@ -54,7 +54,7 @@ class HookedModel(DescribedModel):
             allow_config_keys=config.allow_config_keys,
             pre=config.pre,
             allow_tensors=config.allow_tensors,
-            adapter=None if isinstance(config.adapter, bool) else config.adapter,
+            adapter=None if config.adapter is None or isinstance(config.adapter, bool) else str(config.adapter),
             with_adapter=config.adapter is not False,
             progress=download_progress(),
         )
