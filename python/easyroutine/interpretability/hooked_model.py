@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, Literal
 
 from easyroutine import tensors
@@ -54,7 +54,7 @@ class HookedModel(DescribedModel):
             allow_config_keys=config.allow_config_keys,
             pre=config.pre,
             allow_tensors=config.allow_tensors,
-            adapter=None if config.adapter is None or isinstance(config.adapter, bool) else str(config.adapter),
+            adapter=None if config.adapter is None or isinstance(config.adapter, bool) else fspath(config.adapter),
             with_adapter=config.adapter is not False,
             progress=download_progress(),
         )
@@ -80,6 +80,8 @@ class HookedModel(DescribedModel):
         offline: bool | None = None,
         allow_config_keys: Sequence[str] | None = None,
         pre: str | None = None,
+        allow_tensors: Sequence[str] | None = None,
+        adapter: str | PathLike[str] | bool | None = None,
         dtype: Any = None,
         device: Any = None,
         local_files_only: bool | None = None,
@@ -103,6 +105,8 @@ class HookedModel(DescribedModel):
             "offline": offline,
             "allow_config_keys": allow_config_keys,
             "pre": pre,
+            "allow_tensors": allow_tensors,
+            "adapter": adapter,
             "dtype": dtype,
             "device": device,
             "local_files_only": local_files_only,
