@@ -119,22 +119,22 @@ fn a_folder_with_a_model_is_not_written_over() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("new");
     let opened = Draft::of("llama").open().unwrap();
-    opened.export(&target, Dtype::F32).unwrap();
+    opened.export(&target, Dtype::F32, None).unwrap();
     let before = std::fs::read(target.join("model.safetensors")).unwrap();
     let other = Draft::of("gpt2").open().unwrap();
     refused(
-        other.export(&target, Dtype::F32),
+        other.export(&target, Dtype::F32, None),
         ErrorKind::Io,
         &["config.json", "exists already", "empty folder"],
     );
     assert_eq!(std::fs::read(target.join("model.safetensors")).unwrap(), before);
     // Weights alone are somebody's work as well.
     std::fs::remove_file(target.join("config.json")).unwrap();
-    refused(other.export(&target, Dtype::F32), ErrorKind::Io, &["model.safetensors", "exists already"]);
+    refused(other.export(&target, Dtype::F32, None), ErrorKind::Io, &["model.safetensors", "exists already"]);
     assert_eq!(std::fs::read(target.join("model.safetensors")).unwrap(), before);
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    refused(opened.export(&file, Dtype::F32), ErrorKind::Io, &["file"]);
+    refused(opened.export(&file, Dtype::F32, None), ErrorKind::Io, &["file"]);
 }
 
 #[test]
