@@ -31,7 +31,8 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(values.len(), tensor.shape().iter().product::<usize>());
         }
     }
-    let files = ModelFiles { name: "fuzzed".into(), kind: FilesKind::Gguf(path), commit: None, adapter: None };
+    let files =
+        ModelFiles { name: "fuzzed".into(), kind: FilesKind::Gguf(path), commit: None, adapter: None };
     let _ = easyroutine::load::open(&files, &LoadOptions::default());
     let Ok(tokenizer) = Tokenizer::from_gguf(file.gguf()) else { return };
     if let Ok(encoded) = tokenizer.encode("a b ab café\n\n 42<s>", Bos::Auto) {

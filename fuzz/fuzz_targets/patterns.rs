@@ -15,8 +15,10 @@ fuzz_target!(|input: &str| {
     // Every byte is a token, so that what is cut is all that can be seen.
     let vocabulary: serde_json::Map<_, _> =
         (0..256u32).map(|id| (char::from_u32(0x100 + id).unwrap_or(' ').to_string(), json!(id))).collect();
-    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let split =
+        json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
     let file = json!({
         "version": "1.0",
         "normalizer": {"type": "Replace", "pattern": {"Regex": pattern}, "content": "\u{101}"},

@@ -17,8 +17,13 @@ pub(crate) fn find(
     progress: Option<Py<PyAny>>,
 ) -> Result<ModelFiles, Failure> {
     let reference = reference.to_owned();
-    let options =
-        ResolveOptions { revision, offline, adapter, progress: progress.map(told), ..ResolveOptions::default() };
+    let options = ResolveOptions {
+        revision,
+        offline,
+        adapter,
+        progress: progress.map(told),
+        ..ResolveOptions::default()
+    };
     waiting(py, move || source::resolve(&reference, &options))
 }
 
