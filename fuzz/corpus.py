@@ -44,6 +44,7 @@ PROMPTS = [
     '{"extract_attn_pattern": true, "avg": true, "avg_over_example": true, "attn_pattern_avg": "baseline_ratio"}',
     '{"attn_pattern_row_positions": ["last", -2, [0, 4], "random-text-3", "text:a, b"], "attn_heads": "all"}',
     '{"keep_gradient": true}', '{"extract_resid_ou": 1}',
+    'id,text\n1,"a, b"\n2,"two\nlines"\n3,\n', 'id\ttext\n1\ta\n', '{"x": NaN, "text": "a"}',
 ]
 
 

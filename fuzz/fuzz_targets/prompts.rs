@@ -2,14 +2,20 @@
 #![no_main]
 
 use easyroutine::extraction::ExtractionConfig;
-use easyroutine::prompts::{from_jsonl, from_text};
+use easyroutine::prompts::{ReadOptions, from_jsonl, from_table, from_text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (limit, bytes) = input;
     let limit = usize::from(limit);
-    for prompts in [from_text(bytes, limit), from_jsonl(bytes, "text", limit)].into_iter().flatten() {
-        assert!(prompts.len() <= limit);
+    for skip_empty in [false, true] {
+        let options = ReadOptions { limit: Some(limit), skip_empty, ..ReadOptions::default() };
+        let tables = [b',', b'\t'].map(|between| from_table(bytes, between, &options));
+        let lines = [from_text(bytes, &options), from_jsonl(bytes, &options)];
+        for found in lines.into_iter().chain(tables).flatten() {
+            assert!(found.prompts.len() <= limit && found.rows.len() == found.prompts.len());
+            assert!(found.rows.is_sorted() && (skip_empty || found.skipped == 0));
+        }
     }
     let Ok(fields) = serde_json::from_slice(bytes) else { return };
     let Ok(config) = ExtractionConfig::from_json(&fields) else { return };

@@ -45,7 +45,7 @@ pub(crate) enum Command {
     /// Which tokens each head looks at: thumbnails of all heads, or one head large.
     Attn(Attn),
     /// Activations of prompts to a safetensors file, or to a run in a store.
-    Extract(Extract),
+    Extract(Box<Extract>),
     /// The most likely next tokens.
     Run(Next),
     /// What activations of one prompt do in the run of another: a grid of layers by positions, heads or sites.

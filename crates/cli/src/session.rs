@@ -202,7 +202,7 @@ impl PromptArgs {
 
 /// Refuses files that hold many prompts where one is read: JSON and all would be taken for its text.
 fn refuse_sets(file: &Path) -> Result<(), Failure> {
-    if let Ok(Format::Jsonl | Format::Parquet) = Format::of(file) {
+    if Format::of(file)?.has_fields() {
         return Err(Failure::usage(format!("--file {}: here a file is one prompt", file.display()))
             .hint("`easyroutine extract --file` reads many; for one, write its text into a .txt file"));
     }

@@ -142,7 +142,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line_or_row() {
     let records = place.written("a.jsonl", jsonl("prompt"));
     let message = refused(1, &["--file", &records, "-a", "logits"]);
     assert!(
-        message.contains("a.jsonl: line 1: there is no field `text`; there are `id`, `prompt`"),
+        message.contains("a.jsonl: line 1, row 0: there is no field `text`; there are `id`, `prompt`"),
         "{message}"
     );
     assert!(message.contains("hint: say which holds the prompts: --field NAME"), "{message}");
@@ -252,4 +252,40 @@ fn an_interrupted_run_leaves_what_is_done() {
     assert!(rows.len() < 30_000 && rows.is_sorted());
     assert_eq!(shape(&file, "resid_out_2"), [rows.len(), 1, 48]);
     assert_eq!(file.metadata()["interrupted"], format!("{} of 30000 rows", rows.len()));
+}
+
+#[test]
+fn empty_rows_are_passed_over_with_a_count_and_the_others_keep_their_numbers() {
+    let place = Place::new();
+    let records = "{\"text\": \"the cat\"}\n{\"text\": \"\"}\n{\"text\": null}\n{\"text\": \"sat on\"}\n";
+    let file = place.written("a.jsonl", records);
+    let (model, out) = (tiny("llama"), place.path("out.safetensors"));
+    let asked = ["extract", "--file", &file, "-m", &model, "-a", "resid_out_0", "--positions", "last"];
+    let into = ["-o", out.to_str().unwrap()];
+    let message = fails(1, &[&asked[..], &into].concat());
+    assert!(
+        message.contains("line 2, row 1: `text` is empty") && message.contains("--skip-empty"),
+        "{message}"
+    );
+    let output =
+        easyroutine(&[&asked[..], &into, &["--skip-empty"]].concat()).assert().success().get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("passed over 2 empty rows"), "{said}");
+    assert_eq!(values(&place.file(), "rows"), [0.0, 3.0]);
+    let table = place.written("b.csv", "id,text\n1,the cat\n2,\"sat\non\"\n");
+    let whole = ["-a", "input_ids", "--positions", "all"];
+    place.extract(&[&["--file", &table], &whole[..]].concat());
+    assert!(place.file().tensor("rows").is_none());
+    let base = format!("{}/", place.0.path().display());
+    place.written("a.jsonl", records.replace("\"}", "\", \"n\": 7}").replace("null}", "null, \"n\": 8}"));
+    succeeds(&[&asked[..], &["--skip-empty", "--keep-fields", "n,text", "-o", &base]].concat());
+    let shown = easyroutine(&["runs", "-b", &base, "show", "-1", "--format", "json"])
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["values"]["row"], serde_json::json!([0, 3]));
+    assert_eq!(shown["values"]["n"], serde_json::json!([7, 7]));
+    assert_eq!(shown["values"]["text"], serde_json::json!(["the cat", "sat on"]));
 }

@@ -12,12 +12,19 @@ pub(crate) struct Extract {
     /// The prompt; `-` reads standard input.
     #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "token_ids"], conflicts_with_all = ["file", "token_ids"])]
     pub(crate) prompt: Option<String>,
-    /// Read prompts from a file: .jsonl and .parquet by --field, anything else one a line. Blank lines are passed over.
+    /// Read prompts from a file: .jsonl, .csv, .tsv and .parquet by --field, else text with one a line. Blank lines are
+    /// passed over.
     #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     pub(crate) file: Option<PathBuf>,
     /// The field or column that holds the prompts, `text` unless named: texts, or lists of token ids.
     #[arg(long, value_name = "NAME", requires = "file")]
     pub(crate) field: Option<String>,
+    /// Pass over rows of the file that are empty or null, instead of refusing them; the others keep their numbers.
+    #[arg(long, requires = "file")]
+    pub(crate) skip_empty: bool,
+    /// Bytes that a row of the file may have, 16 MiB unless given.
+    #[arg(long, value_name = "BYTES", requires = "file")]
+    pub(crate) longest_row: Option<usize>,
     /// Read only the first prompts of the file.
     #[arg(long, value_name = "N", requires = "file", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,

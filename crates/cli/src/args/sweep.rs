@@ -30,8 +30,8 @@ pub(crate) struct Ablate {
     /// What is put in place: zeros, a mean (see --over), or what stands there in another prompt.
     #[arg(long, value_enum, default_value_t = ByArg::Zero, value_name = "HOW")]
     pub(crate) by: ByArg,
-    /// A file of prompts that `--by mean` averages over: .jsonl and .parquet by their field `text`, anything else one a
-    /// line. Without it the mean is over the tokens of PROMPT itself.
+    /// A file of prompts that `--by mean` averages over: .jsonl, .csv, .tsv and .parquet by their field `text`, else text
+    /// with one a line. Without it the mean is over the tokens of PROMPT itself.
     #[arg(long, value_name = "FILE")]
     pub(crate) over: Option<PathBuf>,
     /// What the mean is taken over: `rows`, the prompts, each position for itself (all as many tokens as PROMPT), or

@@ -73,7 +73,8 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         ByArg::Zero => (By::Zero, reports::how_changed(&By::Zero)),
         ByArg::Mean => {
             let rows = match &ablate.over {
-                Some(file) => prompts::read(file, "text", None)?
+                Some(file) => prompts::read(file, &prompts::ReadOptions::default())?
+                    .prompts
                     .into_iter()
                     .enumerate()
                     .map(|(row, prompt)| match prompt {

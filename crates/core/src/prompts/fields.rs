@@ -1,50 +1,112 @@
 //! What a file of prompts says of each beside its text: labels, numbers, names.
 
 use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
+use csv::StringRecord;
 use serde_json::{Map, Value};
 
-use super::Format;
+use super::{Format, Place, ReadOptions, jsonl, lines, no_field, table};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Fields or columns of a file of prompts, each with one value a prompt, in the order of [`super::read`] and as many.
-/// A record that has not the field says null; a value is a text, a number, a truth value or null.
+/// Of each row the values of its fields, nothing for those that it has not.
+pub(super) type Values = Vec<Vec<Option<Value>>>;
+
+/// Fields or columns of a file of prompts, each with one value for each of `rows`: the numbers that [`super::read`] gives
+/// with its prompts, so that rows that were passed over are passed over here. A record of JSON lines that has not the
+/// field says null; a value is a text, a finite number, a truth value or null. Cells of CSV and TSV are texts.
 ///
 /// # Errors
 /// As [`super::read`]; a file of plain text, which has no fields; a field that no record has; a value of another kind.
-pub fn read_fields(path: &Path, names: &[String], limit: Option<usize>) -> Result<Vec<(String, Vec<Value>)>> {
-    let limit = limit.unwrap_or(usize::MAX);
+pub fn read_fields(
+    path: &Path,
+    names: &[String],
+    rows: &[usize],
+    options: &ReadOptions,
+) -> Result<Vec<(String, Vec<Value>)>> {
     let at = |e: Error| e.at(path.display());
     let file = File::open(path).map_err(|e| at(Error::new(ErrorKind::Io, e.to_string()).because(e)))?;
-    let rows = match Format::of(path)? {
-        Format::Jsonl => super::lines::read(file, limit, |number, line| of_record(number, line, names)),
+    let values = match Format::of(path)? {
+        Format::Jsonl => of_lines(file, names, rows, options),
+        Format::Csv => of_table(file, b',', names, rows, options),
+        Format::Tsv => of_table(file, b'\t', names, rows, options),
         #[cfg(feature = "parquet")]
-        Format::Parquet => super::parquet::read_fields(file, names, limit),
+        Format::Parquet => super::parquet::read_fields(file, names, rows),
         _ => Err(Error::input("prompts of this file have no fields to keep")
             .hint("write them as JSON lines: {\"text\": \"…\", \"label\": \"…\"}")),
     };
-    let rows = rows.map_err(at)?;
+    let values = values.map_err(at)?;
+    if values.len() != rows.len() {
+        return Err(at(Error::input(
+            "the file has fewer rows than before: it was changed while it was read",
+        )));
+    }
     let column = |(number, name): (usize, &String)| {
-        let values: Vec<Value> = rows.iter().map(|row| row[number].clone().unwrap_or(Value::Null)).collect();
-        match rows.is_empty() || rows.iter().any(|row| row[number].is_some()) {
-            true => Ok((name.clone(), values)),
+        let of_name: Vec<Value> =
+            values.iter().map(|row| row[number].clone().unwrap_or(Value::Null)).collect();
+        match values.is_empty() || values.iter().any(|row| row[number].is_some()) {
+            true => Ok((name.clone(), of_name)),
             false => Err(at(Error::input(format!("no prompt has a field `{name}`")))),
         }
     };
     names.iter().enumerate().map(column).collect()
 }
 
+fn of_lines(reader: impl Read, names: &[String], rows: &[usize], options: &ReadOptions) -> Result<Values> {
+    let mut found = Values::new();
+    lines::each(BufReader::new(reader), options, |place, line| {
+        if rows.get(found.len()) == Some(&place.row) {
+            found.push(of_record(place, line, names)?);
+        }
+        Ok(found.len() < rows.len())
+    })?;
+    Ok(found)
+}
+
+fn of_table(
+    reader: impl Read,
+    between: u8,
+    names: &[String],
+    rows: &[usize],
+    options: &ReadOptions,
+) -> Result<Values> {
+    let mut found = Values::new();
+    let find = |columns: &[String]| -> Result<Vec<usize>> {
+        let position = |name: &String| {
+            columns
+                .iter()
+                .position(|column| column == name)
+                .ok_or_else(|| Error::new(ErrorKind::Format, no_field(name, "column", columns)))
+        };
+        names.iter().map(position).collect()
+    };
+    let cell =
+        |record: &StringRecord, column: usize| record.get(column).map(|text| Value::String(text.to_owned()));
+    table::each(reader, between, options, find, |place, record, columns: &Vec<usize>| {
+        if rows.get(found.len()) == Some(&place.row) {
+            found.push(columns.iter().map(|column| cell(record, *column)).collect());
+        }
+        Ok(found.len() < rows.len())
+    })?;
+    Ok(found)
+}
+
 /// The fields of one record of JSON lines; nothing for those that it has not.
-fn of_record(number: usize, line: &str, names: &[String]) -> Result<Vec<Option<Value>>> {
-    let wrong = |what: String| Error::new(ErrorKind::Format, format!("line {number}: {what}"));
-    let record: Map<String, Value> =
-        serde_json::from_str(line).map_err(|e| wrong(format!("no JSON object: {e}")))?;
-    let value = |name: &String| match record.get(name) {
-        Some(Value::Array(_) | Value::Object(_)) => Err(wrong(format!(
-            "`{name}` is a list or an object; a field that is kept is a text, a number, true or false"
+fn of_record(place: Place, line: &str, names: &[String]) -> Result<Vec<Option<Value>>> {
+    // `NaN` may stand in fields that are not kept; in others it is refused as the list that takes its place.
+    let record = serde_json::from_str(line).or_else(|e| match jsonl::without_nan(line, "[]") {
+        Some(line) => serde_json::from_str(&line),
+        None => Err(e),
+    });
+    let record: Map<String, Value> = record.map_err(|e| place.wrong(format!("no JSON object: {e}")))?;
+    let value = |name: &String| {
+        match record.get(name) {
+        Some(Value::Array(_) | Value::Object(_)) => Err(place.wrong(format!(
+            "`{name}` is a list, an object or NaN; a field that is kept is a text, a finite number, true or false"
         ))),
         value => Ok(value.cloned()),
+    }
     };
     names.iter().map(value).collect()
 }
@@ -57,21 +119,39 @@ mod tests {
         file: &str,
         text: &str,
         names: &[&str],
-        limit: Option<usize>,
+        options: &ReadOptions,
     ) -> Result<Vec<(String, Vec<Value>)>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(file);
         std::fs::write(&path, text).unwrap();
-        read_fields(&path, &names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), limit)
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        read_fields(&path, &names, &super::super::read(&path, options)?.rows, options)
     }
 
     #[test]
     fn fields_have_one_value_a_prompt() {
-        let text = "{\"text\": \"a\", \"label\": \"x\"}\n\n{\"text\": \"b\", \"n\": 2}\n{\"text\": \"c\", \"label\": true}\n";
-        let found = fields("p.jsonl", text, &["label", "n"], None).unwrap();
+        let text = "{\"text\": \"a\", \"label\": \"x\"}\n\n{\"text\": \"b\", \"n\": 2}\n{\"text\": \"c\", \"label\": true, \"z\": NaN}\n";
+        let all = ReadOptions::default();
+        let found = fields("p.jsonl", text, &["label", "n"], &all).unwrap();
         assert_eq!(found[0], ("label".to_owned(), vec!["x".into(), Value::Null, true.into()]));
         assert_eq!(found[1].1, [Value::Null, 2.into(), Value::Null]);
-        assert_eq!(fields("p.jsonl", text, &["label"], Some(1)).unwrap()[0].1, ["x"]);
+        let one = ReadOptions { limit: Some(1), ..all };
+        assert_eq!(fields("p.jsonl", text, &["label"], &one).unwrap()[0].1, ["x"]);
+    }
+
+    #[test]
+    fn rows_that_are_passed_over_are_passed_over_in_fields_too() {
+        let skipping = ReadOptions { skip_empty: true, ..ReadOptions::default() };
+        let lines = "{\"text\": \"\", \"n\": 0}\n{\"text\": \"a\", \"n\": 1}\n\n{\"text\": null, \"n\": [2]}\n{\"text\": \"b\", \"n\": 3}\n{\"text\": \"\", \"n\": 4}\n";
+        assert_eq!(fields("p.jsonl", lines, &["n"], &skipping).unwrap()[0].1, [1, 3]);
+        let limited = ReadOptions { limit: Some(1), ..skipping.clone() };
+        assert_eq!(fields("p.jsonl", lines, &["n"], &limited).unwrap()[0].1, [1]);
+        let table = "n,text,label\n0,,x\n1,a,\"y, z\"\n2,,x\n3,\"b\nc\",\n";
+        for (file, table) in [("p.csv", table), ("p.tsv", "n\ttext\tlabel\n0\t\tx\n1\ta\ty, z\n3\tb\t\n")] {
+            let found = fields(file, table, &["label", "n"], &skipping).unwrap();
+            assert_eq!(found[0], ("label".to_owned(), vec!["y, z".into(), "".into()]));
+            assert_eq!(found[1].1, ["1", "3"]);
+        }
     }
 
     #[test]
@@ -79,10 +159,16 @@ mod tests {
         for (file, text, says) in [
             ("p.txt", "a\n", "have no fields to keep"),
             ("p.jsonl", "{\"text\": \"a\"}\n", "no prompt has a field `label`"),
-            ("p.jsonl", "{\"label\": [1]}\n", "line 1: `label` is a list or an object"),
-            ("p.jsonl", "nothing\n", "line 1: no JSON object"),
+            ("p.jsonl", "{\"text\": \"a\", \"label\": [1]}\n", "line 1, row 0: `label` is a list, an object"),
+            (
+                "p.jsonl",
+                "{\"text\": \"a\", \"label\": NaN}\n",
+                "line 1, row 0: `label` is a list, an object or NaN",
+            ),
+            ("p.jsonl", "nothing\n", "line 1, row 0: no JSON object"),
+            ("p.csv", "text,n\na,1\n", "there is no column `label`; there are `text`, `n`"),
         ] {
-            let error = fields(file, text, &["label"], None).unwrap_err().to_string();
+            let error = fields(file, text, &["label"], &ReadOptions::default()).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
     }

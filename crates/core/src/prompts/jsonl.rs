@@ -1,29 +1,99 @@
 //! One record of a JSONL file.
 
-use serde_json::{Map, Value};
+use std::fmt;
 
-use super::Prompt;
-use crate::error::{Error, ErrorKind, Result};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
-/// The prompt of the record on line `number`.
-pub(super) fn prompt(number: usize, line: &str, field: &str) -> Result<Prompt> {
-    let wrong = |what: String| Error::new(ErrorKind::Format, format!("line {number}: {what}"));
-    let record: Map<String, Value> =
-        serde_json::from_str(line).map_err(|e| wrong(format!("no JSON object: {e}")))?;
-    let Some(value) = record.get(field) else {
-        let names: Vec<String> = record.keys().take(8).map(|name| format!("`{name}`")).collect();
-        return Err(wrong(format!("there is no field `{field}`; there are {}", names.join(", ")))
-            .hint("say which holds the prompts: --field NAME"));
+use super::{NAME_IT, Place, Prompt, ReadOptions, no_field};
+use crate::error::Result;
+
+/// The prompt of a record; nothing where it is null.
+pub(super) fn prompt(place: Place, line: &str, options: &ReadOptions) -> Result<Option<Prompt>> {
+    let record = record(line, &options.field).or_else(|e| match without_nan(line, "null") {
+        Some(line) => record(&line, &options.field),
+        None => Err(e),
+    });
+    let record = record.map_err(|e| place.wrong(format!("no JSON object: {e}")))?;
+    let Some(value) = record.value else {
+        return Err(place.wrong(no_field(&options.field, "field", &record.names)).hint(NAME_IT));
     };
     let ids = || {
         let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
         value.as_array()?.iter().map(id).collect::<Option<Vec<u32>>>()
     };
     match value {
-        Value::String(text) => Ok(Prompt::Text(text.clone())),
-        _ => ids().map(Prompt::Ids).ok_or_else(|| {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(Prompt::Text(text))),
+        _ => ids().map(|ids| Some(Prompt::Ids(ids))).ok_or_else(|| {
             let shown: String = value.to_string().chars().take(60).collect();
-            wrong(format!("`{field}` is neither a text nor a list of token ids: {shown}"))
+            place.wrong(format!("`{}` is neither a text nor a list of token ids: {shown}", options.field))
         }),
     }
+}
+
+/// The wanted field of an object and the first names of others: what else it holds takes no memory.
+#[derive(Default)]
+struct Record {
+    value: Option<Value>,
+    names: Vec<String>,
+}
+
+fn record(line: &str, field: &str) -> serde_json::Result<Record> {
+    let mut reader = serde_json::Deserializer::from_str(line);
+    let record = reader.deserialize_map(Wanted(field))?;
+    reader.end()?;
+    Ok(record)
+}
+
+struct Wanted<'a>(&'a str);
+
+impl<'de> Visitor<'de> for Wanted<'_> {
+    type Value = Record;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
+        let mut record = Record::default();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == self.0 {
+                record.value = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+            if record.names.len() < 8 {
+                record.names.push(name);
+            }
+        }
+        Ok(record)
+    }
+}
+
+/// The line with `instead` for `NaN`, `Infinity` and `-Infinity`, which Python writes and JSON does not have; nothing
+/// where it has none of them.
+pub(super) fn without_nan(line: &str, instead: &str) -> Option<String> {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    let mut is_in_text = false;
+    let mut found = false;
+    while let Some(c) = rest.chars().next() {
+        let word =
+            ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| !is_in_text && rest.starts_with(word));
+        let length = match (word, c) {
+            (Some(word), _) => {
+                found = true;
+                out.push_str(instead);
+                rest = &rest[word.len()..];
+                continue;
+            }
+            (None, '\\') if is_in_text => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            _ => c.len_utf8(),
+        };
+        is_in_text ^= c == '"';
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    found.then_some(out)
 }

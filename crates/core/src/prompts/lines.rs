@@ -2,45 +2,81 @@
 
 use std::io::{BufRead, BufReader, Read};
 
+use super::{Place, Prompt, Prompts, ReadOptions, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Far beyond any context, and far below any memory: `/dev/zero` has no end of a line.
-const LONGEST: usize = 64 << 20;
+/// Lines as prompts. Where the file is not named as text, lines that are JSON objects are refused: they were meant as
+/// records.
+pub(super) fn text(reader: impl Read, options: &ReadOptions, is_named_text: bool) -> Result<Prompts> {
+    records(reader, options, |place, line| {
+        let is_json = || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).is_ok();
+        if !is_named_text && place.row == 0 && line.trim_start().starts_with('{') && is_json() {
+            return Err(place.wrong("a JSON object in a file that is not named as one").hint(
+                "let the name end in .jsonl to read a field of each line, or in .txt to take lines as they stand",
+            ));
+        }
+        if line.contains('\0') {
+            return Err(place.wrong("a zero byte: this is no text").hint("is the ending of the name right?"));
+        }
+        Ok(Some(Prompt::Text(line.to_owned())))
+    })
+}
 
-/// Reads up to `limit` lines that are not blank; `read` gets the number of the line, from 1, and its text.
-pub(super) fn read<T>(
+/// Reads lines that are not blank as rows; `read` makes a prompt of each, or finds a null.
+pub(super) fn records(
     reader: impl Read,
-    limit: usize,
-    read: impl Fn(usize, &str) -> Result<T>,
-) -> Result<Vec<T>> {
+    options: &ReadOptions,
+    read: impl Fn(Place, &str) -> Result<Option<Prompt>>,
+) -> Result<Prompts> {
+    let mut found = Prompts::default();
+    if !found.is_full(options) {
+        each(reader, options, |place, line| {
+            found.take(place, read(place, line)?, options)?;
+            Ok(!found.is_full(options))
+        })?;
+    }
+    Ok(found)
+}
+
+/// Visits the lines that are not blank, until `visit` gives false.
+pub(super) fn each(
+    reader: impl Read,
+    options: &ReadOptions,
+    mut visit: impl FnMut(Place, &str) -> Result<bool>,
+) -> Result<()> {
     let mut reader = BufReader::new(reader);
-    let mut found = Vec::new();
     let mut bytes = Vec::new();
-    let mut number = 0;
-    while found.len() < limit {
+    let (mut line, mut row) = (0, 0);
+    loop {
         bytes.clear();
-        let got = (&mut reader).take(LONGEST as u64 + 1).read_until(b'\n', &mut bytes);
+        let most = (options.longest_row as u64).saturating_add(2);
+        let got = (&mut reader).take(most).read_until(b'\n', &mut bytes);
         let got = got.map_err(|e| Error::new(ErrorKind::Io, e.to_string()).because(e))?;
         if got == 0 {
             break;
         }
-        number += 1;
-        if got > LONGEST {
-            return Err(Error::new(
-                ErrorKind::Format,
-                format!("line {number} is longer than {LONGEST} bytes"),
-            ));
-        }
+        line += 1;
+        let place = Place { row, line: Some(line) };
         let text = std::str::from_utf8(&bytes).map_err(|e| {
-            Error::new(ErrorKind::Format, format!("line {number}: not UTF-8 at byte {}", e.valid_up_to()))
+            // A line that was cut off is too long before it is anything else.
+            match got as u64 == most {
+                true => too_long(place, options),
+                false => place.wrong(format!("not UTF-8 at byte {}", e.valid_up_to())),
+            }
         })?;
         // The mark that some editors put at the beginning of a file is no part of its first prompt.
-        let text = if number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
-        let line = text.strip_suffix('\n').unwrap_or(text);
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        if !line.trim().is_empty() {
-            found.push(read(number, line)?);
+        let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.len() > options.longest_row {
+            return Err(too_long(place, options));
+        }
+        if !text.trim().is_empty() {
+            if !visit(place, text)? {
+                break;
+            }
+            row += 1;
         }
     }
-    Ok(found)
+    Ok(())
 }

@@ -1,10 +1,11 @@
-//! A file of prompts: plain text with one a line, JSONL with a field, Parquet with a column.
+//! A file of prompts: plain text with one a line, a field of JSON lines, a column of CSV, TSV or Parquet.
 
 mod fields;
 mod jsonl;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod table;
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -13,6 +14,9 @@ use std::path::Path;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use fields::read_fields;
+
+/// Bytes of one row, unless it is said otherwise: far beyond any context, and far below any memory.
+pub const LONGEST_ROW: usize = 16 << 20;
 
 /// One prompt of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +27,22 @@ pub enum Prompt {
     Ids(Vec<u32>),
 }
 
+impl Prompt {
+    fn is_empty(&self) -> bool {
+        match self {
+            Prompt::Text(text) => text.is_empty(),
+            Prompt::Ids(ids) => ids.is_empty(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Prompt::Text(text) => text.len(),
+            Prompt::Ids(ids) => size_of_val(ids.as_slice()),
+        }
+    }
+}
+
 /// What a file of prompts is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -30,6 +50,10 @@ pub enum Format {
     Text,
     /// One JSON object a line; lines that are blank are passed over.
     Jsonl,
+    /// A table with a header, its fields apart by commas.
+    Csv,
+    /// A table with a header, its fields apart by tabs.
+    Tsv,
     /// Apache Parquet.
     Parquet,
 }
@@ -38,62 +62,179 @@ impl Format {
     /// The format that the ending of a path names; text where it names none.
     ///
     /// # Errors
-    /// An ending of a format that is not read: compressed text, a JSON document.
+    /// An ending of a format that is not read: compressed text, a JSON document, Arrow, a spreadsheet.
     pub fn of(path: &Path) -> Result<Self> {
-        let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        match ending.as_str() {
+        let refused =
+            |what: &str, hint: &str| Err(Error::input(format!("{}: {what}", path.display())).hint(hint));
+        match ending(path).as_str() {
             "jsonl" | "ndjson" => Ok(Format::Jsonl),
-            "parquet" => Ok(Format::Parquet),
-            "json" => Err(Error::input(format!("{}: prompts are read from JSON lines", path.display()))
-                .hint("write one object a line into a .jsonl file: jq -c '.[]' IN.json > OUT.jsonl")),
-            "gz" | "zst" | "bz2" | "xz" | "zip" => {
-                Err(Error::input(format!("{}: compressed files are not read", path.display()))
-                    .hint("decompress it first"))
+            "csv" => Ok(Format::Csv),
+            "tsv" | "tab" => Ok(Format::Tsv),
+            "parquet" | "pq" => Ok(Format::Parquet),
+            "json" => refused(
+                "prompts are read from JSON lines",
+                "write one object a line into a .jsonl file: jq -c '.[]' IN.json > OUT.jsonl",
+            ),
+            "gz" | "zst" | "bz2" | "xz" | "zip" | "lz4" | "7z" | "tar" | "tgz" => {
+                refused("compressed files are not read", "decompress it first")
             }
+            "arrow" | "feather" | "ipc" => refused(
+                "Arrow files are not read",
+                "write it as Parquet: pandas.read_feather(IN).to_parquet(OUT), or Dataset.to_parquet(OUT)",
+            ),
+            "xlsx" | "xls" | "ods" | "pkl" | "pickle" | "npy" | "npz" | "pt" | "safetensors" | "db"
+            | "sqlite" | "h5" | "pdf" | "docx" | "avro" | "orc" => refused(
+                "files of this kind hold no prompts that are read",
+                "write them as .jsonl, .csv, .tsv, .parquet, or as text with one a line",
+            ),
             _ => Ok(Format::Text),
         }
     }
+
+    /// Whether prompts stand in a field or column, which must be named.
+    pub fn has_fields(self) -> bool {
+        self != Format::Text
+    }
 }
 
-/// Reads the prompts of a file, in its order, at most `limit` of them. `field` is the field or column that holds them:
-/// a text, or a list of token ids.
+fn ending(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// How a file of prompts is read.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// The field or column that holds the prompts: texts, or lists of token ids.
+    pub field: String,
+    /// Prompts that are read at most.
+    pub limit: Option<usize>,
+    /// Whether rows that are empty or null are passed over; else they are refused.
+    pub skip_empty: bool,
+    /// Bytes that a row may have.
+    pub longest_row: usize,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        ReadOptions { field: "text".to_owned(), limit: None, skip_empty: false, longest_row: LONGEST_ROW }
+    }
+}
+
+/// The prompts of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prompts {
+    /// The prompts, in the file's order.
+    pub prompts: Vec<Prompt>,
+    /// For each prompt the number of its row in the file, from 0; blank lines and a header are no rows.
+    pub rows: Vec<usize>,
+    /// Empty rows that were passed over.
+    pub skipped: usize,
+}
+
+/// Where a row stands in its file: its number from 0, and its line from 1 where it has one.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    row: usize,
+    line: Option<usize>,
+}
+
+impl Place {
+    fn wrong(self, what: impl std::fmt::Display) -> Error {
+        let line = self.line.map(|line| format!("line {line}, ")).unwrap_or_default();
+        Error::new(ErrorKind::Format, format!("{line}row {}: {what}", self.row))
+    }
+}
+
+impl Prompts {
+    /// Takes in the value of one row, if it is a prompt; `None` is a null.
+    fn take(&mut self, place: Place, value: Option<Prompt>, options: &ReadOptions) -> Result<()> {
+        match value.filter(|prompt| !prompt.is_empty()) {
+            Some(prompt) if prompt.bytes() > options.longest_row => Err(too_long(place, options)),
+            Some(prompt) => {
+                self.prompts.push(prompt);
+                self.rows.push(place.row);
+                Ok(())
+            }
+            None if options.skip_empty => {
+                self.skipped += 1;
+                Ok(())
+            }
+            None => Err(place
+                .wrong(format!("`{}` is empty", options.field))
+                .hint("--skip-empty passes over such rows, and keeps the numbers of the others")),
+        }
+    }
+
+    fn is_full(&self, options: &ReadOptions) -> bool {
+        options.limit.is_some_and(|limit| self.prompts.len() >= limit)
+    }
+}
+
+fn too_long(place: Place, options: &ReadOptions) -> Error {
+    place
+        .wrong(format!("longer than {} bytes", options.longest_row))
+        .hint("no model reads so much at once; if it is meant, raise the limit: --longest-row BYTES")
+}
+
+fn no_field(field: &str, what: &str, names: &[String]) -> String {
+    let names: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
+    format!("there is no {what} `{field}`; there are {}", names.join(", "))
+}
+
+/// What says which field holds the prompts.
+const NAME_IT: &str = "say which holds the prompts: --field NAME";
+
+/// Reads the prompts of a file, in its order.
 ///
 /// # Errors
 /// A file that cannot be read or is not what its ending says, a record without the field (its line and the fields that
-/// there are are named), a value that is neither text nor token ids, no prompt at all.
-pub fn read(path: &Path, field: &str, limit: Option<usize>) -> Result<Vec<Prompt>> {
+/// there are are named), a value that is neither text nor token ids, an empty row, a row that is too long, no prompt.
+pub fn read(path: &Path, options: &ReadOptions) -> Result<Prompts> {
     let format = Format::of(path)?;
-    let limit = limit.unwrap_or(usize::MAX);
     let at = |e: Error| e.at(path.display());
     let file = File::open(path).map_err(|e| at(Error::new(ErrorKind::Io, e.to_string()).because(e)))?;
-    let prompts = match format {
-        Format::Text => from_text(BufReader::new(file), limit),
-        Format::Jsonl => from_jsonl(BufReader::new(file), field, limit),
+    let found = match format {
+        Format::Text => {
+            let is_named_text = matches!(ending(path).as_str(), "txt" | "text" | "md");
+            lines::text(BufReader::new(file), options, is_named_text)
+        }
+        Format::Jsonl => from_jsonl(BufReader::new(file), options),
+        Format::Csv => from_table(file, b',', options),
+        Format::Tsv => from_table(file, b'\t', options),
         #[cfg(feature = "parquet")]
-        Format::Parquet => parquet::read(file, field, limit),
+        Format::Parquet => parquet::read(file, options),
         #[cfg(not(feature = "parquet"))]
         Format::Parquet => Err(Error::new(ErrorKind::Unsupported, "this build does not read Parquet")
             .hint("build with the feature `parquet`")),
     };
-    let prompts = prompts.map_err(at)?;
-    if prompts.is_empty() && limit > 0 {
+    let found = found.map_err(at)?;
+    if found.prompts.is_empty() && options.limit != Some(0) {
         return Err(at(Error::input("no prompt: the file holds none")));
     }
-    Ok(prompts)
+    Ok(found)
 }
 
 /// Reads plain text, one prompt a line.
 ///
 /// # Errors
-/// A line that is not UTF-8, or longer than any prompt.
-pub fn from_text(reader: impl Read, limit: usize) -> Result<Vec<Prompt>> {
-    lines::read(reader, limit, |_, line| Ok(Prompt::Text(line.to_owned())))
+/// A line that is not UTF-8, or too long.
+pub fn from_text(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
+    lines::text(reader, options, true)
 }
 
-/// Reads one JSON object a line.
+/// Reads one JSON object a line. `NaN` and infinities, which Python writes, may stand in other fields.
 ///
 /// # Errors
 /// As [`read`].
-pub fn from_jsonl(reader: impl Read, field: &str, limit: usize) -> Result<Vec<Prompt>> {
-    lines::read(reader, limit, |number, line| jsonl::prompt(number, line, field))
+pub fn from_jsonl(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
+    lines::records(reader, options, |place, line| jsonl::prompt(place, line, options))
+}
+
+/// Reads a table whose first record names the columns; `between` stands between its fields. Fields may be in quotes, with
+/// line ends in them (RFC 4180).
+///
+/// # Errors
+/// As [`read`].
+pub fn from_table(reader: impl Read, between: u8, options: &ReadOptions) -> Result<Prompts> {
+    table::read(reader, between, options)
 }

@@ -4,36 +4,89 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use parquet::schema::types::{Type, TypePtr};
 use serde_json::{Value, json};
 
-use super::Prompt;
+use super::fields::Values;
+use super::{NAME_IT, Place, Prompt, Prompts, ReadOptions, no_field};
 use crate::error::{Error, ErrorKind, Result};
 
+/// What a file may unfold to: so many bytes for each of its own, and so many in any case. Text of data sets unfolds to
+/// some ten times its size.
+const UNFOLDING: (u64, u64) = (200, 64 << 20);
+/// Rows that are read at a time: each may be as long as a dictionary's longest text.
+const ROWS: usize = 16;
+
 /// Reads the column `field`.
-pub(super) fn read(file: File, field: &str, limit: usize) -> Result<Vec<Prompt>> {
+pub(super) fn read(file: File, options: &ReadOptions) -> Result<Prompts> {
     // The crate has places that panic on a file nobody would write on purpose.
-    catch_unwind(AssertUnwindSafe(|| column(file, field, limit)))
+    catch_unwind(AssertUnwindSafe(|| column(file, options)))
         .unwrap_or_else(|_| Err(damaged("the file contradicts itself")))
 }
 
-fn column(file: File, field: &str, limit: usize) -> Result<Vec<Prompt>> {
+fn column(file: File, options: &ReadOptions) -> Result<Prompts> {
     let broken = |e: ParquetError| damaged(e.to_string());
+    let most = most_unfolded(&file)?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
+    check_sizes(reader.metadata(), &options.field, most)?;
     let schema = reader.metadata().file_metadata().schema();
     let columns = schema.get_fields();
-    let Some(wanted) = columns.iter().find(|column| column.name() == field) else {
-        return Err(no_column(field, columns).hint("say which holds the prompts: --field NAME"));
+    let Some(wanted) = columns.iter().find(|column| column.name() == options.field) else {
+        return Err(no_column(&options.field, columns).hint(NAME_IT));
     };
     let projection =
         Type::group_type_builder(schema.name()).with_fields(vec![wanted.clone()]).build().map_err(broken)?;
-    let rows = reader.get_row_iter(Some(projection)).map_err(broken)?;
-    rows.take(limit).enumerate().map(|(number, row)| prompt(number, &row.map_err(broken)?, field)).collect()
+    let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(broken)?;
+    let mut found = Prompts::default();
+    let mut bytes = 0;
+    for (row, record) in rows.with_batch_size(ROWS).enumerate() {
+        if found.is_full(options) {
+            break;
+        }
+        let place = Place { row, line: None };
+        let prompt = prompt(place, &record.map_err(broken)?, options)?;
+        bytes += prompt.as_ref().map_or(0, Prompt::bytes) as u64;
+        if bytes > most {
+            return Err(place.wrong(unfolds(most)).hint("--limit takes its first rows"));
+        }
+        found.take(place, prompt, options)?;
+    }
+    Ok(found)
 }
 
-fn prompt(number: usize, row: &Row, field: &str) -> Result<Prompt> {
+/// Bytes that a file of this size may unfold to.
+fn most_unfolded(file: &File) -> Result<u64> {
+    let length = file.metadata().map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?.len();
+    Ok(length.saturating_mul(UNFOLDING.0).saturating_add(UNFOLDING.1))
+}
+
+/// Refuses a column that claims to unfold to more than such files do, before anything is unfolded.
+fn check_sizes(metadata: &ParquetMetaData, field: &str, most: u64) -> Result<()> {
+    for group in metadata.row_groups() {
+        let of_field = |path: &str| path == field;
+        let columns = group.columns().iter();
+        let wanted =
+            columns.filter(|column| column.column_path().parts().first().is_some_and(|name| of_field(name)));
+        let size: u64 = wanted
+            .map(|column| u64::try_from(column.uncompressed_size()).unwrap_or(u64::MAX))
+            .max()
+            .unwrap_or(0);
+        if size > most {
+            return Err(damaged(unfolds(most)));
+        }
+    }
+    Ok(())
+}
+
+fn unfolds(most: u64) -> String {
+    format!("the file unfolds to more than {most} bytes, {} times its size", UNFOLDING.0)
+}
+
+fn prompt(place: Place, row: &Row, options: &ReadOptions) -> Result<Option<Prompt>> {
     let value = row.get_column_iter().next().map(|(_, value)| value);
     let id = |id: &Field| match *id {
         Field::Int(id) => u32::try_from(id).ok(),
@@ -43,29 +96,28 @@ fn prompt(number: usize, row: &Row, field: &str) -> Result<Prompt> {
         _ => None,
     };
     let prompt = match value {
+        Some(Field::Null) => return Ok(None),
         Some(Field::Str(text)) => Some(Prompt::Text(text.clone())),
         Some(Field::ListInternal(list)) => {
             list.elements().iter().map(id).collect::<Option<_>>().map(Prompt::Ids)
         }
         _ => None,
     };
-    prompt.ok_or_else(|| {
+    prompt.map(Some).ok_or_else(|| {
         let shown: String = value.map(ToString::to_string).unwrap_or_default().chars().take(60).collect();
-        Error::new(
-            ErrorKind::Format,
-            format!("row {number}: `{field}` is neither a text nor a list of token ids: {shown}"),
-        )
+        place.wrong(format!("`{}` is neither a text nor a list of token ids: {shown}", options.field))
     })
 }
 
-/// Reads some columns, a row at a time; nothing for a null.
-pub(super) fn read_fields(file: File, names: &[String], limit: usize) -> Result<Vec<Vec<Option<Value>>>> {
-    catch_unwind(AssertUnwindSafe(|| fields(file, names, limit)))
+/// Reads some columns of the rows whose numbers are `rows`; nothing for a null.
+pub(super) fn read_fields(file: File, names: &[String], rows: &[usize]) -> Result<Values> {
+    catch_unwind(AssertUnwindSafe(|| fields(file, names, rows)))
         .unwrap_or_else(|_| Err(damaged("the file contradicts itself")))
 }
 
-fn fields(file: File, names: &[String], limit: usize) -> Result<Vec<Vec<Option<Value>>>> {
+fn fields(file: File, names: &[String], rows: &[usize]) -> Result<Values> {
     let broken = |e: ParquetError| damaged(e.to_string());
+    let most = most_unfolded(&file)?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
     let schema = reader.metadata().file_metadata().schema();
     let columns = schema.get_fields();
@@ -73,21 +125,36 @@ fn fields(file: File, names: &[String], limit: usize) -> Result<Vec<Vec<Option<V
     {
         return Err(no_column(name, columns));
     }
+    names.iter().try_for_each(|name| check_sizes(reader.metadata(), name, most))?;
     let wanted = columns.iter().filter(|column| names.iter().any(|name| column.name() == name));
     let wanted = wanted.cloned().collect();
     let projection = Type::group_type_builder(schema.name()).with_fields(wanted).build().map_err(broken)?;
-    let rows = reader.get_row_iter(Some(projection)).map_err(broken)?;
-    let values = |(number, row): (usize, std::result::Result<Row, ParquetError>)| {
-        let row = row.map_err(broken)?;
-        let of =
-            |name: &String| row.get_column_iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-        names.iter().map(|name| of(name).map_or(Ok(None), |value| plain(number, name, value))).collect()
-    };
-    rows.take(limit).enumerate().map(values).collect()
+    let records = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(broken)?;
+    let mut found = Values::new();
+    let mut bytes = 0;
+    for (row, record) in records.with_batch_size(ROWS).enumerate() {
+        if found.len() == rows.len() {
+            break;
+        }
+        let record = record.map_err(broken)?;
+        if rows[found.len()] != row {
+            continue;
+        }
+        let place = Place { row, line: None };
+        let of = |name: &String| record.get_column_iter().find(|(of, _)| *of == name).map(|(_, value)| value);
+        let value = |name: &String| of(name).map_or(Ok(None), |value| plain(place, name, value));
+        let values = names.iter().map(value).collect::<Result<Vec<_>>>()?;
+        bytes += values.iter().flatten().map(|value| value.as_str().map_or(0, str::len) as u64).sum::<u64>();
+        if bytes > most {
+            return Err(place.wrong(unfolds(most)).hint("--limit takes its first rows"));
+        }
+        found.push(values);
+    }
+    Ok(found)
 }
 
 /// A text, a number or a truth value.
-fn plain(number: usize, name: &str, value: &Field) -> Result<Option<Value>> {
+fn plain(place: Place, name: &str, value: &Field) -> Result<Option<Value>> {
     Ok(Some(match value {
         Field::Null => return Ok(None),
         Field::Bool(value) => json!(value),
@@ -104,19 +171,16 @@ fn plain(number: usize, name: &str, value: &Field) -> Result<Option<Value>> {
         Field::Str(value) => json!(value),
         _ => {
             let shown: String = value.to_string().chars().take(60).collect();
-            return Err(Error::new(
-                ErrorKind::Format,
-                format!(
-                    "row {number}: `{name}` is {shown}; a field that is kept is a text, a finite number, true or false"
-                ),
-            ));
+            return Err(place.wrong(format!(
+                "`{name}` is {shown}; a field that is kept is a text, a finite number, true or false"
+            )));
         }
     }))
 }
 
 fn no_column(name: &str, columns: &[TypePtr]) -> Error {
-    let names: Vec<String> = columns.iter().take(8).map(|c| format!("`{}`", c.name())).collect();
-    Error::new(ErrorKind::Format, format!("there is no column `{name}`; there are {}", names.join(", ")))
+    let names: Vec<String> = columns.iter().map(|column| column.name().to_owned()).collect();
+    Error::new(ErrorKind::Format, no_field(name, "column", &names))
 }
 
 fn damaged(what: impl std::fmt::Display) -> Error {

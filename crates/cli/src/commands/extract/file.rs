@@ -20,13 +20,23 @@ use crate::tensors::{self, Flat, Stored};
 /// tables of a large data set are tensors.
 const HEADER_TABLE: usize = 1 << 20;
 
-/// Writes all activations: rows first where every row has the same T, else flat with offsets. `rows` are the data set's
-/// numbers of the rows; they are written where some of `asked` are missing.
+/// The rows of a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Done<'a> {
+    /// Their numbers in the data set.
+    pub(super) rows: &'a [usize],
+    /// How many there were to be.
+    pub(super) asked: usize,
+    /// Whether the numbers have gaps.
+    pub(super) are_numbered: bool,
+}
+
+/// Writes all activations: rows first where every row has the same T, else flat with offsets. The numbers of rows are
+/// written where some are missing.
 pub(super) fn write(
     file: &Path,
     cache: &ActivationCache,
-    rows: &[usize],
-    asked: usize,
+    done: Done<'_>,
     session: &Session,
     extract: &Extract,
     chat: Option<&Value>,
@@ -83,8 +93,11 @@ pub(super) fn write(
             tensors.extend(table_as_tensors(name, &table));
         }
     }
+    let Done { rows, asked, are_numbered } = done;
     if rows.len() < asked {
         metadata.push(("interrupted", format!("{} of {asked} rows", rows.len())));
+    }
+    if rows.len() < asked || are_numbered {
         tensors.push(whole_numbers("rows".to_owned(), rows.iter().map(|row| *row as i64).collect()));
     }
     output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, tensors))

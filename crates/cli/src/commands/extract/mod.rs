@@ -3,6 +3,8 @@
 mod file;
 mod rows;
 
+use file::Done;
+
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -29,7 +31,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let request = request(extract)?;
     let interventions = extract.changes.read()?;
     let texts = rows::read(extract)?;
-    let fields = rows::fields(extract)?;
+    let fields = rows::fields(extract, &texts)?;
     let session = session::load(&extract.model.model, &extract.model.loading)?;
     request.points(session.model.arch())?;
     let tokenizer = match &extract.token_ids {
@@ -38,7 +40,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     };
     needs_tokenizer(&request, tokenizer.is_some())?;
     let rows = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;
-    let (examples, chat) = (rows.examples, rows.chat);
+    let rows::Rows { examples, of_file, chat } = rows;
     let special = tokenizer.as_ref().map_or(&[][..], Tokenizer::special_ids);
     let context = Context { special, pivots: &extract.pivot, seed: extract.changes.seed };
     let examples = match extract.generate {
@@ -67,6 +69,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
                 interventions,
                 extract,
                 chat: chat.as_ref(),
+                of_file: of_file.as_deref(),
             },
         );
     }
@@ -78,6 +81,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         context,
         file,
         chat: chat.as_ref(),
+        of_file: of_file.as_deref(),
     };
     if interventions.iter().any(Intervention::speaks_of_rows) {
         // Such an edit names rows of one batch, so all of them are one.
@@ -97,6 +101,8 @@ struct Job<'a> {
     context: Context<'a>,
     file: &'a Path,
     chat: Option<&'a Value>,
+    /// The number of each row in its file, where some were passed over.
+    of_file: Option<&'a [usize]>,
 }
 
 impl Job<'_> {
@@ -148,7 +154,9 @@ impl Job<'_> {
 
     fn write(&self, cache: &ActivationCache, rows: &[usize]) -> Result<(), Failure> {
         output::warn_of_nan(cache.has_nan(), !self.extract.changes.intervene.is_empty());
-        file::write(self.file, cache, rows, self.examples.len(), self.session, self.extract, self.chat)?;
+        let rows: Vec<usize> = rows.iter().map(|row| self.of_file.map_or(*row, |rows| rows[*row])).collect();
+        let done = Done { rows: &rows, asked: self.examples.len(), are_numbered: self.of_file.is_some() };
+        file::write(self.file, cache, done, self.session, self.extract, self.chat)?;
         if io::stderr().is_terminal() {
             let size = std::fs::metadata(self.file).map_or(0, |m| m.len());
             output::note("wrote", &format!("{} ({})", self.file.display(), readable(size)));

@@ -4,7 +4,7 @@ use easyroutine::Batch;
 use easyroutine::edit::Intervention;
 use easyroutine::extract::{self, Example, Options};
 use easyroutine::positions::Context;
-use easyroutine::prompts::{self, Prompt};
+use easyroutine::prompts::{self, Prompt, Prompts, ReadOptions};
 use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
@@ -16,9 +16,14 @@ use crate::session::Session;
 use crate::{changes, output, progress, session};
 
 /// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
-pub(super) fn read(extract: &Extract) -> Result<Vec<Prompt>, Failure> {
+pub(super) fn read(extract: &Extract) -> Result<Prompts, Failure> {
     // Not left to the parser: a flag that a file excludes frees others from needing one.
-    let of_files = [("--field", extract.field.is_some()), ("--limit", extract.limit.is_some())];
+    let of_files = [
+        ("--field", extract.field.is_some()),
+        ("--limit", extract.limit.is_some()),
+        ("--skip-empty", extract.skip_empty),
+        ("--longest-row", extract.longest_row.is_some()),
+    ];
     if let (None, Some((flag, _))) = (&extract.file, of_files.iter().find(|(_, is_given)| *is_given)) {
         return Err(
             Failure::usage(format!("{flag} is for prompts of a file")).hint("name it: --file prompts.jsonl")
@@ -30,43 +35,66 @@ pub(super) fn read(extract: &Extract) -> Result<Vec<Prompt>, Failure> {
             Some(mask) => Batch::from_padded(&ids, &integers(mask, "--attention-mask")?)?,
             None => Batch::new(&ids)?,
         };
-        return Ok((0..batch.n_rows()).map(|row| Prompt::Ids(batch.row(row).to_vec())).collect());
+        return Ok(each((0..batch.n_rows()).map(|row| Prompt::Ids(batch.row(row).to_vec()))));
     }
     Ok(match (&extract.prompt, &extract.file) {
         (_, Some(file)) => {
-            if extract.field.is_some() && prompts::Format::of(file)? == prompts::Format::Text {
+            if extract.field.is_some() && !prompts::Format::of(file)?.has_fields() {
                 return Err(Failure::usage(format!("{}: lines of text have no fields", file.display()))
-                    .hint("--field is for .jsonl and .parquet files"));
+                    .hint("--field is for .jsonl, .csv, .tsv and .parquet files"));
             }
-            let field = extract.field.as_deref().unwrap_or("text");
-            prompts::read(file, field, extract.limit.map(|n| n as usize))?
+            let found = prompts::read(file, &options(extract))?;
+            if found.skipped > 0 {
+                let rows = if found.skipped == 1 { "row" } else { "rows" };
+                let text = format!("passed over {} empty {rows} of {}", found.skipped, file.display());
+                output::note("note", &text);
+            }
+            found
         }
-        (Some(dash), None) if dash == "-" => vec![Prompt::Text(session::read_stdin()?)],
-        (Some(text), None) => vec![Prompt::Text(text.clone())],
+        (Some(dash), None) if dash == "-" => each([Prompt::Text(session::read_stdin()?)]),
+        (Some(text), None) => each([Prompt::Text(text.clone())]),
         (None, None) => return Err(Failure::usage("no prompt given")),
     })
 }
 
+/// How the file is read.
+fn options(extract: &Extract) -> ReadOptions {
+    ReadOptions {
+        field: extract.field.clone().unwrap_or_else(|| "text".to_owned()),
+        limit: extract.limit.map(|n| n as usize),
+        skip_empty: extract.skip_empty,
+        longest_row: extract.longest_row.unwrap_or(prompts::LONGEST_ROW),
+    }
+}
+
 /// What the file says of each prompt, as far as it is to be kept.
-pub(super) fn fields(extract: &Extract) -> Result<Vec<Field>, Failure> {
+pub(super) fn fields(extract: &Extract, prompts: &Prompts) -> Result<Vec<Field>, Failure> {
     match (&extract.file, extract.saving.keep_fields.as_slice()) {
         (Some(file), names @ [_, ..]) => {
-            Ok(prompts::read_fields(file, names, extract.limit.map(|n| n as usize))?)
+            Ok(prompts::read_fields(file, names, &prompts.rows, &options(extract))?)
         }
         _ => Ok(Vec::new()),
     }
 }
 
+/// Prompts of which each is the row of its own number.
+fn each(prompts: impl IntoIterator<Item = Prompt>) -> Prompts {
+    let prompts: Vec<Prompt> = prompts.into_iter().collect();
+    Prompts { rows: (0..prompts.len()).collect(), prompts, skipped: 0 }
+}
+
 /// What was made of all prompts.
 pub(super) struct Rows {
     pub(super) examples: Vec<Example>,
+    /// The number of each row in its file, where some were passed over.
+    pub(super) of_file: Option<Vec<usize>>,
     /// What made conversations of them, for the record of the run.
     pub(super) chat: Option<Value>,
 }
 
 /// Cuts all prompts into tokens and holds them to the model's context.
 pub(super) fn examples(
-    prompts: Vec<Prompt>,
+    prompts: Prompts,
     extract: &Extract,
     tokenizer: Option<&Tokenizer>,
     context: usize,
@@ -74,11 +102,14 @@ pub(super) fn examples(
     let mut chat = extract.chat.read(&extract.cutting)?.map(Conversation::new);
     let mut begin_twice = Vec::new();
     let mut cut: Vec<(usize, usize)> = Vec::new();
+    let Prompts { prompts, rows: of_file, skipped } = prompts;
     let mut examples = Vec::with_capacity(prompts.len());
     let many = prompts.len() > 1;
-    for (number, prompt) in prompts.into_iter().enumerate() {
+    for (prompt, number) in prompts.into_iter().zip(of_file.iter().copied()) {
         let mut example = example(number, prompt, extract, tokenizer, chat.as_mut())
             .map_err(|failure| if many { failure.at(format!("row {number}")) } else { failure })?;
+        // Among those that run; where they stand in the file is told beside them.
+        example.number = examples.len();
         // Ids that were given stand as they were meant.
         if example.text.is_some() && tokenizer.is_some_and(|tokenizer| tokenizer.begins_twice(&example.ids)) {
             begin_twice.push(number);
@@ -127,7 +158,8 @@ pub(super) fn examples(
             output::note("warning", &text);
         }
     }
-    Ok(Rows { examples, chat: chat.map(|chat| extract.chat.record(&chat.chat, chat.told_time)) })
+    let of_file = (skipped > 0).then_some(of_file);
+    Ok(Rows { examples, of_file, chat: chat.map(|chat| extract.chat.record(&chat.chat, chat.told_time)) })
 }
 
 /// How prompts become conversations, and what was seen on the way.

@@ -29,6 +29,8 @@ pub(super) struct Job<'a> {
     /// Checked against all rows already.
     pub(super) interventions: &'a [Intervention],
     pub(super) extract: &'a Extract,
+    /// The number of each row in its file, where some were passed over.
+    pub(super) of_file: Option<&'a [usize]>,
     /// What made conversations of the prompts.
     pub(super) chat: Option<&'a Value>,
 }
@@ -49,11 +51,13 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
     }
     job.interventions.iter().try_for_each(speaks_of_one_row)?;
     let stop = progress::interrupted()?;
+    let numbers = |rows: &[usize]| ("row".to_owned(), rows.iter().map(|row| json!(row)).collect());
+    let fields: Vec<Field> = job.of_file.map(numbers).into_iter().chain(job.fields.iter().cloned()).collect();
     let filling = Filling {
         model: &job.session.model,
         request: job.request,
         examples: job.examples,
-        fields: job.fields,
+        fields: &fields,
         context: job.context,
         interventions: job.interventions,
         batch_tokens: job.extract.batch_tokens as usize,

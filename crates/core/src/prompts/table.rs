@@ -1,0 +1,96 @@
+//! A column of a table of text: CSV and TSV.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+use csv::{ReaderBuilder, StringRecord};
+
+use super::{NAME_IT, Place, Prompt, Prompts, ReadOptions, no_field, too_long};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What is read ahead of a record.
+const AHEAD: usize = 64 << 10;
+
+/// Reads the column of a table that is named in its first record.
+pub(super) fn read(reader: impl Read, between: u8, options: &ReadOptions) -> Result<Prompts> {
+    let mut found = Prompts::default();
+    let find = |names: &[String]| {
+        names.iter().position(|name| *name == options.field).ok_or_else(|| {
+            Error::new(ErrorKind::Format, no_field(&options.field, "column", names)).hint(NAME_IT)
+        })
+    };
+    each(reader, between, options, find, |place, record, column| {
+        if found.is_full(options) {
+            return Ok(false);
+        }
+        let text = record.get(*column).unwrap_or_default();
+        found.take(place, Some(Prompt::Text(text.to_owned())), options)?;
+        Ok(!found.is_full(options))
+    })?;
+    Ok(found)
+}
+
+/// Visits the records of a table after its header, until `visit` gives false. `find` gets the names of the columns; what
+/// it makes of them, `visit` gets.
+pub(super) fn each<T>(
+    reader: impl Read,
+    between: u8,
+    options: &ReadOptions,
+    find: impl FnOnce(&[String]) -> Result<T>,
+    mut visit: impl FnMut(Place, &StringRecord, &T) -> Result<bool>,
+) -> Result<()> {
+    let left = Rc::new(Cell::new(0));
+    let most = options.longest_row.saturating_add(AHEAD);
+    let bounded = Bounded { inner: reader, left: left.clone() };
+    left.set(most);
+    let mut table = ReaderBuilder::new().delimiter(between).buffer_capacity(AHEAD / 2).from_reader(bounded);
+    let first = Place { row: 0, line: Some(1) };
+    let header = table.headers().map_err(|e| wrong(first, &e, options))?.clone();
+    let names: Vec<String> =
+        header.iter().map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect();
+    let columns = find(&names)?;
+    let mut record = StringRecord::new();
+    for row in 0.. {
+        left.set(most);
+        let line = table.position().line() as usize;
+        let place = Place { row, line: Some(line) };
+        if !table.read_record(&mut record).map_err(|e| wrong(place, &e, options))? {
+            break;
+        }
+        let line = record.position().map_or(line, |position| position.line() as usize);
+        if !visit(Place { row, line: Some(line) }, &record, &columns)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn wrong(place: Place, error: &csv::Error, options: &ReadOptions) -> Error {
+    match error.kind() {
+        csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::FileTooLarge => too_long(place, options),
+        csv::ErrorKind::Io(e) => Error::new(ErrorKind::Io, e.to_string()),
+        csv::ErrorKind::Utf8 { err, .. } => place.wrong(format!("not UTF-8 in field {}", err.field())),
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => place
+            .wrong(format!("{len} fields, and the header has {expected_len}"))
+            .hint("a field with the sign that separates fields stands in quotes"),
+        _ => place.wrong(error),
+    }
+}
+
+/// A reader that fails where one record takes more than is left for it.
+struct Bounded<R> {
+    inner: R,
+    left: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(into)?;
+        match self.left.get().checked_sub(count) {
+            Some(left) => self.left.set(left),
+            None => return Err(io::Error::from(io::ErrorKind::FileTooLarge)),
+        }
+        Ok(count)
+    }
+}
