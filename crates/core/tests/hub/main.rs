@@ -181,3 +181,17 @@ fn a_missing_tokenizer_is_asked_for_once() {
     place.resolve("org/name", &once()).unwrap();
     assert!(place.has(&files, "tokenizer.json"));
 }
+
+#[test]
+fn a_repository_that_is_only_an_adapter_brings_the_base_that_it_names() {
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/llama");
+    let config = format!(r#"{{"peft_type": "LORA", "base_model_name_or_path": {base:?}}}"#);
+    let files = [("adapter_config.json", config.into_bytes()), ("adapter_model.safetensors", weights(1, 64))];
+    let place = Place::new(Hub::new("org/name", files));
+    let found = place.resolve("org/name", &once()).unwrap();
+    assert_eq!(found.path().canonicalize().unwrap(), Path::new(base).canonicalize().unwrap());
+    let adapter = found.adapter.unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert!(adapter.join(file).is_file(), "{file}");
+    }
+}

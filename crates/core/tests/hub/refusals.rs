@@ -152,10 +152,6 @@ fn repositories_that_cannot_be_read_are_refused_by_what_they_hold() {
         (Hub::new("org/name", [config(), ("model.pt", vec![0])]), "`model.pt`, a pickle file"),
         (Hub::new("org/name", [("model.safetensors", vec![0])]), "no config.json"),
         (
-            Hub::new("org/name", [("adapter_config.json", vec![0]), ("adapter_model.safetensors", vec![0])]),
-            "an adapter",
-        ),
-        (
             Hub::new("org/name", [config(), ("consolidated.safetensors", vec![0])]),
             "only `consolidated.safetensors`",
         ),
