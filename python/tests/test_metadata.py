@@ -232,7 +232,7 @@ def test_a_cache_of_a_data_set_is_found_by_its_interventions(tmp_path: Path, lla
     assert tags([Intervention.add("resid_out_0", [1.0] * len(vector), token_positions=["last", (0, 1)])]) == []
     _, metadata = loader.query(interventions=[steer]).load(-1)
     assert metadata["interventions"][0]["strength"] == 1.0
-    assert list(metadata["interventions"][0]["patching_values"]) == vector
+    assert metadata["interventions"][0]["patching_values"].tolist() == vector
     # Both halves of a data set say the same of their run.
     first = llama.extract_cache([[1, 2, 3]], ["last"], CONFIG, interventions=[steer])
     first.cat(llama.extract_cache([[4, 5, 6]], ["last"], CONFIG, interventions=[steer]))

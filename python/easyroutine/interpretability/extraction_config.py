@@ -62,9 +62,6 @@ class ExtractionConfig:
     extract_mlp_out: bool = False
     #: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final norm.
     extract_last_layernorm: bool = False
-    #: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or reward model
-    #: gives, C its labels. Such a model gives it where no config is given.
-    extract_score: bool = False
     #: ``input_ids`` [B, T].
     save_input_ids: bool = False
     #: Means over each specifier's positions.
@@ -93,6 +90,9 @@ class ExtractionConfig:
     extract_mlp_hidden: bool = False
     #: ``scores_L{l}H{i}`` [B, T, T]: what the softmax of a head is taken of.
     extract_attn_scores: bool = False
+    #: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or reward model
+    #: gives, C its labels. Such a model gives it where no config is given.
+    extract_score: bool = False
 
     def is_not_empty(self) -> bool:
         """Whether anything is asked for."""
