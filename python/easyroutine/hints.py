@@ -40,6 +40,9 @@ _WORDS: list[tuple[str, str]] = [
     (r", on the command line `-a '[^']*'`", ""),
     (r"`?--offline`?", "offline=True"),
     (r"say which holds the prompts: --field NAME", "rename the field that holds the prompts"),
+    (r"--skip-empty passes over such rows, and keeps the numbers of the others", "leave such rows out"),
+    (r"if it is meant, raise the limit: --longest-row BYTES", "shorten the row"),
+    (r"--limit takes its first rows", "give fewer rows"),
 ]
 _COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]
 
