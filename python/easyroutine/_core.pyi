@@ -177,7 +177,7 @@ class Model:
         positions: str,
         config: str,
         interventions: list[dict[str, Any]] = ...,
-        hooks: list[tuple[str, Callable[..., Any]]] = ...,
+        hooks: list[tuple[str, Callable[..., Any], bool]] = ...,
         pivots: list[int] = ...,
         seed: int = 0,
         first_row: int = 0,
@@ -196,7 +196,7 @@ class Model:
         rows: list[_Row],
         wishes: dict[str, Any],
         interventions: list[dict[str, Any]],
-        hooks: list[tuple[str, Callable[..., Any]]],
+        hooks: list[tuple[str, Callable[..., Any], bool]],
     ) -> list[tuple[list[int], list[float], str]]: ...
     def check_hook(self, component: str) -> None: ...
     def end_ids(self) -> list[int]: ...
@@ -259,7 +259,7 @@ class Report:
         model: Model,
         row: _Row,
         interventions: list[dict[str, Any]],
-        hooks: list[tuple[str, Callable[..., Any]]],
+        hooks: list[tuple[str, Callable[..., Any], bool]],
         *,
         positions: str | None = None,
         layers: list[int] | None = None,
@@ -287,7 +287,7 @@ class Attention:
         row: _Row,
         heads: str,
         interventions: list[dict[str, Any]],
-        hooks: list[tuple[str, Callable[..., Any]]],
+        hooks: list[tuple[str, Callable[..., Any], bool]],
     ) -> Attention: ...
     @staticmethod
     def from_json(text: str) -> Attention: ...

@@ -3,7 +3,7 @@
 use easyroutine::positions::{Context, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
-use easyroutine::{Batch, Error};
+use easyroutine::{Batch, Error, Stop};
 use easyroutine_cli::reports;
 use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions, Sink, TerminalOptions};
 use easyroutine_view::lens::ColourDepth;
@@ -12,7 +12,7 @@ use pyo3::types::PyBytes;
 
 use crate::edits::{self, Written};
 use crate::errors::Failure;
-use crate::hooks::Hooks;
+use crate::hooks::{HookWritten, Hooks};
 use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, views};
 
@@ -32,7 +32,7 @@ impl Attention {
         row: RowInput,
         heads: &str,
         interventions: Vec<Written>,
-        hooks: Vec<(String, Py<PyAny>)>,
+        hooks: Vec<HookWritten>,
     ) -> Result<Attention, Failure> {
         let tokenizer = model.tokenizer()?.tokenizer;
         let selector: Selector = heads.parse().map_err(Error::from)?;
@@ -47,8 +47,9 @@ impl Attention {
         let mut hooks = Hooks::new(&model.model, hooks)?;
         let signals = Signals::new();
         let run = || {
-            let (batch, taps) = (Batch::new(&[&rows[0].0])?, (&signals, (&mut edits, &mut hooks)));
-            let run = request.run_under(&model.model, &batch, &views, context, taps);
+            let (batch, taps) = (Batch::new(&[&rows[0].0])?, (&mut edits, &mut hooks));
+            let stop = Stop::When(&|| signals.is_stopped());
+            let run = request.run_until(&model.model, &batch, &views, context, taps, stop);
             run.map_err(|error| signals.failure(error))
         };
         let cache = py.detach(run).map_err(|failure| hooks.failure(failure))?;

@@ -1,6 +1,6 @@
 //! What a run kept, on its way to and from Python.
 
-use easyroutine::cache::{ActivationCache, Axis, Kept, Numbers as KeptNumbers};
+use easyroutine::cache::{ActivationCache, Axis, Content, Kept, Numbers as KeptNumbers};
 use easyroutine::positions::Selection;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -18,12 +18,9 @@ pub(crate) fn to_python<'py>(py: Python<'py>, cache: ActivationCache) -> PyResul
     result.set_item("pattern_rows", cache.pattern_rows.as_ref().map(selection))?;
     result.set_item("averaged", cache.axis == Axis::Groups)?;
     let entries = PyList::empty(py);
-    let keys: Vec<String> = cache.keys().map(str::to_owned).collect();
-    let mut cache = cache;
-    for key in keys {
-        let Some(entry) = cache.remove(&key) else { continue };
-        if let easyroutine::cache::Content::Activation(kept) = entry.content {
-            entries.append((key, value(py, kept)?, entry.info))?;
+    for (key, entry) in cache.into_items() {
+        if let Content::Activation(kept) = entry.content {
+            entries.append((key.to_string(), value(py, kept)?, entry.info))?;
         }
     }
     result.set_item("entries", entries)?;

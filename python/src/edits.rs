@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use serde_json::{Value, json};
 
 use crate::errors::Failure;
+use crate::hooks::HookWritten;
 use crate::model::specifiers;
 use crate::tensor::Tensor;
 
@@ -90,8 +91,8 @@ pub(crate) fn read(written: &[Written]) -> Result<Vec<Intervention>, Failure> {
 }
 
 /// What is changed while a model runs, in words for pictures.
-pub(crate) fn described(interventions: &[Intervention], hooks: &[(String, Py<PyAny>)]) -> Vec<String> {
-    let of_hooks = hooks.iter().map(|(site, _)| format!("a function at {site}"));
+pub(crate) fn described(interventions: &[Intervention], hooks: &[HookWritten]) -> Vec<String> {
+    let of_hooks = hooks.iter().map(|(site, ..)| format!("a function at {site}"));
     interventions.iter().map(ToString::to_string).chain(of_hooks).collect()
 }
 

@@ -5,7 +5,7 @@ use easyroutine::extract::{Collect, End, Example, Extraction, Options, Progress}
 use easyroutine::extraction::ExtractionConfig;
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
-use easyroutine::{Batch, Error, ErrorKind, Tap};
+use easyroutine::{Batch, Error, ErrorKind, Stop, Tap};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value, json};
@@ -76,13 +76,13 @@ pub(crate) fn run<'py>(
             batch_tokens: wishes.batch_tokens,
             context,
             progress: Some(&tell),
-            stop: Some(signals.stopped()),
+            stop: Stop::When(&|| signals.is_stopped()),
             ..Options::default()
         };
         let mut collect = Collect::default();
         let mut first = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
             let edits = Edits::new(&interventions, model.model.arch(), rows, context)?;
-            Ok(Box::new((&signals, edits)))
+            Ok(Box::new(edits))
         };
         let extraction = Extraction::new(&model.model, &request, &examples, options)?;
         match extraction.run_after(&mut first, &mut collect)? {

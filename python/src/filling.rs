@@ -1,7 +1,7 @@
 //! A data set through a model into a run of a store, unit by unit.
 
 use easyroutine::extract::{End, Progress};
-use easyroutine::{Error, ErrorKind, Tap};
+use easyroutine::{Error, ErrorKind, Stop};
 use easyroutine_cli::filling::{self, Field, Filling, finish_values};
 use easyroutine_store::{ActivationSaver, Begun, Joining, Story};
 use pyo3::prelude::*;
@@ -68,7 +68,6 @@ pub(crate) fn run(
     }
     let signals = Signals::new();
     let work = || {
-        let is_stopped = || (&signals).is_stopped();
         let filling = Filling {
             model: &model.model,
             request: &request,
@@ -78,8 +77,7 @@ pub(crate) fn run(
             interventions: &interventions,
             batch_tokens: wishes.batch_tokens,
             on_nan: None,
-            is_stopped: Some(&is_stopped),
-            stop: Some(signals.stopped()),
+            stop: Stop::When(&|| signals.is_stopped()),
         };
         let whole = filling.whole()?;
         let plan = filling.plan(&whole, spec(model, wishes)?, place.unit)?;

@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use easyroutine::generate::{GenerateOptions, NewToken, Sampling, generate};
+use easyroutine::generate::{GenerateOptions, NewToken, Sampling, generate_until};
 use easyroutine::positions::Context;
-use easyroutine::{Error, ErrorKind};
+use easyroutine::{Error, ErrorKind, Stop};
 use pyo3::prelude::*;
 
 use crate::edits::{self, Written};
 use crate::errors::Failure;
-use crate::hooks::Hooks;
+use crate::hooks::{HookWritten, Hooks};
 use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, views};
 
@@ -37,7 +37,7 @@ pub(crate) fn run(
     model: &Model,
     rows: &[RowInput],
     interventions: &[Written],
-    hooks: Vec<(String, Py<PyAny>)>,
+    hooks: Vec<HookWritten>,
     wishes: Wishes,
 ) -> Result<Continued, Failure> {
     let views = views(rows, 0);
@@ -59,7 +59,8 @@ pub(crate) fn run(
     let mut raised = None;
     let signals = Signals::new();
     let result = py.detach(|| {
-        let mut tap = (&signals, (&mut edits, &mut hooks));
+        let tap = (&mut edits, &mut hooks);
+        let stop = Stop::When(&|| signals.is_stopped());
         let told = |new: NewToken| {
             let Some(function) = &on_token else { return Ok(ControlFlow::Continue(())) };
             let answer =
@@ -73,7 +74,8 @@ pub(crate) fn run(
                 }
             }
         };
-        generate(&model.model, &prompts, &options, &mut tap, told).map_err(|error| signals.failure(error))
+        generate_until(&model.model, &prompts, &options, tap, stop, told)
+            .map_err(|error| signals.failure(error))
     });
     match (result, raised) {
         (Err(_), Some(raised)) => Err(Failure::Python(raised)),

@@ -12,26 +12,34 @@ use crate::cache;
 use crate::errors::Failure;
 use crate::tensor::Tensor;
 
-/// Calls functions with what stands at their points, and puts what they return in its place.
+/// A hook as Python hands it over: a pattern of keys, the function, and whether it only reads.
+pub(crate) type HookWritten = (String, Py<PyAny>, bool);
+
+/// Calls functions with the values at their points, and puts what they return in their place.
 pub(crate) struct Hooks {
-    hooks: Vec<(BTreeSet<Point>, Py<PyAny>)>,
+    hooks: Vec<Hook>,
     raised: Option<PyErr>,
 }
 
+struct Hook {
+    points: BTreeSet<Point>,
+    function: Py<PyAny>,
+    want: Want,
+}
+
 impl Hooks {
-    /// `hooks`: patterns of keys, each with a function.
-    pub(crate) fn new(model: &easyroutine::Model, hooks: Vec<(String, Py<PyAny>)>) -> Result<Self, Failure> {
+    pub(crate) fn new(model: &easyroutine::Model, hooks: Vec<HookWritten>) -> Result<Self, Failure> {
         let mut found = Vec::with_capacity(hooks.len());
-        for (pattern, function) in hooks {
+        for (pattern, function, reads) in hooks {
             let selector: Selector = pattern.parse().map_err(Error::from)?;
             let points = model.arch().named(&selector)?;
-            let reported: BTreeSet<Point> = points.into_iter().map(Point::canonical).collect();
-            if reported.iter().any(|point| matches!(point.site(), Site::InputIds)) {
+            let points: BTreeSet<Point> = points.into_iter().map(Point::canonical).collect();
+            if points.iter().any(|point| matches!(point.site(), Site::InputIds)) {
                 return Err(Failure::input(
                     "`input_ids` are what the caller gives: there is nothing to hook",
                 ));
             }
-            found.push((reported, function));
+            found.push(Hook { points, function, want: if reads { Want::Read } else { Want::Edit } });
         }
         Ok(Hooks { hooks: found, raised: None })
     }
@@ -41,16 +49,22 @@ impl Hooks {
         self.raised.take().map_or(failure, Failure::Python)
     }
 
-    fn call(
-        &self,
-        py: Python<'_>,
-        point: Point,
-        value: &mut Value<'_>,
-        function: &Py<PyAny>,
-    ) -> PyResult<()> {
+}
+
+impl Hook {
+    fn call(&self, py: Python<'_>, point: Point, value: &mut Value<'_>) -> PyResult<()> {
         let given = rows_of(py, value)?;
         let handed = py.import("easyroutine.tensors")?.call_method1("handed_out", (&given,))?;
-        let returned = function.call1(py, (&handed, point.to_string()))?;
+        let returned = self.function.call1(py, (&handed, point.to_string()))?;
+        if self.want == Want::Read {
+            if returned.is_none(py) {
+                return Ok(());
+            }
+            return Err(Failure::input(format!(
+                "hook at `{point}`: it was registered with read_only=True, so it must return None"
+            ))
+            .into());
+        }
         let changed = if returned.is_none(py) { handed } else { returned.into_bound(py) };
         let read = py.import("easyroutine.tensors")?.getattr("rows_of_hook")?;
         let changed = read.call1((changed, point.to_string()))?;
@@ -60,16 +74,13 @@ impl Hooks {
 
 impl Tap for Hooks {
     fn wants(&self, point: Point) -> Want {
-        let is_hooked = self.hooks.iter().any(|(points, _)| points.contains(&point));
-        if is_hooked { Want::Edit } else { Want::Nothing }
+        let here = self.hooks.iter().filter(|hook| hook.points.contains(&point));
+        here.map(|hook| hook.want).max().unwrap_or(Want::Nothing)
     }
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<(), Error> {
-        for (points, function) in &self.hooks {
-            if !points.contains(&point) {
-                continue;
-            }
-            if let Err(raised) = Python::attach(|py| self.call(py, point, value, function)) {
+        for hook in self.hooks.iter().filter(|hook| hook.points.contains(&point)) {
+            if let Err(raised) = Python::attach(|py| hook.call(py, point, value)) {
                 self.raised = Some(raised);
                 return Err(Error::new(ErrorKind::Interrupted, "a hook raised an error"));
             }
@@ -88,9 +99,11 @@ fn rows_of<'py>(py: Python<'py>, value: &Value<'_>) -> PyResult<Bound<'py, PyAny
             numbers.extend_from_slice(vector);
             continue;
         }
-        let positions = batch.first(row)..batch.length(row);
-        shapes.push(vec![positions.len(), value.width(row)]);
-        numbers.extend(positions.filter_map(|position| value.vector(row, position)).flatten().copied());
+        let matrix = value.matrix(row).ok_or_else(|| {
+            Failure::input("a hook sees every token of a row, and this run computed only some of them")
+        })?;
+        shapes.push(vec![matrix.n_rows(), matrix.n_columns()]);
+        (0..matrix.n_rows()).for_each(|token| numbers.extend_from_slice(matrix.row(token)));
     }
     cache::value(py, easyroutine::cache::Kept::f32(numbers, shapes))
 }
@@ -110,9 +123,9 @@ fn put(
     let kept = cache::kept("what a hook returned", changed)?;
     let numbers = kept.rows().map(<[f32]>::to_vec).collect::<Vec<_>>();
     for (row, numbers) in numbers.iter().enumerate() {
-        let (first, length) = (value.batch().first(row), value.batch().length(row));
-        for (position, vector) in (first..length).zip(numbers.chunks_exact(value.width(row).max(1))) {
-            let Some(target) = value.vector_mut(row, position) else { continue };
+        let Some(mut matrix) = value.matrix_mut(row) else { continue };
+        for (token, vector) in numbers.chunks_exact(matrix.n_columns().max(1)).enumerate() {
+            let target = matrix.row_mut(token);
             let differs = target.iter().zip(vector).any(|(old, new)| old.to_bits() != new.to_bits());
             // No intervention changes logits, but a hook may.
             if differs && point.site() != Site::Logits {

@@ -5,8 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use easyroutine::sites::Point;
-use easyroutine::{Error, ErrorKind, Tap, Value, Want};
+use easyroutine::{Error, ErrorKind};
 use pyo3::prelude::*;
 
 use crate::errors::Failure;
@@ -14,7 +13,7 @@ use crate::errors::Failure;
 /// How often signals are looked for.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A tap that wants nothing, and ends a run between two blocks when Python has a signal to handle.
+/// Ends a run when Python has a signal to handle.
 pub(crate) struct Signals {
     looked: Mutex<Instant>,
     raised: Mutex<Option<PyErr>>,
@@ -30,11 +29,6 @@ impl Signals {
         }
     }
 
-    /// True from when a signal ended the run.
-    pub(crate) fn stopped(&self) -> &AtomicBool {
-        &self.stopped
-    }
-
     /// The error of a run: what Python raised where that ended it.
     pub(crate) fn failure(&self, error: Error) -> Failure {
         match lock(&self.raised).take() {
@@ -42,18 +36,9 @@ impl Signals {
             None => Failure::Engine(error),
         }
     }
-}
 
-impl Tap for &Signals {
-    fn wants(&self, _: Point) -> Want {
-        Want::Nothing
-    }
-
-    fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
+    /// Whether a signal was raised, now or earlier.
+    pub(crate) fn is_stopped(&self) -> bool {
         // Other threads of Python may hold the GIL for milliseconds: it is not asked for more often than a user notices.
         let mut looked = lock(&self.looked);
         if looked.elapsed() >= PAUSE {

@@ -10,7 +10,7 @@ use easyroutine::load::{self, LoadOptions};
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::source::{AdapterChoice, ModelFiles};
 use easyroutine::tokens::Tokenizer as Engine;
-use easyroutine::{Batch, Dtype};
+use easyroutine::{Batch, Dtype, Stop};
 use easyroutine_cli::reports::Subject;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -21,7 +21,7 @@ use crate::edits::{self, Written};
 use crate::errors::Failure;
 use crate::extract;
 use crate::generate;
-use crate::hooks::Hooks;
+use crate::hooks::{HookWritten, Hooks};
 use crate::interrupt::{Signals, waiting};
 use crate::patching;
 use crate::source;
@@ -207,7 +207,7 @@ impl Model {
         positions: &str,
         config: &str,
         interventions: Vec<Written>,
-        hooks: Vec<(String, Py<PyAny>)>,
+        hooks: Vec<HookWritten>,
         pivots: Vec<i64>,
         seed: u64,
         first_row: usize,
@@ -228,8 +228,9 @@ impl Model {
             let batch = Batch::new(&rows.iter().map(|(ids, _)| ids.as_slice()).collect::<Vec<_>>())?;
             let tokens = request.tokens(&views, context)?;
             let mut capture = request.capture(self.model.arch(), tokens, mean)?;
-            let mut taps = (&signals, (edits, (&mut hooks, &mut capture)));
-            self.model.forward(&batch, &mut taps).map_err(|error| signals.failure(error))?;
+            let mut taps = (edits, (&mut hooks, &mut capture));
+            let stop = Stop::When(&|| signals.is_stopped());
+            self.model.forward_until(&batch, &mut taps, stop).map_err(|error| signals.failure(error))?;
             Ok(capture.finish(&batch))
         };
         let kept = py.detach(work).map_err(|failure| hooks.failure(failure))?;
@@ -254,14 +255,14 @@ impl Model {
         rows: Vec<RowInput>,
         wishes: generate::Wishes,
         interventions: Vec<Written>,
-        hooks: Vec<(String, Py<PyAny>)>,
+        hooks: Vec<HookWritten>,
     ) -> Result<generate::Continued, Failure> {
         generate::run(py, self, &rows, &interventions, hooks, wishes)
     }
 
     /// Raises the error of a hook at places that do not exist.
     fn check_hook(&self, py: Python<'_>, component: String) -> Result<(), Failure> {
-        Hooks::new(&self.model, vec![(component, py.None())]).map(|_| ())
+        Hooks::new(&self.model, vec![(component, py.None(), true)]).map(|_| ())
     }
 
     /// Ids after which a text ends.

@@ -1,9 +1,9 @@
 //! The lens of a whole prompt as a picture.
 
-use easyroutine::Batch;
-use easyroutine::lens::{Component, Survey, SurveyOptions, survey_under};
+use easyroutine::lens::{Component, LogitLens, Survey, SurveyOptions, survey_through};
 use easyroutine::positions::{self, Context, Row};
 use easyroutine::tokens::Tokenizer;
+use easyroutine::{Batch, Stop};
 use easyroutine_cli::reports;
 use easyroutine_view::lens::{
     self as view, ColourDepth, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions,
@@ -15,7 +15,7 @@ use pyo3::types::PyBytes;
 use crate::attention::drawing;
 use crate::edits::{self, Written};
 use crate::errors::Failure;
-use crate::hooks::Hooks;
+use crate::hooks::{HookWritten, Hooks};
 use crate::interrupt::Signals;
 use crate::lens::norm_of;
 use crate::model::{Model, RowInput, specifiers, views};
@@ -38,7 +38,7 @@ impl Report {
         model: &Model,
         row: RowInput,
         interventions: Vec<Written>,
-        hooks: Vec<(String, Py<PyAny>)>,
+        hooks: Vec<HookWritten>,
         positions: Option<&str>,
         layers: Option<Vec<i64>>,
         component: &str,
@@ -69,8 +69,9 @@ impl Report {
         let mut hooks = Hooks::new(&model.model, hooks)?;
         let signals = Signals::new();
         let work = || -> Result<Survey, Failure> {
-            let taps = (&signals, (&mut edits, &mut hooks));
-            survey_under(&model.model, &Batch::new(&[&row.0])?, &options, taps)
+            let (lens, batch) = (LogitLens::from_model(&model.model)?, Batch::new(&[&row.0])?);
+            let (taps, stop) = ((&mut edits, &mut hooks), Stop::When(&|| signals.is_stopped()));
+            survey_through(&lens, &model.model, &batch, &options, taps, stop)
                 .map_err(|error| signals.failure(error))
         };
         let survey = py.detach(work).map_err(|failure| hooks.failure(failure))?;

@@ -148,6 +148,26 @@ def test_a_hook_sees_and_changes_what_it_names(llama: HookedModel) -> None:
     assert found == ablated != clean
 
 
+def test_a_hook_that_only_reads_changes_nothing_and_returns_nothing(llama: HookedModel) -> None:
+    clean = llama.forward(IDS)["logits"]
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def look(value: Tensor, key: str) -> None:
+        seen.append((key, value.shape))
+        value.numpy()[...] = 0  # Without effect: the run does not read it back.
+
+    keys = ["resid_mid_1", "attn_out_2", "pattern_L1H0", "head_out_L2H1", "logits"]
+    removes = [llama.register_forward_hook(key, look, read_only=True) for key in keys]
+    assert llama.forward(IDS)["logits"] == clean
+    assert {key for key, _ in seen} == set(keys)
+    assert dict(seen)["pattern_L1H0"] == (1, 5, 5)
+    llama.remove_hooks(removes)
+    remove = llama.register_forward_hook("resid_out_0", lambda v, k: v, read_only=True)
+    with pytest.raises(ValueError, match="read_only=True"):
+        llama.forward(IDS)
+    remove()
+
+
 def test_errors_of_hooks_come_through_and_leave_the_model_well(llama: HookedModel) -> None:
     clean = llama.forward(IDS)["logits"]
 

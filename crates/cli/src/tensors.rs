@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use easyroutine::cache::{Kept, Numbers, is_pairwise};
+use easyroutine::cache::{Kept, Key, Numbers};
 use serde_json::{Map, Value, json};
 
 /// A tensor to be written. Its numbers stay where they are, since a copy would double the memory.
@@ -47,8 +47,8 @@ pub(crate) struct Flat {
 }
 
 impl Flat {
-    pub(crate) fn of(key: &str, kept: &Kept) -> Self {
-        let is_pairwise = is_pairwise(key);
+    pub(crate) fn of(key: &Key, kept: &Kept) -> Self {
+        let is_pairwise = key.is_pairwise();
         let length = |shape: &Vec<usize>| if is_pairwise { shape.iter().product() } else { shape[0] };
         let mut offsets = vec![0i64];
         let mut total = 0;

@@ -87,7 +87,7 @@ fn run(model: &Model, rows: &[&[u32]], patterns: &str) -> Result<ActivationCache
 }
 
 fn values(cache: &ActivationCache, point: Point) -> Option<&[f32]> {
-    cache.get(&point.to_string()).map(|kept| kept.values())
+    cache.get(point).map(|kept| kept.values())
 }
 
 /// The largest deviation of pairs of tensors that should agree.
@@ -178,7 +178,7 @@ fn patterns(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
         };
         for head in 0..model.arch().n_heads {
             let point = Point::head_of(Site::Pattern, l, head);
-            let Some(kept) = cache.get(&point.to_string()) else { continue };
+            let Some(kept) = cache.get(point) else { continue };
             for (row, shape) in kept.row_shapes.iter().enumerate() {
                 for (query, weights) in kept.row(row).chunks_exact(shape[1]).enumerate() {
                     let sum: f64 = weights.iter().map(|w| f64::from(*w)).sum();

@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use easyroutine_kernels::Dtype;
 use safetensors::View;
@@ -16,6 +15,7 @@ use crate::arch::UnembedMatrix;
 use crate::error::{Error, ErrorKind, Result};
 use crate::load::Opened;
 use crate::names::Axes;
+use crate::stop::Stop;
 
 impl Opened {
     /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint's name with the
@@ -24,7 +24,7 @@ impl Opened {
     ///
     /// # Errors
     /// A folder that holds a model already, or that cannot be written; `Interrupted`.
-    pub fn export(&self, folder: &Path, dtype: Dtype, stop: Option<&AtomicBool>) -> Result<()> {
+    pub fn export(&self, folder: &Path, dtype: Dtype, stop: Stop<'_>) -> Result<()> {
         let [config_path, weights_path] = ["config.json", "model.safetensors"].map(|name| folder.join(name));
         if let Some(taken) = [&config_path, &weights_path].into_iter().find(|path| path.exists()) {
             return Err(Error::new(ErrorKind::Io, format!("{} exists already", taken.display()))
@@ -111,7 +111,7 @@ impl Opened {
         Err(Error::new(ErrorKind::Unsupported, message).hint("--no-adapter exports the base model"))
     }
 
-    fn write_weights(&self, path: &Path, dtype: Dtype, stop: Option<&AtomicBool>) -> Result<()> {
+    fn write_weights(&self, path: &Path, dtype: Dtype, stop: Stop<'_>) -> Result<()> {
         let failure = RefCell::new(None);
         let names = self.checkpoint.names(self.reading.names.ignored);
         let mut tensors = Vec::with_capacity(names.len());
@@ -189,7 +189,7 @@ struct Exported<'a> {
     shape: Vec<usize>,
     dtype: Dtype,
     failure: &'a RefCell<Option<Error>>,
-    stop: Option<&'a AtomicBool>,
+    stop: Stop<'a>,
 }
 
 impl View for Exported<'_> {
@@ -205,7 +205,7 @@ impl View for Exported<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+        if self.stop.is_due() {
             let stopped =
                 Error::new(ErrorKind::Interrupted, "interrupted before the last tensor was written");
             self.failure.borrow_mut().get_or_insert(stopped);

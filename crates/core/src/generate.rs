@@ -10,6 +10,7 @@ use easyroutine_sites::{Point, Site};
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::model::{KvCache, Model};
+use crate::stop::Stop;
 use crate::tap::{Tap, Value, Want};
 
 pub use sample::Sampling;
@@ -88,7 +89,22 @@ pub fn generate<R: AsRef<[u32]>>(
     model: &Model,
     prompts: &[R],
     options: &GenerateOptions,
+    first: impl Tap,
+    on_token: impl FnMut(NewToken) -> Result<ControlFlow<()>>,
+) -> Result<Vec<Generated>> {
+    generate_until(model, prompts, options, first, Stop::Never, on_token)
+}
+
+/// [`generate`], ending early where `stop` says so, which it asks before each block of each step.
+///
+/// # Errors
+/// As [`generate`]; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
+pub fn generate_until<R: AsRef<[u32]>>(
+    model: &Model,
+    prompts: &[R],
+    options: &GenerateOptions,
     mut first: impl Tap,
+    stop: Stop<'_>,
     mut on_token: impl FnMut(NewToken) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Generated>> {
     options.sampling.check()?;
@@ -100,7 +116,7 @@ pub fn generate<R: AsRef<[u32]>>(
     let mut new: Vec<Vec<u32>> = prompts.iter().map(|row| row.as_ref().to_vec()).collect();
     for step in 0..options.max_new_tokens {
         let mut last = LastLogits { rows: vec![None; prompts.len()] };
-        model.forward_cached(&new, &mut cache, &mut (&mut first, &mut last))?;
+        model.forward_cached_until(&new, &mut cache, &mut (&mut first, &mut last), stop)?;
         new.iter_mut().for_each(Vec::clear);
         for (row, logits) in last.rows.into_iter().enumerate() {
             let Some(logits) = logits else { continue };

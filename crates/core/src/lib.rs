@@ -29,6 +29,7 @@ pub mod positions;
 pub mod prompts;
 pub mod request;
 pub mod source;
+mod stop;
 mod tap;
 pub mod tokens;
 mod weights;
@@ -38,6 +39,7 @@ pub use easyroutine_kernels::{Cpu, Dtype, NormKind, Simd, forked, give_back};
 pub use easyroutine_sites as sites;
 pub use error::{Error, ErrorKind, Result};
 pub use model::{FinalNorm, KvCache, LogitRules, Model, Unembedding};
+pub use stop::Stop;
 pub use tap::{Tap, Value, Want};
 
 /// The example of the README compiles.

@@ -10,6 +10,7 @@ use crate::cache::{ActivationCache, Axis, Capture, Examples, PatternAverage, Red
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::positions::{Context, Row, Selected, Selection, Specifier};
+use crate::stop::Stop;
 use crate::tap::Tap;
 
 /// Activations at positions, and how they are reduced.
@@ -137,9 +138,25 @@ impl Request {
         context: Context<'_>,
         first: impl Tap,
     ) -> Result<ActivationCache> {
+        self.run_until(model, batch, rows, context, first, Stop::Never)
+    }
+
+    /// [`Request::run_under`], ending early where `stop` says so, which it asks before each block.
+    ///
+    /// # Errors
+    /// As [`Request::run_under`]; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
+    pub fn run_until(
+        &self,
+        model: &Model,
+        batch: &Batch,
+        rows: &[Row<'_>],
+        context: Context<'_>,
+        first: impl Tap,
+        stop: Stop<'_>,
+    ) -> Result<ActivationCache> {
         let tokens = self.tokens(rows, context)?;
         let mut taps = (first, self.capture(model.arch(), tokens, RunningMean::default())?);
-        model.forward(batch, &mut taps)?;
+        model.forward_until(batch, &mut taps, stop)?;
         Ok(taps.1.finish(batch))
     }
 

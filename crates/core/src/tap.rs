@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use easyroutine_kernels::RowsMut;
+use easyroutine_kernels::{Rows, RowsMut};
 use easyroutine_sites::Point;
 
 use crate::batch::Batch;
@@ -12,21 +12,15 @@ use crate::error::Result;
 ///
 /// The forward pass holds no state of a run: two runs with two taps can share one model.
 pub trait Tap {
-    /// What this tap does at a point. Asked once for every point before the run; what nobody wants is not computed.
+    /// What this tap does at a point. What nobody wants is not computed. The answer for a point must stay the same during
+    /// a run.
     fn wants(&self, point: Point) -> Want;
 
-    /// Of which tokens (of the whole batch, ascending) the values are needed at this point; `None`: of all.
-    /// Asked for [`logits`](easyroutine_sites::Site::Logits), where a row is as wide as the vocabulary, and for whatever
-    /// follows attention in the last block, which is computed from the first token of each row on that is needed at any of
-    /// these points.
+    /// The tokens (of the whole batch, ascending) whose values this tap needs at a point; `None` means all.
+    /// The model asks for [`logits`](easyroutine_sites::Site::Logits), where a row is as wide as the vocabulary, and for the
+    /// points after attention in the last block, which it computes from the first token of each row that any of them needs.
     fn tokens(&self, _point: Point, _batch: &Batch) -> Option<Vec<usize>> {
         None
-    }
-
-    /// Whether the run should end. Asked before each block; a run that ends so is an error of the kind
-    /// [`Interrupted`](crate::error::ErrorKind::Interrupted).
-    fn is_stopped(&self) -> bool {
-        false
     }
 
     /// Called at each wanted point, in the order of the forward pass.
@@ -159,6 +153,46 @@ impl<'a> Value<'a> {
         matches!(self.layout, Layout::Rows { .. })
     }
 
+    /// The vectors of a row of the batch as one matrix: row i is position `batch().first(row) + i`. `None` where the value
+    /// lacks some of these positions, or has one vector a row.
+    ///
+    /// # Shapes
+    /// `[tokens of the row in this batch, width]`.
+    pub fn matrix(&self, row: usize) -> Option<Rows<'_>> {
+        let span = self.batch.span(row);
+        match &self.layout {
+            Layout::Tokens => Some(self.values.as_rows().rows(span)),
+            Layout::Some { tokens, buffer, width } => {
+                let rows = whole_span(tokens, &span)?;
+                Some(Rows::dense(&buffer[rows.start * width..rows.end * width], span.len(), *width))
+            }
+            Layout::Rows { .. } => None,
+            Layout::Pairs { pairs, starts, .. } => {
+                let width = self.batch.length(row);
+                Some(Rows::dense(&pairs[starts[row]..starts[row] + span.len() * width], span.len(), width))
+            }
+        }
+    }
+
+    /// As [`Value::matrix`], to be changed.
+    pub fn matrix_mut(&mut self, row: usize) -> Option<RowsMut<'_>> {
+        let span = self.batch.span(row);
+        match &mut self.layout {
+            Layout::Tokens => Some(self.values.reborrow().rows(span)),
+            Layout::Some { tokens, buffer, width } => {
+                let rows = whole_span(tokens, &span)?;
+                let values = &mut buffer[rows.start * *width..rows.end * *width];
+                Some(RowsMut::dense(values, span.len(), *width))
+            }
+            Layout::Rows { .. } => None,
+            Layout::Pairs { pairs, starts, .. } => {
+                let width = self.batch.length(row);
+                let values = &mut pairs[starts[row]..starts[row] + span.len() * width];
+                Some(RowsMut::dense(values, span.len(), width))
+            }
+        }
+    }
+
     /// As [`Value::vector`], to be changed.
     pub fn vector_mut(&mut self, row: usize, position: usize) -> Option<&mut [f32]> {
         let token = self.batch.token(row, position)?;
@@ -206,6 +240,13 @@ fn keys_of(batch: &Batch, row: usize, position: usize, start: usize) -> Range<us
     start..start + width
 }
 
+/// Where the tokens of a span stand among these, if they are all there.
+fn whole_span(tokens: &[usize], span: &Range<usize>) -> Option<Range<usize>> {
+    let first = tokens.partition_point(|token| *token < span.start);
+    let end = tokens.partition_point(|token| *token < span.end);
+    (end - first == span.len()).then_some(first..end)
+}
+
 /// A tap that wants nothing.
 impl Tap for () {
     fn wants(&self, _: Point) -> Want {
@@ -237,10 +278,6 @@ impl<A: Tap, B: Tap> Tap for (A, B) {
         }
     }
 
-    fn is_stopped(&self) -> bool {
-        self.0.is_stopped() || self.1.is_stopped()
-    }
-
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
         let is_shared = value.is_shared;
         if self.0.wants(point) > Want::Nothing {
@@ -264,10 +301,6 @@ impl<T: Tap + ?Sized> Tap for &mut T {
         (**self).tokens(point, batch)
     }
 
-    fn is_stopped(&self) -> bool {
-        (**self).is_stopped()
-    }
-
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
         (**self).at(point, value)
     }
@@ -280,10 +313,6 @@ impl<T: Tap + ?Sized> Tap for Box<T> {
 
     fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {
         (**self).tokens(point, batch)
-    }
-
-    fn is_stopped(&self) -> bool {
-        (**self).is_stopped()
     }
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {

@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use easyroutine::ErrorKind;
 use easyroutine::load::{LoadOptions, open};
 use easyroutine::source::{ResolveOptions, resolve};
+use easyroutine::{ErrorKind, Stop};
 
 #[test]
 fn an_export_that_is_stopped_leaves_nothing_and_the_next_one_is_whole() {
@@ -15,11 +14,13 @@ fn an_export_that_is_stopped_leaves_nothing_and_the_next_one_is_whole() {
     let opened = open(&files, &LoadOptions::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let names = || std::fs::read_dir(folder.path()).unwrap().count();
-    let stop = AtomicBool::new(true);
-    let error = opened.export(folder.path(), easyroutine::Dtype::F32, Some(&stop)).unwrap_err();
+    let flag = std::cell::Cell::new(true);
+    let is_due = || flag.get();
+    let stop = Stop::When(&is_due);
+    let error = opened.export(folder.path(), easyroutine::Dtype::F32, stop).unwrap_err();
     assert_eq!((error.kind(), names()), (ErrorKind::Interrupted, 0), "{error}");
-    stop.store(false, std::sync::atomic::Ordering::Relaxed);
-    opened.export(folder.path(), easyroutine::Dtype::F32, Some(&stop)).unwrap();
+    flag.set(false);
+    opened.export(folder.path(), easyroutine::Dtype::F32, stop).unwrap();
     assert_eq!(names(), 2);
     let again = resolve(folder.path().to_str().unwrap(), &ResolveOptions::default()).unwrap();
     assert_eq!(

@@ -14,7 +14,7 @@ use easyroutine::extract::{Collect, End, Example, Extraction, Options, Progress,
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
 use easyroutine::sites::Point;
-use easyroutine::{Batch, Error, ErrorKind, Model, Result};
+use easyroutine::{Batch, Error, ErrorKind, Model, Result, Stop};
 
 /// Rows of many lengths, in no order.
 fn examples(model: &Model) -> Vec<Example> {
@@ -168,7 +168,8 @@ fn a_stopped_run_leaves_what_is_done() {
     let model = tiny("llama");
     let (asked, examples) = (request("resid_out_1", "last"), examples(&model));
     let stop = AtomicBool::new(false);
-    let options = Options { stop: Some(&stop), ..with_tokens(20) };
+    let is_due = || stop.load(Ordering::Relaxed);
+    let options = Options { stop: Stop::When(&is_due), ..with_tokens(20) };
     let mut recorder = Recorder { stops: Some((3, &stop)), ..Recorder::default() };
     let end = Extraction::new(&model, &asked, &examples, options).unwrap().run(&mut recorder).unwrap();
     assert_eq!((end, recorder.batches), (End::Stopped, 3));

@@ -32,16 +32,17 @@ const MODULES: &[(&str, &[&str])] = &[
     ("positions", &["error"]),
     ("weights", &["adapter", "arch", "error", "names"]),
     ("tap", &["batch", "error"]),
+    ("stop", &["error"]),
     ("pass", &["arch", "tap"]),
-    ("model", &["arch", "batch", "error", "names", "pass", "tap", "weights"]),
+    ("model", &["arch", "batch", "error", "names", "pass", "stop", "tap", "weights"]),
     ("cache", &["batch", "error", "positions", "tap"]),
     ("prompts", &["error"]),
-    ("extract", &["arch", "batch", "cache", "error", "generate", "model", "positions", "request", "tap"]),
+    ("extract", &["arch", "batch", "cache", "error", "generate", "model", "positions", "request", "stop"]),
     ("extraction", &["cache", "error", "positions", "request"]),
     ("edit", &["arch", "error", "positions", "tap"]),
     ("patching", &["batch", "cache", "edit", "error", "model", "pass", "positions", "tap"]),
-    ("generate", &["batch", "error", "model", "positions", "tap", "tokens"]),
-    ("lens", &["batch", "cache", "error", "model", "positions", "tap", "weights"]),
+    ("generate", &["batch", "error", "model", "positions", "stop", "tap", "tokens"]),
+    ("lens", &["batch", "cache", "error", "model", "positions", "stop", "tap", "weights"]),
 ];
 
 /// Where names of families may stand outside `families/`, and why.

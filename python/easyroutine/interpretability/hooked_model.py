@@ -62,7 +62,7 @@ class HookedModel(DescribedModel):
             warnings.warn(warning, stacklevel=3)
         #: Registered interventions.
         self.interventions: list[Intervention] = []
-        self._hooks: dict[int, tuple[str, Callable[[Any, str], Any]]] = {}
+        self._hooks: dict[int, tuple[str, Callable[[Any, str], Any], bool]] = {}
         self._tokenizer: Tokenizer | None = None
         self._model_config: ModelConfig | None = None
 
@@ -223,7 +223,7 @@ class HookedModel(DescribedModel):
             positions=as_json(positions),
             config=config_json(config),
             interventions=for_engine([*self.interventions, *interventions]),
-            hooks=[(component, function) for component, function in self._hooks.values()],
+            hooks=list(self._hooks.values()),
             pivots=pivots_of(pivot_positions),
             seed=whole(seed, "seed"),
             first_row=whole(first_row, "first_row"),
@@ -257,16 +257,21 @@ class HookedModel(DescribedModel):
         """Takes the registered interventions away."""
         self.interventions.clear()
 
-    def register_forward_hook(self, component: str, hook_function: Callable[[Any, str], Any]) -> Callable[[], None]:
+    def register_forward_hook(
+        self, component: str, hook_function: Callable[[Any, str], Any], *, read_only: bool = False
+    ) -> Callable[[], None]:
         """Calls ``hook_function(value, key)`` in every run from now on, after the interventions.
 
         ``component`` is a key or a pattern of keys (``resid_out_3``, ``pattern_L3H*``). The value is [B, S, ...] of all tokens, a
         list of one a row where rows differ; what the function returns takes its place, and what it changes in place stays
         changed. Returned is a function that takes the hook away.
+
+        With ``read_only=True`` the function only looks: it must return None, what it changes in place has no effect, and the
+        run keeps its faster road, which an edit of the same value would close.
         """
         number = max(self._hooks, default=-1) + 1
         self._engine.check_hook(component)
-        self._hooks[number] = (component, hook_function)
+        self._hooks[number] = (component, hook_function, read_only)
         return lambda: self._hooks.pop(number, None) and None
 
     @property

@@ -1,7 +1,9 @@
 //! `model export`: a Hugging Face folder that transformers reads to the same logits.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
+use easyroutine::Stop;
 use easyroutine::source::{FilesKind, SMALL_FILES};
 
 use crate::args::{Args, Export, Format};
@@ -24,7 +26,7 @@ pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
     let files = session::find(&export.reference, &export.finding)?;
     let opened = session::open(&files, &export.finding)?;
     let stop = progress::stopped()?;
-    opened.export(&export.folder, export.dtype.dtype(), Some(&stop))?;
+    opened.export(&export.folder, export.dtype.dtype(), Stop::When(&|| stop.load(Ordering::Relaxed)))?;
     match &files.kind {
         FilesKind::Gguf(_) => session::tokenizer(&files, &export.finding)?.save(&export.folder)?,
         FilesKind::Folder(folder) => {

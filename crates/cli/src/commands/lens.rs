@@ -3,7 +3,7 @@
 use easyroutine::lens::{Component, LensNorm, LogitLens, SurveyOptions, survey_through};
 use easyroutine::positions::{self, Context, Specifier};
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, ErrorKind, Model};
+use easyroutine::{Batch, ErrorKind, Model, Stop};
 use easyroutine_view::lens::{
     self as view, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions, TrackedToken,
     TunedLens,
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, lens.changes.seed)?;
-    let survey = survey_through(&through, &session.model, &batch, &options, edits)?;
+    let survey = survey_through(&through, &session.model, &batch, &options, edits, Stop::Never)?;
     let is_nan = survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan());
     output::warn_of_nan(is_nan, !interventions.is_empty());
     let settings = LensSettings {

@@ -4,14 +4,13 @@ mod fields;
 mod unit;
 
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
 
-use easyroutine::Model;
 use easyroutine::edit::Intervention;
 use easyroutine::extract::{End, Example, Extraction, Options, Progress};
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::source::ModelFiles;
+use easyroutine::{Model, Stop};
 use easyroutine_store::{MODEL_DIGEST, OpenRun, Plan, SHARD_BYTES, checksum};
 use serde_json::{Map, Value, json};
 
@@ -38,10 +37,8 @@ pub struct Filling<'a> {
     pub batch_tokens: usize,
     /// Called once where a value that is kept is not a number.
     pub on_nan: Option<&'a dyn Fn()>,
-    /// Asked before each block of the model: whether to stop.
-    pub is_stopped: Option<&'a dyn Fn() -> bool>,
-    /// Becomes true where the extraction is to stop.
-    pub stop: Option<&'a AtomicBool>,
+    /// When it ends early.
+    pub stop: Stop<'a>,
 }
 
 /// What went wrong.

@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use easyroutine::cache::{ActivationCache, Kept, Numbers};
+use easyroutine::cache::{ActivationCache, Kept, Key, Numbers};
 use easyroutine::extract::{Collect, End, Options, Progress};
-use easyroutine::positions::Row;
-use easyroutine::sites::Point;
-use easyroutine::{Batch, Error, Tap, Value, Want};
+use easyroutine::Error;
 use easyroutine_store::{Contents, Dtype, Kind, Tensor};
 use serde_json::{Map, Value as Json};
 
@@ -21,31 +19,11 @@ pub(super) fn run(
     tell: &dyn Fn(Progress),
 ) -> Result<Option<ActivationCache>, Error> {
     let mut edits = changes::of_batches(filling.interventions, filling.model.arch(), filling.context);
-    let mut first = |batch: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
-        Ok(Box::new((Watch(filling.is_stopped), edits(batch, rows)?)))
-    };
     let mut collect = Collect::default();
     let options = Options { progress: Some(tell), ..Options::default() };
-    match filling.extraction(examples, options)?.run_after(&mut first, &mut collect)? {
+    match filling.extraction(examples, options)?.run_after(&mut edits, &mut collect)? {
         End::Finished => Ok(Some(collect.finish()?.1)),
         End::Stopped => Ok(None),
-    }
-}
-
-/// Wants nothing, and asks whether to go on.
-struct Watch<'a>(Option<&'a dyn Fn() -> bool>);
-
-impl Tap for Watch<'_> {
-    fn wants(&self, _: Point) -> Want {
-        Want::Nothing
-    }
-
-    fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.0.is_some_and(|is_stopped| is_stopped())
     }
 }
 
@@ -60,12 +38,12 @@ pub(super) fn contents(cache: &ActivationCache, is_rectangular: bool) -> Content
     Contents { tensors, values }
 }
 
-fn tensor<'a>(key: &str, kept: &'a Kept, is_rectangular: bool) -> Tensor<'a> {
+fn tensor<'a>(key: &Key, kept: &'a Kept, is_rectangular: bool) -> Tensor<'a> {
     let dtype = match kept.data {
         Numbers::F32(_) => Dtype::F32,
         Numbers::I64(_) => Dtype::I64,
     };
-    let tensor = |shape: &[usize]| Tensor::new(key, dtype, shape, tensors::bytes(&kept.data));
+    let tensor = |shape: &[usize]| Tensor::new(key.to_string(), dtype, shape, tensors::bytes(&kept.data));
     match kept.shape().filter(|_| is_rectangular) {
         Some(shape) => tensor(&shape).dense(),
         None => {

@@ -1,7 +1,6 @@
 //! Attention patterns of a prompt.
 
-use easyroutine::cache::{ActivationCache, Kept};
-use easyroutine::sites::Point;
+use easyroutine::cache::{ActivationCache, Kept, Key};
 use easyroutine_view::attention::{AttentionReport, HeadPattern, Schema};
 
 use super::Subject;
@@ -13,8 +12,8 @@ pub fn attention(
     interventions: Vec<String>,
     cache: &ActivationCache,
 ) -> AttentionReport {
-    let head = |(key, kept): (&str, &Kept)| {
-        let point: Point = key.parse().ok()?;
+    let head = |(key, kept): (&Key, &Kept)| {
+        let point = key.point()?;
         let seen = |(query, row): (usize, &[f32])| row[..=query].to_vec();
         let weights = kept.values().chunks(subject.ids.len()).enumerate().map(seen).collect();
         Some(HeadPattern { layer: point.layer()?, head: point.head()?, weights })

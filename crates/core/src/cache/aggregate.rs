@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{ActivationCache, Content, Entry, Kept, Numbers};
+use super::{ActivationCache, Content, Entry, Kept, Key, Numbers};
 use crate::error::{Error, Result};
 
 /// What becomes of the values of one key.
@@ -57,7 +57,8 @@ impl Aggregations {
     }
 
     /// The strategy of a key.
-    pub fn of(&self, key: &str) -> &Aggregation {
+    pub fn of(&self, key: &Key) -> &Aggregation {
+        let key = key.to_string();
         let registered = self.0.iter().find(|(prefix, _)| key.starts_with(prefix.as_str()));
         registered.map_or(&Aggregation::Concat, |(_, aggregation)| aggregation)
     }
@@ -145,7 +146,7 @@ impl Batches {
 
 fn same_keys(first: &ActivationCache, other: &ActivationCache) -> Result<()> {
     let lacking = |of: &ActivationCache, from: &ActivationCache| {
-        of.keys().find(|key| !from.contains(key)).map(str::to_owned)
+        of.keys().find(|key| !from.contains(*key)).cloned()
     };
     match lacking(first, other).or_else(|| lacking(other, first)) {
         Some(key) => Err(Error::input(format!(
@@ -156,7 +157,7 @@ fn same_keys(first: &ActivationCache, other: &ActivationCache) -> Result<()> {
 }
 
 fn join(
-    key: &str,
+    key: &Key,
     entry: &mut Entry,
     next: Vec<Content>,
     mut weights: impl Iterator<Item = usize>,
@@ -187,13 +188,13 @@ fn join(
     Ok(())
 }
 
-fn concat(key: &str, joined: Content, next: Content) -> Result<Content> {
+fn concat(key: &Key, joined: Content, next: Content) -> Result<Content> {
     match (joined, next) {
         (Content::Activation(mut joined), Content::Activation(next)) => {
             // A pattern is T by T, everything else T by a width that does not change.
             let inner = |kept: &Kept| kept.row_shapes.first().and_then(|s| s.get(1..)).map(<[usize]>::to_vec);
             let (ours, theirs) = (inner(&joined), inner(&next));
-            if !super::is_pairwise(key) && ours.is_some() && theirs.is_some() && ours != theirs {
+            if !key.is_pairwise() && ours.is_some() && theirs.is_some() && ours != theirs {
                 let shown = |kept: &Kept| format!("{:?}", kept.row_shapes[0]);
                 return Err(Error::input(format!(
                     "rows of shape {} and {} do not go together",

@@ -7,7 +7,7 @@ use easyroutine_kernels::large_vec;
 use easyroutine_sites::{Point, Scope, Site};
 
 use super::reduce::{Axis, Examples, PatternAverage, mean};
-use super::{ActivationCache, Kept, Numbers, RunningMean};
+use super::{ActivationCache, Kept, Key, Numbers, RunningMean};
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::positions::{Selected, Selection};
@@ -25,7 +25,7 @@ pub struct Capture {
     pattern: PatternAverage,
     /// Patterns go here instead, where only their mean is wanted.
     running: Option<RunningMean>,
-    kept: BTreeMap<String, Kept>,
+    kept: BTreeMap<Key, Kept>,
 }
 
 impl Capture {
@@ -82,8 +82,9 @@ impl Capture {
 
     /// What was kept, after the run. `input_ids` comes from the batch itself.
     pub fn finish(mut self, batch: &Batch) -> ActivationCache {
-        if self.wanted.contains(&Point::model(Site::InputIds)) {
-            self.kept.insert(Site::InputIds.name().to_owned(), self.input_ids(batch));
+        let ids = Point::model(Site::InputIds);
+        if self.wanted.contains(&ids) {
+            self.kept.insert(ids.into(), self.input_ids(batch));
         }
         let mut cache = ActivationCache {
             selection: self.selection,
@@ -92,14 +93,14 @@ impl Capture {
             ..ActivationCache::default()
         };
         for point in in_forward_order(&self.wanted) {
-            for key in keys_of(point) {
+            for key in Key::of(point) {
                 if let Some(kept) = self.kept.remove(&key) {
                     cache.insert_with_info(key, kept, point.site().axes());
                 }
             }
         }
-        for (key, mean) in self.running.iter().flat_map(RunningMean::means) {
-            cache.insert(key, mean);
+        for (point, mean) in self.running.iter().flat_map(RunningMean::means) {
+            cache.insert(Key::Mean(point), mean);
         }
         cache
     }
@@ -175,13 +176,13 @@ impl Capture {
             return Ok(());
         }
         if let Some(kept) = self.whole_patterns(value) {
-            self.kept.insert(point.to_string(), kept);
+            self.kept.insert(point.into(), kept);
             return Ok(());
         }
         let most = |row: usize| value.width(row) * self.queries(row).indices.len();
         let mut data = large_vec((0..n_rows).map(most).sum());
         let row_shapes = (0..n_rows).map(|row| self.of_pattern(value, row, &mut data)).collect();
-        self.kept.insert(point.to_string(), Kept::f32(data, row_shapes));
+        self.kept.insert(point.into(), Kept::f32(data, row_shapes));
         Ok(())
     }
 
@@ -249,37 +250,29 @@ impl Tap for Capture {
             match wanted.site() {
                 Site::Logits => {
                     let kept = self.logits(value);
-                    self.kept.insert(wanted.to_string(), kept);
+                    self.kept.insert(wanted.into(), kept);
                 }
                 _ if value.is_of_rows() => {
                     let rows = (0..self.selection.rows.len()).map(|row| value.of_row(row).unwrap_or(&[]));
                     let (data, shapes): (Vec<&[f32]>, _) =
                         rows.map(|vector| (vector, vec![vector.len()])).unzip();
-                    self.kept.insert(wanted.to_string(), Kept::f32(data.concat(), shapes));
+                    self.kept.insert(wanted.into(), Kept::f32(data.concat(), shapes));
                 }
                 site if site.is_pairwise() => self.pattern(wanted, value)?,
                 Site::LastLayernorm => {
-                    for (column, key) in keys_of(wanted).into_iter().enumerate() {
+                    for (column, key) in Key::of(wanted).into_iter().enumerate() {
                         let kept = self.scalars(value, column);
                         self.kept.insert(key, kept);
                     }
                 }
                 _ => {
                     let kept = self.vectors(value, 0..value.width(0));
-                    self.kept.insert(wanted.to_string(), kept);
+                    self.kept.insert(wanted.into(), kept);
                 }
             }
         }
         Ok(())
     }
-}
-
-/// The keys under which one point is kept.
-pub(crate) fn keys_of(point: Point) -> Vec<String> {
-    if point.site() == Site::LastLayernorm {
-        return ["mean", "variance", "second_moment"].map(|part| format!("{point}.{part}")).to_vec();
-    }
-    vec![point.to_string()]
 }
 
 /// Points as the forward pass meets them: what precedes the blocks, the blocks, what follows.

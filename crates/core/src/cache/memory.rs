@@ -23,7 +23,7 @@ impl ActivationCache {
         }
         let part = format!("{key}.");
         let parts: Vec<usize> = (self.items())
-            .filter(|(name, _)| name.starts_with(&part))
+            .filter(|(name, _)| name.to_string().starts_with(&part))
             .map(|(_, entry)| bytes(&entry.content))
             .collect();
         (!parts.is_empty()).then(|| parts.iter().sum())
@@ -39,8 +39,8 @@ impl ActivationCache {
         let mut lines: IndexMap<String, Line> = IndexMap::new();
         for (key, entry) in self.items() {
             let name = match grouping {
-                Grouping::Keys => key.to_owned(),
-                Grouping::Names => without_numbers(key),
+                Grouping::Keys => key.to_string(),
+                Grouping::Names => without_numbers(&key.to_string()),
             };
             let new = || Line { shape: shape(&entry.content), keys: 0, bytes: 0 };
             let line = lines.entry(name).or_insert_with(new);

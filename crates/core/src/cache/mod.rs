@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod capture;
+mod key;
 mod kept;
 mod memory;
 mod reduce;
@@ -11,7 +12,6 @@ mod tests;
 
 use std::ops::Add;
 
-use easyroutine_sites::Point;
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::positions::Selection;
 pub use aggregate::{Aggregation, Aggregations, Batches, CustomAggregation};
 pub use capture::Capture;
+pub use key::{Key, Statistic};
 pub use kept::{Kept, Numbers};
 pub use memory::{Grouping, readable};
 pub use reduce::{Axis, Examples, PatternAverage, Reduction};
@@ -27,7 +28,7 @@ pub use running::RunningMean;
 /// Values by key: activations in the order of the forward pass, then whatever was added.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ActivationCache {
-    entries: IndexMap<String, Entry>,
+    entries: IndexMap<Key, Entry>,
     /// The tokens that T counts; for patterns the columns.
     pub selection: Selection,
     /// The rows of patterns, where other tokens were asked for than for their columns.
@@ -60,39 +61,44 @@ pub enum Content {
 
 impl ActivationCache {
     /// The activation of a key.
-    pub fn get(&self, key: &str) -> Option<&Kept> {
-        match &self.entries.get(key)?.content {
+    pub fn get(&self, key: impl Into<Key>) -> Option<&Kept> {
+        match &self.entry(key)?.content {
             Content::Activation(kept) => Some(kept),
             _ => None,
         }
     }
 
     /// The value of a key, whatever it is.
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
-        self.entries.get(key)
+    pub fn entry(&self, key: impl Into<Key>) -> Option<&Entry> {
+        self.entries.get(&key.into())
     }
 
     /// Whether there is a value of this key.
-    pub fn contains(&self, key: &str) -> bool {
-        self.entries.contains_key(key)
+    pub fn contains(&self, key: impl Into<Key>) -> bool {
+        self.entries.contains_key(&key.into())
     }
 
     /// All keys, in order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.keys()
     }
 
     /// Keys and activations, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Kept)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Kept)> {
         self.entries.iter().filter_map(|(key, entry)| match &entry.content {
-            Content::Activation(kept) => Some((key.as_str(), kept)),
+            Content::Activation(kept) => Some((key, kept)),
             _ => None,
         })
     }
 
     /// Keys and values of every kind, in order.
-    pub fn items(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.entries.iter().map(|(key, entry)| (key.as_str(), entry))
+    pub fn items(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// Keys and values of every kind, taken out in order.
+    pub fn into_items(self) -> impl Iterator<Item = (Key, Entry)> {
+        self.entries.into_iter()
     }
 
     /// Whether a value of an activation is not a number (NaN).
@@ -116,14 +122,14 @@ impl ActivationCache {
     }
 
     /// Sets a value, in place where the key is there already; what it replaces is returned.
-    pub fn insert(&mut self, key: impl Into<String>, content: impl Into<Content>) -> Option<Entry> {
+    pub fn insert(&mut self, key: impl Into<Key>, content: impl Into<Content>) -> Option<Entry> {
         self.entries.insert(key.into(), Entry { content: content.into(), info: None })
     }
 
     /// Sets a value with something to say of it.
     pub fn insert_with_info(
         &mut self,
-        key: impl Into<String>,
+        key: impl Into<Key>,
         content: impl Into<Content>,
         info: impl Into<String>,
     ) -> Option<Entry> {
@@ -132,8 +138,16 @@ impl ActivationCache {
     }
 
     /// Takes a value out; the others keep their order.
-    pub fn remove(&mut self, key: &str) -> Option<Entry> {
-        self.entries.shift_remove(key)
+    pub fn remove(&mut self, key: impl Into<Key>) -> Option<Entry> {
+        self.entries.shift_remove(&key.into())
+    }
+
+    /// Takes an activation out; the others keep their order.
+    pub(crate) fn take(&mut self, key: impl Into<Key>) -> Option<Kept> {
+        match self.remove(key)?.content {
+            Content::Activation(kept) => Some(kept),
+            Content::Json(_) | Content::List(_) => None,
+        }
     }
 
     /// Takes over all values of another cache, which win over those of the same key. Its selection and metadata are
@@ -199,9 +213,10 @@ impl ActivationCache {
     ///
     /// # Errors
     /// No activation of that key, or one whose first axis is not T.
-    pub fn map_to_dict(&self, key: &str) -> Result<Vec<(String, Kept)>> {
+    pub fn map_to_dict(&self, key: impl Into<Key>) -> Result<Vec<(String, Kept)>> {
+        let key = &key.into();
         let kept = self.get(key).ok_or_else(|| self.lacks(key))?;
-        let is_pattern = is_pairwise(key);
+        let is_pattern = key.is_pairwise();
         let selection = self.pattern_rows.as_ref().filter(|_| is_pattern).unwrap_or(&self.selection);
         let t = |row: usize| match self.axis {
             Axis::Groups => selection.specifiers.len(),
@@ -250,8 +265,8 @@ impl ActivationCache {
             && (self.pattern_rows == other.pattern_rows || other.pattern_rows.is_none())
     }
 
-    fn lacks(&self, key: &str) -> Error {
-        let held: Vec<&str> = self.keys().take(8).collect();
+    fn lacks(&self, key: &Key) -> Error {
+        let held: Vec<String> = self.keys().take(8).map(Key::to_string).collect();
         Error::input(format!("the cache holds no activation `{key}`; it holds {}", held.join(", ")))
     }
 }
@@ -276,11 +291,6 @@ impl Add for ActivationCache {
         self.update(other)?;
         Ok(self)
     }
-}
-
-/// Whether both axes of the activation of a key are positions: scores and patterns.
-pub fn is_pairwise(key: &str) -> bool {
-    key.parse::<Point>().is_ok_and(|point| point.site().is_pairwise())
 }
 
 fn mapping_index(selection: &Selection, axis: Axis) -> Map<String, Value> {

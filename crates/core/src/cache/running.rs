@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use easyroutine_sites::Point;
 
-use super::Kept;
+use super::{Kept, Key};
 use crate::error::{Error, Result};
 
 /// The mean over all rows that were added, for each head; sums are in f64, in the order in which rows come.
@@ -33,7 +33,7 @@ impl RunningMean {
         if values.len() != shape.iter().product::<usize>() || rows == 0 {
             return Err(Error::input(format!(
                 "`{}`: {} values and {rows} rows are no mean of shape {shape:?}",
-                key(point),
+                Key::Mean(point),
                 values.len()
             )));
         }
@@ -53,7 +53,7 @@ impl RunningMean {
             return Err(Error::input(format!(
                 "a mean over examples needs as many positions in every row: `{}` is of shape {:?} so far, and of {shape:?} \
                  in this row",
-                key(point),
+                Key::Mean(point),
                 sum.shape
             )));
         }
@@ -62,14 +62,14 @@ impl RunningMean {
         Ok(())
     }
 
-    /// The means so far, by key.
+    /// The means so far, by the points whose values they are the mean of.
     ///
     /// # Shapes
     /// One row of `[T, T]`, or of what is kept of each pattern.
-    pub fn means(&self) -> impl Iterator<Item = (String, Kept)> {
+    pub fn means(&self) -> impl Iterator<Item = (Point, Kept)> {
         self.sums.iter().map(|(point, sum)| {
             let values = sum.values.iter().map(|x| (x / sum.rows as f64) as f32).collect();
-            (key(*point), Kept::f32(values, vec![sum.shape.clone()]))
+            (*point, Kept::f32(values, vec![sum.shape.clone()]))
         })
     }
 
@@ -77,9 +77,4 @@ impl RunningMean {
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()
     }
-}
-
-/// `avg_pattern_L3H2`
-fn key(point: Point) -> String {
-    format!("avg_{point}")
 }

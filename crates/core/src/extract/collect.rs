@@ -1,7 +1,7 @@
 //! The sink that keeps everything in memory.
 
 use super::Sink;
-use crate::cache::{ActivationCache, Aggregations, Batches, RunningMean};
+use crate::cache::{ActivationCache, Aggregations, Batches, Key, RunningMean};
 use crate::error::Result;
 
 /// Collects all rows and puts them in the order of the data set.
@@ -28,8 +28,8 @@ impl Collect {
         let joined = self.batches.finish()?;
         let is_sorted = self.numbers.is_sorted();
         let mut cache = if is_sorted { joined } else { joined.in_order(&order)? };
-        for (key, mean) in self.means.means() {
-            cache.insert(key, mean);
+        for (point, mean) in self.means.means() {
+            cache.insert(Key::Mean(point), mean);
         }
         Ok((order.iter().map(|row| self.numbers[*row]).collect(), cache))
     }

@@ -1,12 +1,11 @@
 //! Examples that the model goes on writing before their activations are kept.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
 
 use super::{Example, FirstTap, Options, Progress, plan};
 use crate::batch::Batch;
-use crate::error::{Error, ErrorKind, Result};
-use crate::generate::{GenerateOptions, Sampling, generate};
+use crate::error::Result;
+use crate::generate::{GenerateOptions, Sampling, generate_until};
 use crate::model::Model;
 use crate::positions::Row;
 
@@ -19,7 +18,7 @@ use crate::positions::Row;
 /// the new ones) and stop are read; `first` is made for each batch as in [`Extraction::run_after`](super::Extraction).
 ///
 /// # Errors
-/// As [`generate`]; stopped before the last row.
+/// As [`generate_until`].
 pub fn continued(
     model: &Model,
     mut examples: Vec<Example>,
@@ -33,20 +32,16 @@ pub fn continued(
     let lengths: Vec<usize> = examples.iter().map(|example| example.ids.len() + max_new_tokens).collect();
     let (all_rows, all_tokens) = (examples.len(), examples.len() * max_new_tokens);
     let mut progress = Progress { rows: 0, all_rows, tokens: 0, all_tokens };
-    let is_stopped = || options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
     for places in plan::batches(&lengths, 0..examples.len(), options.batch_tokens) {
         let rows: Vec<Row<'_>> = places.iter().map(|place| examples[*place].row()).collect();
         let prompts: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
         let tap = first(&Batch::new(&prompts)?, &rows)?;
-        let generated = generate(model, &prompts, &generation, tap, |_| {
+        let generated = generate_until(model, &prompts, &generation, tap, options.stop, |_| {
             progress.tokens += 1;
             if let Some(tell) = options.progress {
                 tell(progress);
             }
-            match is_stopped() {
-                true => Err(Error::new(ErrorKind::Interrupted, "stopped before the last row")),
-                false => Ok(ControlFlow::Continue(())),
-            }
+            Ok(ControlFlow::Continue(()))
         })?;
         for (place, generated) in places.iter().zip(generated) {
             let example = &mut examples[*place];

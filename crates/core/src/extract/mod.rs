@@ -8,9 +8,6 @@ mod size;
 mod tests;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use easyroutine_sites::Point;
 
 use crate::batch::Batch;
 use crate::cache::{ActivationCache, Examples, RunningMean};
@@ -18,7 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::positions::{Context, Row, Selected, Selection};
 use crate::request::{Request, Tokens};
-use crate::tap::{Tap, Value, Want};
+use crate::stop::Stop;
+use crate::tap::Tap;
 pub use collect::Collect;
 pub use continued::continued;
 pub use size::Size;
@@ -75,8 +73,8 @@ pub struct Options<'a> {
     pub context: Context<'a>,
     /// Called after each batch.
     pub progress: Option<&'a dyn Fn(Progress)>,
-    /// Ends the run early where it becomes true: what was given to the sink stays given.
-    pub stop: Option<&'a AtomicBool>,
+    /// When it ends early: what was given to the sink stays given.
+    pub stop: Stop<'a>,
 }
 
 impl Default for Options<'_> {
@@ -86,7 +84,7 @@ impl Default for Options<'_> {
             window: usize::MAX,
             context: Context::default(),
             progress: None,
-            stop: None,
+            stop: Stop::Never,
         }
     }
 }
@@ -193,13 +191,13 @@ impl<'a> Extraction<'a> {
         let mut end = End::Finished;
         'windows: for window in plan::windows(lengths.len(), self.options.window) {
             for batch in plan::batches(&lengths, window.clone(), self.options.batch_tokens) {
-                if self.is_stopped() {
+                if self.options.stop.is_due() {
                     end = End::Stopped;
                     break 'windows;
                 }
                 match self.batch(&batch, first, &mut means) {
                     Ok(cache) => sink.rows(&self.numbers(&batch), cache)?,
-                    Err(error) if error.kind() == ErrorKind::Interrupted && self.is_stopped() => {
+                    Err(error) if error.kind() == ErrorKind::Interrupted && self.options.stop.is_due() => {
                         end = End::Stopped;
                         break 'windows;
                     }
@@ -231,23 +229,21 @@ impl<'a> Extraction<'a> {
         let rows: Vec<Row<'_>> = examples.iter().map(|example| example.row()).collect();
         let batch = Batch::new(&ids)?;
         // A batch that adds to means runs to its end: stopped half way it would leave a part of its rows in them.
-        let is_whole = self.request.reduction.examples == Examples::Mean;
-        let stop = self.options.stop.filter(|_| !is_whole);
+        let stop = match self.request.reduction.examples {
+            Examples::Mean => Stop::Never,
+            Examples::Each => self.options.stop,
+        };
         let capture =
             self.request.capture(self.model.arch(), self.tokens.of(places), std::mem::take(means))?;
-        let mut taps = (Stop(stop), (first(&batch, &rows)?, capture));
-        self.model.forward(&batch, &mut taps)?;
-        let (_, (_, mut capture)) = taps;
+        let mut taps = (first(&batch, &rows)?, capture);
+        self.model.forward_until(&batch, &mut taps, stop)?;
+        let (_, mut capture) = taps;
         *means = capture.take_running();
         Ok(capture.finish(&batch))
     }
 
     fn numbers(&self, places: &[usize]) -> Vec<usize> {
         places.iter().map(|place| self.examples[*place].number).collect()
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 }
 
@@ -288,22 +284,5 @@ impl Tokens {
             rows: places.iter().map(|place| selection.rows[*place].clone()).collect::<Vec<Selected>>(),
         };
         Tokens { columns: some(&self.columns), pattern_rows: self.pattern_rows.as_ref().map(some) }
-    }
-}
-
-/// Wants nothing, and ends a run between two layers.
-struct Stop<'a>(Option<&'a AtomicBool>);
-
-impl Tap for Stop<'_> {
-    fn wants(&self, _: Point) -> Want {
-        Want::Nothing
-    }
-
-    fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<()> {
-        Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.0.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 }

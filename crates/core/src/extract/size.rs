@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use easyroutine_sites::{Point, Site};
+use easyroutine_sites::{Basis, Point, Site};
 
 use crate::arch::{Arch, Pooling};
-use crate::cache::{Axis, Examples, PatternAverage, Reduction};
+use crate::cache::{Axis, Examples, Key, PatternAverage, Reduction};
 use crate::positions::{Selected, Selection};
 use crate::request::Tokens;
 
@@ -39,17 +39,16 @@ pub(super) fn of(arch: &Arch, points: &BTreeSet<Point>, tokens: &Tokens, reducti
     let (patterns, scores) = (pairs(reduction.examples), pairs(Examples::Each));
     let mut size = Size::default();
     for point in points {
-        let (keys, bytes) = match point.site() {
-            Site::InputIds => (1, 8 * vectors),
-            Site::LastLayernorm => (3, 3 * 4 * vectors),
-            Site::Pattern => (1, 4 * patterns),
-            Site::Scores => (1, 4 * scores),
-            Site::Score if arch.score().is_some_and(|score| score.pooling != Pooling::EachToken) => {
-                (1, 4 * (rows.len() * arch.width(*point).unwrap_or(0)) as u64)
-            }
-            _ => (1, 4 * vectors * arch.width(*point).unwrap_or(0) as u64),
+        let width = arch.width(*point).unwrap_or(0) as u64;
+        let is_pooled = || arch.score().is_some_and(|score| score.pooling != Pooling::EachToken);
+        let bytes = match point.site().basis() {
+            Basis::Ids => 8 * vectors,
+            Basis::Positions if point.site() == Site::Pattern => 4 * patterns,
+            Basis::Positions => 4 * scores,
+            Basis::Labels if is_pooled() => 4 * rows.len() as u64 * width,
+            _ => 4 * vectors * width,
         };
-        size.keys += keys;
+        size.keys += Key::of(*point).len();
         size.bytes += bytes;
         if point.site() == Site::Logits {
             size.logits_bytes += bytes;

@@ -6,7 +6,7 @@ use easyroutine_kernels::Rows;
 use easyroutine_sites::{Extent, Point, Selector};
 
 use super::{CachedStatistics, Direction, LensNorm, LogitLens, Metric, Role, directions};
-use crate::cache::{ActivationCache, Axis, Kept, Numbers};
+use crate::cache::{ActivationCache, Axis, Kept, Key, Numbers, Statistic};
 use crate::error::{Error, Result};
 
 /// How a lens is computed over a cache.
@@ -73,7 +73,7 @@ impl LogitLens {
         }
         let mut results = Vec::new();
         for point in matching(cache, target_key)? {
-            let Some(kept) = cache.get(&point.to_string()) else { continue };
+            let Some(kept) = cache.get(point) else { continue };
             let values = self.of_key(point, kept, cache, options)?;
             results.push((format!("logit_lens_{point}"), values));
         }
@@ -97,9 +97,9 @@ impl LogitLens {
         let vectors = Rows::dense(kept.values(), lengths.iter().sum(), d_model);
         let translated = self.translated(point, vectors)?;
         let vectors = translated.as_ref().map_or(vectors, |buffer| buffer.rows());
-        let statistic = |name: &str| cache.get(&format!("last_layernorm.{name}")).map(Kept::values);
-        let cached = match (statistic("mean"), statistic("variance"), statistic("second_moment")) {
-            (Some(mean), Some(variance), Some(second_moment)) => {
+        let statistics = Statistic::ALL.map(|part| cache.get(Key::Statistic(part)).map(Kept::values));
+        let cached = match statistics {
+            [Some(mean), Some(variance), Some(second_moment)] => {
                 Some(CachedStatistics { mean, variance, second_moment })
             }
             _ => None,
@@ -131,14 +131,14 @@ impl LogitLens {
 /// The points of a cache that a pattern matches, layers and heads in numerical order.
 fn matching(cache: &ActivationCache, target_key: &str) -> Result<Vec<Point>> {
     let selector: Selector = target_key.parse()?;
-    let held: Vec<Point> = cache.iter().filter_map(|(key, _)| key.parse().ok()).collect();
+    let held: Vec<Point> = cache.iter().filter_map(|(key, _)| key.point()).collect();
     let of_site = || held.iter().filter(|p| p.site() == selector.site());
     let extent = Extent {
         n_layers: of_site().filter_map(|p| p.layer()).max().map_or(0, |l| l + 1),
         n_heads: of_site().filter_map(|p| p.head()).max().map_or(0, |h| h + 1),
     };
     let missing = || {
-        let keys: Vec<&str> = cache.iter().map(|(key, _)| key).take(8).collect();
+        let keys: Vec<String> = cache.iter().map(|(key, _)| key.to_string()).take(8).collect();
         Error::input(format!("the cache holds no `{target_key}`; it holds {}", keys.join(", ")))
     };
     if of_site().next().is_none() {

@@ -8,10 +8,11 @@ use easyroutine_sites::{Point, Site};
 use super::reading::{Sources, Wanted};
 use super::{CachedStatistics, LensNorm, LogitLens, Reading, Role};
 use crate::batch::Batch;
-use crate::cache::{ActivationCache, Capture, Content, Kept};
+use crate::cache::{Capture, Kept, Key, Statistic};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::positions::{Selected, Selection, Specifier};
+use crate::stop::Stop;
 use crate::tap::Tap;
 
 /// Which activations are read.
@@ -101,21 +102,23 @@ pub fn survey_under(
     options: &SurveyOptions,
     first: impl Tap,
 ) -> Result<Survey> {
-    survey_through(&LogitLens::from_model(model)?, model, batch, options, first)
+    survey_through(&LogitLens::from_model(model)?, model, batch, options, first, Stop::Never)
 }
 
-/// The same through a lens of the model that may be a tuned one.
+/// The same through a lens of the model that may be a tuned one, ending early where `stop` says so.
 ///
 /// # Errors
-/// As [`survey_under`], and a component that no translator of the lens was trained for.
+/// As [`survey_under`], and a component that no translator of the lens was trained for;
+/// [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
 pub fn survey_through(
     lens: &LogitLens,
     model: &Model,
     batch: &Batch,
     options: &SurveyOptions,
     first: impl Tap,
+    stop: Stop<'_>,
 ) -> Result<Survey> {
-    lens.unembedding.files.during(|| surveyed(lens, model, batch, options, first))
+    lens.unembedding.files.during(|| surveyed(lens, model, batch, options, first, stop))
 }
 
 fn surveyed(
@@ -124,6 +127,7 @@ fn surveyed(
     batch: &Batch,
     options: &SurveyOptions,
     first: impl Tap,
+    stop: Stop<'_>,
 ) -> Result<Survey> {
     if batch.n_rows() != 1 {
         return Err(Error::input("a lens is drawn of one prompt at a time"));
@@ -142,22 +146,21 @@ fn surveyed(
     let selected = Selected { indices: options.positions.clone(), groups: std::iter::once(all).collect() };
     let selection = Selection { specifiers: vec![Specifier::All], rows: vec![selected] };
     let mut taps = (first, Capture::new(wanted, selection));
-    model.forward(batch, &mut taps)?;
+    model.forward_until(batch, &mut taps, stop)?;
     let mut cache = taps.1.finish(batch);
 
     // Whatever is read leaves the cache and is normed where it stands.
     let (n, d_model) = (options.positions.len(), model.arch().d_model);
-    let statistics = ["mean", "variance", "second_moment"]
-        .map(|name| taken(&mut cache, &format!("last_layernorm.{name}")));
+    let statistics = Statistic::ALL.map(|statistic| cache.take(Key::Statistic(statistic)));
     let [mean, variance, second_moment] =
         statistics.each_ref().map(|kept| kept.as_ref().map_or(&[][..], Kept::values));
     let cached =
         (options.norm == LensNorm::Cached).then_some(CachedStatistics { mean, variance, second_moment });
     let not_reached = |point: Point| Error::input(format!("`{point}` was not reached"));
-    let finals = cache.get(&final_stream.to_string()).ok_or_else(|| not_reached(final_stream))?;
+    let finals = cache.get(final_stream).ok_or_else(|| not_reached(final_stream))?;
     let finals = lens.normed(Rows::dense(finals.values(), n, d_model), Role::Stream, LensNorm::Own, None)?;
     let mut normed = |point: Point, role: Role| -> Result<Kept> {
-        let mut kept = taken(&mut cache, &point.to_string()).ok_or_else(|| not_reached(point))?;
+        let mut kept = cache.take(point).ok_or_else(|| not_reached(point))?;
         let translated = lens.translated(point, Rows::dense(kept.values(), n, d_model))?;
         let mut vectors = RowsMut::dense(kept.values_mut(), n, d_model);
         if let Some(translated) = translated {
@@ -196,14 +199,6 @@ fn surveyed(
     Ok(Survey { rows, positions: options.positions.clone(), final_top })
 }
 
-/// Takes an activation out of a cache.
-fn taken(cache: &mut ActivationCache, key: &str) -> Option<Kept> {
-    match cache.remove(key)?.content {
-        Content::Activation(kept) => Some(kept),
-        Content::Json(_) | Content::List(_) => None,
-    }
-}
-
 /// Refuses positions outside the row and ids outside the vocabulary.
 fn check(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<()> {
     let (length, vocabulary) = (batch.n_tokens(), model.arch().vocabulary);
@@ -234,19 +229,7 @@ fn points(model: &Model, options: &SurveyOptions) -> Result<Vec<Point>> {
                 n_layers - 1
             )));
         }
-        let layer = *layer as usize;
-        let heads =
-            if site.scope() == easyroutine_sites::Scope::Head { 0..model.arch().n_heads } else { 0..1 };
-        for head in heads {
-            let point = match site.scope() {
-                easyroutine_sites::Scope::Head => Point::head_of(site, layer, head),
-                _ => Point::layer_of(site, layer),
-            };
-            if let Some(reason) = model.arch().lacks(point) {
-                return Err(Error::input(format!("no activation `{point}`: {reason}")));
-            }
-            points.push(point);
-        }
+        points.extend(model.arch().points_of(site, *layer as usize)?);
     }
     Ok(points)
 }

@@ -26,6 +26,7 @@ use crate::arch::{Arch, Pooling};
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pass::{Asked, At, Program, Reg, emit};
+use crate::stop::Stop;
 use crate::tap::Tap;
 pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
@@ -116,9 +117,17 @@ impl Model {
     /// An id beyond the vocabulary, a row longer than the model's positions, a file that was written to or cut short before
     /// its weights were packed, or an error of the tap.
     pub fn forward(&self, batch: &Batch, tap: &mut dyn Tap) -> Result<()> {
+        self.forward_until(batch, tap, Stop::Never)
+    }
+
+    /// [`Model::forward`], ending early where `stop` says so, which it asks before each block.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; [`Interrupted`](ErrorKind::Interrupted) if it was stopped.
+    pub fn forward_until(&self, batch: &Batch, tap: &mut dyn Tap, stop: Stop<'_>) -> Result<()> {
         self.check(batch)?;
         let program = self.program(tap, batch, None, At::all(&self.arch));
-        self.run(&program, batch, tap, Past::Nothing)
+        self.run(&program, batch, tap, Past::Nothing, stop)
     }
 
     /// Runs further tokens of rows whose beginnings were run before, and takes them into the cache: the same bits as the
@@ -134,6 +143,20 @@ impl Model {
         rows: &[R],
         cache: &mut KvCache,
         tap: &mut dyn Tap,
+    ) -> Result<()> {
+        self.forward_cached_until(rows, cache, tap, Stop::Never)
+    }
+
+    /// [`Model::forward_cached`], ending early where `stop` says so, which it asks before each block.
+    ///
+    /// # Errors
+    /// As [`Model::forward_cached`]; [`Interrupted`](ErrorKind::Interrupted) if it was stopped.
+    pub fn forward_cached_until<R: AsRef<[u32]>>(
+        &self,
+        rows: &[R],
+        cache: &mut KvCache,
+        tap: &mut dyn Tap,
+        stop: Stop<'_>,
     ) -> Result<()> {
         if rows.len() != cache.n_rows() {
             return Err(Error::input(format!("{} rows for a cache of {}", rows.len(), cache.n_rows())));
@@ -154,7 +177,7 @@ impl Model {
         cache.rows.iter_mut().zip(&firsts).for_each(|(row, first)| row.kept = row.kept.min(*first));
         cache.reserve(whole.iter().map(Vec::len).max().unwrap_or(0));
         let program = self.program(tap, &batch, Some(cache), At::all(&self.arch));
-        self.run(&program, &batch, tap, Past::Own(cache))?;
+        self.run(&program, &batch, tap, Past::Own(cache), stop)?;
         for (row, ids) in cache.rows.iter_mut().zip(whole) {
             *row = CachedRow { kept: ids.len(), ids };
         }
@@ -183,7 +206,7 @@ impl Model {
                 std::mem::swap(registers.get_mut(Reg::Stream).buffer_mut(), stream);
             };
             lend(registers, stream);
-            let result = Run::new(self, batch, None, tap, registers, Past::Shared(shared)).all(&program);
+            let result = Run::new(self, batch, None, tap, registers, Past::Shared(shared)).all(&program, Stop::Never);
             lend(registers, stream);
             result
         })
@@ -209,13 +232,20 @@ impl Model {
         emit(&self.arch, &asked, sections)
     }
 
-    fn run(&self, program: &Program, batch: &Batch, tap: &mut dyn Tap, past: Past<'_>) -> Result<()> {
+    fn run(
+        &self,
+        program: &Program,
+        batch: &Batch,
+        tap: &mut dyn Tap,
+        past: Past<'_>,
+        stop: Stop<'_>,
+    ) -> Result<()> {
         if program.sections.is_empty() {
             return Ok(());
         }
         let tails = tails(&self.arch, program, tap, batch);
         self.with_registers(|registers| {
-            Run::new(self, batch, tails.as_ref(), tap, registers, past).all(program)
+            Run::new(self, batch, tails.as_ref(), tap, registers, past).all(program, stop)
         })
     }
 

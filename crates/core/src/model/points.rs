@@ -20,13 +20,36 @@ impl Arch {
     pub fn named(&self, selector: &Selector) -> Result<Vec<Point>> {
         let extent = Extent { n_layers: self.layers.len(), n_heads: self.n_heads };
         let named = selector.points(extent)?;
-        let lacking = named.iter().find_map(|p| self.lacks(*p).map(|reason| (*p, reason)));
+        let lacking = named.iter().find_map(|point| self.check_point(*point).err());
         let found: Vec<Point> = named.iter().copied().filter(|p| self.lacks(*p).is_none()).collect();
         match lacking {
-            Some((point, reason)) if found.is_empty() || selector.is_exact() => {
-                Err(Error::input(format!("no activation `{point}`: {reason}")))
-            }
+            Some(error) if found.is_empty() || selector.is_exact() => Err(error),
             _ => Ok(found),
+        }
+    }
+
+    /// The points of a site in one layer: one, or one a head.
+    ///
+    /// # Errors
+    /// A layer that does not exist, or a place that it lacks.
+    pub fn points_of(&self, site: Site, layer: usize) -> Result<Vec<Point>> {
+        let points: Vec<Point> = match site.scope() {
+            Scope::Model => vec![Point::model(site)],
+            Scope::Layer | Scope::LetteredLayer => vec![Point::layer_of(site, layer)],
+            Scope::Head => (0..self.n_heads).map(|head| Point::head_of(site, layer, head)).collect(),
+        };
+        points.iter().try_for_each(|point| self.check_point(*point))?;
+        Ok(points)
+    }
+
+    /// Whether this architecture has a point.
+    ///
+    /// # Errors
+    /// It lacks the point; the error says why.
+    pub fn check_point(&self, point: Point) -> Result<()> {
+        match self.lacks(point) {
+            Some(reason) => Err(Error::input(format!("no activation `{point}`: {reason}"))),
+            None => Ok(()),
         }
     }
 

@@ -10,8 +10,9 @@ use super::unembed::{moments, pooled};
 use super::{Model, experts};
 use crate::arch::Pooling;
 use crate::batch::Batch;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::pass::{At, Form, Matrix, NormAt, Program, Reg, Step, Values, Visit};
+use crate::stop::Stop;
 use crate::tap::{Tap, Value};
 
 /// State of a run.
@@ -48,11 +49,11 @@ impl<'a> Run<'a> {
     /// Runs all steps.
     ///
     /// # Errors
-    /// Those of the tap, and a file that cannot be read.
-    pub(super) fn all(&mut self, program: &Program) -> Result<()> {
+    /// Those of the tap, a file that cannot be read, and a run that was stopped.
+    pub(super) fn all(&mut self, program: &Program, stop: Stop<'_>) -> Result<()> {
         for section in &program.sections {
-            if matches!(section.at, At::Block(_)) && self.tap.is_stopped() {
-                return Err(Error::new(ErrorKind::Interrupted, "the run was stopped"));
+            if let At::Block(_) = section.at {
+                stop.check()?;
             }
             section.steps.iter().try_for_each(|step| self.step(section.at, step))?;
         }

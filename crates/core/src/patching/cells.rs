@@ -173,8 +173,8 @@ impl Tap for Streams {
     }
 
     fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
-        let vectors = (0..value.batch().length(0)).filter_map(|position| value.vector(0, position));
-        self.0.push(vectors.flatten().copied().collect());
+        let stream = value.matrix(0).into_iter().flat_map(|m| (0..m.n_rows()).flat_map(move |i| m.row(i)));
+        self.0.push(stream.copied().collect());
         Ok(())
     }
 }

@@ -180,7 +180,7 @@ fn taken(
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);
     let put = |point: &Point| -> Result<Intervention> {
-        let kept = cache.get(&point.to_string());
+        let kept = cache.get(*point);
         let kept = kept.ok_or_else(|| Error::input(format!("`{point}` cannot be patched")))?;
         let values = kept.values();
         let shape = [base.len(), n_tokens, values.len() / (base.len() * n_tokens)];

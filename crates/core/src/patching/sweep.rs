@@ -152,10 +152,7 @@ impl Column {
             Some(head) => Point::head_of(self.site, layer, head),
             None => Point::layer_of(self.site, layer),
         };
-        match model.arch().lacks(point) {
-            Some(reason) => Err(Error::input(format!("no activation `{point}`: {reason}"))),
-            None => Ok(point),
-        }
+        model.arch().check_point(point).map(|()| point)
     }
 }
 
@@ -325,7 +322,7 @@ fn captured(
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);
     let of = |point: Point| {
-        let kept = cache.get(&point.to_string());
+        let kept = cache.get(point);
         let kept = kept.ok_or_else(|| Error::input(format!("`{point}` was not reached")))?;
         Ok((point, (kept.values().to_vec(), batch.n_tokens())))
     };

@@ -1,14 +1,15 @@
 //! What nobody wants is neither reported nor computed.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use easyroutine::sites::{Point, Scope, Site};
-use easyroutine::{Batch, Tap};
+use easyroutine::{Batch, Stop, Tap, Value};
 use proptest::collection::vec;
 
 use super::{for_every_model, two_rows};
 use crate::common::holds;
-use crate::common::taps::Recorder;
+use crate::common::taps::{Edit, Recorder};
 
 /// Place of a point in the forward pass.
 fn stage(point: &Point) -> (usize, usize, Site, usize) {
@@ -66,6 +67,53 @@ fn logits_are_reported_only_for_the_tokens_that_are_wanted() {
         let mut last = Last(Recorder { wanted, ..Recorder::default() });
         model.forward(&Batch::new(&two_rows(model)).unwrap(), &mut last).unwrap();
         assert_eq!(last.0.calls.len(), 1, "{name}");
+    });
+}
+
+#[test]
+fn a_run_ends_before_the_block_at_which_it_is_stopped() {
+    for_every_model(|name, model| {
+        let batch = Batch::new(&two_rows(model)).unwrap();
+        let wanted: BTreeSet<Point> = model.arch().points().collect();
+        for block in 0..model.arch().layers.len() {
+            let asked = Cell::new(0);
+            let is_due = || asked.replace(asked.get() + 1) == block;
+            let mut recorder = Recorder { wanted: wanted.clone(), ..Recorder::default() };
+            let error = model.forward_until(&batch, &mut recorder, Stop::When(&is_due)).unwrap_err();
+            assert_eq!(error.kind(), easyroutine::ErrorKind::Interrupted, "{name}");
+            let is_before = |point: &&Point| match point.layer() {
+                Some(layer) => layer < block,
+                None => point.site() == Site::InputEmbeddings,
+            };
+            assert_eq!(recorder.calls.len(), wanted.iter().filter(is_before).count(), "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_value_is_the_same_as_a_matrix_and_as_vectors() {
+    for_every_model(|name, model| {
+        let batch = Batch::new(&two_rows(model)).unwrap();
+        let at: BTreeSet<Point> = model.arch().points().collect();
+        let matrices = RefCell::new(0);
+        let change = |point: Point, value: &mut Value<'_>| {
+            for row in 0..value.batch().n_rows() {
+                let span = value.batch().span(row).len();
+                let Some(matrix) = value.matrix(row) else {
+                    assert!(value.is_of_rows(), "{name}, {point}");
+                    continue;
+                };
+                assert_eq!((matrix.n_rows(), matrix.n_columns()), (span, value.width(row)), "{name}, {point}");
+                let vectors: Vec<Vec<f32>> = (0..span).map(|i| value.vector(row, i).unwrap().to_vec()).collect();
+                for (i, vector) in vectors.iter().enumerate() {
+                    assert_eq!(matrix.row(i), &vector[..], "{name}, {point}");
+                    assert_eq!(value.matrix_mut(row).unwrap().row_mut(i), &vector[..], "{name}, {point}");
+                }
+                *matrices.borrow_mut() += 1;
+            }
+        };
+        model.forward(&batch, &mut Edit { at, change }).unwrap();
+        assert!(*matrices.borrow() > 0, "{name}");
     });
 }
 

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
-use easyroutine::cache::{ActivationCache, Numbers};
-use easyroutine::sites::Site;
+use easyroutine::cache::{ActivationCache, Key, Numbers};
+use easyroutine::sites::{Point, Site};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Changes, Extract};
@@ -44,11 +44,11 @@ pub(super) fn write(
     let mut tensors = Vec::new();
     let is_rectangular = cache.is_rectangular();
     for (key, kept) in cache.iter() {
-        let (name, numbers) = (key.to_owned(), Cow::Borrowed(&kept.data));
+        let (name, numbers) = (key.to_string(), Cow::Borrowed(&kept.data));
         // A mean over examples belongs to no row, so no row can make it ragged.
         let is_of_rows = kept.row_shapes.len() == cache.n_rows();
         let is_pooled =
-            key == Site::Score.name() && kept.row_shapes.first().is_some_and(|shape| shape.len() == 1);
+            *key == Key::Point(Point::model(Site::Score)) && kept.row_shapes.first().is_some_and(|shape| shape.len() == 1);
         match kept.shape().filter(|_| is_rectangular || !is_of_rows || is_pooled) {
             Some(shape) => tensors.push(Stored { name, shape, numbers }),
             None => {

@@ -7,7 +7,7 @@ use file::Done;
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use easyroutine::cache::{ActivationCache, Axis, Examples, PatternAverage, Reduction, readable};
 use easyroutine::edit::Intervention;
@@ -16,7 +16,7 @@ use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, Error, ErrorKind};
+use easyroutine::{Batch, Error, ErrorKind, Stop};
 use serde_json::Value;
 
 use super::saved;
@@ -115,7 +115,7 @@ impl Job<'_> {
             batch_tokens: self.extract.batch_tokens as usize,
             context: self.context,
             progress: Some(&tell),
-            stop: Some::<&AtomicBool>(&stop),
+            stop: Stop::When(&|| stop.load(Ordering::Relaxed)),
             ..Options::default()
         };
         let model = &self.session.model;

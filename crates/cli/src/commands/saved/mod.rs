@@ -3,12 +3,13 @@
 mod story;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use easyroutine::edit::Intervention;
 use easyroutine::extract::{End, Example};
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
-use easyroutine::{Error, ErrorKind};
+use easyroutine::{Error, ErrorKind, Stop};
 use easyroutine_store::{ActivationSaver, Begun, Joining};
 use serde_json::{Value, json};
 
@@ -62,8 +63,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         interventions: job.interventions,
         batch_tokens: job.extract.batch_tokens as usize,
         on_nan: Some(&|| output::warn_of_nan(true, !job.interventions.is_empty())),
-        is_stopped: None,
-        stop: Some(&stop),
+        stop: Stop::When(&|| stop.load(Ordering::Relaxed)),
     };
     let whole = filling.whole()?;
     let plan = filling.plan(&whole, story::spec(job)?, saving.unit)?;
