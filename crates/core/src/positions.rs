@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use easyroutine_sites::{Slice, integer};
+
 use crate::error::{Error, Result};
 use random::draw;
 pub(crate) use random::uniform;
@@ -23,8 +25,8 @@ pub enum Specifier {
     Last(usize),
     /// A position, negative from the end.
     At(i64),
-    /// A half-open range, negatives from the end; on the command line `4:9`.
-    Span(i64, i64),
+    /// A range: `4:9`, `4:`, `-3:`, `0:30:5`.
+    Span(Slice),
     /// `special`: the tokenizer's special tokens.
     Special,
     /// `all-text`: every token that is not special.
@@ -153,10 +155,12 @@ impl Specifier {
         Ok(lists?.into_iter().flatten().collect())
     }
 
-    /// How a specifier is written as a key of JSON: `5`, `[4,9]`, `last`.
+    /// How a specifier is written as a key of JSON: `5`, `[4,9]`, `4:`, `last`.
     pub fn key(&self) -> String {
         match self {
-            Specifier::Span(start, end) => format!("[{start},{end}]"),
+            Specifier::Span(Slice { start: Some(start), end: Some(end), step: 1 }) => {
+                format!("[{start},{end}]")
+            }
             other => other.to_string(),
         }
     }
@@ -169,7 +173,7 @@ impl Specifier {
             Specifier::First => Ok(vec![0]),
             Specifier::Last(n) => Ok(vec![self.resolve(-(*n as i64), row)?]),
             Specifier::At(n) => Ok(vec![self.resolve(*n, row)?]),
-            Specifier::Span(start, end) => self.span(*start, *end, row),
+            Specifier::Span(slice) => self.span(slice, row),
             Specifier::Special => Ok((0..length).filter(is_special).collect()),
             Specifier::AllText => Ok((0..length).filter(|i| !is_special(i)).collect()),
             Specifier::RandomText(count) => {
@@ -198,17 +202,14 @@ impl Specifier {
         )))
     }
 
-    fn span(&self, start: i64, end: i64, row: Row<'_>) -> Result<Vec<usize>> {
-        let length = row.ids.len() as i64;
-        let resolve = |n: i64| if n < 0 { n + length } else { n };
-        let (from, to) = (resolve(start), resolve(end));
-        if from < 0 || to > length || from >= to {
-            return Err(Error::input(format!(
+    fn span(&self, slice: &Slice, row: Row<'_>) -> Result<Vec<usize>> {
+        let length = row.ids.len();
+        slice.of(length).map(Iterator::collect).map_err(|_| {
+            Error::input(format!(
                 "row {}: range `{self}` does not fit the row, which has {length} tokens",
                 row.number
-            )));
-        }
-        Ok((from as usize..to as usize).collect())
+            ))
+        })
     }
 
     fn partition(&self, group: usize, row: Row<'_>, context: Context<'_>) -> Result<Vec<usize>> {
@@ -279,7 +280,7 @@ impl fmt::Display for Specifier {
             Specifier::Last(1) => f.write_str("last"),
             Specifier::Last(n) => write!(f, "last-{n}"),
             Specifier::At(n) => write!(f, "{n}"),
-            Specifier::Span(start, end) => write!(f, "{start}:{end}"),
+            Specifier::Span(slice) => slice.fmt(f),
             Specifier::Special => f.write_str("special"),
             Specifier::AllText => f.write_str("all-text"),
             Specifier::RandomText(1) => f.write_str("random-text"),
@@ -299,7 +300,7 @@ impl FromStr for Specifier {
         let unknown = || {
             let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
             Error::input(format!("`{shown}` names no token positions")).hint(
-                "positions are: all, first, last, last-2, 5, -1, 4:9, special, all-text, random-text-3, \
+                "positions are: all, first, last, last-2, 5, -1, 4:9, 4:, 0:30:5, special, all-text, random-text-3, \
                  inputs-partition-0, random-inputs-partition-0, text:SUBSTRING",
             )
         };
@@ -328,11 +329,9 @@ impl FromStr for Specifier {
                 } else if let Some(rest) = text.strip_prefix("random-inputs-partition-") {
                     let (n, k) = rest.split_once('-').unwrap_or((rest, "1"));
                     Ok(Specifier::RandomPartition(group(n)?, count(k)?))
-                } else if let Some((start, end)) = text.split_once(':') {
-                    let start = signed(start).ok_or_else(unknown)?;
-                    Ok(Specifier::Span(start, signed(end).ok_or_else(unknown)?))
                 } else {
-                    signed(text).map(Specifier::At).ok_or_else(unknown)
+                    let slice = || text.parse().ok().map(Specifier::Span);
+                    integer(text).map(Specifier::At).or_else(slice).ok_or_else(unknown)
                 };
             }
         };
@@ -340,15 +339,7 @@ impl FromStr for Specifier {
     }
 }
 
-/// Up to nine digits, so that sums of positions stay far from any overflow.
-fn whole(digits: &str) -> Option<i64> {
-    let plain = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten()
-}
-
-fn signed(text: &str) -> Option<i64> {
-    match text.strip_prefix('-') {
-        Some(digits) => whole(digits).filter(|n| *n > 0).map(|n| -n),
-        None => whole(text),
-    }
+/// A number that does not count from the end.
+fn whole(text: &str) -> Option<i64> {
+    integer(text).filter(|_| !text.starts_with('-'))
 }

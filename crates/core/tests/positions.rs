@@ -5,6 +5,7 @@ mod common;
 
 use easyroutine::positions::{Context, Row, Selected, Specifier, select};
 use easyroutine::request::Request;
+use easyroutine::sites::Slice;
 use easyroutine::tokens::{Bos, Tokenizer};
 use easyroutine::{Batch, Error, ErrorKind};
 use proptest::arbitrary::any;
@@ -53,6 +54,11 @@ fn every_specifier_names_the_tokens_it_says() {
         ("1:4", &[1, 2, 3]),
         ("-3:-1", &[3, 4]),
         ("-2:6", &[4, 5]),
+        ("4:", &[4, 5]),
+        ("-2:", &[4, 5]),
+        (":2", &[0, 1]),
+        ("0:6:4", &[0, 4]),
+        ("::5", &[0, 5]),
         ("0:6", &[0, 1, 2, 3, 4, 5]),
         ("special", &[0, 4]),
         ("all-text", &[1, 2, 3, 5]),
@@ -74,7 +80,7 @@ fn specifiers_keep_their_order_their_duplicates_and_their_columns() {
 
 #[test]
 fn a_position_outside_a_row_names_row_position_and_length() {
-    for specifier in ["4", "-5", "last-5", "2:5", "-5:2", "3:3", "3:1", "999999999"] {
+    for specifier in ["4", "-5", "last-5", "2:5", "9:", "-5:", "-5:2", "3:3", "3:1", "999999999"] {
         let message = refused(specifier, 4, Context::default());
         for part in ["row 3", specifier, "4 tokens"] {
             assert!(message.contains(part), "{specifier}: {message}");
@@ -220,8 +226,11 @@ fn a_character_that_a_tokenizer_cuts_into_bytes_selects_all_its_tokens() {
 #[test]
 fn a_substring_takes_the_rest_of_the_list() {
     let list = Specifier::parse_list("last, 1:3 ,text: Paris, the city, last").unwrap();
-    let expected =
-        [Specifier::Last(1), Specifier::Span(1, 3), Specifier::Text(" Paris, the city, last".to_owned())];
+    let expected = [
+        Specifier::Last(1),
+        Specifier::Span(Slice::new(1, 3)),
+        Specifier::Text(" Paris, the city, last".to_owned()),
+    ];
     assert_eq!(list, expected);
 }
 
@@ -236,9 +245,9 @@ fn what_is_no_specifier_is_refused_with_those_there_are() {
         "1.5",
         "--1",
         "-0",
-        "1:",
-        ":",
-        "1:2:3",
+        "1:2:0",
+        "1:2:3:4",
+        "1:-0",
         "text:",
         "random-text-0",
         "random-text-x",
@@ -271,6 +280,10 @@ fn a_specifier_prints_as_it_is_read() {
         "-1",
         "4:9",
         "-3:-1",
+        "4:",
+        ":9",
+        "-3:",
+        "0:30:5",
         "special",
         "all-text",
         "random-text",
@@ -283,7 +296,8 @@ fn a_specifier_prints_as_it_is_read() {
         assert_eq!(Specifier::parse_list(word).unwrap()[0].to_string(), word);
     }
     let key = |word: &str| Specifier::parse_list(word).unwrap()[0].key();
-    assert_eq!((key("5"), key("4:9"), key("last")), ("5".into(), "[4,9]".into(), "last".into()));
+    let keys = ["5", "4:9", "last", "4:", "0:30:5"].map(key);
+    assert_eq!(keys, ["5", "[4,9]", "last", "4:", "0:30:5"]);
 }
 
 #[test]

@@ -10,9 +10,11 @@ mod page;
 mod point;
 mod select;
 mod site;
+mod slice;
 
 pub use error::{NameError, nearest};
 pub use page::sites_page;
 pub use point::Point;
 pub use select::{Extent, Selector};
 pub use site::{Access, Basis, Scope, Site};
+pub use slice::{Slice, SliceError, integer, layers};

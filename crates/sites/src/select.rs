@@ -7,6 +7,7 @@ use std::str::FromStr;
 use crate::error::NameError;
 use crate::point::Point;
 use crate::site::{Scope, Site};
+use crate::slice::{Slice, integer};
 
 /// How many layers and query heads a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub struct Extent {
 
 /// A pattern over the points of one site.
 ///
-/// The places of numbers take a number (negative from the end), `*` or `{anything}` for all, or a half-open range
-/// `4:9` (`4:`, `:9`). Patterns are joined by commas in [`Selector::parse_list`].
+/// The places of numbers take a number (negative from the end), `*` or `{anything}` for all, or a [`Slice`]: `4:9`, `4:`,
+/// `0:30:5`. Patterns are joined by commas in [`Selector::parse_list`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     site: Site,
@@ -32,7 +33,7 @@ pub struct Selector {
 enum Numbers {
     All,
     One(i64),
-    Range(Option<i64>, Option<i64>),
+    Slice(Slice),
 }
 
 impl Selector {
@@ -91,11 +92,7 @@ impl Numbers {
         if text == "*" || (braced && !text[1..text.len() - 1].contains(['{', '}'])) {
             return Some(Numbers::All);
         }
-        if let Some((start, end)) = text.split_once(':') {
-            let side = |s: &str| if s.is_empty() { Some(None) } else { integer(s).map(Some) };
-            return Some(Numbers::Range(side(start)?, side(end)?));
-        }
-        integer(text).map(Numbers::One)
+        integer(text).map(Numbers::One).or_else(|| text.parse().ok().map(Numbers::Slice))
     }
 
     fn resolve(
@@ -103,39 +100,27 @@ impl Numbers {
         count: usize,
         what: &str,
         whole: &Selector,
-    ) -> Result<std::ops::Range<usize>, NameError> {
-        let from_end = |n: i64| if n < 0 { n + count as i64 } else { n };
-        let range = match *self {
-            Numbers::All => 0..count as i64,
-            Numbers::One(n) => from_end(n)..from_end(n) + 1,
-            Numbers::Range(start, end) => start.map_or(0, from_end)..end.map_or(count as i64, from_end),
+    ) -> Result<impl Iterator<Item = usize> + Clone, NameError> {
+        let slice = match *self {
+            Numbers::All => Slice { start: None, end: None, step: 1 },
+            Numbers::One(n) => Slice::one(n),
+            Numbers::Slice(slice) => slice,
         };
-        if range.start < 0 || range.end > count as i64 || range.start >= range.end {
-            return Err(NameError::new(format!(
+        slice.of(count).map_err(|_| {
+            NameError::new(format!(
                 "`{whole}`: no such {what}; the model has {count} {what}s, 0 to {}",
                 count.saturating_sub(1)
-            )));
-        }
-        Ok(range.start as usize..range.end as usize)
+            ))
+        })
     }
-}
-
-/// A possibly negative number of at most six digits.
-fn integer(text: &str) -> Option<i64> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let plain = (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    plain.then(|| text.parse().ok()).flatten()
 }
 
 impl fmt::Display for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Numbers::All => f.write_str("*"),
-            Numbers::One(n) => write!(f, "{n}"),
-            Numbers::Range(start, end) => {
-                let side = |n: &Option<i64>| n.map(|n| n.to_string()).unwrap_or_default();
-                write!(f, "{}:{}", side(start), side(end))
-            }
+            Numbers::One(n) => n.fmt(f),
+            Numbers::Slice(slice) => slice.fmt(f),
         }
     }
 }

@@ -37,7 +37,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("model", &["arch", "batch", "error", "names", "pass", "stop", "tap", "weights"]),
     ("cache", &["batch", "error", "positions", "tap"]),
     ("prompts", &["error"]),
-    ("extract", &["arch", "batch", "cache", "error", "generate", "model", "positions", "request", "stop"]),
+    (
+        "extract",
+        &["arch", "batch", "cache", "error", "generate", "model", "positions", "request", "stop", "tap"],
+    ),
     ("extraction", &["cache", "error", "positions", "request"]),
     ("edit", &["arch", "error", "positions", "tap"]),
     ("patching", &["batch", "cache", "edit", "error", "model", "pass", "positions", "tap"]),

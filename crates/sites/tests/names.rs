@@ -1,7 +1,7 @@
 //! Names, patterns and the page made from them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use easyroutine_sites::{Extent, Point, Scope, Selector, Site, sites_page};
+use easyroutine_sites::{Extent, Point, Scope, Selector, Site, Slice, SliceError, layers, sites_page};
 use proptest::prelude::*;
 
 const MODEL: Extent = Extent { n_layers: 12, n_heads: 4 };
@@ -69,6 +69,9 @@ fn patterns_select_layers_and_heads() {
     assert_eq!(selected("resid_out_3:5"), ["resid_out_3", "resid_out_4"]);
     assert_eq!(selected("resid_out_10:"), ["resid_out_10", "resid_out_11"]);
     assert_eq!(selected("resid_out_-1"), ["resid_out_11"]);
+    assert_eq!(selected("resid_out_-2:"), ["resid_out_10", "resid_out_11"]);
+    assert_eq!(selected("resid_out_0:12:5"), ["resid_out_0", "resid_out_5", "resid_out_10"]);
+    assert_eq!(selected("head_out_L4H::2"), ["head_out_L4H0", "head_out_L4H2"]);
     assert_eq!(selected("pattern_*").len(), 48);
     assert_eq!(selected("pattern_L2").len(), 4);
     assert_eq!(
@@ -90,6 +93,35 @@ fn a_layer_or_head_out_of_range_is_named() {
     ] {
         let message = pattern.parse::<Selector>().unwrap().points(MODEL).unwrap_err().to_string();
         assert!(message.contains(part) && message.contains(pattern), "{message}");
+    }
+}
+
+#[test]
+fn a_slice_prints_as_it_is_read_and_selects_what_python_would() {
+    for text in ["4:9", "4:", ":9", "-3:", "-3:-1", "0:30:5", ":", "::2"] {
+        assert_eq!(text.parse::<Slice>().unwrap().to_string(), text);
+    }
+    assert_eq!("4:9:".parse::<Slice>().unwrap(), Slice::new(4, 9));
+    for text in ["", "5", "a:", "1:2:0", "1:2:-1", "1:2:3:4", "-0:", "+1:", "1234567890:"] {
+        let message = text.parse::<Slice>().unwrap_err().to_string();
+        assert!(message.contains("0:30:5"), "{text}: {message}");
+    }
+    let of = |text: &str, count| text.parse::<Slice>().unwrap().of(count).map(Iterator::collect::<Vec<_>>);
+    assert_eq!(of("-3:", 5), Ok(vec![2, 3, 4]));
+    assert_eq!(of("0:5:2", 5), Ok(vec![0, 2, 4]));
+    assert_eq!((of("-6:", 5), of(":6", 5)), (Err(SliceError::Outside), Err(SliceError::Outside)));
+    assert_eq!((of("3:3", 5), of(":", 0)), (Err(SliceError::Empty), Err(SliceError::Empty)));
+}
+
+#[test]
+fn layers_are_read_once_each_in_the_order_of_the_model() {
+    assert_eq!(layers("-1, emb,0:30:5,5", 32), Ok(vec![-1, 0, 5, 10, 15, 20, 25, 31]));
+    assert_eq!(layers("all", 2), Ok(vec![-1, 0, 1]));
+    for (text, part) in
+        [("0:40", "32 layers"), ("32", "0 to 31"), ("2:1", "empty"), ("x", "`x`"), ("", "no layer")]
+    {
+        let message = layers(text, 32).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use easyroutine::Error;
 use easyroutine::cache::{ActivationCache, Kept, Key, Numbers};
 use easyroutine::extract::{Collect, End, Options, Progress};
-use easyroutine::Error;
 use easyroutine_store::{Contents, Dtype, Kind, Tensor};
 use serde_json::{Map, Value as Json};
 

@@ -145,9 +145,8 @@ impl Batches {
 }
 
 fn same_keys(first: &ActivationCache, other: &ActivationCache) -> Result<()> {
-    let lacking = |of: &ActivationCache, from: &ActivationCache| {
-        of.keys().find(|key| !from.contains(*key)).cloned()
-    };
+    let lacking =
+        |of: &ActivationCache, from: &ActivationCache| of.keys().find(|key| !from.contains(*key)).cloned();
     match lacking(first, other).or_else(|| lacking(other, first)) {
         Some(key) => Err(Error::input(format!(
             "only caches with the same keys can be joined: one of them has no `{key}`"

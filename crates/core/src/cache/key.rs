@@ -75,6 +75,12 @@ impl fmt::Display for Key {
     }
 }
 
+impl PartialEq<str> for Key {
+    fn eq(&self, text: &str) -> bool {
+        Key::from(text).eq(self)
+    }
+}
+
 impl From<Point> for Key {
     fn from(point: Point) -> Self {
         Key::Point(point)

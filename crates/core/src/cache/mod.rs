@@ -2,8 +2,8 @@
 
 mod aggregate;
 mod capture;
-mod key;
 mod kept;
+mod key;
 mod memory;
 mod reduce;
 mod running;
@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::positions::Selection;
 pub use aggregate::{Aggregation, Aggregations, Batches, CustomAggregation};
 pub use capture::Capture;
-pub use key::{Key, Statistic};
 pub use kept::{Kept, Numbers};
+pub use key::{Key, Statistic};
 pub use memory::{Grouping, readable};
 pub use reduce::{Axis, Examples, PatternAverage, Reduction};
 pub use running::RunningMean;

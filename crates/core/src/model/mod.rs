@@ -206,7 +206,8 @@ impl Model {
                 std::mem::swap(registers.get_mut(Reg::Stream).buffer_mut(), stream);
             };
             lend(registers, stream);
-            let result = Run::new(self, batch, None, tap, registers, Past::Shared(shared)).all(&program, Stop::Never);
+            let result =
+                Run::new(self, batch, None, tap, registers, Past::Shared(shared)).all(&program, Stop::Never);
             lend(registers, stream);
             result
         })

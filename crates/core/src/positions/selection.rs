@@ -1,5 +1,6 @@
 //! The tokens that were selected in every row of a batch.
 
+use easyroutine_sites::Slice;
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
@@ -110,7 +111,7 @@ impl Specifier {
         // The bounds of a position on the command line, so that every way of writing one has the same.
         let whole = |value: &Value| value.as_i64().filter(|n| n.abs() < 1_000_000_000);
         let pair = |list: &Vec<Value>| match list.as_slice() {
-            [start, end] => Some(Specifier::Span(whole(start)?, whole(end)?)),
+            [start, end] => Some(Specifier::Span(Slice::new(whole(start)?, whole(end)?))),
             _ => None,
         };
         match value {
@@ -129,7 +130,7 @@ impl Specifier {
     pub fn to_json(&self) -> Value {
         match self {
             Specifier::At(n) => json!(n),
-            Specifier::Span(start, end) => json!([start, end]),
+            Specifier::Span(Slice { start: Some(start), end: Some(end), step: 1 }) => json!([start, end]),
             other => json!(other.to_string()),
         }
     }

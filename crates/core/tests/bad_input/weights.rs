@@ -6,7 +6,7 @@ use easyroutine::lens::{LensOptions, LogitLens};
 use easyroutine::load::{LoadOptions, load};
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
-use easyroutine::{Batch, Dtype, ErrorKind, Model};
+use easyroutine::{Batch, Dtype, ErrorKind, Model, Stop};
 use safetensors::tensor::Dtype as Stored;
 
 use super::refused;
@@ -119,22 +119,26 @@ fn a_folder_with_a_model_is_not_written_over() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("new");
     let opened = Draft::of("llama").open().unwrap();
-    opened.export(&target, Dtype::F32, None).unwrap();
+    opened.export(&target, Dtype::F32, Stop::Never).unwrap();
     let before = std::fs::read(target.join("model.safetensors")).unwrap();
     let other = Draft::of("gpt2").open().unwrap();
     refused(
-        other.export(&target, Dtype::F32, None),
+        other.export(&target, Dtype::F32, Stop::Never),
         ErrorKind::Io,
         &["config.json", "exists already", "empty folder"],
     );
     assert_eq!(std::fs::read(target.join("model.safetensors")).unwrap(), before);
     // Weights alone are somebody's work as well.
     std::fs::remove_file(target.join("config.json")).unwrap();
-    refused(other.export(&target, Dtype::F32, None), ErrorKind::Io, &["model.safetensors", "exists already"]);
+    refused(
+        other.export(&target, Dtype::F32, Stop::Never),
+        ErrorKind::Io,
+        &["model.safetensors", "exists already"],
+    );
     assert_eq!(std::fs::read(target.join("model.safetensors")).unwrap(), before);
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    refused(opened.export(&file, Dtype::F32, None), ErrorKind::Io, &["file"]);
+    refused(opened.export(&file, Dtype::F32, Stop::Never), ErrorKind::Io, &["file"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use easyroutine::load::{LoadOptions, load, open};
 use easyroutine::source::{AdapterChoice, FilesKind, ModelFiles, ResolveOptions, resolve};
-use easyroutine::{Dtype, Error, Model};
+use easyroutine::{Dtype, Error, Model, Stop};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -306,7 +306,10 @@ fn an_exported_model_has_the_adapter_merged_in() {
         let inner: Vec<&str> = matrices(&draft).into_iter().filter(|m| m.contains(".0.")).collect();
         let (_written, files) = beside(&draft, &Lora::on(&draft, &inner, in_out(case)));
         let exported = tempfile::tempdir().unwrap();
-        open(&files, &LoadOptions::default()).unwrap().export(exported.path(), Dtype::F32, None).unwrap();
+        open(&files, &LoadOptions::default())
+            .unwrap()
+            .export(exported.path(), Dtype::F32, Stop::Never)
+            .unwrap();
         let plain = resolve(&exported.path().display().to_string(), &ResolveOptions::default()).unwrap();
         assert_eq!(plain.adapter, None);
         let options = LoadOptions::default();
@@ -317,5 +320,5 @@ fn an_exported_model_has_the_adapter_merged_in() {
     let (_written, files) = beside(&draft, &Lora::on(&draft, &["model.embed_tokens"], false));
     let folder = tempfile::tempdir().unwrap();
     let opened = open(&files, &LoadOptions::default()).unwrap();
-    says(opened.export(folder.path(), Dtype::F32, None), &["tied pair", "--no-adapter"]);
+    says(opened.export(folder.path(), Dtype::F32, Stop::Never), &["tied pair", "--no-adapter"]);
 }

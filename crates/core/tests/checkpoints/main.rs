@@ -34,7 +34,7 @@ fn expected(case: &str) -> BTreeMap<String, Reference> {
 #[track_caller]
 fn assert_agree(cache: &ActivationCache, expected: &BTreeMap<String, Reference>, keys: &[&str]) {
     for key in keys {
-        let error = relative_error(cache.get(key).unwrap().values(), &expected[*key].values);
+        let error = relative_error(cache.get(*key).unwrap().values(), &expected[*key].values);
         assert!(error < 1e-5, "{key}: {error:.1e}");
     }
 }

@@ -2,6 +2,7 @@
 
 use easyroutine::edit::{Intervention, Operation, Part, Reference, Rescaled, Softmax};
 use easyroutine::positions::Specifier;
+use easyroutine::sites::Slice;
 use proptest::prelude::*;
 
 use crate::common::holds;
@@ -52,7 +53,7 @@ fn every_kind_of_position_is_read() {
     let text = |text: &str| Text(text.to_owned());
     for (positions, expected) in [
         ("all", Part::Full(vec![All])),
-        (" 4:9 , -1", Part::Full(vec![Span(4, 9), At(-1)])),
+        (" 4:9 , -1", Part::Full(vec![Span(Slice::new(4, 9)), At(-1)])),
         ("\"text: a, b=c\",0", Part::Full(vec![text(" a, b=c"), At(0)])),
         ("text:Mexico,0", Part::Full(vec![text("Mexico"), At(0)])),
         ("columns:text:fox", Part::Columns(vec![text("fox")], Softmax::After)),
@@ -141,7 +142,7 @@ fn any_specifier() -> impl Strategy<Value = Specifier> {
         Just(Specifier::AllText),
         (1usize..99).prop_map(Specifier::Last),
         (-99i64..99).prop_map(Specifier::At),
-        (-99i64..99, -99i64..99).prop_map(|(a, b)| Specifier::Span(a, b)),
+        (-99i64..99, -99i64..99).prop_map(|(a, b)| Specifier::Span(Slice::new(a, b))),
         (1usize..9).prop_map(Specifier::RandomText),
         (0usize..9, 1usize..9).prop_map(|(n, k)| Specifier::RandomPartition(n, k)),
         "[ a-z,=*+@:]{1,12}".prop_map(Specifier::Text),

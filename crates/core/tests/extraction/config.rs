@@ -3,7 +3,7 @@
 use easyroutine::cache::{Axis, Examples, PatternAverage, Reduction};
 use easyroutine::extraction::{ExtractionConfig, Heads};
 use easyroutine::positions::Specifier;
-use easyroutine::sites::{Point, Site};
+use easyroutine::sites::{Point, Site, Slice};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ fn every_flag_of_the_table_gives_the_keys_of_its_site_and_nothing_else() {
             };
             assert!(!cache.is_empty(), "{case}: {}", site.flag());
             for key in cache.keys() {
-                let point: Point = key.split('.').next().unwrap().parse().unwrap();
+                let point: Point = key.to_string().split('.').next().unwrap().parse().unwrap();
                 assert_eq!(point.site(), *site, "{case}: {}", site.flag());
             }
         }
@@ -125,7 +125,7 @@ fn some_specifier() -> impl Strategy<Value = Specifier> {
         select(vec!["all", "first", "last", "last-7", "special", "all-text", "random-text-2", "text:a, b"])
             .prop_map(|text| text.parse().unwrap()),
         (-999_999_999i64..1_000_000_000).prop_map(Specifier::At),
-        (-50i64..50, -50i64..50).prop_map(|(start, end)| Specifier::Span(start, end)),
+        (-50i64..50, -50i64..50).prop_map(|(start, end)| Specifier::Span(Slice::new(start, end))),
     ]
 }
 

@@ -120,11 +120,11 @@ fn a_ratio_to_the_baseline_counts_positions_from_the_start_of_the_row() {
     let ratio = run(&model, &six, asked("baseline_ratio", json!("last")), "2").unwrap();
     for (key, kept) in ratio.iter() {
         let weight = f64::from(whole.get(key).unwrap().values()[5 * 6 + 2]);
-        assert_close(key, kept.values(), &[weight / (1.0 / 6.0)]);
+        assert_close(&key.to_string(), kept.values(), &[weight / (1.0 / 6.0)]);
     }
     // The whole row has all the weight there is, however it looks: the ratio of a full row is 1.
     let ratio = run(&model, &six, asked("baseline_ratio", json!("last")), "all").unwrap();
-    ratio.iter().for_each(|(key, kept)| assert_close(key, kept.values(), &[1.0]));
+    ratio.iter().for_each(|(key, kept)| assert_close(&key.to_string(), kept.values(), &[1.0]));
     // Keys behind the query have no expectation that anything could be a multiple of.
     let ratio = run(&model, &six, asked("baseline_ratio", json!("first")), "last").unwrap();
     assert!(ratio.iter().all(|(_, kept)| kept.values()[0].is_nan()));

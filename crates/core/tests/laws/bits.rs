@@ -1,7 +1,7 @@
 //! Laws that hold to the bit: batches, threads, captures and later tokens change nothing.
 
 use easyroutine::arch::RopeScaling;
-use easyroutine::cache::{ActivationCache, Kept};
+use easyroutine::cache::{ActivationCache, Kept, Key};
 use easyroutine::load::LoadOptions;
 use easyroutine::sites::{Point, Site};
 use easyroutine::{Model, Value};
@@ -84,10 +84,10 @@ fn capturing_changes_no_bit_whatever_is_captured() {
 
 /// What one row of a kept activation holds before a position: vectors before it, of scores and patterns the square
 /// before it.
-fn before(key: &str, kept: &Kept, row: usize, position: usize) -> Vec<f32> {
+fn before(key: &Key, kept: &Kept, row: usize, position: usize) -> Vec<f32> {
     let shape = &kept.row_shapes[row];
     let width: usize = shape[1..].iter().product();
-    let seen = if key.starts_with("pattern") || key.starts_with("scores") { position } else { width };
+    let seen = if key.is_pairwise() { position } else { width };
     kept.row(row).chunks_exact(width).take(position).flat_map(|vector| &vector[..seen]).copied().collect()
 }
 

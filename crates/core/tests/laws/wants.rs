@@ -103,10 +103,16 @@ fn a_value_is_the_same_as_a_matrix_and_as_vectors() {
                     assert!(value.is_of_rows(), "{name}, {point}");
                     continue;
                 };
-                assert_eq!((matrix.n_rows(), matrix.n_columns()), (span, value.width(row)), "{name}, {point}");
-                let vectors: Vec<Vec<f32>> = (0..span).map(|i| value.vector(row, i).unwrap().to_vec()).collect();
+                assert_eq!(
+                    (matrix.n_rows(), matrix.n_columns()),
+                    (span, value.width(row)),
+                    "{name}, {point}"
+                );
+                let vectors: Vec<Vec<f32>> =
+                    (0..span).map(|i| value.vector(row, i).unwrap().to_vec()).collect();
+                let rows: Vec<Vec<f32>> = (0..span).map(|i| matrix.row(i).to_vec()).collect();
                 for (i, vector) in vectors.iter().enumerate() {
-                    assert_eq!(matrix.row(i), &vector[..], "{name}, {point}");
+                    assert_eq!(rows[i], *vector, "{name}, {point}");
                     assert_eq!(value.matrix_mut(row).unwrap().row_mut(i), &vector[..], "{name}, {point}");
                 }
                 *matrices.borrow_mut() += 1;
@@ -129,7 +135,7 @@ impl Tap for Last {
         Some(vec![batch.n_tokens() - 1])
     }
 
-    fn at(&mut self, point: Point, value: &mut easyroutine::Value<'_>) -> easyroutine::Result<()> {
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> easyroutine::Result<()> {
         let batch = value.batch();
         let given: Vec<(usize, usize)> = (0..batch.n_rows())
             .flat_map(|row| (0..batch.length(row)).map(move |position| (row, position)))
@@ -204,7 +210,7 @@ impl Tap for Ends {
         Some(batch.spans().flat_map(|span| span.end - span.len().min(self.most)..span.end).collect())
     }
 
-    fn at(&mut self, point: Point, value: &mut easyroutine::Value<'_>) -> easyroutine::Result<()> {
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> easyroutine::Result<()> {
         let batch = value.batch();
         let last = |row: usize| {
             let length = batch.length(row);

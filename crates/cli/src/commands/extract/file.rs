@@ -47,8 +47,8 @@ pub(super) fn write(
         let (name, numbers) = (key.to_string(), Cow::Borrowed(&kept.data));
         // A mean over examples belongs to no row, so no row can make it ragged.
         let is_of_rows = kept.row_shapes.len() == cache.n_rows();
-        let is_pooled =
-            *key == Key::Point(Point::model(Site::Score)) && kept.row_shapes.first().is_some_and(|shape| shape.len() == 1);
+        let is_pooled = *key == Key::Point(Point::model(Site::Score))
+            && kept.row_shapes.first().is_some_and(|shape| shape.len() == 1);
         match kept.shape().filter(|_| is_rectangular || !is_of_rows || is_pooled) {
             Some(shape) => tensors.push(Stored { name, shape, numbers }),
             None => {
