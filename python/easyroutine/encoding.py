@@ -91,9 +91,9 @@ def in_characters(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, in
     """Spans of bytes as spans of characters."""
     if text.isascii():
         return list(spans)
-    at = {0: 0}
-    byte = 0
-    for number, character in enumerate(text):
-        byte += len(character.encode("utf-8", "surrogatepass"))
-        at[byte] = number + 1
+    written = text.encode()
+    at, last = {0: 0}, 0
+    for byte in sorted({byte for span in spans for byte in span}):
+        at[byte] = at[last] + len(written[last:byte].decode())
+        last = byte
     return [(at[start], at[end]) for start, end in spans]

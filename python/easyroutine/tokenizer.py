@@ -181,7 +181,7 @@ class Tokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, as the vocabulary writes them, none added."""
-        ids, _ = self._engine.encode(text, False)
+        ids, _, _ = self._engine.encode(text, False)
         return [str(self._engine.token_of_id(one)) for one in ids]
 
     def encode(
@@ -238,25 +238,21 @@ class Tokenizer:
         limit = self._limit(truncation, max_length)
         rows: list[list[int]] = []
         spans: list[list[tuple[int, int]]] = []
+        kept_texts: list[TextSpans] = []
         for one in texts:
-            for doubt in self._engine.warnings_for(one):
-                warnings.warn(doubt, stacklevel=2)
-            ids, places = self._engine.encode(one, add_special_tokens)
-            if self._engine.begins_twice(ids[:2]):
-                warnings.warn(
-                    f"the text begins with {self.bos_token!r} twice: leave it out of the text, "
-                    "or pass add_special_tokens=False",
-                    stacklevel=3,
-                )
+            # What is cut off a long text at its end is not even looked at.
+            ids, (text_kept, places), _ = self.row(
+                one, add_special_tokens, None if self.truncation_side == "left" else limit, stacklevel=3
+            )
             if limit is not None and len(ids) > limit:
                 ids, places = self._cut(ids, places, limit, add_special_tokens)
             rows.append(ids)
             spans.append(places)
-        # Positions by substring look at these; padding stands in no text.
-        kept_texts: list[TextSpans] = list(zip(texts, spans, strict=True))
+            # Positions by substring look at these; padding stands in no text.
+            kept_texts.append((text_kept, places))
         masks = [[1] * len(row) for row in rows]
         width = self._width(rows, padding, max_length)
-        offsets = [in_characters(one, places) for one, places in zip(texts, spans, strict=True)]
+        offsets = [in_characters(one, places) for one, places in kept_texts]
         if width is not None:
             left = self._side(padding_side or self.padding_side) == "left"
             rows = filled(rows, self._filler(rows, width), width, left)
@@ -275,6 +271,28 @@ class Tokenizer:
         if one_row:
             data = {key: value[0] for key, value in data.items()}
         return BatchEncoding(data, kept_texts)
+
+    def row(
+        self, text: str, add_special_tokens: bool = True, limit: int | None = None, *, stacklevel: int = 2
+    ) -> tuple[list[int], TextSpans, bool]:
+        """The ids of a text, the text with the bytes of each, and whether that is all of it.
+
+        With ``limit`` a long text is read until there are so many tokens or some more.
+        """
+        ids, places, is_whole = self._engine.encode(text, add_special_tokens, limit)
+        if not is_whole:
+            end = max((end for _, end in places), default=0)
+            # A character has one byte at least, so that so many of them hold all that is kept.
+            text = text[:end].encode()[:end].decode()
+        for doubt in self._engine.warnings_for(text):
+            warnings.warn(doubt, stacklevel=stacklevel)
+        if self._engine.begins_twice(ids[:2]):
+            warnings.warn(
+                f"the text begins with {self.bos_token!r} twice: leave it out of the text, "
+                "or pass add_special_tokens=False",
+                stacklevel=stacklevel,
+            )
+        return ids, (text, places), is_whole
 
     def pad(
         self,

@@ -21,8 +21,8 @@ pub(crate) struct Tokenizer {
     pub(crate) tokenizer: Arc<Engine>,
 }
 
-/// Ids, and the bytes that each stands for.
-type Encoding = (Vec<u32>, Vec<(usize, usize)>);
+/// Ids, the bytes that each stands for, and whether they are of the whole text.
+type Encoding = (Vec<u32>, Vec<(usize, usize)>, bool);
 
 #[pymethods]
 impl Tokenizer {
@@ -51,11 +51,20 @@ impl Tokenizer {
         Ok((Tokenizer { tokenizer: Arc::new(tokenizer) }, name))
     }
 
-    /// Ids and, for each token, the bytes of the text (as UTF-8) that it stands for.
-    fn encode(&self, py: Python<'_>, text: &str, add_special_tokens: bool) -> Result<Encoding, Failure> {
+    /// Ids and, for each token, the bytes of the text (as UTF-8) that it stands for; of a long text perhaps only of its
+    /// beginning, where `limit` tokens or some more are enough.
+    #[pyo3(signature = (text, add_special_tokens, limit=None))]
+    fn encode(
+        &self,
+        py: Python<'_>,
+        text: &str,
+        add_special_tokens: bool,
+        limit: Option<usize>,
+    ) -> Result<Encoding, Failure> {
         let bos = if add_special_tokens { Bos::Auto } else { Bos::No };
-        let encoded = py.detach(|| self.tokenizer.encode(text, bos))?;
-        Ok((encoded.ids, encoded.offsets))
+        let limit = limit.unwrap_or(usize::MAX);
+        let (encoded, is_whole) = py.detach(|| self.tokenizer.encode_up_to(text, bos, limit))?;
+        Ok((encoded.ids, encoded.offsets, is_whole))
     }
 
     /// The text that ids stand for.

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from conftest import PROMPT, ROOT, TINY
 
+from easyroutine.errors import InputError
+from easyroutine.interpretability import HookedModel
 from easyroutine.tokenizer import Tokenizer
 
 TEXTS = ["The capital of France is", "a", "  two  blanks", "Zürich, naïve café — 東京 🙂 123", "line\nbreak\t"]
@@ -276,3 +278,20 @@ def test_a_length_that_neither_cuts_nor_fills_is_refused(tokenizer: Tokenizer) -
         with pytest.raises(ValueError, match='padding="max_length"'):
             tokenizer.pad([{"input_ids": [1]}], max_length=3, padding=padding)
     assert tokenizer.pad([{"input_ids": [1]}], "max_length", 3)["attention_mask"] == [[1, 0, 0]]
+
+
+def test_of_a_long_text_only_the_beginning_is_cut(llama: HookedModel) -> None:
+    tokenizer = llama.get_text_tokenizer()
+    begins = "Zürich, the cat sat on a mat and said so "
+    long = begins * 40_000
+    expected = tokenizer(begins * 4, truncation=True, max_length=20, return_offsets_mapping=True)
+    found = tokenizer(long, truncation=True, max_length=20, return_offsets_mapping=True)
+    assert dict(found) == dict(expected)
+    # The rest was not even looked at.
+    assert found.texts is not None and len(found.texts[0][0]) < len(long) // 2
+    left = copy.copy(tokenizer)
+    left.truncation_side = "left"
+    assert left.encode(long, truncation=True, max_length=20) == left.encode(begins * 4, truncation=True, max_length=20)
+    for refused in (llama.forward, llama.generate, llama.lens):
+        with pytest.raises(InputError, match="row 0 has more than 64 tokens; the model was built for 64 at most"):
+            refused(long)

@@ -210,53 +210,77 @@ fn refuse_sets(file: &Path) -> Result<(), Failure> {
 }
 
 impl Cutting {
-    /// Cuts a text into tokens, however many.
-    pub(crate) fn encode(&self, text: &str, tokenizer: &Tokenizer) -> Result<Encoded, Failure> {
-        Ok(self.encode_up_to(text, tokenizer, usize::MAX)?.0)
-    }
-
-    /// Cuts a text into `limit` tokens or some more; says whether that is the whole text.
-    pub(crate) fn encode_up_to(
-        &self,
-        text: &str,
-        tokenizer: &Tokenizer,
-        limit: usize,
-    ) -> Result<(Encoded, bool), Failure> {
+    /// Cuts a text into tokens, of one that is too long for the model only the beginning. Says whether it is whole.
+    fn encode(&self, text: &str, tokenizer: &Tokenizer, context: usize) -> Result<(Encoded, bool), Failure> {
         let bos = match self.bos {
             BosArg::Auto => Bos::Auto,
             BosArg::Yes => Bos::Yes,
             BosArg::No => Bos::No,
         };
-        let (encoded, is_whole) = tokenizer.encode_up_to(text, bos, limit)?;
+        // Some tokens more than the context has say that it is too long.
+        let (encoded, is_whole) = tokenizer.encode_up_to(text, bos, context.saturating_add(1))?;
         if encoded.ids.is_empty() {
             return Err(Failure::usage("the prompt is empty: it has no tokens"));
         }
         Ok((encoded, is_whole))
     }
 
-    /// Cuts a text into tokens and holds it to the model's context.
-    pub(crate) fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
-        // Of a text that is too long some tokens more than the context has are enough.
-        let (mut encoded, is_whole) = self.encode_up_to(&text, tokenizer, context.saturating_add(1))?;
+    /// Cuts a text into tokens and holds it to the model's context: a text that is too long is refused, or only its
+    /// beginning is kept.
+    pub(crate) fn row(
+        &self,
+        mut text: String,
+        tokenizer: &Tokenizer,
+        context: usize,
+    ) -> Result<CutRow, Failure> {
+        let (mut encoded, is_whole) = self.encode(&text, tokenizer, context)?;
+        let length = encoded.ids.len();
+        let dropped = (length > context).then(|| match is_whole {
+            true => length.to_string(),
+            false => format!("more than {context}"),
+        });
+        if let Some(length) = &dropped {
+            if !self.truncate {
+                return Err(too_long(length, context));
+            }
+            encoded.ids.truncate(context);
+            encoded.offsets.truncate(context);
+            // What no token stands for is not of the row, and may be long.
+            let end = encoded.offsets.iter().map(|span| span.1).max().unwrap_or(0);
+            text.truncate(end);
+            text.shrink_to_fit();
+        }
+        Ok(CutRow { text, encoded, length_before: dropped })
+    }
+
+    /// Cuts the text of a prompt, and says what is odd about it.
+    fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
+        let CutRow { text, encoded, length_before } = self.row(text, tokenizer, context)?;
         tokenizer.warning_for(&text).iter().for_each(|warning| output::note("warning", warning));
         if tokenizer.begins_twice(&encoded.ids) {
             warn_of_bos(tokenizer, "the prompt");
         }
-        let length = encoded.ids.len();
-        if length > context {
-            let length = if is_whole { length.to_string() } else { format!("more than {context}") };
-            if !self.truncate {
-                return Err(Failure::usage(format!(
-                    "the prompt has {length} tokens; the model was built for {context} at most"
-                ))
-                .hint("pass --truncate to keep its first tokens"));
-            }
+        if let Some(length) = length_before {
             output::note("warning", &format!("kept the first {context} of {length} tokens"));
-            encoded.ids.truncate(context);
-            encoded.offsets.truncate(context);
         }
         Ok(Prompt { text, encoded, chat: None })
     }
+}
+
+/// A text as a row of tokens that the model can read.
+#[derive(Debug)]
+pub(crate) struct CutRow {
+    /// What the tokens stand for.
+    pub(crate) text: String,
+    pub(crate) encoded: Encoded,
+    /// How many tokens the whole text has, in words, where only its beginning is kept.
+    pub(crate) length_before: Option<String>,
+}
+
+/// The refusal of a prompt of so many tokens.
+pub(crate) fn too_long(length: &str, context: usize) -> Failure {
+    Failure::usage(format!("the prompt has {length} tokens; the model was built for {context} at most"))
+        .hint("pass --truncate to keep its first tokens")
 }
 
 /// Says that two beginning-of-sequence tokens stand where every model was trained on one.

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{easyroutine, fails, succeeds, tiny};
+use common::{copy, easyroutine, fails, path, succeeds, tiny};
 use easyroutine_files::{Encoding, ShardedSafeTensors};
 
 const TEXTS: [&str; 5] = ["the cat sat", "the dog", "a mat on the floor of the house", "the", "sat on it"];
@@ -148,7 +148,10 @@ fn what_is_wrong_with_a_file_is_said_with_its_line_or_row() {
     assert!(message.contains("hint: say which holds the prompts: --field NAME"), "{message}");
     let long = place.written("b.txt", format!("short\n{}\n", "cat ".repeat(2000)));
     let message = refused(2, &["--file", &long, "-a", "logits"]);
-    assert!(message.contains("row 1 has") && message.contains("--truncate"), "{message}");
+    assert!(
+        message.contains("row 1: the prompt has 4001 tokens") && message.contains("--truncate"),
+        "{message}"
+    );
     let text = place.written("c.txt", "one\n");
     assert!(refused(2, &["--file", &text, "--field", "text", "-a", "logits"]).contains("have no fields"));
     assert!(
@@ -288,4 +291,62 @@ fn empty_rows_are_passed_over_with_a_count_and_the_others_keep_their_numbers() {
     assert_eq!(shown["values"]["row"], serde_json::json!([0, 3]));
     assert_eq!(shown["values"]["n"], serde_json::json!([7, 7]));
     assert_eq!(shown["values"]["text"], serde_json::json!(["the cat", "sat on"]));
+}
+
+#[test]
+fn of_a_row_that_is_too_long_only_the_beginning_is_cut() {
+    let place = Place::new();
+    let row = |text: String| serde_json::json!({"text": text}).to_string() + "\n";
+    // Far longer than what the model reads, in one go, to find out how long it is.
+    let long = "the cat sat on the mat and said so ".repeat(60_000);
+    let file = place.written("long.jsonl", row("the dog".to_owned()) + &row(long.clone()));
+    let target = place.path("out.safetensors");
+    let model = tiny("llama");
+    let args = ["extract", "--file", &file, "-m", &model, "-a", "input_ids", "-o", target.to_str().unwrap()];
+    let refused = fails(2, &args);
+    assert!(refused.contains("row 1: the prompt has more than 64 tokens"), "{refused}");
+    let kept =
+        easyroutine(&[&args[..], &["--truncate"]].concat()).assert().success().get_output().stderr.clone();
+    let kept = String::from_utf8(kept).unwrap();
+    assert!(kept.contains("row 1: kept the first 64 of more than 64 tokens"), "{kept}");
+    let cut = values(&place.file(), "input_ids");
+    place.extract(&["--truncate", "-a", "input_ids", &long[..1000]]);
+    assert!(cut.ends_with(&values(&place.file(), "input_ids")));
+    // What is cut off is no part of the row, for positions by substring neither.
+    let late = place.written("late.jsonl", row("the cat sat ".repeat(40_000) + "late"));
+    let args = ["extract", "--file", &late, "-m", &model, "-a", "logits", "-o", target.to_str().unwrap()];
+    let missing = fails(2, &[&args[..], &["--truncate", "--positions", "text:late"]].concat());
+    assert!(missing.contains("does not contain \"late\""), "{missing}");
+}
+
+#[test]
+fn rows_whose_blank_is_doubtful_are_warned_of_once() {
+    let folder = copy("llama");
+    let metaspace = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u{2581}"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "merges": [["\u{2581}", "a"]],
+            "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "\u{2581}": 3, "a": 4, "b": 5, "\u{2581}a": 6}}});
+    std::fs::write(folder.path().join("tokenizer.json"), metaspace.to_string()).unwrap();
+    let settings = r#"{"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}"#;
+    std::fs::write(folder.path().join("tokenizer_config.json"), settings).unwrap();
+    let place = Place::new();
+    let target = place.path("out.safetensors");
+    let warned = |rows: &[&str]| {
+        let lines: String =
+            rows.iter().map(|text| serde_json::json!({"text": text}).to_string() + "\n").collect();
+        let file = place.written("rows.jsonl", lines);
+        let args =
+            ["extract", "--file", &file, "-m", path(&folder), "-a", "logits", "-o", target.to_str().unwrap()];
+        let said = easyroutine(&args).assert().success().get_output().stderr.clone();
+        let said = String::from_utf8(said).unwrap();
+        said.lines().filter(|line| line.contains("no further blank")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(warned(&["a b", "b"]).is_empty());
+    assert!(warned(&["a b", " b"])[0].contains("row 1: the text begins with a blank"));
+    let [one] = &warned(&[" a", "b", " b"])[..] else { panic!("not one warning") };
+    assert!(one.contains("2 rows, the first of them 0: the text begins with a blank"), "{one}");
+    assert!(warned(&[" a"])[0].contains("warning: the text begins with a blank"));
 }

@@ -32,10 +32,10 @@ class Row:
         return self.ids, self.text
 
 
-def rows_of(inputs: Any, tokenizer: Tokenizer | None) -> list[Row]:
+def rows_of(inputs: Any, tokenizer: Tokenizer | None, context: int | None = None) -> list[Row]:
     """Rows of a text, several texts, ids, an array of ids, or a mapping with ``input_ids``.
 
-    The caller's object is never changed.
+    A text of more than ``context`` tokens is refused before all of it is cut. The caller's object is never changed.
     """
     if isinstance(inputs, Mapping):
         return _of_mapping(inputs)
@@ -43,9 +43,19 @@ def rows_of(inputs: Any, tokenizer: Tokenizer | None) -> list[Row]:
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         if tokenizer is None:
             raise InputError("text needs a tokenizer, and this model has none", "give token ids instead")
-        encoded = tokenizer(texts)
-        return [Row(ids, text) for ids, text in zip(encoded["input_ids"], encoded.texts or [], strict=True)]
+        return [_of_text(number, text, tokenizer, context) for number, text in enumerate(texts)]
     return [Row(ids) for ids in _table(inputs, "input_ids")]
+
+
+def _of_text(number: int, text: str, tokenizer: Tokenizer, context: int | None) -> Row:
+    limit = None if context is None else context + 1
+    ids, spans, is_whole = tokenizer.row(text, True, limit, stacklevel=6)
+    if not is_whole and context is not None:
+        raise InputError(
+            f"row {number} has more than {context} tokens; the model was built for {context} at most",
+            "keep its first tokens: tokenizer(text, truncation=True, max_length=…)",
+        )
+    return Row(ids, spans)
 
 
 def pivots_of(given: Any) -> list[int]:

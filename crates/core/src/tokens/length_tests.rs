@@ -120,6 +120,14 @@ fn a_long_text_is_encoded_and_cut_short_where_only_its_beginning_is_wanted() {
     assert_eq!(tokenizer.decode(&whole.ids, false).unwrap(), text);
     let (some, is_whole) = tokenizer.encode_up_to(&text, Bos::Auto, 10).unwrap();
     assert!(!is_whole && some.ids.len() < whole.ids.len() / 4 && some.ids[..10] == whole.ids[..10]);
+    // What is added behind every text stands behind the beginning that is kept.
+    let mut ends = described();
+    ends["post_processor"] = json!({"type": "TemplateProcessing",
+        "special_tokens": {"<eos>": {"id": "<eos>", "ids": [2], "tokens": ["<eos>"]}},
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<eos>", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]});
+    let (some, is_whole) = opened(&ends).unwrap().encode_up_to(&text, Bos::Auto, 10).unwrap();
+    assert!(!is_whole && some.ids.last() == Some(&2) && some.offsets.last() == Some(&(0, 0)));
     let (all, is_whole) = tokenizer.encode_up_to("the cat", Bos::Auto, 1).unwrap();
     assert!(is_whole && all == tokenizer.encode("the cat", Bos::Auto).unwrap());
     let mut unknown = described();

@@ -140,7 +140,8 @@ impl Tokenizer {
     }
 
     /// Cuts `text` into tokens until there are `limit` of them or some more, and says whether that is the whole text:
-    /// a long text, of which only the beginning is wanted, is not read to its end.
+    /// a long text, of which only the beginning is wanted, is not read to its end. What the tokenizer adds behind every
+    /// text then stands behind that beginning.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].

@@ -86,7 +86,8 @@ impl Stretches {
         Some(Stretches { before, behind, drops_blank: blank.is_prepended, trims_blank })
     }
 
-    /// Encodes a text in stretches of about `length` bytes, until there are `limit` tokens.
+    /// Encodes a text in stretches of about `length` bytes, until there are `limit` tokens. Tokens that belong behind a
+    /// text stand behind the last stretch, wherever that ends.
     pub(super) fn encode(
         &self,
         backend: &Backend,
@@ -127,9 +128,7 @@ impl Stretches {
             start = end;
         }
         found.is_cut = start < text.len();
-        if !found.is_cut {
-            around(&mut found, &self.behind);
-        }
+        around(&mut found, &self.behind);
         Ok(found)
     }
 }

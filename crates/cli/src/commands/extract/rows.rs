@@ -1,5 +1,7 @@
 //! The rows of `extract`, from wherever they come, as examples.
 
+use std::collections::BTreeMap;
+
 use easyroutine::Batch;
 use easyroutine::edit::Intervention;
 use easyroutine::extract::{self, Example, Options};
@@ -12,7 +14,7 @@ use crate::args::{BosArg, Cutting, Extract};
 use crate::chat::Chat;
 use crate::failure::Failure;
 use crate::filling::Field;
-use crate::session::Session;
+use crate::session::{CutRow, Session};
 use crate::{changes, output, progress, session};
 
 /// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
@@ -100,63 +102,18 @@ pub(super) fn examples(
     context: usize,
 ) -> Result<Rows, Failure> {
     let mut chat = extract.chat.read(&extract.cutting)?.map(Conversation::new);
-    let mut begin_twice = Vec::new();
-    let mut cut: Vec<(usize, usize)> = Vec::new();
     let Prompts { prompts, rows: of_file, skipped } = prompts;
     let mut examples = Vec::with_capacity(prompts.len());
-    let many = prompts.len() > 1;
+    let mut oddities = Oddities { many: prompts.len() > 1, ..Oddities::default() };
     for (prompt, number) in prompts.into_iter().zip(of_file.iter().copied()) {
-        let mut example = example(number, prompt, extract, tokenizer, chat.as_mut())
-            .map_err(|failure| if many { failure.at(format!("row {number}")) } else { failure })?;
+        let mut example = example(number, prompt, extract, tokenizer, context, chat.as_mut(), &mut oddities)
+            .map_err(|failure| if oddities.many { failure.at(format!("row {number}")) } else { failure })?;
         // Among those that run; where they stand in the file is told beside them.
         example.number = examples.len();
-        // Ids that were given stand as they were meant.
-        if example.text.is_some() && tokenizer.is_some_and(|tokenizer| tokenizer.begins_twice(&example.ids)) {
-            begin_twice.push(number);
-        }
-        let length = example.ids.len();
-        if length > context && extract.cutting.truncate {
-            cut.push((number, length));
-            example.ids.truncate(context);
-            if let Some((_, spans)) = &mut example.text {
-                spans.truncate(context);
-            }
-        } else if length > context {
-            let what = if many { format!("row {number}") } else { "the prompt".to_owned() };
-            return Err(Failure::usage(format!(
-                "{what} has {length} tokens; the model was built for {context} at most"
-            ))
-            .hint("pass --truncate to keep its first tokens"));
-        }
         examples.push(example);
     }
-    let rows = |numbers: &[usize]| match numbers {
-        [_] if !many => "the prompt".to_owned(),
-        [one] => format!("row {one}"),
-        [first, ..] => format!("each of {} rows, the first of them {first},", numbers.len()),
-        [] => String::new(),
-    };
     if let Some(tokenizer) = tokenizer {
-        if !begin_twice.is_empty() {
-            session::warn_of_bos(tokenizer, &rows(&begin_twice));
-        }
-        if let Some(Conversation { have_bos, .. }) = chat.as_ref().filter(|chat| !chat.have_bos.is_empty()) {
-            let bos = tokenizer.bos_text().unwrap_or_default();
-            let text = format!("{} holds `{bos}`, which the chat template writes too", rows(have_bos));
-            output::note("warning", &text);
-        }
-    }
-    match cut.as_slice() {
-        [] => {}
-        [(row, length)] => {
-            output::note("warning", &format!("row {row}: kept the first {context} of {length} tokens"));
-        }
-        many => {
-            let longest = many.iter().map(|(_, length)| length).max().unwrap_or(&0);
-            let text =
-                format!("kept the first {context} tokens of {} rows; the longest has {longest}", many.len());
-            output::note("warning", &text);
-        }
+        oddities.tell(tokenizer, context, chat.as_ref().map_or(&[], |chat| &chat.have_bos));
     }
     let of_file = (skipped > 0).then_some(of_file);
     Ok(Rows { examples, of_file, chat: chat.map(|chat| extract.chat.record(&chat.chat, chat.told_time)) })
@@ -206,16 +163,81 @@ pub(super) fn continued(
     Ok(longer)
 }
 
+/// Rows that are run otherwise than one might think, by their numbers in the file: said once for all of them.
+#[derive(Default)]
+struct Oddities {
+    /// Whether there is more than one row.
+    many: bool,
+    /// Only the beginning is kept, of so many tokens.
+    cut: Vec<(usize, String)>,
+    begin_twice: Vec<usize>,
+    /// What is doubtful about how texts are cut, and which ones.
+    doubts: BTreeMap<String, Vec<usize>>,
+}
+
+impl Oddities {
+    fn tell(&self, tokenizer: &Tokenizer, context: usize, have_bos: &[usize]) {
+        let rows = |numbers: &[usize]| match numbers {
+            [_] if !self.many => "the prompt".to_owned(),
+            [one] => format!("row {one}"),
+            [first, ..] => format!("each of {} rows, the first of them {first},", numbers.len()),
+            [] => String::new(),
+        };
+        if !self.begin_twice.is_empty() {
+            session::warn_of_bos(tokenizer, &rows(&self.begin_twice));
+        }
+        if !have_bos.is_empty() {
+            let bos = tokenizer.bos_text().unwrap_or_default();
+            let text = format!("{} holds `{bos}`, which the chat template writes too", rows(have_bos));
+            output::note("warning", &text);
+        }
+        for (doubt, numbers) in &self.doubts {
+            let text = match numbers.as_slice() {
+                _ if !self.many => doubt.clone(),
+                [one] => format!("row {one}: {doubt}"),
+                [first, ..] => format!("{} rows, the first of them {first}: {doubt}", numbers.len()),
+                [] => continue,
+            };
+            output::note("warning", &text);
+        }
+        match self.cut.as_slice() {
+            [] => {}
+            [(row, length)] => {
+                output::note("warning", &format!("row {row}: kept the first {context} of {length} tokens"));
+            }
+            [(first, _), ..] => {
+                let text = format!(
+                    "kept the first {context} tokens of {} rows, the first of them {first}",
+                    self.cut.len()
+                );
+                output::note("warning", &text);
+            }
+        }
+    }
+}
+
 fn example(
     number: usize,
     prompt: Prompt,
     extract: &Extract,
     tokenizer: Option<&Tokenizer>,
+    context: usize,
     chat: Option<&mut Conversation>,
+    oddities: &mut Oddities,
 ) -> Result<Example, Failure> {
     let text = match prompt {
         Prompt::Ids(ids) if ids.is_empty() => return Err(Failure::usage("there are no token ids")),
-        Prompt::Ids(ids) => return Ok(Example { number, ids, ..Example::default() }),
+        Prompt::Ids(mut ids) => {
+            if ids.len() > context {
+                if !extract.cutting.truncate {
+                    return Err(session::too_long(&ids.len().to_string(), context));
+                }
+                oddities.cut.push((number, ids.len().to_string()));
+                ids.truncate(context);
+            }
+            // Ids that were given stand as they were meant.
+            return Ok(Example { number, ids, ..Example::default() });
+        }
         Prompt::Text(text) => text,
     };
     let tokenizer = tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"))?;
@@ -226,7 +248,14 @@ fn example(
         }
         None => (text, extract.cutting.clone()),
     };
-    let encoded = cutting.encode(&text, tokenizer)?;
+    let CutRow { text, encoded, length_before } = cutting.row(text, tokenizer, context)?;
+    oddities.cut.extend(length_before.map(|length| (number, length)));
+    if tokenizer.begins_twice(&encoded.ids) {
+        oddities.begin_twice.push(number);
+    }
+    if let Some(doubt) = tokenizer.warning_for(&text) {
+        oddities.doubts.entry(doubt).or_default().push(number);
+    }
     let text = Some((text, encoded.offsets));
     Ok(Example { number, ids: encoded.ids, text, ..Example::default() })
 }
