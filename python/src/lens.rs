@@ -6,7 +6,6 @@ use std::sync::Arc;
 use easyroutine::cache::{ActivationCache, Axis};
 use easyroutine::lens::{Direction, LensNorm, LensOptions, LogitLens, Metric};
 use easyroutine::load::{self, LoadOptions};
-use easyroutine::source::AdapterChoice;
 use easyroutine::{Cpu, FinalNorm, LogitRules, NormKind, Simd, Unembedding};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -42,22 +41,41 @@ impl Lens {
         Ok(Lens { lens: waiting(py, move || LogitLens::from_tuned_lens(folder, &model))? })
     }
 
-    /// Reads the final norm and the unembedding alone; returns the model's name too.
+    /// Reads the final norm and the unembedding alone; returns the model's name too, and what is to be known of how its
+    /// files are read.
     #[staticmethod]
-    #[pyo3(signature = (reference, *, dtype="float32", revision=None, offline=false, progress=None))]
+    #[pyo3(signature = (
+        reference, *, dtype="float32", revision=None, offline=false, allow_config_keys=Vec::new(), allow_tensors=Vec::new(),
+        adapter=None, with_adapter=true, progress=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn open(
         py: Python<'_>,
         reference: &str,
         dtype: &str,
         revision: Option<String>,
         offline: bool,
+        allow_config_keys: Vec<String>,
+        allow_tensors: Vec<String>,
+        adapter: Option<String>,
+        with_adapter: bool,
         progress: Option<Py<PyAny>>,
-    ) -> Result<(Lens, String), Failure> {
-        let files = source::find(py, reference, revision, offline, AdapterChoice::Beside, progress)?;
+    ) -> Result<(Lens, String, Vec<String>), Failure> {
+        let options = LoadOptions {
+            dtype: dtype_of(dtype)?,
+            allowed_keys: allow_config_keys,
+            allowed_tensors: allow_tensors,
+            ..LoadOptions::default()
+        };
+        let adapter = source::adapter(adapter, with_adapter);
+        let files = source::find(py, reference, revision, offline, adapter, progress)?;
         let name = files.name.clone();
-        let options = LoadOptions { dtype: dtype_of(dtype)?, ..LoadOptions::default() };
-        let lens = waiting(py, move || load::open(&files, &options)?.lens(&options))?;
-        Ok((Lens { lens }, name))
+        let (lens, warnings) = waiting(py, move || {
+            let opened = load::open(&files, &options)?;
+            let warnings = opened.warnings.clone();
+            Ok::<_, easyroutine::Error>((opened.lens(&options)?, warnings))
+        })?;
+        Ok((Lens { lens }, name, warnings))
     }
 
     /// A lens of given numbers: `matrix` is `[V, D]`; `norm` is its kind (`layer`, `rms`), eps, weight and bias.

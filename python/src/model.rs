@@ -8,7 +8,7 @@ use easyroutine::extraction::ExtractionConfig;
 use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions};
 use easyroutine::positions::{Context, Row, Specifier};
-use easyroutine::source::{AdapterChoice, ModelFiles};
+use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer as Engine;
 use easyroutine::{Batch, Dtype, Stop};
 use easyroutine_cli::reports::Subject;
@@ -65,11 +65,7 @@ impl Model {
         progress: Option<Py<PyAny>>,
     ) -> Result<Model, Failure> {
         let dtype = dtype_of(dtype)?;
-        let adapter = match (adapter, with_adapter) {
-            (Some(reference), _) => AdapterChoice::Named(reference),
-            (None, true) => AdapterChoice::Beside,
-            (None, false) => AdapterChoice::Without,
-        };
+        let adapter = source::adapter(adapter, with_adapter);
         let files = source::find(py, reference, revision, offline, adapter, progress)?;
         waiting(py, move || {
             let options = LoadOptions {

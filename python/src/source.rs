@@ -6,6 +6,15 @@ use pyo3::prelude::*;
 use crate::errors::Failure;
 use crate::interrupt::waiting;
 
+/// The adapter of this reference, or else the one beside the weights, or none.
+pub(crate) fn adapter(reference: Option<String>, with_adapter: bool) -> AdapterChoice {
+    match (reference, with_adapter) {
+        (Some(reference), _) => AdapterChoice::Named(reference),
+        (None, true) => AdapterChoice::Beside,
+        (None, false) => AdapterChoice::Without,
+    }
+}
+
 /// Finds a model's files, downloading them where that is allowed; `progress` is called with file, bytes done and bytes
 /// in all.
 pub(crate) fn find(

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{easyroutine, json, path, succeeds, tiny};
+use common::{easyroutine, fails, fixtures, json, path, succeeds, tiny, with_tensors};
 
 const PROMPT: &str = "the cat sat";
 
@@ -178,4 +178,81 @@ fn help_completions_manual_and_environment_are_there() {
 fn a_model_may_be_named_by_a_variable() {
     let folder = common::copy("llama");
     easyroutine(&["run", PROMPT]).env("EASYROUTINE_MODEL", path(&folder)).assert().success();
+}
+
+/// What `extract` writes of a model and says of it.
+fn extracted(model: &str, keys: &str, flags: &[&str]) -> (Vec<u8>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.safetensors");
+    let args = ["extract", "--token-ids", "[[5,6,7]]", "-m", model, "-a", keys, "-o", file.to_str().unwrap()];
+    let said = easyroutine(&[&args, flags].concat()).assert().success().get_output().stderr.clone();
+    let bytes = std::fs::read(file).unwrap();
+    // Behind the header, which says where the numbers are from.
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (bytes[8 + header..].to_vec(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn the_adapter_beside_a_model_is_applied_left_out_or_replaced() {
+    let model = fixtures().join("checkpoints/adapter-beside");
+    let model = model.to_str().unwrap();
+    let (with, said) = extracted(model, "logits", &[]);
+    assert!(said.contains("adapter-beside is applied; --no-adapter reads the model without it"), "{said}");
+    let (without, said) = extracted(model, "logits", &["--no-adapter"]);
+    assert!(!said.contains("adapter") && with != without, "{said}");
+    // Another in its place, and the same one by its name.
+    assert!(extracted(model, "logits", &["--adapter", model]).0 == with);
+    let base = tiny("llama");
+    let adapters = ["rslora", "patterns"].map(|name| fixtures().join("adapters").join(name));
+    let [one, other] = adapters.each_ref().map(|path| path.to_str().unwrap());
+    let (applied, said) = extracted(&base, "logits", &["--adapter", one]);
+    assert!(said.contains("rslora is applied"), "{said}");
+    assert!(applied != extracted(&base, "logits", &["--adapter", other]).0);
+    assert!(extracted(one, "logits", &[]).0 == applied);
+    let info = json(&["model", "info", one, "--format", "json"]);
+    assert_eq!(info["adapter"].as_str().map(|path| path.ends_with("rslora")), Some(true), "{info}");
+    let wrong = |code, flags: &[&str], word: &str| {
+        let said = fails(code, &[&["run", "the cat", "-m", &base], flags].concat());
+        assert!(said.contains(word), "{said:?} does not say {word:?}");
+    };
+    wrong(2, &["--adapter", one, "--no-adapter"], "cannot be used with");
+    wrong(3, &["--adapter", &tiny("gpt2")], "it is no adapter");
+    wrong(3, &["--adapter", "./nowhere"], "./nowhere");
+    let alone = fails(2, &["run", "the cat", "-m", one, "--no-adapter"]);
+    assert!(alone.contains("without it nothing is left"), "{alone}");
+}
+
+#[test]
+fn surplus_tensors_are_passed_over_where_that_is_allowed() {
+    let model = with_tensors("llama", |tensors| {
+        for name in ["model.layers.0.k_scale", "model.layers.1.k_scale"] {
+            let mut scale = tensors[0].clone();
+            (scale.0, scale.2) = (name.to_owned(), vec![scale.3.len() / 4]);
+            tensors.push(scale);
+        }
+    });
+    let refused = fails(1, &["run", "the cat", "-m", path(&model)]);
+    for word in ["`model.layers.0.k_scale`, `model.layers.1.k_scale`", "--allow-tensor"] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    let one = fails(1, &["run", "the cat", "-m", path(&model), "--allow-tensor", "model.layers.0.k_scale"]);
+    assert!(one.contains("tensor `model.layers.1.k_scale` has no place"), "{one}");
+    let (numbers, said) = extracted(path(&model), "logits", &["--allow-tensor", "*.k_scale"]);
+    assert!(said.contains("passed over as allowed") && said.contains("model.layers.1.k_scale"), "{said}");
+    assert!(numbers == extracted(&tiny("llama"), "logits", &[]).0);
+}
+
+#[test]
+fn the_score_of_a_reward_model_is_a_site() {
+    let model = fixtures().join("checkpoints/reward-model");
+    let model = model.to_str().unwrap();
+    assert_eq!(extracted(model, "score", &[]).0.len(), 4);
+    let refused =
+        fails(2, &["extract", "--token-ids", "[[5]]", "-m", model, "-a", "logits", "-o", "x.safetensors"]);
+    assert!(refused.contains("unembedding"), "{refused}");
+    let refused = fails(
+        2,
+        &["extract", "--token-ids", "[[5]]", "-m", &tiny("llama"), "-a", "score", "-o", "x.safetensors"],
+    );
+    assert!(refused.contains("score"), "{refused}");
 }

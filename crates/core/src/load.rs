@@ -220,8 +220,9 @@ fn adapter_warnings(adapter: &Adapter, files: &ModelFiles, opened: &Opened) -> R
     let modules = opened.checkpoint.names(opened.reading.names.ignored);
     let modules: Vec<&str> = modules.into_iter().filter_map(|name| name.strip_suffix(".weight")).collect();
     let place = adapter.folder().display();
-    let mut warnings =
-        vec![format!("the adapter of {place} is applied; --no-adapter reads the model without it")];
+    let mut warnings = vec![source::adapter_warning(files).unwrap_or_else(|| {
+        format!("the adapter of {place} is applied; --no-adapter reads the model without it")
+    })];
     let missing = adapter.missing(modules.into_iter());
     if !missing.is_empty() {
         let names = crate::error::list(&missing);

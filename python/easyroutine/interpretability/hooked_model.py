@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, Literal
 
 from easyroutine import tensors
@@ -54,7 +54,7 @@ class HookedModel(DescribedModel):
             allow_config_keys=config.allow_config_keys,
             pre=config.pre,
             allow_tensors=config.allow_tensors,
-            adapter=None if config.adapter is None or isinstance(config.adapter, bool) else fspath(config.adapter),
+            adapter=config.adapter_reference,
             with_adapter=config.adapter is not False,
             progress=download_progress(),
         )
@@ -237,7 +237,7 @@ class HookedModel(DescribedModel):
 
     def rows_of(self, inputs: Any) -> list[Row]:
         """What the model would be given, as rows of ids without padding."""
-        return rows_of(inputs, self._tokenizer_of(inputs))
+        return rows_of(inputs, self._tokenizer_of(inputs), self._engine.sizes["max_position_embeddings"])
 
     # Where these stand, in files of their own, ``model`` is the model itself.
 

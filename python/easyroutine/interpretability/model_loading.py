@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, Literal
 
 from easyroutine.checks import whole
@@ -156,4 +156,9 @@ class HookedModelConfig:
                 raise InputError(f"{name} is a list of {what}, not a string", f"{name}=[{given!r}]")
             setattr(self, name, list(given))
         if self.adapter is not None and not isinstance(self.adapter, bool):
-            self.adapter = str(self.adapter)
+            self.adapter = fspath(self.adapter)
+
+    @property
+    def adapter_reference(self) -> str | None:
+        """The adapter that is named, if one is."""
+        return None if self.adapter is None or isinstance(self.adapter, bool) else fspath(self.adapter)

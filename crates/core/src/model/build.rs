@@ -31,7 +31,8 @@ impl Model {
         let embedding = embedding(&loader, &arch, &tables, &head, &checkpoint)?;
         let blocks =
             (0..arch.layers.len()).map(|layer| block(&loader, &arch, layer)).collect::<Result<_>>()?;
-        let mut warnings = checkpoint.finish(names.ignored)?;
+        let warned = checkpoint.finish(names.ignored);
+        let mut warnings = warned.map_err(|error| with_hint(error, &arch, names, &checkpoint))?;
         warnings.extend(tables.warning);
         checkpoint.check_unchanged()?;
         Ok(Model {
@@ -57,7 +58,9 @@ pub(crate) fn build_unembedding(
         return Err(Error::new(ErrorKind::Unsupported, reason));
     }
     let loader = Loader { checkpoint, names, base: names.prefix, cpu, dtype };
-    unembedding(&loader, arch, &tables(&loader, arch)?)
+    let found = unembedding(&loader, arch, &tables(&loader, arch)?)?;
+    checkpoint.check_found().map_err(|error| with_hint(error, arch, names, checkpoint))?;
+    Ok(found)
 }
 
 /// What reads the last stream.
@@ -177,9 +180,6 @@ fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
         return Ok(found);
     }
     if arch.unembed.matrix == UnembedMatrix::Own {
-        if !has(&own) {
-            return Err(no_unembedding(names.unembed));
-        }
         return Ok(tables(&embed, &own));
     }
     if !has(&own) {
@@ -195,8 +195,12 @@ fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
         return Ok(tables(&own, &own));
     }
     let shape = [arch.vocabulary, arch.embed.width];
-    let copy = checkpoint.tensor(own.0, &own.1, &shape)?;
-    if copy.same_as(&checkpoint.tensor(embed.0, &embed.1, &shape)?) {
+    let [Some(copy), Some(one)] =
+        [checkpoint.tensor(own.0, &own.1, &shape)?, checkpoint.tensor(embed.0, &embed.1, &shape)?]
+    else {
+        return Ok(tables(&embed, &own));
+    };
+    if copy.same_as(&one) {
         checkpoint.pass_over(own.0, &own.1);
         return Ok(tables(&embed, &embed));
     }
@@ -208,14 +212,15 @@ fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
     Ok(Tables { warning: Some(warning), ..tables(&embed, &own) })
 }
 
-fn no_unembedding(name: &str) -> Error {
-    Error::new(
-        ErrorKind::Weights,
-        format!("the weights have no tensor `{name}.weight`, and config.json does not tie the unembedding to the embedding"),
-    )
-    .hint(
-        "where the model was trained with tied embeddings, config.json should say `\"tie_word_embeddings\": true`; where \
-         it has no unembedding at all, `architectures` should name its class",
+/// What would do, where the unembedding is among what is missing.
+fn with_hint(error: Error, arch: &Arch, names: &Names, checkpoint: &Checkpoint) -> Error {
+    let needs_own = arch.lacks_unembedding().is_none() && arch.unembed.matrix == UnembedMatrix::Own;
+    if !needs_own || checkpoint.has("", &format!("{}.weight", names.unembed)) {
+        return error;
+    }
+    error.hint(
+        "config.json does not tie the unembedding to the embedding: where the model was trained so, it should say \
+         `\"tie_word_embeddings\": true`; where it has no unembedding at all, `architectures` should name its class",
     )
 }
 
@@ -248,7 +253,7 @@ fn embedding(
     let positions = match (arch.embed.positions, names.positions) {
         (Some(learned), Some(name)) => {
             let shape = [learned.rows, arch.d_model];
-            checkpoint.tensor(names.prefix, &format!("{name}.weight"), &shape)?.read_all()?
+            checkpoint.values(names.prefix, &format!("{name}.weight"), &shape)?
         }
         _ => Vec::new(),
     };

@@ -25,9 +25,34 @@ pub(super) fn is_alone(folder: &Path) -> bool {
     has(adapter::CONFIG) && ![folder::CONFIG, folder::WEIGHTS, folder::INDEX].into_iter().any(has)
 }
 
-/// Gives a model the adapter that was chosen. A folder that is only an adapter is applied to the base that it names.
+/// Whether a folder has a model and an adapter.
+fn has_both(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    has(adapter::CONFIG) && has(folder::CONFIG) && (has(folder::WEIGHTS) || has(folder::INDEX))
+}
+
+/// What is to be said where a repository of the hub has a model and an adapter, and the adapter was applied to the base
+/// that it names: transformers' rule, which is another for folders.
+pub(crate) fn warning(files: &ModelFiles) -> Option<String> {
+    let folder = files.adapter.as_deref().filter(|folder| *folder != files.path() && has_both(folder))?;
+    let (name, _) = folder::identity(folder);
+    (name == files.name).then(|| {
+        format!(
+            "`{}` has a model and an adapter: as in transformers, the adapter of a repository on the hub is applied to the \
+             base that it names, here {}, and the model beside it is not read; --no-adapter reads that model, and the \
+             folder {} named as such is that model with the adapter on it",
+            printable(&name),
+            files.path().display(),
+            folder.display()
+        )
+    })
+}
+
+/// Gives a model the adapter that was chosen. A folder that is only an adapter is applied to the base that it names; so is
+/// the adapter of a repository `of_hub`, as in transformers, while one beside the weights of a folder is applied to those.
 pub(super) fn choose(
     files: ModelFiles,
+    of_hub: bool,
     options: &ResolveOptions,
     environment: &Environment,
 ) -> Result<ModelFiles> {
@@ -50,6 +75,11 @@ pub(super) fn choose(
                 FilesKind::Folder(folder) if folder.join(adapter::CONFIG).is_file() => Some(folder.clone()),
                 _ => None,
             };
+            if let Some(folder) = beside.as_deref().filter(|_| of_hub)
+                && adapter::base_of(folder)?.0.is_some_and(|base| base != files.name)
+            {
+                return with_base(files, options, environment);
+            }
             Ok(ModelFiles { adapter: beside, ..files })
         }
         (AdapterChoice::Named(reference), false) => {
@@ -74,15 +104,25 @@ fn with_base(found: ModelFiles, options: &ResolveOptions, environment: &Environm
     let folder = found.path().to_owned();
     let (base, revision) = adapter::base_of(&folder)?;
     let place = folder.display();
-    let hint = format!(
-        "name the base yourself: the model as BASE, and this as its adapter: --model BASE --adapter {place}"
-    );
+    let (what, hint) = match is_alone(&folder) {
+        true => (
+            format!("{place} is only an adapter"),
+            format!(
+                "name the base yourself: the model as BASE, and this as its adapter: --model BASE --adapter {place}"
+            ),
+        ),
+        false => (
+            format!("{place} has an adapter beside its model"),
+            format!(
+                "--no-adapter reads its own model; with the adapter on it, that model is the folder {place}"
+            ),
+        ),
+    };
     let Some(base) = base else {
-        let message =
-            format!("{place} is only an adapter, and names no base model (`base_model_name_or_path`)");
+        let message = format!("{what}, and names no base model (`base_model_name_or_path`)");
         return Err(Error::new(ErrorKind::NotFound, message).hint(hint));
     };
-    let says = format!("{place} is only an adapter; its base model is `{}`", printable(&base));
+    let says = format!("{what}; its base model is `{}`", printable(&base));
     // A relative path counts from where the program runs, as in Python, then from the adapter.
     let beside = folder.join(&base);
     let is_here = environment.expand_home(&base).symlink_metadata().is_ok();

@@ -29,6 +29,7 @@ use cache::{Cached, Repository};
 use reference::{HubReference, Reference};
 
 pub use adapter::AdapterChoice;
+pub(crate) use adapter::warning as adapter_warning;
 pub(crate) use beside::warnings as beside_warnings;
 pub use demo::{Demo, demos};
 pub use environment::{Environment, Token};
@@ -184,8 +185,10 @@ pub fn resolve_in(
     options: &ResolveOptions,
     environment: &Environment,
 ) -> Result<ModelFiles> {
-    let files = resolve_reference(reference, options.revision.as_deref(), options, environment)?;
-    adapter::choose(files, options, environment)
+    let revision = options.revision.as_deref();
+    let of_hub = matches!(reference::parse(reference, revision, environment)?, Reference::Hub(_));
+    let files = resolve_reference(reference, revision, options, environment)?;
+    adapter::choose(files, of_hub, options, environment)
 }
 
 /// What a reference leads to: a model, or a folder with an adapter alone.

@@ -7,7 +7,7 @@ use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, StoredTens
 
 use super::surplus::{self, Allowed};
 use crate::adapter::{Adapter, LowRank};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, list};
 use crate::names::StorageQuirk;
 
 /// An opened checkpoint, with the adapter on it if there is one. It remembers what was read of it.
@@ -20,7 +20,19 @@ pub(crate) struct Checkpoint {
     /// Checkpoint name to the container's own name.
     stored: BTreeMap<String, (String, StorageQuirk)>,
     used: Mutex<BTreeSet<String>>,
+    faults: Mutex<Faults>,
 }
+
+/// What a model needs and the files do not have: noted as it is found, so that all of it is named at once.
+#[derive(Debug, Default)]
+struct Faults {
+    missing: BTreeSet<String>,
+    /// Tensors of another shape or type, in words.
+    unfit: BTreeSet<String>,
+}
+
+/// Most faults that are looked for: who has more has another model.
+const MOST_FAULTS: usize = 1000;
 
 impl Checkpoint {
     /// A checkpoint whose container uses the checkpoint's names.
@@ -35,7 +47,14 @@ impl Checkpoint {
         names: impl IntoIterator<Item = (String, String, StorageQuirk)>,
     ) -> Self {
         let stored = names.into_iter().map(|(ours, theirs, quirk)| (ours, (theirs, quirk))).collect();
-        Checkpoint { container, adapter: None, allowed: Allowed::default(), stored, used: Mutex::default() }
+        Checkpoint {
+            container,
+            adapter: None,
+            allowed: Allowed::default(),
+            stored,
+            used: Mutex::default(),
+            faults: Mutex::default(),
+        }
     }
 
     /// The same with an adapter.
@@ -56,44 +75,86 @@ impl Checkpoint {
     }
 
     /// Tensor `prefix + name`, or `name` alone, of exactly this shape, or what an adapter puts in its place. Marks it as
-    /// used.
+    /// used. One that is not there, has another shape or no floating point numbers is noted for [`Checkpoint::finish`].
     ///
     /// # Errors
-    /// No such tensor, another shape, numbers that are not floating point.
-    pub(crate) fn tensor(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+    /// Too many of them.
+    pub(crate) fn tensor(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Option<Tensor<'_>>> {
         let key = self.find(prefix, name);
         let tensor = match (self.replacement(prefix, name), &key) {
             (Some(stored), _) => Tensor { stored, quirk: StorageQuirk::None },
             (None, Some(key)) => self.by_name(key)?,
-            (None, None) => return Err(missing(&format!("{prefix}{name}"))),
+            (None, None) => {
+                self.note(|faults| faults.missing.insert(format!("{prefix}{name}")))?;
+                return Ok(None);
+            }
         };
+        self.used().extend(key);
         let stored = &tensor.stored;
-        if stored.shape() != shape {
-            return Err(Error::new(
-                ErrorKind::Weights,
-                format!(
-                    "tensor `{}` has shape {:?}; the config asks for {shape:?}",
-                    stored.name(),
-                    stored.shape()
-                ),
-            ));
-        }
-        let integer = matches!(
+        let unfit = if stored.shape() != shape {
+            format!(
+                "tensor `{}` has shape {:?}; the config asks for {shape:?}",
+                stored.name(),
+                stored.shape()
+            )
+        } else if matches!(
             stored.encoding(),
             Encoding::I8 | Encoding::U8 | Encoding::I16 | Encoding::I32 | Encoding::I64 | Encoding::Bool
-        );
-        if integer {
-            return Err(Error::new(
-                ErrorKind::Weights,
-                format!(
-                    "tensor `{}` holds {:?} values, not floating point",
-                    stored.name(),
-                    stored.encoding()
-                ),
-            ));
-        }
-        self.used().extend(key);
-        Ok(tensor)
+        ) {
+            format!("tensor `{}` holds {:?} values, not floating point", stored.name(), stored.encoding())
+        } else {
+            return Ok(Some(tensor));
+        };
+        self.note(|faults| faults.unfit.insert(unfit))?;
+        Ok(None)
+    }
+
+    /// All values of a tensor; none where it is noted as a fault.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub(crate) fn values(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let Some(tensor) = self.tensor(prefix, name, shape)? else { return Ok(Vec::new()) };
+        tensor.read_all()
+    }
+
+    /// The rows of a tensor by themselves, to be read when they are needed; none where it is noted as a fault.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub(crate) fn rows(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<TensorRows> {
+        let Some(tensor) = self.tensor(prefix, name, shape)? else {
+            return Ok(TensorRows { stored: None, quirk: StorageQuirk::None });
+        };
+        Ok(TensorRows { stored: Some(tensor.stored.lasting()?), quirk: tensor.quirk })
+    }
+
+    fn note(&self, add: impl FnOnce(&mut Faults) -> bool) -> Result<()> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        add(&mut faults);
+        let is_full = faults.missing.len() + faults.unfit.len() > MOST_FAULTS;
+        drop(faults);
+        if is_full { self.check_found() } else { Ok(()) }
+    }
+
+    /// Whether all that was asked for is there and fits.
+    ///
+    /// # Errors
+    /// What is not, all of it named.
+    pub(crate) fn check_found(&self) -> Result<()> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing: Vec<&String> = faults.missing.iter().collect();
+        let said = match missing.as_slice() {
+            [] => None,
+            [_] => Some(format!("the weights have no tensor {}", list(&missing))),
+            _ => Some(format!("the weights have no tensors {}", list(&missing))),
+        };
+        const SHOWN: usize = 20;
+        let more = faults.unfit.len().saturating_sub(SHOWN);
+        let more = (more > 0).then(|| format!("{more} more tensors do not fit either"));
+        let unfit = faults.unfit.iter().take(SHOWN).cloned();
+        let all: Vec<String> = said.into_iter().chain(unfit).chain(more).collect();
+        if all.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Weights, all.join("; "))) }
     }
 
     /// Marks a tensor as used without reading it: a copy of one that is.
@@ -175,15 +236,23 @@ impl Checkpoint {
         self.find(prefix, name).is_some() || self.is_replaced(prefix, name)
     }
 
-    /// Every tensor must have been used, be of a kind that changes nothing (`ignored` are ends of such names), or be let
-    /// through; so must every tensor of the adapter. Returns warnings: what was passed over.
+    /// All that was asked for must be there. Every tensor must have been used, be of a kind that changes nothing (`ignored`
+    /// are ends of such names), or be let through; so must every tensor of the adapter. Returns warnings: what was passed
+    /// over.
     ///
     /// # Errors
-    /// Surplus tensors, all of them named.
+    /// Tensors that are missing, do not fit, or are surplus, all of them named.
     pub(crate) fn finish(&self, ignored: &[&str]) -> Result<Vec<String>> {
         let used = self.used();
         let left = self.stored.keys().map(String::as_str).filter(|n| !used.contains(*n));
-        let warnings = surplus::check(left, ignored, &self.allowed)?;
+        let warnings = match (self.check_found(), surplus::check(left, ignored, &self.allowed)) {
+            (Ok(()), surplus) => surplus?,
+            (Err(faults), Ok(_)) => return Err(faults),
+            // A name that is spelt otherwise is both.
+            (Err(faults), Err(surplus)) => {
+                return Err(Error::new(ErrorKind::Weights, format!("{faults}; {surplus}")));
+            }
+        };
         self.adapter.as_ref().map_or(Ok(()), Adapter::finish)?;
         Ok(warnings)
     }
@@ -270,14 +339,6 @@ impl Tensor<'_> {
         Ok(())
     }
 
-    /// Its rows by themselves, to be read when they are needed.
-    ///
-    /// # Errors
-    /// Numbers that are not floating point.
-    pub(crate) fn lasting(&self) -> Result<TensorRows> {
-        Ok(TensorRows { stored: self.stored.lasting()?, quirk: self.quirk })
-    }
-
     /// Decodes everything, row after row.
     pub(crate) fn read_all(&self) -> Result<Vec<f32>> {
         let width = self.stored.row_len();
@@ -312,20 +373,22 @@ impl Tensor<'_> {
 /// The rows of one stored tensor as the checkpoint would have them. They keep its file mapped.
 #[derive(Debug)]
 pub(crate) struct TensorRows {
-    stored: LastingRows,
+    /// Nothing where there is no such tensor: then no model is built of it.
+    stored: Option<LastingRows>,
     quirk: StorageQuirk,
 }
 
 impl TensorRows {
     /// Decodes one row, which must be there and as long as `out`.
     pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
-        self.stored.read(self.quirk.stored_row(row, self.stored.len()), out);
+        let Some(stored) = &self.stored else { return };
+        stored.read(self.quirk.stored_row(row, stored.len()), out);
         self.quirk.undo(out);
     }
 
     /// Lets go of the file's pages.
     pub(crate) fn drop_pages(&self) {
-        self.stored.drop_pages();
+        self.stored.iter().for_each(LastingRows::drop_pages);
     }
 }
 

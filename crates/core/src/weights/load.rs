@@ -58,9 +58,9 @@ pub(crate) struct Loader<'a> {
 type Place = (usize, usize);
 
 impl Loader<'_> {
-    /// A vector.
+    /// A vector; empty where it is not there, which the checkpoint notes.
     pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        self.checkpoint.tensor(self.base, name, &[length])?.read_all()
+        self.checkpoint.values(self.base, name, &[length])
     }
 
     /// A norm of `width` columns; `module` is its name without `.weight`.
@@ -132,18 +132,19 @@ impl Loader<'_> {
         let name = |end: &str| format!("{prefix}{module}.{end}");
         let weight = match linear.axes {
             Axes::OutIn => {
-                let tensor = self.checkpoint.tensor(self.base, &name("weight"), &[outputs, inputs])?;
-                PartRows::Stored(tensor.lasting()?)
+                PartRows::Stored(self.checkpoint.rows(self.base, &name("weight"), &[outputs, inputs])?)
             }
-            Axes::InOut => {
-                let tensor = self.checkpoint.tensor(self.base, &name("weight"), &[inputs, outputs])?;
-                let values = tensor.read_all()?;
-                tensor.drop_pages();
-                PartRows::Columns { values, outputs }
-            }
+            Axes::InOut => match self.checkpoint.tensor(self.base, &name("weight"), &[inputs, outputs])? {
+                Some(tensor) => {
+                    let values = tensor.read_all()?;
+                    tensor.drop_pages();
+                    PartRows::Columns { values, outputs }
+                }
+                None => PartRows::Missing,
+            },
         };
         let bias = match linear.bias {
-            Bias::Stored => Some(self.vector(&name("bias"), outputs)?),
+            Bias::Stored => Some(self.vector(&name("bias"), outputs)?).filter(|bias| !bias.is_empty()),
             Bias::Absent => None,
         };
         let update = self.checkpoint.low_rank(self.base, &format!("{prefix}{module}"), outputs, inputs)?;
@@ -160,7 +161,7 @@ impl Loader<'_> {
         rows: usize,
         width: usize,
     ) -> Result<Table> {
-        let stored = self.checkpoint.tensor(base, name, &[rows, width])?.lasting()?;
+        let stored = self.checkpoint.rows(base, name, &[rows, width])?;
         let update = self.checkpoint.low_rank_of_table(module_base, module, rows, width)?;
         Ok(Table { rows: stored, update, count: rows, _files: Arc::clone(self.checkpoint) })
     }
@@ -278,6 +279,8 @@ enum PartRows {
     Columns { values: Vec<f32>, outputs: usize },
     /// A table that is looked up by row.
     Table(Table),
+    /// What the checkpoint has noted as a fault: no model is built of it.
+    Missing,
 }
 
 /// The rows of several stored projections as one matrix.
@@ -298,6 +301,7 @@ impl Source for JoinedRows {
                 let column = values[row..].iter().step_by(*outputs);
                 weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
             }
+            PartRows::Missing => {}
         }
     }
 
@@ -306,7 +310,7 @@ impl Source for JoinedRows {
             match part {
                 PartRows::Stored(rows) => rows.drop_pages(),
                 PartRows::Table(table) => table.drop_pages(),
-                PartRows::Columns { .. } => {}
+                PartRows::Columns { .. } | PartRows::Missing => {}
             }
         }
     }

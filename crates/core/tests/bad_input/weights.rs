@@ -51,6 +51,37 @@ fn a_missing_tensor_is_named() {
 }
 
 #[test]
+fn all_that_is_wrong_with_the_tensors_is_named_at_once() {
+    for case in ["llama", "gpt2", "mixtral"] {
+        let mut draft = Draft::of(case);
+        // One of each layer, whatever the family calls them, a matrix and a vector; one under another name; one of
+        // another shape.
+        let layer = |name: &&String| name.contains(".1.");
+        let names: Vec<String> = draft.tensors.keys().filter(layer).cloned().collect();
+        let [first, .., other, last] = names.as_slice() else { panic!("{case} has few tensors") };
+        let renamed = draft.tensors.remove(first).unwrap();
+        draft.tensors.insert("by.another.name".to_owned(), renamed);
+        draft.tensors.remove(last);
+        draft.tensor(other).shape.insert(0, 1);
+        let words = [first, last, other].map(|name| format!("`{name}`"));
+        let words: Vec<&str> =
+            words.iter().map(String::as_str).chain(["have no tensors", "`by.another.name`"]).collect();
+        refused(draft.load(), ErrorKind::Weights, &words);
+    }
+    let mut draft = Draft::of("llama3");
+    draft.config["tie_word_embeddings"] = false.into();
+    draft.tensors.remove("lm_head.weight");
+    draft.tensors.remove("model.norm.weight");
+    refused(
+        draft.load(),
+        ErrorKind::Weights,
+        &["`lm_head.weight`", "`model.norm.weight`", "tie_word_embeddings"],
+    );
+    let lens = draft.open().unwrap().lens(&LoadOptions::default());
+    refused(lens, ErrorKind::Weights, &["`lm_head.weight`", "`model.norm.weight`"]);
+}
+
+#[test]
 fn a_tensor_of_another_shape_is_named() {
     every_tensor(|tensors, name| {
         let tensor = tensors.get_mut(name).unwrap();

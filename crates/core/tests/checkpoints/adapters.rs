@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{assert_agree, expected, says};
 use crate::common::draft::{Draft, Stored};
 use crate::common::lora::{Lora, is_embedding};
-use crate::common::{assert_same_bits, cases, extract, fixtures, folder, relative_error};
+use crate::common::{assert_same_bits, cases, extract, fixtures, folder, relative_error, tensors_of};
 
 const LLAMA: &[&str] = &["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"];
 
@@ -43,6 +43,27 @@ fn matrices(draft: &Draft) -> Vec<&str> {
 /// Whether a model stores its projections as inputs by outputs.
 fn in_out(case: &str) -> bool {
     case == "gpt2"
+}
+
+#[test]
+fn adapters_that_peft_wrote_have_its_numbers() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(fixtures().join("adapters")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_dir() {
+            continue;
+        }
+        seen += 1;
+        // Each is a folder by itself, on the base that it names.
+        let files = resolve(path.to_str().unwrap(), &ResolveOptions::default()).unwrap();
+        let model =
+            load(&files, &LoadOptions::default()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let expected = tensors_of(&path.join("expected.safetensors"));
+        let cache = extract(&model, &expected["input_ids"].integers(), "logits", "last");
+        let error = relative_error(cache.get("logits").unwrap().values(), &expected["logits"].values);
+        assert!(error < 1e-5, "{}: {error:.1e}", path.display());
+    }
+    assert!(seen >= 7, "{seen} adapters");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use easyroutine::ErrorKind;
-use easyroutine::source::{FilesKind, ResolveOptions};
+use easyroutine::source::{AdapterChoice, FilesKind, ResolveOptions};
 
 use crate::place::{Place, cut, once, small_model, weights};
 use crate::server::{COMMIT, Hub};
@@ -194,4 +194,37 @@ fn a_repository_that_is_only_an_adapter_brings_the_base_that_it_names() {
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
         assert!(adapter.join(file).is_file(), "{file}");
     }
+}
+
+#[test]
+fn an_adapter_beside_a_model_on_the_hub_is_for_the_base_that_it_names() {
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/llama");
+    let files = |base: &str| {
+        let config = format!(r#"{{"peft_type": "LORA", "base_model_name_or_path": {base:?}}}"#);
+        let own =
+            [("adapter_config.json", config.into_bytes()), ("adapter_model.safetensors", weights(1, 64))];
+        let mut hub = small_model("org/name");
+        own.into_iter().for_each(|(name, bytes)| hub.put(name, bytes));
+        hub
+    };
+    // As transformers has it: the base that is named, and not the model beside the adapter.
+    let place = Place::new(files(base));
+    let found = place.resolve("org/name", &once()).unwrap();
+    assert_eq!((found.path(), found.name.as_str()), (Path::new(base), "org/name"));
+    let folder = found.adapter.clone().unwrap();
+    assert!(folder.join("model.safetensors").is_file() && folder.join("adapter_config.json").is_file());
+    let without = ResolveOptions { adapter: AdapterChoice::Without, ..once() };
+    assert_eq!(place.resolve("org/name", &without).unwrap().path(), folder);
+    // A folder's adapter is for the weights beside it, and so is one that names its own repository.
+    let named = place.resolve(folder.to_str().unwrap(), &once()).unwrap();
+    assert_eq!((named.path(), named.adapter.as_deref()), (&*folder, Some(&*folder)));
+    let place = Place::new(files("org/name"));
+    let found = place.resolve("org/name", &once()).unwrap();
+    assert_eq!(found.adapter.as_deref(), Some(found.path()));
+    // A base that cannot be had is named, and what would do.
+    let place = Place::new(files("./nowhere"));
+    let (kind, message, hint) = place.fails("org/name", &once());
+    assert_eq!(kind, ErrorKind::NotFound);
+    assert!(message.contains("has an adapter beside its model; its base model is `./nowhere`"), "{message}");
+    assert!(hint.contains("--no-adapter reads its own model"), "{hint}");
 }

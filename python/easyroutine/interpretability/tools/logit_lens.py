@@ -12,9 +12,11 @@ from easyroutine import tensors
 from easyroutine._core import Lens
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
+from easyroutine.interpretability.model_loading import HookedModelConfig
 from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, layernorm_type
 from easyroutine.interpretability.tools.given_parts import head_of, norm_numbers
 from easyroutine.interpretability.value_with_info import ValueWithInfo
+from easyroutine.progress import download_progress
 from easyroutine.replaced import Replaced
 
 if TYPE_CHECKING:
@@ -58,9 +60,7 @@ class LogitLens(Replaced):
     @classmethod
     def from_model(cls, model: HookedModel) -> LogitLens:
         """The lens of a model; shares its weights."""
-        config = model.config
-        opened = (config.model_name, config.torch_dtype, config.revision, config.offline)
-        return cls._of_model(Lens.of_model(model._engine), model, (_opened, (cls, *opened)))
+        return cls._of_model(Lens.of_model(model._engine), model, (_opened, (cls, model.config)))
 
     @classmethod
     def from_tuned_lens(cls, tuned_lens_path: str | PathLike[str], model: HookedModel) -> LogitLens:
@@ -93,18 +93,48 @@ class LogitLens(Replaced):
         dtype: Any = None,
         revision: str | None = None,
         offline: bool = False,
+        allow_config_keys: Sequence[str] = (),
+        allow_tensors: Sequence[str] = (),
+        adapter: str | PathLike[str] | bool | None = None,
     ) -> LogitLens:
-        """The lens of a model by its name: only the unembedding and the final norm are read. ``dtype`` is ``torch_dtype``."""
-        from easyroutine.interpretability.hooked_model import HookedModelConfig
+        """The lens of a model by its name: only the unembedding and the final norm are read. ``dtype`` is ``torch_dtype``; the
+        other arguments are those of :class:`HookedModelConfig`.
+        """
+        config = HookedModelConfig(
+            model_name,
+            torch_dtype=torch_dtype if dtype is None else dtype,
+            revision=revision,
+            offline=offline,
+            allow_config_keys=list(allow_config_keys),
+            allow_tensors=list(allow_tensors),
+            adapter=adapter,
+        )
+        return _opened(cls, config)
+
+    @classmethod
+    def _read(cls, config: HookedModelConfig) -> LogitLens:
         from easyroutine.tokenizer import Tokenizer
 
-        dtype = HookedModelConfig(model_name, torch_dtype=torch_dtype if dtype is None else dtype).torch_dtype
         lens = cls.__new__(cls)
-        lens._lens, lens.model_name = Lens.open(model_name, dtype=dtype, revision=revision, offline=offline)
+        lens._lens, lens.model_name, warned = Lens.open(
+            config.model_name,
+            dtype=config.torch_dtype,
+            revision=config.revision,
+            offline=config.offline,
+            allow_config_keys=config.allow_config_keys,
+            allow_tensors=config.allow_tensors,
+            adapter=config.adapter_reference,
+            with_adapter=config.adapter is not False,
+            progress=download_progress(),
+        )
+        for warning in warned:
+            warnings.warn(warning, stacklevel=4)
         lens.model_config = None
-        lens._made_by = (_opened, (cls, model_name, dtype, revision, offline))
+        lens._made_by = (_opened, (cls, config))
         try:
-            lens._tokenizer = Tokenizer.from_pretrained(model_name, revision=revision, offline=offline)
+            lens._tokenizer = Tokenizer.from_pretrained(
+                config.model_name, revision=config.revision, offline=config.offline, pre=config.pre
+            )
         except (ValueError, OSError):
             # Ids do without.
             lens._tokenizer = None
@@ -273,9 +303,9 @@ class LogitLens(Replaced):
         return f"LogitLens({self.model_name!r}, vocabulary of {self.get_vocab_size()})"
 
 
-def _opened(cls: type[LogitLens], model_name: str, dtype: str, revision: str | None, offline: bool) -> LogitLens:
-    """The lens of a model's name, as copies are made of it."""
-    return cls.from_model_name(model_name, torch_dtype=dtype, revision=revision, offline=offline)
+def _opened(cls: type[LogitLens], config: HookedModelConfig) -> LogitLens:
+    """The lens of a model by itself, as copies are made of it."""
+    return cls._read(config)
 
 
 def _is_averaged(activations: Mapping[str, Any]) -> bool:
