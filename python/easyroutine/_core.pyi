@@ -96,7 +96,9 @@ class Tokenizer:
         pre: str | None = None,
         progress: _Progress | None = None,
     ) -> tuple[Tokenizer, str]: ...
-    def encode(self, text: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]: ...
+    def encode(
+        self, text: str, add_special_tokens: bool, limit: int | None = None
+    ) -> tuple[list[int], list[tuple[int, int]], bool]: ...
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str: ...
     @property
     def warnings(self) -> list[str]: ...
@@ -222,8 +224,12 @@ class Lens:
         dtype: str = "float32",
         revision: str | None = None,
         offline: bool = False,
+        allow_config_keys: list[str] = ...,
+        allow_tensors: list[str] = ...,
+        adapter: str | None = None,
+        with_adapter: bool = True,
         progress: _Progress | None = None,
-    ) -> tuple[Lens, str]: ...
+    ) -> tuple[Lens, str, list[str]]: ...
     @staticmethod
     def of_numbers(
         matrix: Tensor,
@@ -312,6 +318,7 @@ class Saver:
         wishes: dict[str, Any],
         story: dict[str, Any],
         place: dict[str, Any],
+        begun: Callable[[], Any] | None,
         progress: Callable[[int, int], Any] | None,
     ) -> str | None: ...
     def rename(self, from_: str, to: str) -> None: ...

@@ -29,6 +29,14 @@ pub(crate) struct Place {
     unit: Option<u64>,
 }
 
+/// What is called meanwhile.
+pub(crate) struct Told {
+    /// Where a run that was to be gone on with begins here, since there was none.
+    pub(crate) begun: Option<Py<PyAny>>,
+    /// With tokens done and tokens in all.
+    pub(crate) progress: Option<Py<PyAny>>,
+}
+
 /// Writes the units that are missing, or this process's share of them, and commits the run if none is left. Says where the
 /// run is, below the store; nothing where other parts have not written their share.
 #[expect(clippy::too_many_arguments, reason = "a data set, what is kept of it, and where")]
@@ -40,7 +48,7 @@ pub(crate) fn run(
     wishes: &Wishes,
     story: &Story<'_>,
     place: &Place,
-    progress: Option<Py<PyAny>>,
+    told: &Told,
 ) -> Result<Option<String>, Failure> {
     let (part, parts) = place.part.map_or((0, 1), |(number, of)| (number.wrapping_sub(1), of));
     if part >= parts || place.unit == Some(0) {
@@ -85,9 +93,12 @@ pub(crate) fn run(
             Begun::Committed(path) => return Ok(Some(path)),
             Begun::Open(run) => run,
         };
+        if let (Joining::Resume, true, Some(function)) = (joining, run.is_begun_here(), &told.begun) {
+            Python::attach(|py| function.call0(py).map(drop)).map_err(Failure::Python)?;
+        }
         let missing = run.missing().map_err(failure)?;
         let mine: Vec<usize> = missing.into_iter().filter(|unit| unit % parts == part).collect();
-        let tell = |done: Progress| extract::told(progress.as_ref(), done);
+        let tell = |done: Progress| extract::told(told.progress.as_ref(), done);
         match filling.write(&whole, &run, &mine, &tell) {
             Ok(End::Finished) => {}
             Ok(End::Stopped) => {

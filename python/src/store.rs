@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::errors::Failure;
 use crate::extract::{RowWritten, Wishes};
-use crate::filling::{self, Place};
+use crate::filling::{self, Place, Told};
 use crate::model::{Model, object};
 use crate::stored_run::Run;
 
@@ -93,9 +93,10 @@ impl Saver {
         wishes: Wishes,
         story: StoryWritten,
         place: Place,
+        begun: Option<Py<PyAny>>,
         progress: Option<Py<PyAny>>,
     ) -> Result<Option<String>, Failure> {
-        filling::run(py, &self.saver, model, rows, &wishes, &story.read()?, &place, progress)
+        filling::run(py, &self.saver, model, rows, &wishes, &story.read()?, &place, &Told { begun, progress })
     }
 
     /// Renames an experiment of this store.

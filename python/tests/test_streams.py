@@ -99,6 +99,16 @@ def test_a_run_in_a_store_is_gone_on_with_and_shared(llama: HookedModel, saver: 
     assert done is not None and digest(done) == digest(whole)
 
 
+def test_a_run_that_is_gone_on_with_and_was_never_begun_begins_and_says_so(
+    llama: HookedModel, saver: ActivationSaver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for said in ("no run 'fresh' was begun before: it begins now\n", ""):
+        assert llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, run="fresh", resume=True)
+        assert capsys.readouterr().err == said
+    assert llama.extract_to_store(saver, TEXTS, ["last"], STREAMED, run="other")
+    assert capsys.readouterr().err == ""
+
+
 def test_what_a_store_cannot_be_filled_with_is_an_error(llama: HookedModel, saver: ActivationSaver) -> None:
     rows_apart = Intervention("full", "resid_out_1", ["last"], operation="resample", source_row=0)
     for options in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,12 @@ class ActivationSaver:
         place: dict[str, Any],
     ) -> Place | None:
         """Fills a run with what is kept of a data set; see :meth:`HookedModel.extract_to_store`."""
-        path = self._saver.fill(model._engine, data.rows(), wishes, story, place, token_progress("extracting"))
+
+        def begun() -> None:
+            print(f"no run {place['run']!r} was begun before: it begins now", file=sys.stderr)
+
+        bar = token_progress("extracting")
+        path = self._saver.fill(model._engine, data.rows(), wishes, story, place, begun, bar)
         return None if path is None else below(self._saver.base, path)
 
     def rename_experiment(self, new_experiment_name: str) -> None:

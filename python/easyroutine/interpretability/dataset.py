@@ -265,10 +265,10 @@ def extract_to_store(
     ``keep_fields`` names: of ``{"text": "…", "label": "good"}`` the label. ``run["label"]`` is then a list of one value a row,
     and ``fields.label ~ 'good'`` a condition of queries.
 
-    ``run`` is the name of the run; ``resume=True`` goes on with a run of that name that was interrupted; ``part=(3, 8)`` writes
-    the third of eight shares, each a process of its own; ``unit`` is the examples of a shard. ``tag`` and ``other_metadata``
-    are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in :meth:`extract_cache`. Gives the run's folder, None where
-    other parts are not done.
+    ``run`` is the name of the run; ``resume=True`` goes on with a run of that name that was interrupted, or begins it where there
+    is none, and says so on standard error; ``part=(3, 8)`` writes the third of eight shares, each a process of its own; ``unit``
+    is the examples of a shard. ``tag`` and ``other_metadata`` are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in
+    :meth:`extract_cache`. Gives the run's folder, None where other parts are not done.
     """
     if run is None and (resume or part is not None):
         raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
