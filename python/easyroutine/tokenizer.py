@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from easyroutine import tensors
 from easyroutine._core import Tokenizer as _Engine
+from easyroutine.conversations import rendered
 from easyroutine.encoding import BatchEncoding, TextSpans, filled, ids_of, in_characters, token_ids
-from easyroutine.errors import InputError, TokenizerError
+from easyroutine.errors import InputError, TokenizerError, UnsupportedError
 
 __all__ = ["BatchEncoding", "TextSpans", "Tokenizer", "token_ids"]
 
@@ -400,7 +401,7 @@ class Tokenizer:
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Mapping[str, Any]],
+        conversation: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
@@ -408,40 +409,54 @@ class Tokenizer:
         continue_final_message: bool = False,
         tokenize: bool = True,
         *,
+        padding: Padding = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
         return_tensors: Literal["pt", "np"] | None = None,
         return_dict: bool = True,
-        strftime_now: str | None = None,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        strftime_now: str | date | None = None,
         **variables: Any,
     ) -> Any:
         """A conversation as the model was trained on them: ids and mask, or with ``tokenize=False`` the text.
 
-        Each message is ``{"role": "user", "content": "..."}``, with whatever else the template reads. Arguments are
-        those of transformers, and so is the text. ``chat_template`` is one of the model's templates by name, or a
-        template. Further keywords are variables of the template (``enable_thinking=False``). Where a template asks for
-        the day it is told the present, or ``strftime_now``: ``"2024-07-26"``, or with ``"T15:30:00"``. With
-        ``return_dict=False`` the ids alone.
+        Each message is ``{"role": "user", "content": "..."}``, with whatever else the template reads. Several conversations, a
+        list of lists, give one row each. The arguments are those of transformers, and so is the text. ``chat_template`` is one
+        of the model's templates by name, or a template. Further keywords are variables of the template
+        (``enable_thinking=False``). A template that asks for the time is told the present, or ``strftime_now``:
+        ``"2024-07-26"``, ``"2024-07-26T15:30:00"``, or a date. With ``return_dict=False`` only the ids are returned.
         """
-        for number, message in enumerate(conversation):
-            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-                raise InputError(f"message {number} is {message!r}", 'a message is {"role": "user", "content": "..."}')
-        if add_generation_prompt and continue_final_message:
-            raise InputError("add_generation_prompt and continue_final_message exclude one another")
-        for name, given in (("tools", tools), ("documents", documents)):
-            unlike = next((one for one in given or () if not isinstance(one, Mapping)), None)
-            if unlike is not None:
-                raise InputError(f"{name} has {unlike!r}", f"{name} are JSON objects: a tool is given by its schema")
-            if given is not None:
-                variables[name] = [dict(one) for one in given]
-        answer = "awaited" if add_generation_prompt else "continued" if continue_final_message else "none"
-        try:
-            messages, given_variables = json.dumps([dict(one) for one in conversation]), json.dumps(variables)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"what is given to a template is JSON: {error}") from None
-        text, _ = self._engine.chat(messages, given_variables, answer, chat_template, strftime_now)
+        for name in ("sanitize_control_tokens", "return_assistant_tokens_mask"):
+            if variables.pop(name, False):
+                raise UnsupportedError(f"apply_chat_template does not build {name}", "transformers does")
+        is_one = not conversation or not isinstance(conversation[0], (list, tuple))
+        texts = [
+            rendered(
+                self._engine,
+                messages,
+                variables,
+                tools=tools,
+                documents=documents,
+                chat_template=chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                strftime_now=strftime_now,
+            )[0]
+            for messages in cast("Sequence[Any]", [conversation] if is_one else conversation)
+        ]
+        text = texts[0] if is_one else texts
         if not tokenize:
             return text
         # The text holds the special tokens already.
-        encoded = self(text, add_special_tokens=False, return_tensors=return_tensors)
+        encoded = self(
+            text,
+            add_special_tokens=False,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+            **(tokenizer_kwargs or {}),
+        )
         return encoded if return_dict else encoded["input_ids"]
 
     def __getstate__(self) -> dict[str, Any]:

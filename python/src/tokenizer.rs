@@ -148,8 +148,8 @@ impl Tokenizer {
         self.tokenizer.chat_template()
     }
 
-    /// A conversation, a JSON list of messages, through a template; the time that the template asked for, if it did.
-    /// `variables` are a JSON object.
+    /// A conversation, a JSON list of messages, through a template; the time that the template asked for, if it did; and
+    /// whether a message repeats the template's beginning-of-sequence token. `variables` are a JSON object.
     #[pyo3(signature = (messages, variables, answer, template, now))]
     fn chat(
         &self,
@@ -159,7 +159,7 @@ impl Tokenizer {
         answer: &str,
         template: Option<String>,
         now: Option<&str>,
-    ) -> Result<(String, Option<String>), Failure> {
+    ) -> Result<(String, Option<String>, bool), Failure> {
         let read = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| Error::input(e.to_string()));
         let mut options = ChatOptions { template, ..ChatOptions::default() };
         options.answer = match answer {
@@ -175,7 +175,7 @@ impl Tokenizer {
         let objects = messages.as_array().into_iter().flatten().filter_map(Value::as_object);
         let messages: Vec<Message> = objects.cloned().map(Message::from).collect();
         let chat = py.detach(|| self.tokenizer.chat(&messages, &options))?;
-        Ok((chat.text, chat.now.map(|now| now.to_string())))
+        Ok((chat.text, chat.now.map(|now| now.to_string()), chat.repeats_bos))
     }
 
     /// Whether two beginning-of-sequence tokens stand in front.

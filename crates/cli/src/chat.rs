@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{BosArg, Chatting, Cutting};
 use crate::commands::runs::pair;
 use crate::failure::Failure;
+use crate::output;
 use crate::session::read_file;
 
 /// How prompts of this command become conversations.
@@ -91,6 +92,14 @@ impl Chatting {
         }
         Value::Object(record)
     }
+
+    /// Says which time the template was told, where nothing chose it.
+    pub(crate) fn tell_time(&self, record: &Value) {
+        if let (Some(now), None) = (record.get("now").and_then(Value::as_str), &self.chat_now) {
+            let text = format!("the chat template was told the time; --chat-now {now} tells it again");
+            output::note("note", &text);
+        }
+    }
 }
 
 impl Chat {
@@ -102,10 +111,7 @@ impl Chat {
         let messages: Vec<Message> =
             self.system.iter().cloned().chain([Message::new("user", prompt)]).collect();
         let chat = tokenizer.chat(&messages, &self.options)?;
-        let has_bos = tokenizer
-            .bos_text()
-            .is_some_and(|bos| prompt.contains(bos) && chat.text.matches(bos).count() > 1);
-        Ok(Said { text: chat.text, told_time: chat.now.is_some(), has_bos })
+        Ok(Said { text: chat.text, told_time: chat.now.is_some(), has_bos: chat.repeats_bos })
     }
 }
 

@@ -177,12 +177,7 @@ impl PromptArgs {
         let cutting = Cutting { bos: BosArg::No, ..self.cutting.clone() };
         let prompt = cutting.cut(said.text, tokenizer, context)?;
         let record = self.chat.record(&chat, said.told_time);
-        if let (Some(now), None) = (record.get("now").and_then(Value::as_str), &self.chat.chat_now) {
-            output::note(
-                "note",
-                &format!("the chat template was told the time; --chat-now {now} tells it again"),
-            );
-        }
+        self.chat.tell_time(&record);
         Ok(Prompt { chat: Some(record), ..prompt })
     }
 

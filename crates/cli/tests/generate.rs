@@ -154,6 +154,10 @@ fn what_a_template_was_given_stands_in_the_record() {
     let record: Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["chat"]).unwrap();
     assert_eq!(record, expected);
     succeeds(&[&extract[..], &["--chat"], &more, &["-o", &base]].concat());
+    // Another process that goes on with the run has to tell the same time.
+    let output = easyroutine(&[&extract[..], &["--chat", "-o", out]].concat()).assert().success();
+    let said = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    assert!(said.contains("--chat-now 2"), "{said}");
     let query = "extraction_config.chat.now = '2024-07-26T00:00:00'";
     let found = json(&["runs", "-b", &base, "query", query, "--format", "json"]);
     assert_eq!(found["runs"].as_array().unwrap().len(), 1);

@@ -14,7 +14,7 @@ from easyroutine import tensors
 from easyroutine._core import Loader, Saver, base_from_env
 from easyroutine.errors import InputError, NotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
-from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json
+from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json, with_chat
 from easyroutine.interpretability.inputs import pivots_of
 from easyroutine.interpretability.interventions import as_list, recorded
 from easyroutine.interpretability.metadata import Encoder
@@ -75,8 +75,10 @@ class ActivationSaver:
         dictionaries, at any depth. Each comes back equal and of its class (a tensor without its gradient); what would not is
         refused.
         """
-        story = story_of(model, target_token_positions, extraction_config, interventions, other_metadata, tag)
         known = _known_run(activations)
+        chat = ((known or {}).get("extraction_config") or {}).get("chat")
+        config = with_chat(extraction_config, chat)
+        story = story_of(model, target_token_positions, config, interventions, other_metadata, tag)
         if known is not None and not interventions:
             story["interventions"] = _interventions(known.get("interventions"))
         elif interventions is None and not isinstance(model, str) and model.interventions:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from easyroutine import tensors
 from easyroutine._core import fresh_name, speak_of_rows
 from easyroutine.checks import whole
+from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.activation_saver import ActivationSaver, story_of
-from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json
-from easyroutine.interpretability.inputs import Row, pivots_of
+from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json, with_chat
+from easyroutine.interpretability.inputs import Row, is_prompt, pivots_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine, recorded
 from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.kept_fields import kept_fields
@@ -24,6 +25,8 @@ from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.progress import progress, token_progress
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from easyroutine.interpretability.hooked_model import HookedModel
     from easyroutine.tokenizer import TextSpans
 
@@ -34,6 +37,8 @@ BATCH_TOKENS = 4096
 
 BatchSaver = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
+#: Keys of a batch under which its prompts stand: texts, or conversations.
+_PROMPTS = ("text", "messages")
 #: Keys of a batch that the model reads.
 _READ = ("input_ids", "attention_mask", "token_type_ids", "offset_mapping")
 #: Keys of a batch that say how it is run.
@@ -49,11 +54,11 @@ class Batch:
         self.others: dict[str, Any] = {}
         if isinstance(given, Mapping):
             self.said = {key: given[key] for key in _SAID if key in given}
-            of_text = "text" in given and "input_ids" not in given
-            read = ("text",) if of_text else _READ
+            prompts = next((key for key in _PROMPTS if key in given and "input_ids" not in given), None)
+            read = _READ if prompts is None else (prompts,)
             self.others = {key: given[key] for key in given if key not in read and key not in _SAID}
-            if of_text:
-                self.inputs = given["text"]
+            if prompts is not None:
+                self.inputs = given[prompts]
             elif self.said or self.others:
                 self.inputs = {key: given[key] for key in given if key in _READ}
         if self.said.get("vocabulary_index") is not None:
@@ -65,7 +70,7 @@ class Batch:
         inputs = self.inputs.get("input_ids") if isinstance(self.inputs, Mapping) else self.inputs
         if tensors.is_array(inputs):
             return len(tensors.shape_of(inputs)) == 1
-        return isinstance(inputs, str) or not (
+        return is_prompt(inputs) or not (
             isinstance(inputs, (list, tuple))
             and any(isinstance(one, (str, list, tuple)) or tensors.is_array(one) for one in inputs)
         )
@@ -78,28 +83,29 @@ class Batch:
 
 def check_data_set(dataloader: Any) -> None:
     """Refuses what is one batch, not several."""
-    if isinstance(dataloader, (str, Mapping)):
-        raise InputError("a data set is a list of batches or of texts", "for one batch call forward()")
+    if isinstance(dataloader, Mapping) or is_prompt(dataloader):
+        raise InputError("a data set is a list of batches, texts or conversations", "for one batch call forward()")
 
 
 def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
-    """The batches of a data set; texts by themselves are taken some at a time."""
-    texts: list[str] = []
+    """The batches of a data set; prompts by themselves are taken some at a time."""
+    prompts: list[Any] = []
     for given in dataloader:
-        if isinstance(given, str):
-            texts.append(given)
-            if len(texts) == batch_size:
-                yield Batch(texts)
-                texts = []
+        if is_prompt(given):
+            prompts.append(given)
+            if len(prompts) == batch_size:
+                yield Batch(prompts)
+                prompts = []
             continue
-        if texts:
-            yield Batch(texts)
-            texts = []
+        if prompts:
+            yield Batch(prompts)
+            prompts = []
         yield Batch(given)
-    if texts:
-        yield Batch(texts)
+    if prompts:
+        yield Batch(prompts)
 
 
+@takes_chats
 def extract_cache(
     model: HookedModel,
     dataloader: Iterable[Any],
@@ -113,11 +119,12 @@ def extract_cache(
     batch_tokens: int = BATCH_TOKENS,
     register_aggregation: tuple[str, Callable[[Any, Any], Any]] | None = None,
     dict_token_index: Any = None,
+    **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
     """Runs a data set and keeps what is asked for, rows in the order of the batches, with the metadata of the run.
 
-    A batch is whatever :meth:`forward` takes, or ``{"text": …}`` with a text or several; texts in a list are taken
-    ``batch_size`` at a time. Keys of a batch that the
+    A batch is whatever :meth:`forward` takes; or a dictionary with ``"text"``, a text or several, or ``"messages"``, a
+    conversation or several. Texts and conversations in a list are taken ``batch_size`` at a time. Keys of a batch that the
     model does not read go to ``batch_saver``, and what it returns into the cache; ``pivot_positions`` are read.
 
     ``batch_tokens`` is how many tokens run together at most: rows of like length run together, without padding, and give the
@@ -127,7 +134,7 @@ def extract_cache(
     """
     changes = as_list(interventions)
     config = as_config(extraction_config)
-    data = DataSet.read(model, dataloader, batch_saver)
+    data = DataSet.read(model, dataloader, batch_saver, chat)
     positions = as_given(target_token_positions)
     if register_aggregation is None and data.may_be_packed(model, changes):
         joined = packed(model, data, positions, config, changes, seed=seed, batch_tokens=batch_tokens)
@@ -141,7 +148,7 @@ def extract_cache(
         target_token_positions=positions,
         model_name=model.name,
         model_digest=model.digest,
-        extraction_config=config,
+        extraction_config=with_chat(config, data.chat),
         interventions=[recorded(one) for one in [*model.interventions, *changes]] or None,
     )
     return joined
@@ -159,19 +166,25 @@ class DataSet:
     others: list[ActivationCache] = field(default_factory=list)
     #: What else each batch holds, how many rows it has, and whether it is one row by itself.
     said: list[tuple[dict[str, Any], int, bool]] = field(default_factory=list)
+    #: What a record says of its conversations.
+    chat: dict[str, Any] | None = None
 
     @classmethod
-    def read(cls, model: HookedModel, dataloader: Iterable[Any], batch_saver: BatchSaver) -> DataSet:
-        """Reads all batches; texts by themselves are taken ``batch_size`` at a time."""
+    def read(
+        cls, model: HookedModel, dataloader: Iterable[Any], batch_saver: BatchSaver, chat: ChatArguments
+    ) -> DataSet:
+        """Reads all batches; texts and conversations by themselves are taken ``batch_size`` at a time."""
         check_data_set(dataloader)
-        data = cls()
+        data, chats = cls(), Chats(chat)
         for batch in batches(dataloader, model.config.batch_size):
-            data.batches.append(model.rows_of(batch.inputs))
+            data.batches.append(model._rows(batch.inputs, chats))
             data.pivots.append(None if batch.pivots is None else pivots_of(batch.pivots))
             data.others.append(ActivationCache(batch_saver(batch.others) or {}))
             data.said.append((batch.others, len(data.batches[-1]), batch.is_one_row))
         if not data.batches:
             raise InputError("the data set is empty")
+        chats.finish()
+        data.chat = chats.record()
         return data
 
     def may_be_packed(self, model: HookedModel, interventions: Sequence[Intervention]) -> bool:
@@ -241,6 +254,7 @@ def wishes_of(
     }
 
 
+@takes_chats
 def extract_to_store(
     model: HookedModel,
     saver: ActivationSaver,
@@ -258,6 +272,7 @@ def extract_to_store(
     other_metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
+    **chat: Unpack[ChatArguments],
 ) -> Place | None:
     """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, whatever the data set.
 
@@ -275,7 +290,7 @@ def extract_to_store(
     name = fresh_name() if run is None else run
     share = None if part is None else _share(part)
     config = as_config(extraction_config)
-    data = DataSet.read(model, dataloader, lambda others: None)
+    data = DataSet.read(model, dataloader, lambda others: None, chat)
     own = as_list(interventions)
     if not data.may_be_packed(model, own):
         raise InputError(
@@ -289,7 +304,7 @@ def extract_to_store(
     positions = as_given(target_token_positions)
     changes = [*model.interventions, *own]
     wishes = wishes_of(model, data, positions, config, own, seed, batch_tokens)
-    story = story_of(model, positions, config, changes, other_metadata, tag)
+    story = story_of(model, positions, with_chat(config, data.chat), changes, other_metadata, tag)
     place = {
         "run": name,
         "resume": resume,

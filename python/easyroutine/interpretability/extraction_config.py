@@ -11,7 +11,7 @@ from typing import Any, Literal
 from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import normalised
 
-__all__ = ["ExtractionConfig", "as_config"]
+__all__ = ["ExtractionConfig", "as_config", "config_json", "with_chat"]
 
 
 @dataclass
@@ -127,10 +127,20 @@ def as_config(given: Any) -> ExtractionConfig:
     unknown = next((name for name in given if name not in _FIELDS), None)
     if unknown is not None:
         near = get_close_matches(str(unknown), _FIELDS, 1)
-        raise InputError(
-            f"an ExtractionConfig has no field {unknown!r}", f"did you mean `{near[0]}`?" if near else None
-        )
+        hint = f"did you mean `{near[0]}`?" if near else None
+        if unknown == "chat":
+            hint = "what a run's chat template was given is said by keywords: tools=…, chat_variables=…, strftime_now=…"
+        raise InputError(f"an ExtractionConfig has no field {unknown!r}", hint)
     return ExtractionConfig(**given)
+
+
+def with_chat(
+    config: ExtractionConfig | Mapping[str, Any], chat: Mapping[str, Any] | None
+) -> ExtractionConfig | dict[str, Any]:
+    """A configuration as records keep it: where conversations were run, with what their chat template was given."""
+    if isinstance(config, ExtractionConfig):
+        return config if chat is None else {**config.to_dict(), "chat": dict(chat)}
+    return dict(config) if chat is None else {**config, "chat": dict(chat)}
 
 
 def config_json(config: Any) -> str:

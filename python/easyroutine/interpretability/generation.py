@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from easyroutine import tensors
 from easyroutine._core import Tensor
 from easyroutine.checks import number, token_id, whole
+from easyroutine.conversations import ChatArguments, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.extraction_config import as_config
 from easyroutine.interpretability.inputs import Row
@@ -16,6 +17,8 @@ from easyroutine.interpretability.interventions import as_list, for_engine
 from easyroutine.interpretability.stop_strings import Stops
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from easyroutine.interpretability.extraction_config import ExtractionConfig
     from easyroutine.interpretability.hooked_model import HookedModel
     from easyroutine.interpretability.interventions import Intervention
@@ -46,6 +49,7 @@ _SAY_NOTHING = (
 )
 
 
+@takes_chats
 def generate(
     model: HookedModel,
     inputs: Any,
@@ -66,8 +70,9 @@ def generate(
     stop_strings: str | Sequence[str] | None = None,
     seed: int | None = None,
     on_token: Callable[[int, int, float], Any] | None = None,
+    **chat: Unpack[ChatArguments],
 ) -> Any:
-    """Continues each row: greedy, or drawn with ``do_sample=True``.
+    """Continues each row: greedy, or drawn with ``do_sample=True``. The inputs, conversations too, are those of :meth:`forward`.
 
     Gives prompt and new ids [B, S], a list of one tensor a row where rows differ in length; with ``return_text`` the text, of
     several rows a list. ``return_full_text=False`` leaves the prompt out of both.
@@ -93,7 +98,7 @@ def generate(
         "seed": seed,
     }
     wishes = _wishes(generation_config, settings)
-    rows = model.rows_of(inputs)
+    rows = model.rows_of(inputs, **chat)
     config = None if extraction_config is None else as_config(extraction_config)
     draws_from = whole(wishes.get("seed", 0), "seed")
     samples = bool(wishes.get("do_sample", False))

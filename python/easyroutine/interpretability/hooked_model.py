@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Attention, most_likely
 from easyroutine._core import Model as _Engine
 from easyroutine.checks import token_id, whole
+from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import UnsupportedError
 from easyroutine.interpretability import dataset, generation, patching
 from easyroutine.interpretability.activation_cache import ActivationCache
@@ -30,6 +31,9 @@ from easyroutine.logger import log_to
 from easyroutine.progress import download_progress
 from easyroutine.replaced import replaced_name
 from easyroutine.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["HookedModel", "HookedModelConfig"]
 
@@ -95,27 +99,13 @@ class HookedModel(DescribedModel):
         ``local_files_only`` (``offline``). What ``others`` transformers takes and this package cannot do, such as quantisation, is
         refused by name.
         """
-        named = {
-            "device_map": device_map,
-            "torch_dtype": torch_dtype,
-            "attn_implementation": attn_implementation,
-            "batch_size": batch_size,
-            "threads": threads,
-            "revision": revision,
-            "offline": offline,
-            "allow_config_keys": allow_config_keys,
-            "pre": pre,
-            "allow_tensors": allow_tensors,
-            "adapter": adapter,
-            "dtype": dtype,
-            "device": device,
-            "local_files_only": local_files_only,
-        }
+        named = {name: value for name, value in locals().items() if name not in ("cls", "model_name", "others")}
         given = {name: value for name, value in named.items() if value is not None}
         return cls(config_of_keywords(str(model_name), {**given, **others}))
 
     # Running it.
 
+    @takes_chats
     def __call__(
         self,
         inputs: Any,
@@ -130,6 +120,7 @@ class HookedModel(DescribedModel):
         *,
         seed: int = 0,
         first_row: int = 0,
+        **chat: Unpack[ChatArguments],
     ) -> ActivationCache:
         """The same as :meth:`forward`."""
         return self.forward(
@@ -144,8 +135,10 @@ class HookedModel(DescribedModel):
             vocabulary_index,
             seed=seed,
             first_row=first_row,
+            **chat,
         )
 
+    @takes_chats
     def forward(
         self,
         inputs: Any,
@@ -160,11 +153,14 @@ class HookedModel(DescribedModel):
         *,
         seed: int = 0,
         first_row: int = 0,
+        **chat: Unpack[ChatArguments],
     ) -> ActivationCache:
         """Runs the model and keeps what is asked for.
 
-        ``inputs``: a text, a list of texts, token ids (a list, or an array of numpy or torch), rows of them, or a mapping with
-        ``input_ids`` and perhaps ``attention_mask``. Positions count the real tokens of a row: padding is cut off.
+        ``inputs``: a text, a conversation (a list of messages ``{"role": "user", "content": "..."}``), a list of either, token
+        ids (a list, or an array of numpy or torch), rows of them, or a mapping with ``input_ids`` and perhaps
+        ``attention_mask``. Conversations go through the model's chat template; ``tools``, ``chat_variables`` and so on
+        (:class:`ChatArguments`) say how. Positions count the real tokens of a row: padding is cut off.
 
         ``interventions`` change this run, after those that are registered; what is kept shows them. ``pivot_positions`` cut
         rows for ``inputs-partition-N``. ``external_cache`` carries the means of ``avg_over_example`` on from batch to batch, over
@@ -177,7 +173,7 @@ class HookedModel(DescribedModel):
                 "vocabulary_index asks for a gradient, and this engine runs forward only",
                 "take gradients with PyTorch",
             )
-        rows = self.rows_of(inputs)
+        rows = self.rows_of(inputs, **chat)
         config = self._config(extraction_config)
         means, mean_rows = carried_on(external_cache, batch_idx) if config.avg_over_example else ({}, 0)
         cache = self.run(
@@ -235,9 +231,17 @@ class HookedModel(DescribedModel):
         cache._mean_rows = mean_rows + len(rows)
         return cache
 
-    def rows_of(self, inputs: Any) -> list[Row]:
-        """What the model would be given, as rows of ids without padding."""
-        return rows_of(inputs, self._tokenizer_of(inputs), self._engine.sizes["max_position_embeddings"])
+    @takes_chats
+    def rows_of(self, inputs: Any, **chat: Unpack[ChatArguments]) -> list[Row]:
+        """What the model would be given, as rows of ids without padding. The arguments are those of :meth:`forward`."""
+        chats = Chats(chat)
+        rows = self._rows(inputs, chats)
+        chats.finish()
+        return rows
+
+    def _rows(self, inputs: Any, chats: Chats) -> list[Row]:
+        """Some of the rows of a call, whose conversations are told one time."""
+        return rows_of(inputs, self.get_text_tokenizer, chats, self._engine.sizes["max_position_embeddings"])
 
     # Where these stand, in files of their own, ``model`` is the model itself.
 
@@ -287,6 +291,7 @@ class HookedModel(DescribedModel):
             for remove in hook_handlers:
                 remove()
 
+    @takes_chats
     def predict(
         self,
         inputs: Any,
@@ -298,6 +303,7 @@ class HookedModel(DescribedModel):
         interventions: Sequence[Intervention] | None = None,
         seed: int = 0,
         first_row: int = 0,
+        **chat: Unpack[ChatArguments],
     ) -> dict[str, float] | list[dict[str, float]]:
         """The ``k`` most likely next tokens with their probabilities, after the last of the selected positions.
 
@@ -313,6 +319,7 @@ class HookedModel(DescribedModel):
             interventions,
             seed=seed,
             first_row=first_row,
+            **chat,
         )
         tokenizer = self.get_text_tokenizer()
         found = []
@@ -324,6 +331,7 @@ class HookedModel(DescribedModel):
             found.append(likely)
         return found[0] if len(found) == 1 else found
 
+    @takes_chats
     def lens(
         self,
         prompt: Any,
@@ -335,13 +343,14 @@ class HookedModel(DescribedModel):
         k: int = 10,
         track: str | int | None = None,
         interventions: Intervention | Sequence[Intervention] | None = None,
+        **chat: Unpack[ChatArguments],
     ) -> LensResult:
         """What each layer would predict at each token of one prompt, as a table and a picture.
 
         Layers are read as ``interventions``, registered ones and hooks leave them; pictures say which there were. Nothing as
         wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding; ``track`` follows one token.
         """
-        row = one_row(self.rows_of(prompt), "a lens is drawn")
+        row = one_row(self.rows_of(prompt, **chat), "a lens is drawn")
         tracked = self.get_text_tokenizer().to_single_token(track) if isinstance(track, str) else track
         return LensResult.of_prompt(
             self._engine,
@@ -356,6 +365,7 @@ class HookedModel(DescribedModel):
             tracked=None if tracked is None else token_id(tracked, "track"),
         )
 
+    @takes_chats
     def attention(
         self,
         prompt: Any,
@@ -363,24 +373,18 @@ class HookedModel(DescribedModel):
         layer: int | str = "*",
         head: int | str = "*",
         interventions: Sequence[Intervention] | None = None,
+        **chat: Unpack[ChatArguments],
     ) -> AttentionResult:
         """Which tokens each head looks at in one prompt, as pictures and tables.
 
         It is read as ``interventions``, registered ones and hooks leave it; pictures say which there were. ``layer`` and
         ``head`` are a number, -1 for the last, a range such as ``"4:9"`` (4 to 8), or ``"*"``, all of them.
         """
-        row = one_row(self.rows_of(prompt), "attention is drawn")
+        row = one_row(self.rows_of(prompt, **chat), "attention is drawn")
         heads = f"pattern_L{layer}H{head}"
         changes = for_engine([*self.interventions, *as_list(interventions)])
         hooks = list(self._hooks.values())
         return AttentionResult(Attention.of_prompt(self._engine, row.for_engine(), heads, changes, hooks))
-
-    def _tokenizer_of(self, inputs: Any) -> Tokenizer | None:
-        """The tokenizer, where the inputs are text."""
-        is_text = isinstance(inputs, str) or (
-            isinstance(inputs, (list, tuple)) and bool(inputs) and isinstance(inputs[0], str)
-        )
-        return self.get_text_tokenizer() if is_text else None
 
     # Copies and pictures.
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from easyroutine import tensors
 from easyroutine.checks import whole
+from easyroutine.conversations import Chats, is_conversation
 from easyroutine.errors import InputError
 
 if TYPE_CHECKING:
     from easyroutine.tokenizer import TextSpans, Tokenizer
 
-__all__ = ["Row", "one_row", "pivots_of", "rows_of"]
+__all__ = ["Row", "is_prompt", "one_row", "pivots_of", "prompts_of", "rows_of"]
 
 _LARGEST = 2**32
 
@@ -32,24 +33,56 @@ class Row:
         return self.ids, self.text
 
 
-def rows_of(inputs: Any, tokenizer: Tokenizer | None, context: int | None = None) -> list[Row]:
-    """Rows of a text, several texts, ids, an array of ids, or a mapping with ``input_ids``.
+def rows_of(
+    inputs: Any,
+    tokenizer: Callable[[], Tokenizer] | None = None,
+    chats: Chats | None = None,
+    context: int | None = None,
+) -> list[Row]:
+    """Rows of a prompt, several prompts, ids, an array of ids, or a mapping with ``input_ids``.
 
-    A text of more than ``context`` tokens is refused before all of it is cut. The caller's object is never changed.
+    A prompt is a text or a conversation, which is a list of messages; one of more than ``context`` tokens is refused before
+    all of it is cut. The caller's object is never changed.
     """
     if isinstance(inputs, Mapping):
         return _of_mapping(inputs)
-    if isinstance(inputs, str) or _is_texts(inputs):
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        if tokenizer is None:
-            raise InputError("text needs a tokenizer, and this model has none", "give token ids instead")
-        return [_of_text(number, text, tokenizer, context) for number, text in enumerate(texts)]
-    return [Row(ids) for ids in _table(inputs, "input_ids")]
+    prompts = prompts_of(inputs)
+    if prompts is None:
+        return [Row(ids) for ids in _table(inputs, "input_ids")]
+    if tokenizer is None:
+        raise InputError("these are texts, and only token ids are taken here")
+    cut, chats, rows = tokenizer(), Chats({}) if chats is None else chats, []
+    for number, prompt in enumerate(prompts):
+        is_text = isinstance(prompt, str)
+        # A chat template has written the special tokens already.
+        text = prompt if is_text else chats.text(prompt, cut)
+        rows.append(_of_text(number, text, cut, context, add_special_tokens=is_text))
+    return rows
 
 
-def _of_text(number: int, text: str, tokenizer: Tokenizer, context: int | None) -> Row:
+def is_prompt(value: Any) -> bool:
+    """Whether this is one text or one conversation."""
+    return isinstance(value, str) or is_conversation(value)
+
+
+def prompts_of(inputs: Any) -> list[Any] | None:
+    """The prompts, each a text or a conversation; None where the inputs are ids."""
+    if is_prompt(inputs):
+        return [inputs]
+    if not isinstance(inputs, (list, tuple)) or not any(map(is_prompt, inputs)):
+        return None
+    wrong = next((number for number, one in enumerate(inputs) if not is_prompt(one)), None)
+    if wrong is not None:
+        raise InputError(
+            f"prompt {wrong} is {inputs[wrong]!r:.80}, beside prompts that are texts or conversations",
+            'a conversation is a list of messages: [{"role": "user", "content": "..."}]',
+        )
+    return list(inputs)
+
+
+def _of_text(number: int, text: str, tokenizer: Tokenizer, context: int | None, *, add_special_tokens: bool) -> Row:
     limit = None if context is None else context + 1
-    ids, spans, is_whole = tokenizer.row(text, True, limit, stacklevel=6)
+    ids, spans, is_whole = tokenizer.row(text, add_special_tokens, limit, stacklevel=7)
     if not is_whole and context is not None:
         raise InputError(
             f"row {number} has more than {context} tokens; the model was built for {context} at most",
@@ -72,10 +105,6 @@ def one_row(rows: list[Row], what: str) -> Row:
     if len(rows) != 1:
         raise InputError(f"{what} of one prompt at a time, not of {len(rows)}")
     return rows[0]
-
-
-def _is_texts(inputs: Any) -> bool:
-    return isinstance(inputs, (list, tuple)) and bool(inputs) and all(isinstance(one, str) for one in inputs)
 
 
 def _of_mapping(inputs: Mapping[str, Any]) -> list[Row]:

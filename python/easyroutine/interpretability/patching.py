@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from easyroutine import tensors
 from easyroutine._core import draw_grid
 from easyroutine.checks import token_id, whole
+from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.dataset import BatchSaver, batches, check_data_set
@@ -19,6 +20,8 @@ from easyroutine.interpretability.pictures import framed, written, written_bytes
 from easyroutine.interpretability.selection import as_json, normalised
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from easyroutine.interpretability.hooked_model import HookedModel
 
 __all__ = ["PatchingGrid", "compute_patching", "sweep"]
@@ -26,6 +29,7 @@ __all__ = ["PatchingGrid", "compute_patching", "sweep"]
 Token = int | str
 
 
+@takes_chats
 def compute_patching(
     model: HookedModel,
     target_token_positions: Any,
@@ -36,6 +40,7 @@ def compute_patching(
     target_dictonary_idxs: Sequence[Any] | None = None,
     return_logit_diff: bool = False,
     batch_saver: BatchSaver = lambda others: None,
+    **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
     """Puts activations of the base runs into the target runs, batch by batch, and compares at the last token.
 
@@ -52,12 +57,12 @@ def compute_patching(
         raise InputError("logit differences need base_dictonary_idxs and target_dictonary_idxs")
     check_data_set(base_dataloader)
     check_data_set(target_dataloader)
-    parts, n_rows = [], 0
+    parts, n_rows, chats = [], 0, Chats(chat)
     size = model.config.batch_size
     for base, target in zip_longest(batches(base_dataloader, size), batches(target_dataloader, size)):
         if base is None or target is None:
             raise InputError("base_dataloader and target_dataloader have different numbers of batches")
-        base_rows, target_rows = model.rows_of(base.inputs), model.rows_of(target.inputs)
+        base_rows, target_rows = model._rows(base.inputs, chats), model._rows(target.inputs, chats)
         end = n_rows + len(target_rows)
         labels = None
         if base_labels is not None and target_labels is not None:
@@ -77,6 +82,7 @@ def compute_patching(
         n_rows = end
     if not parts:
         raise InputError("the data set is empty")
+    chats.finish()
     if base_labels is not None and target_labels is not None:
         if not len(base_labels) == len(target_labels) == n_rows:
             raise InputError(_counts(base_labels, target_labels, f"{n_rows} rows"))
@@ -142,6 +148,7 @@ def _label(label: Any) -> int:
     return token_id(label, "the label of a row")
 
 
+@takes_chats
 def sweep(
     model: HookedModel,
     prompt: Any,
@@ -157,6 +164,7 @@ def sweep(
     answer: Token | None = None,
     against: Token | None = None,
     on_progress: Callable[[int, int], Any] | None = None,
+    **chat: Unpack[ChatArguments],
 ) -> PatchingGrid:
     """One change after another of one prompt.
 
@@ -170,10 +178,12 @@ def sweep(
     _check_unchanged(model, "sweep")
     if mean_over is not None and by != "mean":
         raise InputError(f"by={by!r} does not read mean_over", 'by="mean" does')
-    rows = model.rows_of(prompt)
+    chats = Chats(chat)
+    rows = model._rows(prompt, chats)
     if len(rows) != 1:
         raise InputError(f"a sweep is of one prompt, not of {len(rows)}")
-    base_rows = [] if base is None else model.rows_of(base)
+    base_rows = [] if base is None else model._rows(base, chats)
+    chats.finish()
     tokenizer = model.get_text_tokenizer() if any(isinstance(one, str) for one in (answer, against)) else None
 
     def token(one: Token | None, name: str) -> int | None:

@@ -116,7 +116,9 @@ pub(super) fn examples(
         oddities.tell(tokenizer, context, chat.as_ref().map_or(&[], |chat| &chat.have_bos));
     }
     let of_file = (skipped > 0).then_some(of_file);
-    Ok(Rows { examples, of_file, chat: chat.map(|chat| extract.chat.record(&chat.chat, chat.told_time)) })
+    let chat = chat.map(|chat| extract.chat.record(&chat.chat, chat.told_time));
+    chat.iter().for_each(|record| extract.chat.tell_time(record));
+    Ok(Rows { examples, of_file, chat })
 }
 
 /// How prompts become conversations, and what was seen on the way.

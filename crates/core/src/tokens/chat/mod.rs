@@ -137,6 +137,8 @@ pub struct Chat {
     pub text: String,
     /// The time that the template asked for, if it did: given again in [`ChatOptions::now`], it makes the same text.
     pub now: Option<LocalTime>,
+    /// Whether a message holds a beginning-of-sequence token and the template writes another.
+    pub repeats_bos: bool,
 }
 
 impl Tokenizer {
@@ -146,21 +148,17 @@ impl Tokenizer {
     /// The conversation is empty; the tokenizer has no template, or none of that name; the template is wrong, refuses
     /// the conversation, or takes more memory or time than any template needs.
     pub fn chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Chat> {
-        let Some(last) = messages.last() else {
+        if messages.is_empty() {
             return Err(
                 Error::input("the conversation is empty").hint("a template needs one message at least")
             );
-        };
+        }
         let template = self.templates.choose(options.template.as_deref(), options.tools.is_some())?;
         let mut prepared: Vec<_> = messages.iter().map(Message::prepared).collect();
-        if options.answer == Answer::Continued
-            && let Some(message) = prepared.last_mut()
-        {
-            let Some(Value::String(content)) = message.get_mut("content") else {
-                return Err(Error::input("the last message has no text that could be continued"));
-            };
-            content.push_str(END_OF_MESSAGE);
-        }
+        let continued = match (options.answer, prepared.last_mut()) {
+            (Answer::Continued, Some(message)) => Some(mark_end(message)?),
+            _ => None,
+        };
         let mut context: Map<String, Value> =
             self.named.iter().map(|(role, token)| (role.to_owned(), json!(token))).collect();
         context.extend(options.variables.clone());
@@ -171,10 +169,16 @@ impl Tokenizer {
         let now = options.now.clone().unwrap_or_else(LocalTime::now);
         let rendered = render::render(template, context, now.clone())?;
         let mut text = rendered.text;
-        if options.answer == Answer::Continued {
-            cut_after_message(&mut text, last)?;
+        if let Some(said) = continued {
+            cut_after_message(&mut text, &said)?;
         }
-        Ok(Chat { text, now: rendered.asked_for_time.then_some(now) })
+        let repeats_bos = self.bos_text().is_some_and(|bos| {
+            let holds_bos = |message: &Message| {
+                message.0.get("content").and_then(Value::as_str).unwrap_or_default().contains(bos)
+            };
+            messages.iter().any(holds_bos) && text.matches(bos).count() > 1
+        });
+        Ok(Chat { text, now: rendered.asked_for_time.then_some(now), repeats_bos })
     }
 
     /// Whether two beginning-of-sequence tokens stand at the beginning: the text brought one along, and the tokenizer
@@ -189,9 +193,24 @@ impl Tokenizer {
     }
 }
 
-/// Cuts the text where the last message ends, as transformers does.
-fn cut_after_message(text: &mut String, last: &Message) -> Result<()> {
-    let said = last.0.get("content").and_then(Value::as_str).unwrap_or_default().trim();
+/// Marks where a message ends: behind its content, or behind the last text where the content is a list of parts, as in
+/// transformers. Returns the text that is marked.
+fn mark_end(message: &mut Map<String, Value>) -> Result<String> {
+    let content = match message.get_mut("content") {
+        Some(Value::Array(parts)) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
+        content => content,
+    };
+    let Some(Value::String(text)) = content else {
+        return Err(Error::input("the last message has no text that could be continued"));
+    };
+    let said = text.clone();
+    text.push_str(END_OF_MESSAGE);
+    Ok(said)
+}
+
+/// Cuts the text where the last message, which is `said`, ends, as transformers does.
+fn cut_after_message(text: &mut String, said: &str) -> Result<()> {
+    let said = said.trim();
     match text.rfind(END_OF_MESSAGE.trim_end()) {
         Some(at) if text[..at].contains(said) => {
             // A template that trims what is said drops the blank that ends the mark, and blanks before it.

@@ -1,0 +1,200 @@
+"""Conversations through a model's chat template."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+from easyroutine.errors import InputError
+from easyroutine.logger import logger
+
+if TYPE_CHECKING:
+    from easyroutine._core import Tokenizer as Engine
+    from easyroutine.tokenizer import Tokenizer
+
+__all__ = ["ChatArguments", "Chats", "is_conversation", "rendered", "takes_chats"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class ChatArguments(TypedDict, total=False):
+    """How the conversations among the inputs become text. The names are those of :meth:`Tokenizer.apply_chat_template`."""
+
+    #: JSON schemas of the tools that the model may call.
+    tools: Sequence[Mapping[str, Any]] | None
+    #: Documents to answer from.
+    documents: Sequence[Mapping[str, Any]] | None
+    #: One of the model's templates by name, or a template.
+    chat_template: str | None
+    #: Whether the text ends with the start of an answer. If neither this nor ``continue_final_message`` is given, it does unless
+    #: the last message is the assistant's, which is then continued, as in the pipelines of transformers.
+    add_generation_prompt: bool | None
+    #: Whether the text ends within the last message.
+    continue_final_message: bool | None
+    #: Further variables of the template: ``{"enable_thinking": False}``.
+    chat_variables: Mapping[str, Any] | None
+    #: The time that the template is told, if it asks: ``"2024-07-26"``, ``"2024-07-26T15:30:00"``, or a date; by default the present.
+    strftime_now: str | date | None
+
+
+def takes_chats(function: _Function) -> _Function:
+    """Shows the arguments of :class:`ChatArguments` one by one in the signature of a function that takes them as keywords."""
+    signature = inspect.signature(function)
+    parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    for name, kind in ChatArguments.__annotations__.items():
+        annotation = getattr(kind, "__forward_arg__", kind)
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return function
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether this is a list of messages."""
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(one, Mapping) for one in value)
+        and any("role" in one for one in value)
+    )
+
+
+class Chats:
+    """The conversations of one call, which are all told the same time."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        known = ChatArguments.__annotations__
+        unknown = next((name for name in given if name not in known), None)
+        if unknown is not None:
+            near = get_close_matches(unknown, known, 1)
+            raise TypeError(
+                f"unexpected keyword argument {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        self._given = {name: value for name, value in given.items() if value is not None}
+        variables = self._given.get("chat_variables", {})
+        if not isinstance(variables, Mapping):
+            raise InputError(f"chat_variables is {variables!r:.80}", 'it is such as {"enable_thinking": False}')
+        own = next((name for name in variables if name in known), None)
+        if own is not None:
+            raise InputError(f"chat_variables has {own!r}, which is an argument of its own", f"{own}=…")
+        self._count = 0
+        #: The time that a template asked for and was told.
+        self.now: str | None = None
+
+    def text(self, conversation: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:
+        """A conversation as text, which holds the special tokens already."""
+        self._count += 1
+        given = {name: value for name, value in self._given.items() if name != "chat_variables"}
+        if "add_generation_prompt" not in given and "continue_final_message" not in given:
+            last = conversation[-1].get("role") == "assistant"
+            given.update(add_generation_prompt=not last, continue_final_message=last)
+        if self.now is not None:
+            given["strftime_now"] = self.now
+        text, now = rendered(tokenizer._engine, conversation, self._given.get("chat_variables", {}), **given)
+        self.now = now if now is not None else self.now
+        return text
+
+    def finish(self) -> None:
+        """Refuses arguments that no conversation read, and logs the time that templates were told."""
+        if self._given and not self._count:
+            name = next(iter(self._given))
+            raise InputError(
+                f"{name} is for conversations, and the inputs hold none",
+                'a conversation is a list of messages: [{"role": "user", "content": "..."}]',
+            )
+        if self.now is not None and "strftime_now" not in self._given:
+            logger.info("the chat template was told the time; strftime_now=%r tells it again", self.now)
+
+    def record(self) -> dict[str, Any] | None:
+        """What a run's record says of its conversations, beside their messages; None if there were none."""
+        if not self._count:
+            return None
+        given = dict(self._given)
+        record: dict[str, Any] = {}
+        for name, kept in _RECORDED.items():
+            if name in given:
+                record[kept] = given[name]
+        if self.now is not None:
+            record["now"] = self.now
+        return dict(json.loads(json.dumps(record)))
+
+
+#: Arguments that the record of a run keeps, by the names that the command line gives them there.
+_RECORDED = {
+    "chat_variables": "variables",
+    "tools": "tools",
+    "documents": "documents",
+    "chat_template": "template",
+    "add_generation_prompt": "add_generation_prompt",
+    "continue_final_message": "continue_final_message",
+}
+
+
+def rendered(
+    engine: Engine,
+    conversation: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Any],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    chat_template: str | None = None,
+    add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    strftime_now: str | date | None = None,
+) -> tuple[str, str | None]:
+    """A conversation as text, and the time that its template asked for, if it did."""
+    for number, message in enumerate(conversation):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InputError(f"message {number} is {message!r:.80}", 'a message is {"role": "user", "content": "..."}')
+    for name, truth in (
+        ("add_generation_prompt", add_generation_prompt),
+        ("continue_final_message", continue_final_message),
+    ):
+        if not isinstance(truth, bool):
+            raise InputError(f"{name} is {truth!r:.80}; it is True or False")
+    if add_generation_prompt and continue_final_message:
+        raise InputError("add_generation_prompt and continue_final_message exclude one another")
+    if chat_template is not None and not isinstance(chat_template, str):
+        raise InputError(f"chat_template is {type(chat_template).__name__}; it is a template, or the name of one")
+    given = dict(variables)
+    for name, listed in (("tools", tools), ("documents", documents)):
+        if listed is not None:
+            given[name] = _objects(name, listed)
+    answer = "awaited" if add_generation_prompt else "continued" if continue_final_message else "none"
+    try:
+        messages, written = json.dumps([dict(one) for one in conversation]), json.dumps(given)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"what is given to a chat template is JSON: {error}") from None
+    text, now, repeats_bos = engine.chat(messages, written, answer, chat_template, _time(strftime_now))
+    if repeats_bos:
+        bos = engine.roles.get("bos_token")
+        warnings.warn(f"a message holds {bos!r}, which the chat template writes too", stacklevel=3)
+    return text, now
+
+
+def _objects(name: str, listed: Any) -> list[dict[str, Any]]:
+    """Tools or documents, which are JSON objects."""
+    if isinstance(listed, (str, bytes, Mapping)) or not hasattr(listed, "__iter__"):
+        raise InputError(f"{name} is {listed!r:.80}; it is a list of dictionaries")
+    found = list(listed)
+    for one in found:
+        if callable(one):
+            raise InputError(
+                f"{name} has the function {getattr(one, '__name__', one)!r}",
+                "transformers.utils.get_json_schema(function) gives the schema of a function that is documented",
+            )
+        if not isinstance(one, Mapping):
+            raise InputError(f"{name} has {one!r:.80}", f"{name} are dictionaries: a tool is given by its JSON schema")
+    return [dict(one) for one in found]
+
+
+def _time(given: Any) -> str | None:
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, date):
+        return given.isoformat()
+    raise InputError(f"strftime_now is {given!r:.80}", 'it is such as "2024-07-26" or "2024-07-26T15:30:00"')
