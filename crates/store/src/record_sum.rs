@@ -1,4 +1,4 @@
-//! The checksum of a record, in the record.
+//! The checksum of a record, of a plan or of a receipt, in itself.
 //!
 //! It is over the bytes of the file, with zeros where its own digits stand, so that it costs no second spelling of the JSON,
 //! and any change of the file shows. Whatever easyroutine changes gets a new one. It tells a slip of the hand and a bit that
@@ -37,7 +37,8 @@ pub(crate) fn of(text: &[u8], store: Option<&Value>) -> RecordSum {
     }
 }
 
-fn is_right(text: &[u8], sum: &str) -> bool {
+/// Whether a text is the one in which this checksum was put.
+pub(crate) fn is_right(text: &[u8], sum: &str) -> bool {
     let place = std::str::from_utf8(text).ok().and_then(|text| text.find(sum));
     sum.len() == DIGITS && place.is_some_and(|at| over(text, at) == sum)
 }

@@ -19,6 +19,7 @@ use crate::fs::Hold;
 use crate::manifest::{Manifest, Shard, TensorEntry};
 use crate::names::{check_experiment, model_folder};
 use crate::read;
+use crate::record_sum;
 use crate::save::{self, ActivationSaver, Contents, Fields, Size, Story};
 use crate::shard::{self, Label};
 use crate::store::Store;
@@ -68,11 +69,30 @@ struct Committed {
 
 /// What is in a unit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Receipt {
     tensors: Vec<TensorEntry>,
     values: Map<String, Json>,
     size: [Option<u64>; 2],
     shard: Shard,
+    /// Its own checksum; receipts of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    receipt_xxh3: Option<String>,
+}
+
+impl Receipt {
+    /// The receipt of a file, where that is what was written.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let receipt: Receipt = serde_json::from_slice(text).ok()?;
+        let sum = receipt.receipt_xxh3.as_deref();
+        sum.is_none_or(|sum| record_sum::is_right(text, sum)).then_some(receipt)
+    }
+
+    fn to_bytes(mut self) -> serde_json::Result<Vec<u8>> {
+        let placeholder = record_sum::placeholder();
+        self.receipt_xxh3 = Some(placeholder.clone());
+        Ok(record_sum::filled(serde_json::to_string(&self)?, &placeholder).into_bytes())
+    }
 }
 
 impl ActivationSaver {
@@ -363,7 +383,7 @@ impl OpenRun {
         let values = contents.values.clone();
         let size = [save::n_examples(tensors), save::n_rows(tensors)];
         let tensors = save::manifest(tensors, Map::new(), Vec::new()).tensors;
-        let text = serde_json::to_vec(&Receipt { tensors, values, size, shard });
+        let text = Receipt { tensors, values, size, shard, receipt_xxh3: None }.to_bytes();
         let text = text.map_err(|e| Error::input(format!("unit {unit}: {e}")))?;
         match backend.put_new(&receipt, &text) {
             // Another process was faster: its unit counts, and `gc` finds ours.
@@ -376,7 +396,7 @@ impl OpenRun {
         format!("{}/parts/{unit:05}.json", self.path)
     }
 
-    /// Receipts by their units. One that is torn, or whose shard is not there whole, does not count and is dropped.
+    /// Receipts by their units. One that is torn or changed, or whose shard is not there whole, does not count and is dropped.
     fn receipts(&self) -> Result<BTreeMap<usize, Receipt>> {
         let backend = self.store.backend();
         let folder = format!("{}/parts", self.path);
@@ -397,7 +417,7 @@ impl OpenRun {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let receipt: Option<Receipt> = serde_json::from_slice(&text).ok();
+            let receipt = Receipt::parse(&text);
             let is_whole = |receipt: &Receipt| {
                 let shard = &receipt.shard;
                 crate::names::check_file(&shard.file).is_ok()

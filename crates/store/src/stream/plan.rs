@@ -8,10 +8,13 @@ use uuid::Uuid;
 use crate::clock::Claim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{RESERVED, VERSION};
+use crate::record_sum::{self, is_right};
 use crate::save::Fields;
 
 /// What the plan of an open run is called, beside the folders of runs.
 pub(crate) const OPEN_BEGINS: &str = ".open-";
+/// The key of its checksum.
+const SUM: &str = "plan_xxh3";
 /// Most units of a plan: as many as five digits name.
 const MOST_UNITS: u64 = 100_000;
 
@@ -182,11 +185,22 @@ impl Opened {
         let plan = Plan::from_json(plan)?;
         let opened = Opened { content, plan };
         crate::names::check_run_path(&format!("experiment/model/{}", opened.folder()))?;
+        // Plans of before have none.
+        if opened.content.get(SUM).is_some_and(|sum| !is_right(text, sum.as_str().unwrap_or_default())) {
+            return Err(Error::damaged(
+                "the plan's checksum does not fit: it was edited by hand, or is damaged",
+            )
+            .hint("begin another run by another name"));
+        }
         Ok(opened)
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(&self.content).unwrap_or_default()
+        let mut content = self.content.clone();
+        let placeholder = record_sum::placeholder();
+        content.insert(SUM.to_owned(), json!(placeholder));
+        let text = serde_json::to_string_pretty(&content).unwrap_or_default();
+        record_sum::filled(text, &placeholder).into_bytes()
     }
 
     pub(super) fn plan(&self) -> &Plan {
