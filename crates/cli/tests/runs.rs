@@ -412,19 +412,8 @@ fn fields_of_a_file_are_kept_with_its_rows_and_runs_are_found_by_them() {
     };
     std::fs::write(&file, lines.iter().map(record).collect::<String>()).unwrap();
     let (model, target) = (tiny("llama"), format!("{}/", path(&base)));
-    let words = [
-        "extract",
-        "--file",
-        file.to_str().unwrap(),
-        "-m",
-        &model,
-        "-a",
-        "logits",
-        "-o",
-        &target,
-        "--unit",
-        "2",
-    ];
+    let common = ["extract", "--file", file.to_str().unwrap(), "-m", &model, "-a", "logits"];
+    let words = [&common[..], &["-o", &target, "--unit", "2"]].concat();
     succeeds(&[&words[..], &["--keep-fields", "label,n"]].concat());
     let run = &runs(&base, &["show", "-1"]);
     assert_eq!(run["metadata"]["fields"], json!({"label": ["good", "bad"], "n": [11, 7, 5]}));
@@ -442,21 +431,6 @@ fn fields_of_a_file_are_kept_with_its_rows_and_runs_are_found_by_them() {
         let message = fails(2, &[&words[..], flags].concat());
         assert!(message.contains(says), "{message}");
     }
-    let message = fails(
-        2,
-        &[
-            "extract",
-            "--file",
-            file.to_str().unwrap(),
-            "-m",
-            &model,
-            "-a",
-            "logits",
-            "-o",
-            "a.safetensors",
-            "--keep-fields",
-            "n",
-        ],
-    );
+    let message = fails(2, &[&common[..], &["-o", "a.safetensors", "--keep-fields", "n"]].concat());
     assert!(message.contains("--keep-fields is for runs in a store"), "{message}");
 }

@@ -42,13 +42,16 @@ impl AsWritten {
         let differs = |a: &Value, b: &Value| effective(a) != effective(b);
         let parts = differs(&self.normalizer, &rebuilt.normalizer)
             || differs(&self.pre_tokenizer, &rebuilt.pre_tokenizer);
-        let always = self.puts_blanks_everywhere();
-        if class == Class::Llama && always && rebuilt.pre_tokenizer["prepend_scheme"] == "first" {
+        let scheme = (class == Class::Llama && self.puts_blanks_everywhere())
+            .then(|| rebuilt.pre_tokenizer["prepend_scheme"].as_str())
+            .flatten();
+        match scheme {
             // The same but for blanks in front: a warning where a text shows it.
-            self.prefix = Some(Prefix::FirstOfFolder);
-        } else if class == Class::Llama && always && rebuilt.pre_tokenizer["prepend_scheme"] == "always" {
-        } else if parts {
-            self.replaced.push("`normalizer` and `pre_tokenizer`");
+            Some("first") => self.prefix = Some(Prefix::FirstOfFolder),
+            // The same, spelt otherwise.
+            Some("always") => {}
+            _ if parts => self.replaced.push("`normalizer` and `pre_tokenizer`"),
+            _ => {}
         }
         if self.ignores_merges && !rebuilt.ignores_merges {
             self.replaced.push("`ignore_merges`");

@@ -173,8 +173,7 @@ impl Checkpoint {
         outputs: usize,
         inputs: usize,
     ) -> Result<Option<LowRank>> {
-        let Some(adapter) = &self.adapter else { return Ok(None) };
-        adapter.low_rank(&spellings(prefix, module), outputs, inputs)
+        self.of_adapter(prefix, module, |adapter, names| adapter.low_rank(names, outputs, inputs))
     }
 
     /// What an adapter adds to the bias of a module.
@@ -187,8 +186,7 @@ impl Checkpoint {
         module: &str,
         outputs: usize,
     ) -> Result<Option<Vec<f32>>> {
-        let Some(adapter) = &self.adapter else { return Ok(None) };
-        adapter.bias(&spellings(prefix, module), outputs)
+        self.of_adapter(prefix, module, |adapter, names| adapter.bias(names, outputs))
     }
 
     /// What an adapter adds to a table of so many rows.
@@ -202,8 +200,17 @@ impl Checkpoint {
         rows: usize,
         width: usize,
     ) -> Result<Option<LowRank>> {
-        let Some(adapter) = &self.adapter else { return Ok(None) };
-        adapter.of_table(&spellings(prefix, module), rows, width)
+        self.of_adapter(prefix, module, |adapter, names| adapter.of_table(names, rows, width))
+    }
+
+    /// What an adapter, if there is one, has of a module.
+    fn of_adapter<T>(
+        &self,
+        prefix: &str,
+        module: &str,
+        read: impl FnOnce(&Adapter, &[String; 2]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        self.adapter.as_ref().map_or(Ok(None), |adapter| read(adapter, &spellings(prefix, module)))
     }
 
     /// Whether an adapter adds to the weight of a module.
