@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from easyroutine import tensors
@@ -391,7 +392,8 @@ class Tokenizer:
     # Files, copies.
 
     def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
-        """Writes it as files that transformers reads."""
+        """Writes it as files that transformers reads, into a folder that is made where there is none."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
         self._engine.save(str(save_directory))
 
     @property

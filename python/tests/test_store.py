@@ -340,6 +340,25 @@ def test_results_are_cut_pickled_and_copied(saver: ActivationSaver) -> None:
         pickle.loads(pickle.dumps(part))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_places_are_refused_while_a_run_cannot_be_read(saver: ActivationSaver) -> None:
+    paths = [saved(saver, {"number": number}, tag=str(number)) for number in range(3)]
+    loader = ActivationLoader.from_saver(saver)
+    assert loader.query().load(-1)[0] == {"number": 2}
+    record = paths[2] / "metadata.json"
+    text = record.read_bytes()
+    record.write_bytes(bytes([text[0] ^ 1]) + text[1:])
+    result = loader.query()
+    # The newest run that can be read is not the newest run.
+    for place in (-1, -2, -3):
+        for act in (result.load, result.remove):
+            with pytest.raises(FormatError, match=paths[2].name):
+                act(place)
+    assert all(path.is_dir() for path in paths)
+    # A number in the list of what was found means what it did.
+    assert result.load(1)[0] == {"number": 1}
+
+
 def test_a_result_may_be_made_without_a_store() -> None:
     empty = QueryResult()
     assert str(empty) == "" and len(empty) == 0 and empty.results == [] and len(pickle.loads(pickle.dumps(empty))) == 0

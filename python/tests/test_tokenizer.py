@@ -211,6 +211,7 @@ def test_templates_take_variables_tools_and_the_day(folder_copy: Path) -> None:
 
 
 def test_it_is_saved_as_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tmp_path = tmp_path / "new" / "folder"
     tokenizer.save_pretrained(tmp_path)
     assert Tokenizer.from_pretrained(tmp_path).encode(PROMPT) == tokenizer.encode(PROMPT)
 

@@ -1,6 +1,7 @@
 //! Arguments as typed.
 
 mod extract;
+mod reading;
 pub(crate) mod runs;
 mod sweep;
 
@@ -11,6 +12,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
 pub(crate) use extract::{Extract, PatternArg};
+pub(crate) use reading::Reading;
 pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, MeanOverArg, Patch, Sweep};
 
 const SURROUNDINGS: &str = "`easyroutine env` shows what is seen of the surroundings; `easyroutine man` lists all \

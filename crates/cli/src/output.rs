@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::args::{Args, Colour, Format};
 use crate::failure::{Failure, one_line};
+use crate::partial;
 
 /// One place that a result is written to, with its format settled.
 #[derive(Debug, Clone)]
@@ -164,26 +165,12 @@ fn fill_and_rename(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> i
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is there and read-only"));
     }
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The name is drawn and the file made by one call: two processes of one number, as in two containers that share a
-    // folder, must not write into each other's.
-    let partial = partial().tempfile_in(folder)?.into_temp_path();
-    fill(&partial)?;
+    let partial = partial::new(folder)?;
+    fill(partial.path())?;
     if let Some(old) = old {
-        std::fs::set_permissions(&partial, old.permissions())?;
+        std::fs::set_permissions(partial.path(), old.permissions())?;
     }
-    partial.persist(&target).map_err(|e| e.error)
-}
-
-/// A file beside the one that is made, as open as any other that the user makes.
-fn partial() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".easyroutine-").suffix(".partial");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder
+    partial.persist(&target).map(drop).map_err(|e| e.error)
 }
 
 /// What a path leads to, also where there is nothing yet.

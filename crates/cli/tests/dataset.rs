@@ -291,6 +291,12 @@ fn empty_rows_are_passed_over_with_a_count_and_the_others_keep_their_numbers() {
     assert_eq!(shown["values"]["row"], serde_json::json!([0, 3]));
     assert_eq!(shown["values"]["n"], serde_json::json!([7, 7]));
     assert_eq!(shown["values"]["text"], serde_json::json!(["the cat", "sat on"]));
+    // A field of the file that has this name stays what it is.
+    place.written("a.jsonl", records.replace("\"}", "\", \"row\": 7}").replace("null}", "null, \"row\": 8}"));
+    succeeds(&[&asked[..], &["--skip-empty", "--keep-fields", "row", "-o", &base]].concat());
+    let shown = common::json(&["runs", "-b", &base, "show", "-1", "--format", "json"]);
+    assert_eq!(shown["values"]["row_of_file"], serde_json::json!([0, 3]));
+    assert_eq!(shown["values"]["row"], serde_json::json!([7, 7]));
 }
 
 #[test]

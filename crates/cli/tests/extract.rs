@@ -150,6 +150,8 @@ fn positions_and_groups_are_written_beside_the_values() {
     let metadata = ours.file.metadata();
     assert_eq!(metadata["mapping_index"], r#"{"[4,6]":[0,1],"last":[2],"0":[3]}"#);
     assert_eq!(metadata["token_dict"], r#"{"[4,6]":[[4,5],[4,5]],"last":[[5],[5]],"0":[[0],[0]]}"#);
+    let info = common::json(&["model", "info", &common::tiny("llama"), "--format", "json"]);
+    assert_eq!(info["model_digest"], metadata["model_digest"].as_str());
     let (_, all) = read(&extract("llama", &["--token-ids", ids, "-a", "resid_out_1"]).file, "resid_out_1");
     let (_, some) = read(&ours.file, "resid_out_1");
     assert_eq!(some[2 * 48..3 * 48], all[5 * 48..6 * 48], "the last token of the first row");

@@ -60,6 +60,36 @@ fn json_of(text: &str) -> serde_json::Value {
 }
 
 #[test]
+fn a_mean_is_over_the_rows_of_a_file_that_the_flags_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).to_str().unwrap().to_owned()
+    };
+    let model = tiny("llama");
+    let fixed = ["ablate", TARGET, "-m", &model, "--by", "mean", "--metric", "kl", "--format", "json"];
+    let values = |more: &[&str]| json(&[&fixed, more].concat())["values"].clone();
+    let refused = |code: i32, more: &[&str]| fails(code, &[&fixed, more].concat());
+    let plain = written("a.txt", "the cat\nthe dog sat\n");
+    let records = "{\"q\": \"the cat\"}\n{\"q\": null}\n{\"q\": \"the dog sat\"}\n{\"q\": \"a mat\"}\n";
+    let records = written("a.jsonl", records);
+    let over = ["--over", &records, "--field", "q", "--limit", "2"];
+    let said = refused(1, &over);
+    assert!(said.contains("line 2, row 1: `q` is empty") && said.contains("--skip-empty"), "{said}");
+    assert_eq!(values(&[&over[..], &["--skip-empty"]].concat()), values(&["--over", &plain]));
+    assert!(values(&["--over", &plain]).is_array());
+    let long = written("b.txt", &format!("short\n{}\n", "cat ".repeat(2000)));
+    let said = refused(2, &["--over", &long]);
+    assert!(said.contains("b.txt: row 1: the prompt has 4001 tokens"), "{said}");
+    let said = refused(1, &["--over", &long, "--longest-row", "100"]);
+    assert!(said.contains("row 1: longer than 100 bytes"), "{said}");
+    for (flag, value) in [("--skip-empty", None), ("--field", Some("q")), ("--limit", Some("2"))] {
+        let flags: Vec<&str> = std::iter::once(flag).chain(value).collect();
+        assert!(refused(2, &flags).contains(&format!("{flag} is for prompts of a file")));
+    }
+}
+
+#[test]
 fn heads_are_ablated_by_zero_mean_and_another_prompt() {
     let (model, base) = (tiny("llama"), base());
     let folder = tempfile::tempdir().unwrap();

@@ -85,6 +85,7 @@ The metadata of the file (strings, as the format has it; tables and lists are JS
 |---|---|
 | `schema` | `easyroutine.extract/1` |
 | `model`, `model_type`, `commit`, `dtype` | which model made it; `commit` is empty where none is known |
+| `model_digest` | which model it was by its content, as `model info` prints it |
 | `mapping_index` | for each position specifier the columns of T that it stands for; one list a row where rows differ |
 | `token_dict` | for each position specifier and row the positions in the sequence, negative ones resolved |
 | `mapping_index_rows`, `token_dict_rows` | the same for the rows of patterns, with `--pattern-rows` |

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Changes, Chatting, Cutting, ModelFlag};
+use super::{Changes, Chatting, Cutting, ModelFlag, Reading};
 
 /// `extract`
 #[derive(Debug, ClapArgs)]
@@ -16,18 +16,8 @@ pub(crate) struct Extract {
     /// passed over.
     #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     pub(crate) file: Option<PathBuf>,
-    /// The field or column that holds the prompts, `text` unless named: texts, or lists of token ids.
-    #[arg(long, value_name = "NAME", requires = "file")]
-    pub(crate) field: Option<String>,
-    /// Pass over rows of the file that are empty or null, instead of refusing them; the others keep their numbers.
-    #[arg(long, requires = "file")]
-    pub(crate) skip_empty: bool,
-    /// Bytes that a row of the file may have, 16 MiB unless given.
-    #[arg(long, value_name = "BYTES", requires = "file")]
-    pub(crate) longest_row: Option<usize>,
-    /// Read only the first prompts of the file.
-    #[arg(long, value_name = "N", requires = "file", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
     /// Tokens that run together at most. Results are the same to the bit for any number.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) batch_tokens: u32,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{ModelFlag, PromptArgs};
+use super::{ModelFlag, PromptArgs, Reading};
 
 /// `patch`
 #[derive(Debug, ClapArgs)]
@@ -30,10 +30,12 @@ pub(crate) struct Ablate {
     /// What is put in place: zeros, a mean (see --over), or what stands there in another prompt.
     #[arg(long, value_enum, default_value_t = ByArg::Zero, value_name = "HOW")]
     pub(crate) by: ByArg,
-    /// A file of prompts that `--by mean` averages over: .jsonl, .csv, .tsv and .parquet by their field `text`, else text
-    /// with one a line. Without it the mean is over the tokens of PROMPT itself.
+    /// A file of prompts that `--by mean` averages over: .jsonl, .csv, .tsv and .parquet by --field, else text with one a
+    /// line. Without it the mean is over the tokens of PROMPT itself.
     #[arg(long, value_name = "FILE")]
     pub(crate) over: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
     /// What the mean is taken over: `rows`, the prompts, each position for itself (all as many tokens as PROMPT), or
     /// `tokens`, all tokens of all prompts. By default rows where the lengths agree.
     #[arg(long, value_enum, value_name = "WHAT", requires = "over")]

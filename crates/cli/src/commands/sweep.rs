@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
 use easyroutine::positions::Specifier;
-use easyroutine::prompts;
+use easyroutine::prompts::{self, Prompts};
 use easyroutine::request::Request;
 use easyroutine::sites::{Scope, Site};
 use easyroutine::tokens::Tokenizer;
@@ -60,6 +60,9 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         ("--over", ablate.over.is_some(), "mean", ByArg::Mean),
         ("--with", ablate.with.is_some(), "resample", ByArg::Resample),
     ];
+    if ablate.over.is_none() {
+        ablate.reading.refuse_without("--over prompts.jsonl")?;
+    }
     for (flag, is_given, name, by) in idle {
         if is_given && ablate.by != by {
             return Err(Failure::usage(format!("{flag} is for --by {name}")).hint(format!("add --by {name}")));
@@ -73,19 +76,18 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         ByArg::Zero => (By::Zero, reports::how_changed(&By::Zero)),
         ByArg::Mean => {
             let rows = match &ablate.over {
-                Some(file) => prompts::read(file, &prompts::ReadOptions::default())?
-                    .prompts
-                    .into_iter()
-                    .enumerate()
-                    .map(|(row, prompt)| match prompt {
+                Some(file) => {
+                    let Prompts { prompts, rows, .. } = ablate.reading.read(file)?;
+                    let ids = |(row, prompt)| match prompt {
                         prompts::Prompt::Ids(ids) => Ok(ids),
                         prompts::Prompt::Text(text) => ablate
                             .prompt
                             .cut(text, tokenizer, context)
                             .map(|prompt| prompt.encoded.ids)
                             .map_err(|failure| failure.at(format!("{}: row {row}", file.display()))),
-                    })
-                    .collect::<Result<Vec<_>, Failure>>()?,
+                    };
+                    rows.into_iter().zip(prompts).map(ids).collect::<Result<Vec<_>, Failure>>()?
+                }
                 None => vec![prompt.encoded.ids.clone()],
             };
             let by = match ablate.mean_over {

@@ -63,6 +63,7 @@ pub(super) fn write(
         ("model", session.files.name.clone()),
         ("model_type", session.model_type.to_owned()),
         ("commit", session.files.commit.clone().unwrap_or_default()),
+        ("model_digest", session.identity.digest()?.to_owned()),
         ("dtype", dtype_name(session.model.dtype()).to_owned()),
     ];
     let Changes { intervene, seed } = &extract.changes;

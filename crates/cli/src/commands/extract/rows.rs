@@ -6,7 +6,7 @@ use easyroutine::Batch;
 use easyroutine::edit::Intervention;
 use easyroutine::extract::{self, Example, Options};
 use easyroutine::positions::Context;
-use easyroutine::prompts::{self, Prompt, Prompts, ReadOptions};
+use easyroutine::prompts::{self, Prompt, Prompts};
 use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
@@ -19,17 +19,8 @@ use crate::{changes, output, progress, session};
 
 /// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
 pub(super) fn read(extract: &Extract) -> Result<Prompts, Failure> {
-    // Not left to the parser: a flag that a file excludes frees others from needing one.
-    let of_files = [
-        ("--field", extract.field.is_some()),
-        ("--limit", extract.limit.is_some()),
-        ("--skip-empty", extract.skip_empty),
-        ("--longest-row", extract.longest_row.is_some()),
-    ];
-    if let (None, Some((flag, _))) = (&extract.file, of_files.iter().find(|(_, is_given)| *is_given)) {
-        return Err(
-            Failure::usage(format!("{flag} is for prompts of a file")).hint("name it: --file prompts.jsonl")
-        );
+    if extract.file.is_none() {
+        extract.reading.refuse_without("--file prompts.jsonl")?;
     }
     if let Some(text) = &extract.token_ids {
         let ids: Vec<Vec<u32>> = integers(text, "--token-ids")?;
@@ -40,40 +31,18 @@ pub(super) fn read(extract: &Extract) -> Result<Prompts, Failure> {
         return Ok(each((0..batch.n_rows()).map(|row| Prompt::Ids(batch.row(row).to_vec()))));
     }
     Ok(match (&extract.prompt, &extract.file) {
-        (_, Some(file)) => {
-            if extract.field.is_some() && !prompts::Format::of(file)?.has_fields() {
-                return Err(Failure::usage(format!("{}: lines of text have no fields", file.display()))
-                    .hint("--field is for .jsonl, .csv, .tsv and .parquet files"));
-            }
-            let found = prompts::read(file, &options(extract))?;
-            if found.skipped > 0 {
-                let rows = if found.skipped == 1 { "row" } else { "rows" };
-                let text = format!("passed over {} empty {rows} of {}", found.skipped, file.display());
-                output::note("note", &text);
-            }
-            found
-        }
+        (_, Some(file)) => extract.reading.read(file)?,
         (Some(dash), None) if dash == "-" => each([Prompt::Text(session::read_stdin()?)]),
         (Some(text), None) => each([Prompt::Text(text.clone())]),
         (None, None) => return Err(Failure::usage("no prompt given")),
     })
 }
 
-/// How the file is read.
-fn options(extract: &Extract) -> ReadOptions {
-    ReadOptions {
-        field: extract.field.clone().unwrap_or_else(|| "text".to_owned()),
-        limit: extract.limit.map(|n| n as usize),
-        skip_empty: extract.skip_empty,
-        longest_row: extract.longest_row.unwrap_or(prompts::LONGEST_ROW),
-    }
-}
-
 /// What the file says of each prompt, as far as it is to be kept.
 pub(super) fn fields(extract: &Extract, prompts: &Prompts) -> Result<Vec<Field>, Failure> {
     match (&extract.file, extract.saving.keep_fields.as_slice()) {
         (Some(file), names @ [_, ..]) => {
-            Ok(prompts::read_fields(file, names, &prompts.rows, &options(extract))?)
+            Ok(prompts::read_fields(file, names, &prompts.rows, &extract.reading.options())?)
         }
         _ => Ok(Vec::new()),
     }

@@ -52,7 +52,10 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
     }
     job.interventions.iter().try_for_each(speaks_of_one_row)?;
     let stop = progress::interrupted()?;
-    let numbers = |rows: &[usize]| ("row".to_owned(), rows.iter().map(|row| json!(row)).collect());
+    // A field of the file that is kept under this name stays what it is.
+    let is_taken = job.fields.iter().any(|(name, _)| name == "row");
+    let name = if is_taken { "row_of_file" } else { "row" };
+    let numbers = |rows: &[usize]| (name.to_owned(), rows.iter().map(|row| json!(row)).collect());
     let fields: Vec<Field> = job.of_file.map(numbers).into_iter().chain(job.fields.iter().cloned()).collect();
     let filling = Filling {
         model: &job.session.model,

@@ -1,0 +1,52 @@
+//! A file of prompts, read as the flags say.
+
+use std::path::Path;
+
+use easyroutine::prompts::{self, Format, LONGEST_ROW, Prompts, ReadOptions};
+
+use crate::args::Reading;
+use crate::failure::Failure;
+use crate::output;
+
+impl Reading {
+    /// Refuses flags of a file where there is none. Not left to the parser: a flag that a file excludes frees others from
+    /// needing one.
+    pub(crate) fn refuse_without(&self, example: &str) -> Result<(), Failure> {
+        let flags = [
+            ("--field", self.field.is_some()),
+            ("--skip-empty", self.skip_empty),
+            ("--longest-row", self.longest_row.is_some()),
+            ("--limit", self.limit.is_some()),
+        ];
+        match flags.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(Failure::usage(format!("{flag} is for prompts of a file"))
+                .hint(format!("name it: {example}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// How a file is read.
+    pub(crate) fn options(&self) -> ReadOptions {
+        ReadOptions {
+            field: self.field.clone().unwrap_or_else(|| "text".to_owned()),
+            limit: self.limit.map(|n| n as usize),
+            skip_empty: self.skip_empty,
+            longest_row: self.longest_row.unwrap_or(LONGEST_ROW),
+        }
+    }
+
+    /// Reads a file's prompts, and says how many were passed over.
+    pub(crate) fn read(&self, file: &Path) -> Result<Prompts, Failure> {
+        if self.field.is_some() && !Format::of(file)?.has_fields() {
+            return Err(Failure::usage(format!("{}: lines of text have no fields", file.display()))
+                .hint("--field is for .jsonl, .csv, .tsv and .parquet files"));
+        }
+        let found = prompts::read(file, &self.options())?;
+        if found.skipped > 0 {
+            let rows = if found.skipped == 1 { "row" } else { "rows" };
+            let text = format!("passed over {} empty {rows} of {}", found.skipped, file.display());
+            output::note("note", &text);
+        }
+        Ok(found)
+    }
+}
