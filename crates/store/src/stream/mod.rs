@@ -88,7 +88,7 @@ impl Receipt {
         sum.is_none_or(|sum| record_sum::is_right(text, sum)).then_some(receipt)
     }
 
-    fn to_bytes(mut self) -> serde_json::Result<Vec<u8>> {
+    fn into_bytes(mut self) -> serde_json::Result<Vec<u8>> {
         let placeholder = record_sum::placeholder();
         self.receipt_xxh3 = Some(placeholder.clone());
         Ok(record_sum::filled(serde_json::to_string(&self)?, &placeholder).into_bytes())
@@ -383,7 +383,7 @@ impl OpenRun {
         let values = contents.values.clone();
         let size = [save::n_examples(tensors), save::n_rows(tensors)];
         let tensors = save::manifest(tensors, Map::new(), Vec::new()).tensors;
-        let text = Receipt { tensors, values, size, shard, receipt_xxh3: None }.to_bytes();
+        let text = Receipt { tensors, values, size, shard, receipt_xxh3: None }.into_bytes();
         let text = text.map_err(|e| Error::input(format!("unit {unit}: {e}")))?;
         match backend.put_new(&receipt, &text) {
             // Another process was faster: its unit counts, and `gc` finds ours.
