@@ -4,7 +4,7 @@ use easyroutine::positions::{Context, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::{Batch, Error, Stop};
-use easyroutine_cli::reports;
+use easyroutine_app::reports;
 use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions, Sink, TerminalOptions};
 use easyroutine_view::lens::ColourDepth;
 use pyo3::prelude::*;

@@ -3,11 +3,12 @@
 use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled, Tensor as Values};
 use easyroutine::positions::{Context, Row};
 use easyroutine::sites::Selector;
-use easyroutine_store::checksum;
+use easyroutine_app::record;
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::dlpack::Numbers;
 use crate::errors::Failure;
 use crate::hooks::HookWritten;
 use crate::model::specifiers;
@@ -64,25 +65,15 @@ impl Written {
     }
 }
 
-impl Written {
-    /// What it does, in a form that can be compared: its values by their digest.
-    pub(crate) fn spec(&self) -> Value {
-        let digest = |tensor: &Py<Tensor>| {
-            let bytes: Vec<u8> = tensor.get().floats().into_iter().flat_map(f32::to_le_bytes).collect();
-            json!({"shape": tensor.get().shape, "digest": checksum(&bytes)})
-        };
-        json!({
-            "type": self.r#type,
-            "activation": self.activation,
-            "positions": self.positions,
-            "columns": self.columns,
-            "rescaled": self.rescaled,
-            "operation": self.operation,
-            "factor": self.factor,
-            "values": self.values.as_ref().map(digest),
-            "row": self.row,
-        })
-    }
+/// An intervention as a run keeps it, in the spelling of every face: its fields as JSON, and its values.
+pub(crate) fn recorded(written: &Written) -> Result<(String, Option<Tensor>), Failure> {
+    let intervention = written.read()?;
+    let values = match &intervention.operation {
+        Operation::Replace(values) | Operation::Mean(values) | Operation::Add { values, .. } => Some(values),
+        Operation::Scale(_) | Operation::Set(_) | Operation::Resample { .. } => None,
+    };
+    let tensor = values.map(|x| Tensor::new(Numbers::F32(x.values().to_vec()), x.shape().to_vec()));
+    Ok((Value::Object(record::fields(&intervention)).to_string(), tensor))
 }
 
 /// Interventions, read.

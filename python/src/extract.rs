@@ -8,7 +8,6 @@ use easyroutine::request::Request;
 use easyroutine::{Batch, Error, ErrorKind, Stop, Tap};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use serde_json::{Map, Value, json};
 
 use crate::cache;
 use crate::edits::{self, Written};
@@ -44,16 +43,6 @@ impl Wishes {
     /// What all rows share.
     pub(crate) fn context<'a>(&'a self, model: &'a Model) -> Context<'a> {
         Context { special: model.special(), pivots: &self.pivots, seed: self.seed }
-    }
-
-    /// What is asked for, in a form that can be compared.
-    pub(crate) fn spec(&self) -> Map<String, Value> {
-        let entries = [
-            ("positions", json!(self.positions)),
-            ("config", json!(self.config)),
-            ("interventions", self.interventions.iter().map(Written::spec).collect()),
-        ];
-        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 

@@ -1,11 +1,11 @@
 //! A data set through a model into a run of a store, unit by unit.
 
-use easyroutine::extract::{End, Progress};
+use easyroutine::extract::Progress;
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_cli::filling::{self, Field, Filling, finish_values};
-use easyroutine_store::{ActivationSaver, Begun, Joining, Story};
+use easyroutine_app::filling::{self, Field, Filled, Filling, Words};
+use easyroutine_store::{ActivationSaver, Joining};
 use pyo3::prelude::*;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::errors::Failure;
 use crate::extract::{self, RowWritten, Wishes};
@@ -27,6 +27,8 @@ pub(crate) struct Place {
     fields: String,
     /// Examples of a unit; as many as a shard holds where it is nothing.
     unit: Option<u64>,
+    /// What made conversations of the prompts, as JSON.
+    chat: Option<String>,
 }
 
 /// What is called meanwhile.
@@ -46,7 +48,7 @@ pub(crate) fn run(
     model: &Model,
     rows: Vec<RowWritten>,
     wishes: &Wishes,
-    story: &Story<'_>,
+    words: Words,
     place: &Place,
     told: &Told,
 ) -> Result<Option<String>, Failure> {
@@ -70,56 +72,53 @@ pub(crate) fn run(
     };
     let fields: Vec<Field> = serde_json::from_str(&place.fields)
         .map_err(|e| Failure::input(format!("fields of rows are no JSON: {e}")))?;
-    let mut story = story.clone();
-    if !fields.is_empty() {
-        story.other_metadata.push(("fields".to_owned(), filling::summary(&fields).into()));
-    }
+    let chat = place.chat.as_deref().map(serde_json::from_str).transpose();
+    let chat: Option<Value> = chat.map_err(|e| Failure::input(format!("the chat is no JSON: {e}")))?;
     let signals = Signals::new();
     let work = || {
+        let tell = |done: Progress| extract::told(told.progress.as_ref(), done);
         let filling = Filling {
             model: &model.model,
+            files: &model.files,
+            digest: model.identity.digest()?,
             request: &request,
             examples: &examples,
             fields: &fields,
             context,
             interventions: &interventions,
+            generated: None,
+            chat: chat.as_ref(),
             batch_tokens: wishes.batch_tokens,
             on_nan: None,
             stop: Stop::When(&|| signals.is_stopped()),
         };
-        let whole = filling.whole()?;
-        let plan = filling.plan(&whole, spec(model, wishes)?, place.unit)?;
-        let run = match saver.begin(&place.run, &plan, &story, joining).map_err(failure)? {
-            Begun::Committed(path) => return Ok(Some(path)),
-            Begun::Open(run) => run,
+        let place = filling::Place {
+            saver,
+            run: &place.run,
+            joining,
+            share: (part, parts),
+            unit: place.unit,
+            on_beginning: &|| begin(told.begun.as_ref()),
         };
-        if let (Joining::Resume, true, Some(function)) = (joining, run.is_begun_here(), &told.begun) {
-            Python::attach(|py| function.call0(py).map(drop)).map_err(Failure::Python)?;
-        }
-        let missing = run.missing().map_err(failure)?;
-        let mine: Vec<usize> = missing.into_iter().filter(|unit| unit % parts == part).collect();
-        let tell = |done: Progress| extract::told(told.progress.as_ref(), done);
-        match filling.write(&whole, &run, &mine, &tell) {
-            Ok(End::Finished) => {}
-            Ok(End::Stopped) => {
-                return Err(
-                    signals.failure(Error::new(ErrorKind::Interrupted, "stopped before the last row"))
-                );
+        match filling.fill(place, words, &tell) {
+            Ok(Filled::Saved(path)) => Ok(Some(path)),
+            Ok(Filled::Shared(..)) => Ok(None),
+            Ok(Filled::Stopped(..)) => {
+                Err(signals.failure(Error::new(ErrorKind::Interrupted, "stopped before the last row")))
             }
-            Err(filling::Error::Engine(error)) => return Err(error.into()),
-            Err(filling::Error::Store(error)) => return Err(failure(error)),
+            Err(filling::Error::Engine(error)) => Err(error.into()),
+            Err(filling::Error::Store(error)) => Err(failure(error)),
         }
-        if !run.missing().map_err(failure)?.is_empty() {
-            return Ok(None);
-        }
-        run.commit(finish_values).map(Some).map_err(failure)
     };
     py.detach(work)
 }
 
-/// All that makes the run what it is, beside its rows.
-fn spec(model: &Model, wishes: &Wishes) -> Result<Map<String, Value>, Failure> {
-    let mut spec = filling::spec_of_model(&model.files, model.identity.digest()?, &model.model);
-    spec.extend(wishes.spec());
-    Ok(spec)
+/// Tells that a run which was to be resumed begins here. An error of the callback is shown and does not end the run.
+fn begin(function: Option<&Py<PyAny>>) {
+    let Some(function) = function else { return };
+    Python::attach(|py| {
+        if let Err(error) = function.call0(py) {
+            error.write_unraisable(py, None);
+        }
+    });
 }

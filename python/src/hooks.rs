@@ -48,7 +48,6 @@ impl Hooks {
     pub(crate) fn failure(&mut self, failure: Failure) -> Failure {
         self.raised.take().map_or(failure, Failure::Python)
     }
-
 }
 
 impl Hook {

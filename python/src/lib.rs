@@ -102,6 +102,18 @@ mod _core {
         edits::speak_of_rows(&interventions)
     }
 
+    /// An intervention as a run keeps it: its fields as JSON, and its values.
+    #[pyfunction]
+    fn recorded(intervention: edits::Written) -> Result<(String, Option<Tensor>), errors::Failure> {
+        edits::recorded(&intervention)
+    }
+
+    /// Layers by a text such as `emb,0:30:5,-1`; -1 is the embedding.
+    #[pyfunction]
+    fn layers(text: &str, n_layers: usize) -> Result<Vec<i64>, errors::Failure> {
+        Ok(easyroutine::sites::layers(text, n_layers).map_err(easyroutine::Error::from)?)
+    }
+
     /// A grid of effects as `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.
     #[pyfunction]
     #[pyo3(signature = (grid, format, *, width=100, colour=false))]

@@ -11,7 +11,7 @@ use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer as Engine;
 use easyroutine::{Batch, Dtype, Stop};
-use easyroutine_cli::reports::Subject;
+use easyroutine_app::reports::Subject;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value};
@@ -334,8 +334,8 @@ fn running_mean(means: &[(String, Py<Tensor>)], rows: usize) -> Result<RunningMe
 /// What matrix products read.
 pub(crate) fn dtype_of(name: &str) -> Result<Dtype, Failure> {
     match name {
-        "float32" => Ok(Dtype::F32),
-        "bfloat16" => Ok(Dtype::Bf16),
+        "float32" | "f32" => Ok(Dtype::F32),
+        "bfloat16" | "bf16" => Ok(Dtype::Bf16),
         _ => Err(Failure::input(format!("dtype is float32 or bfloat16, not {name}"))),
     }
 }

@@ -3,7 +3,7 @@
 use easyroutine::patching::{self, Along, By, Grid, Labels, Metric, Patch, Sweep};
 use easyroutine::positions::Context;
 use easyroutine::sites::{Selector, Site};
-use easyroutine_cli::reports::{self, GridWords};
+use easyroutine_app::reports::{self, GridWords};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 

@@ -4,7 +4,7 @@ use easyroutine::lens::{Component, LogitLens, Survey, SurveyOptions, survey_thro
 use easyroutine::positions::{self, Context, Row};
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Stop};
-use easyroutine_cli::reports;
+use easyroutine_app::reports;
 use easyroutine_view::lens::{
     self as view, ColourDepth, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions,
     TrackedToken,

@@ -3,6 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use easyroutine::source::name_in_runs;
+use easyroutine_app::filling::Words;
+use easyroutine_app::reports::dtype_name;
 use easyroutine_store::{self as store, Contents, Kind, Matching, Query, Story, Value, Which};
 use pyo3::prelude::*;
 use serde_json::Value as Json;
@@ -10,7 +12,7 @@ use serde_json::Value as Json;
 use crate::errors::Failure;
 use crate::extract::{RowWritten, Wishes};
 use crate::filling::{self, Place, Told};
-use crate::model::{Model, object};
+use crate::model::{Model, dtype_of, object};
 use crate::stored_run::Run;
 
 /// A tensor that is to be saved.
@@ -91,12 +93,13 @@ impl Saver {
         model: &Model,
         rows: Vec<RowWritten>,
         wishes: Wishes,
-        story: StoryWritten,
+        words: WordsWritten,
         place: Place,
         begun: Option<Py<PyAny>>,
         progress: Option<Py<PyAny>>,
     ) -> Result<Option<String>, Failure> {
-        filling::run(py, &self.saver, model, rows, &wishes, &story.read()?, &place, &Told { begun, progress })
+        let told = Told { begun, progress };
+        filling::run(py, &self.saver, model, rows, &wishes, words.read()?, &place, &told)
     }
 
     /// Renames an experiment of this store.
@@ -149,6 +152,26 @@ impl ValuesWritten {
     }
 }
 
+/// What the user says of a run beside what is computed, as Python writes it; `types` as JSON, by JSON pointers.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct WordsWritten {
+    other_metadata: ValuesWritten,
+    types: String,
+    tag: Option<String>,
+}
+
+impl WordsWritten {
+    fn read(&self) -> Result<Words, Failure> {
+        Ok(Words {
+            tag: self.tag.clone(),
+            other_metadata: self.other_metadata.entries()?,
+            types: object(&self.types)?,
+            dataset: None,
+        })
+    }
+}
+
 /// How a run came about, as Python writes it: the model's name, commit, dtype and digest; positions and configuration as
 /// JSON; `types` of the metadata as JSON too, by JSON pointers.
 #[derive(FromPyObject)]
@@ -167,6 +190,7 @@ pub(crate) struct StoryWritten {
 impl StoryWritten {
     fn read(&self) -> Result<Story<'static>, Failure> {
         let (name, revision, dtype, digest) = self.model.clone();
+        let dtype = dtype.map(|name| dtype_of(&name).map(|d| dtype_name(d).to_owned()).unwrap_or(name));
         Ok(Story {
             model: store::Model { name, revision, dtype, digest },
             target_token_positions: json(&self.positions)?,
@@ -193,6 +217,8 @@ pub(crate) struct Asked {
     extraction_config: Option<String>,
     /// Under the key `interventions`; null for runs without any.
     interventions: Option<ValuesWritten>,
+    /// The same as older versions wrote them.
+    or_interventions: Option<ValuesWritten>,
     tag: Option<String>,
     exact: bool,
     condition: Option<String>,
@@ -233,11 +259,8 @@ impl Loader {
                 .map_err(failure)?,
             extraction_config: parsed(asked.extraction_config)?,
             matching: if asked.exact { Matching::Exact } else { Matching::Subset },
-            interventions: asked
-                .interventions
-                .map(|given| given.entries())
-                .transpose()?
-                .and_then(|mut entries| entries.pop().map(|(_, value)| value)),
+            interventions: only(asked.interventions)?,
+            or_interventions: only(asked.or_interventions)?,
             tag: asked.tag,
             condition: asked.condition.map(|text| text.parse()).transpose().map_err(failure)?,
         };
@@ -313,6 +336,12 @@ impl Found {
     fn lock(&self) -> MutexGuard<'_, store::QueryResult> {
         self.result.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The value of an object with one entry.
+fn only(given: Option<ValuesWritten>) -> Result<Option<Value<'static>>, Failure> {
+    let entries = given.map(|given| given.entries()).transpose()?;
+    Ok(entries.and_then(|mut entries| entries.pop().map(|(_, value)| value)))
 }
 
 fn which_of(which: &Bound<'_, PyAny>) -> Result<Which, Failure> {

@@ -21,7 +21,7 @@ SOURCES = [
         "crates/store/src",
         "crates/files/src",
         "crates/sites/src",
-        "crates/cli/src/filling",
+        "crates/app/src",
         "python/src",
     )
     for path in sorted((ROOT / folder).rglob("*.rs"))

@@ -1,10 +1,9 @@
 //! `--intervene`: read before a model is loaded, checked against it before it runs.
 
-use easyroutine::arch::Arch;
+use easyroutine::Model;
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::positions::{Context, Row};
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, Error, Model, Tap};
 
 use crate::args::Changes;
 use crate::failure::Failure;
@@ -35,15 +34,6 @@ pub(crate) fn checked(
     let edits = Edits::new(interventions, model.arch(), rows, context)?;
     edits.warnings().iter().for_each(|warning| output::note("warning", warning));
     Ok(edits)
-}
-
-/// Interventions that were checked, for the rows of one batch after another.
-pub(crate) fn of_batches<'a>(
-    interventions: &'a [Intervention],
-    arch: &'a Arch,
-    context: Context<'a>,
-) -> impl FnMut(&Batch, &[Row<'_>]) -> Result<Box<dyn Tap + 'a>, Error> + 'a {
-    move |_, rows| Ok(Box::new(Edits::new(interventions, arch, rows, context)?))
 }
 
 /// Interventions on one prompt; random positions are drawn by `seed`.

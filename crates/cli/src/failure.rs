@@ -5,7 +5,7 @@ use std::io::Write;
 use easyroutine::{Error, ErrorKind};
 use easyroutine_view::printable;
 
-use crate::filling;
+use easyroutine_app::filling;
 
 /// The exit status where all went well.
 pub(crate) const SUCCESS: u8 = 0;

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
 use crate::failure::{Failure, one_line};
-use crate::reports::Subject;
 use crate::{memory, output};
+use easyroutine_app::reports::Subject;
 
 /// A loaded model with everything that is shown of it.
 #[derive(Debug)]

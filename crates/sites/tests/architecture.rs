@@ -15,6 +15,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("core", &["kernels", "sites", "files"]),
     ("store", &["sites", "files"]),
     ("view", &["sites", "store"]),
+    ("app", &["core", "sites", "store", "view"]),
     ("cli", &["*"]),
     ("python", &["*"]),
 ];

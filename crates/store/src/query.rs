@@ -32,6 +32,8 @@ pub struct Query<'a> {
     pub matching: Matching,
     /// Interventions by value, their tensors by checksum.
     pub interventions: Option<Value<'a>>,
+    /// The same in another spelling, as older versions recorded them: a run has either.
+    pub or_interventions: Option<Value<'a>>,
     /// A tag that the run was saved with or given later.
     pub tag: Option<String>,
     /// Anything else.
@@ -64,14 +66,14 @@ const TEXT_DEFAULTS: &[(&str, &str)] = &[("attn_heads", "all"), ("attn_pattern_a
 #[derive(Debug, Clone)]
 pub(crate) struct Criteria<'a> {
     query: &'a Query<'a>,
-    interventions: Option<Json>,
+    interventions: Vec<Json>,
     extraction_config: Option<BTreeMap<&'a str, &'a Json>>,
 }
 
 impl<'a> Criteria<'a> {
     pub(crate) fn new(query: &'a Query<'a>) -> Result<Self> {
-        let interventions =
-            query.interventions.as_ref().map(|value| value.to_json("interventions")).transpose()?;
+        let spellings = query.interventions.iter().chain(&query.or_interventions);
+        let interventions = spellings.map(|value| value.to_json("interventions")).collect::<Result<_>>()?;
         let config = query.extraction_config.as_ref().and_then(Json::as_object);
         let extraction_config =
             config.map(|map| map.iter().map(|(key, value)| (key.as_str(), value)).collect());
@@ -110,7 +112,8 @@ impl<'a> Criteria<'a> {
     }
 
     pub(crate) fn interventions_hold(&self, found: Option<&Json>) -> bool {
-        self.interventions.as_ref().is_none_or(|asked| same(found.unwrap_or(&Json::Null), asked))
+        let found = found.unwrap_or(&Json::Null);
+        self.interventions.is_empty() || self.interventions.iter().any(|asked| same(found, asked))
     }
 
     pub(crate) fn config_holds(&self, found: Option<&Json>) -> bool {

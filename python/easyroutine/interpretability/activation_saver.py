@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from easyroutine.errors import InputError, NotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json, with_chat
 from easyroutine.interpretability.inputs import pivots_of
-from easyroutine.interpretability.interventions import as_list, recorded
+from easyroutine.interpretability.interventions import as_list, as_written, recorded
 from easyroutine.interpretability.metadata import Encoder
 from easyroutine.interpretability.original_runs import find_originals, without_imported
 from easyroutine.interpretability.query_result import Place, QueryResult, below, place
@@ -132,7 +132,7 @@ class ActivationSaver:
         model: HookedModel,
         data: DataSet,
         wishes: dict[str, Any],
-        story: dict[str, Any],
+        words: dict[str, Any],
         place: dict[str, Any],
     ) -> Place | None:
         """Fills a run with what is kept of a data set; see :meth:`HookedModel.extract_to_store`."""
@@ -141,7 +141,7 @@ class ActivationSaver:
             print(f"no run {place['run']!r} was begun before: it begins now", file=sys.stderr)
 
         bar = token_progress("extracting")
-        path = self._saver.fill(model._engine, data.rows(), wishes, story, place, begun, bar)
+        path = self._saver.fill(model._engine, data.rows(), wishes, words, place, begun, bar)
         return None if path is None else below(self._saver.base, path)
 
     def rename_experiment(self, new_experiment_name: str) -> None:
@@ -225,6 +225,7 @@ class ActivationLoader:
             "custom_keys": None if custom_keys is None else _values(custom_keys, "custom_keys")[0],
             "extraction_config": None if config is None else config_json(config),
             "interventions": None if interventions is None else _interventions(as_list(interventions)),
+            "or_interventions": None if interventions is None else _interventions(as_list(interventions), as_written),
             "tag": tag,
             "exact": match == "exact",
             "condition": where,
@@ -302,16 +303,19 @@ def story_of(
         named: tuple[str | None, ...] = (model, None, None, None)
     else:
         named = (model.name, model._engine.commit, model._engine.dtype, model._engine.digest())
-    metadata, types = _values(other_metadata or {}, "other_metadata")
     return {
         "model": named,
         "positions": _positions(positions),
         "extraction_config": config_json(config if isinstance(config, ExtractionConfig) else dict(config)),
         "interventions": _interventions(as_list(interventions)),
-        "other_metadata": metadata,
-        "types": json.dumps(types),
-        "tag": tag,
+        **words_of(other_metadata, tag),
     }
+
+
+def words_of(other_metadata: Mapping[str, Any] | None, tag: str | None) -> dict[str, Any]:
+    """What a user says of a run, as the engine reads it."""
+    metadata, types = _values(other_metadata or {}, "other_metadata")
+    return {"other_metadata": metadata, "types": json.dumps(types), "tag": tag}
 
 
 def _positions(given: Any) -> str:
@@ -332,8 +336,8 @@ def _values(given: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[s
     return encoder.written(values), encoder.types
 
 
-def _interventions(given: Any) -> dict[str, Any]:
+def _interventions(given: Any, spelt: Callable[[Any], dict[str, Any]] = recorded) -> dict[str, Any]:
     """Interventions by value; the store keeps their tensors by checksum. Null is none of them."""
-    listed = [recorded(one) for one in given or ()]
+    listed = [spelt(one) for one in given or ()]
     encoder = Encoder()
     return encoder.written({"interventions": encoder.encoded(listed, "interventions", "") or None})

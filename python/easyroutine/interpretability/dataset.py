@@ -13,7 +13,7 @@ from easyroutine.checks import whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
-from easyroutine.interpretability.activation_saver import ActivationSaver, story_of
+from easyroutine.interpretability.activation_saver import ActivationSaver, words_of
 from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json, with_chat
 from easyroutine.interpretability.inputs import Row, is_prompt, pivots_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine, recorded
@@ -302,18 +302,17 @@ def extract_to_store(
     if fields and "fields" in (other_metadata or {}):
         raise InputError("other_metadata has 'fields', which says what is kept of each row", "call it another name")
     positions = as_given(target_token_positions)
-    changes = [*model.interventions, *own]
     wishes = wishes_of(model, data, positions, config, own, seed, batch_tokens)
-    story = story_of(model, positions, with_chat(config, data.chat), changes, other_metadata, tag)
     place = {
         "run": name,
         "resume": resume,
         "part": share,
         "fields": json.dumps(fields),
         "unit": None if unit is None else whole(unit, "unit", 1),
+        "chat": None if data.chat is None else json.dumps(data.chat),
     }
     try:
-        return saver.fill(model, data, wishes, story, place)
+        return saver.fill(model, data, wishes, words_of(other_metadata, tag), place)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True goes on") from None
 

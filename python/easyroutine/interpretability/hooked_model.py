@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from easyroutine import tensors
 from easyroutine._core import Attention, most_likely
 from easyroutine._core import Model as _Engine
+from easyroutine._core import layers as layers_by_text
 from easyroutine.checks import token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import UnsupportedError
@@ -253,6 +254,12 @@ class HookedModel(DescribedModel):
 
     # Changes and functions that stay.
 
+    def _layers(self, layers: Iterable[int] | str | None) -> list[int] | None:
+        """Numbers of layers, -1 the embedding."""
+        if isinstance(layers, str):
+            return layers_by_text(layers, self.model_config.num_hidden_layers)
+        return None if layers is None else [whole(layer, "a layer", -1) for layer in layers]
+
     def register_interventions(self, interventions: Sequence[Intervention] | Intervention) -> None:
         """Interventions of every run from now on, before those of a call."""
         self.interventions.extend(as_list(interventions))
@@ -337,7 +344,7 @@ class HookedModel(DescribedModel):
         prompt: Any,
         *,
         positions: Sequence[Position] | Position | None = None,
-        layers: Iterable[int] | None = None,
+        layers: Iterable[int] | str | None = None,
         component: str = "resid_out",
         norm: Literal["own", "cached", "none"] = "own",
         k: int = 10,
@@ -348,7 +355,8 @@ class HookedModel(DescribedModel):
         """What each layer would predict at each token of one prompt, as a table and a picture.
 
         Layers are read as ``interventions``, registered ones and hooks leave them; pictures say which there were. Nothing as
-        wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding; ``track`` follows one token.
+        wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding, or a text such as
+        ``"emb,0:30:5,-1"``; ``track`` follows one token.
         """
         row = one_row(self.rows_of(prompt, **chat), "a lens is drawn")
         tracked = self.get_text_tokenizer().to_single_token(track) if isinstance(track, str) else track
@@ -358,7 +366,7 @@ class HookedModel(DescribedModel):
             for_engine([*self.interventions, *as_list(interventions)]),
             list(self._hooks.values()),
             positions=None if positions is None else as_json(normalised(positions, "positions")),
-            layers=None if layers is None else [whole(layer, "a layer", -1) for layer in layers],
+            layers=self._layers(layers),
             component=component,
             norm=norm,
             k=whole(k, "k"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Tensor
+from easyroutine._core import recorded as _recorded
 from easyroutine.checks import whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import Position, as_json, normalised
@@ -176,7 +178,19 @@ def as_list(interventions: Any) -> list[Intervention]:
 
 
 def recorded(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]:
-    """The fields as a run keeps them: values as a tensor, positions as lists."""
+    """The fields as a run keeps them, in one spelling whichever face wrote them: values as a tensor, positions as lists.
+
+    A mapping is what a run said of itself, and stays as it is.
+    """
+    if not isinstance(intervention, Intervention):
+        return as_written(intervention)
+    fields, values = _recorded(intervention.for_engine())
+    found: dict[str, Any] = json.loads(fields)
+    return {**found, "patching_values": values}
+
+
+def as_written(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as they were given, and as older versions recorded them."""
     if not isinstance(intervention, (Intervention, Mapping)):
         raise InputError(f"an intervention is an Intervention, not {type(intervention).__name__}")
     given = intervention.__dict__ if isinstance(intervention, Intervention) else intervention

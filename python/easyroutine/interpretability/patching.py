@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import draw_grid
+from easyroutine._core import layers as layers_by_text
 from easyroutine.checks import token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
@@ -155,7 +156,7 @@ def sweep(
     *,
     along: Literal["positions", "heads", "sites"] = "positions",
     site: str | Sequence[str] = "resid_in",
-    layers: Iterable[int] | None = None,
+    layers: Iterable[int] | str | None = None,
     positions: Any = ("all",),
     by: Literal["zero", "mean", "resample", "patch"] = "zero",
     base: Any = None,
@@ -168,7 +169,8 @@ def sweep(
 ) -> PatchingGrid:
     """One change after another of one prompt.
 
-    ``along``: the columns, one position after another, or one head, or one of several sites; the rows are ``layers``. ``by``:
+    ``along``: the columns, one position after another, or one head, or one of several sites; the rows are ``layers``, numbers or a
+    text such as ``"0:30:5"``. ``by``:
     what becomes of a place: zeros, a mean over ``base``, or what stands there in ``base``, a prompt as long (``patch`` also
     measures against it). A mean is over the rows of ``base``, each position for itself (``mean_over="rows"``: they must be as
     long as the prompt), or over all tokens of all rows (``mean_over="tokens"``); by default over rows where the lengths agree.
@@ -220,11 +222,13 @@ def _prompts(by: str, row: Row, others: Sequence[Row]) -> list[tuple[str, str]]:
     return [(name, one.text[0]) for name, rows in named for one in rows if one.text is not None]
 
 
-def _layers(model: HookedModel, layers: Iterable[int] | None) -> list[int]:
+def _layers(model: HookedModel, layers: Iterable[int] | str | None) -> list[int]:
     """Layers from 0; those below it count from the last."""
     n_layers = model.model_config.num_hidden_layers
     if layers is None:
         return list(range(n_layers))
+    if isinstance(layers, str):
+        return [layer for layer in layers_by_text(layers, n_layers) if layer >= 0]
     numbers = [whole(layer, "a layer", -n_layers, n_layers - 1) for layer in layers]
     return [number % n_layers for number in numbers]
 

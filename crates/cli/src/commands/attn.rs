@@ -9,7 +9,8 @@ use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions,
 use crate::args::{Args, Attn, Format};
 use crate::failure::Failure;
 use crate::output::{self, DRAWN, Target};
-use crate::{changes, reports, session};
+use crate::{changes, session};
+use easyroutine_app::reports;
 
 pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;

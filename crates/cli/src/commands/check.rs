@@ -6,11 +6,11 @@ use easyroutine::load;
 use easyroutine::source::ModelFiles;
 use serde_json::json;
 
-use super::dtype_name;
 use crate::args::{Args, Check, Loading};
 use crate::failure::{FAILED, Failure, SUCCESS};
 use crate::output::{self, PLAIN};
 use crate::session;
+use easyroutine_app::reports::dtype_name;
 
 pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
     let targets = output::targets(args, PLAIN)?;

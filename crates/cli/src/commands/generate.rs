@@ -9,12 +9,12 @@ use easyroutine::tokens::Tokenizer;
 use easyroutine::{Error, ErrorKind};
 use serde_json::{Value, json};
 
-use super::dtype_name;
 use crate::args::{Args, Format, Generation, Next};
 use crate::changes;
 use crate::failure::{Failure, one_line};
 use crate::output::{self, Cell, Target};
 use crate::session::{self, Prompt, Session, token_text};
+use easyroutine_app::reports::dtype_name;
 
 /// Text on a terminal and in a pipe: that is what a continuation is.
 const FORMATS: &[Format] =

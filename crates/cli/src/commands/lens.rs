@@ -13,7 +13,8 @@ use crate::args::{Args, Format, Lens, MetricArg, NormArg};
 use crate::failure::Failure;
 use crate::output::{self, DRAWN, Target};
 use crate::session::{self, Prompt, token_text};
-use crate::{changes, layers, reports};
+use crate::{changes, layers};
+use easyroutine_app::reports;
 
 pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;

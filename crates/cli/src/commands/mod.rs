@@ -16,5 +16,3 @@ pub(crate) mod shell;
 pub(crate) mod show;
 pub(crate) mod sweep;
 pub(crate) mod tokens;
-
-pub(crate) use crate::reports::dtype_name;

@@ -4,12 +4,12 @@ use easyroutine::Batch;
 use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey_under};
 use serde_json::json;
 
-use super::dtype_name;
 use crate::args::{Args, Next};
 use crate::changes;
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, token_text};
+use easyroutine_app::reports::dtype_name;
 
 pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     match next.generation.generate {

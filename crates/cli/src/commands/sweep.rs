@@ -18,8 +18,8 @@ use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, MeanOverArg,
 use crate::failure::Failure;
 use crate::layers;
 use crate::output::{self, DRAWN, Target};
-use crate::reports::{self, GridWords};
 use crate::session::{self, Prompt, Session, token_text};
+use easyroutine_app::reports::{self, GridWords};
 
 /// A model, its tokenizer and the prompt that is changed.
 struct Opened {

@@ -7,14 +7,15 @@ use std::path::Path;
 
 use easyroutine::cache::{ActivationCache, Key, Numbers};
 use easyroutine::sites::{Point, Site};
+use easyroutine_app::reports::dtype_name;
+use easyroutine_app::tensors::Flat;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Changes, Extract};
-use crate::commands::dtype_name;
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
-use crate::tensors::{self, Flat, Stored};
+use crate::tensors::{self, Stored};
 
 /// Bytes up to which a table of positions stands in the header, where people read it. Readers limit headers, so the
 /// tables of a large data set are tensors.

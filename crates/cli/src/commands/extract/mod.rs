@@ -17,6 +17,7 @@ use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Error, ErrorKind, Stop};
+use easyroutine_app::filling::edits_of_batches;
 use serde_json::Value;
 
 use super::saved;
@@ -123,7 +124,7 @@ impl Job<'_> {
         self.announce(extraction.size()?)?;
         let mut collect = Collect::default();
         let end = extraction
-            .run_after(&mut changes::of_batches(interventions, model.arch(), self.context), &mut collect)?;
+            .run_after(&mut edits_of_batches(interventions, model.arch(), self.context), &mut collect)?;
         bar.finish();
         let (rows, cache) = collect.finish()?;
         if end == End::Stopped && rows.is_empty() {

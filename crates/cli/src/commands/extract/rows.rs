@@ -13,9 +13,9 @@ use serde_json::Value;
 use crate::args::{BosArg, Cutting, Extract};
 use crate::chat::Chat;
 use crate::failure::Failure;
-use crate::filling::Field;
 use crate::session::{CutRow, Session};
-use crate::{changes, output, progress, session};
+use crate::{output, progress, session};
+use easyroutine_app::filling::{Field, edits_of_batches};
 
 /// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
 pub(super) fn read(extract: &Extract) -> Result<Prompts, Failure> {
@@ -128,7 +128,7 @@ pub(super) fn continued(
     let is_one = interventions.iter().any(Intervention::speaks_of_rows);
     let batch_tokens = if is_one { usize::MAX } else { extract.batch_tokens as usize };
     let options = Options { batch_tokens, progress: Some(&tell), ..Options::default() };
-    let mut edits = changes::of_batches(interventions, session.model.arch(), context);
+    let mut edits = edits_of_batches(interventions, session.model.arch(), context);
     let longer = extract::continued(&session.model, examples, count, ends, options, &mut edits)?;
     bar.finish();
     Ok(longer)

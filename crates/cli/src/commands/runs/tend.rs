@@ -85,7 +85,7 @@ pub(super) fn commit(args: &Args, runs: &Runs, name: &str) -> Result<(), Failure
     let targets = output::targets(args, PLAIN)?;
     let experiment = runs.experiment.as_deref().unwrap_or("default");
     let path = match runs.store()?.begun(experiment, name)? {
-        Begun::Open(run) => run.commit(crate::filling::finish_values)?,
+        Begun::Open(run) => run.commit(easyroutine_app::filling::finish_values)?,
         Begun::Committed(path) => path,
     };
     say(&targets, "committed", &[path])

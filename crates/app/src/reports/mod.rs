@@ -54,8 +54,8 @@ impl Subject<'_> {
     }
 }
 
-/// How a dtype is written.
-pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
+/// How a dtype is written: on the command line, in reports and in the records of runs.
+pub fn dtype_name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::F32 => "f32",
         Dtype::Bf16 => "bf16",

@@ -1,21 +1,20 @@
 //! `extract … -o BASE/`: a run in a store, written shard by shard.
 
-mod story;
-
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use easyroutine::edit::Intervention;
-use easyroutine::extract::{End, Example};
+use easyroutine::extract::Example;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_store::{ActivationSaver, Begun, Joining};
-use serde_json::{Value, json};
+use easyroutine_app::filling::{Field, Filled, Filling, Generated, Place, Words};
+use easyroutine_store::{ActivationSaver, Joining};
+use serde_json::{Map, Value, json};
 
+use super::runs::pairs;
 use crate::args::{Args, Extract, Format};
 use crate::failure::Failure;
-use crate::filling::{Field, Filling, finish_values};
 use crate::session::Session;
 use crate::{output, progress};
 
@@ -57,19 +56,23 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
     let name = if is_taken { "row_of_file" } else { "row" };
     let numbers = |rows: &[usize]| (name.to_owned(), rows.iter().map(|row| json!(row)).collect());
     let fields: Vec<Field> = job.of_file.map(numbers).into_iter().chain(job.fields.iter().cloned()).collect();
+    let Session { files, model, identity, .. } = job.session;
+    let ignores_end = job.extract.ignore_end;
     let filling = Filling {
-        model: &job.session.model,
+        model,
+        files,
+        digest: identity.digest()?,
         request: job.request,
         examples: job.examples,
         fields: &fields,
         context: job.context,
         interventions: job.interventions,
+        generated: job.extract.generate.map(|tokens| Generated { tokens: tokens.into(), ignores_end }),
+        chat: job.chat,
         batch_tokens: job.extract.batch_tokens as usize,
         on_nan: Some(&|| output::warn_of_nan(true, !job.interventions.is_empty())),
         stop: Stop::When(&|| stop.load(Ordering::Relaxed)),
     };
-    let whole = filling.whole()?;
-    let plan = filling.plan(&whole, story::spec(job)?, saving.unit)?;
     let saver = ActivationSaver::new(base, saving.experiment.as_deref().unwrap_or("default"))?;
     let (name, joining) = match (&saving.run, saving.part) {
         (Some(name), Some(_)) => (name.clone(), Joining::Share),
@@ -77,31 +80,48 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         (Some(name), None) => (name.clone(), Joining::New),
         (None, _) => (easyroutine_store::fresh_name(), Joining::New),
     };
-    let run = match saver.begin(&name, &plan, &story::of(job)?, joining)? {
-        Begun::Committed(path) => return done(args, base, &path),
-        Begun::Open(run) => run,
+    let place = Place {
+        saver: &saver,
+        run: &name,
+        joining,
+        share: saving.part.map_or((0, 1), |part| (part.number - 1, part.of)),
+        unit: saving.unit,
+        on_beginning: &|| {
+            output::note("note", &format!("no run `{name}` was begun before: it begins now"));
+        },
     };
-    if joining == Joining::Resume && run.is_begun_here() {
-        output::note("note", &format!("no run `{name}` was begun before: it begins now"));
-    }
-    let (part, parts) = saving.part.map_or((0, 1), |part| (part.number - 1, part.of));
-    let mine: Vec<usize> = run.missing()?.into_iter().filter(|unit| unit % parts == part).collect();
     let bar = progress::Rows::new();
-    let end = filling.write(&whole, &run, &mine, &|progress| bar.tell(progress))?;
+    let filled = filling.fill(place, words(job)?, &|progress| bar.tell(progress))?;
     bar.finish();
-    if end == End::Stopped {
-        let missing = run.missing()?.len();
-        let message =
-            format!("interrupted: {} of {} units are written", run.n_units() - missing, run.n_units());
-        return Err(Failure::from(Error::new(ErrorKind::Interrupted, message))
-            .hint(format!("the same command with --run {name} --resume goes on")));
+    match filled {
+        Filled::Saved(path) => done(args, base, &path),
+        Filled::Shared(missing, units) => {
+            output::note("note", &format!("{missing} of {units} units are left to other parts"));
+            Ok(())
+        }
+        Filled::Stopped(written, units) => {
+            let message = format!("interrupted: {written} of {units} units are written");
+            Err(Failure::from(Error::new(ErrorKind::Interrupted, message))
+                .hint(format!("the same command with --run {name} --resume goes on")))
+        }
     }
-    let missing = run.missing()?.len();
-    if missing > 0 {
-        output::note("note", &format!("{missing} of {} units are left to other parts", run.n_units()));
-        return Ok(());
+}
+
+/// What the user says of the run.
+fn words(job: &Job<'_>) -> Result<Words, Failure> {
+    let saving = &job.extract.saving;
+    let pairs = pairs(&saving.meta)?;
+    if !job.fields.is_empty() && pairs.iter().any(|(key, _)| key == "fields") {
+        return Err(Failure::usage("--meta fields=…: `fields` says what --keep-fields keeps of each row")
+            .hint("call your key another name"));
     }
-    done(args, base, &run.commit(finish_values)?)
+    let file = job.extract.file.as_ref().and_then(|file| file.file_name());
+    Ok(Words {
+        tag: saving.tag.clone(),
+        other_metadata: pairs.into_iter().map(|(key, value)| (key, value.into())).collect(),
+        types: Map::new(),
+        dataset: file.map(|name| json!({"file": name.to_string_lossy()})),
+    })
 }
 
 /// Says where the run is.

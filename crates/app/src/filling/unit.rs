@@ -8,8 +8,7 @@ use easyroutine::extract::{Collect, End, Options, Progress};
 use easyroutine_store::{Contents, Dtype, Kind, Tensor};
 use serde_json::{Map, Value as Json};
 
-use super::Filling;
-use crate::changes;
+use super::{Filling, edits_of_batches};
 use crate::tensors::{self, Flat};
 
 /// Runs some examples; nothing if it was stopped.
@@ -18,7 +17,7 @@ pub(super) fn run(
     examples: Range<usize>,
     tell: &dyn Fn(Progress),
 ) -> Result<Option<ActivationCache>, Error> {
-    let mut edits = changes::of_batches(filling.interventions, filling.model.arch(), filling.context);
+    let mut edits = edits_of_batches(filling.interventions, filling.model.arch(), filling.context);
     let mut collect = Collect::default();
     let options = Options { progress: Some(tell), ..Options::default() };
     match filling.extraction(examples, options)?.run_after(&mut edits, &mut collect)? {

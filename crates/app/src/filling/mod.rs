@@ -1,0 +1,307 @@
+//! A run in a store, filled unit by unit by an extraction: what every face that saves data sets shares.
+
+mod fields;
+mod unit;
+
+use std::ops::Range;
+
+use easyroutine::arch::Arch;
+use easyroutine::edit::{Edits, Intervention};
+use easyroutine::extract::{End, Example, Extraction, Options, Progress};
+use easyroutine::positions::{Context, Row};
+use easyroutine::request::Request;
+use easyroutine::sites::Point;
+use easyroutine::source::ModelFiles;
+use easyroutine::{Batch, Model, Stop, Tap};
+use easyroutine_store::{
+    self as store, ActivationSaver, Begun, Joining, MODEL_DIGEST, OpenRun, Plan, SHARD_BYTES, Story, checksum,
+};
+use serde_json::{Map, Value, json};
+
+use crate::record;
+use crate::reports::dtype_name;
+pub use fields::{Field, summary};
+pub use unit::finish_values;
+
+/// A data set and what is asked of it.
+#[derive(Clone, Copy)]
+pub struct Filling<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Where it is from.
+    pub files: &'a ModelFiles,
+    /// Which model it is by its content.
+    pub digest: &'a str,
+    /// What is kept of each row.
+    pub request: &'a Request,
+    /// The rows.
+    pub examples: &'a [Example],
+    /// What is kept of each row beside its activations.
+    pub fields: &'a [Field],
+    /// What all rows share.
+    pub context: Context<'a>,
+    /// Checked against all rows already.
+    pub interventions: &'a [Intervention],
+    /// How the examples came by tokens of the model's own, where they did.
+    pub generated: Option<Generated>,
+    /// What made conversations of the prompts.
+    pub chat: Option<&'a Value>,
+    /// Tokens of a batch at most.
+    pub batch_tokens: usize,
+    /// Called once where a value that is kept is not a number.
+    pub on_nan: Option<&'a dyn Fn()>,
+    /// When it ends early.
+    pub stop: Stop<'a>,
+}
+
+/// How examples were continued before their activations were kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generated {
+    /// Tokens at most.
+    pub tokens: u64,
+    /// Whether rows went on past a token that ends them.
+    pub ignores_end: bool,
+}
+
+/// What a user says of a run beside what is computed.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    /// A word to find it by.
+    pub tag: Option<String>,
+    /// Keys of the user.
+    pub other_metadata: Vec<(String, store::Value<'static>)>,
+    /// Types of these values that JSON does not have.
+    pub types: Map<String, Value>,
+    /// Where the rows came from.
+    pub dataset: Option<Value>,
+}
+
+/// The place of a run in a store, and this process's part in writing it.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The experiment.
+    pub saver: &'a ActivationSaver,
+    /// The run's name.
+    pub run: &'a str,
+    /// Whether it is new, resumed or shared.
+    pub joining: Joining,
+    /// This process's share of the units: its number from 0, of how many.
+    pub share: (usize, usize),
+    /// Examples of a unit; as many as a shard holds if `None`.
+    pub unit: Option<u64>,
+    /// Called where a run that was to be resumed begins now, since there was none.
+    pub on_beginning: &'a dyn Fn(),
+}
+
+/// How filling a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filled {
+    /// The run is whole, here below the store.
+    Saved(String),
+    /// This share is written; so many units are left to others, of how many.
+    Shared(usize, usize),
+    /// It was stopped; so many units are written, of how many.
+    Stopped(usize, usize),
+}
+
+/// What went wrong.
+#[derive(Debug)]
+pub enum Error {
+    /// In the engine.
+    Engine(easyroutine::Error),
+    /// In the store.
+    Store(easyroutine_store::Error),
+}
+
+impl From<easyroutine::Error> for Error {
+    fn from(error: easyroutine::Error) -> Self {
+        Error::Engine(error)
+    }
+}
+
+impl From<easyroutine_store::Error> for Error {
+    fn from(error: easyroutine_store::Error) -> Self {
+        Error::Store(error)
+    }
+}
+
+impl<'a> Filling<'a> {
+    /// All of the examples, checked.
+    ///
+    /// # Errors
+    /// As [`Extraction::new`]; fields that cannot be kept; an intervention that speaks of single rows, which run in other batches each time.
+    fn whole(&self) -> Result<Extraction<'a>, easyroutine::Error> {
+        if self.interventions.iter().any(Intervention::speaks_of_rows) {
+            return Err(easyroutine::Error::input(
+                "values for single rows of a batch, or from another row, are not for runs in a store",
+            ));
+        }
+        fields::check(self.fields, self.examples.len())?;
+        self.extraction(0..self.examples.len(), Options::default())
+    }
+
+    /// Writes the units that are missing, or this process's share of them, and commits the run if none is left.
+    ///
+    /// # Errors
+    /// As [`Filling::whole`] and [`Filling::write`]; a run of that name that cannot be joined.
+    pub fn fill(&self, place: Place<'_>, words: Words, tell: &dyn Fn(Progress)) -> Result<Filled, Error> {
+        let whole = self.whole()?;
+        let plan = self.plan(&whole, place.unit)?;
+        let run = match place.saver.begin(place.run, &plan, &self.story(words)?, place.joining)? {
+            Begun::Committed(path) => return Ok(Filled::Saved(path)),
+            Begun::Open(run) => run,
+        };
+        if place.joining == Joining::Resume && run.is_begun_here() {
+            (place.on_beginning)();
+        }
+        let (number, of) = place.share;
+        let mine: Vec<usize> = run.missing()?.into_iter().filter(|unit| unit % of.max(1) == number).collect();
+        let end = self.write(&whole, &run, &mine, tell)?;
+        let (missing, units) = (run.missing()?.len(), run.n_units());
+        match end {
+            End::Stopped => Ok(Filled::Stopped(units - missing, units)),
+            End::Finished if missing > 0 => Ok(Filled::Shared(missing, units)),
+            End::Finished => Ok(Filled::Saved(run.commit(finish_values)?)),
+        }
+    }
+
+    /// How the run came about.
+    fn story(&self, words: Words) -> Result<Story<'static>, easyroutine::Error> {
+        let mut config = record::config(self.request, self.model.arch())?;
+        // What else the numbers depend on, where it is not the default.
+        if let Some(Generated { tokens, ignores_end }) = self.generated {
+            config.insert("generate".to_owned(), json!(tokens));
+            config.insert("ignore_end".to_owned(), json!(ignores_end));
+        }
+        if self.context.seed != 0 {
+            config.insert("seed".to_owned(), json!(self.context.seed));
+        }
+        if let Some(chat) = self.chat {
+            config.insert("chat".to_owned(), chat.clone());
+        }
+        let mut other_metadata = words.other_metadata;
+        let is_said = |key: &str, said: &[(String, store::Value<'_>)]| said.iter().any(|(k, _)| k == key);
+        if !self.context.pivots.is_empty() && !is_said("pivot_positions", &other_metadata) {
+            let pivots = json!(self.context.pivots).into();
+            other_metadata.insert(0, ("pivot_positions".to_owned(), pivots));
+        }
+        if !self.fields.is_empty() {
+            other_metadata.push(("fields".to_owned(), summary(self.fields).into()));
+        }
+        let ModelFiles { name, commit, .. } = self.files;
+        Ok(Story {
+            model: record::model(name, commit.as_deref(), Some(self.digest), self.model),
+            target_token_positions: record::positions(&self.request.positions),
+            interventions: record::interventions(self.interventions),
+            extraction_config: Value::Object(config),
+            other_metadata,
+            tag: words.tag,
+            dataset: words.dataset,
+            types: words.types,
+        })
+    }
+
+    /// How the run is cut into units of `unit` examples, without one into as many as a shard holds; and all that its
+    /// numbers depend on, which whoever joins must want too.
+    fn plan(&self, whole: &Extraction<'_>, unit: Option<u64>) -> Result<Plan, Error> {
+        let points = self.request.points(self.model.arch())?;
+        let interventions = record::interventions(self.interventions);
+        let interventions = interventions.map(|value| value.to_json("interventions")).transpose()?;
+        let entries = [
+            ("model", json!(self.files.name)),
+            ("commit", json!(self.files.commit)),
+            (MODEL_DIGEST, json!(self.digest)),
+            ("dtype", json!(dtype_name(self.model.dtype()))),
+            ("instructions", json!(self.model.cpu().simd().to_string())),
+            ("activations", points.iter().map(Point::to_string).collect()),
+            ("positions", record::positions(&self.request.positions)),
+            ("interventions", json!(interventions)),
+        ];
+        let mut spec: Map<String, Value> =
+            entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let rows = self.examples.iter().flat_map(|row| [&[row.ids.len() as u32], &row.ids[..]].concat());
+        let ids: Vec<u8> = rows.flat_map(u32::to_le_bytes).collect();
+        let selected = &whole.tokens().columns.rows;
+        let chosen = json!(selected.iter().map(|s| &s.indices).collect::<Vec<_>>()).to_string();
+        spec.insert("rows".to_owned(), json!(checksum(&ids)));
+        spec.insert("tokens".to_owned(), json!(checksum(chosen.as_bytes())));
+        if !self.fields.is_empty() {
+            spec.insert("fields".to_owned(), json!(checksum(json!(self.fields).to_string().as_bytes())));
+        }
+        let n_examples = self.examples.len() as u64;
+        let unit = match unit {
+            Some(unit) => unit,
+            None => {
+                SHARD_BYTES.div_euclid(whole.size()?.bytes.div_ceil(n_examples).max(1)).clamp(1, n_examples)
+            }
+        };
+        Ok(Plan { n_examples, unit, spec })
+    }
+
+    /// Runs these units and puts each into the run. Stopped, it ends between two blocks: the unit at hand is left out,
+    /// those before it stay.
+    ///
+    /// # Errors
+    /// Of the engine and of the store.
+    fn write(
+        &self,
+        whole: &Extraction<'_>,
+        run: &OpenRun,
+        units: &[usize],
+        tell: &dyn Fn(Progress),
+    ) -> Result<End, Error> {
+        let is_rectangular = whole.tokens().columns.is_rectangular();
+        let rows = || units.iter().flat_map(|unit| range(run, *unit));
+        let tokens = |row: usize| self.examples[row].ids.len();
+        let mut so_far =
+            Progress { rows: 0, all_rows: rows().count(), tokens: 0, all_tokens: rows().map(tokens).sum() };
+        let mut on_nan = self.on_nan;
+        for unit in units {
+            let tell = |of_unit: Progress| {
+                tell(Progress {
+                    rows: so_far.rows + of_unit.rows,
+                    tokens: so_far.tokens + of_unit.tokens,
+                    ..so_far
+                });
+            };
+            let range = range(run, *unit);
+            let Some(cache) = unit::run(self, range.clone(), &tell)? else { return Ok(End::Stopped) };
+            if let Some(tell) = on_nan.take_if(|_| cache.has_nan()) {
+                tell();
+            }
+            let mut contents = unit::contents(&cache, is_rectangular);
+            contents.values.extend(fields::of_rows(self.fields, range.clone()));
+            run.put(*unit, &contents)?;
+            so_far.rows += range.len();
+            so_far.tokens += range.map(tokens).sum::<usize>();
+        }
+        Ok(End::Finished)
+    }
+
+    fn extraction<'b>(
+        &self,
+        examples: Range<usize>,
+        options: Options<'b>,
+    ) -> Result<Extraction<'b>, easyroutine::Error>
+    where
+        'a: 'b,
+    {
+        let options =
+            Options { batch_tokens: self.batch_tokens, context: self.context, stop: self.stop, ..options };
+        Extraction::new(self.model, self.request, &self.examples[examples], options)
+    }
+}
+
+/// Interventions that were checked, for the rows of one batch after another.
+pub fn edits_of_batches<'a>(
+    interventions: &'a [Intervention],
+    arch: &'a Arch,
+    context: Context<'a>,
+) -> impl FnMut(&Batch, &[Row<'_>]) -> Result<Box<dyn Tap + 'a>, easyroutine::Error> + 'a {
+    move |_, rows| Ok(Box::new(Edits::new(interventions, arch, rows, context)?))
+}
+
+fn range(run: &OpenRun, unit: usize) -> Range<usize> {
+    let examples = run.examples(unit);
+    examples.start as usize..examples.end as usize
+}

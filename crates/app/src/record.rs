@@ -1,0 +1,130 @@
+//! What a run in a store says of itself: one JSON for every face, so that a run begun by one is found and resumed by
+//! another.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use easyroutine::arch::Arch;
+use easyroutine::edit::{Intervention, Operation, Part, Softmax};
+use easyroutine::extraction::{ExtractionConfig, Heads};
+use easyroutine::positions::Specifier;
+use easyroutine::request::Request;
+use easyroutine::sites::{Point, Scope};
+use easyroutine::{Error, Model};
+use easyroutine_store::{self as store, Dtype};
+use serde_json::{Map, Value, json};
+
+use crate::reports::dtype_name;
+
+/// The model of a run. `commit` is that of the hub, `digest` that of its content.
+pub fn model(name: &str, commit: Option<&str>, digest: Option<&str>, model: &Model) -> store::Model {
+    store::Model {
+        name: name.to_owned(),
+        revision: commit.map(str::to_owned),
+        digest: digest.map(str::to_owned),
+        dtype: Some(dtype_name(model.dtype()).to_owned()),
+    }
+}
+
+/// Positions in the order asked for.
+pub fn positions(specifiers: &[Specifier]) -> Value {
+    specifiers.iter().map(Specifier::to_json).collect()
+}
+
+/// What was asked for, as the fields of an extraction configuration. Where flags and heads say more than was asked for,
+/// as of single layers, `activations` lists the keys.
+///
+/// # Errors
+/// As [`Request::points`].
+pub fn config(request: &Request, arch: &Arch) -> Result<Map<String, Value>, Error> {
+    let points = request.points(arch)?;
+    let mut config = ExtractionConfig {
+        sites: points.iter().map(|point| point.site()).collect(),
+        heads: Heads::All,
+        reduction: request.reduction.clone(),
+    };
+    let says_the_same = |config: &ExtractionConfig| {
+        let said = config.request(&request.positions).and_then(|request| request.points(arch));
+        said.is_ok_and(|said| said == points)
+    };
+    if says_the_same(&config) {
+        return Ok(config.to_json());
+    }
+    let of_heads = points.iter().filter(|point| point.site().scope() == Scope::Head);
+    let heads: BTreeSet<(usize, usize)> =
+        of_heads.filter_map(|point| Some((point.layer()?, point.head()?))).collect();
+    config.heads = Heads::Of(heads.into_iter().collect());
+    if says_the_same(&config) {
+        return Ok(config.to_json());
+    }
+    config.heads = Heads::All;
+    let mut fields = config.to_json();
+    fields.insert("activations".to_owned(), points.iter().map(Point::to_string).collect());
+    Ok(fields)
+}
+
+/// Interventions with their values; `None` of none.
+pub fn interventions(interventions: &[Intervention]) -> Option<store::Value<'static>> {
+    let list = || interventions.iter().map(intervention).collect();
+    (!interventions.is_empty()).then(|| store::Value::List(list()))
+}
+
+/// An intervention with its values.
+fn intervention(intervention: &Intervention) -> store::Value<'static> {
+    let values = match &intervention.operation {
+        Operation::Replace(values) | Operation::Mean(values) | Operation::Add { values, .. } => {
+            Some(tensor(values.shape(), values.values()))
+        }
+        // A number that is put is a tensor that spreads over the place.
+        Operation::Set(x) if x.is_finite() && *x != 0.0 => Some(tensor(&[1], &[*x])),
+        Operation::Set(_) | Operation::Scale(_) | Operation::Resample { .. } => None,
+    };
+    let mut values = values;
+    let field =
+        |(key, value): (String, Value)| match (key.as_str(), values.take_if(|_| key == "patching_values")) {
+            (_, Some(tensor)) => (key, tensor),
+            (_, None) => (key, value.into()),
+        };
+    store::Value::Map(fields(intervention).into_iter().map(field).collect())
+}
+
+/// An intervention under the names of the original's fields, `patching_values` left out as null. Zero, and minus infinity
+/// before the softmax, are recorded as the factor 0, which is the same.
+pub fn fields(intervention: &Intervention) -> Map<String, Value> {
+    let Intervention { activation, part, operation } = intervention;
+    let (operation, scale, strength, row) = match operation {
+        Operation::Scale(factor) => ("patch", *factor, 1.0, None),
+        Operation::Set(_) | Operation::Replace(_) => ("patch", 0.0, 1.0, None),
+        Operation::Mean(_) => ("mean", 0.0, 1.0, None),
+        Operation::Add { factor, .. } => ("add", 0.0, *factor, None),
+        Operation::Resample { row } => ("resample", 0.0, 1.0, Some(*row)),
+    };
+    let places = match part {
+        Part::Full(places) | Part::Columns(places, _) | Part::Rows(places, _) | Part::KeepSelf(places, _) => {
+            positions(places)
+        }
+        Part::Grid { rows, columns, .. } => json!([positions(rows), positions(columns)]),
+    };
+    let entries = [
+        ("type", json!(part.type_name())),
+        ("activation", json!(activation.to_string())),
+        ("token_positions", places),
+        ("patching_values", Value::Null),
+        ("multiplication_value", json!(shortest(scale))),
+        ("apply_softmax", json!(part.softmax() == Some(Softmax::AfterRescaled))),
+        ("operation", json!(operation)),
+        ("strength", json!(shortest(strength))),
+        ("source_row", json!(row)),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The number as it was written: 0.1, not the 0.10000000149 that f32 makes of it.
+fn shortest(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
+}
+
+fn tensor(shape: &[usize], values: &[f32]) -> store::Value<'static> {
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    store::Value::Tensor(store::Tensor::new("", Dtype::F32, shape, Cow::<[u8]>::Owned(bytes)))
+}

@@ -1,0 +1,89 @@
+"""The package and the command write one kind of run: what one begins the other goes on with, and finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TEXTS, TINY
+
+from easyroutine.interpretability import ActivationLoader, ActivationSaver, ExtractionConfig, HookedModel, Intervention
+
+COMMAND = os.path.join(sysconfig.get_path("scripts"), "easyroutine")
+POSITIONS = ["last", (0, 1), "-1:"]
+
+#: What is asked for, as the command line has it and as the package has it.
+ASKED: list[tuple[list[str], dict[str, Any], list[Intervention]]] = [
+    (["-a", "resid_out_*"], {"extract_resid_out": True, "save_logits": False}, []),
+    (
+        ["-a", "pattern_L1H0,pattern_L0H2,logits", "--intervene", "resid_mid_0@last*0.1"],
+        {"extract_attn_pattern": True, "attn_heads": [{"layer": 1, "head": 0}, {"layer": 0, "head": 2}]},
+        [Intervention("full", "resid_mid_0", ["last"], multiplication_value=0.1)],
+    ),
+    (
+        ["-a", "attn_out_*", "--intervene", "resid_out_*@0:1=2.5", "--intervene", "pattern_L1H1@pre:grid:-1x0=-inf"],
+        {"extract_attn_out": True, "save_logits": False},
+        [
+            Intervention("full", "resid_out_{i}", [(0, 1)], [2.5]),
+            Intervention("grid_pre_softmax", "pattern_L1H1", ([-1], [0])),
+        ],
+    ),
+]
+
+
+def command(base: Path, file: Path, *words: str) -> str:
+    line = [COMMAND, "extract", "-m", str(TINY / "llama"), "--file", str(file), "--positions", "last,0:1,-1:"]
+    done = subprocess.run([*line, "-o", f"{base}/", *words], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stderr.decode()
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return file
+
+
+def told(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What a run says of itself beside its time and the name of the file."""
+    return {key: metadata[key] for key in metadata if key not in ("save_time", "_store")}
+
+
+@pytest.mark.parametrize(("words", "config", "changes"), ASKED)
+def test_a_run_is_written_half_by_each_and_says_what_a_run_of_either_says(
+    tmp_path: Path, prompts: Path, llama: HookedModel, words: list[str], config: Any, changes: Any
+) -> None:
+    base = tmp_path / "runs"
+    saver = ActivationSaver(base)
+
+    def package(run: str, **how: Any) -> Any:
+        asked = ExtractionConfig(**config)
+        return llama.extract_to_store(saver, TEXTS, POSITIONS, asked, interventions=changes, run=run, unit=2, **how)
+
+    assert package("first", part=(1, 2)) is None
+    command(base, prompts, *words, "--run", "first", "--part", "2/2", "--unit", "2")
+    assert "left to other parts" in command(base, prompts, *words, "--run", "second", "--part", "1/2", "--unit", "2")
+    assert package("second", part=(2, 2)) is not None
+    # Resumed where all is written already: the same plan, so the same run.
+    command(base, prompts, *words, "--run", "third", "--unit", "2")
+    assert package("third", resume=True) is not None
+    package("fourth")
+    command(base, prompts, *words, "--run", "fourth", "--resume", "--unit", "2")
+
+    found = ActivationLoader.from_saver(saver).query(interventions=changes, target_token_positions=POSITIONS)
+    assert len(found) == 4
+    runs = [metadata for *_, metadata in found.results]
+    assert all(told(run) == told(runs[0]) for run in runs[1:])
+    assert all(run["_store"]["model"] == runs[0]["_store"]["model"] for run in runs)
+    exact = ActivationLoader.from_saver(saver).query(extraction_config=ExtractionConfig(**config), match="exact")
+    assert len(exact) == 4
+    caches = [found.load(place)[0] for place in range(4)]
+    assert all(cache.keys() == caches[0].keys() for cache in caches)
+    for key in caches[0].keys():
+        assert all(cache[key] == caches[0][key] for cache in caches), key
