@@ -2,7 +2,6 @@
 //! another.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use easyroutine::arch::Arch;
 use easyroutine::edit::{Intervention, Operation, Part, Softmax};
@@ -50,10 +49,15 @@ pub fn config(request: &Request, arch: &Arch) -> Result<Map<String, Value>, Erro
     if says_the_same(&config) {
         return Ok(config.to_json());
     }
-    let of_heads = points.iter().filter(|point| point.site().scope() == Scope::Head);
-    let heads: BTreeSet<(usize, usize)> =
-        of_heads.filter_map(|point| Some((point.layer()?, point.head()?))).collect();
-    config.heads = Heads::Of(heads.into_iter().collect());
+    // In the order in which they were named.
+    let mut heads = Vec::new();
+    for selector in request.activations.iter().filter(|selector| selector.site().scope() == Scope::Head) {
+        for point in arch.named(selector)? {
+            let head = point.layer().zip(point.head());
+            heads.extend(head.filter(|head| !heads.contains(head)));
+        }
+    }
+    config.heads = Heads::Of(heads);
     if says_the_same(&config) {
         return Ok(config.to_json());
     }

@@ -1,12 +1,11 @@
-//! A safetensors file that is the same to the byte each time: metadata and tensors stand in the order given.
-//!
-//! The format: the header's length in 8 bytes, the header as JSON, the numbers (github.com/huggingface/safetensors).
+//! A safetensors file of activations, the same to the byte each time.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
 use easyroutine::cache::Numbers;
 use easyroutine_app::tensors::bytes;
+use easyroutine_files::{HeaderEntry, safetensors_head};
 use serde_json::{Map, Value, json};
 
 /// A tensor to be written. Its numbers stay where they are, since a copy would double the memory.
@@ -40,20 +39,12 @@ pub(crate) fn write(
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.kind().1));
     let metadata: Map<String, Value> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
-    let mut header = Map::from_iter([("__metadata__".to_owned(), Value::Object(metadata))]);
-    let mut offset = 0;
-    for tensor in &tensors {
+    let entries = tensors.iter().map(|tensor| {
         let (kind, width) = tensor.kind();
-        let end = offset + tensor.shape.iter().product::<usize>() * width;
-        let entry = json!({"dtype": kind, "shape": tensor.shape, "data_offsets": [offset, end]});
-        header.insert(tensor.name.clone(), entry);
-        offset = end;
-    }
-    let mut header = Value::Object(header).to_string();
-    // The numbers begin at a multiple of 8; blanks after the JSON are part of the format.
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
+        let bytes = tensor.shape.iter().product::<usize>() * width;
+        HeaderEntry { name: &tensor.name, dtype: kind.to_owned(), shape: &tensor.shape, bytes }
+    });
+    out.write_all(&safetensors_head(metadata, entries, 8))?;
     tensors.iter().try_for_each(|tensor| out.write_all(&bytes(&tensor.numbers)))?;
     out.flush()
 }

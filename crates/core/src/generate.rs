@@ -5,13 +5,12 @@ mod text;
 
 use std::ops::ControlFlow;
 
-use easyroutine_sites::{Point, Site};
-
 use crate::batch::Batch;
 use crate::error::Result;
+use crate::logits::LastLogits;
 use crate::model::{KvCache, Model};
 use crate::stop::Stop;
-use crate::tap::{Tap, Value, Want};
+use crate::tap::Tap;
 
 pub use sample::Sampling;
 pub use text::{Piece, TextStream};
@@ -115,10 +114,10 @@ pub fn generate_until<R: AsRef<[u32]>>(
         vec![Generated { ids: Vec::new(), logprobs: Vec::new(), finish: Finish::Length }; prompts.len()];
     let mut new: Vec<Vec<u32>> = prompts.iter().map(|row| row.as_ref().to_vec()).collect();
     for step in 0..options.max_new_tokens {
-        let mut last = LastLogits { rows: vec![None; prompts.len()] };
+        let mut last = LastLogits::of(0..prompts.len());
         model.forward_cached_until(&new, &mut cache, &mut (&mut first, &mut last), stop)?;
         new.iter_mut().for_each(Vec::clear);
-        for (row, logits) in last.rows.into_iter().enumerate() {
+        for (row, logits) in last.logits.into_iter().enumerate() {
             let Some(logits) = logits else { continue };
             let (id, logprob) = options.sampling.choose(&logits, options.seed, row, step)?;
             let generated = &mut rows[row];
@@ -140,27 +139,4 @@ pub fn generate_until<R: AsRef<[u32]>>(
         }
     }
     Ok(rows)
-}
-
-/// Keeps the logits at the last token of each row.
-struct LastLogits {
-    rows: Vec<Option<Vec<f32>>>,
-}
-
-impl Tap for LastLogits {
-    fn wants(&self, point: Point) -> Want {
-        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
-    }
-
-    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
-        Some(batch.spans().filter(|span| !span.is_empty()).map(|span| span.end - 1).collect())
-    }
-
-    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
-        for (row, kept) in self.rows.iter_mut().enumerate() {
-            let last = value.batch().length(row).checked_sub(1);
-            *kept = last.and_then(|position| value.vector(row, position)).map(<[f32]>::to_vec);
-        }
-        Ok(())
-    }
 }

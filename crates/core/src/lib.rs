@@ -21,6 +21,7 @@ pub mod generate;
 pub mod identity;
 pub mod lens;
 pub mod load;
+mod logits;
 mod model;
 pub mod names;
 pub mod pass;

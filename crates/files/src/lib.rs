@@ -24,6 +24,7 @@ mod sharded;
 mod single;
 mod tensor;
 pub mod torch;
+mod write;
 
 pub use container::Container;
 pub use encoding::Encoding;
@@ -34,3 +35,4 @@ pub use map::MappedFile;
 pub use open::{FileIdentity, OpenFile};
 pub use sharded::ShardedSafeTensors;
 pub use tensor::{LastingRows, StoredTensor};
+pub use write::{HeaderEntry, safetensors_head};

@@ -34,6 +34,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("weights", &["adapter", "arch", "error", "names"]),
     ("tap", &["batch", "error"]),
     ("stop", &["error"]),
+    ("logits", &["batch", "error", "tap"]),
     ("pass", &["arch", "tap"]),
     ("model", &["arch", "batch", "error", "names", "pass", "stop", "tap", "weights"]),
     ("cache", &["batch", "error", "positions", "tap"]),
@@ -44,8 +45,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     ("extraction", &["cache", "error", "positions", "request"]),
     ("edit", &["arch", "error", "positions", "tap"]),
-    ("patching", &["batch", "cache", "edit", "error", "model", "pass", "positions", "tap"]),
-    ("generate", &["batch", "error", "model", "positions", "stop", "tap", "tokens"]),
+    ("patching", &["batch", "cache", "edit", "error", "logits", "model", "pass", "positions", "tap"]),
+    ("generate", &["batch", "error", "logits", "model", "positions", "stop", "tap", "tokens"]),
     ("lens", &["batch", "cache", "error", "model", "positions", "stop", "tap", "weights"]),
 ];
 

@@ -1,7 +1,4 @@
 //! Writing shards: safetensors files, checksums on the way.
-//!
-//! The format: the header's length in 8 bytes, the header as JSON, the numbers without gaps
-//! (github.com/huggingface/safetensors).
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -9,6 +6,7 @@ use std::ops::Range;
 use std::panic::resume_unwind;
 use std::thread;
 
+use easyroutine_files::{HeaderEntry, safetensors_head};
 use serde_json::{Map, Value, json};
 
 use crate::backend::Backend;
@@ -238,21 +236,13 @@ impl Label<'_> {
     }
 }
 
-/// All before the numbers.
+/// All before the numbers, which begin at a multiple of 64, the width of a vector.
 pub(crate) fn head(about: Map<String, Value>, pieces: &[Piece<'_>]) -> Vec<u8> {
-    let mut header = Map::from_iter([("__metadata__".to_owned(), Value::Object(about))]);
-    let mut offset = 0;
-    for piece in pieces {
-        let end = offset + piece.bytes.len();
-        let entry =
-            json!({"dtype": piece.dtype.to_string(), "shape": piece.shape, "data_offsets": [offset, end]});
-        header.insert(piece.name.clone(), entry);
-        offset = end;
-    }
-    let mut text = Value::Object(header).to_string();
-    // The numbers begin at a multiple of 64, the width of a vector; blanks after the JSON are part of the format.
-    text.push_str(&" ".repeat((8 + text.len()).next_multiple_of(64) - 8 - text.len()));
-    let mut head = (text.len() as u64).to_le_bytes().to_vec();
-    head.extend_from_slice(text.as_bytes());
-    head
+    let entries = pieces.iter().map(|piece| HeaderEntry {
+        name: &piece.name,
+        dtype: piece.dtype.to_string(),
+        shape: &piece.shape,
+        bytes: piece.bytes.len(),
+    });
+    safetensors_head(about, entries, 64)
 }

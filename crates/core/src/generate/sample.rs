@@ -1,6 +1,7 @@
 //! Which token follows.
 
 use crate::error::{Error, Result};
+use crate::logits::log_sum_exp;
 use crate::positions::uniform;
 
 /// How a token is chosen from its logits.
@@ -62,11 +63,6 @@ impl Sampling {
 fn largest(logits: &[f32]) -> usize {
     let better = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
     (0..logits.len()).reduce(better).unwrap_or(0)
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let most = f64::from(logits[largest(logits)]);
-    most + logits.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
 }
 
 /// The tokens that may be drawn, with weights in proportion to their probabilities.

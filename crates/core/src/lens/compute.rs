@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use easyroutine_kernels::Rows;
 use easyroutine_sites::{Extent, Point, Selector};
 
-use super::{CachedStatistics, Direction, LensNorm, LogitLens, Metric, Role, directions};
+use super::{CachedStatistics, Direction, LensNorm, LogitLens, Metric, directions};
 use crate::cache::{ActivationCache, Axis, Kept, Key, Numbers, Statistic};
 use crate::error::{Error, Result};
 
@@ -105,8 +105,7 @@ impl LogitLens {
             _ => None,
         };
         let normed = self.normed(vectors, role, options.norm, cached)?;
-        // With its own statistics a part is read as if it were the whole stream, biases included.
-        let with_bias = role == Role::Stream || options.norm != LensNorm::Cached;
+        let with_bias = role.takes_bias(options.norm);
         let Some(directions) = &options.directions else {
             let values = if options.softmax {
                 self.probabilities(normed, with_bias)

@@ -38,6 +38,14 @@ impl Role {
     }
 }
 
+impl Role {
+    /// Whether the unembedding's bias belongs to a vector of this role. With its own statistics a part is read as if it were
+    /// the whole stream, biases included.
+    pub(super) fn takes_bias(self, norm: LensNorm) -> bool {
+        self == Role::Stream || norm != LensNorm::Cached
+    }
+}
+
 /// Statistics of what entered the final norm, one of each a vector.
 #[derive(Debug, Clone, Copy)]
 pub struct CachedStatistics<'a> {

@@ -186,7 +186,7 @@ fn surveyed(
             continue;
         }
         let normed = of_role.iter().map(|point| normed(*point, role)).collect::<Result<_>>()?;
-        let with_bias = role == Role::Stream || options.norm != LensNorm::Cached;
+        let with_bias = role.takes_bias(options.norm);
         let readings;
         (readings, final_top) = lens.read(&Sources { normed, with_bias }, &finals, wanted);
         rows.extend(of_role.into_iter().zip(readings).map(|(point, readings)| SurveyRow {

@@ -2,10 +2,10 @@
 
 use easyroutine_sites::{Point, Site};
 
-use super::LastLogits;
 use crate::batch::Batch;
 use crate::edit::{Edits, RowAction};
 use crate::error::Result;
+use crate::logits::LastLogits;
 use crate::model::{Buffer, KvCache, Model, Shared};
 use crate::pass::At;
 use crate::tap::{Tap, Value, Want};
@@ -57,10 +57,10 @@ impl<'a> Cell<'a> {
 impl<'a> Unchanged<'a> {
     pub(super) fn run(model: &'a Model, row: &'a [u32]) -> Result<Self> {
         let mut cache = KvCache::new(model.arch(), 1);
-        let mut taps = (Streams(Vec::new()), LastLogits(Vec::new()));
+        let mut taps = (Streams(Vec::new()), LastLogits::of(0..1));
         model.forward_cached(&[row], &mut cache, &mut taps)?;
-        let (streams, mut logits) = (taps.0.0, taps.1.0);
-        Ok(Unchanged { model, row, cache, streams, logits: logits.pop().unwrap_or_default() })
+        let (streams, mut logits) = (taps.0.0, taps.1.logits);
+        Ok(Unchanged { model, row, cache, streams, logits: logits.pop().flatten().unwrap_or_default() })
     }
 
     /// Calls `each` with the number of every cell and its logits at the last token.
@@ -132,34 +132,12 @@ impl<'a> Unchanged<'a> {
             let of = part..group.len().min(part + 32);
             let rows = vec![0; group.len()];
             let shared = Shared { cache: &self.cache, rows: &rows, joined: &mut joined };
-            let mut last = SomeLastLogits { of: of.clone(), logits: Vec::new() };
+            let mut last = LastLogits::of(of.clone());
             model.run_sections([At::Unembedding], &batch, shared, &mut stream, &mut last)?;
-            for (row, logits) in of.zip(&last.logits) {
+            for (row, logits) in of.zip(last.logits.iter().flatten()) {
                 each(group[row], logits)?;
             }
         }
-        Ok(())
-    }
-}
-
-/// Keeps the logits at the last token of some rows.
-struct SomeLastLogits {
-    of: std::ops::Range<usize>,
-    logits: Vec<Vec<f32>>,
-}
-
-impl Tap for SomeLastLogits {
-    fn wants(&self, point: Point) -> Want {
-        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
-    }
-
-    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
-        Some(self.of.clone().map(|row| batch.span(row).end - 1).collect())
-    }
-
-    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
-        let last = |row| value.vector(row, value.batch().length(row) - 1).map(<[f32]>::to_vec);
-        self.logits = self.of.clone().filter_map(last).collect();
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What a change does to the prediction, as one number.
 
 use crate::error::{Error, Result};
+use crate::logits::log_sum_exp;
 
 /// A number that is read off the logits at the last token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,11 +110,6 @@ impl Measured<'_> {
 
 fn diff(logits: &[f32], answer: u32, against: u32) -> f64 {
     f64::from(logits[answer as usize]) - f64::from(logits[against as usize])
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    most + logits.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
 }
 
 /// KL(p ‖ q) of two vectors of logits, in nats.

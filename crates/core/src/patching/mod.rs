@@ -11,15 +11,16 @@ mod sweep;
 
 use std::collections::BTreeSet;
 
-use easyroutine_sites::{Point, Selector, Site};
+use easyroutine_sites::{Point, Selector};
 
 use crate::batch::Batch;
 use crate::cache::Capture;
 use crate::edit::{Edits, Intervention, Operation, Part, Tensor};
 use crate::error::{Error, Result};
+use crate::logits::LastLogits;
 use crate::model::Model;
 use crate::positions::{Context, Row, Selection, Specifier, select};
-use crate::tap::{Tap, Value, Want};
+use crate::tap::Tap;
 
 pub use grid::Grid;
 pub use metric::Metric;
@@ -194,31 +195,11 @@ fn taken(
 }
 
 /// Logits at the last token of each row, under a tap that comes first.
-pub(crate) fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> Result<Vec<Vec<f32>>> {
+fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> Result<Vec<Vec<f32>>> {
     let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
-    let mut taps = (first, LastLogits(Vec::new()));
+    let mut taps = (first, LastLogits::of(0..rows.len()));
     model.forward(&batch, &mut taps)?;
-    Ok(taps.1.0)
-}
-
-/// Keeps the logits at the last token of each row.
-pub(crate) struct LastLogits(pub(crate) Vec<Vec<f32>>);
-
-impl Tap for LastLogits {
-    fn wants(&self, point: Point) -> Want {
-        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
-    }
-
-    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
-        Some(batch.spans().map(|span| span.end - 1).collect())
-    }
-
-    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
-        let rows = 0..value.batch().n_rows();
-        let last = |row| value.vector(row, value.batch().length(row) - 1).unwrap_or(&[]).to_vec();
-        self.0 = rows.map(last).collect();
-        Ok(())
-    }
+    Ok(taps.1.logits.into_iter().flatten().collect())
 }
 
 /// Points without repetition, as a capture takes them.
