@@ -103,6 +103,7 @@ pub(crate) fn find(reference: &str, finding: &Finding) -> Result<ModelFiles, Fai
 pub(crate) fn open(files: &ModelFiles, finding: &Finding) -> Result<Opened, Failure> {
     let opened = load::open(files, &finding.options())?;
     warn(&opened.warnings);
+    opened.notes.iter().for_each(|note| output::note("note", note));
     Ok(opened)
 }
 
@@ -124,7 +125,7 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failur
         spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
     });
-    let warned = opened.warnings.len();
+    let warned = opened.warnings.len() + opened.notes.len();
     let model = opened.build(&loading.options());
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();

@@ -104,6 +104,8 @@ pub struct Embed {
     pub norm: Option<Norm>,
     /// Learned absolute positions added to the embedding.
     pub positions: Option<LearnedPositions>,
+    /// Ids that hold the place of an image or a video, which this decoder cannot see.
+    pub placeholders: Vec<u32>,
 }
 
 /// A table of learned positions.
@@ -124,8 +126,19 @@ pub struct Rope {
     pub rotary_dim: usize,
     /// Which columns turn together.
     pub pairing: Pairing,
+    /// Which way they turn.
+    pub turn: Turn,
     /// How frequencies are stretched beyond the trained length.
     pub scaling: RopeScaling,
+}
+
+/// Direction of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// `(x cos - y sin, y cos + x sin)`
+    Forward,
+    /// `(x cos + y sin, y cos - x sin)`
+    Backward,
 }
 
 /// Frequency scaling (`transformers/modeling_rope_utils.py` is the source of every formula).
@@ -215,10 +228,34 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// Norm of queries and keys after their projections.
     pub qk_norm: QkNorm,
+    /// Whether that norm stands before the rotation.
+    pub qk_norm_at: QkNormAt,
+    /// Queries, keys and values are clamped to `-c..c`, after that norm where it stands before the rotation (OLMo, MPT).
+    pub clip: Option<f32>,
+    /// Growth of queries with their position, after the rotation.
+    pub query_growth: Option<QueryGrowth>,
     /// How far back a query sees.
     pub window: Window,
     /// How attention knows positions.
     pub position: PositionMark,
+}
+
+/// Where queries and keys are normed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNormAt {
+    /// Before they turn.
+    Projected,
+    /// After they turned.
+    Rotated,
+}
+
+/// Queries times `1 + beta ln(1 + floor(position / original))` (Llama 4).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// How fast they grow.
+    pub beta: f32,
+    /// Positions below which nothing grows.
+    pub original: usize,
 }
 
 /// Norm of queries and keys.
@@ -249,9 +286,20 @@ pub enum PositionMark {
     /// Rotary, by the table of this index in [`Arch::ropes`].
     Rope(usize),
     /// Linear biases (arXiv:2108.12409), slopes by head.
-    Alibi,
+    Alibi(Slopes),
     /// Not at all (learned positions, or none).
     None,
+}
+
+/// Slopes of linear biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slopes {
+    /// The powers for the next lower power of two, then every other one for the next higher.
+    OfLowerPower,
+    /// The same, slopes and biases rounded to bf16 and scaled as scores are.
+    OfLowerPowerRounded,
+    /// The powers for the next higher power of two: every other one first, then those between.
+    OfHigherPower,
 }
 
 /// What reads what inside a block.
@@ -311,12 +359,34 @@ pub enum NormKind {
     Rms,
     /// RMSNorm that multiplies by `1 + weight`.
     RmsOffset,
+    /// RMSNorm without parameters.
+    RmsNoParams,
+    /// LayerNorm that multiplies by `1 + weight`, with bias.
+    LayerOffset,
 }
 
 impl NormKind {
     /// Whether the mean is removed.
     pub fn is_layer_norm(self) -> bool {
-        matches!(self, NormKind::Layer | NormKind::LayerNoBias | NormKind::LayerNoParams)
+        matches!(
+            self,
+            NormKind::Layer | NormKind::LayerNoBias | NormKind::LayerNoParams | NormKind::LayerOffset
+        )
+    }
+
+    /// Whether it has a weight.
+    pub fn has_weight(self) -> bool {
+        !matches!(self, NormKind::LayerNoParams | NormKind::RmsNoParams)
+    }
+
+    /// Whether it has a bias.
+    pub fn has_bias(self) -> bool {
+        matches!(self, NormKind::Layer | NormKind::LayerOffset)
+    }
+
+    /// Whether 1 is added to its weight.
+    pub fn adds_one(self) -> bool {
+        matches!(self, NormKind::RmsOffset | NormKind::LayerOffset)
     }
 }
 
@@ -329,6 +399,11 @@ pub enum Mlp {
         d_mlp: usize,
         /// Non-linearity.
         act: Activation,
+    },
+    /// `down(xielu(up(x)))`, with learned parameters of the non-linearity.
+    Xielu {
+        /// Neurons.
+        d_mlp: usize,
     },
     /// `down(act(gate(x)) * up(x))`
     Gated {
@@ -352,6 +427,18 @@ pub enum Mlp {
     },
 }
 
+impl Mlp {
+    /// Neurons; of experts those of one.
+    pub fn d_mlp(self) -> usize {
+        match self {
+            Mlp::Plain { d_mlp, .. }
+            | Mlp::Xielu { d_mlp }
+            | Mlp::Gated { d_mlp, .. }
+            | Mlp::Experts { d_mlp, .. } => d_mlp,
+        }
+    }
+}
+
 /// Weights of the chosen experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpertWeights {
@@ -368,6 +455,8 @@ pub struct Unembed {
     pub matrix: UnembedMatrix,
     /// Whether a bias is added.
     pub bias: Bias,
+    /// Ids that are never predicted: their logits are the lowest number of f32.
+    pub never: Vec<u32>,
     /// Logits are divided by this (Granite).
     pub divisor: Option<f32>,
     /// `c * tanh(logit / c)`

@@ -14,7 +14,7 @@ pub const LARGEST_SIZE: u64 = 1 << 28;
 const SIZE: &str = "a whole number from 1 to 2^28";
 
 /// Keys that change nothing about the numbers of a forward pass, whatever the family.
-const INERT: &[&str] = &[
+pub(crate) const INERT: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_attn_implementation_internal",
@@ -394,14 +394,17 @@ impl Config {
     /// # Errors
     /// Keys that nothing read, all of them named.
     pub(crate) fn finish_with(&self, inert: &[&[&str]], allowed: &[String]) -> Result<Vec<String>> {
-        let (mut let_through, mut unknown) = (Vec::new(), Vec::new());
-        unread(&self.map, &self.path, &self.marks(), &mut |path| {
-            if inert.iter().any(|list| list.contains(&path)) {
-                return;
-            }
-            let is_allowed = allowed.iter().any(|name| name == path);
-            if is_allowed { &mut let_through } else { &mut unknown }.push(path.to_owned());
-        });
+        let mut left = Vec::new();
+        unread(&self.map, &self.path, &self.marks(), &mut |path| left.push(path.to_owned()));
+        // What is accounted for here is not asked for again by the object around this one.
+        self.marks().extend(left.iter().cloned());
+        let is_inert = |path: &String| {
+            let key = path.strip_prefix(&self.path).unwrap_or(path);
+            inert.iter().any(|list| list.contains(&key))
+        };
+        left.retain(|path| !is_inert(path));
+        let (let_through, unknown): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|path| allowed.contains(path));
         if unknown.is_empty() {
             return Ok(let_through);
         }

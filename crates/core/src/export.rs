@@ -113,7 +113,7 @@ impl Opened {
 
     fn write_weights(&self, path: &Path, dtype: Dtype, stop: Stop<'_>) -> Result<()> {
         let failure = RefCell::new(None);
-        let names = self.checkpoint.names(self.reading.names.ignored);
+        let names = self.checkpoint.names_of_all_parts(&self.reading.names);
         let mut tensors = Vec::with_capacity(names.len());
         for name in names {
             let exported = Exported {
@@ -149,7 +149,7 @@ impl Opened {
     /// A tensor that cannot be read.
     pub fn non_finite(&self) -> Result<Vec<(String, usize, usize)>> {
         let mut found = Vec::new();
-        for name in self.checkpoint.names(self.reading.names.ignored) {
+        for name in self.checkpoint.names(&self.reading.names) {
             let tensor = self.checkpoint.current(self.reading.names.prefix, name)?;
             let (rows, length) = tensor.rows();
             let mut row = vec![0.0; length];
@@ -173,7 +173,7 @@ impl Opened {
     /// # Errors
     /// A tensor that the file names but does not hold.
     pub fn parameters(&self) -> Result<usize> {
-        let names = self.checkpoint.names(self.reading.names.ignored);
+        let names = self.checkpoint.names(&self.reading.names);
         let mut sum = 0;
         for name in names {
             sum += self.checkpoint.by_name(name)?.shape().iter().product::<usize>();

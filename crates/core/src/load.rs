@@ -1,5 +1,6 @@
 //! From a model's files to a model: config, architecture, weights.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -141,6 +142,8 @@ pub struct Opened {
     /// Which model it is: over every file that it is built of, and every choice that changes what is computed. Whatever
     /// else is read to build a model, or chosen, is added to it.
     pub identity: Identity,
+    /// What is left out of the model, as a note to the user.
+    pub notes: Vec<String>,
     /// What the user should know of how the files are read: keys that were let through, sources that disagree, an adapter.
     pub warnings: Vec<String>,
     pub(crate) checkpoint: Arc<Checkpoint>,
@@ -150,6 +153,12 @@ impl Opened {
     /// What the model computes.
     pub fn arch(&self) -> &Arch {
         &self.reading.arch
+    }
+
+    /// How many tensors belong to each part of the model that is left out, such as a vision tower, by the beginning of
+    /// their names.
+    pub fn left_out(&self) -> BTreeMap<&'static str, usize> {
+        self.checkpoint.left_out(&self.reading.names)
     }
 
     /// The adapter that is applied.
@@ -163,7 +172,8 @@ impl Opened {
     /// # Errors
     /// A tensor that is missing, surplus, of the wrong shape or not floating point.
     pub fn build(self, options: &LoadOptions) -> Result<Model> {
-        let Opened { reading, checkpoint, warnings, .. } = self;
+        let Opened { reading, checkpoint, mut warnings, notes, .. } = self;
+        warnings.extend(notes);
         let mut model =
             Model::build(reading.arch, &reading.names, checkpoint, options.cpu()?, options.dtype)?;
         model.warned_before(warnings);
@@ -217,7 +227,7 @@ pub fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Opened> {
 
 /// What is to be said of an adapter: that it is applied, and what of it or of the model's files disagrees.
 fn adapter_warnings(adapter: &Adapter, files: &ModelFiles, opened: &Opened) -> Result<Vec<String>> {
-    let modules = opened.checkpoint.names(opened.reading.names.ignored);
+    let modules = opened.checkpoint.names(&opened.reading.names);
     let modules: Vec<&str> = modules.into_iter().filter_map(|name| name.strip_suffix(".weight")).collect();
     let place = adapter.folder().display();
     let mut warnings = vec![source::adapter_warning(files).unwrap_or_else(|| {
@@ -310,7 +320,20 @@ fn open_folder(folder: &Path, adapter: Option<Adapter>, options: &LoadOptions) -
             Err(_) => identity.add(name, json!("cannot be read")),
         }
     }
-    Ok(Opened { reading, config: config.as_map().clone(), identity, warnings, checkpoint })
+    let notes = notes_of(&checkpoint, &reading);
+    Ok(Opened { reading, config: config.as_map().clone(), identity, notes, warnings, checkpoint })
+}
+
+/// What is left out.
+fn notes_of(checkpoint: &Checkpoint, reading: &Reading) -> Vec<String> {
+    let Some(wrapper) = reading.wrapper else { return Vec::new() };
+    let parts: Vec<String> = checkpoint
+        .left_out(&reading.names)
+        .into_iter()
+        .map(|(part, count)| format!("{count} of `{part}*`"))
+        .collect();
+    let tensors = if parts.is_empty() { "the files hold no others".to_owned() } else { parts.join(", ") };
+    vec![format!("the text decoder of this {wrapper} is read alone; tensors left out: {tensors}")]
 }
 
 /// The head that an adapter was trained with. A decoder for features is what the base is.
@@ -333,6 +356,9 @@ fn settle_prefix(reading: &mut Reading, container: &Container) {
     let stored = container.names();
     let fits =
         |prefix: &str| stored.iter().any(|n| n.strip_prefix(prefix).is_some_and(|n| n.starts_with(&first)));
+    if let Some(spelling) = names.spellings.iter().find(|spelling| fits(spelling.prefix)) {
+        (names.prefix, names.unembed) = (spelling.prefix, spelling.unembed);
+    }
     if !fits(names.prefix) && !fits("") {
         names.prefix = ["model.", "transformer."].into_iter().find(|p| fits(p)).unwrap_or(names.prefix);
     }
@@ -384,7 +410,8 @@ fn open_gguf(path: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Re
     let (config, checkpoint) = (config.as_map().clone(), Arc::new(checkpoint));
     // Config and tokenizer are in the file.
     let identity = identity_of(&checkpoint, &reading);
-    Ok(Opened { reading, config, identity, warnings: Vec::new(), checkpoint })
+    let (notes, warnings) = (Vec::new(), Vec::new());
+    Ok(Opened { reading, config, identity, notes, warnings, checkpoint })
 }
 
 /// What the weights are, and what of the config was let through: which numbers a key would have changed depends on the

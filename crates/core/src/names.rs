@@ -30,6 +30,19 @@ pub struct Names {
     pub layers: Vec<LayerNames>,
     /// Ends of names, in whole dotted parts, that are buffers, not weights (`rotary_emb.inv_freq`).
     pub ignored: &'static [&'static str],
+    /// Where the decoder may stand in a file beside `prefix` and `unembed`: the first spelling that fits counts.
+    pub spellings: &'static [Spelling],
+    /// Beginnings of the names of tensors that belong to other parts of the model, which are left out.
+    pub left_out: &'static [&'static str],
+}
+
+/// Where a file keeps a decoder that is one part of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spelling {
+    /// Prefix of the base model.
+    pub prefix: &'static str,
+    /// The unembedding.
+    pub unembed: &'static str,
 }
 
 impl Names {
@@ -75,11 +88,12 @@ impl LayerNames {
     fn projections(&self) -> Vec<Linear> {
         let mut all = match self.qkv {
             QkvNames::Split { q, k, v } => vec![q, k, v],
-            QkvNames::Stacked(one) | QkvNames::ByHead(one) => vec![one],
+            QkvNames::Stacked(one) | QkvNames::ByHead(one) | QkvNames::ByGroup(one) => vec![one],
+            QkvNames::InBlocks { linear, .. } => vec![linear],
         };
         all.push(self.out);
         match self.mlp {
-            MlpNames::Plain { up, down } => all.extend([up, down]),
+            MlpNames::Plain { up, down } | MlpNames::Xielu { up, down, .. } => all.extend([up, down]),
             MlpNames::Gated { gate, up, down } => all.extend([gate, up, down]),
             MlpNames::GatedStacked { gate_up, down } => all.extend([gate_up, down]),
             // Their names hold the expert's number, and all are stored alike.
@@ -141,6 +155,15 @@ pub enum QkvNames {
     Stacked(Linear),
     /// One projection: for each head its query, key and value (`[H, 3, h]`).
     ByHead(Linear),
+    /// One projection: for each key its queries, then itself and its value (`[K, H / K + 2, h]`).
+    ByGroup(Linear),
+    /// One projection: for each of some blocks of heads its queries, values, keys (`[blocks, 3, H / blocks, h]`).
+    InBlocks {
+        /// The projection.
+        linear: Linear,
+        /// How many blocks.
+        blocks: usize,
+    },
 }
 
 /// How an MLP is stored.
@@ -152,6 +175,15 @@ pub enum MlpNames {
         up: Linear,
         /// Back to the stream.
         down: Linear,
+    },
+    /// Two projections, and the parameters of the non-linearity.
+    Xielu {
+        /// To the neurons.
+        up: Linear,
+        /// Back to the stream.
+        down: Linear,
+        /// The module that holds `alpha_p`, `alpha_n`, `beta` and `eps`.
+        act: &'static str,
     },
     /// Three projections.
     Gated {

@@ -54,7 +54,9 @@ fn every_tiny_model_of_a_family_has_its_older_spelling() {
         config["model_type"].as_str().unwrap().to_owned()
     };
     let types: Vec<String> = classic.iter().map(|case| model_type("classic", case)).collect();
-    for case in &tiny {
+    // Families that came with transformers 5 have no older spelling.
+    let newborn = ["nanochat", "ministral", "ministral3"];
+    for case in tiny.iter().filter(|case| !newborn.contains(&case.as_str())) {
         assert!(types.contains(&model_type("tiny", case)), "{case}: no classic config of its family");
     }
 }

@@ -10,6 +10,12 @@ pub(crate) fn round(value: f32) -> u16 {
     if value.is_nan() { quiet as u16 } else { nearest as u16 }
 }
 
+/// The f32 of the nearest bf16.
+#[inline(always)]
+pub(crate) fn nearest(value: f32) -> f32 {
+    widen(round(value))
+}
+
 /// The f32 of the same value.
 #[inline(always)]
 pub(crate) fn widen(bits: u16) -> f32 {

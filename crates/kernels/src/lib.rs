@@ -33,7 +33,7 @@ mod testing;
 mod vector;
 
 pub use activation::Activation;
-pub use attention::{Attention, Sequence};
+pub use attention::{Alibi, Attention, Sequence};
 pub use cpu::Cpu;
 pub use norm::NormKind;
 pub use operand::{Left, Operand, Out};

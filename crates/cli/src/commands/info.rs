@@ -26,6 +26,7 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     };
     let (mlp, d_mlp) = match first.mlp {
         Mlp::Plain { d_mlp, .. } => ("plain".to_owned(), d_mlp),
+        Mlp::Xielu { d_mlp } => ("plain, xielu".to_owned(), d_mlp),
         Mlp::Gated { d_mlp, .. } => ("gated".to_owned(), d_mlp),
         Mlp::Experts { count, top_k, d_mlp, .. } => (format!("{count} experts, {top_k} a token"), d_mlp),
     };
@@ -34,7 +35,8 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
         ("commit", json!(files.commit)),
         ("model_digest", json!(opened.identity.digest()?)),
         ("path", json!(files.path().display().to_string())),
-        ("model_type", json!(opened.reading.family.model_type)),
+        ("model_type", json!(opened.reading.wrapper.unwrap_or(opened.reading.family.model_type))),
+        ("decoder", json!(opened.reading.family.model_type)),
         ("parameters", json!(parameters)),
         ("n_layers", json!(arch.layers.len())),
         ("d_model", json!(arch.d_model)),
@@ -53,6 +55,10 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
             json!(arch.unembed.matrix == UnembedMatrix::Tied && arch.head == Head::Unembedding),
         ),
     ];
+    if opened.reading.wrapper.is_some() {
+        let parts = opened.left_out().into_iter().map(|(part, count)| (format!("{part}*"), json!(count)));
+        facts.push(("left_out_tensors", Value::Object(parts.collect())));
+    }
     if let Some(adapter) = opened.adapter() {
         let changes: Map<String, Value> =
             adapter.changes().into_iter().map(|(name, count)| (name, json!(count))).collect();

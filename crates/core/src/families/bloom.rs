@@ -46,7 +46,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     }
     let norm = norm(config, NormKind::Layer, "layer_norm_epsilon", 1e-5)?;
     let mlp = Mlp::Plain { d_mlp: 4 * sizes.d_model, act: Activation::GeluTanh };
-    let layer = block(attention(sizes.scale(), PositionMark::Alibi), mlp, pre_norm(norm));
+    let layer =
+        block(attention(sizes.scale(), PositionMark::Alibi(Slopes::OfLowerPower)), mlp, pre_norm(norm));
     let mut arch = sizes.arch(vec![layer; sizes.n_layers], norm);
     arch.embed.norm = Some(norm);
     Ok((arch, names()))

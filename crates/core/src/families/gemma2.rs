@@ -26,7 +26,7 @@ pub(super) const SIZES: SizeKeys = SizeKeys {
     ..usual(2304, 26, 8, 8192)
 };
 
-fn read(config: &Config) -> Result<(Arch, Names)> {
+pub(super) fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let rope = rope(config, &sizes, &RopeKeys::USUAL)?;
     let norm = norm(config, NormKind::RmsOffset, "rms_norm_eps", 1e-6)?;

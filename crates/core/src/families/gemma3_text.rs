@@ -1,11 +1,10 @@
 //! Gemma 3 without its vision tower: five sliding layers to a full one, each kind with its own rotary table.
 
-use serde_json::Map;
-
 use super::gemma::embed_scale;
 use super::gemma2::{self, four_norms, query_scale, softcap};
 use super::parts::{attention, block, layer_windows, norm, window};
-use super::rope::{nested_rope, reach};
+use super::rope::reach;
+use super::rope_by_type::{FULL, SLIDING, ropes_by_type};
 use super::sizes::{SizeKeys, Sizes, usual};
 use super::{Family, Only, stored};
 use crate::arch::*;
@@ -31,13 +30,9 @@ const SIZES: SizeKeys = SizeKeys {
     ..usual(2304, 26, 8, 131_072)
 };
 
-/// Index of the full layers' table in [`Arch::ropes`]; the sliding layers' follows.
-const FULL: usize = 0;
-const SLIDING: usize = 1;
-
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
-    let ropes = ropes(config, &sizes)?;
+    let ropes = ropes_by_type(config, &sizes, 1e6, Some(("rope_local_base_freq", 1e4)))?;
     let norm = norm(config, NormKind::RmsOffset, "rms_norm_eps", 1e-6)?;
     let scale = query_scale(config)?;
     let mlp = gemma2::mlp(config)?;
@@ -61,32 +56,4 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let bias = Bias::when(config.flag_or("attention_bias", false)?);
     let layer = stored::with_post_norms(stored::layer(bias, bias, stored::gated(Bias::Absent)));
     Ok((arch, stored::model(vec![stored::with_qk_norm(layer, "self_attn.q_norm", "self_attn.k_norm")])))
-}
-
-/// Tables of the full and of the sliding layers (configuration_gemma3.py, `convert_rope_params_to_dict`): the
-/// objects of `rope_parameters`; `rope_scaling` is about the full layers alone.
-fn ropes(config: &Config, sizes: &Sizes) -> Result<Vec<Rope>> {
-    let parameters = config.object("rope_parameters")?;
-    let inside = |kind| parameters.as_ref().map_or(Ok(None), |object| object.object(kind));
-    let (full, sliding) = (inside("full_attention")?, inside("sliding_attention")?);
-    let scaling = config.object("rope_scaling")?.filter(|o| !o.as_map().is_empty());
-    if let Some(scaling) = &scaling {
-        if full.is_some() {
-            return Err(
-                config.unsupported("rope_scaling", "null, or `rope_parameters` without `full_attention`")
-            );
-        }
-        if scaling.has("type") && !scaling.has("rope_type") {
-            // transformers then keeps the default type without a word.
-            return Err(scaling.unsupported("type", "the spelling `rope_type`"));
-        }
-    }
-    let nothing = || Config::from_map("config.json", Map::new());
-    let theta = |key, default| if config.has(key) { config.positive_or(key, default) } else { Ok(default) };
-    let full = full.or(scaling).unwrap_or_else(nothing);
-    let sliding = sliding.unwrap_or_else(nothing);
-    Ok(vec![
-        nested_rope(&full, sizes, theta("rope_theta", 1e6)?)?,
-        nested_rope(&sliding, sizes, theta("rope_local_base_freq", 1e4)?)?,
-    ])
 }

@@ -85,5 +85,7 @@ fn names() -> Names {
         }],
         // Whole parts of a name: `attn.c_attn.bias` is a weight.
         ignored: &["attn.bias", "attn.masked_bias"],
+        spellings: &[],
+        left_out: &[],
     }
 }

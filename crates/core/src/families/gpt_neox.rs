@@ -1,7 +1,7 @@
 //! GPT-NeoX and Pythia: attention and MLP side by side, each with its own norm; a fraction of a head turns.
 
 use super::parts::{activation, attention, block, norm, pre_norm};
-use super::rope::{LongRopeKeys, Part, RopeKeys, rope};
+use super::rope::{Part, RopeKeys, rope};
 use super::sizes::{HeadWidth, KvHeads, SizeKeys, Sizes, usual};
 use super::{Family, stored};
 use crate::arch::*;
@@ -18,12 +18,8 @@ const SIZES: SizeKeys = SizeKeys {
     ..usual(6144, 44, 64, 2048)
 };
 
-const ROPE: RopeKeys = RopeKeys {
-    theta: "rotary_emb_base",
-    default_theta: 10_000.0,
-    part: Part::Fraction("rotary_pct", 0.25),
-    longrope: LongRopeKeys::Usual,
-};
+const ROPE: RopeKeys =
+    RopeKeys { theta: "rotary_emb_base", part: Part::Fraction("rotary_pct", 0.25), ..RopeKeys::USUAL };
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;

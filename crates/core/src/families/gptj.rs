@@ -33,7 +33,7 @@ const SIZES: SizeKeys = SizeKeys {
     tied: false,
 };
 
-fn read(config: &Config) -> Result<(Arch, Names)> {
+pub(super) fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let norm = norm(config, NormKind::Layer, "layer_norm_epsilon", 1e-5)?;
     let rotary_dim = config.size_or("rotary_dim", 64)?;
@@ -41,7 +41,13 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         return Err(config.wrong("rotary_dim", &format!("an even number up to {}", sizes.d_head)));
     }
     // The base is no key of this class (modeling_gptj.py, `create_sinusoidal_positions`).
-    let rope = Rope { theta: 10_000.0, rotary_dim, pairing: Pairing::Adjacent, scaling: RopeScaling::None };
+    let rope = Rope {
+        theta: 10_000.0,
+        rotary_dim,
+        pairing: Pairing::Adjacent,
+        turn: Turn::Forward,
+        scaling: RopeScaling::None,
+    };
     let mlp = Mlp::Plain {
         d_mlp: config.optional_size("n_inner")?.unwrap_or(4 * sizes.d_model),
         act: activation(config, "activation_function", "gelu_new")?,

@@ -22,6 +22,9 @@ pub enum Kind {
     Nothing,
 }
 
+/// The end of the names of classes that read more than text.
+const CONDITIONAL: &str = "ForConditionalGeneration";
+
 /// Ends of the names of classes. `Model` comes last, since names of heads end so too.
 const ENDS: &[(&str, Kind)] = &[
     ("ForCausalLM", Kind::Unembedding),
@@ -30,6 +33,7 @@ const ENDS: &[(&str, Kind)] = &[
     ("ForTokenClassification", Kind::Token),
     ("ForQuestionAnswering", Kind::Answer),
     ("DoubleHeadsModel", Kind::Unembedding),
+    (CONDITIONAL, Kind::Unembedding),
     ("Model", Kind::Nothing),
 ];
 
@@ -56,6 +60,11 @@ pub(super) fn read(
     let mut warnings = Vec::new();
     let class = config.value("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let class: Option<String> = class.map(|name| name.chars().take(80).collect());
+    // Many models with encoders end so too: only the class of this very model is one of ours.
+    let is_ours = |class: &str, stem: &str| !class.ends_with(CONDITIONAL) || is_named(stem, model_type);
+    let parts = |class: &'_ str| {
+        parts(class).filter(|(stem, _)| is_ours(class, stem)).map(|(s, k)| (s.to_owned(), k))
+    };
     let parts = class.as_deref().map(|class| parts(class).ok_or_else(|| unknown(class))).transpose();
     let parts = match parts {
         // Whoever lets the key through has it read as a language model.
@@ -130,16 +139,17 @@ fn parts(class: &str) -> Option<(&str, Kind)> {
 
 /// Whether a class's name begins with the family's, in whatever letters. A class of no family at all contradicts none.
 fn is_of(stem: &str, model_type: &str) -> bool {
+    is_named(stem, model_type) || !FAMILIES.iter().any(|family| is_named(stem, family.model_type))
+}
+
+/// Whether a class's name begins with this `model_type`, in whatever letters.
+fn is_named(stem: &str, model_type: &str) -> bool {
     let plain = |name: &str| {
         name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
     };
-    let stem = plain(stem);
+    let (stem, family) = (plain(stem), plain(model_type));
     let stem = stem.strip_prefix("tf").or_else(|| stem.strip_prefix("flax")).unwrap_or(&stem);
-    let names = |family: &str| {
-        let family = plain(family);
-        stem == family || family.strip_suffix("text") == Some(stem)
-    };
-    names(model_type) || !FAMILIES.iter().any(|family| names(family.model_type))
+    stem == family || family.strip_suffix("text") == Some(stem)
 }
 
 /// The number of labels: as many as are named, else as many as are counted, else two (`configuration_utils.py`).

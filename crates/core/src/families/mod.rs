@@ -1,45 +1,78 @@
 //! One file a family: config.json in both spellings to [`Arch`] and [`Names`].
 //!
-//! The defaults of absent keys, the aliases and the rules are those of transformers 5.23,
+//! The defaults of absent keys, the aliases and the rules are those of transformers 5.24,
 //! `models/*/configuration_*.py` and `modeling_*.py`.
 
 pub mod gguf;
 
+mod apertus;
+mod arcee;
+mod biogpt;
 mod bloom;
+mod chameleon;
+mod codegen;
+mod cohere;
+mod cohere2;
+mod ernie4_5;
+mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod glm;
+mod glm4;
 mod gpt2;
+mod gpt_bigcode;
+mod gpt_neo;
 mod gpt_neox;
 mod gptj;
 mod granite;
 pub mod heads;
+mod helium;
+mod hunyuan_v1_dense;
 mod llama;
+mod ministral;
+mod ministral3;
 mod mistral;
 mod mixtral;
+mod mpt;
+mod nanochat;
+mod nemotron;
+mod olmo;
 mod olmo2;
+mod olmo3;
 mod opt;
 mod parts;
+mod persimmon;
 mod phi;
 mod phi3;
 mod qwen2;
+mod qwen2_5_vl_text;
+mod qwen2_vl_text;
 mod qwen3;
 mod qwen3_moe;
+mod qwen3_vl_text;
 mod refusals;
 mod rope;
+mod rope_by_type;
+mod seed_oss;
 mod sizes;
+mod smollm3;
 mod stablelm;
 mod starcoder2;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod vaultgemma;
+mod wrappers;
 
 use crate::arch::Arch;
-use crate::config::Config;
+use crate::config::{Config, INERT};
 use crate::error::Result;
 use crate::names::Names;
 
 pub use refusals::Only;
+pub use wrappers::{WRAPPERS, Wrapper};
 
 /// A family of models that share one config class.
 #[derive(Debug)]
@@ -76,6 +109,36 @@ pub const FAMILIES: &[Family] = &[
     stablelm::FAMILY,
     starcoder2::FAMILY,
     granite::FAMILY,
+    qwen2_vl_text::FAMILY,
+    qwen2_5_vl_text::FAMILY,
+    qwen3_vl_text::FAMILY,
+    chameleon::FAMILY,
+    olmo::FAMILY,
+    olmo3::FAMILY,
+    cohere::FAMILY,
+    cohere2::FAMILY,
+    smollm3::FAMILY,
+    exaone4::FAMILY,
+    glm::FAMILY,
+    glm4::FAMILY,
+    ernie4_5::FAMILY,
+    hunyuan_v1_dense::FAMILY,
+    helium::FAMILY,
+    arcee::FAMILY,
+    apertus::FAMILY,
+    seed_oss::FAMILY,
+    ministral::FAMILY,
+    ministral3::FAMILY,
+    nemotron::FAMILY,
+    vaultgemma::FAMILY,
+    nanochat::FAMILY,
+    falcon::FAMILY,
+    mpt::FAMILY,
+    gpt_neo::FAMILY,
+    gpt_bigcode::FAMILY,
+    codegen::FAMILY,
+    biogpt::FAMILY,
+    persimmon::FAMILY,
 ];
 
 /// What a config says.
@@ -83,6 +146,8 @@ pub const FAMILIES: &[Family] = &[
 pub struct Reading {
     /// The family it belongs to.
     pub family: &'static Family,
+    /// The `model_type` of the class around the decoder, where it is one part of a model.
+    pub wrapper: Option<&'static str>,
     /// What the model computes.
     pub arch: Arch,
     /// How its checkpoint names and lays out the weights.
@@ -108,23 +173,35 @@ pub fn read(config: &Config, allowed: &[String]) -> Result<Reading> {
 /// As [`read`].
 pub fn read_with(config: &Config, head: Option<heads::Asked>, allowed: &[String]) -> Result<Reading> {
     let model_type = config.optional_text("model_type")?.ok_or_else(|| config.missing("model_type"))?;
+    if let Some(wrapper) = wrappers::find(model_type) {
+        return wrapper.read(config, head, allowed);
+    }
     let family = family(model_type)?;
     refusals::check(config)?;
-    let refused = refusals::values(config, family.only);
-    let (mut arch, mut names) = match ((family.read)(config), refused) {
-        (Ok(read), None) => read,
-        // Whatever else is wrong is named at once; a reading that failed has not met all keys.
-        (Ok(_), Some(refused)) => {
-            return Err(match config.finish(family.inert, allowed) {
-                Ok(_) => refused,
-                Err(unknown) => refused.and(unknown),
-            });
-        }
-        (Err(error), refused) => return Err(refused.unwrap_or(error)),
-    };
+    let inert = &[INERT, family.inert];
+    let (mut arch, mut names) = decoder(config, family, family.only, inert, allowed)?;
     let warnings = heads::read(config, model_type, head, allowed, (&mut arch, &mut names))?;
-    let let_through = config.finish(family.inert, allowed)?;
-    Ok(Reading { family, arch, names, let_through, warnings })
+    let let_through = config.finish_with(inert, allowed)?;
+    Ok(Reading { family, wrapper: None, arch, names, let_through, warnings })
+}
+
+/// Reads the keys of a decoder. `only` and `inert` are the family's, and what a class around it adds.
+fn decoder(
+    config: &Config,
+    family: &Family,
+    only: &[(&str, Only)],
+    inert: &[&[&str]],
+    allowed: &[String],
+) -> Result<(Arch, Names)> {
+    match ((family.read)(config), refusals::values(config, only)) {
+        (Ok(read), None) => Ok(read),
+        // Whatever else is wrong is named at once; a reading that failed has not met all keys.
+        (Ok(_), Some(refused)) => Err(match config.finish_with(inert, allowed) {
+            Ok(_) => refused,
+            Err(unknown) => refused.and(unknown),
+        }),
+        (Err(error), refused) => Err(refused.unwrap_or(error)),
+    }
 }
 
 /// Finds a family by its `model_type`.
@@ -133,7 +210,8 @@ pub fn read_with(config: &Config, head: Option<heads::Asked>, allowed: &[String]
 /// No family has that name.
 pub fn family(model_type: &str) -> Result<&'static Family> {
     FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| {
-        let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).collect();
+        let wrappers = WRAPPERS.iter().map(|wrapper| wrapper.model_type);
+        let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).chain(wrappers).collect();
         refusals::unknown(model_type, &known)
     })
 }

@@ -9,6 +9,28 @@ pub(super) fn norm(config: &Config, kind: NormKind, key: &str, default: f64) -> 
     Ok(Norm { kind, eps: config.positive_or(key, default)? as f32 })
 }
 
+/// A gated MLP of the usual keys.
+pub(super) fn gated(config: &Config, d_mlp: usize) -> Result<Mlp> {
+    Ok(Mlp::Gated {
+        d_mlp: config.size_or("intermediate_size", d_mlp)?,
+        act: activation(config, "hidden_act", "silu")?,
+    })
+}
+
+/// An MLP without a gate, of the usual keys.
+pub(super) fn plain(config: &Config, d_mlp: usize, act: &str) -> Result<Mlp> {
+    Ok(Mlp::Plain {
+        d_mlp: config.size_or("intermediate_size", d_mlp)?,
+        act: activation(config, "hidden_act", act)?,
+    })
+}
+
+/// Norms on what attention and MLP add: the wiring since OLMo 2.
+pub(super) fn post_norm(norm: Norm) -> Wiring {
+    let norms = Norms { pre: None, post: Some(norm) };
+    Wiring::Sequential { attention: norms, mlp: norms }
+}
+
 /// Norms before attention and MLP, one after the other: the usual wiring.
 pub(super) fn pre_norm(norm: Norm) -> Wiring {
     let norms = Norms { pre: Some(norm), post: None };
@@ -22,7 +44,16 @@ pub(super) fn block(attention: Attention, mlp: Mlp, wiring: Wiring) -> Layer {
 
 /// Attention of the usual shape, over everything before.
 pub(super) fn attention(scale: f32, position: PositionMark) -> Attention {
-    Attention { scale, softcap: None, qk_norm: QkNorm::None, window: Window::Full, position }
+    Attention {
+        scale,
+        softcap: None,
+        qk_norm: QkNorm::None,
+        qk_norm_at: QkNormAt::Projected,
+        clip: None,
+        query_growth: None,
+        window: Window::Full,
+        position,
+    }
 }
 
 /// The activation under `key`, by its names in transformers (`activations.py`, `ACT2CLS`).

@@ -26,7 +26,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         d_mlp: config.size_or("intermediate_size", 22_016)?,
         act: activation(config, "hidden_act", "silu")?,
     };
-    let layers = windows(config, &sizes)?
+    let layers = windows(config, &sizes, 28)?
         .into_iter()
         .map(|window| {
             let attention = Attention { window, ..attention(sizes.scale(), PositionMark::Rope(0)) };
@@ -39,12 +39,12 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
 }
 
 /// With `use_sliding_window` the layers from `max_window_layers` on slide.
-pub(super) fn windows(config: &Config, sizes: &Sizes) -> Result<Vec<Window>> {
+pub(super) fn windows(config: &Config, sizes: &Sizes, first: usize) -> Result<Vec<Window>> {
     let sliding = switched_window(config)?;
     let first = match config.raw("max_window_layers").and_then(serde_json::Value::as_u64) {
         // Zero is a size here: every layer slides.
         Some(0) => 0,
-        _ => config.size_or("max_window_layers", 28)?,
+        _ => config.size_or("max_window_layers", first)?,
     };
     layer_windows(config, sizes.n_layers, sliding, |l| sliding != Window::Full && l >= first)
 }

@@ -28,7 +28,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         d_mlp: config.size_or("intermediate_size", 22_016)?,
         act: activation(config, "hidden_act", "silu")?,
     };
-    let layers = windows(config, &sizes)?
+    let layers = windows(config, &sizes, 28)?
         .into_iter()
         .map(|window| {
             let qk_norm = QkNorm::PerHead(norm);

@@ -3,8 +3,6 @@
 //! 5.23, `modeling_rope_utils.py` (`convert_rope_params_to_dict`, `standardize_rope_params` and the functions in
 //! `ROPE_INIT_FUNCTIONS`).
 
-use serde_json::Map;
-
 use super::sizes::Sizes;
 use crate::arch::*;
 use crate::config::Config;
@@ -20,6 +18,10 @@ pub(super) struct RopeKeys {
     pub(super) part: Part,
     /// What is particular about LongRoPE.
     pub(super) longrope: LongRopeKeys,
+    /// Keys of the rope's own object that something else reads, or that text has no use for.
+    pub(super) others: &'static [&'static str],
+    /// The object (JSON) of a config that has none.
+    pub(super) absent: &'static str,
 }
 
 /// How much of a head turns.
@@ -54,8 +56,13 @@ impl RopeKeys {
         default_theta: 10_000.0,
         part: Part::Whole,
         longrope: LongRopeKeys::Usual,
+        others: &[],
+        absent: "{}",
     };
 }
+
+/// Keys of ropes that turn by three positions, which are one for text (`mrope`).
+pub(super) const SECTIONS: &[&str] = &["mrope_section", "mrope_interleaved"];
 
 const FRACTION: &str = "partial_rotary_factor";
 
@@ -80,14 +87,23 @@ const KEYS: &[&str] = &[
     "type",
 ];
 
-/// The one rotary table of a model, columns paired by halves.
-pub(super) fn rope(config: &Config, sizes: &Sizes, keys: &RopeKeys) -> Result<Rope> {
-    // transformers prefers a `rope_scaling` that says something.
+/// The rope's own object: transformers prefers a `rope_scaling` that says something.
+pub(super) fn object_of(config: &Config, keys: &RopeKeys) -> Result<Config> {
     let scaling = config.object("rope_scaling")?.filter(|o| !o.as_map().is_empty());
     let parameters = if scaling.is_some() { None } else { config.object("rope_parameters")? };
     config.has("rope_parameters");
-    let object = scaling.or(parameters).unwrap_or_else(|| Config::from_map("config.json", Map::new()));
+    match scaling.or(parameters) {
+        Some(object) => Ok(object),
+        None => Config::parse_as("config.json", keys.absent.as_bytes()),
+    }
+}
 
+/// The one rotary table of a model, columns paired by halves.
+pub(super) fn rope(config: &Config, sizes: &Sizes, keys: &RopeKeys) -> Result<Rope> {
+    let object = object_of(config, keys)?;
+    for key in keys.others {
+        object.has(key);
+    }
     let original = match keys.longrope {
         LongRopeKeys::Usual => config.optional_size("original_max_position_embeddings")?,
         LongRopeKeys::Only(default) => Some(config.size_or("original_max_position_embeddings", default)?),
@@ -107,7 +123,8 @@ pub(super) fn rope(config: &Config, sizes: &Sizes, keys: &RopeKeys) -> Result<Ro
         (false, Part::Fraction(key, default)) => (config.positive_or(key, default)?, (config, key)),
     };
     let turned = Turned { columns: (sizes.d_head as f64 * fraction) as usize, part, place };
-    Given { sizes, longrope: keys.longrope, theta, turned, original, bounds: None }.read(&object)
+    let sectioned = keys.others == SECTIONS;
+    Given { sizes, longrope: keys.longrope, theta, turned, original, bounds: None, sectioned }.read(&object)
 }
 
 /// The rotary table that one object of `rope_parameters` describes, for classes with a table a layer type.
@@ -122,6 +139,7 @@ pub(super) fn nested_rope(object: &Config, sizes: &Sizes, default_theta: f64) ->
         original: None,
         // The nested spelling never reaches `truncate`: transformers asks the outer object for it.
         bounds: Some(RampBounds::Whole),
+        sectioned: false,
     }
     .read(object)
 }
@@ -175,6 +193,7 @@ struct Given<'a> {
     turned: Turned<'a>,
     original: Option<usize>,
     bounds: Option<RampBounds>,
+    sectioned: bool,
 }
 
 impl Given<'_> {
@@ -195,6 +214,7 @@ impl Given<'_> {
         let columns = self.turned.columns(self.sizes.d_head, kind);
         let scaling = match kind {
             "default" => RopeScaling::None,
+            "mrope" if self.sectioned => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: required(object, "factor")? },
             "dynamic" => self.dynamic(object)?,
             "llama3" => self.llama3(object)?,
@@ -202,7 +222,13 @@ impl Given<'_> {
             "longrope" => self.longrope(object)?,
             _ => return Err(object.unsupported(kind_key, "default, linear, dynamic, llama3, yarn, longrope")),
         };
-        Ok(Rope { theta: self.theta, rotary_dim: columns?, pairing: Pairing::Halves, scaling })
+        Ok(Rope {
+            theta: self.theta,
+            rotary_dim: columns?,
+            pairing: Pairing::Halves,
+            turn: Turn::Forward,
+            scaling,
+        })
     }
 
     fn dynamic(&self, object: &Config) -> Result<RopeScaling> {

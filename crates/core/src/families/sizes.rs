@@ -53,6 +53,8 @@ pub(super) enum HeadWidth {
     Derived,
     /// Absent: this; null is an error.
     Default(usize),
+    /// Absent: this; null: the stream divided by the heads.
+    DefaultOrDerived(usize),
 }
 
 /// Keys that most classes share.
@@ -124,11 +126,23 @@ impl Sizes {
             d_head: self.d_head,
             vocabulary: self.vocabulary,
             context: self.context,
-            embed: Embed { width: self.d_model, scale: None, norm: None, positions: None },
+            embed: Embed {
+                width: self.d_model,
+                scale: None,
+                norm: None,
+                positions: None,
+                placeholders: Vec::new(),
+            },
             ropes: Vec::new(),
             layers,
             final_norm: Some(final_norm),
-            unembed: Unembed { matrix: self.matrix, bias: Bias::Absent, divisor: None, softcap: None },
+            unembed: Unembed {
+                matrix: self.matrix,
+                bias: Bias::Absent,
+                never: Vec::new(),
+                divisor: None,
+                softcap: None,
+            },
             head: Head::Unembedding,
         }
     }
@@ -159,6 +173,8 @@ fn n_kv_heads(config: &Config, rule: KvHeads, n_heads: usize) -> Result<usize> {
 fn d_head(config: &Config, keys: &SizeKeys, d_model: usize, n_heads: usize) -> Result<usize> {
     let stated = match keys.d_head {
         HeadWidth::Default(width) => Some(config.size_or("head_dim", width)?),
+        HeadWidth::DefaultOrDerived(width) if !config.has("head_dim") => Some(width),
+        HeadWidth::DefaultOrDerived(_) => config.optional_size("head_dim")?,
         HeadWidth::Derived | HeadWidth::Always => config.optional_size("head_dim")?,
     };
     let always = matches!(keys.d_head, HeadWidth::Always);

@@ -20,6 +20,19 @@ pub(super) fn gated(bias: Bias) -> MlpNames {
     }
 }
 
+/// An MLP of two projections.
+pub(super) fn plain(up: &'static str, down: &'static str, bias: Bias) -> MlpNames {
+    MlpNames::Plain { up: Linear::new(up, bias), down: Linear::new(down, bias) }
+}
+
+/// Gate and up in one projection.
+pub(super) fn gate_up(bias: Bias) -> MlpNames {
+    MlpNames::GatedStacked {
+        gate_up: Linear::new("mlp.gate_up_proj", bias),
+        down: Linear::new("mlp.down_proj", bias),
+    }
+}
+
 /// A layer as most families since Llama name it: norms before attention and MLP, split projections.
 pub(super) fn layer(qkv: Bias, out: Bias, mlp: MlpNames) -> LayerNames {
     LayerNames {
@@ -50,6 +63,19 @@ pub(super) fn model(layers: Vec<LayerNames>) -> Names {
         layer: "layers.{}.",
         layers,
         ignored: INV_FREQ,
+        spellings: &[],
+        left_out: &[],
+    }
+}
+
+/// Norms on what attention and MLP add, none before.
+pub(super) fn with_only_post_norms(layer: LayerNames) -> LayerNames {
+    LayerNames {
+        attention_norm: None,
+        attention_post_norm: Some("post_attention_layernorm"),
+        mlp_norm: None,
+        mlp_post_norm: Some("post_feedforward_layernorm"),
+        ..layer
     }
 }
 

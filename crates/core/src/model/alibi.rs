@@ -2,11 +2,41 @@
 //! `_get_alibi_slopes`). The bias of a key at position `j` is `slope * j` for every query: softmax takes away what
 //! queries share.
 
+use easyroutine_kernels::Alibi;
+
+use super::embed::round_to_bf16;
+use crate::arch::Slopes;
+
+/// The biases of a layer whose scores have this scale.
+pub(crate) fn biases(slopes: Slopes, n_heads: usize, scale: f32) -> Alibi {
+    let of_lower = || of_lower_power(n_heads);
+    match slopes {
+        Slopes::OfLowerPower => Alibi { slopes: of_lower(), rounded: None },
+        // modeling_falcon.py, `build_alibi_tensor` and `FalconAttention.forward`
+        Slopes::OfLowerPowerRounded => {
+            Alibi { slopes: of_lower().into_iter().map(round_to_bf16).collect(), rounded: Some(scale) }
+        }
+        Slopes::OfHigherPower => Alibi { slopes: of_higher_power(n_heads), rounded: None },
+    }
+}
+
+/// `2^(-8 i / n)` for i of 1 to n, the next power of two; where that is more than there are heads, the second, the fourth
+/// and so on first (modeling_mpt.py, `build_mpt_alibi_tensor`).
+fn of_higher_power(n_heads: usize) -> Vec<f32> {
+    let n = n_heads.next_power_of_two();
+    // The exponent is rounded to f32 first, as in torch.
+    let slope = |i: usize| (-f64::from(i as f32 * (8.0 / n as f32))).exp2() as f32;
+    if n == n_heads {
+        return (1..=n).map(slope).collect();
+    }
+    (2..=n).step_by(2).chain((1..=n).step_by(2)).take(n_heads).map(slope).collect()
+}
+
 /// One slope a head.
 ///
 /// For a power of two they are `2^(-8/n)` and its powers; between two powers the lower one's, then every other of
 /// the higher one's.
-pub(crate) fn slopes(n_heads: usize) -> Vec<f32> {
+fn of_lower_power(n_heads: usize) -> Vec<f32> {
     let Some(exponent) = n_heads.checked_ilog2() else { return Vec::new() };
     let lower = 1_usize << exponent;
     // 2^(-2^-(log2(n) - 3)), rounded to f32 before its powers are taken.
@@ -58,7 +88,7 @@ mod tests {
             (20, &[sixteen.as_slice(), &after_sixteen].concat()),
         ];
         for (n_heads, expected) in answers {
-            let got = slopes(*n_heads);
+            let got = of_lower_power(*n_heads);
             assert_eq!(got.len(), expected.len());
             for (a, b) in got.iter().zip(*expected) {
                 // The numbers above are cut after eight digits.
@@ -69,6 +99,6 @@ mod tests {
 
     #[test]
     fn no_heads_have_no_slopes() {
-        assert!(slopes(0).is_empty());
+        assert!(of_lower_power(0).is_empty());
     }
 }

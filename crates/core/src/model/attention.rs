@@ -6,6 +6,7 @@ use easyroutine_kernels::Rows;
 
 use super::registers::Registers;
 use super::run::Run;
+use crate::arch::QueryGrowth;
 use crate::error::Result;
 use crate::pass::{At, Form, KeyHeads, Reg};
 use crate::weights::Norm;
@@ -55,6 +56,19 @@ impl Run<'_> {
             }
         }
         self.registers.work = whole;
+    }
+
+    /// Queries grow with their position.
+    pub(super) fn grow(&mut self, columns: Range<usize>, growth: QueryGrowth) {
+        let mut rows = self.registers.get_mut(Reg::Qkv).rows_mut().columns(columns);
+        for row in 0..self.batch.n_rows() {
+            let first = self.batch.first(row);
+            for (i, token) in self.batch.span(row).enumerate() {
+                let steps = ((first + i) / growth.original) as f32;
+                let factor = 1.0 + growth.beta * f64::from(1.0 + steps).ln() as f32;
+                rows.row_mut(token).iter_mut().for_each(|x| *x *= factor);
+            }
+        }
     }
 
     /// Keys and values join those of earlier tokens.

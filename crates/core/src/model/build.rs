@@ -7,6 +7,7 @@ use easyroutine_kernels::{Cpu, Dtype};
 use super::embed::{Embedding, Table};
 use super::experts::Expert;
 use super::weights::{Block, Mlp, Norms, Weights};
+use super::xielu::Xielu;
 use super::{Model, Unembedding, alibi};
 use crate::arch::{self, Arch, Bias, PositionMark, QkNorm, UnembedMatrix, Window, Wiring};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,7 +32,7 @@ impl Model {
         let embedding = embedding(&loader, &arch, &tables, &head, &checkpoint)?;
         let blocks =
             (0..arch.layers.len()).map(|layer| block(&loader, &arch, layer)).collect::<Result<_>>()?;
-        let warned = checkpoint.finish(names.ignored);
+        let warned = checkpoint.finish(names);
         let mut warnings = warned.map_err(|error| with_hint(error, &arch, names, &checkpoint))?;
         warnings.extend(tables.warning);
         checkpoint.check_unchanged()?;
@@ -84,6 +85,7 @@ fn before_head(loader: &Loader<'_>, arch: &Arch) -> Result<(Option<Norm>, Option
     let names = loader.names;
     let norm = match (arch.final_norm, names.final_norm) {
         (Some(norm), Some(name)) => Some(loader.norm(name, norm, arch.d_model)?),
+        (Some(norm), None) if !norm.kind.has_weight() => Some(loader.norm("", norm, arch.d_model)?),
         _ => None,
     };
     let project = match names.project_out {
@@ -124,6 +126,13 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Unem
             None => bias,
             Some(of_update) => bias.iter().zip(of_update).map(|(b, u)| b + u).collect(),
         });
+    }
+    if !arch.unembed.never.is_empty() {
+        // Beside the lowest number of f32 every finite product is nothing.
+        let bias = matrix.bias.get_or_insert_with(|| vec![0.0; arch.vocabulary]);
+        for id in &arch.unembed.never {
+            bias.get_mut(*id as usize).into_iter().for_each(|x| *x = f32::MIN);
+        }
     }
     let matrix = Arc::new(matrix);
     Ok(Unembedding {
@@ -248,6 +257,7 @@ fn embedding(
     };
     let norm = match (arch.embed.norm, names.embed_norm) {
         (Some(norm), Some(name)) => Some(loader.norm(name, norm, arch.embed.width)?),
+        (Some(norm), None) if !norm.kind.has_weight() => Some(loader.norm("", norm, arch.embed.width)?),
         _ => None,
     };
     let positions = match (arch.embed.positions, names.positions) {
@@ -267,6 +277,7 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
     let norm = |norm: Option<arch::Norm>, name: Option<&str>| -> Result<Option<Norm>> {
         match norm {
             None => Ok(None),
+            Some(norm) if !norm.kind.has_weight() => loader.norm("", norm, arch.d_model).map(Some),
             Some(norm) => {
                 let name = name.ok_or_else(|| unnamed("a norm"))?;
                 loader.norm(&format!("{prefix}{name}"), norm, arch.d_model).map(Some)
@@ -309,7 +320,10 @@ fn attention_spec(arch: &Arch, described: &arch::Attention) -> easyroutine_kerne
             Window::Full => None,
             Window::Sliding(n) => Some(n),
         },
-        alibi: (described.position == PositionMark::Alibi).then(|| alibi::slopes(arch.n_heads)),
+        alibi: match described.position {
+            PositionMark::Alibi(slopes) => Some(alibi::biases(slopes, arch.n_heads, described.scale)),
+            PositionMark::Rope(_) | PositionMark::None => None,
+        },
         sinks: None,
     }
 }
@@ -329,8 +343,17 @@ fn head_norms(
             QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => (norm, d_head),
             QkNorm::Whole(norm) => (norm, heads * d_head),
         };
+        if !norm.kind.has_weight() {
+            return loader.norm("", norm, width).map(Some);
+        }
         let norm = match name.ok_or_else(|| unnamed("a query or key norm"))? {
-            HeadNormName::One(name) => loader.norm(&format!("{prefix}{name}"), norm, width)?,
+            HeadNormName::One(name) => {
+                let shape = match qk_norm {
+                    QkNorm::PerHeadOwnWeights(_) => vec![heads, width],
+                    _ => vec![width],
+                };
+                loader.norm_shaped(&format!("{prefix}{name}"), norm, &shape)?
+            }
             HeadNormName::EachHead(name) => {
                 let each = |end: &str| -> Result<Vec<f32>> {
                     let mut all = Vec::with_capacity(heads * d_head);
@@ -366,6 +389,30 @@ fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Re
             }))
         }
         QkvNames::Stacked(stacked) => loader.linear(prefix, stacked, outputs, d_model),
+        QkvNames::ByGroup(by_group) => {
+            let parts = vec![loader.part(prefix, by_group, outputs, d_model)?];
+            let group = arch.n_heads / arch.n_kv_heads;
+            Ok(loader.fused(parts, d_model, outputs, move |n| {
+                let (head, within) = (n / d_head, n % d_head);
+                // Rows of heads in a group: its queries, its key, its value.
+                let place = match n {
+                    n if n < q => head / group * (group + 2) + head % group,
+                    n if n < q + k => (n - q) / d_head * (group + 2) + group,
+                    n => (n - q - k) / d_head * (group + 2) + group + 1,
+                };
+                (0, place * d_head + within)
+            }))
+        }
+        QkvNames::InBlocks { linear, blocks } => {
+            let parts = vec![loader.part(prefix, linear, outputs, d_model)?];
+            let width = q / blocks;
+            Ok(loader.fused(parts, d_model, outputs, move |n| {
+                // Queries, keys, values here; queries, values, keys in the file.
+                let part = [0, 2, 1][n / q];
+                let within = n % q;
+                (0, (within / width * 3 + part) * width + within % width)
+            }))
+        }
         QkvNames::ByHead(by_head) => {
             let parts = vec![loader.part(prefix, by_head, outputs, d_model)?];
             Ok(loader.fused(parts, d_model, outputs, move |n| {
@@ -383,6 +430,23 @@ fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &Lay
             up: loader.linear(prefix, up, d_mlp, d_model)?,
             down: loader.linear(prefix, down, d_model, d_mlp)?,
         },
+        (arch::Mlp::Xielu { d_mlp }, MlpNames::Xielu { up, down, act }) => {
+            let one = |name: &str, shape: &[usize]| -> Result<f32> {
+                let values =
+                    loader.checkpoint.values(loader.base, &format!("{prefix}{act}.{name}"), shape)?;
+                Ok(values.first().copied().unwrap_or_default())
+            };
+            Mlp::Xielu {
+                up: loader.linear(prefix, up, d_mlp, d_model)?,
+                down: loader.linear(prefix, down, d_model, d_mlp)?,
+                xielu: Xielu::new(
+                    one("alpha_p", &[1])?,
+                    one("alpha_n", &[1])?,
+                    one("beta", &[])?,
+                    one("eps", &[])?,
+                ),
+            }
+        }
         (arch::Mlp::Gated { d_mlp, .. }, MlpNames::Gated { gate, up, down }) => Mlp::Dense {
             up: gate_up(loader, prefix, [gate, up], d_mlp, d_model)?,
             down: loader.linear(prefix, down, d_model, d_mlp)?,

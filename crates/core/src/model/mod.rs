@@ -16,6 +16,7 @@ mod run;
 mod tests;
 mod unembed;
 mod weights;
+mod xielu;
 
 use std::sync::{Arc, Mutex};
 
@@ -278,6 +279,15 @@ impl Model {
                 ids[at],
                 first + at
             )));
+        }
+        let placeholders = &self.arch.embed.placeholders;
+        if let Some(at) = ids.iter().position(|id| placeholders.contains(id)) {
+            return Err(Error::input(format!(
+                "row {row}: token id {} at {} holds the place of an image or a video, which this decoder cannot see",
+                ids[at],
+                first + at
+            ))
+            .hint("the model's vision tower is left out: give it text alone"));
         }
         let length = first + ids.len();
         if length > self.arch.context {

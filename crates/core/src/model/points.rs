@@ -66,11 +66,7 @@ impl Arch {
             Basis::Keys => Some(self.n_kv_heads * self.d_head),
             Basis::Head => Some(self.d_head),
             Basis::Positions => None,
-            Basis::Neurons => match self.layers[point.layer()?].mlp {
-                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } | Mlp::Experts { d_mlp, .. } => {
-                    Some(d_mlp)
-                }
-            },
+            Basis::Neurons => Some(self.layers[point.layer()?].mlp.d_mlp()),
             Basis::Statistics => Some(3),
             Basis::Labels => self.score().map(|score| score.labels),
             Basis::Vocabulary => Some(self.vocabulary),

@@ -126,10 +126,10 @@ impl Ramp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Pairing;
+    use crate::arch::{Pairing, Turn};
 
     fn rope(theta: f64, rotary_dim: usize, scaling: RopeScaling) -> Rope {
-        Rope { theta, rotary_dim, pairing: Pairing::Halves, scaling }
+        Rope { theta, rotary_dim, pairing: Pairing::Halves, turn: Turn::Forward, scaling }
     }
 
     /// `inv_freq` and `attention_scaling` of `LlamaRotaryEmbedding` of transformers 5.23 after a row of that length,

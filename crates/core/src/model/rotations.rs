@@ -6,7 +6,7 @@ use std::ops::Range;
 use easyroutine_kernels::Rows;
 
 use super::rope::{frequencies, length_class};
-use crate::arch::Rope;
+use crate::arch::{Rope, Turn};
 use crate::batch::Batch;
 
 /// Angles of one rotary table, token by token.
@@ -71,13 +71,14 @@ impl Table {
     fn new(rope: &Rope, length: usize, positions: Range<usize>) -> Self {
         let (frequencies, factor) = frequencies(rope, length);
         let first = positions.start;
+        let sense = if rope.turn == Turn::Backward { -factor } else { factor };
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {
             for frequency in &frequencies {
                 // The angle is rounded to f32 as in transformers; its cosine is then taken exactly.
                 let angle = f64::from(position as f32 * frequency);
                 cos.push(angle.cos() as f32 * factor);
-                sin.push(angle.sin() as f32 * factor);
+                sin.push(angle.sin() as f32 * sense);
             }
         }
         Table { first, cos, sin }

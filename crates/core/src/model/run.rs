@@ -106,6 +106,12 @@ impl<'a> Run<'a> {
                 let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
                 cpu.rotary(rows, model.arch.d_head, table.pairing, angles.cos(), angles.sin());
             }
+            Step::Clamp { reg, columns, to } => {
+                let mut rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
+                // A NaN stays what it is.
+                (0..tokens).for_each(|i| rows.row_mut(i).iter_mut().for_each(|x| *x = x.clamp(-to, *to)));
+            }
+            Step::Grow { columns, growth } => self.grow(columns.clone(), *growth),
             Step::Spread => self.spread(),
             Step::Keep { keys } => self.keep(at, *keys)?,
             Step::Attend { keys, form } => self.attend(at, *keys, *form)?,
@@ -114,6 +120,7 @@ impl<'a> Run<'a> {
             Step::Softmax { head } => self.softmax(at, *head)?,
             Step::Mix { head, keys } => self.mix(at, *head, *keys)?,
             Step::AddDifference { .. } => self.add_difference(),
+            Step::Xielu => weights.xielu(at)?.apply(self.registers.get_mut(Reg::Hidden).rows_mut()),
             Step::Scale { reg, by } => cpu.scale(self.registers.get_mut(*reg).rows_mut(), *by),
             Step::Add { from, to } => {
                 let (from, to) = self.registers.pair(*from, *to);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::embed::Embedding;
 use super::experts::Expert;
 use super::unembed::Unembedding;
+use super::xielu::Xielu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pass::{At, KeyHeads, Matrix, NormAt};
 use crate::weights::{Norm, Projection};
@@ -47,6 +48,8 @@ pub(crate) struct Norms {
 pub(crate) enum Mlp {
     /// `up` is gate and up in one where the MLP is gated.
     Dense { up: Projection, down: Projection },
+    /// A non-linearity with parameters of its own.
+    Xielu { up: Projection, down: Projection, xielu: Xielu },
     /// A router and its experts.
     Experts { router: Projection, experts: Vec<Expert> },
 }
@@ -75,8 +78,8 @@ impl Weights {
     /// A linear map of a section.
     pub(crate) fn matrix(&self, at: At, matrix: Matrix) -> Result<&Projection> {
         let dense = |up: bool| match &self.block(at)?.mlp {
-            Mlp::Dense { up: first, .. } if up => Ok(first),
-            Mlp::Dense { down, .. } => Ok(down),
+            Mlp::Dense { up: first, .. } | Mlp::Xielu { up: first, .. } if up => Ok(first),
+            Mlp::Dense { down, .. } | Mlp::Xielu { down, .. } => Ok(down),
             Mlp::Experts { .. } => Err(missing(at, "an MLP without experts")),
         };
         match matrix {
@@ -88,7 +91,7 @@ impl Weights {
             Matrix::Down => Some(dense(false)?),
             Matrix::Router => match &self.block(at)?.mlp {
                 Mlp::Experts { router, .. } => Some(router),
-                Mlp::Dense { .. } => None,
+                Mlp::Dense { .. } | Mlp::Xielu { .. } => None,
             },
         }
         .ok_or_else(|| missing(at, "a projection"))
@@ -98,7 +101,15 @@ impl Weights {
     pub(crate) fn experts(&self, at: At) -> Result<&[Expert]> {
         match &self.block(at)?.mlp {
             Mlp::Experts { experts, .. } => Ok(experts),
-            Mlp::Dense { .. } => Err(missing(at, "experts")),
+            Mlp::Dense { .. } | Mlp::Xielu { .. } => Err(missing(at, "experts")),
+        }
+    }
+
+    /// The non-linearity of a section that has parameters.
+    pub(crate) fn xielu(&self, at: At) -> Result<&Xielu> {
+        match &self.block(at)?.mlp {
+            Mlp::Xielu { xielu, .. } => Ok(xielu),
+            Mlp::Dense { .. } | Mlp::Experts { .. } => Err(missing(at, "a non-linearity with parameters")),
         }
     }
 }

@@ -8,7 +8,7 @@ use easyroutine_sites::Site;
 use super::emitter::Emitter;
 use super::step::Reg::{AttnOut, Head, HeadKv, Qkv, Read, Unedited, Z};
 use super::step::{Form, KeyHeads, Matrix, NormAt, Step, Values};
-use crate::arch::{Norm, PositionMark, QkNorm};
+use crate::arch::{PositionMark, QkNorm, QkNormAt};
 use crate::tap::{Keeping, Want};
 
 /// `attn_out = attention(read)`
@@ -76,44 +76,60 @@ fn projected(p: &mut Emitter<'_>, site: Site, of: &Range<usize>) {
     }
 }
 
-/// Norms queries and keys and turns them to their positions.
+/// Norms queries and keys, clamps all three, and turns queries and keys to their positions.
 fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>) {
     let attention = &p.layer().attention;
-    let d_head = p.arch.d_head;
-    let norm_of = |columns: &Range<usize>| -> Option<(Norm, usize)> {
-        match attention.qk_norm {
-            QkNorm::None => None,
-            QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => Some((norm, d_head)),
-            QkNorm::Whole(norm) => Some((norm, columns.len())),
-        }
-    };
-    let rope = match attention.position {
-        PositionMark::Rope(table) => Some(table),
-        PositionMark::Alibi | PositionMark::None => None,
-    };
-    if let Some((norm, group)) = norm_of(q) {
-        p.push(Step::NormInPlace { at: NormAt::Queries, norm, reg: Qkv, columns: q.clone(), group });
+    if attention.qk_norm_at == QkNormAt::Projected {
+        norm_queries_and_keys(p, keys, q, k);
     }
-    let k_norm = norm_of(k);
-    match keys {
-        KeyHeads::Grouped => {
-            if let Some((norm, group)) = k_norm {
-                p.push(Step::NormInPlace { at: NormAt::Keys, norm, reg: Qkv, columns: k.clone(), group });
+    if let Some(to) = attention.clip {
+        let all = p.width(Qkv);
+        match keys {
+            KeyHeads::Grouped => p.push(Step::Clamp { reg: Qkv, columns: 0..all, to }),
+            KeyHeads::OfQueryHeads => {
+                p.push(Step::Clamp { reg: Qkv, columns: q.clone(), to });
+                p.push(Step::Clamp { reg: HeadKv, columns: 0..p.width(HeadKv), to });
             }
+        }
+    }
+    if let PositionMark::Rope(rope) = attention.position {
+        match keys {
             // Queries and keys stand side by side and turn in one go.
-            rope.into_iter()
-                .for_each(|rope| p.push(Step::Rotate { reg: Qkv, columns: q.start..k.end, rope }));
-        }
-        KeyHeads::OfQueryHeads => {
-            rope.into_iter().for_each(|rope| p.push(Step::Rotate { reg: Qkv, columns: q.clone(), rope }));
-            if let Some((norm, group)) = k_norm {
-                p.push(Step::NormHeadKeys { norm, group });
+            KeyHeads::Grouped => p.push(Step::Rotate { reg: Qkv, columns: q.start..k.end, rope }),
+            KeyHeads::OfQueryHeads => {
+                p.push(Step::Rotate { reg: Qkv, columns: q.clone(), rope });
+                p.push(Step::Rotate { reg: HeadKv, columns: 0..q.len(), rope });
             }
-            let columns = 0..q.len();
-            rope.into_iter()
-                .for_each(|rope| p.push(Step::Rotate { reg: HeadKv, columns: columns.clone(), rope }));
         }
     }
+    if attention.qk_norm_at == QkNormAt::Rotated {
+        norm_queries_and_keys(p, keys, q, k);
+    }
+    if let Some(growth) = attention.query_growth {
+        p.push(Step::Grow { columns: q.clone(), growth });
+    }
+}
+
+/// Norms queries and keys.
+fn norm_queries_and_keys(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>) {
+    let d_head = p.arch.d_head;
+    let [(q_norm, q_group), (k_norm, k_group)] = match p.layer().attention.qk_norm {
+        QkNorm::None => return,
+        QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => [(norm, d_head), (norm, d_head)],
+        QkNorm::Whole(norm) => [(norm, q.len()), (norm, k.len())],
+    };
+    let in_place = |at, norm, columns: &Range<usize>, group| Step::NormInPlace {
+        at,
+        norm,
+        reg: Qkv,
+        columns: columns.clone(),
+        group,
+    };
+    p.push(in_place(NormAt::Queries, q_norm, q, q_group));
+    p.push(match keys {
+        KeyHeads::Grouped => in_place(NormAt::Keys, k_norm, k, k_group),
+        KeyHeads::OfQueryHeads => Step::NormHeadKeys { norm: k_norm, group: k_group },
+    });
 }
 
 /// `z = softmax(scores) v`. A tap that wants scores stands before the softmax, as one that edits the pattern stands behind

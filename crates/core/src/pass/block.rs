@@ -76,6 +76,12 @@ fn mlp(p: &mut Emitter<'_>) {
             p.visit(Site::MlpHidden, Hidden);
             p.product(Hidden, Matrix::Down, Finish::Store, MlpOut);
         }
+        Mlp::Xielu { .. } => {
+            p.product(Read, Matrix::Up, Finish::Store, Hidden);
+            p.push(Step::Xielu);
+            p.visit(Site::MlpHidden, Hidden);
+            p.product(Hidden, Matrix::Down, Finish::Store, MlpOut);
+        }
         Mlp::Gated { act, .. } => {
             p.product(Read, Matrix::Up, Finish::Gate(act), Hidden);
             p.visit(Site::MlpHidden, Hidden);

@@ -162,12 +162,10 @@ impl<'a> Emitter<'a> {
             Reg::Qkv => heads + 2 * arch.n_kv_heads * arch.d_head,
             Reg::HeadKv => 2 * heads,
             Reg::Z => heads,
-            Reg::Hidden => match self.layer.mlp {
-                Mlp::Plain { d_mlp, .. } | Mlp::Gated { d_mlp, .. } | Mlp::Experts { d_mlp, .. } => d_mlp,
-            },
+            Reg::Hidden => self.layer.mlp.d_mlp(),
             Reg::RouterScores => match self.layer.mlp {
                 Mlp::Experts { count, .. } => count,
-                Mlp::Plain { .. } | Mlp::Gated { .. } => 0,
+                Mlp::Plain { .. } | Mlp::Xielu { .. } | Mlp::Gated { .. } => 0,
             },
             Reg::Moments => 3,
             Reg::Logits => arch.score().map_or(arch.vocabulary, |score| score.labels),

@@ -68,7 +68,7 @@ fn rows(arch: &Arch, section: &Section) -> Vec<Row> {
             Step::Narrow { .. } => {}
             step => rows.push(Row {
                 step: Shown { arch, at: section.at, step }.to_string(),
-                width: width(arch, step),
+                width: width(arch, section.at, step),
                 multiplications: multiplications(arch, step),
                 sites: Vec::new(),
             }),
@@ -92,12 +92,18 @@ fn name(sections: &[At]) -> String {
 }
 
 /// Columns of what a step writes.
-fn width(arch: &Arch, step: &Step) -> usize {
+fn width(arch: &Arch, at: At, step: &Step) -> usize {
     let heads = arch.n_heads * arch.d_head;
     match step {
         Step::Product { outputs, .. } | Step::Unembed { outputs, .. } => *outputs,
         Step::Attend { .. } | Step::Patterns { .. } | Step::Mix { .. } => heads,
-        Step::NormInPlace { columns, .. } | Step::Rotate { columns, .. } => columns.len(),
+        Step::NormInPlace { columns, .. }
+        | Step::Rotate { columns, .. }
+        | Step::Clamp { columns, .. }
+        | Step::Grow { columns, .. } => columns.len(),
+        Step::Xielu => {
+            at.layer().and_then(|layer| arch.layers.get(layer)).map_or(0, |layer| layer.mlp.d_mlp())
+        }
         Step::Spread => 2 * heads,
         Step::NormHeadKeys { .. } => heads,
         Step::Moments => 3,

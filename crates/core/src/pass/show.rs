@@ -7,7 +7,7 @@ use easyroutine_kernels::{Activation, Finish};
 
 use super::At;
 use super::step::{KeyHeads, Matrix, NormAt, Reg, Step, Values, Visit};
-use crate::arch::{Arch, ExpertWeights, Norm, NormKind, PositionMark, Window};
+use crate::arch::{Arch, ExpertWeights, Norm, NormKind, PositionMark, Slopes, Window};
 use crate::tap::Want;
 
 /// A step as an equation.
@@ -31,6 +31,14 @@ impl fmt::Display for Shown<'_> {
                 write!(f, "{reg} = {}_{at}({reg})", kind(norm))?;
                 if *group < columns.len() { write!(f, " by {group} columns") } else { Ok(()) }
             }
+            Step::Clamp { reg, columns, to } => {
+                let reg = Part { arch: self.arch, reg: *reg, columns };
+                write!(f, "{reg} = {reg} clamped to -{to}..{to}")
+            }
+            Step::Grow { growth, .. } => {
+                write!(f, "queries *= 1 + {} ln(1 + floor(position / {}))", growth.beta, growth.original)
+            }
+            Step::Xielu => f.write_str("hidden = xielu(hidden)"),
             Step::NormHeadKeys { norm, .. } => {
                 write!(f, "head keys = {}_{}(head keys)", kind(norm), NormAt::Keys)
             }
@@ -99,8 +107,11 @@ impl Shown<'_> {
         if let Some(cap) = attention.softcap {
             text = format!("{cap} * tanh({text} / {cap})");
         }
-        if attention.position == PositionMark::Alibi {
-            text += " + slope * position";
+        if let PositionMark::Alibi(slopes) = attention.position {
+            text += match slopes {
+                Slopes::OfLowerPower | Slopes::OfHigherPower => " + slope * position",
+                Slopes::OfLowerPowerRounded => " + scale * bf16(slope * position)",
+            };
         }
         if let Window::Sliding(window) = attention.window {
             text += &format!(" of {window} positions");
@@ -128,6 +139,8 @@ impl fmt::Display for Part<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (q, k) = (self.arch.n_heads * self.arch.d_head, self.arch.n_kv_heads * self.arch.d_head);
         match (self.reg, self.columns.start) {
+            (Reg::Qkv, 0) if self.columns.end > q + k => f.write_str("queries, keys, values"),
+            (Reg::HeadKv, 0) if self.columns.end > q => f.write_str("head keys, head values"),
             (Reg::Qkv, start) if start < q && self.columns.end == q + k => f.write_str("queries, keys"),
             (Reg::Qkv, start) if start < q => f.write_str("queries"),
             (Reg::Qkv, start) if start < q + k => f.write_str("keys"),
@@ -195,8 +208,10 @@ impl fmt::Display for NormAt {
 
 fn kind(norm: &Norm) -> &'static str {
     match norm.kind {
-        NormKind::Layer | NormKind::LayerNoBias | NormKind::LayerNoParams => "layer_norm",
-        NormKind::Rms | NormKind::RmsOffset => "rms_norm",
+        NormKind::Layer | NormKind::LayerNoBias | NormKind::LayerNoParams | NormKind::LayerOffset => {
+            "layer_norm"
+        }
+        NormKind::Rms | NormKind::RmsOffset | NormKind::RmsNoParams => "rms_norm",
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use easyroutine_kernels::{Activation, Finish};
 use easyroutine_sites::Site;
 
-use crate::arch::{ExpertWeights, Norm, Pooling};
+use crate::arch::{ExpertWeights, Norm, Pooling, QueryGrowth};
 use crate::tap::{Keeping, Want};
 
 /// A buffer, by what it holds. All have one row a token but the last four.
@@ -132,6 +132,10 @@ pub(crate) enum Step {
     HeadProduct { head: usize, from: Reg, columns: Range<usize>, to: Reg },
     /// Turns pairs of columns of each head to their positions, by one of the rotary tables.
     Rotate { reg: Reg, columns: Range<usize>, rope: usize },
+    /// Clamps values to `-to..to`.
+    Clamp { reg: Reg, columns: Range<usize>, to: f32 },
+    /// Queries times `1 + beta ln(1 + floor(position / original))`.
+    Grow { columns: Range<usize>, growth: QueryGrowth },
     /// Copies keys and values out, one a query head.
     Spread,
     /// Keys and values join those of earlier tokens.
@@ -148,6 +152,8 @@ pub(crate) enum Step {
     Mix { head: usize, keys: KeyHeads },
     /// attn_out += head - unedited: what a tap changed of a head's output.
     AddDifference { head: usize },
+    /// hidden = xielu(hidden), with the layer's parameters.
+    Xielu,
     /// reg *= by
     Scale { reg: Reg, by: f32 },
     /// to += from
@@ -259,7 +265,9 @@ impl KeyHeads {
 impl Step {
     /// What the step does to registers.
     pub(crate) fn effects(&self) -> Effects {
-        use Reg::{AttnOut, Final, Head, HeadKv, Logits, MlpOut, Moments, Pairs, Qkv, RouterScores, Routes};
+        use Reg::{
+            AttnOut, Final, Head, HeadKv, Hidden, Logits, MlpOut, Moments, Pairs, Qkv, RouterScores, Routes,
+        };
         use Reg::{Read, Stream, Unedited, Z};
         let effects = |reads: &[Reg], writes: &[Reg]| Effects {
             reads: Regs::of(reads),
@@ -272,9 +280,12 @@ impl Step {
             Step::Embed { to, .. } => effects(&[], &[*to]),
             Step::Positions { to, .. } => effects(&[*to], &[*to]),
             Step::Copy { from, to } | Step::Norm { from, to, .. } => effects(&[*from], &[*to]),
-            Step::NormInPlace { reg, .. } | Step::Rotate { reg, .. } | Step::Scale { reg, .. } => {
-                effects(&[*reg], &[*reg])
-            }
+            Step::NormInPlace { reg, .. }
+            | Step::Rotate { reg, .. }
+            | Step::Clamp { reg, .. }
+            | Step::Scale { reg, .. } => effects(&[*reg], &[*reg]),
+            Step::Grow { .. } => effects(&[Qkv], &[Qkv]),
+            Step::Xielu => effects(&[Hidden], &[Hidden]),
             Step::NormHeadKeys { .. } => effects(&[Qkv, HeadKv], &[HeadKv]),
             Step::Product { from, finish: Finish::Add, to, .. } | Step::Add { from, to } => {
                 effects(&[*from, *to], &[*to])

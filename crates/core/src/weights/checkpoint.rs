@@ -8,7 +8,7 @@ use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, StoredTens
 use super::surplus::{self, Allowed};
 use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, ErrorKind, Result, list};
-use crate::names::StorageQuirk;
+use crate::names::{Names, StorageQuirk};
 
 /// An opened checkpoint, with the adapter on it if there is one. It remembers what was read of it.
 #[derive(Debug)]
@@ -243,16 +243,19 @@ impl Checkpoint {
         self.find(prefix, name).is_some() || self.is_replaced(prefix, name)
     }
 
-    /// All that was asked for must be there. Every tensor must have been used, be of a kind that changes nothing (`ignored`
-    /// are ends of such names), or be let through; so must every tensor of the adapter. Returns warnings: what was passed
-    /// over.
+    /// All that was asked for must be there. Every tensor must have been used, be of a kind that changes nothing, belong to a
+    /// part of the model that is left out, or be let through; so must every tensor of the adapter. Returns warnings: what was
+    /// passed over.
     ///
     /// # Errors
     /// Tensors that are missing, do not fit, or are surplus, all of them named.
-    pub(crate) fn finish(&self, ignored: &[&str]) -> Result<Vec<String>> {
+    pub(crate) fn finish(&self, family: &Names) -> Result<Vec<String>> {
         let used = self.used();
         let left = self.stored.keys().map(String::as_str).filter(|n| !used.contains(*n));
-        let warnings = match (self.check_found(), surplus::check(left, ignored, &self.allowed)) {
+        let warnings = match (
+            self.check_found(),
+            surplus::check(left, (family.ignored, family.left_out), &self.allowed),
+        ) {
             (Ok(()), surplus) => surplus?,
             (Err(faults), Ok(_)) => return Err(faults),
             // A name that is spelt otherwise is both.
@@ -264,10 +267,30 @@ impl Checkpoint {
         Ok(warnings)
     }
 
-    /// Names of all tensors in the checkpoint's spelling, but for buffers (`ignored` are ends of their names), and of those
-    /// that the adapter has beside them.
-    pub(crate) fn names(&self, ignored: &[&str]) -> Vec<&str> {
-        let stored = self.stored.keys().map(String::as_str).filter(|name| !surplus::is_buffer(name, ignored));
+    /// How many tensors belong to each part of the model that is left out, by the beginning of their names.
+    pub(crate) fn left_out(&self, family: &Names) -> BTreeMap<&'static str, usize> {
+        let mut parts = BTreeMap::new();
+        for part in self.stored.keys().filter_map(|name| surplus::part_left_out(name, family.left_out)) {
+            *parts.entry(part).or_default() += 1;
+        }
+        parts
+    }
+
+    /// Names of all tensors, those of parts that are left out too.
+    pub(crate) fn names_of_all_parts(&self, family: &Names) -> Vec<&str> {
+        let left_out = self.stored.keys().map(String::as_str);
+        let left_out = left_out.filter(|name| surplus::part_left_out(name, family.left_out).is_some());
+        self.names(family).into_iter().chain(left_out).collect()
+    }
+
+    /// Names of all tensors of the decoder in the checkpoint's spelling, but for buffers, and of those that the adapter has
+    /// beside them.
+    pub(crate) fn names(&self, family: &Names) -> Vec<&str> {
+        let is_weight = |name: &&str| {
+            !surplus::is_buffer(name, family.ignored)
+                && surplus::part_left_out(name, family.left_out).is_none()
+        };
+        let stored = self.stored.keys().map(String::as_str).filter(is_weight);
         let beside = self.adapter.iter().flat_map(Adapter::replaced).filter(|name| {
             !self.stored.contains_key(*name) && !self.stored.keys().any(|s| ends_with_part(name, s))
         });

@@ -63,13 +63,15 @@ impl Loader<'_> {
         self.checkpoint.values(self.base, name, &[length])
     }
 
+    /// A norm of `shape`, a width or heads by a width; `module` is its name without `.weight`.
+    pub(crate) fn norm_shaped(&self, module: &str, norm: arch::Norm, shape: &[usize]) -> Result<Norm> {
+        let read = |end: &str| self.checkpoint.values(self.base, &format!("{module}.{end}"), shape);
+        self.norm_of(norm, || read("weight"), || read("bias"))
+    }
+
     /// A norm of `width` columns; `module` is its name without `.weight`.
     pub(crate) fn norm(&self, module: &str, norm: arch::Norm, width: usize) -> Result<Norm> {
-        self.norm_of(
-            norm,
-            || self.vector(&format!("{module}.weight"), width),
-            || self.vector(&format!("{module}.bias"), width),
-        )
+        self.norm_shaped(module, norm, &[width])
     }
 
     /// A norm whose parameters are read by the given functions where its kind has them.
@@ -79,12 +81,11 @@ impl Loader<'_> {
         weight: impl FnOnce() -> Result<Vec<f32>>,
         bias: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Norm> {
-        use crate::arch::NormKind;
-        let mut weight = if norm.kind == NormKind::LayerNoParams { None } else { Some(weight()?) };
-        if norm.kind == NormKind::RmsOffset {
+        let mut weight = if norm.kind.has_weight() { Some(weight()?) } else { None };
+        if norm.kind.adds_one() {
             weight.iter_mut().flatten().for_each(|w| *w += 1.0);
         }
-        let bias = if norm.kind == NormKind::Layer { Some(bias()?) } else { None };
+        let bias = if norm.kind.has_bias() { Some(bias()?) } else { None };
         let kind = if norm.kind.is_layer_norm() {
             easyroutine_kernels::NormKind::Layer
         } else {

@@ -41,18 +41,23 @@ pub(super) fn is_buffer(name: &str, ignored: &[&str]) -> bool {
     BUFFERS.iter().chain(ignored).any(|end| name == *end || ends_with_part(name, end))
 }
 
+/// The other part of the model that a tensor belongs to: the beginning of its name.
+pub(super) fn part_left_out(name: &str, left_out: &[&'static str]) -> Option<&'static str> {
+    left_out.iter().copied().find(|start| name.starts_with(start))
+}
+
 /// Sorts the tensors that were not read into what changes nothing, what is let through with a warning, and the rest.
 ///
 /// # Errors
 /// The rest, all of it named.
 pub(super) fn check<'n>(
     names: impl Iterator<Item = &'n str>,
-    ignored: &[&str],
+    (ignored, left_out): (&[&str], &[&'static str]),
     allowed: &Allowed,
 ) -> Result<Vec<String>> {
     let (mut refused, mut let_through, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     let mut left: Vec<Vec<&str>> = vec![Vec::new(); LEFT_BY_TRAINING.len()];
-    for name in names.filter(|name| !is_buffer(name, ignored)) {
+    for name in names.filter(|name| !is_buffer(name, ignored) && part_left_out(name, left_out).is_none()) {
         match LEFT_BY_TRAINING.iter().position(|(start, _)| name.starts_with(start)) {
             Some(kind) => left[kind].push(name),
             None if allowed.contains(name) => let_through.push(name),
@@ -107,10 +112,10 @@ mod tests {
     #[test]
     fn all_offenders_are_named() {
         let names = ["a.weight", "b.weight", "x.rotary_emb.inv_freq", "v_head.summary.bias"];
-        let error = check(names.into_iter(), &[], &Allowed::default()).unwrap_err();
+        let error = check(names.into_iter(), (&[], &[]), &Allowed::default()).unwrap_err();
         assert!(error.to_string().contains("tensors `a.weight`, `b.weight` have no place"), "{error}");
         let allowed = Allowed::parse(&["?.weight".into()]).unwrap();
-        let warnings = check(names.into_iter(), &[], &allowed).unwrap();
+        let warnings = check(names.into_iter(), (&[], &[]), &allowed).unwrap();
         assert_eq!(warnings.len(), 2);
         assert!(warnings[0].contains("v_head.summary.bias") && warnings[0].contains("value head"));
         assert!(warnings[1].contains("`a.weight`, `b.weight`"));

@@ -34,10 +34,19 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// With w, the query at position i sees key j only if i - j < w (Mistral, arXiv 2310.06825).
     pub window: Option<usize>,
-    /// A slope for each head; scores gain slope · position of the key (ALiBi, arXiv 2108.12409).
-    pub alibi: Option<Vec<f32>>,
+    /// A bias for each position of a key (ALiBi, arXiv 2108.12409).
+    pub alibi: Option<Alibi>,
     /// A further logit for each head, which takes part in the softmax's denominator (gpt-oss).
     pub sinks: Option<Vec<f32>>,
+}
+
+/// Linear biases of positions.
+#[derive(Clone, Debug)]
+pub struct Alibi {
+    /// One for each head; scores gain slope · position of the key.
+    pub slopes: Vec<f32>,
+    /// With r, slope · position is first rounded to bf16, then multiplied by r (Falcon).
+    pub rounded: Option<f32>,
 }
 
 /// One sequence of a batch: its rows among the queries, and among keys and values. The queries are the last positions:
@@ -76,7 +85,8 @@ impl Attention {
             "{n_heads} heads on {n_kv_heads} key heads"
         );
         assert!(d_head > 0, "heads without values");
-        for values in [&self.alibi, &self.sinks].into_iter().flatten() {
+        let slopes = self.alibi.as_ref().map(|alibi| &alibi.slopes);
+        for values in [slopes, self.sinks.as_ref()].into_iter().flatten() {
             assert_eq!(values.len(), n_heads, "a value for each head");
         }
     }

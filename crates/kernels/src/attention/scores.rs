@@ -4,7 +4,7 @@ use super::keys::Keys;
 use super::plan::Block;
 use super::{Attention, Sequence};
 use crate::vector::{MOST_LANES, PANEL, Start, Step, TILE_ROWS, Vector, Work};
-use crate::{Cpu, Rows, math, scratch};
+use crate::{Cpu, Rows, bf16, math, scratch};
 
 /// Scores of some rows; those of hidden keys are arbitrary.
 pub(super) struct Layout {
@@ -57,7 +57,16 @@ pub(super) fn score_panel<V: Vector>(
     v.tile(&step, &mut sums);
     let column = panel * PANEL;
     let positions: [f32; PANEL] = std::array::from_fn(|i| (layout.first_key + column + i) as f32);
-    let slope = spec.alibi.as_ref().map(|slopes| v.splat(slopes[head]));
+    let slope = spec.alibi.as_ref().map(|alibi| alibi.slopes[head]);
+    let rounded = spec.alibi.as_ref().and_then(|alibi| alibi.rounded);
+    // A bias is slope · position, or with rounding 1 · what that becomes.
+    let (slope, positions) = match (slope, rounded) {
+        (Some(slope), Some(factor)) => {
+            (Some(1.0), std::array::from_fn(|i| bf16::nearest(slope * positions[i]) * factor))
+        }
+        (slope, _) => (slope, positions),
+    };
+    let slope = slope.map(|slope| v.splat(slope));
     let scale = v.splat(spec.scale);
     let (sums, _) = sums.as_chunks::<PANEL>();
     for (row, sums) in sums[..rows].iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Attention against f64, and the promises of the same bits and of hidden keys.
 
 use super::*;
+use crate::bf16;
 use crate::testing::{Matrix, bits, cpus, error, single_cpus};
 use proptest::prelude::*;
 
@@ -25,6 +26,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 |on: bool, factor: f32| on.then(|| (0..n_heads).map(|head| factor * head as f32).collect());
             let scale = 1.0 / (d_head as f32).sqrt();
             let (alibi, sinks) = (per_head(alibi, -0.1), per_head(sinks, 0.5));
+            let alibi = alibi.map(|slopes| Alibi { slopes, rounded: window.map(|_| 0.75) });
             let spec = Attention { n_heads, n_kv_heads, d_head, scale, softcap, window, alibi, sinks };
             Case { spec, lengths }
         },
@@ -98,7 +100,11 @@ fn expected(
         let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
         let scaled = dot * f64::from(spec.scale);
         let capped = spec.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh());
-        capped + spec.alibi.as_ref().map_or(0.0, |slopes| f64::from(slopes[head]) * key as f64)
+        capped
+            + spec.alibi.as_ref().map_or(0.0, |alibi| match alibi.rounded {
+                None => f64::from(alibi.slopes[head]) * key as f64,
+                Some(by) => f64::from(bf16::nearest(alibi.slopes[head] * key as f32) * by),
+            })
     };
     let scores: Vec<f64> = (0..sequence.keys.len()).map(score).collect();
     let sink = spec.sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[head]).exp());

@@ -48,12 +48,12 @@ impl Tensors {
             assert_eq!(name, None, "a name for a norm that is not there");
             return;
         };
-        if norm.kind == NormKind::LayerNoParams {
+        if !norm.kind.has_weight() {
             return;
         }
         let name = name.expect("a name for the norm");
         self.add(format!("{prefix}{name}.weight"), &[width]);
-        if norm.kind == NormKind::Layer {
+        if norm.kind.has_bias() {
             self.add(format!("{prefix}{name}.bias"), &[width]);
         }
     }
@@ -77,6 +77,13 @@ impl Tensors {
             }
             (QkNorm::Whole(norm), Some(HeadNorm::One(name))) => {
                 self.norm(prefix, Some(name), Some(norm), heads * d_head);
+            }
+            (QkNorm::PerHead(norm), None) if !norm.kind.has_weight() => {}
+            (QkNorm::PerHeadOwnWeights(norm), Some(HeadNorm::One(name))) => {
+                self.add(format!("{prefix}{name}.weight"), &[heads, d_head]);
+                if norm.kind.has_bias() {
+                    self.add(format!("{prefix}{name}.bias"), &[heads, d_head]);
+                }
             }
             (QkNorm::PerHeadOwnWeights(norm), Some(HeadNorm::EachHead(name))) => {
                 for head in 0..heads {
@@ -105,7 +112,10 @@ impl Tensors {
                 self.linear(prefix, k, kv, d);
                 self.linear(prefix, v, kv, d);
             }
-            QkvNames::Stacked(all) | QkvNames::ByHead(all) => self.linear(prefix, all, q + 2 * kv, d),
+            QkvNames::Stacked(all)
+            | QkvNames::ByHead(all)
+            | QkvNames::ByGroup(all)
+            | QkvNames::InBlocks { linear: all, .. } => self.linear(prefix, all, q + 2 * kv, d),
         }
         self.head_norm(prefix, names.q_norm, layer.attention.qk_norm, arch.n_heads, arch.d_head);
         self.head_norm(prefix, names.k_norm, layer.attention.qk_norm, arch.n_kv_heads, arch.d_head);
@@ -118,6 +128,15 @@ impl Tensors {
             (Mlp::Plain { d_mlp, .. }, MlpNames::Plain { up, down }) => {
                 self.linear(prefix, up, d_mlp, d);
                 self.linear(prefix, down, d, d_mlp);
+            }
+            (Mlp::Xielu { d_mlp }, MlpNames::Xielu { up, down, act }) => {
+                self.linear(prefix, up, d_mlp, d);
+                self.linear(prefix, down, d, d_mlp);
+                let shapes: [(&str, &[usize]); 4] =
+                    [("alpha_p", &[1]), ("alpha_n", &[1]), ("beta", &[]), ("eps", &[])];
+                for (name, shape) in shapes {
+                    self.add(format!("{prefix}{act}.{name}"), shape);
+                }
             }
             (Mlp::Gated { d_mlp, .. }, MlpNames::Gated { gate, up, down }) => {
                 self.linear(prefix, gate, d_mlp, d);

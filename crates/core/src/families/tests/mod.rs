@@ -97,8 +97,21 @@ fn names_and_shapes_are_those_of_every_checkpoint() {
 
 #[test]
 fn every_family_has_a_fixture() {
-    let read: Vec<&str> =
-        cases("tiny").iter().map(|case| read_text(&config_of(case)).unwrap().family.model_type).collect();
+    let wrapped: Vec<PathBuf> = fs::read_dir(folder("wrappers"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("config.json").exists())
+        .collect();
+    let readings: Vec<Reading> = cases("tiny")
+        .iter()
+        .chain(&wrapped)
+        .map(|case| read_text(&config_of(case)).unwrap_or_else(|e| panic!("{case:?}: {e}")))
+        .collect();
+    for wrapper in WRAPPERS {
+        let is_its = |reading: &Reading| reading.wrapper == Some(wrapper.model_type);
+        assert!(readings.iter().any(is_its), "{} has no fixture", wrapper.model_type);
+    }
+    let read: Vec<&str> = readings.iter().map(|reading| reading.family.model_type).collect();
     for family in FAMILIES {
         assert!(read.contains(&family.model_type), "{} has no fixture", family.model_type);
     }

@@ -1,0 +1,67 @@
+//! SmolLM3: Llama where some layers do not turn; those may slide.
+
+use super::parts::{attention, block, gated, layer_windows, norm, pre_norm};
+use super::rope::{RopeKeys, rope};
+use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
+use super::{Family, stored};
+use crate::arch::*;
+use crate::config::Config;
+use crate::error::Result;
+use crate::names::Names;
+
+pub(super) const FAMILY: Family =
+    Family { model_type: "smollm3", read, inert: &["pretraining_tp", "max_window_layers"], only: &[] };
+
+const SIZES: SizeKeys = SizeKeys {
+    vocabulary: 128_256,
+    n_kv_heads: KvHeads::DefaultOrAsQueries(4),
+    tied: true,
+    ..usual(2048, 36, 16, 32_768)
+};
+
+const ROPE: RopeKeys = RopeKeys { default_theta: 2e6, ..RopeKeys::USUAL };
+
+fn read(config: &Config) -> Result<(Arch, Names)> {
+    let sizes = Sizes::read(config, &SIZES)?;
+    let rope = rope(config, &sizes, &ROPE)?;
+    let norm = norm(config, NormKind::Rms, "rms_norm_eps", 1e-6)?;
+    let mlp = gated(config, 11_008)?;
+    let turns = turning(config, sizes.n_layers)?;
+    let layers = windows(config, &turns)?
+        .into_iter()
+        .zip(&turns)
+        .map(|(window, turns)| {
+            let position = if *turns { PositionMark::Rope(0) } else { PositionMark::None };
+            block(Attention { window, ..attention(sizes.scale(), position) }, mlp, pre_norm(norm))
+        })
+        .collect();
+    let arch = sizes.rotary_arch(rope, layers, norm);
+    let bias = Bias::when(config.flag_or("attention_bias", false)?);
+    let mlp_bias = Bias::when(config.flag_or("mlp_bias", false)?);
+    Ok((arch, stored::model(vec![stored::layer(bias, bias, stored::gated(mlp_bias))])))
+}
+
+/// Which layers turn: `no_rope_layers` is 1 where they do.
+fn turning(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
+    let interval = config.size_or("no_rope_layer_interval", 4)?;
+    match config.optional_indices("no_rope_layers")? {
+        None => Ok((0..n_layers).map(|l| !(l + 1).is_multiple_of(interval)).collect()),
+        Some(list) if list.len() == n_layers => Ok(list.into_iter().map(|turns| turns != 0).collect()),
+        Some(_) => Err(config.wrong("no_rope_layers", &format!("one entry for each of {n_layers} layers"))),
+    }
+}
+
+/// With `use_sliding_window` the layers that do not turn slide, unless `layer_types` says otherwise.
+fn windows(config: &Config, turns: &[bool]) -> Result<Vec<Window>> {
+    let size = config.optional_size("sliding_window")?;
+    let sliding = match config.flag_or("use_sliding_window", false)? {
+        true => size.map_or(Window::Full, Window::Sliding),
+        false => Window::Full,
+    };
+    if sliding == Window::Full {
+        // Whatever `layer_types` says, without a window nothing slides.
+        config.has("layer_types");
+        return Ok(vec![Window::Full; turns.len()]);
+    }
+    layer_windows(config, turns.len(), sliding, |l| !turns[l])
+}

@@ -1,0 +1,286 @@
+//! Models that read text and images: which of their parts is the decoder, and what is left out.
+//!
+//! Classes and defaults: transformers 5.24, `models/*/configuration_*.py`.
+
+use super::heads::{self, Asked};
+use super::{Family, Reading, family, refusals};
+use crate::arch::UnembedMatrix;
+use crate::config::{Config, INERT};
+use crate::error::Result;
+use crate::names::Spelling;
+
+/// A class around a decoder.
+#[derive(Debug)]
+pub struct Wrapper {
+    /// The `model_type` of config.json.
+    pub model_type: &'static str,
+    /// The family of the decoder, where `text_config` names none.
+    text: &'static str,
+    named: Named,
+    absent: Absent,
+    tied: Tied,
+    /// Keys of the tokens that hold the place of an image or a video, with the class's defaults.
+    placeholders: &'static [(&'static str, u32)],
+    /// Keys that are about the other parts.
+    inert: &'static [&'static str],
+    /// Keys of the decoder's config that are about the other parts.
+    inert_in_text: &'static [&'static str],
+}
+
+/// Who says which family the decoder is of.
+#[derive(Debug, PartialEq)]
+enum Named {
+    /// `model_type` of `text_config`.
+    Config,
+    /// The class alone, whatever `model_type` says.
+    Class,
+}
+
+/// What a config without `text_config` means.
+#[derive(Debug)]
+enum Absent {
+    /// The decoder's keys stand beside the class's own.
+    Beside,
+    /// These keys (JSON).
+    Keys(&'static str),
+}
+
+/// Where `tie_word_embeddings` is read.
+#[derive(Debug)]
+enum Tied {
+    /// The class's own key, with this default.
+    Own(bool),
+    /// The class's own key, or the decoder's.
+    OwnOrText,
+}
+
+/// Keys of the projector between the tower and the decoder.
+const PROJECTOR: &[&str] = &[
+    "ignore_index",
+    "image_grid_pinpoints",
+    "image_seq_length",
+    "mm_tokens_per_image",
+    "boi_token_index",
+    "eoi_token_index",
+    "multimodal_projector_bias",
+    "projector_hidden_act",
+    "projection_dim",
+    "spatial_merge_size",
+    "use_image_newline_parameter",
+    "vision_aspect_ratio",
+    "vision_config",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+];
+
+const QWEN: &[&str] = &["vision_config", "vision_start_token_id", "vision_end_token_id", "vision_token_id"];
+
+const IDEFICS: &[&str] = &[
+    "_pad_token_id",
+    "image_seq_len",
+    "perceiver_config",
+    "qk_layer_norms",
+    "scale_factor",
+    "use_resampler",
+    "vision_config",
+    "freeze_config",
+    "max_sequence_length",
+    "additional_vocab_size",
+];
+
+const USUAL: Wrapper = Wrapper {
+    model_type: "",
+    text: "llama",
+    named: Named::Config,
+    absent: Absent::Keys("{}"),
+    tied: Tied::OwnOrText,
+    placeholders: &[("image_token_index", 32_000)],
+    inert: PROJECTOR,
+    inert_in_text: &[],
+};
+
+const QWEN_VL: Wrapper = Wrapper {
+    named: Named::Class,
+    placeholders: &[("image_token_id", 151_655), ("video_token_id", 151_656)],
+    inert: QWEN,
+    ..USUAL
+};
+
+const IDEFICS3: Wrapper = Wrapper {
+    tied: Tied::Own(false),
+    absent: Absent::Keys(r#"{"rms_norm_eps": 1e-5}"#),
+    placeholders: &[("image_token_id", 128_257)],
+    inert: IDEFICS,
+    inert_in_text: &["_flash_attn_2_enabled", "is_llama_config", "neftune_noise_alpha", "perceiver_config"],
+    ..USUAL
+};
+
+/// Every wrapper, in the order of the documentation.
+pub const WRAPPERS: &[Wrapper] = &[
+    Wrapper {
+        model_type: "gemma3",
+        text: "gemma3_text",
+        named: Named::Class,
+        tied: Tied::Own(true),
+        placeholders: &[("image_token_index", 262_144)],
+        ..USUAL
+    },
+    Wrapper { model_type: "llava", ..USUAL },
+    Wrapper { model_type: "llava_next", tied: Tied::Own(false), ..USUAL },
+    Wrapper {
+        model_type: "llava_onevision",
+        text: "qwen2",
+        placeholders: &[("image_token_index", 151_646), ("video_token_index", 151_647)],
+        ..USUAL
+    },
+    Wrapper {
+        model_type: "mistral3",
+        text: "mistral",
+        tied: Tied::Own(true),
+        placeholders: &[("image_token_index", 10)],
+        absent: Absent::Keys(
+            r#"{"head_dim": 128, "hidden_size": 5120, "intermediate_size": 32768,
+            "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 40,
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e9, "sliding_window": null,
+            "vocab_size": 131072}"#,
+        ),
+        ..USUAL
+    },
+    Wrapper { model_type: "qwen2_vl", text: "qwen2_vl_text", absent: Absent::Beside, ..QWEN_VL },
+    Wrapper { model_type: "qwen2_5_vl", text: "qwen2_5_vl_text", absent: Absent::Beside, ..QWEN_VL },
+    Wrapper { model_type: "qwen3_vl", text: "qwen3_vl_text", tied: Tied::Own(false), ..QWEN_VL },
+    Wrapper {
+        model_type: "paligemma",
+        text: "gemma",
+        tied: Tied::Own(true),
+        placeholders: &[("image_token_index", 256_000)],
+        absent: Absent::Keys(
+            r#"{"hidden_size": 2048, "num_hidden_layers": 18, "intermediate_size": 16384,
+            "num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 257152}"#,
+        ),
+        inert: &[
+            "projection_dim",
+            "vision_config",
+            "vocab_size",
+            "hidden_size",
+            "ignore_index",
+            "_vocab_size",
+        ],
+        // Text without `token_type_ids` is read causally, whatever the flag says.
+        inert_in_text: &["num_image_tokens", "use_bidirectional_attention"],
+        ..USUAL
+    },
+    Wrapper { model_type: "smolvlm", ..IDEFICS3 },
+    Wrapper { model_type: "idefics3", ..IDEFICS3 },
+];
+
+/// Where a decoder stands in the files of a wrapper: as transformers 4 and 5 write them, and of the class without head.
+const SPELLINGS: &[Spelling] = &[
+    Spelling { prefix: "language_model.model.", unembed: "language_model.lm_head" },
+    Spelling { prefix: "model.language_model.", unembed: "lm_head" },
+    Spelling { prefix: "model.text_model.", unembed: "lm_head" },
+    Spelling { prefix: "model.", unembed: "lm_head" },
+    Spelling { prefix: "language_model.", unembed: "lm_head" },
+    Spelling { prefix: "text_model.", unembed: "lm_head" },
+];
+
+/// Beginnings of the names of a tower's tensors, of its projector's, and of what stands between images.
+const LEFT_OUT: &[&str] = &[
+    "vision_tower.",
+    "vision_model.",
+    "visual.",
+    "multi_modal_projector.",
+    "connector.",
+    "image_newline",
+    "model.vision_tower.",
+    "model.vision_model.",
+    "model.visual.",
+    "model.multi_modal_projector.",
+    "model.connector.",
+    "model.image_newline",
+];
+
+impl Wrapper {
+    /// Reads the config of its decoder, and accounts for every key of its own.
+    pub(super) fn read(&self, config: &Config, head: Option<Asked>, allowed: &[String]) -> Result<Reading> {
+        refusals::quantised(config)?;
+        let nested = config.object("text_config")?;
+        let alone = match (&nested, &self.absent) {
+            (None, Absent::Keys(keys)) => {
+                Some(Config::parse_as("config.json without `text_config`", keys.as_bytes())?)
+            }
+            _ => None,
+        };
+        let text = nested.as_ref().or(alone.as_ref()).unwrap_or(config);
+        let family = self.family(nested.as_ref())?;
+        let mut inert = vec![INERT, family.inert, self.inert_in_text];
+        if std::ptr::eq(text, config) {
+            inert.push(self.inert);
+        }
+        let passed_over = |key: &str| self.inert_in_text.contains(&key);
+        let only: Vec<_> = family.only.iter().filter(|(key, _)| !passed_over(key)).copied().collect();
+        let (mut arch, mut names) = super::decoder(text, family, &only, &inert, allowed)?;
+
+        let text_ties = arch.unembed.matrix == UnembedMatrix::Tied;
+        let tied = match self.tied {
+            Tied::Own(default) => config.flag_or("tie_word_embeddings", default)?,
+            Tied::OwnOrText => config.flag_or("tie_word_embeddings", false)? || text_ties,
+        };
+        arch.unembed.matrix = if tied { UnembedMatrix::Tied } else { UnembedMatrix::Own };
+        arch.embed.placeholders = self.placeholders(config)?;
+        (names.spellings, names.left_out) = (SPELLINGS, LEFT_OUT);
+        let warnings = heads::read(config, self.model_type, head, allowed, (&mut arch, &mut names))?;
+        let closed = [
+            refusals::values(config, &[]).map_or_else(|| Ok(Vec::new()), Err),
+            text.finish_with(&inert, allowed),
+            config.finish(self.inert, allowed),
+        ];
+        let let_through = closed.into_iter().reduce(both).unwrap_or_else(|| Ok(Vec::new()))?;
+        Ok(Reading { family, wrapper: Some(self.model_type), arch, names, let_through, warnings })
+    }
+
+    /// The family of the decoder.
+    fn family(&self, nested: Option<&Config>) -> Result<&'static Family> {
+        match nested.map(|text| text.optional_text("model_type")).transpose()?.flatten() {
+            Some(named) if self.named == Named::Config => family(named).map_err(|e| e.at("`text_config`")),
+            _ => family(self.text),
+        }
+    }
+
+    /// The ids that hold the place of an image or a video. `image_token_id` and `image_token_index` are one key.
+    fn placeholders(&self, config: &Config) -> Result<Vec<u32>> {
+        let id = |(key, default): &(&'static str, u32)| {
+            let other = match key.strip_suffix("_index") {
+                Some(stem) => format!("{stem}_id"),
+                None => format!("{}_index", key.trim_end_matches("_id")),
+            };
+            let given = [*key, &other].into_iter().filter_map(|key| Some((key, config.value(key)?)));
+            let ids: Result<Vec<u32>> = given
+                .map(|(key, value)| {
+                    let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+                    id.ok_or_else(|| config.wrong(key, "a token id"))
+                })
+                .collect();
+            ids.map(|ids| if ids.is_empty() { vec![*default] } else { ids })
+        };
+        let ids: Vec<Vec<u32>> = self.placeholders.iter().map(id).collect::<Result<_>>()?;
+        Ok(ids.concat())
+    }
+}
+
+/// Finds a wrapper by its `model_type`.
+pub(super) fn find(model_type: &str) -> Option<&'static Wrapper> {
+    WRAPPERS.iter().find(|wrapper| wrapper.model_type == model_type)
+}
+
+/// Both lists, or both errors in one.
+fn both(first: Result<Vec<String>>, second: Result<Vec<String>>) -> Result<Vec<String>> {
+    match (first, second) {
+        (Ok(mut first), Ok(second)) => {
+            first.extend(second);
+            Ok(first)
+        }
+        (Err(first), Err(second)) => Err(first.and(second)),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}

@@ -1,0 +1,61 @@
+//! xIELU, a non-linearity with learned parameters (arXiv:2411.13010; transformers, `activations.py`, `XIELUActivation`).
+
+use easyroutine_kernels::RowsMut;
+
+/// Its parameters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Xielu {
+    /// Factor of `x²` above zero.
+    positive: f32,
+    /// Factor of the exponential part below.
+    negative: f32,
+    /// Slope at zero.
+    beta: f32,
+    /// Largest argument of the exponential; below zero.
+    eps: f32,
+}
+
+impl Xielu {
+    /// From the parameters as they are stored.
+    pub(crate) fn new(alpha_p: f32, alpha_n: f32, beta: f32, eps: f32) -> Self {
+        Xielu { positive: softplus(alpha_p), negative: beta + softplus(alpha_n), beta, eps }
+    }
+
+    /// Replaces each value.
+    pub(crate) fn apply(&self, mut rows: RowsMut<'_>) {
+        for row in 0..rows.n_rows() {
+            rows.row_mut(row).iter_mut().for_each(|x| *x = self.of(*x));
+        }
+    }
+
+    fn of(&self, x: f32) -> f32 {
+        if x > 0.0 {
+            self.positive * x * x + self.beta * x
+        } else {
+            (x.min(self.eps).exp_m1() - x) * self.negative + self.beta * x
+        }
+    }
+}
+
+/// `ln(1 + e^x)`
+fn softplus(x: f32) -> f32 {
+    // Above 20 torch returns x itself.
+    if x > 20.0 { x } else { f64::from(x).exp().ln_1p() as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of `XIELUActivation` of transformers 5.24 with its default parameters.
+    #[test]
+    fn both_sides_of_zero() {
+        let ln = |x: f32| x.exp_m1().ln();
+        let xielu = Xielu::new(ln(0.8), ln(0.8 - 0.5), 0.5, -1e-6);
+        for (x, expected) in [(2.0, 4.2), (0.5, 0.45), (0.0, 0.0), (-1.0, -0.205_696_44), (-8.0, 1.600_268_4)]
+        {
+            let got = xielu.of(x);
+            assert!((got - expected).abs() < 2e-6, "{x}: {got} against {expected}");
+        }
+    }
+}
