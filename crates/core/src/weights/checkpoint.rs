@@ -409,6 +409,11 @@ pub(crate) struct TensorRows {
 }
 
 impl TensorRows {
+    /// Whether there is no such tensor.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.stored.is_none()
+    }
+
     /// Decodes one row, which must be there and as long as `out`.
     pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
         let Some(stored) = &self.stored else { return };

@@ -205,7 +205,9 @@ impl Loader<'_> {
         place: impl Fn(usize) -> Place + Send + Sync + 'static,
         later: impl FnOnce(Arc<dyn Source>) -> PackedMatrix,
     ) -> Projection {
-        let has_bias = parts.iter().any(|part| part.biases().next().is_some());
+        // With a part missing no model is built, and the sizes may be anything.
+        let is_whole = !parts.iter().any(|part| part.weight.is_missing());
+        let has_bias = is_whole && parts.iter().any(|part| part.biases().next().is_some());
         let bias = has_bias.then(|| {
             let of = |(part, row): Place| parts[part].biases().map(|bias| bias[row]).sum();
             (0..outputs).map(|n| of(place(n))).collect()
@@ -282,6 +284,16 @@ enum PartRows {
     Table(Table),
     /// What the checkpoint has noted as a fault: no model is built of it.
     Missing,
+}
+
+impl PartRows {
+    fn is_missing(&self) -> bool {
+        match self {
+            PartRows::Missing => true,
+            PartRows::Stored(rows) => rows.is_missing(),
+            PartRows::Columns { .. } | PartRows::Table(_) => false,
+        }
+    }
 }
 
 /// The rows of several stored projections as one matrix.

@@ -23,8 +23,8 @@ fn llama_with(change: Value) -> Draft {
 fn a_model_that_is_not_built_is_refused_by_its_type() {
     for (model_type, why) in [
         ("zebra", "is not supported"),
-        ("falcon", "is not built yet"),
-        ("gemma3", "vision or audio tower"),
+        ("gemma3n", "several residual streams"),
+        ("mllama", "vision or audio tower"),
         ("t5", "has an encoder"),
         ("mamba", "something other than attention"),
     ] {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{assert_agree, expected, says};
 use crate::common::draft::{Draft, Stored};
 use crate::common::lora::Lora;
-use crate::common::{assert_same_bits, cases, extract, fixtures, folder, relative_error};
+use crate::common::{assert_same_bits, cases, extract, fixtures, folder, relative_error, unembedding_of};
 
 /// A tiny model as another class saves it: its unembedding gone, other tensors in its place.
 fn class(case: &str, name: &str, config: Value, head: &[(&str, &[usize])]) -> Draft {
@@ -148,7 +148,9 @@ fn every_family_has_its_heads() {
                 match (own, unembedding) {
                     (Some(own), _) => drop(with_logits.tensors.insert(own, Stored::f32(&shape, values))),
                     (None, "weight") => {
-                        with_logits.tensors.insert("lm_head.weight".to_owned(), Stored::f32(&shape, values));
+                        with_logits
+                            .tensors
+                            .insert(unembedding_of(&case).to_owned(), Stored::f32(&shape, values));
                     }
                     _ => {}
                 }

@@ -4,11 +4,11 @@ use easyroutine::load::{LoadOptions, load};
 
 use super::{assert_agree, expected, says};
 use crate::common::draft::Draft;
-use crate::common::{assert_same_bits, cases, extract, fixtures, folder, references};
+use crate::common::{assert_same_bits, cases, extract, fixtures, folder, references, unembedding_of};
 
 const EMBEDDINGS: &[&str] =
     &["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"];
-const UNEMBEDDINGS: &[&str] = &["lm_head.weight", "embed_out.weight"];
+const UNEMBEDDINGS: &[&str] = &["lm_head.weight", "embed_out.weight", "output_projection.weight"];
 
 #[test]
 fn a_tied_model_is_the_model_with_a_copy_of_its_embedding() {
@@ -20,7 +20,7 @@ fn a_tied_model_is_the_model_with_a_copy_of_its_embedding() {
         let own = named(UNEMBEDDINGS);
         let embedding = copied.tensors[&named(EMBEDDINGS).unwrap()].clone();
         copied.set("tie_word_embeddings", false);
-        copied.tensors.insert(own.unwrap_or_else(|| "lm_head.weight".to_owned()), embedding);
+        copied.tensors.insert(own.unwrap_or_else(|| unembedding_of(&case).to_owned()), embedding);
         let mut tied = copied.clone();
         tied.set("tie_word_embeddings", true);
         tied.tensors.retain(|name, _| !UNEMBEDDINGS.contains(&name.as_str()));

@@ -37,6 +37,15 @@ pub(crate) fn cases(kind: &str) -> Vec<String> {
     names
 }
 
+/// The name of a model's unembedding, where it has one of its own.
+pub(crate) fn unembedding_of(case: &str) -> &'static str {
+    match case {
+        "biogpt" => "output_projection.weight",
+        "gpt_neox" => "embed_out.weight",
+        _ => "lm_head.weight",
+    }
+}
+
 /// A folder as model files.
 pub(crate) fn folder(path: impl Into<PathBuf>) -> ModelFiles {
     let path = path.into();
