@@ -1,14 +1,28 @@
 //! `%`, `+` and `*` as Python has them.
 
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Value, ValueKind};
 use minijinja::{Error as JinjaError, State};
 
+use super::filters;
+use super::percent::{self, Values};
 use super::python::{float, pay, refuse, tuple};
 
 /// `a + b` of Python: of numbers, texts, lists, and tuples.
 pub(super) fn add(state: &State<'_, '_>, left: Value, right: Value) -> Result<Value, JinjaError> {
     if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
         pay(state, a.len() + b.len())?;
+        if left.is_safe() || right.is_safe() {
+            // As `Markup` does it: what is not escaped yet is.
+            pay(state, 5 * (a.len() + b.len()))?;
+            let mut out = String::new();
+            for (value, text) in [(&left, a), (&right, b)] {
+                match value.is_safe() {
+                    true => out.push_str(text),
+                    false => filters::escape(text, &mut out),
+                }
+            }
+            return Ok(Value::from_safe_string(out));
+        }
         return Ok(Value::from([a, b].concat()));
     }
     match (number(&left), number(&right)) {
@@ -63,20 +77,12 @@ fn is_list(value: &Value) -> bool {
 
 /// `a % b` of Python: of numbers the rest with the sign of `b`, of a text its format filled in.
 pub(super) fn modulo(state: &mut State<'_, '_>, left: Value, right: Value) -> Result<Value, JinjaError> {
-    if left.as_str().is_some() {
-        let mut arguments = vec![left];
-        match right.kind() {
-            ValueKind::Map => {
-                let names = right.try_iter()?.map(|name| {
-                    let value = right.get_item(&name)?;
-                    Ok::<_, JinjaError>((name.to_string(), value))
-                });
-                arguments.push(Value::from(names.collect::<Result<Kwargs, _>>()?));
-            }
-            ValueKind::Seq if right.is_tuple() => arguments.extend(right.try_iter()?),
-            _ => arguments.push(right),
-        }
-        return state.apply_filter("format", &arguments);
+    if let Some(format) = left.as_str() {
+        let values = match right.is_tuple() {
+            true => Values::Many(right.try_iter()?.collect()),
+            false => Values::One(right),
+        };
+        return percent::filled(state, format, &values).map(Value::from);
     }
     match (number(&left), number(&right)) {
         (Some(_), Some(Number::Whole(0))) => Err(refuse("modulo by zero")),

@@ -9,10 +9,11 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error as JinjaError, State};
 
+use super::arguments::Arguments;
 use super::day::LocalTime;
 use super::python::pay;
 use super::python::{self, Json, float, is_namespace, refuse};
-use super::{arithmetic, methods, values};
+use super::{arithmetic, filters, macros, methods, percent, values};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No text for a model is indented by more.
@@ -71,10 +72,12 @@ fn add_functions(environment: &mut Environment<'_>, clock: &Clock) {
     environment.add_function("dict", |state: &State<'_, '_>, first: Option<Value>, named: Kwargs| {
         dict(state, first, &named)
     });
+    environment.add_function("cycler", values::cycler);
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
 }
 
 fn add_filters(environment: &mut Environment<'_>) {
+    filters::add(environment);
     environment.add_filter(
         "tojson",
         |state: &State<'_, '_>, value: Value, places: Rest<Value>, named: Kwargs| {
@@ -91,16 +94,23 @@ fn add_filters(environment: &mut Environment<'_>) {
     environment.add_filter("python_add", arithmetic::add);
     environment.add_filter("python_multiply", arithmetic::multiply);
     environment.add_filter("without_namespaces", without_namespaces);
-    environment.add_filter("int", |value: Value, otherwise: Option<Value>, base: Option<u32>| {
-        whole(&value, base.unwrap_or(10)).unwrap_or(otherwise.unwrap_or(Value::from(0)))
+    environment.add_filter("python_macro", macros::wrapped);
+    environment.add_filter("format", percent::format);
+    environment.add_filter("int", |value: Value, places: Rest<Value>, named: Kwargs| {
+        let given = Arguments::read("int", &["default", "base"], &places, &named)?;
+        let base = u32::try_from(given.whole(1, 10)?).unwrap_or(u32::MAX);
+        let otherwise = given.get(0).cloned().unwrap_or(Value::from(0));
+        Ok::<_, JinjaError>(whole(&value, base).unwrap_or(otherwise))
     });
-    environment.add_filter("float", |value: Value, otherwise: Option<Value>| {
+    environment.add_filter("float", |value: Value, places: Rest<Value>, named: Kwargs| {
+        let given = Arguments::read("float", &["default"], &places, &named)?;
+        let otherwise = given.get(0).cloned();
         let text = value.as_str().map(str::trim).map(str::to_ascii_lowercase);
         let read = match text {
             Some(text) => text.parse::<f64>().ok(),
             None => f64::try_from(value).ok(),
         };
-        read.map(Value::from).unwrap_or(otherwise.unwrap_or(Value::from(0.0)))
+        Ok::<_, JinjaError>(read.map(Value::from).unwrap_or(otherwise.unwrap_or(Value::from(0.0))))
     });
 }
 
@@ -111,8 +121,10 @@ fn add_tests(environment: &mut Environment<'_>) {
     environment.add_test("callable", |value: &Value| {
         value.as_object().is_some() && matches!(value.kind(), ValueKind::Plain) || is_macro(value)
     });
-    environment
-        .add_test("sameas", |value: &Value, other: &Value| value == other && value.kind() == other.kind());
+    environment.add_test("sameas", |value: &Value, other: &Value| {
+        value == other && value.kind() == other.kind() && value.is_integer() == other.is_integer()
+    });
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
 }
 
 fn is_macro(value: &Value) -> bool {
@@ -202,14 +214,8 @@ fn indent(
     named: Kwargs,
 ) -> Result<String, JinjaError> {
     let text = python::text(&text, "indent")?;
-    let argument = |i: usize, name: &str| match places.get(i) {
-        Some(value) => Ok(Some(value.clone())),
-        None => named.get::<Option<Value>>(name),
-    };
-    let width = argument(0, "width")?;
-    let is_set = |i, name| Ok::<_, JinjaError>(argument(i, name)?.is_some_and(|value| value.is_true()));
-    let (first, blank) = (is_set(1, "first")?, is_set(2, "blank")?);
-    named.assert_all_used()?;
+    let given = Arguments::read("indent", &["width", "first", "blank"], &places, &named)?;
+    let (width, first, blank) = (given.get(0), given.is_true(1, false), given.is_true(2, false));
     let indent = match width {
         None => " ".repeat(4),
         Some(width) => match (width.as_str(), usize::try_from(width.clone())) {

@@ -4,6 +4,8 @@ use minijinja::value::{Kwargs, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+use super::braces::{self, Fields};
+use super::letters;
 use super::python::{pay, refuse, str as python_str, tuple};
 
 /// The widest that a text may be padded to: what is wider is no text for a model.
@@ -19,6 +21,8 @@ pub(super) fn call(
     let found = match value.kind() {
         ValueKind::String => of_text(state, value.as_str().unwrap_or_default(), method, arguments)?,
         ValueKind::Seq => of_list(value, method, arguments)?,
+        // Nothing changes a mapping, so it is a copy of itself.
+        ValueKind::Map if method == "copy" => Some(no_arguments(arguments, || value.clone())?),
         _ => None,
     };
     match found {
@@ -28,6 +32,9 @@ pub(super) fn call(
 }
 
 fn of_list(value: &Value, method: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
+    if method == "copy" && !value.is_tuple() {
+        return no_arguments(arguments, || value.clone()).map(Some);
+    }
     if method != "index" {
         return Ok(None);
     }
@@ -47,19 +54,11 @@ fn of_text(
     arguments: &[Value],
 ) -> Result<Option<Value>, Error> {
     pay(state, text.len())?;
-    let place = |byte: Option<usize>| byte.map(|byte| text[..byte].chars().count());
     Ok(Some(match method {
-        "format" => {
-            let widths = text.split(|c: char| !c.is_ascii_digit());
-            if widths
-                .filter(|digits| !digits.is_empty())
-                .any(|n| n.parse().map_or(true, |n: usize| n > WIDEST))
-            {
-                return Err(refuse(format!("format: a width above {WIDEST}")));
-            }
-            let written = arguments.iter().map(|argument| written(state, argument));
-            let written = written.collect::<Result<Vec<_>, _>>()?;
-            unknown_method_callback(state, &Value::from(text), "format", &written)?
+        "format" => Value::from(braces::filled(state, text, &mut Fields::of(arguments)?)?),
+        "format_map" => {
+            let (mapping,): (Value,) = from_args(arguments)?;
+            Value::from(braces::filled(state, text, &mut Fields::of_mapping(mapping))?)
         }
         "join" => {
             let (values,): (Value,) = from_args(arguments)?;
@@ -93,8 +92,10 @@ fn of_text(
             tuple(parts.map(Value::from))
         }
         "splitlines" => {
-            let (keep,): (Option<bool>,) = from_args(arguments)?;
-            Value::from(lines(text, keep.unwrap_or(false)))
+            let (keep, named): (Option<bool>, Kwargs) = from_args(arguments)?;
+            let keep = if named.has("keepends") { Some(named.get("keepends")?) } else { keep };
+            named.assert_all_used()?;
+            lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect()
         }
         "strip" | "lstrip" | "rstrip" => {
             let (chars,): (Option<Value>,) = from_args(arguments)?;
@@ -107,15 +108,15 @@ fn of_text(
                 _ => text.trim_end_matches(is_in),
             })
         }
-        "index" | "rindex" => {
-            let (wanted,): (&str,) = from_args(arguments)?;
-            let found = place(if method == "index" { text.find(wanted) } else { text.rfind(wanted) });
-            Value::from(found.ok_or_else(|| refuse(format!("{method}: the text is not there")))?)
-        }
+        "index" | "rindex" | "find" | "rfind" | "count" => sought(text, method, arguments)?,
+        "startswith" | "endswith" => ends(text, method, arguments)?,
+        "title" => no_arguments(arguments, || letters::title(text))?,
+        "istitle" => no_arguments(arguments, || letters::is_title(text))?,
+        "isidentifier" => no_arguments(arguments, || letters::is_identifier(text))?,
+        "isprintable" => no_arguments(arguments, || letters::all_printable(text))?,
         "isspace" => all(text, arguments, is_space)?,
-        "isdigit" | "isdecimal" => {
-            all(text, arguments, |c| c.is_ascii_digit() || c.is_numeric() && !c.is_ascii())?
-        }
+        "isdigit" => all(text, arguments, letters::is_digit)?,
+        "isdecimal" => all(text, arguments, letters::is_decimal)?,
         "swapcase" => {
             let () = from_args(arguments)?;
             let swapped = text.chars().flat_map(|c| match c.is_uppercase() {
@@ -136,23 +137,74 @@ fn of_text(
             let (suffix,): (&str,) = from_args(arguments)?;
             Value::from(text.strip_suffix(suffix).unwrap_or(text))
         }
+        "expandtabs" => {
+            let (size, named): (Option<i64>, Kwargs) = from_args(arguments)?;
+            let size = match size {
+                Some(size) => size,
+                None => named.get::<Option<i64>>("tabsize")?.unwrap_or(8),
+            };
+            named.assert_all_used()?;
+            Value::from(expanded(state, text, size)?)
+        }
         "center" | "ljust" | "rjust" | "zfill" => padded(text, method, arguments)?,
         _ => return Ok(None),
     }))
 }
 
-/// An argument of `format`, which is a number or is written out: what is long is paid for here.
-fn written(state: &State<'_, '_>, argument: &Value) -> Result<Value, Error> {
-    if argument.is_kwargs() {
-        let named = Kwargs::try_from(argument.clone())?;
-        let pairs =
-            named.args().map(|name| Ok((name.to_owned(), written(state, &named.get::<Value>(name)?)?)));
-        return Ok(Value::from(pairs.collect::<Result<Kwargs, Error>>()?));
+fn no_arguments<T: Into<Value>>(arguments: &[Value], make: impl FnOnce() -> T) -> Result<Value, Error> {
+    let () = from_args(arguments)?;
+    Ok(make().into())
+}
+
+/// `find`, `index`, `count` and their like, from a place up to another.
+fn sought(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let (wanted, start, end): (&str, Option<i64>, Option<i64>) = from_args(arguments)?;
+    let Some((first, part)) = part(text, start, end) else {
+        return match method {
+            "count" => Ok(Value::from(0)),
+            "find" | "rfind" => Ok(Value::from(-1)),
+            _ => Err(refuse(format!("{method}: the text is not there"))),
+        };
+    };
+    if method == "count" {
+        return Ok(Value::from(part.matches(wanted).count()));
     }
-    match argument.kind() {
-        ValueKind::Number | ValueKind::String => Ok(argument.clone()),
-        _ => python_str(state, argument).map(Value::from),
+    let found = if method.starts_with('r') { part.rfind(wanted) } else { part.find(wanted) };
+    match found {
+        Some(byte) => Ok(Value::from(first + part[..byte].chars().count())),
+        None if method.ends_with("find") => Ok(Value::from(-1)),
+        None => Err(refuse(format!("{method}: the text is not there"))),
     }
+}
+
+/// `startswith` and `endswith`, of one text or any of a tuple.
+fn ends(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let (wanted, start, end): (Value, Option<i64>, Option<i64>) = from_args(arguments)?;
+    let several = if wanted.is_tuple() { wanted.try_iter()?.collect() } else { vec![wanted] };
+    let part = part(text, start, end);
+    let mut is_there = false;
+    for one in &several {
+        let one = one.as_str().ok_or_else(|| refuse(format!("{method} takes a text or a tuple of texts")))?;
+        is_there |= part.is_some_and(|(_, part)| match method {
+            "startswith" => part.starts_with(one),
+            _ => part.ends_with(one),
+        });
+    }
+    Ok(Value::from(is_there))
+}
+
+/// `text[start:end]` and the place where it begins; nothing where it begins behind the text.
+fn part(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &str)> {
+    let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
+    let place = |n: i64| {
+        usize::try_from(if n < 0 { (n.saturating_add(length)).max(0) } else { n }).unwrap_or(usize::MAX)
+    };
+    let (first, last) = (place(start.unwrap_or(0)), place(end.unwrap_or(length)).min(place(length)));
+    if first > last {
+        return None;
+    }
+    let byte = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
+    Some((first, &text[byte(first)..byte(last)]))
 }
 
 fn all(text: &str, arguments: &[Value], is_so: impl Fn(char) -> bool) -> Result<Value, Error> {
@@ -161,7 +213,7 @@ fn all(text: &str, arguments: &[Value], is_so: impl Fn(char) -> bool) -> Result<
 }
 
 /// `str.isspace` of one character: also the four separators that Rust does not count.
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
@@ -221,7 +273,7 @@ fn split_at_spaces(text: &str, most: usize, from_right: bool) -> Vec<&str> {
 }
 
 /// `str.splitlines`: at every line end of Unicode.
-fn lines(text: &str, keep_ends: bool) -> Vec<Value> {
+pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let is_end = |c: char| {
         matches!(
             c,
@@ -235,13 +287,37 @@ fn lines(text: &str, keep_ends: bool) -> Vec<Value> {
             true => 2,
             false => rest[at..].chars().next().map_or(1, char::len_utf8),
         };
-        lines.push(Value::from(&rest[..if keep_ends { at + width } else { at }]));
+        lines.push(&rest[..if keep_ends { at + width } else { at }]);
         rest = &rest[at + width..];
     }
     if !rest.is_empty() {
-        lines.push(Value::from(rest));
+        lines.push(rest);
     }
     lines
+}
+
+/// `str.expandtabs`: each tab becomes blanks up to the next column of tabs.
+fn expanded(state: &State<'_, '_>, text: &str, size: i64) -> Result<String, Error> {
+    let size = usize::try_from(size).unwrap_or(0);
+    if size > WIDEST {
+        return Err(refuse(format!("expandtabs: a tab of {size} is wider than {WIDEST}")));
+    }
+    let (mut out, mut column) = (String::with_capacity(text.len()), 0);
+    for c in text.chars() {
+        match c {
+            '\t' => {
+                let blanks = if size == 0 { 0 } else { size - column % size };
+                pay(state, 64 + blanks)?;
+                out.extend(std::iter::repeat_n(' ', blanks));
+                column += blanks;
+            }
+            c => {
+                out.push(c);
+                column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
+            }
+        }
+    }
+    Ok(out)
 }
 
 fn padded(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {

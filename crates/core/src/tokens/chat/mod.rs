@@ -4,15 +4,22 @@
 //! `utils/chat_template_utils.py`), by minijinja with what differs from Python put right: [`rewrite`] before it is
 //! compiled, [`environment`] while it runs. What it may use is bounded: see [`render`].
 
+mod arguments;
 mod arithmetic;
+mod braces;
 mod day;
 mod environment;
+mod filters;
+mod letters;
+mod macros;
 mod methods;
+mod percent;
 mod python;
 mod render;
 mod rewrite;
 mod templates;
 mod values;
+mod wrap;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@ use minijinja::value::{Kwargs, Tuple, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use super::arguments::Arguments;
+
 /// Bytes that one step pays for, as minijinja counts.
 const BYTES_A_STEP: usize = 64;
 
@@ -38,16 +40,21 @@ pub(super) fn text<'a>(value: &'a Value, of: &str) -> Result<&'a str, Error> {
 }
 
 /// `repr(value)`, which a list has for its items.
-fn repr(state: &State<'_, '_>, value: &Value, out: &mut String) -> Result<(), Error> {
+pub(super) fn repr(state: &State<'_, '_>, value: &Value, out: &mut String) -> Result<(), Error> {
     let before = out.len();
     match value.kind() {
+        ValueKind::String if value.is_safe() => {
+            out.push_str("Markup(");
+            quoted(value.as_str().unwrap_or_default(), out);
+            out.push(')');
+        }
         ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
         ValueKind::Number => match float(value) {
             Some(x) => out.push_str(&float_repr(x)),
             None => out.push_str(&value.to_string()),
         },
         ValueKind::Seq | ValueKind::Iterable if is_built_in(value) => {
-            let is_tuple = value.is_tuple();
+            let is_tuple = value.is_tuple() || is_group(value);
             out.push(if is_tuple { '(' } else { '[' });
             for (i, item) in value.try_iter()?.checked().enumerate() {
                 out.push_str(if i == 0 { "" } else { ", " });
@@ -82,11 +89,16 @@ fn repr(state: &State<'_, '_>, value: &Value, out: &mut String) -> Result<(), Er
 }
 
 /// Whether a list or a mapping is one of values, not an object of its own such as a range, a loop or a macro.
-fn is_built_in(value: &Value) -> bool {
+pub(super) fn is_built_in(value: &Value) -> bool {
     value.as_object().is_some_and(|object| {
         let name = object.type_name();
         value.is_tuple() || !name.contains("range") && !is_namespace(value) && !name.contains("Loop")
     })
+}
+
+/// What `groupby` gives: a pair, which is a tuple in Python.
+fn is_group(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().ends_with("::GroupTuple"))
 }
 
 /// A namespace of minijinja, whose type is its own affair.
@@ -97,6 +109,15 @@ pub(super) fn is_namespace(value: &Value) -> bool {
 /// The number, where it is a float.
 pub(super) fn float(value: &Value) -> Option<f64> {
     (value.is_number() && !value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten()
+}
+
+/// `float(value)`.
+pub(super) fn number(value: &Value) -> Option<f64> {
+    match value.as_str() {
+        Some(text) => text.trim().replace('_', "").parse().ok(),
+        None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        None => value.is_number().then(|| f64::try_from(value.clone()).ok()).flatten(),
+    }
 }
 
 /// The shortest digits that give the same number again, with an exponent below 1e-4 and from 1e16.
@@ -138,7 +159,7 @@ fn quoted(text: &str, out: &mut String) {
 }
 
 /// `str.isprintable` of one character.
-fn is_printable(c: char) -> bool {
+pub(super) fn is_printable(c: char) -> bool {
     match c.general_category_group() {
         GeneralCategoryGroup::Other => false,
         GeneralCategoryGroup::Separator => c == ' ',
@@ -159,19 +180,10 @@ impl Json {
     /// The arguments of the filter `tojson` of transformers: `ensure_ascii=False, indent=None, separators=None,
     /// sort_keys=False`, by place or by name.
     pub(super) fn of(places: &[Value], named: &Kwargs) -> Result<Self, Error> {
-        let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
-        if places.len() > names.len() {
-            return Err(refuse("tojson takes at most 4 arguments"));
-        }
-        let argument = |i: usize| -> Result<Value, Error> {
-            match places.get(i) {
-                Some(value) => Ok(value.clone()),
-                None => Ok(named.get::<Option<Value>>(names[i])?.unwrap_or(Value::from(()))),
-            }
-        };
-        let [ensure_ascii, indent, separators, sort_keys] =
-            [argument(0)?, argument(1)?, argument(2)?, argument(3)?];
-        named.assert_all_used()?;
+        let names = &["ensure_ascii", "indent", "separators", "sort_keys"];
+        let given = Arguments::read("tojson", names, places, named)?;
+        let argument = |place| given.get(place).cloned().unwrap_or(Value::from(()));
+        let [ensure_ascii, indent, separators, sort_keys] = [0, 1, 2, 3].map(argument);
         let indent = match (indent.as_str(), i64::try_from(indent.clone())) {
             _ if indent.is_none() || indent.is_undefined() => None,
             (Some(text), _) => Some(text.to_owned()),
@@ -328,4 +340,18 @@ fn json_key(key: &Value) -> Result<String, Error> {
 /// A tuple, which minijinja tells from a list.
 pub(super) fn tuple(items: impl IntoIterator<Item = Value>) -> Value {
     Value::from(Tuple::new(items.into_iter().collect()))
+}
+
+/// `ascii(text)`: what is beyond ASCII as escapes.
+pub(super) fn in_ascii(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c as u32 {
+            0..=0x7f => out.push(c),
+            code @ 0x80..=0xff => out.push_str(&format!("\\x{code:02x}")),
+            code @ 0x100..=0xffff => out.push_str(&format!("\\u{code:04x}")),
+            code => out.push_str(&format!("\\U{code:08x}")),
+        }
+    }
+    out
 }

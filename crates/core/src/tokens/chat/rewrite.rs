@@ -3,6 +3,9 @@
 //! - `{% generation %}…{% endgeneration %}`, by which transformers marks answers, becomes a scope, `{% with %}`.
 //! - `a % b`, of numbers or of a format and its values, becomes a call of the filter `python_modulo`; `a + b`
 //!   and `a * b`, which minijinja does not bound where they make lists, those of `python_add` and `python_multiply`.
+//! - `+a`, which minijinja does not read, becomes `- -a`.
+//! - A macro that reads `varargs` or `kwargs` gets parameters of these names, and behind its end
+//!   `{% set name = name|python_macro %}`, which fills them.
 //! - `{% set namespace.name = value %}` has its value looked at by the filter `without_namespaces`: a namespace that
 //!   held itself could be walked through for ever.
 //!
@@ -21,8 +24,26 @@ const ALTERNATIVES: usize = 2000;
 struct Change {
     start: usize,
     end: usize,
-    text: &'static str,
+    text: Cow<'static, str>,
 }
+
+impl Change {
+    fn insert(at: usize, text: impl Into<Cow<'static, str>>) -> Self {
+        Change { start: at, end: at, text: text.into() }
+    }
+}
+
+/// A macro whose end is not read yet.
+struct OpenMacro<'a> {
+    name: &'a str,
+    parameters: Vec<&'a str>,
+    /// Before the bracket that closes its parameters.
+    end_of_parameters: usize,
+    takes: [bool; 2],
+}
+
+/// What is left over of the arguments of a macro, and what they are where nothing is.
+const REST: [(&str, &str); 2] = [("varargs", "()"), ("kwargs", "{}")];
 
 /// The template for minijinja.
 ///
@@ -33,6 +54,7 @@ pub(super) fn rewrite(template: &str) -> Result<Cow<'_, str>, String> {
         return Err(format!("it has {} bytes; {LONGEST} is the limit", template.len()));
     }
     let mut changes = Vec::new();
+    let mut macros: Vec<OpenMacro<'_>> = Vec::new();
     let mut alternatives = 0;
     let mut at = 0;
     while let Some((open, kind)) = next_tag(template, at) {
@@ -42,6 +64,7 @@ pub(super) fn rewrite(template: &str) -> Result<Cow<'_, str>, String> {
                 let tag = Tag::read(template, open + 2, kind)?;
                 alternatives += usize::from(tag.keyword() == Some("elif"));
                 tag.rewrite(&mut changes);
+                tag.rewrite_macros(&mut macros, &mut changes);
                 match tag.keyword() {
                     Some("raw") => end_of_raw(template, tag.end),
                     _ => tag.end,
@@ -80,12 +103,13 @@ fn applied(template: &str, mut changes: Vec<Change>) -> Cow<'_, str> {
     if changes.is_empty() {
         return Cow::Borrowed(template);
     }
-    changes.sort_by_key(|change| change.start);
+    // What is put before a word goes before what replaces it.
+    changes.sort_by_key(|change| (change.start, change.end));
     let mut out = String::with_capacity(template.len() + 32 * changes.len());
     let mut at = 0;
     for change in changes {
         out.push_str(&template[at..change.start]);
-        out.push_str(change.text);
+        out.push_str(&change.text);
         at = change.end;
     }
     out.push_str(&template[at..]);
@@ -160,9 +184,9 @@ impl<'a> Tag<'a> {
     }
 
     fn rewrite(&self, changes: &mut Vec<Change>) {
-        let mut replaced = |text| {
+        let mut replaced = |text: &'static str| {
             let word = &self.words[0];
-            changes.push(Change { start: word.start, end: word.end(), text });
+            changes.push(Change { start: word.start, end: word.end(), text: text.into() });
         };
         match self.keyword() {
             Some("generation") if self.words.len() == 1 => return replaced("with"),
@@ -171,13 +195,60 @@ impl<'a> Tag<'a> {
         }
         let value = self.value_for_namespace();
         if let Some(first) = value {
-            changes.push(Change { start: first.start, end: first.start, text: "(" });
+            changes.push(Change::insert(first.start, "("));
         }
         if self.words.iter().any(|word| matches!(word.text, "%" | "+" | "*")) {
             arithmetic(&self.words, self.is_block, changes);
         }
         if let (Some(_), Some(last)) = (value, self.words.last()) {
-            changes.push(Change { start: last.end(), end: last.end(), text: ")|without_namespaces" });
+            changes.push(Change::insert(last.end(), ")|without_namespaces"));
+        }
+    }
+
+    /// Notes which macros read what is left over of their arguments, and says so where they end.
+    fn rewrite_macros(&self, macros: &mut Vec<OpenMacro<'a>>, changes: &mut Vec<Change>) {
+        match (self.keyword(), self.words.as_slice()) {
+            (Some("macro"), [_, name, open, .., close]) if open.text == "(" && close.text == ")" => {
+                let names = self.words.windows(2).filter(|pair| matches!(pair[0].text, "(" | ","));
+                macros.push(OpenMacro {
+                    name: name.text,
+                    parameters: names.map(|pair| pair[1].text).filter(|text| *text != ")").collect(),
+                    end_of_parameters: close.start,
+                    takes: [false; 2],
+                });
+            }
+            (Some("endmacro"), words) => {
+                let Some(ended) = macros.pop() else { return };
+                let mut takes_rest = false;
+                for ((name, otherwise), takes) in REST.iter().zip(ended.takes) {
+                    if !takes || ended.parameters.contains(name) {
+                        continue;
+                    }
+                    let comma = if ended.parameters.is_empty() && !takes_rest { "" } else { ", " };
+                    takes_rest = true;
+                    changes
+                        .push(Change::insert(ended.end_of_parameters, format!("{comma}{name}={otherwise}")));
+                }
+                if let (true, Some(last)) = (takes_rest, words.last()) {
+                    let name = ended.name;
+                    changes.push(Change::insert(
+                        last.end(),
+                        format!(" %}}{{% set {name} = {name}|python_macro"),
+                    ));
+                }
+            }
+            _ => {
+                let is_read = |name: &str| {
+                    let of_it = |pair: &[Word<'_>]| pair[0].text != "." && pair[1].text == name;
+                    self.words.windows(2).any(of_it)
+                        || self.words.first().is_some_and(|word| word.text == name)
+                };
+                for open in macros {
+                    for (takes, (name, _)) in open.takes.iter_mut().zip(REST) {
+                        *takes |= is_read(name);
+                    }
+                }
+            }
         }
     }
 
@@ -238,15 +309,15 @@ impl Operation {
     /// Writes `left + right` as `(left)|filter(right)`; the call is closed later.
     fn call(&mut self, operator: &Word<'_>, filter: &'static str, changes: &mut Vec<Change>) {
         let start = self.start.unwrap_or(operator.start);
-        changes.push(Change { start, end: start, text: "(" });
-        changes.push(Change { start: operator.start, end: operator.end(), text: filter });
+        changes.push(Change::insert(start, "("));
+        changes.push(Change { start: operator.start, end: operator.end(), text: filter.into() });
         self.is_open = true;
     }
 
     fn close(&mut self, before: Option<Word<'_>>, changes: &mut Vec<Change>) {
         if std::mem::take(&mut self.is_open) {
             let at = before.map_or(0, |word| word.end());
-            changes.push(Change { start: at, end: at, text: ")" });
+            changes.push(Change::insert(at, ")"));
         }
     }
 }
@@ -302,7 +373,7 @@ fn arithmetic(words: &[Word<'_>], is_block: bool, changes: &mut Vec<Change>) {
                 level.product.close(before, changes);
                 level.product.call(word, ")|python_modulo(", changes);
             }
-            "*" => {
+            "*" if follows_operand => {
                 level.product.close(before, changes);
                 level.product.call(word, ")|python_multiply(", changes);
             }
@@ -313,7 +384,11 @@ fn arithmetic(words: &[Word<'_>], is_block: bool, changes: &mut Vec<Change>) {
                 level.end_sum(before, changes);
                 level.sum.call(word, ")|python_add(", changes);
             }
-            "-" | "+" => level.operand(word.start),
+            "-" => level.operand(word.start),
+            "+" => {
+                level.operand(word.start);
+                changes.push(Change { start: word.start, end: word.end(), text: "- -".into() });
+            }
             "**" | "." | "|" | "is" => {}
             "not" | "in" if follows("is") => {}
             text if !word.is_value || is_operator(text) && !follows(".") || is_block && i == 0 => {

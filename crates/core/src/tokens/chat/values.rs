@@ -1,12 +1,15 @@
 //! What a template is given, as values of minijinja.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indexmap::IndexMap;
-use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
-use minijinja::{Error, State};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value, from_args};
+use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::Value as Json;
+
+use super::python::{refuse, tuple};
 
 /// A mapping whose methods go before its keys, as in Python: `properties.items()` is the method also where a property is
 /// called `items`.
@@ -57,4 +60,55 @@ pub(super) fn of_json(json: &Json) -> Value {
 /// A mapping in this order; of a key that stands twice the last value counts, at the first place.
 pub(super) fn mapping(pairs: impl IntoIterator<Item = (Value, Value)>) -> Value {
     Value::from_object(Mapping(pairs.into_iter().collect()))
+}
+
+/// `cycler(items…)`: one after another, and again from the first.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: AtomicUsize,
+}
+
+impl Object for Cycler {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        match key.as_str()? {
+            "current" => self.items.get(self.at.load(Ordering::Relaxed)).cloned(),
+            "items" => Some(tuple(self.items.iter().cloned())),
+            "pos" => Some(Value::from(self.at.load(Ordering::Relaxed))),
+            _ => None,
+        }
+    }
+
+    fn call_method(
+        self: &Arc<Self>,
+        _: &mut State<'_, '_>,
+        method: &str,
+        arguments: &[Value],
+    ) -> Result<Value, Error> {
+        let () = from_args(arguments)?;
+        match method {
+            "next" => {
+                let at = self.at.load(Ordering::Relaxed);
+                self.at.store((at + 1) % self.items.len(), Ordering::Relaxed);
+                Ok(self.items[at].clone())
+            }
+            "reset" => {
+                self.at.store(0, Ordering::Relaxed);
+                Ok(Value::from(()))
+            }
+            _ => Err(Error::from(ErrorKind::UnknownMethod)),
+        }
+    }
+}
+
+/// The function `cycler`.
+pub(super) fn cycler(items: Rest<Value>) -> Result<Value, Error> {
+    if items.is_empty() {
+        return Err(refuse("cycler takes at least one item"));
+    }
+    Ok(Value::from_object(Cycler { items: items.to_vec(), at: AtomicUsize::new(0) }))
 }
