@@ -1,13 +1,15 @@
-"""Numbers, looked at before the engine has them."""
+"""Arguments, checked before the engine has them."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike, fspath
 from typing import Any
 
 from easyroutine.errors import InputError
 
-__all__ = ["number", "token_id", "whole"]
+__all__ = ["folder", "function", "listed", "mapping", "number", "string", "token_id", "truth", "whole"]
 
 #: What the engine counts with, and its ids.
 _MOST = 2**64 - 1
@@ -40,3 +42,53 @@ def number(value: Any, name: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise InputError(f"{name} is {value!r}; it is a number") from None
+
+
+def string(value: Any, name: str) -> str:
+    """A string that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {value!r:.80}; it is a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} holds half of a surrogate pair, {value[error.start]!r}, at {error.start}, which is no character",
+            'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") mends it',
+        ) from None
+    return str(value)
+
+
+def truth(value: Any, name: str) -> bool:
+    """True or False, and nothing that is taken for one."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise InputError(f"{name} is {value!r:.80}; it is True or False")
+
+
+def listed(value: Any, name: str, of: str) -> list[Any]:
+    """The items of a list, a tuple, an array or a generator."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InputError(f"{name} is {value!r:.80}; it is a list of {of}")
+    return list(value)
+
+
+def function(value: Any, name: str) -> Callable[..., Any]:
+    """Something that can be called."""
+    if callable(value):
+        found: Callable[..., Any] = value
+        return found
+    raise InputError(f"{name} is {value!r:.80}; it is a function")
+
+
+def mapping(value: Any, name: str) -> Mapping[Any, Any]:
+    """A dictionary, or what is read as one."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} is {value!r:.80}; it is a dictionary")
+    return value
+
+
+def folder(value: Any, name: str) -> str:
+    """A path, as a string."""
+    if isinstance(value, bytes) or not isinstance(value, (str, PathLike)):
+        raise InputError(f"{name} is {value!r:.80}; it is a path")
+    return string(fspath(value), name)

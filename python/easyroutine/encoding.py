@@ -78,6 +78,8 @@ def ids_of(value: Any) -> Any:
         least = min(found, default=0)
     if least < 0:
         raise InputError(f"token id {least} is below zero")
+    if isinstance(found, int) and found >= 2**32:
+        raise InputError(f"{found} is no token id")
     return found
 
 

@@ -33,7 +33,7 @@ def setup_logging(
 ) -> logging.Logger:
     """Shows the package's messages of this level and above: on standard error, and in ``file`` where that is given.
 
-    What was set up before is replaced. ``fmt`` is a format of :mod:`logging`; both places use it.
+    It replaces any earlier setup. ``fmt`` is a format of :mod:`logging`; both places use it.
     """
     number = _number(level)
     formatter = logging.Formatter(fmt)
@@ -53,7 +53,7 @@ def setup_logging(
 
 
 def log_to(file: str | PathLike[str]) -> None:
-    """Writes messages from INFO on to a file too; what is shown elsewhere stays."""
+    """Also writes messages of level INFO and above to a file; other handlers stay."""
     handler = logging.FileHandler(fspath(file))
     handler.setFormatter(logging.Formatter(_FORMAT))
     logger.addHandler(handler)
@@ -62,7 +62,7 @@ def log_to(file: str | PathLike[str]) -> None:
 
 
 def setup_default_logging() -> None:
-    """Shows messages from INFO on, on standard error, unless somebody shows them already."""
+    """Shows messages of level INFO and above on standard error, unless they are shown already."""
     if not _is_shown():
         setup_logging()
 
@@ -73,7 +73,7 @@ def enable_debug_logging() -> None:
 
 
 def enable_info_logging() -> None:
-    """Shows messages from INFO on."""
+    """Shows messages of level INFO and above."""
     _enable(logging.INFO)
 
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def is_shown() -> bool:
-    """Whether somebody looks: standard error is a terminal, or this is a notebook."""
+    """Whether a user watches: standard error is a terminal, or this is a notebook."""
     return (sys.stderr is not None and sys.stderr.isatty()) or _is_notebook()
 
 
@@ -26,7 +26,7 @@ def _is_notebook() -> bool:
 
 
 def progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
-    """The items, with a bar where somebody looks and tqdm is installed."""
+    """The items, with a progress bar if a user watches and tqdm is installed."""
     if is_shown() and is_installed("tqdm"):
         from tqdm.auto import tqdm
 
@@ -36,7 +36,7 @@ def progress(items: Iterable[T], description: str = "", total: int | None = None
 
 
 def token_progress(description: str) -> Callable[[int, int], None] | None:
-    """What is told how many of all tokens are done, where somebody looks and tqdm is installed."""
+    """A function that hears how many of all tokens are done; None unless a user watches and tqdm is installed."""
     if not (is_shown() and is_installed("tqdm")):
         return None
     bars: list[Any] = []
@@ -54,7 +54,7 @@ def token_progress(description: str) -> Callable[[int, int], None] | None:
 
 
 def download_progress() -> Callable[[str, int, int | None], None] | None:
-    """What is told of a download, where somebody looks and tqdm is installed."""
+    """A function that hears how a download proceeds; None unless a user watches and tqdm is installed."""
     if not (is_shown() and is_installed("tqdm")):
         return None
     bars: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from easyroutine import tensors
 from easyroutine._core import Tokenizer as _Engine
+from easyroutine.checks import listed, string, whole
 from easyroutine.conversations import rendered
 from easyroutine.encoding import BatchEncoding, TextSpans, filled, ids_of, in_characters, token_ids
 from easyroutine.errors import InputError, TokenizerError, UnsupportedError
@@ -152,7 +153,7 @@ class Tokenizer:
         if isinstance(tokens, str):
             found = self._engine.id_of_token(tokens)
             return self.unk_token_id if found is None else found
-        return [self.convert_tokens_to_ids(token) for token in tokens]
+        return [self.convert_tokens_to_ids(token) for token in listed(tokens, "tokens", "tokens")]
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Tokens of ids, as the vocabulary writes them."""
@@ -167,7 +168,7 @@ class Tokenizer:
 
         ``encode(" yes")[0]`` is another id where the tokenizer begins every text with a special token.
         """
-        found = self._engine.single_token(text)
+        found = self._engine.single_token(string(text, "the text"))
         if found is None:
             raise TokenizerError(
                 f"{text!r} is not one token: it is cut into {self.tokenize(text)}",
@@ -183,7 +184,7 @@ class Tokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, as the vocabulary writes them, none added."""
-        ids, _, _ = self._engine.encode(text, False)
+        ids, *_ = self._engine.encode(string(text, "the text"), False)
         return [str(self._engine.token_of_id(one)) for one in ids]
 
     def encode(
@@ -226,7 +227,7 @@ class Tokenizer:
         ``max_length``, at ``truncation_side``, and keeps the special tokens. ``max_length`` without either is an error.
         """
         is_one = isinstance(text, str)
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else listed(text, "text", "texts")
         for number, one in enumerate(texts):
             if not isinstance(one, str):
                 raise InputError(f"text {number} is {type(one).__name__}, not a string")
@@ -281,7 +282,7 @@ class Tokenizer:
 
         With ``limit`` a long text is read until there are so many tokens or some more.
         """
-        ids, places, is_whole = self._engine.encode(text, add_special_tokens, limit)
+        ids, places, is_whole = self._engine.encode(string(text, "the text"), add_special_tokens, limit)
         if not is_whole:
             end = max((end for _, end in places), default=0)
             # A character has one byte at least, so that so many of them hold all that is kept.
@@ -315,6 +316,10 @@ class Tokenizer:
                 raise InputError(f"row {masked.index(False)} has no attention_mask, and others have one")
             keys = ("input_ids", "attention_mask") if any(masked) else ("input_ids",)
             encoded = {key: [one[key] for one in listed] for key in keys}
+        if "input_ids" not in encoded:
+            raise InputError(
+                f"what is to be padded has no 'input_ids'; it has {', '.join(map(repr, encoded)) or 'nothing'}"
+            )
         ids = [list(ids_of(row)) for row in encoded["input_ids"]]
         given = encoded.get("attention_mask")
         masks = [[1] * len(row) for row in ids] if given is None else [list(ids_of(row)) for row in given]
@@ -333,9 +338,7 @@ class Tokenizer:
         if truncation not in (True, "longest_first", "only_first"):
             raise InputError(f"truncation is True or False, not {truncation!r}")
         if max_length is not None:
-            if max_length < 1:
-                raise InputError(f"max_length is {max_length}; a row has at least one token")
-            return max_length
+            return whole(max_length, "max_length", 1)
         return None if self.model_max_length >= _ENDLESS else self.model_max_length
 
     def _cut(
@@ -387,7 +390,7 @@ class Tokenizer:
 
     def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
         """The text of each row of ids."""
-        return [self.decode(row, skip_special_tokens) for row in sequences]
+        return [self.decode(row, skip_special_tokens) for row in listed(sequences, "sequences", "rows of ids")]
 
     # Files, copies.
 
@@ -431,6 +434,11 @@ class Tokenizer:
         for name in ("sanitize_control_tokens", "return_assistant_tokens_mask"):
             if variables.pop(name, False):
                 raise UnsupportedError(f"apply_chat_template does not build {name}", "transformers does")
+        if not isinstance(conversation, (list, tuple)):
+            raise InputError(
+                f"conversation is {conversation!r:.80}",
+                'it is a list of messages: [{"role": "user", "content": "..."}]',
+            )
         is_one = not conversation or not isinstance(conversation[0], (list, tuple))
         texts = [
             rendered(

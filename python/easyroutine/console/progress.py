@@ -54,7 +54,7 @@ def get_progress_bar(
     log_interval: float = 1,
     update_frequency: int = 0,
 ) -> Progress:
-    """What shows progress here: lines where nobody watches (or with ``force_batch_mode``), else a bar of tqdm.
+    """What shows progress here: lines if no user watches (or with ``force_batch_mode``), else a bar of tqdm.
 
     A line is printed every ``log_interval`` seconds, and after every ``update_frequency`` items where that is not 0; in a
     Slurm job after every item, unless it is said. Without tqdm lines are printed everywhere.
@@ -69,7 +69,7 @@ def get_progress_bar(
 
 
 def is_non_interactive_batch() -> bool:
-    """Whether nobody watches: standard output is no terminal, or a dumb one, and this is no notebook."""
+    """Whether no user watches: standard output is a dumb terminal or none, and this is not a notebook."""
     try:
         # IPython puts this among the built-ins.
         builtins.get_ipython()  # type: ignore[attr-defined]
@@ -204,7 +204,7 @@ class BarProgress(_Base):
 
 
 class NoProgress(_Base):
-    """Progress that nobody sees."""
+    """Progress that is not shown."""
 
     def add_task(self, description: str = "", total: int | None = None, **kwargs: Any) -> int:
         """0."""

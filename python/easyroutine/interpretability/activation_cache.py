@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
-from easyroutine import tensors
+from easyroutine import checks, tensors
 from easyroutine._core import readable
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.cache_memory import bytes_of, tree_of
@@ -73,6 +73,8 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         self._mean_rows: int | None = None
         self._aggregations: list[tuple[str, Aggregation]] = []
         self._deferred: list[ActivationCache] | None = None
+        if not isinstance(initial, Iterable):
+            raise InputError(f"a cache is made of a dictionary or of pairs, not of {type(initial).__name__}")
         self.update(initial)
 
     # As a mapping.
@@ -208,6 +210,8 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
 
     def register_aggregation(self, key_pattern: str, function: Aggregation) -> None:
         """Joins values of keys that begin with ``key_pattern`` by ``function(old, new)``."""
+        checks.string(key_pattern, "key_pattern")
+        checks.function(function, "the function of an aggregation")
         self.remove_aggregation(key_pattern)
         self._aggregations.insert(0, (key_pattern, function))
 
@@ -234,6 +238,8 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         too, becomes an entry of a list. An empty cache becomes the other. Neither caches of different positions are joined nor
         means over examples.
         """
+        if not isinstance(external_cache, ActivationCache):
+            raise InputError(f"external_cache is {type(external_cache).__name__}; it is an ActivationCache")
         if self._deferred is not None:
             self._deferred.append(external_cache)
         else:
@@ -260,7 +266,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
                 f"{mean!r} is a mean over examples, and means are not put behind each other",
                 "forward(external_cache=..., batch_idx=...) carries a mean on; register_aggregation() joins it in a way of your own",
             )
-        # Caches of runs, and what goes with them, hold one value a row; of others nobody knows what the first axis is.
+        # Caches of runs, and what goes with them, hold one value per row; the first axis of any other is unknown.
         by_rows = self._is_by_rows or any(cache._selection is not None for cache in (self, *caches))
         values = {
             key: self._joined(key, [value, *(cache._values[key] for cache in caches)], by_rows)
@@ -315,7 +321,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
     def map_to_dict(self, key: str) -> dict[Any, Any]:
         """The values of a key cut by specifier: ``{"last": value[:, columns].squeeze(), ...}``.
 
-        Rows of different length give a list of one a row. Patterns and scores are cut by their own rows, where they have some.
+        Rows of different lengths give a list with one per row. Patterns and scores are cut by their own rows, if they have any.
         """
         value = self[key]
         mapping = self._mapping_of(key)

@@ -1,4 +1,4 @@
-"""Activations saved with their whole story, and found again by any of it."""
+"""Saves activations with the metadata of their run, and finds runs by any of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Loader, Saver, base_from_env
+from easyroutine.checks import folder, mapping, string
 from easyroutine.errors import InputError, NotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.extraction_config import ExtractionConfig, config_json, with_chat
@@ -33,13 +34,13 @@ __all__ = ["ActivationLoader", "ActivationSaver", "QueryResult"]
 
 
 class ActivationSaver:
-    """Saves runs under ``base_dir/experiment/model/time/``, each visible only when it is whole.
+    """Saves runs under ``base_dir/experiment/model/time/``. A run becomes visible only when it is complete.
 
     ``base_dir`` is a folder; or ``s3://bucket/prefix``, ``gs://…``, ``az://…``, in a package built with the feature ``cloud``.
     """
 
     def __init__(self, base_dir: str | os.PathLike[str], experiment_name: str = "default") -> None:
-        self._saver = Saver(os.fspath(base_dir), experiment_name)
+        self._saver = Saver(folder(base_dir, "base_dir"), string(experiment_name, "experiment_name"))
         self.experiment_name = experiment_name
 
     @classmethod
@@ -69,13 +70,14 @@ class ActivationSaver:
     ) -> Place:
         """Saves a cache, a dictionary or a tensor as a run, and returns its folder.
 
-        Without ``interventions`` a cache that knows its run, as those of ``extract_cache`` do, says which there were; of any other,
-        and a model with registered ones, ``interventions`` must say it: ``model.interventions``, or ``[]`` for none.
-        ``other_metadata`` may hold numbers, texts, bytes, paths and arrays of torch and numpy, in lists, tuples, sets and
-        dictionaries, at any depth. Each comes back equal and of its class (a tensor without its gradient); what would not is
-        refused.
+        Without ``interventions``, a cache of ``extract_cache`` supplies its own. For any other cache of a model with registered
+        interventions you must say which applied: ``model.interventions``, or ``[]`` for none. ``other_metadata`` may hold
+        numbers, strings, bytes, paths and arrays of torch and numpy, in lists, tuples, sets and dictionaries, at any depth.
+        Each comes back equal and with its type (a tensor without its gradient); anything else is refused.
         """
         known = _known_run(activations)
+        if not isinstance(extraction_config, (ExtractionConfig, Mapping)):
+            raise InputError(f"extraction_config is {extraction_config!r:.80}; it is an ExtractionConfig")
         chat = ((known or {}).get("extraction_config") or {}).get("chat")
         config = with_chat(extraction_config, chat)
         story = story_of(model, target_token_positions, config, interventions, other_metadata, tag)
@@ -104,11 +106,11 @@ class ActivationSaver:
     def save_cache(
         self, cache: ActivationCache, other_metadata: Mapping[str, Any] | None = None, tag: str | None = None
     ) -> Place:
-        """Saves a cache that knows its run, as those of ``extract_cache`` do, and returns its folder."""
+        """Saves a cache that knows its run, such as one of ``extract_cache``, and returns its folder."""
         metadata = _known_run(cache)
         if metadata is None:
             raise InputError(
-                "the cache does not say what run it is of", "save() takes model, positions and configuration"
+                "the cache does not say which run it came from", "save() takes model, positions and configuration"
             )
         story = story_of(
             str(metadata["model_name"]),
@@ -158,10 +160,10 @@ class ActivationSaver:
 
 
 class ActivationLoader:
-    """Finds runs, of its own experiment unless told another."""
+    """Finds runs: those of its own experiment, unless a query names another."""
 
     def __init__(self, base_dir: str | os.PathLike[str], experiment_name: str = "default") -> None:
-        self._loader = Loader(os.fspath(base_dir), experiment_name)
+        self._loader = Loader(folder(base_dir, "base_dir"), string(experiment_name, "experiment_name"))
         self.experiment_name = experiment_name
 
     @classmethod
@@ -200,15 +202,26 @@ class ActivationLoader:
         match: Literal["subset", "exact"] = "subset",
         where: str | None = None,
     ) -> QueryResult:
-        """The runs for which everything given holds, in the order in which they were saved.
+        """The runs that meet every given condition, in the order in which they were saved.
 
-        Without ``experiment_name`` it looks in the loader's own experiment, with ``"*"`` in all of them; ``interventions=[]`` looks
-        for runs without any. Of ``extraction_config`` the
-        flags that are on must be on in the run, and fields away from their default equal; ``match="exact"`` compares all.
-        ``where`` is a condition, as on the command line. ``verbose`` prints what was found.
+        Without ``experiment_name`` it searches the loader's own experiment, with ``"*"`` all of them. ``interventions=[]`` finds
+        runs without any. The flags that are on in ``extraction_config`` must be on in the run, and its fields that differ from
+        their defaults must be equal; ``match="exact"`` compares every field. ``where`` is a condition, as on the command line.
+        ``verbose`` prints the result.
         """
         if not isinstance(verbose, bool):
             raise InputError(f"verbose is {verbose!r}; it is True or False", f"tag={verbose!r} looks for a tag")
+        for name, text in (
+            ("experiment_name", experiment_name),
+            ("model_name", model_name),
+            ("save_time", save_time),
+            ("tag", tag),
+            ("where", where),
+        ):
+            if text is not None:
+                string(text, name)
+        if extraction_config is not None and not isinstance(extraction_config, (ExtractionConfig, Mapping)):
+            raise InputError(f"extraction_config is {extraction_config!r:.80}; it is an ExtractionConfig")
         if match not in ("subset", "exact"):
             raise InputError(f'match is "subset" or "exact", not {match!r}')
         config = (
@@ -258,7 +271,7 @@ class ActivationLoader:
         return result
 
     def _warn_of_others(self, asked: dict[str, Any]) -> None:
-        """Says so where what was asked for is in other experiments than the loader's own."""
+        """Warns if only other experiments have matching runs."""
         found = self._loader.query({**asked, "experiment_name": "*"}).runs()
         if found:
             names = ", ".join(dict.fromkeys(repr(path.split("/")[0]) for path, _ in found))
@@ -285,7 +298,7 @@ def _base_from_env() -> str:
 
 
 def _known_run(activations: Any) -> Mapping[str, Any] | None:
-    """What a cache says of its run, where it does."""
+    """The metadata of a cache, if it knows its run."""
     metadata = activations.get("metadata") if isinstance(activations, ActivationCache) else None
     return metadata if isinstance(metadata, Mapping) and metadata.get("model_name") else None
 
@@ -298,7 +311,11 @@ def story_of(
     other_metadata: Mapping[str, Any] | None,
     tag: str | None,
 ) -> dict[str, Any]:
-    """How a run came about, as the engine reads it."""
+    """The metadata of a run, as the engine reads it."""
+    if not isinstance(model, str) and not hasattr(model, "_engine"):
+        raise InputError(f"model is {model!r:.80}; it is a HookedModel, or the name of one")
+    if tag is not None:
+        string(tag, "tag")
     if isinstance(model, str):
         named: tuple[str | None, ...] = (model, None, None, None)
     else:
@@ -321,16 +338,17 @@ def words_of(other_metadata: Mapping[str, Any] | None, tag: str | None) -> dict[
 def _positions(given: Any) -> str:
     if given is None:
         return "null"
-    return as_json(normalised(given if isinstance(given, (str, int, tuple)) else list(given)))
+    is_listed = isinstance(given, (Iterator, range)) or tensors.is_array(given)
+    return as_json(normalised(list(given) if is_listed else given))
 
 
 def _values(given: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Values by key as the engine reads them, and their classes by JSON pointers into the record."""
     encoder = Encoder()
     values = {}
-    for key, value in given.items():
+    for key, value in mapping(given, name).items():
         if type(key) is not str:
-            raise InputError(f"a key of {name} is a text, and {key!r:.60} is none")
+            raise InputError(f"a key of {name} is {key!r:.60}; it is a string")
         pointer = "/" + key.replace("~", "~0").replace("/", "~1")
         values[key] = encoder.encoded(value, f"{name}[{key!r}]", pointer)
     return encoder.written(values), encoder.types

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 from easyroutine._core import Attention
+from easyroutine.checks import string, whole
 from easyroutine.interpretability.pictures import framed, written, written_bytes
 
 __all__ = ["AttentionResult"]
@@ -25,7 +26,7 @@ class AttentionResult:
     @classmethod
     def from_json(cls, text: str) -> AttentionResult:
         """The result that :meth:`to_json` wrote."""
-        return cls(Attention.from_json(text))
+        return cls(Attention.from_json(string(text, "text")))
 
     def to_json(self) -> str:
         """Everything, in the schema ``easyroutine.attn/1``."""
@@ -39,19 +40,19 @@ class AttentionResult:
         return data
 
     def to_html(self, path: str | PathLike[str] | None = None, *, hide_first: bool = False) -> str:
-        """One page that needs no network; written to ``path`` where that is given."""
+        """One page that needs no network; written to ``path`` if it is given."""
         return written(self._report.html(hide_first), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None, *, hide_first: bool = False, dark: bool = False) -> str:
-        """A picture; written to ``path`` where that is given."""
+        """A picture; written to ``path`` if it is given."""
         return written(self._report.svg(hide_first, dark), path)
 
     def to_png(self, path: str | PathLike[str] | None = None, *, hide_first: bool = False, dark: bool = False) -> bytes:
-        """A picture; written to ``path`` where that is given."""
+        """A picture; written to ``path`` if it is given."""
         return written_bytes(self._report.png(hide_first, dark), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
-        """A line a weight; written to ``path`` where that is given."""
+        """One line per weight; written to ``path`` if it is given."""
         return written(self._report.csv(), path)
 
     def to_markdown(self) -> str:
@@ -60,7 +61,7 @@ class AttentionResult:
 
     def table(self, *, width: int = 100, colour: bool = False, hide_first: bool = False) -> str:
         """A table for a terminal."""
-        return self._report.terminal(width, colour, hide_first)
+        return self._report.terminal(whole(width, "width"), colour, hide_first)
 
     def __str__(self) -> str:
         return self.table()

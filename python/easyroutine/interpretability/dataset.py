@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from easyroutine import tensors
 from easyroutine._core import fresh_name, speak_of_rows
-from easyroutine.checks import whole
-from easyroutine.conversations import ChatArguments, Chats, takes_chats
+from easyroutine.checks import function, mapping, string, truth, whole
+from easyroutine.conversations import ChatArguments, Chats, is_conversation, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.activation_saver import ActivationSaver, words_of
@@ -46,7 +46,7 @@ _SAID = ("pivot_positions", "vocabulary_index")
 
 
 class Batch:
-    """One batch: what the model reads, what is said of it, and what else it holds."""
+    """One batch: what the model reads, how it runs, and its other fields."""
 
     def __init__(self, given: Any) -> None:
         self.inputs = given
@@ -58,7 +58,7 @@ class Batch:
             read = _READ if prompts is None else (prompts,)
             self.others = {key: given[key] for key in given if key not in read and key not in _SAID}
             if prompts is not None:
-                self.inputs = given[prompts]
+                self.inputs = _prompts(prompts, given[prompts])
             elif self.said or self.others:
                 self.inputs = {key: given[key] for key in given if key in _READ}
         if self.said.get("vocabulary_index") is not None:
@@ -66,7 +66,7 @@ class Batch:
 
     @property
     def is_one_row(self) -> bool:
-        """Whether it is one row by itself, and no list of rows."""
+        """Whether it is a single row and not a list of rows."""
         inputs = self.inputs.get("input_ids") if isinstance(self.inputs, Mapping) else self.inputs
         if tensors.is_array(inputs):
             return len(tensors.shape_of(inputs)) == 1
@@ -81,10 +81,24 @@ class Batch:
         return self.said.get("pivot_positions")
 
 
+def _prompts(key: str, given: Any) -> Any:
+    """What a batch holds under a key for prompts: a text or a conversation, or a list of them."""
+
+    def fits(one: Any) -> bool:
+        return isinstance(one, str) if key == "text" else is_conversation(one)
+
+    if fits(given) or (isinstance(given, (list, tuple)) and given and all(map(fits, given))):
+        return given
+    what = "a text or a list of texts" if key == "text" else "a list of messages, or a list of such lists"
+    raise InputError(f"{key!r} of a batch is {given!r:.80}; it is {what}")
+
+
 def check_data_set(dataloader: Any) -> None:
-    """Refuses what is one batch, not several."""
+    """Refuses a single batch, and anything that is not a data set."""
     if isinstance(dataloader, Mapping) or is_prompt(dataloader):
         raise InputError("a data set is a list of batches, texts or conversations", "for one batch call forward()")
+    if not isinstance(dataloader, Iterable):
+        raise InputError(f"the data set is {dataloader!r:.80}; it is a list of batches, texts or conversations")
 
 
 def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
@@ -121,16 +135,16 @@ def extract_cache(
     dict_token_index: Any = None,
     **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
-    """Runs a data set and keeps what is asked for, rows in the order of the batches, with the metadata of the run.
+    """Runs a data set and returns the requested activations, rows in the order of the batches, with the run's metadata.
 
     A batch is whatever :meth:`forward` takes; or a dictionary with ``"text"``, a text or several, or ``"messages"``, a
-    conversation or several. Texts and conversations in a list are taken ``batch_size`` at a time. Keys of a batch that the
-    model does not read go to ``batch_saver``, and what it returns into the cache; ``pivot_positions`` are read.
+    conversation or several. Texts and conversations in a list are taken ``batch_size`` at a time. ``batch_saver`` gets the
+    keys of a batch that the model does not read, and the cache keeps what it returns; ``pivot_positions`` are read.
 
-    ``batch_tokens`` is how many tokens run together at most: rows of like length run together, without padding, and give the
+    ``batch_tokens`` limits how many tokens run together. Rows of similar length run together, without padding, and give the
     same bits in any batch. ``register_aggregation=(prefix, function)`` says how values are joined. With it, with hooks, and
-    under interventions that speak of single rows the batches run as they came. ``seed`` decides what ``random-text`` draws.
-    ``move_to_cpu_after_forward`` and ``dict_token_index`` are of old code, and change nothing.
+    under interventions on single rows, the batches run as they came. ``seed`` determines what ``random-text`` draws.
+    ``move_to_cpu_after_forward`` and ``dict_token_index`` exist for old code and change nothing.
     """
     changes = as_list(interventions)
     config = as_config(extraction_config)
@@ -142,6 +156,10 @@ def extract_cache(
     else:
         joined = ActivationCache()
         if register_aggregation is not None:
+            if not isinstance(register_aggregation, (tuple, list)) or len(register_aggregation) != 2:
+                raise InputError(
+                    f"register_aggregation is {register_aggregation!r:.80}; it is a pair (prefix, function)"
+                )
             joined.register_aggregation(*register_aggregation)
         _one_by_one(joined, model, data, positions, config, changes, seed)
     joined.add_metadata(
@@ -156,7 +174,7 @@ def extract_cache(
 
 @dataclass
 class DataSet:
-    """What the batches of a data set hold: rows of ids, and what else is kept of each."""
+    """The batches of a data set: rows of ids, and the other fields of each batch."""
 
     #: The rows of each batch.
     batches: list[list[Row]] = field(default_factory=list)
@@ -175,11 +193,12 @@ class DataSet:
     ) -> DataSet:
         """Reads all batches; texts and conversations by themselves are taken ``batch_size`` at a time."""
         check_data_set(dataloader)
+        function(batch_saver, "batch_saver")
         data, chats = cls(), Chats(chat)
         for batch in batches(dataloader, model.config.batch_size):
             data.batches.append(model._rows(batch.inputs, chats))
             data.pivots.append(None if batch.pivots is None else pivots_of(batch.pivots))
-            data.others.append(ActivationCache(batch_saver(batch.others) or {}))
+            data.others.append(ActivationCache(mapping(batch_saver(batch.others) or {}, "what batch_saver returns")))
             data.said.append((batch.others, len(data.batches[-1]), batch.is_one_row))
         if not data.batches:
             raise InputError("the data set is empty")
@@ -188,7 +207,7 @@ class DataSet:
         return data
 
     def may_be_packed(self, model: HookedModel, interventions: Sequence[Intervention]) -> bool:
-        """Whether rows may run in other batches than they came in: nobody looks at a batch as a whole."""
+        """Whether rows may run in other batches than they came in, because nothing looks at a batch as a whole."""
         changes = [*model.interventions, *interventions]
         of_one_cut = all(pivots == self.pivots[0] for pivots in self.pivots)
         return not model.has_hooks and (not changes or (of_one_cut and not speak_of_rows(for_engine(changes))))
@@ -213,7 +232,9 @@ class DataSet:
 
 def as_given(positions: Any) -> list[Position]:
     """Positions as a list, whatever they came in."""
-    return normalised(positions if isinstance(positions, (str, int, tuple)) else list(positions))
+    # A generator or an array is a list too; a set has no order.
+    is_listed = isinstance(positions, (Iterator, range)) or tensors.is_array(positions)
+    return normalised(list(positions) if is_listed else positions)
 
 
 def packed(
@@ -274,11 +295,11 @@ def extract_to_store(
     batch_tokens: int = BATCH_TOKENS,
     **chat: Unpack[ChatArguments],
 ) -> Place | None:
-    """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, whatever the data set.
+    """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, however large the data set is.
 
-    The batches are as in :meth:`extract_cache`. What else they hold, one value a row, is kept with the run, all of it or what
-    ``keep_fields`` names: of ``{"text": "…", "label": "good"}`` the label. ``run["label"]`` is then a list of one value a row,
-    and ``fields.label ~ 'good'`` a condition of queries.
+    The batches are as in :meth:`extract_cache`. The run keeps their other fields, one value per row: all of them, or those in
+    ``keep_fields``. With ``{"text": "…", "label": "good"}``, ``run["label"]`` is a list with one value per row, and
+    ``fields.label ~ 'good'`` is a condition for queries.
 
     ``run`` is the name of the run; ``resume=True`` goes on with a run of that name that was interrupted, or begins it where there
     is none, and says so on standard error; ``part=(3, 8)`` writes the third of eight shares, each a process of its own; ``unit``
@@ -287,7 +308,10 @@ def extract_to_store(
     """
     if run is None and (resume or part is not None):
         raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
-    name = fresh_name() if run is None else run
+    if not isinstance(saver, ActivationSaver):
+        raise InputError(f"saver is {saver!r:.80}; it is an ActivationSaver")
+    truth(resume, "resume")
+    name = fresh_name() if run is None else string(run, "run")
     share = None if part is None else _share(part)
     config = as_config(extraction_config)
     data = DataSet.read(model, dataloader, lambda others: None, chat)

@@ -161,6 +161,6 @@ def config_json(config: Any) -> str:
     if rows is not None:
         given["attn_pattern_row_positions"] = normalised(rows, "attn_pattern_row_positions")
     try:
-        return json.dumps(given)
-    except TypeError as error:
+        return json.dumps(given, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise InputError(f"extraction config: {error}") from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from easyroutine import tensors
 from easyroutine._core import Tensor
-from easyroutine.checks import number, token_id, whole
+from easyroutine.checks import function, number, token_id, truth, whole
 from easyroutine.conversations import ChatArguments, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.extraction_config import as_config
@@ -74,17 +74,17 @@ def generate(
 ) -> Any:
     """Continues each row: greedy, or drawn with ``do_sample=True``. The inputs, conversations too, are those of :meth:`forward`.
 
-    Gives prompt and new ids [B, S], a list of one tensor a row where rows differ in length; with ``return_text`` the text, of
-    several rows a list. ``return_full_text=False`` leaves the prompt out of both.
+    Returns prompt and new ids [B, S], or a list with one tensor per row if rows differ in length; with ``return_text`` the text,
+    or a list of texts for several rows. ``return_full_text=False`` leaves the prompt out of both.
 
     ``max_new_tokens`` (20) or ``max_length`` bound a row; it ends at ``eos_token_id`` (the model's own), one id or several, or
     once its text holds one of ``stop_strings``, which stays in it. ``temperature``, ``top_k``, ``top_p`` and ``seed`` are for
-    drawn tokens. All of these may stand in ``generation_config`` too, a dictionary or transformers' ``GenerationConfig``;
-    keywords win. ``on_token(row, id, logprob)`` hears every token and ends its row by returning True.
+    drawn tokens. ``generation_config``, a dictionary or transformers' ``GenerationConfig``, may hold all of these too; keywords
+    win. ``on_token(row, id, logprob)`` is called with every token and ends its row by returning True.
 
-    With ``target_token_positions`` or ``extraction_config`` activations are kept, and what comes back is a dictionary:
-    ``generation_output``, the above, and ``cache``, with the bits that the steps had. ``"all"`` names new tokens too, any
-    other position a token of the prompt.
+    With ``target_token_positions`` or ``extraction_config`` it returns a dictionary: ``generation_output``, as above, and
+    ``cache``, whose activations have the bits of the generating steps. ``"all"`` includes new tokens; any other position names
+    a token of the prompt.
     """
     settings = {
         "max_new_tokens": max_new_tokens,
@@ -98,10 +98,12 @@ def generate(
         "seed": seed,
     }
     wishes = _wishes(generation_config, settings)
+    if on_token is not None:
+        function(on_token, "on_token")
     rows = model.rows_of(inputs, **chat)
     config = None if extraction_config is None else as_config(extraction_config)
     draws_from = whole(wishes.get("seed", 0), "seed")
-    samples = bool(wishes.get("do_sample", False))
+    samples = truth(wishes.get("do_sample", False), "do_sample")
     if not samples and any(wishes.get(name) is not None for name in ("temperature", "top_k", "top_p")):
         raise InputError("temperature, top_k and top_p are for drawn tokens", "do_sample=True")
     if "stop_strings" in wishes:

@@ -11,9 +11,9 @@ from easyroutine import tensors
 from easyroutine._core import Attention, most_likely
 from easyroutine._core import Model as _Engine
 from easyroutine._core import layers as layers_by_text
-from easyroutine.checks import token_id, whole
+from easyroutine.checks import function, listed, string, token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
-from easyroutine.errors import UnsupportedError
+from easyroutine.errors import InputError, UnsupportedError
 from easyroutine.interpretability import dataset, generation, patching
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.attention_result import AttentionResult
@@ -46,7 +46,7 @@ class HookedModel(DescribedModel):
     """
 
     def __init__(self, config: HookedModelConfig, log_file_path: str | PathLike[str] | None = None) -> None:
-        """Loads a model; ``log_file_path`` is where the package's messages go from now on, too."""
+        """Loads a model. From now on the package's messages also go to ``log_file_path``."""
         if log_file_path is not None:
             log_to(log_file_path)
         self.config = config
@@ -95,14 +95,13 @@ class HookedModel(DescribedModel):
         """Loads a model.
 
         ``model_name`` is a folder with ``config.json`` and safetensors, a GGUF file, or ``org/name`` of the Hugging Face hub,
-        which is downloaded where it is not cached. The arguments are the fields of :class:`HookedModelConfig`, whose defaults hold
-        where nothing is given; and as in transformers ``dtype`` (the same as ``torch_dtype``), ``device`` (``"cpu"``) and
-        ``local_files_only`` (``offline``). What ``others`` transformers takes and this package cannot do, such as quantisation, is
-        refused by name.
+        which is downloaded unless it is cached. The arguments are the fields of :class:`HookedModelConfig`, with its defaults,
+        and three names of transformers: ``dtype`` (the same as ``torch_dtype``), ``device`` (``"cpu"``) and ``local_files_only``
+        (``offline``). Other arguments of transformers that this package cannot honour, such as quantisation, are refused by name.
         """
         named = {name: value for name, value in locals().items() if name not in ("cls", "model_name", "others")}
         given = {name: value for name, value in named.items() if value is not None}
-        return cls(config_of_keywords(str(model_name), {**given, **others}))
+        return cls(config_of_keywords(model_name, {**given, **others}))
 
     # Running it.
 
@@ -156,17 +155,17 @@ class HookedModel(DescribedModel):
         first_row: int = 0,
         **chat: Unpack[ChatArguments],
     ) -> ActivationCache:
-        """Runs the model and keeps what is asked for.
+        """Runs the model and returns the requested activations.
 
         ``inputs``: a text, a conversation (a list of messages ``{"role": "user", "content": "..."}``), a list of either, token
         ids (a list, or an array of numpy or torch), rows of them, or a mapping with ``input_ids`` and perhaps
         ``attention_mask``. Conversations go through the model's chat template; ``tools``, ``chat_variables`` and so on
         (:class:`ChatArguments`) say how. Positions count the real tokens of a row: padding is cut off.
 
-        ``interventions`` change this run, after those that are registered; what is kept shows them. ``pivot_positions`` cut
-        rows for ``inputs-partition-N``. ``external_cache`` carries the means of ``avg_over_example`` on from batch to batch, over
-        all rows so far; ``batch_idx=0`` begins anew. ``seed`` and ``first_row``, the number of the first row in its data set,
-        decide what ``random-text`` draws. ``move_to_cpu`` has nothing to move; ``vocabulary_index`` belongs to
+        ``interventions`` change this run, after the registered ones, and the cache shows their effect. ``pivot_positions`` cut
+        rows for ``inputs-partition-N``. ``external_cache`` carries the means of ``avg_over_example`` from batch to batch, over
+        all rows so far; ``batch_idx=0`` starts again. ``seed`` and ``first_row`` (the number of the first row in its data set)
+        determine what ``random-text`` draws. ``move_to_cpu`` has nothing to move. ``vocabulary_index`` belongs to
         ``keep_gradient``, which is refused.
         """
         if vocabulary_index is not None:
@@ -174,6 +173,10 @@ class HookedModel(DescribedModel):
                 "vocabulary_index asks for a gradient, and this engine runs forward only",
                 "take gradients with PyTorch",
             )
+        if external_cache is not None and not isinstance(external_cache, ActivationCache):
+            raise InputError(f"external_cache is {type(external_cache).__name__}; it is an ActivationCache")
+        if batch_idx is not None:
+            whole(batch_idx, "batch_idx")
         rows = self.rows_of(inputs, **chat)
         config = self._config(extraction_config)
         means, mean_rows = carried_on(external_cache, batch_idx) if config.avg_over_example else ({}, 0)
@@ -194,7 +197,7 @@ class HookedModel(DescribedModel):
         return cache
 
     def _config(self, given: Any) -> ExtractionConfig:
-        """What is kept where nothing is said: the logits, or the score of a model whose head gives one."""
+        """The default: the logits, or the score of a model whose head gives one."""
         if given is None and self._engine.head == "score":
             return ExtractionConfig(save_logits=False, extract_score=True)
         return as_config(given)
@@ -212,7 +215,7 @@ class HookedModel(DescribedModel):
         seed: int = 0,
         first_row: int = 0,
     ) -> ActivationCache:
-        """As :meth:`forward`, of rows that are read already; ``means`` over ``mean_rows`` examples are carried on."""
+        """As :meth:`forward`, for rows that are already read; continues ``means`` over ``mean_rows`` examples."""
         positions = as_given(target_token_positions)
         config = self._config(extraction_config)
         kept = self._engine.forward(
@@ -234,7 +237,7 @@ class HookedModel(DescribedModel):
 
     @takes_chats
     def rows_of(self, inputs: Any, **chat: Unpack[ChatArguments]) -> list[Row]:
-        """What the model would be given, as rows of ids without padding. The arguments are those of :meth:`forward`."""
+        """The rows of ids, without padding, that the model would run. The arguments are those of :meth:`forward`."""
         chats = Chats(chat)
         rows = self._rows(inputs, chats)
         chats.finish()
@@ -258,14 +261,19 @@ class HookedModel(DescribedModel):
         """Numbers of layers, -1 the embedding."""
         if isinstance(layers, str):
             return layers_by_text(layers, self.model_config.num_hidden_layers)
-        return None if layers is None else [whole(layer, "a layer", -1) for layer in layers]
+        if layers is None:
+            return None
+        numbers = [whole(layer, "a layer", -1) for layer in listed(layers, "layers", "layers")]
+        if not numbers:
+            raise InputError("layers is empty", "leave it out for all of them")
+        return numbers
 
     def register_interventions(self, interventions: Sequence[Intervention] | Intervention) -> None:
-        """Interventions of every run from now on, before those of a call."""
+        """Adds interventions to every run from now on, before those of a call."""
         self.interventions.extend(as_list(interventions))
 
     def clean_interventions(self) -> None:
-        """Takes the registered interventions away."""
+        """Removes the registered interventions."""
         self.interventions.clear()
 
     def register_forward_hook(
@@ -274,29 +282,30 @@ class HookedModel(DescribedModel):
         """Calls ``hook_function(value, key)`` in every run from now on, after the interventions.
 
         ``component`` is a key or a pattern of keys (``resid_out_3``, ``pattern_L3H*``). The value is [B, S, ...] of all tokens, a
-        list of one a row where rows differ; what the function returns takes its place, and what it changes in place stays
-        changed. Returned is a function that takes the hook away.
+        list with one per row if rows differ. What the function returns replaces it, and what it changes in place stays
+        changed. Returns a function that removes the hook.
 
         With ``read_only=True`` the function only looks: it must return None, what it changes in place has no effect, and the
         run keeps its faster road, which an edit of the same value would close.
         """
         number = max(self._hooks, default=-1) + 1
-        self._engine.check_hook(component)
+        self._engine.check_hook(string(component, "component"))
+        function(hook_function, "hook_function")
         self._hooks[number] = (component, hook_function, read_only)
         return lambda: self._hooks.pop(number, None) and None
 
     @property
     def has_hooks(self) -> bool:
-        """Whether a function is called in every run."""
+        """Whether any hook is registered."""
         return bool(self._hooks)
 
     def remove_hooks(self, hook_handlers: Iterable[Callable[[], None]] | None = None) -> None:
-        """Takes functions away: those whose ``hook_handlers``, which :meth:`register_forward_hook` gave, are named, or all."""
+        """Removes hooks: those of ``hook_handlers``, which :meth:`register_forward_hook` returned, or all."""
         if hook_handlers is None:
             self._hooks.clear()
         else:
-            for remove in hook_handlers:
-                remove()
+            for remove in listed(hook_handlers, "hook_handlers", "what register_forward_hook returned"):
+                function(remove, "one of hook_handlers")()
 
     @takes_chats
     def predict(
@@ -314,7 +323,7 @@ class HookedModel(DescribedModel):
     ) -> dict[str, float] | list[dict[str, float]]:
         """The ``k`` most likely next tokens with their probabilities, after the last of the selected positions.
 
-        Several rows give one dictionary each. ``strip`` takes blanks off the tokens; of two that are then the same the likelier
+        Several rows give one dictionary each. ``strip`` removes the blanks around tokens; if two are then equal, the likelier
         one stays, so there may be fewer than ``k``. The other arguments are those of :meth:`forward`.
         """
         k = whole(k, "k", 1)
@@ -354,9 +363,9 @@ class HookedModel(DescribedModel):
     ) -> LensResult:
         """What each layer would predict at each token of one prompt, as a table and a picture.
 
-        Layers are read as ``interventions``, registered ones and hooks leave them; pictures say which there were. Nothing as
-        wide as the vocabulary is ever held. ``layers`` are numbers, -1 the embedding, or a text such as
-        ``"emb,0:30:5,-1"``; ``track`` follows one token.
+        The lens reads layers under ``interventions``, registered ones and hooks; pictures name them. It never holds anything as
+        wide as the vocabulary. ``layers`` are numbers, -1 the embedding, or a text such as ``"emb,0:30:5,-1"``; ``track``
+        follows one token.
         """
         row = one_row(self.rows_of(prompt, **chat), "a lens is drawn")
         tracked = self.get_text_tokenizer().to_single_token(track) if isinstance(track, str) else track
@@ -367,8 +376,8 @@ class HookedModel(DescribedModel):
             list(self._hooks.values()),
             positions=None if positions is None else as_json(normalised(positions, "positions")),
             layers=self._layers(layers),
-            component=component,
-            norm=norm,
+            component=string(component, "component"),
+            norm=string(norm, "norm"),
             k=whole(k, "k"),
             tracked=None if tracked is None else token_id(tracked, "track"),
         )
@@ -385,10 +394,13 @@ class HookedModel(DescribedModel):
     ) -> AttentionResult:
         """Which tokens each head looks at in one prompt, as pictures and tables.
 
-        It is read as ``interventions``, registered ones and hooks leave it; pictures say which there were. ``layer`` and
-        ``head`` are a number, -1 for the last, a range such as ``"4:9"`` (4 to 8), or ``"*"``, all of them.
+        It is read under ``interventions``, registered ones and hooks; pictures name them. ``layer`` and ``head`` are a number
+        (-1 is the last), a range such as ``"4:9"`` (4 to 8), or ``"*"`` for all of them.
         """
         row = one_row(self.rows_of(prompt, **chat), "attention is drawn")
+        for name, given in (("layer", layer), ("head", head)):
+            if not isinstance(given, str):
+                whole(given, name, -(2**31), 2**31)
         heads = f"pattern_L{layer}H{head}"
         changes = for_engine([*self.interventions, *as_list(interventions)])
         hooks = list(self._hooks.values())

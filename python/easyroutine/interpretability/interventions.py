@@ -11,7 +11,7 @@ from typing import Any, Literal
 from easyroutine import tensors
 from easyroutine._core import Tensor
 from easyroutine._core import recorded as _recorded
-from easyroutine.checks import whole
+from easyroutine.checks import listed, whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.replaced import replaced_name
@@ -165,7 +165,7 @@ def as_list(interventions: Any) -> list[Intervention]:
     if isinstance(interventions, (Intervention, dict)):
         interventions = [interventions]
     found = []
-    for one in interventions:
+    for one in listed(interventions, "interventions", "Intervention"):
         if isinstance(one, dict):
             try:
                 one = Intervention(**one)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from easyroutine import tensors
+from easyroutine.checks import listed, string
 from easyroutine.errors import InputError
 
 __all__ = ["kept_fields"]
@@ -19,11 +20,16 @@ def kept_fields(batches: Iterable[Said], keep: Sequence[str] | None) -> list[tup
     """One value a row for each field: of those named in ``keep``, or of all that the batches hold."""
     if isinstance(keep, str):
         raise InputError("keep_fields is a list of names, not a string", f"keep_fields=[{keep!r}]")
-    listed = list(batches)
-    names = list(dict.fromkeys(name for said, _, _ in listed for name in said)) if keep is None else list(keep)
+    batches = list(batches)
+    every = dict.fromkeys(name for said, _, _ in batches for name in said)
+    names = (
+        list(every)
+        if keep is None
+        else [string(name, "one of keep_fields") for name in listed(keep, "keep_fields", "names")]
+    )
     fields: list[tuple[str, list[Any]]] = [(name, []) for name in names]
     first_row = 0
-    for said, n_rows, is_one in listed:
+    for said, n_rows, is_one in batches:
         for name, values in fields:
             if name not in said:
                 raise InputError(

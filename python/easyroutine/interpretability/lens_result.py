@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Model, Report
+from easyroutine.checks import string, whole
 from easyroutine.interpretability.pictures import framed, written, written_bytes
 
 __all__ = ["LensResult"]
@@ -35,7 +36,7 @@ class LensResult:
     @classmethod
     def from_json(cls, text: str) -> LensResult:
         """The result that :meth:`to_json` wrote."""
-        return cls(Report.from_json(text))
+        return cls(Report.from_json(string(text, "text")))
 
     def to_json(self) -> str:
         """Everything, in the schema ``easyroutine.lens/1``."""
@@ -76,23 +77,23 @@ class LensResult:
         ]
 
     def to_pandas(self) -> Any:
-        """:meth:`records` as a table of pandas, which must be installed."""
+        """:meth:`records` as a pandas table; needs pandas."""
         return tensors.needed("pandas", "to_pandas()").DataFrame(self.records())
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """One page that needs no network; written to ``path`` where that is given."""
+        """One page that needs no network; written to ``path`` if it is given."""
         return written(self._report.html(), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> str:
-        """A picture; written to ``path`` where that is given."""
+        """A picture; written to ``path`` if it is given."""
         return written(self._report.svg(metric, dark), path)
 
     def to_png(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> bytes:
-        """A picture; written to ``path`` where that is given."""
+        """A picture; written to ``path`` if it is given."""
         return written_bytes(self._report.png(metric, dark), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
-        """A table; written to ``path`` where that is given."""
+        """A table; written to ``path`` if it is given."""
         return written(self._report.csv(), path)
 
     def to_markdown(self, *, metric: Metric = "final") -> str:
@@ -101,7 +102,7 @@ class LensResult:
 
     def table(self, *, metric: Metric = "final", width: int = 100, colour: bool = False) -> str:
         """A table for a terminal."""
-        return self._report.terminal(metric, width, colour)
+        return self._report.terminal(metric, whole(width, "width"), colour)
 
     def __str__(self) -> str:
         return self.table()

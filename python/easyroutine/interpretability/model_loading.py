@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike, fspath
 from typing import Any, Literal
 
-from easyroutine.checks import whole
+from easyroutine.checks import listed, string, truth, whole
 from easyroutine.errors import InputError, UnsupportedError
 
 __all__ = ["HookedModelConfig", "config_of_keywords"]
@@ -139,7 +139,16 @@ class HookedModelConfig:
     adapter: str | PathLike[str] | bool | None = None
 
     def __post_init__(self) -> None:
-        self.model_name = str(self.model_name)
+        if not isinstance(self.model_name, (str, PathLike)):
+            raise InputError(
+                f"model_name is {self.model_name!r:.80}",
+                "it is a folder, a GGUF file, or org/name of the Hugging Face hub",
+            )
+        self.model_name = string(str(self.model_name), "model_name")
+        for name in ("revision", "pre"):
+            if getattr(self, name) is not None:
+                string(getattr(self, name), name)
+        self.offline = truth(self.offline, "offline")
         self.device_map = _device(self.device_map)
         self.torch_dtype = _dtype(self.torch_dtype)
         if self.attn_implementation not in ("eager", "custom_eager"):
@@ -154,9 +163,11 @@ class HookedModelConfig:
             given = getattr(self, name)
             if isinstance(given, str):
                 raise InputError(f"{name} is a list of {what}, not a string", f"{name}=[{given!r}]")
-            setattr(self, name, list(given))
+            setattr(self, name, [string(one, f"one of {name}") for one in listed(given, name, what)])
         if self.adapter is not None and not isinstance(self.adapter, bool):
-            self.adapter = fspath(self.adapter)
+            if not isinstance(self.adapter, (str, PathLike)):
+                raise InputError(f"adapter is {self.adapter!r:.80}; it is a folder, org/name of the hub, or False")
+            self.adapter = string(fspath(self.adapter), "adapter")
 
     @property
     def adapter_reference(self) -> str | None:

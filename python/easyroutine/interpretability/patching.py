@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from easyroutine import tensors
 from easyroutine._core import draw_grid
 from easyroutine._core import layers as layers_by_text
-from easyroutine.checks import token_id, whole
+from easyroutine.checks import function, listed, mapping, string, token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
@@ -45,15 +45,20 @@ def compute_patching(
 ) -> ActivationCache:
     """Puts activations of the base runs into the target runs, batch by batch, and compares at the last token.
 
-    A query is ``{"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}``; where it names no
-    element, ``target_token_positions`` are patched. Labels (one id a row) give logit differences. The keys of the result:
+    A query is ``{"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}``; without an element
+    it patches ``target_token_positions``. Labels (one id per row) give logit differences. The keys of the result:
     ``base_logits``, ``target_clean_logits``, ``target_patched_logits`` [B, V], ``kl_clean|base``, ``kl_patched|base``,
     ``kl_patched|clean``, ``kl_difference`` [B], in nats, and with labels ``logit_diff_in_clean``,
     ``logit_diff_in_patched``, ``logit_diff_variation`` [B].
     """
     base_labels, target_labels = base_dictonary_idxs, target_dictonary_idxs
     _check_unchanged(model, "compute_patching")
+    function(batch_saver, "batch_saver")
     patches = _patches(patching_query, target_token_positions)
+    if base_labels is not None:
+        base_labels = listed(base_labels, "base_dictonary_idxs", "labels")
+    if target_labels is not None:
+        target_labels = listed(target_labels, "target_dictonary_idxs", "labels")
     if (base_labels is None) != (target_labels is None) or (return_logit_diff and base_labels is None):
         raise InputError("logit differences need base_dictonary_idxs and target_dictonary_idxs")
     check_data_set(base_dataloader)
@@ -78,7 +83,7 @@ def compute_patching(
             labels,
         )
         cache = ActivationCache(found)
-        cache.update(batch_saver(target.others) or {})
+        cache.update(mapping(batch_saver(target.others) or {}, "what batch_saver returns"))
         parts.append(cache)
         n_rows = end
     if not parts:
@@ -94,25 +99,25 @@ def compute_patching(
 
 
 def _check_unchanged(model: HookedModel, what: str) -> None:
-    """Refuses what would run without the changes that are registered."""
+    """Refuses a model whose registered changes would not apply."""
     if model.interventions or model.has_hooks:
         raise InputError(
             f"{what} runs the model without registered interventions and hooks, and this model has some",
-            "take them away first: clean_interventions(), remove_hooks()",
+            "remove them first: clean_interventions(), remove_hooks()",
         )
 
 
 def _counts(base_labels: Sequence[Any], target_labels: Sequence[Any], rows: str) -> str:
     return (
         f"base_dictonary_idxs has {len(base_labels)} labels and target_dictonary_idxs {len(target_labels)}, "
-        f"for {rows}: there is one a row in each"
+        f"for {rows}: each needs one per row"
     )
 
 
 def _patches(query: Any, default: Any) -> list[tuple[str, str]]:
     patches = []
-    for one in [query] if isinstance(query, Mapping) else query:
-        unknown = set(one) - {"patching_elem", "layers_to_patch", "activation_type"}
+    for one in [query] if isinstance(query, Mapping) else listed(query, "patching_query", "queries"):
+        unknown = set(mapping(one, "a patching query")) - {"patching_elem", "layers_to_patch", "activation_type"}
         if unknown or "activation_type" not in one:
             raise InputError(
                 f"a patching query is not {dict(one)!r}",
@@ -169,15 +174,17 @@ def sweep(
 ) -> PatchingGrid:
     """One change after another of one prompt.
 
-    ``along``: the columns, one position after another, or one head, or one of several sites; the rows are ``layers``, numbers or a
-    text such as ``"0:30:5"``. ``by``:
-    what becomes of a place: zeros, a mean over ``base``, or what stands there in ``base``, a prompt as long (``patch`` also
-    measures against it). A mean is over the rows of ``base``, each position for itself (``mean_over="rows"``: they must be as
-    long as the prompt), or over all tokens of all rows (``mean_over="tokens"``); by default over rows where the lengths agree.
-    ``metric`` is read at the last token; ``answer`` and ``against`` are ids, or
-    strings that are one token. Layers may count from the last, -1.
+    The rows of the grid are ``layers``, numbers or a text such as ``"0:30:5"``; ``along`` chooses its columns: positions, heads or sites. ``by`` chooses what replaces a
+    place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of the same length (``patch`` also measures
+    against it). The mean is over the rows of ``base``, position by position (``mean_over="rows"``: they must be as long as the
+    prompt), or over all tokens of all rows (``mean_over="tokens"``); by default over rows if the lengths agree. ``metric`` is
+    read at the last token. ``answer`` and ``against`` are ids, or strings that are one token. Layers may count from the last, -1.
     """
     _check_unchanged(model, "sweep")
+    for name, choice in (("along", along), ("by", by), ("metric", metric)):
+        string(choice, name)
+    if on_progress is not None:
+        function(on_progress, "on_progress")
     if mean_over is not None and by != "mean":
         raise InputError(f"by={by!r} does not read mean_over", 'by="mean" does')
     chats = Chats(chat)
@@ -198,7 +205,9 @@ def sweep(
         {
             "layers": _layers(model, layers),
             "along": along,
-            "sites": [site] if isinstance(site, str) else list(site),
+            "sites": [site]
+            if isinstance(site, str)
+            else [string(one, "a site") for one in listed(site, "site", "sites")],
             "positions": _indices(model, rows[0], positions),
             "by": by,
             "mean_over": mean_over,
@@ -229,7 +238,7 @@ def _layers(model: HookedModel, layers: Iterable[int] | str | None) -> list[int]
         return list(range(n_layers))
     if isinstance(layers, str):
         return [layer for layer in layers_by_text(layers, n_layers) if layer >= 0]
-    numbers = [whole(layer, "a layer", -n_layers, n_layers - 1) for layer in layers]
+    numbers = [whole(layer, "a layer", -n_layers, n_layers - 1) for layer in listed(layers, "layers", "layers")]
     return [number % n_layers for number in numbers]
 
 
@@ -279,7 +288,7 @@ class PatchingGrid:
         return None if found is None else float(found)
 
     def effects(self) -> list[list[float]]:
-        """What each change does: the metric under it less the metric without it."""
+        """The effect of each change: the metric with it minus the metric without it."""
         return [[value - self.unchanged for value in row] for row in self.values]
 
     def to_dict(self) -> dict[str, Any]:
@@ -287,24 +296,24 @@ class PatchingGrid:
         return dict(self.data)
 
     def to_pandas(self) -> Any:
-        """Layers by columns, as a table of pandas, which must be installed."""
+        """Layers by columns, as a pandas table; needs pandas."""
         pandas = tensors.needed("pandas", "to_pandas()")
         return pandas.DataFrame(self.values, index=self.layers, columns=self.columns)
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """One page that needs no network; written to ``path`` where that is given."""
+        """One page that needs no network; written to ``path`` if it is given."""
         return written(self._drawn("html"), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None) -> str:
-        """A picture; written to ``path`` where that is given."""
+        """A picture; written to ``path`` if it is given."""
         return written(self._drawn("svg"), path)
 
     def to_png(self, path: str | PathLike[str] | None = None) -> bytes:
-        """A picture; written to ``path`` where that is given."""
+        """A picture; written to ``path`` if it is given."""
         return written_bytes(draw_grid(self._as_drawn(), "png"), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
-        """A line a cell; written to ``path`` where that is given."""
+        """One line per cell; written to ``path`` if it is given."""
         return written(self._drawn("csv"), path)
 
     def to_markdown(self) -> str:
@@ -313,7 +322,7 @@ class PatchingGrid:
 
     def table(self, *, width: int = 100, colour: bool = False) -> str:
         """A table for a terminal."""
-        return self._drawn("terminal", width=width, colour=colour)
+        return self._drawn("terminal", width=whole(width, "width"), colour=colour)
 
     def _drawn(self, format: str, **options: Any) -> str:
         return draw_grid(self._as_drawn(), format, **options).decode()

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from html import escape
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
+
+from easyroutine.errors import InputError, StorageError
 
 __all__ = ["framed", "written", "written_bytes"]
 
 
 def written(text: str, path: str | PathLike[str] | None) -> str:
-    """The text; written to ``path`` where that is given."""
+    """The text; written to ``path`` if it is given."""
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        written_bytes(text.encode(), path)
     return text
 
 
 def written_bytes(picture: bytes, path: str | PathLike[str] | None) -> bytes:
-    """The picture; written to ``path`` where that is given."""
+    """The picture; written to ``path`` if it is given."""
     if path is not None:
-        Path(path).write_bytes(picture)
+        try:
+            Path(path).write_bytes(picture)
+        except TypeError:
+            raise InputError(f"path is {path!r:.80}; it is where the file is written") from None
+        except OSError as error:
+            raise StorageError(f"{fspath(path)}: {error.strerror}") from error
     return picture
 
 

@@ -11,6 +11,7 @@ from typing import Any, Union, overload
 
 from easyroutine import tensors
 from easyroutine._core import Found, Loader
+from easyroutine.checks import whole
 from easyroutine.errors import EasyroutineError, InputError, NotFoundError, UnsupportedError
 from easyroutine.interpretability.metadata import has_arrays, record_of
 from easyroutine.interpretability.original_runs import is_original, load_original, remove_original
@@ -35,7 +36,7 @@ def below(base: str, path: str) -> Place:
 
 
 class QueryResult:
-    """Runs that a query found, the most recent last. A slice of them is another result."""
+    """The runs that a query found, the most recent last. A slice of a result is another result."""
 
     def __init__(
         self, found: Found | None = None, base_dir: str = "", originals: Sequence[tuple[str, Path, Path, Any]] = ()
@@ -105,11 +106,10 @@ class QueryResult:
     ) -> tuple[Any, dict[str, Any]]:
         """What was saved, and its metadata.
 
-        ``time`` counts from 0, -1 is the most recent; or it is a run's folder, its name (``2023-04-15_14-30-25``), or a
-        beginning of one that fits one run only. With ``keys`` only these values are read. What is read is compared with its
-        checksums: damage is an error that names file and tensor. ``verify=False`` reads damaged numbers as they are.
-        While there is a run that cannot be read (:attr:`problems`), a place counted from the end raises: that run may be the
-        one that is meant.
+        ``time`` counts from 0, and -1 is the most recent; or it is a run's folder, its name (``2023-04-15_14-30-25``), or a
+        prefix that fits only one run. With ``keys`` only these values are read. Each read is compared with its checksums;
+        damage is an error that names file and tensor. ``verify=False`` reads damaged numbers as they are. While any run
+        cannot be read (:attr:`problems`), counting from the end raises an error, because that run may be the one you mean.
         """
         which = _which(time)
         original = self._original(which)
@@ -121,10 +121,11 @@ class QueryResult:
         return run.load(keys), run.metadata
 
     def open(self, time: int | str | PathLike[str] = -1, *, verify: bool = True) -> StoredRun:
-        """A run of which only what is then asked for is read; ``time`` and ``verify`` as in :meth:`load`."""
+        """A run that is read lazily; ``time`` and ``verify`` are as in :meth:`load`."""
         which = _which(time)
         self._refuse_original(which, "opened")
-        return StoredRun(self._runs(which).open(self._in_store(which), verify), self._base_dir)
+        run = self._runs(which).open(self._in_store(which), verify)
+        return StoredRun(run, self._base_dir, (_opened, (self._base_dir, run.path, verify)))
 
     def remove(self, time: int | str | PathLike[str]) -> None:
         """Removes a run from the store."""
@@ -208,13 +209,14 @@ class QueryResult:
     def __getitem__(self, index: slice) -> QueryResult: ...
     def __getitem__(self, index: int | slice) -> Result | QueryResult:
         if not isinstance(index, slice):
+            index = whole(index, "a place", -(2**63), 2**63 - 1)
             if index < 0 and self._found is not None:
                 self._found.countable()
             return self.results[index]
         counts_from_end = index.stop is None or any((one or 0) < 0 for one in (index.start, index.stop, index.step))
         if counts_from_end and self.problems:
             raise InputError(
-                f"{len(self.problems)} runs cannot be read, so nobody knows which are the last: {self.problems[0]}",
+                f"{len(self.problems)} runs cannot be read, so it is unknown which are the last: {self.problems[0]}",
                 "name runs by their folders, or give a slice its end, counted from 0",
             )
         places = range(len(self))[index]
@@ -258,6 +260,11 @@ class QueryResult:
 def _reopened(kind: type[QueryResult], base_dir: str, paths: list[str], originals: list[Any]) -> QueryResult:
     """The same runs, read from their store again, as copies are made of a result."""
     return kind(Loader(base_dir, "*").at(paths), base_dir, originals)
+
+
+def _opened(base_dir: str, path: str, verify: bool) -> StoredRun:
+    """The same run, read from its store again."""
+    return QueryResult(Loader(base_dir, "*").at([path]), base_dir).open(verify=verify)
 
 
 def _which(given: int | str | PathLike[str]) -> int | str:

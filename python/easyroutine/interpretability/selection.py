@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
+from easyroutine.checks import whole
 from easyroutine.errors import InputError
 
 __all__ = ["Position", "Selection", "as_json", "normalised"]
@@ -73,6 +74,8 @@ def normalised(positions: Any, name: str = "target_token_positions") -> list[Pos
             f"{name} is a list of positions, not {type(positions).__name__}",
             'positions are such as "last", -1, (2, 5), "text: Paris"',
         )
+    if not positions:
+        raise InputError(f"{name} is empty", '["all"] names every token')
     return [_one(position, name) for position in positions]
 
 
@@ -80,7 +83,7 @@ def _one(position: Any, name: str) -> Position:
     if isinstance(position, str):
         return position
     if _is_int(position):
-        return int(position)
+        return whole(position, f"a position of {name}", -(2**63), 2**63 - 1)
     if isinstance(position, (list, tuple)) and len(position) == 2 and all(_is_int(one) for one in position):
         return (int(position[0]), int(position[1]))
     raise InputError(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from easyroutine.checks import listed
 from easyroutine.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Stops:
         on_token: Callable[[int, int, float], Any] | None,
     ) -> None:
         """``on_token`` hears every token before it is looked at, and may end a row too."""
-        self._strings = [strings] if isinstance(strings, str) else list(strings)
+        self._strings = [strings] if isinstance(strings, str) else listed(strings, "stop_strings", "strings")
         if not self._strings or not all(isinstance(one, str) and one for one in self._strings):
             raise InputError(f"stop_strings is {strings!r}; it is a string or several, none of them empty")
         self._tokenizer = tokenizer

@@ -8,6 +8,7 @@ from typing import Any
 
 from easyroutine import tensors
 from easyroutine._core import Run
+from easyroutine.checks import string
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.metadata import leaf, unleaf
@@ -32,6 +33,9 @@ Stored = tuple[str, list[int], str, bytes, list[int]]
 
 def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
     """Tensors, and values beside them."""
+    for key in given if isinstance(given, Mapping) else ():
+        if isinstance(key, str):
+            string(key, "a key of what is saved")
     writer = _Writer(given)
     if isinstance(given, ActivationCache):
         layout: dict[str, Any] = {

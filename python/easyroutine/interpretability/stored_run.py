@@ -1,4 +1,4 @@
-"""A saved run of which only what is asked for is read."""
+"""A saved run that is read lazily."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from easyroutine import tensors
 from easyroutine._core import Run, readable
-from easyroutine.checks import whole
+from easyroutine.checks import listed, whole
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.metadata import record_of
@@ -21,19 +21,21 @@ __all__ = ["StoredRun", "without_inner"]
 
 
 class StoredRun(Mapping[str, Any]):
-    """What a run holds, by key. Reading a key reads its tensors and no others; nothing is kept in memory.
+    """The contents of a run, by key. Each access reads only the tensors it needs and keeps nothing in memory.
 
-    ``run["resid_out_5"]`` is one value, :meth:`rows` some examples of it, :meth:`layer` all of one layer, :meth:`load` everything.
+    ``run["resid_out_5"]`` reads one value, :meth:`rows` some examples of it, :meth:`layer` one layer, :meth:`load` everything.
     """
 
-    def __init__(self, run: Run, base_dir: str) -> None:
+    def __init__(self, run: Run, base_dir: str, made_by: Any = None) -> None:
+        """``made_by`` is what a pickle keeps of it."""
         self._run = run
+        self._made_by = made_by
         self._values: dict[str, Any] = json.loads(run.values())
         self._entries: dict[Any, Node] = dict(entries_of(run, self._values))
         self._tensors = {name: (dtype, shape) for name, dtype, shape, _ in run.tensors()}
         #: The whole record, with what the store keeps of the run under ``_store``: its id, digest, plan and shards.
         self.record: dict[str, Any] = record_of(run.record(), lambda: run)
-        #: The story of the run: how it came about, and what was said of it.
+        #: The metadata of the run: how it came about, and ``other_metadata``.
         self.metadata: dict[str, Any] = without_inner(self.record)
         #: Its folder, or URL.
         self.path: Path | str = f"{base_dir}/{run.path}" if "://" in base_dir else Path(base_dir, *run.path.split("/"))
@@ -52,7 +54,8 @@ class StoredRun(Mapping[str, Any]):
 
     def rows(self, key: str, start: int, stop: int) -> Any:
         """Examples ``start`` to ``stop``, without ``stop``, of one key."""
-        if not 0 <= start <= stop:
+        start, stop = (whole(number, "an example", 0, 2**63 - 1) for number in (start, stop))
+        if start > stop:
             raise InputError(f"examples {start}:{stop} are no range; both count from 0")
         node = self._node(key)
         if key in self.fields:
@@ -61,13 +64,13 @@ class StoredRun(Mapping[str, Any]):
 
     @property
     def fields(self) -> list[str]:
-        """The keys that say something of each row, such as a label: those that the extraction kept of its data set."""
+        """The keys with one value per row, such as a label, that the extraction kept from its data set."""
         kept = self.metadata.get("fields")
         found = [name for name in kept if name in self._entries] if isinstance(kept, Mapping) else []
         return [name for name in found if isinstance(self._entries[name].get("json"), list)]
 
     def to_pandas(self) -> Any:
-        """The fields of each row, a line a row in the order of the activations; pandas must be installed."""
+        """The fields of the rows, one line per row, in the order of the activations. Needs pandas."""
         pandas = tensors.needed("pandas", "to_pandas()")
         n_rows = self.record.get("_store", {}).get("n_examples")
         return pandas.DataFrame({name: self._entries[name]["json"] for name in self.fields}, index=range(n_rows or 0))
@@ -81,13 +84,15 @@ class StoredRun(Mapping[str, Any]):
         return ActivationCache({key: read_value(self._entries[key], self._run.read) for key in keys})
 
     def load(self, keys: Sequence[str] | str | None = None) -> Any:
-        """What was saved, or these keys of it; one by itself is a list of one."""
-        keys = [keys] if isinstance(keys, str) else keys
-        wanted = list(self._entries) if keys is None else list(dict.fromkeys(keys))
+        """Everything that was saved, or the given keys; a single key counts as a list of one."""
+        if keys is None:
+            wanted = list(self._entries)
+        else:
+            wanted = [keys] if isinstance(keys, str) else list(dict.fromkeys(listed(keys, "keys", "keys")))
         return read_object(self._run, self._values, [(key, self._node(key)) for key in wanted])
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of a key that is one tensor; of rows of different length that of all, one behind the other."""
+        """The shape of a key that is one tensor; for rows of different lengths, the shape of all rows concatenated."""
         names = tensors_of(self._node(key))
         if len(names) != 1:
             raise InputError(f"{key!r} is not one tensor")
@@ -103,6 +108,9 @@ class StoredRun(Mapping[str, Any]):
             more = f" and {len(held) - 8} more" if len(held) > 8 else ""
             raise KeyNotFoundError(f"the run holds no {key!r}; it holds {', '.join(held[:8])}{more}")
         return self._entries[key]
+
+    def __reduce__(self) -> Any:
+        return self._made_by
 
     def __repr__(self) -> str:
         size = readable(sum(_bytes(*tensor) for tensor in self._tensors.values()))

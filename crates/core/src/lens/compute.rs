@@ -92,8 +92,21 @@ impl LogitLens {
                 "`{point}` is not written in the residual stream's basis, so no lens reads it"
             ))
         })?;
-        let d_model = kept.row_shapes.first().and_then(|s| s.last()).copied().unwrap_or(0);
-        let lengths: Vec<usize> = kept.row_shapes.iter().map(|s| s[0]).collect();
+        let d_model = self.unembedding.d_model();
+        let mut lengths = Vec::with_capacity(kept.row_shapes.len());
+        for (row, shape) in kept.row_shapes.iter().enumerate() {
+            match shape.as_slice() {
+                &[length, width] if width == d_model => lengths.push(length),
+                _ => {
+                    return Err(Error::input(format!(
+                        "`{point}`: row {row} has shape {shape:?}; this lens reads [T, {d_model}]"
+                    )));
+                }
+            }
+        }
+        if lengths.is_empty() {
+            return Err(Error::input(format!("`{point}` has no rows")));
+        }
         let vectors = Rows::dense(kept.values(), lengths.iter().sum(), d_model);
         let translated = self.translated(point, vectors)?;
         let vectors = translated.as_ref().map_or(vectors, |buffer| buffer.rows());

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 
 from easyroutine import tensors
 from easyroutine._core import Lens
+from easyroutine.checks import string
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.model_loading import HookedModelConfig
@@ -219,7 +220,7 @@ class LogitLens(Replaced):
         """``logit_lens_{key}`` for every key that ``target_key`` names (``resid_out_5``, ``resid_out_{i}``).
 
         Without ``token_directions`` logits [B, T, V], with ``apply_softmax`` probabilities. A direction is an id, a string that
-        is one token, or a pair of them; one for all rows or one a row. ``logit_diff`` gives [B, T], before any softcap:
+        is one token, or a pair of them; one for all rows or one per row. ``logit_diff`` gives [B, T], before any softcap:
         the logit, of a pair the difference. With ``apply_softmax`` it is the probability among all tokens, softcap included, of
         a pair the difference of the two (the original ignored ``apply_softmax`` here). ``accuracy`` gives the share of rows
         where the first of a pair wins, [T], one number for T = 1; probabilities win where logits do.
@@ -229,6 +230,9 @@ class LogitLens(Replaced):
         """
         if not apply_norm and norm in ("own", "cached"):
             raise InputError(f"apply_norm=False asks for no norm, and norm={norm!r} for one", "say one of them")
+        if not isinstance(activations, Mapping):
+            raise InputError(f"activations is {type(activations).__name__}; it is a cache or a dictionary of arrays")
+        string(target_key, "target_key")
         chosen = norm or ("cached" if apply_norm else "none")
         keys = self.get_keys(activations, target_key)
         # As they are held: no torch tensor is made of what only the engine reads.
@@ -317,7 +321,7 @@ def _is_averaged(activations: Mapping[str, Any]) -> bool:
 
 
 def _rows_of(value: Any, key: str) -> Any:
-    """A value of a cache as the engine takes it: a tensor, or a list of one a row."""
+    """A value of a cache as the engine takes it: a tensor, or a list with one per row."""
     if isinstance(value, ValueWithInfo):
         value = value.value()
     if isinstance(value, list) and value and all(tensors.is_array(one) for one in value):
