@@ -174,11 +174,12 @@ def sweep(
 ) -> PatchingGrid:
     """One change after another of one prompt.
 
-    The rows of the grid are ``layers``, numbers or a text such as ``"0:30:5"``; ``along`` chooses its columns: positions, heads or sites. ``by`` chooses what replaces a
-    place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of the same length (``patch`` also measures
-    against it). The mean is over the rows of ``base``, position by position (``mean_over="rows"``: they must be as long as the
-    prompt), or over all tokens of all rows (``mean_over="tokens"``); by default over rows if the lengths agree. ``metric`` is
-    read at the last token. ``answer`` and ``against`` are ids, or strings that are one token. Layers may count from the last, -1.
+    The rows of the grid are ``layers``, numbers or a text such as ``"0:30:5"``; ``along`` chooses its columns: positions, heads
+    or sites. ``by`` chooses what replaces a place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of the
+    same length (``patch`` also measures against it). The mean is over the rows of ``base``, position by position
+    (``mean_over="rows"``: they must be as long as the prompt), or over all tokens of all rows (``mean_over="tokens"``); by
+    default over rows if the lengths agree. ``metric`` is read at the last token. ``answer`` and ``against`` are ids, or strings
+    that are one token. Layers may count from the last, -1.
     """
     _check_unchanged(model, "sweep")
     for name, choice in (("along", along), ("by", by), ("metric", metric)):
