@@ -18,6 +18,7 @@ pub mod extract;
 pub mod extraction;
 pub mod families;
 pub mod generate;
+pub mod gradients;
 pub mod identity;
 pub mod lens;
 pub mod load;

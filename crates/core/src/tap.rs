@@ -30,6 +30,16 @@ pub trait Tap {
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()>;
 }
 
+/// A tap whose changes have a derivative.
+pub(crate) trait Reversible: Tap {
+    /// Turns the gradient of what this tap left at a point into that of what it found there. `before` is what it found
+    /// where the value has a number for each query and key: every row's square, back to back.
+    ///
+    /// # Errors
+    /// A change that has no derivative.
+    fn back(&self, point: Point, before: Option<&[f32]>, gradient: &mut Value<'_>) -> Result<()>;
+}
+
 /// What a tap does at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Want {
@@ -98,6 +108,12 @@ impl<'a> Value<'a> {
         let starts = sizes.scan(0, |end, size| Some(std::mem::replace(end, *end + size))).collect();
         let layout = Layout::Pairs { pairs, window, starts, keeping };
         Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
+    }
+
+    /// A value of the same shape with other numbers; `None` unless it has a number for each query and key.
+    pub(crate) fn with_pairs<'b>(&'b self, pairs: &'b mut Vec<f32>) -> Option<Value<'b>> {
+        let Layout::Pairs { window, .. } = &self.layout else { return None };
+        Some(Value::of_pairs(pairs, *window, Keeping::Refused, self.batch))
     }
 
     /// The rows of the batch.
@@ -317,5 +333,11 @@ impl<T: Tap + ?Sized> Tap for Box<T> {
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
         (**self).at(point, value)
+    }
+}
+
+impl Reversible for () {
+    fn back(&self, _: Point, _: Option<&[f32]>, _: &mut Value<'_>) -> Result<()> {
+        Ok(())
     }
 }

@@ -144,6 +144,12 @@ pub(crate) fn gelu_tanh<V: Vector>(v: V, x: V::F) -> V::F {
 /// x times the normal distribution below x: x/2 (1 + erf(x / sqrt 2)).
 #[inline(always)]
 pub(crate) fn gelu<V: Vector>(v: V, x: V::F) -> V::F {
+    v.mul(x, normal(v, x))
+}
+
+/// The normal distribution below x: 1/2 (1 + erf(x / sqrt 2)).
+#[inline(always)]
+pub(crate) fn normal<V: Vector>(v: V, x: V::F) -> V::F {
     let one = v.splat(1.0);
     // Beyond 15 the tail is zero in f32.
     let t = v.min(v.splat(15.0), v.where_negative(x, v.sub(v.splat(0.0), x), x));
@@ -158,5 +164,5 @@ pub(crate) fn gelu<V: Vector>(v: V, x: V::F) -> V::F {
     let half = v.splat(-0.5);
     let e = exp_sum(v, v.mul(half, square), v.mul(half, v.product_error(t, t, square)));
     let tail = v.mul(v.mul(e, correction), v.mul(u, polynomial(v, u, NORMAL_TAIL)));
-    v.mul(x, v.where_negative(x, tail, v.sub(one, tail)))
+    v.where_negative(x, tail, v.sub(one, tail))
 }

@@ -194,7 +194,7 @@ impl<V: Vector> Line<'_, V> {
 const CHAINS: usize = 4;
 
 #[inline(always)]
-fn sum<V: Vector>(v: V, x: &[f32]) -> f32 {
+pub(crate) fn sum<V: Vector>(v: V, x: &[f32]) -> f32 {
     let mut sums = [v.splat(0.0); CHAINS];
     let mut blocks = x.chunks_exact(CHAINS * V::LANES);
     for block in &mut blocks {
@@ -210,7 +210,7 @@ fn sum<V: Vector>(v: V, x: &[f32]) -> f32 {
 
 /// The sum of (x - mean)².
 #[inline(always)]
-fn sum_of_squares<V: Vector>(v: V, x: &[f32], mean: f32) -> f32 {
+pub(crate) fn sum_of_squares<V: Vector>(v: V, x: &[f32], mean: f32) -> f32 {
     let means = v.splat(mean);
     let mut sums = [v.splat(0.0); CHAINS];
     let mut blocks = x.chunks_exact(CHAINS * V::LANES);

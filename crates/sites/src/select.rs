@@ -184,6 +184,7 @@ pub(crate) const TRANSFORMER_LENS: &[(&str, &str)] = &[
     ("attn.hook_q", "queries_L{layer}"),
     ("attn.hook_k", "keys_L{layer}"),
     ("attn.hook_v", "values_L{layer}"),
+    ("attn.hook_z", "z_L{layer}"),
     ("attn.hook_attn_scores", "scores_L{layer}H*"),
     ("attn.hook_pattern", "pattern_L{layer}H*"),
     ("attn.hook_result", "head_out_L{layer}H*"),

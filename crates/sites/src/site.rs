@@ -120,6 +120,7 @@ sites! {
     ProjectedValue "projected_value" Head ["B T D"] Addition Reads "extract_head_values_projected" "The head's value vector at each position through its slice of the output projection, without bias.";
     ProjectedKey "projected_key" Head ["B T D"] Addition Reads "extract_head_keys_projected" "The head's key vector at each position through its slice of the output projection, without bias.";
     ProjectedQuery "projected_query" Head ["B T D"] Addition Reads "extract_head_queries_projected" "The head's query vector at each position through its slice of the output projection, without bias.";
+    Z "z" LetteredLayer ["B T H·h"] Queries Changes "extract_z" "Mixed values of all heads: what enters attention's output projection.";
     HeadOut "head_out" Head ["B T D"] Addition Changes "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
     AttnRaw "attn_raw" Layer ["B T D"] Addition Changes "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
     AttnOut "attn_out" Layer ["B T D"] Addition Changes "extract_attn_out" "Exactly what attention adds to the residual stream: after a post-norm and any residual multiplier.";
@@ -129,6 +130,7 @@ sites! {
     MlpOut "mlp_out" Layer ["B T D"] Addition Changes "extract_mlp_out" "Exactly what the MLP adds to the residual stream.";
     ResidOut "resid_out" Layer ["B T D"] Stream Changes "extract_resid_out" "Residual stream leaving the block.";
     LastLayernorm "last_layernorm" Model ["three of B T"] Statistics Reads "extract_last_layernorm" "`mean`, `variance` (over D, divided by D, without eps) and `second_moment` of what enters the final norm.";
+    FinalNormOut "final_norm_out" Model ["B T D"] Reading Reads "extract_final_norm_out" "What the unembedding reads: the last residual stream after the final norm.";
     Score "score" Model ["B C or B T C"] Labels Reads "extract_score" "What the head of a classifier or reward model gives: of a class `ForSequenceClassification` one vector a row, at its last token that is not padding; of `ForTokenClassification` and `ForQuestionAnswering` one at each position.";
     Logits "logits" Model ["B T V"] Vocabulary Reads "save_logits" "Final logits, softcap and scaling included.";
 }

@@ -90,6 +90,10 @@ class ExtractionConfig:
     extract_mlp_hidden: bool = False
     #: ``scores_L{l}H{i}`` [B, T, T]: what the softmax of a head is taken of.
     extract_attn_scores: bool = False
+    #: ``z_L{l}`` [B, T, H·h]: mixed values of all heads, the input of attention's output projection.
+    extract_z: bool = False
+    #: ``final_norm_out`` [B, T, D]: the last residual stream after the final norm.
+    extract_final_norm_out: bool = False
     #: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or reward model
     #: gives, C its labels. Such a model gives it where no config is given.
     extract_score: bool = False

@@ -72,6 +72,16 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
             text(answer),
             text(against),
         ),
+        Metric::Logit { token } => (format!("logit of {}", text(token)), text(token), "others".to_owned()),
+        Metric::LogProbability { token } => {
+            let token = text(token);
+            (
+                format!("log-probability of {token}, nats"),
+                format!("more of {token}"),
+                format!("less of {token}"),
+            )
+        }
+        Metric::CrossEntropy => ("cross-entropy, nats".to_owned(), "worse".to_owned(), "better".to_owned()),
         Metric::Probability { token } => {
             let token = text(token);
             (format!("probability of {token}"), format!("more of {token}"), format!("less of {token}"))

@@ -13,9 +13,14 @@ pub enum Key {
     Statistic(Statistic),
     /// The mean of an activation over all examples: `avg_pattern_L3H2`.
     Mean(Point),
+    /// The gradient of an output with respect to an activation: `resid_out_5_gradients`.
+    Gradient(Point),
     /// Anything else that belongs to the rows, such as labels.
     Other(String),
 }
+
+/// What the key of a gradient ends with.
+const GRADIENTS: &str = "_gradients";
 
 /// The statistics of the vectors that enter the final norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,13 +59,16 @@ impl Key {
     pub fn point(&self) -> Option<Point> {
         match self {
             Key::Point(point) => Some(*point),
-            Key::Statistic(_) | Key::Mean(_) | Key::Other(_) => None,
+            Key::Statistic(_) | Key::Mean(_) | Key::Gradient(_) | Key::Other(_) => None,
         }
     }
 
-    /// Whether both axes of a row's value are positions: scores and patterns.
+    /// Whether both axes of a row's value are positions: scores and patterns, and their gradients.
     pub fn is_pairwise(&self) -> bool {
-        self.point().is_some_and(|point| point.site().is_pairwise())
+        match self {
+            Key::Point(point) | Key::Gradient(point) => point.site().is_pairwise(),
+            Key::Statistic(_) | Key::Mean(_) | Key::Other(_) => false,
+        }
     }
 }
 
@@ -70,6 +78,7 @@ impl fmt::Display for Key {
             Key::Point(point) => point.fmt(f),
             Key::Statistic(part) => write!(f, "{}.{}", Site::LastLayernorm.name(), part.name()),
             Key::Mean(point) => write!(f, "avg_{point}"),
+            Key::Gradient(point) => write!(f, "{point}{GRADIENTS}"),
             Key::Other(name) => f.write_str(name),
         }
     }
@@ -100,6 +109,9 @@ impl From<&str> for Key {
         }
         if let Some(point) = text.strip_prefix("avg_").and_then(|point| point.parse().ok()) {
             return Key::Mean(point);
+        }
+        if let Some(point) = text.strip_suffix(GRADIENTS).and_then(|point| point.parse().ok()) {
+            return Key::Gradient(point);
         }
         let part = text.strip_prefix(Site::LastLayernorm.name()).and_then(|rest| rest.strip_prefix('.'));
         match Statistic::ALL.into_iter().find(|statistic| part == Some(statistic.name())) {

@@ -57,15 +57,7 @@ impl Tap for Edits {
     }
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
-        for change in self.at.get(&point).into_iter().flatten() {
-            match &change.target {
-                Target::Tokens(places) => change.tokens(places, value),
-                Target::Pairs { queries, keys, softmax } => {
-                    change.pairs(queries, Some(keys), *softmax, value)
-                }
-                Target::OthersThanSelf { queries, softmax } => change.pairs(queries, None, *softmax, value),
-            }
-        }
+        self.at.get(&point).into_iter().flatten().for_each(|change| change.apply(value));
         Ok(())
     }
 }
@@ -97,7 +89,7 @@ impl Target {
     }
 
     /// The position of the vector that a number stands for.
-    fn position(&self, number: usize) -> Option<usize> {
+    pub(super) fn position(&self, number: usize) -> Option<usize> {
         match self {
             Target::Tokens(places) => places.position(number),
             Target::Pairs { queries, .. } | Target::OthersThanSelf { queries, .. } => {
@@ -107,7 +99,7 @@ impl Target {
     }
 
     /// The place in a vector that a number stands for.
-    fn column(&self, number: usize) -> Option<usize> {
+    pub(super) fn column(&self, number: usize) -> Option<usize> {
         match self {
             Target::Pairs { keys, .. } => keys.position(number),
             Target::Tokens(_) | Target::OthersThanSelf { .. } => Some(number),
@@ -116,6 +108,14 @@ impl Target {
 }
 
 impl Change {
+    pub(super) fn apply(&self, value: &mut Value<'_>) {
+        match &self.target {
+            Target::Tokens(places) => self.tokens(places, value),
+            Target::Pairs { queries, keys, softmax } => self.pairs(queries, Some(keys), *softmax, value),
+            Target::OthersThanSelf { queries, softmax } => self.pairs(queries, None, *softmax, value),
+        }
+    }
+
     fn tokens(&self, places: &Places, value: &mut Value<'_>) {
         let row = self.row;
         let run = value.batch().first(row)..value.batch().length(row);
@@ -173,18 +173,22 @@ impl Change {
         places: [usize; 2],
         source: Option<&[f32]>,
     ) -> Option<f32> {
-        let of = |given: &Given| match given {
-            Given::ByNumber(spread) => spread.at([self.row, numbers[0], numbers[1]]),
-            Given::ByPosition(spread) => spread.at([self.row, places[0], places[1]]),
-        };
         match &self.action {
             // Not a product: an ablation of infinity or NaN is 0 too.
             Action::Scale(0.0) => Some(0.0),
             Action::Scale(factor) => Some(x * factor),
             Action::Set(number) => Some(*number),
-            Action::Put(given) => of(given),
-            Action::Add(factor, given) => of(given).map(|value| x + factor * value),
+            Action::Put(given) => self.given(given, numbers, places),
+            Action::Add(factor, given) => self.given(given, numbers, places).map(|value| x + factor * value),
             Action::Copy { target, .. } => source?.get(target.column(numbers[1])?).copied(),
+        }
+    }
+
+    /// The value that was given for a place.
+    pub(super) fn given(&self, given: &Given, numbers: [usize; 2], places: [usize; 2]) -> Option<f32> {
+        match given {
+            Given::ByNumber(spread) => spread.at([self.row, numbers[0], numbers[1]]),
+            Given::ByPosition(spread) => spread.at([self.row, places[0], places[1]]),
         }
     }
 

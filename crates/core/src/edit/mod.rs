@@ -4,6 +4,7 @@
 //! against a model and its rows; as a tap before a capture, `(edits, capture)`, they show in what is kept.
 
 mod apply;
+mod back;
 mod check;
 mod places;
 mod spec;

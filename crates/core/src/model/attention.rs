@@ -143,7 +143,12 @@ impl Run<'_> {
     }
 
     /// Queries, keys and values, those of earlier tokens included.
-    fn inputs(&self, at: At, spec: &easyroutine_kernels::Attention, keys: KeyHeads) -> [Rows<'_>; 3] {
+    pub(super) fn inputs(
+        &self,
+        at: At,
+        spec: &easyroutine_kernels::Attention,
+        keys: KeyHeads,
+    ) -> [Rows<'_>; 3] {
         let q = self.registers.get(Reg::Qkv).rows().columns(0..spec.n_heads * spec.d_head);
         let all = self.past.keys(at.layer().unwrap_or(0), spec.n_kv_heads);
         let [k, v] = all.unwrap_or_else(|| fresh_keys(self.registers, spec, keys));

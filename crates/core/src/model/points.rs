@@ -2,7 +2,7 @@
 
 use easyroutine_sites::{Basis, Extent, Point, Scope, Selector, Site};
 
-use crate::arch::{Arch, Head, Mlp, Wiring};
+use crate::arch::{Arch, Head, Mlp, Pooling, Wiring};
 use crate::error::{Error, Result};
 
 impl Arch {
@@ -101,6 +101,15 @@ impl Arch {
                     Some("the head of this model is an unembedding, which gives `logits`".to_owned())
                 }
                 Head::Nothing { class } => Some(format!("this is a {class}: it has no head")),
+            },
+            Site::FinalNormOut if self.final_norm.is_none() => {
+                Some("this model has no final norm".to_owned())
+            }
+            Site::FinalNormOut => match &self.head {
+                Head::Unembedding => None,
+                Head::Score(score) if score.pooling == Pooling::EachToken => None,
+                Head::Score(_) => Some("the head of this model reads one token of a row".to_owned()),
+                Head::Nothing { class } => Some(format!("this is a {class}: nothing reads its last stream")),
             },
             Site::LastLayernorm if self.final_norm.is_none() => {
                 Some("this model has no final norm".to_owned())

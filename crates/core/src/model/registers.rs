@@ -109,6 +109,14 @@ impl Register {
         }
     }
 
+    /// How many columns it has.
+    pub(super) fn n_columns(&self) -> usize {
+        match self.form {
+            Form::Operand => self.operand.n_columns(),
+            Form::Rows => self.rows.rows().n_columns(),
+        }
+    }
+
     /// Rows of f32.
     pub(crate) fn rows(&self) -> Rows<'_> {
         debug_assert_eq!(self.form, Form::Rows, "a step reads rows of what was written for products alone");

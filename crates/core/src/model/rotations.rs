@@ -58,6 +58,14 @@ impl Rotations {
     pub(crate) fn sin(&self) -> Rows<'_> {
         Rows::dense(&self.sin, self.tokens, self.pairs)
     }
+
+    /// Sines of the opposite angles, which turn gradients back.
+    ///
+    /// # Shapes
+    /// As [`Rotations::sin`], dense.
+    pub(crate) fn opposite(&self) -> Vec<f32> {
+        self.sin.iter().map(|sin| -sin).collect()
+    }
 }
 
 /// Angles of the positions from `first` on.

@@ -1,6 +1,7 @@
 //! Runs a pass, step after step.
 
 use easyroutine_kernels::{Dtype, Finish, RowsMut, Sequence, large_values};
+use easyroutine_sites::Site;
 
 use super::embed::round_to_bf16;
 use super::past::Past;
@@ -11,7 +12,7 @@ use super::{Model, experts};
 use crate::arch::Pooling;
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::pass::{At, Form, Matrix, NormAt, Program, Reg, Step, Values, Visit};
+use crate::pass::{At, Form, Matrix, NormAt, Program, Reg, Section, Step, Values, Visit};
 use crate::stop::Stop;
 use crate::tap::{Tap, Value};
 
@@ -55,12 +56,23 @@ impl<'a> Run<'a> {
             if let At::Block(_) = section.at {
                 stop.check()?;
             }
-            section.steps.iter().try_for_each(|step| self.step(section.at, step))?;
+            self.section(section)?;
         }
         Ok(())
     }
 
-    fn step(&mut self, at: At, step: &Step) -> Result<()> {
+    /// Runs the steps of one section.
+    pub(super) fn section(&mut self, section: &Section) -> Result<()> {
+        section.steps.iter().try_for_each(|step| self.step(section.at, step))
+    }
+
+    /// Cosines and sines of one rotary table for the tokens of the batch.
+    pub(super) fn rotations(&mut self, rope: usize) -> &Rotations {
+        let table = &self.model.arch.ropes[rope];
+        self.rotations[rope].get_or_insert_with(|| Rotations::new(table, self.batch))
+    }
+
+    pub(super) fn step(&mut self, at: At, step: &Step) -> Result<()> {
         let model = self.model;
         let (cpu, weights, tokens) = (&model.cpu, &model.weights, self.batch.n_tokens());
         match step {
@@ -145,12 +157,18 @@ impl<'a> Run<'a> {
                 let mut out = out.resize(tokens, 3);
                 (0..tokens).for_each(|i| out.row_mut(i).copy_from_slice(&moments(stream.rows().row(i))));
             }
-            Step::Choose { site, pooling } => {
+            Step::Choose { sites, pooling } => {
                 let wanted = match pooling {
                     Pooling::LastToken { padding } => pooled(self.batch, *padding),
                     Pooling::EachToken => {
-                        let wanted = self.tap.tokens(at.point(*site, None), self.batch);
-                        wanted.unwrap_or_else(|| (0..tokens).collect())
+                        let of = |site: &Site| {
+                            let wanted = self.tap.tokens(at.point(*site, None), self.batch);
+                            wanted.unwrap_or_else(|| (0..tokens).collect())
+                        };
+                        let mut wanted: Vec<usize> = sites.iter().flat_map(of).collect();
+                        wanted.sort_unstable();
+                        wanted.dedup();
+                        wanted
                     }
                 };
                 let (stream, out) = self.registers.pair(Reg::Stream, Reg::Final);
@@ -229,6 +247,12 @@ impl<'a> Run<'a> {
             Values::Columns(reg, columns) => {
                 let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
                 self.tap.at(point, &mut Value::of_tokens(rows, self.batch))
+            }
+            Values::Chosen(reg) => {
+                let rows = self.registers.get(*reg).rows();
+                let (width, of_tokens) = (rows.n_columns(), 0..rows.n_rows());
+                let values = of_tokens.flat_map(|row| rows.row(row)).copied().collect();
+                self.tap.at(point, &mut Value::of_some(values, width, &self.registers.chosen, self.batch))
             }
             Values::Pairs { square, keeping } => {
                 let window = self.model.weights.block(at)?.grouped.window;

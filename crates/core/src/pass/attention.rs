@@ -28,6 +28,7 @@ pub(super) fn attention(p: &mut Emitter<'_>) {
         p.push(Step::Keep { keys });
     }
     attend(p, keys);
+    p.visit(Site::Z, Z);
     p.product(Z, Matrix::Out, Finish::Store, AttnOut);
     head_out(p);
     p.visit(Site::AttnRaw, AttnOut);

@@ -7,6 +7,7 @@ use super::emitter::Emitter;
 use super::step::Reg::{Embedded, Final, Moments, Projected, Stream};
 use super::step::{Matrix, NormAt, Step, Values};
 use crate::arch::{Head, Pooling};
+use crate::tap::Want;
 
 /// Token ids to the first residual stream.
 pub(super) fn embedding(p: &mut Emitter<'_>) {
@@ -36,8 +37,14 @@ pub(super) fn unembedding(p: &mut Emitter<'_>) {
         Head::Score(score) => (Site::Score, score.labels, score.pooling),
         Head::Nothing { .. } => return,
     };
-    p.push(Step::Choose { site, pooling });
+    let has_norm_out = arch.final_norm.is_some() && pooling == Pooling::EachToken;
+    let normed = if has_norm_out { p.want(Site::FinalNormOut, None) } else { Want::Nothing };
+    let want = p.want(site, None);
+    let wants = [(Site::FinalNormOut, normed), (site, want)];
+    let sites = wants.iter().filter(|(_, want)| *want > Want::Nothing).map(|(site, _)| *site).collect();
+    p.push(Step::Choose { sites, pooling });
     p.norm_in_place(arch.final_norm, NormAt::Final, Final);
+    p.visit_as(normed, Site::FinalNormOut, None, Values::Chosen(Final));
     let mut from = Final;
     if arch.embed.width != arch.d_model {
         p.product(Final, Matrix::EmbeddingOut, Finish::Store, Projected);
@@ -52,6 +59,5 @@ pub(super) fn unembedding(p: &mut Emitter<'_>) {
             p.push(Step::Softcap { cap });
         }
     }
-    let want = p.want(site, None);
     p.visit_as(want, site, None, Values::Logits { width: outputs, pooling });
 }

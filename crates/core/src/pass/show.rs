@@ -89,6 +89,7 @@ impl fmt::Display for Shown<'_> {
                 write!(f, "tap {verb} {}: ", self.at.point(*site, *head))?;
                 match values {
                     Values::Columns(reg, columns) => write!(f, "{reg} {}..{}", columns.start, columns.end),
+                    Values::Chosen(reg) => write!(f, "{reg}"),
                     Values::Pairs { square, .. } => write!(f, "square {square}"),
                     Values::Logits { .. } => f.write_str("logits"),
                 }

@@ -166,8 +166,8 @@ pub(crate) enum Step {
     Narrow { live: Regs },
     /// Statistics of the stream, for the final norm.
     Moments,
-    /// The stream at the tokens whose logits or scores are wanted.
-    Choose { site: Site, pooling: Pooling },
+    /// The stream at the tokens of which any of these sites is wanted.
+    Choose { sites: Vec<Site>, pooling: Pooling },
     /// logits = from U^T + b
     Unembed { from: Reg, inputs: usize, outputs: usize },
     /// logits /= by
@@ -192,6 +192,8 @@ pub(crate) struct Visit {
 pub(crate) enum Values {
     /// Columns of a register.
     Columns(Reg, Range<usize>),
+    /// A register with rows of the chosen tokens.
+    Chosen(Reg),
     /// One of the squares in [`Reg::Pairs`].
     Pairs { square: usize, keeping: Keeping },
     /// [`Reg::Logits`], which a tap may keep.
@@ -319,7 +321,7 @@ impl Step {
             Step::Divide { .. } | Step::Softcap { .. } => effects(&[Logits], &[Logits]),
             Step::Visit(visit) => {
                 let reg = match visit.values {
-                    Values::Columns(reg, _) => reg,
+                    Values::Columns(reg, _) | Values::Chosen(reg) => reg,
                     Values::Pairs { .. } => Pairs,
                     Values::Logits { .. } => Logits,
                 };

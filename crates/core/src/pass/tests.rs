@@ -163,6 +163,7 @@ fn the_table_of_sites_says_how_wide_a_visit_is() {
         for (point, visit) in pass(&arch, &|_| Want::Read).visits() {
             let width = match &visit.values {
                 Values::Columns(_, columns) => Some(columns.len()),
+                Values::Chosen(_) => Some(arch.d_model),
                 Values::Logits { width, .. } => Some(*width),
                 Values::Pairs { .. } => None,
             };

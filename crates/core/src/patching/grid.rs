@@ -44,6 +44,9 @@ impl Grid {
             Metric::NormalisedLogitDiff { answer, against } => {
                 json!({"name": "normalised_logit_diff", "answer": answer, "against": against})
             }
+            Metric::Logit { token } => json!({"name": "logit", "token": token}),
+            Metric::LogProbability { token } => json!({"name": "logprob", "token": token}),
+            Metric::CrossEntropy => json!({"name": "ce"}),
             Metric::Probability { token } => json!({"name": "probability", "token": token}),
             Metric::Kl => json!({"name": "kl"}),
             Metric::Rank { token } => json!({"name": "rank", "token": token}),

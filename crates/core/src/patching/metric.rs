@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::logits::log_sum_exp;
 
-/// A number that is read off the logits at the last token.
+/// A number that is read off the logits of a row: at the last token, except [`Metric::CrossEntropy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
     /// logit(answer) - logit(against).
@@ -20,6 +20,16 @@ pub enum Metric {
         /// As of [`Metric::LogitDiff`].
         against: u32,
     },
+    /// The logit of a token.
+    Logit {
+        /// The token.
+        token: u32,
+    },
+    /// The logarithm of the probability of a token.
+    LogProbability {
+        /// The token.
+        token: u32,
+    },
     /// The probability of a token.
     Probability {
         /// The token.
@@ -32,6 +42,8 @@ pub enum Metric {
         /// The token.
         token: u32,
     },
+    /// -Σ log p(next token) over all tokens of the row but the last, in nats; for gradients alone.
+    CrossEntropy,
 }
 
 /// What a metric is measured against.
@@ -49,8 +61,11 @@ impl Metric {
             Metric::LogitDiff { answer, against } | Metric::NormalisedLogitDiff { answer, against } => {
                 vec![answer, against]
             }
-            Metric::Probability { token } | Metric::Rank { token } => vec![token],
-            Metric::Kl => Vec::new(),
+            Metric::Logit { token }
+            | Metric::LogProbability { token }
+            | Metric::Probability { token }
+            | Metric::Rank { token } => vec![token],
+            Metric::Kl | Metric::CrossEntropy => Vec::new(),
         }
     }
 
@@ -72,6 +87,12 @@ impl Metric {
         if let Some(id) = self.tokens().into_iter().find(|id| *id as usize >= unchanged.len()) {
             let vocabulary = unchanged.len();
             return Err(Error::input(format!("token id {id} is beyond the vocabulary of {vocabulary}")));
+        }
+        if self == Metric::CrossEntropy {
+            return Err(Error::input(
+                "the cross-entropy is a sum over all tokens of a row, and here the logits at the last are compared",
+            )
+            .hint("measure `logit_diff`, `p`, `kl` or `rank`"));
         }
         if let Metric::NormalisedLogitDiff { answer, against } = self {
             let base = base.ok_or_else(|| {
@@ -97,6 +118,10 @@ impl Measured<'_> {
                 let to = diff(self.base.unwrap_or(self.unchanged), answer, against);
                 (diff(logits, answer, against) - from) / (to - from)
             }
+            Metric::Logit { token } => f64::from(logits[token as usize]),
+            Metric::LogProbability { token } => f64::from(logits[token as usize]) - log_sum_exp(logits),
+            // Refused before anything is measured.
+            Metric::CrossEntropy => f64::NAN,
             Metric::Probability { token } => (f64::from(logits[token as usize]) - log_sum_exp(logits)).exp(),
             Metric::Kl => kl_divergence(self.base.unwrap_or(self.unchanged), logits),
             Metric::Rank { token } => {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use easyroutine_kernels::{Cpu, Dtype, Out, PackedMatrix, Rows, RowsMut, Source};
+use easyroutine_kernels::{Cpu, Dtype, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
 
 use super::checkpoint::{Checkpoint, TensorRows};
 use super::projection::{Projection, Update};
@@ -35,6 +35,22 @@ impl Norm {
     /// Norms groups of `group` columns in place.
     pub(crate) fn apply_in_place(&self, cpu: &Cpu, x: RowsMut<'_>, group: usize) {
         cpu.norm_in_place(self.kind, x, group, self.weight.as_deref(), self.bias.as_deref(), self.eps);
+    }
+
+    /// Adds to `out` the gradient of what the norm of groups of `group` columns reads.
+    ///
+    /// # Shapes
+    /// `x`, what it read; `g`, the gradient of what it wrote; `out`: tokens by columns.
+    pub(crate) fn back(
+        &self,
+        cpu: &Cpu,
+        scale: Scale,
+        x: Rows<'_>,
+        group: usize,
+        g: Rows<'_>,
+        out: RowsMut<'_>,
+    ) {
+        cpu.norm_back(self.kind, scale, x, group, self.weight.as_deref(), self.eps, g, out);
     }
 
     /// Whether the mean is removed.

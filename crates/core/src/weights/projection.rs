@@ -142,6 +142,48 @@ impl Projection {
         self.multiply_by(cpu, x.into(), (matrix, down.as_ref()), None, Finish::Store, out.into());
     }
 
+    /// The gradient of what the map reads, from that of what it writes: `g W`, stored or added.
+    ///
+    /// # Shapes
+    /// `g`: tokens by outputs; `out`: tokens by inputs.
+    pub(crate) fn back(&self, cpu: &Cpu, g: Rows<'_>, finish: Finish, out: RowsMut<'_>) {
+        let down = self.update.as_ref().map(|update| &update.down);
+        self.back_by(cpu, (&self.matrix, down), g, finish, out);
+    }
+
+    /// As [`Projection::back`], added, for what [`Projection::apply_part`] reads of parts of so many inputs.
+    ///
+    /// # Shapes
+    /// `g`: tokens by outputs; `out`: tokens by inputs of the part.
+    pub(crate) fn part_back(&self, cpu: &Cpu, width: usize, part: usize, g: Rows<'_>, out: RowsMut<'_>) {
+        let Part { matrix, down } = &self.parts.get_or_init(|| self.cut(cpu, width))[part];
+        self.back_by(cpu, (matrix, down.as_ref()), g, Finish::Add, out);
+    }
+
+    fn back_by(
+        &self,
+        cpu: &Cpu,
+        (matrix, down): (&PackedMatrix, Option<&PackedMatrix>),
+        g: Rows<'_>,
+        finish: Finish,
+        mut out: RowsMut<'_>,
+    ) {
+        cpu.matmul_then(g, &matrix.transposed(cpu), Terms::default(), finish, out.reborrow());
+        if let (Some(Update { up, .. }), Some(down)) = (self.update.as_deref(), down) {
+            let mut reduced = large_values(g.n_rows() * up.inputs());
+            let rows = RowsMut::dense(&mut reduced, g.n_rows(), up.inputs());
+            cpu.matmul(g, &up.transposed(cpu), None, rows);
+            let reduced_rows = Rows::dense(&reduced, g.n_rows(), up.inputs());
+            cpu.matmul_add(reduced_rows, &down.transposed(cpu), None, out);
+            give_back(reduced);
+        }
+    }
+
+    /// Whether an adapter changes it.
+    pub(crate) fn is_updated(&self) -> bool {
+        self.update.is_some()
+    }
+
     fn cut(&self, cpu: &Cpu, width: usize) -> Vec<Part> {
         let matrices = pack_parts(cpu, &self.matrix, width);
         let mut downs = self.update.as_ref().map(|update| pack_parts(cpu, &update.down, width).into_iter());

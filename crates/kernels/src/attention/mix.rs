@@ -79,7 +79,7 @@ pub(super) fn mix<V: Vector, O: Element>(
 }
 
 #[inline(always)]
-fn are_finite(values: &[f32; TILE_ROWS * PANEL]) -> bool {
+pub(super) fn are_finite(values: &[f32; TILE_ROWS * PANEL]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     let mut not_finite = false;
     for value in values {
@@ -89,16 +89,16 @@ fn are_finite(values: &[f32; TILE_ROWS * PANEL]) -> bool {
 }
 
 /// Some columns of a sequence's values, and their weights.
-struct Source<'a> {
-    values: Rows<'a>,
-    columns: Range<usize>,
-    pattern: &'a Pattern<'a>,
+pub(super) struct Source<'a> {
+    pub(super) values: Rows<'a>,
+    pub(super) columns: Range<usize>,
+    pub(super) pattern: &'a Pattern<'a>,
 }
 
 impl Source<'_> {
     /// Adds the values of some keys to the sums of some rows.
     #[inline(always)]
-    fn add<V: Vector>(&self, v: V, rows: Range<usize>, keys: Range<usize>, sums: &mut [f32]) {
+    pub(super) fn add<V: Vector>(&self, v: V, rows: Range<usize>, keys: Range<usize>, sums: &mut [f32]) {
         if keys.is_empty() {
             return;
         }

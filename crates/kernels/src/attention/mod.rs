@@ -6,6 +6,7 @@
 mod block;
 mod keys;
 mod mix;
+mod mix_keys;
 mod plan;
 mod scores;
 mod softmax;
@@ -71,7 +72,7 @@ impl Attention {
     }
 
     /// The keys that a sequence's query may see.
-    fn visible(&self, sequence: &Sequence, query: usize) -> Range<usize> {
+    pub(crate) fn visible(&self, sequence: &Sequence, query: usize) -> Range<usize> {
         let end = sequence.keys.len() - sequence.queries.len() + query + 1;
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }

@@ -1,6 +1,7 @@
 //! Weight matrices laid out once, as products read them.
 
 mod layout;
+mod transposed;
 
 use crate::aligned::Aligned;
 use crate::vector::Element;

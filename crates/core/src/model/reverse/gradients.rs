@@ -1,0 +1,64 @@
+//! Gradients of registers.
+
+use easyroutine_kernels::{Rows, RowsMut};
+
+use crate::model::buffer::Buffer;
+use crate::pass::{MATRICES, Reg};
+
+/// The gradient of what each register holds; none where it is zero.
+#[derive(Debug, Default)]
+pub(super) struct Gradients {
+    of: [Option<Buffer>; MATRICES],
+    /// Buffers that are free: fresh pages cost more than clearing old ones.
+    spare: Vec<Buffer>,
+}
+
+impl Gradients {
+    pub(super) fn get(&self, reg: Reg) -> Option<Rows<'_>> {
+        self.of[reg as usize].as_ref().map(Buffer::rows)
+    }
+
+    pub(super) fn get_mut(&mut self, reg: Reg) -> Option<RowsMut<'_>> {
+        self.of[reg as usize].as_mut().map(Buffer::rows_mut)
+    }
+
+    /// Takes a gradient out: the register was written there, and what it held before has none.
+    pub(super) fn take(&mut self, reg: Reg) -> Option<Buffer> {
+        self.of[reg as usize].take()
+    }
+
+    pub(super) fn put(&mut self, reg: Reg, buffer: Buffer) {
+        self.of[reg as usize] = Some(buffer);
+    }
+
+    /// A buffer of unspecified values.
+    pub(super) fn room(&mut self, tokens: usize, columns: usize) -> Buffer {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.resize(tokens, columns);
+        buffer
+    }
+
+    /// A buffer of zeros.
+    pub(super) fn zeros(&mut self, tokens: usize, columns: usize) -> Buffer {
+        let mut buffer = self.room(tokens, columns);
+        buffer.rows_mut().data_mut().fill(0.0);
+        buffer
+    }
+
+    /// Gives a buffer back.
+    pub(super) fn free(&mut self, buffer: Buffer) {
+        self.spare.push(buffer);
+    }
+
+    /// The gradient of a register to add to, zeros where it has none yet.
+    pub(super) fn sum(&mut self, reg: Reg, tokens: usize, columns: usize) -> RowsMut<'_> {
+        if self.of[reg as usize].is_none() {
+            let zeros = self.zeros(tokens, columns);
+            self.of[reg as usize] = Some(zeros);
+        }
+        match &mut self.of[reg as usize] {
+            Some(buffer) => buffer.rows_mut(),
+            None => unreachable!("a buffer was put there"),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Backward rules of attention.
+
+use easyroutine_kernels::{Rows, Sequence, give_back, large_values};
+
+use super::state::{Saved, Walk, add_columns, add_row};
+use super::{Rule, copy};
+use crate::error::Result;
+use crate::pass::{At, KeyHeads, Reg};
+use crate::weights::Norm;
+
+/// Entries of a head's pattern that are held at once: 16 MiB, or one query's.
+const LARGEST_SQUARES: usize = 4 << 20;
+
+impl Walk<'_> {
+    /// Attention in one step: each head's pattern is computed once more, some queries at a time.
+    pub(super) fn attend_back(&mut self, at: At, keys: KeyHeads) -> Result<()> {
+        if let Some(of_edited) = self.of_edited.take() {
+            self.add(Reg::Z, of_edited);
+        }
+        let Some(dz) = self.gradients.take(Reg::Z) else { return Ok(()) };
+        let model = self.run.model;
+        let (cpu, spec) = (&model.cpu, model.weights.block(at)?.attention(keys));
+        let (tokens, width) = (dz.rows().n_rows(), spec.n_heads * spec.d_head);
+        let [mut dq, mut dk, mut dv] = [(); 3].map(|()| self.gradients.zeros(tokens, width));
+        let [q, k, v] = self.run.inputs(at, spec, keys);
+        for part in parts(&self.run.sequences, LARGEST_SQUARES) {
+            let size = part.iter().map(|s| s.queries.len() * s.keys.len()).sum();
+            let (mut pattern, mut square) = (large_values(size), large_values(size));
+            for head in 0..spec.n_heads {
+                cpu.attention_scores(spec, head, q, k, &part, &mut pattern);
+                cpu.attention_softmax(spec, head, &part, &mut pattern);
+                cpu.attention_mix_keys(spec, head, &pattern, dz.rows(), &part, dv.rows_mut());
+                if self.rule == Rule::Gradient {
+                    cpu.attention_pattern_back(spec, head, dz.rows(), v, &part, &mut square);
+                    cpu.attention_softmax_back(spec, &part, &pattern, &mut square);
+                    let (dq, dk) = (dq.rows_mut(), dk.rows_mut());
+                    cpu.attention_scores_back(spec, head, q, k, &part, &mut square, dq, dk);
+                }
+            }
+            give_back(pattern);
+            give_back(square);
+        }
+        self.heads = Some([dq, dk, dv]);
+        self.gradients.free(dz);
+        self.join_heads(keys);
+        Ok(())
+    }
+
+    /// One head's mixed values from its pattern.
+    pub(super) fn mix_back(&mut self, at: At, head: usize, keys: KeyHeads, saved: Saved) -> Result<()> {
+        let model = self.run.model;
+        let (cpu, spec) = (&model.cpu, model.weights.block(at)?.attention(keys));
+        if let Some(of_edited) = self.of_edited.take() {
+            self.add(Reg::Z, of_edited);
+        }
+        let (tokens, width) = (self.run.batch.n_tokens(), spec.n_heads * spec.d_head);
+        let mut heads = match self.heads.take() {
+            Some(heads) => heads,
+            None => [(); 3].map(|()| self.gradients.zeros(tokens, width)),
+        };
+        self.square = None;
+        if let (Some(dz), Saved::Square(pattern)) = (self.gradients.get(Reg::Z), saved) {
+            let [_, _, v] = self.run.inputs(at, spec, keys);
+            let sequences = &self.run.sequences;
+            cpu.attention_mix_keys(spec, head, &pattern, dz, sequences, heads[2].rows_mut());
+            let mut square = vec![0.0; pattern.len()];
+            cpu.attention_pattern_back(spec, head, dz, v, sequences, &mut square);
+            self.square = Some(square);
+        }
+        self.heads = Some(heads);
+        // The first head made room for all.
+        if head == 0
+            && let Some(dz) = self.gradients.take(Reg::Z)
+        {
+            self.gradients.free(dz);
+        }
+        Ok(())
+    }
+
+    /// One head's softmax.
+    pub(super) fn softmax_back(&mut self, at: At, saved: Saved) -> Result<()> {
+        let model = self.run.model;
+        let spec = &model.weights.block(at)?.grouped;
+        match (&mut self.square, saved) {
+            (square, _) if self.rule != Rule::Gradient => *square = None,
+            (Some(square), Saved::Square(pattern)) => {
+                model.cpu.attention_softmax_back(spec, &self.run.sequences, &pattern, square);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// One head's scores.
+    pub(super) fn scores_back(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
+        let model = self.run.model;
+        let spec = model.weights.block(at)?.attention(keys);
+        if let (Some(mut square), Some([dq, dk, _])) = (self.square.take(), &mut self.heads) {
+            let [q, k, _] = self.run.inputs(at, spec, keys);
+            let (sequences, dq, dk) = (&self.run.sequences, dq.rows_mut(), dk.rows_mut());
+            model.cpu.attention_scores_back(spec, head, q, k, sequences, &mut square, dq, dk);
+        }
+        if head == 0 {
+            self.join_heads(keys);
+        }
+        Ok(())
+    }
+
+    /// Puts the gradients of each head's query, key and value where these were read.
+    fn join_heads(&mut self, keys: KeyHeads) {
+        let Some([dq, dk, dv]) = self.heads.take() else { return };
+        let arch = &self.run.model.arch;
+        let (heads, shared) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
+        let tokens = dq.rows().n_rows();
+        add_columns(dq.rows(), self.gradients.sum(Reg::Qkv, tokens, heads + 2 * shared), 0..heads);
+        match keys {
+            KeyHeads::OfQueryHeads => {
+                let mut own = self.gradients.sum(Reg::HeadKv, tokens, 2 * heads);
+                add_columns(dk.rows(), own.reborrow(), 0..heads);
+                add_columns(dv.rows(), own, heads..2 * heads);
+            }
+            KeyHeads::Grouped => {
+                self.fold(dk.rows(), heads);
+                self.fold(dv.rows(), heads + shared);
+            }
+        }
+        [dq, dk, dv].into_iter().for_each(|buffer| self.gradients.free(buffer));
+    }
+
+    /// Adds what query heads give to what they share, from column `first` of queries, keys and values on.
+    fn fold(&mut self, of_heads: Rows<'_>, first: usize) {
+        let arch = &self.run.model.arch;
+        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+        let width = (arch.n_heads + 2 * arch.n_kv_heads) * d_head;
+        let mut qkv = self.gradients.sum(Reg::Qkv, of_heads.n_rows(), width);
+        for token in 0..of_heads.n_rows() {
+            for (head, g) in of_heads.row(token).chunks_exact(d_head).enumerate() {
+                let start = first + head / group * d_head;
+                add_row(g, &mut qkv.row_mut(token)[start..start + d_head]);
+            }
+        }
+    }
+
+    /// Keys and values copied out, one a query head.
+    pub(super) fn spread_back(&mut self) {
+        let Some(g) = self.gradients.take(Reg::HeadKv) else { return };
+        let arch = &self.run.model.arch;
+        let (heads, shared) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
+        self.fold(g.rows().columns(0..heads), heads);
+        self.fold(g.rows().columns(heads..2 * heads), heads + shared);
+        self.gradients.free(g);
+    }
+
+    /// Each query head's key normed as if it stood among the shared keys, which the norm then depends on too.
+    pub(super) fn head_keys_back(&mut self, norm: &Norm, group: usize, saved: Saved) {
+        let (Some(mut g), Saved::Keys(qkv, own)) = (self.gradients.take(Reg::HeadKv), saved) else { return };
+        let arch = &self.run.model.arch;
+        let (d_head, n_heads, tokens) = (arch.d_head, arch.n_heads, g.rows().n_rows());
+        let heads = n_heads / arch.n_kv_heads;
+        let k = n_heads * d_head..(n_heads + arch.n_kv_heads) * d_head;
+        for head in 0..n_heads {
+            let shared = head / heads * d_head..(head / heads + 1) * d_head;
+            let columns = head * d_head..(head + 1) * d_head;
+            let mut whole = copy(qkv.rows().columns(k.clone()));
+            let mut of_whole = self.gradients.zeros(tokens, k.len());
+            let mut out = self.gradients.zeros(tokens, k.len());
+            for token in 0..tokens {
+                let key = &own.rows().row(token)[columns.clone()];
+                whole.rows_mut().row_mut(token)[shared.clone()].copy_from_slice(key);
+                let g = &g.rows().row(token)[columns.clone()];
+                of_whole.rows_mut().row_mut(token)[shared.clone()].copy_from_slice(g);
+            }
+            let scale = self.rule.scale();
+            norm.back(&self.run.model.cpu, scale, whole.rows(), group, of_whole.rows(), out.rows_mut());
+            let mut sum = self.gradients.sum(Reg::Qkv, tokens, qkv.rows().n_columns());
+            for token in 0..tokens {
+                let out = out.rows();
+                let own = &out.row(token)[shared.clone()];
+                g.rows_mut().row_mut(token)[columns.clone()].copy_from_slice(own);
+                let sum = &mut sum.row_mut(token)[k.clone()];
+                add_row(&out.row(token)[..shared.start], &mut sum[..shared.start]);
+                add_row(&out.row(token)[shared.end..], &mut sum[shared.end..]);
+            }
+            self.gradients.free(of_whole);
+            self.gradients.free(out);
+        }
+        self.gradients.put(Reg::HeadKv, g);
+    }
+}
+
+/// Sequences cut into parts of which each has patterns of at most so many entries. Where a sequence is cut depends on its
+/// own length alone, and no part has two pieces of one sequence.
+fn parts(sequences: &[Sequence], most: usize) -> Vec<Vec<Sequence>> {
+    let mut parts: Vec<Vec<Sequence>> = Vec::new();
+    let mut room = 0;
+    for sequence in sequences.iter().filter(|sequence| !sequence.queries.is_empty()) {
+        let length = sequence.queries.len();
+        let at_once = (most / length).max(1);
+        for first in (0..length).step_by(at_once) {
+            let end = length.min(first + at_once);
+            let piece = Sequence {
+                queries: sequence.queries.start + first..sequence.queries.start + end,
+                keys: sequence.keys.start..sequence.keys.start + end,
+            };
+            let size = piece.queries.len() * piece.keys.len();
+            if parts.is_empty() || size > room || first > 0 {
+                parts.push(Vec::new());
+                room = most;
+            }
+            room = room.saturating_sub(size);
+            parts.last_mut().into_iter().for_each(|part| part.push(piece.clone()));
+        }
+    }
+    parts
+}

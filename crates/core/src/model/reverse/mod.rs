@@ -1,0 +1,310 @@
+//! The pass backwards: gradients of a number that is read off the logits, or of vectors given anywhere, at every place
+//! where a tap looks.
+//!
+//! A first run keeps the stream that enters each block. Then, from the last block to the lowest that is asked for, one
+//! block at a time is run again with what its backward rules need, and its steps are walked in reverse. So memory holds
+//! one stream a layer and one block's insides, and nothing below the lowest place is computed. docs/design/gradients.md.
+
+mod gradients;
+mod heads;
+mod mixture;
+mod state;
+mod tape;
+mod walk;
+
+use std::cell::RefCell;
+
+use easyroutine_kernels::{Dtype, Scale, Slope};
+use easyroutine_sites::{Point, Site};
+
+use super::buffer::Buffer;
+use super::past::Past;
+use super::run::Run;
+use super::{Model, emit};
+use crate::batch::Batch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pass::{Asked, At, Program, Reg, Section, Step, Values};
+use crate::stop::Stop;
+use crate::tap::{Reversible, Tap, Value, Want};
+use state::Walk;
+
+/// Logits of so many tokens are held at once, with their gradients.
+const TOKENS_AT_ONCE: usize = 32;
+
+/// What stands for the derivatives of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rule {
+    /// The derivatives themselves.
+    #[default]
+    Gradient,
+    /// RelP (arXiv 2508.21258): the scale of every norm and every attention pattern are constants, an activation is its
+    /// input times a constant.
+    Relp {
+        /// Whether each side of a product of gate and up gets half of its gradient.
+        halves: bool,
+    },
+}
+
+impl Rule {
+    fn scale(self) -> Scale {
+        if self == Rule::Gradient { Scale::Moves } else { Scale::Stays }
+    }
+
+    fn slope(self) -> Slope {
+        match self {
+            Rule::Gradient => Slope::Derivative,
+            Rule::Relp { halves } => Slope::Ratio { halves },
+        }
+    }
+}
+
+/// A number that is read off logits, row by row.
+pub(crate) trait Objective {
+    /// The tokens (of the whole batch, ascending) whose logits it reads.
+    fn tokens(&self, batch: &Batch) -> Vec<usize>;
+
+    /// Takes in the logits of one of these tokens and puts the gradient with respect to them in their place.
+    fn at(&mut self, token: usize, logits: &mut [f32]) -> Result<()>;
+}
+
+/// Where gradients come from.
+pub(crate) enum Start<'a> {
+    /// From a number that the logits give.
+    Logits(&'a mut dyn Objective),
+    /// From vectors that this tap adds to the gradients at its points, which are otherwise zero there.
+    Vectors(&'a mut dyn Tap),
+}
+
+/// What a backward pass is asked for.
+pub(crate) struct Reverse<'a> {
+    pub(crate) start: Start<'a>,
+    /// What changes the run; gradients are those of the changed run.
+    pub(crate) edits: &'a mut dyn Reversible,
+    /// Is shown the gradients at the points that it wants, from the last to the first.
+    pub(crate) receiver: &'a mut dyn Tap,
+    pub(crate) rule: Rule,
+    pub(crate) stop: Stop<'a>,
+}
+
+impl Model {
+    /// Runs a batch forward and backward.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; a model in bf16; a step that has no backward rule, which is named; those of the taps.
+    pub(crate) fn reverse(&self, batch: &Batch, reverse: &mut Reverse<'_>) -> Result<()> {
+        self.check(batch)?;
+        if self.dtype() != Dtype::F32 {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "gradients are computed in f32, and this model in bf16",
+            )
+            .hint("load it with --dtype f32 (in Python dtype=\"float32\")"));
+        }
+        if matches!(reverse.start, Start::Logits(_)) {
+            self.unembedding()?;
+        }
+        let program = self.shown(reverse);
+        let Some(lowest) = lowest(&program, reverse.receiver) else { return Ok(()) };
+        let sections: Vec<&Section> =
+            program.sections.iter().filter(|section| section.at >= lowest).collect();
+        if let Some(step) =
+            sections.iter().flat_map(|section| &section.steps).find(|step| !walk::has_rule(step))
+        {
+            let text = format!("{step:?}");
+            let name: String = text.chars().take_while(|c| c.is_alphanumeric()).collect();
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("gradients of this model cannot be computed: its step `{name}` has no backward rule"),
+            ));
+        }
+        self.weights.unembedding.files.during(|| {
+            self.with_buffers(|registers| {
+                let chosen = RefCell::new(Chosen::default());
+                let edits: RefCell<&mut dyn Reversible> = RefCell::new(&mut *reverse.edits);
+                let mut forward = Forward { edits: &edits, chosen: &chosen };
+                let run = Run::new(self, batch, None, &mut forward, registers, Past::Nothing);
+                let mut walk = Walk::new(run, &edits, reverse.rule);
+                let streams = self.streams(&mut walk, &sections, lowest, reverse.stop)?;
+                let start = reverse.start.reborrow();
+                backwards(walk, &chosen, &sections, streams, start, reverse.receiver, reverse.stop)
+            })
+        })
+    }
+
+    /// The pass with every place shown that something looks at. Scores and patterns are shown between their steps.
+    fn shown(&self, reverse: &Reverse<'_>) -> Program {
+        let wants = |point: Point| {
+            let own = reverse.edits.wants(point);
+            let seen = reverse.receiver.wants(point) > Want::Nothing
+                || match &reverse.start {
+                    Start::Logits(_) => point.site() == Site::Logits,
+                    Start::Vectors(tap) => tap.wants(point) > Want::Nothing,
+                };
+            match seen {
+                true if point.site().is_pairwise() => Want::Edit,
+                true => own.max(Want::Read),
+                false => own,
+            }
+        };
+        emit(self.arch(), &Asked { wants: &wants, past: None, heads_at_once: 1 }, At::all(self.arch()))
+    }
+
+    /// Runs forward, keeping the stream that enters each of the sections.
+    fn streams(&self, walk: &mut Walk<'_>, sections: &[&Section], lowest: At, stop: Stop<'_>) -> Result<Vec<Buffer>> {
+        let Some(last) = sections.last().map(|section| section.at) else { return Ok(Vec::new()) };
+        let edits = walk.edits;
+        let wants = |point: Point| edits.borrow().wants(point);
+        let asked = Asked { wants: &wants, past: None, heads_at_once: 1 };
+        let program = emit(self.arch(), &asked, At::all(self.arch()).take_while(|at| *at < last));
+        let mut streams = Vec::with_capacity(sections.len());
+        for section in &program.sections {
+            if section.at >= lowest && section.at > At::Embedding {
+                streams.push(copy(walk.run.registers.get(Reg::Stream).rows()));
+            }
+            stop.check()?;
+            walk.run.section(section)?;
+        }
+        if last > At::Embedding {
+            streams.push(copy(walk.run.registers.get(Reg::Stream).rows()));
+        }
+        Ok(streams)
+    }
+}
+
+/// The lowest section in which the receiver looks.
+fn lowest(program: &Program, receiver: &dyn Tap) -> Option<At> {
+    let looks = |section: &&Section| {
+        section.steps.iter().any(|step| match step {
+            Step::Visit(visit) => receiver.wants(section.at.point(visit.site, visit.head)) > Want::Nothing,
+            _ => false,
+        })
+    };
+    program.sections.iter().find(looks).map(|section| section.at)
+}
+
+/// Walks the sections from the last to the first.
+fn backwards(
+    mut walk: Walk<'_>,
+    chosen: &RefCell<Chosen>,
+    sections: &[&Section],
+    mut streams: Vec<Buffer>,
+    mut start: Start<'_>,
+    receiver: &mut dyn Tap,
+    stop: Stop<'_>,
+) -> Result<()> {
+    let points = sections.iter().flat_map(|section| section.steps.iter().map(|step| (section.at, step)));
+    let mut left = points.filter(|(at, step)| is_shown(*at, step, receiver)).count();
+    for section in sections.iter().rev() {
+        stop.check()?;
+        match (&mut start, section.at) {
+            (Start::Logits(objective), At::Unembedding) => {
+                walk.load(streams.pop());
+                let shown = [Site::Logits, Site::FinalNormOut].map(Point::model);
+                let mut tokens = objective.tokens(walk.run.batch);
+                let mut all_at_once = false;
+                for point in shown.into_iter().filter(|point| receiver.wants(*point) > Want::Nothing) {
+                    let wanted = receiver.tokens(point, walk.run.batch);
+                    tokens.extend(wanted.unwrap_or_else(|| (0..walk.run.batch.n_tokens()).collect()));
+                    tokens.sort_unstable();
+                    tokens.dedup();
+                    all_at_once = true;
+                }
+                let at_once = if all_at_once { tokens.len() } else { TOKENS_AT_ONCE };
+                let read = objective.tokens(walk.run.batch);
+                for tokens in tokens.chunks(at_once.max(1)) {
+                    chosen.borrow_mut().tokens = tokens.to_vec();
+                    let tape = walk.tape(section)?;
+                    let mut logits = std::mem::take(&mut chosen.borrow_mut().logits);
+                    let width = logits.len() / tokens.len().max(1);
+                    walk.capped.clone_from(&logits);
+                    for (token, logits) in tokens.iter().zip(logits.chunks_exact_mut(width.max(1))) {
+                        match read.binary_search(token) {
+                            Ok(_) => objective.at(*token, logits)?,
+                            Err(_) => logits.fill(0.0),
+                        }
+                    }
+                    walk.logits = logits;
+                    let shown = walk.back(section, tape, &mut (), receiver)?;
+                    left -= shown;
+                }
+            }
+            (start, at) => {
+                let mut none = ();
+                let seeds: &mut dyn Tap = match start {
+                    Start::Vectors(tap) => &mut **tap,
+                    Start::Logits(_) => &mut none,
+                };
+                let stream = if at > At::Embedding { streams.pop() } else { None };
+                left -= walk.section(section, stream, seeds, receiver, left)?;
+            }
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a step shows its gradient to the receiver.
+fn is_shown(at: At, step: &Step, receiver: &dyn Tap) -> bool {
+    match step {
+        Step::Visit(visit) => receiver.wants(at.point(visit.site, visit.head)) > Want::Nothing,
+        _ => false,
+    }
+}
+
+/// A copy of rows.
+fn copy(rows: easyroutine_kernels::Rows<'_>) -> Buffer {
+    let mut buffer = Buffer::default();
+    buffer.resize(rows.n_rows(), rows.n_columns());
+    let mut to = buffer.rows_mut();
+    (0..rows.n_rows()).for_each(|row| to.row_mut(row).copy_from_slice(rows.row(row)));
+    buffer
+}
+
+impl Start<'_> {
+    fn reborrow(&mut self) -> Start<'_> {
+        match self {
+            Start::Logits(objective) => Start::Logits(&mut **objective),
+            Start::Vectors(tap) => Start::Vectors(&mut **tap),
+        }
+    }
+}
+
+/// The tokens whose logits a run of the unembedding computes, and these.
+#[derive(Debug, Default)]
+struct Chosen {
+    tokens: Vec<usize>,
+    logits: Vec<f32>,
+}
+
+/// The tap of all forward runs: the edits, and a place for the logits.
+struct Forward<'a> {
+    edits: &'a RefCell<&'a mut dyn Reversible>,
+    chosen: &'a RefCell<Chosen>,
+}
+
+impl Tap for Forward<'_> {
+    fn wants(&self, point: Point) -> Want {
+        self.edits.borrow().wants(point)
+    }
+
+    fn tokens(&self, _: Point, _: &Batch) -> Option<Vec<usize>> {
+        Some(self.chosen.borrow().tokens.clone())
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        if point.site() == Site::Logits {
+            let mut chosen = self.chosen.borrow_mut();
+            chosen.logits = value.take(&chosen.tokens).unwrap_or_default();
+        } else if self.wants(point) > Want::Nothing {
+            self.edits.borrow_mut().at(point, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a step shows values of pairs that something may change.
+fn shows_pairs(step: &Step) -> bool {
+    matches!(step, Step::Visit(visit) if matches!(visit.values, Values::Pairs { .. }))
+}

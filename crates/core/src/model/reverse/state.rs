@@ -1,0 +1,98 @@
+//! State of a backward pass.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use easyroutine_kernels::{Rows, RowsMut};
+
+use super::Rule;
+use super::gradients::Gradients;
+use crate::model::buffer::Buffer;
+use crate::model::run::Run;
+use crate::pass::Reg;
+use crate::tap::Reversible;
+
+/// What one step's rule needs beside what the registers hold at the end of a block.
+#[derive(Debug)]
+pub(super) enum Saved {
+    Nothing,
+    /// What a norm read, or what came out of a product before its activation.
+    Rows(Buffer),
+    /// Two of them: shared keys, and keys of the query heads.
+    Keys(Buffer, Buffer),
+    /// A head's pattern, or scores or a pattern before an edit.
+    Square(Vec<f32>),
+}
+
+/// State of a backward pass.
+pub(super) struct Walk<'a> {
+    pub(super) run: Run<'a>,
+    pub(super) edits: &'a RefCell<&'a mut dyn Reversible>,
+    pub(super) rule: Rule,
+    pub(super) gradients: Gradients,
+    /// Logits after their softcap.
+    pub(super) capped: Vec<f32>,
+    /// Their gradient.
+    pub(super) logits: Vec<f32>,
+    /// The gradient of one head's scores or pattern.
+    pub(super) square: Option<Vec<f32>>,
+    /// Gradients of each query head's query, key and value.
+    pub(super) heads: Option<[Buffer; 3]>,
+    /// What edits of single heads' outputs add to the gradient of `z`. It joins where `z` comes from: an edit of a head's
+    /// output counts as one of its mixed values, whose gradient is that of what stands after the edit.
+    pub(super) of_edited: Option<Buffer>,
+    /// Gradients of the weights of each expert's tokens.
+    pub(super) routes: Vec<Vec<f32>>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(run: Run<'a>, edits: &'a RefCell<&'a mut dyn Reversible>, rule: Rule) -> Self {
+        Walk {
+            run,
+            edits,
+            rule,
+            gradients: Gradients::default(),
+            capped: Vec::new(),
+            logits: Vec::new(),
+            square: None,
+            heads: None,
+            of_edited: None,
+            routes: Vec::new(),
+        }
+    }
+
+    /// Puts a stream in its register.
+    pub(super) fn load(&mut self, stream: Option<Buffer>) {
+        if let Some(stream) = stream {
+            let rows = stream.rows();
+            let mut to = self.run.registers.get_mut(Reg::Stream).resize(rows.n_rows(), rows.n_columns());
+            (0..rows.n_rows()).for_each(|row| to.row_mut(row).copy_from_slice(rows.row(row)));
+        }
+    }
+
+    /// Adds a buffer to the gradient of a register, or puts it there.
+    pub(super) fn add(&mut self, reg: Reg, g: Buffer) {
+        match self.gradients.get_mut(reg) {
+            Some(sum) => {
+                self.run.model.cpu.add(g.rows(), sum);
+                self.gradients.free(g);
+            }
+            None => self.gradients.put(reg, g),
+        }
+    }
+}
+
+/// to += from
+pub(super) fn add_row(from: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+}
+
+/// Copies rows.
+pub(super) fn put_columns(from: Rows<'_>, mut to: RowsMut<'_>) {
+    (0..from.n_rows()).for_each(|row| to.row_mut(row).copy_from_slice(from.row(row)));
+}
+
+/// Adds rows to some columns.
+pub(super) fn add_columns(from: Rows<'_>, mut to: RowsMut<'_>, columns: Range<usize>) {
+    (0..from.n_rows()).for_each(|row| add_row(from.row(row), &mut to.row_mut(row)[columns.clone()]));
+}

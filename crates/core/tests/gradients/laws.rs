@@ -1,0 +1,291 @@
+//! What gradients keep to on every fixture: differences of real runs, the same bits in any company.
+
+use easyroutine::edit::{Edits, Intervention, Operation, Part, Tensor};
+use easyroutine::gradients::{Gradients, Output, Rule, Seed, gradients};
+use easyroutine::load::LoadOptions;
+use easyroutine::patching::Metric;
+use easyroutine::positions::{Context, Row, Specifier};
+use easyroutine::request::Request;
+use easyroutine::sites::{Access, Point, Site};
+use easyroutine::{Error, Model};
+
+use crate::common::{assert_same_bits, cases, extract, tiny, tiny_with};
+
+/// Rows of different length that every fixture can run.
+fn rows() -> Vec<Vec<u32>> {
+    vec![vec![5, 90, 17, 200, 31, 8, 64], vec![44, 3, 121, 9], (0..14).map(|i| (i * 37 + 11) % 250).collect()]
+}
+
+const DIFF: Metric = Metric::LogitDiff { answer: 7, against: 100 };
+
+fn of(
+    model: &Model,
+    rows: &[Vec<u32>],
+    activations: &str,
+    output: Output<'_>,
+    edits: &[Intervention],
+) -> Result<Gradients, Error> {
+    let rows: Vec<Row<'_>> = rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
+    let mut edits = Edits::new(edits, model.arch(), &rows, Context::default())?;
+    let request = Request::parse(activations, "all")?;
+    gradients(model, &rows, &request, output, Rule::Gradient, &mut edits, Context::default(), Stop::Never)
+}
+
+fn metric(metrics: &[Metric]) -> Output<'_> {
+    Output::Metric { metrics, target: None }
+}
+
+/// Places with a vector a token that edits can change and the logits depend on.
+fn places(model: &Model) -> Vec<Point> {
+    let arch = model.arch();
+    let vectors = |point: &Point| {
+        point.site().access() == Access::Changes
+            && !point.site().is_pairwise()
+            && arch.width(*point).is_some()
+    };
+    let last = arch.layers.len() - 1;
+    let near = |point: &Point| point.layer().is_none_or(|layer| layer == 0 || layer == last);
+    let one_head = |point: &Point| point.head().is_none_or(|head| head == 1);
+    arch.points().filter(|point| vectors(point) && near(point) && one_head(point)).collect()
+}
+
+/// Repeatable numbers around zero.
+fn direction(seed: usize, len: usize) -> Vec<f32> {
+    let mut state = seed as u64 * 2_654_435_761 + 12345;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+#[test]
+fn gradients_foretell_what_small_changes_do_in_every_fixture() {
+    let ids = rows().remove(0);
+    let mut failures = Vec::new();
+    for case in cases("tiny") {
+        let model = tiny(&case);
+        let rows = vec![ids.clone()];
+        let points = places(&model);
+        let keys: Vec<String> = points.iter().map(ToString::to_string).collect();
+        let found = of(&model, &rows, &keys.join(","), metric(&[DIFF]), &[]).unwrap();
+        let logits = |edits: &[Intervention]| -> f64 {
+            let row = [Row::of(0, &ids)];
+            let edits = Edits::new(edits, model.arch(), &row, Context::default()).unwrap();
+            let request = Request::parse("logits", "last").unwrap();
+            let batch = easyroutine::Batch::new(&rows).unwrap();
+            let cache = request.run_under(&model, &batch, &row, Context::default(), edits).unwrap();
+            let logits = cache.get("logits").unwrap().values();
+            f64::from(logits[7]) - f64::from(logits[100])
+        };
+        for (seed, point) in points.iter().enumerate() {
+            let gradient = found.cache.get(&format!("{point}_gradients")).unwrap().values();
+            let value = extract(&model, &rows, &point.to_string(), "all");
+            let size = value.get(&point.to_string()).unwrap().values();
+            let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let direction = direction(seed, gradient.len());
+            // A step of a thousandth of the value: large against rounding, small against the curvature and most kinks.
+            let step = (norm(size) / norm(&direction) / 1000.0) as f32;
+            let moved = |factor: f32| {
+                let shape = [1, ids.len(), gradient.len() / ids.len()];
+                let values = Tensor::new("direction", &shape, direction.clone()).unwrap();
+                logits(&[Intervention {
+                    activation: point.to_string().parse().unwrap(),
+                    part: Part::Full(vec![Specifier::All]),
+                    operation: Operation::Add { factor, values },
+                }])
+            };
+            // Two steps of different size take the cubic term away.
+            let slope = |step: f32| (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+            let expected = (4.0 * slope(step / 2.0) - slope(step)) / 3.0;
+            let along: f64 =
+                gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+            let scale = norm(gradient) * norm(&direction) / (gradient.len() as f64).sqrt() + 1e-6;
+            // Rounding of the logits, magnified by the division.
+            let rounding = 4e-6 * (1.0 + found.values[0].abs()) / f64::from(step);
+            if !((along - expected).abs() < 2e-2 * scale + rounding) {
+                failures.push(format!("{case}: {point}: gradient {along:.6}, difference {expected:.6}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Keys of every kind.
+const SOME: &str = "input_embeddings,resid_mid_*,queries_*,keys_*,values_*,head_keys_L0H*,z_*,pattern_L1H*,scores_L0H1,\
+                    mlp_hidden_*,mlp_in_*,final_norm_out,logits";
+
+/// Those of [`SOME`] that a model has.
+fn some(model: &Model) -> String {
+    let has = |pattern: &&str| model.arch().named(&pattern.parse().unwrap()).is_ok();
+    SOME.split(',').map(str::trim).filter(has).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn a_row_has_the_same_gradients_alone_in_a_batch_and_with_any_threads() {
+    for case in cases("tiny") {
+        let rows = rows();
+        for metrics in [[DIFF], [Metric::CrossEntropy]] {
+            let of_threads = |threads, rows: &[Vec<u32>]| {
+                let options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
+                let model = tiny_with(&case, &options);
+                of(&model, rows, &some(&model), metric(&metrics), &[]).unwrap()
+            };
+            let together = of_threads(1, &rows);
+            let threads = of_threads(3, &rows);
+            assert_eq!(together.values, threads.values);
+            for (key, kept) in together.cache.iter() {
+                assert_same_bits(
+                    format!("{case}: {key}"),
+                    kept.values(),
+                    threads.cache.get(key).unwrap().values(),
+                );
+            }
+            for (number, row) in rows.iter().enumerate() {
+                let alone = of_threads(2, std::slice::from_ref(row));
+                assert_eq!(alone.values[0], together.values[number]);
+                for (key, kept) in alone.cache.iter() {
+                    let of_batch = together.cache.get(key).unwrap().row(number);
+                    assert_same_bits(format!("{case}, row {number}: {key}"), kept.values(), of_batch);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_asked_for_beside_a_gradient_changes_none_of_its_bits() {
+    for case in cases("tiny") {
+        let (model, rows) = (tiny(&case), rows());
+        let all = of(&model, &rows, &some(&model), metric(&[DIFF]), &[]).unwrap();
+        let alone = of(&model, &rows, "input_embeddings", metric(&[DIFF]), &[]).unwrap();
+        let key = "input_embeddings_gradients";
+        let (all, alone) = (all.cache.get(key).unwrap().values(), alone.cache.get(key).unwrap().values());
+        // Attention in one step, and in steps of each head with keys copied out, sum in other orders.
+        let most = alone.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let worst = all.iter().zip(alone).fold(0.0_f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst <= 1e-5 * most, "{case}: {worst} of {most}");
+    }
+}
+
+#[test]
+fn vectors_carry_a_metric_s_gradient_on_to_earlier_places() {
+    for case in cases("tiny") {
+        let (model, rows) = (tiny(&case), vec![rows().remove(0)]);
+        let last = model.arch().layers.len() - 1;
+        let whole = of(&model, &rows, "input_embeddings,resid_out_*", metric(&[DIFF]), &[]).unwrap();
+        for layer in [0, last] {
+            let kept = whole.cache.get(&format!("resid_out_{layer}_gradients")).unwrap();
+            let shape = [&[1], kept.row_shapes[0].as_slice()].concat();
+            let seed = Seed {
+                point: Point::layer_of(Site::ResidOut, layer),
+                positions: vec![Specifier::All],
+                values: Tensor::new("gradient", &shape, kept.values().to_vec()).unwrap(),
+            };
+            let found = of(&model, &rows, "input_embeddings", Output::Vectors(&[seed]), &[]).unwrap();
+            let key = "input_embeddings_gradients";
+            let (ours, expected) = (found.cache.get(key).unwrap(), whole.cache.get(key).unwrap());
+            assert_same_bits(format!("{case}, layer {layer}"), ours.values(), expected.values());
+            assert!(found.values.iter().all(|value| *value == 0.0));
+        }
+    }
+}
+
+#[test]
+fn a_grouped_key_s_gradient_is_the_sum_over_its_query_heads() {
+    for case in cases("tiny") {
+        let (model, rows) = (tiny(&case), rows());
+        let (heads, shared, d_head) = (model.arch().n_heads, model.arch().n_kv_heads, model.arch().d_head);
+        let found = of(&model, &rows, "values_L1,head_values_L1H*", metric(&[DIFF]), &[]).unwrap();
+        let of_shared = found.cache.get("values_L1_gradients").unwrap();
+        for row in 0..rows.len() {
+            for (token, sum) in of_shared.row(row).chunks_exact(shared * d_head).enumerate() {
+                let mut expected = vec![0.0_f32; shared * d_head];
+                for head in 0..heads {
+                    let kept = found.cache.get(&format!("head_values_L1H{head}_gradients")).unwrap();
+                    let start = head / (heads / shared) * d_head;
+                    for i in 0..d_head {
+                        expected[start + i] += kept.row(row)[token * d_head + i];
+                    }
+                }
+                let most = expected.iter().fold(1e-6_f32, |most, x| most.max(x.abs()));
+                assert!(sum.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-5 * most), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn edits_change_the_gradient_before_them_and_not_the_one_behind() {
+    let (model, rows) = (tiny("llama"), vec![rows().remove(0)]);
+    let edit =
+        |text: &str| text.parse::<Intervention<easyroutine::edit::Reference>>().unwrap().load().unwrap();
+    let gradient = |edits: &[&str]| {
+        let edits: Vec<Intervention> = edits.iter().map(|text| edit(text)).collect();
+        of(&model, &rows, "resid_in_1,resid_out_0,resid_mid_0", metric(&[DIFF]), &edits).unwrap()
+    };
+    let get = |found: &Gradients, key: &str| {
+        found.cache.get(&format!("{key}_gradients")).unwrap().values().to_vec()
+    };
+    // A replaced stream does not depend on what stood there.
+    let replaced = gradient(&["resid_in_1@all=0.25"]);
+    assert!(get(&replaced, "resid_in_1").iter().any(|g| *g != 0.0));
+    assert!(get(&replaced, "resid_out_0").iter().all(|g| *g == 0.0));
+    // A shift passes it on, a factor multiplies it.
+    let shifted = gradient(&["resid_in_1@all*2", "resid_in_1@1:3=0"]);
+    let width = model.arch().d_model;
+    let (behind, before) = (get(&shifted, "resid_in_1"), get(&shifted, "resid_out_0"));
+    for (token, (behind, before)) in behind.chunks(width).zip(before.chunks(width)).enumerate() {
+        let factor = if (1..3).contains(&token) { 0.0 } else { 2.0 };
+        assert!(behind.iter().zip(before).all(|(behind, before)| behind * factor == *before));
+    }
+    // Another row's values: their gradient goes to that row.
+    let rows = vec![rows[0].clone(), rows[0].iter().rev().copied().collect()];
+    let found = of(&model, &rows, "resid_in_1,resid_out_0", metric(&[DIFF]), &[edit("resid_in_1@0:3=row:1")])
+        .unwrap();
+    let kept = |key: &str, row: usize| {
+        found.cache.get(&format!("{key}_gradients")).unwrap().row(row)[..3 * width].to_vec()
+    };
+    assert!(kept("resid_out_0", 0).iter().all(|g| *g == 0.0));
+    let (behind, before) = ([kept("resid_in_1", 0), kept("resid_in_1", 1)], kept("resid_out_0", 1));
+    for (i, before) in before.iter().enumerate() {
+        assert!((behind[0][i] + behind[1][i] - before).abs() <= 1e-6 * (1.0 + before.abs()));
+    }
+}
+
+#[test]
+fn gradients_under_edits_of_patterns_foretell_small_changes() {
+    let ids = rows().remove(0);
+    let rows = vec![ids.clone()];
+    let edits = [
+        "pattern_L1H0@rescaled:columns:1,3*0.3",
+        "pattern_L1H2@grid:5,6x2=0.4",
+        "pattern_L1H1@keep-self:2,6=0",
+        "scores_L1H3@pre:rows:6*0.5",
+        "pattern_L1H2@pre:columns:4=-inf",
+    ];
+    let edit =
+        |text: &str| text.parse::<Intervention<easyroutine::edit::Reference>>().unwrap().load().unwrap();
+    let edits: Vec<Intervention> = edits.iter().map(|text| edit(text)).collect();
+    for case in ["llama", "gemma2", "bloom"] {
+        let model = tiny(case);
+        let found = of(&model, &rows, "resid_in_1", metric(&[DIFF]), &edits).unwrap();
+        let gradient = found.cache.get("resid_in_1_gradients").unwrap().values();
+        let direction = direction(3, gradient.len());
+        let moved = |factor: f32| {
+            let shape = [1, ids.len(), model.arch().d_model];
+            let values = Tensor::new("direction", &shape, direction.clone()).unwrap();
+            let mut all = vec![Intervention {
+                activation: "resid_in_1".parse().unwrap(),
+                part: Part::Full(vec![Specifier::All]),
+                operation: Operation::Add { factor, values },
+            }];
+            all.extend(edits.iter().cloned());
+            of(&model, &rows, "logits", metric(&[DIFF]), &all).unwrap().values[0]
+        };
+        let slope = |step: f32| (moved(step) - moved(-step)) / (2.0 * f64::from(step));
+        let expected = (4.0 * slope(0.01) - slope(0.02)) / 3.0;
+        let along: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+        assert!((along - expected).abs() < 1e-2 * expected.abs().max(0.1), "{case}: {along} {expected}");
+    }
+}

@@ -1,0 +1,11 @@
+//! Backward rules: the gradient of what an operation reads, from that of what it writes.
+//!
+//! The same promise as forward: each value is summed in one order that depends on its own row alone, so gradients have
+//! the same bits alone, in any batch and with any number of threads.
+
+mod activation;
+mod attention;
+mod norm;
+
+pub use activation::Slope;
+pub use norm::Scale;

@@ -1,0 +1,98 @@
+//! The same weights for products the other way: from outputs to inputs.
+
+use super::layout::{Layout, place};
+use super::{Dtype, PackedMatrix, Source};
+use crate::Cpu;
+use crate::aligned::Aligned;
+use crate::vector::Element;
+use std::sync::Arc;
+
+impl PackedMatrix {
+    /// The transposed matrix, for gradients: g W. It reads this one's panels as products need it and lays them out in the
+    /// cache, or for many rows once in memory, until it is dropped: no lasting second copy.
+    ///
+    /// # Shapes
+    /// `[inputs, outputs]` of this matrix, of which the outputs of gate and up stand behind each other.
+    pub fn transposed(&self, cpu: &Cpu) -> PackedMatrix {
+        let columns = Columns { layout: self.layout, panels: self.packed(cpu) };
+        PackedMatrix::later(self.dtype(), self.inputs(), self.outputs(), Arc::new(columns))
+    }
+}
+
+/// Columns of a packed matrix.
+struct Columns {
+    layout: Layout,
+    panels: Arc<Aligned>,
+}
+
+impl Source for Columns {
+    fn read(&self, input: usize, weights: &mut [f32]) {
+        match self.layout.dtype {
+            Dtype::F32 => self.read_as::<f32>(input, weights),
+            Dtype::Bf16 => self.read_as::<u16>(input, weights),
+        }
+    }
+}
+
+impl Columns {
+    fn read_as<T: Element>(&self, input: usize, weights: &mut [f32]) {
+        let panels = self.panels.values::<T>().chunks_exact(self.layout.panel_len().max(1));
+        for (index, panel) in panels.enumerate() {
+            for (half, part) in self.layout.halves(index).into_iter().enumerate() {
+                for column in 0..part.count {
+                    let at = place::<T>(input, half * super::HALF + column);
+                    weights[part.start + column] = panel[at].widened();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Matrix, bits, cpus, values};
+    use crate::{RowsMut, bf16};
+    use std::convert::Infallible;
+
+    #[test]
+    fn products_with_a_transposed_matrix_sum_over_its_outputs() {
+        for cpu in cpus() {
+            for dtype in [Dtype::F32, Dtype::Bf16] {
+                for (neurons, inputs) in [(1, 1), (17, 5), (40, 33)] {
+                    let (outputs, weights) = (2 * neurons, values(7, 2 * neurons * inputs));
+                    let fill = |output: usize, row: &mut [f32]| {
+                        row.copy_from_slice(&weights[output * inputs..][..inputs]);
+                        Ok::<(), Infallible>(())
+                    };
+                    let plain = PackedMatrix::pack(&cpu, dtype, outputs, inputs, fill).unwrap();
+                    let gated = PackedMatrix::pack_gated(&cpu, dtype, neurons, inputs, fill).unwrap();
+                    for rows in [1, 40] {
+                        let x = Matrix::random(3, rows, outputs, outputs);
+                        let mut of_both = [plain.transposed(&cpu), gated.transposed(&cpu)].map(|w| {
+                            let mut out = vec![0.0; rows * inputs];
+                            cpu.matmul(x.view(), &w, None, RowsMut::dense(&mut out, rows, inputs));
+                            out
+                        });
+                        let stored = |w: f32| match dtype {
+                            Dtype::F32 => w,
+                            Dtype::Bf16 => bf16::widen(bf16::round(w)),
+                        };
+                        for (at, found) in of_both[0].iter().enumerate() {
+                            let (row, input) = (at / inputs, at % inputs);
+                            let expected: f64 = (0..outputs)
+                                .map(|o| {
+                                    let w = stored(weights[o * inputs + input]);
+                                    f64::from(stored(x.view().row(row)[o])) * f64::from(w)
+                                })
+                                .sum();
+                            assert!((f64::from(*found) - expected).abs() < 1e-3, "{found} {expected}");
+                        }
+                        let [plain, gated] = of_both.each_mut().map(|values| bits(values));
+                        assert_eq!(plain, gated);
+                    }
+                }
+            }
+        }
+    }
+}
