@@ -1,6 +1,7 @@
 //! Arguments as typed.
 
 mod extract;
+mod grad;
 mod reading;
 pub(crate) mod runs;
 mod sweep;
@@ -12,6 +13,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
 pub(crate) use extract::{Extract, PatternArg};
+pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
 pub(crate) use reading::Reading;
 pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, MeanOverArg, Patch, Sweep};
 
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Run(Next),
     /// What activations of one prompt do in the run of another: a grid of layers by positions, heads or sites.
     Patch(Patch),
+    /// How a number that the logits give changes with any activation: its gradient.
+    Grad(Grad),
     /// What removing heads, positions or whole parts does: a grid of layers by these.
     Ablate(Ablate),
     /// How a text is cut into tokens.

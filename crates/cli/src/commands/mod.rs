@@ -6,6 +6,7 @@ pub(crate) mod env;
 pub(crate) mod export;
 pub(crate) mod extract;
 pub(crate) mod generate;
+pub(crate) mod grad;
 pub(crate) mod info;
 pub(crate) mod lens;
 pub(crate) mod ls;

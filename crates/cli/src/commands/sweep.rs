@@ -131,7 +131,7 @@ fn open(
 }
 
 /// The two most likely next tokens.
-fn predictions(model: &Model, prompt: &Prompt) -> Result<[u32; 2], Failure> {
+pub(super) fn predictions(model: &Model, prompt: &Prompt) -> Result<[u32; 2], Failure> {
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let request = Request::parse("logits", "last")?;
     let cache = request.run(model, &batch, &[prompt.row()], easyroutine::positions::Context::default())?;

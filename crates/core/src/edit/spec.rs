@@ -41,6 +41,15 @@ impl Intervention<Reference> {
     }
 }
 
+impl FromStr for Reference {
+    type Err = Error;
+
+    /// Parses `FILE.safetensors::TENSOR`.
+    fn from_str(text: &str) -> Result<Self> {
+        reference(text)
+    }
+}
+
 impl FromStr for Intervention<Reference> {
     type Err = Error;
 

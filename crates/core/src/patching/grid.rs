@@ -37,23 +37,9 @@ impl Grid {
 
     /// The grid as JSON.
     pub fn to_json(&self) -> Value {
-        let metric = match self.metric {
-            Metric::LogitDiff { answer, against } => {
-                json!({"name": "logit_diff", "answer": answer, "against": against})
-            }
-            Metric::NormalisedLogitDiff { answer, against } => {
-                json!({"name": "normalised_logit_diff", "answer": answer, "against": against})
-            }
-            Metric::Logit { token } => json!({"name": "logit", "token": token}),
-            Metric::LogProbability { token } => json!({"name": "logprob", "token": token}),
-            Metric::CrossEntropy => json!({"name": "ce"}),
-            Metric::Probability { token } => json!({"name": "probability", "token": token}),
-            Metric::Kl => json!({"name": "kl"}),
-            Metric::Rank { token } => json!({"name": "rank", "token": token}),
-        };
         json!({
             "schema": "easyroutine.grid/1",
-            "metric": metric,
+            "metric": self.metric.to_json(),
             "layers": self.layers,
             "columns": self.columns,
             "activations": self.activations,

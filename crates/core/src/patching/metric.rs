@@ -1,5 +1,7 @@
 //! What a change does to the prediction, as one number.
 
+use serde_json::{Value, json};
+
 use crate::error::{Error, Result};
 use crate::logits::log_sum_exp;
 
@@ -66,6 +68,24 @@ impl Metric {
             | Metric::Probability { token }
             | Metric::Rank { token } => vec![token],
             Metric::Kl | Metric::CrossEntropy => Vec::new(),
+        }
+    }
+
+    /// The metric as JSON: `{"name": "logit_diff", "answer": 7, "against": 9}`.
+    pub fn to_json(self) -> Value {
+        match self {
+            Metric::LogitDiff { answer, against } => {
+                json!({"name": "logit_diff", "answer": answer, "against": against})
+            }
+            Metric::NormalisedLogitDiff { answer, against } => {
+                json!({"name": "normalised_logit_diff", "answer": answer, "against": against})
+            }
+            Metric::Logit { token } => json!({"name": "logit", "token": token}),
+            Metric::LogProbability { token } => json!({"name": "logprob", "token": token}),
+            Metric::CrossEntropy => json!({"name": "ce"}),
+            Metric::Probability { token } => json!({"name": "probability", "token": token}),
+            Metric::Kl => json!({"name": "kl"}),
+            Metric::Rank { token } => json!({"name": "rank", "token": token}),
         }
     }
 

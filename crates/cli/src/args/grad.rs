@@ -1,0 +1,71 @@
+//! Arguments of `grad`.
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::{Changes, ModelFlag, PromptArgs};
+
+/// `grad`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Grad {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    /// Activations to differentiate by: `input_embeddings,resid_out_*,pattern_L0:4H*`. May repeat.
+    #[arg(short, long, value_name = "KEYS", required = true)]
+    pub(crate) activations: Vec<String>,
+    /// Positions whose gradients are kept; the metric sees the whole prompt. May repeat.
+    #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
+    pub(crate) positions: Vec<String>,
+    #[command(flatten)]
+    pub(crate) measure: Measure,
+    /// What stands for the derivatives.
+    #[arg(long, value_enum, default_value_t = RuleArg::Gradient, value_name = "RULE")]
+    pub(crate) rule: RuleArg,
+}
+
+/// What is differentiated.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Measure {
+    /// The number that is differentiated, read at the last token; `ce` is a sum over the prompt.
+    #[arg(long, value_enum, default_value_t = SmoothArg::LogitDiff, value_name = "METRIC")]
+    pub(crate) metric: SmoothArg,
+    /// The token that the metric is about: its exact text (` Mary`), or `id:7042`. Else what the model predicts.
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub(crate) answer: Option<String>,
+    /// The token that a logit difference is measured against. Else what the model would say next.
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
+    pub(crate) against: Option<String>,
+    /// For `kl` the distribution that it is measured from: log-probabilities, one for each id.
+    #[arg(long, value_name = "FILE::TENSOR", required_if_eq("metric", "kl"))]
+    pub(crate) target: Option<String>,
+}
+
+/// `--metric` of what has a slope
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SmoothArg {
+    /// Logit of the answer less that of the token against it.
+    LogitDiff,
+    /// Logit of the answer.
+    Logit,
+    /// Log-probability of the answer, in nats.
+    Logprob,
+    /// Probability of the answer.
+    P,
+    /// KL of the target to the run, in nats.
+    Kl,
+    /// Cross-entropy of each next token, summed, in nats.
+    Ce,
+}
+
+/// `--rule`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuleArg {
+    /// The derivatives themselves.
+    Gradient,
+    /// RelP: norms' scales and attention patterns are constants, an activation is its input times a constant, and each
+    /// side of a gate gets half.
+    Relp,
+}

@@ -1,0 +1,227 @@
+//! `grad`: the gradient of a metric by any activation.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use easyroutine::Error;
+use easyroutine::cache::{ActivationCache, Numbers, is_pairwise};
+use easyroutine::edit::{Reference, Tensor};
+use easyroutine::gradients::{Gradients, Output, Rule, gradients};
+use easyroutine::patching::Metric;
+use easyroutine::positions::Context;
+use easyroutine::request::Request;
+use easyroutine::tokens::Tokenizer;
+use serde_json::{Value, json};
+
+use super::dtype_name;
+use super::sweep::predictions;
+use crate::args::{Args, Format, Grad, Measure, RuleArg, SmoothArg};
+use crate::changes;
+use crate::failure::Failure;
+use crate::output::{self, Cell, PLAIN};
+use crate::session::{self, Prompt, Session, token_text};
+use crate::tensors::{self, Stored};
+
+pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
+    let file = tensor_file(args)?;
+    let targets = if file.is_none() { output::targets(args, PLAIN)? } else { Vec::new() };
+    let interventions = grad.changes.read()?;
+    let request = Request::parse(&grad.activations.join(","), &grad.positions.join(","))?;
+    refuse_unread(&grad.measure)?;
+    let session = session::load(&grad.model.model, &grad.model.loading)?;
+    request.points(session.model.arch())?;
+    let tokenizer = session::tokenizer(&session.files, &grad.model.loading.finding)?;
+    let prompt = grad.prompt.read(&tokenizer, session.model.arch().context)?;
+    let metric = metric(&grad.measure, &session, &tokenizer, &prompt)?;
+    let target = target(&grad.measure)?;
+    let seed = grad.changes.seed;
+    let mut edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
+    let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
+    let rule = match grad.rule {
+        RuleArg::Gradient => Rule::Gradient,
+        RuleArg::Relp => Rule::Relp { halves: true },
+    };
+    let output = Output::Metric { metrics: &[metric], target: target.as_deref() };
+    let found = gradients(&session.model, &[prompt.row()], &request, output, rule, &mut edits, context)?;
+    let value = found.values.first().copied().unwrap_or_default();
+    let told = json!({
+        "schema": "easyroutine.grad/1",
+        "model": {
+            "name": session.files.name,
+            "commit": session.files.commit,
+            "model_type": session.model_type,
+            "dtype": dtype_name(session.model.dtype()),
+        },
+        "metric": metric.to_json(),
+        "value": value,
+        "rule": if grad.rule == RuleArg::Relp { "relp" } else { "gradient" },
+        "interventions": grad.changes.intervene,
+    });
+    let text = |id: u32| token_text(&tokenizer, id);
+    output::note("metric", &format!("{} = {value:.6}", metric_words(metric, &text)));
+    match file {
+        Some(file) => write(file, &found, &told),
+        None => {
+            for output in &targets {
+                output::write(
+                    output,
+                    table(output.format, &found, &prompt, &text, told.clone())?.as_bytes(),
+                )?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The file of tensors that -o names, if it names one.
+fn tensor_file(args: &Args) -> Result<Option<&PathBuf>, Failure> {
+    let is_tensors = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "safetensors");
+    match (args.output.iter().find(is_tensors), args.output.len(), args.format) {
+        (None, ..) => Ok(None),
+        (Some(file), 1, Format::Auto) => output::folder_exists(file).map(|()| Some(file)),
+        (Some(file), 1, _) => {
+            Err(Failure::usage(format!("--format: {} is written as safetensors", file.display()))
+                .hint("leave --format out"))
+        }
+        _ => Err(Failure::usage("grad writes one file of tensors, or tables").hint("give one -o")),
+    }
+}
+
+/// Flags that the metric has no use for.
+fn refuse_unread(measure: &Measure) -> Result<(), Failure> {
+    let (reads_answer, reads_against) = match measure.metric {
+        SmoothArg::LogitDiff => (true, true),
+        SmoothArg::Logit | SmoothArg::Logprob | SmoothArg::P => (true, false),
+        SmoothArg::Kl | SmoothArg::Ce => (false, false),
+    };
+    let unread = [
+        ("--answer", measure.answer.is_some() && !reads_answer),
+        ("--against", measure.against.is_some() && !reads_against),
+        ("--target", measure.target.is_some() && measure.metric != SmoothArg::Kl),
+    ];
+    match unread.iter().find(|(_, is_unread)| *is_unread) {
+        Some((flag, _)) => Err(Failure::usage(format!("{flag}: the metric does not read it")).hint(
+            "logit-diff reads --answer and --against; logit, logprob and p read --answer; kl reads --target",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn metric(
+    measure: &Measure,
+    session: &Session,
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+) -> Result<Metric, Failure> {
+    let predicted = || predictions(&session.model, prompt);
+    let answer = || match &measure.answer {
+        Some(text) => session::token_id("--answer", text, tokenizer),
+        None => Ok(predicted()?[0]),
+    };
+    Ok(match measure.metric {
+        SmoothArg::LogitDiff => {
+            let answer = answer()?;
+            let against = match &measure.against {
+                Some(text) => session::token_id("--against", text, tokenizer)?,
+                // The likeliest token that is not the answer.
+                None => {
+                    let [first, second] = predicted()?;
+                    if first == answer { second } else { first }
+                }
+            };
+            if answer == against {
+                let text = token_text(tokenizer, answer);
+                return Err(Failure::usage(format!("answer and the token against it are both {text:?}"))
+                    .hint("name two tokens: --answer ' Mary' --against ' John'"));
+            }
+            Metric::LogitDiff { answer, against }
+        }
+        SmoothArg::Logit => Metric::Logit { token: answer()? },
+        SmoothArg::Logprob => Metric::LogProbability { token: answer()? },
+        SmoothArg::P => Metric::Probability { token: answer()? },
+        SmoothArg::Kl => Metric::Kl,
+        SmoothArg::Ce => Metric::CrossEntropy,
+    })
+}
+
+/// The distribution of `--target`.
+fn target(measure: &Measure) -> Result<Option<Vec<Vec<f32>>>, Failure> {
+    let Some(text) = &measure.target else { return Ok(None) };
+    let Reference { file, tensor } = text.parse().map_err(|e: Error| e.at("--target"))?;
+    let tensor = Tensor::read(&file, &tensor)?;
+    Ok(Some(vec![tensor.values().to_vec()]))
+}
+
+fn metric_words(metric: Metric, text: &dyn Fn(u32) -> String) -> String {
+    match metric {
+        Metric::LogitDiff { answer, against } => {
+            format!("logit of {:?} less that of {:?}", text(answer), text(against))
+        }
+        Metric::Logit { token } => format!("logit of {:?}", text(token)),
+        Metric::LogProbability { token } => format!("log-probability of {:?}, nats", text(token)),
+        Metric::Probability { token } => format!("probability of {:?}", text(token)),
+        Metric::CrossEntropy => "cross-entropy of each next token, summed, nats".to_owned(),
+        _ => "KL(target ‖ run), nats".to_owned(),
+    }
+}
+
+/// One line an activation: how large its gradient is, and where it is largest.
+fn table(
+    format: Format,
+    found: &Gradients,
+    prompt: &Prompt,
+    text: &dyn Fn(u32) -> String,
+    mut told: Value,
+) -> Result<String, Failure> {
+    let mut rows = Vec::new();
+    let mut list = Vec::new();
+    for (key, kept) in found.cache.iter() {
+        let (positions, width) = (&found.cache.selection.rows[0].indices, kept.row_shapes[0][1]);
+        let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let whole = norm(kept.values());
+        let norms = kept.values().chunks(width.max(1)).map(norm);
+        let largest = norms.zip(positions).max_by(|a, b| a.0.total_cmp(&b.0));
+        let (most, position) = largest.map_or((0.0, 0), |(most, position)| (most, *position));
+        let token = prompt.encoded.ids.get(position).map_or(String::new(), |id| text(*id));
+        let shape = kept.row_shapes[0].iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        rows.push(vec![
+            key.to_owned().into(),
+            shape.clone().into(),
+            Cell::new(format!("{whole:.4}"), whole),
+            Cell::new(position.to_string(), position),
+            Cell::token(&token),
+            Cell::new(format!("{most:.4}"), most),
+        ]);
+        list.push(json!({
+            "key": key, "shape": kept.row_shapes[0], "norm": whole,
+            "largest": {"position": position, "token": token, "norm": most, "of": if is_pairwise(key) { "query" } else { "token" }},
+        }));
+    }
+    told["gradients"] = list.into();
+    let header = ["activation", "shape", "norm", "largest_at", "token", "norm_there"];
+    Ok(output::render(format, &header, &rows, &told)?)
+}
+
+/// Writes gradients, the metric, and which tokens they belong to.
+fn write(file: &Path, found: &Gradients, told: &Value) -> Result<(), Failure> {
+    let cache: &ActivationCache = &found.cache;
+    let values = Numbers::F32(found.values.iter().map(|value| *value as f32).collect());
+    let mut stored = vec![Stored {
+        name: "metric".to_owned(),
+        shape: vec![found.values.len()],
+        numbers: Cow::Owned(values),
+    }];
+    for (key, kept) in cache.iter() {
+        let shape = kept.shape().unwrap_or_default();
+        stored.push(Stored { name: key.to_owned(), shape, numbers: Cow::Borrowed(&kept.data) });
+    }
+    let mut metadata: Vec<(&str, String)> = Vec::new();
+    for (name, value) in told.as_object().into_iter().flatten() {
+        metadata.push((name, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+    }
+    metadata.push(("mapping_index", Value::Object(cache.mapping_index()).to_string()));
+    metadata.push(("token_dict", Value::Object(cache.token_dict()).to_string()));
+    output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, stored))
+}
