@@ -5,14 +5,14 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use easyroutine::Error;
-use easyroutine::cache::{ActivationCache, Numbers, is_pairwise};
+use easyroutine::cache::{ActivationCache, Numbers};
 use easyroutine::edit::{Reference, Tensor};
 use easyroutine::gradients::{Gradients, Output, Rule, gradients};
 use easyroutine::patching::Metric;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::tokens::Tokenizer;
+use easyroutine::{Error, Stop};
 use serde_json::{Value, json};
 
 use super::dtype_name;
@@ -44,7 +44,8 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
         RuleArg::Relp => Rule::Relp { halves: true },
     };
     let output = Output::Metric { metrics: &[metric], target: target.as_deref() };
-    let found = gradients(&session.model, &[prompt.row()], &request, output, rule, &mut edits, context)?;
+    let found =
+        gradients(&session.model, &[prompt.row()], &request, output, rule, &mut edits, context, Stop::Never)?;
     let value = found.values.first().copied().unwrap_or_default();
     let told = json!({
         "schema": "easyroutine.grad/1",
@@ -187,7 +188,7 @@ fn table(
         let token = prompt.encoded.ids.get(position).map_or(String::new(), |id| text(*id));
         let shape = kept.row_shapes[0].iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         rows.push(vec![
-            key.to_owned().into(),
+            key.to_string().into(),
             shape.clone().into(),
             Cell::new(format!("{whole:.4}"), whole),
             Cell::new(position.to_string(), position),
@@ -195,8 +196,8 @@ fn table(
             Cell::new(format!("{most:.4}"), most),
         ]);
         list.push(json!({
-            "key": key, "shape": kept.row_shapes[0], "norm": whole,
-            "largest": {"position": position, "token": token, "norm": most, "of": if is_pairwise(key) { "query" } else { "token" }},
+            "key": key.to_string(), "shape": kept.row_shapes[0], "norm": whole,
+            "largest": {"position": position, "token": token, "norm": most, "of": if key.is_pairwise() { "query" } else { "token" }},
         }));
     }
     told["gradients"] = list.into();
@@ -215,7 +216,7 @@ fn write(file: &Path, found: &Gradients, told: &Value) -> Result<(), Failure> {
     }];
     for (key, kept) in cache.iter() {
         let shape = kept.shape().unwrap_or_default();
-        stored.push(Stored { name: key.to_owned(), shape, numbers: Cow::Borrowed(&kept.data) });
+        stored.push(Stored { name: key.to_string(), shape, numbers: Cow::Borrowed(&kept.data) });
     }
     let mut metadata: Vec<(&str, String)> = Vec::new();
     for (name, value) in told.as_object().into_iter().flatten() {

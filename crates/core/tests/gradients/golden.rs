@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use easyroutine::Model;
 use easyroutine::edit::{Edits, Intervention};
 use easyroutine::gradients::{Gradients, Output, Rule, gradients};
 use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
 use easyroutine::sites::{Point, Site};
+use easyroutine::{Model, Stop};
 
 use crate::common::{Reference, cases, fixtures, tensors_of, tiny};
 
@@ -44,7 +44,8 @@ fn run(model: &Model, rows: &[Vec<u32>], output: Output<'_>, edits: &[Interventi
     let rows: Vec<Row<'_>> = rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
     let mut edits = Edits::new(edits, model.arch(), &rows, Context::default()).unwrap();
     let request = everything(model);
-    gradients(model, &rows, &request, output, Rule::Gradient, &mut edits, Context::default(), Stop::Never).unwrap()
+    gradients(model, &rows, &request, output, Rule::Gradient, &mut edits, Context::default(), Stop::Never)
+        .unwrap()
 }
 
 /// Our gradient of a site, padded and with all heads as the reference has it; `None` where we have no such place.

@@ -7,7 +7,7 @@ use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::{Access, Point, Site};
-use easyroutine::{Error, Model};
+use easyroutine::{Error, Model, Stop};
 
 use crate::common::{assert_same_bits, cases, extract, tiny, tiny_with};
 

@@ -7,7 +7,7 @@ use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::{Point, Site};
-use easyroutine::{Dtype, Model};
+use easyroutine::{Dtype, Model, Stop};
 
 use crate::common::{tiny, tiny_with};
 
@@ -15,7 +15,8 @@ fn refused(model: &Model, ids: &[u32], activations: &str, output: Output<'_>) ->
     let rows = [Row::of(0, ids)];
     let request = Request::parse(activations, "all").unwrap();
     let edits = &mut Edits::default();
-    let result = gradients(model, &rows, &request, output, Rule::Gradient, edits, Context::default(), Stop::Never);
+    let result =
+        gradients(model, &rows, &request, output, Rule::Gradient, edits, Context::default(), Stop::Never);
     let error = result.unwrap_err();
     format!("{error} ({})", error.hint_text().unwrap_or_default())
 }

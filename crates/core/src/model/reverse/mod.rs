@@ -150,7 +150,13 @@ impl Model {
     }
 
     /// Runs forward, keeping the stream that enters each of the sections.
-    fn streams(&self, walk: &mut Walk<'_>, sections: &[&Section], lowest: At, stop: Stop<'_>) -> Result<Vec<Buffer>> {
+    fn streams(
+        &self,
+        walk: &mut Walk<'_>,
+        sections: &[&Section],
+        lowest: At,
+        stop: Stop<'_>,
+    ) -> Result<Vec<Buffer>> {
         let Some(last) = sections.last().map(|section| section.at) else { return Ok(Vec::new()) };
         let edits = walk.edits;
         let wants = |point: Point| edits.borrow().wants(point);
