@@ -202,7 +202,7 @@ fn table(
     }
     told["gradients"] = list.into();
     let header = ["activation", "shape", "norm", "largest_at", "token", "norm_there"];
-    Ok(output::render(format, &header, &rows, &told)?)
+    output::render(format, &header, &rows, &told)
 }
 
 /// Writes gradients, the metric, and which tokens they belong to.

@@ -133,7 +133,7 @@ fn derivative<V: Vector>(v: V, activation: Activation, x: V::F) -> V::F {
         Activation::Gelu => {
             // Beyond 15 the density is zero in f32.
             let t = clamped(v, 15.0, x);
-            let density = v.mul(v.splat(0.398_942_28), math::exp(v, v.mul(v.mul(v.splat(-0.5), t), t)));
+            let density = v.mul(v.splat(0.398_942_3), math::exp(v, v.mul(v.mul(v.splat(-0.5), t), t)));
             v.mul_add(t, density, math::normal(v, t))
         }
         Activation::GeluTanh => {
