@@ -15,7 +15,6 @@ use easyroutine::tokens::Tokenizer;
 use easyroutine::{Error, Stop};
 use serde_json::{Value, json};
 
-use super::dtype_name;
 use super::sweep::predictions;
 use crate::args::{Args, Format, Grad, Measure, RuleArg, SmoothArg};
 use crate::changes;
@@ -23,6 +22,7 @@ use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Prompt, Session, token_text};
 use crate::tensors::{self, Stored};
+use easyroutine_app::reports::dtype_name;
 
 pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let file = tensor_file(args)?;
