@@ -160,14 +160,20 @@ impl Prompt {
 
 impl PromptArgs {
     /// Reads the prompt and cuts it.
-    pub(crate) fn read(&self, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
-        self.cut(self.text()?, tokenizer, context)
+    pub(crate) fn read(&self, tokenizer: &Tokenizer, most: impl Into<Most>) -> Result<Prompt, Failure> {
+        self.cut(self.text()?, tokenizer, most)
     }
 
     /// Cuts a text as the prompt is cut: in the chat template, where that was asked for.
-    pub(crate) fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
+    pub(crate) fn cut(
+        &self,
+        text: String,
+        tokenizer: &Tokenizer,
+        most: impl Into<Most>,
+    ) -> Result<Prompt, Failure> {
+        let most = most.into();
         let Some(chat) = self.chat.read(&self.cutting)? else {
-            return self.cutting.cut(text, tokenizer, context);
+            return self.cutting.cut(text, tokenizer, most);
         };
         let said = chat.say(&text, tokenizer)?;
         if said.has_bos {
@@ -176,7 +182,7 @@ impl PromptArgs {
         }
         // The template has written the special tokens.
         let cutting = Cutting { bos: BosArg::No, ..self.cutting.clone() };
-        let prompt = cutting.cut(said.text, tokenizer, context)?;
+        let prompt = cutting.cut(said.text, tokenizer, most)?;
         let record = self.chat.record(&chat, said.told_time);
         self.chat.tell_time(&record);
         Ok(Prompt { chat: Some(record), ..prompt })
@@ -207,14 +213,14 @@ fn refuse_sets(file: &Path) -> Result<(), Failure> {
 
 impl Cutting {
     /// Cuts a text into tokens, of one that is too long for the model only the beginning. Says whether it is whole.
-    fn encode(&self, text: &str, tokenizer: &Tokenizer, context: usize) -> Result<(Encoded, bool), Failure> {
+    fn encode(&self, text: &str, tokenizer: &Tokenizer, most: usize) -> Result<(Encoded, bool), Failure> {
         let bos = match self.bos {
             BosArg::Auto => Bos::Auto,
             BosArg::Yes => Bos::Yes,
             BosArg::No => Bos::No,
         };
-        // Some tokens more than the context has say that it is too long.
-        let (encoded, is_whole) = tokenizer.encode_up_to(text, bos, context.saturating_add(1))?;
+        // One more token than there may be says that it is too long.
+        let (encoded, is_whole) = tokenizer.encode_up_to(text, bos, most.saturating_add(1))?;
         if encoded.ids.is_empty() {
             return Err(Failure::usage("the prompt is empty: it has no tokens"));
         }
@@ -227,20 +233,21 @@ impl Cutting {
         &self,
         mut text: String,
         tokenizer: &Tokenizer,
-        context: usize,
+        most: impl Into<Most>,
     ) -> Result<CutRow, Failure> {
-        let (mut encoded, is_whole) = self.encode(&text, tokenizer, context)?;
+        let most = most.into();
+        let (mut encoded, is_whole) = self.encode(&text, tokenizer, most.tokens())?;
         let length = encoded.ids.len();
-        let dropped = (length > context).then(|| match is_whole {
+        let dropped = (length > most.tokens()).then(|| match is_whole {
             true => length.to_string(),
-            false => format!("more than {context}"),
+            false => format!("more than {}", most.tokens()),
         });
         if let Some(length) = &dropped {
             if !self.truncate {
-                return Err(too_long(length, context));
+                return Err(too_long(length, most));
             }
-            encoded.ids.truncate(context);
-            encoded.offsets.truncate(context);
+            encoded.ids.truncate(most.tokens());
+            encoded.offsets.truncate(most.tokens());
             // What no token stands for is not of the row, and may be long.
             let end = encoded.offsets.iter().map(|span| span.1).max().unwrap_or(0);
             text.truncate(end);
@@ -250,16 +257,38 @@ impl Cutting {
     }
 
     /// Cuts the text of a prompt, and says what is odd about it.
-    fn cut(&self, text: String, tokenizer: &Tokenizer, context: usize) -> Result<Prompt, Failure> {
-        let CutRow { text, encoded, length_before } = self.row(text, tokenizer, context)?;
+    fn cut(&self, text: String, tokenizer: &Tokenizer, most: Most) -> Result<Prompt, Failure> {
+        let CutRow { text, encoded, length_before } = self.row(text, tokenizer, most)?;
         tokenizer.warning_for(&text).iter().for_each(|warning| output::note("warning", warning));
         if tokenizer.begins_twice(&encoded.ids) {
             warn_of_bos(tokenizer, "the prompt");
         }
         if let Some(length) = length_before {
-            output::note("warning", &format!("kept the first {context} of {length} tokens"));
+            output::note("warning", &format!("kept the first {} of {length} tokens", most.tokens()));
         }
         Ok(Prompt { text, encoded, chat: None })
+    }
+}
+
+/// How many tokens a row may have, and why.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Most {
+    /// As many as the model was built for.
+    Context(usize),
+    /// As many as one lists.
+    Listed(usize),
+}
+
+impl Most {
+    fn tokens(self) -> usize {
+        let (Most::Context(tokens) | Most::Listed(tokens)) = self;
+        tokens
+    }
+}
+
+impl From<usize> for Most {
+    fn from(context: usize) -> Self {
+        Most::Context(context)
     }
 }
 
@@ -274,8 +303,12 @@ pub(crate) struct CutRow {
 }
 
 /// The refusal of a prompt of so many tokens.
-pub(crate) fn too_long(length: &str, context: usize) -> Failure {
-    Failure::usage(format!("the prompt has {length} tokens; the model was built for {context} at most"))
+pub(crate) fn too_long(length: &str, most: impl Into<Most>) -> Failure {
+    let most = match most.into() {
+        Most::Context(tokens) => format!("the model was built for {tokens} at most"),
+        Most::Listed(tokens) => format!("{tokens} are listed at most"),
+    };
+    Failure::usage(format!("the prompt has {length} tokens; {most}"))
         .hint("pass --truncate to keep its first tokens")
 }
 

@@ -80,4 +80,6 @@ fn of_a_text_that_is_too_long_its_beginning_is_cut() {
     assert!(refused.contains("the prompt has more than ") && refused.contains("--truncate"), "{refused}");
     let kept = said(&[run.as_slice(), &["--truncate"]].concat());
     assert!(kept.contains("kept the first ") && kept.contains(" of more than "), "{kept}");
+    let listed = fails(2, &["tokens", "--file", file.to_str().unwrap(), "-m", path(&folder)]);
+    assert!(listed.contains("has more than 1048576 tokens; 1048576 are listed at most"), "{listed}");
 }

@@ -5,13 +5,16 @@ use serde_json::json;
 use crate::args::{Args, Tokens};
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
-use crate::session::{self, token_text};
+use crate::session::{self, Most, token_text};
+
+/// No list of tokens is longer: each takes some hundred bytes, and the largest contexts have as many.
+const LISTED: usize = 1 << 20;
 
 pub(crate) fn run(args: &Args, tokens: &Tokens) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let files = session::find(&tokens.model.model, &tokens.model.loading.finding)?;
     let tokenizer = session::tokenizer(&files, &tokens.model.loading.finding)?;
-    let prompt = tokens.prompt.read(&tokenizer, usize::MAX)?;
+    let prompt = tokens.prompt.read(&tokenizer, Most::Listed(LISTED))?;
     let mut rows = Vec::new();
     let mut listed = Vec::new();
     for (position, (id, (start, end))) in prompt.encoded.ids.iter().zip(&prompt.encoded.offsets).enumerate() {
