@@ -156,7 +156,7 @@ fn an_exported_model_gives_the_same_logits() {
     };
     assert_eq!(logits(target), logits(&tiny("gpt2")));
     succeeds(&["run", PROMPT, "-m", target]);
-    let again = common::fails(1, &["model", "export", &tiny("gpt2"), target]);
+    let again = fails(1, &["model", "export", &tiny("gpt2"), target]);
     assert!(again.contains("exists already"), "{again}");
 }
 
