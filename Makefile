@@ -77,7 +77,7 @@ fuzz:
 
 torture:
 	scripts/setup.sh test
-	EASYROUTINE_TEST_KILLS=5000 cargo test --release --package easyroutine-store --test kills --locked
+	EASYROUTINE_TEST_KILLS=5000 cargo test --release --package easyroutine-store --test store --locked kills::
 	scripts/fuzz.sh 600
 
 # The README's commands are those of this file and of the program.

@@ -192,13 +192,13 @@ class Model:
     def extract(
         self,
         rows: list[_DataRow],
-        wishes: dict[str, Any],
+        settings: dict[str, Any],
         progress: Callable[[int, int], Any] | None,
     ) -> dict[str, Any]: ...
     def generate(
         self,
         rows: list[_Row],
-        wishes: dict[str, Any],
+        settings: dict[str, Any],
         interventions: list[dict[str, Any]],
         hooks: list[tuple[str, Callable[..., Any], bool]],
     ) -> list[tuple[list[int], list[float], str]]: ...
@@ -312,13 +312,13 @@ class Saver:
     def __new__(cls, base: str, experiment: str) -> Self: ...
     @property
     def base(self) -> str: ...
-    def save(self, tensors: list[dict[str, Any]], values: str, story: dict[str, Any]) -> str: ...
+    def save(self, tensors: list[dict[str, Any]], values: str, provenance: dict[str, Any]) -> str: ...
     def fill(
         self,
         model: Model,
         rows: list[_DataRow],
-        wishes: dict[str, Any],
-        words: dict[str, Any],
+        settings: dict[str, Any],
+        annotations: dict[str, Any],
         place: dict[str, Any],
         begun: Callable[[], Any] | None,
         progress: Callable[[int, int], Any] | None,

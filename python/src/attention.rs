@@ -10,9 +10,9 @@ use easyroutine_view::lens::ColourDepth;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::edits::{self, Written};
+use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
-use crate::hooks::{HookWritten, Hooks};
+use crate::hooks::{HookInput, Hooks};
 use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, views};
 
@@ -31,8 +31,8 @@ impl Attention {
         model: &Model,
         row: RowInput,
         heads: &str,
-        interventions: Vec<Written>,
-        hooks: Vec<HookWritten>,
+        interventions: Vec<InterventionInput>,
+        hooks: Vec<HookInput>,
     ) -> Result<Attention, Failure> {
         let tokenizer = model.tokenizer()?.tokenizer;
         let selector: Selector = heads.parse().map_err(Error::from)?;

@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use crate::dlpack::Numbers;
 use crate::errors::Failure;
-use crate::hooks::HookWritten;
+use crate::hooks::HookInput;
 use crate::model::specifiers;
 use crate::tensor::Tensor;
 
 /// An intervention as `easyroutine/interpretability/interventions.py` writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Written {
+pub(crate) struct InterventionInput {
     /// `full`, `columns`, ...
     r#type: String,
     /// A key, or a pattern of keys.
@@ -38,7 +38,7 @@ pub(crate) struct Written {
     row: Option<usize>,
 }
 
-impl Written {
+impl InterventionInput {
     fn read(&self) -> Result<Intervention, Failure> {
         let place = |e: easyroutine::Error| e.at(format_args!("edit of `{}`", self.activation));
         let activation: Selector = self.activation.parse().map_err(|e| place(easyroutine::Error::from(e)))?;
@@ -66,7 +66,7 @@ impl Written {
 }
 
 /// An intervention as a run keeps it, in the spelling of every face: its fields as JSON, and its values.
-pub(crate) fn recorded(written: &Written) -> Result<(String, Option<Tensor>), Failure> {
+pub(crate) fn recorded(written: &InterventionInput) -> Result<(String, Option<Tensor>), Failure> {
     let intervention = written.read()?;
     let values = match &intervention.operation {
         Operation::Replace(values) | Operation::Mean(values) | Operation::Add { values, .. } => Some(values),
@@ -77,18 +77,18 @@ pub(crate) fn recorded(written: &Written) -> Result<(String, Option<Tensor>), Fa
 }
 
 /// Interventions, read.
-pub(crate) fn read(written: &[Written]) -> Result<Vec<Intervention>, Failure> {
-    written.iter().map(Written::read).collect()
+pub(crate) fn read(written: &[InterventionInput]) -> Result<Vec<Intervention>, Failure> {
+    written.iter().map(InterventionInput::read).collect()
 }
 
 /// What is changed while a model runs, in words for pictures.
-pub(crate) fn described(interventions: &[Intervention], hooks: &[HookWritten]) -> Vec<String> {
+pub(crate) fn described(interventions: &[Intervention], hooks: &[HookInput]) -> Vec<String> {
     let of_hooks = hooks.iter().map(|(site, ..)| format!("a function at {site}"));
     interventions.iter().map(ToString::to_string).chain(of_hooks).collect()
 }
 
 /// Whether one of these says what becomes of single rows of a batch.
-pub(crate) fn speak_of_rows(written: &[Written]) -> Result<bool, Failure> {
+pub(crate) fn speak_of_rows(written: &[InterventionInput]) -> Result<bool, Failure> {
     Ok(read(written)?.iter().any(Intervention::speaks_of_rows))
 }
 

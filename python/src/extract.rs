@@ -10,23 +10,23 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::cache;
-use crate::edits::{self, Written};
+use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
 use crate::interrupt::Signals;
 use crate::model::{Model, object, specifiers};
 
 /// A row: its ids, its text with the span of each token where known, and where its groups begin where it has its own.
-pub(crate) type RowWritten = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>, Option<Vec<i64>>);
+pub(crate) type ExampleInput = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>, Option<Vec<i64>>);
 
 /// What is kept of a data set and how it runs, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Wishes {
+pub(crate) struct ExtractionSettings {
     /// As JSON.
     positions: String,
     /// As JSON.
     config: String,
-    interventions: Vec<Written>,
+    interventions: Vec<InterventionInput>,
     /// Where groups of every row begin that has no pivots of its own.
     pivots: Vec<i64>,
     seed: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Wishes {
     pub(crate) batch_tokens: usize,
 }
 
-impl Wishes {
+impl ExtractionSettings {
     pub(crate) fn request(&self) -> Result<Request, Failure> {
         let config = ExtractionConfig::from_json(&object(&self.config)?)?;
         Ok(config.request(&specifiers(&self.positions)?)?)
@@ -50,19 +50,19 @@ impl Wishes {
 pub(crate) fn run<'py>(
     py: Python<'py>,
     model: &Model,
-    rows: Vec<RowWritten>,
-    wishes: &Wishes,
+    rows: Vec<ExampleInput>,
+    settings: &ExtractionSettings,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let request = wishes.request()?;
+    let request = settings.request()?;
     let examples = examples(rows);
-    let context = wishes.context(model);
-    let interventions = checked(py, model, &examples, wishes, context)?;
+    let context = settings.context(model);
+    let interventions = checked(py, model, &examples, settings, context)?;
     let signals = Signals::new();
     let tell = |done: Progress| told(progress.as_ref(), done);
     let work = || {
         let options = Options {
-            batch_tokens: wishes.batch_tokens,
+            batch_tokens: settings.batch_tokens,
             context,
             progress: Some(&tell),
             stop: Stop::When(&|| signals.is_stopped()),
@@ -86,7 +86,7 @@ pub(crate) fn run<'py>(
 }
 
 /// The rows as examples, numbered from 0.
-pub(crate) fn examples(rows: Vec<RowWritten>) -> Vec<Example> {
+pub(crate) fn examples(rows: Vec<ExampleInput>) -> Vec<Example> {
     let example = |(number, (ids, text, pivots))| Example { number, ids, text, pivots, ..Example::default() };
     rows.into_iter().enumerate().map(example).collect()
 }
@@ -96,10 +96,10 @@ pub(crate) fn checked(
     py: Python<'_>,
     model: &Model,
     examples: &[Example],
-    wishes: &Wishes,
+    settings: &ExtractionSettings,
     context: Context<'_>,
 ) -> Result<Vec<Intervention>, Failure> {
-    let interventions = edits::read(&wishes.interventions)?;
+    let interventions = edits::read(&settings.interventions)?;
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
     edits::checked(py, &interventions, &model.model, &rows, context)?;
     Ok(interventions)

@@ -2,13 +2,13 @@
 
 use easyroutine::extract::Progress;
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_app::filling::{self, Field, Filled, Filling, Words};
+use easyroutine_app::filling::{self, Annotations, Field, Filled, Filling};
 use easyroutine_store::{ActivationSaver, Joining};
 use pyo3::prelude::*;
 use serde_json::Value;
 
 use crate::errors::Failure;
-use crate::extract::{self, RowWritten, Wishes};
+use crate::extract::{self, ExampleInput, ExtractionSettings};
 use crate::interrupt::Signals;
 use crate::model::Model;
 use crate::store::failure;
@@ -46,9 +46,9 @@ pub(crate) fn run(
     py: Python<'_>,
     saver: &ActivationSaver,
     model: &Model,
-    rows: Vec<RowWritten>,
-    wishes: &Wishes,
-    words: Words,
+    rows: Vec<ExampleInput>,
+    settings: &ExtractionSettings,
+    annotations: Annotations,
     place: &Place,
     told: &Told,
 ) -> Result<Option<String>, Failure> {
@@ -58,13 +58,13 @@ pub(crate) fn run(
             "a part is (1, 8) to (8, 8) of eight, and a unit has at least one example",
         ));
     }
-    let request = wishes.request()?;
+    let request = settings.request()?;
     if request.reduction != Default::default() {
         return Err(Failure::input("a store keeps activations of every token: means are for extract_cache"));
     }
     let examples = extract::examples(rows);
-    let context = wishes.context(model);
-    let interventions = extract::checked(py, model, &examples, wishes, context)?;
+    let context = settings.context(model);
+    let interventions = extract::checked(py, model, &examples, settings, context)?;
     let joining = match (place.part, place.resume) {
         (Some(_), _) => Joining::Share,
         (None, true) => Joining::Resume,
@@ -88,7 +88,7 @@ pub(crate) fn run(
             interventions: &interventions,
             generated: None,
             chat: chat.as_ref(),
-            batch_tokens: wishes.batch_tokens,
+            batch_tokens: settings.batch_tokens,
             on_nan: None,
             stop: Stop::When(&|| signals.is_stopped()),
         };
@@ -100,7 +100,7 @@ pub(crate) fn run(
             unit: place.unit,
             on_beginning: &|| begin(told.begun.as_ref()),
         };
-        match filling.fill(place, words, &tell) {
+        match filling.fill(place, annotations, &tell) {
             Ok(Filled::Saved(path)) => Ok(Some(path)),
             Ok(Filled::Shared(..)) => Ok(None),
             Ok(Filled::Stopped(..)) => {

@@ -7,16 +7,16 @@ use easyroutine::positions::Context;
 use easyroutine::{Error, ErrorKind, Stop};
 use pyo3::prelude::*;
 
-use crate::edits::{self, Written};
+use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
-use crate::hooks::{HookWritten, Hooks};
+use crate::hooks::{HookInput, Hooks};
 use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, views};
 
 /// How rows are continued, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Wishes {
+pub(crate) struct GenerationSettings {
     max_new_tokens: usize,
     /// Nothing: greedy.
     temperature: Option<f32>,
@@ -36,26 +36,26 @@ pub(crate) fn run(
     py: Python<'_>,
     model: &Model,
     rows: &[RowInput],
-    interventions: &[Written],
-    hooks: Vec<HookWritten>,
-    wishes: Wishes,
+    interventions: &[InterventionInput],
+    hooks: Vec<HookInput>,
+    settings: GenerationSettings,
 ) -> Result<Continued, Failure> {
     let views = views(rows, 0);
-    let context = Context { special: model.special(), pivots: &[], seed: wishes.seed };
+    let context = Context { special: model.special(), pivots: &[], seed: settings.seed };
     let mut edits = edits::checked(py, &edits::read(interventions)?, &model.model, &views, context)?;
     let mut hooks = Hooks::new(&model.model, hooks)?;
-    let sampling = match wishes.temperature {
+    let sampling = match settings.temperature {
         None => Sampling::Greedy,
-        Some(temperature) => Sampling::Random { temperature, top_k: wishes.top_k, top_p: wishes.top_p },
+        Some(temperature) => Sampling::Random { temperature, top_k: settings.top_k, top_p: settings.top_p },
     };
     let options = GenerateOptions {
-        max_new_tokens: wishes.max_new_tokens,
+        max_new_tokens: settings.max_new_tokens,
         sampling,
-        ends: wishes.ends,
-        seed: wishes.seed,
+        ends: settings.ends,
+        seed: settings.seed,
     };
     let prompts: Vec<&[u32]> = rows.iter().map(|(ids, _)| ids.as_slice()).collect();
-    let on_token = wishes.on_token;
+    let on_token = settings.on_token;
     let mut raised = None;
     let signals = Signals::new();
     let result = py.detach(|| {

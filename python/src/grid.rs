@@ -10,7 +10,7 @@ use crate::errors::Failure;
 /// A grid as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Written {
+pub(crate) struct GridInput {
     title: String,
     words: Vec<String>,
     prompts: Vec<(String, String)>,
@@ -24,7 +24,7 @@ pub(crate) struct Written {
 }
 
 /// The grid in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`, which is `width` columns wide.
-pub(crate) fn draw(grid: Written, format: &str, width: usize, colour: bool) -> Result<Vec<u8>, Failure> {
+pub(crate) fn draw(grid: GridInput, format: &str, width: usize, colour: bool) -> Result<Vec<u8>, Failure> {
     let report = grid.report()?;
     let colour = if colour { ColourDepth::True } else { ColourDepth::None };
     Ok(match format {
@@ -38,7 +38,7 @@ pub(crate) fn draw(grid: Written, format: &str, width: usize, colour: bool) -> R
     })
 }
 
-impl Written {
+impl GridInput {
     fn report(self) -> Result<GridReport, Failure> {
         let (n_rows, n_columns) = (self.layers.len(), self.columns.len());
         let fits = |rows: &[usize]| rows.len() == n_rows && rows.iter().all(|n| *n == n_columns);

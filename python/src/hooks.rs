@@ -13,7 +13,7 @@ use crate::errors::Failure;
 use crate::tensor::Tensor;
 
 /// A hook as Python hands it over: a pattern of keys, the function, and whether it only reads.
-pub(crate) type HookWritten = (String, Py<PyAny>, bool);
+pub(crate) type HookInput = (String, Py<PyAny>, bool);
 
 /// Calls functions with the values at their points, and puts what they return in their place.
 pub(crate) struct Hooks {
@@ -28,7 +28,7 @@ struct Hook {
 }
 
 impl Hooks {
-    pub(crate) fn new(model: &easyroutine::Model, hooks: Vec<HookWritten>) -> Result<Self, Failure> {
+    pub(crate) fn new(model: &easyroutine::Model, hooks: Vec<HookInput>) -> Result<Self, Failure> {
         let mut found = Vec::with_capacity(hooks.len());
         for (pattern, function, reads) in hooks {
             let selector: Selector = pattern.parse().map_err(Error::from)?;

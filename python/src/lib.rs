@@ -98,13 +98,13 @@ mod _core {
 
     /// Whether an intervention says what becomes of single rows of a batch: then a data set runs as it was batched.
     #[pyfunction]
-    fn speak_of_rows(interventions: Vec<edits::Written>) -> Result<bool, errors::Failure> {
+    fn speak_of_rows(interventions: Vec<edits::InterventionInput>) -> Result<bool, errors::Failure> {
         edits::speak_of_rows(&interventions)
     }
 
     /// An intervention as a run keeps it: its fields as JSON, and its values.
     #[pyfunction]
-    fn recorded(intervention: edits::Written) -> Result<(String, Option<Tensor>), errors::Failure> {
+    fn recorded(intervention: edits::InterventionInput) -> Result<(String, Option<Tensor>), errors::Failure> {
         edits::recorded(&intervention)
     }
 
@@ -119,7 +119,7 @@ mod _core {
     #[pyo3(signature = (grid, format, *, width=100, colour=false))]
     fn draw_grid<'py>(
         py: Python<'py>,
-        grid: grid::Written,
+        grid: grid::GridInput,
         format: &str,
         width: usize,
         colour: bool,

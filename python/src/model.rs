@@ -17,11 +17,11 @@ use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
 use crate::cache;
-use crate::edits::{self, Written};
+use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
 use crate::extract;
 use crate::generate;
-use crate::hooks::{HookWritten, Hooks};
+use crate::hooks::{HookInput, Hooks};
 use crate::interrupt::{Signals, waiting};
 use crate::patching;
 use crate::source;
@@ -202,8 +202,8 @@ impl Model {
         rows: Vec<RowInput>,
         positions: &str,
         config: &str,
-        interventions: Vec<Written>,
-        hooks: Vec<HookWritten>,
+        interventions: Vec<InterventionInput>,
+        hooks: Vec<HookInput>,
         pivots: Vec<i64>,
         seed: u64,
         first_row: usize,
@@ -237,11 +237,11 @@ impl Model {
     fn extract<'py>(
         &self,
         py: Python<'py>,
-        rows: Vec<extract::RowWritten>,
-        wishes: extract::Wishes,
+        rows: Vec<extract::ExampleInput>,
+        settings: extract::ExtractionSettings,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        extract::run(py, self, rows, &wishes, progress)
+        extract::run(py, self, rows, &settings, progress)
     }
 
     /// Continues rows; for each its new ids, their log-probabilities, and why it ended.
@@ -249,11 +249,11 @@ impl Model {
         &self,
         py: Python<'_>,
         rows: Vec<RowInput>,
-        wishes: generate::Wishes,
-        interventions: Vec<Written>,
-        hooks: Vec<HookWritten>,
+        settings: generate::GenerationSettings,
+        interventions: Vec<InterventionInput>,
+        hooks: Vec<HookInput>,
     ) -> Result<generate::Continued, Failure> {
-        generate::run(py, self, &rows, &interventions, hooks, wishes)
+        generate::run(py, self, &rows, &interventions, hooks, settings)
     }
 
     /// Raises the error of a hook at places that do not exist.
@@ -272,7 +272,7 @@ impl Model {
         py: Python<'py>,
         base: Vec<RowInput>,
         target: Vec<RowInput>,
-        patches: Vec<patching::PatchWritten>,
+        patches: Vec<patching::PatchInput>,
         labels: Option<Vec<(u32, u32)>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         patching::compute(py, self, &base, &target, &patches, labels)
@@ -283,7 +283,7 @@ impl Model {
         &self,
         py: Python<'_>,
         row: Vec<u32>,
-        sweep: patching::SweepWritten,
+        sweep: patching::SweepInput,
         progress: Option<Py<PyAny>>,
     ) -> Result<String, Failure> {
         patching::sweep(py, self, &row, sweep, progress)

@@ -12,7 +12,7 @@ use crate::model::{Model, RowInput, specifiers, views};
 use crate::tensor::Tensor;
 
 /// Activation, and positions as JSON.
-pub(crate) type PatchWritten = (String, String);
+pub(crate) type PatchInput = (String, String);
 
 /// Runs base and target, then the target with the base's activations in it.
 pub(crate) fn compute<'py>(
@@ -20,7 +20,7 @@ pub(crate) fn compute<'py>(
     model: &Model,
     base: &[RowInput],
     target: &[RowInput],
-    patches: &[PatchWritten],
+    patches: &[PatchInput],
     labels: Option<Vec<(u32, u32)>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let patches = patches
@@ -63,7 +63,7 @@ pub(crate) fn compute<'py>(
 /// A sweep as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct SweepWritten {
+pub(crate) struct SweepInput {
     layers: Vec<usize>,
     /// `positions`, `heads` or `sites`.
     along: String,
@@ -87,7 +87,7 @@ pub(crate) fn sweep(
     py: Python<'_>,
     model: &Model,
     row: &[u32],
-    written: SweepWritten,
+    written: SweepInput,
     progress: Option<Py<PyAny>>,
 ) -> Result<String, Failure> {
     let tokenizer = model.tokenizer()?.tokenizer;
@@ -117,9 +117,9 @@ pub(crate) fn sweep(
     }
 }
 
-fn read(written: SweepWritten, row: &[u32]) -> Result<Sweep, Failure> {
-    let SweepWritten { layers, along, sites, positions, by, mean_over, .. } = written;
-    let SweepWritten { mut others, metric, answer, against, .. } = written;
+fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
+    let SweepInput { layers, along, sites, positions, by, mean_over, .. } = written;
+    let SweepInput { mut others, metric, answer, against, .. } = written;
     let mut sites = sites
         .iter()
         .map(|name| {

@@ -13,9 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::attention::drawing;
-use crate::edits::{self, Written};
+use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
-use crate::hooks::{HookWritten, Hooks};
+use crate::hooks::{HookInput, Hooks};
 use crate::interrupt::Signals;
 use crate::lens::norm_of;
 use crate::model::{Model, RowInput, specifiers, views};
@@ -37,8 +37,8 @@ impl Report {
         py: Python<'_>,
         model: &Model,
         row: RowInput,
-        interventions: Vec<Written>,
-        hooks: Vec<HookWritten>,
+        interventions: Vec<InterventionInput>,
+        hooks: Vec<HookInput>,
         positions: Option<&str>,
         layers: Option<Vec<i64>>,
         component: &str,

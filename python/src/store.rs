@@ -3,14 +3,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use easyroutine::source::name_in_runs;
-use easyroutine_app::filling::Words;
+use easyroutine_app::filling::Annotations;
 use easyroutine_app::reports::dtype_name;
-use easyroutine_store::{self as store, Contents, Kind, Matching, Query, Story, Value, Which};
+use easyroutine_store::{self as store, Contents, Kind, Matching, Provenance, Query, Value, Which};
 use pyo3::prelude::*;
 use serde_json::Value as Json;
 
 use crate::errors::Failure;
-use crate::extract::{RowWritten, Wishes};
+use crate::extract::{ExampleInput, ExtractionSettings};
 use crate::filling::{self, Place, Told};
 use crate::model::{Model, dtype_of, object};
 use crate::stored_run::Run;
@@ -18,7 +18,7 @@ use crate::stored_run::Run;
 /// A tensor that is to be saved.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Written {
+pub(crate) struct TensorInput {
     name: String,
     /// In the spelling of safetensors: `F32`.
     dtype: String,
@@ -30,7 +30,7 @@ pub(crate) struct Written {
     offsets: Vec<i64>,
 }
 
-impl Written {
+impl TensorInput {
     fn tensor(&self) -> Result<store::Tensor<'_>, Failure> {
         let dtype = self.dtype.parse().map_err(failure)?;
         let tensor = store::Tensor::new(&self.name, dtype, &self.shape, self.data.as_slice());
@@ -74,14 +74,14 @@ impl Saver {
     fn save(
         &self,
         py: Python<'_>,
-        tensors: Vec<Written>,
+        tensors: Vec<TensorInput>,
         values: &str,
-        story: StoryWritten,
+        provenance: ProvenanceInput,
     ) -> Result<String, Failure> {
-        let (story, values) = (story.read()?, object(values)?);
+        let (provenance, values) = (provenance.read()?, object(values)?);
         py.detach(|| {
-            let tensors = tensors.iter().map(Written::tensor).collect::<Result<_, _>>()?;
-            self.saver.save(&Contents { tensors, values }, &story).map_err(failure)
+            let tensors = tensors.iter().map(TensorInput::tensor).collect::<Result<_, _>>()?;
+            self.saver.save(&Contents { tensors, values }, &provenance).map_err(failure)
         })
     }
 
@@ -91,15 +91,15 @@ impl Saver {
         &self,
         py: Python<'_>,
         model: &Model,
-        rows: Vec<RowWritten>,
-        wishes: Wishes,
-        words: WordsWritten,
+        rows: Vec<ExampleInput>,
+        settings: ExtractionSettings,
+        annotations: AnnotationsInput,
         place: Place,
         begun: Option<Py<PyAny>>,
         progress: Option<Py<PyAny>>,
     ) -> Result<Option<String>, Failure> {
         let told = Told { begun, progress };
-        filling::run(py, &self.saver, model, rows, &wishes, words.read()?, &place, &told)
+        filling::run(py, &self.saver, model, rows, &settings, annotations.read()?, &place, &told)
     }
 
     /// Renames an experiment of this store.
@@ -111,16 +111,16 @@ impl Saver {
 /// Values of Python's as JSON, in which `{"_tensor": N}` is the Nth of the arrays.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct ValuesWritten {
+pub(crate) struct ValuesInput {
     json: String,
-    arrays: Vec<ArrayWritten>,
+    arrays: Vec<ArrayInput>,
 }
 
 /// An array within values: its type in the spelling of safetensors, its shape, its bytes.
 #[derive(FromPyObject)]
-struct ArrayWritten(String, Vec<usize>, Vec<u8>);
+struct ArrayInput(String, Vec<usize>, Vec<u8>);
 
-impl ValuesWritten {
+impl ValuesInput {
     /// The values by key; of what is no mapping none.
     fn entries(&self) -> Result<Vec<(String, Value<'static>)>, Failure> {
         object(&self.json)?.into_iter().map(|(key, one)| Ok((key, self.value(one)?))).collect()
@@ -146,7 +146,7 @@ impl ValuesWritten {
 
     fn array(&self, number: u64) -> Result<store::Tensor<'static>, Failure> {
         let found = usize::try_from(number).ok().and_then(|number| self.arrays.get(number));
-        let ArrayWritten(dtype, shape, bytes) =
+        let ArrayInput(dtype, shape, bytes) =
             found.ok_or_else(|| Failure::input(format!("there is no array {number}")))?;
         Ok(store::Tensor::new("", dtype.parse().map_err(failure)?, shape, bytes.clone()))
     }
@@ -155,15 +155,15 @@ impl ValuesWritten {
 /// What the user says of a run beside what is computed, as Python writes it; `types` as JSON, by JSON pointers.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct WordsWritten {
-    other_metadata: ValuesWritten,
+pub(crate) struct AnnotationsInput {
+    other_metadata: ValuesInput,
     types: String,
     tag: Option<String>,
 }
 
-impl WordsWritten {
-    fn read(&self) -> Result<Words, Failure> {
-        Ok(Words {
+impl AnnotationsInput {
+    fn read(&self) -> Result<Annotations, Failure> {
+        Ok(Annotations {
             tag: self.tag.clone(),
             other_metadata: self.other_metadata.entries()?,
             types: object(&self.types)?,
@@ -176,22 +176,22 @@ impl WordsWritten {
 /// JSON; `types` of the metadata as JSON too, by JSON pointers.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct StoryWritten {
+pub(crate) struct ProvenanceInput {
     model: (String, Option<String>, Option<String>, Option<String>),
     positions: String,
     extraction_config: String,
     /// Under the key `interventions`, where there are some.
-    interventions: ValuesWritten,
-    other_metadata: ValuesWritten,
+    interventions: ValuesInput,
+    other_metadata: ValuesInput,
     types: String,
     tag: Option<String>,
 }
 
-impl StoryWritten {
-    fn read(&self) -> Result<Story<'static>, Failure> {
+impl ProvenanceInput {
+    fn read(&self) -> Result<Provenance<'static>, Failure> {
         let (name, revision, dtype, digest) = self.model.clone();
         let dtype = dtype.map(|name| dtype_of(&name).map(|d| dtype_name(d).to_owned()).unwrap_or(name));
-        Ok(Story {
+        Ok(Provenance {
             model: store::Model { name, revision, dtype, digest },
             target_token_positions: json(&self.positions)?,
             interventions: self.interventions.entries()?.pop().map(|(_, value)| value),
@@ -213,12 +213,12 @@ pub(crate) struct Asked {
     target_token_positions: Option<String>,
     pivot_positions: Option<String>,
     save_time: Option<String>,
-    custom_keys: Option<ValuesWritten>,
+    custom_keys: Option<ValuesInput>,
     extraction_config: Option<String>,
     /// Under the key `interventions`; null for runs without any.
-    interventions: Option<ValuesWritten>,
+    interventions: Option<ValuesInput>,
     /// The same as older versions wrote them.
-    or_interventions: Option<ValuesWritten>,
+    or_interventions: Option<ValuesInput>,
     tag: Option<String>,
     exact: bool,
     condition: Option<String>,
@@ -339,7 +339,7 @@ impl Found {
 }
 
 /// The value of an object with one entry.
-fn only(given: Option<ValuesWritten>) -> Result<Option<Value<'static>>, Failure> {
+fn only(given: Option<ValuesInput>) -> Result<Option<Value<'static>>, Failure> {
     let entries = given.map(|given| given.entries()).transpose()?;
     Ok(entries.and_then(|mut entries| entries.pop().map(|(_, value)| value)))
 }

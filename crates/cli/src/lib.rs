@@ -9,12 +9,12 @@ mod failure;
 mod layers;
 mod memory;
 mod output;
+mod parse;
 mod partial;
 mod progress;
 mod reading;
 mod session;
 mod tensors;
-mod typed;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -27,7 +27,7 @@ use failure::{Failure, SUCCESS};
 /// Results go to standard output, everything else to standard error. A long command watches for Ctrl-C: call this where
 /// nothing else in the process does.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
-    let status = match typed::args(words) {
+    let status = match parse::args(words) {
         Ok(args) => {
             args.color.of_messages().write_global();
             run(&args).unwrap_or_else(|failure| failure.report())

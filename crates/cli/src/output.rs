@@ -15,7 +15,7 @@ use crate::partial;
 
 /// One place that a result is written to, with its format settled.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
+pub(crate) struct Destination {
     pub(crate) format: Format,
     /// `None`: standard output.
     pub(crate) file: Option<PathBuf>,
@@ -26,7 +26,7 @@ pub(crate) struct Target {
 ///
 /// # Errors
 /// A format that the command cannot write, an ending that names none.
-pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Target>, Failure> {
+pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination>, Failure> {
     if args.output.is_empty() {
         let automatic = if io::stdout().is_terminal() { formats[0] } else { formats[1] };
         let format = match args.format {
@@ -39,13 +39,13 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Target>, Fa
                 Failure::usage("a PNG is no text for a terminal").hint("write it to a file: -o lens.png")
             );
         }
-        return Ok(vec![Target { format, file: None }]);
+        return Ok(vec![Destination { format, file: None }]);
     }
     let of_file = |file: &PathBuf| {
         let format = if args.format == Format::Auto { by_ending(file, formats)? } else { args.format };
         let format = allowed(format, formats)?;
         folder_exists(file)?;
-        Ok(Target { format, file: Some(file.clone()) })
+        Ok(Destination { format, file: Some(file.clone()) })
     };
     args.output.iter().map(of_file).collect()
 }
@@ -73,7 +73,7 @@ pub(crate) fn folder_exists(file: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The file or pipe cannot be written. A pipe that was closed is a quiet end.
-pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
+pub(crate) fn write(target: &Destination, content: &[u8]) -> Result<(), Failure> {
     match &target.file {
         Some(file) => write_file(file, content),
         None => {
@@ -93,7 +93,7 @@ pub(crate) fn write(target: &Target, content: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// As [`render`] and [`write`].
 pub(crate) fn write_found<C: Clone + Into<Cell>>(
-    targets: &[Target],
+    targets: &[Destination],
     header: &[&str],
     rows: &[Vec<C>],
     json: &Value,
@@ -238,7 +238,7 @@ fn endings(formats: &[Format]) -> String {
 }
 
 /// What colours the terminal table may use. A file gets colour only if it is asked for.
-pub(crate) fn colour_depth(args: &Args, target: &Target) -> ColourDepth {
+pub(crate) fn colour_depth(args: &Args, target: &Destination) -> ColourDepth {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let wanted = match args.color {
         Colour::Always => true,

@@ -1,7 +1,6 @@
 //! `attn` in every format, against the patterns that `extract` writes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{fails, json, succeeds, tiny};
 use easyroutine_files::ShardedSafeTensors;

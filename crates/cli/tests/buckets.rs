@@ -1,8 +1,7 @@
 //! Runs in a bucket, as a user keeps them there: the program against a server of the test's own.
 #![cfg(feature = "cloud")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 #[path = "common/bucket.rs"]
 mod bucket;

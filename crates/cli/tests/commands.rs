@@ -1,7 +1,6 @@
 //! Every command, as a user runs it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{easyroutine, fails, fixtures, json, path, succeeds, tiny, with_tensors};
 

@@ -1,7 +1,6 @@
 //! `extract` over files of prompts: formats, batches, averages, and a run that is interrupted.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 

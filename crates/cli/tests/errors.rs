@@ -1,7 +1,6 @@
 //! Bad input: one line that names the thing, a hint, an exit status.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{copy, easyroutine, fails, path, succeeds, tiny, with_config, with_tensors};
 use serde_json::json;

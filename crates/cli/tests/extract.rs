@@ -1,7 +1,6 @@
 //! `extract` against the reference tensors, and the layout of what it writes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{fails, fixtures, succeeds, tiny};
 use easyroutine_files::{Encoding, ShardedSafeTensors};
@@ -150,7 +149,7 @@ fn positions_and_groups_are_written_beside_the_values() {
     let metadata = ours.file.metadata();
     assert_eq!(metadata["mapping_index"], r#"{"[4,6]":[0,1],"last":[2],"0":[3]}"#);
     assert_eq!(metadata["token_dict"], r#"{"[4,6]":[[4,5],[4,5]],"last":[[5],[5]],"0":[[0],[0]]}"#);
-    let info = common::json(&["model", "info", &common::tiny("llama"), "--format", "json"]);
+    let info = common::json(&["model", "info", &tiny("llama"), "--format", "json"]);
     assert_eq!(info["model_digest"], metadata["model_digest"].as_str());
     let (_, all) = read(&extract("llama", &["--token-ids", ids, "-a", "resid_out_1"]).file, "resid_out_1");
     let (_, some) = read(&ours.file, "resid_out_1");

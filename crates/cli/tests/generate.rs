@@ -1,7 +1,6 @@
 //! `run --generate`: text as it comes, draws, ends, chat.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{easyroutine, fails, json, path, succeeds, tiny};
 use serde_json::Value;

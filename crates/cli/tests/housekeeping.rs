@@ -1,8 +1,7 @@
 //! A store that is not as it should be: nothing is lost, nothing outside is touched, and the exit status says it.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::os::unix::fs::symlink;

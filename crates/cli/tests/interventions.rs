@@ -1,7 +1,6 @@
 //! `--intervene` on the commands that run a model.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{fails, json, succeeds, tiny};
 use easyroutine_files::ShardedSafeTensors;

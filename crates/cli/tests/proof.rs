@@ -1,7 +1,6 @@
 //! What results say of themselves: which model they are of, and whether they are still what was saved.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

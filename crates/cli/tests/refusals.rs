@@ -1,7 +1,6 @@
 //! Bad input at the edges: files that are not there, headers that lie, words that are not understood.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{copy, easyroutine, fails, path, tiny, with_config};
 use serde_json::json;

@@ -1,7 +1,6 @@
 //! Runs from the command line: saved, found, read, changed, shared.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

@@ -1,8 +1,7 @@
 //! What a user reads, word for word: help and plain tables, beside the files of `expected/`.
 //! `EASYROUTINE_BLESS=1` rewrites them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

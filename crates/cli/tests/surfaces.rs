@@ -1,7 +1,6 @@
 //! Formats, files, colour and pipes of every command.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::process::{Command, Stdio};
 

@@ -1,7 +1,6 @@
 //! Variables, and files that are there already.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{easyroutine, fails, path, succeeds, tiny};
 

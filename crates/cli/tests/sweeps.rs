@@ -1,7 +1,6 @@
 //! `patch` and `ablate`.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{fails, json, succeeds, tiny};
 

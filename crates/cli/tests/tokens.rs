@@ -1,7 +1,6 @@
 //! How text is cut, where a model's files leave it open.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 

@@ -1,7 +1,6 @@
 //! `lens --tuned`: layers read through the translators of a tuned lens.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use common::{fails, json, succeeds, tiny};
 use serde_json::Value;

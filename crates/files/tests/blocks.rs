@@ -1,5 +1,4 @@
 //! Block types against what the Python package `gguf` makes of the same bytes (`data/make_blocks.py`).
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use easyroutine_files::{Container, Encoding, GgufFile, ShardedSafeTensors, StoredTensor};
 

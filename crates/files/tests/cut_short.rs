@@ -1,6 +1,5 @@
 //! Files that are cut short while they are mapped.
 #![cfg(any(target_os = "linux", target_vendor = "apple"))]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "the process that is looked at says what it read")]
 
 use std::fs::{self, File};
@@ -80,7 +79,7 @@ fn the_signal_of_anothers_map_ends_the_process_as_ever() {
     if std::env::var_os(CHILD).is_some() {
         return touch_anothers_map();
     }
-    let name = "the_signal_of_anothers_map_ends_the_process_as_ever";
+    let name = "cut_short::the_signal_of_anothers_map_ends_the_process_as_ever";
     let mut child = Command::new(std::env::current_exe().unwrap());
     let status = child.args(["--exact", name]).env(CHILD, "1").output().unwrap().status;
     const SIGBUS: [i32; 2] = [7, 10];

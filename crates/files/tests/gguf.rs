@@ -1,5 +1,4 @@
 //! GGUF files, well formed and not.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use easyroutine_files::gguf::{Array, Gguf, Value};
 use easyroutine_files::{Container, Encoding, ErrorKind, GgufFile};

@@ -1,5 +1,4 @@
 //! safetensors files and folders, well formed and not.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
 //! Files of torch.save, read without running anything in them. `fixtures/torch/make.py` wrote them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::PathBuf;
 

@@ -7,8 +7,8 @@
 use std::time::Instant;
 
 use easyroutine_store::{
-    ActivationLoader, ActivationSaver, Begun, Contents, Dtype, Durability, Joining, Kind, Model, Plan, Query,
-    Run, Store, Story, Tensor,
+    ActivationLoader, ActivationSaver, Begun, Contents, Dtype, Durability, Joining, Kind, Model, Plan,
+    Provenance, Query, Run, Store, Tensor,
 };
 use serde_json::json;
 
@@ -32,7 +32,7 @@ fn main() {
     }
 }
 
-fn story(seed: u32) -> Story<'static> {
+fn provenance(seed: u32) -> Provenance<'static> {
     let flags = [
         "embed",
         "resid_in",
@@ -47,7 +47,7 @@ fn story(seed: u32) -> Story<'static> {
     ];
     let mut config = json!({"extract_resid_out": true, "save_logits": true, "attn_heads": "all"});
     flags.iter().for_each(|flag| config[format!("extract_{flag}")] = json!(false));
-    Story {
+    Provenance {
         model: Model { name: "org/model".to_owned(), ..Model::default() },
         target_token_positions: json!(["last"]),
         extraction_config: config,
@@ -56,7 +56,7 @@ fn story(seed: u32) -> Story<'static> {
             ("split".to_owned(), json!(seed % 500).into()),
         ],
         tag: Some(format!("tag_{}", seed % 500)),
-        ..Story::default()
+        ..Provenance::default()
     }
 }
 
@@ -69,7 +69,7 @@ fn save(base: &str) {
     let contents = Contents { tensors: (0..16).map(|i| layer(i, &bytes)).collect(), ..Contents::default() };
     let saver = ActivationSaver::new(base, "e").unwrap();
     let begin = Instant::now();
-    saver.save(&contents, &story(0)).unwrap();
+    saver.save(&contents, &provenance(0)).unwrap();
     println!("{}", begin.elapsed().as_secs_f64());
 }
 
@@ -106,7 +106,7 @@ fn stream(base: &str) {
     let plan = Plan { n_examples: 16, unit: 1, spec: serde_json::Map::new() };
     let saver = ActivationSaver::new(base, "e").unwrap();
     let begin = Instant::now();
-    let Begun::Open(run) = saver.begin("big", &plan, &story(0), Joining::New).unwrap() else {
+    let Begun::Open(run) = saver.begin("big", &plan, &provenance(0), Joining::New).unwrap() else {
         panic!("committed")
     };
     for unit in 0..16 {
@@ -130,7 +130,7 @@ fn runs(base: &str, n: u32) {
             tensors: vec![Tensor::f32("resid_out_0", &[1, 8], &[0.5; 8]).dense()],
             ..Contents::default()
         };
-        saver.save(&contents, &story(seed)).unwrap();
+        saver.save(&contents, &provenance(seed)).unwrap();
     }
     println!("{}", begin.elapsed().as_secs_f64());
 }

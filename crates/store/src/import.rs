@@ -13,7 +13,7 @@ use crate::fs::{EntryKind, FileSystem, OsFiles, link_of};
 use crate::metadata::RESERVED;
 use crate::names::{METADATA, ORIGINALS};
 use crate::read;
-use crate::save::{ActivationSaver, Contents, Model, Story};
+use crate::save::{ActivationSaver, Contents, Model, Provenance};
 use crate::store::Store;
 use crate::tensor::{Dtype, Tensor};
 
@@ -87,7 +87,7 @@ impl Store {
         let mut other_metadata: Vec<_> =
             user.map(|(key, value)| (key.clone(), value.clone().into())).collect();
         other_metadata.push(("original_save_time".to_owned(), value("save_time").into()));
-        let story = Story {
+        let provenance = Provenance {
             model: Model {
                 name: text("model_name").unwrap_or_else(|| "unknown".to_owned()),
                 ..Model::default()
@@ -101,7 +101,7 @@ impl Store {
             types: Map::new(),
         };
         let experiment = text("experiment_name").unwrap_or_else(|| "default".to_owned());
-        ActivationSaver::of(self.clone(), &experiment)?.save(&contents, &story)
+        ActivationSaver::of(self.clone(), &experiment)?.save(&contents, &provenance)
     }
 }
 

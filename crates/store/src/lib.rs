@@ -1,4 +1,4 @@
-//! Runs on disk: activations saved with their whole story, and found again months later by any of its properties.
+//! Runs on disk: activations saved with their provenance, and found again months later by any of its properties.
 //!
 //! A run is a folder of safetensors files under `BASE/experiment/model/time/`, made visible by one rename of its
 //! `metadata.json`. [`ActivationSaver`] writes runs, [`ActivationLoader`] finds them, a [`Run`] reads tensors, whole or
@@ -48,7 +48,7 @@ pub use names::{check_experiment, fresh_name};
 pub use query::{Matching, Query};
 pub use record_sum::RecordSum;
 pub use run::Run;
-pub use save::{ActivationSaver, Contents, Model, Story};
+pub use save::{ActivationSaver, Contents, Model, Provenance};
 pub use shard::SHARD_BYTES;
 pub use store::{BASE_VARIABLE, Found, Problem, Scan, Store};
 pub use stream::{Begun, Joining, MODEL_DIGEST, OpenRun, Plan};

@@ -41,7 +41,7 @@ pub struct Contents<'a> {
 
 /// How the activations came about.
 #[derive(Debug, Clone, Default)]
-pub struct Story<'a> {
+pub struct Provenance<'a> {
     /// The hub's name of the model, else the stem of its folder or file.
     pub model: Model,
     /// The specifiers, in the order asked for.
@@ -141,8 +141,8 @@ impl ActivationSaver {
     ///
     /// # Errors
     /// Contents or metadata that can't be kept: nothing is written then. What the system says: nothing is visible then.
-    pub fn save(&self, contents: &Contents<'_>, story: &Story<'_>) -> Result<String> {
-        let fields = Fields::new(story)?;
+    pub fn save(&self, contents: &Contents<'_>, provenance: &Provenance<'_>) -> Result<String> {
+        let fields = Fields::new(provenance)?;
         let tensors: Vec<Tensor<'_>> = contents
             .tensors
             .iter()
@@ -151,7 +151,7 @@ impl ActivationSaver {
             .collect();
         check_tensors(&tensors)?;
         let backend = self.store.backend();
-        let (path, claim, _held) = claim(backend, &self.experiment, &story.model.name)?;
+        let (path, claim, _held) = claim(backend, &self.experiment, &provenance.model.name)?;
         let label =
             Label { run: &path, run_id: &claim.run_id.to_string(), number: 0, examples: None, worker: None };
         let write = || -> Result<()> {
@@ -176,28 +176,28 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn new(story: &'a Story<'_>) -> Result<Self> {
-        if story.model.name.is_empty() {
+    pub(crate) fn new(provenance: &'a Provenance<'_>) -> Result<Self> {
+        if provenance.model.name.is_empty() {
             return Err(
                 Error::input("the model has no name").hint("its name on the hub, or the stem of its folder")
             );
         }
-        story.tag.as_deref().map_or(Ok(()), check_tag)?;
-        let (interventions, mut aux) = match &story.interventions {
+        provenance.tag.as_deref().map_or(Ok(()), check_tag)?;
+        let (interventions, mut aux) = match &provenance.interventions {
             Some(value) => value.split("interventions")?,
             None => (Json::Null, Vec::new()),
         };
         let mut json = Map::new();
-        json.insert("tag".to_owned(), json!(story.tag));
+        json.insert("tag".to_owned(), json!(provenance.tag));
         // In the original's order; the three are known once the run is claimed.
         for key in ["save_time", "experiment_name"] {
             json.insert(key.to_owned(), Json::Null);
         }
-        json.insert("model_name".to_owned(), json!(story.model.name));
-        json.insert("target_token_positions".to_owned(), story.target_token_positions.clone());
+        json.insert("model_name".to_owned(), json!(provenance.model.name));
+        json.insert("target_token_positions".to_owned(), provenance.target_token_positions.clone());
         json.insert("interventions".to_owned(), interventions);
-        json.insert("extraction_config".to_owned(), story.extraction_config.clone());
-        for (key, value) in &story.other_metadata {
+        json.insert("extraction_config".to_owned(), provenance.extraction_config.clone());
+        for (key, value) in &provenance.other_metadata {
             check_user_key(key)?;
             let (value, tensors) = value.split(key)?;
             aux.extend(tensors);
@@ -205,11 +205,11 @@ impl<'a> Fields<'a> {
                 return Err(Error::input(format!("two values for the key `{key}`")));
             }
         }
-        let Model { name, revision, digest, dtype } = &story.model;
+        let Model { name, revision, digest, dtype } = &provenance.model;
         let model = json!({"id": name, "revision": revision, "dtype": dtype});
-        let mut store = json!({"model": model, "model_digest": digest, "dataset": story.dataset});
-        if !story.types.is_empty() {
-            store["types"] = story.types.clone().into();
+        let mut store = json!({"model": model, "model_digest": digest, "dataset": provenance.dataset});
+        if !provenance.types.is_empty() {
+            store["types"] = provenance.types.clone().into();
         }
         json.insert("_store".to_owned(), store);
         Ok(Fields { json, aux })

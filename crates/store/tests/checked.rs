@@ -1,12 +1,11 @@
 //! Reads compare what they read; records know when they were edited. Damage of every kind that a bit can do.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{contents, fast_folder, saver, story};
+use common::{contents, fast_folder, provenance, saver};
 use easyroutine_store::{Contents, Edit, ErrorKind, RecordSum, Run, Store, Tensor};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -17,7 +16,7 @@ fn large() -> (tempfile::TempDir, String, Contents<'static>) {
     let numbers: Vec<f32> = (0..200_000u32).map(|i| i as f32 / 3.0).collect();
     let mut contents = contents(1);
     contents.tensors.push(Tensor::f32("resid_out_7", &[400, 500], &numbers).dense());
-    let path = saver(&base, "e").save(&contents, &story(1)).unwrap();
+    let path = saver(&base, "e").save(&contents, &provenance(1)).unwrap();
     (base, path, contents)
 }
 
@@ -186,7 +185,7 @@ fn a_record_that_was_edited_by_hand_is_said_to_be_until_it_is_accepted() {
     for (number, change) in changes.into_iter().enumerate() {
         let base = fast_folder();
         let store = saver(&base, "e").store().clone();
-        let path = saver(&base, "e").save(&contents(1), &story(1)).unwrap();
+        let path = saver(&base, "e").save(&contents(1), &provenance(1)).unwrap();
         let record = base.path().join(&path).join("metadata.json");
         assert_eq!(store.run(&path).unwrap().metadata().checksum(), RecordSum::Right);
         rewrite(&record, change);
@@ -213,7 +212,7 @@ fn a_record_that_was_edited_by_hand_is_said_to_be_until_it_is_accepted() {
 fn edits_moves_and_renames_keep_the_checksum_right() {
     let base = fast_folder();
     let store = saver(&base, "e").store().clone();
-    let mut path = saver(&base, "e").save(&contents(1), &story(1)).unwrap();
+    let mut path = saver(&base, "e").save(&contents(1), &provenance(1)).unwrap();
     let right = |path: &str| {
         let run = store.run(path).unwrap();
         assert_eq!(run.metadata().checksum(), RecordSum::Right, "{path}");

@@ -1,13 +1,12 @@
 //! Stores on object storage: what runs are promised in folders they are promised there. On the storage that memory is, or
 //! in the bucket that `EASYROUTINE_TEST_BUCKET` names.
 #![cfg(feature = "cloud")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::time::Duration;
 
-use common::{all_whole, contents, gc, story};
+use common::{all_whole, contents, gc, provenance};
 use easyroutine_store::{
     ActivationLoader, ActivationSaver, Begun, Contents, Edit, ErrorKind, Joining, Plan, Query, Store, Sweep,
     Tensor,
@@ -29,7 +28,8 @@ fn saver(store: &Store, experiment: &str) -> ActivationSaver {
 fn runs_are_saved_found_read_verified_and_removed() {
     let store = store();
     let saver = saver(&store, "an experiment (50%)").with_shard_bytes(40);
-    let paths: Vec<String> = (0..20).map(|seed| saver.save(&contents(seed), &story(seed)).unwrap()).collect();
+    let paths: Vec<String> =
+        (0..20).map(|seed| saver.save(&contents(seed), &provenance(seed)).unwrap()).collect();
     assert_eq!(all_whole(&store).unwrap().runs.len(), 20);
     let mut found = ActivationLoader::from_saver(&saver).query(&Query::default()).unwrap();
     // In the order of the claims, as everywhere.
@@ -50,13 +50,13 @@ fn runs_are_saved_found_read_verified_and_removed() {
 #[test]
 fn many_threads_save_and_change_at_once_and_nothing_is_lost() {
     let store = store();
-    let shared = saver(&store, "e").save(&contents(0), &story(0)).unwrap();
+    let shared = saver(&store, "e").save(&contents(0), &provenance(0)).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4u32 {
             let (store, shared) = (&store, &shared);
             scope.spawn(move || {
                 for number in 0..5 {
-                    saver(store, "e").save(&contents(thread), &story(thread)).unwrap();
+                    saver(store, "e").save(&contents(thread), &provenance(thread)).unwrap();
                     store.edit(shared, &[Edit::Tag(format!("{thread}-{number}"))], None).unwrap();
                     all_whole(store).unwrap();
                 }
@@ -75,8 +75,8 @@ fn many_threads_save_and_change_at_once_and_nothing_is_lost() {
 #[test]
 fn runs_and_experiments_move_whole() {
     let store = store();
-    let path = saver(&store, "first").save(&contents(1), &story(1)).unwrap();
-    saver(&store, "first").save(&contents(2), &story(2)).unwrap();
+    let path = saver(&store, "first").save(&contents(1), &provenance(1)).unwrap();
+    saver(&store, "first").save(&contents(2), &provenance(2)).unwrap();
     let moved = store.move_run(&path, "second").unwrap();
     assert_eq!(store.run(&path).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(store.run(&moved).unwrap().metadata().get("experiment_name"), Some(&json!("second")));
@@ -94,7 +94,7 @@ fn a_run_in_parts_goes_on_is_shared_and_is_committed_once() {
         tensors: vec![Tensor::f32("resid_out_0", &[2, 1, 2], &[n as f32; 4]).dense()],
         ..Contents::default()
     };
-    let begin = |joining| saver(&store, "e").begin("job", &plan, &story(1), joining);
+    let begin = |joining| saver(&store, "e").begin("job", &plan, &provenance(1), joining);
     let Begun::Open(run) = begin(Joining::New).unwrap() else { panic!("it is new") };
     run.put(3, &unit(3)).unwrap();
     assert_eq!(run.commit(|_| {}).unwrap_err().kind(), ErrorKind::Conflict);
@@ -157,7 +157,7 @@ fn whoever_clears_up_beside_writers_takes_nothing_that_was_acknowledged() {
             .map(|thread| {
                 let store = &store;
                 // Nothing can be held there: whoever is disturbed is told so.
-                let save = move |_| saver(store, "e").save(&contents(thread), &story(thread)).ok();
+                let save = move |_| saver(store, "e").save(&contents(thread), &provenance(thread)).ok();
                 scope.spawn(move || (0..10).filter_map(save).collect::<Vec<_>>())
             })
             .collect();

@@ -1,13 +1,12 @@
 //! Power cuts: at every call of every operation, with every choice of what survives. And that each sync is needed.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::sim::{Sim, Survival};
-use common::{all_whole, contents, story};
+use common::{all_whole, contents, provenance};
 use easyroutine_store::fs::FileSystem;
 use easyroutine_store::{ActivationSaver, Edit, Result, Scan, Store, Sweep};
 
@@ -35,7 +34,7 @@ fn saver(sim: &Sim, experiment: &str) -> Result<ActivationSaver> {
 
 fn save(sim: &Sim, experiment: &str, seed: u32) -> Result<String> {
     // Small shards, so that a run has several.
-    saver(sim, experiment)?.with_shard_bytes(100).save(&contents(seed), &story(seed))
+    saver(sim, experiment)?.with_shard_bytes(100).save(&contents(seed), &provenance(seed))
 }
 
 /// `experiment:seed` and tags of every run.
@@ -82,7 +81,7 @@ const OPERATIONS: &[Operation] = &[
         act: |sim| {
             let mut long = contents(2);
             long.values.insert("long".to_owned(), "x".repeat(80_000).into());
-            saver(sim, "new")?.save(&long, &story(2)).map(|_| ())
+            saver(sim, "new")?.save(&long, &provenance(2)).map(|_| ())
         },
         before: |sim| seen(sim) == ["old:1 tag_1"],
         after: |sim| seen(sim) == ["new:2 tag_2", "old:1 tag_1"],

@@ -1,12 +1,11 @@
 //! Files that are damaged in any place, cut short or gone: found, named, and harmless to the rest.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::PathBuf;
 
-use common::{contents, fast_folder, saver, story};
+use common::{contents, fast_folder, provenance, saver};
 use easyroutine_store::{Contents, Damage, Manifest, Metadata, Result, Store};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -15,7 +14,7 @@ use tempfile::TempDir;
 fn saved(contents: &Contents<'_>) -> (TempDir, Store, String, PathBuf) {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let path = saver.save(contents, &story(1)).unwrap();
+    let path = saver.save(contents, &provenance(1)).unwrap();
     let shard = fs::read_dir(base.path().join(&path).join("data")).unwrap().next().unwrap().unwrap().path();
     let store = saver.store().clone();
     (base, store, path, shard)

@@ -1,15 +1,14 @@
 //! Clearing up beside those who write: whatever was acknowledged stays, at whichever call the two meet, with and without
 //! locks, also where the one who clears up dies or the power is cut.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::interleaved::Interleaved;
 use common::sim::{Sim, Survival};
-use common::{all_whole, contents, story};
+use common::{all_whole, contents, provenance};
 use easyroutine_store::{
     ActivationSaver, Begun, Contents, Edit, Joining, OpenRun, Plan, Result, Store, Sweep, Swept,
 };
@@ -30,7 +29,7 @@ fn begin(store: &Store) -> Result<Begun> {
     saver(store)?.begin(
         "job",
         &Plan { n_examples: 6, unit: 3, spec: Default::default() },
-        &story(7),
+        &provenance(7),
         Joining::Resume,
     )
 }
@@ -62,7 +61,7 @@ fn finish(run: &OpenRun) -> Result<String> {
 fn prepared() -> Sim {
     let sim = Sim::new();
     let store = store(&sim, true);
-    saver(&store).unwrap().save(&contents(1), &story(1)).unwrap();
+    saver(&store).unwrap().save(&contents(1), &provenance(1)).unwrap();
     use easyroutine_store::fs::FileSystem;
     sim.create_dir("e/org_tiny/2020-01-01_00-00-00-abcdef").unwrap();
     sim.create_dir("e/org_tiny/2020-01-01_00-00-00-abcdef/data").unwrap();
@@ -117,7 +116,7 @@ fn calls(act: impl Fn(&Store) -> bool) -> usize {
 #[test]
 fn what_is_written_while_somebody_clears_up_is_there_or_was_refused() {
     type Write = fn(&Store) -> Result<()>;
-    let save: Write = |store| saver(store)?.save(&contents(2), &story(2)).map(|_| ());
+    let save: Write = |store| saver(store)?.save(&contents(2), &provenance(2)).map(|_| ());
     let resume_it: Write = |store| resume(store).map(|_| ());
     let edit: Write = |store| {
         let path = store.scan(None)?.runs[0].path.clone();
@@ -172,7 +171,7 @@ fn writers(sim: &Sim, has_locks: bool, done: &Acknowledged) -> Vec<Writer> {
         (
             "saves another",
             Box::new(move || {
-                let saved = saved(saver(&third).and_then(|s| s.save(&contents(2), &story(2))));
+                let saved = saved(saver(&third).and_then(|s| s.save(&contents(2), &provenance(2))));
                 assert!(saved.is_ok(), "{saved:?}");
             }),
         ),

@@ -1,13 +1,13 @@
 //! Stores that earlier versions wrote open for ever. `EASYROUTINE_WRITE_GOLDEN=1` writes that of this version, once.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 
-use common::{all_whole, contents, story};
+use common::{all_whole, contents, provenance};
 use easyroutine_store::{
-    ActivationLoader, ActivationSaver, Contents, Dtype, Edit, Query, Store, Story, Tensor, VERSION, Value,
+    ActivationLoader, ActivationSaver, Contents, Dtype, Edit, Provenance, Query, Store, Tensor, VERSION,
+    Value,
 };
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn folder() -> PathBuf {
 
 fn write(base: &Path) {
     let saver = ActivationSaver::new(base, "golden").unwrap();
-    let first = saver.save(&contents(1), &story(1)).unwrap();
+    let first = saver.save(&contents(1), &provenance(1)).unwrap();
     saver
         .store()
         .edit(&first, &[Edit::Tag("late".to_owned()), Edit::Set("note".to_owned(), json!("é"))], None)
@@ -29,8 +29,8 @@ fn write(base: &Path) {
         many.tensors.push(Tensor::new(format!("of_{dtype}"), dtype, &[n], bytes.clone()));
     }
     let interventions = Value::List(vec![Value::Tensor(Tensor::f32("v", &[2], &[1.0, -1.0]))]);
-    let story = Story { interventions: Some(interventions), ..story(2) };
-    saver.with_shard_bytes(150).save(&Contents { ..many }, &story).unwrap();
+    let provenance = Provenance { interventions: Some(interventions), ..provenance(2) };
+    saver.with_shard_bytes(150).save(&Contents { ..many }, &provenance).unwrap();
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Runs of the original. `fixtures/torch/make.py` wrote the store.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

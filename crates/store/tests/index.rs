@@ -1,13 +1,12 @@
 //! The index answers as a scan does, whatever happened to the store or to itself.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use common::{contents, fast_folder, saver, story};
-use easyroutine_store::{ActivationLoader, ActivationSaver, Edit, Query, QueryResult, Store, Story};
+use common::{contents, fast_folder, provenance, saver};
+use easyroutine_store::{ActivationLoader, ActivationSaver, Edit, Provenance, Query, QueryResult, Store};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,7 +25,7 @@ impl Place {
                 ("seed".to_owned(), json!(seed).into()),
                 ("half".to_owned(), json!(f64::from(seed) / 2.0).into()),
             ];
-            saver.save(&contents(seed), &Story { other_metadata: keys, ..story(seed) }).unwrap();
+            saver.save(&contents(seed), &Provenance { other_metadata: keys, ..provenance(seed) }).unwrap();
         }
         place.age();
         place
@@ -126,7 +125,9 @@ fn index_and_scan_agree_after_every_kind_of_change() {
         },
         &|| store.remove(&path(1)).unwrap(),
         &|| drop(store.move_run(&path(2), "c").unwrap()),
-        &|| drop(ActivationSaver::of(store.clone(), "b").unwrap().save(&contents(4), &story(4)).unwrap()),
+        &|| {
+            drop(ActivationSaver::of(store.clone(), "b").unwrap().save(&contents(4), &provenance(4)).unwrap())
+        },
         &|| store.rename_experiment("a", "d").unwrap(),
         &|| fs::write(place.base.path().join(path(0)).join("metadata.json"), "{").unwrap(),
         &|| fs::remove_dir_all(place.base.path().join("c")).unwrap(),

@@ -2,9 +2,8 @@
 //!
 //! This file's own binary is started again with a task in a variable; the test `task` is what it then runs.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -12,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{all_whole, contents, fast_folder, gc, story};
+use common::{all_whole, contents, fast_folder, gc, provenance};
 use easyroutine_store::{ActivationSaver, Begun, Durability, Edit, ErrorKind, Joining, Plan, Store, Sweep};
 use tempfile::TempDir;
 
@@ -39,7 +38,10 @@ impl Drop for Task {
 fn start(task: &str, base: &Path) -> Task {
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new(program);
-    command.args(["task", "--exact", "--nocapture", "--test-threads=1"]).env(TASK, task).env(BASE, base);
+    command
+        .args(["kills::task", "--exact", "--nocapture", "--test-threads=1"])
+        .env(TASK, task)
+        .env(BASE, base);
     Task(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
 }
 
@@ -66,12 +68,12 @@ fn task() {
     println!("{READY}");
     match task.split_once(' ').unwrap_or((&task, "")) {
         ("save", _) => loop {
-            saver("e").save(&contents(1), &story(1)).unwrap();
+            saver("e").save(&contents(1), &provenance(1)).unwrap();
         },
         ("count", n) => {
             let own = std::process::id();
             for _ in 0..n.parse().unwrap() {
-                saver("e").save(&contents(own), &story(own)).unwrap();
+                saver("e").save(&contents(own), &provenance(own)).unwrap();
             }
         }
         ("tag", _) => loop {
@@ -102,16 +104,17 @@ fn task() {
             }
         }
         ("remove", _) => loop {
-            saver("e").save(&contents(2), &story(2)).unwrap();
+            saver("e").save(&contents(2), &provenance(2)).unwrap();
             if let Some(path) = store.scan(Some("e")).unwrap().runs.last().map(|run| run.path.clone()) {
                 store.remove(&path).unwrap();
             }
         },
         ("gc", _) => loop {
-            saver("e").save(&contents(3), &story(3)).unwrap();
+            saver("e").save(&contents(3), &provenance(3)).unwrap();
             // One that nobody goes on with.
             let plan = Plan { n_examples: 3, unit: 3, spec: serde_json::Map::new() };
-            let Begun::Open(run) = saver("e").begin("job", &plan, &story(4), Joining::Resume).unwrap() else {
+            let Begun::Open(run) = saver("e").begin("job", &plan, &provenance(4), Joining::Resume).unwrap()
+            else {
                 panic!("nobody commits it")
             };
             run.put(0, &contents(4)).unwrap();
@@ -125,14 +128,14 @@ fn task() {
         ("acknowledged", n) => {
             let own = std::process::id();
             for number in 0..n.parse::<u32>().unwrap() {
-                println!("saved {}", saver("e").save(&contents(own), &story(own)).unwrap());
+                println!("saved {}", saver("e").save(&contents(own), &provenance(own)).unwrap());
                 println!("saved {}", resumed(&saver("e"), &format!("{own}-{number}"), 2));
             }
         }
         ("resume", units) => println!("saved {}", resumed(&saver("e"), "job", units.parse().unwrap())),
         ("stream", _) => loop {
             let plan = Plan { n_examples: 1, unit: 1, spec: serde_json::Map::new() };
-            let path = match saver("e").begin("job", &plan, &story(4), Joining::Share).unwrap() {
+            let path = match saver("e").begin("job", &plan, &provenance(4), Joining::Share).unwrap() {
                 Begun::Open(run) => {
                     run.put(0, &contents(4)).unwrap();
                     run.commit(|_| {}).unwrap()
@@ -151,7 +154,7 @@ fn resumed(saver: &ActivationSaver, name: &str, units: u64) -> String {
     let mut unit = contents(4);
     unit.tensors.retain(|tensor| !tensor.shape.is_empty());
     unit.values.clear();
-    match saver.begin(name, &plan, &story(4), Joining::Resume).unwrap() {
+    match saver.begin(name, &plan, &provenance(4), Joining::Resume).unwrap() {
         Begun::Open(run) => {
             run.missing().unwrap().into_iter().for_each(|number| run.put(number, &unit).unwrap());
             assert!(run.missing().unwrap().is_empty());
@@ -181,7 +184,7 @@ fn base_with_runs(n: u32) -> TempDir {
     let base = fast_folder();
     let saver = ActivationSaver::new(base.path(), "e").unwrap().with_durability(Durability::Fast);
     for seed in 0..n {
-        saver.save(&contents(seed), &story(seed)).unwrap();
+        saver.save(&contents(seed), &provenance(seed)).unwrap();
     }
     base
 }
@@ -273,7 +276,9 @@ fn eight_processes_that_resume_one_run_all_end_well() {
         let saver = ActivationSaver::new(base.path(), "e").unwrap();
         // Half of it was written before.
         let plan = Plan { n_examples: 24, unit: 3, spec: serde_json::Map::new() };
-        let Begun::Open(run) = saver.begin("job", &plan, &story(4), Joining::New).unwrap() else { panic!() };
+        let Begun::Open(run) = saver.begin("job", &plan, &provenance(4), Joining::New).unwrap() else {
+            panic!()
+        };
         let mut unit = contents(4);
         unit.tensors.retain(|tensor| !tensor.shape.is_empty());
         unit.values.clear();

@@ -1,8 +1,7 @@
 //! Links in a store: wherever one stands, whatever is done to the store, what it leads to is not touched.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{contents, fast_folder, story};
+use common::{contents, fast_folder, provenance};
 use easyroutine_store::{
     ActivationLoader, ActivationSaver, Begun, Edit, Error, Joining, OpenRun, Plan, Query, Store, Sweep,
 };
@@ -34,7 +33,7 @@ fn plan() -> Plan {
 }
 
 fn begin(saver: &ActivationSaver, joining: Joining) -> Result<OpenRun, Error> {
-    match saver.begin("job", &plan(), &story(1), joining)? {
+    match saver.begin("job", &plan(), &provenance(1), joining)? {
         Begun::Open(run) => Ok(run),
         Begun::Committed(path) => panic!("committed: {path}"),
     }
@@ -44,7 +43,7 @@ impl Place {
     fn new() -> Self {
         let (base, outside, index) = (fast_folder(), fast_folder(), fast_folder());
         let saver = ActivationSaver::new(base.path(), "e").unwrap();
-        let committed = saver.save(&contents(1), &story(1)).unwrap();
+        let committed = saver.save(&contents(1), &provenance(1)).unwrap();
         saver.store().edit(&committed, &[Edit::Tag("edited".to_owned())], None).unwrap();
         let run = begin(&saver, Joining::New).unwrap();
         run.put(0, &contents(2)).unwrap();
@@ -143,7 +142,7 @@ const COMMANDS: &[(&str, Command)] = &[
         let cleared = swept.garbage.iter().map(|garbage| format!("{}: {}", garbage.path, garbage.what));
         Ok(problems(&swept.problems).into_iter().chain(cleared).collect())
     }),
-    ("save", |place| place.saver("e")?.save(&contents(3), &story(3)).map(|_| Vec::new())),
+    ("save", |place| place.saver("e")?.save(&contents(3), &provenance(3)).map(|_| Vec::new())),
     ("resume", |place| {
         let run = begin(&place.saver("e")?, Joining::Resume)?;
         for unit in run.missing()? {
@@ -252,7 +251,7 @@ fn the_folder_of_a_store_itself_may_be_named_by_a_link() {
     symlink(place.base.path(), &named).unwrap();
     let store = Store::open(&named).unwrap();
     assert_eq!(store.scan(None).unwrap().runs.len(), 1);
-    ActivationSaver::new(&named, "e").unwrap().save(&contents(2), &story(2)).unwrap();
+    ActivationSaver::new(&named, "e").unwrap().save(&contents(2), &provenance(2)).unwrap();
     store.remove(&place.committed).unwrap();
     assert_eq!(place.store().unwrap().scan(None).unwrap().runs.len(), 1);
 }

@@ -1,12 +1,11 @@
 //! Places of runs, `-1` for the most recent: counted only where every run could be read.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::PathBuf;
 
-use common::{contents, fast_folder, story};
+use common::{contents, fast_folder, provenance};
 use easyroutine_store::{ActivationLoader, ActivationSaver, ErrorKind, Query, QueryResult, Which};
 use tempfile::TempDir;
 
@@ -20,7 +19,7 @@ impl Place {
     fn new() -> Self {
         let (base, index) = (fast_folder(), fast_folder());
         let saver = ActivationSaver::new(base.path(), "e").unwrap();
-        let paths = (0..3).map(|seed| saver.save(&contents(seed), &story(seed)).unwrap()).collect();
+        let paths = (0..3).map(|seed| saver.save(&contents(seed), &provenance(seed)).unwrap()).collect();
         Place { base, index, paths }
     }
 

@@ -1,10 +1,9 @@
 //! Conditions, and what a query finds.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
-use common::{contents, fast_folder, saver, story};
-use easyroutine_store::{ActivationLoader, Condition, Matching, Query, Story};
+use common::{contents, fast_folder, provenance, saver};
+use easyroutine_store::{ActivationLoader, Condition, Matching, Provenance, Query};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -15,7 +14,7 @@ fn finds(condition: &str, runs: &[Value]) -> Vec<usize> {
     for (number, keys) in runs.iter().enumerate() {
         let mut other_metadata = vec![("number".to_owned(), json!(number).into())];
         other_metadata.extend(keys.as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.clone().into())));
-        saver.save(&contents(1), &Story { other_metadata, ..story(1) }).unwrap();
+        saver.save(&contents(1), &Provenance { other_metadata, ..provenance(1) }).unwrap();
     }
     let query = Query { condition: Some(condition.parse().unwrap()), ..Query::default() };
     let found = ActivationLoader::from_saver(&saver).query(&query).unwrap();
@@ -125,7 +124,7 @@ fn configs_match_by_subset_or_exactly() {
         "extract_resid_out": true, "extract_attn_pattern": true, "save_logits": false, "avg": false,
         "attn_heads": [{"layer": 1, "head": 2}, {"layer": 3, "head": 0}], "attn_pattern_avg": "mean",
     });
-    saver.save(&contents(1), &Story { extraction_config: saved.clone(), ..story(1) }).unwrap();
+    saver.save(&contents(1), &Provenance { extraction_config: saved.clone(), ..provenance(1) }).unwrap();
     let loader = ActivationLoader::from_saver(&saver);
     let finds = |config: Value, matching| {
         let query = Query { extraction_config: Some(config), matching, ..Query::default() };
@@ -156,7 +155,7 @@ fn configs_match_by_subset_or_exactly() {
 fn every_criterion_that_is_given_must_hold() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let path = saver.save(&contents(1), &story(1)).unwrap();
+    let path = saver.save(&contents(1), &provenance(1)).unwrap();
     let loader = ActivationLoader::from_saver(&saver);
     let save_time = saver.store().run(&path).unwrap().metadata().save_time().to_owned();
     let text = |text: &str| Some(text.to_owned());

@@ -1,11 +1,10 @@
 //! Reading whole runs and parts of them, however they are cut into shards.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs;
 
-use common::{contents, fast_folder, gc, saver, story};
+use common::{contents, fast_folder, gc, provenance, saver};
 use easyroutine_store::{
     ActivationLoader, Bytes, Contents, Dtype, Edit, ErrorKind, Kind, Loaded, Query, Tensor,
 };
@@ -71,7 +70,7 @@ proptest! {
     fn any_tensors_come_back_whole_and_in_part(tensors in any_tensors(), shard_bytes in 1u64..200, cut in 0u32..1000) {
         let base = fast_folder();
         let saver = saver(&base, "e").with_shard_bytes(shard_bytes);
-        let path = saver.save(&Contents { tensors: tensors.clone(), ..Contents::default() }, &story(1)).unwrap();
+        let path = saver.save(&Contents { tensors: tensors.clone(), ..Contents::default() }, &provenance(1)).unwrap();
         let run = saver.store().run(&path).unwrap();
         prop_assert!(run.verify().unwrap().is_empty());
         for tensor in &tensors {
@@ -93,7 +92,7 @@ proptest! {
         let base = fast_folder();
         let saver = saver(&base, "e");
         let digest = |contents: &Contents<'_>| {
-            let path = saver.save(contents, &story(3)).unwrap();
+            let path = saver.save(contents, &provenance(3)).unwrap();
             saver.store().run(&path).unwrap().metadata().digest().to_owned()
         };
         let mut other = contents(1);
@@ -107,7 +106,7 @@ proptest! {
 fn a_layer_is_what_its_keys_say() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let path = saver.save(&contents(1), &story(1)).unwrap();
+    let path = saver.save(&contents(1), &provenance(1)).unwrap();
     let run = saver.store().run(&path).unwrap();
     let names = |layer| run.read_layer(layer).unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(
@@ -125,7 +124,7 @@ fn a_large_tensor_is_not_copied_where_it_can_be_mapped() {
     let base = fast_folder();
     let saver = saver(&base, "e");
     let tensors = vec![Tensor::new("resid_out_0", Dtype::U8, &[1000, 1000], vec![7; 1_000_000]).dense()];
-    let path = saver.save(&Contents { tensors, ..Contents::default() }, &story(1)).unwrap();
+    let path = saver.save(&Contents { tensors, ..Contents::default() }, &provenance(1)).unwrap();
     let read = saver.store().run(&path).unwrap().read_rows("resid_out_0", 3..5).unwrap();
     assert_eq!(&read.bytes[..], &[7; 2000]);
     if cfg!(target_os = "linux") {
@@ -136,7 +135,7 @@ fn a_large_tensor_is_not_copied_where_it_can_be_mapped() {
 #[test]
 fn shards_are_safetensors_whose_tensors_are_aligned() {
     let base = fast_folder();
-    let path = saver(&base, "e").save(&contents(5), &story(5)).unwrap();
+    let path = saver(&base, "e").save(&contents(5), &provenance(5)).unwrap();
     let folder = base.path().join(path).join("data");
     let file = fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
     let bytes = fs::read(file).unwrap();
@@ -155,7 +154,7 @@ fn shards_are_safetensors_whose_tensors_are_aligned() {
 fn edits_are_all_or_nothing_and_one_at_a_time() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let path = saver.save(&contents(1), &story(1)).unwrap();
+    let path = saver.save(&contents(1), &provenance(1)).unwrap();
     let store = saver.store();
     let edits = [Edit::Tag("good".to_owned()), Edit::Set("note".to_owned(), json!({"a": [1, 2.5]}))];
     let edited = store.edit(&path, &edits, Some(1)).unwrap();
@@ -175,7 +174,7 @@ fn edits_are_all_or_nothing_and_one_at_a_time() {
 fn unknown_keys_survive_and_newer_layouts_are_refused() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let path = saver.save(&contents(1), &story(1)).unwrap();
+    let path = saver.save(&contents(1), &provenance(1)).unwrap();
     let file = base.path().join(&path).join("metadata.json");
     let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     record["_store"]["colour"] = json!("green");
@@ -200,7 +199,7 @@ fn results_are_sliced_counted_printed_and_moved() {
     let base = fast_folder();
     let saver = saver(&base, "e");
     for seed in 0..4 {
-        saver.save(&contents(seed), &story(seed)).unwrap();
+        saver.save(&contents(seed), &provenance(seed)).unwrap();
     }
     let loader = ActivationLoader::from_saver(&saver);
     let mut found = loader.query(&Query::default()).unwrap();
@@ -223,7 +222,7 @@ fn what_crashed_writers_left_is_cleared_and_runs_are_kept() {
     use std::time::Duration;
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let path = saver.save(&contents(1), &story(1)).unwrap();
+    let path = saver.save(&contents(1), &provenance(1)).unwrap();
     let run = base.path().join(&path);
     fs::create_dir_all(run.with_file_name("2020-01-01_00-00-00-abcdef/data")).unwrap();
     for file in
@@ -253,7 +252,7 @@ fn a_run_that_two_threads_write_is_whole_and_in_order() {
     let tensors =
         names.iter().zip(&bytes).map(|(name, bytes)| Tensor::new(name, Dtype::U8, &shape, bytes).dense());
     let whole = Contents { tensors: tensors.collect(), ..Contents::default() };
-    saver(&folder, "e").with_shard_bytes(16 << 20).save(&whole, &story(0)).unwrap();
+    saver(&folder, "e").with_shard_bytes(16 << 20).save(&whole, &provenance(0)).unwrap();
     let run = ActivationLoader::new(folder.path(), "*")
         .unwrap()
         .query(&Query::default())

@@ -1,16 +1,15 @@
 //! Runs written unit by unit: stopped, resumed, shared.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::sim::{Sim, Survival};
-use common::{fast_folder, gc, saver, story};
+use common::{fast_folder, gc, provenance, saver};
 use easyroutine_store::{
-    ActivationSaver, Begun, Contents, ErrorKind, Joining, Kind, OpenRun, Plan, Result, Store, Story, Sweep,
-    Tensor, Value,
+    ActivationSaver, Begun, Contents, ErrorKind, Joining, Kind, OpenRun, Plan, Provenance, Result, Store,
+    Sweep, Tensor, Value,
 };
 use serde_json::{Map, json};
 
@@ -42,7 +41,7 @@ fn unit(examples: std::ops::Range<u64>) -> Contents<'static> {
 }
 
 fn begin(saver: &ActivationSaver, joining: Joining) -> Result<OpenRun> {
-    match saver.begin("job", &plan(), &story(1), joining)? {
+    match saver.begin("job", &plan(), &provenance(1), joining)? {
         Begun::Open(run) => Ok(run),
         Begun::Committed(path) => panic!("committed: {path}"),
     }
@@ -101,11 +100,14 @@ fn another_plan_is_refused_by_what_differs() {
         (other, "`activations` was \"resid_out_*\", now it is \"logits\""),
         (Plan { unit: 3, ..plan() }, "7 examples in units of 2 were planned, now 7 in units of 3"),
     ] {
-        let error = saver.begin("job", &plan, &story(1), Joining::Resume).unwrap_err();
+        let error = saver.begin("job", &plan, &provenance(1), Joining::Resume).unwrap_err();
         assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains(what), "{error}");
     }
     for name in ["", "../x", "a b", ".x", "a/b"] {
-        assert_eq!(saver.begin(name, &plan(), &story(1), Joining::New).unwrap_err().kind(), ErrorKind::Input);
+        assert_eq!(
+            saver.begin(name, &plan(), &provenance(1), Joining::New).unwrap_err().kind(),
+            ErrorKind::Input
+        );
     }
 }
 
@@ -126,7 +128,7 @@ fn workers_that_share_a_run_in_any_order_with_retries_end_as_one() {
     assert_eq!(digest(saver.store(), &path), whole);
     // A straggler finds it done, and begins nothing.
     assert!(
-        matches!(saver.begin("job", &plan(), &story(1), Joining::Share).unwrap(), Begun::Committed(p) if p == path)
+        matches!(saver.begin("job", &plan(), &provenance(1), Joining::Share).unwrap(), Begun::Committed(p) if p == path)
     );
     assert!(matches!(saver.store().begun("e", "job").unwrap(), Begun::Committed(p) if p == path));
     assert_eq!(gc(saver.store(), Duration::ZERO, Sweep::Look), []);
@@ -137,7 +139,7 @@ fn threads_that_race_make_one_run() {
     let base = fast_folder();
     let saver = saver(&base, "e");
     let paths: Vec<String> = std::thread::scope(|scope| {
-        let work = || match saver.begin("job", &plan(), &story(1), Joining::Share).unwrap() {
+        let work = || match saver.begin("job", &plan(), &provenance(1), Joining::Share).unwrap() {
             Begun::Open(run) => {
                 write(&run, 0..run.n_units());
                 run.commit(|_| {}).unwrap()
@@ -157,8 +159,8 @@ fn tensors_of_the_metadata_and_the_form_of_values_are_kept() {
     let base = fast_folder();
     let saver = saver(&base, "e");
     let vector = Value::Tensor(Tensor::f32("v", &[2], &[1.0, 2.0]));
-    let story = Story { interventions: Some(Value::List(vec![vector])), ..story(1) };
-    let Begun::Open(run) = saver.begin("job", &plan(), &story, Joining::New).unwrap() else { panic!() };
+    let provenance = Provenance { interventions: Some(Value::List(vec![vector])), ..provenance(1) };
+    let Begun::Open(run) = saver.begin("job", &plan(), &provenance, Joining::New).unwrap() else { panic!() };
     write(&run, 0..run.n_units());
     let only = |values: &mut Map<String, serde_json::Value>| values.retain(|key, _| key == "token_dict");
     let run = saver.store().run(&run.commit(only).unwrap()).unwrap();
@@ -171,14 +173,16 @@ fn tensors_of_the_metadata_that_a_crash_left_out_are_written_by_whoever_joins() 
     let base = fast_folder();
     let saver = saver(&base, "e");
     let vector = Value::Tensor(Tensor::f32("v", &[2], &[1.0, 2.0]));
-    let story = Story { interventions: Some(Value::List(vec![vector])), ..story(1) };
-    let Begun::Open(run) = saver.begin("job", &plan(), &story, Joining::New).unwrap() else { panic!() };
+    let provenance = Provenance { interventions: Some(Value::List(vec![vector])), ..provenance(1) };
+    let Begun::Open(run) = saver.begin("job", &plan(), &provenance, Joining::New).unwrap() else { panic!() };
     write(&run, 0..run.n_units());
     let receipt = format!("{}/parts/{:05}.json", run.path(), run.n_units());
     std::fs::remove_file(base.path().join(receipt)).unwrap();
     let error = run.commit(|_| {}).unwrap_err();
     assert!(error.to_string().contains("tensors of its metadata"), "{error}");
-    let Begun::Open(run) = saver.begin("job", &plan(), &story, Joining::Resume).unwrap() else { panic!() };
+    let Begun::Open(run) = saver.begin("job", &plan(), &provenance, Joining::Resume).unwrap() else {
+        panic!()
+    };
     let run = saver.store().run(&run.commit(|_| {}).unwrap()).unwrap();
     assert_eq!(run.read("aux/interventions.0").unwrap().to_f32().unwrap(), [1.0, 2.0]);
 }
@@ -190,7 +194,7 @@ fn a_run_whose_experiment_is_renamed_under_it_does_not_go_on_where_it_was() {
     let run = begin(&saver, Joining::New).unwrap();
     write(&run, 0..2);
     saver.store().rename_experiment("e", "f").unwrap();
-    saver.save(&common::contents(1), &story(1)).unwrap();
+    saver.save(&common::contents(1), &provenance(1)).unwrap();
     let error = run.put(2, &unit(run.examples(2))).unwrap_err();
     assert!(error.hint_text().unwrap_or_default().contains("its experiment renamed"), "{error:?}");
     assert!(run.commit(|_| {}).is_err());
@@ -254,7 +258,7 @@ fn a_flip_of_any_byte_of_a_receipt_or_a_plan_is_seen() {
 fn a_power_cut_at_any_call_loses_no_unit_that_was_written() {
     let act = |sim: &Sim, done: &mut usize| -> Result<String> {
         let saver = ActivationSaver::of(Store::on(Arc::new(sim.clone()))?, "e")?;
-        let run = match saver.begin("job", &plan(), &story(1), Joining::Share)? {
+        let run = match saver.begin("job", &plan(), &provenance(1), Joining::Share)? {
             Begun::Open(run) => run,
             Begun::Committed(path) => return Ok(path),
         };

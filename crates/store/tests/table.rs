@@ -1,12 +1,11 @@
 //! Runs as Parquet tables, read back by the format's own crate.
 #![cfg(feature = "parquet")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::fs::File;
 
-use common::{fast_folder, saver, story};
+use common::{fast_folder, provenance, saver};
 use easyroutine_store::export::parquet::Table;
 use easyroutine_store::{Contents, Dtype, ErrorKind, Kind, Run, Tensor};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -17,7 +16,7 @@ use tempfile::TempDir;
 fn run(base: &TempDir, tensors: Vec<Tensor<'static>>, values: Value) -> Run {
     let saver = saver(base, "e");
     let contents = Contents { tensors, values: values.as_object().unwrap().clone() };
-    let path = saver.save(&contents, &story(1)).unwrap();
+    let path = saver.save(&contents, &provenance(1)).unwrap();
     saver.store().run(&path).unwrap()
 }
 

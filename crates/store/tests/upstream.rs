@@ -1,14 +1,13 @@
 //! What the original does wrong, row by row, and what we do. Seen by running easyroutine 1.1.5.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeSet;
 use std::fs;
 
-use common::{contents, fast_folder, saver, story};
+use common::{contents, fast_folder, provenance, saver};
 use easyroutine_store::{
-    ActivationLoader, ActivationSaver, Contents, Dtype, ErrorKind, Model, Query, Story, Tensor, Value,
+    ActivationLoader, ActivationSaver, Contents, Dtype, ErrorKind, Model, Provenance, Query, Tensor, Value,
 };
 use serde_json::json;
 
@@ -18,7 +17,7 @@ fn two_saves_in_one_second_are_two_runs() {
     let base = fast_folder();
     let saver = saver(&base, "e");
     let paths: BTreeSet<String> =
-        (0..20).map(|seed| saver.save(&contents(seed), &story(seed)).unwrap()).collect();
+        (0..20).map(|seed| saver.save(&contents(seed), &provenance(seed)).unwrap()).collect();
     assert_eq!(paths.len(), 20);
     let found = ActivationLoader::from_saver(&saver).query(&Query::default()).unwrap();
     let seeds: Vec<u64> =
@@ -33,7 +32,7 @@ fn models_that_share_a_folder_are_told_apart() {
     let saver = saver(&base, "e");
     for name in ["a/b_c", "a_b/c"] {
         let model = Model { name: name.to_owned(), ..Model::default() };
-        saver.save(&contents(1), &Story { model, ..story(1) }).unwrap();
+        saver.save(&contents(1), &Provenance { model, ..provenance(1) }).unwrap();
     }
     let loader = ActivationLoader::from_saver(&saver);
     let found = loader.query(&Query { model_name: Some("a/b_c".to_owned()), ..Query::default() }).unwrap();
@@ -46,7 +45,7 @@ fn models_that_share_a_folder_are_told_apart() {
 fn what_is_saved_is_loaded_to_the_bit() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    saver.save(&contents(7), &story(7)).unwrap();
+    saver.save(&contents(7), &provenance(7)).unwrap();
     let run = ActivationLoader::from_saver(&saver).query(&Query::default()).unwrap().load(-1).unwrap();
     let saved = contents(7);
     assert_eq!(run.names().collect::<Vec<_>>(), saved.tensors.iter().map(|t| &t.name).collect::<Vec<_>>());
@@ -72,7 +71,7 @@ fn interventions_with_tensors_are_saved_and_found_by_value() {
         ];
         Some(Value::List(vec![Value::Map(fields)]))
     };
-    let path = saver.save(&contents(1), &Story { interventions: patched(5), ..story(1) }).unwrap();
+    let path = saver.save(&contents(1), &Provenance { interventions: patched(5), ..provenance(1) }).unwrap();
     let loader = ActivationLoader::from_saver(&saver);
     let found = |interventions| loader.query(&Query { interventions, ..Query::default() }).unwrap().len();
     assert_eq!((found(patched(5)), found(patched(6)), found(None)), (1, 0, 1));
@@ -86,8 +85,8 @@ fn interventions_with_tensors_are_saved_and_found_by_value() {
 fn a_broken_run_is_a_problem_of_its_own() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let broken = saver.save(&contents(1), &story(1)).unwrap();
-    saver.save(&contents(2), &story(2)).unwrap();
+    let broken = saver.save(&contents(1), &provenance(1)).unwrap();
+    saver.save(&contents(2), &provenance(2)).unwrap();
     fs::write(base.path().join(&broken).join("metadata.json"), "{\"tag\": ").unwrap();
     let found = ActivationLoader::from_saver(&saver).query(&Query::default()).unwrap();
     assert_eq!(found.len(), 1);
@@ -100,7 +99,7 @@ fn a_broken_run_is_a_problem_of_its_own() {
 fn a_loader_searches_its_own_experiment() {
     let base = fast_folder();
     for (experiment, seed) in [("a", 1), ("b", 2), ("b", 3)] {
-        saver(&base, experiment).save(&contents(seed), &story(seed)).unwrap();
+        saver(&base, experiment).save(&contents(seed), &provenance(seed)).unwrap();
     }
     let found = |experiment_name: Option<&str>| {
         let query = Query { experiment_name: experiment_name.map(str::to_owned), ..Query::default() };
@@ -134,7 +133,7 @@ fn no_name_leads_out_of_the_store() {
     ];
     for name in hostile {
         let model = Model { name: name.to_owned(), ..Model::default() };
-        let path = saver.save(&contents(1), &Story { model, ..story(1) }).unwrap();
+        let path = saver.save(&contents(1), &Provenance { model, ..provenance(1) }).unwrap();
         assert!(base.join(&path).join("metadata.json").exists(), "{path}");
         let found = saver.store().run(&path).unwrap();
         assert_eq!(found.metadata().model_name(), name, "the true name is kept");
@@ -152,9 +151,9 @@ fn links_out_of_the_store_are_not_followed() {
     use std::os::unix::fs::symlink;
     let (base, outside) = (fast_folder(), fast_folder());
     let away = saver(&outside, "e");
-    let run = away.save(&contents(1), &story(1)).unwrap();
+    let run = away.save(&contents(1), &provenance(1)).unwrap();
     let ours = saver(&base, "mine");
-    ours.save(&contents(2), &story(2)).unwrap();
+    ours.save(&contents(2), &provenance(2)).unwrap();
     symlink(outside.path().join("e"), base.path().join("e")).unwrap();
     let model = base.path().join("mine/org_tiny");
     symlink(outside.path().join(&run), model.join("linked")).unwrap();
@@ -165,7 +164,7 @@ fn links_out_of_the_store_are_not_followed() {
     assert!(store.run(&run).is_err());
     assert!(store.run("mine/org_tiny/linked").is_err());
     assert!(store.remove(&run).is_err());
-    assert!(saver(&base, "e").save(&contents(3), &story(3)).is_err(), "wrote through a link");
+    assert!(saver(&base, "e").save(&contents(3), &provenance(3)).is_err(), "wrote through a link");
     assert_eq!(away.store().scan(None).unwrap().runs.len(), 1);
 }
 
@@ -174,8 +173,8 @@ fn links_out_of_the_store_are_not_followed() {
 fn a_removed_run_is_gone_whatever_lies_in_its_folder() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let path = saver.save(&contents(1), &story(1)).unwrap();
-    saver.save(&contents(2), &story(2)).unwrap();
+    let path = saver.save(&contents(1), &provenance(1)).unwrap();
+    saver.save(&contents(2), &provenance(2)).unwrap();
     fs::create_dir(base.path().join(&path).join("notes")).unwrap();
     fs::write(base.path().join(&path).join("notes/extra.txt"), "mine").unwrap();
     let loader = ActivationLoader::from_saver(&saver);
@@ -192,7 +191,7 @@ fn a_removed_run_is_gone_whatever_lies_in_its_folder() {
 fn a_run_is_never_moved_onto_another() {
     let base = fast_folder();
     let saver = saver(&base, "a");
-    let path = saver.save(&contents(1), &story(1)).unwrap();
+    let path = saver.save(&contents(1), &provenance(1)).unwrap();
     let taken = format!("b/{}", path.split_once('/').unwrap().1);
     fs::create_dir_all(base.path().join(&taken)).unwrap();
     fs::write(base.path().join(&taken).join("theirs"), "theirs").unwrap();
@@ -208,7 +207,9 @@ fn positions_are_found_as_they_were_asked_for() {
     let base = fast_folder();
     let saver = saver(&base, "e");
     for (seed, positions) in [(1, json!(["last", [2, 5], -3])), (2, json!("last"))] {
-        saver.save(&contents(seed), &Story { target_token_positions: positions, ..story(seed) }).unwrap();
+        saver
+            .save(&contents(seed), &Provenance { target_token_positions: positions, ..provenance(seed) })
+            .unwrap();
     }
     let loader = ActivationLoader::from_saver(&saver);
     let found = |positions| {
@@ -227,12 +228,12 @@ fn reserved_keys_are_refused_before_a_byte_is_written() {
     let saver = saver(&base, "e");
     for key in easyroutine_store::RESERVED {
         let other_metadata = vec![((*key).to_owned(), json!("mine").into())];
-        let error = saver.save(&contents(1), &Story { other_metadata, ..story(1) }).unwrap_err();
+        let error = saver.save(&contents(1), &Provenance { other_metadata, ..provenance(1) }).unwrap_err();
         assert!(error.kind() == ErrorKind::Input && error.to_string().contains(key), "{error}");
     }
     assert!(!base.path().join("e").exists());
     let other_metadata = vec![("pivot_positions".to_owned(), json!([3, 7]).into())];
-    saver.save(&contents(1), &Story { other_metadata, ..story(1) }).unwrap();
+    saver.save(&contents(1), &Provenance { other_metadata, ..provenance(1) }).unwrap();
     let query = Query { pivot_positions: Some(json!([3, 7])), ..Query::default() };
     assert_eq!(ActivationLoader::from_saver(&saver).query(&query).unwrap().len(), 1);
 }
@@ -243,7 +244,7 @@ fn an_experiment_is_renamed_at_once() {
     let base = fast_folder();
     let saver = saver(&base, "before");
     for seed in 0..5 {
-        saver.save(&contents(seed), &story(seed)).unwrap();
+        saver.save(&contents(seed), &provenance(seed)).unwrap();
     }
     let bytes = |experiment: &str| {
         let scan = saver.store().scan(Some(experiment)).unwrap();
@@ -270,8 +271,8 @@ fn a_query_for_patterns_finds_runs_that_saved_patterns_among_others() {
     let saver = saver(&base, "e");
     let extraction_config =
         json!({"extract_resid_out": true, "extract_attn_pattern": true, "save_logits": true});
-    saver.save(&contents(1), &Story { extraction_config, ..story(1) }).unwrap();
-    saver.save(&contents(2), &story(2)).unwrap();
+    saver.save(&contents(1), &Provenance { extraction_config, ..provenance(1) }).unwrap();
+    saver.save(&contents(2), &provenance(2)).unwrap();
     let query = Query { extraction_config: Some(json!({"extract_attn_pattern": true})), ..Query::default() };
     let found = ActivationLoader::from_saver(&saver).query(&query).unwrap();
     assert_eq!(
@@ -289,8 +290,8 @@ fn a_missing_run_is_an_error() {
     let none = loader.query(&Query::default()).unwrap();
     assert!(none.is_empty());
     assert_eq!(none.load(-1).unwrap_err().kind(), ErrorKind::NotFound);
-    saver.save(&contents(1), &story(1)).unwrap();
-    saver.save(&contents(2), &story(2)).unwrap();
+    saver.save(&contents(1), &provenance(1)).unwrap();
+    saver.save(&contents(2), &provenance(2)).unwrap();
     let found = loader.query(&Query::default()).unwrap();
     for index in [2, -3, i64::MIN, i64::MAX] {
         assert_eq!(found.load(index).unwrap_err().kind(), ErrorKind::NotFound, "{index}");
@@ -306,11 +307,11 @@ fn a_missing_run_is_an_error() {
 fn runs_without_tensors_and_with_empty_ones_are_runs() {
     let base = fast_folder();
     let saver = saver(&base, "e");
-    let nothing = saver.save(&Contents::default(), &story(1)).unwrap();
+    let nothing = saver.save(&Contents::default(), &provenance(1)).unwrap();
     assert_eq!(saver.store().run(&nothing).unwrap().names().count(), 0);
     let tensors =
         vec![Tensor::f32("empty", &[0, 7], &[]).dense(), Tensor::new("b", Dtype::Bool, &[1], vec![1])];
-    let path = saver.save(&Contents { tensors, ..Contents::default() }, &story(1)).unwrap();
+    let path = saver.save(&Contents { tensors, ..Contents::default() }, &provenance(1)).unwrap();
     let run = saver.store().run(&path).unwrap();
     assert_eq!(run.read("empty").unwrap().shape, [0, 7]);
     assert!(run.verify().unwrap().is_empty());

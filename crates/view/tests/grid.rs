@@ -1,5 +1,4 @@
 //! Grids as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
 

@@ -80,15 +80,15 @@ class ActivationSaver:
             raise InputError(f"extraction_config is {extraction_config!r:.80}; it is an ExtractionConfig")
         chat = ((known or {}).get("extraction_config") or {}).get("chat")
         config = with_chat(extraction_config, chat)
-        story = story_of(model, target_token_positions, config, interventions, other_metadata, tag)
+        provenance = provenance_of(model, target_token_positions, config, interventions, other_metadata, tag)
         if known is not None and not interventions:
-            story["interventions"] = _interventions(known.get("interventions"))
+            provenance["interventions"] = _interventions(known.get("interventions"))
         elif interventions is None and not isinstance(model, str) and model.interventions:
             raise InputError(
                 "the model has registered interventions, and nothing says whether the activations were made under them",
                 "interventions=model.interventions, or interventions=[] for none",
             )
-        return self._save(activations, story)
+        return self._save(activations, provenance)
 
     def save_object_to_path(
         self, obj: Any, metadata: Mapping[str, Any], activation_dir: str | os.PathLike[str]
@@ -112,7 +112,7 @@ class ActivationSaver:
             raise InputError(
                 "the cache does not say which run it came from", "save() takes model, positions and configuration"
             )
-        story = story_of(
+        provenance = provenance_of(
             str(metadata["model_name"]),
             metadata.get("target_token_positions"),
             metadata.get("extraction_config") or {},
@@ -120,21 +120,21 @@ class ActivationSaver:
             other_metadata,
             tag,
         )
-        name, commit, dtype, _ = story["model"]
+        name, commit, dtype, _ = provenance["model"]
         digest = metadata.get("model_digest")
         known = {"model": (name, commit, dtype, digest), "interventions": _interventions(metadata.get("interventions"))}
-        return self._save(cache, {**story, **known})
+        return self._save(cache, {**provenance, **known})
 
-    def _save(self, activations: Any, story: dict[str, Any]) -> Place:
+    def _save(self, activations: Any, provenance: dict[str, Any]) -> Place:
         written, values = written_object(activations)
-        return below(self._saver.base, self._saver.save(written, json.dumps(values), story))
+        return below(self._saver.base, self._saver.save(written, json.dumps(values), provenance))
 
     def fill(
         self,
         model: HookedModel,
         data: DataSet,
-        wishes: dict[str, Any],
-        words: dict[str, Any],
+        settings: dict[str, Any],
+        annotations: dict[str, Any],
         place: dict[str, Any],
     ) -> Place | None:
         """Fills a run with what is kept of a data set; see :meth:`HookedModel.extract_to_store`."""
@@ -143,7 +143,7 @@ class ActivationSaver:
             print(f"no run {place['run']!r} was begun before: it begins now", file=sys.stderr)
 
         bar = token_progress("extracting")
-        path = self._saver.fill(model._engine, data.rows(), wishes, words, place, begun, bar)
+        path = self._saver.fill(model._engine, data.rows(), settings, annotations, place, begun, bar)
         return None if path is None else below(self._saver.base, path)
 
     def rename_experiment(self, new_experiment_name: str) -> None:
@@ -303,7 +303,7 @@ def _known_run(activations: Any) -> Mapping[str, Any] | None:
     return metadata if isinstance(metadata, Mapping) and metadata.get("model_name") else None
 
 
-def story_of(
+def provenance_of(
     model: HookedModel | str,
     positions: Any,
     config: ExtractionConfig | Mapping[str, Any],
@@ -325,11 +325,11 @@ def story_of(
         "positions": _positions(positions),
         "extraction_config": config_json(config if isinstance(config, ExtractionConfig) else dict(config)),
         "interventions": _interventions(as_list(interventions)),
-        **words_of(other_metadata, tag),
+        **annotations_of(other_metadata, tag),
     }
 
 
-def words_of(other_metadata: Mapping[str, Any] | None, tag: str | None) -> dict[str, Any]:
+def annotations_of(other_metadata: Mapping[str, Any] | None, tag: str | None) -> dict[str, Any]:
     """What a user says of a run, as the engine reads it."""
     metadata, types = _values(other_metadata or {}, "other_metadata")
     return {"other_metadata": metadata, "types": json.dumps(types), "tag": tag}

@@ -13,7 +13,7 @@ from easyroutine.checks import function, mapping, string, truth, whole
 from easyroutine.conversations import ChatArguments, Chats, is_conversation, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.activation_cache import ActivationCache
-from easyroutine.interpretability.activation_saver import ActivationSaver, words_of
+from easyroutine.interpretability.activation_saver import ActivationSaver, annotations_of
 from easyroutine.interpretability.extraction_config import ExtractionConfig, as_config, config_json, with_chat
 from easyroutine.interpretability.inputs import Row, is_prompt, pivots_of
 from easyroutine.interpretability.interventions import Intervention, as_list, for_engine, recorded
@@ -248,14 +248,14 @@ def packed(
     batch_tokens: int,
 ) -> ActivationCache:
     """Runs all rows in batches of rows of like length, without padding; the rows come back in their order."""
-    wishes = wishes_of(model, data, positions, config, interventions, seed, batch_tokens)
+    settings = settings_of(model, data, positions, config, interventions, seed, batch_tokens)
     rows = data.rows()
-    cache = cache_of(model._engine.extract(rows, wishes, token_progress("extracting")), positions, config)
+    cache = cache_of(model._engine.extract(rows, settings, token_progress("extracting")), positions, config)
     cache._mean_rows = len(rows)
     return cache
 
 
-def wishes_of(
+def settings_of(
     model: HookedModel,
     data: DataSet,
     positions: list[Position],
@@ -326,7 +326,7 @@ def extract_to_store(
     if fields and "fields" in (other_metadata or {}):
         raise InputError("other_metadata has 'fields', which says what is kept of each row", "call it another name")
     positions = as_given(target_token_positions)
-    wishes = wishes_of(model, data, positions, config, own, seed, batch_tokens)
+    settings = settings_of(model, data, positions, config, own, seed, batch_tokens)
     place = {
         "run": name,
         "resume": resume,
@@ -336,7 +336,7 @@ def extract_to_store(
         "chat": None if data.chat is None else json.dumps(data.chat),
     }
     try:
-        return saver.fill(model, data, wishes, words_of(other_metadata, tag), place)
+        return saver.fill(model, data, settings, annotations_of(other_metadata, tag), place)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True goes on") from None
 

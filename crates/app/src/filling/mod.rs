@@ -14,7 +14,8 @@ use easyroutine::sites::Point;
 use easyroutine::source::ModelFiles;
 use easyroutine::{Batch, Model, Stop, Tap};
 use easyroutine_store::{
-    self as store, ActivationSaver, Begun, Joining, MODEL_DIGEST, OpenRun, Plan, SHARD_BYTES, Story, checksum,
+    self as store, ActivationSaver, Begun, Joining, MODEL_DIGEST, OpenRun, Plan, Provenance, SHARD_BYTES,
+    checksum,
 };
 use serde_json::{Map, Value, json};
 
@@ -65,7 +66,7 @@ pub struct Generated {
 
 /// What a user says of a run beside what is computed.
 #[derive(Debug, Clone, Default)]
-pub struct Words {
+pub struct Annotations {
     /// A word to find it by.
     pub tag: Option<String>,
     /// Keys of the user.
@@ -144,10 +145,15 @@ impl<'a> Filling<'a> {
     ///
     /// # Errors
     /// As [`Filling::whole`] and [`Filling::write`]; a run of that name that cannot be joined.
-    pub fn fill(&self, place: Place<'_>, words: Words, tell: &dyn Fn(Progress)) -> Result<Filled, Error> {
+    pub fn fill(
+        &self,
+        place: Place<'_>,
+        annotations: Annotations,
+        tell: &dyn Fn(Progress),
+    ) -> Result<Filled, Error> {
         let whole = self.whole()?;
         let plan = self.plan(&whole, place.unit)?;
-        let run = match place.saver.begin(place.run, &plan, &self.story(words)?, place.joining)? {
+        let run = match place.saver.begin(place.run, &plan, &self.provenance(annotations)?, place.joining)? {
             Begun::Committed(path) => return Ok(Filled::Saved(path)),
             Begun::Open(run) => run,
         };
@@ -166,7 +172,7 @@ impl<'a> Filling<'a> {
     }
 
     /// How the run came about.
-    fn story(&self, words: Words) -> Result<Story<'static>, easyroutine::Error> {
+    fn provenance(&self, annotations: Annotations) -> Result<Provenance<'static>, easyroutine::Error> {
         let mut config = record::config(self.request, self.model.arch())?;
         // What else the numbers depend on, where it is not the default.
         if let Some(Generated { tokens, ignores_end }) = self.generated {
@@ -179,7 +185,7 @@ impl<'a> Filling<'a> {
         if let Some(chat) = self.chat {
             config.insert("chat".to_owned(), chat.clone());
         }
-        let mut other_metadata = words.other_metadata;
+        let mut other_metadata = annotations.other_metadata;
         let is_said = |key: &str, said: &[(String, store::Value<'_>)]| said.iter().any(|(k, _)| k == key);
         if !self.context.pivots.is_empty() && !is_said("pivot_positions", &other_metadata) {
             let pivots = json!(self.context.pivots).into();
@@ -189,15 +195,15 @@ impl<'a> Filling<'a> {
             other_metadata.push(("fields".to_owned(), summary(self.fields).into()));
         }
         let ModelFiles { name, commit, .. } = self.files;
-        Ok(Story {
+        Ok(Provenance {
             model: record::model(name, commit.as_deref(), Some(self.digest), self.model),
             target_token_positions: record::positions(&self.request.positions),
             interventions: record::interventions(self.interventions),
             extraction_config: Value::Object(config),
             other_metadata,
-            tag: words.tag,
-            dataset: words.dataset,
-            types: words.types,
+            tag: annotations.tag,
+            dataset: annotations.dataset,
+            types: annotations.types,
         })
     }
 

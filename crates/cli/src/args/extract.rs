@@ -94,7 +94,7 @@ pub(crate) struct Saving {
     pub(crate) resume: bool,
     /// Write one of several parts, `3/8`; the last to finish makes the run visible.
     #[arg(long, value_name = "PART", requires = "run", conflicts_with = "resume", value_parser = part)]
-    pub(crate) part: Option<Part>,
+    pub(crate) part: Option<Share>,
     /// Rows of a shard; as many as fit into 256 MiB if it is not said.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) unit: Option<u64>,
@@ -117,15 +117,15 @@ impl Saving {
 
 /// One part of several, counted from 1.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Part {
+pub(crate) struct Share {
     pub(crate) number: usize,
     pub(crate) of: usize,
 }
 
-fn part(text: &str) -> Result<Part, String> {
+fn part(text: &str) -> Result<Share, String> {
     let numbers = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match numbers {
-        Some((number, of)) if (1..=of).contains(&number) => Ok(Part { number, of }),
+        Some((number, of)) if (1..=of).contains(&number) => Ok(Share { number, of }),
         _ => Err("a part is 1/8 to 8/8".to_owned()),
     }
 }

@@ -8,7 +8,7 @@ use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions,
 
 use crate::args::{Args, Attn, Format};
 use crate::failure::Failure;
-use crate::output::{self, DRAWN, Target};
+use crate::output::{self, DRAWN, Destination};
 use crate::{changes, session};
 use easyroutine_app::reports;
 
@@ -48,7 +48,12 @@ fn selector(attn: &Attn) -> Result<Selector, Failure> {
     })
 }
 
-fn drawn(args: &Args, attn: &Attn, target: &Target, report: &AttentionReport) -> Result<Vec<u8>, Failure> {
+fn drawn(
+    args: &Args,
+    attn: &Attn,
+    target: &Destination,
+    report: &AttentionReport,
+) -> Result<Vec<u8>, Failure> {
     let sink = if attn.hide_first { Sink::Hidden } else { Sink::Shown };
     let picture = PictureOptions { sink, dark: attn.dark, ..PictureOptions::default() };
     Ok(match target.format {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{Args, Format, Generation, Next};
 use crate::changes;
 use crate::failure::{Failure, one_line};
-use crate::output::{self, Cell, Target};
+use crate::output::{self, Cell, Destination};
 use crate::session::{self, Prompt, Session, token_text};
 use easyroutine_app::reports::dtype_name;
 
@@ -137,7 +137,7 @@ struct Continuation<'a> {
 }
 
 impl Continuation<'_> {
-    fn render(&self, target: &Target, text: &str) -> Result<String, Failure> {
+    fn render(&self, target: &Destination, text: &str) -> Result<String, Failure> {
         if target.format == Format::Table {
             return Ok(format!("{}\n", text.trim_end_matches('\n')));
         }

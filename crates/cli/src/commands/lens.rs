@@ -11,7 +11,7 @@ use easyroutine_view::lens::{
 
 use crate::args::{Args, Format, Lens, MetricArg, NormArg};
 use crate::failure::Failure;
-use crate::output::{self, DRAWN, Target};
+use crate::output::{self, DRAWN, Destination};
 use crate::session::{self, Prompt, token_text};
 use crate::{changes, layers};
 use easyroutine_app::reports;
@@ -135,7 +135,7 @@ fn metric(metric: Option<MetricArg>, report: &LensReport) -> Result<Metric, Fail
 fn drawn(
     args: &Args,
     lens: &Lens,
-    target: &Target,
+    target: &Destination,
     metric: Metric,
     report: &LensReport,
 ) -> Result<Vec<u8>, Failure> {

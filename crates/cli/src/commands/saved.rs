@@ -8,7 +8,7 @@ use easyroutine::extract::Example;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_app::filling::{Field, Filled, Filling, Generated, Place, Words};
+use easyroutine_app::filling::{Annotations, Field, Filled, Filling, Generated, Place};
 use easyroutine_store::{ActivationSaver, Joining};
 use serde_json::{Map, Value, json};
 
@@ -91,7 +91,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         },
     };
     let bar = progress::Rows::new();
-    let filled = filling.fill(place, words(job)?, &|progress| bar.tell(progress))?;
+    let filled = filling.fill(place, annotations(job)?, &|progress| bar.tell(progress))?;
     bar.finish();
     match filled {
         Filled::Saved(path) => done(args, base, &path),
@@ -108,7 +108,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
 }
 
 /// What the user says of the run.
-fn words(job: &Job<'_>) -> Result<Words, Failure> {
+fn annotations(job: &Job<'_>) -> Result<Annotations, Failure> {
     let saving = &job.extract.saving;
     let pairs = pairs(&saving.meta)?;
     if !job.fields.is_empty() && pairs.iter().any(|(key, _)| key == "fields") {
@@ -116,7 +116,7 @@ fn words(job: &Job<'_>) -> Result<Words, Failure> {
             .hint("call your key another name"));
     }
     let file = job.extract.file.as_ref().and_then(|file| file.file_name());
-    Ok(Words {
+    Ok(Annotations {
         tag: saving.tag.clone(),
         other_metadata: pairs.into_iter().map(|(key, value)| (key, value.into())).collect(),
         types: Map::new(),
@@ -134,7 +134,7 @@ fn done(args: &Args, base: &Path, path: &str) -> Result<(), Failure> {
         }
         _ => place,
     };
-    let target = output::Target { format: args.format, file: None };
+    let target = output::Destination { format: args.format, file: None };
     output::write(&target, format!("{text}\n").as_bytes())
 }
 

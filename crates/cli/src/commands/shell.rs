@@ -9,7 +9,7 @@ use clap_mangen::Man;
 use super::env::VARIABLES;
 use crate::args::{Args, Format};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::output::{self, Target};
+use crate::output::{self, Destination};
 
 pub(crate) fn completions(args: &Args, shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
@@ -65,10 +65,10 @@ fn section<'a>(
 
 fn write(args: &Args, content: &[u8]) -> Result<(), Failure> {
     if args.output.is_empty() {
-        return output::write(&Target { format: Format::Table, file: None }, content);
+        return output::write(&Destination { format: Format::Table, file: None }, content);
     }
     args.output.iter().try_for_each(|file| {
         output::folder_exists(file)?;
-        output::write(&Target { format: Format::Table, file: Some(file.clone()) }, content)
+        output::write(&Destination { format: Format::Table, file: Some(file.clone()) }, content)
     })
 }

@@ -17,7 +17,7 @@ use super::lens::{selected, specifiers};
 use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, MeanOverArg, Patch, Sweep as SweepArgs};
 use crate::failure::Failure;
 use crate::layers;
-use crate::output::{self, DRAWN, Target};
+use crate::output::{self, DRAWN, Destination};
 use crate::session::{self, Prompt, Session, token_text};
 use easyroutine_app::reports::{self, GridWords};
 
@@ -226,7 +226,7 @@ fn unread(sweep: &SweepArgs) -> Option<&'static str> {
 
 fn finish(
     args: &Args,
-    targets: &[Target],
+    targets: &[Destination],
     opened: &Opened,
     request: &Sweep,
     words: &GridWords<'_>,
@@ -257,7 +257,7 @@ fn finish(
     Ok(())
 }
 
-fn drawn(args: &Args, target: &Target, report: &GridReport, json: &Value) -> Result<Vec<u8>, Failure> {
+fn drawn(args: &Args, target: &Destination, report: &GridReport, json: &Value) -> Result<Vec<u8>, Failure> {
     Ok(match target.format {
         Format::Json | Format::Jsonl => (json.to_string() + "\n").into_bytes(),
         Format::Tsv => view::tsv(report).into_bytes(),

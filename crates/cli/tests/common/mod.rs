@@ -1,5 +1,5 @@
 //! Running the program on fixtures, and models that are wrong in one way.
-#![allow(dead_code, reason = "every test binary uses its own part")]
+#![allow(dead_code, reason = "some of it is used with a feature alone")]
 
 use std::path::{Path, PathBuf};
 

@@ -20,7 +20,7 @@ use crate::manifest::{Manifest, Shard, TensorEntry};
 use crate::names::{check_experiment, model_folder};
 use crate::read;
 use crate::record_sum;
-use crate::save::{self, ActivationSaver, Contents, Fields, Size, Story};
+use crate::save::{self, ActivationSaver, Contents, Fields, Provenance, Size};
 use crate::shard::{self, Label};
 use crate::store::Store;
 use crate::tensor::Tensor;
@@ -100,12 +100,18 @@ impl ActivationSaver {
     ///
     /// # Errors
     /// A run of this name by another plan; one that was begun, or none, as `joining` says; a bad name; what the system says.
-    pub fn begin(&self, name: &str, plan: &Plan, story: &Story<'_>, joining: Joining) -> Result<Begun> {
+    pub fn begin(
+        &self,
+        name: &str,
+        plan: &Plan,
+        provenance: &Provenance<'_>,
+        joining: Joining,
+    ) -> Result<Begun> {
         plan::check_name(name)?;
         plan.check()?;
-        let fields = Fields::new(story)?;
+        let fields = Fields::new(provenance)?;
         let plan = &plan.with_words(&fields);
-        let folder = format!("{}/{}", self.experiment(), model_folder(&story.model.name));
+        let folder = format!("{}/{}", self.experiment(), model_folder(&provenance.model.name));
         let store = self.store();
         loop {
             let opened = store.opened(&folder, name)?;

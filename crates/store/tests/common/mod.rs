@@ -1,5 +1,5 @@
 //! Runs to save, and stores to save them in.
-#![allow(dead_code, reason = "every test binary uses its own part")]
+#![allow(dead_code, reason = "some of it is used with a feature alone")]
 
 pub(crate) mod interleaved;
 pub(crate) mod sim;
@@ -7,7 +7,9 @@ pub(crate) mod sim;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use easyroutine_store::{ActivationSaver, Contents, Garbage, Kind, Model, Scan, Store, Story, Sweep, Tensor};
+use easyroutine_store::{
+    ActivationSaver, Contents, Garbage, Kind, Model, Provenance, Scan, Store, Sweep, Tensor,
+};
 use serde_json::json;
 
 /// A folder that vanishes with the test; in memory where there is such a place, since killing processes and racing
@@ -30,14 +32,14 @@ pub(crate) fn contents(seed: u32) -> Contents<'static> {
     Contents { tensors, values }
 }
 
-pub(crate) fn story(seed: u32) -> Story<'static> {
-    Story {
+pub(crate) fn provenance(seed: u32) -> Provenance<'static> {
+    Provenance {
         model: Model { name: "org/tiny".to_owned(), ..Model::default() },
         target_token_positions: json!(["last", [2, 5], -3]),
         extraction_config: json!({"extract_resid_out": true, "extract_mlp_out": true, "save_logits": false}),
         other_metadata: vec![("seed".to_owned(), json!(seed).into())],
         tag: Some(format!("tag_{seed}")),
-        ..Story::default()
+        ..Provenance::default()
     }
 }
 

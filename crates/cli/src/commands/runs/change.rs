@@ -7,7 +7,7 @@ use super::{pairs, which};
 use crate::args::Args;
 use crate::args::runs::{self, RunArg, Runs};
 use crate::failure::Failure;
-use crate::output::{self, PLAIN, Target};
+use crate::output::{self, Destination, PLAIN};
 
 pub(super) fn tag(args: &Args, runs: &Runs, asked: &runs::Tag) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
@@ -59,7 +59,7 @@ pub(super) fn rename(args: &Args, runs: &Runs, from: &str, to: &str) -> Result<(
 }
 
 /// What was done, as the format asks for it. The targets are settled before anything is done.
-pub(super) fn say(targets: &[Target], done: &str, things: &[String]) -> Result<(), Failure> {
+pub(super) fn say(targets: &[Destination], done: &str, things: &[String]) -> Result<(), Failure> {
     let json = json!({"schema": "easyroutine.runs_done/1", "done": done, "what": things});
     let rows: Vec<Vec<String>> = things.iter().map(|thing| vec![done.to_owned(), thing.clone()]).collect();
     for target in targets {

@@ -53,7 +53,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
     print(&targets, &found)
 }
 
-fn print(targets: &[output::Target], found: &QueryResult) -> Result<(), Failure> {
+fn print(targets: &[output::Destination], found: &QueryResult) -> Result<(), Failure> {
     found.runs().iter().for_each(|run| warn_of_record(&run.path, &run.metadata));
     let rows: Vec<Vec<String>> = found.runs().iter().map(row).collect();
     let json = json!({

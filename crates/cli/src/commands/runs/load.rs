@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     Ok(())
 }
 
-fn shapes(targets: &[output::Target], run: &Run) -> Result<(), Failure> {
+fn shapes(targets: &[output::Destination], run: &Run) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut tensors = Vec::new();
     for entry in &run.manifest().tensors {

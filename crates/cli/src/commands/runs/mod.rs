@@ -5,8 +5,8 @@ mod export;
 mod import;
 mod list;
 mod load;
+mod maintain;
 mod show;
-mod tend;
 
 use easyroutine::positions::Specifier;
 use easyroutine_store::{ActivationLoader, Metadata, Query, QueryResult, Run, Store, Which};
@@ -28,9 +28,9 @@ pub(crate) fn run(args: &Args, runs: &Runs) -> Result<u8, Failure> {
         RunsCommand::Rm { runs: names } => change::rm(args, runs, names).map(done),
         RunsCommand::Mv { run, to } => change::mv(args, runs, run, to).map(done),
         RunsCommand::Rename { from, to } => change::rename(args, runs, from, to).map(done),
-        RunsCommand::Verify { runs: names } => tend::verify(args, runs, names),
-        RunsCommand::Gc(gc) => tend::gc(args, runs, gc),
-        RunsCommand::Commit { name } => tend::commit(args, runs, name).map(done),
+        RunsCommand::Verify { runs: names } => maintain::verify(args, runs, names),
+        RunsCommand::Gc(gc) => maintain::gc(args, runs, gc),
+        RunsCommand::Commit { name } => maintain::commit(args, runs, name).map(done),
         RunsCommand::Import { from } => import::run(args, runs, from),
         RunsCommand::Export(export) => export::run(args, runs, export).map(done),
     }

@@ -1,0 +1,23 @@
+//! The program as users run it. One program for all tests of this crate, since each links the whole crate.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod activations;
+mod attn;
+mod buckets;
+mod commands;
+mod common;
+mod dataset;
+mod errors;
+mod extract;
+mod generate;
+mod housekeeping;
+mod interventions;
+mod proof;
+mod refusals;
+mod runs;
+mod snapshots;
+mod surfaces;
+mod surroundings;
+mod sweeps;
+mod tokens;
+mod tuned;
