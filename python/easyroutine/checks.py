@@ -40,8 +40,8 @@ def number(value: Any, name: str) -> float:
     """A number of any library."""
     try:
         return float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}; it is a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} is {value!r:.80}; it is a number that fits a float") from None
 
 
 def string(value: Any, name: str) -> str:

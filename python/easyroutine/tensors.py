@@ -1,4 +1,4 @@
-"""Numbers between the engine and whatever library is there to compute with them."""
+"""Exchange of numbers between the engine and other libraries."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _chosen: str | None = None
 
 @cache
 def is_installed(package: str) -> bool:
-    """Whether a package could be imported; it is not."""
+    """Whether a package can be imported; it does not import it."""
     return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
 def set_tensor_backend(name: Backend) -> None:
-    """Chooses what activations are handed out as.
+    """Chooses the type of returned activations.
 
-    ``auto``: ``torch.Tensor`` where torch is installed, else :class:`easyroutine.Tensor`. None of them copies.
-    The variable ``EASYROUTINE_TENSORS`` sets the same.
+    ``auto`` is ``torch.Tensor`` if torch is installed, else :class:`easyroutine.Tensor`. No choice copies. The environment
+    variable ``EASYROUTINE_TENSORS`` sets the same.
     """
     global _chosen
     _checked(name, "tensor backend")
@@ -39,7 +39,7 @@ def set_tensor_backend(name: Backend) -> None:
 
 
 def get_tensor_backend() -> Literal["torch", "numpy", "easyroutine"]:
-    """What activations are handed out as."""
+    """The type of returned activations."""
     name = _chosen or _checked(os.environ.get("EASYROUTINE_TENSORS") or "auto", "EASYROUTINE_TENSORS")
     if name == "auto":
         return "torch" if is_installed("torch") else "easyroutine"

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from easyroutine import tensors
 from easyroutine._core import Tokenizer as _Engine
-from easyroutine.checks import listed, string, whole
+from easyroutine.checks import folder, listed, string, whole
 from easyroutine.conversations import rendered
 from easyroutine.encoding import BatchEncoding, TextSpans, filled, ids_of, in_characters, token_ids
 from easyroutine.errors import InputError, TokenizerError, UnsupportedError
@@ -396,8 +396,8 @@ class Tokenizer:
 
     def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
         """Writes it as files that transformers reads, into a folder that is made where there is none."""
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        self._engine.save(str(save_directory))
+        Path(folder(save_directory, "save_directory")).mkdir(parents=True, exist_ok=True)
+        self._engine.save(folder(save_directory, "save_directory"))
 
     @property
     def chat_template(self) -> str | None:

@@ -18,6 +18,7 @@ from easyroutine.interpretability import (
     ActivationSaver,
     ExtractionConfig,
     HookedModel,
+    Intervention,
     LensResult,
     LogitLens,
 )
@@ -51,6 +52,19 @@ OF_A_MODEL: dict[str, tuple[Call, str]] = {
     "another cache": (lambda m: m.forward(IDS, external_cache={}), "external_cache is dict"),  # type: ignore[arg-type]
     "a batch by name": (lambda m: m.forward(IDS, batch_idx="x"), "batch_idx is 'x'"),  # type: ignore[arg-type]
     "one number of interventions": (lambda m: m.forward(IDS, interventions=5), "interventions is 5"),  # type: ignore[arg-type]
+    "strength": (
+        lambda m: m.forward(IDS, interventions=[Intervention.add("resid_out_0", [0.0] * 48, strength="a")]),  # type: ignore[arg-type]
+        "strength is 'a'",
+    ),
+    "apply_softmax": (
+        lambda m: m.forward(IDS, interventions=[Intervention("rows", "pattern_L0H0", [0], apply_softmax="x")]),  # type: ignore[arg-type]
+        "apply_softmax is 'x'",
+    ),
+    "the activation of an intervention": (
+        lambda m: m.forward(IDS, interventions=[Intervention("full", 5, [0])]),  # type: ignore[arg-type]
+        "the activation of an intervention is 5",
+    ),
+    "a number beyond all floats": (lambda m: m.generate(IDS, do_sample=True, temperature=10**400), "fits a float"),
     "do_sample": (lambda m: m.generate(IDS, do_sample="no"), "do_sample is 'no'"),  # type: ignore[arg-type]
     "stop_strings": (lambda m: m.generate(IDS, stop_strings=5), "stop_strings is 5"),  # type: ignore[arg-type]
     "on_token": (lambda m: m.generate(IDS, on_token=5), "on_token is 5"),  # type: ignore[arg-type]

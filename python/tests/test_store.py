@@ -242,7 +242,7 @@ def test_a_cache_that_knows_its_run_is_saved_by_itself(llama: HookedModel, saver
     saver.save_cache(cache, {"note": "n"}, tag="t")
     (run,) = ActivationLoader.from_saver(saver).query(tag="t", model_name="llama", extraction_config=CONFIG).results
     assert run[3]["note"] == "n"
-    with pytest.raises(ValueError, match="does not say what run it is of"):
+    with pytest.raises(ValueError, match="does not say which run it came from"):
         saver.save_cache(llama.forward(PROMPT))
 
 

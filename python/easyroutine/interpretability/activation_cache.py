@@ -1,4 +1,4 @@
-"""What was kept of a run: values by key, with the tokens that they belong to."""
+"""The activations of a run: values by key, with the tokens they belong to."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def just_me(old: Any, new: Any) -> Any:
 
 
 def sublist(old: Any, new: Any) -> list[Any]:
-    """An aggregation: a list of one entry a cache."""
+    """An aggregation: a list with one entry per cache."""
     return [*(old if isinstance(old, list) else [old]), new]
 
 
 def aggregate_last_layernorm(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """An aggregation: the statistics of the final norm, each behind the other."""
+    """An aggregation: the statistics of the final norm, concatenated."""
     return {name: tensors.concatenated([old[name], new[name]]) for name in old}
 
 
 class ActivationCache(MutableMapping[str, Any], Replaced):
     """Values by key, in the order of the forward pass.
 
-    Activations are handed out as ``torch.Tensor`` where torch is installed (see
-    :func:`easyroutine.set_tensor_backend`), without a copy. ``a + b`` has the keys of both, the right one's values winning;
-    :meth:`cat` puts the rows of another cache behind these. Neither joins caches of different positions.
+    Activations are ``torch.Tensor`` if torch is installed (see :func:`easyroutine.set_tensor_backend`), without a copy.
+    ``a + b`` has the keys of both, and the values of ``b`` win; :meth:`cat` appends the rows of another cache. Neither joins
+    caches of different positions.
     """
 
     #: Whether the first axis of every value is the rows of a data set.
@@ -151,7 +151,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return not self._values
 
     def raw(self, key: str) -> Any:
-        """The value of a key as it is held, without making a torch tensor of it."""
+        """The value of a key as the cache holds it, not as a torch tensor."""
         return self._values[key]
 
     @property
@@ -162,15 +162,15 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
     def stack_heads(self, name: str) -> Any:
         """All heads of a layer as one array: ``stack_heads("pattern_L3")`` is [B, H, T, T], ``"head_out_L3"`` [B, H, T, D].
 
-        The heads that are held are stacked in their order. Rows of different length give a list of one array a row. It is
-        a copy: what is changed in it changes nothing in the cache.
+        It stacks the heads in the cache, in their order. Rows of different lengths give a list with one array per row. The
+        result is a copy: changing it does not change the cache.
         """
         return stacked_heads(self, name)
 
     # What belongs to values.
 
     def add_with_info(self, key: str, value: Any, info: str) -> None:
-        """Sets a value with something to say of it."""
+        """Sets a value together with a description of it."""
         self[key] = ValueWithInfo(value, info)
 
     def add_metadata(
@@ -181,7 +181,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         interventions: Any = None,
         model_digest: str | None = None,
     ) -> None:
-        """Sets what the run was, under ``metadata``; ``model_digest`` is :attr:`HookedModel.digest`."""
+        """Sets the metadata of the run, under ``metadata``; ``model_digest`` is :attr:`HookedModel.digest`."""
         if hasattr(extraction_config, "to_dict"):
             extraction_config = extraction_config.to_dict()
         self["metadata"] = {
@@ -221,7 +221,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
 
     @contextmanager
     def deferred_mode(self) -> Iterator[ActivationCache]:
-        """Within, :meth:`cat` only collects; at the end all are joined at once."""
+        """A context in which :meth:`cat` only collects caches; they are joined at its end, all at once."""
         if self._deferred is not None:
             raise InputError("the cache is in deferred mode already")
         self._deferred = []
@@ -232,11 +232,11 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
             self.cat_all(collected)
 
     def cat(self, external_cache: ActivationCache) -> None:
-        """Puts the rows of another cache with the same keys behind these.
+        """Appends the rows of another cache with the same keys.
 
-        Tensors are joined along the first axis, lists appended, dictionaries joined entry by entry; anything else, tuples
-        too, becomes an entry of a list. An empty cache becomes the other. Neither caches of different positions are joined nor
-        means over examples.
+        It joins tensors along the first axis, appends lists, and joins dictionaries entry by entry; anything else, including
+        tuples, becomes an entry of a list. An empty cache becomes a copy of the other. Caches of different positions and
+        means over examples cannot be joined.
         """
         if not isinstance(external_cache, ActivationCache):
             raise InputError(f"external_cache is {type(external_cache).__name__}; it is an ActivationCache")
@@ -246,7 +246,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
             self.cat_all([external_cache])
 
     def cat_all(self, caches: Iterable[ActivationCache]) -> None:
-        """As :meth:`cat` with each in turn; every number is copied once."""
+        """The same as :meth:`cat` with each in turn, but copies every number only once."""
         caches = [cache for cache in caches if not cache.is_empty()]
         if self.is_empty() and caches:
             first, *caches = caches
@@ -349,7 +349,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return dict(self["mapping_index"])
 
     def memory_size(self, key: str | None = None) -> str:
-        """Memory of a key's numbers, or of all, in words: ``1.2 MB`` (decimal units)."""
+        """The memory that a key takes, or the whole cache, in words: ``1.2 MB`` (decimal units)."""
         if key is None:
             return readable(sum(bytes_of(value) for value in self._values.values()))
         if key not in self._values:
@@ -357,7 +357,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return readable(bytes_of(self._values[key]))
 
     def memory_tree(self, print_tree: bool = False, grouped_tree: bool = False) -> dict[str, Any]:
-        """Memory by key in words, largest first, of dictionaries and lists part by part; printed with ``print_tree``.
+        """The memory of each key in words, largest first, with the parts of dictionaries and lists; ``print_tree`` prints it.
 
         ``grouped_tree`` adds up the layers of one activation, and the heads of each layer: ``{"resid_out": "24 kB (12 items)",
         "pattern_L0": ...}``.

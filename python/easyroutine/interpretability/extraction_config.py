@@ -1,4 +1,4 @@
-"""What is kept of a run."""
+"""Which activations a run returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ExtractionConfig", "as_config", "config_json", "with_chat"]
 
 @dataclass
 class ExtractionConfig:
-    """Which activations are kept, and how they are reduced.
+    """Which activations a run returns, and how they are reduced.
 
     Shapes: B rows, T selected positions, D width of the stream, H query heads, K key/value heads, h width of a head, F neurons,
     V vocabulary; ``{l}`` layer, ``{i}`` head.
@@ -68,27 +68,27 @@ class ExtractionConfig:
     avg: bool = False
     #: The mean of patterns over all rows, in ``avg_pattern_L{l}H{i}``.
     avg_over_example: bool = False
-    #: To which heads everything with heads is limited: ``[{"layer": 5, "head": 3}, ...]``.
+    #: The heads to which every activation with heads is limited: ``[{"layer": 5, "head": 3}, ...]``.
     attn_heads: Literal["all"] | list[dict[str, int]] = "all"
-    #: What is kept of a block of a pattern, whose rows are one specifier's tokens and whose columns another's: [B, row
-    #: specifiers, column specifiers], also where row and column specifiers are the same. ``mean`` and ``sum`` of the weights, or
+    #: How to reduce a block of a pattern, whose rows are one specifier's tokens and whose columns another's: [B, row
+    #: specifiers, column specifiers], even if row and column specifiers are the same. ``mean`` and ``sum`` of the weights, or
     #: ``baseline_ratio``: the mean over what it would be if every token looked equally at all tokens up to itself, so that 1
     #: is no preference; NaN where no row of the block may look at any of its columns.
     attn_pattern_avg: Literal["none", "mean", "sum", "baseline_ratio"] = "none"
-    #: Rows of patterns, where they are other tokens than the columns.
+    #: The rows of patterns, if they are other tokens than the columns.
     attn_pattern_row_positions: list[Any] | None = None
     #: ``logits`` [B, T, V].
     save_logits: bool = True
-    #: Needs gradients, which this engine does not compute: an error where it is True.
+    #: Needs gradients, which this engine does not compute: True is an error.
     keep_gradient: bool = False
-    # The original has none of these.
+    # The original does not have the following fields.
     #: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
     extract_attn_raw: bool = False
     #: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
     extract_mlp_in: bool = False
     #: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
     extract_mlp_hidden: bool = False
-    #: ``scores_L{l}H{i}`` [B, T, T]: what the softmax of a head is taken of.
+    #: ``scores_L{l}H{i}`` [B, T, T]: the inputs of a head's softmax.
     extract_attn_scores: bool = False
     #: ``z_L{l}`` [B, T, H·h]: mixed values of all heads, the input of attention's output projection.
     extract_z: bool = False
@@ -99,11 +99,11 @@ class ExtractionConfig:
     extract_score: bool = False
 
     def is_not_empty(self) -> bool:
-        """Whether anything is asked for."""
+        """Whether any flag is on."""
         return any(value is True for name, value in self.to_dict().items() if name.startswith(("extract_", "save_")))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary of its own."""
+        """The fields as a new dictionary."""
         out: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)

@@ -1,4 +1,4 @@
-"""Changes of what a model computes."""
+"""Changes to what a model computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from easyroutine import tensors
 from easyroutine._core import Tensor
 from easyroutine._core import recorded as _recorded
-from easyroutine.checks import listed, whole
+from easyroutine.checks import listed, number, string, truth, whole
 from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.replaced import replaced_name
@@ -42,47 +42,47 @@ _READS = {
 
 @dataclass
 class Intervention:
-    """One change: an activation, a part of it, and what that becomes.
+    """One change: an activation, a part of it, and its new value.
 
     ``type="full"`` changes whole vectors at ``token_positions``: of streams (``resid_in_3``, ``resid_mid_3``, ``resid_out_3``),
     parts (``attn_out_3``, ``mlp_out_3``, ``head_out_L3H1``), ``queries_L3``, ``head_values_L3H1``, ``mlp_hidden_3`` and so on.
-    The other types change a pattern ``pattern_L3H1``: its columns (keys), rows (queries) or their crossing
-    (``token_positions=(rows, columns)``), after the softmax or before.
+    The other types change a pattern ``pattern_L3H1``, after the softmax or before: its columns (keys), its rows (queries), or
+    the cells where both meet (``token_positions=(rows, columns)``).
     """
 
-    #: Which part.
+    #: Which part of the activation.
     type: InterventionType
     #: Which activation; ``resid_out_*`` names all layers.
     activation: str
-    #: Where; of a grid a pair of lists.
+    #: Which tokens; for a grid, a pair of lists.
     token_positions: Any
-    #: What is put there: a tensor that spreads over [B, T, width]. None, or ``"ablation"``: it is multiplied instead.
+    #: The new value: a tensor that broadcasts to [B, T, width]. With None or ``"ablation"`` the old value is multiplied instead.
     patching_values: Any = None
-    #: What it is multiplied by: 0 is ablation. Before the softmax 0 means minus infinity, an exact knock-out.
+    #: The factor of that multiplication: 0 is ablation. Before the softmax 0 means minus infinity, an exact knock-out.
     multiplication_value: float = 0.0
-    #: Whether changed rows of a pattern are divided by their sums afterwards.
+    #: Whether the changed rows of a pattern are then divided by their sums.
     apply_softmax: bool = False
-    #: What becomes of ``patching_values``: put in place, added ``strength`` times, or their mean put in place; ``resample``
-    #: takes what stands at the same places of row ``source_row``.
+    #: ``patch`` sets ``patching_values``, ``add`` adds ``strength`` times them, ``mean`` sets their mean; ``resample`` sets the
+    #: values of row ``source_row`` at the same places.
     operation: Literal["patch", "add", "mean", "resample"] = "patch"
-    #: Factor of ``add``.
+    #: The factor of ``add``.
     strength: float = 1.0
-    #: Row of ``resample``.
+    #: The row of ``resample``.
     source_row: int | None = None
 
     @classmethod
     def add(cls, activation: str, vector: Any, strength: float = 1.0, token_positions: Any = ("all",)) -> Intervention:
-        """Steering: a vector, ``strength`` times, added at the positions."""
+        """Steering: adds ``strength`` times a vector at the positions."""
         return cls("full", activation, token_positions, vector, operation="add", strength=strength)
 
     @classmethod
     def mean(cls, activation: str, values: Any, token_positions: Any = ("all",)) -> Intervention:
-        """The mean of these vectors, over all axes but the last, at every position."""
+        """Sets the mean of these vectors, over all axes but the last, at every position."""
         return cls("full", activation, token_positions, values, operation="mean")
 
     @classmethod
     def resample(cls, activation: str, source_row: int, token_positions: Any = ("all",)) -> Intervention:
-        """What stands at the same places of another row of the batch."""
+        """Sets the values of another row of the batch at the same places."""
         return cls("full", activation, token_positions, operation="resample", source_row=source_row)
 
     def __getitem__(self, name: str) -> Any:
@@ -119,13 +119,16 @@ class Intervention:
         self._check_read(operation)
         tensor: Tensor | None = None if ablates else tensors.as_tensor(values, f"{self._name()}: patching_values")
         return {
-            "type": self.type,
-            "activation": self.activation,
+            "type": string(self.type, f"{self._name()}: type"),
+            "activation": string(self.activation, "the activation of an intervention"),
             "positions": as_json(positions),
             "columns": None if columns is None else as_json(columns),
-            "rescaled": bool(self.apply_softmax),
+            "rescaled": truth(self.apply_softmax, f"{self._name()}: apply_softmax"),
             "operation": operation,
-            "factor": float(self.strength if operation == "add" else self.multiplication_value),
+            "factor": number(
+                self.strength if operation == "add" else self.multiplication_value,
+                f"{self._name()}: {'strength' if operation == 'add' else 'multiplication_value'}",
+            ),
             "values": tensor,
             "row": None if self.source_row is None else whole(self.source_row, f"{self._name()}: source_row"),
         }

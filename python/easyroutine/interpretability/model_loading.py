@@ -113,29 +113,29 @@ class HookedModelConfig:
 
     #: A folder, a GGUF file, ``org/name`` of the hub, or a demo model.
     model_name: str
-    #: Everything is computed on the CPU: ``cuda`` and ``mps`` are refused. A device of torch, or a map of them, may say so.
+    #: Everything runs on the CPU: ``cuda`` and ``mps`` are refused. A torch device, or a map of devices, may name the CPU.
     device_map: Any = "balanced"
     #: ``float32`` (``auto`` too) or ``bfloat16``, as a string or as torch's dtype: what matrix products read. Activations are
     #: float32. :meth:`HookedModel.from_pretrained` takes it as ``dtype`` too.
     torch_dtype: Any = "float32"
-    #: Both are the same here: attention patterns can be read and changed in every model.
+    #: Both values mean the same here: attention patterns can be read and changed in every model.
     attn_implementation: Literal["eager", "custom_eager"] = "custom_eager"
-    #: How many prompts :meth:`HookedModel.extract_cache` runs at a time where it is given texts.
+    #: How many prompts :meth:`HookedModel.extract_cache` groups into a batch.
     batch_size: int = 1
-    #: Threads of the arithmetic; all cores by default.
+    #: How many threads compute; all cores by default.
     threads: int | None = None
     #: Branch, tag or commit on the hub.
     revision: str | None = None
-    #: Use what is on this machine alone.
+    #: Use only what is on this machine.
     offline: bool = False
     #: Keys of config.json that may stay unread.
     allow_config_keys: list[str] = field(default_factory=list)
-    #: The rule by which a GGUF file's text is cut, where the file does not say: ``"llama-bpe"``, ``"qwen2"`` and so on.
+    #: The rule by which a GGUF file cuts text, if the file does not name it: ``"llama-bpe"``, ``"qwen2"`` and so on.
     pre: str | None = None
-    #: Surplus tensors of the weights that are passed over, by name or by a pattern such as ``"*.k_scale"``.
+    #: Surplus tensors of the weights to ignore, by name or by a pattern such as ``"*.k_scale"``.
     allow_tensors: list[str] = field(default_factory=list)
-    #: The LoRA adapter that is applied: a folder as peft writes it, or ``org/name`` of the hub. None applies the one beside
-    #: the weights if there is one, False leaves that out.
+    #: The LoRA adapter to apply: a folder as peft writes it, or ``org/name`` of the hub. None applies the one beside the
+    #: weights, if there is one; False ignores it.
     adapter: str | PathLike[str] | bool | None = None
 
     def __post_init__(self) -> None:

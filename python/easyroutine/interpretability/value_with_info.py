@@ -1,4 +1,4 @@
-"""A value with something to say of it."""
+"""A value with a description."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ValueWithInfo"]
 
 
 class ValueWithInfo:
-    """A value and what is to be said of it, such as its axes. It does what the value does, ``==`` too."""
+    """A value and a description of it, such as its axes. It behaves like the value, also with ``==``."""
 
     __slots__ = ("_info", "_value")
 
@@ -19,11 +19,11 @@ class ValueWithInfo:
         self._info = info
 
     def value(self) -> Any:
-        """The value by itself."""
+        """The value alone."""
         return self._value
 
     def info(self) -> str:
-        """What is to be said of it."""
+        """The description."""
         return self._info
 
     def __getattr__(self, name: str) -> Any:
