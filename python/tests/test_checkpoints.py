@@ -76,10 +76,8 @@ def test_a_lens_says_what_its_model_would(folder_copy: Path) -> None:
     with pytest.warns(UserWarning, match="tables is applied"):
         copied = pickle.loads(pickle.dumps(LogitLens.from_model(adapted)))
     for one in (lens, copied):
-        assert (
-            one.compute(cache, "resid_out_1", norm="own")["logit_lens_resid_out_1"]
-            == expected["logit_lens_resid_out_1"]
-        )
+        found = one.compute(cache, "resid_out_1", norm="own")
+        assert found["logit_lens_resid_out_1"].tolist() == expected["logit_lens_resid_out_1"].tolist()
     # Keys of the configuration that nobody reads are refused, or let through with a warning.
     config = json.loads((folder_copy / "config.json").read_text())
     (folder_copy / "config.json").write_text(json.dumps({**config, "made_up": 1}))

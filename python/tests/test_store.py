@@ -392,6 +392,7 @@ def test_a_query_may_print_what_it_found(saver: ActivationSaver, capsys: pytest.
 def test_a_result_is_a_table(saver: ActivationSaver) -> None:
     for number in range(2):
         saved(saver, {"x": 1}, tag=str(number), other_metadata={"seed": number})
+    pytest.importorskip("pandas")
     table = ActivationLoader.from_saver(saver).query().to_pandas()
     assert table["seed"].tolist() == [0, 1] and table["tag"].tolist() == ["0", "1"]
     assert table["experiment_name"].tolist() == ["first", "first"] and "_store" not in table

@@ -241,5 +241,6 @@ def test_fields_are_one_value_a_row(llama: HookedModel, saver: ActivationSaver) 
 @pytest.mark.torch
 def test_fields_are_a_table(llama: HookedModel, saver: ActivationSaver) -> None:
     llama.extract_to_store(saver, labelled(TEXTS), ["last"], STREAMED)
+    pytest.importorskip("pandas")
     table = ActivationLoader.from_saver(saver).query().open().to_pandas()
     assert table["number"].tolist() == list(range(len(TEXTS))) and list(table) == ["label", "number"]
