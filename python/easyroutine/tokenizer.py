@@ -53,6 +53,8 @@ class Tokenizer:
 
         ``pre`` names the rule by which a GGUF file's text is cut (``"llama-bpe"``), where the file does not say.
         """
+        if pre is not None and Path(name, "tokenizer.json").is_file():
+            raise InputError(f"pre={pre!r} is for GGUF files, and {name} is a folder", "leave pre out")
         origin = {"reference": str(name), "revision": revision, "offline": offline, "pre": pre}
         engine, model_name = _Engine.open(str(name), revision=revision, offline=offline, pre=pre)
         return cls(engine, model_name, origin)

@@ -24,6 +24,7 @@ from easyroutine.interpretability import (
 )
 from easyroutine.interpretability.query_result import QueryResult
 from easyroutine.interpretability.stored_run import StoredRun
+from easyroutine.tokenizer import Tokenizer
 
 IDS = [1, 2, 3, 4]
 WIDE = 49
@@ -125,6 +126,7 @@ def test_what_does_not_fit_names_its_argument(llama: HookedModel, name: str) -> 
         {"model_name": "\ud800"},
         {"revision": 5},
         {"pre": 5},
+        {"pre": "qwen2"},
         {"offline": "x"},
         {"allow_config_keys": [5]},
         {"adapter": 5},
@@ -135,6 +137,11 @@ def test_what_opens_no_model_names_its_argument(given: dict[str, Any]) -> None:
     (name,) = given
     with pytest.raises(EasyroutineError, match=name):
         HookedModel.from_pretrained(**{"model_name": TINY / "llama", **given})
+
+
+def test_a_rule_for_gguf_files_is_not_for_folders() -> None:
+    with pytest.raises(EasyroutineError, match="pre='qwen2' is for GGUF files"):
+        Tokenizer.from_pretrained(TINY / "llama", pre="qwen2")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike, fspath
+from os.path import isfile, join
 from typing import Any, Literal
 
 from easyroutine.checks import listed, string, truth, whole
@@ -145,6 +146,8 @@ class HookedModelConfig:
                 "it is a folder, a GGUF file, or org/name of the Hugging Face hub",
             )
         self.model_name = string(str(self.model_name), "model_name")
+        if self.pre is not None and isfile(join(self.model_name, "config.json")):
+            raise InputError(f"pre={self.pre!r} is for GGUF files, and {self.model_name} is a folder", "leave pre out")
         for name in ("revision", "pre"):
             if getattr(self, name) is not None:
                 string(getattr(self, name), name)
