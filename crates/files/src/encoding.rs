@@ -68,11 +68,6 @@ impl Encoding {
         self.block_len() > 1 || matches!(self, Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::Bf16)
     }
 
-    /// Whether it is one of the block types, which lose precision against what was trained.
-    pub fn is_quantised(self) -> bool {
-        self.block_len() > 1
-    }
-
     /// Bytes of `elements` in a row, if they are whole blocks and the number is not beyond a `usize`.
     pub(crate) fn bytes_of(self, elements: usize) -> Option<usize> {
         elements

@@ -15,7 +15,7 @@ use crate::metadata::{ManifestPlace, Metadata};
 use crate::names::{MANIFEST, check_run_path};
 use crate::read;
 use crate::store::Store;
-use crate::tensor::{Bytes, Dtype, Kind, Loaded, offsets_of};
+use crate::tensor::{Bytes, Kind, Loaded, offsets_of};
 
 /// An opened run. Nothing is read before it is asked for.
 #[derive(Debug)]
@@ -382,10 +382,5 @@ impl Loaded {
             Bytes::Owned(_) => Ok(()),
             Bytes::Mapped(source, _) => source.check_unchanged().map_err(|e| Error::damaged(e.to_string())),
         }
-    }
-
-    /// Whether its numbers are floating.
-    pub fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F16 | Dtype::Bf16 | Dtype::F32 | Dtype::F64)
     }
 }

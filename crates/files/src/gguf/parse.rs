@@ -138,17 +138,6 @@ impl Gguf {
         })
     }
 
-    /// The booleans under `key`.
-    ///
-    /// # Errors
-    /// If the key holds something else.
-    pub fn bools(&self, key: &str) -> Result<Option<&[bool]>> {
-        self.typed(key, "an array of booleans", |value| match value {
-            Value::Array(Array::Bool(truths)) => Some(truths.as_slice()),
-            _ => None,
-        })
-    }
-
     fn typed<'a, T>(
         &'a self,
         key: &str,
