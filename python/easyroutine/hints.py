@@ -43,6 +43,8 @@ _WORDS: list[tuple[str, str]] = [
     (r"--skip-empty passes over such rows, and keeps the numbers of the others", "leave such rows out"),
     (r"if it is meant, raise the limit: --longest-row BYTES", "shorten the row"),
     (r"--limit takes its first rows", "give fewer rows"),
+    (r'--dtype f32 \(in Python dtype=\\?"float32\\?"\)', 'dtype="float32"'),
+    (r", one for each id: --target FILE::TENSOR", ", one for each id"),
 ]
 _COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]
 
