@@ -144,7 +144,8 @@ impl<'a> Filling<'a> {
     /// Writes the units that are missing, or this process's share of them, and commits the run if none is left.
     ///
     /// # Errors
-    /// As [`Filling::whole`] and [`Filling::write`]; a run of that name that cannot be joined.
+    /// As [`Extraction::new`] and [`Extraction::run_after`]; fields that cannot be kept; an intervention that speaks of single
+    /// rows, which run in other batches each time; those of the store, as of a run of that name that cannot be joined.
     pub fn fill(
         &self,
         place: Place<'_>,
