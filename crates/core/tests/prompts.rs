@@ -115,7 +115,11 @@ fn a_column_of_a_table_has_the_prompts() {
         ("id,text\n1,a\n2,b,c\n", "line 3, row 1: 3 fields, and the header has 2"),
         ("id,text\n1,\"a\nb\"\n2\n", "line 4, row 1: 1 fields"),
         ("id,text\n1,\n", "line 2, row 0: `text` is empty; --skip-empty"),
-        ("", "there is no column `text`"),
+        ("", "the table is empty"),
+        ("id,text\n1,\"abc\n2,def\n3,ghi\n", "line 2, row 0: a field in quotes begins here and has no end"),
+        ("id,text\n1,\"so\" it is\n", "line 2, row 0: a field goes on behind its closing quote"),
+        ("text\nNA\n\n\"\"\n", "line 4, row 1: `text` is empty"),
+        ("text,text\na,b\n", "several columns are named `text`"),
     ] {
         let refusal = refusal(read(content, b','));
         assert!(refusal.contains(said), "{content:?}: {refusal}");

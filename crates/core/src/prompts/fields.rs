@@ -1,13 +1,15 @@
 //! What a file of prompts says of each beside its text: labels, numbers, names.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
 use csv::StringRecord;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::{Format, Place, ReadOptions, jsonl, lines, no_field, table};
+use super::{Format, Place, ReadOptions, jsonl, lines, table};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Of each row the values of its fields, nothing for those that it has not.
@@ -73,13 +75,7 @@ fn of_table(
 ) -> Result<Values> {
     let mut found = Values::new();
     let find = |columns: &[String]| -> Result<Vec<usize>> {
-        let position = |name: &String| {
-            columns
-                .iter()
-                .position(|column| column == name)
-                .ok_or_else(|| Error::new(ErrorKind::Format, no_field(name, "column", columns)))
-        };
-        names.iter().map(position).collect()
+        names.iter().map(|name| table::column(columns, name)).collect()
     };
     let cell =
         |record: &StringRecord, column: usize| record.get(column).map(|text| Value::String(text.to_owned()));
@@ -95,21 +91,34 @@ fn of_table(
 /// The fields of one record of JSON lines; nothing for those that it has not.
 fn of_record(place: Place, line: &str, names: &[String]) -> Result<Vec<Option<Value>>> {
     // `NaN` may stand in fields that are not kept; in others it is refused as the list that takes its place.
-    let record = serde_json::from_str(line).or_else(|e| match jsonl::without_nan(line, "[]") {
-        Some(line) => serde_json::from_str(&line),
-        None => Err(e),
-    });
-    let record: Map<String, Value> = record.map_err(|e| place.wrong(format!("no JSON object: {e}")))?;
+    let wrong = |e: serde_json::Error| place.wrong(format!("no JSON object: {e}"));
+    let plain;
+    let record = match serde_json::from_str::<Record<'_>>(line) {
+        Ok(record) => record,
+        Err(e) => {
+            plain = jsonl::without_nan(line, "[]").ok_or_else(|| wrong(e))?;
+            serde_json::from_str(&plain).map_err(wrong)?
+        }
+    };
     let value = |name: &String| {
-        match record.get(name) {
-        Some(Value::Array(_) | Value::Object(_)) => Err(place.wrong(format!(
-            "`{name}` is a list, an object or NaN; a field that is kept is a text, a finite number, true or false"
-        ))),
-        value => Ok(value.cloned()),
-    }
+        let Some(text) = record.get(name.as_str()).map(|value| value.get()) else { return Ok(None) };
+        match serde_json::from_str(text).map_err(wrong)? {
+            Value::Array(_) | Value::Object(_) => Err(place.wrong(format!(
+                "`{name}` is a list, an object or NaN; a field that is kept is a text, a finite number, true or false"
+            ))),
+            // A whole number without a point or an exponent that is no integer here has become a float.
+            Value::Number(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) => {
+                let message = format!("`{name}` is {text}: beyond 64 bits, and would not be kept exactly");
+                Err(place.wrong(message).hint("write it as a text, in quotes"))
+            }
+            value => Ok(Some(value)),
+        }
     };
     names.iter().map(value).collect()
 }
+
+/// The fields of one object, as they are written.
+type Record<'a> = HashMap<String, &'a RawValue>;
 
 #[cfg(test)]
 mod tests {
@@ -159,6 +168,11 @@ mod tests {
         for (file, text, says) in [
             ("p.txt", "a\n", "have no fields to keep"),
             ("p.jsonl", "{\"text\": \"a\"}\n", "no prompt has a field `label`"),
+            (
+                "p.jsonl",
+                "{\"text\": \"a\", \"label\": -12345678901234567890123}\n",
+                "line 1, row 0: `label` is -12345678901234567890123: beyond 64 bits",
+            ),
             ("p.jsonl", "{\"text\": \"a\", \"label\": [1]}\n", "line 1, row 0: `label` is a list, an object"),
             (
                 "p.jsonl",

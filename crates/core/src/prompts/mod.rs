@@ -5,6 +5,7 @@ mod jsonl;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod quotes;
 mod table;
 
 use std::fs::File;

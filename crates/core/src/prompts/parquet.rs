@@ -12,7 +12,7 @@ use parquet::schema::types::{Type, TypePtr};
 use serde_json::{Value, json};
 
 use super::fields::Values;
-use super::{NAME_IT, Place, Prompt, Prompts, ReadOptions, no_field};
+use super::{NAME_IT, Place, Prompt, Prompts, ReadOptions, table};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a file may unfold to: so many bytes for each of its own, and so many in any case. Text of data sets unfolds to
@@ -35,9 +35,7 @@ fn column(file: File, options: &ReadOptions) -> Result<Prompts> {
     check_sizes(reader.metadata(), &options.field, most)?;
     let schema = reader.metadata().file_metadata().schema();
     let columns = schema.get_fields();
-    let Some(wanted) = columns.iter().find(|column| column.name() == options.field) else {
-        return Err(no_column(&options.field, columns).hint(NAME_IT));
-    };
+    let wanted = one_column(&options.field, columns).map_err(|e| e.hint(NAME_IT))?;
     let projection =
         Type::group_type_builder(schema.name()).with_fields(vec![wanted.clone()]).build().map_err(broken)?;
     let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(broken)?;
@@ -89,8 +87,12 @@ fn unfolds(most: u64) -> String {
 fn prompt(place: Place, row: &Row, options: &ReadOptions) -> Result<Option<Prompt>> {
     let value = row.get_column_iter().next().map(|(_, value)| value);
     let id = |id: &Field| match *id {
+        Field::Byte(id) => u32::try_from(id).ok(),
+        Field::Short(id) => u32::try_from(id).ok(),
         Field::Int(id) => u32::try_from(id).ok(),
         Field::Long(id) => u32::try_from(id).ok(),
+        Field::UByte(id) => Some(id.into()),
+        Field::UShort(id) => Some(id.into()),
         Field::UInt(id) => Some(id),
         Field::ULong(id) => u32::try_from(id).ok(),
         _ => None,
@@ -121,10 +123,7 @@ fn fields(file: File, names: &[String], rows: &[usize]) -> Result<Values> {
     let reader = SerializedFileReader::new(file).map_err(broken)?;
     let schema = reader.metadata().file_metadata().schema();
     let columns = schema.get_fields();
-    if let Some(name) = names.iter().find(|name| columns.iter().all(|column| column.name() != name.as_str()))
-    {
-        return Err(no_column(name, columns));
-    }
+    names.iter().try_for_each(|name| one_column(name, columns).map(|_| ()))?;
     names.iter().try_for_each(|name| check_sizes(reader.metadata(), name, most))?;
     let wanted = columns.iter().filter(|column| names.iter().any(|name| column.name() == name));
     let wanted = wanted.cloned().collect();
@@ -178,11 +177,17 @@ fn plain(place: Place, name: &str, value: &Field) -> Result<Option<Value>> {
     }))
 }
 
-fn no_column(name: &str, columns: &[TypePtr]) -> Error {
+/// The one column with this name.
+fn one_column<'a>(name: &str, columns: &'a [TypePtr]) -> Result<&'a TypePtr> {
     let names: Vec<String> = columns.iter().map(|column| column.name().to_owned()).collect();
-    Error::new(ErrorKind::Format, no_field(name, "column", &names))
+    table::column(&names, name).map(|column| &columns[column])
 }
 
 fn damaged(what: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Format, format!("not a Parquet file that can be read: {what}"))
+    let error = Error::new(ErrorKind::Format, format!("not a Parquet file that can be read: {what}"));
+    match what.to_string().contains("Disabled feature") {
+        // Brotli, LZO and LZ4 are left out of this build.
+        true => error.hint("write it with zstd, snappy, gzip or without compression"),
+        false => error,
+    }
 }

@@ -1,11 +1,12 @@
 //! A column of a table of text: CSV and TSV.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::rc::Rc;
 
 use csv::{ReaderBuilder, StringRecord};
 
+use super::quotes::Quotes;
 use super::{NAME_IT, Place, Prompt, Prompts, ReadOptions, no_field, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,11 +16,7 @@ const AHEAD: usize = 64 << 10;
 /// Reads the column of a table that is named in its first record.
 pub(super) fn read(reader: impl Read, between: u8, options: &ReadOptions) -> Result<Prompts> {
     let mut found = Prompts::default();
-    let find = |names: &[String]| {
-        names.iter().position(|name| *name == options.field).ok_or_else(|| {
-            Error::new(ErrorKind::Format, no_field(&options.field, "column", names)).hint(NAME_IT)
-        })
-    };
+    let find = |names: &[String]| column(names, &options.field).map_err(|e| e.hint(NAME_IT));
     each(reader, between, options, find, |place, record, column| {
         if found.is_full(options) {
             return Ok(false);
@@ -29,6 +26,20 @@ pub(super) fn read(reader: impl Read, between: u8, options: &ReadOptions) -> Res
         Ok(!found.is_full(options))
     })?;
     Ok(found)
+}
+
+/// The number of the one column with this name.
+pub(super) fn column(names: &[String], name: &str) -> Result<usize> {
+    let mut found = (0..names.len()).filter(|column| names[*column] == name);
+    match (found.next(), found.next()) {
+        (Some(column), None) => Ok(column),
+        (Some(_), Some(_)) => Err(several_columns(name)),
+        _ => Err(Error::new(ErrorKind::Format, no_field(name, "column", names))),
+    }
+}
+
+pub(super) fn several_columns(name: &str) -> Error {
+    Error::new(ErrorKind::Format, format!("several columns are named `{name}`"))
 }
 
 /// Visits the records of a table after its header, until `visit` gives false. `find` gets the names of the columns; what
@@ -42,13 +53,18 @@ pub(super) fn each<T>(
 ) -> Result<()> {
     let left = Rc::new(Cell::new(0));
     let most = options.longest_row.saturating_add(AHEAD);
-    let bounded = Bounded { inner: reader, left: left.clone() };
+    let quotes = Rc::new(RefCell::new(Quotes::new(between)));
+    let bounded = Bounded { inner: reader, left: left.clone(), quotes: quotes.clone() };
     left.set(most);
     let mut table = ReaderBuilder::new().delimiter(between).buffer_capacity(AHEAD / 2).from_reader(bounded);
     let first = Place { row: 0, line: Some(1) };
     let header = table.headers().map_err(|e| wrong(first, &e, options))?.clone();
     let names: Vec<String> =
         header.iter().map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect();
+    quotes.borrow_mut().record(0, table.position().byte())?;
+    if names.is_empty() {
+        return Err(first.wrong("the table is empty: its first line names its columns"));
+    }
     let columns = find(&names)?;
     let mut record = StringRecord::new();
     for row in 0.. {
@@ -58,8 +74,8 @@ pub(super) fn each<T>(
         if !table.read_record(&mut record).map_err(|e| wrong(place, &e, options))? {
             break;
         }
-        let line = record.position().map_or(line, |position| position.line() as usize);
-        if !visit(Place { row, line: Some(line) }, &record, &columns)? {
+        let begins = quotes.borrow_mut().record(row, table.position().byte())?;
+        if !visit(Place { row, line: begins.or(Some(line)) }, &record, &columns)? {
             break;
         }
     }
@@ -78,15 +94,19 @@ fn wrong(place: Place, error: &csv::Error, options: &ReadOptions) -> Error {
     }
 }
 
-/// A reader that fails where one record takes more than is left for it.
+/// A reader that fails where one record takes more than is left for it, and shows its bytes to those who look for quotes.
 struct Bounded<R> {
     inner: R,
     left: Rc<Cell<usize>>,
+    quotes: Rc<RefCell<Quotes>>,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(into)?;
+        if !into.is_empty() {
+            self.quotes.borrow_mut().follow(&into[..count]);
+        }
         match self.left.get().checked_sub(count) {
             Some(left) => self.left.set(left),
             None => return Err(io::Error::from(io::ErrorKind::FileTooLarge)),

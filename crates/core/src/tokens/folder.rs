@@ -15,7 +15,7 @@ use super::guard::guarded;
 use super::limits;
 use super::named::{self, NamedTokens, ROLES};
 use super::rebuilt::Rules;
-use super::settings::{Merged, Named, Settings};
+use super::settings::{Merged, Named, Settings, numbered};
 use super::{Manners, Side, Tokenizer, vocab_files};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -49,9 +49,10 @@ impl Tokenizer {
                 None => return Err(nothing_to_read(folder).at(folder.display())),
             },
         };
+        let numbered = written.as_deref().map(numbered).unwrap_or_default();
         drop(written);
         let has_file = whole.exists();
-        let merged = settings.merge(class, has_file.then_some(&backend))?;
+        let merged = settings.merge(class, has_file.then_some(&backend), numbered)?;
         let manners = settings.manners(class, &backend);
         let mut as_written = AsWritten::of(&backend, has_file);
         // Limits and padding of its training run; AutoTokenizer switches them off unless a call asks for them.

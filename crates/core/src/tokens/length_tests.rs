@@ -106,6 +106,18 @@ fn what_a_cut_might_change_is_not_cut() {
         "normalized": false, "special": false});
     file["added_tokens"].as_array_mut().unwrap().push(token);
     assert!(!cut(&file));
+    // A token that would be left without the blank that every text gets in front.
+    let mut file = described();
+    file["normalizer"] = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "\u{2581}"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]});
+    file["pre_tokenizer"] = json!(null);
+    file["model"]["vocab"]["\u{2581}"] = json!(321);
+    assert!(cut(&file));
+    let token = json!({"id": 322, "content": "hello", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": false});
+    file["added_tokens"].as_array_mut().unwrap().push(token);
+    assert!(!cut(&file));
     let mut file = described();
     file["normalizer"] = json!({"type": "Replace", "pattern": {"Regex": "a +b"}, "content": "c"});
     assert!(!cut(&file));

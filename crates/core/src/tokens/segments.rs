@@ -75,7 +75,10 @@ impl Stretches {
             let letter_then_blank =
                 |pair: &[char]| pair[0].is_ascii_alphabetic() && matches!(pair[1], ' ' | '\u{2581}');
             let letters: Vec<char> = token.content.chars().collect();
-            letters.windows(2).any(letter_then_blank)
+            // Where every text gets a blank in front, a stretch begins behind its own; an added token takes its place
+            // first, and would be left without one.
+            blank.is_prepended && letters.first().is_some_and(char::is_ascii_alphabetic)
+                || letters.windows(2).any(letter_then_blank)
                 || token.rstrip && letters.last().is_some_and(char::is_ascii_alphabetic)
         });
         if has_affixes || !is_safe || reaches {

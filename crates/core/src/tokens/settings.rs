@@ -1,10 +1,11 @@
 //! What the small files beside a vocabulary say, merged as transformers merges them
 //! (`PreTrainedTokenizerBase._from_pretrained`, tokenization_utils_base.py).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use indexmap::IndexMap;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer as Backend};
 
@@ -84,8 +85,13 @@ impl Settings {
         self.config.get(key).and_then(Value::as_bool)
     }
 
-    /// The tokens that the settings name, for a class and what tokenizer.json has.
-    pub(super) fn merge(&self, class: Class, file: Option<&Backend>) -> Result<Merged> {
+    /// The tokens that the settings name, for a class and what tokenizer.json has: its padding, and its [`numbered`] tokens.
+    pub(super) fn merge(
+        &self,
+        class: Class,
+        file: Option<&Backend>,
+        numbered: BTreeMap<u32, AddedToken>,
+    ) -> Result<Merged> {
         let mut stated: IndexMap<&str, &Value> = self.config.iter().map(|(k, v)| (k.as_str(), v)).collect();
         let mut listed = BTreeMap::new();
         if let Some(decoder) = self.config.get("added_tokens_decoder") {
@@ -114,7 +120,7 @@ impl Settings {
                 })?;
                 listed.insert(id, AddedToken::from(token.as_str(), special(token)));
             }
-            listed.extend(file.map(|file| file.get_added_tokens_decoder()).unwrap_or_default());
+            listed.extend(numbered);
         }
         let roles = self.roles(class, &stated, &listed, file)?;
         Ok(Merged { roles, extra, listed })
@@ -243,6 +249,16 @@ fn described(value: &Value, content: &str, special: bool) -> AddedToken {
         .single_word(flag("single_word", false))
         .lstrip(flag("lstrip", false))
         .rstrip(flag("rstrip", false))
+}
+
+/// Added tokens by the ids that tokenizer.json gives them. Where its vocabulary has them under other ids, the library
+/// uses those, but transformers merges by these.
+pub(super) fn numbered(file: &[u8]) -> BTreeMap<u32, AddedToken> {
+    let parts: HashMap<String, &RawValue> = serde_json::from_slice(file).unwrap_or_default();
+    let tokens = parts.get("added_tokens").and_then(|tokens| serde_json::from_str(tokens.get()).ok());
+    let tokens: Vec<Value> = tokens.unwrap_or_default();
+    let id = |token: &Value| token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    tokens.iter().filter_map(|token| Some((id(token)?, added_token(token).ok()?))).collect()
 }
 
 fn wrong(message: String) -> Error {

@@ -154,6 +154,7 @@ impl Work for SoftmaxBack<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Alibi;
     use crate::testing::{Matrix, bits, cpus};
     use proptest::prelude::*;
 
@@ -181,7 +182,7 @@ mod tests {
                         if let Some(cap) = spec.softcap {
                             score = f64::from(cap) * (score / f64::from(cap)).tanh();
                         }
-                        score + spec.alibi.as_ref().map_or(0.0, |a| f64::from(a[head]) * key as f64)
+                        score + spec.alibi.as_ref().map_or(0.0, |a| f64::from(a.slopes[head]) * key as f64)
                     })
                     .collect();
                 let sink = spec.sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[head]).exp());
@@ -207,7 +208,7 @@ mod tests {
         ) {
             let spec = Attention {
                 n_heads: 4, n_kv_heads: 2, d_head, scale: 0.4, softcap: softcap.then_some(1.5), window,
-                alibi: alibi.then(|| vec![0.1, 0.2, 0.3, 0.4]), sinks: sinks.then(|| vec![0.3; 4]),
+                alibi: alibi.then(|| Alibi { slopes: vec![0.1, 0.2, 0.3, 0.4], rounded: None }), sinks: sinks.then(|| vec![0.3; 4]),
             };
             let head = 2;
             let tokens: usize = lengths.iter().sum();
