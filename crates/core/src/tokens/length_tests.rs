@@ -44,12 +44,20 @@ fn tokenizers() -> Vec<(String, Tokenizer)> {
          "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
          "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]}]});
     found.push(("trimmed".to_owned(), opened(&file).unwrap()));
+    let mut file = described();
+    let token = json!({"id": 320, "content": "東\n", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": false});
+    file["added_tokens"].as_array_mut().unwrap().push(token);
+    found.push(("lines".to_owned(), opened(&file).unwrap()));
+    let mut file = described();
+    file["normalizer"] = json!({"type": "NFKD"});
+    found.push(("decomposed".to_owned(), opened(&file).unwrap()));
     found
 }
 
 #[test]
 fn a_text_in_stretches_has_the_tokens_of_the_whole_text() {
-    let words = "the cat  sat on\n a mat, it's 12345 caf\u{e9} cafe\u{301} x y <|im_end|> end</s> the<s> the  \t z \u{6771}\u{4eac} Don't a b";
+    let words = "the cat  sat on\n a mat, it's 12345 caf\u{e9} cafe\u{301} x y <|im_end|> end</s> the<s> the  \t z \u{6771}\u{4eac} Don't a b\nc が\n東京は、東\nd 日本の首都です。서울\n\nか\u{3099}。だ！\n a。b<s>。 c";
     for (name, tokenizer) in tokenizers() {
         let stretches = Stretches::of(&tokenizer.backend).unwrap_or_else(|| panic!("{name} is not cut"));
         for text in [words, &words.repeat(3), "a b", "a", "", " a b c d"] {
@@ -80,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_text_in_stretches_has_its_tokens(text in "([a-zA-Z]{1,3} |[ a1'\\n.,é東]|<s>|\\PC){0,40}", length in 1usize..30) {
+    fn any_text_in_stretches_has_its_tokens(text in "([a-zA-Z]{1,3} |[ a1'\\n.,é東の。、]|<s>|\\PC){0,40}", length in 1usize..30) {
         for (name, tokenizer) in tokenizers() {
             let stretches = Stretches::of(&tokenizer.backend).unwrap();
             let whole = tokenizer.backend.encode(text.as_str(), true).unwrap();
@@ -142,6 +150,11 @@ fn a_long_text_is_encoded_and_cut_short_where_only_its_beginning_is_wanted() {
     assert!(!is_whole && some.ids.last() == Some(&2) && some.offsets.last() == Some(&(0, 0)));
     let (all, is_whole) = tokenizer.encode_up_to("the cat", Bos::Auto, 1).unwrap();
     assert!(is_whole && all == tokenizer.encode("the cat", Bos::Auto).unwrap());
+    // A script without blanks, which is longer than what is encoded whole.
+    let text = "東京は日本の首都です。".repeat(300_000);
+    let (some, is_whole) = tokenizer.encode_up_to(&text, Bos::Auto, 10).unwrap();
+    assert!(!is_whole && some.ids.len() < 300_000);
+    assert_eq!(some.ids[..10], tokenizer.encode(&text[..330], Bos::Auto).unwrap().ids[..10]);
     let mut unknown = described();
     unknown["normalizer"] = json!({"type": "Strip", "strip_left": true, "strip_right": true});
     let error = opened(&unknown).unwrap().encode(&"ab ".repeat(4 << 20), Bos::No).unwrap_err().to_string();

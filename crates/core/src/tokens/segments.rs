@@ -3,7 +3,9 @@
 //!
 //! A stretch ends where the result cannot depend on it: between an ASCII letter and a blank that another ASCII letter
 //! follows. Every rule for cutting text that is known here cuts there, and looks at nothing behind it; where text is not
-//! cut at all, no token of the vocabulary has a letter with a blank behind it, so that no merge leads across.
+//! cut at all, no token of the vocabulary has a letter with a blank behind it, so that no merge leads across. Where text is
+//! cut by one of these rules and nothing is put in front of it, a stretch may also end between a letter and a line end or
+//! a comma or full stop of Chinese and Japanese, which write no blanks.
 
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer as Backend};
@@ -36,6 +38,18 @@ pub(super) struct Stretches {
     drops_blank: bool,
     /// Spans do not count the blank in front of a token, but for the first of a text.
     trims_blank: bool,
+    /// Stretches may end before a [`MARKS`] too.
+    ends_before_marks: bool,
+}
+
+/// What every known rule cuts off a letter in front of it.
+const MARKS: [char; 4] = ['\n', '\u{3001}', '\u{3002}', '\u{FF0C}'];
+
+/// Whether a character is a letter, and not a mark on one, to every known rule: the letters of ASCII, kana, the common
+/// ideographs and the syllables of Hangul.
+fn is_letter(c: char) -> bool {
+    matches!(c, 'a'..='z' | 'A'..='Z' | '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FA}' | '\u{4E00}'..='\u{9FFF}'
+        | '\u{AC00}'..='\u{D7A3}')
 }
 
 impl Stretches {
@@ -86,7 +100,18 @@ impl Stretches {
         }
         let trims_blank = trims(&post_processor)?;
         let (before, behind) = around(backend)?;
-        Some(Stretches { before, behind, drops_blank: blank.is_prepended, trims_blank })
+        let adds_blank = |step: &Value| step["add_prefix_space"] == true;
+        let leads_on = added.values().any(|token| {
+            let letters: Vec<char> = token.content.chars().collect();
+            letters.windows(2).any(|pair| is_letter(pair[0]) && MARKS.contains(&pair[1]))
+                || token.rstrip && letters.last().copied().is_some_and(is_letter)
+        });
+        let ends_before_marks = cuts
+            && !trims_blank
+            && !blank.decomposes
+            && !leads_on
+            && !steps(&pre_tokenizer, "pretokenizers").iter().any(adds_blank);
+        Some(Stretches { before, behind, drops_blank: blank.is_prepended, trims_blank, ends_before_marks })
     }
 
     /// Encodes a text in stretches of about `length` bytes, until there are `limit` tokens. Tokens that belong behind a
@@ -109,7 +134,7 @@ impl Stretches {
         around(&mut found, &self.before);
         let mut start = 0;
         while start < text.len() && found.ids.len() < limit {
-            let end = border(text, start + length)?;
+            let end = border(text, start + length, self.ends_before_marks)?;
             let is_first = start == 0;
             let begins = if is_first || !self.drops_blank { start } else { start + 1 };
             let encoded = guarded("encode the text", || backend.encode(&text[begins..end], false))?;
@@ -149,16 +174,24 @@ pub(super) fn too_long(bytes: usize) -> Option<Error> {
     })
 }
 
-/// The first place at or behind `wanted` where a stretch may end: behind a letter, before a blank and a letter.
-fn border(text: &str, wanted: usize) -> Result<usize> {
-    let bytes = text.as_bytes();
-    let from = wanted.min(bytes.len()).saturating_sub(1);
-    let letters =
-        |place: &[u8]| place[0].is_ascii_alphabetic() && place[1] == b' ' && place[2].is_ascii_alphabetic();
-    let window = &bytes[from..bytes.len().min(from + LONGEST)];
-    match window.windows(3).position(letters) {
-        Some(at) => Ok(from + at + 1),
-        None if bytes.len() - from <= LONGEST => Ok(bytes.len()),
+/// The first place at or about `wanted` where a stretch may end: behind a letter, before a blank and a letter, or before
+/// one of [`MARKS`] where that is allowed.
+fn border(text: &str, wanted: usize, before_marks: bool) -> Result<usize> {
+    let from = text.floor_char_boundary(wanted.min(text.len()).saturating_sub(1));
+    let window = &text[from..text.floor_char_boundary(from.saturating_add(LONGEST))];
+    let follows_letter = |at: usize| text.as_bytes().get(from + at + 1).is_some_and(u8::is_ascii_alphabetic);
+    let mut letter = None;
+    let found = window.char_indices().find(|&(at, c)| {
+        let is_border = match letter.replace(c) {
+            Some(letter) if c == ' ' => char::is_ascii_alphabetic(&letter) && follows_letter(at),
+            Some(letter) => before_marks && MARKS.contains(&c) && is_letter(letter),
+            None => false,
+        };
+        is_border
+    });
+    match found {
+        Some((at, _)) => Ok(from + at),
+        None if text.len() - from <= LONGEST => Ok(text.len()),
         None => {
             let message =
                 format!("{LONGEST} bytes of the text, from byte {from}, have no blank between letters");
@@ -172,19 +205,22 @@ fn border(text: &str, wanted: usize) -> Result<usize> {
 struct Blank {
     is_marked: bool,
     is_prepended: bool,
+    /// Letters come apart into a letter and its marks.
+    decomposes: bool,
 }
 
 impl Blank {
     /// `None` for a normalizer of another kind.
     fn of(normalizer: &Value) -> Option<Blank> {
-        let mut blank = Blank { is_marked: false, is_prepended: false };
+        let mut blank = Blank { is_marked: false, is_prepended: false, decomposes: false };
         let steps = match normalizer {
             Value::Null => &[],
             _ => steps(normalizer, "normalizers"),
         };
         for step in steps {
             match step["type"].as_str()? {
-                "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" => {}
+                "NFC" | "NFKC" | "Lowercase" => {}
+                "NFD" | "NFKD" => blank.decomposes = true,
                 "Prepend" if step["prepend"] == "\u{2581}" && !blank.is_marked => blank.is_prepended = true,
                 "Replace" if step["pattern"]["String"] == " " && step["content"] == "\u{2581}" => {
                     blank.is_marked = true
