@@ -181,13 +181,10 @@ fn border(text: &str, wanted: usize, before_marks: bool) -> Result<usize> {
     let window = &text[from..text.floor_char_boundary(from.saturating_add(LONGEST))];
     let follows_letter = |at: usize| text.as_bytes().get(from + at + 1).is_some_and(u8::is_ascii_alphabetic);
     let mut letter = None;
-    let found = window.char_indices().find(|&(at, c)| {
-        let is_border = match letter.replace(c) {
-            Some(letter) if c == ' ' => char::is_ascii_alphabetic(&letter) && follows_letter(at),
-            Some(letter) => before_marks && MARKS.contains(&c) && is_letter(letter),
-            None => false,
-        };
-        is_border
+    let found = window.char_indices().find(|&(at, c)| match letter.replace(c) {
+        Some(letter) if c == ' ' => char::is_ascii_alphabetic(&letter) && follows_letter(at),
+        Some(letter) => before_marks && MARKS.contains(&c) && is_letter(letter),
+        None => false,
     });
     match found {
         Some((at, _)) => Ok(from + at),
