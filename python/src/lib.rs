@@ -6,12 +6,14 @@
 
 mod attention;
 mod cache;
+mod dla;
 mod dlpack;
 mod edits;
 mod errors;
 mod extract;
 mod filling;
 mod generate;
+mod gradients;
 mod grid;
 mod hooks;
 mod interrupt;

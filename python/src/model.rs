@@ -17,10 +17,12 @@ use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
 use crate::cache;
+use crate::dla;
 use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
 use crate::extract;
 use crate::generate;
+use crate::gradients;
 use crate::hooks::{HookInput, Hooks};
 use crate::interrupt::{Signals, waiting};
 use crate::patching;
@@ -276,6 +278,26 @@ impl Model {
         labels: Option<Vec<(u32, u32)>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         patching::compute(py, self, &base, &target, &patches, labels)
+    }
+
+    /// Direct contributions to a logit difference; see `dla::run` for what comes back.
+    fn direct_attribution<'py>(
+        &self,
+        py: Python<'py>,
+        rows: Vec<RowInput>,
+        wishes: dla::Wishes,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        dla::run(py, self, &rows, &wishes)
+    }
+
+    /// Gradients of a metric or of vectors; see `gradients::run` for what comes back.
+    fn gradients<'py>(
+        &self,
+        py: Python<'py>,
+        rows: Vec<RowInput>,
+        wishes: gradients::Wishes,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        gradients::run(py, self, &rows, &wishes)
     }
 
     /// One change after another of one row, as the JSON of a grid.

@@ -150,7 +150,7 @@ def test_every_flag_of_the_engine_is_a_field() -> None:
     ("config", "says"),
     [
         ({"extract_resid_outt": True}, "did you mean `extract_resid_out`"),
-        (ExtractionConfig(keep_gradient=True), "keep_gradient"),
+        (ExtractionConfig(keep_gradient=True), "vocabulary_index"),
         (ExtractionConfig(save_logits=False), "asks for nothing"),
         (ExtractionConfig(attn_heads=[{"layer": 9, "head": 0}], extract_head_out=True), "L9H0`: no such layer"),
         (ExtractionConfig(extract_resid_out="yes"), "true or false"),  # type: ignore[arg-type]

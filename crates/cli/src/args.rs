@@ -1,5 +1,6 @@
 //! Arguments as typed.
 
+mod dla;
 mod extract;
 mod grad;
 mod reading;
@@ -12,6 +13,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
+pub(crate) use dla::{CutArg, Dla};
 pub(crate) use extract::{Extract, PatternArg};
 pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
 pub(crate) use reading::Reading;
@@ -54,6 +56,8 @@ pub(crate) enum Command {
     Run(Next),
     /// What activations of one prompt do in the run of another: a grid of layers by positions, heads or sites.
     Patch(Patch),
+    /// What each part, head or neuron writes directly towards a token.
+    Dla(Dla),
     /// How a number that the logits give changes with any activation: its gradient.
     Grad(Grad),
     /// What removing heads, positions or whole parts does: a grid of layers by these.

@@ -47,6 +47,7 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Extract(extract) => commands::extract::run(args, extract).map(done),
         Command::Run(next) => commands::run::run(args, next).map(done),
         Command::Patch(patch) => commands::sweep::patch(args, patch).map(done),
+        Command::Dla(dla) => commands::dla::run(args, dla).map(done),
         Command::Grad(grad) => commands::grad::run(args, grad).map(done),
         Command::Ablate(ablate) => commands::sweep::ablate(args, ablate).map(done),
         Command::Tokens(tokens) => commands::tokens::run(args, tokens).map(done),

@@ -74,8 +74,8 @@ impl ExtractionConfig {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// A field that does not exist (the nearest name is given) or of the wrong type, and `keep_gradient`, which this
-    /// engine cannot do.
+    /// A field that does not exist (the nearest name is given) or of the wrong type, and `keep_gradient`, for which
+    /// [`crate::gradients`] stands.
     pub fn from_json(fields: &Map<String, Value>) -> Result<Self> {
         let mut config = ExtractionConfig::default();
         for (name, value) in fields {
@@ -111,9 +111,9 @@ impl ExtractionConfig {
             "attn_pattern_row_positions" => self.reduction.pattern_rows = row_positions(value)?,
             "keep_gradient" if flag()? => {
                 return Err(Error::input(
-                    "extraction config: `keep_gradient` needs gradients, and this engine runs forward only",
+                    "extraction config: `keep_gradient` is of one token's logit, which a data set does not name",
                 )
-                .hint("take gradients with PyTorch; everything else of the configuration works here"));
+                .hint("`gradients` differentiates any metric; in Python `forward(…, vocabulary_index=…)` too"));
             }
             "keep_gradient" => {}
             _ => {

@@ -11,6 +11,7 @@ mod batch;
 pub mod cache;
 pub mod check;
 pub mod config;
+pub mod dla;
 pub mod edit;
 mod error;
 mod export;

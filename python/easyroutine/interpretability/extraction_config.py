@@ -79,7 +79,8 @@ class ExtractionConfig:
     attn_pattern_row_positions: list[Any] | None = None
     #: ``logits`` [B, T, V].
     save_logits: bool = True
-    #: Needs gradients, which this engine does not compute: True is an error.
+    #: ``input_embeddings_gradients`` [B, T, D]: the gradient of the logit of ``vocabulary_index`` at the last token. Of
+    #: :meth:`HookedModel.forward`; other metrics and activations: :meth:`HookedModel.gradients`.
     keep_gradient: bool = False
     # The original does not have the following fields.
     #: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +14,8 @@ from easyroutine._core import Model as _Engine
 from easyroutine._core import layers as layers_by_text
 from easyroutine.checks import function, listed, string, token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
-from easyroutine.errors import InputError, UnsupportedError
-from easyroutine.interpretability import dataset, generation, patching
+from easyroutine.errors import InputError
+from easyroutine.interpretability import dataset, direct_attribution, generation, gradients, patching
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.attention_result import AttentionResult
 from easyroutine.interpretability.dataset import as_given
@@ -149,7 +150,7 @@ class HookedModel(DescribedModel):
         external_cache: ActivationCache | None = None,
         batch_idx: int | None = None,
         move_to_cpu: bool = False,
-        vocabulary_index: int | None = None,
+        vocabulary_index: int | Sequence[int] | None = None,
         *,
         seed: int = 0,
         first_row: int = 0,
@@ -165,20 +166,22 @@ class HookedModel(DescribedModel):
         ``interventions`` change this run, after the registered ones, and the cache shows their effect. ``pivot_positions`` cut
         rows for ``inputs-partition-N``. ``external_cache`` carries the means of ``avg_over_example`` from batch to batch, over
         all rows so far; ``batch_idx=0`` starts again. ``seed`` and ``first_row`` (the number of the first row in its data set)
-        determine what ``random-text`` draws. ``move_to_cpu`` has nothing to move. ``vocabulary_index`` belongs to
-        ``keep_gradient``, which is refused.
+        determine what ``random-text`` draws. ``move_to_cpu`` has nothing to move. ``vocabulary_index``, a token or one a row,
+        is whose logit at the last token ``keep_gradient`` differentiates: ``input_embeddings_gradients`` [B, T, D]. For other
+        metrics and activations there is :meth:`gradients`.
         """
-        if vocabulary_index is not None:
-            raise UnsupportedError(
-                "vocabulary_index asks for a gradient, and this engine runs forward only",
-                "take gradients with PyTorch",
-            )
         if external_cache is not None and not isinstance(external_cache, ActivationCache):
             raise InputError(f"external_cache is {type(external_cache).__name__}; it is an ActivationCache")
         if batch_idx is not None:
             whole(batch_idx, "batch_idx")
         rows = self.rows_of(inputs, **chat)
         config = self._config(extraction_config)
+        if config.keep_gradient != (vocabulary_index is not None):
+            raise InputError(
+                "keep_gradient and vocabulary_index go together: the gradient is that of one token's logit",
+                "ExtractionConfig(keep_gradient=True) and vocabulary_index=ID",
+            )
+        keeps_gradient, config = config.keep_gradient, replace(config, keep_gradient=False)
         means, mean_rows = carried_on(external_cache, batch_idx) if config.avg_over_example else ({}, 0)
         cache = self.run(
             rows,
@@ -191,6 +194,18 @@ class HookedModel(DescribedModel):
             seed=seed,
             first_row=first_row,
         )
+        if keeps_gradient:
+            kept = gradients.kept_gradient(
+                self,
+                rows,
+                target_token_positions,
+                vocabulary_index,
+                interventions=as_list(interventions),
+                pivot_positions=pivot_positions,
+                seed=seed,
+                first_row=first_row,
+            )
+            cache["input_embeddings_gradients"] = kept["input_embeddings_gradients"]
         if external_cache is not None and config.avg_over_example:
             external_cache.update(means_of(cache))
             external_cache._mean_rows = cache._mean_rows
@@ -254,6 +269,8 @@ class HookedModel(DescribedModel):
     generate = generation.generate
     compute_patching = patching.compute_patching
     sweep = patching.sweep
+    gradients = gradients.gradients
+    direct_attribution = direct_attribution.direct_attribution
 
     # Changes and functions that stay.
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod attn;
 pub(crate) mod check;
+pub(crate) mod dla;
 pub(crate) mod env;
 pub(crate) mod export;
 pub(crate) mod extract;

@@ -80,7 +80,7 @@ fn check(vocabulary: usize, row: usize, metric: Metric, target: Option<&[f32]>) 
         )
         .hint("differentiate `logit_diff` and divide")),
         (Metric::Kl, None) => Err(Error::input("`kl` needs the distribution that it is measured from")
-            .hint("give log-probabilities, one for each id: --target FILE::TENSOR")),
+            .hint("give log-probabilities as its `target`, one for each id")),
         (Metric::Kl, Some(target)) if target.len() != vocabulary => Err(Error::input(format!(
             "row {row} of the target has {} values for a vocabulary of {vocabulary}",
             target.len()

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use easyroutine_kernels::Rows;
+use easyroutine_kernels::{Rows, RowsMut};
 
 use super::registers::Registers;
 use super::run::Run;
 use crate::arch::QueryGrowth;
+use crate::batch::Batch;
 use crate::error::Result;
 use crate::pass::{At, Form, KeyHeads, Reg};
 use crate::weights::Norm;
@@ -60,15 +61,7 @@ impl Run<'_> {
 
     /// Queries grow with their position.
     pub(super) fn grow(&mut self, columns: Range<usize>, growth: QueryGrowth) {
-        let mut rows = self.registers.get_mut(Reg::Qkv).rows_mut().columns(columns);
-        for row in 0..self.batch.n_rows() {
-            let first = self.batch.first(row);
-            for (i, token) in self.batch.span(row).enumerate() {
-                let steps = ((first + i) / growth.original) as f32;
-                let factor = 1.0 + growth.beta * f64::from(1.0 + steps).ln() as f32;
-                rows.row_mut(token).iter_mut().for_each(|x| *x *= factor);
-            }
-        }
+        grow(self.batch, self.registers.get_mut(Reg::Qkv).rows_mut().columns(columns), growth);
     }
 
     /// Keys and values join those of earlier tokens.
@@ -163,6 +156,18 @@ impl Run<'_> {
         match self.registers.pairs.first_mut() {
             Some(first) => *first = square,
             None => self.registers.pairs.push(square),
+        }
+    }
+}
+
+/// Multiplies each token's row by what its position says.
+pub(super) fn grow(batch: &Batch, mut rows: RowsMut<'_>, growth: QueryGrowth) {
+    for row in 0..batch.n_rows() {
+        let first = batch.first(row);
+        for (i, token) in batch.span(row).enumerate() {
+            let steps = ((first + i) / growth.original) as f32;
+            let factor = 1.0 + growth.beta * f64::from(1.0 + steps).ln() as f32;
+            rows.row_mut(token).iter_mut().for_each(|x| *x *= factor);
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pass::{Asked, At, Program, Reg, emit};
 use crate::stop::Stop;
 use crate::tap::Tap;
+use crate::weights::Projection;
 pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
 pub use past::KvCache;
@@ -90,6 +91,19 @@ impl Model {
     /// D.
     pub fn attention_bias(&self, layer: usize) -> Option<&[f32]> {
         self.weights.blocks.get(layer)?.out.bias.as_deref()
+    }
+
+    /// The projections into the stream of a layer: attention's, and the MLP's where it is dense.
+    ///
+    /// # Errors
+    /// No such layer.
+    pub(crate) fn projections(&self, layer: usize) -> Result<(&Projection, Option<&Projection>)> {
+        let block = self.weights.block(At::Block(layer))?;
+        let down = match &block.mlp {
+            weights::Mlp::Dense { down, .. } | weights::Mlp::Xielu { down, .. } => Some(down),
+            weights::Mlp::Experts { .. } => None,
+        };
+        Ok((&block.out, down))
     }
 
     /// Puts earlier warnings before its own.

@@ -124,6 +124,31 @@ impl Unembedding {
         whole
     }
 
+    /// One row of the matrix, as [`Unembedding::rows`] has it.
+    ///
+    /// # Shapes
+    /// D.
+    ///
+    /// # Errors
+    /// An adapter on the unembedding; a file of the model that was written to before all its weights were packed.
+    pub(crate) fn row(&self, id: usize) -> Result<Vec<f32>> {
+        if self.matrix.is_updated() {
+            return Err(Error::input("an adapter changes the unembedding: merge it into the model first"));
+        }
+        self.files.during(|| {
+            let mut row = vec![0.0; self.matrix.matrix.inputs()];
+            self.matrix.matrix.read_row(id, &mut row);
+            let Some(project) = &self.project else { return Ok(row) };
+            let (mut whole, mut through) =
+                (vec![0.0; project.matrix.inputs()], vec![0.0; project.matrix.inputs()]);
+            for (n, factor) in row.iter().enumerate() {
+                project.matrix.read_row(n, &mut through);
+                whole.iter_mut().zip(&through).for_each(|(o, x)| *o += factor * x);
+            }
+            Ok(whole)
+        })
+    }
+
     /// Width of the stream that it reads, D.
     pub fn d_model(&self) -> usize {
         self.project.as_ref().map_or(self.matrix.matrix.inputs(), |p| p.matrix.inputs())

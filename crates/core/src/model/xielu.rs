@@ -1,6 +1,6 @@
 //! xIELU, a non-linearity with learned parameters (arXiv:2411.13010; transformers, `activations.py`, `XIELUActivation`).
 
-use easyroutine_kernels::RowsMut;
+use easyroutine_kernels::{Rows, RowsMut};
 
 /// Its parameters.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,28 @@ impl Xielu {
     pub(crate) fn apply(&self, mut rows: RowsMut<'_>) {
         for row in 0..rows.n_rows() {
             rows.row_mut(row).iter_mut().for_each(|x| *x = self.of(*x));
+        }
+    }
+
+    /// Multiplies each gradient by the slope at `x`; where that is not wanted, by f(x) / x, which is 1/2 at 0.
+    pub(crate) fn back(&self, x: Rows<'_>, mut g: RowsMut<'_>, by_slope: bool) {
+        for row in 0..g.n_rows() {
+            for (g, x) in g.row_mut(row).iter_mut().zip(x.row(row)) {
+                *g *= match by_slope {
+                    true => self.slope(*x),
+                    false if *x == 0.0 => 0.5,
+                    false => self.of(*x) / x,
+                };
+            }
+        }
+    }
+
+    fn slope(&self, x: f32) -> f32 {
+        if x > 0.0 {
+            2.0 * self.positive * x + self.beta
+        } else {
+            let of_power = if x < self.eps { x.exp() } else { 0.0 };
+            (of_power - 1.0) * self.negative + self.beta
         }
     }
 

@@ -85,7 +85,7 @@ fn fields_that_do_not_exist_or_are_of_another_type_are_refused() {
         (json!({"zzz": true}), "no field `zzz`"),
         (json!({"extract_resid_out": 1}), "`extract_resid_out` is true or false, not 1"),
         (json!({"avg": "yes"}), "`avg` is true or false"),
-        (json!({"keep_gradient": true}), "`keep_gradient` needs gradients"),
+        (json!({"keep_gradient": true}), "`keep_gradient` is of one token's logit"),
         (json!({"attn_heads": "some"}), "`attn_heads` is \"some\""),
         (json!({"attn_heads": [{"layer": 1}]}), "`attn_heads`"),
         (json!({"attn_heads": [{"layer": 1, "head": -1}]}), "`attn_heads`"),

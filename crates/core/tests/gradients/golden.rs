@@ -184,3 +184,38 @@ fn gradients_of_every_place_are_those_of_autograd() {
     assert!(compared.len() >= 9 && compared.values().all(|n| *n > 50), "{compared:?}");
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
+
+#[test]
+fn relp_has_the_rules_of_its_reference() {
+    let mut failures = Vec::new();
+    let mut compared = 0;
+    for case in ["gpt2", "llama"] {
+        let references = tensors_of(&fixtures().join("tiny").join(case).join("relp.safetensors"));
+        let model = tiny(case);
+        let ids = references["clean_ids"].integers();
+        let pairs = references["pairs"].integers();
+        let diffs: Vec<Metric> =
+            pairs.iter().map(|p| Metric::LogitDiff { answer: p[0], against: p[1] }).collect();
+        for (prefix, halves) in [("relp.gradient.", true), ("frozen.gradient.", false)] {
+            let rows: Vec<Row<'_>> =
+                ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
+            let output = Output::Metric { metrics: &diffs, target: None };
+            let (request, edits) = (everything(&model), &mut Edits::default());
+            let rule = Rule::Relp { halves };
+            let found =
+                gradients(&model, &rows, &request, output, rule, edits, Context::default(), Stop::Never)
+                    .unwrap();
+            for (name, reference) in &references {
+                let Some(site) = name.strip_prefix(prefix) else { continue };
+                let ours = ours(&model, &found, site, &[0, 0], ids[0].len()).unwrap();
+                let error = difference(&ours, &reference.values);
+                compared += 1;
+                if error.is_nan() || error > AGREEMENT {
+                    failures.push(format!("{case}: {name} differs by {error:.1e}"));
+                }
+            }
+        }
+    }
+    assert!(compared > 10, "{compared}");
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}

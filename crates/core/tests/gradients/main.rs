@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod dla;
 mod golden;
 mod laws;
 mod wrong;

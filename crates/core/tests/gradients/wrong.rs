@@ -33,7 +33,7 @@ fn metrics_without_a_gradient_are_refused_by_name() {
     };
     assert!(of(Metric::Rank { token: 3 }, &[1, 2]).contains("`rank` has no gradient"));
     assert!(of(Metric::NormalisedLogitDiff { answer: 1, against: 2 }, &[1, 2]).contains("second run"));
-    assert!(of(Metric::Kl, &[1, 2]).contains("--target"));
+    assert!(of(Metric::Kl, &[1, 2]).contains("log-probabilities"));
     assert!(of(Metric::CrossEntropy, &[1]).contains("no next one"));
     assert!(of(Metric::Logit { token: 320 }, &[1, 2]).contains("beyond the vocabulary of 320"));
     let target = vec![vec![0.0; 5]];
@@ -64,7 +64,17 @@ fn places_without_a_gradient_are_refused_by_name() {
 fn a_model_in_bf16_and_one_without_logits_are_refused() {
     let diff = [Metric::LogitDiff { answer: 1, against: 2 }];
     let model = tiny_with("llama", &LoadOptions { dtype: Dtype::Bf16, ..LoadOptions::default() });
-    assert!(refused(&model, &[1, 2], "resid_out_0", metric(&diff)).contains("--dtype f32"));
+    assert!(refused(&model, &[1, 2], "resid_out_0", metric(&diff)).contains("computed in f32"));
+}
+
+#[test]
+fn relp_of_experts_is_refused() {
+    let (model, rows) = (tiny("mixtral"), [Row::of(0, &[1, 2, 3])]);
+    let request = Request::parse("resid_out_0", "all").unwrap();
+    let output = metric(&[Metric::Logit { token: 5 }]);
+    let (rule, edits) = (Rule::Relp { halves: true }, &mut Edits::default());
+    let found = gradients(&model, &rows, &request, output, rule, edits, Context::default(), Stop::Never);
+    assert!(found.unwrap_err().to_string().contains("experts"));
 }
 
 #[test]

@@ -28,8 +28,8 @@ use crate::stop::Stop;
 use crate::tap::{Reversible, Tap, Value, Want};
 use state::Walk;
 
-/// Logits of so many tokens are held at once, with their gradients.
-const TOKENS_AT_ONCE: usize = 32;
+/// Logits that are held at once: 64 MiB, or those of a few tokens.
+const LOGITS_AT_ONCE: usize = 16 << 20;
 
 /// What stands for the derivatives of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,7 +98,7 @@ impl Model {
                 ErrorKind::Unsupported,
                 "gradients are computed in f32, and this model in bf16",
             )
-            .hint("load it with --dtype f32 (in Python dtype=\"float32\")"));
+            .hint("load it in f32"));
         }
         if matches!(reverse.start, Start::Logits(_)) {
             self.unembedding()?;
@@ -116,6 +116,14 @@ impl Model {
                 ErrorKind::Unsupported,
                 format!("gradients of this model cannot be computed: its step `{name}` has no backward rule"),
             ));
+        }
+        let mut steps = sections.iter().flat_map(|section| &section.steps);
+        if reverse.rule != Rule::Gradient && steps.any(|step| matches!(step, Step::Route { .. })) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "RelP says nothing of experts, which this model has",
+            )
+            .hint("plain gradients go through them"));
         }
         self.weights.unembedding.files.during(|| {
             self.with_buffers(|registers| {
@@ -215,14 +223,17 @@ fn backwards(
                     tokens.dedup();
                     all_at_once = true;
                 }
-                let at_once = if all_at_once { tokens.len() } else { TOKENS_AT_ONCE };
+                let of_vocabulary = LOGITS_AT_ONCE / walk.run.model.arch.vocabulary.max(1);
+                let at_once = if all_at_once { tokens.len() } else { of_vocabulary.clamp(16, 256) };
                 let read = objective.tokens(walk.run.batch);
                 for tokens in tokens.chunks(at_once.max(1)) {
                     chosen.borrow_mut().tokens = tokens.to_vec();
                     let tape = walk.tape(section)?;
                     let mut logits = std::mem::take(&mut chosen.borrow_mut().logits);
                     let width = logits.len() / tokens.len().max(1);
-                    walk.capped.clone_from(&logits);
+                    if walk.run.model.arch.unembed.softcap.is_some() {
+                        walk.capped.clone_from(&logits);
+                    }
                     for (token, logits) in tokens.iter().zip(logits.chunks_exact_mut(width.max(1))) {
                         match read.binary_search(token) {
                             Ok(_) => objective.at(*token, logits)?,

@@ -18,9 +18,10 @@ impl Walk<'_> {
         let registers = &self.run.registers;
         let before = match step {
             Step::Norm { from, .. } => Saved::Rows(copy(registers.get(*from).rows())),
-            Step::NormInPlace { reg, columns, .. } => {
+            Step::NormInPlace { reg, columns, .. } | Step::Clamp { reg, columns, .. } => {
                 Saved::Rows(copy(registers.get(*reg).rows().columns(columns.clone())))
             }
+            Step::Xielu => Saved::Rows(copy(registers.get(Reg::Hidden).rows())),
             Step::NormHeadKeys { .. } => {
                 let keys = registers.get(Reg::Qkv).rows();
                 Saved::Keys(copy(keys), copy(registers.get(Reg::HeadKv).rows()))

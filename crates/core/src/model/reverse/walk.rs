@@ -2,9 +2,10 @@
 
 use easyroutine_kernels::{Finish, Rows};
 
-use super::is_shown;
 use super::state::{Saved, Walk, add_row, put_columns};
+use super::{Rule, is_shown};
 use crate::error::Result;
+use crate::model::attention::grow;
 use crate::model::buffer::Buffer;
 use crate::pass::{At, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
@@ -22,6 +23,9 @@ pub(super) fn has_rule(step: &Step) -> bool {
             | Step::Product { .. }
             | Step::HeadProduct { .. }
             | Step::Rotate { .. }
+            | Step::Clamp { .. }
+            | Step::Grow { .. }
+            | Step::Xielu
             | Step::Spread
             | Step::Attend { .. }
             | Step::Scores { .. }
@@ -156,6 +160,25 @@ impl Walk<'_> {
                     let (cos, opposite) = (angles.cos(), angles.opposite());
                     let sin = Rows::dense(&opposite, cos.n_rows(), cos.n_columns());
                     cpu.rotary(g.columns(columns.clone()), model.arch.d_head, table.pairing, cos, sin);
+                }
+            }
+            Step::Clamp { reg, columns, to } => {
+                if let (Some(g), Saved::Rows(x)) = (self.gradients.get_mut(*reg), saved) {
+                    let mut g = g.columns(columns.clone());
+                    for row in 0..g.n_rows() {
+                        let cells = g.row_mut(row).iter_mut().zip(x.rows().row(row));
+                        cells.filter(|(_, x)| x.abs() > *to).for_each(|(g, _)| *g = 0.0);
+                    }
+                }
+            }
+            Step::Grow { columns, growth } => {
+                if let Some(g) = self.gradients.get_mut(Reg::Qkv) {
+                    grow(self.run.batch, g.columns(columns.clone()), *growth);
+                }
+            }
+            Step::Xielu => {
+                if let (Some(g), Saved::Rows(x)) = (self.gradients.get_mut(Reg::Hidden), saved) {
+                    weights.xielu(at)?.back(x.rows(), g, self.rule == Rule::Gradient);
                 }
             }
             Step::Spread => self.spread_back(),

@@ -1,0 +1,164 @@
+//! `dla`: what each part, head or neuron writes directly towards a token.
+
+use easyroutine::dla::{By, Direct, Direction, direct_attribution};
+use easyroutine::positions::{Context, Specifier};
+use easyroutine_app::reports::dtype_name;
+use serde_json::json;
+
+use super::sweep::predictions;
+use crate::args::{Args, CutArg, Dla};
+use crate::changes;
+use crate::failure::Failure;
+use crate::output::{self, Cell, PLAIN};
+use crate::session::{self, Prompt, token_text};
+
+/// One contribution at one position.
+struct Share {
+    name: String,
+    neuron: Option<usize>,
+    position: usize,
+    value: f64,
+}
+
+pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let interventions = dla.changes.read()?;
+    let positions = Specifier::parse_lists(&dla.positions)?;
+    let session = session::load(&dla.model.model, &dla.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files, &dla.model.loading.finding)?;
+    let prompt = dla.prompt.read(&tokenizer, session.model.arch().context)?;
+    let answer = match &dla.answer {
+        Some(text) => session::token_id("--answer", text, &tokenizer)?,
+        None => predictions(&session.model, &prompt)?[0],
+    };
+    let against =
+        dla.against.as_deref().map(|text| session::token_id("--against", text, &tokenizer)).transpose()?;
+    let seed = dla.changes.seed;
+    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
+    let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
+    let by = match dla.by {
+        CutArg::Part => By::Part,
+        CutArg::Head => By::Head,
+        CutArg::Neuron => By::Neuron,
+    };
+    let directions = [Direction { answer, against }];
+    let found =
+        direct_attribution(&session.model, &[prompt.row()], &directions, &positions, by, context, edits)?;
+    let text = |id: u32| token_text(&tokenizer, id);
+    let words = match against {
+        Some(against) => format!("logit of {:?} less that of {:?}", text(answer), text(against)),
+        None => format!("logit of {:?}", text(answer)),
+    };
+    tell_sums(&found, by, &words);
+    let shares = shares(&found, by, dla.k as usize);
+    let token = |position: usize| prompt.encoded.ids.get(position).map_or(String::new(), |id| text(*id));
+    let list: Vec<_> = shares
+        .iter()
+        .map(|share| {
+            json!({"component": share.name, "neuron": share.neuron, "position": share.position, "value": share.value})
+        })
+        .collect();
+    let indices = &found.selection.rows[0].indices;
+    let totals: Vec<_> = indices
+        .iter()
+        .zip(found.logit_diff.row(0))
+        .map(|(position, value)| json!({"position": position, "token": token(*position), "value": value}))
+        .collect();
+    let json = json!({
+        "schema": "easyroutine.dla/1",
+        "model": {
+            "name": session.files.name,
+            "commit": session.files.commit,
+            "model_type": session.model_type,
+            "dtype": dtype_name(session.model.dtype()),
+        },
+        "answer": answer,
+        "against": against,
+        "interventions": dla.changes.intervene,
+        "logit_diff": totals,
+        "bias": found.bias[0],
+        "contributions": list,
+    });
+    let rows = rows(&shares, by, &prompt, &text);
+    for target in &targets {
+        let header = ["component", "position", "token", "contribution", "running_sum"];
+        let header = if by == By::Part { &header[..] } else { &header[..4] };
+        output::write(target, output::render(target.format, header, &rows, &json)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Says what the contributions sum to, beside what they are to sum to.
+fn tell_sums(found: &Direct, by: By, words: &str) {
+    let indices = &found.selection.rows[0].indices;
+    for (t, (position, whole)) in indices.iter().zip(found.logit_diff.row(0)).enumerate() {
+        let text = match by {
+            By::Part => {
+                let parts = found.contributions.iter().map(|(_, kept)| f64::from(kept.row(0)[t]));
+                let sum: f64 = parts.sum::<f64>() + found.bias[0];
+                format!("{words} at {position} = {whole:.4}; parts and bias sum to {sum:.4}")
+            }
+            _ => format!("{words} at {position} = {whole:.4}"),
+        };
+        output::note("sum", &text);
+    }
+}
+
+/// Contributions as they are listed: parts in their order with the bias first, others by size.
+fn shares(found: &Direct, by: By, most: usize) -> Vec<Share> {
+    let indices = &found.selection.rows[0].indices;
+    let mut shares = Vec::new();
+    for (t, position) in indices.iter().enumerate() {
+        let mut here = Vec::new();
+        if by == By::Part {
+            here.push(Share {
+                name: "bias".to_owned(),
+                neuron: None,
+                position: *position,
+                value: found.bias[0],
+            });
+        }
+        for (name, kept) in &found.contributions {
+            let is_neurons = kept.row_shapes[0].len() == 2;
+            let width = if is_neurons { kept.row_shapes[0][1] } else { 1 };
+            for (i, value) in kept.row(0)[t * width..(t + 1) * width].iter().enumerate() {
+                let neuron = is_neurons.then_some(i);
+                here.push(Share {
+                    name: name.clone(),
+                    neuron,
+                    position: *position,
+                    value: f64::from(*value),
+                });
+            }
+        }
+        if by != By::Part {
+            here.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
+            here.truncate(most);
+        }
+        shares.extend(here);
+    }
+    shares
+}
+
+fn rows(shares: &[Share], by: By, prompt: &Prompt, text: &dyn Fn(u32) -> String) -> Vec<Vec<Cell>> {
+    let (mut sum, mut at) = (0.0, None);
+    let row = |share: &Share| {
+        if at != Some(share.position) {
+            (sum, at) = (0.0, Some(share.position));
+        }
+        sum += share.value;
+        let name = share.neuron.map_or(share.name.clone(), |neuron| format!("{}:{neuron}", share.name));
+        let token = prompt.encoded.ids.get(share.position).map_or(String::new(), |id| text(*id));
+        let mut row = vec![
+            name.into(),
+            Cell::new(share.position.to_string(), share.position),
+            Cell::token(&token),
+            Cell::new(format!("{:.4}", share.value), share.value),
+        ];
+        if by == By::Part {
+            row.push(Cell::new(format!("{sum:.4}"), sum));
+        }
+        row
+    };
+    shares.iter().map(row).collect()
+}
