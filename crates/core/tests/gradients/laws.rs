@@ -84,8 +84,9 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
             let size = value.get(&point.to_string()).unwrap().values();
             let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             let direction = direction(seed, gradient.len());
-            // A step of a thousandth of the value: large against rounding, small against the curvature and most kinks.
-            let step = (norm(size) / norm(&direction) / 1000.0) as f32;
+            // Steps of a thousandth of the value and less: large against rounding, small against the curvature. One that
+            // crosses a kink says nothing, so the gradient must be right by one of them.
+            let whole = norm(size) / norm(&direction);
             let moved = |factor: f32| {
                 let shape = [1, ids.len(), gradient.len() / ids.len()];
                 let values = Tensor::new("direction", &shape, direction.clone()).unwrap();
@@ -97,14 +98,18 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
             };
             // Two steps of different size take the cubic term away.
             let slope = |step: f32| (moved(step) - moved(-step)) / (2.0 * f64::from(step));
-            let expected = (4.0 * slope(step / 2.0) - slope(step)) / 3.0;
             let along: f64 =
                 gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
             let scale = norm(gradient) * norm(&direction) / (gradient.len() as f64).sqrt() + 1e-6;
-            // Rounding of the logits, magnified by the division.
-            let rounding = 4e-6 * (1.0 + found.values[0].abs()) / f64::from(step);
-            if !((along - expected).abs() < 2e-2 * scale + rounding) {
-                failures.push(format!("{case}: {point}: gradient {along:.6}, difference {expected:.6}"));
+            let errors = [1e-3, 1e-4].map(|share| {
+                let step = (whole * share) as f32;
+                let expected = (4.0 * slope(step / 2.0) - slope(step)) / 3.0;
+                // Rounding of the logits, magnified by the division.
+                let rounding = 4e-6 * (1.0 + found.values[0].abs()) / f64::from(step);
+                ((along - expected).abs(), 2e-2 * scale + rounding)
+            });
+            if !errors.iter().any(|(error, allowed)| error < allowed) {
+                failures.push(format!("{case}: {point}: gradient {along:.6}, errors {errors:?}"));
             }
         }
     }
