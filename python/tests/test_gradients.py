@@ -38,7 +38,11 @@ def test_gradients_are_those_of_autograd(llama: HookedModel) -> None:
         against=[pair[1] for pair in pairs],
     )
     assert largest_difference(found["metric"].tolist(), reference("logit_diff.value")) < 1e-4
-    for key, name in (("resid_mid_1", "resid_mid_1"), ("queries_L1", "queries_1"), ("input_embeddings", "input_embeddings")):
+    for key, name in (
+        ("resid_mid_1", "resid_mid_1"),
+        ("queries_L1", "queries_1"),
+        ("input_embeddings", "input_embeddings"),
+    ):
         expected = reference(f"logit_diff.{name}")
         most = max(abs(x) for row in expected for vector in row for x in vector)
         for ours, whole, mask in zip(found[f"{key}_gradients"], expected, inputs["attention_mask"], strict=True):
@@ -67,7 +71,11 @@ def test_keep_gradient_adds_the_gradient_of_one_logit(llama: HookedModel) -> Non
 
 def test_interventions_are_differentiated_through(llama: HookedModel) -> None:
     edit = Intervention(
-        type="full", activation="resid_in_1", token_positions=["all"], patching_values="ablation", multiplication_value=0.0
+        type="full",
+        activation="resid_in_1",
+        token_positions=["all"],
+        patching_values="ablation",
+        multiplication_value=0.0,
     )
     found = llama.gradients(IDS[0], ["resid_in_1", "resid_out_0"], answer=7, against=9, interventions=[edit])
     assert any(x != 0 for vector in found["resid_in_1_gradients"].tolist()[0] for x in vector)

@@ -62,7 +62,10 @@ class Batch:
             elif self.said or self.others:
                 self.inputs = {key: given[key] for key in given if key in _READ}
         if self.said.get("vocabulary_index") is not None:
-            raise InputError("'vocabulary_index' of a batch asks for a gradient, which extract_cache does not take", "forward and gradients do")
+            raise InputError(
+                "'vocabulary_index' of a batch asks for a gradient, which extract_cache does not take",
+                "forward and gradients do",
+            )
 
     @property
     def is_one_row(self) -> bool:

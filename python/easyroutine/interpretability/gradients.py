@@ -111,7 +111,9 @@ def kept_gradient(
 ) -> ActivationCache:
     """What ``keep_gradient`` adds: ``input_embeddings_gradients`` of the logit of ``vocabulary_index`` at the last token."""
     metrics = _metrics(model, "logit", vocabulary_index, None, len(rows), has_target=False, name="vocabulary_index")
-    cache = _run(model, rows, ["input_embeddings"], metrics, positions, target=None, vectors=[], rule="gradient", **more)
+    cache = _run(
+        model, rows, ["input_embeddings"], metrics, positions, target=None, vectors=[], rule="gradient", **more
+    )
     del cache["metric"]
     return cache
 
@@ -189,5 +191,6 @@ def tokens_of(model: HookedModel, value: Any, name: str, n_rows: int) -> list[in
     if len(tokens) not in (1, n_rows):
         raise InputError(f"{len(tokens)} tokens of {name} for {n_rows} rows", "give one for all rows, or one a row")
     return [
-        model.get_text_tokenizer().to_single_token(one) if isinstance(one, str) else token_id(one, name) for one in tokens
+        model.get_text_tokenizer().to_single_token(one) if isinstance(one, str) else token_id(one, name)
+        for one in tokens
     ]
