@@ -3,7 +3,7 @@
 
 use easyroutine_sites::{Point, Selector, Site};
 
-use crate::arch::{Head, Window, Wiring};
+use crate::arch::{Bias, Head, Window, Wiring};
 use crate::batch::Batch;
 use crate::cache::ActivationCache;
 use crate::error::Result;
@@ -176,13 +176,16 @@ fn patterns(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
             Window::Full => usize::MAX,
             Window::Sliding(n) => n,
         };
+        let has_sink = layer.attention.sinks == Bias::Stored;
         for head in 0..model.arch().n_heads {
             let point = Point::head_of(Site::Pattern, l, head);
             let Some(kept) = cache.get(point) else { continue };
             for (row, shape) in kept.row_shapes.iter().enumerate() {
                 for (query, weights) in kept.row(row).chunks_exact(shape[1]).enumerate() {
                     let sum: f64 = weights.iter().map(|w| f64::from(*w)).sum();
-                    sums.note(point, if sum.is_nan() { f64::INFINITY } else { (sum - 1.0).abs() });
+                    // A sink takes a share that no key has.
+                    let least = if has_sink { sum.min(1.0) } else { 1.0 };
+                    sums.note(point, if sum.is_nan() { f64::INFINITY } else { (sum - least).abs() });
                     let hidden = |key: usize| key > query || query - key >= window;
                     let seen =
                         weights.iter().enumerate().filter(|(key, w)| hidden(*key) && **w != 0.0).count();

@@ -79,6 +79,8 @@ pub struct LayerNames {
     pub k_norm: Option<HeadNorm>,
     /// Output projection of attention.
     pub out: Linear,
+    /// The logit that each head has more.
+    pub sinks: Option<&'static str>,
     /// The MLP.
     pub mlp: MlpNames,
 }
@@ -201,14 +203,75 @@ pub enum MlpNames {
         /// Back to the stream.
         down: Linear,
     },
-    /// A router and gated experts; `{}` in the names of the projections is the expert.
+    /// A router and gated experts.
     Experts {
         /// The router, `[experts, d_model]`.
         router: Linear,
+        /// The correction by which experts are chosen.
+        correction: Option<Correction>,
+        /// The experts.
+        experts: ExpertNames,
+        /// The one that every token goes through.
+        shared: Option<SharedNames>,
+    },
+}
+
+/// The tensor of a router's correction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Correction {
+    /// `[experts]`
+    Vector(&'static str),
+    /// `[1, experts]`
+    Row(&'static str),
+}
+
+/// How experts are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpertNames {
+    /// One by one; `{}` in the names is the expert.
+    Each {
         /// To an expert's gate.
         gate: Linear,
-        /// To an expert's neurons.
+        /// To its neurons.
         up: Linear,
+        /// Back to the stream.
+        down: Linear,
+    },
+    /// All in one tensor, `[experts, outputs, inputs]`; gates come before neurons.
+    Stacked {
+        /// Gate and neurons.
+        gate_up: &'static str,
+        /// Back to the stream.
+        down: &'static str,
+    },
+    /// All in one tensor with biases, gates and neurons alternating: `[experts, inputs, outputs]`, or in blocks of MXFP4
+    /// (`_blocks` and `_scales`) `[experts, outputs, inputs]`. Names are whole but for those ends and `_bias`.
+    Alternating {
+        /// Gate and neurons.
+        gate_up: &'static str,
+        /// Back to the stream.
+        down: &'static str,
+    },
+}
+
+/// How a shared expert is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedNames {
+    /// Three projections, and perhaps one to what weighs it.
+    Split {
+        /// To its gate.
+        gate: Linear,
+        /// To its neurons.
+        up: Linear,
+        /// Back to the stream.
+        down: Linear,
+        /// What weighs it.
+        weigh: Option<&'static str>,
+    },
+    /// Gate and neurons in one.
+    Stacked {
+        /// Gate and neurons.
+        gate_up: Linear,
         /// Back to the stream.
         down: Linear,
     },

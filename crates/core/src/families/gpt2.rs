@@ -80,6 +80,7 @@ fn names() -> Names {
             qkv: QkvNames::Stacked(conv1d("attn.c_attn")),
             q_norm: None,
             k_norm: None,
+            sinks: None,
             out: conv1d("attn.c_proj"),
             mlp: MlpNames::Plain { up: conv1d("mlp.c_fc"), down: conv1d("mlp.c_proj") },
         }],

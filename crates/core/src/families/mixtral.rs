@@ -1,13 +1,13 @@
 //! Mixtral: Mistral with experts in place of every MLP.
 
-use super::parts::{activation, attention, block, norm, pre_norm, top_k, window};
+use super::parts::{RENORMALISED, activation, attention, block, norm, pre_norm, top_k, window};
 use super::rope::{RopeKeys, rope};
 use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
 use super::{Family, Only, stored};
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
-use crate::names::{Linear, MlpNames, Names};
+use crate::names::{Linear, Names};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "mixtral",
@@ -30,17 +30,14 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: top_k(config, 2, count)?,
         d_mlp: config.size_or("intermediate_size", 14_336)?,
-        act: activation(config, "hidden_act", "silu")?,
+        gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
         // `MixtralTopKRouter` divides by the sum, whatever the config says.
-        weights: ExpertWeights::Renormalised,
+        router: Router::softmax(RENORMALISED),
+        shared: None,
     };
     let layer = block(attention, mlp, pre_norm(norm));
     let arch = sizes.rotary_arch(rope, vec![layer; sizes.n_layers], norm);
-    let experts = MlpNames::Experts {
-        router: Linear::new("block_sparse_moe.gate", Bias::Absent),
-        gate: Linear::new("block_sparse_moe.experts.{}.w1", Bias::Absent),
-        up: Linear::new("block_sparse_moe.experts.{}.w3", Bias::Absent),
-        down: Linear::new("block_sparse_moe.experts.{}.w2", Bias::Absent),
-    };
+    let router = Linear::new("block_sparse_moe.gate", Bias::Absent);
+    let experts = stored::experts(router, stored::BLOCK_SPARSE);
     Ok((arch, stored::model(vec![stored::layer(Bias::Absent, Bias::Absent, experts)])))
 }

@@ -14,6 +14,7 @@ mod codegen;
 mod cohere;
 mod cohere2;
 mod ernie4_5;
+mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
 mod gemma;
@@ -21,16 +22,21 @@ mod gemma2;
 mod gemma3_text;
 mod glm;
 mod glm4;
+mod glm4_moe;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neo;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
+mod granitemoe;
+mod granitemoeshared;
 pub mod heads;
 mod helium;
 mod hunyuan_v1_dense;
 mod llama;
+mod minimax_m2;
 mod ministral;
 mod ministral3;
 mod mistral;
@@ -41,13 +47,16 @@ mod nemotron;
 mod olmo;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod opt;
 mod parts;
 mod persimmon;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen2;
 mod qwen2_5_vl_text;
+mod qwen2_moe;
 mod qwen2_vl_text;
 mod qwen3;
 mod qwen3_moe;
@@ -139,6 +148,15 @@ pub const FAMILIES: &[Family] = &[
     codegen::FAMILY,
     biogpt::FAMILY,
     persimmon::FAMILY,
+    olmoe::FAMILY,
+    qwen2_moe::FAMILY,
+    gpt_oss::FAMILY,
+    glm4_moe::FAMILY,
+    ernie4_5_moe::FAMILY,
+    phimoe::FAMILY,
+    granitemoe::FAMILY,
+    granitemoeshared::FAMILY,
+    minimax_m2::FAMILY,
 ];
 
 /// What a config says.

@@ -53,6 +53,7 @@ pub(super) fn attention(scale: f32, position: PositionMark) -> Attention {
         query_growth: None,
         window: Window::Full,
         position,
+        sinks: Bias::Absent,
     }
 }
 
@@ -135,6 +136,15 @@ pub(super) fn factor_or_one(config: &Config, key: &str) -> Result<Option<f32>> {
     }
     Ok(factor(value))
 }
+
+/// A router of softmax whose weights are divided by their sum where `key` says so.
+pub(super) fn softmax_router(config: &Config, key: &str, default: bool) -> Result<Router> {
+    let renormalised = config.flag_or(key, default)?;
+    Ok(Router::softmax(if renormalised { RENORMALISED } else { ExpertWeights::AsTheyAre }))
+}
+
+/// Weights divided by their sum.
+pub(super) const RENORMALISED: ExpertWeights = ExpertWeights::Renormalised { least: 0.0 };
 
 /// Experts a token goes through, at most all of them.
 pub(super) fn top_k(config: &Config, default: usize, experts: usize) -> Result<usize> {

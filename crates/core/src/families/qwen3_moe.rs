@@ -1,13 +1,13 @@
 //! Qwen3 with experts in some or all layers.
 
-use super::parts::{activation, attention, block, norm, pre_norm, switched_window, top_k};
+use super::parts::{activation, attention, block, norm, pre_norm, softmax_router, switched_window, top_k};
 use super::rope::{RopeKeys, rope};
 use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
 use super::{Family, Only, stored};
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
-use crate::names::{LayerNames, Linear, MlpNames, Names};
+use crate::names::{LayerNames, Linear, Names};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_moe",
@@ -30,23 +30,24 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     };
     let act = activation(config, "hidden_act", "silu")?;
     let count = config.size_of_any(&["num_experts", "num_local_experts"], 128)?;
-    let renormalised = config.flag_or("norm_topk_prob", false)?;
-    let experts = Mlp::Experts {
+    let routed = Mlp::Experts {
         count,
         top_k: top_k(config, 8, count)?,
         d_mlp: config.size_or("moe_intermediate_size", 768)?,
-        act,
-        weights: if renormalised { ExpertWeights::Renormalised } else { ExpertWeights::AsTheyAre },
+        gate: ExpertGate::Plain(act),
+        router: softmax_router(config, "norm_topk_prob", false)?,
+        shared: None,
     };
     let dense = Mlp::Gated { d_mlp: config.size_or("intermediate_size", 6144)?, act };
 
+    let experts = || stored::experts(Linear::new("mlp.gate", Bias::Absent), stored::EXPERTS);
     let bias = Bias::when(config.flag_or("attention_bias", false)?);
     let named =
         |mlp| stored::with_qk_norm(stored::layer(bias, bias, mlp), "self_attn.q_norm", "self_attn.k_norm");
     let (layers, names): (Vec<Layer>, Vec<LayerNames>) = sparse(config, sizes.n_layers)?
         .into_iter()
         .map(|sparse| match sparse {
-            true => (block(attention.clone(), experts, pre_norm(norm)), named(expert_names())),
+            true => (block(attention.clone(), routed, pre_norm(norm)), named(experts())),
             false => (block(attention.clone(), dense, pre_norm(norm)), named(stored::gated(Bias::Absent))),
         })
         .unzip();
@@ -54,17 +55,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
 }
 
 /// Which layers have experts: every `decoder_sparse_step`-th, but those of `mlp_only_layers`.
-fn sparse(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
+pub(super) fn sparse(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let step = config.size_or("decoder_sparse_step", 1)?;
     let dense = config.optional_indices("mlp_only_layers")?.unwrap_or_default();
     Ok((0..n_layers).map(|l| (l + 1).is_multiple_of(step) && !dense.contains(&(l as u64))).collect())
-}
-
-fn expert_names() -> MlpNames {
-    MlpNames::Experts {
-        router: Linear::new("mlp.gate", Bias::Absent),
-        gate: Linear::new("mlp.experts.{}.gate_proj", Bias::Absent),
-        up: Linear::new("mlp.experts.{}.up_proj", Bias::Absent),
-        down: Linear::new("mlp.experts.{}.down_proj", Bias::Absent),
-    }
 }

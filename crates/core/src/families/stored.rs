@@ -20,6 +20,41 @@ pub(super) fn gated(bias: Bias) -> MlpNames {
     }
 }
 
+/// Experts stored one by one under `experts.{}.`.
+pub(super) fn experts(router: Linear, experts: [&'static str; 3]) -> MlpNames {
+    let [gate, up, down] = experts.map(|name| Linear::new(name, Bias::Absent));
+    let experts = ExpertNames::Each { gate, up, down };
+    MlpNames::Experts { router, correction: None, experts, shared: None }
+}
+
+/// `gate_proj`, `up_proj` and `down_proj` of each expert.
+pub(super) const EXPERTS: [&str; 3] =
+    ["mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"];
+
+/// `w1`, `w3` and `w2` of each expert.
+pub(super) const BLOCK_SPARSE: [&str; 3] =
+    ["block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3", "block_sparse_moe.experts.{}.w2"];
+
+/// Experts chosen by a correction, or with a shared one beside them.
+pub(super) fn with_shared(
+    mlp: MlpNames,
+    correction: Option<Correction>,
+    shared: Option<SharedNames>,
+) -> MlpNames {
+    match mlp {
+        MlpNames::Experts { router, experts, .. } => {
+            MlpNames::Experts { router, correction, experts, shared }
+        }
+        other => other,
+    }
+}
+
+/// A shared expert of these projections.
+pub(super) fn shared(names: [&'static str; 3], bias: Bias, weigh: Option<&'static str>) -> SharedNames {
+    let [gate, up, down] = names.map(|name| Linear::new(name, bias));
+    SharedNames::Split { gate, up, down, weigh }
+}
+
 /// An MLP of two projections.
 pub(super) fn plain(up: &'static str, down: &'static str, bias: Bias) -> MlpNames {
     MlpNames::Plain { up: Linear::new(up, bias), down: Linear::new(down, bias) }
@@ -43,6 +78,7 @@ pub(super) fn layer(qkv: Bias, out: Bias, mlp: MlpNames) -> LayerNames {
         qkv: split("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", qkv),
         q_norm: None,
         k_norm: None,
+        sinks: None,
         out: Linear::new("self_attn.o_proj", out),
         mlp,
     }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use easyroutine_kernels::{Cpu, Dtype};
 
+use super::build_experts as experts;
 use super::embed::{Embedding, Table};
-use super::experts::Expert;
 use super::weights::{Block, Mlp, Norms, Weights};
 use super::xielu::Xielu;
 use super::{Model, Unembedding, alibi};
@@ -290,7 +290,12 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
         Wiring::Parallel { attention, mlp } => [Some(attention), None, mlp, None],
         Wiring::NormOnStream { attention, mlp } => [Some(attention), None, Some(mlp), None],
     };
-    let grouped = attention_spec(arch, &described.attention);
+    let mut grouped = attention_spec(arch, &described.attention);
+    if described.attention.sinks == Bias::Stored {
+        let name = names.sinks.ok_or_else(|| unnamed("sinks"))?;
+        let sinks = loader.vector(&format!("{prefix}{name}"), arch.n_heads)?;
+        grouped.sinks = Some(sinks).filter(|sinks| !sinks.is_empty());
+    }
     Ok(Block {
         norms: Norms {
             attention: norm(attention, names.attention_norm)?,
@@ -458,29 +463,14 @@ fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &Lay
                 down: loader.linear(prefix, down, d_model, d_mlp)?,
             }
         }
-        (arch::Mlp::Experts { count, d_mlp, .. }, MlpNames::Experts { router, gate, up, down }) => {
-            let expert = |e: usize| -> Result<Expert> {
-                let of = |linear: Linear| linear.name.replace("{}", &e.to_string());
-                let part = |linear: Linear, outputs, inputs| {
-                    loader.part_named(prefix, &of(linear), linear, outputs, inputs)
-                };
-                let parts = vec![part(gate, d_mlp, d_model)?, part(up, d_mlp, d_model)?];
-                let down = vec![part(down, d_model, d_mlp)?];
-                Ok(Expert {
-                    gate_up: loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)),
-                    down: loader.fused(down, d_mlp, d_model, |n| (0, n)),
-                })
-            };
-            Mlp::Experts {
-                router: loader.linear_f32(prefix, router, count, d_model)?,
-                experts: (0..count).map(expert).collect::<Result<_>>()?,
-            }
+        (arch::Mlp::Experts { .. }, MlpNames::Experts { .. }) => {
+            experts::build(loader, prefix, arch.layers[layer].mlp, names.mlp, d_model)?
         }
         _ => return Err(unnamed("an MLP of this kind")),
     })
 }
 
-fn gate_up(
+pub(super) fn gate_up(
     loader: &Loader<'_>,
     prefix: &str,
     [gate, up]: [Linear; 2],
@@ -492,6 +482,6 @@ fn gate_up(
 }
 
 /// A family described something whose tensors it did not name: a mistake in `families/`, not in a file.
-fn unnamed(what: &str) -> Error {
+pub(super) fn unnamed(what: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("the family describes {what} but names no tensors for it"))
 }

@@ -4,6 +4,7 @@ mod alibi;
 mod attention;
 mod buffer;
 mod build;
+mod build_experts;
 mod embed;
 mod experts;
 mod past;

@@ -138,17 +138,22 @@ impl<'a> Run<'a> {
                 let (from, to) = self.registers.pair(*from, *to);
                 cpu.add(from.rows(), to.rows_mut());
             }
-            Step::Route { top_k, weights } => {
+            Step::Route { top_k, router } => {
                 let mut routes = std::mem::take(&mut self.registers.routes);
                 let scores = self.registers.get(Reg::RouterScores).rows();
-                experts::route(scores, *top_k, *weights, &mut routes);
+                experts::route(scores, *top_k, router, weights.correction(at)?, &mut routes);
                 self.registers.routes = routes;
             }
-            Step::Experts { act, .. } => {
+            Step::WeighShared => {
+                let weigh = weights.shared(at)?.weigh.as_deref().unwrap_or_default();
+                let (read, out) = self.registers.pair(Reg::Read, Reg::SharedOut);
+                experts::weigh(weigh, read.rows(), out.rows_mut());
+            }
+            Step::Experts { gate, .. } => {
                 let routes = std::mem::take(&mut self.registers.routes);
                 let (read, out) = self.registers.pair(Reg::Read, Reg::MlpOut);
                 let out = out.resize(tokens, model.arch.d_model);
-                experts::mix(cpu, weights.experts(at)?, &routes, *act, read.rows(), out);
+                experts::mix(cpu, weights.experts(at)?, &routes, *gate, read.rows(), out);
                 self.registers.routes = routes;
             }
             Step::Narrow { live } => self.narrow(live.iter()),

@@ -51,7 +51,16 @@ pub(crate) enum Mlp {
     /// A non-linearity with parameters of its own.
     Xielu { up: Projection, down: Projection, xielu: Xielu },
     /// A router and its experts.
-    Experts { router: Projection, experts: Vec<Expert> },
+    Experts { router: Projection, correction: Option<Vec<f32>>, experts: Vec<Expert>, shared: Option<Shared> },
+}
+
+/// An expert that every token goes through.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) up: Projection,
+    pub(crate) down: Projection,
+    /// What weighs it.
+    pub(crate) weigh: Option<Vec<f32>>,
 }
 
 impl Weights {
@@ -89,6 +98,8 @@ impl Weights {
             Matrix::Out => Some(&self.block(at)?.out),
             Matrix::Up => Some(dense(true)?),
             Matrix::Down => Some(dense(false)?),
+            Matrix::SharedUp => Some(&self.shared(at)?.up),
+            Matrix::SharedDown => Some(&self.shared(at)?.down),
             Matrix::Router => match &self.block(at)?.mlp {
                 Mlp::Experts { router, .. } => Some(router),
                 Mlp::Dense { .. } | Mlp::Xielu { .. } => None,
@@ -102,6 +113,22 @@ impl Weights {
         match &self.block(at)?.mlp {
             Mlp::Experts { experts, .. } => Ok(experts),
             Mlp::Dense { .. } | Mlp::Xielu { .. } => Err(missing(at, "experts")),
+        }
+    }
+
+    /// The correction by which experts of a section are chosen.
+    pub(crate) fn correction(&self, at: At) -> Result<Option<&[f32]>> {
+        match &self.block(at)?.mlp {
+            Mlp::Experts { correction, .. } => Ok(correction.as_deref()),
+            _ => Err(missing(at, "experts")),
+        }
+    }
+
+    /// The shared expert of a section.
+    pub(crate) fn shared(&self, at: At) -> Result<&Shared> {
+        match &self.block(at)?.mlp {
+            Mlp::Experts { shared: Some(shared), .. } => Ok(shared),
+            _ => Err(missing(at, "a shared expert")),
         }
     }
 

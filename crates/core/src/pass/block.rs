@@ -5,9 +5,9 @@ use easyroutine_sites::Site;
 
 use super::attention::attention;
 use super::emitter::Emitter;
-use super::step::Reg::{AttnOut, Hidden, MlpOut, Read, RouterScores, Stream};
+use super::step::Reg::{AttnOut, Hidden, MlpOut, Read, RouterScores, SharedHidden, SharedOut, Stream};
 use super::step::{Matrix, NormAt, Step};
-use crate::arch::{Mlp, Wiring};
+use crate::arch::{Mlp, SharedWeight, Wiring};
 
 /// One block: what reads the residual stream, and what is added to it.
 pub(super) fn block(p: &mut Emitter<'_>) {
@@ -87,10 +87,18 @@ fn mlp(p: &mut Emitter<'_>) {
             p.visit(Site::MlpHidden, Hidden);
             p.product(Hidden, Matrix::Down, Finish::Store, MlpOut);
         }
-        Mlp::Experts { top_k, d_mlp, act, weights, .. } => {
+        Mlp::Experts { top_k, d_mlp, gate, router, shared, .. } => {
             p.product(Read, Matrix::Router, Finish::Store, RouterScores);
-            p.push(Step::Route { top_k, weights });
-            p.push(Step::Experts { act, d_mlp, top_k });
+            p.push(Step::Route { top_k, router });
+            p.push(Step::Experts { gate, d_mlp, top_k });
+            if let Some(shared) = shared {
+                p.product(Read, Matrix::SharedUp, Finish::Gate(shared.act), SharedHidden);
+                p.product(SharedHidden, Matrix::SharedDown, Finish::Store, SharedOut);
+                if shared.weight == SharedWeight::Sigmoid {
+                    p.push(Step::WeighShared);
+                }
+                p.add(SharedOut, MlpOut);
+            }
         }
     }
 }

@@ -163,6 +163,11 @@ impl<'a> Emitter<'a> {
             Reg::HeadKv => 2 * heads,
             Reg::Z => heads,
             Reg::Hidden => self.layer.mlp.d_mlp(),
+            Reg::SharedOut => arch.d_model,
+            Reg::SharedHidden => match self.layer.mlp {
+                Mlp::Experts { shared: Some(shared), .. } => shared.d_mlp,
+                _ => 0,
+            },
             Reg::RouterScores => match self.layer.mlp {
                 Mlp::Experts { count, .. } => count,
                 Mlp::Plain { .. } | Mlp::Xielu { .. } | Mlp::Gated { .. } => 0,

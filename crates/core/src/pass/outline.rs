@@ -120,6 +120,7 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         | Step::Scale { .. }
         | Step::Add { .. }
         | Step::Experts { .. }
+        | Step::WeighShared
         | Step::Choose { .. } => arch.d_model,
     }
 }
@@ -133,6 +134,7 @@ fn multiplications(arch: &Arch, step: &Step) -> u64 {
         Step::HeadProduct { .. } => heads * arch.d_model,
         Step::Attend { .. } | Step::Patterns { .. } => 2 * heads,
         Step::Scores { .. } | Step::Mix { .. } => heads,
+        Step::WeighShared => arch.d_model,
         Step::Experts { d_mlp, top_k, .. } => 3 * top_k * d_mlp * arch.d_model,
         _ => 0,
     };

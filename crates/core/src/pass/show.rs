@@ -7,7 +7,9 @@ use easyroutine_kernels::{Activation, Finish};
 
 use super::At;
 use super::step::{KeyHeads, Matrix, NormAt, Reg, Step, Values, Visit};
-use crate::arch::{Arch, ExpertWeights, Norm, NormKind, PositionMark, Slopes, Window};
+use crate::arch::{
+    Arch, Bias, ExpertGate, ExpertScores, ExpertWeights, Norm, NormKind, PositionMark, Router, Slopes, Window,
+};
 use crate::tap::Want;
 
 /// A step as an equation.
@@ -68,16 +70,17 @@ impl fmt::Display for Shown<'_> {
             Step::AddDifference { .. } => f.write_str("attn_out += head - unedited"),
             Step::Scale { reg, by } => write!(f, "{reg} *= {by}"),
             Step::Add { from, to } => write!(f, "{to} += {from}"),
-            Step::Route { top_k, weights } => {
-                write!(f, "routes = the {top_k} largest of softmax(router)")?;
-                match weights {
-                    ExpertWeights::Renormalised => f.write_str(", renormalised"),
-                    ExpertWeights::AsTheyAre => Ok(()),
-                }
-            }
-            Step::Experts { act, .. } => {
+            Step::Route { top_k, router } => show_route(f, *top_k, router),
+            Step::Experts { gate: ExpertGate::Plain(act), .. } => {
                 write!(f, "mlp_out = sum over routes of W_down ({}(W_gate read) * W_up read)", word(*act))
             }
+            Step::Experts { gate: ExpertGate::Clamped { alpha, limit }, .. } => {
+                write!(
+                    f,
+                    "mlp_out = sum over routes of W_down ((up + 1) * gate * sigmoid({alpha} * gate)), both within {limit}"
+                )
+            }
+            Step::WeighShared => f.write_str("shared_out *= sigmoid(W_weigh read)"),
             Step::Narrow { .. } => f.write_str("only the tokens that are needed go on"),
             Step::Moments => f.write_str("moments = mean, variance, second moment of stream"),
             Step::Choose { .. } => f.write_str("final = stream"),
@@ -119,6 +122,32 @@ impl Shown<'_> {
         }
         text
     }
+}
+
+/// Which experts a token goes through.
+fn show_route(f: &mut fmt::Formatter<'_>, top_k: usize, router: &Router) -> fmt::Result {
+    let scores = match router.scores {
+        ExpertScores::Softmax => "softmax(router)",
+        ExpertScores::Sigmoid => "sigmoid(router)",
+        ExpertScores::SparseMixer { jitter } => {
+            return write!(
+                f,
+                "routes = two of router, one after the other, among those within {}",
+                2.0 * jitter
+            );
+        }
+    };
+    write!(f, "routes = the {top_k} largest of {scores}")?;
+    if router.correction == Bias::Stored {
+        f.write_str(" + correction")?;
+    }
+    if let Some(groups) = router.groups {
+        write!(f, " in {} of {} groups", groups.kept, groups.count)?;
+    }
+    if let ExpertWeights::Renormalised { .. } = router.weights {
+        f.write_str(", renormalised")?;
+    }
+    if router.scale == 1.0 { Ok(()) } else { write!(f, ", times {}", router.scale) }
 }
 
 /// The values that are mixed.
@@ -167,6 +196,8 @@ impl fmt::Display for Reg {
             Reg::MlpOut => "mlp_out",
             Reg::Head => "head",
             Reg::Unedited => "unedited",
+            Reg::SharedHidden => "shared_hidden",
+            Reg::SharedOut => "shared_out",
             Reg::RouterScores => "router",
             Reg::Moments => "moments",
             Reg::Final => "final",
@@ -187,6 +218,8 @@ impl fmt::Display for Matrix {
             Matrix::Up => "W_up",
             Matrix::Down => "W_down",
             Matrix::Router => "W_router",
+            Matrix::SharedUp => "W_shared_up",
+            Matrix::SharedDown => "W_shared_down",
             Matrix::EmbeddingOut => "W_embed_out",
         })
     }

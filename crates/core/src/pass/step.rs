@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use easyroutine_kernels::{Activation, Finish};
+use easyroutine_kernels::Finish;
 use easyroutine_sites::Site;
 
-use crate::arch::{ExpertWeights, Norm, Pooling, QueryGrowth};
+use crate::arch::{ExpertGate, Norm, Pooling, QueryGrowth, Router};
 use crate::tap::{Keeping, Want};
 
 /// A buffer, by what it holds. All have one row a token but the last four.
@@ -33,6 +33,10 @@ pub(crate) enum Reg {
     Head,
     /// A copy of `Head` from before a tap saw it.
     Unedited,
+    /// Neurons of the shared expert.
+    SharedHidden,
+    /// What the shared expert gives.
+    SharedOut,
     /// Scores of all experts.
     RouterScores,
     /// Mean, variance and second moment of the stream.
@@ -67,6 +71,10 @@ pub(crate) enum Matrix {
     Down,
     /// Scores of experts; always in f32, so that no choice flips.
     Router,
+    /// The shared expert's first projection, gate and up in one.
+    SharedUp,
+    /// The shared expert's last projection.
+    SharedDown,
     /// From the stream's width back to the embedding's.
     EmbeddingOut,
 }
@@ -158,10 +166,12 @@ pub(crate) enum Step {
     Scale { reg: Reg, by: f32 },
     /// to += from
     Add { from: Reg, to: Reg },
-    /// The most likely experts of each token, from the softmax of their scores.
-    Route { top_k: usize, weights: ExpertWeights },
+    /// The best experts of each token, with weights.
+    Route { top_k: usize, router: Router },
     /// The weighted sum of what a token's experts give.
-    Experts { act: Activation, d_mlp: usize, top_k: usize },
+    Experts { gate: ExpertGate, d_mlp: usize, top_k: usize },
+    /// shared_out *= sigmoid(w read)
+    WeighShared,
     /// From here on only tokens that some tap needs are computed.
     Narrow { live: Regs },
     /// Statistics of the stream, for the final norm.
@@ -270,7 +280,7 @@ impl Step {
         use Reg::{
             AttnOut, Final, Head, HeadKv, Hidden, Logits, MlpOut, Moments, Pairs, Qkv, RouterScores, Routes,
         };
-        use Reg::{Read, Stream, Unedited, Z};
+        use Reg::{Read, SharedOut, Stream, Unedited, Z};
         let effects = |reads: &[Reg], writes: &[Reg]| Effects {
             reads: Regs::of(reads),
             writes: Regs::of(writes),
@@ -313,6 +323,9 @@ impl Step {
             Step::Route { .. } => effects(&[RouterScores], &[Routes]),
             Step::Experts { .. } => {
                 Effects { rows: Regs::of(&[Read]), ..effects(&[Read, Routes], &[MlpOut]) }
+            }
+            Step::WeighShared => {
+                Effects { rows: Regs::of(&[Read]), ..effects(&[Read, SharedOut], &[SharedOut]) }
             }
             Step::Narrow { live } => Effects { reads: *live, writes: *live, rows: Regs::NONE },
             Step::Moments => effects(&[Stream], &[Moments]),

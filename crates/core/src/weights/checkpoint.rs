@@ -129,6 +129,37 @@ impl Checkpoint {
         Ok(TensorRows { stored: Some(tensor.stored.lasting()?), quirk: tensor.quirk })
     }
 
+    /// The container's name of a tensor of bytes of this shape; nothing where it is noted as a fault.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub(crate) fn bytes(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Option<String>> {
+        let Some(key) = self.find(prefix, name) else {
+            self.note(|faults| faults.missing.insert(format!("{prefix}{name}")))?;
+            return Ok(None);
+        };
+        let stored = self.by_name(&key)?.stored;
+        self.used().insert(key.clone());
+        if stored.shape() == shape && stored.encoding() == Encoding::U8 {
+            return Ok(Some(key));
+        }
+        let unfit = format!(
+            "tensor `{key}` has shape {:?} of {:?}; the config asks for {shape:?} bytes",
+            stored.shape(),
+            stored.encoding()
+        );
+        self.note(|faults| faults.unfit.insert(unfit))?;
+        Ok(None)
+    }
+
+    /// The bytes of a tensor that [`Checkpoint::bytes`] named.
+    pub(crate) fn raw(&self, key: &str) -> &[u8] {
+        self.stored
+            .get(key)
+            .and_then(|(stored, _)| self.container.tensor(stored))
+            .map_or(&[], |tensor| tensor.bytes())
+    }
+
     fn note(&self, add: impl FnOnce(&mut Faults) -> bool) -> Result<()> {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         add(&mut faults);

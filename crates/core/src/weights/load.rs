@@ -6,6 +6,7 @@ use std::sync::Arc;
 use easyroutine_kernels::{Cpu, Dtype, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
 
 use super::checkpoint::{Checkpoint, TensorRows};
+use super::mxfp4::Mxfp4;
 use super::projection::{Projection, Update};
 use super::table::Table;
 use crate::adapter::LowRank;
@@ -168,6 +169,50 @@ impl Loader<'_> {
         Ok(Part { weight, bias, update })
     }
 
+    /// All experts' projections in one tensor, `[experts, outputs, inputs]`: its rows are the outputs of one expert after
+    /// another.
+    pub(crate) fn stacked_part(&self, name: &str, shape: [usize; 3]) -> Result<Part> {
+        let weight = PartRows::Stored(self.checkpoint.rows(self.base, name, &shape)?);
+        Ok(Part { weight, bias: None, update: None })
+    }
+
+    /// One expert's projection of a tensor `[experts, inputs, outputs]`, or of blocks of MXFP4, with its bias.
+    pub(crate) fn biased_part(
+        &self,
+        name: &str,
+        expert: usize,
+        [count, outputs, inputs]: [usize; 3],
+    ) -> Result<Part> {
+        let biases = self.checkpoint.values(self.base, &format!("{name}_bias"), &[count, outputs])?;
+        let bias = biases.chunks_exact(outputs).nth(expert).map(<[f32]>::to_vec);
+        let blocks = format!("{name}_blocks");
+        let is_packed = inputs.is_multiple_of(32) && self.checkpoint.has(self.base, &blocks);
+        let weight = match is_packed {
+            true => {
+                let scales = format!("{name}_scales");
+                let blocks = self.checkpoint.bytes(self.base, &blocks, &[count, outputs, inputs / 32, 16])?;
+                let scales = self.checkpoint.bytes(self.base, &scales, &[count, outputs, inputs / 32])?;
+                match (blocks, scales) {
+                    (Some(blocks), Some(scales)) => {
+                        PartRows::Mxfp4(Mxfp4 { blocks, scales, first: expert * outputs })
+                    }
+                    _ => PartRows::Missing,
+                }
+            }
+            false => match self.checkpoint.tensor(self.base, name, &[count, inputs, outputs])? {
+                Some(tensor) => {
+                    let mut values = vec![0.0; inputs * outputs];
+                    for (input, row) in values.chunks_exact_mut(outputs).enumerate() {
+                        tensor.read_row(expert * inputs + input, row)?;
+                    }
+                    PartRows::Columns { values, outputs }
+                }
+                None => PartRows::Missing,
+            },
+        };
+        Ok(Part { weight, bias, update: None })
+    }
+
     /// A table that is looked up by row: tensor `name`, with what an adapter adds to `module`. Each has a prefix of its
     /// own, since a tied pair shares one tensor.
     pub(crate) fn table(
@@ -233,7 +278,7 @@ impl Loader<'_> {
         // Decoded values are a second copy, which should not wait.
         let decoded = parts.iter().any(|part| matches!(part, PartRows::Columns { .. }));
         let place = Box::new(place);
-        let matrix = later(Arc::new(JoinedRows { parts, place, _files: Arc::clone(self.checkpoint) }));
+        let matrix = later(Arc::new(JoinedRows { parts, place, files: Arc::clone(self.checkpoint) }));
         if decoded {
             matrix.pack_now(self.cpu);
         }
@@ -298,6 +343,8 @@ enum PartRows {
     Columns { values: Vec<f32>, outputs: usize },
     /// A table that is looked up by row.
     Table(Table),
+    /// Blocks of 32 four-bit numbers with a common scale.
+    Mxfp4(Mxfp4),
     /// What the checkpoint has noted as a fault: no model is built of it.
     Missing,
 }
@@ -307,7 +354,7 @@ impl PartRows {
         match self {
             PartRows::Missing => true,
             PartRows::Stored(rows) => rows.is_missing(),
-            PartRows::Columns { .. } | PartRows::Table(_) => false,
+            PartRows::Columns { .. } | PartRows::Table(_) | PartRows::Mxfp4(_) => false,
         }
     }
 }
@@ -317,7 +364,7 @@ struct JoinedRows {
     parts: Vec<PartRows>,
     place: Box<dyn Fn(usize) -> Place + Send + Sync>,
     /// Says that the files are still read.
-    _files: Arc<Checkpoint>,
+    files: Arc<Checkpoint>,
 }
 
 impl Source for JoinedRows {
@@ -330,6 +377,7 @@ impl Source for JoinedRows {
                 let column = values[row..].iter().step_by(*outputs);
                 weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
             }
+            PartRows::Mxfp4(blocks) => blocks.read(&self.files, row, weights),
             PartRows::Missing => {}
         }
     }
@@ -339,7 +387,7 @@ impl Source for JoinedRows {
             match part {
                 PartRows::Stored(rows) => rows.drop_pages(),
                 PartRows::Table(table) => table.drop_pages(),
-                PartRows::Columns { .. } | PartRows::Missing => {}
+                PartRows::Columns { .. } | PartRows::Mxfp4(_) | PartRows::Missing => {}
             }
         }
     }

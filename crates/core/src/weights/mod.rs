@@ -4,6 +4,7 @@
 mod checkpoint;
 mod files;
 mod load;
+mod mxfp4;
 mod projection;
 mod surplus;
 mod table;

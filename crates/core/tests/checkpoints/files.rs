@@ -4,7 +4,7 @@ use easyroutine::load::{LoadOptions, load, open};
 
 use super::says;
 use crate::common::draft::{Draft, Stored};
-use crate::common::folder;
+use crate::common::{extract, fixtures, folder, relative_error, tensors_of};
 
 fn surplus() -> Draft {
     let mut draft = Draft::of("llama");
@@ -85,4 +85,15 @@ fn quantised_tensors_are_refused_though_the_config_does_not_speak_of_them() {
     let mut draft = Draft::of("llama");
     draft.tensors.insert("model.layers.0.mlp.up_proj.qweight".to_owned(), Stored::f32(&[1], [0.5]));
     says(draft.open(), &["quantised", "qweight"]);
+}
+
+/// Experts in blocks of four-bit numbers are what transformers unpacks them to.
+#[test]
+fn blocks_of_mxfp4_are_the_weights_that_transformers_unpacks() {
+    let place = fixtures().join("checkpoints/mxfp4");
+    let model = load(&folder(&place), &LoadOptions::default()).unwrap();
+    let references = tensors_of(&place.join("reference.safetensors"));
+    let cache = extract(&model, &references["full.input_ids"].integers(), "logits", "all");
+    let error = relative_error(cache.get("logits").unwrap().values(), &references["full.logits"].values);
+    assert!(error < 1e-5, "{error:.1e}");
 }

@@ -1,6 +1,7 @@
 //! What single heads show.
 
 use easyroutine::Value;
+use easyroutine::arch::{Bias, Layer};
 use easyroutine::sites::{Point, Site};
 
 use super::{all_points, for_every_variant, two_rows};
@@ -37,14 +38,17 @@ fn a_head_sees_its_slice_of_the_projections() {
     });
 }
 
+/// Whether the only token of a row mixes just what the projection gave: values are not clamped, and no sink takes part.
+fn mixes_plainly(layer: &Layer) -> bool {
+    layer.attention.clip.is_none() && layer.attention.sinks == Bias::Absent
+}
+
 #[test]
 fn the_first_token_mixes_its_own_value_alone() {
     for_every_variant(|name, model| {
         let (arch, rows) = (model.arch(), two_rows(model));
         let cache = capture(model, &rows, all_points(model));
-        // Where values are clamped, what is mixed is not what the projection gave.
-        let unclamped = |l: &usize| arch.layers[*l].attention.clip.is_none();
-        for l in (0..arch.layers.len()).filter(unclamped) {
+        for l in (0..arch.layers.len()).filter(|l| mixes_plainly(&arch.layers[*l])) {
             for head in 0..arch.n_heads {
                 let [out, projected] = ["head_out", "projected_value"]
                     .map(|site| cache.get(&format!("{site}_L{l}H{head}")).unwrap());
@@ -63,7 +67,7 @@ fn the_first_token_mixes_its_own_value_alone() {
 #[test]
 fn keys_and_queries_are_projected_as_values_are() {
     for_every_variant(|name, model| {
-        if model.arch().layers.iter().any(|layer| layer.attention.clip.is_some()) {
+        if !model.arch().layers.iter().all(mixes_plainly) {
             return;
         }
         let rows: Vec<Vec<u32>> = two_rows(model).concat().into_iter().map(|id| vec![id]).collect();

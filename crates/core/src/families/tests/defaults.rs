@@ -70,13 +70,22 @@ const DEFAULTS: &[Row] = {
         ("gpt_bigcode", [768, 12, 12, 1, 64, 50257, 1024], Tied, 3072),
         ("codegen", [4096, 28, 16, 16, 256, 50400, 2048], Own, 16384),
         ("biogpt", [1024, 24, 16, 16, 64, 42384, 1024], Tied, 4096),
+        ("olmoe", [2048, 16, 16, 16, 128, 50304, 4096], Own, 2048),
+        ("qwen2_moe", [2048, 24, 16, 16, 128, 151_936, 32768], Own, 1408),
+        ("gpt_oss", [2880, 36, 64, 8, 64, 201_088, 131_072], Own, 2880),
+        ("ernie4_5_moe", [2560, 28, 20, 4, 128, 103_424, 131_072], Tied, 12288),
+        ("phimoe", [4096, 32, 32, 8, 128, 32064, 131_072], Own, 6400),
+        ("granitemoe", [4096, 32, 32, 32, 128, 32000, 2048], Own, 11008),
+        ("granitemoeshared", [4096, 32, 32, 32, 128, 32000, 2048], Own, 11008),
+        ("minimax_m2", [3072, 62, 48, 8, 128, 200_064, 196_608], Own, 1536),
         ("persimmon", [4096, 36, 64, 64, 64, 262_144, 16384], Own, 16384),
     ]
 };
 
 #[test]
 fn sizes_of_a_config_that_says_nothing() {
-    assert_eq!(DEFAULTS.len(), FAMILIES.len());
+    // One class has heads of no whole width by default: its configs name `head_dim`.
+    assert_eq!(DEFAULTS.len() + 1, FAMILIES.len());
     for (model_type, sizes, matrix, neurons) in DEFAULTS {
         let a = bare(model_type);
         let got = [a.d_model, a.layers.len(), a.n_heads, a.n_kv_heads, a.d_head, a.vocabulary, a.context];
@@ -348,13 +357,13 @@ fn experts_of_qwen3_moe_stand_where_the_config_puts_them() {
         [false, false, false, true]
     );
     let weights = |keys| match with("qwen3_moe", keys).layers[0].mlp {
-        Mlp::Experts { weights, count, top_k, .. } => (weights, count, top_k),
+        Mlp::Experts { router, count, top_k, .. } => (router.weights, count, top_k),
         other => panic!("{other:?}"),
     };
     assert_eq!(weights(json!({})), (ExpertWeights::AsTheyAre, 128, 8));
     assert_eq!(
         weights(json!({"norm_topk_prob": true, "num_local_experts": 16})),
-        (ExpertWeights::Renormalised, 16, 8)
+        (parts::RENORMALISED, 16, 8)
     );
     assert_eq!(
         weights(json!({"num_experts": 16, "num_experts_per_tok": 2})),

@@ -120,7 +120,34 @@ impl Tensors {
         self.head_norm(prefix, names.q_norm, layer.attention.qk_norm, arch.n_heads, arch.d_head);
         self.head_norm(prefix, names.k_norm, layer.attention.qk_norm, arch.n_kv_heads, arch.d_head);
         self.linear(prefix, names.out, d, q);
+        names.sinks.into_iter().for_each(|name| self.add(format!("{prefix}{name}"), &[arch.n_heads]));
         self.mlp(prefix, d, layer.mlp, names.mlp);
+    }
+
+    fn experts(&mut self, prefix: &str, d: usize, count: usize, d_mlp: usize, names: ExpertNames) {
+        match names {
+            ExpertNames::Each { gate, up, down } => {
+                for expert in 0..count {
+                    let mut one = |linear: Linear, outputs, inputs| {
+                        let name = linear.name.replace("{}", &expert.to_string());
+                        self.add(format!("{prefix}{name}.weight"), &[outputs, inputs]);
+                    };
+                    one(gate, d_mlp, d);
+                    one(up, d_mlp, d);
+                    one(down, d, d_mlp);
+                }
+            }
+            ExpertNames::Stacked { gate_up, down } => {
+                self.add(format!("{prefix}{gate_up}"), &[count, 2 * d_mlp, d]);
+                self.add(format!("{prefix}{down}"), &[count, d, d_mlp]);
+            }
+            ExpertNames::Alternating { gate_up, down } => {
+                self.add(format!("{prefix}{gate_up}"), &[count, d, 2 * d_mlp]);
+                self.add(format!("{prefix}{gate_up}_bias"), &[count, 2 * d_mlp]);
+                self.add(format!("{prefix}{down}"), &[count, d_mlp, d]);
+                self.add(format!("{prefix}{down}_bias"), &[count, d]);
+            }
+        }
     }
 
     fn mlp(&mut self, prefix: &str, d: usize, mlp: Mlp, names: MlpNames) {
@@ -147,17 +174,32 @@ impl Tensors {
                 self.linear(prefix, gate_up, 2 * d_mlp, d);
                 self.linear(prefix, down, d, d_mlp);
             }
-            (Mlp::Experts { count, d_mlp, .. }, MlpNames::Experts { router, gate, up, down }) => {
+            (
+                Mlp::Experts { count, d_mlp, shared: shares, .. },
+                MlpNames::Experts { router, correction, experts, shared },
+            ) => {
                 self.linear(prefix, router, count, d);
-                for expert in 0..count {
-                    let mut one = |linear: Linear, outputs, inputs| {
-                        let name =
-                            format!("{prefix}{}.weight", linear.name.replace("{}", &expert.to_string()));
-                        self.add(name, &[outputs, inputs]);
-                    };
-                    one(gate, d_mlp, d);
-                    one(up, d_mlp, d);
-                    one(down, d, d_mlp);
+                match correction {
+                    None => {}
+                    Some(Correction::Vector(name)) => self.add(format!("{prefix}{name}"), &[count]),
+                    Some(Correction::Row(name)) => self.add(format!("{prefix}{name}"), &[1, count]),
+                }
+                self.experts(prefix, d, count, d_mlp, experts);
+                match (shares, shared) {
+                    (None, None) => {}
+                    (Some(expert), Some(SharedNames::Split { gate, up, down, weigh })) => {
+                        self.linear(prefix, gate, expert.d_mlp, d);
+                        self.linear(prefix, up, expert.d_mlp, d);
+                        self.linear(prefix, down, d, expert.d_mlp);
+                        weigh
+                            .into_iter()
+                            .for_each(|name| self.add(format!("{prefix}{name}.weight"), &[1, d]));
+                    }
+                    (Some(expert), Some(SharedNames::Stacked { gate_up, down })) => {
+                        self.linear(prefix, gate_up, 2 * expert.d_mlp, d);
+                        self.linear(prefix, down, d, expert.d_mlp);
+                    }
+                    (shares, names) => panic!("{shares:?} is stored as {names:?}"),
                 }
             }
             (mlp, names) => panic!("{mlp:?} is stored as {names:?}"),

@@ -131,6 +131,8 @@ fn quantised_weights_are_refused_by_their_method() {
         refused("llama", json!({"quantization_config": {"quant_method": method}}), &[method, "GGUF"]);
     }
     refused("llama", json!({"quantization_config": {"load_in_4bit": true}}), &["bitsandbytes"]);
+    refused("llama", json!({"quantization_config": {"quant_method": "mxfp4"}}), &["mxfp4"]);
+    accepted("gpt_oss", json!({"quantization_config": {"quant_method": "mxfp4"}}));
     refused("llama", json!({"quantization": {"bits": 4}}), &["quantization"]);
     accepted("llama", json!({"quantization_config": null}));
 }

@@ -1,0 +1,62 @@
+//! Phi-3.5-MoE: LayerNorm, and two experts chosen one after the other, each weighed among its near rivals.
+
+use super::parts::{activation, attention, block, norm, pre_norm, window};
+use super::rope::{RopeKeys, rope};
+use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
+use super::{Family, stored};
+use crate::arch::*;
+use crate::config::Config;
+use crate::error::Result;
+use crate::names::*;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "phimoe",
+    read,
+    // Two experts are chosen whatever the first says, and noise is for training.
+    inert: &["num_experts_per_tok", "input_jitter_noise"],
+    only: &[],
+};
+
+const SIZES: SizeKeys = SizeKeys {
+    vocabulary: 32_064,
+    n_kv_heads: KvHeads::DefaultOrAsQueries(8),
+    ..usual(4096, 32, 32, 4096 * 32)
+};
+
+const ROPE: RopeKeys = RopeKeys { default_theta: 1e6, ..RopeKeys::USUAL };
+
+fn read(config: &Config) -> Result<(Arch, Names)> {
+    let sizes = Sizes::read(config, &SIZES)?;
+    let rope = rope(config, &sizes, &ROPE)?;
+    if rope.scaling != RopeScaling::None {
+        // LongRoPE of this class has factors on cos and sin of its own, `short_mscale` and `long_mscale`.
+        let key = if config.value("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
+        return Err(config.unsupported(key, "the default type"));
+    }
+    let norm = norm(config, NormKind::Layer, "rms_norm_eps", 1e-5)?;
+    let attention =
+        Attention { window: window(config, None)?, ..attention(sizes.scale(), PositionMark::Rope(0)) };
+    let count = config.size_of_any(&["num_local_experts", "num_experts"], 16)?;
+    if count < 2 {
+        return Err(config.wrong("num_local_experts", "two or more"));
+    }
+    let jitter = config.number_or("router_jitter_noise", 0.01)? as f32;
+    let mlp = Mlp::Experts {
+        count,
+        top_k: 2,
+        d_mlp: config.size_or("intermediate_size", 6400)?,
+        gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
+        router: Router {
+            scores: ExpertScores::SparseMixer { jitter },
+            ..Router::softmax(ExpertWeights::AsTheyAre)
+        },
+        shared: None,
+    };
+    let layer = block(attention, mlp, pre_norm(norm));
+    let mut arch = sizes.rotary_arch(rope, vec![layer; sizes.n_layers], norm);
+    arch.unembed.bias = Bias::when(config.flag_or("lm_head_bias", false)?);
+    let bias = Bias::when(config.flag_or("attention_bias", false)?);
+    let router = Linear::new("block_sparse_moe.gate", Bias::Absent);
+    let experts = stored::experts(router, stored::BLOCK_SPARSE);
+    Ok((arch, stored::model(vec![stored::layer(bias, bias, experts)])))
+}

@@ -1,0 +1,136 @@
+//! The weights of a layer of experts, however they are stored.
+
+use super::build::{gate_up, unnamed};
+use super::experts::Expert;
+use super::weights::{Mlp, Shared};
+use crate::arch;
+use crate::error::Result;
+use crate::names::{Correction, ExpertNames, Linear, MlpNames, SharedNames};
+use crate::weights::{Loader, Projection};
+
+/// Router, experts and the shared expert of a layer.
+pub(super) fn build(
+    loader: &Loader<'_>,
+    prefix: &str,
+    described: arch::Mlp,
+    names: MlpNames,
+    d_model: usize,
+) -> Result<Mlp> {
+    let (
+        arch::Mlp::Experts { count, d_mlp, shared: shares, .. },
+        MlpNames::Experts { router, correction, experts, shared },
+    ) = (described, names)
+    else {
+        return Err(unnamed("experts"));
+    };
+    let stored = Stored { loader, prefix, count, d_mlp, d_model };
+    let values = |name: &str, shape: &[usize]| {
+        loader.checkpoint.values(loader.base, &format!("{prefix}{name}"), shape)
+    };
+    let correction = match correction {
+        None => None,
+        Some(Correction::Vector(name)) => Some(values(name, &[count])?),
+        Some(Correction::Row(name)) => Some(values(name, &[1, count])?),
+    };
+    let shared = match (shares, shared) {
+        (Some(expert), Some(names)) => Some(self::shared(loader, prefix, expert, names, d_model)?),
+        _ => None,
+    };
+    Ok(Mlp::Experts {
+        router: loader.linear_f32(prefix, router, count, d_model)?,
+        correction,
+        experts: (0..count).map(|e| stored.expert(experts, e)).collect::<Result<_>>()?,
+        shared,
+    })
+}
+
+fn shared(
+    loader: &Loader<'_>,
+    prefix: &str,
+    expert: arch::SharedExpert,
+    names: SharedNames,
+    d_model: usize,
+) -> Result<Shared> {
+    let d_mlp = expert.d_mlp;
+    Ok(match names {
+        SharedNames::Split { gate, up, down, weigh } => Shared {
+            up: gate_up(loader, prefix, [gate, up], d_mlp, d_model)?,
+            down: loader.linear(prefix, down, d_model, d_mlp)?,
+            weigh: weigh
+                .map(|name| {
+                    loader.checkpoint.values(loader.base, &format!("{prefix}{name}.weight"), &[1, d_model])
+                })
+                .transpose()?,
+        },
+        SharedNames::Stacked { gate_up, down } => {
+            let parts = vec![loader.part(prefix, gate_up, 2 * d_mlp, d_model)?];
+            Shared {
+                up: loader.gated(parts, d_model, d_mlp, |n| (0, n)),
+                down: loader.linear(prefix, down, d_model, d_mlp)?,
+                weigh: None,
+            }
+        }
+    })
+}
+
+/// The experts of a layer in a file.
+struct Stored<'a> {
+    loader: &'a Loader<'a>,
+    prefix: &'a str,
+    count: usize,
+    d_mlp: usize,
+    d_model: usize,
+}
+
+impl Stored<'_> {
+    fn expert(&self, names: ExpertNames, e: usize) -> Result<Expert> {
+        let &Stored { loader, prefix, count, d_mlp, d_model } = self;
+        match names {
+            ExpertNames::Each { gate, up, down } => {
+                let part = |linear: Linear, outputs, inputs| {
+                    let name = linear.name.replace("{}", &e.to_string());
+                    loader.part_named(prefix, &name, linear, outputs, inputs)
+                };
+                let parts = vec![part(gate, d_mlp, d_model)?, part(up, d_mlp, d_model)?];
+                let down = vec![part(down, d_model, d_mlp)?];
+                Ok(Expert {
+                    gate_up: loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)),
+                    down: loader.fused(down, d_mlp, d_model, |n| (0, n)),
+                })
+            }
+            ExpertNames::Stacked { gate_up, down } => {
+                let part = |name: &str, outputs, inputs| {
+                    loader.stacked_part(&format!("{prefix}{name}"), [count, outputs, inputs])
+                };
+                let parts = vec![part(gate_up, 2 * d_mlp, d_model)?];
+                let down = vec![part(down, d_model, d_mlp)?];
+                let (first, first_down) = (e * 2 * d_mlp, e * d_model);
+                Ok(Expert {
+                    gate_up: loader.gated(parts, d_model, d_mlp, move |n| (0, first + n)),
+                    down: loader.fused(down, d_mlp, d_model, move |n| (0, first_down + n)),
+                })
+            }
+            ExpertNames::Alternating { gate_up, down } => {
+                // Gates in front of neurons here; in the file they alternate.
+                let place = move |n| (0, if n < d_mlp { 2 * n } else { 2 * (n - d_mlp) + 1 });
+                Ok(Expert {
+                    gate_up: self.biased(gate_up, e, [2 * d_mlp, d_model], place)?,
+                    down: self.biased(down, e, [d_model, d_mlp], |n| (0, n))?,
+                })
+            }
+        }
+    }
+
+    /// One expert's projection with its bias.
+    fn biased(
+        &self,
+        name: &str,
+        e: usize,
+        [outputs, inputs]: [usize; 2],
+        place: impl Fn(usize) -> (usize, usize) + Send + Sync + 'static,
+    ) -> Result<Projection> {
+        let name = format!("{}{name}", self.prefix);
+        let part = self.loader.biased_part(&name, e, [self.count, outputs, inputs])?;
+        Ok(self.loader.fused(vec![part], inputs, outputs, place))
+    }
+}
