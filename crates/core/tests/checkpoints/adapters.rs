@@ -37,7 +37,8 @@ fn logits(model: &Model) -> Vec<f32> {
 /// Every matrix of a model but its learned positions.
 fn matrices(draft: &Draft) -> Vec<&str> {
     let is_matrix = |(name, stored): &(&String, &Stored)| {
-        let is_other = ["position", "wpe", "_norm."].iter().any(|part| name.contains(part));
+        let is_other =
+            ["position", "wpe", "_norm.", "shared_expert_gate"].iter().any(|part| name.contains(part));
         stored.shape.len() == 2 && !is_other
     };
     draft.tensors.iter().filter(is_matrix).filter_map(|(name, _)| name.strip_suffix(".weight")).collect()

@@ -173,8 +173,10 @@ fn patterns_change_where_they_are_named_and_hidden_keys_stay_hidden() {
                     (0..12).filter(|key| !is_named(query, *key)).map(|key| clean[query][key]).sum();
                 let sum: f32 = knocked[query].iter().sum();
                 let expected = if rest > 1e-6 { 1.0 } else { 0.0 };
+                // A sink keeps a share of every row.
+                let has_sink = model.arch().layers[1].attention.sinks == easyroutine::arch::Bias::Stored;
                 assert!(
-                    (sum - expected).abs() < 1e-5 || rest < 1e-3,
+                    (sum - expected).abs() < 1e-5 || rest < 1e-3 || (has_sink && sum < 1.0),
                     "{name}, {spec}: row {query} sums to {sum}"
                 );
             }
