@@ -4,14 +4,22 @@ use easyroutine_kernels::{Finish, Rows};
 
 use super::state::{Saved, Walk, add_row, put_columns};
 use super::{Rule, is_shown};
+use crate::arch::{ExpertGate, Router};
 use crate::error::Result;
 use crate::model::attention::grow;
 use crate::model::buffer::Buffer;
 use crate::pass::{At, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
 
-/// Whether there is a rule for a step.
+/// Whether there is a rule for a step. Of experts there is one for gates of a plain non-linearity and routers of softmax.
 pub(super) fn has_rule(step: &Step) -> bool {
+    match step {
+        Step::Route { router, .. } => {
+            return *router == Router::softmax(router.weights);
+        }
+        Step::Experts { gate, .. } => return matches!(gate, ExpertGate::Plain(_)),
+        _ => {}
+    }
     matches!(
         step,
         Step::Embed { .. }
@@ -34,8 +42,6 @@ pub(super) fn has_rule(step: &Step) -> bool {
             | Step::AddDifference { .. }
             | Step::Scale { .. }
             | Step::Add { .. }
-            | Step::Route { .. }
-            | Step::Experts { .. }
             | Step::Narrow { .. }
             | Step::Choose { .. }
             | Step::Unembed { .. }
@@ -197,8 +203,8 @@ impl Walk<'_> {
                     self.add(*from, g);
                 }
             }
-            Step::Route { weights, .. } => self.route_back(*weights),
-            Step::Experts { act, .. } => self.experts_back(at, *act)?,
+            Step::Route { router, .. } => self.route_back(router.weights),
+            Step::Experts { gate: ExpertGate::Plain(act), .. } => self.experts_back(at, *act)?,
             Step::Choose { .. } => {
                 if let Some(g) = self.gradients.take(Reg::Final) {
                     let (tokens, width) = (self.run.batch.n_tokens(), g.rows().n_columns());
