@@ -44,7 +44,7 @@ NAMES: dict[str, dict[str, str]] = {
         "SUPPORTED_TOKENS": "the names of positions in the docstring of `HookedModel.forward`",
     },
     "interpretability.utils": {
-        "conditional_no_grad": "nothing: no gradient is ever computed",
+        "conditional_no_grad": "nothing: gradients are computed by `gradients` alone",
         "find_all_modules parse_module_path get_module_by_path": _NO_MODULES,
         "preprocess_ablation_queries": "`Intervention`",
         "preprocess_patching_queries logit_diff kl_divergence_diff": "`HookedModel.compute_patching`",
