@@ -99,7 +99,7 @@ fn values<'a>(cache: &'a ActivationCache, key: &str) -> &'a [f32] {
 /// All heads of a layer as the reference stores them: `[B, H, S, S]`.
 fn pattern(model: &Model, cache: &ActivationCache, layer: &str) -> Vec<f32> {
     let heads: Vec<_> = (0..model.arch().n_heads)
-        .map(|head| cache.get(&format!("pattern_L{layer}H{head}")).unwrap())
+        .map(|head| cache.get(format!("pattern_L{layer}H{head}")).unwrap())
         .collect();
     let rows = 0..heads[0].row_shapes.len();
     rows.flat_map(|row| heads.iter().flat_map(move |kept| kept.row(row))).copied().collect()

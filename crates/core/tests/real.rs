@@ -174,7 +174,7 @@ fn the_laws_hold_and_the_stream_has_the_reference_norms() {
         let row = ids(&prompt["input_ids"]);
         let cache = extract(&real.model, std::slice::from_ref(&row), "resid_out_*", "last");
         for reference in prompt["lens"].as_array().unwrap() {
-            let kept = cache.get(&format!("resid_out_{}", reference["layer"])).unwrap();
+            let kept = cache.get(format!("resid_out_{}", reference["layer"])).unwrap();
             let norm = kept.values().iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             let expected = reference["resid_out_norm_last"].as_f64().unwrap();
             assert!(

@@ -27,7 +27,7 @@ fn the_mean_over_examples_is_that_of_every_rows_pattern() {
             let mean = run(&model, &rows(), flags(over), positions).unwrap();
             assert_eq!(mean.len(), each.len());
             for (key, kept) in each.iter() {
-                let mean = mean.get(&format!("avg_{key}")).unwrap();
+                let mean = mean.get(format!("avg_{key}")).unwrap();
                 assert_eq!(mean.row_shapes, [shape.to_vec()], "{case}: {key}");
                 let of_cell = |cell: usize| kept.rows().map(|row| f64::from(row[cell])).sum::<f64>() / 3.0;
                 let expected: Vec<f64> = (0..shape[0] * shape[1]).map(of_cell).collect();

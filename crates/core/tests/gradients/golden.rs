@@ -52,7 +52,7 @@ fn run(model: &Model, rows: &[Vec<u32>], output: Output<'_>, edits: &[Interventi
 fn ours(model: &Model, found: &Gradients, name: &str, starts: &[usize], length: usize) -> Option<Vec<f32>> {
     let (site, layer) =
         name.rsplit_once('_').filter(|(_, layer)| layer.parse::<usize>().is_ok()).unwrap_or((name, ""));
-    let get = |key: String| found.cache.get(&format!("{key}_gradients"));
+    let get = |key: String| found.cache.get(format!("{key}_gradients"));
     let heads = model.arch().n_heads;
     let mut out = Vec::new();
     match site {

@@ -96,9 +96,9 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
             f64::from(logits[7]) - f64::from(logits[100])
         };
         for (seed, point) in points.iter().enumerate() {
-            let gradient = found.cache.get(&format!("{point}_gradients")).unwrap().values();
+            let gradient = found.cache.get(format!("{point}_gradients")).unwrap().values();
             let value = extract(&model, &rows, &point.to_string(), "all");
-            let size = value.get(&point.to_string()).unwrap().values();
+            let size = value.get(point.to_string()).unwrap().values();
             let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             let direction = direction(seed, gradient.len());
             // Steps of a thousandth of the value and less: large against rounding, small against the curvature. One that
@@ -197,7 +197,7 @@ fn vectors_carry_a_metric_s_gradient_on_to_earlier_places() {
         let last = model.arch().layers.len() - 1;
         let whole = of(&model, &rows, "input_embeddings,resid_out_*", metric(&[DIFF]), &[]).unwrap();
         for layer in [0, last] {
-            let kept = whole.cache.get(&format!("resid_out_{layer}_gradients")).unwrap();
+            let kept = whole.cache.get(format!("resid_out_{layer}_gradients")).unwrap();
             let shape = [&[1], kept.row_shapes[0].as_slice()].concat();
             let seed = Seed {
                 point: Point::layer_of(Site::ResidOut, layer),
@@ -224,7 +224,7 @@ fn a_grouped_key_s_gradient_is_the_sum_over_its_query_heads() {
             for (token, sum) in of_shared.row(row).chunks_exact(shared * d_head).enumerate() {
                 let mut expected = vec![0.0_f32; shared * d_head];
                 for head in 0..heads {
-                    let kept = found.cache.get(&format!("head_values_L1H{head}_gradients")).unwrap();
+                    let kept = found.cache.get(format!("head_values_L1H{head}_gradients")).unwrap();
                     let start = head / (heads / shared) * d_head;
                     for i in 0..d_head {
                         expected[start + i] += kept.row(row)[token * d_head + i];
@@ -246,9 +246,8 @@ fn edits_change_the_gradient_before_them_and_not_the_one_behind() {
         let edits: Vec<Intervention> = edits.iter().map(|text| edit(text)).collect();
         of(&model, &rows, "resid_in_1,resid_out_0,resid_mid_0", metric(&[DIFF]), &edits).unwrap()
     };
-    let get = |found: &Gradients, key: &str| {
-        found.cache.get(&format!("{key}_gradients")).unwrap().values().to_vec()
-    };
+    let get =
+        |found: &Gradients, key: &str| found.cache.get(format!("{key}_gradients")).unwrap().values().to_vec();
     // A replaced stream does not depend on what stood there.
     let replaced = gradient(&["resid_in_1@all=0.25"]);
     assert!(get(&replaced, "resid_in_1").iter().any(|g| *g != 0.0));
@@ -266,7 +265,7 @@ fn edits_change_the_gradient_before_them_and_not_the_one_behind() {
     let found = of(&model, &rows, "resid_in_1,resid_out_0", metric(&[DIFF]), &[edit("resid_in_1@0:3=row:1")])
         .unwrap();
     let kept = |key: &str, row: usize| {
-        found.cache.get(&format!("{key}_gradients")).unwrap().row(row)[..3 * width].to_vec()
+        found.cache.get(format!("{key}_gradients")).unwrap().row(row)[..3 * width].to_vec()
     };
     assert!(kept("resid_out_0", 0).iter().all(|g| *g == 0.0));
     let (behind, before) = ([kept("resid_in_1", 0), kept("resid_in_1", 1)], kept("resid_out_0", 1));

@@ -23,7 +23,7 @@ fn a_head_sees_its_slice_of_the_projections() {
                 ] {
                     let key = format!("{part}_L{l}H{head}");
                     let kept = cache.get(&key).unwrap();
-                    let whole = cache.get(&format!("{whole}_L{l}")).unwrap();
+                    let whole = cache.get(format!("{whole}_L{l}")).unwrap();
                     let width = whole.row_shapes[0][1];
                     assert_eq!(kept.row_shapes[0][1], h, "{name}, {key}");
                     let expected: Vec<f32> = whole
@@ -51,7 +51,7 @@ fn the_first_token_mixes_its_own_value_alone() {
         for l in (0..arch.layers.len()).filter(|l| mixes_plainly(&arch.layers[*l])) {
             for head in 0..arch.n_heads {
                 let [out, projected] = ["head_out", "projected_value"]
-                    .map(|site| cache.get(&format!("{site}_L{l}H{head}")).unwrap());
+                    .map(|site| cache.get(format!("{site}_L{l}H{head}")).unwrap());
                 for row in 0..rows.len() {
                     let first = |kept: &easyroutine::cache::Kept| kept.row(row)[..arch.d_model].to_vec();
                     let place = format!("{name}, head_out_L{l}H{head}, row {row}");
@@ -78,7 +78,7 @@ fn keys_and_queries_are_projected_as_values_are() {
         {
             let replace = |point: Point, value: &mut Value<'_>| {
                 let from = Point::head_of(vectors, point.layer().unwrap(), point.head().unwrap());
-                let kept = clean.get(&from.to_string()).unwrap();
+                let kept = clean.get(from.to_string()).unwrap();
                 for row in 0..rows.len() {
                     value.vector_mut(row, 0).unwrap().copy_from_slice(kept.row(row));
                 }
@@ -88,7 +88,7 @@ fn keys_and_queries_are_projected_as_values_are() {
             for point in of(projected) {
                 let out = Point::head_of(Site::HeadOut, point.layer().unwrap(), point.head().unwrap());
                 let (ours, expected) =
-                    (clean.get(&point.to_string()).unwrap(), changed.get(&out.to_string()).unwrap());
+                    (clean.get(point.to_string()).unwrap(), changed.get(out.to_string()).unwrap());
                 assert_same_bits(format_args!("{name}, {point}"), ours.values(), expected.values());
             }
         }

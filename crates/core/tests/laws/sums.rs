@@ -10,7 +10,7 @@ use crate::common::taps::capture;
 use crate::common::{assert_same_bits, relative_error};
 
 fn values(cache: &ActivationCache, site: Site, layer: usize) -> &[f32] {
-    cache.get(&Point::layer_of(site, layer).to_string()).unwrap().values()
+    cache.get(Point::layer_of(site, layer).to_string()).unwrap().values()
 }
 
 fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
@@ -79,7 +79,7 @@ fn the_parts_of_the_heads_and_the_bias_are_the_output_of_attention() {
             let raw = values(&cache, Site::AttnRaw, l);
             let mut sum = vec![0.0; raw.len()];
             for head in 0..model.arch().n_heads {
-                let part = cache.get(&format!("head_out_L{l}H{head}")).unwrap().values();
+                let part = cache.get(format!("head_out_L{l}H{head}")).unwrap().values();
                 sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
             }
             if let Some(bias) = model.attention_bias(l) {
@@ -105,7 +105,7 @@ fn patterns_are_distributions_over_what_a_query_may_see() {
             windows += usize::from(window < rows[0].len());
             let has_sink = layer.attention.sinks == Bias::Stored;
             for head in 0..model.arch().n_heads {
-                let kept = cache.get(&format!("pattern_L{l}H{head}")).unwrap();
+                let kept = cache.get(format!("pattern_L{l}H{head}")).unwrap();
                 for (row, ids) in rows.iter().enumerate() {
                     assert_eq!(kept.row_shapes[row], [ids.len(), ids.len()]);
                     for (query, weights) in kept.row(row).chunks_exact(ids.len()).enumerate() {
@@ -135,7 +135,7 @@ fn patterns_are_distributions_over_what_a_query_may_see() {
 fn last_layernorm_holds_the_statistics_of_what_enters_the_final_norm() {
     for_every_model(|name, model| {
         let cache = capture(model, &two_rows(model), all_points(model));
-        let statistic = |part: &str| cache.get(&format!("last_layernorm.{part}"));
+        let statistic = |part: &str| cache.get(format!("last_layernorm.{part}"));
         if model.arch().final_norm.is_none() {
             assert!(statistic("mean").is_none(), "{name}");
             return;

@@ -98,7 +98,7 @@ fn scales<'a>(
 ) -> impl Iterator<Item = f64> + 'a {
     let norm = model.arch().final_norm.unwrap();
     let part = if norm.kind.is_layer_norm() { "variance" } else { "second_moment" };
-    let spread = cache.get(&format!("last_layernorm.{part}")).unwrap();
+    let spread = cache.get(format!("last_layernorm.{part}")).unwrap();
     spread.values().iter().map(move |x| 1.0 / (f64::from(*x) + f64::from(norm.eps)).sqrt())
 }
 
