@@ -39,7 +39,7 @@ pub(super) fn build(
     Ok(Mlp::Experts {
         router: loader.linear_f32(prefix, router, count, d_model)?,
         correction,
-        experts: (0..count).map(|e| stored.expert(experts, e)).collect::<Result<_>>()?,
+        experts: stored.experts(experts)?,
         shared,
     })
 }
@@ -83,6 +83,17 @@ struct Stored<'a> {
 }
 
 impl Stored<'_> {
+    /// All experts. Those of one tensor are there together or not at all: where the first is not, a config may promise
+    /// any number of them, and the load fails.
+    fn experts(&self, names: ExpertNames) -> Result<Vec<Expert>> {
+        let faults = self.loader.checkpoint.n_faults();
+        let first = self.expert(names, 0)?;
+        let are_together = !matches!(names, ExpertNames::Each { .. });
+        let count = if are_together && self.loader.checkpoint.n_faults() > faults { 1 } else { self.count };
+        let others = (1..count).map(|e| self.expert(names, e));
+        std::iter::once(Ok(first)).chain(others).collect()
+    }
+
     fn expert(&self, names: ExpertNames, e: usize) -> Result<Expert> {
         let &Stored { loader, prefix, count, d_mlp, d_model } = self;
         match names {

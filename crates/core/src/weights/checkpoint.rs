@@ -31,6 +31,12 @@ struct Faults {
     unfit: BTreeSet<String>,
 }
 
+impl Faults {
+    fn len(&self) -> usize {
+        self.missing.len() + self.unfit.len()
+    }
+}
+
 /// Most faults that are looked for: who has more has another model.
 const MOST_FAULTS: usize = 1000;
 
@@ -163,9 +169,14 @@ impl Checkpoint {
     fn note(&self, add: impl FnOnce(&mut Faults) -> bool) -> Result<()> {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         add(&mut faults);
-        let is_full = faults.missing.len() + faults.unfit.len() > MOST_FAULTS;
+        let is_full = faults.len() > MOST_FAULTS;
         drop(faults);
         if is_full { self.check_found() } else { Ok(()) }
+    }
+
+    /// Tensors found missing or unfit so far.
+    pub(crate) fn n_faults(&self) -> usize {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Whether all that was asked for is there and fits.

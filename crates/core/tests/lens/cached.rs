@@ -1,6 +1,6 @@
 //! With the statistics of the model's own final norm the lens is linear: what each part adds to the logits.
 
-use easyroutine::arch::Wiring;
+use easyroutine::arch::{NormKind, Wiring};
 use easyroutine::cache::Kept;
 use easyroutine::lens::{Direction, LensNorm, LogitLens};
 use easyroutine::sites::Point;
@@ -49,7 +49,7 @@ fn all_parts_and_the_bias_sum_to_the_logits_before_the_softcap() {
         }
         let biased = bias.iter().any(|b| *b != 0.0);
         let norm = model.arch().final_norm.map(|norm| norm.kind);
-        let has_bias = norm == Some(easyroutine::arch::NormKind::Layer)
+        let has_bias = norm.is_some_and(|norm| matches!(norm, NormKind::Layer | NormKind::LayerOffset))
             || model.arch().unembed.bias == easyroutine::arch::Bias::Stored;
         assert_eq!(biased, has_bias, "{name}");
     });

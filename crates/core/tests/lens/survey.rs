@@ -15,7 +15,7 @@ const VOCABULARY: usize = 2500;
 fn wide(case: &str) -> Model {
     let mut draft = Draft::of(case);
     draft.set("vocab_size", VOCABULARY);
-    for tensor in draft.tensors.values_mut().filter(|t| t.shape[0] == 320) {
+    for tensor in draft.tensors.values_mut().filter(|t| t.shape.first() == Some(&320)) {
         let row = tensor.bytes.len() / 320;
         tensor.bytes =
             (0..VOCABULARY).flat_map(|id| &tensor.bytes[id % 40 * row..][..row]).copied().collect();
