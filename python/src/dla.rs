@@ -39,16 +39,17 @@ pub(crate) fn run<'py>(
         "neuron" => By::Neuron,
         other => return Err(Failure::input(format!("by is part, head or neuron, not {other}")).into()),
     };
-    let directions: Vec<Direction> =
-        wishes.directions.iter().map(|(answer, against)| Direction { answer: *answer, against: *against }).collect();
+    let directions: Vec<Direction> = wishes
+        .directions
+        .iter()
+        .map(|(answer, against)| Direction { answer: *answer, against: *against })
+        .collect();
     let positions = specifiers(&wishes.positions)?;
     let views = views(rows, wishes.first_row);
     let context = Context { special: model.special(), seed: wishes.seed, ..Context::default() };
     let edits = edits::checked(py, &edits::read(&wishes.interventions)?, &model.model, &views, context)?;
     let found = py
-        .detach(|| {
-            dla::direct_attribution(&model.model, &views, &directions, &positions, by, context, edits)
-        })
+        .detach(|| dla::direct_attribution(&model.model, &views, &directions, &positions, by, context, edits))
         .map_err(Failure::from)?;
     let result = PyDict::new(py);
     result.set_item("selection", cache::selection(&found.selection))?;
