@@ -192,7 +192,7 @@ impl ProvenanceInput {
         let (name, revision, dtype, digest) = self.model.clone();
         let dtype = dtype.map(|name| dtype_of(&name).map(|d| dtype_name(d).to_owned()).unwrap_or(name));
         Ok(Provenance {
-            model: store::Model { name, revision, dtype, digest },
+            model: store::Model { name, revision, dtype, digest, ..store::Model::default() },
             target_token_positions: json(&self.positions)?,
             interventions: self.interventions.entries()?.pop().map(|(_, value)| value),
             extraction_config: json(&self.extraction_config)?,

@@ -9,17 +9,19 @@ use easyroutine::extraction::{ExtractionConfig, Heads};
 use easyroutine::positions::Specifier;
 use easyroutine::request::Request;
 use easyroutine::sites::{Point, Scope};
+use easyroutine::source::ModelFiles;
 use easyroutine::{Error, Model};
 use easyroutine_store::{self as store, Dtype};
 use serde_json::{Map, Value, json};
 
 use crate::reports::dtype_name;
 
-/// The model of a run. `commit` is that of the hub, `digest` that of its content.
-pub fn model(name: &str, commit: Option<&str>, digest: Option<&str>, model: &Model) -> store::Model {
+/// The model of a run; `digest` is that of its content.
+pub fn model(files: &ModelFiles, digest: Option<&str>, model: &Model) -> store::Model {
     store::Model {
-        name: name.to_owned(),
-        revision: commit.map(str::to_owned),
+        name: files.name.clone(),
+        revision: files.commit.clone(),
+        adapter: files.adapter_name(),
         digest: digest.map(str::to_owned),
         dtype: Some(dtype_name(model.dtype()).to_owned()),
     }

@@ -210,6 +210,14 @@ fn the_adapter_beside_a_model_is_applied_left_out_or_replaced() {
     assert!(extracted(one, "logits", &[]).0 == applied);
     let info = json(&["model", "info", one, "--format", "json"]);
     assert_eq!(info["adapter"].as_str().map(|path| path.ends_with("rslora")), Some(true), "{info}");
+    // A run names it.
+    let base_of_runs = tempfile::tempdir().unwrap();
+    let runs = base_of_runs.path().join("runs/");
+    let runs = runs.to_str().unwrap();
+    let extract = ["extract", "--token-ids", "[[5,6,7]]", "-a", "resid_out_0"];
+    easyroutine(&[&extract[..], &["-m", &base, "--adapter", one, "-o", runs]].concat()).assert().success();
+    let record = json(&["runs", "-b", runs, "show", "-1", "--format", "json"]);
+    assert_eq!(record["metadata"]["_store"]["model"]["adapter"], "rslora", "{record}");
     let wrong = |code, flags: &[&str], word: &str| {
         let said = fails(code, &[&["run", "the cat", "-m", &base], flags].concat());
         assert!(said.contains(word), "{said:?} does not say {word:?}");

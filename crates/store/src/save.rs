@@ -72,6 +72,8 @@ pub struct Model {
     pub digest: Option<String>,
     /// The type it computed in.
     pub dtype: Option<String>,
+    /// The name of the adapter that was applied to it.
+    pub adapter: Option<String>,
 }
 
 impl ActivationSaver {
@@ -205,8 +207,11 @@ impl<'a> Fields<'a> {
                 return Err(Error::input(format!("two values for the key `{key}`")));
             }
         }
-        let Model { name, revision, digest, dtype } = &provenance.model;
-        let model = json!({"id": name, "revision": revision, "dtype": dtype});
+        let Model { name, revision, digest, dtype, adapter } = &provenance.model;
+        let mut model = json!({"id": name, "revision": revision, "dtype": dtype});
+        if let Some(adapter) = adapter {
+            model["adapter"] = json!(adapter);
+        }
         let mut store = json!({"model": model, "model_digest": digest, "dataset": provenance.dataset});
         if !provenance.types.is_empty() {
             store["types"] = provenance.types.clone().into();

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
@@ -445,8 +446,9 @@ class HookedModel(DescribedModel):
 
     def __repr__(self) -> str:
         sizes = self._engine.sizes
+        adapter = f" with adapter {Path(self._engine.adapter).name!r}" if self._engine.adapter else ""
         return (
-            f"HookedModel({self.name!r}, {self._engine.model_type}, {sizes['num_hidden_layers']} layers, "
+            f"HookedModel({self.name!r}{adapter}, {self._engine.model_type}, {sizes['num_hidden_layers']} layers, "
             f"{sizes['num_attention_heads']} heads, d_model {sizes['hidden_size']}, {self._engine.dtype})"
         )
 

@@ -195,9 +195,8 @@ impl<'a> Filling<'a> {
         if !self.fields.is_empty() {
             other_metadata.push(("fields".to_owned(), summary(self.fields).into()));
         }
-        let ModelFiles { name, commit, .. } = self.files;
         Ok(Provenance {
-            model: record::model(name, commit.as_deref(), Some(self.digest), self.model),
+            model: record::model(self.files, Some(self.digest), self.model),
             target_token_positions: record::positions(&self.request.positions),
             interventions: record::interventions(self.interventions),
             extraction_config: Value::Object(config),

@@ -84,6 +84,11 @@ impl ModelFiles {
             FilesKind::Folder(path) | FilesKind::Gguf(path) => path,
         }
     }
+
+    /// The name of the adapter that is applied: its hub id, else its folder's name.
+    pub fn adapter_name(&self) -> Option<String> {
+        self.adapter.as_deref().map(|folder| folder::identity(folder).0)
+    }
 }
 
 /// The name that the runs of a model bear, where it is another than what the model is opened by: of a demo model and a path

@@ -67,6 +67,9 @@ pub(super) fn write(
         ("model_digest", session.identity.digest()?.to_owned()),
         ("dtype", dtype_name(session.model.dtype()).to_owned()),
     ];
+    if let Some(adapter) = session.files.adapter_name() {
+        metadata.push(("adapter", adapter));
+    }
     let Changes { intervene, seed } = &extract.changes;
     if !intervene.is_empty() {
         metadata.push(("interventions", json!(intervene).to_string()));
