@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 /// What is attributed, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Wishes {
+pub(crate) struct AttributionSettings {
     /// `part`, `head` or `neuron`.
     by: String,
     /// Answer and what it is measured against: one for all rows, or one a row.
@@ -31,23 +31,23 @@ pub(crate) fn run<'py>(
     py: Python<'py>,
     model: &Model,
     rows: &[RowInput],
-    wishes: &Wishes,
+    settings: &AttributionSettings,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let by = match wishes.by.as_str() {
+    let by = match settings.by.as_str() {
         "part" => By::Part,
         "head" => By::Head,
         "neuron" => By::Neuron,
         other => return Err(Failure::input(format!("by is part, head or neuron, not {other}")).into()),
     };
-    let directions: Vec<Direction> = wishes
+    let directions: Vec<Direction> = settings
         .directions
         .iter()
         .map(|(answer, against)| Direction { answer: *answer, against: *against })
         .collect();
-    let positions = specifiers(&wishes.positions)?;
-    let views = views(rows, wishes.first_row);
-    let context = Context { special: model.special(), seed: wishes.seed, ..Context::default() };
-    let edits = edits::checked(py, &edits::read(&wishes.interventions)?, &model.model, &views, context)?;
+    let positions = specifiers(&settings.positions)?;
+    let views = views(rows, settings.first_row);
+    let context = Context { special: model.special(), seed: settings.seed, ..Context::default() };
+    let edits = edits::checked(py, &edits::read(&settings.interventions)?, &model.model, &views, context)?;
     let found = py
         .detach(|| dla::direct_attribution(&model.model, &views, &directions, &positions, by, context, edits))
         .map_err(Failure::from)?;

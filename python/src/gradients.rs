@@ -18,12 +18,12 @@ use crate::model::{Model, RowInput, specifiers, views};
 use crate::tensor::Tensor;
 
 /// Vectors at a place: key, positions as JSON, values.
-type VectorWritten = (String, String, Py<Tensor>);
+type VectorInput = (String, String, Py<Tensor>);
 
 /// What is differentiated, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Wishes {
+pub(crate) struct GradientSettings {
     /// Keys, or patterns of keys.
     keys: Vec<String>,
     /// As JSON.
@@ -32,7 +32,7 @@ pub(crate) struct Wishes {
     metrics: Vec<(String, Option<u32>, Option<u32>)>,
     /// Log-probabilities, [B, V].
     target: Option<Py<Tensor>>,
-    vectors: Vec<VectorWritten>,
+    vectors: Vec<VectorInput>,
     /// `gradient` or `relp`.
     rule: String,
     interventions: Vec<InterventionInput>,
@@ -46,29 +46,29 @@ pub(crate) fn run<'py>(
     py: Python<'py>,
     model: &Model,
     rows: &[RowInput],
-    wishes: &Wishes,
+    settings: &GradientSettings,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let activations: Result<Vec<Selector>, _> = wishes.keys.iter().map(|key| key.parse()).collect();
+    let activations: Result<Vec<Selector>, _> = settings.keys.iter().map(|key| key.parse()).collect();
     let request = Request {
         activations: activations.map_err(|e| Failure::from(easyroutine::Error::from(e)))?,
-        positions: specifiers(&wishes.positions)?,
+        positions: specifiers(&settings.positions)?,
         ..Request::default()
     };
-    let metrics = wishes.metrics.iter().map(metric).collect::<Result<Vec<_>, _>>()?;
-    let seeds = wishes.vectors.iter().map(vector).collect::<Result<Vec<_>, _>>()?;
-    let target: Option<Vec<Vec<f32>>> = wishes.target.as_ref().map(|tensor| {
+    let metrics = settings.metrics.iter().map(metric).collect::<Result<Vec<_>, _>>()?;
+    let seeds = settings.vectors.iter().map(vector).collect::<Result<Vec<_>, _>>()?;
+    let target: Option<Vec<Vec<f32>>> = settings.target.as_ref().map(|tensor| {
         let tensor = tensor.get();
         let width = tensor.shape.last().copied().unwrap_or(1).max(1);
         tensor.floats().chunks(width).map(<[f32]>::to_vec).collect()
     });
-    let rule = match wishes.rule.as_str() {
+    let rule = match settings.rule.as_str() {
         "gradient" => Rule::Gradient,
         "relp" => Rule::Relp { halves: true },
         other => return Err(Failure::input(format!("rule is gradient or relp, not {other}")).into()),
     };
-    let views = views(rows, wishes.first_row);
-    let context = Context { special: model.special(), pivots: &wishes.pivots, seed: wishes.seed };
-    let interventions = edits::read(&wishes.interventions)?;
+    let views = views(rows, settings.first_row);
+    let context = Context { special: model.special(), pivots: &settings.pivots, seed: settings.seed };
+    let interventions = edits::read(&settings.interventions)?;
     let mut edits = edits::checked(py, &interventions, &model.model, &views, context)?;
     let output = match seeds.is_empty() {
         true => Output::Metric { metrics: &metrics, target: target.as_deref() },
@@ -111,7 +111,7 @@ fn metric((name, answer, against): &(String, Option<u32>, Option<u32>)) -> Resul
     })
 }
 
-fn vector((key, positions, values): &VectorWritten) -> Result<Seed, Failure> {
+fn vector((key, positions, values): &VectorInput) -> Result<Seed, Failure> {
     let values = values.get();
     Ok(Seed {
         point: key.parse().map_err(easyroutine::Error::from)?,

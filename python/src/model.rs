@@ -285,7 +285,7 @@ impl Model {
         &self,
         py: Python<'py>,
         rows: Vec<RowInput>,
-        wishes: dla::Wishes,
+        wishes: dla::AttributionSettings,
     ) -> PyResult<Bound<'py, PyDict>> {
         dla::run(py, self, &rows, &wishes)
     }
@@ -295,7 +295,7 @@ impl Model {
         &self,
         py: Python<'py>,
         rows: Vec<RowInput>,
-        wishes: gradients::Wishes,
+        wishes: gradients::GradientSettings,
     ) -> PyResult<Bound<'py, PyDict>> {
         gradients::run(py, self, &rows, &wishes)
     }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
 use crate::failure::{Failure, one_line};
 use crate::{memory, output};
-use easyroutine_app::reports::Subject;
+use easyroutine_app::reports::{Subject, model_json};
 
 /// A loaded model with everything that is shown of it.
 #[derive(Debug)]
@@ -30,6 +30,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// The model, as every report in JSON names it.
+    pub(crate) fn model_json(&self) -> Value {
+        model_json(&self.files, self.model_type, &self.model)
+    }
+
     /// What a report on a prompt speaks of.
     pub(crate) fn subject<'a>(&'a self, tokenizer: &'a Tokenizer, prompt: &'a Prompt) -> Subject<'a> {
         Subject {
@@ -332,6 +337,15 @@ pub(crate) fn token_id(flag: &str, text: &str, tokenizer: &Tokenizer) -> Result<
                 .hint("see how it is cut: easyroutine tokens; most words begin with a blank, as in ' Paris'")
         }),
     }
+}
+
+/// The same of a flag that may be left out.
+pub(crate) fn token_named(
+    flag: &str,
+    text: &Option<String>,
+    tokenizer: &Tokenizer,
+) -> Result<Option<u32>, Failure> {
+    text.as_deref().map(|text| token_id(flag, text, tokenizer)).transpose()
 }
 
 /// What a token stands for, as text; bytes that are no text are shown as such.

@@ -11,7 +11,7 @@ from easyroutine.errors import UnsupportedError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.dataset import as_given
 from easyroutine.interpretability.extraction_config import ExtractionConfig
-from easyroutine.interpretability.gradients import Token, tokens_of
+from easyroutine.interpretability.gradients import Token, paired, tokens_of
 from easyroutine.interpretability.interventions import as_list, for_engine
 from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.selection import as_json
@@ -60,23 +60,21 @@ def direct_attribution(
     chats.finish()
     answers = tokens_of(model, answer, "answer", len(rows))
     others = [None] if against is None else tokens_of(model, against, "against", len(rows))
-    count = max(len(answers), len(others))
     positions = as_given(target_token_positions)
     kept = model._engine.direct_attribution(
         [row.for_engine() for row in rows],
         {
             "by": string(by, "by"),
-            "directions": [(answers[i % len(answers)], others[i % len(others)]) for i in range(count)],
+            "directions": paired(answers, others),
             "positions": as_json(positions),
             "interventions": for_engine([*model.interventions, *as_list(interventions)]),
             "seed": whole(seed, "seed"),
             "first_row": whole(first_row, "first_row"),
         },
     )
-    entries = [(key, value, None) for key, value in kept["entries"]]
     plain = {"entries": [], "selection": kept["selection"], "averaged": False, "pattern_rows": None}
     cache = cache_of(plain, positions, ExtractionConfig())
-    for key, value, _ in entries:
+    for key, value in kept["entries"]:
         cache[key] = value
     cache["bias"] = kept["bias"]
     return cache

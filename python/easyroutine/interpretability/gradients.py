@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from easyroutine import tensors
 from easyroutine.checks import listed, mapping, string, token_id, whole
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from easyroutine.interpretability.inputs import Row
     from easyroutine.interpretability.interventions import Intervention
 
-__all__ = ["gradients", "kept_gradient", "tokens_of"]
+__all__ = ["gradients", "kept_gradient", "paired", "tokens_of"]
 
 Token = int | str
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 @takes_chats
@@ -181,8 +183,13 @@ def _metrics(
 
     answers: list[int | None] = [None] if answer is None else [*tokens_of(model, answer, name, n_rows)]
     others: list[int | None] = [None] if against is None else [*tokens_of(model, against, "against", n_rows)]
+    return [(metric, *pair) for pair in paired(answers, others)]
+
+
+def paired(answers: Sequence[_A], others: Sequence[_B]) -> list[tuple[_A, _B]]:
+    """Answers and what they are measured against, each one for all rows, or one a row."""
     count = max(len(answers), len(others))
-    return [(metric, answers[i % len(answers)], others[i % len(others)]) for i in range(count)]
+    return [(answers[i % len(answers)], others[i % len(others)]) for i in range(count)]
 
 
 def tokens_of(model: HookedModel, value: Any, name: str, n_rows: int) -> list[int]:

@@ -31,7 +31,6 @@ from easyroutine.interpretability.model_parts import ModelConfig
 from easyroutine.interpretability.running_means import carried_on, means_of
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.logger import log_to
-from easyroutine.progress import download_progress
 from easyroutine.replaced import replaced_name
 from easyroutine.tokenizer import Tokenizer
 
@@ -52,19 +51,7 @@ class HookedModel(DescribedModel):
         if log_file_path is not None:
             log_to(log_file_path)
         self.config = config
-        self._engine = _Engine.open(
-            config.model_name,
-            dtype=config.torch_dtype,
-            threads=config.threads,
-            revision=config.revision,
-            offline=config.offline,
-            allow_config_keys=config.allow_config_keys,
-            pre=config.pre,
-            allow_tensors=config.allow_tensors,
-            adapter=config.adapter_reference,
-            with_adapter=config.adapter is not False,
-            progress=download_progress(),
-        )
+        self._engine = _Engine.open(config.model_name, threads=config.threads, pre=config.pre, **config.for_engine())
         for warning in self._engine.warnings:
             warnings.warn(warning, stacklevel=3)
         #: Registered interventions.

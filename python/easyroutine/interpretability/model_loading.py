@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from easyroutine.checks import listed, string, truth, whole
 from easyroutine.errors import InputError, UnsupportedError
+from easyroutine.progress import download_progress
 
 __all__ = ["HookedModelConfig", "config_of_keywords"]
 
@@ -172,7 +173,16 @@ class HookedModelConfig:
                 raise InputError(f"adapter is {self.adapter!r:.80}; it is a folder, org/name of the hub, or False")
             self.adapter = string(fspath(self.adapter), "adapter")
 
-    @property
-    def adapter_reference(self) -> str | None:
-        """The adapter that is named, if one is."""
-        return None if self.adapter is None or isinstance(self.adapter, bool) else fspath(self.adapter)
+    def for_engine(self) -> dict[str, Any]:
+        """What the engine opens a model by, beside its name."""
+        named = None if self.adapter is None or isinstance(self.adapter, bool) else fspath(self.adapter)
+        return {
+            "dtype": self.torch_dtype,
+            "revision": self.revision,
+            "offline": self.offline,
+            "allow_config_keys": self.allow_config_keys,
+            "allow_tensors": self.allow_tensors,
+            "adapter": named,
+            "with_adapter": self.adapter is not False,
+            "progress": download_progress(),
+        }

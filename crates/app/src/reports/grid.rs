@@ -4,7 +4,7 @@ use easyroutine::patching::{Along, By, Grid, Metric};
 use easyroutine_view::grid::{GridCell, GridColumn, GridReport, GridRow};
 use serde_json::{Value, json};
 
-use super::{Subject, dtype_name};
+use super::{Subject, dtype_name, model_json};
 
 /// What a picture of a grid says beside its numbers.
 #[derive(Debug, Clone)]
@@ -42,12 +42,7 @@ pub fn grid(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords
 fn json(subject: &Subject<'_>, grid: &Grid, report: &GridReport) -> Value {
     let token = |id: &u32| json!({"id": id, "text": subject.text(*id)});
     let mut json = grid.to_json();
-    json["model"] = json!({
-        "name": subject.files.name,
-        "commit": subject.files.commit,
-        "model_type": subject.model_type,
-        "dtype": dtype_name(subject.model.dtype()),
-    });
+    json["model"] = model_json(subject.files, subject.model_type, subject.model);
     json["title"] = json!(report.title);
     json["words"] = json!(report.lines);
     json["meaning"] = json!(report.meaning);

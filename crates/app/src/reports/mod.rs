@@ -8,6 +8,7 @@ use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Dtype, Model};
 use easyroutine_view::lens::{ModelCard, Token};
+use serde_json::{Value, json};
 
 pub use attention::attention;
 pub use grid::{GridWords, grid, how_changed};
@@ -52,6 +53,16 @@ impl Subject<'_> {
     fn text(&self, id: u32) -> String {
         self.tokenizer.token_text(id).to_string()
     }
+}
+
+/// The model, as every report in JSON names it.
+pub fn model_json(files: &ModelFiles, model_type: &str, model: &Model) -> Value {
+    json!({
+        "name": files.name,
+        "commit": files.commit,
+        "model_type": model_type,
+        "dtype": dtype_name(model.dtype()),
+    })
 }
 
 /// How a dtype is written: on the command line, in reports and in the records of runs.

@@ -2,7 +2,6 @@
 
 use easyroutine::dla::{By, Direct, Direction, direct_attribution};
 use easyroutine::positions::{Context, Specifier};
-use easyroutine_app::reports::dtype_name;
 use serde_json::json;
 
 use super::sweep::predictions;
@@ -27,12 +26,11 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
     let session = session::load(&dla.model.model, &dla.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &dla.model.loading.finding)?;
     let prompt = dla.prompt.read(&tokenizer, session.model.arch().context)?;
-    let answer = match &dla.answer {
-        Some(text) => session::token_id("--answer", text, &tokenizer)?,
+    let answer = match session::token_named("--answer", &dla.answer, &tokenizer)? {
+        Some(answer) => answer,
         None => predictions(&session.model, &prompt)?[0],
     };
-    let against =
-        dla.against.as_deref().map(|text| session::token_id("--against", text, &tokenizer)).transpose()?;
+    let against = session::token_named("--against", &dla.against, &tokenizer)?;
     let seed = dla.changes.seed;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
@@ -66,12 +64,7 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
         .collect();
     let json = json!({
         "schema": "easyroutine.dla/1",
-        "model": {
-            "name": session.files.name,
-            "commit": session.files.commit,
-            "model_type": session.model_type,
-            "dtype": dtype_name(session.model.dtype()),
-        },
+        "model": session.model_json(),
         "answer": answer,
         "against": against,
         "interventions": dla.changes.intervene,

@@ -14,7 +14,6 @@ use crate::changes;
 use crate::failure::{Failure, one_line};
 use crate::output::{self, Cell, Destination};
 use crate::session::{self, Prompt, Session, token_text};
-use easyroutine_app::reports::dtype_name;
 
 /// Text on a terminal and in a pipe: that is what a continuation is.
 const FORMATS: &[Format] =
@@ -164,12 +163,7 @@ impl Continuation<'_> {
         );
         json!({
             "schema": "easyroutine.generate/1",
-            "model": {
-                "name": self.session.files.name,
-                "commit": self.session.files.commit,
-                "model_type": self.session.model_type,
-                "dtype": dtype_name(self.session.model.dtype()),
-            },
+            "model": self.session.model_json(),
             "bos": self.prompt.encoded.starts_with_bos,
             "chat": self.prompt.chat,
             "interventions": self.next.changes.intervene,

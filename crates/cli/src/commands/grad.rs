@@ -15,14 +15,13 @@ use easyroutine::tokens::Tokenizer;
 use easyroutine::{Error, Stop};
 use serde_json::{Value, json};
 
-use super::sweep::predictions;
+use super::sweep::{apart, predictions};
 use crate::args::{Args, Format, Grad, Measure, RuleArg, SmoothArg};
 use crate::changes;
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Prompt, Session, token_text};
 use crate::tensors::{self, Stored};
-use easyroutine_app::reports::dtype_name;
 
 pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let file = tensor_file(args)?;
@@ -49,12 +48,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let value = found.values.first().copied().unwrap_or_default();
     let told = json!({
         "schema": "easyroutine.grad/1",
-        "model": {
-            "name": session.files.name,
-            "commit": session.files.commit,
-            "model_type": session.model_type,
-            "dtype": dtype_name(session.model.dtype()),
-        },
+        "model": session.model_json(),
         "metric": metric.to_json(),
         "value": value,
         "rule": if grad.rule == RuleArg::Relp { "relp" } else { "gradient" },
@@ -116,27 +110,22 @@ fn metric(
     tokenizer: &Tokenizer,
     prompt: &Prompt,
 ) -> Result<Metric, Failure> {
+    let named = session::token_named("--answer", &measure.answer, tokenizer)?;
+    let named_against = session::token_named("--against", &measure.against, tokenizer)?;
     let predicted = || predictions(&session.model, prompt);
-    let answer = || match &measure.answer {
-        Some(text) => session::token_id("--answer", text, tokenizer),
-        None => Ok(predicted()?[0]),
-    };
+    let answer = || named.map_or_else(|| predicted().map(|ids| ids[0]), Ok);
     Ok(match measure.metric {
         SmoothArg::LogitDiff => {
-            let answer = answer()?;
-            let against = match &measure.against {
-                Some(text) => session::token_id("--against", text, tokenizer)?,
-                // The likeliest token that is not the answer.
-                None => {
+            let (answer, against) = match (named, named_against) {
+                (Some(answer), Some(against)) => (answer, against),
+                (answer, against) => {
                     let [first, second] = predicted()?;
-                    if first == answer { second } else { first }
+                    let answer = answer.unwrap_or(first);
+                    // The likeliest token that is not the answer.
+                    (answer, against.unwrap_or(if first == answer { second } else { first }))
                 }
             };
-            if answer == against {
-                let text = token_text(tokenizer, answer);
-                return Err(Failure::usage(format!("answer and the token against it are both {text:?}"))
-                    .hint("name two tokens: --answer ' Mary' --against ' John'"));
-            }
+            let (answer, against) = apart(answer, against, tokenizer)?;
             Metric::LogitDiff { answer, against }
         }
         SmoothArg::Logit => Metric::Logit { token: answer()? },

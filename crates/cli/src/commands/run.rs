@@ -9,7 +9,6 @@ use crate::changes;
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, token_text};
-use easyroutine_app::reports::dtype_name;
 
 pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
     match next.generation.generate {
@@ -62,12 +61,7 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
         .collect();
     let json = json!({
         "schema": "easyroutine.run/1",
-        "model": {
-            "name": session.files.name,
-            "commit": session.files.commit,
-            "model_type": session.model_type,
-            "dtype": dtype_name(session.model.dtype()),
-        },
+        "model": session.model_json(),
         "bos": prompt.encoded.starts_with_bos,
         "chat": prompt.chat,
         "interventions": next.changes.intervene,

@@ -141,6 +141,16 @@ pub(super) fn predictions(model: &Model, prompt: &Prompt) -> Result<[u32; 2], Fa
     Ok([order[0], order.get(1).copied().unwrap_or(order[0])])
 }
 
+/// A token and the one against it, which must be two.
+pub(super) fn apart(answer: u32, against: u32, tokenizer: &Tokenizer) -> Result<(u32, u32), Failure> {
+    if answer == against {
+        let text = token_text(tokenizer, answer);
+        return Err(Failure::usage(format!("answer and the token against it are both {text:?}"))
+            .hint("name two tokens: --answer ' Mary' --against ' John'"));
+    }
+    Ok((answer, against))
+}
+
 fn layers_of(sweep: &SweepArgs, session: &Session) -> Result<Vec<usize>, Failure> {
     let parsed = layers::parse(sweep.layers.as_deref(), session.model.arch().layers.len())?;
     // The embedding is no block.
@@ -185,25 +195,24 @@ fn metric(
     tokenizer: &Tokenizer,
     predicted: impl Fn() -> Result<[u32; 2], Failure>,
 ) -> Result<Metric, Failure> {
-    let token = |flag: &str, text: &Option<String>, which: usize| match text {
-        Some(text) => session::token_id(flag, text, tokenizer),
-        None => predicted().map(|ids| ids[which]),
-    };
-    let answer = || token("--answer", &sweep.answer, 0);
-    let pair = || {
-        let (answer, against) = (answer()?, token("--against", &sweep.against, 1)?);
-        if answer == against {
-            let text = token_text(tokenizer, answer);
-            return Err(Failure::usage(format!("answer and the token against it are both {text:?}"))
-                .hint("name two tokens: --answer ' Mary' --against ' John'"));
-        }
-        Ok((answer, against))
-    };
     if let Some(flag) = unread(sweep) {
         return Err(Failure::usage(format!("{flag}: the metric does not read it")).hint(
             "p and rank are of --answer alone, kl is of all tokens; logit-diff is of --answer and --against",
         ));
     }
+    let named = session::token_named("--answer", &sweep.answer, tokenizer)?;
+    let named_against = session::token_named("--against", &sweep.against, tokenizer)?;
+    let answer = || named.map_or_else(|| predicted().map(|ids| ids[0]), Ok);
+    let pair = || {
+        let (answer, against) = match (named, named_against) {
+            (Some(answer), Some(against)) => (answer, against),
+            (answer, against) => {
+                let [first, second] = predicted()?;
+                (answer.unwrap_or(first), against.unwrap_or(second))
+            }
+        };
+        apart(answer, against, tokenizer)
+    };
     Ok(match sweep.metric {
         EffectArg::LogitDiff => pair().map(|(answer, against)| Metric::LogitDiff { answer, against })?,
         EffectArg::Normalised => {

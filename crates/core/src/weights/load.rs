@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use easyroutine_kernels::{Cpu, Dtype, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
 
-use super::checkpoint::{Checkpoint, TensorRows};
+use super::checkpoint::{Checkpoint, Tensor, TensorRows};
 use super::mxfp4::Mxfp4;
 use super::projection::{Projection, Update};
 use super::table::Table;
@@ -183,8 +183,12 @@ impl Loader<'_> {
         expert: usize,
         [count, outputs, inputs]: [usize; 3],
     ) -> Result<Part> {
-        let biases = self.checkpoint.values(self.base, &format!("{name}_bias"), &[count, outputs])?;
-        let bias = biases.chunks_exact(outputs).nth(expert).map(<[f32]>::to_vec);
+        let biases = self.checkpoint.tensor(self.base, &format!("{name}_bias"), &[count, outputs])?;
+        let row = |biases: Tensor<'_>| {
+            let mut bias = vec![0.0; outputs];
+            biases.read_row(expert, &mut bias).map(|()| bias)
+        };
+        let bias = biases.map(row).transpose()?;
         let blocks = format!("{name}_blocks");
         let is_packed = inputs.is_multiple_of(32) && self.checkpoint.has(self.base, &blocks);
         let weight = match is_packed {

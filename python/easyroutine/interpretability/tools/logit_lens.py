@@ -17,7 +17,6 @@ from easyroutine.interpretability.model_loading import HookedModelConfig
 from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, layernorm_type
 from easyroutine.interpretability.tools.given_parts import head_of, norm_numbers
 from easyroutine.interpretability.value_with_info import ValueWithInfo
-from easyroutine.progress import download_progress
 from easyroutine.replaced import Replaced
 
 if TYPE_CHECKING:
@@ -117,17 +116,7 @@ class LogitLens(Replaced):
         from easyroutine.tokenizer import Tokenizer
 
         lens = cls.__new__(cls)
-        lens._lens, lens.model_name, warned = Lens.open(
-            config.model_name,
-            dtype=config.torch_dtype,
-            revision=config.revision,
-            offline=config.offline,
-            allow_config_keys=config.allow_config_keys,
-            allow_tensors=config.allow_tensors,
-            adapter=config.adapter_reference,
-            with_adapter=config.adapter is not False,
-            progress=download_progress(),
-        )
+        lens._lens, lens.model_name, warned = Lens.open(config.model_name, **config.for_engine())
         for warning in warned:
             warnings.warn(warning, stacklevel=4)
         lens.model_config = None

@@ -187,12 +187,7 @@ impl Model {
 
 /// The lowest section in which the receiver looks.
 fn lowest(program: &Program, receiver: &dyn Tap) -> Option<At> {
-    let looks = |section: &&Section| {
-        section.steps.iter().any(|step| match step {
-            Step::Visit(visit) => receiver.wants(section.at.point(visit.site, visit.head)) > Want::Nothing,
-            _ => false,
-        })
-    };
+    let looks = |section: &&Section| section.steps.iter().any(|step| is_shown(section.at, step, receiver));
     program.sections.iter().find(looks).map(|section| section.at)
 }
 
@@ -214,7 +209,8 @@ fn backwards(
             (Start::Logits(objective), At::Unembedding) => {
                 walk.load(streams.pop());
                 let shown = [Site::Logits, Site::FinalNormOut].map(Point::model);
-                let mut tokens = objective.tokens(walk.run.batch);
+                let read = objective.tokens(walk.run.batch);
+                let mut tokens = read.clone();
                 let mut all_at_once = false;
                 for point in shown.into_iter().filter(|point| receiver.wants(*point) > Want::Nothing) {
                     let wanted = receiver.tokens(point, walk.run.batch);
@@ -225,7 +221,6 @@ fn backwards(
                 }
                 let of_vocabulary = LOGITS_AT_ONCE / walk.run.model.arch.vocabulary.max(1);
                 let at_once = if all_at_once { tokens.len() } else { of_vocabulary.clamp(16, 256) };
-                let read = objective.tokens(walk.run.batch);
                 for tokens in tokens.chunks(at_once.max(1)) {
                     chosen.borrow_mut().tokens = tokens.to_vec();
                     let tape = walk.tape(section)?;

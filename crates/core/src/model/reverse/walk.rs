@@ -14,41 +14,36 @@ use crate::tap::{Keeping, Tap, Value, Want};
 /// Whether there is a rule for a step. Of experts there is one for gates of a plain non-linearity and routers of softmax.
 pub(super) fn has_rule(step: &Step) -> bool {
     match step {
-        Step::Route { router, .. } => {
-            return *router == Router::softmax(router.weights);
-        }
-        Step::Experts { gate, .. } => return matches!(gate, ExpertGate::Plain(_)),
-        _ => {}
-    }
-    matches!(
-        step,
+        Step::Route { router, .. } => *router == Router::softmax(router.weights),
+        Step::Experts { gate, .. } => matches!(gate, ExpertGate::Plain(_)),
         Step::Embed { .. }
-            | Step::Positions { .. }
-            | Step::Copy { .. }
-            | Step::Norm { .. }
-            | Step::NormInPlace { .. }
-            | Step::NormHeadKeys { .. }
-            | Step::Product { .. }
-            | Step::HeadProduct { .. }
-            | Step::Rotate { .. }
-            | Step::Clamp { .. }
-            | Step::Grow { .. }
-            | Step::Xielu
-            | Step::Spread
-            | Step::Attend { .. }
-            | Step::Scores { .. }
-            | Step::Softmax { .. }
-            | Step::Mix { .. }
-            | Step::AddDifference { .. }
-            | Step::Scale { .. }
-            | Step::Add { .. }
-            | Step::Narrow { .. }
-            | Step::Choose { .. }
-            | Step::Unembed { .. }
-            | Step::Divide { .. }
-            | Step::Softcap { .. }
-            | Step::Visit(_)
-    )
+        | Step::Positions { .. }
+        | Step::Copy { .. }
+        | Step::Norm { .. }
+        | Step::NormInPlace { .. }
+        | Step::NormHeadKeys { .. }
+        | Step::Product { .. }
+        | Step::HeadProduct { .. }
+        | Step::Rotate { .. }
+        | Step::Clamp { .. }
+        | Step::Grow { .. }
+        | Step::Xielu
+        | Step::Spread
+        | Step::Attend { .. }
+        | Step::Scores { .. }
+        | Step::Softmax { .. }
+        | Step::Mix { .. }
+        | Step::AddDifference { .. }
+        | Step::Scale { .. }
+        | Step::Add { .. }
+        | Step::Narrow { .. }
+        | Step::Choose { .. }
+        | Step::Unembed { .. }
+        | Step::Divide { .. }
+        | Step::Softcap { .. }
+        | Step::Visit(_) => true,
+        _ => false,
+    }
 }
 
 impl Walk<'_> {
