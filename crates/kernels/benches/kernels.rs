@@ -151,6 +151,66 @@ mod product {
     }
 }
 
+/// A walk over the matrices of SmolLM2-135M's layers: weights come from memory, as in a forward pass, and not from a cache
+/// that still holds them from the last time.
+mod walk {
+    use super::*;
+
+    const LAYERS: usize = 30;
+    /// Outputs and inputs of a layer's products.
+    const LAYER: [(usize, usize); 4] = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
+    /// Path, rows and threads.
+    type Case = (Simd, usize, usize);
+    const CASES: [Case; 15] = [
+        (Simd::Avx512, 1, 1),
+        (Simd::Avx512, 4, 1),
+        (Simd::Avx512, 16, 1),
+        (Simd::Avx512, 64, 1),
+        (Simd::Avx512, 128, 1),
+        (Simd::Avx512, 512, 1),
+        (Simd::Avx512, 1, 2),
+        (Simd::Avx512, 16, 2),
+        (Simd::Avx512, 128, 2),
+        (Simd::Avx512, 512, 2),
+        (Simd::Avx2, 1, 1),
+        (Simd::Avx2, 16, 1),
+        (Simd::Avx2, 128, 1),
+        (Simd::Avx2, 512, 1),
+        (Simd::Avx2, 16, 2),
+    ];
+
+    fn walk(bencher: Bencher<'_, '_>, dtype: Dtype, (simd, rows, threads): Case) {
+        if !simd.is_available() {
+            return;
+        }
+        let cpu = Cpu::new(simd, threads);
+        let layer = || LAYER.map(|(outputs, inputs)| packed(&cpu, dtype, outputs, inputs, false));
+        let layers: Vec<_> = (0..LAYERS).map(|_| layer()).collect();
+        let inputs = LAYER.map(|(_, inputs)| values(rows * inputs));
+        let mut outputs = LAYER.map(|(outputs, _)| vec![0.0; rows * outputs]);
+        let operations: usize = LAYER.iter().map(|(outputs, inputs)| 2 * rows * outputs * inputs).sum();
+        bencher.counter(ItemsCount::new(LAYERS * operations)).bench_local(|| {
+            for layer in &layers {
+                for (i, w) in layer.iter().enumerate() {
+                    let (outputs_of, inputs_of) = LAYER[i];
+                    let x = Rows::dense(black_box(&inputs[i]), rows, inputs_of);
+                    cpu.matmul(x, w, None, RowsMut::dense(&mut outputs[i], rows, outputs_of));
+                }
+            }
+        });
+    }
+
+    #[divan::bench(args = CASES, sample_count = 15, sample_size = 1)]
+    fn f32(bencher: Bencher<'_, '_>, case: Case) {
+        walk(bencher, Dtype::F32, case);
+    }
+
+    #[divan::bench(args = CASES, sample_count = 15, sample_size = 1)]
+    fn bf16(bencher: Bencher<'_, '_>, case: Case) {
+        walk(bencher, Dtype::Bf16, case);
+    }
+}
+
 mod attention {
     use super::*;
 

@@ -4,7 +4,7 @@ use super::plan::Block;
 use super::{Attention, Sequence};
 use crate::Rows;
 use crate::shared::SharedRows;
-use crate::vector::{Element, PANEL, Start, Step, TILE_ROWS, Vector};
+use crate::vector::{Element, PANEL, Prefetch, Start, Step, TILE_ROWS, Vector};
 use std::ops::Range;
 
 /// Keys whose values are copied at once where a head's columns fill no whole panel.
@@ -136,6 +136,7 @@ impl Source<'_> {
             x_stride,
             panel,
             panel_stride: stride,
+            next: Prefetch::NONE,
         }
     }
 }

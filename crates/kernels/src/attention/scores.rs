@@ -3,7 +3,7 @@
 use super::keys::Keys;
 use super::plan::Block;
 use super::{Attention, Sequence};
-use crate::vector::{MOST_LANES, PANEL, Start, Step, TILE_ROWS, Vector, Work};
+use crate::vector::{MOST_LANES, PANEL, Prefetch, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, Rows, bf16, math, scratch};
 
 /// Scores of some rows; those of hidden keys are arbitrary.
@@ -53,6 +53,7 @@ pub(super) fn score_panel<V: Vector>(
         x_stride: q.stride(),
         panel: keys,
         panel_stride: PANEL,
+        next: Prefetch::NONE,
     };
     v.tile(&step, &mut sums);
     let column = panel * PANEL;

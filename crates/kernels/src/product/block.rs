@@ -4,7 +4,7 @@ use super::finish::Target;
 use super::inputs::{Inputs, Values};
 use super::tasks::{Part, Steps};
 use crate::packed::Panels;
-use crate::vector::{Element, Multiplied, PANEL, Start, Step, TILE_ROWS, Vector, Work};
+use crate::vector::{Element, Multiplied, PANEL, Prefetch, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, PackedMatrix, scratch};
 use std::ops::Range;
 
@@ -73,6 +73,12 @@ struct BlockOf<'a, T, O> {
     sums: &'a mut [f32],
 }
 
+/// What one tile is multiplied with, and its share of what is fetched for later.
+struct Weights<'a, T> {
+    values: &'a [T],
+    next: Prefetch,
+}
+
 /// The work of multiplying with some panels.
 struct Take<'a, 'b, S, T, O> {
     block: &'a mut BlockOf<'b, T, O>,
@@ -92,6 +98,7 @@ impl<S: Element, T: Multiplied<S>, O: Element> Work for Take<'_, '_, S, T, O> {
         let tiles = block.block.part.n_tiles();
         let panel_len = block.block.w.panel_len();
         let waiting = block.sums.len() / TILE;
+        let fetches = v.fetches(tiles);
         let at_once = if block.steps.count == 1 { panels.len() } else { (waiting / tiles.max(1)).max(1) };
         let mut first = panels.start;
         while first < panels.end {
@@ -99,11 +106,28 @@ impl<S: Element, T: Multiplied<S>, O: Element> Work for Take<'_, '_, S, T, O> {
             for step in 0..block.steps.count {
                 let inputs = block.inputs_of(step);
                 for panel in first..last {
-                    let stored = &stored[(panel - panels.start) * panel_len + inputs.start * PANEL..];
-                    let weights = T::weights(v, &stored[..inputs.len() * PANEL], room);
+                    let weights_of = |panel: usize, inputs: &Range<usize>| {
+                        let start = (panel - panels.start) * panel_len + inputs.start * PANEL;
+                        &stored[start..start + inputs.len() * PANEL]
+                    };
+                    // What is multiplied after this panel: the next panel, the first in the next step, or the first of
+                    // the next panels.
+                    let next = if !fetches {
+                        Prefetch::NONE
+                    } else if panel + 1 < last {
+                        Prefetch::of(weights_of(panel + 1, &inputs))
+                    } else if step + 1 < block.steps.count {
+                        Prefetch::of(weights_of(first, &block.inputs_of(step + 1)))
+                    } else if last < panels.end {
+                        Prefetch::of(weights_of(last, &block.inputs_of(0)))
+                    } else {
+                        Prefetch::NONE
+                    };
+                    let weights = T::weights(v, weights_of(panel, &inputs), room);
                     for tile in 0..tiles {
                         let number = (panel - first) * tiles + tile;
                         let place = if block.steps.count == 1 { 0 } else { number };
+                        let weights = Weights { values: weights, next: next.part(tile, tiles) };
                         block.advance(v, panel, weights, tile, step, place);
                     }
                 }
@@ -126,7 +150,7 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
         &mut self,
         v: V,
         panel: usize,
-        weights: &[T],
+        weights: Weights<'_, T>,
         tile: usize,
         step: usize,
         place: usize,
@@ -145,8 +169,9 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
                 inputs: depth.len(),
                 x: &self.x[rows.start * inputs.stride + depth.start..],
                 x_stride: inputs.stride,
-                panel: weights,
+                panel: weights.values,
                 panel_stride: PANEL,
+                next: weights.next,
             };
             T::tile(v, &step, sums);
         }

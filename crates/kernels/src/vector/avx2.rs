@@ -1,7 +1,7 @@
 //! The operations with AVX2 and FMA.
 
-use super::tile::{Registers, product, product_bf16};
-use super::{PANEL, Step, Vector, Work};
+use super::tile::{Place, Registers, product, product_bf16};
+use super::{PANEL, Prefetch, Step, Vector, Work};
 use crate::Simd;
 use std::arch::x86_64::*;
 
@@ -39,6 +39,11 @@ impl Vector for Avx2 {
     type F = __m256;
 
     const LANES: usize = 8;
+
+    #[inline(always)]
+    fn fetches(self, _tiles: usize) -> bool {
+        true
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -160,16 +165,16 @@ impl Vector for Avx2 {
 
     fn tile(self, step: &Step<'_, f32>, tile: &mut [f32]) {
         step.check(tile);
-        in_parts(step.rows, |row, rows, column| {
+        in_parts(step.rows, step.next, |rows, place| {
             // SAFETY: the step is checked, and parts stay within its rows and the panel; `self` proves the instructions.
             unsafe {
                 match rows {
-                    1 => part::<1>(self, step, row, column, tile),
-                    2 => part::<2>(self, step, row, column, tile),
-                    3 => part::<3>(self, step, row, column, tile),
-                    4 => part::<4>(self, step, row, column, tile),
-                    5 => part::<5>(self, step, row, column, tile),
-                    _ => part::<6>(self, step, row, column, tile),
+                    1 => part::<1>(self, step, place, tile),
+                    2 => part::<2>(self, step, place, tile),
+                    3 => part::<3>(self, step, place, tile),
+                    4 => part::<4>(self, step, place, tile),
+                    5 => part::<5>(self, step, place, tile),
+                    _ => part::<6>(self, step, place, tile),
                 }
             }
         });
@@ -177,16 +182,16 @@ impl Vector for Avx2 {
 
     fn tile_bf16(self, step: &Step<'_, u16>, tile: &mut [f32]) {
         step.check_pairs(tile);
-        in_parts(step.rows, |row, rows, column| {
+        in_parts(step.rows, step.next, |rows, place| {
             // SAFETY: as in `tile`.
             unsafe {
                 match rows {
-                    1 => part_bf16::<1>(self, step, row, column, tile),
-                    2 => part_bf16::<2>(self, step, row, column, tile),
-                    3 => part_bf16::<3>(self, step, row, column, tile),
-                    4 => part_bf16::<4>(self, step, row, column, tile),
-                    5 => part_bf16::<5>(self, step, row, column, tile),
-                    _ => part_bf16::<6>(self, step, row, column, tile),
+                    1 => part_bf16::<1>(self, step, place, tile),
+                    2 => part_bf16::<2>(self, step, place, tile),
+                    3 => part_bf16::<3>(self, step, place, tile),
+                    4 => part_bf16::<4>(self, step, place, tile),
+                    5 => part_bf16::<5>(self, step, place, tile),
+                    _ => part_bf16::<6>(self, step, place, tile),
                 }
             }
         });
@@ -205,6 +210,11 @@ unsafe impl Registers for Avx2 {
     unsafe fn store_to(self, lanes: __m256, out: *mut f32) {
         // SAFETY: as above.
         unsafe { _mm256_storeu_ps(out, lanes) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        intrinsic!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
     }
 
     #[inline(always)]
@@ -244,33 +254,30 @@ unsafe fn widened<const SECOND: bool>(pairs: __m256i) -> __m256 {
     }
 }
 
-/// Calls `f` with a first row, a number of rows and a first column for parts that cover the tile: of even height, and
-/// the columns inside, so that a part's inputs stay in the cache.
+/// Calls `f` with a number of rows and a place for parts that cover the tile: of even height, and the columns inside, so
+/// that a part's inputs stay in the cache. Each part brings its share of what comes next.
 #[inline(always)]
-fn in_parts(rows: usize, mut f: impl FnMut(usize, usize, usize)) {
+fn in_parts(rows: usize, next: Prefetch, mut f: impl FnMut(usize, Place)) {
+    const WIDTH: usize = 2 * Avx2::LANES;
+    const ACROSS: usize = PANEL / WIDTH;
     let parts = rows.div_ceil(ROWS);
     for part in 0..parts {
         let (start, end) = (part * rows / parts, (part + 1) * rows / parts);
-        for column in (0..PANEL).step_by(2 * Avx2::LANES) {
-            f(start, end - start, column);
+        for across in 0..ACROSS {
+            let next = next.part(part * ACROSS + across, parts * ACROSS);
+            f(end - start, Place { row: start, column: across * WIDTH, next });
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn part<const M: usize>(v: Avx2, step: &Step<'_, f32>, row: usize, column: usize, tile: &mut [f32]) {
+unsafe fn part<const M: usize>(v: Avx2, step: &Step<'_, f32>, place: Place, tile: &mut [f32]) {
     // SAFETY: by the caller's promise, which is the same.
-    unsafe { product::<Avx2, M>(v, step, row, column, tile) }
+    unsafe { product::<Avx2, M>(v, step, place, tile) }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn part_bf16<const M: usize>(
-    v: Avx2,
-    step: &Step<'_, u16>,
-    row: usize,
-    column: usize,
-    tile: &mut [f32],
-) {
+unsafe fn part_bf16<const M: usize>(v: Avx2, step: &Step<'_, u16>, place: Place, tile: &mut [f32]) {
     // SAFETY: by the caller's promise, which is the same.
-    unsafe { product_bf16::<Avx2, M>(v, step, row, column, tile) }
+    unsafe { product_bf16::<Avx2, M>(v, step, place, tile) }
 }

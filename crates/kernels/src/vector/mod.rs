@@ -20,7 +20,7 @@ use self::{avx2::Avx2, avx512::Avx512};
 use crate::Simd;
 pub(crate) use element::{Convert, Element, Multiplied, Widen};
 use portable::Portable;
-pub(crate) use step::{PANEL, Start, Step, TILE_ROWS};
+pub(crate) use step::{PANEL, Prefetch, Start, Step, TILE_ROWS};
 
 /// The most lanes that any implementation has.
 pub(crate) const MOST_LANES: usize = 16;
@@ -33,6 +33,9 @@ pub(crate) trait Vector: Copy {
 
     /// How many lanes.
     const LANES: usize;
+
+    /// Whether a product that passes so many tiles over each panel is faster if it fetches the next panel meanwhile.
+    fn fetches(self, tiles: usize) -> bool;
 
     fn splat(self, value: f32) -> Self::F;
     /// The first values of a slice.

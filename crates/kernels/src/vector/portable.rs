@@ -30,6 +30,11 @@ impl Vector for Portable {
     const LANES: usize = 8;
 
     #[inline(always)]
+    fn fetches(self, _tiles: usize) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> F {
         [value; 8]
     }

@@ -31,6 +31,39 @@ pub(crate) struct Step<'a, T> {
     pub(crate) x_stride: usize,
     pub(crate) panel: &'a [T],
     pub(crate) panel_stride: usize,
+    /// What comes into the cache meanwhile.
+    pub(crate) next: Prefetch,
+}
+
+/// Memory that is brought into the cache while a step multiplies, spread over the step's turns: weights come from far
+/// away, and all requests at once would fill the few buffers that the processor has for lines under way.
+/// It is never read, so it may be anything.
+#[derive(Clone, Copy)]
+pub(crate) struct Prefetch {
+    start: *const u8,
+    bytes: usize,
+}
+
+impl Prefetch {
+    pub(crate) const NONE: Prefetch = Prefetch { start: std::ptr::null(), bytes: 0 };
+
+    #[inline(always)]
+    pub(crate) fn of<T>(values: &[T]) -> Prefetch {
+        Prefetch { start: values.as_ptr().cast(), bytes: size_of_val(values) }
+    }
+
+    /// Part `part` of `parts` of nearly the same size.
+    #[inline(always)]
+    pub(crate) fn part(self, part: usize, parts: usize) -> Prefetch {
+        let (start, end) = (part * self.bytes / parts, (part + 1) * self.bytes / parts);
+        Prefetch { start: self.start.wrapping_add(start), bytes: end - start }
+    }
+
+    /// Where it starts, and how many bytes each of so many turns brings.
+    #[inline(always)]
+    pub(super) fn in_turns(self, turns: usize) -> (*const u8, usize) {
+        (self.start, self.bytes.div_ceil(turns.max(1)))
+    }
 }
 
 impl<T> Step<'_, T> {

@@ -172,7 +172,10 @@ impl<T: Element> Work for OneTile<'_, T> {
 
 fn tile<T: Element>(cpu: &Cpu, rows: usize, inputs: usize, x: &[T], stride: usize, panel: &[T]) -> Vec<f32> {
     let mut tile = vec![0.5; rows * PANEL];
-    let step = Step { start: Start::Tile, rows, inputs, x, x_stride: stride, panel, panel_stride: PANEL };
+    // Memory of anybody: it is asked for, and never read.
+    let next = Prefetch::of(panel);
+    let step =
+        Step { start: Start::Tile, rows, inputs, x, x_stride: stride, panel, panel_stride: PANEL, next };
     cpu.run(OneTile { step, tile: &mut tile });
     tile
 }

@@ -1,6 +1,9 @@
 //! The micro-kernels of x86-64, generic over the registers: a tile's sums stay in registers while the inputs pass.
 
-use super::{PANEL, Start, Step, Vector};
+use super::{PANEL, Prefetch, Start, Step, Vector};
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 /// What the micro-kernels need of an implementation beside [`Vector`]: access without bounds checks.
 ///
@@ -10,6 +13,8 @@ pub(super) unsafe trait Registers: Vector {
     /// # Safety
     /// `LANES` values can be read there.
     unsafe fn load_from(self, values: *const f32) -> Self::F;
+    /// Asks for the line of memory there to come into the nearest cache.
+    fn prefetch(self, line: *const u8);
     /// # Safety
     /// `LANES` values can be written there.
     unsafe fn store_to(self, lanes: Self::F, out: *mut f32);
@@ -25,7 +30,17 @@ pub(super) unsafe trait Registers: Vector {
     unsafe fn splat_of_pair<const SECOND: bool>(self, pair: *const u16) -> Self::F;
 }
 
-/// `M` rows of a step from row `row` on, two registers of columns from column `column` on.
+/// A part of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Its first row and column.
+    pub(super) row: usize,
+    pub(super) column: usize,
+    /// What comes into the cache meanwhile.
+    pub(super) next: Prefetch,
+}
+
+/// `M` rows of a step and two registers of columns at a place.
 ///
 /// # Safety
 /// The step is checked against the tile; `row + M` is at most its rows, `column` plus two registers at most [`PANEL`].
@@ -33,11 +48,11 @@ pub(super) unsafe trait Registers: Vector {
 pub(super) unsafe fn product<V: Registers, const M: usize>(
     v: V,
     step: &Step<'_, f32>,
-    row: usize,
-    column: usize,
+    Place { row, column, next }: Place,
     tile: &mut [f32],
 ) {
     let stride = step.x_stride;
+    let (mut next, turn) = next.in_turns(step.inputs);
     // SAFETY: all reads and writes are within what `Step::check` has checked, by the caller's promise.
     unsafe {
         let tile = tile.as_mut_ptr().add(row * PANEL + column);
@@ -49,6 +64,7 @@ pub(super) unsafe fn product<V: Registers, const M: usize>(
                 x = x.add(1);
                 panel = panel.add(step.panel_stride);
             }
+            fetch(v, &mut next, turn);
             let weights = [v.load_from(panel), v.load_from(panel.add(V::LANES))];
             for (r, sums) in sums.iter_mut().enumerate() {
                 let x = v.splat(*x.add(r * stride));
@@ -68,11 +84,11 @@ pub(super) unsafe fn product<V: Registers, const M: usize>(
 pub(super) unsafe fn product_bf16<V: Registers, const M: usize>(
     v: V,
     step: &Step<'_, u16>,
-    row: usize,
-    column: usize,
+    Place { row, column, next }: Place,
     tile: &mut [f32],
 ) {
     let stride = step.x_stride;
+    let (mut next, turn) = next.in_turns(step.inputs / 2);
     // SAFETY: all reads and writes are within what `Step::check_pairs` has checked, by the caller's promise.
     unsafe {
         let tile = tile.as_mut_ptr().add(row * PANEL + column);
@@ -80,12 +96,26 @@ pub(super) unsafe fn product_bf16<V: Registers, const M: usize>(
         let panel = step.panel.as_ptr().add(2 * column);
         let mut sums = load_sums::<V, M>(v, step.start, tile);
         for pair in 0..step.inputs / 2 {
+            fetch(v, &mut next, turn);
             let (x, weights) = (x.add(2 * pair), panel.add(pair * 2 * PANEL));
             // One value of the pair after the other: the weights of both would need more registers than there are.
             add_of_pairs::<V, M, false>(v, x, stride, weights, &mut sums);
             add_of_pairs::<V, M, true>(v, x, stride, weights, &mut sums);
         }
         store_sums(v, tile, &sums);
+    }
+}
+
+/// One turn of a prefetch. A turn of several tiles brings less than a line, and asks for some lines twice; of one tile it
+/// brings two.
+#[inline(always)]
+pub(super) fn fetch<V: Registers>(v: V, next: &mut *const u8, turn: usize) {
+    if turn > 0 {
+        v.prefetch(*next);
+        if turn > LINE {
+            v.prefetch(next.wrapping_add(LINE));
+        }
+        *next = next.wrapping_add(turn);
     }
 }
 
