@@ -1,5 +1,6 @@
 //! Arguments as typed.
 
+mod dict;
 mod dla;
 mod extract;
 mod grad;
@@ -13,6 +14,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
+pub(crate) use dict::{DictCommand, DictFlags, DictInfo, DictReading};
 pub(crate) use dla::{CutArg, Dla};
 pub(crate) use extract::{Extract, PatternArg};
 pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
@@ -69,6 +71,12 @@ pub(crate) enum Command {
         /// What about it.
         #[command(subcommand)]
         command: ModelCommand,
+    },
+    /// Sparse autoencoders and transcoders: what they are, and whether they fit a model.
+    Dict {
+        /// What about it.
+        #[command(subcommand)]
+        command: DictCommand,
     },
     /// Saved runs: find, read, change, check.
     Runs(runs::Runs),
@@ -226,6 +234,8 @@ pub(crate) struct Changes {
     /// Seed of random positions (`random-text-3`) and of drawn tokens.
     #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) dictionaries: DictFlags,
 }
 
 /// `lens`

@@ -1,52 +1,201 @@
-//! `--intervene`: read before a model is loaded, checked against it before it runs.
+//! `--intervene` and `--dict`: read before a model is loaded, checked against it before it runs.
+
+use std::cell::{OnceCell, RefCell};
 
 use easyroutine::Model;
+use easyroutine::arch::Arch;
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::positions::{Context, Row};
 use easyroutine::tokens::Tokenizer;
+use easyroutine_dictionaries::{Dictionaries, Dictionary, FeatureChange, FeatureEdits, Options};
+use serde_json::{Map, Value, json};
 
-use crate::args::Changes;
-use crate::failure::Failure;
+use crate::args::{Changes, DictFlags};
+use crate::failure::{Failure, one_line};
 use crate::output;
 use crate::session::Prompt;
 
+/// What is changed, as it was given.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) interventions: Vec<Intervention>,
+    pub(crate) features: Vec<FeatureChange>,
+    pub(crate) dictionaries: Opened,
+}
+
+/// Dictionaries that were opened, and once the model is known fitted to it.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    waiting: RefCell<Vec<(String, Dictionary)>>,
+    fitted: OnceCell<Dictionaries>,
+    record: Map<String, Value>,
+}
+
 impl Changes {
-    /// Reads the interventions and the values that they name.
+    /// Reads the interventions and the values that they name, and opens the dictionaries.
     ///
     /// # Errors
-    /// What is written is no intervention, or a file is not there.
-    pub(crate) fn read(&self) -> Result<Vec<Intervention>, Failure> {
-        let read = |text: &String| text.parse::<Intervention<Reference>>().and_then(Intervention::load);
-        Ok(self.intervene.iter().map(read).collect::<Result<_, _>>()?)
+    /// What is written is no intervention, a file is not there, or a dictionary cannot be read.
+    pub(crate) fn read(&self) -> Result<Given, Failure> {
+        let (features, others): (Vec<&String>, Vec<&String>) =
+            self.intervene.iter().partition(|text| FeatureChange::is_meant(text));
+        let read = |text: &&String| text.parse::<Intervention<Reference>>().and_then(Intervention::load);
+        let interventions = others.iter().map(read).collect::<Result<_, _>>()?;
+        let features = features.iter().map(|text| text.parse()).collect::<Result<Vec<FeatureChange>, _>>()?;
+        let dictionaries = self.dictionaries.open()?;
+        if dictionaries.is_empty() && !features.is_empty() {
+            return Err(Failure::usage("--intervene changes features, and no dictionary is given")
+                .hint("name one: --dict NAME=PATH; its features are features_NAME"));
+        }
+        Ok(Given { interventions, features, dictionaries })
     }
 }
 
-/// Interventions on rows, checked; what is odd about them is said.
+impl Given {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.interventions.is_empty() && self.features.is_empty()
+    }
+
+    /// Refuses features where a command has no use for them.
+    ///
+    /// # Errors
+    /// Some were given.
+    pub(crate) fn refuse_features(&self, what: &str) -> Result<(), Failure> {
+        if self.features.is_empty() && self.dictionaries.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::usage(format!("--dict: {what}")))
+    }
+}
+
+impl DictFlags {
+    /// Opens what is named.
+    ///
+    /// # Errors
+    /// A flag that is not NAME=…, a place or factor of a dictionary that is not given, files that cannot be read.
+    pub(crate) fn open(&self) -> Result<Opened, Failure> {
+        let mut named: Vec<(String, String, Options)> = Vec::new();
+        for text in &self.dict {
+            let Some((name, path)) = text.split_once('=') else {
+                return Err(Failure::usage(format!("--dict: `{}` names no path", one_line(text)))
+                    .hint("write NAME=PATH; features are then features_NAME"));
+            };
+            if named.iter().any(|(taken, ..)| taken == name) {
+                return Err(Failure::usage(format!(
+                    "--dict: two dictionaries are called `{}`",
+                    one_line(name)
+                )));
+            }
+            named.push((name.to_owned(), path.to_owned(), Options::default()));
+        }
+        for text in &self.place {
+            let (at, place) = owner("--place", text, &named)?;
+            named[at].2.place = Some(place.to_owned());
+        }
+        for text in &self.norm_factor {
+            let (at, factor) = owner("--norm-factor", text, &named)?;
+            let factor = factor
+                .parse()
+                .map_err(|_| Failure::usage(format!("--norm-factor: `{}` is no number", one_line(factor))))?;
+            named[at].2.norm_factor = Some(factor);
+        }
+        let mut opened = Opened::default();
+        for (name, path, options) in named {
+            let dictionary = Dictionary::open(&path, &options)?;
+            for warning in &dictionary.certificate().warnings {
+                output::note("warning", &one_line(&format!("{name}: {warning}")));
+            }
+            let certificate = dictionary.certificate();
+            let record = json!({
+                "path": path,
+                "format": certificate.format,
+                "architecture": certificate.architecture,
+                "place": options.place,
+                "norm_factor": options.norm_factor,
+            });
+            opened.record.insert(name.clone(), record);
+            opened.waiting.borrow_mut().push((name, dictionary));
+        }
+        Ok(opened)
+    }
+}
+
+/// Which dictionary a flag `NAME=VALUE` is of, and the value; with one dictionary the name may be left out.
+fn owner<'t>(
+    flag: &str,
+    text: &'t str,
+    named: &[(String, String, Options)],
+) -> Result<(usize, &'t str), Failure> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (Some(name), value),
+        None => (None, text),
+    };
+    let found = match name {
+        Some(name) => named.iter().position(|(known, ..)| known == name),
+        None if named.len() == 1 => Some(0),
+        None => None,
+    };
+    found.map(|at| (at, value)).ok_or_else(|| {
+        Failure::usage(format!("{flag}: `{}` is of no dictionary that --dict names", one_line(text)))
+            .hint(format!("write {flag} NAME=VALUE with a name of --dict"))
+    })
+}
+
+impl Opened {
+    /// Whether none was given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.record.is_empty()
+    }
+
+    /// Which they are, for the record of a result.
+    pub(crate) fn record(&self) -> &Map<String, Value> {
+        &self.record
+    }
+
+    /// The dictionaries, fitted to a model.
+    ///
+    /// # Errors
+    /// One that does not fit.
+    pub(crate) fn fitted(&self, arch: &Arch) -> Result<&Dictionaries, Failure> {
+        if let Some(fitted) = self.fitted.get() {
+            return Ok(fitted);
+        }
+        let mut all = Dictionaries::default();
+        for (name, dictionary) in self.waiting.take() {
+            all.add(&name, dictionary, arch)?;
+        }
+        Ok(self.fitted.get_or_init(|| all))
+    }
+}
+
+/// Interventions on rows, checked, then those on features; what is odd about them is said.
 ///
 /// # Errors
-/// Those of [`Edits::new`].
-pub(crate) fn checked(
-    interventions: &[Intervention],
+/// Those of [`Edits::new`], [`Dictionaries::add`] and [`FeatureEdits::new`].
+pub(crate) fn checked<'g>(
+    given: &'g Given,
     model: &Model,
     rows: &[Row<'_>],
     context: Context<'_>,
-) -> Result<Edits, Failure> {
-    let edits = Edits::new(interventions, model.arch(), rows, context)?;
+) -> Result<(Edits, FeatureEdits<'g>), Failure> {
+    let edits = Edits::new(&given.interventions, model.arch(), rows, context)?;
     edits.warnings().iter().for_each(|warning| output::note("warning", warning));
-    Ok(edits)
+    let dictionaries = given.dictionaries.fitted(model.arch())?;
+    let features = FeatureEdits::new(&given.features, dictionaries, model.cpu(), rows, context)?;
+    Ok((edits, features))
 }
 
 /// Interventions on one prompt; random positions are drawn by `seed`.
 ///
 /// # Errors
-/// Those of [`Edits::new`].
-pub(crate) fn of_prompt(
-    interventions: &[Intervention],
+/// Those of [`checked`].
+pub(crate) fn of_prompt<'g>(
+    given: &'g Given,
     model: &Model,
     prompt: &Prompt,
     tokenizer: &Tokenizer,
     seed: u64,
-) -> Result<Edits, Failure> {
+) -> Result<(Edits, FeatureEdits<'g>), Failure> {
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
-    checked(interventions, model, &[prompt.row()], context)
+    checked(given, model, &[prompt.row()], context)
 }

@@ -19,7 +19,7 @@ mod tensors;
 use std::ffi::OsString;
 use std::io::Write;
 
-use args::{Args, Command, ModelCommand};
+use args::{Args, Command, DictCommand, ModelCommand};
 use failure::{Failure, SUCCESS};
 
 /// Runs a command line, of which the first word is the program's own name, and returns the exit status.
@@ -58,6 +58,7 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Model { command: ModelCommand::Export(export) } => {
             commands::export::run(args, export).map(done)
         }
+        Command::Dict { command: DictCommand::Info(info) } => commands::dict::info(args, info).map(done),
         Command::Runs(runs) => commands::runs::run(args, runs),
         Command::Env => commands::env::run(args).map(done),
         Command::Completions { shell } => commands::shell::completions(args, *shell).map(done),

@@ -13,15 +13,48 @@ use serde_json::{Map, Value, json};
 pub(crate) struct Stored<'a> {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    pub(crate) numbers: Cow<'a, Numbers>,
+    pub(crate) numbers: Data<'a>,
+}
+
+/// The numbers of a tensor that is written.
+#[derive(Debug)]
+pub(crate) enum Data<'a> {
+    /// As a cache has them.
+    Kept(Cow<'a, Numbers>),
+    /// Places: rows, positions, features.
+    Places(Vec<i32>),
+}
+
+impl From<Numbers> for Data<'_> {
+    fn from(numbers: Numbers) -> Self {
+        Data::Kept(Cow::Owned(numbers))
+    }
+}
+
+impl<'a> From<Cow<'a, Numbers>> for Data<'a> {
+    fn from(numbers: Cow<'a, Numbers>) -> Self {
+        Data::Kept(numbers)
+    }
+}
+
+impl Data<'_> {
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Data::Kept(numbers) => bytes(numbers),
+            Data::Places(places) => Cow::Owned(places.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        }
+    }
 }
 
 impl Stored<'_> {
     /// The type's name in the header, and the bytes of one number.
     fn kind(&self) -> (&'static str, usize) {
-        match *self.numbers {
-            Numbers::F32(_) => ("F32", size_of::<f32>()),
-            Numbers::I64(_) => ("I64", size_of::<i64>()),
+        match &self.numbers {
+            Data::Places(_) => ("I32", size_of::<i32>()),
+            Data::Kept(numbers) => match **numbers {
+                Numbers::F32(_) => ("F32", size_of::<f32>()),
+                Numbers::I64(_) => ("I64", size_of::<i64>()),
+            },
         }
     }
 }
@@ -45,6 +78,6 @@ pub(crate) fn write(
         HeaderEntry { name: &tensor.name, dtype: kind.to_owned(), shape: &tensor.shape, bytes }
     });
     out.write_all(&safetensors_head(metadata, entries, 8))?;
-    tensors.iter().try_for_each(|tensor| out.write_all(&bytes(&tensor.numbers)))?;
+    tensors.iter().try_for_each(|tensor| out.write_all(&tensor.numbers.bytes()))?;
     out.flush()
 }

@@ -7,6 +7,7 @@ mod buckets;
 mod commands;
 mod common;
 mod dataset;
+mod dictionaries;
 mod errors;
 mod extract;
 mod generate;

@@ -50,7 +50,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 19] = [
+    let commands: [&[&str]; 20] = [
         &[],
         &["lens"],
         &["attn"],
@@ -68,6 +68,7 @@ fn the_help_of_every_command_is_as_expected() {
         &["model", "ls"],
         &["model", "check"],
         &["model", "export"],
+        &["dict", "info"],
         &["env"],
         &["completions"],
     ];

@@ -19,12 +19,14 @@ pub mod gguf;
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
 mod guard;
 mod map;
+pub mod npz;
 mod open;
 mod sharded;
 mod single;
 mod tensor;
 pub mod torch;
 mod write;
+mod zip;
 
 pub use container::Container;
 pub use encoding::Encoding;

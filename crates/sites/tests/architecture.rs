@@ -13,9 +13,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("kernels", &[]),
     ("core", &["kernels", "sites", "files"]),
+    ("dictionaries", &["core", "kernels", "sites", "files"]),
     ("store", &["sites", "files"]),
     ("view", &["sites", "store"]),
-    ("app", &["core", "sites", "store", "view"]),
+    ("app", &["core", "dictionaries", "sites", "store", "view"]),
     ("cli", &["*"]),
     ("python", &["*"]),
 ];
@@ -53,6 +54,10 @@ const MODULES: &[(&str, &[&str])] = &[
 /// Where names of families may stand outside `families/`, and why.
 const NAMING_FILES: &[(&str, &str)] = &[
     ("core/src/source/demo.rs", "says in prose what the demo model is"),
+    (
+        "dictionaries/src/formats/",
+        "formats of dictionaries are named after the models that they were published for",
+    ),
     (
         "core/src/tokens/",
         "transformers' classes of tokenizers and GGUF's rules for cutting text are named after models",

@@ -27,6 +27,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let file = tensor_file(args)?;
     let targets = if file.is_none() { output::targets(args, PLAIN)? } else { Vec::new() };
     let interventions = grad.changes.read()?;
+    interventions.refuse_features("gradients do not pass through features yet: leave --dict out")?;
     let request = Request::parse(&grad.activations.join(","), &grad.positions.join(","))?;
     refuse_unread(&grad.measure)?;
     let session = session::load(&grad.model.model, &grad.model.loading)?;
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let metric = metric(&grad.measure, &session, &tokenizer, &prompt)?;
     let target = target(&grad.measure)?;
     let seed = grad.changes.seed;
-    let mut edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
+    let (mut edits, _) = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     let rule = match grad.rule {
         RuleArg::Gradient => Rule::Gradient,
@@ -198,14 +199,11 @@ fn table(
 fn write(file: &Path, found: &Gradients, told: &Value) -> Result<(), Failure> {
     let cache: &ActivationCache = &found.cache;
     let values = Numbers::F32(found.values.iter().map(|value| *value as f32).collect());
-    let mut stored = vec![Stored {
-        name: "metric".to_owned(),
-        shape: vec![found.values.len()],
-        numbers: Cow::Owned(values),
-    }];
+    let mut stored =
+        vec![Stored { name: "metric".to_owned(), shape: vec![found.values.len()], numbers: values.into() }];
     for (key, kept) in cache.iter() {
         let shape = kept.shape().unwrap_or_default();
-        stored.push(Stored { name: key.to_string(), shape, numbers: Cow::Borrowed(&kept.data) });
+        stored.push(Stored { name: key.to_string(), shape, numbers: Cow::Borrowed(&kept.data).into() });
     }
     let mut metadata: Vec<(&str, String)> = Vec::new();
     for (name, value) in told.as_object().into_iter().flatten() {

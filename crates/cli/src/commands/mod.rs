@@ -2,6 +2,7 @@
 
 pub(crate) mod attn;
 pub(crate) mod check;
+pub(crate) mod dict;
 pub(crate) mod dla;
 pub(crate) mod env;
 pub(crate) mod export;

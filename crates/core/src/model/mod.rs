@@ -121,7 +121,7 @@ impl Model {
     ///
     /// # Errors
     /// A model that has none.
-    pub(crate) fn unembedding(&self) -> Result<&Arc<Unembedding>> {
+    pub fn unembedding(&self) -> Result<&Arc<Unembedding>> {
         match self.arch.lacks_unembedding() {
             None => Ok(&self.weights.unembedding),
             Some(reason) => Err(Error::new(ErrorKind::Unsupported, reason)

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix};
+use easyroutine_kernels::{Cpu, Dtype, NormKind, PackedMatrix, Rows, RowsMut};
 
 use super::buffer::Buffer;
 use crate::batch::Batch;
@@ -146,6 +146,32 @@ impl Unembedding {
                 whole.iter_mut().zip(&through).for_each(|(o, x)| *o += factor * x);
             }
             Ok(whole)
+        })
+    }
+
+    /// Vectors through the matrix alone: no norm, bias, divisor or softcap.
+    ///
+    /// # Shapes
+    /// `vectors`: N by D; result: N by V, row after row.
+    ///
+    /// # Errors
+    /// Vectors of another width; a file of the model that was written to before all its weights were packed.
+    pub fn multiply(&self, cpu: &Cpu, vectors: Rows<'_>) -> Result<Vec<f32>> {
+        if vectors.n_columns() != self.d_model() {
+            let (found, expected) = (vectors.n_columns(), self.d_model());
+            return Err(Error::input(format!("the unembedding reads vectors of {expected}, not of {found}")));
+        }
+        self.files.during(|| {
+            let mut copy = Buffer::default();
+            copy.resize(vectors.n_rows(), vectors.n_columns());
+            for i in 0..vectors.n_rows() {
+                copy.rows_mut().row_mut(i).copy_from_slice(vectors.row(i));
+            }
+            let through = self.projected(cpu, copy);
+            let mut out = vec![0.0; vectors.n_rows() * self.vocabulary()];
+            let rows = RowsMut::dense(&mut out, vectors.n_rows(), self.vocabulary());
+            self.matrix.apply_unbiased(cpu, through.rows(), rows);
+            Ok(out)
         })
     }
 

@@ -66,6 +66,15 @@ impl Projection {
         self.multiply(cpu, x.into(), Finish::Store, out.into());
     }
 
+    /// `out = x W^T`
+    ///
+    /// # Shapes
+    /// As [`Projection::apply`].
+    pub(crate) fn apply_unbiased<'a>(&self, cpu: &Cpu, x: impl Into<Left<'a>>, out: RowsMut<'_>) {
+        let down = self.update.as_ref().map(|update| &update.down);
+        self.multiply_by(cpu, x.into(), (&self.matrix, down), None, Finish::Store, out.into());
+    }
+
     /// `out += x W^T + b`, the same bits as [`Projection::apply`] added afterwards.
     ///
     /// # Shapes

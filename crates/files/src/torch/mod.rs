@@ -5,9 +5,8 @@
 
 mod pickle;
 mod tensors;
-mod zip;
 
-use crate::{Error, Result};
+use crate::{Error, Result, zip};
 pub use tensors::TorchTensor;
 
 /// What such a file holds.
@@ -65,7 +64,7 @@ impl Item {
 /// No zip archive, a name that is not on the list, instructions that build no data, tensors that reach beyond their
 /// storage, more nesting or more data than such a file can mean.
 pub fn read(file: &[u8], classes: &[&str]) -> Result<Item> {
-    let archive = zip::Archive::new(file)?;
+    let archive = zip::Archive::new(file, "torch.save of 1.6 and later")?;
     let (folder, program) = archive.only("data.pkl").ok_or_else(|| {
         Error::malformed("has no `data.pkl`: it was not written by torch.save, or by one older than 1.6")
     })?;

@@ -15,7 +15,7 @@ use crate::args::{Changes, Extract};
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
-use crate::tensors::{self, Stored};
+use crate::tensors::{self, Data, Stored};
 
 /// Bytes up to which a table of positions stands in the header, where people read it. Readers limit headers, so the
 /// tables of a large data set are tensors.
@@ -41,11 +41,12 @@ pub(super) fn write(
     session: &Session,
     extract: &Extract,
     chat: Option<&Value>,
+    features: Vec<Stored<'static>>,
 ) -> Result<(), Failure> {
-    let mut tensors = Vec::new();
+    let mut tensors = features;
     let is_rectangular = cache.is_rectangular();
     for (key, kept) in cache.iter() {
-        let (name, numbers) = (key.to_string(), Cow::Borrowed(&kept.data));
+        let (name, numbers) = (key.to_string(), Data::from(Cow::Borrowed(&kept.data)));
         // A mean over examples belongs to no row, so no row can make it ragged.
         let is_of_rows = kept.row_shapes.len() == cache.n_rows();
         let is_pooled = *key == Key::Point(Point::model(Site::Score))
@@ -70,7 +71,15 @@ pub(super) fn write(
     if let Some(adapter) = session.files.adapter_name() {
         metadata.push(("adapter", adapter));
     }
-    let Changes { intervene, seed } = &extract.changes;
+    let Changes { intervene, seed, dictionaries } = &extract.changes;
+    if !dictionaries.dict.is_empty() {
+        metadata.push(("dictionaries", json!(dictionaries.dict).to_string()));
+        for (name, values) in [("place", &dictionaries.place), ("norm_factor", &dictionaries.norm_factor)] {
+            if !values.is_empty() {
+                metadata.push((name, json!(values).to_string()));
+            }
+        }
+    }
     if !intervene.is_empty() {
         metadata.push(("interventions", json!(intervene).to_string()));
     }
@@ -133,7 +142,7 @@ fn table_as_tensors(name: &str, table: &Map<String, Value>) -> Vec<Stored<'stati
 }
 
 fn whole_numbers(name: String, numbers: Vec<i64>) -> Stored<'static> {
-    Stored { name, shape: vec![numbers.len()], numbers: Cow::Owned(Numbers::I64(numbers)) }
+    Stored { name, shape: vec![numbers.len()], numbers: Numbers::I64(numbers).into() }
 }
 
 #[cfg(test)]
@@ -144,11 +153,15 @@ mod tests {
     fn a_table_too_large_for_a_header_is_tensors() {
         let table = json!({"last": [[3], [5]], "[0,2]": [0, 1]});
         let tensors = table_as_tensors("token_dict", table.as_object().unwrap());
-        let shown: Vec<(&str, &Numbers)> = tensors.iter().map(|t| (t.name.as_str(), &*t.numbers)).collect();
+        let kept = |tensor: &Stored<'static>| match &tensor.numbers {
+            Data::Kept(numbers) => (tensor.name.clone(), numbers.clone().into_owned()),
+            Data::Places(_) => panic!("tables are whole numbers"),
+        };
+        let shown: Vec<(String, Numbers)> = tensors.iter().map(kept).collect();
         let expected = [
-            ("token_dict/last.offsets", &Numbers::I64(vec![0, 1, 2])),
-            ("token_dict/last", &Numbers::I64(vec![3, 5])),
-            ("token_dict/[0,2]", &Numbers::I64(vec![0, 1])),
+            ("token_dict/last.offsets".to_owned(), Numbers::I64(vec![0, 1, 2])),
+            ("token_dict/last".to_owned(), Numbers::I64(vec![3, 5])),
+            ("token_dict/[0,2]".to_owned(), Numbers::I64(vec![0, 1])),
         ];
         assert_eq!(shown, expected);
     }

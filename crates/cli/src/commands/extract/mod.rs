@@ -1,5 +1,6 @@
 //! `extract`: activations of prompts to a safetensors file, or a run in a store.
 
+mod features;
 mod file;
 mod rows;
 
@@ -10,14 +11,14 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use easyroutine::cache::{ActivationCache, Axis, Examples, PatternAverage, Reduction, readable};
-use easyroutine::edit::Intervention;
+use easyroutine::edit::{Edits, Intervention};
 use easyroutine::extract::{Collect, End, Example, Extraction, Options, Size};
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, Error, ErrorKind, Stop};
-use easyroutine_app::filling::edits_of_batches;
+use easyroutine::{Batch, Error, ErrorKind, Stop, Tap};
+use easyroutine_dictionaries::FeatureEdits;
 use serde_json::Value;
 
 use super::saved;
@@ -29,8 +30,14 @@ use crate::{changes, memory, output, progress};
 pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let file = target(args, extract)?;
     refuse_idle_flags(extract, file)?;
-    let request = request(extract)?;
-    let interventions = extract.changes.read()?;
+    let (request, features) = request(extract)?;
+    let given = extract.changes.read()?;
+    let interventions = &given.interventions;
+    if saved::is_store(file) || extract.generate.is_some() {
+        let what = "features are written to a file, of prompts as they are: -o activations.safetensors, no --generate";
+        given.refuse_features(what)?;
+    }
+    features::check(&features, &given, extract)?;
     let texts = rows::read(extract)?;
     let fields = rows::fields(extract, &texts)?;
     let session = session::load(&extract.model.model, &extract.model.loading)?;
@@ -50,12 +57,13 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
                 true => Vec::new(),
                 false => super::generate::ends(&session, tokenizer.as_ref())?,
             };
-            rows::continued(examples, count as usize, &ends, extract, &session, &interventions, context)?
+            rows::continued(examples, count as usize, &ends, extract, &session, interventions, context)?
         }
         None => examples,
     };
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
-    let edits = changes::checked(&interventions, &session.model, &rows, context)?;
+    let edits = changes::checked(&given, &session.model, &rows, context)?;
+    let kept = features::Wanted::new(&features, &given, &session, &request, &examples, context)?;
     if saved::is_store(file) {
         let (session, request, interventions) = (&session, &request, interventions.as_slice());
         return saved::run(
@@ -83,14 +91,16 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         file,
         chat: chat.as_ref(),
         of_file: of_file.as_deref(),
+        features: &kept,
     };
     if interventions.iter().any(Intervention::speaks_of_rows) {
         // Such an edit names rows of one batch, so all of them are one.
         let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
+        let edits = (edits, kept.tap(&rows)?);
         let cache = request.run_under(&session.model, &Batch::new(&ids)?, &rows, context, edits)?;
         return job.write(&cache, &(0..rows.len()).collect::<Vec<_>>());
     }
-    job.run(&interventions)
+    job.run(&given)
 }
 
 /// A checked extraction into a file.
@@ -104,11 +114,13 @@ struct Job<'a> {
     chat: Option<&'a Value>,
     /// The number of each row in its file, where some were passed over.
     of_file: Option<&'a [usize]>,
+    /// Features that are kept beside the activations.
+    features: &'a features::Wanted<'a>,
 }
 
 impl Job<'_> {
     /// Runs all batches and writes what is done: everything, or what there was when the user had enough.
-    fn run(&self, interventions: &[Intervention]) -> Result<(), Failure> {
+    fn run(&self, given: &changes::Given) -> Result<(), Failure> {
         let stop = progress::interrupted()?;
         let bar = progress::Rows::new();
         let tell = |progress| bar.tell(progress);
@@ -123,8 +135,13 @@ impl Job<'_> {
         let extraction = Extraction::new(model, self.request, self.examples, options)?;
         self.announce(extraction.size()?)?;
         let mut collect = Collect::default();
-        let end = extraction
-            .run_after(&mut edits_of_batches(interventions, model.arch(), self.context), &mut collect)?;
+        let dictionaries = given.dictionaries.fitted(model.arch())?;
+        let mut first = |_: &Batch, rows: &[Row<'_>]| -> easyroutine::Result<Box<dyn Tap + '_>> {
+            let edits = Edits::new(&given.interventions, model.arch(), rows, self.context)?;
+            let features = FeatureEdits::new(&given.features, dictionaries, model.cpu(), rows, self.context)?;
+            Ok(Box::new(((edits, features), self.features.tap(rows)?)))
+        };
+        let end = extraction.run_after(&mut first, &mut collect)?;
         bar.finish();
         let (rows, cache) = collect.finish()?;
         if end == End::Stopped && rows.is_empty() {
@@ -153,11 +170,13 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn write(&self, cache: &ActivationCache, rows: &[usize]) -> Result<(), Failure> {
+    fn write(&self, cache: &ActivationCache, places: &[usize]) -> Result<(), Failure> {
         output::warn_of_nan(cache.has_nan(), !self.extract.changes.intervene.is_empty());
-        let rows: Vec<usize> = rows.iter().map(|row| self.of_file.map_or(*row, |rows| rows[*row])).collect();
+        let rows: Vec<usize> =
+            places.iter().map(|row| self.of_file.map_or(*row, |rows| rows[*row])).collect();
         let done = Done { rows: &rows, asked: self.examples.len(), are_numbered: self.of_file.is_some() };
-        file::write(self.file, cache, done, self.session, self.extract, self.chat)?;
+        let features = self.features.finish(places);
+        file::write(self.file, cache, done, self.session, self.extract, self.chat, features)?;
         if io::stderr().is_terminal() {
             let size = std::fs::metadata(self.file).map_or(0, |m| m.len());
             output::note("wrote", &format!("{} ({})", self.file.display(), readable(size)));
@@ -228,10 +247,17 @@ fn reductions(extract: &Extract) -> impl Iterator<Item = &'static str> {
     flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag)
 }
 
-fn request(extract: &Extract) -> Result<Request, Failure> {
+/// What is asked of the model, and the keys of features among it.
+fn request(extract: &Extract) -> Result<(Request, Vec<String>), Failure> {
     let mut activations = Vec::new();
+    let mut features = Vec::new();
     for text in &extract.activations {
-        activations.extend(Selector::parse_list(text).map_err(Error::from)?);
+        let (of_features, others): (Vec<&str>, Vec<&str>) =
+            text.split(',').partition(|key| key.trim().starts_with("features_"));
+        features.extend(of_features.iter().map(|key| key.trim().to_owned()));
+        if features.is_empty() || !others.is_empty() {
+            activations.extend(Selector::parse_list(&others.join(",")).map_err(Error::from)?);
+        }
     }
     let pattern_rows = Specifier::parse_lists(&extract.pattern_rows)?;
     let reduction = Reduction {
@@ -245,7 +271,7 @@ fn request(extract: &Extract) -> Result<Request, Failure> {
         pattern_rows: (!pattern_rows.is_empty()).then_some(pattern_rows),
         examples: if extract.avg_over_examples { Examples::Mean } else { Examples::Each },
     };
-    Ok(Request { activations, positions: Specifier::parse_lists(&extract.positions)?, reduction })
+    Ok((Request { activations, positions: Specifier::parse_lists(&extract.positions)?, reduction }, features))
 }
 
 /// Refuses flags that would change nothing: whoever gives one expects that it does.

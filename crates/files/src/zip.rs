@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use crate::{Error, Result};
 
 /// Members by name, as they lie in the file.
-pub(super) struct Archive<'a> {
+pub(crate) struct Archive<'a> {
     members: BTreeMap<String, &'a [u8]>,
 }
 
-/// Most members that are read: PyTorch writes one a storage.
+/// Most members that are read: PyTorch writes one a storage, NumPy one an array.
 const MOST: usize = 1_000_000;
 
 impl<'a> Archive<'a> {
-    pub(super) fn new(file: &'a [u8]) -> Result<Self> {
+    /// Reads the directory. `writer` is what writes such files, for messages.
+    pub(crate) fn new(file: &'a [u8], writer: &str) -> Result<Self> {
         let (mut at, count) = directory(file).ok_or_else(|| {
-            Error::malformed("is no zip archive, or is cut short: torch.save of 1.6 and later writes one")
+            Error::malformed(format!("is no zip archive, or is cut short: {writer} writes one"))
         })?;
         if count > MOST {
             return Err(Error::malformed(format!("claims {count} members; {MOST} is the limit")));
@@ -34,12 +35,17 @@ impl<'a> Archive<'a> {
         Ok(Archive { members })
     }
 
-    pub(super) fn member(&self, name: &str) -> Option<&'a [u8]> {
+    /// Every member with its name, in the order of the names.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &'a [u8])> {
+        self.members.iter().map(|(name, content)| (name.as_str(), *content))
+    }
+
+    pub(crate) fn member(&self, name: &str) -> Option<&'a [u8]> {
         self.members.get(name).copied()
     }
 
     /// The one member of this name in a folder at the top, with the folder.
-    pub(super) fn only(&self, name: &str) -> Option<(&str, &'a [u8])> {
+    pub(crate) fn only(&self, name: &str) -> Option<(&str, &'a [u8])> {
         let mut found = self.members.iter().filter_map(|(path, content)| {
             let folder = path.strip_suffix(name)?;
             (folder.ends_with('/') && folder.matches('/').count() == 1).then_some((folder, *content))
@@ -80,7 +86,7 @@ fn member(file: &[u8], at: usize) -> std::result::Result<(String, &[u8], usize),
     let read = |place: usize, width| number(file, at + place, width).ok_or(SHORT);
     let (method, flags) = (read(10, 2)?, read(8, 2)?);
     if method != 0 || flags & 1 != 0 {
-        return Err("is compressed or encrypted; torch.save stores members as they are");
+        return Err("is compressed or encrypted; only members that are stored as they are can be mapped");
     }
     let (mut packed, mut size, mut header) = (read(20, 4)?, read(24, 4)?, read(42, 4)?);
     let (name_len, extra_len, comment_len) =

@@ -1,0 +1,66 @@
+//! Arguments of `dict`, and how a command is given dictionaries.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::Finding;
+
+/// Commands about a dictionary.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DictCommand {
+    /// Format, architecture, place, widths, norms, and what the publisher says; every number is read once.
+    Info(DictInfo),
+}
+
+/// `dict info`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DictInfo {
+    #[command(flatten)]
+    pub(crate) dictionary: DictPath,
+    /// The model that it is to be used in: a folder with config.json, a .gguf file, `org/name[@revision]`, or `smollm2`.
+    /// Its place and its widths are held against this model.
+    #[arg(short, long, value_name = "REF")]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) finding: Finding,
+}
+
+/// One dictionary.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct DictPath {
+    /// A folder or a file of SAELens, Gemma Scope, sparsify, dictionary_learning, Qwen-Scope, Llama Scope or circuit-tracer.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: DictReading,
+}
+
+/// What the files of a dictionary do not say.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct DictReading {
+    /// Where it reads and writes, over what its files say: `resid_out_5`, or `mlp_in_5,mlp_out_5` for a transcoder.
+    #[arg(long, value_name = "IN[,OUT]")]
+    pub(crate) place: Option<String>,
+    /// The factor √D / mean norm that its activations were scaled by, where its format does not store it.
+    #[arg(long, value_name = "S", allow_hyphen_values = true)]
+    pub(crate) norm_factor: Option<f64>,
+}
+
+/// Dictionaries that a command uses.
+#[derive(Debug, Clone, Default, ClapArgs)]
+#[command(next_help_heading = "Dictionaries")]
+pub(crate) struct DictFlags {
+    /// A sparse autoencoder or transcoder, a folder or a file, under a name: its features are `features_NAME`, of a set
+    /// `features_NAME_3`. --intervene 'features_NAME:12@all=0' ablates feature 12, '=8.5' clamps, '*2' scales, '+3' adds 3
+    /// times its decoder row; 'features_NAME@all=splice' puts what the features decode to in place, '=keep-error' with
+    /// what they miss. May repeat.
+    #[arg(long, value_name = "NAME=PATH")]
+    pub(crate) dict: Vec<String>,
+    /// Where a dictionary reads and writes, over what its files say. May repeat.
+    #[arg(long, value_name = "[NAME=]IN[,OUT]", requires = "dict")]
+    pub(crate) place: Vec<String>,
+    /// The factor √D / mean norm that its activations were scaled by, where its format does not store it. May repeat.
+    #[arg(long, value_name = "[NAME=]S", requires = "dict", allow_hyphen_values = true)]
+    pub(crate) norm_factor: Vec<String>,
+}

@@ -1,0 +1,112 @@
+//! `dict info`, and `--dict` of other commands.
+
+use crate::common::{easyroutine, fails, fixtures, json, succeeds, tiny};
+use easyroutine_files::ShardedSafeTensors;
+
+fn dictionary(case: &str) -> String {
+    fixtures().join("dictionaries").join(case).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn dict_info_tells_what_a_dictionary_is_and_whether_it_fits() {
+    let told = json(&[
+        "dict",
+        "info",
+        &dictionary("gemma_scope_2_clt"),
+        "-m",
+        &tiny("gemma3_text"),
+        "--format",
+        "json",
+    ]);
+    assert_eq!(told["schema"], "easyroutine.dictionary/1");
+    assert_eq!(told["format"], "gemma_scope_2_clt");
+    assert_eq!(told["layers"].as_array().unwrap().len(), 4);
+    assert_eq!(told["layers"][2]["has_skip"], true);
+    assert_eq!(told["fits"]["places"][3]["writes"], "mlp_out_3");
+    let table = succeeds(&["dict", "info", &dictionary("qwen_scope")]);
+    assert!(table.contains("activation\ttopk, k = 8\n") && table.contains("publisher_l0\t8\n"), "{table}");
+    let wrong = fails(2, &["dict", "info", &dictionary("saelens_hook_z"), "-m", &tiny("gemma3_text")]);
+    assert!(wrong.contains("reads vectors of 48, but `z_L1` of this model has 64"), "{wrong}");
+    let factor = fails(1, &["dict", "info", &dictionary("saelens_expected_average")]);
+    assert!(factor.contains("expected_average_only_in") && factor.contains("--norm-factor"), "{factor}");
+}
+
+#[test]
+fn features_are_changed_in_runs_and_generation_and_nothing_changes_with_the_error_kept() {
+    let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
+    let run = |changes: &[&str]| {
+        let mut args = vec!["run", "the cat sat", "-m", &model, "--format", "json", "--dict", &path];
+        changes.iter().for_each(|change| args.extend(["--intervene", change]));
+        json(&args)["top"].clone()
+    };
+    assert_eq!(run(&[]), run(&["features_sae@all=keep-error"]));
+    assert_ne!(run(&[]), run(&["features_sae:7@all=40"]));
+    assert_eq!(run(&["features_sae:7@all*0"]), run(&["features_sae:7@all=0"]));
+    let generate = ["run", "the cat sat", "-m", &model, "--generate", "4", "--dict", &path, "--intervene"];
+    let steered = succeeds(&[&generate[..], &["features_sae:7@all+60"]].concat());
+    assert_ne!(steered, succeeds(&[&generate[..], &["features_sae@all=keep-error"]].concat()));
+}
+
+#[test]
+fn features_are_extracted_sparse_beside_activations_and_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("f.safetensors");
+    let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
+    let prompts = folder.path().join("p.txt");
+    std::fs::write(&prompts, "the cat sat\nthe dog\nit\n").unwrap();
+    let args = [
+        "extract",
+        "--file",
+        prompts.to_str().unwrap(),
+        "-m",
+        &model,
+        "--dict",
+        &path,
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    let run = |more: &[&str]| {
+        easyroutine(&[&args[..], more].concat()).assert().success();
+        let file = ShardedSafeTensors::open(&out).unwrap();
+        let bytes = |name: &str| file.tensor(name).map(|tensor| tensor.bytes().to_vec());
+        (bytes("features_sae.indices").unwrap(), bytes("features_sae.values").unwrap(), bytes("resid_out_1"))
+    };
+    let both = run(&["-a", "resid_out_1,features_sae"]);
+    let alone = run(&["-a", "features_sae"]);
+    assert!(both.2.is_some() && alone.2.is_none());
+    assert_eq!((&both.0, &both.1), (&alone.0, &alone.1));
+    assert_eq!(run(&["-a", "features_sae", "--batch-tokens", "1"]), alone, "in any batches");
+    let places: Vec<[i32; 3]> = both
+        .0
+        .as_chunks::<12>()
+        .0
+        .iter()
+        .map(|place| {
+            let number = |i: usize| i32::from_le_bytes(place[4 * i..][..4].try_into().unwrap());
+            [number(0), number(1), number(2)]
+        })
+        .collect();
+    assert!(places.is_sorted() && places.iter().any(|place| place[0] == 2), "{places:?}");
+    assert_eq!(both.1.len(), 4 * places.len());
+}
+
+#[test]
+fn what_dictionaries_cannot_do_is_refused_by_name() {
+    let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
+    let run = ["run", "the cat", "-m", &model];
+    for (more, words) in [
+        (vec!["--intervene", "features_sae:1@all=0"], "no dictionary is given"),
+        (vec!["--dict", &path, "--intervene", "features_sae:64@all=0"], "no feature 64"),
+        (vec!["--dict", &path, "--intervene", "features_sea:1@all=0"], "did you mean `features_sae`"),
+        (vec!["--dict", &path, "--dict", &path], "two dictionaries are called `sae`"),
+        (vec!["--dict", "somewhere"], "names no path"),
+        (vec!["--dict", &path, "--place", "other=resid_out_1"], "of no dictionary"),
+        (vec!["--dict", &path, "--norm-factor", "x"], "is no number"),
+    ] {
+        let message = fails(2, &[&run[..], &more].concat());
+        assert!(message.contains(words), "{more:?}: {message}");
+    }
+    let message =
+        fails(2, &["extract", "the cat", "-m", &model, "-a", "features_sae", "-o", "x.safetensors"]);
+    assert!(message.contains("no dictionary is given"), "{message}");
+}

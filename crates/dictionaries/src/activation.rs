@@ -1,0 +1,131 @@
+//! What becomes of a feature before it counts.
+
+/// Which of the encoder's outputs h are features, and how strong (SAELens, `saes/*.py`; `sparsify/sparse_coder.py`).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Activation {
+    /// relu(h)
+    Relu,
+    /// relu(h) where h is above its threshold.
+    JumpRelu {
+        /// `[F']`
+        threshold: Vec<f32>,
+    },
+    /// relu of the k largest h; of equal ones the lower feature.
+    TopK {
+        /// How many.
+        k: usize,
+    },
+    /// relu of the largest h of each of k groups of neighbours.
+    GroupMax {
+        /// How many groups.
+        k: usize,
+    },
+    /// relu(h·scale + magnitude bias) where h + gate bias is above 0; the encoder has no other bias.
+    Gated {
+        /// `[F']`
+        gate_bias: Vec<f32>,
+        /// `[F']`
+        magnitude_bias: Vec<f32>,
+        /// e to the power of `r_mag`, `[F']`.
+        scale: Vec<f32>,
+    },
+}
+
+impl Activation {
+    /// The name of the architecture.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Activation::Relu => "relu",
+            Activation::JumpRelu { .. } => "jumprelu",
+            Activation::TopK { .. } => "topk",
+            Activation::GroupMax { .. } => "groupmax",
+            Activation::Gated { .. } => "gated",
+        }
+    }
+}
+
+/// The features of one token, chosen while its h come in ascending order of features.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    pub(crate) kept: Vec<(u32, f32)>,
+    /// Of a group: which it is.
+    group: Option<usize>,
+}
+
+impl Choice {
+    /// Takes in the h of the features from `first` on.
+    pub(crate) fn take(&mut self, activation: &Activation, n_features: usize, first: usize, h: &[f32]) {
+        let numbered = h.iter().enumerate().map(|(i, h)| (first + i, *h));
+        match activation {
+            Activation::Relu => {
+                self.kept.extend(numbered.filter(|(_, h)| *h > 0.0).map(|(i, h)| (i as u32, h)))
+            }
+            Activation::JumpRelu { threshold } => {
+                let above = numbered.filter(|(i, h)| *h > threshold[*i] && *h > 0.0);
+                self.kept.extend(above.map(|(i, h)| (i as u32, h)));
+            }
+            Activation::Gated { gate_bias, magnitude_bias, scale } => {
+                let open = numbered.filter(|(i, h)| h + gate_bias[*i] > 0.0);
+                let strong = open.map(|(i, h)| (i as u32, h * scale[i] + magnitude_bias[i]));
+                self.kept.extend(strong.filter(|(_, f)| *f > 0.0));
+            }
+            Activation::TopK { k } => numbered.for_each(|(i, h)| self.offer(*k, i as u32, h)),
+            Activation::GroupMax { k } => {
+                let size = n_features / (*k).max(1);
+                for (i, h) in numbered {
+                    let group = i / size.max(1);
+                    match self.kept.last_mut() {
+                        Some(best) if self.group == Some(group) => {
+                            if h > best.1 {
+                                *best = (i as u32, h);
+                            }
+                        }
+                        _ => self.kept.push((i as u32, h)),
+                    }
+                    self.group = Some(group);
+                }
+            }
+        }
+    }
+
+    /// The features in ascending order, with what is not above 0 left out.
+    pub(crate) fn finish(mut self) -> impl Iterator<Item = (u32, f32)> {
+        self.kept.sort_unstable_by_key(|(number, _)| *number);
+        self.kept.into_iter().filter(|(_, value)| *value > 0.0)
+    }
+
+    /// Keeps the k best in a heap whose first is the worst. Features come in ascending order, so that of equal ones the
+    /// later is never taken.
+    fn offer(&mut self, k: usize, number: u32, h: f32) {
+        if self.kept.len() < k {
+            self.kept.push((number, h));
+            let mut at = self.kept.len() - 1;
+            while at > 0 && is_worse(self.kept[at], self.kept[(at - 1) / 2]) {
+                self.kept.swap(at, (at - 1) / 2);
+                at = (at - 1) / 2;
+            }
+        } else if k > 0 && is_worse(self.kept[0], (number, h)) {
+            self.kept[0] = (number, h);
+            let mut at = 0;
+            loop {
+                let children = [2 * at + 1, 2 * at + 2];
+                let worst = children
+                    .into_iter()
+                    .filter(|child| *child < k)
+                    .reduce(|a, b| if is_worse(self.kept[b], self.kept[a]) { b } else { a });
+                match worst {
+                    Some(child) if is_worse(self.kept[child], self.kept[at]) => {
+                        self.kept.swap(at, child);
+                        at = child;
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+/// Smaller, or equal and of a higher feature.
+fn is_worse(a: (u32, f32), b: (u32, f32)) -> bool {
+    a.1 < b.1 || a.1 == b.1 && a.0 > b.0
+}

@@ -1,0 +1,150 @@
+//! What a dictionary says of itself, and what the reader made of it.
+
+use serde_json::{Map, Value, json};
+
+use crate::layer::Layer;
+
+/// What a dictionary is: its format, its place, what is done with its numbers, and what its publisher says of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Certificate {
+    /// The format of its files: `saelens`, `gemma_scope`, …
+    pub format: &'static str,
+    /// The publisher's name of the architecture.
+    pub architecture: String,
+    /// The model that it was trained on, as the publisher calls it.
+    pub model: Option<String>,
+    /// Whether it is a set, with a layer for each layer of a model.
+    pub is_set: bool,
+    /// Its layers.
+    pub layers: Vec<LayerCertificate>,
+    /// What the publisher says of it: `l0`, …
+    pub figures: Vec<(String, f64)>,
+    /// Files that it was read of, by their names in the folder.
+    pub files: Vec<String>,
+    /// What is odd, and which rule was followed.
+    pub warnings: Vec<String>,
+}
+
+/// One layer of a [`Certificate`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerCertificate {
+    /// Where it reads, as its publisher says.
+    pub reads: String,
+    /// Where it writes.
+    pub writes: String,
+    /// The activation that it reads, where that does not hang on the model.
+    pub reads_activation: Option<String>,
+    /// The activation that it writes.
+    pub writes_activation: Option<String>,
+    /// Width of what it reads.
+    pub d_in: usize,
+    /// How many features it has.
+    pub n_features: usize,
+    /// Width of what it writes.
+    pub d_out: usize,
+    /// `relu`, `jumprelu`, `topk`, `groupmax` or `gated`.
+    pub activation: &'static str,
+    /// k of `topk` and `groupmax`.
+    pub k: Option<usize>,
+    /// Smallest and largest threshold of `jumprelu`.
+    pub thresholds: Option<(f32, f32)>,
+    /// What is done to a vector before it is encoded.
+    pub norm: &'static str,
+    /// The factor of the norm `scale`.
+    pub norm_factor: Option<f64>,
+    /// Whether the decoder's bias is taken off before encoding.
+    pub subtracts_decoder_bias: bool,
+    /// Whether features are scaled by the norms of the decoder's rows.
+    pub rescales_by_decoder_norm: bool,
+    /// Whether a share of what is read is added by a matrix of its own.
+    pub has_skip: bool,
+    /// Sizes of the encoder's axes in its file.
+    pub encoder_shape: Vec<usize>,
+    /// Sizes of the decoder's axes in its file.
+    pub decoder_shape: Vec<usize>,
+    /// How the encoder's numbers are written.
+    pub encoding: String,
+}
+
+impl LayerCertificate {
+    pub(crate) fn of(layer: &Layer) -> LayerCertificate {
+        use crate::activation::Activation;
+        use crate::norm::Norm;
+        let (k, thresholds) = match &layer.activation {
+            Activation::TopK { k } | Activation::GroupMax { k } => (Some(*k), None),
+            Activation::JumpRelu { threshold } => {
+                let least = threshold.iter().copied().fold(f32::INFINITY, f32::min);
+                let most = threshold.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                (None, Some((least, most)))
+            }
+            _ => (None, None),
+        };
+        let fixed = |place: &crate::Place| place.fixed().map(|point| point.to_string());
+        LayerCertificate {
+            reads: layer.reads.text().to_owned(),
+            writes: layer.writes.text().to_owned(),
+            reads_activation: fixed(&layer.reads),
+            writes_activation: fixed(&layer.writes),
+            d_in: layer.d_in(),
+            n_features: layer.n_features(),
+            d_out: layer.d_out(),
+            activation: layer.activation.name(),
+            k,
+            thresholds,
+            norm: layer.norm.name(),
+            norm_factor: match layer.norm {
+                Norm::Scale { factor, .. } => Some(factor),
+                _ => None,
+            },
+            subtracts_decoder_bias: layer.subtracts_bias,
+            rescales_by_decoder_norm: layer.rescales,
+            has_skip: layer.skip.is_some(),
+            encoder_shape: layer.encoder.shape().to_vec(),
+            decoder_shape: layer.decoder.shape().to_vec(),
+            encoding: layer.encoder.encoding().to_string(),
+        }
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "reads": self.reads,
+            "writes": self.writes,
+            "reads_activation": self.reads_activation,
+            "writes_activation": self.writes_activation,
+            "d_in": self.d_in,
+            "n_features": self.n_features,
+            "d_out": self.d_out,
+            "activation": self.activation,
+            "k": self.k,
+            "thresholds": self.thresholds.map(|(least, most)| [least, most]),
+            "norm": self.norm,
+            "norm_factor": self.norm_factor,
+            "subtracts_decoder_bias": self.subtracts_decoder_bias,
+            "rescales_by_decoder_norm": self.rescales_by_decoder_norm,
+            "has_skip": self.has_skip,
+            "encoder_shape": self.encoder_shape,
+            "decoder_shape": self.decoder_shape,
+            "encoding": self.encoding,
+        })
+    }
+}
+
+impl Certificate {
+    /// As JSON, with the schema `easyroutine.dictionary/1`.
+    pub fn to_json(&self) -> Value {
+        let figures: Map<String, Value> =
+            self.figures.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        json!({
+            "schema": "easyroutine.dictionary/1",
+            "format": self.format,
+            "architecture": self.architecture,
+            "model": self.model,
+            "is_set": self.is_set,
+            "layers": self.layers.iter().map(LayerCertificate::to_json).collect::<Vec<_>>(),
+            "publisher_figures": figures,
+            "files": self.files,
+            "warnings": self.warnings,
+        })
+    }
+}

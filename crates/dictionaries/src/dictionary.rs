@@ -1,0 +1,237 @@
+//! A dictionary: one layer, or a set with one for each layer of a model.
+
+use std::ops::Range;
+use std::path::Path;
+
+use easyroutine::arch::Arch;
+use easyroutine::sites::Point;
+use easyroutine::{Cpu, Error, ErrorKind, Result};
+use easyroutine_files::MappedFile;
+use easyroutine_kernels::Rows;
+
+use crate::certificate::Certificate;
+use crate::features::Features;
+use crate::formats;
+use crate::layer::Layer;
+
+/// What a reader is told beside the files.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where it reads and writes, over what the files say: an activation, or two joined by a comma.
+    pub place: Option<String>,
+    /// s = √D/E‖x‖, for a format that was trained on x·s and lacks the number.
+    pub norm_factor: Option<f64>,
+}
+
+/// A sparse autoencoder, a transcoder, or a set of transcoders.
+#[derive(Debug)]
+pub struct Dictionary {
+    certificate: Certificate,
+    layers: Vec<Layer>,
+    /// Whether features write into later layers too.
+    is_cross_layer: bool,
+    files: Vec<MappedFile>,
+}
+
+/// Where one layer of a dictionary stands in a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// What is encoded.
+    pub reads: Point,
+    /// What is decoded.
+    pub writes: Point,
+}
+
+impl Dictionary {
+    /// Opens a folder or a file of any of the formats that are read. The weights stay in their files, mapped, and are read
+    /// as they are needed.
+    ///
+    /// # Errors
+    /// Nothing that is read, or more than one dictionary; a configuration or tensors that are wrong, missing or unknown, all
+    /// of them named; a norm without its factor.
+    pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Dictionary> {
+        formats::open(path.as_ref(), options)
+    }
+
+    pub(crate) fn new(
+        certificate: Certificate,
+        layers: Vec<Layer>,
+        is_cross_layer: bool,
+        files: Vec<MappedFile>,
+    ) -> Dictionary {
+        Dictionary { certificate, layers, is_cross_layer, files }
+    }
+
+    /// What it is.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// Its layers: one, or one for each layer of a set.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Whether it is a set, with a layer for each layer of a model.
+    pub fn is_set(&self) -> bool {
+        self.certificate.is_set
+    }
+
+    /// Whether features write into later layers too.
+    pub fn is_cross_layer(&self) -> bool {
+        self.is_cross_layer
+    }
+
+    /// Which layers of the set write what layer `target` of it decodes.
+    pub fn sources(&self, target: usize) -> Range<usize> {
+        if self.is_cross_layer { 0..target + 1 } else { target..target + 1 }
+    }
+
+    /// Where its layers stand in a model.
+    ///
+    /// # Errors
+    /// A place that the model lacks, or a width that is not the place's.
+    pub fn fit(&self, arch: &Arch) -> Result<Vec<Fit>> {
+        self.layers.iter().map(|layer| fit(layer, arch)).collect()
+    }
+
+    /// Reads every number of the weights once.
+    ///
+    /// # Errors
+    /// One that is NaN or infinite; files that changed since they were opened.
+    pub fn check_numbers(&self) -> Result<()> {
+        self.layers.iter().try_for_each(Layer::check_numbers)?;
+        self.check_unchanged()
+    }
+
+    /// Whether the files are still what they were when they were opened.
+    ///
+    /// # Errors
+    /// They were written to or cut short.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.files.iter().try_for_each(|file| file.check_unchanged().map_err(Error::from))
+    }
+
+    /// What features decode to: Σ f·W_dec + b_dec (+ x W_skipᵀ), brought back from the norm.
+    ///
+    /// `features` are those of [`Dictionary::sources`] of the layer, in their order; `x` is what that layer reads.
+    ///
+    /// # Shapes
+    /// x: `[T, D_in]`; result: `[T, D_out]`.
+    ///
+    /// # Errors
+    /// Features of other layers or of another number of tokens, or vectors of another width.
+    pub fn decode(&self, cpu: &Cpu, target: usize, features: &[&Features], x: Rows<'_>) -> Result<Vec<f32>> {
+        let layer = self.layer(target)?;
+        let sources = self.sources(target);
+        layer.check_width(x, layer.d_in())?;
+        if features.len() != sources.len() || features.iter().any(|f| f.len() != x.n_rows()) {
+            return Err(Error::input(format!(
+                "layer {target} of the set decodes the features of {} layers, for {} tokens each",
+                sources.len(),
+                x.n_rows()
+            )));
+        }
+        let skipped = layer.skipped(cpu, x)?;
+        let width = layer.d_out();
+        let mut out = Vec::with_capacity(x.n_rows() * width);
+        let mut sum = vec![0.0f64; width];
+        for token in 0..x.n_rows() {
+            sum.fill(0.0);
+            for (source, features) in sources.clone().zip(features) {
+                let (numbers, values) = features.token(token);
+                let active = numbers.iter().copied().zip(values.iter().map(|value| f64::from(*value)));
+                self.layers[source].add_decoded(target, active, &mut sum)?;
+            }
+            sum.iter_mut().zip(&layer.decoder_bias).for_each(|(sum, bias)| *sum += f64::from(*bias));
+            if let Some(skipped) = &skipped {
+                let skipped = &skipped[token * width..][..width];
+                sum.iter_mut().zip(skipped).for_each(|(sum, more)| *sum += f64::from(*more));
+            }
+            let undo = layer.undo(x.row(token))?;
+            out.extend(sum.iter().map(|sum| (sum * undo.scale + undo.shift) as f32));
+        }
+        Ok(out)
+    }
+
+    /// What a change of features changes of what is decoded: Σ (after − before)·W_dec, brought back from the norm. Nothing,
+    /// to the bit, where no feature changed.
+    ///
+    /// # Shapes
+    /// x: `[T, D_in]` of the layer `target`; result: `[T, D_out]`.
+    ///
+    /// # Errors
+    /// As for [`Dictionary::decode`].
+    pub fn difference(
+        &self,
+        (source, target): (usize, usize),
+        before: &Features,
+        after: &Features,
+        x: Rows<'_>,
+    ) -> Result<Vec<f32>> {
+        let (from, to) = (self.layer(source)?, self.layer(target)?);
+        if before.len() != x.n_rows() || after.len() != x.n_rows() {
+            return Err(Error::input("features of another number of tokens"));
+        }
+        let width = to.d_out();
+        let mut out = Vec::with_capacity(x.n_rows() * width);
+        let mut sum = vec![0.0f64; width];
+        for token in 0..x.n_rows() {
+            sum.fill(0.0);
+            from.add_decoded(target, changes(before.token(token), after.token(token)).into_iter(), &mut sum)?;
+            let undo = to.undo(x.row(token))?;
+            out.extend(sum.iter().map(|sum| (sum * undo.scale) as f32));
+        }
+        Ok(out)
+    }
+
+    /// A layer of the set.
+    ///
+    /// # Errors
+    /// There is none of this number.
+    pub fn layer(&self, number: usize) -> Result<&Layer> {
+        self.layers.get(number).ok_or_else(|| {
+            let n = self.layers.len();
+            Error::input(format!(
+                "no layer {number} in the dictionary: it has {n}, 0 to {}",
+                n.saturating_sub(1)
+            ))
+        })
+    }
+}
+
+/// The features that differ, with the difference.
+fn changes(before: (&[u32], &[f32]), after: (&[u32], &[f32])) -> Vec<(u32, f64)> {
+    let (mut i, mut j) = (0, 0);
+    let mut found = Vec::new();
+    loop {
+        let (left, right) = (before.0.get(i), after.0.get(j));
+        let (number, old, new) = match (left, right) {
+            (None, None) => return found,
+            (Some(l), Some(r)) if l == r => (*l, before.1[i], after.1[j]),
+            (Some(l), Some(r)) if l > r => (*r, 0.0, after.1[j]),
+            (None, Some(r)) => (*r, 0.0, after.1[j]),
+            (Some(l), _) => (*l, before.1[i], 0.0),
+        };
+        i += usize::from(left == Some(&number));
+        j += usize::from(right == Some(&number));
+        if old != new {
+            found.push((number, f64::from(new) - f64::from(old)));
+        }
+    }
+}
+
+fn fit(layer: &Layer, arch: &Arch) -> Result<Fit> {
+    let (reads, writes) = (layer.reads.point(arch)?, layer.writes.point(arch)?);
+    for (what, point, ours) in [("reads", reads, layer.d_in()), ("writes", writes, layer.d_out())] {
+        let width = arch.width(point).unwrap_or(0);
+        if width != ours {
+            return Err(Error::new(
+                ErrorKind::Input,
+                format!("the dictionary {what} vectors of {ours}, but `{point}` of this model has {width}"),
+            )
+            .hint("a dictionary fits the model that it was trained on"));
+        }
+    }
+    Ok(Fit { reads, writes })
+}

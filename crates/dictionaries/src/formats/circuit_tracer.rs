@@ -1,0 +1,182 @@
+//! circuit-tracer: `config.yaml` with a file a layer, or of a cross-layer transcoder two.
+
+use std::path::{Component, Path};
+
+use easyroutine::Result;
+use serde_json::Value;
+
+use super::draft::{Context, Draft, Reading};
+use crate::activation::Activation;
+use crate::place::Place;
+use crate::settings::Settings;
+use crate::tensors::{Axes, Tensors};
+use crate::yaml;
+
+/// Most layers of a set.
+const MOST_LAYERS: usize = 1000;
+
+pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
+    let bytes = context.small("config.yaml")?;
+    let parsed =
+        String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()).and_then(|text| yaml::read(&text));
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        Err(what) => {
+            context.problems.add(format!("config.yaml {what}"));
+            return Ok(None);
+        }
+    };
+    let config = Settings::new("config.yaml", parsed, &context.problems);
+    let model = config.text("model_name");
+    let hooks = [config.text("feature_input_hook"), config.text("feature_output_hook")];
+    for (key, hook) in ["feature_input_hook", "feature_output_hook"].iter().zip(&hooks) {
+        if hook.is_none() {
+            config.missing(key);
+        }
+    }
+    let kind = config.text("model_kind");
+    let listed = config.value("transcoders").cloned();
+    config.finish(&["scan"]);
+    let [Some(reads), Some(writes)] = hooks else { return Ok(None) };
+    let at = |context: &Context<'_>, draft: Draft, layer: usize| {
+        let reads = context.place(Place::hook(&reads, Some(layer)));
+        let writes = context.place(Place::hook(&writes, Some(layer)));
+        draft.at(reads, writes)
+    };
+    let drafts = match kind.as_deref() {
+        Some("transcoder_set") => per_layer(context, &config, listed, &at)?,
+        Some("cross_layer_transcoder") => cross_layer(context, &at)?,
+        _ => {
+            config.refuse("model_kind", "transcoder_set, cross_layer_transcoder");
+            return Ok(None);
+        }
+    };
+    let is_cross_layer = kind.as_deref() == Some("cross_layer_transcoder");
+    let architecture = kind.unwrap_or_default();
+    Ok(Some(Reading { architecture, model, drafts, is_set: true, is_cross_layer }))
+}
+
+type At<'f> = dyn Fn(&Context<'_>, Draft, usize) -> Draft + 'f;
+
+fn per_layer(
+    context: &mut Context<'_>,
+    config: &Settings,
+    listed: Option<Value>,
+    at: &At<'_>,
+) -> Result<Vec<Draft>> {
+    let entries: Vec<(Option<usize>, Value)> = match listed {
+        Some(Value::Array(items)) => items.into_iter().enumerate().map(|(i, item)| (Some(i), item)).collect(),
+        Some(Value::Object(map)) => map.into_iter().map(|(key, item)| (key.parse().ok(), item)).collect(),
+        _ => {
+            config.refuse("transcoders", "a list of files, one a layer");
+            return Ok(Vec::new());
+        }
+    };
+    if entries.len() > MOST_LAYERS {
+        context.problems.add(format!("config.yaml: more than {MOST_LAYERS} transcoders"));
+        return Ok(Vec::new());
+    }
+    let mut drafts = Vec::new();
+    for (layer, item) in entries {
+        let (Some(layer), Some(file)) = (layer.filter(|layer| *layer < MOST_LAYERS), item.as_str()) else {
+            context
+                .problems
+                .add(format!("config.yaml: `transcoders` holds {item}, which is no file of a layer"));
+            continue;
+        };
+        if file.starts_with("hf://") {
+            context.problems.add(format!(
+                "config.yaml: `{}` is a file on the hub; download it and name it by its path in this folder",
+                file.escape_debug()
+            ));
+            continue;
+        }
+        let is_inside =
+            Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !is_inside || !context.folder.join(file).is_file() {
+            context.problems.add(format!("config.yaml: no file `{}` in this folder", file.escape_debug()));
+            continue;
+        }
+        let mut tensors = context.tensors(file)?;
+        let draft = transcoder(&mut tensors);
+        tensors.finish();
+        drafts.extend(draft.map(|draft| (layer, at(context, draft, layer))));
+    }
+    drafts.sort_by_key(|(layer, _)| *layer);
+    // Each stands alone: its number in the set is its own part.
+    let numbered = drafts.into_iter().enumerate();
+    Ok(numbered.map(|(i, (_, draft))| Draft { parts: i..i + 1, ..draft }).collect())
+}
+
+fn transcoder(tensors: &mut Tensors) -> Option<Draft> {
+    let (features, d_in) = tensors.sizes("W_enc", Axes::FeaturesFirst)?;
+    let (_, d_out) = tensors.sizes("W_dec", Axes::FeaturesFirst)?;
+    let encoder = tensors.matrix("W_enc", Axes::FeaturesFirst, features, d_in);
+    let decoder = tensors.matrix("W_dec", Axes::FeaturesFirst, features, d_out);
+    let encoder_bias = tensors.vector("b_enc", features, "feature");
+    let decoder_bias = tensors.vector("b_dec", d_out, "coordinate");
+    let activation = match tensors.has("activation_function.threshold") {
+        true => Activation::JumpRelu {
+            threshold: tensors.vector("activation_function.threshold", features, "feature")?,
+        },
+        false => Activation::Relu,
+    };
+    let skip = tensors.has("W_skip").then(|| tensors.matrix("W_skip", Axes::FeaturesFirst, d_out, d_in));
+    let draft = Draft::new((encoder?, encoder_bias?), (decoder?, decoder_bias?), activation);
+    Some(Draft { skip: skip.flatten(), ..draft })
+}
+
+fn cross_layer(context: &mut Context<'_>, at: &At<'_>) -> Result<Vec<Draft>> {
+    let has = |context: &Context<'_>, name: String| context.folder.join(name).is_file();
+    let encoders = (0..MOST_LAYERS).take_while(|i| has(context, format!("W_enc_{i}.safetensors"))).count();
+    let decoders = (0..MOST_LAYERS).take_while(|i| has(context, format!("W_dec_{i}.safetensors"))).count();
+    // A gap would end the count, and the layers behind it would be dropped in silence.
+    let all = std::fs::read_dir(&context.folder).map(|entries| {
+        entries
+            .flatten()
+            .take(100_000)
+            .filter(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                name.starts_with("W_enc_") && name.ends_with(".safetensors")
+            })
+            .count()
+    });
+    if encoders == 0 || encoders != decoders || all.is_ok_and(|all| all != encoders) {
+        context.problems.add(
+            "a file W_enc_N.safetensors and a file W_dec_N.safetensors are expected for every layer from 0 on",
+        );
+        return Ok(Vec::new());
+    }
+    let n = encoders;
+    let mut drafts = Vec::new();
+    for layer in 0..n {
+        let mut encoder_file = context.tensors(&format!("W_enc_{layer}.safetensors"))?;
+        let mut decoder_file = context.tensors(&format!("W_dec_{layer}.safetensors"))?;
+        let named = |part: &str| format!("{part}_{layer}");
+        let Some((features, d_in)) = encoder_file.sizes(&named("W_enc"), Axes::FeaturesFirst) else {
+            continue;
+        };
+        let shape = decoder_file.shape(&named("W_dec")).unwrap_or_default();
+        let d_out = shape.last().copied().unwrap_or(0);
+        let encoder = encoder_file.matrix(&named("W_enc"), Axes::FeaturesFirst, features, d_in);
+        let decoder = decoder_file.layered(&named("W_dec"), features, n - layer, d_out);
+        let encoder_bias = encoder_file.vector(&named("b_enc"), features, "feature");
+        let decoder_bias = encoder_file.vector(&named("b_dec"), d_out, "coordinate");
+        let threshold = named("threshold");
+        let activation = match encoder_file.has(&threshold) {
+            true => encoder_file
+                .vector(&threshold, features, "feature")
+                .map(|threshold| Activation::JumpRelu { threshold }),
+            false => Some(Activation::Relu),
+        };
+        encoder_file.finish();
+        decoder_file.finish();
+        if let (Some(encoder), Some(encoder_bias), Some(decoder), Some(decoder_bias), Some(activation)) =
+            (encoder, encoder_bias, decoder, decoder_bias, activation)
+        {
+            let draft = Draft::new((encoder, encoder_bias), (decoder, decoder_bias), activation);
+            drafts.push(Draft { parts: layer..n, ..at(context, draft, layer) });
+        }
+    }
+    Ok(drafts)
+}

@@ -1,0 +1,246 @@
+//! The formats of dictionaries, told by their files.
+
+mod circuit_tracer;
+mod dictionary_learning;
+mod draft;
+mod gemma_scope;
+mod gemma_scope_2;
+mod llama_scope;
+mod qwen_scope;
+mod saelens;
+mod sparsify;
+
+use std::path::{Path, PathBuf};
+
+use easyroutine::{Error, ErrorKind, Result};
+
+use crate::certificate::{Certificate, LayerCertificate};
+use crate::dictionary::{Dictionary, Options};
+use crate::place::Place;
+use crate::problems::shown;
+use draft::{Context, Draft, Reading};
+
+/// One format: its name, the files that a folder of it has, and its reader.
+struct Format {
+    name: &'static str,
+    /// Whether a folder holds one, and the file in it that says so.
+    sign: fn(&Path) -> Option<PathBuf>,
+    read: fn(&mut Context<'_>) -> Result<Option<Reading>>,
+}
+
+const FORMATS: &[Format] = &[
+    Format {
+        name: "saelens",
+        sign: |at| both(at, "cfg.json", "sae_weights.safetensors"),
+        read: saelens::read,
+    },
+    Format { name: "sparsify", sign: |at| both(at, "cfg.json", "sae.safetensors"), read: sparsify::read },
+    Format { name: "gemma_scope", sign: |at| both(at, "params.npz", "params.npz"), read: gemma_scope::read },
+    Format {
+        name: "gemma_scope_2",
+        sign: |at| both(at, "config.json", "params.safetensors"),
+        read: gemma_scope_2::read,
+    },
+    Format {
+        name: "gemma_scope_2_clt",
+        sign: |at| both(at, "config.json", "params_layer_0.safetensors"),
+        read: gemma_scope_2::read_cross_layer,
+    },
+    Format {
+        name: "dictionary_learning",
+        sign: |at| both(at, "config.json", "ae.pt"),
+        read: dictionary_learning::read,
+    },
+    Format {
+        name: "llama_scope",
+        sign: |at| both(at, "hyperparams.json", "checkpoints/final.safetensors"),
+        read: llama_scope::read,
+    },
+    Format {
+        name: "circuit_tracer",
+        sign: |at| both(at, "config.yaml", "config.yaml"),
+        read: circuit_tracer::read,
+    },
+    Format { name: "qwen_scope", sign: qwen_scope::sign, read: qwen_scope::read },
+];
+
+const KNOWN: &str = "what is read: cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors (sparsify), params.npz \
+(Gemma Scope), config.json with params.safetensors or params_layer_0.safetensors (Gemma Scope 2) or with ae.pt \
+(dictionary_learning), layerN.sae.pt (Qwen-Scope), hyperparams.json with checkpoints/final.safetensors (Llama Scope), \
+config.yaml (circuit-tracer)";
+
+/// How deep a folder is searched, and how many entries are looked at.
+const DEPTH: usize = 4;
+const ENTRIES: usize = 20_000;
+
+/// Opens what a path names.
+pub(crate) fn open(path: &Path, options: &Options) -> Result<Dictionary> {
+    let (format, folder, file) = find(path)?;
+    let mut context = Context::new(&folder, file, options);
+    let reading = (format.read)(&mut context)?;
+    let Some(reading) = reading.filter(|_| context.problems.is_empty()) else {
+        context.problems.finish(&folder)?;
+        return Err(Error::new(ErrorKind::Format, format!("{}: cannot be read", folder.display())));
+    };
+    finish(format.name, reading, context)
+}
+
+/// Joins what a reader found with what the caller said.
+fn finish(format: &'static str, reading: Reading, context: Context<'_>) -> Result<Dictionary> {
+    let Reading { architecture, model, mut drafts, is_set, is_cross_layer } = reading;
+    let problems = &context.problems;
+    if let Some(place) = &context.options.place {
+        match (places(place), drafts.as_mut_slice()) {
+            (Err(error), _) => problems.add(format!("--place {}: {error}", shown(place))),
+            (Ok((reads, writes)), [draft]) if !is_set => {
+                draft.reads = Some(reads);
+                draft.writes = Some(writes);
+            }
+            _ => problems.add("--place names one layer's place, and this is a set of layers"),
+        }
+    }
+    if context.options.norm_factor.is_some() && !context.used_norm_factor {
+        problems.add("--norm-factor: this dictionary reads vectors without such a factor, or has its own");
+    }
+    if drafts.iter().any(|draft| draft.reads.is_none() || draft.writes.is_none()) {
+        problems.add("its files do not say where it reads: name the activation with --place, as in --place resid_out_5");
+    }
+    problems.finish(&context.folder)?;
+    let layers = drafts.into_iter().filter_map(Draft::finish).collect::<Vec<_>>();
+    let certificate = Certificate {
+        format,
+        architecture,
+        model,
+        is_set,
+        layers: layers.iter().map(LayerCertificate::of).collect(),
+        figures: context.figures,
+        files: context.names,
+        warnings: context.warnings,
+    };
+    context.files.iter().try_for_each(|file| file.check_unchanged())?;
+    Ok(Dictionary::new(certificate, layers, is_cross_layer, context.files))
+}
+
+/// One activation, or what is read and what is written.
+fn places(text: &str) -> Result<(Place, Place)> {
+    match text.split_once(',') {
+        None => Place::ours(text).map(|place| (place.clone(), place)),
+        Some((reads, writes)) => Ok((Place::ours(reads)?, Place::ours(writes)?)),
+    }
+}
+
+/// The format of a path, its folder, and the file that was named or that is the sign of it.
+fn find(path: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
+    let found = std::fs::metadata(path).map_err(|e| {
+        let kind = if e.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+        Error::new(kind, format!("{}: {e}", path.display())).because(e)
+    })?;
+    if found.is_file() {
+        return of_file(path);
+    }
+    let mut folders = Vec::new();
+    let mut left = ENTRIES;
+    search(path, DEPTH, &mut left, &mut folders);
+    match folders.as_slice() {
+        [] => {
+            Err(Error::new(ErrorKind::Format, format!("{} holds no dictionary", path.display())).hint(KNOWN))
+        }
+        [one] => of_folder(one),
+        several => {
+            let shown: Vec<String> = several.iter().take(12).map(|at| at.display().to_string()).collect();
+            let more = several.len().saturating_sub(12);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Err(Error::input(format!("{} holds {} dictionaries", path.display(), several.len()))
+                .hint(format!("name one: {}{more}", shown.join(", "))))
+        }
+    }
+}
+
+/// The format of a folder that holds one.
+fn of_folder(folder: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
+    let found: Vec<(&Format, PathBuf)> =
+        FORMATS.iter().filter_map(|format| Some((format, (format.sign)(folder)?))).collect();
+    match found.as_slice() {
+        [(format, sign)] => Ok((*format, folder.to_owned(), sign.clone())),
+        [] => {
+            Err(Error::new(ErrorKind::Format, format!("{} holds no dictionary", folder.display()))
+                .hint(KNOWN))
+        }
+        several => {
+            let names: Vec<&str> = several.iter().map(|(format, _)| format.name).collect();
+            Err(Error::new(
+                ErrorKind::Format,
+                format!("{} holds files of several formats: {}", folder.display(), names.join(", ")),
+            )
+            .hint("name the file of the weights"))
+        }
+    }
+}
+
+/// The format of a file, by the folder that it lies in.
+fn of_file(file: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if name.ends_with(".sae.pt") {
+        let format = FORMATS.iter().find(|format| format.name == "qwen_scope");
+        return format
+            .map(|format| (format, parent.to_owned(), file.to_owned()))
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "no such format"));
+    }
+    let by_name = |format: &&Format| match name.as_str() {
+        "sae_weights.safetensors" => format.name == "saelens",
+        "sae.safetensors" => format.name == "sparsify",
+        "params.npz" => format.name == "gemma_scope",
+        "params.safetensors" => format.name == "gemma_scope_2",
+        "ae.pt" => format.name == "dictionary_learning",
+        "final.safetensors" => format.name == "llama_scope",
+        "config.yaml" => format.name == "circuit_tracer",
+        _ => false,
+    };
+    match FORMATS.iter().find(by_name) {
+        Some(format) => {
+            let folder =
+                if format.name == "llama_scope" { parent.parent().unwrap_or(parent) } else { parent };
+            match (format.sign)(folder) {
+                Some(sign) => Ok((format, folder.to_owned(), sign)),
+                None => Err(Error::new(
+                    ErrorKind::Format,
+                    format!("{}: the files that belong to it are not beside it", file.display()),
+                )
+                .hint(KNOWN)),
+            }
+        }
+        None if matches!(name.as_str(), "cfg.json" | "config.json" | "hyperparams.json") => of_folder(parent),
+        None => Err(Error::new(ErrorKind::Format, format!("{} is no file of a dictionary", file.display()))
+            .hint(KNOWN)),
+    }
+}
+
+/// Folders below that hold a dictionary. One that does is not searched further.
+fn search(folder: &Path, depth: usize, left: &mut usize, found: &mut Vec<PathBuf>) {
+    if FORMATS.iter().any(|format| (format.sign)(folder).is_some()) {
+        found.push(folder.to_owned());
+        return;
+    }
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut folders = Vec::new();
+    for entry in entries.flatten() {
+        if *left == 0 {
+            return;
+        }
+        *left -= 1;
+        if entry.path().is_dir() {
+            folders.push(entry.path());
+        }
+    }
+    folders.sort();
+    if depth > 0 {
+        folders.iter().for_each(|folder| search(folder, depth - 1, left, found));
+    }
+}
+
+/// The first file, if both are there.
+fn both(folder: &Path, one: &str, other: &str) -> Option<PathBuf> {
+    let (one, other) = (folder.join(one), folder.join(other));
+    (one.is_file() && other.is_file()).then_some(one)
+}

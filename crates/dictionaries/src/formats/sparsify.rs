@@ -1,0 +1,95 @@
+//! sparsify: `cfg.json` and `sae.safetensors` in a folder that is named after a module of transformers' model.
+
+use easyroutine::Result;
+use serde_json::json;
+
+use super::draft::{Context, Draft, Reading};
+use crate::activation::Activation;
+use crate::place::Place;
+use crate::tensors::Axes;
+
+pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
+    let cfg = context.json("cfg.json")?;
+    let mut tensors = context.tensors("sae.safetensors")?;
+    let function = cfg.text("activation").unwrap_or_else(|| "topk".to_owned());
+    let k = cfg.size("k");
+    let is_transcoder = cfg.flag("transcode").unwrap_or(false);
+    let has_skip = cfg.flag("skip_connection").unwrap_or(false);
+    // Absolute values were an option of early versions.
+    cfg.only("signed", &[json!(false)]);
+    let d_in = cfg.size("d_in");
+    let written = match cfg.value("num_latents").and_then(|value| value.as_u64()) {
+        Some(0) | None => None,
+        _ => cfg.size("num_latents"),
+    };
+    let factor = cfg.size("expansion_factor");
+    cfg.finish(&["normalize_decoder", "multi_topk"]);
+    if k.is_none() {
+        cfg.missing("k");
+    }
+    if d_in.is_none() {
+        cfg.missing("d_in");
+    }
+    let (Some(k), Some(d_in)) = (k, d_in) else { return Ok(None) };
+    let Some(features) = written.or_else(|| d_in.checked_mul(factor?)) else {
+        cfg.missing("num_latents");
+        return Ok(None);
+    };
+    let activation = match function.as_str() {
+        "topk" => Activation::TopK { k },
+        "groupmax" if features.is_multiple_of(k) => Activation::GroupMax { k },
+        "groupmax" => {
+            context.problems.add(format!("cfg.json: {features} features are not {k} groups of one size"));
+            return Ok(None);
+        }
+        _ => {
+            cfg.refuse("activation", "topk, groupmax");
+            return Ok(None);
+        }
+    };
+    let d_out = tensors.sizes("W_dec", Axes::FeaturesFirst).map_or(d_in, |(_, width)| width);
+    if !is_transcoder && d_out != d_in {
+        context
+            .problems
+            .add(format!("sae.safetensors: `W_dec` writes vectors of {d_out}, but `d_in` is {d_in}"));
+    }
+    let encoder = tensors.matrix("encoder.weight", Axes::FeaturesFirst, features, d_in);
+    let encoder_bias = tensors.vector("encoder.bias", features, "feature");
+    let decoder = tensors.matrix("W_dec", Axes::FeaturesFirst, features, d_out);
+    let decoder_bias = tensors.vector("b_dec", d_out, "coordinate");
+    let skip = has_skip.then(|| tensors.matrix("W_skip", Axes::FeaturesFirst, d_out, d_in));
+    tensors.finish();
+    let name = module(context);
+    let writes = context.place(Place::module(&name, Some("output")));
+    let reads =
+        if is_transcoder { context.place(Place::module(&name, Some("input"))) } else { writes.clone() };
+    let (Some(encoder), Some(encoder_bias), Some(decoder), Some(decoder_bias)) =
+        (encoder, encoder_bias, decoder, decoder_bias)
+    else {
+        return Ok(None);
+    };
+    let draft = Draft {
+        subtracts_bias: !is_transcoder,
+        skip: skip.flatten(),
+        ..Draft::new((encoder, encoder_bias), (decoder, decoder_bias), activation)
+    };
+    let architecture = if is_transcoder { format!("{function} transcoder") } else { function };
+    Ok(Some(Reading::one(architecture, model(context), draft.at(reads, writes))))
+}
+
+/// The folder's own name.
+fn module(context: &Context<'_>) -> String {
+    let whole = std::path::absolute(&context.folder).unwrap_or_else(|_| context.folder.clone());
+    whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// The model that the run's configuration names, one folder up.
+fn model(context: &Context<'_>) -> Option<String> {
+    let above = std::path::absolute(&context.folder).ok()?.parent()?.join("config.json");
+    let found = std::fs::metadata(&above).ok()?;
+    if found.len() > 1 << 20 {
+        return None;
+    }
+    let run: serde_json::Value = serde_json::from_slice(&std::fs::read(above).ok()?).ok()?;
+    run.get("model")?.as_str().map(str::to_owned)
+}

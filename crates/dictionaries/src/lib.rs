@@ -1,0 +1,38 @@
+//! Sparse autoencoders and transcoders, read in every public format and used inside a model.
+//!
+//! [`Dictionary::open`] tells the format by its files and reads the configuration as closely as a model's: every key and every
+//! tensor is read, known to change nothing, or refused by name, all at once. What the dictionary is stands in its
+//! [`Certificate`]. The weights stay in their files and are read by rows; [`Layer::encode`] gives the features that are not
+//! zero, and [`Dictionary::decode`] turns them back.
+//!
+//! Formulas: SAELens (`sae_lens/saes/`), sparsify (`sparse_coder.py`), dictionary_learning (`dictionary.py`, `trainers/`),
+//! circuit-tracer (`circuit_tracer/transcoder/`).
+#![forbid(unsafe_code)]
+
+mod activation;
+mod certificate;
+mod change;
+mod dictionary;
+mod features;
+mod formats;
+mod layer;
+mod named;
+mod norm;
+mod place;
+mod problems;
+mod settings;
+mod tap;
+mod tensors;
+mod yaml;
+
+pub use activation::Activation;
+pub use certificate::{Certificate, LayerCertificate};
+pub use change::{FeatureChange, FeatureOperation};
+pub use dictionary::{Dictionary, Fit, Options};
+pub use features::Features;
+pub use layer::Layer;
+pub use named::{Dictionaries, Named};
+pub use norm::Norm;
+pub use place::Place;
+pub use tap::{FeatureCapture, FeatureEdits, SparseFeatures};
+pub use yaml::read as read_yaml;

@@ -1,0 +1,79 @@
+//! What is done to a vector before it is encoded, and undone after it is decoded (SAELens, `saes/sae.py`).
+
+use easyroutine::{Error, Result};
+
+/// A normalisation of the vectors that a dictionary reads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Norm {
+    /// Vectors are read as they are.
+    None,
+    /// x·s, undone by a division: one factor for all vectors, from the mean norm of a data set. `undo` is the factor of what
+    /// is written.
+    Scale {
+        /// s of what is read.
+        factor: f64,
+        /// s of what is written.
+        undo: f64,
+    },
+    /// x·√D/‖x‖ (`constant_norm_rescale`).
+    ConstantNorm,
+    /// (x − μ)/(σ + 1e-5) with σ of D − 1, undone by ·σ + μ (`layer_norm`).
+    LayerNorm,
+}
+
+/// How one vector's normalisation is undone: ·scale + shift.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Undo {
+    pub(crate) scale: f64,
+    pub(crate) shift: f64,
+}
+
+const EPS: f64 = 1e-5;
+
+impl Norm {
+    /// Its name in SAELens' configurations, or our own.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Norm::None => "none",
+            Norm::Scale { .. } => "scale",
+            Norm::ConstantNorm => "constant_norm_rescale",
+            Norm::LayerNorm => "layer_norm",
+        }
+    }
+
+    /// Writes the normalised vector, and says how that is undone.
+    ///
+    /// # Shapes
+    /// x, out: `[D]`.
+    ///
+    /// # Errors
+    /// A vector that cannot be normalised: zeros.
+    pub(crate) fn apply(&self, x: &[f32], out: &mut [f32]) -> Result<Undo> {
+        let (scale, shift, undo) = match self {
+            Norm::None => {
+                out.copy_from_slice(x);
+                return Ok(Undo { scale: 1.0, shift: 0.0 });
+            }
+            Norm::Scale { factor, undo } => (*factor, 0.0, 1.0 / undo),
+            Norm::ConstantNorm => {
+                let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                let scale = (x.len() as f64).sqrt() / norm;
+                (scale, 0.0, 1.0 / scale)
+            }
+            Norm::LayerNorm => {
+                let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / x.len() as f64;
+                let squares = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
+                let deviation = (squares / (x.len() as f64 - 1.0)).sqrt();
+                (1.0 / (deviation + EPS), mean, deviation)
+            }
+        };
+        if !scale.is_finite() || !undo.is_finite() {
+            let name = self.name();
+            return Err(Error::input(format!("a vector of zeros, or of one number, has no `{name}`")));
+        }
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = ((f64::from(*x) - shift) * scale) as f32;
+        }
+        Ok(Undo { scale: undo, shift })
+    }
+}

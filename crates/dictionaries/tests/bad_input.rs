@@ -1,0 +1,246 @@
+//! Files that are wrong are refused with everything that is wrong in them, and nothing panics.
+
+use std::path::Path;
+
+use easyroutine::Error;
+use easyroutine_dictionaries::{Dictionary, Options};
+use easyroutine_kernels::Rows;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::{Case, cases, cpu, tiny};
+
+/// A copy of a case's files that a test spoils.
+fn copy(name: &str) -> (TempDir, Case) {
+    let case = Case::named(name);
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join(&case.name);
+    copy_folder(&case.folder, &root);
+    (folder, Case { folder: root, ..case })
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[track_caller]
+fn refused(path: &Path, options: &Options, words: &[&str]) -> Error {
+    let error = Dictionary::open(path, options).expect_err("it should be refused");
+    let text = format!("{error} {}", error.hint_text().unwrap_or_default());
+    for word in words {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+    error
+}
+
+/// Changes a JSON file of a case.
+fn change(case: &Case, file: &str, change: impl Fn(&mut Value)) {
+    let path = case.folder.join(file);
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(path, serde_json::to_vec(&value).unwrap()).unwrap();
+}
+
+/// Replaces bytes of a file by as many others.
+fn replace(path: &Path, from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.windows(from.len()).position(|window| window == from).expect("the text is in the file");
+    bytes[at..at + to.len()].copy_from_slice(to);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn all_that_is_wrong_with_a_configuration_is_told_at_once() {
+    let (_kept, case) = copy("saelens_standard");
+    change(&case, "cfg.json", |cfg| {
+        cfg["temperature"] = 2.into();
+        cfg["another_key"] = 1.into();
+        cfg["normalize_activations"] = "whitening".into();
+        cfg["metadata"]["hook_head_index"] = 3.into();
+    });
+    refused(
+        &case.folder,
+        &Options::default(),
+        &["unknown keys `temperature`, `another_key`", "\"whitening\"", "`hook_head_index` is 3"],
+    );
+}
+
+#[test]
+fn a_norm_without_its_factor_is_refused_and_a_factor_without_use_too() {
+    let case = Case::named("saelens_expected_average");
+    refused(&case.folder, &Options::default(), &["expected_average_only_in", "--norm-factor"]);
+    let options = Options { norm_factor: Some(-1.0), ..Options::default() };
+    refused(&case.folder, &options, &["--norm-factor -1"]);
+    let options = Options { norm_factor: Some(0.5), ..Options::default() };
+    refused(&Case::named("saelens_standard").folder, &options, &["--norm-factor"]);
+    refused(&Case::named("llama_scope_res").folder, &options, &["--norm-factor"]);
+}
+
+#[test]
+fn a_file_that_is_cut_anywhere_is_refused() {
+    for (name, file) in [
+        ("saelens_topk_rescaled", "sae_weights.safetensors"),
+        ("gemma_scope_res", "layer_1/width_64/average_l0_8/params.npz"),
+        ("dictionary_learning_gated", "ae.pt"),
+        ("saelens_standard", "cfg.json"),
+    ] {
+        let (_kept, case) = copy(name);
+        let path = case.folder.join(file);
+        let whole = std::fs::read(&path).unwrap();
+        for length in (0..whole.len()).step_by(whole.len() / 40 + 1).chain([whole.len() - 1]) {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(Dictionary::open(&case.folder, &case.options()).is_err(), "{name} {length}");
+        }
+    }
+}
+
+#[test]
+fn tensors_of_other_names_shapes_and_numbers_are_refused_by_name() {
+    let (_kept, case) = copy("saelens_jumprelu_layer_norm");
+    let weights = case.folder.join("sae_weights.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    replace(&weights, b"\"threshold\"", b"\"thresholt\"");
+    refused(&case.folder, &Options::default(), &["no tensor `threshold`", "unknown tensor `thresholt`"]);
+    std::fs::write(&weights, &whole).unwrap();
+    change(&case, "cfg.json", |cfg| cfg["d_sae"] = 63.into());
+    refused(
+        &case.folder,
+        &Options::default(),
+        &["`threshold` has shape [64], not [63]", "`W_enc` has shape [48, 64]"],
+    );
+    change(&case, "cfg.json", |cfg| cfg["d_sae"] = 64.into());
+    let threshold = case.reference_of("sae_weights.safetensors", "threshold");
+    let nan = [&f32::NAN.to_le_bytes()[..], &threshold[4..]].concat();
+    replace(&weights, &threshold, &nan);
+    refused(&case.folder, &Options::default(), &["`threshold` holds NaN at 0"]);
+}
+
+#[test]
+fn weights_that_are_not_finite_never_give_numbers() {
+    let (_kept, case) = copy("saelens_standard");
+    let row = case.reference_of("sae_weights.safetensors", "W_enc");
+    let spoilt = [&row[..16], &f32::NAN.to_le_bytes(), &row[20..]].concat();
+    replace(&case.folder.join("sae_weights.safetensors"), &row, &spoilt);
+    let dictionary = case.dictionary();
+    let error = dictionary.check_numbers().unwrap_err().to_string();
+    assert!(error.contains("feature 4"), "{error}");
+    let x = vec![1.0; 48];
+    let error = dictionary.layer(0).unwrap().encode(&cpu(), Rows::dense(&x, 1, 48)).unwrap_err().to_string();
+    assert!(error.contains("feature 4"), "{error}");
+    let sound = Case::named("saelens_standard").dictionary();
+    let x = vec![f32::NAN; 48];
+    let error = sound.layer(0).unwrap().encode(&cpu(), Rows::dense(&x, 1, 48)).unwrap_err().to_string();
+    assert!(error.contains("NaN"), "{error}");
+    let error = sound.layer(0).unwrap().encode(&cpu(), Rows::dense(&x[..47], 1, 47)).unwrap_err().to_string();
+    assert!(error.contains("48") && error.contains("47"), "{error}");
+}
+
+#[test]
+fn another_format_under_a_known_name_is_refused() {
+    let (_kept, case) = copy("saelens_standard");
+    let weights = case.folder.join("sae_weights.safetensors");
+    let pickle = Case::named("dictionary_learning_gated").folder.join("ae.pt");
+    std::fs::copy(pickle, &weights).unwrap();
+    assert!(Dictionary::open(&case.folder, &Options::default()).is_err());
+    // The weights of sparsify beside the configuration of SAELens.
+    let other = Case::named("sparsify_sae").folder.join("layers.1/sae.safetensors");
+    std::fs::copy(other, &weights).unwrap();
+    refused(&case.folder, &Options::default(), &["no tensor `W_enc`", "unknown tensors `encoder.bias`"]);
+    std::fs::write(case.folder.join("sae.safetensors"), "x").unwrap();
+    refused(&case.folder, &Options::default(), &["several formats", "saelens", "sparsify"]);
+    let empty = tempfile::tempdir().unwrap();
+    refused(empty.path(), &Options::default(), &["holds no dictionary", "cfg.json"]);
+    refused(&empty.path().join("nowhere"), &Options::default(), &["nowhere"]);
+    refused(
+        &crate::common::fixtures().join("dictionaries"),
+        &Options::default(),
+        &["dictionaries", "name one"],
+    );
+}
+
+#[test]
+fn a_place_that_the_model_lacks_and_a_width_that_does_not_fit_are_refused_by_name() {
+    let (_kept, case) = copy("saelens_standard");
+    change(&case, "cfg.json", |cfg| cfg["metadata"]["hook_name"] = "blocks.7.hook_resid_post".into());
+    let error = case.dictionary().fit(tiny("gpt2").arch()).unwrap_err().to_string();
+    assert!(error.contains("blocks.7.hook_resid_post") && error.contains("3 layers"), "{error}");
+    let parallel = Case::named("saelens_expected_average").dictionary();
+    let error = parallel.fit(tiny("gpt_neox").arch()).unwrap_err().to_string();
+    assert!(error.contains("parallel"), "{error}");
+    let wide = Case::named("saelens_hook_z").dictionary();
+    let error = wide.fit(tiny("gemma3_text").arch()).unwrap_err().to_string();
+    assert!(error.contains("48") && error.contains("64"), "{error}");
+    change(&case, "cfg.json", |cfg| cfg["metadata"]["hook_name"] = "blocks.1.ln2.hook_normalized".into());
+    let error = case.dictionary().fit(tiny("gpt2").arch()).unwrap_err();
+    assert!(error.hint_text().unwrap_or_default().contains("--place"), "{error}");
+    let options = Options { place: Some("mlp_in_1".to_owned()), ..Options::default() };
+    let fits = Dictionary::open(&case.folder, &options).unwrap().fit(tiny("gpt2").arch()).unwrap();
+    assert_eq!(fits[0].reads.to_string(), "mlp_in_1");
+    let options = Options { place: Some("pattern_L1H1".to_owned()), ..Options::default() };
+    refused(&case.folder, &options, &["pattern_L1H1"]);
+}
+
+#[test]
+fn a_layer_that_is_missing_in_the_middle_is_not_dropped() {
+    let (_kept, case) = copy("circuit_tracer_clt");
+    std::fs::remove_file(case.folder.join("W_enc_1.safetensors")).unwrap();
+    refused(&case.folder, &Options::default(), &["W_enc_N.safetensors"]);
+    let (_kept, case) = copy("circuit_tracer_plt");
+    std::fs::remove_file(case.folder.join("layer_1.safetensors")).unwrap();
+    refused(&case.folder, &Options::default(), &["layer_1.safetensors"]);
+    let yaml = case.folder.join("config.yaml");
+    let text =
+        std::fs::read_to_string(&yaml).unwrap().replace("layer_1.safetensors", "../layer_1.safetensors");
+    std::fs::write(&yaml, text).unwrap();
+    refused(&case.folder, &Options::default(), &["../layer_1.safetensors"]);
+}
+
+#[test]
+fn flipped_bits_are_refused_or_read_and_never_panic() {
+    for case in cases() {
+        let files = files(&case.folder);
+        for file in files
+            .iter()
+            .filter(|file| !file.ends_with("expect.json") && !file.ends_with("reference.safetensors"))
+        {
+            let (_kept, spoilt) = copy(&case.name);
+            let path = spoilt.folder.join(file.strip_prefix(&case.folder).unwrap());
+            let whole = std::fs::read(&path).unwrap();
+            for bit in (0..whole.len().min(1500) * 8).step_by(991) {
+                let mut bytes = whole.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                std::fs::write(&path, bytes).unwrap();
+                if let Ok(dictionary) = Dictionary::open(&spoilt.folder, &spoilt.options()) {
+                    drop(dictionary.check_numbers());
+                }
+            }
+        }
+    }
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+impl Case {
+    /// The bytes of a tensor of one of its files.
+    fn reference_of(&self, file: &str, name: &str) -> Vec<u8> {
+        let file = easyroutine_files::ShardedSafeTensors::open(self.folder.join(file)).unwrap();
+        file.tensor(name).unwrap().bytes().to_vec()
+    }
+}

@@ -1,0 +1,173 @@
+//! Features changed while a model runs, against the references' logits.
+
+use easyroutine::positions::{Context, Row};
+use easyroutine::sites::{Point, Site};
+use easyroutine::{Batch, Model, Result, Tap, Value, Want};
+use easyroutine_dictionaries::{Dictionaries, FeatureCapture, FeatureChange, FeatureEdits};
+
+use crate::common::{Case, assert_near, cases};
+
+/// The logits of each row's last token.
+#[derive(Default)]
+struct Last(Vec<f32>);
+
+impl Tap for Last {
+    fn wants(&self, point: Point) -> Want {
+        if point == Point::model(Site::Logits) { Want::Read } else { Want::Nothing }
+    }
+
+    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+        for row in 0..value.batch().n_rows() {
+            let last = value.batch().length(row) - 1;
+            self.0.extend_from_slice(value.vector(row, last).unwrap());
+        }
+        Ok(())
+    }
+}
+
+fn rows(case: &Case) -> Vec<Vec<u32>> {
+    let tensor = case.reference.tensor("input_ids").unwrap();
+    let ids = tensor.bytes().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as u32);
+    ids.collect::<Vec<u32>>().chunks(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
+}
+
+fn logits(model: &Model, dictionaries: &Dictionaries, ids: &[Vec<u32>], changes: &[String]) -> Vec<f32> {
+    let changes: Vec<FeatureChange> = changes.iter().map(|text| text.parse().unwrap()).collect();
+    let rows: Vec<Row<'_>> = ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
+    let edits = FeatureEdits::new(&changes, dictionaries, model.cpu(), &rows, Context::default()).unwrap();
+    let mut taps = (edits, Last::default());
+    model.forward(&Batch::new(ids).unwrap(), &mut taps).unwrap();
+    taps.1.0
+}
+
+fn opened(case: &Case, model: &Model) -> Dictionaries {
+    let mut dictionaries = Dictionaries::default();
+    dictionaries.add("d", case.dictionary(), model.arch()).unwrap();
+    dictionaries
+}
+
+#[test]
+fn spliced_ablated_clamped_and_steered_runs_have_the_logits_of_the_references() {
+    for case in cases() {
+        let model = case.model();
+        let dictionaries = opened(&case, &model);
+        let ids = rows(&case);
+        let is_set = dictionaries.all()[0].dictionary.is_set();
+        let all = if is_set { "features_d_*" } else { "features_d" };
+        let one = match is_set {
+            true => format!("features_d_{}", case.size("ablated_layer")),
+            false => "features_d".to_owned(),
+        };
+        let ablated = case.size("ablated");
+        let mut runs = vec![
+            ("clean", vec![]),
+            ("spliced", vec![format!("{all}@all=splice")]),
+            ("spliced_error", vec![format!("{all}@all=keep-error")]),
+            ("ablated", vec![format!("{one}:{ablated}@all=0")]),
+        ];
+        if !is_set {
+            let (steered, clamp, strength) =
+                (case.size("steered"), &case.expect["clamp_value"], &case.expect["steer_strength"]);
+            runs.extend([
+                ("ablated_no_error", vec![format!("{one}:{ablated}@all*0"), format!("{one}@all=splice")]),
+                ("clamped", vec![format!("{one}:{steered}@all={clamp}")]),
+                ("steered", vec![format!("{one}:{steered}@all+{strength}")]),
+            ]);
+        }
+        let clean = logits(&model, &dictionaries, &ids, &[]);
+        for (run, changes) in runs {
+            let found = logits(&model, &dictionaries, &ids, &changes);
+            let (_, expected) = case.tensor(&format!("logits.{run}"));
+            assert_near(&format!("{} {run}", case.name), &found, &expected, 2e-5);
+            if run == "spliced_error" {
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&found), bits(&clean), "{}: nothing changes, to the bit", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_keeps_the_features_of_its_tokens() {
+    for case in cases() {
+        let model = case.model();
+        let dictionaries = opened(&case, &model);
+        let ids = rows(&case);
+        let named = &dictionaries.all()[0];
+        let key = if named.dictionary.is_set() { "features_d_*" } else { "features_d" };
+        let positions: Vec<Vec<usize>> = ids.iter().map(|row| (0..row.len()).collect()).collect();
+        let mut capture =
+            FeatureCapture::new(&[key.to_owned()], &dictionaries, model.cpu(), positions).unwrap();
+        model.forward(&Batch::new(&ids).unwrap(), &mut capture).unwrap();
+        let kept = capture.finish();
+        assert_eq!(kept.len(), named.fits.len());
+        let (_, expected) = case.tensor("features");
+        let per_layer = expected.len() / kept.len();
+        for (number, (key, sparse)) in kept.iter().enumerate() {
+            let n = sparse.shape[2] as usize;
+            let mut dense = vec![0.0; per_layer];
+            for ([row, position, feature], value) in sparse.indices.iter().zip(&sparse.values) {
+                dense[(*row as usize * ids[0].len() + *position as usize) * n + *feature as usize] = *value;
+            }
+            assert!(sparse.indices.is_sorted(), "{key}");
+            let expected = &expected[number * per_layer..][..per_layer];
+            assert_near(&format!("{} {key}", case.name), &dense, expected, 5e-5);
+        }
+    }
+}
+
+#[test]
+fn generation_changes_every_new_token_where_all_was_asked_for() {
+    use easyroutine::generate::{GenerateOptions, Sampling, generate};
+    let case = Case::named("saelens_standard");
+    let model = case.model();
+    let dictionaries = opened(&case, &model);
+    let mut ids = rows(&case)[0].clone();
+    let change: FeatureChange = "features_d:7@all=40".parse().unwrap();
+    let prompt = ids.clone();
+    let edits = |ids: &[u32]| {
+        FeatureEdits::new(
+            &[change.clone()],
+            &dictionaries,
+            model.cpu(),
+            &[Row::of(0, ids)],
+            Context::default(),
+        )
+        .unwrap()
+    };
+    let options =
+        GenerateOptions { max_new_tokens: 4, sampling: Sampling::Greedy, ends: Vec::new(), seed: 0 };
+    let go_on = |_| Ok(std::ops::ControlFlow::Continue(()));
+    let generated = generate(&model, &[&prompt], &options, edits(&prompt), go_on).unwrap();
+    // The same, token by token without a cache.
+    for id in &generated[0].ids {
+        let mut taps = (edits(&ids), Last::default());
+        model.forward(&Batch::new(&[&ids]).unwrap(), &mut taps).unwrap();
+        let best = taps.1.0.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+        assert_eq!(best as u32, *id);
+        ids.push(*id);
+    }
+}
+
+#[test]
+fn changes_of_what_is_not_there_are_refused_by_name() {
+    let case = Case::named("saelens_standard");
+    let model = case.model();
+    let mut dictionaries = opened(&case, &model);
+    let ids = rows(&case);
+    let row = Row::of(0, &ids[0]);
+    for (text, words) in [
+        ("features_d:64@all=0", ["no feature 64", "0 to 63"]),
+        ("features_e:1@all=0", ["features_e", "features_d"]),
+        ("features_d_1:1@all=0", ["one layer", "features_d_1"]),
+        ("features_d:1@99=0", ["99", "features_d"]),
+    ] {
+        let change: FeatureChange = text.parse().unwrap();
+        let error =
+            FeatureEdits::new(&[change], &dictionaries, model.cpu(), &[row], Context::default()).unwrap_err();
+        let said = format!("{error} {}", error.hint_text().unwrap_or_default());
+        assert!(words.iter().all(|word| said.contains(word)), "{text}: {said}");
+    }
+    let again = dictionaries.add("d", case.dictionary(), model.arch()).unwrap_err().to_string();
+    assert!(again.contains("two dictionaries"), "{again}");
+}
