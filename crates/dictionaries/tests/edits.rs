@@ -127,7 +127,7 @@ fn generation_changes_every_new_token_where_all_was_asked_for() {
     let prompt = ids.clone();
     let edits = |ids: &[u32]| {
         FeatureEdits::new(
-            &[change.clone()],
+            std::slice::from_ref(&change),
             &dictionaries,
             model.cpu(),
             &[Row::of(0, ids)],

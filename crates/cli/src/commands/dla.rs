@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
         "answer": answer,
         "against": against,
         "interventions": dla.changes.intervene,
+        "dictionaries": interventions.dictionaries.record(),
         "logit_diff": totals,
         "bias": found.bias[0],
         "contributions": list,

@@ -65,6 +65,7 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
         "bos": prompt.encoded.starts_with_bos,
         "chat": prompt.chat,
         "interventions": next.changes.intervene,
+        "dictionaries": interventions.dictionaries.record(),
         "tokens": tokens,
         "entropy": reading.entropy,
         "top": top,
