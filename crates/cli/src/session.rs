@@ -332,11 +332,28 @@ pub(crate) fn token_id(flag: &str, text: &str, tokenizer: &Tokenizer) -> Result<
         Some(number) => {
             number.parse().map_err(|_| Failure::usage(format!("{flag}: `{number}` is no token id")))
         }
-        None => tokenizer.single_token(text).ok_or_else(|| {
-            Failure::usage(format!("{flag}: {text:?} is not one token of this model"))
-                .hint("see how it is cut: easyroutine tokens; most words begin with a blank, as in ' Paris'")
-        }),
+        None => {
+            let id = tokenizer.single_token(text).ok_or_else(|| {
+                Failure::usage(format!("{flag}: {text:?} is not one token of this model")).hint(
+                    "see how it is cut: easyroutine tokens; most words begin with a blank, as in ' Paris'",
+                )
+            })?;
+            if let Some(note) = without_blank(text, id, tokenizer) {
+                output::note("note", &format!("{flag}: {note}"));
+            }
+            Ok(id)
+        }
     }
+}
+
+/// What is said of a word without its blank, where the word as it follows another is one token too.
+fn without_blank(text: &str, id: u32, tokenizer: &Tokenizer) -> Option<String> {
+    if !text.starts_with(char::is_alphanumeric) {
+        return None;
+    }
+    let other = tokenizer.single_token(&format!(" {text}")).filter(|other| *other != id)?;
+    let (id_text, other_text) = (token_text(tokenizer, id), token_text(tokenizer, other));
+    Some(format!("{id_text:?} (token {id}) is not {other_text:?} (token {other}), which follows other words"))
 }
 
 /// The same of a flag that may be left out.

@@ -420,6 +420,18 @@ fn fields_of_a_file_are_kept_with_its_rows_and_runs_are_found_by_them() {
     assert_eq!(values["label"], json!(["good", "bad", "good"]));
     let found = |condition: &str| runs(&base, &["query", condition])["runs"].as_array().unwrap().len();
     assert_eq!((found("fields.label ~ 'bad'"), found("fields.label ~ 'ugly'")), (1, 0));
+    assert_eq!((found("fields.label = 'bad'"), found("fields.n > 10"), found("fields.n > 11")), (1, 1, 0));
+
+    // They are shown, and stand in tables.
+    assert_eq!(runs(&base, &["load", "-1", "label", "--rows", "1:3"])["values"], json!(["bad", "good"]));
+    assert_eq!(runs(&base, &["load", "-1"])["fields"][1], json!({"key": "n", "rows": 3}));
+    let read = |words: &[&str]| succeeds(&[&["runs", "-b", path(&base)], words].concat());
+    assert_eq!(read(&["load", "-1", "label", "--rows", "0"]), "row\tlabel\n0\tgood\n");
+    assert!(read(&["show", "-1"]).contains("label\tfield [3]\n"));
+    let table = base.path().join("labels.parquet");
+    read(&["export", "-1", "-o", table.to_str().unwrap()]);
+    let bytes = std::fs::read(table).unwrap();
+    assert!(["label", "good"].iter().all(|name| String::from_utf8_lossy(&bytes).contains(name)));
 
     for (flags, says) in [
         (&["--keep-fields", "source"][..], "no prompt has a field `source`"),
@@ -432,4 +444,54 @@ fn fields_of_a_file_are_kept_with_its_rows_and_runs_are_found_by_them() {
     }
     let message = fails(2, &[&common[..], &["-o", "a.safetensors", "--keep-fields", "n"]].concat());
     assert!(message.contains("--keep-fields is for runs in a store"), "{message}");
+}
+
+#[test]
+fn runs_are_named_listed_while_unfinished_and_removed_with_care() {
+    let base = tempfile::tempdir().unwrap();
+    let target = base.path().join("store");
+    let (file, store) = (prompts(&base), target.to_str().unwrap().to_owned() + "/");
+    let model = tiny("llama");
+    let words = ["extract", "--file", &file, "-m", &model, "-a", "logits", "-o", &store, "--unit", "1"];
+    let begin = |flags: &[&str]| easyroutine(&[]).args(words).args(flags).output().unwrap();
+    assert!(begin(&["--run", "half", "--part", "1/2"]).status.success());
+    assert!(begin(&["--run", "whole"]).status.success());
+    let said = |args: &[&str]| {
+        let output = easyroutine(&[]).args(["runs", "-b", &store]).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (listed, notes) = said(&["ls"]);
+    assert!(listed.starts_with("run\tname\t") && listed.contains("\twhole\tdefault\t"), "{listed}");
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(notes.contains("begun as `half`, has 3 of 5 units") && notes.contains("--resume"), "{notes}");
+    let listed: Value = serde_json::from_str(&said(&["ls", "--format", "json"]).0).unwrap();
+    let unfinished = &listed["unfinished"][0];
+    assert_eq!(
+        (&unfinished["name"], &unfinished["written"], &unfinished["units"]),
+        (&json!("half"), &json!(3), &json!(5))
+    );
+
+    assert!(said(&["show", "whole"]).0.contains("name\twhole\n"));
+    assert!(said(&["load", "whole", "logits", "--rows", "0"]).0.starts_with("row\t0\t1\t"));
+    let (would, _) = said(&["rm", "whole", "--dry-run"]);
+    assert!(would.contains("would remove\tdefault/"), "{would}");
+    let (removed, _) = said(&["rm", "whole", "--yes"]);
+    assert!(removed.contains("removed\tdefault/"), "{removed}");
+    assert_eq!(said(&["ls"]).0.lines().count(), 1);
+}
+
+#[test]
+fn a_condition_that_cannot_hold_is_told_from_one_that_does_not() {
+    let base = store();
+    let notes = |condition: &str| {
+        let output = easyroutine(&[]).args(["runs", "-b", path(&base), "query", condition]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(notes("seed = 4"), "");
+    assert!(notes("seed = '3'").contains("\"3\" is a text; `seed` is a number in every run"));
+    assert!(notes("extraction_config.extract_resid_out = 1").contains("is true or false in every run"));
+    let long = notes(&format!("{} = 3", "x".repeat(100_000)));
+    assert!(long.len() < 300 && long.contains("no run has a key `xxx"), "{long}");
 }

@@ -10,14 +10,15 @@
 //!
 //! A name that the metadata lacks is looked for under `_store`. What is nowhere is unequal to everything and neither
 //! smaller nor larger; a path alone holds where something stands that is neither `false` nor `null`. Texts and numbers
-//! have an order, each among their own. `~` holds where a text contains the text, or a list holds it.
+//! have an order, each among their own. `~` holds where a text contains the text, or a list holds it. A list has what
+//! one of its values has: `tags = "good"`, `fields.score > 3`; `!=` holds where `=` does not.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::error::{Error, Result};
 use crate::metadata::Metadata;
@@ -25,6 +26,11 @@ use crate::query::same;
 
 /// Deepest nesting of `not` and parentheses.
 const DEEPEST: usize = 64;
+/// Characters of a condition that an error repeats before and after the place that it speaks of.
+const SHOWN: usize = 60;
+/// The key of a record that says what was kept of each row, and what stands there of a field of many values.
+const FIELDS: &str = "fields";
+const DISTINCT: &str = "distinct";
 
 /// A condition on the metadata of a run. Prints as it parses.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,11 +95,49 @@ impl Condition {
                 path.find(metadata).is_some_and(|v| !matches!(*v, Value::Null | Value::Bool(false)))
             }
             Condition::In(path, values) => {
-                path.find(metadata).is_some_and(|found| values.iter().any(|value| same(&found, value)))
+                let found = path.find(metadata);
+                values.iter().any(|value| compare(found.as_deref(), Comparison::Equal, value))
             }
             Condition::Compare(path, comparison, value) => {
                 compare(path.find(metadata).as_deref(), *comparison, value)
             }
+        }
+    }
+
+    /// Whether it may hold for a run by its record alone: what was kept of each row may have more values than a record
+    /// lists.
+    pub(crate) fn may_hold(&self, metadata: &Metadata) -> bool {
+        self.asks_rows(metadata) || self.holds(metadata)
+    }
+
+    /// Whether it looks at a field of the rows of which the record says only how many values it has.
+    pub(crate) fn asks_rows(&self, metadata: &Metadata) -> bool {
+        self.paths().into_iter().any(|path| path.counted_field(metadata).is_some())
+    }
+
+    /// Whether it holds for a run whose rows have these values.
+    pub(crate) fn holds_with(&self, metadata: &Metadata, values: &Map<String, Value>) -> bool {
+        let mut metadata = metadata.clone();
+        for path in self.paths() {
+            let Some(name) = path.counted_field(&metadata).map(str::to_owned) else { continue };
+            let fields = metadata.fields_mut().get_mut(FIELDS).and_then(Value::as_object_mut);
+            if let (Some(fields), Some(rows @ Value::Array(_))) = (fields, values.get(&name)) {
+                fields.insert(name, rows.clone());
+            }
+        }
+        self.holds(&metadata)
+    }
+
+    /// Its comparisons with one value.
+    pub fn comparisons(&self) -> Vec<(&Path, &Value)> {
+        match self {
+            Condition::Any(conditions) | Condition::All(conditions) => {
+                conditions.iter().flat_map(Condition::comparisons).collect()
+            }
+            Condition::Not(condition) => condition.comparisons(),
+            Condition::Compare(path, _, value) => vec![(path, value)],
+            Condition::In(path, values) => values.iter().map(|value| (path, value)).collect(),
+            Condition::There(_) => Vec::new(),
         }
     }
 
@@ -115,7 +159,16 @@ impl Path {
         self.find(metadata).is_some()
     }
 
-    fn find<'a>(&self, metadata: &'a Metadata) -> Option<Cow<'a, Value>> {
+    /// The field of the rows that it names, where the record says only how many values it has: `{"distinct": 400}`, or,
+    /// in records of before, the number alone.
+    fn counted_field<'a>(&'a self, metadata: &Metadata) -> Option<&'a str> {
+        let [fields, name] = &self.0[..] else { return None };
+        let said = metadata.get(FIELDS).filter(|_| fields == FIELDS)?.get(name)?;
+        (said.is_u64() || said.get(DISTINCT).is_some()).then_some(name)
+    }
+
+    /// What a run has there.
+    pub fn find<'a>(&self, metadata: &'a Metadata) -> Option<Cow<'a, Value>> {
         let (first, rest) = self.0.split_first()?;
         // Every tag: the one it was saved with stands apart from those it was given later.
         if first == "tags" && rest.is_empty() && metadata.get(first).is_none() {
@@ -133,6 +186,12 @@ impl Path {
 
 fn compare(found: Option<&Value>, comparison: Comparison, value: &Value) -> bool {
     let Some(found) = found else { return comparison == Comparison::Unequal };
+    if let (Value::Array(values), Comparison::Unequal) = (found, comparison) {
+        return !values.iter().any(|found| same(found, value));
+    }
+    if let (Value::Array(values), false) = (found, comparison == Comparison::Contains) {
+        return values.iter().any(|found| compare(Some(found), comparison, value));
+    }
     match comparison {
         Comparison::Equal => same(found, value),
         Comparison::Unequal => !same(found, value),
@@ -331,8 +390,13 @@ impl<'a> Parser<'a> {
     }
 
     fn wrong(&self, what: &str) -> Error {
-        let before = self.text[..self.at].chars().count();
-        Error::input(format!("condition `{}`: at character {}: {what}", self.text, before + 1))
+        let (before, after) = self.text.split_at(self.at);
+        let place = before.chars().count();
+        let skipped: String = before.chars().skip(place.saturating_sub(SHOWN)).collect();
+        let shown: String = after.chars().take(SHOWN).collect();
+        let cut = |is_cut: bool| if is_cut { "…" } else { "" };
+        let (start, end) = (cut(skipped.len() < before.len()), cut(shown.len() < after.len()));
+        Error::input(format!("condition `{start}{skipped}{shown}{end}`: at character {}: {what}", place + 1))
             .hint("a condition is `seed >= 3 and extraction_config.extract_resid_out = true`")
     }
 }
@@ -346,7 +410,8 @@ fn in_name(c: char) -> bool {
 }
 
 fn first_word(text: &str) -> &str {
-    text.split_whitespace().next().unwrap_or(text)
+    let word = text.split_whitespace().next().unwrap_or(text);
+    word.char_indices().nth(SHOWN).map_or(word, |(end, _)| &word[..end])
 }
 
 impl fmt::Display for Condition {

@@ -51,7 +51,7 @@ pub use run::Run;
 pub use save::{ActivationSaver, Contents, Model, Provenance};
 pub use shard::SHARD_BYTES;
 pub use store::{BASE_VARIABLE, Found, Problem, Scan, Store};
-pub use stream::{Begun, Joining, MODEL_DIGEST, OpenRun, Plan};
+pub use stream::{Begun, Joining, MODEL_DIGEST, OpenRun, Plan, Unfinished};
 pub use tensor::{Bytes, Dtype, Kind, Loaded, Tensor};
 pub use value::Value;
 pub use verify::Damage;

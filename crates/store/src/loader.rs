@@ -81,14 +81,36 @@ impl ActivationLoader {
         if let Some(name) = experiment {
             check_experiment(name)?;
         }
-        if let Some(index) = &self.index
-            && let Ok(Scan { runs, problems }) = index.find(&self.store, experiment, &criteria)
-        {
-            return Ok(QueryResult { store: self.store.clone(), runs, problems: Arc::new(problems) });
-        }
-        let wanted = |metadata: &Metadata| criteria.hold(metadata);
-        let Scan { runs, problems } = self.store.scan_for(experiment, &wanted)?;
+        let indexed =
+            self.index.as_ref().and_then(|index| index.find(&self.store, experiment, &criteria).ok());
+        let scan = match indexed {
+            Some(scan) => scan,
+            None => self.store.scan_for(experiment, &|metadata: &Metadata| criteria.hold(metadata))?,
+        };
+        let Scan { runs, problems } = self.with_rows(scan, query);
         Ok(QueryResult { store: self.store.clone(), runs, problems: Arc::new(problems) })
+    }
+
+    /// The runs among them for which the condition holds also where it asks for more values of their rows than a record
+    /// lists: those are read.
+    fn with_rows(&self, scan: Scan, query: &Query<'_>) -> Scan {
+        let Scan { runs, mut problems } = scan;
+        let holds = |run: &Found| {
+            let Some(condition) = query.condition.as_ref().filter(|c| c.asks_rows(&run.metadata)) else {
+                return Ok(true);
+            };
+            let opened = self.store.run(&run.path)?;
+            Ok(condition.holds_with(&run.metadata, &opened.manifest().values))
+        };
+        let mut kept = Vec::with_capacity(runs.len());
+        for run in runs {
+            match holds(&run) {
+                Ok(true) => kept.push(run),
+                Ok(false) => {}
+                Err(error) => problems.push(Problem::new(run.path, error)),
+            }
+        }
+        Scan { runs: kept, problems }
     }
 }
 
@@ -120,7 +142,8 @@ pub struct QueryResult {
 pub enum Which {
     /// Counted from 0, or from the end: -1 is the most recent.
     Index(i64),
-    /// A folder's name, a path below the store, a run id, or a beginning of one that fits one run only.
+    /// The name that the run was begun under, its folder's name, its path below the store, its run id, or a beginning of
+    /// one of the last three that fits one run only.
     Name(String),
 }
 
@@ -311,6 +334,24 @@ impl QueryResult {
         if let Some(place) = fitting(&|found| found == name).first() {
             return Ok(*place);
         }
+        let is_begun_as = |run: &Found| run.metadata.name().is_some_and(|begun| begun == name);
+        let begun: Vec<usize> = (0..self.runs.len()).filter(|at| is_begun_as(&self.runs[*at])).collect();
+        match begun[..] {
+            [] => {}
+            [at] => {
+                // One that can't be read may have the name too, in another experiment.
+                self.is_countable()?;
+                return Ok(Place::Run(at));
+            }
+            [..] => {
+                let paths: Vec<&str> = begun.iter().take(10).map(|at| self.runs[*at].path.as_str()).collect();
+                return Err(Error::new(
+                    ErrorKind::Ambiguous,
+                    format!("{} runs were begun as `{name}`", begun.len()),
+                )
+                .hint(format!("say which: {}", paths.join(", "))));
+            }
+        }
         let begins = |found: &str| !name.is_empty() && found.starts_with(name);
         match fitting(&begins)[..] {
             [place] => {
@@ -357,9 +398,10 @@ impl fmt::Display for QueryResult {
             let tags = run.metadata.tags();
             let tags = if tags.is_empty() { String::new() } else { format!("  [{}]", tags.join(", ")) };
             let experiment = run.path.split('/').next().unwrap_or_default();
+            let name = run.metadata.name().map_or_else(String::new, |name| format!("  {name}"));
             writeln!(
                 f,
-                "{index:>4}  {}  {experiment}  {}{tags}",
+                "{index:>4}  {}{name}  {experiment}  {}{tags}",
                 folder(&run.path),
                 run.metadata.model_name()
             )?;

@@ -120,6 +120,11 @@ impl Metadata {
         self.store_text("run_id").unwrap_or_default()
     }
 
+    /// The name that the run was begun under, where it was written unit by unit.
+    pub fn name(&self) -> Option<&str> {
+        self.store_text("name")
+    }
+
     /// How often the record was changed, from 1.
     pub fn revision(&self) -> u64 {
         self.store().and_then(|store| store.get("revision")).and_then(Value::as_u64).unwrap_or(0)

@@ -84,7 +84,8 @@ impl<'a> Criteria<'a> {
         self.query
     }
 
-    /// Whether a run has all that is asked for. The experiment is not looked at: it is where the run is.
+    /// Whether a run has all that is asked for, as far as its record says. The experiment is not looked at: it is where
+    /// the run is.
     pub(crate) fn hold(&self, metadata: &Metadata) -> bool {
         let Query { save_time, tag, custom_keys, condition, .. } = self.query;
         let is = |asked: &Option<String>, found: &str| asked.as_ref().is_none_or(|asked| asked == found);
@@ -101,7 +102,7 @@ impl<'a> Criteria<'a> {
             && custom_keys.iter().all(|(key, value)| is_same(metadata.get(key), value))
             && self.config_holds(metadata.get("extraction_config"))
             && self.interventions_hold(metadata.get("interventions"))
-            && condition.as_ref().is_none_or(|condition| condition.holds(metadata))
+            && condition.as_ref().is_none_or(|condition| condition.may_hold(metadata))
     }
 
     pub(crate) fn positions_hold(&self, found: Option<&Json>) -> bool {

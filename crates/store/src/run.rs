@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use easyroutine_sites::Point;
+use serde_json::Value;
 
 use crate::checked::Compared;
 use crate::error::{Error, ErrorKind, Result};
@@ -124,6 +125,18 @@ impl Run {
     /// Names of its tensors, in the order in which they were saved.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.manifest.tensors.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// What was kept of each example beside its tensors, such as labels: names, each with one value an example.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &[Value])> {
+        let names = self.metadata.get("fields").and_then(Value::as_object);
+        names.into_iter().flat_map(|names| names.keys()).filter_map(|name| {
+            self.manifest
+                .values
+                .get(name)
+                .and_then(Value::as_array)
+                .map(|values| (name.as_str(), &values[..]))
+        })
     }
 
     /// Sizes of all axes of a tensor.

@@ -43,6 +43,11 @@ fn conditions_find_what_they_say() {
         ("name = null", vec![2]),
         ("deep.a.0 > 9 and deep.a.0 < 11", vec![0]),
         ("deep.a ~ 30", vec![1]),
+        // A list has what one of its values has.
+        ("deep.a = 20", vec![0]),
+        ("deep.a != 20", vec![1, 2, 3]),
+        ("deep.a > 25", vec![1]),
+        ("deep.a in [10, 30]", vec![0, 1]),
         ("on", vec![0]),
         ("not on", vec![1, 2, 3]),
         ("seed in [1, \"3\"]", vec![0, 3]),
@@ -56,6 +61,34 @@ fn conditions_find_what_they_say() {
         ("model_name ~ \"tiny\" and tag = 'tag_1'", vec![0, 1, 2, 3]),
     ] {
         assert_eq!(finds(condition, &runs), found, "{condition}");
+    }
+}
+
+#[test]
+fn fields_of_more_values_than_a_record_lists_are_looked_up_in_the_rows() {
+    let base = fast_folder();
+    let saver = saver(&base, "e");
+    for (counted, first) in [(json!({"distinct": 3}), 0), (json!(3), 10)] {
+        let mut contents = contents(1);
+        contents.values.insert("id".to_owned(), json!([first, first + 1, first + 2]));
+        let other_metadata = vec![("fields".to_owned(), json!({"id": counted, "label": ["a"]}).into())];
+        saver.save(&contents, &Provenance { other_metadata, ..provenance(1) }).unwrap();
+    }
+    let loader = ActivationLoader::from_saver(&saver);
+    let index = fast_folder();
+    for loader in [loader.clone(), loader.clone().indexed_in(index.path())] {
+        for (condition, n) in [
+            ("fields.id = 11", 1),
+            ("fields.id >= 2", 2),
+            ("fields.id = 5", 0),
+            ("fields.id in [1, 12]", 2),
+            ("not fields.id = 0 and fields.label = 'a'", 1),
+            ("fields.id != 0", 1),
+            ("fields.label = 'b' or fields.id = 2", 1),
+        ] {
+            let query = Query { condition: Some(condition.parse().unwrap()), ..Query::default() };
+            assert_eq!(loader.query(&query).unwrap().len(), n, "{condition}");
+        }
     }
 }
 
@@ -78,6 +111,9 @@ fn wrong_conditions_say_where_and_what() {
         let error = condition.parse::<Condition>().unwrap_err().to_string();
         assert!(error.contains(what), "{condition}: {error}");
     }
+    let long = format!("seed = {} 3", "x".repeat(100_000));
+    let error = long.parse::<Condition>().unwrap_err().to_string();
+    assert!(error.len() < 400 && error.contains("`xxx") && error.contains("at character 8"), "{error}");
     let deep = "not ".repeat(100_000) + "a";
     assert!(deep.parse::<Condition>().is_err());
     assert!("(".repeat(100_000).parse::<Condition>().is_err());

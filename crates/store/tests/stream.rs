@@ -8,8 +8,8 @@ use std::time::Duration;
 use common::sim::{Sim, Survival};
 use common::{fast_folder, gc, provenance, saver};
 use easyroutine_store::{
-    ActivationSaver, Begun, Contents, ErrorKind, Joining, Kind, OpenRun, Plan, Provenance, Result, Store,
-    Sweep, Tensor, Value,
+    ActivationLoader, ActivationSaver, Begun, Contents, ErrorKind, Joining, Kind, OpenRun, Plan, Provenance,
+    Query, Result, Store, Sweep, Tensor, Value,
 };
 use serde_json::{Map, json};
 
@@ -87,6 +87,38 @@ fn a_run_that_was_stopped_anywhere_goes_on_and_ends_the_same() {
         write(&run, run.missing().unwrap());
         assert_eq!(digest(saver.store(), &run.commit(|_| {}).unwrap()), whole);
     }
+}
+
+#[test]
+fn a_run_is_listed_while_it_is_unfinished_and_found_by_its_name_then() {
+    let base = fast_folder();
+    let saver = saver(&base, "e");
+    let store = saver.store();
+    let run = begin(&saver, Joining::New).unwrap();
+    write(&run, [0, 2]);
+    let (unfinished, problems) = store.unfinished(None).unwrap();
+    assert!(problems.is_empty());
+    let [found] = &unfinished[..] else { panic!("{unfinished:?}") };
+    assert_eq!((found.name.as_str(), found.path.as_str()), ("job", run.path()));
+    assert_eq!((found.written, found.units), (2, 4));
+    assert!(store.unfinished(Some("other")).unwrap().0.is_empty());
+    write(&run, [1, 3]);
+    let path = run.commit(|_| {}).unwrap();
+    assert!(store.unfinished(None).unwrap().0.is_empty());
+
+    let loader = ActivationLoader::of(store.clone(), "*");
+    let found = loader.query(&Query::default()).unwrap();
+    assert_eq!(found.path("job").unwrap(), path);
+    assert!(found.to_string().contains("  job  e  "), "{found}");
+    assert_eq!(found.path("jo").unwrap_err().kind(), ErrorKind::NotFound);
+    // One of the same name elsewhere: which is meant is not guessed.
+    let moved = store.move_run(&path, "f").unwrap();
+    let again = begin(&saver, Joining::New).unwrap();
+    write(&again, 0..4);
+    again.commit(|_| {}).unwrap();
+    let found = loader.query(&Query::default()).unwrap();
+    assert_eq!(found.path("job").unwrap_err().kind(), ErrorKind::Ambiguous);
+    assert_eq!(found.path(moved.as_str()).unwrap(), moved);
 }
 
 #[test]

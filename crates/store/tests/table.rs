@@ -7,7 +7,7 @@ use std::fs::File;
 
 use common::{fast_folder, provenance, saver};
 use easyroutine_store::export::parquet::Table;
-use easyroutine_store::{Contents, Dtype, ErrorKind, Kind, Run, Tensor};
+use easyroutine_store::{Contents, Dtype, ErrorKind, Kind, Provenance, Run, Tensor};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::{Value, json};
@@ -86,6 +86,48 @@ fn a_row_is_a_token_with_its_example_and_where_it_stands_in_the_prompt() {
     assert_eq!(longs(&rows, 4), some([0, 1, 2, 3, 4, 5]));
     let vectors: Vec<f32> = rows.iter().flat_map(|row| list(&row[3])).collect();
     assert_eq!(vectors, numbers(24));
+}
+
+#[test]
+fn what_was_kept_of_each_row_is_a_column_of_its_kind() {
+    let base = fast_folder();
+    let saver = saver(&base, "e");
+    let values = json!({
+        "label": ["good", null], "n": [1, 2], "score": [0.5, 2], "ok": [true, false], "mixed": [1, "x"],
+        "position": [9, 8], "large": [9007199254740993u64, 0.5], "short": [1],
+    });
+    let names: serde_json::Map<String, Value> =
+        values.as_object().unwrap().keys().map(|name| (name.clone(), json!([]))).collect();
+    let tensors = vec![Tensor::f32("resid_out_0", &[2, 2, 1], &numbers(4)).dense()];
+    let contents = Contents { tensors, values: values.as_object().unwrap().clone() };
+    let other_metadata = vec![("fields".to_owned(), Value::Object(names).into())];
+    let path = saver.save(&contents, &Provenance { other_metadata, ..provenance(1) }).unwrap();
+    let (columns, rows) = table(&saver.store().run(&path).unwrap(), &[]);
+    let labels = ["label", "n", "score", "ok", "mixed", "fields.position", "large"];
+    assert_eq!(columns, [&["example", "column"][..], &labels, &["resid_out_0"]].concat());
+    let text = |text: &str| Field::Str(text.to_owned());
+    let first = [
+        text("good"),
+        Field::Long(1),
+        Field::Double(0.5),
+        Field::Bool(true),
+        text("1"),
+        Field::Long(9),
+        text("9007199254740993"),
+    ];
+    let second = [
+        Field::Null,
+        Field::Long(2),
+        Field::Double(2.0),
+        Field::Bool(false),
+        text("x"),
+        Field::Long(8),
+        text("0.5"),
+    ];
+    // A row is a token, and has what its example has.
+    for (row, wanted) in rows.iter().zip([&first, &first, &second, &second]) {
+        assert_eq!(row[2..9], wanted[..]);
+    }
 }
 
 #[test]

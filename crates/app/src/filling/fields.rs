@@ -25,7 +25,11 @@ pub(super) fn check(fields: &[Field], n_examples: usize) -> Result<(), Error> {
             return Err(Error::input(format!(
                 "a field cannot be called `{name}`: a run has that name for something else"
             ))
-            .hint("give the field another name in the data set"));
+            .hint(format!(
+                "give the field another name in the data set, or leave it out of those that are kept; besides names of \
+                 activations, taken are {}",
+                TAKEN.join(", ")
+            )));
         }
         if fields[..number].iter().any(|(other, _)| other == name) {
             return Err(Error::input(format!("the field `{name}` is named twice")));
@@ -46,7 +50,8 @@ pub(super) fn of_rows(fields: &[Field], rows: Range<usize>) -> Map<String, Value
 }
 
 /// What a record says of kept fields, so that runs are found by it: the different values of each in the order in which
-/// they come, or how many there are. `fields.label ~ 'positive'` is the condition of a query.
+/// they come, or how many there are. `fields.label = 'positive'` is the condition of a query, which looks at the rows
+/// themselves where the record lists no values.
 pub fn summary(fields: &[Field]) -> Value {
     let of_field = |values: &[Value]| {
         let mut different: Vec<&Value> = Vec::new();
@@ -56,7 +61,7 @@ pub fn summary(fields: &[Field]) -> Value {
                 different.push(value);
             }
         }
-        if different.len() > LISTED { json!(different.len()) } else { json!(different) }
+        if different.len() > LISTED { json!({"distinct": different.len()}) } else { json!(different) }
     };
     fields.iter().map(|(name, values)| (name.clone(), of_field(values))).collect::<Map<_, _>>().into()
 }
@@ -73,7 +78,7 @@ mod tests {
     fn a_record_lists_different_values_or_says_how_many_there_are() {
         let many: Vec<usize> = (0..101).collect();
         let fields = [field("label", json!(["a", 1, "a", null, 1.0])), field("id", json!(many))];
-        assert_eq!(summary(&fields), json!({"label": ["a", 1, null, 1.0], "id": 101}));
+        assert_eq!(summary(&fields), json!({"label": ["a", 1, null, 1.0], "id": {"distinct": 101}}));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(crate) struct Saving {
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) meta: Vec<String>,
     /// Fields of the file that are kept with each row, such as labels: `label,source`. Runs are found by them:
-    /// `fields.label ~ 'good'`. May repeat.
+    /// `fields.label = 'good'`. The prompts themselves are kept only where they are named here. May repeat.
     #[arg(long, value_name = "NAMES", requires = "file", value_delimiter = ',')]
     pub(crate) keep_fields: Vec<String>,
     /// A name under which the run can be resumed and shared.

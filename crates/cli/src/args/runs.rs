@@ -20,22 +20,18 @@ pub(crate) struct Runs {
 /// Commands about saved runs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RunsCommand {
-    /// All runs, the most recent last.
+    /// All runs, the most recent last; unfinished ones are named beside them.
     Ls,
     /// Runs that have what is asked for.
     Query(Query),
     /// One run's metadata and tensors.
     Show(RunArg),
-    /// Numbers of one tensor, or the shapes of all.
+    /// Numbers of one tensor, values of a field that was kept of each row, or what there is.
     Load(Load),
     /// Adds and removes tags and keys.
     Tag(Tag),
-    /// Removes runs.
-    Rm {
-        /// Runs to remove.
-        #[arg(value_name = "RUN", required = true, allow_negative_numbers = true)]
-        runs: Vec<String>,
-    },
+    /// Removes runs. On a terminal it asks first.
+    Rm(Rm),
     /// Moves a run to another experiment.
     Mv {
         #[command(flatten)]
@@ -59,7 +55,7 @@ pub(crate) enum RunsCommand {
         #[arg(value_name = "RUN", allow_negative_numbers = true)]
         runs: Vec<String>,
     },
-    /// Clears away what crashed or abandoned writers left; runs are never touched.
+    /// Clears away what crashed or abandoned writers left; committed runs are never touched.
     Gc(Gc),
     /// Makes a run visible that was written in parts, once all are there.
     Commit {
@@ -80,9 +76,24 @@ pub(crate) enum RunsCommand {
 /// Which run.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct RunArg {
-    /// A path below the store, a time, a run id, or a beginning of one; -1 is the most recent.
+    /// The name it was begun under (`--run`), a path below the store, a time, a run id, or a beginning of one of these
+    /// three; -1 is the most recent.
     #[arg(value_name = "RUN", allow_negative_numbers = true)]
     pub(crate) run: String,
+}
+
+/// `runs rm`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Rm {
+    /// Runs to remove.
+    #[arg(value_name = "RUN", required = true, allow_negative_numbers = true)]
+    pub(crate) runs: Vec<String>,
+    /// List them and leave them.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Ask nothing.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// `runs query`
@@ -128,7 +139,7 @@ pub(crate) enum MatchArg {
 pub(crate) struct Load {
     #[command(flatten)]
     pub(crate) run: RunArg,
-    /// The tensor.
+    /// The tensor, or a field that was kept of each row, such as a label.
     #[arg(value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// Examples of it: `5`, `0:10`.

@@ -62,7 +62,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.env/1"))]);
     json.extend(facts.into_iter().map(|(k, v)| (k.replace(' ', "_"), Value::from(v))));
     for target in &targets {
-        let table = output::render(target.format, &["what", "value"], &rows, &Value::Object(json.clone()))?;
+        let table =
+            output::render(target.format, &["property", "value"], &rows, &Value::Object(json.clone()))?;
         output::write(target, table.as_bytes())?;
     }
     Ok(())

@@ -78,7 +78,8 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.model/1"))]);
     json.extend(facts.into_iter().map(|(key, value)| (key.to_owned(), value)));
     for target in &targets {
-        let table = output::render(target.format, &["what", "value"], &rows, &Value::Object(json.clone()))?;
+        let table =
+            output::render(target.format, &["property", "value"], &rows, &Value::Object(json.clone()))?;
         output::write(target, table.as_bytes())?;
     }
     Ok(())

@@ -1,6 +1,8 @@
 //! Tensors for other programs.
 
 #[cfg(feature = "parquet")]
+mod labels;
+#[cfg(feature = "parquet")]
 pub mod parquet;
 #[cfg(feature = "parquet")]
 mod places;

@@ -15,6 +15,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
 use serde_json::json;
 
+use super::labels::Label;
 use super::places::Places;
 use crate::error::{Error, Result};
 use crate::manifest::TensorEntry;
@@ -30,6 +31,7 @@ const PIECE: usize = 64 << 10;
 const EXAMPLE: &str = "example";
 const COLUMN: &str = "column";
 const POSITION: &str = "position";
+const OTHERS: [&str; 3] = [EXAMPLE, COLUMN, POSITION];
 
 /// Tensors of a run that fit side by side into one table.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub struct Table<'a> {
     columns: Vec<Column>,
     rows: Rows,
     places: Option<Places<'a>>,
+    labels: Vec<Label<'a>>,
     group_bytes: usize,
 }
 
@@ -71,7 +74,7 @@ impl<'a> Table<'a> {
         let keys: Vec<String> = if keys.is_empty() { all() } else { keys.to_vec() };
         let (mut columns, mut rows) = (Vec::new(), Vec::new());
         for (number, key) in keys.iter().enumerate() {
-            if [EXAMPLE, COLUMN, POSITION].contains(&key.as_str()) || keys[..number].contains(key) {
+            if OTHERS.contains(&key.as_str()) || keys[..number].contains(key) {
                 return Err(Error::input(format!("two columns of the table would be called `{key}`"))
                     .hint("a .safetensors file has tensors alone"));
             }
@@ -99,7 +102,10 @@ impl<'a> Table<'a> {
         }
         let places =
             if matches!(first, Rows::Tokens(_)) { Places::new(&run.manifest().values) } else { None };
-        Ok(Table { run, columns, rows: first, places, group_bytes: GROUP_BYTES })
+        let is_taken =
+            |name: &str| OTHERS.contains(&name) || columns.iter().any(|column| column.name == name);
+        let labels = Label::all(run, first.examples(), is_taken);
+        Ok(Table { run, columns, rows: first, places, labels, group_bytes: GROUP_BYTES })
     }
 
     /// The same with row groups of another size.
@@ -156,6 +162,9 @@ impl<'a> Table<'a> {
         if self.places.is_some() {
             fields.push(index(POSITION, Repetition::OPTIONAL)?);
         }
+        for label in &self.labels {
+            fields.push(label.field()?);
+        }
         for column in &self.columns {
             fields.push(column.field()?);
         }
@@ -189,17 +198,21 @@ impl<'a> Table<'a> {
     ) -> Result<(), ParquetError> {
         let length = |example: usize| self.rows.of(example..example + 1).len();
         let number = |example: usize| std::iter::repeat_n(example as i64, length(example));
-        put::<Int64Type>(group, &examples.clone().flat_map(number).collect::<Vec<_>>(), None)?;
+        let numbers: Vec<i64> = examples.clone().flat_map(number).collect();
+        put::<Int64Type>(group, &numbers, None)?;
         if matches!(self.rows, Rows::Tokens(_)) {
             let columns = examples.clone().flat_map(|example| 0..length(example) as i64);
             put::<Int64Type>(group, &columns.collect::<Vec<_>>(), None)?;
         }
         if let Some(places) = &self.places {
             let of = |example: usize| places.of(example, self.rows.examples(), length(example));
-            let known: Vec<Option<i64>> = examples.flat_map(of).collect();
+            let known: Vec<Option<i64>> = examples.clone().flat_map(of).collect();
             let values: Vec<i64> = known.iter().flatten().copied().collect();
             let levels: Vec<i16> = known.iter().map(|place| i16::from(place.is_some())).collect();
             put::<Int64Type>(group, &values, Some(&levels))?;
+        }
+        for label in &self.labels {
+            label.write(group, numbers.iter().map(|example| *example as usize))?;
         }
         Ok(())
     }
@@ -390,7 +403,7 @@ impl Column {
 }
 
 /// Values of a column that is no tensor, with the levels that say which rows have one.
-fn put<T: DataType>(
+pub(super) fn put<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
     values: &[T::T],
     defined: Option<&[i16]>,

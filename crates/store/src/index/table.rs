@@ -232,7 +232,7 @@ impl Table {
                 let holds = query.condition.as_ref().is_none_or(|condition| {
                     let rest = row.get_ref(1).ok().and_then(|rest| rest.as_str().ok());
                     // What the table can't say is asked of the file.
-                    metadata(rest.unwrap_or_default(), ids, &texts).is_none_or(|m| condition.holds(&m))
+                    metadata(rest.unwrap_or_default(), ids, &texts).is_none_or(|m| condition.may_hold(&m))
                 });
                 if holds {
                     paths.push(row.get(0)?);

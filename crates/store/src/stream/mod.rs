@@ -5,6 +5,7 @@
 
 mod merge;
 mod plan;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,6 +27,7 @@ use crate::store::Store;
 use crate::tensor::Tensor;
 pub use plan::{MODEL_DIGEST, Plan};
 pub(crate) use plan::{OPEN_BEGINS, Opened};
+pub use unfinished::Unfinished;
 
 /// A run that is being written.
 #[derive(Debug)]

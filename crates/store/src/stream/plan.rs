@@ -219,6 +219,10 @@ impl Opened {
         self.text("folder")
     }
 
+    pub(super) fn save_time(&self) -> &str {
+        self.text("save_time")
+    }
+
     /// Whether the metadata has tensors, which a part of their own holds.
     pub(super) fn has_aux(&self) -> bool {
         self.content.get("has_aux").and_then(Value::as_bool).unwrap_or(false)

@@ -217,20 +217,29 @@ fn target<'a>(args: &'a Args, extract: &Extract) -> Result<&'a Path, Failure> {
             None => Ok(file),
         };
     }
+    // Without an ending it was meant as a folder.
+    let as_folder = match file.extension() {
+        None => format!("end it with a slash to name a store: -o {}/", file.display()),
+        Some(_) => "let -o name a folder: -o runs/".to_owned(),
+    };
     if let Some(flag) = extract.saving.given() {
         return Err(Failure::usage(format!(
             "{flag} is for runs in a store, and {} is a file",
             file.display()
         ))
-        .hint("let -o name a folder: -o runs/"));
+        .hint(as_folder));
     }
     if args.format != Format::Auto {
         return Err(Failure::usage(format!("--format: {} is written as safetensors", file.display()))
             .hint("leave --format out"));
     }
     if file.extension().is_none_or(|e| e != "safetensors") {
-        return Err(Failure::usage(format!("{}: extract writes safetensors", file.display()))
-            .hint("let the name end in .safetensors, or name a folder: -o runs/"));
+        return Err(Failure::usage(format!("{}: extract writes safetensors", file.display())).hint(
+            match file.extension() {
+                None => as_folder,
+                Some(_) => "let the name end in .safetensors, or name a folder: -o runs/".to_owned(),
+            },
+        ));
     }
     output::folder_exists(file)?;
     Ok(file)

@@ -1,5 +1,7 @@
 //! `runs tag`, `rm`, `mv` and `rename`.
 
+use std::io::{self, BufRead, IsTerminal};
+
 use easyroutine_store::{Edit, Query};
 use serde_json::json;
 
@@ -24,22 +26,44 @@ pub(super) fn tag(args: &Args, runs: &Runs, asked: &runs::Tag) -> Result<(), Fai
     say(&targets, "changed", &[run.path().to_owned(), format!("revision {}", edited.revision())])
 }
 
-pub(super) fn rm(args: &Args, runs: &Runs, names: &[String]) -> Result<(), Failure> {
+pub(super) fn rm(args: &Args, runs: &Runs, asked: &runs::Rm) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let found = runs.query(&Query::default())?;
     // All names are looked up before the first run goes, each run once.
     let mut paths: Vec<String> = Vec::new();
-    for name in names {
+    for name in &asked.runs {
         let path = found.path(which(name))?.to_owned();
         if !paths.contains(&path) {
             paths.push(path);
         }
+    }
+    if asked.dry_run {
+        return say(&targets, "would remove", &paths);
+    }
+    let is_watched = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if is_watched && !asked.yes && !agreed(&paths, io::stdin().lock()) {
+        return Err(Failure::failed("nothing was removed").hint("--yes removes without asking"));
     }
     for path in &paths {
         runs.store()?.remove(path)?;
     }
     say(&targets, "removed", &paths)
 }
+
+/// Whether the user wants these runs gone: `y` or `yes`, and nothing else.
+fn agreed(paths: &[String], answers: impl BufRead) -> bool {
+    paths.iter().for_each(|path| output::note("remove", path));
+    output::note(
+        "question",
+        &format!("remove {} for good? y/N", if paths.len() == 1 { "this run" } else { "these runs" }),
+    );
+    let mut answer = String::new();
+    let read = answers.take(ANSWER).read_line(&mut answer);
+    read.is_ok() && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
+}
+
+/// Bytes of an answer.
+const ANSWER: u64 = 100;
 
 pub(super) fn mv(args: &Args, runs: &Runs, run: &RunArg, to: &str) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
@@ -66,4 +90,24 @@ pub(super) fn say(targets: &[Destination], done: &str, things: &[String]) -> Res
         output::write(target, output::render(target.format, &["done", "what"], &rows, &json)?.as_bytes())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_removed_where_the_answer_is_yes() {
+        for (answer, is_yes) in [
+            ("y\n", true),
+            ("Yes\n", true),
+            (" y ", true),
+            ("\n", false),
+            ("", false),
+            ("no\n", false),
+            ("yy\n", false),
+        ] {
+            assert_eq!(agreed(&["e/m/t".to_owned()], answer.as_bytes()), is_yes, "{answer:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use easyroutine_store::{Found, Matching, Path, Query, QueryResult};
+use easyroutine_store::{Condition, Found, Matching, Metadata, Path, Query, QueryResult, Unfinished};
 use serde_json::{Value, json};
 
 use super::{pairs, position, warn_of_record};
@@ -16,7 +16,20 @@ use easyroutine::source::name_in_runs;
 
 pub(super) fn ls(args: &Args, runs: &Runs) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    print(&targets, &runs.query(&Query::default())?)
+    let (unfinished, problems) = runs.store()?.unfinished(runs.experiment.as_deref())?;
+    let found = runs.query(&Query::default())?;
+    for run in &unfinished {
+        let Unfinished { name, path, written, units, .. } = run;
+        let text = format!("unfinished: {path}, begun as `{name}`, has {written} of {units} units");
+        output::note("note", &text);
+    }
+    problems
+        .iter()
+        .for_each(|problem| output::note("warning", &format!("{}: {}", problem.path, problem.error)));
+    if !unfinished.is_empty() {
+        output::note("hint", "the command that began a run goes on with --run NAME --resume");
+    }
+    print(&targets, &found, &unfinished)
 }
 
 pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(), Failure> {
@@ -47,22 +60,73 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
         let unknown: BTreeSet<String> =
             condition.paths().into_iter().filter(nowhere).map(ToString::to_string).collect();
         for path in unknown {
-            output::note("note", &format!("no run has a key `{path}`"));
+            output::note("note", &format!("no run has a key `{}`", shortened(&path)));
         }
+        let all: Vec<&Metadata> = all.runs().iter().map(|run| &run.metadata).collect();
+        unlike(condition, &all).iter().for_each(|text| output::note("note", text));
     }
-    print(&targets, &found)
+    print(&targets, &found, &[])
 }
 
-fn print(targets: &[output::Destination], found: &QueryResult) -> Result<(), Failure> {
+/// What a condition compares with values of another kind, in every run.
+fn unlike(condition: &Condition, runs: &[&Metadata]) -> BTreeSet<String> {
+    let kinds_of = |value: &Value| match value {
+        Value::Array(values) => values.iter().map(kind).collect(),
+        // Values of rows that the record only counts.
+        Value::Object(_) => BTreeSet::new(),
+        value => BTreeSet::from([kind(value)]),
+    };
+    let mut said = BTreeSet::new();
+    for (path, value) in condition.comparisons() {
+        let found: BTreeSet<&str> =
+            runs.iter().filter_map(|run| path.find(run)).flat_map(|value| kinds_of(&value)).collect();
+        if !found.is_empty() && !found.contains(kind(value)) {
+            let found: Vec<&str> = found.into_iter().collect();
+            let (path, kind, value) =
+                (shortened(&path.to_string()), kind(value), shortened(&value.to_string()));
+            said.insert(format!("{value} is {kind}; `{path}` is {} in every run", found.join(" or ")));
+        }
+    }
+    said
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// As much of a text as one line of a note takes.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn print(
+    targets: &[output::Destination],
+    found: &QueryResult,
+    unfinished: &[Unfinished],
+) -> Result<(), Failure> {
     found.runs().iter().for_each(|run| warn_of_record(&run.path, &run.metadata));
     let rows: Vec<Vec<String>> = found.runs().iter().map(row).collect();
     let json = json!({
         "schema": "easyroutine.runs/1",
         "runs": found.runs().iter().map(about).collect::<Vec<_>>(),
         "problems": found.problems().iter().map(|p| json!({"path": p.path, "error": p.error.to_string()})).collect::<Vec<_>>(),
+        "unfinished": unfinished.iter().map(|run| json!({
+            "path": run.path, "name": run.name, "begun": run.begun, "written": run.written, "units": run.units,
+        })).collect::<Vec<_>>(),
     });
     for target in targets {
-        let header = ["run", "experiment", "model", "tags", "examples", "tensors", "size"];
+        let header = ["run", "name", "experiment", "model", "tags", "examples", "tensors", "size"];
         let table = output::render(target.format, &header, &rows, &json)?;
         output::write(target, table.as_bytes())?;
     }
@@ -74,6 +138,7 @@ fn row(found: &Found) -> Vec<String> {
     let count = |key: &str| metadata.count(key).map(|n| n.to_string()).unwrap_or_default();
     vec![
         path.rsplit('/').next().unwrap_or_default().to_owned(),
+        metadata.name().unwrap_or_default().to_owned(),
         path.split('/').next().unwrap_or_default().to_owned(),
         metadata.model_name().to_owned(),
         metadata.tags().join(", "),

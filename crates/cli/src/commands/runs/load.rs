@@ -14,6 +14,10 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     let targets = output::targets(args, PLAIN)?;
     let run = runs.find_to_read(&asked.run.run, asked.no_verify)?;
     let Some(key) = &asked.key else { return shapes(&targets, &run) };
+    let field = run.fields().find(|(name, _)| name == key);
+    if let (Some((name, values)), false) = (field, run.names().any(|tensor| tensor == key)) {
+        return values_of(&targets, &run, name, values, asked.rows.as_deref());
+    }
     let (first, loaded) = match &asked.rows {
         Some(rows) => {
             let rows = range(rows)?;
@@ -54,6 +58,36 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     Ok(())
 }
 
+/// What was kept of each example, a row of the table each.
+fn values_of(
+    targets: &[output::Destination],
+    run: &Run,
+    name: &str,
+    values: &[Value],
+    rows: Option<&str>,
+) -> Result<(), Failure> {
+    let wanted = rows.map_or(Ok(0..values.len()), range)?;
+    let Some(found) = values.get(wanted.clone()) else {
+        return Err(Failure::usage(format!("--rows: `{name}` has {} rows", values.len()))
+            .hint(format!("--rows 0:{}", values.len())));
+    };
+    let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let rows: Vec<Vec<String>> =
+        wanted.clone().zip(found).map(|(row, value)| vec![row.to_string(), shown(value)]).collect();
+    let json = json!({
+        "schema": "easyroutine.run_field/1",
+        "path": run.path(),
+        "key": name,
+        "first": wanted.start,
+        "values": found,
+    });
+    for target in targets {
+        let table = output::render(target.format, &["row", name], &rows, &json)?;
+        output::write(target, table.as_bytes())?;
+    }
+    Ok(())
+}
+
 fn shapes(targets: &[output::Destination], run: &Run) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut tensors = Vec::new();
@@ -62,7 +96,17 @@ fn shapes(targets: &[output::Destination], run: &Run) -> Result<(), Failure> {
         rows.push(vec![entry.name.clone(), entry.dtype.to_string(), format!("{shape:?}")]);
         tensors.push(json!({"key": entry.name, "dtype": entry.dtype, "shape": shape}));
     }
-    let json = json!({"schema": "easyroutine.run_tensors/1", "path": run.path(), "tensors": tensors});
+    let mut fields = Vec::new();
+    for (name, values) in run.fields() {
+        rows.push(vec![name.to_owned(), "field".to_owned(), format!("[{}]", values.len())]);
+        fields.push(json!({"key": name, "rows": values.len()}));
+    }
+    let json = json!({
+        "schema": "easyroutine.run_tensors/1",
+        "path": run.path(),
+        "tensors": tensors,
+        "fields": fields,
+    });
     for target in targets {
         let table = output::render(target.format, &["key", "dtype", "shape"], &rows, &json)?;
         output::write(target, table.as_bytes())?;

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args, runs: &Runs) -> Result<u8, Failure> {
         RunsCommand::Show(run) => show::run(args, runs, run).map(done),
         RunsCommand::Load(load) => load::run(args, runs, load).map(done),
         RunsCommand::Tag(tag) => change::tag(args, runs, tag).map(done),
-        RunsCommand::Rm { runs: names } => change::rm(args, runs, names).map(done),
+        RunsCommand::Rm(rm) => change::rm(args, runs, rm).map(done),
         RunsCommand::Mv { run, to } => change::mv(args, runs, run, to).map(done),
         RunsCommand::Rename { from, to } => change::rename(args, runs, from, to).map(done),
         RunsCommand::Verify { runs: names } => maintain::verify(args, runs, names),

@@ -19,13 +19,18 @@ pub(super) fn run(args: &Args, runs: &Runs, which: &RunArg) -> Result<(), Failur
         };
         rows.push(vec![key.to_owned(), shown]);
     };
-    for (key, value) in run.metadata().fields().iter().filter(|(key, _)| *key != "_store") {
+    for (key, value) in
+        run.metadata().fields().iter().filter(|(key, _)| !["_store", "tag"].contains(&key.as_str()))
+    {
         add(key, value);
+    }
+    let tags = run.metadata().tags().join(", ");
+    if !tags.is_empty() {
+        add("tags", &tags.into());
     }
     let kept = [
         "run_id",
         "name",
-        "tags",
         "created_at",
         "committed_at",
         "revision",
@@ -51,6 +56,9 @@ pub(super) fn run(args: &Args, runs: &Runs, which: &RunArg) -> Result<(), Failur
         ]);
         tensors.push(json!({"name": entry.name, "dtype": entry.dtype, "kind": entry.kind, "shape": shape, "axes": entry.axes}));
     }
+    for (name, values) in run.fields() {
+        rows.push(vec![name.to_owned(), format!("field [{}]", values.len())]);
+    }
     let json = json!({
         "schema": "easyroutine.run_shown/1",
         "path": run.path(),
@@ -59,7 +67,7 @@ pub(super) fn run(args: &Args, runs: &Runs, which: &RunArg) -> Result<(), Failur
         "values": run.manifest().values,
     });
     for target in &targets {
-        let table = output::render(target.format, &["what", "value"], &rows, &json)?;
+        let table = output::render(target.format, &["property", "value"], &rows, &json)?;
         output::write(target, table.as_bytes())?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{Environment, Error as JinjaError, State};
+use minijinja::{Environment, Error as JinjaError, State, tests};
 
 use super::arguments::Arguments;
 use super::day::LocalTime;
@@ -124,6 +124,13 @@ fn add_tests(environment: &mut Environment<'_>) {
     environment.add_test("sameas", |value: &Value, other: &Value| {
         value == other && value.kind() == other.kind() && value.is_integer() == other.is_integer()
     });
+    // These look at each character, and count no step.
+    for (name, test) in [("lower", tests::is_lower as fn(&Value) -> bool), ("upper", tests::is_upper)] {
+        environment.add_test(name, move |state: &State<'_, '_>, value: &Value| {
+            pay(state, value.as_str().map_or(0, str::len))?;
+            Ok::<_, JinjaError>(test(value))
+        });
+    }
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
 }
 

@@ -20,7 +20,7 @@ pub(super) fn call(
 ) -> Result<Value, Error> {
     let found = match value.kind() {
         ValueKind::String => of_text(state, value.as_str().unwrap_or_default(), method, arguments)?,
-        ValueKind::Seq => of_list(value, method, arguments)?,
+        ValueKind::Seq => of_list(state, value, method, arguments)?,
         // Nothing changes a mapping, so it is a copy of itself.
         ValueKind::Map if method == "copy" => Some(no_arguments(arguments, || value.clone())?),
         _ => None,
@@ -31,15 +31,25 @@ pub(super) fn call(
     }
 }
 
-fn of_list(value: &Value, method: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
+fn of_list(
+    state: &State<'_, '_>,
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+) -> Result<Option<Value>, Error> {
     if method == "copy" && !value.is_tuple() {
         return no_arguments(arguments, || value.clone()).map(Some);
+    }
+    if method == "count" {
+        // Each item is looked at, also by whoever counts them.
+        state.consume_fuel(value.len().unwrap_or(0) as u64)?;
     }
     if method != "index" {
         return Ok(None);
     }
     let (wanted,): (&Value,) = from_args(arguments)?;
     for (i, item) in value.try_iter()?.checked().enumerate() {
+        state.consume_fuel(1)?;
         if item? == *wanted {
             return Ok(Some(Value::from(i)));
         }

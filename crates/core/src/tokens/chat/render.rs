@@ -5,18 +5,21 @@
 //! - Output: cut off while it grows.
 //! - Depth: templates are held to a size ([`rewrite`]), values in namespaces to a depth ([`environment`]), and all runs
 //!   on a thread of its own whose stack has room for what these allow.
-//! - Time: the caller waits to a deadline; the thread then ends by itself when its steps are used up.
+//! - Time: the caller waits to a deadline, to which loops and macros look too ([`rewrite`]): what costs time and no steps,
+//!   such as a look-up by a text of megabytes, ends there as well.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minijinja::ErrorKind as Jinja;
+use minijinja::value::Value as JinjaValue;
 use serde_json::{Map, Value};
 
 use super::day::LocalTime;
 use super::environment::{Clock, environment};
+use super::python::refuse;
 use super::rewrite::rewrite;
 use super::values;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,8 +28,10 @@ use crate::error::{Error, ErrorKind, Result};
 const STEPS: u64 = 2_000_000;
 /// Bytes of output for each byte that a template is given, and those that it may always write.
 const OUTPUT: (usize, usize) = (16, 4 << 20);
-/// Far more than a second of steps takes.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Far more than steps take.
+const DEADLINE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(30) };
+/// What the thread may take beyond it to see that it has passed.
+const LEEWAY: Duration = Duration::from_secs(2);
 /// Memory is only taken where the stack is used.
 const STACK: usize = 256 << 20;
 
@@ -44,26 +49,35 @@ pub(super) struct Rendered {
 pub(super) fn render(template: &str, context: Map<String, Value>, now: LocalTime) -> Result<Rendered> {
     let template = template.to_owned();
     let (send, receive) = sync_channel(1);
+    let until = Instant::now() + DEADLINE;
     let work = move || {
         // Where nobody waits any more, nobody is told.
-        let _ = send.send(rendered(&template, context, now));
+        let _ = send.send(rendered(&template, context, now, until));
     };
     thread::Builder::new().name("chat template".to_owned()).stack_size(STACK).spawn(work).map_err(|e| {
         Error::new(ErrorKind::Memory, format!("there is no memory for a chat template's stack: {e}"))
     })?;
-    receive.recv_timeout(DEADLINE).unwrap_or_else(|e| {
+    receive.recv_timeout(DEADLINE + LEEWAY).unwrap_or_else(|e| {
         Err(wrong(match e {
-            RecvTimeoutError::Timeout => format!("it takes longer than {} s", DEADLINE.as_secs()),
+            RecvTimeoutError::Timeout => too_long(),
             RecvTimeoutError::Disconnected => "the template engine failed on it".to_owned(),
         }))
     })
 }
 
-fn rendered(template: &str, context: Map<String, Value>, now: LocalTime) -> Result<Rendered> {
+fn too_long() -> String {
+    format!("it takes longer than {} s", DEADLINE.as_secs())
+}
+
+fn rendered(template: &str, context: Map<String, Value>, now: LocalTime, until: Instant) -> Result<Rendered> {
     let source = rewrite(template).map_err(wrong)?;
     let given = size(&context) + template.len();
     let clock = Clock::new(now);
     let mut environment = environment(&clock)?;
+    environment.add_filter("end_in_time", move |_: JinjaValue| match Instant::now() < until {
+        true => Ok(false),
+        false => Err(refuse(too_long())),
+    });
     let steps = STEPS + given as u64;
     environment.set_fuel(Some(steps));
     let most = given.saturating_mul(OUTPUT.0).saturating_add(OUTPUT.1);

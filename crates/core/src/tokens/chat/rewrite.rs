@@ -6,6 +6,8 @@
 //! - `+a`, which minijinja does not read, becomes `- -a`.
 //! - A macro that reads `varargs` or `kwargs` gets parameters of these names, and behind its end
 //!   `{% set name = name|python_macro %}`, which fills them.
+//! - Behind each tag from which a long run could be made, such as `{% for … %}`, stands `{% if 0|end_in_time %}`: the
+//!   filter ends a rendering for which nobody waits any more.
 //! - `{% set namespace.name = value %}` has its value looked at by the filter `without_namespaces`: a namespace that
 //!   held itself could be walked through for ever.
 //!
@@ -65,6 +67,7 @@ pub(super) fn rewrite(template: &str) -> Result<Cow<'_, str>, String> {
                 alternatives += usize::from(tag.keyword() == Some("elif"));
                 tag.rewrite(&mut changes);
                 tag.rewrite_macros(&mut macros, &mut changes);
+                tag.look_at_the_clock(template, &mut changes);
                 match tag.keyword() {
                     Some("raw") => end_of_raw(template, tag.end),
                     _ => tag.end,
@@ -202,6 +205,25 @@ impl<'a> Tag<'a> {
         }
         if let (Some(_), Some(last)) = (value, self.words.last()) {
             changes.push(Change::insert(last.end(), ")|without_namespaces"));
+        }
+    }
+
+    /// Where a template repeats itself, and where a value may be computed without being written.
+    fn look_at_the_clock(&self, template: &str, changes: &mut Vec<Change>) {
+        let is_assignment = || self.words.iter().any(|word| word.text == "=");
+        let is_one = match self.keyword() {
+            Some("for" | "macro" | "call" | "endif") => true,
+            Some("set") => is_assignment(),
+            _ => false,
+        };
+        if is_one {
+            // What follows is trimmed as it was.
+            let close = match template.as_bytes().get(self.end.wrapping_sub(3)) {
+                Some(b'-') => "-%}",
+                Some(b'+') => "+%}",
+                _ => "%}",
+            };
+            changes.push(Change::insert(self.end, format!("{{% if 0|end_in_time %}}{{% endif {close}")));
         }
     }
 
