@@ -113,7 +113,7 @@ pub(crate) struct ModelArgs {
     /// what the variable EASYROUTINE_MODEL says.
     #[arg(short, long, value_name = "REF")]
     pub(crate) model: Option<String>,
-    /// The same, as the last word.
+    /// The model, instead of --model.
     #[arg(value_name = "REF", conflicts_with = "model")]
     pub(crate) reference: Option<String>,
     #[command(flatten)]
@@ -191,7 +191,7 @@ pub(crate) struct PromptArgs {
 #[derive(Debug, Clone, ClapArgs)]
 #[command(next_help_heading = "Chat templates")]
 pub(crate) struct Chatting {
-    /// Put the prompt into the model's chat template, as what the user says.
+    /// Put the prompt into the model's chat template, as what the user says; conversations of a file as they are.
     #[arg(long)]
     pub(crate) chat: bool,
     /// What the system says first.
@@ -228,7 +228,7 @@ pub(crate) struct Changes {
     /// Change an activation: 'resid_out_5@last=0' sets it, '*0.5' scales, '+2*f.safetensors::v' adds, '=row:1' and
     /// '=mean:f.safetensors::t' replace; patterns by 'pattern_L3H1@columns:3=0', 'rows:5', 'grid:9x2', before the
     /// softmax by 'pre:columns:3=-inf', after it with rows brought back to a sum of 1 by 'rescaled:columns:3=0'. May
-    /// repeat; in this order.
+    /// repeat; in this order. docs/INTERVENTIONS.md has the whole grammar.
     #[arg(long, value_name = "KEY@POSITIONS OP")]
     pub(crate) intervene: Vec<String>,
     /// Seed of random positions (`random-text-3`) and of drawn tokens.

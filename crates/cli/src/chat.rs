@@ -110,9 +110,37 @@ impl Chat {
     pub(crate) fn say(&self, prompt: &str, tokenizer: &Tokenizer) -> Result<Said, Failure> {
         let messages: Vec<Message> =
             self.system.iter().cloned().chain([Message::new("user", prompt)]).collect();
-        let chat = tokenizer.chat(&messages, &self.options)?;
-        Ok(Said { text: chat.text, told_time: chat.now.is_some(), has_bos: chat.repeats_bos })
+        said(&messages, &self.options, tokenizer)
     }
+
+    /// A conversation of a file. The text ends with the start of an answer, or, where the last message is the
+    /// assistant's, within that message, as in the pipelines of transformers.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::chat`]; a system message beside `--system`.
+    pub(crate) fn say_all(
+        &self,
+        conversation: Vec<Map<String, Value>>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Said, Failure> {
+        let role = |message: Option<&Map<String, Value>>| {
+            message.and_then(|m| m.get("role")?.as_str().map(str::to_owned))
+        };
+        if self.system.is_some() && role(conversation.first()).as_deref() == Some("system") {
+            return Err(Failure::usage("--system: the conversation begins with a system message of its own"));
+        }
+        let answer = match role(conversation.last()).as_deref() {
+            Some("assistant") => Answer::Continued,
+            _ => Answer::Awaited,
+        };
+        let messages = self.system.iter().cloned().chain(conversation.into_iter().map(Message::from));
+        said(&messages.collect::<Vec<_>>(), &ChatOptions { answer, ..self.options.clone() }, tokenizer)
+    }
+}
+
+fn said(messages: &[Message], options: &ChatOptions, tokenizer: &Tokenizer) -> Result<Said, Failure> {
+    let chat = tokenizer.chat(messages, options)?;
+    Ok(Said { text: chat.text, told_time: chat.now.is_some(), has_bos: chat.repeats_bos })
 }
 
 fn tools(file: &Path) -> Result<Value, Failure> {

@@ -44,6 +44,7 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination
     let of_file = |file: &PathBuf| {
         let format = if args.format == Format::Auto { by_ending(file, formats)? } else { args.format };
         let format = allowed(format, formats)?;
+        agrees(file, format)?;
         folder_exists(file)?;
         Ok(Destination { format, file: Some(file.clone()) })
     };
@@ -217,6 +218,18 @@ fn by_ending(file: &Path, formats: &[Format]) -> Result<Format, Failure> {
         Failure::usage(format!("{}: the ending names no format of this command", file.display()))
             .hint(format!("endings are {}; or say --format", endings(formats)))
     })
+}
+
+/// Refuses a format where the ending of the file names another.
+fn agrees(file: &Path, format: Format) -> Result<(), Failure> {
+    match by_ending(file, Format::value_variants()) {
+        Ok(named) if named != format && named != Format::Auto => {
+            let (is, says) = (name(named), name(format));
+            Err(Failure::usage(format!("--format {says}: {} ends as {is} does", file.display()))
+                .hint("leave --format out, or give the file another ending"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn name(format: Format) -> String {

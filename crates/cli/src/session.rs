@@ -9,13 +9,14 @@ use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions, Opened};
 use easyroutine::positions::Row;
 use easyroutine::prompts::Format;
-use easyroutine::source::{self, AdapterChoice, ModelFiles, ProgressCallback, ResolveOptions};
+use easyroutine::source::{self, AdapterChoice, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
 use easyroutine::tokens::{Bos, Encoded, Tokenizer};
 use easyroutine::{Dtype, Model};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
+use crate::chat::{Chat, Said};
 use crate::failure::{Failure, one_line};
 use crate::{memory, output};
 use easyroutine_app::reports::{Subject, model_json};
@@ -106,6 +107,10 @@ pub(crate) fn find(reference: &str, finding: &Finding) -> Result<ModelFiles, Fai
 
 /// Reads a model's config and maps its files, with warnings of what is read otherwise than one might think.
 pub(crate) fn open(files: &ModelFiles, finding: &Finding) -> Result<Opened, Failure> {
+    if let (Some(pre), FilesKind::Folder(_)) = (&finding.pre, &files.kind) {
+        return Err(Failure::usage(format!("--pre {pre} is for GGUF files, and {} is a folder", files.name))
+            .hint("leave --pre out: the folder's own files say how text is cut"));
+    }
     let opened = load::open(files, &finding.options())?;
     warn(&opened.warnings);
     opened.notes.iter().for_each(|note| output::note("note", note));
@@ -181,6 +186,29 @@ impl PromptArgs {
             return self.cutting.cut(text, tokenizer, most);
         };
         let said = chat.say(&text, tokenizer)?;
+        self.cut_said(&chat, said, tokenizer, most)
+    }
+
+    /// Cuts a conversation of a file.
+    pub(crate) fn cut_conversation(
+        &self,
+        messages: Vec<Map<String, Value>>,
+        tokenizer: &Tokenizer,
+        most: impl Into<Most>,
+    ) -> Result<Prompt, Failure> {
+        let chat = self.chat.read(&self.cutting)?.ok_or_else(is_conversation)?;
+        let said = chat.say_all(messages, tokenizer)?;
+        self.cut_said(&chat, said, tokenizer, most.into())
+    }
+
+    /// Cuts what a chat template has written.
+    fn cut_said(
+        &self,
+        chat: &Chat,
+        said: Said,
+        tokenizer: &Tokenizer,
+        most: Most,
+    ) -> Result<Prompt, Failure> {
         if said.has_bos {
             let bos = tokenizer.bos_text().unwrap_or_default();
             output::note("warning", &format!("the prompt holds `{bos}`, which the chat template writes too"));
@@ -188,7 +216,7 @@ impl PromptArgs {
         // The template has written the special tokens.
         let cutting = Cutting { bos: BosArg::No, ..self.cutting.clone() };
         let prompt = cutting.cut(said.text, tokenizer, most)?;
-        let record = self.chat.record(&chat, said.told_time);
+        let record = self.chat.record(chat, said.told_time);
         self.chat.tell_time(&record);
         Ok(Prompt { chat: Some(record), ..prompt })
     }
@@ -205,6 +233,12 @@ impl PromptArgs {
             (None, None) => Err(Failure::usage("no prompt given")),
         }
     }
+}
+
+/// The refusal of a conversation where prompts are run as they stand.
+pub(crate) fn is_conversation() -> Failure {
+    Failure::usage("a prompt of the file is a conversation")
+        .hint("--chat puts conversations into the model's chat template")
 }
 
 /// Refuses files that hold many prompts where one is read: JSON and all would be taken for its text.

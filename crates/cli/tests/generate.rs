@@ -97,6 +97,51 @@ fn a_chat_goes_through_the_template() {
     assert!(message.contains("no chat template"), "{message}");
 }
 
+#[test]
+fn conversations_of_a_file_go_through_the_template_as_they_are() {
+    let folder = common::copy("llama");
+    let template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}{% if add_generation_prompt %}>{% endif %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let file = folder.path().join("m.jsonl");
+    let lines = concat!(
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"the\"}]}\n",
+    );
+    std::fs::write(&file, lines).unwrap();
+    let out = folder.path().join("a.safetensors");
+    let words = [
+        "extract",
+        "--file",
+        file.to_str().unwrap(),
+        "--field",
+        "messages",
+        "-m",
+        path(&folder),
+        "-a",
+        "input_ids",
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    let message = fails(2, &words);
+    assert!(message.contains("row 0: a prompt of the file is a conversation") && message.contains("--chat"));
+    succeeds(&[&words[..], &["--chat"]].concat());
+    let bytes = std::fs::read(&out).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let ids = stored.tensor("input_ids").unwrap();
+    let ids: Vec<i64> = ids.data().as_chunks::<8>().0.iter().map(|x| i64::from_le_bytes(*x)).collect();
+    let cut = |text: &str| -> Vec<i64> {
+        let cut = json(&["tokens", text, "-m", path(&folder), "--format", "json", "--bos", "no"]);
+        cut["tokens"].as_array().unwrap().iter().map(|token| token["id"].as_i64().unwrap()).collect()
+    };
+    // The second is gone on with, as in the pipelines of transformers.
+    assert_eq!(ids, [cut("[user] Hi >"), cut("[user] Hi [assistant] the")].concat());
+
+    let system = "{\"messages\": [{\"role\": \"system\", \"content\": \"a\"}, {\"role\": \"user\", \"content\": \"b\"}]}\n";
+    std::fs::write(&file, system).unwrap();
+    let message = fails(2, &[&words[..], &["--chat", "--system", "c"]].concat());
+    assert!(message.contains("begins with a system message of its own"), "{message}");
+}
+
 /// A model whose template writes the day, a variable and its tools.
 fn dated() -> tempfile::TempDir {
     let folder = common::copy("llama");

@@ -236,3 +236,44 @@ fn a_range_of_layers_says_what_is_wrong_with_it() {
     layers("0:3:0", "step");
     layers("abc", "no layer");
 }
+
+#[test]
+fn what_would_have_no_effect_or_another_than_meant_is_refused() {
+    let model = tiny("llama");
+    let (m, ids) = (model.as_str(), ["--token-ids", "[[1,2]]"]);
+    let extract = [&["extract", "-m", m, "-a", "logits"][..], &ids].concat();
+    refuses(2, &[&extract[..], &["-o", "runs3"]].concat(), &["runs3", "end it with a slash", "-o runs3/"]);
+    let named = [&extract[..], &["-o", "runs3", "--run", "r"]].concat();
+    refuses(2, &named, &["--run is for runs in a store", "-o runs3/"]);
+    let pre = [&extract[..], &["-o", "runs3/", "--pre", "llama-bpe"]].concat();
+    refuses(2, &pre, &["--pre llama-bpe is for GGUF files", "leave --pre out"]);
+    refuses(2, &["model", "info", m, "--pre", "llama-bpe"], &["--pre llama-bpe is for GGUF files"]);
+    let ablate = ["ablate", "the cat", "-m", m];
+    let picture = [&ablate[..], &["--format", "table", "-o", "abl.png"]].concat();
+    refuses(2, &picture, &["--format table: abl.png ends as png does", "leave --format out"]);
+    let embedding = [&ablate[..], &["--layers", "emb,0"]].concat();
+    refuses(2, &embedding, &["the embedding is no layer that a sweep changes", "0 to 2"]);
+    let run = ["run", "the cat", "-m", m, "--intervene"];
+    refuses(
+        2,
+        &[&run[..], &["resid_out_0@all=mean"]].concat(),
+        &["`=mean` lacks what it is of", "ablate --by mean"],
+    );
+    let minus = "resid_out_0@all-2*d.safetensors::v";
+    refuses(2, &[&run[..], &[minus]].concat(), &["`*` takes a number", "@all+-2*FILE.safetensors::TENSOR"]);
+    refuses(2, &["run", "the cat", "-m", m, "--temperature", "1"], &["--generate"]);
+}
+
+#[test]
+fn a_token_without_its_blank_is_pointed_out_where_there_is_one_with_it() {
+    let model = tiny("llama");
+    let notes = |answer: &str| {
+        let words = ["ablate", "the cat", "-m", &model, "--metric", "probability", "--answer", answer];
+        let output = easyroutine(&words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = notes("of");
+    assert!(said.contains("--answer: \"of\" (token ") && said.contains("is not \" of\" (token "), "{said}");
+    assert!(!notes(" of").contains("which follows"));
+}

@@ -76,13 +76,18 @@ fn jsonl_has_texts_or_token_ids_in_a_field() {
             "{\"prompt\": \"a\", \"label\": 1}",
             "line 2, row 1: there is no field `text`; there are `prompt`, `label`; say which",
         ),
-        ("{\"text\": 5}", "line 2, row 1: `text` is neither a text nor a list of token ids: 5"),
+        ("{\"text\": 5}", "line 2, row 1: `text` is neither a text nor a list of token ids or messages: 5"),
         ("{\"text\": [1, -2]}", "line 2, row 1: `text` is neither"),
         ("{\"text\": [4294967296]}", "line 2, row 1: `text` is neither"),
         ("{\"text\": null}", "line 2, row 1: `text` is empty; --skip-empty"),
         ("{\"text\": \"\"}", "line 2, row 1: `text` is empty; --skip-empty"),
         ("{\"text\": []}", "line 2, row 1: `text` is empty; --skip-empty"),
         ("{\"text\": NaN}", "line 2, row 1: `text` is empty"),
+        (
+            "{\"text\": [{\"role\": \"user\"}, {\"content\": \"a\"}]}",
+            "row 1: message 1 of `text` has no `role`",
+        ),
+        ("{\"text\": [{\"role\": \"user\"}, 1]}", "line 2, row 1: `text` is neither"),
         ("[\"a\"]", "line 2, row 1: no JSON object"),
         ("{\"text\": \"a\"", "line 2, row 1: no JSON object"),
     ] {
@@ -90,6 +95,22 @@ fn jsonl_has_texts_or_token_ids_in_a_field() {
         let refusal = refusal(from_jsonl(content.as_bytes(), &limited(9)));
         assert!(refusal.contains(said), "{line}: {refusal}");
     }
+}
+
+#[test]
+fn a_conversation_of_json_lines_is_one() {
+    let content =
+        "{\"text\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"x\": [1]}]}\n";
+    let found = from_jsonl(content.as_bytes(), &limited(9)).unwrap();
+    let [Prompt::Messages(messages)] = &found.prompts[..] else { panic!("{found:?}") };
+    assert_eq!((messages.len(), messages[0]["content"].as_str()), (2, Some("Hi")));
+}
+
+#[test]
+fn a_lone_carriage_return_is_no_end_of_a_line_and_no_part_of_one() {
+    assert_eq!(from_text(&b"a\r\nb\r\n"[..], &limited(9)).unwrap().prompts, [text("a"), text("b")]);
+    let message = refusal(from_text(&b"a\nb\rc\rd\n"[..], &limited(9)));
+    assert!(message.contains("line 2, row 1: a carriage return within a line"), "{message}");
 }
 
 #[test]

@@ -11,6 +11,9 @@ const PIXELS: f64 = 100e6;
 /// Longest side that common viewers open.
 const SIDE: f64 = 32_767.0;
 
+/// The longest side of a picture that is drawn at more than a pixel a unit.
+const COMFORTABLE: f64 = 16_384.0;
+
 /// Draws our own SVG at `scale` pixels a unit, less where it would grow beyond the limits.
 pub(crate) fn png(svg: &str, scale: f32) -> Result<Vec<u8>, Error> {
     let draw = |what: String| Error::new(ErrorKind::Draw, format!("PNG: {what}"));
@@ -24,6 +27,7 @@ pub(crate) fn png(svg: &str, scale: f32) -> Result<Vec<u8>, Error> {
         );
         return Err(Error::new(ErrorKind::Size, what));
     }
+    let most = most.min((COMFORTABLE / width.max(height)).max(1.0));
     let scale = f64::from(if scale.is_finite() { scale } else { 1.0 }).clamp(0.1, most.min(8.0));
     let (pixel_width, pixel_height) = ((width * scale).ceil() as u32, (height * scale).ceil() as u32);
     let mut pixels = Pixmap::new(pixel_width.max(1), pixel_height.max(1))

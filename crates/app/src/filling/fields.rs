@@ -1,5 +1,6 @@
 //! What was said of each row of a data set beside its text, kept with its activations.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use easyroutine::Error;
@@ -18,16 +19,18 @@ const LISTED: usize = 100;
 /// Refuses fields that cannot stand beside the activations of `n_examples` rows.
 ///
 /// # Errors
-/// A name that is empty, that of an activation, or of a value that every run has; another number of values than rows.
-pub(super) fn check(fields: &[Field], n_examples: usize) -> Result<(), Error> {
+/// A name that is empty, that of an activation that is kept, or of a value that every run has; another number of values
+/// than rows.
+pub(super) fn check(fields: &[Field], n_examples: usize, points: &BTreeSet<Point>) -> Result<(), Error> {
+    let is_kept = |name: &str| name.parse::<Point>().is_ok_and(|point| points.contains(&point));
     for (number, (name, values)) in fields.iter().enumerate() {
-        if name.is_empty() || TAKEN.contains(&name.as_str()) || name.parse::<Point>().is_ok() {
+        if name.is_empty() || TAKEN.contains(&name.as_str()) || is_kept(name) {
             return Err(Error::input(format!(
                 "a field cannot be called `{name}`: a run has that name for something else"
             ))
             .hint(format!(
-                "give the field another name in the data set, or leave it out of those that are kept; besides names of \
-                 activations, taken are {}",
+                "give the field another name in the data set, or leave it out of those that are kept; besides the \
+                 activations of this run, taken are {}",
                 TAKEN.join(", ")
             )));
         }
@@ -83,12 +86,15 @@ mod tests {
 
     #[test]
     fn a_field_has_a_name_of_its_own_and_a_value_a_row() {
-        assert!(check(&[field("label", json!([1, 2]))], 2).is_ok());
+        let points = BTreeSet::from(["logits".parse().unwrap()]);
+        assert!(check(&[field("label", json!([1, 2]))], 2, &points).is_ok());
+        // What a classifier gives is called so, and columns of data sets are.
+        assert!(check(&[field("score", json!([1, 2]))], 2, &points).is_ok());
         for (name, values) in
             [("", json!([1])), ("logits", json!([1])), ("token_dict", json!([1])), ("x", json!([1, 2]))]
         {
-            assert!(check(&[field(name, values)], 1).is_err(), "{name}");
+            assert!(check(&[field(name, values)], 1, &points).is_err(), "{name}");
         }
-        assert!(check(&[field("x", json!([1])), field("x", json!([1]))], 1).is_err());
+        assert!(check(&[field("x", json!([1])), field("x", json!([1]))], 1, &points).is_err());
     }
 }

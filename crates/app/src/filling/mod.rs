@@ -137,7 +137,7 @@ impl<'a> Filling<'a> {
                 "values for single rows of a batch, or from another row, are not for runs in a store",
             ));
         }
-        fields::check(self.fields, self.examples.len())?;
+        fields::check(self.fields, self.examples.len(), &self.request.points(self.model.arch())?)?;
         self.extraction(0..self.examples.len(), Options::default())
     }
 

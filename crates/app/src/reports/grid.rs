@@ -4,7 +4,7 @@ use easyroutine::patching::{Along, By, Grid, Metric};
 use easyroutine_view::grid::{GridCell, GridColumn, GridReport, GridRow};
 use serde_json::{Value, json};
 
-use super::{Subject, dtype_name, model_json};
+use super::{Subject, dtype_name, metric_words, model_json};
 
 /// What a picture of a grid says beside its numbers.
 #[derive(Debug, Clone)]
@@ -54,47 +54,22 @@ fn json(subject: &Subject<'_>, grid: &Grid, report: &GridReport) -> Value {
 
 fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'_>) -> GridReport {
     let text = |id: u32| format!("{:?}", subject.text(id));
-    let (name, more, less) = match grid.metric {
-        Metric::LogitDiff { answer, against } => {
-            (format!("logit of {} less that of {}", text(answer), text(against)), text(answer), text(against))
+    let reference = if grid.base.is_some() { "base" } else { "unchanged" };
+    let name = metric_words(grid.metric, &text, [reference, "changed"]);
+    let (more, less) = match grid.metric {
+        Metric::LogitDiff { answer, against } | Metric::NormalisedLogitDiff { answer, against } => {
+            (format!("towards {}", text(answer)), format!("towards {}", text(against)))
         }
-        Metric::NormalisedLogitDiff { answer, against } => (
-            format!(
-                "logit of {} less that of {}, 0 for the target and 1 for the base",
-                text(answer),
-                text(against)
-            ),
-            text(answer),
-            text(against),
-        ),
-        Metric::Logit { token } => (format!("logit of {}", text(token)), text(token), "others".to_owned()),
-        Metric::LogProbability { token } => {
-            let token = text(token);
-            (
-                format!("log-probability of {token}, nats"),
-                format!("more of {token}"),
-                format!("less of {token}"),
-            )
+        Metric::Logit { token } | Metric::LogProbability { token } | Metric::Probability { token } => {
+            (format!("more of {}", text(token)), format!("less of {}", text(token)))
         }
-        Metric::CrossEntropy => ("cross-entropy, nats".to_owned(), "worse".to_owned(), "better".to_owned()),
-        Metric::Probability { token } => {
-            let token = text(token);
-            (format!("probability of {token}"), format!("more of {token}"), format!("less of {token}"))
+        Metric::CrossEntropy => ("worse".to_owned(), "better".to_owned()),
+        Metric::Kl if grid.base.is_some() => {
+            ("farther from the base".to_owned(), "nearer to the base".to_owned())
         }
-        Metric::Kl if grid.base.is_some() => (
-            "KL(base ‖ changed), nats".to_owned(),
-            "farther from the base".to_owned(),
-            "nearer to the base".to_owned(),
-        ),
-        Metric::Kl => ("KL(unchanged ‖ changed), nats".to_owned(), "changed".to_owned(), "never".to_owned()),
-        Metric::Rank { token } => {
-            let token = text(token);
-            (format!("rank of {token}, from 1"), format!("{token} falls"), format!("{token} rises"))
-        }
-    };
-    let towards = |word: String| match grid.metric {
-        Metric::LogitDiff { .. } | Metric::NormalisedLogitDiff { .. } => format!("towards {word}"),
-        _ => word,
+        // From what is unchanged there is no way but away.
+        Metric::Kl => ("farther from the unchanged run".to_owned(), String::new()),
+        Metric::Rank { token } => (format!("{} falls", text(token)), format!("{} rises", text(token))),
     };
     let (sites, by_position, positions) = match along {
         Along::Positions { site, positions } => (site.name().to_owned(), true, positions),
@@ -106,6 +81,7 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
     let places = match positions.len() {
         _ if by_position => "one position at a time".to_owned(),
         n if n == subject.ids.len() => "at all positions".to_owned(),
+        1 => format!("at position {}", positions[0]),
         _ => format!(
             "at positions {}",
             positions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -142,11 +118,11 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
                 dtype_name(subject.model.dtype())
             ),
             format!("{sites} {}, {places}", words.how),
-            format!("metric: {name} at the last token · without a change {:.4}{base}", grid.unchanged),
-            "each cell: the metric under the change less that without it".to_owned(),
+            format!("metric: {name}, at the last token · unchanged {:.4}{base}", grid.unchanged),
+            "each cell: the metric with the change minus the metric without it".to_owned(),
         ],
         prompts: words.prompts.clone(),
-        meaning: [towards(more), towards(less)],
+        meaning: [more, less],
         columns: columns.collect(),
         rows: rows.collect(),
     }

@@ -3,6 +3,7 @@
 mod attention;
 mod grid;
 mod lens;
+mod metric;
 
 use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 pub use attention::attention;
 pub use grid::{GridWords, grid, how_changed};
 pub use lens::lens;
+pub use metric::metric_words;
 
 /// The model and the prompt that a report speaks of.
 #[derive(Debug, Clone, Copy)]

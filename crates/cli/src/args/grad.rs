@@ -32,10 +32,10 @@ pub(crate) struct Measure {
     /// The number that is differentiated, read at the last token; `ce` is a sum over the prompt.
     #[arg(long, value_enum, default_value_t = SmoothArg::LogitDiff, value_name = "METRIC")]
     pub(crate) metric: SmoothArg,
-    /// The token that the metric is about: its exact text (` Mary`), or `id:7042`. Else what the model predicts.
+    /// The token that the metric measures: its exact text (` Mary`) or `id:7042`. By default what the model predicts.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) answer: Option<String>,
-    /// The token that a logit difference is measured against. Else what the model would say next.
+    /// The token that a logit difference compares it with. By default the most likely of the other tokens.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) against: Option<String>,
     /// For `kl` the distribution that it is measured from: log-probabilities, one for each id.
@@ -46,13 +46,16 @@ pub(crate) struct Measure {
 /// `--metric` of what has a slope
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SmoothArg {
-    /// Logit of the answer less that of the token against it.
+    /// Logit of the answer minus logit of the token against it.
+    #[value(alias = "logit_diff")]
     LogitDiff,
     /// Logit of the answer.
     Logit,
     /// Log-probability of the answer, in nats.
+    #[value(aliases = ["log-probability", "log_probability"])]
     Logprob,
     /// Probability of the answer.
+    #[value(alias = "probability")]
     P,
     /// KL of the target to the run, in nats.
     Kl,

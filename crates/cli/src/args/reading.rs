@@ -5,7 +5,8 @@ use clap::Args as ClapArgs;
 /// What `--file` of `extract` and `--over` of `ablate` read.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Reading {
-    /// The field or column that holds the prompts of the file, `text` unless named: texts, or lists of token ids.
+    /// The field or column that holds the prompts of the file, `text` unless named: texts, lists of token ids, or, in
+    /// JSON lines with --chat, conversations.
     #[arg(long, value_name = "NAME")]
     pub(crate) field: Option<String>,
     /// Pass over rows of the file that are empty or null, instead of refusing them; the others keep their numbers.

@@ -69,11 +69,12 @@ pub(crate) struct Sweep {
     /// What is read at the last token; `normalised` is 0 for PROMPT and 1 for the base.
     #[arg(long, value_enum, default_value_t = EffectArg::LogitDiff, value_name = "METRIC")]
     pub(crate) metric: EffectArg,
-    /// The token that the metric is about: its exact text (` Mary`), or `id:7042`. Else what the base, or of `ablate` the
-    /// prompt, predicts.
+    /// The token that the metric measures: its exact text (` Mary`) or `id:7042`. By default `patch` takes what the base
+    /// predicts, and `ablate` what the prompt predicts.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) answer: Option<String>,
-    /// The token that it is measured against. Else what the prompt predicts, of `ablate` what comes second.
+    /// The token it is compared with. By default `patch` takes what the prompt predicts, and `ablate` the second most
+    /// likely token.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) against: Option<String>,
 }
@@ -104,11 +105,14 @@ pub(crate) enum AlongArg {
 /// `--metric` of a grid
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EffectArg {
-    /// Logit of the answer less that of the token against it.
+    /// Logit of the answer minus logit of the token against it.
+    #[value(alias = "logit_diff")]
     LogitDiff,
-    /// The same, 0 for the prompt and 1 for the base.
+    /// The same, scaled to 0 for the prompt and 1 for the base.
+    #[value(aliases = ["normalized", "normalised_logit_diff", "normalised-logit-diff"])]
     Normalised,
     /// Probability of the answer.
+    #[value(alias = "probability")]
     P,
     /// KL of the base, or of the run without a change, to the changed run, in nats.
     Kl,

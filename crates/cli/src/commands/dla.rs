@@ -1,7 +1,9 @@
 //! `dla`: what each part, head or neuron writes directly towards a token.
 
 use easyroutine::dla::{By, Direct, Direction, direct_attribution};
+use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Specifier};
+use easyroutine_app::reports::metric_words;
 use serde_json::json;
 
 use super::sweep::predictions;
@@ -43,10 +45,11 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
     let found =
         direct_attribution(&session.model, &[prompt.row()], &directions, &positions, by, context, edits)?;
     let text = |id: u32| token_text(&tokenizer, id);
-    let words = match against {
-        Some(against) => format!("logit of {:?} less that of {:?}", text(answer), text(against)),
-        None => format!("logit of {:?}", text(answer)),
+    let metric = match against {
+        Some(against) => Metric::LogitDiff { answer, against },
+        None => Metric::Logit { token: answer },
     };
+    let words = metric_words(metric, &|id| format!("{:?}", text(id)), ["", ""]);
     tell_sums(&found, by, &words);
     let shares = shares(&found, by, dla.k as usize);
     let token = |position: usize| prompt.encoded.ids.get(position).map_or(String::new(), |id| text(*id));

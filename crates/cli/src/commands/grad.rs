@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Prompt, Session, token_text};
 use crate::tensors::{self, Stored};
+use easyroutine_app::reports::metric_words;
 
 pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let file = tensor_file(args)?;
@@ -56,7 +57,8 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
         "interventions": grad.changes.intervene,
     });
     let text = |id: u32| token_text(&tokenizer, id);
-    output::note("metric", &format!("{} = {value:.6}", metric_words(metric, &text)));
+    let words = metric_words(metric, &|id| format!("{:?}", text(id)), ["target", "run"]);
+    output::note("metric", &format!("{words} = {value:.6}"));
     match file {
         Some(file) => write(file, &found, &told),
         None => {
@@ -143,19 +145,6 @@ fn target(measure: &Measure) -> Result<Option<Vec<Vec<f32>>>, Failure> {
     let Reference { file, tensor } = text.parse().map_err(|e: Error| e.at("--target"))?;
     let tensor = Tensor::read(&file, &tensor)?;
     Ok(Some(vec![tensor.values().to_vec()]))
-}
-
-fn metric_words(metric: Metric, text: &dyn Fn(u32) -> String) -> String {
-    match metric {
-        Metric::LogitDiff { answer, against } => {
-            format!("logit of {:?} less that of {:?}", text(answer), text(against))
-        }
-        Metric::Logit { token } => format!("logit of {:?}", text(token)),
-        Metric::LogProbability { token } => format!("log-probability of {:?}, nats", text(token)),
-        Metric::Probability { token } => format!("probability of {:?}", text(token)),
-        Metric::CrossEntropy => "cross-entropy of each next token, summed, nats".to_owned(),
-        _ => "KL(target ‖ run), nats".to_owned(),
-    }
 }
 
 /// One line an activation: how large its gradient is, and where it is largest.

@@ -80,6 +80,11 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
                     let Prompts { prompts, rows, .. } = ablate.reading.read(file)?;
                     let ids = |(row, prompt)| match prompt {
                         prompts::Prompt::Ids(ids) => Ok(ids),
+                        prompts::Prompt::Messages(messages) => ablate
+                            .prompt
+                            .cut_conversation(messages, tokenizer, context)
+                            .map(|prompt| prompt.encoded.ids)
+                            .map_err(|failure| failure.at(format!("{}: row {row}", file.display()))),
                         prompts::Prompt::Text(text) => ablate
                             .prompt
                             .cut(text, tokenizer, context)
@@ -152,9 +157,17 @@ pub(super) fn apart(answer: u32, against: u32, tokenizer: &Tokenizer) -> Result<
 }
 
 fn layers_of(sweep: &SweepArgs, session: &Session) -> Result<Vec<usize>, Failure> {
-    let parsed = layers::parse(sweep.layers.as_deref(), session.model.arch().layers.len())?;
-    // The embedding is no block.
-    Ok(parsed.into_iter().filter_map(|layer| usize::try_from(layer).ok()).collect())
+    let n_layers = session.model.arch().layers.len();
+    if sweep.layers.is_none() {
+        return Ok((0..n_layers).collect());
+    }
+    let parsed = layers::parse(sweep.layers.as_deref(), n_layers)?;
+    let blocks: Vec<usize> = parsed.iter().filter_map(|layer| usize::try_from(*layer).ok()).collect();
+    if blocks.len() < parsed.len() {
+        return Err(Failure::usage("--layers: the embedding is no layer that a sweep changes")
+            .hint(format!("layers are 0 to {}; --site resid_in changes what enters layer 0", n_layers - 1)));
+    }
+    Ok(blocks)
 }
 
 fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Along, Failure> {

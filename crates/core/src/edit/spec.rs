@@ -114,7 +114,8 @@ fn operation<'a>(text: &'a str, marks: &[usize]) -> Result<(&'a str, Operation<R
                 let plus = marks.iter().rev().nth(1).filter(|at| text.as_bytes()[**at] == b'+');
                 let factor = plus.and_then(|at| Some((*at, number(text[at + 1..last].trim())?)));
                 let Some((plus, factor)) = factor else {
-                    return Err(Error::input(format!("`*` takes a number, and `{operand}` is none")));
+                    return Err(Error::input(format!("`*` takes a number, and `{operand}` is none"))
+                        .hint("a tensor times a number is added: @all+-2*FILE.safetensors::TENSOR"));
                 };
                 return Ok((&text[..plus], Operation::Add { factor, values: reference(operand)? }));
             }
@@ -154,6 +155,12 @@ fn number(text: &str) -> Option<f32> {
 fn reference(text: &str) -> Result<Reference> {
     let inner = unquoted(text);
     match inner.split_once("::") {
+        None if ["mean", "row"].contains(&inner) => Err(Error::input(format!(
+            "`={inner}` lacks what it is of"
+        ))
+        .hint(
+            "=mean:FILE.safetensors::TENSOR, =row:1; `easyroutine ablate --by mean` computes the mean itself",
+        )),
         Some((file, tensor))
             if file.ends_with(".safetensors") && !tensor.is_empty() && !inner.contains('"') =>
         {

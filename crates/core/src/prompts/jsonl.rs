@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{NAME_IT, Place, Prompt, ReadOptions, no_field};
 use crate::error::Result;
@@ -22,13 +22,28 @@ pub(super) fn prompt(place: Place, line: &str, options: &ReadOptions) -> Result<
         let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
         value.as_array()?.iter().map(id).collect::<Option<Vec<u32>>>()
     };
+    let messages = || {
+        let messages: Vec<_> = value.as_array()?.iter().map(Value::as_object).collect::<Option<_>>()?;
+        let has_role = |message: &Map<String, Value>| message.get("role").is_some_and(Value::is_string);
+        (!messages.is_empty()).then(|| match messages.iter().position(|message| !has_role(message)) {
+            Some(number) => {
+                Err(place.wrong(format!("message {number} of `{}` has no `role`", options.field)))
+            }
+            None => Ok(messages.into_iter().cloned().collect()),
+        })
+    };
     match value {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(Prompt::Text(text))),
-        _ => ids().map(|ids| Some(Prompt::Ids(ids))).ok_or_else(|| {
-            let shown: String = value.to_string().chars().take(60).collect();
-            place.wrong(format!("`{}` is neither a text nor a list of token ids: {shown}", options.field))
-        }),
+        _ => match (ids(), messages()) {
+            (Some(ids), _) => Ok(Some(Prompt::Ids(ids))),
+            (None, Some(messages)) => messages.map(|messages| Some(Prompt::Messages(messages))),
+            (None, None) => {
+                let shown: String = value.to_string().chars().take(60).collect();
+                let what = "is neither a text nor a list of token ids or messages";
+                Err(place.wrong(format!("`{}` {what}: {shown}", options.field)))
+            }
+        },
     }
 }
 

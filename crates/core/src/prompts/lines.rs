@@ -18,6 +18,11 @@ pub(super) fn text(reader: impl Read, options: &ReadOptions, is_named_text: bool
         if line.contains('\0') {
             return Err(place.wrong("a zero byte: this is no text").hint("is the ending of the name right?"));
         }
+        if line.contains('\r') {
+            return Err(place.wrong("a carriage return within a line: lines end with \\n or \\r\\n").hint(
+                "if each ends a line: tr '\\r' '\\n' <IN >OUT; texts that hold one go into a .jsonl file",
+            ));
+        }
         Ok(Some(Prompt::Text(line.to_owned())))
     })
 }

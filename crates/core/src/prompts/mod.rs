@@ -12,6 +12,8 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use crate::error::{Error, ErrorKind, Result};
 
 pub use fields::read_fields;
@@ -26,6 +28,8 @@ pub enum Prompt {
     Text(String),
     /// Token ids as they are.
     Ids(Vec<u32>),
+    /// A conversation, which has still to go through a chat template: messages with `role` and most often `content`.
+    Messages(Vec<Map<String, Value>>),
 }
 
 impl Prompt {
@@ -33,6 +37,7 @@ impl Prompt {
         match self {
             Prompt::Text(text) => text.is_empty(),
             Prompt::Ids(ids) => ids.is_empty(),
+            Prompt::Messages(messages) => messages.is_empty(),
         }
     }
 
@@ -40,6 +45,8 @@ impl Prompt {
         match self {
             Prompt::Text(text) => text.len(),
             Prompt::Ids(ids) => size_of_val(ids.as_slice()),
+            // Of JSON lines, whose length is bounded already.
+            Prompt::Messages(_) => 0,
         }
     }
 }
@@ -105,7 +112,7 @@ fn ending(path: &Path) -> String {
 /// How a file of prompts is read.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
-    /// The field or column that holds the prompts: texts, or lists of token ids.
+    /// The field or column that holds the prompts: texts, lists of token ids, or, in JSON lines, conversations.
     pub field: String,
     /// Prompts that are read at most.
     pub limit: Option<usize>,
@@ -189,7 +196,7 @@ const NAME_IT: &str = "say which holds the prompts: --field NAME";
 ///
 /// # Errors
 /// A file that cannot be read or is not what its ending says, a record without the field (its line and the fields that
-/// there are are named), a value that is neither text nor token ids, an empty row, a row that is too long, no prompt.
+/// there are are named), a value that is neither text nor token ids nor a conversation, an empty row, a row that is too long, no prompt.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Prompts> {
     let format = Format::of(path)?;
     let at = |e: Error| e.at(path.display());

@@ -82,7 +82,7 @@
   // --- One head large, with its tokens.
   function enlarge() {
     const head = chosen();
-    const size = Math.max(3, Math.min(22, Math.floor(700 / n)));
+    const size = Math.max(3, Math.min(44, Math.floor(700 / n)));
     const canvas = el("canvas", { id: "matrix", role: "img", "aria-label": `attention of layer ${head.layer}, head ${head.head}` });
     paint(canvas, head, n);
     canvas.style.width = canvas.style.height = `${n * size + 2}px`;

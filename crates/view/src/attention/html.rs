@@ -39,7 +39,10 @@ pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
     let (script, style) = (lean(SCRIPT), lean(STYLE));
     let policy = policy(&script, &style);
     let lines = report.lines(Sink::Shown);
-    let paragraphs: String = lines[..2].iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
+    // The page itself says what its colours are.
+    let prompt = lines[2].split(" · colour").next().unwrap_or_default();
+    let said = [lines[0].as_str(), lines[1].as_str(), prompt];
+    let paragraphs: String = said.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
     let data = embed(&data(report, sink));
     let plain = escape(&markdown(report));
     Ok(format!(

@@ -21,7 +21,7 @@ pub struct GridReport {
     pub lines: Vec<String>,
     /// Prompts with what they are: `base`, `target`.
     pub prompts: Vec<(String, String)>,
-    /// What a positive and a negative number mean.
+    /// What a positive and a negative number mean; empty where there is none.
     pub meaning: [String; 2],
     /// Heads of the columns, from left to right.
     pub columns: Vec<GridColumn>,
@@ -56,6 +56,12 @@ pub struct GridCell {
     pub value: f64,
     /// The metric under the change less that without it.
     pub effect: f64,
+}
+
+/// What a positive and a negative number mean, after these words; nothing of a sign that no number has.
+fn meaning(report: &GridReport, words: [&str; 2]) -> String {
+    let meant = words.into_iter().zip(&report.meaning).filter(|(_, meaning)| !meaning.is_empty());
+    meant.map(|(word, meaning)| format!("{word}: {}", printable(meaning))).collect::<Vec<_>>().join(" · ")
 }
 
 impl GridReport {

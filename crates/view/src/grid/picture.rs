@@ -126,8 +126,7 @@ impl Picture<'_> {
             let x = MARGIN + LEGEND * (part + 1.0) / 2.0;
             self.svg.mono(x, top + 23.0, align, SMALL, "v f", &plain(&self.report.number(part * reach)));
         }
-        let [more, less] = &self.report.meaning;
-        let words = format!("orange: {} · blue: {}", printable(more), printable(less));
+        let words = super::meaning(self.report, ["orange", "blue"]);
         self.svg.text(MARGIN + LEGEND + 16.0, top + 9.0, "t", &words);
         top + 36.0
     }

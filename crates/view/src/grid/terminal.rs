@@ -28,12 +28,7 @@ pub fn terminal(report: &GridReport, width: usize, colour: ColourDepth) -> Strin
             fit(&printable(prompt), width.saturating_sub(names + 2).max(8))
         );
     }
-    let _ = writeln!(
-        out,
-        "positive: {} · negative: {}\n",
-        printable(&report.meaning[0]),
-        printable(&report.meaning[1])
-    );
+    let _ = writeln!(out, "{}\n", super::meaning(report, ["positive", "negative"]));
 
     let label = report.rows.iter().map(|row| columns(&printable(&row.label))).max().unwrap_or(0);
     let widest =

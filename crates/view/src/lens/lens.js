@@ -286,8 +286,9 @@
         if (q.exact && Number.isFinite(q.p)) d += `${i > 0 && points[i - 1].exact && Number.isFinite(points[i - 1].p) ? "L" : "M"}${xOf(i).toFixed(1)} ${yOf(q.p).toFixed(1)}`;
       });
       chart.append(draw("path", { class: `line s${p.style}`, d }));
-      for (const q of points) if (Number.isFinite(q.p)) chart.append(draw("circle", { class: `s${p.style} ${q.exact ? "known" : "atmost"}`, cx: xOf(q.i), cy: yOf(q.p), r: q.exact ? 1 : 2.2 }));
+      for (const q of points) if (Number.isFinite(q.p)) chart.append(draw("circle", { class: `s${p.style} ${q.exact ? "known" : "atmost"}`, cx: xOf(q.i), cy: yOf(q.p), r: q.exact ? 2.6 : 2.2 }));
     }
+    const bounded = chart.querySelector(".atmost") ? `Hollow: outside the layer's top-${report.settings.k}, at most this.` : "";
     const items = state.pins.map((p) => {
       const sample = draw("svg", { width: 34, height: 8 }, draw("path", { class: `line s${p.style}`, d: "M0 4H34" }));
       const after = columns[p.column].token;
@@ -300,7 +301,7 @@
     $("path").replaceChildren(
       el("h2", {}, "Through the layers ", scale), chart,
       el("ul", { class: "pins" }, items),
-      hint(state.pins.length ? `Hollow: outside the layer's top-${report.settings.k}, at most this.` : "Click a cell, or press Enter on it, to follow its token."),
+      hint(state.pins.length ? bounded : "Click a cell, or press Enter on it, to follow its token."),
       ...(other.length ? [hint(`Also in the top-${report.settings.k} of layer ${rows[last.row].label} there:`),
         el("div", { class: "other" }, other.map((x) => button(nodes(text(x.token)), () => pin(last.row, last.column, x.token))))] : []),
     );

@@ -11,7 +11,7 @@ use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
 use crate::args::{BosArg, Cutting, Extract};
-use crate::chat::Chat;
+use crate::chat::{Chat, Said};
 use crate::failure::Failure;
 use crate::session::{CutRow, Session};
 use crate::{output, progress, session};
@@ -102,13 +102,12 @@ impl Conversation {
         Conversation { chat, told_time: false, have_bos: Vec::new() }
     }
 
-    fn say(&mut self, number: usize, text: &str, tokenizer: &Tokenizer) -> Result<String, Failure> {
-        let said = self.chat.say(text, tokenizer)?;
+    fn say(&mut self, number: usize, said: Said) -> String {
         self.told_time |= said.told_time;
         if said.has_bos {
             self.have_bos.push(number);
         }
-        Ok(said.text)
+        said.text
     }
 }
 
@@ -209,15 +208,23 @@ fn example(
             // Ids that were given stand as they were meant.
             return Ok(Example { number, ids, ..Example::default() });
         }
-        Prompt::Text(text) => text,
+        prompt => prompt,
     };
     let tokenizer = tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"))?;
-    let (text, cutting) = match chat {
-        // The template has written the special tokens.
-        Some(chat) => {
-            (chat.say(number, &text, tokenizer)?, Cutting { bos: BosArg::No, ..extract.cutting.clone() })
+    // A chat template has written the special tokens.
+    let without_bos = || Cutting { bos: BosArg::No, ..extract.cutting.clone() };
+    let (text, cutting) = match (text, chat) {
+        (Prompt::Text(text), None) => (text, extract.cutting.clone()),
+        (Prompt::Text(text), Some(chat)) => {
+            let said = chat.chat.say(&text, tokenizer)?;
+            (chat.say(number, said), without_bos())
         }
-        None => (text, extract.cutting.clone()),
+        (Prompt::Messages(messages), Some(chat)) => {
+            let said = chat.chat.say_all(messages, tokenizer)?;
+            (chat.say(number, said), without_bos())
+        }
+        (Prompt::Messages(_), None) => return Err(session::is_conversation()),
+        (Prompt::Ids(_), _) => return Err(Failure::usage("there are no token ids")),
     };
     let CutRow { text, encoded, length_before } = cutting.row(text, tokenizer, context)?;
     oddities.cut.extend(length_before.map(|length| (number, length)));

@@ -29,7 +29,7 @@ pub(super) fn ls(args: &Args, runs: &Runs) -> Result<(), Failure> {
     if !unfinished.is_empty() {
         output::note("hint", "the command that began a run goes on with --run NAME --resume");
     }
-    print(&targets, &found, &unfinished)
+    print(&targets, &found, Some(&unfinished))
 }
 
 pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(), Failure> {
@@ -65,7 +65,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
         let all: Vec<&Metadata> = all.runs().iter().map(|run| &run.metadata).collect();
         unlike(condition, &all).iter().for_each(|text| output::note("note", text));
     }
-    print(&targets, &found, &[])
+    print(&targets, &found, None)
 }
 
 /// What a condition compares with values of another kind, in every run.
@@ -113,18 +113,22 @@ fn shortened(text: &str) -> String {
 fn print(
     targets: &[output::Destination],
     found: &QueryResult,
-    unfinished: &[Unfinished],
+    unfinished: Option<&[Unfinished]>,
 ) -> Result<(), Failure> {
     found.runs().iter().for_each(|run| warn_of_record(&run.path, &run.metadata));
     let rows: Vec<Vec<String>> = found.runs().iter().map(row).collect();
-    let json = json!({
+    let mut json = json!({
         "schema": "easyroutine.runs/1",
         "runs": found.runs().iter().map(about).collect::<Vec<_>>(),
         "problems": found.problems().iter().map(|p| json!({"path": p.path, "error": p.error.to_string()})).collect::<Vec<_>>(),
-        "unfinished": unfinished.iter().map(|run| json!({
-            "path": run.path, "name": run.name, "begun": run.begun, "written": run.written, "units": run.units,
-        })).collect::<Vec<_>>(),
     });
+    if let Some(unfinished) = unfinished {
+        let about = |run: &Unfinished| {
+            let Unfinished { name, path, begun, written, units } = run;
+            json!({"path": path, "name": name, "begun": begun, "written": written, "units": units})
+        };
+        json["unfinished"] = unfinished.iter().map(about).collect();
+    }
     for target in targets {
         let header = ["run", "name", "experiment", "model", "tags", "examples", "tensors", "size"];
         let table = output::render(target.format, &header, &rows, &json)?;

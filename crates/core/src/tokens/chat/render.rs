@@ -141,3 +141,26 @@ impl Write for Capped {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rendering_for_which_nobody_waits_ends_by_itself() {
+        let loops = "{% for i in range(100000) %}{% for j in range(100000) %}{% set x = d[k] %}{% endfor %}{% endfor %}";
+        let template = format!("{{% set k = 'a' * 8000000 %}}{{% set d = {{k: 1}} %}}{loops}");
+        let began = Instant::now();
+        let ended = rendered(&template, Map::new(), LocalTime::now(), began + Duration::from_millis(200));
+        assert!(ended.unwrap_err().to_string().contains("takes longer than"));
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn looking_at_the_clock_changes_no_blank() {
+        let template = "a\n  {% for i in [1, 2] %}\n  b{{ i }}\n{%- endfor -%}\n c {% if 1 +%}\n d\n{% endif +%}\n {% set x = 1 -%}\n e";
+        let text = rendered(template, Map::new(), LocalTime::now(), Instant::now() + DEADLINE).unwrap().text;
+        // What Jinja2 3.1 gives with `trim_blocks` and `lstrip_blocks`.
+        assert_eq!(text, "a\n  b1  b2c \n d\n\ne");
+    }
+}
