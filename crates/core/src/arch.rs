@@ -3,18 +3,22 @@
 //! Invariant: no `bool` in [`Arch`]; a choice is an enum or an `Option` that carries its own parameters.
 
 mod experts;
+mod layer;
+mod recurrence;
 
 pub use easyroutine_kernels::{Activation, Pairing};
 pub use experts::*;
+pub use layer::*;
+pub use recurrence::*;
 
 /// A whole decoder: embedding, blocks, final norm, unembedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arch {
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Query heads of every layer.
+    /// Query heads of every layer with attention; 0 where none has.
     pub n_heads: usize,
-    /// Key/value heads of every layer; divides `n_heads`.
+    /// Key/value heads of every layer with attention; divides `n_heads`.
     pub n_kv_heads: usize,
     /// Width of one head.
     pub d_head: usize,
@@ -207,19 +211,6 @@ pub enum RampBounds {
     Whole,
     /// As computed.
     Exact,
-}
-
-/// One block.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Layer {
-    /// Attention of this block.
-    pub attention: Attention,
-    /// MLP of this block.
-    pub mlp: Mlp,
-    /// Norms, and what reads what.
-    pub wiring: Wiring,
-    /// Factor on what attention and MLP add to the stream (Granite).
-    pub residual_scale: Option<f32>,
 }
 
 /// Attention of one block.

@@ -130,12 +130,18 @@ fn additive(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
         let at = |site| values(cache, Point::layer_of(site, l)).unwrap_or(&[]);
         let (resid_in, attn_out, mlp_out) = (at(Site::ResidIn), at(Site::AttnOut), at(Site::MlpOut));
         if !matches!(layer.wiring, Wiring::NormOnStream { .. }) {
-            let mid = resid_in.iter().zip(attn_out).map(|(x, a)| x + a);
+            // What a block lacks adds nothing.
+            let added = |stream: Vec<f32>, part: &[f32]| match part.is_empty() {
+                true => stream,
+                false => stream.iter().zip(part).map(|(x, a)| x + a).collect(),
+            };
+            let mid = added(added(resid_in.to_vec(), attn_out), at(Site::MixerOut));
             if !at(Site::ResidMid).is_empty() {
-                middle.compare(format!("layer {l}"), mid.clone().map(f64::from), at(Site::ResidMid));
+                let mid = mid.iter().map(|x| f64::from(*x));
+                middle.compare(format!("layer {l}"), mid, at(Site::ResidMid));
             }
-            let out = mid.zip(mlp_out).map(|(x, m)| f64::from(x + m));
-            end.compare(format!("layer {l}"), out, at(Site::ResidOut));
+            let out = added(mid, mlp_out);
+            end.compare(format!("layer {l}"), out.into_iter().map(f64::from), at(Site::ResidOut));
         }
         if l + 1 < arch.layers.len() {
             let next = values(cache, Point::layer_of(Site::ResidIn, l + 1)).unwrap_or(&[]);
@@ -172,11 +178,12 @@ fn heads_sum(model: &Model, cache: &ActivationCache) -> Outcome {
 fn patterns(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
     let (mut sums, mut masked) = (Worst::new(), Worst::new());
     for (l, layer) in model.arch().layers.iter().enumerate() {
-        let window = match layer.attention.window {
+        let Some(attention) = &layer.attention else { continue };
+        let window = match attention.window {
             Window::Full => usize::MAX,
             Window::Sliding(n) => n,
         };
-        let has_sink = layer.attention.sinks == Bias::Stored;
+        let has_sink = attention.sinks == Bias::Stored;
         for head in 0..model.arch().n_heads {
             let point = Point::head_of(Site::Pattern, l, head);
             let Some(kept) = cache.get(point) else { continue };

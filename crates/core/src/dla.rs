@@ -7,7 +7,7 @@
 use easyroutine_kernels::{Finish, NormKind, Rows, RowsMut};
 use easyroutine_sites::{Point, Site};
 
-use crate::arch::{Mlp, Norms, Wiring};
+use crate::arch::{Layer, Mlp, Norms, Wiring};
 use crate::batch::Batch;
 use crate::cache::{ActivationCache, Kept};
 use crate::error::{Error, ErrorKind, Result};
@@ -77,7 +77,16 @@ pub fn direct_attribution(
             .hint("give one for all rows, or one for each"));
     }
     for (layer, block) in model.arch().layers.iter().enumerate() {
-        check(by, layer, block.wiring, block.mlp)?;
+        check(by, layer, block)?;
+    }
+    let layers = &model.arch().layers;
+    if by == By::Head && layers.iter().all(|layer| layer.attention.is_none()) {
+        let what = "this model mixes tokens without attention, so it has no heads; parts add up";
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
+    if by == By::Neuron && layers.iter().all(|layer| layer.mlp.is_none()) {
+        let what = "this model has no MLPs, so it has no neurons; parts add up";
+        return Err(Error::new(ErrorKind::Unsupported, what));
     }
     let lines = rows
         .iter()
@@ -86,9 +95,18 @@ pub fn direct_attribution(
     let lines = lines.collect::<Result<Vec<_>>>()?;
     let last = model.arch().layers.len() - 1;
     let sites = match by {
-        By::Part => "input_embeddings,attn_out_*,mlp_out_*",
-        By::Head => "z_*",
-        By::Neuron => "mlp_hidden_*",
+        By::Part => {
+            let has = |part: fn(&Layer) -> bool| layers.iter().any(part);
+            let parts = [
+                ("attn_out_*", has(|layer| layer.attention.is_some())),
+                ("mixer_out_*", has(|layer| layer.recurrence.is_some())),
+                ("mlp_out_*", has(|layer| layer.mlp.is_some())),
+            ];
+            let parts = parts.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
+            std::iter::once("input_embeddings").chain(parts).collect::<Vec<_>>().join(",")
+        }
+        By::Head => "z_*".to_owned(),
+        By::Neuron => "mlp_hidden_*".to_owned(),
     };
     let norm = if model.arch().final_norm.is_some() { ",last_layernorm" } else { "" };
     let request = Request {
@@ -112,10 +130,11 @@ pub fn direct_attribution(
     let logit_diff =
         each(&|row| along(stream, row, &lines[row].vector).iter().map(|x| x + lines[row].bias).collect());
     let mut contributions = Vec::new();
-    let factor = |layer: usize| f64::from(model.arch().layers[layer].residual_scale.unwrap_or(1.0));
     match by {
         By::Part => {
-            let parts = (0..=last).flat_map(|l| [Site::AttnOut, Site::MlpOut].map(|s| Point::layer_of(s, l)));
+            let sites = [Site::AttnOut, Site::MixerOut, Site::MlpOut];
+            let parts = (0..=last).flat_map(|l| sites.map(|s| Point::layer_of(s, l)));
+            let parts = parts.filter(|point| model.arch().lacks(*point).is_none());
             for point in std::iter::once(Point::model(Site::InputEmbeddings)).chain(parts) {
                 let vectors = kept(&cache, point)?;
                 contributions.push((point.to_string(), each(&|row| along(vectors, row, &lines[row].vector))));
@@ -124,8 +143,9 @@ pub fn direct_attribution(
         }
         By::Head => {
             for layer in 0..=last {
+                let [Some(out), _] = model.projections(layer)? else { continue };
                 let z = kept(&cache, Point::layer_of(Site::Z, layer))?;
-                let out = model.projections(layer)?.0;
+                let factor = f64::from(layers[layer].factors.attention.unwrap_or(1.0));
                 let (d_head, heads) = (model.arch().d_head, model.arch().n_heads);
                 let read: Vec<Vec<f32>> = lines.iter().map(|line| line.through(model, out)).collect();
                 for head in 0..heads {
@@ -134,27 +154,26 @@ pub fn direct_attribution(
                         let vectors = z.row(row).chunks_exact(heads * d_head).zip(&scales[row]);
                         let line = &read[row][columns.clone()];
                         vectors
-                            .map(|(z, scale)| {
-                                model.cpu().dot(&z[columns.clone()], line) * factor(layer) / scale
-                            })
+                            .map(|(z, scale)| model.cpu().dot(&z[columns.clone()], line) * factor / scale)
                             .collect()
                     };
                     contributions.push((Point::head_of(Site::HeadOut, layer, head).to_string(), each(&of)));
                 }
-                let bias = of_bias(out, &lines, &scales, factor(layer));
+                let bias = of_bias(out, &lines, &scales, factor);
                 contributions.push((format!("attn_bias_{layer}"), each(&|row| bias[row].clone())));
             }
         }
         By::Neuron => {
             for layer in 0..=last {
+                let [_, Some(down)] = model.projections(layer)? else { continue };
                 let hidden = kept(&cache, Point::layer_of(Site::MlpHidden, layer))?;
-                let Some(down) = model.projections(layer)?.1 else { continue };
+                let factor = f64::from(layers[layer].factors.mlp.unwrap_or(1.0));
                 let mut values = Vec::with_capacity(hidden.values().len());
                 for (row, line) in lines.iter().enumerate() {
                     let read = line.through(model, down);
                     for (neurons, scale) in hidden.row(row).chunks_exact(read.len().max(1)).zip(&scales[row])
                     {
-                        let share = factor(layer) / scale;
+                        let share = factor / scale;
                         values.extend(
                             neurons
                                 .iter()
@@ -165,7 +184,7 @@ pub fn direct_attribution(
                 }
                 let point = Point::layer_of(Site::MlpHidden, layer);
                 contributions.push((point.to_string(), Kept::f32(values, hidden.row_shapes.clone())));
-                let bias = of_bias(down, &lines, &scales, factor(layer));
+                let bias = of_bias(down, &lines, &scales, factor);
                 contributions.push((format!("mlp_bias_{layer}"), each(&|row| bias[row].clone())));
             }
         }
@@ -175,10 +194,10 @@ pub fn direct_attribution(
 }
 
 /// Whether what is asked for adds up in a block.
-fn check(by: By, layer: usize, wiring: Wiring, mlp: Mlp) -> Result<()> {
+fn check(by: By, layer: usize, block: &Layer) -> Result<()> {
     let refused = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
     let post = |norms: Norms| norms.post.is_some();
-    let (after_attention, after_mlp) = match wiring {
+    let (after_attention, after_mlp) = match block.wiring {
         Wiring::Sequential { attention, mlp } => (post(attention), post(mlp)),
         Wiring::Parallel { .. } => (false, false),
         Wiring::NormOnStream { .. } => {
@@ -194,7 +213,7 @@ fn check(by: By, layer: usize, wiring: Wiring, mlp: Mlp) -> Result<()> {
         By::Neuron if after_mlp => refused(format!(
             "layer {layer} norms what its neurons write, so single neurons do not add up to logits; parts do"
         )),
-        By::Neuron if matches!(mlp, Mlp::Experts { .. }) => {
+        By::Neuron if matches!(block.mlp, Some(Mlp::Experts { .. })) => {
             refused(format!("layer {layer} has experts, each with neurons of its own; parts add up"))
         }
         _ => Ok(()),

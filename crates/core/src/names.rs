@@ -1,6 +1,10 @@
 //! How a family's checkpoint stores its weights: names, fusions, orientations. Plain data, filled by `families/`,
 //! undone by `weights/`, so that storage never reaches the forward pass.
 
+mod recurrence;
+
+pub use recurrence::*;
+
 use crate::arch::Bias;
 
 /// Names of all tensors of a checkpoint. Every name is a module's: `.weight`, and `.bias` where there is one, follow.
@@ -81,6 +85,8 @@ pub struct LayerNames {
     pub out: Linear,
     /// The logit that each head has more.
     pub sinks: Option<&'static str>,
+    /// The recurrence, where the layer has one. Names of parts that a layer lacks are not read.
+    pub recurrence: Option<RecurrenceNames>,
     /// The MLP.
     pub mlp: MlpNames,
 }
@@ -94,6 +100,7 @@ impl LayerNames {
             QkvNames::InBlocks { linear, .. } => vec![linear],
         };
         all.push(self.out);
+        all.extend(self.recurrence.iter().flat_map(RecurrenceNames::projections));
         match self.mlp {
             MlpNames::Plain { up, down } | MlpNames::Xielu { up, down, .. } => all.extend([up, down]),
             MlpNames::Gated { gate, up, down } => all.extend([gate, up, down]),

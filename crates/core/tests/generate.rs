@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{assert_same_bits, cases, fixtures, folder, holds, references, tiny};
+use common::{assert_same_bits, cases, fixtures, folder, has, holds, references, tiny};
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::generate::{Finish, GenerateOptions, Generated, Sampling, TextStream, generate};
 use easyroutine::load::end_ids;
@@ -74,6 +74,9 @@ fn every_step_gives_the_logits_of_full_recomputation_to_the_bit_under_edits_too(
         let model = tiny(&case);
         let prompt: Vec<u32> = (40..48).collect();
         for specs in EDITS {
+            let is_there = |spec: &&&str| has(&model, &spec.split('@').next().unwrap().replace('*', "0"));
+            let specs: Vec<&str> = specs.iter().filter(is_there).copied().collect();
+            let specs = specs.as_slice();
             let mut steps = Last::default();
             let taps = (edits(&model, std::slice::from_ref(&prompt), specs), &mut steps);
             let generated = run(&model, std::slice::from_ref(&prompt), &greedy(8), taps);

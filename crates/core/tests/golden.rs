@@ -25,6 +25,9 @@ const KINDS: &[(&str, &str)] = &[
     ("pattern", "pattern_L{}H"),
     ("attn_raw", "attn_raw_{}"),
     ("attn_out", "attn_out_{}"),
+    ("mixer_in", "mixer_in_{}"),
+    ("mixer_z", "mixer_z_{}"),
+    ("mixer_out", "mixer_out_{}"),
     ("resid_mid", "resid_mid_{}"),
     ("mlp_in", "mlp_in_{}"),
     ("mlp_hidden", "mlp_hidden_{}"),
@@ -89,7 +92,7 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
 }
 
 fn has_sinks(model: &Model) -> bool {
-    model.arch().layers.iter().any(|layer| layer.attention.sinks == Bias::Stored)
+    model.arch().layers.iter().flat_map(|layer| &layer.attention).any(|a| a.sinks == Bias::Stored)
 }
 
 fn values<'a>(cache: &'a ActivationCache, key: &str) -> &'a [f32] {

@@ -31,6 +31,10 @@ const NORMAL_TAIL: [f32; 10] = [
     0.099_746_04,
 ];
 
+/// atanh(s) / s in powers of s^2, for s up to 1/3; the next term is below 2e-10; highest power first.
+const ATANH: [f32; 9] =
+    [1.0 / 17.0, 1.0 / 15.0, 1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0];
+
 #[inline(always)]
 fn polynomial<V: Vector, const N: usize>(v: V, x: V::F, coefficients: [f32; N]) -> V::F {
     let mut value = v.splat(coefficients[0]);
@@ -65,6 +69,17 @@ pub(crate) fn exp<V: Vector>(v: V, x: V::F) -> V::F {
 fn exp_sum<V: Vector>(v: V, high: V::F, low: V::F) -> V::F {
     // Not e + e * low: an infinite e would become NaN.
     v.mul(exp(v, high), v.add(v.splat(1.0), low))
+}
+
+/// ln(1 + e^x).
+#[inline(always)]
+pub(crate) fn softplus<V: Vector>(v: V, x: V::F) -> V::F {
+    let zero = v.splat(0.0);
+    // The part beyond max(x, 0): ln(1 + u) = 2 atanh(u / (2 + u)), u from 0 to 1.
+    let u = exp(v, v.where_negative(x, x, v.sub(zero, x)));
+    let s = v.div(u, v.add(u, v.splat(2.0)));
+    let series = polynomial(v, v.mul(s, s), ATANH);
+    v.add(v.max(zero, x), v.mul(v.add(s, s), series))
 }
 
 /// The hyperbolic tangent.

@@ -32,6 +32,8 @@ pub enum Basis {
     Head,
     /// Positions: one number for each key that a query could see.
     Positions,
+    /// Channels of a recurrence, N.
+    Channels,
     /// Neurons, F.
     Neurons,
     /// Statistics of a vector.
@@ -75,7 +77,8 @@ macro_rules! sites {
             }
 
             /// Axes of a captured value, rows first. B rows of the batch, T selected positions, D `d_model`,
-            /// H query heads, K key/value heads, h `d_head`, F `d_mlp`, C labels, V vocabulary.
+            /// H query heads, K key/value heads, h `d_head`, N channels of a recurrence, F `d_mlp`, C labels,
+            /// V vocabulary.
             pub fn axes(self) -> &'static str {
                 match self { $(Site::$variant => $axes),* }
             }
@@ -124,6 +127,9 @@ sites! {
     HeadOut "head_out" Head ["B T D"] Addition Changes "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
     AttnRaw "attn_raw" Layer ["B T D"] Addition Changes "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
     AttnOut "attn_out" Layer ["B T D"] Addition Changes "extract_attn_out" "Exactly what attention adds to the residual stream: after a post-norm and any residual multiplier.";
+    MixerIn "mixer_in" Layer ["B T D"] Reading Changes "extract_mixer_in" "Input of a recurrence, after its norm: of layers that mix tokens by a state they carry.";
+    MixerZ "mixer_z" Layer ["B T N"] Channels Changes "extract_mixer_z" "What a recurrence gives, after its gate: the input of its last projection.";
+    MixerOut "mixer_out" Layer ["B T D"] Addition Changes "extract_mixer_out" "Exactly what a recurrence adds to the residual stream.";
     ResidMid "resid_mid" Layer ["B T D"] Stream Changes "extract_resid_mid" "Residual stream between attention and MLP; parallel blocks have none.";
     MlpIn "mlp_in" Layer ["B T D"] Reading Changes "extract_mlp_in" "Input of the MLP, after its norm if it has one.";
     MlpHidden "mlp_hidden" Layer ["B T F"] Neurons Changes "extract_mlp_hidden" "Neurons after non-linearity and gate, the input of the last projection; a layer of experts has none.";

@@ -19,7 +19,7 @@ class ExtractionConfig:
     """Which activations a run returns, and how they are reduced.
 
     Shapes: B rows, T selected positions, D width of the stream, H query heads, K key/value heads, h width of a head, F neurons,
-    V vocabulary; ``{l}`` layer, ``{i}`` head.
+    N channels of a recurrence, V vocabulary; ``{l}`` layer, ``{i}`` head.
     """
 
     #: ``input_embeddings`` [B, T, D]: what enters the first block.
@@ -58,6 +58,12 @@ class ExtractionConfig:
     extract_attn_out: bool = False
     #: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
     extract_attn_in: bool = False
+    #: ``mixer_in_{l}`` [B, T, D]: input of a recurrence, after its norm.
+    extract_mixer_in: bool = False
+    #: ``mixer_z_{l}`` [B, T, N]: what a recurrence gives, after its gate.
+    extract_mixer_z: bool = False
+    #: ``mixer_out_{l}`` [B, T, D]: exactly what a recurrence adds to the stream.
+    extract_mixer_out: bool = False
     #: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
     extract_mlp_out: bool = False
     #: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final norm.

@@ -18,17 +18,32 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     let parameters = opened.parameters()?;
     let arch = opened.arch();
     let first = &arch.layers[0];
-    let windowed = arch.layers.iter().filter(|l| l.attention.window != Window::Full).count();
+    let attention = || arch.layers.iter().filter_map(|layer| layer.attention.as_ref());
+    let windowed = attention().filter(|attention| attention.window != Window::Full).count();
+    let recurrent = arch.layers.iter().filter(|layer| layer.recurrence.is_some()).count();
     let wiring = match first.wiring {
+        _ if arch.layers.iter().all(|layer| layer.mlp.is_none()) => "a recurrence alone",
+        _ if arch.layers.iter().any(|layer| !layer.mixes() || layer.mlp.is_none()) => {
+            "one part: a recurrence, attention or an MLP"
+        }
+        Wiring::Sequential { .. }
+            if arch.layers.iter().any(|l| l.attention.is_some() && l.recurrence.is_some()) =>
+        {
+            "attention and a recurrence, then MLP"
+        }
+        Wiring::Sequential { .. } if recurrent > 0 => "attention or a recurrence, then MLP",
         Wiring::Sequential { .. } => "attention, then MLP",
         Wiring::Parallel { .. } => "attention and MLP in parallel",
         Wiring::NormOnStream { .. } => "attention, then MLP, norms on the stream",
     };
-    let (mlp, d_mlp) = match first.mlp {
-        Mlp::Plain { d_mlp, .. } => ("plain".to_owned(), d_mlp),
-        Mlp::Xielu { d_mlp } => ("plain, xielu".to_owned(), d_mlp),
-        Mlp::Gated { d_mlp, .. } => ("gated".to_owned(), d_mlp),
-        Mlp::Experts { count, top_k, d_mlp, .. } => (format!("{count} experts, {top_k} a token"), d_mlp),
+    let (mlp, d_mlp) = match arch.layers.iter().find_map(|layer| layer.mlp) {
+        None => ("none".to_owned(), 0),
+        Some(Mlp::Plain { d_mlp, .. }) => ("plain".to_owned(), d_mlp),
+        Some(Mlp::Xielu { d_mlp }) => ("plain, xielu".to_owned(), d_mlp),
+        Some(Mlp::Gated { d_mlp, .. }) => ("gated".to_owned(), d_mlp),
+        Some(Mlp::Experts { count, top_k, d_mlp, .. }) => {
+            (format!("{count} experts, {top_k} a token"), d_mlp)
+        }
     };
     let mut facts: Vec<(&str, Value)> = vec![
         ("name", json!(files.name)),
@@ -49,6 +64,7 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
         ("vocabulary", json!(arch.vocabulary)),
         ("context", json!(arch.context)),
         ("sliding_window_layers", json!(windowed)),
+        ("recurrent_layers", json!(recurrent)),
         ("head", json!(head(&arch.head))),
         (
             "tied_unembedding",

@@ -8,7 +8,7 @@ use super::apply::{Action, Change, Given, Target};
 use super::places::Places;
 use super::tensor::Spread;
 use super::{Intervention, Operation, Part, Softmax, Tensor};
-use crate::arch::{Arch, Window};
+use crate::arch::{Arch, Attention, Window};
 use crate::error::{Error, Result};
 use crate::positions::{Context, Row};
 
@@ -228,9 +228,9 @@ impl Checked<'_> {
 
     /// How far back a query of the layer sees.
     fn window(&self, point: Point) -> usize {
-        match self.arch.layers[point.layer().unwrap_or(0)].attention.window {
-            Window::Full => usize::MAX,
-            Window::Sliding(n) => n,
+        match &self.arch.layers[point.layer().unwrap_or(0)].attention {
+            Some(Attention { window: Window::Sliding(n), .. }) => *n,
+            _ => usize::MAX,
         }
     }
 

@@ -81,6 +81,7 @@ fn names() -> Names {
             q_norm: None,
             k_norm: None,
             sinks: None,
+            recurrence: None,
             out: conv1d("attn.c_proj"),
             mlp: MlpNames::Plain { up: conv1d("mlp.c_fc"), down: conv1d("mlp.c_proj") },
         }],

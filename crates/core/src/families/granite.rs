@@ -23,7 +23,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     };
     let scale = factor_or_one(config, "attention_multiplier")?.unwrap_or(1.0);
     let layer = Layer {
-        residual_scale: factor_or_one(config, "residual_multiplier")?,
+        factors: Factors::of_all(factor_or_one(config, "residual_multiplier")?),
         ..block(attention(scale, PositionMark::Rope(0)), mlp, pre_norm(norm))
     };
     let mut arch = sizes.rotary_arch(rope, vec![layer; sizes.n_layers], norm);

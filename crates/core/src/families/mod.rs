@@ -36,10 +36,12 @@ pub mod heads;
 mod helium;
 mod hunyuan_v1_dense;
 mod llama;
+mod mamba;
 mod minimax_m2;
 mod ministral;
 mod ministral3;
 mod mistral;
+mod mixers;
 mod mixtral;
 mod mpt;
 mod nanochat;
@@ -157,6 +159,7 @@ pub const FAMILIES: &[Family] = &[
     granitemoe::FAMILY,
     granitemoeshared::FAMILY,
     minimax_m2::FAMILY,
+    mamba::FAMILY,
 ];
 
 /// What a config says.

@@ -39,7 +39,13 @@ pub(super) fn pre_norm(norm: Norm) -> Wiring {
 
 /// A block of the usual shape: everything the others have beside it is absent.
 pub(super) fn block(attention: Attention, mlp: Mlp, wiring: Wiring) -> Layer {
-    Layer { attention, mlp, wiring, residual_scale: None }
+    Layer {
+        attention: Some(attention),
+        recurrence: None,
+        mlp: Some(mlp),
+        wiring,
+        factors: Factors::default(),
+    }
 }
 
 /// Attention of the usual shape, over everything before.

@@ -171,7 +171,6 @@ const WITH_ENCODER: &[&str] = &[
 
 /// Models that mix tokens by something other than attention.
 const OTHER_MIXERS: &[&str] = &[
-    "mamba",
     "mamba2",
     "falcon_mamba",
     "rwkv",

@@ -112,6 +112,29 @@ impl Sizes {
         })
     }
 
+    /// Reads the sizes of a class without attention, by the usual keys: width, layers and vocabulary by default.
+    pub(super) fn without_heads(
+        config: &Config,
+        [d_model, n_layers, vocabulary]: [usize; 3],
+        tied: bool,
+    ) -> Result<Self> {
+        let n_layers = config.size_or("num_hidden_layers", n_layers)?;
+        if n_layers > MOST_LAYERS {
+            return Err(config.wrong("num_hidden_layers", "at most 4096 layers"));
+        }
+        let tied = config.flag_or("tie_word_embeddings", tied)?;
+        Ok(Sizes {
+            d_model: config.size_or("hidden_size", d_model)?,
+            n_layers,
+            n_heads: 0,
+            n_kv_heads: 0,
+            d_head: 0,
+            vocabulary: config.size_or("vocab_size", vocabulary)?,
+            context: LARGEST_SIZE as usize,
+            matrix: if tied { UnembedMatrix::Tied } else { UnembedMatrix::Own },
+        })
+    }
+
     /// The usual factor on scores, `d_head ** -0.5`.
     pub(super) fn scale(&self) -> f32 {
         (self.d_head as f64).powf(-0.5) as f32

@@ -79,9 +79,24 @@ pub(super) fn layer(qkv: Bias, out: Bias, mlp: MlpNames) -> LayerNames {
         q_norm: None,
         k_norm: None,
         sinks: None,
+        recurrence: None,
         out: Linear::new("self_attn.o_proj", out),
         mlp,
     }
+}
+
+/// A layer that is a recurrence alone, as Mamba names it.
+pub(super) fn alone(recurrence: RecurrenceNames) -> LayerNames {
+    LayerNames {
+        attention_norm: Some("norm"),
+        recurrence: Some(recurrence),
+        ..layer(Bias::Absent, Bias::Absent, gated(Bias::Absent))
+    }
+}
+
+/// A checkpoint as Mamba names it.
+pub(super) fn backbone(layers: Vec<LayerNames>) -> Names {
+    Names { prefix: "backbone.", embed: "embeddings", final_norm: Some("norm_f"), ..model(layers) }
 }
 
 /// A checkpoint as most families since Llama name it.

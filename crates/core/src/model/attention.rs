@@ -66,7 +66,7 @@ impl Run<'_> {
 
     /// Keys and values join those of earlier tokens.
     pub(super) fn keep(&mut self, at: At, keys: KeyHeads) -> Result<()> {
-        let spec = self.model.weights.block(at)?.attention(keys);
+        let spec = self.model.weights.attention(at, keys)?;
         let fresh = fresh_keys(self.registers, spec, keys);
         self.past.keep(at.layer().unwrap_or(0), self.batch, spec.n_kv_heads, fresh);
         Ok(())
@@ -74,7 +74,7 @@ impl Run<'_> {
 
     /// `z = softmax(scores) v` of all heads.
     pub(super) fn attend(&mut self, at: At, keys: KeyHeads, form: Form) -> Result<()> {
-        let spec = self.model.weights.block(at)?.attention(keys);
+        let spec = self.model.weights.attention(at, keys)?;
         let (mut z, tokens) = (self.registers.take(Reg::Z), self.batch.n_tokens());
         let out = z.resize_as(form, self.model.dtype, tokens, spec.n_heads * spec.d_head);
         let [q, k, v] = self.inputs(at, spec, keys);
@@ -85,7 +85,7 @@ impl Run<'_> {
 
     /// The same of some heads, with their patterns. The first heads make room for all.
     pub(super) fn patterns(&mut self, at: At, heads: Range<usize>, keys: KeyHeads, form: Form) -> Result<()> {
-        let spec = self.model.weights.block(at)?.attention(keys);
+        let spec = self.model.weights.attention(at, keys)?;
         let mut pairs = std::mem::take(&mut self.registers.pairs);
         pairs.resize_with(pairs.len().max(heads.len()), Vec::new);
         let (mut z, tokens) = (self.registers.take(Reg::Z), self.batch.n_tokens());
@@ -103,7 +103,7 @@ impl Run<'_> {
 
     /// The scores of one head.
     pub(super) fn scores(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
-        let spec = self.model.weights.block(at)?.attention(keys);
+        let spec = self.model.weights.attention(at, keys)?;
         let mut square = self.take_square();
         let size = self.sequences.iter().map(|s| s.queries.len() * s.keys.len()).sum();
         square.resize(size, 0.0);
@@ -115,7 +115,7 @@ impl Run<'_> {
 
     /// The softmax of one head's scores, in place.
     pub(super) fn softmax(&mut self, at: At, head: usize) -> Result<()> {
-        let spec = &self.model.weights.block(at)?.grouped;
+        let spec = self.model.weights.attention(at, KeyHeads::Grouped)?;
         let mut square = self.take_square();
         self.model.cpu.attention_softmax(spec, head, &self.sequences, &mut square);
         self.put_square(square);
@@ -124,7 +124,7 @@ impl Run<'_> {
 
     /// One head's columns of z from its pattern. The first head makes room for all.
     pub(super) fn mix(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
-        let spec = self.model.weights.block(at)?.attention(keys);
+        let spec = self.model.weights.attention(at, keys)?;
         let (mut z, tokens) = (self.registers.take(Reg::Z), self.batch.n_tokens());
         let out = if head == 0 { z.resize(tokens, spec.n_heads * spec.d_head) } else { z.rows_mut() };
         let square = self.take_square();

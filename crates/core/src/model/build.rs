@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use easyroutine_kernels::{Cpu, Dtype};
 
 use super::build_experts as experts;
+use super::build_recurrence as recurrence;
 use super::embed::{Embedding, Table};
-use super::weights::{Block, Mlp, Norms, Weights};
+use super::weights::{Attention, Block, Mlp, Norms, Weights};
 use super::xielu::Xielu;
 use super::{Model, Unembedding, alibi};
 use crate::arch::{self, Arch, Bias, PositionMark, QkNorm, UnembedMatrix, Window, Wiring};
@@ -284,30 +285,60 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
             }
         }
     };
-    let [q_norm, k_norm] = head_norms(loader, arch, layer, &prefix, names)?;
     let [attention, attention_post, mlp_pre, mlp_post] = match described.wiring {
         Wiring::Sequential { attention, mlp } => [attention.pre, attention.post, mlp.pre, mlp.post],
         Wiring::Parallel { attention, mlp } => [Some(attention), None, mlp, None],
         Wiring::NormOnStream { attention, mlp } => [Some(attention), None, Some(mlp), None],
     };
-    let mut grouped = attention_spec(arch, &described.attention);
-    if described.attention.sinks == Bias::Stored {
+    let mixing = |norm: Option<arch::Norm>| norm.filter(|_| described.mixes());
+    let of_mlp = |norm: Option<arch::Norm>| norm.filter(|_| described.mlp.is_some());
+    let mut norms = Norms {
+        attention: norm(mixing(attention), names.attention_norm)?,
+        attention_post: norm(mixing(attention_post), names.attention_post_norm)?,
+        mlp: norm(of_mlp(mlp_pre), names.mlp_norm)?,
+        mlp_post: norm(of_mlp(mlp_post), names.mlp_post_norm)?,
+        ..Norms::default()
+    };
+    let attention = match &described.attention {
+        None => None,
+        Some(described) => {
+            [norms.queries, norms.keys] = head_norms(loader, arch, described.qk_norm, &prefix, names)?;
+            Some(self::attention(loader, arch, described, &prefix, names)?)
+        }
+    };
+    let recurrence = match &described.recurrence {
+        None => None,
+        Some(described) => {
+            let (built, gate) =
+                recurrence::build(loader, &prefix, described, names.recurrence, arch.d_model)?;
+            norms.gate = gate;
+            Some(built)
+        }
+    };
+    let mlp = match described.mlp {
+        None => None,
+        Some(described) => Some(mlp(loader, arch.d_model, described, &prefix, names)?),
+    };
+    Ok(Block { norms, attention, recurrence, mlp })
+}
+
+/// The weights of attention.
+fn attention(
+    loader: &Loader<'_>,
+    arch: &Arch,
+    described: &arch::Attention,
+    prefix: &str,
+    names: &LayerNames,
+) -> Result<Attention> {
+    let mut grouped = attention_spec(arch, described);
+    if described.sinks == Bias::Stored {
         let name = names.sinks.ok_or_else(|| unnamed("sinks"))?;
         let sinks = loader.vector(&format!("{prefix}{name}"), arch.n_heads)?;
         grouped.sinks = Some(sinks).filter(|sinks| !sinks.is_empty());
     }
-    Ok(Block {
-        norms: Norms {
-            attention: norm(attention, names.attention_norm)?,
-            attention_post: norm(attention_post, names.attention_post_norm)?,
-            mlp: norm(mlp_pre, names.mlp_norm)?,
-            mlp_post: norm(mlp_post, names.mlp_post_norm)?,
-            queries: q_norm,
-            keys: k_norm,
-        },
-        qkv: qkv(loader, arch, &prefix, names)?,
-        out: loader.linear(&prefix, names.out, arch.d_model, arch.n_heads * arch.d_head)?,
-        mlp: mlp(loader, arch, layer, &prefix, names)?,
+    Ok(Attention {
+        qkv: qkv(loader, arch, prefix, names)?,
+        out: loader.linear(prefix, names.out, arch.d_model, arch.n_heads * arch.d_head)?,
         of_query_heads: easyroutine_kernels::Attention { n_kv_heads: arch.n_heads, ..grouped.clone() },
         grouped,
     })
@@ -337,11 +368,11 @@ fn attention_spec(arch: &Arch, described: &arch::Attention) -> easyroutine_kerne
 fn head_norms(
     loader: &Loader<'_>,
     arch: &Arch,
-    layer: usize,
+    qk_norm: QkNorm,
     prefix: &str,
     names: &LayerNames,
 ) -> Result<[Option<Norm>; 2]> {
-    let (qk_norm, d_head) = (arch.layers[layer].attention.qk_norm, arch.d_head);
+    let d_head = arch.d_head;
     let head_norm = |name: Option<HeadNormName>, heads: usize| -> Result<Option<Norm>> {
         let (norm, width) = match qk_norm {
             QkNorm::None => return Ok(None),
@@ -428,9 +459,14 @@ fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Re
     }
 }
 
-fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &LayerNames) -> Result<Mlp> {
-    let d_model = arch.d_model;
-    Ok(match (arch.layers[layer].mlp, names.mlp) {
+fn mlp(
+    loader: &Loader<'_>,
+    d_model: usize,
+    described: arch::Mlp,
+    prefix: &str,
+    names: &LayerNames,
+) -> Result<Mlp> {
+    Ok(match (described, names.mlp) {
         (arch::Mlp::Plain { d_mlp, .. }, MlpNames::Plain { up, down }) => Mlp::Dense {
             up: loader.linear(prefix, up, d_mlp, d_model)?,
             down: loader.linear(prefix, down, d_model, d_mlp)?,
@@ -464,7 +500,7 @@ fn mlp(loader: &Loader<'_>, arch: &Arch, layer: usize, prefix: &str, names: &Lay
             }
         }
         (arch::Mlp::Experts { .. }, MlpNames::Experts { .. }) => {
-            experts::build(loader, prefix, arch.layers[layer].mlp, names.mlp, d_model)?
+            experts::build(loader, prefix, described, names.mlp, d_model)?
         }
         _ => return Err(unnamed("an MLP of this kind")),
     })

@@ -5,21 +5,25 @@ mod attention;
 mod buffer;
 mod build;
 mod build_experts;
+mod build_recurrence;
 mod embed;
 mod experts;
 mod past;
 mod points;
+mod recurrence;
 mod registers;
 mod reverse;
 mod rope;
 mod rotations;
 mod run;
+mod states;
 #[cfg(test)]
 mod tests;
 mod unembed;
 mod weights;
 mod xielu;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use easyroutine_kernels::{Cpu, Dtype};
@@ -28,9 +32,9 @@ use easyroutine_sites::Site;
 use crate::arch::{Arch, Pooling};
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pass::{Asked, At, Program, Reg, emit};
+use crate::pass::{Asked, At, Program, Reg, emit, emit_states};
 use crate::stop::Stop;
-use crate::tap::Tap;
+use crate::tap::{Tap, Want};
 use crate::weights::Projection;
 pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
@@ -42,6 +46,8 @@ pub use reverse::Rule;
 pub(crate) use reverse::{Objective, Reverse, Start};
 use rope::length_class;
 use run::Run;
+pub(crate) use states::Carried;
+use states::Marks;
 pub(crate) use unembed::moments;
 use unembed::pooled;
 pub use unembed::{FinalNorm, LogitRules, Unembedding};
@@ -91,20 +97,20 @@ impl Model {
     /// # Shapes
     /// D.
     pub fn attention_bias(&self, layer: usize) -> Option<&[f32]> {
-        self.weights.blocks.get(layer)?.out.bias.as_deref()
+        self.weights.blocks.get(layer)?.attention.as_ref()?.out.bias.as_deref()
     }
 
     /// The projections into the stream of a layer: attention's, and the MLP's where it is dense.
     ///
     /// # Errors
     /// No such layer.
-    pub(crate) fn projections(&self, layer: usize) -> Result<(&Projection, Option<&Projection>)> {
+    pub(crate) fn projections(&self, layer: usize) -> Result<[Option<&Projection>; 2]> {
         let block = self.weights.block(At::Block(layer))?;
         let down = match &block.mlp {
-            weights::Mlp::Dense { down, .. } | weights::Mlp::Xielu { down, .. } => Some(down),
-            weights::Mlp::Experts { .. } => None,
+            Some(weights::Mlp::Dense { down, .. } | weights::Mlp::Xielu { down, .. }) => Some(down),
+            Some(weights::Mlp::Experts { .. }) | None => None,
         };
-        Ok((&block.out, down))
+        Ok([block.attention.as_ref().map(|attention| &attention.out), down])
     }
 
     /// Puts earlier warnings before its own.
@@ -194,9 +200,11 @@ impl Model {
             return Ok(());
         }
         cache.rows.iter_mut().zip(&firsts).for_each(|(row, first)| row.kept = row.kept.min(*first));
+        cache.forget_coming();
         cache.reserve(whole.iter().map(Vec::len).max().unwrap_or(0));
         let program = self.program(tap, &batch, Some(cache), At::all(&self.arch));
         self.run(&program, &batch, tap, Past::Own(cache), stop)?;
+        cache.take_coming();
         for (row, ids) in cache.rows.iter_mut().zip(whole) {
             *row = CachedRow { kept: ids.len(), ids };
         }
@@ -230,6 +238,40 @@ impl Model {
             lend(registers, stream);
             result
         })
+    }
+
+    /// What the recurrence of a layer carries at some positions of a row, before the tokens there, from the stream that
+    /// enters the layer.
+    ///
+    /// # Shapes
+    /// `stream`: tokens of the row by `d_model`; `positions`: ascending, none beyond the row.
+    ///
+    /// # Errors
+    /// Those of a file that cannot be read.
+    pub(crate) fn states_at(
+        &self,
+        layer: usize,
+        row: &[u32],
+        stream: &[f32],
+        positions: &[usize],
+    ) -> Result<BTreeMap<usize, Carried>> {
+        let Some(last) = positions.last().filter(|last| **last > 0) else { return Ok(BTreeMap::new()) };
+        if self.arch.layers[layer].recurrence.is_none() {
+            return Ok(BTreeMap::new());
+        }
+        let batch = Batch::new(&[&row[..*last]])?;
+        let asked = Asked { wants: &|_| Want::Nothing, past: Some(&|_| false), heads_at_once: 1 };
+        let program = emit_states(&self.arch, &asked, layer);
+        let mut marks = Marks::new(positions);
+        self.with_registers(|registers| {
+            let d_model = self.arch.d_model;
+            let mut rows = registers.get_mut(Reg::Stream).resize(*last, d_model);
+            let tokens = stream.chunks_exact(d_model).take(*last);
+            tokens.enumerate().for_each(|(token, x)| rows.row_mut(token).copy_from_slice(x));
+            Run::new(self, &batch, None, &mut (), registers, Past::Marked(&mut marks))
+                .all(&program, Stop::Never)
+        })?;
+        Ok(marks.found)
     }
 
     /// What a run has to compute, given what a tap wants.

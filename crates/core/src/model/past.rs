@@ -1,18 +1,26 @@
-//! What stands before the tokens of a run: keys and values of tokens that were run before.
+//! What stands before the tokens of a run: keys and values of tokens that were run before, and what recurrences carry.
+
+use std::collections::BTreeMap;
 
 use easyroutine_kernels::{Rows, RowsMut, Sequence};
 
 use super::buffer::Buffer;
+use super::states::{Carried, Marks};
 use crate::arch::Arch;
 use crate::batch::Batch;
 
 /// Keys and values of rows whose tokens come piece by piece, as in generation.
 ///
-/// They are those that attention reads: normed, turned to their positions, and changed by whatever tap was there.
+/// They are those that attention reads: normed, turned to their positions, and changed by whatever tap was there. Beside
+/// them stands what recurrences carry on from the last tokens.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     pub(super) rows: Vec<CachedRow>,
     layers: Vec<LayerKeys>,
+    /// What the recurrences carry on from the last token of each row, by their layers.
+    pub(super) states: BTreeMap<usize, Vec<Carried>>,
+    /// The same of a run that has not ended.
+    pub(super) coming: BTreeMap<usize, Vec<Carried>>,
     /// Positions of room that each row has.
     capacity: usize,
     d_head: usize,
@@ -44,6 +52,8 @@ pub(crate) enum Past<'a> {
     Own(&'a mut KvCache),
     /// Each row continues a beginning of a row that was run before, and nobody continues it.
     Shared(Shared<'a>),
+    /// Each row begins at its position 0, and what recurrences carry is looked at.
+    Marked(&'a mut Marks),
 }
 
 /// Beginnings of rows that were run before.
@@ -52,6 +62,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) cache: &'a KvCache,
     /// For each row of the batch the row of the cache whose beginning it continues.
     pub(crate) rows: &'a [usize],
+    /// What the recurrence of the layer carries on at the position from which each row of the batch continues.
+    pub(crate) states: &'a BTreeMap<usize, Carried>,
     /// Room for the keys and values of one layer.
     pub(crate) joined: &'a mut Buffer,
 }
@@ -63,6 +75,8 @@ impl KvCache {
         KvCache {
             rows: vec![CachedRow::default(); n_rows],
             layers: vec![layer; arch.layers.len()],
+            states: BTreeMap::new(),
+            coming: BTreeMap::new(),
             capacity: 0,
             d_head: arch.d_head,
         }
@@ -130,7 +144,7 @@ impl Past<'_> {
     pub(super) fn sequences(&self, batch: &Batch) -> Vec<Sequence> {
         let mut end = 0;
         let keys = |row: usize| match self {
-            Past::Nothing => batch.span(row),
+            Past::Nothing | Past::Marked(_) => batch.span(row),
             Past::Own(cache) => {
                 let start = row * cache.capacity;
                 start..start + batch.length(row)
@@ -156,7 +170,7 @@ impl Past<'_> {
             to[half..2 * half].copy_from_slice(fresh[1].row(token));
         };
         match self {
-            Past::Nothing => {}
+            Past::Nothing | Past::Marked(_) => {}
             Past::Own(cache) => {
                 cache.spread(layer, heads);
                 let capacity = cache.capacity;
@@ -168,7 +182,7 @@ impl Past<'_> {
                     }
                 }
             }
-            Past::Shared(Shared { cache, rows, joined }) => {
+            Past::Shared(Shared { cache, rows, joined, .. }) => {
                 let lengths = (0..batch.n_rows()).map(|row| batch.length(row));
                 joined.resize(lengths.sum(), 2 * half);
                 let mut out: RowsMut<'_> = joined.rows_mut();
@@ -193,7 +207,7 @@ impl Past<'_> {
     /// Keys and values: tokens by heads · h.
     pub(super) fn keys(&self, layer: usize, heads: usize) -> Option<[Rows<'_>; 2]> {
         let joined = match self {
-            Past::Nothing => return None,
+            Past::Nothing | Past::Marked(_) => return None,
             Past::Own(cache) => {
                 let (values, width) = (&cache.layers[layer].values, 2 * heads * cache.d_head);
                 Rows::dense(values, values.len() / width, width)

@@ -2,7 +2,7 @@
 
 use easyroutine_sites::{Basis, Extent, Point, Scope, Selector, Site};
 
-use crate::arch::{Arch, Head, Mlp, Pooling, Wiring};
+use crate::arch::{Arch, Head, Layer, Mlp, Pooling, Wiring};
 use crate::error::{Error, Result};
 
 impl Arch {
@@ -66,7 +66,8 @@ impl Arch {
             Basis::Keys => Some(self.n_kv_heads * self.d_head),
             Basis::Head => Some(self.d_head),
             Basis::Positions => None,
-            Basis::Neurons => Some(self.layers[point.layer()?].mlp.d_mlp()),
+            Basis::Channels => Some(self.layers[point.layer()?].recurrence?.width()),
+            Basis::Neurons => Some(self.layers[point.layer()?].d_mlp()),
             Basis::Statistics => Some(3),
             Basis::Labels => self.score().map(|score| score.labels),
             Basis::Vocabulary => Some(self.vocabulary),
@@ -83,17 +84,15 @@ impl Arch {
                 self.layers.len() - 1
             ));
         }
+        if point.site().scope() != Scope::Model
+            && let Some(reason) = self.layers[layer].lacks(point.site())
+        {
+            return Some(reason.to_owned());
+        }
         if point.head().is_some_and(|head| head >= self.n_heads) {
-            return Some(format!("the model has {} heads, 0 to {}", self.n_heads, self.n_heads - 1));
+            return Some(format!("the model has {} heads, 0 to {}", self.n_heads, self.n_heads.max(1) - 1));
         }
         match point.site() {
-            Site::ResidMid if matches!(self.layers[layer].wiring, Wiring::Parallel { .. }) => Some(
-                "attention and MLP of this block run in parallel, so no stream stands between them"
-                    .to_owned(),
-            ),
-            Site::MlpHidden if matches!(self.layers[layer].mlp, Mlp::Experts { .. }) => {
-                Some("this layer has experts, each with neurons of its own".to_owned())
-            }
             Site::Logits => self.lacks_unembedding(),
             Site::Score => match &self.head {
                 Head::Score(_) => None,
@@ -115,6 +114,39 @@ impl Arch {
                 Some("this model has no final norm".to_owned())
             }
             _ => None,
+        }
+    }
+}
+
+impl Layer {
+    /// Why this block has no such place, or `None` where it has.
+    fn lacks(&self, site: Site) -> Option<&'static str> {
+        match site {
+            Site::ResidIn | Site::ResidOut => None,
+            Site::ResidMid if matches!(self.wiring, Wiring::Parallel { .. }) => {
+                Some("attention and MLP of this block run in parallel, so no stream stands between them")
+            }
+            Site::ResidMid if !self.mixes() || self.mlp.is_none() => {
+                Some("this block has one part, so no stream stands between parts")
+            }
+            Site::ResidMid => None,
+            Site::MixerIn | Site::MixerZ | Site::MixerOut => match self.recurrence {
+                None => Some("this layer has no recurrence"),
+                Some(_) => None,
+            },
+            Site::MlpIn | Site::MlpHidden | Site::MlpOut if self.mlp.is_none() => {
+                Some("this layer has no MLP")
+            }
+            Site::MlpHidden if matches!(self.mlp, Some(Mlp::Experts { .. })) => {
+                Some("this layer has experts, each with neurons of its own")
+            }
+            Site::MlpIn | Site::MlpHidden | Site::MlpOut => None,
+            // All others are attention's.
+            _ if self.attention.is_some() => None,
+            _ if self.recurrence.is_some() => {
+                Some("this layer mixes tokens by a recurrence, not by attention")
+            }
+            _ => Some("this layer has no attention"),
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Registers {
     pub(super) chosen: Vec<usize>,
     /// Their logits.
     pub(super) logits: Vec<f32>,
+    /// What a recurrence carries on from each row's last token: last inputs of its convolution, and its state.
+    pub(super) states: [Vec<f32>; 2],
     /// Room that a step needs for itself.
     pub(super) work: Buffer,
 }

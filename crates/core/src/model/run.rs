@@ -12,7 +12,7 @@ use super::{Model, experts};
 use crate::arch::Pooling;
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::pass::{At, Form, Matrix, NormAt, Program, Reg, Section, Step, Values, Visit};
+use crate::pass::{At, Form, KeyHeads, Matrix, NormAt, Program, Reg, Section, Step, Values, Visit};
 use crate::stop::Stop;
 use crate::tap::{Tap, Value};
 
@@ -133,6 +133,17 @@ impl<'a> Run<'a> {
             Step::Mix { head, keys } => self.mix(at, *head, *keys)?,
             Step::AddDifference { .. } => self.add_difference(),
             Step::Xielu => weights.xielu(at)?.apply(self.registers.get_mut(Reg::Hidden).rows_mut()),
+            Step::Convolve { to, .. } => self.convolve(at, *to)?,
+            Step::SelectBlocks { blocks, .. } => self.select_blocks(at, *blocks)?,
+            Step::SelectiveScan(state)
+            | Step::StateSpace(state)
+            | Step::GatedDelta(state)
+            | Step::RecurrentUnit(state) => self.carry(at, *state)?,
+            Step::Gate { reg, columns, by, act } => self.gate(*reg, columns.clone(), by.clone(), *act),
+            Step::KeepStates => {
+                let states = &self.registers.states;
+                self.past.keep_states(at.layer().unwrap_or(0), self.batch.n_rows(), states);
+            }
             Step::Scale { reg, by } => cpu.scale(self.registers.get_mut(*reg).rows_mut(), *by),
             Step::Add { from, to } => {
                 let (from, to) = self.registers.pair(*from, *to);
@@ -260,7 +271,7 @@ impl<'a> Run<'a> {
                 self.tap.at(point, &mut Value::of_some(values, width, &self.registers.chosen, self.batch))
             }
             Values::Pairs { square, keeping } => {
-                let window = self.model.weights.block(at)?.grouped.window;
+                let window = self.model.weights.attention(at, KeyHeads::Grouped)?.window;
                 let pairs = &mut self.registers.pairs[*square];
                 self.tap.at(point, &mut Value::of_pairs(pairs, window, *keeping, self.batch))
             }

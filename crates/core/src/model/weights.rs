@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::embed::Embedding;
 use super::experts::Expert;
+use super::recurrence::{Recurrence, State};
 use super::unembed::Unembedding;
 use super::xielu::Xielu;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,10 +23,17 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) norms: Norms,
+    pub(crate) attention: Option<Attention>,
+    pub(crate) recurrence: Option<Recurrence>,
+    pub(crate) mlp: Option<Mlp>,
+}
+
+/// Those of attention.
+#[derive(Debug)]
+pub(crate) struct Attention {
     /// Queries, keys and values in one product.
     pub(crate) qkv: Projection,
     pub(crate) out: Projection,
-    pub(crate) mlp: Mlp,
     /// Scores, mask and softmax with keys that query heads share.
     pub(crate) grouped: easyroutine_kernels::Attention,
     /// The same with a key for each query head.
@@ -39,6 +47,7 @@ pub(crate) struct Norms {
     pub(crate) attention_post: Option<Norm>,
     pub(crate) mlp: Option<Norm>,
     pub(crate) mlp_post: Option<Norm>,
+    pub(crate) gate: Option<Norm>,
     pub(crate) queries: Option<Norm>,
     pub(crate) keys: Option<Norm>,
 }
@@ -69,6 +78,20 @@ impl Weights {
         at.layer().and_then(|layer| self.blocks.get(layer)).ok_or_else(|| missing(at, "a block"))
     }
 
+    /// What attention of a section computes on keys of this kind.
+    pub(crate) fn attention(&self, at: At, keys: KeyHeads) -> Result<&easyroutine_kernels::Attention> {
+        let attention = self.block(at)?.attention.as_ref().ok_or_else(|| missing(at, "attention"))?;
+        Ok(match keys {
+            KeyHeads::Grouped => &attention.grouped,
+            KeyHeads::OfQueryHeads => &attention.of_query_heads,
+        })
+    }
+
+    /// The recurrence of a section.
+    pub(crate) fn recurrence(&self, at: At) -> Result<&Recurrence> {
+        self.block(at)?.recurrence.as_ref().ok_or_else(|| missing(at, "a recurrence"))
+    }
+
     /// A norm of a section.
     pub(crate) fn norm(&self, at: At, norm: NormAt) -> Result<&Norm> {
         let found = match norm {
@@ -77,6 +100,7 @@ impl Weights {
             NormAt::AttentionPost => &self.block(at)?.norms.attention_post,
             NormAt::Mlp => &self.block(at)?.norms.mlp,
             NormAt::MlpPost => &self.block(at)?.norms.mlp_post,
+            NormAt::Gate => &self.block(at)?.norms.gate,
             NormAt::Queries => &self.block(at)?.norms.queries,
             NormAt::Keys => &self.block(at)?.norms.keys,
             NormAt::Final => &self.unembedding.norm,
@@ -87,22 +111,28 @@ impl Weights {
     /// A linear map of a section.
     pub(crate) fn matrix(&self, at: At, matrix: Matrix) -> Result<&Projection> {
         let dense = |up: bool| match &self.block(at)?.mlp {
-            Mlp::Dense { up: first, .. } | Mlp::Xielu { up: first, .. } if up => Ok(first),
-            Mlp::Dense { down, .. } | Mlp::Xielu { down, .. } => Ok(down),
-            Mlp::Experts { .. } => Err(missing(at, "an MLP without experts")),
+            Some(Mlp::Dense { up: first, .. } | Mlp::Xielu { up: first, .. }) if up => Ok(first),
+            Some(Mlp::Dense { down, .. } | Mlp::Xielu { down, .. }) => Ok(down),
+            _ => Err(missing(at, "an MLP without experts")),
         };
         match matrix {
             Matrix::EmbeddingIn => self.embedding.project.as_ref(),
             Matrix::EmbeddingOut => self.unembedding.project.as_ref(),
-            Matrix::Qkv => Some(&self.block(at)?.qkv),
-            Matrix::Out => Some(&self.block(at)?.out),
+            Matrix::Qkv => self.block(at)?.attention.as_ref().map(|attention| &attention.qkv),
+            Matrix::Out => self.block(at)?.attention.as_ref().map(|attention| &attention.out),
+            Matrix::MixerIn => Some(&self.recurrence(at)?.input),
+            Matrix::Select => match &self.recurrence(at)?.state {
+                State::Selective { select, .. } => Some(select),
+                _ => None,
+            },
+            Matrix::MixerOut => Some(&self.recurrence(at)?.out),
             Matrix::Up => Some(dense(true)?),
             Matrix::Down => Some(dense(false)?),
             Matrix::SharedUp => Some(&self.shared(at)?.up),
             Matrix::SharedDown => Some(&self.shared(at)?.down),
             Matrix::Router => match &self.block(at)?.mlp {
-                Mlp::Experts { router, .. } => Some(router),
-                Mlp::Dense { .. } | Mlp::Xielu { .. } => None,
+                Some(Mlp::Experts { router, .. }) => Some(router),
+                _ => None,
             },
         }
         .ok_or_else(|| missing(at, "a projection"))
@@ -111,15 +141,15 @@ impl Weights {
     /// The experts of a section.
     pub(crate) fn experts(&self, at: At) -> Result<&[Expert]> {
         match &self.block(at)?.mlp {
-            Mlp::Experts { experts, .. } => Ok(experts),
-            Mlp::Dense { .. } | Mlp::Xielu { .. } => Err(missing(at, "experts")),
+            Some(Mlp::Experts { experts, .. }) => Ok(experts),
+            _ => Err(missing(at, "experts")),
         }
     }
 
     /// The correction by which experts of a section are chosen.
     pub(crate) fn correction(&self, at: At) -> Result<Option<&[f32]>> {
         match &self.block(at)?.mlp {
-            Mlp::Experts { correction, .. } => Ok(correction.as_deref()),
+            Some(Mlp::Experts { correction, .. }) => Ok(correction.as_deref()),
             _ => Err(missing(at, "experts")),
         }
     }
@@ -127,7 +157,7 @@ impl Weights {
     /// The shared expert of a section.
     pub(crate) fn shared(&self, at: At) -> Result<&Shared> {
         match &self.block(at)?.mlp {
-            Mlp::Experts { shared: Some(shared), .. } => Ok(shared),
+            Some(Mlp::Experts { shared: Some(shared), .. }) => Ok(shared),
             _ => Err(missing(at, "a shared expert")),
         }
     }
@@ -135,18 +165,8 @@ impl Weights {
     /// The non-linearity of a section that has parameters.
     pub(crate) fn xielu(&self, at: At) -> Result<&Xielu> {
         match &self.block(at)?.mlp {
-            Mlp::Xielu { xielu, .. } => Ok(xielu),
-            Mlp::Dense { .. } | Mlp::Experts { .. } => Err(missing(at, "a non-linearity with parameters")),
-        }
-    }
-}
-
-impl Block {
-    /// What attention computes on keys of this kind.
-    pub(crate) fn attention(&self, keys: KeyHeads) -> &easyroutine_kernels::Attention {
-        match keys {
-            KeyHeads::Grouped => &self.grouped,
-            KeyHeads::OfQueryHeads => &self.of_query_heads,
+            Some(Mlp::Xielu { xielu, .. }) => Ok(xielu),
+            _ => Err(missing(at, "a non-linearity with parameters")),
         }
     }
 }

@@ -79,9 +79,9 @@ fn projected(p: &mut Emitter<'_>, site: Site, of: &Range<usize>) {
 
 /// Norms queries and keys, clamps all three, and turns queries and keys to their positions.
 fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>) {
-    let attention = &p.layer().attention;
+    let Some(attention) = &p.layer().attention else { return };
     if attention.qk_norm_at == QkNormAt::Projected {
-        norm_queries_and_keys(p, keys, q, k);
+        norm_queries_and_keys(p, attention.qk_norm, keys, q, k);
     }
     if let Some(to) = attention.clip {
         let all = p.width(Qkv);
@@ -104,7 +104,7 @@ fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>
         }
     }
     if attention.qk_norm_at == QkNormAt::Rotated {
-        norm_queries_and_keys(p, keys, q, k);
+        norm_queries_and_keys(p, attention.qk_norm, keys, q, k);
     }
     if let Some(growth) = attention.query_growth {
         p.push(Step::Grow { columns: q.clone(), growth });
@@ -112,9 +112,15 @@ fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>
 }
 
 /// Norms queries and keys.
-fn norm_queries_and_keys(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>) {
+fn norm_queries_and_keys(
+    p: &mut Emitter<'_>,
+    qk_norm: QkNorm,
+    keys: KeyHeads,
+    q: &Range<usize>,
+    k: &Range<usize>,
+) {
     let d_head = p.arch.d_head;
-    let [(q_norm, q_group), (k_norm, k_group)] = match p.layer().attention.qk_norm {
+    let [(q_norm, q_group), (k_norm, k_group)] = match qk_norm {
         QkNorm::None => return,
         QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => [(norm, d_head), (norm, d_head)],
         QkNorm::Whole(norm) => [(norm, q.len()), (norm, k.len())],

@@ -5,72 +5,104 @@ use easyroutine_sites::Site;
 
 use super::attention::attention;
 use super::emitter::Emitter;
-use super::step::Reg::{AttnOut, Hidden, MlpOut, Read, RouterScores, SharedHidden, SharedOut, Stream};
+use super::recurrence::recurrence;
+use super::step::Reg::{
+    AttnOut, Hidden, MixerOut, MlpOut, Read, RouterScores, SharedHidden, SharedOut, Stream,
+};
 use super::step::{Matrix, NormAt, Step};
-use crate::arch::{Mlp, SharedWeight, Wiring};
+use crate::arch::{Mlp, Norms, SharedWeight, Wiring};
 
 /// One block: what reads the residual stream, and what is added to it.
 pub(super) fn block(p: &mut Emitter<'_>) {
-    let factor = p.layer().residual_scale;
     p.visit(Site::ResidIn, Stream);
     match p.layer().wiring {
         Wiring::Sequential { attention: around_attention, mlp: around_mlp } => {
-            p.norm(around_attention.pre, NormAt::Attention, Stream, Read);
-            attention(p);
-            p.norm_in_place(around_attention.post, NormAt::AttentionPost, AttnOut);
-            p.scale(AttnOut, factor);
-            p.visit(Site::AttnOut, AttnOut);
-            p.add(AttnOut, Stream);
-            p.visit(Site::ResidMid, Stream);
+            mix(p, around_attention);
+            add_mixed(p);
+            if p.layer().mixes() && p.layer().mlp.is_some() {
+                p.visit(Site::ResidMid, Stream);
+            }
             p.narrow();
-            p.norm(around_mlp.pre, NormAt::Mlp, Stream, Read);
-            mlp(p);
-            p.norm_in_place(around_mlp.post, NormAt::MlpPost, MlpOut);
-            p.scale(MlpOut, factor);
-            p.visit(Site::MlpOut, MlpOut);
-            p.add(MlpOut, Stream);
+            mlp(p, NormAt::Mlp, around_mlp);
+            add_mlp(p);
         }
         Wiring::Parallel { attention: before_attention, mlp: before_mlp } => {
-            p.norm(Some(before_attention), NormAt::Attention, Stream, Read);
-            attention(p);
-            p.scale(AttnOut, factor);
-            p.visit(Site::AttnOut, AttnOut);
+            mix(p, Norms { pre: Some(before_attention), post: None });
             p.narrow();
             // A norm that both share is computed for each: an edit of `attn_in` must not reach the MLP.
-            match before_mlp {
-                Some(norm) => p.norm(Some(norm), NormAt::Mlp, Stream, Read),
-                None => p.norm(Some(before_attention), NormAt::Attention, Stream, Read),
-            }
-            mlp(p);
-            p.scale(MlpOut, factor);
-            p.visit(Site::MlpOut, MlpOut);
-            p.add(AttnOut, Stream);
-            p.add(MlpOut, Stream);
+            let (at, norm) = match before_mlp {
+                Some(norm) => (NormAt::Mlp, norm),
+                None => (NormAt::Attention, before_attention),
+            };
+            mlp(p, at, Norms { pre: Some(norm), post: None });
+            add_mixed(p);
+            add_mlp(p);
         }
         Wiring::NormOnStream { attention: after_attention, mlp: after_mlp } => {
-            p.norm(None, NormAt::Attention, Stream, Read);
-            attention(p);
-            p.scale(AttnOut, factor);
-            p.visit(Site::AttnOut, AttnOut);
-            p.add(AttnOut, Stream);
+            mix(p, Norms { pre: None, post: None });
+            add_mixed(p);
             p.norm_in_place(Some(after_attention), NormAt::Attention, Stream);
             p.visit(Site::ResidMid, Stream);
             p.narrow();
-            p.norm(None, NormAt::Mlp, Stream, Read);
-            mlp(p);
-            p.scale(MlpOut, factor);
-            p.visit(Site::MlpOut, MlpOut);
-            p.add(MlpOut, Stream);
+            mlp(p, NormAt::Mlp, Norms { pre: None, post: None });
+            add_mlp(p);
             p.norm_in_place(Some(after_mlp), NormAt::Mlp, Stream);
         }
     }
     p.visit(Site::ResidOut, Stream);
 }
 
+/// What attention and the recurrence of the block give, each from its own copy of what they read.
+fn mix(p: &mut Emitter<'_>, around: Norms) {
+    let factors = p.layer().factors;
+    if p.layer().attention.is_some() {
+        p.norm(around.pre, NormAt::Attention, Stream, Read);
+        p.scale(Read, factors.attention_in);
+        attention(p);
+        p.norm_in_place(around.post, NormAt::AttentionPost, AttnOut);
+        p.scale(AttnOut, factors.attention);
+        p.visit(Site::AttnOut, AttnOut);
+    }
+    if let Some(described) = p.layer().recurrence {
+        p.norm(around.pre, NormAt::Attention, Stream, Read);
+        recurrence(p, described);
+        p.norm_in_place(around.post, NormAt::AttentionPost, MixerOut);
+        p.scale(MixerOut, factors.recurrence);
+        p.visit(Site::MixerOut, MixerOut);
+    }
+}
+
+fn add_mixed(p: &mut Emitter<'_>) {
+    if p.layer().attention.is_some() {
+        p.add(AttnOut, Stream);
+    }
+    if p.layer().recurrence.is_some() {
+        p.add(MixerOut, Stream);
+    }
+}
+
+/// What the MLP of the block gives, from the stream after the norm that stands at `at`.
+fn mlp(p: &mut Emitter<'_>, at: NormAt, around: Norms) {
+    if p.layer().mlp.is_some() {
+        p.norm(around.pre, at, Stream, Read);
+        neurons(p);
+        p.norm_in_place(around.post, NormAt::MlpPost, MlpOut);
+        p.scale(MlpOut, p.layer().factors.mlp);
+        p.visit(Site::MlpOut, MlpOut);
+    }
+}
+
+fn add_mlp(p: &mut Emitter<'_>) {
+    if p.layer().mlp.is_some() {
+        p.add(MlpOut, Stream);
+    }
+}
+
 /// `mlp_out = mlp(read)`
-fn mlp(p: &mut Emitter<'_>) {
+fn neurons(p: &mut Emitter<'_>) {
     p.visit(Site::MlpIn, Read);
-    match p.layer().mlp {
+    let Some(mlp) = p.layer().mlp else { return };
+    match mlp {
         Mlp::Plain { act, .. } => {
             p.product(Read, Matrix::Up, Finish::Activate(act), Hidden);
             p.visit(Site::MlpHidden, Hidden);

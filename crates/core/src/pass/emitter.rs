@@ -7,7 +7,7 @@ use easyroutine_sites::{Point, Scope, Site};
 
 use super::step::{Form, Matrix, NormAt, Reg, Step, Values, Visit};
 use super::{Asked, At, Section};
-use crate::arch::{Arch, Layer, Mlp, Norm};
+use crate::arch::{Arch, Layer, Mlp, Norm, Recurrence};
 use crate::tap::{Keeping, Want};
 
 /// The pass so far.
@@ -162,20 +162,29 @@ impl<'a> Emitter<'a> {
             Reg::Qkv => heads + 2 * arch.n_kv_heads * arch.d_head,
             Reg::HeadKv => 2 * heads,
             Reg::Z => heads,
-            Reg::Hidden => self.layer.mlp.d_mlp(),
+            Reg::MixerOut => arch.d_model,
+            Reg::Mixed => self.of_recurrence(|r| r.convolved() + r.width() + r.rest()),
+            Reg::Convolved => self.of_recurrence(|r| r.convolved()),
+            Reg::Selected => self.of_recurrence(|r| r.selected()),
+            Reg::MixerZ => self.of_recurrence(|r| r.width()),
+            Reg::Hidden => self.layer.d_mlp(),
             Reg::SharedOut => arch.d_model,
             Reg::SharedHidden => match self.layer.mlp {
-                Mlp::Experts { shared: Some(shared), .. } => shared.d_mlp,
+                Some(Mlp::Experts { shared: Some(shared), .. }) => shared.d_mlp,
                 _ => 0,
             },
             Reg::RouterScores => match self.layer.mlp {
-                Mlp::Experts { count, .. } => count,
-                Mlp::Plain { .. } | Mlp::Xielu { .. } | Mlp::Gated { .. } => 0,
+                Some(Mlp::Experts { count, .. }) => count,
+                _ => 0,
             },
             Reg::Moments => 3,
             Reg::Logits => arch.score().map_or(arch.vocabulary, |score| score.labels),
-            Reg::Routes | Reg::Pairs => 0,
+            Reg::Routes | Reg::Pairs | Reg::States => 0,
         }
+    }
+
+    fn of_recurrence(&self, width: impl Fn(&Recurrence) -> usize) -> usize {
+        self.layer.recurrence.as_ref().map_or(0, width)
     }
 }
 

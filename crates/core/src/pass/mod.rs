@@ -9,6 +9,7 @@ mod emitter;
 mod ends;
 mod finish;
 mod outline;
+mod recurrence;
 mod show;
 mod step;
 #[cfg(test)]
@@ -72,6 +73,13 @@ pub(crate) fn emit(arch: &Arch, asked: &Asked<'_>, sections: impl IntoIterator<I
     let mut sections: Vec<Section> = written.collect();
     let is_whole = sections.last().is_none_or(|section| section.at == At::Unembedding);
     finish::finish(&mut sections, if is_whole { Regs::NONE } else { Regs::of(&[Reg::Stream]) });
+    Program { sections }
+}
+
+/// What of a block's steps is needed to know what its recurrence carries.
+pub(crate) fn emit_states(arch: &Arch, asked: &Asked<'_>, layer: usize) -> Program {
+    let mut sections = vec![Emitter::section(arch, asked, At::Block(layer), block::block)];
+    finish::finish(&mut sections, Regs::NONE);
     Program { sections }
 }
 

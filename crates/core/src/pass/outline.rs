@@ -5,7 +5,7 @@ use easyroutine_kernels::Finish;
 use super::show::Shown;
 use super::step::{Reg, Step};
 use super::{Asked, At, Section, emit};
-use crate::arch::Arch;
+use crate::arch::{Arch, Layer, Recurrence, State};
 use crate::tap::Want;
 
 /// Sections of a pass that compute the same, as a reader sees them.
@@ -69,7 +69,7 @@ fn rows(arch: &Arch, section: &Section) -> Vec<Row> {
             step => rows.push(Row {
                 step: Shown { arch, at: section.at, step }.to_string(),
                 width: width(arch, section.at, step),
-                multiplications: multiplications(arch, step),
+                multiplications: multiplications(arch, section.at, step),
                 sites: Vec::new(),
             }),
         }
@@ -100,9 +100,13 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         Step::NormInPlace { columns, .. }
         | Step::Rotate { columns, .. }
         | Step::Clamp { columns, .. }
+        | Step::Gate { columns, .. }
         | Step::Grow { columns, .. } => columns.len(),
-        Step::Xielu => {
-            at.layer().and_then(|layer| arch.layers.get(layer)).map_or(0, |layer| layer.mlp.d_mlp())
+        Step::Xielu => layer(arch, at).map_or(0, Layer::d_mlp),
+        Step::Convolve { .. } => of_recurrence(arch, at, Recurrence::convolved),
+        Step::SelectBlocks { .. } => of_recurrence(arch, at, Recurrence::selected),
+        Step::SelectiveScan(_) | Step::StateSpace(_) | Step::GatedDelta(_) | Step::RecurrentUnit(_) => {
+            of_recurrence(arch, at, Recurrence::width)
         }
         Step::Spread => 2 * heads,
         Step::NormHeadKeys { .. } => heads,
@@ -110,7 +114,7 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         Step::Embed { to: Reg::Embedded, .. } => arch.embed.width,
         Step::Divide { .. } | Step::Softcap { .. } => arch.vocabulary,
         Step::Scores { .. } | Step::Softmax { .. } | Step::Route { .. } | Step::Keep { .. } => 0,
-        Step::Narrow { .. } | Step::Visit(_) => 0,
+        Step::Narrow { .. } | Step::Visit(_) | Step::KeepStates => 0,
         Step::Embed { .. }
         | Step::Positions { .. }
         | Step::Copy { .. }
@@ -125,8 +129,16 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
     }
 }
 
+fn layer(arch: &Arch, at: At) -> Option<&Layer> {
+    at.layer().and_then(|layer| arch.layers.get(layer))
+}
+
+fn of_recurrence(arch: &Arch, at: At, width: impl Fn(&Recurrence) -> usize) -> usize {
+    layer(arch, at).and_then(|layer| layer.recurrence.as_ref()).map_or(0, width)
+}
+
 /// As [`Row::multiplications`].
-fn multiplications(arch: &Arch, step: &Step) -> u64 {
+fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
     let heads = arch.n_heads * arch.d_head;
     let count = match step {
         Step::Product { inputs, outputs, finish: Finish::Gate(_), .. } => 2 * inputs * outputs,
@@ -135,6 +147,15 @@ fn multiplications(arch: &Arch, step: &Step) -> u64 {
         Step::Attend { .. } | Step::Patterns { .. } => 2 * heads,
         Step::Scores { .. } | Step::Mix { .. } => heads,
         Step::WeighShared => arch.d_model,
+        Step::Convolve { kernel, .. } => kernel * of_recurrence(arch, at, Recurrence::convolved),
+        Step::SelectBlocks { width, blocks } => 2 * width * (width / blocks),
+        Step::SelectiveScan(State::Selective { width, size, rank }) => width * (rank + 3 * size),
+        // Decayed, written and read; what stands under a key is read before it is written.
+        Step::StateSpace(State::Space { heads, d_head, size, .. }) => 3 * heads * d_head * size,
+        Step::GatedDelta(State::Delta { value_heads, d_key, d_value, .. }) => {
+            4 * value_heads * d_key * d_value
+        }
+        Step::RecurrentUnit(_) => 2 * of_recurrence(arch, at, Recurrence::width),
         Step::Experts { d_mlp, top_k, .. } => 3 * top_k * d_mlp * arch.d_model,
         _ => 0,
     };

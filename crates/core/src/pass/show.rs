@@ -68,6 +68,28 @@ impl fmt::Display for Shown<'_> {
             Step::Softmax { .. } => f.write_str("pattern = softmax(scores), each head"),
             Step::Mix { keys, .. } => write!(f, "z = pattern {}, each head", values(*keys)),
             Step::AddDifference { .. } => f.write_str("attn_out += head - unedited"),
+            Step::Convolve { to, kernel, act } => {
+                let sums = format!("sum of {kernel} tokens of mixed");
+                match act {
+                    Some(act) => write!(f, "{to} = {}({sums})", word(*act)),
+                    None => write!(f, "{to} = {sums}"),
+                }
+            }
+            Step::SelectBlocks { blocks, .. } => {
+                write!(f, "selected = W_select convolved, each of {blocks} blocks of channels")
+            }
+            Step::SelectiveScan(_) => f.write_str("mixer_z = selective_scan(convolved, selected)"),
+            Step::StateSpace(_) => f.write_str("mixer_z = state_space(convolved, steps of mixed)"),
+            Step::GatedDelta(_) => f.write_str("mixer_z = gated_delta(convolved, rates of mixed)"),
+            Step::RecurrentUnit(_) => f.write_str("mixer_z = recurrent_unit(convolved, selected)"),
+            Step::Gate { reg, by, act, .. } => {
+                let gate = format!("mixed {}..{}", by.start, by.end);
+                match act {
+                    Some(act) => write!(f, "{reg} *= {}({gate})", word(*act)),
+                    None => write!(f, "{reg} *= {gate}"),
+                }
+            }
+            Step::KeepStates => f.write_str("states are kept for the tokens to come"),
             Step::Scale { reg, by } => write!(f, "{reg} *= {by}"),
             Step::Add { from, to } => write!(f, "{to} += {from}"),
             Step::Route { top_k, router } => show_route(f, *top_k, router),
@@ -105,7 +127,7 @@ impl Shown<'_> {
     /// What the softmax is taken of: `0.125 * queries keys, capped at 50, from the last 128 keys`.
     fn scores(&self, keys: KeyHeads) -> String {
         let layer = self.at.layer().and_then(|layer| self.arch.layers.get(layer));
-        let Some(attention) = layer.map(|layer| &layer.attention) else { return String::new() };
+        let Some(attention) = layer.and_then(|layer| layer.attention.as_ref()) else { return String::new() };
         let keys = if keys == KeyHeads::Grouped { "keys" } else { "head keys" };
         let mut text = format!("{} * queries {keys}", attention.scale);
         if let Some(cap) = attention.softcap {
@@ -199,6 +221,12 @@ impl fmt::Display for Reg {
             Reg::SharedHidden => "shared_hidden",
             Reg::SharedOut => "shared_out",
             Reg::RouterScores => "router",
+            Reg::Mixed => "mixed",
+            Reg::Convolved => "convolved",
+            Reg::Selected => "selected",
+            Reg::MixerZ => "mixer_z",
+            Reg::MixerOut => "mixer_out",
+            Reg::States => "states",
             Reg::Moments => "moments",
             Reg::Final => "final",
             Reg::Projected => "projected",
@@ -220,6 +248,9 @@ impl fmt::Display for Matrix {
             Matrix::Router => "W_router",
             Matrix::SharedUp => "W_shared_up",
             Matrix::SharedDown => "W_shared_down",
+            Matrix::MixerIn => "W_mixer_in",
+            Matrix::Select => "W_select",
+            Matrix::MixerOut => "W_mixer_out",
             Matrix::EmbeddingOut => "W_embed_out",
         })
     }
@@ -233,6 +264,7 @@ impl fmt::Display for NormAt {
             NormAt::AttentionPost => "attention_post",
             NormAt::Mlp => "mlp",
             NormAt::MlpPost => "mlp_post",
+            NormAt::Gate => "gate",
             NormAt::Queries => "queries",
             NormAt::Keys => "keys",
             NormAt::Final => "final",

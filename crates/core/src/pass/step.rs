@@ -5,10 +5,10 @@ use std::ops::Range;
 use easyroutine_kernels::Finish;
 use easyroutine_sites::Site;
 
-use crate::arch::{ExpertGate, Norm, Pooling, QueryGrowth, Router};
+use crate::arch::{Activation, ExpertGate, Norm, Pooling, QueryGrowth, Router, State};
 use crate::tap::{Keeping, Want};
 
-/// A buffer, by what it holds. All have one row a token but the last four.
+/// A buffer, by what it holds. All have one row a token but the last five.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reg {
     /// Rows of the token embedding, where a projection follows.
@@ -39,6 +39,16 @@ pub(crate) enum Reg {
     SharedOut,
     /// Scores of all experts.
     RouterScores,
+    /// The first projection of a recurrence: what is convolved, its gate, the rest.
+    Mixed,
+    /// What its convolution gave.
+    Convolved,
+    /// What is projected from that.
+    Selected,
+    /// What the recurrence gives, the input of its last projection.
+    MixerZ,
+    /// What the recurrence adds to the stream.
+    MixerOut,
     /// Mean, variance and second moment of the stream.
     Moments,
     /// The stream at the tokens whose logits are wanted, then its norm.
@@ -51,6 +61,8 @@ pub(crate) enum Reg {
     Pairs,
     /// Logits of some tokens.
     Logits,
+    /// What a recurrence carries on from each row's last token.
+    States,
 }
 
 /// How many registers hold one row a token.
@@ -75,6 +87,12 @@ pub(crate) enum Matrix {
     SharedUp,
     /// The shared expert's last projection.
     SharedDown,
+    /// The first projection of a recurrence.
+    MixerIn,
+    /// From what its convolution gave to steps and weights of its state.
+    Select,
+    /// The last projection of a recurrence.
+    MixerOut,
     /// From the stream's width back to the embedding's.
     EmbeddingOut,
 }
@@ -92,6 +110,8 @@ pub(crate) enum NormAt {
     Mlp,
     /// On what the MLP adds.
     MlpPost,
+    /// Beside the gate of a recurrence.
+    Gate,
     /// Of queries.
     Queries,
     /// Of keys.
@@ -162,6 +182,22 @@ pub(crate) enum Step {
     AddDifference { head: usize },
     /// hidden = xielu(hidden), with the layer's parameters.
     Xielu,
+    /// to = act(the causal convolution of the first columns of mixed)
+    Convolve { to: Reg, kernel: usize, act: Option<Activation> },
+    /// selected = each block of columns of convolved through matrices of its own: gates of a linear recurrent unit.
+    SelectBlocks { width: usize, blocks: usize },
+    /// mixer_z = the selective scan of convolved
+    SelectiveScan(State),
+    /// mixer_z = the state space of convolved
+    StateSpace(State),
+    /// mixer_z = the gated delta rule of convolved
+    GatedDelta(State),
+    /// mixer_z = the linear recurrent unit of convolved
+    RecurrentUnit(State),
+    /// reg *= act(columns of mixed)
+    Gate { reg: Reg, columns: Range<usize>, by: Range<usize>, act: Option<Activation> },
+    /// What a recurrence carries is kept for the tokens to come.
+    KeepStates,
     /// reg *= by
     Scale { reg: Reg, by: f32 },
     /// to += from
@@ -280,7 +316,7 @@ impl Step {
         use Reg::{
             AttnOut, Final, Head, HeadKv, Hidden, Logits, MlpOut, Moments, Pairs, Qkv, RouterScores, Routes,
         };
-        use Reg::{Read, SharedOut, Stream, Unedited, Z};
+        use Reg::{Convolved, Mixed, MixerZ, Read, Selected, SharedOut, States, Stream, Unedited, Z};
         let effects = |reads: &[Reg], writes: &[Reg]| Effects {
             reads: Regs::of(reads),
             writes: Regs::of(writes),
@@ -292,10 +328,18 @@ impl Step {
             Step::Embed { to, .. } => effects(&[], &[*to]),
             Step::Positions { to, .. } => effects(&[*to], &[*to]),
             Step::Copy { from, to } | Step::Norm { from, to, .. } => effects(&[*from], &[*to]),
-            Step::NormInPlace { reg, .. }
-            | Step::Rotate { reg, .. }
-            | Step::Clamp { reg, .. }
-            | Step::Scale { reg, .. } => effects(&[*reg], &[*reg]),
+            Step::NormInPlace { reg, .. } | Step::Rotate { reg, .. } | Step::Clamp { reg, .. } => {
+                effects(&[*reg], &[*reg])
+            }
+            Step::Scale { reg, .. } => Effects { rows: Regs::of(&[*reg]), ..effects(&[*reg], &[*reg]) },
+            Step::Convolve { to, .. } => effects(&[Mixed], &[*to, States]),
+            Step::SelectBlocks { .. } => effects(&[Convolved], &[Selected]),
+            Step::SelectiveScan(_) | Step::RecurrentUnit(_) => {
+                effects(&[Convolved, Selected], &[MixerZ, States])
+            }
+            Step::StateSpace(_) | Step::GatedDelta(_) => effects(&[Convolved, Mixed], &[MixerZ, States]),
+            Step::Gate { reg, .. } => effects(&[*reg, Mixed], &[*reg]),
+            Step::KeepStates => effects(&[States], &[]),
             Step::Grow { .. } => effects(&[Qkv], &[Qkv]),
             Step::Xielu => effects(&[Hidden], &[Hidden]),
             Step::NormHeadKeys { .. } => effects(&[Qkv, HeadKv], &[HeadKv]),
@@ -346,7 +390,7 @@ impl Step {
 
     /// Whether the step does something beside writing registers, which nobody need read then.
     pub(crate) fn is_lasting(&self) -> bool {
-        matches!(self, Step::Visit(_) | Step::Keep { .. })
+        matches!(self, Step::Visit(_) | Step::Keep { .. } | Step::KeepStates)
     }
 
     /// The head that the step is about, where it is one head's.

@@ -1,12 +1,14 @@
 //! Cells of a sweep as rows of one batch, each from the block and the position of its change on.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use easyroutine_sites::{Point, Site};
 
 use crate::batch::Batch;
 use crate::edit::{Edits, RowAction};
 use crate::error::Result;
 use crate::logits::LastLogits;
-use crate::model::{Buffer, KvCache, Model, Shared};
+use crate::model::{Buffer, Carried, KvCache, Model, Shared};
 use crate::pass::At;
 use crate::tap::{Tap, Value, Want};
 
@@ -124,14 +126,16 @@ impl<'a> Unchanged<'a> {
                 }
             }
             let rows = vec![0; active];
-            let shared = Shared { cache: &self.cache, rows: &rows, joined: &mut joined };
+            let states = self.states(layer, &batch)?;
+            let shared = Shared { cache: &self.cache, rows: &rows, states: &states, joined: &mut joined };
             model.run_sections([At::Block(layer)], &batch, shared, &mut stream, &mut edits)?;
         }
         // Logits of all cells at once would be the largest array of the sweep.
         for part in (0..group.len()).step_by(32) {
             let of = part..group.len().min(part + 32);
             let rows = vec![0; group.len()];
-            let shared = Shared { cache: &self.cache, rows: &rows, joined: &mut joined };
+            let states = BTreeMap::new();
+            let shared = Shared { cache: &self.cache, rows: &rows, states: &states, joined: &mut joined };
             let mut last = LastLogits::of(of.clone());
             model.run_sections([At::Unembedding], &batch, shared, &mut stream, &mut last)?;
             for (row, logits) in of.zip(last.logits.iter().flatten()) {
@@ -139,6 +143,15 @@ impl<'a> Unchanged<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Unchanged<'_> {
+    /// What the recurrence of a layer carries, in the unchanged run, into the first token of each row of a batch.
+    fn states(&self, layer: usize, batch: &Batch) -> Result<BTreeMap<usize, Carried>> {
+        let firsts: BTreeSet<usize> = (0..batch.n_rows()).map(|row| batch.first(row)).collect();
+        let firsts: Vec<usize> = firsts.into_iter().filter(|first| *first > 0).collect();
+        self.model.states_at(layer, self.row, &self.streams[layer], &firsts)
     }
 }
 

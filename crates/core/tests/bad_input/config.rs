@@ -26,7 +26,7 @@ fn a_model_that_is_not_built_is_refused_by_its_type() {
         ("gemma3n", "several residual streams"),
         ("mllama", "vision or audio tower"),
         ("t5", "has an encoder"),
-        ("mamba", "something other than attention"),
+        ("rwkv", "something other than attention"),
     ] {
         let draft = llama_with(json!({"model_type": model_type}));
         refused(draft.open(), ErrorKind::Unsupported, &[model_type, why, "supported: gpt2"]);

@@ -12,7 +12,7 @@ use super::{assert_agree, expected, says};
 use crate::common::draft::{Draft, Stored};
 use crate::common::lora::{Lora, is_embedding};
 use crate::common::{
-    assert_same_bits, cases, extract, fixtures, folder, relative_error, tensors_of, unembedding_of,
+    assert_same_bits, cases, extract, fixtures, folder, relative_error, tensors_of, those_of, unembedding_of,
 };
 
 const LLAMA: &[&str] = &["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"];
@@ -113,7 +113,8 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
         }
         let merged = lora.merged(&apart, 2.0, in_out(&case)).load().unwrap_or_else(|e| panic!("{case}: {e}"));
         let rows = [vec![1, 2, 3, 9, 4, 17, 30], vec![5, 6]];
-        let (ours, theirs) = (extract(&model, &rows, SITES, "all"), extract(&merged, &rows, SITES, "all"));
+        let sites = &those_of(&model, SITES);
+        let (ours, theirs) = (extract(&model, &rows, sites, "all"), extract(&merged, &rows, sites, "all"));
         for (key, kept) in theirs.iter() {
             let error = relative_error(ours.get(key).unwrap().values(), kept.values());
             assert!(error < 3e-5, "{case}, {key}: {error:.1e}");
@@ -130,7 +131,7 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
         assert_same_bits(&case, watched_less.get("logits").unwrap().row(0), together.row(1));
         let (_written, files) = beside(&draft, &lora);
         let one = load(&files, &LoadOptions { threads: Some(1), ..LoadOptions::default() }).unwrap();
-        for kept in [&extract(&one, &rows, "logits", "all"), &extract(&one, &rows, SITES, "all")] {
+        for kept in [&extract(&one, &rows, "logits", "all"), &extract(&one, &rows, sites, "all")] {
             assert_same_bits(&case, kept.get("logits").unwrap().values(), together.values());
         }
         let bf16 = LoadOptions { dtype: Dtype::Bf16, ..LoadOptions::default() };

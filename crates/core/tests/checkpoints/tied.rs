@@ -7,7 +7,7 @@ use crate::common::draft::Draft;
 use crate::common::{assert_same_bits, cases, extract, fixtures, folder, references, unembedding_of};
 
 const EMBEDDINGS: &[&str] =
-    &["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"];
+    &["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "embeddings.weight"];
 const UNEMBEDDINGS: &[&str] = &["lm_head.weight", "embed_out.weight", "output_projection.weight"];
 
 #[test]

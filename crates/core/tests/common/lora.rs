@@ -99,5 +99,7 @@ impl Lora {
 
 /// Whether a module is a table that is looked up.
 pub(crate) fn is_embedding(module: &str) -> bool {
-    ["embed_tokens", "wte", "embed_in", "word_embeddings"].iter().any(|end| module.ends_with(end))
+    ["embed_tokens", "wte", "embed_in", "word_embeddings", "embeddings"]
+        .iter()
+        .any(|end| module.ends_with(end))
 }

@@ -77,6 +77,20 @@ pub(crate) fn extract(
     request.run(model, &batch, &rows, Context::default()).unwrap_or_else(|e| panic!("{activations}: {e}"))
 }
 
+/// Whether a model has an activation.
+pub(crate) fn has(model: &Model, key: &str) -> bool {
+    model.arch().lacks(key.parse().unwrap()).is_none()
+}
+
+/// Of these patterns those that name an activation of the model.
+pub(crate) fn those_of(model: &Model, patterns: &str) -> String {
+    let names = |pattern: &&str| {
+        let request = Request::parse(pattern, "all").unwrap();
+        request.points(model.arch()).is_ok()
+    };
+    patterns.split(',').filter(names).collect::<Vec<_>>().join(",")
+}
+
 /// Fails where two lists of numbers differ in a bit, naming the first place.
 #[track_caller]
 pub(crate) fn assert_same_bits(place: impl std::fmt::Display, ours: &[f32], other: &[f32]) {

@@ -6,7 +6,7 @@ use easyroutine::edit::{Intervention, Operation, Part, Softmax};
 use easyroutine::positions::Specifier;
 use easyroutine::sites::{Point, Scope, Site};
 
-use crate::common::{assert_same_bits, cases, tiny};
+use crate::common::{assert_same_bits, cases, has, tiny};
 use crate::{run, run_written, tensor, with, written};
 
 fn rows() -> Vec<Vec<u32>> {
@@ -17,6 +17,15 @@ fn for_every_model(check: impl Fn(&str, &Model)) {
     for case in cases("tiny") {
         check(&case, &tiny(&case));
     }
+}
+
+/// The models whose layer 1 has attention.
+fn with_attention(check: impl Fn(&str, &Model)) {
+    for_every_model(|name, model| {
+        if has(model, "pattern_L1H1") {
+            check(name, model);
+        }
+    });
 }
 
 fn values<'a>(cache: &'a ActivationCache, key: &str, row: usize) -> &'a [f32] {
@@ -48,7 +57,7 @@ fn full_points(model: &Model) -> Vec<Point> {
 fn a_change_shows_at_its_place_reaches_the_logits_and_leaves_earlier_tokens_alone() {
     for_every_model(|name, model| {
         let points = full_points(model);
-        assert!(points.len() > 13, "{name}: {points:?}");
+        assert!(points.len() > 5, "{name}: {points:?}");
         for point in points {
             let keys = format!("{point},logits");
             let clean = run(model, &rows(), &[], &keys);
@@ -85,7 +94,9 @@ fn no_change_at_all_keeps_every_bit() {
             let expected = clean.get("logits").unwrap().values();
             assert_same_bits(format!("{name}, {point}"), same.get("logits").unwrap().values(), expected);
         }
-        for spec in ["pattern_L*H*@rows:all*1", "pattern_L*H*@pre:columns:all*1"] {
+        let attends = model.arch().layers.iter().any(|layer| layer.attention.is_some());
+        let patterns = ["pattern_L*H*@rows:all*1", "pattern_L*H*@pre:columns:all*1"];
+        for spec in patterns.into_iter().filter(|_| attends) {
             let same = run_written(model, &rows(), &[spec], "logits");
             let expected = clean.get("logits").unwrap().values();
             assert_same_bits(format!("{name}, {spec}"), same.get("logits").unwrap().values(), expected);
@@ -115,7 +126,7 @@ fn a_grouped_key_or_value_changes_for_one_head_alone() {
 
 #[test]
 fn a_head_out_changes_the_sum_of_all_heads_by_the_difference() {
-    for_every_model(|name, model| {
+    with_attention(|name, model| {
         let keys = "head_out_L1H1,attn_raw_1";
         let clean = run(model, &rows(), &[], keys);
         let changed = run_written(model, &rows(), &["head_out_L1H1@5=0"], keys);
@@ -137,7 +148,7 @@ fn pattern(cache: &ActivationCache) -> Vec<Vec<f32>> {
 
 #[test]
 fn patterns_change_where_they_are_named_and_hidden_keys_stay_hidden() {
-    for_every_model(|name, model| {
+    with_attention(|name, model| {
         let clean = pattern(&run(model, &rows(), &[], "pattern_L1H1"));
         let named: [(&str, IsNamed); 4] = [
             ("columns:3", |_, key| key == 3),
@@ -174,7 +185,8 @@ fn patterns_change_where_they_are_named_and_hidden_keys_stay_hidden() {
                 let sum: f32 = knocked[query].iter().sum();
                 let expected = if rest > 1e-6 { 1.0 } else { 0.0 };
                 // A sink keeps a share of every row.
-                let has_sink = model.arch().layers[1].attention.sinks == easyroutine::arch::Bias::Stored;
+                let has_sink = model.arch().layers[1].attention.as_ref().unwrap().sinks
+                    == easyroutine::arch::Bias::Stored;
                 assert!(
                     (sum - expected).abs() < 1e-5 || rest < 1e-3 || (has_sink && sum < 1.0),
                     "{name}, {spec}: row {query} sums to {sum}"
@@ -189,7 +201,7 @@ fn patterns_change_where_they_are_named_and_hidden_keys_stay_hidden() {
 
 #[test]
 fn a_row_left_without_any_key_is_zeros() {
-    for_every_model(|name, model| {
+    with_attention(|name, model| {
         let keys = "pattern_L1H1,head_out_L1H1,logits";
         let cache = run_written(model, &rows(), &["pattern_L1H1@pre:rows:5=-inf"], keys);
         assert!(pattern(&cache)[5].iter().all(|x| x.to_bits() == 0), "{name}");

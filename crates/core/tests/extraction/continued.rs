@@ -10,7 +10,7 @@ use easyroutine::request::Request;
 use easyroutine::sites::Point;
 use easyroutine::{Batch, Error, Model, Result, Tap, Value, Want};
 
-use super::common::{assert_same_bits, cases, tiny};
+use super::common::{assert_same_bits, cases, has, tiny};
 use super::rows;
 
 const POINT: &str = "resid_out_1";
@@ -37,9 +37,14 @@ impl Tap for Steps {
     }
 }
 
-fn interventions() -> Vec<Intervention> {
+fn interventions(model: &Model) -> Vec<Intervention> {
     let spelt = ["resid_in_1@all*0.5", "head_out_L0H1@last=0", "pattern_L1H0@columns:2=0"];
-    spelt.iter().map(|s| s.parse::<Intervention<Reference>>().unwrap().load().unwrap()).collect()
+    let is_there = |spec: &&&str| has(model, spec.split('@').next().unwrap());
+    spelt
+        .iter()
+        .filter(is_there)
+        .map(|s| s.parse::<Intervention<Reference>>().unwrap().load().unwrap())
+        .collect()
 }
 
 fn examples() -> Vec<Example> {
@@ -60,7 +65,7 @@ fn longer(model: &Model, edits: &[Intervention], ends: &[u32], batch_tokens: usi
 fn what_is_kept_of_new_tokens_is_what_the_steps_computed() {
     for case in cases("tiny") {
         let model = tiny(&case);
-        for edits in [vec![], interventions()] {
+        for edits in [vec![], interventions(&model)] {
             let longer = longer(&model, &edits, &[], 9);
             let mut steps = Steps(vec![Vec::new(); 3]);
             let prompts = rows();

@@ -107,7 +107,9 @@ fn heads_and_neurons_with_their_biases_sum_to_their_parts_in_every_fixture() {
         ] {
             let Ok(found) = run(&model, &ids, &directions, by) else { continue };
             seen += 1;
-            for layer in 0..model.arch().layers.len() {
+            let has =
+                |layer: &usize| parts.contributions.iter().any(|(key, _)| *key == format!("{part}_{layer}"));
+            for layer in (0..model.arch().layers.len()).filter(has) {
                 let mut sums: Vec<f64> =
                     values(&found, &format!("{bias}_{layer}")).iter().map(|x| f64::from(*x)).collect();
                 let name =

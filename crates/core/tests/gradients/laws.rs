@@ -12,7 +12,8 @@ use easyroutine::{Error, Model, Stop};
 use crate::common::{assert_same_bits, cases, extract, tiny, tiny_with};
 
 /// Fixtures with a step that has no backward rule.
-const WITHOUT_RULES: &[&str] = &["ernie4_5_moe", "glm4_moe", "gpt_oss", "minimax_m2", "phimoe", "qwen2_moe"];
+const WITHOUT_RULES: &[&str] =
+    &["ernie4_5_moe", "glm4_moe", "gpt_oss", "mamba", "minimax_m2", "phimoe", "qwen2_moe"];
 
 /// Every fixture whose gradients are computed.
 fn differentiable() -> impl Iterator<Item = String> {

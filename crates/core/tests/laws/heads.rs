@@ -1,7 +1,7 @@
 //! What single heads show.
 
 use easyroutine::Value;
-use easyroutine::arch::{Bias, Layer};
+use easyroutine::arch::{Attention, Bias, Layer};
 use easyroutine::sites::{Point, Site};
 
 use super::{all_points, for_every_variant, two_rows};
@@ -12,9 +12,9 @@ use crate::common::taps::{Edit, capture, capture_after};
 fn a_head_sees_its_slice_of_the_projections() {
     for_every_variant(|name, model| {
         let arch = model.arch();
-        let (h, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+        let (h, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads.max(1));
         let cache = capture(model, &two_rows(model), all_points(model));
-        for l in 0..arch.layers.len() {
+        for l in (0..arch.layers.len()).filter(|l| arch.layers[*l].attention.is_some()) {
             for head in 0..arch.n_heads {
                 for (whole, part, slice) in [
                     ("queries", "head_queries", head),
@@ -40,7 +40,8 @@ fn a_head_sees_its_slice_of_the_projections() {
 
 /// Whether the only token of a row mixes just what the projection gave: values are not clamped, and no sink takes part.
 fn mixes_plainly(layer: &Layer) -> bool {
-    layer.attention.clip.is_none() && layer.attention.sinks == Bias::Absent
+    let plain = |a: &Attention| a.clip.is_none() && a.sinks == Bias::Absent;
+    layer.attention.as_ref().is_some_and(plain)
 }
 
 #[test]
@@ -67,7 +68,9 @@ fn the_first_token_mixes_its_own_value_alone() {
 #[test]
 fn keys_and_queries_are_projected_as_values_are() {
     for_every_variant(|name, model| {
-        if !model.arch().layers.iter().all(mixes_plainly) {
+        // Layers without attention have nothing to compare, but mix tokens on the way.
+        let attends = |layer: &Layer| layer.recurrence.is_none() && layer.attention.is_some();
+        if !model.arch().layers.iter().all(|layer| attends(layer) && mixes_plainly(layer)) {
             return;
         }
         let rows: Vec<Vec<u32>> = two_rows(model).concat().into_iter().map(|id| vec![id]).collect();

@@ -13,6 +13,12 @@ fn values(cache: &ActivationCache, site: Site, layer: usize) -> &[f32] {
     cache.get(Point::layer_of(site, layer).to_string()).unwrap().values()
 }
 
+/// The layers that have attention.
+fn with_attention(model: &Model) -> Vec<usize> {
+    let layers = model.arch().layers.iter().enumerate();
+    layers.filter(|(_, layer)| layer.attention.is_some()).map(|(l, _)| l).collect()
+}
+
 fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
@@ -28,12 +34,18 @@ fn what_is_added_is_what_the_stream_shows() {
                 continue;
             }
             additive += 1;
-            let middle = sum(at(Site::ResidIn), at(Site::AttnOut));
-            if model.arch().lacks(Point::layer_of(Site::ResidMid, l)).is_none() {
-                assert_same_bits(format_args!("{name}, resid_mid_{l}"), &middle, at(Site::ResidMid));
+            let has = |site| model.arch().lacks(Point::layer_of(site, l)).is_none();
+            let mut stream = at(Site::ResidIn).to_vec();
+            for site in [Site::AttnOut, Site::MixerOut].into_iter().filter(|site| has(*site)) {
+                stream = sum(&stream, at(site));
             }
-            let end = sum(&middle, at(Site::MlpOut));
-            assert_same_bits(format_args!("{name}, resid_out_{l}"), &end, at(Site::ResidOut));
+            if has(Site::ResidMid) {
+                assert_same_bits(format_args!("{name}, resid_mid_{l}"), &stream, at(Site::ResidMid));
+            }
+            if has(Site::MlpOut) {
+                stream = sum(&stream, at(Site::MlpOut));
+            }
+            assert_same_bits(format_args!("{name}, resid_out_{l}"), &stream, at(Site::ResidOut));
         }
         let on_stream = |l: &easyroutine::arch::Layer| matches!(l.wiring, Wiring::NormOnStream { .. });
         assert!(additive > 0 || model.arch().layers.iter().all(on_stream), "{name}: no layer was compared");
@@ -57,7 +69,7 @@ fn what_leaves_a_layer_enters_the_next() {
 fn two_names_of_one_place_hold_one_value() {
     for_every_model(|name, model| {
         let cache = capture(model, &two_rows(model), all_points(model));
-        for l in 0..model.arch().layers.len() {
+        for l in with_attention(model) {
             let [ours, other] =
                 [Site::AttnIn, Site::ResidInPostLayernorm].map(|site| values(&cache, site, l));
             assert_same_bits(format_args!("{name}, attn_in_{l}"), ours, other);
@@ -75,7 +87,7 @@ fn rounding(model: &Model) -> f64 {
 fn the_parts_of_the_heads_and_the_bias_are_the_output_of_attention() {
     for_every_variant(|name, model| {
         let cache = capture(model, &two_rows(model), all_points(model));
-        for l in 0..model.arch().layers.len() {
+        for l in with_attention(model) {
             let raw = values(&cache, Site::AttnRaw, l);
             let mut sum = vec![0.0; raw.len()];
             for head in 0..model.arch().n_heads {
@@ -98,12 +110,13 @@ fn patterns_are_distributions_over_what_a_query_may_see() {
         let cache = capture(model, &rows, all_points(model));
         let mut windows = 0;
         for (l, layer) in model.arch().layers.iter().enumerate() {
-            let window = match layer.attention.window {
+            let Some(attention) = &layer.attention else { continue };
+            let window = match attention.window {
                 Window::Full => usize::MAX,
                 Window::Sliding(n) => n,
             };
             windows += usize::from(window < rows[0].len());
-            let has_sink = layer.attention.sinks == Bias::Stored;
+            let has_sink = attention.sinks == Bias::Stored;
             for head in 0..model.arch().n_heads {
                 let kept = cache.get(format!("pattern_L{l}H{head}")).unwrap();
                 for (row, ids) in rows.iter().enumerate() {

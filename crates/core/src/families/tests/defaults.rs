@@ -15,6 +15,10 @@ fn with(model_type: &str, keys: Value) -> Arch {
     read_json(&config).unwrap_or_else(|e| panic!("{config}: {e}")).arch
 }
 
+fn attention_of(layer: &Layer) -> &Attention {
+    layer.attention.as_ref().unwrap()
+}
+
 /// model_type, d_model, layers, heads, key/value heads, head width, vocabulary, context, tied, neurons.
 type Row = (&'static str, [usize; 7], UnembedMatrix, usize);
 
@@ -77,6 +81,7 @@ const DEFAULTS: &[Row] = {
         ("phimoe", [4096, 32, 32, 8, 128, 32064, 131_072], Own, 6400),
         ("granitemoe", [4096, 32, 32, 32, 128, 32000, 2048], Own, 11008),
         ("granitemoeshared", [4096, 32, 32, 32, 128, 32000, 2048], Own, 11008),
+        ("mamba", [768, 32, 0, 0, 0, 50280, 1 << 28], Tied, 0),
         ("minimax_m2", [3072, 62, 48, 8, 128, 200_064, 196_608], Own, 1536),
         ("persimmon", [4096, 36, 64, 64, 64, 262_144, 16384], Own, 16384),
     ]
@@ -91,7 +96,7 @@ fn sizes_of_a_config_that_says_nothing() {
         let got = [a.d_model, a.layers.len(), a.n_heads, a.n_kv_heads, a.d_head, a.vocabulary, a.context];
         assert_eq!(got, *sizes, "{model_type}");
         assert_eq!(a.unembed.matrix, *matrix, "{model_type}");
-        assert_eq!(a.layers[0].mlp.d_mlp(), *neurons, "{model_type}");
+        assert_eq!(a.layers[0].d_mlp(), *neurons, "{model_type}");
     }
 }
 
@@ -128,7 +133,7 @@ fn rotary_defaults() {
 #[test]
 fn windows_of_layers() {
     use Window::{Full, Sliding};
-    let of = |arch: Arch| arch.layers.iter().map(|l| l.attention.window).collect::<Vec<_>>();
+    let of = |arch: Arch| arch.layers.iter().map(|l| attention_of(l).window).collect::<Vec<_>>();
     let three = |keys: Value| {
         let mut keys = keys;
         keys["num_hidden_layers"] = 3.into();
@@ -298,23 +303,26 @@ fn particular_switches() {
         "gpt2",
         json!({"scale_attn_by_inverse_layer_idx": true, "scale_attn_weights": false, "n_inner": 100, "n_layer": 3}),
     );
-    let scales: Vec<f32> = gpt2.layers.iter().map(|l| l.attention.scale).collect();
+    let scales: Vec<f32> = gpt2.layers.iter().map(|l| attention_of(l).scale).collect();
     assert_eq!(scales, [1.0, 0.5, 1.0 / 3.0]);
-    assert_eq!(gpt2.layers[0].mlp, Mlp::Plain { d_mlp: 100, act: Activation::GeluTanh });
+    assert_eq!(gpt2.layers[0].mlp, Some(Mlp::Plain { d_mlp: 100, act: Activation::GeluTanh }));
 
     let layer = |arch: Arch| arch.layers[0].clone();
     let norm = Norm { kind: NormKind::Layer, eps: 1e-5 };
     let neox = layer(with("gpt_neox", json!({"use_parallel_residual": false, "hidden_act": "gelu_fast"})));
     assert!(matches!(neox.wiring, Wiring::Sequential { .. }));
-    assert!(matches!(neox.mlp, Mlp::Plain { act: Activation::GeluTanh, .. }));
+    assert!(matches!(neox.mlp, Some(Mlp::Plain { act: Activation::GeluTanh, .. })));
     assert_eq!(layer(bare("gpt_neox")).wiring, Wiring::Parallel { attention: norm, mlp: Some(norm) });
     assert_eq!(layer(bare("phi")).wiring, Wiring::Parallel { attention: norm, mlp: None });
-    assert_eq!(layer(with("phi", json!({"qk_layernorm": true}))).attention.qk_norm, QkNorm::PerHead(norm));
+    assert_eq!(
+        attention_of(&layer(with("phi", json!({"qk_layernorm": true})))).qk_norm,
+        QkNorm::PerHead(norm)
+    );
 
     let stable = layer(with("stablelm", json!({"qk_layernorm": true, "use_parallel_residual": true})));
     assert_eq!(stable.wiring, Wiring::Parallel { attention: norm, mlp: None });
     let own = Norm { kind: NormKind::LayerNoBias, eps: 1e-5 };
-    assert_eq!(stable.attention.qk_norm, QkNorm::PerHeadOwnWeights(own));
+    assert_eq!(attention_of(&stable).qk_norm, QkNorm::PerHeadOwnWeights(own));
 
     let opt = with("opt", json!({"_remove_final_layer_norm": true, "layer_norm_elementwise_affine": false}));
     assert_eq!(opt.final_norm, None);
@@ -327,23 +335,26 @@ fn particular_switches() {
     let gelu = |name: &str| layer(with("gemma", json!({"hidden_act": name}))).mlp;
     assert_eq!(gelu("gelu"), gelu("gelu_pytorch_tanh"));
     let gemma2 = bare("gemma2");
-    assert_eq!((gemma2.layers[0].attention.softcap, gemma2.unembed.softcap), (Some(50.0), Some(30.0)));
-    assert_eq!(gemma2.layers[0].attention.scale, 1.0 / 16.0);
+    assert_eq!((attention_of(&gemma2.layers[0]).softcap, gemma2.unembed.softcap), (Some(50.0), Some(30.0)));
+    assert_eq!(attention_of(&gemma2.layers[0]).scale, 1.0 / 16.0);
     let none = with("gemma2", json!({"attn_logit_softcapping": null, "final_logit_softcapping": null}));
-    assert_eq!((none.layers[0].attention.softcap, none.unembed.softcap), (None, None));
+    assert_eq!((attention_of(&none.layers[0]).softcap, none.unembed.softcap), (None, None));
     // The class has the key, its attention does not apply it.
-    assert_eq!(layer(with("gemma3_text", json!({"attn_logit_softcapping": 50.0}))).attention.softcap, None);
+    assert_eq!(
+        attention_of(&layer(with("gemma3_text", json!({"attn_logit_softcapping": 50.0})))).softcap,
+        None
+    );
 
     let granite = bare("granite");
     assert_eq!((granite.embed.scale, granite.unembed.divisor), (None, None));
-    assert_eq!((granite.layers[0].attention.scale, granite.layers[0].residual_scale), (1.0, None));
+    assert_eq!((attention_of(&granite.layers[0]).scale, granite.layers[0].factors.mlp), (1.0, None));
 }
 
 #[test]
 fn experts_of_qwen3_moe_stand_where_the_config_puts_them() {
     let experts = |keys: Value| {
         let arch = with("qwen3_moe", keys);
-        arch.layers.iter().map(|l| matches!(l.mlp, Mlp::Experts { .. })).collect::<Vec<_>>()
+        arch.layers.iter().map(|l| matches!(l.mlp, Some(Mlp::Experts { .. }))).collect::<Vec<_>>()
     };
     let layers = |mut keys: Value| {
         keys["num_hidden_layers"] = 4.into();
@@ -357,7 +368,7 @@ fn experts_of_qwen3_moe_stand_where_the_config_puts_them() {
         [false, false, false, true]
     );
     let weights = |keys| match with("qwen3_moe", keys).layers[0].mlp {
-        Mlp::Experts { router, count, top_k, .. } => (router.weights, count, top_k),
+        Some(Mlp::Experts { router, count, top_k, .. }) => (router.weights, count, top_k),
         other => panic!("{other:?}"),
     };
     assert_eq!(weights(json!({})), (ExpertWeights::AsTheyAre, 128, 8));

@@ -103,9 +103,17 @@ impl Tensors {
             Wiring::NormOnStream { attention, mlp } => [Some(attention), None, Some(mlp), None],
         };
         let stored = [names.attention_norm, names.attention_post_norm, names.mlp_norm, names.mlp_post_norm];
-        for (norm, name) in norms.into_iter().zip(stored) {
-            self.norm(prefix, name, norm, d);
+        let has = [layer.mixes(), layer.mixes(), layer.mlp.is_some(), layer.mlp.is_some()];
+        for ((norm, name), has) in norms.into_iter().zip(stored).zip(has) {
+            self.norm(prefix, name.filter(|_| has), norm.filter(|_| has), d);
         }
+        if let (Some(recurrence), Some(names)) = (&layer.recurrence, names.recurrence) {
+            self.recurrence(prefix, d, recurrence, names);
+        }
+        if let Some(mlp) = layer.mlp {
+            self.mlp(prefix, d, mlp, names.mlp);
+        }
+        let Some(attention) = &layer.attention else { return };
         match names.qkv {
             QkvNames::Split { q: query, k, v } => {
                 self.linear(prefix, query, q, d);
@@ -117,11 +125,67 @@ impl Tensors {
             | QkvNames::ByGroup(all)
             | QkvNames::InBlocks { linear: all, .. } => self.linear(prefix, all, q + 2 * kv, d),
         }
-        self.head_norm(prefix, names.q_norm, layer.attention.qk_norm, arch.n_heads, arch.d_head);
-        self.head_norm(prefix, names.k_norm, layer.attention.qk_norm, arch.n_kv_heads, arch.d_head);
+        self.head_norm(prefix, names.q_norm, attention.qk_norm, arch.n_heads, arch.d_head);
+        self.head_norm(prefix, names.k_norm, attention.qk_norm, arch.n_kv_heads, arch.d_head);
         self.linear(prefix, names.out, d, q);
         names.sinks.into_iter().for_each(|name| self.add(format!("{prefix}{name}"), &[arch.n_heads]));
-        self.mlp(prefix, d, layer.mlp, names.mlp);
+    }
+
+    fn recurrence(&mut self, prefix: &str, d: usize, recurrence: &Recurrence, names: RecurrenceNames) {
+        let width = recurrence.width();
+        let sizes = [recurrence.convolved(), width, recurrence.rest()];
+        match names.input {
+            RecurrenceInput::Stacked(linear, _) => self.linear(prefix, linear, sizes.iter().sum(), d),
+            RecurrenceInput::Split(linears) => {
+                let others = linears.len().saturating_sub(2).max(1);
+                for (part, linear) in linears.iter().enumerate() {
+                    let rows = if part < 2 { sizes[part] } else { sizes[2] / others };
+                    self.linear(prefix, *linear, rows, d);
+                }
+            }
+            RecurrenceInput::ByKeyHead { mixed, rates } => {
+                self.linear(prefix, mixed, sizes[0] + sizes[1], d);
+                self.linear(prefix, rates, sizes[2], d);
+            }
+        }
+        self.add(format!("{prefix}{}.weight", names.convolution), &[sizes[0], 1, recurrence.kernel]);
+        if recurrence.bias == Bias::Stored {
+            self.add(format!("{prefix}{}.bias", names.convolution), &[sizes[0]]);
+        }
+        let mut add = |name: &str, shape: &[usize]| self.add(format!("{prefix}{name}"), shape);
+        match (recurrence.state, names.state) {
+            (State::None { .. }, StateNames::None) => {}
+            (State::Selective { size, rank, .. }, StateNames::Selective { select, steps, decay, skip }) => {
+                add(&format!("{}.weight", select.name), &[recurrence.selected(), width]);
+                add(&format!("{}.weight", steps.name), &[width, rank]);
+                add(&format!("{}.bias", steps.name), &[width]);
+                add(decay, &[width, size]);
+                add(skip, &[width]);
+            }
+            (
+                State::Space { heads, .. } | State::Delta { value_heads: heads, .. },
+                StateNames::Heads { steps, decay, skip },
+            ) => {
+                [Some(steps), Some(decay), skip].into_iter().flatten().for_each(|name| add(name, &[heads]));
+            }
+            (State::Unit { blocks, .. }, StateNames::Unit { input, forget, decay }) => {
+                let block = width / blocks;
+                for gate in [input, forget] {
+                    add(&format!("{gate}_weight"), &[blocks, block, block]);
+                    add(&format!("{gate}_bias"), &[blocks, block]);
+                }
+                add(decay, &[width]);
+            }
+            (state, names) => panic!("{state:?} is stored as {names:?}"),
+        }
+        if let Some(name) = names.norm {
+            let columns = match recurrence.gate.norm {
+                GateNorm::Before(_, group) => group,
+                _ => width,
+            };
+            self.add(format!("{prefix}{name}.weight"), &[columns]);
+        }
+        self.linear(prefix, names.out, d, width);
     }
 
     fn experts(&mut self, prefix: &str, d: usize, count: usize, d_mlp: usize, names: ExpertNames) {

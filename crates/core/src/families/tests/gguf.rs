@@ -85,7 +85,10 @@ fn the_27b_models_scale_queries_by_another_number() {
     metadata["gemma3.attention.head_count_kv"] = 16.into();
     metadata["gemma3.attention.key_length"] = 128.into();
     metadata["gemma3.attention.value_length"] = 128.into();
-    assert_eq!(arch_of(&metadata, 100).layers[0].attention.scale, 168_f64.powf(-0.5) as f32);
+    assert_eq!(
+        arch_of(&metadata, 100).layers[0].attention.as_ref().unwrap().scale,
+        168_f64.powf(-0.5) as f32
+    );
 }
 
 #[test]

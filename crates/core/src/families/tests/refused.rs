@@ -114,7 +114,7 @@ fn models_that_are_not_built_are_refused_by_name() {
         ("mllama", ["mllama", "vision"]),
         ("t5", ["t5", "encoder"]),
         ("bert", ["bert", "encoder"]),
-        ("mamba", ["mamba", "attention"]),
+        ("rwkv", ["rwkv", "attention"]),
         ("lamma", ["lamma", "supported: gpt2, gpt_neox"]),
     ] {
         refused("llama", json!({"model_type": model_type}), &words);

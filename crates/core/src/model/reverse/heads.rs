@@ -19,7 +19,7 @@ impl Walk<'_> {
         }
         let Some(dz) = self.gradients.take(Reg::Z) else { return Ok(()) };
         let model = self.run.model;
-        let (cpu, spec) = (&model.cpu, model.weights.block(at)?.attention(keys));
+        let (cpu, spec) = (&model.cpu, model.weights.attention(at, keys)?);
         let (tokens, width) = (dz.rows().n_rows(), spec.n_heads * spec.d_head);
         let [mut dq, mut dk, mut dv] = [(); 3].map(|()| self.gradients.zeros(tokens, width));
         let [q, k, v] = self.run.inputs(at, spec, keys);
@@ -49,7 +49,7 @@ impl Walk<'_> {
     /// One head's mixed values from its pattern.
     pub(super) fn mix_back(&mut self, at: At, head: usize, keys: KeyHeads, saved: Saved) -> Result<()> {
         let model = self.run.model;
-        let (cpu, spec) = (&model.cpu, model.weights.block(at)?.attention(keys));
+        let (cpu, spec) = (&model.cpu, model.weights.attention(at, keys)?);
         if let Some(of_edited) = self.of_edited.take() {
             self.add(Reg::Z, of_edited);
         }
@@ -80,7 +80,7 @@ impl Walk<'_> {
     /// One head's softmax.
     pub(super) fn softmax_back(&mut self, at: At, saved: Saved) -> Result<()> {
         let model = self.run.model;
-        let spec = &model.weights.block(at)?.grouped;
+        let spec = model.weights.attention(at, KeyHeads::Grouped)?;
         match (&mut self.square, saved) {
             (square, _) if self.rule != Rule::Gradient => *square = None,
             (Some(square), Saved::Square(pattern)) => {
@@ -94,7 +94,7 @@ impl Walk<'_> {
     /// One head's scores.
     pub(super) fn scores_back(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
         let model = self.run.model;
-        let spec = model.weights.block(at)?.attention(keys);
+        let spec = model.weights.attention(at, keys)?;
         if let (Some(mut square), Some([dq, dk, _])) = (self.square.take(), &mut self.heads) {
             let [q, k, _] = self.run.inputs(at, spec, keys);
             let (sequences, dq, dk) = (&self.run.sequences, dq.rows_mut(), dk.rows_mut());

@@ -8,7 +8,7 @@ use crate::arch::{ExpertGate, Router};
 use crate::error::Result;
 use crate::model::attention::grow;
 use crate::model::buffer::Buffer;
-use crate::pass::{At, Matrix, NormAt, Reg, Section, Step, Values, Visit};
+use crate::pass::{At, KeyHeads, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
 
 /// Whether there is a rule for a step. Of experts there is one for gates of a plain non-linearity and routers of softmax.
@@ -354,7 +354,7 @@ impl Walk<'_> {
             }
             Values::Pairs { .. } => {
                 let Saved::Square(before) = saved else { return Ok(()) };
-                let window = self.run.model.weights.block(at)?.grouped.window;
+                let window = self.run.model.weights.attention(at, KeyHeads::Grouped)?.window;
                 let mut square = self.square.take().unwrap_or_else(|| vec![0.0; before.len()]);
                 let mut value = Value::of_pairs(&mut square, window, Keeping::Refused, batch);
                 if let Some(seeds) = seeds {

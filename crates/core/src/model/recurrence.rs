@@ -1,0 +1,221 @@
+//! The steps of recurrences.
+
+use std::ops::Range;
+
+use easyroutine_kernels::{
+    Activation, Convolution, GatedDelta, RgLru, Rows, RowsMut, SelectiveScan, StateSpace,
+};
+
+use super::registers::Register;
+use super::run::Run;
+use crate::arch;
+use crate::error::Result;
+use crate::pass::{At, Reg};
+use crate::weights::Projection;
+
+/// The weights of a recurrence.
+#[derive(Debug)]
+pub(crate) struct Recurrence {
+    /// What is convolved, the gate, the rest.
+    pub(crate) input: Projection,
+    pub(crate) convolution: Convolution,
+    pub(crate) state: State,
+    pub(crate) out: Projection,
+}
+
+/// The weights of its state. Decays are logarithms, of a step of one.
+#[derive(Debug)]
+pub(crate) enum State {
+    None,
+    Selective { select: Projection, steps: Projection, bias: Vec<f32>, decay: Vec<f32>, skip: Vec<f32> },
+    Heads { bias: Vec<f32>, decay: Vec<f32>, skip: Vec<f32> },
+    Unit { gates: Vec<Projection>, decay: Vec<f32> },
+}
+
+/// Squares of queries and keys are summed with this (transformers, `l2norm`).
+const LENGTH_EPS: f32 = 1e-6;
+
+/// Steps that are not limited.
+const ANY: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
+
+impl Run<'_> {
+    /// The causal convolution of the first columns of `mixed`.
+    pub(super) fn convolve(&mut self, at: At, to: Reg) -> Result<()> {
+        let model = self.model;
+        let convolution = &model.weights.recurrence(at)?.convolution;
+        let (layer, channels) = (at.layer().unwrap_or(0), convolution.weight.len() / convolution.kernel);
+        let before = self.carried(layer, 0, (convolution.kernel - 1) * channels);
+        let (mixed, out) = self.registers.pair(Reg::Mixed, to);
+        let x = mixed.rows().columns(0..channels);
+        let spans: Vec<Range<usize>> = self.batch.spans().collect();
+        let rows = Rows::dense(&before, spans.len(), (convolution.kernel - 1) * channels);
+        model.cpu.convolve(convolution, x, &spans, rows, out.resize(x.n_rows(), channels));
+        // What the next tokens read.
+        let mut after = Vec::with_capacity(before.len());
+        for (row, span) in spans.iter().enumerate() {
+            after.extend(last_inputs(x, span.clone(), rows.row(row)));
+        }
+        for piece in self.past.pieces(self.batch) {
+            for (row, (piece, _)) in piece.into_iter().enumerate() {
+                let x = self.registers.get(Reg::Mixed).rows().columns(0..channels);
+                let start = self.batch.span(row).start;
+                self.past.mark(piece.end, 0, &last_inputs(x, start..piece.end, rows.row(row)));
+            }
+        }
+        self.registers.states[0] = after;
+        Ok(())
+    }
+
+    /// Each block of columns of `convolved` through matrices of its own.
+    pub(super) fn select_blocks(&mut self, at: At, blocks: usize) -> Result<()> {
+        let model = self.model;
+        let State::Unit { gates, .. } = &model.weights.recurrence(at)?.state else { return Ok(()) };
+        let (convolved, selected) = self.registers.pair(Reg::Convolved, Reg::Selected);
+        let (x, width) = (convolved.rows(), convolved.n_columns() / blocks);
+        let mut out = selected.resize(x.n_rows(), 2 * convolved.n_columns());
+        let mut both = vec![0.0; x.n_rows() * 2 * width];
+        for (block, gates) in gates.iter().enumerate() {
+            let columns = block * width..(block + 1) * width;
+            gates.apply(
+                &model.cpu,
+                x.columns(columns.clone()),
+                RowsMut::dense(&mut both, x.n_rows(), 2 * width),
+            );
+            for (token, both) in both.chunks_exact(2 * width).enumerate() {
+                let (input, forget) = out.row_mut(token).split_at_mut(x.n_columns());
+                input[columns.clone()].copy_from_slice(&both[..width]);
+                forget[columns.clone()].copy_from_slice(&both[width..]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes through the tokens with a state.
+    pub(super) fn carry(&mut self, at: At, described: arch::State) -> Result<()> {
+        let model = self.model;
+        let (cpu, recurrence) = (&model.cpu, model.weights.recurrence(at)?);
+        let Some(arch) = at.layer().and_then(|layer| model.arch.layers[layer].recurrence) else {
+            return Ok(());
+        };
+        let ([_, size], layer) = (arch.carried(), at.layer().unwrap_or(0));
+        let mut states = self.carried(layer, 1, size);
+        let mut out = self.registers.take(Reg::MixerZ);
+        let (convolved, tokens) = (self.registers.get(Reg::Convolved).rows(), self.batch.n_tokens());
+        let rest = arch.convolved() + arch.width()..arch.convolved() + arch.width() + arch.rest();
+        let mut rates = Register::default();
+        match (&recurrence.state, described) {
+            (State::Selective { steps, bias, .. }, arch::State::Selective { width, rank, .. }) => {
+                let from = self.registers.get(Reg::Selected).rows().columns(0..rank);
+                steps.apply(cpu, from, rates.resize(tokens, width));
+                cpu.softplus(rates.rows_mut(), bias, ANY);
+            }
+            (State::Heads { bias, .. }, _) => {
+                // Steps stand last, behind strengths where there are any.
+                let mixed = self.registers.get(Reg::Mixed).rows();
+                let from = mixed.columns(rest.end - bias.len()..rest.end);
+                let mut steps = rates.resize(tokens, bias.len());
+                (0..tokens).for_each(|token| steps.row_mut(token).copy_from_slice(from.row(token)));
+                let limits = match described {
+                    arch::State::Space { steps, .. } => steps,
+                    _ => ANY,
+                };
+                cpu.softplus(steps, bias, limits);
+            }
+            _ => {}
+        }
+        out.resize(tokens, arch.width());
+        for piece in self.past.pieces(self.batch) {
+            let rows: Vec<Range<usize>> = piece.iter().map(|(rows, _)| rows.clone()).collect();
+            let states_mut = RowsMut::dense(&mut states, self.batch.n_rows(), size);
+            let (registers, out) = (&self.registers, out.rows_mut());
+            match (&recurrence.state, described) {
+                (State::Selective { decay, skip, .. }, arch::State::Selective { size, rank, .. }) => {
+                    let selected = registers.get(Reg::Selected).rows();
+                    let weights =
+                        [rank..rank + size, rank + size..rank + 2 * size].map(|c| selected.columns(c));
+                    let scan = SelectiveScan { decay, skip };
+                    cpu.selective_scan(scan, convolved, rates.rows(), weights, &rows, states_mut, out);
+                }
+                (
+                    State::Heads { decay, skip, .. },
+                    arch::State::Space { heads, d_head, groups, size: d_state, .. },
+                ) => {
+                    let (width, shared) = (heads * d_head, groups * d_state);
+                    let columns = [width..width + shared, width + shared..width + 2 * shared];
+                    let space = StateSpace { d_head, heads_per_group: heads / groups, d_state, decay, skip };
+                    let (x, weights) = (convolved.columns(0..width), columns.map(|c| convolved.columns(c)));
+                    cpu.state_space(space, x, rates.rows(), weights, &rows, states_mut, out);
+                }
+                (
+                    State::Heads { decay, .. },
+                    arch::State::Delta { key_heads, value_heads, d_key, d_value },
+                ) => {
+                    let keys = key_heads * d_key;
+                    let columns = [0..keys, keys..2 * keys, 2 * keys..convolved.n_columns()];
+                    let values_per_key = value_heads / key_heads;
+                    let rule = GatedDelta { d_key, d_value, values_per_key, decay, eps: LENGTH_EPS };
+                    let strengths =
+                        registers.get(Reg::Mixed).rows().columns(rest.start..rest.start + value_heads);
+                    let of = columns.map(|c| convolved.columns(c));
+                    cpu.gated_delta(rule, of, [rates.rows(), strengths], &rows, states_mut, out);
+                }
+                (State::Unit { decay, .. }, arch::State::Unit { width, .. }) => {
+                    let gates = registers.get(Reg::Selected).rows();
+                    let of = [convolved, gates.columns(0..width), gates.columns(width..2 * width)];
+                    cpu.rg_lru(RgLru { decay }, of, &piece, states_mut, out);
+                }
+                _ => {}
+            }
+            for (row, (piece, _)) in piece.iter().enumerate() {
+                self.past.mark(piece.end, 1, &states[row * size..(row + 1) * size]);
+            }
+        }
+        self.registers.put(Reg::MixerZ, out);
+        self.registers.states[1] = states;
+        Ok(())
+    }
+
+    /// Multiplies columns of a register by a gate of `mixed`.
+    pub(super) fn gate(
+        &mut self,
+        reg: Reg,
+        columns: Range<usize>,
+        by: Range<usize>,
+        act: Option<Activation>,
+    ) {
+        let cpu = &self.model.cpu;
+        if reg != Reg::Mixed {
+            let (mixed, to) = self.registers.pair(Reg::Mixed, reg);
+            return cpu.gate(act, mixed.rows().columns(by), to.rows_mut().columns(columns));
+        }
+        let mut mixed = self.registers.get_mut(reg).rows_mut();
+        let mut gate = vec![0.0; by.len()];
+        for token in 0..mixed.n_rows() {
+            let row = mixed.row_mut(token);
+            gate.copy_from_slice(&row[by.clone()]);
+            let (gate, width) = (Rows::dense(&gate, 1, by.len()), columns.len());
+            cpu.gate(act, gate, RowsMut::dense(&mut row[columns.clone()], 1, width));
+        }
+    }
+
+    /// What each row of the batch carries on into its first token here: rows by `size`.
+    fn carried(&self, layer: usize, part: usize, size: usize) -> Vec<f32> {
+        let mut all = vec![0.0; self.batch.n_rows() * size];
+        for (row, to) in all.chunks_exact_mut(size.max(1)).enumerate() {
+            if let Some(state) = self.past.state(layer, self.batch, row, part) {
+                to.copy_from_slice(state);
+            }
+        }
+        all
+    }
+}
+
+/// The inputs of the last tokens of a row, as many as stood before it.
+fn last_inputs(x: Rows<'_>, span: Range<usize>, before: &[f32]) -> Vec<f32> {
+    let mut all = before.to_vec();
+    let tokens = before.len() / x.n_columns().max(1);
+    let fresh = span.end - span.len().min(tokens)..span.end;
+    all.drain(..fresh.len() * x.n_columns());
+    fresh.for_each(|token| all.extend_from_slice(x.row(token)));
+    all
+}

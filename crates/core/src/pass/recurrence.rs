@@ -1,0 +1,55 @@
+//! The equations of a recurrence, with every place where a tap may look.
+
+use easyroutine_kernels::Finish;
+use easyroutine_sites::Site;
+
+use super::emitter::Emitter;
+use super::step::Reg::{Convolved, Mixed, MixerOut, MixerZ, Read, Selected};
+use super::step::{Matrix, NormAt, Step};
+use crate::arch::{GateNorm, Norm, Recurrence, State};
+
+/// `mixer_out = recurrence(read)`
+pub(super) fn recurrence(p: &mut Emitter<'_>, recurrence: Recurrence) {
+    let Recurrence { kernel, act, state, gate, .. } = recurrence;
+    let (convolved, width) = (recurrence.convolved(), recurrence.width());
+    let rest = convolved + width..p.width(Mixed);
+    p.visit(Site::MixerIn, Read);
+    p.product(Read, Matrix::MixerIn, Finish::Store, Mixed);
+    if let State::None { .. } = state {
+        p.push(Step::Gate { reg: Mixed, columns: 0..convolved, by: rest, act: None });
+        p.push(Step::Convolve { to: MixerZ, kernel, act });
+    } else {
+        p.push(Step::Convolve { to: Convolved, kernel, act });
+    }
+    match state {
+        State::None { .. } => {}
+        State::Selective { .. } => {
+            p.product(Convolved, Matrix::Select, Finish::Store, Selected);
+            p.push(Step::SelectiveScan(state));
+        }
+        State::Space { .. } => p.push(Step::StateSpace(state)),
+        State::Delta { .. } => p.push(Step::GatedDelta(state)),
+        State::Unit { width, blocks } => {
+            p.push(Step::SelectBlocks { width, blocks });
+            p.push(Step::RecurrentUnit(state));
+        }
+    }
+    if p.asked.past.is_some() {
+        p.push(Step::KeepStates);
+    }
+    if let GateNorm::Before(norm, group) | GateNorm::BeforeOwnWeights(norm, group) = gate.norm {
+        norm_groups(p, norm, group);
+    }
+    p.push(Step::Gate { reg: MixerZ, columns: 0..width, by: convolved..convolved + width, act: gate.act });
+    if let GateNorm::AfterOwnWeights(norm, group) = gate.norm {
+        norm_groups(p, norm, group);
+    }
+    p.visit(Site::MixerZ, MixerZ);
+    p.product(MixerZ, Matrix::MixerOut, Finish::Store, MixerOut);
+}
+
+/// Norms what the recurrence gives, each group of columns by itself.
+fn norm_groups(p: &mut Emitter<'_>, norm: Norm, group: usize) {
+    let columns = 0..p.width(MixerZ);
+    p.push(Step::NormInPlace { at: NormAt::Gate, norm, reg: MixerZ, columns, group });
+}

@@ -1,0 +1,145 @@
+//! The gated delta rule (arXiv 2412.06464): a state that forgets, and is corrected towards each key's value.
+
+use std::ops::Range;
+
+use super::{Columns, each_columns, load, store};
+use crate::math;
+use crate::shared::SharedRows;
+use crate::vector::{Vector, Work};
+use crate::{Cpu, Rows, RowsMut};
+
+/// Sizes and weights of a gated delta rule.
+#[derive(Debug, Clone, Copy)]
+pub struct GatedDelta<'a> {
+    /// Width of a query and of a key.
+    pub d_key: usize,
+    /// Width of a value.
+    pub d_value: usize,
+    /// How many heads of values share a query and a key.
+    pub values_per_key: usize,
+    /// A, the logarithm of a state's decay in a step of one: `[value heads]`.
+    pub decay: &'a [f32],
+    /// Added to the sum of squares by which queries and keys are brought to length 1.
+    pub eps: f32,
+}
+
+impl Cpu {
+    /// For each head of values, with q and k of length 1: S = e^(step · A) S, S += k (β (v - kᵀ S)), out = qᵀ S / √d_key,
+    /// β = sigmoid(strength). `sequences` are the rows that follow each other, each with a state that is carried on.
+    ///
+    /// # Shapes
+    /// q, k: `[rows, key heads * d_key]`; values, out: `[rows, value heads * d_value]`; steps, strengths:
+    /// `[rows, value heads]`; states: `[sequences, value heads * d_key * d_value]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
+    pub fn gated_delta(
+        &self,
+        rule: GatedDelta<'_>,
+        [q, k, values]: [Rows<'_>; 3],
+        [steps, strengths]: [Rows<'_>; 2],
+        sequences: &[Range<usize>],
+        states: RowsMut<'_>,
+        out: RowsMut<'_>,
+    ) {
+        let (heads, size) = (rule.decay.len(), rule.d_key * rule.d_value);
+        assert_eq!(values.n_columns(), heads * rule.d_value, "heads of values");
+        assert_eq!(
+            (states.n_rows(), states.n_columns()),
+            (sequences.len(), heads * size),
+            "states of its heads"
+        );
+        let scale = (rule.d_key as f64).powf(-0.5) as f32;
+        let (states, out) = (SharedRows::new(states), SharedRows::new(out));
+        self.for_each(sequences.len() * heads, |task| {
+            let (number, head) = (task / heads, task % heads);
+            let columns = head * rule.d_value..(head + 1) * rule.d_value;
+            let first = head / rule.values_per_key * rule.d_key;
+            let shared = first..first + rule.d_key;
+            // SAFETY: each task has a head of its own, of a sequence of its own.
+            let state = unsafe { states.part(number, head * size..(head + 1) * size) };
+            let mut unit = [vec![0.0; rule.d_key], vec![0.0; rule.d_key]];
+            for row in sequences[number].clone() {
+                let [query, key] = &mut unit;
+                to_length_one(&q.row(row)[shared.clone()], rule.eps, scale, query);
+                to_length_one(&k.row(row)[shared.clone()], rule.eps, 1.0, key);
+                // SAFETY: as above; sequences do not overlap.
+                let out = unsafe { out.part(row, columns.clone()) };
+                self.run(Token {
+                    decay: steps.row(row)[head] * rule.decay[head],
+                    strength: strengths.row(row)[head],
+                    query,
+                    key,
+                    value: &values.row(row)[columns.clone()],
+                    state: &mut *state,
+                    out,
+                });
+            }
+        });
+    }
+}
+
+/// out = x / √(sum of squares + eps) · scale
+fn to_length_one(x: &[f32], eps: f32, scale: f32, out: &mut [f32]) {
+    let squares: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    let factor = ((squares + f64::from(eps)).sqrt().recip()) as f32;
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor * scale);
+}
+
+/// One token, one head of values.
+struct Token<'a> {
+    decay: f32,
+    strength: f32,
+    query: &'a [f32],
+    key: &'a [f32],
+    value: &'a [f32],
+    /// `[d_key, d_value]`
+    state: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl Work for Token<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self, v: V) {
+        // From here on the factors themselves.
+        self.decay = v.lanes(math::exp(v, v.splat(self.decay)))[0];
+        self.strength = v.lanes(math::sigmoid(v, v.splat(self.strength)))[0];
+        each_columns(v, self.value.len(), &mut self);
+    }
+}
+
+impl Columns for Token<'_> {
+    #[inline(always)]
+    fn run<V: Vector, const N: usize>(&mut self, v: V, at: usize) {
+        let (decay, strength) = (v.splat(self.decay), v.splat(self.strength));
+        let mut found = [v.splat(0.0); N];
+        for (row, key) in self.state.chunks_exact_mut(self.value.len()).zip(self.key) {
+            let key = v.splat(*key);
+            let mut kept = load::<V, N>(v, row, at);
+            for i in 0..N {
+                kept[i] = v.mul(decay, kept[i]);
+                found[i] = v.mul_add(kept[i], key, found[i]);
+            }
+            store::<V, N>(v, kept, row, at);
+        }
+        let value = load::<V, N>(v, self.value, at);
+        let (mut missing, mut sum) = (value, value);
+        for i in 0..N {
+            (missing[i], sum[i]) = (v.mul(strength, v.sub(value[i], found[i])), v.splat(0.0));
+        }
+        let rows = self.state.chunks_exact_mut(self.value.len());
+        for ((row, key), query) in rows.zip(self.key).zip(self.query) {
+            let (key, query) = (v.splat(*key), v.splat(*query));
+            let mut kept = load::<V, N>(v, row, at);
+            for i in 0..N {
+                kept[i] = v.mul_add(missing[i], key, kept[i]);
+                sum[i] = v.mul_add(kept[i], query, sum[i]);
+            }
+            store::<V, N>(v, kept, row, at);
+        }
+        store::<V, N>(v, sum, self.out, at);
+    }
+}
