@@ -142,10 +142,10 @@ pub fn direct_attribution(
             check_sum(&contributions, &lines, &logit_diff)?;
         }
         By::Head => {
-            for layer in 0..=last {
+            for (layer, block) in layers.iter().enumerate() {
                 let [Some(out), _] = model.projections(layer)? else { continue };
                 let z = kept(&cache, Point::layer_of(Site::Z, layer))?;
-                let factor = f64::from(layers[layer].factors.attention.unwrap_or(1.0));
+                let factor = f64::from(block.factors.attention.unwrap_or(1.0));
                 let (d_head, heads) = (model.arch().d_head, model.arch().n_heads);
                 let read: Vec<Vec<f32>> = lines.iter().map(|line| line.through(model, out)).collect();
                 for head in 0..heads {
@@ -164,10 +164,10 @@ pub fn direct_attribution(
             }
         }
         By::Neuron => {
-            for layer in 0..=last {
+            for (layer, block) in layers.iter().enumerate() {
                 let [_, Some(down)] = model.projections(layer)? else { continue };
                 let hidden = kept(&cache, Point::layer_of(Site::MlpHidden, layer))?;
-                let factor = f64::from(layers[layer].factors.mlp.unwrap_or(1.0));
+                let factor = f64::from(block.factors.mlp.unwrap_or(1.0));
                 let mut values = Vec::with_capacity(hidden.values().len());
                 for (row, line) in lines.iter().enumerate() {
                     let read = line.through(model, down);

@@ -254,7 +254,7 @@ impl Place {
             Wiring::Parallel { .. } => true,
             Wiring::NormOnStream { .. } => false,
         };
-        let is_scaled = block.residual_scale.is_some();
+        let is_scaled = block.factors.attention.is_some() || block.factors.mlp.is_some();
         let site = match (module, side) {
             (Module::Block, Side::Input) => Site::ResidIn,
             (Module::Block, Side::Output) => Site::ResidOut,
@@ -268,6 +268,8 @@ impl Place {
                 return Err(self.lacks("an activation between its MLP and the norm or factor that follows"));
             }
             (Module::FirstNorm, Side::Input) if attention_pre => Site::ResidIn,
+            // What a recurrence reads is the norm's output as it is; attention beside it may read it times a factor.
+            (Module::FirstNorm, Side::Output) if attention_pre && block.recurrence.is_some() => Site::MixerIn,
             (Module::FirstNorm, Side::Output) if attention_pre => Site::AttnIn,
             (Module::SecondNorm, Side::Input) if attention_post => Site::AttnRaw,
             (Module::SecondNorm, Side::Output) if attention_post && !is_scaled => Site::AttnOut,

@@ -155,8 +155,8 @@ fn state(
             // The bias belongs to the steps, before their softplus.
             let bias = loader.vector(&format!("{prefix}{}.bias", steps.name), width)?;
             State::Selective {
-                select: loader.linear(prefix, select, described.selected(), width)?,
-                steps: loader.linear(prefix, steps, width, rank)?,
+                select: Box::new(loader.linear(prefix, select, described.selected(), width)?),
+                steps: Box::new(loader.linear(prefix, steps, width, rank)?),
                 bias,
                 decay: decays(transposed(&values(decay, &[width, size])?, size)),
                 skip: values(skip, &[width])?,

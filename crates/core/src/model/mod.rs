@@ -6,6 +6,7 @@ mod buffer;
 mod build;
 mod build_experts;
 mod build_recurrence;
+mod build_tables;
 mod embed;
 mod experts;
 mod past;

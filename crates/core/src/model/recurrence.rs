@@ -27,9 +27,22 @@ pub(crate) struct Recurrence {
 #[derive(Debug)]
 pub(crate) enum State {
     None,
-    Selective { select: Projection, steps: Projection, bias: Vec<f32>, decay: Vec<f32>, skip: Vec<f32> },
-    Heads { bias: Vec<f32>, decay: Vec<f32>, skip: Vec<f32> },
-    Unit { gates: Vec<Projection>, decay: Vec<f32> },
+    Selective {
+        select: Box<Projection>,
+        steps: Box<Projection>,
+        bias: Vec<f32>,
+        decay: Vec<f32>,
+        skip: Vec<f32>,
+    },
+    Heads {
+        bias: Vec<f32>,
+        decay: Vec<f32>,
+        skip: Vec<f32>,
+    },
+    Unit {
+        gates: Vec<Projection>,
+        decay: Vec<f32>,
+    },
 }
 
 /// Squares of queries and keys are summed with this (transformers, `l2norm`).

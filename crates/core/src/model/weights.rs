@@ -122,7 +122,7 @@ impl Weights {
             Matrix::Out => self.block(at)?.attention.as_ref().map(|attention| &attention.out),
             Matrix::MixerIn => Some(&self.recurrence(at)?.input),
             Matrix::Select => match &self.recurrence(at)?.state {
-                State::Selective { select, .. } => Some(select),
+                State::Selective { select, .. } => Some(&**select),
                 _ => None,
             },
             Matrix::MixerOut => Some(&self.recurrence(at)?.out),

@@ -33,7 +33,6 @@ impl Cpu {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn gated_delta(
         &self,
         rule: GatedDelta<'_>,
