@@ -325,7 +325,24 @@ class Saver:
         begun: Callable[[], Any] | None,
         progress: Callable[[int, int], Any] | None,
     ) -> str | None: ...
+    def open(
+        self,
+        model: Model,
+        rows: list[_DataRow],
+        settings: dict[str, Any],
+        annotations: dict[str, Any],
+        place: dict[str, Any],
+        begun: Callable[[], Any] | None,
+    ) -> tuple[OpenRun | None, str | None]: ...
     def rename(self, from_: str, to: str) -> None: ...
+
+@final
+class OpenRun:
+    @property
+    def units(self) -> list[int]: ...
+    def missing(self) -> list[int]: ...
+    def write(self, unit: int) -> None: ...
+    def commit(self) -> str: ...
 
 @final
 class Loader:

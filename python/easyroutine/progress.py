@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from easyroutine.tensors import is_installed
 
-__all__ = ["download_progress", "progress", "token_progress"]
+__all__ = ["download_progress", "progress", "row_progress", "token_progress"]
 
 T = TypeVar("T")
 
@@ -49,6 +49,22 @@ def token_progress(description: str) -> Callable[[int, int], None] | None:
         bars[0].update(done - bars[0].n)
         if done == total:
             bars[0].close()
+
+    return told
+
+
+def row_progress(description: str, total: int) -> Callable[[int], None]:
+    """A function that hears how many more rows are done; it does nothing unless a user watches and tqdm is installed."""
+    if not (is_shown() and is_installed("tqdm")):
+        return lambda rows: None
+    from tqdm.auto import tqdm
+
+    bar = tqdm(desc=description, total=total, unit=" rows")
+
+    def told(rows: int) -> None:
+        bar.update(rows)
+        if bar.n == total:
+            bar.close()
 
     return told
 

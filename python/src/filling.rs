@@ -1,8 +1,10 @@
 //! A data set through a model into a run of a store, unit by unit.
 
-use easyroutine::extract::Progress;
+use easyroutine::edit::Intervention;
+use easyroutine::extract::{End, Example, Progress};
+use easyroutine::request::Request;
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_app::filling::{self, Annotations, Field, Filled, Filling};
+use easyroutine_app::filling::{self, Annotations, Field, Filled, Filling, Opened, Units};
 use easyroutine_store::{ActivationSaver, Joining};
 use pyo3::prelude::*;
 use serde_json::Value;
@@ -41,76 +43,188 @@ pub(crate) struct Told {
 
 /// Writes the units that are missing, or this process's share of them, and commits the run if none is left. Says where the
 /// run is, below the store; nothing where other parts have not written their share.
-#[expect(clippy::too_many_arguments, reason = "a data set, what is kept of it, and where")]
 pub(crate) fn run(
     py: Python<'_>,
     saver: &ActivationSaver,
     model: &Model,
-    rows: Vec<ExampleInput>,
-    settings: &ExtractionSettings,
+    data: DataSet,
     annotations: Annotations,
     place: &Place,
     told: &Told,
 ) -> Result<Option<String>, Failure> {
-    let (part, parts) = place.part.map_or((0, 1), |(number, of)| (number.wrapping_sub(1), of));
-    if part >= parts || place.unit == Some(0) {
-        return Err(Failure::input(
-            "a part is (1, 8) to (8, 8) of eight, and a unit has at least one example",
-        ));
-    }
-    let request = settings.request()?;
-    if request.reduction != Default::default() {
-        return Err(Failure::input("a store keeps activations of every token: means are for extract_cache"));
-    }
-    let examples = extract::examples(rows);
-    let context = settings.context(model);
-    let interventions = extract::checked(py, model, &examples, settings, context)?;
-    let joining = match (place.part, place.resume) {
-        (Some(_), _) => Joining::Share,
-        (None, true) => Joining::Resume,
-        (None, false) => Joining::New,
-    };
-    let fields: Vec<Field> = serde_json::from_str(&place.fields)
-        .map_err(|e| Failure::input(format!("fields of rows are no JSON: {e}")))?;
-    let chat = place.chat.as_deref().map(serde_json::from_str).transpose();
-    let chat: Option<Value> = chat.map_err(|e| Failure::input(format!("the chat is no JSON: {e}")))?;
+    let checked = data.checked(py, model, place)?;
     let signals = Signals::new();
-    let work = || {
-        let tell = |done: Progress| extract::told(told.progress.as_ref(), done);
-        let filling = Filling {
+    let tell = |done: Progress| extract::told(told.progress.as_ref(), done);
+    py.detach(|| {
+        let stop = || signals.is_stopped();
+        let on_beginning = || begin(told.begun.as_ref());
+        let place = place.read(saver, &on_beginning)?;
+        match checked.filling(model, &stop)?.fill(place, annotations, &tell) {
+            Ok(Filled::Saved(path)) => Ok(Some(path)),
+            Ok(Filled::Shared(..)) => Ok(None),
+            Ok(Filled::Stopped(..)) => Err(stopped(&signals)),
+            Err(error) => Err(failed(error)),
+        }
+    })
+}
+
+/// A run that is open, whose units any process may write in any order.
+#[pyclass(frozen, module = "easyroutine._core")]
+pub(crate) struct OpenRun {
+    model: Py<Model>,
+    data: Checked,
+    units: Units,
+}
+
+#[pymethods]
+impl OpenRun {
+    /// The rows of each unit, in order.
+    #[getter]
+    fn units(&self) -> Vec<usize> {
+        (0..self.units.len()).map(|unit| self.units.examples(unit).len()).collect()
+    }
+
+    /// The units that are not written yet.
+    fn missing(&self, py: Python<'_>) -> Result<Vec<usize>, Failure> {
+        py.detach(|| self.units.missing()).map_err(failed)
+    }
+
+    /// Runs the rows of a unit and writes what is kept of them. A unit that is there already stays as it is.
+    fn write(&self, py: Python<'_>, unit: usize) -> Result<(), Failure> {
+        if unit >= self.units.len() {
+            return Err(Failure::input(format!("the run has {} units; {unit} is none", self.units.len())));
+        }
+        let model = self.model.get();
+        let signals = Signals::new();
+        py.detach(|| {
+            let stop = || signals.is_stopped();
+            match self.data.filling(model, &stop)?.write(&self.units, &[unit], &|_| ()).map_err(failed)? {
+                End::Finished => Ok(()),
+                End::Stopped => Err(stopped(&signals)),
+            }
+        })
+    }
+
+    /// Publishes the run, whose units are all there, and says where it is, below the store.
+    fn commit(&self, py: Python<'_>) -> Result<String, Failure> {
+        py.detach(|| self.units.commit()).map_err(failed)
+    }
+}
+
+/// Begins a run or joins it; where it is whole already, the path below the store.
+pub(crate) fn open(
+    py: Python<'_>,
+    saver: &ActivationSaver,
+    model: Py<Model>,
+    data: DataSet,
+    annotations: Annotations,
+    place: &Place,
+    begun: Option<&Py<PyAny>>,
+) -> Result<(Option<OpenRun>, Option<String>), Failure> {
+    let data = data.checked(py, model.get(), place)?;
+    let opened = py.detach(|| {
+        let on_beginning = || begin(begun);
+        let place = place.read(saver, &on_beginning)?;
+        data.filling(model.get(), &|| false)?.open(place, annotations).map_err(failed)
+    })?;
+    Ok(match opened {
+        Opened::Committed(path) => (None, Some(path)),
+        Opened::Open(units) => (Some(OpenRun { model, data, units }), None),
+    })
+}
+
+/// Rows, and what is kept of them.
+pub(crate) struct DataSet {
+    pub(crate) rows: Vec<ExampleInput>,
+    pub(crate) settings: ExtractionSettings,
+}
+
+impl DataSet {
+    fn checked(self, py: Python<'_>, model: &Model, place: &Place) -> Result<Checked, Failure> {
+        let DataSet { rows, settings } = self;
+        let request = settings.request()?;
+        if request.reduction != Default::default() {
+            return Err(Failure::input(
+                "a store keeps activations of every token: means are for extract_cache",
+            ));
+        }
+        let examples = extract::examples(rows);
+        let interventions = extract::checked(py, model, &examples, &settings, settings.context(model))?;
+        let fields = serde_json::from_str(&place.fields)
+            .map_err(|e| Failure::input(format!("fields of rows are no JSON: {e}")))?;
+        let chat = place.chat.as_deref().map(serde_json::from_str).transpose();
+        let chat = chat.map_err(|e| Failure::input(format!("the chat is no JSON: {e}")))?;
+        Ok(Checked { settings, request, examples, interventions, fields, chat })
+    }
+}
+
+/// The same, read and checked.
+struct Checked {
+    settings: ExtractionSettings,
+    request: Request,
+    examples: Vec<Example>,
+    interventions: Vec<Intervention>,
+    fields: Vec<Field>,
+    chat: Option<Value>,
+}
+
+impl Checked {
+    fn filling<'a>(&'a self, model: &'a Model, stop: &'a dyn Fn() -> bool) -> Result<Filling<'a>, Failure> {
+        Ok(Filling {
             model: &model.model,
             files: &model.files,
             digest: model.identity.digest()?,
-            request: &request,
-            examples: &examples,
-            fields: &fields,
-            context,
-            interventions: &interventions,
+            request: &self.request,
+            examples: &self.examples,
+            fields: &self.fields,
+            context: self.settings.context(model),
+            interventions: &self.interventions,
             generated: None,
-            chat: chat.as_ref(),
-            batch_tokens: settings.batch_tokens,
+            chat: self.chat.as_ref(),
+            batch_tokens: self.settings.batch_tokens,
             on_nan: None,
-            stop: Stop::When(&|| signals.is_stopped()),
+            stop: Stop::When(stop),
+        })
+    }
+}
+
+impl Place {
+    fn read<'a>(
+        &'a self,
+        saver: &'a ActivationSaver,
+        on_beginning: &'a dyn Fn(),
+    ) -> Result<filling::Place<'a>, Failure> {
+        let (part, parts) = self.part.map_or((0, 1), |(number, of)| (number.wrapping_sub(1), of));
+        if part >= parts || self.unit == Some(0) {
+            return Err(Failure::input(
+                "a part is (1, 8) to (8, 8) of eight, and a unit has at least one example",
+            ));
+        }
+        let joining = match (self.part, self.resume) {
+            (Some(_), _) => Joining::Share,
+            (None, true) => Joining::Resume,
+            (None, false) => Joining::New,
         };
-        let place = filling::Place {
+        Ok(filling::Place {
             saver,
-            run: &place.run,
+            run: &self.run,
             joining,
             share: (part, parts),
-            unit: place.unit,
-            on_beginning: &|| begin(told.begun.as_ref()),
-        };
-        match filling.fill(place, annotations, &tell) {
-            Ok(Filled::Saved(path)) => Ok(Some(path)),
-            Ok(Filled::Shared(..)) => Ok(None),
-            Ok(Filled::Stopped(..)) => {
-                Err(signals.failure(Error::new(ErrorKind::Interrupted, "stopped before the last row")))
-            }
-            Err(filling::Error::Engine(error)) => Err(error.into()),
-            Err(filling::Error::Store(error)) => Err(failure(error)),
-        }
-    };
-    py.detach(work)
+            unit: self.unit,
+            on_beginning,
+        })
+    }
+}
+
+fn failed(error: filling::Error) -> Failure {
+    match error {
+        filling::Error::Engine(error) => error.into(),
+        filling::Error::Store(error) => failure(error),
+    }
+}
+
+fn stopped(signals: &Signals) -> Failure {
+    signals.failure(Error::new(ErrorKind::Interrupted, "stopped before the last row"))
 }
 
 /// Tells that a run which was to be resumed begins here. An error of the callback is shown and does not end the run.

@@ -37,6 +37,8 @@ mod _core {
     #[pymodule_export]
     use super::attention::Attention;
     #[pymodule_export]
+    use super::filling::OpenRun;
+    #[pymodule_export]
     use super::lens::Lens;
     #[pymodule_export]
     use super::model::Model;

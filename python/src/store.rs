@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use crate::errors::Failure;
 use crate::extract::{ExampleInput, ExtractionSettings};
-use crate::filling::{self, Place, Told};
+use crate::filling::{self, DataSet, OpenRun, Place, Told};
 use crate::model::{Model, dtype_of, object};
 use crate::stored_run::Run;
 
@@ -99,7 +99,24 @@ impl Saver {
         progress: Option<Py<PyAny>>,
     ) -> Result<Option<String>, Failure> {
         let told = Told { begun, progress };
-        filling::run(py, &self.saver, model, rows, &settings, annotations.read()?, &place, &told)
+        let data = DataSet { rows, settings };
+        filling::run(py, &self.saver, model, data, annotations.read()?, &place, &told)
+    }
+
+    /// Begins a run or joins it, and writes nothing yet: the open run, or its path below the store where it is whole.
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    fn open(
+        &self,
+        py: Python<'_>,
+        model: Py<Model>,
+        rows: Vec<ExampleInput>,
+        settings: ExtractionSettings,
+        annotations: AnnotationsInput,
+        place: Place,
+        begun: Option<Py<PyAny>>,
+    ) -> Result<(Option<OpenRun>, Option<String>), Failure> {
+        let data = DataSet { rows, settings };
+        filling::open(py, &self.saver, model, data, annotations.read()?, &place, begun.as_ref())
     }
 
     /// Renames an experiment of this store.

@@ -28,18 +28,7 @@ pub(crate) struct Destination {
 /// A format that the command cannot write, an ending that names none.
 pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination>, Failure> {
     if args.output.is_empty() {
-        let automatic = if io::stdout().is_terminal() { formats[0] } else { formats[1] };
-        let format = match args.format {
-            Format::Auto => format_by_variable()?.unwrap_or(automatic),
-            chosen => chosen,
-        };
-        let format = allowed(format, formats)?;
-        if format == Format::Png && io::stdout().is_terminal() {
-            return Err(
-                Failure::usage("a PNG is no text for a terminal").hint("write it to a file: -o lens.png")
-            );
-        }
-        return Ok(vec![Destination { format, file: None }]);
+        return Ok(vec![standard_output(args, formats)?]);
     }
     let of_file = |file: &PathBuf| {
         let format = if args.format == Format::Auto { by_ending(file, formats)? } else { args.format };
@@ -49,6 +38,23 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination
         Ok(Destination { format, file: Some(file.clone()) })
     };
     args.output.iter().map(of_file).collect()
+}
+
+/// Standard output, whatever `-o` names.
+///
+/// # Errors
+/// A format that the command cannot write.
+pub(crate) fn standard_output(args: &Args, formats: &[Format]) -> Result<Destination, Failure> {
+    let automatic = if io::stdout().is_terminal() { formats[0] } else { formats[1] };
+    let format = match args.format {
+        Format::Auto => format_by_variable()?.unwrap_or(automatic),
+        chosen => chosen,
+    };
+    let format = allowed(format, formats)?;
+    if format == Format::Png && io::stdout().is_terminal() {
+        return Err(Failure::usage("a PNG is no text for a terminal").hint("write it to a file: -o lens.png"));
+    }
+    Ok(Destination { format, file: None })
 }
 
 /// Asked before any work: a long run must not end at a folder that was never there.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
-from easyroutine._core import Loader, Saver, base_from_env
+from easyroutine._core import Loader, OpenRun, Saver, base_from_env
 from easyroutine.checks import folder, mapping, string
 from easyroutine.errors import InputError, NotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
@@ -138,13 +138,22 @@ class ActivationSaver:
         place: dict[str, Any],
     ) -> Place | None:
         """Fills a run with what is kept of a data set; see :meth:`HookedModel.extract_to_store`."""
-
-        def begun() -> None:
-            print(f"no run {place['run']!r} was begun before: it begins now", file=sys.stderr)
-
         bar = token_progress("extracting")
+        begun = _says_that_it_begins(place["run"])
         path = self._saver.fill(model._engine, data.rows(), settings, annotations, place, begun, bar)
         return None if path is None else below(self._saver.base, path)
+
+    def open(
+        self,
+        model: HookedModel,
+        rows: list[Any],
+        settings: dict[str, Any],
+        annotations: dict[str, Any],
+        place: dict[str, Any],
+    ) -> tuple[OpenRun | None, str | None]:
+        """Begins a run or joins it, and writes nothing yet; where it is complete already, its path below the store."""
+        begun = _says_that_it_begins(place["run"])
+        return self._saver.open(model._engine, rows, settings, annotations, place, begun)
 
     def rename_experiment(self, new_experiment_name: str) -> None:
         """Renames the experiment: its folder, and what its runs say."""
@@ -157,6 +166,10 @@ class ActivationSaver:
 
     def __repr__(self) -> str:
         return f"ActivationSaver({self._saver.base!r}, {self.experiment_name!r})"
+
+
+def _says_that_it_begins(run: str) -> Callable[[], None]:
+    return lambda: print(f"no run {run!r} was begun before: it begins now", file=sys.stderr)
 
 
 class ActivationLoader:

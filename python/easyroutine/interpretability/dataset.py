@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import fresh_name, speak_of_rows
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from easyroutine.interpretability.hooked_model import HookedModel
+    from easyroutine.scale import Ray
     from easyroutine.tokenizer import TextSpans
 
 __all__ = ["BATCH_TOKENS", "Batch", "DataSet", "batches", "extract_cache", "extract_to_store"]
@@ -100,14 +101,16 @@ def check_data_set(dataloader: Any) -> None:
     """Refuses a single batch, and anything that is not a data set."""
     if isinstance(dataloader, Mapping) or is_prompt(dataloader):
         raise InputError("a data set is a list of batches, texts or conversations", "for one batch call forward()")
-    if not isinstance(dataloader, Iterable):
+    if not isinstance(dataloader, Iterable) and not hasattr(dataloader, "iter_rows"):
         raise InputError(f"the data set is {dataloader!r:.80}; it is a list of batches, texts or conversations")
 
 
 def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
     """The batches of a data set; prompts by themselves are taken some at a time."""
     prompts: list[Any] = []
-    for given in dataloader:
+    # A data set of Ray hands out its rows when it is asked for them.
+    rows = dataloader.iter_rows() if hasattr(dataloader, "iter_rows") else dataloader
+    for given in rows:
         if is_prompt(given):
             prompts.append(given)
             if len(prompts) == batch_size:
@@ -296,6 +299,7 @@ def extract_to_store(
     other_metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
+    engine: Ray | Literal["ray"] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> Place | None:
     """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, however large the data set is.
@@ -306,8 +310,11 @@ def extract_to_store(
 
     ``run`` is the name of the run; ``resume=True`` goes on with a run of that name that was interrupted, or begins it where there
     is none, and says so on standard error; ``part=(3, 8)`` writes the third of eight shares, each a process of its own; ``unit``
-    is the examples of a shard. ``tag`` and ``other_metadata`` are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in
+    is the rows of a shard (256 or a 64th of all, whichever is more, and no more than 256 MiB hold). ``tag`` and ``other_metadata`` are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in
     :meth:`extract_cache`. Gives the run's folder, None where other parts are not done.
+
+    ``engine="ray"`` has a Ray cluster do the units, or one that begins on this machine; ``engine=scale.Ray(workers=8, cpus=4)``
+    says how. The run is the one that this process alone would write. A Ray data set may be the ``dataloader``.
     """
     if run is None and (resume or part is not None):
         raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
@@ -338,8 +345,15 @@ def extract_to_store(
         "unit": None if unit is None else whole(unit, "unit", 1),
         "chat": None if data.chat is None else json.dumps(data.chat),
     }
+    if engine is not None and share is not None:
+        raise InputError("engine and part exclude each other", "a cluster shares the units by itself")
+    annotations = annotations_of(other_metadata, tag)
     try:
-        return saver.fill(model, data, settings, annotations_of(other_metadata, tag), place)
+        if engine is not None:
+            from easyroutine.scale.extraction import fill
+
+            return fill(model, saver, data, settings, annotations, place, engine)
+        return saver.fill(model, data, settings, annotations, place)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True goes on") from None
 

@@ -33,6 +33,7 @@ class StoredRun(Mapping[str, Any]):
         self._values: dict[str, Any] = json.loads(run.values())
         self._entries: dict[Any, Node] = dict(entries_of(run, self._values))
         self._tensors = {name: (dtype, shape) for name, dtype, shape, _ in run.tensors()}
+        self._kinds = {name: kind for name, _, _, kind in run.tensors()}
         #: The whole record, with what the store keeps of the run under ``_store``: its id, digest, plan and shards.
         self.record: dict[str, Any] = record_of(run.record(), lambda: run)
         #: The metadata of the run: how it came about, and ``other_metadata``.
@@ -97,6 +98,11 @@ class StoredRun(Mapping[str, Any]):
         if len(names) != 1:
             raise InputError(f"{key!r} is not one tensor")
         return tuple(self._tensors[names[0]][1])
+
+    def kind(self, key: str) -> str:
+        """How a key that is one tensor is kept: ``dense`` has one value per row on its first axis."""
+        names = tensors_of(self._node(key))
+        return self._kinds[names[0]] if len(names) == 1 else "object"
 
     def nbytes(self, key: str) -> int:
         """Bytes that a key takes."""

@@ -24,6 +24,11 @@ use crate::reports::dtype_name;
 pub use fields::{Field, summary};
 pub use unit::finish_values;
 
+/// Units of a run at most, where its shards are small, and rows of a unit at least: fine enough for many workers and for
+/// little to be lost with one, coarse enough for few files.
+const MOST_UNITS: u64 = 64;
+const LEAST_ROWS: u64 = 256;
+
 /// A data set and what is asked of it.
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
@@ -105,6 +110,57 @@ pub enum Filled {
     Stopped(usize, usize),
 }
 
+/// What a run is when it is opened.
+#[derive(Debug)]
+pub enum Opened {
+    /// It is whole already, here below the store.
+    Committed(String),
+    /// There may be units to write.
+    Open(Units),
+}
+
+/// The units of a run that is open. Any process that opened the run may write any of them, in any order.
+#[derive(Debug)]
+pub struct Units {
+    run: OpenRun,
+    /// Whether all rows keep as many tokens.
+    is_rectangular: bool,
+}
+
+impl Units {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.run.n_units()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows of a unit.
+    pub fn examples(&self, unit: usize) -> Range<usize> {
+        let examples = self.run.examples(unit);
+        examples.start as usize..examples.end as usize
+    }
+
+    /// The units that are not written yet; none, where another process has committed the run.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn missing(&self) -> Result<Vec<usize>, Error> {
+        Ok(self.run.missing()?)
+    }
+
+    /// Publishes the run and says where it is, below the store.
+    ///
+    /// # Errors
+    /// Units that are missing; those of the store.
+    pub fn commit(&self) -> Result<String, Error> {
+        Ok(self.run.commit(finish_values)?)
+    }
+}
+
 /// What went wrong.
 #[derive(Debug)]
 pub enum Error {
@@ -152,24 +208,46 @@ impl<'a> Filling<'a> {
         annotations: Annotations,
         tell: &dyn Fn(Progress),
     ) -> Result<Filled, Error> {
+        let units = match self.open(place, annotations)? {
+            Opened::Committed(path) => return Ok(Filled::Saved(path)),
+            Opened::Open(units) => units,
+        };
+        let (number, of) = place.share;
+        let mine: Vec<usize> =
+            units.missing()?.into_iter().filter(|unit| unit % of.max(1) == number).collect();
+        let end = self.write(&units, &mine, tell)?;
+        let (missing, all) = (units.missing()?.len(), units.len());
+        match end {
+            End::Stopped => Ok(Filled::Stopped(all - missing, all)),
+            End::Finished if missing > 0 => Ok(Filled::Shared(missing, all)),
+            End::Finished => Ok(Filled::Saved(units.commit()?)),
+        }
+    }
+
+    /// Begins the run, or joins it, and writes nothing yet: [`Filling::write`] does, for the units that the caller chooses.
+    ///
+    /// # Errors
+    /// As [`Filling::fill`], before the first row runs.
+    pub fn open(&self, place: Place<'_>, annotations: Annotations) -> Result<Opened, Error> {
         let whole = self.whole()?;
         let plan = self.plan(&whole, place.unit)?;
         let run = match place.saver.begin(place.run, &plan, &self.provenance(annotations)?, place.joining)? {
-            Begun::Committed(path) => return Ok(Filled::Saved(path)),
+            Begun::Committed(path) => return Ok(Opened::Committed(path)),
             Begun::Open(run) => run,
         };
         if place.joining == Joining::Resume && run.is_begun_here() {
             (place.on_beginning)();
         }
-        let (number, of) = place.share;
-        let mine: Vec<usize> = run.missing()?.into_iter().filter(|unit| unit % of.max(1) == number).collect();
-        let end = self.write(&whole, &run, &mine, tell)?;
-        let (missing, units) = (run.missing()?.len(), run.n_units());
-        match end {
-            End::Stopped => Ok(Filled::Stopped(units - missing, units)),
-            End::Finished if missing > 0 => Ok(Filled::Shared(missing, units)),
-            End::Finished => Ok(Filled::Saved(run.commit(finish_values)?)),
-        }
+        Ok(Opened::Open(Units { run, is_rectangular: whole.tokens().columns.is_rectangular() }))
+    }
+
+    /// Examples of a unit, where `unit` asks for none in particular, and how many units the run has; nothing is written.
+    ///
+    /// # Errors
+    /// As [`Filling::fill`], before the first row runs.
+    pub fn units(&self, unit: Option<u64>) -> Result<(u64, usize), Error> {
+        let plan = self.plan(&self.whole()?, unit)?;
+        Ok((plan.unit, plan.n_units()))
     }
 
     /// How the run came about.
@@ -238,7 +316,9 @@ impl<'a> Filling<'a> {
         let unit = match unit {
             Some(unit) => unit,
             None => {
-                SHARD_BYTES.div_euclid(whole.size()?.bytes.div_ceil(n_examples).max(1)).clamp(1, n_examples)
+                let fit = SHARD_BYTES / whole.size()?.bytes.div_ceil(n_examples.max(1)).max(1);
+                // By the data set alone: whoever joins, alone or in a cluster, has the same units.
+                fit.min(n_examples.div_ceil(MOST_UNITS).max(LEAST_ROWS)).clamp(1, n_examples.max(1))
             }
         };
         Ok(Plan { n_examples, unit, spec })
@@ -249,15 +329,8 @@ impl<'a> Filling<'a> {
     ///
     /// # Errors
     /// Of the engine and of the store.
-    fn write(
-        &self,
-        whole: &Extraction<'_>,
-        run: &OpenRun,
-        units: &[usize],
-        tell: &dyn Fn(Progress),
-    ) -> Result<End, Error> {
-        let is_rectangular = whole.tokens().columns.is_rectangular();
-        let rows = || units.iter().flat_map(|unit| range(run, *unit));
+    pub fn write(&self, open: &Units, units: &[usize], tell: &dyn Fn(Progress)) -> Result<End, Error> {
+        let rows = || units.iter().flat_map(|unit| open.examples(*unit));
         let tokens = |row: usize| self.examples[row].ids.len();
         let mut so_far =
             Progress { rows: 0, all_rows: rows().count(), tokens: 0, all_tokens: rows().map(tokens).sum() };
@@ -270,14 +343,14 @@ impl<'a> Filling<'a> {
                     ..so_far
                 });
             };
-            let range = range(run, *unit);
+            let range = open.examples(*unit);
             let Some(cache) = unit::run(self, range.clone(), &tell)? else { return Ok(End::Stopped) };
             if let Some(tell) = on_nan.take_if(|_| cache.has_nan()) {
                 tell();
             }
-            let mut contents = unit::contents(&cache, is_rectangular);
+            let mut contents = unit::contents(&cache, open.is_rectangular);
             contents.values.extend(fields::of_rows(self.fields, range.clone()));
-            run.put(*unit, &contents)?;
+            open.run.put(*unit, &contents)?;
             so_far.rows += range.len();
             so_far.tokens += range.map(tokens).sum::<usize>();
         }
@@ -305,9 +378,4 @@ pub fn edits_of_batches<'a>(
     context: Context<'a>,
 ) -> impl FnMut(&Batch, &[Row<'_>]) -> Result<Box<dyn Tap + 'a>, easyroutine::Error> + 'a {
     move |_, rows| Ok(Box::new(Edits::new(interventions, arch, rows, context)?))
-}
-
-fn range(run: &OpenRun, unit: usize) -> Range<usize> {
-    let examples = run.examples(unit);
-    examples.start as usize..examples.end as usize
 }

@@ -65,6 +65,9 @@ pub(crate) struct Extract {
     /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) pivot: Vec<i64>,
+    /// Print what this extraction takes (rows, tokens, bytes, units, time on this machine), and write nothing.
+    #[arg(long, conflicts_with_all = ["generate", "resume", "part"])]
+    pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) saving: Saving,
 }
@@ -95,7 +98,8 @@ pub(crate) struct Saving {
     /// Write one of several parts, `3/8`; the last to finish makes the run visible.
     #[arg(long, value_name = "PART", requires = "run", conflicts_with = "resume", value_parser = part)]
     pub(crate) part: Option<Share>,
-    /// Rows of a shard; as many as fit into 256 MiB if it is not said.
+    /// Rows of a unit, which is written as one shard. By default 256 or a 64th of all rows, whichever is more, but no more than
+    /// fit into 256 MiB.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) unit: Option<u64>,
 }

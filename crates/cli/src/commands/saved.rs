@@ -35,6 +35,42 @@ pub(super) struct Job<'a> {
     pub(super) chat: Option<&'a Value>,
 }
 
+impl Job<'_> {
+    /// Examples of a unit, and how many units the run would have.
+    pub(super) fn units(&self) -> Result<(u64, usize), Failure> {
+        Ok(self.filling(&self.all_fields())?.units(self.extract.saving.unit)?)
+    }
+
+    /// The fields that are kept, and the number of each row in its file where some were passed over.
+    fn all_fields(&self) -> Vec<Field> {
+        // A field of the file that is kept under this name stays what it is.
+        let is_taken = self.fields.iter().any(|(name, _)| name == "row");
+        let name = if is_taken { "row_of_file" } else { "row" };
+        let numbers = |rows: &[usize]| (name.to_owned(), rows.iter().map(|row| json!(row)).collect());
+        self.of_file.map(numbers).into_iter().chain(self.fields.iter().cloned()).collect()
+    }
+
+    fn filling<'a>(&'a self, fields: &'a [Field]) -> Result<Filling<'a>, Failure> {
+        let Session { files, model, identity, .. } = self.session;
+        let ignores_end = self.extract.ignore_end;
+        Ok(Filling {
+            model,
+            files,
+            digest: identity.digest()?,
+            request: self.request,
+            examples: self.examples,
+            fields,
+            context: self.context,
+            interventions: self.interventions,
+            generated: self.extract.generate.map(|tokens| Generated { tokens: tokens.into(), ignores_end }),
+            chat: self.chat,
+            batch_tokens: self.extract.batch_tokens as usize,
+            on_nan: None,
+            stop: Stop::Never,
+        })
+    }
+}
+
 /// Whether a target is a store: a folder, what ends like one, or a bucket.
 pub(super) fn is_store(target: &Path) -> bool {
     easyroutine_store::is_url(target)
@@ -51,27 +87,11 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
     }
     job.interventions.iter().try_for_each(speaks_of_one_row)?;
     let stop = progress::interrupted()?;
-    // A field of the file that is kept under this name stays what it is.
-    let is_taken = job.fields.iter().any(|(name, _)| name == "row");
-    let name = if is_taken { "row_of_file" } else { "row" };
-    let numbers = |rows: &[usize]| (name.to_owned(), rows.iter().map(|row| json!(row)).collect());
-    let fields: Vec<Field> = job.of_file.map(numbers).into_iter().chain(job.fields.iter().cloned()).collect();
-    let Session { files, model, identity, .. } = job.session;
-    let ignores_end = job.extract.ignore_end;
+    let fields = job.all_fields();
     let filling = Filling {
-        model,
-        files,
-        digest: identity.digest()?,
-        request: job.request,
-        examples: job.examples,
-        fields: &fields,
-        context: job.context,
-        interventions: job.interventions,
-        generated: job.extract.generate.map(|tokens| Generated { tokens: tokens.into(), ignores_end }),
-        chat: job.chat,
-        batch_tokens: job.extract.batch_tokens as usize,
         on_nan: Some(&|| output::warn_of_nan(true, !job.interventions.is_empty())),
         stop: Stop::When(&|| stop.load(Ordering::Relaxed)),
+        ..job.filling(&fields)?
     };
     let saver = ActivationSaver::new(base, saving.experiment.as_deref().unwrap_or("default"))?;
     let (name, joining) = match (&saving.run, saving.part) {

@@ -2,6 +2,7 @@
 
 mod features;
 mod file;
+mod plan;
 mod rows;
 
 use file::Done;
@@ -33,8 +34,8 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let (request, features) = request(extract)?;
     let given = extract.changes.read()?;
     let interventions = &given.interventions;
-    if saved::is_store(file) || extract.generate.is_some() {
-        let what = "features are written to a file, of prompts as they are: -o activations.safetensors, no --generate";
+    if saved::is_store(file) || extract.generate.is_some() || extract.plan {
+        let what = "features are written to a file, of prompts as they are: -o activations.safetensors, no --generate, no --plan";
         given.refuse_features(what)?;
     }
     features::check(&features, &given, extract)?;
@@ -64,23 +65,31 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
     let edits = changes::checked(&given, &session.model, &rows, context)?;
     let kept = features::Wanted::new(&features, &given, &session, &request, &examples, context)?;
-    if saved::is_store(file) {
-        let (session, request, interventions) = (&session, &request, interventions.as_slice());
-        return saved::run(
-            args,
-            file,
-            &saved::Job {
-                session,
-                request,
-                examples: &examples,
-                fields: &fields,
-                context,
-                interventions,
-                extract,
-                chat: chat.as_ref(),
-                of_file: of_file.as_deref(),
-            },
-        );
+    let in_store = saved::is_store(file).then(|| saved::Job {
+        session: &session,
+        request: &request,
+        examples: &examples,
+        fields: &fields,
+        context,
+        interventions,
+        extract,
+        chat: chat.as_ref(),
+        of_file: of_file.as_deref(),
+    });
+    if extract.plan {
+        let planned = plan::Planned {
+            session: &session,
+            request: &request,
+            examples: &examples,
+            context,
+            interventions,
+            extract,
+            in_store: in_store.as_ref(),
+        };
+        return plan::run(args, &planned);
+    }
+    if let Some(job) = in_store {
+        return saved::run(args, file, &job);
     }
     let job = Job {
         extract,
@@ -229,7 +238,7 @@ fn target<'a>(args: &'a Args, extract: &Extract) -> Result<&'a Path, Failure> {
         ))
         .hint(as_folder));
     }
-    if args.format != Format::Auto {
+    if args.format != Format::Auto && !extract.plan {
         return Err(Failure::usage(format!("--format: {} is written as safetensors", file.display()))
             .hint("leave --format out"));
     }

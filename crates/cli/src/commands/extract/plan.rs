@@ -1,0 +1,108 @@
+//! `extract --plan`: what an extraction takes, before it begins.
+
+use std::time::Instant;
+
+use easyroutine::cache::readable;
+use easyroutine::edit::Intervention;
+use easyroutine::extract::{Collect, Example, Extraction, Options};
+use easyroutine::positions::Context;
+use easyroutine::request::Request;
+use easyroutine_app::filling::edits_of_batches;
+use serde_json::{Map, Value, json};
+
+use super::super::saved;
+use crate::args::{Args, Extract};
+use crate::failure::Failure;
+use crate::output::{self, Cell, PLAIN};
+use crate::session::Session;
+
+/// A checked extraction.
+pub(super) struct Planned<'a> {
+    pub(super) session: &'a Session,
+    pub(super) request: &'a Request,
+    pub(super) examples: &'a [Example],
+    pub(super) context: Context<'a>,
+    pub(super) interventions: &'a [Intervention],
+    pub(super) extract: &'a Extract,
+    /// Where it would be a run in a store.
+    pub(super) in_store: Option<&'a saved::Job<'a>>,
+}
+
+/// Prints rows, tokens, bytes, units, and the time that this machine would take. Writes nothing.
+pub(super) fn run(args: &Args, planned: &Planned<'_>) -> Result<(), Failure> {
+    let target = output::standard_output(args, PLAIN)?;
+    let rows = planned.examples.len();
+    let tokens: usize = planned.examples.iter().map(|example| example.ids.len()).sum();
+    let size = planned.extraction(planned.examples)?.size()?;
+    let speed = planned.tokens_per_second()?;
+    let seconds = tokens as f64 / speed;
+    let mut facts = vec![
+        ("rows", json!(rows), rows.to_string()),
+        ("tokens", json!(tokens), tokens.to_string()),
+        ("bytes", json!(size.bytes), readable(size.bytes)),
+        ("bytes_per_token", json!(size.bytes as f64 / tokens as f64), readable(size.bytes / tokens as u64)),
+    ];
+    if let Some(job) = planned.in_store {
+        let (unit, units) = job.units()?;
+        facts.push(("rows_per_unit", json!(unit), unit.to_string()));
+        facts.push(("units", json!(units), units.to_string()));
+    }
+    let threads = planned.session.model.cpu().threads();
+    facts.push(("threads", json!(threads), threads.to_string()));
+    facts.push(("tokens_per_second", json!(speed.round()), format!("{speed:.0}")));
+    facts.push(("seconds", json!(seconds), duration(seconds)));
+    let table: Vec<Vec<Cell>> = facts
+        .iter()
+        .map(|(key, value, shown)| vec![(*key).to_owned().into(), Cell::new(shown.clone(), value)])
+        .collect();
+    let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.extraction_plan/1"))]);
+    json.extend(facts.into_iter().map(|(key, value, _)| (key.to_owned(), value)));
+    let text = output::render(target.format, &["property", "value"], &table, &Value::Object(json))?;
+    output::write(&target, text.as_bytes())
+}
+
+impl Planned<'_> {
+    fn extraction<'b>(&'b self, examples: &'b [Example]) -> Result<Extraction<'b>, Failure> {
+        let options = Options {
+            batch_tokens: self.extract.batch_tokens as usize,
+            context: self.context,
+            ..Options::default()
+        };
+        Ok(Extraction::new(&self.session.model, self.request, examples, options)?)
+    }
+
+    /// Measured on one batch of rows from all over the data set, the second time that they run: the first packs weights.
+    fn tokens_per_second(&self) -> Result<f64, Failure> {
+        let sample = self.sample();
+        let tokens: usize = sample.iter().map(|example| example.ids.len()).sum();
+        let mut seconds = f64::INFINITY;
+        for _ in 0..2 {
+            let started = Instant::now();
+            let mut edits = edits_of_batches(self.interventions, self.session.model.arch(), self.context);
+            self.extraction(&sample)?.run_after(&mut edits, &mut Collect::default())?;
+            seconds = started.elapsed().as_secs_f64();
+        }
+        Ok(tokens as f64 / seconds.max(1e-9))
+    }
+
+    /// Rows at even distances, of about as many tokens as run together.
+    fn sample(&self) -> Vec<Example> {
+        let rows = self.examples.len();
+        let tokens: usize = self.examples.iter().map(|example| example.ids.len()).sum();
+        let most = (self.extract.batch_tokens as usize).min(SAMPLE_TOKENS);
+        let step = tokens.div_ceil(most.max(1)).clamp(1, rows);
+        self.examples.iter().step_by(step).cloned().collect()
+    }
+}
+
+/// A second or two of a model of a hundred million parameters.
+const SAMPLE_TOKENS: usize = 2048;
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        ..60.0 => format!("{seconds:.1} s"),
+        ..3600.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.1} h", seconds / 3600.0),
+        _ => format!("{:.1} days", seconds / 86_400.0),
+    }
+}

@@ -1,0 +1,195 @@
+"""Units of work on a Ray cluster, claimed one by one."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from easyroutine.checks import whole
+from easyroutine.errors import InputError, MissingPackageError, StorageError
+
+__all__ = ["Ray", "as_cluster", "ray_module", "run_units"]
+
+
+@dataclass(frozen=True)
+class Ray:
+    """How a Ray cluster works on a run.
+
+    Each worker is an actor that loads the model once and takes one unit after another. A slow worker takes fewer units; one
+    that dies, or whose node does, loses the unit at hand and no other.
+    """
+
+    #: How many workers; by default as many as the cluster has cores for when the work begins. Workers that the cluster has
+    #: no room for yet begin when an autoscaler has added it.
+    workers: int | None = None
+    #: Cores of each worker, which is how many threads it computes with.
+    cpus: int = 1
+    #: Bytes of memory that each worker reserves: set it to what the model takes, so that Ray does not put more workers on a
+    #: node than fit.
+    memory: int | None = None
+    #: How many times a unit begins again after its worker died.
+    retries: int = 3
+    #: Further options of ``ray.remote`` for the workers, such as ``{"runtime_env": {"env_vars": {"EASYROUTINE_SIMD": "avx2"}}}``.
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "memory"):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), name, 1)
+        whole(self.cpus, "cpus", 1)
+        whole(self.retries, "retries", 0)
+        taken = sorted({"num_cpus", "memory", "max_restarts", "max_task_retries"}.intersection(self.options))
+        if taken:
+            raise InputError(f"options has {', '.join(taken)}", "cpus, memory and retries are fields of Ray")
+
+
+def ray_module() -> Any:
+    """Ray, connected to the cluster that ``RAY_ADDRESS`` names, or to one that begins on this machine."""
+    try:
+        import ray
+    except ImportError:
+        raise MissingPackageError(
+            "work on a cluster needs Ray, which is not installed", "pip install 'easyroutine-rs[ray]'"
+        ) from None
+    if not ray.is_initialized():
+        # Workers get Ctrl-C from the driver, which ends them; usage statistics would be a request that nobody asked for.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(include_dashboard=False, logging_level="ERROR")
+    return ray
+
+
+def run_units(
+    make_worker: Callable[[], Callable[[int], Any]],
+    units: Sequence[int],
+    cluster: Ray | None = None,
+    *,
+    done: Callable[[int, Any], None] = lambda unit, result: None,
+) -> None:
+    """Does every unit once on a Ray cluster; returns when all are done.
+
+    Each worker calls ``make_worker()`` once, which loads what it needs and returns a function that does one unit. Units are
+    claimed one at a time, in order. ``done(unit, result)`` is called here as each ends, in any order.
+
+    A unit whose worker dies begins again, up to ``cluster.retries`` times, on a new worker: doing a unit twice must do no
+    harm. An exception that a worker raises ends the whole work and is raised here.
+
+    Raises :class:`MissingPackageError` without Ray, :class:`StorageError` when workers keep dying.
+    """
+    ray = ray_module()
+    _Work(ray, cluster or Ray(), make_worker, list(units), done).run()
+
+
+class _Worker:
+    """What runs in an actor."""
+
+    def __init__(self) -> None:
+        self._do: Callable[[int], Any] | None = None
+
+    def prepare(self, make: Callable[[], Callable[[int], Any]]) -> None:
+        # Not in __init__: an exception there reaches the driver as the death of an actor, without its class.
+        self._do = make()
+
+    def do(self, unit: int) -> Any:
+        assert self._do is not None
+        return self._do(unit)
+
+
+#: A unit's place for an actor that prepares.
+_PREPARES = -1
+
+
+class _Work:
+    def __init__(
+        self,
+        ray: Any,
+        cluster: Ray,
+        make: Callable[[], Callable[[int], Any]],
+        units: list[int],
+        done: Callable[[int, Any], None],
+    ) -> None:
+        self.ray = ray
+        self.cluster = cluster
+        self.make = ray.put(make)
+        self.waiting = deque(units)
+        self.left = len(units)
+        self.done = done
+        self.deaths: dict[int, int] = {}
+        # What each pending answer is about: the actor, and its unit.
+        self.pending: dict[Any, tuple[Any, int]] = {}
+        self.actors: list[Any] = []
+        options = {**cluster.options, "num_cpus": cluster.cpus}
+        if cluster.memory is not None:
+            options["memory"] = cluster.memory
+        # Retries are ours: a unit goes to whoever is free, and a new worker prepares before it works.
+        self.kind = ray.remote(**options, max_restarts=0, max_task_retries=0)(_Worker)
+
+    def run(self) -> None:
+        try:
+            for _ in range(min(self.n_workers(), self.left)):
+                self.begin_worker()
+            while self.left:
+                ready, _ = self.ray.wait(list(self.pending), num_returns=1)
+                self.finish(ready[0])
+        finally:
+            for actor in self.actors:
+                self.ray.kill(actor)
+
+    def n_workers(self) -> int:
+        if self.cluster.workers is not None:
+            return self.cluster.workers
+        return max(1, int(self.ray.cluster_resources().get("CPU", 1) // self.cluster.cpus))
+
+    def begin_worker(self) -> None:
+        actor = self.kind.remote()
+        self.actors.append(actor)
+        self.pending[actor.prepare.remote(self.make)] = (actor, _PREPARES)
+
+    def finish(self, answer: Any) -> None:
+        actor, unit = self.pending.pop(answer)
+        exceptions = self.ray.exceptions
+        try:
+            result = self.ray.get(answer)
+        except exceptions.RayTaskError as error:
+            # The exception that the worker raised, not Ray's account of it.
+            cause = error.cause
+            raise (cause if isinstance(cause, BaseException) else error) from None
+        except (exceptions.RayActorError, exceptions.OutOfMemoryError, exceptions.NodeDiedError) as error:
+            self.actors.remove(actor)
+            self.mourn(unit, error)
+            return
+        if unit != _PREPARES:
+            self.deaths.pop(unit, None)
+            self.left -= 1
+            self.done(unit, result)
+        else:
+            self.deaths.pop(_PREPARES, None)
+        if self.waiting:
+            unit = self.waiting.popleft()
+            self.pending[actor.do.remote(unit)] = (actor, unit)
+
+    def mourn(self, unit: int, error: Exception) -> None:
+        """A worker died: its unit goes to the front, and another worker begins."""
+        deaths = self.deaths[unit] = self.deaths.get(unit, 0) + 1
+        if deaths > self.cluster.retries:
+            what = "while it loaded the model" if unit == _PREPARES else f"at unit {unit}"
+            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+            raise StorageError(
+                f"workers died {deaths} times {what}: {reason.strip()}",
+                "if memory ran out, give each worker more with Ray(memory=…) or take fewer; what is written is kept",
+            ) from error
+        if unit != _PREPARES:
+            self.waiting.appendleft(unit)
+        if self.waiting:
+            self.begin_worker()
+
+
+def as_cluster(engine: Any) -> Ray:
+    """The cluster that ``engine=`` asks for."""
+    if isinstance(engine, Ray):
+        return engine
+    if engine == "ray":
+        return Ray()
+    raise InputError(f"engine is {engine!r:.80}", 'engine="ray", engine=scale.Ray(workers=8), or leave it out')
