@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: demo test setup lint docs unit count real web python fuzz readme test-torch bench torture
+.PHONY: demo test setup lint docs unit count real web python fuzz readme test-torch bench dist torture
 
 # The compiler that the checks are made with; any newer one builds the program.
 RUST := 1.95.0
@@ -74,6 +74,10 @@ test-torch:
 # Ten seconds a target; `make torture` takes ten minutes each, and kills 35,000 processes that write to a store.
 fuzz:
 	scripts/fuzz.sh 10
+
+# What a release publishes, into dist/: wheel, source distribution, static program, crates, licences, checksums.
+dist:
+	scripts/dist.sh
 
 torture:
 	scripts/setup.sh test

@@ -47,6 +47,26 @@ tests() {
   (cd python/tests && PATH="$folder/bin:$PATH" "$folder/bin/python" -m pytest -p no:cacheprovider "$@")
 }
 
+# What a user gets: the wheel alone in an empty environment, with no Rust on the path. The command and the README's example.
+alone() {
+  local folder
+  folder=$(mktemp -d)
+  python3 scripts/fetch_model.py smollm2 >/dev/null
+  awk '/^```/ { inside = ($0 == "```python"); next } inside' README.md >"$folder/example.py"
+  [ -s "$folder/example.py" ] || { echo "error: README.md has no example in Python" >&2; exit 1; }
+  /usr/bin/env python3 -m venv "$folder/environment"
+  "$folder/environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-index "$wheels"/*.whl
+  (
+    cd "$folder"
+    export PATH="$folder/environment/bin:/usr/bin:/bin"
+    if command -v cargo rustc; then echo "error: there is Rust on the path" >&2; exit 1; fi
+    easyroutine lens "The capital of France is" -m smollm2 --format table
+    python example.py
+    [ -s lens.html ]
+  )
+  rm -rf "$folder"
+}
+
 newest="$PWD/.cache/python-$what"
 # shellcheck disable=SC2046 # a package a word
 environment "$newest" $(packages)
@@ -64,6 +84,7 @@ if [ "$what" = test ]; then
   (cd /tmp && python -m mypy.stubtest easyroutine._core --ignore-missing-stub --allowlist "$OLDPWD/stubtest.txt")
   cd ..
   tests "$newest" -m "not torch and not real"
+  alone
 else
   python3 -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || {
     echo "error: torch 2.2 runs on Python 3.12 at most: put such a python3 first on the path" >&2

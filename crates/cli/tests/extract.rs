@@ -182,3 +182,31 @@ fn draws_follow_the_seed() {
     assert_eq!(drawn(1), drawn(1));
     assert!((0..20).any(|seed| drawn(seed) != drawn(1)));
 }
+
+#[test]
+fn a_plan_counts_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<Vec<u32>> = (0..300).map(|row| vec![1 + row % 7; 2 + (row % 3) as usize]).collect();
+    let rows = format!("{rows:?}");
+    let model = tiny("llama");
+    let plan = |target: &std::path::Path, more: &[&str]| -> serde_json::Value {
+        let fixed = ["extract", "--plan", "--token-ids", &rows, "-m", &model, "-a", "resid_out_*"];
+        let target = ["--positions", "last", "--format", "json", "-o", target.to_str().unwrap()];
+        serde_json::from_str(&succeeds(&[&fixed, &target, more].concat())).unwrap()
+    };
+    let store = folder.path().join("runs/");
+    let found = plan(&store, &[]);
+    // Three layers of 48 numbers of four bytes for the last token of each row.
+    let bytes = 300 * 3 * 48 * 4;
+    for (key, value) in
+        [("rows", 300), ("tokens", 900), ("bytes", bytes), ("rows_per_unit", 256), ("units", 2)]
+    {
+        assert_eq!(found[key], value, "{key} of {found}");
+    }
+    assert_eq!(found["schema"], "easyroutine.extraction_plan/1");
+    assert!(found["seconds"].as_f64().unwrap() > 0.0 && found["tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(plan(&store, &["--unit", "7"])["units"], 43);
+    let file = plan(&folder.path().join("x.safetensors"), &[]);
+    assert_eq!((&file["bytes"], &file["units"]), (&bytes.into(), &serde_json::Value::Null));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
