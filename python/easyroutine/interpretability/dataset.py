@@ -109,8 +109,8 @@ def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
     """The batches of a data set; prompts by themselves are taken some at a time."""
     prompts: list[Any] = []
     # A data set of Ray hands out its rows when it is asked for them.
-    rows = dataloader.iter_rows() if hasattr(dataloader, "iter_rows") else dataloader
-    for given in rows:
+    rows = getattr(dataloader, "iter_rows", None)
+    for given in dataloader if rows is None else rows():
         if is_prompt(given):
             prompts.append(given)
             if len(prompts) == batch_size:
@@ -310,8 +310,9 @@ def extract_to_store(
 
     ``run`` is the name of the run; ``resume=True`` goes on with a run of that name that was interrupted, or begins it where there
     is none, and says so on standard error; ``part=(3, 8)`` writes the third of eight shares, each a process of its own; ``unit``
-    is the rows of a shard (256 or a 64th of all, whichever is more, and no more than 256 MiB hold). ``tag`` and ``other_metadata`` are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in
-    :meth:`extract_cache`. Gives the run's folder, None where other parts are not done.
+    is the rows of a shard (256 or a 64th of all, whichever is more, and no more than 256 MiB hold). ``tag`` and
+    ``other_metadata`` are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in :meth:`extract_cache`. Gives the run's
+    folder, None where other parts are not done.
 
     ``engine="ray"`` has a Ray cluster do the units, or one that begins on this machine; ``engine=scale.Ray(workers=8, cpus=4)``
     says how. The run is the one that this process alone would write. A Ray data set may be the ``dataloader``.

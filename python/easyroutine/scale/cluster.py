@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from easyroutine.checks import whole
@@ -49,7 +50,7 @@ class Ray:
 def ray_module() -> Any:
     """Ray, connected to the cluster that ``RAY_ADDRESS`` names, or to one that begins on this machine."""
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError:
         raise MissingPackageError(
             "work on a cluster needs Ray, which is not installed", "pip install 'easyroutine-rs[ray]'"
