@@ -192,7 +192,7 @@ fn a_plan_counts_and_writes_nothing() {
     let plan = |target: &std::path::Path, more: &[&str]| -> serde_json::Value {
         let fixed = ["extract", "--plan", "--token-ids", &rows, "-m", &model, "-a", "resid_out_*"];
         let target = ["--positions", "last", "--format", "json", "-o", target.to_str().unwrap()];
-        serde_json::from_str(&succeeds(&[&fixed, &target, more].concat())).unwrap()
+        serde_json::from_str(&succeeds(&[&fixed[..], &target, more].concat())).unwrap()
     };
     let store = folder.path().join("runs/");
     let found = plan(&store, &[]);
