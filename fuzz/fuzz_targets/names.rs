@@ -4,7 +4,7 @@
 use easyroutine_sites::{Extent, Point, Selector};
 use libfuzzer_sys::fuzz_target;
 
-const MODEL: Extent = Extent { n_layers: 12, n_heads: 4 };
+const MODEL: Extent = Extent { n_layers: 12, n_heads: 4, n_experts: 6 };
 
 fuzz_target!(|text: &str| {
     if let Ok(point) = text.parse::<Point>() {

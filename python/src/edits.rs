@@ -1,8 +1,7 @@
 //! Interventions, from the Python dataclass to the engine's.
 
-use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled, Tensor as Values};
+use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled, Tensor as Values, activation};
 use easyroutine::positions::{Context, Row};
-use easyroutine::sites::Selector;
 use easyroutine_app::record;
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
@@ -41,7 +40,7 @@ pub(crate) struct InterventionInput {
 impl InterventionInput {
     fn read(&self) -> Result<Intervention, Failure> {
         let place = |e: easyroutine::Error| e.at(format_args!("edit of `{}`", self.activation));
-        let activation: Selector = self.activation.parse().map_err(|e| place(easyroutine::Error::from(e)))?;
+        let (activation, entries) = activation(&self.activation).map_err(place)?;
         let columns = self.columns.as_deref().map(specifiers).transpose()?;
         let rescaled = if self.rescaled { Rescaled::Yes } else { Rescaled::No };
         let part =
@@ -61,7 +60,7 @@ impl InterventionInput {
             "resample" => Operation::Resample { row: self.row.unwrap_or(0) },
             other => return Err(Failure::input(format!("no operation `{other}`"))),
         };
-        Ok(Intervention { activation, part, operation })
+        Ok(Intervention { activation, entries, part, operation })
     }
 }
 

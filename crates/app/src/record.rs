@@ -82,7 +82,9 @@ fn intervention(intervention: &Intervention) -> store::Value<'static> {
             Some(tensor(values.shape(), values.values()))
         }
         // A number that is put is a tensor that spreads over the place.
-        Operation::Set(x) if x.is_finite() && *x != 0.0 => Some(tensor(&[1], &[*x])),
+        Operation::Set(x) if *x != 0.0 && (x.is_finite() || intervention.part.softmax().is_none()) => {
+            Some(tensor(&[1], &[*x]))
+        }
         Operation::Set(_) | Operation::Scale(_) | Operation::Resample { .. } => None,
     };
     let mut values = values;
@@ -97,7 +99,7 @@ fn intervention(intervention: &Intervention) -> store::Value<'static> {
 /// An intervention under the names of the original's fields, `patching_values` left out as null. Zero, and minus infinity
 /// before the softmax, are recorded as the factor 0, which is the same.
 pub fn fields(intervention: &Intervention) -> Map<String, Value> {
-    let Intervention { activation, part, operation } = intervention;
+    let Intervention { part, operation, .. } = intervention;
     let (operation, scale, strength, row) = match operation {
         Operation::Scale(factor) => ("patch", *factor, 1.0, None),
         Operation::Set(_) | Operation::Replace(_) => ("patch", 0.0, 1.0, None),
@@ -113,7 +115,7 @@ pub fn fields(intervention: &Intervention) -> Map<String, Value> {
     };
     let entries = [
         ("type", json!(part.type_name())),
-        ("activation", json!(activation.to_string())),
+        ("activation", json!(intervention.key())),
         ("token_positions", places),
         ("patching_values", Value::Null),
         ("multiplication_value", json!(shortest(scale))),

@@ -67,6 +67,7 @@ fn one_run_a_cell(
         for names in &grid.activations {
             let intervention = Intervention {
                 activation: names[column].parse()?,
+                entries: Vec::new(),
                 part: Part::Full(vec![Specifier::At(position)]),
                 operation: Operation::Replace(Tensor::new("zeros", &[width], vec![0.0; width])?),
             };

@@ -426,6 +426,19 @@ pub enum Mlp {
 }
 
 impl Mlp {
+    /// How many experts a router chooses from, where it has some.
+    pub fn experts(self) -> Option<usize> {
+        match self {
+            Mlp::Experts { count, .. } => Some(count),
+            Mlp::Plain { .. } | Mlp::Xielu { .. } | Mlp::Gated { .. } => None,
+        }
+    }
+
+    /// Whether it has experts that every token goes through, beside those that a router chooses.
+    pub fn has_shared(self) -> bool {
+        matches!(self, Mlp::Experts { shared: Some(_), .. })
+    }
+
     /// Neurons; of experts those of one.
     pub fn d_mlp(self) -> usize {
         match self {

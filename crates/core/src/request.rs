@@ -175,10 +175,12 @@ impl Request {
             ))
             .hint("ask for `extract_attn_pattern`, on the command line `-a 'pattern_*'`"));
         }
-        if *positions == Axis::Groups && points.contains(&Point::model(Site::InputIds)) {
-            return Err(Error::input(
-                "token ids have no mean: `avg` (`--avg`) and `save_input_ids` (`-a input_ids`) do not go together",
-            ));
+        let whole = points.iter().find(|point| point.site().is_whole());
+        if let (Axis::Groups, Some(point)) = (positions, whole) {
+            return Err(Error::input(format!(
+                "numbers of tokens and experts have no mean: `avg` (`--avg`) and `{}` (`-a {point}`) do not go together",
+                point.site().flag()
+            )));
         }
         Ok(())
     }

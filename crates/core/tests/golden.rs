@@ -23,6 +23,7 @@ const KINDS: &[(&str, &str)] = &[
     ("keys", "keys_L{}"),
     ("values", "values_L{}"),
     ("pattern", "pattern_L{}H"),
+    ("z", "z_L{}"),
     ("attn_raw", "attn_raw_{}"),
     ("attn_out", "attn_out_{}"),
     ("mixer_in", "mixer_in_{}"),
@@ -30,17 +31,21 @@ const KINDS: &[(&str, &str)] = &[
     ("mixer_out", "mixer_out_{}"),
     ("resid_mid", "resid_mid_{}"),
     ("mlp_in", "mlp_in_{}"),
+    ("router_logits", "router_logits_{}"),
+    ("router_weights", "router_weights_{}"),
     ("mlp_hidden", "mlp_hidden_{}"),
     ("mlp_out", "mlp_out_{}"),
     ("resid_out", "resid_out_{}"),
     ("last_layernorm", "last_layernorm"),
+    ("final_norm_out", "final_norm_out"),
     ("logits", "logits"),
 ];
 
 /// Blocked and vectorised sums round differently from torch's: 1e-5. Of three models large scores amplify rounding, so that
 /// the references themselves are more than 1e-5 away from what f64 gives.
 fn tolerance(case: &str, name: &str) -> f64 {
-    let amplified = ["attn_raw_2", "pattern_2", "attn_out_2", "pattern_3", "attn_raw_3", "attn_out_3"];
+    let amplified =
+        ["z_2", "attn_raw_2", "pattern_2", "attn_out_2", "z_3", "pattern_3", "attn_raw_3", "attn_out_3"];
     let loud = ["stablelm", "gpt_neo", "nemotron"];
     if loud.contains(&case) && amplified.contains(&name) { 2e-5 } else { 1e-5 }
 }
@@ -60,12 +65,31 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
             assert!(errors.insert(name, relative_error(ours, reference)).is_none());
         };
         match (name, kind) {
-            ("input_ids" | "final_norm_out", _) => {}
-            // Which experts were chosen shows in what they give.
-            (_, "router_logits" | "router_weights" | "router_index") => {}
-            // The only token of a row mixes less than its own value where a sink takes part.
-            (_, "z") if has_sinks(&model) => {}
-            ("logits", _) => add(name.to_owned(), values(&cache, name), &reference.values),
+            ("input_ids", _) => {}
+            ("logits" | "final_norm_out", _) => add(name.to_owned(), values(&cache, name), &reference.values),
+            (_, "router_index") => {
+                let ours = routed(whole(&cache, &format!("router_index_{layer}")), None, reference.shape[2]);
+                assert_eq!(
+                    ours,
+                    routed(&whole_of(&reference.values), None, reference.shape[2]),
+                    "{case}: {name}"
+                );
+            }
+            // References list the experts of a token in any order.
+            (_, "router_weights") => {
+                let k = reference.shape[2];
+                let ours = whole(&cache, &format!("router_index_{layer}"));
+                let theirs = whole_of(&references[&format!("full.router_index_{layer}")].values);
+                let of = |index: &[i64], weights: &[f32]| -> Vec<f32> {
+                    routed(index, Some(weights), k).into_iter().map(|(_, weight)| weight).collect()
+                };
+                let expected = of(&theirs, &reference.values);
+                add(
+                    name.to_owned(),
+                    &of(ours, values(&cache, &format!("router_weights_{layer}"))),
+                    &expected,
+                );
+            }
             ("final_norm_in", _) => {
                 let last = format!("resid_out_{}", model.arch().layers.len() - 1);
                 add(last.clone() + " (last)", values(&cache, &last), &reference.values);
@@ -77,6 +101,11 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
             }
             (_, "pattern") => add(name.to_owned(), &pattern(&model, &cache, layer), &reference.values),
             (_, "z") => {
+                add(name.to_owned(), values(&cache, &format!("z_L{layer}")), &reference.values);
+                // The only token of a row mixes less than its own value where a sink takes part.
+                if has_sinks(&model) {
+                    continue;
+                }
                 let expected = through_output(&model, layer.parse().unwrap(), reference);
                 add(format!("attn_raw_{layer}"), values(&cache, &format!("attn_raw_{layer}")), &expected);
             }
@@ -89,6 +118,25 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
     }
     assert!(errors.len() > 15, "{case}: only {} tensors were compared", errors.len());
     errors
+}
+
+/// Experts of each token with their weights, in ascending order.
+fn routed(index: &[i64], weights: Option<&[f32]>, k: usize) -> Vec<(i64, f32)> {
+    let weight = |i: usize| weights.map_or(1.0, |weights| weights[i]);
+    let mut pairs: Vec<(i64, f32)> = index.iter().enumerate().map(|(i, e)| (*e, weight(i))).collect();
+    pairs.chunks_exact_mut(k).for_each(|of_token| of_token.sort_by_key(|(expert, _)| *expert));
+    pairs
+}
+
+fn whole<'a>(cache: &'a ActivationCache, key: &str) -> &'a [i64] {
+    match &cache.get(key).unwrap_or_else(|| panic!("no {key}")).data {
+        easyroutine::cache::Numbers::I64(whole) => whole,
+        easyroutine::cache::Numbers::F32(_) => panic!("{key} are whole numbers"),
+    }
+}
+
+fn whole_of(values: &[f32]) -> Vec<i64> {
+    values.iter().map(|x| *x as i64).collect()
 }
 
 fn has_sinks(model: &Model) -> bool {

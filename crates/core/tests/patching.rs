@@ -36,7 +36,8 @@ fn whole_run(model: &Model, activation: &str, positions: &[usize], put: Option<V
         }
     };
     let part = Part::Full(positions.iter().map(|p| Specifier::At(*p as i64)).collect());
-    let intervention = Intervention { activation: activation.parse().unwrap(), part, operation };
+    let activation = activation.parse().unwrap();
+    let intervention = Intervention { activation, entries: Vec::new(), part, operation };
     let rows = [row(&target)];
     let edits = Edits::new(&[intervention], model.arch(), &rows, Context::default()).unwrap();
     let batch = Batch::new(&[&target]).unwrap();

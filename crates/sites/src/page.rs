@@ -12,7 +12,7 @@ pub fn sites_page() -> String {
          Every place of the forward pass that can be read, in its order. This page is made from the table in\n\
          `crates/sites/src/site.rs`; `cargo run -p easyroutine-sites --example sites > docs/SITES.md` renews it.\n\n\
          B rows of the batch, T selected positions, D `d_model`, H query heads, K key/value heads, h `d_head`,\n\
-         N channels of a recurrence, F `d_mlp`, V vocabulary.\n\n\
+         N channels of a recurrence, F `d_mlp`, E experts, k experts a token, V vocabulary.\n\n\
          An intervention can change every place but those marked \"read only\".\n\n\
          | key | flag of ExtractionConfig | shape | meaning |\n|---|---|---|---|\n",
     );
@@ -48,6 +48,7 @@ in an `ExtractionConfig` by flags.
 | `resid_out_*`, `resid_out_0:4`, `resid_out_4:` | every layer; layers 0 to 3; from layer 4 on |
 | `pattern_L5H3`, `pattern_L5`, `pattern_*` | one head; all heads of a layer; all heads of all layers |
 | `pattern_L0:4H*`, `head_out_L5H0:2` | ranges of layers and of heads |
+| `expert_out_5E3`, `expert_out_5`, `expert_out_*` | one expert; all experts of a layer; all experts of all layers |
 
 A name that does not exist is an error. A pattern over many layers passes over those that lack the place (a layer of
 experts has no `mlp_hidden`), unless all do.

@@ -12,7 +12,8 @@ use crate::site::{Scope, Site};
 pub struct Point {
     layer: u32,
     site: Site,
-    head: u32,
+    /// Of the head or the expert, where the site has such.
+    number: u32,
 }
 
 impl Point {
@@ -22,7 +23,7 @@ impl Point {
     /// The site belongs to a layer; a mistake in the calling code, not in input.
     pub fn model(site: Site) -> Self {
         assert_eq!(site.scope(), Scope::Model, "{} needs a layer", site.name());
-        Point { layer: 0, site, head: 0 }
+        Point { layer: 0, site, number: 0 }
     }
 
     /// A point of a layer.
@@ -32,7 +33,7 @@ impl Point {
     pub fn layer_of(site: Site, layer: usize) -> Self {
         let scope = site.scope();
         assert!(matches!(scope, Scope::Layer | Scope::LetteredLayer), "{} is no layer site", site.name());
-        Point { layer: layer as u32, site, head: 0 }
+        Point { layer: layer as u32, site, number: 0 }
     }
 
     /// A point of a head.
@@ -41,7 +42,16 @@ impl Point {
     /// The site has no heads; a mistake in the calling code, not in input.
     pub fn head_of(site: Site, layer: usize, head: usize) -> Self {
         assert_eq!(site.scope(), Scope::Head, "{} has no heads", site.name());
-        Point { layer: layer as u32, site, head: head as u32 }
+        Point { layer: layer as u32, site, number: head as u32 }
+    }
+
+    /// A point of an expert.
+    ///
+    /// # Panics
+    /// The site has no experts; a mistake in the calling code, not in input.
+    pub fn expert_of(site: Site, layer: usize, expert: usize) -> Self {
+        assert_eq!(site.scope(), Scope::Expert, "{} has no experts", site.name());
+        Point { layer: layer as u32, site, number: expert as u32 }
     }
 
     /// The site.
@@ -56,7 +66,12 @@ impl Point {
 
     /// The query head, `None` where the site has none.
     pub fn head(self) -> Option<usize> {
-        (self.site.scope() == Scope::Head).then_some(self.head as usize)
+        (self.site.scope() == Scope::Head).then_some(self.number as usize)
+    }
+
+    /// The expert, `None` where the site has none.
+    pub fn expert(self) -> Option<usize> {
+        (self.site.scope() == Scope::Expert).then_some(self.number as usize)
     }
 
     /// The point at which the model reports, where two names mean one place.
@@ -72,7 +87,8 @@ impl fmt::Display for Point {
             Scope::Model => f.write_str(name),
             Scope::Layer => write!(f, "{name}_{}", self.layer),
             Scope::LetteredLayer => write!(f, "{name}_L{}", self.layer),
-            Scope::Head => write!(f, "{name}_L{}H{}", self.layer, self.head),
+            Scope::Head => write!(f, "{name}_L{}H{}", self.layer, self.number),
+            Scope::Expert => write!(f, "{name}_{}E{}", self.layer, self.number),
         }
     }
 }
@@ -102,6 +118,10 @@ fn parse(text: &str) -> Option<Point> {
             Scope::Head => {
                 let (layer, head) = rest.strip_prefix("_L")?.split_once('H')?;
                 Some(Point::head_of(site, number(layer)?, number(head)?))
+            }
+            Scope::Expert => {
+                let (layer, expert) = rest.strip_prefix('_')?.split_once('E')?;
+                Some(Point::expert_of(site, number(layer)?, number(expert)?))
             }
         }
     })

@@ -9,13 +9,15 @@ use crate::point::Point;
 use crate::site::{Scope, Site};
 use crate::slice::{Slice, integer};
 
-/// How many layers and query heads a model has.
+/// How many layers, query heads and experts a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Blocks.
     pub n_layers: usize,
     /// Query heads of a layer.
     pub n_heads: usize,
+    /// Experts of a layer that has some.
+    pub n_experts: usize,
 }
 
 /// A pattern over the points of one site.
@@ -26,7 +28,8 @@ pub struct Extent {
 pub struct Selector {
     site: Site,
     layers: Numbers,
-    heads: Numbers,
+    /// Heads or experts, where the site has such.
+    of_layer: Numbers,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +42,7 @@ enum Numbers {
 impl Selector {
     /// Every point of a site.
     pub fn all(site: Site) -> Self {
-        Selector { site, layers: Numbers::All, heads: Numbers::All }
+        Selector { site, layers: Numbers::All, of_layer: Numbers::All }
     }
 
     /// Parses a comma-separated list of patterns.
@@ -65,7 +68,7 @@ impl Selector {
         match self.site.scope() {
             Scope::Model => true,
             Scope::Layer | Scope::LetteredLayer => one(&self.layers),
-            Scope::Head => one(&self.layers) && one(&self.heads),
+            Scope::Head | Scope::Expert => one(&self.layers) && one(&self.of_layer),
         }
     }
 
@@ -79,8 +82,13 @@ impl Selector {
             Scope::Model => BTreeSet::from([Point::model(self.site)]),
             Scope::Layer | Scope::LetteredLayer => layers()?.map(|l| Point::layer_of(self.site, l)).collect(),
             Scope::Head => {
-                let heads = self.heads.resolve(extent.n_heads, "head", self)?;
+                let heads = self.of_layer.resolve(extent.n_heads, "head", self)?;
                 layers()?.flat_map(|l| heads.clone().map(move |h| Point::head_of(self.site, l, h))).collect()
+            }
+            Scope::Expert => {
+                let experts = self.of_layer.resolve(extent.n_experts, "expert", self)?;
+                let of = |l| experts.clone().map(move |e| Point::expert_of(self.site, l, e));
+                layers()?.flat_map(of).collect()
             }
         })
     }
@@ -132,7 +140,8 @@ impl fmt::Display for Selector {
             Scope::Model => f.write_str(name),
             Scope::Layer => write!(f, "{name}_{}", self.layers),
             Scope::LetteredLayer => write!(f, "{name}_L{}", self.layers),
-            Scope::Head => write!(f, "{name}_L{}H{}", self.layers, self.heads),
+            Scope::Head => write!(f, "{name}_L{}H{}", self.layers, self.of_layer),
+            Scope::Expert => write!(f, "{name}_{}E{}", self.layers, self.of_layer),
         }
     }
 }
@@ -152,12 +161,12 @@ fn parse(text: &str) -> Option<Selector> {
     sites.sort_by_key(|s| std::cmp::Reverse(s.name().len()));
     sites.into_iter().find_map(|site| {
         let rest = text.strip_prefix(site.name())?;
-        let selector = |layers, heads| Some(Selector { site, layers, heads });
+        let selector = |layers, of_layer| Some(Selector { site, layers, of_layer });
         // `pattern_*` means every layer and head: the short form people type first.
         let everything = rest == "_*";
         match site.scope() {
             Scope::Model => {
-                rest.is_empty().then_some(Selector { site, layers: Numbers::All, heads: Numbers::All })
+                rest.is_empty().then_some(Selector { site, layers: Numbers::All, of_layer: Numbers::All })
             }
             _ if everything => selector(Numbers::All, Numbers::All),
             Scope::Layer => selector(Numbers::parse(rest.strip_prefix('_')?)?, Numbers::All),
@@ -167,6 +176,12 @@ fn parse(text: &str) -> Option<Selector> {
                 // `pattern_L5` and `pattern_L*` mean every head.
                 let (layers, heads) = rest.split_once('H').unwrap_or((rest, "*"));
                 selector(Numbers::parse(layers)?, Numbers::parse(heads)?)
+            }
+            Scope::Expert => {
+                let rest = rest.strip_prefix('_')?;
+                // `expert_out_5` and `expert_out_*` mean every expert.
+                let (layers, experts) = rest.split_once('E').unwrap_or((rest, "*"));
+                selector(Numbers::parse(layers)?, Numbers::parse(experts)?)
             }
         }
     })
@@ -184,10 +199,13 @@ pub(crate) const TRANSFORMER_LENS: &[(&str, &str)] = &[
     ("attn.hook_q", "queries_L{layer}"),
     ("attn.hook_k", "keys_L{layer}"),
     ("attn.hook_v", "values_L{layer}"),
+    ("attn.hook_rot_q", "rotated_queries_L{layer}"),
+    ("attn.hook_rot_k", "rotated_keys_L{layer}"),
     ("attn.hook_z", "z_L{layer}"),
     ("attn.hook_attn_scores", "scores_L{layer}H*"),
     ("attn.hook_pattern", "pattern_L{layer}H*"),
     ("attn.hook_result", "head_out_L{layer}H*"),
+    ("mlp.hook_expert_indices", "router_index_{layer}"),
 ];
 
 /// Our spelling of a TransformerLens hook name, where the two name the same values.

@@ -11,13 +11,17 @@ pub enum Scope {
     LetteredLayer,
     /// One head of one layer: `pattern_L5H3`.
     Head,
+    /// One expert of one layer: `expert_out_5E3`.
+    Expert,
 }
 
 /// What the vectors of a site are written in, which settles how wide they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Basis {
-    /// Ids: one number.
+    /// Ids of tokens: one whole number.
     Ids,
+    /// Numbers of the experts that a token goes through: k whole numbers.
+    ExpertIds,
     /// The residual stream itself, D.
     Stream,
     /// Something that is added to the residual stream, or a share of it, D.
@@ -36,6 +40,10 @@ pub enum Basis {
     Channels,
     /// Neurons, F.
     Neurons,
+    /// Experts, E.
+    Experts,
+    /// The experts that a token goes through, k.
+    ChosenExperts,
     /// Statistics of a vector.
     Statistics,
     /// Labels of a head that gives a score, C.
@@ -77,8 +85,8 @@ macro_rules! sites {
             }
 
             /// Axes of a captured value, rows first. B rows of the batch, T selected positions, D `d_model`,
-            /// H query heads, K key/value heads, h `d_head`, N channels of a recurrence, F `d_mlp`, C labels,
-            /// V vocabulary.
+            /// H query heads, K key/value heads, h `d_head`, N channels of a recurrence, F `d_mlp`, E experts, k experts a
+            /// token, C labels, V vocabulary.
             pub fn axes(self) -> &'static str {
                 match self { $(Site::$variant => $axes),* }
             }
@@ -123,6 +131,8 @@ sites! {
     ProjectedValue "projected_value" Head ["B T D"] Addition Reads "extract_head_values_projected" "The head's value vector at each position through its slice of the output projection, without bias.";
     ProjectedKey "projected_key" Head ["B T D"] Addition Reads "extract_head_keys_projected" "The head's key vector at each position through its slice of the output projection, without bias.";
     ProjectedQuery "projected_query" Head ["B T D"] Addition Reads "extract_head_queries_projected" "The head's query vector at each position through its slice of the output projection, without bias.";
+    RotatedQueries "rotated_queries" LetteredLayer ["B T H·h"] Queries Changes "extract_rotated_queries" "Queries as the scores are taken of them: after their norm, clamp and rotation, as far as the model has these.";
+    RotatedKeys "rotated_keys" LetteredLayer ["B T K·h"] Keys Changes "extract_rotated_keys" "Keys as the scores are taken of them: after their norm, clamp and rotation, as far as the model has these.";
     Z "z" LetteredLayer ["B T H·h"] Queries Changes "extract_z" "Mixed values of all heads: what enters attention's output projection.";
     HeadOut "head_out" Head ["B T D"] Addition Changes "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
     AttnRaw "attn_raw" Layer ["B T D"] Addition Changes "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
@@ -132,6 +142,11 @@ sites! {
     MixerOut "mixer_out" Layer ["B T D"] Addition Changes "extract_mixer_out" "Exactly what a recurrence adds to the residual stream.";
     ResidMid "resid_mid" Layer ["B T D"] Stream Changes "extract_resid_mid" "Residual stream between attention and MLP; parallel blocks have none.";
     MlpIn "mlp_in" Layer ["B T D"] Reading Changes "extract_mlp_in" "Input of the MLP, after its norm if it has one.";
+    RouterLogits "router_logits" Layer ["B T E"] Experts Changes "extract_router_logits" "Scores that the router gives to each expert, before softmax or sigmoid. Minus infinity knocks an expert out, infinity forces the choice of it.";
+    RouterIndex "router_index" Layer ["B T k"] ExpertIds Reads "extract_router_index" "Numbers of the experts that a token goes through, the first choice first; -1 where too few are left to choose from.";
+    RouterWeights "router_weights" Layer ["B T k"] ChosenExperts Changes "extract_router_weights" "Factors on what these experts give, in the order of `router_index`.";
+    ExpertOut "expert_out" Expert ["B T D"] Addition Changes "extract_expert_out" "What one expert gives for the tokens that go through it, before its factor; zeros for all others, where a change has no effect.";
+    SharedOut "shared_out" Layer ["B T D"] Addition Changes "extract_shared_out" "What the shared experts give, after the gate that weighs them.";
     MlpHidden "mlp_hidden" Layer ["B T F"] Neurons Changes "extract_mlp_hidden" "Neurons after non-linearity and gate, the input of the last projection; a layer of experts has none.";
     MlpOut "mlp_out" Layer ["B T D"] Addition Changes "extract_mlp_out" "Exactly what the MLP adds to the residual stream.";
     ResidOut "resid_out" Layer ["B T D"] Stream Changes "extract_resid_out" "Residual stream leaving the block.";
@@ -152,6 +167,11 @@ impl Site {
         matches!(self, Site::Scores | Site::Pattern)
     }
 
+    /// Whether its values are whole numbers, which have no mean and no gradient.
+    pub fn is_whole(self) -> bool {
+        matches!(self.basis(), Basis::Ids | Basis::ExpertIds)
+    }
+
     /// Finds a site by its bare name.
     pub fn from_name(name: &str) -> Option<Site> {
         Site::ALL.iter().copied().find(|s| s.name() == name)
@@ -164,6 +184,7 @@ impl Site {
             Scope::Layer => format!("{}_{{layer}}", self.name()),
             Scope::LetteredLayer => format!("{}_L{{layer}}", self.name()),
             Scope::Head => format!("{}_L{{layer}}H{{head}}", self.name()),
+            Scope::Expert => format!("{}_{{layer}}E{{expert}}", self.name()),
         }
     }
 }

@@ -34,8 +34,13 @@ impl Slice {
     }
 
     /// One number, negative from the end.
-    pub(crate) fn one(number: i64) -> Self {
+    pub fn one(number: i64) -> Self {
         Slice { start: Some(number), end: Some(number + 1).filter(|end| *end != 0), step: 1 }
+    }
+
+    /// The number, where it is a range of one as [`Slice::one`] makes it.
+    pub fn single(&self) -> Option<i64> {
+        self.start.filter(|number| *self == Slice::one(*number))
     }
 
     /// The numbers below `count` that it selects, ascending: at least one.

@@ -4,7 +4,7 @@
 use easyroutine_sites::{Extent, Point, Scope, Selector, Site, Slice, SliceError, layers, sites_page};
 use proptest::prelude::*;
 
-const MODEL: Extent = Extent { n_layers: 12, n_heads: 4 };
+const MODEL: Extent = Extent { n_layers: 12, n_heads: 4, n_experts: 6 };
 
 fn selected(pattern: &str) -> Vec<String> {
     let selector: Selector = pattern.parse().unwrap_or_else(|e| panic!("{pattern}: {e}"));
@@ -18,6 +18,7 @@ fn every_point_prints_and_parses_to_itself() {
             Scope::Model => Point::model(site),
             Scope::Layer | Scope::LetteredLayer => Point::layer_of(site, 11),
             Scope::Head => Point::head_of(site, 10, 3),
+            Scope::Expert => Point::expert_of(site, 10, 5),
         };
         assert_eq!(point.to_string().parse::<Point>().as_ref(), Ok(&point));
         assert_eq!(selected(&point.to_string()), [point.to_string()]);
@@ -79,6 +80,10 @@ fn patterns_select_layers_and_heads() {
         ["head_out_L4H0", "head_out_L4H1", "head_out_L4H2", "head_out_L4H3"]
     );
     assert_eq!(selected("head_out_L{i}H{j}").len(), 48);
+    assert_eq!(selected("expert_out_2").len(), 6);
+    assert_eq!(selected("expert_out_*").len(), 72);
+    assert_eq!(selected("expert_out_{layer}E{expert}").len(), 72);
+    assert_eq!(selected("expert_out_1:3E-1"), ["expert_out_1E5", "expert_out_2E5"]);
     assert_eq!(selected("logits"), ["logits"]);
     assert_eq!(selected("queries_L*").len(), 12);
 }
@@ -90,6 +95,7 @@ fn a_layer_or_head_out_of_range_is_named() {
         ("resid_out_-13", "no such layer"),
         ("resid_out_5:5", "no such layer"),
         ("pattern_L0H4", "the model has 4 heads, 0 to 3"),
+        ("expert_out_0E6", "the model has 6 experts, 0 to 5"),
     ] {
         let message = pattern.parse::<Selector>().unwrap().points(MODEL).unwrap_err().to_string();
         assert!(message.contains(part) && message.contains(pattern), "{message}");

@@ -99,6 +99,20 @@ class ExtractionConfig:
     extract_attn_scores: bool = False
     #: ``z_L{l}`` [B, T, H·h]: mixed values of all heads, the input of attention's output projection.
     extract_z: bool = False
+    #: ``rotated_queries_L{l}`` [B, T, H·h]: queries after their norm and rotation.
+    extract_rotated_queries: bool = False
+    #: ``rotated_keys_L{l}`` [B, T, K·h]: keys after their norm and rotation.
+    extract_rotated_keys: bool = False
+    #: ``router_logits_{l}`` [B, T, E]: scores of each expert, before softmax or sigmoid.
+    extract_router_logits: bool = False
+    #: ``router_index_{l}`` [B, T, k], whole numbers: the experts that a token goes through, the first choice first.
+    extract_router_index: bool = False
+    #: ``router_weights_{l}`` [B, T, k]: factors on what these experts give, in the same order.
+    extract_router_weights: bool = False
+    #: ``expert_out_{l}E{e}`` [B, T, D]: what one expert gives, before its factor; zeros for tokens that do not go through it.
+    extract_expert_out: bool = False
+    #: ``shared_out_{l}`` [B, T, D]: what the shared experts give.
+    extract_shared_out: bool = False
     #: ``final_norm_out`` [B, T, D]: the last residual stream after the final norm.
     extract_final_norm_out: bool = False
     #: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or reward model

@@ -43,6 +43,11 @@ impl Layer {
         self.attention.is_some() || self.recurrence.is_some()
     }
 
+    /// How many experts a router chooses from, where the block has some.
+    pub fn experts(&self) -> Option<usize> {
+        self.mlp.and_then(Mlp::experts)
+    }
+
     /// Neurons of its MLP, 0 where it has none; of experts those of one.
     pub fn d_mlp(&self) -> usize {
         self.mlp.map_or(0, Mlp::d_mlp)

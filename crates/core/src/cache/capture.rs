@@ -265,8 +265,11 @@ impl Tap for Capture {
                         self.kept.insert(key, kept);
                     }
                 }
-                _ => {
-                    let kept = self.vectors(value, 0..value.width(0));
+                site => {
+                    let mut kept = self.vectors(value, 0..value.width(0));
+                    if site.is_whole() {
+                        kept.data = Numbers::I64(kept.values().iter().map(|x| *x as i64).collect());
+                    }
                     self.kept.insert(wanted.into(), kept);
                 }
             }

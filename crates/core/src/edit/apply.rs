@@ -1,5 +1,7 @@
 //! Changes applied to what the model reports.
 
+use std::sync::Arc;
+
 use easyroutine_sites::Point;
 
 use super::Softmax;
@@ -14,6 +16,8 @@ use crate::tap::{Tap, Value, Want};
 pub(super) struct Change {
     pub(super) row: usize,
     pub(super) target: Target,
+    /// The entries of vectors that change, ascending, if not all.
+    pub(super) entries: Option<Arc<[usize]>>,
     pub(super) action: Action,
 }
 
@@ -122,12 +126,20 @@ impl Change {
         for (number, position) in places.within(run) {
             let source = self.source(value, number);
             let Some(vector) = value.vector_mut(row, position) else { continue };
-            for (column, x) in vector.iter_mut().enumerate() {
-                if let Some(new) = self.changed(*x, [number, column], [position, column], source.as_deref()) {
+            for (entry, column) in self.columns(vector.len()) {
+                let x = &mut vector[column];
+                if let Some(new) = self.changed(*x, [number, entry], [position, column], source.as_deref()) {
                     *x = new;
                 }
             }
         }
+    }
+
+    /// The columns of a vector that change, numbered.
+    pub(super) fn columns(&self, width: usize) -> impl Iterator<Item = (usize, usize)> {
+        let count = self.entries.as_ref().map_or(width, |entries| entries.len());
+        let column = |entry: usize| self.entries.as_ref().map_or(entry, |entries| entries[entry]);
+        (0..count).map(move |entry| (entry, column(entry))).filter(move |(_, column)| *column < width)
     }
 
     /// Changes what queries give to keys; without keys, to all but their own.
@@ -180,6 +192,7 @@ impl Change {
             Action::Set(number) => Some(*number),
             Action::Put(given) => self.given(given, numbers, places),
             Action::Add(factor, given) => self.given(given, numbers, places).map(|value| x + factor * value),
+            Action::Copy { target: Target::Tokens(_), .. } => source?.get(places[1]).copied(),
             Action::Copy { target, .. } => source?.get(target.column(numbers[1])?).copied(),
         }
     }

@@ -65,9 +65,10 @@ impl Change {
         let row = self.row;
         for (number, position) in places.within(0..gradient.batch().length(row)) {
             let Some(vector) = gradient.vector_mut(row, position) else { continue };
-            let taken: Vec<(usize, f32)> = (0..vector.len())
-                .filter_map(|column| {
-                    let places = ([number, column], [position, column]);
+            let taken: Vec<(usize, f32)> = self
+                .columns(vector.len())
+                .filter_map(|(entry, column)| {
+                    let places = ([number, entry], [position, column]);
                     self.cell_back(&mut vector[column], places.0, places.1).map(|g| (column, g))
                 })
                 .collect();

@@ -1,6 +1,7 @@
 //! Interventions checked against a model and its rows: all that can be wrong is an error here, before the run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use easyroutine_sites::{Access, Point, Site};
 
@@ -78,7 +79,8 @@ impl Edits {
                 Action::Put(Given::ByNumber(spread))
             }
         };
-        self.at.entry(point).or_default().push(Change { row, target: Target::Tokens(places), action });
+        let target = Target::Tokens(places);
+        self.at.entry(point).or_default().push(Change { row, target, entries: None, action });
         Ok(())
     }
 }
@@ -142,10 +144,12 @@ impl Checked<'_> {
         let mut reaches = false;
         for point in points {
             let at = self.report_point(point)?;
+            let entries = self.entries(point)?;
             for (row, target) in targets.iter().enumerate() {
                 reaches |= target.reaches(self.rows[row].ids.len(), self.window(point));
-                let action = self.action(point, row, &targets, given)?;
-                edits.at.entry(at).or_default().push(Change { row, target: target.clone(), action });
+                let action = self.action(entries.as_deref(), point, row, &targets, given)?;
+                let (target, entries) = (target.clone(), entries.clone());
+                edits.at.entry(at).or_default().push(Change { row, target, entries, action });
             }
         }
         if !reaches {
@@ -183,12 +187,16 @@ impl Checked<'_> {
 
     fn check_numbers(&self) -> Result<()> {
         let before = self.intervention.part.softmax() == Some(Softmax::Before);
+        let of_router = self.intervention.activation.site() == Site::RouterLogits;
         let keeps_self = matches!(self.intervention.part, Part::KeepSelf(..));
         match &self.intervention.operation {
-            Operation::Set(x) if *x == f32::NEG_INFINITY && !before => {
-                Err(Error::input("minus infinity knocks out scores, before the softmax")
-                    .hint("say `pre:`, for example pattern_L1H1@pre:columns:3=-inf"))
-            }
+            Operation::Set(x) if x.is_infinite() && of_router => Ok(()),
+            Operation::Set(x) if *x == f32::NEG_INFINITY && !before => Err(Error::input(
+                "minus infinity knocks out scores, before the softmax, or experts",
+            )
+            .hint(
+                "say `pre:`, for example pattern_L1H1@pre:columns:3=-inf; an expert is router_logits_1[3]",
+            )),
             Operation::Set(x) if !x.is_finite() && *x != f32::NEG_INFINITY => {
                 Err(Error::input(format!("{x} is no value to set")))
             }
@@ -234,10 +242,43 @@ impl Checked<'_> {
         }
     }
 
+    /// Which entries of a point's vectors change, if not all, ascending.
+    fn entries(&self, point: Point) -> Result<Option<Arc<[usize]>>> {
+        let Intervention { entries, part, .. } = self.intervention;
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let width = match (part, self.arch.width(point)) {
+            (Part::Full(_), Some(width)) => width,
+            _ => {
+                return Err(Error::input("brackets name entries of vectors; attention has columns and rows")
+                    .hint("for example pattern_L1H1@columns:3=0"));
+            }
+        };
+        let mut all = Vec::new();
+        for slice in entries {
+            all.extend(slice.of(width).map_err(|_| {
+                Error::input(format!("`{point}` has {width} entries, 0 to {}", width.saturating_sub(1)))
+            })?);
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(Some(all.into()))
+    }
+
     /// What is done to one row.
-    fn action(&self, point: Point, row: usize, targets: &[Target], given: Option<&Tensor>) -> Result<Action> {
-        let given =
-            || given.map_or_else(|| Err(Error::input("no values")), |g| self.given(point, row, targets, g));
+    fn action(
+        &self,
+        entries: Option<&[usize]>,
+        point: Point,
+        row: usize,
+        targets: &[Target],
+        given: Option<&Tensor>,
+    ) -> Result<Action> {
+        let given = || {
+            let given = given.ok_or_else(|| Error::input("no values"))?;
+            self.given(entries, point, row, targets, given)
+        };
         Ok(match &self.intervention.operation {
             Operation::Scale(factor) => Action::Scale(*factor),
             Operation::Set(number) => Action::Set(*number),
@@ -251,11 +292,18 @@ impl Checked<'_> {
     }
 
     /// Given values spread over what changes of one row.
-    fn given(&self, point: Point, row: usize, targets: &[Target], values: &Tensor) -> Result<Given> {
+    fn given(
+        &self,
+        entries: Option<&[usize]>,
+        point: Point,
+        row: usize,
+        targets: &[Target],
+        values: &Tensor,
+    ) -> Result<Given> {
         let length = self.rows[row].ids.len();
         let (axes, names) = match &targets[row] {
             Target::Tokens(places) => {
-                let width = self.arch.width(point).unwrap_or(0);
+                let width = entries.map_or_else(|| self.arch.width(point).unwrap_or(0), <[usize]>::len);
                 ([self.rows.len(), places.count(), width], "[B, T, width]")
             }
             Target::Pairs { queries, keys, .. } => {

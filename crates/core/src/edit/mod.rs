@@ -10,14 +10,14 @@ mod places;
 mod spec;
 mod tensor;
 
-use easyroutine_sites::{Selector, nearest};
+use easyroutine_sites::{Selector, Slice, nearest};
 
 use crate::error::{Error, Result};
 use crate::positions::Specifier;
 
 pub(crate) use check::RowAction;
 pub use check::{Edits, check_access};
-pub use spec::Reference;
+pub use spec::{Reference, activation};
 pub use tensor::Tensor;
 
 /// One change of what a model computes. `V` is what stands for given values: numbers, or before they are read the
@@ -26,10 +26,28 @@ pub use tensor::Tensor;
 pub struct Intervention<V = Tensor> {
     /// Which activations.
     pub activation: Selector,
+    /// Which entries of their vectors; all where there is none. Written after the activation: `router_logits_1[3]`.
+    pub entries: Vec<Slice>,
     /// Which part of each.
     pub part: Part,
     /// What becomes of that part.
     pub operation: Operation<V>,
+}
+
+impl<V> Intervention<V> {
+    /// What it changes, as it is written before the `@`: `mlp_hidden_5[12,40:50]`.
+    pub fn key(&self) -> String {
+        let entry = |slice: &Slice| match slice.single() {
+            Some(number) => number.to_string(),
+            None => slice.to_string(),
+        };
+        match self.entries.as_slice() {
+            [] => self.activation.to_string(),
+            some => {
+                format!("{}[{}]", self.activation, some.iter().map(entry).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
 }
 
 impl Intervention {

@@ -7,6 +7,8 @@
 //! pattern_L1H1@columns:3=0   pattern_L1H1@grid:9x2*0.5   pattern_L1H1@pre:rows:5=-inf   (knock-out, as =0 and *0)
 //! pattern_L1H1@keep-self:4:9=0            what these queries give to other keys is taken away
 //! pattern_L1H1@rescaled:columns:3=0       after the softmax; changed rows are divided by their sums
+//! mlp_hidden_5[12,40:50]@last*0           some entries of vectors
+//! router_logits_1[3]@all=-inf             this expert is never chosen; =inf: it always is
 //! ```
 //! KEY ends at the first `@`; OP begins at the last `=`, `*` or `+` outside double quotes. What holds one of these, a
 //! comma or an `x` stands in double quotes. Blanks between the parts are passed over.
@@ -15,7 +17,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use easyroutine_sites::Selector;
+use easyroutine_sites::{Selector, Slice};
 
 use super::{Intervention, Operation, Part, Softmax, Tensor};
 use crate::error::{Error, Result};
@@ -37,7 +39,7 @@ impl Intervention<Reference> {
     /// As [`Tensor::read`].
     pub fn load(self) -> Result<Intervention> {
         let operation = self.operation.map(|reference| Tensor::read(&reference.file, &reference.tensor))?;
-        Ok(Intervention { activation: self.activation, part: self.part, operation })
+        Ok(Intervention { activation: self.activation, entries: self.entries, part: self.part, operation })
     }
 }
 
@@ -66,7 +68,7 @@ fn parse(text: &str) -> Result<Intervention<Reference>> {
         return Err(Error::input("an intervention names its positions after `@`")
             .hint("for example 'resid_out_5@last=0', or @all for every token"));
     };
-    let activation: Selector = key.trim().parse()?;
+    let (activation, entries) = activation(key)?;
     let marks = marks(rest)?;
     let (positions, operation) = operation(rest, &marks)?;
     let part = part(positions.trim())?;
@@ -75,7 +77,25 @@ fn parse(text: &str) -> Result<Intervention<Reference>> {
         (Some(Softmax::Before), Operation::Set(0.0)) => Operation::Scale(0.0),
         (_, operation) => operation,
     };
-    Ok(Intervention { activation, part, operation })
+    Ok(Intervention { activation, entries, part, operation })
+}
+
+/// Parses what is changed: `resid_out_*`, or with some entries of its vectors `mlp_hidden_5[12,40:50]`.
+///
+/// # Errors
+/// A name of no activation, brackets that do not hold numbers and ranges.
+pub fn activation(text: &str) -> Result<(Selector, Vec<Slice>)> {
+    let text = text.trim();
+    let Some((key, entries)) = text.strip_suffix(']').and_then(|text| text.split_once('[')) else {
+        return Ok((text.parse()?, Vec::new()));
+    };
+    let number = |text: &str| -> Option<Slice> {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let is_plain = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| is_plain && text != "-0").map(Slice::one)
+    };
+    let entry = |text: &str| number(text).map_or_else(|| text.parse().map_err(Error::from), Ok);
+    Ok((key.trim().parse()?, entries.split(',').map(str::trim).map(entry).collect::<Result<_>>()?))
 }
 
 /// Where `=`, `*` and `+` stand outside double quotes; the sign of an exponent (`1e+5`) is none.
@@ -126,8 +146,11 @@ fn operation<'a>(text: &'a str, marks: &[usize]) -> Result<(&'a str, Operation<R
 }
 
 fn set(operand: &str) -> Result<Operation<Reference>> {
-    if operand == "-inf" {
-        return Ok(Operation::Set(f32::NEG_INFINITY));
+    if let Some(infinite) = [("-inf", f32::NEG_INFINITY), ("inf", f32::INFINITY)]
+        .iter()
+        .find_map(|(word, infinite)| (operand == *word).then_some(*infinite))
+    {
+        return Ok(Operation::Set(infinite));
     }
     if let Some(number) = number(operand) {
         return Ok(Operation::Set(number));
@@ -270,7 +293,8 @@ impl fmt::Display for Tensor {
 
 impl<V: fmt::Display> fmt::Display for Intervention<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}{}", self.activation, self.part, self.operation)
+        write!(f, "{}", self.key())?;
+        write!(f, "@{}{}", self.part, self.operation)
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn of(arch: &Arch, points: &BTreeSet<Point>, tokens: &Tokens, reducti
         let width = arch.width(*point).unwrap_or(0) as u64;
         let is_pooled = || arch.score().is_some_and(|score| score.pooling != Pooling::EachToken);
         let bytes = match point.site().basis() {
-            Basis::Ids => 8 * vectors,
+            Basis::Ids | Basis::ExpertIds => 8 * vectors * width,
             Basis::Positions if point.site() == Site::Pattern => 4 * patterns,
             Basis::Positions => 4 * scores,
             Basis::Labels if is_pooled() => 4 * rows.len() as u64 * width,

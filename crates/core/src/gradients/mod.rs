@@ -123,6 +123,7 @@ pub fn gradients(
 fn no_gradient(point: Point) -> Option<&'static str> {
     match point.site() {
         Site::InputIds => Some("token ids are choices, not numbers; `input_embeddings` is what they become"),
+        Site::RouterIndex => Some("experts are chosen, not computed; `router_weights` have one"),
         Site::LastLayernorm => {
             Some("these are statistics beside the pass; the last `resid_out` is what is normed")
         }

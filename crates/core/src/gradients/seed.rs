@@ -69,6 +69,7 @@ fn is_beside(site: Site) -> bool {
     matches!(
         site,
         Site::InputIds
+            | Site::RouterIndex
             | Site::LastLayernorm
             | Site::FinalNormOut
             | Site::Logits

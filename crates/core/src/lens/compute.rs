@@ -148,6 +148,7 @@ fn matching(cache: &ActivationCache, target_key: &str) -> Result<Vec<Point>> {
     let extent = Extent {
         n_layers: of_site().filter_map(|p| p.layer()).max().map_or(0, |l| l + 1),
         n_heads: of_site().filter_map(|p| p.head()).max().map_or(0, |h| h + 1),
+        n_experts: of_site().filter_map(|p| p.expert()).max().map_or(0, |e| e + 1),
     };
     let missing = || {
         let keys: Vec<String> = cache.iter().map(|(key, _)| key.to_string()).take(8).collect();

@@ -3,13 +3,15 @@
 use std::ops::Range;
 
 use easyroutine_kernels::{Rows, RowsMut};
+use easyroutine_sites::Point;
 
 use super::registers::Registers;
 use super::run::Run;
 use crate::arch::QueryGrowth;
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pass::{At, Form, KeyHeads, Reg};
+use crate::tap::Value;
 use crate::weights::Norm;
 
 impl Run<'_> {
@@ -62,6 +64,46 @@ impl Run<'_> {
     /// Queries grow with their position.
     pub(super) fn grow(&mut self, columns: Range<usize>, growth: QueryGrowth) {
         grow(self.batch, self.registers.get_mut(Reg::Qkv).rows_mut().columns(columns), growth);
+    }
+
+    /// Shows the key of each group's first query head. What a tap makes of it, all query heads of the group get.
+    ///
+    /// # Errors
+    /// A change of a key where another query head of the group has a key of its own, to which it cannot be given.
+    pub(super) fn visit_shared_keys(&mut self, point: Point, width: usize) -> Result<()> {
+        let arch = &self.model.arch;
+        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+        let own = |head: usize| head * d_head..(head + 1) * d_head;
+        let mut shared = std::mem::take(&mut self.registers.work);
+        let keys = self.registers.get(Reg::HeadKv).rows();
+        shared.resize(keys.n_rows(), width);
+        for token in 0..keys.n_rows() {
+            for (number, to) in shared.rows_mut().row_mut(token).chunks_exact_mut(d_head).enumerate() {
+                to.copy_from_slice(&keys.row(token)[own(number * group)]);
+            }
+        }
+        self.tap.at(point, &mut Value::of_tokens(shared.rows_mut(), self.batch))?;
+        let mut keys = self.registers.get_mut(Reg::HeadKv).rows_mut();
+        for token in 0..keys.n_rows() {
+            let keys = keys.row_mut(token);
+            for (number, new) in shared.rows().row(token).chunks_exact(d_head).enumerate() {
+                let bits = |head: usize| keys[own(head)].iter().map(|x| x.to_bits());
+                let first = number * group;
+                if bits(first).eq(new.iter().map(|x| x.to_bits())) {
+                    continue;
+                }
+                if let Some(other) = (first..first + group).find(|head| !bits(*head).eq(bits(first))) {
+                    let layer = point.layer().unwrap_or(0);
+                    return Err(Error::input(format!(
+                        "`{point}` is changed where `head_keys_L{layer}H{other}` is, which it cannot change"
+                    ))
+                    .hint("change the one or the other"));
+                }
+                (first..first + group).for_each(|head| keys[own(head)].copy_from_slice(new));
+            }
+        }
+        self.registers.work = shared;
+        Ok(())
     }
 
     /// Keys and values join those of earlier tokens.

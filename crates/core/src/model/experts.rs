@@ -1,9 +1,15 @@
-//! Which experts a token goes through, and what they give.
+//! What experts give for the tokens that go through them.
+
+use std::ops::Range;
 
 use easyroutine_kernels::{Cpu, Rows, RowsMut};
 
 use super::buffer::Buffer;
-use crate::arch::{ExpertGate, ExpertGroups, ExpertScores, ExpertWeights, GroupRank, Router};
+use super::router::sigmoid;
+use super::run::Run;
+use crate::arch::ExpertGate;
+use crate::error::Result;
+use crate::pass::{At, Reg};
 use crate::weights::Projection;
 
 /// One gated expert.
@@ -13,106 +19,51 @@ pub(crate) struct Expert {
     pub(crate) down: Projection,
 }
 
-/// Sends each token to its experts: for each expert its tokens, ascending, with weights.
-///
-/// # Shapes
-/// `scores`: tokens by experts.
-pub(crate) fn route(
-    scores: Rows<'_>,
-    top_k: usize,
-    router: &Router,
-    correction: Option<&[f32]>,
-    routes: &mut Vec<Vec<(usize, f32)>>,
-) {
-    routes.iter_mut().for_each(Vec::clear);
-    routes.resize_with(scores.n_columns(), Vec::new);
-    for token in 0..scores.n_rows() {
-        for (expert, weight) in chosen(scores.row(token), top_k, router, correction) {
-            routes[expert].push((token, weight));
+impl Run<'_> {
+    /// The tokens of some experts, with their weights.
+    pub(super) fn routes(&self, experts: Range<usize>) -> Vec<Vec<(usize, f32)>> {
+        let weights = self.registers.get(Reg::RouterWeights).rows();
+        tokens_of(experts, self.registers.get(Reg::RouterIndex).rows(), Some(weights))
+    }
+
+    /// The first expert makes room for the sum of all.
+    pub(super) fn room_for_experts(&mut self, first: usize) {
+        if first == 0 {
+            let tokens = self.registers.get(Reg::RouterIndex).n_rows();
+            let mut out = self.registers.get_mut(Reg::MlpOut).resize(tokens, self.model.arch.d_model);
+            (0..tokens).for_each(|token| out.row_mut(token).fill(0.0));
         }
     }
-}
 
-/// The chosen experts of one token with their weights: the `top_k` largest, ties to the lower index. A NaN counts as the
-/// largest, so that it reaches the output instead of vanishing.
-fn chosen(scores: &[f32], top_k: usize, router: &Router, correction: Option<&[f32]>) -> Vec<(usize, f32)> {
-    let scores = match router.scores {
-        ExpertScores::Softmax => softmax(scores),
-        ExpertScores::Sigmoid => scores.iter().map(|score| sigmoid(*score)).collect(),
-        ExpertScores::SparseMixer { jitter } => return sparse_mixer(scores, jitter),
-    };
-    let mut ranks: Vec<f32> = match correction {
-        Some(correction) => scores.iter().zip(correction).map(|(score, c)| score + c).collect(),
-        None => scores.clone(),
-    };
-    if let Some(groups) = router.groups {
-        leave_out_groups(&mut ranks, groups);
-    }
-    let mut order = descending(&ranks);
-    order.truncate(top_k);
-    let divisor: f32 = match router.weights {
-        ExpertWeights::Renormalised { least } => {
-            let sum: f32 = order.iter().map(|e| scores[*e]).sum();
-            if sum < least { least } else { sum }
+    /// What one expert gives for its tokens; zeros for all others.
+    pub(super) fn expert_out(&mut self, at: At, number: usize, gate: ExpertGate) -> Result<()> {
+        let model = self.model;
+        let index = self.registers.get(Reg::RouterIndex).rows();
+        let tokens = tokens_of(number..number + 1, index, None).concat();
+        let (read, out) = self.registers.pair(Reg::Read, Reg::ExpertOut);
+        let read = read.rows();
+        let mut out = out.resize(read.n_rows(), model.arch.d_model);
+        (0..read.n_rows()).for_each(|token| out.row_mut(token).fill(0.0));
+        if let Some(expert) = model.weights.experts(at)?.get(number).filter(|_| !tokens.is_empty()) {
+            let mut room = Room::default();
+            let given = expert.apply(&model.cpu, &tokens, gate, read, &mut room);
+            tokens.iter().enumerate().for_each(|(i, (token, _))| {
+                out.row_mut(*token).copy_from_slice(given.row(i));
+            });
         }
-        ExpertWeights::AsTheyAre => 1.0,
-    };
-    order.into_iter().map(|e| (e, scores[e] / divisor * router.scale)).collect()
-}
-
-fn softmax(scores: &[f32]) -> Vec<f32> {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut powers: Vec<f32> = scores.iter().map(|s| (s - most).exp()).collect();
-    let sum: f32 = powers.iter().sum();
-    powers.iter_mut().for_each(|w| *w /= sum);
-    powers
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// Places of values, the largest first.
-fn descending(values: &[f32]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
-    order
-}
-
-/// Ranks experts outside of the best groups below all others.
-fn leave_out_groups(ranks: &mut [f32], groups: ExpertGroups) {
-    let size = ranks.len() / groups.count;
-    let of_group = |group: &[f32]| {
-        let order = descending(group);
-        let best = match groups.rank {
-            GroupRank::Best => 1,
-            GroupRank::TwoBest => 2,
-        };
-        order.iter().take(best).map(|e| group[*e]).sum::<f32>()
-    };
-    let of_groups: Vec<f32> = ranks.chunks_exact(size).map(of_group).collect();
-    for group in descending(&of_groups).into_iter().skip(groups.kept) {
-        ranks[group * size..(group + 1) * size].fill(f32::NEG_INFINITY);
+        Ok(())
     }
-}
 
-/// Two experts, each weighed by a softmax over those whose scores are near its own (modeling_phimoe.py, `sparsemixer`).
-fn sparse_mixer(scores: &[f32], jitter: f32) -> Vec<(usize, f32)> {
-    let mut left = scores.to_vec();
-    let mut chosen = Vec::with_capacity(2);
-    for _ in 0..2.min(scores.len()) {
-        let best = descending(&left)[0];
-        let most = left[best];
-        let is_near = |score: f32| (most - score) / score.abs().max(most) <= 2.0 * jitter;
-        let near: Vec<f32> = left
-            .iter()
-            .zip(scores)
-            .map(|(left, score)| if is_near(*score) { *left } else { f32::NEG_INFINITY })
-            .collect();
-        chosen.push((best, softmax(&near)[best]));
-        left[best] = f32::NEG_INFINITY;
+    /// Adds what one expert gave.
+    pub(super) fn add_expert(&mut self, expert: usize) {
+        let tokens = self.routes(expert..expert + 1).concat();
+        self.room_for_experts(expert);
+        let (given, out) = self.registers.pair(Reg::ExpertOut, Reg::MlpOut);
+        let mut out = out.rows_mut();
+        for (token, weight) in tokens {
+            add_weighted(given.rows().row(token), weight, out.row_mut(token));
+        }
     }
-    chosen
 }
 
 /// Multiplies each row of `out` by the sigmoid of a product with what the shared expert reads.
@@ -125,7 +76,29 @@ pub(crate) fn weigh(weights: &[f32], read: Rows<'_>, mut out: RowsMut<'_>) {
     }
 }
 
-/// Adds what each token's experts give, in ascending order of experts.
+/// For each of some experts its tokens, ascending, with their weights.
+///
+/// # Shapes
+/// `index`, `weights`: tokens by k.
+pub(crate) fn tokens_of(
+    experts: Range<usize>,
+    index: Rows<'_>,
+    weights: Option<Rows<'_>>,
+) -> Vec<Vec<(usize, f32)>> {
+    let mut tokens = vec![Vec::new(); experts.len()];
+    for token in 0..index.n_rows() {
+        for (place, expert) in index.row(token).iter().enumerate().filter(|(_, expert)| **expert >= 0.0) {
+            let expert = *expert as usize;
+            if experts.contains(&expert) {
+                let weight = weights.map_or(1.0, |weights| weights.row(token)[place]);
+                tokens[expert - experts.start].push((token, weight));
+            }
+        }
+    }
+    tokens
+}
+
+/// Adds what some experts give for their tokens, in ascending order of experts.
 ///
 /// # Shapes
 /// `x`, `out`: tokens by `d_model`.
@@ -137,28 +110,66 @@ pub(crate) fn mix(
     x: Rows<'_>,
     mut out: RowsMut<'_>,
 ) {
-    (0..out.n_rows()).for_each(|token| out.row_mut(token).fill(0.0));
-    let (mut chosen, mut hidden, mut result) = (Buffer::default(), Buffer::default(), Buffer::default());
-    let mut both = Buffer::default();
+    let mut room = Room::default();
     for (expert, tokens) in experts.iter().zip(routes).filter(|(_, tokens)| !tokens.is_empty()) {
+        let given = expert.apply(cpu, tokens, gate, x, &mut room);
+        for (i, (token, weight)) in tokens.iter().enumerate() {
+            add_weighted(given.row(i), *weight, out.row_mut(*token));
+        }
+    }
+}
+
+/// sum += weight * values
+pub(crate) fn add_weighted(values: &[f32], weight: f32, sum: &mut [f32]) {
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value * weight);
+}
+
+/// Room for one expert's work.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    chosen: Buffer,
+    both: Buffer,
+    hidden: Buffer,
+    given: Buffer,
+}
+
+impl Expert {
+    /// What it gives for some tokens, in their order.
+    pub(crate) fn apply<'r>(
+        &self,
+        cpu: &Cpu,
+        tokens: &[(usize, f32)],
+        gate: ExpertGate,
+        x: Rows<'_>,
+        room: &'r mut Room,
+    ) -> Rows<'r> {
+        let Room { chosen, both, hidden, given } = room;
         chosen.resize(tokens.len(), x.n_columns());
-        hidden.resize(tokens.len(), expert.down.inputs());
-        result.resize(tokens.len(), x.n_columns());
+        hidden.resize(tokens.len(), self.down.inputs());
+        given.resize(tokens.len(), self.down.outputs());
         for (i, (token, _)) in tokens.iter().enumerate() {
             chosen.rows_mut().row_mut(i).copy_from_slice(x.row(*token));
         }
+        self.hidden(cpu, chosen.rows(), gate, both, hidden.rows_mut());
+        self.down.apply(cpu, hidden.rows(), given.rows_mut());
+        given.rows()
+    }
+
+    /// Its neurons, after the gate. `both` is room.
+    pub(crate) fn hidden(
+        &self,
+        cpu: &Cpu,
+        x: Rows<'_>,
+        gate: ExpertGate,
+        both: &mut Buffer,
+        out: RowsMut<'_>,
+    ) {
         match gate {
-            ExpertGate::Plain(act) => expert.gate_up.apply_gated(cpu, chosen.rows(), act, hidden.rows_mut()),
+            ExpertGate::Plain(act) => self.gate_up.apply_gated(cpu, x, act, out),
             ExpertGate::Clamped { alpha, limit } => {
-                both.resize(tokens.len(), expert.gate_up.outputs());
-                expert.gate_up.apply(cpu, chosen.rows(), both.rows_mut());
-                clamp_and_gate(both.rows(), alpha, limit, hidden.rows_mut());
-            }
-        }
-        expert.down.apply(cpu, hidden.rows(), result.rows_mut());
-        for (i, (token, weight)) in tokens.iter().enumerate() {
-            for (sum, value) in out.row_mut(*token).iter_mut().zip(result.rows().row(i)) {
-                *sum += value * weight;
+                both.resize(x.n_rows(), self.gate_up.outputs());
+                self.gate_up.apply(cpu, x, both.rows_mut());
+                clamp_and_gate(both.rows(), alpha, limit, out);
             }
         }
     }

@@ -16,6 +16,7 @@ mod registers;
 mod reverse;
 mod rope;
 mod rotations;
+mod router;
 mod run;
 mod states;
 #[cfg(test)]

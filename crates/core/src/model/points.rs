@@ -18,7 +18,8 @@ impl Arch {
     /// A layer or head that does not exist, a place that this architecture lacks. A pattern over many layers passes
     /// over those that lack the place, unless all do.
     pub fn named(&self, selector: &Selector) -> Result<Vec<Point>> {
-        let extent = Extent { n_layers: self.layers.len(), n_heads: self.n_heads };
+        let n_experts = self.layers.iter().filter_map(Layer::experts).max().unwrap_or(0);
+        let extent = Extent { n_layers: self.layers.len(), n_heads: self.n_heads, n_experts };
         let named = selector.points(extent)?;
         let lacking = named.iter().find_map(|point| self.check_point(*point).err());
         let found: Vec<Point> = named.iter().copied().filter(|p| self.lacks(*p).is_none()).collect();
@@ -28,7 +29,7 @@ impl Arch {
         }
     }
 
-    /// The points of a site in one layer: one, or one a head.
+    /// The points of a site in one layer: one, one a head, or one an expert.
     ///
     /// # Errors
     /// A layer that does not exist, or a place that it lacks.
@@ -37,6 +38,11 @@ impl Arch {
             Scope::Model => vec![Point::model(site)],
             Scope::Layer | Scope::LetteredLayer => vec![Point::layer_of(site, layer)],
             Scope::Head => (0..self.n_heads).map(|head| Point::head_of(site, layer, head)).collect(),
+            Scope::Expert => {
+                // A layer that has none lacks even the first, and says why.
+                let count = self.layers.get(layer).and_then(Layer::experts).unwrap_or(1);
+                (0..count).map(|expert| Point::expert_of(site, layer, expert)).collect()
+            }
         };
         points.iter().try_for_each(|point| self.check_point(*point))?;
         Ok(points)
@@ -68,6 +74,11 @@ impl Arch {
             Basis::Positions => None,
             Basis::Channels => Some(self.layers[point.layer()?].recurrence?.width()),
             Basis::Neurons => Some(self.layers[point.layer()?].d_mlp()),
+            Basis::Experts => self.layers[point.layer()?].experts(),
+            Basis::ExpertIds | Basis::ChosenExperts => match self.layers[point.layer()?].mlp {
+                Some(Mlp::Experts { top_k, .. }) => Some(top_k),
+                _ => None,
+            },
             Basis::Statistics => Some(3),
             Basis::Labels => self.score().map(|score| score.labels),
             Basis::Vocabulary => Some(self.vocabulary),
@@ -91,6 +102,10 @@ impl Arch {
         }
         if point.head().is_some_and(|head| head >= self.n_heads) {
             return Some(format!("the model has {} heads, 0 to {}", self.n_heads, self.n_heads.max(1) - 1));
+        }
+        let experts = self.layers[layer].experts();
+        if let Some((expert, count)) = point.expert().zip(experts).filter(|(expert, count)| expert >= count) {
+            return Some(format!("layer {layer} has {count} experts, 0 to {}; {expert} is none", count - 1));
         }
         match point.site() {
             Site::Logits => self.lacks_unembedding(),
@@ -134,6 +149,13 @@ impl Layer {
                 None => Some("this layer has no recurrence"),
                 Some(_) => None,
             },
+            Site::RouterLogits | Site::RouterIndex | Site::RouterWeights | Site::ExpertOut => {
+                if self.experts().is_some() { None } else { Some("this layer has no experts") }
+            }
+            Site::SharedOut => {
+                let has_shared = self.mlp.is_some_and(Mlp::has_shared);
+                if has_shared { None } else { Some("this layer has no shared experts") }
+            }
             Site::MlpIn | Site::MlpHidden | Site::MlpOut if self.mlp.is_none() => {
                 Some("this layer has no MLP")
             }
@@ -158,11 +180,16 @@ trait FlattenPoints: Iterator<Item = Site> + Sized {
         self.flat_map(move |site| {
             let layers = if site.scope() == Scope::Model { 0..1 } else { 0..n_layers };
             layers.flat_map(move |layer| {
-                let heads = if site.scope() == Scope::Head { 0..n_heads } else { 0..1 };
-                heads.map(move |head| match site.scope() {
+                let numbers = match site.scope() {
+                    Scope::Head => 0..n_heads,
+                    Scope::Expert => 0..arch.layers[layer].experts().unwrap_or(0),
+                    Scope::Model | Scope::Layer | Scope::LetteredLayer => 0..1,
+                };
+                numbers.map(move |number| match site.scope() {
                     Scope::Model => Point::model(site),
-                    Scope::Head => Point::head_of(site, layer, head),
-                    _ => Point::layer_of(site, layer),
+                    Scope::Head => Point::head_of(site, layer, number),
+                    Scope::Expert => Point::expert_of(site, layer, number),
+                    Scope::Layer | Scope::LetteredLayer => Point::layer_of(site, layer),
                 })
             })
         })

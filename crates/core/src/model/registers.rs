@@ -11,8 +11,6 @@ pub(crate) struct Registers {
     matrices: [Register; MATRICES],
     /// Scores or patterns of some heads, each with every row's square, back to back.
     pub(super) pairs: Vec<Vec<f32>>,
-    /// For each expert its tokens, with weights.
-    pub(super) routes: Vec<Vec<(usize, f32)>>,
     /// The tokens whose logits are wanted.
     pub(super) chosen: Vec<usize>,
     /// Their logits.

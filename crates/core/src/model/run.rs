@@ -8,7 +8,7 @@ use super::past::Past;
 use super::registers::Registers;
 use super::rotations::Rotations;
 use super::unembed::{moments, pooled};
-use super::{Model, experts};
+use super::{Model, experts, router as choice};
 use crate::arch::Pooling;
 use crate::batch::Batch;
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub(crate) struct Run<'a> {
     /// Those of them that go on from [`Step::Narrow`], if not all.
     tails: Option<&'a Batch>,
     pub(super) registers: &'a mut Registers,
-    tap: &'a mut dyn Tap,
+    pub(super) tap: &'a mut dyn Tap,
     /// What stands before the batch's tokens.
     pub(super) past: Past<'a>,
     /// Rows of the batch as attention sees them.
@@ -150,23 +150,28 @@ impl<'a> Run<'a> {
                 cpu.add(from.rows(), to.rows_mut());
             }
             Step::Route { top_k, router } => {
-                let mut routes = std::mem::take(&mut self.registers.routes);
+                let [mut index, mut chosen] =
+                    [Reg::RouterIndex, Reg::RouterWeights].map(|reg| self.registers.take(reg));
                 let scores = self.registers.get(Reg::RouterScores).rows();
-                experts::route(scores, *top_k, router, weights.correction(at)?, &mut routes);
-                self.registers.routes = routes;
+                let out = (index.resize(tokens, *top_k), chosen.resize(tokens, *top_k));
+                choice::route(scores, router, weights.correction(at)?, out.0, out.1);
+                self.registers.put(Reg::RouterIndex, index);
+                self.registers.put(Reg::RouterWeights, chosen);
             }
             Step::WeighShared => {
                 let weigh = weights.shared(at)?.weigh.as_deref().unwrap_or_default();
                 let (read, out) = self.registers.pair(Reg::Read, Reg::SharedOut);
                 experts::weigh(weigh, read.rows(), out.rows_mut());
             }
-            Step::Experts { gate, .. } => {
-                let routes = std::mem::take(&mut self.registers.routes);
+            Step::Experts { experts, gate, .. } => {
+                let routes = self.routes(experts.clone());
+                self.room_for_experts(experts.start);
                 let (read, out) = self.registers.pair(Reg::Read, Reg::MlpOut);
-                let out = out.resize(tokens, model.arch.d_model);
-                experts::mix(cpu, weights.experts(at)?, &routes, *gate, read.rows(), out);
-                self.registers.routes = routes;
+                let some = weights.experts(at)?.get(experts.clone()).unwrap_or_default();
+                experts::mix(cpu, some, &routes, *gate, read.rows(), out.rows_mut());
             }
+            Step::ExpertOut { expert, gate, .. } => self.expert_out(at, *expert, *gate)?,
+            Step::AddExpert { expert } => self.add_expert(*expert),
             Step::Narrow { live } => self.narrow(live.iter()),
             Step::Moments => {
                 let (stream, out) = self.registers.pair(Reg::Stream, Reg::Moments);
@@ -258,12 +263,13 @@ impl<'a> Run<'a> {
     }
 
     fn visit(&mut self, at: At, visit: &Visit) -> Result<()> {
-        let point = at.point(visit.site, visit.head);
+        let point = at.point(visit.site, visit.number);
         match &visit.values {
             Values::Columns(reg, columns) => {
                 let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
                 self.tap.at(point, &mut Value::of_tokens(rows, self.batch))
             }
+            Values::SharedKeys { width } => self.visit_shared_keys(point, *width),
             Values::Chosen(reg) => {
                 let rows = self.registers.get(*reg).rows();
                 let (width, of_tokens) = (rows.n_columns(), 0..rows.n_rows());

@@ -19,11 +19,16 @@ pub(super) fn attention(p: &mut Emitter<'_>) {
     p.visit_columns(Site::Queries, Qkv, q.clone());
     p.visit_columns(Site::Keys, Qkv, k.clone());
     p.visit_columns(Site::Values, Qkv, v.clone());
-    let keys = heads(p);
+    let mut keys = heads(p);
     projected(p, Site::ProjectedValue, &v);
     projected(p, Site::ProjectedKey, &k);
     projected(p, Site::ProjectedQuery, &q);
     place(p, keys, &q, &k);
+    rotated(p, keys, q, k);
+    if keys == KeyHeads::Grouped && is_stored_by_query_head(p) {
+        p.push(Step::Spread);
+        keys = KeyHeads::OfQueryHeads;
+    }
     if p.asked.past.is_some() {
         p.push(Step::Keep { keys });
     }
@@ -40,8 +45,8 @@ fn columns(p: &Emitter<'_>) -> [Range<usize>; 3] {
     [0..q, q..q + k, q + k..q + 2 * k]
 }
 
-/// Each head's query, key and value. Keys and values are copied out to one a query head where a tap wants them, so that an
-/// edit changes only what that head sees; or where those of earlier tokens are stored so.
+/// Each head's query, key and value. Keys and values are copied out to one a query head where a tap may change them, so that
+/// an edit changes only what that head sees.
 fn heads(p: &mut Emitter<'_>) -> KeyHeads {
     let n_heads = p.arch.n_heads;
     for head in 0..n_heads {
@@ -49,19 +54,42 @@ fn heads(p: &mut Emitter<'_>) -> KeyHeads {
         p.visit_as(want, Site::HeadQueries, Some(head), Values::Columns(Qkv, p.head_columns(0, head)));
     }
     let wants = [Site::HeadKeys, Site::HeadValues].map(|site| (site, p.wants_of_heads(site)));
-    let is_wanted = wants.iter().flat_map(|(_, wants)| wants).any(|want| *want > Want::Nothing);
-    let is_stored = p.asked.past.is_some_and(|is_of_query_heads| is_of_query_heads(p.number()));
-    if !is_wanted && !is_stored {
-        return KeyHeads::Grouped;
+    let keys = match wants.iter().flat_map(|(_, wants)| wants).any(|want| *want == Want::Edit) {
+        true => KeyHeads::OfQueryHeads,
+        false => KeyHeads::Grouped,
+    };
+    if keys == KeyHeads::OfQueryHeads {
+        p.push(Step::Spread);
     }
-    p.push(Step::Spread);
     for (half, (site, wants)) in wants.into_iter().enumerate() {
         for (head, want) in wants.into_iter().enumerate() {
-            let own = p.head_columns(0, half * n_heads + head);
-            p.visit_as(want, site, Some(head), Values::Columns(HeadKv, own));
+            let values = match keys {
+                KeyHeads::OfQueryHeads => Values::Columns(HeadKv, p.head_columns(0, half * n_heads + head)),
+                KeyHeads::Grouped => {
+                    let shared = n_heads + half * p.arch.n_kv_heads + head / p.group();
+                    Values::Columns(Qkv, p.head_columns(0, shared))
+                }
+            };
+            p.visit_as(want, site, Some(head), values);
         }
     }
-    KeyHeads::OfQueryHeads
+    keys
+}
+
+/// Whether those of earlier tokens are stored with a key for each query head, so that new ones must be, too.
+fn is_stored_by_query_head(p: &Emitter<'_>) -> bool {
+    p.asked.past.is_some_and(|is_of_query_heads| is_of_query_heads(p.number()))
+}
+
+/// Queries and keys as the scores are taken of them.
+fn rotated(p: &mut Emitter<'_>, keys: KeyHeads, q: Range<usize>, k: Range<usize>) {
+    p.visit_columns(Site::RotatedQueries, Qkv, q);
+    let want = p.want(Site::RotatedKeys, None);
+    let values = match keys {
+        KeyHeads::Grouped => Values::Columns(Qkv, k),
+        KeyHeads::OfQueryHeads => Values::SharedKeys { width: k.len() },
+    };
+    p.visit_as(want, Site::RotatedKeys, None, values);
 }
 
 /// Each head's vector through its slice of the output projection; of keys and values its group's.

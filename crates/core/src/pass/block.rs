@@ -5,12 +5,11 @@ use easyroutine_sites::Site;
 
 use super::attention::attention;
 use super::emitter::Emitter;
+use super::experts::experts;
 use super::recurrence::recurrence;
-use super::step::Reg::{
-    AttnOut, Hidden, MixerOut, MlpOut, Read, RouterScores, SharedHidden, SharedOut, Stream,
-};
+use super::step::Reg::{AttnOut, Hidden, MixerOut, MlpOut, Read, Stream};
 use super::step::{Matrix, NormAt, Step};
-use crate::arch::{Mlp, Norms, SharedWeight, Wiring};
+use crate::arch::{Mlp, Norms, Wiring};
 
 /// One block: what reads the residual stream, and what is added to it.
 pub(super) fn block(p: &mut Emitter<'_>) {
@@ -119,18 +118,6 @@ fn neurons(p: &mut Emitter<'_>) {
             p.visit(Site::MlpHidden, Hidden);
             p.product(Hidden, Matrix::Down, Finish::Store, MlpOut);
         }
-        Mlp::Experts { top_k, d_mlp, gate, router, shared, .. } => {
-            p.product(Read, Matrix::Router, Finish::Store, RouterScores);
-            p.push(Step::Route { top_k, router });
-            p.push(Step::Experts { gate, d_mlp, top_k });
-            if let Some(shared) = shared {
-                p.product(Read, Matrix::SharedUp, Finish::Gate(shared.act), SharedHidden);
-                p.product(SharedHidden, Matrix::SharedDown, Finish::Store, SharedOut);
-                if shared.weight == SharedWeight::Sigmoid {
-                    p.push(Step::WeighShared);
-                }
-                p.add(SharedOut, MlpOut);
-            }
-        }
+        Mlp::Experts { .. } => experts(p),
     }
 }

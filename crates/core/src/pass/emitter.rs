@@ -123,15 +123,15 @@ impl<'a> Emitter<'a> {
     }
 
     /// A tap that was asked looks, if it wants to.
-    pub(super) fn visit_as(&mut self, want: Want, site: Site, head: Option<usize>, values: Values) {
+    pub(super) fn visit_as(&mut self, want: Want, site: Site, number: Option<usize>, values: Values) {
         if want > Want::Nothing {
-            self.push(Step::Visit(Visit { site, head, want, values }));
+            self.push(Step::Visit(Visit { site, number, want, values }));
         }
     }
 
     /// What taps do at a place. To be asked once a place.
-    pub(super) fn want(&self, site: Site, head: Option<usize>) -> Want {
-        (self.asked.wants)(self.section.at.point(site, head))
+    pub(super) fn want(&self, site: Site, number: Option<usize>) -> Want {
+        (self.asked.wants)(self.section.at.point(site, number))
     }
 
     /// What taps do at each head of the block.
@@ -168,18 +168,19 @@ impl<'a> Emitter<'a> {
             Reg::Selected => self.of_recurrence(|r| r.selected()),
             Reg::MixerZ => self.of_recurrence(|r| r.width()),
             Reg::Hidden => self.layer.d_mlp(),
-            Reg::SharedOut => arch.d_model,
+            Reg::SharedOut | Reg::ExpertOut => arch.d_model,
             Reg::SharedHidden => match self.layer.mlp {
                 Some(Mlp::Experts { shared: Some(shared), .. }) => shared.d_mlp,
                 _ => 0,
             },
-            Reg::RouterScores => match self.layer.mlp {
-                Some(Mlp::Experts { count, .. }) => count,
+            Reg::RouterScores => self.layer.experts().unwrap_or(0),
+            Reg::RouterIndex | Reg::RouterWeights => match self.layer.mlp {
+                Some(Mlp::Experts { top_k, .. }) => top_k,
                 _ => 0,
             },
             Reg::Moments => 3,
             Reg::Logits => arch.score().map_or(arch.vocabulary, |score| score.labels),
-            Reg::Routes | Reg::Pairs | Reg::States => 0,
+            Reg::Pairs | Reg::States => 0,
         }
     }
 
@@ -204,11 +205,13 @@ impl At {
     }
 
     /// The point of a site in this section.
-    pub(crate) fn point(self, site: Site, head: Option<usize>) -> Point {
-        match (site.scope(), self.layer(), head) {
-            (Scope::Head, layer, head) => Point::head_of(site, layer.unwrap_or(0), head.unwrap_or(0)),
-            (Scope::Model, ..) => Point::model(site),
-            (Scope::Layer | Scope::LetteredLayer, layer, _) => Point::layer_of(site, layer.unwrap_or(0)),
+    pub(crate) fn point(self, site: Site, number: Option<usize>) -> Point {
+        let (layer, number) = (self.layer().unwrap_or(0), number.unwrap_or(0));
+        match site.scope() {
+            Scope::Head => Point::head_of(site, layer, number),
+            Scope::Expert => Point::expert_of(site, layer, number),
+            Scope::Model => Point::model(site),
+            Scope::Layer | Scope::LetteredLayer => Point::layer_of(site, layer),
         }
     }
 }

@@ -7,6 +7,7 @@ mod attention;
 mod block;
 mod emitter;
 mod ends;
+mod experts;
 mod finish;
 mod outline;
 mod recurrence;
@@ -88,7 +89,7 @@ impl Program {
     #[cfg(test)]
     pub(crate) fn visits(&self) -> impl Iterator<Item = (Point, &Visit)> {
         self.steps().filter_map(|(at, step)| match step {
-            Step::Visit(visit) => Some((at.point(visit.site, visit.head), visit)),
+            Step::Visit(visit) => Some((at.point(visit.site, visit.number), visit)),
             _ => None,
         })
     }
@@ -97,7 +98,7 @@ impl Program {
     pub(crate) fn points_of_some_tokens(&self) -> impl Iterator<Item = Point> {
         let after = self.steps().skip_while(|(_, step)| !matches!(step, Step::Narrow { .. }));
         after.filter_map(|(at, step)| match step {
-            Step::Visit(visit) => Some(at.point(visit.site, visit.head)),
+            Step::Visit(visit) => Some(at.point(visit.site, visit.number)),
             _ => None,
         })
     }

@@ -27,14 +27,14 @@ pub struct Row {
     /// Columns of the result, one row a token; 0 where it has none of its own.
     pub width: usize,
     /// Multiplications with their additions: for a token, of scores and mixed values for a token and each key that it sees;
-    /// of all heads, where the step is one of each head.
+    /// of all heads or experts, where the step is one of each.
     pub multiplications: u64,
     /// Names of the activations that can be read after the step, in order: `resid_in_{layer}`.
     pub sites: Vec<String>,
 }
 
 /// What a forward pass computes when everything is read. Blocks that compute the same are one section, and the step of one
-/// head stands for those of all.
+/// head or expert stands for those of all.
 pub fn outline(arch: &Arch) -> Vec<Outline> {
     let asked = Asked { wants: &|_| Want::Read, past: None, heads_at_once: arch.n_heads };
     let mut outlines: Vec<(Outline, Vec<At>)> = Vec::new();
@@ -57,7 +57,7 @@ pub fn outline(arch: &Arch) -> Vec<Outline> {
 
 fn rows(arch: &Arch, section: &Section) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
-    for step in section.steps.iter().filter(|step| step.head().is_none_or(|head| head == 0)) {
+    for step in section.steps.iter().filter(|step| step.of_one().is_none_or(|number| number == 0)) {
         match step {
             Step::Visit(visit) => {
                 if rows.is_empty() {
@@ -113,7 +113,8 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         Step::Moments => 3,
         Step::Embed { to: Reg::Embedded, .. } => arch.embed.width,
         Step::Divide { .. } | Step::Softcap { .. } => arch.vocabulary,
-        Step::Scores { .. } | Step::Softmax { .. } | Step::Route { .. } | Step::Keep { .. } => 0,
+        Step::Scores { .. } | Step::Softmax { .. } | Step::Keep { .. } => 0,
+        Step::Route { top_k, .. } => *top_k,
         Step::Narrow { .. } | Step::Visit(_) | Step::KeepStates => 0,
         Step::Embed { .. }
         | Step::Positions { .. }
@@ -124,6 +125,8 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         | Step::Scale { .. }
         | Step::Add { .. }
         | Step::Experts { .. }
+        | Step::ExpertOut { .. }
+        | Step::AddExpert { .. }
         | Step::WeighShared
         | Step::Choose { .. } => arch.d_model,
     }
@@ -156,7 +159,9 @@ fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
             4 * value_heads * d_key * d_value
         }
         Step::RecurrentUnit(_) => 2 * of_recurrence(arch, at, Recurrence::width),
-        Step::Experts { d_mlp, top_k, .. } => 3 * top_k * d_mlp * arch.d_model,
+        Step::Experts { d_mlp, top_k, .. } | Step::ExpertOut { d_mlp, top_k, .. } => {
+            3 * top_k * d_mlp * arch.d_model
+        }
         _ => 0,
     };
     count as u64

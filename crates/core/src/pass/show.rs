@@ -93,15 +93,14 @@ impl fmt::Display for Shown<'_> {
             Step::Scale { reg, by } => write!(f, "{reg} *= {by}"),
             Step::Add { from, to } => write!(f, "{to} += {from}"),
             Step::Route { top_k, router } => show_route(f, *top_k, router),
-            Step::Experts { gate: ExpertGate::Plain(act), .. } => {
-                write!(f, "mlp_out = sum over routes of W_down ({}(W_gate read) * W_up read)", word(*act))
+            Step::Experts { experts, gate, .. } => {
+                let sign = if experts.start == 0 { "=" } else { "+=" };
+                write!(f, "mlp_out {sign} sum of weight * {}", expert(*gate))?;
+                let all = self.at.layer().and_then(|layer| self.arch.layers.get(layer)?.experts());
+                if Some(experts.len()) == all { Ok(()) } else { write!(f, " over experts {experts:?}") }
             }
-            Step::Experts { gate: ExpertGate::Clamped { alpha, limit }, .. } => {
-                write!(
-                    f,
-                    "mlp_out = sum over routes of W_down ((up + 1) * gate * sigmoid({alpha} * gate)), both within {limit}"
-                )
-            }
+            Step::ExpertOut { gate, .. } => write!(f, "expert_out = {}, each expert", expert(*gate)),
+            Step::AddExpert { .. } => f.write_str("mlp_out += weight * expert_out, each expert"),
             Step::WeighShared => f.write_str("shared_out *= sigmoid(W_weigh read)"),
             Step::Narrow { .. } => f.write_str("only the tokens that are needed go on"),
             Step::Moments => f.write_str("moments = mean, variance, second moment of stream"),
@@ -109,11 +108,12 @@ impl fmt::Display for Shown<'_> {
             Step::Unembed { from, .. } => write!(f, "logits = W_unembed {from}"),
             Step::Divide { by } => write!(f, "logits /= {by}"),
             Step::Softcap { cap } => write!(f, "logits = {cap} * tanh(logits / {cap})"),
-            Step::Visit(Visit { site, head, want, values }) => {
+            Step::Visit(Visit { site, number, want, values }) => {
                 let verb = if *want == Want::Edit { "may change" } else { "reads" };
-                write!(f, "tap {verb} {}: ", self.at.point(*site, *head))?;
+                write!(f, "tap {verb} {}: ", self.at.point(*site, *number))?;
                 match values {
                     Values::Columns(reg, columns) => write!(f, "{reg} {}..{}", columns.start, columns.end),
+                    Values::SharedKeys { .. } => f.write_str("head keys, one a group"),
                     Values::Chosen(reg) => write!(f, "{reg}"),
                     Values::Pairs { square, .. } => write!(f, "square {square}"),
                     Values::Logits { .. } => f.write_str("logits"),
@@ -146,6 +146,16 @@ impl Shown<'_> {
     }
 }
 
+/// What an expert gives.
+fn expert(gate: ExpertGate) -> String {
+    match gate {
+        ExpertGate::Plain(act) => format!("W_down ({}(W_gate read) * W_up read)", word(act)),
+        ExpertGate::Clamped { alpha, limit } => {
+            format!("W_down ((up + 1) * gate * sigmoid({alpha} * gate)), both within {limit}")
+        }
+    }
+}
+
 /// Which experts a token goes through.
 fn show_route(f: &mut fmt::Formatter<'_>, top_k: usize, router: &Router) -> fmt::Result {
     let scores = match router.scores {
@@ -154,12 +164,12 @@ fn show_route(f: &mut fmt::Formatter<'_>, top_k: usize, router: &Router) -> fmt:
         ExpertScores::SparseMixer { jitter } => {
             return write!(
                 f,
-                "routes = two of router, one after the other, among those within {}",
+                "index, weights = two of router, one after the other, among those within {}",
                 2.0 * jitter
             );
         }
     };
-    write!(f, "routes = the {top_k} largest of {scores}")?;
+    write!(f, "index, weights = the {top_k} largest of {scores}")?;
     if router.correction == Bias::Stored {
         f.write_str(" + correction")?;
     }
@@ -227,10 +237,12 @@ impl fmt::Display for Reg {
             Reg::MixerZ => "mixer_z",
             Reg::MixerOut => "mixer_out",
             Reg::States => "states",
+            Reg::RouterIndex => "router_index",
+            Reg::RouterWeights => "router_weights",
+            Reg::ExpertOut => "expert_out",
             Reg::Moments => "moments",
             Reg::Final => "final",
             Reg::Projected => "projected",
-            Reg::Routes => "routes",
             Reg::Pairs => "pairs",
             Reg::Logits => "logits",
         })

@@ -8,7 +8,7 @@ use easyroutine_sites::Site;
 use crate::arch::{Activation, ExpertGate, Norm, Pooling, QueryGrowth, Router, State};
 use crate::tap::{Keeping, Want};
 
-/// A buffer, by what it holds. All have one row a token but the last five.
+/// A buffer, by what it holds. All have one row a token but the last three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reg {
     /// Rows of the token embedding, where a projection follows.
@@ -49,14 +49,18 @@ pub(crate) enum Reg {
     MixerZ,
     /// What the recurrence adds to the stream.
     MixerOut,
+    /// Numbers of each token's experts.
+    RouterIndex,
+    /// Factors on what these give.
+    RouterWeights,
+    /// What one expert gives, zeros for the tokens that do not go through it.
+    ExpertOut,
     /// Mean, variance and second moment of the stream.
     Moments,
     /// The stream at the tokens whose logits are wanted, then its norm.
     Final,
     /// `Final` in the width of the unembedding matrix, where that differs.
     Projected,
-    /// The experts of each token, with weights.
-    Routes,
     /// Scores or patterns of some heads, each with a square a row of the batch.
     Pairs,
     /// Logits of some tokens.
@@ -66,7 +70,7 @@ pub(crate) enum Reg {
 }
 
 /// How many registers hold one row a token.
-pub(crate) const MATRICES: usize = Reg::Routes as usize;
+pub(crate) const MATRICES: usize = Reg::Pairs as usize;
 
 /// A linear map of the model. Which layer's it is, the section of the step says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,8 +208,12 @@ pub(crate) enum Step {
     Add { from: Reg, to: Reg },
     /// The best experts of each token, with weights.
     Route { top_k: usize, router: Router },
-    /// The weighted sum of what a token's experts give.
-    Experts { gate: ExpertGate, d_mlp: usize, top_k: usize },
+    /// mlp_out += the weighted sum of what those of a token's experts give that are among these. The first of all make room.
+    Experts { experts: Range<usize>, gate: ExpertGate, d_mlp: usize, top_k: usize },
+    /// What one expert gives for the tokens that go through it.
+    ExpertOut { expert: usize, gate: ExpertGate, d_mlp: usize, top_k: usize },
+    /// mlp_out += weight * expert_out, of the tokens that go through it. The first expert makes room.
+    AddExpert { expert: usize },
     /// shared_out *= sigmoid(w read)
     WeighShared,
     /// From here on only tokens that some tap needs are computed.
@@ -228,7 +236,8 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Visit {
     pub(crate) site: Site,
-    pub(crate) head: Option<usize>,
+    /// Of the head or the expert.
+    pub(crate) number: Option<usize>,
     pub(crate) want: Want,
     pub(crate) values: Values,
 }
@@ -238,6 +247,8 @@ pub(crate) struct Visit {
 pub(crate) enum Values {
     /// Columns of a register.
     Columns(Reg, Range<usize>),
+    /// The keys in [`Reg::HeadKv`], one a group: query heads of a group that have one key share it.
+    SharedKeys { width: usize },
     /// A register with rows of the chosen tokens.
     Chosen(Reg),
     /// One of the squares in [`Reg::Pairs`].
@@ -314,16 +325,18 @@ impl Step {
     /// What the step does to registers.
     pub(crate) fn effects(&self) -> Effects {
         use Reg::{
-            AttnOut, Final, Head, HeadKv, Hidden, Logits, MlpOut, Moments, Pairs, Qkv, RouterScores, Routes,
+            AttnOut, ExpertOut, Final, Head, HeadKv, Hidden, Logits, MlpOut, Moments, Pairs, Qkv, Read,
         };
-        use Reg::{Convolved, Mixed, MixerZ, Read, Selected, SharedOut, States, Stream, Unedited, Z};
+        use Reg::{Convolved, Mixed, MixerZ, RouterIndex, RouterScores, RouterWeights, Selected, SharedOut};
+        use Reg::{States, Stream, Unedited, Z};
         let effects = |reads: &[Reg], writes: &[Reg]| Effects {
             reads: Regs::of(reads),
             writes: Regs::of(writes),
             rows: Regs::NONE,
         };
-        // The first head makes room for all.
+        // The first head makes room for all; so does the first expert.
         let z = |first: bool| if first { Regs::NONE } else { Regs::of(&[Z]) };
+        let sum = |first: bool| if first { Regs::NONE } else { Regs::of(&[MlpOut]) };
         match self {
             Step::Embed { to, .. } => effects(&[], &[*to]),
             Step::Positions { to, .. } => effects(&[*to], &[*to]),
@@ -364,9 +377,18 @@ impl Step {
                 Effects { reads: effects.reads.and(z(*head == 0)), rows: Regs::of(&[Z]), ..effects }
             }
             Step::AddDifference { .. } => effects(&[Head, Unedited, AttnOut], &[AttnOut]),
-            Step::Route { .. } => effects(&[RouterScores], &[Routes]),
-            Step::Experts { .. } => {
-                Effects { rows: Regs::of(&[Read]), ..effects(&[Read, Routes], &[MlpOut]) }
+            Step::Route { .. } => effects(&[RouterScores], &[RouterIndex, RouterWeights]),
+            Step::Experts { experts, .. } => {
+                let effects = effects(&[Read, RouterIndex, RouterWeights], &[MlpOut]);
+                let reads = effects.reads.and(sum(experts.start == 0));
+                Effects { reads, rows: Regs::of(&[Read]), ..effects }
+            }
+            Step::ExpertOut { .. } => {
+                Effects { rows: Regs::of(&[Read]), ..effects(&[Read, RouterIndex], &[ExpertOut]) }
+            }
+            Step::AddExpert { expert } => {
+                let effects = effects(&[ExpertOut, RouterIndex, RouterWeights], &[MlpOut]);
+                Effects { reads: effects.reads.and(sum(*expert == 0)), ..effects }
             }
             Step::WeighShared => {
                 Effects { rows: Regs::of(&[Read]), ..effects(&[Read, SharedOut], &[SharedOut]) }
@@ -379,6 +401,7 @@ impl Step {
             Step::Visit(visit) => {
                 let reg = match visit.values {
                     Values::Columns(reg, _) | Values::Chosen(reg) => reg,
+                    Values::SharedKeys { .. } => HeadKv,
                     Values::Pairs { .. } => Pairs,
                     Values::Logits { .. } => Logits,
                 };
@@ -393,15 +416,16 @@ impl Step {
         matches!(self, Step::Visit(_) | Step::Keep { .. } | Step::KeepStates)
     }
 
-    /// The head that the step is about, where it is one head's.
-    pub(super) fn head(&self) -> Option<usize> {
+    /// The head or expert that the step is about, where it is one's.
+    pub(super) fn of_one(&self) -> Option<usize> {
         match self {
             Step::HeadProduct { head, .. }
             | Step::Scores { head, .. }
             | Step::Softmax { head }
             | Step::Mix { head, .. }
             | Step::AddDifference { head } => Some(*head),
-            Step::Visit(visit) => visit.head,
+            Step::ExpertOut { expert, .. } | Step::AddExpert { expert } => Some(*expert),
+            Step::Visit(visit) => visit.number,
             _ => None,
         }
     }

@@ -48,7 +48,7 @@ fn printed(program: &Program, arch: &Arch) -> String {
     let mut text = String::new();
     for Section { at, steps } in &program.sections {
         text += &format!("{at}\n");
-        for step in steps.iter().filter(|step| step.head().is_none_or(|head| head == 0)) {
+        for step in steps.iter().filter(|step| step.of_one().is_none_or(|number| number == 0)) {
             let form = step.clone().form_mut().map(|(_, form)| *form);
             let form = if form == Some(Form::Operand) { "  (operand)" } else { "" };
             text += &format!("  {}{form}\n", Shown { arch, at: *at, step });
@@ -163,6 +163,7 @@ fn the_table_of_sites_says_how_wide_a_visit_is() {
         for (point, visit) in pass(&arch, &|_| Want::Read).visits() {
             let width = match &visit.values {
                 Values::Columns(_, columns) => Some(columns.len()),
+                Values::SharedKeys { width } => Some(*width),
                 Values::Chosen(_) => Some(arch.d_model),
                 Values::Logits { width, .. } => Some(*width),
                 Values::Pairs { .. } => None,

@@ -187,6 +187,7 @@ fn taken(
         let shape = [base.len(), n_tokens, values.len() / (base.len() * n_tokens)];
         Ok(Intervention {
             activation: point.to_string().parse()?,
+            entries: Vec::new(),
             part: Part::Full(patch.positions.clone()),
             operation: Operation::Replace(Tensor::new(point.to_string(), &shape, values.to_vec())?),
         })

@@ -205,8 +205,10 @@ fn check_site(site: Site, scope: Scope) -> Result<Site> {
         let is_whole_vector = site.access() == Access::Changes && !site.is_pairwise();
         is_whole_vector
             && site.canonical() == *site
-            && site.scope() != Scope::Model
-            && (site.scope() == Scope::Head) == (scope == Scope::Head)
+            && match scope {
+                Scope::Head => site.scope() == Scope::Head,
+                _ => matches!(site.scope(), Scope::Layer | Scope::LetteredLayer),
+            }
     };
     if is_column(&site) {
         return Ok(site);

@@ -40,8 +40,16 @@ fn vector<'a>(cache: &'a ActivationCache, key: &str, row: usize, position: usize
 
 /// Every activation of layer 1 that takes whole vectors.
 fn full_points(model: &Model) -> Vec<Point> {
-    let read_only =
-        [Site::Scores, Site::Pattern, Site::ProjectedValue, Site::ProjectedKey, Site::ProjectedQuery];
+    let read_only = [
+        Site::Scores,
+        Site::Pattern,
+        Site::ProjectedValue,
+        Site::ProjectedKey,
+        Site::ProjectedQuery,
+        Site::RouterIndex,
+        // A change reaches what the tokens that go through the expert give.
+        Site::ExpertOut,
+    ];
     let is_full = |point: &Point| {
         let place = if point.site().scope() == Scope::Model {
             point.site() == Site::InputEmbeddings

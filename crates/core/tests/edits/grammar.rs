@@ -185,7 +185,12 @@ fn any_operation() -> impl Strategy<Value = Operation<Reference>> {
 #[test]
 fn what_is_printed_reads_back() {
     holds("interventions", 400, (any_part(), any_operation()), |(part, operation)| {
-        let intervention = Intervention { activation: "pattern_L*H3".parse().unwrap(), part, operation };
+        let intervention = Intervention {
+            activation: "pattern_L*H3".parse().unwrap(),
+            entries: Vec::new(),
+            part,
+            operation,
+        };
         assert_eq!(parse(&intervention.to_string()), intervention, "{intervention}");
     });
 }
@@ -224,4 +229,21 @@ fn no_text_makes_the_parser_panic() {
             assert_eq!(parse(&read.to_string()), read);
         }
     });
+}
+
+#[test]
+fn brackets_name_entries_of_vectors() {
+    for (text, printed) in [
+        ("mlp_hidden_5[12]@last=0", "mlp_hidden_5[12]@last=0"),
+        ("mlp_hidden_0:3 [ 12, 40:50 ,-1,::2] @all*0.5", "mlp_hidden_0:3[12,40:50,-1,::2]@all*0.5"),
+        ("router_logits_1[3]@all=-inf", "router_logits_1[3]@all=-inf"),
+        ("router_logits_1[3]@all=inf", "router_logits_1[3]@all=inf"),
+    ] {
+        let read = parse(text);
+        assert_eq!(read.to_string(), printed);
+        assert_eq!(parse(printed), read);
+    }
+    for text in ["mlp_hidden_5[]@last=0", "mlp_hidden_5[x]@last=0", "mlp_hidden_5[1@last=0", "[1]@last=0"] {
+        assert!(text.parse::<Intervention<Reference>>().is_err(), "{text}");
+    }
 }

@@ -115,7 +115,7 @@ fn what_would_be_without_effect_is_refused() {
         assert!(refusal.starts_with(&format!("`{name}` (`--")), "{refusal}");
         assert!(refusal.contains("is about attention patterns"), "{refusal}");
     }
-    assert!(refusal(json!({"avg": true, "save_input_ids": true}), "last").contains("token ids have no mean"));
+    assert!(refusal(json!({"avg": true, "save_input_ids": true}), "last").contains("experts have no mean"));
     let special = refusal(json!({"avg": true}), "last,special");
     assert!(special.contains("row 0: `special` selects no token"), "{special}");
 }

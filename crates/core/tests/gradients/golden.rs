@@ -29,7 +29,7 @@ fn real(references: &BTreeMap<String, Reference>) -> (Vec<Vec<u32>>, Vec<usize>)
 
 /// All that a metric's gradients are asked for.
 fn everything(model: &Model) -> Request {
-    let lacks = [Site::InputIds, Site::LastLayernorm, Site::Score];
+    let lacks = [Site::InputIds, Site::RouterIndex, Site::LastLayernorm, Site::Score];
     let projected = [Site::ProjectedKey, Site::ProjectedQuery, Site::ProjectedValue];
     let points: Vec<Point> = model
         .arch()

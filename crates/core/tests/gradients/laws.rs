@@ -12,8 +12,7 @@ use easyroutine::{Error, Model, Stop};
 use crate::common::{assert_same_bits, cases, extract, tiny, tiny_with};
 
 /// Fixtures with a step that has no backward rule.
-const WITHOUT_RULES: &[&str] =
-    &["ernie4_5_moe", "glm4_moe", "gpt_oss", "mamba", "minimax_m2", "phimoe", "qwen2_moe"];
+const WITHOUT_RULES: &[&str] = &["mamba"];
 
 /// Every fixture whose gradients are computed.
 fn differentiable() -> impl Iterator<Item = String> {
@@ -101,6 +100,11 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
             let value = extract(&model, &rows, &point.to_string(), "all");
             let size = value.get(point.to_string()).unwrap().values();
             let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            // No token goes through this expert.
+            if norm(size) == 0.0 {
+                assert!(point.expert().is_some() && norm(gradient) == 0.0, "{case}: {point}");
+                continue;
+            }
             let direction = direction(seed, gradient.len());
             // Steps of a thousandth of the value and less: large against rounding, small against the curvature. One that
             // crosses a kink says nothing, so the gradient must be right by one of them.
@@ -110,6 +114,7 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
                 let values = Tensor::new("direction", &shape, direction.clone()).unwrap();
                 logits(&[Intervention {
                     activation: point.to_string().parse().unwrap(),
+                    entries: Vec::new(),
                     part: Part::Full(vec![Specifier::All]),
                     operation: Operation::Add { factor, values },
                 }])
@@ -299,6 +304,7 @@ fn gradients_under_edits_of_patterns_foretell_small_changes() {
             let values = Tensor::new("direction", &shape, direction.clone()).unwrap();
             let mut all = vec![Intervention {
                 activation: "resid_in_1".parse().unwrap(),
+                entries: Vec::new(),
                 part: Part::Full(vec![Specifier::All]),
                 operation: Operation::Add { factor, values },
             }];

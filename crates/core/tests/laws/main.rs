@@ -6,6 +6,7 @@ mod common;
 
 mod bits;
 mod cached;
+mod experts;
 mod heads;
 mod sums;
 mod wants;

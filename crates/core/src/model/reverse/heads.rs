@@ -1,11 +1,14 @@
 //! Backward rules of attention.
 
 use easyroutine_kernels::{Rows, Sequence, give_back, large_values};
+use easyroutine_sites::Point;
 
 use super::state::{Saved, Walk, add_columns, add_row};
 use super::{Rule, copy};
 use crate::error::Result;
+use crate::model::buffer::Buffer;
 use crate::pass::{At, KeyHeads, Reg};
+use crate::tap::Value;
 use crate::weights::Norm;
 
 /// Entries of a head's pattern that are held at once: 16 MiB, or one query's.
@@ -139,6 +142,67 @@ impl Walk<'_> {
                 add_row(g, &mut qkv.row_mut(token)[start..start + d_head]);
             }
         }
+    }
+
+    /// The gradient of keys that the query heads of a group share.
+    pub(super) fn gradient_of_shared_keys(&mut self, width: usize) -> Buffer {
+        let group = self.run.model.arch.n_heads / self.run.model.arch.n_kv_heads;
+        let mut sum = self.gradients.zeros(self.run.batch.n_tokens(), width);
+        for member in 0..group {
+            if let Some(g) = self.of_member(member, width) {
+                self.run.model.cpu.add(g.rows(), sum.rows_mut());
+                self.gradients.free(g);
+            }
+        }
+        sum
+    }
+
+    /// Adds to it.
+    pub(super) fn add_to_shared_keys(&mut self, added: Rows<'_>) {
+        let arch = &self.run.model.arch;
+        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+        let mut g = self.gradients.sum(Reg::HeadKv, added.n_rows(), 2 * arch.n_heads * d_head);
+        for token in 0..added.n_rows() {
+            for (number, added) in added.row(token).chunks_exact(d_head).enumerate() {
+                let start = number * group * d_head;
+                add_row(added, &mut g.row_mut(token)[start..start + d_head]);
+            }
+        }
+    }
+
+    /// What was changed of keys that query heads share, was changed of each of them.
+    pub(super) fn shared_keys_back(&mut self, point: Point, width: usize) -> Result<()> {
+        let arch = &self.run.model.arch;
+        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+        for member in 0..group {
+            let Some(mut g) = self.of_member(member, width) else { return Ok(()) };
+            let mut value = Value::of_tokens(g.rows_mut(), self.run.batch);
+            self.edits.borrow().back(point, None, &mut value)?;
+            let mut of_heads = self.gradients.sum(Reg::HeadKv, g.rows().n_rows(), 2 * arch.n_heads * d_head);
+            for token in 0..g.rows().n_rows() {
+                for (number, g) in g.rows().row(token).chunks_exact(d_head).enumerate() {
+                    let start = (number * group + member) * d_head;
+                    of_heads.row_mut(token)[start..start + d_head].copy_from_slice(g);
+                }
+            }
+            self.gradients.free(g);
+        }
+        Ok(())
+    }
+
+    /// The gradient of the keys of one query head of each group.
+    fn of_member(&mut self, member: usize, width: usize) -> Option<Buffer> {
+        let arch = &self.run.model.arch;
+        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+        let mut of_member = self.gradients.room(self.run.batch.n_tokens(), width);
+        let g = self.gradients.get(Reg::HeadKv)?;
+        for token in 0..g.n_rows() {
+            for (number, to) in of_member.rows_mut().row_mut(token).chunks_exact_mut(d_head).enumerate() {
+                let start = (number * group + member) * d_head;
+                to.copy_from_slice(&g.row(token)[start..start + d_head]);
+            }
+        }
+        Some(of_member)
     }
 
     /// Keys and values copied out, one a query head.

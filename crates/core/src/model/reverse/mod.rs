@@ -149,7 +149,12 @@ impl Model {
                     Start::Vectors(tap) => tap.wants(point) > Want::Nothing,
                 };
             match seen {
-                true if point.site().is_pairwise() => Want::Edit,
+                // Between their steps; of each query head apart.
+                true if point.site().is_pairwise()
+                    || matches!(point.site(), Site::HeadKeys | Site::HeadValues) =>
+                {
+                    Want::Edit
+                }
                 true => own.max(Want::Read),
                 false => own,
             }
@@ -260,7 +265,7 @@ fn backwards(
 /// Whether a step shows its gradient to the receiver.
 fn is_shown(at: At, step: &Step, receiver: &dyn Tap) -> bool {
     match step {
-        Step::Visit(visit) => receiver.wants(at.point(visit.site, visit.head)) > Want::Nothing,
+        Step::Visit(visit) => receiver.wants(at.point(visit.site, visit.number)) > Want::Nothing,
         _ => false,
     }
 }

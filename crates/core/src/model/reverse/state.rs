@@ -41,8 +41,6 @@ pub(super) struct Walk<'a> {
     /// What edits of single heads' outputs add to the gradient of `z`. It joins where `z` comes from: an edit of a head's
     /// output counts as one of its mixed values, whose gradient is that of what stands after the edit.
     pub(super) of_edited: Option<Buffer>,
-    /// Gradients of the weights of each expert's tokens.
-    pub(super) routes: Vec<Vec<f32>>,
 }
 
 impl<'a> Walk<'a> {
@@ -57,7 +55,6 @@ impl<'a> Walk<'a> {
             square: None,
             heads: None,
             of_edited: None,
-            routes: Vec::new(),
         }
     }
 

@@ -4,46 +4,48 @@ use easyroutine_kernels::{Finish, Rows};
 
 use super::state::{Saved, Walk, add_row, put_columns};
 use super::{Rule, is_shown};
-use crate::arch::{ExpertGate, Router};
 use crate::error::Result;
 use crate::model::attention::grow;
 use crate::model::buffer::Buffer;
 use crate::pass::{At, KeyHeads, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
 
-/// Whether there is a rule for a step. Of experts there is one for gates of a plain non-linearity and routers of softmax.
+/// Whether there is a rule for a step.
 pub(super) fn has_rule(step: &Step) -> bool {
-    match step {
-        Step::Route { router, .. } => *router == Router::softmax(router.weights),
-        Step::Experts { gate, .. } => matches!(gate, ExpertGate::Plain(_)),
-        Step::Embed { .. }
-        | Step::Positions { .. }
-        | Step::Copy { .. }
-        | Step::Norm { .. }
-        | Step::NormInPlace { .. }
-        | Step::NormHeadKeys { .. }
-        | Step::Product { .. }
-        | Step::HeadProduct { .. }
-        | Step::Rotate { .. }
-        | Step::Clamp { .. }
-        | Step::Grow { .. }
-        | Step::Xielu
-        | Step::Spread
-        | Step::Attend { .. }
-        | Step::Scores { .. }
-        | Step::Softmax { .. }
-        | Step::Mix { .. }
-        | Step::AddDifference { .. }
-        | Step::Scale { .. }
-        | Step::Add { .. }
-        | Step::Narrow { .. }
-        | Step::Choose { .. }
-        | Step::Unembed { .. }
-        | Step::Divide { .. }
-        | Step::Softcap { .. }
-        | Step::Visit(_) => true,
-        _ => false,
-    }
+    matches!(
+        step,
+        Step::Route { .. }
+            | Step::Experts { .. }
+            | Step::ExpertOut { .. }
+            | Step::AddExpert { .. }
+            | Step::WeighShared
+            | Step::Embed { .. }
+            | Step::Positions { .. }
+            | Step::Copy { .. }
+            | Step::Norm { .. }
+            | Step::NormInPlace { .. }
+            | Step::NormHeadKeys { .. }
+            | Step::Product { .. }
+            | Step::HeadProduct { .. }
+            | Step::Rotate { .. }
+            | Step::Clamp { .. }
+            | Step::Grow { .. }
+            | Step::Xielu
+            | Step::Spread
+            | Step::Attend { .. }
+            | Step::Scores { .. }
+            | Step::Softmax { .. }
+            | Step::Mix { .. }
+            | Step::AddDifference { .. }
+            | Step::Scale { .. }
+            | Step::Add { .. }
+            | Step::Narrow { .. }
+            | Step::Choose { .. }
+            | Step::Unembed { .. }
+            | Step::Divide { .. }
+            | Step::Softcap { .. }
+            | Step::Visit(_)
+    )
 }
 
 impl Walk<'_> {
@@ -198,8 +200,11 @@ impl Walk<'_> {
                     self.add(*from, g);
                 }
             }
-            Step::Route { router, .. } => self.route_back(router.weights),
-            Step::Experts { gate: ExpertGate::Plain(act), .. } => self.experts_back(at, *act)?,
+            Step::Route { router, .. } => self.route_back(router),
+            Step::Experts { .. } => self.experts_back(at, step)?,
+            Step::ExpertOut { expert, gate, .. } => self.expert_out_back(at, *expert, *gate)?,
+            Step::AddExpert { expert } => self.add_expert_back(*expert, saved),
+            Step::WeighShared => self.weigh_shared_back(at, saved)?,
             Step::Choose { .. } => {
                 if let Some(g) = self.gradients.take(Reg::Final) {
                     let (tokens, width) = (self.run.batch.n_tokens(), g.rows().n_columns());
@@ -309,7 +314,7 @@ impl Walk<'_> {
         seeds: &mut dyn Tap,
         receiver: &mut dyn Tap,
     ) -> Result<()> {
-        let point = at.point(visit.site, visit.head);
+        let point = at.point(visit.site, visit.number);
         let seeds = Some(seeds).filter(|seeds| seeds.wants(point) > Want::Nothing);
         let receiver = Some(receiver).filter(|receiver| receiver.wants(point) > Want::Nothing);
         let is_edited = self.edits.borrow().wants(point) > Want::Nothing;
@@ -341,6 +346,23 @@ impl Walk<'_> {
                 if is_edited && let Some(rows) = self.gradients.get_mut(*reg) {
                     let mut value = Value::of_tokens(rows.columns(columns.clone()), batch);
                     self.edits.borrow().back(point, None, &mut value)?;
+                }
+            }
+            Values::SharedKeys { width } => {
+                let mut sum = self.gradient_of_shared_keys(*width);
+                if let Some(seeds) = seeds {
+                    let mut added = self.gradients.zeros(batch.n_tokens(), *width);
+                    seeds.at(point, &mut Value::of_tokens(added.rows_mut(), batch))?;
+                    self.run.model.cpu.add(added.rows(), sum.rows_mut());
+                    self.add_to_shared_keys(added.rows());
+                    self.gradients.free(added);
+                }
+                if let Some(receiver) = receiver {
+                    receiver.at(point, &mut Value::of_tokens(sum.rows_mut(), batch))?;
+                }
+                self.gradients.free(sum);
+                if is_edited {
+                    self.shared_keys_back(point, *width)?;
                 }
             }
             Values::Chosen(reg) => {

@@ -1,0 +1,69 @@
+//! The equations of a layer of experts, with every place where a tap may look.
+
+use std::ops::Range;
+
+use easyroutine_kernels::Finish;
+use easyroutine_sites::Site;
+
+use super::emitter::Emitter;
+use super::step::Reg::{
+    ExpertOut, MlpOut, Read, RouterIndex, RouterScores, RouterWeights, SharedHidden, SharedOut,
+};
+use super::step::{Matrix, Step, Values};
+use crate::arch::{ExpertGate, Mlp, SharedWeight};
+use crate::tap::Want;
+
+/// `mlp_out = sum of weight * expert(read) + shared(read)`
+pub(super) fn experts(p: &mut Emitter<'_>) {
+    let Some(Mlp::Experts { count, top_k, d_mlp, gate, router, shared }) = p.layer().mlp else { return };
+    p.product(Read, Matrix::Router, Finish::Store, RouterScores);
+    p.visit(Site::RouterLogits, RouterScores);
+    p.push(Step::Route { top_k, router });
+    p.visit(Site::RouterIndex, RouterIndex);
+    p.visit(Site::RouterWeights, RouterWeights);
+    let routed = Routed { top_k, d_mlp, gate };
+    routed.sum(p, count);
+    if let Some(shared) = shared {
+        p.product(Read, Matrix::SharedUp, Finish::Gate(shared.act), SharedHidden);
+        p.product(SharedHidden, Matrix::SharedDown, Finish::Store, SharedOut);
+        if shared.weight == SharedWeight::Sigmoid {
+            p.push(Step::WeighShared);
+        }
+        p.visit(Site::SharedOut, SharedOut);
+        p.add(SharedOut, MlpOut);
+    }
+}
+
+/// Experts that a router chooses from.
+struct Routed {
+    top_k: usize,
+    d_mlp: usize,
+    gate: ExpertGate,
+}
+
+impl Routed {
+    /// The sum of all, in ascending order. An expert that somebody looks at is computed by itself.
+    fn sum(&self, p: &mut Emitter<'_>, count: usize) {
+        let Routed { top_k, d_mlp, gate } = *self;
+        let mut first = 0;
+        for expert in 0..count {
+            let want = p.want(Site::ExpertOut, Some(expert));
+            if want > Want::Nothing {
+                self.unseen(p, first..expert);
+                p.push(Step::ExpertOut { expert, gate, d_mlp, top_k });
+                let values = Values::Columns(ExpertOut, 0..p.arch.d_model);
+                p.visit_as(want, Site::ExpertOut, Some(expert), values);
+                p.push(Step::AddExpert { expert });
+                first = expert + 1;
+            }
+        }
+        self.unseen(p, first..count);
+    }
+
+    fn unseen(&self, p: &mut Emitter<'_>, experts: Range<usize>) {
+        let Routed { top_k, d_mlp, gate } = *self;
+        if !experts.is_empty() {
+            p.push(Step::Experts { experts, gate, d_mlp, top_k });
+        }
+    }
+}

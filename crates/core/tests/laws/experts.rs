@@ -1,0 +1,193 @@
+//! Routers and experts: what is added up, and that a choice can be forced or forbidden exactly.
+
+use easyroutine::arch::{ExpertWeights, Layer, Mlp, Wiring};
+use easyroutine::cache::{ActivationCache, Numbers};
+use easyroutine::edit::{Edits, Intervention, Reference};
+use easyroutine::positions::{Context, Row};
+use easyroutine::sites::Point;
+use easyroutine::{Batch, Dtype, Model};
+
+use super::{all_points, for_every_model, for_every_variant, two_rows};
+use crate::common::taps::{capture, capturing};
+use crate::common::{assert_same_bits, cases, tiny};
+
+/// The layers of experts, with how many there are and how many a token goes through.
+fn routed(model: &Model) -> impl Iterator<Item = (usize, &Layer, usize, usize)> {
+    model.arch().layers.iter().enumerate().filter_map(|(l, layer)| match layer.mlp {
+        Some(Mlp::Experts { count, top_k, .. }) => Some((l, layer, count, top_k)),
+        _ => None,
+    })
+}
+
+fn values<'a>(cache: &'a ActivationCache, key: &str) -> &'a [f32] {
+    cache.get(key).unwrap_or_else(|| panic!("no {key}")).values()
+}
+
+fn chosen(cache: &ActivationCache, layer: usize, k: usize) -> Vec<Vec<i64>> {
+    match &cache.get(format!("router_index_{layer}")).unwrap().data {
+        Numbers::I64(index) => index.chunks_exact(k).map(<[i64]>::to_vec).collect(),
+        Numbers::F32(_) => panic!("numbers of experts are whole"),
+    }
+}
+
+/// Runs two rows under changes as they are written.
+fn under(model: &Model, points: Vec<Point>, specs: &[String]) -> ActivationCache {
+    let rows = two_rows(model);
+    let written: Vec<Intervention> =
+        specs.iter().map(|spec| spec.parse::<Intervention<Reference>>().unwrap().load().unwrap()).collect();
+    let of_rows: Vec<Row<'_>> = rows.iter().enumerate().map(|(n, ids)| Row::of(n, ids)).collect();
+    let edits = Edits::new(&written, model.arch(), &of_rows, Context::default()).unwrap();
+    let batch = Batch::new(&rows).unwrap();
+    let mut taps = (edits, capturing(&rows, points));
+    model.forward(&batch, &mut taps).unwrap();
+    taps.1.finish(&batch)
+}
+
+#[test]
+fn a_layer_adds_what_its_experts_give_times_their_weights() {
+    for_every_variant(|name, model| {
+        let cache = capture(model, &two_rows(model), all_points(model));
+        for (l, layer, count, k) in routed(model) {
+            let plain = matches!(layer.wiring, Wiring::Sequential { mlp, .. } if mlp.post.is_none());
+            if !plain || layer.factors.mlp.is_some() {
+                continue;
+            }
+            let index = chosen(&cache, l, k);
+            let weights: Vec<&[f32]> =
+                values(&cache, &format!("router_weights_{l}")).chunks_exact(k).collect();
+            let out = values(&cache, &format!("mlp_out_{l}"));
+            let d_model = model.arch().d_model;
+            let mut sum = vec![0.0_f32; out.len()];
+            for expert in 0..count {
+                let given = values(&cache, &format!("expert_out_{l}E{expert}"));
+                for (token, given) in given.chunks_exact(d_model).enumerate() {
+                    match index[token].iter().position(|chosen| *chosen == expert as i64) {
+                        Some(place) => (sum[token * d_model..].iter_mut().zip(given))
+                            .for_each(|(sum, x)| *sum += x * weights[token][place]),
+                        None => assert!(given.iter().all(|x| x.to_bits() == 0), "{name}: {token}"),
+                    }
+                }
+            }
+            if let Some(shared) = cache.get(format!("shared_out_{l}")) {
+                sum.iter_mut().zip(shared.values()).for_each(|(sum, x)| *sum += x);
+            }
+            assert_same_bits(format_args!("{name}, mlp_out_{l}"), &sum, out);
+        }
+    });
+    let layers = cases("tiny").into_iter().map(|case| routed(&tiny(&case)).count());
+    assert!(layers.sum::<usize>() > 10, "few layers have experts");
+}
+
+#[test]
+fn an_expert_that_is_knocked_out_is_not_chosen_and_has_no_effect() {
+    for_every_model(|name, model| {
+        for (l, _, _, k) in routed(model) {
+            let clean = capture(model, &two_rows(model), all_points(model));
+            let expert = chosen(&clean, l, k)[3][0];
+            let key = format!("router_logits_{l}[{expert}]@all=-inf");
+            let knocked = under(model, all_points(model), std::slice::from_ref(&key));
+            assert!(!chosen(&knocked, l, k).concat().contains(&expert), "{name}, layer {l}");
+            assert_ne!(values(&clean, "logits"), values(&knocked, "logits"), "{name}, layer {l}");
+            assert!(values(&knocked, "logits").iter().all(|x| x.is_finite()), "{name}, layer {l}");
+            let spoilt = format!("expert_out_{l}E{expert}@all=1e30");
+            let spoilt = under(model, all_points(model), &[key, spoilt]);
+            assert_same_bits(
+                format_args!("{name}, layer {l}"),
+                values(&knocked, "logits"),
+                values(&spoilt, "logits"),
+            );
+        }
+    });
+}
+
+#[test]
+fn an_expert_that_is_forced_is_chosen_first_by_every_token() {
+    for_every_model(|name, model| {
+        for (l, layer, count, k) in routed(model) {
+            let Some(Mlp::Experts { router, .. }) = layer.mlp else { continue };
+            for expert in [0, count - 1] {
+                let forced =
+                    under(model, all_points(model), &[format!("router_logits_{l}[{expert}]@all=inf")]);
+                let weights = values(&forced, &format!("router_weights_{l}")).chunks_exact(k);
+                for (index, weights) in chosen(&forced, l, k).iter().zip(weights) {
+                    assert_eq!(index[0], expert as i64, "{name}, layer {l}");
+                    let is_softmax = router
+                        == easyroutine::arch::Router {
+                            scale: router.scale,
+                            groups: router.groups,
+                            ..easyroutine::arch::Router::softmax(router.weights)
+                        };
+                    // A softmax gives all its weight to what is infinite.
+                    if is_softmax {
+                        assert_eq!(weights[0], router.scale, "{name}, layer {l}");
+                        assert!(weights[1..].iter().all(|x| *x == 0.0), "{name}, layer {l}");
+                    }
+                    assert!(weights.iter().all(|x| x.is_finite()), "{name}, layer {l}: {weights:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn without_any_expert_left_only_the_shared_ones_give_something() {
+    for_every_model(|name, model| {
+        for (l, layer, _, k) in routed(model) {
+            let cache = under(model, all_points(model), &[format!("router_logits_{l}@all=-inf")]);
+            assert!(chosen(&cache, l, k).concat().iter().all(|expert| *expert == -1), "{name}, layer {l}");
+            assert!(values(&cache, &format!("router_weights_{l}")).iter().all(|x| *x == 0.0));
+            if layer.factors.mlp.is_none()
+                && let Some(shared) = cache.get(format!("shared_out_{l}"))
+                && model.dtype() == Dtype::F32
+            {
+                let out = values(&cache, &format!("mlp_out_{l}"));
+                assert_same_bits(format_args!("{name}, mlp_out_{l}"), shared.values(), out);
+            }
+        }
+    });
+}
+
+#[test]
+fn weights_of_renormalised_routers_sum_to_their_scale() {
+    for_every_variant(|name, model| {
+        let cache = capture(model, &two_rows(model), all_points(model));
+        for (l, layer, _, k) in routed(model) {
+            let Some(Mlp::Experts { router, .. }) = layer.mlp else { continue };
+            let index = chosen(&cache, l, k);
+            for mut of_token in index {
+                of_token.sort_unstable();
+                of_token.dedup();
+                assert_eq!(of_token.len(), k, "{name}: a token goes through an expert twice");
+            }
+            let ExpertWeights::Renormalised { .. } = router.weights else { continue };
+            for weights in values(&cache, &format!("router_weights_{l}")).chunks_exact(k) {
+                let sum: f32 = weights.iter().sum();
+                assert!((sum - router.scale).abs() < 1e-6 * router.scale, "{name}, layer {l}: {sum}");
+            }
+        }
+    });
+}
+
+#[test]
+fn keys_and_queries_are_changed_where_the_scores_are_taken_of_them() {
+    for_every_model(|name, model| {
+        if model.arch().layers[1].attention.is_none() {
+            return;
+        }
+        let points = || all_points(model);
+        let clean = under(model, points(), &[]);
+        // Keys that are all alike give each query the same score for all keys.
+        let alike = under(model, points(), &["rotated_keys_L1@all=0".to_owned()]);
+        let twice = under(model, points(), &["rotated_queries_L1@all*0".to_owned()]);
+        for head in 0..model.arch().n_heads {
+            let key = format!("scores_L1H{head}");
+            assert_same_bits(format_args!("{name}, {key}"), values(&alike, &key), values(&twice, &key));
+            assert_ne!(values(&alike, &key), values(&clean, &key), "{name}, {key}");
+        }
+        // Also where each query head has a key of its own; not where these differ.
+        let own = ["head_keys_L1H0@3*1".to_owned(), "rotated_keys_L1@all*0.5".to_owned()];
+        let both = under(model, points(), &own);
+        let one = under(model, points(), &own[1..]);
+        assert_same_bits(name, values(&both, "logits"), values(&one, "logits"));
+    });
+}
