@@ -212,6 +212,21 @@ manifests = [json.loads(path.read_bytes())["_store"]["manifest"]["inline"] for p
 write("manifest", {f"golden-{i}": json.dumps(m, separators=(",", ":")).encode() for i, m in enumerate(manifests)})
 torch_files = [*(ROOT / "fixtures" / "torch").glob("*.pt"), *(ROOT / "fixtures" / "store" / "original").glob("*/*/*/tensor.pt")]
 write("torch", {f"{path.parent.name}-{path.stem}": path.read_bytes() for path in sorted(torch_files)})
+DICTIONARIES = ROOT / "fixtures" / "dictionaries"
+# Before the configuration: which of the cases of fuzz_targets/dictionary.rs it is of.
+write("dictionary", {str(i): bytes([i]) + (DICTIONARIES / path).read_bytes() for i, path in enumerate((
+    "saelens_jumprelu_layer_norm/cfg.json",
+    "sparsify_sae/layers.1/cfg.json",
+    "gemma_scope_2_transcoder/transcoder/layer_1_width_64_l0_small_affine/config.json",
+    "dictionary_learning_batchtopk/config.json",
+    "circuit_tracer_plt/config.yaml",
+))})
+write("yaml", {
+    "plt": (DICTIONARIES / "circuit_tracer_plt/config.yaml").read_bytes(),
+    "clt": (DICTIONARIES / "circuit_tracer_clt/config.yaml").read_bytes(),
+    "odd": b'a: &x [1, "b", {c: ~}]\n? d\n: *x\n--- |\n text\n',
+})
+write("npz", {"two": (CORPUS / "npz" / "two").read_bytes()})
 # Before the bytes: how many prompts are read at most (fuzz_targets/prompts.rs).
 write("prompts", lines(PROMPTS, b"\x08"))
 # Pattern and text, with a zero between.

@@ -3,6 +3,7 @@
 mod dict;
 mod dla;
 mod extract;
+mod features;
 mod grad;
 mod reading;
 pub(crate) mod runs;
@@ -14,9 +15,10 @@ use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
-pub(crate) use dict::{DictCommand, DictFlags, DictInfo, DictReading};
+pub(crate) use dict::{DictCommand, DictFlags, DictInfo, DictPage, DictReading};
 pub(crate) use dla::{CutArg, Dla};
 pub(crate) use extract::{Extract, PatternArg};
+pub(crate) use features::Features;
 pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
 pub(crate) use reading::Reading;
 pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, MeanOverArg, Patch, Sweep};
@@ -78,6 +80,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DictCommand,
     },
+    /// What every feature of a dictionary does over a data set: how often, how strongly, its strongest tokens, its logits.
+    Features(Box<Features>),
     /// Saved runs: find, read, change, check.
     Runs(runs::Runs),
     /// Version, processor, folders and the variables that matter.

@@ -110,3 +110,55 @@ fn what_dictionaries_cannot_do_is_refused_by_name() {
         fails(2, &["extract", "the cat", "-m", &model, "-a", "features_sae", "-o", "x.safetensors"]);
     assert!(message.contains("no dictionary is given"), "{message}");
 }
+
+#[test]
+fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
+    let file = fixtures().join("dictionaries/prompts.jsonl");
+    let base =
+        ["features", "-m", &model, "--dict", &path, "--file", file.to_str().unwrap(), "--field", "ids"];
+    let run =
+        |out: &str, more: &[&str]| easyroutine(&[&base[..], &["-o", out], more].concat()).assert().success();
+    run(&at("whole"), &[]);
+    let read = |name: &str, file: &str| std::fs::read_to_string(folder.path().join(name).join(file)).ok();
+    let whole = read("whole", "features_sae.jsonl").unwrap();
+    assert_eq!(whole.lines().count(), 64);
+    for part in ["2/3", "3/3", "1/3"] {
+        assert!(read("parts", "features_sae.jsonl").is_none(), "not before the last part");
+        run(&at("parts"), &["--part", part, "--batch-tokens", "60"]);
+    }
+    assert_eq!(read("parts", "features_sae.jsonl").unwrap(), whole);
+    // What a run that was killed left behind: the state of some of the prompts.
+    run(&at("some"), &["--part", "1/3"]);
+    let state = std::fs::read(folder.path().join("some/parts/features_sae.1-of-3.safetensors")).unwrap();
+    std::fs::create_dir_all(folder.path().join("killed/parts")).unwrap();
+    std::fs::copy(folder.path().join("whole/plan.json"), folder.path().join("killed/plan.json")).unwrap();
+    std::fs::write(folder.path().join("killed/parts/features_sae.1-of-1.safetensors"), state).unwrap();
+    let said = String::from_utf8(run(&at("killed"), &[]).get_output().stderr.clone()).unwrap();
+    assert!(said.contains("going on after 13 of 40 prompts"), "{said}");
+    assert_eq!(read("killed", "features_sae.jsonl").unwrap(), whole);
+    let line: serde_json::Value = serde_json::from_str(whole.lines().nth(7).unwrap()).unwrap();
+    assert_eq!(line["schema"], "easyroutine.feature/1");
+    assert!(line["top"][0]["value"].as_f64() >= line["top"][1]["value"].as_f64());
+    let page = at("page.html");
+    let lines = folder.path().join("whole/features_sae.jsonl");
+    succeeds(&["dict", "page", lines.to_str().unwrap(), "--features", "7,20:30", "-o", &page]);
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(
+        text.contains("<title>Features · features_sae</title>") && text.contains(r#""n":29"#),
+        "{}",
+        text.len()
+    );
+    assert!(
+        !text.contains(r#""n":30,"#) && !text.contains("http:") && !text.contains("https:"),
+        "one file, ten features and one"
+    );
+    let none = fails(2, &["dict", "page", lines.to_str().unwrap(), "--features", "64", "-o", &page]);
+    assert!(none.contains("none of these features"), "{none}");
+    let wrong = fails(1, &["dict", "page", file.to_str().unwrap(), "-o", &page]);
+    assert!(wrong.contains("line 1") && wrong.contains("features_NAME.jsonl"), "{wrong}");
+    let other = fails(2, &[&base[..], &["-o", &at("whole"), "--top", "5"]].concat());
+    assert!(other.contains("its `top` is 20, and 5 is asked for"), "{other}");
+}

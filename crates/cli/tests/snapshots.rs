@@ -50,7 +50,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 20] = [
+    let commands: [&[&str]; 22] = [
         &[],
         &["lens"],
         &["attn"],
@@ -69,6 +69,8 @@ fn the_help_of_every_command_is_as_expected() {
         &["model", "check"],
         &["model", "export"],
         &["dict", "info"],
+        &["dict", "page"],
+        &["features"],
         &["env"],
         &["completions"],
     ];

@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod common;
+mod directions;
 mod edits;
 mod golden;
 mod laws;
+mod statistics;

@@ -20,6 +20,7 @@
 pub mod attention;
 pub mod colour;
 mod error;
+pub mod features;
 mod fields;
 mod font;
 pub mod grid;

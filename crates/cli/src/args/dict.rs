@@ -11,6 +11,23 @@ use super::Finding;
 pub(crate) enum DictCommand {
     /// Format, architecture, place, widths, norms, and what the publisher says; every number is read once.
     Info(DictInfo),
+    /// A page of what `easyroutine features` found: an index that searches and sorts, and for each feature its strongest
+    /// tokens in colour, its histogram and its logits.
+    Page(DictPage),
+}
+
+/// `dict page`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DictPage {
+    /// The file `features_NAME.jsonl` that `easyroutine features` wrote.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Features by number: 12, 0:500 (0 to 499), joined by commas; all that are active if none are named.
+    #[arg(long, value_name = "FEATURES")]
+    pub(crate) features: Option<String>,
+    /// Examples that are shown of each, of the strongest and of the drawn ones.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) examples: u32,
 }
 
 /// `dict info`

@@ -126,7 +126,7 @@ pub(crate) struct Share {
     pub(crate) of: usize,
 }
 
-fn part(text: &str) -> Result<Share, String> {
+pub(super) fn part(text: &str) -> Result<Share, String> {
     let numbers = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match numbers {
         Some((number, of)) if (1..=of).contains(&number) => Ok(Share { number, of }),

@@ -3,10 +3,12 @@
 pub(crate) mod attn;
 pub(crate) mod check;
 pub(crate) mod dict;
+pub(crate) mod dict_page;
 pub(crate) mod dla;
 pub(crate) mod env;
 pub(crate) mod export;
 pub(crate) mod extract;
+pub(crate) mod features;
 pub(crate) mod generate;
 pub(crate) mod grad;
 pub(crate) mod info;

@@ -1,0 +1,288 @@
+//! `features`: what every feature of a dictionary does over a data set.
+
+mod describe;
+mod parts;
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use easyroutine::extract::{Example, Extraction, Options, Progress, Sink};
+use easyroutine::positions::{Context, Row, Selection, Specifier};
+use easyroutine::prompts::Prompt;
+use easyroutine::request::Request;
+use easyroutine::tokens::Tokenizer;
+use easyroutine::{Batch, Error, ErrorKind, Tap};
+use easyroutine_dictionaries::{Dictionaries, FeatureWatch, Keeping, Statistics, Watched, WatchedRow};
+use serde_json::json;
+
+use crate::args::{Args, Features, Format};
+use crate::failure::Failure;
+use crate::session::{self, Session};
+use crate::{output, progress};
+use parts::Folder;
+
+/// How often a long run writes down what it has.
+const SAVED_EVERY: Duration = Duration::from_secs(30);
+
+pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
+    let target = target(args)?;
+    let specifiers = Specifier::parse_lists(&features.positions)?;
+    let opened = features.dictionaries.open()?;
+    if opened.is_empty() {
+        return Err(Failure::usage("no dictionary is given").hint("name one: --dict NAME=PATH"));
+    }
+    let prompts = features.reading.read(&features.file)?;
+    let session = session::load(&features.model.model, &features.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files, &features.model.loading.finding)?;
+    let dictionaries = opened.fitted(session.model.arch())?;
+    let layers = layers(features, dictionaries)?;
+    let keeping = Keeping {
+        top: features.top as usize,
+        drawn: features.drawn as usize,
+        before: features.before as usize,
+        after: features.after as usize,
+    };
+    let plan = json!({
+        "model_digest": session.identity.digest()?,
+        "dictionaries": opened.record(),
+        "keys": layers.iter().map(|(d, layer)| dictionaries.key(*d, *layer)).collect::<Vec<_>>(),
+        "prompts": prompts.prompts.len(),
+        "prompts_digest": parts::digest(&prompts.prompts),
+        "positions": features.positions,
+        "bos": format!("{:?}", features.cutting.bos),
+        "truncate": features.cutting.truncate,
+        "dtype": easyroutine_app::reports::dtype_name(session.model.dtype()),
+        "parts": features.part.map_or(1, |part| part.of),
+        "top": keeping.top, "drawn": keeping.drawn, "before": keeping.before, "after": keeping.after,
+    });
+    let folder = Folder::open(target, &plan, features.part.map_or((1, 1), |part| (part.number, part.of)))?;
+    let range = folder.range(prompts.prompts.len());
+    let mut statistics = Vec::new();
+    let mut done = range.start;
+    for (d, layer) in &layers {
+        let coder = dictionaries.all()[*d].dictionary.layer(*layer)?;
+        let key = dictionaries.key(*d, *layer);
+        let (kept, until) = match folder.saved(&key)? {
+            Some((kept, until)) => (kept, until),
+            None => (Statistics::new(coder.n_features(), keeping), range.start),
+        };
+        statistics.push(((*d, *layer), kept));
+        done = if statistics.len() == 1 { until } else { done.min(until) };
+    }
+    if done > range.start {
+        // Layers were saved one after another: one that is further than another begins where that one is.
+        if !folder
+            .agrees(&layers.iter().map(|(d, layer)| dictionaries.key(*d, *layer)).collect::<Vec<_>>())?
+        {
+            done = range.start;
+            for ((_, statistics), (d, layer)) in statistics.iter_mut().zip(&layers) {
+                let coder = dictionaries.all()[*d].dictionary.layer(*layer)?;
+                *statistics = Statistics::new(coder.n_features(), keeping);
+            }
+        } else {
+            output::note(
+                "note",
+                &format!("going on after {} of {} prompts", done - range.start, range.len()),
+            );
+        }
+    }
+    let collecting = Collecting {
+        features,
+        session: &session,
+        tokenizer: &tokenizer,
+        dictionaries,
+        specifiers: &specifiers,
+    };
+    let watched: Watched = Rc::new(RefCell::new(statistics));
+    let end = collecting.collect(&prompts.prompts, &prompts.rows, done..range.end, &watched, &folder)?;
+    if end < range.end {
+        return Err(Failure::from(Error::new(
+            ErrorKind::Interrupted,
+            format!(
+                "interrupted: {} of {} prompts are done; the same command goes on",
+                end - range.start,
+                range.len()
+            ),
+        )));
+    }
+    finish(features, &collecting, &layers, &folder)
+}
+
+fn target(args: &Args) -> Result<&Path, Failure> {
+    match args.output.as_slice() {
+        [one] if args.format == Format::Auto => Ok(one),
+        [_] => Err(Failure::usage("--format: features are written as JSON lines").hint("leave --format out")),
+        _ => Err(Failure::usage("features writes into one folder").hint("say which: -o features/")),
+    }
+}
+
+/// The layers that are asked for.
+fn layers(features: &Features, dictionaries: &Dictionaries) -> Result<Vec<(usize, usize)>, Failure> {
+    let mut found = Vec::new();
+    for key in features.activations.iter().flat_map(|keys| keys.split(',')) {
+        let (d, layers) = dictionaries.layers(key.trim())?;
+        found.extend(layers.into_iter().map(|layer| (d, layer)));
+    }
+    if features.activations.is_empty() {
+        for (d, named) in dictionaries.all().iter().enumerate() {
+            found.extend((0..named.fits.len()).map(|layer| (d, layer)));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// What is needed to run prompts.
+struct Collecting<'a> {
+    features: &'a Features,
+    session: &'a Session,
+    tokenizer: &'a Tokenizer,
+    dictionaries: &'a Dictionaries,
+    specifiers: &'a [Specifier],
+}
+
+impl Collecting<'_> {
+    /// Runs prompts in batches, and writes down what there is from time to time. Returns how far it came.
+    fn collect(
+        &self,
+        prompts: &[Prompt],
+        numbers: &[usize],
+        range: std::ops::Range<usize>,
+        watched: &Watched,
+        folder: &Folder,
+    ) -> Result<usize, Failure> {
+        let stop = progress::stopped()?;
+        let bar = progress::Rows::new();
+        let begin = range.start;
+        let (mut at, mut tokens, mut saved) = (begin, 0, Instant::now());
+        while at < range.end && !stop.load(Ordering::Relaxed) {
+            let mut examples: Vec<Example> = Vec::new();
+            let mut length = 0;
+            while at + examples.len() < range.end && length < self.features.batch_tokens as usize {
+                let number = at + examples.len();
+                let example = self.example(numbers[number], &prompts[number])?;
+                length += example.ids.len();
+                examples.push(example);
+            }
+            self.batch(&examples, watched)?;
+            at += examples.len();
+            tokens += length;
+            // How long the rest is, by what was seen.
+            let all_tokens = tokens * range.len() / (at - begin).max(1);
+            bar.tell(Progress { rows: at - begin, all_rows: range.len(), tokens, all_tokens });
+            if saved.elapsed() > SAVED_EVERY {
+                self.save(watched, folder, at)?;
+                saved = Instant::now();
+            }
+        }
+        bar.finish();
+        self.save(watched, folder, at)?;
+        Ok(at)
+    }
+
+    fn example(&self, number: usize, prompt: &Prompt) -> Result<Example, Failure> {
+        let context = self.session.model.arch().context;
+        let row = |failure: Failure| failure.at(format!("row {number}"));
+        match prompt {
+            Prompt::Ids(ids) => {
+                if ids.len() > context {
+                    return Err(row(session::too_long(&ids.len().to_string(), context)));
+                }
+                Ok(Example { number, ids: ids.clone(), ..Example::default() })
+            }
+            Prompt::Text(text) => {
+                let cut = self.features.cutting.row(text.clone(), self.tokenizer, context).map_err(row)?;
+                let text = Some((cut.text, cut.encoded.offsets));
+                Ok(Example { number, ids: cut.encoded.ids, text, ..Example::default() })
+            }
+        }
+    }
+
+    /// Runs one batch to its end, so that what is kept is always of whole batches.
+    fn batch(&self, examples: &[Example], watched: &Watched) -> Result<(), Failure> {
+        let context = Context { special: self.tokenizer.special_ids(), ..Context::default() };
+        let request = Request { positions: self.specifiers.to_vec(), ..Request::default() };
+        let model = &self.session.model;
+        let options =
+            Options { batch_tokens: self.features.batch_tokens as usize, context, ..Options::default() };
+        let mut first = |_: &Batch, rows: &[Row<'_>]| -> easyroutine::Result<Box<dyn Tap + '_>> {
+            let rows = rows.iter().map(|row| {
+                let selection = Selection::of(self.specifiers, &[*row], context)?;
+                let mut positions =
+                    selection.rows.into_iter().next().map(|row| row.indices).unwrap_or_default();
+                positions.sort_unstable();
+                positions.dedup();
+                let number = u32::try_from(row.number).map_err(|_| Error::input("too many prompts"))?;
+                Ok(WatchedRow { number, ids: row.ids.to_vec(), positions })
+            });
+            let rows = rows.collect::<easyroutine::Result<Vec<_>>>()?;
+            Ok(Box::new(FeatureWatch::new(self.dictionaries, model.cpu(), rows, watched)))
+        };
+        Extraction::new(model, &request, examples, options)?.run_after(&mut first, &mut Nowhere)?;
+        Ok(())
+    }
+
+    fn save(&self, watched: &Watched, folder: &Folder, until: usize) -> Result<(), Failure> {
+        for ((d, layer), statistics) in watched.borrow().iter() {
+            folder.save(&self.dictionaries.key(*d, *layer), statistics, until)?;
+        }
+        Ok(())
+    }
+}
+
+/// The features were taken already.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn rows(&mut self, _: &[usize], _: easyroutine::cache::ActivationCache) -> easyroutine::Result<()> {
+        Ok(())
+    }
+
+    fn means(&mut self, _: &easyroutine::cache::RunningMean) -> easyroutine::Result<()> {
+        Ok(())
+    }
+}
+
+/// Joins the parts, if all are there, and writes what is found.
+fn finish(
+    features: &Features,
+    collecting: &Collecting<'_>,
+    layers: &[(usize, usize)],
+    folder: &Folder,
+) -> Result<(), Failure> {
+    for (d, layer) in layers {
+        let key = collecting.dictionaries.key(*d, *layer);
+        let Some(statistics) = folder.joined(&key)? else {
+            output::note("note", "this part is done; the last of them writes the result");
+            return Ok(());
+        };
+        let session = collecting.session;
+        let named = &collecting.dictionaries.all()[*d];
+        let describing = describe::Describing {
+            statistics: &statistics,
+            session,
+            tokenizer: collecting.tokenizer,
+            named,
+            layer: *layer,
+            logits: features.logits as usize,
+        };
+        describing.write(&key, folder.path())?;
+        let alive = statistics.features().iter().filter(|feature| feature.count > 0).count();
+        output::note(
+            "wrote",
+            &format!(
+                "{}: {} tokens of {} prompts, L0 {:.2}, {alive} of {} features active",
+                folder.path().join(format!("{key}.jsonl")).display(),
+                statistics.tokens(),
+                statistics.prompts(),
+                statistics.l0(),
+                statistics.features().len()
+            ),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The folder of `features`: what was asked, what each part has, and whether all are there.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use easyroutine::prompts::Prompt;
+use easyroutine_dictionaries::Statistics;
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, one_line};
+use crate::output;
+
+/// The folder, as one part sees it.
+pub(super) struct Folder {
+    path: PathBuf,
+    number: usize,
+    of: usize,
+}
+
+impl Folder {
+    /// Opens or makes the folder. One that holds something else is refused, by what differs.
+    pub(super) fn open(path: &Path, plan: &Value, (number, of): (usize, usize)) -> Result<Folder, Failure> {
+        let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", path.display()));
+        std::fs::create_dir_all(path.join("parts")).map_err(failed)?;
+        let file = path.join("plan.json");
+        let folder = Folder { path: path.to_owned(), number, of };
+        if !file.exists() {
+            let text = serde_json::to_vec_pretty(plan).map_err(|e| Failure::failed(e.to_string()))?;
+            output::replace(&file, |at| std::fs::write(at, &text))?;
+            return Ok(folder);
+        }
+        let found = std::fs::read(&file).map_err(failed)?;
+        let found: Value = serde_json::from_slice(&found)
+            .map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+        let differs =
+            plan.as_object().into_iter().flatten().find(|(key, value)| found.get(key) != Some(value));
+        match differs {
+            None => Ok(folder),
+            Some((key, ours)) => {
+                let theirs = found.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+                Err(Failure::usage(format!(
+                    "{} holds features of another run: its `{key}` is {}, and {} is asked for",
+                    path.display(),
+                    one_line(&theirs),
+                    one_line(&ours.to_string())
+                ))
+                .hint("name another folder with -o, or remove this one"))
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The prompts of this part.
+    pub(super) fn range(&self, n: usize) -> Range<usize> {
+        n * (self.number - 1) / self.of..n * self.number / self.of
+    }
+
+    /// What this part has of a key, and up to which prompt.
+    pub(super) fn saved(&self, key: &str) -> Result<Option<(Statistics, usize)>, Failure> {
+        let file = self.file(key, self.number);
+        if !file.exists() {
+            return Ok(None);
+        }
+        let (statistics, about) = Statistics::open(&file)?;
+        let until = about
+            .get("until")
+            .and_then(Value::as_u64)
+            .ok_or_else(|| Failure::failed(format!("{}: does not say how far it is", file.display())))?;
+        Ok(Some((statistics, until as usize)))
+    }
+
+    /// Whether all keys of this part are equally far: a run that was killed while it saved has some that are not.
+    pub(super) fn agrees(&self, keys: &[String]) -> Result<bool, Failure> {
+        let mut until = Vec::new();
+        for key in keys {
+            until.push(self.saved(key)?.map(|(_, until)| until));
+        }
+        until.dedup();
+        Ok(until.len() == 1)
+    }
+
+    pub(super) fn save(&self, key: &str, statistics: &Statistics, until: usize) -> Result<(), Failure> {
+        let about = Map::from_iter([("until".to_owned(), json!(until))]);
+        let bytes = statistics.to_bytes(&about);
+        output::replace(&self.file(key, self.number), |at| std::fs::write(at, &bytes))
+    }
+
+    /// All parts of a key as one, if every part is whole.
+    pub(super) fn joined(&self, key: &str) -> Result<Option<Statistics>, Failure> {
+        let plan = std::fs::read(self.path.join("plan.json")).map_err(|e| Failure::failed(e.to_string()))?;
+        let plan: Value = serde_json::from_slice(&plan).map_err(|e| Failure::failed(e.to_string()))?;
+        let n = plan.get("prompts").and_then(Value::as_u64).unwrap_or(0) as usize;
+        let mut all: Option<Statistics> = None;
+        for number in 1..=self.of {
+            let part = Folder { path: self.path.clone(), number, of: self.of };
+            let Some((statistics, until)) = part.saved(key)? else { return Ok(None) };
+            if until < part.range(n).end {
+                return Ok(None);
+            }
+            match &mut all {
+                None => all = Some(statistics),
+                Some(all) => all.merge(statistics)?,
+            }
+        }
+        Ok(all)
+    }
+
+    fn file(&self, key: &str, number: usize) -> PathBuf {
+        self.path.join("parts").join(format!("{key}.{number}-of-{}.safetensors", self.of))
+    }
+}
+
+/// A number for a list of prompts, to tell it from another (FNV-1a; against mistakes, not against malice).
+pub(super) fn digest(prompts: &[Prompt]) -> String {
+    let mut hash = 0xCBF2_9CE4_8422_2325u64;
+    let mut take = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    for prompt in prompts {
+        match prompt {
+            Prompt::Text(text) => text.bytes().for_each(&mut take),
+            Prompt::Ids(ids) => ids.iter().flat_map(|id| id.to_le_bytes()).for_each(&mut take),
+        }
+        take(0xFF);
+    }
+    format!("{hash:016x}")
+}

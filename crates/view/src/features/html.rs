@@ -1,0 +1,153 @@
+//! Features as one self-contained HTML page: an index that searches and sorts, and one feature large. No request leaves it.
+
+use std::collections::HashMap;
+
+use serde_json::{Value as Json, json};
+
+use super::report::{Feature, FeaturesReport, Logit, Occurrence};
+use crate::error::{Error, ErrorKind};
+use crate::page::{embed, lean, policy};
+use crate::svg::escape;
+use crate::text::printable;
+
+const SCRIPT: &str = include_str!("features.js");
+const STYLE: &str = include_str!("features.css");
+/// Tokens of examples that one page holds: four million take some 60 MB, which browsers still open at once.
+const TOKENS: usize = 4_000_000;
+/// Features that are listed where scripts are off.
+const PLAIN: usize = 200;
+
+/// The report as one HTML page, with everything inline.
+///
+/// The page's Content-Security-Policy allows this script and this style by their hash and nothing else; tokens are data
+/// that the script inserts as text. Where scripts are off, a table of the first features remains.
+///
+/// # Errors
+/// More tokens than a browser opens.
+pub fn html(report: &FeaturesReport) -> Result<String, Error> {
+    let occurrences = report.features.iter().flat_map(|feature| feature.top.iter().chain(&feature.drawn));
+    let tokens: usize = occurrences.map(|kept| kept.tokens.len()).sum();
+    if tokens > TOKENS {
+        return Err(Error::new(
+            ErrorKind::Size,
+            format!(
+                "HTML: {tokens} tokens of examples are too many for a page; choose features, or fewer examples"
+            ),
+        ));
+    }
+    let title = escape(&format!("Features · {}", printable(&report.title)));
+    let (script, style) = (lean(SCRIPT), lean(STYLE));
+    let policy = policy(&script, &style);
+    let facts: Vec<String> = report
+        .facts
+        .iter()
+        .map(|(name, value)| escape(&format!("{} {}", printable(name), printable(value))))
+        .collect();
+    let facts = facts.join(" · ");
+    let data = embed(&data(report));
+    let plain = escape(&plain(report));
+    Ok(format!(
+        r#"<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>{title}</h1><p>{facts}</p></header>
+<main>
+<nav aria-label="Features">
+<div class="bar">
+<label>Find <input type="search" id="find" placeholder="number or token"></label>
+<label>Sort <select id="sort"><option value="feature">number</option><option value="frequency">frequency</option><option value="max">largest value</option><option value="mean">mean value</option></select></label>
+<button type="button" id="dark" aria-pressed="false">Dark</button>
+</div>
+<p class="hint" id="found" role="status"></p>
+<div id="list" role="listbox" tabindex="0" aria-label="Features"></div>
+</nav>
+<section id="card" aria-live="polite"></section>
+</main>
+<p class="hint">Move with the arrow keys · <kbd>/</kbd> finds · <kbd>d</kbd> dark</p>
+<noscript><pre>{plain}</pre></noscript>
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"#
+    ))
+}
+
+/// Texts of tokens by number, since most come many times.
+#[derive(Default)]
+struct Texts {
+    numbers: HashMap<String, usize>,
+    texts: Vec<String>,
+}
+
+impl Texts {
+    fn number(&mut self, text: &str) -> usize {
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
+        }
+        let number = self.texts.len();
+        self.numbers.insert(text.to_owned(), number);
+        self.texts.push(printable(text));
+        number
+    }
+}
+
+fn data(report: &FeaturesReport) -> Json {
+    let mut texts = Texts::default();
+    let features: Vec<Json> = report.features.iter().map(|feature| one(feature, &mut texts)).collect();
+    json!({ "texts": texts.texts, "features": features })
+}
+
+/// Numbers as they are shown: four digits.
+fn short(value: f64) -> Json {
+    let shown = format!("{value:.3e}");
+    shown.parse::<f64>().map_or(Json::Null, |value| json!(value))
+}
+
+fn one(feature: &Feature, texts: &mut Texts) -> Json {
+    let mut logits = |list: &Option<Vec<Logit>>| -> Json {
+        match list {
+            None => Json::Null,
+            Some(list) => {
+                list.iter().map(|one| json!([texts.number(&one.token), short(one.value)])).collect()
+            }
+        }
+    };
+    let (up, down) = (logits(&feature.top_logits), logits(&feature.bottom_logits));
+    let mut kept = |list: &[Occurrence]| -> Vec<Json> {
+        list.iter()
+            .map(|one| {
+                let tokens: Vec<usize> = one.tokens.iter().map(|token| texts.number(token)).collect();
+                let values: Vec<Json> = one.values.iter().map(|value| short(*value)).collect();
+                json!([one.prompt, one.position, short(one.value), one.position - one.start, tokens, values])
+            })
+            .collect()
+    };
+    let (top, drawn) = (kept(&feature.top), kept(&feature.drawn));
+    let bins: Vec<Json> =
+        feature.histogram.iter().map(|(from, to, n)| json!([short(*from), short(*to), n])).collect();
+    json!({
+        "n": feature.feature, "count": feature.count, "frequency": short(feature.frequency),
+        "mean": short(feature.mean), "max": short(feature.max), "bins": bins, "up": up, "down": down,
+        "top": top, "drawn": drawn,
+    })
+}
+
+fn plain(report: &FeaturesReport) -> String {
+    let mut out = String::from("feature  frequency  largest  raises\n");
+    for feature in report.features.iter().take(PLAIN) {
+        let first =
+            feature.top_logits.iter().flatten().next().map(|one| printable(&one.token)).unwrap_or_default();
+        out += &format!("{:7}  {:9.6}  {:7.3}  {first}\n", feature.feature, feature.frequency, feature.max);
+    }
+    out
+}

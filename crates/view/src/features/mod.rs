@@ -1,0 +1,9 @@
+//! Features of a dictionary over a data set: an index and a card for each, as one page.
+//!
+//! The data are the lines that `easyroutine features` writes, `easyroutine.feature/1`.
+
+mod html;
+mod report;
+
+pub use html::html;
+pub use report::{Feature, FeaturesReport, Logit, Occurrence};

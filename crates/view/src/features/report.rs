@@ -1,0 +1,95 @@
+//! What a page of features is drawn of.
+
+use serde::Deserialize;
+
+use crate::error::{Error, ErrorKind};
+
+/// The schema of a line.
+const SCHEMA: &str = "easyroutine.feature/1";
+
+/// Features with what is told of all of them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FeaturesReport {
+    /// What they are of.
+    pub title: String,
+    /// Facts about all of them: a name and a value.
+    pub facts: Vec<(String, String)>,
+    /// The features.
+    pub features: Vec<Feature>,
+}
+
+/// One feature.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Feature {
+    schema: String,
+    /// Its number.
+    pub feature: u32,
+    /// Tokens on which it is active.
+    pub count: u64,
+    /// Their share of all.
+    pub frequency: f64,
+    /// Mean value where it is active.
+    pub mean: f64,
+    /// Largest value.
+    pub max: f64,
+    /// Edges and counts of bins.
+    pub histogram: Vec<(f64, f64, u64)>,
+    /// Tokens that it raises most.
+    pub top_logits: Option<Vec<Logit>>,
+    /// Tokens that it lowers most.
+    pub bottom_logits: Option<Vec<Logit>>,
+    /// Its strongest tokens.
+    pub top: Vec<Occurrence>,
+    /// Tokens that were drawn from all.
+    pub drawn: Vec<Occurrence>,
+}
+
+/// What a feature adds to the logit of a token.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Logit {
+    /// The token.
+    pub token: String,
+    /// How much.
+    pub value: f64,
+}
+
+/// A token on which a feature is active, with its neighbours.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Occurrence {
+    /// The number of the prompt.
+    pub prompt: u32,
+    /// The position in it.
+    pub position: u32,
+    /// How strongly.
+    pub value: f64,
+    /// The position of the first of `tokens`.
+    pub start: u32,
+    /// The token and its neighbours.
+    pub tokens: Vec<String>,
+    /// What the feature is at each of them.
+    pub values: Vec<f64>,
+}
+
+impl Feature {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// Text that is no such line.
+    pub fn from_json(line: &str) -> Result<Feature, Error> {
+        let wrong = |what: String| Error::new(ErrorKind::Report, what);
+        let feature: Feature = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;
+        if feature.schema != SCHEMA {
+            return Err(wrong(format!("`schema` is not `{SCHEMA}`")));
+        }
+        let fits = |kept: &Occurrence| {
+            let at = kept.position.checked_sub(kept.start).map(|at| at as usize);
+            kept.tokens.len() == kept.values.len() && at.is_some_and(|at| at < kept.tokens.len())
+        };
+        match feature.top.iter().chain(&feature.drawn).all(fits) {
+            true => Ok(feature),
+            false => {
+                Err(wrong(format!("feature {}: tokens and values do not belong together", feature.feature)))
+            }
+        }
+    }
+}
