@@ -194,6 +194,9 @@ impl Collecting<'_> {
                 }
                 Ok(Example { number, ids: ids.clone(), ..Example::default() })
             }
+            Prompt::Messages(_) => {
+                Err(row(Failure::usage("is a conversation; texts and token ids are read")))
+            }
             Prompt::Text(text) => {
                 let cut = self.features.cutting.row(text.clone(), self.tokenizer, context).map_err(row)?;
                 let text = Some((cut.text, cut.encoded.offsets));

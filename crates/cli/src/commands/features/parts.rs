@@ -120,6 +120,7 @@ pub(super) fn digest(prompts: &[Prompt]) -> String {
     for prompt in prompts {
         match prompt {
             Prompt::Text(text) => text.bytes().for_each(&mut take),
+            Prompt::Messages(messages) => json!(messages).to_string().bytes().for_each(&mut take),
             Prompt::Ids(ids) => ids.iter().flat_map(|id| id.to_le_bytes()).for_each(&mut take),
         }
         take(0xFF);
