@@ -59,7 +59,7 @@ def is_conversation(value: Any) -> bool:
         isinstance(value, (list, tuple))
         and bool(value)
         and all(isinstance(one, Mapping) for one in value)
-        and any("role" in one for one in value)
+        and any("role" in one or "content" in one for one in value)
     )
 
 
@@ -149,7 +149,10 @@ def rendered(
     """A conversation as text, and the time that its template asked for, if it did."""
     for number, message in enumerate(conversation):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise InputError(f"message {number} is {message!r:.80}", 'a message is {"role": "user", "content": "..."}')
+            what = "has no `role`" if isinstance(message, Mapping) and "role" not in message else "is no message"
+            raise InputError(
+                f"message {number} {what}: {message!r:.80}", 'a message is {"role": "user", "content": "..."}'
+            )
     for name, truth in (
         ("add_generation_prompt", add_generation_prompt),
         ("continue_final_message", continue_final_message),

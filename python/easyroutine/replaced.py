@@ -93,6 +93,21 @@ NAMES: dict[str, dict[str, str]] = {
     },
 }
 
+#: Names of other packages that a user may try first, and what does their work here.
+OTHERS: dict[str, dict[str, str]] = {
+    "HookedModel": {
+        "run_with_cache": "`model.forward(prompt, extraction_config=ExtractionConfig(extract_resid_out=True))` gives a cache",
+        "run_with_hooks add_hook hooks": "`interventions=[Intervention(...)]`, or `register_forward_hook`",
+        "trace": "`forward` reads activations, `interventions=` changes them",
+        "to_tokens to_str_tokens to_string to_single_token": "`model.get_tokenizer()`",
+        "cfg": "`model.model_config`",
+    },
+    "ActivationCache": {
+        "logit_attrs decompose_resid": "`model.direct_attribution(prompt, ...)`",
+        "stack_head_results": '`cache.stack_heads("head_out_L3")`',
+    },
+}
+
 _BY_NAME = {
     place: {name: instead for names, instead in entries.items() for name in names.split()}
     for place, entries in NAMES.items()
@@ -114,6 +129,9 @@ def instead_of(value: object, name: str) -> Exception | None:
     """What to raise where an object of a class of the original is asked for an attribute that it has not."""
     for kind in type(value).__mro__:
         instead = _BY_NAME.get(kind.__name__, {}).get(name)
+        if instead is None:
+            others = OTHERS.get(kind.__name__, {})
+            instead = next((one for names, one in others.items() if name in names.split()), None)
         if instead is not None:
             return ReplacedAttributeError(f"{kind.__name__} has no {name!r} here", f"instead: {instead}")
     return None

@@ -138,6 +138,12 @@ impl Model {
         self.files.adapter.as_ref().map(|folder| folder.display().to_string())
     }
 
+    /// What records call that adapter.
+    #[getter]
+    fn adapter_name(&self) -> Option<String> {
+        self.files.adapter_name()
+    }
+
     /// config.json, or what stands for it in a GGUF file.
     #[getter]
     fn config(&self) -> String {

@@ -118,6 +118,7 @@ pub(crate) fn sweep(
 }
 
 fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
+    let n_sites = written.sites.len();
     let SweepInput { layers, along, sites, positions, by, mean_over, .. } = written;
     let SweepInput { mut others, metric, answer, against, .. } = written;
     let mut sites = sites
@@ -131,9 +132,12 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
         ("heads", [site]) => Along::Heads { site: *site, positions },
         ("sites", [_, ..]) => Along::Sites { sites: std::mem::take(&mut sites), positions },
         (other, _) => {
-            return Err(Failure::input(format!(
-                "a sweep runs along positions or heads of one activation, or along sites; not along {other}"
-            )));
+            return Err(Failure::input(match other {
+                "positions" | "heads" => {
+                    format!("along={other:?} changes one site, not {}; along=\"sites\" several", n_sites)
+                }
+                _ => format!("along is positions, heads or sites, not {other}"),
+            }));
         }
     };
     let by = match (by.as_str(), others.len()) {
@@ -148,9 +152,12 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
         },
         ("resample", 1) => By::Resample(others.remove(0)),
         ("patch", 1) => By::Patch(others.remove(0)),
-        (other, rows) => {
-            return Err(Failure::input(format!("a sweep by `{other}` does not take {rows} rows")));
+        ("zero", _) => return Err(Failure::input("by=\"zero\" reads no base; leave it out")),
+        ("mean", 0) => return Err(Failure::input("by=\"mean\" takes the mean over base: base=[\"…\", \"…\"]")),
+        ("resample" | "patch", rows) => {
+            return Err(Failure::input(format!("by={by:?} takes one prompt as base, not {rows}")));
         }
+        _ => return Err(Failure::input(format!("by is zero, mean, resample or patch, not {by}"))),
     };
     let token =
         |token: Option<u32>| token.ok_or_else(|| Failure::input(format!("metric {metric} needs a token")));

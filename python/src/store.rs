@@ -189,12 +189,12 @@ impl AnnotationsInput {
     }
 }
 
-/// How a run came about, as Python writes it: the model's name, commit, dtype and digest; positions and configuration as
+/// How a run came about, as Python writes it: the model's name, commit, dtype, digest and adapter; positions and configuration as
 /// JSON; `types` of the metadata as JSON too, by JSON pointers.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct ProvenanceInput {
-    model: (String, Option<String>, Option<String>, Option<String>),
+    model: (String, Option<String>, Option<String>, Option<String>, Option<String>),
     positions: String,
     extraction_config: String,
     /// Under the key `interventions`, where there are some.
@@ -206,10 +206,10 @@ pub(crate) struct ProvenanceInput {
 
 impl ProvenanceInput {
     fn read(&self) -> Result<Provenance<'static>, Failure> {
-        let (name, revision, dtype, digest) = self.model.clone();
+        let (name, revision, dtype, digest, adapter) = self.model.clone();
         let dtype = dtype.map(|name| dtype_of(&name).map(|d| dtype_name(d).to_owned()).unwrap_or(name));
         Ok(Provenance {
-            model: store::Model { name, revision, dtype, digest, ..store::Model::default() },
+            model: store::Model { name, revision, adapter, dtype, digest },
             target_token_positions: json(&self.positions)?,
             interventions: self.interventions.entries()?.pop().map(|(_, value)| value),
             extraction_config: json(&self.extraction_config)?,

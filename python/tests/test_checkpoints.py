@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from easyroutine.errors import EasyroutineError
-from easyroutine.interpretability import ExtractionConfig, HookedModel
+from easyroutine.interpretability import ActivationLoader, ActivationSaver, ExtractionConfig, HookedModel
 from easyroutine.interpretability.tools import LogitLens
 
 BESIDE = ROOT / "fixtures" / "checkpoints" / "adapter-beside"
@@ -99,3 +99,22 @@ def test_the_score_of_a_reward_model_is_kept() -> None:
         model.forward(IDS, extraction_config=ExtractionConfig())
     with pytest.raises(EasyroutineError, match="score"):
         HookedModel.from_pretrained(TINY / "llama").forward(IDS, extraction_config=ExtractionConfig(extract_score=True))
+
+
+def test_runs_saved_from_a_cache_name_the_adapter(tmp_path: Path) -> None:
+    adapted = opened(TINY / "llama", adapter=ADAPTERS / "rslora")
+    saver = ActivationSaver(tmp_path)
+    cache = adapted.extract_cache([[1, 2]], ["last"])
+    config = ExtractionConfig()
+    saved = [saver.save_cache(cache), saver.save(cache, adapted, ["last"], None, config)]
+    plain = HookedModel.from_pretrained(TINY / "llama")
+    saved.append(saver.save_cache(plain.extract_cache([[1, 2]], ["last"])))
+    models = [json.loads(Path(run, "metadata.json").read_text())["_store"]["model"] for run in saved]
+    assert [one.get("adapter") for one in models] == ["rslora", "rslora", None]
+    assert models[0]["dtype"] == models[1]["dtype"] == "f32"
+
+
+def test_an_empty_result_says_so(tmp_path: Path) -> None:
+    saver = ActivationSaver(tmp_path)
+    saver.save({}, "m", ["last"], None, ExtractionConfig())
+    assert str(ActivationLoader.from_saver(saver).query(tag="nothing")) == "no runs"

@@ -320,6 +320,47 @@ def test_a_sweep_gives_a_grid(llama: HookedModel) -> None:
             llama.sweep(IDS, **unread)
 
 
+def test_a_sweep_takes_the_words_of_the_command_line_and_says_which_there_are(llama: HookedModel) -> None:
+    assert llama.sweep(IDS, along="heads").values == llama.sweep(IDS, along="heads", site="head_out").values
+    assert llama.sweep(IDS, along="sites").columns == ["attn_out", "mlp_out"]
+    assert llama.sweep(IDS, along="sites", site="attn_out,mlp_out", layers="1:").layers == [1, 2]
+    pair = {"answer": 7, "against": 8, "layers": [1, -1]}
+    one, other = (llama.sweep(IDS, metric=metric, **pair) for metric in ("logit_diff", "logit-diff"))
+    assert one.values == other.values and one.layers == [1, 2]
+    share = {"answer": 7, "layers": 1}
+    assert llama.sweep(IDS, metric="p", **share).values == llama.sweep(IDS, metric="probability", **share).values
+    for wrong, says in (
+        ({"by": "patching"}, "by is zero, mean, resample or patch, not patching"),
+        ({"by": "patch"}, 'by="patch" takes one prompt as base, not 0'),
+        ({"by": "mean"}, 'by="mean" takes the mean over base'),
+        ({"base": IDS}, 'by="zero" reads no base'),
+        ({"along": "heads", "site": ["z", "head_out"]}, 'along="heads" changes one site, not 2'),
+        ({"along": "sideways"}, "along is positions, heads or sites, not sideways"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            llama.sweep(IDS, **wrong)
+    kept = [llama.gradients(IDS, "resid_out_0", metric, answer=7) for metric in ("p", "probability")]
+    assert kept[0]["metric"].tolist() == kept[1]["metric"].tolist()
+
+
+def test_the_last_layer_is_the_last_and_the_embedding_has_a_name(llama: HookedModel) -> None:
+    def layers(given: Any) -> list[str]:
+        return [layer["name"] for layer in llama.lens(IDS, layers=given).to_dict()["layers"]]
+
+    assert layers([-1]) == layers("-1") == layers(2) == layers(["2"])
+    assert layers(["emb", -1]) == layers("emb,-1") == [layers("emb")[0], layers([2])[0]]
+    assert layers("1:") == layers([2, 1])
+
+
+def test_names_of_other_packages_lead_to_those_of_this_one(llama: HookedModel) -> None:
+    for name in ("run_with_cache", "run_with_hooks", "trace", "to_tokens"):
+        with pytest.raises(AttributeError, match=f"HookedModel has no '{name}' here; instead"):
+            getattr(llama, name)
+    cache = llama.forward(IDS, extraction_config=ExtractionConfig(extract_resid_out=True))
+    with pytest.raises(KeyError, match="did you mean 'resid_out_"):
+        cache["resid_out_9"]
+
+
 def test_what_runs_without_registered_changes_is_refused_under_them(llama: HookedModel) -> None:
     query = [{"patching_elem": "@last", "layers_to_patch": [0], "activation_type": "resid_in_{}"}]
 

@@ -72,7 +72,7 @@ OF_A_MODEL: dict[str, tuple[Call, str]] = {
     "a hook": (lambda m: m.register_forward_hook("resid_out_0", 5), "hook_function is 5"),  # type: ignore[arg-type]
     "a hook's place": (lambda m: m.register_forward_hook(5, print), "component is 5"),  # type: ignore[arg-type]
     "hooks to remove": (lambda m: m.remove_hooks(5), "hook_handlers is 5"),  # type: ignore[arg-type]
-    "layers of a lens": (lambda m: m.lens(IDS, layers=5), "layers is 5"),  # type: ignore[arg-type]
+    "layers of a lens": (lambda m: m.lens(IDS, layers=5.5), "layers is 5.5"),  # type: ignore[arg-type]
     "no layers of a lens": (lambda m: m.lens(IDS, layers=[]), "layers is empty"),
     "component of a lens": (lambda m: m.lens(IDS, component=5), "component is 5"),  # type: ignore[arg-type]
     "width of a table": (lambda m: m.lens(IDS).table(width=-1), "width is -1"),

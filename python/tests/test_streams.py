@@ -199,6 +199,10 @@ def test_what_is_said_of_each_row_is_kept_with_it(llama: HookedModel, saver: Act
     letter = run["label"][0]
     assert len(loader.query(where=f"fields.label ~ '{letter}'")) == 1
     assert len(loader.query(where="fields.label ~ 'nobody'")) == 0
+    assert len(loader.query(where=f"fields.label = '{letter}' and fields.number > 1")) == 1
+    # A column of this name is a label, unless the run keeps what a classifier gives.
+    llama.extract_to_store(saver, [{"text": "a", "score": 0.5}], ["last"], STREAMED, run="scored")
+    assert loader.query().open("scored")["score"] == [0.5]
     # Another label is another run.
     other = [{**one, "label": "x"} for one in labelled(TEXTS)]
     for data, fits in ((labelled(TEXTS), True), (other, False)):
@@ -230,7 +234,7 @@ def test_fields_are_one_value_a_row(llama: HookedModel, saver: ActivationSaver) 
         ([batch], {"keep_fields": ["nothing"]}, "has no 'nothing'; it has 'label', 'more'"),
         ([batch], {"keep_fields": "label"}, r"keep_fields=\['label'\]"),
         ([{**one, "score": float("nan")}], {}, "finite"),
-        ([{**one, "resid_out_0": 1}], {}, "cannot be called `resid_out_0`"),
+        ([{**one, "resid_out_0": 1}], {}, "cannot be called `resid_out_0`: a run has that name"),
         ([one], {"other_metadata": {"fields": 1}}, "other_metadata has 'fields'"),
     ]
     for data, options, says in wrong:

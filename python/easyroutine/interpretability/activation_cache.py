@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from html import escape
 from typing import Any
 
@@ -83,7 +84,9 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         try:
             value = self._values[key]
         except KeyError:
-            raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}") from None
+            near = get_close_matches(str(key), self._values, 1)
+            hint = f"did you mean {near[0]!r}?" if near else None
+            raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}", hint) from None
         if isinstance(value, ValueWithInfo):
             # What it holds is exchanged, so that the same object comes back each time.
             value._value = tensors.handed_out(value._value)
@@ -180,14 +183,24 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         extraction_config: Any = None,
         interventions: Any = None,
         model_digest: str | None = None,
+        model_commit: str | None = None,
+        model_dtype: str | None = None,
+        model_adapter: str | None = None,
     ) -> None:
-        """Sets the metadata of the run, under ``metadata``; ``model_digest`` is :attr:`HookedModel.digest`."""
+        """Sets the metadata of the run, under ``metadata``.
+
+        ``model_digest`` is :attr:`HookedModel.digest`, ``model_commit`` that of the hub, ``model_adapter`` the name of the LoRA
+        adapter that was applied.
+        """
         if hasattr(extraction_config, "to_dict"):
             extraction_config = extraction_config.to_dict()
         self["metadata"] = {
             "target_token_positions": target_token_positions,
             "model_name": model_name,
             "model_digest": model_digest,
+            "model_commit": model_commit,
+            "model_dtype": model_dtype,
+            "model_adapter": model_adapter,
             "extraction_config": extraction_config,
             "interventions": interventions,
         }

@@ -120,9 +120,9 @@ class ActivationSaver:
             other_metadata,
             tag,
         )
-        name, commit, dtype, _ = provenance["model"]
-        digest = metadata.get("model_digest")
-        known = {"model": (name, commit, dtype, digest), "interventions": _interventions(metadata.get("interventions"))}
+        said = ("model_commit", "model_dtype", "model_digest", "model_adapter")
+        named = (metadata["model_name"], *(metadata.get(key) for key in said))
+        known = {"model": named, "interventions": _interventions(metadata.get("interventions"))}
         return self._save(cache, {**provenance, **known})
 
     def _save(self, activations: Any, provenance: dict[str, Any]) -> Place:
@@ -330,9 +330,10 @@ def provenance_of(
     if tag is not None:
         string(tag, "tag")
     if isinstance(model, str):
-        named: tuple[str | None, ...] = (model, None, None, None)
+        named: tuple[str | None, ...] = (model, None, None, None, None)
     else:
-        named = (model.name, model._engine.commit, model._engine.dtype, model._engine.digest())
+        engine = model._engine
+        named = (model.name, engine.commit, engine.dtype, engine.digest(), engine.adapter_name)
     return {
         "model": named,
         "positions": _positions(positions),

@@ -172,6 +172,9 @@ def extract_cache(
         target_token_positions=positions,
         model_name=model.name,
         model_digest=model.digest,
+        model_commit=model._engine.commit,
+        model_dtype=model._engine.dtype,
+        model_adapter=model._engine.adapter_name,
         extraction_config=with_chat(config, data.chat),
         interventions=[recorded(one) for one in [*model.interventions, *changes]] or None,
     )

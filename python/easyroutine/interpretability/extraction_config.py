@@ -20,103 +20,108 @@ class ExtractionConfig:
 
     Shapes: B rows, T selected positions, D width of the stream, H query heads, K key/value heads, h width of a head, F neurons,
     N channels of a recurrence, V vocabulary; ``{l}`` layer, ``{i}`` head.
+
+    Args:
+        extract_embed: ``input_embeddings`` [B, T, D]: what enters the first block.
+        extract_resid_in: ``resid_in_{l}`` [B, T, D]: the stream entering block l.
+        extract_resid_mid: ``resid_mid_{l}`` [B, T, D]: the stream between attention and MLP.
+        extract_resid_out: ``resid_out_{l}`` [B, T, D]: the stream leaving block l.
+        extract_resid_in_post_layernorm: ``resid_in_post_layernorm_{l}`` [B, T, D]: the same place as ``attn_in_{l}``.
+        extract_attn_pattern: ``pattern_L{l}H{i}`` [B, T, T]: attention weights.
+        extract_head_values_projected: ``projected_value_L{l}H{i}`` [B, T, D].
+        extract_head_keys_projected: ``projected_key_L{l}H{i}`` [B, T, D].
+        extract_head_queries_projected: ``projected_query_L{l}H{i}`` [B, T, D].
+        extract_head_keys: ``head_keys_L{l}H{i}`` [B, T, h], as query head i sees them.
+        extract_head_values: ``head_values_L{l}H{i}`` [B, T, h], as query head i sees them.
+        extract_head_queries: ``head_queries_L{l}H{i}`` [B, T, h].
+        extract_values: ``values_L{l}`` [B, T, K h].
+        extract_keys: ``keys_L{l}`` [B, T, K h].
+        extract_queries: ``queries_L{l}`` [B, T, H h], straight from the projection.
+        extract_head_out: ``head_out_L{l}H{i}`` [B, T, D]: what the head adds.
+        extract_attn_out: ``attn_out_{l}`` [B, T, D]: exactly what attention adds to the stream.
+        extract_attn_in: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
+        extract_mixer_in: ``mixer_in_{l}`` [B, T, D]: input of a recurrence, after its norm.
+        extract_mixer_z: ``mixer_z_{l}`` [B, T, N]: what a recurrence gives, after its gate.
+        extract_mixer_out: ``mixer_out_{l}`` [B, T, D]: exactly what a recurrence adds to the stream.
+        extract_mlp_out: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
+        extract_last_layernorm: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final
+            norm.
+        save_input_ids: ``input_ids`` [B, T].
+        avg: Means over each specifier's positions.
+        avg_over_example: The mean of patterns over all rows, in ``avg_pattern_L{l}H{i}``.
+        attn_heads: The heads to which every activation with heads is limited: ``[{"layer": 5, "head": 3}, ...]``.
+        attn_pattern_avg: How to reduce a block of a pattern, whose rows are one specifier's tokens and whose columns another's:
+            [B, row specifiers, column specifiers], even if row and column specifiers are the same. ``mean`` and ``sum`` of the
+            weights, or ``baseline_ratio``: the mean over what it would be if every token looked equally at all tokens up to
+            itself, so that 1 is no preference; NaN where no row of the block may look at any of its columns.
+        attn_pattern_row_positions: The rows of patterns, if they are other tokens than the columns.
+        save_logits: ``logits`` [B, T, V].
+        keep_gradient: ``input_embeddings_gradients`` [B, T, D]: the gradient of the logit of ``vocabulary_index`` at the last
+            token. Of :meth:`HookedModel.forward`; other metrics and activations: :meth:`HookedModel.gradients`.
+        extract_attn_raw: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
+        extract_mlp_in: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
+        extract_mlp_hidden: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
+        extract_attn_scores: ``scores_L{l}H{i}`` [B, T, T]: the inputs of a head's softmax.
+        extract_z: ``z_L{l}`` [B, T, H·h]: mixed values of all heads, the input of attention's output projection.
+        extract_rotated_queries: ``rotated_queries_L{l}`` [B, T, H·h]: queries after their norm and rotation.
+        extract_rotated_keys: ``rotated_keys_L{l}`` [B, T, K·h]: keys after their norm and rotation.
+        extract_router_logits: ``router_logits_{l}`` [B, T, E]: scores of each expert, before softmax or sigmoid.
+        extract_router_index: ``router_index_{l}`` [B, T, k], whole numbers: the experts that a token goes through, the first
+            choice first.
+        extract_router_weights: ``router_weights_{l}`` [B, T, k]: factors on what these experts give, in the same order.
+        extract_expert_out: ``expert_out_{l}E{e}`` [B, T, D]: what one expert gives, before its factor; zeros for tokens that do
+            not go through it.
+        extract_shared_out: ``shared_out_{l}`` [B, T, D]: what the shared experts give.
+        extract_final_norm_out: ``final_norm_out`` [B, T, D]: the last residual stream after the final norm.
+        extract_score: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or
+            reward model gives, C its labels. Such a model gives it where no config is given.
     """
 
-    #: ``input_embeddings`` [B, T, D]: what enters the first block.
     extract_embed: bool = False
-    #: ``resid_in_{l}`` [B, T, D]: the stream entering block l.
     extract_resid_in: bool = False
-    #: ``resid_mid_{l}`` [B, T, D]: the stream between attention and MLP.
     extract_resid_mid: bool = False
-    #: ``resid_out_{l}`` [B, T, D]: the stream leaving block l.
     extract_resid_out: bool = False
-    #: ``resid_in_post_layernorm_{l}`` [B, T, D]: the same place as ``attn_in_{l}``.
     extract_resid_in_post_layernorm: bool = False
-    #: ``pattern_L{l}H{i}`` [B, T, T]: attention weights.
     extract_attn_pattern: bool = False
-    #: ``projected_value_L{l}H{i}`` [B, T, D].
     extract_head_values_projected: bool = False
-    #: ``projected_key_L{l}H{i}`` [B, T, D].
     extract_head_keys_projected: bool = False
-    #: ``projected_query_L{l}H{i}`` [B, T, D].
     extract_head_queries_projected: bool = False
-    #: ``head_keys_L{l}H{i}`` [B, T, h], as query head i sees them.
     extract_head_keys: bool = False
-    #: ``head_values_L{l}H{i}`` [B, T, h], as query head i sees them.
     extract_head_values: bool = False
-    #: ``head_queries_L{l}H{i}`` [B, T, h].
     extract_head_queries: bool = False
-    #: ``values_L{l}`` [B, T, K h].
     extract_values: bool = False
-    #: ``keys_L{l}`` [B, T, K h].
     extract_keys: bool = False
-    #: ``queries_L{l}`` [B, T, H h], straight from the projection.
     extract_queries: bool = False
-    #: ``head_out_L{l}H{i}`` [B, T, D]: what the head adds.
     extract_head_out: bool = False
-    #: ``attn_out_{l}`` [B, T, D]: exactly what attention adds to the stream.
     extract_attn_out: bool = False
-    #: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
     extract_attn_in: bool = False
-    #: ``mixer_in_{l}`` [B, T, D]: input of a recurrence, after its norm.
     extract_mixer_in: bool = False
-    #: ``mixer_z_{l}`` [B, T, N]: what a recurrence gives, after its gate.
     extract_mixer_z: bool = False
-    #: ``mixer_out_{l}`` [B, T, D]: exactly what a recurrence adds to the stream.
     extract_mixer_out: bool = False
-    #: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
     extract_mlp_out: bool = False
-    #: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final norm.
     extract_last_layernorm: bool = False
-    #: ``input_ids`` [B, T].
     save_input_ids: bool = False
-    #: Means over each specifier's positions.
     avg: bool = False
-    #: The mean of patterns over all rows, in ``avg_pattern_L{l}H{i}``.
     avg_over_example: bool = False
-    #: The heads to which every activation with heads is limited: ``[{"layer": 5, "head": 3}, ...]``.
     attn_heads: Literal["all"] | list[dict[str, int]] = "all"
-    #: How to reduce a block of a pattern, whose rows are one specifier's tokens and whose columns another's: [B, row
-    #: specifiers, column specifiers], even if row and column specifiers are the same. ``mean`` and ``sum`` of the weights, or
-    #: ``baseline_ratio``: the mean over what it would be if every token looked equally at all tokens up to itself, so that 1
-    #: is no preference; NaN where no row of the block may look at any of its columns.
     attn_pattern_avg: Literal["none", "mean", "sum", "baseline_ratio"] = "none"
-    #: The rows of patterns, if they are other tokens than the columns.
     attn_pattern_row_positions: list[Any] | None = None
-    #: ``logits`` [B, T, V].
     save_logits: bool = True
-    #: ``input_embeddings_gradients`` [B, T, D]: the gradient of the logit of ``vocabulary_index`` at the last token. Of
-    #: :meth:`HookedModel.forward`; other metrics and activations: :meth:`HookedModel.gradients`.
     keep_gradient: bool = False
     # The original does not have the following fields.
-    #: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
     extract_attn_raw: bool = False
-    #: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
     extract_mlp_in: bool = False
-    #: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
     extract_mlp_hidden: bool = False
-    #: ``scores_L{l}H{i}`` [B, T, T]: the inputs of a head's softmax.
     extract_attn_scores: bool = False
-    #: ``z_L{l}`` [B, T, H·h]: mixed values of all heads, the input of attention's output projection.
     extract_z: bool = False
-    #: ``rotated_queries_L{l}`` [B, T, H·h]: queries after their norm and rotation.
     extract_rotated_queries: bool = False
-    #: ``rotated_keys_L{l}`` [B, T, K·h]: keys after their norm and rotation.
     extract_rotated_keys: bool = False
-    #: ``router_logits_{l}`` [B, T, E]: scores of each expert, before softmax or sigmoid.
     extract_router_logits: bool = False
-    #: ``router_index_{l}`` [B, T, k], whole numbers: the experts that a token goes through, the first choice first.
     extract_router_index: bool = False
-    #: ``router_weights_{l}`` [B, T, k]: factors on what these experts give, in the same order.
     extract_router_weights: bool = False
-    #: ``expert_out_{l}E{e}`` [B, T, D]: what one expert gives, before its factor; zeros for tokens that do not go through it.
     extract_expert_out: bool = False
-    #: ``shared_out_{l}`` [B, T, D]: what the shared experts give.
     extract_shared_out: bool = False
-    #: ``final_norm_out`` [B, T, D]: the last residual stream after the final norm.
     extract_final_norm_out: bool = False
-    #: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or reward model
-    #: gives, C its labels. Such a model gives it where no config is given.
     extract_score: bool = False
 
     def is_not_empty(self) -> bool:

@@ -84,7 +84,8 @@ def gradients(
             raise InputError(f"vectors stand for a metric, so {given} has no use")
         metrics = []
     else:
-        metrics = _metrics(model, string(metric, "metric"), answer, against, len(rows), has_target=target is not None)
+        metric = _METRICS.get(string(metric, "metric"), metric)
+        metrics = _metrics(model, metric, answer, against, len(rows), has_target=target is not None)
     return _run(
         model,
         rows,
@@ -102,6 +103,14 @@ def gradients(
         seed=seed,
         first_row=first_row,
     )
+
+
+#: Other names of metrics: those of sweeps and of the command line.
+_METRICS: dict[str, Literal["logit_diff", "logprob", "p"]] = {
+    "logit-diff": "logit_diff",
+    "log_probability": "logprob",
+    "probability": "p",
+}
 
 
 def kept_gradient(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from easyroutine import tensors
 from easyroutine._core import Attention, most_likely
 from easyroutine._core import Model as _Engine
-from easyroutine._core import layers as layers_by_text
 from easyroutine.checks import function, listed, string, token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
@@ -29,7 +28,7 @@ from easyroutine.interpretability.lens_result import LensResult
 from easyroutine.interpretability.model_loading import HookedModelConfig, config_of_keywords
 from easyroutine.interpretability.model_parts import ModelConfig
 from easyroutine.interpretability.running_means import carried_on, means_of
-from easyroutine.interpretability.selection import Position, as_json, normalised
+from easyroutine.interpretability.selection import Layers, Position, as_json, layer_numbers, normalised
 from easyroutine.logger import log_to
 from easyroutine.replaced import replaced_name
 from easyroutine.tokenizer import Tokenizer
@@ -149,7 +148,12 @@ class HookedModel(DescribedModel):
         ``inputs``: a text, a conversation (a list of messages ``{"role": "user", "content": "..."}``), a list of either, token
         ids (a list, or an array of numpy or torch), rows of them, or a mapping with ``input_ids`` and perhaps
         ``attention_mask``. Conversations go through the model's chat template; ``tools``, ``chat_variables`` and so on
-        (:class:`ChatArguments`) say how. Positions count the real tokens of a row: padding is cut off.
+        (:class:`ChatArguments`) say how.
+
+        ``target_token_positions`` select tokens, one position or a list: ``"all"``, ``"first"``, ``"last"``, ``"last-2"``, a number
+        (-1 is the last), a pair ``(4, 9)`` or range ``"4:9"`` (4 to 8), ``"special"``, ``"all-text"`` (all but special tokens),
+        ``"random-text-3"`` (three of those, drawn by ``seed``), ``"text:Paris"`` (the tokens of this text),
+        ``"inputs-partition-0"`` (up to the first pivot). They count the real tokens of a row: padding is cut off.
 
         ``interventions`` change this run, after the registered ones, and the cache shows their effect. ``pivot_positions`` cut
         rows for ``inputs-partition-N``. ``external_cache`` carries the means of ``avg_over_example`` from batch to batch, over
@@ -262,17 +266,6 @@ class HookedModel(DescribedModel):
 
     # Changes and functions that stay.
 
-    def _layers(self, layers: Iterable[int] | str | None) -> list[int] | None:
-        """Numbers of layers, -1 the embedding."""
-        if isinstance(layers, str):
-            return layers_by_text(layers, self.model_config.num_hidden_layers)
-        if layers is None:
-            return None
-        numbers = [whole(layer, "a layer", -1) for layer in listed(layers, "layers", "layers")]
-        if not numbers:
-            raise InputError("layers is empty", "leave it out for all of them")
-        return numbers
-
     def register_interventions(self, interventions: Sequence[Intervention] | Intervention) -> None:
         """Adds interventions to every run from now on, before those of a call."""
         self.interventions.extend(as_list(interventions))
@@ -358,7 +351,7 @@ class HookedModel(DescribedModel):
         prompt: Any,
         *,
         positions: Sequence[Position] | Position | None = None,
-        layers: Iterable[int] | str | None = None,
+        layers: Layers | None = None,
         component: str = "resid_out",
         norm: Literal["own", "cached", "none"] = "own",
         k: int = 10,
@@ -369,8 +362,8 @@ class HookedModel(DescribedModel):
         """What each layer would predict at each token of one prompt, as a table and a picture.
 
         The lens reads layers under ``interventions``, registered ones and hooks; pictures name them. It never holds anything as
-        wide as the vocabulary. ``layers`` are numbers, -1 the embedding, or a text such as ``"emb,0:30:5,-1"``; ``track``
-        follows one token.
+        wide as the vocabulary. ``layers`` are numbers (-1 is the last) and ``"emb"``, the embedding, or one text such as
+        ``"emb,0:30:5,-1"``; ``track`` follows one token.
         """
         row = one_row(self.rows_of(prompt, **chat), "a lens is drawn")
         tracked = self.get_text_tokenizer().to_single_token(track) if isinstance(track, str) else track
@@ -380,7 +373,7 @@ class HookedModel(DescribedModel):
             for_engine([*self.interventions, *as_list(interventions)]),
             list(self._hooks.values()),
             positions=None if positions is None else as_json(normalised(positions, "positions")),
-            layers=self._layers(layers),
+            layers=None if layers is None else layer_numbers(layers, self.model_config.num_hidden_layers),
             component=string(component, "component"),
             norm=string(norm, "norm"),
             k=whole(k, "k"),

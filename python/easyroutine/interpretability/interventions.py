@@ -48,26 +48,30 @@ class Intervention:
     parts (``attn_out_3``, ``mlp_out_3``, ``head_out_L3H1``), ``queries_L3``, ``head_values_L3H1``, ``mlp_hidden_3`` and so on.
     The other types change a pattern ``pattern_L3H1``, after the softmax or before: its columns (keys), its rows (queries), or
     the cells where both meet (``token_positions=(rows, columns)``).
+
+    Args:
+        type: Which part of the activation.
+        activation: Which activation; ``resid_out_*`` names all layers.
+        token_positions: Which tokens; for a grid, a pair of lists.
+        patching_values: The new value: a tensor that broadcasts to [B, T, width]. With None or ``"ablation"`` the old value is
+            multiplied instead.
+        multiplication_value: The factor of that multiplication: 0 is ablation. Before the softmax 0 means minus infinity, an
+            exact knock-out.
+        apply_softmax: Whether the changed rows of a pattern are then divided by their sums.
+        operation: ``patch`` sets ``patching_values``, ``add`` adds ``strength`` times them, ``mean`` sets their mean;
+            ``resample`` sets the values of row ``source_row`` at the same places.
+        strength: The factor of ``add``.
+        source_row: The row of ``resample``.
     """
 
-    #: Which part of the activation.
     type: InterventionType
-    #: Which activation; ``resid_out_*`` names all layers.
     activation: str
-    #: Which tokens; for a grid, a pair of lists.
     token_positions: Any
-    #: The new value: a tensor that broadcasts to [B, T, width]. With None or ``"ablation"`` the old value is multiplied instead.
     patching_values: Any = None
-    #: The factor of that multiplication: 0 is ablation. Before the softmax 0 means minus infinity, an exact knock-out.
     multiplication_value: float = 0.0
-    #: Whether the changed rows of a pattern are then divided by their sums.
     apply_softmax: bool = False
-    #: ``patch`` sets ``patching_values``, ``add`` adds ``strength`` times them, ``mean`` sets their mean; ``resample`` sets the
-    #: values of row ``source_row`` at the same places.
     operation: Literal["patch", "add", "mean", "resample"] = "patch"
-    #: The factor of ``add``.
     strength: float = 1.0
-    #: The row of ``resample``.
     source_row: int | None = None
 
     @classmethod

@@ -111,33 +111,37 @@ def _device(given: Any) -> str:
 
 @dataclass
 class HookedModelConfig:
-    """How a model is loaded."""
+    """How a model is loaded.
 
-    #: A folder, a GGUF file, ``org/name`` of the hub, or a demo model.
+    Args:
+        model_name: A folder, a GGUF file, ``org/name`` of the hub, or a demo model.
+        device_map: Everything runs on the CPU: ``cuda`` and ``mps`` are refused. A torch device, or a map of devices, may name
+            the CPU.
+        torch_dtype: ``float32`` (``auto`` too) or ``bfloat16``, as a string or as torch's dtype: what matrix products read.
+            Activations are float32. :meth:`HookedModel.from_pretrained` takes it as ``dtype`` too.
+        attn_implementation: Both values mean the same here: attention patterns can be read and changed in every model.
+        batch_size: How many prompts :meth:`HookedModel.extract_cache` groups into a batch.
+        threads: How many threads compute; all cores by default.
+        revision: Branch, tag or commit on the hub.
+        offline: Use only what is on this machine.
+        allow_config_keys: Keys of config.json that may stay unread.
+        pre: The rule by which a GGUF file cuts text, if the file does not name it: ``"llama-bpe"``, ``"qwen2"`` and so on.
+        allow_tensors: Surplus tensors of the weights to ignore, by name or by a pattern such as ``"*.k_scale"``.
+        adapter: The LoRA adapter to apply: a folder as peft writes it, or ``org/name`` of the hub. None applies the one beside
+            the weights, if there is one; False ignores it.
+    """
+
     model_name: str
-    #: Everything runs on the CPU: ``cuda`` and ``mps`` are refused. A torch device, or a map of devices, may name the CPU.
     device_map: Any = "balanced"
-    #: ``float32`` (``auto`` too) or ``bfloat16``, as a string or as torch's dtype: what matrix products read. Activations are
-    #: float32. :meth:`HookedModel.from_pretrained` takes it as ``dtype`` too.
     torch_dtype: Any = "float32"
-    #: Both values mean the same here: attention patterns can be read and changed in every model.
     attn_implementation: Literal["eager", "custom_eager"] = "custom_eager"
-    #: How many prompts :meth:`HookedModel.extract_cache` groups into a batch.
     batch_size: int = 1
-    #: How many threads compute; all cores by default.
     threads: int | None = None
-    #: Branch, tag or commit on the hub.
     revision: str | None = None
-    #: Use only what is on this machine.
     offline: bool = False
-    #: Keys of config.json that may stay unread.
     allow_config_keys: list[str] = field(default_factory=list)
-    #: The rule by which a GGUF file cuts text, if the file does not name it: ``"llama-bpe"``, ``"qwen2"`` and so on.
     pre: str | None = None
-    #: Surplus tensors of the weights to ignore, by name or by a pattern such as ``"*.k_scale"``.
     allow_tensors: list[str] = field(default_factory=list)
-    #: The LoRA adapter to apply: a folder as peft writes it, or ``org/name`` of the hub. None applies the one beside the
-    #: weights, if there is one; False ignores it.
     adapter: str | PathLike[str] | bool | None = None
 
     def __post_init__(self) -> None:

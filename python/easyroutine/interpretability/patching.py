@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import draw_grid
-from easyroutine._core import layers as layers_by_text
 from easyroutine.checks import function, listed, mapping, string, token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
@@ -18,7 +17,7 @@ from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.dataset import BatchSaver, batches, check_data_set
 from easyroutine.interpretability.inputs import Row
 from easyroutine.interpretability.pictures import framed, written, written_bytes
-from easyroutine.interpretability.selection import as_json, normalised
+from easyroutine.interpretability.selection import Layers, as_json, layer_numbers, normalised
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -160,8 +159,8 @@ def sweep(
     prompt: Any,
     *,
     along: Literal["positions", "heads", "sites"] = "positions",
-    site: str | Sequence[str] = "resid_in",
-    layers: Iterable[int] | str | None = None,
+    site: str | Sequence[str] | None = None,
+    layers: Layers | None = None,
     positions: Any = ("all",),
     by: Literal["zero", "mean", "resample", "patch"] = "zero",
     base: Any = None,
@@ -174,12 +173,17 @@ def sweep(
 ) -> PatchingGrid:
     """One change after another of one prompt.
 
-    The rows of the grid are ``layers``, numbers or a text such as ``"0:30:5"``; ``along`` chooses its columns: positions, heads
-    or sites. ``by`` chooses what replaces a place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of the
-    same length (``patch`` also measures against it). The mean is over the rows of ``base``, position by position
+    The rows of the grid are ``layers``, numbers or a text such as ``"0:30:5"``, -1 the last; ``along`` chooses its columns:
+    positions, heads or sites. ``site`` is what is changed: ``"resid_in"`` along positions, ``"head_out"`` along heads,
+    ``["attn_out", "mlp_out"]`` along sites, if you name no other.
+
+    ``by`` chooses what replaces a place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of the same
+    length (``patch`` also measures against it). The mean is over the rows of ``base``, position by position
     (``mean_over="rows"``: they must be as long as the prompt), or over all tokens of all rows (``mean_over="tokens"``); by
-    default over rows if the lengths agree. ``metric`` is read at the last token. ``answer`` and ``against`` are ids, or strings
-    that are one token. Layers may count from the last, -1.
+    default over rows if the lengths agree.
+
+    ``metric`` is read at the last token; the names of the command line (``"logit-diff"``, ``"normalised"``, ``"p"``) are
+    understood too. ``answer`` and ``against`` are ids, or strings that are one token.
     """
     _check_unchanged(model, "sweep")
     for name, choice in (("along", along), ("by", by), ("metric", metric)):
@@ -206,14 +210,12 @@ def sweep(
         {
             "layers": _layers(model, layers),
             "along": along,
-            "sites": [site]
-            if isinstance(site, str)
-            else [string(one, "a site") for one in listed(site, "site", "sites")],
+            "sites": _sites(along, site),
             "positions": _indices(model, rows[0], positions),
             "by": by,
             "mean_over": mean_over,
             "others": [row.ids for row in base_rows],
-            "metric": metric,
+            "metric": _METRICS.get(metric, metric),
             "answer": token(answer, "answer"),
             "against": token(against, "against"),
             "prompts": _prompts(by, rows[0], base_rows),
@@ -232,15 +234,35 @@ def _prompts(by: str, row: Row, others: Sequence[Row]) -> list[tuple[str, str]]:
     return [(name, one.text[0]) for name, rows in named for one in rows if one.text is not None]
 
 
-def _layers(model: HookedModel, layers: Iterable[int] | str | None) -> list[int]:
-    """Layers from 0; those below it count from the last."""
+#: Names of metrics on the command line that are others here.
+_METRICS = {
+    "logit-diff": "logit_diff",
+    "normalised": "normalised_logit_diff",
+    "normalized": "normalised_logit_diff",
+    "p": "probability",
+}
+
+#: What is changed along each kind of column, unless sites are named.
+_SITES = {"positions": ["resid_in"], "heads": ["head_out"], "sites": ["attn_out", "mlp_out"]}
+
+
+def _sites(along: str, site: str | Sequence[str] | None) -> list[str]:
+    if site is None:
+        return _SITES.get(along, [])
+    if isinstance(site, str):
+        return [one.strip() for one in site.split(",")]
+    return [string(one, "a site") for one in listed(site, "site", "sites")]
+
+
+def _layers(model: HookedModel, layers: Layers | None) -> list[int]:
     n_layers = model.model_config.num_hidden_layers
-    if layers is None:
-        return list(range(n_layers))
-    if isinstance(layers, str):
-        return [layer for layer in layers_by_text(layers, n_layers) if layer >= 0]
-    numbers = [whole(layer, "a layer", -n_layers, n_layers - 1) for layer in listed(layers, "layers", "layers")]
-    return [number % n_layers for number in numbers]
+    numbers = list(range(n_layers)) if layers is None else layer_numbers(layers, n_layers)
+    if numbers[0] < 0:
+        raise InputError(
+            "the embedding is no layer that a sweep changes",
+            f'layers are 0 to {n_layers - 1}; site="resid_in" of layer 0',
+        )
+    return numbers
 
 
 def _indices(model: HookedModel, row: Any, positions: Any) -> list[int]:

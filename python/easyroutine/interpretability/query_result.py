@@ -106,10 +106,11 @@ class QueryResult:
     ) -> tuple[Any, dict[str, Any]]:
         """What was saved, and its metadata.
 
-        ``time`` counts from 0, and -1 is the most recent; or it is a run's folder, its name (``2023-04-15_14-30-25``), or a
-        prefix that fits only one run. With ``keys`` only these values are read. Each read is compared with its checksums;
-        damage is an error that names file and tensor. ``verify=False`` reads damaged numbers as they are. While any run
-        cannot be read (:attr:`problems`), counting from the end raises an error, because that run may be the one you mean.
+        ``time`` counts from 0, and -1 is the most recent; or it is a run's folder, the folder's name (``2023-04-15_14-30-25``),
+        a prefix that fits only one run, or the name that :meth:`HookedModel.extract_to_store` began the run under. With
+        ``keys`` only these values are read. Each read is compared with its checksums; damage is an error that names file and
+        tensor. ``verify=False`` reads damaged numbers as they are. While any run cannot be read (:attr:`problems`), counting
+        from the end raises an error, because that run may be the one you mean.
         """
         which = _which(time)
         original = self._original(which)
@@ -240,6 +241,7 @@ class QueryResult:
             if metadata.get("tag") is not None:
                 lines.append(f"  Tag: {metadata['tag']}")
         lines += [f"unreadable: {problem}" for problem in self.problems]
+        lines = lines or ["no runs"]
         return "\n".join(map(_printable, lines))
 
     def _repr_html_(self) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
-from easyroutine.checks import whole
+from easyroutine._core import layers as layers_by_text
+from easyroutine.checks import listed, whole
 from easyroutine.errors import InputError
 
-__all__ = ["Position", "Selection", "as_json", "normalised"]
+__all__ = ["Layers", "Position", "Selection", "as_json", "layer_numbers", "normalised"]
 
 #: One way of naming tokens of a row: ``"last"``, ``-1``, ``(2, 5)``, ``"text: Paris"``.
 Position = Union[str, int, tuple[int, int]]
+
+#: Layers: numbers, of which -1 is the last, and ``"emb"``; or one text such as ``"emb,0:30:5,-1"``.
+Layers = Union[str, int, Iterable[Union[int, str]]]
 
 #: Of one row: indices in the row, and the columns of each specifier.
 RowSelection = tuple[list[int], list[tuple[int, int]]]
@@ -77,6 +81,24 @@ def normalised(positions: Any, name: str = "target_token_positions") -> list[Pos
     if not positions:
         raise InputError(f"{name} is empty", '["all"] names every token')
     return [_one(position, name) for position in positions]
+
+
+def layer_numbers(layers: Layers, n_layers: int) -> list[int]:
+    """Numbers of layers in the order of the model, each once; -1 stands for the embedding.
+
+    ``layers`` are numbers (below 0 they count from the last) and texts of one grammar: ``"emb"``, ``"4:9"``, ``"0:30:5,-1"``.
+    """
+    if isinstance(layers, (str, int)):
+        layers = [layers]
+    found: set[int] = set()
+    for layer in listed(layers, "layers", "layers"):
+        if isinstance(layer, str):
+            found.update(layers_by_text(layer, n_layers))
+        else:
+            found.add(whole(layer, "a layer", -n_layers, n_layers - 1) % n_layers)
+    if not found:
+        raise InputError("layers is empty", "leave it out for all of them")
+    return sorted(found)
 
 
 def _one(position: Any, name: str) -> Position:
