@@ -149,9 +149,9 @@ def rendered(
     """A conversation as text, and the time that its template asked for, if it did."""
     for number, message in enumerate(conversation):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            what = "has no `role`" if isinstance(message, Mapping) and "role" not in message else "is no message"
+            lacks = " and has no `role`" if isinstance(message, Mapping) and "role" not in message else ""
             raise InputError(
-                f"message {number} {what}: {message!r:.80}", 'a message is {"role": "user", "content": "..."}'
+                f"message {number} is {message!r:.80}{lacks}", 'a message is {"role": "user", "content": "..."}'
             )
     for name, truth in (
         ("add_generation_prompt", add_generation_prompt),

@@ -354,7 +354,7 @@ def test_the_last_layer_is_the_last_and_the_embedding_has_a_name(llama: HookedMo
 
 def test_names_of_other_packages_lead_to_those_of_this_one(llama: HookedModel) -> None:
     for name in ("run_with_cache", "run_with_hooks", "trace", "to_tokens"):
-        with pytest.raises(AttributeError, match=f"HookedModel has no '{name}' here; instead"):
+        with pytest.raises(AttributeError, match=f"HookedModel has no '{name}' here"):
             getattr(llama, name)
     cache = llama.forward(IDS, extraction_config=ExtractionConfig(extract_resid_out=True))
     with pytest.raises(KeyError, match="did you mean 'resid_out_"):

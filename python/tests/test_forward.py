@@ -333,3 +333,11 @@ def test_whole_numbers_of_numpy_are_numbers(llama: HookedModel) -> None:
     drawn = [llama.generate([1], do_sample=True, seed=seed, max_new_tokens=3) for seed in (numpy.uint8(7), 7)]
     assert drawn[0].tolist() == drawn[1].tolist()
     assert llama.generate([1], max_new_tokens=numpy.int32(1), eos_token_id=numpy.array([3])).shape == (1, 2)
+
+
+def test_what_a_tokenizer_gives_is_a_data_set_of_one_batch(llama: HookedModel) -> None:
+    batch = {"input_ids": [[1, 2, 0], [3, 4, 5]], "attention_mask": [[1, 1, 0], [1, 1, 1]]}
+    one, other = llama.extract_cache(batch, ["last"]), llama.extract_cache([batch], ["last"])
+    assert one["logits"].tolist() == other["logits"].tolist()
+    with pytest.raises(ValueError, match="a data set is a list"):
+        llama.extract_cache({"text": "a"}, ["last"])

@@ -361,7 +361,12 @@ def test_places_are_refused_while_a_run_cannot_be_read(saver: ActivationSaver) -
 
 def test_a_result_may_be_made_without_a_store() -> None:
     empty = QueryResult()
-    assert str(empty) == "" and len(empty) == 0 and empty.results == [] and len(pickle.loads(pickle.dumps(empty))) == 0
+    assert (
+        str(empty) == "no runs"
+        and len(empty) == 0
+        and empty.results == []
+        and len(pickle.loads(pickle.dumps(empty))) == 0
+    )
     with pytest.raises(FileNotFoundError, match="no run -1"):
         empty.load()
     empty.results.append(("first", Path("model"), Path("run"), {"tag": "a"}))

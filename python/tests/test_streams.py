@@ -234,7 +234,7 @@ def test_fields_are_one_value_a_row(llama: HookedModel, saver: ActivationSaver) 
         ([batch], {"keep_fields": ["nothing"]}, "has no 'nothing'; it has 'label', 'more'"),
         ([batch], {"keep_fields": "label"}, r"keep_fields=\['label'\]"),
         ([{**one, "score": float("nan")}], {}, "finite"),
-        ([{**one, "resid_out_0": 1}], {}, "cannot be called `resid_out_0`: a run has that name"),
+        ([{**one, "logits": 1}], {}, "cannot be called `logits`: a run has that name"),
         ([one], {"other_metadata": {"fields": 1}}, "other_metadata has 'fields'"),
     ]
     for data, options, says in wrong:

@@ -98,7 +98,9 @@ def _prompts(key: str, given: Any) -> Any:
 
 
 def check_data_set(dataloader: Any) -> None:
-    """Refuses a single batch, and anything that is not a data set."""
+    """Refuses a single prompt, and anything that is not a data set."""
+    if isinstance(dataloader, Mapping) and "input_ids" in dataloader:
+        return
     if isinstance(dataloader, Mapping) or is_prompt(dataloader):
         raise InputError("a data set is a list of batches, texts or conversations", "for one batch call forward()")
     if not isinstance(dataloader, Iterable) and not hasattr(dataloader, "iter_rows"):
@@ -106,7 +108,9 @@ def check_data_set(dataloader: Any) -> None:
 
 
 def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
-    """The batches of a data set; prompts by themselves are taken some at a time."""
+    """The batches of a data set; prompts by themselves are taken some at a time, what a tokenizer gives is one batch."""
+    if isinstance(dataloader, Mapping):
+        dataloader = [dataloader]
     prompts: list[Any] = []
     # A data set of Ray hands out its rows when it is asked for them.
     rows = getattr(dataloader, "iter_rows", None)
