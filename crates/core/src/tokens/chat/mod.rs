@@ -9,7 +9,6 @@ mod arithmetic;
 mod braces;
 mod day;
 mod environment;
-mod escapes;
 mod filters;
 mod letters;
 mod macros;
