@@ -153,7 +153,9 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
         ("resample", 1) => By::Resample(others.remove(0)),
         ("patch", 1) => By::Patch(others.remove(0)),
         ("zero", _) => return Err(Failure::input("by=\"zero\" reads no base; leave it out")),
-        ("mean", 0) => return Err(Failure::input("by=\"mean\" takes the mean over base: base=[\"…\", \"…\"]")),
+        ("mean", 0) => {
+            return Err(Failure::input("by=\"mean\" takes the mean over base: base=[\"…\", \"…\"]"));
+        }
         ("resample" | "patch", rows) => {
             return Err(Failure::input(format!("by={by:?} takes one prompt as base, not {rows}")));
         }
