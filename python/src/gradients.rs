@@ -2,7 +2,7 @@
 
 use easyroutine::Stop;
 use easyroutine::edit::Tensor as Values;
-use easyroutine::gradients::{self, Output, Rule, Seed};
+use easyroutine::gradients::{self, Output, Seed};
 use easyroutine::patching::Metric;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
@@ -15,6 +15,7 @@ use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
 use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, specifiers, views};
+use crate::patching::rule;
 use crate::tensor::Tensor;
 
 /// Vectors at a place: key, positions as JSON, values.
@@ -61,11 +62,7 @@ pub(crate) fn run<'py>(
         let width = tensor.shape.last().copied().unwrap_or(1).max(1);
         tensor.floats().chunks(width).map(<[f32]>::to_vec).collect()
     });
-    let rule = match settings.rule.as_str() {
-        "gradient" => Rule::Gradient,
-        "relp" => Rule::Relp { halves: true },
-        other => return Err(Failure::input(format!("rule is gradient or relp, not {other}")).into()),
-    };
+    let rule = rule(&settings.rule)?;
     let views = views(rows, settings.first_row);
     let context = Context { special: model.special(), pivots: &settings.pivots, seed: settings.seed };
     let interventions = edits::read(&settings.interventions)?;
@@ -88,7 +85,10 @@ pub(crate) fn run<'py>(
     Ok(result)
 }
 
-fn metric((name, answer, against): &(String, Option<u32>, Option<u32>)) -> Result<Metric, Failure> {
+/// A metric by its name, with its tokens.
+pub(crate) fn metric(
+    (name, answer, against): &(String, Option<u32>, Option<u32>),
+) -> Result<Metric, Failure> {
     let lacks = |what: &str| Failure::input(format!("metric `{name}` needs {what}"));
     let answer = || answer.ok_or_else(|| lacks("answer, a token"));
     Ok(match name.as_str() {

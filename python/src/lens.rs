@@ -41,6 +41,13 @@ impl Lens {
         Ok(Lens { lens: waiting(py, move || LogitLens::from_tuned_lens(folder, &model))? })
     }
 
+    /// A model's lens behind the mean Jacobians of a file.
+    #[staticmethod]
+    fn of_jacobian(py: Python<'_>, file: PathBuf, model: &Model) -> Result<Lens, Failure> {
+        let model = Arc::clone(&model.model);
+        Ok(Lens { lens: waiting(py, move || LogitLens::from_jacobian(file, &model))? })
+    }
+
     /// Reads the final norm and the unembedding alone; returns the model's name too, and what is to be known of how its
     /// files are read.
     #[staticmethod]

@@ -5,9 +5,11 @@
 //! engine reads everywhere; numbers go out as [`tensor::Tensor`].
 
 mod attention;
+mod attribution;
 mod cache;
 mod dla;
 mod dlpack;
+mod edges;
 mod edits;
 mod errors;
 mod extract;
@@ -116,6 +118,19 @@ mod _core {
     #[pyfunction]
     fn layers(text: &str, n_layers: usize) -> Result<Vec<i64>, errors::Failure> {
         Ok(easyroutine::sites::layers(text, n_layers).map_err(easyroutine::Error::from)?)
+    }
+
+    /// A circuit in one format; see `edges::draw`.
+    #[pyfunction]
+    #[pyo3(signature = (circuit, format, *, width=100, most=20))]
+    fn draw_circuit<'py>(
+        py: Python<'py>,
+        circuit: &str,
+        format: &str,
+        width: usize,
+        most: usize,
+    ) -> Result<Bound<'py, pyo3::types::PyBytes>, errors::Failure> {
+        Ok(pyo3::types::PyBytes::new(py, &edges::draw(circuit, format, width, most)?))
     }
 
     /// A grid of effects as `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.

@@ -1,5 +1,6 @@
 //! A loaded model.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use easyroutine::arch::Head;
@@ -16,8 +17,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
+use crate::attribution;
 use crate::cache;
 use crate::dla;
+use crate::edges;
 use crate::edits::{self, InterventionInput};
 use crate::errors::Failure;
 use crate::extract;
@@ -90,7 +93,7 @@ impl Model {
 
     /// The hub id, else the stem of the folder or file.
     #[getter]
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.files.name
     }
 
@@ -304,6 +307,66 @@ impl Model {
         wishes: gradients::GradientSettings,
     ) -> PyResult<Bound<'py, PyDict>> {
         gradients::run(py, self, &rows, &wishes)
+    }
+
+    /// Scores of attribution patching; see `attribution::patching` for what comes back.
+    fn attribution_patching<'py>(
+        &self,
+        py: Python<'py>,
+        base: Vec<RowInput>,
+        target: Vec<RowInput>,
+        wishes: attribution::PatchingSettings,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        attribution::patching(py, self, &base, &target, &wishes, progress)
+    }
+
+    /// Integrated gradients; see `attribution::integrated` for what comes back.
+    fn integrated_gradients<'py>(
+        &self,
+        py: Python<'py>,
+        rows: Vec<RowInput>,
+        baseline: Option<Vec<RowInput>>,
+        wishes: attribution::IntegralSettings,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        attribution::integrated(py, self, &rows, baseline.as_deref(), &wishes, progress)
+    }
+
+    /// The circuit of the largest edges; see `edges::edges` for what comes back.
+    fn edges(
+        &self,
+        py: Python<'_>,
+        clean: Vec<RowInput>,
+        corrupt: Vec<RowInput>,
+        wishes: edges::EdgeSettings,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<String, Failure> {
+        edges::edges(py, self, &clean, &corrupt, &wishes, progress)
+    }
+
+    /// Fits a Jacobian lens and writes it; what the file says, as JSON.
+    fn fit_jacobian(
+        &self,
+        py: Python<'_>,
+        rows: Vec<Vec<u32>>,
+        path: PathBuf,
+        skip_first: usize,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<String, Failure> {
+        edges::fit_jacobian(py, self, &rows, &path, skip_first, progress)
+    }
+
+    /// Trains a tuned lens and saves it; the mean loss of every step.
+    fn tune(
+        &self,
+        py: Python<'_>,
+        rows: Vec<Vec<u32>>,
+        folder: PathBuf,
+        wishes: edges::TuneSettings,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<Vec<f64>, Failure> {
+        edges::tune(py, self, &rows, &folder, &wishes, progress)
     }
 
     /// One change after another of one row, as the JSON of a grid.

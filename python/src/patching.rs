@@ -1,13 +1,17 @@
 //! Activations of one run put into another.
 
-use easyroutine::patching::{self, Along, By, Grid, Labels, Metric, Patch, Sweep};
+use easyroutine::Stop;
+use easyroutine::attribution::{self, Estimating};
+use easyroutine::gradients::Rule;
+use easyroutine::patching::{self, Along, By, Labels, Metric, Patch, Sweep};
 use easyroutine::positions::Context;
 use easyroutine::sites::{Selector, Site};
-use easyroutine_app::reports::{self, GridWords};
+use easyroutine_app::reports::{self, Estimated, GridWords};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::Failure;
+use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, specifiers, views};
 use crate::tensor::Tensor;
 
@@ -80,6 +84,11 @@ pub(crate) struct SweepInput {
     against: Option<u32>,
     /// The texts by what they are, for pictures.
     prompts: Vec<(String, String)>,
+    /// Whether cells are estimated instead of run.
+    estimate: bool,
+    check: Option<usize>,
+    /// `gradient` or `relp`.
+    rule: String,
 }
 
 /// Makes every change of a sweep on one row, and gives the grid as JSON of the schema `easyroutine.grid/1`.
@@ -92,28 +101,66 @@ pub(crate) fn sweep(
 ) -> Result<String, Failure> {
     let tokenizer = model.tokenizer()?.tokenizer;
     let prompts = written.prompts.clone();
+    let estimating = match written.estimate {
+        true => Some(Estimating { rule: rule(&written.rule)?, check: written.check }),
+        false => None,
+    };
     let sweep = read(written, row)?;
     let how = reports::how_changed(&sweep.by);
     let title = if matches!(sweep.by, By::Patch(_)) { "Activation patching" } else { "Ablation" };
-    let mut raised = None;
-    let told = |done: usize, total: usize| {
+    let mut told = Told::new(progress);
+    let signals = Signals::new();
+    let grid = py.detach(|| match estimating {
+        None => patching::sweep(&model.model, row, &sweep, |done, of| told.tell(done, of))
+            .map(|grid| (grid, None)),
+        Some(how) => {
+            let stop = Stop::When(&|| signals.is_stopped());
+            attribution::estimate(&model.model, row, &sweep, how, stop, |done, of| told.tell(done, of))
+                .map(|found| (found.grid, found.check))
+        }
+    });
+    let (grid, check) = grid.map_err(|error| told.failure(&signals, error))?;
+    let estimated = estimating.map(|how| Estimated { rule: how.rule, check: check.as_ref() });
+    let words = GridWords { title, how: &how, prompts, estimated };
+    let (_, json) = reports::grid(&model.subject(&tokenizer, row), &sweep.along, &grid, &words);
+    Ok(json.to_string())
+}
+
+/// Who is told how far long work is, and what Python raised meanwhile.
+pub(crate) struct Told {
+    progress: Option<Py<PyAny>>,
+    raised: Option<PyErr>,
+}
+
+impl Told {
+    pub(crate) fn new(progress: Option<Py<PyAny>>) -> Self {
+        Told { progress, raised: None }
+    }
+
+    /// Tells how many steps are done, of how many, and looks for signals.
+    pub(crate) fn tell(&mut self, done: usize, of: usize) -> easyroutine::Result<()> {
         let step = Python::attach(|py| {
             py.check_signals()?;
-            progress.as_ref().map_or(Ok(()), |function| function.call1(py, (done, total)).map(|_| ()))
+            self.progress.as_ref().map_or(Ok(()), |function| function.call1(py, (done, of)).map(|_| ()))
         });
         step.map_err(|error| {
-            raised = Some(error);
+            self.raised = Some(error);
             easyroutine::Error::new(easyroutine::ErrorKind::Interrupted, "interrupted")
         })
-    };
-    let grid: Result<Grid, _> = py.detach(|| patching::sweep(&model.model, row, &sweep, told));
-    match (grid, raised) {
-        (Err(_), Some(raised)) => Err(Failure::Python(raised)),
-        (grid, _) => {
-            let words = GridWords { title, how: &how, prompts };
-            let (_, json) = reports::grid(&model.subject(&tokenizer, row), &sweep.along, &grid?, &words);
-            Ok(json.to_string())
-        }
+    }
+
+    /// The error of the work: what Python raised where that ended it.
+    pub(crate) fn failure(&mut self, signals: &Signals, error: easyroutine::Error) -> Failure {
+        self.raised.take().map_or_else(|| signals.failure(error), Failure::Python)
+    }
+}
+
+/// The rule of a name: `gradient` or `relp`.
+pub(crate) fn rule(name: &str) -> Result<Rule, Failure> {
+    match name {
+        "gradient" => Ok(Rule::Gradient),
+        "relp" => Ok(Rule::Relp { halves: true }),
+        other => Err(Failure::input(format!("rule is gradient or relp, not {other}"))),
     }
 }
 

@@ -90,6 +90,7 @@ impl Report {
             max_context: Some(arch.context),
             interventions: changes,
             tuned: None,
+            jacobian: None,
         };
         Ok(Report { report: reports::lens(&model.subject(&tokenizer, &row.0), settings, &survey) })
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,12 @@ IDS = [[5, 90, 17, 200, 31, 8], [44, 3, 121]]
 
 def reference(name: str) -> Any:
     """A tensor of the references of gradients of llama."""
-    data = (TINY / "llama" / "grad.safetensors").read_bytes()
+    return tensor_of(TINY / "llama" / "grad.safetensors", name)
+
+
+def tensor_of(path: Path, name: str) -> Any:
+    """A tensor of a file, as nested lists."""
+    data = path.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     entry = json.loads(data[8 : 8 + length])[name]
     start, end = (8 + length + at for at in entry["data_offsets"])

@@ -1,10 +1,13 @@
 //! Arguments as typed.
 
+mod attribute;
 mod dict;
 mod dla;
+mod edges;
 mod extract;
 mod features;
 mod grad;
+mod lenses;
 mod reading;
 pub(crate) mod runs;
 mod sweep;
@@ -15,13 +18,18 @@ use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
+pub(crate) use attribute::{Attribute, MethodArg, PointsArg};
 pub(crate) use dict::{DictCommand, DictFlags, DictInfo, DictPage, DictReading};
 pub(crate) use dla::{CutArg, Dla};
+pub(crate) use edges::{EdgeArg, Edges};
 pub(crate) use extract::{Extract, PatternArg};
 pub(crate) use features::Features;
 pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
+pub(crate) use lenses::{Fit, JacobianCommand, Merge, OptimiserArg, Tune};
 pub(crate) use reading::Reading;
-pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, MeanOverArg, Patch, Sweep};
+pub(crate) use sweep::{
+    Ablate, AlongArg, ByArg, EffectArg, Estimating as EstimatingArgs, MeanOverArg, Patch, Sweep,
+};
 
 const SURROUNDINGS: &str = "`easyroutine env` shows what is seen of the surroundings; `easyroutine man` lists all \
 variables and exit statuses.";
@@ -64,6 +72,18 @@ pub(crate) enum Command {
     Dla(Dla),
     /// How a number that the logits give changes with any activation: its gradient.
     Grad(Grad),
+    /// Which activations carried a number that the logits give: attribution patching and integrated gradients.
+    Attribute(Box<Attribute>),
+    /// Which edges between heads and MLPs carried a number, and the circuit of the largest: EAP, EAP-IG.
+    Edges(Box<Edges>),
+    /// Jacobian lenses: fitted on prompts, for `lens --jacobian`.
+    Jacobian {
+        /// What to do.
+        #[command(subcommand)]
+        command: JacobianCommand,
+    },
+    /// Trains a tuned lens on prompts, for `lens --tuned` and the tuned-lens package.
+    Tune(Box<Tune>),
     /// What removing heads, positions or whole parts does: a grid of layers by these.
     Ablate(Ablate),
     /// How a text is cut into tokens.
@@ -269,6 +289,9 @@ pub(crate) struct Lens {
     /// Read each layer through its translator of a tuned lens: a folder of the tuned-lens package.
     #[arg(long, value_name = "DIR")]
     pub(crate) tuned: Option<PathBuf>,
+    /// Carry each layer to the last by a Jacobian lens first: a published .pt file, or one of `jacobian fit`.
+    #[arg(long, value_name = "FILE", conflicts_with = "tuned")]
+    pub(crate) jacobian: Option<PathBuf>,
     /// How many tokens are listed for each cell.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) k: u32,

@@ -19,7 +19,7 @@ mod tensors;
 use std::ffi::OsString;
 use std::io::Write;
 
-use args::{Args, Command, DictCommand, ModelCommand};
+use args::{Args, Command, DictCommand, JacobianCommand, ModelCommand};
 use failure::{Failure, SUCCESS};
 
 /// Runs a command line, of which the first word is the program's own name, and returns the exit status.
@@ -48,6 +48,15 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Run(next) => commands::run::run(args, next).map(done),
         Command::Patch(patch) => commands::sweep::patch(args, patch).map(done),
         Command::Dla(dla) => commands::dla::run(args, dla).map(done),
+        Command::Attribute(attribute) => commands::attribute::run(args, attribute).map(done),
+        Command::Edges(edges) => commands::edges::run(args, edges).map(done),
+        Command::Jacobian { command: JacobianCommand::Fit(fit) } => {
+            commands::jacobian::fit(args, fit).map(done)
+        }
+        Command::Jacobian { command: JacobianCommand::Merge(merge) } => {
+            commands::jacobian::merge(args, merge).map(done)
+        }
+        Command::Tune(tune) => commands::tune::run(args, tune).map(done),
         Command::Grad(grad) => commands::grad::run(args, grad).map(done),
         Command::Ablate(ablate) => commands::sweep::ablate(args, ablate).map(done),
         Command::Tokens(tokens) => commands::tokens::run(args, tokens).map(done),

@@ -67,3 +67,38 @@ impl Rows {
         self.bar.finish_and_clear();
     }
 }
+
+/// A bar of equal pieces of work with the time left, on a terminal.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    bar: ProgressBar,
+}
+
+impl Counted {
+    /// `what` is counted, in the plural.
+    pub(crate) fn new(what: &str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Counted { bar: ProgressBar::hidden() };
+        }
+        let bar = ProgressBar::new(0);
+        let template = format!("{{msg}} {{wide_bar}} {{pos}}/{{len}} {what}, {{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style);
+        }
+        Counted { bar }
+    }
+
+    pub(crate) fn tell(&self, done: usize, of: usize) {
+        self.bar.set_length(of as u64);
+        self.bar.set_position(done as u64);
+    }
+
+    /// Says something before the bar.
+    pub(crate) fn say(&self, text: String) {
+        self.bar.set_message(text);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -50,3 +50,9 @@ impl Reading {
         Ok(found)
     }
 }
+
+/// Refuses a conversation where a command has no chat template.
+pub(crate) fn no_conversation() -> Failure {
+    Failure::usage("is a conversation; here prompts are texts or lists of token ids")
+        .hint("put it into the model's chat template first: `easyroutine tokens --chat` gives its ids")
+}

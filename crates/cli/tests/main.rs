@@ -3,6 +3,7 @@
 
 mod activations;
 mod attn;
+mod attribution;
 mod buckets;
 mod commands;
 mod common;

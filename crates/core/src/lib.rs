@@ -7,6 +7,7 @@
 
 pub mod adapter;
 pub mod arch;
+pub mod attribution;
 mod batch;
 pub mod cache;
 pub mod check;
@@ -21,6 +22,7 @@ pub mod families;
 pub mod generate;
 pub mod gradients;
 pub mod identity;
+pub mod jacobian;
 pub mod lens;
 pub mod load;
 mod logits;
@@ -35,6 +37,7 @@ pub mod source;
 mod stop;
 mod tap;
 pub mod tokens;
+pub mod tune;
 mod weights;
 
 pub use batch::Batch;

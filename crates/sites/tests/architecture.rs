@@ -3,9 +3,13 @@
 //! They stand with this crate because it depends on nothing: they run however broken the others are.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod modules;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use modules::MODULES;
 
 /// Which crate may depend on which of the others. `*` is all of them.
 const CRATES: &[(&str, &[&str])] = &[
@@ -19,36 +23,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("app", &["core", "dictionaries", "sites", "store", "view"]),
     ("cli", &["*"]),
     ("python", &["*"]),
-];
-
-/// Which modules of core may use which others, beside themselves. Modules that are not listed tie the rest together.
-const MODULES: &[(&str, &[&str])] = &[
-    ("arch", &[]),
-    ("names", &["arch"]),
-    ("config", &["error"]),
-    ("adapter", &["config", "error"]),
-    ("families", &["arch", "config", "error", "names"]),
-    ("source", &["adapter", "config", "error"]),
-    ("identity", &["error", "source"]),
-    ("tokens", &["error"]),
-    ("positions", &["error"]),
-    ("weights", &["adapter", "arch", "error", "names"]),
-    ("tap", &["batch", "error"]),
-    ("stop", &["error"]),
-    ("logits", &["batch", "error", "tap"]),
-    ("pass", &["arch", "tap"]),
-    ("model", &["arch", "batch", "error", "names", "pass", "stop", "tap", "weights"]),
-    ("cache", &["batch", "error", "positions", "tap"]),
-    ("prompts", &["error"]),
-    (
-        "extract",
-        &["arch", "batch", "cache", "error", "generate", "model", "positions", "request", "stop", "tap"],
-    ),
-    ("extraction", &["cache", "error", "positions", "request"]),
-    ("edit", &["arch", "error", "positions", "tap"]),
-    ("patching", &["batch", "cache", "edit", "error", "logits", "model", "pass", "positions", "tap"]),
-    ("generate", &["batch", "error", "logits", "model", "positions", "stop", "tap", "tokens"]),
-    ("lens", &["batch", "cache", "error", "model", "positions", "stop", "tap", "weights"]),
 ];
 
 /// Where names of families may stand outside `families/`, and why.

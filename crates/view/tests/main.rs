@@ -3,5 +3,6 @@
 
 mod attention;
 mod features;
+mod circuit;
 mod grid;
 mod pictures;

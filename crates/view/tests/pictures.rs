@@ -282,6 +282,7 @@ prop_compose! {
                 tracked: tracked.then_some(TrackedToken { id: 0, text: name }), max_context: None,
                 interventions: Vec::new(),
                 tuned: None,
+                jacobian: None,
             },
             tokens,
             layers,

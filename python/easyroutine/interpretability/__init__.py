@@ -3,6 +3,7 @@
 from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
 from easyroutine.interpretability.activation_saver import ActivationLoader, ActivationSaver, QueryResult
 from easyroutine.interpretability.attention_result import AttentionResult
+from easyroutine.interpretability.circuits import Circuit
 from easyroutine.interpretability.extraction_config import ExtractionConfig
 from easyroutine.interpretability.hooked_model import HookedModel, HookedModelConfig
 from easyroutine.interpretability.interventions import Intervention, InterventionConfig
@@ -17,6 +18,7 @@ __all__ = [
     "ActivationLoader",
     "ActivationSaver",
     "AttentionResult",
+    "Circuit",
     "ExtractionConfig",
     "HookedModel",
     "HookedModelConfig",

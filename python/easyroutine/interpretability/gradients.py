@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from easyroutine.interpretability.inputs import Row
     from easyroutine.interpretability.interventions import Intervention
 
-__all__ = ["gradients", "kept_gradient", "paired", "tokens_of"]
+__all__ = ["gradients", "kept_gradient", "metrics_of", "paired", "tokens_of"]
 
 Token = int | str
 _A = TypeVar("_A")
@@ -85,7 +85,7 @@ def gradients(
         metrics = []
     else:
         metric = _METRICS.get(string(metric, "metric"), metric)
-        metrics = _metrics(model, metric, answer, against, len(rows), has_target=target is not None)
+        metrics = metrics_of(model, metric, answer, against, len(rows), has_target=target is not None)
     return _run(
         model,
         rows,
@@ -121,7 +121,7 @@ def kept_gradient(
     **more: Any,
 ) -> ActivationCache:
     """What ``keep_gradient`` adds: ``input_embeddings_gradients`` of the logit of ``vocabulary_index`` at the last token."""
-    metrics = _metrics(model, "logit", vocabulary_index, None, len(rows), has_target=False, name="vocabulary_index")
+    metrics = metrics_of(model, "logit", vocabulary_index, None, len(rows), has_target=False, name="vocabulary_index")
     cache = _run(
         model, rows, ["input_embeddings"], metrics, positions, target=None, vectors=[], rule="gradient", **more
     )
@@ -170,7 +170,7 @@ def _run(
     return cache
 
 
-def _metrics(
+def metrics_of(
     model: HookedModel,
     metric: str,
     answer: Any,

@@ -15,7 +15,16 @@ from easyroutine._core import Model as _Engine
 from easyroutine.checks import function, listed, string, token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
-from easyroutine.interpretability import dataset, direct_attribution, generation, gradients, patching
+from easyroutine.interpretability import (
+    attribution,
+    circuits,
+    dataset,
+    direct_attribution,
+    generation,
+    gradients,
+    lens_fits,
+    patching,
+)
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.attention_result import AttentionResult
 from easyroutine.interpretability.dataset import as_given
@@ -263,6 +272,11 @@ class HookedModel(DescribedModel):
     sweep = patching.sweep
     gradients = gradients.gradients
     direct_attribution = direct_attribution.direct_attribution
+    attribution_patching = attribution.attribution_patching
+    integrated_gradients = attribution.integrated_gradients
+    edges = circuits.edges
+    fit_jacobian_lens = lens_fits.fit_jacobian_lens
+    tune_lens = lens_fits.tune_lens
 
     # Changes and functions that stay.
 

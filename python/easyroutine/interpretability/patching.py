@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from easyroutine.interpretability.hooked_model import HookedModel
 
-__all__ = ["PatchingGrid", "compute_patching", "sweep"]
+__all__ = ["PatchingGrid", "check_unchanged", "compute_patching", "sweep"]
 
 Token = int | str
 
@@ -51,7 +51,7 @@ def compute_patching(
     ``logit_diff_in_patched``, ``logit_diff_variation`` [B].
     """
     base_labels, target_labels = base_dictonary_idxs, target_dictonary_idxs
-    _check_unchanged(model, "compute_patching")
+    check_unchanged(model, "compute_patching")
     function(batch_saver, "batch_saver")
     patches = _patches(patching_query, target_token_positions)
     if base_labels is not None:
@@ -97,7 +97,7 @@ def compute_patching(
     return joined
 
 
-def _check_unchanged(model: HookedModel, what: str) -> None:
+def check_unchanged(model: HookedModel, what: str) -> None:
     """Refuses a model whose registered changes would not apply."""
     if model.interventions or model.has_hooks:
         raise InputError(
@@ -168,6 +168,9 @@ def sweep(
     metric: Literal["logit_diff", "normalised_logit_diff", "probability", "kl", "rank"] = "kl",
     answer: Token | None = None,
     against: Token | None = None,
+    estimate: bool = False,
+    check: int | None = None,
+    rule: Literal["gradient", "relp"] = "gradient",
     on_progress: Callable[[int, int], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> PatchingGrid:
@@ -183,13 +186,19 @@ def sweep(
     default over rows if the lengths agree.
 
     ``metric`` is read at the last token; the names of the command line (``"logit-diff"``, ``"normalised"``, ``"p"``) are
-    understood too. ``answer`` and ``against`` are ids, or strings that are one token.
+    understood too. ``answer`` and ``against`` are ids, or strings that are one token. Layers may count from the last, -1.
+
+    ``estimate=True`` runs no cell: each is (what is put - what stands there) · gradient, summed, from one gradient of the
+    metric (attribution patching). ``check=N`` also runs the N largest cells, and the grid's ``check`` says how well the
+    estimates agree. ``rule="relp"`` takes RelP's coefficients for the gradient. Needs a metric with a gradient, not ``rank``.
     """
-    _check_unchanged(model, "sweep")
+    check_unchanged(model, "sweep")
     for name, choice in (("along", along), ("by", by), ("metric", metric)):
         string(choice, name)
     if on_progress is not None:
         function(on_progress, "on_progress")
+    if not estimate and (check is not None or rule != "gradient"):
+        raise InputError("check and rule are of estimates", "sweep(…, estimate=True)")
     if mean_over is not None and by != "mean":
         raise InputError(f"by={by!r} does not read mean_over", 'by="mean" does')
     chats = Chats(chat)
@@ -219,6 +228,9 @@ def sweep(
             "answer": token(answer, "answer"),
             "against": token(against, "against"),
             "prompts": _prompts(by, rows[0], base_rows),
+            "estimate": bool(estimate),
+            "check": None if check is None else whole(check, "check", 0),
+            "rule": string(rule, "rule"),
         },
         on_progress,
     )
@@ -313,6 +325,12 @@ class PatchingGrid:
     def effects(self) -> list[list[float]]:
         """The effect of each change: the metric with it minus the metric without it."""
         return [[value - self.unchanged for value in row] for row in self.values]
+
+    @property
+    def check(self) -> dict[str, Any] | None:
+        """The cells of an estimate that were also run: ``cells``, ``pearson``, ``spearman``; None where none were."""
+        estimate = self.data.get("estimate")
+        return None if estimate is None else estimate["check"]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in the schema ``easyroutine.grid/1``."""

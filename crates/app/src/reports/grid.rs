@@ -1,5 +1,7 @@
 //! What each change of a sweep does.
 
+use easyroutine::attribution::Check;
+use easyroutine::gradients::Rule;
 use easyroutine::patching::{Along, By, Grid, Metric};
 use easyroutine_view::grid::{GridCell, GridColumn, GridReport, GridRow};
 use serde_json::{Value, json};
@@ -15,6 +17,57 @@ pub struct GridWords<'a> {
     pub how: &'a str,
     /// The texts by what they are: `base`, `target`.
     pub prompts: Vec<(String, String)>,
+    /// How the cells were estimated, where they were not run.
+    pub estimated: Option<Estimated<'a>>,
+}
+
+/// How cells were estimated.
+#[derive(Debug, Clone, Copy)]
+pub struct Estimated<'a> {
+    /// What stood for the derivatives.
+    pub rule: Rule,
+    /// The cells that were also run.
+    pub check: Option<&'a Check>,
+}
+
+impl Estimated<'_> {
+    fn to_json(self) -> Value {
+        json!({"rule": rule_name(self.rule), "check": self.check.map(Check::to_json)})
+    }
+
+    fn lines(self) -> Vec<String> {
+        let by = match self.rule {
+            Rule::Gradient => "gradient",
+            Rule::Relp { .. } => "gradient by RelP",
+        };
+        let mut lines = vec![format!(
+            "each cell: an estimate, (what is put - what stands there) times the {by} of the changed run, summed"
+        )];
+        lines.extend(self.check.map(check_words));
+        lines
+    }
+}
+
+/// The name of a rule: `gradient`, `relp`.
+pub fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Gradient => "gradient",
+        Rule::Relp { .. } => "relp",
+    }
+}
+
+/// How good an estimate is, in words.
+pub fn check_words(check: &Check) -> String {
+    let shown = |r: Option<f64>| r.map_or("none".to_owned(), |r| format!("{r:.4}"));
+    let cells = match check.cells.len() {
+        1 => "the largest cell".to_owned(),
+        n => format!("the {n} largest cells"),
+    };
+    format!(
+        "check: {cells} were run; correlation with the estimates: Pearson {}, Spearman {}",
+        shown(check.pearson),
+        shown(check.spearman)
+    )
 }
 
 /// What becomes of each place, in words.
@@ -35,7 +88,10 @@ pub fn how_changed(by: &By) -> String {
 /// A grid as it is drawn, and as JSON of the schema `easyroutine.grid/1`.
 pub fn grid(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'_>) -> (GridReport, Value) {
     let report = report(subject, along, grid, words);
-    let json = json(subject, grid, &report);
+    let mut json = json(subject, grid, &report);
+    if let Some(estimated) = words.estimated {
+        json["estimate"] = estimated.to_json();
+    }
     (report, json)
 }
 
@@ -109,18 +165,22 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
                 cells: values.iter().zip(activations).map(cell).collect(),
             }
         });
+    let mut lines = vec![
+        format!(
+            "{model} · {} layers · {} · {bos}",
+            subject.model.arch().layers.len(),
+            dtype_name(subject.model.dtype())
+        ),
+        format!("{sites} {}, {places}", words.how),
+        format!("metric: {name}, at the last token · unchanged {:.4}{base}", grid.unchanged),
+    ];
+    lines.extend(words.estimated.map_or_else(
+        || vec!["each cell: the metric with the change minus the metric without it".to_owned()],
+        Estimated::lines,
+    ));
     GridReport {
         title: words.title.to_owned(),
-        lines: vec![
-            format!(
-                "{model} · {} layers · {} · {bos}",
-                subject.model.arch().layers.len(),
-                dtype_name(subject.model.dtype())
-            ),
-            format!("{sites} {}, {places}", words.how),
-            format!("metric: {name}, at the last token · unchanged {:.4}{base}", grid.unchanged),
-            "each cell: the metric with the change minus the metric without it".to_owned(),
-        ],
+        lines,
         prompts: words.prompts.clone(),
         meaning: [more, less],
         columns: columns.collect(),

@@ -1,6 +1,7 @@
 //! What was computed of one prompt as the plain data that pictures are drawn of, for every face that draws.
 
 mod attention;
+mod circuit;
 mod grid;
 mod lens;
 mod metric;
@@ -12,7 +13,8 @@ use easyroutine_view::lens::{ModelCard, Token};
 use serde_json::{Value, json};
 
 pub use attention::attention;
-pub use grid::{GridWords, grid, how_changed};
+pub use circuit::{CircuitWords, circuit, curve_words};
+pub use grid::{Estimated, GridWords, check_words, grid, how_changed, rule_name};
 pub use lens::lens;
 pub use metric::metric_words;
 

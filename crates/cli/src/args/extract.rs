@@ -126,6 +126,7 @@ pub(crate) struct Share {
     pub(crate) of: usize,
 }
 
+/// `3/8`
 pub(super) fn part(text: &str) -> Result<Share, String> {
     let numbers = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match numbers {

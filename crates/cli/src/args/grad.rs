@@ -1,6 +1,7 @@
 //! Arguments of `grad`.
 
 use clap::{Args as ClapArgs, ValueEnum};
+use easyroutine::gradients::Rule;
 
 use super::{Changes, ModelFlag, PromptArgs};
 
@@ -71,4 +72,14 @@ pub(crate) enum RuleArg {
     /// RelP: norms' scales and attention patterns are constants, an activation is its input times a constant, and each
     /// side of a gate gets half.
     Relp,
+}
+
+impl RuleArg {
+    /// The rule of the engine.
+    pub(crate) fn rule(self) -> Rule {
+        match self {
+            RuleArg::Gradient => Rule::Gradient,
+            RuleArg::Relp => Rule::Relp { halves: true },
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{ModelFlag, PromptArgs, Reading};
+use super::{ModelFlag, PromptArgs, Reading, RuleArg};
 
 /// `patch`
 #[derive(Debug, ClapArgs)]
@@ -77,6 +77,23 @@ pub(crate) struct Sweep {
     /// likely token.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) against: Option<String>,
+    #[command(flatten)]
+    pub(crate) estimating: Estimating,
+}
+
+/// How cells are estimated instead of run.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Attribution patching")]
+pub(crate) struct Estimating {
+    /// Estimate every cell from one gradient instead of running it: (what is put - what stands there) times the gradient.
+    #[arg(long)]
+    pub(crate) estimate: bool,
+    /// Also run the N cells of the largest estimates, and say how well the estimates agree.
+    #[arg(long, value_name = "N", requires = "estimate")]
+    pub(crate) check: Option<usize>,
+    /// What stands for the derivatives; `gradient` unless given.
+    #[arg(long, value_enum, value_name = "RULE", requires = "estimate")]
+    pub(crate) rule: Option<RuleArg>,
 }
 
 /// `--by`

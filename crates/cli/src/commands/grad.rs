@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use easyroutine::cache::{ActivationCache, Numbers};
 use easyroutine::edit::{Reference, Tensor};
-use easyroutine::gradients::{Gradients, Output, Rule, gradients};
+use easyroutine::gradients::{Gradients, Output, gradients};
 use easyroutine::patching::Metric;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
@@ -16,13 +16,13 @@ use easyroutine::{Error, Stop};
 use serde_json::{Value, json};
 
 use super::sweep::{apart, predictions};
-use crate::args::{Args, Format, Grad, Measure, RuleArg, SmoothArg};
+use crate::args::{Args, Format, Grad, Measure, SmoothArg};
 use crate::changes;
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Prompt, Session, token_text};
 use crate::tensors::{self, Stored};
-use easyroutine_app::reports::metric_words;
+use easyroutine_app::reports::{self, metric_words};
 
 pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let file = tensor_file(args)?;
@@ -40,10 +40,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let seed = grad.changes.seed;
     let (mut edits, _) = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
-    let rule = match grad.rule {
-        RuleArg::Gradient => Rule::Gradient,
-        RuleArg::Relp => Rule::Relp { halves: true },
-    };
+    let rule = grad.rule.rule();
     let output = Output::Metric { metrics: &[metric], target: target.as_deref() };
     let found =
         gradients(&session.model, &[prompt.row()], &request, output, rule, &mut edits, context, Stop::Never)?;
@@ -53,7 +50,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
         "model": session.model_json(),
         "metric": metric.to_json(),
         "value": value,
-        "rule": if grad.rule == RuleArg::Relp { "relp" } else { "gradient" },
+        "rule": reports::rule_name(rule),
         "interventions": grad.changes.intervene,
     });
     let text = |id: u32| token_text(&tokenizer, id);
@@ -74,7 +71,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
 }
 
 /// The file of tensors that -o names, if it names one.
-fn tensor_file(args: &Args) -> Result<Option<&PathBuf>, Failure> {
+pub(super) fn tensor_file(args: &Args) -> Result<Option<&PathBuf>, Failure> {
     let is_tensors = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "safetensors");
     match (args.output.iter().find(is_tensors), args.output.len(), args.format) {
         (None, ..) => Ok(None),
@@ -88,7 +85,7 @@ fn tensor_file(args: &Args) -> Result<Option<&PathBuf>, Failure> {
 }
 
 /// Flags that the metric has no use for.
-fn refuse_unread(measure: &Measure) -> Result<(), Failure> {
+pub(super) fn refuse_unread(measure: &Measure) -> Result<(), Failure> {
     let (reads_answer, reads_against) = match measure.metric {
         SmoothArg::LogitDiff => (true, true),
         SmoothArg::Logit | SmoothArg::Logprob | SmoothArg::P => (true, false),
@@ -107,7 +104,7 @@ fn refuse_unread(measure: &Measure) -> Result<(), Failure> {
     }
 }
 
-fn metric(
+pub(super) fn metric(
     measure: &Measure,
     session: &Session,
     tokenizer: &Tokenizer,
@@ -140,7 +137,7 @@ fn metric(
 }
 
 /// The distribution of `--target`.
-fn target(measure: &Measure) -> Result<Option<Vec<Vec<f32>>>, Failure> {
+pub(super) fn target(measure: &Measure) -> Result<Option<Vec<Vec<f32>>>, Failure> {
     let Some(text) = &measure.target else { return Ok(None) };
     let Reference { file, tensor } = text.parse().map_err(|e: Error| e.at("--target"))?;
     let tensor = Tensor::read(&file, &tensor)?;

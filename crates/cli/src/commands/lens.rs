@@ -2,11 +2,12 @@
 
 use easyroutine::lens::{Component, LensNorm, LogitLens, SurveyOptions, survey_through};
 use easyroutine::positions::{self, Context, Specifier};
+use easyroutine::sites::Site;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, ErrorKind, Model, Stop};
 use easyroutine_view::lens::{
-    self as view, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions, TrackedToken,
-    TunedLens,
+    self as view, JacobianLens, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions,
+    TrackedToken, TunedLens,
 };
 
 use crate::args::{Args, Format, Lens, MetricArg, NormArg};
@@ -36,7 +37,11 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
         },
         top_k: lens.k as usize,
         positions: selected(&specifiers, &prompt, &tokenizer, lens.changes.seed)?,
-        layers: layers::parse(lens.layers.as_deref(), arch.layers.len())?,
+        layers: match (&lens.layers, through.jacobian()) {
+            // All that it reads: the embedding has no matrix.
+            (None, Some(fitted)) => readable(fitted, component),
+            (given, _) => layers::parse(given.as_deref(), arch.layers.len())?,
+        },
         tracked: tracked.iter().map(|t| t.id).collect(),
     };
     let batch = Batch::new(&[&prompt.encoded.ids])?;
@@ -63,6 +68,9 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
             base_model: lens.base_model.clone(),
             base_revision: lens.base_revision.clone(),
         }),
+        jacobian: through
+            .jacobian()
+            .map(|lens| JacobianLens { name: lens.name.clone(), n_prompts: lens.n_prompts }),
     };
     let report = reports::lens(&session.subject(&tokenizer, &prompt), settings, &survey);
     let metric = metric(lens.metric, &report)?;
@@ -72,8 +80,26 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     targets.iter().zip(&drawn).try_for_each(|(target, content)| output::write(target, content))
 }
 
-/// The lens: the model's own final norm and unembedding, or behind a tuned lens.
+/// The layers of a component that a Jacobian lens has a matrix for: what enters a layer left the one before.
+fn readable(fitted: &easyroutine::lens::JacobianLens, component: Component) -> Vec<i64> {
+    let shift = i64::from(component.site() == Site::ResidIn);
+    let last = fitted.layers.iter().max().copied().unwrap_or(0) as i64;
+    fitted.layers.iter().map(|layer| *layer as i64 + shift).filter(|layer| *layer <= last).collect()
+}
+
+/// The lens: the model's own final norm and unembedding, or behind a tuned or a Jacobian lens.
 fn through(lens: &Lens, model: &Model) -> Result<LogitLens, Failure> {
+    if let Some(file) = &lens.jacobian {
+        return LogitLens::from_jacobian(file, model).map_err(|error| {
+            let failure = match error.kind() {
+                ErrorKind::NotFound => Failure::failed(error.to_string()).hint(
+                    "a Jacobian lens is a published .pt file, or what `easyroutine jacobian fit` writes",
+                ),
+                _ => error.into(),
+            };
+            failure.at("--jacobian")
+        });
+    }
     let Some(folder) = &lens.tuned else { return Ok(LogitLens::from_model(model)?) };
     LogitLens::from_tuned_lens(folder, model).map_err(|error| {
         let failure = match error.kind() {

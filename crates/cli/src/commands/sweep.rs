@@ -1,25 +1,28 @@
 //! `patch` and `ablate`: one change after another, and a grid of what each does to the prediction.
 
-use std::io::IsTerminal;
-
+use easyroutine::attribution::{Estimating, estimate};
+use easyroutine::gradients::Rule;
 use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
 use easyroutine::positions::Specifier;
 use easyroutine::prompts::{self, Prompts};
 use easyroutine::request::Request;
 use easyroutine::sites::{Scope, Site};
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, Model};
+use easyroutine::{Batch, Model, Stop};
 use easyroutine_view::grid::{self as view, GridReport};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::lens::{selected, specifiers};
-use crate::args::{Ablate, AlongArg, Args, ByArg, EffectArg, Format, MeanOverArg, Patch, Sweep as SweepArgs};
+use crate::args::{
+    Ablate, AlongArg, Args, ByArg, EffectArg, EstimatingArgs, Format, MeanOverArg, Patch, RuleArg,
+    Sweep as SweepArgs,
+};
 use crate::failure::Failure;
 use crate::layers;
 use crate::output::{self, DRAWN, Destination};
+use crate::progress::Counted;
 use crate::session::{self, Prompt, Session, token_text};
-use easyroutine_app::reports::{self, GridWords};
+use easyroutine_app::reports::{self, Estimated, GridWords};
 
 /// A model, its tokenizer and the prompt that is changed.
 struct Opened {
@@ -50,7 +53,8 @@ pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
         &targets,
         &opened,
         &request,
-        &GridWords { title: "Activation patching", how, prompts: prompts.to_vec() },
+        &patch.sweep.estimating,
+        GridWords { title: "Activation patching", how, prompts: prompts.to_vec(), estimated: None },
     )
 }
 
@@ -121,7 +125,8 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         by,
         metric: metric(&ablate.sweep, tokenizer, first_two)?,
     };
-    finish(args, &targets, &opened, &request, &GridWords { title: "Ablation", how: &how, prompts: shown })
+    let words = GridWords { title: "Ablation", how: &how, prompts: shown, estimated: None };
+    finish(args, &targets, &opened, &request, &ablate.sweep.estimating, words)
 }
 
 fn open(
@@ -137,9 +142,15 @@ fn open(
 
 /// The two most likely next tokens.
 pub(super) fn predictions(model: &Model, prompt: &Prompt) -> Result<[u32; 2], Failure> {
-    let batch = Batch::new(&[&prompt.encoded.ids])?;
+    predicted(model, &prompt.encoded.ids)
+}
+
+/// The same after ids.
+pub(super) fn predicted(model: &Model, ids: &[u32]) -> Result<[u32; 2], Failure> {
+    let batch = Batch::new(&[ids])?;
     let request = Request::parse("logits", "last")?;
-    let cache = request.run(model, &batch, &[prompt.row()], easyroutine::positions::Context::default())?;
+    let context = easyroutine::positions::Context::default();
+    let cache = request.run(model, &batch, &[easyroutine::positions::Row::of(0, ids)], context)?;
     let logits = cache.get("logits").map(|kept| kept.values().to_vec()).unwrap_or_default();
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
@@ -251,28 +262,36 @@ fn finish(
     targets: &[Destination],
     opened: &Opened,
     request: &Sweep,
-    words: &GridWords<'_>,
+    estimating: &EstimatingArgs,
+    words: GridWords<'_>,
 ) -> Result<(), Failure> {
-    let bar = std::io::stderr().is_terminal().then(|| {
-        let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} changes, {eta} left");
-        style.map(|style| bar.set_style(style)).ok();
-        bar
-    });
+    let changes = Counted::new("changes");
     let ids = &opened.prompt.encoded.ids;
-    let grid = sweep(&opened.session.model, ids, request, |done, of| {
-        if let Some(bar) = &bar {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
-        }
+    let tell = |done, of| {
+        changes.tell(done, of);
         Ok(())
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
+    };
+    let model = &opened.session.model;
+    let rule = estimating.rule.map_or(Rule::Gradient, RuleArg::rule);
+    let (grid, check);
+    if estimating.estimate {
+        let how = Estimating { rule, check: estimating.check };
+        let found = estimate(model, ids, request, how, Stop::Never, tell);
+        changes.finish();
+        let found = found?;
+        (grid, check) = (found.grid, found.check);
+        if let Some(check) = &check {
+            output::note("check", reports::check_words(check).trim_start_matches("check: "));
+        }
+    } else {
+        let found = sweep(model, ids, request, tell);
+        changes.finish();
+        (grid, check) = (found?, None);
     }
-    let grid = grid?;
+    let estimated = estimating.estimate.then(|| Estimated { rule, check: check.as_ref() });
+    let words = GridWords { estimated, ..words };
     let Opened { session, tokenizer, prompt } = opened;
-    let (report, json) = reports::grid(&session.subject(tokenizer, prompt), &request.along, &grid, words);
+    let (report, json) = reports::grid(&session.subject(tokenizer, prompt), &request.along, &grid, &words);
     for target in targets {
         output::write(target, &drawn(args, target, &report, &json)?)?;
     }

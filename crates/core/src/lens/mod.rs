@@ -2,11 +2,13 @@
 
 mod compute;
 mod directions;
+mod jacobian;
 mod norm;
 mod reading;
 mod summary;
 mod survey;
 mod sweep;
+mod through;
 mod tuned;
 
 use std::sync::Arc;
@@ -17,9 +19,11 @@ use crate::error::Result;
 use crate::model::{Buffer, Model, Unembedding};
 pub use compute::{LensOptions, LensValue};
 pub use directions::{Direction, Metric};
+pub use jacobian::JacobianLens;
 pub use norm::{CachedStatistics, LensNorm, Role};
 pub use reading::{Reading, Target};
 pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey, survey_through, survey_under};
+use through::Through;
 pub use tuned::TunedLens;
 
 /// Final norm and unembedding of a model, applied to its activations.
@@ -27,8 +31,8 @@ pub use tuned::TunedLens;
 pub struct LogitLens {
     cpu: Cpu,
     unembedding: Arc<Unembedding>,
-    /// What streams go through first, in a tuned lens.
-    translators: Option<Arc<tuned::Translators>>,
+    /// What streams go through first, in a tuned lens or a Jacobian lens.
+    through: Option<Arc<Through>>,
 }
 
 impl LogitLens {
@@ -38,12 +42,12 @@ impl LogitLens {
     /// A model without an unembedding.
     pub fn from_model(model: &Model) -> Result<Self> {
         let unembedding = Arc::clone(model.unembedding()?);
-        Ok(LogitLens { cpu: model.cpu().clone(), unembedding, translators: None })
+        Ok(LogitLens { cpu: model.cpu().clone(), unembedding, through: None })
     }
 
     /// A lens from a final norm and unembedding that were loaded alone.
     pub fn from_unembedding(unembedding: Unembedding, cpu: Cpu) -> Self {
-        LogitLens { cpu, unembedding: Arc::new(unembedding), translators: None }
+        LogitLens { cpu, unembedding: Arc::new(unembedding), through: None }
     }
 
     /// The final norm and the unembedding that it applies.

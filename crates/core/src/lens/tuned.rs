@@ -11,7 +11,7 @@ use easyroutine_files::{MappedFile, StoredTensor};
 use easyroutine_kernels::{Cpu, Dtype, PackedMatrix, Rows};
 use easyroutine_sites::{Point, Site};
 
-use super::{LogitLens, Role, copied};
+use super::{LogitLens, Through, copied};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Buffer, Model};
 use crate::weights::Projection;
@@ -60,39 +60,20 @@ impl LogitLens {
         let layer = |number: usize| translator(&lens.cpu, &params, number, d_model).map_err(place);
         let layers = (0..n_layers).map(layer).collect::<Result<_>>()?;
         map.check_unchanged()?;
-        Ok(LogitLens { translators: Some(Arc::new(Translators { layers, trained })), ..lens })
+        Ok(LogitLens { through: Some(Arc::new(Through::Tuned(Translators { layers, trained }))), ..lens })
     }
 
     /// Which tuned lens it is, if it is one.
     pub fn tuned(&self) -> Option<&TunedLens> {
-        self.translators.as_ref().map(|translators| &translators.trained)
-    }
-
-    /// What a vector is to this lens: behind a translator everything is a stream.
-    pub(super) fn role(&self, site: Site) -> Option<Role> {
-        let role = Role::of(site);
-        if self.translators.is_some() { role.and(Some(Role::Stream)) } else { role }
-    }
-
-    /// Refuses a point that no translator was trained for, in a tuned lens.
-    pub(super) fn check(&self, point: Point) -> Result<()> {
-        if self.translators.is_some() { entered(point).map(drop) } else { Ok(()) }
-    }
-
-    /// Vectors as the final norm is to read them; `None` where they stay as they are.
-    ///
-    /// # Shapes
-    /// `vectors`: N by D; result: N by D.
-    ///
-    /// # Errors
-    /// A point that no translator was trained for.
-    pub(super) fn translated(&self, point: Point, vectors: Rows<'_>) -> Result<Option<Buffer>> {
-        self.translators.as_ref().map(|t| t.translate(&self.cpu, point, vectors)).transpose()
+        match self.through.as_deref() {
+            Some(Through::Tuned(translators)) => Some(&translators.trained),
+            _ => None,
+        }
     }
 }
 
 /// The layer whose translator reads a point; the number of layers for the last stream.
-fn entered(point: Point) -> Result<usize> {
+pub(super) fn entered(point: Point) -> Result<usize> {
     match (point.site().canonical(), point.layer()) {
         (Site::InputEmbeddings, _) => Ok(0),
         (Site::ResidIn, Some(layer)) => Ok(layer),
@@ -104,14 +85,14 @@ fn entered(point: Point) -> Result<usize> {
 }
 
 /// The last name of a folder as it was given, or what `.` and `..` stand for.
-fn name(folder: &Path) -> String {
+pub(super) fn name(folder: &Path) -> String {
     let whole = || folder.canonicalize().ok().and_then(|whole| Some(whole.file_name()?.to_owned()));
     let name = folder.file_name().map(ToOwned::to_owned).or_else(whole);
     name.map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 impl Translators {
-    fn translate(&self, cpu: &Cpu, point: Point, vectors: Rows<'_>) -> Result<Buffer> {
+    pub(super) fn translate(&self, cpu: &Cpu, point: Point, vectors: Rows<'_>) -> Result<Buffer> {
         let mut out = copied(vectors);
         // The last stream is what the final norm reads anyway.
         let Some(translator) = self.layers.get(entered(point)?) else { return Ok(out) };

@@ -31,13 +31,13 @@ use std::sync::{Arc, Mutex};
 use easyroutine_kernels::{Cpu, Dtype};
 use easyroutine_sites::Site;
 
-use crate::arch::{Arch, Pooling};
+use crate::arch::{Arch, Pooling, Wiring};
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pass::{Asked, At, Program, Reg, emit, emit_states};
 use crate::stop::Stop;
 use crate::tap::{Tap, Want};
-use crate::weights::Projection;
+use crate::weights::{Norm, Projection};
 pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
 pub use past::KvCache;
@@ -71,6 +71,16 @@ pub struct Model {
     warnings: Vec<String>,
     /// Buffers of finished runs, to be used again: page faults cost more than clearing.
     registers: Mutex<Vec<Registers>>,
+}
+
+/// What reads the stream of a layer.
+pub(crate) struct Readers<'a> {
+    /// Queries, keys and values in one product.
+    pub(crate) qkv: &'a Projection,
+    /// The norm before attention.
+    pub(crate) attention: Option<&'a Norm>,
+    /// The norm before the MLP.
+    pub(crate) mlp: Option<&'a Norm>,
 }
 
 impl Model {
@@ -113,6 +123,23 @@ impl Model {
             Some(weights::Mlp::Experts { .. }) | None => None,
         };
         Ok([block.attention.as_ref().map(|attention| &attention.out), down])
+    }
+
+    /// What reads the stream of a layer.
+    ///
+    /// # Errors
+    /// No such layer, or one without attention.
+    pub(crate) fn readers(&self, layer: usize) -> Result<Readers<'_>> {
+        let block = self.weights.block(At::Block(layer))?;
+        let shares = matches!(self.arch.layers[layer].wiring, Wiring::Parallel { mlp: None, .. });
+        let (attention, mlp) = (block.norms.attention.as_ref(), block.norms.mlp.as_ref());
+        let mixer = block.attention.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("layer {layer} has no attention, so no heads read there"),
+            )
+        })?;
+        Ok(Readers { qkv: &mixer.qkv, attention, mlp: if shares { attention } else { mlp } })
     }
 
     /// Puts earlier warnings before its own.

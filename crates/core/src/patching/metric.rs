@@ -50,7 +50,7 @@ pub enum Metric {
 
 /// What a metric is measured against.
 #[derive(Debug)]
-pub(super) struct Measured<'a> {
+pub(crate) struct Measured<'a> {
     metric: Metric,
     unchanged: &'a [f32],
     base: Option<&'a [f32]>,
@@ -103,7 +103,7 @@ impl Metric {
     /// # Errors
     /// Tokens beyond the vocabulary; a normalised difference without a base run, or between two runs that do not differ
     /// in it.
-    pub(super) fn against<'a>(self, unchanged: &'a [f32], base: Option<&'a [f32]>) -> Result<Measured<'a>> {
+    pub(crate) fn against<'a>(self, unchanged: &'a [f32], base: Option<&'a [f32]>) -> Result<Measured<'a>> {
         if let Some(id) = self.tokens().into_iter().find(|id| *id as usize >= unchanged.len()) {
             let vocabulary = unchanged.len();
             return Err(Error::input(format!("token id {id} is beyond the vocabulary of {vocabulary}")));
@@ -130,7 +130,7 @@ impl Metric {
 }
 
 impl Measured<'_> {
-    pub(super) fn of(&self, logits: &[f32]) -> f64 {
+    pub(crate) fn of(&self, logits: &[f32]) -> f64 {
         match self.metric {
             Metric::LogitDiff { answer, against } => diff(logits, answer, against),
             Metric::NormalisedLogitDiff { answer, against } => {

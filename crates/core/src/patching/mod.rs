@@ -25,6 +25,7 @@ use crate::tap::Tap;
 pub use grid::Grid;
 pub use metric::Metric;
 pub use sweep::{Along, By, Sweep, sweep};
+pub(crate) use sweep::{Exact, Plan};
 
 /// What is put from the base run into the target run.
 #[derive(Debug, Clone)]
@@ -196,7 +197,7 @@ fn taken(
 }
 
 /// Logits at the last token of each row, under a tap that comes first.
-fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> Result<Vec<Vec<f32>>> {
     let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
     let mut taps = (first, LastLogits::of(0..rows.len()));
     model.forward(&batch, &mut taps)?;
@@ -204,6 +205,6 @@ fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> Result<Vec<V
 }
 
 /// Points without repetition, as a capture takes them.
-fn set(points: impl IntoIterator<Item = Point>) -> BTreeSet<Point> {
+pub(crate) fn set(points: impl IntoIterator<Item = Point>) -> BTreeSet<Point> {
     points.into_iter().collect()
 }

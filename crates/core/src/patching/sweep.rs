@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use easyroutine_sites::{Access, Point, Scope, Site};
 
 use super::cells::{Cell, Unchanged};
+use super::metric::Measured;
 use super::{Grid, Metric, last_logits, set};
 use crate::batch::Batch;
 use crate::cache::Capture;
@@ -87,62 +88,128 @@ pub fn sweep(
     model: &Model,
     row: &[u32],
     sweep: &Sweep,
-    mut progress: impl FnMut(usize, usize) -> Result<()>,
+    progress: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Grid> {
-    model.unembedding()?;
-    let columns = sweep.along.columns(model, row.len())?;
-    check_layers(model, &sweep.layers)?;
-    let points: Vec<Vec<Point>> = sweep
-        .layers
-        .iter()
-        .map(|layer| columns.iter().map(|column| column.point(model, *layer)).collect())
-        .collect::<Result<_>>()?;
-    let values = sweep.by.values(model, row, set(points.concat()))?;
-    let base = match &sweep.by {
-        By::Patch(base) => last_logits(model, &[Row::of(0, base)], ())?.pop(),
-        _ => None,
-    };
-    let unchanged = Unchanged::run(model, row)?;
-    let measured = sweep.metric.against(&unchanged.logits, base.as_deref())?;
-    let tensors = points
-        .iter()
-        .flatten()
-        .zip(columns.iter().cycle())
-        .map(|(point, column)| values.as_ref().map(|values| values.at(*point, &column.positions)).transpose())
-        .collect::<Result<Vec<Option<Tensor>>>>()?;
-    let cells: Vec<Cell<'_>> = (points.iter().flatten())
-        .zip(columns.iter().cycle())
-        .zip(&tensors)
-        .map(|((point, column), tensor)| {
-            let action = tensor.as_ref().map_or(RowAction::Zero, RowAction::Put);
-            Cell::new(model, *point, &column.positions, action)
-        })
-        .collect();
-    let mut found = vec![vec![0.0; columns.len()]; sweep.layers.len()];
-    let mut done = 0;
-    progress(done, cells.len())?;
-    unchanged.change(&cells, |cell, logits| {
-        found[cell / columns.len()][cell % columns.len()] = measured.of(logits);
-        done += 1;
-        progress(done, cells.len())
-    })?;
+    let plan = Plan::new(model, row, sweep)?;
+    let exact = Exact::new(model, row, &plan, sweep)?;
+    let all: Vec<usize> = (0..plan.n_cells()).collect();
+    let values = exact.of(&plan, &all, progress)?;
+    let measured = exact.measured()?;
     Ok(Grid {
         layers: sweep.layers.clone(),
-        columns: columns.iter().map(|column| column.label.clone()).collect(),
-        activations: points.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect(),
-        values: found,
-        unchanged: measured.of(&unchanged.logits),
-        base: base.as_deref().map(|logits| measured.of(logits)),
+        columns: plan.labels(),
+        activations: plan.names(),
+        values: values.chunks(plan.columns.len()).map(<[f64]>::to_vec).collect(),
+        unchanged: measured.of(&exact.unchanged.logits),
+        base: exact.base.as_deref().map(|logits| measured.of(logits)),
         metric: sweep.metric,
     })
 }
 
+/// The cells of a sweep, checked against model and row.
+pub(crate) struct Plan {
+    pub(crate) columns: Vec<Column>,
+    /// Layers by columns.
+    pub(crate) points: Vec<Vec<Point>>,
+}
+
+impl Plan {
+    pub(crate) fn new(model: &Model, row: &[u32], sweep: &Sweep) -> Result<Self> {
+        model.unembedding()?;
+        let columns = sweep.along.columns(model, row.len())?;
+        check_layers(model, &sweep.layers)?;
+        let of_layer = |layer: &usize| columns.iter().map(|column| column.point(model, *layer)).collect();
+        let points = sweep.layers.iter().map(of_layer).collect::<Result<_>>()?;
+        Ok(Plan { columns, points })
+    }
+
+    pub(crate) fn n_cells(&self) -> usize {
+        self.points.len() * self.columns.len()
+    }
+
+    /// The place of each cell and the positions that change there, row after row.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = (Point, &[usize])> {
+        let columns = self.columns.iter().cycle();
+        self.points.iter().flatten().zip(columns).map(|(point, column)| (*point, column.positions.as_slice()))
+    }
+
+    pub(crate) fn labels(&self) -> Vec<String> {
+        self.columns.iter().map(|column| column.label.clone()).collect()
+    }
+
+    /// The activation of each cell, as [`Grid::activations`] has it.
+    pub(crate) fn names(&self) -> Vec<Vec<String>> {
+        self.points.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect()
+    }
+}
+
+/// The runs that exact cells need.
+pub(crate) struct Exact<'a> {
+    model: &'a Model,
+    metric: Metric,
+    values: Option<Values>,
+    pub(super) unchanged: Unchanged<'a>,
+    /// Logits of the base run, where there is one.
+    pub(super) base: Option<Vec<f32>>,
+}
+
+impl<'a> Exact<'a> {
+    pub(crate) fn new(model: &'a Model, row: &'a [u32], plan: &Plan, sweep: &Sweep) -> Result<Self> {
+        let values = sweep.by.values(model, row, set(plan.points.concat()))?;
+        let base = match &sweep.by {
+            By::Patch(base) => last_logits(model, &[Row::of(0, base)], ())?.pop(),
+            _ => None,
+        };
+        let unchanged = Unchanged::run(model, row)?;
+        let exact = Exact { model, metric: sweep.metric, values, unchanged, base };
+        exact.measured().map(drop)?;
+        Ok(exact)
+    }
+
+    pub(crate) fn measured(&self) -> Result<Measured<'_>> {
+        self.metric.against(&self.unchanged.logits, self.base.as_deref())
+    }
+
+    /// The metric under some of the cells, in their order.
+    pub(crate) fn of(
+        &self,
+        plan: &Plan,
+        chosen: &[usize],
+        mut progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        let measured = self.measured()?;
+        let all: Vec<(Point, &[usize])> = plan.cells().collect();
+        let places: Vec<(Point, &[usize])> = chosen.iter().map(|cell| all[*cell]).collect();
+        let put = |(point, positions): &(Point, &[usize])| {
+            self.values.as_ref().map(|values| values.at(*point, positions)).transpose()
+        };
+        let tensors = places.iter().map(put).collect::<Result<Vec<Option<Tensor>>>>()?;
+        let cells: Vec<Cell<'_>> = places
+            .iter()
+            .zip(&tensors)
+            .map(|((point, positions), tensor)| {
+                let action = tensor.as_ref().map_or(RowAction::Zero, RowAction::Put);
+                Cell::new(self.model, *point, positions, action)
+            })
+            .collect();
+        let mut found = vec![0.0; cells.len()];
+        let mut done = 0;
+        progress(done, cells.len())?;
+        self.unchanged.change(&cells, |cell, logits| {
+            found[cell] = measured.of(logits);
+            done += 1;
+            progress(done, cells.len())
+        })?;
+        Ok(found)
+    }
+}
+
 /// A column of a grid.
-struct Column {
+pub(crate) struct Column {
     site: Site,
     head: Option<usize>,
     /// Ascending.
-    positions: Vec<usize>,
+    pub(super) positions: Vec<usize>,
     label: String,
 }
 
@@ -229,7 +296,7 @@ fn check_layers(model: &Model, layers: &[usize]) -> Result<()> {
 }
 
 /// Values that are put.
-enum Values {
+pub(crate) enum Values {
     /// One vector for every position.
     Means(BTreeMap<Point, Tensor>),
     /// One vector a position of another row.
@@ -237,7 +304,7 @@ enum Values {
 }
 
 impl Values {
-    fn at(&self, point: Point, positions: &[usize]) -> Result<Tensor> {
+    pub(crate) fn at(&self, point: Point, positions: &[usize]) -> Result<Tensor> {
         match self {
             Values::Means(means) => Ok(means[&point].clone()),
             Values::Taken(taken, length) => {
@@ -255,7 +322,7 @@ impl Values {
 }
 
 impl By {
-    fn values(
+    pub(crate) fn values(
         &self,
         model: &Model,
         row: &[u32],

@@ -3,6 +3,7 @@
 mod fields;
 mod jsonl;
 mod lines;
+mod pairs;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod quotes;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use fields::read_fields;
+pub use pairs::{Pair, TokenName, each_pair};
 
 /// Bytes of one row, unless it is said otherwise: far beyond any context, and far below any memory.
 pub const LONGEST_ROW: usize = 16 << 20;

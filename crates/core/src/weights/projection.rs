@@ -188,6 +188,21 @@ impl Projection {
         }
     }
 
+    /// The weights of one output, an update's included.
+    ///
+    /// # Shapes
+    /// `row`: inputs.
+    pub(crate) fn read_row(&self, output: usize, row: &mut [f32]) {
+        self.matrix.read_row(output, row);
+        let Some(Update { down, up }) = self.update.as_deref() else { return };
+        let (mut factors, mut through) = (vec![0.0; up.inputs()], vec![0.0; down.inputs()]);
+        up.read_row(output, &mut factors);
+        for (n, factor) in factors.iter().enumerate() {
+            down.read_row(n, &mut through);
+            row.iter_mut().zip(&through).for_each(|(x, more)| *x += factor * more);
+        }
+    }
+
     /// Whether an adapter changes it.
     pub(crate) fn is_updated(&self) -> bool {
         self.update.is_some()

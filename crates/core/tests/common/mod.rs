@@ -153,6 +153,7 @@ pub(crate) fn tensors_of(path: &Path) -> BTreeMap<String, Reference> {
                     .chunks_exact(8)
                     .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32)
                     .collect(),
+                easyroutine_files::Encoding::Bool => tensor.bytes().iter().map(|b| f32::from(*b)).collect(),
                 _ => tensor.read_all().unwrap(),
             };
             (name.to_owned(), Reference { shape: tensor.shape().to_vec(), values })

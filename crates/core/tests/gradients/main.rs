@@ -4,7 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attribution;
 mod dla;
+mod edges;
 mod golden;
+mod jacobian;
 mod laws;
+mod tune;
 mod wrong;

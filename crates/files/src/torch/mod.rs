@@ -1,13 +1,15 @@
-//! Files that `torch.save` wrote, read without running anything in them.
+//! Files that `torch.save` wrote, read without running anything in them; and files that `torch.load` reads.
 //!
 //! Such a file is a zip archive with a pickle, and a pickle is a program. Ours knows the instructions that build data,
 //! and a short list of names; a name that is not on it is refused, and nothing that a name stands for is ever called.
 
 mod pickle;
 mod tensors;
+mod write;
 
 use crate::{Error, Result, zip};
 pub use tensors::TorchTensor;
+pub use write::write;
 
 /// What such a file holds.
 #[derive(Debug, Clone, PartialEq)]

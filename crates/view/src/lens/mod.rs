@@ -19,8 +19,8 @@ pub use html::html;
 pub use metric::Metric;
 pub use picture::{PictureOptions, png, svg};
 pub use report::{
-    Candidate, FinalTop, LayerPosition, LayerRow, LensReport, LensSettings, ModelCard, Norm, SCHEMA, Schema,
-    Token, TrackedToken, TunedLens,
+    Candidate, FinalTop, JacobianLens, LayerPosition, LayerRow, LensReport, LensSettings, ModelCard, Norm,
+    SCHEMA, Schema, Token, TrackedToken, TunedLens,
 };
 pub use tables::{csv, json, markdown, tsv};
 pub use terminal::{ColourDepth, TerminalOptions, terminal};

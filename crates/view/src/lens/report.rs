@@ -85,6 +85,18 @@ pub struct LensSettings {
     /// The tuned lens that layers were read through; none in a logit lens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<TunedLens>,
+    /// The Jacobian lens that layers were carried to the last by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jacobian: Option<JacobianLens>,
+}
+
+/// Which Jacobian lens it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JacobianLens {
+    /// The name of its file.
+    pub name: String,
+    /// How many prompts it is the mean of.
+    pub n_prompts: usize,
 }
 
 /// Which tuned lens it is.

@@ -1,6 +1,6 @@
 //! What every picture states in words: the model, what a row is, how it was read.
 
-use super::report::{LensReport, ModelCard, Norm, TunedLens};
+use super::report::{JacobianLens, LensReport, ModelCard, Norm, TunedLens};
 use crate::text::printable;
 
 /// What stands above every picture.
@@ -18,7 +18,11 @@ pub(crate) fn changes(interventions: &[String]) -> Option<String> {
 
 /// What kind of lens it is.
 pub(crate) fn title(report: &LensReport) -> &'static str {
-    if report.settings.tuned.is_some() { "Tuned lens" } else { "Logit lens" }
+    match &report.settings {
+        settings if settings.tuned.is_some() => "Tuned lens",
+        settings if settings.jacobian.is_some() => "Jacobian lens",
+        _ => "Logit lens",
+    }
 }
 
 /// The model in one line.
@@ -58,7 +62,13 @@ pub(crate) fn reading(report: &LensReport) -> String {
         Norm::Cached => "final norm with the final layer's statistics",
         Norm::None => "no final norm",
     };
-    let first = report.settings.tuned.as_ref().map_or_else(String::new, |lens| tuned(lens) + ", then ");
+    let carried = |lens: &JacobianLens| {
+        let prompts =
+            if lens.n_prompts == 1 { "1 prompt".to_owned() } else { format!("{} prompts", lens.n_prompts) };
+        format!("mean Jacobian to the last layer, {} ({prompts})", printable(&lens.name))
+    };
+    let first = report.settings.tuned.as_ref().map(tuned).or(report.settings.jacobian.as_ref().map(carried));
+    let first = first.map_or_else(String::new, |first| first + ", then ");
     format!("{first}{norm}, then unembedding · {} · {}", tokens(report), bos(report))
 }
 

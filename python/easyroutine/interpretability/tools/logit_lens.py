@@ -73,6 +73,17 @@ class LogitLens(Replaced):
         return cls._of_model(engine, model, (cls.from_tuned_lens, (tuned_lens_path, model)))
 
     @classmethod
+    def from_jacobian(cls, path: str | PathLike[str], model: HookedModel) -> LogitLens:
+        """A lens whose streams are carried to the last layer first, ``h Jᵀ``, by the mean Jacobian of what lies between.
+
+        ``path`` is a published ``.pt`` file, whose pickle is read and never run, or what ``easyroutine jacobian fit`` and
+        :meth:`HookedModel.fit_jacobian_lens` write. The lens takes ``resid_out_{l}`` of the layers that the file has, and of
+        the last.
+        """
+        engine = Lens.of_jacobian(fspath(path), model._engine)
+        return cls._of_model(engine, model, (cls.from_jacobian, (path, model)))
+
+    @classmethod
     def _of_model(
         cls, engine: Lens, model: HookedModel, made_by: tuple[Callable[..., LogitLens], tuple[Any, ...]]
     ) -> LogitLens:

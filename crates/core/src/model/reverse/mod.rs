@@ -46,7 +46,8 @@ pub enum Rule {
 }
 
 impl Rule {
-    fn scale(self) -> Scale {
+    /// What norms do with their scale.
+    pub(crate) fn scale(self) -> Scale {
         if self == Rule::Gradient { Scale::Moves } else { Scale::Stays }
     }
 

@@ -1,0 +1,277 @@
+//! `attribute`: which activations carried a number that the logits give.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use easyroutine::Stop;
+use easyroutine::attribution::{
+    Baseline, Cell as Score, Check, Integrated, Quadrature, attribution_patching, check_largest,
+    integrated_gradients,
+};
+use easyroutine::cache::Kept;
+use easyroutine::gradients::Rule;
+use easyroutine::patching::Metric;
+use easyroutine::positions::Context;
+use easyroutine::request::Request;
+use easyroutine::tokens::Tokenizer;
+use easyroutine_app::reports;
+use serde_json::{Value, json};
+
+use super::grad::{metric, refuse_unread, target, tensor_file};
+use crate::args::{Args, Attribute, MethodArg, PointsArg, RuleArg, SmoothArg};
+use crate::failure::Failure;
+use crate::output::{self, Cell, Destination, PLAIN};
+use crate::progress::Counted;
+use crate::session::{self, Prompt, Session, token_text};
+use crate::tensors::{self, Stored};
+
+/// What both methods have.
+struct Opened<'a> {
+    session: Session,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    base: Option<Prompt>,
+    metric: Metric,
+    attribute: &'a Attribute,
+    file: Option<&'a Path>,
+    targets: Vec<Destination>,
+}
+
+pub(crate) fn run(args: &Args, attribute: &Attribute) -> Result<(), Failure> {
+    let file = tensor_file(args)?;
+    let targets = if file.is_none() { output::targets(args, PLAIN)? } else { Vec::new() };
+    refuse_unread(&attribute.measure)?;
+    refuse_other_method(attribute)?;
+    let session = session::load(&attribute.model.model, &attribute.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files, &attribute.model.loading.finding)?;
+    let context = session.model.arch().context;
+    let prompt = attribute.prompt.read(&tokenizer, context)?;
+    let cut = |text: &String| attribute.prompt.cut(text.clone(), &tokenizer, context);
+    let base = attribute.base.as_ref().map(cut).transpose()?;
+    let metric = metric(&attribute.measure, &session, &tokenizer, &prompt)?;
+    let opened = Opened {
+        session,
+        tokenizer,
+        prompt,
+        base,
+        metric,
+        attribute,
+        file: file.map(std::path::PathBuf::as_path),
+        targets,
+    };
+    match attribute.method {
+        MethodArg::Patching => opened.patching(),
+        MethodArg::Integrated => opened.integrated(),
+    }
+}
+
+/// Flags that the other method reads.
+fn refuse_other_method(attribute: &Attribute) -> Result<(), Failure> {
+    let of_patching = [
+        ("--activations", !attribute.activations.is_empty()),
+        ("--rule", attribute.rule.is_some()),
+        ("--check", attribute.check.is_some()),
+        ("--positions", attribute.positions != ["all"]),
+    ];
+    let of_integrated = [("--points", attribute.points.is_some()), ("--steps", attribute.steps.is_some())];
+    let (flags, other) = match attribute.method {
+        MethodArg::Patching => (&of_integrated[..], "integrated"),
+        MethodArg::Integrated => (&of_patching[..], "patching"),
+    };
+    if let Some((flag, _)) = flags.iter().find(|(_, is_given)| *is_given) {
+        return Err(Failure::usage(format!("{flag} is for --method {other}")));
+    }
+    if attribute.method == MethodArg::Patching && attribute.base.is_none() {
+        return Err(Failure::usage("attribution patching compares two prompts")
+            .hint("name the other: --base TEXT; or --method integrated, from zeros"));
+    }
+    Ok(())
+}
+
+impl Opened<'_> {
+    fn text(&self, id: u32) -> String {
+        token_text(&self.tokenizer, id)
+    }
+
+    /// What is said of either, in JSON.
+    fn told(&self, method: &str, value: f64, base: Option<f64>) -> Value {
+        json!({
+            "schema": "easyroutine.attribute/1",
+            "model": self.session.model_json(),
+            "method": method,
+            "metric": self.metric.to_json(),
+            "value": value,
+            "base": base,
+            "prompts": {
+                "prompt": self.prompt.text,
+                "base": self.base.as_ref().map(|base| base.text.as_str()),
+            },
+        })
+    }
+
+    fn patching(&self) -> Result<(), Failure> {
+        let Opened { session, prompt, attribute, .. } = self;
+        let keys = match attribute.activations.is_empty() {
+            true => "z_L*".to_owned(),
+            false => attribute.activations.join(","),
+        };
+        let request = Request::parse(&keys, &attribute.positions.join(","))?;
+        if attribute.measure.metric == SmoothArg::Kl && attribute.measure.target.is_some() {
+            return Err(Failure::usage("--target: the base is what `kl` is measured from"));
+        }
+        let context =
+            Context { special: self.tokenizer.special_ids(), seed: attribute.seed, ..Context::default() };
+        let Some(base) = &self.base else { return Ok(()) };
+        let rule = attribute.rule.map_or(Rule::Gradient, RuleArg::rule);
+        let (rows, others, metrics) = ([prompt.row()], [base.row()], [self.metric]);
+        let model = &session.model;
+        let found =
+            attribution_patching(model, &others, &rows, &request, &metrics, rule, context, Stop::Never)?;
+        let check = attribute.check.map(|most| {
+            let bar = Counted::new("runs");
+            let told = |done, of| {
+                bar.tell(done, of);
+                Ok(())
+            };
+            let check = check_largest(model, &rows[0], &found, 0, most, told);
+            bar.finish();
+            check
+        });
+        let check = check.transpose()?;
+        let of_base =
+            (self.metric != Metric::Kl && self.metric != Metric::CrossEntropy).then(|| found.base[0]);
+        let mut told = self.told("patching", found.target[0], of_base);
+        told["rule"] = reports::rule_name(rule).into();
+        told["check"] = check.as_ref().map_or(Value::Null, Check::to_json);
+        self.say(found.target[0], of_base, "base");
+        if let Some(check) = &check {
+            output::note("check", reports::check_words(check).trim_start_matches("check: "));
+        }
+        if let Some(file) = self.file {
+            let named = |(point, kept): &(easyroutine::sites::Point, Kept)| (point.to_string(), kept.clone());
+            return write(file, found.scores.iter().map(named).collect(), &told);
+        }
+        let cells = found.largest(0, attribute.k as usize);
+        told["cells"] = cells.iter().map(|cell| self.cell_json(cell)).collect();
+        let rows: Vec<Vec<Cell>> = cells.iter().map(|cell| self.cell(cell)).collect();
+        for target in &self.targets {
+            let header = ["activation", "position", "token", "part", "score"];
+            output::write(target, output::render(target.format, &header, &rows, &told)?.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn say(&self, value: f64, base: Option<f64>, name: &str) {
+        let words = reports::metric_words(self.metric, &|id| format!("{:?}", self.text(id)), ["base", "run"]);
+        let base = base.map_or(String::new(), |base| format!("; of the {name} {base:.6}"));
+        output::note("metric", &format!("{words} = {value:.6}{base}"));
+    }
+
+    fn token(&self, position: usize) -> String {
+        self.prompt.encoded.ids.get(position).map_or(String::new(), |id| self.text(*id))
+    }
+
+    fn cell_json(&self, cell: &Score) -> Value {
+        json!({
+            "activation": cell.point.to_string(),
+            "position": cell.position,
+            "token": self.token(cell.position),
+            "part": cell.part,
+            "score": cell.value,
+        })
+    }
+
+    fn cell(&self, cell: &Score) -> Vec<Cell> {
+        vec![
+            cell.point.to_string().into(),
+            Cell::new(cell.position.to_string(), cell.position),
+            Cell::token(&self.token(cell.position)),
+            cell.part.map_or(String::new(), |part| part.to_string()).into(),
+            Cell::new(format!("{:+.4}", cell.value), cell.value),
+        ]
+    }
+
+    fn integrated(&self) -> Result<(), Failure> {
+        let Opened { session, prompt, attribute, .. } = self;
+        let quadrature = match attribute.points.unwrap_or(PointsArg::Gausslegendre) {
+            PointsArg::Left => Quadrature::Left,
+            PointsArg::Right => Quadrature::Right,
+            PointsArg::Midpoint => Quadrature::Midpoint,
+            PointsArg::Gausslegendre => Quadrature::GaussLegendre,
+        };
+        let steps = attribute.steps.unwrap_or(50);
+        let others: Vec<_> = self.base.iter().map(Prompt::row).collect();
+        let baseline = if others.is_empty() { Baseline::Zero } else { Baseline::Rows(&others) };
+        let target = target(&attribute.measure)?;
+        let (rows, metrics) = ([prompt.row()], [self.metric]);
+        let bar = Counted::new("points");
+        let told = |done, of| {
+            bar.tell(done, of);
+            Ok(())
+        };
+        let model = &session.model;
+        let target = target.as_deref();
+        let found = integrated_gradients(
+            model,
+            &rows,
+            baseline,
+            &metrics,
+            target,
+            quadrature,
+            steps,
+            Stop::Never,
+            told,
+        );
+        bar.finish();
+        let found: Integrated = found?;
+        found.warnings().iter().for_each(|warning| output::note("warning", warning));
+        self.say(found.values[0], Some(found.baselines[0]), "baseline");
+        output::note(
+            "sum",
+            &format!(
+                "attributions sum to {:.6}; {:+.6} is missing",
+                found.values[0] - found.baselines[0] - found.missing[0],
+                found.missing[0]
+            ),
+        );
+        let mut told = self.told("integrated", found.values[0], Some(found.baselines[0]));
+        told["steps"] = steps.into();
+        told["points"] = format!("{quadrature:?}").to_lowercase().into();
+        told["missing"] = found.missing[0].into();
+        if let Some(file) = self.file {
+            return write(file, vec![("input_embeddings".to_owned(), found.attributions)], &told);
+        }
+        let tokens = &found.by_token()[0];
+        let json = |(position, value): (usize, &f64)| json!({"position": position, "token": self.token(position), "score": value});
+        told["tokens"] = tokens.iter().enumerate().map(json).collect();
+        let row = |(position, value): (usize, &f64)| {
+            let (position, shown) = (Cell::new(position.to_string(), position), self.token(position));
+            vec![position, Cell::token(&shown), Cell::new(format!("{value:+.4}"), value)]
+        };
+        let rows: Vec<Vec<Cell>> = tokens.iter().enumerate().map(row).collect();
+        for target in &self.targets {
+            let header = ["position", "token", "attribution"];
+            output::write(target, output::render(target.format, &header, &rows, &told)?.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes scores by activation, of one row.
+fn write(file: &Path, scores: Vec<(String, Kept)>, told: &Value) -> Result<(), Failure> {
+    let stored = scores.iter().map(|(name, kept)| Stored {
+        name: name.clone(),
+        shape: kept.shape().unwrap_or_default(),
+        numbers: tensors::Data::Kept(Cow::Borrowed(&kept.data)),
+    });
+    let stored: Vec<Stored<'_>> = stored.collect();
+    let metadata: Vec<(&str, String)> = told
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.as_str(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        .collect();
+    output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, stored))
+}

@@ -1,0 +1,383 @@
+//! `edges`: scores of edges, and how faithful the circuit of the largest is.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use easyroutine::attribution::edges::{
+    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, Graph, ends, sizes,
+};
+use easyroutine::patching::Metric;
+use easyroutine::prompts::{self, LONGEST_ROW, Pair, ReadOptions, TokenName};
+use easyroutine::tokens::Tokenizer;
+use easyroutine::{Error, Stop};
+use easyroutine_app::reports::{self, CircuitWords};
+use easyroutine_view::circuit as view;
+use serde_json::{Value, json};
+
+use super::sweep::{apart, predicted};
+use crate::args::{Args, EdgeArg, Edges, Format, SmoothArg};
+use crate::failure::Failure;
+use crate::output::{self, DRAWN, Destination};
+use crate::progress::Counted;
+use crate::reading::no_conversation;
+use crate::session::{self, Session, token_text};
+
+/// Sums are kept at most so often.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// A pair as ids, with its metric.
+struct Ids {
+    clean: Vec<u32>,
+    corrupted: Vec<u32>,
+    metric: Metric,
+}
+
+struct Opened<'a> {
+    edges: &'a Edges,
+    session: Session,
+    tokenizer: Tokenizer,
+}
+
+pub(crate) fn run(args: &Args, edges: &Edges) -> Result<(), Failure> {
+    let targets = output::targets(args, DRAWN)?;
+    refuse_unread(edges)?;
+    let session = session::load(&edges.model.model, &edges.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files, &edges.model.loading.finding)?;
+    let opened = Opened { edges, session, tokenizer };
+    let graph = Graph::of(opened.session.model.arch())?;
+    let (circuit, scores) = match &edges.circuit {
+        Some(file) => read_circuit(&graph, file)?,
+        None => {
+            let scores = opened.scores(&graph)?;
+            (Circuit::top(&graph, &scores, edges.top)?, scores)
+        }
+    };
+    let found = opened.faithful(&graph, &circuit, &scores)?;
+    opened.write(&targets, &graph, &circuit, &scores, &found)
+}
+
+fn refuse_unread(edges: &Edges) -> Result<(), Failure> {
+    if edges.metric == SmoothArg::Ce {
+        return Err(Failure::usage(
+            "--metric ce: a circuit is compared at the last token, and `ce` is a sum over all",
+        ));
+    }
+    if edges.steps.is_some() && edges.method != EdgeArg::EapIg {
+        return Err(Failure::usage("--steps is for --method eap-ig"));
+    }
+    let reads_against = edges.metric == SmoothArg::LogitDiff;
+    let reads_answer = edges.metric != SmoothArg::Kl;
+    if edges.against.is_some() && !reads_against || edges.answer.is_some() && !reads_answer {
+        return Err(Failure::usage("--answer, --against: the metric does not read it")
+            .hint("logit-diff reads both; logit, logprob and p read --answer; kl reads neither"));
+    }
+    Ok(())
+}
+
+fn metric_name(metric: SmoothArg) -> &'static str {
+    match metric {
+        SmoothArg::LogitDiff => "logit_diff",
+        SmoothArg::Logit => "logit",
+        SmoothArg::Logprob => "logprob",
+        SmoothArg::P => "probability",
+        SmoothArg::Kl => "kl",
+        SmoothArg::Ce => "ce",
+    }
+}
+
+fn read_circuit(graph: &Graph, file: &Path) -> Result<(Circuit, Vec<f64>), Failure> {
+    let at = |e: Error| Failure::from(e).at(&file.display().to_string());
+    let text = session::read_file(file)?;
+    let json: Value = serde_json::from_str(&text)
+        .map_err(|e| Failure::failed(format!("{}: no JSON: {e}", file.display())))?;
+    Circuit::from_json(graph, &json).map_err(at)
+}
+
+/// What runs of a circuit gave.
+struct Found {
+    pairs: usize,
+    clean: f64,
+    corrupted: f64,
+    circuit: f64,
+    faithfulness: Option<f64>,
+    curve: Option<Faithfulness>,
+}
+
+impl Opened<'_> {
+    /// Visits every pair, as ids.
+    fn each_pair(&self, mut visit: impl FnMut(Ids) -> Result<(), Failure>) -> Result<(), Failure> {
+        let Some(file) = &self.edges.pairs else {
+            let text = |text: &Option<String>| prompts::Prompt::Text(text.clone().unwrap_or_default());
+            let (clean, corrupt) = (text(&self.edges.prompt), text(&self.edges.base));
+            let token = |flag, given| session::token_named(flag, given, &self.tokenizer);
+            let answer = token("--answer", &self.edges.answer)?;
+            let against = token("--against", &self.edges.against)?;
+            return visit(self.ids(clean, corrupt, answer, against)?);
+        };
+        let options = ReadOptions {
+            limit: self.edges.limit.map(|n| n as usize),
+            longest_row: LONGEST_ROW,
+            ..ReadOptions::default()
+        };
+        let mut failed = None;
+        let read = prompts::each_pair(file, &options, |pair| {
+            let place = format!("{}: line {}", file.display(), pair.line);
+            let done = self.named(pair).and_then(&mut visit).map_err(|failure| failure.at(&place));
+            failed = done.err();
+            Ok(failed.is_none())
+        });
+        match failed {
+            Some(failure) => Err(failure),
+            None => Ok(read?),
+        }
+    }
+
+    fn named(&self, pair: Pair) -> Result<Ids, Failure> {
+        let id = |field: &str, name: Option<TokenName>| match name {
+            None => Ok(None),
+            Some(TokenName::Id(id)) => Ok(Some(id)),
+            Some(TokenName::Text(text)) => session::token_id(field, &text, &self.tokenizer).map(Some),
+        };
+        let (answer, against) = (id("answer", pair.answer)?, id("against", pair.against)?);
+        self.ids(pair.clean, pair.corrupt, answer, against)
+    }
+
+    fn ids(
+        &self,
+        clean: prompts::Prompt,
+        corrupt: prompts::Prompt,
+        answer: Option<u32>,
+        against: Option<u32>,
+    ) -> Result<Ids, Failure> {
+        let context = self.session.model.arch().context;
+        let cut = |prompt| match prompt {
+            prompts::Prompt::Ids(ids) => Ok(ids),
+            prompts::Prompt::Messages(_) => Err(no_conversation()),
+            prompts::Prompt::Text(text) => {
+                self.edges.cutting.row(text, &self.tokenizer, context).map(|row| row.encoded.ids)
+            }
+        };
+        let (clean, corrupted): (Vec<u32>, Vec<u32>) = (cut(clean)?, cut(corrupt)?);
+        let most = |ids: &[u32]| predicted(&self.session.model, ids).map(|ids| ids[0]);
+        let answer = || answer.map_or_else(|| most(&clean), Ok);
+        let metric = match self.edges.metric {
+            SmoothArg::LogitDiff => {
+                let against = against.map_or_else(|| most(&corrupted), Ok)?;
+                let (answer, against) = apart(answer()?, against, &self.tokenizer)?;
+                Metric::LogitDiff { answer, against }
+            }
+            SmoothArg::Logit => Metric::Logit { token: answer()? },
+            SmoothArg::Logprob => Metric::LogProbability { token: answer()? },
+            SmoothArg::P => Metric::Probability { token: answer()? },
+            SmoothArg::Kl => Metric::Kl,
+            SmoothArg::Ce => Metric::CrossEntropy,
+        };
+        Ok(Ids { clean, corrupted, metric })
+    }
+
+    fn n_pairs(&self) -> Result<usize, Failure> {
+        let Some(file) = &self.edges.pairs else { return Ok(1) };
+        let limit = self.edges.limit.map(|n| n as usize);
+        let options = ReadOptions { limit, longest_row: LONGEST_ROW, ..ReadOptions::default() };
+        let mut n = 0;
+        prompts::each_pair(file, &options, |_| {
+            n += 1;
+            Ok(true)
+        })?;
+        Ok(n)
+    }
+
+    fn method(&self) -> EdgeMethod {
+        match self.edges.method {
+            EdgeArg::Eap => EdgeMethod::Eap,
+            EdgeArg::EapIg => EdgeMethod::EapIg { steps: self.edges.steps.unwrap_or(5) },
+            EdgeArg::CleanCorrupted => EdgeMethod::CleanCorrupted,
+        }
+    }
+
+    /// What the sums are of.
+    fn told(&self) -> Result<Value, Failure> {
+        let steps = match self.method() {
+            EdgeMethod::EapIg { steps } => Some(steps),
+            _ => None,
+        };
+        // The digest reads every weight: only what is gone on with needs it.
+        let digest = match &self.edges.state {
+            Some(_) => Some(self.session.identity.digest()?),
+            None => None,
+        };
+        Ok(json!({
+            "model_digest": digest,
+            "method": self.method().name(),
+            "steps": steps,
+            "rule": reports::rule_name(self.edges.rule.rule()),
+            "metric": metric_name(self.edges.metric),
+            "pairs": self.edges.pairs,
+        }))
+    }
+
+    /// Mean scores over all pairs.
+    fn scores(&self, graph: &Graph) -> Result<Vec<f64>, Failure> {
+        let scorer = EdgeScorer::new(&self.session.model, self.method(), self.edges.rule.rule())?;
+        let told = self.told()?;
+        let mut sums = match &self.edges.state {
+            Some(file) if file.exists() => {
+                let sums = EdgeSums::read(graph, file, &told)?;
+                output::note("note", &format!("goes on after {} pairs of {}", sums.pairs, file.display()));
+                sums
+            }
+            Some(file) => output::folder_exists(file).map(|()| EdgeSums::new(graph))?,
+            None => EdgeSums::new(graph),
+        };
+        let all = self.n_pairs()?;
+        let bar = Counted::new("pairs");
+        let keep = |sums: &EdgeSums| match &self.edges.state {
+            Some(file) => {
+                output::replace(file, |at| sums.write(&told, &mut BufWriter::new(File::create(at)?)))
+            }
+            None => Ok(()),
+        };
+        let (mut number, mut kept) = (0, Instant::now());
+        let scored = self.each_pair(|pair| {
+            number += 1;
+            if number <= sums.pairs {
+                return Ok(());
+            }
+            sums.add(&scorer.score(&pair.clean, &pair.corrupted, pair.metric, Stop::Never)?);
+            bar.tell(number, all);
+            if kept.elapsed() >= PAUSE {
+                keep(&sums)?;
+                kept = Instant::now();
+            }
+            Ok(())
+        });
+        bar.finish();
+        // What was done before a pair that is wrong is kept too.
+        keep(&sums)?;
+        scored?;
+        Ok(sums.mean())
+    }
+
+    /// Runs the circuit on every pair, and those of the curve.
+    fn faithful(&self, graph: &Graph, circuit: &Circuit, scores: &[f64]) -> Result<Found, Failure> {
+        let model = &self.session.model;
+        let runner = CircuitRunner::new(model)?;
+        let mut circuits = vec![circuit.clone()];
+        if self.edges.curve {
+            for n in sizes(graph) {
+                circuits.push(Circuit::top(graph, scores, n)?);
+            }
+        }
+        let mut sums = vec![0.0; circuits.len()];
+        let (mut metrics, mut pairs) = ([0.0; 2], 0);
+        let bar = Counted::new("pairs run");
+        let all = self.n_pairs()?;
+        let run = self.each_pair(|pair| {
+            let values = runner.run(&pair.clean, &pair.corrupted, pair.metric, &circuits, Stop::Never)?;
+            sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
+            let ends = ends(model, &pair.clean, &pair.corrupted, pair.metric)?;
+            metrics.iter_mut().zip(ends).for_each(|(sum, x)| *sum += x);
+            pairs += 1;
+            bar.tell(pairs, all);
+            Ok(())
+        });
+        bar.finish();
+        run?;
+        let mean = |sum: f64| sum / pairs.max(1) as f64;
+        let (clean, corrupted) = (mean(metrics[0]), mean(metrics[1]));
+        let of_circuit = mean(sums[0]);
+        let curve = match self.edges.curve {
+            true => {
+                let sizes = circuits[1..].iter().map(Circuit::len).collect();
+                Some(Faithfulness::of(sizes, sums[1..].iter().map(|x| mean(*x)).collect(), clean, corrupted)?)
+            }
+            false => None,
+        };
+        let faithfulness = (clean != corrupted).then(|| (of_circuit - corrupted) / (clean - corrupted));
+        Ok(Found { pairs, clean, corrupted, circuit: of_circuit, faithfulness, curve })
+    }
+
+    fn write(
+        &self,
+        targets: &[Destination],
+        graph: &Graph,
+        circuit: &Circuit,
+        scores: &[f64],
+        found: &Found,
+    ) -> Result<(), Failure> {
+        let text = |id: u32| token_text(&self.tokenizer, id);
+        let meaning =
+            ["corrupting it raises the metric", "corrupting it lowers the metric"].map(str::to_owned);
+        let mut metric = format!("mean {} over {} pairs", metric_name(self.edges.metric), found.pairs);
+        if self.edges.pairs.is_none() {
+            self.each_pair(|pair| {
+                metric =
+                    reports::metric_words(pair.metric, &|id| format!("{:?}", text(id)), ["clean", "run"]);
+                Ok(())
+            })?;
+        }
+        let faithful = found.faithfulness.map_or("none".to_owned(), |f| format!("{f:.4}"));
+        let method = match &self.edges.circuit {
+            Some(file) => format!("the circuit of {}", file.display()),
+            None => {
+                let steps = match self.method() {
+                    EdgeMethod::EapIg { steps } => format!(", {steps} steps"),
+                    _ => String::new(),
+                };
+                format!("{}{steps}, the {} largest edges", self.method().name(), self.edges.top)
+            }
+        };
+        let mut lines = vec![
+            format!(
+                "{} · {method}; {} of {} edges lie on a path",
+                self.session.files.name,
+                circuit.len(),
+                graph.n_edges()
+            ),
+            format!(
+                "metric: {metric} · clean {:.4} · corrupted {:.4} · circuit alone {:.4}",
+                found.clean, found.corrupted, found.circuit
+            ),
+            format!(
+                "faithfulness (circuit - corrupted) / (clean - corrupted): {faithful}; every other edge carries the corrupted run"
+            ),
+        ];
+        lines.extend(found.curve.as_ref().map(reports::curve_words));
+        lines.iter().skip(1).for_each(|line| output::note("circuit", &line.replace(" · ", "; ")));
+        let prompts = match (&self.edges.prompt, &self.edges.base) {
+            (Some(clean), Some(base)) => {
+                vec![("clean".to_owned(), clean.clone()), ("corrupted".to_owned(), base.clone())]
+            }
+            _ => Vec::new(),
+        };
+        let mut json = circuit.to_json(graph, scores);
+        json["easyroutine"] = json!({
+            "schema": "easyroutine.edges/1",
+            "model": self.session.model_json(),
+            "method": self.told()?,
+            "pairs": found.pairs,
+            "clean": found.clean,
+            "corrupted": found.corrupted,
+            "circuit": {"edges": circuit.len(), "metric": found.circuit, "faithfulness": found.faithfulness},
+            "curve": found.curve.as_ref().map(Faithfulness::to_json),
+        });
+        let words = CircuitWords { lines, prompts, meaning };
+        let report = reports::circuit(graph, circuit, scores, words);
+        for target in targets {
+            let drawn = match target.format {
+                Format::Json | Format::Jsonl => (json.to_string() + "\n").into_bytes(),
+                Format::Tsv => view::tsv(&report).into_bytes(),
+                Format::Csv => view::csv(&report).into_bytes(),
+                Format::Md => view::markdown(&report).into_bytes(),
+                Format::Html => view::html(&report)?.into_bytes(),
+                Format::Svg => view::svg(&report).into_bytes(),
+                Format::Png => view::png(&report, 2.0)?,
+                _ => view::terminal(&report, output::width(), self.edges.k as usize).into_bytes(),
+            };
+            output::write(target, &drawn)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! `patch --estimate`, `attribute`, `edges`, `jacobian`, `tune`.
+
+use crate::common;
+
+use common::{fails, fixtures, json, succeeds, tiny};
+use serde_json::Value;
+
+/// Pairs of ids, as files have them.
+fn pairs(folder: &std::path::Path) -> String {
+    let file = folder.join("pairs.jsonl");
+    let text = "{\"clean\": [5, 90, 17, 200, 31], \"corrupt\": [5, 12, 17, 33, 31], \"answer\": 7, \"against\": 90}\n\
+                {\"clean\": [44, 3, 121, 8], \"corrupt\": [44, 3, 99, 8], \"answer\": 100, \"against\": 7}\n\
+                {\"clean\": [1, 2, 3, 4, 5, 6], \"corrupt\": [1, 9, 3, 4, 8, 6], \"answer\": 30, \"against\": 31}\n";
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+const ANSWER: [&str; 4] = ["--answer", "id:7", "--against", "id:90"];
+
+#[test]
+fn an_estimated_grid_says_that_it_is_one_and_how_good() {
+    let model = tiny("llama");
+    let fixed =
+        [&["patch", "the cat", "--base", "the dog", "-m", &model, "--format", "json"][..], &ANSWER].concat();
+    let exact = json(&fixed);
+    let estimated = json(&[&fixed[..], &["--estimate", "--check", "3"]].concat());
+    assert_eq!(exact["estimate"], Value::Null);
+    assert_eq!((&exact["unchanged"], &exact["base"]), (&estimated["unchanged"], &estimated["base"]));
+    assert_eq!(exact["activations"], estimated["activations"]);
+    assert_eq!(estimated["estimate"]["rule"], "gradient");
+    let check = &estimated["estimate"]["check"];
+    assert_eq!(check["cells"].as_array().unwrap().len(), 3);
+    assert!(check["pearson"].is_number() && check["spearman"].is_number());
+    assert!(estimated["words"].to_string().contains("an estimate"));
+    let relp = json(&[&fixed[..], &["--estimate", "--rule", "relp"]].concat());
+    assert_ne!(relp["values"], estimated["values"]);
+    let ablated = json(&["ablate", "the cat", "-m", &model, "--estimate", "--format", "json"]);
+    assert_eq!(ablated["title"], "Ablation");
+    let picture = succeeds(&[&fixed[..6], &ANSWER, &["--estimate", "--format", "svg"]].concat());
+    assert!(picture.contains("an estimate"));
+    assert!(fails(2, &[&fixed[..], &["--estimate", "--check", "0"]].concat()).contains("0 cells"));
+    assert!(fails(2, &[&fixed[..], &["--check", "3"]].concat()).contains("--estimate"));
+    let rank = [&fixed[..8], &["--answer", "id:7", "--metric", "rank", "--estimate"]].concat();
+    assert!(fails(2, &rank).contains("`rank` has no gradient"));
+}
+
+#[test]
+fn scores_of_any_activation_are_listed_and_written() {
+    let model = tiny("llama");
+    let fixed = [&["attribute", "the cat", "--base", "the dog", "-m", &model][..], &ANSWER].concat();
+    let found = json(
+        &[&fixed[..], &["-a", "mlp_hidden_*,z_L*", "--check", "2", "-k", "4", "--format", "json"]].concat(),
+    );
+    assert_eq!(found["schema"], "easyroutine.attribute/1");
+    assert_eq!((found["cells"].as_array().unwrap().len(), &found["rule"]), (4, &"gradient".into()));
+    assert_eq!(found["check"]["cells"].as_array().unwrap().len(), 2);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("s.safetensors");
+    succeeds(&[&fixed[..], &["-a", "pattern_L0H1", "-o", file.to_str().unwrap()]].concat());
+    assert!(std::fs::read(&file).unwrap().windows(12).any(|w| w == b"pattern_L0H1"));
+    let integrated =
+        json(&[&fixed[..], &["--method", "integrated", "--steps", "4", "--format", "json"]].concat());
+    let sum: f64 =
+        integrated["tokens"].as_array().unwrap().iter().map(|token| token["score"].as_f64().unwrap()).sum();
+    let of = |key: &str| integrated[key].as_f64().unwrap();
+    assert!((of("value") - of("base") - sum - of("missing")).abs() < 1e-4);
+    let refused = |more: &[&str]| fails(2, &[&fixed[..], more].concat());
+    assert!(refused(&["--steps", "3"]).contains("--method integrated"));
+    assert!(refused(&["--method", "integrated", "--rule", "relp"]).contains("--method patching"));
+    assert!(fails(2, &["attribute", "the cat", "-m", &model]).contains("--base"));
+    assert!(
+        fails(2, &["attribute", "the cat", "--base", "the dog and", "-m", &model, "--answer", "id:7"])
+            .contains("tokens and the target")
+    );
+}
+
+#[test]
+fn a_circuit_is_written_read_and_drawn() {
+    let (model, folder) = (tiny("gpt2"), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let outputs: Vec<String> = ["c.json", "c.html", "c.svg", "c.md", "c.tsv"].map(path).to_vec();
+    let mut arguments = [
+        &["edges", "the cat sat", "--base", "the dog sat", "-m", &model, "--top", "60", "--curve"][..],
+        &ANSWER,
+    ]
+    .concat();
+    outputs.iter().for_each(|file| arguments.extend(["-o", file]));
+    succeeds(&arguments);
+    let written: Value = serde_json::from_slice(&std::fs::read(&outputs[0]).unwrap()).unwrap();
+    assert_eq!(written["cfg"]["n_layers"], 3);
+    let told = &written["easyroutine"];
+    assert_eq!((&told["schema"], &told["pairs"]), (&"easyroutine.edges/1".into(), &1.into()));
+    let curve = told["curve"]["faithfulness"].as_array().unwrap();
+    assert!((curve.last().unwrap().as_f64().unwrap() - 1.0).abs() < 1e-3);
+    let read = [
+        &[
+            "edges",
+            "the cat sat",
+            "--base",
+            "the dog sat",
+            "-m",
+            &model,
+            "--circuit",
+            &outputs[0],
+            "--format",
+            "json",
+        ][..],
+        &ANSWER,
+    ]
+    .concat();
+    let again = json(&read);
+    assert_eq!((&again["edges"], &again["nodes"]), (&written["edges"], &written["nodes"]));
+    assert_eq!(again["easyroutine"]["circuit"], told["circuit"]);
+    let page = std::fs::read_to_string(&outputs[1]).unwrap();
+    assert!(page.contains("Content-Security-Policy") && page.contains("the cat sat"));
+    assert!(std::fs::read_to_string(&outputs[2]).unwrap().contains("logits"));
+    let refused = |more: &[&str]| fails(2, &[&arguments[..6], &ANSWER, more].concat());
+    assert!(refused(&["--metric", "ce"]).contains("sum over all"));
+    assert!(refused(&["--method", "eap", "--steps", "3"]).contains("eap-ig"));
+    assert!(refused(&["--top", "0"]).contains("at least 1"));
+    let gemma = tiny("gemma2");
+    let message = fails(4, &["edges", "a b", "--base", "b a", "-m", &gemma]);
+    assert!(message.contains("norms the sum of its heads"), "{message}");
+}
+
+#[test]
+fn pairs_of_a_file_are_summed_and_gone_on_with() {
+    let (model, folder) = (tiny("llama"), tempfile::tempdir().unwrap());
+    let (pairs, state) = (pairs(folder.path()), folder.path().join("s.safetensors"));
+    let fixed = ["edges", "--pairs", &pairs, "-m", &model, "--top", "40", "--format", "json"];
+    let whole = json(&fixed);
+    assert_eq!(whole["easyroutine"]["pairs"], 3);
+    // A run that ended after a pair, and one that goes on from it.
+    let state = state.to_str().unwrap();
+    json(&[&fixed[..], &["--state", state, "--limit", "1"]].concat());
+    let resumed = json(&[&fixed[..], &["--state", state]].concat());
+    assert_eq!(whole["edges"], resumed["edges"]);
+    let other = fails(2, &[&fixed[..], &["--state", state, "--method", "eap"]].concat());
+    assert!(other.contains("another model, method"), "{other}");
+    let wrong = folder.path().join("wrong.jsonl");
+    for (line, message) in [
+        ("{\"clean\": \"a\"}", "no field `corrupt`"),
+        ("{\"clean\": \"a\", \"corrupt\": 3}", "no prompt"),
+        (
+            "{\"clean\": [1, 2], \"corrupt\": [1], \"answer\": 1, \"against\": 2}",
+            "2 tokens and the corrupted one 1",
+        ),
+        (
+            "{\"clean\": [1], \"corrupt\": [2], \"answer\": \"two words here\", \"against\": 2}",
+            "not one token",
+        ),
+        ("{\"clean\": \"a\", \"corrupt\": \"b\", \"answer\": -1}", "no token"),
+        ("[]", "no JSON object"),
+    ] {
+        std::fs::write(&wrong, line).unwrap();
+        let code = if line.contains("[1") { 2 } else { 1 };
+        let said = fails(code, &["edges", "--pairs", wrong.to_str().unwrap(), "-m", &model]);
+        assert!(said.contains("line 1") && said.contains(message), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_jacobian_lens_is_fitted_in_parts_merged_and_read() {
+    let (model, folder) = (tiny("llama"), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let prompts = path("p.jsonl");
+    let rows = ["the cat sat on the mat", "a dog and a cat", "one two three four", "it was so"];
+    let lines: Vec<String> = rows.iter().map(|text| serde_json::json!({"text": text}).to_string()).collect();
+    std::fs::write(&prompts, lines.join("\n")).unwrap();
+    let fit = |more: &[&str]| {
+        succeeds(
+            &[&["jacobian", "fit", "--file", &prompts, "-m", &model, "--skip-first", "1"][..], more].concat(),
+        );
+    };
+    let (whole, first, second, merged) =
+        (path("w.safetensors"), path("1.safetensors"), path("2.safetensors"), path("m.safetensors"));
+    fit(&["-o", &whole]);
+    fit(&["-o", &first, "--part", "1/2"]);
+    fit(&["-o", &second, "--part", "2/2"]);
+    succeeds(&["jacobian", "merge", &second, &first, "-o", &merged]);
+    let bytes = |file: &str| std::fs::read(file).unwrap();
+    assert!(bytes(&whole) == bytes(&merged));
+    let again = path("again.safetensors");
+    fit(&["-o", &again, "--limit", "2"]);
+    fit(&["-o", &again, "--resume"]);
+    assert!(bytes(&whole) == bytes(&again));
+    assert!(fails(2, &["jacobian", "merge", &first, &first, "-o", &merged]).contains("there already"));
+    let lens = json(&["lens", "the cat", "-m", &model, "--jacobian", &whole, "--format", "json"]);
+    assert_eq!(lens["settings"]["jacobian"], serde_json::json!({"name": "w.safetensors", "n_prompts": 4}));
+    assert_eq!(lens["layers"].as_array().unwrap().len(), 3);
+    let plain = json(&["lens", "the cat", "-m", &model, "--format", "json"]);
+    assert_ne!(plain["layers"][1]["positions"], lens["layers"][0]["positions"]);
+    assert_eq!(plain["layers"][3]["positions"], lens["layers"][2]["positions"]);
+    let published = fixtures().join("tiny/llama/jacobian_lens.pt");
+    let published = published.to_str().unwrap();
+    let picture = succeeds(&["lens", "the cat", "-m", &model, "--jacobian", published, "--format", "md"]);
+    assert!(picture.contains("mean Jacobian") && picture.contains("6 prompts"), "{picture}");
+    let torch = path("w.pt");
+    fit(&["-o", &torch]);
+    let of_torch = json(&["lens", "the cat", "-m", &model, "--jacobian", &torch, "--format", "json"]);
+    assert_eq!(of_torch["layers"], lens["layers"]);
+    let embedding = fails(2, &["lens", "the cat", "-m", &model, "--jacobian", &whole, "--layers", "emb"]);
+    assert!(embedding.contains("no matrix for `input_embeddings`"), "{embedding}");
+    let short =
+        fails(2, &["jacobian", "fit", "--file", &prompts, "-m", &model, "-o", &torch, "--skip-first", "50"]);
+    assert!(short.contains("so none counts"), "{short}");
+    assert!(fails(2, &["jacobian", "fit", "--file", &prompts, "-m", &model]).contains("-o j.safetensors"));
+}
+
+#[test]
+fn a_tuned_lens_is_trained_and_read() {
+    let (model, folder) = (tiny("gpt2"), tempfile::tempdir().unwrap());
+    let prompts = folder.path().join("p.txt");
+    std::fs::write(&prompts, "the cat sat\na dog ran\none two three\nit was so\n").unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (file, lens) = (prompts.to_str().unwrap(), path("lens"));
+    let fixed = ["tune", "--file", file, "-m", &model, "--steps", "6", "--rows", "3"];
+    succeeds(&[&fixed[..], &["-o", &lens]].concat());
+    let names: std::collections::BTreeSet<String> = std::fs::read_dir(&lens)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["config.json", "params.pt"]);
+    let read = json(&["lens", "the cat", "-m", &model, "--tuned", &lens, "--format", "json"]);
+    assert_eq!(read["settings"]["tuned"]["name"], "lens");
+    let twice = path("twice");
+    succeeds(&[&fixed[..], &["-o", &twice]].concat());
+    let bytes = |folder: &str| std::fs::read(format!("{folder}/params.pt")).unwrap();
+    assert!(bytes(&lens) == bytes(&twice));
+    assert!(fails(2, &[&fixed[..], &["-o", &lens]].concat()).contains("holds a lens already"));
+    assert!(fails(2, &fixed).contains("-o lens/"));
+    assert!(fails(2, &[&fixed[..], &["-o", &path("x"), "--rate", "0"]].concat()).contains("positive number"));
+}

@@ -1,0 +1,63 @@
+//! Sums of scores on disk, that a data set of pairs goes on from.
+
+use std::io::Write;
+use std::path::Path;
+
+use easyroutine_files::{Encoding, HeaderEntry, ShardedSafeTensors, safetensors_head};
+use serde_json::{Map, Value, json};
+
+use super::{EdgeSums, Graph};
+use crate::error::{Error, ErrorKind, Result};
+
+const KEY: &str = "easyroutine.edges";
+
+impl EdgeSums {
+    /// Writes the sums, exactly. `told` says what they are of, to be compared when they are read.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
+        let state = json!({"schema": "easyroutine.edge_sums/1", "pairs": self.pairs, "told": told});
+        let shapes = [vec![self.scores.len()], vec![2]];
+        let entries = [("scores", &shapes[0]), ("metrics", &shapes[1])].map(|(name, shape)| HeaderEntry {
+            name,
+            dtype: "F64".to_owned(),
+            shape,
+            bytes: shape[0] * 8,
+        });
+        let metadata = Map::from_iter([(KEY.to_owned(), json!(state.to_string()))]);
+        out.write_all(&safetensors_head(metadata, entries, 8))?;
+        let bytes: Vec<u8> = self.scores.iter().chain(&self.metrics).flat_map(|x| x.to_le_bytes()).collect();
+        out.write_all(&bytes)?;
+        out.flush()
+    }
+
+    /// Reads sums of a graph.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, or whose sums are of something else than `told`.
+    pub fn read(graph: &Graph, file: &Path, told: &Value) -> Result<Self> {
+        let at = |e: Error| e.at(file.display());
+        let wrong = |what: &str| at(Error::new(ErrorKind::Format, what.to_owned()));
+        let opened = ShardedSafeTensors::open(file)?;
+        let state: Value = opened
+            .metadata()
+            .get(KEY)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| wrong("holds no sums of edges"))?;
+        if state["told"] != *told {
+            return Err(at(Error::input("holds sums of another model, method, metric or file of pairs")
+                .hint("name another file, or delete this one to begin anew")));
+        }
+        let doubles = |name: &str, n: usize| -> Result<Vec<f64>> {
+            let tensor = opened.tensor(name).filter(|t| t.encoding() == Encoding::F64 && t.shape() == [n]);
+            let tensor = tensor.ok_or_else(|| wrong("its sums are not those of this model"))?;
+            let number = |b: &[u8]| b.try_into().map_or(f64::NAN, f64::from_le_bytes);
+            Ok(tensor.bytes().chunks_exact(8).map(number).collect())
+        };
+        let scores = doubles("scores", graph.n_writers() * graph.n_readers())?;
+        let metrics = doubles("metrics", 2)?;
+        let pairs = state["pairs"].as_u64().ok_or_else(|| wrong("its number of pairs is missing"))? as usize;
+        Ok(EdgeSums { scores, metrics: [metrics[0], metrics[1]], pairs })
+    }
+}

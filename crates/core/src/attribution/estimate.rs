@@ -1,0 +1,202 @@
+//! Attribution patching: every cell of a sweep to first order, from one gradient.
+//!
+//! A cell's effect is estimated as Σ (put - present) · ∂metric/∂activation, the gradient at the run that is changed. So one
+//! run forward and backward stands for as many runs as there are cells (Nanda 2023; TransformerLens 4.3,
+//! `tools/analysis/attribution_patching.py`). How far the estimate is right is measured: the largest cells are also run.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use easyroutine_sites::{Point, Site};
+
+use super::{Check, CheckedCell, difference, largest, log_probabilities};
+use crate::batch::Batch;
+use crate::cache::{ActivationCache, Key};
+use crate::edit::Edits;
+use crate::error::{Error, Result};
+use crate::gradients::{Output, Rule, gradients};
+use crate::model::Model;
+use crate::patching::{By, Exact, Grid, Metric, Plan, Sweep, last_logits, set};
+use crate::positions::{Context, Row, Specifier};
+use crate::request::Request;
+use crate::stop::Stop;
+
+/// How a sweep is estimated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Estimating {
+    /// What stands for the derivatives.
+    pub rule: Rule,
+    /// How many cells are also run exactly, those of the largest estimates; all where there are fewer.
+    pub check: Option<usize>,
+}
+
+/// An estimated grid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// The grid; its values are the metric without a change plus the estimated effect.
+    pub grid: Grid,
+    /// The cells that were also run, where that was asked for.
+    pub check: Option<Check>,
+}
+
+/// Estimates every cell of a sweep, and runs the largest where that is asked for. `progress` hears how many of those runs are
+/// done, of how many.
+///
+/// # Errors
+/// As [`sweep`](crate::patching::sweep) and [`gradients`]: a metric that has no gradient, a model in bf16 or with a step that has no
+/// backward rule; a check of no cells; an estimate that is not finite.
+pub fn estimate(
+    model: &Model,
+    row: &[u32],
+    sweep: &Sweep,
+    estimating: Estimating,
+    stop: Stop<'_>,
+    progress: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<Estimate> {
+    estimating.check.map_or(Ok(()), Check::refuse_none)?;
+    let plan = Plan::new(model, row, sweep)?;
+    let places: Vec<Place> = plan.cells().map(|(point, _)| Place::of(model, point)).collect();
+    let points = set(places.iter().map(|place| place.point));
+    let values = sweep.by.values(model, row, points.clone())?;
+    let base = match &sweep.by {
+        By::Patch(base) => last_logits(model, &[Row::of(0, base)], ())?.pop(),
+        _ => None,
+    };
+    let present = last_logits(model, &[Row::of(0, row)], ())?.pop().unwrap_or_default();
+    let measured = sweep.metric.against(&present, base.as_deref())?;
+    let (unchanged, of_base) = (measured.of(&present), base.as_deref().map(|logits| measured.of(logits)));
+    let slopes =
+        Slopes::new(model, row, &points, sweep.metric, base.as_deref(), &present, estimating.rule, stop)?;
+    let mut effects = Vec::with_capacity(plan.n_cells());
+    for ((point, positions), place) in plan.cells().zip(&places) {
+        let put = values.as_ref().map(|values| values.at(place.point, positions)).transpose()?;
+        let mut effect = 0.0;
+        for (i, position) in positions.iter().enumerate() {
+            let [value, slope] = slopes.at(place, *position);
+            let width = slopes.width(place.point);
+            let put = put.as_ref().map(|put| {
+                let one = if put.shape().len() == 1 { 0 } else { i * width };
+                &put.values()[one..one + width][place.columns(width)]
+            });
+            effect += match put {
+                Some(put) => difference(put.iter().copied(), value, slope),
+                None => difference(std::iter::repeat_n(0.0, value.len()), value, slope),
+            };
+        }
+        let effect = effect * slopes.factor;
+        if !effect.is_finite() {
+            return Err(Error::input(format!("the estimate of `{point}` is {effect}"))
+                .hint("an activation of one of the two runs is not finite"));
+        }
+        effects.push(effect);
+    }
+    let check = match estimating.check {
+        None => None,
+        Some(most) => {
+            let chosen = largest(&effects, most);
+            let exact = Exact::new(model, row, &plan, sweep)?;
+            let found = exact.of(&plan, &chosen, progress)?;
+            let names: Vec<String> = plan.cells().map(|(point, _)| point.to_string()).collect();
+            let cell = |(cell, value): (&usize, f64)| CheckedCell {
+                activation: names[*cell].clone(),
+                column: cell % plan.columns.len(),
+                part: None,
+                estimate: effects[*cell],
+                exact: value - unchanged,
+            };
+            Some(Check::of(chosen.iter().zip(found).map(cell).collect()))
+        }
+    };
+    let values: Vec<f64> = effects.iter().map(|effect| unchanged + effect).collect();
+    let grid = Grid {
+        layers: sweep.layers.clone(),
+        columns: plan.labels(),
+        activations: plan.names(),
+        values: values.chunks(plan.columns.len()).map(<[f64]>::to_vec).collect(),
+        unchanged,
+        base: of_base,
+        metric: sweep.metric,
+    };
+    Ok(Estimate { grid, check })
+}
+
+/// Where a cell's activation is read. What a head writes is linear in its mixed values, which are far smaller.
+struct Place {
+    point: Point,
+    columns: Option<Range<usize>>,
+}
+
+impl Place {
+    fn of(model: &Model, point: Point) -> Self {
+        match (point.site(), point.layer(), point.head()) {
+            (Site::HeadOut, Some(layer), Some(head)) => {
+                let width = model.arch().d_head;
+                Place {
+                    point: Point::layer_of(Site::Z, layer),
+                    columns: Some(head * width..(head + 1) * width),
+                }
+            }
+            _ => Place { point, columns: None },
+        }
+    }
+
+    fn columns(&self, width: usize) -> Range<usize> {
+        self.columns.clone().unwrap_or(0..width)
+    }
+}
+
+/// Values of the run that is changed, with the metric's gradients.
+struct Slopes {
+    values: ActivationCache,
+    gradients: ActivationCache,
+    /// What the gradients are multiplied with.
+    factor: f64,
+}
+
+impl Slopes {
+    #[expect(clippy::too_many_arguments, reason = "each is known where it is called")]
+    fn new(
+        model: &Model,
+        row: &[u32],
+        points: &BTreeSet<Point>,
+        metric: Metric,
+        base: Option<&[f32]>,
+        present: &[f32],
+        rule: Rule,
+        stop: Stop<'_>,
+    ) -> Result<Self> {
+        let activations =
+            points.iter().map(|point| Ok(point.to_string().parse()?)).collect::<Result<Vec<_>>>()?;
+        let request = Request { activations, positions: vec![Specifier::All], ..Request::default() };
+        let rows = [Row::of(0, row)];
+        let (metric, factor) = match metric {
+            Metric::NormalisedLogitDiff { answer, against } => {
+                let diff =
+                    |logits: &[f32]| f64::from(logits[answer as usize]) - f64::from(logits[against as usize]);
+                let whole = diff(base.unwrap_or(present)) - diff(present);
+                (Metric::LogitDiff { answer, against }, 1.0 / whole)
+            }
+            metric => (metric, 1.0),
+        };
+        let target = (metric == Metric::Kl).then(|| vec![log_probabilities(base.unwrap_or(present))]);
+        let output = Output::Metric { metrics: &[metric], target: target.as_deref() };
+        let context = Context::default();
+        let found = gradients(model, &rows, &request, output, rule, &mut Edits::default(), context, stop)?;
+        let values = request.run_until(model, &Batch::new(&[row])?, &rows, context, (), stop)?;
+        Ok(Slopes { values, gradients: found.cache, factor })
+    }
+
+    fn width(&self, point: Point) -> usize {
+        self.values.get(point).map_or(0, |kept| kept.row_shapes[0][1])
+    }
+
+    /// Value and gradient at a position.
+    fn at(&self, place: &Place, position: usize) -> [&[f32]; 2] {
+        let width = self.width(place.point);
+        let kept = [self.values.get(place.point), self.gradients.get(Key::Gradient(place.point))];
+        kept.map(|kept| match kept {
+            Some(kept) => &kept.values()[position * width..(position + 1) * width][place.columns(width)],
+            None => &[],
+        })
+    }
+}

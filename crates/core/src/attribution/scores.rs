@@ -1,0 +1,255 @@
+//! Attribution patching of any activations, down to single neurons and entries of patterns.
+
+use easyroutine_sites::{Point, Site};
+
+use super::{Check, CheckedCell, difference, largest, log_probabilities};
+use crate::batch::Batch;
+use crate::cache::{ActivationCache, Kept, Key, RunningMean};
+use crate::edit::{Edits, Intervention, Operation, Part, Softmax, Tensor, check_access};
+use crate::error::{Error, Result};
+use crate::gradients::{Output, Rule, gradients};
+use crate::model::Model;
+use crate::patching::{Metric, last_logits};
+use crate::positions::{Context, Row, Selection, Specifier};
+use crate::request::Request;
+use crate::stop::Stop;
+
+/// What every activation of a request would do to a metric, to first order.
+#[derive(Debug, Clone)]
+pub struct Attribution {
+    /// Scores by activation.
+    ///
+    /// # Shapes
+    /// Of each row `[T]`; `[T, heads]` of queries, keys, values and z; `[T, F]` of neurons; `[T, T]` of patterns and scores.
+    pub scores: Vec<(Point, Kept)>,
+    /// The metric of each row of the target.
+    pub target: Vec<f64>,
+    /// The metric of each row of the base, where it is read at the last token.
+    pub base: Vec<f64>,
+    /// The tokens that T counts.
+    pub selection: Selection,
+    metrics: Vec<Metric>,
+    base_values: ActivationCache,
+    target_values: ActivationCache,
+}
+
+/// One score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// The row.
+    pub row: usize,
+    /// The activation.
+    pub point: Point,
+    /// The position; of patterns and scores the query.
+    pub position: usize,
+    /// The head, the neuron, or the position of the key, where there are several.
+    pub part: Option<usize>,
+    /// The score.
+    pub value: f64,
+}
+
+/// Scores Σ (base - target) · ∂metric/∂activation, the gradient at the target: an estimate of what putting each activation of
+/// the base in its place does to the metric of the target. A corrupted target and a clean base is denoising, the reverse
+/// noising.
+///
+/// # Errors
+/// Rows of base and target that differ in number or length; [`Metric::NormalisedLogitDiff`], which is a matter of scale; all
+/// of [`gradients`]; an activation that is not finite.
+#[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
+pub fn attribution_patching(
+    model: &Model,
+    base: &[Row<'_>],
+    target: &[Row<'_>],
+    request: &Request,
+    metrics: &[Metric],
+    rule: Rule,
+    context: Context<'_>,
+    stop: Stop<'_>,
+) -> Result<Attribution> {
+    as_long(base, target)?;
+    let logits = [last_logits(model, base, ())?, last_logits(model, target, ())?];
+    let reference = metrics
+        .contains(&Metric::Kl)
+        .then(|| logits[0].iter().map(|row| log_probabilities(row)).collect::<Vec<_>>());
+    let output = Output::Metric { metrics, target: reference.as_deref() };
+    let found = gradients(model, target, request, output, rule, &mut Edits::default(), context, stop)?;
+    let tokens = request.tokens(target, context)?;
+    let selection = tokens.columns.clone();
+    let run = |rows: &[Row<'_>]| -> Result<ActivationCache> {
+        let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
+        let mut capture = request.capture(model.arch(), tokens.clone(), RunningMean::default())?;
+        model.forward_until(&batch, &mut capture, stop)?;
+        Ok(capture.finish(&batch))
+    };
+    let (base_values, target_values) = (run(base)?, run(target)?);
+    let mut scores = Vec::new();
+    for point in request.points(model.arch())? {
+        let of = |cache: &ActivationCache, key: Key| {
+            cache.get(key).cloned().ok_or_else(|| Error::input(format!("`{point}` was not reached")))
+        };
+        let (base, target) = (of(&base_values, Key::Point(point))?, of(&target_values, Key::Point(point))?);
+        let kept = scored(model, point, &base, &target, &of(&found.cache, Key::Gradient(point))?);
+        if kept.values().iter().any(|x| !x.is_finite()) {
+            return Err(Error::input(format!("the score of `{point}` is not finite"))
+                .hint("an activation of one of the two runs is not finite"));
+        }
+        scores.push((point, kept));
+    }
+    let of = |row: usize| metrics[if metrics.len() == 1 { 0 } else { row }];
+    let measured = |row: usize, logits: &[f32]| of(row).of(logits, logits, None).unwrap_or(f64::NAN);
+    let base = match metrics.contains(&Metric::Kl) {
+        true => vec![0.0; base.len()],
+        false => logits[0].iter().enumerate().map(|(row, logits)| measured(row, logits)).collect(),
+    };
+    let metrics = (0..target.len()).map(of).collect();
+    Ok(Attribution { scores, target: found.values, base, selection, metrics, base_values, target_values })
+}
+
+/// # Errors
+/// Another number of rows, or a pair of which one is longer.
+pub(super) fn as_long(base: &[Row<'_>], target: &[Row<'_>]) -> Result<()> {
+    if base.len() != target.len() {
+        return Err(Error::input(format!("{} rows of base but {} of target", base.len(), target.len())));
+    }
+    match base.iter().zip(target).find(|(base, target)| base.ids.len() != target.ids.len()) {
+        None => Ok(()),
+        Some((base, target)) => Err(Error::input(format!(
+            "row {}: the base has {} tokens and the target {}",
+            target.number,
+            base.ids.len(),
+            target.ids.len()
+        ))
+        .hint("each position is put in the place of the same position: give prompts of one length")),
+    }
+}
+
+/// How many scores a vector of a point has; all of its numbers where nothing is summed.
+fn parts(model: &Model, point: Point, width: usize) -> usize {
+    match point.site() {
+        Site::Queries | Site::Keys | Site::Values | Site::Z => width / model.arch().d_head,
+        Site::MlpHidden | Site::Pattern | Site::Scores => width,
+        _ => 1,
+    }
+}
+
+fn scored(model: &Model, point: Point, base: &Kept, target: &Kept, gradient: &Kept) -> Kept {
+    let mut values = Vec::new();
+    let mut shapes = Vec::new();
+    let rows = base.rows().zip(target.rows()).zip(gradient.rows()).zip(&base.row_shapes);
+    for (((base, target), gradient), shape) in rows {
+        let width = shape[1];
+        let n = parts(model, point, width);
+        let size = (width / n.max(1)).max(1);
+        let cells = base.chunks_exact(size).zip(target.chunks_exact(size)).zip(gradient.chunks_exact(size));
+        values.extend(
+            cells.map(|((base, target), slope)| difference(base.iter().copied(), target, slope) as f32),
+        );
+        shapes.push(if n == 1 && point.site() != Site::Pattern && point.site() != Site::Scores {
+            vec![shape[0]]
+        } else {
+            vec![shape[0], n]
+        });
+    }
+    Kept::f32(values, shapes)
+}
+
+impl Attribution {
+    /// The largest absolute scores of a row, the largest first.
+    pub fn largest(&self, row: usize, most: usize) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for (point, kept) in &self.scores {
+            let positions = &self.selection.rows[row].indices;
+            let parts = kept.row_shapes[row].get(1).copied();
+            for (i, value) in kept.row(row).iter().enumerate().filter(|(_, value)| **value != 0.0) {
+                let (t, part) = match parts {
+                    None => (i, None),
+                    Some(n) => (i / n, Some(i % n)),
+                };
+                let part = part.map(|part| if point.site().is_pairwise() { positions[part] } else { part });
+                let value = f64::from(*value);
+                cells.push(Cell { row, point: *point, position: positions[t], part, value });
+            }
+        }
+        let values: Vec<f64> = cells.iter().map(|cell| cell.value).collect();
+        largest(&values, most).into_iter().map(|i| cells[i].clone()).collect()
+    }
+}
+
+/// Runs the largest cells of a row exactly: the target with each in turn put in place. `progress` hears how many are done, of
+/// how many.
+///
+/// # Errors
+/// A check of no cells; an activation that can be read and not changed; a metric that is not read at the last token; an error
+/// of `progress`.
+pub fn check_largest(
+    model: &Model,
+    target: &Row<'_>,
+    attribution: &Attribution,
+    row: usize,
+    most: usize,
+    mut progress: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<Check> {
+    Check::refuse_none(most)?;
+    let metric = attribution.metrics[row];
+    if metric == Metric::CrossEntropy {
+        return Err(Error::input("a check compares logits at the last token, and `ce` is a sum over all")
+            .hint("check an estimate of `logit_diff`, `logit`, `logprob`, `p` or `kl`"));
+    }
+    let cells = attribution.largest(row, most);
+    for cell in &cells {
+        if !cell.point.site().is_pairwise() {
+            check_access(cell.point.site())?;
+        }
+    }
+    let own = Row { number: 0, ..*target };
+    let present = last_logits(model, &[own], ())?.pop().unwrap_or_default();
+    let reference = present.clone();
+    let measured = metric.against(&reference, None)?;
+    progress(0, cells.len())?;
+    let mut checked = Vec::with_capacity(cells.len());
+    for (done, cell) in cells.iter().enumerate() {
+        let edit = exact(model, attribution, cell)?;
+        let edits = Edits::new(&[edit], model.arch(), &[own], Context::default())?;
+        let logits = last_logits(model, &[own], edits)?.pop().unwrap_or_default();
+        checked.push(CheckedCell {
+            activation: cell.point.to_string(),
+            column: cell.position,
+            part: cell.part,
+            estimate: cell.value,
+            exact: measured.of(&logits) - measured.of(&present),
+        });
+        progress(done + 1, cells.len())?;
+    }
+    Ok(Check::of(checked))
+}
+
+/// The change that a cell stands for.
+fn exact(model: &Model, attribution: &Attribution, cell: &Cell) -> Result<Intervention> {
+    let at = |position: usize| vec![Specifier::At(position as i64)];
+    let positions = &attribution.selection.rows[cell.row].indices;
+    let t = positions.iter().position(|p| *p == cell.position).unwrap_or(0);
+    let vector = |cache: &ActivationCache| -> Vec<f32> {
+        let Some(kept) = cache.get(cell.point) else { return Vec::new() };
+        let width = kept.row_shapes[cell.row][1];
+        kept.row(cell.row)[t * width..(t + 1) * width].to_vec()
+    };
+    let (base, mut put) = (vector(&attribution.base_values), vector(&attribution.target_values));
+    let activation = cell.point.to_string().parse()?;
+    if cell.point.site().is_pairwise() {
+        let key = cell.part.unwrap_or(0);
+        let column = positions.iter().position(|p| *p == key).unwrap_or(0);
+        let softmax = if cell.point.site() == Site::Scores { Softmax::Before } else { Softmax::After };
+        let values = Tensor::new(cell.point.to_string(), &[1, 1], vec![base[column]])?;
+        return Ok(Intervention {
+            activation,
+            part: Part::Grid { rows: at(cell.position), columns: at(key), softmax },
+            operation: Operation::Replace(values),
+        });
+    }
+    let size = base.len() / parts(model, cell.point, base.len()).max(1);
+    let changed = cell.part.map_or(0..base.len(), |part| part * size..(part + 1) * size);
+    put[changed.clone()].copy_from_slice(&base[changed]);
+    let values = Tensor::new(cell.point.to_string(), &[1, put.len()], put)?;
+    let (part, operation) = (Part::Full(at(cell.position)), Operation::Replace(values));
+    Ok(Intervention { activation, part, operation })
+}

@@ -1,0 +1,215 @@
+//! Fitting Jacobian lenses: the mean over prompts of how the last stream moves with what left each layer.
+//!
+//! J = mean over prompts of 1/|V| Σ_{t in V} Σ_{t' in V} ∂ last_t' / ∂ resid_out_t, V the positions but the first few and the
+//! last (Gurnee et al. 2026, transformer-circuits.pub/2026/workspace). A row of J is one vector-Jacobian product: a unit
+//! vector at every position of V of the last stream, back to every layer at once.
+//!
+//! Sums are kept in whole numbers of 2^-40, so that adding is exact: prompts in any order, in any parts, give the same bits.
+
+mod file;
+
+use easyroutine_sites::{Point, Site};
+
+use crate::arch::Arch;
+use crate::cache::Key;
+use crate::edit::{Edits, Tensor};
+use crate::error::{Error, Result};
+use crate::gradients::{Output, Rule, Seed, gradients};
+use crate::model::Model;
+use crate::positions::{Context, Row, Specifier};
+use crate::request::Request;
+use crate::stop::Stop;
+pub use file::JacobianFile;
+
+/// Tokens that are run at once.
+const TOKENS: usize = 2048;
+/// What a sum is counted in.
+const UNIT: f64 = 1.0 / (1u64 << 40) as f64;
+/// What a sum of squares is counted in.
+const SQUARE: f64 = 1.0 / (1u64 << 20) as f64;
+
+/// How a lens is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FitOptions {
+    /// Positions at the beginning of each prompt that do not count; published lenses leave out 16.
+    pub skip_first: usize,
+    /// Positions at the end that do not count.
+    pub skip_last: usize,
+}
+
+impl Default for FitOptions {
+    fn default() -> Self {
+        FitOptions { skip_first: 16, skip_last: 1 }
+    }
+}
+
+/// Sums of a fit so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JacobianSums {
+    /// Which positions count.
+    pub options: FitOptions,
+    /// Width of the stream, D.
+    pub d_model: usize,
+    /// Of each layer but the last, in units of 2^-40.
+    ///
+    /// # Shapes
+    /// D by D: a row is a coordinate of the last stream, a column one of `resid_out`.
+    sums: Vec<Vec<i64>>,
+    /// Prompts that are summed.
+    pub n_prompts: usize,
+    /// Prompts that were too short to count.
+    pub n_short: usize,
+    /// Of each layer the sum of ‖J of a prompt‖², in units of 2^-20.
+    squares: Vec<i64>,
+}
+
+impl JacobianSums {
+    /// Nothing summed yet.
+    ///
+    /// # Errors
+    /// A model of one layer, whose only stream is the last.
+    pub fn new(arch: &Arch, options: FitOptions) -> Result<Self> {
+        let (layers, d_model) = (arch.layers.len(), arch.d_model);
+        if layers < 2 {
+            return Err(Error::input("a model of one layer has no layer before the last to fit a lens for"));
+        }
+        let sums = vec![vec![0; d_model * d_model]; layers - 1];
+        let squares = vec![0; layers - 1];
+        Ok(JacobianSums { options, d_model, sums, squares, n_prompts: 0, n_short: 0 })
+    }
+
+    /// Layers that are fitted: all but the last.
+    pub fn n_layers(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// The mean matrix of a layer.
+    ///
+    /// # Shapes
+    /// D by D: a row is a coordinate of the last stream, a column one of `resid_out`.
+    pub fn matrix(&self, layer: usize) -> Vec<f32> {
+        let n = self.n_prompts.max(1) as f64;
+        self.sums[layer].iter().map(|sum| (*sum as f64 * UNIT / n) as f32).collect()
+    }
+
+    /// Adds a prompt. One that has no position that counts is passed over. `progress` hears how many rows of the matrices are
+    /// done, of how many.
+    ///
+    /// # Errors
+    /// As [`gradients`]; a matrix that is not finite or too large to be summed; an error of `progress`.
+    pub fn add(
+        &mut self,
+        model: &Model,
+        ids: &[u32],
+        stop: Stop<'_>,
+        progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        let FitOptions { skip_first, skip_last } = self.options;
+        let end = ids.len().saturating_sub(skip_last);
+        if end <= skip_first {
+            self.n_short += 1;
+            return Ok(());
+        }
+        let own = self.of_prompt(model, ids, skip_first..end, stop, progress)?;
+        for ((sums, square), own) in self.sums.iter_mut().zip(&mut self.squares).zip(&own) {
+            let norm: f64 = own.iter().map(|x| (*x as f64 * UNIT).powi(2)).sum();
+            *square = square.checked_add((norm / SQUARE).round() as i64).ok_or_else(too_large)?;
+            for (sum, x) in sums.iter_mut().zip(own) {
+                *sum = sum.checked_add(*x).ok_or_else(too_large)?;
+            }
+        }
+        self.n_prompts += 1;
+        Ok(())
+    }
+
+    /// How far the mean of each layer is still uncertain: its standard error over its norm,
+    /// √((mean ‖J of a prompt‖² - ‖J‖²) / (n - 1)) / ‖J‖. `None` of fewer than two prompts.
+    pub fn uncertainty(&self) -> Option<Vec<f64>> {
+        let n = self.n_prompts as f64;
+        let of = |(sums, square): (&Vec<i64>, &i64)| {
+            let mean: f64 = sums.iter().map(|x| (*x as f64 * UNIT / n).powi(2)).sum();
+            let spread = (*square as f64 * SQUARE / n - mean).max(0.0) / (n - 1.0);
+            if mean > 0.0 { (spread / mean).sqrt() } else { 0.0 }
+        };
+        (self.n_prompts > 1).then(|| self.sums.iter().zip(&self.squares).map(of).collect())
+    }
+
+    /// Takes over what another part summed.
+    ///
+    /// # Errors
+    /// Sums of another model or other options.
+    pub fn merge(&mut self, other: &JacobianSums) -> Result<()> {
+        if (self.options, self.d_model, self.sums.len()) != (other.options, other.d_model, other.sums.len()) {
+            return Err(Error::input("these sums are of another model, or of other positions")
+                .hint("merge parts that one model and the same options gave"));
+        }
+        for (ours, theirs) in self.sums.iter_mut().flatten().zip(other.sums.iter().flatten()) {
+            *ours = ours.checked_add(*theirs).ok_or_else(too_large)?;
+        }
+        self.n_prompts += other.n_prompts;
+        for (ours, theirs) in self.squares.iter_mut().zip(&other.squares) {
+            *ours = ours.checked_add(*theirs).ok_or_else(too_large)?;
+        }
+        self.n_short += other.n_short;
+        Ok(())
+    }
+
+    /// The matrices of one prompt, in units of a sum.
+    fn of_prompt(
+        &self,
+        model: &Model,
+        ids: &[u32],
+        counted: std::ops::Range<usize>,
+        stop: Stop<'_>,
+        mut progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Vec<Vec<i64>>> {
+        let (d, last) = (self.d_model, self.sums.len());
+        let positions: Vec<Specifier> = counted.clone().map(|p| Specifier::At(p as i64)).collect();
+        let keys: Vec<String> = (0..last).map(|layer| format!("resid_out_{layer}")).collect();
+        let request = Request { positions: positions.clone(), ..Request::parse(&keys.join(","), "all")? };
+        let mut own = vec![vec![0; d * d]; last];
+        let at_once = (TOKENS / ids.len()).clamp(1, d);
+        progress(0, d)?;
+        for first in (0..d).step_by(at_once) {
+            let n = at_once.min(d - first);
+            let rows: Vec<Row<'_>> = (0..n).map(|number| Row::of(number, ids)).collect();
+            let mut units = vec![0.0; n * counted.len() * d];
+            for (row, unit) in units.chunks_exact_mut(counted.len() * d).enumerate() {
+                unit.chunks_exact_mut(d).for_each(|vector| vector[first + row] = 1.0);
+            }
+            let seed = Seed {
+                point: Point::layer_of(Site::ResidOut, last),
+                positions: positions.clone(),
+                values: Tensor::new("unit vectors", &[n, counted.len(), d], units)?,
+            };
+            let output = Output::Vectors(std::slice::from_ref(&seed));
+            let context = Context::default();
+            let edits = &mut Edits::default();
+            let found = gradients(model, &rows, &request, output, Rule::Gradient, edits, context, stop)?;
+            for (layer, own) in own.iter_mut().enumerate() {
+                let key = Key::Gradient(Point::layer_of(Site::ResidOut, layer));
+                let kept = found.cache.get(key);
+                for (row, vectors) in kept.into_iter().flat_map(|kept| kept.rows()).enumerate() {
+                    let mut sums = vec![0f64; d];
+                    for vector in vectors.chunks_exact(d) {
+                        sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(*x));
+                    }
+                    let at = (first + row) * d;
+                    for (to, sum) in own[at..at + d].iter_mut().zip(sums) {
+                        let units = sum / counted.len() as f64 / UNIT;
+                        if units.abs() >= (1u64 << 62) as f64 {
+                            return Err(too_large());
+                        }
+                        *to = units.round() as i64;
+                    }
+                }
+            }
+            progress(first + n, d)?;
+        }
+        Ok(own)
+    }
+}
+
+fn too_large() -> Error {
+    Error::input("the Jacobians of this model are too large to be summed exactly: an entry beyond 8 million")
+}

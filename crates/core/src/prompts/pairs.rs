@@ -1,0 +1,110 @@
+//! Pairs of prompts: JSON lines of `clean`, `corrupt`, `answer`, `against`.
+
+use std::fs::File;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{Format, Place, Prompt, ReadOptions, lines, too_long};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A pair of prompts that differ in what they ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// Its number in the file, from 0.
+    pub row: usize,
+    /// Its line in the file, from 1.
+    pub line: usize,
+    /// The prompt that leads to the answer.
+    pub clean: Prompt,
+    /// The prompt that does not.
+    pub corrupt: Prompt,
+    /// The token that a metric is about.
+    pub answer: Option<TokenName>,
+    /// The token that it is measured against.
+    pub against: Option<TokenName>,
+}
+
+/// A token as a file names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenName {
+    /// By its exact text.
+    Text(String),
+    /// By its id.
+    Id(u32),
+}
+
+/// Reads the pairs of a file one by one, until `visit` gives false.
+///
+/// # Errors
+/// A file that cannot be read or holds no JSON lines, a line that is no object, a prompt that is missing or empty, a token that
+/// is neither text nor an id, a line that is too long; no pair; those of `visit`.
+pub fn each_pair(
+    path: &Path,
+    options: &ReadOptions,
+    mut visit: impl FnMut(Pair) -> Result<bool>,
+) -> Result<()> {
+    let at = |e: Error| e.in_file(path);
+    if Format::of(path)? != Format::Jsonl {
+        return Err(at(Error::input("pairs of prompts are read from JSON lines")
+            .hint("write one object a line into a .jsonl file: {\"clean\": …, \"corrupt\": …, \"answer\": …, \"against\": …}")));
+    }
+    let file = File::open(path).map_err(|e| at(Error::new(ErrorKind::Io, e.to_string()).because(e)))?;
+    let mut seen = 0;
+    lines::each(file, options, |place, line| {
+        if options.limit.is_some_and(|limit| seen >= limit) {
+            return Ok(false);
+        }
+        seen += 1;
+        visit(pair(place, line, options)?)
+    })
+    .map_err(at)?;
+    if seen == 0 && options.limit != Some(0) {
+        return Err(at(Error::input("no pair: the file holds none")));
+    }
+    Ok(())
+}
+
+fn pair(place: Place, line: &str, options: &ReadOptions) -> Result<Pair> {
+    let record: Map<String, Value> =
+        serde_json::from_str(line).map_err(|e| place.wrong(format!("no JSON object: {e}")))?;
+    let prompt = |field: &str| {
+        let found = match record.get(field) {
+            Some(Value::String(text)) if !text.is_empty() => Some(Prompt::Text(text.clone())),
+            Some(Value::Array(ids)) if !ids.is_empty() => {
+                let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+                ids.iter().map(id).collect::<Option<Vec<u32>>>().map(Prompt::Ids)
+            }
+            None => {
+                let names: Vec<&str> = record.keys().take(8).map(String::as_str).collect();
+                return Err(place
+                    .wrong(format!("there is no field `{field}`; there are {}", crate::error::list(&names)))
+                    .hint("a pair has `clean` and `corrupt`, and for most metrics `answer` and `against`"));
+            }
+            _ => None,
+        };
+        match found {
+            Some(prompt) if prompt.bytes() > options.longest_row => Err(too_long(place, options)),
+            Some(prompt) => Ok(prompt),
+            None => {
+                Err(place.wrong(format!("`{field}` is no prompt: neither a text nor a list of token ids")))
+            }
+        }
+    };
+    let token = |field: &str| match record.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(TokenName::Text(text.clone()))),
+        Some(value) => match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            Some(id) => Ok(Some(TokenName::Id(id))),
+            None => Err(place.wrong(format!("`{field}` is no token: neither a text nor an id"))),
+        },
+    };
+    Ok(Pair {
+        row: place.row,
+        line: place.line.unwrap_or(0),
+        clean: prompt("clean")?,
+        corrupt: prompt("corrupt")?,
+        answer: token("answer")?,
+        against: token("against")?,
+    })
+}

@@ -1,0 +1,121 @@
+//! Tuned lenses as the tuned-lens package saves them, and the state that a training goes on from.
+
+use std::io::Write;
+use std::path::Path;
+
+use easyroutine_files::torch::{self, Item, TorchTensor};
+use easyroutine_files::{Encoding, HeaderEntry, ShardedSafeTensors, safetensors_head};
+use serde_json::{Map, Value, json};
+
+use super::{Optimiser, Tuning};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+
+/// `config.json` of a tuned lens (tuned-lens, `nn/lenses.py`: `TunedLensConfig`).
+pub fn tuned_lens_config(model: &Model, base_model: &str, revision: Option<&str>) -> Value {
+    json!({
+        "base_model_name_or_path": base_model,
+        "d_model": model.arch().d_model,
+        "num_hidden_layers": model.arch().layers.len(),
+        "bias": true,
+        "base_model_revision": revision,
+        "unembed_hash": null,
+        "lens_type": "linear_tuned_lens",
+    })
+}
+
+/// `params.pt` of a tuned lens: `{"0.weight": [D, D], "0.bias": [D], …}`, as torch.save writes it.
+///
+/// # Errors
+/// More than 4 GiB.
+pub fn save_tuned_lens(tuning: &Tuning) -> Result<Vec<u8>> {
+    let d = tuning.d_model;
+    let tensor = |name: String, shape: Vec<usize>, values: &[f32]| {
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        (Item::Text(name), Item::Tensor(TorchTensor { encoding: Encoding::F32, shape, bytes }))
+    };
+    let entries = (0..tuning.n_layers()).flat_map(|layer| {
+        [
+            tensor(format!("{layer}.weight"), vec![d, d], tuning.weight(layer)),
+            tensor(format!("{layer}.bias"), vec![d], tuning.bias(layer)),
+        ]
+    });
+    Ok(torch::write(&Item::Map(entries.collect()))?)
+}
+
+impl Tuning {
+    /// Writes everything that a training goes on from. `told` is what the caller adds, to be compared when it does.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_state(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
+        let mut arrays: Vec<(String, &[f32])> = Vec::new();
+        for (layer, (parameters, moments)) in self.parameters.iter().zip(&self.moments).enumerate() {
+            arrays.push((format!("parameters_{layer}"), parameters));
+            for (number, values) in moments.values.iter().enumerate() {
+                arrays.push((format!("moments_{layer}_{number}"), values));
+            }
+        }
+        let shapes: Vec<[usize; 1]> = arrays.iter().map(|(_, values)| [values.len()]).collect();
+        let entries = arrays.iter().zip(&shapes).map(|((name, values), shape)| HeaderEntry {
+            name,
+            dtype: "F32".to_owned(),
+            shape,
+            bytes: values.len() * 4,
+        });
+        let state = json!({
+            "schema": "easyroutine.tuning/1",
+            "optimiser": self.optimiser.name(),
+            "rate": self.optimiser.base_rate(),
+            "steps": self.steps,
+            "done": self.done,
+            "d_model": self.d_model,
+            "n_layers": self.n_layers(),
+            "told": told,
+        });
+        let metadata = Map::from_iter([("easyroutine.tuning".to_owned(), json!(state.to_string()))]);
+        out.write_all(&safetensors_head(metadata, entries, 8))?;
+        for (_, values) in arrays {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            out.write_all(&bytes)?;
+        }
+        out.flush()
+    }
+
+    /// Reads such a state for a model, with what the caller added.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of another model.
+    pub fn read_state(model: &Model, file: &Path) -> Result<(Self, Value)> {
+        let place = |e: Error| e.at(file.display());
+        let wrong = |what: &str| place(Error::new(ErrorKind::Format, what.to_owned()));
+        let opened = ShardedSafeTensors::open(file)?;
+        let state: Value = opened
+            .metadata()
+            .get("easyroutine.tuning")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| wrong("is no state of `easyroutine tune`"))?;
+        let number = |key: &str| {
+            state[key].as_u64().map(|n| n as usize).ok_or_else(|| wrong("its state is incomplete"))
+        };
+        let name = state["optimiser"].as_str().unwrap_or_default();
+        let optimiser = Optimiser::from_name(name, state["rate"].as_f64()).map_err(place)?;
+        let mut tuning = Tuning::new(model, optimiser, number("steps")?.max(1))?;
+        if (number("d_model")?, number("n_layers")?) != (tuning.d_model, tuning.n_layers()) {
+            return Err(place(Error::input("was begun with another model")));
+        }
+        tuning.done = number("done")?;
+        for layer in 0..tuning.n_layers() {
+            let size = tuning.parameters[layer].len();
+            let read = |name: String| -> Result<Vec<f32>> {
+                let tensor = opened.tensor(&name).filter(|tensor| tensor.shape() == [size]);
+                Ok(tensor.ok_or_else(|| wrong("lacks a tensor"))?.read_all()?)
+            };
+            tuning.parameters[layer] = read(format!("parameters_{layer}"))?;
+            for (n, values) in tuning.moments[layer].values.iter_mut().enumerate() {
+                *values = read(format!("moments_{layer}_{n}"))?;
+            }
+        }
+        Ok((tuning, state["told"].clone()))
+    }
+}

@@ -1,0 +1,116 @@
+//! A circuit as one self-contained HTML page, in which edges can be faded by size and followed by keyboard.
+
+use serde_json::{Value as Json, json};
+
+use super::picture::{row_name, rows};
+use super::tables::markdown;
+use super::{CircuitReport, place};
+use crate::colour::diverging;
+use crate::error::{Error, ErrorKind};
+use crate::page::{embed, lean, policy};
+use crate::svg::escape;
+use crate::text::printable;
+
+const SCRIPT: &str = include_str!("circuit.js");
+const STYLE: &str = include_str!("circuit.css");
+/// Edges that one page holds: a browser still moves so many paths.
+const EDGES: usize = 20_000;
+
+/// The report as one HTML page, with everything inline.
+///
+/// The page's Content-Security-Policy allows this script and this style by their hash and nothing else; names are data that the
+/// script inserts as text. Where scripts are off, the table of edges remains.
+///
+/// # Errors
+/// More edges than a browser draws.
+pub fn html(report: &CircuitReport) -> Result<String, Error> {
+    if report.edges.len() > EDGES {
+        return Err(Error::new(
+            ErrorKind::Size,
+            format!("HTML: {} edges are too many for a page of {EDGES}; keep fewer", report.edges.len()),
+        ));
+    }
+    let title = escape(&printable(&report.title));
+    let (script, style) = (lean(SCRIPT), lean(STYLE));
+    let policy = policy(&script, &style);
+    let paragraphs: String = report.shown_lines().map(|line| format!("<p>{}</p>\n", escape(&line))).collect();
+    let prompts: String = report
+        .prompts
+        .iter()
+        .map(|(what, text)| {
+            format!("<dt>{}</dt><dd>{}</dd>\n", escape(&printable(what)), escape(&printable(text)))
+        })
+        .collect();
+    let data = embed(&data(report));
+    let plain = escape(&markdown(report));
+    let [more, less] = report.meaning.each_ref().map(|text| escape(&printable(text)));
+    Ok(format!(
+        r#"<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{paragraphs}<dl>{prompts}</dl>
+</header>
+<div class="bar">
+<label>Smallest score shown <input type="range" id="least" min="0" max="1000" value="0"></label>
+<output id="shown"></output>
+<span class="key"><i class="more"></i> {more}</span><span class="key"><i class="less"></i> {less}</span>
+</div>
+<main>
+<div class="sheet"><svg id="graph" role="group" aria-label="Nodes by layer, the input below, the logits on top; edges by score"></svg></div>
+<section aria-label="One node"><h2 id="name">No node chosen</h2><p class="hint" id="said" role="status"></p><table><tbody id="edges"></tbody></table></section>
+</main>
+<p class="hint">Rest on a node or an edge, or move with the arrow keys: left and right in a layer, up and down between layers · <kbd>+</kbd> and <kbd>-</kbd> change the smallest score shown · <kbd>Esc</kbd> lets go</p>
+<noscript><pre>{plain}</pre></noscript>
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"#
+    ))
+}
+
+fn data(report: &CircuitReport) -> Json {
+    let rows = rows(report);
+    let row_of = |row: usize| rows.iter().position(|r| *r == row).unwrap_or(0);
+    let nodes = report.nodes();
+    let number = |name: &str| nodes.iter().position(|(own, ..)| own == name);
+    let reach = report.reach();
+    let edges: Vec<Json> = report
+        .by_size()
+        .into_iter()
+        .filter(|edge| place(&edge.from, report.n_layers, report.n_heads).is_some())
+        .filter_map(|edge| {
+            let part = edge.score / reach;
+            let colour = diverging(part.signum() * (0.35 + 0.65 * part.abs())).hex();
+            Some(json!({
+                "from": number(&edge.from)?,
+                "to": number(&edge.to)?,
+                "input": edge.input.map(|input| input.to_string()),
+                "score": edge.score,
+                "colour": colour,
+            }))
+        })
+        .collect();
+    let places: Vec<Json> = nodes
+        .iter()
+        .map(|(name, row, column)| json!({"name": printable(name), "row": row_of(*row), "column": column}))
+        .collect();
+    json!({
+        "columns": report.n_heads.max(1),
+        "rows": rows.iter().map(|row| row_name(*row, report.n_layers)).collect::<Vec<_>>(),
+        "reach": reach,
+        "nodes": places,
+        "edges": edges,
+    })
+}

@@ -1,0 +1,72 @@
+//! Circuits as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
+
+use std::path::Path;
+
+use easyroutine_view::circuit::{CircuitEdge, CircuitReport, csv, html, markdown, png, svg, terminal, tsv};
+
+/// Hostile where text comes from outside: prompts, a model's name.
+fn report() -> CircuitReport {
+    let edge = |from: &str, to: &str, input, score| CircuitEdge {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        input,
+        score,
+    };
+    CircuitReport {
+        title: "Circuit".to_owned(),
+        lines: vec!["name</title>\u{7} · eap-ig, 5 steps".to_owned(), "faithfulness: 0.9".to_owned()],
+        prompts: vec![
+            ("clean".to_owned(), "When <script>Mary".to_owned()),
+            ("corrupted".to_owned(), "When\u{1b}[2J John".to_owned()),
+        ],
+        meaning: ["raises".to_owned(), "lowers".to_owned()],
+        n_layers: 2,
+        n_heads: 3,
+        edges: vec![
+            edge("input", "a0.h1", Some('v'), -0.5),
+            edge("a0.h1", "m0", None, 0.25),
+            edge("a0.h1", "a1.h2", Some('q'), 0.125),
+            edge("input", "m0", None, 0.0625),
+            edge("m0", "logits", None, 1.5),
+            edge("a1.h2", "logits", None, -0.75),
+        ],
+    }
+}
+
+#[track_caller]
+fn expect(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/expected").join(name);
+    if std::env::var_os("EASYROUTINE_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("{name}: {e}; EASYROUTINE_BLESS=1 writes it"));
+    assert!(expected == text, "{name} differs; EASYROUTINE_BLESS=1 accepts it:\n{text}");
+}
+
+#[test]
+fn every_format_is_as_expected() {
+    let report = report();
+    expect("circuit.txt", &terminal(&report, 80, 4));
+    expect("circuit.tsv", &tsv(&report));
+    expect("circuit.csv", &csv(&report));
+    expect("circuit.md", &markdown(&report));
+    expect("circuit.svg", &svg(&report));
+    expect("circuit.html", &html(&report).unwrap());
+    assert!(png(&report, 1.0).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn nothing_of_a_prompt_is_active() {
+    let report = report();
+    for text in [svg(&report), html(&report).unwrap(), markdown(&report)] {
+        assert!(!text.contains("<script>Mary") && !text.contains('\u{1b}') && !text.contains("name</title>"));
+    }
+}
+
+#[test]
+fn too_many_edges_are_no_page() {
+    let mut report = report();
+    report.edges = vec![report.edges[0].clone(); 20_001];
+    assert!(html(&report).unwrap_err().to_string().contains("keep fewer"));
+}

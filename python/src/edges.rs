@@ -1,0 +1,277 @@
+//! Edges and circuits, fits of Jacobian lenses, training of tuned lenses.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use easyroutine::attribution::edges::{
+    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, ends, sizes,
+};
+use easyroutine::jacobian::{FitOptions, JacobianSums};
+use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config};
+use easyroutine::{Error, ErrorKind, Stop};
+use easyroutine_app::reports;
+use easyroutine_view::circuit as view;
+use pyo3::prelude::*;
+use serde_json::{Value, json};
+
+use crate::attention::drawing;
+use crate::errors::Failure;
+use crate::gradients::metric;
+use crate::interrupt::Signals;
+use crate::model::{Model, RowInput};
+use crate::patching::{Told, rule};
+
+/// What edges are scored by, as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct EdgeSettings {
+    metrics: Vec<(String, Option<u32>, Option<u32>)>,
+    /// `eap`, `eap-ig`, `clean-corrupted`.
+    method: String,
+    steps: usize,
+    rule: String,
+    top: usize,
+    curve: bool,
+    /// The texts by what they are, for pictures.
+    prompts: Vec<(String, String)>,
+}
+
+/// The circuit of the largest edges of pairs of rows, as JSON of EAP-IG with what its runs gave.
+pub(crate) fn edges(
+    py: Python<'_>,
+    model: &Model,
+    clean: &[RowInput],
+    corrupt: &[RowInput],
+    settings: &EdgeSettings,
+    progress: Option<Py<PyAny>>,
+) -> Result<String, Failure> {
+    let method = match settings.method.as_str() {
+        "eap" => EdgeMethod::Eap,
+        "eap-ig" => EdgeMethod::EapIg { steps: settings.steps },
+        "clean-corrupted" => EdgeMethod::CleanCorrupted,
+        other => {
+            return Err(Failure::input(format!("method is eap, eap-ig or clean-corrupted, not {other}")));
+        }
+    };
+    if clean.len() != corrupt.len() {
+        return Err(Failure::input(format!("{} clean rows but {} corrupted", clean.len(), corrupt.len())));
+    }
+    let rule = rule(&settings.rule)?;
+    let metrics = settings.metrics.iter().map(metric).collect::<Result<Vec<_>, _>>()?;
+    let of = |row: usize| metrics[if metrics.len() == 1 { 0 } else { row }];
+    let signals = Signals::new();
+    let mut told = Told::new(progress);
+    let engine = &model.model;
+    let n = clean.len();
+    let found = py.detach(|| -> easyroutine::Result<Value> {
+        let stop = Stop::When(&|| signals.is_stopped());
+        let scorer = EdgeScorer::new(engine, method, rule)?;
+        let graph = scorer.graph().clone();
+        let mut sums = EdgeSums::new(&graph);
+        for row in 0..n {
+            told.tell(row, 2 * n)?;
+            sums.add(&scorer.score(&clean[row].0, &corrupt[row].0, of(row), stop)?);
+        }
+        let scores = sums.mean();
+        let mut circuits = vec![Circuit::top(&graph, &scores, settings.top)?];
+        if settings.curve {
+            for size in sizes(&graph) {
+                circuits.push(Circuit::top(&graph, &scores, size)?);
+            }
+        }
+        drop(scorer);
+        let runner = CircuitRunner::new(engine)?;
+        let (mut values, mut whole) = (vec![0.0; circuits.len()], [0.0; 2]);
+        for row in 0..n {
+            told.tell(n + row, 2 * n)?;
+            let (clean, corrupt) = (&clean[row].0, &corrupt[row].0);
+            let found = runner.run(clean, corrupt, of(row), &circuits, stop)?;
+            values.iter_mut().zip(found).for_each(|(sum, x)| *sum += x / n as f64);
+            let found = ends(engine, clean, corrupt, of(row))?;
+            whole.iter_mut().zip(found).for_each(|(sum, x)| *sum += x / n as f64);
+        }
+        told.tell(2 * n, 2 * n)?;
+        let [clean, corrupted] = whole;
+        let curve = match settings.curve {
+            true => {
+                let sizes = circuits[1..].iter().map(Circuit::len).collect();
+                Some(Faithfulness::of(sizes, values[1..].to_vec(), clean, corrupted)?)
+            }
+            false => None,
+        };
+        let faithfulness = (clean != corrupted).then(|| (values[0] - corrupted) / (clean - corrupted));
+        let mut json = circuits[0].to_json(&graph, &scores);
+        let mut words = vec![
+            format!(
+                "{} · {}, the {} largest edges; {} of {} lie on a path",
+                model.name(),
+                method.name(),
+                settings.top,
+                circuits[0].len(),
+                graph.n_edges()
+            ),
+            format!("mean metric of {n} pairs · clean {clean:.4} · corrupted {corrupted:.4} · circuit alone {:.4}", values[0]),
+            format!(
+                "faithfulness (circuit - corrupted) / (clean - corrupted): {}; every other edge carries the corrupted run",
+                faithfulness.map_or("none".to_owned(), |f| format!("{f:.4}"))
+            ),
+        ];
+        words.extend(curve.as_ref().map(reports::curve_words));
+        json["easyroutine"] = json!({
+            "schema": "easyroutine.edges/1",
+            "method": {"method": method.name(), "steps": settings.steps, "rule": settings.rule},
+            "pairs": n,
+            "clean": clean,
+            "corrupted": corrupted,
+            "circuit": {"edges": circuits[0].len(), "metric": values[0], "faithfulness": faithfulness},
+            "curve": curve.as_ref().map(Faithfulness::to_json),
+            "words": words,
+            "prompts": settings.prompts,
+        });
+        Ok(json)
+    });
+    found.map(|json| json.to_string()).map_err(|error| told.failure(&signals, error))
+}
+
+/// A circuit of such JSON in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.
+pub(crate) fn draw(text: &str, format: &str, width: usize, most: usize) -> Result<Vec<u8>, Failure> {
+    let json: Value =
+        serde_json::from_str(text).map_err(|e| Failure::input(format!("this is no circuit: {e}")))?;
+    let number = |key: &str| json["cfg"][key].as_u64().unwrap_or(0) as usize;
+    let mut edges = Vec::new();
+    for (name, edge) in json["edges"].as_object().into_iter().flatten() {
+        let Some((from, to)) = name.split_once("->").filter(|_| edge["in_graph"] == true) else { continue };
+        let (to, input) = match to.strip_suffix('>').and_then(|to| to.split_once('<')) {
+            Some((to, input)) => (to, input.chars().next()),
+            None => (to, None),
+        };
+        let score = edge["score"].as_f64().unwrap_or(0.0);
+        edges.push(view::CircuitEdge { from: from.to_owned(), to: to.to_owned(), input, score });
+    }
+    let told = &json["easyroutine"];
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let pair = |pair: &Value| match texts(pair).as_slice() {
+        [what, text] => Some((what.clone(), text.clone())),
+        _ => None,
+    };
+    let report = view::CircuitReport {
+        title: "Circuit".to_owned(),
+        lines: texts(&told["words"]),
+        prompts: told["prompts"].as_array().into_iter().flatten().filter_map(pair).collect(),
+        meaning: ["corrupting it raises the metric", "corrupting it lowers the metric"].map(str::to_owned),
+        n_layers: number("n_layers"),
+        n_heads: number("n_heads"),
+        edges,
+    };
+    Ok(match format {
+        "html" => view::html(&report).map_err(drawing)?.into_bytes(),
+        "svg" => view::svg(&report).into_bytes(),
+        "png" => view::png(&report, 2.0).map_err(drawing)?,
+        "csv" => view::csv(&report).into_bytes(),
+        "markdown" => view::markdown(&report).into_bytes(),
+        "terminal" => view::terminal(&report, width, most).into_bytes(),
+        other => return Err(Failure::input(format!("a circuit is not drawn as {other}"))),
+    })
+}
+
+/// Fits a Jacobian lens on rows and writes it; gives what the file says, as JSON.
+pub(crate) fn fit_jacobian(
+    py: Python<'_>,
+    model: &Model,
+    rows: &[Vec<u32>],
+    path: &Path,
+    skip_first: usize,
+    progress: Option<Py<PyAny>>,
+) -> Result<String, Failure> {
+    let signals = Signals::new();
+    let mut told = Told::new(progress);
+    let engine = &model.model;
+    let found = py.detach(|| -> easyroutine::Result<String> {
+        let options = FitOptions { skip_first, ..FitOptions::default() };
+        let mut sums = JacobianSums::new(engine.arch(), options)?;
+        for (number, ids) in rows.iter().enumerate() {
+            let stop = Stop::When(&|| signals.is_stopped());
+            let d = sums.d_model;
+            sums.add(engine, ids, stop, |done, _| told.tell(number * d + done, rows.len() * d))?;
+        }
+        if sums.n_prompts == 0 {
+            return Err(Error::input(format!(
+                "no row has {} tokens or more, so none counts",
+                skip_first + 2
+            ))
+            .hint("give longer rows, or a smaller skip_first"));
+        }
+        let mut said = sums.told();
+        said["tokens"] = Value::Null;
+        match path.extension().is_some_and(|ending| ending == "pt") {
+            true => {
+                let bytes = sums.to_torch()?;
+                written(path, |at| std::fs::write(at, bytes))?;
+            }
+            false => written(path, |at| sums.write(&said, &mut BufWriter::new(File::create(at)?)))?,
+        }
+        Ok(said.to_string())
+    });
+    found.map_err(|error| told.failure(&signals, error))
+}
+
+/// How a tuned lens is trained, as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct TuneSettings {
+    optimiser: String,
+    rate: Option<f64>,
+    steps: usize,
+    rows: usize,
+    seed: u64,
+}
+
+/// Trains a tuned lens on rows and saves it in a folder; gives the mean loss of every step.
+pub(crate) fn tune(
+    py: Python<'_>,
+    model: &Model,
+    rows: &[Vec<u32>],
+    folder: &Path,
+    settings: &TuneSettings,
+    progress: Option<Py<PyAny>>,
+) -> Result<Vec<f64>, Failure> {
+    let signals = Signals::new();
+    let mut told = Told::new(progress);
+    let engine = &model.model;
+    let found = py.detach(|| -> easyroutine::Result<Vec<f64>> {
+        if rows.is_empty() || settings.rows == 0 {
+            return Err(Error::input("no rows to train on"));
+        }
+        let optimiser = Optimiser::from_name(&settings.optimiser, settings.rate)?;
+        let mut tuning = Tuning::new(engine, optimiser, settings.steps)?;
+        let mut losses = Vec::with_capacity(settings.steps);
+        for step in 0..settings.steps {
+            told.tell(step, settings.steps)?;
+            let order = shuffled(rows.len(), settings.rows, settings.seed, step);
+            let some: Vec<&[u32]> = order.into_iter().map(|row| rows[row].as_slice()).collect();
+            let made = tuning.step(engine, &some, Stop::When(&|| signals.is_stopped()))?;
+            losses.push(made.losses.iter().sum::<f64>() / made.losses.len() as f64);
+        }
+        told.tell(settings.steps, settings.steps)?;
+        let at =
+            |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", folder.display())).because(e);
+        std::fs::create_dir_all(folder).map_err(at)?;
+        let (params, config) = (save_tuned_lens(&tuning)?, tuned_lens_config(engine, model.name(), None));
+        written(&folder.join("params.pt"), |at| std::fs::write(at, &params))?;
+        written(&folder.join("config.json"), |at| std::fs::write(at, config.to_string() + "\n"))?;
+        Ok(losses)
+    });
+    found.map_err(|error| told.failure(&signals, error))
+}
+
+/// Makes a file beside its place first, so that it is whole or not there.
+fn written(path: &Path, fill: impl FnOnce(&PathBuf) -> std::io::Result<()>) -> easyroutine::Result<()> {
+    let at = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    fill(&partial).and_then(|()| std::fs::rename(&partial, path)).map_err(at)
+}
