@@ -231,3 +231,32 @@ fn a_tuned_lens_is_trained_and_read() {
     assert!(fails(2, &fixed).contains("-o lens/"));
     assert!(fails(2, &[&fixed[..], &["-o", &path("x"), "--rate", "0"]].concat()).contains("positive number"));
 }
+
+#[test]
+fn direct_attribution_is_drawn_and_streams_are_its_running_sums() {
+    let model = tiny("llama");
+    let fixed = [&["dla", "the cat sat", "-m", &model][..], &ANSWER].concat();
+    for by in ["part", "head", "neuron"] {
+        let picture = succeeds(&[&fixed[..], &["--by", by, "--format", "svg"]].concat());
+        assert!(picture.contains("Direct logit attribution") && picture.contains("<rect"), "{by}");
+    }
+    let page = succeeds(&[&fixed[..], &["--format", "html"]].concat());
+    assert!(page.contains("Content-Security-Policy") && page.contains("running sum"));
+    let parts = json(&[&fixed[..], &["--format", "json"]].concat());
+    let streams = json(&[&fixed[..], &["--by", "stream", "--norm", "cached", "--format", "json"]].concat());
+    let values = |found: &Value| -> Vec<f64> {
+        found["contributions"].as_array().unwrap().iter().map(|one| one["value"].as_f64().unwrap()).collect()
+    };
+    // The bias and the embedding, then attention and MLP of each layer: every stream is the sum so far.
+    let (parts, streams) = (values(&parts), values(&streams));
+    let mut sum = parts[0];
+    for (part, stream) in parts[1..].iter().zip(&streams) {
+        sum += part;
+        assert!((sum - stream).abs() < 1e-4, "{sum} {stream}");
+    }
+    assert_eq!(parts.len(), streams.len() + 1);
+    assert!(fails(2, &[&fixed[..], &["--norm", "own"]].concat()).contains("--by stream"));
+    assert!(
+        fails(2, &[&fixed[..], &["--positions", "all", "--format", "svg"]].concat()).contains("one position")
+    );
+}

@@ -4,6 +4,8 @@
 //! sum of what the parts wrote (Elhage et al. 2021, transformer-circuits.pub/2021/framework; the formula of TransformerLens'
 //! `logit_attrs`). Nothing is said of what a part does through later ones: that is what patching is for.
 
+mod accumulated;
+
 use easyroutine_kernels::{Finish, NormKind, Rows, RowsMut};
 use easyroutine_sites::{Point, Site};
 
@@ -16,6 +18,7 @@ use crate::positions::{Context, Row, Selection, Specifier};
 use crate::request::Request;
 use crate::tap::Tap;
 use crate::weights::Projection;
+pub use accumulated::accumulated;
 
 /// What the logits are cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +74,7 @@ pub fn direct_attribution(
     context: Context<'_>,
     first: impl Tap,
 ) -> Result<Direct> {
-    model.unembedding()?;
-    if directions.len() != 1 && directions.len() != rows.len() {
-        return Err(Error::input(format!("{} directions for {} rows", directions.len(), rows.len()))
-            .hint("give one for all rows, or one for each"));
-    }
+    let lines = lines_of(model, rows, directions)?;
     for (layer, block) in model.arch().layers.iter().enumerate() {
         check(by, layer, block)?;
     }
@@ -88,11 +87,6 @@ pub fn direct_attribution(
         let what = "this model has no MLPs, so it has no neurons; parts add up";
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
-    let lines = rows
-        .iter()
-        .enumerate()
-        .map(|(row, _)| Line::new(model, directions[if directions.len() == 1 { 0 } else { row }]));
-    let lines = lines.collect::<Result<Vec<_>>>()?;
     let last = model.arch().layers.len() - 1;
     let sites = match by {
         By::Part => {
@@ -191,6 +185,17 @@ pub fn direct_attribution(
     }
     let bias = lines.iter().map(|line| line.bias).collect();
     Ok(Direct { contributions, bias, logit_diff, selection: cache.selection.clone() })
+}
+
+/// A direction of each row, as what a stream gives to it.
+fn lines_of(model: &Model, rows: &[Row<'_>], directions: &[Direction]) -> Result<Vec<Line>> {
+    model.unembedding()?;
+    if directions.len() != 1 && directions.len() != rows.len() {
+        return Err(Error::input(format!("{} directions for {} rows", directions.len(), rows.len()))
+            .hint("give one for all rows, or one for each"));
+    }
+    let direction = |row: usize| directions[if directions.len() == 1 { 0 } else { row }];
+    (0..rows.len()).map(|row| Line::new(model, direction(row))).collect()
 }
 
 /// Whether what is asked for adds up in a block.

@@ -7,7 +7,11 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use common::{extract, fixtures};
+use easyroutine::Stop;
+use easyroutine::attribution::edges::{Circuit, CircuitRunner, EdgeMethod, EdgeScorer};
+use easyroutine::attribution::{Estimating, estimate};
 use easyroutine::generate::{GenerateOptions, Sampling, TextStream, generate};
+use easyroutine::gradients::Rule;
 use easyroutine::lens::{Component, LensNorm, Survey, SurveyOptions, survey};
 use easyroutine::load::{LoadOptions, load, open};
 use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
@@ -243,8 +247,26 @@ fn the_worked_example_says_what_the_model_does() {
     assert!((effects[23][3] + 2.93).abs() < 0.01, "{}", effects[23][3]);
     let others = effects.iter().flatten().filter(|effect| **effect < -1.7).count();
     assert_eq!(others, 1, "head 3 of layer 23 stands out");
-    let cache = extract(&real.model, &[a], "pattern_L23H3", "last,9");
+    let cache = extract(&real.model, std::slice::from_ref(&a), "pattern_L23H3", "last,9");
     assert!((cache.get("pattern_L23H3").unwrap().values()[1] - 0.74).abs() < 0.005);
+
+    let all = (0..a.len()).collect();
+    let along = Along::Heads { site: Site::HeadOut, positions: all };
+    let request = Sweep { layers: (0..30).collect(), along, by: By::Patch(a.clone()), metric };
+    let estimating = Estimating { check: Some(20), ..Estimating::default() };
+    let found = estimate(&real.model, &b, &request, estimating, Stop::Never, |_, _| Ok(())).unwrap();
+    assert!((found.grid.effects()[23][3] - 7.58).abs() < 0.02, "{:?}", found.grid.effects()[23]);
+    assert!((found.check.unwrap().pearson.unwrap() - 0.9809).abs() < 1e-3);
+
+    let scorer = EdgeScorer::new(&real.model, EdgeMethod::EapIg { steps: 5 }, Rule::Gradient).unwrap();
+    let graph = scorer.graph().clone();
+    assert_eq!(graph.n_edges(), 123_211);
+    let scores = scorer.score(&a, &b, metric, Stop::Never).unwrap();
+    let hundredth = Circuit::top(&graph, &scores.scores, graph.n_edges() / 100).unwrap();
+    let runner = CircuitRunner::new(&real.model).unwrap();
+    let alone = runner.run(&a, &b, metric, &[hundredth], Stop::Never).unwrap()[0];
+    let faithfulness = (alone - scores.corrupted) / (scores.clean - scores.corrupted);
+    assert!((faithfulness - 0.956).abs() < 0.01, "{faithfulness}");
 }
 
 #[test]
@@ -255,7 +277,7 @@ fn an_exported_folder_gives_the_same_bits() {
         let exported = folder.path().join("model");
         open(&real.files, &LoadOptions::default())
             .unwrap()
-            .export(&exported, Dtype::F32, easyroutine::Stop::Never)
+            .export(&exported, Dtype::F32, Stop::Never)
             .unwrap();
         real.tokenizer.save(&exported).unwrap();
         let again = load(&common::folder(&exported), &LoadOptions::default()).unwrap();

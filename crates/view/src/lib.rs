@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attention;
+pub mod bars;
 pub mod circuit;
 pub mod colour;
 mod error;

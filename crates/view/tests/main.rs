@@ -3,6 +3,7 @@
 
 mod attention;
 mod features;
+mod bars;
 mod circuit;
 mod grid;
 mod pictures;

@@ -1,6 +1,7 @@
 //! What was computed of one prompt as the plain data that pictures are drawn of, for every face that draws.
 
 mod attention;
+mod bars;
 mod circuit;
 mod grid;
 mod lens;
@@ -13,6 +14,7 @@ use easyroutine_view::lens::{ModelCard, Token};
 use serde_json::{Value, json};
 
 pub use attention::attention;
+pub use bars::{BarsWords, bars};
 pub use circuit::{CircuitWords, circuit, curve_words};
 pub use grid::{Estimated, GridWords, check_words, grid, how_changed, rule_name};
 pub use lens::lens;

@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Changes, ModelFlag, PromptArgs};
+use super::{Changes, ModelFlag, NormArg, PromptArgs};
 
 /// `dla`
 #[derive(Debug, ClapArgs)]
@@ -22,6 +22,9 @@ pub(crate) struct Dla {
     /// What the logits are cut into.
     #[arg(long, value_enum, default_value_t = CutArg::Part, value_name = "WHAT")]
     pub(crate) by: CutArg,
+    /// Of `stream`: final norm with each stream's own statistics, as a lens reads it, or with those of the last.
+    #[arg(long, value_enum, value_name = "NORM")]
+    pub(crate) norm: Option<NormArg>,
     /// Positions at which the logits are read. May repeat.
     #[arg(long, value_name = "POSITIONS", default_value = "last", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
@@ -39,4 +42,6 @@ pub(crate) enum CutArg {
     Head,
     /// Neurons, and the bias of each MLP.
     Neuron,
+    /// The stream after each part: the sum of all that was written so far.
+    Stream,
 }

@@ -1,16 +1,18 @@
 //! `dla`: what each part, head or neuron writes directly towards a token.
 
-use easyroutine::dla::{By, Direct, Direction, direct_attribution};
+use easyroutine::dla::{By, Direct, Direction, accumulated, direct_attribution};
+use easyroutine::lens::LensNorm;
 use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Specifier};
-use easyroutine_app::reports::metric_words;
+use easyroutine_app::reports::{self, BarsWords, metric_words};
+use easyroutine_view::bars as view;
 use serde_json::json;
 
 use super::sweep::predictions;
-use crate::args::{Args, CutArg, Dla};
+use crate::args::{Args, CutArg, Dla, Format, NormArg};
 use crate::changes;
 use crate::failure::Failure;
-use crate::output::{self, Cell, PLAIN};
+use crate::output::{self, Cell, DRAWN};
 use crate::session::{self, Prompt, token_text};
 
 /// One contribution at one position.
@@ -22,7 +24,17 @@ struct Share {
 }
 
 pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
-    let targets = output::targets(args, PLAIN)?;
+    let targets = output::targets(args, DRAWN)?;
+    let is_drawn = |format: Format| matches!(format, Format::Html | Format::Svg | Format::Png);
+    if dla.norm.is_some() && dla.by != CutArg::Stream {
+        return Err(
+            Failure::usage("--norm is for --by stream").hint("shares have the last stream's statistics")
+        );
+    }
+    if dla.by == CutArg::Stream && targets.iter().any(|target| is_drawn(target.format)) {
+        return Err(Failure::usage("--by stream is a table: the lens draws streams")
+            .hint("easyroutine lens … --track TOKEN"));
+    }
     let interventions = dla.changes.read()?;
     let positions = Specifier::parse_lists(&dla.positions)?;
     let session = session::load(&dla.model.model, &dla.model.loading)?;
@@ -37,21 +49,33 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     let by = match dla.by {
-        CutArg::Part => By::Part,
+        // Streams are listed in their order, as parts are, and not summed.
+        CutArg::Part | CutArg::Stream => By::Part,
         CutArg::Head => By::Head,
         CutArg::Neuron => By::Neuron,
     };
     let directions = [Direction { answer, against }];
-    let found =
-        direct_attribution(&session.model, &[prompt.row()], &directions, &positions, by, context, edits)?;
+    let is_stream = dla.by == CutArg::Stream;
+    let (model, own) = (&session.model, [prompt.row()]);
+    let found = match is_stream {
+        true => {
+            let norm = match dla.norm.unwrap_or(NormArg::Own) {
+                NormArg::Own => LensNorm::Own,
+                NormArg::Cached => LensNorm::Cached,
+                NormArg::None => LensNorm::None,
+            };
+            accumulated(model, &own, &directions, &positions, norm, context, edits)?
+        }
+        false => direct_attribution(model, &own, &directions, &positions, by, context, edits)?,
+    };
     let text = |id: u32| token_text(&tokenizer, id);
     let metric = match against {
         Some(against) => Metric::LogitDiff { answer, against },
         None => Metric::Logit { token: answer },
     };
     let words = metric_words(metric, &|id| format!("{:?}", text(id)), ["", ""]);
-    tell_sums(&found, by, &words);
-    let shares = shares(&found, by, dla.k as usize);
+    tell_sums(&found, by, is_stream, &words);
+    let shares = shares(&found, by, is_stream, dla.k as usize);
     let token = |position: usize| prompt.encoded.ids.get(position).map_or(String::new(), |id| text(*id));
     let list: Vec<_> = shares
         .iter()
@@ -76,21 +100,48 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
         "bias": found.bias[0],
         "contributions": list,
     });
-    let rows = rows(&shares, by, &prompt, &text);
+    let rows = rows(&shares, by == By::Part && !is_stream, &prompt, &text);
+    let picture = || {
+        if indices.len() != 1 {
+            return Err(Failure::usage("a picture is of one position").hint("name it: --positions last"));
+        }
+        let meaning = match against {
+            Some(against) => [answer, against].map(|id| format!("towards {:?}", text(id))),
+            None => [format!("towards {:?}", text(answer)), "away from it".to_owned()],
+        };
+        let words = BarsWords {
+            model: session.files.name.clone(),
+            metric: words.clone(),
+            prompt: prompt.text.clone(),
+            meaning,
+            neurons: dla.k as usize,
+        };
+        Ok(reports::bars(model, &found, by, 0, words))
+    };
     for target in &targets {
+        let drawn = match target.format {
+            Format::Html => Some(view::html(&picture()?).into_bytes()),
+            Format::Svg => Some(view::svg(&picture()?).into_bytes()),
+            Format::Png => Some(view::png(&picture()?, 2.0)?),
+            _ => None,
+        };
+        if let Some(drawn) = drawn {
+            output::write(target, &drawn)?;
+            continue;
+        }
         let header = ["component", "position", "token", "contribution", "running_sum"];
-        let header = if by == By::Part { &header[..] } else { &header[..4] };
+        let header = if by == By::Part && !is_stream { &header[..] } else { &header[..4] };
         output::write(target, output::render(target.format, header, &rows, &json)?.as_bytes())?;
     }
     Ok(())
 }
 
 /// Says what the contributions sum to, beside what they are to sum to.
-fn tell_sums(found: &Direct, by: By, words: &str) {
+fn tell_sums(found: &Direct, by: By, is_stream: bool, words: &str) {
     let indices = &found.selection.rows[0].indices;
     for (t, (position, whole)) in indices.iter().zip(found.logit_diff.row(0)).enumerate() {
         let text = match by {
-            By::Part => {
+            By::Part if !is_stream => {
                 let parts = found.contributions.iter().map(|(_, kept)| f64::from(kept.row(0)[t]));
                 let sum: f64 = parts.sum::<f64>() + found.bias[0];
                 format!("{words} at {position} = {whole:.4}; parts and bias sum to {sum:.4}")
@@ -102,12 +153,12 @@ fn tell_sums(found: &Direct, by: By, words: &str) {
 }
 
 /// Contributions as they are listed: parts in their order with the bias first, others by size.
-fn shares(found: &Direct, by: By, most: usize) -> Vec<Share> {
+fn shares(found: &Direct, by: By, is_stream: bool, most: usize) -> Vec<Share> {
     let indices = &found.selection.rows[0].indices;
     let mut shares = Vec::new();
     for (t, position) in indices.iter().enumerate() {
         let mut here = Vec::new();
-        if by == By::Part {
+        if by == By::Part && !is_stream {
             here.push(Share {
                 name: "bias".to_owned(),
                 neuron: None,
@@ -137,7 +188,7 @@ fn shares(found: &Direct, by: By, most: usize) -> Vec<Share> {
     shares
 }
 
-fn rows(shares: &[Share], by: By, prompt: &Prompt, text: &dyn Fn(u32) -> String) -> Vec<Vec<Cell>> {
+fn rows(shares: &[Share], is_summed: bool, prompt: &Prompt, text: &dyn Fn(u32) -> String) -> Vec<Vec<Cell>> {
     let (mut sum, mut at) = (0.0, None);
     let row = |share: &Share| {
         if at != Some(share.position) {
@@ -152,7 +203,7 @@ fn rows(shares: &[Share], by: By, prompt: &Prompt, text: &dyn Fn(u32) -> String)
             Cell::token(&token),
             Cell::new(format!("{:.4}", share.value), share.value),
         ];
-        if by == By::Part {
+        if is_summed {
             row.push(Cell::new(format!("{sum:.4}"), sum));
         }
         row

@@ -1,7 +1,8 @@
 //! Direct logit attribution against its references, computed in f64, and its laws.
 
 use easyroutine::Model;
-use easyroutine::dla::{By, Direct, Direction, direct_attribution};
+use easyroutine::dla::{By, Direct, Direction, accumulated, direct_attribution};
+use easyroutine::lens::LensNorm;
 use easyroutine::positions::{Context, Row, Specifier};
 
 use crate::common::{Reference, cases, fixtures, tensors_of, tiny};
@@ -149,4 +150,38 @@ fn what_does_not_add_up_is_refused_by_name() {
     assert!(refused("llama", &same, By::Part).contains("both tokens are 7"));
     let beyond = [Direction { answer: 320, against: None }];
     assert!(refused("llama", &beyond, By::Part).contains("vocabulary of 320"));
+}
+
+/// Streams with their own statistics are the lens along a direction; with the last one's they are running sums.
+#[test]
+fn accumulated_streams_are_those_of_the_references() {
+    let mut compared = 0;
+    for case in cases("tiny") {
+        let path = fixtures().join("tiny").join(&case).join("dla.safetensors");
+        if !path.exists() {
+            continue;
+        }
+        let references = tensors_of(&path);
+        let model = tiny(&case);
+        let ids = references["input_ids"].integers();
+        let rows: Vec<Row<'_>> = ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
+        let directions: Vec<Direction> = references["pairs"]
+            .integers()
+            .iter()
+            .map(|pair| Direction { answer: pair[0], against: Some(pair[1]) })
+            .collect();
+        for (norm, key) in [(LensNorm::Own, "accumulated_own"), (LensNorm::Cached, "accumulated_cached")] {
+            let found =
+                accumulated(&model, &rows, &directions, &[Specifier::All], norm, Context::default(), ())
+                    .unwrap();
+            let ours: Vec<f32> =
+                found.contributions.iter().flat_map(|(_, kept)| kept.values().to_vec()).collect();
+            let error = difference(&ours, &references[key].values);
+            assert!(error < 2e-5, "{case}: {key} differs by {error:.1e}");
+            let (last, whole) = (&found.contributions.last().unwrap().1, &found.logit_diff);
+            assert!(difference(last.values(), whole.values()) < 1e-5, "{case}: {key}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 24, "{compared}");
 }

@@ -1,0 +1,90 @@
+//! What the streams between the parts say of a direction: the sum of all that was written so far.
+
+use easyroutine_kernels::NormKind;
+use easyroutine_sites::{Point, Site};
+
+use super::{Direct, Direction, kept, lines_of, scales};
+use crate::arch::Wiring;
+use crate::batch::Batch;
+use crate::cache::Kept;
+use crate::error::Result;
+use crate::lens::LensNorm;
+use crate::model::{Model, moments};
+use crate::positions::{Context, Row, Specifier};
+use crate::request::Request;
+use crate::tap::Tap;
+
+/// The logit difference that each stream gives, from the embedding to the last: with the final norm's statistics of its own
+/// ([`LensNorm::Own`], the logit lens along a direction), or with those of the last stream ([`LensNorm::Cached`], the running
+/// sum of the parts' contributions and the bias).
+///
+/// The contributions are `resid_in_0`, `resid_mid_0`, … and the last `resid_out`, each of each row `[T]`, with the bias in them.
+///
+/// # Errors
+/// As [`direct_attribution`](super::direct_attribution); no norm at all.
+pub fn accumulated(
+    model: &Model,
+    rows: &[Row<'_>],
+    directions: &[Direction],
+    positions: &[Specifier],
+    norm: LensNorm,
+    context: Context<'_>,
+    first: impl Tap,
+) -> Result<Direct> {
+    let lines = lines_of(model, rows, directions)?;
+    let layers = &model.arch().layers;
+    let last = layers.len() - 1;
+    let has_middle = |wiring: Wiring| !matches!(wiring, Wiring::Parallel { .. });
+    let mut points = Vec::new();
+    for layer in 0..=last {
+        points.push(Point::layer_of(Site::ResidIn, layer));
+        let middle = Point::layer_of(Site::ResidMid, layer);
+        if has_middle(layers[layer].wiring) && model.arch().lacks(middle).is_none() {
+            points.push(middle);
+        }
+    }
+    points.push(Point::layer_of(Site::ResidOut, last));
+    let keys: Vec<String> = points.iter().map(ToString::to_string).collect();
+    let statistics = if model.arch().final_norm.is_some() { ",last_layernorm" } else { "" };
+    let request = Request {
+        positions: positions.to_vec(),
+        ..Request::parse(&format!("{}{statistics}", keys.join(",")), "all")?
+    };
+    let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
+    let cache = request.run_under(model, &batch, rows, context, first)?;
+    let cached = scales(model, &cache);
+    let of_norm = model.unembedding()?.final_norm();
+    let own = |vector: &[f32]| match &of_norm {
+        None => 1.0,
+        Some(norm) => {
+            let [_, variance, second] = moments(vector);
+            let square = if norm.kind == NormKind::Layer { variance } else { second };
+            (f64::from(square) + f64::from(norm.eps)).sqrt()
+        }
+    };
+    let along = |point: Point, norm: LensNorm| -> Result<Kept> {
+        let vectors = kept(&cache, point)?;
+        let (mut values, mut shapes) = (Vec::new(), Vec::new());
+        for (row, line) in lines.iter().enumerate() {
+            let width = line.vector.len().max(1);
+            let each = vectors.row(row).chunks_exact(width).zip(&cached[row]).map(|(vector, scale)| {
+                let scale = if norm == LensNorm::Cached { *scale } else { own(vector) };
+                (model.cpu().dot(vector, &line.vector) / scale + line.bias) as f32
+            });
+            let before = values.len();
+            values.extend(each);
+            shapes.push(vec![values.len() - before]);
+        }
+        Ok(Kept::f32(values, shapes))
+    };
+    if norm == LensNorm::None {
+        return Err(crate::error::Error::input(
+            "streams are read through the final norm, with own or cached statistics",
+        ));
+    }
+    let contributions =
+        points.iter().map(|point| Ok((point.to_string(), along(*point, norm)?))).collect::<Result<_>>()?;
+    let logit_diff = along(Point::layer_of(Site::ResidOut, last), LensNorm::Cached)?;
+    let bias = lines.iter().map(|line| line.bias).collect();
+    Ok(Direct { contributions, bias, logit_diff, selection: cache.selection.clone() })
+}

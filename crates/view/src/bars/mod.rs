@@ -1,0 +1,66 @@
+//! Signed bars: what each part or head of each layer gives to a number, with the running sum.
+
+mod picture;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use crate::svg::escape;
+use crate::text::printable;
+pub use picture::{png, svg};
+
+/// Everything that a picture of bars shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BarsReport {
+    /// `Direct logit attribution`.
+    pub title: String,
+    /// The model, the number, what it is cut into: one line each, its parts joined by ` · `.
+    pub lines: Vec<String>,
+    /// Prompts with what they are.
+    pub prompts: Vec<(String, String)>,
+    /// What a positive and a negative number mean.
+    pub meaning: [String; 2],
+    /// Heads of the columns.
+    pub columns: Vec<String>,
+    /// Rows from the first layer up; pictures have the last on top.
+    pub rows: Vec<BarRow>,
+    /// What the running sum at the right is of; none where sums mean nothing.
+    pub sum: Option<String>,
+}
+
+/// One layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BarRow {
+    /// `layer 5`.
+    pub label: String,
+    /// One value a column; none where the layer has no such part.
+    pub values: Vec<Option<f64>>,
+    /// The sum of all values up to this row.
+    pub sum: f64,
+}
+
+impl BarsReport {
+    fn shown_lines(&self) -> impl Iterator<Item = String> {
+        self.lines.iter().map(|line| line.split(" · ").map(printable).collect::<Vec<_>>().join(" · "))
+    }
+}
+
+const PAGE: &str = "body{margin:0;background:#fff}main{overflow-x:auto}svg{display:block}";
+
+/// The report as one HTML page around its picture: no script, no request. A pointer that rests on a bar shows its value.
+#[must_use]
+pub fn html(report: &BarsReport) -> String {
+    let title = escape(&printable(&report.title));
+    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())));
+    let styles = [hash(PAGE), hash(&picture::style())].join(" ");
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src {styles}; img-src data:; \
+         base-uri 'none'; form-action 'none'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"referrer\" content=\"no-referrer\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{title}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
+        svg(report)
+    )
+}
