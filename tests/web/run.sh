@@ -11,6 +11,7 @@ trap 'rm -rf "$PAGES"' EXIT
 for name in capitals hostile attention; do
   (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$data/$name.json" "$PAGES/$name.html")
 done
+cp "$data/expected/circuit.html" "$PAGES/circuit.html"
 
 cd "$here"
 npm ci --silent --no-audit --no-fund

@@ -124,8 +124,8 @@ def integrated_gradients(
     check_unchanged(model, "integrated_gradients")
     if on_progress is not None:
         function(on_progress, "on_progress")
-    if metric == "kl":
-        raise InputError("integrated gradients of kl would need a target", "choose logit_diff, logit, logprob, p or ce")
+    if string(metric, "metric") not in ("logit_diff", "logit", "logprob", "p", "ce"):
+        raise InputError(f"metric={metric!r} is not integrated", "choose logit_diff, logit, logprob, p or ce")
     chats = Chats(chat)
     rows = model._rows(inputs, chats)
     others = None if baseline is None else [row.for_engine() for row in model._rows(baseline, chats)]

@@ -99,9 +99,12 @@ fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
         svg.mono(left - 10.0, y + 14.0, Align::Right, SIZE, "f", &plain(&name));
         for (i, value) in row.values.iter().enumerate() {
             let Some(value) = value else { continue };
-            let part = if value.is_finite() { value / reach } else { 0.0 };
-            let half = column / 2.0 - 4.0;
             let middle = left + (i as f64 + 0.5) * column;
+            if !value.is_finite() {
+                svg.mono(middle, y + 13.5, Align::Centre, SMALL, "v", &plain(&value.to_string()));
+                continue;
+            }
+            let (part, half) = (value / reach, column / 2.0 - 4.0);
             let (x, long) = (middle + (part * half).min(0.0), (part * half).abs());
             let words = format!("{name}, {}: {value:+.5}", printable(&report.columns[i]));
             svg.raw(format_args!(
