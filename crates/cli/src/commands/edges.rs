@@ -88,7 +88,7 @@ fn metric_name(metric: SmoothArg) -> &'static str {
 }
 
 fn read_circuit(graph: &Graph, file: &Path) -> Result<(Circuit, Vec<f64>), Failure> {
-    let at = |e: Error| Failure::from(e).at(&file.display().to_string());
+    let at = |e: Error| Failure::from(e).at(file.display());
     let text = session::read_file(file)?;
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Failure::failed(format!("{}: no JSON: {e}", file.display())))?;

@@ -83,7 +83,7 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
                     // A prompt that is cut on purpose is not too long.
                     cutting.truncate |= fit.tokens.is_some();
                     let cut = cutting.row(text, &tokenizer, context);
-                    cut.map_err(|f| f.at(&format!("{}: prompt {number}", fit.file.display())))?.encoded.ids
+                    cut.map_err(|f| f.at(format!("{}: prompt {number}", fit.file.display())))?.encoded.ids
                 }
             };
             ids.truncate(context);
@@ -132,7 +132,7 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
                         path.display()
                     )));
                 }
-                all.merge(&sums).map_err(|e| Failure::from(e).at(&path.display().to_string()))?;
+                all.merge(&sums).map_err(|e| Failure::from(e).at(path.display()))?;
             }
         }
     }

@@ -288,7 +288,7 @@ fn finish(
         changes.finish();
         (grid, check) = (found?, None);
     }
-    let estimated = estimating.estimate.then(|| Estimated { rule, check: check.as_ref() });
+    let estimated = estimating.estimate.then_some(Estimated { rule, check: check.as_ref() });
     let words = GridWords { estimated, ..words };
     let Opened { session, tokenizer, prompt } = opened;
     let (report, json) = reports::grid(&session.subject(tokenizer, prompt), &request.along, &grid, &words);

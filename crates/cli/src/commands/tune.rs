@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
             }
             prompts::Prompt::Text(text) => {
                 let cut = cutting.row(text, &tokenizer, context);
-                cut.map_err(|f| f.at(&format!("{}: prompt {number}", tune.file.display())))?.encoded.ids
+                cut.map_err(|f| f.at(format!("{}: prompt {number}", tune.file.display())))?.encoded.ids
             }
         };
         ids.truncate(context);

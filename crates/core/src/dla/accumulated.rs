@@ -36,10 +36,10 @@ pub fn accumulated(
     let last = layers.len() - 1;
     let has_middle = |wiring: Wiring| !matches!(wiring, Wiring::Parallel { .. });
     let mut points = Vec::new();
-    for layer in 0..=last {
+    for (layer, block) in layers.iter().enumerate() {
         points.push(Point::layer_of(Site::ResidIn, layer));
         let middle = Point::layer_of(Site::ResidMid, layer);
-        if has_middle(layers[layer].wiring) && model.arch().lacks(middle).is_none() {
+        if has_middle(block.wiring) && model.arch().lacks(middle).is_none() {
             points.push(middle);
         }
     }

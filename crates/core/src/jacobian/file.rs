@@ -114,7 +114,7 @@ fn square(shape: &[usize], values: &[f32]) -> Result<Vec<f32>> {
 /// What the file of a fit says of itself.
 fn told(opened: &ShardedSafeTensors, file: &Path) -> Result<Value> {
     let text = opened.metadata().get("easyroutine.jacobian");
-    text.and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(|| {
+    text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
         Error::new(ErrorKind::Format, format!("{}: is no file of `easyroutine jacobian fit`", file.display()))
     })
 }

@@ -111,7 +111,7 @@ fn a_saved_lens_is_one_of_the_tuned_lens_package() {
 #[test]
 fn every_head_of_logits_has_a_slope() {
     // A softcap, a divisor, a projection before the unembedding, no final norm's bias.
-    let ids = vec![vec![5, 90, 17, 200], vec![44, 3, 121, 7]];
+    let ids = [vec![5, 90, 17, 200], vec![44, 3, 121, 7]];
     let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     for case in ["gemma2", "granite", "opt", "bloom"] {
         let model = tiny(case);
