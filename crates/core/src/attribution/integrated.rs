@@ -258,6 +258,7 @@ impl Path<'_> {
             activation: "input_embeddings".parse()?,
             part: Part::Full(vec![Specifier::All]),
             operation: Operation::Replace(Tensor::new("embeddings", &shape, embedded)?),
+            entries: Vec::new(),
         };
         let context = Context::default();
         let mut edits = Edits::new(&[put], self.model.arch(), &rows, context)?;

@@ -244,6 +244,7 @@ fn exact(model: &Model, attribution: &Attribution, cell: &Cell) -> Result<Interv
             activation,
             part: Part::Grid { rows: at(cell.position), columns: at(key), softmax },
             operation: Operation::Replace(values),
+            entries: Vec::new(),
         });
     }
     let size = base.len() / parts(model, cell.point, base.len()).max(1);
@@ -251,5 +252,5 @@ fn exact(model: &Model, attribution: &Attribution, cell: &Cell) -> Result<Interv
     put[changed.clone()].copy_from_slice(&base[changed]);
     let values = Tensor::new(cell.point.to_string(), &[1, put.len()], put)?;
     let (part, operation) = (Part::Full(at(cell.position)), Operation::Replace(values));
-    Ok(Intervention { activation, part, operation })
+    Ok(Intervention { activation, part, operation, entries: Vec::new() })
 }

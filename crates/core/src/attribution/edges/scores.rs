@@ -188,6 +188,7 @@ impl Pair<'_> {
                 activation: "input_embeddings".parse()?,
                 part: Part::Full(vec![Specifier::All]),
                 operation: Operation::Replace(Tensor::new("embeddings", &shape, values)?),
+                entries: Vec::new(),
             })
         });
         let put: Vec<Intervention> = put.transpose()?.into_iter().collect();
