@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod attention;
-mod features;
 mod bars;
 mod circuit;
+mod features;
 mod grid;
 mod pictures;
