@@ -20,8 +20,8 @@ from easyroutine.interpretability import (
 
 pytestmark = pytest.mark.usefixtures("own_tensors")
 
-#: ``score`` is of models with another head, ``mixer_*`` of models with recurrences.
-MIXER = ("extract_mixer_in", "extract_mixer_z", "extract_mixer_out")
+#: ``score`` is of models with another head, ``mixer_*`` of models with recurrences, ``attn_gate`` of some of them.
+MIXER = ("extract_attn_gate", "extract_mixer_in", "extract_mixer_z", "extract_mixer_out")
 LEFT_OUT = ("extract_mlp_hidden", "extract_resid_mid", "extract_score", *MIXER)
 EVERYTHING = {flag: True for flag, _, _ in _core.sites() if flag not in LEFT_OUT}
 

@@ -232,8 +232,19 @@ pub struct Attention {
     pub window: Window,
     /// How attention knows positions.
     pub position: PositionMark,
+    /// What mixed values are multiplied by before the output projection (Qwen3-Next).
+    pub gate: AttentionGate,
     /// Whether each head has a logit more in its softmax, whose weight goes to no key (gpt-oss).
     pub sinks: Bias,
+}
+
+/// What mixed values are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionGate {
+    /// Nothing.
+    None,
+    /// The sigmoid of a projection as wide as they are.
+    Sigmoid,
 }
 
 /// Where queries and keys are normed.

@@ -122,6 +122,32 @@ pub struct Config {
     read: Arc<Mutex<BTreeSet<String>>>,
 }
 
+/// The text with the word `Infinity` outside of strings as transformers 5 writes it: `{"__float__": "Infinity"}`.
+fn with_infinities(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    // What stands between quotes that no backslash escapes is a string.
+    let (mut out, mut rest, mut is_string) = (String::with_capacity(text.len()), &*text, false);
+    while let Some(at) = rest.find(['"', '\\']) {
+        let (before, after) = rest.split_at(at);
+        let skip = match after.starts_with('\\') {
+            true => after.chars().take(2).map(char::len_utf8).sum(),
+            false => 1,
+        };
+        out += &if is_string { before.to_owned() } else { spelt(before) };
+        out += &after[..skip];
+        is_string ^= after.starts_with('"');
+        rest = &after[skip..];
+    }
+    out += &if is_string { rest.to_owned() } else { spelt(rest) };
+    out
+}
+
+fn spelt(text: &str) -> String {
+    let signed = text.replace("-Infinity", "\0");
+    let positive = signed.replace("Infinity", r#"{"__float__": "Infinity"}"#);
+    positive.replace('\0', r#"{"__float__": "-Infinity"}"#)
+}
+
 impl Config {
     /// Parses the bytes of a config.json.
     ///
@@ -136,8 +162,12 @@ impl Config {
     /// # Errors
     /// Bytes that are no JSON object.
     pub(crate) fn parse_as(place: &str, bytes: &[u8]) -> Result<Self> {
-        let value: Value = serde_json::from_slice(bytes)
-            .map_err(|e| Error::new(ErrorKind::Config, format!("{place} is not valid JSON: {e}")))?;
+        let value: Value = match serde_json::from_slice(bytes) {
+            Ok(value) => value,
+            // Python writes infinity as a word, which JSON does not have.
+            Err(error) => serde_json::from_str(&with_infinities(bytes))
+                .map_err(|_| Error::new(ErrorKind::Config, format!("{place} is not valid JSON: {error}")))?,
+        };
         match value {
             Value::Object(map) => Ok(Config::from_map(place, map)),
             _ => Err(Error::new(ErrorKind::Config, format!("{place} is not a JSON object"))),

@@ -95,7 +95,7 @@ impl LayerNames {
     /// Every projection but those of experts.
     fn projections(&self) -> Vec<Linear> {
         let mut all = match self.qkv {
-            QkvNames::Split { q, k, v } => vec![q, k, v],
+            QkvNames::Split { q, k, v } | QkvNames::SplitGated { q, k, v } => vec![q, k, v],
             QkvNames::Stacked(one) | QkvNames::ByHead(one) | QkvNames::ByGroup(one) => vec![one],
             QkvNames::InBlocks { linear, .. } => vec![linear],
         };
@@ -154,6 +154,15 @@ pub enum QkvNames {
     /// Three projections.
     Split {
         /// Queries.
+        q: Linear,
+        /// Keys.
+        k: Linear,
+        /// Values.
+        v: Linear,
+    },
+    /// Three projections, of which the first gives for each head its query and its gate.
+    SplitGated {
+        /// Queries and gates.
         q: Linear,
         /// Keys.
         k: Linear,
@@ -244,6 +253,13 @@ pub enum ExpertNames {
         /// Back to the stream.
         down: Linear,
     },
+    /// One by one without gates; `{}` in the names is the expert.
+    Ungated {
+        /// To its neurons.
+        up: Linear,
+        /// Back to the stream.
+        down: Linear,
+    },
     /// All in one tensor, `[experts, outputs, inputs]`; gates come before neurons.
     Stacked {
         /// Gate and neurons.
@@ -279,6 +295,13 @@ pub enum SharedNames {
     Stacked {
         /// Gate and neurons.
         gate_up: Linear,
+        /// Back to the stream.
+        down: Linear,
+    },
+    /// Two projections, without a gate.
+    Ungated {
+        /// To its neurons.
+        up: Linear,
         /// Back to the stream.
         down: Linear,
     },

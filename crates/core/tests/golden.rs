@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use easyroutine::arch::Bias;
+use easyroutine::arch::{Attention, AttentionGate, Bias};
 use easyroutine::cache::ActivationCache;
 use easyroutine::load::LoadOptions;
 use easyroutine::sites::{Point, Site};
@@ -24,6 +24,7 @@ const KINDS: &[(&str, &str)] = &[
     ("values", "values_L{}"),
     ("pattern", "pattern_L{}H"),
     ("z", "z_L{}"),
+    ("attn_gate", "attn_gate_{}"),
     ("attn_raw", "attn_raw_{}"),
     ("attn_out", "attn_out_{}"),
     ("mixer_in", "mixer_in_{}"),
@@ -47,6 +48,14 @@ fn tolerance(case: &str, name: &str) -> f64 {
     let amplified =
         ["z_2", "attn_raw_2", "pattern_2", "attn_out_2", "z_3", "pattern_3", "attn_raw_3", "attn_out_3"];
     let loud = ["stablelm", "gpt_neo", "nemotron"];
+    // The norm behind a gate divides groups of small values by their size: without fused sums 2.4e-5.
+    if case == "falcon_h1" && ["mixer_z_1", "mixer_out_1"].contains(&name) {
+        return 3e-5;
+    }
+    // The state of a gated delta rule is corrected by what it holds, which amplifies rounding too.
+    if ["qwen3_next", "qwen3_5_text"].contains(&case) {
+        return 2e-5;
+    }
     if loud.contains(&case) && amplified.contains(&name) { 2e-5 } else { 1e-5 }
 }
 
@@ -102,8 +111,7 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
             (_, "pattern") => add(name.to_owned(), &pattern(&model, &cache, layer), &reference.values),
             (_, "z") => {
                 add(name.to_owned(), values(&cache, &format!("z_L{layer}")), &reference.values);
-                // The only token of a row mixes less than its own value where a sink takes part.
-                if has_sinks(&model) {
+                if has_sinks_or_gate(&model) {
                     continue;
                 }
                 let expected = through_output(&model, layer.parse().unwrap(), reference);
@@ -139,8 +147,10 @@ fn whole_of(values: &[f32]) -> Vec<i64> {
     values.iter().map(|x| *x as i64).collect()
 }
 
-fn has_sinks(model: &Model) -> bool {
-    model.arch().layers.iter().flat_map(|layer| &layer.attention).any(|a| a.sinks == Bias::Stored)
+/// Whether the only token of a row mixes less than its own value: a sink takes part, or a gate.
+fn has_sinks_or_gate(model: &Model) -> bool {
+    let is_apart = |a: &Attention| a.sinks == Bias::Stored || a.gate == AttentionGate::Sigmoid;
+    model.arch().layers.iter().flat_map(|layer| &layer.attention).any(is_apart)
 }
 
 fn values<'a>(cache: &'a ActivationCache, key: &str) -> &'a [f32] {

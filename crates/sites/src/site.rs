@@ -133,7 +133,8 @@ sites! {
     ProjectedQuery "projected_query" Head ["B T D"] Addition Reads "extract_head_queries_projected" "The head's query vector at each position through its slice of the output projection, without bias.";
     RotatedQueries "rotated_queries" LetteredLayer ["B T H·h"] Queries Changes "extract_rotated_queries" "Queries as the scores are taken of them: after their norm, clamp and rotation, as far as the model has these.";
     RotatedKeys "rotated_keys" LetteredLayer ["B T K·h"] Keys Changes "extract_rotated_keys" "Keys as the scores are taken of them: after their norm, clamp and rotation, as far as the model has these.";
-    Z "z" LetteredLayer ["B T H·h"] Queries Changes "extract_z" "Mixed values of all heads: what enters attention's output projection.";
+    AttnGate "attn_gate" Layer ["B T H·h"] Queries Changes "extract_attn_gate" "What mixed values are multiplied by, before its sigmoid; only some families have such a gate.";
+    Z "z" LetteredLayer ["B T H·h"] Queries Changes "extract_z" "Mixed values of all heads, after a gate: what enters attention's output projection.";
     HeadOut "head_out" Head ["B T D"] Addition Changes "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
     AttnRaw "attn_raw" Layer ["B T D"] Addition Changes "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
     AttnOut "attn_out" Layer ["B T D"] Addition Changes "extract_attn_out" "Exactly what attention adds to the residual stream: after a post-norm and any residual multiplier.";

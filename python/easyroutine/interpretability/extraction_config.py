@@ -43,6 +43,7 @@ class ExtractionConfig:
         extract_mixer_in: ``mixer_in_{l}`` [B, T, D]: input of a recurrence, after its norm.
         extract_mixer_z: ``mixer_z_{l}`` [B, T, N]: what a recurrence gives, after its gate.
         extract_mixer_out: ``mixer_out_{l}`` [B, T, D]: exactly what a recurrence adds to the stream.
+        extract_attn_gate: ``attn_gate_{l}`` [B, T, H h]: what mixed values are multiplied by, before its sigmoid.
         extract_mlp_out: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
         extract_last_layernorm: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final
             norm.
@@ -98,6 +99,7 @@ class ExtractionConfig:
     extract_mixer_in: bool = False
     extract_mixer_z: bool = False
     extract_mixer_out: bool = False
+    extract_attn_gate: bool = False
     extract_mlp_out: bool = False
     extract_last_layernorm: bool = False
     save_input_ids: bool = False

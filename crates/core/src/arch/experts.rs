@@ -7,6 +7,8 @@ use super::{Activation, Bias};
 pub enum ExpertGate {
     /// `act(gate) * up`
     Plain(Activation),
+    /// `act(up)`: there is no gate, nor is there one in the shared expert.
+    None(Activation),
     /// `(up + 1) * gate * sigmoid(alpha * gate)`, the gate clamped to at most `limit`, the neurons to `-limit..limit`.
     Clamped {
         /// Factor inside the sigmoid.

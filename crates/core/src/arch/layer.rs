@@ -22,6 +22,10 @@ pub struct Layer {
 pub struct Factors {
     /// On what attention reads, after the norm (Falcon H1).
     pub attention_in: Option<f32>,
+    /// On what the recurrence reads, after its place is shown.
+    pub recurrence_in: Option<f32>,
+    /// On the gate of the MLP, before its non-linearity.
+    pub gate: Option<f32>,
     /// On what attention adds to the stream.
     pub attention: Option<f32>,
     /// On what the recurrence adds to the stream.
@@ -33,7 +37,7 @@ pub struct Factors {
 impl Factors {
     /// One factor on what every part adds (Granite).
     pub fn of_all(factor: Option<f32>) -> Self {
-        Factors { attention_in: None, attention: factor, recurrence: factor, mlp: factor }
+        Factors { attention: factor, recurrence: factor, mlp: factor, ..Factors::default() }
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Recurrence {
     pub bias: Bias,
     /// What becomes of the convolution's sums.
     pub act: Option<Activation>,
+    /// Factors on the parts of the first projection of a state space: x, B, C, the gate and the steps (Falcon H1).
+    pub factors: Option<[f32; 5]>,
     /// What is carried from token to token.
     pub state: State,
     /// What the output is multiplied by, and where it is normed.

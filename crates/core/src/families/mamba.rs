@@ -46,6 +46,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         kernel: config.size_or("conv_kernel", 4)?,
         bias: convolution_bias,
         act: Some(act),
+        factors: None,
         state: State::Selective { width, size: config.size_or("state_size", 16)?, rank },
         // The gate is silu whatever `hidden_act` says (transformers, `mamba_selective_scan`).
         gate: ungated(Some(Activation::Silu)),

@@ -13,10 +13,12 @@ mod chameleon;
 mod codegen;
 mod cohere;
 mod cohere2;
+mod delta;
 mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -31,12 +33,15 @@ mod gpt_oss;
 mod gptj;
 mod granite;
 mod granitemoe;
+mod granitemoehybrid;
 mod granitemoeshared;
 pub mod heads;
 mod helium;
 mod hunyuan_v1_dense;
+mod lfm2;
 mod llama;
 mod mamba;
+mod mamba2;
 mod minimax_m2;
 mod ministral;
 mod ministral3;
@@ -46,6 +51,7 @@ mod mixtral;
 mod mpt;
 mod nanochat;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmo3;
@@ -61,8 +67,11 @@ mod qwen2_5_vl_text;
 mod qwen2_moe;
 mod qwen2_vl_text;
 mod qwen3;
+mod qwen3_5_text;
 mod qwen3_moe;
+mod qwen3_next;
 mod qwen3_vl_text;
+mod recurrent_gemma;
 mod refusals;
 mod rope;
 mod rope_by_type;
@@ -160,6 +169,14 @@ pub const FAMILIES: &[Family] = &[
     granitemoeshared::FAMILY,
     minimax_m2::FAMILY,
     mamba::FAMILY,
+    mamba2::FAMILY,
+    falcon_h1::FAMILY,
+    granitemoehybrid::FAMILY,
+    nemotron_h::FAMILY,
+    lfm2::FAMILY,
+    qwen3_next::FAMILY,
+    qwen3_5_text::FAMILY,
+    recurrent_gemma::FAMILY,
 ];
 
 /// What a config says.

@@ -59,6 +59,7 @@ pub(super) fn attention(scale: f32, position: PositionMark) -> Attention {
         query_growth: None,
         window: Window::Full,
         position,
+        gate: AttentionGate::None,
         sinks: Bias::Absent,
     }
 }

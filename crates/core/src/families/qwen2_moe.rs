@@ -66,7 +66,8 @@ fn windows(config: &Config, sizes: &Sizes) -> Result<Vec<Window>> {
     layer_windows(config, sizes.n_layers, sliding, slides)
 }
 
-fn experts() -> MlpNames {
+/// Experts, with the one that every token goes through.
+pub(super) fn experts() -> MlpNames {
     let names = ["mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj"];
     let shared = stored::shared(names, Bias::Absent, Some("mlp.shared_expert_gate"));
     stored::with_shared(

@@ -170,21 +170,7 @@ const WITH_ENCODER: &[&str] = &[
 ];
 
 /// Models that mix tokens by something other than attention.
-const OTHER_MIXERS: &[&str] = &[
-    "mamba2",
-    "falcon_mamba",
-    "rwkv",
-    "jamba",
-    "recurrent_gemma",
-    "bamba",
-    "zamba",
-    "zamba2",
-    "qwen3_next",
-    "granitemoehybrid",
-    "lfm2",
-    "xlstm",
-    "nemotron_h",
-];
+const OTHER_MIXERS: &[&str] = &["falcon_mamba", "rwkv", "jamba", "bamba", "zamba", "zamba2", "xlstm"];
 
 /// The error for a model that no family reads.
 pub(super) fn unknown(model_type: &str, known: &[&str]) -> Error {

@@ -150,6 +150,13 @@ pub const WRAPPERS: &[Wrapper] = &[
     Wrapper { model_type: "qwen2_5_vl", text: "qwen2_5_vl_text", absent: Absent::Beside, ..QWEN_VL },
     Wrapper { model_type: "qwen3_vl", text: "qwen3_vl_text", tied: Tied::Own(false), ..QWEN_VL },
     Wrapper {
+        model_type: "qwen3_5",
+        text: "qwen3_5_text",
+        tied: Tied::Own(false),
+        placeholders: &[("image_token_id", 248_056), ("video_token_id", 248_057)],
+        ..QWEN_VL
+    },
+    Wrapper {
         model_type: "paligemma",
         text: "gemma",
         tied: Tied::Own(true),
@@ -186,6 +193,7 @@ const SPELLINGS: &[Spelling] = &[
 
 /// Beginnings of the names of a tower's tensors, of its projector's, and of what stands between images.
 const LEFT_OUT: &[&str] = &[
+    "mtp.",
     "vision_tower.",
     "vision_model.",
     "visual.",

@@ -230,7 +230,7 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
     };
     let mlp = match described.mlp {
         None => None,
-        Some(described) => Some(mlp(loader, arch.d_model, described, &prefix, names)?),
+        Some(of) => Some(mlp(loader, arch.d_model, (of, described.factors.gate), &prefix, names)?),
     };
     Ok(Block { norms, attention, recurrence, mlp })
 }
@@ -325,6 +325,21 @@ fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Re
     let (q, k) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
     let (outputs, d_model, d_head) = (q + 2 * k, arch.d_model, arch.d_head);
     match names.qkv {
+        QkvNames::SplitGated { q: queries, k: keys, v: values } => {
+            let parts = vec![
+                loader.part(prefix, queries, 2 * q, d_model)?,
+                loader.part(prefix, keys, k, d_model)?,
+                loader.part(prefix, values, k, d_model)?,
+            ];
+            // A head's gate stands behind its query in the file, behind all values here.
+            let of_head = move |n: usize, gate: usize| (0, (2 * (n / d_head) + gate) * d_head + n % d_head);
+            Ok(loader.fused(parts, d_model, outputs + q, move |n| match n {
+                n if n < q => of_head(n, 0),
+                n if n < q + k => (1, n - q),
+                n if n < outputs => (2, n - q - k),
+                n => of_head(n - outputs, 1),
+            }))
+        }
         QkvNames::Split { q: queries, k: keys, v: values } => {
             let parts = [
                 loader.part(prefix, queries, q, d_model)?,
@@ -375,7 +390,7 @@ fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Re
 fn mlp(
     loader: &Loader<'_>,
     d_model: usize,
-    described: arch::Mlp,
+    (described, gate_factor): (arch::Mlp, Option<f32>),
     prefix: &str,
     names: &LayerNames,
 ) -> Result<Mlp> {
@@ -402,7 +417,7 @@ fn mlp(
             }
         }
         (arch::Mlp::Gated { d_mlp, .. }, MlpNames::Gated { gate, up, down }) => Mlp::Dense {
-            up: gate_up(loader, prefix, [gate, up], d_mlp, d_model)?,
+            up: gate_up(loader, prefix, ([gate, up], gate_factor), d_mlp, d_model)?,
             down: loader.linear(prefix, down, d_model, d_mlp)?,
         },
         (arch::Mlp::Gated { d_mlp, .. }, MlpNames::GatedStacked { gate_up, down }) => {
@@ -422,11 +437,12 @@ fn mlp(
 pub(super) fn gate_up(
     loader: &Loader<'_>,
     prefix: &str,
-    [gate, up]: [Linear; 2],
+    ([gate, up], factor): ([Linear; 2], Option<f32>),
     d_mlp: usize,
     d_model: usize,
 ) -> Result<Projection> {
-    let parts = vec![loader.part(prefix, gate, d_mlp, d_model)?, loader.part(prefix, up, d_mlp, d_model)?];
+    let gate = loader.part(prefix, gate, d_mlp, d_model)?.times(factor);
+    let parts = vec![gate, loader.part(prefix, up, d_mlp, d_model)?];
     Ok(loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)))
 }
 

@@ -54,13 +54,18 @@ fn shared(
     let d_mlp = expert.d_mlp;
     Ok(match names {
         SharedNames::Split { gate, up, down, weigh } => Shared {
-            up: gate_up(loader, prefix, [gate, up], d_mlp, d_model)?,
+            up: gate_up(loader, prefix, ([gate, up], None), d_mlp, d_model)?,
             down: loader.linear(prefix, down, d_model, d_mlp)?,
             weigh: weigh
                 .map(|name| {
                     loader.checkpoint.values(loader.base, &format!("{prefix}{name}.weight"), &[1, d_model])
                 })
                 .transpose()?,
+        },
+        SharedNames::Ungated { up, down } => Shared {
+            up: loader.linear(prefix, up, d_mlp, d_model)?,
+            down: loader.linear(prefix, down, d_model, d_mlp)?,
+            weigh: None,
         },
         SharedNames::Stacked { gate_up, down } => {
             let parts = vec![loader.part(prefix, gate_up, 2 * d_mlp, d_model)?];
@@ -88,7 +93,7 @@ impl Stored<'_> {
     fn experts(&self, names: ExpertNames) -> Result<Vec<Expert>> {
         let faults = self.loader.checkpoint.n_faults();
         let first = self.expert(names, 0)?;
-        let are_together = !matches!(names, ExpertNames::Each { .. });
+        let are_together = !matches!(names, ExpertNames::Each { .. } | ExpertNames::Ungated { .. });
         let count = if are_together && self.loader.checkpoint.n_faults() > faults { 1 } else { self.count };
         let others = (1..count).map(|e| self.expert(names, e));
         std::iter::once(Ok(first)).chain(others).collect()
@@ -107,6 +112,16 @@ impl Stored<'_> {
                 Ok(Expert {
                     gate_up: loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)),
                     down: loader.fused(down, d_mlp, d_model, |n| (0, n)),
+                })
+            }
+            ExpertNames::Ungated { up, down } => {
+                let part = |linear: Linear, outputs, inputs| {
+                    let name = linear.name.replace("{}", &e.to_string());
+                    loader.part_named(prefix, &name, linear, outputs, inputs)
+                };
+                Ok(Expert {
+                    gate_up: loader.fused(vec![part(up, d_mlp, d_model)?], d_model, d_mlp, |n| (0, n)),
+                    down: loader.fused(vec![part(down, d_model, d_mlp)?], d_mlp, d_model, |n| (0, n)),
                 })
             }
             ExpertNames::Stacked { gate_up, down } => {

@@ -166,6 +166,7 @@ impl Expert {
     ) {
         match gate {
             ExpertGate::Plain(act) => self.gate_up.apply_gated(cpu, x, act, out),
+            ExpertGate::None(act) => self.gate_up.apply_activated(cpu, x, act, out),
             ExpertGate::Clamped { alpha, limit } => {
                 both.resize(x.n_rows(), self.gate_up.outputs());
                 self.gate_up.apply(cpu, x, both.rows_mut());

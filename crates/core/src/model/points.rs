@@ -2,7 +2,7 @@
 
 use easyroutine_sites::{Basis, Extent, Point, Scope, Selector, Site};
 
-use crate::arch::{Arch, Head, Layer, Mlp, Pooling, Wiring};
+use crate::arch::{Arch, AttentionGate, Head, Layer, Mlp, Pooling, Wiring};
 use crate::error::{Error, Result};
 
 impl Arch {
@@ -163,6 +163,9 @@ impl Layer {
                 Some("this layer has experts, each with neurons of its own")
             }
             Site::MlpIn | Site::MlpHidden | Site::MlpOut => None,
+            Site::AttnGate if self.attention.as_ref().is_some_and(|a| a.gate == AttentionGate::None) => {
+                Some("attention of this model has no gate")
+            }
             // All others are attention's.
             _ if self.attention.is_some() => None,
             _ if self.recurrence.is_some() => {

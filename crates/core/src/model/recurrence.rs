@@ -188,18 +188,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Multiplies columns of a register by a gate of `mixed`.
+    /// Multiplies columns of a register by a gate, which may stand in the same register.
     pub(super) fn gate(
         &mut self,
-        reg: Reg,
-        columns: Range<usize>,
-        by: Range<usize>,
+        (reg, columns): (Reg, Range<usize>),
+        (from, by): (Reg, Range<usize>),
         act: Option<Activation>,
     ) {
         let cpu = &self.model.cpu;
-        if reg != Reg::Mixed {
-            let (mixed, to) = self.registers.pair(Reg::Mixed, reg);
-            return cpu.gate(act, mixed.rows().columns(by), to.rows_mut().columns(columns));
+        if reg != from {
+            let (gate, to) = self.registers.pair(from, reg);
+            return cpu.gate(act, gate.rows().columns(by), to.rows_mut().columns(columns));
         }
         let mut mixed = self.registers.get_mut(reg).rows_mut();
         let mut gate = vec![0.0; by.len()];

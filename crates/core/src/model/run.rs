@@ -139,7 +139,12 @@ impl<'a> Run<'a> {
             | Step::StateSpace(state)
             | Step::GatedDelta(state)
             | Step::RecurrentUnit(state) => self.carry(at, *state)?,
-            Step::Gate { reg, columns, by, act } => self.gate(*reg, columns.clone(), by.clone(), *act),
+            Step::Gate { reg, columns, from, by, act } => {
+                self.gate((*reg, columns.clone()), (*from, by.clone()), *act);
+            }
+            Step::ScaleColumns { reg, columns, by } => {
+                cpu.scale(self.registers.get_mut(*reg).rows_mut().columns(columns.clone()), *by);
+            }
             Step::KeepStates => {
                 let states = &self.registers.states;
                 self.past.keep_states(at.layer().unwrap_or(0), self.batch.n_rows(), states);

@@ -8,7 +8,7 @@ use easyroutine_sites::Site;
 use super::emitter::Emitter;
 use super::step::Reg::{AttnOut, Head, HeadKv, Qkv, Read, Unedited, Z};
 use super::step::{Form, KeyHeads, Matrix, NormAt, Step, Values};
-use crate::arch::{PositionMark, QkNorm, QkNormAt};
+use crate::arch::{Activation, AttentionGate, PositionMark, QkNorm, QkNormAt};
 use crate::tap::{Keeping, Want};
 
 /// `attn_out = attention(read)`
@@ -33,10 +33,21 @@ pub(super) fn attention(p: &mut Emitter<'_>) {
         p.push(Step::Keep { keys });
     }
     attend(p, keys);
+    gate(p, q.len());
     p.visit(Site::Z, Z);
     p.product(Z, Matrix::Out, Finish::Store, AttnOut);
     head_out(p);
     p.visit(Site::AttnRaw, AttnOut);
+}
+
+/// `z *= sigmoid(gate)`, where attention has a gate.
+fn gate(p: &mut Emitter<'_>, width: usize) {
+    if !p.layer().attention.as_ref().is_some_and(|attention| attention.gate == AttentionGate::Sigmoid) {
+        return;
+    }
+    let by = p.width(Qkv) - width..p.width(Qkv);
+    p.visit_columns(Site::AttnGate, Qkv, by.clone());
+    p.push(Step::Gate { reg: Z, columns: 0..width, from: Qkv, by, act: Some(Activation::Sigmoid) });
 }
 
 /// Columns of queries, keys and values in their common product.

@@ -7,7 +7,7 @@ use easyroutine_sites::{Point, Scope, Site};
 
 use super::step::{Form, Matrix, NormAt, Reg, Step, Values, Visit};
 use super::{Asked, At, Section};
-use crate::arch::{Arch, Layer, Mlp, Norm, Recurrence};
+use crate::arch::{Arch, AttentionGate, Layer, Mlp, Norm, Recurrence};
 use crate::tap::{Keeping, Want};
 
 /// The pass so far.
@@ -159,7 +159,13 @@ impl<'a> Emitter<'a> {
                 arch.d_model
             }
             Reg::Embedded | Reg::Projected => arch.embed.width,
-            Reg::Qkv => heads + 2 * arch.n_kv_heads * arch.d_head,
+            Reg::Qkv => {
+                let gate = match &self.layer.attention {
+                    Some(attention) if attention.gate == AttentionGate::Sigmoid => heads,
+                    _ => 0,
+                };
+                heads + 2 * arch.n_kv_heads * arch.d_head + gate
+            }
             Reg::HeadKv => 2 * heads,
             Reg::Z => heads,
             Reg::MixerOut => arch.d_model,

@@ -24,7 +24,11 @@ pub(super) fn experts(p: &mut Emitter<'_>) {
     let routed = Routed { top_k, d_mlp, gate };
     routed.sum(p, count);
     if let Some(shared) = shared {
-        p.product(Read, Matrix::SharedUp, Finish::Gate(shared.act), SharedHidden);
+        let finish = match gate {
+            ExpertGate::None(_) => Finish::Activate(shared.act),
+            ExpertGate::Plain(_) | ExpertGate::Clamped { .. } => Finish::Gate(shared.act),
+        };
+        p.product(Read, Matrix::SharedUp, finish, SharedHidden);
         p.product(SharedHidden, Matrix::SharedDown, Finish::Store, SharedOut);
         if shared.weight == SharedWeight::Sigmoid {
             p.push(Step::WeighShared);

@@ -5,7 +5,7 @@ use easyroutine_kernels::Finish;
 use super::show::Shown;
 use super::step::{Reg, Step};
 use super::{Asked, At, Section, emit};
-use crate::arch::{Arch, Layer, Recurrence, State};
+use crate::arch::{Arch, ExpertGate, Layer, Recurrence, State};
 use crate::tap::Want;
 
 /// Sections of a pass that compute the same, as a reader sees them.
@@ -101,6 +101,7 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         | Step::Rotate { columns, .. }
         | Step::Clamp { columns, .. }
         | Step::Gate { columns, .. }
+        | Step::ScaleColumns { columns, .. }
         | Step::Grow { columns, .. } => columns.len(),
         Step::Xielu => layer(arch, at).map_or(0, Layer::d_mlp),
         Step::Convolve { .. } => of_recurrence(arch, at, Recurrence::convolved),
@@ -159,8 +160,9 @@ fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
             4 * value_heads * d_key * d_value
         }
         Step::RecurrentUnit(_) => 2 * of_recurrence(arch, at, Recurrence::width),
-        Step::Experts { d_mlp, top_k, .. } | Step::ExpertOut { d_mlp, top_k, .. } => {
-            3 * top_k * d_mlp * arch.d_model
+        Step::Experts { d_mlp, top_k, gate, .. } | Step::ExpertOut { d_mlp, top_k, gate, .. } => {
+            let matrices = if matches!(gate, ExpertGate::None(_)) { 2 } else { 3 };
+            matrices * top_k * d_mlp * arch.d_model
         }
         _ => 0,
     };

@@ -14,9 +14,19 @@ pub(super) fn recurrence(p: &mut Emitter<'_>, recurrence: Recurrence) {
     let (convolved, width) = (recurrence.convolved(), recurrence.width());
     let rest = convolved + width..p.width(Mixed);
     p.visit(Site::MixerIn, Read);
+    p.scale(Read, p.layer().factors.recurrence_in);
     p.product(Read, Matrix::MixerIn, Finish::Store, Mixed);
+    if let (Some(factors), State::Space { heads, d_head, groups, size, .. }) = (recurrence.factors, state) {
+        let mut start = 0;
+        for (width, by) in
+            [heads * d_head, groups * size, groups * size, width, heads].into_iter().zip(factors)
+        {
+            p.push(Step::ScaleColumns { reg: Mixed, columns: start..start + width, by });
+            start += width;
+        }
+    }
     if let State::None { .. } = state {
-        p.push(Step::Gate { reg: Mixed, columns: 0..convolved, by: rest, act: None });
+        p.push(Step::Gate { reg: Mixed, columns: 0..convolved, from: Mixed, by: rest, act: None });
         p.push(Step::Convolve { to: MixerZ, kernel, act });
     } else {
         p.push(Step::Convolve { to: Convolved, kernel, act });
@@ -40,7 +50,8 @@ pub(super) fn recurrence(p: &mut Emitter<'_>, recurrence: Recurrence) {
     if let GateNorm::Before(norm, group) | GateNorm::BeforeOwnWeights(norm, group) = gate.norm {
         norm_groups(p, norm, group);
     }
-    p.push(Step::Gate { reg: MixerZ, columns: 0..width, by: convolved..convolved + width, act: gate.act });
+    let by = convolved..convolved + width;
+    p.push(Step::Gate { reg: MixerZ, columns: 0..width, from: Mixed, by, act: gate.act });
     if let GateNorm::AfterOwnWeights(norm, group) = gate.norm {
         norm_groups(p, norm, group);
     }

@@ -82,8 +82,14 @@ impl fmt::Display for Shown<'_> {
             Step::StateSpace(_) => f.write_str("mixer_z = state_space(convolved, steps of mixed)"),
             Step::GatedDelta(_) => f.write_str("mixer_z = gated_delta(convolved, rates of mixed)"),
             Step::RecurrentUnit(_) => f.write_str("mixer_z = recurrent_unit(convolved, selected)"),
-            Step::Gate { reg, by, act, .. } => {
-                let gate = format!("mixed {}..{}", by.start, by.end);
+            Step::ScaleColumns { reg, columns, by } => {
+                write!(f, "{reg} {}..{} *= {by}", columns.start, columns.end)
+            }
+            Step::Gate { reg, from, by, act, .. } => {
+                let gate = match from {
+                    Reg::Qkv => "gate".to_owned(),
+                    from => format!("{from} {}..{}", by.start, by.end),
+                };
                 match act {
                     Some(act) => write!(f, "{reg} *= {}({gate})", word(*act)),
                     None => write!(f, "{reg} *= {gate}"),
@@ -150,6 +156,7 @@ impl Shown<'_> {
 fn expert(gate: ExpertGate) -> String {
     match gate {
         ExpertGate::Plain(act) => format!("W_down ({}(W_gate read) * W_up read)", word(act)),
+        ExpertGate::None(act) => format!("W_down {}(W_up read)", word(act)),
         ExpertGate::Clamped { alpha, limit } => {
             format!("W_down ((up + 1) * gate * sigmoid({alpha} * gate)), both within {limit}")
         }

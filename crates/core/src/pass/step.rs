@@ -198,8 +198,10 @@ pub(crate) enum Step {
     GatedDelta(State),
     /// mixer_z = the linear recurrent unit of convolved
     RecurrentUnit(State),
-    /// reg *= act(columns of mixed)
-    Gate { reg: Reg, columns: Range<usize>, by: Range<usize>, act: Option<Activation> },
+    /// reg *= act(columns of from)
+    Gate { reg: Reg, columns: Range<usize>, from: Reg, by: Range<usize>, act: Option<Activation> },
+    /// Some columns of reg *= by
+    ScaleColumns { reg: Reg, columns: Range<usize>, by: f32 },
     /// What a recurrence carries is kept for the tokens to come.
     KeepStates,
     /// reg *= by
@@ -351,7 +353,10 @@ impl Step {
                 effects(&[Convolved, Selected], &[MixerZ, States])
             }
             Step::StateSpace(_) | Step::GatedDelta(_) => effects(&[Convolved, Mixed], &[MixerZ, States]),
-            Step::Gate { reg, .. } => effects(&[*reg, Mixed], &[*reg]),
+            Step::Gate { reg, from, .. } => {
+                Effects { rows: Regs::of(&[*reg, *from]), ..effects(&[*reg, *from], &[*reg]) }
+            }
+            Step::ScaleColumns { reg, .. } => effects(&[*reg], &[*reg]),
             Step::KeepStates => effects(&[States], &[]),
             Step::Grow { .. } => effects(&[Qkv], &[Qkv]),
             Step::Xielu => effects(&[Hidden], &[Hidden]),

@@ -333,6 +333,21 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// The projection times a factor, biases and updates included.
+    pub(crate) fn times(mut self, factor: Option<f32>) -> Part {
+        let Some(factor) = factor else { return self };
+        let times = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x *= factor);
+        self.bias.iter_mut().for_each(times);
+        if let Some(update) = &mut self.update {
+            times(&mut update.b);
+            update.bias.iter_mut().for_each(times);
+        }
+        if !self.weight.is_missing() {
+            self.weight = PartRows::Times(Box::new(self.weight), factor);
+        }
+        self
+    }
+
     /// What is added to the outputs: the stored bias, and that of an adapter.
     fn biases(&self) -> impl Iterator<Item = &Vec<f32>> {
         self.bias.iter().chain(self.update.iter().flat_map(|update| &update.bias))
@@ -349,6 +364,8 @@ enum PartRows {
     Table(Table),
     /// Blocks of 32 four-bit numbers with a common scale.
     Mxfp4(Mxfp4),
+    /// Other rows times a factor.
+    Times(Box<PartRows>, f32),
     /// What the checkpoint has noted as a fault: no model is built of it.
     Missing,
 }
@@ -358,7 +375,36 @@ impl PartRows {
         match self {
             PartRows::Missing => true,
             PartRows::Stored(rows) => rows.is_missing(),
+            PartRows::Times(rows, _) => rows.is_missing(),
             PartRows::Columns { .. } | PartRows::Table(_) | PartRows::Mxfp4(_) => false,
+        }
+    }
+
+    /// Decodes one row.
+    fn read(&self, files: &Checkpoint, row: usize, weights: &mut [f32]) {
+        match self {
+            PartRows::Stored(rows) => rows.read(row, weights),
+            PartRows::Table(table) => table.read(row, weights),
+            PartRows::Columns { values, outputs } => {
+                let column = values[row..].iter().step_by(*outputs);
+                weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
+            }
+            PartRows::Mxfp4(blocks) => blocks.read(files, row, weights),
+            PartRows::Times(rows, factor) => {
+                rows.read(files, row, weights);
+                weights.iter_mut().for_each(|x| *x *= factor);
+            }
+            PartRows::Missing => {}
+        }
+    }
+
+    /// Lets go of the file's pages.
+    fn drop_pages(&self) {
+        match self {
+            PartRows::Stored(rows) => rows.drop_pages(),
+            PartRows::Table(table) => table.drop_pages(),
+            PartRows::Times(rows, _) => rows.drop_pages(),
+            PartRows::Columns { .. } | PartRows::Mxfp4(_) | PartRows::Missing => {}
         }
     }
 }
@@ -374,25 +420,12 @@ struct JoinedRows {
 impl Source for JoinedRows {
     fn read(&self, output: usize, weights: &mut [f32]) {
         let (part, row) = (self.place)(output);
-        match &self.parts[part] {
-            PartRows::Stored(rows) => rows.read(row, weights),
-            PartRows::Table(table) => table.read(row, weights),
-            PartRows::Columns { values, outputs } => {
-                let column = values[row..].iter().step_by(*outputs);
-                weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
-            }
-            PartRows::Mxfp4(blocks) => blocks.read(&self.files, row, weights),
-            PartRows::Missing => {}
-        }
+        self.parts[part].read(&self.files, row, weights);
     }
 
     fn done(&self) {
         for part in &self.parts {
-            match part {
-                PartRows::Stored(rows) => rows.drop_pages(),
-                PartRows::Table(table) => table.drop_pages(),
-                PartRows::Columns { .. } | PartRows::Mxfp4(_) | PartRows::Missing => {}
-            }
+            part.drop_pages();
         }
     }
 }

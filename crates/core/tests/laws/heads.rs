@@ -1,7 +1,7 @@
 //! What single heads show.
 
 use easyroutine::Value;
-use easyroutine::arch::{Attention, Bias, Layer};
+use easyroutine::arch::{Attention, AttentionGate, Bias, Layer};
 use easyroutine::sites::{Point, Site};
 
 use super::{all_points, for_every_variant, two_rows};
@@ -40,7 +40,7 @@ fn a_head_sees_its_slice_of_the_projections() {
 
 /// Whether the only token of a row mixes just what the projection gave: values are not clamped, and no sink takes part.
 fn mixes_plainly(layer: &Layer) -> bool {
-    let plain = |a: &Attention| a.clip.is_none() && a.sinks == Bias::Absent;
+    let plain = |a: &Attention| a.clip.is_none() && a.sinks == Bias::Absent && a.gate == AttentionGate::None;
     layer.attention.as_ref().is_some_and(plain)
 }
 

@@ -120,6 +120,11 @@ impl Tensors {
                 self.linear(prefix, k, kv, d);
                 self.linear(prefix, v, kv, d);
             }
+            QkvNames::SplitGated { q: query, k, v } => {
+                self.linear(prefix, query, 2 * q, d);
+                self.linear(prefix, k, kv, d);
+                self.linear(prefix, v, kv, d);
+            }
             QkvNames::Stacked(all)
             | QkvNames::ByHead(all)
             | QkvNames::ByGroup(all)
@@ -201,6 +206,16 @@ impl Tensors {
                     one(down, d, d_mlp);
                 }
             }
+            ExpertNames::Ungated { up, down } => {
+                for expert in 0..count {
+                    let mut one = |linear: Linear, outputs, inputs| {
+                        let name = linear.name.replace("{}", &expert.to_string());
+                        self.add(format!("{prefix}{name}.weight"), &[outputs, inputs]);
+                    };
+                    one(up, d_mlp, d);
+                    one(down, d, d_mlp);
+                }
+            }
             ExpertNames::Stacked { gate_up, down } => {
                 self.add(format!("{prefix}{gate_up}"), &[count, 2 * d_mlp, d]);
                 self.add(format!("{prefix}{down}"), &[count, d, d_mlp]);
@@ -261,6 +276,10 @@ impl Tensors {
                     }
                     (Some(expert), Some(SharedNames::Stacked { gate_up, down })) => {
                         self.linear(prefix, gate_up, 2 * expert.d_mlp, d);
+                        self.linear(prefix, down, d, expert.d_mlp);
+                    }
+                    (Some(expert), Some(SharedNames::Ungated { up, down })) => {
+                        self.linear(prefix, up, expert.d_mlp, d);
                         self.linear(prefix, down, d, expert.d_mlp);
                     }
                     (shares, names) => panic!("{shares:?} is stored as {names:?}"),

@@ -100,7 +100,8 @@ impl Walk<'_> {
         let mut both = Buffer::default();
         let mut given = sized(tokens.len(), back.rows().n_columns());
         let [mut hidden, mut of_hidden] = [(); 2].map(|()| sized(tokens.len(), neurons));
-        let [mut sums, mut of_sums] = [(); 2].map(|()| sized(tokens.len(), 2 * neurons));
+        let outputs = expert.gate_up.outputs();
+        let [mut sums, mut of_sums] = [(); 2].map(|()| sized(tokens.len(), outputs));
         expert.gate_up.apply(cpu, x.rows(), sums.rows_mut());
         expert.hidden(cpu, x.rows(), gate, &mut both, hidden.rows_mut());
         expert.down.apply(cpu, hidden.rows(), given.rows_mut());
@@ -108,6 +109,12 @@ impl Walk<'_> {
         match gate {
             ExpertGate::Plain(act) => {
                 cpu.gate_back(act, self.rule.slope(), sums.rows(), of_hidden.rows(), of_sums.rows_mut());
+            }
+            ExpertGate::None(act) => {
+                for token in 0..tokens.len() {
+                    of_sums.rows_mut().row_mut(token).copy_from_slice(of_hidden.rows().row(token));
+                }
+                cpu.activate_back(act, self.rule.slope(), sums.rows(), of_sums.rows_mut());
             }
             ExpertGate::Clamped { alpha, limit } => {
                 clamped_back(alpha, limit, sums.rows(), of_hidden.rows(), of_sums.rows_mut());

@@ -1,0 +1,47 @@
+//! Qwen3.5: Qwen3-Next with a dense MLP, and the first projection of its delta rule in four.
+
+use super::delta::{layers, names};
+use super::parts::{gated, norm};
+use super::rope::{Part, RopeKeys, SECTIONS, rope};
+use super::sizes::{HeadWidth, KvHeads, SizeKeys, Sizes, usual};
+use super::{Family, stored};
+use crate::arch::*;
+use crate::config::Config;
+use crate::error::Result;
+use crate::names::*;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3_5_text",
+    read,
+    // Of kernels, and of layers that predict further tokens.
+    inert: &["mamba_ssm_dtype", "mlp_only_layers", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"],
+    only: &[],
+};
+
+const SIZES: SizeKeys = SizeKeys {
+    vocabulary: 248_320,
+    n_kv_heads: KvHeads::Default(4),
+    d_head: HeadWidth::Default(256),
+    ..usual(4096, 32, 16, 32_768)
+};
+
+const ROPE: RopeKeys =
+    RopeKeys { part: Part::Fraction("partial_rotary_factor", 0.25), others: SECTIONS, ..RopeKeys::USUAL };
+
+const INPUT: RecurrenceInput = RecurrenceInput::Split(&[
+    Linear { name: "linear_attn.in_proj_qkv", bias: Bias::Absent, axes: Axes::OutIn },
+    Linear { name: "linear_attn.in_proj_z", bias: Bias::Absent, axes: Axes::OutIn },
+    Linear { name: "linear_attn.in_proj_b", bias: Bias::Absent, axes: Axes::OutIn },
+    Linear { name: "linear_attn.in_proj_a", bias: Bias::Absent, axes: Axes::OutIn },
+]);
+
+fn read(config: &Config) -> Result<(Arch, Names)> {
+    let sizes = Sizes::read(config, &SIZES)?;
+    let rope = rope(config, &sizes, &ROPE)?;
+    let norm = norm(config, NormKind::RmsOffset, "rms_norm_eps", 1e-6)?;
+    let mlp = gated(config, 12_288)?;
+    let layers = layers(config, &sizes, norm, |_| mlp)?;
+    let bias = Bias::when(config.flag_or("attention_bias", false)?);
+    let names = stored::model(vec![names(bias, INPUT, stored::gated(Bias::Absent))]);
+    Ok((sizes.rotary_arch(rope, layers, norm), Names { left_out: &["mtp."], ..names }))
+}
