@@ -33,7 +33,7 @@ pub(super) fn attention(p: &mut Emitter<'_>) {
         p.push(Step::Keep { keys });
     }
     attend(p, keys);
-    gate(p, q.len());
+    gate(p, p.width(Z));
     p.visit(Site::Z, Z);
     p.product(Z, Matrix::Out, Finish::Store, AttnOut);
     head_out(p);
