@@ -40,10 +40,6 @@ class ExtractionConfig:
         extract_head_out: ``head_out_L{l}H{i}`` [B, T, D]: what the head adds.
         extract_attn_out: ``attn_out_{l}`` [B, T, D]: exactly what attention adds to the stream.
         extract_attn_in: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
-        extract_mixer_in: ``mixer_in_{l}`` [B, T, D]: input of a recurrence, after its norm.
-        extract_mixer_z: ``mixer_z_{l}`` [B, T, N]: what a recurrence gives, after its gate.
-        extract_mixer_out: ``mixer_out_{l}`` [B, T, D]: exactly what a recurrence adds to the stream.
-        extract_attn_gate: ``attn_gate_{l}`` [B, T, H h]: what mixed values are multiplied by, before its sigmoid.
         extract_mlp_out: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
         extract_last_layernorm: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final
             norm.
@@ -59,6 +55,10 @@ class ExtractionConfig:
         save_logits: ``logits`` [B, T, V].
         keep_gradient: ``input_embeddings_gradients`` [B, T, D]: the gradient of the logit of ``vocabulary_index`` at the last
             token. Of :meth:`HookedModel.forward`; other metrics and activations: :meth:`HookedModel.gradients`.
+        extract_mixer_in: ``mixer_in_{l}`` [B, T, D]: input of a recurrence, after its norm.
+        extract_mixer_z: ``mixer_z_{l}`` [B, T, N]: what a recurrence gives, after its gate.
+        extract_mixer_out: ``mixer_out_{l}`` [B, T, D]: exactly what a recurrence adds to the stream.
+        extract_attn_gate: ``attn_gate_{l}`` [B, T, H h]: what mixed values are multiplied by, before its sigmoid.
         extract_attn_raw: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
         extract_mlp_in: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
         extract_mlp_hidden: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
@@ -96,10 +96,6 @@ class ExtractionConfig:
     extract_head_out: bool = False
     extract_attn_out: bool = False
     extract_attn_in: bool = False
-    extract_mixer_in: bool = False
-    extract_mixer_z: bool = False
-    extract_mixer_out: bool = False
-    extract_attn_gate: bool = False
     extract_mlp_out: bool = False
     extract_last_layernorm: bool = False
     save_input_ids: bool = False
@@ -111,6 +107,10 @@ class ExtractionConfig:
     save_logits: bool = True
     keep_gradient: bool = False
     # The original does not have the following fields.
+    extract_mixer_in: bool = False
+    extract_mixer_z: bool = False
+    extract_mixer_out: bool = False
+    extract_attn_gate: bool = False
     extract_attn_raw: bool = False
     extract_mlp_in: bool = False
     extract_mlp_hidden: bool = False

@@ -34,6 +34,8 @@ def dataset(run: StoredRun, keys: Sequence[str] | str | None = None, *, block: i
     block = whole(block, "block", 1)
     read = _Reader(run, [*fields, *wanted], block)
     starts = ray.data.range(-(-n_rows // block), override_num_blocks=max(1, -(-n_rows // block)))
+    # Otherwise blocks come in the order in which they are read.
+    starts.context.execution_options.preserve_order = True
     return starts.flat_map(read)
 
 
