@@ -5,11 +5,13 @@
 mod experts;
 mod layer;
 mod recurrence;
+mod rope;
 
 pub use easyroutine_kernels::{Activation, Pairing};
 pub use experts::*;
 pub use layer::*;
 pub use recurrence::*;
+pub use rope::*;
 
 /// A whole decoder: embedding, blocks, final norm, unembedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,95 +124,6 @@ pub struct LearnedPositions {
     pub offset: usize,
     /// Rows of the table, the offset included.
     pub rows: usize,
-}
-
-/// One rotary table.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Leading columns of a head that turn; even.
-    pub rotary_dim: usize,
-    /// Which columns turn together.
-    pub pairing: Pairing,
-    /// Which way they turn.
-    pub turn: Turn,
-    /// How frequencies are stretched beyond the trained length.
-    pub scaling: RopeScaling,
-}
-
-/// Direction of a rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// `(x cos - y sin, y cos + x sin)`
-    Forward,
-    /// `(x cos + y sin, y cos - x sin)`
-    Backward,
-}
-
-/// Frequency scaling (`transformers/modeling_rope_utils.py` is the source of every formula).
-#[derive(Debug, Clone, PartialEq)]
-pub enum RopeScaling {
-    /// Plain rotary embedding.
-    None,
-    /// Positions divided by `factor`.
-    Linear {
-        /// Divisor of the frequencies.
-        factor: f64,
-    },
-    /// NTK-aware: the base grows with the row's own length beyond `original`.
-    Dynamic {
-        /// Growth of the base.
-        factor: f64,
-        /// Length up to which nothing changes.
-        original: usize,
-    },
-    /// Llama 3: low frequencies divided by `factor`, a smooth band between.
-    Llama3 {
-        /// Divisor of the low frequencies.
-        factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are divided.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` stay.
-        high_freq_factor: f64,
-        /// Context the frequencies were trained for.
-        original: usize,
-    },
-    /// YaRN (arXiv:2309.00071).
-    Yarn {
-        /// Divisor of the interpolated frequencies.
-        factor: f64,
-        /// Rotations above which a dimension extrapolates.
-        beta_fast: f64,
-        /// Rotations below which a dimension interpolates.
-        beta_slow: f64,
-        /// Context the frequencies were trained for.
-        original: usize,
-        /// Factor on cos and sin.
-        attention_factor: f64,
-        /// Whether the bounds of the ramp are rounded to whole dimensions.
-        bounds: RampBounds,
-    },
-    /// LongRoPE (arXiv:2402.13753): one factor a frequency, by the row's own length.
-    LongRope {
-        /// Divisors for rows up to `original` tokens.
-        short: Vec<f64>,
-        /// Divisors for longer rows.
-        long: Vec<f64>,
-        /// Length that divides short from long.
-        original: usize,
-        /// Factor on cos and sin.
-        attention_factor: f64,
-    },
-}
-
-/// Bounds of YaRN's ramp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RampBounds {
-    /// Rounded outwards to whole dimensions (`truncate: true`, the default).
-    Whole,
-    /// As computed.
-    Exact,
 }
 
 /// Attention of one block.

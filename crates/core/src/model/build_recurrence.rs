@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use easyroutine_kernels::{Convolution, Dtype, PackedMatrix};
 
 use super::build::unnamed;
-use super::recurrence::{Recurrence, State};
+use super::weights::{Recurrence, State};
 use crate::arch::{self, Bias, GateNorm};
 use crate::error::Result;
 use crate::names::{InputPart, RecurrenceInput, RecurrenceNames, StateNames};

@@ -2,48 +2,14 @@
 
 use std::ops::Range;
 
-use easyroutine_kernels::{
-    Activation, Convolution, GatedDelta, RgLru, Rows, RowsMut, SelectiveScan, StateSpace,
-};
+use easyroutine_kernels::{Activation, GatedDelta, RgLru, Rows, RowsMut, SelectiveScan, StateSpace};
 
 use super::registers::Register;
 use super::run::Run;
+use super::weights::State;
 use crate::arch;
 use crate::error::Result;
 use crate::pass::{At, Reg};
-use crate::weights::Projection;
-
-/// The weights of a recurrence.
-#[derive(Debug)]
-pub(crate) struct Recurrence {
-    /// What is convolved, the gate, the rest.
-    pub(crate) input: Projection,
-    pub(crate) convolution: Convolution,
-    pub(crate) state: State,
-    pub(crate) out: Projection,
-}
-
-/// The weights of its state. Decays are logarithms, of a step of one.
-#[derive(Debug)]
-pub(crate) enum State {
-    None,
-    Selective {
-        select: Box<Projection>,
-        steps: Box<Projection>,
-        bias: Vec<f32>,
-        decay: Vec<f32>,
-        skip: Vec<f32>,
-    },
-    Heads {
-        bias: Vec<f32>,
-        decay: Vec<f32>,
-        skip: Vec<f32>,
-    },
-    Unit {
-        gates: Vec<Projection>,
-        decay: Vec<f32>,
-    },
-}
 
 /// Squares of queries and keys are summed with this (transformers, `l2norm`).
 const LENGTH_EPS: f32 = 1e-6;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use easyroutine_kernels::Convolution;
+
 use super::embed::Embedding;
 use super::experts::Expert;
-use super::recurrence::{Recurrence, State};
 use super::unembed::Unembedding;
 use super::xielu::Xielu;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,6 +39,38 @@ pub(crate) struct Attention {
     pub(crate) grouped: easyroutine_kernels::Attention,
     /// The same with a key for each query head.
     pub(crate) of_query_heads: easyroutine_kernels::Attention,
+}
+
+/// The weights of a recurrence.
+#[derive(Debug)]
+pub(crate) struct Recurrence {
+    /// What is convolved, the gate, the rest.
+    pub(crate) input: Projection,
+    pub(crate) convolution: Convolution,
+    pub(crate) state: State,
+    pub(crate) out: Projection,
+}
+
+/// The weights of its state. Decays are logarithms, of a step of one.
+#[derive(Debug)]
+pub(crate) enum State {
+    None,
+    Selective {
+        select: Box<Projection>,
+        steps: Box<Projection>,
+        bias: Vec<f32>,
+        decay: Vec<f32>,
+        skip: Vec<f32>,
+    },
+    Heads {
+        bias: Vec<f32>,
+        decay: Vec<f32>,
+        skip: Vec<f32>,
+    },
+    Unit {
+        gates: Vec<Projection>,
+        decay: Vec<f32>,
+    },
 }
 
 /// Norms of a block, as far as it has them.
