@@ -228,6 +228,8 @@ fn check(by: By, layer: usize, block: &Layer) -> Result<()> {
 /// What a vector of the stream gives to a logit difference, but for the norm's divisor: (c - mean(c)) ⊙ w · d is c · vector.
 struct Line {
     vector: Vec<f32>,
+    /// What one more in every entry of a vector gives, where a mean other than the vector's own is taken off.
+    sum: f64,
     bias: f64,
 }
 
@@ -258,6 +260,7 @@ impl Line {
         }
         d.iter_mut().for_each(|d| *d /= divisor);
         bias /= divisor;
+        let mut sum = 0.0;
         if let Some(norm) = unembedding.final_norm() {
             if let Some(shift) = &norm.bias {
                 bias += d.iter().zip(shift).map(|(d, b)| d * f64::from(*b)).sum::<f64>();
@@ -266,11 +269,12 @@ impl Line {
                 d.iter_mut().zip(weight).for_each(|(d, w)| *d *= f64::from(*w));
             }
             if norm.kind == NormKind::Layer {
-                let mean = d.iter().sum::<f64>() / d.len() as f64;
+                sum = d.iter().sum::<f64>();
+                let mean = sum / d.len() as f64;
                 d.iter_mut().for_each(|d| *d -= mean);
             }
         }
-        Ok(Line { vector: d.iter().map(|d| *d as f32).collect(), bias })
+        Ok(Line { vector: d.iter().map(|d| *d as f32).collect(), sum, bias })
     }
 
     /// The same for what a projection into the stream reads.

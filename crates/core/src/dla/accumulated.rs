@@ -15,8 +15,8 @@ use crate::request::Request;
 use crate::tap::Tap;
 
 /// The logit difference that each stream gives, from the embedding to the last: with the final norm's statistics of its own
-/// ([`LensNorm::Own`], the logit lens along a direction), or with those of the last stream ([`LensNorm::Cached`], the running
-/// sum of the parts' contributions and the bias).
+/// ([`LensNorm::Own`]), or with those of the last stream ([`LensNorm::Cached`]): the logit lens along a direction. Without a mean
+/// in the norm, cached statistics give the running sum of the parts' contributions and the bias.
 ///
 /// The contributions are `resid_in_0`, `resid_mid_0`, … and the last `resid_out`, each of each row `[T]`, with the bias in them.
 ///
@@ -67,9 +67,18 @@ pub fn accumulated(
         let (mut values, mut shapes) = (Vec::new(), Vec::new());
         for (row, line) in lines.iter().enumerate() {
             let width = line.vector.len().max(1);
-            let each = vectors.row(row).chunks_exact(width).zip(&cached[row]).map(|(vector, scale)| {
-                let scale = if norm == LensNorm::Cached { *scale } else { own(vector) };
-                (model.cpu().dot(vector, &line.vector) / scale + line.bias) as f32
+            let means = cache.get("last_layernorm.mean").map_or(&[][..], |kept| kept.row(row));
+            let each = vectors.row(row).chunks_exact(width).zip(&cached[row]).enumerate();
+            let each = each.map(|(t, (vector, scale))| {
+                let value = model.cpu().dot(vector, &line.vector);
+                let value = match norm {
+                    LensNorm::Cached => {
+                        let last = means.get(t).map_or(0.0, |mean| f64::from(*mean));
+                        (value + (f64::from(moments(vector)[0]) - last) * line.sum) / scale
+                    }
+                    _ => value / own(vector),
+                };
+                (value + line.bias) as f32
             });
             let before = values.len();
             values.extend(each);
