@@ -5,7 +5,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, State};
 
 use super::percent::WIDEST;
-use super::python::{in_ascii, pay, refuse, repr, str};
+use super::python::{aligned, in_ascii, pay, refuse, repr, str};
 
 /// What fields are filled with: values by place and by name.
 pub(super) struct Fields<'a> {
@@ -148,5 +148,34 @@ fn field(state: &State<'_, '_>, text: &str, fields: &mut Fields<'_>) -> Result<S
         let kind = value.kind();
         return Err(refuse(format!("format: a value of the kind {kind} takes no format, and has `{spec}`")));
     }
+    // minijinja counts bytes.
+    if let Some(written) =
+        value.as_str().filter(|text| !text.is_ascii()).and_then(|text| text_as(&spec, text))
+    {
+        return Ok(written);
+    }
     minijinja::formatting::format(FormatStyle::StrFormat, &format!("{{:{spec}}}"), &[value])
+}
+
+/// A text in the format `[[fill]align][0][width][.precision][s]`; nothing where it is none for texts.
+fn text_as(spec: &str, text: &str) -> Option<String> {
+    let mut chars = spec.chars();
+    let is_align = |c: char| "<>^".contains(c);
+    let (first, second) = (chars.next(), chars.next());
+    let (fill, align, rest) = match (first, second) {
+        (Some(fill), Some(align)) if is_align(align) => {
+            (fill, align, &spec[fill.len_utf8() + align.len_utf8()..])
+        }
+        (Some(align), _) if is_align(align) => (' ', align, &spec[1..]),
+        _ if spec.starts_with('0') => ('0', '<', spec),
+        _ => (' ', '<', spec),
+    };
+    let rest = rest.strip_suffix('s').unwrap_or(rest);
+    let (width, precision) = match rest.split_once('.') {
+        Some((width, precision)) => (width, Some(precision.parse::<usize>().ok()?)),
+        None => (rest, None),
+    };
+    let width = if width.is_empty() { 0 } else { width.parse::<usize>().ok()? };
+    let end = precision.and_then(|precision| text.char_indices().nth(precision));
+    Some(aligned(end.map_or(text, |(end, _)| &text[..end]), width, fill, align))
 }

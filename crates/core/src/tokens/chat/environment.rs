@@ -94,6 +94,13 @@ fn add_filters(environment: &mut Environment<'_>) {
     environment.add_filter("python_add", arithmetic::add);
     environment.add_filter("python_multiply", arithmetic::multiply);
     environment.add_filter("without_namespaces", without_namespaces);
+    environment.add_filter("characters", |state: &State<'_, '_>, value: Value| match value.as_str() {
+        Some(text) => {
+            pay(state, 64 * text.len())?;
+            Ok(text.chars().map(Value::from).collect())
+        }
+        None => Ok::<_, JinjaError>(value),
+    });
     environment.add_filter("python_macro", macros::wrapped);
     environment.add_filter("format", percent::format);
     environment.add_filter("int", |value: Value, places: Rest<Value>, named: Kwargs| {

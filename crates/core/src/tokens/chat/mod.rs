@@ -9,6 +9,7 @@ mod arithmetic;
 mod braces;
 mod day;
 mod environment;
+mod escapes;
 mod filters;
 mod letters;
 mod macros;

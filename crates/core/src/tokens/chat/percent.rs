@@ -156,17 +156,14 @@ impl Directive<'_> {
         let is_whole = value.is_integer() || is_truth;
         let plain = if is_truth { Value::from(i64::from(value.is_true())) } else { value.clone() };
         match self.kind {
-            's' => {
-                let text = str(state, value)?;
-                self.by_minijinja('s', Value::from(text))
-            }
+            's' => Ok(self.as_text(&str(state, value)?)),
             'r' | 'a' => {
                 let mut text = String::new();
                 python::repr(state, value, &mut text)?;
                 if self.kind == 'a' {
                     text = python::in_ascii(&text);
                 }
-                self.by_minijinja('s', Value::from(text))
+                Ok(self.as_text(&text))
             }
             'd' | 'i' | 'u' if plain.is_number() => {
                 // A fraction is cut off.
@@ -182,10 +179,21 @@ impl Directive<'_> {
                 Some(x) if value.as_str().is_none() => self.by_minijinja(self.kind, Value::from(x)),
                 _ => Err(self.unlike(value)),
             },
-            'c' if is_whole || value.as_str().is_some() => self.by_minijinja('c', plain),
+            'c' if is_whole || value.as_str().is_some() => {
+                let character = Directive { width: None, precision: None, flags: "", ..*self };
+                Ok(self.as_text(&character.by_minijinja('c', plain)?))
+            }
             'd' | 'i' | 'u' | 'x' | 'X' | 'o' | 'c' => Err(self.unlike(value)),
             kind => Err(refuse(format!("`%{kind}` is no directive of a format"))),
         }
+    }
+
+    /// A text, counted in characters.
+    fn as_text(&self, text: &str) -> String {
+        let end = self.precision.and_then(|precision| text.char_indices().nth(precision));
+        let text = end.map_or(text, |(end, _)| &text[..end]);
+        let align = if self.flags.contains('-') { '<' } else { '>' };
+        python::aligned(text, self.width.unwrap_or(0), ' ', align)
     }
 
     fn by_minijinja(&self, kind: char, value: Value) -> Result<String, Error> {

@@ -16,6 +16,19 @@ pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel((bytes / BYTES_A_STEP) as u64)
 }
 
+/// A text at least `width` characters wide, filled where `align` (`<`, `>` or `^`) leaves room; of an odd rest in the
+/// middle the right side gets more.
+pub(super) fn aligned(text: &str, width: usize, fill: char, align: char) -> String {
+    let missing = width.saturating_sub(text.chars().count());
+    let left = match align {
+        '>' => missing,
+        '^' => missing / 2,
+        _ => 0,
+    };
+    let filling = |n: usize| std::iter::repeat_n(fill, n).collect::<String>();
+    format!("{}{text}{}", filling(left), filling(missing - left))
+}
+
 pub(super) fn refuse(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }

@@ -6,6 +6,9 @@
 //! - `+a`, which minijinja does not read, becomes `- -a`.
 //! - A macro that reads `varargs` or `kwargs` gets parameters of these names, and behind its end
 //!   `{% set name = name|python_macro %}`, which fills them.
+//! - What `{% for … in value %}` runs through is looked at by the filter `characters`: of a text minijinja does not know
+//!   which character is the last.
+//! - Escapes in texts that Python reads otherwise are written as minijinja reads them: `escapes`.
 //! - Behind each tag from which a long run could be made, such as `{% for … %}`, stands `{% if 0|end_in_time %}`: the
 //!   filter ends a rendering for which nobody waits any more.
 //! - `{% set namespace.name = value %}` has its value looked at by the filter `without_namespaces`: a namespace that
@@ -15,6 +18,8 @@
 
 use std::borrow::Cow;
 
+use super::escapes;
+
 /// The longest templates of published models have 30 kB.
 const LONGEST: usize = 256 << 10;
 /// Words of one tag: each may be a level of nesting to those who read and run it.
@@ -23,10 +28,10 @@ const WORDS: usize = 10_000;
 const ALTERNATIVES: usize = 2000;
 
 /// A change of the text: these bytes become this.
-struct Change {
-    start: usize,
-    end: usize,
-    text: Cow<'static, str>,
+pub(super) struct Change {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) text: Cow<'static, str>,
 }
 
 impl Change {
@@ -121,9 +126,9 @@ fn applied(template: &str, mut changes: Vec<Change>) -> Cow<'_, str> {
 
 /// A word of a tag.
 #[derive(Debug, Clone, Copy)]
-struct Word<'a> {
-    text: &'a str,
-    start: usize,
+pub(super) struct Word<'a> {
+    pub(super) text: &'a str,
+    pub(super) start: usize,
     /// Whether it is a name, a number or a text in quotes.
     is_name: bool,
     is_value: bool,
@@ -196,8 +201,13 @@ impl<'a> Tag<'a> {
             Some("endgeneration") if self.words.len() == 1 => return replaced("endwith"),
             _ => {}
         }
+        escapes::rewrite(&self.words, changes);
         let value = self.value_for_namespace();
         if let Some(first) = value {
+            changes.push(Change::insert(first.start, "("));
+        }
+        let iterated = self.iterated();
+        if let Some((first, _)) = iterated {
             changes.push(Change::insert(first.start, "("));
         }
         if self.words.iter().any(|word| matches!(word.text, "%" | "+" | "*")) {
@@ -206,6 +216,34 @@ impl<'a> Tag<'a> {
         if let (Some(_), Some(last)) = (value, self.words.last()) {
             changes.push(Change::insert(last.end(), ")|without_namespaces"));
         }
+        if let Some((_, last)) = iterated {
+            changes.push(Change::insert(last.end(), ")|characters"));
+        }
+    }
+
+    /// The first and the last word of what a `for` runs through. Alternatives stand in brackets there.
+    fn iterated(&self) -> Option<(Word<'a>, Word<'a>)> {
+        if self.keyword() != Some("for") {
+            return None;
+        }
+        let start = self.words.iter().position(|word| word.text == "in")? + 1;
+        let mut depth = 0usize;
+        let ends = |word: &Word<'_>| {
+            match word.text {
+                "(" | "[" | "{" => depth += 1,
+                ")" | "]" | "}" => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            depth == 0 && word.is_name && word.text == "if"
+        };
+        let rest = &self.words[start..];
+        let end = rest.iter().position(ends).unwrap_or(rest.len());
+        let rest = &rest[..end];
+        let rest = match rest {
+            [before @ .., last] if last.text == "recursive" && !before.is_empty() => before,
+            all => all,
+        };
+        rest.first().copied().zip(rest.last().copied())
     }
 
     /// Where a template repeats itself, and where a value may be computed without being written.
