@@ -21,7 +21,7 @@ _WORDS: list[tuple[str, str]] = [
     ),
     (r"with --resume", "with resume=True"),
     (r" \(`--avg`\)", ""),
-    (r" \(`-a input_ids`\)", ""),
+    (r" \(`-a [^`]*`\)", ""),
     (r"--pattern-avg", "attn_pattern_avg"),
     (r"--pattern-rows", "attn_pattern_row_positions"),
     (r"--avg-over-examples", "avg_over_example"),

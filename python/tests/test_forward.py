@@ -22,7 +22,11 @@ pytestmark = pytest.mark.usefixtures("own_tensors")
 
 #: ``score`` is of models with another head, ``mixer_*`` of models with recurrences, ``attn_gate`` of some of them.
 MIXER = ("extract_attn_gate", "extract_mixer_in", "extract_mixer_z", "extract_mixer_out")
-LEFT_OUT = ("extract_mlp_hidden", "extract_resid_mid", "extract_score", *MIXER)
+#: Of models with experts.
+EXPERTS = tuple(
+    f"extract_{site}" for site in ("router_logits", "router_index", "router_weights", "expert_out", "shared_out")
+)
+LEFT_OUT = ("extract_mlp_hidden", "extract_resid_mid", "extract_score", *MIXER, *EXPERTS)
 EVERYTHING = {flag: True for flag, _, _ in _core.sites() if flag not in LEFT_OUT}
 
 

@@ -84,8 +84,8 @@ def gradients(
             raise InputError(f"vectors stand for a metric, so {given} has no use")
         metrics = []
     else:
-        metric = _METRICS.get(string(metric, "metric"), metric)
-        metrics = metrics_of(model, metric, answer, against, len(rows), has_target=target is not None)
+        name: str = _METRICS.get(string(metric, "metric"), metric)
+        metrics = metrics_of(model, name, answer, against, len(rows), has_target=target is not None)
     return _run(
         model,
         rows,
