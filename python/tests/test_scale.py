@@ -212,7 +212,7 @@ def test_ray_data_goes_in_and_out(llama: HookedModel, saver: ActivationSaver) ->
 
 
 def test_the_examples_of_the_book_run(tmp_path: Path) -> None:
-    texts = [row["text"] for row in ROWS]
+    texts = [row["text"] for row in ROWS] * 2
     ray.data.from_items([{"prompt": text, "label": "a"} for text in texts]).write_parquet(str(tmp_path / "prompts"))
     page = (ROOT / "docs/book/src/cluster.md").read_text("utf-8")
     places = {"smollm2": TINY / "llama", "/shared": tmp_path, "s3://bucket": tmp_path}
@@ -223,7 +223,7 @@ def test_the_examples_of_the_book_run(tmp_path: Path) -> None:
     for block in blocks:
         # As wide as this machine.
         exec(compile(block.replace("workers=32, cpus=8", "workers=2"), "cluster.md", "exec"), names)
-    assert len(blocks) == 3 and len(names["results"]) == 60
+    assert len(blocks) == 3 and len(names["results"]) == 100
 
 
 def test_without_ray_the_package_to_install_is_named(
