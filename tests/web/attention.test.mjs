@@ -56,10 +56,10 @@ test("every head has a thumbnail, the last layer on top, and one is large", () =
 test("hovering a cell names query, key and weight", () =>
   open(async (page) => {
     await page.locator('td[data-head="0,1"]').click();
-    await page.locator("#matrix").hover({ position: { x: 2 * 22 + 5, y: 3 * 22 + 5 } });
+    await page.locator("#matrix").hover({ position: { x: 2 * 44 + 5, y: 3 * 44 + 5 } });
     assert.match(await said(page), /\(3\) looks at ·cat \(2\): 0\.2500/);
     assert.equal(await page.locator(".now").count(), 2);
-    await page.locator("#matrix").hover({ position: { x: 4 * 22 + 5, y: 5 } });
+    await page.locator("#matrix").hover({ position: { x: 4 * 44 + 5, y: 5 } });
     assert.match(await said(page), /mean weight/, "there is nothing above the diagonal");
   }));
 
