@@ -9,17 +9,53 @@ use sha2::{Digest as _, Sha256};
 
 use crate::text::field;
 
-/// The Content-Security-Policy of a page: this script and this style by their hash, and nothing else.
-pub(crate) fn policy(script: &str, style: &str) -> String {
+/// A page whose script draws what stands in `data`: nothing but this script and this style may run, by their hash.
+pub(crate) struct Active<'a> {
+    /// As markup, as all but the script and the style: nothing from outside stands in it unescaped.
+    pub(crate) title: &'a str,
+    pub(crate) script: &'a str,
+    pub(crate) style: &'a str,
+    pub(crate) body: &'a str,
+    /// What remains where scripts are off.
+    pub(crate) plain: &'a str,
+    pub(crate) data: &'a Json,
+}
+
+impl Active<'_> {
+    pub(crate) fn html(&self) -> String {
+        let (script, style) = (lean(self.script), lean(self.style));
+        let policy = format!("script-src {}; style-src {}", hash(&script), hash(&style));
+        let data = embed(self.data);
+        let body = format!(
+            "{}<noscript>{}</noscript>\n<script type=\"application/json\" id=\"data\">{data}</script>\n\
+             <script>{script}</script>\n",
+            self.body, self.plain
+        );
+        frame(self.title, &policy, &style, &body)
+    }
+}
+
+/// A page around a picture, whose style it allows: no script. The title is markup.
+pub(crate) fn around(title: &str, picture: &str, style: &str) -> String {
+    const PAGE: &str = "body{margin:0;background:#fff}main{overflow-x:auto}svg{display:block}";
+    let policy = format!("style-src {} {}", hash(PAGE), hash(style));
+    frame(title, &policy, PAGE, &format!("<main>\n{picture}</main>\n"))
+}
+
+/// A page of one file, which may make no request.
+fn frame(title: &str, policy: &str, style: &str, body: &str) -> String {
     format!(
-        "default-src 'none'; script-src '{}'; style-src '{}'; img-src data:; base-uri 'none'; form-action 'none'",
-        hash(script),
-        hash(style)
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; {policy}; img-src data:; \
+         base-uri 'none'; form-action 'none'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"referrer\" content=\"no-referrer\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
 }
 
 /// JSON for a script element: nothing in it can end the element or hide.
-pub(crate) fn embed(data: &Json) -> String {
+fn embed(data: &Json) -> String {
     let mut out = String::new();
     for c in data.to_string().chars() {
         let plain = c == ' ' || c.is_ascii_graphic() && !matches!(c, '<' | '>' | '&');
@@ -35,12 +71,12 @@ pub(crate) fn embed(data: &Json) -> String {
 }
 
 /// Source without indentation and lines of comment; neither language gives them a meaning here.
-pub(crate) fn lean(source: &str) -> String {
+fn lean(source: &str) -> String {
     let lines =
         source.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//"));
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 fn hash(text: &str) -> String {
-    format!("sha256-{}", STANDARD.encode(Sha256::digest(text.as_bytes())))
+    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())))
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::font::Coverage;
-use crate::text::{Kind, Piece, columns, width};
+use crate::text::{Kind, Piece, columns, printable, width};
 
 /// Width of a column of monospaced text, in parts of the font size. DejaVu Sans Mono: 1233 of 2048 units.
 pub(crate) const ADVANCE: f64 = 1233.0 / 2048.0;
@@ -64,6 +64,16 @@ impl Svg {
 
     pub(crate) fn finish(self) -> String {
         self.out
+    }
+
+    /// The whole picture, on white.
+    pub(crate) fn document(self, width: f64, height: f64, title: &str, style: &str) -> String {
+        let (w, h, title) = (number(width.ceil()), number(height.ceil()), escape(&printable(title)));
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" role=\"img\">\n\
+             <title>{title}</title>\n<style>{style}</style>\n<rect width=\"{w}\" height=\"{h}\" fill=\"#ffffff\"/>\n{}</svg>\n",
+            self.finish()
+        )
     }
 
     /// One element a piece: some renderers spread `textLength` wrongly over parts of one element.
@@ -152,6 +162,15 @@ impl Run {
             Self::Box(_) => 2,
         }
     }
+}
+
+/// The style of a picture on white: monospaced text of this size, titles (`h`), lines of words (`s`), and `more`.
+pub(crate) fn style(size: f64, more: &str) -> String {
+    format!(
+        "text{{font:{size}px \"DejaVu Sans Mono\",Menlo,Consolas,monospace;fill:#1b1f24;white-space:pre}}\
+         .h{{font:bold 18px \"DejaVu Sans\",Verdana,sans-serif}}\
+         .s{{font:12px \"DejaVu Sans\",Verdana,sans-serif;fill:#5b6570}}{more}"
+    )
 }
 
 /// A coordinate with as few digits as a hundredth of a pixel needs.

@@ -51,6 +51,18 @@ pub(crate) struct Piece {
     pub(crate) kind: Kind,
 }
 
+impl Piece {
+    /// Text without signs.
+    pub(crate) fn plain(text: &str) -> Vec<Piece> {
+        vec![Piece { text: text.to_owned(), kind: Kind::Plain }]
+    }
+}
+
+/// A line of facts between middle dots, each printable: what comes from outside cannot end the line or hide a fact.
+pub(crate) fn facts(line: &str) -> String {
+    line.split(" · ").map(printable).collect::<Vec<_>>().join(" · ")
+}
+
 /// [`printable`], with the signs apart from the text.
 pub(crate) fn pieces(text: &str) -> Vec<Piece> {
     let mut out: Vec<Piece> = Vec::new();

@@ -1,8 +1,8 @@
 //! Bars as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
 
-use std::path::Path;
-
 use easyroutine_view::bars::{BarRow, BarsReport, html, png, svg};
+
+use crate::expect;
 
 /// Hostile where text comes from outside: the prompt, a model's name.
 fn report() -> BarsReport {
@@ -24,17 +24,6 @@ fn report() -> BarsReport {
         ],
         sum: Some("running sum".to_owned()),
     }
-}
-
-#[track_caller]
-fn expect(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/expected").join(name);
-    if std::env::var_os("EASYROUTINE_BLESS").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path)
-        .unwrap_or_else(|e| panic!("{name}: {e}; EASYROUTINE_BLESS=1 writes it"));
-    assert!(expected == text, "{name} differs; EASYROUTINE_BLESS=1 accepts it:\n{text}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Grids as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
 
-use std::path::Path;
-
 use easyroutine_view::grid::{
     GridCell, GridColumn, GridReport, GridRow, csv, html, markdown, png, svg, terminal, tsv,
 };
 use easyroutine_view::lens::ColourDepth;
+
+use crate::expect;
 
 /// Hostile where text comes from outside: a prompt, tokens, a model's name.
 fn report() -> GridReport {
@@ -34,17 +34,6 @@ fn report() -> GridReport {
         columns: columns.collect(),
         rows: (0..3).map(row).collect(),
     }
-}
-
-#[track_caller]
-fn expect(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/expected").join(name);
-    if std::env::var_os("EASYROUTINE_BLESS").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path)
-        .unwrap_or_else(|e| panic!("{name}: {e}; EASYROUTINE_BLESS=1 writes it"));
-    assert!(expected == text, "{name} differs; EASYROUTINE_BLESS=1 accepts it:\n{text}");
 }
 
 #[test]

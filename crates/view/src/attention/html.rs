@@ -8,7 +8,7 @@ use super::report::{AttentionReport, Sink};
 use super::tables::markdown;
 use crate::colour::CIVIDIS;
 use crate::error::{Error, ErrorKind};
-use crate::page::{embed, lean, policy};
+use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
@@ -36,29 +36,15 @@ pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
         ));
     }
     let title = escape(&format!("Attention · {}", printable(&report.model.name)));
-    let (script, style) = (lean(SCRIPT), lean(STYLE));
-    let policy = policy(&script, &style);
     let lines = report.lines(Sink::Shown);
     // The page itself says what its colours are.
     let prompt = lines[2].split(" · colour").next().unwrap_or_default();
     let said = [lines[0].as_str(), lines[1].as_str(), prompt];
     let paragraphs: String = said.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
-    let data = embed(&data(report, sink));
+    let data = data(report, sink);
     let plain = escape(&markdown(report));
-    Ok(format!(
-        r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
+    let body = format!(
+        r#"<header>
 <h1>{title}</h1>
 {paragraphs}</header>
 <div class="bar">
@@ -71,13 +57,12 @@ pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
 <section aria-label="One head"><h2 id="name"></h2><div id="large"></div><p class="hint" id="said" role="status"></p></section>
 </main>
 <p class="hint">Click a thumbnail, or move with the arrow keys · <kbd>s</kbd> hides the first token · <kbd>d</kbd> dark</p>
-<noscript><pre>{plain}</pre></noscript>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-</body>
-</html>
 "#
-    ))
+    );
+    let plain = format!("<pre>{plain}</pre>");
+    let page =
+        Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data: &data };
+    Ok(page.html())
 }
 
 fn data(report: &AttentionReport, sink: Sink) -> Json {

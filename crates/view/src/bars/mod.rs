@@ -2,12 +2,9 @@
 
 mod picture;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest as _, Sha256};
-
+use crate::page::around;
 use crate::svg::escape;
-use crate::text::printable;
+use crate::text::{facts, printable};
 pub use picture::{png, svg};
 
 /// Everything that a picture of bars shows.
@@ -42,25 +39,12 @@ pub struct BarRow {
 
 impl BarsReport {
     fn shown_lines(&self) -> impl Iterator<Item = String> {
-        self.lines.iter().map(|line| line.split(" · ").map(printable).collect::<Vec<_>>().join(" · "))
+        self.lines.iter().map(|line| facts(line))
     }
 }
-
-const PAGE: &str = "body{margin:0;background:#fff}main{overflow-x:auto}svg{display:block}";
 
 /// The report as one HTML page around its picture: no script, no request. A pointer that rests on a bar shows its value.
 #[must_use]
 pub fn html(report: &BarsReport) -> String {
-    let title = escape(&printable(&report.title));
-    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())));
-    let styles = [hash(PAGE), hash(&picture::style())].join(" ");
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src {styles}; img-src data:; \
-         base-uri 'none'; form-action 'none'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"referrer\" content=\"no-referrer\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{title}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
-        svg(report)
-    )
+    around(&escape(&printable(&report.title)), &svg(report), &picture::style())
 }

@@ -4,8 +4,8 @@ use super::BarsReport;
 use crate::colour::diverging;
 use crate::error::Error;
 use crate::font::Coverage;
-use crate::svg::{ADVANCE, Align, Svg, escape, number};
-use crate::text::{Kind, Piece, columns, fit_pieces, pieces, printable};
+use crate::svg::{self, ADVANCE, Align, Svg, escape, number};
+use crate::text::{Piece, columns, fit_pieces, pieces, printable};
 
 const MARGIN: f64 = 20.0;
 const SIZE: f64 = 12.0;
@@ -34,16 +34,8 @@ pub fn png(report: &BarsReport, scale: f32) -> Result<Vec<u8>, Error> {
 
 /// The style of the picture, which a page allows by its hash.
 pub(super) fn style() -> String {
-    format!(
-        concat!(
-            "text{{font:{size}px \"DejaVu Sans Mono\",Menlo,Consolas,monospace;fill:#1b1f24;white-space:pre}}",
-            ".h{{font:bold 18px \"DejaVu Sans\",Verdana,sans-serif}}",
-            ".s{{font:12px \"DejaVu Sans\",Verdana,sans-serif;fill:#5b6570}}",
-            ".f{{fill:#5b6570}}.v{{font-size:{small}px}}.a{{stroke:#c3cad1}}.r{{fill:#8a939c}}"
-        ),
-        size = SIZE,
-        small = SMALL
-    )
+    let rules = format!(".f{{fill:#5b6570}}.v{{font-size:{SMALL}px}}.a{{stroke:#c3cad1}}.r{{fill:#8a939c}}");
+    svg::style(SIZE, &rules)
 }
 
 fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
@@ -66,7 +58,7 @@ fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
     let at = MARGIN + (names as f64 + 1.5) * SIZE * ADVANCE;
     let room = ((width - at - MARGIN) / (SIZE * ADVANCE)) as usize;
     for (what, prompt) in &report.prompts {
-        svg.mono(MARGIN, y, Align::Left, SIZE, "f", &plain(&printable(what)));
+        svg.mono(MARGIN, y, Align::Left, SIZE, "f", &Piece::plain(&printable(what)));
         svg.mono(at, y, Align::Left, SIZE, "x", &fit_pieces(&pieces(prompt), room));
         y += 17.0;
     }
@@ -77,10 +69,10 @@ fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
     let heads = report.columns.iter().map(String::as_str);
     for (i, head) in heads.enumerate() {
         let x = left + (i as f64 + 0.5) * column;
-        svg.mono(x, top - 6.0, Align::Centre, SMALL, "v f", &plain(&printable(head)));
+        svg.mono(x, top - 6.0, Align::Centre, SMALL, "v f", &Piece::plain(&printable(head)));
     }
     if let Some(sum) = &report.sum {
-        svg.mono(sum_at, top - 6.0, Align::Left, SMALL, "v f", &plain(&printable(sum)));
+        svg.mono(sum_at, top - 6.0, Align::Left, SMALL, "v f", &Piece::plain(&printable(sum)));
     }
     let finite = |values: &mut dyn Iterator<Item = f64>| -> f64 {
         let most = values.map(f64::abs).filter(|x| x.is_finite()).fold(0.0, f64::max);
@@ -96,12 +88,12 @@ fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
     for (line, row) in report.rows.iter().rev().enumerate() {
         let y = top + line as f64 * ROW;
         let name = printable(&row.label);
-        svg.mono(left - 10.0, y + 14.0, Align::Right, SIZE, "f", &plain(&name));
+        svg.mono(left - 10.0, y + 14.0, Align::Right, SIZE, "f", &Piece::plain(&name));
         for (i, value) in row.values.iter().enumerate() {
             let Some(value) = value else { continue };
             let middle = left + (i as f64 + 0.5) * column;
             if !value.is_finite() {
-                svg.mono(middle, y + 13.5, Align::Centre, SMALL, "v", &plain(&value.to_string()));
+                svg.mono(middle, y + 13.5, Align::Centre, SMALL, "v", &Piece::plain(&value.to_string()));
                 continue;
             }
             let (part, half) = (value / reach, column / 2.0 - 4.0);
@@ -121,7 +113,7 @@ fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
                 let text = format!("{value:+.2}");
                 let side = if part > 0.0 { Align::Right } else { Align::Left };
                 let at = middle + if part > 0.0 { -5.0 } else { 5.0 };
-                svg.mono(at, y + 13.5, side, SMALL, "v", &plain(&text));
+                svg.mono(at, y + 13.5, side, SMALL, "v", &Piece::plain(&text));
             }
         }
         if report.sum.is_some() {
@@ -133,19 +125,9 @@ fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
                 number(y + 8.0),
                 number(long.abs().max(0.5))
             ));
-            svg.mono(sum_at, y + 14.0, Align::Left, SMALL, "v", &plain(&format!("{:+.3}", row.sum)));
+            svg.mono(sum_at, y + 14.0, Align::Left, SMALL, "v", &Piece::plain(&format!("{:+.3}", row.sum)));
         }
     }
-    let height = number((bottom + MARGIN).ceil());
-    let (w, title) = (number(width), escape(&printable(&report.title)));
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{height}\" viewBox=\"0 0 {w} {height}\" role=\"img\">\n\
-         <title>{title}</title>\n<style>{}</style>\n<rect width=\"{w}\" height=\"{height}\" fill=\"#ffffff\"/>\n{}</svg>\n",
-        style(),
-        svg.finish()
-    )
-}
-
-fn plain(text: &str) -> Vec<Piece> {
-    vec![Piece { text: text.to_owned(), kind: Kind::Plain }]
+    let height = bottom + MARGIN;
+    svg.document(width, height, &report.title, &style())
 }

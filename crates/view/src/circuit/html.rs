@@ -7,7 +7,7 @@ use super::tables::markdown;
 use super::{CircuitReport, place};
 use crate::colour::diverging;
 use crate::error::{Error, ErrorKind};
-use crate::page::{embed, lean, policy};
+use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
@@ -31,8 +31,6 @@ pub fn html(report: &CircuitReport) -> Result<String, Error> {
         ));
     }
     let title = escape(&printable(&report.title));
-    let (script, style) = (lean(SCRIPT), lean(STYLE));
-    let policy = policy(&script, &style);
     let paragraphs: String = report.shown_lines().map(|line| format!("<p>{}</p>\n", escape(&line))).collect();
     let prompts: String = report
         .prompts
@@ -41,23 +39,11 @@ pub fn html(report: &CircuitReport) -> Result<String, Error> {
             format!("<dt>{}</dt><dd>{}</dd>\n", escape(&printable(what)), escape(&printable(text)))
         })
         .collect();
-    let data = embed(&data(report));
+    let data = data(report);
     let plain = escape(&markdown(report));
     let [more, less] = report.meaning.each_ref().map(|text| escape(&printable(text)));
-    Ok(format!(
-        r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
+    let body = format!(
+        r#"<header>
 <h1>{title}</h1>
 {paragraphs}<dl>{prompts}</dl>
 </header>
@@ -71,13 +57,12 @@ pub fn html(report: &CircuitReport) -> Result<String, Error> {
 <section aria-label="One node"><h2 id="name">No node chosen</h2><p class="hint" id="said" role="status"></p><table><tbody id="edges"></tbody></table></section>
 </main>
 <p class="hint">Rest on a node or an edge, or move with the arrow keys: left and right in a layer, up and down between layers · <kbd>+</kbd> and <kbd>-</kbd> change the smallest score shown · <kbd>Esc</kbd> lets go</p>
-<noscript><pre>{plain}</pre></noscript>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-</body>
-</html>
 "#
-    ))
+    );
+    let plain = format!("<pre>{plain}</pre>");
+    let page =
+        Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data: &data };
+    Ok(page.html())
 }
 
 fn data(report: &CircuitReport) -> Json {

@@ -99,8 +99,6 @@ impl CircuitReport {
 
     /// The lines, ready to be shown.
     pub(crate) fn shown_lines(&self) -> impl Iterator<Item = String> {
-        self.lines
-            .iter()
-            .map(|line| line.split(" · ").map(crate::text::printable).collect::<Vec<_>>().join(" · "))
+        self.lines.iter().map(|line| crate::text::facts(line))
     }
 }

@@ -4,8 +4,8 @@ use super::{CircuitReport, place};
 use crate::colour::diverging;
 use crate::error::Error;
 use crate::font::Coverage;
-use crate::svg::{Align, Svg, escape, number};
-use crate::text::{Kind, Piece, columns, fit_pieces, pieces, printable};
+use crate::svg::{self, ADVANCE, Align, Svg, escape, number};
+use crate::text::{Piece, columns, fit_pieces, pieces, printable};
 
 const MARGIN: f64 = 24.0;
 const SIZE: f64 = 12.0;
@@ -30,17 +30,10 @@ pub fn png(report: &CircuitReport, scale: f32) -> Result<Vec<u8>, Error> {
 }
 
 fn style() -> String {
-    format!(
-        concat!(
-            "text{{font:{size}px \"DejaVu Sans Mono\",Menlo,Consolas,monospace;fill:#1b1f24;white-space:pre}}",
-            ".h{{font:bold 18px \"DejaVu Sans\",Verdana,sans-serif}}",
-            ".s{{font:12px \"DejaVu Sans\",Verdana,sans-serif;fill:#5b6570}}",
-            ".f{{fill:#5b6570}}.v{{font-size:{small}px}}",
-            ".n{{fill:#fff;stroke:#5b6570}}.e{{fill:none;stroke-opacity:.75}}"
-        ),
-        size = SIZE,
-        small = SMALL
-    )
+    let rules = format!(
+        ".f{{fill:#5b6570}}.v{{font-size:{SMALL}px}}.n{{fill:#fff;stroke:#5b6570}}.e{{fill:none;stroke-opacity:.75}}"
+    );
+    svg::style(SIZE, &rules)
 }
 
 /// Rows that any node stands in, from below: empty ones take no room.
@@ -72,10 +65,10 @@ fn draw(report: &CircuitReport, coverage: Option<Coverage>) -> String {
         y += 17.0;
     }
     let names = report.prompts.iter().map(|(what, _)| columns(&printable(what))).max().unwrap_or(0);
-    let at = MARGIN + (names as f64 + 1.5) * SIZE * crate::svg::ADVANCE;
-    let room = ((width - at - MARGIN) / (SIZE * crate::svg::ADVANCE)) as usize;
+    let at = MARGIN + (names as f64 + 1.5) * SIZE * ADVANCE;
+    let room = ((width - at - MARGIN) / (SIZE * ADVANCE)) as usize;
     for (what, prompt) in &report.prompts {
-        svg.mono(MARGIN, y, Align::Left, SIZE, "f", &plain(&printable(what)));
+        svg.mono(MARGIN, y, Align::Left, SIZE, "f", &Piece::plain(&printable(what)));
         svg.mono(at, y, Align::Left, SIZE, "x", &fit_pieces(&pieces(prompt), room));
         y += 17.0;
     }
@@ -118,29 +111,19 @@ fn draw(report: &CircuitReport, coverage: Option<Coverage>) -> String {
     }
     for row in &rows {
         let name = row_name(*row, report.n_layers);
-        svg.mono(MARGIN, at_row(*row) + 4.0, Align::Left, SMALL, "v f", &plain(&name));
+        svg.mono(MARGIN, at_row(*row) + 4.0, Align::Left, SMALL, "v f", &Piece::plain(&name));
     }
     for (name, row, column) in report.nodes() {
         let (x, y) = (at_column(column), at_row(row));
-        let wide = columns(&name).max(3) as f64 * SMALL * crate::svg::ADVANCE + 10.0;
+        let wide = columns(&name).max(3) as f64 * SMALL * ADVANCE + 10.0;
         svg.raw(format_args!(
             r#"<rect class="n" x="{}" y="{}" width="{}" height="18" rx="4"/>"#,
             number(x - wide / 2.0),
             number(y - 9.0),
             number(wide)
         ));
-        svg.mono(x, y + 3.5, Align::Centre, SMALL, "v", &plain(&printable(&name)));
+        svg.mono(x, y + 3.5, Align::Centre, SMALL, "v", &Piece::plain(&printable(&name)));
     }
-    let height = number((top + (rows.len() - 1) as f64 * ROW + MARGIN + 10.0).ceil());
-    let (w, title) = (number(width), escape(&printable(&report.title)));
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{height}\" viewBox=\"0 0 {w} {height}\" role=\"img\">\n\
-         <title>{title}</title>\n<style>{}</style>\n<rect width=\"{w}\" height=\"{height}\" fill=\"#ffffff\"/>\n{}</svg>\n",
-        style(),
-        svg.finish()
-    )
-}
-
-fn plain(text: &str) -> Vec<Piece> {
-    vec![Piece { text: text.to_owned(), kind: Kind::Plain }]
+    let height = top + (rows.len() - 1) as f64 * ROW + MARGIN + 10.0;
+    svg.document(width, height, &report.title, &style())
 }

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::report::{Feature, FeaturesReport, Logit, Occurrence};
 use crate::error::{Error, ErrorKind};
-use crate::page::{embed, lean, policy};
+use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
@@ -36,30 +36,16 @@ pub fn html(report: &FeaturesReport) -> Result<String, Error> {
         ));
     }
     let title = escape(&format!("Features · {}", printable(&report.title)));
-    let (script, style) = (lean(SCRIPT), lean(STYLE));
-    let policy = policy(&script, &style);
     let facts: Vec<String> = report
         .facts
         .iter()
         .map(|(name, value)| escape(&format!("{} {}", printable(name), printable(value))))
         .collect();
     let facts = facts.join(" · ");
-    let data = embed(&data(report));
+    let data = data(report);
     let plain = escape(&plain(report));
-    Ok(format!(
-        r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1><p>{facts}</p></header>
+    let body = format!(
+        r#"<header><h1>{title}</h1><p>{facts}</p></header>
 <main>
 <nav aria-label="Features">
 <div class="bar">
@@ -73,13 +59,12 @@ pub fn html(report: &FeaturesReport) -> Result<String, Error> {
 <section id="card" aria-live="polite"></section>
 </main>
 <p class="hint">Move with the arrow keys · <kbd>/</kbd> finds · <kbd>d</kbd> dark</p>
-<noscript><pre>{plain}</pre></noscript>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-</body>
-</html>
 "#
-    ))
+    );
+    let plain = format!("<pre>{plain}</pre>");
+    let page =
+        Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data: &data };
+    Ok(page.html())
 }
 
 /// Texts of tokens by number, since most come many times.

@@ -5,7 +5,7 @@ mod picture;
 mod tables;
 mod terminal;
 
-use crate::text::printable;
+use crate::text::{facts, printable};
 
 pub use html::html;
 pub use picture::{png, svg};
@@ -90,7 +90,7 @@ impl GridReport {
 
     /// The lines about model, change and metric, ready to be shown. ` · ` parts them: else the sign of a blank.
     fn shown_lines(&self) -> impl Iterator<Item = String> {
-        self.lines.iter().map(|line| line.split(" · ").map(printable).collect::<Vec<_>>().join(" · "))
+        self.lines.iter().map(|line| facts(line))
     }
 
     /// Layers as pictures have them: the last on top.

@@ -4,8 +4,8 @@ use super::GridReport;
 use crate::colour::{Ink, diverging};
 use crate::error::Error;
 use crate::font::Coverage;
-use crate::svg::{ADVANCE, Align, Svg, escape, number};
-use crate::text::{Kind, Piece, columns, fit_pieces, pieces, printable};
+use crate::svg::{self, ADVANCE, Align, Svg, escape, number};
+use crate::text::{Piece, columns, fit_pieces, pieces, printable};
 
 const MARGIN: f64 = 20.0;
 const SIZE: f64 = 12.0;
@@ -33,18 +33,11 @@ pub fn png(report: &GridReport, scale: f32) -> Result<Vec<u8>, Error> {
 
 /// The style of the picture, which a page allows by its hash.
 pub(super) fn style() -> String {
-    format!(
-        concat!(
-            "text{{font:{size}px \"DejaVu Sans Mono\",Menlo,Consolas,monospace;fill:#1b1f24;white-space:pre}}",
-            ".h{{font:bold 18px \"DejaVu Sans\",Verdana,sans-serif}}",
-            ".s{{font:12px \"DejaVu Sans\",Verdana,sans-serif;fill:#5b6570}}",
-            ".t{{font:11px \"DejaVu Sans\",Verdana,sans-serif;fill:#5b6570}}",
-            ".f{{fill:#5b6570}}.v{{font-size:{small}px}}.k{{fill:#000}}.w{{fill:#fff}}.m{{fill-opacity:.5}}",
-            ".b{{fill:none;stroke-width:.8;stroke:#5b6570}}"
-        ),
-        size = SIZE,
-        small = SMALL
-    )
+    let rules = format!(
+        ".t{{font:11px \"DejaVu Sans\",Verdana,sans-serif;fill:#5b6570}}.f{{fill:#5b6570}}.v{{font-size:{SMALL}px}}.k{{fill:#000}}.w{{fill:#fff}}\
+         .m{{fill-opacity:.5}}.b{{fill:none;stroke-width:.8;stroke:#5b6570}}"
+    );
+    svg::style(SIZE, &rules)
 }
 
 fn draw(report: &GridReport, coverage: Option<Coverage>) -> String {
@@ -69,14 +62,7 @@ fn draw(report: &GridReport, coverage: Option<Coverage>) -> String {
     let below = body + rows * ROW;
     picture.heads(below);
     let height = below + 2.0 * ROW + MARGIN;
-    let (w, h) = (number(wide.ceil()), number(height.ceil()));
-    let title = escape(&printable(&report.title));
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" role=\"img\">\n\
-         <title>{title}</title>\n<style>{}</style>\n<rect width=\"{w}\" height=\"{h}\" fill=\"#ffffff\"/>\n{}</svg>\n",
-        style(),
-        picture.svg.finish()
-    )
+    picture.svg.document(wide, height, &report.title, &style())
 }
 
 struct Picture<'a> {
@@ -100,7 +86,7 @@ impl Picture<'_> {
         let at = MARGIN + (names as f64 + 1.5) * SIZE * ADVANCE;
         let room = ((self.width - at - MARGIN) / (SIZE * ADVANCE)) as usize;
         for (what, prompt) in &self.report.prompts {
-            self.svg.mono(MARGIN, y, Align::Left, SIZE, "f", &plain(&printable(what)));
+            self.svg.mono(MARGIN, y, Align::Left, SIZE, "f", &Piece::plain(&printable(what)));
             self.svg.mono(at, y, Align::Left, SIZE, "x", &fit_pieces(&pieces(prompt), room));
             y += 17.0;
         }
@@ -124,7 +110,14 @@ impl Picture<'_> {
         }
         for (part, align) in [(-1.0, Align::Left), (0.0, Align::Centre), (1.0, Align::Right)] {
             let x = MARGIN + LEGEND * (part + 1.0) / 2.0;
-            self.svg.mono(x, top + 23.0, align, SMALL, "v f", &plain(&self.report.number(part * reach)));
+            self.svg.mono(
+                x,
+                top + 23.0,
+                align,
+                SMALL,
+                "v f",
+                &Piece::plain(&self.report.number(part * reach)),
+            );
         }
         let words = super::meaning(self.report, ["orange", "blue"]);
         self.svg.text(MARGIN + LEGEND + 16.0, top + 9.0, "t", &words);
@@ -132,7 +125,7 @@ impl Picture<'_> {
     }
 
     fn row(&mut self, row: &super::GridRow, top: f64) {
-        let name = plain(&printable(&row.label));
+        let name = Piece::plain(&printable(&row.label));
         self.svg.mono(self.edges[0] - 8.0, top + 15.0, Align::Right, SIZE, "f", &name);
         for (column, cell) in row.cells.iter().enumerate() {
             let (x, end) = (self.edges[column], self.edges[column + 1]);
@@ -151,7 +144,14 @@ impl Picture<'_> {
                 escape(&words)
             ));
             let ink = if ground.ink() == Ink::Black { "v k" } else { "v w" };
-            self.svg.mono((x + end - 1.0) / 2.0, top + 14.0, Align::Centre, SMALL, ink, &plain(&shown));
+            self.svg.mono(
+                (x + end - 1.0) / 2.0,
+                top + 14.0,
+                Align::Centre,
+                SMALL,
+                ink,
+                &Piece::plain(&shown),
+            );
         }
     }
 
@@ -164,13 +164,9 @@ impl Picture<'_> {
             let first = head.token.as_ref().unwrap_or(&head.label);
             self.svg.mono(middle, top + 15.0, Align::Centre, SIZE, "x", &fit_pieces(&pieces(first), room));
             if head.token.is_some() {
-                let position = plain(&printable(&head.label));
+                let position = Piece::plain(&printable(&head.label));
                 self.svg.mono(middle, top + 29.0, Align::Centre, SMALL, "v f", &position);
             }
         }
     }
-}
-
-fn plain(text: &str) -> Vec<Piece> {
-    vec![Piece { text: text.to_owned(), kind: Kind::Plain }]
 }

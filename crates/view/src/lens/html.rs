@@ -11,7 +11,7 @@ use super::report::{Candidate, LensReport};
 use super::tables::HEADER;
 use super::words;
 use crate::colour::CIVIDIS;
-use crate::page::{embed, lean, policy};
+use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
@@ -30,32 +30,18 @@ pub fn html(report: &LensReport) -> String {
     let grid = Grid::new(report);
     let title = escape(&format!("{} · {}", words::title(report), printable(&report.model.name)));
     let lines = words::lines(report);
-    let (script, style) = (lean(SCRIPT), lean(STYLE));
     let mut strides = String::new();
     for (step, words) in STRIDES {
         let _ = write!(strides, r#"<option value="{step}">{words}</option>"#);
     }
-    let policy = policy(&script, &style);
     let mut paragraphs = String::new();
     for line in &lines {
         let _ = writeln!(paragraphs, "<p>{}</p>", escape(line));
     }
-    let data = embed(&data(report, &grid, &lines));
+    let data = data(report, &grid, &lines);
     let plain = plain_table(&grid);
-    format!(
-        r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
+    let body = format!(
+        r#"<header>
 <h1>{title}</h1>
 {paragraphs}</header>
 <div class="bar">
@@ -72,13 +58,11 @@ pub fn html(report: &LensReport) -> String {
 </main>
 <p class="hint">Arrow keys move · <kbd>Enter</kbd> or click pins a token · <kbd>1</kbd>…<kbd>6</kbd> or <kbd>m</kbd> colour · <kbd>t</kbd> transpose · <kbd>d</kbd> dark</p>
 <div id="tip" role="tooltip" hidden></div>
-<noscript>{plain}</noscript>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-</body>
-</html>
 "#
-    )
+    );
+    let page =
+        Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data: &data };
+    page.html()
 }
 
 /// Each text once, cells as short lists: a page is a third of the size of its report.
