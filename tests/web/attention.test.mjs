@@ -2,36 +2,12 @@
 // PAGES names a folder with attention.html (run.sh makes it).
 import assert from "node:assert/strict";
 import path from "node:path";
-import { after, before, test } from "node:test";
-import { pathToFileURL } from "node:url";
-import { chromium } from "playwright-core";
+import { test } from "node:test";
+import { open as opened } from "./browser.mjs";
 
 const shots = process.env.SHOTS;
-const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-let browser;
 
-before(async () => {
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
-});
-after(() => browser.close());
-
-/** Opens the page, runs `use` on it, and fails on anything that left the page or went wrong in it. */
-async function open(use, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", ...options });
-  const page = await context.newPage();
-  const address = pathToFileURL(path.join(process.env.PAGES, "attention.html")).href;
-  const faults = [];
-  page.on("request", (request) => {
-    if (request.url() !== address && !request.url().startsWith("data:")) faults.push(`request: ${request.url()}`);
-  });
-  page.on("console", (message) => faults.push(`console ${message.type()}: ${message.text()}`));
-  page.on("pageerror", (error) => faults.push(`error: ${error.message}`));
-  await page.goto(address);
-  await page.waitForSelector("body[data-ready=yes]");
-  await use(page);
-  assert.deepEqual(faults, []);
-  await context.close();
-}
+const open = (use, options) => opened("attention.html", use, options);
 
 const said = (page) => page.locator("#said").textContent();
 /** Colour of a cell of the large picture, which has one pixel a cell. Read from a copy: reading the picture itself twice makes the browser warn. */

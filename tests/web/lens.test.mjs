@@ -3,41 +3,16 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
-import { pathToFileURL } from "node:url";
-import { chromium } from "playwright-core";
+import { test } from "node:test";
+import { addressOf, browser, folder, open as opened } from "./browser.mjs";
 
-const folder = process.env.PAGES;
 const shots = process.env.SHOTS;
 const report = JSON.parse(readFileSync(process.env.REPORT, "utf8"));
-const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-let browser;
 
-before(async () => {
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
-});
-after(() => browser.close());
-
-/** Opens a page, runs `use` on it, and fails on anything that left the page or went wrong in it. */
-async function open(name, use, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1440, height: 960 }, colorScheme: "light", ...options });
-  const page = await context.newPage();
-  const address = pathToFileURL(path.join(folder, name)).href;
-  const faults = [];
-  page.on("request", (request) => {
-    const url = request.url();
-    // What a page makes itself and hands to the reader never leaves it.
-    if (url !== address && !url.startsWith("data:") && !url.startsWith("blob:")) faults.push(`request: ${url}`);
-  });
-  page.on("console", (message) => faults.push(`console ${message.type()}: ${message.text()}`));
-  page.on("pageerror", (error) => faults.push(`error: ${error.message}`));
-  page.on("dialog", (dialog) => { faults.push("dialog"); dialog.dismiss(); });
-  await page.goto(address);
-  await page.waitForSelector("body[data-ready=yes]");
-  await use(page);
-  assert.deepEqual(faults, []);
-  await context.close();
-}
+// What the page makes itself and hands to the reader never leaves it.
+const OWN = ["data:", "blob:"];
+const open = (name, use, options) =>
+  opened(name, use, { viewport: { width: 1440, height: 960 }, own: OWN, ...options });
 
 const cell = (page, row, column) => page.locator(`td[data-row="${row}"][data-column="${column}"]`);
 const ground = (locator) => locator.evaluate((node) => getComputedStyle(node).backgroundColor);
@@ -237,7 +212,7 @@ test("what is not a number is marked", () =>
 test("without scripts a plain table remains", async () => {
   const context = await browser.newContext({ javaScriptEnabled: false });
   const page = await context.newPage();
-  await page.goto(pathToFileURL(path.join(folder, "capitals.html")).href);
+  await page.goto(addressOf("capitals.html"));
   const rows = page.locator("noscript tr");
   assert.equal(await rows.count(), 1 + report.layers.length);
   assert.ok((await rows.nth(1).textContent()).includes("·Rome"));
