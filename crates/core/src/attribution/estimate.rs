@@ -44,7 +44,7 @@ pub struct Estimate {
 ///
 /// # Errors
 /// As [`sweep`](crate::patching::sweep) and [`gradients`]: a metric that has no gradient, a model in bf16 or with a step that has no
-/// backward rule; a check of no cells; an estimate that is not finite.
+/// backward rule; KL to the run without a change, which is flat there; a check of no cells; an estimate that is not finite.
 pub fn estimate(
     model: &Model,
     row: &[u32],
@@ -54,6 +54,12 @@ pub fn estimate(
     progress: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Estimate> {
     estimating.check.map_or(Ok(()), Check::refuse_none)?;
+    if sweep.metric == Metric::Kl && !matches!(sweep.by, By::Patch(_)) {
+        return Err(Error::input(
+            "`kl` from the unchanged run is least in that run, so its gradient there is 0 and says nothing of any change",
+        )
+        .hint("run the cells instead of estimating them, or measure `logit_diff` or `p`"));
+    }
     let plan = Plan::new(model, row, sweep)?;
     let places: Vec<Place> = plan.cells().map(|(point, _)| Place::of(model, point)).collect();
     let points = set(places.iter().map(|place| place.point));

@@ -24,11 +24,13 @@ pub struct Attribution {
     pub scores: Vec<(Point, Kept)>,
     /// The metric of each row of the target.
     pub target: Vec<f64>,
-    /// The metric of each row of the base, where it is read at the last token.
+    /// The metric of each row of the base; NaN where it is not read at the last token.
     pub base: Vec<f64>,
     /// The tokens that T counts.
     pub selection: Selection,
     metrics: Vec<Metric>,
+    /// Logits at the last token of each row of the base.
+    base_logits: Vec<Vec<f32>>,
     base_values: ActivationCache,
     target_values: ActivationCache,
 }
@@ -67,10 +69,10 @@ pub fn attribution_patching(
     stop: Stop<'_>,
 ) -> Result<Attribution> {
     as_long(base, target)?;
-    let logits = [last_logits(model, base, ())?, last_logits(model, target, ())?];
+    let base_logits = last_logits(model, base, ())?;
     let reference = metrics
         .contains(&Metric::Kl)
-        .then(|| logits[0].iter().map(|row| log_probabilities(row)).collect::<Vec<_>>());
+        .then(|| base_logits.iter().map(|row| log_probabilities(row)).collect::<Vec<_>>());
     let output = Output::Metric { metrics, target: reference.as_deref() };
     let found = gradients(model, target, request, output, rule, &mut Edits::default(), context, stop)?;
     let tokens = request.tokens(target, context)?;
@@ -99,10 +101,11 @@ pub fn attribution_patching(
     let measured = |row: usize, logits: &[f32]| of(row).of(logits, logits, None).unwrap_or(f64::NAN);
     let base = match metrics.contains(&Metric::Kl) {
         true => vec![0.0; base.len()],
-        false => logits[0].iter().enumerate().map(|(row, logits)| measured(row, logits)).collect(),
+        false => base_logits.iter().enumerate().map(|(row, logits)| measured(row, logits)).collect(),
     };
     let metrics = (0..target.len()).map(of).collect();
-    Ok(Attribution { scores, target: found.values, base, selection, metrics, base_values, target_values })
+    let target = found.values;
+    Ok(Attribution { scores, target, base, selection, metrics, base_logits, base_values, target_values })
 }
 
 /// # Errors
@@ -203,8 +206,7 @@ pub fn check_largest(
     }
     let own = Row { number: 0, ..*target };
     let present = last_logits(model, &[own], ())?.pop().unwrap_or_default();
-    let reference = present.clone();
-    let measured = metric.against(&reference, None)?;
+    let measured = metric.against(&present, Some(&attribution.base_logits[row]))?;
     progress(0, cells.len())?;
     let mut checked = Vec::with_capacity(cells.len());
     for (done, cell) in cells.iter().enumerate() {

@@ -250,6 +250,32 @@ fn single_neurons_heads_and_entries_of_patterns_are_run_exactly() {
     }
 }
 
+/// KL is measured from the base, in estimates and in the runs that check them.
+#[test]
+fn a_check_of_kl_is_measured_from_the_base() {
+    let case = case("llama");
+    let (base, target) = (&case.clean[..1], &case.corrupt[..1]);
+    let found = scores(&case.model, base, target, "resid_mid_1", &[Metric::Kl], Rule::Gradient);
+    let row = Row::of(0, &target[0]);
+    let check = check_largest(&case.model, &row, &found, 0, 3, |_, _| Ok(())).unwrap();
+    for cell in &check.cells {
+        let along = Along::Positions { site: Site::ResidMid, positions: vec![cell.column] };
+        let by = By::Patch(base[0].clone());
+        let request = Sweep { layers: vec![1], along, by, metric: Metric::Kl };
+        let swept = sweep(&case.model, &target[0], &request, |_, _| Ok(())).unwrap();
+        assert!((found.target[0] - swept.unchanged).abs() < 1e-5, "{} {}", found.target[0], swept.unchanged);
+        let expected = swept.effects()[0][0];
+        assert!((cell.exact - expected).abs() < 1e-5, "{cell:?} {expected}");
+    }
+    assert!(check.cells.iter().any(|cell| cell.exact < 0.0), "{check:?}");
+    // Without a base it is measured from the run itself, where it is flat.
+    let along = Along::Positions { site: Site::ResidMid, positions: vec![3] };
+    let request = Sweep { layers: vec![1], along, by: By::Zero, metric: Metric::Kl };
+    let refused =
+        estimate(&case.model, &target[0], &request, Estimating::default(), Stop::Never, |_, _| Ok(()));
+    assert!(refused.unwrap_err().to_string().contains("its gradient there is 0"));
+}
+
 #[test]
 fn integrated_gradients_are_those_of_the_references() {
     for name in ["gpt2", "llama"] {
