@@ -149,9 +149,10 @@ impl JacobianSums {
             let whole = |b: &[u8]| b.try_into().map_or(0, i64::from_le_bytes);
             sums.push(tensor.bytes().chunks_exact(8).map(whole).collect());
         }
-        let squares: Vec<i64> =
-            told["squares"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
-        if squares.len() != n_layers {
+        let squares: Option<Vec<i64>> =
+            told["squares"].as_array().map(|squares| squares.iter().filter_map(Value::as_i64).collect());
+        let is_one_a_layer = squares.as_ref().map_or(told["squares"].is_null(), |s| s.len() == n_layers);
+        if !is_one_a_layer {
             return Err(Error::new(
                 ErrorKind::Format,
                 format!("{}: its `squares` are not one a layer", file.display()),
@@ -270,6 +271,5 @@ fn checkpoint(file: &Path) -> Result<(JacobianSums, Value)> {
     let options = FitOptions { skip_first: number("skip_first")?, skip_last: 1 };
     map.check_unchanged()?;
     // Such a checkpoint does not say how its prompts differ.
-    let squares = vec![0; sums.len()];
-    Ok((JacobianSums { options, d_model, sums, squares, n_prompts, n_short: 0 }, told))
+    Ok((JacobianSums { options, d_model, sums, squares: None, n_prompts, n_short: 0 }, told))
 }

@@ -59,8 +59,9 @@ pub struct JacobianSums {
     pub n_prompts: usize,
     /// Prompts that were too short to count.
     pub n_short: usize,
-    /// Of each layer the sum of ‖J of a prompt‖², in units of 2^-20.
-    squares: Vec<i64>,
+    /// Of each layer the sum of ‖J of a prompt‖², in units of 2^-20. `None` where some of the prompts were summed by a program
+    /// that did not keep it.
+    squares: Option<Vec<i64>>,
 }
 
 impl JacobianSums {
@@ -74,7 +75,7 @@ impl JacobianSums {
             return Err(Error::input("a model of one layer has no layer before the last to fit a lens for"));
         }
         let sums = vec![vec![0; d_model * d_model]; layers - 1];
-        let squares = vec![0; layers - 1];
+        let squares = Some(vec![0; layers - 1]);
         Ok(JacobianSums { options, d_model, sums, squares, n_prompts: 0, n_short: 0 })
     }
 
@@ -111,9 +112,11 @@ impl JacobianSums {
             return Ok(());
         }
         let own = self.of_prompt(model, ids, skip_first..end, stop, progress)?;
-        for ((sums, square), own) in self.sums.iter_mut().zip(&mut self.squares).zip(&own) {
+        for (square, own) in self.squares.iter_mut().flatten().zip(&own) {
             let norm: f64 = own.iter().map(|x| (*x as f64 * UNIT).powi(2)).sum();
             *square = square.checked_add((norm / SQUARE).round() as i64).ok_or_else(too_large)?;
+        }
+        for (sums, own) in self.sums.iter_mut().zip(&own) {
             for (sum, x) in sums.iter_mut().zip(own) {
                 *sum = sum.checked_add(*x).ok_or_else(too_large)?;
             }
@@ -123,7 +126,8 @@ impl JacobianSums {
     }
 
     /// How far the mean of each layer is still uncertain: its standard error over its norm,
-    /// √((mean ‖J of a prompt‖² - ‖J‖²) / (n - 1)) / ‖J‖. `None` of fewer than two prompts.
+    /// √((mean ‖J of a prompt‖² - ‖J‖²) / (n - 1)) / ‖J‖. `None` of fewer than two prompts, and
+    /// where the checkpoint of another program is in the sums, which does not say how its prompts differ.
     pub fn uncertainty(&self) -> Option<Vec<f64>> {
         let n = self.n_prompts as f64;
         let of = |(sums, square): (&Vec<i64>, &i64)| {
@@ -131,7 +135,8 @@ impl JacobianSums {
             let spread = (*square as f64 * SQUARE / n - mean).max(0.0) / (n - 1.0);
             if mean > 0.0 { (spread / mean).sqrt() } else { 0.0 }
         };
-        (self.n_prompts > 1).then(|| self.sums.iter().zip(&self.squares).map(of).collect())
+        let squares = self.squares.as_ref().filter(|_| self.n_prompts > 1)?;
+        Some(self.sums.iter().zip(squares).map(of).collect())
     }
 
     /// Takes over what another part summed.
@@ -147,8 +152,13 @@ impl JacobianSums {
             *ours = ours.checked_add(*theirs).ok_or_else(too_large)?;
         }
         self.n_prompts += other.n_prompts;
-        for (ours, theirs) in self.squares.iter_mut().zip(&other.squares) {
-            *ours = ours.checked_add(*theirs).ok_or_else(too_large)?;
+        match &other.squares {
+            None => self.squares = None,
+            Some(theirs) => {
+                for (ours, theirs) in self.squares.iter_mut().flatten().zip(theirs) {
+                    *ours = ours.checked_add(*theirs).ok_or_else(too_large)?;
+                }
+            }
         }
         self.n_short += other.n_short;
         Ok(())

@@ -103,6 +103,17 @@ fn a_checkpoint_of_another_program_is_gone_on_with() {
         }
         let error = relative_error(&matrices(&sums), &references["J"].values);
         assert!(error < AGREEMENT, "{case}: J differs by {error:.1e}");
+        // The checkpoint does not say how its prompts differ, so nothing is said of the error of the mean, in no part.
+        assert_eq!(sums.uncertainty(), None);
+        let mut merged = fit(&model, &prompts[..2]);
+        merged.merge(&sums).unwrap();
+        assert_eq!(merged.uncertainty(), None);
+        let folder = tempfile::tempdir().unwrap();
+        let written = folder.path().join("j.safetensors");
+        let mut out = Vec::new();
+        sums.write(&sums.told(), &mut out).unwrap();
+        std::fs::write(&written, out).unwrap();
+        assert_eq!(JacobianSums::read(&written).unwrap().0, sums);
         let read = JacobianFile::read(&file).unwrap_err();
         assert!(read.to_string().contains("checkpoint of a fit"));
     }
