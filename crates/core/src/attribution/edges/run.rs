@@ -69,6 +69,8 @@ impl<'a> CircuitRunner<'a> {
                 circuit,
                 base: &base,
                 running: vec![0.0; base.len()],
+                all: vec![0.0; clean.len() * self.graph.d_model],
+                summed: 0,
                 stream: Vec::new(),
                 tokens: clean.len(),
             };
@@ -98,6 +100,9 @@ struct CircuitTap<'a> {
     base: &'a [f32],
     /// What this run has written so far.
     running: Vec<f32>,
+    /// Σ (corrupted - running) of the first `summed` writers.
+    all: Vec<f32>,
+    summed: usize,
     /// The stream that the next part reads.
     stream: Vec<f32>,
     tokens: usize,
@@ -112,8 +117,9 @@ impl CircuitTap<'_> {
         writer * self.size()..(writer + 1) * self.size()
     }
 
-    /// What a reader sees. Whichever of its edges are fewer, those kept or those left out, are summed.
-    fn seen(&self, reader: Reader, all: &[f32]) -> Vec<f32> {
+    /// What a reader sees, once [`Self::sum`] has summed all that it reads. Whichever of its edges are fewer, those kept or those
+    /// left out, are summed.
+    fn seen(&self, reader: Reader) -> Vec<f32> {
         let graph = &self.runner.graph;
         let column = graph.reader(reader).unwrap_or(0);
         let reach = graph.reach(reader);
@@ -129,20 +135,21 @@ impl CircuitTap<'_> {
             left.into_iter().for_each(|writer| add(writer, 1.0));
         } else {
             kept.into_iter().for_each(|writer| add(writer, -1.0));
-            seen.iter_mut().zip(all).for_each(|(x, all)| *x += all);
+            seen.iter_mut().zip(&self.all).for_each(|(x, all)| *x += all);
         }
         seen
     }
 
-    /// Σ (corrupted - running) of the first writers.
-    fn all(&self, reach: usize) -> Vec<f32> {
-        let mut sum = vec![0.0; self.size()];
-        for writer in 0..reach {
+    /// Sums what the writers write that a reader reads. Readers come in the order of the pass, so each reads all that the ones
+    /// before it read.
+    fn sum(&mut self, reader: Reader) {
+        let reach = self.runner.graph.reach(reader);
+        for writer in self.summed..reach {
             let own = self.own(writer);
             let terms = self.base[own.clone()].iter().zip(&self.running[own]);
-            sum.iter_mut().zip(terms).for_each(|(sum, (base, running))| *sum += base - running);
+            self.all.iter_mut().zip(terms).for_each(|(sum, (base, running))| *sum += base - running);
         }
-        sum
+        self.summed = reach;
     }
 
     fn normed(&self, norm: Option<&Norm>, mut x: Vec<f32>) -> Vec<f32> {
@@ -159,7 +166,7 @@ impl CircuitTap<'_> {
 
     /// Queries, keys or values of some heads, each from its own stream, put in place.
     fn put_heads(
-        &self,
+        &mut self,
         layer: usize,
         input: Input,
         heads: Range<usize>,
@@ -168,9 +175,9 @@ impl CircuitTap<'_> {
         let CircuitRunner { model, graph, slices } = self.runner;
         let Readers { qkv, attention, .. } = model.readers(layer)?;
         let d_head = model.arch().d_head;
-        let all = self.all(graph.reach(Reader::Head { layer, head: 0, input }));
+        self.sum(Reader::Head { layer, head: 0, input });
         for (number, head) in heads.enumerate() {
-            let seen = self.normed(attention, self.seen(Reader::Head { layer, head, input }, &all));
+            let seen = self.normed(attention, self.seen(Reader::Head { layer, head, input }));
             let mut out = vec![0.0; self.tokens * d_head];
             let bias = qkv.bias.as_ref().map(|bias| &bias[outputs(model, input, head)]);
             let rows = Rows::dense(&seen, self.tokens, graph.d_model);
@@ -237,15 +244,15 @@ impl Tap for CircuitTap<'_> {
             Site::HeadValues => self.put_heads(layer, Input::Value, head..head + 1, value)?,
             Site::MlpIn => {
                 let reader = Reader::Mlp { layer };
-                let all = self.all(self.runner.graph.reach(reader));
+                self.sum(reader);
                 let norm = self.runner.model.readers(layer)?.mlp;
-                let seen = self.normed(norm, self.seen(reader, &all));
+                let seen = self.normed(norm, self.seen(reader));
                 self.put(&seen, value);
             }
             Site::ResidOut => {
                 self.stream = self.read(value);
-                let all = self.all(self.runner.graph.reach(Reader::Logits));
-                let seen = self.seen(Reader::Logits, &all);
+                self.sum(Reader::Logits);
+                let seen = self.seen(Reader::Logits);
                 self.put(&seen, value);
             }
             _ => {}
