@@ -1,6 +1,6 @@
 //! A circuit.
 
-use easyroutine::attribution::edges::{Circuit, Faithfulness, Graph, Input, Reader, Writer};
+use easyroutine::attribution::edges::{Circuit, Faithfulness, Graph, Reader, Writer};
 use easyroutine_view::circuit::{CircuitEdge, CircuitReport};
 
 /// What a picture of a circuit says beside its edges.
@@ -23,12 +23,8 @@ pub fn circuit(graph: &Graph, circuit: &Circuit, scores: &[f64], words: CircuitW
         for (r, reader) in readers.iter().enumerate().filter(|(r, _)| circuit.has(graph, w, *r)) {
             let (to, input) = match reader {
                 Reader::Head { layer, head, input } => {
-                    let letter = match input {
-                        Input::Query => 'q',
-                        Input::Key => 'k',
-                        Input::Value => 'v',
-                    };
-                    (format!("a{layer}.h{head}"), Some(letter))
+                    let (layer, head) = (*layer, *head);
+                    (Writer::Head { layer, head }.to_string(), Some(input.letter()))
                 }
                 other => (other.to_string(), None),
             };

@@ -60,7 +60,8 @@ pub enum Input {
 impl Input {
     pub(super) const ALL: [Input; 3] = [Input::Query, Input::Key, Input::Value];
 
-    fn letter(self) -> char {
+    /// `q`, `k` or `v`.
+    pub fn letter(self) -> char {
         match self {
             Input::Query => 'q',
             Input::Key => 'k',
