@@ -7,7 +7,7 @@ use super::{Direct, Direction, kept, lines_of, scales};
 use crate::arch::Wiring;
 use crate::batch::Batch;
 use crate::cache::Kept;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lens::LensNorm;
 use crate::model::{Model, moments};
 use crate::positions::{Context, Row, Specifier};
@@ -31,6 +31,9 @@ pub fn accumulated(
     context: Context<'_>,
     first: impl Tap,
 ) -> Result<Direct> {
+    if norm == LensNorm::None {
+        return Err(Error::input("streams are read through the final norm, with own or cached statistics"));
+    }
     let lines = lines_of(model, rows, directions)?;
     let layers = &model.arch().layers;
     let last = layers.len() - 1;
@@ -86,11 +89,6 @@ pub fn accumulated(
         }
         Ok(Kept::f32(values, shapes))
     };
-    if norm == LensNorm::None {
-        return Err(crate::error::Error::input(
-            "streams are read through the final norm, with own or cached statistics",
-        ));
-    }
     let contributions =
         points.iter().map(|point| Ok((point.to_string(), along(*point, norm)?))).collect::<Result<_>>()?;
     let logit_diff = along(Point::layer_of(Site::ResidOut, last), LensNorm::Cached)?;
