@@ -180,6 +180,33 @@ def test_a_unit_that_kills_its_workers_is_named(tmp_path: Path) -> None:
         scale.run_units(Dying(tmp_path, 99), range(4), scale.Ray(workers=1, retries=1))
 
 
+class DyingLast:
+    """A worker that dies at unit 1, once, when unit 0 is long done by another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> Callable[[int], int]:
+        def do(unit: int) -> int:
+            (self.folder / str(unit)).touch()
+            deadline = time.monotonic() + 60
+            while not (self.folder / str(1 - unit)).exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if unit == 1 and not (self.folder / "died").exists():
+                (self.folder / "died").touch()
+                time.sleep(1)
+                os._exit(1)
+            return os.getpid()
+
+        return do
+
+
+def test_a_worker_that_is_idle_takes_the_unit_of_one_that_died(tmp_path: Path) -> None:
+    done: dict[int, int] = {}
+    scale.run_units(DyingLast(tmp_path), range(2), TWO, done=done.__setitem__)
+    assert done[1] == done[0] and (tmp_path / "died").exists()
+
+
 def fails() -> Callable[[int], int]:
     raise InputError("no such thing", "another thing")
 
@@ -200,6 +227,16 @@ def test_a_node_with_other_weights_is_refused(saver: ActivationSaver, tmp_path: 
     weights.write_bytes(data)
     with pytest.raises(InputError, match="begun with another model"):
         fill(model, saver, "mixed", engine=TWO)
+
+
+def test_paths_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "linked").symlink_to(TINY / "llama")
+    shutil.copytree(ROOT / "fixtures/adapters/rslora", tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    model = HookedModel.from_pretrained("linked", adapter="adapter")
+    alone = fill(model, ActivationSaver("runs"), "alone")
+    shared = fill(model, ActivationSaver("runs"), "shared", engine=TWO)
+    assert digest(shared.absolute()) == digest(alone.absolute())
 
 
 def test_ray_data_goes_in_and_out(llama: HookedModel, saver: ActivationSaver) -> None:
@@ -236,6 +273,8 @@ def test_without_ray_the_package_to_install_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"easyroutine-rs\[ray\]"):
         fill(llama, saver, "none", engine="ray")
+    # Nothing was begun, so the same call is no second one.
+    fill(llama, saver, "none")
 
 
 @pytest.mark.parametrize("engine", ["spark", 3, True])

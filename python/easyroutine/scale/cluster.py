@@ -121,6 +121,8 @@ class _Work:
         # What each pending answer is about: the actor, and its unit.
         self.pending: dict[Any, tuple[Any, int]] = {}
         self.actors: list[Any] = []
+        # Those of them that have nothing to do.
+        self.idle: list[Any] = []
         options = {**cluster.options, "num_cpus": cluster.cpus}
         if cluster.memory is not None:
             options["memory"] = cluster.memory
@@ -161,18 +163,22 @@ class _Work:
             self.actors.remove(actor)
             self.mourn(unit, error)
             return
+        self.deaths.pop(unit, None)
         if unit != _PREPARES:
-            self.deaths.pop(unit, None)
             self.left -= 1
             self.done(unit, result)
-        else:
-            self.deaths.pop(_PREPARES, None)
-        if self.waiting:
-            unit = self.waiting.popleft()
-            self.pending[actor.do.remote(unit)] = (actor, unit)
+        self.hand_out(actor)
+
+    def hand_out(self, actor: Any) -> None:
+        """Gives a worker the next unit, if one waits."""
+        if not self.waiting:
+            self.idle.append(actor)
+            return
+        unit = self.waiting.popleft()
+        self.pending[actor.do.remote(unit)] = (actor, unit)
 
     def mourn(self, unit: int, error: Exception) -> None:
-        """A worker died: its unit goes to the front, and another worker begins."""
+        """A worker died: its unit goes to the front, for one that is idle or for another that begins."""
         deaths = self.deaths[unit] = self.deaths.get(unit, 0) + 1
         if deaths > self.cluster.retries:
             what = "while it loaded the model" if unit == _PREPARES else f"at unit {unit}"
@@ -183,7 +189,10 @@ class _Work:
             ) from error
         if unit != _PREPARES:
             self.waiting.appendleft(unit)
-        if self.waiting:
+        if self.waiting and self.idle:
+            # Another may never find room: an idle one keeps what it was given.
+            self.hand_out(self.idle.pop())
+        elif self.waiting:
             self.begin_worker()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from easyroutine._core import OpenRun
 from easyroutine.interpretability.query_result import Place, below
 from easyroutine.progress import row_progress
-from easyroutine.scale.cluster import Ray, as_cluster, run_units
+from easyroutine.scale.cluster import Ray, as_cluster, ray_module, run_units
 
 if TYPE_CHECKING:
     from easyroutine.interpretability.activation_saver import ActivationSaver
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from easyroutine.interpretability.hooked_model import HookedModel
 
 __all__ = ["fill"]
+
+T = TypeVar("T")
 
 
 def fill(
@@ -35,19 +37,33 @@ def fill(
     weights or its processor would compute other bits.
     """
     cluster = as_cluster(engine)
+    # Without Ray nothing begins.
+    ray_module()
     rows = data.rows()
     opened, path = saver.open(model, rows, settings, annotations, place)
     if opened is not None:
         sizes, missing = opened.units, opened.missing()
-        here = Path(model.config.model_name)
-        # On a worker the current folder is another.
-        named = str(here.resolve()) if here.exists() else model.config.model_name
-        config = replace(model.config, model_name=named, threads=cluster.cpus)
-        make = _Joining(type(model), config, model.interventions, saver, rows, settings, annotations, place)
+        config = replace(
+            model.config,
+            model_name=_from_anywhere(model.config.model_name),
+            adapter=_from_anywhere(model.config.adapter),
+            threads=cluster.cpus,
+        )
+        base = saver.base_dir
+        there = type(saver)(base.absolute() if isinstance(base, Path) else base, saver.experiment_name)
+        make = _Joining(type(model), config, model.interventions, there, rows, settings, annotations, place)
         tell = row_progress("extracting", sum(sizes[unit] for unit in missing))
         run_units(make, missing, cluster, done=lambda unit, _: tell(sizes[unit]))
         path = opened.commit()
     return None if path is None else below(str(saver.base_dir), path)
+
+
+def _from_anywhere(path: T) -> T | str:
+    """A file or folder as a worker finds it, whose current folder is another; what is no path stays as it is.
+
+    Links are not followed: a model bears the name of its path.
+    """
+    return str(Path(path).absolute()) if isinstance(path, (str, Path)) and Path(path).exists() else path
 
 
 class _Joining:
