@@ -51,7 +51,7 @@ _COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]
 
 
 def in_python(text: str) -> str:
-    """What an error says, with Python's arguments in place of flags."""
+    """What an error or a warning says, with Python's arguments in place of flags."""
     if "--" in text or "`-" in text:
         for expression, words in _COMPILED:
             text = expression.sub(words, text)

@@ -32,7 +32,7 @@ def opened(*args: Any, warns: str = "is applied", **kwargs: Any) -> HookedModel:
 
 @pytest.mark.filterwarnings("error")
 def test_an_adapter_is_applied_left_out_or_named() -> None:
-    beside = opened(BESIDE)
+    beside = opened(BESIDE, warns="is applied; adapter=False reads")
     without = HookedModel.from_pretrained(BESIDE, adapter=False)
     assert logits(beside) != logits(without)
     assert logits(opened(BESIDE, adapter=BESIDE)) == logits(beside)
@@ -71,9 +71,9 @@ def test_a_lens_says_what_its_model_would(folder_copy: Path) -> None:
     adapted = opened(TINY / "llama", adapter=ADAPTERS / "tables")
     cache = adapted.forward(IDS, extraction_config=ExtractionConfig(extract_resid_out=True))
     expected = LogitLens.from_model(adapted).compute(cache, "resid_out_1", norm="own")
-    with pytest.warns(UserWarning, match="tables is applied"):
+    with pytest.warns(UserWarning, match="tables is applied; adapter=False reads"):
         lens = LogitLens.from_model_name(str(TINY / "llama"), adapter=ADAPTERS / "tables")
-    with pytest.warns(UserWarning, match="tables is applied"):
+    with pytest.warns(UserWarning, match="tables is applied; adapter=False reads"):
         copied = pickle.loads(pickle.dumps(LogitLens.from_model(adapted)))
     for one in (lens, copied):
         found = one.compute(cache, "resid_out_1", norm="own")

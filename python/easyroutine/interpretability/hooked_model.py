@@ -15,6 +15,7 @@ from easyroutine._core import Model as _Engine
 from easyroutine.checks import function, listed, string, token_id, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
+from easyroutine.hints import in_python
 from easyroutine.interpretability import (
     attribution,
     circuits,
@@ -61,7 +62,7 @@ class HookedModel(DescribedModel):
         self.config = config
         self._engine = _Engine.open(config.model_name, threads=config.threads, pre=config.pre, **config.for_engine())
         for warning in self._engine.warnings:
-            warnings.warn(warning, stacklevel=3)
+            warnings.warn(in_python(warning), stacklevel=3)
         #: Registered interventions.
         self.interventions: list[Intervention] = []
         self._hooks: dict[int, tuple[str, Callable[[Any, str], Any], bool]] = {}

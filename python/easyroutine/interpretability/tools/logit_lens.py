@@ -12,6 +12,7 @@ from easyroutine import tensors
 from easyroutine._core import Lens
 from easyroutine.checks import string
 from easyroutine.errors import InputError, KeyNotFoundError
+from easyroutine.hints import in_python
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.model_loading import HookedModelConfig
 from easyroutine.interpretability.model_parts import LastLayerNorm, LMHead, layernorm_type
@@ -129,7 +130,7 @@ class LogitLens(Replaced):
         lens = cls.__new__(cls)
         lens._lens, lens.model_name, warned = Lens.open(config.model_name, **config.for_engine())
         for warning in warned:
-            warnings.warn(warning, stacklevel=4)
+            warnings.warn(in_python(warning), stacklevel=4)
         lens.model_config = None
         lens._made_by = (_opened, (cls, config))
         try:
