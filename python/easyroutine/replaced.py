@@ -108,10 +108,10 @@ OTHERS: dict[str, dict[str, str]] = {
     },
 }
 
-_BY_NAME = {
-    place: {name: instead for names, instead in entries.items() for name in names.split()}
-    for place, entries in NAMES.items()
-}
+_BY_NAME: dict[str, dict[str, str]] = {}
+for _place, _entries in (*OTHERS.items(), *NAMES.items()):
+    for _names, _instead in _entries.items():
+        _BY_NAME.setdefault(_place, {}).update(dict.fromkeys(_names.split(), _instead))
 
 
 def replaced_name(module: str, name: str) -> Exception:
@@ -129,9 +129,6 @@ def instead_of(value: object, name: str) -> Exception | None:
     """What to raise where an object of a class of the original is asked for an attribute that it has not."""
     for kind in type(value).__mro__:
         instead = _BY_NAME.get(kind.__name__, {}).get(name)
-        if instead is None:
-            others = OTHERS.get(kind.__name__, {})
-            instead = next((one for names, one in others.items() if name in names.split()), None)
         if instead is not None:
             return ReplacedAttributeError(f"{kind.__name__} has no {name!r} here", f"instead: {instead}")
     return None
