@@ -23,17 +23,19 @@ mkdir -p "$dist"
 licences() { python3 scripts/licences.py "$1" "$2" "$features"; }
 
 wheel() {
+  local built
+  # Wheels of before would be taken for this one.
+  rm -f "$dist"/easyroutine_rs-*
+  trap 'rm -f python/easyroutine/third-party-licences.txt' EXIT
   licences python/Cargo.toml "$machine-unknown-linux-gnu" >python/easyroutine/third-party-licences.txt
   # zig links against an old C library; auditwheel looks at what came out.
   maturin build --release --strip --locked --zig --compatibility manylinux2014 --features "$features" \
     --manifest-path python/Cargo.toml --out "$dist"
   maturin sdist --manifest-path python/Cargo.toml --out "$dist"
-  rm python/easyroutine/third-party-licences.txt
-  local built
-  built=$(ls -t "$dist"/*.whl | head -1)
+  built=$(echo "$dist"/easyroutine_rs-*.whl)
   auditwheel show "$built"
   python3 -m zipfile -e "$built" "$dist/.wheel"
-  cp "$dist"/.wheel/*.dist-info/sboms/*.json "$dist/easyroutine-$version.cyclonedx.json"
+  cp "$dist"/.wheel/*.dist-info/sboms/*.json "$dist/easyroutine-$version-$machine.cyclonedx.json"
   rm -r "$dist/.wheel"
 }
 
@@ -62,5 +64,5 @@ case $what in
   wheel | program | crates) "$what" ;;
   *) echo "error: wheel, program, crates or all, not $what" >&2; exit 1 ;;
 esac
-(cd "$dist" && sha256sum -- *.* >SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS && sed -i '/SHA256SUMS/d' SHA256SUMS)
+(cd "$dist" && rm -f SHA256SUMS && sha256sum -- * >.sums && mv .sums SHA256SUMS)
 ls -lh "$dist"
