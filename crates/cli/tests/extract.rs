@@ -210,3 +210,20 @@ fn a_plan_counts_and_writes_nothing() {
     assert_eq!((&file["bytes"], &file["units"]), (&bytes.into(), &serde_json::Value::Null));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_plan_of_changes_that_name_rows_says_what_the_extraction_would() {
+    let folder = tempfile::tempdir().unwrap();
+    // More tokens than are run for the plan, so row 299 is not among those.
+    let rows = format!("{:?}", vec![vec![1; 10]; 300]);
+    let model = tiny("llama");
+    let change = ["--intervene", "resid_out_1@last=row:299", "--format", "json"];
+    let fixed = ["extract", "--plan", "--token-ids", &rows, "-m", &model, "-a", "resid_out_2"];
+    let file = folder.path().join("x.safetensors");
+    let plan = [&fixed[..], &change, &["-o", file.to_str().unwrap()]].concat();
+    let found: serde_json::Value = serde_json::from_str(&succeeds(&plan)).unwrap();
+    assert_eq!(found["tokens"], 3000);
+    let folder = format!("{}/", folder.path().join("runs").display());
+    let store = [&fixed[..], &change, &["-o", &folder]].concat();
+    assert!(fails(2, &store).contains("are for files"));
+}

@@ -51,6 +51,7 @@ impl Job<'_> {
     }
 
     fn filling<'a>(&'a self, fields: &'a [Field]) -> Result<Filling<'a>, Failure> {
+        self.interventions.iter().try_for_each(speaks_of_one_row)?;
         let Session { files, model, identity, .. } = self.session;
         let ignores_end = self.extract.ignore_end;
         Ok(Filling {
@@ -85,7 +86,6 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         return Err(Failure::usage("--format: a run's place is told as text or as JSON")
             .hint("easyroutine runs load or export writes its numbers in other formats"));
     }
-    job.interventions.iter().try_for_each(speaks_of_one_row)?;
     let stop = progress::interrupted()?;
     let fields = job.all_fields();
     let filling = Filling {
