@@ -273,7 +273,7 @@ fn request(extract: &Extract) -> Result<(Request, Vec<String>), Failure> {
         let (of_features, others): (Vec<&str>, Vec<&str>) =
             text.split(',').partition(|key| key.trim().starts_with("features_"));
         features.extend(of_features.iter().map(|key| key.trim().to_owned()));
-        if features.is_empty() || !others.is_empty() {
+        if !others.is_empty() {
             activations.extend(Selector::parse_list(&others.join(",")).map_err(Error::from)?);
         }
     }

@@ -195,9 +195,12 @@ fn example(
     chat: Option<&mut Conversation>,
     oddities: &mut Oddities,
 ) -> Result<Example, Failure> {
-    let text = match prompt {
-        Prompt::Ids(ids) if ids.is_empty() => return Err(Failure::usage("there are no token ids")),
-        Prompt::Ids(mut ids) => {
+    let tokenizer = || tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"));
+    // A chat template has written the special tokens.
+    let without_bos = || Cutting { bos: BosArg::No, ..extract.cutting.clone() };
+    let (text, cutting) = match (prompt, chat) {
+        (Prompt::Ids(ids), _) if ids.is_empty() => return Err(Failure::usage("there are no token ids")),
+        (Prompt::Ids(mut ids), _) => {
             if ids.len() > context {
                 if !extract.cutting.truncate {
                     return Err(session::too_long(&ids.len().to_string(), context));
@@ -208,24 +211,18 @@ fn example(
             // Ids that were given stand as they were meant.
             return Ok(Example { number, ids, ..Example::default() });
         }
-        prompt => prompt,
-    };
-    let tokenizer = tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"))?;
-    // A chat template has written the special tokens.
-    let without_bos = || Cutting { bos: BosArg::No, ..extract.cutting.clone() };
-    let (text, cutting) = match (text, chat) {
         (Prompt::Text(text), None) => (text, extract.cutting.clone()),
         (Prompt::Text(text), Some(chat)) => {
-            let said = chat.chat.say(&text, tokenizer)?;
+            let said = chat.chat.say(&text, tokenizer()?)?;
             (chat.say(number, said), without_bos())
         }
         (Prompt::Messages(messages), Some(chat)) => {
-            let said = chat.chat.say_all(messages, tokenizer)?;
+            let said = chat.chat.say_all(messages, tokenizer()?)?;
             (chat.say(number, said), without_bos())
         }
         (Prompt::Messages(_), None) => return Err(session::is_conversation()),
-        (Prompt::Ids(_), _) => return Err(Failure::usage("there are no token ids")),
     };
+    let tokenizer = tokenizer()?;
     let CutRow { text, encoded, length_before } = cutting.row(text, tokenizer, context)?;
     oddities.cut.extend(length_before.map(|length| (number, length)));
     if tokenizer.begins_twice(&encoded.ids) {
