@@ -129,6 +129,8 @@ fn no_command_goes_through_a_link_and_each_says_so() {
     symlink(outside.path(), base.path().join("linked")).unwrap();
     let said = fails(1, &words(&extract(&base, &["--experiment", "linked"])));
     assert!(said.contains(SAID), "{said}");
+    let listed = easyroutine(&runs(&base, &["ls"])).assert().success().get_output().clone();
+    assert_eq!(String::from_utf8_lossy(&listed.stderr).matches(SAID).count(), 1, "{listed:?}");
     let target = base.path().join("linked/a.safetensors");
     let newest = below(&base, &paths[1]);
     let said = fails(1, &runs(&base, &["export", &newest, "-o", target.to_str().unwrap()]));

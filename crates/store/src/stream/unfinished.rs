@@ -14,7 +14,7 @@ pub struct Unfinished {
     pub path: String,
     /// When it was begun, as records say it.
     pub begun: String,
-    /// Units that are written, of how many.
+    /// Units that are written.
     pub written: usize,
     /// Units of its plan.
     pub units: usize,
@@ -29,12 +29,9 @@ impl Store {
     pub fn unfinished(&self, experiment: Option<&str>) -> Result<(Vec<Unfinished>, Vec<Problem>)> {
         let mut problems = Vec::new();
         let mut found = Vec::new();
-        for folder in self.model_folders(experiment, &mut problems)? {
-            let entries = match self.backend().list(&folder) {
-                Ok(entries) => entries,
-                // A scan of the runs says so.
-                Err(_) => continue,
-            };
+        // Of folders that can't be read a scan of the runs says so.
+        for folder in self.model_folders(experiment, &mut Vec::new())? {
+            let Ok(entries) = self.backend().list(&folder) else { continue };
             for entry in entries.iter().filter(|entry| entry.name.starts_with(OPEN_BEGINS)) {
                 let file = format!("{folder}/{}", entry.name);
                 match self.unfinished_at(&folder, &file) {

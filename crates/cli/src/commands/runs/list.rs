@@ -68,7 +68,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
     print(&targets, &found, None)
 }
 
-/// What a condition compares with values of another kind, in every run.
+/// What a condition compares with values of another kind, in every run that has any.
 fn unlike(condition: &Condition, runs: &[&Metadata]) -> BTreeSet<String> {
     let kinds_of = |value: &Value| match value {
         Value::Array(values) => values.iter().map(kind).collect(),
@@ -84,7 +84,10 @@ fn unlike(condition: &Condition, runs: &[&Metadata]) -> BTreeSet<String> {
             let found: Vec<&str> = found.into_iter().collect();
             let (path, kind, value) =
                 (shortened(&path.to_string()), kind(value), shortened(&value.to_string()));
-            said.insert(format!("{value} is {kind}; `{path}` is {} in every run", found.join(" or ")));
+            said.insert(format!(
+                "{value} is {kind}; `{path}` is {} in every run that has it",
+                found.join(" or ")
+            ));
         }
     }
     said
