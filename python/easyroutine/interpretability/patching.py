@@ -186,7 +186,7 @@ def sweep(
     default over rows if the lengths agree.
 
     ``metric`` is read at the last token; the names of the command line (``"logit-diff"``, ``"normalised"``, ``"p"``) are
-    understood too. ``answer`` and ``against`` are ids, or strings that are one token. Layers may count from the last, -1.
+    understood too. ``answer`` and ``against`` are ids, or strings that are one token.
 
     ``estimate=True`` runs no cell: each is (what is put - what stands there) · gradient, summed, from one gradient of the
     metric (attribution patching). ``check=N`` also runs the N largest cells, and the grid's ``check`` says how well the

@@ -17,6 +17,7 @@ __all__ = ["dataset"]
 def dataset(run: StoredRun, keys: Sequence[str] | str | None = None, *, block: int = 256) -> Any:
     """A run as a ``ray.data.Dataset``, one line per row, in order: ``row``, the fields that the run kept, and ``keys``.
 
+    ``row`` counts from 0, unless the run kept a field of this name, as ``--skip-empty`` does: then it is that.
     ``keys`` are activations with one value per row, such as ``resid_out_5`` of the last tokens; all of them by default.
     Each task reads ``block`` rows from the store, so no more than the blocks at work are in memory.
     """
