@@ -90,14 +90,14 @@ impl DictFlags {
         }
         for text in &self.place {
             let (at, place) = owner("--place", text, &named)?;
-            named[at].2.place = Some(place.to_owned());
+            once("--place", &mut named[at].2.place, place.to_owned())?;
         }
         for text in &self.norm_factor {
             let (at, factor) = owner("--norm-factor", text, &named)?;
             let factor = factor
                 .parse()
                 .map_err(|_| Failure::usage(format!("--norm-factor: `{}` is no number", one_line(factor))))?;
-            named[at].2.norm_factor = Some(factor);
+            once("--norm-factor", &mut named[at].2.norm_factor, factor)?;
         }
         let mut opened = Opened::default();
         for (name, path, options) in named {
@@ -117,6 +117,15 @@ impl DictFlags {
             opened.waiting.borrow_mut().push((name, dictionary));
         }
         Ok(opened)
+    }
+}
+
+/// Keeps the value of a flag, which each dictionary has once.
+fn once<T>(flag: &str, slot: &mut Option<T>, value: T) -> Result<(), Failure> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Failure::usage(format!("{flag} is given twice for one dictionary"))
+            .hint("it may repeat for another dictionary of --dict")),
     }
 }
 

@@ -102,6 +102,8 @@ fn what_dictionaries_cannot_do_is_refused_by_name() {
         (vec!["--dict", "somewhere"], "names no path"),
         (vec!["--dict", &path, "--place", "other=resid_out_1"], "of no dictionary"),
         (vec!["--dict", &path, "--norm-factor", "x"], "is no number"),
+        (vec!["--dict", &path, "--place", "resid_out_0", "--place", "sae=resid_out_1"], "given twice"),
+        (vec!["--dict", &path, "--norm-factor", "2", "--norm-factor", "3"], "given twice"),
     ] {
         let message = fails(2, &[&run[..], &more].concat());
         assert!(message.contains(words), "{more:?}: {message}");
@@ -161,4 +163,54 @@ fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_betwee
     assert!(wrong.contains("line 1") && wrong.contains("features_NAME.jsonl"), "{wrong}");
     let other = fails(2, &[&base[..], &["-o", &at("whole"), "--top", "5"]].concat());
     assert!(other.contains("its `top` is 20, and 5 is asked for"), "{other}");
+}
+
+#[test]
+fn a_run_of_features_that_was_killed_while_it_saved_counts_no_prompt_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (one, other) = (format!("a={}", dictionary("saelens_standard")), format!("b={}", at("b").display()));
+    std::fs::create_dir(at("b")).unwrap();
+    for file in ["cfg.json", "sae_weights.safetensors"] {
+        let from = fixtures().join("dictionaries/saelens_standard").join(file);
+        std::fs::copy(from, at("b").join(file)).unwrap();
+    }
+    let file = fixtures().join("dictionaries/prompts.jsonl");
+    let model = tiny("gpt2");
+    let base = ["features", "-m", &model, "--dict", &one, "--dict", &other, "--field", "ids", "--file"];
+    let command = |out: &str, more: &[&str]| {
+        let out = at(out);
+        easyroutine(&[&base[..], &[file.to_str().unwrap(), "-o", out.to_str().unwrap()], more].concat())
+    };
+    let run = |out: &str, more: &[&str]| command(out, more).assert().success();
+    run("whole", &[]);
+    run("some", &["--part", "1/3"]);
+    for (left, further) in [(vec!["a"], None), (vec!["b"], None), (vec!["a", "b"], Some("a"))] {
+        let killed = at("killed");
+        std::fs::create_dir_all(killed.join("parts")).unwrap();
+        std::fs::copy(at("whole/plan.json"), killed.join("plan.json")).unwrap();
+        for name in left {
+            let from = match further {
+                Some(further) if further == name => format!("whole/parts/features_{name}.1-of-1.safetensors"),
+                _ => format!("some/parts/features_{name}.1-of-3.safetensors"),
+            };
+            std::fs::copy(at(&from), killed.join(format!("parts/features_{name}.1-of-1.safetensors")))
+                .unwrap();
+        }
+        run("killed", &[]);
+        for name in ["features_a.jsonl", "features_b.jsonl"] {
+            let read = |folder: &str| std::fs::read_to_string(at(folder).join(name)).unwrap();
+            assert!(read("killed") == read("whole"), "{name}");
+        }
+        std::fs::remove_dir_all(killed).unwrap();
+    }
+    // Another dictionary at the same path.
+    let weights = at("b/sae_weights.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x80;
+    std::fs::write(&weights, bytes).unwrap();
+    let said = command("whole", &[]).assert().code(2).get_output().stderr.clone();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("its `dictionaries` is"), "{said}");
 }

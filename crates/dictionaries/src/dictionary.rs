@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use easyroutine::arch::Arch;
+use easyroutine::identity::Identity;
 use easyroutine::sites::Point;
 use easyroutine::{Cpu, Error, ErrorKind, Result};
 use easyroutine_files::MappedFile;
@@ -110,6 +112,20 @@ impl Dictionary {
     /// They were written to or cut short.
     pub fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(|file| file.check_unchanged().map_err(Error::from))
+    }
+
+    /// A digest of the weights' files and of the certificate: another dictionary at the same path has another digest. Each
+    /// file is read whole the first time ([`Identity::digest`]).
+    ///
+    /// # Errors
+    /// Files that changed since they were opened, or that cannot be read.
+    pub fn digest(&self) -> Result<String> {
+        let mut identity = Identity::default();
+        identity.add("certificate", self.certificate.to_json());
+        for (number, file) in self.files.iter().filter_map(MappedFile::opened).enumerate() {
+            identity.add_file(number.to_string(), Arc::clone(file));
+        }
+        identity.digest().map(str::to_owned)
     }
 
     /// What features decode to: Σ f·W_dec + b_dec (+ x W_skipᵀ), brought back from the norm.

@@ -143,7 +143,9 @@ impl Statistics {
         }
         for (bin, count) in bins.as_chunks::<2>().0.iter().zip(bin_counts) {
             let feature = features.get_mut(bin[0] as usize).ok_or_else(|| wrong("a bin of no feature"))?;
-            feature.set_bin(u16::try_from(bin[1]).map_err(|_| wrong("no such bin"))?, count);
+            if !u16::try_from(bin[1]).is_ok_and(|bin| feature.set_bin(bin, count)) {
+                return Err(wrong("no such bin"));
+            }
         }
         let mut at = 0usize;
         for (row, value) in kept.as_chunks::<6>().0.iter().zip(kept_values) {

@@ -214,7 +214,7 @@ impl FeatureStatistics {
         self.histogram.iter().map(|(bin, count)| (edge(*bin), edge(bin + 1), *count))
     }
 
-    /// The value below which a share of its active tokens lies, to the edge of a bin, at most 9 % too high.
+    /// The value below which a share of its active tokens lies, to the edge of a bin, at most an eighth too high.
     pub fn quantile(&self, share: f64) -> f32 {
         let wanted = (share.clamp(0.0, 1.0) * self.count as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -264,8 +264,14 @@ impl FeatureStatistics {
         (self.count, self.sum, self.max) = (count, sum, max);
     }
 
-    pub(crate) fn set_bin(&mut self, bin: u16, count: u64) {
-        self.histogram.insert(bin, count);
+    /// Puts back a bin; not one that no positive number lies in.
+    #[must_use]
+    pub(crate) fn set_bin(&mut self, bin: u16, count: u64) -> bool {
+        let exists = bin < self::bin(f32::INFINITY);
+        if exists {
+            self.histogram.insert(bin, count);
+        }
+        exists
     }
 
     /// Puts back what was kept, in the order in which it was.

@@ -7,6 +7,7 @@ use easyroutine::{Batch, Model};
 use easyroutine_dictionaries::{
     Dictionaries, FeatureWatch, Keeping, Observed, Statistics, Watched, WatchedRow,
 };
+use easyroutine_files::ShardedSafeTensors;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -138,8 +139,38 @@ fn any_split_in_any_order_gives_the_same_bytes() {
         assert!(Statistics::open(&file).is_err(), "{length}");
         std::fs::write(&file, bytes).unwrap();
     }
+    // A bin that no positive number lies in.
+    let mut bytes = std::fs::read(&file).unwrap();
+    let range = {
+        let tensors = ShardedSafeTensors::open(&file).unwrap();
+        let bins = tensors.tensor("bin").unwrap().bytes();
+        bytes.windows(bins.len()).position(|window| window == bins).unwrap() + 4
+    };
+    for (bin, is_known) in [(0x7F7u32, true), (0x7F8, false), (0xFFFF, false), (0x1_0000, false)] {
+        bytes[range..range + 4].copy_from_slice(&bin.to_le_bytes());
+        std::fs::write(&file, &bytes).unwrap();
+        let opened = Statistics::open(&file);
+        assert_eq!(opened.is_ok(), is_known, "{bin:#x}");
+        opened.iter().for_each(|(found, _)| {
+            found.features().iter().for_each(|feature| assert!(feature.histogram().all(|bin| bin.0 < bin.1)));
+        });
+    }
     let other = Statistics::new(3, Keeping::default());
     assert!(collect(&all[..1], 1).merge(other).is_err());
+}
+
+#[test]
+fn a_quantile_is_never_too_low_and_at_most_an_eighth_too_high() {
+    for value in (8..16).map(|eighths| eighths as f32 / 8.0) {
+        let mut statistics = Statistics::new(1, Keeping::default());
+        let mut features = easyroutine_dictionaries::Features::new(1);
+        features.push([(0, value)]);
+        features.push([(0, 100.0)]);
+        let seen = Observed { prompt: 0, ids: &[1, 2], positions: &[0, 1], features: &features, first: 0 };
+        statistics.add(seen);
+        let found = statistics.features()[0].quantile(0.5);
+        assert!(value <= found && found <= value * 1.125, "{value}: {found}");
+    }
 }
 
 proptest! {

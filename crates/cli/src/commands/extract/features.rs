@@ -68,11 +68,9 @@ impl<'a> Wanted<'a> {
     /// The tap that keeps the features of a batch.
     pub(super) fn tap(&self, rows: &[Row<'_>]) -> easyroutine::Result<FeatureCapture<'a>> {
         let context = |row: &Row<'_>| {
-            let pivots = self.examples.iter().find(|example| example.number == row.number);
-            Context {
-                pivots: pivots.and_then(|e| e.pivots.as_deref()).unwrap_or(self.context.pivots),
-                ..self.context
-            }
+            // An example's number is its place here (`rows::examples`).
+            let pivots = self.examples.get(row.number).and_then(|example| example.pivots.as_deref());
+            Context { pivots: pivots.unwrap_or(self.context.pivots), ..self.context }
         };
         let select = |row: &Row<'_>| {
             let selection = Selection::of(&self.request.positions, &[*row], context(row))?;

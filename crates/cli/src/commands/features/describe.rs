@@ -89,6 +89,7 @@ impl Describing<'_> {
         for number in numbers.clone() {
             rows.extend(coder.direction(number, self.layer)?);
         }
+        self.named.dictionary.check_unchanged()?;
         let all = unembedding.multiply(model.cpu(), Rows::dense(&rows, numbers.len(), arch.d_model))?;
         let lists = all.chunks_exact(unembedding.vocabulary()).map(|logits| {
             let k = self.logits.min(logits.len());

@@ -16,7 +16,7 @@ use easyroutine::request::Request;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Error, ErrorKind, Tap};
 use easyroutine_dictionaries::{Dictionaries, FeatureWatch, Keeping, Statistics, Watched, WatchedRow};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::args::{Args, Features, Format};
 use crate::failure::Failure;
@@ -39,6 +39,12 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
     let tokenizer = session::tokenizer(&session.files, &features.model.loading.finding)?;
     let dictionaries = opened.fitted(session.model.arch())?;
     let layers = layers(features, dictionaries)?;
+    let keys: Vec<String> = layers.iter().map(|(d, layer)| dictionaries.key(*d, *layer)).collect();
+    let digests: Map<String, Value> = dictionaries
+        .all()
+        .iter()
+        .map(|named| Ok((named.name.clone(), named.dictionary.digest()?.into())))
+        .collect::<easyroutine::Result<_>>()?;
     let keeping = Keeping {
         top: features.top as usize,
         drawn: features.drawn as usize,
@@ -47,8 +53,8 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
     };
     let plan = json!({
         "model_digest": session.identity.digest()?,
-        "dictionaries": opened.record(),
-        "keys": layers.iter().map(|(d, layer)| dictionaries.key(*d, *layer)).collect::<Vec<_>>(),
+        "dictionaries": digests,
+        "keys": keys,
         "prompts": prompts.prompts.len(),
         "prompts_digest": parts::digest(&prompts.prompts),
         "positions": features.positions,
@@ -60,35 +66,23 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
     });
     let folder = Folder::open(target, &plan, features.part.map_or((1, 1), |part| (part.number, part.of)))?;
     let range = folder.range(prompts.prompts.len());
-    let mut statistics = Vec::new();
-    let mut done = range.start;
-    for (d, layer) in &layers {
-        let coder = dictionaries.all()[*d].dictionary.layer(*layer)?;
-        let key = dictionaries.key(*d, *layer);
-        let (kept, until) = match folder.saved(&key)? {
-            Some((kept, until)) => (kept, until),
-            None => (Statistics::new(coder.n_features(), keeping), range.start),
-        };
-        statistics.push(((*d, *layer), kept));
-        done = if statistics.len() == 1 { until } else { done.min(until) };
-    }
-    if done > range.start {
-        // Layers were saved one after another: one that is further than another begins where that one is.
-        if !folder
-            .agrees(&layers.iter().map(|(d, layer)| dictionaries.key(*d, *layer)).collect::<Vec<_>>())?
-        {
-            done = range.start;
-            for ((_, statistics), (d, layer)) in statistics.iter_mut().zip(&layers) {
-                let coder = dictionaries.all()[*d].dictionary.layer(*layer)?;
-                *statistics = Statistics::new(coder.n_features(), keeping);
-            }
-        } else {
-            output::note(
-                "note",
-                &format!("going on after {} of {} prompts", done - range.start, range.len()),
-            );
+    let saved = folder.saved_of_all(&keys)?.filter(|(_, until)| range.start < *until && *until <= range.end);
+    let done = saved.as_ref().map_or(range.start, |(_, until)| *until);
+    let statistics = match saved {
+        Some((saved, until)) => {
+            let (done, n) = (until - range.start, range.len());
+            output::note("note", &format!("going on after {done} of {n} prompts"));
+            saved
         }
-    }
+        None => {
+            let empty = |(d, layer): &(usize, usize)| {
+                let coder = dictionaries.all()[*d].dictionary.layer(*layer)?;
+                Ok(Statistics::new(coder.n_features(), keeping))
+            };
+            layers.iter().map(empty).collect::<easyroutine::Result<_>>()?
+        }
+    };
+    let statistics = layers.iter().copied().zip(statistics).collect();
     let collecting = Collecting {
         features,
         session: &session,

@@ -72,14 +72,19 @@ impl Folder {
         Ok(Some((statistics, until as usize)))
     }
 
-    /// Whether all keys of this part are equally far: a run that was killed while it saved has some that are not.
-    pub(super) fn agrees(&self, keys: &[String]) -> Result<bool, Failure> {
-        let mut until = Vec::new();
+    /// What this part has of all keys, and up to which prompt. Nothing if they are not equally far: a run that was killed
+    /// while it saved leaves such, and the prompts in between would count twice.
+    pub(super) fn saved_of_all(&self, keys: &[String]) -> Result<Option<(Vec<Statistics>, usize)>, Failure> {
+        let mut all = Vec::new();
+        let mut common = None;
         for key in keys {
-            until.push(self.saved(key)?.map(|(_, until)| until));
+            let Some((statistics, until)) = self.saved(key)? else { return Ok(None) };
+            if *common.get_or_insert(until) != until {
+                return Ok(None);
+            }
+            all.push(statistics);
         }
-        until.dedup();
-        Ok(until.len() == 1)
+        Ok(common.map(|until| (all, until)))
     }
 
     pub(super) fn save(&self, key: &str, statistics: &Statistics, until: usize) -> Result<(), Failure> {
