@@ -1,4 +1,4 @@
-//! Configurations of dictionaries beside sound weights: refused, or read to features that decode. The first byte says which.
+//! Configurations of dictionaries beside sound weights: refused, or read with numbers that are all finite. The first byte says which.
 #![no_main]
 
 use std::path::Path;

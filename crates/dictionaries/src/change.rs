@@ -33,7 +33,7 @@ pub enum FeatureOperation {
     Set(f32),
     /// The feature is multiplied; what the dictionary misses stays.
     Scale(f32),
-    /// So many times the feature's decoder row is added, as its file has it.
+    /// So many times the feature's direction is added ([`crate::Layer::direction`]): its decoder row.
     Steer(f32),
     /// The place holds what the features decode to, without what they miss.
     Splice,

@@ -45,7 +45,7 @@ pub struct Layer {
     /// `[D_out, D_in]`: what is added of x itself.
     pub(crate) skip: Option<Matrix>,
     pub(crate) packed: Mutex<Vec<Option<Arc<PackedMatrix>>>>,
-    pub(crate) packed_skip: OnceLock<Option<PackedMatrix>>,
+    pub(crate) packed_skip: OnceLock<PackedMatrix>,
     pub(crate) row_norms: OnceLock<Vec<f32>>,
 }
 
@@ -96,7 +96,7 @@ impl Layer {
     /// x: `[T, D_in]`; result: T tokens of F' features.
     ///
     /// # Errors
-    /// Vectors of another width, or that hold NaN or infinity; weights that do; a file that changed meanwhile.
+    /// Vectors of another width, or that hold NaN or infinity; weights that do.
     pub fn encode(&self, cpu: &Cpu, x: Rows<'_>) -> Result<Features> {
         let (n, width) = (x.n_rows(), self.d_in());
         self.check_width(x, width)?;
@@ -216,12 +216,14 @@ impl Layer {
     /// x: `[T, D_in]`; result: `[T, D_out]`.
     pub(crate) fn skipped(&self, cpu: &Cpu, x: Rows<'_>) -> Result<Option<Vec<f32>>> {
         let Some(matrix) = &self.skip else { return Ok(None) };
-        if self.packed_skip.get().is_none() {
-            let packed = pack(cpu, matrix, 0..matrix.features())?;
-            // Another thread's is the same.
-            drop(self.packed_skip.set(Some(packed)));
-        }
-        let Some(Some(weights)) = self.packed_skip.get() else { return Ok(None) };
+        let weights = match self.packed_skip.get() {
+            Some(weights) => weights,
+            None => {
+                let packed = pack(cpu, matrix, 0..matrix.features())?;
+                // Another thread's is the same.
+                self.packed_skip.get_or_init(|| packed)
+            }
+        };
         let mut out = vec![0.0; x.n_rows() * matrix.features()];
         cpu.matmul(x, weights, None, RowsMut::dense(&mut out, x.n_rows(), matrix.features()));
         Ok(Some(out))

@@ -1,5 +1,6 @@
 //! Changes of features while a model runs, and features that are kept of a run.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use easyroutine::positions::{Context, Row, Specifier, select};
@@ -259,9 +260,11 @@ impl Tap for FeatureEdits<'_> {
             for (layer, fit) in named.fits.iter().enumerate() {
                 if fit.reads == point && self.encodes(dictionary, layer) {
                     self.encode(dictionary, layer, value)?;
+                    named.dictionary.check_unchanged()?;
                 }
                 if fit.writes == point && self.writes(dictionary, layer) {
                     self.apply(dictionary, layer, value)?;
+                    named.dictionary.check_unchanged()?;
                 }
             }
         }
@@ -355,7 +358,8 @@ impl Tap for FeatureCapture<'_> {
 
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
         for (dictionary, layer) in self.reads(point).collect::<Vec<_>>() {
-            let coder = self.dictionaries.all()[dictionary].dictionary.layer(layer)?;
+            let within = &self.dictionaries.all()[dictionary].dictionary;
+            let coder = within.layer(layer)?;
             let (mut tokens, mut x) = (Vec::new(), Vec::new());
             for (row, positions) in self.positions.iter().enumerate() {
                 for (number, position) in positions.iter().enumerate() {
@@ -366,6 +370,7 @@ impl Tap for FeatureCapture<'_> {
                 }
             }
             let features = coder.encode(&self.cpu, Rows::dense(&x, tokens.len(), coder.d_in()))?;
+            within.check_unchanged()?;
             let most = self.positions.iter().map(Vec::len).max().unwrap_or(0);
             let shape = [self.positions.len() as i64, most as i64, coder.n_features() as i64];
             let mut kept = SparseFeatures { indices: Vec::new(), values: Vec::new(), shape };
@@ -378,7 +383,14 @@ impl Tap for FeatureCapture<'_> {
             }
             match &mut self.give {
                 Some(give) => give(self.dictionaries.key(dictionary, layer), kept),
-                None => drop(self.kept.insert((dictionary, layer), kept)),
+                None => match self.kept.entry((dictionary, layer)) {
+                    Entry::Vacant(place) => drop(place.insert(kept)),
+                    // A later pass of a generation has the later tokens, or none.
+                    Entry::Occupied(mut place) => {
+                        place.get_mut().indices.extend(kept.indices);
+                        place.get_mut().values.extend(kept.values);
+                    }
+                },
             }
         }
         Ok(())

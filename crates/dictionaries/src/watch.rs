@@ -64,6 +64,7 @@ impl Tap for FeatureWatch<'_> {
             }
             let n = self.rows.iter().map(|row| row.positions.len()).sum();
             let features = coder.encode(&self.cpu, Rows::dense(&x, n, coder.d_in()))?;
+            named.dictionary.check_unchanged()?;
             let mut first = 0;
             for row in &self.rows {
                 let (prompt, ids, positions) = (row.number, row.ids.as_slice(), row.positions.as_slice());

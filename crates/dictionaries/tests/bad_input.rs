@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use easyroutine::Error;
-use easyroutine_dictionaries::{Dictionary, Options};
+use easyroutine::positions::{Context, Row};
+use easyroutine::{Batch, Error};
+use easyroutine_dictionaries::{Dictionaries, Dictionary, FeatureCapture, FeatureEdits, Options};
 use easyroutine_kernels::Rows;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -143,6 +144,54 @@ fn weights_that_are_not_finite_never_give_numbers() {
     assert!(error.contains("NaN"), "{error}");
     let error = sound.layer(0).unwrap().encode(&cpu(), Rows::dense(&x[..47], 1, 47)).unwrap_err().to_string();
     assert!(error.contains("48") && error.contains("47"), "{error}");
+}
+
+#[test]
+fn weights_that_change_while_a_model_runs_end_the_run_and_have_another_digest() {
+    let (_folder, case) = copy("saelens_standard");
+    let model = tiny("gpt2");
+    let mut dictionaries = Dictionaries::default();
+    dictionaries.add("d", case.dictionary(), model.arch()).unwrap();
+    let digest = |case: &Case| case.dictionary().digest().unwrap();
+    let before = digest(&case);
+    assert_eq!(before, digest(&Case::named("saelens_standard")), "whatever the path");
+    let ids = [1u32, 2, 3];
+    let (keys, batch) = (["features_d".to_owned()], Batch::new(&[&ids]).unwrap());
+    let run = || {
+        let capture = FeatureCapture::new(&keys, &dictionaries, model.cpu(), vec![vec![0, 2]]).unwrap();
+        let change = "features_d:7@all=40".parse().unwrap();
+        let row = Row::of(0, &ids);
+        let edits =
+            FeatureEdits::new(&[change], &dictionaries, model.cpu(), &[row], Context::default()).unwrap();
+        [model.forward(&batch, &mut { capture }).map(drop), model.forward(&batch, &mut { edits }).map(drop)]
+    };
+    assert!(run().iter().all(Result::is_ok));
+    let weights = case.folder.join("sae_weights.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x80;
+    std::fs::write(&weights, bytes).unwrap();
+    for outcome in run() {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("sae_weights.safetensors"), "{error}");
+    }
+    assert_ne!(digest(&case), before);
+}
+
+#[test]
+fn two_layers_of_a_set_at_one_place_are_refused() {
+    let (_folder, case) = copy("circuit_tracer_plt");
+    let path = case.folder.join("config.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let keyed = |keys: [&str; 3]| {
+        let files = (0..3).map(|i| format!("  {}: layer_{i}.safetensors\n", keys[i])).collect::<String>();
+        std::fs::write(&path, format!("{}transcoders:\n{files}", text.split_once("transcoders:").unwrap().0))
+            .unwrap();
+    };
+    keyed(["0", "1", "\"01\""]);
+    refused(&case.folder, &case.options(), &["one layer of a model after another"]);
+    keyed(["0", "1", "2"]);
+    Dictionary::open(&case.folder, &case.options()).unwrap();
 }
 
 #[test]

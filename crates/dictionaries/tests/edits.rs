@@ -150,6 +150,28 @@ fn generation_changes_every_new_token_where_all_was_asked_for() {
 }
 
 #[test]
+fn features_of_a_prompt_outlast_the_tokens_that_are_generated_after_it() {
+    use easyroutine::generate::{GenerateOptions, Sampling, generate};
+    let case = Case::named("saelens_standard");
+    let model = case.model();
+    let dictionaries = opened(&case, &model);
+    let prompt = rows(&case)[0].clone();
+    let capture = || {
+        let positions = vec![(0..prompt.len()).collect()];
+        FeatureCapture::new(&["features_d".to_owned()], &dictionaries, model.cpu(), positions).unwrap()
+    };
+    let (mut expected, mut found) = (capture(), capture());
+    model.forward(&Batch::new(&[&prompt]).unwrap(), &mut expected).unwrap();
+    let options =
+        GenerateOptions { max_new_tokens: 3, sampling: Sampling::Greedy, ends: Vec::new(), seed: 0 };
+    let go_on = |_| Ok(std::ops::ControlFlow::Continue(()));
+    generate(&model, &[&prompt], &options, &mut found, go_on).unwrap();
+    let expected = expected.finish();
+    assert!(!expected[0].1.values.is_empty());
+    assert_eq!(found.finish(), expected);
+}
+
+#[test]
 fn changes_of_what_is_not_there_are_refused_by_name() {
     let case = Case::named("saelens_standard");
     let model = case.model();

@@ -105,6 +105,10 @@ fn finish(format: &'static str, reading: Reading, context: Context<'_>) -> Resul
     if drafts.iter().any(|draft| draft.reads.is_none() || draft.writes.is_none()) {
         problems.add("its files do not say where it reads: name the activation with --place, as in --place resid_out_5");
     }
+    let layers: Vec<_> = drafts.iter().map(|draft| draft.writes.as_ref().and_then(Place::layer)).collect();
+    if is_set && !layers.is_sorted_by(|one, next| one.is_none() || one < next) {
+        problems.add("its layers do not write to one layer of a model after another, each to its own");
+    }
     problems.finish(&context.folder)?;
     let layers = drafts.into_iter().filter_map(Draft::finish).collect::<Vec<_>>();
     let certificate = Certificate {
