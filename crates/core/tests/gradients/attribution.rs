@@ -11,26 +11,10 @@ use easyroutine::request::Request;
 use easyroutine::sites::Site;
 use easyroutine::{Model, Stop};
 
-use crate::common::{Reference, assert_same_bits, fixtures, relative_error, tensors_of, tiny};
+use crate::common::{assert_same_bits, fixtures, relative_error, tensors_of};
+use crate::pairs::{Case, case};
 
 const AGREEMENT: f64 = 1e-4;
-
-struct Case {
-    model: Model,
-    references: std::collections::BTreeMap<String, Reference>,
-    clean: Vec<Vec<u32>>,
-    corrupt: Vec<Vec<u32>>,
-    metrics: Vec<Metric>,
-}
-
-fn case(name: &str) -> Case {
-    let references = tensors_of(&fixtures().join("tiny").join(name).join("attribution.safetensors"));
-    let integers = |key: &str| references[key].integers();
-    let metrics =
-        integers("pairs").iter().map(|p| Metric::LogitDiff { answer: p[0], against: p[1] }).collect();
-    let (clean, corrupt) = (integers("clean_ids"), integers("corrupt_ids"));
-    Case { model: tiny(name), references, clean, corrupt, metrics }
-}
 
 fn rows(ids: &[Vec<u32>]) -> Vec<Row<'_>> {
     ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect()

@@ -17,6 +17,11 @@ fn run(
     direct_attribution(model, &rows, directions, &[Specifier::All], by, Context::default(), ())
 }
 
+fn directions(pairs: &Reference) -> Vec<Direction> {
+    let direction = |pair: &Vec<u32>| Direction { answer: pair[0], against: Some(pair[1]) };
+    pairs.integers().iter().map(direction).collect()
+}
+
 /// The largest difference over the largest value of the reference.
 fn difference(ours: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(ours.len(), reference.len());
@@ -41,11 +46,7 @@ fn contributions_are_those_of_the_references() {
         let references = tensors_of(&path);
         let model = tiny(&case);
         let ids = references["input_ids"].integers();
-        let directions: Vec<Direction> = references["pairs"]
-            .integers()
-            .iter()
-            .map(|pair| Direction { answer: pair[0], against: Some(pair[1]) })
-            .collect();
+        let directions = directions(&references["pairs"]);
         let mut expect = |name: &str, ours: &[f32], reference: &[f32]| {
             let error = difference(ours, reference);
             compared += 1;
@@ -165,11 +166,7 @@ fn accumulated_streams_are_those_of_the_references() {
         let model = tiny(&case);
         let ids = references["input_ids"].integers();
         let rows: Vec<Row<'_>> = ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
-        let directions: Vec<Direction> = references["pairs"]
-            .integers()
-            .iter()
-            .map(|pair| Direction { answer: pair[0], against: Some(pair[1]) })
-            .collect();
+        let directions = directions(&references["pairs"]);
         for (norm, key) in [(LensNorm::Own, "accumulated_own"), (LensNorm::Cached, "accumulated_cached")] {
             let found =
                 accumulated(&model, &rows, &directions, &[Specifier::All], norm, Context::default(), ())

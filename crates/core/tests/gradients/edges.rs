@@ -9,26 +9,10 @@ use easyroutine::load::LoadOptions;
 use easyroutine::patching::Metric;
 use easyroutine::{Dtype, Model, Stop};
 
-use crate::common::{Reference, cases, extract, fixtures, relative_error, tensors_of, tiny, tiny_with};
+use crate::common::{cases, extract, fixtures, relative_error, tiny, tiny_with};
+use crate::pairs::{Case, case};
 
 const AGREEMENT: f64 = 1e-4;
-
-struct Case {
-    model: Model,
-    references: std::collections::BTreeMap<String, Reference>,
-    clean: Vec<Vec<u32>>,
-    corrupt: Vec<Vec<u32>>,
-    metrics: Vec<Metric>,
-}
-
-fn case(name: &str) -> Case {
-    let references = tensors_of(&fixtures().join("tiny").join(name).join("attribution.safetensors"));
-    let integers = |key: &str| references[key].integers();
-    let metrics =
-        integers("pairs").iter().map(|p| Metric::LogitDiff { answer: p[0], against: p[1] }).collect();
-    let (clean, corrupt) = (integers("clean_ids"), integers("corrupt_ids"));
-    Case { model: tiny(name), references, clean, corrupt, metrics }
-}
 
 fn scored(case: &Case, method: EdgeMethod, row: usize) -> Vec<f64> {
     let scorer = EdgeScorer::new(&case.model, method, Rule::Gradient).unwrap();

@@ -10,5 +10,6 @@ mod edges;
 mod golden;
 mod jacobian;
 mod laws;
+mod pairs;
 mod tune;
 mod wrong;
