@@ -58,6 +58,13 @@ fn scores_of_any_activation_are_listed_and_written() {
     let file = folder.path().join("s.safetensors");
     succeeds(&[&fixed[..], &["-a", "pattern_L0H1", "-o", file.to_str().unwrap()]].concat());
     assert!(std::fs::read(&file).unwrap().windows(12).any(|w| w == b"pattern_L0H1"));
+    let kl = |more: &[&str]| {
+        json(
+            &[&["attribute", "the cat", "--base", "the dog", "-m", &model, "--metric", "kl"][..], more]
+                .concat(),
+        )
+    };
+    assert!(kl(&["--check", "2", "--format", "json"])["check"]["cells"].as_array().unwrap().len() == 2);
     let integrated =
         json(&[&fixed[..], &["--method", "integrated", "--steps", "4", "--format", "json"]].concat());
     let sum: f64 =
@@ -111,6 +118,11 @@ fn a_circuit_is_written_read_and_drawn() {
     let again = json(&read);
     assert_eq!((&again["edges"], &again["nodes"]), (&written["edges"], &written["nodes"]));
     assert_eq!(again["easyroutine"]["circuit"], told["circuit"]);
+    // No method scored it here, so none is named, and no flag of one is passed over.
+    assert_eq!(again["easyroutine"]["method"]["method"], Value::Null);
+    for flags in [["--method", "eap"], ["--steps", "3"], ["--rule", "relp"]] {
+        assert!(fails(2, &[&read[..], &flags].concat()).contains("cannot be used with"), "{flags:?}");
+    }
     let page = std::fs::read_to_string(&outputs[1]).unwrap();
     assert!(page.contains("Content-Security-Policy") && page.contains("the cat sat"));
     assert!(std::fs::read_to_string(&outputs[2]).unwrap().contains("logits"));
@@ -135,6 +147,8 @@ fn pairs_of_a_file_are_summed_and_gone_on_with() {
     json(&[&fixed[..], &["--state", state, "--limit", "1"]].concat());
     let resumed = json(&[&fixed[..], &["--state", state]].concat());
     assert_eq!(whole["edges"], resumed["edges"]);
+    let fewer = fails(2, &[&fixed[..], &["--state", state, "--limit", "2"]].concat());
+    assert!(fewer.contains("sums of 3 pairs, and 2 are read"), "{fewer}");
     let other = fails(2, &[&fixed[..], &["--state", state, "--method", "eap"]].concat());
     assert!(other.contains("another model, method"), "{other}");
     let wrong = folder.path().join("wrong.jsonl");
@@ -185,6 +199,25 @@ fn a_jacobian_lens_is_fitted_in_parts_merged_and_read() {
     fit(&["-o", &again, "--resume"]);
     assert!(bytes(&whole) == bytes(&again));
     assert!(fails(2, &["jacobian", "merge", &first, &first, "-o", &merged]).contains("there already"));
+    let merge = |a: &str, b: &str| fails(2, &["jacobian", "merge", a, b, "-o", &merged]);
+    assert!(merge(&whole, &first).contains("not of the same division"));
+    let other_tokens =
+        ["jacobian", "fit", "--file", &prompts, "-m", &model, "--skip-first", "1", "--tokens", "3"];
+    let other_tokens = fails(2, &[&other_tokens[..], &["-o", &again, "--resume"]].concat());
+    assert!(other_tokens.contains("other --tokens"), "{other_tokens}");
+    let begun = path("begun.safetensors");
+    fit(&["-o", &begun, "--part", "2/2", "--limit", "2"]);
+    assert!(merge(&first, &begun).contains("another number of prompts"));
+    // Two of four are no whole, and the others are merged into them.
+    let quarters = ["1/4", "2/4", "3/4", "4/4"].map(|part| path(&format!("{}.safetensors", &part[..1])));
+    for (number, file) in quarters.iter().enumerate() {
+        fit(&["-o", file, "--part", &format!("{}/4", number + 1)]);
+    }
+    let [half, both] = ["half.safetensors", "both.safetensors"].map(path);
+    succeeds(&["jacobian", "merge", &quarters[0], &quarters[1], "-o", &half]);
+    assert!(merge(&half, &quarters[1]).contains("there already"));
+    succeeds(&["jacobian", "merge", &half, &quarters[3], &quarters[2], "-o", &both]);
+    assert!(bytes(&both) == bytes(&whole));
     let lens = json(&["lens", "the cat", "-m", &model, "--jacobian", &whole, "--format", "json"]);
     assert_eq!(lens["settings"]["jacobian"], serde_json::json!({"name": "w.safetensors", "n_prompts": 4}));
     assert_eq!(lens["layers"].as_array().unwrap().len(), 3);
@@ -228,6 +261,8 @@ fn a_tuned_lens_is_trained_and_read() {
     let bytes = |folder: &str| std::fs::read(format!("{folder}/params.pt")).unwrap();
     assert!(bytes(&lens) == bytes(&twice));
     assert!(fails(2, &[&fixed[..], &["-o", &lens]].concat()).contains("holds a lens already"));
+    let finished = fails(2, &[&fixed[..], &["-o", &lens, "--resume"]].concat());
+    assert!(finished.contains("its lens is finished") && bytes(&lens) == bytes(&twice), "{finished}");
     assert!(fails(2, &fixed).contains("-o lens/"));
     assert!(fails(2, &[&fixed[..], &["-o", &path("x"), "--rate", "0"]].concat()).contains("positive number"));
 }

@@ -35,10 +35,10 @@ pub(crate) struct Edges {
     #[command(flatten)]
     pub(crate) model: ModelFlag,
     /// Where gradients are taken.
-    #[arg(long, value_enum, default_value_t = EdgeArg::EapIg, value_name = "METHOD")]
+    #[arg(long, value_enum, default_value_t = EdgeArg::EapIg, value_name = "METHOD", conflicts_with = "circuit")]
     pub(crate) method: EdgeArg,
     /// Points of `eap-ig` between the two runs; 5 unless given.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "circuit")]
     pub(crate) steps: Option<usize>,
     /// The number that edges carry, read at the last token; `kl` is that of the clean run to the other.
     #[arg(long, value_enum, default_value_t = SmoothArg::LogitDiff, value_name = "METRIC")]
@@ -50,7 +50,7 @@ pub(crate) struct Edges {
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, conflicts_with = "pairs")]
     pub(crate) against: Option<String>,
     /// What stands for the derivatives.
-    #[arg(long, value_enum, default_value_t = RuleArg::Gradient, value_name = "RULE")]
+    #[arg(long, value_enum, default_value_t = RuleArg::Gradient, value_name = "RULE", conflicts_with = "circuit")]
     pub(crate) rule: RuleArg,
     /// How many edges the circuit is made of, those of the largest scores; what leads nowhere is left out of it.
     #[arg(long, value_name = "N", default_value_t = 200, conflicts_with = "circuit")]

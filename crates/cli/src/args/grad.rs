@@ -40,7 +40,7 @@ pub(crate) struct Measure {
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) against: Option<String>,
     /// For `kl` the distribution that it is measured from: log-probabilities, one for each id.
-    #[arg(long, value_name = "FILE::TENSOR", required_if_eq("metric", "kl"))]
+    #[arg(long, value_name = "FILE::TENSOR")]
     pub(crate) target: Option<String>,
 }
 

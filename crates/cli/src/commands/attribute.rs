@@ -145,7 +145,7 @@ impl Opened<'_> {
         let mut told = self.told("patching", found.target[0], of_base);
         told["rule"] = reports::rule_name(rule).into();
         told["check"] = check.as_ref().map_or(Value::Null, Check::to_json);
-        self.say(found.target[0], of_base, "base");
+        self.say(found.target[0], of_base, ["base", "base"]);
         if let Some(check) = &check {
             output::note("check", reports::check_words(check).trim_start_matches("check: "));
         }
@@ -163,8 +163,10 @@ impl Opened<'_> {
         Ok(())
     }
 
-    fn say(&self, value: f64, base: Option<f64>, name: &str) {
-        let words = reports::metric_words(self.metric, &|id| format!("{:?}", self.text(id)), ["base", "run"]);
+    /// Says the metric: what a KL divergence is measured from, and what the other value is of.
+    fn say(&self, value: f64, base: Option<f64>, [reference, name]: [&str; 2]) {
+        let text = |id| format!("{:?}", self.text(id));
+        let words = reports::metric_words(self.metric, &text, [reference, "run"]);
         let base = base.map_or(String::new(), |base| format!("; of the {name} {base:.6}"));
         output::note("metric", &format!("{words} = {value:.6}{base}"));
     }
@@ -227,7 +229,7 @@ impl Opened<'_> {
         bar.finish();
         let found: Integrated = found?;
         found.warnings().iter().for_each(|warning| output::note("warning", warning));
-        self.say(found.values[0], Some(found.baselines[0]), "baseline");
+        self.say(found.values[0], Some(found.baselines[0]), ["target", "baseline"]);
         output::note(
             "sum",
             &format!(

@@ -100,6 +100,8 @@ struct Found {
     pairs: usize,
     clean: f64,
     corrupted: f64,
+    /// The metric of the last pair.
+    metric: Option<Metric>,
     circuit: f64,
     faithfulness: Option<f64>,
     curve: Option<Faithfulness>,
@@ -197,8 +199,12 @@ impl Opened<'_> {
         }
     }
 
-    /// What the sums are of.
+    /// What the sums are of; of a circuit that is read, what is known of it.
     fn told(&self) -> Result<Value, Failure> {
+        if let Some(file) = &self.edges.circuit {
+            let metric = metric_name(self.edges.metric);
+            return Ok(json!({"circuit": file, "metric": metric, "pairs": self.edges.pairs}));
+        }
         let steps = match self.method() {
             EdgeMethod::EapIg { steps } => Some(steps),
             _ => None,
@@ -257,7 +263,15 @@ impl Opened<'_> {
         // What was done before a pair that is wrong is kept too.
         keep(&sums)?;
         scored?;
-        Ok(sums.mean())
+        match &self.edges.state {
+            Some(file) if number < sums.pairs => Err(Failure::usage(format!(
+                "{}: holds sums of {} pairs, and {number} are read here",
+                file.display(),
+                sums.pairs
+            ))
+            .hint("read as many pairs, or name another file")),
+            _ => Ok(sums.mean()),
+        }
     }
 
     /// Runs the circuit on every pair, and those of the curve.
@@ -271,7 +285,7 @@ impl Opened<'_> {
             }
         }
         let mut sums = vec![0.0; circuits.len()];
-        let (mut metrics, mut pairs) = ([0.0; 2], 0);
+        let (mut metrics, mut pairs, mut metric) = ([0.0; 2], 0, None);
         let bar = Counted::new("pairs run");
         let all = self.n_pairs()?;
         let run = self.each_pair(|pair| {
@@ -280,6 +294,7 @@ impl Opened<'_> {
             let ends = ends(model, &pair.clean, &pair.corrupted, pair.metric)?;
             metrics.iter_mut().zip(ends).for_each(|(sum, x)| *sum += x);
             pairs += 1;
+            metric = Some(pair.metric);
             bar.tell(pairs, all);
             Ok(())
         });
@@ -296,7 +311,7 @@ impl Opened<'_> {
             false => None,
         };
         let faithfulness = (clean != corrupted).then(|| (of_circuit - corrupted) / (clean - corrupted));
-        Ok(Found { pairs, clean, corrupted, circuit: of_circuit, faithfulness, curve })
+        Ok(Found { pairs, clean, corrupted, metric, circuit: of_circuit, faithfulness, curve })
     }
 
     fn write(
@@ -310,14 +325,12 @@ impl Opened<'_> {
         let text = |id: u32| token_text(&self.tokenizer, id);
         let meaning =
             ["corrupting it raises the metric", "corrupting it lowers the metric"].map(str::to_owned);
-        let mut metric = format!("mean {} over {} pairs", metric_name(self.edges.metric), found.pairs);
-        if self.edges.pairs.is_none() {
-            self.each_pair(|pair| {
-                metric =
-                    reports::metric_words(pair.metric, &|id| format!("{:?}", text(id)), ["clean", "run"]);
-                Ok(())
-            })?;
-        }
+        let metric = match (found.metric, &self.edges.pairs) {
+            (Some(metric), None) => {
+                reports::metric_words(metric, &|id| format!("{:?}", text(id)), ["clean", "run"])
+            }
+            _ => format!("mean {} over {} pairs", metric_name(self.edges.metric), found.pairs),
+        };
         let faithful = found.faithfulness.map_or("none".to_owned(), |f| format!("{f:.4}"));
         let method = match &self.edges.circuit {
             Some(file) => format!("the circuit of {}", file.display()),
@@ -329,9 +342,11 @@ impl Opened<'_> {
                 format!("{}{steps}, the {} largest edges", self.method().name(), self.edges.top)
             }
         };
+        // A circuit that is read is run as it is.
+        let what = if self.edges.circuit.is_some() { "are in it" } else { "lie on a path" };
         let mut lines = vec![
             format!(
-                "{} · {method}; {} of {} edges lie on a path",
+                "{} · {method}; {} of {} edges {what}",
                 self.session.files.name,
                 circuit.len(),
                 graph.n_edges()

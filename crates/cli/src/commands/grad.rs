@@ -138,7 +138,14 @@ pub(super) fn metric(
 
 /// The distribution of `--target`.
 pub(super) fn target(measure: &Measure) -> Result<Option<Vec<Vec<f32>>>, Failure> {
-    let Some(text) = &measure.target else { return Ok(None) };
+    let text = match &measure.target {
+        Some(text) => text,
+        None if measure.metric == SmoothArg::Kl => {
+            return Err(Failure::usage("`kl` needs the distribution that it is measured from")
+                .hint("--target FILE::TENSOR: log-probabilities, one for each id"));
+        }
+        None => return Ok(None),
+    };
     let Reference { file, tensor } = text.parse().map_err(|e: Error| e.at("--target"))?;
     let tensor = Tensor::read(&file, &tensor)?;
     Ok(Some(vec![tensor.values().to_vec()]))

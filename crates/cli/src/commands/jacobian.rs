@@ -18,6 +18,9 @@ use crate::progress::{self, Counted};
 use crate::reading::no_conversation;
 use crate::session;
 
+/// The part that is all prompts.
+const WHOLE: &str = "1/1";
+
 /// The file is written at most so often: it is large.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -40,9 +43,10 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
         }
         (None, true) => {
             let (sums, told) = JacobianSums::read(file)?;
-            if told["model_digest"] != json!(digest) || told["part"] != json!(part(fit)) {
+            let ours = [json!(digest), json!(part(fit)), json!(fit.tokens)];
+            if ["model_digest", "part", "tokens"].map(|key| told[key].clone()) != ours {
                 return Err(Failure::usage(format!(
-                    "{}: was begun with another model or part",
+                    "{}: was begun with another model or part, or with other --tokens",
                     file.display()
                 )));
             }
@@ -95,6 +99,11 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
             match added {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {
                     bar.finish();
+                    if is_torch(file) {
+                        return Err(Failure::from(e).hint(
+                            "nothing is kept: only a fit into a .safetensors file can be gone on with",
+                        ));
+                    }
                     write(file, &sums, &told(&sums, next))?;
                     return Err(Failure::from(e).hint(format!("--resume goes on after prompt {next}")));
                 }
@@ -114,15 +123,24 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
 pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
     let file = file(args)?;
     let mut merged: Option<(JacobianSums, Value)> = None;
-    let mut parts = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
+    let of = |part: &str| part.rsplit('/').next().map(str::to_owned);
     for path in &merge.parts {
         let (sums, told) = JacobianSums::read(path)?;
-        let part = told["part"].clone();
-        if parts.contains(&part) {
-            return Err(Failure::usage(format!("{}: its part {part} is there already", path.display()))
-                .hint("prompts would count twice"));
+        // What says nothing of parts is of all its prompts.
+        for part in told["part"].as_str().unwrap_or(WHOLE).split(',') {
+            let twice = |what: &str| {
+                let failure = Failure::usage(format!("{}: its part {part} is {what}", path.display()));
+                Err(failure.hint("prompts would count twice"))
+            };
+            if parts.iter().any(|other| other == part) {
+                return twice("there already");
+            }
+            if let Some(other) = parts.first().filter(|other| of(other) != of(part)) {
+                return twice(&format!("not of the same division as {other}"));
+            }
+            parts.push(part.to_owned());
         }
-        parts.push(part);
         match &mut merged {
             None => merged = Some((sums, told)),
             Some((all, first)) => {
@@ -132,6 +150,10 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
                         path.display()
                     )));
                 }
+                if first["next"] != told["next"] {
+                    let text = format!("{}: went through another number of prompts", path.display());
+                    return Err(Failure::usage(text).hint("end each part first: jacobian fit --resume"));
+                }
                 all.merge(&sums).map_err(|e| Failure::from(e).at(path.display()))?;
             }
         }
@@ -139,7 +161,13 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
     let Some((sums, first)) = merged else { return Ok(()) };
     let mut told = sums.told();
     told["model_digest"] = first["model_digest"].clone();
-    told["part"] = json!("1/1");
+    // What lacks a part is no whole: the others can be merged into it.
+    let is_whole = parts.first().and_then(|part| of(part)) == Some(parts.len().to_string());
+    parts.sort();
+    told["part"] = if is_whole { json!(WHOLE) } else { json!(parts.join(",")) };
+    if !is_whole {
+        output::note("warning", &format!("these are parts {} alone", parts.join(", ")));
+    }
     // Parts go through the whole file, each taking its own.
     told["next"] = first["next"].clone();
     told["tokens"] = first["tokens"].clone();
@@ -147,7 +175,7 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
 }
 
 fn part(fit: &Fit) -> String {
-    fit.part.map_or("1/1".to_owned(), |share| format!("{}/{}", share.number, share.of))
+    fit.part.map_or(WHOLE.to_owned(), |share| format!("{}/{}", share.number, share.of))
 }
 
 fn file(args: &Args) -> Result<&PathBuf, Failure> {
@@ -196,7 +224,7 @@ fn finish(file: &Path, sums: &JacobianSums, told: &Value) -> Result<(), Failure>
     let of_layers = sums.uncertainty().unwrap_or_default();
     let shown: Vec<String> = of_layers.iter().map(|x| format!("{:.1}", x * 100.0)).collect();
     let text = match shown.is_empty() {
-        true => format!("{} prompt", sums.n_prompts),
+        true => format!("{} prompts", sums.n_prompts),
         false => {
             format!("{} prompts; standard error of each layer's mean, %: {}", sums.n_prompts, shown.join(" "))
         }

@@ -31,6 +31,13 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{}: holds a lens already", folder.display()))
             .hint("--resume goes on with a training that was stopped; else name another folder"));
     }
+    if tune.resume && !state.exists() && folder.join("params.pt").exists() {
+        return Err(Failure::usage(format!(
+            "{}: its lens is finished, so there is nothing to resume",
+            folder.display()
+        ))
+        .hint("name another folder to train anew"));
+    }
     let name = if tune.optimiser == OptimiserArg::Sgd { "sgd" } else { "adam" };
     let optimiser = Optimiser::from_name(name, tune.rate)?;
     let prompts = tune.reading.read(&tune.file)?;
