@@ -37,7 +37,7 @@ mod vector;
 pub use activation::Activation;
 pub use attention::{Alibi, Attention, Sequence};
 pub use cpu::Cpu;
-pub use gradient::{Scale, Slope};
+pub use gradient::{FrozenNorm, Scale, Slope};
 pub use norm::NormKind;
 pub use operand::{Left, Operand, Out};
 pub use packed::{Dtype, PackedMatrix, Source};

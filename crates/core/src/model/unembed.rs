@@ -149,6 +149,36 @@ impl Unembedding {
         })
     }
 
+    /// The mean of all rows of the matrix, summed in f64: of a logit less the mean of all logits, what is taken off its row.
+    ///
+    /// # Shapes
+    /// D.
+    ///
+    /// # Errors
+    /// As [`Unembedding::row`].
+    pub(crate) fn mean_row(&self) -> Result<Vec<f64>> {
+        if self.matrix.is_updated() {
+            return Err(Error::input("an adapter changes the unembedding: merge it into the model first"));
+        }
+        self.files.during(|| {
+            let matrix = &self.matrix.matrix;
+            let (mut sum, mut row) = (vec![0.0; matrix.inputs()], vec![0.0; matrix.inputs()]);
+            for id in 0..matrix.outputs() {
+                matrix.read_row(id, &mut row);
+                sum.iter_mut().zip(&row).for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+            sum.iter_mut().for_each(|sum| *sum /= matrix.outputs() as f64);
+            let Some(project) = &self.project else { return Ok(sum) };
+            let (mut whole, mut through) =
+                (vec![0.0; project.matrix.inputs()], vec![0.0; project.matrix.inputs()]);
+            for (n, factor) in sum.iter().enumerate() {
+                project.matrix.read_row(n, &mut through);
+                whole.iter_mut().zip(&through).for_each(|(o, x)| *o += factor * f64::from(*x));
+            }
+            Ok(whole)
+        })
+    }
+
     /// Vectors through the matrix alone: no norm, bias, divisor or softcap.
     ///
     /// # Shapes

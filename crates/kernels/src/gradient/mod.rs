@@ -5,7 +5,9 @@
 
 mod activation;
 mod attention;
+mod frozen;
 mod norm;
 
 pub use activation::Slope;
+pub use frozen::FrozenNorm;
 pub use norm::Scale;
