@@ -2,27 +2,25 @@
 //!
 //! J = mean over prompts of 1/|V| Σ_{t in V} Σ_{t' in V} ∂ last_t' / ∂ resid_out_t, V the positions but the first few and the
 //! last (Gurnee et al. 2026, transformer-circuits.pub/2026/workspace). A row of J is one vector-Jacobian product: a unit
-//! vector at every position of V of the last stream, back to every layer at once.
+//! vector at every position of V of the last stream, back to every layer at once. A prompt runs forward once for all of them.
 //!
 //! Sums are kept in whole numbers of 2^-40, so that adding is exact: prompts in any order, in any parts, give the same bits.
 
 mod file;
 
-use easyroutine_sites::{Point, Site};
+use easyroutine_kernels::{Rows, RowsMut};
 
 use crate::arch::Arch;
-use crate::cache::Key;
-use crate::edit::{Edits, Tensor};
+use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::gradients::{Output, Rule, Seed, gradients};
-use crate::model::Model;
-use crate::positions::{Context, Row, Specifier};
-use crate::request::Request;
+use crate::model::{Model, Repeated};
 use crate::stop::Stop;
 pub use file::JacobianFile;
 
 /// Tokens that are run at once.
-const TOKENS: usize = 2048;
+const TOKENS: usize = 1024;
+/// Numbers of gradients that wait between two blocks: 256 MiB.
+const WAITING: usize = 64 << 20;
 /// What a sum is counted in.
 const UNIT: f64 = 1.0 / (1u64 << 40) as f64;
 /// What a sum of squares is counted in.
@@ -97,7 +95,7 @@ impl JacobianSums {
     /// done, of how many.
     ///
     /// # Errors
-    /// As [`gradients`]; a matrix that is not finite or too large to be summed; an error of `progress`.
+    /// As [`gradients`](crate::gradients::gradients); a matrix that is not finite or too large to be summed; an error of `progress`.
     pub fn add(
         &mut self,
         model: &Model,
@@ -174,49 +172,55 @@ impl JacobianSums {
         mut progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Vec<Vec<i64>>> {
         let (d, last) = (self.d_model, self.sums.len());
-        let positions: Vec<Specifier> = counted.clone().map(|p| Specifier::At(p as i64)).collect();
-        let keys: Vec<String> = (0..last).map(|layer| format!("resid_out_{layer}")).collect();
-        let request = Request { positions: positions.clone(), ..Request::parse(&keys.join(","), "all")? };
         let mut own = vec![vec![0; d * d]; last];
-        let at_once = (TOKENS / ids.len()).clamp(1, d);
+        let copies = (TOKENS / ids.len()).clamp(1, d);
+        let batch = Batch::new(&vec![ids; copies])?;
+        // As many unit vectors as their gradients have room: each pass over the model serves all of them.
+        let of_pass = (WAITING / (batch.n_tokens() * d)).max(1) * copies;
         progress(0, d)?;
-        for first in (0..d).step_by(at_once) {
-            let n = at_once.min(d - first);
-            let rows: Vec<Row<'_>> = (0..n).map(|number| Row::of(number, ids)).collect();
-            let mut units = vec![0.0; n * counted.len() * d];
-            for (row, unit) in units.chunks_exact_mut(counted.len() * d).enumerate() {
-                unit.chunks_exact_mut(d).for_each(|vector| vector[first + row] = 1.0);
-            }
-            let seed = Seed {
-                point: Point::layer_of(Site::ResidOut, last),
-                positions: positions.clone(),
-                values: Tensor::new("unit vectors", &[n, counted.len(), d], units)?,
-            };
-            let output = Output::Vectors(std::slice::from_ref(&seed));
-            let context = Context::default();
-            let edits = &mut Edits::default();
-            let found = gradients(model, &rows, &request, output, Rule::Gradient, edits, context, stop)?;
-            for (layer, own) in own.iter_mut().enumerate() {
-                let key = Key::Gradient(Point::layer_of(Site::ResidOut, layer));
-                let kept = found.cache.get(key);
-                for (row, vectors) in kept.into_iter().flat_map(|kept| kept.rows()).enumerate() {
-                    let mut sums = vec![0f64; d];
-                    for vector in vectors.chunks_exact(d) {
-                        sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(*x));
-                    }
-                    let at = (first + row) * d;
-                    for (to, sum) in own[at..at + d].iter_mut().zip(sums) {
-                        let units = sum / counted.len() as f64 / UNIT;
-                        if units.abs() >= (1u64 << 62) as f64 {
-                            return Err(too_large());
-                        }
-                        *to = units.round() as i64;
+        for first in (0..d).step_by(of_pass) {
+            let n = of_pass.min(d - first);
+            let of_time = |time: usize| time * copies..n.min((time + 1) * copies);
+            let mut give = |time: usize, mut rows: RowsMut<'_>| {
+                for (copy, unit) in of_time(time).enumerate() {
+                    for position in counted.clone() {
+                        rows.row_mut(copy * ids.len() + position)[first + unit] = 1.0;
                     }
                 }
-            }
-            progress(first + n, d)?;
+            };
+            let mut take = |time: usize, layer: usize, rows: Rows<'_>| {
+                for (copy, unit) in of_time(time).enumerate() {
+                    let mut sums = vec![0f64; d];
+                    for position in counted.clone() {
+                        let vector = rows.row(copy * ids.len() + position);
+                        sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(*x));
+                    }
+                    let at = (first + unit) * d;
+                    for (to, sum) in own[layer - 1][at..at + d].iter_mut().zip(sums) {
+                        *to = in_units(sum / counted.len() as f64)?;
+                    }
+                }
+                // The last block that is walked is the first of the model.
+                if layer == 1 { progress(first + of_time(time).end, d) } else { Ok(()) }
+            };
+            let (blocks, times) = (1..last + 1, n.div_ceil(copies));
+            let repeated = &mut Repeated { blocks, times, give: &mut give, take: &mut take, stop };
+            model.reverse_repeated(&batch, repeated)?;
         }
         Ok(own)
+    }
+}
+
+/// An entry in units of a sum.
+fn in_units(entry: f64) -> Result<i64> {
+    if !entry.is_finite() {
+        return Err(Error::input("the Jacobian of a prompt is not finite")
+            .hint("weights or the prompt overflow f32 in this run"));
+    }
+    let units = entry / UNIT;
+    match units.abs() < (1u64 << 62) as f64 {
+        true => Ok(units.round() as i64),
+        false => Err(too_large()),
     }
 }
 

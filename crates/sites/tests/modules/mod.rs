@@ -46,7 +46,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     ),
     ("patching", &["batch", "cache", "edit", "error", "logits", "model", "pass", "positions", "tap"]),
     ("generate", &["batch", "error", "logits", "model", "positions", "stop", "tap", "tokens"]),
-    ("jacobian", &["arch", "cache", "edit", "error", "gradients", "model", "positions", "request", "stop"]),
+    ("jacobian", &["arch", "batch", "error", "model", "stop"]),
     ("tune", &["batch", "cache", "error", "model", "positions", "request", "stop"]),
     ("lens", &["batch", "cache", "error", "jacobian", "model", "positions", "stop", "tap", "weights"]),
 ];

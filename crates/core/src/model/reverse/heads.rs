@@ -50,7 +50,7 @@ impl Walk<'_> {
     }
 
     /// One head's mixed values from its pattern.
-    pub(super) fn mix_back(&mut self, at: At, head: usize, keys: KeyHeads, saved: Saved) -> Result<()> {
+    pub(super) fn mix_back(&mut self, at: At, head: usize, keys: KeyHeads, saved: &Saved) -> Result<()> {
         let model = self.run.model;
         let (cpu, spec) = (&model.cpu, model.weights.attention(at, keys)?);
         if let Some(of_edited) = self.of_edited.take() {
@@ -65,7 +65,7 @@ impl Walk<'_> {
         if let (Some(dz), Saved::Square(pattern)) = (self.gradients.get(Reg::Z), saved) {
             let [_, _, v] = self.run.inputs(at, spec, keys);
             let sequences = &self.run.sequences;
-            cpu.attention_mix_keys(spec, head, &pattern, dz, sequences, heads[2].rows_mut());
+            cpu.attention_mix_keys(spec, head, pattern, dz, sequences, heads[2].rows_mut());
             let mut square = vec![0.0; pattern.len()];
             cpu.attention_pattern_back(spec, head, dz, v, sequences, &mut square);
             self.square = Some(square);
@@ -81,13 +81,13 @@ impl Walk<'_> {
     }
 
     /// One head's softmax.
-    pub(super) fn softmax_back(&mut self, at: At, saved: Saved) -> Result<()> {
+    pub(super) fn softmax_back(&mut self, at: At, saved: &Saved) -> Result<()> {
         let model = self.run.model;
         let spec = model.weights.attention(at, KeyHeads::Grouped)?;
         match (&mut self.square, saved) {
             (square, _) if self.rule != Rule::Gradient => *square = None,
             (Some(square), Saved::Square(pattern)) => {
-                model.cpu.attention_softmax_back(spec, &self.run.sequences, &pattern, square);
+                model.cpu.attention_softmax_back(spec, &self.run.sequences, pattern, square);
             }
             _ => {}
         }
@@ -216,7 +216,7 @@ impl Walk<'_> {
     }
 
     /// Each query head's key normed as if it stood among the shared keys, which the norm then depends on too.
-    pub(super) fn head_keys_back(&mut self, norm: &Norm, group: usize, saved: Saved) {
+    pub(super) fn head_keys_back(&mut self, norm: &Norm, group: usize, saved: &Saved) {
         let (Some(mut g), Saved::Keys(qkv, own)) = (self.gradients.take(Reg::HeadKv), saved) else { return };
         let arch = &self.run.model.arch;
         let (d_head, n_heads, tokens) = (arch.d_head, arch.n_heads, g.rows().n_rows());

@@ -53,7 +53,7 @@ impl Walk<'_> {
     }
 
     /// mlp_out += weight * expert_out
-    pub(super) fn add_expert_back(&mut self, number: usize, saved: Saved) {
+    pub(super) fn add_expert_back(&mut self, number: usize, saved: &Saved) {
         let (Some(g), Saved::Rows(given)) = (self.of_sum(number), saved) else { return };
         let (tokens, width) = (g.rows().n_rows(), g.rows().n_columns());
         let mut out = self.gradients.zeros(tokens, width);
@@ -148,7 +148,7 @@ impl Walk<'_> {
     }
 
     /// shared_out *= sigmoid(w read)
-    pub(super) fn weigh_shared_back(&mut self, at: At, saved: Saved) -> Result<()> {
+    pub(super) fn weigh_shared_back(&mut self, at: At, saved: &Saved) -> Result<()> {
         let Saved::Rows(given) = saved else { return Ok(()) };
         let Some(mut g) = self.gradients.take(Reg::SharedOut) else { return Ok(()) };
         let model = self.run.model;

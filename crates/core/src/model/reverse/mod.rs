@@ -8,6 +8,7 @@
 mod gradients;
 mod heads;
 mod mixture;
+mod repeated;
 mod state;
 mod tape;
 mod walk;
@@ -26,6 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pass::{Asked, At, Program, Reg, Section, Step, Values};
 use crate::stop::Stop;
 use crate::tap::{Reversible, Tap, Value, Want};
+pub(crate) use repeated::Repeated;
 use state::Walk;
 
 /// Logits that are held at once: 64 MiB, or those of a few tokens.
@@ -94,13 +96,6 @@ impl Model {
     /// As [`Model::forward`]; a model in bf16; a step that has no backward rule, which is named; those of the taps.
     pub(crate) fn reverse(&self, batch: &Batch, reverse: &mut Reverse<'_>) -> Result<()> {
         self.check(batch)?;
-        if self.dtype() != Dtype::F32 {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "gradients are computed in f32, and this model in bf16",
-            )
-            .hint("load it in f32"));
-        }
         if matches!(reverse.start, Start::Logits(_)) {
             self.unembedding()?;
         }
@@ -108,16 +103,7 @@ impl Model {
         let Some(lowest) = lowest(&program, reverse.receiver) else { return Ok(()) };
         let sections: Vec<&Section> =
             program.sections.iter().filter(|section| section.at >= lowest).collect();
-        if let Some(step) =
-            sections.iter().flat_map(|section| &section.steps).find(|step| !walk::has_rule(step))
-        {
-            let text = format!("{step:?}");
-            let name: String = text.chars().take_while(|c| c.is_alphanumeric()).collect();
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("gradients of this model cannot be computed: its step `{name}` has no backward rule"),
-            ));
-        }
+        check_rules(self, sections.iter().copied())?;
         let mut steps = sections.iter().flat_map(|section| &section.steps);
         if reverse.rule != Rule::Gradient && steps.any(|step| matches!(step, Step::Route { .. })) {
             return Err(Error::new(
@@ -188,6 +174,29 @@ impl Model {
             streams.push(copy(walk.run.registers.get(Reg::Stream).rows()));
         }
         Ok(streams)
+    }
+}
+
+/// Whether gradients can be walked through sections of a model.
+fn check_rules<'s>(model: &Model, sections: impl IntoIterator<Item = &'s Section>) -> Result<()> {
+    if model.dtype() != Dtype::F32 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "gradients are computed in f32, and this model in bf16",
+        )
+        .hint("load it in f32"));
+    }
+    let mut steps = sections.into_iter().flat_map(|section| &section.steps);
+    match steps.find(|step| !walk::has_rule(step)) {
+        None => Ok(()),
+        Some(step) => {
+            let text = format!("{step:?}");
+            let name: String = text.chars().take_while(|c| c.is_alphanumeric()).collect();
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("gradients of this model cannot be computed: its step `{name}` has no backward rule"),
+            ))
+        }
     }
 }
 
@@ -272,7 +281,7 @@ fn is_shown(at: At, step: &Step, receiver: &dyn Tap) -> bool {
 }
 
 /// A copy of rows.
-fn copy(rows: easyroutine_kernels::Rows<'_>) -> Buffer {
+pub(super) fn copy(rows: easyroutine_kernels::Rows<'_>) -> Buffer {
     let mut buffer = Buffer::default();
     buffer.resize(rows.n_rows(), rows.n_columns());
     let mut to = buffer.rows_mut();

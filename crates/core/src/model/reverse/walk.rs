@@ -63,7 +63,7 @@ impl Walk<'_> {
         let ends = section.steps.len() - section.steps.iter().rev().take_while(is_plain).count();
         let mut shown = 0;
         for step in section.steps[ends..].iter().rev() {
-            shown += self.step_back(section.at, step, Saved::Nothing, seeds, receiver)?;
+            shown += self.step_back(section.at, step, &Saved::Nothing, seeds, receiver)?;
         }
         if shown == left || section.at == At::Embedding {
             return Ok(shown);
@@ -72,7 +72,7 @@ impl Walk<'_> {
         self.load(stream);
         let tape = self.tape(&rest)?;
         for (step, saved) in rest.steps.iter().zip(tape).rev() {
-            shown += self.step_back(section.at, step, saved, seeds, receiver)?;
+            shown += self.step_back(section.at, step, &saved, seeds, receiver)?;
             if shown == left {
                 break;
             }
@@ -90,7 +90,7 @@ impl Walk<'_> {
     ) -> Result<usize> {
         let mut shown = 0;
         for (step, saved) in section.steps.iter().zip(tape).rev() {
-            shown += self.step_back(section.at, step, saved, seeds, receiver)?;
+            shown += self.step_back(section.at, step, &saved, seeds, receiver)?;
         }
         Ok(shown)
     }
@@ -99,7 +99,7 @@ impl Walk<'_> {
         &mut self,
         at: At,
         step: &Step,
-        saved: Saved,
+        saved: &Saved,
         seeds: &mut dyn Tap,
         receiver: &mut dyn Tap,
     ) -> Result<usize> {
@@ -111,7 +111,7 @@ impl Walk<'_> {
         Ok(0)
     }
 
-    fn rule_of(&mut self, at: At, step: &Step, saved: Saved) -> Result<()> {
+    pub(super) fn rule_of(&mut self, at: At, step: &Step, saved: &Saved) -> Result<()> {
         let model = self.run.model;
         let (cpu, weights) = (&model.cpu, &model.weights);
         match step {
@@ -235,7 +235,7 @@ impl Walk<'_> {
         matrix: Matrix,
         [from, to]: [Reg; 2],
         finish: Finish,
-        saved: Saved,
+        saved: &Saved,
     ) -> Result<()> {
         // Nothing below the embedding is asked for.
         if from == Reg::Embedded {
@@ -310,7 +310,7 @@ impl Walk<'_> {
         &mut self,
         at: At,
         visit: &Visit,
-        saved: Saved,
+        saved: &Saved,
         seeds: &mut dyn Tap,
         receiver: &mut dyn Tap,
     ) -> Result<()> {
@@ -386,7 +386,7 @@ impl Walk<'_> {
                     receiver.at(point, &mut value)?;
                 }
                 if is_edited {
-                    self.edits.borrow().back(point, Some(&before), &mut value)?;
+                    self.edits.borrow().back(point, Some(before), &mut value)?;
                 }
                 drop(value);
                 self.square = Some(square);

@@ -1,0 +1,94 @@
+//! Many backward passes over one run: what the run gives is computed once for all of them.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use easyroutine_kernels::{Rows, RowsMut};
+
+use super::state::Walk;
+use super::{Chosen, Forward, check_rules, copy};
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::model::buffer::Buffer;
+use crate::model::past::Past;
+use crate::model::run::Run;
+use crate::model::{Model, emit};
+use crate::pass::{Asked, At, Reg};
+use crate::stop::Stop;
+use crate::tap::{Reversible, Want};
+
+/// Backward passes from the stream that leaves one block to those that enter it and earlier ones.
+pub(crate) struct Repeated<'a> {
+    /// The blocks that are walked, from the last to the first.
+    pub(crate) blocks: Range<usize>,
+    /// How many passes.
+    pub(crate) times: usize,
+    /// Writes the gradient of the stream that leaves the last block, which holds zeros, for one pass.
+    pub(crate) give: &'a mut dyn FnMut(usize, RowsMut<'_>),
+    /// Is shown, for one pass and block, the gradient of the stream that enters it.
+    pub(crate) take: &'a mut dyn FnMut(usize, usize, Rows<'_>) -> Result<()>,
+    pub(crate) stop: Stop<'a>,
+}
+
+impl Model {
+    /// Runs a batch forward once and backward many times. Each block runs again once, whatever the number of passes, with
+    /// what its rules need; a gradient of the stream a pass waits in memory.
+    ///
+    /// # Errors
+    /// As [`Model::reverse`]; those of `take`.
+    pub(crate) fn reverse_repeated(&self, batch: &Batch, repeated: &mut Repeated<'_>) -> Result<()> {
+        self.check(batch)?;
+        let wants = |_| Want::Nothing;
+        let asked = Asked { wants: &wants, past: None, heads_at_once: 1 };
+        let last = repeated.blocks.end;
+        let sections = At::all(&self.arch).take_while(|at| *at < At::Block(last));
+        let program = emit(&self.arch, &asked, sections);
+        let first = At::Block(repeated.blocks.start);
+        check_rules(self, program.sections.iter().filter(|section| section.at >= first))?;
+        self.weights.unembedding.files.during(|| {
+            self.with_buffers(|registers| {
+                let (chosen, mut none) = (RefCell::new(Chosen::default()), ());
+                let edits: RefCell<&mut dyn Reversible> = RefCell::new(&mut none);
+                let mut forward = Forward { edits: &edits, chosen: &chosen };
+                let run = Run::new(self, batch, None, &mut forward, registers, Past::Nothing);
+                let mut walk = Walk::new(run, &edits, super::Rule::Gradient);
+                let mut streams = Vec::new();
+                for section in &program.sections {
+                    repeated.stop.check()?;
+                    if section.at >= first {
+                        streams.push(copy(walk.run.registers.get(Reg::Stream).rows()));
+                    }
+                    walk.run.section(section)?;
+                }
+                let mut gradients: Vec<Buffer> = (0..repeated.times)
+                    .map(|time| {
+                        let mut zeros = Buffer::default();
+                        zeros.resize(batch.n_tokens(), self.arch.d_model);
+                        (repeated.give)(time, zeros.rows_mut());
+                        zeros
+                    })
+                    .collect();
+                for section in program.sections.iter().rev().filter(|section| section.at >= first) {
+                    let layer = section.at.layer().unwrap_or(0);
+                    walk.load(streams.pop());
+                    let tape = walk.tape(section)?;
+                    for (time, gradient) in gradients.iter_mut().enumerate() {
+                        repeated.stop.check()?;
+                        walk.gradients.put(Reg::Stream, std::mem::take(gradient));
+                        for (step, saved) in section.steps.iter().zip(&tape).rev() {
+                            walk.rule_of(section.at, step, saved)?;
+                        }
+                        let zeros =
+                            |walk: &mut Walk<'_>| walk.gradients.zeros(batch.n_tokens(), self.arch.d_model);
+                        *gradient = match walk.gradients.take(Reg::Stream) {
+                            Some(gradient) => gradient,
+                            None => zeros(&mut walk),
+                        };
+                        (repeated.take)(time, layer, gradient.rows())?;
+                    }
+                }
+                Ok(())
+            })
+        })
+    }
+}
