@@ -259,7 +259,7 @@ impl Layer {
     }
 
     /// ‖row‖ of every row of the decoder.
-    fn row_norms(&self) -> Result<&[f32]> {
+    pub(crate) fn row_norms(&self) -> Result<&[f32]> {
         if let Some(norms) = self.row_norms.get() {
             return Ok(norms);
         }

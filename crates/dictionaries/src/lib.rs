@@ -17,6 +17,7 @@ mod directions;
 mod features;
 mod formats;
 mod layer;
+mod linear;
 mod named;
 mod norm;
 mod place;

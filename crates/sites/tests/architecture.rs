@@ -18,6 +18,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("core", &["kernels", "sites", "files"]),
     ("dictionaries", &["core", "kernels", "sites", "files"]),
+    ("graphs", &["core", "dictionaries", "view", "kernels", "sites", "files"]),
     ("store", &["sites", "files"]),
     ("view", &["sites", "store"]),
     ("app", &["core", "dictionaries", "sites", "store", "view"]),

@@ -1,0 +1,7 @@
+//! Graphs against their references, and the laws they keep.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bad_input;
+mod common;
+mod golden;
+mod laws;
