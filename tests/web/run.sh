@@ -12,6 +12,7 @@ for name in capitals hostile attention; do
   (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$data/$name.json" "$PAGES/$name.html")
 done
 cp "$data/expected/circuit.html" "$PAGES/circuit.html"
+cp "$data/expected/graph.html" "$PAGES/graph.html"
 
 cd "$here"
 npm ci --silent --no-audit --no-fund

@@ -25,6 +25,7 @@ mod error;
 pub mod features;
 mod fields;
 mod font;
+pub mod graph;
 pub mod grid;
 pub mod lens;
 mod page;

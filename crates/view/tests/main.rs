@@ -7,6 +7,7 @@ mod attention;
 mod bars;
 mod circuit;
 mod features;
+mod graph;
 mod grid;
 mod pictures;
 
