@@ -7,6 +7,7 @@ mod edges;
 mod extract;
 mod features;
 mod grad;
+mod graph;
 mod lenses;
 mod reading;
 pub(crate) mod runs;
@@ -25,6 +26,7 @@ pub(crate) use edges::{EdgeArg, Edges};
 pub(crate) use extract::{Extract, PatternArg};
 pub(crate) use features::Features;
 pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
+pub(crate) use graph::Graph;
 pub(crate) use lenses::{Fit, JacobianCommand, Merge, OptimiserArg, Tune};
 pub(crate) use reading::Reading;
 pub(crate) use sweep::{
@@ -76,6 +78,8 @@ pub(crate) enum Command {
     Attribute(Box<Attribute>),
     /// Which edges between heads and MLPs carried a number, and the circuit of the largest: EAP, EAP-IG.
     Edges(Box<Edges>),
+    /// Which transcoder features of a prompt made which others, and the answer: an attribution graph, as circuit-tracer's.
+    Graph(Box<Graph>),
     /// Jacobian lenses: fitted on prompts, for `lens --jacobian`.
     Jacobian {
         /// What to do.

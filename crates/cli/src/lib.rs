@@ -50,6 +50,7 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Dla(dla) => commands::dla::run(args, dla).map(done),
         Command::Attribute(attribute) => commands::attribute::run(args, attribute).map(done),
         Command::Edges(edges) => commands::edges::run(args, edges).map(done),
+        Command::Graph(graph) => commands::graph::run(args, graph).map(done),
         Command::Jacobian { command: JacobianCommand::Fit(fit) } => {
             commands::jacobian::fit(args, fit).map(done)
         }

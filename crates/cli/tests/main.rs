@@ -12,6 +12,7 @@ mod dictionaries;
 mod errors;
 mod extract;
 mod generate;
+mod graph;
 mod housekeeping;
 mod interventions;
 mod proof;

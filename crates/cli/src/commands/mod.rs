@@ -13,6 +13,7 @@ pub(crate) mod extract;
 pub(crate) mod features;
 pub(crate) mod generate;
 pub(crate) mod grad;
+pub(crate) mod graph;
 pub(crate) mod info;
 pub(crate) mod jacobian;
 pub(crate) mod lens;

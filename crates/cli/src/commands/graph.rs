@@ -1,0 +1,122 @@
+//! `graph`: which transcoder features of a prompt made which others, and the answer.
+
+use easyroutine::Stop;
+use easyroutine::tokens::Tokenizer;
+use easyroutine_dictionaries::Dictionary;
+use easyroutine_graphs::{Graph, Options, Texts, lines, report, to_json};
+use easyroutine_view::graph as view;
+use serde_json::json;
+
+use crate::args::{Args, Format, Graph as Flags};
+use crate::failure::{Failure, one_line};
+use crate::output::{self, DRAWN};
+use crate::progress::Counted;
+use crate::session::{self, Prompt, token_id, token_text};
+
+pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
+    let formats: Vec<Format> =
+        DRAWN.iter().copied().filter(|format| !matches!(format, Format::Svg | Format::Png)).collect();
+    let targets = output::targets(args, &formats)?;
+    let dictionary = Dictionary::open(&flags.dict_set, &flags.reading.options())?;
+    for warning in &dictionary.certificate().warnings {
+        output::note("warning", &one_line(warning));
+    }
+    let session = session::load(&flags.model.model, &flags.model.loading)?;
+    let tokenizer = session::tokenizer(&session.files, &flags.model.loading.finding)?;
+    let prompt = flags.prompt.read(&tokenizer, session.model.arch().context)?;
+    let ids = &prompt.encoded.ids;
+    let named = flags.answer.iter().map(|text| token_id("--answer", text, &tokenizer));
+    let answers = named.collect::<Result<Vec<u32>, Failure>>()?;
+    let options = Options {
+        targets: (!answers.is_empty()).then_some(answers),
+        max_logits: flags.logits,
+        probability: flags.probability,
+        max_features: flags.max_features,
+        zeroed: flags.skip_first,
+        checks: flags.check,
+        ..Options::default()
+    };
+    warn_of_first(&tokenizer, ids, flags.skip_first);
+    let bar = Counted::new("rows");
+    let made = Graph::new(&session.model, &dictionary, ids, &options, Stop::Never, &mut |done, of| {
+        bar.tell(done, of);
+    });
+    bar.finish();
+    let graph = made?;
+    let pruned = graph.prune(flags.node_threshold, flags.edge_threshold)?;
+    let texts = texts(flags, &tokenizer, &prompt, &graph)?;
+    let mut said = lines(&graph, &pruned);
+    said.iter().for_each(|line| output::note("graph", &line.replace(" · ", "; ")));
+    said.insert(0, format!("{} · {}", session.files.name, texts.scan));
+    let settings = json!({
+        "schema": "easyroutine.graph/1",
+        "model": session.model_json(),
+        "dictionary": dictionary.certificate().to_json(),
+        "settings": {
+            "max_logits": options.max_logits,
+            "probability": options.probability,
+            "answers": options.targets,
+            "max_features": options.max_features,
+            "skip_first": options.zeroed,
+            "node_threshold": flags.node_threshold,
+            "edge_threshold": flags.edge_threshold,
+        },
+    });
+    let drawing = report(&graph, &pruned, &texts, said);
+    for target in &targets {
+        let drawn = match target.format {
+            Format::Json | Format::Jsonl => {
+                to_json(&graph, &pruned, flags.node_threshold, &texts, settings.clone()).to_string() + "\n"
+            }
+            Format::Tsv => view::tsv(&drawing),
+            Format::Csv => view::csv(&drawing),
+            Format::Md => view::markdown(&drawing),
+            Format::Html => view::html(&drawing)?,
+            _ => view::terminal(&drawing, output::width(), flags.k as usize),
+        };
+        output::write(target, drawn.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// What stands first is left out: that should be no word of the prompt.
+fn warn_of_first(tokenizer: &Tokenizer, ids: &[u32], skip_first: usize) {
+    let special = tokenizer.special_ids();
+    if let Some(id) = ids.iter().take(skip_first).find(|id| !special.contains(id)) {
+        let text = token_text(tokenizer, *id);
+        let warning = format!(
+            "{text:?} stands at the beginning, where features and errors are left out: --bos yes puts a token before it, \
+             where the tokenizer has one"
+        );
+        output::note("warning", &warning);
+    }
+}
+
+fn texts(flags: &Flags, tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph) -> Result<Texts, Failure> {
+    let ids = &prompt.encoded.ids;
+    let tokens: Vec<String> = ids.iter().map(|id| token_text(tokenizer, *id)).collect();
+    let folder = flags.dict_set.file_name().map(|name| name.to_string_lossy().into_owned());
+    Ok(Texts {
+        slug: flags.slug.clone().unwrap_or_else(|| slug(&prompt.text)),
+        scan: flags.scan.clone().or(folder).unwrap_or_default(),
+        prompt: tokenizer.decode(ids, false)?,
+        tokens,
+        logits: graph.logits.iter().map(|logit| token_text(tokenizer, logit.id)).collect(),
+    })
+}
+
+/// The first words of a prompt as part of an address.
+fn slug(prompt: &str) -> String {
+    let words = prompt.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let mut slug = String::new();
+    for word in words.take(6) {
+        if slug.len() + word.len() > 40 {
+            break;
+        }
+        if !slug.is_empty() {
+            slug.push('-');
+        }
+        slug.push_str(&word.to_ascii_lowercase());
+    }
+    if slug.is_empty() { "graph".to_owned() } else { slug }
+}
