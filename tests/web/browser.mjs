@@ -15,11 +15,11 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** The address of a page of the folder. */
-export const addressOf = (name) => pathToFileURL(path.join(folder, name)).href;
+/** The address of a page of the folder, or of a server. */
+export const addressOf = (name) => (name.startsWith("http:") ? name : pathToFileURL(path.join(folder, name)).href);
 
 /**
- * Opens a page from file://, waits for `ready`, runs `use` on it, and fails on anything that left the page or went wrong in it.
+ * Opens a page, waits for `ready`, runs `use` on it, and fails on anything that left the page or went wrong in it.
  * `own` are beginnings of addresses that never leave it.
  */
 export async function open(name, use, { ready = "body[data-ready=yes]", own = ["data:"], ...options } = {}) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws pages from committed reports and opens them in Debian's Chromium.
+# Draws pages from committed reports, starts a server, and opens both in Debian's Chromium.
 # Needs: cargo, node 20 or newer, npm, chromium (apt-get install chromium). SHOTS=DIR keeps screenshots.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,10 +11,13 @@ trap 'rm -rf "$PAGES"' EXIT
 for name in capitals hostile attention; do
   (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$data/$name.json" "$PAGES/$name.html")
 done
+(cd "$root" && cargo build --quiet --package easyroutine-cli)
+PROGRAM=${CARGO_TARGET_DIR:-$root/target}/debug/easyroutine
+MODEL="$root/fixtures/tiny/llama"
 cp "$data/expected/circuit.html" "$PAGES/circuit.html"
 cp "$data/expected/graph.html" "$PAGES/graph.html"
 
 cd "$here"
 npm ci --silent --no-audit --no-fund
-export PAGES REPORT="$data/capitals.json"
+export PAGES PROGRAM MODEL REPORT="$data/capitals.json"
 npm test --silent

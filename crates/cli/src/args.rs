@@ -11,6 +11,7 @@ mod graph;
 mod lenses;
 mod reading;
 pub(crate) mod runs;
+mod serve;
 mod sweep;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
 pub(crate) use graph::Graph;
 pub(crate) use lenses::{Fit, JacobianCommand, Merge, OptimiserArg, Tune};
 pub(crate) use reading::Reading;
+pub(crate) use serve::Serve;
 pub(crate) use sweep::{
     Ablate, AlongArg, ByArg, EffectArg, Estimating as EstimatingArgs, MeanOverArg, Patch, Sweep,
 };
@@ -108,6 +110,8 @@ pub(crate) enum Command {
     Features(Box<Features>),
     /// Saved runs: find, read, change, check.
     Runs(runs::Runs),
+    /// A page in the browser where prompts are typed and looked into: lens, attention, attribution, patching, saved runs.
+    Serve(Box<Serve>),
     /// Version, processor, folders and the variables that matter.
     Env,
     /// A completion script for a shell.
@@ -159,7 +163,7 @@ pub(crate) struct ModelFlag {
 }
 
 /// How a model is found and read.
-#[derive(Debug, Clone, ClapArgs)]
+#[derive(Debug, Clone, PartialEq, Eq, ClapArgs)]
 pub(crate) struct Finding {
     /// Branch, tag or commit on the hub.
     #[arg(long, value_name = "REV")]
@@ -185,7 +189,7 @@ pub(crate) struct Finding {
 }
 
 /// How a model is loaded.
-#[derive(Debug, Clone, ClapArgs)]
+#[derive(Debug, Clone, PartialEq, Eq, ClapArgs)]
 pub(crate) struct Loading {
     #[command(flatten)]
     pub(crate) finding: Finding,

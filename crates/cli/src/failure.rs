@@ -53,6 +53,21 @@ impl Failure {
         Failure { message: String::new(), hint: None, code: 0 }
     }
 
+    /// What is wrong, on one line.
+    pub(crate) fn message(&self) -> String {
+        one_line(&self.message)
+    }
+
+    /// What would do.
+    pub(crate) fn hint_text(&self) -> Option<String> {
+        self.hint.as_deref().map(one_line)
+    }
+
+    /// The exit status that it has on the command line.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Whether it says no more than that the reader went away.
     pub(crate) fn is_quiet(&self) -> bool {
         self.code == SUCCESS && self.message.is_empty()

@@ -6,6 +6,7 @@ mod changes;
 mod chat;
 mod commands;
 mod failure;
+mod hosted;
 mod layers;
 mod memory;
 mod output;
@@ -72,6 +73,7 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Dict { command: DictCommand::Page(page) } => commands::dict_page::run(args, page).map(done),
         Command::Features(features) => commands::features::run(args, features).map(done),
         Command::Runs(runs) => commands::runs::run(args, runs),
+        Command::Serve(serve) => commands::serve::run(args, serve).map(done),
         Command::Env => commands::env::run(args).map(done),
         Command::Completions { shell } => commands::shell::completions(args, *shell).map(done),
         Command::Man => commands::shell::man(args).map(done),

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::args::{Args, Colour, Format};
 use crate::failure::{Failure, one_line};
+use crate::hosted::{self, Said};
 use crate::partial;
 
 /// One place that a result is written to, with its format settled.
@@ -51,7 +52,7 @@ pub(crate) fn standard_output(args: &Args, formats: &[Format]) -> Result<Destina
         chosen => chosen,
     };
     let format = allowed(format, formats)?;
-    if format == Format::Png && io::stdout().is_terminal() {
+    if format == Format::Png && io::stdout().is_terminal() && !hosted::is_hosted() {
         return Err(Failure::usage("a PNG is no text for a terminal").hint("write it to a file: -o lens.png"));
     }
     Ok(Destination { format, file: None })
@@ -84,8 +85,12 @@ pub(crate) fn write(target: &Destination, content: &[u8]) -> Result<(), Failure>
     match &target.file {
         Some(file) => write_file(file, content),
         None => {
+            let content = harmless(target.format, content);
+            if hosted::write(&content) {
+                return Ok(());
+            }
             let mut out = io::stdout().lock();
-            let written = out.write_all(&harmless(target.format, content)).and_then(|()| out.flush());
+            let written = out.write_all(&content).and_then(|()| out.flush());
             written.map_err(|e| match e.kind() {
                 io::ErrorKind::BrokenPipe => Failure::quiet(),
                 _ => Failure::failed(format!("standard output: {e}")),
@@ -143,6 +148,9 @@ pub(crate) fn warn_of_nan(found: bool, is_changed: bool) {
 
 /// Says something beside the result, on standard error.
 pub(crate) fn note(kind: &str, text: &str) {
+    if hosted::say(Said::Note { kind, text }) {
+        return;
+    }
     // A closed standard error is nobody to tell.
     let _ = writeln!(anstream::stderr(), "\u{1b}[1;33m{kind}:\u{1b}[0m {}", one_line(text));
 }

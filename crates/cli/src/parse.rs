@@ -12,9 +12,7 @@ const NO_MODEL: &str = "name a model, `-m smollm2`, or set the variable EASYROUT
 
 /// The arguments, or the status to end with: help and versions are printed, errors are reported.
 pub(crate) fn args(words: impl IntoIterator<Item = OsString>) -> Result<Args, u8> {
-    let matched = without_empty_variables(Args::command()).try_get_matches_from(words);
-    let args = matched.and_then(|matches| Args::from_arg_matches(&matches));
-    args.map_err(|error| {
+    parsed(words).map_err(|error| {
         let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
         if is_help || !error.use_stderr() {
             // A reader that has gone, `--help | head -1`, is no failure.
@@ -23,6 +21,22 @@ pub(crate) fn args(words: impl IntoIterator<Item = OsString>) -> Result<Args, u8
         }
         failure(&error).report()
     })
+}
+
+/// The arguments of a command that nobody typed into this program: what would be printed is an error too.
+///
+/// # Errors
+/// The words are no command.
+pub(crate) fn try_args(words: impl IntoIterator<Item = OsString>) -> Result<Args, Failure> {
+    parsed(words).map_err(|error| match error.use_stderr() {
+        true => failure(&error),
+        false => Failure::usage("help and versions are for a terminal"),
+    })
+}
+
+fn parsed(words: impl IntoIterator<Item = OsString>) -> Result<Args, Error> {
+    let matched = without_empty_variables(Args::command()).try_get_matches_from(words);
+    matched.and_then(|matches| Args::from_arg_matches(&matches))
 }
 
 /// A variable that is set to nothing counts as not set, as shells and `env` of a container leave them.

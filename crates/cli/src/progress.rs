@@ -4,10 +4,12 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use easyroutine::Error;
 use easyroutine::extract::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
+use crate::hosted::{self, Said};
 
 /// Becomes true at the first Ctrl-C, so that what is done can be kept; the second ends the program at once.
 ///
@@ -72,25 +74,30 @@ impl Rows {
 #[derive(Debug)]
 pub(crate) struct Counted {
     bar: ProgressBar,
+    what: String,
 }
 
 impl Counted {
     /// `what` is counted, in the plural.
     pub(crate) fn new(what: &str) -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Counted { bar: ProgressBar::hidden() };
+        if !std::io::stderr().is_terminal() || hosted::is_hosted() {
+            return Counted { bar: ProgressBar::hidden(), what: what.to_owned() };
         }
         let bar = ProgressBar::new(0);
         let template = format!("{{msg}} {{wide_bar}} {{pos}}/{{len}} {what}, {{eta}} left");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
-        Counted { bar }
+        Counted { bar, what: what.to_owned() }
     }
 
-    pub(crate) fn tell(&self, done: usize, of: usize) {
+    /// # Errors
+    /// Nobody waits for the work any more.
+    pub(crate) fn tell(&self, done: usize, of: usize) -> Result<(), Error> {
         self.bar.set_length(of as u64);
         self.bar.set_position(done as u64);
+        hosted::say(Said::Progress { done, of, what: &self.what });
+        hosted::check()
     }
 
     /// Says something before the bar.

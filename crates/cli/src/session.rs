@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use easyroutine::identity::Identity;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value};
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
 use crate::chat::{Chat, Said};
 use crate::failure::{Failure, one_line};
-use crate::{memory, output};
+use crate::{hosted, memory, output};
 use easyroutine_app::reports::{Subject, model_json};
 
 /// A loaded model with everything that is shown of it.
@@ -123,8 +124,17 @@ fn warn(warnings: &[String]) {
     }
 }
 
+/// Finds, opens and loads a model; a command of a page gets the one that is loaded.
+pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Rc<Session>, Failure> {
+    match hosted::model() {
+        Some(Some((session, _))) => Ok(session),
+        Some(None) => Err(Failure::usage("no model is loaded")),
+        None => read(reference, loading).map(Rc::new),
+    }
+}
+
 /// Finds, opens and loads a model.
-pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failure> {
+pub(crate) fn read(reference: &str, loading: &Loading) -> Result<Session, Failure> {
     let files = find(reference, &loading.finding)?;
     let opened = open(&files, &loading.finding)?;
     memory::check(opened.parameters()?, loading.dtype())?;
@@ -145,11 +155,15 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Session, Failur
     Ok(Session { files, model, model_type, identity })
 }
 
-/// The tokenizer of a model, with warnings of what its files say against each other.
-pub(crate) fn tokenizer(files: &ModelFiles, finding: &Finding) -> Result<Tokenizer, Failure> {
+/// The tokenizer of a model, with warnings of what its files say against each other; a command of a page gets that of the
+/// model that is loaded.
+pub(crate) fn tokenizer(files: &ModelFiles, finding: &Finding) -> Result<Rc<Tokenizer>, Failure> {
+    if let Some(Some((_, tokenizer))) = hosted::model() {
+        return Ok(tokenizer);
+    }
     let tokenizer = load::tokenizer(files, finding.pre.as_deref())?;
     tokenizer.warnings().iter().for_each(|warning| output::note("warning", warning));
-    Ok(tokenizer)
+    Ok(Rc::new(tokenizer))
 }
 
 /// A prompt with the tokens it was cut into.

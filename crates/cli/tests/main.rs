@@ -18,6 +18,7 @@ mod interventions;
 mod proof;
 mod refusals;
 mod runs;
+mod serve;
 mod snapshots;
 mod surfaces;
 mod surroundings;

@@ -50,7 +50,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 23] = [
         &[],
         &["lens"],
         &["attn"],
@@ -71,6 +71,7 @@ fn the_help_of_every_command_is_as_expected() {
         &["dict", "info"],
         &["dict", "page"],
         &["features"],
+        &["serve"],
         &["env"],
         &["completions"],
     ];

@@ -21,6 +21,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("graphs", &["core", "dictionaries", "view", "kernels", "sites", "files"]),
     ("store", &["sites", "files"]),
     ("view", &["sites", "store"]),
+    ("serve", &[]),
     ("app", &["core", "dictionaries", "sites", "store", "view"]),
     ("cli", &["*"]),
     ("python", &["*"]),

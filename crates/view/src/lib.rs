@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod attention;
 pub mod bars;
 pub mod circuit;

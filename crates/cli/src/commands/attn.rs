@@ -9,7 +9,7 @@ use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions,
 use crate::args::{Args, Attn, Format};
 use crate::failure::Failure;
 use crate::output::{self, DRAWN, Destination};
-use crate::{changes, session};
+use crate::{changes, hosted, session};
 use easyroutine_app::reports;
 
 pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
@@ -24,7 +24,14 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let prompt = attn.prompt.read(&tokenizer, session.model.arch().context)?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, attn.changes.seed)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
-    let cache = request.run_under(&session.model, &batch, &[prompt.row()], Context::default(), edits)?;
+    let cache = request.run_until(
+        &session.model,
+        &batch,
+        &[prompt.row()],
+        Context::default(),
+        edits,
+        hosted::stop(),
+    )?;
     output::warn_of_nan(cache.has_nan(), !interventions.is_empty());
     let subject = session.subject(&tokenizer, &prompt);
     let report = reports::attention(&subject, attn.changes.intervene.clone(), &cache);

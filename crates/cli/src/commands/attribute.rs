@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+use std::rc::Rc;
 
-use easyroutine::Stop;
 use easyroutine::attribution::{
     Baseline, Cell as Score, Check, Integrated, Quadrature, attribution_patching, check_largest,
     integrated_gradients,
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use super::grad::{metric, refuse_unread, target, tensor_file};
 use crate::args::{Args, Attribute, MethodArg, PointsArg, RuleArg, SmoothArg};
 use crate::failure::Failure;
+use crate::hosted;
 use crate::output::{self, Cell, Destination, PLAIN};
 use crate::progress::Counted;
 use crate::session::{self, Prompt, Session, token_text};
@@ -29,8 +30,8 @@ use crate::tensors::{self, Stored};
 
 /// What both methods have.
 struct Opened<'a> {
-    session: Session,
-    tokenizer: Tokenizer,
+    session: Rc<Session>,
+    tokenizer: Rc<Tokenizer>,
     prompt: Prompt,
     base: Option<Prompt>,
     metric: Metric,
@@ -128,13 +129,10 @@ impl Opened<'_> {
         let (rows, others, metrics) = ([prompt.row()], [base.row()], [self.metric]);
         let model = &session.model;
         let found =
-            attribution_patching(model, &others, &rows, &request, &metrics, rule, context, Stop::Never)?;
+            attribution_patching(model, &others, &rows, &request, &metrics, rule, context, hosted::stop())?;
         let check = attribute.check.map(|most| {
             let bar = Counted::new("runs");
-            let told = |done, of| {
-                bar.tell(done, of);
-                Ok(())
-            };
+            let told = |done, of| bar.tell(done, of);
             let check = check_largest(model, &rows[0], &found, 0, most, told);
             bar.finish();
             check
@@ -209,10 +207,7 @@ impl Opened<'_> {
         let target = target(&attribute.measure)?;
         let (rows, metrics) = ([prompt.row()], [self.metric]);
         let bar = Counted::new("points");
-        let told = |done, of| {
-            bar.tell(done, of);
-            Ok(())
-        };
+        let told = |done, of| bar.tell(done, of);
         let model = &session.model;
         let target = target.as_deref();
         let found = integrated_gradients(
@@ -223,7 +218,7 @@ impl Opened<'_> {
             target,
             quadrature,
             steps,
-            Stop::Never,
+            hosted::stop(),
             told,
         );
         bar.finish();

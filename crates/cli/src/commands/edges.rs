@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use easyroutine::Error;
 use easyroutine::attribution::edges::{
     Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, Graph, ends, sizes,
 };
 use easyroutine::patching::Metric;
 use easyroutine::prompts::{self, LONGEST_ROW, Pair, ReadOptions, TokenName};
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Error, Stop};
 use easyroutine_app::reports::{self, CircuitWords};
 use easyroutine_view::circuit as view;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use super::sweep::{apart, predicted};
 use crate::args::{Args, EdgeArg, Edges, Format, SmoothArg};
 use crate::failure::Failure;
+use crate::hosted;
 use crate::output::{self, DRAWN, Destination};
 use crate::progress::Counted;
 use crate::reading::no_conversation;
@@ -36,8 +38,8 @@ struct Ids {
 
 struct Opened<'a> {
     edges: &'a Edges,
-    session: Session,
-    tokenizer: Tokenizer,
+    session: Rc<Session>,
+    tokenizer: Rc<Tokenizer>,
 }
 
 pub(crate) fn run(args: &Args, edges: &Edges) -> Result<(), Failure> {
@@ -251,8 +253,8 @@ impl Opened<'_> {
             if number <= sums.pairs {
                 return Ok(());
             }
-            sums.add(&scorer.score(&pair.clean, &pair.corrupted, pair.metric, Stop::Never)?);
-            bar.tell(number, all);
+            sums.add(&scorer.score(&pair.clean, &pair.corrupted, pair.metric, hosted::stop())?);
+            bar.tell(number, all)?;
             if kept.elapsed() >= PAUSE {
                 keep(&sums)?;
                 kept = Instant::now();
@@ -289,13 +291,13 @@ impl Opened<'_> {
         let bar = Counted::new("pairs run");
         let all = self.n_pairs()?;
         let run = self.each_pair(|pair| {
-            let values = runner.run(&pair.clean, &pair.corrupted, pair.metric, &circuits, Stop::Never)?;
+            let values = runner.run(&pair.clean, &pair.corrupted, pair.metric, &circuits, hosted::stop())?;
             sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
             let ends = ends(model, &pair.clean, &pair.corrupted, pair.metric)?;
             metrics.iter_mut().zip(ends).for_each(|(sum, x)| *sum += x);
             pairs += 1;
             metric = Some(pair.metric);
-            bar.tell(pairs, all);
+            bar.tell(pairs, all)?;
             Ok(())
         });
         bar.finish();

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{Args, Format, Generation, Next};
 use crate::changes;
 use crate::failure::{Failure, one_line};
+use crate::hosted::{self, Said};
 use crate::output::{self, Cell, Destination};
 use crate::session::{self, Prompt, Session, token_text};
 
@@ -98,6 +99,9 @@ impl Written {
 
     /// Adds a piece; false where nobody reads any more.
     fn add(&mut self, piece: &str) -> Result<bool, Error> {
+        if hosted::say(Said::Piece(piece)) {
+            hosted::check()?;
+        }
         self.text.push_str(piece);
         if self.streams && !piece.is_empty() { self.print(piece) } else { Ok(true) }
     }

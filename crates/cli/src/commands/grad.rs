@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+use easyroutine::Error;
 use easyroutine::cache::{ActivationCache, Numbers};
 use easyroutine::edit::{Reference, Tensor};
 use easyroutine::gradients::{Gradients, Output, gradients};
@@ -12,13 +13,13 @@ use easyroutine::patching::Metric;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Error, Stop};
 use serde_json::{Value, json};
 
 use super::sweep::{apart, predictions};
 use crate::args::{Args, Format, Grad, Measure, SmoothArg};
 use crate::changes;
 use crate::failure::Failure;
+use crate::hosted;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Prompt, Session, token_text};
 use crate::tensors::{self, Stored};
@@ -42,8 +43,16 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     let rule = grad.rule.rule();
     let output = Output::Metric { metrics: &[metric], target: target.as_deref() };
-    let found =
-        gradients(&session.model, &[prompt.row()], &request, output, rule, &mut edits, context, Stop::Never)?;
+    let found = gradients(
+        &session.model,
+        &[prompt.row()],
+        &request,
+        output,
+        rule,
+        &mut edits,
+        context,
+        hosted::stop(),
+    )?;
     let value = found.values.first().copied().unwrap_or_default();
     let told = json!({
         "schema": "easyroutine.grad/1",

@@ -93,7 +93,7 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
             ids.truncate(context);
             bar.say(format!("prompt {}/{all}{}", number + 1, uncertainty(&sums)));
             let added = sums.add(model, &ids, Stop::When(&stop), |done, of| {
-                bar.tell(done, of);
+                bar.tell(done, of)?;
                 Ok(())
             });
             match added {

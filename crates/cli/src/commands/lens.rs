@@ -4,7 +4,7 @@ use easyroutine::lens::{Component, LensNorm, LogitLens, SurveyOptions, survey_th
 use easyroutine::positions::{self, Context, Specifier};
 use easyroutine::sites::Site;
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, ErrorKind, Model, Stop};
+use easyroutine::{Batch, ErrorKind, Model};
 use easyroutine_view::lens::{
     self as view, JacobianLens, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions,
     TrackedToken, TunedLens,
@@ -14,7 +14,7 @@ use crate::args::{Args, Format, Lens, MetricArg, NormArg};
 use crate::failure::Failure;
 use crate::output::{self, DRAWN, Destination};
 use crate::session::{self, Prompt, token_text};
-use crate::{changes, layers};
+use crate::{changes, hosted, layers};
 use easyroutine_app::reports;
 
 pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, lens.changes.seed)?;
-    let survey = survey_through(&through, &session.model, &batch, &options, edits, Stop::Never)?;
+    let survey = survey_through(&through, &session.model, &batch, &options, edits, hosted::stop())?;
     let is_nan = survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan());
     output::warn_of_nan(is_nan, !interventions.is_empty());
     let settings = LensSettings {

@@ -21,6 +21,7 @@ pub(crate) mod ls;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod saved;
+pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod show;
 pub(crate) mod sweep;

@@ -44,7 +44,10 @@ fn subcommands(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
 
 /// What no flag's own help has room for.
 fn surroundings(page: &mut Vec<u8>) -> io::Result<()> {
-    let token = [("HF_TOKEN", "token for the hub, where a model is gated")];
+    let token = [
+        ("HF_TOKEN", "token for the hub, where a model is gated"),
+        ("EASYROUTINE_SERVE_TOKEN", "as --token of `serve`, without standing in the list of processes"),
+    ];
     let variables = VARIABLES.iter().chain(&token).map(|(name, meaning)| ((*name).to_owned(), *meaning));
     let codes = EXIT_CODES.iter().map(|(code, meaning)| (code.to_string(), *meaning));
     section(page, "ENVIRONMENT", variables)?;

@@ -1,5 +1,7 @@
 //! `patch` and `ablate`: one change after another, and a grid of what each does to the prediction.
 
+use std::rc::Rc;
+
 use easyroutine::attribution::{Estimating, estimate};
 use easyroutine::gradients::Rule;
 use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
@@ -8,7 +10,7 @@ use easyroutine::prompts::{self, Prompts};
 use easyroutine::request::Request;
 use easyroutine::sites::{Scope, Site};
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, Model, Stop};
+use easyroutine::{Batch, Model};
 use easyroutine_view::grid::{self as view, GridReport};
 use serde_json::Value;
 
@@ -18,6 +20,7 @@ use crate::args::{
     Sweep as SweepArgs,
 };
 use crate::failure::Failure;
+use crate::hosted;
 use crate::layers;
 use crate::output::{self, DRAWN, Destination};
 use crate::progress::Counted;
@@ -26,8 +29,8 @@ use easyroutine_app::reports::{self, Estimated, GridWords};
 
 /// A model, its tokenizer and the prompt that is changed.
 struct Opened {
-    session: Session,
-    tokenizer: Tokenizer,
+    session: Rc<Session>,
+    tokenizer: Rc<Tokenizer>,
     prompt: Prompt,
 }
 
@@ -267,16 +270,13 @@ fn finish(
 ) -> Result<(), Failure> {
     let changes = Counted::new("changes");
     let ids = &opened.prompt.encoded.ids;
-    let tell = |done, of| {
-        changes.tell(done, of);
-        Ok(())
-    };
+    let tell = |done, of| changes.tell(done, of);
     let model = &opened.session.model;
     let rule = estimating.rule.map_or(Rule::Gradient, RuleArg::rule);
     let (grid, check);
     if estimating.estimate {
         let how = Estimating { rule, check: estimating.check };
-        let found = estimate(model, ids, request, how, Stop::Never, tell);
+        let found = estimate(model, ids, request, how, hosted::stop(), tell);
         changes.finish();
         let found = found?;
         (grid, check) = (found.grid, found.check);

@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         };
         let loss = made.losses.iter().sum::<f64>() / made.losses.len() as f64;
         bar.say(format!("KL {loss:.4} nats a layer"));
-        bar.tell(tuning.done, tuning.steps);
+        bar.tell(tuning.done, tuning.steps)?;
         first.get_or_insert(loss);
         last = Some(loss);
         if kept.elapsed() >= PAUSE {

@@ -26,22 +26,13 @@ const WEIGHTS: usize = 16_000_000;
 /// # Errors
 /// More weights than a browser opens.
 pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
-    let weights: usize = report.heads.iter().flat_map(|head| &head.weights).map(Vec::len).sum();
-    if weights > WEIGHTS {
-        return Err(Error::new(
-            ErrorKind::Size,
-            format!(
-                "HTML: {weights} weights are too many for a page; choose layers or heads, or cut the prompt"
-            ),
-        ));
-    }
+    let data = page_data(report, sink)?;
     let title = escape(&format!("Attention · {}", printable(&report.model.name)));
     let lines = report.lines(Sink::Shown);
     // The page itself says what its colours are.
     let prompt = lines[2].split(" · colour").next().unwrap_or_default();
     let said = [lines[0].as_str(), lines[1].as_str(), prompt];
     let paragraphs: String = said.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
-    let data = data(report, sink);
     let plain = escape(&markdown(report));
     let body = format!(
         r#"<header>
@@ -65,7 +56,21 @@ pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
     Ok(page.html())
 }
 
-fn data(report: &AttentionReport, sink: Sink) -> Json {
+/// What a page that draws patterns needs of a report: the weights of each head, row by row and each row as long as its query
+/// can see, as 16-bit numbers of which 65535 is a weight of 1, little-endian, in base 64.
+///
+/// # Errors
+/// More weights than a browser opens.
+pub fn page_data(report: &AttentionReport, sink: Sink) -> Result<Json, Error> {
+    let weights: usize = report.heads.iter().flat_map(|head| &head.weights).map(Vec::len).sum();
+    if weights > WEIGHTS {
+        return Err(Error::new(
+            ErrorKind::Size,
+            format!(
+                "HTML: {weights} weights are too many for a page; choose layers or heads, or cut the prompt"
+            ),
+        ));
+    }
     let heads = report.heads.iter().map(|head| {
         let weights = head.weights.iter().flatten();
         let bytes: Vec<u8> = weights
@@ -74,12 +79,12 @@ fn data(report: &AttentionReport, sink: Sink) -> Json {
         json!({ "layer": head.layer, "head": head.head, "weights": STANDARD.encode(bytes) })
     });
     let (layers, columns) = report.sides();
-    json!({
+    Ok(json!({
         "tokens": report.tokens.iter().map(|token| printable(&token.text)).collect::<Vec<_>>(),
         "layers": layers,
         "columns": columns,
         "heads": heads.collect::<Vec<_>>(),
         "palette": CIVIDIS.iter().map(|c| [c.0, c.1, c.2]).collect::<Vec<_>>(),
         "sink": sink == Sink::Hidden,
-    })
+    }))
 }

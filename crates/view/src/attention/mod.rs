@@ -9,7 +9,7 @@ mod report;
 mod tables;
 mod terminal;
 
-pub use html::html;
+pub use html::{html, page_data};
 pub use picture::{PictureOptions, png, svg};
 pub use report::{AttentionReport, HeadPattern, SCHEMA, Schema, Sink, Summary};
 pub use tables::{csv, json, markdown, tsv};

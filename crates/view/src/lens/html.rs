@@ -15,7 +15,7 @@ use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
-const SCRIPT: &str = include_str!("lens.js");
+const SCRIPT: &str = concat!(include_str!("../shared.js"), include_str!("lens.js"));
 const STYLE: &str = include_str!("lens.css");
 const STRIDES: [(usize, &str); 5] =
     [(1, "every"), (2, "every 2nd"), (3, "every 3rd"), (5, "every 5th"), (10, "every 10th")];
@@ -63,6 +63,13 @@ pub fn html(report: &LensReport) -> String {
     let page =
         Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data: &data };
     page.html()
+}
+
+/// What a page that draws the lens needs of a report: each text once, cells as short lists, numbers rounded to four decimals,
+/// with the words and scales of every metric. A third of the size of the report.
+#[must_use]
+pub fn page_data(report: &LensReport) -> Json {
+    data(report, &Grid::new(report), &words::lines(report))
 }
 
 /// Each text once, cells as short lists: a page is a third of the size of its report.

@@ -15,7 +15,7 @@ mod tables;
 mod terminal;
 mod words;
 
-pub use html::html;
+pub use html::{html, page_data};
 pub use metric::Metric;
 pub use picture::{PictureOptions, png, svg};
 pub use report::{

@@ -48,15 +48,15 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         None => Some(session::tokenizer(&session.files, &extract.model.loading.finding)?),
     };
     needs_tokenizer(&request, tokenizer.is_some())?;
-    let rows = rows::examples(texts, extract, tokenizer.as_ref(), session.model.arch().context)?;
+    let rows = rows::examples(texts, extract, tokenizer.as_deref(), session.model.arch().context)?;
     let rows::Rows { examples, of_file, chat } = rows;
-    let special = tokenizer.as_ref().map_or(&[][..], Tokenizer::special_ids);
+    let special = tokenizer.as_deref().map_or(&[][..], Tokenizer::special_ids);
     let context = Context { special, pivots: &extract.pivot, seed: extract.changes.seed };
     let examples = match extract.generate {
         Some(count) => {
             let ends = match extract.ignore_end {
                 true => Vec::new(),
-                false => super::generate::ends(&session, tokenizer.as_ref())?,
+                false => super::generate::ends(&session, tokenizer.as_deref())?,
             };
             rows::continued(examples, count as usize, &ends, extract, &session, interventions, context)?
         }

@@ -1,0 +1,151 @@
+//! What a page may ask: commands that look, and write nothing but their result.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::args::runs::RunsCommand;
+use crate::args::{Args, Command, DictCommand, Format, Loading, ModelCommand, ModelFlag, PromptArgs};
+use crate::failure::Failure;
+use crate::parse;
+
+/// Words of one command at most: a page has no more flags than that.
+const MOST_WORDS: usize = 200;
+
+/// A command that is to be run.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// As it is run.
+    pub(super) args: Args,
+    /// As it is typed.
+    pub(super) words: Vec<String>,
+}
+
+/// Which model a command is run with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct With<'w> {
+    pub(super) reference: &'w str,
+    pub(super) loading: &'w Loading,
+}
+
+/// Reads a command of a page. Those that need a model get the one that is loaded.
+///
+/// # Errors
+/// It is none, or one that a page may not run.
+pub(super) fn read(
+    question: &Value,
+    format: Format,
+    with: Option<With<'_>>,
+    base: Option<&Path>,
+) -> Result<Asked, Failure> {
+    let given = question["words"].as_array().filter(|words| words.len() <= MOST_WORDS);
+    let given: Option<Vec<String>> =
+        given.and_then(|words| words.iter().map(|word| word.as_str().map(str::to_owned)).collect());
+    let Some(mut words) = given.filter(|words| !words.is_empty()) else {
+        return Err(Failure::usage("a command is a list of words"));
+    };
+    if let (true, Some(with)) = (takes_model(&words[0]), with) {
+        words.splice(1..1, model_words(with));
+    }
+    if let (true, Some(base)) = (words[0] == "runs", base) {
+        words.splice(1..1, ["--base".to_owned(), base.display().to_string()]);
+    }
+    let format_name = format!("{format:?}").to_lowercase();
+    let typed = ["easyroutine", "--format", &format_name].into_iter().chain(words.iter().map(String::as_str));
+    let args = parse::try_args(typed.map(OsString::from))?;
+    refuse_what_is_not_for_a_page(&args)?;
+    words.insert(0, "easyroutine".to_owned());
+    Ok(Asked { args, words })
+}
+
+/// Whether a command's words begin with a prompt and a model.
+fn takes_model(command: &str) -> bool {
+    matches!(
+        command,
+        "lens" | "attn" | "run" | "patch" | "ablate" | "dla" | "grad" | "attribute" | "edges" | "tokens"
+    )
+}
+
+/// The flags that load this model.
+fn model_words(with: With<'_>) -> Vec<String> {
+    let Loading { finding, dtype, threads, device: _ } = with.loading;
+    let mut words = vec!["--model".to_owned(), with.reference.to_owned()];
+    let mut flag = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            words.extend([name.to_owned(), value]);
+        }
+    };
+    flag("--dtype", (dtype.dtype() != easyroutine::Dtype::F32).then(|| "bf16".to_owned()));
+    flag("--threads", threads.map(|n| n.to_string()));
+    flag("--revision", finding.revision.clone());
+    flag("--pre", finding.pre.clone());
+    flag("--adapter", finding.adapter.clone());
+    finding.allow_config_key.iter().for_each(|key| flag("--allow-config-key", Some(key.clone())));
+    finding.allow_tensor.iter().for_each(|name| flag("--allow-tensor", Some(name.clone())));
+    words.extend(finding.no_adapter.then(|| "--no-adapter".to_owned()));
+    words.extend(finding.offline.then(|| "--offline".to_owned()));
+    words
+}
+
+/// Nothing is written unless asked: a page asks for looks, and for tags. Nor does it read what a terminal would type.
+fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
+    if !args.output.is_empty() {
+        return Err(Failure::usage("-o: a page writes no files"));
+    }
+    let refused = |what: &str| {
+        Err(Failure::usage(format!("`{what}` is not for a page")).hint("type it into a terminal"))
+    };
+    match &args.command {
+        Command::Lens(lens) => prompt(&lens.prompt),
+        Command::Attn(attn) => prompt(&attn.prompt),
+        Command::Run(next) => prompt(&next.prompt),
+        Command::Patch(patch) => prompt(&patch.prompt),
+        Command::Ablate(ablate) => prompt(&ablate.prompt),
+        Command::Dla(dla) => prompt(&dla.prompt),
+        Command::Grad(grad) => prompt(&grad.prompt),
+        Command::Attribute(attribute) => prompt(&attribute.prompt),
+        Command::Tokens(tokens) => prompt(&tokens.prompt),
+        Command::Edges(edges) if edges.state.is_some() => refused("--state"),
+        Command::Edges(_) => Ok(()),
+        Command::Model { command: ModelCommand::Info(_) }
+        | Command::Dict { command: DictCommand::Info(_) } => Ok(()),
+        Command::Runs(runs) => match &runs.command {
+            RunsCommand::Ls
+            | RunsCommand::Query(_)
+            | RunsCommand::Show(_)
+            | RunsCommand::Load(_)
+            | RunsCommand::Tag(_)
+            | RunsCommand::Verify { .. } => Ok(()),
+            _ => refused("runs that changes files"),
+        },
+        _ => refused("this command"),
+    }
+}
+
+fn prompt(prompt: &PromptArgs) -> Result<(), Failure> {
+    if prompt.file.is_some() {
+        return Err(Failure::usage("--file: a page reads no files").hint("paste the text"));
+    }
+    match prompt.prompt.as_deref() {
+        Some("-") => Err(Failure::usage("the prompt `-` is standard input, which a page has not")),
+        _ => Ok(()),
+    }
+}
+
+/// The model that a command names, where it names one.
+pub(super) fn model(command: &Command) -> Option<&ModelFlag> {
+    Some(match command {
+        Command::Lens(lens) => &lens.model,
+        Command::Attn(attn) => &attn.model,
+        Command::Run(next) => &next.model,
+        Command::Patch(patch) => &patch.model,
+        Command::Ablate(ablate) => &ablate.model,
+        Command::Dla(dla) => &dla.model,
+        Command::Grad(grad) => &grad.model,
+        Command::Attribute(attribute) => &attribute.model,
+        Command::Edges(edges) => &edges.model,
+        Command::Tokens(tokens) => &tokens.model,
+        _ => return None,
+    })
+}

@@ -1,0 +1,240 @@
+//! The thread that answers: one model in memory, one question after another.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use easyroutine::tokens::Tokenizer;
+use easyroutine_serve::{Doing, Reply};
+use easyroutine_view::attention::{AttentionReport, Sink};
+use easyroutine_view::lens::LensReport;
+use easyroutine_view::{attention, lens};
+use serde_json::{Value, json};
+
+use super::asked::{self, Asked, With};
+use super::{python, words};
+use crate::args::{Command, Format, Loading};
+use crate::failure::{Failure, SUCCESS};
+use crate::hosted::{self, Call, Said};
+use crate::output;
+use crate::session::{self, Session};
+
+/// What `serve` was started with.
+#[derive(Debug)]
+pub(super) struct First {
+    pub(super) model: Option<String>,
+    pub(super) loading: Loading,
+    pub(super) base: Option<PathBuf>,
+}
+
+/// A model in memory.
+struct Held {
+    reference: String,
+    loading: Loading,
+    session: Rc<Session>,
+    tokenizer: Rc<Tokenizer>,
+    /// What was said while it was loaded.
+    notes: Vec<Value>,
+}
+
+pub(super) struct Desk {
+    held: Option<Held>,
+    /// Why there is no model, where one was asked for.
+    problem: Option<Value>,
+    loading: Loading,
+    base: Option<PathBuf>,
+}
+
+impl Desk {
+    /// Loads the first model; one that does not load is said on the page, which stays.
+    pub(super) fn open(first: First, doing: &Doing) -> Self {
+        let First { model, loading, base } = first;
+        let mut desk = Desk { held: None, problem: None, loading: loading.clone(), base };
+        if let Some(reference) = model {
+            doing.set(&format!("loading {reference}"));
+            if let Err(failure) = desk.load(&reference, loading) {
+                failure.report();
+            }
+        }
+        desk
+    }
+
+    /// Puts a model in the place of the one in memory, which goes first.
+    fn load(&mut self, reference: &str, loading: Loading) -> Result<(), Failure> {
+        (self.held, self.problem) = (None, None);
+        let notes = Rc::new(RefCell::new(Vec::new()));
+        let heard = Rc::clone(&notes);
+        let call = Call {
+            model: None,
+            hear: Box::new(move |said| heard.borrow_mut().extend(note(said))),
+            is_abandoned: Box::new(|| false),
+        };
+        let open = || {
+            let session = session::read(reference, &loading)?;
+            let tokenizer = session::tokenizer(&session.files, &loading.finding)?;
+            Ok((session, tokenizer))
+        };
+        let (opened, _) = hosted::run(call, open);
+        let notes = notes.take();
+        for note in &notes {
+            let text = |key: &str| note[key].as_str().unwrap_or_default();
+            output::note(text("kind"), text("text"));
+        }
+        match opened {
+            Ok((session, tokenizer)) => {
+                let (reference, session) = (reference.to_owned(), Rc::new(session));
+                self.held = Some(Held { reference, loading, session, tokenizer, notes });
+                Ok(())
+            }
+            Err(failure) => {
+                self.problem = Some(told(&failure, Some(reference)));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Answers one question; what goes wrong, a bug too, is an answer.
+    pub(super) fn answer(&mut self, question: &Value, reply: &Reply) {
+        let begin = Instant::now();
+        let answered = catch_unwind(AssertUnwindSafe(|| match question["ask"].as_str() {
+            Some("state") => Ok(self.state()),
+            Some("load") => self.swap(question, reply),
+            Some("run") => self.run(question, reply),
+            _ => Err(Failure::usage("a question asks `state`, `load` or `run`")),
+        }));
+        let mut event = match answered {
+            Ok(Ok(event)) => event,
+            Ok(Err(failure)) => told(&failure, None),
+            Err(_) => told(&Failure::failed("the command broke off: this is a fault of the program"), None),
+        };
+        event["seconds"] = json!(begin.elapsed().as_secs_f64());
+        reply.send(&event);
+    }
+
+    /// What there is to be looked at.
+    fn state(&self) -> Value {
+        let model = self.held.as_ref().map(|held| {
+            let arch = held.session.model.arch();
+            let mut model = held.session.model_json();
+            model["reference"] = json!(held.reference);
+            model["n_layers"] = json!(arch.layers.len());
+            model["n_heads"] = json!(arch.n_heads);
+            model["d_model"] = json!(arch.d_model);
+            model["vocabulary"] = json!(arch.vocabulary);
+            model["context"] = json!(arch.context);
+            model["notes"] = json!(held.notes);
+            model
+        });
+        let base = self.base.as_ref().map(|base| base.display().to_string());
+        let data = json!({
+            "version": env!("CARGO_PKG_VERSION"), "model": model, "problem": self.problem, "base": base,
+        });
+        json!({"event": "result", "data": data})
+    }
+
+    fn swap(&mut self, question: &Value, reply: &Reply) -> Result<Value, Failure> {
+        let Some(reference) = question["model"].as_str().filter(|name| !name.trim().is_empty()) else {
+            return Err(Failure::usage("name a model"));
+        };
+        reply.doing(&format!("loading {reference}"));
+        let mut loading = self.loading.clone();
+        // Nothing leaves the machine from here: what is to be downloaded is downloaded by a command.
+        loading.finding.offline = true;
+        loading.finding.revision = None;
+        self.load(reference, loading)?;
+        Ok(self.state())
+    }
+
+    fn run(&mut self, question: &Value, reply: &Reply) -> Result<Value, Failure> {
+        let (format, is_page) = format(question)?;
+        let with = self.held.as_ref().map(|held| With { reference: &held.reference, loading: &held.loading });
+        let Asked { args, words } = asked::read(question, format, with, self.base.as_deref())?;
+        if let (Some(named), Some(held)) = (asked::model(&args.command), &self.held)
+            && (named.model != held.reference || named.loading != held.loading)
+        {
+            return Err(Failure::usage("the page runs the model that is loaded").hint("load the other first"));
+        }
+        reply.doing(&format!("running {}", words.get(1).map_or("", String::as_str)));
+        let (heard, watched) = (reply.clone(), reply.clone());
+        let call = Call {
+            model: self.held.as_ref().map(|held| (Rc::clone(&held.session), Rc::clone(&held.tokenizer))),
+            hear: Box::new(move |said| hear(said, &heard)),
+            is_abandoned: Box::new(move || watched.is_abandoned()),
+        };
+        let (status, written) = hosted::run(call, || crate::run(&args));
+        let status = status?;
+        let mut event = json!({
+            "event": "result",
+            "status": status,
+            "command": words::shell(&words),
+            "python": python::of(&args.command),
+        });
+        match format {
+            Format::Png => event["base64"] = json!(STANDARD.encode(&written)),
+            Format::Json => event["data"] = data(&args.command, &written, is_page)?,
+            _ => event["text"] = json!(String::from_utf8_lossy(&written)),
+        }
+        debug_assert!(status == SUCCESS || matches!(args.command, Command::Runs(_)));
+        Ok(event)
+    }
+}
+
+/// How a result is wanted. `page` is JSON as a page draws it.
+fn format(question: &Value) -> Result<(Format, bool), Failure> {
+    use clap::ValueEnum as _;
+    match question["format"].as_str().unwrap_or("page") {
+        "page" => Ok((Format::Json, true)),
+        name => match Format::from_str(name, false) {
+            Ok(Format::Auto) | Err(_) => Err(Failure::usage(format!("`{name}` is no format"))),
+            Ok(format) => Ok((format, false)),
+        },
+    }
+}
+
+/// The report of a command. Large ones are sent as the pages of one file hold them.
+fn data(command: &Command, written: &[u8], is_page: bool) -> Result<Value, Failure> {
+    let text = std::str::from_utf8(written).map_err(|e| Failure::failed(e.to_string()))?;
+    Ok(match command {
+        Command::Lens(_) if is_page => lens::page_data(&LensReport::from_json(text)?),
+        Command::Attn(_) if is_page => attention::page_data(&AttentionReport::from_json(text)?, Sink::Shown)?,
+        _ => serde_json::from_str(text).map_err(|e| Failure::failed(format!("no report: {e}")))?,
+    })
+}
+
+fn hear(said: Said<'_>, reply: &Reply) {
+    match said {
+        Said::Note { .. } => {
+            if let Some(mut event) = note(said) {
+                event["event"] = json!("note");
+                reply.send(&event);
+            }
+        }
+        Said::Progress { done, of, what } => {
+            reply.send(&json!({"event": "progress", "done": done, "of": of, "what": what}));
+        }
+        Said::Piece(text) if text.is_empty() => {}
+        Said::Piece(text) => reply.send(&json!({"event": "piece", "text": text})),
+    }
+}
+
+fn note(said: Said<'_>) -> Option<Value> {
+    match said {
+        Said::Note { kind, text } => Some(json!({"kind": kind, "text": text})),
+        _ => None,
+    }
+}
+
+/// A failure as the page shows it.
+fn told(failure: &Failure, model: Option<&str>) -> Value {
+    json!({
+        "event": "error",
+        "message": failure.message(),
+        "hint": failure.hint_text(),
+        "status": failure.code(),
+        "model": model,
+    })
+}

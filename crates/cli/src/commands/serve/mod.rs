@@ -1,0 +1,63 @@
+//! `serve`: a page in the browser, on this machine alone.
+//!
+//! The page asks in command lines. Each is parsed and run as if it had been typed, with the model that is loaded already, so
+//! that the page shows what the command writes, and can say which command that is.
+
+mod asked;
+mod desk;
+mod python;
+mod words;
+
+use std::io::Write;
+
+use easyroutine_serve::{Options, Page, Server, Token};
+use easyroutine_view::app;
+
+use crate::args::{Args, Format, Serve};
+use crate::failure::Failure;
+use desk::Desk;
+
+pub(crate) fn run(args: &Args, serve: &Serve) -> Result<(), Failure> {
+    if args.format != Format::Auto || !args.output.is_empty() {
+        return Err(Failure::usage("serve writes nothing: leave --format and -o out")
+            .hint("the page has buttons that save what it shows"));
+    }
+    let token = match &serve.token {
+        Some(text) => Token::new(text).map_err(|e| Failure::usage(format!("--token: {e}")))?,
+        None => Token::random().map_err(|e| Failure::failed(e.to_string()))?,
+    };
+    let port = serve.port.unwrap_or(0);
+    let server = Server::bind(Options { port, token, framed_by: serve.framed_by.clone() });
+    let server = server.map_err(|error| {
+        let failure = Failure::failed(error.to_string());
+        match error.error.kind() {
+            std::io::ErrorKind::AddrInUse => failure.hint("name another, or leave --port out for a free one"),
+            _ => failure,
+        }
+    })?;
+    // Whoever started the program in a script reads the address here; Ctrl-C ends it at once, since nothing is to be kept.
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{}", server.address()).and_then(|()| out.flush());
+    drop(out);
+    written.map_err(|e| Failure::failed(format!("standard output: {e}")))?;
+    let first =
+        desk::First { model: serve.model.clone(), loading: serve.loading.clone(), base: serve.base.clone() };
+    server
+        .run(PAGES, move |doing| {
+            let mut desk = Desk::open(first, doing);
+            move |question, reply: &_| desk.answer(&question, reply)
+        })
+        .map_err(|e| Failure::failed(format!("the server stopped: {e}")))
+}
+
+/// The files of the page, with their media types.
+const PAGES: &[Page] = &{
+    let mut pages = [Page { path: "", media_type: "", content: "" }; app::FILES.len()];
+    let mut at = 0;
+    while at < pages.len() {
+        let app::File { path, media_type, content } = app::FILES[at];
+        pages[at] = Page { path, media_type, content };
+        at += 1;
+    }
+    pages
+};

@@ -1,0 +1,366 @@
+//! The same as a command, in Python.
+
+use easyroutine::Dtype;
+use easyroutine::edit::{Intervention, Operation, Part, Reference, Softmax};
+use easyroutine::positions::Specifier;
+use serde_json::{Value, json};
+
+use crate::args::runs::{Runs, RunsCommand};
+use crate::args::{
+    AlongArg, Attribute, ByArg, Command, CutArg, EffectArg, Loading, Measure, MethodArg, ModelFlag, Next,
+    SmoothArg, Sweep,
+};
+
+/// The program in Python that gives the same; `None` for a command that the package has no call for, or whose flags it
+/// would have to spell in a way that is not written here.
+pub(super) fn of(command: &Command) -> Option<String> {
+    match command {
+        Command::Lens(lens) => {
+            let mut call = Call::of("lens", lens.prompt.prompt.as_deref()?);
+            call.optional("layers", lens.layers.as_deref());
+            call.positions("positions", &lens.positions)?;
+            if lens.component != "resid_out" {
+                call.text("component", &lens.component);
+            }
+            call.literal("k", &lens.k.to_string());
+            call.token("track", lens.track.as_deref());
+            call.interventions(&lens.changes.intervene)?;
+            call.with_model(&lens.model)
+        }
+        Command::Attn(attn) => {
+            let mut call = Call::of("attention", attn.prompt.prompt.as_deref()?);
+            call.optional("layer", attn.layer.as_deref());
+            call.optional("head", attn.head.as_deref());
+            call.interventions(&attn.changes.intervene)?;
+            call.with_model(&attn.model)
+        }
+        Command::Run(next) => run(next),
+        Command::Dla(dla) => {
+            let mut call = Call::of("direct_attribution", dla.prompt.prompt.as_deref()?);
+            call.arguments.push(token(dla.answer.as_deref()?));
+            call.arguments.extend(dla.against.as_deref().map(token));
+            let by = match dla.by {
+                CutArg::Part => "part",
+                CutArg::Head => "head",
+                CutArg::Neuron => "neuron",
+                CutArg::Stream => return None,
+            };
+            call.text("by", by);
+            call.positions("target_token_positions", &dla.positions)?;
+            call.interventions(&dla.changes.intervene)?;
+            call.with_model(&dla.model)
+        }
+        Command::Patch(patch) => {
+            let mut call = Call::of("sweep", patch.prompt.prompt.as_deref()?);
+            call.text("by", "patch");
+            call.text("base", &patch.base);
+            sweep(call, &patch.sweep, "positions")?.with_model(&patch.model)
+        }
+        Command::Ablate(ablate) => {
+            let prompt = ablate.prompt.prompt.as_deref()?;
+            let mut call = Call::of("sweep", prompt);
+            match ablate.by {
+                ByArg::Zero => call.text("by", "zero"),
+                ByArg::Mean if ablate.over.is_some() => return None,
+                ByArg::Mean => {
+                    call.text("by", "mean");
+                    call.literal("base", &format!("[{}]", literal(prompt)));
+                }
+                ByArg::Resample => {
+                    call.text("by", "resample");
+                    call.text("base", ablate.with.as_deref()?);
+                }
+            }
+            sweep(call, &ablate.sweep, "heads")?.with_model(&ablate.model)
+        }
+        Command::Attribute(attribute) => attributed(attribute),
+        Command::Edges(edges) => {
+            let mut call = Call::of("edges", edges.prompt.as_deref()?);
+            call.arguments.push(literal(edges.base.as_deref()?));
+            call.token("answer", edges.answer.as_deref());
+            call.token("against", edges.against.as_deref());
+            call.literal("top", &edges.top.to_string());
+            call.with_model(&edges.model)
+        }
+        Command::Tokens(tokens) => {
+            let prompt = literal(tokens.prompt.prompt.as_deref()?);
+            Some(format!("{}ids = model.get_tokenizer().encode({prompt})\n", preamble(&tokens.model)))
+        }
+        Command::Runs(runs) => of_runs(runs),
+        _ => None,
+    }
+}
+
+fn run(next: &Next) -> Option<String> {
+    let prompt = next.prompt.prompt.as_deref()?;
+    let generation = &next.generation;
+    let Some(count) = generation.generate else {
+        let mut call = Call::of("predict", prompt);
+        call.literal("k", &next.k.to_string());
+        call.interventions(&next.changes.intervene)?;
+        return call.with_model(&next.model);
+    };
+    let mut call = Call::of("generate", prompt);
+    call.literal("max_new_tokens", &count.to_string());
+    call.literal("return_text", "True");
+    if let Some(temperature) = generation.temperature.filter(|t| *t > 0.0) {
+        call.literal("do_sample", "True");
+        call.literal("temperature", &json!(temperature).to_string());
+        call.literal("seed", &next.changes.seed.to_string());
+    }
+    call.interventions(&next.changes.intervene)?;
+    call.with_model(&next.model)
+}
+
+fn sweep(mut call: Call, sweep: &Sweep, along: &str) -> Option<Call> {
+    let along = match sweep.along {
+        None => along,
+        Some(AlongArg::Positions) => "positions",
+        Some(AlongArg::Heads) => "heads",
+        Some(AlongArg::Sites) => "sites",
+    };
+    call.text("along", along);
+    match sweep.site.as_deref() {
+        Some(sites) if sites.contains(',') => {
+            call.literal("site", &json!(sites.split(',').map(str::trim).collect::<Vec<_>>()).to_string());
+        }
+        site => call.optional("site", site),
+    }
+    call.optional("layers", sweep.layers.as_deref());
+    call.positions("positions", &sweep.positions)?;
+    let metric = match sweep.metric {
+        EffectArg::LogitDiff => "logit_diff",
+        EffectArg::Normalised => "normalised_logit_diff",
+        EffectArg::P => "probability",
+        EffectArg::Kl => "kl",
+        EffectArg::Rank => "rank",
+    };
+    call.text("metric", metric);
+    call.token("answer", sweep.answer.as_deref());
+    call.token("against", sweep.against.as_deref());
+    if sweep.estimating.estimate {
+        call.literal("estimate", "True");
+    }
+    if let Some(check) = sweep.estimating.check {
+        call.literal("check", &check.to_string());
+    }
+    Some(call)
+}
+
+fn attributed(attribute: &Attribute) -> Option<String> {
+    let prompt = attribute.prompt.prompt.as_deref()?;
+    let mut call = match attribute.method {
+        MethodArg::Patching => {
+            let mut call = Call::of("attribution_patching", prompt);
+            call.arguments.push(literal(attribute.base.as_deref()?));
+            let keys = match attribute.activations.is_empty() {
+                true => "z_L*".to_owned(),
+                false => attribute.activations.join(","),
+            };
+            call.arguments.push(json!(keys.split(',').collect::<Vec<_>>()).to_string());
+            call
+        }
+        MethodArg::Integrated => {
+            let mut call = Call::of("integrated_gradients", prompt);
+            if let Some(base) = &attribute.base {
+                call.text("baseline", base);
+            }
+            if let Some(steps) = attribute.steps {
+                call.literal("steps", &steps.to_string());
+            }
+            call
+        }
+    };
+    measure(&mut call, &attribute.measure);
+    if let Some(check) = attribute.check {
+        call.literal("check", &check.to_string());
+    }
+    call.with_model(&attribute.model)
+}
+
+fn measure(call: &mut Call, measure: &Measure) {
+    let metric = match measure.metric {
+        SmoothArg::LogitDiff => "logit_diff",
+        SmoothArg::Logit => "logit",
+        SmoothArg::Logprob => "logprob",
+        SmoothArg::P => "p",
+        SmoothArg::Kl => "kl",
+        SmoothArg::Ce => "ce",
+    };
+    call.text("metric", metric);
+    call.token("answer", measure.answer.as_deref());
+    call.token("against", measure.against.as_deref());
+}
+
+fn of_runs(runs: &Runs) -> Option<String> {
+    let base = literal(runs.base.as_deref()?.to_str()?);
+    let experiment = literal(runs.experiment.as_deref().unwrap_or("*"));
+    let begin = format!(
+        "from easyroutine.interpretability import ActivationLoader\n\nloader = ActivationLoader({base}, experiment_name={experiment})\n"
+    );
+    let query = |condition: Option<&str>| match condition {
+        Some(condition) => format!("runs = loader.query(where={})\n", literal(condition)),
+        None => "runs = loader.query()\n".to_owned(),
+    };
+    let rest = match &runs.command {
+        RunsCommand::Ls => format!("{}print(runs)\n", query(None)),
+        RunsCommand::Query(asked) => format!("{}print(runs)\n", query(asked.condition.as_deref())),
+        RunsCommand::Show(run) => format!("{}print(runs.open({}))\n", query(None), which(&run.run)),
+        RunsCommand::Load(load) => {
+            let key = literal(load.key.as_deref()?);
+            let tensor = match load.rows.as_deref().map(|rows| rows.split_once(':')) {
+                None => format!("run[{key}]"),
+                Some(Some((first, end))) => format!("run.rows({key}, {first}, {end})"),
+                Some(None) => return None,
+            };
+            format!("{}run = runs.open({})\ntensor = {tensor}\n", query(None), which(&load.run.run))
+        }
+        _ => return None,
+    };
+    Some(begin + &rest)
+}
+
+/// A run by its place is a number, by its path below the store the folder's name.
+fn which(run: &str) -> String {
+    match run.parse::<i64>() {
+        Ok(place) => place.to_string(),
+        Err(_) => literal(run.rsplit('/').next().unwrap_or(run)),
+    }
+}
+
+/// A call of a method of the model.
+struct Call {
+    method: &'static str,
+    arguments: Vec<String>,
+    needs_intervention: bool,
+}
+
+impl Call {
+    fn of(method: &'static str, prompt: &str) -> Self {
+        Call { method, arguments: vec![literal(prompt)], needs_intervention: false }
+    }
+
+    fn literal(&mut self, name: &str, value: &str) {
+        self.arguments.push(format!("{name}={value}"));
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        self.literal(name, &literal(text));
+    }
+
+    fn optional(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(name, text);
+        }
+    }
+
+    fn token(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.literal(name, &token(text));
+        }
+    }
+
+    fn positions(&mut self, name: &str, given: &[String]) -> Option<()> {
+        if !given.is_empty() {
+            let specifiers = Specifier::parse_lists(given).ok()?;
+            self.literal(name, &positions(&specifiers));
+        }
+        Some(())
+    }
+
+    fn interventions(&mut self, given: &[String]) -> Option<()> {
+        if given.is_empty() {
+            return Some(());
+        }
+        let written = given.iter().map(|text| intervention(text)).collect::<Option<Vec<_>>>()?;
+        self.needs_intervention = true;
+        self.literal("interventions", &format!("[{}]", written.join(", ")));
+        Some(())
+    }
+
+    fn with_model(self, model: &ModelFlag) -> Option<String> {
+        let mut text = preamble(model);
+        if self.needs_intervention {
+            text = text.replacen("import HookedModel", "import HookedModel, Intervention", 1);
+        }
+        Some(format!("{text}result = model.{}({})\n", self.method, self.arguments.join(", ")))
+    }
+}
+
+fn preamble(model: &ModelFlag) -> String {
+    let Loading { finding, dtype, threads, device: _ } = &model.loading;
+    let mut arguments = vec![literal(&model.model)];
+    if dtype.dtype() == Dtype::Bf16 {
+        arguments.push("dtype=\"bfloat16\"".to_owned());
+    }
+    arguments.extend(threads.map(|n| format!("threads={n}")));
+    let mut text = |name: &str, value: &Option<String>| {
+        arguments.extend(value.as_ref().map(|value| format!("{name}={}", literal(value))));
+    };
+    text("revision", &finding.revision);
+    text("pre", &finding.pre);
+    text("adapter", &finding.adapter);
+    let mut list = |name: &str, values: &[String]| {
+        if !values.is_empty() {
+            arguments.push(format!("{name}={}", json!(values)));
+        }
+    };
+    list("allow_config_keys", &finding.allow_config_key);
+    list("allow_tensors", &finding.allow_tensor);
+    if finding.no_adapter {
+        arguments.push("adapter=False".to_owned());
+    }
+    format!(
+        "from easyroutine.interpretability import HookedModel\n\nmodel = HookedModel.from_pretrained({})\n",
+        arguments.join(", ")
+    )
+}
+
+/// A change that sets to zero or scales, as Python has it. Those that read a file or another row are written otherwise.
+fn intervention(text: &str) -> Option<String> {
+    let Intervention { activation, entries, part, operation } =
+        text.parse::<Intervention<Reference>>().ok()?;
+    let factor = match operation {
+        Operation::Scale(factor) => factor,
+        Operation::Set(0.0) => 0.0,
+        _ => return None,
+    };
+    let (name, at) = match &part {
+        Part::Full(at) => ("full", positions(at)),
+        Part::Columns(at, Softmax::After) => ("columns", positions(at)),
+        Part::Columns(at, Softmax::Before) => ("columns_pre_softmax", positions(at)),
+        Part::Rows(at, Softmax::After) => ("rows", positions(at)),
+        Part::Rows(at, Softmax::Before) => ("rows_pre_softmax", positions(at)),
+        _ => return None,
+    };
+    if !entries.is_empty() {
+        return None;
+    }
+    let factor =
+        if factor == 0.0 { String::new() } else { format!(", multiplication_value={}", json!(factor)) };
+    Some(format!("Intervention(\"{name}\", {}, {at}{factor})", literal(&activation.to_string())))
+}
+
+/// Specifiers as a list: `-1` is a number, `4:9` a pair, anything else its text.
+fn positions(specifiers: &[Specifier]) -> String {
+    let one = |specifier: &Specifier| match crate::commands::runs::position(specifier) {
+        Value::Array(pair) => {
+            format!("({})", pair.iter().map(Value::to_string).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    };
+    format!("[{}]", specifiers.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// A token by its text, or by its number.
+fn token(text: &str) -> String {
+    match text.strip_prefix("id:").and_then(|id| id.parse::<u32>().ok()) {
+        Some(id) => id.to_string(),
+        None => literal(text),
+    }
+}
+
+/// A text as Python reads it: JSON's escapes are Python's too.
+fn literal(text: &str) -> String {
+    Value::from(text).to_string()
+}

@@ -1,0 +1,232 @@
+// The page: what is asked above, the views below, all moved by one choice of token, layer and head.
+import { ask, command } from "./ask.js";
+import { $, button, el, line } from "./dom.js";
+import { repaint } from "./heat.js";
+import { change, listen, state } from "./state.js";
+import { prompt } from "./prompt.js";
+import { strip } from "./strip.js";
+import { lens } from "./lens.js";
+import { attention } from "./attention.js";
+import { attributionPanel, directPanel } from "./attribution.js";
+import { ablate, circuit, patch } from "./sweeps.js";
+import { generation, next } from "./generation.js";
+import { runs } from "./runs.js";
+
+const panels = [lens, next, attention, directPanel, attributionPanel, patch, ablate, circuit, generation];
+const status = (text) => { $("status").textContent = text; };
+
+function problem(error) {
+  $("problem").replaceChildren(...(error ? [el("p", {}, error.message), error.hint ? el("p", { class: "hint" }, error.hint) : ""] : []));
+}
+
+// --- The model in memory.
+let busy = false;
+async function know() {
+  status("waiting for the server");
+  try {
+    const answer = await ask({ ask: "state" }, { hear: (event) => status(event.doing || "waiting for the server") });
+    take(answer.data);
+  } catch (error) {
+    status("");
+    problem(error);
+  }
+}
+
+function take(data) {
+  prompt.model = data.model;
+  prompt.base = data.base;
+  status("");
+  const { model } = data;
+  problem(data.problem);
+  $("model").replaceChildren(model
+    ? el("span", { title: `${model.model_type}, width ${model.d_model}, context ${model.context}` }, el("b", {}, model.name), ` · ${model.n_layers} layers · ${model.n_heads} heads · ${model.dtype}`)
+    : "no model is loaded", loader(model));
+  document.title = model ? `${model.name} · easyroutine` : "easyroutine";
+  if (model?.notes.length > 0) $("model").append(el("ul", { class: "notes", "aria-label": "Said while the model was loaded" }, model.notes.map(({ kind, text }) => el("li", {}, el("b", {}, kind), " ", text))));
+  page();
+  begin();
+}
+
+/** Another model in the place of this one, with what it needs said first. */
+function loader(model) {
+  const told = el("p", { class: "hint", role: "status" });
+  const name = line("", () => {}, { placeholder: "folder, .gguf file, org/name in the cache", size: "34", "aria-label": "Model to load", onkeydown: (event) => { if (event.key === "Enter") cost(); } });
+  const go = button("Load it", load, { hidden: true, class: "strong" });
+  const bytes = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : `${(n / 1e6).toFixed(0)} MB`);
+  async function cost() {
+    go.hidden = true;
+    told.textContent = "looking at it";
+    try {
+      const { data } = await command(["model", "info", "--offline", "--", name.value.trim()]);
+      told.textContent = `${data.parameters.toLocaleString("en")} parameters, ${bytes(data.weights_f32_bytes)} in f32 or ${bytes(data.weights_bf16_bytes)} in bf16${model ? `; ${model.name} leaves the memory` : ""}`;
+      go.hidden = false;
+    } catch (error) {
+      told.textContent = `${error.message}${error.hint ? `; ${error.hint}` : ""}`;
+    }
+  }
+  async function load() {
+    if (busy) return;
+    busy = true;
+    told.textContent = "loading";
+    try {
+      take((await ask({ ask: "load", model: name.value.trim() })).data);
+    } catch (error) {
+      await know();
+      problem(error);
+    } finally {
+      busy = false;
+    }
+  }
+  return el("details", { class: "loader" }, el("summary", {}, model ? "another" : "load one"), el("div", { class: "drop" }, name, button("What it needs", cost), go, told));
+}
+
+// --- What is asked.
+const text = el("textarea", { id: "prompt", rows: "2", spellcheck: "false", placeholder: "The capital of France is" });
+const look = button("Look", submit, { class: "strong", title: "Ctrl+Enter" });
+const chips = el("ul", { class: "chips", "aria-label": "Changes of the run" });
+const added = line("", () => {}, { id: "change", placeholder: "resid_out_10@last*0.5", size: "28" });
+const tokensLine = strip();
+const toggles = el("div", { class: "views", role: "group", "aria-label": "Views" });
+const board = el("div", { class: "board" });
+
+function submit() {
+  if (text.value === state.prompt) begin();
+  else change({ prompt: text.value, position: null });
+}
+
+function add(words) {
+  const trimmed = words.trim();
+  if (trimmed && !state.changes.includes(trimmed)) change({ changes: [...state.changes, trimmed] });
+}
+
+function drawChanges() {
+  const [layer, head, position] = [prompt.layer(), prompt.head(), prompt.position()];
+  chips.replaceChildren(...state.changes.map((one) => el("li", {}, el("code", {}, one), button("×", () => change({ changes: state.changes.filter((other) => other !== one) }), { "aria-label": `Remove ${one}` }))));
+  quick.replaceChildren(...[
+    [`Remove head L${layer}H${head}`, `head_out_L${layer}H${head}@all=0`],
+    [`Remove attention ${layer}`, `attn_out_${layer}@all=0`],
+    [`Remove MLP ${layer}`, `mlp_out_${layer}@all=0`],
+    [`Hide token ${position} from attention`, `pattern_L*@pre:columns:${position}=-inf`],
+  ].map(([label, words]) => button(label, () => add(words))));
+}
+const quick = el("span", { class: "quick" });
+added.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  add(added.value);
+  added.value = "";
+});
+text.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    submit();
+  }
+});
+
+const asking = el("div", { class: "asking" },
+  el("div", { class: "row" }, el("label", { for: "prompt" }, "Prompt"), text, look),
+  el("div", { class: "row" }, el("label", { for: "change" }, "Changes"), chips, added, button("Add", () => { add(added.value); added.value = ""; }), quick),
+  tokensLine.node, toggles);
+
+// --- Views.
+function drawViews() {
+  toggles.replaceChildren(...panels.map((panel) => button(panel.node.querySelector("h2").textContent, () => {
+    const on = state.views.includes(panel.id);
+    change({ views: on ? state.views.filter((id) => id !== panel.id) : [...state.views, panel.id] });
+  }, { "aria-pressed": String(state.views.includes(panel.id)), "data-view": panel.id })));
+  const shown = panels.filter((panel) => state.views.includes(panel.id));
+  // What is shown already stays where it is: it keeps its focus and how far it is scrolled.
+  for (const panel of panels) if (!shown.includes(panel)) panel.node.remove();
+  shown.forEach((panel, i) => { if (board.children[i] !== panel.node) board.insertBefore(panel.node, board.children[i] ?? null); });
+}
+
+let begun = null;
+/** Reads the prompt first, since every view speaks of its tokens; then all that are shown ask for themselves. */
+async function begin() {
+  begun?.abort();
+  for (const panel of panels) panel.stop();
+  tokensLine.draw();
+  if (!prompt.model || state.page !== "prompt" || state.prompt === "") return;
+  begun = new AbortController();
+  const { signal } = begun;
+  const words = ["run", "-k", "12", "--", state.prompt];
+  status("reading the prompt");
+  try {
+    const answer = await command(words, { signal, hear: (event) => { if (event.event === "waiting" && event.ahead > 0) status(`waiting: ${event.ahead} ahead, ${event.doing}`); } });
+    Object.assign(prompt, { first: { words, answer }, tokens: answer.data.tokens, top: answer.data.top });
+    problem(null);
+    status("");
+  } catch (error) {
+    if (signal.aborted) return;
+    Object.assign(prompt, { first: null, tokens: [], top: [] });
+    status("");
+    problem(error);
+    tokensLine.draw();
+    return;
+  }
+  document.body.dataset.ready = "";
+  // Long rows take the whole width.
+  board.classList.toggle("wide", prompt.tokens.length > 7);
+  tokensLine.draw();
+  drawChanges();
+  for (const panel of panels) panel.stale = true;
+  await Promise.all(panels.filter((panel) => panel.node.isConnected).map((panel) => panel.refresh()));
+  if (!signal.aborted) document.body.dataset.ready = "yes";
+}
+
+function page() {
+  const isRuns = state.page === "runs";
+  for (const [id, on] of [["page-prompt", !isRuns], ["page-runs", isRuns]]) $(id).setAttribute("aria-pressed", String(on));
+  $("main").replaceChildren(...(isRuns ? [runs.node] : [asking, board]));
+  if (isRuns) runs.show();
+  else drawViews();
+}
+
+listen((changed) => {
+  if (changed.has("page")) {
+    page();
+    if (state.page === "prompt" && (changed.has("prompt") || !prompt.first)) begin();
+    return;
+  }
+  if (state.page === "runs") {
+    runs.hear(changed);
+    return;
+  }
+  if (changed.has("prompt")) {
+    text.value = state.prompt;
+    begin();
+    return;
+  }
+  if (changed.has("views")) drawViews();
+  if (["position", "layer", "head", "changes"].some((name) => changed.has(name))) drawChanges();
+  if (changed.has("position")) tokensLine.draw();
+  if (prompt.tokens.length === 0) return;
+  for (const panel of panels) {
+    panel.hear(changed);
+    // A view that is opened asks, unless what it asked before still stands.
+    if (changed.has("views") && panel.node.isConnected) panel.refresh();
+  }
+});
+
+// --- Dark mode follows the system until the button is pressed.
+const system = matchMedia("(prefers-color-scheme: dark)");
+let own = null;
+function theme() {
+  const dark = own ?? system.matches;
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  $("dark").setAttribute("aria-pressed", String(dark));
+  repaint();
+  lens.point();
+}
+$("dark").addEventListener("click", () => {
+  own = document.documentElement.dataset.theme !== "dark";
+  theme();
+});
+system.addEventListener("change", theme);
+$("page-prompt").addEventListener("click", () => change({ page: "prompt" }));
+$("page-runs").addEventListener("click", () => change({ page: "runs" }));
+
+text.value = state.prompt;
+theme();
+page();
+drawChanges();
+know();

@@ -1,0 +1,93 @@
+//! The page of `easyroutine serve`: files that a browser loads as they are, without a build step.
+//!
+//! The page asks the server in command lines and draws the reports that they write. Its colours and its signs for what
+//! cannot be seen are those of the one-file pages.
+
+/// A file of the page.
+#[derive(Debug, Clone, Copy)]
+pub struct File {
+    /// Its path; that of the page itself is empty.
+    pub path: &'static str,
+    /// Its media type.
+    pub media_type: &'static str,
+    /// What is in it.
+    pub content: &'static str,
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// All files of the page.
+pub const FILES: &[File] = &[
+    File { path: "", media_type: HTML, content: include_str!("index.html") },
+    File { path: "app.css", media_type: CSS, content: include_str!("app.css") },
+    File { path: "main.js", media_type: SCRIPT, content: include_str!("main.js") },
+    File {
+        path: "shared.js",
+        media_type: SCRIPT,
+        content: concat!(
+            include_str!("../shared.js"),
+            "export { pieces, printable, percent, blend, ink, css };\n"
+        ),
+    },
+    File { path: "prompt.js", media_type: SCRIPT, content: include_str!("prompt.js") },
+    File { path: "strip.js", media_type: SCRIPT, content: include_str!("strip.js") },
+    File { path: "dom.js", media_type: SCRIPT, content: include_str!("dom.js") },
+    File { path: "ask.js", media_type: SCRIPT, content: include_str!("ask.js") },
+    File { path: "state.js", media_type: SCRIPT, content: include_str!("state.js") },
+    File { path: "heat.js", media_type: SCRIPT, content: include_str!("heat.js") },
+    File { path: "panel.js", media_type: SCRIPT, content: include_str!("panel.js") },
+    File { path: "lens.js", media_type: SCRIPT, content: include_str!("lens.js") },
+    File { path: "attention.js", media_type: SCRIPT, content: include_str!("attention.js") },
+    File { path: "attribution.js", media_type: SCRIPT, content: include_str!("attribution.js") },
+    File { path: "sweeps.js", media_type: SCRIPT, content: include_str!("sweeps.js") },
+    File { path: "generation.js", media_type: SCRIPT, content: include_str!("generation.js") },
+    File { path: "runs.js", media_type: SCRIPT, content: include_str!("runs.js") },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::colour::{CIVIDIS, diverging};
+
+    #[test]
+    fn the_page_has_the_colours_of_the_pictures() {
+        let script = FILES.iter().find(|file| file.path == "heat.js").map_or("", |file| file.content);
+        let hex = |colours: Vec<crate::colour::Rgb>| {
+            colours.into_iter().map(|colour| colour.hex()[1..].to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        let of = |sign: f64| (1..4).map(|step| diverging(sign * f64::from(step) / 3.0)).collect::<Vec<_>>();
+        for colours in [CIVIDIS.to_vec(), of(-1.0), of(1.0)] {
+            let written = format!("\"{}\"", hex(colours));
+            assert!(script.contains(&written), "{written}");
+        }
+    }
+
+    #[test]
+    fn the_page_loads_its_own_files_alone() {
+        let named = |text: &str| FILES.iter().any(|file| file.path == text);
+        for file in FILES.iter().filter(|file| file.path.ends_with(".js") && file.path != "shared.js") {
+            for line in file.content.lines().filter(|line| line.starts_with("import ")) {
+                let path = line.split("from \"./").nth(1).and_then(|rest| rest.split('"').next());
+                assert!(path.is_some_and(named), "{}: {line}", file.path);
+            }
+        }
+        for file in FILES {
+            // A comment may name an address; nothing is loaded from one, nor run that is written inline.
+            for bad in [
+                "src=\"http",
+                "href=\"http",
+                "url(",
+                "@import",
+                "innerHTML",
+                "eval(",
+                "<style",
+                " style=",
+                "insertAdjacentHTML",
+            ] {
+                assert!(!file.content.contains(bad), "{}: {bad}", file.path);
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+// One change after another: patching between two prompts, ablation, and the circuit of the largest edges.
+import { printable } from "./shared.js";
+import { choice, el, field, line, signed, token } from "./dom.js";
+import { Heat, diverging, legend, reach } from "./heat.js";
+import { Panel } from "./panel.js";
+import { change, state } from "./state.js";
+import { prompt } from "./prompt.js";
+import { tokens } from "./attribution.js";
+
+const METRICS = [["logit-diff", "logit difference"], ["normalised", "normalised"], ["p", "probability"], ["kl", "KL divergence"], ["rank", "rank"]];
+
+/** The tokens that a metric reads; a probability and a rank read one, a divergence none. */
+function named() {
+  if (state.sweep === "kl") return [];
+  const answer = state.answer ? ["--answer", state.answer] : [];
+  return ["p", "rank"].includes(state.sweep) || !state.against ? answer : [...answer, "--against", state.against];
+}
+
+/** A grid of effects, with what a click on a cell chooses. */
+function grid(label) {
+  const heat = new Heat(label, { width: 64, height: 21, side: 72, tall: 700 });
+  let data = null;
+  const draw = (panel) => {
+    if (!data) return;
+    const layers = [...data.layers].reverse();
+    const row = (i) => data.layers.length - 1 - i;
+    const effect = (i, j) => data.values[row(i)][j] - data.unchanged;
+    const most = reach(layers.flatMap((_, i) => data.columns.map((_, j) => effect(i, j))));
+    const place = data.columns.map((name) => /^(position|head) (\d+)$/.exec(name)).map((match) => match && [match[1], Number(match[2])]);
+    const text = (j) => (place[j]?.[0] === "position" ? data.tokens[place[j][1]]?.text ?? "" : null);
+    heat.width = place[0]?.[0] === "head" ? 58 : 76;
+    const digits = most >= 100 ? 0 : most >= 10 ? 1 : most >= 0.1 ? 2 : 4;
+    panel.body.replaceChildren(
+      el("div", { class: "lines" }, data.words.map((words) => el("p", {}, words)), Object.entries(data.prompts).map(([what, said]) => el("p", {}, `${what}: `, token(said)))),
+      legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], [el("div", {}, data.meaning[0] ? `orange: ${data.meaning[0]}` : ""), el("div", {}, data.meaning[1] ? `blue: ${data.meaning[1]}` : "")]),
+      heat.node);
+    const chosen = () => {
+      const column = place.findIndex((one) => one && (one[0] === "head" ? one[1] === prompt.head() : one[1] === prompt.position()));
+      return [layers.indexOf(prompt.layer()), column < 0 ? null : column];
+    };
+    heat.show({
+      rows: layers.length, columns: data.columns.length, chosen,
+      row: (i) => `layer ${layers[i]}`, column: (j) => (place[j]?.[0] === "head" ? `H${place[j][1]}` : place[j] ? String(place[j][1]) : data.columns[j]),
+      foot: text(0) === null ? undefined : (j) => printable(text(j)),
+      cell: (i, j) => {
+        const x = effect(i, j);
+        return { rgb: Number.isFinite(x) ? diverging(x / most) : null, nan: !Number.isFinite(x), text: Math.abs(x) >= most / 200 ? x.toFixed(digits) : "" };
+      },
+      words: (i, j) => `${data.activations[row(i)][j]}, ${data.columns[j]}: effect ${signed(effect(i, j))}`,
+      tip: (i, j) => [el("b", {}, data.activations[row(i)][j]), ` ${data.columns[j]} `, text(j) === null ? "" : token(text(j)), el("br"), `effect ${signed(effect(i, j), 4)}, metric ${data.values[row(i)][j].toFixed(4)}`],
+      select: (i, j) => change({ layer: layers[i], ...(place[j] ? { [place[j][0]]: place[j][1] } : {}) }),
+    });
+  };
+  return { draw, take: (found, panel) => { data = found; draw(panel); } };
+}
+
+const patched = grid("Effect of each patch; arrows move, Enter chooses");
+const ablated = grid("Effect of each removal; arrows move, Enter chooses");
+const metric = () => field("Metric", choice(METRICS, state.sweep, (sweep) => change({ sweep })));
+const estimate = () => field("Cells", choice([["", "run each"], ["yes", "estimate all, run the 10 largest"]], state.estimate, (value) => change({ estimate: value })));
+const estimated = () => (state.estimate ? ["--estimate", "--check", "10"] : []);
+const base = (label) => field(label, line(state.base, (value) => change({ base: value }), { size: "40", placeholder: "as many tokens as the prompt" }));
+
+export const patch = new Panel({
+  id: "patch", title: "Patching", about: "Activations of a base prompt are put into the run of the prompt, one place after another.",
+  needs: ["prompt", "base", "along", "site", "sweep", "answer", "against", "estimate"], points: ["position", "layer", "head", "views"], manual: "Patch",
+  controls: [base("Base prompt"), metric(), ...tokens(), field("Along", choice([["positions", "positions"], ["heads", "heads"], ["sites", "sites"]], state.along, (along) => change({ along }))),
+    field("Site", line(state.site, (site) => change({ site }), { size: "12", placeholder: "resid_in, head_out" })), estimate()],
+  formats: ["html", "svg", "png", "csv", "json"],
+  look: async (panel) => patched.take(await panel.run(["patch", "--base", state.base, "--along", state.along, ...(state.site ? ["--site", state.site] : []), "--metric", state.sweep, ...named(), ...estimated(), "--", state.prompt]), panel),
+  point: patched.draw,
+});
+
+export const ablate = new Panel({
+  id: "ablate", title: "Ablation", about: "What removing each head, position or part does to the prediction.",
+  needs: ["prompt", "heads", "remove", "sweep", "answer", "against", "estimate", "base"], points: ["position", "layer", "head", "views"], manual: "Ablate",
+  controls: [metric(), ...tokens(), field("Remove", choice([["heads", "heads"], ["positions", "positions"], ["sites", "attention and MLPs"]], state.heads, (heads) => change({ heads }))),
+    field("By", choice([["zero", "zeros"], ["mean", "the mean over the prompt"], ["resample", "the base prompt's"]], state.remove, (remove) => change({ remove }))), base("Base prompt"), estimate()],
+  formats: ["html", "svg", "png", "csv", "json"],
+  look: async (panel) => {
+    const sweep = state.sweep === "normalised" ? "logit-diff" : state.sweep;
+    ablated.take(await panel.run(["ablate", "--along", state.heads, "--by", state.remove, ...(state.remove === "resample" ? ["--with", state.base] : []), "--metric", sweep, ...named(), ...estimated(), "--", state.prompt]), panel);
+  },
+  point: ablated.draw,
+});
+
+/** The circuit in words: its edges, the largest first. */
+export const circuit = new Panel({
+  id: "circuit", title: "Circuit", about: "The edges between heads and MLPs that carry most of a number between two prompts (EAP-IG), run alone.",
+  needs: ["prompt", "base", "answer", "against", "edges"], points: [], manual: "Find the circuit",
+  controls: [base("Corrupted prompt"), ...tokens(), field("Edges", line(state.edges, (edges) => change({ edges: edges || "200" }), { size: "6", inputmode: "numeric" }))],
+  formats: ["html", "svg", "png", "csv", "json"],
+  look: async (panel) => {
+    const data = await panel.run(["edges", "--base", state.base, "--top", state.edges, ...(state.answer ? ["--answer", state.answer] : []), ...(state.against ? ["--against", state.against] : []), "--", state.prompt]);
+    const kept = Object.entries(data.edges).filter(([, edge]) => edge.in_graph).sort((a, b) => Math.abs(b[1].score) - Math.abs(a[1].score));
+    const go = (name) => {
+      const head = /^a(\d+)\.h(\d+)/.exec(name);
+      const mlp = /^m(\d+)/.exec(name);
+      if (head) change({ layer: Number(head[1]), head: Number(head[2]) });
+      else if (mlp) change({ layer: Number(mlp[1]) });
+    };
+    const end = (name) => el("button", { type: "button", class: "link", onclick: () => go(name) }, name);
+    panel.body.replaceChildren(
+      el("p", {}, `${kept.length} edges are in the circuit. Save it as HTML for its picture.`),
+      el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Edges, the largest first" }, el("table", { class: "list" },
+        el("thead", {}, el("tr", {}, ["from", "to", "score"].map((name) => el("th", { scope: "col" }, name)))),
+        el("tbody", {}, kept.slice(0, 300).map(([name, edge]) => {
+          const [from, to] = name.split("->");
+          return el("tr", {}, el("td", {}, end(from)), el("td", {}, end(to)), el("td", { class: "n" }, signed(edge.score, 4)));
+        })))));
+  },
+});
