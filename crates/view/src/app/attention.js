@@ -109,7 +109,7 @@ function draw() {
   if (differs) most = reach(Array.from({ length: n }, (_, i) => Array.from({ length: i + 1 }, (_, j) => value(i, j))).flat());
   large.show({
     rows: n, columns: n, chosen: () => [query, null],
-    row: (i) => patterns.tokens[i], column: (j) => patterns.tokens[j],
+    row: (i) => patterns.tokens[i], column: n <= 24 ? (j) => patterns.tokens[j] : undefined,
     cell: (i, j) => {
       const x = value(i, j);
       return x === null ? null : { rgb: differs ? diverging(x / most) : sequential(x) };

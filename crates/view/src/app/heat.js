@@ -38,7 +38,7 @@ export class Heat {
    * `select(i, j)` is called by a click or Enter, `chosen()` gives `[i, j]`, either null.
    */
   constructor(label, { width = 88, height = 21, side = 56, tall = 460 } = {}) {
-    Object.assign(this, { width, height, side, spec: null, at: [0, 0], over: null, frame: 0 });
+    Object.assign(this, { width, height, side, spec: null, at: [0, 0], shown: "", over: null, frame: 0 });
     this.canvas = el("canvas", { "aria-hidden": "true" });
     this.size = el("div", { class: "heat-size" }, this.canvas);
     this.node = el("div", { class: "heat", tabindex: "0", role: "application", "aria-roledescription": "table of coloured cells", "aria-label": label }, this.size);
@@ -60,9 +60,13 @@ export class Heat {
     drawn.add(this);
     this.at = [Math.min(this.at[0], spec.rows - 1), Math.min(this.at[1], spec.columns - 1)].map((x) => Math.max(0, x));
     const chosen = spec.chosen?.() ?? [];
-    this.at = this.at.map((x, k) => chosen[k] ?? x);
+    const moved = `${chosen}` !== this.shown;
+    this.shown = `${chosen}`;
+    this.at = this.at.map((x, k) => (chosen[k] >= 0 ? chosen[k] : x));
     this.size.style.width = `${this.side + spec.columns * this.width + 1}px`;
     this.size.style.height = `${this.top() + spec.rows * this.height + this.bottom() + 1}px`;
+    // What another view has chosen is brought into view.
+    if (moved && this.node.isConnected) this.reveal(this.at);
     this.draw();
   }
 

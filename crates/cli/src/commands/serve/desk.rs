@@ -216,7 +216,7 @@ fn hear(said: Said<'_>, reply: &Reply) {
         Said::Progress { done, of, what } => {
             reply.send(&json!({"event": "progress", "done": done, "of": of, "what": what}));
         }
-        Said::Piece(text) if text.is_empty() => {}
+        Said::Piece("") => {}
         Said::Piece(text) => reply.send(&json!({"event": "piece", "text": text})),
     }
 }
