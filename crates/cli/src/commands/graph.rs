@@ -1,6 +1,5 @@
 //! `graph`: which transcoder features of a prompt made which others, and the answer.
 
-use easyroutine::Stop;
 use easyroutine::tokens::Tokenizer;
 use easyroutine_dictionaries::Dictionary;
 use easyroutine_graphs::{Graph, Options, Texts, lines, report, to_json};
@@ -9,6 +8,7 @@ use serde_json::json;
 
 use crate::args::{Args, Format, Graph as Flags};
 use crate::failure::{Failure, one_line};
+use crate::hosted;
 use crate::output::{self, DRAWN};
 use crate::progress::Counted;
 use crate::session::{self, Prompt, token_id, token_text};
@@ -38,8 +38,9 @@ pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
     };
     warn_of_first(&tokenizer, ids, flags.skip_first);
     let bar = Counted::new("rows");
-    let made = Graph::new(&session.model, &dictionary, ids, &options, Stop::Never, &mut |done, of| {
-        bar.tell(done, of);
+    let made = Graph::new(&session.model, &dictionary, ids, &options, hosted::stop(), &mut |done, of| {
+        // The run itself asks whether it is to end.
+        let _ = bar.tell(done, of);
     });
     bar.finish();
     let graph = made?;

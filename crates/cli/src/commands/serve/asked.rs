@@ -63,7 +63,17 @@ pub(super) fn read(
 fn takes_model(command: &str) -> bool {
     matches!(
         command,
-        "lens" | "attn" | "run" | "patch" | "ablate" | "dla" | "grad" | "attribute" | "edges" | "tokens"
+        "lens"
+            | "attn"
+            | "run"
+            | "patch"
+            | "ablate"
+            | "dla"
+            | "grad"
+            | "attribute"
+            | "edges"
+            | "graph"
+            | "tokens"
     )
 }
 
@@ -107,6 +117,7 @@ fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
         Command::Attribute(attribute) => prompt(&attribute.prompt),
         Command::Tokens(tokens) => prompt(&tokens.prompt),
         Command::Edges(edges) if edges.state.is_some() => refused("--state"),
+        Command::Graph(graph) => prompt(&graph.prompt),
         Command::Edges(_) => Ok(()),
         Command::Model { command: ModelCommand::Info(_) }
         | Command::Dict { command: DictCommand::Info(_) } => Ok(()),
@@ -145,6 +156,7 @@ pub(super) fn model(command: &Command) -> Option<&ModelFlag> {
         Command::Grad(grad) => &grad.model,
         Command::Attribute(attribute) => &attribute.model,
         Command::Edges(edges) => &edges.model,
+        Command::Graph(graph) => &graph.model,
         Command::Tokens(tokens) => &tokens.model,
         _ => return None,
     })
