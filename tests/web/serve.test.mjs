@@ -144,6 +144,38 @@ test("a continuation streams, with the changes beside the unchanged", () =>
       assert.deepEqual(await page.locator("#view-generation pre.text").allTextContents(), [plain.text, changed.text]);
     })));
 
+test("features of a dictionary are shown at each token, and one is removed by a press", () => {
+  const gpt2 = path.join(model, "../gpt2");
+  const dictionary = `sae=${path.join(model, "../../dictionaries/saelens_standard")}`;
+  return serving(["-m", gpt2], (address) =>
+    open(address, { prompt: PROMPT, views: "features", dicts: dictionary }, async (page) => {
+      const [first] = printed("dict", "active", "-m", gpt2, "--dict", dictionary, "--positions", "last", "-k", "1", PROMPT).features;
+      await page.locator("#view-features .heat").focus();
+      await page.keyboard.press("ArrowUp");
+      assert.ok((await page.locator("#said").textContent()).startsWith(`${first.key}:${first.feature} at`));
+      await page.keyboard.press("Enter");
+      await shot(page, "features");
+      await page.locator("#view-features button", { hasText: "Remove it" }).click();
+      await settled(page);
+      assert.deepEqual(await page.locator(".chips code").allTextContents(), [`features_sae:${first.feature}@all=0`]);
+      assert.equal(await page.locator("#view-features .fault").textContent(), "");
+      await page.locator('[data-view="next"]').click();
+      await settled(page);
+      assert.equal(await page.locator("#view-next tbody tr").first().locator(".n").count(), 2);
+      await page.locator("#view-features input").waitFor();
+      await page.locator('[data-view="graph"]').click();
+      await page.locator("#view-graph input").first().fill(path.join(model, "../../dictionaries/circuit_tracer_plt"));
+      await page.keyboard.press("Enter");
+      await page.locator("#view-graph .strong").click();
+      await page.locator("#view-graph .same:not([hidden])").waitFor();
+      assert.match(await page.locator("#view-graph .body p").first().textContent(), /nodes and \d+ edges are kept/);
+      await page.locator("#view-graph .list button", { hasText: /^layer \d+, feature/ }).first().click();
+      assert.match(page.url(), /layer=\d/);
+      await shot(page, "features-graph");
+      await accessible(page, "features");
+    }));
+});
+
 test("a long run can be cancelled, and the next question is answered", () =>
   serving(["-m", model], (address) =>
     open(address, { prompt: PROMPT, views: "ablate" }, async (page) => {
@@ -331,6 +363,30 @@ test("2,000 tokens and 80 layers scroll without a long task, on a bounded number
       console.log(`scrolling 80 layers by 2,000 tokens: longest task ${longest.toFixed(0)} ms (0: none over 50), ${frames.toFixed(0)} frames a second, ${nodes} nodes`);
       // A processor that others share takes longer now and then; a table of 160,000 elements would take seconds.
       assert.ok(longest < 250, `${longest} ms`);
+      assert.ok(await page.evaluate(() => document.querySelectorAll("*").length) < 800);
+    }, { ready: "#model" })));
+
+test("a store of 10,000 runs is a list of a bounded number of nodes", () =>
+  serving([], (address) =>
+    open(address, {}, async (page) => {
+      const runs = Array.from({ length: 10_000 }, (_, i) => ({ path: `experiment/model/${i}`, metadata: { tag: `t${i}`, save_time: "2026-11-24 21:45:41", experiment_name: "experiment", model_name: "model", _store: { name: `run ${i}`, n_examples: i, n_bytes: 1000 * i } } }));
+      const state = { version: "", model: null, problem: null, base: "runs" };
+      await page.route("**/ask", (route) => {
+        const question = route.request().postDataJSON();
+        const data = question.ask === "state" ? state : question.words[1] === "ls" ? { runs, problems: [], unfinished: [] } : { path: question.words.at(-1), metadata: { tag: "x" }, tensors: [], values: {} };
+        return route.fulfill({ contentType: "application/x-ndjson", body: `${JSON.stringify({ event: "result", data, command: "easyroutine", python: null })}\n` });
+      });
+      await page.goto("about:blank");
+      await page.goto(address + hash({ page: "runs" }));
+      await page.waitForSelector(READY);
+      assert.equal(await page.locator("#view-runs .body p").first().textContent(), "10,000 runs");
+      await page.locator(".rows").focus();
+      await page.keyboard.press("End");
+      await page.keyboard.press("Enter");
+      await settled(page);
+      // The most recent stand first.
+      assert.match(page.url(), /run=experiment%2Fmodel%2F0(&|$)/);
+      assert.equal(await page.locator('.run[aria-selected="true"]').getAttribute("aria-posinset"), "10000");
       assert.ok(await page.evaluate(() => document.querySelectorAll("*").length) < 800);
     }, { ready: "#model" })));
 

@@ -21,7 +21,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
 pub(crate) use attribute::{Attribute, MethodArg, PointsArg};
-pub(crate) use dict::{DictCommand, DictFlags, DictInfo, DictPage, DictReading};
+pub(crate) use dict::{DictActive, DictCommand, DictFlags, DictInfo, DictPage, DictReading};
 pub(crate) use dla::{CutArg, Dla};
 pub(crate) use edges::{EdgeArg, Edges};
 pub(crate) use extract::{Extract, PatternArg};

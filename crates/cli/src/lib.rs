@@ -70,6 +70,9 @@ fn run(args: &Args) -> Result<u8, Failure> {
             commands::export::run(args, export).map(done)
         }
         Command::Dict { command: DictCommand::Info(info) } => commands::dict::info(args, info).map(done),
+        Command::Dict { command: DictCommand::Active(active) } => {
+            commands::dict_active::run(args, active).map(done)
+        }
         Command::Dict { command: DictCommand::Page(page) } => commands::dict_page::run(args, page).map(done),
         Command::Features(features) => commands::features::run(args, features).map(done),
         Command::Runs(runs) => commands::runs::run(args, runs),

@@ -214,3 +214,48 @@ fn a_run_of_features_that_was_killed_while_it_saved_counts_no_prompt_twice() {
     let said = String::from_utf8(said).unwrap();
     assert!(said.contains("its `dictionaries` is"), "{said}");
 }
+
+#[test]
+fn active_features_of_a_prompt_are_those_that_are_extracted() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("f.safetensors");
+    let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
+    let (prompt, change) = ("the cat sat", "attn_out_0@last*3");
+    let common = ["-m", &model, "--dict", &path, "--intervene", change];
+    let extract = ["extract", prompt, "-a", "features_sae", "-o", out.to_str().unwrap()];
+    easyroutine(&[&extract[..], &common].concat()).assert().success();
+    let file = ShardedSafeTensors::open(&out).unwrap();
+    let bytes = |name: &str| file.tensor(name).unwrap().bytes().to_vec();
+    let numbers: Vec<i32> =
+        bytes("features_sae.indices").chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect();
+    let values: Vec<f32> =
+        bytes("features_sae.values").chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let extracted: std::collections::BTreeMap<(u64, u64), f32> =
+        numbers.chunks(3).zip(values).map(|(at, value)| ((at[1] as u64, at[2] as u64), value)).collect();
+
+    let active = ["dict", "active", prompt, "--format", "json", "-k", "100000"];
+    let told = json(&[&active[..], &common].concat());
+    let listed = told["features"].as_array().unwrap();
+    let found: std::collections::BTreeMap<(u64, u64), f32> = listed
+        .iter()
+        .map(|one| {
+            let at = (one["position"].as_u64().unwrap(), one["feature"].as_u64().unwrap());
+            (at, one["value"].as_f64().unwrap() as f32)
+        })
+        .collect();
+    assert!(!found.is_empty());
+    assert_eq!(found, extracted);
+    assert_eq!(told["keys"][0]["key"], "features_sae");
+    // The strongest of the last token alone.
+    let few = ["dict", "active", prompt, "--format", "json", "-k", "2", "--positions", "last"];
+    let told = json(&[&few[..], &common].concat());
+    let listed = told["features"].as_array().unwrap();
+    let last = told["tokens"].as_array().unwrap().len() as u64 - 1;
+    let mut strongest: Vec<f32> =
+        found.iter().filter(|((position, _), _)| *position == last).map(|(_, value)| *value).collect();
+    strongest.sort_by(|a, b| b.abs().total_cmp(&a.abs()));
+    let values: Vec<f32> = listed.iter().map(|one| one["value"].as_f64().unwrap() as f32).collect();
+    assert_eq!(values, strongest[..2.min(strongest.len())]);
+    let without = fails(2, &["dict", "active", prompt, "-m", &model]);
+    assert!(without.contains("--dict NAME=PATH"), "{without}");
+}

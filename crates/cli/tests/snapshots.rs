@@ -50,7 +50,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 23] = [
+    let commands: [&[&str]; 24] = [
         &[],
         &["lens"],
         &["attn"],
@@ -70,6 +70,7 @@ fn the_help_of_every_command_is_as_expected() {
         &["model", "export"],
         &["dict", "info"],
         &["dict", "page"],
+        &["dict", "active"],
         &["features"],
         &["serve"],
         &["env"],

@@ -37,6 +37,7 @@ from easyroutine.interpretability.kept import cache_of
 from easyroutine.interpretability.lens_result import LensResult
 from easyroutine.interpretability.model_loading import HookedModelConfig, config_of_keywords
 from easyroutine.interpretability.model_parts import ModelConfig
+from easyroutine.interpretability.page import Page, page_of_model
 from easyroutine.interpretability.running_means import carried_on, means_of
 from easyroutine.interpretability.selection import Layers, Position, as_json, layer_numbers, normalised
 from easyroutine.logger import log_to
@@ -418,6 +419,16 @@ class HookedModel(DescribedModel):
         changes = for_engine([*self.interventions, *as_list(interventions)])
         hooks = list(self._hooks.values())
         return AttentionResult(Attention.of_prompt(self._engine, row.for_engine(), heads, changes, hooks))
+
+    def view(self, prompt: str, *, changes: Sequence[str] = (), port: int | None = None) -> Page:
+        """The prompt on the page of ``easyroutine serve``: lens, attention, attribution, patching, generation side by side.
+
+        The page is served by a program of its own, which loads the model again and ends with the result (``close``, or the end
+        of Python). In a notebook it shows itself in a frame; ``.open()`` shows it in the browser. ``changes`` are interventions
+        as the command line writes them, ``"resid_out_10@last*0.5"``; ``port`` is a free one unless given.
+        """
+        patching.check_unchanged(self, "view")
+        return page_of_model(self.config, prompt, changes, port, self.lens(prompt).to_svg())
 
     # Copies and pictures.
 

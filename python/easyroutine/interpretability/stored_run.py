@@ -15,6 +15,7 @@ from easyroutine.checks import listed, whole
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.metadata import record_of
+from easyroutine.interpretability.page import Page, page_of_run
 from easyroutine.interpretability.stored import Node, entries_of, read_object, read_rows, read_value, tensors_of
 
 __all__ = ["StoredRun", "without_inner"]
@@ -30,6 +31,7 @@ class StoredRun(Mapping[str, Any]):
         """``made_by`` is what a pickle keeps of it."""
         self._run = run
         self._made_by = made_by
+        self._base_dir = base_dir
         self._values: dict[str, Any] = json.loads(run.values())
         self._entries: dict[Any, Node] = dict(entries_of(run, self._values))
         self._tensors = {name: (dtype, shape) for name, dtype, shape, _ in run.tensors()}
@@ -75,6 +77,14 @@ class StoredRun(Mapping[str, Any]):
         pandas = tensors.needed("pandas", "to_pandas()")
         n_rows = self.record.get("_store", {}).get("n_examples")
         return pandas.DataFrame({name: self._entries[name]["json"] for name in self.fields}, index=range(n_rows or 0))
+
+    def view(self, *, port: int | None = None) -> Page:
+        """The run on the page of ``easyroutine serve``: its tensors as statistics and heat maps, compared with other runs.
+
+        The page is served by a program of its own, which ends with the result (``close``, or the end of Python). In a notebook
+        it shows itself in a frame; ``.open()`` shows it in the browser. ``port`` is a free one unless given.
+        """
+        return page_of_run(self._base_dir, self._run.path, port)
 
     def layer(self, number: int) -> ActivationCache:
         """Every activation of one layer."""

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::Finding;
+use super::{Changes, Finding, ModelFlag, PromptArgs};
 
 /// Commands about a dictionary.
 #[derive(Debug, Subcommand)]
@@ -14,6 +14,28 @@ pub(crate) enum DictCommand {
     /// A page of what `easyroutine features` found: an index that searches and sorts, and for each feature its strongest
     /// tokens in colour, its histogram and its logits.
     Page(DictPage),
+    /// Which features are active at each token of a prompt, the strongest first.
+    Active(Box<DictActive>),
+}
+
+/// `dict active`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DictActive {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    /// Features: `features_NAME`, of a set `features_NAME_3`; those of every dictionary unless given. May repeat.
+    #[arg(short, long, value_name = "KEYS")]
+    pub(crate) activations: Vec<String>,
+    /// Positions of the prompt: all, last, 5, -1, 4:9 (4 to 8), text:Paris. May repeat.
+    #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
+    pub(crate) positions: Vec<String>,
+    /// How many features are listed of each token.
+    #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) k: u32,
 }
 
 /// `dict page`

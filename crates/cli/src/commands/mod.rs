@@ -4,6 +4,7 @@ pub(crate) mod attn;
 pub(crate) mod attribute;
 pub(crate) mod check;
 pub(crate) mod dict;
+pub(crate) mod dict_active;
 pub(crate) mod dict_page;
 pub(crate) mod dla;
 pub(crate) mod edges;

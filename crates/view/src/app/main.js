@@ -10,9 +10,11 @@ import { attention } from "./attention.js";
 import { attributionPanel, directPanel } from "./attribution.js";
 import { ablate, circuit, patch } from "./sweeps.js";
 import { generation, next } from "./generation.js";
+import { features } from "./features.js";
+import { graph } from "./graph.js";
 import { runs } from "./runs.js";
 
-const panels = [lens, next, attention, directPanel, attributionPanel, patch, ablate, circuit, generation];
+const panels = [lens, next, attention, directPanel, attributionPanel, patch, ablate, circuit, features, graph, generation];
 const status = (text) => { $("status").textContent = text; };
 
 function problem(error) {

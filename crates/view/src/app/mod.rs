@@ -43,6 +43,8 @@ pub const FILES: &[File] = &[
     File { path: "attribution.js", media_type: SCRIPT, content: include_str!("attribution.js") },
     File { path: "sweeps.js", media_type: SCRIPT, content: include_str!("sweeps.js") },
     File { path: "generation.js", media_type: SCRIPT, content: include_str!("generation.js") },
+    File { path: "features.js", media_type: SCRIPT, content: include_str!("features.js") },
+    File { path: "graph.js", media_type: SCRIPT, content: include_str!("graph.js") },
     File { path: "runs.js", media_type: SCRIPT, content: include_str!("runs.js") },
 ];
 

@@ -1,13 +1,13 @@
 // What the page shows, all of it in the address behind #: kept, shared between windows of one user, reloaded.
 
 const DEFAULTS = {
-  page: "prompt", prompt: "", base: "", changes: [], views: ["lens", "attention", "direct"],
+  page: "prompt", prompt: "", base: "", changes: [], dicts: [], feature: "", transcoders: "", views: ["lens", "attention", "direct"],
   position: null, layer: null, head: null,
   track: "", answer: "", against: "", metric: "final", look: "changed", by: "head", method: "integrated", of: "z_L*",
   along: "positions", site: "", sweep: "logit-diff", remove: "zero", heads: "heads", estimate: "", edges: "200",
   tokens: "40", temperature: "0", chat: "", where: "", run: "", key: "", from: "0", other: "",
 };
-const LISTS = new Set(["changes", "views"]);
+const LISTS = new Set(["changes", "dicts", "views"]);
 const NUMBERS = new Set(["position", "layer", "head"]);
 
 function read() {
@@ -64,5 +64,5 @@ function reread() {
 addEventListener("popstate", reread);
 addEventListener("hashchange", reread);
 
-/** The flags of the changes of the page. */
-export const changes = () => state.changes.flatMap((text) => ["--intervene", text]);
+/** The flags of the changes of the page, and of the dictionaries whose features they may name. */
+export const changes = () => [...state.dicts.flatMap((text) => ["--dict", text]), ...state.changes.flatMap((text) => ["--intervene", text])];

@@ -45,8 +45,12 @@ pub(super) fn read(
     let Some(mut words) = given.filter(|words| !words.is_empty()) else {
         return Err(Failure::usage("a command is a list of words"));
     };
-    if let (true, Some(with)) = (takes_model(&words[0]), with) {
-        words.splice(1..1, model_words(with));
+    if let Some(with) = with {
+        match words.iter().map(String::as_str).take(2).collect::<Vec<_>>()[..] {
+            ["dict", "active"] => drop(words.splice(2..2, model_words(with))),
+            [command, ..] if takes_model(command) => drop(words.splice(1..1, model_words(with))),
+            _ => {}
+        }
     }
     if let (true, Some(base)) = (words[0] == "runs", base) {
         words.splice(1..1, ["--base".to_owned(), base.display().to_string()]);
@@ -118,6 +122,7 @@ fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
         Command::Tokens(tokens) => prompt(&tokens.prompt),
         Command::Edges(edges) if edges.state.is_some() => refused("--state"),
         Command::Graph(graph) => prompt(&graph.prompt),
+        Command::Dict { command: DictCommand::Active(active) } => prompt(&active.prompt),
         Command::Edges(_) => Ok(()),
         Command::Model { command: ModelCommand::Info(_) }
         | Command::Dict { command: DictCommand::Info(_) } => Ok(()),
@@ -157,6 +162,7 @@ pub(super) fn model(command: &Command) -> Option<&ModelFlag> {
         Command::Attribute(attribute) => &attribute.model,
         Command::Edges(edges) => &edges.model,
         Command::Graph(graph) => &graph.model,
+        Command::Dict { command: DictCommand::Active(active) } => &active.model,
         Command::Tokens(tokens) => &tokens.model,
         _ => return None,
     })

@@ -320,9 +320,12 @@ fn preamble(model: &ModelFlag) -> String {
 fn intervention(text: &str) -> Option<String> {
     let Intervention { activation, entries, part, operation } =
         text.parse::<Intervention<Reference>>().ok()?;
+    let is_before = matches!(part, Part::Columns(_, Softmax::Before) | Part::Rows(_, Softmax::Before));
     let factor = match operation {
         Operation::Scale(factor) => factor,
         Operation::Set(0.0) => 0.0,
+        // A knock-out, which Python writes as a factor of 0.
+        Operation::Set(f32::NEG_INFINITY) if is_before => 0.0,
         _ => return None,
     };
     let (name, at) = match &part {
