@@ -142,10 +142,19 @@ fn the_same_in_python_names_what_was_asked() {
         python(&["dla", "--by", "head", "--answer", "id:7", "--", PROMPT]),
         Some(r#"result = model.direct_attribution("the cat sat", 7, by="head", target_token_positions=["last"])"#.to_owned())
     );
+    // Tokens that the command chose itself are named, since Python chooses none.
+    let metric =
+        served.run(&["patch", "--base", "the dog sat", "--", PROMPT], "json")["data"]["metric"].clone();
     assert_eq!(
         python(&["patch", "--base", "the dog sat", "--", PROMPT]),
-        Some(r#"result = model.sweep("the cat sat", by="patch", base="the dog sat", along="positions", metric="logit_diff")"#.to_owned())
+        Some(format!(
+            r#"result = model.sweep("the cat sat", by="patch", base="the dog sat", along="positions", metric="logit_diff", answer={}, against={})"#,
+            metric["answer"], metric["against"]
+        ))
     );
+    // A flag that has no word here is not left out.
+    assert_eq!(python(&["lens", "--norm", "cached", "--", PROMPT]), None);
+    assert_eq!(python(&["lens", "--bos", "yes", "--", PROMPT]), None);
     // A change that Python spells with a tensor of the user's is not guessed.
     assert_eq!(python(&["lens", "--intervene", "attn_out_1@last=3", "--", PROMPT]), None);
 }

@@ -171,11 +171,13 @@ impl Desk {
             "event": "result",
             "status": status,
             "command": words::shell(&words),
-            "python": python::of(&args.command),
         });
         match format {
             Format::Png => event["base64"] = json!(STANDARD.encode(&written)),
-            Format::Json => event["data"] = data(&args.command, &written, is_page)?,
+            Format::Json => {
+                event["data"] = data(&args.command, &written, is_page)?;
+                event["python"] = json!(python::of(&args.command, &words[1..], &event["data"]));
+            }
             _ => event["text"] = json!(String::from_utf8_lossy(&written)),
         }
         debug_assert!(status == SUCCESS || matches!(args.command, Command::Runs(_)));

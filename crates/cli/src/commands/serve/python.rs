@@ -11,9 +11,88 @@ use crate::args::{
     SmoothArg, Sweep,
 };
 
+/// Flags that load a model, which every call has.
+const OF_MODEL: &[&str] = &[
+    "--model",
+    "--dtype",
+    "--threads",
+    "--revision",
+    "--pre",
+    "--adapter",
+    "--allow-config-key",
+    "--allow-tensor",
+    "--no-adapter",
+    "--offline",
+];
+
+/// Flags that are spelt below, by command. A command with any other has no line in Python: one that leaves a flag out
+/// would give something else.
+const SPELT: &[(&str, &[&str])] = &[
+    ("lens", &["-k", "--layers", "--positions", "--component", "--track", "--intervene"]),
+    ("attn", &["--layer", "--head", "--intervene"]),
+    ("run", &["-k", "--generate", "--temperature", "--chat", "--intervene"]),
+    ("dla", &["-k", "--answer", "--against", "--by", "--positions", "--intervene"]),
+    (
+        "patch",
+        &[
+            "--base",
+            "--along",
+            "--site",
+            "--layers",
+            "--positions",
+            "--metric",
+            "--answer",
+            "--against",
+            "--estimate",
+            "--check",
+        ],
+    ),
+    (
+        "ablate",
+        &[
+            "--by",
+            "--with",
+            "--along",
+            "--site",
+            "--layers",
+            "--positions",
+            "--metric",
+            "--answer",
+            "--against",
+            "--estimate",
+            "--check",
+        ],
+    ),
+    (
+        "attribute",
+        &["-k", "-a", "--base", "--method", "--metric", "--answer", "--against", "--check", "--steps"],
+    ),
+    ("edges", &["--base", "--top", "--answer", "--against"]),
+    ("tokens", &[]),
+    ("runs", &["--base", "--experiment", "--rows"]),
+];
+
+/// Whether all flags before `--` are spelt. What looks like a flag and is a value costs a line in Python, no more.
+fn is_spelt(words: &[String]) -> bool {
+    let Some((_, flags)) = words.first().and_then(|name| SPELT.iter().find(|(command, _)| command == name))
+    else {
+        return false;
+    };
+    let mut given = words.iter().take_while(|word| *word != "--").filter(|word| word.starts_with('-'));
+    given.all(|word| {
+        let flag = word.split('=').next().unwrap_or_default();
+        flags.contains(&flag) || OF_MODEL.contains(&flag) || word.parse::<i64>().is_ok()
+    })
+}
+
 /// The program in Python that gives the same; `None` for a command that the package has no call for, or whose flags it
-/// would have to spell in a way that is not written here.
-pub(super) fn of(command: &Command) -> Option<String> {
+/// would have to spell in a way that is not written here. `words` are the command's, from its name on.
+///
+/// Tokens that the command chose itself are those of its report.
+pub(super) fn of(command: &Command, words: &[String], report: &Value) -> Option<String> {
+    if !is_spelt(words) {
+        return None;
+    }
     match command {
         Command::Lens(lens) => {
             let mut call = Call::of("lens", lens.prompt.prompt.as_deref()?);
@@ -37,7 +116,7 @@ pub(super) fn of(command: &Command) -> Option<String> {
         Command::Run(next) => run(next),
         Command::Dla(dla) => {
             let mut call = Call::of("direct_attribution", dla.prompt.prompt.as_deref()?);
-            call.arguments.push(token(dla.answer.as_deref()?));
+            call.arguments.push(chosen(dla.answer.as_deref(), &report["answer"])?);
             call.arguments.extend(dla.against.as_deref().map(token));
             let by = match dla.by {
                 CutArg::Part => "part",
@@ -54,7 +133,7 @@ pub(super) fn of(command: &Command) -> Option<String> {
             let mut call = Call::of("sweep", patch.prompt.prompt.as_deref()?);
             call.text("by", "patch");
             call.text("base", &patch.base);
-            sweep(call, &patch.sweep, "positions")?.with_model(&patch.model)
+            sweep(call, &patch.sweep, "positions", report)?.with_model(&patch.model)
         }
         Command::Ablate(ablate) => {
             let prompt = ablate.prompt.prompt.as_deref()?;
@@ -71,14 +150,15 @@ pub(super) fn of(command: &Command) -> Option<String> {
                     call.text("base", ablate.with.as_deref()?);
                 }
             }
-            sweep(call, &ablate.sweep, "heads")?.with_model(&ablate.model)
+            sweep(call, &ablate.sweep, "heads", report)?.with_model(&ablate.model)
         }
-        Command::Attribute(attribute) => attributed(attribute),
+        Command::Attribute(attribute) => attributed(attribute, report),
         Command::Edges(edges) => {
             let mut call = Call::of("edges", edges.prompt.as_deref()?);
             call.arguments.push(literal(edges.base.as_deref()?));
-            call.token("answer", edges.answer.as_deref());
-            call.token("against", edges.against.as_deref());
+            // Its report does not name the tokens that the prompts predict.
+            call.literal("answer", &token(edges.answer.as_deref()?));
+            call.literal("against", &token(edges.against.as_deref()?));
             call.literal("top", &edges.top.to_string());
             call.with_model(&edges.model)
         }
@@ -95,12 +175,18 @@ fn run(next: &Next) -> Option<String> {
     let prompt = next.prompt.prompt.as_deref()?;
     let generation = &next.generation;
     let Some(count) = generation.generate else {
+        if next.prompt.chat.chat {
+            return None;
+        }
         let mut call = Call::of("predict", prompt);
         call.literal("k", &next.k.to_string());
         call.interventions(&next.changes.intervene)?;
         return call.with_model(&next.model);
     };
     let mut call = Call::of("generate", prompt);
+    if next.prompt.chat.chat {
+        call.arguments = vec![format!("[{}]", json!({"role": "user", "content": prompt}))];
+    }
     call.literal("max_new_tokens", &count.to_string());
     call.literal("return_text", "True");
     if let Some(temperature) = generation.temperature.filter(|t| *t > 0.0) {
@@ -112,7 +198,7 @@ fn run(next: &Next) -> Option<String> {
     call.with_model(&next.model)
 }
 
-fn sweep(mut call: Call, sweep: &Sweep, along: &str) -> Option<Call> {
+fn sweep(mut call: Call, sweep: &Sweep, along: &str, report: &Value) -> Option<Call> {
     let along = match sweep.along {
         None => along,
         Some(AlongArg::Positions) => "positions",
@@ -136,8 +222,12 @@ fn sweep(mut call: Call, sweep: &Sweep, along: &str) -> Option<Call> {
         EffectArg::Rank => "rank",
     };
     call.text("metric", metric);
-    call.token("answer", sweep.answer.as_deref());
-    call.token("against", sweep.against.as_deref());
+    if sweep.metric != EffectArg::Kl {
+        call.literal("answer", &chosen(sweep.answer.as_deref(), &report["metric"]["answer"])?);
+    }
+    if matches!(sweep.metric, EffectArg::LogitDiff | EffectArg::Normalised) {
+        call.literal("against", &chosen(sweep.against.as_deref(), &report["metric"]["against"])?);
+    }
     if sweep.estimating.estimate {
         call.literal("estimate", "True");
     }
@@ -147,7 +237,7 @@ fn sweep(mut call: Call, sweep: &Sweep, along: &str) -> Option<Call> {
     Some(call)
 }
 
-fn attributed(attribute: &Attribute) -> Option<String> {
+fn attributed(attribute: &Attribute, report: &Value) -> Option<String> {
     let prompt = attribute.prompt.prompt.as_deref()?;
     let mut call = match attribute.method {
         MethodArg::Patching => {
@@ -171,14 +261,14 @@ fn attributed(attribute: &Attribute) -> Option<String> {
             call
         }
     };
-    measure(&mut call, &attribute.measure);
+    measure(&mut call, &attribute.measure, &report["metric"])?;
     if let Some(check) = attribute.check {
         call.literal("check", &check.to_string());
     }
     call.with_model(&attribute.model)
 }
 
-fn measure(call: &mut Call, measure: &Measure) {
+fn measure(call: &mut Call, measure: &Measure, report: &Value) -> Option<()> {
     let metric = match measure.metric {
         SmoothArg::LogitDiff => "logit_diff",
         SmoothArg::Logit => "logit",
@@ -188,8 +278,13 @@ fn measure(call: &mut Call, measure: &Measure) {
         SmoothArg::Ce => "ce",
     };
     call.text("metric", metric);
-    call.token("answer", measure.answer.as_deref());
-    call.token("against", measure.against.as_deref());
+    if !matches!(measure.metric, SmoothArg::Kl | SmoothArg::Ce) {
+        call.literal("answer", &chosen(measure.answer.as_deref(), &report["answer"])?);
+    }
+    if measure.metric == SmoothArg::LogitDiff {
+        call.literal("against", &chosen(measure.against.as_deref(), &report["against"])?);
+    }
+    Some(())
 }
 
 fn of_runs(runs: &Runs) -> Option<String> {
@@ -353,6 +448,11 @@ fn positions(specifiers: &[Specifier]) -> String {
         other => other.to_string(),
     };
     format!("[{}]", specifiers.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// The token that was named, or that the command chose.
+fn chosen(named: Option<&str>, of_report: &Value) -> Option<String> {
+    named.map(token).or_else(|| of_report.as_u64().map(|id| id.to_string()))
 }
 
 /// A token by its text, or by its number.
