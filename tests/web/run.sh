@@ -11,7 +11,8 @@ trap 'rm -rf "$PAGES"' EXIT
 for name in capitals hostile attention; do
   (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$data/$name.json" "$PAGES/$name.html")
 done
-(cd "$root" && cargo build --quiet --package easyroutine-cli)
+# The features and the folder of the other builds.
+(cd "$root" && cargo build --quiet --workspace --all-features --locked --bin easyroutine)
 PROGRAM=${CARGO_TARGET_DIR:-$root/target}/debug/easyroutine
 MODEL="$root/fixtures/tiny/llama"
 cp "$data/expected/circuit.html" "$PAGES/circuit.html"
