@@ -45,6 +45,7 @@ _WORDS: list[tuple[str, str]] = [
     (r"--limit takes its first rows", "give fewer rows"),
     (r'--dtype f32 \(in Python dtype=\\?"float32\\?"\)', 'dtype="float32"'),
     (r", one for each id: --target FILE::TENSOR", ", one for each id"),
+    (r"--max-features", "max_features"),
     (r"go on from it: easyroutine jacobian fit --from FILE", "the command `easyroutine jacobian fit` goes on from it"),
 ]
 _COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]

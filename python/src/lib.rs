@@ -16,6 +16,7 @@ mod extract;
 mod filling;
 mod generate;
 mod gradients;
+mod graph;
 mod grid;
 mod hooks;
 mod interrupt;
@@ -40,6 +41,8 @@ mod _core {
     use super::attention::Attention;
     #[pymodule_export]
     use super::filling::OpenRun;
+    #[pymodule_export]
+    use super::graph::AttributionGraph;
     #[pymodule_export]
     use super::lens::Lens;
     #[pymodule_export]

@@ -26,6 +26,7 @@ use crate::errors::Failure;
 use crate::extract;
 use crate::generate;
 use crate::gradients;
+use crate::graph;
 use crate::hooks::{HookInput, Hooks};
 use crate::interrupt::{Signals, waiting};
 use crate::patching;
@@ -343,6 +344,17 @@ impl Model {
         progress: Option<Py<PyAny>>,
     ) -> Result<String, Failure> {
         edges::edges(py, self, &clean, &corrupt, &wishes, progress)
+    }
+
+    /// The attribution graph of a row, and warnings.
+    fn attribution_graph(
+        &self,
+        py: Python<'_>,
+        row: Vec<u32>,
+        wishes: graph::GraphSettings,
+        progress: Option<Py<PyAny>>,
+    ) -> Result<(graph::AttributionGraph, Vec<String>), Failure> {
+        graph::make(py, self, &row, wishes, progress)
     }
 
     /// Fits a Jacobian lens and writes it; what the file says, as JSON.

@@ -22,6 +22,7 @@ SOURCES = [
         "crates/files/src",
         "crates/sites/src",
         "crates/app/src",
+        "crates/graphs/src",
         "python/src",
     )
     for path in sorted((ROOT / folder).rglob("*.rs"))

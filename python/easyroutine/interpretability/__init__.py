@@ -5,6 +5,7 @@ from easyroutine.interpretability.activation_saver import ActivationLoader, Acti
 from easyroutine.interpretability.attention_result import AttentionResult
 from easyroutine.interpretability.circuits import Circuit
 from easyroutine.interpretability.extraction_config import ExtractionConfig
+from easyroutine.interpretability.graphs import AttributionGraph
 from easyroutine.interpretability.hooked_model import HookedModel, HookedModelConfig
 from easyroutine.interpretability.interventions import Intervention, InterventionConfig
 from easyroutine.interpretability.lens_result import LensResult
@@ -18,6 +19,7 @@ __all__ = [
     "ActivationLoader",
     "ActivationSaver",
     "AttentionResult",
+    "AttributionGraph",
     "Circuit",
     "ExtractionConfig",
     "HookedModel",

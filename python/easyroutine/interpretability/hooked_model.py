@@ -23,6 +23,7 @@ from easyroutine.interpretability import (
     direct_attribution,
     generation,
     gradients,
+    graphs,
     lens_fits,
     patching,
 )
@@ -277,6 +278,7 @@ class HookedModel(DescribedModel):
     attribution_patching = attribution.attribution_patching
     integrated_gradients = attribution.integrated_gradients
     edges = circuits.edges
+    attribution_graph = graphs.attribution_graph
     fit_jacobian_lens = lens_fits.fit_jacobian_lens
     tune_lens = lens_fits.tune_lens
 
