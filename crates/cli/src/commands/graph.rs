@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
             "edge_threshold": flags.edge_threshold,
         },
     });
-    let drawing = report(&graph, &pruned, &texts, said);
+    let drawing = report(&graph, &pruned, &shown(&tokenizer, &prompt, &graph, &texts), said);
     for target in &targets {
         let drawn = match target.format {
             Format::Json | Format::Jsonl => {
@@ -93,16 +93,26 @@ fn warn_of_first(tokenizer: &Tokenizer, ids: &[u32], skip_first: usize) {
     }
 }
 
+/// Texts as they are shown: bytes that are no text by their numbers.
+fn shown(tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph, texts: &Texts) -> Texts {
+    Texts {
+        tokens: prompt.encoded.ids.iter().map(|id| token_text(tokenizer, *id)).collect(),
+        logits: graph.logits.iter().map(|logit| token_text(tokenizer, logit.id)).collect(),
+        ..texts.clone()
+    }
+}
+
+/// Texts as circuit-tracer writes them: what decoding each id alone gives.
 fn texts(flags: &Flags, tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph) -> Result<Texts, Failure> {
     let ids = &prompt.encoded.ids;
-    let tokens: Vec<String> = ids.iter().map(|id| token_text(tokenizer, *id)).collect();
+    let decoded = |id: u32| tokenizer.decode(&[id], false);
     let folder = flags.dict_set.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Texts {
         slug: flags.slug.clone().unwrap_or_else(|| slug(&prompt.text)),
         scan: flags.scan.clone().or(folder).unwrap_or_default(),
         prompt: tokenizer.decode(ids, false)?,
-        tokens,
-        logits: graph.logits.iter().map(|logit| token_text(tokenizer, logit.id)).collect(),
+        tokens: ids.iter().map(|id| decoded(*id)).collect::<Result<_, _>>()?,
+        logits: graph.logits.iter().map(|logit| decoded(logit.id)).collect::<Result<_, _>>()?,
     })
 }
 
