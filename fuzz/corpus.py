@@ -229,6 +229,26 @@ write("yaml", {
 write("npz", {"two": (CORPUS / "npz" / "two").read_bytes()})
 # Before the bytes: how many prompts are read at most (fuzz_targets/prompts.rs).
 write("prompts", lines(PROMPTS, b"\x08"))
+PAIRS = [
+    '{"clean": "a b", "corrupt": "a c", "answer": " x", "against": 7}\n',
+    '{"clean": [1, 2], "corrupt": [1, 4294967295]}\n\n{"clean": "", "corrupt": "b"}',
+    '{"clean": "a", "corrupt": ["b"], "answer": null, "against": -1}', '{"corrupt": "b"}', '["a"]', "{" * 40,
+]
+write("pairs", lines(PAIRS, b"\x08"))
+CIRCUIT = {
+    "cfg": {"n_layers": 2, "n_heads": 3, "parallel_attn_mlp": False, "d_model": 48},
+    "nodes": {"input": {"in_graph": True}},
+    "edges": {
+        "input->a0.h1<q>": {"score": -0.5, "in_graph": True},
+        "a0.h2->m0": {"score": 1e300, "in_graph": False},
+        "a1.h2->logits": {"in_graph": True},
+        "m0->logits": {"score": None},
+    },
+}
+write("circuit", lines([
+    json.dumps(CIRCUIT), json.dumps({**CIRCUIT, "edges": {"m1->a0.h0<k>": {}}}), json.dumps({**CIRCUIT, "edges": []}),
+    '{"cfg": {"n_layers": 2, "n_heads": 3}, "edges": {"a99999999999999999999.h0->m0": {}, "->": {}}}',
+]))
 # Pattern and text, with a zero between.
 patterns = sorted({split["pattern"]["Regex"] for split in PATTERNS["splits"] if "Regex" in split["pattern"]})
 write("patterns", lines([pattern + "\0Don't, x2y3 1234567\n caf\u00e9" for pattern in patterns[::5]]))

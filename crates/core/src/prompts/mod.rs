@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use fields::read_fields;
-pub use pairs::{Pair, TokenName, each_pair};
+pub use pairs::{Pair, TokenName, each_pair, pairs_from_jsonl};
 
 /// Bytes of one row, unless it is said otherwise: far beyond any context, and far below any memory.
 pub const LONGEST_ROW: usize = 16 << 20;

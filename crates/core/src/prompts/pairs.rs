@@ -1,6 +1,7 @@
 //! Pairs of prompts: JSON lines of `clean`, `corrupt`, `answer`, `against`.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -39,28 +40,35 @@ pub enum TokenName {
 /// # Errors
 /// A file that cannot be read or holds no JSON lines, a line that is no object, a prompt that is missing or empty, a token that
 /// is neither text nor an id, a line that is too long; no pair; those of `visit`.
-pub fn each_pair(
-    path: &Path,
-    options: &ReadOptions,
-    mut visit: impl FnMut(Pair) -> Result<bool>,
-) -> Result<()> {
+pub fn each_pair(path: &Path, options: &ReadOptions, visit: impl FnMut(Pair) -> Result<bool>) -> Result<()> {
     let at = |e: Error| e.in_file(path);
     if Format::of(path)? != Format::Jsonl {
         return Err(at(Error::input("pairs of prompts are read from JSON lines")
             .hint("write one object a line into a .jsonl file: {\"clean\": …, \"corrupt\": …, \"answer\": …, \"against\": …}")));
     }
     let file = File::open(path).map_err(|e| at(Error::new(ErrorKind::Io, e.to_string()).because(e)))?;
+    pairs_from_jsonl(file, options, visit).map_err(at)
+}
+
+/// Reads the pairs of JSON lines one by one, until `visit` gives false.
+///
+/// # Errors
+/// As [`each_pair`].
+pub fn pairs_from_jsonl(
+    reader: impl Read,
+    options: &ReadOptions,
+    mut visit: impl FnMut(Pair) -> Result<bool>,
+) -> Result<()> {
     let mut seen = 0;
-    lines::each(file, options, |place, line| {
+    lines::each(reader, options, |place, line| {
         if options.limit.is_some_and(|limit| seen >= limit) {
             return Ok(false);
         }
         seen += 1;
         visit(pair(place, line, options)?)
-    })
-    .map_err(at)?;
+    })?;
     if seen == 0 && options.limit != Some(0) {
-        return Err(at(Error::input("no pair: the file holds none")));
+        return Err(Error::input("no pair: the file holds none"));
     }
     Ok(())
 }
