@@ -9,6 +9,7 @@ mod features;
 mod grad;
 mod graph;
 mod lenses;
+mod pairs;
 mod reading;
 pub(crate) mod runs;
 mod serve;
@@ -29,6 +30,7 @@ pub(crate) use features::Features;
 pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};
 pub(crate) use graph::Graph;
 pub(crate) use lenses::{Fit, JacobianCommand, Merge, OptimiserArg, Tune};
+pub(crate) use pairs::PromptOrPairs;
 pub(crate) use reading::Reading;
 pub(crate) use serve::Serve;
 pub(crate) use sweep::{

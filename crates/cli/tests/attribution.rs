@@ -295,3 +295,88 @@ fn direct_attribution_is_drawn_and_streams_are_its_running_sums() {
         fails(2, &[&fixed[..], &["--positions", "all", "--format", "svg"]].concat()).contains("one position")
     );
 }
+
+#[test]
+fn pairs_of_a_file_are_averaged_by_attribute_and_dla() {
+    let model = tiny("gpt2");
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = folder.path().join("pairs.jsonl").to_str().unwrap().to_owned();
+    let two = [(" the cat", " the dog", 7, 9), (" a cat sat", " a dog sat", 11, 8)];
+    let line = |(clean, corrupt, answer, against): (&str, &str, u32, u32)| {
+        serde_json::json!({"clean": clean, "corrupt": corrupt, "answer": answer, "against": against})
+            .to_string()
+    };
+    std::fs::write(&pairs, two.map(line).join("\n")).unwrap();
+    let all = ["--format", "json", "-k", "10000"];
+    // One pair of the file is the command of two prompts, summed over positions.
+    let one = json(&[&["attribute", "-m", &model, "--pairs", &pairs, "--limit", "1"][..], &all].concat());
+    assert_eq!((&one["schema"], &one["pairs"]), (&"easyroutine.attribute_pairs/1".into(), &1.into()));
+    let single = json(
+        &[
+            &[
+                "attribute",
+                " the dog",
+                "--base",
+                " the cat",
+                "-m",
+                &model,
+                "--answer",
+                "id:7",
+                "--against",
+                "id:9",
+            ][..],
+            &all,
+        ]
+        .concat(),
+    );
+    let mut sums = std::collections::BTreeMap::<String, f64>::new();
+    for cell in single["cells"].as_array().unwrap() {
+        let key = format!("{} {}", cell["activation"], cell["part"]);
+        *sums.entry(key).or_default() += cell["score"].as_f64().unwrap();
+    }
+    for cell in one["cells"].as_array().unwrap() {
+        let key = format!("{} {}", cell["activation"], cell["part"]);
+        let sum = sums.get(&key).copied().unwrap_or(0.0);
+        assert!((sum - cell["score"].as_f64().unwrap()).abs() < 1e-5, "{key}: {sum} {cell}");
+    }
+    assert!((one["corrupted"].as_f64().unwrap() - single["value"].as_f64().unwrap()).abs() < 1e-6);
+    let both = json(&[&["attribute", "-m", &model, "--pairs", &pairs, "--metric", "kl"][..], &all].concat());
+    assert_eq!((&both["pairs"], &both["clean"]), (&2.into(), &serde_json::Value::Null));
+    // The mean of parts is the mean of both prompts' parts, and sums to the mean logit difference.
+    let parts = json(&["dla", "-m", &model, "--pairs", &pairs, "--format", "json"]);
+    let of = |prompt: &str, answer: &str, against: &str| {
+        json(&["dla", prompt, "-m", &model, "--answer", answer, "--against", against, "--format", "json"])
+    };
+    let singles = [of(" the cat", "id:7", "id:9"), of(" a cat sat", "id:11", "id:8")];
+    for (at, part) in parts["contributions"].as_array().unwrap().iter().enumerate() {
+        let mean: f64 =
+            singles.iter().map(|one| one["contributions"][at]["value"].as_f64().unwrap()).sum::<f64>() / 2.0;
+        assert!((part["value"].as_f64().unwrap() - mean).abs() < 1e-5, "{part}");
+    }
+    let neurons =
+        json(&["dla", "-m", &model, "--pairs", &pairs, "--by", "neuron", "-k", "3", "--format", "json"]);
+    assert_eq!(neurons["contributions"].as_array().unwrap().len(), 3);
+    for (args, words) in [
+        (&["attribute", "x", "--pairs", &pairs, "-m", &model][..], "cannot be used with"),
+        (&["attribute", "--pairs", &pairs, "-m", &model, "--base", "x"][..], "cannot be used with"),
+        (
+            &["attribute", "--pairs", &pairs, "-m", &model, "--method", "integrated"][..],
+            "is for --method patching",
+        ),
+        (&["attribute", "--pairs", &pairs, "-m", &model, "-o", "s.safetensors"][..], "scores of one pair"),
+        (&["attribute", "-m", &model][..], "required"),
+        (&["dla", "--pairs", &pairs, "-m", &model, "--by", "stream"][..], "of one prompt"),
+        (&["dla", "--pairs", &pairs, "-m", &model, "--positions", "all"][..], "where one is read"),
+        (
+            &["dla", "--pairs", &pairs, "-m", &model, "--intervene", "resid_out_1@last=0"][..],
+            "changes one prompt",
+        ),
+        (&["dla", "--pairs", &pairs, "-m", &model, "--answer", "x"][..], "cannot be used with"),
+    ] {
+        let said = fails(2, args);
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+    std::fs::write(&pairs, "{\"clean\": \" the cat\", \"corrupt\": \" the dog sat\"}").unwrap();
+    let uneven = fails(2, &["attribute", "-m", &model, "--pairs", &pairs]);
+    assert!(uneven.contains("line 1"), "{uneven}");
+}

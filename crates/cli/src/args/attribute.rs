@@ -2,18 +2,18 @@
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Measure, ModelFlag, PromptArgs, RuleArg};
+use super::{Measure, ModelFlag, PromptOrPairs, RuleArg};
 
 /// `attribute`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Attribute {
     #[command(flatten)]
-    pub(crate) prompt: PromptArgs,
+    pub(crate) prompt: PromptOrPairs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
     /// The other prompt, of as many tokens. Of `patching` its activations are put into the run of PROMPT: a corrupted PROMPT
     /// with a clean base is denoising, the reverse noising. Of `integrated` it is the baseline; without it, zeros are.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "pairs")]
     pub(crate) base: Option<String>,
     /// `patching`: (base - PROMPT) times the gradient at PROMPT, for any activation. `integrated`: integrated gradients from
     /// the base's embeddings to those of PROMPT.
@@ -34,7 +34,7 @@ pub(crate) struct Attribute {
     #[arg(long, value_enum, value_name = "RULE")]
     pub(crate) rule: Option<RuleArg>,
     /// Of `patching`: also run the N largest cells, and say how well the estimates agree.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "pairs")]
     pub(crate) check: Option<usize>,
     /// Of `integrated`: the points of the sum; `gausslegendre` unless given.
     #[arg(long, value_enum, value_name = "RULE")]

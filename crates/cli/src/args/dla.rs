@@ -2,13 +2,13 @@
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Changes, ModelFlag, NormArg, PromptArgs};
+use super::{Changes, ModelFlag, NormArg, PromptOrPairs};
 
 /// `dla`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Dla {
     #[command(flatten)]
-    pub(crate) prompt: PromptArgs,
+    pub(crate) prompt: PromptOrPairs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
     #[command(flatten)]

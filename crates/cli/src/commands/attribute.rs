@@ -41,6 +41,11 @@ struct Opened<'a> {
 }
 
 pub(crate) fn run(args: &Args, attribute: &Attribute) -> Result<(), Failure> {
+    if let Some(pairs) = &attribute.prompt.pairs {
+        refuse_unread(&attribute.measure)?;
+        refuse_other_method(attribute)?;
+        return super::attribute_pairs::run(args, attribute, pairs);
+    }
     let file = tensor_file(args)?;
     let targets = if file.is_none() { output::targets(args, PLAIN)? } else { Vec::new() };
     refuse_unread(&attribute.measure)?;
@@ -48,8 +53,9 @@ pub(crate) fn run(args: &Args, attribute: &Attribute) -> Result<(), Failure> {
     let session = session::load(&attribute.model.model, &attribute.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &attribute.model.loading.finding)?;
     let context = session.model.arch().context;
-    let prompt = attribute.prompt.read(&tokenizer, context)?;
-    let cut = |text: &String| attribute.prompt.cut(text.clone(), &tokenizer, context);
+    let asked = attribute.prompt.one();
+    let prompt = asked.read(&tokenizer, context)?;
+    let cut = |text: &String| asked.cut(text.clone(), &tokenizer, context);
     let base = attribute.base.as_ref().map(cut).transpose()?;
     let metric = metric(&attribute.measure, &session, &tokenizer, &prompt)?;
     let opened = Opened {
@@ -75,6 +81,7 @@ fn refuse_other_method(attribute: &Attribute) -> Result<(), Failure> {
         ("--rule", attribute.rule.is_some()),
         ("--check", attribute.check.is_some()),
         ("--positions", attribute.positions != ["all"]),
+        ("--pairs", attribute.prompt.pairs.is_some()),
     ];
     let of_integrated = [("--points", attribute.points.is_some()), ("--steps", attribute.steps.is_some())];
     let (flags, other) = match attribute.method {
@@ -84,7 +91,8 @@ fn refuse_other_method(attribute: &Attribute) -> Result<(), Failure> {
     if let Some((flag, _)) = flags.iter().find(|(_, is_given)| *is_given) {
         return Err(Failure::usage(format!("{flag} is for --method {other}")));
     }
-    if attribute.method == MethodArg::Patching && attribute.base.is_none() {
+    let has_other = attribute.base.is_some() || attribute.prompt.pairs.is_some();
+    if attribute.method == MethodArg::Patching && !has_other {
         return Err(Failure::usage("attribution patching compares two prompts")
             .hint("name the other: --base TEXT; or --method integrated, from zeros"));
     }

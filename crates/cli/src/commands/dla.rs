@@ -24,6 +24,9 @@ struct Share {
 }
 
 pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
+    if let Some(pairs) = &dla.prompt.pairs {
+        return super::dla_pairs::run(args, dla, pairs);
+    }
     let targets = output::targets(args, DRAWN)?;
     let is_drawn = |format: Format| matches!(format, Format::Html | Format::Svg | Format::Png);
     if dla.norm.is_some() && dla.by != CutArg::Stream {
@@ -39,7 +42,7 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
     let positions = Specifier::parse_lists(&dla.positions)?;
     let session = session::load(&dla.model.model, &dla.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &dla.model.loading.finding)?;
-    let prompt = dla.prompt.read(&tokenizer, session.model.arch().context)?;
+    let prompt = dla.prompt.one().read(&tokenizer, session.model.arch().context)?;
     let answer = match session::token_named("--answer", &dla.answer, &tokenizer)? {
         Some(answer) => answer,
         None => predictions(&session.model, &prompt)?[0],

@@ -11,30 +11,22 @@ use easyroutine::attribution::edges::{
     Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, Graph, ends, sizes,
 };
 use easyroutine::patching::Metric;
-use easyroutine::prompts::{self, LONGEST_ROW, Pair, ReadOptions, TokenName};
+use easyroutine::prompts;
 use easyroutine::tokens::Tokenizer;
 use easyroutine_app::reports::{self, CircuitWords};
 use easyroutine_view::circuit as view;
 use serde_json::{Value, json};
 
-use super::sweep::{apart, predicted};
+use super::pairs::{self, Ids, Pairs};
 use crate::args::{Args, EdgeArg, Edges, Format, SmoothArg};
 use crate::failure::Failure;
 use crate::hosted;
 use crate::output::{self, DRAWN, Destination};
 use crate::progress::Counted;
-use crate::reading::no_conversation;
 use crate::session::{self, Session, token_text};
 
 /// Sums are kept at most so often.
 const PAUSE: Duration = Duration::from_secs(5);
-
-/// A pair as ids, with its metric.
-struct Ids {
-    clean: Vec<u32>,
-    corrupted: Vec<u32>,
-    metric: Metric,
-}
 
 struct Opened<'a> {
     edges: &'a Edges,
@@ -78,7 +70,7 @@ fn refuse_unread(edges: &Edges) -> Result<(), Failure> {
     Ok(())
 }
 
-fn metric_name(metric: SmoothArg) -> &'static str {
+pub(super) fn metric_name(metric: SmoothArg) -> &'static str {
     match metric {
         SmoothArg::LogitDiff => "logit_diff",
         SmoothArg::Logit => "logit",
@@ -112,85 +104,25 @@ struct Found {
 impl Opened<'_> {
     /// Visits every pair, as ids.
     fn each_pair(&self, mut visit: impl FnMut(Ids) -> Result<(), Failure>) -> Result<(), Failure> {
+        let pairs = Pairs {
+            model: &self.session.model,
+            tokenizer: &self.tokenizer,
+            cutting: &self.edges.cutting,
+            metric: self.edges.metric,
+        };
         let Some(file) = &self.edges.pairs else {
             let text = |text: &Option<String>| prompts::Prompt::Text(text.clone().unwrap_or_default());
             let (clean, corrupt) = (text(&self.edges.prompt), text(&self.edges.base));
             let token = |flag, given| session::token_named(flag, given, &self.tokenizer);
             let answer = token("--answer", &self.edges.answer)?;
             let against = token("--against", &self.edges.against)?;
-            return visit(self.ids(clean, corrupt, answer, against)?);
+            return visit(pairs.ids(clean, corrupt, answer, against)?);
         };
-        let options = ReadOptions {
-            limit: self.edges.limit.map(|n| n as usize),
-            longest_row: LONGEST_ROW,
-            ..ReadOptions::default()
-        };
-        let mut failed = None;
-        let read = prompts::each_pair(file, &options, |pair| {
-            let place = format!("{}: line {}", file.display(), pair.line);
-            let done = self.named(pair).and_then(&mut visit).map_err(|failure| failure.at(&place));
-            failed = done.err();
-            Ok(failed.is_none())
-        });
-        match failed {
-            Some(failure) => Err(failure),
-            None => Ok(read?),
-        }
-    }
-
-    fn named(&self, pair: Pair) -> Result<Ids, Failure> {
-        let id = |field: &str, name: Option<TokenName>| match name {
-            None => Ok(None),
-            Some(TokenName::Id(id)) => Ok(Some(id)),
-            Some(TokenName::Text(text)) => session::token_id(field, &text, &self.tokenizer).map(Some),
-        };
-        let (answer, against) = (id("answer", pair.answer)?, id("against", pair.against)?);
-        self.ids(pair.clean, pair.corrupt, answer, against)
-    }
-
-    fn ids(
-        &self,
-        clean: prompts::Prompt,
-        corrupt: prompts::Prompt,
-        answer: Option<u32>,
-        against: Option<u32>,
-    ) -> Result<Ids, Failure> {
-        let context = self.session.model.arch().context;
-        let cut = |prompt| match prompt {
-            prompts::Prompt::Ids(ids) => Ok(ids),
-            prompts::Prompt::Messages(_) => Err(no_conversation()),
-            prompts::Prompt::Text(text) => {
-                self.edges.cutting.row(text, &self.tokenizer, context).map(|row| row.encoded.ids)
-            }
-        };
-        let (clean, corrupted): (Vec<u32>, Vec<u32>) = (cut(clean)?, cut(corrupt)?);
-        let most = |ids: &[u32]| predicted(&self.session.model, ids).map(|ids| ids[0]);
-        let answer = || answer.map_or_else(|| most(&clean), Ok);
-        let metric = match self.edges.metric {
-            SmoothArg::LogitDiff => {
-                let against = against.map_or_else(|| most(&corrupted), Ok)?;
-                let (answer, against) = apart(answer()?, against, &self.tokenizer)?;
-                Metric::LogitDiff { answer, against }
-            }
-            SmoothArg::Logit => Metric::Logit { token: answer()? },
-            SmoothArg::Logprob => Metric::LogProbability { token: answer()? },
-            SmoothArg::P => Metric::Probability { token: answer()? },
-            SmoothArg::Kl => Metric::Kl,
-            SmoothArg::Ce => Metric::CrossEntropy,
-        };
-        Ok(Ids { clean, corrupted, metric })
+        pairs.each(file, self.edges.limit, visit)
     }
 
     fn n_pairs(&self) -> Result<usize, Failure> {
-        let Some(file) = &self.edges.pairs else { return Ok(1) };
-        let limit = self.edges.limit.map(|n| n as usize);
-        let options = ReadOptions { limit, longest_row: LONGEST_ROW, ..ReadOptions::default() };
-        let mut n = 0;
-        prompts::each_pair(file, &options, |_| {
-            n += 1;
-            Ok(true)
-        })?;
-        Ok(n)
+        self.edges.pairs.as_ref().map_or(Ok(1), |file| pairs::count(file, self.edges.limit))
     }
 
     fn method(&self) -> EdgeMethod {

@@ -2,11 +2,13 @@
 
 pub(crate) mod attn;
 pub(crate) mod attribute;
+mod attribute_pairs;
 pub(crate) mod check;
 pub(crate) mod dict;
 pub(crate) mod dict_active;
 pub(crate) mod dict_page;
 pub(crate) mod dla;
+mod dla_pairs;
 pub(crate) mod edges;
 pub(crate) mod env;
 pub(crate) mod export;
@@ -19,6 +21,7 @@ pub(crate) mod info;
 pub(crate) mod jacobian;
 pub(crate) mod lens;
 pub(crate) mod ls;
+mod pairs;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod saved;

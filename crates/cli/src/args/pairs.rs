@@ -1,0 +1,41 @@
+//! A prompt, or many pairs of prompts.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use super::{Chatting, Cutting, PromptArgs};
+
+/// The prompt of one run, or a file of pairs for many.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct PromptOrPairs {
+    /// The prompt; `-` reads standard input.
+    #[arg(
+        value_name = "PROMPT",
+        required_unless_present_any = ["file", "pairs"],
+        conflicts_with_all = ["file", "pairs"]
+    )]
+    pub(crate) prompt: Option<String>,
+    /// Read the prompt from a file (one newline at its end is dropped).
+    #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
+    pub(crate) file: Option<PathBuf>,
+    /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids. What is
+    /// listed are means over them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["answer", "against"])]
+    pub(crate) pairs: Option<PathBuf>,
+    /// Read only the first pairs of the file.
+    #[arg(long, value_name = "N", requires = "pairs", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) cutting: Cutting,
+    #[command(flatten)]
+    pub(crate) chat: Chatting,
+}
+
+impl PromptOrPairs {
+    /// The prompt alone.
+    pub(crate) fn one(&self) -> PromptArgs {
+        let Self { prompt, file, cutting, chat, .. } = self.clone();
+        PromptArgs { prompt, file, cutting, chat }
+    }
+}

@@ -1,0 +1,109 @@
+//! Pairs of prompts, as ids with their metric.
+
+use std::path::Path;
+
+use easyroutine::Model;
+use easyroutine::patching::Metric;
+use easyroutine::prompts::{self, LONGEST_ROW, Pair, ReadOptions, TokenName};
+use easyroutine::tokens::Tokenizer;
+
+use super::sweep::{apart, predicted};
+use crate::args::{Cutting, SmoothArg};
+use crate::failure::Failure;
+use crate::reading::no_conversation;
+use crate::session;
+
+/// A pair as ids, with its metric.
+pub(super) struct Ids {
+    pub(super) clean: Vec<u32>,
+    pub(super) corrupted: Vec<u32>,
+    pub(super) metric: Metric,
+}
+
+/// How pairs become ids.
+pub(super) struct Pairs<'a> {
+    pub(super) model: &'a Model,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) cutting: &'a Cutting,
+    pub(super) metric: SmoothArg,
+}
+
+impl Pairs<'_> {
+    /// Visits every pair of a file. A failure names the line.
+    pub(super) fn each(
+        &self,
+        file: &Path,
+        limit: Option<u32>,
+        mut visit: impl FnMut(Ids) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut failed = None;
+        let read = prompts::each_pair(file, &options(limit), |pair| {
+            let place = format!("{}: line {}", file.display(), pair.line);
+            let done = self.named(pair).and_then(&mut visit).map_err(|failure| failure.at(&place));
+            failed = done.err();
+            Ok(failed.is_none())
+        });
+        match failed {
+            Some(failure) => Err(failure),
+            None => Ok(read?),
+        }
+    }
+
+    fn named(&self, pair: Pair) -> Result<Ids, Failure> {
+        let id = |field: &str, name: Option<TokenName>| match name {
+            None => Ok(None),
+            Some(TokenName::Id(id)) => Ok(Some(id)),
+            Some(TokenName::Text(text)) => session::token_id(field, &text, self.tokenizer).map(Some),
+        };
+        let (answer, against) = (id("answer", pair.answer)?, id("against", pair.against)?);
+        self.ids(pair.clean, pair.corrupt, answer, against)
+    }
+
+    /// A pair, whose tokens are what its prompts predict unless they are given.
+    pub(super) fn ids(
+        &self,
+        clean: prompts::Prompt,
+        corrupt: prompts::Prompt,
+        answer: Option<u32>,
+        against: Option<u32>,
+    ) -> Result<Ids, Failure> {
+        let context = self.model.arch().context;
+        let cut = |prompt| match prompt {
+            prompts::Prompt::Ids(ids) => Ok(ids),
+            prompts::Prompt::Messages(_) => Err(no_conversation()),
+            prompts::Prompt::Text(text) => {
+                self.cutting.row(text, self.tokenizer, context).map(|row| row.encoded.ids)
+            }
+        };
+        let (clean, corrupted): (Vec<u32>, Vec<u32>) = (cut(clean)?, cut(corrupt)?);
+        let most = |ids: &[u32]| predicted(self.model, ids).map(|ids| ids[0]);
+        let answer = || answer.map_or_else(|| most(&clean), Ok);
+        let metric = match self.metric {
+            SmoothArg::LogitDiff => {
+                let against = against.map_or_else(|| most(&corrupted), Ok)?;
+                let (answer, against) = apart(answer()?, against, self.tokenizer)?;
+                Metric::LogitDiff { answer, against }
+            }
+            SmoothArg::Logit => Metric::Logit { token: answer()? },
+            SmoothArg::Logprob => Metric::LogProbability { token: answer()? },
+            SmoothArg::P => Metric::Probability { token: answer()? },
+            SmoothArg::Kl => Metric::Kl,
+            SmoothArg::Ce => Metric::CrossEntropy,
+        };
+        Ok(Ids { clean, corrupted, metric })
+    }
+}
+
+/// How many pairs there are to be read.
+pub(super) fn count(file: &Path, limit: Option<u32>) -> Result<usize, Failure> {
+    let mut n = 0;
+    prompts::each_pair(file, &options(limit), |_| {
+        n += 1;
+        Ok(true)
+    })?;
+    Ok(n)
+}
+
+fn options(limit: Option<u32>) -> ReadOptions {
+    ReadOptions { limit: limit.map(|n| n as usize), longest_row: LONGEST_ROW, ..ReadOptions::default() }
+}
