@@ -97,6 +97,7 @@ bench:
 	cargo bench --locked --package easyroutine-kernels
 	bench/run.sh
 	.cache/bench/venv/bin/python bench/sweep.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/sweep
+	.cache/bench/venv/bin/python bench/attribution.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/attribution
 	.cache/bench/venv/bin/pip install --quiet --disable-pip-version-check ./python
 	.cache/bench/venv/bin/python bench/python_layer.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/forward
 	cargo build --release --locked --package easyroutine-store --example figures

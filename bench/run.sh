@@ -14,7 +14,7 @@ if [ ! -e "$mark" ]; then
   touch "$mark"
 fi
 
-cargo build --release --locked --package easyroutine --example forward --example sweep --package easyroutine-cli --bin easyroutine
+cargo build --release --locked --package easyroutine --example forward --example sweep --example attribution --package easyroutine-cli --bin easyroutine
 gguf=$(python3 scripts/fetch_model.py smollm2)
 for dtype in f32 bf16; do
   [ -e "$room/smollm2-$dtype/model.safetensors" ] ||
