@@ -46,6 +46,7 @@ def test_the_page_has_the_model_and_the_prompt() -> None:
         asked(page.address, {"ask": "state"})
 
 
+@pytest.mark.filterwarnings("ignore:row 0. the attributions sum")
 def test_what_the_page_names_in_python_gives_the_same() -> None:
     model = HookedModel.from_pretrained(TINY)
     commands: list[list[str]] = [

@@ -176,6 +176,21 @@ test("features of a dictionary are shown at each token, and one is removed by a 
     }));
 });
 
+test("a field shows what another field or the address has changed", () =>
+  serving(["-m", model], (address) =>
+    open(address, { prompt: PROMPT, views: "direct" }, async (page) => {
+      await page.locator('[data-view="patch"]').click();
+      const [here, there] = ["direct", "patch"].map((id) => page.locator(`#view-${id} .field`, { hasText: "Answer" }).locator("input"));
+      await there.fill("a");
+      await page.keyboard.press("Enter");
+      await settled(page);
+      assert.equal(await here.inputValue(), "a");
+      await page.goBack();
+      assert.equal(await here.inputValue(), "");
+      assert.equal(await there.inputValue(), "");
+      await settled(page);
+    })));
+
 test("a long run can be cancelled, and the next question is answered", () =>
   serving(["-m", model], (address) =>
     open(address, { prompt: PROMPT, views: "ablate" }, async (page) => {

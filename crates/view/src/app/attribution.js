@@ -3,15 +3,15 @@ import { printable } from "./shared.js";
 import { choice, el, field, line, signed, token } from "./dom.js";
 import { Heat, diverging, legend, reach } from "./heat.js";
 import { Panel } from "./panel.js";
-import { change, changes, state } from "./state.js";
+import { bound, change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
 
 const named = () => [...(prompt.answer() ? ["--answer", prompt.answer()] : []), ...(state.against ? ["--against", state.against] : [])];
 
 /** The fields that name the two tokens of a difference. */
 export const tokens = () => [
-  field("Answer", line(state.answer, (answer) => change({ answer }), { placeholder: "what the model predicts", size: "16" })),
-  field("Against", line(state.against, (against) => change({ against }), { placeholder: "none", size: "10" })),
+  field("Answer", bound("answer", line(state.answer, (answer) => change({ answer }), { placeholder: "what the model predicts", size: "16" }))),
+  field("Against", bound("against", line(state.against, (against) => change({ against }), { placeholder: "none", size: "10" }))),
 ];
 
 // --- Direct attribution.
@@ -95,7 +95,7 @@ function tokenText(id) {
 export const directPanel = new Panel({
   id: "direct", title: "Direct attribution", about: "What each part writes itself towards a token, at the chosen position.",
   needs: ["prompt", "changes", "answer", "against", "by", "position"], points: ["layer", "head", "look", "views"],
-  controls: [...tokens(), field("By", choice([["head", "head"], ["part", "part"], ["neuron", "neuron"]], state.by, (by) => change({ by })))],
+  controls: [...tokens(), field("By", bound("by", choice([["head", "head"], ["part", "part"], ["neuron", "neuron"]], state.by, (by) => change({ by }))))],
   formats: ["csv", "json"], look: askDirect, point: drawDirect,
 });
 
@@ -140,8 +140,8 @@ function drawScores() {
 export const attributionPanel = new Panel({
   id: "attribution", title: "Attribution", about: "Integrated gradients by token; between two prompts, estimates of every activation.",
   needs: ["prompt", "answer", "against", "method", "of", "base"], points: ["position", "views"], manual: "Attribute",
-  controls: [...tokens(), field("Method", choice([["integrated", "integrated gradients"], ["patching", "attribution patching"]], state.method, (method) => change({ method }))),
-    field("Of", line(state.of, (of) => change({ of: of || "z_L*" }), { size: "12", title: "the activations of attribution patching" })),
-    field("Base prompt", line(state.base, (base) => change({ base }), { size: "30", placeholder: "zeros; patching needs one" }))],
+  controls: [...tokens(), field("Method", bound("method", choice([["integrated", "integrated gradients"], ["patching", "attribution patching"]], state.method, (method) => change({ method })))),
+    field("Of", bound("of", line(state.of, (of) => change({ of: of || "z_L*" }), { size: "12", title: "the activations of attribution patching" }))),
+    field("Base prompt", bound("base", line(state.base, (base) => change({ base }), { size: "30", placeholder: "zeros; patching needs one" })))],
   formats: ["csv", "json"], look: askScores, point: drawScores,
 });

@@ -3,7 +3,7 @@ import { printable } from "./shared.js";
 import { button, el, field, line, token } from "./dom.js";
 import { Heat, legend, reach, sequential } from "./heat.js";
 import { Panel } from "./panel.js";
-import { change, changes, state } from "./state.js";
+import { bound, change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
 
 /** Features that are drawn, those of the largest values first. */
@@ -62,6 +62,6 @@ function draw(panel) {
 export const features = new Panel({
   id: "features", title: "Features", about: "Which features of a sparse autoencoder or transcoder are active at each token.",
   needs: ["prompt", "changes", "dicts"], points: ["position", "feature", "views"],
-  controls: [field("Dictionaries", line(state.dicts.join(" "), (text) => change({ dicts: text.trim().split(/\s+/).filter(Boolean) }), { size: "44", placeholder: "NAME=PATH, several with blanks between" }))],
+  controls: [field("Dictionaries", bound("dicts", line(state.dicts.join(" "), (text) => change({ dicts: text.trim().split(/\s+/).filter(Boolean) }), { size: "44", placeholder: "NAME=PATH, several with blanks between" }), (dicts) => dicts.join(" ")))],
   formats: ["csv", "json"], look, point: draw,
 });

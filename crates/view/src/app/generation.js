@@ -2,7 +2,7 @@
 import { percent } from "./shared.js";
 import { el, field, line, token } from "./dom.js";
 import { Panel } from "./panel.js";
-import { change, changes, state } from "./state.js";
+import { bound, change, changes, listen, state } from "./state.js";
 import { prompt } from "./prompt.js";
 
 export const next = new Panel({
@@ -37,10 +37,11 @@ export const next = new Panel({
 export const generation = new Panel({
   id: "generation", title: "Generation", about: "The prompt continued, token by token, under the changes too.",
   needs: ["prompt", "changes", "tokens", "temperature", "chat"], manual: "Generate",
-  controls: [field("Tokens", line(state.tokens, (value) => change({ tokens: value || "40" }), { size: "5", inputmode: "numeric" })),
-    field("Temperature", line(state.temperature, (value) => change({ temperature: value || "0" }), { size: "5", inputmode: "decimal" })),
+  controls: [field("Tokens", bound("tokens", line(state.tokens, (value) => change({ tokens: value || "40" }), { size: "5", inputmode: "numeric" }))),
+    field("Temperature", bound("temperature", line(state.temperature, (value) => change({ temperature: value || "0" }), { size: "5", inputmode: "decimal" }))),
     (() => {
       const box = el("input", { type: "checkbox", checked: state.chat !== "", onchange: () => change({ chat: box.checked ? "yes" : "" }) });
+      listen((changed) => { if (changed.has("chat")) box.checked = state.chat !== ""; });
       return field("Chat template", box);
     })()],
   formats: ["csv", "json"],

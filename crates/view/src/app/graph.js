@@ -1,13 +1,13 @@
 // Which features carried a prediction: the attribution graph over transcoders that stand for the MLPs.
 import { el, field, line, signed, token } from "./dom.js";
 import { Panel } from "./panel.js";
-import { change, state } from "./state.js";
+import { bound, change, state } from "./state.js";
 
 export const graph = new Panel({
   id: "graph", title: "Graph", about: "Which features of transcoders, one for each MLP, carried the prediction (attribution graph). Save it as HTML for its picture.",
   needs: ["prompt", "transcoders", "answer"], manual: "Trace",
-  controls: [field("Transcoders", line(state.transcoders, (transcoders) => change({ transcoders }), { size: "40", placeholder: "a folder of circuit-tracer" })),
-    field("Answer", line(state.answer, (answer) => change({ answer }), { placeholder: "what the model predicts", size: "16" }))],
+  controls: [field("Transcoders", bound("transcoders", line(state.transcoders, (transcoders) => change({ transcoders }), { size: "40", placeholder: "a folder of circuit-tracer" }))),
+    field("Answer", bound("answer", line(state.answer, (answer) => change({ answer }), { placeholder: "what the model predicts", size: "16" })))],
   formats: ["html", "csv", "json"],
   look: async (panel) => {
     const data = await panel.run(["graph", "--dict-set", state.transcoders, ...(state.answer ? ["--answer", state.answer] : []), "--", state.prompt]);

@@ -3,7 +3,7 @@ import { blend, percent, printable } from "./shared.js";
 import { choice, el, field, line, token } from "./dom.js";
 import { Heat, diverging, legend, reach } from "./heat.js";
 import { Panel } from "./panel.js";
-import { change, changes, state } from "./state.js";
+import { bound, change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
 
 /** The report of a lens as the page draws it: the last layer on top. */
@@ -150,6 +150,6 @@ function details(lens, i, j, followed, most) {
 export const lens = new Panel({
   id: "lens", title: "Logit lens", about: "What each layer would predict next, at every token.",
   needs: ["prompt", "changes", "track"], points: ["position", "layer", "metric", "look", "views"],
-  controls: [metric, look, field("Follow a token", line(state.track, (track) => change({ track }), { placeholder: "' Paris' or id:7042", size: "14" }))],
+  controls: [metric, look, field("Follow a token", bound("track", line(state.track, (track) => change({ track }), { placeholder: "' Paris' or id:7042", size: "14" })))],
   formats: ["html", "svg", "png", "csv", "json"], look: ask, point: draw,
 });

@@ -85,6 +85,10 @@ function loader(model) {
 // --- What is asked.
 const text = el("textarea", { id: "prompt", rows: "2", spellcheck: "false", placeholder: "The capital of France is" });
 const look = button("Look", submit, { class: "strong", title: "Ctrl+Enter" });
+const cancel = button("Cancel", () => {
+  begun?.abort();
+  status("cancelled");
+}, { hidden: true });
 const chips = el("ul", { class: "chips", "aria-label": "Changes of the run" });
 const added = line("", () => {}, { id: "change", placeholder: "resid_out_10@last*0.5", size: "28" });
 const tokensLine = strip();
@@ -125,7 +129,7 @@ text.addEventListener("keydown", (event) => {
 });
 
 const asking = el("div", { class: "asking" },
-  el("div", { class: "row" }, el("label", { for: "prompt" }, "Prompt"), text, look),
+  el("div", { class: "row" }, el("label", { for: "prompt" }, "Prompt"), text, look, cancel),
   el("div", { class: "row" }, el("label", { for: "change" }, "Changes"), chips, added, button("Add", () => { add(added.value); added.value = ""; }), quick),
   tokensLine.node, toggles);
 
@@ -152,6 +156,7 @@ async function begin() {
   const { signal } = begun;
   const words = ["run", "-k", "12", "--", state.prompt];
   status("reading the prompt");
+  const slow = setTimeout(() => { cancel.hidden = false; }, 250);
   try {
     const answer = await command(words, { signal, hear: (event) => { if (event.event === "waiting" && event.ahead > 0) status(`waiting: ${event.ahead} ahead, ${event.doing}`); } });
     Object.assign(prompt, { first: { words, answer }, tokens: answer.data.tokens, top: answer.data.top });
@@ -164,6 +169,9 @@ async function begin() {
     problem(error);
     tokensLine.draw();
     return;
+  } finally {
+    clearTimeout(slow);
+    cancel.hidden = true;
   }
   document.body.dataset.ready = "";
   // Long rows take the whole width.

@@ -2,7 +2,7 @@
 import { button, el, field, line, signed, tip } from "./dom.js";
 import { Heat, diverging, legend, reach, sequential } from "./heat.js";
 import { Panel } from "./panel.js";
-import { change, state } from "./state.js";
+import { bound, change, state } from "./state.js";
 import { prompt } from "./prompt.js";
 
 /** Numbers that are asked for at once. */
@@ -63,7 +63,7 @@ list.addEventListener("keydown", (event) => {
 
 const listing = new Panel({
   id: "runs", title: "Saved runs", about: "All runs of the store, or those for which a condition holds.", needs: ["where"],
-  controls: [field("Condition", line(state.where, (where) => change({ where }), { size: "50", placeholder: "extraction_config.extract_resid_out = true and seed >= 3" })), button("Read again", () => listing.refresh(true))],
+  controls: [field("Condition", bound("where", line(state.where, (where) => change({ where }), { size: "50", placeholder: "extraction_config.extract_resid_out = true and seed >= 3" }))), button("Read again", () => listing.refresh(true))],
   formats: ["csv", "json"],
   look: async (panel) => {
     const data = await panel.run(["runs", ...(state.where ? ["query", "--", state.where] : ["ls"])]);

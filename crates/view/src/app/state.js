@@ -64,5 +64,11 @@ function reread() {
 addEventListener("popstate", reread);
 addEventListener("hashchange", reread);
 
+/** A field that shows a part of the state, whichever field or address changes it. */
+export function bound(name, input, text = (value) => value) {
+  listen((changed) => { if (changed.has(name)) input.value = text(state[name]); });
+  return input;
+}
+
 /** The flags of the changes of the page, and of the dictionaries whose features they may name. */
 export const changes = () => [...state.dicts.flatMap((text) => ["--dict", text]), ...state.changes.flatMap((text) => ["--intervene", text])];

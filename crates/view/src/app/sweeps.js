@@ -3,7 +3,7 @@ import { printable } from "./shared.js";
 import { choice, el, field, line, signed, token } from "./dom.js";
 import { Heat, diverging, legend, reach } from "./heat.js";
 import { Panel } from "./panel.js";
-import { change, state } from "./state.js";
+import { bound, change, state } from "./state.js";
 import { prompt } from "./prompt.js";
 import { tokens } from "./attribution.js";
 
@@ -56,16 +56,16 @@ function grid(label) {
 
 const patched = grid("Effect of each patch; arrows move, Enter chooses");
 const ablated = grid("Effect of each removal; arrows move, Enter chooses");
-const metric = () => field("Metric", choice(METRICS, state.sweep, (sweep) => change({ sweep })));
-const estimate = () => field("Cells", choice([["", "run each"], ["yes", "estimate all, run the 10 largest"]], state.estimate, (value) => change({ estimate: value })));
+const metric = () => field("Metric", bound("sweep", choice(METRICS, state.sweep, (sweep) => change({ sweep }))));
+const estimate = () => field("Cells", bound("estimate", choice([["", "run each"], ["yes", "estimate all, run the 10 largest"]], state.estimate, (value) => change({ estimate: value }))));
 const estimated = () => (state.estimate ? ["--estimate", "--check", "10"] : []);
-const base = (label) => field(label, line(state.base, (value) => change({ base: value }), { size: "40", placeholder: "as many tokens as the prompt" }));
+const base = (label) => field(label, bound("base", line(state.base, (value) => change({ base: value }), { size: "40", placeholder: "as many tokens as the prompt" })));
 
 export const patch = new Panel({
   id: "patch", title: "Patching", about: "Activations of a base prompt are put into the run of the prompt, one place after another.",
   needs: ["prompt", "base", "along", "site", "sweep", "answer", "against", "estimate"], points: ["position", "layer", "head", "views"], manual: "Patch",
-  controls: [base("Base prompt"), metric(), ...tokens(), field("Along", choice([["positions", "positions"], ["heads", "heads"], ["sites", "sites"]], state.along, (along) => change({ along }))),
-    field("Site", line(state.site, (site) => change({ site }), { size: "12", placeholder: "resid_in, head_out" })), estimate()],
+  controls: [base("Base prompt"), metric(), ...tokens(), field("Along", bound("along", choice([["positions", "positions"], ["heads", "heads"], ["sites", "sites"]], state.along, (along) => change({ along })))),
+    field("Site", bound("site", line(state.site, (site) => change({ site }), { size: "12", placeholder: "resid_in, head_out" }))), estimate()],
   formats: ["html", "svg", "png", "csv", "json"],
   look: async (panel) => patched.take(await panel.run(["patch", "--base", state.base, "--along", state.along, ...(state.site ? ["--site", state.site] : []), "--metric", state.sweep, ...named(), ...estimated(), "--", state.prompt]), panel),
   point: patched.draw,
@@ -74,8 +74,8 @@ export const patch = new Panel({
 export const ablate = new Panel({
   id: "ablate", title: "Ablation", about: "What removing each head, position or part does to the prediction.",
   needs: ["prompt", "heads", "remove", "sweep", "answer", "against", "estimate", "base"], points: ["position", "layer", "head", "views"], manual: "Ablate",
-  controls: [metric(), ...tokens(), field("Remove", choice([["heads", "heads"], ["positions", "positions"], ["sites", "attention and MLPs"]], state.heads, (heads) => change({ heads }))),
-    field("By", choice([["zero", "zeros"], ["mean", "the mean over the prompt"], ["resample", "the base prompt's"]], state.remove, (remove) => change({ remove }))), base("Base prompt"), estimate()],
+  controls: [metric(), ...tokens(), field("Remove", bound("heads", choice([["heads", "heads"], ["positions", "positions"], ["sites", "attention and MLPs"]], state.heads, (heads) => change({ heads })))),
+    field("By", bound("remove", choice([["zero", "zeros"], ["mean", "the mean over the prompt"], ["resample", "the base prompt's"]], state.remove, (remove) => change({ remove })))), base("Base prompt"), estimate()],
   formats: ["html", "svg", "png", "csv", "json"],
   look: async (panel) => {
     const sweep = state.sweep === "normalised" ? "logit-diff" : state.sweep;
@@ -88,7 +88,7 @@ export const ablate = new Panel({
 export const circuit = new Panel({
   id: "circuit", title: "Circuit", about: "The edges between heads and MLPs that carry most of a number between two prompts (EAP-IG), run alone.",
   needs: ["prompt", "base", "answer", "against", "edges"], points: [], manual: "Find the circuit",
-  controls: [base("Corrupted prompt"), ...tokens(), field("Edges", line(state.edges, (edges) => change({ edges: edges || "200" }), { size: "6", inputmode: "numeric" }))],
+  controls: [base("Corrupted prompt"), ...tokens(), field("Edges", bound("edges", line(state.edges, (edges) => change({ edges: edges || "200" }), { size: "6", inputmode: "numeric" })))],
   formats: ["html", "svg", "png", "csv", "json"],
   look: async (panel) => {
     const data = await panel.run(["edges", "--base", state.base, "--top", state.edges, ...(state.answer ? ["--answer", state.answer] : []), ...(state.against ? ["--against", state.against] : []), "--", state.prompt]);
