@@ -341,7 +341,7 @@ fn pairs_of_a_file_are_averaged_by_attribute_and_dla() {
     }
     assert!((one["corrupted"].as_f64().unwrap() - single["value"].as_f64().unwrap()).abs() < 1e-6);
     let both = json(&[&["attribute", "-m", &model, "--pairs", &pairs, "--metric", "kl"][..], &all].concat());
-    assert_eq!((&both["pairs"], &both["clean"]), (&2.into(), &serde_json::Value::Null));
+    assert_eq!((&both["pairs"], &both["clean"]), (&2.into(), &Value::Null));
     // The mean of parts is the mean of both prompts' parts, and sums to the mean logit difference.
     let parts = json(&["dla", "-m", &model, "--pairs", &pairs, "--format", "json"]);
     let of = |prompt: &str, answer: &str, against: &str| {

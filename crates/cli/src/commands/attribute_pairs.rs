@@ -61,8 +61,7 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
         values[0] += found.target[0];
         values[1] += found.base[0];
         n += 1;
-        bar.tell(n, all);
-        Ok(())
+        Ok(bar.tell(n, all)?)
     });
     bar.finish();
     read?;

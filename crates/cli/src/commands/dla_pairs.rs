@@ -60,8 +60,7 @@ pub(super) fn run(args: &Args, dla: &Dla, file: &Path) -> Result<(), Failure> {
         bias += found.bias[0];
         whole += f64::from(found.logit_diff.row(0)[0]);
         n += 1;
-        bar.tell(n, all);
-        Ok(())
+        Ok(bar.tell(n, all)?)
     });
     bar.finish();
     read?;
