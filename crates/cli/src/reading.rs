@@ -37,17 +37,37 @@ impl Reading {
 
     /// Reads a file's prompts, and says how many were passed over.
     pub(crate) fn read(&self, file: &Path) -> Result<Prompts, Failure> {
+        self.check_field(file)?;
+        let found = prompts::read(file, &self.options())?;
+        tell_skipped(found.skipped, file);
+        Ok(found)
+    }
+
+    /// Visits a file's prompts without keeping them, and says how many were passed over.
+    pub(crate) fn each(
+        &self,
+        file: &Path,
+        visit: impl FnMut(usize, prompts::Prompt) -> easyroutine::Result<bool>,
+    ) -> Result<prompts::Seen, Failure> {
+        self.check_field(file)?;
+        let seen = prompts::each_prompt(file, &self.options(), visit)?;
+        tell_skipped(seen.skipped, file);
+        Ok(seen)
+    }
+
+    fn check_field(&self, file: &Path) -> Result<(), Failure> {
         if self.field.is_some() && !Format::of(file)?.has_fields() {
             return Err(Failure::usage(format!("{}: lines of text have no fields", file.display()))
                 .hint("--field is for .jsonl, .csv, .tsv and .parquet files"));
         }
-        let found = prompts::read(file, &self.options())?;
-        if found.skipped > 0 {
-            let rows = if found.skipped == 1 { "row" } else { "rows" };
-            let text = format!("passed over {} empty {rows} of {}", found.skipped, file.display());
-            output::note("note", &text);
-        }
-        Ok(found)
+        Ok(())
+    }
+}
+
+fn tell_skipped(skipped: usize, file: &Path) {
+    if skipped > 0 {
+        let rows = if skipped == 1 { "row" } else { "rows" };
+        output::note("note", &format!("passed over {skipped} empty {rows} of {}", file.display()));
     }
 }
 

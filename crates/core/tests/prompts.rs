@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use easyroutine::Result;
 use easyroutine::prompts::{
-    Prompt, Prompts, ReadOptions, from_jsonl, from_table, from_text, read, read_fields,
+    Prompt, Prompts, ReadOptions, Seen, each_prompt, from_jsonl, from_table, from_text, read, read_fields,
 };
+use easyroutine::{Error, Result};
 
 fn text(text: &str) -> Prompt {
     Prompt::Text(text.to_owned())
@@ -289,4 +289,25 @@ mod columns {
         }
         assert!(garbled > whole.len() / 4, "{garbled} of {} bytes were missed", whole.len());
     }
+}
+
+#[test]
+fn prompts_are_visited_one_by_one_until_enough_and_a_visitor_s_failure_is_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.jsonl");
+    // What follows what is wanted is not read: it may be anything.
+    std::fs::write(&path, "{\"text\": \"a\"}\n{\"text\": \"\"}\n{\"text\": \"b\"}\nno record\n").unwrap();
+    let mut seen = Vec::new();
+    let counted = each_prompt(&path, &skipping(), |row, prompt| {
+        seen.push((row, prompt));
+        Ok(seen.len() < 2)
+    });
+    assert_eq!(
+        (counted.unwrap(), seen),
+        (Seen { prompts: 2, skipped: 1 }, vec![(0, text("a")), (2, text("b"))])
+    );
+    let failed = each_prompt(&path, &skipping(), |_, _| Err(Error::input("the model is tired")));
+    assert_eq!(failed.unwrap_err().to_string(), "the model is tired");
+    let broken = each_prompt(&path, &skipping(), |_, _| Ok(true)).unwrap_err().to_string();
+    assert!(broken.contains("p.jsonl") && broken.contains("line 4"), "{broken}");
 }

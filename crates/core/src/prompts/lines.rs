@@ -2,13 +2,18 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use super::{Place, Prompt, Prompts, ReadOptions, too_long};
+use super::{Place, Prompt, ReadOptions, Taking, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Lines as prompts. Where the file is not named as text, lines that are JSON objects are refused: they were meant as
 /// records.
-pub(super) fn text(reader: impl Read, options: &ReadOptions, is_named_text: bool) -> Result<Prompts> {
-    records(reader, options, |place, line| {
+pub(super) fn text(
+    reader: impl Read,
+    options: &ReadOptions,
+    is_named_text: bool,
+    taking: &mut Taking<'_>,
+) -> Result<()> {
+    records(reader, options, taking, |place, line| {
         let is_json = || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).is_ok();
         if !is_named_text && place.row == 0 && line.trim_start().starts_with('{') && is_json() {
             return Err(place.wrong("a JSON object in a file that is not named as one").hint(
@@ -31,16 +36,16 @@ pub(super) fn text(reader: impl Read, options: &ReadOptions, is_named_text: bool
 pub(super) fn records(
     reader: impl Read,
     options: &ReadOptions,
+    taking: &mut Taking<'_>,
     read: impl Fn(Place, &str) -> Result<Option<Prompt>>,
-) -> Result<Prompts> {
-    let mut found = Prompts::default();
-    if !found.is_full(options) {
-        each(reader, options, |place, line| {
-            found.take(place, read(place, line)?, options)?;
-            Ok(!found.is_full(options))
-        })?;
+) -> Result<()> {
+    if taking.is_full(options) {
+        return Ok(());
     }
-    Ok(found)
+    each(reader, options, |place, line| {
+        taking.take(place, read(place, line)?, options)?;
+        Ok(!taking.is_full(options))
+    })
 }
 
 /// Visits the lines that are not blank, until `visit` gives false.

@@ -155,18 +155,49 @@ impl Place {
     }
 }
 
-impl Prompts {
+/// How many prompts a file gave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Prompts that were visited.
+    pub prompts: usize,
+    /// Empty rows that were passed over.
+    pub skipped: usize,
+}
+
+/// Hands prompts on as they are read.
+struct Taking<'v> {
+    visit: &'v mut dyn FnMut(usize, Prompt) -> Result<bool>,
+    seen: Seen,
+    /// Whether nobody wants more.
+    has_ended: bool,
+    /// Whether the visitor is at work: what goes wrong then is not of the file.
+    is_visiting: bool,
+    /// What the visitor failed with: it is no fault of the file.
+    failure: Option<Error>,
+}
+
+impl<'v> Taking<'v> {
+    fn new(visit: &'v mut dyn FnMut(usize, Prompt) -> Result<bool>) -> Taking<'v> {
+        Taking { visit, seen: Seen::default(), has_ended: false, is_visiting: false, failure: None }
+    }
+
     /// Takes in the value of one row, if it is a prompt; `None` is a null.
     fn take(&mut self, place: Place, value: Option<Prompt>, options: &ReadOptions) -> Result<()> {
         match value.filter(|prompt| !prompt.is_empty()) {
             Some(prompt) if prompt.bytes() > options.longest_row => Err(too_long(place, options)),
             Some(prompt) => {
-                self.prompts.push(prompt);
-                self.rows.push(place.row);
+                self.seen.prompts += 1;
+                self.is_visiting = true;
+                let visited = (self.visit)(place.row, prompt);
+                self.is_visiting = false;
+                match visited {
+                    Ok(goes_on) => self.has_ended = !goes_on,
+                    Err(error) => (self.failure, self.has_ended) = (Some(error), true),
+                }
                 Ok(())
             }
             None if options.skip_empty => {
-                self.skipped += 1;
+                self.seen.skipped += 1;
                 Ok(())
             }
             None => Err(place
@@ -176,8 +207,29 @@ impl Prompts {
     }
 
     fn is_full(&self, options: &ReadOptions) -> bool {
-        options.limit.is_some_and(|limit| self.prompts.len() >= limit)
+        self.has_ended || options.limit.is_some_and(|limit| self.seen.prompts >= limit)
     }
+
+    fn finish(self, read: Result<()>) -> Result<Seen> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => read.map(|()| self.seen),
+        }
+    }
+}
+
+/// All prompts that a reader hands on.
+fn collected(
+    read: impl FnOnce(&mut dyn FnMut(usize, Prompt) -> Result<bool>) -> Result<Seen>,
+) -> Result<Prompts> {
+    let mut found = Prompts::default();
+    let seen = read(&mut |row, prompt| {
+        found.prompts.push(prompt);
+        found.rows.push(row);
+        Ok(true)
+    })?;
+    found.skipped = seen.skipped;
+    Ok(found)
 }
 
 fn too_long(place: Place, options: &ReadOptions) -> Error {
@@ -197,31 +249,49 @@ const NAME_IT: &str = "say which holds the prompts: --field NAME";
 /// Reads the prompts of a file, in its order.
 ///
 /// # Errors
-/// A file that cannot be read or is not what its ending says, a record without the field (its line and the fields that
-/// there are are named), a value that is neither text nor token ids nor a conversation, an empty row, a row that is too long, no prompt.
+/// As [`each_prompt`].
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Prompts> {
+    collected(|visit| each_prompt(path, options, visit))
+}
+
+/// Visits the prompts of a file in its order, each with the number of its row, until `visit` gives false. Memory holds one of
+/// them.
+///
+/// # Errors
+/// What `visit` says; a file that cannot be read or is not what its ending says, a record without the field (its line and the fields that
+/// there are are named), a value that is neither text nor token ids nor a conversation, an empty row, a row that is too long, no prompt.
+pub fn each_prompt(
+    path: &Path,
+    options: &ReadOptions,
+    mut visit: impl FnMut(usize, Prompt) -> Result<bool>,
+) -> Result<Seen> {
     let format = Format::of(path)?;
     let at = |e: Error| e.at(path.display());
     let file = File::open(path).map_err(|e| at(Error::new(ErrorKind::Io, e.to_string()).because(e)))?;
-    let found = match format {
+    let mut taking = Taking::new(&mut visit);
+    let read = match format {
         Format::Text => {
             let is_named_text = matches!(ending(path).as_str(), "txt" | "text" | "md");
-            lines::text(BufReader::new(file), options, is_named_text)
+            lines::text(BufReader::new(file), options, is_named_text, &mut taking)
         }
-        Format::Jsonl => from_jsonl(BufReader::new(file), options),
-        Format::Csv => from_table(file, b',', options),
-        Format::Tsv => from_table(file, b'\t', options),
+        Format::Jsonl => records(BufReader::new(file), options, &mut taking),
+        Format::Csv => table::read(file, b',', options, &mut taking),
+        Format::Tsv => table::read(file, b'\t', options, &mut taking),
         #[cfg(feature = "parquet")]
-        Format::Parquet => parquet::read(file, options),
+        Format::Parquet => parquet::read(file, options, &mut taking),
         #[cfg(not(feature = "parquet"))]
         Format::Parquet => Err(Error::new(ErrorKind::Unsupported, "this build does not read Parquet")
             .hint("build with the feature `parquet`")),
     };
-    let found = found.map_err(at)?;
-    if found.prompts.is_empty() && options.limit != Some(0) {
+    let seen = taking.finish(read.map_err(at))?;
+    if seen.prompts == 0 && options.limit != Some(0) {
         return Err(at(Error::input("no prompt: the file holds none")));
     }
-    Ok(found)
+    Ok(seen)
+}
+
+fn records(reader: impl Read, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<()> {
+    lines::records(reader, options, taking, |place, line| jsonl::prompt(place, line, options))
 }
 
 /// Reads plain text, one prompt a line.
@@ -229,7 +299,11 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Prompts> {
 /// # Errors
 /// A line that is not UTF-8, or too long.
 pub fn from_text(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
-    lines::text(reader, options, true)
+    collected(|visit| {
+        let mut taking = Taking::new(visit);
+        let read = lines::text(reader, options, true, &mut taking);
+        taking.finish(read)
+    })
 }
 
 /// Reads one JSON object a line. `NaN` and infinities, which Python writes, may stand in other fields.
@@ -237,7 +311,11 @@ pub fn from_text(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
 /// # Errors
 /// As [`read`].
 pub fn from_jsonl(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
-    lines::records(reader, options, |place, line| jsonl::prompt(place, line, options))
+    collected(|visit| {
+        let mut taking = Taking::new(visit);
+        let read = records(reader, options, &mut taking);
+        taking.finish(read)
+    })
 }
 
 /// Reads a table whose first record names the columns; `between` stands between its fields. Fields may be in quotes, with
@@ -246,5 +324,9 @@ pub fn from_jsonl(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
 /// # Errors
 /// As [`read`].
 pub fn from_table(reader: impl Read, between: u8, options: &ReadOptions) -> Result<Prompts> {
-    table::read(reader, between, options)
+    collected(|visit| {
+        let mut taking = Taking::new(visit);
+        let read = table::read(reader, between, options, &mut taking);
+        taking.finish(read)
+    })
 }

@@ -1,7 +1,7 @@
 //! A column of a Parquet file, through the crate's record reader: no Arrow is needed for one column.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
@@ -12,7 +12,7 @@ use parquet::schema::types::{Type, TypePtr};
 use serde_json::{Value, json};
 
 use super::fields::Values;
-use super::{NAME_IT, Place, Prompt, Prompts, ReadOptions, table};
+use super::{NAME_IT, Place, Prompt, ReadOptions, Taking, table};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a file may unfold to: so many bytes for each of its own, and so many in any case. Text of data sets unfolds to
@@ -22,13 +22,16 @@ const UNFOLDING: (u64, u64) = (200, 64 << 20);
 const ROWS: usize = 16;
 
 /// Reads the column `field`.
-pub(super) fn read(file: File, options: &ReadOptions) -> Result<Prompts> {
+pub(super) fn read(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<()> {
     // The crate has places that panic on a file nobody would write on purpose.
-    catch_unwind(AssertUnwindSafe(|| column(file, options)))
-        .unwrap_or_else(|_| Err(damaged("the file contradicts itself")))
+    match catch_unwind(AssertUnwindSafe(|| column(file, options, taking))) {
+        Ok(read) => read,
+        Err(panic) if taking.is_visiting => resume_unwind(panic),
+        Err(_) => Err(damaged("the file contradicts itself")),
+    }
 }
 
-fn column(file: File, options: &ReadOptions) -> Result<Prompts> {
+fn column(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<()> {
     let broken = |e: ParquetError| damaged(e.to_string());
     let most = most_unfolded(&file)?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
@@ -39,10 +42,9 @@ fn column(file: File, options: &ReadOptions) -> Result<Prompts> {
     let projection =
         Type::group_type_builder(schema.name()).with_fields(vec![wanted.clone()]).build().map_err(broken)?;
     let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(broken)?;
-    let mut found = Prompts::default();
     let mut bytes = 0;
     for (row, record) in rows.with_batch_size(ROWS).enumerate() {
-        if found.is_full(options) {
+        if taking.is_full(options) {
             break;
         }
         let place = Place { row, line: None };
@@ -51,9 +53,9 @@ fn column(file: File, options: &ReadOptions) -> Result<Prompts> {
         if bytes > most {
             return Err(place.wrong(unfolds(most)).hint("--limit takes its first rows"));
         }
-        found.take(place, prompt, options)?;
+        taking.take(place, prompt, options)?;
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Bytes that a file of this size may unfold to.

@@ -7,25 +7,28 @@ use std::rc::Rc;
 use csv::{ReaderBuilder, StringRecord};
 
 use super::quotes::Quotes;
-use super::{NAME_IT, Place, Prompt, Prompts, ReadOptions, no_field, too_long};
+use super::{NAME_IT, Place, Prompt, ReadOptions, Taking, no_field, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What is read ahead of a record.
 const AHEAD: usize = 64 << 10;
 
 /// Reads the column of a table that is named in its first record.
-pub(super) fn read(reader: impl Read, between: u8, options: &ReadOptions) -> Result<Prompts> {
-    let mut found = Prompts::default();
+pub(super) fn read(
+    reader: impl Read,
+    between: u8,
+    options: &ReadOptions,
+    taking: &mut Taking<'_>,
+) -> Result<()> {
     let find = |names: &[String]| column(names, &options.field).map_err(|e| e.hint(NAME_IT));
     each(reader, between, options, find, |place, record, column| {
-        if found.is_full(options) {
+        if taking.is_full(options) {
             return Ok(false);
         }
         let text = record.get(*column).unwrap_or_default();
-        found.take(place, Some(Prompt::Text(text.to_owned())), options)?;
-        Ok(!found.is_full(options))
-    })?;
-    Ok(found)
+        taking.take(place, Some(Prompt::Text(text.to_owned())), options)?;
+        Ok(!taking.is_full(options))
+    })
 }
 
 /// The number of the one column with this name.

@@ -4,14 +4,15 @@ mod describe;
 mod parts;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use easyroutine::extract::{Example, Extraction, Options, Progress, Sink};
 use easyroutine::positions::{Context, Row, Selection, Specifier};
-use easyroutine::prompts::Prompt;
+use easyroutine::prompts::{Prompt, each_prompt};
 use easyroutine::request::Request;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Error, ErrorKind, Tap};
@@ -22,7 +23,7 @@ use crate::args::{Args, Features, Format};
 use crate::failure::Failure;
 use crate::session::{self, Session};
 use crate::{output, progress};
-use parts::Folder;
+use parts::{Digest, Folder};
 
 /// How often a long run writes down what it has.
 const SAVED_EVERY: Duration = Duration::from_secs(30);
@@ -34,7 +35,23 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
     if opened.is_empty() {
         return Err(Failure::usage("no dictionary is given").hint("name one: --dict NAME=PATH"));
     }
-    let prompts = features.reading.read(&features.file)?;
+    if !features.file.is_file() && features.file.exists() {
+        return Err(Failure::usage(format!(
+            "{}: the data set is read twice, so it is a file",
+            features.file.display()
+        ))
+        .hint("write what a pipe gives into one"));
+    }
+    // The data set is read twice, so that memory never holds it: once to know it, once to run it.
+    let before = stamp(&features.file);
+    let mut digest = Digest::new();
+    let n = features
+        .reading
+        .each(&features.file, |_, prompt| {
+            digest.add(&prompt);
+            Ok(true)
+        })?
+        .prompts;
     let session = session::load(&features.model.model, &features.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &features.model.loading.finding)?;
     let dictionaries = opened.fitted(session.model.arch())?;
@@ -55,8 +72,8 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         "model_digest": session.identity.digest()?,
         "dictionaries": digests,
         "keys": keys,
-        "prompts": prompts.prompts.len(),
-        "prompts_digest": parts::digest(&prompts.prompts),
+        "prompts": n,
+        "prompts_digest": digest.text(),
         "positions": features.positions,
         "bos": format!("{:?}", features.cutting.bos),
         "truncate": features.cutting.truncate,
@@ -65,7 +82,7 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         "top": keeping.top, "drawn": keeping.drawn, "before": keeping.before, "after": keeping.after,
     });
     let folder = Folder::open(target, &plan, features.part.map_or((1, 1), |part| (part.number, part.of)))?;
-    let range = folder.range(prompts.prompts.len());
+    let range = folder.range(n);
     let saved = folder.saved_of_all(&keys)?.filter(|(_, until)| range.start < *until && *until <= range.end);
     let done = saved.as_ref().map_or(range.start, |(_, until)| *until);
     let statistics = match saved {
@@ -91,7 +108,14 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         specifiers: &specifiers,
     };
     let watched: Watched = Rc::new(RefCell::new(statistics));
-    let end = collecting.collect(&prompts.prompts, &prompts.rows, done..range.end, &watched, &folder)?;
+    let end = collecting.collect(done..range.end, &watched, &folder)?;
+    if stamp(&features.file) != before {
+        return Err(Failure::failed(format!(
+            "{}: the file was changed while it was read, so what was collected may be of two data sets",
+            features.file.display()
+        ))
+        .hint(format!("remove {} and begin again", target.display())));
+    }
     if end < range.end {
         return Err(Failure::from(Error::new(
             ErrorKind::Interrupted,
@@ -103,6 +127,12 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         )));
     }
     finish(features, &collecting, &layers, &folder)
+}
+
+/// What tells a file from what it was before: its size and when it was written to.
+fn stamp(file: &Path) -> Option<(u64, SystemTime)> {
+    let found = std::fs::metadata(file).ok()?;
+    Some((found.len(), found.modified().ok()?))
 }
 
 fn target(args: &Args) -> Result<&Path, Failure> {
@@ -140,45 +170,66 @@ struct Collecting<'a> {
 }
 
 impl Collecting<'_> {
-    /// Runs prompts in batches, and writes down what there is from time to time. Returns how far it came.
-    fn collect(
-        &self,
-        prompts: &[Prompt],
-        numbers: &[usize],
-        range: std::ops::Range<usize>,
-        watched: &Watched,
-        folder: &Folder,
-    ) -> Result<usize, Failure> {
+    /// Runs the prompts of a range in batches, and writes down what there is from time to time. Returns how far it came.
+    fn collect(&self, range: Range<usize>, watched: &Watched, folder: &Folder) -> Result<usize, Failure> {
         let stop = progress::stopped()?;
         let bar = progress::Rows::new();
         let begin = range.start;
-        let (mut at, mut tokens, mut saved) = (begin, 0, Instant::now());
-        while at < range.end && !stop.load(Ordering::Relaxed) {
-            let mut examples: Vec<Example> = Vec::new();
-            let mut length = 0;
-            while at + examples.len() < range.end && length < self.features.batch_tokens as usize {
-                let number = at + examples.len();
-                let example = self.example(numbers[number], &prompts[number])?;
-                length += example.ids.len();
-                examples.push(example);
-            }
-            self.batch(&examples, watched)?;
-            at += examples.len();
-            tokens += length;
+        let (mut done, mut tokens, mut saved) = (begin, 0, Instant::now());
+        let (mut number, mut length) = (0, 0);
+        let mut examples: Vec<Example> = Vec::new();
+        let mut run = |examples: &mut Vec<Example>, length: &mut usize| -> Result<(), Failure> {
+            self.batch(examples, watched)?;
+            done += examples.len();
+            tokens += *length;
             // How long the rest is, by what was seen.
-            let all_tokens = tokens * range.len() / (at - begin).max(1);
-            bar.tell(Progress { rows: at - begin, all_rows: range.len(), tokens, all_tokens });
+            let all_tokens = tokens * range.len() / (done - begin).max(1);
+            bar.tell(Progress { rows: done - begin, all_rows: range.len(), tokens, all_tokens });
             if saved.elapsed() > SAVED_EVERY {
-                self.save(watched, folder, at)?;
+                self.save(watched, folder, done)?;
                 saved = Instant::now();
             }
+            examples.clear();
+            *length = 0;
+            Ok(())
+        };
+        let mut failure = None;
+        let mut take = |number: usize, row: usize, prompt: Prompt| -> Result<bool, Failure> {
+            if number >= range.end || stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            if number >= range.start {
+                let example = self.example(row, prompt)?;
+                length += example.ids.len();
+                examples.push(example);
+                if length >= self.features.batch_tokens as usize {
+                    run(&mut examples, &mut length)?;
+                }
+            }
+            Ok(number + 1 < range.end)
+        };
+        if !range.is_empty() {
+            let options = self.features.reading.options();
+            each_prompt(&self.features.file, &options, |row, prompt| {
+                number += 1;
+                Ok(take(number - 1, row, prompt).unwrap_or_else(|e| {
+                    failure = Some(e);
+                    false
+                }))
+            })?;
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if !examples.is_empty() && !stop.load(Ordering::Relaxed) {
+            run(&mut examples, &mut length)?;
         }
         bar.finish();
-        self.save(watched, folder, at)?;
-        Ok(at)
+        self.save(watched, folder, done)?;
+        Ok(done)
     }
 
-    fn example(&self, number: usize, prompt: &Prompt) -> Result<Example, Failure> {
+    fn example(&self, number: usize, prompt: Prompt) -> Result<Example, Failure> {
         let context = self.session.model.arch().context;
         let row = |failure: Failure| failure.at(format!("row {number}"));
         match prompt {
@@ -186,13 +237,13 @@ impl Collecting<'_> {
                 if ids.len() > context {
                     return Err(row(session::too_long(&ids.len().to_string(), context)));
                 }
-                Ok(Example { number, ids: ids.clone(), ..Example::default() })
+                Ok(Example { number, ids, ..Example::default() })
             }
             Prompt::Messages(_) => {
                 Err(row(Failure::usage("is a conversation; texts and token ids are read")))
             }
             Prompt::Text(text) => {
-                let cut = self.features.cutting.row(text.clone(), self.tokenizer, context).map_err(row)?;
+                let cut = self.features.cutting.row(text, self.tokenizer, context).map_err(row)?;
                 let text = Some((cut.text, cut.encoded.offsets));
                 Ok(Example { number, ids: cut.encoded.ids, text, ..Example::default() })
             }

@@ -119,10 +119,15 @@ impl Folder {
 }
 
 /// A number for a list of prompts, to tell it from another (FNV-1a; against mistakes, not against malice).
-pub(super) fn digest(prompts: &[Prompt]) -> String {
-    let mut hash = 0xCBF2_9CE4_8422_2325u64;
-    let mut take = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-    for prompt in prompts {
+pub(super) struct Digest(u64);
+
+impl Digest {
+    pub(super) fn new() -> Digest {
+        Digest(0xCBF2_9CE4_8422_2325)
+    }
+
+    pub(super) fn add(&mut self, prompt: &Prompt) {
+        let mut take = |byte: u8| self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
         match prompt {
             Prompt::Text(text) => text.bytes().for_each(&mut take),
             Prompt::Messages(messages) => json!(messages).to_string().bytes().for_each(&mut take),
@@ -130,5 +135,8 @@ pub(super) fn digest(prompts: &[Prompt]) -> String {
         }
         take(0xFF);
     }
-    format!("{hash:016x}")
+
+    pub(super) fn text(&self) -> String {
+        format!("{:016x}", self.0)
+    }
 }
