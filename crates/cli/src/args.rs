@@ -2,6 +2,7 @@
 
 mod attribute;
 mod dict;
+mod directions;
 mod dla;
 mod edges;
 mod extract;
@@ -22,7 +23,10 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use easyroutine::Dtype;
 
 pub(crate) use attribute::{Attribute, MethodArg, PointsArg};
-pub(crate) use dict::{DictActive, DictCommand, DictFlags, DictInfo, DictPage, DictReading};
+pub(crate) use dict::{
+    DictActive, DictCheck, DictCommand, DictExport, DictFlags, DictInfo, DictPage, DictReading, ExportTo,
+};
+pub(crate) use directions::{Direction, ProbeApply, ProbeArg, ProbeCommand, ProbeFit, Sides, SteeringArg};
 pub(crate) use dla::{CutArg, Dla};
 pub(crate) use edges::{EdgeArg, Edges};
 pub(crate) use extract::{Extract, PatternArg};
@@ -110,6 +114,14 @@ pub(crate) enum Command {
     },
     /// What every feature of a dictionary does over a data set: how often, how strongly, its strongest tokens, its logits.
     Features(Box<Features>),
+    /// Vectors to steer by, one a layer, from pairs of prompts: for --intervene, or as a control vector of llama.cpp.
+    Direction(Box<Direction>),
+    /// Probes that tell two classes of prompts apart, one a layer.
+    Probe {
+        /// What to do.
+        #[command(subcommand)]
+        command: ProbeCommand,
+    },
     /// Saved runs: find, read, change, check.
     Runs(runs::Runs),
     /// A page in the browser where prompts are typed and looked into: lens, attention, attribution, patching, saved runs.

@@ -20,7 +20,7 @@ mod tensors;
 use std::ffi::OsString;
 use std::io::Write;
 
-use args::{Args, Command, DictCommand, JacobianCommand, ModelCommand};
+use args::{Args, Command, DictCommand, JacobianCommand, ModelCommand, ProbeCommand};
 use failure::{Failure, SUCCESS};
 
 /// Runs a command line, of which the first word is the program's own name, and returns the exit status.
@@ -73,7 +73,20 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Dict { command: DictCommand::Active(active) } => {
             commands::dict_active::run(args, active).map(done)
         }
+        Command::Dict { command: DictCommand::Check(check) } => {
+            commands::dict_check::run(args, check).map(done)
+        }
+        Command::Dict { command: DictCommand::Export(export) } => {
+            commands::dict_export::run(args, export).map(done)
+        }
         Command::Dict { command: DictCommand::Page(page) } => commands::dict_page::run(args, page).map(done),
+        Command::Direction(given) => commands::directions::direction(args, given).map(done),
+        Command::Probe { command: ProbeCommand::Fit(given) } => {
+            commands::directions::fit(args, given).map(done)
+        }
+        Command::Probe { command: ProbeCommand::Apply(given) } => {
+            commands::directions::apply(args, given).map(done)
+        }
         Command::Features(features) => commands::features::run(args, features).map(done),
         Command::Runs(runs) => commands::runs::run(args, runs),
         Command::Serve(serve) => commands::serve::run(args, serve).map(done),

@@ -31,6 +31,18 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination
     if args.output.is_empty() {
         return Ok(vec![standard_output(args, formats)?]);
     }
+    targets_of(args, args.output.iter(), formats)
+}
+
+/// The same for some of the files that `-o` names.
+///
+/// # Errors
+/// As [`targets`].
+pub(crate) fn targets_of<'f>(
+    args: &Args,
+    files: impl Iterator<Item = &'f PathBuf>,
+    formats: &[Format],
+) -> Result<Vec<Destination>, Failure> {
     let of_file = |file: &PathBuf| {
         let format = if args.format == Format::Auto { by_ending(file, formats)? } else { args.format };
         let format = allowed(format, formats)?;
@@ -38,7 +50,7 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination
         folder_exists(file)?;
         Ok(Destination { format, file: Some(file.clone()) })
     };
-    args.output.iter().map(of_file).collect()
+    files.map(of_file).collect()
 }
 
 /// Standard output, whatever `-o` names.

@@ -32,6 +32,30 @@ fn dict_info_tells_what_a_dictionary_is_and_whether_it_fits() {
 }
 
 #[test]
+fn dict_check_measures_what_splicing_costs_on_a_text_of_its_own_or_of_a_file() {
+    let (model, path) = (tiny("gpt2"), dictionary("saelens_standard"));
+    let prompts = fixtures().join("dictionaries/prompts.jsonl");
+    let base = ["dict", "check", &path, "-m", &model, "--format", "json"];
+    let file = ["--file", prompts.to_str().unwrap(), "--field", "ids", "--positions", "all"];
+    let told = json(&[&base[..], &file].concat());
+    let expect: serde_json::Value = serde_json::from_slice(
+        &std::fs::read(fixtures().join("dictionaries/saelens_standard/expect.json")).unwrap(),
+    )
+    .unwrap();
+    let found = told["measured"]["layers"][0]["explained_variance"].as_f64().unwrap();
+    assert!((found - expect["stats"]["explained_variance"].as_f64().unwrap()).abs() < 1e-6, "{told}");
+    assert_eq!((&told["schema"], &told["prompts"]), (&"easyroutine.dictionary_check/1".into(), &40.into()));
+    // The tiny model has room for few tokens.
+    let table = succeeds(&["dict", "check", &path, "-m", &model, "--truncate"]);
+    assert!(table.starts_with("what\tvalue\tpublisher\nprompts\t16\t\n"), "{table}");
+    assert!(table.contains("\nce_recovered\t"), "{table}");
+    let told = succeeds(&["dict", "check", &dictionary("qwen_scope"), "-m", &tiny("qwen3"), "--truncate"]);
+    assert!(told.contains("\nl0\t8\t8\n"), "{told}");
+    let wrong = fails(2, &["dict", "check", &path, "-m", &model, "--field", "ids"]);
+    assert!(wrong.contains("--field is for prompts of a file"), "{wrong}");
+}
+
+#[test]
 fn features_are_changed_in_runs_and_generation_and_nothing_changes_with_the_error_kept() {
     let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
     let run = |changes: &[&str]| {
@@ -258,4 +282,69 @@ fn active_features_of_a_prompt_are_those_that_are_extracted() {
     assert_eq!(values, strongest[..2.min(strongest.len())]);
     let without = fails(2, &["dict", "active", prompt, "-m", &model]);
     assert!(without.contains("--dict NAME=PATH"), "{without}");
+}
+
+#[test]
+fn features_go_to_parquet_neuronpedia_and_delphi() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(folder.path().join(name)).unwrap()).unwrap()
+    };
+    let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
+    let file = fixtures().join("dictionaries/prompts.jsonl");
+    let of = ["-m", &model, "--dict", &path, "--field", "ids", "--file", file.to_str().unwrap()];
+    succeeds(&[&["features"], &of[..], &["-o", &at("f"), "--top", "5"]].concat());
+    let jsonl = at("f/features_sae.jsonl");
+    let text = std::fs::read_to_string(&jsonl).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+
+    succeeds(&["dict", "export", &jsonl, "-o", &at("f.parquet")]);
+    let bytes = std::fs::read(at("f.parquet")).unwrap();
+    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+    let table = easyroutine::prompts::read(
+        folder.path().join("f.parquet").as_path(),
+        &easyroutine::prompts::ReadOptions { field: "top".to_owned(), ..Default::default() },
+    );
+    let easyroutine::prompts::Prompt::Text(top) = &table.unwrap().prompts[7] else { panic!("no text") };
+    assert_eq!(serde_json::from_str::<serde_json::Value>(top).unwrap(), lines[7]["top"]);
+
+    succeeds(&["dict", "export", &jsonl, "--to", "neuronpedia", "--set", "res-jb", "-o", &at("np")]);
+    let batch = read("np/batch-0.json");
+    assert_eq!((&batch["layer"], &batch["sae_set"]), (&1.into(), &"res-jb".into()));
+    let feature = &batch["features"][7];
+    assert_eq!(feature["frac_nonzero"], lines[7]["frequency"]);
+    assert_eq!(feature["activations"][0]["values"], lines[7]["top"][0]["values"]);
+    assert_eq!(feature["pos_str"][0], lines[7]["top_logits"][0]["token"]);
+    assert_eq!(batch["features"].as_array().unwrap().len(), 64);
+
+    let all = ["-a", "features_sae,input_ids", "--positions", "all", "-o", &at("a.safetensors")];
+    succeeds(&[&["extract"], &of[..], &all[..]].concat());
+    succeeds(&["dict", "export", &at("a.safetensors"), "--to", "delphi", "--splits", "3", "-o", &at("d")]);
+    let mut seen = 0;
+    for name in ["0_20", "21_41", "42_63"] {
+        let split = ShardedSafeTensors::open(at(&format!("d/sae/{name}.safetensors"))).unwrap();
+        let locations = split.tensor("locations").unwrap();
+        assert_eq!(locations.shape()[1], 3);
+        assert_eq!(split.tensor("tokens").unwrap().shape()[0], 40);
+        let (first, bytes) = (name.split('_').next().unwrap().parse::<usize>().unwrap(), locations.bytes());
+        let rows = bytes.as_chunks::<6>().0.iter();
+        let of_seven = rows.filter(|row| usize::from(u16::from_le_bytes([row[4], row[5]])) + first == 7);
+        seen += of_seven.count();
+    }
+    assert_eq!(seen as u64, lines[7]["count"].as_u64().unwrap());
+    assert_eq!(read("d/sae/config.json")["model_name"], "gpt2");
+
+    for (args, words) in [
+        (vec![&*jsonl, "--to", "delphi", "-o", "x"], "f/features_sae.jsonl"),
+        (vec![&*jsonl, "--layer", "3", "-o", "x.parquet"], "--layer is for --to neuronpedia"),
+        (vec![&*jsonl], "one file or folder is written"),
+        (vec![file.to_str().unwrap(), "-o", "x.parquet"], "line 1: is no feature"),
+    ] {
+        let args = [&["dict", "export"], &args[..]].concat();
+        let said = easyroutine(&args).assert().failure().get_output().stderr.clone();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
 }

@@ -9,6 +9,7 @@ mod commands;
 mod common;
 mod dataset;
 mod dictionaries;
+mod directions;
 mod errors;
 mod extract;
 mod generate;

@@ -50,7 +50,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 29] = [
         &[],
         &["lens"],
         &["attn"],
@@ -69,9 +69,14 @@ fn the_help_of_every_command_is_as_expected() {
         &["model", "check"],
         &["model", "export"],
         &["dict", "info"],
+        &["dict", "check"],
         &["dict", "page"],
         &["dict", "active"],
+        &["dict", "export"],
         &["features"],
+        &["direction"],
+        &["probe", "fit"],
+        &["probe", "apply"],
         &["serve"],
         &["env"],
         &["completions"],

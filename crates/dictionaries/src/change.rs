@@ -8,6 +8,7 @@
 //! features_clt_3:12@all=0        a feature of one layer of a set
 //! ```
 
+use std::fmt;
 use std::str::FromStr;
 
 use easyroutine::positions::Specifier;
@@ -45,6 +46,31 @@ impl FeatureChange {
     /// Whether a text is meant as a change of features.
     pub fn is_meant(text: &str) -> bool {
         text.trim_start().starts_with("features_")
+    }
+}
+
+impl fmt::Display for FeatureChange {
+    /// As it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if let Some(feature) = self.feature {
+            write!(f, ":{feature}")?;
+        }
+        f.write_str("@")?;
+        for (number, position) in self.positions.iter().enumerate() {
+            f.write_str(if number == 0 { "" } else { "," })?;
+            match position {
+                Specifier::Text(_) => write!(f, "\"{position}\"")?,
+                other => write!(f, "{other}")?,
+            }
+        }
+        match self.operation {
+            FeatureOperation::Set(value) => write!(f, "={value}"),
+            FeatureOperation::Scale(factor) => write!(f, "*{factor}"),
+            FeatureOperation::Steer(strength) => write!(f, "+{strength}"),
+            FeatureOperation::Splice => f.write_str("=splice"),
+            FeatureOperation::KeepError => f.write_str("=keep-error"),
+        }
     }
 }
 
@@ -150,6 +176,16 @@ mod tests {
         assert_eq!(read("features_sae:1@\"text: a=b\",last + 3").operation, FeatureOperation::Steer(3.0));
         assert_eq!(read("features_a_3@all=splice").operation, FeatureOperation::Splice);
         assert_eq!(read("features_a_*@all=keep-error").key, "features_a_*");
+        for text in [
+            "features_sae:12@all=0",
+            "features_sae:7@4:9*0.5",
+            "features_sae:1@\"text: a=b\",last+-3",
+            "features_clt_*@first=splice",
+            "features_sae@all=keep-error",
+        ] {
+            let change = read(text);
+            assert_eq!(read(&change.to_string()), change, "{text}: {change}");
+        }
     }
 
     #[test]

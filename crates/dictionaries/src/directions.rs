@@ -36,11 +36,22 @@ impl<'a> Vectors<'a> {
         self.values.is_empty()
     }
 
+    /// How many numbers a row has.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The numbers of some rows, in their order.
+    pub(crate) fn chosen(&self, is_in: impl Fn(usize) -> bool) -> Vec<f32> {
+        let rows = self.rows().enumerate().filter(|(row, _)| is_in(*row));
+        rows.flat_map(|(_, row)| row.iter().copied()).collect()
+    }
+
     fn row(&self, i: usize) -> &'a [f32] {
         &self.values[i * self.width..][..self.width]
     }
 
-    fn rows(&self) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &'a [f32]> + use<'a> {
         self.values.chunks_exact(self.width)
     }
 }

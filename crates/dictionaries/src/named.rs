@@ -1,5 +1,7 @@
 //! Dictionaries under the names that a user gives them, fitted to one model.
 
+use std::sync::Arc;
+
 use easyroutine::arch::Arch;
 use easyroutine::{Error, Result};
 use easyroutine_sites::nearest;
@@ -12,7 +14,7 @@ pub struct Named {
     /// The name: features are `features_NAME`.
     pub name: String,
     /// The dictionary.
-    pub dictionary: Dictionary,
+    pub dictionary: Arc<Dictionary>,
     /// Where its layers stand.
     pub fits: Vec<Fit>,
 }
@@ -29,7 +31,8 @@ impl Dictionaries {
     /// # Errors
     /// A name that is taken, empty, or holds other characters than letters, digits, `_` and `-`; a dictionary that does not
     /// fit the model ([`Dictionary::fit`]).
-    pub fn add(&mut self, name: &str, dictionary: Dictionary, arch: &Arch) -> Result<()> {
+    pub fn add(&mut self, name: &str, dictionary: impl Into<Arc<Dictionary>>, arch: &Arch) -> Result<()> {
+        let dictionary = dictionary.into();
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if name.is_empty() || name.len() > 100 || !name.chars().all(is_plain) {
             let shown: String = name.chars().take(100).flat_map(char::escape_debug).collect();

@@ -70,6 +70,13 @@ impl Case {
         (tensor.shape().to_vec(), tensor.read_all().unwrap())
     }
 
+    /// The rows of ids that references of whole runs are of.
+    pub(crate) fn rows(&self) -> Vec<Vec<u32>> {
+        let tensor = self.reference.tensor("input_ids").unwrap();
+        let ids = tensor.bytes().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as u32);
+        ids.collect::<Vec<u32>>().chunks(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
+    }
+
     pub(crate) fn model(&self) -> Model {
         tiny(self.text("model"))
     }

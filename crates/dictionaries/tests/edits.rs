@@ -25,12 +25,6 @@ impl Tap for Last {
     }
 }
 
-fn rows(case: &Case) -> Vec<Vec<u32>> {
-    let tensor = case.reference.tensor("input_ids").unwrap();
-    let ids = tensor.bytes().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as u32);
-    ids.collect::<Vec<u32>>().chunks(tensor.shape()[1]).map(<[u32]>::to_vec).collect()
-}
-
 fn logits(model: &Model, dictionaries: &Dictionaries, ids: &[Vec<u32>], changes: &[String]) -> Vec<f32> {
     let changes: Vec<FeatureChange> = changes.iter().map(|text| text.parse().unwrap()).collect();
     let rows: Vec<Row<'_>> = ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
@@ -51,7 +45,7 @@ fn spliced_ablated_clamped_and_steered_runs_have_the_logits_of_the_references() 
     for case in cases() {
         let model = case.model();
         let dictionaries = opened(&case, &model);
-        let ids = rows(&case);
+        let ids = case.rows();
         let is_set = dictionaries.all()[0].dictionary.is_set();
         let all = if is_set { "features_d_*" } else { "features_d" };
         let one = match is_set {
@@ -92,7 +86,7 @@ fn a_run_keeps_the_features_of_its_tokens() {
     for case in cases() {
         let model = case.model();
         let dictionaries = opened(&case, &model);
-        let ids = rows(&case);
+        let ids = case.rows();
         let named = &dictionaries.all()[0];
         let key = if named.dictionary.is_set() { "features_d_*" } else { "features_d" };
         let positions: Vec<Vec<usize>> = ids.iter().map(|row| (0..row.len()).collect()).collect();
@@ -122,7 +116,7 @@ fn generation_changes_every_new_token_where_all_was_asked_for() {
     let case = Case::named("saelens_standard");
     let model = case.model();
     let dictionaries = opened(&case, &model);
-    let mut ids = rows(&case)[0].clone();
+    let mut ids = case.rows()[0].clone();
     let change: FeatureChange = "features_d:7@all=40".parse().unwrap();
     let prompt = ids.clone();
     let edits = |ids: &[u32]| {
@@ -155,7 +149,7 @@ fn features_of_a_prompt_outlast_the_tokens_that_are_generated_after_it() {
     let case = Case::named("saelens_standard");
     let model = case.model();
     let dictionaries = opened(&case, &model);
-    let prompt = rows(&case)[0].clone();
+    let prompt = case.rows()[0].clone();
     let capture = || {
         let positions = vec![(0..prompt.len()).collect()];
         FeatureCapture::new(&["features_d".to_owned()], &dictionaries, model.cpu(), positions).unwrap()
@@ -176,7 +170,7 @@ fn changes_of_what_is_not_there_are_refused_by_name() {
     let case = Case::named("saelens_standard");
     let model = case.model();
     let mut dictionaries = opened(&case, &model);
-    let ids = rows(&case);
+    let ids = case.rows();
     let row = Row::of(0, &ids[0]);
     for (text, words) in [
         ("features_d:64@all=0", ["no feature 64", "0 to 63"]),

@@ -7,4 +7,5 @@ mod directions;
 mod edits;
 mod golden;
 mod laws;
+mod measure;
 mod statistics;

@@ -1,5 +1,6 @@
 //! What was computed of one prompt as the plain data that pictures are drawn of, for every face that draws.
 
+mod accuracy;
 mod attention;
 mod bars;
 mod circuit;
@@ -13,6 +14,7 @@ use easyroutine::{Dtype, Model};
 use easyroutine_view::lens::{ModelCard, Token};
 use serde_json::{Value, json};
 
+pub use accuracy::{LayerAccuracy, accuracies};
 pub use attention::attention;
 pub use bars::{BarsWords, bars};
 pub use circuit::{CircuitWords, circuit, curve_words};

@@ -2,20 +2,24 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::{Changes, Finding, ModelFlag, PromptArgs};
+use super::{Changes, Cutting, Finding, ModelFlag, PromptArgs, Reading};
 
 /// Commands about a dictionary.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DictCommand {
     /// Format, architecture, place, widths, norms, and what the publisher says; every number is read once.
     Info(DictInfo),
+    /// What it does to a model on a text: L0, explained variance, cross-entropy recovered, beside the publisher's figures.
+    Check(Box<DictCheck>),
     /// A page of what `easyroutine features` found: an index that searches and sorts, and for each feature its strongest
     /// tokens in colour, its histogram and its logits.
     Page(DictPage),
     /// Which features are active at each token of a prompt, the strongest first.
     Active(Box<DictActive>),
+    /// Features over a data set for other programs: Parquet, batches for Neuronpedia, a cache for Delphi.
+    Export(DictExport),
 }
 
 /// `dict active`
@@ -36,6 +40,38 @@ pub(crate) struct DictActive {
     /// How many features are listed of each token.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) k: u32,
+}
+
+/// `dict export`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DictExport {
+    /// The file `features_NAME.jsonl` that `easyroutine features` wrote; for Delphi a file of
+    /// `extract -a features_NAME,input_ids --positions all`.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The format.
+    #[arg(long, value_enum, default_value_t = ExportTo::Parquet, value_name = "FORMAT")]
+    pub(crate) to: ExportTo,
+    /// The layer for Neuronpedia, where the dictionary does not say it.
+    #[arg(long, value_name = "N")]
+    pub(crate) layer: Option<u32>,
+    /// The name of the set of dictionaries for Neuronpedia; that of --dict unless given.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) set: Option<String>,
+    /// Files that the features are split into for Delphi, 5 unless given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) splits: Option<u32>,
+}
+
+/// `--to` of `dict export`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportTo {
+    /// A table with one row a feature, -o FILE.parquet.
+    Parquet,
+    /// batch-0.json and so on, as SAEDashboard writes them, -o FOLDER.
+    Neuronpedia,
+    /// All activations as safetensors, -o FOLDER.
+    Delphi,
 }
 
 /// `dict page`
@@ -63,6 +99,26 @@ pub(crate) struct DictInfo {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) finding: Finding,
+}
+
+/// `dict check`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DictCheck {
+    #[command(flatten)]
+    pub(crate) dictionary: DictPath,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    /// The text: .jsonl, .csv, .tsv and .parquet by --field, else one prompt a line; a short one that comes with the program
+    /// unless given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+    #[command(flatten)]
+    pub(crate) cutting: Cutting,
+    /// Positions that are encoded and spliced: `all-text` leaves special tokens out, as publishers do. May repeat.
+    #[arg(long, value_name = "POSITIONS", default_value = "all-text", allow_hyphen_values = true)]
+    pub(crate) positions: Vec<String>,
 }
 
 /// One dictionary.

@@ -73,7 +73,7 @@ fn facts(certificate: &Certificate) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("format", certificate.format.to_owned()),
         ("architecture", one_line(&certificate.architecture)),
-        ("trained_on", certificate.model.as_deref().map_or_else(|| "-".to_owned(), one_line)),
+        ("trained_on", certificate.model.as_deref().map_or_else(|| "unknown".to_owned(), one_line)),
         ("layers", layers.len().to_string()),
         ("reads", each(&|layer| one_line(&layer.reads))),
         ("writes", each(&|layer| one_line(&layer.writes))),

@@ -23,7 +23,7 @@ use super::{Intervention, Operation, Part, Softmax, Tensor};
 use crate::error::{Error, Result};
 use crate::positions::Specifier;
 
-/// A tensor by its place: `FILE.safetensors::TENSOR`.
+/// A tensor by its place: `FILE.safetensors::TENSOR`, `FILE.gguf::TENSOR`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// The file.
@@ -46,7 +46,7 @@ impl Intervention<Reference> {
 impl FromStr for Reference {
     type Err = Error;
 
-    /// Parses `FILE.safetensors::TENSOR`.
+    /// Parses `FILE.safetensors::TENSOR` or `FILE.gguf::TENSOR`.
     fn from_str(text: &str) -> Result<Self> {
         reference(text)
     }
@@ -185,7 +185,9 @@ fn reference(text: &str) -> Result<Reference> {
             "=mean:FILE.safetensors::TENSOR, =row:1; `easyroutine ablate --by mean` computes the mean itself",
         )),
         Some((file, tensor))
-            if file.ends_with(".safetensors") && !tensor.is_empty() && !inner.contains('"') =>
+            if [".safetensors", ".gguf"].iter().any(|ending| file.ends_with(ending))
+                && !tensor.is_empty()
+                && !inner.contains('"') =>
         {
             Ok(Reference { file: file.into(), tensor: tensor.to_owned() })
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use easyroutine_files::{Encoding, ShardedSafeTensors};
+use easyroutine_files::{Container, Encoding};
 
 use crate::error::{Error, Result};
 
@@ -32,14 +32,14 @@ impl Tensor {
         Ok(Tensor { name, shape: shape.to_vec(), values })
     }
 
-    /// Reads a tensor of a safetensors file.
+    /// Reads a tensor of a safetensors or GGUF file.
     ///
     /// # Errors
     /// A file that cannot be read, a tensor that it does not hold or that holds no floating-point numbers.
     pub fn read(file: &Path, tensor: &str) -> Result<Self> {
-        let opened = ShardedSafeTensors::open(file)?;
+        let opened = Container::open(file)?;
         let Some(found) = opened.tensor(tensor) else {
-            let held: Vec<&str> = opened.names().take(8).collect();
+            let held: Vec<&str> = opened.names().into_iter().take(8).collect();
             return Err(Error::input(format!("{}: no tensor `{tensor}`", file.display()))
                 .hint(format!("it holds {}", held.join(", "))));
         };

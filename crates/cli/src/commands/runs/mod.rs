@@ -8,6 +8,8 @@ mod load;
 mod maintain;
 mod show;
 
+use std::path::Path;
+
 use easyroutine::positions::Specifier;
 use easyroutine_store::{ActivationLoader, Metadata, Query, QueryResult, Run, Store, Which};
 use serde_json::Value;
@@ -34,6 +36,15 @@ pub(crate) fn run(args: &Args, runs: &Runs) -> Result<u8, Failure> {
         RunsCommand::Import { from } => import::run(args, runs, from),
         RunsCommand::Export(export) => export::run(args, runs, export).map(done),
     }
+}
+
+/// Opens a run of a store, whichever experiment it is of.
+///
+/// # Errors
+/// A store or a run that is not there.
+pub(crate) fn open_run(base: Option<&Path>, name: &str) -> Result<Run, Failure> {
+    let base = base.map(Path::to_owned);
+    Runs { base, experiment: None, command: RunsCommand::Ls }.find(name)
 }
 
 impl Runs {

@@ -1,0 +1,39 @@
+//! How well directions tell two sides apart, layer by layer, as bars.
+
+use easyroutine_dictionaries::Accuracy;
+use easyroutine_view::bars::{BarRow, BarsReport};
+
+/// One layer's direction, and how well it does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerAccuracy {
+    /// The activation that it reads: `resid_out_5`.
+    pub activation: String,
+    /// How well it does.
+    pub accuracy: Accuracy,
+}
+
+/// Accuracies by layer: bars show by how much each is above chance, labels how large the held-out ones are.
+pub fn accuracies(title: &str, lines: &[String], layers: &[LayerAccuracy]) -> BarsReport {
+    let has_held_out = layers.iter().any(|layer| layer.accuracy.held_out.is_some());
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let row = |LayerAccuracy { activation, accuracy }: &LayerAccuracy| {
+        let above = |share: f64| share - accuracy.chance;
+        let mut values = vec![Some(above(accuracy.fitted))];
+        if has_held_out {
+            values.insert(0, accuracy.held_out.map(above));
+        }
+        let shown = accuracy.held_out.unwrap_or(accuracy.fitted);
+        BarRow { label: format!("{activation}: {}", percent(shown)), values, sum: 0.0 }
+    };
+    let columns = ["held out", "fitted on"];
+    let chance = layers.first().map_or(0.5, |layer| layer.accuracy.chance);
+    BarsReport {
+        title: title.to_owned(),
+        lines: lines.iter().filter(|line| !line.is_empty()).cloned().collect(),
+        prompts: Vec::new(),
+        meaning: [format!("accuracy above chance, which is {}", percent(chance)), "below it".to_owned()],
+        columns: columns[usize::from(!has_held_out)..].iter().map(|name| (*name).to_owned()).collect(),
+        rows: layers.iter().map(row).collect(),
+        sum: None,
+    }
+}

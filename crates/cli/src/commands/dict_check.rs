@@ -1,0 +1,145 @@
+//! `dict check`: what a dictionary does to a model on a text.
+
+use std::sync::atomic::Ordering;
+
+use easyroutine::Stop;
+use easyroutine::extract::Example;
+use easyroutine::positions::{Context, Row, Specifier};
+use easyroutine::prompts::Prompt;
+use easyroutine_dictionaries::{Dictionaries, Dictionary, LayerMeasured, Measured, TEXT, measure};
+use serde_json::{Value, json};
+
+use crate::args::{Args, DictCheck};
+use crate::failure::{Failure, one_line};
+use crate::output::{self, Cell, PLAIN};
+use crate::session::{self, Session};
+use crate::{progress, reading};
+
+/// What the one dictionary is called in keys.
+const NAME: &str = "dictionary";
+
+pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let positions = Specifier::parse_lists(&check.positions)?;
+    let dictionary = Dictionary::open(&check.dictionary.path, &check.dictionary.reading.options())?;
+    dictionary.check_numbers()?;
+    dictionary.certificate().warnings.iter().for_each(|warning| output::note("warning", &one_line(warning)));
+    if check.file.is_none() {
+        check.reading.refuse_without("--file text.jsonl")?;
+    }
+    let prompts: Vec<(usize, Prompt)> = match &check.file {
+        Some(file) => {
+            let read = check.reading.read(file)?;
+            read.rows.into_iter().zip(read.prompts).collect()
+        }
+        None => TEXT.split("\n\n").map(|text| Prompt::Text(text.trim_end().to_owned())).enumerate().collect(),
+    };
+    let session = session::load(&check.model.model, &check.model.loading)?;
+    let mut dictionaries = Dictionaries::default();
+    dictionaries.add(NAME, dictionary, session.model.arch())?;
+    let tokenizer = session::tokenizer(&session.files, &check.model.loading.finding)?;
+    let examples = examples(check, &session, &tokenizer, prompts)?;
+    let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
+    let context = Context { special: tokenizer.special_ids(), ..Context::default() };
+    let stop = progress::interrupted()?;
+    let stop = || stop.load(Ordering::Relaxed);
+    let found = measure(&session.model, &dictionaries, 0, &rows, &positions, context, Stop::When(&stop))?;
+    let certificate = dictionaries.all()[0].dictionary.certificate();
+    let figures = &certificate.figures;
+    let json = json!({
+        "schema": "easyroutine.dictionary_check/1",
+        "model": session.model_json(),
+        "dictionary": certificate.to_json(),
+        "text": check.file.as_ref().map(|file| file.display().to_string()),
+        "positions": check.positions,
+        "prompts": rows.len(),
+        "measured": as_json(&found),
+    });
+    let table = table(&found, figures, rows.len());
+    for target in &targets {
+        let text = output::render(target.format, &["what", "value", "publisher"], &table, &json)?;
+        output::write(target, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn examples(
+    check: &DictCheck,
+    session: &Session,
+    tokenizer: &easyroutine::tokens::Tokenizer,
+    prompts: Vec<(usize, Prompt)>,
+) -> Result<Vec<Example>, Failure> {
+    let most = session.model.arch().context;
+    let mut examples = Vec::with_capacity(prompts.len());
+    for (number, prompt) in prompts {
+        let at = |failure: Failure| failure.at(format!("row {number}"));
+        let example = match prompt {
+            Prompt::Ids(ids) if ids.len() > most => {
+                return Err(at(session::too_long(&ids.len().to_string(), most)));
+            }
+            Prompt::Ids(ids) => Example { number, ids, ..Example::default() },
+            Prompt::Messages(_) => return Err(at(reading::no_conversation())),
+            Prompt::Text(text) => {
+                let row = check.cutting.row(text, tokenizer, most).map_err(at)?;
+                let text = Some((row.text, row.encoded.offsets));
+                Example { number, ids: row.encoded.ids, text, ..Example::default() }
+            }
+        };
+        examples.push(example);
+    }
+    Ok(examples)
+}
+
+fn as_json(found: &Measured) -> Value {
+    let of_layer = |layer: &LayerMeasured| {
+        json!({"l0": layer.l0, "explained_variance": layer.explained_variance, "mse": layer.mse,
+            "cosine": layer.cosine, "active_features": layer.active_features})
+    };
+    json!({
+        "tokens": found.tokens,
+        "measured_tokens": found.measured_tokens,
+        "layers": found.layers.iter().map(of_layer).collect::<Vec<_>>(),
+        "ce_clean": found.ce_clean,
+        "ce_spliced": found.ce_spliced,
+        "ce_zero": found.ce_zero,
+        "ce_recovered": found.ce_recovered(),
+        "kl": found.kl,
+    })
+}
+
+/// The figures as a table: of a set a line for each layer.
+fn table(found: &Measured, figures: &[(String, f64)], prompts: usize) -> Vec<Vec<Cell>> {
+    let publisher = |what: &str| figures.iter().find(|(name, _)| name == what).map(|(_, value)| *value);
+    let number = |value: Option<f64>, digits: usize| match value {
+        Some(value) => Cell::new(format!("{value:.digits$}"), value),
+        None => Cell::from(String::new()),
+    };
+    let count = |n: usize| Cell::new(n.to_string(), n);
+    let nothing = || Cell::from(String::new());
+    let mut rows = vec![
+        vec![Cell::from("prompts".to_owned()), count(prompts), nothing()],
+        vec![Cell::from("tokens".to_owned()), count(found.tokens), nothing()],
+        vec![Cell::from("measured_tokens".to_owned()), count(found.measured_tokens), nothing()],
+    ];
+    for (number_of_layer, layer) in found.layers.iter().enumerate() {
+        let name = |what: &str| match found.layers.len() {
+            1 => Cell::from(what.to_owned()),
+            _ => Cell::from(format!("{what}_{number_of_layer}")),
+        };
+        rows.push(vec![name("l0"), number(Some(layer.l0), 2), number(publisher("l0"), 2)]);
+        rows.push(vec![name("explained_variance"), number(layer.explained_variance, 4), nothing()]);
+        rows.push(vec![name("mse"), number(Some(layer.mse), 4), nothing()]);
+        rows.push(vec![name("cosine"), number(Some(layer.cosine), 4), nothing()]);
+        rows.push(vec![name("active_features"), count(layer.active_features), nothing()]);
+    }
+    for (what, value) in [
+        ("ce_clean", Some(found.ce_clean)),
+        ("ce_spliced", Some(found.ce_spliced)),
+        ("ce_zero", Some(found.ce_zero)),
+        ("ce_recovered", found.ce_recovered()),
+        ("kl", Some(found.kl)),
+    ] {
+        rows.push(vec![Cell::from(what.to_owned()), number(value, 4), nothing()]);
+    }
+    rows
+}

@@ -1,0 +1,94 @@
+//! `dict export`: features over a data set in the formats of other programs.
+
+mod delphi;
+mod neuronpedia;
+#[cfg(feature = "parquet")]
+mod parquet;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::args::{Args, DictExport, ExportTo, Format};
+use crate::failure::Failure;
+
+/// Bytes of a line at most: a feature with a thousand examples of a thousand tokens.
+const LONGEST: u64 = 256 << 20;
+
+pub(crate) fn run(args: &Args, export: &DictExport) -> Result<(), Failure> {
+    let target = match args.output.as_slice() {
+        [one] if args.format == Format::Auto => one,
+        [_] => return Err(Failure::usage("--format: the format is said with --to")),
+        _ => return Err(Failure::usage("one file or folder is written: -o features.parquet")),
+    };
+    let only = |flag: &str, is_given: bool, format: &str| match is_given {
+        true => Err(Failure::usage(format!("{flag} is for --to {format}"))),
+        false => Ok(()),
+    };
+    if export.to != ExportTo::Neuronpedia {
+        only("--layer", export.layer.is_some(), "neuronpedia")?;
+        only("--set", export.set.is_some(), "neuronpedia")?;
+    }
+    if export.to != ExportTo::Delphi {
+        only("--splits", export.splits.is_some(), "delphi")?;
+    }
+    match export.to {
+        #[cfg(feature = "parquet")]
+        ExportTo::Parquet => parquet::write(&export.file, target),
+        #[cfg(not(feature = "parquet"))]
+        ExportTo::Parquet => {
+            Err(Failure::usage("this build does not write Parquet").hint("build with the feature `parquet`"))
+        }
+        ExportTo::Neuronpedia => neuronpedia::write(export, target),
+        ExportTo::Delphi => delphi::write(&export.file, target, export.splits.unwrap_or(5) as usize),
+    }
+}
+
+/// Visits the features of a file of `easyroutine features`, one by one.
+fn each_feature(
+    file: &Path,
+    mut visit: impl FnMut(&Feature) -> Result<(), Failure>,
+) -> Result<usize, Failure> {
+    let place = file.display();
+    let failed = |e: std::io::Error| Failure::failed(format!("{place}: {e}"));
+    let mut reader = BufReader::new(File::open(file).map_err(failed)?);
+    let (mut line, mut number) = (String::new(), 0usize);
+    loop {
+        line.clear();
+        if std::io::Read::take(&mut reader, LONGEST).read_line(&mut line).map_err(failed)? == 0 {
+            return Ok(number);
+        }
+        number += 1;
+        let wrong = |what: &str| {
+            Failure::failed(format!("{place}, line {number}: {what}"))
+                .hint("`dict export` reads the features_NAME.jsonl that `easyroutine features` writes")
+        };
+        let value: Value = serde_json::from_str(&line).map_err(|e| wrong(&e.to_string()))?;
+        if value["schema"] != "easyroutine.feature/1" {
+            return Err(wrong("is no feature, of schema easyroutine.feature/1"));
+        }
+        visit(&Feature { value }).map_err(|failure| failure.at(format!("{place}, line {number}")))?;
+    }
+}
+
+/// One line.
+struct Feature {
+    value: Value,
+}
+
+impl Feature {
+    fn number(&self, key: &str) -> Result<f64, Failure> {
+        self.value[key].as_f64().ok_or_else(|| Failure::failed(format!("`{key}` is no number")))
+    }
+
+    fn list(&self, key: &str) -> &[Value] {
+        self.value[key].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// One field of each entry of a list.
+    fn each(&self, key: &str, field: &str) -> Vec<Value> {
+        self.list(key).iter().map(|entry| entry[field].clone()).collect()
+    }
+}

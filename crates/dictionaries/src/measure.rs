@@ -1,0 +1,364 @@
+//! What a dictionary does to a model, measured on a text: the certificate's figures.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use easyroutine::edit::{Edits, Intervention, Reference};
+use easyroutine::positions::{Context, Row, Specifier, select};
+use easyroutine::sites::{Point, Site};
+use easyroutine::{Batch, Cpu, Error, Model, Result, Stop, Tap, Value, Want};
+use easyroutine_kernels::Rows;
+
+use crate::change::{FeatureChange, FeatureOperation};
+use crate::features::Features;
+use crate::named::{Dictionaries, Named};
+use crate::tap::FeatureEdits;
+
+/// A text to measure on where there is no other: prose, code and lists, one prompt a paragraph.
+pub const TEXT: &str = include_str!("measure.txt");
+
+/// Most logits that are kept at once, 128 MiB.
+const LOGITS: usize = 1 << 25;
+/// Tokens that run together, unless one row has more.
+const TOGETHER: usize = 2048;
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Measured {
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// Tokens at the positions that count.
+    pub measured_tokens: usize,
+    /// Of each layer.
+    pub layers: Vec<LayerMeasured>,
+    /// Mean cross-entropy of the next token, in nats, with nothing changed.
+    pub ce_clean: f64,
+    /// The same where what is decoded stands in the place of what is written, in all layers of a set.
+    pub ce_spliced: f64,
+    /// The same where zeros stand there.
+    pub ce_zero: f64,
+    /// Mean KL(clean ‖ spliced) of the next token over all tokens, in nats.
+    pub kl: f64,
+}
+
+impl Measured {
+    /// The share of the cross-entropy that splicing keeps, (zero − spliced) / (zero − clean). Nothing where zeros cost
+    /// nothing.
+    pub fn ce_recovered(&self) -> Option<f64> {
+        let lost = self.ce_zero - self.ce_clean;
+        (lost != 0.0).then(|| (self.ce_zero - self.ce_spliced) / lost)
+    }
+}
+
+/// What was measured of one layer: y is what stands where it writes, ŷ what it decodes from the unchanged model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LayerMeasured {
+    /// Mean number of active features of a token.
+    pub l0: f64,
+    /// 1 − Σ‖y − ŷ‖² / Σ‖y − mean of y‖². Nothing where y is constant.
+    pub explained_variance: Option<f64>,
+    /// Mean ‖y − ŷ‖² of a coordinate.
+    pub mse: f64,
+    /// Mean cosine of y and ŷ.
+    pub cosine: f64,
+    /// Features that were active on some token.
+    pub active_features: usize,
+}
+
+/// Measures one of the dictionaries on rows of text. Every row has more than one token.
+///
+/// # Errors
+/// Rows that are too short to predict anything, positions that name no token, a model without logits, changes that the
+/// place does not take; `stop`.
+pub fn measure(
+    model: &Model,
+    dictionaries: &Dictionaries,
+    number: usize,
+    rows: &[Row<'_>],
+    positions: &[Specifier],
+    context: Context<'_>,
+    stop: Stop<'_>,
+) -> Result<Measured> {
+    let named = &dictionaries.all()[number];
+    let splices = splices(dictionaries, number, positions);
+    let zeros = zeros(named, positions)?;
+    let vocabulary = model.unembedding()?.vocabulary();
+    let mut layers = vec![Sums::default(); named.fits.len()];
+    let (mut next, mut tokens, mut measured) = (Next::default(), 0, 0);
+    for rows in together(rows) {
+        let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
+        let batch = Batch::new(&ids)?;
+        let places = rows
+            .iter()
+            .map(|row| Ok(select(positions, row.prompt(), context)?.indices.into_iter().collect()))
+            .collect::<Result<Vec<BTreeSet<usize>>>>()?;
+        measured += places.iter().map(BTreeSet::len).sum::<usize>();
+        tokens += batch.n_tokens();
+        for (part, range) in parts(batch.n_tokens(), vocabulary).enumerate() {
+            let mut clean = Logits::new(&batch, range.clone(), None);
+            let mut watch =
+                Watch { named, cpu: model.cpu(), places: &places, held: BTreeMap::new(), sums: &mut layers };
+            match part {
+                0 => model.forward_until(&batch, &mut (&mut watch, &mut clean), stop)?,
+                _ => model.forward_until(&batch, &mut clean, stop)?,
+            }
+            let mut spliced = Logits::new(&batch, range.clone(), Some(&clean.kept));
+            let edits = FeatureEdits::new(&splices, dictionaries, model.cpu(), rows, context)?;
+            model.forward_until(&batch, &mut (edits, &mut spliced), stop)?;
+            let mut zero = Logits::new(&batch, range, None);
+            let edits = Edits::new(&zeros, model.arch(), rows, context)?;
+            model.forward_until(&batch, &mut (edits, &mut zero), stop)?;
+            next.predicted += clean.predicted;
+            next.tokens += clean.tokens.len();
+            next.clean += clean.ce;
+            next.spliced += spliced.ce;
+            next.zero += zero.ce;
+            next.kl += spliced.kl;
+        }
+    }
+    if measured == 0 || next.predicted == 0 {
+        return Err(Error::input("nothing to measure: no positions, or rows of one token"));
+    }
+    let mean = |sum: f64| sum / next.predicted as f64;
+    Ok(Measured {
+        tokens,
+        measured_tokens: measured,
+        layers: layers.iter().map(Sums::measured).collect(),
+        ce_clean: mean(next.clean),
+        ce_spliced: mean(next.spliced),
+        ce_zero: mean(next.zero),
+        kl: next.kl / next.tokens as f64,
+    })
+}
+
+/// Sums over the predictions of the next token.
+#[derive(Default)]
+struct Next {
+    predicted: usize,
+    tokens: usize,
+    clean: f64,
+    spliced: f64,
+    zero: f64,
+    kl: f64,
+}
+
+fn splices(dictionaries: &Dictionaries, number: usize, positions: &[Specifier]) -> Vec<FeatureChange> {
+    let n = dictionaries.all()[number].fits.len();
+    let splice = |layer: usize| FeatureChange {
+        key: dictionaries.key(number, layer),
+        feature: None,
+        positions: positions.to_vec(),
+        operation: FeatureOperation::Splice,
+    };
+    (0..n).map(splice).collect()
+}
+
+/// Zeros where the layers write.
+fn zeros(named: &Named, positions: &[Specifier]) -> Result<Vec<Intervention>> {
+    let quoted: Vec<String> = positions.iter().map(|position| format!("\"{position}\"")).collect();
+    let points: BTreeSet<Point> = named.fits.iter().map(|fit| fit.writes).collect();
+    let zero = |point: Point| {
+        let text = format!("{point}@{}=0", quoted.join(","));
+        text.parse::<Intervention<Reference>>()?.load()
+    };
+    points.into_iter().map(zero).collect()
+}
+
+/// Rows that run together.
+fn together<'r, 't>(rows: &'r [Row<'t>]) -> impl Iterator<Item = &'r [Row<'t>]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut length = 0;
+        let n = rest
+            .iter()
+            .take_while(|row| {
+                length += row.ids.len();
+                length <= TOGETHER
+            })
+            .count();
+        let (these, others) = rest.split_at(n.max(1).min(rest.len()));
+        rest = others;
+        (!these.is_empty()).then_some(these)
+    })
+}
+
+/// Ranges of tokens whose logits are kept at once.
+fn parts(n: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = (LOGITS / vocabulary.max(1)).max(1);
+    (0..n).step_by(most).map(move |start| start..n.min(start + most))
+}
+
+/// Cross-entropies of some tokens of a batch, and their divergence from a run before.
+struct Logits<'a> {
+    /// Places in the batch.
+    tokens: Vec<usize>,
+    /// Row, position, and the token that follows.
+    places: Vec<(usize, usize, Option<u32>)>,
+    before: Option<&'a [f32]>,
+    kept: Vec<f32>,
+    predicted: usize,
+    ce: f64,
+    kl: f64,
+}
+
+impl<'a> Logits<'a> {
+    fn new(batch: &Batch, range: Range<usize>, before: Option<&'a [f32]>) -> Logits<'a> {
+        let mut places = Vec::with_capacity(range.len());
+        for row in 0..batch.n_rows() {
+            let span = batch.span(row);
+            let here = span.start.max(range.start)..span.end.min(range.end);
+            places.extend(here.map(|token| {
+                let position = token - span.start;
+                (row, position, batch.row(row).get(position + 1).copied())
+            }));
+        }
+        Logits { tokens: range.collect(), places, before, kept: Vec::new(), predicted: 0, ce: 0.0, kl: 0.0 }
+    }
+}
+
+impl Tap for Logits<'_> {
+    fn wants(&self, point: Point) -> Want {
+        if point == Point::model(Site::Logits) { Want::Read } else { Want::Nothing }
+    }
+
+    fn tokens(&self, _: Point, _: &Batch) -> Option<Vec<usize>> {
+        Some(self.tokens.clone())
+    }
+
+    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+        for (number, (row, position, next)) in self.places.iter().enumerate() {
+            let Some(logits) = value.vector(*row, *position) else { continue };
+            let sum = log_sum_exp(logits);
+            if let Some(logit) = next.and_then(|id| logits.get(id as usize)) {
+                self.predicted += 1;
+                self.ce += sum - f64::from(*logit);
+            }
+            match self.before {
+                None => self.kept.extend_from_slice(logits),
+                Some(before) => {
+                    let clean = &before[number * logits.len()..][..logits.len()];
+                    self.kl += divergence(clean, logits, sum);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|x| (f64::from(*x) - f64::from(most)).exp()).sum();
+    f64::from(most) + sum.ln()
+}
+
+/// KL(p ‖ q) of two rows of logits; `sum` is the logarithm of Σ exp(q).
+fn divergence(p: &[f32], q: &[f32], sum: f64) -> f64 {
+    let own = log_sum_exp(p);
+    let term = |(p, q): (&f32, &f32)| {
+        let log = f64::from(*p) - own;
+        log.exp() * (log - (f64::from(*q) - sum))
+    };
+    p.iter().zip(q).map(term).sum()
+}
+
+/// Encodes and decodes in a run that it does not change.
+struct Watch<'a> {
+    named: &'a Named,
+    cpu: &'a Cpu,
+    places: &'a [BTreeSet<usize>],
+    held: BTreeMap<usize, (Vec<f32>, Features)>,
+    sums: &'a mut [Sums],
+}
+
+/// Sums over the tokens of a layer.
+#[derive(Debug, Clone, Default)]
+struct Sums {
+    tokens: usize,
+    active: usize,
+    seen: BTreeSet<u32>,
+    sum: Vec<f64>,
+    squares: f64,
+    missed: f64,
+    cosine: f64,
+}
+
+impl Watch<'_> {
+    fn vectors(&self, value: &Value<'_>) -> Vec<f32> {
+        let places = self.places.iter().enumerate();
+        let all = places.flat_map(|(row, places)| places.iter().map(move |at| (row, *at)));
+        all.filter_map(|(row, at)| value.vector(row, at)).flatten().copied().collect()
+    }
+}
+
+impl Tap for Watch<'_> {
+    fn wants(&self, point: Point) -> Want {
+        let is_there = self.named.fits.iter().any(|fit| fit.reads == point || fit.writes == point);
+        if is_there { Want::Read } else { Want::Nothing }
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        let vectors = self.vectors(value);
+        let dictionary = &self.named.dictionary;
+        for (layer, fit) in self.named.fits.iter().enumerate() {
+            if fit.reads == point {
+                let coder = dictionary.layer(layer)?;
+                let n = vectors.len() / coder.d_in().max(1);
+                let features = coder.encode(self.cpu, Rows::dense(&vectors, n, coder.d_in()))?;
+                self.sums[layer].take_features(&features);
+                self.held.insert(layer, (vectors.clone(), features));
+            }
+            if fit.writes == point {
+                let lacks = || Error::input("a layer writes before it reads");
+                let features: Option<Vec<&Features>> =
+                    dictionary.sources(layer).map(|source| Some(&self.held.get(&source)?.1)).collect();
+                let (features, held) =
+                    (features.ok_or_else(lacks)?, self.held.get(&layer).ok_or_else(lacks)?);
+                let coder = dictionary.layer(layer)?;
+                let n = held.0.len() / coder.d_in().max(1);
+                let decoded =
+                    dictionary.decode(self.cpu, layer, &features, Rows::dense(&held.0, n, coder.d_in()))?;
+                self.sums[layer].take(&vectors, &decoded, coder.d_out());
+            }
+        }
+        dictionary.check_unchanged()
+    }
+}
+
+impl Sums {
+    fn take_features(&mut self, features: &Features) {
+        self.tokens += features.len();
+        self.active += features.n_active();
+        for token in 0..features.len() {
+            self.seen.extend(features.token(token).0);
+        }
+    }
+
+    fn take(&mut self, y: &[f32], decoded: &[f32], width: usize) {
+        self.sum.resize(width, 0.0);
+        for (y, decoded) in y.chunks_exact(width).zip(decoded.chunks_exact(width)) {
+            let (mut own, mut other, mut both) = (0.0, 0.0, 0.0);
+            for ((y, d), sum) in y.iter().zip(decoded).zip(&mut self.sum) {
+                let (y, d) = (f64::from(*y), f64::from(*d));
+                *sum += y;
+                (own, other, both) = (own + y * y, other + d * d, both + y * d);
+                self.missed += (y - d) * (y - d);
+            }
+            self.squares += own;
+            let length = (own * other).sqrt();
+            self.cosine += if length > 0.0 { both / length } else { 0.0 };
+        }
+    }
+
+    fn measured(&self) -> LayerMeasured {
+        let n = self.tokens.max(1) as f64;
+        let about_zero: f64 = self.sum.iter().map(|sum| sum * sum / n).sum();
+        let spread = self.squares - about_zero;
+        LayerMeasured {
+            l0: self.active as f64 / n,
+            explained_variance: (spread > 1e-12 * self.squares).then(|| 1.0 - self.missed / spread),
+            mse: self.missed / (n * self.sum.len().max(1) as f64),
+            cosine: self.cosine / n,
+            active_features: self.seen.len(),
+        }
+    }
+}
