@@ -41,9 +41,9 @@ impl Attention {
         let rows = [row];
         let views = views(&rows, 0);
         let context = Context { special: model.special(), ..Context::default() };
-        let interventions = edits::read(&interventions)?;
-        let mut edits = edits::checked(py, &interventions, &model.model, &views, context)?;
-        let changes = edits::described(&interventions, &hooks);
+        let changes = edits::read(&interventions, model.model.arch())?;
+        let mut edits = changes.checked(py, &model.model, &views, context)?;
+        let changes = changes.described(&hooks);
         let mut hooks = Hooks::new(&model.model, hooks)?;
         let signals = Signals::new();
         let run = || {

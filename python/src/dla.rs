@@ -47,7 +47,8 @@ pub(crate) fn run<'py>(
     let positions = specifiers(&settings.positions)?;
     let views = views(rows, settings.first_row);
     let context = Context { special: model.special(), seed: settings.seed, ..Context::default() };
-    let edits = edits::checked(py, &edits::read(&settings.interventions)?, &model.model, &views, context)?;
+    let changes = edits::read(&settings.interventions, model.model.arch())?;
+    let edits = changes.checked(py, &model.model, &views, context)?;
     let found = py
         .detach(|| dla::direct_attribution(&model.model, &views, &directions, &positions, by, context, edits))
         .map_err(Failure::from)?;

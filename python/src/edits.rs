@@ -1,12 +1,15 @@
 //! Interventions, from the Python dataclass to the engine's.
 
+use easyroutine::arch::Arch;
 use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled, Tensor as Values, activation};
 use easyroutine::positions::{Context, Row};
 use easyroutine_app::record;
+use easyroutine_dictionaries::{Dictionaries, FeatureChange, FeatureEdits, FeatureOperation};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use serde_json::Value;
 
+use crate::dictionary::{Dictionary, added};
 use crate::dlpack::Numbers;
 use crate::errors::Failure;
 use crate::hooks::HookInput;
@@ -15,8 +18,36 @@ use crate::tensor::Tensor;
 
 /// An intervention as `easyroutine/interpretability/interventions.py` writes it.
 #[derive(FromPyObject)]
+pub(crate) enum InterventionInput {
+    /// A change of an activation.
+    #[pyo3(transparent)]
+    Activation(ActivationInput),
+    /// A change of features.
+    #[pyo3(transparent)]
+    Features(FeatureInput),
+}
+
+/// A change of features.
+#[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct InterventionInput {
+pub(crate) struct FeatureInput {
+    dictionary: Py<Dictionary>,
+    /// Layers by their number in the dictionary.
+    layers: Vec<usize>,
+    /// None: all.
+    feature: Option<usize>,
+    /// `set`, `scale`, `steer`, `splice`, `keep_error`.
+    operation: String,
+    /// Of `set`, `scale` and `steer`.
+    value: f32,
+    /// As JSON.
+    positions: String,
+}
+
+/// A change of an activation.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct ActivationInput {
     /// `full`, `columns`, ...
     r#type: String,
     /// A key, or a pattern of keys.
@@ -37,7 +68,7 @@ pub(crate) struct InterventionInput {
     row: Option<usize>,
 }
 
-impl InterventionInput {
+impl ActivationInput {
     fn read(&self) -> Result<Intervention, Failure> {
         let place = |e: easyroutine::Error| e.at(format_args!("edit of `{}`", self.activation));
         let (activation, entries) = activation(&self.activation).map_err(place)?;
@@ -66,6 +97,9 @@ impl InterventionInput {
 
 /// An intervention as a run keeps it, in the spelling of every face: its fields as JSON, and its values.
 pub(crate) fn recorded(written: &InterventionInput) -> Result<(String, Option<Tensor>), Failure> {
+    let InterventionInput::Activation(written) = written else {
+        return Err(Failure::input("a change of features is not recorded in a run"));
+    };
     let intervention = written.read()?;
     let values = match &intervention.operation {
         Operation::Replace(values) | Operation::Mean(values) | Operation::Add { values, .. } => Some(values),
@@ -75,23 +109,102 @@ pub(crate) fn recorded(written: &InterventionInput) -> Result<(String, Option<Te
     Ok((Value::Object(record::fields(&intervention)).to_string(), tensor))
 }
 
-/// Interventions, read.
-pub(crate) fn read(written: &[InterventionInput]) -> Result<Vec<Intervention>, Failure> {
-    written.iter().map(InterventionInput::read).collect()
+/// What is changed while a model runs: activations, then features.
+pub(crate) struct Changes {
+    pub(crate) interventions: Vec<Intervention>,
+    features: Vec<FeatureChange>,
+    dictionaries: Dictionaries,
 }
 
-/// What is changed while a model runs, in words for pictures.
-pub(crate) fn described(interventions: &[Intervention], hooks: &[HookInput]) -> Vec<String> {
-    let of_hooks = hooks.iter().map(|(site, ..)| format!("a function at {site}"));
-    interventions.iter().map(ToString::to_string).chain(of_hooks).collect()
+/// Reads changes for a model.
+pub(crate) fn read(written: &[InterventionInput], arch: &Arch) -> Result<Changes, Failure> {
+    let mut changes =
+        Changes { interventions: Vec::new(), features: Vec::new(), dictionaries: Dictionaries::default() };
+    for one in written {
+        match one {
+            InterventionInput::Activation(one) => changes.interventions.push(one.read()?),
+            InterventionInput::Features(one) => changes.add(one, arch)?,
+        }
+    }
+    Ok(changes)
+}
+
+/// Reads changes where those of features have no place; `what` says why.
+pub(crate) fn read_activations(
+    written: &[InterventionInput],
+    what: &str,
+) -> Result<Vec<Intervention>, Failure> {
+    let of_activation = |one: &InterventionInput| match one {
+        InterventionInput::Activation(one) => one.read(),
+        InterventionInput::Features(_) => Err(Failure::input(format!("a change of features: {what}"))),
+    };
+    written.iter().map(of_activation).collect()
+}
+
+impl Changes {
+    fn add(&mut self, one: &FeatureInput, arch: &Arch) -> Result<(), Failure> {
+        let dictionary = added(&mut self.dictionaries, one.dictionary.get(), arch)?;
+        let operation = match one.operation.as_str() {
+            "set" => FeatureOperation::Set(one.value),
+            "scale" => FeatureOperation::Scale(one.value),
+            "steer" => FeatureOperation::Steer(one.value),
+            "splice" => FeatureOperation::Splice,
+            "keep_error" => FeatureOperation::KeepError,
+            other => return Err(Failure::input(format!("no operation `{other}` on features"))),
+        };
+        for layer in &one.layers {
+            self.features.push(FeatureChange {
+                key: self.dictionaries.key(dictionary, *layer),
+                feature: one.feature,
+                positions: specifiers(&one.positions)?,
+                operation,
+            });
+        }
+        Ok(())
+    }
+
+    /// The changes checked against a model and its rows. What is odd about them is warned of.
+    pub(crate) fn checked(
+        &self,
+        py: Python<'_>,
+        model: &easyroutine::Model,
+        rows: &[Row<'_>],
+        context: Context<'_>,
+    ) -> Result<(Edits, FeatureEdits<'_>), Failure> {
+        let edits = checked(py, &self.interventions, model, rows, context)?;
+        Ok((edits, self.of_features(model, rows, context)?))
+    }
+
+    /// The changes of features, for rows.
+    pub(crate) fn of_features(
+        &self,
+        model: &easyroutine::Model,
+        rows: &[Row<'_>],
+        context: Context<'_>,
+    ) -> easyroutine::Result<FeatureEdits<'_>> {
+        FeatureEdits::new(&self.features, &self.dictionaries, model.cpu(), rows, context)
+    }
+
+    /// What is changed while a model runs, in words for pictures.
+    pub(crate) fn described(&self, hooks: &[HookInput]) -> Vec<String> {
+        let of_hooks = hooks.iter().map(|(site, ..)| format!("a function at {site}"));
+        let of_features = self.features.iter().map(ToString::to_string);
+        self.interventions.iter().map(ToString::to_string).chain(of_features).chain(of_hooks).collect()
+    }
 }
 
 /// Whether one of these says what becomes of single rows of a batch.
 pub(crate) fn speak_of_rows(written: &[InterventionInput]) -> Result<bool, Failure> {
-    Ok(read(written)?.iter().any(Intervention::speaks_of_rows))
+    let mut speaks = false;
+    for one in written {
+        if let InterventionInput::Activation(one) = one {
+            speaks |= one.read()?.speaks_of_rows();
+        }
+    }
+    Ok(speaks)
 }
 
-/// Interventions checked against a model and its rows. What is odd about them is warned of.
+/// Changes of activations checked against a model and its rows. What is odd about them is warned of.
 pub(crate) fn checked(
     py: Python<'_>,
     interventions: &[Intervention],

@@ -57,7 +57,9 @@ pub(crate) fn run<'py>(
     let request = settings.request()?;
     let examples = examples(rows);
     let context = settings.context(model);
-    let interventions = checked(py, model, &examples, settings, context)?;
+    let changes = edits::read(&settings.interventions, model.model.arch())?;
+    let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
+    changes.checked(py, &model.model, &rows, context)?;
     let signals = Signals::new();
     let tell = |done: Progress| told(progress.as_ref(), done);
     let work = || {
@@ -69,9 +71,9 @@ pub(crate) fn run<'py>(
             ..Options::default()
         };
         let mut collect = Collect::default();
-        let mut first = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap>, Error> {
-            let edits = Edits::new(&interventions, model.model.arch(), rows, context)?;
-            Ok(Box::new(edits))
+        let mut first = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap + '_>, Error> {
+            let edits = Edits::new(&changes.interventions, model.model.arch(), rows, context)?;
+            Ok(Box::new((edits, changes.of_features(&model.model, rows, context)?)))
         };
         let extraction = Extraction::new(&model.model, &request, &examples, options)?;
         match extraction.run_after(&mut first, &mut collect)? {
@@ -99,7 +101,8 @@ pub(crate) fn checked(
     settings: &ExtractionSettings,
     context: Context<'_>,
 ) -> Result<Vec<Intervention>, Failure> {
-    let interventions = edits::read(&settings.interventions)?;
+    let interventions =
+        edits::read_activations(&settings.interventions, "a run of a store is not recorded under it")?;
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
     edits::checked(py, &interventions, &model.model, &rows, context)?;
     Ok(interventions)

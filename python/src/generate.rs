@@ -42,7 +42,8 @@ pub(crate) fn run(
 ) -> Result<Continued, Failure> {
     let views = views(rows, 0);
     let context = Context { special: model.special(), pivots: &[], seed: settings.seed };
-    let mut edits = edits::checked(py, &edits::read(interventions)?, &model.model, &views, context)?;
+    let changes = edits::read(interventions, model.model.arch())?;
+    let mut edits = changes.checked(py, &model.model, &views, context)?;
     let mut hooks = Hooks::new(&model.model, hooks)?;
     let sampling = match settings.temperature {
         None => Sampling::Greedy,

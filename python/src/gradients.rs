@@ -65,7 +65,7 @@ pub(crate) fn run<'py>(
     let rule = rule(&settings.rule)?;
     let views = views(rows, settings.first_row);
     let context = Context { special: model.special(), pivots: &settings.pivots, seed: settings.seed };
-    let interventions = edits::read(&settings.interventions)?;
+    let interventions = edits::read_activations(&settings.interventions, "gradients have no way through it")?;
     let mut edits = edits::checked(py, &interventions, &model.model, &views, context)?;
     let output = match seeds.is_empty() {
         true => Output::Metric { metrics: &metrics, target: target.as_deref() },

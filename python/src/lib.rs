@@ -7,6 +7,8 @@
 mod attention;
 mod attribution;
 mod cache;
+mod dictionary;
+mod directions;
 mod dla;
 mod dlpack;
 mod edges;
@@ -39,6 +41,10 @@ mod _core {
 
     #[pymodule_export]
     use super::attention::Attention;
+    #[pymodule_export]
+    use super::dictionary::Dictionary;
+    #[pymodule_export]
+    use super::directions::Directions;
     #[pymodule_export]
     use super::filling::OpenRun;
     #[pymodule_export]

@@ -229,7 +229,8 @@ impl Model {
         let mut views = views(&rows, first_row);
         views.iter_mut().zip(n_new).for_each(|(row, n_new)| row.n_new = n_new);
         let context = Context { special: self.special(), pivots: &pivots, seed };
-        let edits = edits::checked(py, &edits::read(&interventions)?, &self.model, &views, context)?;
+        let changes = edits::read(&interventions, self.model.arch())?;
+        let edits = changes.checked(py, &self.model, &views, context)?;
         let mut hooks = Hooks::new(&self.model, hooks)?;
         let signals = Signals::new();
         let work = || {

@@ -61,11 +61,10 @@ impl Report {
             layers: layers.unwrap_or_else(|| (-1..arch.layers.len() as i64).collect()),
             tracked: tracked.into_iter().collect(),
         };
-        let interventions = edits::read(&interventions)?;
+        let changes = edits::read(&interventions, arch)?;
         let context = Context { special: model.special(), ..Context::default() };
-        let mut edits =
-            edits::checked(py, &interventions, &model.model, &views(std::slice::from_ref(&row), 0), context)?;
-        let changes = edits::described(&interventions, &hooks);
+        let mut edits = changes.checked(py, &model.model, &views(std::slice::from_ref(&row), 0), context)?;
+        let changes = changes.described(&hooks);
         let mut hooks = Hooks::new(&model.model, hooks)?;
         let signals = Signals::new();
         let work = || -> Result<Survey, Failure> {

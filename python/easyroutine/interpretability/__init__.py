@@ -4,10 +4,12 @@ from easyroutine.interpretability.activation_cache import ActivationCache, Value
 from easyroutine.interpretability.activation_saver import ActivationLoader, ActivationSaver, QueryResult
 from easyroutine.interpretability.attention_result import AttentionResult
 from easyroutine.interpretability.circuits import Circuit
+from easyroutine.interpretability.dictionary import Dictionary, Features
+from easyroutine.interpretability.directions import Directions
 from easyroutine.interpretability.extraction_config import ExtractionConfig
 from easyroutine.interpretability.graphs import AttributionGraph
 from easyroutine.interpretability.hooked_model import HookedModel, HookedModelConfig
-from easyroutine.interpretability.interventions import Intervention, InterventionConfig
+from easyroutine.interpretability.interventions import FeatureIntervention, Intervention, InterventionConfig
 from easyroutine.interpretability.lens_result import LensResult
 from easyroutine.interpretability.patching import PatchingGrid
 from easyroutine.interpretability.stored_run import StoredRun
@@ -21,7 +23,11 @@ __all__ = [
     "AttentionResult",
     "AttributionGraph",
     "Circuit",
+    "Dictionary",
+    "Directions",
     "ExtractionConfig",
+    "FeatureIntervention",
+    "Features",
     "HookedModel",
     "HookedModelConfig",
     "Intervention",

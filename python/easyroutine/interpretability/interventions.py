@@ -16,7 +16,7 @@ from easyroutine.errors import InputError
 from easyroutine.interpretability.selection import Position, as_json, normalised
 from easyroutine.replaced import replaced_name
 
-__all__ = ["Intervention", "InterventionConfig", "recorded"]
+__all__ = ["FeatureIntervention", "Intervention", "InterventionConfig", "recorded"]
 
 InterventionType = Literal[
     "full",
@@ -161,6 +161,58 @@ class Intervention:
         return f"intervention on {self.activation!r}"
 
 
+class FeatureIntervention(Intervention):
+    """A change of features of a dictionary, as :meth:`Dictionary.ablate` and its siblings make it.
+
+    It stands among other interventions wherever a model runs, and applies after them at its place. Gradients and runs of a
+    store refuse it.
+    """
+
+    def __init__(
+        self,
+        dictionary: Any,
+        engine: Any,
+        layers: list[int],
+        feature: int | None,
+        change: Literal["set", "scale", "steer", "splice", "keep_error"],
+        value: float,
+        token_positions: Any,
+    ) -> None:
+        super().__init__("full", "features", token_positions)
+        self.dictionary, self.feature, self.change, self.value = str(dictionary), feature, change, value
+        self._engine, self._layers = engine, layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it is, with the place of its dictionary."""
+        return {
+            "type": "features",
+            "dictionary": self.dictionary,
+            "layers": self._layers,
+            "feature": self.feature,
+            "operation": self.change,
+            "value": self.value,
+            "token_positions": normalised(self.token_positions, f"{self._name()}: token_positions"),
+        }
+
+    def for_engine(self) -> dict[str, Any]:
+        """As the engine reads it."""
+        return {
+            "dictionary": self._engine,
+            "layers": self._layers,
+            "feature": self.feature,
+            "operation": self.change,
+            "value": self.value,
+            "positions": as_json(normalised(self.token_positions, f"{self._name()}: token_positions")),
+        }
+
+    def _name(self) -> str:
+        return f"change of features of {self.dictionary}"
+
+    def __repr__(self) -> str:
+        which = "" if self.feature is None else f", feature {self.feature}"
+        return f"FeatureIntervention({self.dictionary!r}{which}, {self.change} {self.value:g}, at {self.token_positions!r})"
+
+
 #: The original's other name for it.
 InterventionConfig = Intervention
 
@@ -189,7 +241,7 @@ def recorded(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]:
 
     A mapping is what a run said of itself, and stays as it is.
     """
-    if not isinstance(intervention, Intervention):
+    if isinstance(intervention, FeatureIntervention) or not isinstance(intervention, Intervention):
         return as_written(intervention)
     fields, values = _recorded(intervention.for_engine())
     found: dict[str, Any] = json.loads(fields)
@@ -200,6 +252,8 @@ def as_written(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]
     """The fields as they were given, and as older versions recorded them."""
     if not isinstance(intervention, (Intervention, Mapping)):
         raise InputError(f"an intervention is an Intervention, not {type(intervention).__name__}")
+    if isinstance(intervention, FeatureIntervention):
+        intervention = intervention.to_dict()
     given = intervention.__dict__ if isinstance(intervention, Intervention) else intervention
     found = {key: _listed(value) for key, value in given.items() if key != "patching_values"}
     values = given.get("patching_values")

@@ -1,0 +1,237 @@
+"""Sparse autoencoders and transcoders: opened from their files, encoding and decoding activations."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, Literal
+
+from easyroutine import tensors
+from easyroutine._core import Dictionary as _Engine
+from easyroutine._core import Tensor
+from easyroutine.checks import number, whole
+from easyroutine.conversations import ChatArguments, Chats, takes_chats
+from easyroutine.errors import InputError
+from easyroutine.interpretability.dataset import as_given
+from easyroutine.interpretability.interventions import FeatureIntervention, as_list, for_engine
+from easyroutine.interpretability.selection import as_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from easyroutine.interpretability.hooked_model import HookedModel
+    from easyroutine.interpretability.interventions import Intervention
+
+__all__ = ["Dictionary", "Features"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a run that are not zero."""
+
+    #: Row, place among the selected positions, feature: [n, 3], ascending.
+    indices: Any
+    #: Their values: [n].
+    values: Any
+    #: Rows, most positions of a row, features of the dictionary.
+    shape: tuple[int, int, int]
+
+    def of_token(self, row: int, position: int) -> list[tuple[int, float]]:
+        """Features of one token with their values, the strongest first. ``position`` counts the selected ones."""
+        indices, values = self.indices.tolist(), self.values.tolist()
+        here = [(at[2], value) for at, value in zip(indices, values, strict=True) if at[:2] == [row, position]]
+        return sorted(here, key=lambda feature: (-feature[1], feature[0]))
+
+    def dense(self) -> Any:
+        """All of them, zeros included: [rows, positions, F']."""
+        _, positions, width = self.shape
+        numbers = array("f", bytes(4 * self.shape[0] * positions * width))
+        for (row, position, feature), value in zip(self.indices.tolist(), self.values.tolist(), strict=True):
+            numbers[(row * positions + position) * width + feature] = value
+        return tensors.handed_out(Tensor.from_bytes(numbers.tobytes(), self.shape, "float32"))
+
+
+class Dictionary:
+    """A sparse autoencoder, a transcoder, or a set of transcoders with one for each layer.
+
+    Of SAELens, Gemma Scope 1 and 2, sparsify, dictionary_learning, Qwen-Scope, Llama Scope and circuit-tracer. The weights
+    stay in their files and are read as they are needed.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        place: str | None = None,
+        norm_factor: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Opens a folder or a file.
+
+        ``place`` says where it reads and writes, over what its files say: an activation (``"resid_out_5"``), or two joined by
+        a comma for a transcoder (``"mlp_in_5,mlp_out_5"``). ``norm_factor`` is √D / mean norm, for a format that scales
+        activations by it and does not store it.
+
+        Raises an error that names everything that is wrong: keys and tensors that are unknown, missing or of another shape,
+        a norm without its factor, more than one dictionary in the folder.
+        """
+        self._path = fspath(path)
+        self._engine = _Engine.open(self._path, place=place, norm_factor=norm_factor, threads=threads)
+        self._layers = self._engine.layers()
+        #: What it is: format, architecture, layers with place, widths, norm and activation; what its publisher says.
+        self.certificate: dict[str, Any] = json.loads(self._engine.certificate())
+        for text in self.certificate["warnings"]:
+            warnings.warn(text, stacklevel=2)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        place: str | None = None,
+        norm_factor: float | None = None,
+        threads: int | None = None,
+    ) -> Dictionary:
+        """The same as ``Dictionary(path, ...)``."""
+        return cls(path, place=place, norm_factor=norm_factor, threads=threads)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it has a layer for each layer of a model."""
+        return bool(self.certificate["is_set"])
+
+    @property
+    def layers(self) -> list[int | None]:
+        """The layer of the model that each of its layers writes to; one entry unless it is a set."""
+        return [layer for layer, _ in self._layers]
+
+    def fit(self, model: HookedModel) -> list[tuple[str, str]]:
+        """Which activations of a model its layers read and write; an error if it does not fit the model."""
+        return self._engine.fit(model._engine)
+
+    def check(self) -> None:
+        """Reads every number of the weights once; an error names one that is NaN or infinite."""
+        self._engine.check()
+
+    def encode(self, x: Any, layer: int | None = None) -> Any:
+        """Features [..., F'] of activations ``x`` [..., D_in]. ``layer`` is the model's, of a set."""
+        return tensors.handed_out(self._engine.encode(self._at(layer), tensors.as_tensor(x, "x")))
+
+    def decode(self, features: Any, x: Any, layer: int | None = None) -> Any:
+        """What features [..., F'] decode to, [..., D_out], where ``x`` [..., D_in] was read.
+
+        For a cross-layer set ``features`` is a list with those of every layer up to ``layer``.
+        """
+        at = self._at(layer)
+        sources = self._layers[at][1]
+        given = list(features) if len(sources) > 1 else [features]
+        if len(given) != len(sources):
+            raise InputError(f"features of {len(sources)} layers are expected, and {len(given)} were given")
+        arrays = [tensors.as_tensor(one, "features") for one in given]
+        return tensors.handed_out(self._engine.decode(at, arrays, tensors.as_tensor(x, "x")))
+
+    def direction(self, feature: int, layer: int | None = None, target: int | None = None) -> Any:
+        """What a feature of 1 adds where it writes, [D_out]; of a cross-layer set where the layer ``target`` writes."""
+        at = self._at(layer)
+        return tensors.handed_out(self._engine.direction(feature, at, at if target is None else self._at(target)))
+
+    # Changes, for ``interventions`` of whatever runs a model. ``layer`` is the model's, of a set.
+
+    def ablate(self, feature: int, *, token_positions: Any = ("all",), layer: int | None = None) -> FeatureIntervention:
+        """Takes away what a feature writes; what the dictionary misses stays."""
+        return self._change("set", feature, 0.0, token_positions, layer)
+
+    def clamp(
+        self, feature: int, value: float, *, token_positions: Any = ("all",), layer: int | None = None
+    ) -> FeatureIntervention:
+        """Sets a feature to a value; what the dictionary misses stays."""
+        return self._change("set", feature, value, token_positions, layer)
+
+    def scale(
+        self, feature: int, factor: float, *, token_positions: Any = ("all",), layer: int | None = None
+    ) -> FeatureIntervention:
+        """Multiplies a feature; what the dictionary misses stays."""
+        return self._change("scale", feature, factor, token_positions, layer)
+
+    def steer(
+        self, feature: int, strength: float, *, token_positions: Any = ("all",), layer: int | None = None
+    ) -> FeatureIntervention:
+        """Adds ``strength`` times the feature's decoder row, as :meth:`direction` gives it."""
+        return self._change("steer", feature, strength, token_positions, layer)
+
+    def splice(
+        self, *, keep_error: bool = False, token_positions: Any = ("all",), layer: int | None = None
+    ) -> FeatureIntervention:
+        """Puts what the features decode to in the place of the activation, of a set in all layers unless one is named.
+
+        With ``keep_error=True`` what they miss is added again: nothing changes, to the bit, unless a feature is changed too.
+        """
+        layers = [self._at(layer)] if layer is not None or not self.is_set else list(range(len(self._layers)))
+        change: Literal["keep_error", "splice"] = "keep_error" if keep_error else "splice"
+        return FeatureIntervention(self._path, self._engine, layers, None, change, 0.0, token_positions)
+
+    def _change(
+        self,
+        change: Literal["set", "scale", "steer"],
+        feature: int,
+        value: float,
+        token_positions: Any,
+        layer: int | None,
+    ) -> FeatureIntervention:
+        at = self._at(layer)
+        count = self.certificate["layers"][at]["n_features"]
+        if not 0 <= whole(feature, "feature") < count:
+            raise InputError(f"no feature {feature}: the dictionary has {count}, 0 to {count - 1}")
+        checked = number(value, "the value of a feature")
+        return FeatureIntervention(self._path, self._engine, [at], feature, change, checked, token_positions)
+
+    @takes_chats
+    def features(
+        self,
+        model: HookedModel,
+        inputs: Any,
+        target_token_positions: Any = ("all",),
+        *,
+        layer: int | None = None,
+        interventions: Sequence[Intervention] | None = None,
+        seed: int = 0,
+        **chat: Unpack[ChatArguments],
+    ) -> Features:
+        """Runs a model and keeps the features of the selected tokens, after all interventions and hooks.
+
+        Only what the dictionary reads is computed. ``inputs`` and positions are those of :meth:`HookedModel.forward`.
+        """
+        at = self._at(layer)
+        chats = Chats(chat)
+        rows = model._rows(inputs, chats)
+        chats.finish()
+        settings = {
+            "layers": [at],
+            "positions": as_json(as_given(target_token_positions)),
+            "interventions": for_engine([*model.interventions, *as_list(interventions)]),
+            "hooks": list(model._hooks.values()),
+            "seed": whole(seed, "seed"),
+        }
+        ((indices, values, shape),) = self._engine.features(model._engine, [row.for_engine() for row in rows], settings)
+        rows_, positions, features = shape
+        return Features(tensors.handed_out(indices), tensors.handed_out(values), (rows_, positions, features))
+
+    def _at(self, layer: int | None) -> int:
+        if layer is None:
+            if self.is_set:
+                raise InputError(f"this dictionary is a set: name one of its layers, {self.layers}")
+            return 0
+        if layer not in self.layers:
+            raise InputError(f"the dictionary has no layer {layer}: it has {self.layers}")
+        return self.layers.index(layer)
+
+    def __repr__(self) -> str:
+        first = self.certificate["layers"][0]
+        return (
+            f"Dictionary({self.certificate['format']}, {self.certificate['architecture']}, "
+            f"{len(self._layers)} x {first['n_features']} features at {first['reads']})"
+        )

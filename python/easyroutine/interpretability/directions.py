@@ -1,0 +1,200 @@
+"""Probes that tell two classes apart, and vectors to steer by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from typing import Any, Literal
+
+from easyroutine import tensors
+from easyroutine._core import Directions as _Engine
+from easyroutine._core import Tensor
+from easyroutine.checks import listed, number, string, truth
+from easyroutine.errors import InputError
+from easyroutine.interpretability.interventions import Intervention
+from easyroutine.interpretability.pictures import framed, written, written_bytes
+
+__all__ = ["Directions"]
+
+_KEY = re.compile(r"([a-z_]+)_L?(\d+)")
+
+
+class Directions:
+    """A vector for each layer of one site: of probes with a bias, to steer by without.
+
+    Made by :meth:`probe` and :meth:`steering` from activations, or read from a file by :meth:`load`. Activations are a cache
+    of ``model.extract_cache`` or ``model.forward``, a run of a store, or any mapping from keys (``resid_out_5``) to arrays
+    [B, D] or [B, 1, D], one vector a row.
+    """
+
+    def __init__(self, engine: _Engine) -> None:
+        self._engine = engine
+        layers = engine.layers()
+        #: The vector [D] of each layer.
+        self.vectors: dict[int, Any] = {layer: tensors.handed_out(vector) for layer, vector, _ in layers}
+        #: The bias of each layer, of probes.
+        self.biases: dict[int, float] = {layer: bias for layer, _, bias in layers if bias is not None}
+        #: The site, ``resid_out``; empty where a file does not say.
+        self.site: str = engine.site
+        #: ``logistic``, ``mean_difference``, ``caa``, ``pca_diff`` or ``pca_center``; empty where a file does not say.
+        self.method: str = engine.method
+        #: Of each key the shares of rows (of steering: pairs) on the right side: ``fitted`` and ``held_out``, and what
+        #: ``chance`` reaches. Empty for a file.
+        self.accuracy: dict[str, dict[str, float | None]] = {
+            key: {"fitted": fitted, "held_out": held_out, "chance": chance}
+            for key, fitted, held_out, chance in engine.accuracies()
+        }
+
+    @classmethod
+    def probe(
+        cls,
+        activations: Mapping[str, Any],
+        labels: Sequence[Any],
+        *,
+        keys: Sequence[str] | None = None,
+        method: Literal["logistic", "mean_difference"] = "logistic",
+        c: float = 1.0,
+        standardise: bool = False,
+        held_out: Sequence[bool] | None = None,
+    ) -> Directions:
+        """Fits a probe a layer on rows of two classes; x is of the positive class where vector · x + bias is above 0.
+
+        ``labels`` have two values, of which the larger is positive. ``logistic`` minimises
+        ½‖w‖² + C Σ log(1 + exp(−y(w·x + b))), scikit-learn's ``LogisticRegression(C=c)``, with ``standardise=True`` of
+        coordinates with mean 0 and deviation 1; the vector reads activations as they are. ``mean_difference`` cuts at the
+        middle between the means. Rows marked in ``held_out`` are not fitted on: every fourth of each class if none are named.
+        ``keys`` are those of ``activations``; all of the stream's ``resid_out`` unless named.
+        """
+        classes = _classes(labels)
+        site, given = _vectors(activations, keys, len(classes))
+        held = None if held_out is None else [truth(one, "one of held_out") for one in held_out]
+        made = _Engine.probe(
+            site,
+            given,
+            classes,
+            method=string(method, "method"),
+            c=number(c, "c"),
+            standardise=truth(standardise, "standardise"),
+            held=held,
+        )
+        return cls(made)
+
+    @classmethod
+    def steering(
+        cls,
+        positive: Mapping[str, Any],
+        negative: Mapping[str, Any],
+        *,
+        keys: Sequence[str] | None = None,
+        method: Literal["caa", "pca_diff", "pca_center"] = "caa",
+    ) -> Directions:
+        """Makes a vector a layer from pairs: row i of ``positive`` belongs to row i of ``negative``.
+
+        ``caa`` is the mean of the differences, ``pca_diff`` the first principal component of the differences, ``pca_center``
+        that of both sides less their middle (as repeng's ControlVector). Held-out accuracy is of pairs in four folds, each
+        judged by the vector of the others.
+        """
+        site, one = _vectors(positive, keys, None)
+        _, other = _vectors(negative, [key for key, _, _ in one], None)
+        return cls(_Engine.steering(site, one, other, string(method, "method")))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Directions:
+        """Reads a .safetensors file, or a GGUF control vector of llama.cpp."""
+        return cls(_Engine.open(fspath(path)))
+
+    def save(self, path: str | PathLike[str], *, model_hint: str = "") -> None:
+        """Writes ``direction_N`` and ``bias_N`` into a .safetensors file, or a control vector into a .gguf file.
+
+        llama.cpp has no control vector for block 0, none with a bias, and adds them to ``resid_out``: others are refused.
+        """
+        name = fspath(path)
+        if name.endswith(".gguf"):
+            written_bytes(self._engine.control_vector(string(model_hint, "model_hint")), name)
+        elif name.endswith(".safetensors"):
+            written_bytes(self._engine.safetensors(), name)
+        else:
+            raise InputError(f"{name}: directions are written to .safetensors or .gguf files")
+
+    def steer(self, layer: int, strength: float = 1.0, token_positions: Any = ("all",)) -> Intervention:
+        """The intervention that adds ``strength`` times the vector of a layer."""
+        if layer not in self.vectors:
+            raise InputError(f"no direction of layer {layer}: there are {sorted(self.vectors)}")
+        site = self.site or "resid_out"
+        return Intervention.add(f"{site}_{layer}", self.vectors[layer], strength, token_positions)
+
+    def scores(self, activations: Any, layer: int) -> Any:
+        """vector · x + bias of activations [..., D], [...]."""
+        return tensors.handed_out(self._engine.scores(layer, tensors.as_tensor(activations, "activations")))
+
+    # Accuracy by layer as a picture.
+
+    def to_html(self, path: str | PathLike[str] | None = None) -> str:
+        """A page with the accuracies of all layers."""
+        return written(self._engine.html(), path)
+
+    def to_svg(self, path: str | PathLike[str] | None = None) -> str:
+        """The same as SVG."""
+        return written(self._engine.svg(), path)
+
+    def to_png(self, path: str | PathLike[str] | None = None, *, scale: float = 2.0) -> bytes:
+        """The same as PNG."""
+        return written_bytes(self._engine.png(number(scale, "scale")), path)
+
+    def _repr_html_(self) -> str:
+        height = 160 + 20 * len(self.accuracy)
+        return framed(self.to_html(), self.to_svg(), "accuracy by layer", height) if self.accuracy else repr(self)
+
+    def __repr__(self) -> str:
+        return f"Directions({self.method or 'unknown'}, {self.site or 'unknown'}, layers {sorted(self.vectors)})"
+
+
+def _classes(labels: Any) -> list[bool]:
+    """Labels as truth values: the larger of two is true."""
+    values = (
+        labels.tolist() if tensors.is_array(labels) or isinstance(labels, Tensor) else listed(labels, "labels", "label")
+    )
+    distinct = list(dict.fromkeys(values))
+    if len(distinct) != 2:
+        raise InputError(f"labels have {len(distinct)} values; two are expected")
+    try:
+        positive = max(distinct)
+    except TypeError:
+        raise InputError(
+            f"labels are {distinct[0]!r:.40} and {distinct[1]!r:.40}, of which neither is larger"
+        ) from None
+    return [value == positive for value in values]
+
+
+def _vectors(
+    activations: Any, keys: Sequence[str] | None, rows: int | None
+) -> tuple[str, list[tuple[str, int, Tensor]]]:
+    """The site, and of each key its layer and its vectors [B, D]."""
+    if not isinstance(activations, Mapping):
+        raise InputError(f"activations are {type(activations).__name__}; a cache, a run or a mapping is expected")
+    if keys is None:
+        keys = [key for key in activations if (found := _KEY.fullmatch(str(key))) and found[1] == "resid_out"]
+        if not keys:
+            raise InputError("activations hold no resid_out", "name others: keys=['mlp_out_3']")
+    given = []
+    for key in keys:
+        found = _KEY.fullmatch(str(key))
+        if found is None or key not in activations:
+            raise InputError(f"activations hold no vectors of a layer under {key!r:.60}")
+        value = activations[key]
+        if isinstance(value, list):
+            # One array a row, where rows differ.
+            value = tensors.concatenated([one if len(one.shape) > 2 else one[None] for one in value])
+        tensor = tensors.as_tensor(value, key)
+        if len(tensor.shape) == 3 and tensor.shape[1] == 1:
+            tensor = tensor[:, 0]
+        if len(tensor.shape) != 2 or rows not in (None, tensor.shape[0]):
+            count = "one vector a row" if rows is None else f"{rows} vectors, one a label"
+            raise InputError(f"{key}: {count} are expected, and the shape is {tuple(tensor.shape)}")
+        given.append((found[1], (str(key), int(found[2]), tensor)))
+    given.sort(key=lambda one: one[1][1])
+    sites = {site for site, _ in given}
+    if len(sites) != 1:
+        raise InputError(f"keys are of {len(sites)} sites; directions are of one")
+    return sites.pop(), [one for _, one in given]

@@ -1,0 +1,218 @@
+//! Sparse autoencoders and transcoders.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use easyroutine::arch::Arch;
+use easyroutine::positions::{Context, Selection};
+use easyroutine::{Batch, Cpu, Simd, Stop};
+use easyroutine_dictionaries::{Dictionaries, Dictionary as Engine, FeatureCapture, Features, Options};
+use easyroutine_kernels::Rows;
+use pyo3::prelude::*;
+
+use crate::dlpack::Numbers;
+use crate::edits::{self, InterventionInput};
+use crate::errors::Failure;
+use crate::hooks::{HookInput, Hooks};
+use crate::interrupt::{Signals, waiting};
+use crate::model::{Model, RowInput, specifiers, views};
+use crate::tensor::Tensor;
+
+/// A dictionary, its weights mapped.
+#[pyclass(frozen, module = "easyroutine._core")]
+pub(crate) struct Dictionary {
+    dictionary: Arc<Engine>,
+    /// What it is called in keys and messages.
+    name: String,
+    cpu: Cpu,
+}
+
+/// What a run of rows keeps of features, as Python writes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct FeatureSettings {
+    /// Layers by their number in the dictionary.
+    layers: Vec<usize>,
+    /// As JSON.
+    positions: String,
+    interventions: Vec<InterventionInput>,
+    hooks: Vec<HookInput>,
+    seed: u64,
+}
+
+/// Indices `[n, 3]` of row, place among the selected positions and feature, values `[n]`, shape.
+type Sparse = (Tensor, Tensor, [i64; 3]);
+
+#[pymethods]
+impl Dictionary {
+    /// Opens a folder or a file.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, place=None, norm_factor=None, threads=None))]
+    fn open(
+        py: Python<'_>,
+        path: PathBuf,
+        place: Option<String>,
+        norm_factor: Option<f64>,
+        threads: Option<usize>,
+    ) -> Result<Dictionary, Failure> {
+        let options = Options { place, norm_factor };
+        let stem = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let dictionary = Arc::new(waiting(py, move || Engine::open(&path, &options))?);
+        let simd = Simd::from_env().map_err(Failure::input)?;
+        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let name: String = stem.chars().take(60).map(plain).collect();
+        Ok(Dictionary { dictionary, name, cpu: Cpu::new(simd, threads.unwrap_or_else(all)) })
+    }
+
+    /// What it is, as JSON.
+    fn certificate(&self) -> String {
+        self.dictionary.certificate().to_json().to_string()
+    }
+
+    /// Of each layer: the number of the model's layer that it writes to, and the layers of the set that it decodes.
+    fn layers(&self) -> Vec<(Option<usize>, Vec<usize>)> {
+        let layers = self.dictionary.layers().iter().enumerate();
+        layers.map(|(at, layer)| (layer.writes().layer(), self.dictionary.sources(at).collect())).collect()
+    }
+
+    /// Where its layers read and write in a model.
+    fn fit(&self, model: &Model) -> Result<Vec<(String, String)>, Failure> {
+        let fits = self.dictionary.fit(model.model.arch())?;
+        Ok(fits.iter().map(|fit| (fit.reads.to_string(), fit.writes.to_string())).collect())
+    }
+
+    /// The features of rows that a model runs, one entry a layer.
+    fn features(
+        &self,
+        py: Python<'_>,
+        model: &Model,
+        rows: Vec<RowInput>,
+        settings: FeatureSettings,
+    ) -> Result<Vec<Sparse>, Failure> {
+        let positions = specifiers(&settings.positions)?;
+        let views = views(&rows, 0);
+        let context = Context { special: model.special(), seed: settings.seed, ..Context::default() };
+        let changes = edits::read(&settings.interventions, model.model.arch())?;
+        let edits = changes.checked(py, &model.model, &views, context)?;
+        let mut hooks = Hooks::new(&model.model, settings.hooks)?;
+        let selected = Selection::of(&positions, &views, context)?;
+        let selected = selected.rows.into_iter().map(|row| row.indices).collect();
+        let mut dictionaries = Dictionaries::default();
+        let number = added(&mut dictionaries, self, model.model.arch())?;
+        let keys: Vec<String> =
+            settings.layers.iter().map(|layer| dictionaries.key(number, *layer)).collect();
+        let signals = Signals::new();
+        let work = || {
+            let batch = Batch::new(&rows.iter().map(|(ids, _)| ids.as_slice()).collect::<Vec<_>>())?;
+            let mut capture = FeatureCapture::new(&keys, &dictionaries, model.model.cpu(), selected)?;
+            let mut taps = (edits, (&mut hooks, &mut capture));
+            let stop = Stop::When(&|| signals.is_stopped());
+            model.model.forward_until(&batch, &mut taps, stop).map_err(|error| signals.failure(error))?;
+            drop(taps);
+            Ok::<_, Failure>(capture.finish())
+        };
+        let kept = py.detach(work).map_err(|failure| hooks.failure(failure))?;
+        let sparse = |(_, kept): (String, easyroutine_dictionaries::SparseFeatures)| {
+            let n = kept.values.len();
+            let indices = kept.indices.iter().flatten().map(|x| i64::from(*x)).collect();
+            let indices = Tensor::new(Numbers::I64(indices), vec![n, 3]);
+            (indices, Tensor::f32(kept.values, vec![n]), kept.shape)
+        };
+        Ok(kept.into_iter().map(sparse).collect())
+    }
+
+    /// Reads every number once.
+    fn check(&self, py: Python<'_>) -> Result<(), Failure> {
+        let dictionary = Arc::clone(&self.dictionary);
+        waiting(py, move || dictionary.check_numbers())
+    }
+
+    /// Features `[..., F']` of vectors `[..., D_in]`.
+    fn encode(&self, py: Python<'_>, layer: usize, x: &Tensor) -> Result<Tensor, Failure> {
+        let (values, mut shape) = vectors(x)?;
+        let width = shape.pop().unwrap_or(1);
+        let (dictionary, cpu) = (Arc::clone(&self.dictionary), self.cpu.clone());
+        let (dense, n_features) = waiting(py, move || {
+            let coder = dictionary.layer(layer)?;
+            let features = coder.encode(&cpu, Rows::dense(&values, values.len() / width.max(1), width))?;
+            dictionary.check_unchanged()?;
+            Ok::<_, easyroutine::Error>((features.dense(), coder.n_features()))
+        })?;
+        shape.push(n_features);
+        Ok(Tensor::f32(dense, shape))
+    }
+
+    /// What features `[..., F']` of the layers that write to `layer` decode to, `[..., D_out]`.
+    fn decode(
+        &self,
+        py: Python<'_>,
+        layer: usize,
+        features: Vec<PyRef<'_, Tensor>>,
+        x: &Tensor,
+    ) -> Result<Tensor, Failure> {
+        let (values, mut shape) = vectors(x)?;
+        let width = shape.pop().unwrap_or(1);
+        let given: Vec<(Vec<f32>, usize)> = features
+            .iter()
+            .map(|features| vectors(features).map(|(all, shape)| (all, shape.last().copied().unwrap_or(1))))
+            .collect::<Result<_, _>>()?;
+        let (dictionary, cpu) = (Arc::clone(&self.dictionary), self.cpu.clone());
+        let (decoded, d_out) = waiting(py, move || {
+            let sources = dictionary.sources(layer);
+            let mut sparse = Vec::new();
+            for (source, (all, n)) in sources.zip(&given) {
+                let expected = dictionary.layer(source)?.n_features();
+                if *n != expected {
+                    let what = format!("features have {expected} numbers a token, not {n}");
+                    return Err(easyroutine::Error::input(what));
+                }
+                let mut features = Features::new(expected);
+                for token in all.chunks_exact(expected) {
+                    let numbered = token.iter().enumerate();
+                    features.push(numbered.map(|(number, value)| (number as u32, *value)));
+                }
+                sparse.push(features);
+            }
+            let sparse: Vec<&Features> = sparse.iter().collect();
+            let rows = Rows::dense(&values, values.len() / width.max(1), width);
+            let decoded = dictionary.decode(&cpu, layer, &sparse, rows)?;
+            dictionary.check_unchanged()?;
+            Ok((decoded, dictionary.layer(layer)?.d_out()))
+        })?;
+        shape.push(d_out);
+        Ok(Tensor::f32(decoded, shape))
+    }
+
+    /// What a feature of 1 adds where the layer `target` writes, `[D_out]`.
+    fn direction(&self, feature: usize, layer: usize, target: usize) -> Result<Tensor, Failure> {
+        let row = self.dictionary.layer(layer)?.direction(feature, target)?;
+        let n = row.len();
+        Ok(Tensor::f32(row, vec![n]))
+    }
+}
+
+/// Adds a dictionary to those that are used in a model, unless it is among them; returns its number.
+pub(crate) fn added(
+    dictionaries: &mut Dictionaries,
+    one: &Dictionary,
+    arch: &Arch,
+) -> Result<usize, Failure> {
+    let is_same = |named: &easyroutine_dictionaries::Named| Arc::ptr_eq(&named.dictionary, &one.dictionary);
+    if let Some(number) = dictionaries.all().iter().position(is_same) {
+        return Ok(number);
+    }
+    let number = dictionaries.all().len();
+    // Two folders may have one name.
+    let name = if number == 0 { one.name.clone() } else { format!("{}-{number}", one.name) };
+    dictionaries.add(&name, Arc::clone(&one.dictionary), arch)?;
+    Ok(number)
+}
+
+/// The numbers of vectors, and their shape.
+fn vectors(x: &Tensor) -> Result<(Vec<f32>, Vec<usize>), Failure> {
+    match x.shape.last() {
+        Some(width) if *width > 0 => Ok((x.floats(), x.shape.clone())),
+        _ => Err(Failure::input(format!("vectors are expected, and the shape is {:?}", x.shape))),
+    }
+}

@@ -1,0 +1,173 @@
+"""Dictionaries from Python, against the references of the fixtures."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, TINY
+
+from easyroutine import Tensor, set_tensor_backend
+from easyroutine.errors import EasyroutineError
+from easyroutine.interpretability import Dictionary, HookedModel
+
+CASES = ROOT / "fixtures/dictionaries"
+
+
+@pytest.fixture(autouse=True)
+def own_tensors() -> Any:
+    set_tensor_backend("easyroutine")
+    yield
+    set_tensor_backend("auto")
+
+
+def reference(case: str) -> dict[str, Tensor]:
+    return tensors_of(CASES / case / "reference.safetensors")
+
+
+def tensors_of(file: Path) -> dict[str, Tensor]:
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] == "F32":
+            start, end = (8 + length + at for at in entry["data_offsets"])
+            found[name] = Tensor.from_bytes(data[start:end], entry["shape"], "float32")
+    return found
+
+
+def flat(value: Any) -> list[float]:
+    return [x for one in value for x in flat(one)] if isinstance(value, list) else [value]
+
+
+def near(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    ours, theirs = flat(found.tolist()), flat(expected.tolist())
+    assert len(ours) == len(theirs)
+    largest = max(abs(x) for x in theirs)
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= tolerance * largest
+
+
+def opened(case: str) -> Dictionary:
+    expect = json.loads((CASES / case / "expect.json").read_text("utf-8"))
+    factor = expect.get("norm_factor") if expect["format"] == "saelens" else None
+    return Dictionary(CASES / case, norm_factor=factor)
+
+
+@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.is_dir()))
+def test_features_and_reconstructions_are_those_of_the_references(case: str) -> None:
+    dictionary, expected = opened(case), reference(case)
+    dictionary.check()
+    if not dictionary.is_set:
+        features = dictionary.encode(expected["x"])
+        near(features, expected["features"])
+        near(dictionary.decode(features, expected["x"]), expected["reconstruction"])
+        return
+    features = []
+    for layer in range(len(dictionary.layers)):
+        features.append(dictionary.encode(expected["x"][layer], layer))
+        near(features[-1], expected["features"][layer])
+        given = features if "clt" in case and layer > 0 else features[-1]
+        near(dictionary.decode(given, expected["x"][layer], layer), expected["reconstruction"][layer])
+
+
+def test_a_dictionary_says_what_it_is_and_where_it_stands() -> None:
+    dictionary = opened("gemma_scope_2_clt")
+    assert dictionary.certificate["format"] == "gemma_scope_2_clt"
+    assert dictionary.layers == [0, 1, 2, 3]
+    model = HookedModel.from_pretrained(str(TINY / "gemma3_text"))
+    assert dictionary.fit(model)[2] == ("mlp_in_2", "mlp_out_2")
+    assert "gemma_scope_2_clt" in repr(dictionary)
+    assert dictionary.direction(3, 0, target=2).shape == (48,)
+
+
+@pytest.mark.parametrize(
+    ("open_it", "words"),
+    [
+        (lambda: Dictionary(CASES / "saelens_expected_average"), "norm_factor"),
+        (lambda: Dictionary(CASES), "dictionaries"),
+        (lambda: Dictionary(CASES / "nowhere"), "nowhere"),
+        (lambda: opened("gemma_scope_2_clt").encode(Tensor.from_bytes(bytes(192), [48], "float32")), "name one"),
+        (lambda: opened("saelens_standard").encode(Tensor.from_bytes(bytes(188), [47], "float32")), "48"),
+        (lambda: opened("saelens_standard").direction(64), "no feature 64"),
+        (lambda: opened("saelens_standard").ablate(64), "no feature 64"),
+        (lambda: opened("gemma_scope_2_clt").ablate(1), "name one"),
+        (lambda: opened("saelens_standard").encode(Tensor.from_bytes(bytes(192), [48], "float32"), layer=5), "layer 5"),
+    ],
+)
+def test_what_is_wrong_is_named_in_words_of_python(open_it: Any, words: str) -> None:
+    with pytest.raises(EasyroutineError) as error:
+        open_it()
+    assert words in str(error.value) and "--" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> HookedModel:
+    return HookedModel.from_pretrained(str(TINY / "gpt2"))
+
+
+def ids_of(case: str) -> list[list[int]]:
+    data = (CASES / case / "reference.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    entry = json.loads(data[8 : 8 + length])["input_ids"]
+    start, end = (8 + length + at for at in entry["data_offsets"])
+    width = 8 if entry["dtype"] == "I64" else 4
+    numbers = struct.unpack(f"<{(end - start) // width}{'q' if width == 8 else 'i'}", data[start:end])
+    columns = entry["shape"][1]
+    return [list(numbers[at : at + columns]) for at in range(0, len(numbers), columns)]
+
+
+@pytest.mark.parametrize("case", ["saelens_standard", "sparsify_skip_transcoder", "circuit_tracer_plt"])
+def test_spliced_ablated_clamped_and_steered_runs_have_the_logits_of_the_references(case: str) -> None:
+    expect = json.loads((CASES / case / "expect.json").read_text("utf-8"))
+    model = HookedModel.from_pretrained(str(TINY / expect["model"]))
+    dictionary, expected, ids = opened(case), reference(case), ids_of(case)
+
+    def logits(*changes: Any) -> Any:
+        return model.forward(ids, "last", interventions=list(changes))["logits"]
+
+    plain = logits()
+    near(logits(dictionary.splice()), expected["logits.spliced"])
+    assert flat(logits(dictionary.splice(keep_error=True)).tolist()) == flat(plain.tolist())
+    if dictionary.is_set:
+        return
+    near(logits(dictionary.ablate(expect["ablated"])), expected["logits.ablated"])
+    near(logits(dictionary.clamp(expect["steered"], expect["clamp_value"])), expected["logits.clamped"])
+    near(logits(dictionary.steer(expect["steered"], expect["steer_strength"])), expected["logits.steered"])
+    assert logits(dictionary.scale(expect["ablated"], 0.0)) == logits(dictionary.ablate(expect["ablated"]))
+
+
+def test_features_of_a_run_are_those_that_its_activations_encode_to(gpt2: HookedModel) -> None:
+    dictionary, expected, ids = opened("saelens_standard"), reference("saelens_standard"), ids_of("saelens_standard")
+    found = dictionary.features(gpt2, ids)
+    assert found.shape == (2, 10, 64) and tuple(found.indices.shape) == (len(found.values), 3)
+    near(found.dense(), expected["features"])
+    last = dictionary.features(gpt2, ids, "last")
+    assert last.of_token(1, 0) == found.of_token(1, 9)
+    changed = dictionary.features(gpt2, ids, interventions=[dictionary.ablate(last.of_token(1, 0)[0][0])])
+    assert changed.shape == found.shape
+
+
+def test_changes_of_features_run_wherever_interventions_do(gpt2: HookedModel) -> None:
+    dictionary = opened("saelens_standard")
+    change, words = dictionary.steer(7, 60.0), "the cat sat"
+    plain, steered = (gpt2.generate(words, max_new_tokens=4, interventions=each) for each in (None, [change]))
+    assert plain != steered
+    assert "features_saelens-standard:7@all+60" in gpt2.lens(words, interventions=[change]).to_json()
+    cache = gpt2.extract_cache([words, "the dog"], interventions=[change])
+    assert cache["metadata"]["interventions"][0]["feature"] == 7
+    gpt2.register_interventions(change)
+    registered = gpt2.generate(words, max_new_tokens=4)
+    gpt2.clean_interventions()
+    assert registered == steered
+    with pytest.raises(EasyroutineError, match="gradients have no way"):
+        gpt2.gradients(words, ["resid_out_1"], answer=" a", interventions=[change])
+
+
+def test_paths_of_any_kind_are_taken() -> None:
+    assert Dictionary.open(CASES / "saelens_standard").layers == [1]
+    assert Dictionary(str(CASES / "saelens_standard")).layers == [1]
+    assert Dictionary(Path(CASES / "saelens_standard/sae_weights.safetensors")).layers == [1]
