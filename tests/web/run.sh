@@ -17,6 +17,8 @@ PROGRAM=${CARGO_TARGET_DIR:-$root/target}/debug/easyroutine
 MODEL="$root/fixtures/tiny/llama"
 cp "$data/expected/circuit.html" "$PAGES/circuit.html"
 cp "$data/expected/graph.html" "$PAGES/graph.html"
+node "$here/features.mjs" >"$PAGES/features.jsonl"
+(cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$PAGES/features.jsonl" "$PAGES/features.html")
 
 cd "$here"
 npm ci --silent --no-audit --no-fund

@@ -1,9 +1,10 @@
 //! Draws a saved report: `page REPORT.json OUT.html|svg|png|txt|tsv|csv|md|json [METRIC] [dark]`; the ending picks. A report of attention
-//! becomes a page.
+//! becomes a page, and so does REPORT.jsonl, the features of a dictionary.
 
 use std::process::ExitCode;
 
 use easyroutine_view::attention::{self, AttentionReport, Sink};
+use easyroutine_view::features::{Feature, FeaturesReport};
 use easyroutine_view::lens::{
     ColourDepth, LensReport, Metric, PictureOptions, TerminalOptions, csv, html, json, markdown, png, svg,
     terminal, tsv,
@@ -23,6 +24,11 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let [input, output, rest @ ..] = args else { return Err("needs REPORT.json and OUT".into()) };
     let text = std::fs::read_to_string(input)?;
+    if input.ends_with(".jsonl") {
+        let features = text.lines().map(Feature::from_json).collect::<Result<_, _>>()?;
+        let report = FeaturesReport { title: "features".to_owned(), facts: Vec::new(), features };
+        return Ok(std::fs::write(output, easyroutine_view::features::html(&report)?)?);
+    }
     if text.contains(attention::SCHEMA) {
         return Ok(std::fs::write(
             output,
