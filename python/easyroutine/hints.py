@@ -47,6 +47,12 @@ _WORDS: list[tuple[str, str]] = [
     (r", one for each id: --target FILE::TENSOR", ", one for each id"),
     (r"--max-features", "max_features"),
     (r"go on from it: easyroutine jacobian fit --from FILE", "the command `easyroutine jacobian fit` goes on from it"),
+    (r"give each a name of its own: --dict NAME=PATH", "give each folder a name of its own"),
+    (r"name one with --dict NAME=PATH", "open one with Dictionary"),
+    (r"--place IN,OUT", 'place="IN,OUT"'),
+    (r"as in --place (\w+)", r'as in place="\1"'),
+    (r"--place", "place"),
+    (r"--norm-factor", "norm_factor"),
 ]
 _COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]
 

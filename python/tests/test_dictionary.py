@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, TINY
 
-from easyroutine import Tensor, set_tensor_backend
+from easyroutine import Tensor, tensors
 from easyroutine.errors import EasyroutineError
 from easyroutine.interpretability import Dictionary, HookedModel
 
@@ -18,10 +18,8 @@ CASES = ROOT / "fixtures/dictionaries"
 
 
 @pytest.fixture(autouse=True)
-def own_tensors() -> Any:
-    set_tensor_backend("easyroutine")
-    yield
-    set_tensor_backend("auto")
+def own_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_chosen", "easyroutine")
 
 
 def reference(case: str) -> dict[str, Tensor]:
@@ -164,7 +162,7 @@ def test_changes_of_features_run_wherever_interventions_do(gpt2: HookedModel) ->
     gpt2.clean_interventions()
     assert registered == steered
     with pytest.raises(EasyroutineError, match="gradients have no way"):
-        gpt2.gradients(words, ["resid_out_1"], answer=" a", interventions=[change])
+        gpt2.gradients(words, ["resid_out_1"], "logit", answer=3, interventions=[change])
 
 
 def test_paths_of_any_kind_are_taken() -> None:

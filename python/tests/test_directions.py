@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, TINY
 from test_dictionary import near, tensors_of
 
-from easyroutine import Tensor, set_tensor_backend
+from easyroutine import Tensor, tensors
 from easyroutine.errors import EasyroutineError
 from easyroutine.interpretability import ActivationLoader, ActivationSaver, Directions, ExtractionConfig, HookedModel
 
@@ -19,10 +19,8 @@ EVERY_LAYER = ExtractionConfig(extract_resid_out=True, save_logits=False)
 
 
 @pytest.fixture(autouse=True)
-def own_tensors() -> Any:
-    set_tensor_backend("easyroutine")
-    yield
-    set_tensor_backend("auto")
+def own_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_chosen", "easyroutine")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ def test_a_saved_run_is_fitted_like_the_cache_it_was(model: HookedModel, tmp_pat
     rows = lines("probes/prompts.jsonl")
     ids, labels = [row["ids"] for row in rows], [row["label"] for row in rows]
     saver = ActivationSaver(tmp_path)
-    model.extract_to_store(saver, [{"inputs": one} for one in ids], ["last"], EVERY_LAYER)
+    model.extract_to_store(saver, [{"input_ids": one} for one in ids], ["last"], EVERY_LAYER)
     run = ActivationLoader.from_saver(saver).query().open(-1)
     stored, cached = Directions.probe(run, labels), Directions.probe(activations(model, ids), labels)
     for layer in range(3):

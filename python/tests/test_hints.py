@@ -23,6 +23,7 @@ SOURCES = [
         "crates/sites/src",
         "crates/app/src",
         "crates/graphs/src",
+        "crates/dictionaries/src",
         "python/src",
     )
     for path in sorted((ROOT / folder).rglob("*.rs"))

@@ -47,8 +47,25 @@ pub enum Want {
     Nothing,
     /// It reads.
     Read,
+    /// It writes every vector and reads none. What only leads to the value is not computed where it is
+    /// [`mlp_out`](easyroutine_sites::Site::MlpOut); until it is written, the value is NaN there. Elsewhere this is
+    /// [`Want::Edit`].
+    Replace,
     /// It may change the value.
     Edit,
+}
+
+impl Want {
+    /// What two taps do at a point, one after the other.
+    pub fn then(self, next: Want) -> Want {
+        match (self, next) {
+            (Want::Nothing, want) | (want, Want::Nothing) => want,
+            // Whoever comes later finds what was put there.
+            (Want::Replace, _) => Want::Replace,
+            (_, Want::Replace) => Want::Edit,
+            (one, other) => one.max(other),
+        }
+    }
 }
 
 /// The values at one point, for all rows of the batch.
@@ -277,7 +294,7 @@ impl Tap for () {
 /// Two taps in their order: `(edit, cache)` keeps the edited value, `(cache, edit)` the original.
 impl<A: Tap, B: Tap> Tap for (A, B) {
     fn wants(&self, point: Point) -> Want {
-        self.0.wants(point).max(self.1.wants(point))
+        self.0.wants(point).then(self.1.wants(point))
     }
 
     fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {

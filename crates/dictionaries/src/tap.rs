@@ -238,16 +238,31 @@ impl Rule {
     }
 }
 
+impl FeatureEdits<'_> {
+    /// Whether every token's vector where a layer writes becomes what is decoded.
+    fn replaces(&self, dictionary: usize, target: usize) -> bool {
+        self.rules.iter().any(|rule| {
+            rule.dictionary == dictionary
+                && rule.operation == FeatureOperation::Splice
+                && rule.layers.contains(&target)
+                && !rule.places.is_empty()
+                && rule.places.iter().all(|places| places.open.is_some())
+        })
+    }
+}
+
 impl Tap for FeatureEdits<'_> {
     fn wants(&self, point: Point) -> Want {
+        // In the order of `at`.
         let mut want = Want::Nothing;
         for (dictionary, named) in self.dictionaries.all().iter().enumerate() {
             for (layer, fit) in named.fits.iter().enumerate() {
                 if fit.reads == point && self.encodes(dictionary, layer) {
-                    want = want.max(Want::Read);
+                    want = want.then(Want::Read);
                 }
                 if fit.writes == point && self.writes(dictionary, layer) {
-                    want = want.max(Want::Edit);
+                    want =
+                        want.then(if self.replaces(dictionary, layer) { Want::Replace } else { Want::Edit });
                 }
             }
         }

@@ -187,3 +187,42 @@ fn changes_of_what_is_not_there_are_refused_by_name() {
     let again = dictionaries.add("d", case.dictionary(), model.arch()).unwrap_err().to_string();
     assert!(again.contains("two dictionaries"), "{again}");
 }
+
+#[test]
+fn a_transcoder_in_the_place_of_its_mlp_gives_the_same_bits_whether_the_mlp_ran_or_not() {
+    /// Looks at every MLP's output, so that it has to be there.
+    struct Looks;
+    impl Tap for Looks {
+        fn wants(&self, point: Point) -> Want {
+            if point.site() == Site::MlpOut { Want::Read } else { Want::Nothing }
+        }
+
+        fn at(&mut self, _: Point, _: &mut Value<'_>) -> Result<()> {
+            Ok(())
+        }
+    }
+    for name in ["sparsify_skip_transcoder", "circuit_tracer_plt", "circuit_tracer_clt", "saelens_transcoder"]
+    {
+        let case = Case::named(name);
+        let (model, ids) = (case.model(), case.rows());
+        let dictionaries = opened(&case, &model);
+        let is_set = dictionaries.all()[0].dictionary.is_set();
+        let key = if is_set { "features_d_*" } else { "features_d" };
+        let rows: Vec<Row<'_>> = ids.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect();
+        let edits = |positions: &str| {
+            let mut changes: Vec<FeatureChange> = vec![format!("{key}@{positions}=splice").parse().unwrap()];
+            changes.push(format!("{}:3@all+2", key.replace('*', "1")).parse().unwrap());
+            FeatureEdits::new(&changes, &dictionaries, model.cpu(), &rows, Context::default()).unwrap()
+        };
+        let writes = dictionaries.all()[0].fits.last().unwrap().writes;
+        assert_eq!(edits("all").wants(writes), Want::Replace, "{name}");
+        assert_eq!(edits("0").wants(writes), Want::Edit, "{name}");
+        let batch = Batch::new(&ids).unwrap();
+        let mut skipped = (edits("all"), Last::default());
+        model.forward(&batch, &mut skipped).unwrap();
+        let mut computed = ((Looks, edits("all")), Last::default());
+        assert_eq!(computed.0.wants(writes), Want::Edit, "{name}");
+        model.forward(&batch, &mut computed).unwrap();
+        assert_eq!(skipped.1.0, computed.1.0, "{name}");
+    }
+}

@@ -183,9 +183,10 @@ def _vectors(
         if found is None or key not in activations:
             raise InputError(f"activations hold no vectors of a layer under {key!r:.60}")
         value = activations[key]
-        if isinstance(value, list):
+        if isinstance(value, list) and value and hasattr(value[0], "shape"):
             # One array a row, where rows differ.
-            value = tensors.concatenated([one if len(one.shape) > 2 else one[None] for one in value])
+            value = [one[0] if len(one.shape) == 2 and one.shape[0] == 1 else one for one in value]
+            value = [tensors.as_tensor(one, key).tolist() for one in value]
         tensor = tensors.as_tensor(value, key)
         if len(tensor.shape) == 3 and tensor.shape[1] == 1:
             tensor = tensor[:, 0]

@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::pass::{At, Form, KeyHeads, Matrix, NormAt, Program, Reg, Section, Step, Values, Visit};
 use crate::stop::Stop;
-use crate::tap::{Tap, Value};
+use crate::tap::{Tap, Value, Want};
 
 /// State of a run.
 pub(crate) struct Run<'a> {
@@ -271,6 +271,11 @@ impl<'a> Run<'a> {
         let point = at.point(visit.site, visit.number);
         match &visit.values {
             Values::Columns(reg, columns) => {
+                if visit.want == Want::Replace {
+                    // A vector that the tap forgets is never taken for a result.
+                    let register = self.registers.get_mut(*reg);
+                    register.resize(self.batch.n_tokens(), columns.end).data_mut().fill(f32::NAN);
+                }
                 let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
                 self.tap.at(point, &mut Value::of_tokens(rows, self.batch))
             }

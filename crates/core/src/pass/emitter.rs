@@ -131,7 +131,10 @@ impl<'a> Emitter<'a> {
 
     /// What taps do at a place. To be asked once a place.
     pub(super) fn want(&self, site: Site, number: Option<usize>) -> Want {
-        (self.asked.wants)(self.section.at.point(site, number))
+        match (self.asked.wants)(self.section.at.point(site, number)) {
+            Want::Replace if site != Site::MlpOut => Want::Edit,
+            want => want,
+        }
     }
 
     /// What taps do at each head of the block.

@@ -115,7 +115,11 @@ impl fmt::Display for Shown<'_> {
             Step::Divide { by } => write!(f, "logits /= {by}"),
             Step::Softcap { cap } => write!(f, "logits = {cap} * tanh(logits / {cap})"),
             Step::Visit(Visit { site, number, want, values }) => {
-                let verb = if *want == Want::Edit { "may change" } else { "reads" };
+                let verb = match want {
+                    Want::Replace => "puts",
+                    Want::Edit => "may change",
+                    Want::Read | Want::Nothing => "reads",
+                };
                 write!(f, "tap {verb} {}: ", self.at.point(*site, *number))?;
                 match values {
                     Values::Columns(reg, columns) => write!(f, "{reg} {}..{}", columns.start, columns.end),

@@ -410,8 +410,11 @@ impl Step {
                     Values::Pairs { .. } => Pairs,
                     Values::Logits { .. } => Logits,
                 };
-                let writes: &[Reg] = if visit.want == Want::Edit { &[reg] } else { &[] };
-                Effects { rows: Regs::of(&[reg]), ..effects(&[reg], writes) }
+                match visit.want {
+                    Want::Replace => effects(&[], &[reg]),
+                    Want::Edit => Effects { rows: Regs::of(&[reg]), ..effects(&[reg], &[reg]) },
+                    Want::Read | Want::Nothing => Effects { rows: Regs::of(&[reg]), ..effects(&[reg], &[]) },
+                }
             }
         }
     }

@@ -119,6 +119,36 @@ fn check_visits(name: &str, program: &Program, wanted: &BTreeMap<Point, Want>) {
 }
 
 #[test]
+fn what_only_leads_to_an_mlp_output_that_a_tap_puts_is_not_computed() {
+    let is_of_mlp = |step: &&Step| {
+        use super::Matrix::{Down, Router, SharedDown, SharedUp, Up};
+        let is_product =
+            |matrix: &super::Matrix| matches!(matrix, Up | Down | Router | SharedUp | SharedDown);
+        match step {
+            Step::Product { matrix, .. } => is_product(matrix),
+            other => matches!(other, Step::Experts { .. } | Step::Route { .. }),
+        }
+    };
+    for (name, arch) in architectures() {
+        let wants = |put: Want| {
+            move |point: Point| match point.site() {
+                Site::MlpOut => put,
+                Site::Logits => Want::Read,
+                _ => Want::Nothing,
+            }
+        };
+        let steps = |put: Want| {
+            let program = pass(&arch, &wants(put));
+            check_flow(&name, &program, Regs::NONE, Regs::NONE);
+            program.sections.iter().flat_map(|section| &section.steps).filter(is_of_mlp).count()
+        };
+        assert_eq!(steps(Want::Replace), 0, "{name}");
+        let has_mlp = arch.layers.iter().any(|layer| layer.mlp.is_some());
+        assert_eq!(steps(Want::Edit) > 0, has_mlp, "{name}");
+    }
+}
+
+#[test]
 fn a_pass_visits_what_is_wanted_and_computes_nothing_else() {
     for (name, arch) in architectures() {
         let points: Vec<Point> = arch.points().collect();
