@@ -201,6 +201,44 @@ impl Dictionary {
         Ok(out)
     }
 
+    /// What each active feature gives a number to first order: f times the gradient of the number along what the feature
+    /// adds, which estimates the number less what it would be without the feature. Statistics of a norm are held.
+    ///
+    /// # Shapes
+    /// x: `[T, D_in]` of the layer `target`; gradients: `[T, D_out]`, where `target` writes; result: a number for each active
+    /// feature, token by token, as [`Features::token`] lists them.
+    ///
+    /// # Errors
+    /// As for [`Dictionary::difference`]; gradients of another width.
+    pub fn attribution(
+        &self,
+        (source, target): (usize, usize),
+        features: &Features,
+        x: Rows<'_>,
+        gradients: Rows<'_>,
+    ) -> Result<Vec<f32>> {
+        let (from, to) = (self.layer(source)?, self.layer(target)?);
+        if features.len() != x.n_rows() || gradients.n_rows() != x.n_rows() {
+            return Err(Error::input("features, vectors and gradients of different numbers of tokens"));
+        }
+        to.check_width(x, to.d_in())?;
+        to.check_width(gradients, to.d_out())?;
+        let mut found = Vec::with_capacity(features.n_active());
+        let mut written = vec![0.0f64; to.d_out()];
+        for token in 0..x.n_rows() {
+            let scale = to.undo(x.row(token))?.scale;
+            let (numbers, values) = features.token(token);
+            for (number, value) in numbers.iter().zip(values) {
+                written.fill(0.0);
+                let one = std::iter::once((*number, f64::from(*value)));
+                from.add_decoded(target, one, &mut written)?;
+                let along = written.iter().zip(gradients.row(token));
+                found.push((scale * along.map(|(w, g)| w * f64::from(*g)).sum::<f64>()) as f32);
+            }
+        }
+        Ok(found)
+    }
+
     /// A layer of the set.
     ///
     /// # Errors

@@ -73,11 +73,11 @@ impl Directions {
     pub fn to_control_vector(&self, hint: &str) -> Result<Vec<u8>> {
         self.check()?;
         if !matches!(self.site.as_str(), "resid_out" | "") {
-            let what = format!("llama.cpp adds control vectors to resid_out; these are of {}", self.site);
+            let what = format!("control vectors are added to resid_out; these are of {}", self.site);
             return Err(Error::input(what).hint("write a .safetensors file"));
         }
         if self.layers.contains_key(&0) {
-            return Err(Error::input("llama.cpp has no control vector for block 0")
+            return Err(Error::input("a control vector has no direction for block 0")
                 .hint("leave the first layer out: resid_out_1:"));
         }
         if self.layers.values().any(|layer| layer.bias.is_some()) {
@@ -228,7 +228,7 @@ mod tests {
             ("p.safetensors", probe.to_safetensors().unwrap(), probe.clone()),
             (
                 "v.gguf",
-                directions().to_control_vector("llama").unwrap(),
+                directions().to_control_vector("model").unwrap(),
                 Directions { layers: directions().layers, ..Directions::default() },
             ),
         ] {
@@ -249,7 +249,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Directions), words: &str| {
             let mut changed = directions();
             change(&mut changed);
-            let error = changed.to_control_vector("llama").unwrap_err().to_string();
+            let error = changed.to_control_vector("model").unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         };
         refused(

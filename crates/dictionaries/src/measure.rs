@@ -6,8 +6,9 @@ use std::ops::Range;
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::positions::{Context, Row, Specifier, select};
 use easyroutine::sites::{Point, Site};
-use easyroutine::{Batch, Cpu, Error, Model, Result, Stop, Tap, Value, Want};
+use easyroutine::{Batch, Cpu, Error, Model, Result, Stop, Tap, Value as Seen, Want};
 use easyroutine_kernels::Rows;
+use serde_json::{Value, json};
 
 use crate::change::{FeatureChange, FeatureOperation};
 use crate::features::Features;
@@ -47,6 +48,24 @@ impl Measured {
     pub fn ce_recovered(&self) -> Option<f64> {
         let lost = self.ce_zero - self.ce_clean;
         (lost != 0.0).then(|| (self.ce_zero - self.ce_spliced) / lost)
+    }
+
+    /// As JSON, `measured` of the schema `easyroutine.dictionary_check/1`.
+    pub fn to_json(&self) -> Value {
+        let of_layer = |layer: &LayerMeasured| {
+            json!({"l0": layer.l0, "explained_variance": layer.explained_variance, "mse": layer.mse,
+                "cosine": layer.cosine, "active_features": layer.active_features})
+        };
+        json!({
+            "tokens": self.tokens,
+            "measured_tokens": self.measured_tokens,
+            "layers": self.layers.iter().map(of_layer).collect::<Vec<_>>(),
+            "ce_clean": self.ce_clean,
+            "ce_spliced": self.ce_spliced,
+            "ce_zero": self.ce_zero,
+            "ce_recovered": self.ce_recovered(),
+            "kl": self.kl,
+        })
     }
 }
 
@@ -225,7 +244,7 @@ impl Tap for Logits<'_> {
         Some(self.tokens.clone())
     }
 
-    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+    fn at(&mut self, _: Point, value: &mut Seen<'_>) -> Result<()> {
         for (number, (row, position, next)) in self.places.iter().enumerate() {
             let Some(logits) = value.vector(*row, *position) else { continue };
             let sum = log_sum_exp(logits);
@@ -283,7 +302,7 @@ struct Sums {
 }
 
 impl Watch<'_> {
-    fn vectors(&self, value: &Value<'_>) -> Vec<f32> {
+    fn vectors(&self, value: &Seen<'_>) -> Vec<f32> {
         let places = self.places.iter().enumerate();
         let all = places.flat_map(|(row, places)| places.iter().map(move |at| (row, *at)));
         all.filter_map(|(row, at)| value.vector(row, at)).flatten().copied().collect()
@@ -296,7 +315,7 @@ impl Tap for Watch<'_> {
         if is_there { Want::Read } else { Want::Nothing }
     }
 
-    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+    fn at(&mut self, point: Point, value: &mut Seen<'_>) -> Result<()> {
         let vectors = self.vectors(value);
         let dictionary = &self.named.dictionary;
         for (layer, fit) in self.named.fits.iter().enumerate() {

@@ -58,3 +58,41 @@ fn features_that_did_not_change_make_no_difference_and_others_the_difference_of_
         }
     }
 }
+
+#[test]
+fn what_is_attributed_to_a_feature_is_its_difference_along_the_gradient() {
+    for case in cases() {
+        let dictionary = case.dictionary();
+        let n_layers = dictionary.layers().len();
+        for target in 0..n_layers {
+            let layer = dictionary.layer(target).unwrap();
+            let x = rows(&case, target, n_layers, layer.d_in());
+            let n = x.len() / layer.d_in();
+            let x = Rows::dense(&x, n, layer.d_in());
+            let gradients: Vec<f32> =
+                (0..n * layer.d_out()).map(|i| ((i * 7919 + 13) % 997) as f32 / 997.0 - 0.5).collect();
+            let gradients = Rows::dense(&gradients, n, layer.d_out());
+            for source in dictionary.sources(target) {
+                let own = rows(&case, source, n_layers, dictionary.layer(source).unwrap().d_in());
+                let width = own.len() / n;
+                let coder = dictionary.layer(source).unwrap();
+                let features = coder.encode(&cpu(), Rows::dense(&own, n, width)).unwrap();
+                let found = dictionary.attribution((source, target), &features, x, gradients).unwrap();
+                assert_eq!(found.len(), features.n_active(), "{}", case.name);
+                // The first active feature of all.
+                let Some(token) = (0..n).find(|token| !features.token(*token).0.is_empty()) else { continue };
+                let without = features.set(features.token(token).0[0] as usize, 0.0).unwrap();
+                let change = dictionary.difference((source, target), &features, &without, x).unwrap();
+                let change = &change[token * layer.d_out()..][..layer.d_out()];
+                let along =
+                    change.iter().zip(gradients.row(token)).map(|(c, g)| f64::from(*c) * f64::from(*g));
+                let expected = -along.sum::<f64>();
+                assert!(
+                    (f64::from(found[0]) - expected).abs() <= 1e-4 * expected.abs().max(1.0),
+                    "{}",
+                    case.name
+                );
+            }
+        }
+    }
+}

@@ -6,8 +6,8 @@ use easyroutine::Stop;
 use easyroutine::extract::Example;
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::prompts::Prompt;
-use easyroutine_dictionaries::{Dictionaries, Dictionary, LayerMeasured, Measured, TEXT, measure};
-use serde_json::{Value, json};
+use easyroutine_dictionaries::{Dictionaries, Dictionary, Measured, TEXT, measure};
+use serde_json::json;
 
 use crate::args::{Args, DictCheck};
 use crate::failure::{Failure, one_line};
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
         "text": check.file.as_ref().map(|file| file.display().to_string()),
         "positions": check.positions,
         "prompts": rows.len(),
-        "measured": as_json(&found),
+        "measured": found.to_json(),
     });
     let table = table(&found, figures, rows.len());
     for target in &targets {
@@ -88,23 +88,6 @@ fn examples(
         examples.push(example);
     }
     Ok(examples)
-}
-
-fn as_json(found: &Measured) -> Value {
-    let of_layer = |layer: &LayerMeasured| {
-        json!({"l0": layer.l0, "explained_variance": layer.explained_variance, "mse": layer.mse,
-            "cosine": layer.cosine, "active_features": layer.active_features})
-    };
-    json!({
-        "tokens": found.tokens,
-        "measured_tokens": found.measured_tokens,
-        "layers": found.layers.iter().map(of_layer).collect::<Vec<_>>(),
-        "ce_clean": found.ce_clean,
-        "ce_spliced": found.ce_spliced,
-        "ce_zero": found.ce_zero,
-        "ce_recovered": found.ce_recovered(),
-        "kl": found.kl,
-    })
 }
 
 /// The figures as a table: of a set a line for each layer.
