@@ -130,7 +130,7 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Version, processor, folders and the variables that matter.
     Env,
-    /// A completion script for a shell.
+    /// A script that lets a shell complete flags, models and activation keys.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,

@@ -5,6 +5,7 @@ mod args;
 mod changes;
 mod chat;
 mod commands;
+mod complete;
 mod failure;
 mod hosted;
 mod layers;
@@ -28,16 +29,26 @@ use failure::{Failure, SUCCESS};
 /// Results go to standard output, everything else to standard error. A long command watches for Ctrl-C: call this where
 /// nothing else in the process does.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
-    let status = match parse::args(words) {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let status = match complete::answer(&words) {
+        Ok(true) => SUCCESS,
+        Ok(false) => typed(words),
+        Err(error) => Failure::failed(error.to_string()).report(),
+    };
+    // The host of a library does not write out what is buffered; a reader that has gone is no failure.
+    let _ = std::io::stdout().flush();
+    status
+}
+
+/// Runs a command line that somebody typed.
+fn typed(words: Vec<OsString>) -> u8 {
+    match parse::args(words) {
         Ok(args) => {
             args.color.of_messages().write_global();
             run(&args).unwrap_or_else(|failure| failure.report())
         }
         Err(status) => status,
-    };
-    // The host of a library does not write out what is buffered; a reader that has gone is no failure.
-    let _ = std::io::stdout().flush();
-    status
+    }
 }
 
 fn run(args: &Args) -> Result<u8, Failure> {

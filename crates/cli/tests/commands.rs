@@ -173,6 +173,35 @@ fn help_completions_manual_and_environment_are_there() {
     }
 }
 
+/// What a shell is offered for the last of the words.
+fn offered(words: &[&str]) -> Vec<String> {
+    let asked = easyroutine(&[&["--", "easyroutine"], words].concat())
+        .env("_EASYROUTINE_COMPLETE", "bash")
+        .env("_CLAP_IFS", "\n")
+        .env("_CLAP_COMPLETE_INDEX", words.len().to_string())
+        .assert()
+        .success();
+    let text = String::from_utf8(asked.get_output().stdout.clone()).unwrap();
+    text.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[test]
+fn a_shell_is_offered_models_and_the_keys_that_they_have() {
+    let (llama, mixtral) = (tiny("llama"), tiny("mixtral"));
+    assert!(offered(&["lens", "-m", "smol"]).contains(&"smollm2".to_owned()));
+    assert!(offered(&["model", "info", &llama[..llama.len() - 2]]).iter().any(|path| path.contains("llama")));
+    let keys = |model: &str, typed: &str| offered(&["extract", "-m", model, "-a", typed]);
+    assert_eq!(
+        keys(&llama, "logits,resid_out_"),
+        ["logits,resid_out_0", "logits,resid_out_1", "logits,resid_out_2"]
+    );
+    assert_eq!(keys(&llama, "patt"), ["pattern_L"]);
+    assert_eq!(keys(&llama, "pattern_L1H")[..2], ["pattern_L1H0", "pattern_L1H1"]);
+    assert_eq!(keys(&llama, "router"), [""; 0], "a model without experts");
+    assert_eq!(keys(&mixtral, "router_lo"), ["router_logits_"]);
+    assert_eq!(keys("/no/such/model", "resid_o"), ["resid_out_"], "any model's keys");
+}
+
 #[test]
 fn a_model_may_be_named_by_a_variable() {
     let folder = common::copy("llama");

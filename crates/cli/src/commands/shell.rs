@@ -1,4 +1,4 @@
-//! `completions` and `man`, both made from the flags themselves.
+//! `completions` and `man`.
 
 use std::io::{self, Write};
 
@@ -8,12 +8,13 @@ use clap_mangen::Man;
 
 use super::env::VARIABLES;
 use crate::args::{Args, Format};
+use crate::complete;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::output::{self, Destination};
 
 pub(crate) fn completions(args: &Args, shell: Shell) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "easyroutine", &mut script);
+    let script =
+        complete::script(shell).map_err(|e| Failure::failed(format!("completions of {shell}: {e}")))?;
     write(args, &script)
 }
 
