@@ -36,9 +36,9 @@ pub(super) fn write(file: &Path, target: &Path) -> Result<(), Failure> {
     output::folder_exists(target)?;
     let mut failure = None;
     let written = output::replace(target, |at| {
-        table(file, at).or_else(|e| {
+        table(file, at).map_err(|e| {
             failure = Some(e);
-            Err(io::Error::other("the features could not be read"))
+            io::Error::other("the features could not be read")
         })
     });
     failure.map_or(written, Err)
