@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Columns, each_columns, load, store};
-use crate::math;
-use crate::shared::SharedRows;
+use super::{Columns, each_columns, each_token, load, store};
 use crate::vector::{Vector, Work};
-use crate::{Cpu, Rows, RowsMut};
+use crate::{Cpu, Rows, RowsMut, math, scratch};
 
 /// Sizes and weights of a gated delta rule.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +30,7 @@ impl Cpu {
     /// `[rows, value heads]`; states: `[sequences, value heads * d_key * d_value]`.
     ///
     /// # Panics
-    /// If the shapes do not fit.
+    /// If the shapes do not fit, or sequences overlap or do not ascend.
     pub fn gated_delta(
         &self,
         rule: GatedDelta<'_>,
@@ -50,31 +48,23 @@ impl Cpu {
             "states of its heads"
         );
         let scale = (rule.d_key as f64).powf(-0.5) as f32;
-        let (states, out) = (SharedRows::new(states), SharedRows::new(out));
-        self.for_each(sequences.len() * heads, |task| {
-            let (number, head) = (task / heads, task % heads);
-            let columns = head * rule.d_value..(head + 1) * rule.d_value;
+        each_token(self, sequences, (states, out), [size, rule.d_value], |[_, head], row, state, out| {
             let first = head / rule.values_per_key * rule.d_key;
             let shared = first..first + rule.d_key;
-            // SAFETY: each task has a head of its own, of a sequence of its own.
-            let state = unsafe { states.part(number, head * size..(head + 1) * size) };
-            let mut unit = [vec![0.0; rule.d_key], vec![0.0; rule.d_key]];
-            for row in sequences[number].clone() {
-                let [query, key] = &mut unit;
+            scratch::with(2 * rule.d_key, |unit| {
+                let (query, key) = unit.split_at_mut(rule.d_key);
                 to_length_one(&q.row(row)[shared.clone()], rule.eps, scale, query);
-                to_length_one(&k.row(row)[shared.clone()], rule.eps, 1.0, key);
-                // SAFETY: as above; sequences do not overlap.
-                let out = unsafe { out.part(row, columns.clone()) };
+                to_length_one(&k.row(row)[shared], rule.eps, 1.0, key);
                 self.run(Token {
                     decay: steps.row(row)[head] * rule.decay[head],
                     strength: strengths.row(row)[head],
                     query,
                     key,
-                    value: &values.row(row)[columns.clone()],
-                    state: &mut *state,
+                    value: &values.row(row)[head * rule.d_value..(head + 1) * rule.d_value],
+                    state,
                     out,
                 });
-            }
+            });
         });
     }
 }

@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::blocks;
+use super::{CHANNELS, each_token};
 use crate::math;
-use crate::shared::SharedRows;
 use crate::vector::{Vector, Work};
 use crate::{Cpu, Rows, RowsMut};
 
@@ -24,7 +23,7 @@ impl Cpu {
     /// x, i, r, out: `[rows, channels]`; states: `[sequences, channels]`.
     ///
     /// # Panics
-    /// If the shapes do not fit.
+    /// If the shapes do not fit, or sequences overlap or do not ascend.
     pub fn rg_lru(
         &self,
         unit: RgLru<'_>,
@@ -40,21 +39,13 @@ impl Cpu {
             (sequences.len(), channels),
             "states of the channels"
         );
-        let (states, out) = (SharedRows::new(states), SharedRows::new(out));
-        let (count, block) = blocks(channels);
-        self.for_each(sequences.len() * count, |task| {
-            let (number, channels) = (task / count, block(task % count));
+        let rows: Vec<Range<usize>> = sequences.iter().map(|(rows, _)| rows.clone()).collect();
+        each_token(self, &rows, (states, out), [CHANNELS; 2], |[number, block], row, state, out| {
+            let channels = block * CHANNELS..block * CHANNELS + out.len();
             let (sequence, begins) = &sequences[number];
-            // SAFETY: each task has channels of its own, of a sequence of its own.
-            let state = unsafe { states.part(number, channels.clone()) };
-            for row in sequence.clone() {
-                // SAFETY: as above; sequences do not overlap.
-                let out = unsafe { out.part(row, channels.clone()) };
-                let [x, input, forget] = [x, i, r].map(|rows| &rows.row(row)[channels.clone()]);
-                let begins = *begins && row == sequence.start;
-                let decay = &unit.decay[channels.clone()];
-                self.run(Token { begins, decay, x, input, forget, state: &mut *state, out });
-            }
+            let begins = *begins && row == sequence.start;
+            let [x, input, forget] = [x, i, r].map(|rows| &rows.row(row)[channels.clone()]);
+            self.run(Token { begins, decay: &unit.decay[channels], x, input, forget, state, out });
         });
     }
 }

@@ -20,7 +20,9 @@ pub use selective::SelectiveScan;
 
 use std::ops::Range;
 
+use crate::shared::SharedRows;
 use crate::vector::Vector;
+use crate::{Cpu, RowsMut};
 
 /// Channels that one task goes through the tokens with.
 const CHANNELS: usize = 64;
@@ -32,6 +34,42 @@ const AT_ONCE: usize = 4;
 fn blocks(channels: usize) -> (usize, impl Fn(usize) -> Range<usize>) {
     let count = channels.div_ceil(CHANNELS);
     (count, move |block| block * CHANNELS..channels.min((block + 1) * CHANNELS))
+}
+
+/// Goes through the tokens of each sequence one after another. States and outputs have parts of these widths, of which each
+/// goes through the tokens by itself: `work` gets the numbers of sequence and part, the token's row, and its part of both.
+///
+/// # Panics
+/// If sequences overlap or do not ascend, or states and outputs have not as many parts.
+fn each_token(
+    cpu: &Cpu,
+    sequences: &[Range<usize>],
+    (states, out): (RowsMut<'_>, RowsMut<'_>),
+    [of_state, of_out]: [usize; 2],
+    work: impl Fn([usize; 2], usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    assert_apart(sequences);
+    let (states, out) = (SharedRows::new(states), SharedRows::new(out));
+    let parts = out.n_columns().div_ceil(of_out);
+    assert_eq!(states.n_columns().div_ceil(of_state), parts, "parts of states and of outputs");
+    let columns = |width: usize, part: usize, all: usize| part * width..all.min((part + 1) * width);
+    cpu.for_each(sequences.len() * parts, |task| {
+        let (number, part) = (task / parts, task % parts);
+        // SAFETY: parts do not overlap, and each task has one of its own, of a sequence of its own.
+        let state = unsafe { states.part(number, columns(of_state, part, states.n_columns())) };
+        for row in sequences[number].clone() {
+            // SAFETY: as above; sequences do not overlap.
+            let out = unsafe { out.part(row, columns(of_out, part, out.n_columns())) };
+            work([number, part], row, state, out);
+        }
+    });
+}
+
+/// Tasks write the rows of their sequences at once: that no row is of two of them is what makes it sound.
+fn assert_apart(sequences: &[Range<usize>]) {
+    let ascend = sequences.iter().all(|rows| rows.start <= rows.end);
+    let are_apart = sequences.windows(2).all(|pair| pair[0].end <= pair[1].start);
+    assert!(ascend && are_apart, "sequences that ascend and do not overlap");
 }
 
 /// Some lanes of columns in each row of a state.

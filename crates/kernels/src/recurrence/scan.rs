@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Columns, each_columns, load, store};
+use super::{Columns, each_columns, each_token, load, store};
 use crate::math;
-use crate::shared::SharedRows;
 use crate::vector::{Vector, Work};
 use crate::{Cpu, Rows, RowsMut};
 
@@ -32,7 +31,7 @@ impl Cpu {
     /// `[sequences, heads * d_state * d_head]`.
     ///
     /// # Panics
-    /// If the shapes do not fit.
+    /// If the shapes do not fit, or sequences overlap or do not ascend.
     #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn state_space(
         &self,
@@ -55,28 +54,19 @@ impl Cpu {
             (sequences.len(), heads * size),
             "states of its heads"
         );
-        let (states, out) = (SharedRows::new(states), SharedRows::new(out));
-        self.for_each(sequences.len() * heads, |task| {
-            let (number, head) = (task / heads, task % heads);
-            let columns = head * space.d_head..(head + 1) * space.d_head;
+        each_token(self, sequences, (states, out), [size, space.d_head], |[_, head], row, state, out| {
             let group = head / space.heads_per_group * space.d_state;
             let group = group..group + space.d_state;
-            // SAFETY: each task has a head of its own, of a sequence of its own.
-            let state = unsafe { states.part(number, head * size..(head + 1) * size) };
-            for row in sequences[number].clone() {
-                // SAFETY: as above; sequences do not overlap.
-                let out = unsafe { out.part(row, columns.clone()) };
-                self.run(Token {
-                    decay: space.decay[head],
-                    skip: space.skip[head],
-                    step: steps.row(row)[head],
-                    x: &x.row(row)[columns.clone()],
-                    b: &b.row(row)[group.clone()],
-                    c: &c.row(row)[group.clone()],
-                    state: &mut *state,
-                    out,
-                });
-            }
+            self.run(Token {
+                decay: space.decay[head],
+                skip: space.skip[head],
+                step: steps.row(row)[head],
+                x: &x.row(row)[head * space.d_head..(head + 1) * space.d_head],
+                b: &b.row(row)[group.clone()],
+                c: &c.row(row)[group],
+                state,
+                out,
+            });
         });
     }
 }

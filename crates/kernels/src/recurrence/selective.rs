@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::blocks;
+use super::{assert_apart, blocks};
 use crate::math;
 use crate::shared::SharedRows;
 use crate::vector::{Vector, Work};
@@ -25,7 +25,7 @@ impl Cpu {
     /// x, steps, out: `[rows, channels]`; b, c: `[rows, states]`; states: `[sequences, states * channels]`.
     ///
     /// # Panics
-    /// If the shapes do not fit.
+    /// If the shapes do not fit, or sequences overlap or do not ascend.
     #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn selective_scan(
         &self,
@@ -44,6 +44,7 @@ impl Cpu {
             (sequences.len(), size * channels),
             "states of a scan"
         );
+        assert_apart(sequences);
         let (states, out) = (SharedRows::new(states), SharedRows::new(out));
         let (count, block) = blocks(channels);
         self.for_each(sequences.len() * count, |task| {

@@ -204,6 +204,18 @@ fn the_linear_recurrent_unit_is_its_recurrence() {
 }
 
 #[test]
+#[should_panic = "sequences that ascend and do not overlap"]
+fn a_row_is_of_one_sequence() {
+    let (mut states, mut out) = (vec![0.0; 2], vec![0.0; 2]);
+    let x = [1.0, 2.0];
+    let rows = || Rows::dense(&x, 2, 1);
+    let unit = RgLru { decay: &[-1.0] };
+    let (states, out) = (RowsMut::dense(&mut states, 2, 1), RowsMut::dense(&mut out, 2, 1));
+    let sequences = [(0..2, true), (1..2, true)];
+    Cpu::new(crate::Simd::Portable, 2).rg_lru(unit, [rows(), rows(), rows()], &sequences, states, out);
+}
+
+#[test]
 fn a_convolution_reads_what_stands_before() {
     let (kernel, channels) = (3, 37);
     let x = Matrix::random(1, ROWS, channels, channels + 4);
