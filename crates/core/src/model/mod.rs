@@ -231,7 +231,6 @@ impl Model {
             return Ok(());
         }
         cache.rows.iter_mut().zip(&firsts).for_each(|(row, first)| row.kept = row.kept.min(*first));
-        cache.forget_coming();
         cache.reserve(whole.iter().map(Vec::len).max().unwrap_or(0));
         let program = self.program(tap, &batch, Some(cache), At::all(&self.arch));
         self.run(&program, &batch, tap, Past::Own(cache), stop)?;

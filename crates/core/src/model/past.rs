@@ -7,7 +7,7 @@ use easyroutine_kernels::{Rows, RowsMut, Sequence};
 
 use super::buffer::Buffer;
 use super::states::{Carried, Marks};
-use crate::arch::Arch;
+use crate::arch::{Arch, Layer};
 use crate::batch::Batch;
 
 /// Keys and values of rows whose tokens come piece by piece, as in generation.
@@ -18,10 +18,10 @@ use crate::batch::Batch;
 pub struct KvCache {
     pub(super) rows: Vec<CachedRow>,
     layers: Vec<LayerKeys>,
-    /// What the recurrences carry on from the last token of each row, by their layers.
-    pub(super) states: BTreeMap<usize, Vec<Carried>>,
-    /// The same of a run that has not ended.
-    pub(super) coming: BTreeMap<usize, Vec<Carried>>,
+    /// What the recurrences carry on from the last token of each row, by their layers: of each part, rows by its size.
+    states: BTreeMap<usize, Carried>,
+    /// Where a run that has not ended puts the same; what it held is lost.
+    coming: BTreeMap<usize, Carried>,
     /// Positions of room that each row has.
     capacity: usize,
     d_head: usize,
@@ -40,7 +40,8 @@ pub(super) struct CachedRow {
 struct LayerKeys {
     /// Rows by capacity by keys, then values, of every head.
     values: Vec<f32>,
-    /// Key and value heads that are stored: those of the model, or one a query head where a tap told them apart.
+    /// Key and value heads that are stored: those of the model, or one a query head where a tap told them apart; none of a
+    /// layer without attention.
     heads: usize,
 }
 
@@ -72,10 +73,13 @@ pub(crate) struct Shared<'a> {
 impl KvCache {
     /// An empty cache for a number of rows.
     pub fn new(arch: &Arch, n_rows: usize) -> Self {
-        let layer = LayerKeys { values: Vec::new(), heads: arch.n_kv_heads };
+        let layer = |layer: &Layer| {
+            let heads = if layer.attention.is_some() { arch.n_kv_heads } else { 0 };
+            LayerKeys { values: Vec::new(), heads }
+        };
         KvCache {
             rows: vec![CachedRow::default(); n_rows],
-            layers: vec![layer; arch.layers.len()],
+            layers: arch.layers.iter().map(layer).collect(),
             states: BTreeMap::new(),
             coming: BTreeMap::new(),
             capacity: 0,
@@ -127,7 +131,7 @@ impl KvCache {
         (*values, *stored) = (spread, heads);
     }
 
-    /// Whether the keys of a layer are stored one a query head: then new ones must be, too.
+    /// Whether the keys of a layer with attention are stored one a query head: then new ones must be, too.
     pub(super) fn is_of_query_heads(&self, layer: usize, n_kv_heads: usize) -> bool {
         self.layers[layer].heads != n_kv_heads
     }
@@ -221,16 +225,9 @@ impl Past<'_> {
 }
 
 impl KvCache {
-    /// Drops what a run that failed left.
-    pub(super) fn forget_coming(&mut self) {
-        self.coming.clear();
-    }
-
-    /// Takes in what the recurrences carry after a run.
+    /// Takes in what the recurrences carry after a run, which goes through all of them.
     pub(super) fn take_coming(&mut self) {
-        for (layer, states) in std::mem::take(&mut self.coming) {
-            self.states.insert(layer, states);
-        }
+        std::mem::swap(&mut self.states, &mut self.coming);
     }
 }
 
@@ -242,26 +239,25 @@ impl Past<'_> {
         if first == 0 {
             return None;
         }
-        let Carried(parts) = match self {
-            Past::Nothing | Past::Marked(_) => return None,
-            Past::Own(cache) => cache.states.get(&layer)?.get(row)?,
-            Past::Shared(shared) => shared.states.get(&first)?,
-        };
-        Some(&parts[part])
+        match self {
+            Past::Nothing | Past::Marked(_) => None,
+            Past::Own(cache) => {
+                let Carried(parts) = cache.states.get(&layer)?;
+                let size = parts[part].len() / batch.n_rows();
+                Some(&parts[part][row * size..(row + 1) * size])
+            }
+            Past::Shared(shared) => shared.states.get(&first).map(|Carried(parts)| parts[part].as_slice()),
+        }
     }
 
-    /// Keeps what the recurrence of a layer carries on.
+    /// Keeps what the recurrence of a layer carries on, and gives other room for it.
     ///
     /// # Shapes
     /// Each of `states`: rows by what is carried.
-    pub(super) fn keep_states(&mut self, layer: usize, n_rows: usize, states: &[Vec<f32>; 2]) {
-        let Past::Own(cache) = self else { return };
-        let of_row = |values: &Vec<f32>, row: usize| {
-            let size = values.len() / n_rows.max(1);
-            values[row * size..(row + 1) * size].to_vec()
-        };
-        let rows = (0..n_rows).map(|row| Carried([0, 1].map(|part| of_row(&states[part], row))));
-        cache.coming.insert(layer, rows.collect());
+    pub(super) fn keep_states(&mut self, layer: usize, states: &mut [Vec<f32>; 2]) {
+        if let Past::Own(cache) = self {
+            std::mem::swap(&mut cache.coming.entry(layer).or_default().0, states);
+        }
     }
 
     /// The rows of a batch in the pieces between which states are looked at, with whether each begins its row.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use easyroutine_kernels::{Activation, GatedDelta, RgLru, Rows, RowsMut, SelectiveScan, StateSpace};
 
-use super::registers::Register;
 use super::run::Run;
 use super::weights::State;
 use crate::arch;
@@ -23,25 +22,22 @@ impl Run<'_> {
         let model = self.model;
         let convolution = &model.weights.recurrence(at)?.convolution;
         let (layer, channels) = (at.layer().unwrap_or(0), convolution.weight.len() / convolution.kernel);
-        let before = self.carried(layer, 0, (convolution.kernel - 1) * channels);
+        let size = (convolution.kernel - 1) * channels;
+        let mut last = self.carried(layer, 0, size);
         let (mixed, out) = self.registers.pair(Reg::Mixed, to);
         let x = mixed.rows().columns(0..channels);
         let spans: Vec<Range<usize>> = self.batch.spans().collect();
-        let rows = Rows::dense(&before, spans.len(), (convolution.kernel - 1) * channels);
-        model.cpu.convolve(convolution, x, &spans, rows, out.resize(x.n_rows(), channels));
+        let before = Rows::dense(&last, spans.len(), size);
+        model.cpu.convolve(convolution, x, &spans, before, out.resize(x.n_rows(), channels));
         // What the next tokens read.
-        let mut after = Vec::with_capacity(before.len());
-        for (row, span) in spans.iter().enumerate() {
-            after.extend(last_inputs(x, span.clone(), rows.row(row)));
-        }
         for piece in self.past.pieces(self.batch) {
-            for (row, (piece, _)) in piece.into_iter().enumerate() {
-                let x = self.registers.get(Reg::Mixed).rows().columns(0..channels);
-                let start = self.batch.span(row).start;
-                self.past.mark(piece.end, 0, &last_inputs(x, start..piece.end, rows.row(row)));
+            for (row, (tokens, _)) in piece.into_iter().enumerate() {
+                let last = &mut last[row * size..(row + 1) * size];
+                push_inputs(x, tokens.clone(), last);
+                self.past.mark(tokens.end, 0, last);
             }
         }
-        self.registers.states[0] = after;
+        self.registers.states[0] = last;
         Ok(())
     }
 
@@ -49,23 +45,22 @@ impl Run<'_> {
     pub(super) fn select_blocks(&mut self, at: At, blocks: usize) -> Result<()> {
         let model = self.model;
         let State::Unit { gates, .. } = &model.weights.recurrence(at)?.state else { return Ok(()) };
+        let mut both = std::mem::take(&mut self.registers.work);
         let (convolved, selected) = self.registers.pair(Reg::Convolved, Reg::Selected);
         let (x, width) = (convolved.rows(), convolved.n_columns() / blocks);
         let mut out = selected.resize(x.n_rows(), 2 * convolved.n_columns());
-        let mut both = vec![0.0; x.n_rows() * 2 * width];
+        both.resize(x.n_rows(), 2 * width);
         for (block, gates) in gates.iter().enumerate() {
             let columns = block * width..(block + 1) * width;
-            gates.apply(
-                &model.cpu,
-                x.columns(columns.clone()),
-                RowsMut::dense(&mut both, x.n_rows(), 2 * width),
-            );
-            for (token, both) in both.chunks_exact(2 * width).enumerate() {
+            gates.apply(&model.cpu, x.columns(columns.clone()), both.rows_mut());
+            for token in 0..x.n_rows() {
                 let (input, forget) = out.row_mut(token).split_at_mut(x.n_columns());
+                let both = both.rows().row(token);
                 input[columns.clone()].copy_from_slice(&both[..width]);
                 forget[columns.clone()].copy_from_slice(&both[width..]);
             }
         }
+        self.registers.work = both;
         Ok(())
     }
 
@@ -79,20 +74,22 @@ impl Run<'_> {
         let ([_, size], layer) = (arch.carried(), at.layer().unwrap_or(0));
         let mut states = self.carried(layer, 1, size);
         let mut out = self.registers.take(Reg::MixerZ);
+        let mut rates = std::mem::take(&mut self.registers.work);
         let (convolved, tokens) = (self.registers.get(Reg::Convolved).rows(), self.batch.n_tokens());
         let rest = arch.convolved() + arch.width()..arch.convolved() + arch.width() + arch.rest();
-        let mut rates = Register::default();
         match (&recurrence.state, described) {
             (State::Selective { steps, bias, .. }, arch::State::Selective { width, rank, .. }) => {
                 let from = self.registers.get(Reg::Selected).rows().columns(0..rank);
-                steps.apply(cpu, from, rates.resize(tokens, width));
+                rates.resize(tokens, width);
+                steps.apply(cpu, from, rates.rows_mut());
                 cpu.softplus(rates.rows_mut(), bias, ANY);
             }
             (State::Heads { bias, .. }, _) => {
                 // Steps stand last, behind strengths where there are any.
                 let mixed = self.registers.get(Reg::Mixed).rows();
                 let from = mixed.columns(rest.end - bias.len()..rest.end);
-                let mut steps = rates.resize(tokens, bias.len());
+                rates.resize(tokens, bias.len());
+                let mut steps = rates.rows_mut();
                 (0..tokens).for_each(|token| steps.row_mut(token).copy_from_slice(from.row(token)));
                 let limits = match described {
                     arch::State::Space { steps, .. } => steps,
@@ -150,6 +147,7 @@ impl Run<'_> {
             }
         }
         self.registers.put(Reg::MixerZ, out);
+        self.registers.work = rates;
         self.registers.states[1] = states;
         Ok(())
     }
@@ -166,34 +164,36 @@ impl Run<'_> {
             let (gate, to) = self.registers.pair(from, reg);
             return cpu.gate(act, gate.rows().columns(by), to.rows_mut().columns(columns));
         }
-        let mut mixed = self.registers.get_mut(reg).rows_mut();
-        let mut gate = vec![0.0; by.len()];
-        for token in 0..mixed.n_rows() {
-            let row = mixed.row_mut(token);
-            gate.copy_from_slice(&row[by.clone()]);
-            let (gate, width) = (Rows::dense(&gate, 1, by.len()), columns.len());
-            cpu.gate(act, gate, RowsMut::dense(&mut row[columns.clone()], 1, width));
-        }
+        let mut gate = std::mem::take(&mut self.registers.work);
+        let from = self.registers.get(reg).rows().columns(by);
+        gate.resize(from.n_rows(), from.n_columns());
+        let mut copy = gate.rows_mut();
+        (0..from.n_rows()).for_each(|token| copy.row_mut(token).copy_from_slice(from.row(token)));
+        cpu.gate(act, gate.rows(), self.registers.get_mut(reg).rows_mut().columns(columns));
+        self.registers.work = gate;
     }
 
     /// What each row of the batch carries on into its first token here: rows by `size`.
-    fn carried(&self, layer: usize, part: usize, size: usize) -> Vec<f32> {
-        let mut all = vec![0.0; self.batch.n_rows() * size];
-        for (row, to) in all.chunks_exact_mut(size.max(1)).enumerate() {
-            if let Some(state) = self.past.state(layer, self.batch, row, part) {
-                to.copy_from_slice(state);
+    fn carried(&mut self, layer: usize, part: usize, size: usize) -> Vec<f32> {
+        let mut all = std::mem::take(&mut self.registers.states[part]);
+        all.clear();
+        for row in 0..self.batch.n_rows() {
+            match self.past.state(layer, self.batch, row, part) {
+                Some(state) => all.extend_from_slice(state),
+                None => all.resize(all.len() + size, 0.0),
             }
         }
         all
     }
 }
 
-/// The inputs of the last tokens of a row, as many as stood before it.
-fn last_inputs(x: Rows<'_>, span: Range<usize>, before: &[f32]) -> Vec<f32> {
-    let mut all = before.to_vec();
-    let tokens = before.len() / x.n_columns().max(1);
-    let fresh = span.end - span.len().min(tokens)..span.end;
-    all.drain(..fresh.len() * x.n_columns());
-    fresh.for_each(|token| all.extend_from_slice(x.row(token)));
-    all
+/// Puts the inputs of a row's next tokens behind its last ones, which keep their number: the first of them go.
+fn push_inputs(x: Rows<'_>, tokens: Range<usize>, last: &mut [f32]) {
+    let width = x.n_columns();
+    let fresh = tokens.end - tokens.len().min(last.len() / width)..tokens.end;
+    let kept = last.len() - fresh.len() * width;
+    last.copy_within(last.len() - kept.., 0);
+    for (to, token) in last[kept..].chunks_exact_mut(width).zip(fresh) {
+        to.copy_from_slice(x.row(token));
+    }
 }

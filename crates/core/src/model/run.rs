@@ -146,8 +146,7 @@ impl<'a> Run<'a> {
                 cpu.scale(self.registers.get_mut(*reg).rows_mut().columns(columns.clone()), *by);
             }
             Step::KeepStates => {
-                let states = &self.registers.states;
-                self.past.keep_states(at.layer().unwrap_or(0), self.batch.n_rows(), states);
+                self.past.keep_states(at.layer().unwrap_or(0), &mut self.registers.states);
             }
             Step::Scale { reg, by } => cpu.scale(self.registers.get_mut(*reg).rows_mut(), *by),
             Step::Add { from, to } => {
