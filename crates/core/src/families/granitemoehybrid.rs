@@ -67,8 +67,8 @@ fn mlp(config: &Config) -> Result<(Mlp, MlpNames)> {
     let d_mlp = config.size_or("intermediate_size", 11_008)?;
     let count = match config.raw("num_local_experts").and_then(serde_json::Value::as_u64) {
         Some(0) => {
-            // They are of experts that are not there.
-            ["num_experts_per_tok"].iter().for_each(|key| _ = config.has(key));
+            // It is of experts that are not there.
+            config.has("num_experts_per_tok");
             return Ok((Mlp::Gated { d_mlp: shared, act }, MlpNames::GatedStacked { gate_up, down }));
         }
         _ => config.size_or("num_local_experts", 8)?,

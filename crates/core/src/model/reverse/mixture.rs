@@ -88,7 +88,7 @@ impl Walk<'_> {
         expert: &Expert,
         gate: ExpertGate,
         tokens: &[(usize, f32)],
-        mut back: Buffer,
+        back: Buffer,
     ) -> Buffer {
         let cpu = &self.run.model.cpu;
         let read = self.run.registers.get(Reg::Read).rows();
@@ -120,11 +120,11 @@ impl Walk<'_> {
                 clamped_back(alpha, limit, sums.rows(), of_hidden.rows(), of_sums.rows_mut());
             }
         }
-        expert.gate_up.back(cpu, of_sums.rows(), Finish::Store, x.rows_mut());
-        back = x;
+        let mut of_read = x;
+        expert.gate_up.back(cpu, of_sums.rows(), Finish::Store, of_read.rows_mut());
         let mut sum = self.gradients.sum(Reg::Read, n_tokens, d_model);
         for (i, (token, _)) in tokens.iter().enumerate() {
-            add_row(back.rows().row(i), sum.row_mut(*token));
+            add_row(of_read.rows().row(i), sum.row_mut(*token));
         }
         given
     }
