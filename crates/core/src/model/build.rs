@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use easyroutine_kernels::{Cpu, Dtype};
 
 use super::build_experts as experts;
+use super::build_parts::{gate_up, unnamed};
 use super::build_recurrence as recurrence;
 use super::build_tables::{Tables, module_of, tables, with_hint};
 use super::embed::{Embedding, Table};
@@ -432,21 +433,4 @@ fn mlp(
         }
         _ => return Err(unnamed("an MLP of this kind")),
     })
-}
-
-pub(super) fn gate_up(
-    loader: &Loader<'_>,
-    prefix: &str,
-    ([gate, up], factor): ([Linear; 2], Option<f32>),
-    d_mlp: usize,
-    d_model: usize,
-) -> Result<Projection> {
-    let gate = loader.part(prefix, gate, d_mlp, d_model)?.times(factor);
-    let parts = vec![gate, loader.part(prefix, up, d_mlp, d_model)?];
-    Ok(loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)))
-}
-
-/// A family described something whose tensors it did not name: a mistake in `families/`, not in a file.
-pub(super) fn unnamed(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("the family describes {what} but names no tensors for it"))
 }

@@ -1,6 +1,6 @@
 //! The weights of a layer of experts, however they are stored.
 
-use super::build::{gate_up, unnamed};
+use super::build_parts::{gate_up, unnamed};
 use super::experts::Expert;
 use super::weights::{Mlp, Shared};
 use crate::arch;
@@ -101,12 +101,13 @@ impl Stored<'_> {
 
     fn expert(&self, names: ExpertNames, e: usize) -> Result<Expert> {
         let &Stored { loader, prefix, count, d_mlp, d_model } = self;
+        // Of experts that are stored one by one.
+        let part = |linear: Linear, outputs, inputs| {
+            let name = linear.name.replace("{}", &e.to_string());
+            loader.part_named(prefix, &name, linear, outputs, inputs)
+        };
         match names {
             ExpertNames::Each { gate, up, down } => {
-                let part = |linear: Linear, outputs, inputs| {
-                    let name = linear.name.replace("{}", &e.to_string());
-                    loader.part_named(prefix, &name, linear, outputs, inputs)
-                };
                 let parts = vec![part(gate, d_mlp, d_model)?, part(up, d_mlp, d_model)?];
                 let down = vec![part(down, d_model, d_mlp)?];
                 Ok(Expert {
@@ -114,16 +115,10 @@ impl Stored<'_> {
                     down: loader.fused(down, d_mlp, d_model, |n| (0, n)),
                 })
             }
-            ExpertNames::Ungated { up, down } => {
-                let part = |linear: Linear, outputs, inputs| {
-                    let name = linear.name.replace("{}", &e.to_string());
-                    loader.part_named(prefix, &name, linear, outputs, inputs)
-                };
-                Ok(Expert {
-                    gate_up: loader.fused(vec![part(up, d_mlp, d_model)?], d_model, d_mlp, |n| (0, n)),
-                    down: loader.fused(vec![part(down, d_model, d_mlp)?], d_mlp, d_model, |n| (0, n)),
-                })
-            }
+            ExpertNames::Ungated { up, down } => Ok(Expert {
+                gate_up: loader.fused(vec![part(up, d_mlp, d_model)?], d_model, d_mlp, |n| (0, n)),
+                down: loader.fused(vec![part(down, d_model, d_mlp)?], d_mlp, d_model, |n| (0, n)),
+            }),
             ExpertNames::Stacked { gate_up, down } => {
                 let part = |name: &str, outputs, inputs| {
                     loader.stacked_part(&format!("{prefix}{name}"), [count, outputs, inputs])

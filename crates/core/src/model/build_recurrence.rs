@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use easyroutine_kernels::{Convolution, Dtype, PackedMatrix};
 
-use super::build::unnamed;
+use super::build_parts::unnamed;
 use super::weights::{Recurrence, State};
 use crate::arch::{self, Bias, GateNorm};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! What experts give for the tokens that go through them.
+//! The steps of experts: what they give for the tokens that go through them.
 
 use std::ops::Range;
 
@@ -35,6 +35,23 @@ impl Run<'_> {
         }
     }
 
+    /// Adds what some experts give for their tokens, in ascending order of experts.
+    pub(super) fn experts(&mut self, at: At, experts: Range<usize>, gate: ExpertGate) -> Result<()> {
+        let model = self.model;
+        let routes = self.routes(experts.clone());
+        self.room_for_experts(experts.start);
+        let (read, out) = self.registers.pair(Reg::Read, Reg::MlpOut);
+        let (mut out, mut room) = (out.rows_mut(), Room::default());
+        let some = model.weights.experts(at)?.get(experts).unwrap_or_default();
+        for (expert, tokens) in some.iter().zip(&routes).filter(|(_, tokens)| !tokens.is_empty()) {
+            let given = expert.apply(&model.cpu, tokens, gate, read.rows(), &mut room);
+            for (i, (token, weight)) in tokens.iter().enumerate() {
+                add_weighted(given.row(i), *weight, out.row_mut(*token));
+            }
+        }
+        Ok(())
+    }
+
     /// What one expert gives for its tokens; zeros for all others.
     pub(super) fn expert_out(&mut self, at: At, number: usize, gate: ExpertGate) -> Result<()> {
         let model = self.model;
@@ -64,15 +81,19 @@ impl Run<'_> {
             add_weighted(given.rows().row(token), weight, out.row_mut(token));
         }
     }
-}
 
-/// Multiplies each row of `out` by the sigmoid of a product with what the shared expert reads.
-pub(crate) fn weigh(weights: &[f32], read: Rows<'_>, mut out: RowsMut<'_>) {
-    for token in 0..out.n_rows() {
-        let product: f64 =
-            read.row(token).iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-        let factor = sigmoid(product as f32);
-        out.row_mut(token).iter_mut().for_each(|x| *x *= factor);
+    /// Multiplies what the shared experts give by the sigmoid of a product with what they read.
+    pub(super) fn weigh_shared(&mut self, at: At) -> Result<()> {
+        let weights = self.model.weights.shared(at)?.weigh.as_deref().unwrap_or_default();
+        let (read, out) = self.registers.pair(Reg::Read, Reg::SharedOut);
+        let (read, mut out) = (read.rows(), out.rows_mut());
+        for token in 0..out.n_rows() {
+            let product: f64 =
+                read.row(token).iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+            let factor = sigmoid(product as f32);
+            out.row_mut(token).iter_mut().for_each(|x| *x *= factor);
+        }
+        Ok(())
     }
 }
 
@@ -96,27 +117,6 @@ pub(crate) fn tokens_of(
         }
     }
     tokens
-}
-
-/// Adds what some experts give for their tokens, in ascending order of experts.
-///
-/// # Shapes
-/// `x`, `out`: tokens by `d_model`.
-pub(crate) fn mix(
-    cpu: &Cpu,
-    experts: &[Expert],
-    routes: &[Vec<(usize, f32)>],
-    gate: ExpertGate,
-    x: Rows<'_>,
-    mut out: RowsMut<'_>,
-) {
-    let mut room = Room::default();
-    for (expert, tokens) in experts.iter().zip(routes).filter(|(_, tokens)| !tokens.is_empty()) {
-        let given = expert.apply(cpu, tokens, gate, x, &mut room);
-        for (i, (token, weight)) in tokens.iter().enumerate() {
-            add_weighted(given.row(i), *weight, out.row_mut(*token));
-        }
-    }
 }
 
 /// sum += weight * values

@@ -5,6 +5,7 @@ mod attention;
 mod buffer;
 mod build;
 mod build_experts;
+mod build_parts;
 mod build_recurrence;
 mod build_tables;
 mod embed;

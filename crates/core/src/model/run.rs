@@ -8,7 +8,7 @@ use super::past::Past;
 use super::registers::Registers;
 use super::rotations::Rotations;
 use super::unembed::{moments, pooled};
-use super::{Model, experts, router as choice};
+use super::{Model, router as choice};
 use crate::arch::Pooling;
 use crate::batch::Batch;
 use crate::error::Result;
@@ -162,18 +162,8 @@ impl<'a> Run<'a> {
                 self.registers.put(Reg::RouterIndex, index);
                 self.registers.put(Reg::RouterWeights, chosen);
             }
-            Step::WeighShared => {
-                let weigh = weights.shared(at)?.weigh.as_deref().unwrap_or_default();
-                let (read, out) = self.registers.pair(Reg::Read, Reg::SharedOut);
-                experts::weigh(weigh, read.rows(), out.rows_mut());
-            }
-            Step::Experts { experts, gate, .. } => {
-                let routes = self.routes(experts.clone());
-                self.room_for_experts(experts.start);
-                let (read, out) = self.registers.pair(Reg::Read, Reg::MlpOut);
-                let some = weights.experts(at)?.get(experts.clone()).unwrap_or_default();
-                experts::mix(cpu, some, &routes, *gate, read.rows(), out.rows_mut());
-            }
+            Step::WeighShared => self.weigh_shared(at)?,
+            Step::Experts { experts, gate, .. } => self.experts(at, experts.clone(), *gate)?,
             Step::ExpertOut { expert, gate, .. } => self.expert_out(at, *expert, *gate)?,
             Step::AddExpert { expert } => self.add_expert(*expert),
             Step::Narrow { live } => self.narrow(live.iter()),

@@ -1,4 +1,6 @@
-//! Which module of the library may use which.
+//! Which module of the library may use which, and which it does use.
+
+use std::collections::BTreeSet;
 
 /// Which modules of core may use which others, beside themselves. Modules that are not listed tie the rest together.
 pub(crate) const MODULES: &[(&str, &[&str])] = &[
@@ -50,3 +52,47 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     ("tune", &["batch", "cache", "error", "model", "positions", "request", "stop"]),
     ("lens", &["batch", "cache", "error", "jacobian", "model", "positions", "stop", "tap", "weights"]),
 ];
+
+/// What code uses of a module by name: the first words behind `super::` and behind the module's path, braces opened.
+pub(crate) fn used(code: &str, module: &str) -> BTreeSet<String> {
+    let word = |text: &str| -> String {
+        text.trim_start().chars().take_while(|c| *c == '_' || c.is_alphanumeric()).collect()
+    };
+    let mut found = BTreeSet::new();
+    for path in ["super::".to_owned(), format!("crate::{module}::")] {
+        for (at, _) in code.match_indices(&path) {
+            let rest = &code[at + path.len()..];
+            let Some(group) = rest.strip_prefix('{') else {
+                found.insert(word(rest));
+                continue;
+            };
+            let mut depth = 0;
+            let mut begins = true;
+            for (at, c) in group.char_indices() {
+                match c {
+                    '}' if depth == 0 => break,
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => begins = true,
+                    c if begins && !c.is_whitespace() => {
+                        found.insert(word(&group[at..]));
+                        begins = false;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_way_to_use_a_sibling_is_seen() {
+    let code = "use super::one as two;
+        use super::{Three, four as five, six::{seven, Eight}, nine};
+        use crate::model::ten::Eleven;
+        fn f() { super::twelve::f(crate::pass::thirteen::g()) }";
+    let found = used(code, "model");
+    let found: Vec<&str> = found.iter().map(String::as_str).collect();
+    assert_eq!(found, ["Three", "four", "nine", "one", "six", "ten", "twelve"]);
+}

@@ -1,0 +1,23 @@
+//! What the weights of several parts of a block are found with.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::names::Linear;
+use crate::weights::{Loader, Projection};
+
+/// Gates and neurons in one product, from a projection each; `factor` is on the gates.
+pub(super) fn gate_up(
+    loader: &Loader<'_>,
+    prefix: &str,
+    ([gate, up], factor): ([Linear; 2], Option<f32>),
+    d_mlp: usize,
+    d_model: usize,
+) -> Result<Projection> {
+    let gate = loader.part(prefix, gate, d_mlp, d_model)?.times(factor);
+    let parts = vec![gate, loader.part(prefix, up, d_mlp, d_model)?];
+    Ok(loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)))
+}
+
+/// A family described something whose tensors it did not name: a mistake in `families/`, not in a file.
+pub(super) fn unnamed(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the family describes {what} but names no tensors for it"))
+}
