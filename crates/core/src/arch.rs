@@ -2,13 +2,17 @@
 //!
 //! Invariant: no `bool` in [`Arch`]; a choice is an enum or an `Option` that carries its own parameters.
 
+mod attention;
 mod experts;
+mod heads;
 mod layer;
 mod recurrence;
 mod rope;
 
+pub use attention::*;
 pub use easyroutine_kernels::{Activation, Pairing};
 pub use experts::*;
+pub use heads::*;
 pub use layer::*;
 pub use recurrence::*;
 pub use rope::*;
@@ -20,9 +24,9 @@ pub struct Arch {
     pub d_model: usize,
     /// Query heads of every layer with attention; 0 where none has.
     pub n_heads: usize,
-    /// Key/value heads of every layer with attention; divides `n_heads`.
+    /// Key/value heads of a layer with attention that has not its own; divides `n_heads`.
     pub n_kv_heads: usize,
-    /// Width of one head.
+    /// Width of one head of such a layer.
     pub d_head: usize,
     /// Rows of the unembedding: the ids that can be predicted.
     pub vocabulary: usize,
@@ -30,6 +34,8 @@ pub struct Arch {
     pub context: usize,
     /// How ids become the first residual stream.
     pub embed: Embed,
+    /// A further input of each layer, made of ids and the first stream (Gemma 3n and 4).
+    pub per_layer: Option<PerLayerInputs>,
     /// The distinct rotary tables; layers refer to them by index.
     pub ropes: Vec<Rope>,
     /// One entry a block.
@@ -126,100 +132,18 @@ pub struct LearnedPositions {
     pub rows: usize,
 }
 
-/// Attention of one block.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attention {
-    /// Factor on the scores.
-    pub scale: f32,
-    /// `c * tanh(score / c)` before the mask.
-    pub softcap: Option<f32>,
-    /// Norm of queries and keys after their projections.
-    pub qk_norm: QkNorm,
-    /// Whether that norm stands before the rotation.
-    pub qk_norm_at: QkNormAt,
-    /// Queries, keys and values are clamped to `-c..c`, after that norm where it stands before the rotation (OLMo, MPT).
-    pub clip: Option<f32>,
-    /// Growth of queries with their position, after the rotation.
-    pub query_growth: Option<QueryGrowth>,
-    /// How far back a query sees.
-    pub window: Window,
-    /// How attention knows positions.
-    pub position: PositionMark,
-    /// What mixed values are multiplied by before the output projection (Qwen3-Next).
-    pub gate: AttentionGate,
-    /// Whether each head has a logit more in its softmax, whose weight goes to no key (gpt-oss).
-    pub sinks: Bias,
-}
-
-/// What mixed values are multiplied by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttentionGate {
-    /// Nothing.
-    None,
-    /// The sigmoid of a projection as wide as they are.
-    Sigmoid,
-}
-
-/// Where queries and keys are normed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkNormAt {
-    /// Before they turn.
-    Projected,
-    /// After they turned.
-    Rotated,
-}
-
-/// Queries times `1 + beta ln(1 + floor(position / original))` (Llama 4).
+/// A further input of each layer: a row of a table and a projection of the first stream, added and scaled. A layer gates it
+/// by its stream, projects it, norms it and adds it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QueryGrowth {
-    /// How fast they grow.
-    pub beta: f32,
-    /// Positions below which nothing grows.
-    pub original: usize,
-}
-
-/// Norm of queries and keys.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum QkNorm {
-    /// None.
-    None,
-    /// Every head alone, one weight vector of `d_head` for all heads.
-    PerHead(Norm),
-    /// Every head alone, with a weight vector of its own (`[n_heads, d_head]`).
-    PerHeadOwnWeights(Norm),
-    /// The whole projection at once.
-    Whole(Norm),
-}
-
-/// Reach of attention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
-    /// All earlier tokens.
-    Full,
-    /// Key `j` is visible to query `i` where `i - j < n`.
-    Sliding(usize),
-}
-
-/// How attention of one block knows positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PositionMark {
-    /// Rotary, by the table of this index in [`Arch::ropes`].
-    Rope(usize),
-    /// Linear biases (arXiv:2108.12409), slopes by head.
-    Alibi(Slopes),
-    /// Not at all (learned positions, or none).
-    None,
-}
-
-/// Slopes of linear biases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slopes {
-    /// The powers for the next lower power of two, then every other one for the next higher.
-    OfLowerPower,
-    /// The same, slopes and biases rounded to bf16 and scaled as scores are.
-    OfLowerPowerRounded,
-    /// The powers for the next higher power of two: every other one first, then those between.
-    OfHigherPower,
+pub struct PerLayerInputs {
+    /// Width of one layer's input.
+    pub width: usize,
+    /// Rows of the table.
+    pub rows: usize,
+    /// Non-linearity of the gate.
+    pub act: Activation,
+    /// Norm of the projected stream, and of what is added.
+    pub norm: Norm,
 }
 
 /// What reads what inside a block.

@@ -95,6 +95,7 @@ pub fn direct_attribution(
                 ("attn_out_*", has(|layer| layer.attention.is_some())),
                 ("mixer_out_*", has(|layer| layer.recurrence.is_some())),
                 ("mlp_out_*", has(|layer| layer.mlp.is_some())),
+                ("per_layer_out_*", model.arch().per_layer.is_some()),
             ];
             let parts = parts.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
             std::iter::once("input_embeddings").chain(parts).collect::<Vec<_>>().join(",")
@@ -124,14 +125,21 @@ pub fn direct_attribution(
     let logit_diff =
         each(&|row| along(stream, row, &lines[row].vector).iter().map(|x| x + lines[row].bias).collect());
     let mut contributions = Vec::new();
+    // What is written in a layer is multiplied by the factors of all blocks that it leaves.
+    let leaving = |layer: usize| f64::from(model.leaving_scale(layer));
+    let passed = |layer: usize| (layer..=last).map(leaving).product::<f64>();
     match by {
         By::Part => {
-            let sites = [Site::AttnOut, Site::MixerOut, Site::MlpOut];
+            let sites = [Site::AttnOut, Site::MixerOut, Site::MlpOut, Site::PerLayerOut];
             let parts = (0..=last).flat_map(|l| sites.map(|s| Point::layer_of(s, l)));
             let parts = parts.filter(|point| model.arch().lacks(*point).is_none());
             for point in std::iter::once(Point::model(Site::InputEmbeddings)).chain(parts) {
                 let vectors = kept(&cache, point)?;
-                contributions.push((point.to_string(), each(&|row| along(vectors, row, &lines[row].vector))));
+                let share = passed(point.layer().unwrap_or(0));
+                let of = |row: usize| -> Vec<f64> {
+                    along(vectors, row, &lines[row].vector).into_iter().map(|x| x * share).collect()
+                };
+                contributions.push((point.to_string(), each(&of)));
             }
             check_sum(&contributions, &lines, &logit_diff)?;
         }
@@ -139,13 +147,13 @@ pub fn direct_attribution(
             for (layer, block) in layers.iter().enumerate() {
                 let [Some(out), _] = model.projections(layer)? else { continue };
                 let z = kept(&cache, Point::layer_of(Site::Z, layer))?;
-                let factor = f64::from(block.factors.attention.unwrap_or(1.0));
-                let (d_head, heads) = (model.arch().d_head, model.arch().n_heads);
+                let factor = f64::from(block.factors.attention.unwrap_or(1.0)) * passed(layer);
+                let heads = model.arch().heads(layer);
                 let read: Vec<Vec<f32>> = lines.iter().map(|line| line.through(model, out)).collect();
-                for head in 0..heads {
-                    let columns = head * d_head..(head + 1) * d_head;
+                for head in 0..heads.n {
+                    let columns = heads.of_value(head);
                     let of = |row: usize| -> Vec<f64> {
-                        let vectors = z.row(row).chunks_exact(heads * d_head).zip(&scales[row]);
+                        let vectors = z.row(row).chunks_exact(heads.mixed()).zip(&scales[row]);
                         let line = &read[row][columns.clone()];
                         vectors
                             .map(|(z, scale)| model.cpu().dot(&z[columns.clone()], line) * factor / scale)

@@ -38,6 +38,30 @@ pub struct Names {
     pub spellings: &'static [Spelling],
     /// Beginnings of the names of tensors that belong to other parts of the model, which are left out.
     pub left_out: &'static [&'static str],
+    /// Where the further inputs of layers come from.
+    pub per_layer: Option<PerLayerTables>,
+}
+
+/// Names of what makes a further input of each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerTables {
+    /// The table of ids.
+    pub table: &'static str,
+    /// From the first stream to the inputs of all layers.
+    pub project: &'static str,
+    /// Norm of each of these.
+    pub norm: &'static str,
+}
+
+/// Names of what a layer does with its further input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerNames {
+    /// From the stream to the gate.
+    pub gate: &'static str,
+    /// To the stream.
+    pub project: &'static str,
+    /// Norm of what is added.
+    pub norm: &'static str,
 }
 
 /// Where a file keeps a decoder that is one part of the model.
@@ -89,6 +113,10 @@ pub struct LayerNames {
     pub recurrence: Option<RecurrenceNames>,
     /// The MLP.
     pub mlp: MlpNames,
+    /// Where the layer has a further input.
+    pub per_layer: Option<PerLayerNames>,
+    /// The factor on the stream that leaves.
+    pub leaving_scale: Option<&'static str>,
 }
 
 impl LayerNames {
@@ -98,6 +126,12 @@ impl LayerNames {
             QkvNames::Split { q, k, v } | QkvNames::SplitGated { q, k, v } => vec![q, k, v],
             QkvNames::Stacked(one) | QkvNames::ByHead(one) | QkvNames::ByGroup(one) => vec![one],
             QkvNames::InBlocks { linear, .. } => vec![linear],
+            QkvNames::KeysAreValues { q, k } => vec![q, k],
+            QkvNames::Queries { q, .. } => vec![q],
+            QkvNames::Latent(LatentNames { compress_queries, queries, compress_kv, keys_values, .. }) => {
+                let compress_queries = compress_queries.map(|(linear, _)| linear);
+                compress_queries.into_iter().chain([queries, compress_kv, keys_values]).collect()
+            }
         };
         all.push(self.out);
         all.extend(self.recurrence.iter().flat_map(RecurrenceNames::projections));
@@ -182,6 +216,37 @@ pub enum QkvNames {
         /// How many blocks.
         blocks: usize,
     },
+    /// From compressed vectors.
+    Latent(LatentNames),
+    /// Two projections: the keys are the values too.
+    KeysAreValues {
+        /// Queries.
+        q: Linear,
+        /// Keys.
+        k: Linear,
+    },
+    /// Queries alone: an earlier layer has keys and values.
+    Queries {
+        /// Queries.
+        q: Linear,
+        /// Modules that a file may hold all the same.
+        unread: &'static [&'static str],
+    },
+}
+
+/// How queries, keys and values of compressed vectors are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatentNames {
+    /// To compressed queries, and their norm, where queries are compressed.
+    pub compress_queries: Option<(Linear, &'static str)>,
+    /// To the queries.
+    pub queries: Linear,
+    /// To compressed keys and values, then the part of a key that all heads share.
+    pub compress_kv: Linear,
+    /// Norm of compressed keys and values.
+    pub kv_norm: &'static str,
+    /// From these, for each head its part of the key, then its value.
+    pub keys_values: Linear,
 }
 
 /// How an MLP is stored.
@@ -225,11 +290,28 @@ pub enum MlpNames {
         router: Linear,
         /// The correction by which experts are chosen.
         correction: Option<Correction>,
+        /// What stands apart: see [`Router::apart`](crate::arch::Router).
+        apart: Option<&'static ApartNames>,
         /// The experts.
         experts: ExpertNames,
         /// The one that every token goes through.
         shared: Option<SharedNames>,
     },
+}
+
+/// Tensors of a router and experts that read the stream by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApartNames {
+    /// Factors on what the router reads, after a norm without weight.
+    pub router_scale: &'static str,
+    /// Factors on the weights of experts.
+    pub factors: &'static str,
+    /// Norm of what experts read.
+    pub experts: &'static str,
+    /// Norm of their sum.
+    pub experts_post: &'static str,
+    /// Norm of what the shared expert gives.
+    pub shared_post: &'static str,
 }
 
 /// The tensor of a router's correction.

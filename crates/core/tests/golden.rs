@@ -19,6 +19,7 @@ use common::{Reference, cases, extract, references, relative_error, tiny, tiny_w
 const KINDS: &[(&str, &str)] = &[
     ("resid_in", "resid_in_{}"),
     ("attn_in", "attn_in_{}"),
+    ("kv_compressed", "kv_compressed_{}"),
     ("queries", "queries_L{}"),
     ("keys", "keys_L{}"),
     ("values", "values_L{}"),
@@ -36,6 +37,7 @@ const KINDS: &[(&str, &str)] = &[
     ("router_weights", "router_weights_{}"),
     ("mlp_hidden", "mlp_hidden_{}"),
     ("mlp_out", "mlp_out_{}"),
+    ("per_layer_out", "per_layer_out_{}"),
     ("resid_out", "resid_out_{}"),
     ("last_layernorm", "last_layernorm"),
     ("final_norm_out", "final_norm_out"),
@@ -108,10 +110,16 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
                     add(key.replace("norm.", "norm_"), values(&cache, &key), &expected);
                 }
             }
+            // Gemma 4's router shows its softmax.
+            (_, "router_logits") if case.starts_with("gemma4") => {
+                let ours = values(&cache, &format!("router_logits_{layer}"));
+                let shares = ours.chunks_exact(reference.shape[2]).flat_map(softmax);
+                add(name.to_owned(), &shares.collect::<Vec<f32>>(), &reference.values);
+            }
             (_, "pattern") => add(name.to_owned(), &pattern(&model, &cache, layer), &reference.values),
             (_, "z") => {
                 add(name.to_owned(), values(&cache, &format!("z_L{layer}")), &reference.values);
-                if has_sinks_or_gate(&model) {
+                if mixes_other_than_values(&model) {
                     continue;
                 }
                 let expected = through_output(&model, layer.parse().unwrap(), reference);
@@ -136,6 +144,12 @@ fn routed(index: &[i64], weights: Option<&[f32]>, k: usize) -> Vec<(i64, f32)> {
     pairs
 }
 
+fn softmax(scores: &[f32]) -> Vec<f32> {
+    let powers: Vec<f64> = scores.iter().map(|x| f64::from(*x).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.iter().map(|power| (power / sum) as f32).collect()
+}
+
 fn whole<'a>(cache: &'a ActivationCache, key: &str) -> &'a [i64] {
     match &cache.get(key).unwrap_or_else(|| panic!("no {key}")).data {
         easyroutine::cache::Numbers::I64(whole) => whole,
@@ -147,9 +161,10 @@ fn whole_of(values: &[f32]) -> Vec<i64> {
     values.iter().map(|x| *x as i64).collect()
 }
 
-/// Whether the only token of a row mixes less than its own value: a sink takes part, or a gate.
-fn has_sinks_or_gate(model: &Model) -> bool {
-    let is_apart = |a: &Attention| a.sinks == Bias::Stored || a.gate == AttentionGate::Sigmoid;
+/// Whether the only token of a row mixes another vector than its own value: a sink takes part, a gate, or a norm of values.
+fn mixes_other_than_values(model: &Model) -> bool {
+    let is_apart =
+        |a: &Attention| a.sinks == Bias::Stored || a.gate == AttentionGate::Sigmoid || a.v_norm.is_some();
     model.arch().layers.iter().flat_map(|layer| &layer.attention).any(is_apart)
 }
 
@@ -169,13 +184,13 @@ fn pattern(model: &Model, cache: &ActivationCache, layer: &str) -> Vec<f32> {
 /// Mixed values through the output projection and its bias. A row of one token mixes its own value alone, so the mixed
 /// values of each token are put in place of the values of such a row.
 fn through_output(model: &Model, layer: usize, mixed: &Reference) -> Vec<f32> {
-    let d_head = model.arch().d_head;
-    let vectors: Vec<&[f32]> = mixed.values.chunks_exact(model.arch().n_heads * d_head).collect();
+    let heads = model.arch().heads(layer);
+    let vectors: Vec<&[f32]> = mixed.values.chunks_exact(heads.mixed()).collect();
     let rows = vec![vec![1]; vectors.len()];
     let put = |point: Point, value: &mut Value<'_>| {
         let head = point.head().unwrap();
         for (row, vector) in vectors.iter().enumerate() {
-            value.vector_mut(row, 0).unwrap().copy_from_slice(&vector[head * d_head..(head + 1) * d_head]);
+            value.vector_mut(row, 0).unwrap().copy_from_slice(&vector[heads.of_value(head)]);
         }
     };
     let at = (0..model.arch().n_heads).map(|head| Point::head_of(Site::HeadValues, layer, head)).collect();

@@ -220,7 +220,9 @@ mod attention {
         let cpu = Cpu::new(Simd::best(), 1);
         let (n_heads, n_kv_heads, d_head) = (9, 3, 64);
         let (softcap, window, alibi, sinks) = (None, None, None, None);
-        let spec = Attention { n_heads, n_kv_heads, d_head, scale: 0.125, softcap, window, alibi, sinks };
+        let d_value = d_head;
+        let spec =
+            Attention { n_heads, n_kv_heads, d_head, d_value, scale: 0.125, softcap, window, alibi, sinks };
         let cols = (n_heads + 2 * n_kv_heads) * d_head;
         let qkv = values(keys * (cols + 16));
         let qkv = Rows::new(&qkv, keys, cols, cols + 16);

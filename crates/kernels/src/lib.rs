@@ -44,7 +44,7 @@ pub use packed::{Dtype, PackedMatrix, Source};
 pub use pool::forked;
 pub use product::{Finish, Terms, TileShape};
 pub use recurrence::{Convolution, GatedDelta, RgLru, SelectiveScan, StateSpace};
-pub use rotary::Pairing;
+pub use rotary::{Pairing, Turning};
 pub use rows::{Rows, RowsMut};
 pub use simd::Simd;
 pub use spare::{give_back, large_values, large_vec};

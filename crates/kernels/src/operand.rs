@@ -250,8 +250,17 @@ mod tests {
         for d_head in [4, 32, 45] {
             let [q, k, v] = [3, 4, 5].map(|seed| Matrix::random(seed, ROWS, d_head, d_head));
             let (softcap, window, alibi, sinks) = (None, None, None, None);
-            let spec =
-                Attention { n_heads: 1, n_kv_heads: 1, d_head, scale: 0.2, softcap, window, alibi, sinks };
+            let spec = Attention {
+                n_heads: 1,
+                n_kv_heads: 1,
+                d_head,
+                d_value: d_head,
+                scale: 0.2,
+                softcap,
+                window,
+                alibi,
+                sinks,
+            };
             let sequences = [Sequence { queries: 0..ROWS, keys: 0..ROWS }];
             check(d_head, |cpu, _, out| {
                 cpu.attention(&spec, q.view(), k.view(), v.view(), &sequences, out);

@@ -3,7 +3,7 @@
 use crate::vector::{Vector, Work};
 use crate::{Cpu, Rows, RowsMut};
 
-/// Which values of a head turn together. Of the first r values of a head:
+/// Which values of a head turn together. Of r values in a row:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pairing {
     /// Value i with value i + r/2 (GPT-NeoX, Llama).
@@ -12,35 +12,45 @@ pub enum Pairing {
     Adjacent,
 }
 
+/// Which values of each head turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turning {
+    /// Values of a head.
+    pub d_head: usize,
+    /// The first of them that turns.
+    pub first: usize,
+    /// Which of them turn together.
+    pub pairing: Pairing,
+}
+
 impl Cpu {
-    /// Turns pair i of every head of a row by the angle whose cosine and sine stand at i of the same row. What lies
-    /// beyond the first r values of a head stays.
+    /// Turns pair i of every head of a row by the angle whose cosine and sine stand at i of the same row: of the r values
+    /// from the first that turns on. The others stay.
     ///
     /// # Shapes
     /// x: `[rows, n_heads * d_head]`; cos, sin: `[rows, r / 2]`.
     ///
     /// # Panics
-    /// If the shapes do not fit, or r is larger than d_head.
-    pub fn rotary(&self, x: RowsMut<'_>, d_head: usize, pairing: Pairing, cos: Rows<'_>, sin: Rows<'_>) {
-        let angles = cos.n_columns();
+    /// If the shapes do not fit, or a head has fewer values.
+    pub fn rotary(&self, x: RowsMut<'_>, turning: Turning, cos: Rows<'_>, sin: Rows<'_>) {
+        let (angles, Turning { d_head, first, .. }) = (cos.n_columns(), turning);
         assert!(
             d_head > 0 && x.n_columns().is_multiple_of(d_head),
             "{} columns of heads of {d_head}",
             x.n_columns()
         );
-        assert!(2 * angles <= d_head, "{angles} angles for heads of {d_head} values");
+        assert!(first + 2 * angles <= d_head, "{angles} angles for heads of {d_head} values from {first} on");
         let shapes = [cos.n_rows(), sin.n_rows(), sin.n_columns()];
         assert_eq!(shapes, [x.n_rows(), x.n_rows(), angles], "rows of cos, rows and columns of sin");
         self.for_each_row(x, |row, x| {
-            self.run(Turn { x, d_head, pairing, cos: cos.row(row), sin: sin.row(row) });
+            self.run(Turn { x, turning, cos: cos.row(row), sin: sin.row(row) });
         });
     }
 }
 
 struct Turn<'a> {
     x: &'a mut [f32],
-    d_head: usize,
-    pairing: Pairing,
+    turning: Turning,
     cos: &'a [f32],
     sin: &'a [f32],
 }
@@ -53,8 +63,9 @@ impl Work for Turn<'_> {
     fn run<V: Vector>(self, _v: V) {
         let angles = self.cos.len();
         let (cos, sin) = (self.cos, &self.sin[..angles]);
-        for head in self.x.chunks_exact_mut(self.d_head) {
-            match self.pairing {
+        for head in self.x.chunks_exact_mut(self.turning.d_head) {
+            let head = &mut head[self.turning.first..];
+            match self.turning.pairing {
                 Pairing::Halves => {
                     let (first, rest) = head.split_at_mut(angles);
                     let second = &mut rest[..angles];
@@ -87,13 +98,14 @@ mod tests {
         for (pairing, pairs) in [(Pairing::Halves, [(0, 2), (1, 3)]), (Pairing::Adjacent, [(0, 1), (2, 3)])] {
             let x = Matrix::random(1, 3, 14, 15);
             let (cos, sin) = (Matrix::random(2, 3, 2, 2), Matrix::random(3, 3, 2, 3));
-            for cpu in cpus() {
+            for (cpu, first) in cpus().into_iter().flat_map(|cpu| [0, 3].map(|first| (cpu.clone(), first))) {
                 let mut out = x.clone();
                 // Two heads of seven values, of which four turn.
-                cpu.rotary(out.view_mut(), 7, pairing, cos.view(), sin.view());
+                let turning = Turning { d_head: 7, first, pairing };
+                cpu.rotary(out.view_mut(), turning, cos.view(), sin.view());
                 for row in 0..3 {
                     let mut expected = x.view().row(row).to_vec();
-                    for head in [0, 7] {
+                    for head in [first, 7 + first] {
                         for (i, (a, b)) in pairs.into_iter().enumerate() {
                             let (cos, sin) = (cos.view().row(row)[i], sin.view().row(row)[i]);
                             let (a, b) = (head + a, head + b);
@@ -114,7 +126,7 @@ mod tests {
             for pairing in [Pairing::Halves, Pairing::Adjacent] {
                 let x = Matrix::random(1, 1, 80, 80);
                 let mut out = x.clone();
-                cpu.rotary(out.view_mut(), 80, pairing, cos.view(), sin.view());
+                cpu.rotary(out.view_mut(), Turning { d_head: 80, first: 0, pairing }, cos.view(), sin.view());
                 for i in 0..40 {
                     let (a, b) = if pairing == Pairing::Halves { (i, i + 40) } else { (2 * i, 2 * i + 1) };
                     let expected = turned(x.values[a], x.values[b], cos.values[i], sin.values[i]);

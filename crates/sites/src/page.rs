@@ -12,7 +12,8 @@ pub fn sites_page() -> String {
          Every place of the forward pass that can be read, in its order. This page is made from the table in\n\
          `crates/sites/src/site.rs`; `cargo run -p easyroutine-sites --example sites > docs/SITES.md` renews it.\n\n\
          B rows of the batch, T selected positions, D `d_model`, H query heads, K key/value heads, h `d_head`,\n\
-         N channels of a recurrence, F `d_mlp`, E experts, k experts a token, V vocabulary.\n\n\
+         v columns of a value (mostly h), c columns of compressed keys and values, N channels of a recurrence,\n\
+         F `d_mlp`, E experts, k experts a token, V vocabulary.\n\n\
          An intervention can change every place but those marked \"read only\".\n\n\
          | key | flag of ExtractionConfig | shape | meaning |\n|---|---|---|---|\n",
     );

@@ -30,10 +30,18 @@ pub enum Basis {
     Reading,
     /// Queries of all heads, H·h.
     Queries,
-    /// Keys or values of all key/value heads, K·h.
+    /// Keys of all key/value heads, K·h.
     Keys,
-    /// One head, h.
+    /// Values of all key/value heads, K·v.
+    Values,
+    /// Mixed values of all heads, H·v.
+    MixedValues,
+    /// One head's query or key, h.
     Head,
+    /// One head's value, v.
+    HeadValue,
+    /// Compressed keys and values, c.
+    Compressed,
     /// Positions: one number for each key that a query could see.
     Positions,
     /// Channels of a recurrence, N.
@@ -85,8 +93,9 @@ macro_rules! sites {
             }
 
             /// Axes of a captured value, rows first. B rows of the batch, T selected positions, D `d_model`,
-            /// H query heads, K key/value heads, h `d_head`, N channels of a recurrence, F `d_mlp`, E experts, k experts a
-            /// token, C labels, V vocabulary.
+            /// H query heads, K key/value heads, h `d_head`, v columns of a value (mostly h), c columns of compressed
+            /// keys and values, N channels of a recurrence, F `d_mlp`, E experts, k experts a token, C labels,
+            /// V vocabulary.
             pub fn axes(self) -> &'static str {
                 match self { $(Site::$variant => $axes),* }
             }
@@ -120,12 +129,13 @@ sites! {
     ResidIn "resid_in" Layer ["B T D"] Stream Changes "extract_resid_in" "Residual stream entering the block.";
     AttnIn "attn_in" Layer ["B T D"] Reading Changes "extract_attn_in" "Input of attention, after its norm if it has one.";
     ResidInPostLayernorm "resid_in_post_layernorm" Layer ["B T D"] Reading Changes "extract_resid_in_post_layernorm" "The same place as `attn_in`, under its other name.";
+    KvCompressed "kv_compressed" Layer ["B T c"] Compressed Changes "extract_kv_compressed" "Compressed keys and values straight from their projection, before their norm; then, before its rotation, the part of keys that all heads share.";
     Queries "queries" LetteredLayer ["B T H·h"] Queries Changes "extract_queries" "Queries straight from the projection (bias included), before any norm, rotary or scaling.";
     Keys "keys" LetteredLayer ["B T K·h"] Keys Changes "extract_keys" "Keys straight from the projection (bias included), before any norm or rotary.";
-    Values "values" LetteredLayer ["B T K·h"] Keys Changes "extract_values" "Values straight from the projection (bias included).";
+    Values "values" LetteredLayer ["B T K·v"] Values Changes "extract_values" "Values straight from the projection (bias included).";
     HeadQueries "head_queries" Head ["B T h"] Head Changes "extract_head_queries" "The query of one head.";
     HeadKeys "head_keys" Head ["B T h"] Head Changes "extract_head_keys" "The key that one query head sees; a grouped key appears under each of its query heads.";
-    HeadValues "head_values" Head ["B T h"] Head Changes "extract_head_values" "The value that one query head sees; a grouped value appears under each of its query heads.";
+    HeadValues "head_values" Head ["B T v"] HeadValue Changes "extract_head_values" "The value that one query head sees; a grouped value appears under each of its query heads.";
     Scores "scores" Head ["B T T"] Positions Changes "extract_attn_scores" "What the softmax of one head is taken of: scaled, capped, with any bias of the positions; minus infinity where the key is hidden.";
     Pattern "pattern" Head ["B T T"] Positions Changes "extract_attn_pattern" "Softmax weights of one head; rows (queries) and columns (keys) both at the selected positions.";
     ProjectedValue "projected_value" Head ["B T D"] Addition Reads "extract_head_values_projected" "The head's value vector at each position through its slice of the output projection, without bias.";
@@ -134,7 +144,7 @@ sites! {
     RotatedQueries "rotated_queries" LetteredLayer ["B T H·h"] Queries Changes "extract_rotated_queries" "Queries as the scores are taken of them: after their norm, clamp and rotation, as far as the model has these.";
     RotatedKeys "rotated_keys" LetteredLayer ["B T K·h"] Keys Changes "extract_rotated_keys" "Keys as the scores are taken of them: after their norm, clamp and rotation, as far as the model has these.";
     AttnGate "attn_gate" Layer ["B T H·h"] Queries Changes "extract_attn_gate" "What mixed values are multiplied by, before its sigmoid; only some families have such a gate.";
-    Z "z" LetteredLayer ["B T H·h"] Queries Changes "extract_z" "Mixed values of all heads, after a gate: what enters attention's output projection.";
+    Z "z" LetteredLayer ["B T H·v"] MixedValues Changes "extract_z" "Mixed values of all heads, after a gate: what enters attention's output projection.";
     HeadOut "head_out" Head ["B T D"] Addition Changes "extract_head_out" "The head's mixed values through its slice of the output projection, without bias, before any post-norm or residual multiplier.";
     AttnRaw "attn_raw" Layer ["B T D"] Addition Changes "extract_attn_raw" "Output of attention's last projection, bias included: the sum of all `head_out` and the bias.";
     AttnOut "attn_out" Layer ["B T D"] Addition Changes "extract_attn_out" "Exactly what attention adds to the residual stream: after a post-norm and any residual multiplier.";
@@ -150,6 +160,7 @@ sites! {
     SharedOut "shared_out" Layer ["B T D"] Addition Changes "extract_shared_out" "What the shared experts give, after the gate that weighs them.";
     MlpHidden "mlp_hidden" Layer ["B T F"] Neurons Changes "extract_mlp_hidden" "Neurons after non-linearity and gate, the input of the last projection; a layer of experts has none.";
     MlpOut "mlp_out" Layer ["B T D"] Addition Changes "extract_mlp_out" "Exactly what the MLP adds to the residual stream.";
+    PerLayerOut "per_layer_out" Layer ["B T D"] Addition Changes "extract_per_layer_out" "Exactly what a layer's own input adds to the residual stream, after its norm.";
     ResidOut "resid_out" Layer ["B T D"] Stream Changes "extract_resid_out" "Residual stream leaving the block.";
     LastLayernorm "last_layernorm" Model ["three of B T"] Statistics Reads "extract_last_layernorm" "`mean`, `variance` (over D, divided by D, without eps) and `second_moment` of what enters the final norm.";
     FinalNormOut "final_norm_out" Model ["B T D"] Reading Reads "extract_final_norm_out" "What the unembedding reads: the last residual stream after the final norm.";

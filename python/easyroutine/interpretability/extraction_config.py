@@ -64,6 +64,8 @@ class ExtractionConfig:
         extract_mlp_hidden: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
         extract_attn_scores: ``scores_L{l}H{i}`` [B, T, T]: the inputs of a head's softmax.
         extract_z: ``z_L{l}`` [B, T, H·h]: mixed values of all heads, the input of attention's output projection.
+        extract_kv_compressed: ``kv_compressed_{l}`` [B, T, c]: compressed keys and values, before their norm, and the part of
+            keys that heads share.
         extract_rotated_queries: ``rotated_queries_L{l}`` [B, T, H·h]: queries after their norm and rotation.
         extract_rotated_keys: ``rotated_keys_L{l}`` [B, T, K·h]: keys after their norm and rotation.
         extract_router_logits: ``router_logits_{l}`` [B, T, E]: scores of each expert, before softmax or sigmoid.
@@ -73,6 +75,7 @@ class ExtractionConfig:
         extract_expert_out: ``expert_out_{l}E{e}`` [B, T, D]: what one expert gives, before its factor; zeros for tokens that do
             not go through it.
         extract_shared_out: ``shared_out_{l}`` [B, T, D]: what the shared experts give.
+        extract_per_layer_out: ``per_layer_out_{l}`` [B, T, D]: what a layer's own input adds to the residual stream.
         extract_final_norm_out: ``final_norm_out`` [B, T, D]: the last residual stream after the final norm.
         extract_score: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or
             reward model gives, C its labels. Such a model gives it where no config is given.
@@ -116,6 +119,7 @@ class ExtractionConfig:
     extract_mlp_hidden: bool = False
     extract_attn_scores: bool = False
     extract_z: bool = False
+    extract_kv_compressed: bool = False
     extract_rotated_queries: bool = False
     extract_rotated_keys: bool = False
     extract_router_logits: bool = False
@@ -123,6 +127,7 @@ class ExtractionConfig:
     extract_router_weights: bool = False
     extract_expert_out: bool = False
     extract_shared_out: bool = False
+    extract_per_layer_out: bool = False
     extract_final_norm_out: bool = False
     extract_score: bool = False
 

@@ -31,6 +31,11 @@ pub struct Router {
     pub weights: ExpertWeights,
     /// Factor on the weights.
     pub scale: f32,
+    /// Whether each expert has a stored factor on its weight.
+    pub factors: Bias,
+    /// The norm of router and experts where they read the stream by themselves, each through a norm of its own, and not what
+    /// the shared expert reads; the sums of both are then normed too (Gemma 4).
+    pub apart: Option<super::Norm>,
 }
 
 /// What becomes of a router's scores.
@@ -102,6 +107,14 @@ pub enum SharedWeight {
 impl Router {
     /// The softmax over all experts.
     pub fn softmax(weights: ExpertWeights) -> Self {
-        Router { scores: ExpertScores::Softmax, correction: Bias::Absent, groups: None, weights, scale: 1.0 }
+        Router {
+            scores: ExpertScores::Softmax,
+            correction: Bias::Absent,
+            groups: None,
+            weights,
+            scale: 1.0,
+            factors: Bias::Absent,
+            apart: None,
+        }
     }
 }

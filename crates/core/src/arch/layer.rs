@@ -1,6 +1,6 @@
 //! One block, as plain data.
 
-use super::{Attention, Mlp, Recurrence, Wiring};
+use super::{Attention, Bias, Latent, Mlp, Recurrence, Wiring};
 
 /// One block: what mixes tokens, and what works on each token alone. A block may lack either.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Layer {
     pub wiring: Wiring,
     /// Factors on what its parts read and add.
     pub factors: Factors,
+    /// Whether the stream that leaves the block is multiplied by a stored factor (Gemma 4).
+    pub leaving_scale: Bias,
 }
 
 /// Factors on what the parts of a block read and add; `None` is a factor of one.
@@ -45,6 +47,16 @@ impl Layer {
     /// Whether the block mixes tokens.
     pub fn mixes(&self) -> bool {
         self.attention.is_some() || self.recurrence.is_some()
+    }
+
+    /// The earlier layer whose keys and values attention of this block reads, where it has none of its own.
+    pub fn keys_of(&self) -> Option<usize> {
+        self.attention.as_ref().and_then(|attention| attention.keys_of)
+    }
+
+    /// How queries, keys and values are compressed, if they are.
+    pub fn latent(&self) -> Option<Latent> {
+        self.attention.as_ref().and_then(|attention| attention.latent)
     }
 
     /// How many experts a router chooses from, where the block has some.

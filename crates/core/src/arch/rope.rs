@@ -7,7 +7,9 @@ use super::Pairing;
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
-    /// Leading columns of a head that turn; even.
+    /// The first column of a head that turns.
+    pub first: usize,
+    /// Columns of a head that turn; even.
     pub rotary_dim: usize,
     /// Which columns turn together.
     pub pairing: Pairing,
@@ -68,6 +70,11 @@ pub enum RopeScaling {
         attention_factor: f64,
         /// Whether the bounds of the ramp are rounded to whole dimensions.
         bounds: RampBounds,
+    },
+    /// Some pairs turn as in a head that turns whole, the others not at all.
+    Proportional {
+        /// How many turn.
+        pairs: usize,
     },
     /// LongRoPE (arXiv:2402.13753): one factor a frequency, by the row's own length.
     LongRope {

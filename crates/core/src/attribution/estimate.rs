@@ -136,11 +136,8 @@ impl Place {
     fn of(model: &Model, point: Point) -> Self {
         match (point.site(), point.layer(), point.head()) {
             (Site::HeadOut, Some(layer), Some(head)) => {
-                let width = model.arch().d_head;
-                Place {
-                    point: Point::layer_of(Site::Z, layer),
-                    columns: Some(head * width..(head + 1) * width),
-                }
+                let columns = model.arch().heads(layer).of_value(head);
+                Place { point: Point::layer_of(Site::Z, layer), columns: Some(columns) }
             }
             _ => Place { point, columns: None },
         }

@@ -128,8 +128,10 @@ pub(super) fn as_long(base: &[Row<'_>], target: &[Row<'_>]) -> Result<()> {
 
 /// How many scores a vector of a point has; all of its numbers where nothing is summed.
 fn parts(model: &Model, point: Point, width: usize) -> usize {
+    let heads = model.arch().heads(point.layer().unwrap_or(0));
     match point.site() {
-        Site::Queries | Site::Keys | Site::Values | Site::Z => width / model.arch().d_head,
+        Site::Queries | Site::Keys => width / heads.d_head,
+        Site::Values | Site::Z => width / heads.d_value,
         Site::MlpHidden | Site::Pattern | Site::Scores => width,
         _ => 1,
     }

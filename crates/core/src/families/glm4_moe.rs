@@ -1,5 +1,6 @@
 //! GLM-4.5 and 4.6: half of each head turns, experts chosen by corrected sigmoids in groups, dense layers first.
 
+use super::latent::{dense_layers, experts};
 use super::parts::{activation, attention, block, norm, pre_norm, top_k};
 use super::rope::{Part, RopeKeys, rope};
 use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
@@ -38,15 +39,13 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         top_k: top_k(config, 8, count)?,
         d_mlp,
         gate: ExpertGate::Plain(act),
-        router: grouped_router(config, count)?,
+        router: grouped_router(config, count, [1, 1], 1.0)?,
         shared: Some(SharedExpert { d_mlp: shared * d_mlp, act, weight: SharedWeight::One }),
     };
     let dense = Mlp::Gated { d_mlp: config.size_or("intermediate_size", 10_944)?, act };
-    let first = match config.raw("first_k_dense_replace").and_then(serde_json::Value::as_u64) {
-        Some(0) => 0,
-        _ => config.size_or("first_k_dense_replace", 1)?,
-    };
+    let first = dense_layers(config, 1)?;
     let bias = Bias::when(config.flag_or("attention_bias", false)?);
+    let correction = Some(Correction::Vector("mlp.gate.e_score_correction_bias"));
     let named = |mlp| {
         let layer = stored::layer(bias, Bias::Absent, mlp);
         match normed {
@@ -56,16 +55,21 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     };
     let layer = |l: usize| match l < first {
         true => (block(attention.clone(), dense, pre_norm(norm)), named(stored::gated(Bias::Absent))),
-        false => (block(attention.clone(), routed, pre_norm(norm)), named(experts())),
+        false => (block(attention.clone(), routed, pre_norm(norm)), named(experts(correction, Bias::Absent))),
     };
     let (layers, names): (Vec<Layer>, Vec<LayerNames>) = (0..sizes.n_layers).map(layer).unzip();
     Ok((sizes.rotary_arch(rope, layers, norm), stored::model(names)))
 }
 
-/// Corrected sigmoids, from some of the groups.
-pub(super) fn grouped_router(config: &Config, count: usize) -> Result<Router> {
-    let groups = config.size_or("n_group", 1)?;
-    let kept = config.size_or("topk_group", 1)?;
+/// Corrected sigmoids, from some of the groups: how many there are and are kept by default, and the default of the scale.
+pub(super) fn grouped_router(
+    config: &Config,
+    count: usize,
+    [groups, kept]: [usize; 2],
+    scale: f64,
+) -> Result<Router> {
+    let groups = config.size_or("n_group", groups)?;
+    let kept = config.size_or("topk_group", kept)?;
     let chosen = config.size_or("num_experts_per_tok", 8)?;
     if !count.is_multiple_of(groups) || count / groups < 2 {
         return Err(
@@ -82,20 +86,12 @@ pub(super) fn grouped_router(config: &Config, count: usize) -> Result<Router> {
         false => ExpertWeights::AsTheyAre,
     };
     Ok(Router {
+        factors: Bias::Absent,
+        apart: None,
         scores: ExpertScores::Sigmoid,
         correction: Bias::Stored,
         groups: (kept < groups).then_some(ExpertGroups { count: groups, kept, rank: GroupRank::TwoBest }),
         weights,
-        scale: config.positive_or("routed_scaling_factor", 1.0)? as f32,
+        scale: config.positive_or("routed_scaling_factor", scale)? as f32,
     })
-}
-
-fn experts() -> MlpNames {
-    let names =
-        ["mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj"];
-    stored::with_shared(
-        stored::experts(Linear::new("mlp.gate", Bias::Absent), stored::EXPERTS),
-        Some(Correction::Vector("mlp.gate.e_score_correction_bias")),
-        Some(stored::shared(names, Bias::Absent, None)),
-    )
 }

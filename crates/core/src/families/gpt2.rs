@@ -84,10 +84,13 @@ fn names() -> Names {
             recurrence: None,
             out: conv1d("attn.c_proj"),
             mlp: MlpNames::Plain { up: conv1d("mlp.c_fc"), down: conv1d("mlp.c_proj") },
+            per_layer: None,
+            leaving_scale: None,
         }],
         // Whole parts of a name: `attn.c_attn.bias` is a weight.
         ignored: &["attn.bias", "attn.masked_bias"],
         spellings: &[],
         left_out: &[],
+        per_layer: None,
     }
 }

@@ -61,6 +61,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let experts = MlpNames::Experts {
         router: Linear::new("mlp.router", Bias::Stored),
         correction: None,
+        apart: None,
         experts: ExpertNames::Alternating {
             gate_up: "mlp.experts.gate_up_proj",
             down: "mlp.experts.down_proj",

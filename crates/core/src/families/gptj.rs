@@ -43,6 +43,7 @@ pub(super) fn read(config: &Config) -> Result<(Arch, Names)> {
     // The base is no key of this class (modeling_gptj.py, `create_sinusoidal_positions`).
     let rope = Rope {
         theta: 10_000.0,
+        first: 0,
         rotary_dim,
         pairing: Pairing::Adjacent,
         turn: Turn::Forward,

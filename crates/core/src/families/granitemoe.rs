@@ -48,6 +48,7 @@ pub(super) fn read_with(config: &Config, shared: Option<usize>) -> Result<(Arch,
     let experts = MlpNames::Experts {
         router: Linear::new("block_sparse_moe.router.layer", Bias::Absent),
         correction: None,
+        apart: None,
         experts: ExpertNames::Stacked {
             gate_up: "block_sparse_moe.input_linear.weight",
             down: "block_sparse_moe.output_linear.weight",

@@ -83,6 +83,7 @@ fn mlp(config: &Config) -> Result<(Mlp, MlpNames)> {
         shared: Some(SharedExpert { d_mlp: shared, act, weight: SharedWeight::One }),
     };
     let names = MlpNames::Experts {
+        apart: None,
         router: Linear::new("block_sparse_moe.router.layer", Bias::Absent),
         correction: None,
         experts: ExpertNames::Stacked {

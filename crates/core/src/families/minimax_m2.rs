@@ -52,6 +52,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         d_mlp: config.size_or("intermediate_size", 1536)?,
         gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
         router: Router {
+            factors: Bias::Absent,
+            apart: None,
             scores: ExpertScores::Sigmoid,
             correction: Bias::Stored,
             ..Router::softmax(RENORMALISED)

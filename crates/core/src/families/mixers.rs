@@ -14,7 +14,14 @@ pub(super) fn alone(recurrence: Recurrence, norm: Norm) -> Layer {
 /// A block of a recurrence and an MLP, each after a norm.
 pub(super) fn mixed(recurrence: Recurrence, mlp: Option<Mlp>, norm: Norm) -> Layer {
     let (attention, factors) = (None, Factors::default());
-    Layer { attention, recurrence: Some(recurrence), mlp, wiring: pre_norm(norm), factors }
+    Layer {
+        attention,
+        recurrence: Some(recurrence),
+        mlp,
+        wiring: pre_norm(norm),
+        factors,
+        leaving_scale: Bias::Absent,
+    }
 }
 
 /// A gate without a norm beside it.

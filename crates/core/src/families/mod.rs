@@ -13,6 +13,8 @@ mod chameleon;
 mod codegen;
 mod cohere;
 mod cohere2;
+mod deepseek_v2;
+mod deepseek_v3;
 mod delta;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -22,6 +24,8 @@ mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod gemma4_layers;
+mod gemma4_text;
 mod glm;
 mod glm4;
 mod glm4_moe;
@@ -38,6 +42,7 @@ mod granitemoeshared;
 pub mod heads;
 mod helium;
 mod hunyuan_v1_dense;
+mod latent;
 mod lfm2;
 mod llama;
 mod mamba;
@@ -177,6 +182,9 @@ pub const FAMILIES: &[Family] = &[
     qwen3_next::FAMILY,
     qwen3_5_text::FAMILY,
     recurrent_gemma::FAMILY,
+    deepseek_v2::FAMILY,
+    deepseek_v3::FAMILY,
+    gemma4_text::FAMILY,
 ];
 
 /// What a config says.

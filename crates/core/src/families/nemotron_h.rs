@@ -68,7 +68,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         top_k: top_k(config, 2, count)?,
         d_mlp: config.size_or("moe_intermediate_size", 7688)?,
         gate: ExpertGate::None(act),
-        router: grouped_router(config, count)?,
+        router: grouped_router(config, count, [1, 1], 1.0)?,
         shared: Some(SharedExpert { d_mlp: shared, act, weight: SharedWeight::One }),
     };
     let d_mlp = config.size_or("intermediate_size", 21_504)?;
@@ -106,6 +106,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
 
 fn expert_names(bias: Bias) -> MlpNames {
     MlpNames::Experts {
+        apart: None,
         router: Linear::new("mixer.gate", Bias::Absent),
         correction: Some(Correction::Vector("mixer.gate.e_score_correction_bias")),
         experts: ExpertNames::Ungated {

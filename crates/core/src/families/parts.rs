@@ -45,16 +45,22 @@ pub(super) fn block(attention: Attention, mlp: Mlp, wiring: Wiring) -> Layer {
         mlp: Some(mlp),
         wiring,
         factors: Factors::default(),
+        leaving_scale: Bias::Absent,
     }
 }
 
 /// Attention of the usual shape, over everything before.
 pub(super) fn attention(scale: f32, position: PositionMark) -> Attention {
     Attention {
+        heads: None,
+        latent: None,
         scale,
         softcap: None,
         qk_norm: QkNorm::None,
         qk_norm_at: QkNormAt::Projected,
+        v_norm: None,
+        values: ValuesFrom::Projection,
+        keys_of: None,
         clip: None,
         query_growth: None,
         window: Window::Full,

@@ -47,6 +47,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         d_mlp: config.size_or("intermediate_size", 6400)?,
         gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
         router: Router {
+            factors: Bias::Absent,
+            apart: None,
             scores: ExpertScores::SparseMixer { jitter },
             ..Router::softmax(ExpertWeights::AsTheyAre)
         },

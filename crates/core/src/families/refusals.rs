@@ -18,6 +18,8 @@ pub enum Only {
     Empty,
     /// This string.
     Text(&'static str),
+    /// Anything: the family reads the key, which most families refuse.
+    Anything,
 }
 
 /// Keys of all classes that must not say anything else.
@@ -51,7 +53,8 @@ pub(super) fn check(config: &Config) -> Result<()> {
 
 /// The error for all keys that make a decoder something else, if there are any.
 pub(super) fn values(config: &Config, only: &[(&str, Only)]) -> Option<Error> {
-    let wrong = ONLY.iter().chain(only).filter_map(|(key, allowed)| allowed.check(config, key).err());
+    let of_all = ONLY.iter().filter(|(key, _)| !only.iter().any(|(own, _)| own == key));
+    let wrong = of_all.chain(only).filter_map(|(key, allowed)| allowed.check(config, key).err());
     wrong.reduce(Error::and)
 }
 
@@ -68,6 +71,7 @@ impl Only {
                 (value.is_null() || object || value.as_array().is_some_and(Vec::is_empty), "null")
             }
             Only::Text(text) => (value == text, text),
+            Only::Anything => (true, ""),
         };
         if fits { Ok(()) } else { Err(config.unsupported(key, wanted)) }
     }

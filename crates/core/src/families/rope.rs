@@ -151,7 +151,10 @@ pub(super) fn reach(rope: &Rope, context: usize) -> usize {
         RopeScaling::Dynamic { factor, original } | RopeScaling::Yarn { factor, original, .. } => {
             original as f64 * factor
         }
-        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. } => 0.0,
+        RopeScaling::None
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Proportional { .. }
+        | RopeScaling::LongRope { .. } => 0.0,
     };
     // `as` saturates; the bound keeps later sums of positions inside 32 bits.
     context.max((stretched as usize).min(crate::config::LARGEST_SIZE as usize))
@@ -224,6 +227,7 @@ impl Given<'_> {
         };
         Ok(Rope {
             theta: self.theta,
+            first: 0,
             rotary_dim: columns?,
             pairing: Pairing::Halves,
             turn: Turn::Forward,

@@ -8,6 +8,7 @@ use crate::error::Result;
 const MOST_LAYERS: usize = 4096;
 
 /// Keys and defaults of a config class.
+#[derive(Clone, Copy)]
 pub(super) struct SizeKeys {
     /// Width of the stream.
     pub(super) d_model: Key,
@@ -51,6 +52,8 @@ pub(super) enum HeadWidth {
     Always,
     /// Absent or null: the stream divided by the heads.
     Derived,
+    /// The class works it out from other keys, which the family reads.
+    OfOtherKeys,
     /// Absent: this; null is an error.
     Default(usize),
     /// Absent: this; null: the stream divided by the heads.
@@ -156,6 +159,7 @@ impl Sizes {
                 positions: None,
                 placeholders: Vec::new(),
             },
+            per_layer: None,
             ropes: Vec::new(),
             layers,
             final_norm: Some(final_norm),
@@ -195,6 +199,7 @@ fn n_kv_heads(config: &Config, rule: KvHeads, n_heads: usize) -> Result<usize> {
 
 fn d_head(config: &Config, keys: &SizeKeys, d_model: usize, n_heads: usize) -> Result<usize> {
     let stated = match keys.d_head {
+        HeadWidth::OfOtherKeys => Some(1),
         HeadWidth::Default(width) => Some(config.size_or("head_dim", width)?),
         HeadWidth::DefaultOrDerived(width) if !config.has("head_dim") => Some(width),
         HeadWidth::DefaultOrDerived(_) => config.optional_size("head_dim")?,

@@ -24,7 +24,7 @@ pub(super) fn gated(bias: Bias) -> MlpNames {
 pub(super) fn experts(router: Linear, experts: [&'static str; 3]) -> MlpNames {
     let [gate, up, down] = experts.map(|name| Linear::new(name, Bias::Absent));
     let experts = ExpertNames::Each { gate, up, down };
-    MlpNames::Experts { router, correction: None, experts, shared: None }
+    MlpNames::Experts { router, correction: None, apart: None, experts, shared: None }
 }
 
 /// `gate_proj`, `up_proj` and `down_proj` of each expert.
@@ -43,7 +43,7 @@ pub(super) fn with_shared(
 ) -> MlpNames {
     match mlp {
         MlpNames::Experts { router, experts, .. } => {
-            MlpNames::Experts { router, correction, experts, shared }
+            MlpNames::Experts { router, correction, apart: None, experts, shared }
         }
         other => other,
     }
@@ -82,6 +82,8 @@ pub(super) fn layer(qkv: Bias, out: Bias, mlp: MlpNames) -> LayerNames {
         recurrence: None,
         out: Linear::new("self_attn.o_proj", out),
         mlp,
+        per_layer: None,
+        leaving_scale: None,
     }
 }
 
@@ -116,6 +118,7 @@ pub(super) fn model(layers: Vec<LayerNames>) -> Names {
         ignored: INV_FREQ,
         spellings: &[],
         left_out: &[],
+        per_layer: None,
     }
 }
 

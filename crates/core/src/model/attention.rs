@@ -7,45 +7,115 @@ use easyroutine_sites::Point;
 
 use super::registers::Registers;
 use super::run::Run;
-use crate::arch::QueryGrowth;
+use crate::arch::{Heads, QueryGrowth};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::pass::{At, Form, KeyHeads, Reg};
 use crate::tap::Value;
 use crate::weights::Norm;
 
-impl Run<'_> {
+impl<'m> Run<'m> {
     /// Copies keys and values out, one a query head.
-    pub(super) fn spread(&mut self) {
-        let arch = &self.model.arch;
-        let (n_heads, d_head, group) = (arch.n_heads, arch.d_head, arch.n_heads / arch.n_kv_heads);
+    pub(super) fn spread(&mut self, at: At) {
+        let heads = self.heads(at);
         let (qkv, head_kv) = self.registers.pair(Reg::Qkv, Reg::HeadKv);
         let qkv = qkv.rows();
-        let mut head_kv = head_kv.resize(qkv.n_rows(), 2 * n_heads * d_head);
-        for (half, shared) in [n_heads, n_heads + arch.n_kv_heads].into_iter().enumerate() {
-            for head in 0..n_heads {
-                let from = (shared + head / group) * d_head;
-                let to = (half * n_heads + head) * d_head;
-                for token in 0..qkv.n_rows() {
-                    let vector = &qkv.row(token)[from..from + d_head];
-                    head_kv.row_mut(token)[to..to + d_head].copy_from_slice(vector);
-                }
+        let (own, group) = (heads.spread(), heads.group());
+        let mut head_kv = head_kv.resize(qkv.n_rows(), own.keys() + own.values());
+        for token in 0..qkv.n_rows() {
+            let (keys, values) = qkv.row(token)[heads.queries()..].split_at(heads.keys());
+            let (own_keys, own_values) = head_kv.row_mut(token).split_at_mut(own.keys());
+            for head in 0..heads.n {
+                own_keys[heads.of_query(head)].copy_from_slice(&keys[heads.of_query(head / group)]);
+                own_values[heads.of_value(head)].copy_from_slice(&values[heads.of_value(head / group)]);
             }
         }
     }
 
+    /// values = keys, of each head.
+    pub(super) fn keys_to_values(&mut self, at: At) {
+        let heads = self.heads(at);
+        let (keys, values) = (heads.queries(), heads.queries() + heads.keys());
+        let mut qkv = self.registers.get_mut(Reg::Qkv).rows_mut();
+        (0..qkv.n_rows()).for_each(|token| qkv.row_mut(token).copy_within(keys..values, values));
+    }
+
+    /// Puts keys and values where later layers read them.
+    pub(super) fn lend(&mut self, at: At, keys: KeyHeads, to: Reg) -> Result<()> {
+        let spec = self.spec(at, keys)?;
+        let mut lent = self.registers.take(to);
+        let [k, v] = fresh_keys(self.registers, spec, keys);
+        let mut out = lent.resize(k.n_rows(), k.n_columns() + v.n_columns());
+        for token in 0..k.n_rows() {
+            let (of_keys, of_values) = out.row_mut(token).split_at_mut(k.n_columns());
+            of_keys.copy_from_slice(k.row(token));
+            of_values.copy_from_slice(v.row(token));
+        }
+        self.registers.put(to, lent);
+        Ok(())
+    }
+
+    /// What attention computes on keys of this kind; those of an earlier layer are as that layer left them.
+    pub(super) fn spec(&self, at: At, keys: KeyHeads) -> Result<&'m easyroutine_kernels::Attention> {
+        let weights = &self.model.weights;
+        let of = |layer: usize| self.model.arch.heads(layer);
+        let are_spread = match keys {
+            KeyHeads::Grouped => false,
+            KeyHeads::OfQueryHeads => true,
+            KeyHeads::Lent { layer, reg } => {
+                self.registers.get(reg).n_columns() != of(layer).keys() + of(layer).values()
+            }
+            KeyHeads::Kept { layer } => self.past.is_of_query_heads(layer, of(layer).n_kv),
+        };
+        weights.attention(at, if are_spread { KeyHeads::OfQueryHeads } else { KeyHeads::Grouped })
+    }
+
+    /// The heads of a section.
+    pub(super) fn heads(&self, at: At) -> Heads {
+        self.model.arch.heads(at.layer().unwrap_or(0))
+    }
+
+    /// kv_latent = norm of the first columns of compressed_kv.
+    pub(super) fn norm_latent(&mut self, norm: &Norm, width: usize) {
+        let (compressed, latent) = self.registers.pair(Reg::CompressedKv, Reg::KvLatent);
+        let compressed = compressed.rows().columns(0..width);
+        let out = latent.resize(compressed.n_rows(), width);
+        norm.apply(&self.model.cpu, compressed, out);
+    }
+
+    /// Queries, keys and values side by side; a key is its own part, then the columns that all heads share.
+    pub(super) fn join_heads(&mut self, at: At, shared: usize) {
+        let heads = self.heads(at);
+        let mut qkv = self.registers.take(Reg::Qkv);
+        let [queries, own, compressed] =
+            [Reg::OwnQueries, Reg::OwnKv, Reg::CompressedKv].map(|reg| self.registers.get(reg).rows());
+        let mut out = qkv.resize(queries.n_rows(), heads.queries() + heads.keys() + heads.values());
+        let (own_part, first) = (heads.d_head - shared, compressed.n_columns() - shared);
+        for token in 0..queries.n_rows() {
+            let (q, kv) = out.row_mut(token).split_at_mut(heads.queries());
+            let (k, v) = kv.split_at_mut(heads.keys());
+            q.copy_from_slice(queries.row(token));
+            let shared = &compressed.row(token)[first..];
+            let own = own.row(token).chunks_exact(own_part + heads.d_value);
+            let rows = k.chunks_exact_mut(heads.d_head).zip(v.chunks_exact_mut(heads.d_value));
+            for (own, (key, value)) in own.zip(rows) {
+                key[..own_part].copy_from_slice(&own[..own_part]);
+                key[own_part..].copy_from_slice(shared);
+                value.copy_from_slice(&own[own_part..]);
+            }
+        }
+        self.registers.put(Reg::Qkv, qkv);
+    }
+
     /// Norms each query head's own key as if it stood among the shared keys.
-    pub(super) fn norm_head_keys(&mut self, norm: &Norm, group: usize) {
-        let (arch, cpu) = (&self.model.arch, &self.model.cpu);
-        let (d_head, n_heads) = (arch.d_head, arch.n_heads);
-        let heads = n_heads / arch.n_kv_heads;
-        let k = n_heads * d_head..(n_heads + arch.n_kv_heads) * d_head;
+    pub(super) fn norm_head_keys(&mut self, at: At, norm: &Norm, group: usize) {
+        let (heads, cpu) = (self.heads(at), &self.model.cpu);
+        let k = heads.queries()..heads.queries() + heads.keys();
         let mut whole = std::mem::take(&mut self.registers.work);
         let (qkv, head_kv) = self.registers.pair(Reg::Qkv, Reg::HeadKv);
         let qkv = qkv.rows();
-        for head in 0..n_heads {
-            let shared = head / heads * d_head..(head / heads + 1) * d_head;
-            let own = head * d_head..(head + 1) * d_head;
+        for head in 0..heads.n {
+            let (shared, own) = (heads.of_query(head / heads.group()), heads.of_query(head));
             whole.resize(qkv.n_rows(), k.len());
             let mut rows = whole.rows_mut();
             for token in 0..rows.n_rows() {
@@ -71,9 +141,9 @@ impl Run<'_> {
     /// # Errors
     /// A change of a key where another query head of the group has a key of its own, to which it cannot be given.
     pub(super) fn visit_shared_keys(&mut self, point: Point, width: usize) -> Result<()> {
-        let arch = &self.model.arch;
-        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
-        let own = |head: usize| head * d_head..(head + 1) * d_head;
+        let heads = self.model.arch.heads(point.layer().unwrap_or(0));
+        let (d_head, group) = (heads.d_head, heads.group());
+        let own = |head: usize| heads.of_query(head);
         let mut shared = std::mem::take(&mut self.registers.work);
         let keys = self.registers.get(Reg::HeadKv).rows();
         shared.resize(keys.n_rows(), width);
@@ -108,7 +178,7 @@ impl Run<'_> {
 
     /// Keys and values join those of earlier tokens.
     pub(super) fn keep(&mut self, at: At, keys: KeyHeads) -> Result<()> {
-        let spec = self.model.weights.attention(at, keys)?;
+        let spec = self.spec(at, keys)?;
         let fresh = fresh_keys(self.registers, spec, keys);
         self.past.keep(at.layer().unwrap_or(0), self.batch, spec.n_kv_heads, fresh);
         Ok(())
@@ -116,9 +186,9 @@ impl Run<'_> {
 
     /// `z = softmax(scores) v` of all heads.
     pub(super) fn attend(&mut self, at: At, keys: KeyHeads, form: Form) -> Result<()> {
-        let spec = self.model.weights.attention(at, keys)?;
+        let spec = self.spec(at, keys)?;
         let (mut z, tokens) = (self.registers.take(Reg::Z), self.batch.n_tokens());
-        let out = z.resize_as(form, self.model.dtype, tokens, spec.n_heads * spec.d_head);
+        let out = z.resize_as(form, self.model.dtype, tokens, spec.n_heads * spec.d_value);
         let [q, k, v] = self.inputs(at, spec, keys);
         self.model.cpu.attention(spec, q, k, v, &self.sequences, out);
         self.registers.put(Reg::Z, z);
@@ -127,12 +197,12 @@ impl Run<'_> {
 
     /// The same of some heads, with their patterns. The first heads make room for all.
     pub(super) fn patterns(&mut self, at: At, heads: Range<usize>, keys: KeyHeads, form: Form) -> Result<()> {
-        let spec = self.model.weights.attention(at, keys)?;
+        let spec = self.spec(at, keys)?;
         let mut pairs = std::mem::take(&mut self.registers.pairs);
         pairs.resize_with(pairs.len().max(heads.len()), Vec::new);
         let (mut z, tokens) = (self.registers.take(Reg::Z), self.batch.n_tokens());
         let out = match heads.start {
-            0 => z.resize_as(form, self.model.dtype, tokens, spec.n_heads * spec.d_head),
+            0 => z.resize_as(form, self.model.dtype, tokens, spec.n_heads * spec.d_value),
             _ => z.out(),
         };
         let [q, k, v] = self.inputs(at, spec, keys);
@@ -145,7 +215,7 @@ impl Run<'_> {
 
     /// The scores of one head.
     pub(super) fn scores(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
-        let spec = self.model.weights.attention(at, keys)?;
+        let spec = self.spec(at, keys)?;
         let mut square = self.take_square();
         let size = self.sequences.iter().map(|s| s.queries.len() * s.keys.len()).sum();
         square.resize(size, 0.0);
@@ -166,9 +236,9 @@ impl Run<'_> {
 
     /// One head's columns of z from its pattern. The first head makes room for all.
     pub(super) fn mix(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
-        let spec = self.model.weights.attention(at, keys)?;
+        let spec = self.spec(at, keys)?;
         let (mut z, tokens) = (self.registers.take(Reg::Z), self.batch.n_tokens());
-        let out = if head == 0 { z.resize(tokens, spec.n_heads * spec.d_head) } else { z.rows_mut() };
+        let out = if head == 0 { z.resize(tokens, spec.n_heads * spec.d_value) } else { z.rows_mut() };
         let square = self.take_square();
         let [_, _, v] = self.inputs(at, spec, keys);
         self.model.cpu.attention_mix(spec, head, &square, v, &self.sequences, out);
@@ -185,7 +255,12 @@ impl Run<'_> {
         keys: KeyHeads,
     ) -> [Rows<'_>; 3] {
         let q = self.registers.get(Reg::Qkv).rows().columns(0..spec.n_heads * spec.d_head);
-        let all = self.past.keys(at.layer().unwrap_or(0), spec.n_kv_heads);
+        let layer = match keys {
+            KeyHeads::Kept { layer } => Some(layer),
+            KeyHeads::Grouped | KeyHeads::OfQueryHeads => at.layer(),
+            KeyHeads::Lent { .. } => None,
+        };
+        let all = layer.and_then(|layer| self.past.keys(layer, spec));
         let [k, v] = all.unwrap_or_else(|| fresh_keys(self.registers, spec, keys));
         [q, k, v]
     }
@@ -220,10 +295,13 @@ fn fresh_keys<'r>(
     spec: &easyroutine_kernels::Attention,
     keys: KeyHeads,
 ) -> [Rows<'r>; 2] {
-    let width = spec.n_kv_heads * spec.d_head;
     let (rows, start) = match keys {
-        KeyHeads::Grouped => (registers.get(Reg::Qkv).rows(), spec.n_heads * spec.d_head),
+        KeyHeads::Grouped | KeyHeads::Kept { .. } => {
+            (registers.get(Reg::Qkv).rows(), spec.n_heads * spec.d_head)
+        }
         KeyHeads::OfQueryHeads => (registers.get(Reg::HeadKv).rows(), 0),
+        KeyHeads::Lent { reg, .. } => (registers.get(reg).rows(), 0),
     };
-    [rows.columns(start..start + width), rows.columns(start + width..start + 2 * width)]
+    let middle = start + spec.n_kv_heads * spec.d_head;
+    [rows.columns(start..middle), rows.columns(middle..middle + spec.n_kv_heads * spec.d_value)]
 }

@@ -4,17 +4,18 @@ use std::sync::{Arc, Mutex};
 
 use easyroutine_kernels::{Cpu, Dtype};
 
+use super::build_attention as attention;
 use super::build_experts as experts;
 use super::build_parts::{gate_up, unnamed};
 use super::build_recurrence as recurrence;
 use super::build_tables::{Tables, module_of, tables, with_hint};
-use super::embed::{Embedding, Table};
-use super::weights::{Attention, Block, Mlp, Norms, Weights};
+use super::embed::{Embedding, PerLayer, Table};
+use super::weights::{Block, Mlp, Norms, Weights};
 use super::xielu::Xielu;
-use super::{Model, Unembedding, alibi};
-use crate::arch::{self, Arch, Bias, PositionMark, QkNorm, Window, Wiring};
+use super::{Model, Unembedding};
+use crate::arch::{self, Arch, Bias, Wiring};
 use crate::error::{Error, ErrorKind, Result};
-use crate::names::{HeadNorm as HeadNormName, LayerNames, Linear, MlpNames, Names, QkvNames};
+use crate::names::{LayerNames, Linear, MlpNames, Names};
 use crate::weights::{Checkpoint, Files, Loader, Norm, Projection};
 
 impl Model {
@@ -182,7 +183,20 @@ fn embedding(
         }
         _ => Vec::new(),
     };
-    Ok(Embedding { table, width: arch.embed.width, project, norm, positions })
+    let per_layer = match (arch.per_layer, names.per_layer) {
+        (Some(inputs), Some(tables)) => {
+            let all = arch.layers.len() * inputs.width;
+            let (name, module) = (format!("{}.weight", tables.table), (names.prefix, tables.table));
+            Some(PerLayer {
+                table: loader.table(names.prefix, &name, module, inputs.rows, all)?,
+                project: loader.linear("", Linear::new(tables.project, Bias::Absent), all, arch.d_model)?,
+                norm: loader.norm(tables.norm, inputs.norm, inputs.width)?,
+            })
+        }
+        (None, _) => None,
+        (Some(_), None) => return Err(unnamed("further inputs of layers")),
+    };
+    Ok(Embedding { table, width: arch.embed.width, project, norm, positions, per_layer })
 }
 
 fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
@@ -216,8 +230,9 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
     let attention = match &described.attention {
         None => None,
         Some(described) => {
-            [norms.queries, norms.keys] = head_norms(loader, arch, described.qk_norm, &prefix, names)?;
-            Some(self::attention(loader, arch, described, &prefix, names)?)
+            [norms.queries, norms.keys, norms.values] =
+                attention::norms(loader, arch.heads(layer), described, &prefix, names)?;
+            Some(attention::build(loader, arch, layer, described, &prefix, names)?)
         }
     };
     let recurrence = match &described.recurrence {
@@ -233,159 +248,33 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
         None => None,
         Some(of) => Some(mlp(loader, arch.d_model, (of, described.factors.gate), &prefix, names)?),
     };
-    Ok(Block { norms, attention, recurrence, mlp })
-}
-
-/// The weights of attention.
-fn attention(
-    loader: &Loader<'_>,
-    arch: &Arch,
-    described: &arch::Attention,
-    prefix: &str,
-    names: &LayerNames,
-) -> Result<Attention> {
-    let mut grouped = attention_spec(arch, described);
-    if described.sinks == Bias::Stored {
-        let name = names.sinks.ok_or_else(|| unnamed("sinks"))?;
-        let sinks = loader.vector(&format!("{prefix}{name}"), arch.n_heads)?;
-        grouped.sinks = Some(sinks).filter(|sinks| !sinks.is_empty());
-    }
-    Ok(Attention {
-        qkv: qkv(loader, arch, prefix, names)?,
-        out: loader.linear(prefix, names.out, arch.d_model, arch.n_heads * arch.d_head)?,
-        of_query_heads: easyroutine_kernels::Attention { n_kv_heads: arch.n_heads, ..grouped.clone() },
-        grouped,
-    })
-}
-
-/// What attention of a layer computes, as the kernels take it.
-fn attention_spec(arch: &Arch, described: &arch::Attention) -> easyroutine_kernels::Attention {
-    easyroutine_kernels::Attention {
-        n_heads: arch.n_heads,
-        n_kv_heads: arch.n_kv_heads,
-        d_head: arch.d_head,
-        scale: described.scale,
-        softcap: described.softcap,
-        window: match described.window {
-            Window::Full => None,
-            Window::Sliding(n) => Some(n),
-        },
-        alibi: match described.position {
-            PositionMark::Alibi(slopes) => Some(alibi::biases(slopes, arch.n_heads, described.scale)),
-            PositionMark::Rope(_) | PositionMark::None => None,
-        },
-        sinks: None,
-    }
-}
-
-/// Norms of queries and keys.
-fn head_norms(
-    loader: &Loader<'_>,
-    arch: &Arch,
-    qk_norm: QkNorm,
-    prefix: &str,
-    names: &LayerNames,
-) -> Result<[Option<Norm>; 2]> {
-    let d_head = arch.d_head;
-    let head_norm = |name: Option<HeadNormName>, heads: usize| -> Result<Option<Norm>> {
-        let (norm, width) = match qk_norm {
-            QkNorm::None => return Ok(None),
-            QkNorm::PerHead(norm) | QkNorm::PerHeadOwnWeights(norm) => (norm, d_head),
-            QkNorm::Whole(norm) => (norm, heads * d_head),
-        };
-        if !norm.kind.has_weight() {
-            return loader.norm("", norm, width).map(Some);
-        }
-        let norm = match name.ok_or_else(|| unnamed("a query or key norm"))? {
-            HeadNormName::One(name) => {
-                let shape = match qk_norm {
-                    QkNorm::PerHeadOwnWeights(_) => vec![heads, width],
-                    _ => vec![width],
-                };
-                loader.norm_shaped(&format!("{prefix}{name}"), norm, &shape)?
-            }
-            HeadNormName::EachHead(name) => {
-                let each = |end: &str| -> Result<Vec<f32>> {
-                    let mut all = Vec::with_capacity(heads * d_head);
-                    for head in 0..heads {
-                        let module = name.replace("{}", &head.to_string());
-                        all.extend(loader.vector(&format!("{prefix}{module}.{end}"), d_head)?);
-                    }
-                    Ok(all)
-                };
-                loader.norm_of(norm, || each("weight"), || each("bias"))?
-            }
-        };
-        Ok(Some(norm))
+    [norms.router, norms.experts, norms.experts_post, norms.shared_post] =
+        experts::norms(loader, arch, layer, &prefix, names)?;
+    let (per_layer, post) = per_layer(loader, arch, &prefix, names)?;
+    norms.per_layer_post = post;
+    let leaving_scale = match (described.leaving_scale, names.leaving_scale) {
+        (Bias::Absent, _) => None,
+        (Bias::Stored, Some(name)) => loader.vector(&format!("{prefix}{name}"), 1)?.first().copied(),
+        (Bias::Stored, None) => return Err(unnamed("a factor on the stream")),
     };
-    Ok([head_norm(names.q_norm, arch.n_heads)?, head_norm(names.k_norm, arch.n_kv_heads)?])
+    Ok(Block { norms, attention, recurrence, mlp, per_layer, leaving_scale })
 }
 
-/// Queries, keys and values as one projection, however they are stored.
-fn qkv(loader: &Loader<'_>, arch: &Arch, prefix: &str, names: &LayerNames) -> Result<Projection> {
-    let (q, k) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
-    let (outputs, d_model, d_head) = (q + 2 * k, arch.d_model, arch.d_head);
-    match names.qkv {
-        QkvNames::SplitGated { q: queries, k: keys, v: values } => {
-            let parts = vec![
-                loader.part(prefix, queries, 2 * q, d_model)?,
-                loader.part(prefix, keys, k, d_model)?,
-                loader.part(prefix, values, k, d_model)?,
-            ];
-            // A head's gate stands behind its query in the file, behind all values here.
-            let of_head = move |n: usize, gate: usize| (0, (2 * (n / d_head) + gate) * d_head + n % d_head);
-            Ok(loader.fused(parts, d_model, outputs + q, move |n| match n {
-                n if n < q => of_head(n, 0),
-                n if n < q + k => (1, n - q),
-                n if n < outputs => (2, n - q - k),
-                n => of_head(n - outputs, 1),
-            }))
-        }
-        QkvNames::Split { q: queries, k: keys, v: values } => {
-            let parts = [
-                loader.part(prefix, queries, q, d_model)?,
-                loader.part(prefix, keys, k, d_model)?,
-                loader.part(prefix, values, k, d_model)?,
-            ];
-            Ok(loader.fused(parts.into(), d_model, outputs, move |n| match n {
-                n if n < q => (0, n),
-                n if n < q + k => (1, n - q),
-                n => (2, n - q - k),
-            }))
-        }
-        QkvNames::Stacked(stacked) => loader.linear(prefix, stacked, outputs, d_model),
-        QkvNames::ByGroup(by_group) => {
-            let parts = vec![loader.part(prefix, by_group, outputs, d_model)?];
-            let group = arch.n_heads / arch.n_kv_heads;
-            Ok(loader.fused(parts, d_model, outputs, move |n| {
-                let (head, within) = (n / d_head, n % d_head);
-                // Rows of heads in a group: its queries, its key, its value.
-                let place = match n {
-                    n if n < q => head / group * (group + 2) + head % group,
-                    n if n < q + k => (n - q) / d_head * (group + 2) + group,
-                    n => (n - q - k) / d_head * (group + 2) + group + 1,
-                };
-                (0, place * d_head + within)
-            }))
-        }
-        QkvNames::InBlocks { linear, blocks } => {
-            let parts = vec![loader.part(prefix, linear, outputs, d_model)?];
-            let width = q / blocks;
-            Ok(loader.fused(parts, d_model, outputs, move |n| {
-                // Queries, keys, values here; queries, values, keys in the file.
-                let part = [0, 2, 1][n / q];
-                let within = n % q;
-                (0, (within / width * 3 + part) * width + within % width)
-            }))
-        }
-        QkvNames::ByHead(by_head) => {
-            let parts = vec![loader.part(prefix, by_head, outputs, d_model)?];
-            Ok(loader.fused(parts, d_model, outputs, move |n| {
-                let (part, within) = (n / q, n % q);
-                (0, (within / d_head * 3 + part) * d_head + within % d_head)
-            }))
-        }
-    }
+/// What a layer does with its further input.
+fn per_layer(
+    loader: &Loader<'_>,
+    arch: &Arch,
+    prefix: &str,
+    names: &LayerNames,
+) -> Result<(Option<[Projection; 2]>, Option<Norm>)> {
+    let Some(inputs) = arch.per_layer else { return Ok((None, None)) };
+    let names = names.per_layer.ok_or_else(|| unnamed("a further input"))?;
+    let linear =
+        |name, outputs, inputs| loader.linear(prefix, Linear::new(name, Bias::Absent), outputs, inputs);
+    let projections =
+        [linear(names.gate, inputs.width, arch.d_model)?, linear(names.project, arch.d_model, inputs.width)?];
+    let norm = loader.norm(&format!("{prefix}{}", names.norm), inputs.norm, arch.d_model)?;
+    Ok((Some(projections), Some(norm)))
 }
 
 fn mlp(

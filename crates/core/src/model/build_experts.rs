@@ -3,10 +3,10 @@
 use super::build_parts::{gate_up, unnamed};
 use super::experts::Expert;
 use super::weights::{Mlp, Shared};
-use crate::arch;
+use crate::arch::{self, Arch, Bias};
 use crate::error::Result;
-use crate::names::{Correction, ExpertNames, Linear, MlpNames, SharedNames};
-use crate::weights::{Loader, Projection};
+use crate::names::{Correction, ExpertNames, LayerNames, Linear, MlpNames, SharedNames};
+use crate::weights::{Loader, Norm, Projection};
 
 /// Router, experts and the shared expert of a layer.
 pub(super) fn build(
@@ -17,8 +17,8 @@ pub(super) fn build(
     d_model: usize,
 ) -> Result<Mlp> {
     let (
-        arch::Mlp::Experts { count, d_mlp, shared: shares, .. },
-        MlpNames::Experts { router, correction, experts, shared },
+        arch::Mlp::Experts { count, d_mlp, shared: shares, router: rules, .. },
+        MlpNames::Experts { router, correction, apart, experts, shared },
     ) = (described, names)
     else {
         return Err(unnamed("experts"));
@@ -32,16 +32,54 @@ pub(super) fn build(
         Some(Correction::Vector(name)) => Some(values(name, &[count])?),
         Some(Correction::Row(name)) => Some(values(name, &[1, count])?),
     };
+    let factors = match (rules.factors, apart) {
+        (Bias::Absent, _) => None,
+        (Bias::Stored, Some(names)) => Some(values(names.factors, &[count])?),
+        (Bias::Stored, None) => return Err(unnamed("factors of experts")),
+    };
     let shared = match (shares, shared) {
-        (Some(expert), Some(names)) => Some(self::shared(loader, prefix, expert, names, d_model)?),
+        (Some(expert), Some(names)) => Some(Box::new(self::shared(loader, prefix, expert, names, d_model)?)),
         _ => None,
     };
     Ok(Mlp::Experts {
         router: loader.linear_f32(prefix, router, count, d_model)?,
         correction,
+        factors,
         experts: stored.experts(experts)?,
         shared,
     })
+}
+
+/// Norms of router and experts that read the stream by themselves: before the router and the experts, after these and after
+/// what stands beside them.
+pub(super) fn norms(
+    loader: &Loader<'_>,
+    arch: &Arch,
+    layer: usize,
+    prefix: &str,
+    names: &LayerNames,
+) -> Result<[Option<Norm>; 4]> {
+    let (Some(arch::Mlp::Experts { router, .. }), MlpNames::Experts { apart: names, .. }) =
+        (arch.layers[layer].mlp, names.mlp)
+    else {
+        return Ok([None, None, None, None]);
+    };
+    let Some(norm) = router.apart else { return Ok([None, None, None, None]) };
+    let names = names.ok_or_else(|| unnamed("norms of experts"))?;
+    let width = arch.d_model;
+    let share = (width as f64).powf(-0.5) as f32;
+    let of_router = || {
+        let mut factors = loader.vector(&format!("{prefix}{}", names.router_scale), width)?;
+        factors.iter_mut().for_each(|factor| *factor *= share);
+        Ok(factors)
+    };
+    let of = |name: &str| loader.norm(&format!("{prefix}{name}"), norm, width).map(Some);
+    Ok([
+        Some(loader.norm_of(norm, of_router, || Ok(Vec::new()))?),
+        of(names.experts)?,
+        of(names.experts_post)?,
+        of(names.shared_post)?,
+    ])
 }
 
 fn shared(

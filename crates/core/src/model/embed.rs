@@ -17,6 +17,16 @@ pub(crate) struct Embedding {
     pub(crate) norm: Option<Norm>,
     /// Learned positions, rows by `d_model`; empty where the model has none.
     pub(crate) positions: Vec<f32>,
+    /// What makes a further input of each layer.
+    pub(crate) per_layer: Option<PerLayer>,
+}
+
+/// Weights of the further inputs of layers.
+#[derive(Debug)]
+pub(crate) struct PerLayer {
+    pub(crate) table: weights::Table,
+    pub(crate) project: Projection,
+    pub(crate) norm: Norm,
 }
 
 /// Where rows of the token embedding are read.
@@ -58,6 +68,19 @@ impl Embedding {
             (0..out.n_rows()).for_each(|i| out.row_mut(i).iter_mut().for_each(|x| *x *= factor));
         }
         Ok(())
+    }
+
+    /// Adds the table's rows of the ids, times a factor.
+    ///
+    /// # Shapes
+    /// `out`: tokens by the inputs of all layers.
+    pub(crate) fn add_per_layer(&self, batch: &Batch, factor: f32, mut out: RowsMut<'_>) {
+        let Some(PerLayer { table, .. }) = &self.per_layer else { return };
+        let mut row = vec![0.0; out.n_columns()];
+        for (token, id) in batch.ids().iter().enumerate() {
+            table.read(*id as usize, &mut row);
+            out.row_mut(token).iter_mut().zip(&row).for_each(|(out, x)| *out += x * factor);
+        }
     }
 
     /// Adds learned positions; position 0 takes the row `offset` of the table.

@@ -4,6 +4,7 @@ mod alibi;
 mod attention;
 mod buffer;
 mod build;
+mod build_attention;
 mod build_experts;
 mod build_parts;
 mod build_recurrence;
@@ -115,6 +116,11 @@ impl Model {
         self.weights.blocks.get(layer)?.attention.as_ref()?.out.bias.as_deref()
     }
 
+    /// The factor on the stream that leaves a layer.
+    pub(crate) fn leaving_scale(&self, layer: usize) -> f32 {
+        self.weights.blocks.get(layer).and_then(|block| block.leaving_scale).unwrap_or(1.0)
+    }
+
     /// The projections into the stream of a layer: attention's, and the MLP's where it is dense.
     ///
     /// # Errors
@@ -142,7 +148,13 @@ impl Model {
                 format!("layer {layer} has no attention, so no heads read there"),
             )
         })?;
-        Ok(Readers { qkv: &mixer.qkv, attention, mlp: if shares { attention } else { mlp } })
+        let weights::Qkv::AtOnce(qkv) = &mixer.qkv else {
+            let message = format!(
+                "keys and values of layer {layer} are compressed, so no head reads the stream by itself"
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        };
+        Ok(Readers { qkv, attention, mlp: if shares { attention } else { mlp } })
     }
 
     /// Puts earlier warnings before its own.
@@ -314,7 +326,7 @@ impl Model {
         sections: impl IntoIterator<Item = At>,
     ) -> Program {
         let is_of_query_heads =
-            |layer| past.is_some_and(|past| past.is_of_query_heads(layer, self.arch.n_kv_heads));
+            |layer| past.is_some_and(|past| past.is_of_query_heads(layer, self.arch.heads(layer).n_kv));
         let squares: usize = (0..batch.n_rows()).map(|row| batch.span(row).len() * batch.length(row)).sum();
         let asked = Asked {
             wants: &|point| tap.wants(point),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use easyroutine_kernels::{Rows, RowsMut, Sequence};
+use easyroutine_kernels::{Attention, Rows, RowsMut, Sequence};
 
 use super::buffer::Buffer;
 use super::states::{Carried, Marks};
-use crate::arch::{Arch, Layer};
+use crate::arch::{Arch, Heads};
 use crate::batch::Batch;
 
 /// Keys and values of rows whose tokens come piece by piece, as in generation.
@@ -24,7 +24,6 @@ pub struct KvCache {
     coming: BTreeMap<usize, Carried>,
     /// Positions of room that each row has.
     capacity: usize,
-    d_head: usize,
 }
 
 /// One row of a cache.
@@ -40,9 +39,16 @@ pub(super) struct CachedRow {
 struct LayerKeys {
     /// Rows by capacity by keys, then values, of every head.
     values: Vec<f32>,
-    /// Key and value heads that are stored: those of the model, or one a query head where a tap told them apart; none of a
-    /// layer without attention.
-    heads: usize,
+    /// Key and value heads that are stored: those of the layer, or one a query head where a tap told them apart;
+    /// none of a layer that keeps none.
+    heads: Heads,
+}
+
+impl LayerKeys {
+    /// Numbers of one token.
+    fn width(&self) -> usize {
+        self.heads.keys() + self.heads.values()
+    }
 }
 
 /// The past of a run.
@@ -73,17 +79,17 @@ pub(crate) struct Shared<'a> {
 impl KvCache {
     /// An empty cache for a number of rows.
     pub fn new(arch: &Arch, n_rows: usize) -> Self {
-        let layer = |layer: &Layer| {
-            let heads = if layer.attention.is_some() { arch.n_kv_heads } else { 0 };
-            LayerKeys { values: Vec::new(), heads }
+        let layer = |number: usize| {
+            let (heads, attention) = (arch.heads(number), &arch.layers[number].attention);
+            let keeps = attention.as_ref().is_some_and(|attention| attention.keys_of.is_none());
+            LayerKeys { values: Vec::new(), heads: if keeps { heads } else { Heads { n_kv: 0, ..heads } } }
         };
         KvCache {
             rows: vec![CachedRow::default(); n_rows],
-            layers: arch.layers.iter().map(layer).collect(),
+            layers: (0..arch.layers.len()).map(layer).collect(),
             states: BTreeMap::new(),
             coming: BTreeMap::new(),
             capacity: 0,
-            d_head: arch.d_head,
         }
     }
 
@@ -105,7 +111,7 @@ impl KvCache {
         }
         let capacity = length.max(self.capacity + self.capacity / 2);
         for layer in &mut self.layers {
-            let width = 2 * layer.heads * self.d_head;
+            let width = layer.width();
             let mut grown = vec![0.0; self.rows.len() * capacity * width];
             for (number, row) in self.rows.iter().enumerate() {
                 let (from, to) = (number * self.capacity * width, number * capacity * width);
@@ -117,34 +123,43 @@ impl KvCache {
         self.capacity = capacity;
     }
 
-    /// Stores a layer's keys and values one a query head.
-    fn spread(&mut self, layer: usize, heads: usize) {
-        let LayerKeys { values, heads: stored } = &mut self.layers[layer];
-        if *stored == heads {
+    /// Stores a layer's keys and values with so many heads.
+    fn spread(&mut self, layer: usize, n_kv: usize) {
+        let keys = &mut self.layers[layer];
+        let heads = Heads { n_kv, ..keys.heads };
+        if keys.heads == heads {
             return;
         }
-        let (width, wide) = (2 * *stored * self.d_head, 2 * heads * self.d_head);
-        let mut spread = vec![0.0; values.len() / width * wide];
-        for (from, to) in values.chunks_exact(width).zip(spread.chunks_exact_mut(wide)) {
-            copy_heads(from, *stored, to, heads);
+        let (width, wide) = (keys.width(), heads.keys() + heads.values());
+        let mut spread = vec![0.0; keys.values.len() / width * wide];
+        for (from, to) in keys.values.chunks_exact(width).zip(spread.chunks_exact_mut(wide)) {
+            copy_heads(from, keys.heads, to, heads);
         }
-        (*values, *stored) = (spread, heads);
+        *keys = LayerKeys { values: spread, heads };
     }
 
     /// Whether the keys of a layer with attention are stored one a query head: then new ones must be, too.
     pub(super) fn is_of_query_heads(&self, layer: usize, n_kv_heads: usize) -> bool {
-        self.layers[layer].heads != n_kv_heads
+        self.layers[layer].heads.n_kv != n_kv_heads
     }
 
     /// Keys, then values, of one token.
     fn token(&self, layer: usize, row: usize, position: usize) -> &[f32] {
-        let LayerKeys { values, heads } = &self.layers[layer];
-        let width = 2 * heads * self.d_head;
-        &values[(row * self.capacity + position) * width..][..width]
+        let keys = &self.layers[layer];
+        &keys.values[(row * self.capacity + position) * keys.width()..][..keys.width()]
     }
 }
 
 impl Past<'_> {
+    /// Whether keys of a layer are stored one a query head.
+    pub(super) fn is_of_query_heads(&self, layer: usize, n_kv_heads: usize) -> bool {
+        match self {
+            Past::Nothing | Past::Marked(_) => false,
+            Past::Own(cache) => cache.is_of_query_heads(layer, n_kv_heads),
+            Past::Shared(shared) => shared.cache.is_of_query_heads(layer, n_kv_heads),
+        }
+    }
+
     /// The rows of a batch as attention sees them.
     pub(super) fn sequences(&self, batch: &Batch) -> Vec<Sequence> {
         let mut end = 0;
@@ -169,10 +184,11 @@ impl Past<'_> {
     /// # Shapes
     /// `fresh`: keys and values, tokens by heads · h.
     pub(super) fn keep(&mut self, layer: usize, batch: &Batch, heads: usize, fresh: [Rows<'_>; 2]) {
-        let half = fresh[0].n_columns();
+        let middle = fresh[0].n_columns();
+        let width = middle + fresh[1].n_columns();
         let write = |token: usize, to: &mut [f32]| {
-            to[..half].copy_from_slice(fresh[0].row(token));
-            to[half..2 * half].copy_from_slice(fresh[1].row(token));
+            to[..middle].copy_from_slice(fresh[0].row(token));
+            to[middle..width].copy_from_slice(fresh[1].row(token));
         };
         match self {
             Past::Nothing | Past::Marked(_) => {}
@@ -182,20 +198,21 @@ impl Past<'_> {
                 let values = &mut cache.layers[layer].values;
                 for row in 0..batch.n_rows() {
                     for (i, token) in batch.span(row).enumerate() {
-                        let at = (row * capacity + batch.first(row) + i) * 2 * half;
-                        write(token, &mut values[at..at + 2 * half]);
+                        let at = (row * capacity + batch.first(row) + i) * width;
+                        write(token, &mut values[at..at + width]);
                     }
                 }
             }
             Past::Shared(Shared { cache, rows, joined, .. }) => {
                 let lengths = (0..batch.n_rows()).map(|row| batch.length(row));
-                joined.resize(lengths.sum(), 2 * half);
+                joined.resize(lengths.sum(), width);
                 let mut out: RowsMut<'_> = joined.rows_mut();
                 let mut end = 0;
                 for (row, shared) in rows.iter().enumerate() {
                     for position in 0..batch.first(row) {
                         let stored = cache.token(layer, *shared, position);
-                        copy_heads(stored, cache.layers[layer].heads, out.row_mut(end + position), heads);
+                        let from = cache.layers[layer].heads;
+                        copy_heads(stored, from, out.row_mut(end + position), Heads { n_kv: heads, ..from });
                     }
                     let start = end + batch.first(row);
                     batch.span(row).enumerate().for_each(|(i, token)| write(token, out.row_mut(start + i)));
@@ -209,18 +226,18 @@ impl Past<'_> {
     /// batch's tokens have no past.
     ///
     /// # Shapes
-    /// Keys and values: tokens by heads · h.
-    pub(super) fn keys(&self, layer: usize, heads: usize) -> Option<[Rows<'_>; 2]> {
+    /// Keys and values: tokens by their columns.
+    pub(super) fn keys(&self, layer: usize, spec: &Attention) -> Option<[Rows<'_>; 2]> {
         let joined = match self {
             Past::Nothing | Past::Marked(_) => return None,
             Past::Own(cache) => {
-                let (values, width) = (&cache.layers[layer].values, 2 * heads * cache.d_head);
+                let (values, width) = (&cache.layers[layer].values, cache.layers[layer].width());
                 Rows::dense(values, values.len() / width, width)
             }
             Past::Shared(Shared { joined, .. }) => joined.rows(),
         };
-        let half = joined.n_columns() / 2;
-        Some([joined.columns(0..half), joined.columns(half..2 * half)])
+        let middle = spec.n_kv_heads * spec.d_head;
+        Some([joined.columns(0..middle), joined.columns(middle..joined.n_columns())])
     }
 }
 
@@ -285,14 +302,15 @@ impl Past<'_> {
 }
 
 /// Copies keys, then values, of one token; each stored head to all that share it.
-fn copy_heads(from: &[f32], stored: usize, to: &mut [f32], heads: usize) {
+fn copy_heads(from: &[f32], stored: Heads, to: &mut [f32], heads: Heads) {
     if stored == heads {
         return to.copy_from_slice(from);
     }
-    let d_head = from.len() / (2 * stored);
-    for (number, to) in to.chunks_exact_mut(d_head).enumerate() {
-        let (half, head) = (number / heads, number % heads);
-        let source = half * stored + head / (heads / stored);
-        to.copy_from_slice(&from[source * d_head..(source + 1) * d_head]);
+    let group = heads.n_kv / stored.n_kv;
+    let (keys, values) = from.split_at(stored.keys());
+    let (to_keys, to_values) = to.split_at_mut(heads.keys());
+    for head in 0..heads.n_kv {
+        to_keys[heads.of_query(head)].copy_from_slice(&keys[heads.of_query(head / group)]);
+        to_values[heads.of_value(head)].copy_from_slice(&values[heads.of_value(head / group)]);
     }
 }

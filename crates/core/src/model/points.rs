@@ -2,7 +2,7 @@
 
 use easyroutine_sites::{Basis, Extent, Point, Scope, Selector, Site};
 
-use crate::arch::{Arch, AttentionGate, Head, Layer, Mlp, Pooling, Wiring};
+use crate::arch::{Arch, AttentionGate, Head, Heads, Layer, Mlp, Pooling, Wiring};
 use crate::error::{Error, Result};
 
 impl Arch {
@@ -68,9 +68,16 @@ impl Arch {
         match point.site().basis() {
             Basis::Ids => Some(1),
             Basis::Stream | Basis::Addition | Basis::Reading => Some(self.d_model),
-            Basis::Queries => Some(self.n_heads * self.d_head),
-            Basis::Keys => Some(self.n_kv_heads * self.d_head),
-            Basis::Head => Some(self.d_head),
+            Basis::Queries => Some(self.heads(point.layer()?).queries()),
+            Basis::Keys => Some(self.heads(point.layer()?).keys()),
+            Basis::Values => Some(self.heads(point.layer()?).values()),
+            Basis::MixedValues => Some(self.heads(point.layer()?).mixed()),
+            Basis::Head => Some(self.heads(point.layer()?).d_head),
+            Basis::HeadValue => Some(self.heads(point.layer()?).d_value),
+            Basis::Compressed => {
+                let latent = self.layers[point.layer()?].latent()?;
+                Some(latent.keys_values + latent.shared)
+            }
             Basis::Positions => None,
             Basis::Channels => Some(self.layers[point.layer()?].recurrence?.width()),
             Basis::Neurons => Some(self.layers[point.layer()?].d_mlp()),
@@ -108,6 +115,15 @@ impl Arch {
             return Some(format!("layer {layer} has {count} experts, 0 to {}; {expert} is none", count - 1));
         }
         match point.site() {
+            Site::PerLayerOut if self.per_layer.is_none() => {
+                Some("layers of this model have no further inputs".to_owned())
+            }
+            Site::ProjectedKey | Site::ProjectedQuery if !self.heads(layer).are_projected_alike() => {
+                let Heads { d_head, d_value, .. } = self.heads(layer);
+                Some(format!(
+                    "a head's slice of the output projection reads {d_value} columns, and this has {d_head}"
+                ))
+            }
             Site::Logits => self.lacks_unembedding(),
             Site::Score => match &self.head {
                 Head::Score(_) => None,
@@ -162,9 +178,23 @@ impl Layer {
             Site::MlpHidden if matches!(self.mlp, Some(Mlp::Experts { .. })) => {
                 Some("this layer has experts, each with neurons of its own")
             }
-            Site::MlpIn | Site::MlpHidden | Site::MlpOut => None,
+            Site::MlpIn | Site::MlpHidden | Site::MlpOut | Site::PerLayerOut => None,
             Site::AttnGate if self.attention.as_ref().is_some_and(|a| a.gate == AttentionGate::None) => {
                 Some("attention of this model has no gate")
+            }
+            Site::KvCompressed if self.attention.is_some() && self.latent().is_none() => {
+                Some("keys and values of this layer are not compressed")
+            }
+            Site::Keys
+            | Site::Values
+            | Site::HeadKeys
+            | Site::HeadValues
+            | Site::RotatedKeys
+            | Site::ProjectedKey
+            | Site::ProjectedValue
+                if self.keys_of().is_some() =>
+            {
+                Some("this layer reads the keys and values of an earlier one")
             }
             // All others are attention's.
             _ if self.attention.is_some() => None,

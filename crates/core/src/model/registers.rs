@@ -6,7 +6,7 @@ use super::buffer::Buffer;
 use crate::pass::{Form, MATRICES, Reg};
 
 /// Buffers of a run, by what they hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registers {
     matrices: [Register; MATRICES],
     /// Scores or patterns of some heads, each with every row's square, back to back.
@@ -19,6 +19,19 @@ pub(crate) struct Registers {
     pub(super) states: [Vec<f32>; 2],
     /// Room that a step needs for itself.
     pub(super) work: Buffer,
+}
+
+impl Default for Registers {
+    fn default() -> Self {
+        Registers {
+            matrices: std::array::from_fn(|_| Register::default()),
+            pairs: Vec::new(),
+            chosen: Vec::new(),
+            logits: Vec::new(),
+            states: Default::default(),
+            work: Buffer::default(),
+        }
+    }
 }
 
 /// A matrix of activations: rows of f32, or at once what the next product multiplies.
@@ -110,7 +123,7 @@ impl Register {
     }
 
     /// How many columns it has.
-    pub(super) fn n_columns(&self) -> usize {
+    pub(crate) fn n_columns(&self) -> usize {
         match self.form {
             Form::Operand => self.operand.n_columns(),
             Form::Rows => self.rows.rows().n_columns(),

@@ -20,6 +20,11 @@ pub(crate) fn frequencies(rope: &Rope, row_length: usize) -> (Vec<f32>, f32) {
         RopeScaling::Dynamic { factor, original } => {
             (plain(dynamic_base(rope, *factor, *original, row_length), dim), 1.0)
         }
+        // `_compute_proportional_rope_parameters`
+        RopeScaling::Proportional { pairs } => {
+            let turns = |(i, f)| if i < *pairs { f } else { 0.0 };
+            (plain(rope.theta as f32, dim).into_iter().enumerate().map(turns).collect(), 1.0)
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
             let scaled = |f| llama3(f, *factor, *low_freq_factor, *high_freq_factor, *original);
             (plain(rope.theta as f32, dim).into_iter().map(scaled).collect(), 1.0)
@@ -49,6 +54,7 @@ pub(crate) fn length_class(rope: &Rope, row_length: usize) -> usize {
         RopeScaling::Dynamic { original, .. } => row_length.max(*original),
         RopeScaling::LongRope { original, .. } => usize::from(row_length > *original),
         RopeScaling::None
+        | RopeScaling::Proportional { .. }
         | RopeScaling::Linear { .. }
         | RopeScaling::Llama3 { .. }
         | RopeScaling::Yarn { .. } => 0,
@@ -129,7 +135,7 @@ mod tests {
     use crate::arch::{Pairing, Turn};
 
     fn rope(theta: f64, rotary_dim: usize, scaling: RopeScaling) -> Rope {
-        Rope { theta, rotary_dim, pairing: Pairing::Halves, turn: Turn::Forward, scaling }
+        Rope { theta, first: 0, rotary_dim, pairing: Pairing::Halves, turn: Turn::Forward, scaling }
     }
 
     /// `inv_freq` and `attention_scaling` of `LlamaRotaryEmbedding` of transformers 5.23 after a row of that length,

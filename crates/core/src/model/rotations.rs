@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use easyroutine_kernels::Rows;
+use easyroutine_kernels::{Rows, Turning};
 
 use super::rope::{frequencies, length_class};
-use crate::arch::{Rope, Turn};
+use crate::arch::{Heads, Rope, Turn};
 use crate::batch::Batch;
 
 /// Angles of one rotary table, token by token.
@@ -16,6 +16,11 @@ pub(crate) struct Rotations {
     sin: Vec<f32>,
     tokens: usize,
     pairs: usize,
+}
+
+/// Which columns of heads a table turns.
+pub(crate) fn turning(rope: &Rope, heads: Heads) -> Turning {
+    Turning { d_head: heads.d_head, first: rope.first, pairing: rope.pairing }
 }
 
 impl Rotations {

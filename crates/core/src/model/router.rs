@@ -11,7 +11,7 @@ use crate::arch::{ExpertGroups, ExpertScores, ExpertWeights, GroupRank, Router};
 pub(crate) fn route(
     scores: Rows<'_>,
     router: &Router,
-    correction: Option<&[f32]>,
+    [correction, factors]: [Option<&[f32]>; 2],
     mut index: RowsMut<'_>,
     mut weights: RowsMut<'_>,
 ) {
@@ -21,7 +21,8 @@ pub(crate) fn route(
         weights.fill(0.0);
         let chosen = chosen(scores.row(token), index.len(), router, correction);
         for ((index, weight), (expert, of_expert)) in index.iter_mut().zip(weights).zip(chosen) {
-            (*index, *weight) = (expert as f32, of_expert);
+            let factor = factors.map_or(1.0, |factors| factors[expert]);
+            (*index, *weight) = (expert as f32, of_expert * factor);
         }
     }
 }

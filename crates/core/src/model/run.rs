@@ -6,7 +6,7 @@ use easyroutine_sites::Site;
 use super::embed::round_to_bf16;
 use super::past::Past;
 use super::registers::Registers;
-use super::rotations::Rotations;
+use super::rotations::{Rotations, turning};
 use super::unembed::{moments, pooled};
 use super::{Model, router as choice};
 use crate::arch::Pooling;
@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
                 weights.norm(at, *place)?.apply_in_place(cpu, rows, *group);
             }
             Step::NormHeadKeys { group, .. } => {
-                self.norm_head_keys(weights.norm(at, NormAt::Keys)?, *group);
+                self.norm_head_keys(at, weights.norm(at, NormAt::Keys)?, *group);
             }
             Step::Product { from, matrix, outputs, finish, to, form, .. } => {
                 self.product(at, *matrix, [*from, *to], *outputs, *finish, *form)?;
@@ -116,7 +116,8 @@ impl<'a> Run<'a> {
                 let table = &model.arch.ropes[*rope];
                 let angles = self.rotations[*rope].get_or_insert_with(|| Rotations::new(table, self.batch));
                 let rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
-                cpu.rotary(rows, model.arch.d_head, table.pairing, angles.cos(), angles.sin());
+                let heads = model.arch.heads(at.layer().unwrap_or(0));
+                cpu.rotary(rows, turning(table, heads), angles.cos(), angles.sin());
             }
             Step::Clamp { reg, columns, to } => {
                 let mut rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
@@ -124,7 +125,28 @@ impl<'a> Run<'a> {
                 (0..tokens).for_each(|i| rows.row_mut(i).iter_mut().for_each(|x| *x = x.clamp(-to, *to)));
             }
             Step::Grow { columns, growth } => self.grow(columns.clone(), *growth),
-            Step::Spread => self.spread(),
+            Step::NormLatent { width, .. } => self.norm_latent(weights.norm(at, NormAt::KvLatent)?, *width),
+            Step::JoinHeads { shared } => self.join_heads(at, *shared),
+            Step::KeysToValues => self.keys_to_values(at),
+            Step::AddPerLayer { scale } => {
+                let factor = if model.dtype == Dtype::Bf16 { round_to_bf16(*scale) } else { *scale };
+                let rows = self.registers.get_mut(Reg::PerLayer).rows_mut();
+                weights.embedding.add_per_layer(self.batch, factor, rows);
+            }
+            Step::GatePerLayer { columns } => {
+                let (inputs, out) = self.registers.pair(Reg::PerLayer, Reg::PerLayerHidden);
+                let (inputs, mut out) = (inputs.rows().columns(columns.clone()), out.rows_mut());
+                for token in 0..out.n_rows() {
+                    let cells = out.row_mut(token).iter_mut().zip(inputs.row(token));
+                    cells.for_each(|(out, x)| *out *= x);
+                }
+            }
+            Step::ScaleLeaving => {
+                let factor = weights.block(at)?.leaving_scale.unwrap_or(1.0);
+                cpu.scale(self.registers.get_mut(Reg::Stream).rows_mut(), factor);
+            }
+            Step::Lend { keys, to } => self.lend(at, *keys, *to)?,
+            Step::Spread => self.spread(at),
             Step::Keep { keys } => self.keep(at, *keys)?,
             Step::Attend { keys, form } => self.attend(at, *keys, *form)?,
             Step::Patterns { heads, keys, form } => self.patterns(at, heads.clone(), *keys, *form)?,
@@ -158,7 +180,7 @@ impl<'a> Run<'a> {
                     [Reg::RouterIndex, Reg::RouterWeights].map(|reg| self.registers.take(reg));
                 let scores = self.registers.get(Reg::RouterScores).rows();
                 let out = (index.resize(tokens, *top_k), chosen.resize(tokens, *top_k));
-                choice::route(scores, router, weights.correction(at)?, out.0, out.1);
+                choice::route(scores, router, weights.of_router(at)?, out.0, out.1);
                 self.registers.put(Reg::RouterIndex, index);
                 self.registers.put(Reg::RouterWeights, chosen);
             }

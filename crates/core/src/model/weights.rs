@@ -27,18 +27,41 @@ pub(crate) struct Block {
     pub(crate) attention: Option<Attention>,
     pub(crate) recurrence: Option<Recurrence>,
     pub(crate) mlp: Option<Mlp>,
+    /// To the gate of the layer's further input, and from that input to the stream.
+    pub(crate) per_layer: Option<[Projection; 2]>,
+    /// Factor on the stream that leaves.
+    pub(crate) leaving_scale: Option<f32>,
 }
 
 /// Those of attention.
 #[derive(Debug)]
 pub(crate) struct Attention {
-    /// Queries, keys and values in one product.
-    pub(crate) qkv: Projection,
+    pub(crate) qkv: Qkv,
     pub(crate) out: Projection,
     /// Scores, mask and softmax with keys that query heads share.
     pub(crate) grouped: easyroutine_kernels::Attention,
     /// The same with a key for each query head.
     pub(crate) of_query_heads: easyroutine_kernels::Attention,
+}
+
+/// How queries, keys and values come about.
+#[derive(Debug)]
+pub(crate) enum Qkv {
+    /// In one product.
+    AtOnce(Projection),
+    /// From compressed vectors.
+    Latent(Box<Latent>),
+}
+
+/// Projections to and from compressed vectors.
+#[derive(Debug)]
+pub(crate) struct Latent {
+    pub(crate) compress_queries: Option<Projection>,
+    pub(crate) query_norm: Option<Norm>,
+    pub(crate) queries: Projection,
+    pub(crate) compress_kv: Projection,
+    pub(crate) kv_norm: Norm,
+    pub(crate) keys_values: Projection,
 }
 
 /// The weights of a recurrence.
@@ -83,6 +106,12 @@ pub(crate) struct Norms {
     pub(crate) gate: Option<Norm>,
     pub(crate) queries: Option<Norm>,
     pub(crate) keys: Option<Norm>,
+    pub(crate) values: Option<Norm>,
+    pub(crate) router: Option<Norm>,
+    pub(crate) experts: Option<Norm>,
+    pub(crate) experts_post: Option<Norm>,
+    pub(crate) shared_post: Option<Norm>,
+    pub(crate) per_layer_post: Option<Norm>,
 }
 
 /// An MLP's weights.
@@ -93,7 +122,14 @@ pub(crate) enum Mlp {
     /// A non-linearity with parameters of its own.
     Xielu { up: Projection, down: Projection, xielu: Xielu },
     /// A router and its experts.
-    Experts { router: Projection, correction: Option<Vec<f32>>, experts: Vec<Expert>, shared: Option<Shared> },
+    Experts {
+        router: Projection,
+        correction: Option<Vec<f32>>,
+        /// Factors on the weights of experts.
+        factors: Option<Vec<f32>>,
+        experts: Vec<Expert>,
+        shared: Option<Box<Shared>>,
+    },
 }
 
 /// An expert that every token goes through.
@@ -113,11 +149,15 @@ impl Weights {
 
     /// What attention of a section computes on keys of this kind.
     pub(crate) fn attention(&self, at: At, keys: KeyHeads) -> Result<&easyroutine_kernels::Attention> {
-        let attention = self.block(at)?.attention.as_ref().ok_or_else(|| missing(at, "attention"))?;
+        let attention = self.of_attention(at)?;
         Ok(match keys {
-            KeyHeads::Grouped => &attention.grouped,
             KeyHeads::OfQueryHeads => &attention.of_query_heads,
+            KeyHeads::Grouped | KeyHeads::Lent { .. } | KeyHeads::Kept { .. } => &attention.grouped,
         })
+    }
+
+    fn of_attention(&self, at: At) -> Result<&Attention> {
+        self.block(at)?.attention.as_ref().ok_or_else(|| missing(at, "attention"))
     }
 
     /// The recurrence of a section.
@@ -128,6 +168,8 @@ impl Weights {
     /// A norm of a section.
     pub(crate) fn norm(&self, at: At, norm: NormAt) -> Result<&Norm> {
         let found = match norm {
+            NormAt::CompressedQueries => &self.latent(at)?.query_norm,
+            NormAt::KvLatent => return Ok(&self.latent(at)?.kv_norm),
             NormAt::Embedding => &self.embedding.norm,
             NormAt::Attention => &self.block(at)?.norms.attention,
             NormAt::AttentionPost => &self.block(at)?.norms.attention_post,
@@ -136,6 +178,16 @@ impl Weights {
             NormAt::Gate => &self.block(at)?.norms.gate,
             NormAt::Queries => &self.block(at)?.norms.queries,
             NormAt::Keys => &self.block(at)?.norms.keys,
+            NormAt::Values => &self.block(at)?.norms.values,
+            NormAt::Router => &self.block(at)?.norms.router,
+            NormAt::Experts => &self.block(at)?.norms.experts,
+            NormAt::ExpertsPost => &self.block(at)?.norms.experts_post,
+            NormAt::SharedPost => &self.block(at)?.norms.shared_post,
+            NormAt::PerLayerPost => &self.block(at)?.norms.per_layer_post,
+            NormAt::PerLayer => match &self.embedding.per_layer {
+                Some(per_layer) => return Ok(&per_layer.norm),
+                None => &None,
+            },
             NormAt::Final => &self.unembedding.norm,
         };
         found.as_ref().ok_or_else(|| missing(at, "a norm"))
@@ -151,7 +203,17 @@ impl Weights {
         match matrix {
             Matrix::EmbeddingIn => self.embedding.project.as_ref(),
             Matrix::EmbeddingOut => self.unembedding.project.as_ref(),
-            Matrix::Qkv => self.block(at)?.attention.as_ref().map(|attention| &attention.qkv),
+            Matrix::PerLayerInputs => self.embedding.per_layer.as_ref().map(|per_layer| &per_layer.project),
+            Matrix::PerLayerGate => self.block(at)?.per_layer.as_ref().map(|[gate, _]| gate),
+            Matrix::PerLayerOut => self.block(at)?.per_layer.as_ref().map(|[_, out]| out),
+            Matrix::Qkv => match &self.of_attention(at)?.qkv {
+                Qkv::AtOnce(one) => Some(one),
+                Qkv::Latent(_) => None,
+            },
+            Matrix::CompressQueries => self.latent(at)?.compress_queries.as_ref(),
+            Matrix::Queries => Some(&self.latent(at)?.queries),
+            Matrix::CompressKv => Some(&self.latent(at)?.compress_kv),
+            Matrix::KeysValues => Some(&self.latent(at)?.keys_values),
             Matrix::Out => self.block(at)?.attention.as_ref().map(|attention| &attention.out),
             Matrix::MixerIn => Some(&self.recurrence(at)?.input),
             Matrix::Select => match &self.recurrence(at)?.state {
@@ -171,6 +233,14 @@ impl Weights {
         .ok_or_else(|| missing(at, "a projection"))
     }
 
+    /// Projections to and from compressed vectors of a section.
+    fn latent(&self, at: At) -> Result<&Latent> {
+        match &self.of_attention(at)?.qkv {
+            Qkv::Latent(latent) => Ok(latent),
+            Qkv::AtOnce(_) => Err(missing(at, "compressed keys and values")),
+        }
+    }
+
     /// The experts of a section.
     pub(crate) fn experts(&self, at: At) -> Result<&[Expert]> {
         match &self.block(at)?.mlp {
@@ -179,10 +249,10 @@ impl Weights {
         }
     }
 
-    /// The correction by which experts of a section are chosen.
-    pub(crate) fn correction(&self, at: At) -> Result<Option<&[f32]>> {
+    /// The correction by which experts of a section are chosen, and factors on their weights.
+    pub(crate) fn of_router(&self, at: At) -> Result<[Option<&[f32]>; 2]> {
         match &self.block(at)?.mlp {
-            Some(Mlp::Experts { correction, .. }) => Ok(correction.as_deref()),
+            Some(Mlp::Experts { correction, factors, .. }) => Ok([correction.as_deref(), factors.as_deref()]),
             _ => Err(missing(at, "experts")),
         }
     }

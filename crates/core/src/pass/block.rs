@@ -7,9 +7,9 @@ use super::attention::attention;
 use super::emitter::Emitter;
 use super::experts::experts;
 use super::recurrence::recurrence;
-use super::step::Reg::{AttnOut, Hidden, MixerOut, MlpOut, Read, Stream};
+use super::reg::Reg::{AttnOut, Hidden, MixerOut, MlpOut, PerLayerHidden, PerLayerOut, Read, Stream};
 use super::step::{Matrix, NormAt, Step};
-use crate::arch::{Mlp, Norms, Wiring};
+use crate::arch::{Bias, Mlp, Norms, Wiring};
 
 /// One block: what reads the residual stream, and what is added to it.
 pub(super) fn block(p: &mut Emitter<'_>) {
@@ -47,6 +47,10 @@ pub(super) fn block(p: &mut Emitter<'_>) {
             add_mlp(p);
             p.norm_in_place(Some(after_mlp), NormAt::Mlp, Stream);
         }
+    }
+    per_layer(p);
+    if p.layer().leaving_scale == Bias::Stored {
+        p.push(Step::ScaleLeaving);
     }
     p.visit(Site::ResidOut, Stream);
 }
@@ -95,6 +99,18 @@ fn add_mlp(p: &mut Emitter<'_>) {
     if p.layer().mlp.is_some() {
         p.add(MlpOut, Stream);
     }
+}
+
+/// `stream += norm(W (gate(stream) * input))`, where the layer has a further input.
+fn per_layer(p: &mut Emitter<'_>) {
+    let Some(inputs) = p.arch.per_layer else { return };
+    let first = p.number() * inputs.width;
+    p.product(Stream, Matrix::PerLayerGate, Finish::Activate(inputs.act), PerLayerHidden);
+    p.push(Step::GatePerLayer { columns: first..first + inputs.width });
+    p.product(PerLayerHidden, Matrix::PerLayerOut, Finish::Store, PerLayerOut);
+    p.norm_in_place(Some(inputs.norm), NormAt::PerLayerPost, PerLayerOut);
+    p.visit(Site::PerLayerOut, PerLayerOut);
+    p.add(PerLayerOut, Stream);
 }
 
 /// `mlp_out = mlp(read)`

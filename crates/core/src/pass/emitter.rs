@@ -5,9 +5,10 @@ use std::ops::Range;
 use easyroutine_kernels::Finish;
 use easyroutine_sites::{Point, Scope, Site};
 
-use super::step::{Form, Matrix, NormAt, Reg, Step, Values, Visit};
+use super::reg::Reg;
+use super::step::{Form, Matrix, NormAt, Step, Values, Visit};
 use super::{Asked, At, Section};
-use crate::arch::{Arch, AttentionGate, Layer, Mlp, Norm, Recurrence};
+use crate::arch::{Arch, AttentionGate, Heads, Layer, Mlp, Norm, Recurrence};
 use crate::tap::{Keeping, Want};
 
 /// The pass so far.
@@ -95,7 +96,7 @@ impl<'a> Emitter<'a> {
     /// Tokens part ways here: in the last block only those that some tap needs go on.
     pub(super) fn narrow(&mut self) {
         if self.is_last() {
-            self.push(Step::Narrow { live: super::step::Regs::NONE });
+            self.push(Step::Narrow { live: super::reg::Regs::NONE });
         }
     }
 
@@ -142,42 +143,46 @@ impl<'a> Emitter<'a> {
         (0..self.arch.n_heads).map(|head| self.want(site, Some(head))).collect()
     }
 
-    /// The columns of a head among those of its kind, which begin at `first`.
-    pub(super) fn head_columns(&self, first: usize, head: usize) -> Range<usize> {
-        let d_head = self.arch.d_head;
-        first + head * d_head..first + (head + 1) * d_head
-    }
-
-    /// How many query heads share a key.
-    pub(super) fn group(&self) -> usize {
-        self.arch.n_heads / self.arch.n_kv_heads
+    /// The heads of the block.
+    pub(super) fn heads(&self) -> Heads {
+        self.arch.heads(self.number())
     }
 
     /// How many columns a register has in this section.
     pub(super) fn width(&self, reg: Reg) -> usize {
         let arch = self.arch;
-        let heads = arch.n_heads * arch.d_head;
+        let heads = self.heads();
+        let latent = self.layer.latent();
         match reg {
             Reg::Stream | Reg::Read | Reg::AttnOut | Reg::MlpOut | Reg::Head | Reg::Unedited | Reg::Final => {
                 arch.d_model
             }
             Reg::Embedded | Reg::Projected => arch.embed.width,
+            Reg::Qkv if self.layer.keys_of().is_some() => heads.queries(),
             Reg::Qkv => {
                 let gate = match &self.layer.attention {
-                    Some(attention) if attention.gate == AttentionGate::Sigmoid => heads,
+                    Some(attention) if attention.gate == AttentionGate::Sigmoid => heads.mixed(),
                     _ => 0,
                 };
-                heads + 2 * arch.n_kv_heads * arch.d_head + gate
+                heads.queries() + heads.keys() + heads.values() + gate
             }
-            Reg::HeadKv => 2 * heads,
-            Reg::Z => heads,
+            Reg::HeadKv => heads.spread().keys() + heads.spread().values(),
+            Reg::Z => heads.mixed(),
+            Reg::CompressedQueries => latent.and_then(|latent| latent.queries).unwrap_or(0),
+            Reg::CompressedKv => latent.map_or(0, |latent| latent.keys_values + latent.shared),
+            Reg::KvLatent => latent.map_or(0, |latent| latent.keys_values),
+            Reg::OwnQueries => heads.queries(),
+            Reg::OwnKv => latent.map_or(0, |latent| heads.n * (heads.d_head - latent.shared + heads.d_value)),
+            Reg::SharedOut | Reg::ExpertOut | Reg::PerLayerOut => arch.d_model,
+            Reg::PerLayer => arch.per_layer.map_or(0, |inputs| arch.layers.len() * inputs.width),
+            Reg::PerLayerHidden => arch.per_layer.map_or(0, |inputs| inputs.width),
+            Reg::LentFull | Reg::LentSliding => heads.keys() + heads.values(),
             Reg::MixerOut => arch.d_model,
             Reg::Mixed => self.of_recurrence(|r| r.convolved() + r.width() + r.rest()),
             Reg::Convolved => self.of_recurrence(|r| r.convolved()),
             Reg::Selected => self.of_recurrence(|r| r.selected()),
             Reg::MixerZ => self.of_recurrence(|r| r.width()),
             Reg::Hidden => self.layer.d_mlp(),
-            Reg::SharedOut | Reg::ExpertOut => arch.d_model,
             Reg::SharedHidden => match self.layer.mlp {
                 Some(Mlp::Experts { shared: Some(shared), .. }) => shared.d_mlp,
                 _ => 0,

@@ -4,7 +4,7 @@ use easyroutine_kernels::Finish;
 use easyroutine_sites::Site;
 
 use super::emitter::Emitter;
-use super::step::Reg::{Embedded, Final, Moments, Projected, Stream};
+use super::reg::Reg::{Embedded, Final, Moments, PerLayer, Projected, Stream};
 use super::step::{Matrix, NormAt, Step, Values};
 use crate::arch::{Head, Pooling};
 use crate::tap::Want;
@@ -23,6 +23,15 @@ pub(super) fn embedding(p: &mut Emitter<'_>) {
     }
     p.norm_in_place(embed.norm, NormAt::Embedding, Stream);
     p.visit(Site::InputEmbeddings, Stream);
+    if let Some(inputs) = p.arch.per_layer {
+        p.product(Stream, Matrix::PerLayerInputs, Finish::Store, PerLayer);
+        p.scale(PerLayer, Some((p.arch.d_model as f64).powf(-0.5) as f32));
+        let columns = 0..p.width(PerLayer);
+        let (at, norm, group) = (NormAt::PerLayer, inputs.norm, inputs.width);
+        p.push(Step::NormInPlace { at, norm, reg: PerLayer, columns, group });
+        p.push(Step::AddPerLayer { scale: (inputs.width as f64).sqrt() as f32 });
+        p.scale(PerLayer, Some(0.5_f64.sqrt() as f32));
+    }
 }
 
 /// The last residual stream to logits, or to whatever else the head gives.

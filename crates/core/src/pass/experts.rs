@@ -6,24 +6,35 @@ use easyroutine_kernels::Finish;
 use easyroutine_sites::Site;
 
 use super::emitter::Emitter;
-use super::step::Reg::{
-    ExpertOut, MlpOut, Read, RouterIndex, RouterScores, RouterWeights, SharedHidden, SharedOut,
+use super::reg::Reg::{
+    ExpertOut, MlpOut, Read, RouterIndex, RouterScores, RouterWeights, SharedHidden, SharedOut, Stream,
 };
-use super::step::{Matrix, Step, Values};
-use crate::arch::{ExpertGate, Mlp, SharedWeight};
+use super::step::{Matrix, NormAt, Step, Values};
+use crate::arch::{ExpertGate, Mlp, Norm, SharedWeight};
 use crate::tap::Want;
 
 /// `mlp_out = sum of weight * expert(read) + shared(read)`
 pub(super) fn experts(p: &mut Emitter<'_>) {
     let Some(Mlp::Experts { count, top_k, d_mlp, gate, router, shared }) = p.layer().mlp else { return };
+    if let Some(norm) = router.apart {
+        // What stands beside reads first: the router and the experts read the stream anew.
+        beside(p, norm);
+        p.norm(Some(norm), NormAt::Router, Stream, Read);
+    }
     p.product(Read, Matrix::Router, Finish::Store, RouterScores);
     p.visit(Site::RouterLogits, RouterScores);
     p.push(Step::Route { top_k, router });
     p.visit(Site::RouterIndex, RouterIndex);
     p.visit(Site::RouterWeights, RouterWeights);
+    if let Some(norm) = router.apart {
+        p.norm(Some(norm), NormAt::Experts, Stream, Read);
+    }
     let routed = Routed { top_k, d_mlp, gate };
     routed.sum(p, count);
-    if let Some(shared) = shared {
+    if let Some(norm) = router.apart {
+        p.norm_in_place(Some(norm), NormAt::ExpertsPost, MlpOut);
+        p.add(SharedOut, MlpOut);
+    } else if let Some(shared) = shared {
         let finish = match gate {
             ExpertGate::None(_) => Finish::Activate(shared.act),
             ExpertGate::Plain(_) | ExpertGate::Clamped { .. } => Finish::Gate(shared.act),
@@ -36,6 +47,15 @@ pub(super) fn experts(p: &mut Emitter<'_>) {
         p.visit(Site::SharedOut, SharedOut);
         p.add(SharedOut, MlpOut);
     }
+}
+
+/// An expert that every token goes through, before the others, with a norm on what it gives.
+fn beside(p: &mut Emitter<'_>, norm: Norm) {
+    let Some(Mlp::Experts { shared: Some(shared), .. }) = p.layer().mlp else { return };
+    p.product(Read, Matrix::SharedUp, Finish::Gate(shared.act), SharedHidden);
+    p.product(SharedHidden, Matrix::SharedDown, Finish::Store, SharedOut);
+    p.norm_in_place(Some(norm), NormAt::SharedPost, SharedOut);
+    p.visit(Site::SharedOut, SharedOut);
 }
 
 /// Experts that a router chooses from.

@@ -1,7 +1,8 @@
 //! What is left of a pass once it is known who reads what.
 
 use super::Section;
-use super::step::{Form, Regs, Step};
+use super::reg::Regs;
+use super::step::{Form, Step};
 
 /// Drops, from the end, what nobody reads, and settles in which form the rest is written. `live` is read after the end.
 pub(super) fn finish(sections: &mut Vec<Section>, mut live: Regs) {

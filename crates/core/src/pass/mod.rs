@@ -11,6 +11,7 @@ mod experts;
 mod finish;
 mod outline;
 mod recurrence;
+mod reg;
 mod show;
 mod step;
 #[cfg(test)]
@@ -22,8 +23,9 @@ use crate::arch::Arch;
 use crate::tap::Want;
 use emitter::Emitter;
 pub use outline::{Outline, Row, outline};
-use step::Regs;
-pub(crate) use step::{Form, KeyHeads, MATRICES, Matrix, NormAt, Reg, Step, Values, Visit};
+use reg::Regs;
+pub(crate) use reg::{MATRICES, Reg};
+pub(crate) use step::{Form, KeyHeads, Matrix, NormAt, Step, Values, Visit};
 
 /// A pass, or a stretch of one.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,8 +2,9 @@
 
 use easyroutine_kernels::Finish;
 
+use super::reg::Reg;
 use super::show::Shown;
-use super::step::{Reg, Step};
+use super::step::Step;
 use super::{Asked, At, Section, emit};
 use crate::arch::{Arch, ExpertGate, Layer, Recurrence, State};
 use crate::tap::Want;
@@ -93,10 +94,10 @@ fn name(sections: &[At]) -> String {
 
 /// Columns of what a step writes.
 fn width(arch: &Arch, at: At, step: &Step) -> usize {
-    let heads = arch.n_heads * arch.d_head;
+    let heads = arch.heads(at.layer().unwrap_or(0));
     match step {
         Step::Product { outputs, .. } | Step::Unembed { outputs, .. } => *outputs,
-        Step::Attend { .. } | Step::Patterns { .. } | Step::Mix { .. } => heads,
+        Step::Attend { .. } | Step::Patterns { .. } | Step::Mix { .. } => heads.mixed(),
         Step::NormInPlace { columns, .. }
         | Step::Rotate { columns, .. }
         | Step::Clamp { columns, .. }
@@ -109,8 +110,14 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         Step::SelectiveScan(_) | Step::StateSpace(_) | Step::GatedDelta(_) | Step::RecurrentUnit(_) => {
             of_recurrence(arch, at, Recurrence::width)
         }
-        Step::Spread => 2 * heads,
-        Step::NormHeadKeys { .. } => heads,
+        Step::Spread => heads.spread().keys() + heads.spread().values(),
+        Step::NormHeadKeys { .. } => heads.queries(),
+        Step::NormLatent { width, .. } => *width,
+        Step::KeysToValues => heads.values(),
+        Step::Lend { .. } => heads.keys() + heads.values(),
+        Step::AddPerLayer { .. } => arch.per_layer.map_or(0, |inputs| arch.layers.len() * inputs.width),
+        Step::GatePerLayer { columns } => columns.len(),
+        Step::JoinHeads { .. } => heads.queries() + heads.keys() + heads.values(),
         Step::Moments => 3,
         Step::Embed { to: Reg::Embedded, .. } => arch.embed.width,
         Step::Divide { .. } | Step::Softcap { .. } => arch.vocabulary,
@@ -129,6 +136,7 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         | Step::ExpertOut { .. }
         | Step::AddExpert { .. }
         | Step::WeighShared
+        | Step::ScaleLeaving
         | Step::Choose { .. } => arch.d_model,
     }
 }
@@ -143,13 +151,14 @@ fn of_recurrence(arch: &Arch, at: At, width: impl Fn(&Recurrence) -> usize) -> u
 
 /// As [`Row::multiplications`].
 fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
-    let heads = arch.n_heads * arch.d_head;
+    let heads = arch.heads(at.layer().unwrap_or(0));
     let count = match step {
         Step::Product { inputs, outputs, finish: Finish::Gate(_), .. } => 2 * inputs * outputs,
         Step::Product { inputs, outputs, .. } | Step::Unembed { inputs, outputs, .. } => inputs * outputs,
-        Step::HeadProduct { .. } => heads * arch.d_model,
-        Step::Attend { .. } | Step::Patterns { .. } => 2 * heads,
-        Step::Scores { .. } | Step::Mix { .. } => heads,
+        Step::HeadProduct { .. } => heads.mixed() * arch.d_model,
+        Step::Attend { .. } | Step::Patterns { .. } => heads.queries() + heads.mixed(),
+        Step::Scores { .. } => heads.queries(),
+        Step::Mix { .. } => heads.mixed(),
         Step::WeighShared => arch.d_model,
         Step::Convolve { kernel, .. } => kernel * of_recurrence(arch, at, Recurrence::convolved),
         Step::SelectBlocks { width, blocks } => 2 * width * (width / blocks),

@@ -4,7 +4,7 @@ use easyroutine_kernels::Finish;
 use easyroutine_sites::Site;
 
 use super::emitter::Emitter;
-use super::step::Reg::{Convolved, Mixed, MixerOut, MixerZ, Read, Selected};
+use super::reg::Reg::{Convolved, Mixed, MixerOut, MixerZ, Read, Selected};
 use super::step::{Matrix, NormAt, Step};
 use crate::arch::{GateNorm, Norm, Recurrence, State};
 

@@ -6,9 +6,11 @@ use std::ops::Range;
 use easyroutine_kernels::{Activation, Finish};
 
 use super::At;
-use super::step::{KeyHeads, Matrix, NormAt, Reg, Step, Values, Visit};
+use super::reg::Reg;
+use super::step::{KeyHeads, Matrix, NormAt, Step, Values, Visit};
 use crate::arch::{
-    Arch, Bias, ExpertGate, ExpertScores, ExpertWeights, Norm, NormKind, PositionMark, Router, Slopes, Window,
+    Arch, Bias, ExpertGate, ExpertScores, ExpertWeights, Heads, Norm, NormKind, PositionMark, Router, Slopes,
+    Window,
 };
 use crate::tap::Want;
 
@@ -29,18 +31,24 @@ impl fmt::Display for Shown<'_> {
             Step::Copy { from, to } => write!(f, "{to} = {from}"),
             Step::Norm { at, norm, from, to, .. } => write!(f, "{to} = {}_{at}({from})", kind(norm)),
             Step::NormInPlace { at, norm, reg, columns, group } => {
-                let reg = Part { arch: self.arch, reg: *reg, columns };
+                let reg = Part { heads: self.heads(), reg: *reg, columns };
                 write!(f, "{reg} = {}_{at}({reg})", kind(norm))?;
                 if *group < columns.len() { write!(f, " by {group} columns") } else { Ok(()) }
             }
             Step::Clamp { reg, columns, to } => {
-                let reg = Part { arch: self.arch, reg: *reg, columns };
+                let reg = Part { heads: self.heads(), reg: *reg, columns };
                 write!(f, "{reg} = {reg} clamped to -{to}..{to}")
             }
             Step::Grow { growth, .. } => {
                 write!(f, "queries *= 1 + {} ln(1 + floor(position / {}))", growth.beta, growth.original)
             }
             Step::Xielu => f.write_str("hidden = xielu(hidden)"),
+            Step::NormLatent { norm, .. } => {
+                write!(f, "kv_latent = {}_{}(compressed_kv)", kind(norm), NormAt::KvLatent)
+            }
+            Step::JoinHeads { shared } => {
+                write!(f, "qkv = own_queries; own_kv with {shared} columns of compressed_kv in each key")
+            }
             Step::NormHeadKeys { norm, .. } => {
                 write!(f, "head keys = {}_{}(head keys)", kind(norm), NormAt::Keys)
             }
@@ -51,13 +59,20 @@ impl fmt::Display for Shown<'_> {
                 Finish::Gate(act) => write!(f, "{to} = {}(W_gate {from}) * W_up {from}", word(*act)),
             },
             Step::HeadProduct { from, columns, to, .. } => {
-                let from = Part { arch: self.arch, reg: *from, columns };
+                let from = Part { heads: self.heads(), reg: *from, columns };
                 write!(f, "{to} = {} {from}, each head", Matrix::Out)
             }
             Step::Rotate { reg, columns, rope } => {
-                let reg = Part { arch: self.arch, reg: *reg, columns };
+                let reg = Part { heads: self.heads(), reg: *reg, columns };
                 write!(f, "{reg} = rotary_{rope}({reg})")
             }
+            Step::KeysToValues => f.write_str("values = keys"),
+            Step::AddPerLayer { scale } => write!(f, "per_layer += {scale} * per_layer_table[ids]"),
+            Step::GatePerLayer { columns } => {
+                write!(f, "per_layer_hidden *= per_layer {}..{}", columns.start, columns.end)
+            }
+            Step::ScaleLeaving => f.write_str("stream *= leaving scale"),
+            Step::Lend { to, .. } => write!(f, "{to} = keys, values, for later layers"),
             Step::Spread => f.write_str("head keys, head values = keys, values of each query head"),
             Step::Keep { .. } => f.write_str("keys and values join those of earlier tokens"),
             Step::Attend { keys, .. } => write!(f, "z = softmax({}) {}", self.scores(*keys), values(*keys)),
@@ -134,11 +149,19 @@ impl fmt::Display for Shown<'_> {
 }
 
 impl Shown<'_> {
+    fn heads(&self) -> Heads {
+        self.arch.heads(self.at.layer().unwrap_or(0))
+    }
+
     /// What the softmax is taken of: `0.125 * queries keys, capped at 50, from the last 128 keys`.
     fn scores(&self, keys: KeyHeads) -> String {
         let layer = self.at.layer().and_then(|layer| self.arch.layers.get(layer));
         let Some(attention) = layer.and_then(|layer| layer.attention.as_ref()) else { return String::new() };
-        let keys = if keys == KeyHeads::Grouped { "keys" } else { "head keys" };
+        let keys = match keys {
+            KeyHeads::Grouped => "keys".to_owned(),
+            KeyHeads::OfQueryHeads => "head keys".to_owned(),
+            KeyHeads::Lent { layer, .. } | KeyHeads::Kept { layer } => format!("keys of block {layer}"),
+        };
         let mut text = format!("{} * queries {keys}", attention.scale);
         if let Some(cap) = attention.softcap {
             text = format!("{cap} * tanh({text} / {cap})");
@@ -198,19 +221,20 @@ fn values(keys: KeyHeads) -> &'static str {
     match keys {
         KeyHeads::Grouped => "values",
         KeyHeads::OfQueryHeads => "head values",
+        KeyHeads::Lent { .. } | KeyHeads::Kept { .. } => "values of that block",
     }
 }
 
 /// Columns of a register by their name.
 struct Part<'a> {
-    arch: &'a Arch,
+    heads: Heads,
     reg: Reg,
     columns: &'a Range<usize>,
 }
 
 impl fmt::Display for Part<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (q, k) = (self.arch.n_heads * self.arch.d_head, self.arch.n_kv_heads * self.arch.d_head);
+        let (q, k) = (self.heads.queries(), self.heads.keys());
         match (self.reg, self.columns.start) {
             (Reg::Qkv, 0) if self.columns.end > q + k => f.write_str("queries, keys, values"),
             (Reg::HeadKv, 0) if self.columns.end > q => f.write_str("head keys, head values"),
@@ -231,6 +255,11 @@ impl fmt::Display for Reg {
             Reg::Embedded => "embedded",
             Reg::Stream => "stream",
             Reg::Read => "read",
+            Reg::CompressedQueries => "compressed_queries",
+            Reg::CompressedKv => "compressed_kv",
+            Reg::KvLatent => "kv_latent",
+            Reg::OwnQueries => "own_queries",
+            Reg::OwnKv => "own_kv",
             Reg::Qkv => "qkv",
             Reg::HeadKv => "head_kv",
             Reg::Z => "z",
@@ -241,6 +270,11 @@ impl fmt::Display for Reg {
             Reg::Unedited => "unedited",
             Reg::SharedHidden => "shared_hidden",
             Reg::SharedOut => "shared_out",
+            Reg::PerLayer => "per_layer",
+            Reg::PerLayerHidden => "per_layer_hidden",
+            Reg::PerLayerOut => "per_layer_out",
+            Reg::LentFull => "lent_full",
+            Reg::LentSliding => "lent_sliding",
             Reg::RouterScores => "router",
             Reg::Mixed => "mixed",
             Reg::Convolved => "convolved",
@@ -265,6 +299,10 @@ impl fmt::Display for Matrix {
         f.write_str(match self {
             Matrix::EmbeddingIn => "W_embed_in",
             Matrix::Qkv => "W_qkv",
+            Matrix::CompressQueries => "W_compress_queries",
+            Matrix::Queries => "W_queries",
+            Matrix::CompressKv => "W_compress_kv",
+            Matrix::KeysValues => "W_keys_values",
             Matrix::Out => "W_out",
             Matrix::Up => "W_up",
             Matrix::Down => "W_down",
@@ -275,6 +313,9 @@ impl fmt::Display for Matrix {
             Matrix::Select => "W_select",
             Matrix::MixerOut => "W_mixer_out",
             Matrix::EmbeddingOut => "W_embed_out",
+            Matrix::PerLayerInputs => "W_per_layer_inputs",
+            Matrix::PerLayerGate => "W_per_layer_gate",
+            Matrix::PerLayerOut => "W_per_layer_out",
         })
     }
 }
@@ -288,8 +329,17 @@ impl fmt::Display for NormAt {
             NormAt::Mlp => "mlp",
             NormAt::MlpPost => "mlp_post",
             NormAt::Gate => "gate",
+            NormAt::CompressedQueries => "compressed_queries",
+            NormAt::KvLatent => "kv_latent",
             NormAt::Queries => "queries",
             NormAt::Keys => "keys",
+            NormAt::Values => "values",
+            NormAt::Router => "router",
+            NormAt::Experts => "experts",
+            NormAt::ExpertsPost => "experts_post",
+            NormAt::SharedPost => "shared_post",
+            NormAt::PerLayer => "per_layer",
+            NormAt::PerLayerPost => "per_layer_post",
             NormAt::Final => "final",
         })
     }

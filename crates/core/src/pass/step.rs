@@ -5,72 +5,9 @@ use std::ops::Range;
 use easyroutine_kernels::Finish;
 use easyroutine_sites::Site;
 
+use super::reg::{Reg, Regs};
 use crate::arch::{Activation, ExpertGate, Norm, Pooling, QueryGrowth, Router, State};
 use crate::tap::{Keeping, Want};
-
-/// A buffer, by what it holds. All have one row a token but the last three.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reg {
-    /// Rows of the token embedding, where a projection follows.
-    Embedded,
-    /// The residual stream.
-    Stream,
-    /// What attention or the MLP reads.
-    Read,
-    /// Queries, keys and values side by side, of all heads.
-    Qkv,
-    /// Keys, then values, one a query head; only where a tap or the past tells apart what query heads share.
-    HeadKv,
-    /// Mixed values of all heads, the input of the output projection.
-    Z,
-    /// What attention adds to the stream.
-    AttnOut,
-    /// Neurons, the input of the MLP's last projection.
-    Hidden,
-    /// What the MLP adds to the stream.
-    MlpOut,
-    /// One head's vectors through its slice of the output projection.
-    Head,
-    /// A copy of `Head` from before a tap saw it.
-    Unedited,
-    /// Neurons of the shared expert.
-    SharedHidden,
-    /// What the shared expert gives.
-    SharedOut,
-    /// Scores of all experts.
-    RouterScores,
-    /// The first projection of a recurrence: what is convolved, its gate, the rest.
-    Mixed,
-    /// What its convolution gave.
-    Convolved,
-    /// What is projected from that.
-    Selected,
-    /// What the recurrence gives, the input of its last projection.
-    MixerZ,
-    /// What the recurrence adds to the stream.
-    MixerOut,
-    /// Numbers of each token's experts.
-    RouterIndex,
-    /// Factors on what these give.
-    RouterWeights,
-    /// What one expert gives, zeros for the tokens that do not go through it.
-    ExpertOut,
-    /// Mean, variance and second moment of the stream.
-    Moments,
-    /// The stream at the tokens whose logits are wanted, then its norm.
-    Final,
-    /// `Final` in the width of the unembedding matrix, where that differs.
-    Projected,
-    /// Scores or patterns of some heads, each with a square a row of the batch.
-    Pairs,
-    /// Logits of some tokens.
-    Logits,
-    /// What a recurrence carries on from each row's last token.
-    States,
-}
-
-/// How many registers hold one row a token.
-pub(crate) const MATRICES: usize = Reg::Pairs as usize;
 
 /// A linear map of the model. Which layer's it is, the section of the step says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +16,14 @@ pub(crate) enum Matrix {
     EmbeddingIn,
     /// Queries, keys and values in one.
     Qkv,
+    /// To the compressed queries.
+    CompressQueries,
+    /// To the queries, where they stand alone.
+    Queries,
+    /// To the compressed keys and values, and what all heads share of keys.
+    CompressKv,
+    /// From these to each head's own part of its key, and its value.
+    KeysValues,
     /// Attention's output projection.
     Out,
     /// The MLP's first projection; of a gated MLP gate and up in one.
@@ -99,6 +44,12 @@ pub(crate) enum Matrix {
     MixerOut,
     /// From the stream's width back to the embedding's.
     EmbeddingOut,
+    /// From the first stream to the further inputs of all layers.
+    PerLayerInputs,
+    /// From the stream to the gate of a layer's further input.
+    PerLayerGate,
+    /// From that input to the stream.
+    PerLayerOut,
 }
 
 /// A norm of the model, by where it stands.
@@ -116,10 +67,28 @@ pub(crate) enum NormAt {
     MlpPost,
     /// Beside the gate of a recurrence.
     Gate,
+    /// Of compressed queries.
+    CompressedQueries,
+    /// Of compressed keys and values.
+    KvLatent,
     /// Of queries.
     Queries,
     /// Of keys.
     Keys,
+    /// Of values.
+    Values,
+    /// Before the router, where it reads the stream.
+    Router,
+    /// Before experts, where they read the stream.
+    Experts,
+    /// On what experts give then.
+    ExpertsPost,
+    /// On what the shared expert gives then.
+    SharedPost,
+    /// Of the further inputs of layers.
+    PerLayer,
+    /// On what such an input adds.
+    PerLayerPost,
     /// Before the unembedding.
     Final,
 }
@@ -131,6 +100,10 @@ pub(crate) enum KeyHeads {
     Grouped,
     /// Its own, from [`Reg::HeadKv`].
     OfQueryHeads,
+    /// Those of an earlier layer, from this register.
+    Lent { layer: usize, reg: Reg },
+    /// Those of an earlier layer, from the cache.
+    Kept { layer: usize },
 }
 
 /// In which form a step writes what follows it.
@@ -156,6 +129,10 @@ pub(crate) enum Step {
     Norm { at: NormAt, norm: Norm, from: Reg, to: Reg, form: Form },
     /// The norm of every `group` columns, in place.
     NormInPlace { at: NormAt, norm: Norm, reg: Reg, columns: Range<usize>, group: usize },
+    /// kv_latent = norm of the first columns of compressed_kv.
+    NormLatent { norm: Norm, width: usize },
+    /// Queries, keys and values side by side; a key is its own part, then the columns that all heads share.
+    JoinHeads { shared: usize },
     /// Norms each query head's own key as if it stood among the shared keys, since a norm may span all of them.
     NormHeadKeys { norm: Norm, group: usize },
     /// to = from W^T + b, or what is made of it.
@@ -168,6 +145,16 @@ pub(crate) enum Step {
     Clamp { reg: Reg, columns: Range<usize>, to: f32 },
     /// Queries times `1 + beta ln(1 + floor(position / original))`.
     Grow { columns: Range<usize>, growth: QueryGrowth },
+    /// values = keys, of each head.
+    KeysToValues,
+    /// per_layer += rows of the table of further inputs, times a factor.
+    AddPerLayer { scale: f32 },
+    /// per_layer_hidden *= the layer's columns of per_layer.
+    GatePerLayer { columns: Range<usize> },
+    /// The stream times a stored factor.
+    ScaleLeaving,
+    /// Keys and values are put where later layers read them.
+    Lend { keys: KeyHeads, to: Reg },
     /// Copies keys and values out, one a query head.
     Spread,
     /// Keys and values join those of earlier tokens.
@@ -259,10 +246,6 @@ pub(crate) enum Values {
     Logits { width: usize, pooling: Pooling },
 }
 
-/// A set of registers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Regs(u32);
-
 /// What a step does to registers.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
@@ -274,51 +257,15 @@ pub(crate) struct Effects {
     pub(crate) rows: Regs,
 }
 
-impl Regs {
-    /// No register.
-    pub(crate) const NONE: Regs = Regs(0);
-
-    pub(crate) const fn of(regs: &[Reg]) -> Regs {
-        let mut set = 0;
-        let mut i = 0;
-        while i < regs.len() {
-            set |= 1 << regs[i] as u32;
-            i += 1;
-        }
-        Regs(set)
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    pub(crate) fn has(self, reg: Reg) -> bool {
-        self.0 & (1 << reg as u32) != 0
-    }
-
-    pub(crate) fn and(self, other: Regs) -> Regs {
-        Regs(self.0 | other.0)
-    }
-
-    pub(crate) fn both(self, other: Regs) -> Regs {
-        Regs(self.0 & other.0)
-    }
-
-    pub(crate) fn without(self, other: Regs) -> Regs {
-        Regs(self.0 & !other.0)
-    }
-
-    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
-        (0..MATRICES).filter(move |i| self.0 & (1 << i) != 0)
-    }
-}
-
 impl KeyHeads {
     /// Where new keys and values are.
     fn reg(self) -> Reg {
         match self {
             KeyHeads::Grouped => Reg::Qkv,
             KeyHeads::OfQueryHeads => Reg::HeadKv,
+            KeyHeads::Lent { reg, .. } => reg,
+            // The queries, which are read anyway.
+            KeyHeads::Kept { .. } => Reg::Qkv,
         }
     }
 }
@@ -327,7 +274,8 @@ impl Step {
     /// What the step does to registers.
     pub(crate) fn effects(&self) -> Effects {
         use Reg::{
-            AttnOut, ExpertOut, Final, Head, HeadKv, Hidden, Logits, MlpOut, Moments, Pairs, Qkv, Read,
+            AttnOut, CompressedKv, ExpertOut, Final, Head, HeadKv, Hidden, KvLatent, Logits, MlpOut, Moments,
+            OwnKv, OwnQueries, Pairs, PerLayer, PerLayerHidden, Qkv, Read,
         };
         use Reg::{Convolved, Mixed, MixerZ, RouterIndex, RouterScores, RouterWeights, Selected, SharedOut};
         use Reg::{States, Stream, Unedited, Z};
@@ -360,6 +308,10 @@ impl Step {
             Step::KeepStates => effects(&[States], &[]),
             Step::Grow { .. } => effects(&[Qkv], &[Qkv]),
             Step::Xielu => effects(&[Hidden], &[Hidden]),
+            Step::NormLatent { .. } => {
+                Effects { rows: Regs::of(&[CompressedKv]), ..effects(&[CompressedKv], &[KvLatent]) }
+            }
+            Step::JoinHeads { .. } => effects(&[OwnQueries, OwnKv, CompressedKv], &[Qkv]),
             Step::NormHeadKeys { .. } => effects(&[Qkv, HeadKv], &[HeadKv]),
             Step::Product { from, finish: Finish::Add, to, .. } | Step::Add { from, to } => {
                 effects(&[*from, *to], &[*to])
@@ -368,6 +320,14 @@ impl Step {
                 Effects { rows: Regs::of(&[*from]), ..effects(&[*from], &[*to]) }
             }
             Step::Product { from, to, .. } => effects(&[*from], &[*to]),
+            Step::KeysToValues => effects(&[Qkv], &[Qkv]),
+            Step::AddPerLayer { .. } => effects(&[PerLayer], &[PerLayer]),
+            Step::GatePerLayer { .. } => Effects {
+                rows: Regs::of(&[PerLayerHidden]),
+                ..effects(&[PerLayer, PerLayerHidden], &[PerLayerHidden])
+            },
+            Step::ScaleLeaving => effects(&[Stream], &[Stream]),
+            Step::Lend { keys, to } => effects(&[keys.reg()], &[*to]),
             Step::Spread => effects(&[Qkv], &[HeadKv]),
             Step::Keep { keys } => effects(&[keys.reg()], &[]),
             Step::Attend { keys, .. } => effects(&[Qkv, keys.reg()], &[Z]),

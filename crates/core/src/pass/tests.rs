@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use easyroutine_sites::{Point, Site};
 use proptest::prelude::*;
 
+use super::reg::Regs;
 use super::show::Shown;
-use super::step::Regs;
 use super::{Asked, At, Form, Program, Reg, Section, Step, Values, emit, outline};
 use crate::arch::{Arch, Layer};
 use crate::load::{LoadOptions, open};
@@ -207,17 +207,19 @@ fn the_table_of_sites_says_how_wide_a_visit_is() {
 fn a_stretch_of_the_pass_goes_from_stream_to_stream() {
     let stream = Regs::of(&[Reg::Stream]);
     for (name, arch) in architectures() {
+        let entering = if arch.per_layer.is_some() { stream.and(Regs::of(&[Reg::PerLayer])) } else { stream };
         for layer in 0..arch.layers.len() {
             for is_of_query_heads in [false, true] {
                 let past = move |_: usize| is_of_query_heads;
                 let asked = Asked { wants: &|_| Want::Nothing, past: Some(&past), heads_at_once: 1 };
                 let program = emit(&arch, &asked, [At::Block(layer)]);
-                check_flow(&name, &program, stream, stream);
+                check_flow(&name, &program, entering, stream);
                 let keeps = program.sections[0].steps.iter().filter(|step| matches!(step, Step::Keep { .. }));
-                let attends = arch.layers[layer].attention.is_some();
+                let layer = &arch.layers[layer];
+                let attends = layer.attention.is_some() && layer.keys_of().is_none();
                 assert_eq!(keeps.count(), usize::from(attends), "{name}: keys and values are kept");
                 let states = program.sections[0].steps.iter().filter(|step| **step == Step::KeepStates);
-                let recurs = arch.layers[layer].recurrence.is_some();
+                let recurs = layer.recurrence.is_some();
                 assert_eq!(states.count(), usize::from(recurs), "{name}: states are kept");
             }
         }
@@ -232,7 +234,8 @@ fn with_a_past_a_run_goes_on_until_all_keys_are_kept() {
         let asked = Asked { wants: &|_| Want::Nothing, past: Some(&|_| false), heads_at_once: 1 };
         let program = emit(&arch, &asked, At::all(&arch));
         let last = program.sections.last().unwrap();
-        let mixing = arch.layers.iter().rposition(Layer::mixes).unwrap();
+        let mixing =
+            arch.layers.iter().rposition(|layer: &Layer| layer.mixes() && layer.keys_of().is_none()).unwrap();
         assert_eq!(last.at, At::Block(mixing), "{name}");
         let end = last.steps.last();
         assert!(matches!(end, Some(Step::Keep { .. } | Step::KeepStates)), "{name}: {last:?}");

@@ -10,7 +10,7 @@ use super::{Grid, Metric, last_logits, set};
 use crate::batch::Batch;
 use crate::cache::Capture;
 use crate::edit::{RowAction, Tensor};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::positions::{Row, Selection};
 
@@ -116,6 +116,13 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(model: &Model, row: &[u32], sweep: &Sweep) -> Result<Self> {
         model.unembedding()?;
+        if let Some(what) = model.arch().reads_across_blocks() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("a sweep begins in the middle of the pass, but {what}"),
+            )
+            .hint("an intervention runs the whole pass: change one place after another"));
+        }
         let columns = sweep.along.columns(model, row.len())?;
         check_layers(model, &sweep.layers)?;
         let of_layer = |layer: &usize| columns.iter().map(|column| column.point(model, *layer)).collect();

@@ -74,7 +74,7 @@ fn ours(model: &Model, found: &Gradients, name: &str, starts: &[usize], length: 
             for (row, start) in starts.iter().enumerate() {
                 let heads: Vec<_> =
                     (0..heads).map(|head| get(format!("{site}_L{layer}H{head}"))).collect::<Option<_>>()?;
-                let d_head = model.arch().d_head;
+                let d_head = heads[0].row_shapes[row][1];
                 out.extend(vec![0.0; start * heads.len() * d_head]);
                 for token in 0..length - start {
                     for kept in &heads {

@@ -14,6 +14,7 @@ use crate::common::{assert_same_bits, cases, extract, tiny, tiny_with};
 /// Fixtures with a step that has no backward rule.
 const WITHOUT_RULES: &[&str] = &[
     "falcon_h1",
+    "gemma4_text",
     "granitemoehybrid",
     "lfm2",
     "mamba",
@@ -233,17 +234,17 @@ fn vectors_carry_a_metric_s_gradient_on_to_earlier_places() {
 fn a_grouped_key_s_gradient_is_the_sum_over_its_query_heads() {
     for case in differentiable() {
         let (model, rows) = (tiny(&case), rows());
-        let (heads, shared, d_head) = (model.arch().n_heads, model.arch().n_kv_heads, model.arch().d_head);
+        let heads = model.arch().heads(1);
         let found = of(&model, &rows, "values_L1,head_values_L1H*", metric(&[DIFF]), &[]).unwrap();
         let of_shared = found.cache.get("values_L1_gradients").unwrap();
         for row in 0..rows.len() {
-            for (token, sum) in of_shared.row(row).chunks_exact(shared * d_head).enumerate() {
-                let mut expected = vec![0.0_f32; shared * d_head];
-                for head in 0..heads {
+            for (token, sum) in of_shared.row(row).chunks_exact(heads.values()).enumerate() {
+                let mut expected = vec![0.0_f32; heads.values()];
+                for head in 0..heads.n {
                     let kept = found.cache.get(format!("head_values_L1H{head}_gradients")).unwrap();
-                    let start = head / (heads / shared) * d_head;
-                    for i in 0..d_head {
-                        expected[start + i] += kept.row(row)[token * d_head + i];
+                    let start = heads.of_value(head / heads.group()).start;
+                    for i in 0..heads.d_value {
+                        expected[start + i] += kept.row(row)[token * heads.d_value + i];
                     }
                 }
                 let most = expected.iter().fold(1e-6_f32, |most, x| most.max(x.abs()));

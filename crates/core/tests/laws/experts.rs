@@ -1,6 +1,6 @@
 //! Routers and experts: what is added up, and that a choice can be forced or forbidden exactly.
 
-use easyroutine::arch::{ExpertWeights, Layer, Mlp, Wiring};
+use easyroutine::arch::{Bias, ExpertWeights, Layer, Mlp, Wiring};
 use easyroutine::cache::{ActivationCache, Numbers};
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::positions::{Context, Row};
@@ -17,6 +17,12 @@ fn routed(model: &Model) -> impl Iterator<Item = (usize, &Layer, usize, usize)> 
         Some(Mlp::Experts { count, top_k, .. }) => Some((l, layer, count, top_k)),
         _ => None,
     })
+}
+
+/// Whether the stream takes the sum of experts as it is.
+fn adds_as_it_gives(layer: &Layer) -> bool {
+    let is_plain = matches!(layer.wiring, Wiring::Sequential { mlp, .. } if mlp.post.is_none());
+    is_plain && layer.factors.mlp.is_none()
 }
 
 fn values<'a>(cache: &'a ActivationCache, key: &str) -> &'a [f32] {
@@ -48,8 +54,7 @@ fn a_layer_adds_what_its_experts_give_times_their_weights() {
     for_every_variant(|name, model| {
         let cache = capture(model, &two_rows(model), all_points(model));
         for (l, layer, count, k) in routed(model) {
-            let plain = matches!(layer.wiring, Wiring::Sequential { mlp, .. } if mlp.post.is_none());
-            if !plain || layer.factors.mlp.is_some() {
+            if !adds_as_it_gives(layer) {
                 continue;
             }
             let index = chosen(&cache, l, k);
@@ -136,7 +141,7 @@ fn without_any_expert_left_only_the_shared_ones_give_something() {
             let cache = under(model, all_points(model), &[format!("router_logits_{l}@all=-inf")]);
             assert!(chosen(&cache, l, k).concat().iter().all(|expert| *expert == -1), "{name}, layer {l}");
             assert!(values(&cache, &format!("router_weights_{l}")).iter().all(|x| *x == 0.0));
-            if layer.factors.mlp.is_none()
+            if adds_as_it_gives(layer)
                 && let Some(shared) = cache.get(format!("shared_out_{l}"))
                 && model.dtype() == Dtype::F32
             {
@@ -160,6 +165,9 @@ fn weights_of_renormalised_routers_sum_to_their_scale() {
                 assert_eq!(of_token.len(), k, "{name}: a token goes through an expert twice");
             }
             let ExpertWeights::Renormalised { .. } = router.weights else { continue };
+            if router.factors == Bias::Stored {
+                continue;
+            }
             for weights in values(&cache, &format!("router_weights_{l}")).chunks_exact(k) {
                 let sum: f32 = weights.iter().sum();
                 assert!((sum - router.scale).abs() < 1e-6 * router.scale, "{name}, layer {l}: {sum}");

@@ -45,6 +45,19 @@ fn what_is_added_is_what_the_stream_shows() {
             if has(Site::MlpOut) {
                 stream = sum(&stream, at(Site::MlpOut));
             }
+            if has(Site::PerLayerOut) {
+                stream = sum(&stream, at(Site::PerLayerOut));
+            }
+            if layer.leaving_scale == Bias::Stored {
+                // The factor is the same for all.
+                let out = at(Site::ResidOut);
+                let place = (0..out.len()).max_by(|a, b| out[*a].abs().total_cmp(&out[*b].abs())).unwrap();
+                let factor = out[place] / stream[place];
+                let scaled: Vec<f32> = stream.iter().map(|x| x * factor).collect();
+                let error = relative_error(&scaled, out);
+                assert!(error < 1e-6, "{name}, resid_out_{l} is off by {error:.1e}");
+                continue;
+            }
             assert_same_bits(format_args!("{name}, resid_out_{l}"), &stream, at(Site::ResidOut));
         }
         let on_stream = |l: &easyroutine::arch::Layer| matches!(l.wiring, Wiring::NormOnStream { .. });

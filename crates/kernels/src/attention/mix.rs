@@ -37,9 +37,9 @@ pub(super) fn mix<V: Vector, O: Element>(
 ) {
     let rows = block.rows;
     let visible = &block.visible(spec, sequence)[..rows];
-    let head_columns = spec.columns(spec.kv_head(head));
-    for offset in (0..spec.d_head).step_by(PANEL) {
-        let width = PANEL.min(spec.d_head - offset);
+    let head_columns = spec.value_columns(spec.kv_head(head));
+    for offset in (0..spec.d_value).step_by(PANEL) {
+        let width = PANEL.min(spec.d_value - offset);
         let columns = head_columns.start + offset..head_columns.start + offset + width;
         let source = Source { values: values.rows(sequence.keys.clone()), columns, pattern };
         let mut sums = [0.0; TILE_ROWS * PANEL];
@@ -55,7 +55,7 @@ pub(super) fn mix<V: Vector, O: Element>(
         let (sums, _) = sums.as_chunks::<PANEL>();
         for (row, sums) in sums[..rows].iter().enumerate() {
             let row = sequence.queries.start + block.first + row;
-            let column = spec.columns(head).start + offset;
+            let column = spec.value_columns(head).start + offset;
             // SAFETY: blocks have different rows, heads different columns.
             let out = unsafe { z.part(row, column..column + width) };
             // A negative zero would tell whether hidden keys were added: zero and zero make a positive one.

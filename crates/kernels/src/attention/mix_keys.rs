@@ -32,7 +32,7 @@ impl Cpu {
     /// sequence.
     ///
     /// # Shapes
-    /// square: as of [`Cpu::attention_softmax`]; x: `[queries, n_heads * d_head]`; out: `[keys, n_heads * d_head]`.
+    /// square: as of [`Cpu::attention_softmax`]; x: `[queries, n_heads * d_value]`; out: `[keys, n_heads * d_value]`.
     ///
     /// # Panics
     /// As for [`Cpu::attention_mix`], and if two sequences share a key.
@@ -46,7 +46,7 @@ impl Cpu {
         out: RowsMut<'_>,
     ) {
         let plan = self.plan(spec, head, sequences, square.len());
-        let width = spec.n_heads * spec.d_head;
+        let width = spec.n_heads * spec.d_value;
         assert_eq!(
             (x.n_columns(), out.n_columns()),
             (width, width),
@@ -115,9 +115,9 @@ impl Work for MixedKeys<'_> {
             }
         }
         let pattern = Pattern { values: turned, first_key: queries.start, stride };
-        let columns = spec.columns(head);
-        for offset in (0..spec.d_head).step_by(PANEL) {
-            let width = PANEL.min(spec.d_head - offset);
+        let columns = spec.value_columns(head);
+        for offset in (0..spec.d_value).step_by(PANEL) {
+            let width = PANEL.min(spec.d_value - offset);
             let columns = columns.start + offset..columns.start + offset + width;
             let source = Source {
                 values: x.rows(sequence.queries.clone()),

@@ -27,8 +27,10 @@ pub struct Attention {
     pub n_heads: usize,
     /// Key and value heads; each serves `n_heads / n_kv_heads` query heads in a row.
     pub n_kv_heads: usize,
-    /// Values of a head.
+    /// Columns of a head's query and key.
     pub d_head: usize,
+    /// Columns of a head's value.
+    pub d_value: usize,
     /// Factor on query · key, usually 1 / √d_head.
     pub scale: f32,
     /// With c, scores become c · tanh(score / c) (Gemma 2, arXiv 2408.00118).
@@ -66,9 +68,9 @@ impl Attention {
         head / (self.n_heads / self.n_kv_heads)
     }
 
-    /// The columns of a head.
-    fn columns(&self, head: usize) -> Range<usize> {
-        head * self.d_head..(head + 1) * self.d_head
+    /// The columns of a head among values.
+    fn value_columns(&self, head: usize) -> Range<usize> {
+        head * self.d_value..(head + 1) * self.d_value
     }
 
     /// The keys that a sequence's query may see.
@@ -80,12 +82,12 @@ impl Attention {
     /// # Panics
     /// If the numbers of heads do not fit each other.
     fn check(&self) {
-        let Attention { n_heads, n_kv_heads, d_head, .. } = *self;
+        let Attention { n_heads, n_kv_heads, d_head, d_value, .. } = *self;
         assert!(
             n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads),
             "{n_heads} heads on {n_kv_heads} key heads"
         );
-        assert!(d_head > 0, "heads without values");
+        assert!(d_head > 0 && d_value > 0, "heads without values");
         let slopes = self.alibi.as_ref().map(|alibi| &alibi.slopes);
         for values in [slopes, self.sinks.as_ref()].into_iter().flatten() {
             assert_eq!(values.len(), n_heads, "a value for each head");
@@ -98,7 +100,8 @@ impl Cpu {
     /// [`Cpu::attention_mix`] for each head, without an array for the pattern. Rows of no sequence stay as they are.
     ///
     /// # Shapes
-    /// q, z: `[queries, n_heads * d_head]`; k, v: `[keys, n_kv_heads * d_head]`.
+    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; v: `[keys, n_kv_heads * d_value]`;
+    /// z: `[queries, n_heads * d_value]`.
     ///
     /// # Panics
     /// If the shapes do not fit, a sequence reaches beyond the rows or has more queries than keys, or two share a query.
@@ -151,7 +154,8 @@ impl Cpu {
     ) {
         spec.check();
         assert!(heads.start < heads.end && heads.end <= spec.n_heads, "heads {heads:?} of {}", spec.n_heads);
-        let widths = [spec.n_heads, spec.n_kv_heads, spec.n_kv_heads, spec.n_heads].map(|n| n * spec.d_head);
+        let Attention { n_heads, n_kv_heads, d_head, d_value, .. } = *spec;
+        let widths = [n_heads * d_head, n_kv_heads * d_head, n_kv_heads * d_value, n_heads * d_value];
         let columns = [q.n_columns(), k.n_columns(), v.n_columns(), z.shape().1];
         assert_eq!(columns, widths, "columns of q, k, v and z");
         let plan = Plan::new(spec, sequences);
@@ -255,8 +259,8 @@ impl Cpu {
     /// pattern holds there; the other columns of z stay as they are.
     ///
     /// # Shapes
-    /// pattern: as [`Cpu::attention_softmax`] leaves it; v: `[keys, n_kv_heads * d_head]`;
-    /// z: `[queries, n_heads * d_head]`.
+    /// pattern: as [`Cpu::attention_softmax`] leaves it; v: `[keys, n_kv_heads * d_value]`;
+    /// z: `[queries, n_heads * d_value]`.
     ///
     /// # Panics
     /// As for [`Cpu::attention`], and if there is no such head.
@@ -270,8 +274,8 @@ impl Cpu {
         z: RowsMut<'_>,
     ) {
         let plan = self.plan(spec, head, sequences, pattern.len());
-        assert_eq!(v.n_columns(), spec.n_kv_heads * spec.d_head, "columns of v");
-        assert_eq!(z.n_columns(), spec.n_heads * spec.d_head, "columns of z");
+        assert_eq!(v.n_columns(), spec.n_kv_heads * spec.d_value, "columns of v");
+        assert_eq!(z.n_columns(), spec.n_heads * spec.d_value, "columns of z");
         plan.check_rows(z.n_rows(), v.n_rows());
         let z = SharedRows::new(z);
         plan.for_each(self, 1, plan.blocks().len(), |task| {

@@ -14,20 +14,23 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let heads = (1_usize..4, 1_usize..3, prop_oneof![Just(4), Just(20), Just(32), Just(40), Just(64)]);
+    let width = || prop_oneof![Just(4), Just(20), Just(32), Just(40), Just(64)];
+    let heads = (1_usize..4, 1_usize..3, width(), prop::option::of(width()));
     let lengths = prop::collection::vec((0_usize..40, prop_oneof![2 => Just(0), 1 => 0_usize..70]), 0..4);
     let lengths = lengths.prop_map(|all| all.into_iter().map(|(n, before)| (n, n + before)).collect());
     let extras =
         (prop::option::of(0_usize..50), prop::option::of(2.0_f32..20.0), any::<bool>(), any::<bool>());
     (heads, lengths, extras).prop_map(
-        |((shared, n_kv_heads, d_head), lengths, (window, softcap, alibi, sinks))| {
+        |((shared, n_kv_heads, d_head, d_value), lengths, (window, softcap, alibi, sinks))| {
             let n_heads = shared * n_kv_heads;
             let per_head =
                 |on: bool, factor: f32| on.then(|| (0..n_heads).map(|head| factor * head as f32).collect());
             let scale = 1.0 / (d_head as f32).sqrt();
             let (alibi, sinks) = (per_head(alibi, -0.1), per_head(sinks, 0.5));
             let alibi = alibi.map(|slopes| Alibi { slopes, rounded: window.map(|_| 0.75) });
-            let spec = Attention { n_heads, n_kv_heads, d_head, scale, softcap, window, alibi, sinks };
+            let d_value = d_value.unwrap_or(d_head);
+            let spec =
+                Attention { n_heads, n_kv_heads, d_head, d_value, scale, softcap, window, alibi, sinks };
             Case { spec, lengths }
         },
     )
@@ -49,19 +52,20 @@ impl Case {
             sequences.push(Sequence { queries: queries..queries + n_queries, keys: keys..keys + n_keys });
             (queries, keys) = (queries + n_queries + 1, keys + n_keys + 1);
         }
-        let Attention { n_heads, n_kv_heads, d_head, .. } = self.spec;
-        let (wide, narrow) = (n_heads * d_head, n_kv_heads * d_head);
+        let Attention { n_heads, n_kv_heads, d_head, d_value, .. } = self.spec;
+        let (wide, narrow, values) = (n_heads * d_head, n_kv_heads * d_head, n_kv_heads * d_value);
         Inputs {
             q: Matrix::random(5, queries, wide, wide + 3),
             k: Matrix::random(6, keys, narrow, narrow + 1),
-            v: Matrix::random(7, keys, narrow, narrow),
+            v: Matrix::random(7, keys, values, values),
             sequences,
         }
     }
 }
 
 fn attend(cpu: &Cpu, spec: &Attention, inputs: &Inputs) -> Matrix {
-    let mut z = Matrix::untouched(inputs.q.rows, inputs.q.cols, inputs.q.cols + 2);
+    let columns = spec.n_heads * spec.d_value;
+    let mut z = Matrix::untouched(inputs.q.rows, columns, columns + 2);
     let Inputs { q, k, v, sequences } = inputs;
     cpu.attention(spec, q.view(), k.view(), v.view(), sequences, z.view_mut());
     z
@@ -111,9 +115,9 @@ fn expected(
     let total = scores.iter().map(|score| score.exp()).sum::<f64>() + sink;
     let weight = |score: &f64| if *score == f64::NEG_INFINITY { 0.0 } else { score.exp() / total };
     let weights: Vec<f64> = scores.iter().map(weight).collect();
-    let mut z = vec![0.0; spec.d_head];
+    let mut z = vec![0.0; spec.d_value];
     for (key, weight) in weights.iter().enumerate() {
-        let values = &inputs.v.view().row(sequence.keys.start + key)[shared.clone()];
+        let values = &inputs.v.view().row(sequence.keys.start + key)[spec.value_columns(spec.kv_head(head))];
         z.iter_mut().zip(values).for_each(|(z, value)| *z += weight * f64::from(*value));
     }
     [z, weights]
@@ -142,7 +146,7 @@ proptest! {
                             prop_assert!(*expected != 0.0 || *found == 0.0, "a hidden key has a weight");
                         }
                         let row = z.view().row(sequence.queries.start + query);
-                        prop_assert!(error(&row[spec.columns(head)], &expected_z) < 1e-5);
+                        prop_assert!(error(&row[spec.value_columns(head)], &expected_z) < 1e-5);
                     }
                 }
             }
@@ -261,15 +265,16 @@ proptest! {
                 }
             }
             for head in 0..spec.n_heads {
-                let mut z = Matrix::untouched(inputs.q.rows, inputs.q.cols, inputs.q.cols);
+                let columns = spec.n_heads * spec.d_value;
+                let mut z = Matrix::untouched(inputs.q.rows, columns, columns);
                 cpu.attention_mix(spec, head, &edited, inputs.v.view(), &inputs.sequences, z.view_mut());
                 let mut start = 0;
                 for sequence in &inputs.sequences {
                     for (query, row) in sequence.queries.clone().enumerate() {
                         let weights = &edited[start..][..sequence.keys.len()];
                         start += weights.len();
-                        let columns = spec.columns(spec.kv_head(head));
-                        let mut expected = vec![0.0; spec.d_head];
+                        let columns = spec.value_columns(spec.kv_head(head));
+                        let mut expected = vec![0.0; spec.d_value];
                         for key in spec.visible(sequence, query) {
                             let values = &inputs.v.view().row(sequence.keys.start + key)[columns.clone()];
                             for (z, value) in expected.iter_mut().zip(values) {
@@ -277,7 +282,7 @@ proptest! {
                             }
                         }
                         // Sums of up to a hundred products in sequence; some cancel.
-                        prop_assert!(error(&z.view().row(row)[spec.columns(head)], &expected) < 1e-5);
+                        prop_assert!(error(&z.view().row(row)[spec.value_columns(head)], &expected) < 1e-5);
                     }
                 }
             }
@@ -291,6 +296,7 @@ fn plain(d_head: usize) -> Attention {
         n_heads: 1,
         n_kv_heads: 1,
         d_head,
+        d_value: d_head,
         scale,
         softcap: None,
         window: None,

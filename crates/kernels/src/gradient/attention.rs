@@ -8,7 +8,7 @@ impl Cpu {
     /// The gradient of a head's pattern from that of its mixed values z = pattern · v; zero where the key is hidden.
     ///
     /// # Shapes
-    /// dz: `[queries, n_heads * d_head]`; v: `[keys, n_kv_heads * d_head]`; out: as of [`Cpu::attention_scores`].
+    /// dz: `[queries, n_heads * d_value]`; v: `[keys, n_kv_heads * d_value]`; out: as of [`Cpu::attention_scores`].
     ///
     /// # Panics
     /// As for [`Cpu::attention_scores`].
@@ -22,7 +22,8 @@ impl Cpu {
         out: &mut [f32],
     ) {
         // The products of gradients and values, as scores are those of queries and keys.
-        let plain = Attention { scale: 1.0, softcap: None, alibi: None, ..spec.clone() };
+        let plain =
+            Attention { d_head: spec.d_value, scale: 1.0, softcap: None, alibi: None, ..spec.clone() };
         self.attention_scores(&plain, head, dz, v, sequences, out);
         self.for_squares(sequences, out, |sequence, query, row| {
             let visible = spec.visible(sequence, query);
@@ -99,8 +100,10 @@ impl Cpu {
                 crate::give_back(scores);
             }
         }
-        self.attention_mix(spec, head, g, k, sequences, dq);
-        self.attention_mix_keys(spec, head, g, q, sequences, dk);
+        // Keys and queries are mixed here, as values are elsewhere.
+        let mixed = Attention { d_value: spec.d_head, ..spec.clone() };
+        self.attention_mix(&mixed, head, g, k, sequences, dq);
+        self.attention_mix_keys(&mixed, head, g, q, sequences, dk);
     }
 
     /// Calls `f` with each sequence, query and row of a square.
@@ -164,9 +167,10 @@ mod tests {
         head: usize,
         [q, k, v, g]: [&[f64]; 4],
         sequences: &[Sequence],
-        [wq, wk]: [usize; 2],
+        [wq, wk, wv, wz]: [usize; 4],
     ) -> f64 {
         let (d, kv) = (spec.d_head, head / (spec.n_heads / spec.n_kv_heads));
+        let dv = spec.d_value;
         let mut total = 0.0;
         for sequence in sequences {
             for query in 0..sequence.queries.len() {
@@ -190,8 +194,9 @@ mod tests {
                 for (score, key) in scores.iter().zip(visible) {
                     let at = sequence.keys.start + key;
                     let p = score.exp() / sum;
-                    total +=
-                        (0..d).map(|i| p * v[at * wk + kv * d + i] * g[row * wq + head * d + i]).sum::<f64>();
+                    total += (0..dv)
+                        .map(|i| p * v[at * wv + kv * dv + i] * g[row * wz + head * dv + i])
+                        .sum::<f64>();
                 }
             }
         }
@@ -203,11 +208,11 @@ mod tests {
 
         #[test]
         fn gradients_of_attention_are_central_differences_and_the_same_alone(
-            d_head in 1_usize..40, lengths in proptest::collection::vec(1_usize..30, 1..3),
+            d_head in 1_usize..40, d_value in 1_usize..40, lengths in proptest::collection::vec(1_usize..30, 1..3),
             window in proptest::option::of(1_usize..20), softcap in any::<bool>(), alibi in any::<bool>(), sinks in any::<bool>(),
         ) {
             let spec = Attention {
-                n_heads: 4, n_kv_heads: 2, d_head, scale: 0.4, softcap: softcap.then_some(1.5), window,
+                n_heads: 4, n_kv_heads: 2, d_head, d_value, scale: 0.4, softcap: softcap.then_some(1.5), window,
                 alibi: alibi.then(|| Alibi { slopes: vec![0.1, 0.2, 0.3, 0.4], rounded: None }), sinks: sinks.then(|| vec![0.3; 4]),
             };
             let head = 2;
@@ -218,20 +223,20 @@ mod tests {
                 sequences.push(Sequence { queries: start..start + length, keys: start..start + length });
                 start += length;
             }
-            let widths = [4, 2, 2, 4].map(|n| n * d_head);
+            let widths = [4 * d_head, 2 * d_head, 2 * d_value, 4 * d_value];
             let [q, k, v, g]: [Matrix; 4] =
                 std::array::from_fn(|i| Matrix::random(i as u64 + 1, tokens, widths[i], widths[i]));
             let wide = |m: &Matrix| m.values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
             let inputs = [&q, &k, &v, &g].map(wide);
             let mut first: Option<Vec<u32>> = None;
             for cpu in cpus() {
-                let zeros = || Matrix { values: vec![0.0; tokens * widths[0]], rows: tokens, cols: widths[0], stride: widths[0] };
+                let zeros = |width: usize| Matrix { values: vec![0.0; tokens * width], rows: tokens, cols: width, stride: width };
                 let back = |sequences: &[Sequence]| {
                     let size = sequences.iter().map(|s| s.keys.len() * s.queries.len()).sum();
                     let (mut pattern, mut d) = (vec![0.0; size], vec![0.0; size]);
                     cpu.attention_scores(&spec, head, q.view(), k.view(), sequences, &mut pattern);
                     cpu.attention_softmax(&spec, head, sequences, &mut pattern);
-                    let [mut dq, mut dk, mut dv] = [zeros(), zeros(), zeros()];
+                    let [mut dq, mut dk, mut dv] = [4 * d_head, 4 * d_head, 4 * d_value].map(zeros);
                     cpu.attention_mix_keys(&spec, head, &pattern, g.view(), sequences, dv.view_mut());
                     cpu.attention_pattern_back(&spec, head, g.view(), v.view(), sequences, &mut d);
                     cpu.attention_softmax_back(&spec, sequences, &pattern, &mut d);
@@ -253,7 +258,8 @@ mod tests {
                     let found = bits(&all[1].values);
                     prop_assert_eq!(first.get_or_insert_with(|| found.clone()), &found);
                 }
-                for (which, (found, width)) in all.iter().zip([widths[0], widths[1], widths[1]]).enumerate() {
+                for (which, (found, width)) in all.iter().zip(widths).enumerate() {
+                    let d_head = if which == 2 { d_value } else { d_head };
                     let own = if which == 0 { head } else { head / 2 } * d_head;
                     for token in 0..tokens {
                         for i in 0..d_head.min(3) {
@@ -261,7 +267,7 @@ mod tests {
                                 let mut inputs = inputs.clone();
                                 inputs[which][token * width + own + i] += by;
                                 let [q, k, v, g] = &inputs;
-                                objective(&spec, head, [q, k, v, g], &sequences, [widths[0], widths[1]])
+                                objective(&spec, head, [q, k, v, g], &sequences, widths)
                             };
                             let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
                             let found = f64::from(found.view().row(token)[head * d_head + i]);

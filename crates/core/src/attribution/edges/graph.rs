@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::arch::{Arch, Wiring};
+use crate::arch::{Arch, Bias, Wiring};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What writes to the stream.
@@ -174,6 +174,12 @@ impl Graph {
             };
             if block.recurrence.is_some() || block.attention.is_none() {
                 return refused("has a recurrence, which writes without heads");
+            }
+            if block.latent().is_some() {
+                return refused("compresses keys and values, which heads then share");
+            }
+            if block.leaving_scale == Bias::Stored {
+                return refused("multiplies the stream that leaves it");
             }
             if block.mlp.is_none() {
                 return refused("has no MLP");

@@ -91,14 +91,17 @@ const DEFAULTS: &[Row] = {
         ("qwen3_next", [2048, 48, 16, 2, 256, 151_936, 32768], Own, 512),
         ("recurrent_gemma", [2560, 26, 10, 10, 256, 256_000, 1 << 28], Tied, 3840),
         ("minimax_m2", [3072, 62, 48, 8, 128, 200_064, 196_608], Own, 1536),
+        ("deepseek_v3", [7168, 61, 128, 128, 192, 129_280, 4096], Own, 18432),
+        ("gemma4_text", [2304, 30, 8, 4, 256, 262_144, 131_072], Tied, 9216),
         ("persimmon", [4096, 36, 64, 64, 64, 262_144, 16384], Own, 16384),
     ]
 };
 
 #[test]
 fn sizes_of_a_config_that_says_nothing() {
-    // One class has heads of no whole width by default: its configs name `head_dim`.
-    assert_eq!(DEFAULTS.len() + 1, FAMILIES.len());
+    // One class has heads of no whole width by default: its configs name `head_dim`. Another does not say how many experts a
+    // token goes through.
+    assert_eq!(DEFAULTS.len() + 2, FAMILIES.len());
     for (model_type, sizes, matrix, neurons) in DEFAULTS {
         let a = bare(model_type);
         let got = [a.d_model, a.layers.len(), a.n_heads, a.n_kv_heads, a.d_head, a.vocabulary, a.context];

@@ -20,9 +20,15 @@ pub(crate) fn expected(arch: &Arch, names: &Names) -> BTreeMap<String, Vec<usize
         all.add(format!("{base}{}.weight", names.project_in.expect("a name")), &[d, width]);
         all.add(format!("{base}{}.weight", names.project_out.expect("a name")), &[width, d]);
     }
-    for (l, layer) in arch.layers.iter().enumerate() {
+    if let (Some(inputs), Some(tables)) = (arch.per_layer, names.per_layer) {
+        let all_layers = arch.layers.len() * inputs.width;
+        all.add(format!("{base}{}.weight", tables.table), &[inputs.rows, all_layers]);
+        all.add(format!("{base}{}.weight", tables.project), &[all_layers, d]);
+        all.norm(base, Some(tables.norm), Some(inputs.norm), inputs.width);
+    }
+    for l in 0..arch.layers.len() {
         let prefix = format!("{base}{}", names.layer.replace("{}", &l.to_string()));
-        all.layer(&prefix, arch, layer, names.of_layer(l));
+        all.layer(&prefix, arch, l, names.of_layer(l));
     }
     all.norm(base, names.final_norm, arch.final_norm, d);
     if arch.unembed.matrix == UnembedMatrix::Own {
@@ -94,9 +100,10 @@ impl Tensors {
         }
     }
 
-    fn layer(&mut self, prefix: &str, arch: &Arch, layer: &Layer, names: &LayerNames) {
-        let d = arch.d_model;
-        let (q, kv) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
+    fn layer(&mut self, prefix: &str, arch: &Arch, l: usize, names: &LayerNames) {
+        let (d, layer) = (arch.d_model, &arch.layers[l]);
+        let heads = arch.heads(l);
+        let (q, kv) = (heads.queries(), heads.keys());
         let norms = match layer.wiring {
             Wiring::Sequential { attention, mlp } => [attention.pre, attention.post, mlp.pre, mlp.post],
             Wiring::Parallel { attention, mlp } => [Some(attention), None, mlp, None],
@@ -129,10 +136,37 @@ impl Tensors {
             | QkvNames::ByHead(all)
             | QkvNames::ByGroup(all)
             | QkvNames::InBlocks { linear: all, .. } => self.linear(prefix, all, q + 2 * kv, d),
+            QkvNames::KeysAreValues { q: query, k } => {
+                self.linear(prefix, query, q, d);
+                self.linear(prefix, k, kv, d);
+            }
+            QkvNames::Queries { q: query, .. } => self.linear(prefix, query, q, d),
+            QkvNames::Latent(names) => {
+                let latent = layer.latent().expect("compressed vectors");
+                if let (Some(width), Some((down, norm))) = (latent.queries, names.compress_queries) {
+                    self.linear(prefix, down, width, d);
+                    self.norm(prefix, Some(norm), Some(latent.norm), width);
+                }
+                self.linear(prefix, names.queries, q, latent.queries.unwrap_or(d));
+                self.linear(prefix, names.compress_kv, latent.keys_values + latent.shared, d);
+                self.norm(prefix, Some(names.kv_norm), Some(latent.norm), latent.keys_values);
+                let own = heads.n * (heads.d_head - latent.shared + heads.d_value);
+                self.linear(prefix, names.keys_values, own, latent.keys_values);
+            }
         }
-        self.head_norm(prefix, names.q_norm, attention.qk_norm, arch.n_heads, arch.d_head);
-        self.head_norm(prefix, names.k_norm, attention.qk_norm, arch.n_kv_heads, arch.d_head);
-        self.linear(prefix, names.out, d, q);
+        self.head_norm(prefix, names.q_norm, attention.qk_norm, heads.n, heads.d_head);
+        if attention.keys_of.is_none() {
+            self.head_norm(prefix, names.k_norm, attention.qk_norm, heads.n_kv, heads.d_head);
+        }
+        if let (Some(inputs), Some(names)) = (arch.per_layer, names.per_layer) {
+            self.add(format!("{prefix}{}.weight", names.gate), &[inputs.width, d]);
+            self.add(format!("{prefix}{}.weight", names.project), &[d, inputs.width]);
+            self.norm(prefix, Some(names.norm), Some(inputs.norm), d);
+        }
+        if let (Bias::Stored, Some(name)) = (layer.leaving_scale, names.leaving_scale) {
+            self.add(format!("{prefix}{name}"), &[1]);
+        }
+        self.linear(prefix, names.out, d, heads.mixed());
         names.sinks.into_iter().for_each(|name| self.add(format!("{prefix}{name}"), &[arch.n_heads]));
     }
 
@@ -255,9 +289,16 @@ impl Tensors {
             }
             (
                 Mlp::Experts { count, d_mlp, shared: shares, .. },
-                MlpNames::Experts { router, correction, experts, shared },
+                MlpNames::Experts { router, correction, apart, experts, shared },
             ) => {
                 self.linear(prefix, router, count, d);
+                if let Some(names) = apart {
+                    self.add(format!("{prefix}{}", names.router_scale), &[d]);
+                    self.add(format!("{prefix}{}", names.factors), &[count]);
+                    for norm in [names.experts, names.experts_post, names.shared_post] {
+                        self.add(format!("{prefix}{norm}.weight"), &[d]);
+                    }
+                }
                 match correction {
                     None => {}
                     Some(Correction::Vector(name)) => self.add(format!("{prefix}{name}"), &[count]),

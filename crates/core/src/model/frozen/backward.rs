@@ -92,19 +92,19 @@ impl Frozen<'_> {
             }
             Piece::Attend { spec, patterns } => {
                 let Some(dz) = bank.take(Reg::Z) else { return Ok(()) };
-                let mut of_heads = bank.zeros(rows, spec.n_heads * spec.d_head);
+                let mut of_heads = bank.zeros(rows, spec.n_heads * spec.d_value);
                 let sequences = self.sequences(copies);
                 for (head, pattern) in patterns.iter().enumerate() {
                     let squares = pattern.repeat(copies);
                     cpu.attention_mix_keys(spec, head, &squares, dz.rows(), &sequences, of_heads.rows_mut());
                 }
-                let mut values = bank.zeros(rows, spec.n_kv_heads * spec.d_head);
+                let mut values = bank.zeros(rows, spec.n_kv_heads * spec.d_value);
                 let group = spec.n_heads / spec.n_kv_heads;
                 for row in 0..rows {
                     let (of_heads, mut shared) = (of_heads.rows(), values.rows_mut());
-                    for (head, g) in of_heads.row(row).chunks_exact(spec.d_head).enumerate() {
-                        let first = head / group * spec.d_head;
-                        let shared = &mut shared.row_mut(row)[first..first + spec.d_head];
+                    for (head, g) in of_heads.row(row).chunks_exact(spec.d_value).enumerate() {
+                        let first = head / group * spec.d_value;
+                        let shared = &mut shared.row_mut(row)[first..first + spec.d_value];
                         shared.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
                     }
                 }

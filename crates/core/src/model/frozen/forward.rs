@@ -72,7 +72,7 @@ impl Frozen<'_> {
             }
             Piece::Attend { spec, patterns } => {
                 let Some(values) = bank.take(Reg::Qkv) else { return Ok(()) };
-                let mut z = bank.room(rows, spec.n_heads * spec.d_head);
+                let mut z = bank.room(rows, spec.n_heads * spec.d_value);
                 let sequences = self.sequences(copies);
                 for (head, pattern) in patterns.iter().enumerate() {
                     let squares = pattern.repeat(copies);

@@ -63,10 +63,16 @@ struct Scales {
 }
 
 /// Registers of a linear run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bank {
     of: [Option<Buffer>; MATRICES],
     spare: Vec<Buffer>,
+}
+
+impl Default for Bank {
+    fn default() -> Self {
+        Bank { of: std::array::from_fn(|_| None), spare: Vec::new() }
+    }
 }
 
 impl<'m> Frozen<'m> {

@@ -7,7 +7,7 @@ use easyroutine_sites::{Point, Site};
 
 use super::piece::{Map, Piece};
 use super::{Frozen, Scales, is_always_visited};
-use crate::arch::Arch;
+use crate::arch::Heads;
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
@@ -15,7 +15,7 @@ use crate::model::buffer::Buffer;
 use crate::model::past::Past;
 use crate::model::reverse::copy;
 use crate::model::run::Run;
-use crate::pass::{Asked, At, KeyHeads, Matrix, Reg, Section, Step, Values, emit};
+use crate::pass::{Asked, At, KeyHeads, Matrix, NormAt, Reg, Section, Step, Values, emit};
 use crate::stop::Stop;
 use crate::tap::{Tap, Value, Want};
 
@@ -134,7 +134,7 @@ impl Model {
 
     /// The linear step that stands for one of the pass, before this is run.
     fn piece(&self, run: &Run<'_>, at: At, step: &Step) -> Result<Option<Piece>> {
-        let (arch, weights) = (&self.arch, &self.weights);
+        let weights = &self.weights;
         Ok(match step {
             Step::Visit(visit) => match &visit.values {
                 Values::Columns(reg, columns) => {
@@ -149,13 +149,15 @@ impl Model {
                 Some(Piece::Norm { scales, from: *from, to: *to })
             }
             // Queries and keys make patterns, which are constants.
-            Step::NormInPlace { reg: Reg::Qkv, .. } | Step::Rotate { .. } | Step::Grow { .. } => None,
-            Step::NormInPlace { at: place, reg, .. } => {
+            Step::NormInPlace { at: NormAt::Queries | NormAt::Keys, .. }
+            | Step::Rotate { .. }
+            | Step::Grow { .. } => None,
+            Step::NormInPlace { at: place, reg, .. } if *reg != Reg::Qkv => {
                 let scales = Scales::of(weights.norm(at, *place)?, run.registers.get(*reg).rows());
                 Some(Piece::NormInPlace { scales, reg: *reg })
             }
             Step::Product { from, matrix: Matrix::Qkv, to, .. } => {
-                let values = values(arch);
+                let values = values(self.arch.heads(at.layer().unwrap_or(0)));
                 let map = Map::of(&self.cpu, weights.matrix(at, Matrix::Qkv)?, values)?;
                 Some(Piece::Map { map, from: *from, to: *to, adds: false })
             }
@@ -216,9 +218,9 @@ fn is_in_reach(site: Site) -> bool {
 }
 
 /// The outputs of queries, keys and values that are values.
-fn values(arch: &Arch) -> std::ops::Range<usize> {
-    let (queries, keys) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
-    queries + keys..queries + 2 * keys
+fn values(heads: Heads) -> std::ops::Range<usize> {
+    let first = heads.queries() + heads.keys();
+    first..first + heads.values()
 }
 
 /// Keeps what stands at places, and the logits of the last token.

@@ -6,11 +6,17 @@ use crate::model::buffer::Buffer;
 use crate::pass::{MATRICES, Reg};
 
 /// The gradient of what each register holds; none where it is zero.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gradients {
     of: [Option<Buffer>; MATRICES],
     /// Buffers that are free: fresh pages cost more than clearing old ones.
     spare: Vec<Buffer>,
+}
+
+impl Default for Gradients {
+    fn default() -> Self {
+        Gradients { of: std::array::from_fn(|_| None), spare: Vec::new() }
+    }
 }
 
 impl Gradients {

@@ -23,8 +23,8 @@ impl Walk<'_> {
         let Some(dz) = self.gradients.take(Reg::Z) else { return Ok(()) };
         let model = self.run.model;
         let (cpu, spec) = (&model.cpu, model.weights.attention(at, keys)?);
-        let (tokens, width) = (dz.rows().n_rows(), spec.n_heads * spec.d_head);
-        let [mut dq, mut dk, mut dv] = [(); 3].map(|()| self.gradients.zeros(tokens, width));
+        let tokens = dz.rows().n_rows();
+        let [mut dq, mut dk, mut dv] = self.room_of_heads(at, tokens);
         let [q, k, v] = self.run.inputs(at, spec, keys);
         for part in parts(&self.run.sequences, LARGEST_SQUARES) {
             let size = part.iter().map(|s| s.queries.len() * s.keys.len()).sum();
@@ -45,7 +45,7 @@ impl Walk<'_> {
         }
         self.heads = Some([dq, dk, dv]);
         self.gradients.free(dz);
-        self.join_heads(keys);
+        self.join_gradients(at, keys);
         Ok(())
     }
 
@@ -56,10 +56,9 @@ impl Walk<'_> {
         if let Some(of_edited) = self.of_edited.take() {
             self.add(Reg::Z, of_edited);
         }
-        let (tokens, width) = (self.run.batch.n_tokens(), spec.n_heads * spec.d_head);
         let mut heads = match self.heads.take() {
             Some(heads) => heads,
-            None => [(); 3].map(|()| self.gradients.zeros(tokens, width)),
+            None => self.room_of_heads(at, self.run.batch.n_tokens()),
         };
         self.square = None;
         if let (Some(dz), Saved::Square(pattern)) = (self.gradients.get(Reg::Z), saved) {
@@ -104,52 +103,61 @@ impl Walk<'_> {
             model.cpu.attention_scores_back(spec, head, q, k, sequences, &mut square, dq, dk);
         }
         if head == 0 {
-            self.join_heads(keys);
+            self.join_gradients(at, keys);
         }
         Ok(())
     }
 
+    /// Zeros for the gradients of each head's query, key and value.
+    fn room_of_heads(&mut self, at: At, tokens: usize) -> [Buffer; 3] {
+        let heads = self.run.heads(at);
+        [heads.queries(), heads.queries(), heads.mixed()].map(|width| self.gradients.zeros(tokens, width))
+    }
+
     /// Puts the gradients of each head's query, key and value where these were read.
-    fn join_heads(&mut self, keys: KeyHeads) {
+    fn join_gradients(&mut self, at: At, keys: KeyHeads) {
         let Some([dq, dk, dv]) = self.heads.take() else { return };
-        let arch = &self.run.model.arch;
-        let (heads, shared) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
-        let tokens = dq.rows().n_rows();
-        add_columns(dq.rows(), self.gradients.sum(Reg::Qkv, tokens, heads + 2 * shared), 0..heads);
+        let heads = self.run.heads(at);
+        let (tokens, width) = (dq.rows().n_rows(), heads.queries() + heads.keys() + heads.values());
+        add_columns(dq.rows(), self.gradients.sum(Reg::Qkv, tokens, width), 0..heads.queries());
         match keys {
             KeyHeads::OfQueryHeads => {
-                let mut own = self.gradients.sum(Reg::HeadKv, tokens, 2 * heads);
-                add_columns(dk.rows(), own.reborrow(), 0..heads);
-                add_columns(dv.rows(), own, heads..2 * heads);
+                let (middle, width) = (heads.queries(), heads.queries() + heads.mixed());
+                let mut own = self.gradients.sum(Reg::HeadKv, tokens, width);
+                add_columns(dk.rows(), own.reborrow(), 0..middle);
+                add_columns(dv.rows(), own, middle..width);
             }
-            KeyHeads::Grouped => {
-                self.fold(dk.rows(), heads);
-                self.fold(dv.rows(), heads + shared);
+            // Keys of another layer have no backward rule, and are refused before.
+            KeyHeads::Grouped | KeyHeads::Lent { .. } | KeyHeads::Kept { .. } => {
+                self.fold(at, dk.rows(), dv.rows());
             }
         }
         [dq, dk, dv].into_iter().for_each(|buffer| self.gradients.free(buffer));
     }
 
-    /// Adds what query heads give to what they share, from column `first` of queries, keys and values on.
-    fn fold(&mut self, of_heads: Rows<'_>, first: usize) {
-        let arch = &self.run.model.arch;
-        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
-        let width = (arch.n_heads + 2 * arch.n_kv_heads) * d_head;
-        let mut qkv = self.gradients.sum(Reg::Qkv, of_heads.n_rows(), width);
-        for token in 0..of_heads.n_rows() {
-            for (head, g) in of_heads.row(token).chunks_exact(d_head).enumerate() {
-                let start = first + head / group * d_head;
-                add_row(g, &mut qkv.row_mut(token)[start..start + d_head]);
+    /// Adds what the keys and values of query heads give to those that they share.
+    fn fold(&mut self, at: At, keys: Rows<'_>, values: Rows<'_>) {
+        let heads = self.run.heads(at);
+        let (k, v) = (heads.queries(), heads.queries() + heads.keys());
+        let mut qkv = self.gradients.sum(Reg::Qkv, keys.n_rows(), v + heads.values());
+        for token in 0..keys.n_rows() {
+            let sums = qkv.row_mut(token);
+            for head in 0..heads.n {
+                let shared = head / heads.group();
+                let (of_key, of_value) = (heads.of_query(shared), heads.of_value(shared));
+                add_row(&keys.row(token)[heads.of_query(head)], &mut sums[k + of_key.start..k + of_key.end]);
+                let value = &values.row(token)[heads.of_value(head)];
+                add_row(value, &mut sums[v + of_value.start..v + of_value.end]);
             }
         }
     }
 
     /// The gradient of keys that the query heads of a group share.
-    pub(super) fn gradient_of_shared_keys(&mut self, width: usize) -> Buffer {
-        let group = self.run.model.arch.n_heads / self.run.model.arch.n_kv_heads;
+    pub(super) fn gradient_of_shared_keys(&mut self, at: At, width: usize) -> Buffer {
+        let group = self.run.heads(at).group();
         let mut sum = self.gradients.zeros(self.run.batch.n_tokens(), width);
         for member in 0..group {
-            if let Some(g) = self.of_member(member, width) {
+            if let Some(g) = self.of_member(at, member, width) {
                 self.run.model.cpu.add(g.rows(), sum.rows_mut());
                 self.gradients.free(g);
             }
@@ -158,10 +166,10 @@ impl Walk<'_> {
     }
 
     /// Adds to it.
-    pub(super) fn add_to_shared_keys(&mut self, added: Rows<'_>) {
-        let arch = &self.run.model.arch;
-        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
-        let mut g = self.gradients.sum(Reg::HeadKv, added.n_rows(), 2 * arch.n_heads * d_head);
+    pub(super) fn add_to_shared_keys(&mut self, at: At, added: Rows<'_>) {
+        let heads = self.run.heads(at);
+        let (d_head, group) = (heads.d_head, heads.group());
+        let mut g = self.gradients.sum(Reg::HeadKv, added.n_rows(), heads.queries() + heads.mixed());
         for token in 0..added.n_rows() {
             for (number, added) in added.row(token).chunks_exact(d_head).enumerate() {
                 let start = number * group * d_head;
@@ -171,14 +179,15 @@ impl Walk<'_> {
     }
 
     /// What was changed of keys that query heads share, was changed of each of them.
-    pub(super) fn shared_keys_back(&mut self, point: Point, width: usize) -> Result<()> {
-        let arch = &self.run.model.arch;
-        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+    pub(super) fn shared_keys_back(&mut self, at: At, point: Point, width: usize) -> Result<()> {
+        let heads = self.run.heads(at);
+        let (d_head, group) = (heads.d_head, heads.group());
         for member in 0..group {
-            let Some(mut g) = self.of_member(member, width) else { return Ok(()) };
+            let Some(mut g) = self.of_member(at, member, width) else { return Ok(()) };
             let mut value = Value::of_tokens(g.rows_mut(), self.run.batch);
             self.edits.borrow().back(point, None, &mut value)?;
-            let mut of_heads = self.gradients.sum(Reg::HeadKv, g.rows().n_rows(), 2 * arch.n_heads * d_head);
+            let mut of_heads =
+                self.gradients.sum(Reg::HeadKv, g.rows().n_rows(), heads.queries() + heads.mixed());
             for token in 0..g.rows().n_rows() {
                 for (number, g) in g.rows().row(token).chunks_exact(d_head).enumerate() {
                     let start = (number * group + member) * d_head;
@@ -191,9 +200,9 @@ impl Walk<'_> {
     }
 
     /// The gradient of the keys of one query head of each group.
-    fn of_member(&mut self, member: usize, width: usize) -> Option<Buffer> {
-        let arch = &self.run.model.arch;
-        let (d_head, group) = (arch.d_head, arch.n_heads / arch.n_kv_heads);
+    fn of_member(&mut self, at: At, member: usize, width: usize) -> Option<Buffer> {
+        let heads = self.run.heads(at);
+        let (d_head, group) = (heads.d_head, heads.group());
         let mut of_member = self.gradients.room(self.run.batch.n_tokens(), width);
         let g = self.gradients.get(Reg::HeadKv)?;
         for token in 0..g.n_rows() {
@@ -206,25 +215,20 @@ impl Walk<'_> {
     }
 
     /// Keys and values copied out, one a query head.
-    pub(super) fn spread_back(&mut self) {
+    pub(super) fn spread_back(&mut self, at: At) {
         let Some(g) = self.gradients.take(Reg::HeadKv) else { return };
-        let arch = &self.run.model.arch;
-        let (heads, shared) = (arch.n_heads * arch.d_head, arch.n_kv_heads * arch.d_head);
-        self.fold(g.rows().columns(0..heads), heads);
-        self.fold(g.rows().columns(heads..2 * heads), heads + shared);
+        let (middle, width) = (self.run.heads(at).queries(), g.rows().n_columns());
+        self.fold(at, g.rows().columns(0..middle), g.rows().columns(middle..width));
         self.gradients.free(g);
     }
 
     /// Each query head's key normed as if it stood among the shared keys, which the norm then depends on too.
-    pub(super) fn head_keys_back(&mut self, norm: &Norm, group: usize, saved: &Saved) {
+    pub(super) fn head_keys_back(&mut self, at: At, norm: &Norm, group: usize, saved: &Saved) {
         let (Some(mut g), Saved::Keys(qkv, own)) = (self.gradients.take(Reg::HeadKv), saved) else { return };
-        let arch = &self.run.model.arch;
-        let (d_head, n_heads, tokens) = (arch.d_head, arch.n_heads, g.rows().n_rows());
-        let heads = n_heads / arch.n_kv_heads;
-        let k = n_heads * d_head..(n_heads + arch.n_kv_heads) * d_head;
-        for head in 0..n_heads {
-            let shared = head / heads * d_head..(head / heads + 1) * d_head;
-            let columns = head * d_head..(head + 1) * d_head;
+        let (heads, tokens) = (self.run.heads(at), g.rows().n_rows());
+        let k = heads.queries()..heads.queries() + heads.keys();
+        for head in 0..heads.n {
+            let (shared, columns) = (heads.of_query(head / heads.group()), heads.of_query(head));
             let mut whole = copy(qkv.rows().columns(k.clone()));
             let mut of_whole = self.gradients.zeros(tokens, k.len());
             let mut out = self.gradients.zeros(tokens, k.len());

@@ -130,7 +130,7 @@ impl Walk<'_> {
     }
 
     /// The weights of a token's experts, from the scores of all.
-    pub(super) fn route_back(&mut self, router: &Router) {
+    pub(super) fn route_back(&mut self, router: &Router, factors: Option<&[f32]>) {
         let Some(g) = self.gradients.take(Reg::RouterWeights) else { return };
         let scores = self.run.registers.get(Reg::RouterScores).rows();
         let index = self.run.registers.get(Reg::RouterIndex).rows();
@@ -139,7 +139,10 @@ impl Walk<'_> {
             let chosen = index.row(token).iter().zip(g.rows().row(token));
             let chosen: Vec<(usize, f64)> = chosen
                 .filter(|(expert, _)| **expert >= 0.0)
-                .map(|(expert, g)| (*expert as usize, f64::from(*g)))
+                .map(|(expert, g)| {
+                    let factor = factors.map_or(1.0, |factors| factors[*expert as usize]);
+                    (*expert as usize, f64::from(*g) * f64::from(factor))
+                })
                 .collect();
             of_scores(router, scores.row(token), &chosen, out.rows_mut().row_mut(token));
         }

@@ -7,6 +7,7 @@
 
 mod gradients;
 mod heads;
+mod latent;
 mod mixture;
 mod repeated;
 mod state;

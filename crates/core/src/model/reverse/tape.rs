@@ -21,6 +21,9 @@ impl Walk<'_> {
             Step::NormInPlace { reg, columns, .. } | Step::Clamp { reg, columns, .. } => {
                 Saved::Rows(copy(registers.get(*reg).rows().columns(columns.clone())))
             }
+            Step::NormLatent { width, .. } => {
+                Saved::Rows(copy(registers.get(Reg::CompressedKv).rows().columns(0..*width)))
+            }
             Step::AddExpert { .. } => Saved::Rows(copy(registers.get(Reg::ExpertOut).rows())),
             Step::WeighShared => Saved::Rows(copy(registers.get(Reg::SharedOut).rows())),
             Step::Xielu => Saved::Rows(copy(registers.get(Reg::Hidden).rows())),

@@ -7,6 +7,7 @@ use super::{Rule, is_shown};
 use crate::error::Result;
 use crate::model::attention::grow;
 use crate::model::buffer::Buffer;
+use crate::model::rotations::turning;
 use crate::pass::{At, KeyHeads, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
 
@@ -24,6 +25,10 @@ pub(super) fn has_rule(step: &Step) -> bool {
             | Step::Copy { .. }
             | Step::Norm { .. }
             | Step::NormInPlace { .. }
+            | Step::NormLatent { .. }
+            | Step::JoinHeads { .. }
+            | Step::KeysToValues
+            | Step::ScaleLeaving
             | Step::NormHeadKeys { .. }
             | Step::Product { .. }
             | Step::HeadProduct { .. }
@@ -140,7 +145,7 @@ impl Walk<'_> {
                 }
             }
             Step::NormHeadKeys { group, .. } => {
-                self.head_keys_back(weights.norm(at, NormAt::Keys)?, *group, saved)
+                self.head_keys_back(at, weights.norm(at, NormAt::Keys)?, *group, saved)
             }
             Step::Product { from, matrix, finish, to, .. } => {
                 self.product_back(at, *matrix, [*from, *to], *finish, saved)?;
@@ -162,7 +167,8 @@ impl Walk<'_> {
                 if let Some(g) = self.gradients.get_mut(*reg) {
                     let (cos, opposite) = (angles.cos(), angles.opposite());
                     let sin = Rows::dense(&opposite, cos.n_rows(), cos.n_columns());
-                    cpu.rotary(g.columns(columns.clone()), model.arch.d_head, table.pairing, cos, sin);
+                    let turning = turning(table, model.arch.heads(at.layer().unwrap_or(0)));
+                    cpu.rotary(g.columns(columns.clone()), turning, cos, sin);
                 }
             }
             Step::Clamp { reg, columns, to } => {
@@ -184,7 +190,20 @@ impl Walk<'_> {
                     weights.xielu(at)?.back(x.rows(), g, self.rule == Rule::Gradient);
                 }
             }
-            Step::Spread => self.spread_back(),
+            Step::NormLatent { .. } => {
+                if let (Some(g), Saved::Rows(x)) = (self.gradients.take(Reg::KvLatent), saved) {
+                    self.norm_latent_back(weights.norm(at, NormAt::KvLatent)?, &x, &g);
+                    self.gradients.free(g);
+                }
+            }
+            Step::JoinHeads { shared } => self.join_heads_back(at, *shared),
+            Step::KeysToValues => self.keys_to_values_back(at),
+            Step::ScaleLeaving => {
+                if let Some(g) = self.gradients.get_mut(Reg::Stream) {
+                    cpu.scale(g, weights.block(at)?.leaving_scale.unwrap_or(1.0));
+                }
+            }
+            Step::Spread => self.spread_back(at),
             Step::Attend { keys, .. } => self.attend_back(at, *keys)?,
             Step::Scores { head, keys } => self.scores_back(at, *head, *keys)?,
             Step::Softmax { .. } => self.softmax_back(at, saved)?,
@@ -200,7 +219,7 @@ impl Walk<'_> {
                     self.add(*from, g);
                 }
             }
-            Step::Route { router, .. } => self.route_back(router),
+            Step::Route { router, .. } => self.route_back(router, weights.of_router(at)?[1]),
             Step::Experts { .. } => self.experts_back(at, step)?,
             Step::ExpertOut { expert, gate, .. } => self.expert_out_back(at, *expert, *gate)?,
             Step::AddExpert { expert } => self.add_expert_back(*expert, saved),
@@ -349,12 +368,12 @@ impl Walk<'_> {
                 }
             }
             Values::SharedKeys { width } => {
-                let mut sum = self.gradient_of_shared_keys(*width);
+                let mut sum = self.gradient_of_shared_keys(at, *width);
                 if let Some(seeds) = seeds {
                     let mut added = self.gradients.zeros(batch.n_tokens(), *width);
                     seeds.at(point, &mut Value::of_tokens(added.rows_mut(), batch))?;
                     self.run.model.cpu.add(added.rows(), sum.rows_mut());
-                    self.add_to_shared_keys(added.rows());
+                    self.add_to_shared_keys(at, added.rows());
                     self.gradients.free(added);
                 }
                 if let Some(receiver) = receiver {
@@ -362,7 +381,7 @@ impl Walk<'_> {
                 }
                 self.gradients.free(sum);
                 if is_edited {
-                    self.shared_keys_back(point, *width)?;
+                    self.shared_keys_back(at, point, *width)?;
                 }
             }
             Values::Chosen(reg) => {
