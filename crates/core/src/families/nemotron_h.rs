@@ -13,8 +13,9 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "nemotron_h",
     read,
-    // Keys of training, of kernels, and of layers that predict further tokens.
+    // Keys of training, of kernels, and of layers that predict further tokens; attention has no biases whatever its key says.
     inert: &[
+        "attention_bias",
         "chunk_size",
         "expand",
         "mamba_proj_bias",
@@ -83,16 +84,16 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let layers: Vec<Layer> = kinds.chars().map(layer).collect();
     sizes.n_layers = layers.len();
     let flag = |key| config.flag_or(key, false).map(Bias::when);
-    let (bias, mlp_bias, projected) = (flag("attention_bias")?, flag("mlp_bias")?, flag("use_bias")?);
+    let (mlp_bias, projected) = (flag("mlp_bias")?, flag("use_bias")?);
     let named = |kind: char| LayerNames {
         attention_norm: Some("norm"),
         mlp_norm: Some("norm"),
-        qkv: stored::split("mixer.q_proj", "mixer.k_proj", "mixer.v_proj", bias),
-        out: Linear::new("mixer.o_proj", bias),
+        qkv: stored::split("mixer.q_proj", "mixer.k_proj", "mixer.v_proj", Bias::Absent),
+        out: Linear::new("mixer.o_proj", Bias::Absent),
         recurrence: Some(space_names(MIXER, projected, projected)),
         ..stored::layer(
-            bias,
-            bias,
+            Bias::Absent,
+            Bias::Absent,
             if kind == 'E' {
                 expert_names(mlp_bias)
             } else {

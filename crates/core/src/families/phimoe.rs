@@ -1,7 +1,7 @@
 //! Phi-3.5-MoE: LayerNorm, and two experts chosen one after the other, each weighed among its near rivals.
 
 use super::parts::{activation, attention, block, norm, pre_norm, window};
-use super::rope::{RopeKeys, rope};
+use super::rope::{RopeKeys, object_of, rope};
 use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
 use super::{Family, stored};
 use crate::arch::*;
@@ -23,16 +23,33 @@ const SIZES: SizeKeys = SizeKeys {
     ..usual(4096, 32, 32, 4096 * 32)
 };
 
-const ROPE: RopeKeys = RopeKeys { default_theta: 1e6, ..RopeKeys::USUAL };
+/// LongRoPE of this class has factors on cos and sin of its own, by the row's length.
+const MAGNITUDES: &[&str] = &["short_mscale", "long_mscale"];
+
+const ROPE: RopeKeys = RopeKeys { default_theta: 1e6, others: MAGNITUDES, ..RopeKeys::USUAL };
+
+/// Transformers divides by the short factors in rows of any length.
+fn long_rope(config: &Config, rope: Rope) -> Result<Rope> {
+    let RopeScaling::LongRope { short, original, .. } = rope.scaling else {
+        if rope.scaling == RopeScaling::None {
+            return Ok(rope);
+        }
+        let key = if config.value("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
+        return Err(config.unsupported(key, "the default type, longrope"));
+    };
+    let object = object_of(config, &ROPE)?;
+    let magnitude = |key| object.optional_positive(key)?.ok_or_else(|| object.missing(key));
+    let (attention_factor, long) = (magnitude("short_mscale")?, magnitude("long_mscale")?);
+    if attention_factor != long {
+        return Err(object.unsupported("long_mscale", "the same number as short_mscale"));
+    }
+    let scaling = RopeScaling::LongRope { long: short.clone(), short, original, attention_factor };
+    Ok(Rope { scaling, ..rope })
+}
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
-    let rope = rope(config, &sizes, &ROPE)?;
-    if rope.scaling != RopeScaling::None {
-        // LongRoPE of this class has factors on cos and sin of its own, `short_mscale` and `long_mscale`.
-        let key = if config.value("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
-        return Err(config.unsupported(key, "the default type"));
-    }
+    let rope = long_rope(config, rope(config, &sizes, &ROPE)?)?;
     let norm = norm(config, NormKind::Layer, "rms_norm_eps", 1e-5)?;
     let attention =
         Attention { window: window(config, None)?, ..attention(sizes.scale(), PositionMark::Rope(0)) };

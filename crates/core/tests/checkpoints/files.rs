@@ -97,3 +97,16 @@ fn blocks_of_mxfp4_are_the_weights_that_transformers_unpacks() {
     let error = relative_error(cache.get("logits").unwrap().values(), &references["full.logits"].values);
     assert!(error < 1e-5, "{error:.1e}");
 }
+
+#[test]
+fn attention_of_nemotron_h_has_no_biases_whatever_the_config_says() {
+    let plain = Draft::of("nemotron_h");
+    let mut flagged = Draft::of("nemotron_h");
+    flagged.set("attention_bias", true);
+    let logits = |draft: &Draft| extract(&draft.load().unwrap(), &[vec![5, 9, 7]], "logits", "all");
+    let [one, other] = [&plain, &flagged].map(logits);
+    assert_eq!(one.get("logits").unwrap().values(), other.get("logits").unwrap().values());
+    let bias = Stored::f32(&[48], vec![0.0; 48]);
+    flagged.tensors.insert("backbone.layers.2.mixer.q_proj.bias".to_owned(), bias);
+    says(flagged.load(), &["`backbone.layers.2.mixer.q_proj.bias` has no place"]);
+}
