@@ -50,15 +50,16 @@ impl Report {
         let arch = model.model.arch();
         let specifiers = positions.map(specifiers).transpose()?;
         let asked = layers.is_some();
+        let (name, component) = (component, Component::from_name(component)?);
         let options = SurveyOptions {
-            component: Component::from_name(component)?,
+            component,
             norm: norm_of(norm)?,
             top_k: k,
             positions: match &specifiers {
                 None => (0..row.0.len()).collect(),
                 Some(specifiers) => selected(specifiers, &row, &tokenizer)?,
             },
-            layers: layers.unwrap_or_else(|| (-1..arch.layers.len() as i64).collect()),
+            layers: layers.unwrap_or_else(|| component.layers(&model.model)),
             tracked: tracked.into_iter().collect(),
         };
         let changes = edits::read(&interventions, arch)?;
@@ -75,7 +76,7 @@ impl Report {
         };
         let survey = py.detach(work).map_err(|failure| hooks.failure(failure))?;
         let settings = LensSettings {
-            component: component.to_owned(),
+            component: name.to_owned(),
             norm: match norm {
                 "cached" => Norm::Cached,
                 "none" => Norm::None,

@@ -40,10 +40,12 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
         layers: match (&lens.layers, through.jacobian()) {
             // All that it reads: the embedding has no matrix.
             (None, Some(fitted)) => readable(fitted, component),
-            (given, _) => layers::parse(given.as_deref(), arch.layers.len())?,
+            (None, None) => component.layers(&session.model),
+            (Some(given), _) => layers::parse(Some(given), arch.layers.len())?,
         },
         tracked: tracked.iter().map(|t| t.id).collect(),
     };
+    note_of_layers(lens, &options, arch.layers.len());
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, lens.changes.seed)?;
     let survey = survey_through(&through, &session.model, &batch, &options, edits, hosted::stop())?;
@@ -78,6 +80,16 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let drawn = targets.iter().map(|target| drawn(args, lens, target, metric, &report));
     let drawn = drawn.collect::<Result<Vec<_>, _>>()?;
     targets.iter().zip(&drawn).try_for_each(|(target, content)| output::write(target, content))
+}
+
+/// Says where a component is, if not in all layers and nobody named some.
+fn note_of_layers(lens: &Lens, options: &SurveyOptions, n_layers: usize) {
+    let having: Vec<String> =
+        options.layers.iter().filter(|layer| **layer >= 0).map(i64::to_string).collect();
+    if lens.layers.is_none() && lens.jacobian.is_none() && having.len() < n_layers {
+        let (name, layers) = (&lens.component, having.join(", "));
+        output::note("note", &format!("of {n_layers} layers these have `{name}`: {layers}"));
+    }
 }
 
 /// The layers of a component that a Jacobian lens has a matrix for: what enters a layer left the one before.

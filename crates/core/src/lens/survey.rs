@@ -38,6 +38,16 @@ impl Component {
         })
     }
 
+    /// The layers of a model that have it, behind the embedding (-1): what a survey reads where nobody names layers. Where
+    /// none has it they are all, so that the survey says why.
+    pub fn layers(self, model: &Model) -> Vec<i64> {
+        let arch = model.arch();
+        let all = || 0..arch.layers.len();
+        let having: Vec<usize> = all().filter(|layer| arch.points_of(self.0, *layer).is_ok()).collect();
+        let layers = if having.is_empty() { all().collect() } else { having };
+        std::iter::once(-1).chain(layers.into_iter().map(|layer| layer as i64)).collect()
+    }
+
     /// The site.
     pub fn site(self) -> Site {
         self.0
