@@ -4,13 +4,19 @@ use super::delta::{layers, names};
 use super::parts::{activation, norm, softmax_router, top_k};
 use super::rope::{Part, RopeKeys, rope};
 use super::sizes::{HeadWidth, KvHeads, SizeKeys, Sizes, usual};
-use super::{Family, qwen2_moe, qwen3_moe, stored};
+use super::{Family, Only, qwen2_moe, qwen3_moe, stored};
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
 use crate::names::*;
 
-pub(super) const FAMILY: Family = Family { model_type: "qwen3_next", read, inert: &[], only: &[] };
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3_next",
+    read,
+    inert: &[],
+    // Published configs have it, and nothing of the class reads it.
+    only: &[("use_sliding_window", Only::False)],
+};
 
 const SIZES: SizeKeys = SizeKeys {
     vocabulary: 151_936,
