@@ -8,7 +8,7 @@ use crate::failure::Failure;
 /// Bytes of the packed weights of a model.
 pub(crate) fn packed_bytes(parameters: usize, dtype: Dtype) -> u64 {
     let width = if dtype == Dtype::F32 { 4 } else { 2 };
-    parameters as u64 * width
+    (parameters as u64).saturating_mul(width)
 }
 
 /// Refuses a model whose weights are larger than the memory that is free.

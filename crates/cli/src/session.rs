@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use easyroutine::expected::Expected;
 use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions, Opened};
 use easyroutine::positions::Row;
@@ -116,6 +117,13 @@ pub(crate) fn open(files: &ModelFiles, finding: &Finding) -> Result<Opened, Fail
     warn(&opened.warnings);
     opened.notes.iter().for_each(|note| output::note("note", note));
     Ok(opened)
+}
+
+/// What the config.json of a folder asks for, with warnings of how it is read.
+pub(crate) fn expected(folder: &Path, finding: &Finding) -> Result<Expected, Failure> {
+    let expected = easyroutine::expected::expected(folder, &finding.options())?;
+    warn(&expected.reading.warnings);
+    Ok(expected)
 }
 
 fn warn(warnings: &[String]) {

@@ -15,6 +15,7 @@ pub mod config;
 pub mod dla;
 pub mod edit;
 mod error;
+pub mod expected;
 mod export;
 pub mod extract;
 pub mod extraction;

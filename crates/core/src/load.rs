@@ -50,7 +50,7 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    fn cpu(&self) -> Result<Cpu> {
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
         let simd = match self.simd {
             Some(simd) => simd,
             None => Simd::from_env().map_err(Error::input)?,

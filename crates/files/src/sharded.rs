@@ -7,8 +7,8 @@ use crate::{Error, MappedFile, Result, StoredTensor};
 /// Longest index file read, in bytes: about fifty times that of the largest released checkpoint.
 const MAX_INDEX: u64 = 256 << 20;
 
-/// A model's safetensors: one file, or several that an index ties together, seen as one set of tensors.
-#[derive(Debug)]
+/// A model's safetensors: one file, or several that an index ties together, seen as one set of tensors. By default none.
+#[derive(Debug, Default)]
 pub struct ShardedSafeTensors {
     shards: Vec<SafeTensorsFile>,
     /// Name of a tensor -> its shard.

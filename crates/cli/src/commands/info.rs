@@ -1,22 +1,107 @@
 //! `model info`: what a model is, and what it needs.
 
-use easyroutine::Dtype;
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use easyroutine::arch::{Head, Mlp, UnembedMatrix, Window, Wiring};
 use easyroutine::cache::readable;
+use easyroutine::expected::ExpectedTensor;
+use easyroutine::families::Reading;
+use easyroutine::{Dtype, source};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Args, ModelArgs};
+use crate::args::{Args, Finding, ModelArgs};
 use crate::failure::{Failure, one_line};
 use crate::memory::packed_bytes;
-use crate::output::{self, Cell, PLAIN};
+use crate::output::{self, Cell, Destination, PLAIN};
 use crate::session;
 
 pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let files = session::find(&model.reference()?, &model.loading.finding)?;
+    let reference = model.reference()?;
+    if let Some(folder) = source::config_alone(&reference)? {
+        return config_alone(&targets, &folder, &model.loading.finding);
+    }
+    let files = session::find(&reference, &model.loading.finding)?;
     let opened = session::open(&files, &model.loading.finding)?;
     let parameters = opened.parameters()?;
-    let arch = opened.arch();
+    let mut facts = vec![
+        ("name", json!(files.name)),
+        ("commit", json!(files.commit)),
+        ("model_digest", json!(opened.identity.digest()?)),
+        ("path", json!(files.path().display().to_string())),
+    ];
+    facts.extend(facts_of(&opened.reading, parameters));
+    if opened.reading.wrapper.is_some() {
+        let parts = opened.left_out().into_iter().map(|(part, count)| (format!("{part}*"), json!(count)));
+        facts.push(("left_out_tensors", Value::Object(parts.collect())));
+    }
+    if let Some(adapter) = opened.adapter() {
+        let changes: Map<String, Value> =
+            adapter.changes().into_iter().map(|(name, count)| (name, json!(count))).collect();
+        facts.extend([
+            ("adapter", json!(adapter.folder().display().to_string())),
+            ("adapter_base", json!(adapter.base())),
+            ("adapter_parameters", json!(adapter.parameters())),
+            ("adapter_ranks", json!(adapter.ranks())),
+            ("adapter_changes", Value::Object(changes)),
+        ]);
+    }
+    facts.extend(packed(parameters));
+    let rows = facts
+        .iter()
+        .map(|(key, value)| vec![(*key).to_owned().into(), shown(key, value)])
+        .collect::<Vec<_>>();
+    write(&targets, facts, &rows)
+}
+
+/// What a config.json says without weights: the same facts, and the tensors that it asks for.
+fn config_alone(targets: &[Destination], folder: &Path, finding: &Finding) -> Result<(), Failure> {
+    let expected = session::expected(folder, finding)?;
+    let parameters = usize::try_from(expected.parameters()).unwrap_or(usize::MAX);
+    let name = folder.canonicalize().ok();
+    let name =
+        name.as_deref().unwrap_or(folder).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut facts = vec![("name", json!(name)), ("path", json!(folder.display().to_string()))];
+    facts.extend(facts_of(&expected.reading, parameters));
+    facts.extend([
+        ("stored_as", json!(expected.dtype)),
+        ("expected_tensors", json!(expected.tensors.len())),
+        ("expected_bytes", json!(expected.bytes().and_then(|bytes| u64::try_from(bytes).ok()))),
+    ]);
+    facts.extend(packed(parameters));
+    let mut rows = facts
+        .iter()
+        .map(|(key, value)| vec![(*key).to_owned().into(), shown(key, value)])
+        .collect::<Vec<_>>();
+    let groups = groups(&expected.tensors);
+    for ((name, shape), count) in &groups {
+        let shape: Vec<String> = shape.iter().map(ToString::to_string).collect();
+        rows.push(vec![name.clone().into(), format!("{count} of [{}]", shape.join(", ")).into()]);
+    }
+    let groups = groups
+        .into_iter()
+        .map(|((name, shape), count)| json!({"name": name, "shape": shape, "count": count}));
+    facts.push(("tensors", groups.collect()));
+    output::note("note", "the folder has no weights: what is shown is what its config.json asks for");
+    write(targets, facts, &rows)
+}
+
+/// Tensors that differ in numbers of layers and experts alone, with how many there are.
+fn groups(tensors: &[ExpectedTensor]) -> BTreeMap<(String, Vec<usize>), usize> {
+    let mut groups = BTreeMap::new();
+    for ExpectedTensor { name, shape, .. } in tensors {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let parts: Vec<&str> =
+            name.split('.').map(|part| if is_number(part) { "{}" } else { part }).collect();
+        *groups.entry((parts.join("."), shape.clone())).or_default() += 1;
+    }
+    groups
+}
+
+/// What a config says.
+fn facts_of(reading: &Reading, parameters: usize) -> Vec<(&'static str, Value)> {
+    let arch = &reading.arch;
     let first = &arch.layers[0];
     let attention = || arch.layers.iter().filter_map(|layer| layer.attention.as_ref());
     let windowed = attention().filter(|attention| attention.window != Window::Full).count();
@@ -45,13 +130,9 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
             (format!("{count} experts, {top_k} a token"), d_mlp)
         }
     };
-    let mut facts: Vec<(&str, Value)> = vec![
-        ("name", json!(files.name)),
-        ("commit", json!(files.commit)),
-        ("model_digest", json!(opened.identity.digest()?)),
-        ("path", json!(files.path().display().to_string())),
-        ("model_type", json!(opened.reading.wrapper.unwrap_or(opened.reading.family.model_type))),
-        ("decoder", json!(opened.reading.family.model_type)),
+    vec![
+        ("model_type", json!(reading.wrapper.unwrap_or(reading.family.model_type))),
+        ("decoder", json!(reading.family.model_type)),
         ("parameters", json!(parameters)),
         ("n_layers", json!(arch.layers.len())),
         ("d_model", json!(arch.d_model)),
@@ -70,32 +151,21 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
             "tied_unembedding",
             json!(arch.unembed.matrix == UnembedMatrix::Tied && arch.head == Head::Unembedding),
         ),
-    ];
-    if opened.reading.wrapper.is_some() {
-        let parts = opened.left_out().into_iter().map(|(part, count)| (format!("{part}*"), json!(count)));
-        facts.push(("left_out_tensors", Value::Object(parts.collect())));
-    }
-    if let Some(adapter) = opened.adapter() {
-        let changes: Map<String, Value> =
-            adapter.changes().into_iter().map(|(name, count)| (name, json!(count))).collect();
-        facts.extend([
-            ("adapter", json!(adapter.folder().display().to_string())),
-            ("adapter_base", json!(adapter.base())),
-            ("adapter_parameters", json!(adapter.parameters())),
-            ("adapter_ranks", json!(adapter.ranks())),
-            ("adapter_changes", Value::Object(changes)),
-        ]);
-    }
-    for (key, dtype) in [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)] {
-        facts.push((key, json!(packed_bytes(parameters, dtype))));
-    }
-    let rows: Vec<Vec<Cell>> =
-        facts.iter().map(|(key, value)| vec![(*key).to_owned().into(), shown(key, value)]).collect();
+    ]
+}
+
+/// Bytes of the weights in memory.
+fn packed(parameters: usize) -> [(&'static str, Value); 2] {
+    [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)]
+        .map(|(key, dtype)| (key, json!(packed_bytes(parameters, dtype))))
+}
+
+fn write(targets: &[Destination], facts: Vec<(&str, Value)>, rows: &[Vec<Cell>]) -> Result<(), Failure> {
     let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.model/1"))]);
     json.extend(facts.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    for target in &targets {
+    for target in targets {
         let table =
-            output::render(target.format, &["property", "value"], &rows, &Value::Object(json.clone()))?;
+            output::render(target.format, &["property", "value"], rows, &Value::Object(json.clone()))?;
         output::write(target, table.as_bytes())?;
     }
     Ok(())

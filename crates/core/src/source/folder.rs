@@ -83,6 +83,11 @@ pub(super) fn pickle_refusal(place: &str, file: &str) -> Error {
         .hint("convert it in Python: `AutoModelForCausalLM.from_pretrained(PATH).save_pretrained(NEW)` writes safetensors")
 }
 
+/// Whether a folder has a model's config and nothing of its weights.
+pub(super) fn is_config_alone(folder: &Path) -> Result<bool> {
+    Ok(inspect(folder)? == Contents::Without(vec![WEIGHTS.into()]) && !folder.join(INDEX).is_file())
+}
+
 /// Looks through a folder.
 pub(super) fn inspect(folder: &Path) -> Result<Contents> {
     if adapter::is_alone(folder) {

@@ -196,6 +196,17 @@ pub fn resolve_in(
     adapter::choose(files, of_hub, options, environment)
 }
 
+/// The folder that a reference names by its path where it holds a model's config.json and none of its weights.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn config_alone(reference: &str) -> Result<Option<PathBuf>> {
+    match reference::parse(reference, None, &Environment::from_process())? {
+        Reference::Path(path) if path.is_dir() => Ok(folder::is_config_alone(&path)?.then_some(path)),
+        _ => Ok(None),
+    }
+}
+
 /// What a reference leads to: a model, or a folder with an adapter alone.
 fn resolve_reference(
     reference: &str,

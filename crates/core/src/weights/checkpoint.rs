@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, StoredTensor};
+use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, ShardedSafeTensors, StoredTensor};
 
+use super::asked::Asked;
 use super::surplus::{self, Allowed};
 use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, ErrorKind, Result, list};
@@ -21,6 +22,8 @@ pub(crate) struct Checkpoint {
     stored: BTreeMap<String, (String, StorageQuirk)>,
     used: Mutex<BTreeSet<String>>,
     faults: Mutex<Faults>,
+    /// Where there are no files: what is asked for.
+    asked: Option<Asked>,
 }
 
 /// What a model needs and the files do not have: noted as it is found, so that all of it is named at once.
@@ -60,7 +63,19 @@ impl Checkpoint {
             stored,
             used: Mutex::default(),
             faults: Mutex::default(),
+            asked: None,
         }
+    }
+
+    /// A checkpoint without files, which notes what is asked of it.
+    pub(crate) fn asking(asked: Asked) -> Self {
+        let nothing = Container::SafeTensors(ShardedSafeTensors::default());
+        Checkpoint { asked: Some(asked), ..Self::plain(nothing) }
+    }
+
+    /// What was asked for, where there are no files.
+    pub(crate) fn asked(&self) -> Option<&Asked> {
+        self.asked.as_ref()
     }
 
     /// The same with an adapter.
@@ -91,6 +106,9 @@ impl Checkpoint {
             (Some(stored), _) => Tensor { stored, quirk: StorageQuirk::None },
             (None, Some(key)) => self.by_name(key)?,
             (None, None) => {
+                if let Some(asked) = &self.asked {
+                    return asked.tensor(format!("{prefix}{name}"), shape).map(|()| None);
+                }
                 self.note(|faults| faults.missing.insert(format!("{prefix}{name}")))?;
                 return Ok(None);
             }
@@ -141,6 +159,9 @@ impl Checkpoint {
     /// As [`Checkpoint::tensor`].
     pub(crate) fn bytes(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Option<String>> {
         let Some(key) = self.find(prefix, name) else {
+            if let Some(asked) = &self.asked {
+                return asked.bytes(format!("{prefix}{name}"), shape).map(|()| None);
+            }
             self.note(|faults| faults.missing.insert(format!("{prefix}{name}")))?;
             return Ok(None);
         };
@@ -282,7 +303,8 @@ impl Checkpoint {
 
     /// Whether there is a tensor `prefix + name`, or `name` alone.
     pub(crate) fn has(&self, prefix: &str, name: &str) -> bool {
-        self.find(prefix, name).is_some() || self.is_replaced(prefix, name)
+        let is_asked = || self.asked.as_ref().is_some_and(|asked| asked.has(name));
+        self.find(prefix, name).is_some() || self.is_replaced(prefix, name) || is_asked()
     }
 
     /// All that was asked for must be there. Every tensor must have been used, be of a kind that changes nothing, belong to a

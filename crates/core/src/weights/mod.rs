@@ -1,6 +1,7 @@
 //! Tensors of a checkpoint under our names, in one layout. Whatever a file fuses, transposes, permutes or shifts is
 //! undone here, and every tensor of the file is accounted for.
 
+mod asked;
 mod checkpoint;
 mod files;
 mod load;
@@ -9,6 +10,8 @@ mod projection;
 mod surplus;
 mod table;
 
+pub use asked::Numbers;
+pub(crate) use asked::{Asked, Blocks};
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use files::Files;
 pub(crate) use load::{Loader, Norm};
