@@ -2,6 +2,7 @@
 
 mod attribute;
 mod chatting;
+mod check;
 mod dict;
 mod directions;
 mod dla;
@@ -25,6 +26,7 @@ use easyroutine::Dtype;
 
 pub(crate) use attribute::{Attribute, MethodArg, PointsArg};
 pub(crate) use chatting::Chatting;
+pub(crate) use check::Check;
 pub(crate) use dict::{
     DictActive, DictCheck, DictCommand, DictExport, DictFlags, DictInfo, DictPage, DictReading, ExportTo,
 };
@@ -374,16 +376,6 @@ pub(crate) struct Tokens {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-}
-
-/// `model check`
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Check {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Tokens of the longer of the two rows that are run.
-    #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=512))]
-    pub(crate) tokens: u16,
 }
 
 /// `model export`

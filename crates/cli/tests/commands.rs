@@ -133,6 +133,44 @@ fn model_info_says_what_a_model_is() {
 }
 
 #[test]
+fn model_info_of_a_config_alone_says_what_it_asks_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = fixtures().join("published/gpt-oss-20b.json");
+    std::fs::copy(config, folder.path().join("config.json")).unwrap();
+    let info = json(&["model", "info", path(&folder), "--format", "json"]);
+    assert_eq!(
+        (info["parameters"].as_u64(), info["model_type"].as_str()),
+        (Some(20_914_757_184), Some("gpt_oss"))
+    );
+    assert_eq!(info["expected_tensors"], 459);
+    let blocks = info["tensors"].as_array().unwrap().iter();
+    let blocks: Vec<_> =
+        blocks.filter(|group| group["shape"] == serde_json::json!([32, 5760, 90, 16])).collect();
+    let expected = serde_json::json!({"name": "model.layers.{}.mlp.experts.gate_up_proj_blocks", "shape": [32, 5760, 90, 16], "count": 24});
+    assert_eq!(blocks, [&expected]);
+    let table = succeeds(&["model", "info", path(&folder)]);
+    assert!(table.contains("model.layers.{}.self_attn.sinks\t24 of [64]"), "{table}");
+}
+
+#[test]
+fn a_lens_of_attention_reads_the_layers_that_have_it() {
+    let model = tiny("lfm2");
+    let lens = ["lens", PROMPT, "-m", &model, "--component", "attn_out", "--format", "json"];
+    let report = json(&lens);
+    let names: Vec<&str> =
+        report["layers"].as_array().unwrap().iter().map(|layer| layer["name"].as_str().unwrap()).collect();
+    assert!(names.len() > 1 && names[0] == "input_embeddings", "{names:?}");
+    assert!(names[1..].iter().all(|name| name.starts_with("attn_out_")), "{names:?}");
+    let output = easyroutine(&lens).assert().success();
+    let said = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    assert!(said.contains("layers these have `attn_out`"), "{said}");
+    // A model without any says why.
+    let none = ["lens", PROMPT, "-m", &tiny("mamba"), "--component", "attn_out"];
+    let said = fails(2, &none);
+    assert!(said.contains("recurrence"), "{said}");
+}
+
+#[test]
 fn model_check_holds_on_every_kind_of_block() {
     for case in ["llama", "gpt2", "gpt_neox", "mixtral", "gemma3_text", "opt_postnorm", "olmo2"] {
         let checked = json(&["model", "check", &tiny(case), "--format", "json"]);

@@ -11,6 +11,7 @@ pub mod attribution;
 mod batch;
 pub mod cache;
 pub mod check;
+pub mod compare;
 pub mod config;
 pub mod dla;
 pub mod edit;

@@ -13,6 +13,9 @@ use crate::session;
 use easyroutine_app::reports::dtype_name;
 
 pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
+    if let Some(file) = &wanted.compare {
+        return super::compare::run(args, wanted, file);
+    }
     let targets = output::targets(args, PLAIN)?;
     let loading = &wanted.model.loading;
     let files = session::find(&wanted.model.reference()?, &loading.finding)?;

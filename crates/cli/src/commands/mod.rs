@@ -4,6 +4,7 @@ pub(crate) mod attn;
 pub(crate) mod attribute;
 mod attribute_pairs;
 pub(crate) mod check;
+pub(crate) mod compare;
 pub(crate) mod dict;
 pub(crate) mod dict_active;
 pub(crate) mod dict_check;

@@ -35,6 +35,10 @@ impl Model {
             .hint("load it in f32"));
         }
         self.unembedding()?;
+        if let Some(what) = self.arch.reads_across_blocks() {
+            let message = format!("no graph can be made of this model: {what}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         if let Some(point) = reads.iter().find(|point| !is_in_reach(point.site())) {
             return Err(Error::input(format!(
                 "`{point}` does not stand between the stream and an MLP: `resid_in`, `resid_mid` and `mlp_in` do"

@@ -1,0 +1,236 @@
+//! Activations that another program wrote, place by place beside ours.
+
+mod dump;
+mod places;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use easyroutine_files::{Encoding, ShardedSafeTensors};
+use easyroutine_kernels::Dtype;
+use easyroutine_sites::{Point, Site};
+
+use crate::batch::Batch;
+use crate::cache::{Capture, Kept};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+use crate::names::Names;
+use crate::positions::{Selected, Selection, Specifier};
+use dump::{Axes, Rows};
+use places::Places;
+
+/// How a file compares with the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// What is allowed of [`Compared::error`].
+    pub tolerance: f64,
+    /// What was compared, in the order of the pass.
+    pub places: Vec<Compared>,
+    /// Tensors of the file that are not compared, each with the reason.
+    pub passed_over: Vec<(String, String)>,
+}
+
+/// One place of the model in both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// The activation, by our name.
+    pub activation: String,
+    /// The tensor of the file that holds it.
+    pub tensor: String,
+    /// The largest difference over the largest value of the file; infinite where one of both is not a number.
+    pub error: f64,
+    /// The factor on our values that comes nearest to those of the file.
+    pub factor: f64,
+    /// What that factor leaves: the length of the difference over the length of the file's values.
+    pub rest: f64,
+    /// Row, position in the row, and number within the vector (of a pattern: the key) of the largest difference.
+    pub at: [usize; 3],
+    /// Whether both are the same, as far as they may differ.
+    pub verdict: Verdict,
+}
+
+/// How two tensors compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Within the tolerance.
+    Same,
+    /// A factor makes them the same.
+    Magnitude,
+    /// No factor does.
+    Direction,
+}
+
+impl Comparison {
+    /// The first place in the order of the pass that differs.
+    pub fn first_wrong(&self) -> Option<&Compared> {
+        self.places.iter().find(|place| place.verdict != Verdict::Same)
+    }
+}
+
+/// What two programs may differ by in a place, where nobody says: sums of f32 in another order, through all layers; with
+/// `bf16` products whose inputs are rounded to 8 bits.
+pub fn tolerance(model: &Model) -> f64 {
+    match model.dtype() {
+        Dtype::F32 => 1e-4,
+        Dtype::Bf16 => 5e-2,
+    }
+}
+
+/// Compares the activations in a safetensors file with those of the model on the same tokens.
+///
+/// The file has `input_ids` (B rows by S), an `attention_mask` where rows are padded, and activations under our names,
+/// those of TransformerLens, or the names of modules in transformers, whose outputs they are. Padding is not compared.
+///
+/// # Shapes
+/// In the file: B by S by the vector, in as many axes as it likes; of heads together B by S by H by the vector, of patterns
+/// B by H by S by S. B may be left out where it is 1.
+///
+/// # Errors
+/// A file that cannot be read or has no `input_ids`, ids that the model cannot run, no tensor that can be compared.
+pub fn compare(model: &Model, names: &Names, file: &Path, tolerance: f64) -> Result<Comparison> {
+    let dump = ShardedSafeTensors::open(file)?;
+    let rows = Rows::read(&dump).map_err(|error| error.at(file.display()))?;
+    let places = Places::new(model.arch(), names);
+    let mut passed_over = Vec::new();
+    let mut asked: BTreeMap<&str, Vec<Point>> = BTreeMap::new();
+    for name in dump.names().filter(|name| !dump::KEYS.contains(name)) {
+        let points = match dump.tensor(name).map(|tensor| tensor.encoding()) {
+            Some(Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::Bf16) => places.of(name),
+            _ => Err("it holds no floating point numbers".to_owned()),
+        };
+        match points {
+            Ok(points) => drop(asked.insert(name, points)),
+            Err(reason) => passed_over.push((name.to_owned(), reason)),
+        }
+    }
+    let batch = rows.batch()?;
+    let all = |row: usize| Selected {
+        indices: (0..batch.length(row)).collect(),
+        groups: std::iter::once(0..batch.length(row)).collect(),
+    };
+    let selection =
+        Selection { specifiers: vec![Specifier::All], rows: (0..batch.n_rows()).map(all).collect() };
+    let mut capture = Capture::new(asked.values().flatten().copied().collect(), selection);
+    model.forward(&batch, &mut capture)?;
+    let cache = capture.finish(&batch);
+    let mut found: Vec<(Point, Compared)> = Vec::new();
+    for (name, points) in asked {
+        let Some(tensor) = dump.tensor(name) else { continue };
+        let kept: Option<Vec<&Kept>> = points.iter().map(|point| cache.get(*point)).collect();
+        let Some(kept) = kept else {
+            passed_over.push((name.to_owned(), "the run does not reach it".to_owned()));
+            continue;
+        };
+        let axes = match Axes::of(tensor.shape(), &rows, points[0].site(), &kept) {
+            Ok(axes) => axes,
+            Err(reason) => {
+                passed_over.push((name.to_owned(), reason));
+                continue;
+            }
+        };
+        let values = tensor.read_all()?;
+        for (number, (point, kept)) in points.iter().zip(kept).enumerate() {
+            let one = difference(*point, kept, &batch, &|row, position, column| {
+                values[axes.place(row, rows.first(row) + position, number, column + axes.shift(&rows, row))]
+            });
+            let (activation, tensor) = (point.to_string(), name.to_owned());
+            found.push((*point, one.judged(activation, tensor, tolerance)));
+        }
+        tensor.drop_pages();
+    }
+    if found.is_empty() {
+        let reasons: Vec<String> =
+            passed_over.iter().take(5).map(|(name, why)| format!("`{name}`: {why}")).collect();
+        return Err(Error::new(
+            ErrorKind::Format,
+            format!("{}: nothing of it can be compared: {}", file.display(), reasons.join("; ")),
+        )
+        .hint(
+            "tensors bear our names (`resid_out_5`), TransformerLens' or those of modules in transformers",
+        ));
+    }
+    found.sort_by_key(|(point, _)| in_pass(*point));
+    Ok(Comparison {
+        tolerance,
+        places: found.into_iter().map(|(_, compared)| compared).collect(),
+        passed_over,
+    })
+}
+
+/// Where a point stands among all: the embedding, block after block, what follows.
+fn in_pass(point: Point) -> (usize, usize, usize) {
+    let site = Site::ALL.iter().position(|site| *site == point.site()).unwrap_or(usize::MAX);
+    let layer = match (point.layer(), point.site()) {
+        (Some(layer), _) => layer + 1,
+        (None, Site::InputEmbeddings) => 0,
+        (None, _) => usize::MAX,
+    };
+    (layer, site, point.head().unwrap_or(0))
+}
+
+/// Sums over all values of one place.
+#[derive(Default)]
+struct Difference {
+    largest: f64,
+    of_file: f64,
+    at: [usize; 3],
+    /// Ours times ours, ours times theirs, theirs times theirs.
+    products: [f64; 3],
+}
+
+fn difference(
+    point: Point,
+    kept: &Kept,
+    batch: &Batch,
+    theirs: &dyn Fn(usize, usize, usize) -> f32,
+) -> Difference {
+    let mut sums = Difference::default();
+    for row in 0..batch.n_rows() {
+        let width = kept.row_shapes[row].iter().skip(1).product::<usize>();
+        for (i, ours) in kept.row(row).iter().enumerate() {
+            let (position, column) = (i / width.max(1), i % width.max(1));
+            if point.site() == Site::Scores && column > position {
+                // Programs write different numbers where nothing may look.
+                continue;
+            }
+            sums.add(f64::from(*ours), f64::from(theirs(row, position, column)), [row, position, column]);
+        }
+    }
+    sums
+}
+
+impl Difference {
+    fn add(&mut self, ours: f64, theirs: f64, at: [usize; 3]) {
+        let are_same = ours == theirs || ours.is_nan() && theirs.is_nan();
+        let are_finite = ours.is_finite() && theirs.is_finite();
+        let apart = match (are_same, are_finite) {
+            (true, _) => 0.0,
+            (false, true) => (ours - theirs).abs(),
+            (false, false) => f64::INFINITY,
+        };
+        if apart > self.largest {
+            (self.largest, self.at) = (apart, at);
+        }
+        if are_finite {
+            self.of_file = self.of_file.max(theirs.abs());
+            self.products[0] += ours * ours;
+            self.products[1] += ours * theirs;
+            self.products[2] += theirs * theirs;
+        }
+    }
+
+    fn judged(self, activation: String, tensor: String, tolerance: f64) -> Compared {
+        let over = |a: f64, b: f64| if a == 0.0 { 0.0 } else { a / b };
+        let error = over(self.largest, self.of_file);
+        let [ours, both, theirs] = self.products;
+        let factor = if ours == 0.0 { 1.0 } else { both / ours };
+        // |theirs - factor ours|², which rounding may take below zero.
+        let rest = over((theirs - factor * both).max(0.0).sqrt(), theirs.sqrt());
+        let verdict = match error {
+            error if error <= tolerance => Verdict::Same,
+            error if error.is_finite() && rest <= tolerance => Verdict::Magnitude,
+            _ => Verdict::Direction,
+        };
+        Compared { activation, tensor, error, factor, rest, at: self.at, verdict }
+    }
+}
