@@ -75,6 +75,17 @@ const PROJECTOR: &[&str] = &[
 
 const QWEN: &[&str] = &["vision_config", "vision_start_token_id", "vision_end_token_id", "vision_token_id"];
 
+const GEMMA4: &[&str] = &[
+    "audio_config",
+    "boa_token_id",
+    "boi_token_id",
+    "eoa_token_id",
+    "eoa_token_index",
+    "eoi_token_id",
+    "vision_config",
+    "vision_soft_tokens_per_image",
+];
+
 const IDEFICS: &[&str] = &[
     "_pad_token_id",
     "image_seq_len",
@@ -123,6 +134,19 @@ pub const WRAPPERS: &[Wrapper] = &[
         named: Named::Class,
         tied: Tied::Own(true),
         placeholders: &[("image_token_index", 262_144)],
+        ..USUAL
+    },
+    Wrapper {
+        model_type: "gemma4",
+        text: "gemma4_text",
+        named: Named::Class,
+        tied: Tied::Own(true),
+        placeholders: &[
+            ("image_token_id", 258_880),
+            ("video_token_id", 258_884),
+            ("audio_token_id", 258_881),
+        ],
+        inert: GEMMA4,
         ..USUAL
     },
     Wrapper { model_type: "llava", ..USUAL },
@@ -200,6 +224,9 @@ const LEFT_OUT: &[&str] = &[
     "multi_modal_projector.",
     "connector.",
     "image_newline",
+    "model.audio_tower.",
+    "model.embed_audio.",
+    "model.embed_vision.",
     "model.vision_tower.",
     "model.vision_model.",
     "model.visual.",
