@@ -36,7 +36,9 @@ impl Model {
         }
         self.unembedding()?;
         if let Some(what) = self.arch.reads_across_blocks() {
-            let message = format!("no graph can be made of this model: {what}");
+            let message = format!(
+                "no graph can be made of this model, which is not linear in its stream alone: {what}"
+            );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         if let Some(point) = reads.iter().find(|point| !is_in_reach(point.site())) {
