@@ -192,7 +192,7 @@ impl Walk<'_> {
             }
             Step::NormLatent { .. } => {
                 if let (Some(g), Saved::Rows(x)) = (self.gradients.take(Reg::KvLatent), saved) {
-                    self.norm_latent_back(weights.norm(at, NormAt::KvLatent)?, &x, &g);
+                    self.norm_latent_back(weights.norm(at, NormAt::KvLatent)?, x, &g);
                     self.gradients.free(g);
                 }
             }
