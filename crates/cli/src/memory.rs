@@ -2,6 +2,7 @@
 
 use easyroutine::Dtype;
 use easyroutine::cache::readable;
+use easyroutine::load::Opened;
 
 use crate::failure::Failure;
 
@@ -14,12 +15,14 @@ pub(crate) fn packed_bytes(parameters: usize, dtype: Dtype) -> u64 {
 /// Refuses a model whose weights are larger than the memory that is free.
 ///
 /// # Errors
-/// Too little memory, with what would do.
-pub(crate) fn check(parameters: usize, dtype: Dtype) -> Result<(), Failure> {
-    let needed = packed_bytes(parameters, dtype);
+/// Too little memory, with what would do; a tensor that the files name but do not hold.
+pub(crate) fn check(model: &Opened, dtype: Dtype) -> Result<(), Failure> {
+    let needed = model.weight_bytes(dtype)?;
+    let rounded = model.weight_bytes(Dtype::Bf16)?;
     check_free(needed, "the weights").map_err(|failure| {
-        let halves = dtype == Dtype::F32 && available().is_some_and(|free| needed / 2 < free);
-        if halves { failure.hint("--dtype bf16 needs half of it") } else { failure }
+        let would_do = rounded < needed && available().is_some_and(|free| rounded < free);
+        let hint = format!("--dtype bf16 needs {}", readable(rounded));
+        if would_do { failure.hint(hint) } else { failure }
     })
 }
 

@@ -145,7 +145,7 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Rc<Session>, Fa
 pub(crate) fn read(reference: &str, loading: &Loading) -> Result<Session, Failure> {
     let files = find(reference, &loading.finding)?;
     let opened = open(&files, &loading.finding)?;
-    memory::check(opened.parameters()?, loading.dtype())?;
+    memory::check(&opened, loading.dtype())?;
     let model_type = opened.reading.family.model_type;
     let identity = opened.identity.clone();
     let spinner = std::io::stderr().is_terminal().then(|| {

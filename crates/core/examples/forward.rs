@@ -1,30 +1,33 @@
-//! Runs named workloads on request, for side-by-side measurements: `forward MODEL_FOLDER DTYPE THREADS`, then one line
+//! Runs named workloads on request, for side-by-side measurements: `forward MODEL DTYPE THREADS`, then one line
 //! on standard input a run (`CASE LENGTHS`), one line of milliseconds on standard output each; `peak` gives the process'
 //! peak memory in MB, `forget` what it has now, from which the peak counts afterwards.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::io::BufRead;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use easyroutine::cache::{Capture, RunningMean};
+use easyroutine::generate::{GenerateOptions, Sampling, generate};
 use easyroutine::lens::{Component, LensNorm, SurveyOptions, survey};
 use easyroutine::load::{LoadOptions, load};
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
+use easyroutine::sites::{Point, Site};
 use easyroutine::source::{FilesKind, ModelFiles};
-use easyroutine::{Batch, Dtype, Model};
+use easyroutine::{Batch, Dtype, Model, Tap, Value, Want};
 
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let mut next = |what: &str| args.next().ok_or(format!("missing argument: {what}"));
-    let folder = PathBuf::from(next("model folder")?);
+    let path = PathBuf::from(next("model folder or GGUF file")?);
     let dtype = if next("dtype")? == "bf16" { Dtype::Bf16 } else { Dtype::F32 };
     let threads: usize = next("threads")?.parse()?;
-    let files =
-        ModelFiles { kind: FilesKind::Folder(folder), name: "bench".into(), commit: None, adapter: None };
+    let kind = if path.is_file() { FilesKind::Gguf(path) } else { FilesKind::Folder(path) };
+    let files = ModelFiles { kind, name: "bench".into(), commit: None, adapter: None };
     let model = load(&files, &LoadOptions { dtype, threads: Some(threads), ..LoadOptions::default() })?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {
@@ -94,6 +97,45 @@ fn run(model: &Model, case: &str, lengths: &[usize]) -> Result<f64, Failure> {
             survey(model, &batch, &options)?;
             Ok(start.elapsed().as_secs_f64() * 1e3)
         }
+        // A prompt of the first length, then as many tokens as the second says, greedily: the time of one of these after the
+        // first. `watched` keeps every layer's stream meanwhile.
+        "generate" | "watched" => {
+            let [_, new] = lengths[..] else { return Err("PROMPT,NEW".into()) };
+            let options = GenerateOptions {
+                max_new_tokens: new + 1,
+                sampling: Sampling::Greedy,
+                ends: Vec::new(),
+                seed: 0,
+            };
+            let mut tap = Streams { watches: case == "watched", kept: Vec::new() };
+            let mut first = None;
+            generate(model, &ids[..1], &options, &mut tap, |_| {
+                first.get_or_insert_with(Instant::now);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            let first: Instant = first.ok_or("no token")?;
+            Ok(first.elapsed().as_secs_f64() * 1e3 / new as f64)
+        }
         _ => Err(format!("no case {case}").into()),
+    }
+}
+
+/// Keeps every layer's stream of every token.
+struct Streams {
+    watches: bool,
+    kept: Vec<f32>,
+}
+
+impl Tap for Streams {
+    fn wants(&self, point: Point) -> Want {
+        if self.watches && point.site() == Site::ResidOut { Want::Read } else { Want::Nothing }
+    }
+
+    fn at(&mut self, _point: Point, value: &mut Value<'_>) -> easyroutine::Result<()> {
+        let batch = value.batch();
+        for position in batch.first(0)..batch.length(0) {
+            self.kept.extend(value.vector(0, position).unwrap_or_default());
+        }
+        Ok(())
     }
 }

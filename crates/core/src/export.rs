@@ -4,6 +4,7 @@ mod partial;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -179,6 +180,30 @@ impl Opened {
             sum += self.checkpoint.by_name(name)?.shape().iter().product::<usize>();
         }
         Ok(sum)
+    }
+
+    /// Bytes that the weights take in memory once all are packed. For f32 they stay as the files have them, but those that no
+    /// product reads so, which are widened; for bf16 they are rounded. The few numbers of norms and biases are f32.
+    ///
+    /// # Errors
+    /// A tensor that the file names but does not hold.
+    pub fn weight_bytes(&self, dtype: Dtype) -> Result<u64> {
+        let names = self.checkpoint.names(&self.reading.names);
+        let bytes = names.into_iter().map(|name| Ok(self.checkpoint.by_name(name)?.packed_bytes(dtype)));
+        bytes.sum()
+    }
+
+    /// How the tensors are written in the files: how many of each encoding, by its name.
+    ///
+    /// # Errors
+    /// A tensor that the file names but does not hold.
+    pub fn encodings(&self) -> Result<BTreeMap<String, usize>> {
+        let mut counts = BTreeMap::new();
+        for name in self.checkpoint.names(&self.reading.names) {
+            let encoding = self.checkpoint.by_name(name)?.encoding();
+            *counts.entry(encoding.to_string()).or_default() += 1;
+        }
+        Ok(counts)
     }
 }
 

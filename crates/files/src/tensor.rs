@@ -235,11 +235,24 @@ impl LastingRows {
     pub fn read(&self, i: usize, out: &mut [f32]) {
         let row_len = self.row_bytes / self.encoding.block_bytes() * self.encoding.block_len();
         assert!(i < self.rows && out.len() == row_len, "row {i} of {} rows of {row_len}", self.rows);
+        blocks::decode(self.encoding, self.bytes(i), out);
+    }
+
+    /// How the numbers are written.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Row `i` as written, little-endian.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn bytes(&self, i: usize) -> &[u8] {
         let bytes = match &self.bytes {
             Bytes::Mapped(map, range) => &map.bytes()[range.clone()],
             Bytes::Own(bytes) => bytes,
         };
-        blocks::decode(self.encoding, &bytes[i * self.row_bytes..][..self.row_bytes], out);
+        &bytes[i * self.row_bytes..][..self.row_bytes]
     }
 
     /// Lets go of the memory of the rows' bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].

@@ -105,27 +105,29 @@ pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
 unsafe impl Plain for f32 {}
 // SAFETY: any 16 bits are a u16.
 unsafe impl Plain for u16 {}
+// SAFETY: any 8 bits are a u8.
+unsafe impl Plain for u8 {}
 
-/// Values as words of 32 bits.
+/// The same memory as values of another type.
 ///
 /// # Panics
-/// If they do not begin and end on a word's border.
-pub(crate) fn words<T: Plain>(values: &[T]) -> &[f32] {
-    // SAFETY: any 32 bits are an f32.
-    let (before, words, after) = unsafe { values.align_to() };
-    assert!(before.is_empty() && after.is_empty(), "values that are no whole words");
-    words
+/// If it does not begin and end on such a value's border.
+pub(crate) fn cast<T: Plain, U: Plain>(values: &[T]) -> &[U] {
+    // SAFETY: any bits are a `Plain` value.
+    let (before, cast, after) = unsafe { values.align_to() };
+    assert!(before.is_empty() && after.is_empty(), "memory that is no whole values");
+    cast
 }
 
-/// As [`words`], to be written.
+/// As [`cast`], to be written.
 ///
 /// # Panics
-/// As [`words`].
-pub(crate) fn words_mut<T: Plain>(values: &mut [T]) -> &mut [f32] {
-    // SAFETY: any 32 bits are an f32, and whole values of any `Plain` type.
-    let (before, words, after) = unsafe { values.align_to_mut() };
-    assert!(before.is_empty() && after.is_empty(), "values that are no whole words");
-    words
+/// As [`cast`].
+pub(crate) fn cast_mut<T: Plain, U: Plain>(values: &mut [T]) -> &mut [U] {
+    // SAFETY: any bits are a `Plain` value, of either type.
+    let (before, cast, after) = unsafe { values.align_to_mut() };
+    assert!(before.is_empty() && after.is_empty(), "memory that is no whole values");
+    cast
 }
 
 /// Asks for large pages: fewer page faults at first touch, fewer misses of the address cache.

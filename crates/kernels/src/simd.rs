@@ -12,7 +12,7 @@ const VARIABLE: &str = "EASYROUTINE_SIMD";
 pub enum Simd {
     /// Safe Rust that the compiler vectorises for any processor.
     Portable,
-    /// x86-64 with AVX2 and FMA.
+    /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512 (F, BW, DQ, VL), and AVX-512 BF16 where the processor has it.
     Avx512,
@@ -96,7 +96,7 @@ fn listed(paths: &[Simd]) -> String {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
     let loading = &wanted.model.loading;
     let files = session::find(&wanted.model.reference()?, &loading.finding)?;
     let opened = session::open(&files, &loading.finding)?;
-    crate::memory::check(opened.parameters()?, loading.dtype())?;
+    crate::memory::check(&opened, loading.dtype())?;
     let mut outcomes: Vec<Outcome> = opened
         .non_finite()?
         .into_iter()

@@ -32,6 +32,7 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
         ("path", json!(files.path().display().to_string())),
     ];
     facts.extend(facts_of(&opened.reading, parameters));
+    facts.push(("encodings", json!(opened.encodings()?)));
     if opened.reading.wrapper.is_some() {
         let parts = opened.left_out().into_iter().map(|(part, count)| (format!("{part}*"), json!(count)));
         facts.push(("left_out_tensors", Value::Object(parts.collect())));
@@ -47,7 +48,9 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
             ("adapter_changes", Value::Object(changes)),
         ]);
     }
-    facts.extend(packed(parameters));
+    for (key, dtype) in [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)] {
+        facts.push((key, json!(opened.weight_bytes(dtype)?)));
+    }
     let rows = facts
         .iter()
         .map(|(key, value)| vec![(*key).to_owned().into(), shown(key, value)])
@@ -154,7 +157,7 @@ fn facts_of(reading: &Reading, parameters: usize) -> Vec<(&'static str, Value)> 
     ]
 }
 
-/// Bytes of the weights in memory.
+/// Bytes of the weights in memory, if a checkpoint has them in the type of the products.
 fn packed(parameters: usize) -> [(&'static str, Value); 2] {
     [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)]
         .map(|(key, dtype)| (key, json!(packed_bytes(parameters, dtype))))

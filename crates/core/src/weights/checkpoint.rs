@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, ShardedSafeTensors, StoredTensor};
+use easyroutine_kernels as kernels;
 
 use super::asked::Asked;
 use super::surplus::{self, Allowed};
@@ -453,6 +454,27 @@ impl Tensor<'_> {
         self.stored.shape()
     }
 
+    /// How its numbers are written.
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.stored.encoding()
+    }
+
+    /// Bytes that it takes once it is packed.
+    pub(crate) fn packed_bytes(&self, dtype: kernels::Dtype) -> u64 {
+        let encoding = self.encoding();
+        // A byte of MXFP4 holds two numbers.
+        let values = self.stored.elements() as u64 * if encoding == Encoding::U8 { 2 } else { 1 };
+        match (dtype, as_multiplied(encoding)) {
+            (kernels::Dtype::Bf16, _) => 2 * values,
+            (kernels::Dtype::F32, kernels::Encoding::F32) => 4 * values,
+            // Their scales of 6 bits take a byte each.
+            (kernels::Dtype::F32, kernels::Encoding::Q4K | kernels::Encoding::Q5K) => {
+                self.stored.bytes().len() as u64 + values / 64
+            }
+            (kernels::Dtype::F32, _) => self.stored.bytes().len() as u64,
+        }
+    }
+
     /// Rows, all axes but the last counted together, and their length.
     pub(crate) fn rows(&self) -> (usize, usize) {
         (self.stored.rows(), self.stored.row_len())
@@ -485,9 +507,40 @@ impl TensorRows {
         self.quirk.undo(out);
     }
 
+    /// How the rows are written, where a product can take them so: the values are those of [`TensorRows::read`].
+    pub(crate) fn encoding(&self) -> kernels::Encoding {
+        match &self.stored {
+            Some(stored) if self.quirk != StorageQuirk::PlusOne => as_multiplied(stored.encoding()),
+            _ => kernels::Encoding::F32,
+        }
+    }
+
+    /// One row as it is written.
+    pub(crate) fn read_stored(&self, row: usize, bytes: &mut [u8]) {
+        let Some(stored) = &self.stored else { return };
+        bytes.copy_from_slice(stored.bytes(self.quirk.stored_row(row, stored.len())));
+    }
+
     /// Lets go of the file's pages.
     pub(crate) fn drop_pages(&self) {
         self.stored.iter().for_each(LastingRows::drop_pages);
+    }
+}
+
+/// What products call an encoding of files; what they do not know is widened to f32.
+fn as_multiplied(encoding: Encoding) -> kernels::Encoding {
+    match encoding {
+        Encoding::F16 => kernels::Encoding::F16,
+        Encoding::Bf16 => kernels::Encoding::Bf16,
+        Encoding::Q4_0 => kernels::Encoding::Q4_0,
+        Encoding::Q4_1 => kernels::Encoding::Q4_1,
+        Encoding::Q5_0 => kernels::Encoding::Q5_0,
+        Encoding::Q5_1 => kernels::Encoding::Q5_1,
+        Encoding::Q8_0 => kernels::Encoding::Q8_0,
+        Encoding::Q4K => kernels::Encoding::Q4K,
+        Encoding::Q5K => kernels::Encoding::Q5K,
+        Encoding::Q6K => kernels::Encoding::Q6K,
+        _ => kernels::Encoding::F32,
     }
 }
 

@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use easyroutine_kernels::{Cpu, Dtype, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
+use half::{bf16, f16};
+
+use easyroutine_kernels::{Cpu, Dtype, Encoding, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
 
 use super::checkpoint::{Checkpoint, Tensor, TensorRows};
 use super::mxfp4::Mxfp4;
@@ -156,7 +158,7 @@ impl Loader<'_> {
                 Some(tensor) => {
                     let values = tensor.read_all()?;
                     tensor.drop_pages();
-                    PartRows::Columns { values, outputs }
+                    PartRows::Columns { values, outputs, encoding: narrow(&tensor) }
                 }
                 None => PartRows::Missing,
             },
@@ -209,7 +211,7 @@ impl Loader<'_> {
                     for (input, row) in values.chunks_exact_mut(outputs).enumerate() {
                         tensor.read_row(expert * inputs + input, row)?;
                     }
-                    PartRows::Columns { values, outputs }
+                    PartRows::Columns { values, outputs, encoding: narrow(&tensor) }
                 }
                 None => PartRows::Missing,
             },
@@ -358,8 +360,9 @@ impl Part {
 enum PartRows {
     /// Stored `[outputs, inputs]`.
     Stored(TensorRows),
-    /// Stored `[inputs, outputs]`, decoded as a whole because rows are columns there.
-    Columns { values: Vec<f32>, outputs: usize },
+    /// Stored `[inputs, outputs]`, decoded as a whole because rows are columns there. Values of f16 and bf16 are stored as
+    /// such again.
+    Columns { values: Vec<f32>, outputs: usize, encoding: Encoding },
     /// A table that is looked up by row.
     Table(Table),
     /// Blocks of 32 four-bit numbers with a common scale.
@@ -385,7 +388,7 @@ impl PartRows {
         match self {
             PartRows::Stored(rows) => rows.read(row, weights),
             PartRows::Table(table) => table.read(row, weights),
-            PartRows::Columns { values, outputs } => {
+            PartRows::Columns { values, outputs, .. } => {
                 let column = values[row..].iter().step_by(*outputs);
                 weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
             }
@@ -398,6 +401,33 @@ impl PartRows {
         }
     }
 
+    /// How the rows are written, where a product can take them so.
+    fn encoding(&self) -> Encoding {
+        match self {
+            PartRows::Stored(rows) => rows.encoding(),
+            PartRows::Table(table) => table.encoding(),
+            PartRows::Columns { encoding, .. } => *encoding,
+            PartRows::Mxfp4(_) | PartRows::Times(..) | PartRows::Missing => Encoding::F32,
+        }
+    }
+
+    /// One row as it is written.
+    fn read_stored(&self, row: usize, bytes: &mut [u8]) {
+        match self {
+            PartRows::Stored(rows) | PartRows::Table(Table { rows, .. }) => rows.read_stored(row, bytes),
+            PartRows::Columns { values, outputs, encoding } => {
+                let column = values[row..].iter().step_by(*outputs);
+                for (bytes, value) in bytes.chunks_exact_mut(2).zip(column) {
+                    bytes.copy_from_slice(&match encoding {
+                        Encoding::F16 => f16::from_f32(*value).to_le_bytes(),
+                        _ => bf16::from_f32(*value).to_le_bytes(),
+                    });
+                }
+            }
+            PartRows::Mxfp4(_) | PartRows::Times(..) | PartRows::Missing => {}
+        }
+    }
+
     /// Lets go of the file's pages.
     fn drop_pages(&self) {
         match self {
@@ -406,6 +436,15 @@ impl PartRows {
             PartRows::Times(rows, _) => rows.drop_pages(),
             PartRows::Columns { .. } | PartRows::Mxfp4(_) | PartRows::Missing => {}
         }
+    }
+}
+
+/// The encoding of a tensor of 16-bit floats, whose values can be written in it again; of others f32.
+fn narrow(tensor: &Tensor<'_>) -> Encoding {
+    match tensor.encoding() {
+        easyroutine_files::Encoding::F16 => Encoding::F16,
+        easyroutine_files::Encoding::Bf16 => Encoding::Bf16,
+        _ => Encoding::F32,
     }
 }
 
@@ -421,6 +460,15 @@ impl Source for JoinedRows {
     fn read(&self, output: usize, weights: &mut [f32]) {
         let (part, row) = (self.place)(output);
         self.parts[part].read(&self.files, row, weights);
+    }
+
+    fn encoding(&self, output: usize) -> Encoding {
+        self.parts[(self.place)(output).0].encoding()
+    }
+
+    fn read_stored(&self, output: usize, bytes: &mut [u8]) {
+        let (part, row) = (self.place)(output);
+        self.parts[part].read_stored(row, bytes);
     }
 
     fn done(&self) {

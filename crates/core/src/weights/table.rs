@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use easyroutine_kernels::Encoding;
+
 use super::checkpoint::{Checkpoint, TensorRows};
 use crate::adapter::LowRank;
 
@@ -28,6 +30,11 @@ impl Table {
         if let Some(update) = &self.update {
             update.add_row(row, out);
         }
+    }
+
+    /// How the rows are written, where a product can take them so.
+    pub(super) fn encoding(&self) -> Encoding {
+        if self.update.is_some() { Encoding::F32 } else { self.rows.encoding() }
     }
 
     pub(super) fn drop_pages(&self) {

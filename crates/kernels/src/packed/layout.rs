@@ -1,7 +1,9 @@
 //! How a packed matrix lies in memory.
 
-use super::Dtype;
-use crate::aligned::{Aligned, words_mut};
+use super::encoding::Encoding;
+use super::panel::Packed;
+use super::{Dtype, Weights, blocks};
+use crate::aligned::{Aligned, cast, cast_mut};
 use crate::vector::{Element, MOST_LANES, PANEL, Vector, Work};
 use crate::{Cpu, scratch};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -54,46 +56,71 @@ impl Layout {
         self.order == Order::Gated
     }
 
-    /// All panels, in parallel. `fill` writes one output's weights, on values that are not zeroed.
+    /// All panels, in parallel: as the weights are stored, where all of a panel are stored alike and products take them so.
     ///
     /// # Panics
     /// If no memory can hold them.
-    pub(super) fn pack<E: Send>(
-        &self,
-        cpu: &Cpu,
-        fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
-    ) -> Result<Aligned, E> {
-        let per_panel = self.depth().checked_mul(PANEL * self.dtype.size());
-        let bytes = per_panel.and_then(|bytes| bytes.checked_mul(self.n_panels()));
-        let Some(bytes) = bytes else {
-            panic!("{} outputs of {} inputs overflow memory", self.outputs, self.inputs)
-        };
-        let mut panels = Aligned::zeroed(bytes);
-        match self.dtype {
-            Dtype::F32 => self.fill_panels(cpu, panels.values_mut::<f32>(), fill)?,
-            Dtype::Bf16 => self.fill_panels(cpu, panels.values_mut::<u16>(), fill)?,
+    pub(super) fn pack<E: Send>(&self, cpu: &Cpu, weights: &impl Weights<E>) -> Result<Packed, E> {
+        let mut starts = Vec::with_capacity(self.n_panels() + 1);
+        let mut end = 0_usize;
+        for panel in 0..self.n_panels() {
+            let encoding = self.encoding(panel, weights);
+            starts.push((encoding, end));
+            let bytes = encoding.panel_bytes(self.inputs).and_then(|bytes| end.checked_add(bytes));
+            let Some(bytes) = bytes else {
+                panic!("{} outputs of {} inputs overflow memory", self.outputs, self.inputs)
+            };
+            end = bytes;
         }
-        Ok(panels)
+        starts.push((self.dtype.into(), end));
+        let mut bytes = Aligned::zeroed(end);
+        self.fill_panels(cpu, &starts, &mut bytes.values_mut()[..end], weights)?;
+        let is_decoded = starts.iter().any(|(encoding, _)| *encoding != self.dtype.into());
+        Ok(Packed { bytes, starts, is_decoded })
     }
 
-    fn fill_panels<T: Element, E: Send>(
+    /// How a panel's weights stand in memory.
+    fn encoding<E>(&self, panel: usize, weights: &impl Weights<E>) -> Encoding {
+        let own = self.dtype.into();
+        if self.dtype != Dtype::F32 {
+            return own;
+        }
+        let mut outputs = self.halves(panel).into_iter().flat_map(|half| half.start..half.start + half.count);
+        let Some(encoding) = outputs.next().map(|output| weights.encoding(output)) else { return own };
+        let is_whole = self.inputs.is_multiple_of(encoding.block_len());
+        if is_whole && outputs.all(|output| weights.encoding(output) == encoding) { encoding } else { own }
+    }
+
+    fn fill_panels<E: Send>(
         &self,
         cpu: &Cpu,
-        values: &mut [T],
-        fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+        starts: &[(Encoding, usize)],
+        mut bytes: &mut [u8],
+        weights: &impl Weights<E>,
     ) -> Result<(), E> {
         if self.inputs == 0 {
-            return (0..self.outputs).try_for_each(|output| fill(output, &mut []));
+            return (0..self.outputs).try_for_each(|output| weights.read(output, &mut []));
         }
         // Each panel is taken by one task; a lock a panel is the plain way to say so.
-        let panels: Vec<Mutex<&mut [T]>> =
-            values.chunks_exact_mut(self.panel_len()).map(Mutex::new).collect();
+        let mut panels = Vec::with_capacity(self.n_panels());
+        for ends in starts.windows(2) {
+            let (panel, rest) = bytes.split_at_mut(ends[1].1 - ends[0].1);
+            panels.push(Mutex::new((ends[0].0, panel)));
+            bytes = rest;
+        }
         let error = Mutex::new(None);
         cpu.for_each(self.n_panels(), |panel| {
             if lock(&error).is_some() {
                 return;
             }
-            let result = self.fill_panel(cpu, panel, &mut lock(&panels[panel]), &fill);
+            let mut place = lock(&panels[panel]);
+            let (encoding, bytes) = &mut *place;
+            let result = if *encoding == self.dtype.into() {
+                self.fill_panel(cpu, panel, bytes, weights)
+            } else {
+                self.copy_panel(cpu, panel, *encoding, bytes, weights);
+                Ok(())
+            };
             if let Err(first) = result {
                 lock(&error).get_or_insert(first);
             }
@@ -101,27 +128,70 @@ impl Layout {
         error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    /// Writes one panel's weights; what fills it up beside them is left as it is.
-    pub(super) fn fill_panel<T: Element, E>(
+    /// Writes one panel's weights in the type of the matrix; what fills it up beside them is left as it is.
+    pub(super) fn fill_panel<E>(
         &self,
         cpu: &Cpu,
         panel: usize,
-        values: &mut [T],
-        fill: &impl Fn(usize, &mut [f32]) -> Result<(), E>,
+        bytes: &mut [u8],
+        weights: &impl Weights<E>,
+    ) -> Result<(), E> {
+        match self.dtype {
+            Dtype::F32 => self.fill_panel_of::<f32, E>(cpu, panel, bytes, weights),
+            Dtype::Bf16 => self.fill_panel_of::<u16, E>(cpu, panel, bytes, weights),
+        }
+    }
+
+    fn fill_panel_of<T: Element, E>(
+        &self,
+        cpu: &Cpu,
+        panel: usize,
+        bytes: &mut [u8],
+        weights: &impl Weights<E>,
     ) -> Result<(), E> {
         scratch::with(HALF * self.inputs, |rows: &mut [f32]| {
             for (half, HalfPanel { start, count }) in self.halves(panel).into_iter().enumerate() {
                 let rows = &mut rows[..count * self.inputs];
-                for (index, row) in rows.chunks_exact_mut(self.inputs).enumerate() {
-                    fill(start + index, row)?;
-                }
+                weights.read_rows(start, self.inputs, rows)?;
                 T::in_words(cpu, rows, self.inputs, |rows| {
                     let words = self.depth() / T::TOGETHER;
-                    cpu.run(Turn { rows, words, column: half * HALF, panel: words_mut(values) });
+                    cpu.run(Turn { rows, words, column: half * HALF, panel: cast_mut(bytes) });
                 });
             }
             Ok(())
         })
+    }
+
+    /// Writes one panel's weights as they are stored.
+    fn copy_panel<E>(
+        &self,
+        cpu: &Cpu,
+        panel: usize,
+        encoding: Encoding,
+        bytes: &mut [u8],
+        weights: &impl Weights<E>,
+    ) {
+        let row_bytes = encoding.bytes_of(self.inputs);
+        // Whole words, for pairs of bf16.
+        let stride = row_bytes.next_multiple_of(4);
+        scratch::with(HALF * stride, |rows: &mut [u8]| {
+            for (half, HalfPanel { start, count }) in self.halves(panel).into_iter().enumerate() {
+                let rows = &mut rows[..count * stride];
+                for (index, row) in rows.chunks_exact_mut(stride).enumerate() {
+                    let (row, rest) = row.split_at_mut(row_bytes);
+                    weights.read_stored(start + index, row);
+                    rest.fill(0);
+                }
+                let first = half * HALF;
+                match (encoding, encoding.blocks()) {
+                    (_, Some(blocks)) => blocks::lay_out(encoding, blocks, rows, stride, first, bytes),
+                    (Encoding::Bf16, _) => {
+                        cpu.run(Turn { rows: cast(rows), words: stride / 4, column: first, panel: cast_mut(bytes) });
+                    }
+                    _ => turn_halves(rows, stride, first, bytes),
+                }
+            }
+        });
     }
 
     /// The panel of an output, and its column there.
@@ -149,8 +219,14 @@ impl Layout {
         }
     }
 
-    pub(super) fn panel_len(&self) -> usize {
-        self.depth() * PANEL
+    /// Bytes of a panel in the type of the matrix.
+    ///
+    /// # Panics
+    /// If no memory can hold it.
+    pub(super) fn panel_bytes(&self) -> usize {
+        let bytes = Encoding::from(self.dtype).panel_bytes(self.inputs);
+        let Some(bytes) = bytes else { panic!("{} inputs overflow memory", self.inputs) };
+        bytes
     }
 
     /// Whether a panel has places that no weight fills.
@@ -169,10 +245,15 @@ impl Layout {
     }
 }
 
-/// Where in a panel the weight of an input for the panel's output `column` stands.
-#[inline(always)]
-pub(super) fn place<T: Element>(input: usize, column: usize) -> usize {
-    (input / T::TOGETHER * PANEL + column) * T::TOGETHER + input % T::TOGETHER
+/// Writes rows of f16 into columns of a panel, from a column on.
+fn turn_halves(rows: &[u8], stride: usize, first: usize, panel: &mut [u8]) {
+    let columns = rows.len() / stride;
+    for (input, out) in panel.chunks_exact_mut(2 * PANEL).enumerate() {
+        for column in 0..columns {
+            let half = &rows[column * stride + 2 * input..][..2];
+            out[2 * (first + column)..][..2].copy_from_slice(half);
+        }
+    }
 }
 
 /// The work of writing rows into columns of a panel.

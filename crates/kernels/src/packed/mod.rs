@@ -1,25 +1,41 @@
 //! Weight matrices laid out once, as products read them.
 
+mod blocks;
+mod decode;
+mod encoding;
 mod layout;
+mod panel;
+mod row;
 mod transposed;
 
-use crate::aligned::Aligned;
-use crate::vector::Element;
 use crate::{Cpu, bf16};
+pub(crate) use decode::Decode;
+pub use encoding::Encoding;
 pub(crate) use layout::{HALF, HalfPanel};
-use layout::{Layout, place};
+use layout::Layout;
+pub(crate) use panel::{Packed, Panel};
+pub(crate) use row::MultiplyRow;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-/// How weights are stored, and what products multiply. Sums are always f32.
+/// What products multiply. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
-    /// f32.
+    /// f32. Weights that are stored in fewer bits stay so in memory: see [`Source::encoding`].
     F32,
-    /// bf16: half the memory, 8 bits of precision. Inputs are rounded to bf16 too.
+    /// bf16: 8 bits of precision. Weights are rounded and stored so, and inputs are rounded too.
     Bf16,
+}
+
+impl From<Dtype> for Encoding {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Encoding::F32,
+            Dtype::Bf16 => Encoding::Bf16,
+        }
+    }
 }
 
 impl Dtype {
@@ -39,15 +55,15 @@ const PASSES: usize = 2;
 /// A weight matrix, packed for products.
 ///
 /// # Shapes
-/// `[outputs, inputs]`. In memory `[panels, inputs, 32]` (for bf16 `[panels, inputs / 2, 32, 2]`), with zeros for the
-/// outputs and inputs that fill up the last panel and the last pair.
+/// `[outputs, inputs]`. In memory `[panels, inputs, 32]` (for bf16 `[panels, inputs / 2, 32, 2]`, for blocks see
+/// [`Encoding`]), with zeros for the outputs and inputs that fill up the last panel and the last pair.
 pub struct PackedMatrix {
     layout: Layout,
     state: RwLock<State>,
 }
 
 enum State {
-    Packed(Arc<Aligned>),
+    Packed(Arc<Packed>),
     Waiting {
         source: Arc<dyn Source>,
         /// Products that were served.
@@ -63,13 +79,34 @@ pub trait Source: Send + Sync {
     /// weights: `[inputs]`.
     fn read(&self, output: usize, weights: &mut [f32]);
 
+    /// As [`Source::read`], of outputs in sequence.
+    ///
+    /// # Shapes
+    /// weights: `[some, inputs]`, at least one input.
+    fn read_rows(&self, first: usize, inputs: usize, weights: &mut [f32]) {
+        (first..).zip(weights.chunks_exact_mut(inputs)).for_each(|(output, row)| self.read(output, row));
+    }
+
+    /// How one output's weights are stored: they may stay so in memory. [`Encoding::F32`] where only
+    /// [`Source::read`] gives them.
+    fn encoding(&self, _output: usize) -> Encoding {
+        Encoding::F32
+    }
+
+    /// Writes one output's weights as they are stored, little-endian; never asked for where the encoding is
+    /// [`Encoding::F32`]. Decoded, they are what [`Source::read`] gives.
+    ///
+    /// # Shapes
+    /// bytes: [`Encoding::bytes_of`] of the inputs.
+    fn read_stored(&self, _output: usize, _bytes: &mut [u8]) {}
+
     /// Called when all weights are packed and none will be read again.
     fn done(&self) {}
 }
 
 /// The panels of a matrix during one product.
 pub(crate) enum Panels {
-    Packed(Arc<Aligned>),
+    Packed(Arc<Packed>),
     /// Each is laid out when the product comes to it, and forgotten.
     Passing(Arc<dyn Source>),
 }
@@ -121,7 +158,7 @@ impl PackedMatrix {
         cpu: &Cpu,
         fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
-        let panels = layout.pack(cpu, fill)?;
+        let panels = layout.pack(cpu, &Fill(fill))?;
         Ok(PackedMatrix { layout, state: RwLock::new(State::Packed(Arc::new(panels))) })
     }
 
@@ -183,8 +220,10 @@ impl PackedMatrix {
         assert!(output < self.outputs(), "output {output} of {}", self.outputs());
         assert_eq!(out.len(), self.inputs(), "inputs of a row");
         match (&*self.state(), self.dtype()) {
-            (State::Packed(panels), Dtype::F32) => self.read::<f32>(panels, output, out),
-            (State::Packed(panels), Dtype::Bf16) => self.read::<u16>(panels, output, out),
+            (State::Packed(packed), _) => {
+                let (panel, column) = self.layout.locate(output);
+                packed.panel(panel).read_column(column, out);
+            }
             (State::Waiting { source, .. }, Dtype::F32) => source.read(output, out),
             (State::Waiting { source, .. }, Dtype::Bf16) => {
                 source.read(output, out);
@@ -193,12 +232,18 @@ impl PackedMatrix {
         }
     }
 
-    fn read<T: Element>(&self, panels: &Aligned, output: usize, out: &mut [f32]) {
-        let (panel, column) = self.layout.locate(output);
-        let weights = &panels.values::<T>()[panel * self.layout.panel_len()..];
-        for (input, out) in out.iter_mut().enumerate() {
-            *out = weights[place::<T>(input, column)].widened();
+    /// Bytes of the panels, once the matrix is packed.
+    pub fn packed_bytes(&self) -> Option<usize> {
+        match &*self.state() {
+            State::Packed(packed) => Some(packed.panels().map(|panel| panel.bytes.len()).sum()),
+            State::Waiting { .. } => None,
         }
+    }
+
+    /// Whether some of the panels are widened before they are multiplied: they are stored as something else than the type of
+    /// the matrix.
+    pub(crate) fn is_decoded(&self) -> bool {
+        matches!(&*self.state(), State::Packed(packed) if packed.is_decoded)
     }
 
     /// The panels for one product, `few` if it uses each of them once.
@@ -215,12 +260,12 @@ impl PackedMatrix {
     }
 
     /// Packs the matrix if it is not yet; others who need it wait.
-    fn packed(&self, cpu: &Cpu) -> Arc<Aligned> {
+    fn packed(&self, cpu: &Cpu) -> Arc<Packed> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let panels = match &*state {
             State::Packed(panels) => return Arc::clone(panels),
             State::Waiting { source, .. } => {
-                let Ok(panels) = self.layout.pack(cpu, reading(&**source));
+                let Ok(panels) = self.layout.pack::<Infallible>(cpu, &&**source);
                 source.done();
                 Arc::new(panels)
             }
@@ -247,9 +292,9 @@ impl PackedMatrix {
         self.layout.depth()
     }
 
-    /// Weights of a panel, with those that fill it up.
-    pub(crate) fn panel_len(&self) -> usize {
-        self.layout.panel_len()
+    /// Bytes of a panel in the type of the matrix.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.layout.panel_bytes()
     }
 
     /// Which outputs the two halves of a panel hold.
@@ -257,23 +302,60 @@ impl PackedMatrix {
         self.layout.halves(panel)
     }
 
-    /// Lays one panel out, for a `T` that is the matrix' type.
-    pub(crate) fn lay_out<T: Element>(&self, cpu: &Cpu, source: &dyn Source, panel: usize, values: &mut [T]) {
-        if values.is_empty() {
+    /// Lays one panel out in the type of the matrix.
+    pub(crate) fn lay_out(&self, cpu: &Cpu, source: &dyn Source, panel: usize, bytes: &mut [u8]) {
+        if bytes.is_empty() {
             return;
         }
         if self.layout.has_gaps(panel) {
-            values.fill(T::nearest(0.0));
+            bytes.fill(0);
         }
-        let Ok(()) = self.layout.fill_panel(cpu, panel, values, &reading(source));
+        let Ok(()) = self.layout.fill_panel::<Infallible>(cpu, panel, bytes, &source);
     }
 }
 
-/// A source as a layout asks for weights.
-fn reading(source: &dyn Source) -> impl Fn(usize, &mut [f32]) -> Result<(), Infallible> + Sync {
-    |output, weights| {
-        source.read(output, weights);
+/// Where a layout gets weights from: see [`Source`].
+trait Weights<E>: Sync {
+    fn read(&self, output: usize, weights: &mut [f32]) -> Result<(), E>;
+
+    fn read_rows(&self, first: usize, inputs: usize, weights: &mut [f32]) -> Result<(), E> {
+        let mut rows = (first..).zip(weights.chunks_exact_mut(inputs));
+        rows.try_for_each(|(output, row)| self.read(output, row))
+    }
+
+    fn encoding(&self, _output: usize) -> Encoding {
+        Encoding::F32
+    }
+
+    fn read_stored(&self, _output: usize, _bytes: &mut [u8]) {}
+}
+
+/// A function that writes one output's weights.
+struct Fill<F>(F);
+
+impl<E, F: Fn(usize, &mut [f32]) -> Result<(), E> + Sync> Weights<E> for Fill<F> {
+    fn read(&self, output: usize, weights: &mut [f32]) -> Result<(), E> {
+        self.0(output, weights)
+    }
+}
+
+impl Weights<Infallible> for &dyn Source {
+    fn read(&self, output: usize, weights: &mut [f32]) -> Result<(), Infallible> {
+        Source::read(*self, output, weights);
         Ok(())
+    }
+
+    fn read_rows(&self, first: usize, inputs: usize, weights: &mut [f32]) -> Result<(), Infallible> {
+        Source::read_rows(*self, first, inputs, weights);
+        Ok(())
+    }
+
+    fn encoding(&self, output: usize) -> Encoding {
+        Source::encoding(*self, output)
+    }
+
+    fn read_stored(&self, output: usize, bytes: &mut [u8]) {
+        Source::read_stored(*self, output, bytes);
     }
 }
 

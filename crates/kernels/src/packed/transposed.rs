@@ -1,11 +1,13 @@
 //! The same weights for products the other way: from outputs to inputs.
 
-use super::layout::{Layout, place};
-use super::{Dtype, PackedMatrix, Source};
-use crate::Cpu;
-use crate::aligned::Aligned;
-use crate::vector::Element;
+use super::layout::Layout;
+use super::{Decode, HALF, Packed, PackedMatrix, Source};
+use crate::vector::PANEL;
+use crate::{Cpu, scratch};
 use std::sync::Arc;
+
+/// Inputs that are widened together: those of a group of blocks.
+const TOGETHER: usize = 32;
 
 impl PackedMatrix {
     /// The transposed matrix, for gradients: g W. It reads this one's panels as products need it and lays them out in the
@@ -14,37 +16,45 @@ impl PackedMatrix {
     /// # Shapes
     /// `[inputs, outputs]` of this matrix, of which the outputs of gate and up stand behind each other.
     pub fn transposed(&self, cpu: &Cpu) -> PackedMatrix {
-        let columns = Columns { layout: self.layout, panels: self.packed(cpu) };
+        let columns = Columns { cpu: cpu.clone(), layout: self.layout, packed: self.packed(cpu) };
         PackedMatrix::later(self.dtype(), self.inputs(), self.outputs(), Arc::new(columns))
     }
 }
 
 /// Columns of a packed matrix.
 struct Columns {
+    cpu: Cpu,
     layout: Layout,
-    panels: Arc<Aligned>,
+    packed: Arc<Packed>,
 }
 
 impl Source for Columns {
     fn read(&self, input: usize, weights: &mut [f32]) {
-        match self.layout.dtype {
-            Dtype::F32 => self.read_as::<f32>(input, weights),
-            Dtype::Bf16 => self.read_as::<u16>(input, weights),
-        }
+        self.read_rows(input, weights.len(), weights);
     }
-}
 
-impl Columns {
-    fn read_as<T: Element>(&self, input: usize, weights: &mut [f32]) {
-        let panels = self.panels.values::<T>().chunks_exact(self.layout.panel_len().max(1));
-        for (index, panel) in panels.enumerate() {
-            for (half, part) in self.layout.halves(index).into_iter().enumerate() {
-                for column in 0..part.count {
-                    let at = place::<T>(input, half * super::HALF + column);
-                    weights[part.start + column] = panel[at].widened();
+    fn read_rows(&self, first: usize, outputs: usize, weights: &mut [f32]) {
+        if outputs == 0 {
+            return;
+        }
+        let end = first + weights.len() / outputs;
+        scratch::with(TOGETHER * PANEL, |room: &mut [f32]| {
+            for start in (first / TOGETHER * TOGETHER..end).step_by(TOGETHER) {
+                let inputs = start..self.layout.inputs.min(start + TOGETHER);
+                for (index, panel) in self.packed.panels().enumerate() {
+                    let room = &mut room[..inputs.len() * PANEL];
+                    self.cpu.run(Decode { panel, inputs: inputs.clone(), room });
+                    let halves = self.layout.halves(index).into_iter().enumerate();
+                    for (half, part) in halves.filter(|(_, part)| part.count > 0) {
+                        for input in first.max(start)..end.min(inputs.end) {
+                            let from = &room[(input - start) * PANEL + half * HALF..][..part.count];
+                            let to = &mut weights[(input - first) * outputs + part.start..][..part.count];
+                            to.copy_from_slice(from);
+                        }
+                    }
                 }
             }
-        }
+        });
     }
 }
 
@@ -52,7 +62,7 @@ impl Columns {
 mod tests {
     use super::*;
     use crate::testing::{Matrix, bits, cpus, values};
-    use crate::{RowsMut, bf16};
+    use crate::{Dtype, RowsMut, bf16};
     use std::convert::Infallible;
 
     #[test]

@@ -3,8 +3,8 @@
 use super::finish::Target;
 use super::inputs::{Inputs, Values};
 use super::tasks::{Part, Steps};
-use crate::packed::Panels;
-use crate::vector::{Element, Multiplied, PANEL, Prefetch, Start, Step, TILE_ROWS, Vector, Work};
+use crate::packed::{Panel, Panels};
+use crate::vector::{Element, PANEL, Prefetch, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, PackedMatrix, scratch};
 use std::ops::Range;
 
@@ -30,19 +30,19 @@ pub(super) struct Block<'a, O> {
 /// No one else accesses these rows of the target in the columns of these panels' outputs.
 pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
     match block.inputs.values {
-        Values::F32(x) => run_of::<f32, f32, O>(x, block),
-        Values::Bf16(x) => run_of::<u16, u16, O>(x, block),
-        Values::Widened(x) => run_of::<u16, f32, O>(x, block),
+        Values::F32(x) | Values::Widened(x) => run_of::<f32, O>(x, block),
+        Values::Bf16(x) => run_of::<u16, O>(x, block),
     }
 }
 
-/// With weights that are stored as `S` and multiplied as `T`.
-fn run_of<S: Element, T: Multiplied<S>, O: Element>(x: &[T], block: Block<'_, O>) {
+/// With weights that are multiplied as `T`.
+fn run_of<T: Element, O: Element>(x: &[T], block: Block<'_, O>) {
     let tiles = block.part.n_tiles();
     let steps = block.inputs.steps(block.w.depth(), tiles);
-    // With one step each tile is finished at once. With several, the sums of all tiles wait between steps.
-    let waiting = if steps.count == 1 { 1 } else { WAITING_TILES.max(tiles) };
-    let room = T::room(steps.len * PANEL);
+    // Sums of one tile, or of all that wait for their next step.
+    let waiting = if passes_at_once(&steps, tiles) { 1 } else { WAITING_TILES.max(tiles) };
+    // One row takes panels as they are stored.
+    let room = if block.inputs.decodes && block.inputs.rows > 1 { steps.len * PANEL } else { 0 };
     scratch::with(waiting * TILE, |sums: &mut [f32]| {
         scratch::with(room, |room: &mut [T]| {
             let Block { cpu, w, panels, .. } = block;
@@ -50,14 +50,14 @@ fn run_of<S: Element, T: Multiplied<S>, O: Element>(x: &[T], block: Block<'_, O>
             let mut block = BlockOf { x, block, steps, sums };
             match panels {
                 Panels::Packed(packed) => {
-                    let len = w.panel_len();
-                    let stored = &packed.values::<S>()[all.start * len..all.end * len];
-                    cpu.run(Take { block: &mut block, panels: all, stored, room });
+                    let panel_of = |panel| packed.panel(panel);
+                    cpu.run(Take { block: &mut block, panels: all, panel_of, room });
                 }
-                Panels::Passing(source) => scratch::with(w.panel_len(), |stored: &mut [S]| {
+                Panels::Passing(source) => scratch::with(w.panel_bytes(), |bytes: &mut [u8]| {
                     for panel in all {
-                        w.lay_out(cpu, &**source, panel, stored);
-                        cpu.run(Take { block: &mut block, panels: panel..panel + 1, stored, room });
+                        w.lay_out(cpu, &**source, panel, bytes);
+                        let panel_of = |_| Panel { encoding: w.dtype().into(), bytes: &*bytes };
+                        cpu.run(Take { block: &mut block, panels: panel..panel + 1, panel_of, room });
                     }
                 }),
             }
@@ -65,11 +65,17 @@ fn run_of<S: Element, T: Multiplied<S>, O: Element>(x: &[T], block: Block<'_, O>
     });
 }
 
+/// Whether each panel goes through all steps before the next one begins: there is one step, or one tile, which needs a
+/// panel's weights once.
+fn passes_at_once(steps: &Steps, tiles: usize) -> bool {
+    steps.count == 1 || tiles <= 1
+}
+
 struct BlockOf<'a, T, O> {
     x: &'a [T],
     block: Block<'a, O>,
     steps: Steps,
-    /// Room for one tile if there is one step, otherwise for as many as may wait.
+    /// Room for one tile if panels pass at once, otherwise for as many as may wait.
     sums: &'a mut [f32],
 }
 
@@ -80,53 +86,57 @@ struct Weights<'a, T> {
 }
 
 /// The work of multiplying with some panels.
-struct Take<'a, 'b, S, T, O> {
+struct Take<'a, 'b, F, T, O> {
     block: &'a mut BlockOf<'b, T, O>,
     panels: Range<usize>,
     /// Their weights.
-    stored: &'a [S],
+    panel_of: F,
     /// For the weights of one step, if they are not multiplied as they are stored.
     room: &'a mut [T],
 }
 
-impl<S: Element, T: Multiplied<S>, O: Element> Work for Take<'_, '_, S, T, O> {
+impl<'p, F: Fn(usize) -> Panel<'p>, T: Element, O: Element> Work for Take<'_, '_, F, T, O> {
     type Out = ();
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let Take { block, panels, stored, room } = self;
+        let Take { block, panels, panel_of, room } = self;
         let tiles = block.block.part.n_tiles();
-        let panel_len = block.block.w.panel_len();
+        let (cpu, depth) = (block.block.cpu, block.block.w.depth());
         let waiting = block.sums.len() / TILE;
-        let fetches = v.fetches(tiles);
-        let at_once = if block.steps.count == 1 { panels.len() } else { (waiting / tiles.max(1)).max(1) };
+        // Widening reads a whole step at once, and would wait for all of it.
+        let fetches = block.block.inputs.decodes || v.fetches(tiles);
+        let at_once = match (block.steps.count, passes_at_once(&block.steps, tiles)) {
+            (1, _) => panels.len(),
+            (_, true) => 1,
+            _ => (waiting / tiles.max(1)).max(1),
+        };
         let mut first = panels.start;
         while first < panels.end {
             let last = panels.end.min(first + at_once);
             for step in 0..block.steps.count {
                 let inputs = block.inputs_of(step);
                 for panel in first..last {
-                    let weights_of = |panel: usize, inputs: &Range<usize>| {
-                        let start = (panel - panels.start) * panel_len + inputs.start * PANEL;
-                        &stored[start..start + inputs.len() * PANEL]
-                    };
+                    if block.multiplies_row(v, panel, panel_of(panel)) {
+                        continue;
+                    }
                     // What is multiplied after this panel: the next panel, the first in the next step, or the first of
                     // the next panels.
-                    let next = if !fetches {
-                        Prefetch::NONE
-                    } else if panel + 1 < last {
-                        Prefetch::of(weights_of(panel + 1, &inputs))
+                    let following = if panel + 1 < last {
+                        Some((panel + 1, inputs.clone()))
                     } else if step + 1 < block.steps.count {
-                        Prefetch::of(weights_of(first, &block.inputs_of(step + 1)))
-                    } else if last < panels.end {
-                        Prefetch::of(weights_of(last, &block.inputs_of(0)))
+                        Some((first, block.inputs_of(step + 1)))
                     } else {
-                        Prefetch::NONE
+                        (last < panels.end).then(|| (last, block.inputs_of(0)))
                     };
-                    let weights = T::weights(v, weights_of(panel, &inputs), room);
+                    let next = match following.filter(|_| fetches) {
+                        Some((panel, inputs)) => Prefetch::of(panel_of(panel).bytes_of(inputs, depth)),
+                        None => Prefetch::NONE,
+                    };
+                    let weights = T::weights(cpu, panel_of(panel), inputs.clone(), room);
                     for tile in 0..tiles {
                         let number = (panel - first) * tiles + tile;
-                        let place = if block.steps.count == 1 { 0 } else { number };
+                        let place = if waiting == 1 { 0 } else { number };
                         let weights = Weights { values: weights, next: next.part(tile, tiles) };
                         block.advance(v, panel, weights, tile, step, place);
                     }
@@ -142,6 +152,21 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
     #[inline(always)]
     fn inputs_of(&self, step: usize) -> Range<usize> {
         step * self.steps.len..self.block.w.depth().min((step + 1) * self.steps.len)
+    }
+
+    /// Multiplies with a panel as it is stored, if there is but one row and the panel is widened anyway.
+    #[inline(always)]
+    fn multiplies_row<V: Vector>(&mut self, v: V, number: usize, panel: Panel<'_>) -> bool {
+        let Block { cpu, inputs, w, part, target, .. } = &self.block;
+        if !inputs.decodes || inputs.rows != 1 {
+            return false;
+        }
+        let sums = &mut self.sums[..TILE];
+        let is_done = T::multiply_row(cpu, panel, &self.x[..w.depth()], sums);
+        if is_done {
+            target.finish(v, w, number, part.rows.clone(), sums);
+        }
+        is_done
     }
 
     /// Takes one tile, whose sums stand at `place`, through one step with these weights, and finishes it after the last.

@@ -16,6 +16,12 @@ const STEP_BYTES: usize = 64 * 1024;
 /// Bytes of a panel that are still used at once: three steps cost more than they gain.
 const WHOLE_BYTES: usize = 192 * 1024;
 
+/// Bytes of weights that a single tile widens at once: they stay in the first-level cache beside its inputs.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Inputs that are widened together at least.
+const GROUP: usize = 32;
+
 /// Multiplications that one task should have at least: below, handing it to another thread costs more than it gains.
 const WORK_PER_TASK: usize = 256 * 1024;
 
@@ -107,7 +113,7 @@ impl Part {
 impl Inputs<'_> {
     /// How so many inputs are cut for a product of so many tiles.
     pub(super) fn steps(&self, depth: usize, tiles: usize) -> Steps {
-        steps(depth, self.value_bytes(), matches!(self.values, Values::Widened(_)), tiles)
+        steps(depth, self.value_bytes(), self.decodes && self.rows > 1, tiles)
     }
 
     fn value_bytes(&self) -> usize {
@@ -118,16 +124,22 @@ impl Inputs<'_> {
     }
 }
 
-/// Cuts the inputs into even steps of whole pairs. A single tile takes all at once: it uses each panel only once, so
-/// there is nothing to keep in a cache. A panel that is widened first is never used at once, if it is longer than a step.
-fn steps(depth: usize, value_bytes: usize, are_widened: bool, tiles: usize) -> Steps {
+/// Cuts the inputs into even steps of whole pairs, or of whole groups of blocks if weights are widened. A single tile takes
+/// all at once, since it uses each panel only once and there is nothing to keep in a cache, unless the panel is widened
+/// first: then in pieces that stay in the nearest one. What is widened is never used at once if it is longer than a step.
+fn steps(depth: usize, value_bytes: usize, decodes: bool, tiles: usize) -> Steps {
     let row = PANEL * value_bytes;
-    let whole = if are_widened { STEP_BYTES + STEP_BYTES / 2 } else { WHOLE_BYTES };
-    if tiles <= 1 || depth * row <= whole {
+    let (whole, step) = match (decodes, tiles <= 1) {
+        (true, true) => (PIECE_BYTES, PIECE_BYTES),
+        (true, false) => (STEP_BYTES + STEP_BYTES / 2, STEP_BYTES),
+        (false, true) => (usize::MAX, STEP_BYTES),
+        (false, false) => (WHOLE_BYTES, STEP_BYTES),
+    };
+    if depth.saturating_mul(row) <= whole {
         return Steps { count: 1, len: depth };
     }
-    let limit = STEP_BYTES / row;
-    let len = depth.div_ceil(depth.div_ceil(limit)).next_multiple_of(2);
+    let unit = if decodes { GROUP } else { 2 };
+    let len = depth.div_ceil(depth.div_ceil(step / row)).next_multiple_of(unit);
     Steps { count: depth.div_ceil(len), len }
 }
 
@@ -141,12 +153,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_cover_all_inputs_in_whole_pairs() {
-        for (tiles, are_widened) in [(1, false), (2, false), (50, false), (2, true)] {
+    fn steps_cover_all_inputs_in_whole_pairs_or_groups() {
+        for (tiles, decodes) in [(1, false), (2, false), (50, false), (1, true), (2, true)] {
             for depth in [0, 2, 1536, 1538, 3000, 4096, 10_002] {
-                let Steps { count, len } = steps(depth, 4, are_widened, tiles);
+                let Steps { count, len } = steps(depth, 4, decodes, tiles);
                 assert!(count * len >= depth && (count - 1) * len <= depth);
-                assert!(count == 1 || len.is_multiple_of(2) && len <= 512);
+                let unit = if decodes { GROUP } else { 2 };
+                assert!(count == 1 || len.is_multiple_of(unit) && len <= 512);
             }
         }
     }

@@ -1,11 +1,11 @@
-//! The operations with AVX2 and FMA.
+//! The operations with AVX2, FMA and F16C.
 
 use super::tile::{Place, Registers, product, product_bf16};
 use super::{PANEL, Prefetch, Step, Vector, Work};
 use crate::Simd;
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX2 and FMA: only [`Avx2::detect`] makes one.
+/// Proof that the processor has AVX2, FMA and F16C: only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
@@ -18,7 +18,7 @@ impl Avx2 {
     }
 
     pub(super) fn run<W: Work>(self, work: W) -> W::Out {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn inside<W: Work>(v: Avx2, work: W) -> W::Out {
             work.run(v)
         }
@@ -30,13 +30,15 @@ impl Avx2 {
 /// Calls one intrinsic.
 macro_rules! intrinsic {
     ($call:expr) => {
-        // SAFETY: an `Avx2` proves that the processor has AVX2 and FMA; these intrinsics touch no memory.
+        // SAFETY: an `Avx2` proves that the processor has AVX2, FMA and F16C; these intrinsics touch no memory.
         unsafe { $call }
     };
 }
 
 impl Vector for Avx2 {
     type F = __m256;
+    /// The first eight values, and the other eight.
+    type Table = [__m256; 2];
 
     const LANES: usize = 8;
 
@@ -151,6 +153,55 @@ impl Vector for Avx2 {
             let pairs = _mm256_castps_si256(pairs);
             [widened::<false>(pairs), widened::<true>(pairs)]
         })
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8]) -> __m256 {
+        let bytes = &bytes[..8];
+        // SAFETY: the slice holds eight bytes; an `Avx2` proves the instructions.
+        unsafe {
+            let bytes = _mm_loadl_epi64(bytes.as_ptr().cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        }
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, bytes: &[u8]) -> __m256 {
+        let bytes = &bytes[..8];
+        // SAFETY: as above.
+        unsafe {
+            let bytes = _mm_loadl_epi64(bytes.as_ptr().cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+        }
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, halves: &[u8]) -> __m256 {
+        let halves = &halves[..16];
+        // SAFETY: the slice holds eight halves; an `Avx2` proves the instructions.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn table(self, values: [f32; 16]) -> [__m256; 2] {
+        [self.load(&values), self.load(&values[8..])]
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: [__m256; 2], words: __m256) -> __m256 {
+        intrinsic!({
+            let words = _mm256_castps_si256(words);
+            let first = _mm256_permutevar8x32_ps(table[0], words);
+            let second = _mm256_permutevar8x32_ps(table[1], words);
+            // The fourth bit, as the sign, chooses between the two.
+            let fourth = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(words));
+            _mm256_blendv_ps(first, second, fourth)
+        })
+    }
+
+    #[inline(always)]
+    fn shift_down<const PLACES: i32>(self, words: __m256) -> __m256 {
+        intrinsic!(_mm256_castsi256_ps(_mm256_srli_epi32::<PLACES>(_mm256_castps_si256(words))))
     }
 
     #[inline(always)]
@@ -270,13 +321,13 @@ fn in_parts(rows: usize, next: Prefetch, mut f: impl FnMut(usize, Place)) {
     }
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn part<const M: usize>(v: Avx2, step: &Step<'_, f32>, place: Place, tile: &mut [f32]) {
     // SAFETY: by the caller's promise, which is the same.
     unsafe { product::<Avx2, M>(v, step, place, tile) }
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn part_bf16<const M: usize>(v: Avx2, step: &Step<'_, u16>, place: Place, tile: &mut [f32]) {
     // SAFETY: by the caller's promise, which is the same.
     unsafe { product_bf16::<Avx2, M>(v, step, place, tile) }

@@ -81,6 +81,7 @@ macro_rules! with_rows {
 
 impl Vector for Avx512 {
     type F = __m512;
+    type Table = __m512;
 
     const LANES: usize = 16;
 
@@ -193,6 +194,51 @@ impl Vector for Avx512 {
         intrinsic!({
             let pairs = _mm512_castps_si512(pairs);
             [widened::<false>(pairs), widened::<true>(pairs)]
+        })
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8]) -> __m512 {
+        let bytes = &bytes[..16];
+        // SAFETY: the slice holds sixteen bytes; an `Avx512` proves the instructions.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        }
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, bytes: &[u8]) -> __m512 {
+        let bytes = &bytes[..16];
+        // SAFETY: as above.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        }
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, halves: &[u8]) -> __m512 {
+        let halves = &halves[..32];
+        // SAFETY: the slice holds sixteen halves; an `Avx512` proves the instructions.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn table(self, values: [f32; 16]) -> __m512 {
+        self.load(&values)
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: __m512, words: __m512) -> __m512 {
+        intrinsic!(_mm512_permutexvar_ps(_mm512_castps_si512(words), table))
+    }
+
+    #[inline(always)]
+    fn shift_down<const PLACES: i32>(self, words: __m512) -> __m512 {
+        intrinsic!({
+            let places = _mm512_set1_epi32(PLACES);
+            _mm512_castsi512_ps(_mm512_srlv_epi32(_mm512_castps_si512(words), places))
         })
     }
 

@@ -1,8 +1,10 @@
 //! The types of value that products are made of.
 
 use super::{PANEL, Step, Vector, Work};
-use crate::aligned::{Plain, words};
-use crate::{Cpu, bf16, scratch};
+use crate::aligned::{Plain, cast};
+use crate::packed::{Decode, MultiplyRow, Panel};
+use crate::{Cpu, Encoding, bf16, scratch};
+use std::ops::Range;
 
 /// A type of value that products are made of.
 pub(crate) trait Element: Plain {
@@ -22,6 +24,21 @@ pub(crate) trait Element: Plain {
     /// rows: `[some, columns]`, at least one column; what `f` gets: `[some, columns / TOGETHER rounded up]`.
     fn in_words(cpu: &Cpu, rows: &[f32], columns: usize, f: impl FnOnce(&[f32]));
 
+    /// Weights of some inputs of a panel, in the order that panels of this type have: as they are stored, or widened into
+    /// `room`.
+    ///
+    /// # Shapes
+    /// room: `[inputs, PANEL]` at least.
+    ///
+    /// # Panics
+    /// If panels of this kind are not multiplied in this type.
+    fn weights<'a>(cpu: &Cpu, panel: Panel<'a>, inputs: Range<usize>, room: &'a mut [Self]) -> &'a [Self];
+
+    /// Multiplies one row with a whole panel that is stored as another type, if it is, into [`PANEL`] sums.
+    fn multiply_row(_cpu: &Cpu, _panel: Panel<'_>, _x: &[Self], _sums: &mut [f32]) -> bool {
+        false
+    }
+
     /// Writes as many of the nearest values as the slice holds.
     #[inline(always)]
     fn store_some<V: Vector>(v: V, lanes: V::F, out: &mut [Self]) {
@@ -31,47 +48,6 @@ pub(crate) trait Element: Plain {
         for (out, lane) in out.iter_mut().zip(v.lanes(lanes)) {
             *out = Self::nearest(lane);
         }
-    }
-}
-
-/// A type that products multiply weights in which are stored as `S`.
-pub(crate) trait Multiplied<S>: Element {
-    /// How much room [`Multiplied::weights`] needs for so many weights.
-    fn room(weights: usize) -> usize;
-
-    /// Weights of a panel, in the order that panels of this type have.
-    fn weights<'a, V: Vector>(v: V, stored: &'a [S], room: &'a mut [Self]) -> &'a [Self];
-}
-
-impl<T: Element> Multiplied<T> for T {
-    fn room(_weights: usize) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    fn weights<'a, V: Vector>(_v: V, stored: &'a [T], _room: &'a mut [T]) -> &'a [T] {
-        stored
-    }
-}
-
-impl Multiplied<u16> for f32 {
-    fn room(weights: usize) -> usize {
-        weights
-    }
-
-    #[inline(always)]
-    fn weights<'a, V: Vector>(v: V, stored: &'a [u16], room: &'a mut [f32]) -> &'a [f32] {
-        let room = &mut room[..stored.len()];
-        // A pair of inputs in each word; the first of each goes to one row, the second to the next.
-        for (pairs, rows) in words(stored).chunks_exact(PANEL).zip(room.chunks_exact_mut(2 * PANEL)) {
-            let (first, second) = rows.split_at_mut(PANEL);
-            for column in (0..PANEL).step_by(V::LANES) {
-                let [a, b] = v.widen_pairs(v.load(&pairs[column..]));
-                v.store(a, &mut first[column..]);
-                v.store(b, &mut second[column..]);
-            }
-        }
-        room
     }
 }
 
@@ -100,6 +76,23 @@ impl Element for f32 {
 
     fn in_words(_cpu: &Cpu, rows: &[f32], _columns: usize, f: impl FnOnce(&[f32])) {
         f(rows);
+    }
+
+    fn weights<'a>(cpu: &Cpu, panel: Panel<'a>, inputs: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
+        if panel.encoding == Encoding::F32 {
+            return &cast(panel.bytes)[inputs.start * PANEL..inputs.end * PANEL];
+        }
+        let room = &mut room[..inputs.len() * PANEL];
+        cpu.run(Decode { panel, inputs, room });
+        room
+    }
+
+    fn multiply_row(cpu: &Cpu, panel: Panel<'_>, x: &[f32], sums: &mut [f32]) -> bool {
+        let is_decoded = panel.encoding != Encoding::F32;
+        if is_decoded {
+            cpu.run(MultiplyRow { panel, x, sums });
+        }
+        is_decoded
     }
 }
 
@@ -133,8 +126,13 @@ impl Element for u16 {
             for (to, from) in nearest.chunks_exact_mut(stride).zip(rows.chunks_exact(columns)) {
                 cpu.run(Convert { from, to });
             }
-            f(words(nearest));
+            f(cast(nearest));
         });
+    }
+
+    fn weights<'a>(_cpu: &Cpu, panel: Panel<'a>, inputs: Range<usize>, _room: &'a mut [u16]) -> &'a [u16] {
+        assert_eq!(panel.encoding, Encoding::Bf16, "weights that are multiplied as bf16");
+        &cast(panel.bytes)[inputs.start * PANEL..inputs.end * PANEL]
     }
 }
 

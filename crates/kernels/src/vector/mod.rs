@@ -18,7 +18,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 use self::{avx2::Avx2, avx512::Avx512};
 use crate::Simd;
-pub(crate) use element::{Convert, Element, Multiplied, Widen};
+pub(crate) use element::{Convert, Element, Widen};
 use portable::Portable;
 pub(crate) use step::{PANEL, Prefetch, Start, Step, TILE_ROWS};
 
@@ -30,6 +30,8 @@ pub(crate) const MOST_LANES: usize = 16;
 pub(crate) trait Vector: Copy {
     /// Some lanes of f32.
     type F: Copy;
+    /// Sixteen values that [`Vector::look_up`] chooses from.
+    type Table: Copy;
 
     /// How many lanes.
     const LANES: usize;
@@ -67,6 +69,17 @@ pub(crate) trait Vector: Copy {
     fn zip(self, a: Self::F, b: Self::F) -> (Self::F, Self::F);
     /// The first and the second value of each lane's pair of bf16.
     fn widen_pairs(self, pairs: Self::F) -> [Self::F; 2];
+    /// The first bytes of a slice, unsigned.
+    fn widen_u8(self, bytes: &[u8]) -> Self::F;
+    /// The first bytes of a slice, signed.
+    fn widen_i8(self, bytes: &[u8]) -> Self::F;
+    /// The first f16 of a slice, two bytes each, the lower first.
+    fn widen_f16(self, halves: &[u8]) -> Self::F;
+    fn table(self, values: [f32; 16]) -> Self::Table;
+    /// The value of the table that the lowest four bits of each lane number.
+    fn look_up(self, table: Self::Table, words: Self::F) -> Self::F;
+    /// The bits of each lane moved down by so many places.
+    fn shift_down<const PLACES: i32>(self, words: Self::F) -> Self::F;
     /// y * 2^n for a whole n between -250 and 250, rounded once.
     fn scale_exp2(self, y: Self::F, n: Self::F) -> Self::F;
 

@@ -1,7 +1,7 @@
 //! The operations in safe Rust, in a form that the compiler turns into whatever vectors the processor has.
 
 use super::{PANEL, Start, Step, Vector};
-use crate::bf16;
+use crate::{bf16, f16};
 
 /// Any processor will do.
 #[derive(Clone, Copy)]
@@ -26,6 +26,7 @@ fn exp2(n: i32) -> f32 {
 
 impl Vector for Portable {
     type F = F;
+    type Table = [f32; 16];
 
     const LANES: usize = 8;
 
@@ -123,6 +124,39 @@ impl Vector for Portable {
             each(|i| f32::from_bits(pairs[i].to_bits() << 16)),
             each(|i| f32::from_bits(pairs[i].to_bits() & 0xffff_0000)),
         ]
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, bytes: &[u8]) -> F {
+        let bytes = &bytes[..8];
+        each(|i| f32::from(bytes[i]))
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, bytes: &[u8]) -> F {
+        let bytes = &bytes[..8];
+        each(|i| f32::from(bytes[i] as i8))
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, halves: &[u8]) -> F {
+        let halves = &halves[..16];
+        each(|i| f16::widen(u16::from_le_bytes([halves[2 * i], halves[2 * i + 1]])))
+    }
+
+    #[inline(always)]
+    fn table(self, values: [f32; 16]) -> [f32; 16] {
+        values
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: [f32; 16], words: F) -> F {
+        each(|i| table[(words[i].to_bits() & 15) as usize])
+    }
+
+    #[inline(always)]
+    fn shift_down<const PLACES: i32>(self, words: F) -> F {
+        each(|i| f32::from_bits(words[i].to_bits() >> PLACES))
     }
 
     #[inline(always)]
