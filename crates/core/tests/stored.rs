@@ -1,7 +1,15 @@
 //! Weights stay in memory as their file has them, and products give the bits of widening them first.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod common;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use common::{assert_same_bits, cases, extract, fixtures, folder, those_of};
+use easyroutine::load::{LoadOptions, load, open};
+use easyroutine::source::{FilesKind, ModelFiles};
+use easyroutine::{Model, Stop};
 use easyroutine_files::{Encoding, StoredTensor};
 use easyroutine_kernels::{self as kernels, Cpu, Dtype, PackedMatrix, Rows, RowsMut, Simd, Source};
 use proptest::prelude::*;
@@ -65,7 +73,10 @@ impl Stored {
 
 impl Source for Stored {
     fn read(&self, output: usize, weights: &mut [f32]) {
-        weights.copy_from_slice(&self.widened()[output * self.inputs..][..self.inputs]);
+        let bytes =
+            &self.bytes[output * self.kernel.bytes_of(self.inputs)..][..self.kernel.bytes_of(self.inputs)];
+        let row = StoredTensor::new("row", vec![self.inputs], self.file, bytes).unwrap();
+        row.read_row(0, weights).unwrap();
     }
 
     fn encoding(&self, _output: usize) -> kernels::Encoding {
@@ -125,7 +136,6 @@ fn check(cpu: &Cpu, source: Arc<dyn Source>, plain: &[f32], inputs: usize, rows:
         let widened = PackedMatrix::pack(cpu, Dtype::F32, outputs, inputs, fill).unwrap();
         (PackedMatrix::later(Dtype::F32, outputs, inputs, source), widened)
     };
-    stored.pack_now(cpu);
     let product = |matrix: &PackedMatrix, x: &[f32]| {
         let mut out = vec![0.0; rows * matrix.outputs()];
         let x = Rows::dense(x, rows, matrix.inputs());
@@ -133,7 +143,12 @@ fn check(cpu: &Cpu, source: Arc<dyn Source>, plain: &[f32], inputs: usize, rows:
         bits(&out)
     };
     let x = inputs_of(rows, inputs);
-    assert_eq!(product(&stored, &x), product(&widened, &x), "{rows} rows, {}", cpu.simd());
+    let expected = product(&widened, &x);
+    // While its weights pass by, when it is packed, and afterwards.
+    for _ in 0..4 {
+        assert_eq!(product(&stored, &x), expected, "{rows} rows, {}", cpu.simd());
+    }
+    assert!(stored.packed_bytes().is_some());
     let mut row = vec![0.0; inputs];
     for output in 0..outputs {
         stored.read_row(output, &mut row);
@@ -148,7 +163,7 @@ fn products_have_the_bits_of_widening_first() {
     for simd in Simd::available() {
         let cpu = Cpu::new(simd, 2);
         for which in 0..ENCODINGS.len() {
-            let (file, kernel, _) = ENCODINGS[which];
+            let (_, kernel, _) = ENCODINGS[which];
             for inputs in [1, 2, 3].map(|blocks| blocks * kernel.block_len().max(75)) {
                 let inputs = inputs / kernel.block_len() * kernel.block_len();
                 let stored = Arc::new(Stored::random(7 + which as u64, which, 70, inputs));
@@ -158,7 +173,6 @@ fn products_have_the_bits_of_widening_first() {
                         check(&cpu, stored.clone(), &plain, inputs, rows, false);
                     }
                 }
-                eprintln!("{file} {simd} {inputs}");
             }
         }
     }
@@ -198,6 +212,63 @@ proptest! {
         let source = Arc::new(parts);
         for simd in Simd::available() {
             check(&Cpu::new(simd, 1), source.clone(), &plain, inputs, rows, is_gated);
+        }
+    }
+}
+
+/// What a model computes for one token, and for rows of several.
+fn computed(model: &Model) -> Vec<Vec<f32>> {
+    let ids = |n: u32| (0..n).map(|i| (i * 7 + 3) % model.arch().vocabulary as u32).collect::<Vec<_>>();
+    let keys = those_of(model, "resid_out_*,logits");
+    let of = |rows: &[Vec<u32>]| -> Vec<Vec<f32>> {
+        let cache = extract(model, rows, &keys, "all");
+        let tensors = cache.keys().map(|key| cache.get(key).unwrap().values().to_vec());
+        tensors.collect()
+    };
+    [of(&[ids(1)]), of(&[ids(9), ids(4)])].concat()
+}
+
+/// The first runs read weights of the file, later ones of memory.
+fn check_runs(name: &str, model: &Model) -> Vec<Vec<f32>> {
+    let first = computed(model);
+    for run in 1..3 {
+        for (number, (one, other)) in first.iter().zip(computed(model)).enumerate() {
+            assert_same_bits(format_args!("{name}, run {run}, tensor {number}"), &other, one);
+        }
+    }
+    first
+}
+
+#[test]
+fn a_model_of_16_bits_has_the_bits_of_the_same_in_f32() {
+    for case in cases("tiny") {
+        let tiny = folder(fixtures().join("tiny").join(&case));
+        let [narrow, wide] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        open(&tiny, &LoadOptions::default())
+            .unwrap()
+            .export(narrow.path(), Dtype::Bf16, Stop::Never)
+            .unwrap();
+        let narrow = folder(narrow.path());
+        let opened = open(&narrow, &LoadOptions::default()).unwrap();
+        opened.export(wide.path(), Dtype::F32, Stop::Never).unwrap();
+        let wide = folder(wide.path());
+        let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
+        let [narrow, wide] = [&narrow, &wide].map(|files| check_runs(&case, &load(files, &options).unwrap()));
+        for (number, (one, other)) in narrow.iter().zip(&wide).enumerate() {
+            assert_same_bits(format_args!("{case}, tensor {number}"), one, other);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the real models: EASYROUTINE_SMOLLM2 and EASYROUTINE_GEMMA3"]
+fn a_model_of_blocks_has_the_bits_of_its_first_run_in_every_other() {
+    for variable in ["EASYROUTINE_SMOLLM2", "EASYROUTINE_GEMMA3"] {
+        let kind = FilesKind::Gguf(PathBuf::from(std::env::var(variable).unwrap()));
+        let files = ModelFiles { kind, name: variable.to_owned(), commit: None, adapter: None };
+        for simd in Simd::available() {
+            let options = LoadOptions { simd: Some(simd), ..LoadOptions::default() };
+            check_runs(variable, &load(&files, &options).unwrap());
         }
     }
 }

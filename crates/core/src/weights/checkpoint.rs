@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use easyroutine_files::{Container, Encoding, LastingRows, MappedFile, ShardedSafeTensors, StoredTensor};
-use easyroutine_kernels as kernels;
+use easyroutine_files::{Container, Encoding, MappedFile, ShardedSafeTensors, StoredTensor};
 
 use super::asked::Asked;
 use super::surplus::{self, Allowed};
+use super::tensor::{Tensor, TensorRows};
 use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, ErrorKind, Result, list};
 use crate::names::{Names, StorageQuirk};
@@ -417,147 +417,4 @@ fn spellings(prefix: &str, name: &str) -> [String; 2] {
 /// Whether a dotted name ends in these whole parts.
 pub(super) fn ends_with_part(name: &str, end: &str) -> bool {
     name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
-}
-
-/// One stored tensor as the checkpoint would have it.
-#[derive(Debug)]
-pub(crate) struct Tensor<'a> {
-    stored: StoredTensor<'a>,
-    quirk: StorageQuirk,
-}
-
-impl Tensor<'_> {
-    /// Decodes one row (all axes but the last counted together).
-    pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        self.stored.read_row(self.quirk.stored_row(row, self.stored.rows()), out)?;
-        self.quirk.undo(out);
-        Ok(())
-    }
-
-    /// Decodes everything, row after row.
-    pub(crate) fn read_all(&self) -> Result<Vec<f32>> {
-        let width = self.stored.row_len();
-        let mut values = vec![0.0; self.stored.elements()];
-        for (row, out) in values.chunks_exact_mut(width.max(1)).enumerate() {
-            self.read_row(row, out)?;
-        }
-        Ok(values)
-    }
-
-    /// Whether another tensor is stored with the same bytes.
-    pub(crate) fn same_as(&self, other: &Tensor<'_>) -> bool {
-        self.stored.encoding() == other.stored.encoding() && self.stored.bytes() == other.stored.bytes()
-    }
-
-    /// Sizes of its axes.
-    pub(crate) fn shape(&self) -> &[usize] {
-        self.stored.shape()
-    }
-
-    /// How its numbers are written.
-    pub(crate) fn encoding(&self) -> Encoding {
-        self.stored.encoding()
-    }
-
-    /// Bytes that it takes once it is packed.
-    pub(crate) fn packed_bytes(&self, dtype: kernels::Dtype) -> u64 {
-        let encoding = self.encoding();
-        // A byte of MXFP4 holds two numbers.
-        let values = self.stored.elements() as u64 * if encoding == Encoding::U8 { 2 } else { 1 };
-        match (dtype, as_multiplied(encoding)) {
-            (kernels::Dtype::Bf16, _) => 2 * values,
-            (kernels::Dtype::F32, kernels::Encoding::F32) => 4 * values,
-            // Their scales of 6 bits take a byte each.
-            (kernels::Dtype::F32, kernels::Encoding::Q4K | kernels::Encoding::Q5K) => {
-                self.stored.bytes().len() as u64 + values / 64
-            }
-            (kernels::Dtype::F32, _) => self.stored.bytes().len() as u64,
-        }
-    }
-
-    /// Rows, all axes but the last counted together, and their length.
-    pub(crate) fn rows(&self) -> (usize, usize) {
-        (self.stored.rows(), self.stored.row_len())
-    }
-
-    /// Lets go of the file's pages.
-    pub(crate) fn drop_pages(&self) {
-        self.stored.drop_pages();
-    }
-}
-
-/// The rows of one stored tensor as the checkpoint would have them. They keep its file mapped.
-#[derive(Debug)]
-pub(crate) struct TensorRows {
-    /// Nothing where there is no such tensor: then no model is built of it.
-    stored: Option<LastingRows>,
-    quirk: StorageQuirk,
-}
-
-impl TensorRows {
-    /// Whether there is no such tensor.
-    pub(crate) fn is_missing(&self) -> bool {
-        self.stored.is_none()
-    }
-
-    /// Decodes one row, which must be there and as long as `out`.
-    pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
-        let Some(stored) = &self.stored else { return };
-        stored.read(self.quirk.stored_row(row, stored.len()), out);
-        self.quirk.undo(out);
-    }
-
-    /// How the rows are written, where a product can take them so: the values are those of [`TensorRows::read`].
-    pub(crate) fn encoding(&self) -> kernels::Encoding {
-        match &self.stored {
-            Some(stored) if self.quirk != StorageQuirk::PlusOne => as_multiplied(stored.encoding()),
-            _ => kernels::Encoding::F32,
-        }
-    }
-
-    /// One row as it is written.
-    pub(crate) fn read_stored(&self, row: usize, bytes: &mut [u8]) {
-        let Some(stored) = &self.stored else { return };
-        bytes.copy_from_slice(stored.bytes(self.quirk.stored_row(row, stored.len())));
-    }
-
-    /// Lets go of the file's pages.
-    pub(crate) fn drop_pages(&self) {
-        self.stored.iter().for_each(LastingRows::drop_pages);
-    }
-}
-
-/// What products call an encoding of files; what they do not know is widened to f32.
-fn as_multiplied(encoding: Encoding) -> kernels::Encoding {
-    match encoding {
-        Encoding::F16 => kernels::Encoding::F16,
-        Encoding::Bf16 => kernels::Encoding::Bf16,
-        Encoding::Q4_0 => kernels::Encoding::Q4_0,
-        Encoding::Q4_1 => kernels::Encoding::Q4_1,
-        Encoding::Q5_0 => kernels::Encoding::Q5_0,
-        Encoding::Q5_1 => kernels::Encoding::Q5_1,
-        Encoding::Q8_0 => kernels::Encoding::Q8_0,
-        Encoding::Q4K => kernels::Encoding::Q4K,
-        Encoding::Q5K => kernels::Encoding::Q5K,
-        Encoding::Q6K => kernels::Encoding::Q6K,
-        _ => kernels::Encoding::F32,
-    }
-}
-
-impl StorageQuirk {
-    /// Where a row stands among so many stored ones.
-    fn stored_row(self, row: usize, rows: usize) -> usize {
-        let StorageQuirk::InterleavedRows { heads } = self else { return row };
-        let d_head = rows / heads;
-        let (head, within) = (row / d_head, row % d_head);
-        let half = d_head / 2;
-        head * d_head + 2 * (within % half) + within / half
-    }
-
-    /// Brings a stored row's values back to what the checkpoint has.
-    fn undo(self, values: &mut [f32]) {
-        if self == StorageQuirk::PlusOne {
-            values.iter_mut().for_each(|x| *x -= 1.0);
-        }
-    }
 }

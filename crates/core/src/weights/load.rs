@@ -3,14 +3,14 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use easyroutine_kernels::{Cpu, Dtype, Encoding, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
 use half::{bf16, f16};
 
-use easyroutine_kernels::{Cpu, Dtype, Encoding, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
-
-use super::checkpoint::{Checkpoint, Tensor, TensorRows};
+use super::checkpoint::Checkpoint;
 use super::mxfp4::Mxfp4;
 use super::projection::{Projection, Update};
 use super::table::Table;
+use super::tensor::{Tensor, TensorRows};
 use crate::adapter::LowRank;
 use crate::arch::{self, Bias};
 use crate::error::Result;

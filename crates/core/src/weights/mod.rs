@@ -9,6 +9,7 @@ mod mxfp4;
 mod projection;
 mod surplus;
 mod table;
+mod tensor;
 
 pub use asked::Numbers;
 pub(crate) use asked::{Asked, Blocks};

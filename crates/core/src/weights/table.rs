@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use easyroutine_kernels::Encoding;
 
-use super::checkpoint::{Checkpoint, TensorRows};
+use super::checkpoint::Checkpoint;
+use super::tensor::TensorRows;
 use crate::adapter::LowRank;
 
 /// The rows of an embedding or unembedding as the file has them, each with what an adapter adds to it. A table is read by

@@ -165,7 +165,8 @@ pub(super) fn decode<V: Vector, K: Kind, S: Sink<V>>(
         let mut low = [v.splat(0.0); 2];
         if bits < 8 {
             let words: &[f32] = cast(&group[K::BLOCKS.numbers()..]);
-            low = [v.load(&words[eight * PANEL + columns[0]..]), v.load(&words[eight * PANEL + columns[1]..])];
+            low =
+                [v.load(&words[eight * PANEL + columns[0]..]), v.load(&words[eight * PANEL + columns[1]..])];
         }
         if bits == 5 && eight == 0 || bits == 6 && eight % 2 == 0 {
             let words: &[f32] = cast(&group[K::BLOCKS.high()..]);

@@ -186,7 +186,12 @@ impl Layout {
                 match (encoding, encoding.blocks()) {
                     (_, Some(blocks)) => blocks::lay_out(encoding, blocks, rows, stride, first, bytes),
                     (Encoding::Bf16, _) => {
-                        cpu.run(Turn { rows: cast(rows), words: stride / 4, column: first, panel: cast_mut(bytes) });
+                        cpu.run(Turn {
+                            rows: cast(rows),
+                            words: stride / 4,
+                            column: first,
+                            panel: cast_mut(bytes),
+                        });
                     }
                     _ => turn_halves(rows, stride, first, bytes),
                 }

@@ -11,8 +11,8 @@ mod transposed;
 use crate::{Cpu, bf16};
 pub(crate) use decode::Decode;
 pub use encoding::Encoding;
-pub(crate) use layout::{HALF, HalfPanel};
 use layout::Layout;
+pub(crate) use layout::{HALF, HalfPanel};
 pub(crate) use panel::{Packed, Panel};
 pub(crate) use row::MultiplyRow;
 use std::convert::Infallible;
@@ -109,6 +109,13 @@ pub(crate) enum Panels {
     Packed(Arc<Packed>),
     /// Each is laid out when the product comes to it, and forgotten.
     Passing(Arc<dyn Source>),
+}
+
+impl Panels {
+    /// Whether some are widened before they are multiplied.
+    pub(crate) fn are_decoded(&self) -> bool {
+        matches!(self, Panels::Packed(packed) if packed.is_decoded)
+    }
 }
 
 impl PackedMatrix {
@@ -240,8 +247,8 @@ impl PackedMatrix {
         }
     }
 
-    /// Whether some of the panels are widened before they are multiplied: they are stored as something else than the type of
-    /// the matrix.
+    /// Whether some of the panels are widened before they are multiplied, as far as it is known: before the matrix is packed
+    /// they are not.
     pub(crate) fn is_decoded(&self) -> bool {
         matches!(&*self.state(), State::Packed(packed) if packed.is_decoded)
     }

@@ -38,16 +38,19 @@ pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
 /// With weights that are multiplied as `T`.
 fn run_of<T: Element, O: Element>(x: &[T], block: Block<'_, O>) {
     let tiles = block.part.n_tiles();
-    let steps = block.inputs.steps(block.w.depth(), tiles);
+    let are_decoded = block.panels.are_decoded();
+    let steps = block.inputs.steps(block.w.depth(), tiles, are_decoded);
     // Sums of one tile, or of all that wait for their next step.
     let waiting = if passes_at_once(&steps, tiles) { 1 } else { WAITING_TILES.max(tiles) };
     // One row takes panels as they are stored.
-    let room = if block.inputs.decodes && block.inputs.rows > 1 { steps.len * PANEL } else { 0 };
+    let takes_stored = are_decoded && block.inputs.rows == 1;
+    let decodes = matches!(block.inputs.values, Values::Widened(_)) || are_decoded && !takes_stored;
+    let room = if decodes { steps.len * PANEL } else { 0 };
     scratch::with(waiting * TILE, |sums: &mut [f32]| {
         scratch::with(room, |room: &mut [T]| {
             let Block { cpu, w, panels, .. } = block;
             let all = block.part.panels.clone();
-            let mut block = BlockOf { x, block, steps, sums };
+            let mut block = BlockOf { x, block, steps, sums, decodes, takes_stored };
             match panels {
                 Panels::Packed(packed) => {
                     let panel_of = |panel| packed.panel(panel);
@@ -75,6 +78,10 @@ struct BlockOf<'a, T, O> {
     x: &'a [T],
     block: Block<'a, O>,
     steps: Steps,
+    /// Whether weights are widened step by step.
+    decodes: bool,
+    /// Whether they are multiplied as they are stored.
+    takes_stored: bool,
     /// Room for one tile if panels pass at once, otherwise for as many as may wait.
     sums: &'a mut [f32],
 }
@@ -105,7 +112,7 @@ impl<'p, F: Fn(usize) -> Panel<'p>, T: Element, O: Element> Work for Take<'_, '_
         let (cpu, depth) = (block.block.cpu, block.block.w.depth());
         let waiting = block.sums.len() / TILE;
         // Widening reads a whole step at once, and would wait for all of it.
-        let fetches = block.block.inputs.decodes || v.fetches(tiles);
+        let fetches = block.decodes || v.fetches(tiles);
         let at_once = match (block.steps.count, passes_at_once(&block.steps, tiles)) {
             (1, _) => panels.len(),
             (_, true) => 1,
@@ -154,13 +161,13 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
         step * self.steps.len..self.block.w.depth().min((step + 1) * self.steps.len)
     }
 
-    /// Multiplies with a panel as it is stored, if there is but one row and the panel is widened anyway.
+    /// Multiplies with a panel as it is stored, if there is but one row and the panel would be widened otherwise.
     #[inline(always)]
     fn multiplies_row<V: Vector>(&mut self, v: V, number: usize, panel: Panel<'_>) -> bool {
-        let Block { cpu, inputs, w, part, target, .. } = &self.block;
-        if !inputs.decodes || inputs.rows != 1 {
+        if !self.takes_stored {
             return false;
         }
+        let Block { cpu, w, part, target, .. } = &self.block;
         let sums = &mut self.sums[..TILE];
         let is_done = T::multiply_row(cpu, panel, &self.x[..w.depth()], sums);
         if is_done {

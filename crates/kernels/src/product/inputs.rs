@@ -14,8 +14,6 @@ pub(super) struct Inputs<'a> {
     pub(super) values: Values<'a>,
     pub(super) rows: usize,
     pub(super) stride: usize,
-    /// Whether weights are widened piece by piece before they are multiplied with these.
-    pub(super) decodes: bool,
 }
 
 /// Values of either type.
@@ -39,34 +37,33 @@ const WIDENED_ROWS: usize = 5;
 /// If `x` is an operand of another type.
 pub(super) fn with(cpu: &Cpu, x: &Left<'_>, w: &PackedMatrix, f: impl FnOnce(&Inputs<'_>)) {
     let (rows, depth) = (x.n_rows(), w.depth());
-    let decodes = w.is_decoded();
     let is_widened = rows >= WIDENED_ROWS && !cpu.multiplies_bf16();
     match x {
         Left::Operand(operand) => {
             assert_eq!(operand.dtype(), w.dtype(), "type of an operand and of the weights");
             let stride = operand.stride();
             match operand.dtype() {
-                Dtype::F32 => f(&Inputs { values: Values::F32(operand.values()), rows, stride, decodes }),
+                Dtype::F32 => f(&Inputs { values: Values::F32(operand.values()), rows, stride }),
                 Dtype::Bf16 if is_widened => {
                     let narrow: &[u16] = operand.values();
                     widened(cpu, rows, depth, f, |row, to| {
                         cpu.run(Widen { from: &narrow[row * stride..][..depth], to });
                     });
                 }
-                Dtype::Bf16 => f(&Inputs { values: Values::Bf16(operand.values()), rows, stride, decodes }),
+                Dtype::Bf16 => f(&Inputs { values: Values::Bf16(operand.values()), rows, stride }),
             }
         }
         Left::Rows(x) => match w.dtype() {
             Dtype::F32
                 if rows < FEW_ROWS || !(x.stride() * size_of::<f32>()).is_multiple_of(CACHE_PERIOD) =>
             {
-                f(&Inputs { values: Values::F32(x.data()), rows, stride: x.stride(), decodes });
+                f(&Inputs { values: Values::F32(x.data()), rows, stride: x.stride() });
             }
             Dtype::F32 => {
                 let stride = padded::<f32>(depth);
                 let convert = |row, to: &mut [f32]| cpu.run(Convert { from: x.row(row), to });
                 converted(cpu, rows, stride, convert, |values| {
-                    f(&Inputs { values: Values::F32(values), rows, stride, decodes });
+                    f(&Inputs { values: Values::F32(values), rows, stride });
                 });
             }
             Dtype::Bf16 if is_widened => widened(cpu, rows, depth, f, |row, to| {
@@ -79,7 +76,7 @@ pub(super) fn with(cpu: &Cpu, x: &Left<'_>, w: &PackedMatrix, f: impl FnOnce(&In
                 let stride = padded::<u16>(depth);
                 let convert = |row, to: &mut [u16]| cpu.run(Convert { from: x.row(row), to });
                 converted(cpu, rows, stride, convert, |values| {
-                    f(&Inputs { values: Values::Bf16(values), rows, stride, decodes });
+                    f(&Inputs { values: Values::Bf16(values), rows, stride });
                 });
             }
         },
@@ -96,7 +93,7 @@ fn widened(
 ) {
     let stride = padded::<f32>(depth);
     converted(cpu, rows, stride, widen, |values| {
-        f(&Inputs { values: Values::Widened(values), rows, stride, decodes: true })
+        f(&Inputs { values: Values::Widened(values), rows, stride })
     });
 }
 

@@ -57,7 +57,7 @@ impl Tasks {
     pub(super) fn new(cpu: &Cpu, inputs: &Inputs<'_>, w: &PackedMatrix, tile: Option<TileShape>) -> Tasks {
         let (rows, panels, depth) = (inputs.rows, w.n_panels(), w.depth());
         let tiles = rows.div_ceil(TILE_ROWS);
-        let step = inputs.steps(depth, tiles).len.max(1);
+        let step = inputs.steps(depth, tiles, w.is_decoded()).len.max(1);
         let rows_per_block = (BLOCK_BYTES / (step * inputs.value_bytes())).max(TILE_ROWS);
         let unit = tile.map_or(TILE_ROWS, |tile| tile.rows.max(1));
         let units = rows.div_ceil(unit);
@@ -111,9 +111,10 @@ impl Part {
 }
 
 impl Inputs<'_> {
-    /// How so many inputs are cut for a product of so many tiles.
-    pub(super) fn steps(&self, depth: usize, tiles: usize) -> Steps {
-        steps(depth, self.value_bytes(), self.decodes && self.rows > 1, tiles)
+    /// How so many inputs are cut for a product of so many tiles, with panels that are widened first or not.
+    pub(super) fn steps(&self, depth: usize, tiles: usize, are_decoded: bool) -> Steps {
+        let decodes = matches!(self.values, Values::Widened(_)) || are_decoded && self.rows > 1;
+        steps(depth, self.value_bytes(), decodes, tiles)
     }
 
     fn value_bytes(&self) -> usize {

@@ -324,3 +324,37 @@ fn every_path_rounds_to_the_same_bf16() {
         assert!(out == expected, "{:?}", cpu.simd());
     }
 }
+
+/// Every f16, widened.
+struct Halves<'a>(&'a [u8], &'a mut [f32]);
+
+impl Work for Halves<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self, v: V) {
+        for (halves, out) in self.0.chunks_exact(2 * V::LANES).zip(self.1.chunks_exact_mut(V::LANES)) {
+            v.store(v.widen_f16(halves), out);
+        }
+    }
+}
+
+#[test]
+fn every_half_widens_to_its_value() {
+    let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    for cpu in single_cpus() {
+        let mut found = vec![0.0; 1 << 16];
+        cpu.run(Halves(&halves, &mut found));
+        for (bits, found) in (0..=u16::MAX).zip(found) {
+            let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+            let magnitude = match exponent {
+                0 => fraction * 2_f64.powi(-24),
+                31 if fraction == 0.0 => f64::INFINITY,
+                31 => f64::NAN,
+                _ => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
+            };
+            let is_right = f64::from(found.abs()) == magnitude || found.is_nan() && magnitude.is_nan();
+            assert!(is_right && found.is_sign_negative() == (bits >> 15 == 1), "{}: {bits:#x}", cpu.simd());
+        }
+    }
+}
