@@ -162,8 +162,7 @@ fn check(cpu: &Cpu, source: Arc<dyn Source>, plain: &[f32], inputs: usize, rows:
 fn products_have_the_bits_of_widening_first() {
     for simd in Simd::available() {
         let cpu = Cpu::new(simd, 2);
-        for which in 0..ENCODINGS.len() {
-            let (_, kernel, _) = ENCODINGS[which];
+        for (which, (_, kernel, _)) in ENCODINGS.into_iter().enumerate() {
             for inputs in [1, 2, 3].map(|blocks| blocks * kernel.block_len().max(75)) {
                 let inputs = inputs / kernel.block_len() * kernel.block_len();
                 let stored = Arc::new(Stored::random(7 + which as u64, which, 70, inputs));
@@ -182,14 +181,14 @@ fn products_have_the_bits_of_widening_first() {
 #[test]
 fn weights_take_the_bytes_of_their_file() {
     let cpu = Cpu::new(Simd::best(), 1);
-    for which in 0..ENCODINGS.len() {
+    for (which, (encoding, ..)) in ENCODINGS.into_iter().enumerate() {
         let stored = Arc::new(Stored::random(3, which, 64, 512));
         let file = stored.bytes.len();
         let matrix = PackedMatrix::later(Dtype::F32, 64, 512, stored);
         assert_eq!(matrix.packed_bytes(), None);
         matrix.pack_now(&cpu);
         let packed = matrix.packed_bytes().unwrap();
-        assert!((file..=file + file / 32).contains(&packed), "{:?}: {packed} of {file}", ENCODINGS[which].0);
+        assert!((file..=file + file / 32).contains(&packed), "{encoding}: {packed} of {file}");
     }
 }
 
