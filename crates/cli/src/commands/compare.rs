@@ -16,7 +16,7 @@ pub(crate) fn run(args: &Args, wanted: &Check, file: &Path) -> Result<u8, Failur
     let loading = &wanted.model.loading;
     let files = session::find(&wanted.model.reference()?, &loading.finding)?;
     let opened = session::open(&files, &loading.finding)?;
-    crate::memory::check(opened.parameters()?, loading.dtype())?;
+    crate::memory::check(&opened, loading.dtype())?;
     let names = opened.reading.names.clone();
     let model = opened.build(&loading.options())?;
     let allowed = wanted.tolerance.unwrap_or_else(|| tolerance(&model));
