@@ -98,7 +98,7 @@ pub enum Window {
 /// How attention of one block knows positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositionMark {
-    /// Rotary, by the table of this index in [`Arch::ropes`].
+    /// Rotary, by the table of this index in [`Arch::ropes`](super::Arch::ropes).
     Rope(usize),
     /// Linear biases (arXiv:2108.12409), slopes by head.
     Alibi(Slopes),
