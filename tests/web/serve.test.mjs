@@ -1,5 +1,6 @@
 // Uses the page of `easyroutine serve` as a reader would, against the real program and a small model.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -309,6 +310,34 @@ test("saved runs are listed, found, looked into, compared and tagged; one that i
         for (const name of readdirSync(base)) rmSync(path.join(base, name), { recursive: true });
         await page.locator("#view-run .list button", { hasText: /^resid_out_1$/ }).click();
         await page.locator("#view-tensor .fault p").first().waitFor();
+      }));
+  } finally {
+    rmSync(base, { recursive: true });
+  }
+});
+
+test("saved streams are read through the lens of the model that is loaded", async () => {
+  const base = mkdtempSync(path.join(tmpdir(), "store-"));
+  try {
+    execFileSync(program, ["extract", PROMPT, "-m", model, "-a", "resid_out_*,pattern_L0H0", "--positions", "all", "-o", `${base}/runs/`], { stdio: "ignore" });
+    await serving(["-m", model, "--base", `${base}/runs`], (address) =>
+      open(address, { page: "runs" }, async (page) => {
+        await page.locator(".run").click();
+        await settled(page);
+        await page.locator("#view-run .list button", { hasText: /^resid_out_2$/ }).click();
+        await page.locator("#view-tensor button", { hasText: "Through the lens" }).click();
+        await settled(page);
+        const { rows } = printed("runs", "--base", `${base}/runs`, "lens", "-1", "resid_out_2", "-m", model, "-k", "6");
+        await page.locator("#view-tensor .heat").last().focus();
+        await page.keyboard.press("ArrowDown");
+        const { text, probability } = rows[1].top[0];
+        const said = await page.locator("#said").textContent();
+        assert.ok(said.startsWith("row 0,1, rank 1: ") && said.endsWith(`${(100 * probability).toFixed(probability < 0.1 ? 2 : 1)}%`), `${said} ${text}`);
+        await shot(page, "saved-lens");
+        await accessible(page, "saved lens");
+        await page.locator("#view-run .list button", { hasText: /^pattern_L0H0$/ }).click();
+        await settled(page);
+        assert.match(await page.locator("#view-tensor .legend").textContent(), /rows are queries/);
       }));
   } finally {
     rmSync(base, { recursive: true });

@@ -18,6 +18,7 @@ mod housekeeping;
 mod interventions;
 mod proof;
 mod refusals;
+mod run_lens;
 mod runs;
 mod serve;
 mod snapshots;

@@ -50,7 +50,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 29] = [
+    let commands: [&[&str]; 30] = [
         &[],
         &["lens"],
         &["attn"],
@@ -60,6 +60,7 @@ fn the_help_of_every_command_is_as_expected() {
         &["runs"],
         &["runs", "query"],
         &["runs", "load"],
+        &["runs", "lens"],
         &["runs", "tag"],
         &["runs", "gc"],
         &["model"],

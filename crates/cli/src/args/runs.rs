@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
+use super::ModelFlag;
+
 /// `runs`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Runs {
@@ -28,6 +30,8 @@ pub(crate) enum RunsCommand {
     Show(RunArg),
     /// Numbers of one tensor, values of a field that was kept of each row, or what there is.
     Load(Load),
+    /// What saved vectors of the residual stream, or of a part of it, would predict: the lens of a run.
+    Lens(Box<RunLens>),
     /// Adds and removes tags and keys.
     Tag(Tag),
     /// Removes runs. On a terminal it asks first.
@@ -148,6 +152,24 @@ pub(crate) struct Load {
     /// Read damaged numbers as they are, without comparing checksums.
     #[arg(long)]
     pub(crate) no_verify: bool,
+}
+
+/// `runs lens`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunLens {
+    #[command(flatten)]
+    pub(crate) run: RunArg,
+    /// The saved activation: resid_out_5, mlp_out_3, head_out_L1H2.
+    #[arg(value_name = "KEY")]
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    /// Examples of it: `5`, `0:10`.
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) rows: Option<String>,
+    /// How many tokens are listed of each vector.
+    #[arg(short, default_value_t = 5, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) k: u32,
 }
 
 /// `runs tag`

@@ -1,5 +1,6 @@
 // Saved runs: found, looked into, compared, tagged.
-import { button, el, field, line, signed, tip } from "./dom.js";
+import { percent, printable } from "./shared.js";
+import { button, el, field, line, signed, tip, token } from "./dom.js";
 import { Heat, diverging, legend, reach, sequential } from "./heat.js";
 import { Panel } from "./panel.js";
 import { bound, change, state } from "./state.js";
@@ -121,7 +122,7 @@ function drawRun(panel) {
 // --- One tensor.
 const heat = new Heat("Numbers of the tensor; arrows move", { width: 12, height: 14, side: 74, tall: 420 });
 const tensor = new Panel({
-  id: "tensor", title: "The tensor", about: "Its numbers, their statistics, and how they differ from those of another run.", needs: ["key", "from", "other", "run"],
+  id: "tensor", title: "The tensor", about: "Its numbers, their statistics, and how they differ from those of another run.", needs: ["key", "from", "other", "run", "reading"],
   formats: ["csv", "json"],
   look: async (panel) => {
     const entry = current?.tensors.find((one) => one.name === state.key);
@@ -139,7 +140,8 @@ const tensor = new Panel({
     const load = (run) => panel.run(["runs", "load", ...part, "--", run, state.key]);
     const other = state.other && state.other !== state.run ? await load(state.other) : null;
     const data = await load(state.run);
-    drawTensor(panel, data, other, { from, to, all });
+    const isStream = drawTensor(panel, data, other, { from, to, all });
+    if (isStream && state.reading === "lens") await readLens(panel, from, to);
   },
 });
 
@@ -196,6 +198,9 @@ function drawTensor(panel, data, other, { from, to, all }) {
     agrees ? el("p", {}, `cosine of the two: ${(dot / Math.sqrt(left * right)).toFixed(6)}`) : "",
     isWeight ? legend(sequential, ["0", "1"], "attention: rows are queries, columns keys") : legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], agrees ? "this run less the other" : "rows are examples and positions, columns the last axis"),
     heat.node);
+  const isStream = prompt.model?.d_model === width && data.dtype === "F32" && data.shape.length > 1 && /^(resid|attn_out|mlp_out|head_out)/.test(state.key);
+  lensed.replaceChildren();
+  if (isStream) panel.body.append(el("p", {}, button("Through the lens of the model that is loaded", () => change({ reading: "lens" }))), lensed);
   heat.show({
     rows: count, columns: width, row: name,
     cell: (i, j) => {
@@ -206,6 +211,31 @@ function drawTensor(panel, data, other, { from, to, all }) {
     },
     words: (i, j) => `row ${name(i)}, column ${j}: ${value(i, j)}`,
     tip: (i, j) => [el("b", {}, `[${name(i)}, ${j}]`), ` ${value(i, j)}`],
+  });
+  return isStream;
+}
+
+// --- What saved streams would predict.
+const lensed = el("div");
+const tops = new Heat("Likeliest tokens of each saved vector; arrows move", { width: 104, height: 21, side: 84, tall: 420 });
+
+async function readLens(panel, from, to) {
+  let told;
+  try {
+    told = await panel.run(["runs", "lens", "-k", "6", "--rows", `${from}:${Math.min(to, from + 16)}`, "--", state.run, state.key]);
+  } catch (error) {
+    lensed.replaceChildren(el("p", { class: "warning" }, error.message));
+    return;
+  }
+  lensed.replaceChildren(el("p", { class: "hint" }, "the likeliest tokens of each vector, coloured by their probability"), tops.node);
+  tops.show({
+    rows: told.rows.length, columns: 6, row: (i) => told.rows[i].place, column: (j) => String(j + 1),
+    cell: (i, j) => {
+      const one = told.rows[i].top[j];
+      return one ? { rgb: sequential(one.probability), text: printable(one.text) } : null;
+    },
+    words: (i, j) => `row ${told.rows[i].place}, rank ${j + 1}: ${printable(told.rows[i].top[j]?.text ?? "not a number")} ${percent(told.rows[i].top[j]?.probability ?? NaN)}`,
+    tip: (i, j) => (told.rows[i].top[j] ? [token(told.rows[i].top[j].text), ` ${percent(told.rows[i].top[j].probability)}`] : null),
   });
 }
 

@@ -5,7 +5,7 @@ const DEFAULTS = {
   position: null, layer: null, head: null,
   track: "", answer: "", against: "", metric: "final", look: "changed", by: "head", method: "integrated", of: "z_L*",
   along: "positions", site: "", sweep: "logit-diff", remove: "zero", heads: "heads", estimate: "", edges: "200",
-  tokens: "40", temperature: "0", chat: "", where: "", run: "", key: "", from: "0", other: "",
+  tokens: "40", temperature: "0", chat: "", where: "", run: "", key: "", reading: "", from: "0", other: "",
 };
 const LISTS = new Set(["changes", "dicts", "views"]);
 const NUMBERS = new Set(["position", "layer", "head"]);

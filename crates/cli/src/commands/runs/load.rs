@@ -115,7 +115,7 @@ fn shapes(targets: &[output::Destination], run: &Run) -> Result<(), Failure> {
 }
 
 /// `0:10`, or `5` for one.
-fn range(text: &str) -> Result<Range<usize>, Failure> {
+pub(super) fn range(text: &str) -> Result<Range<usize>, Failure> {
     let number = |text: &str| text.parse::<usize>().ok();
     let found = match text.split_once(':') {
         Some((start, end)) => number(start).zip(number(end)).map(|(start, end)| start..end),
@@ -126,7 +126,7 @@ fn range(text: &str) -> Result<Range<usize>, Failure> {
 
 /// Where a row lies, `3,0`: its place along the first axis of the whole tensor, of which `first` was read first (of
 /// examples of different length the example, then the token in it), then along the others.
-fn place(row: usize, loaded: &Loaded, first: usize) -> String {
+pub(super) fn place(row: usize, loaded: &Loaded, first: usize) -> String {
     let axes = &loaded.shape[..loaded.shape.len().saturating_sub(1)];
     let inner = axes.get(1..).unwrap_or_default();
     let size = inner.iter().product::<usize>().max(1);

@@ -3,6 +3,7 @@
 mod change;
 mod export;
 mod import;
+mod lens;
 mod list;
 mod load;
 mod maintain;
@@ -25,6 +26,7 @@ pub(crate) fn run(args: &Args, runs: &Runs) -> Result<u8, Failure> {
         RunsCommand::Ls => list::ls(args, runs).map(done),
         RunsCommand::Query(query) => list::query(args, runs, query).map(done),
         RunsCommand::Show(run) => show::run(args, runs, run).map(done),
+        RunsCommand::Lens(lens) => lens::run(args, runs, lens).map(done),
         RunsCommand::Load(load) => load::run(args, runs, load).map(done),
         RunsCommand::Tag(tag) => change::tag(args, runs, tag).map(done),
         RunsCommand::Rm(rm) => change::rm(args, runs, rm).map(done),

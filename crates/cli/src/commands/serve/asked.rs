@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::args::runs::RunsCommand;
+use crate::args::runs::{Runs, RunsCommand};
 use crate::args::{Args, Command, DictCommand, Format, Loading, ModelCommand, ModelFlag, PromptArgs};
 use crate::failure::Failure;
 use crate::parse;
@@ -47,7 +47,7 @@ pub(super) fn read(
     };
     if let Some(with) = with {
         match words.iter().map(String::as_str).take(2).collect::<Vec<_>>()[..] {
-            ["dict", "active"] => drop(words.splice(2..2, model_words(with))),
+            ["dict", "active"] | ["runs", "lens"] => drop(words.splice(2..2, model_words(with))),
             [command, ..] if takes_model(command) => drop(words.splice(1..1, model_words(with))),
             _ => {}
         }
@@ -133,6 +133,7 @@ fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
             | RunsCommand::Query(_)
             | RunsCommand::Show(_)
             | RunsCommand::Load(_)
+            | RunsCommand::Lens(_)
             | RunsCommand::Tag(_)
             | RunsCommand::Verify { .. } => Ok(()),
             _ => refused("runs that changes files"),
@@ -166,6 +167,7 @@ pub(super) fn model(command: &Command) -> Option<&ModelFlag> {
         Command::Graph(graph) => &graph.model,
         Command::Dict { command: DictCommand::Active(active) } => &active.model,
         Command::Tokens(tokens) => &tokens.model,
+        Command::Runs(Runs { command: RunsCommand::Lens(lens), .. }) => &lens.model,
         _ => return None,
     })
 }
