@@ -6,7 +6,9 @@ use std::sync::Arc;
 use easyroutine::arch::Arch;
 use easyroutine::positions::{Context, Selection};
 use easyroutine::{Batch, Cpu, Simd, Stop};
-use easyroutine_dictionaries::{Dictionaries, Dictionary as Engine, FeatureCapture, Features, Options};
+use easyroutine_dictionaries::{
+    Dictionaries, Dictionary as Engine, FeatureCapture, Features, Options, TEXT, measure,
+};
 use easyroutine_kernels::Rows;
 use pyo3::prelude::*;
 
@@ -120,6 +122,69 @@ impl Dictionary {
             (indices, Tensor::f32(kept.values, vec![n]), kept.shape)
         };
         Ok(kept.into_iter().map(sparse).collect())
+    }
+
+    /// What the dictionary does to a model on rows, as JSON.
+    fn measure(
+        &self,
+        py: Python<'_>,
+        model: &Model,
+        rows: Vec<RowInput>,
+        positions: &str,
+    ) -> Result<String, Failure> {
+        let positions = specifiers(positions)?;
+        let views = views(&rows, 0);
+        let context = Context { special: model.special(), ..Context::default() };
+        let mut dictionaries = Dictionaries::default();
+        let number = added(&mut dictionaries, self, model.model.arch())?;
+        let signals = Signals::new();
+        let found = py.detach(|| {
+            let stop = Stop::When(&|| signals.is_stopped());
+            measure(&model.model, &dictionaries, number, &views, &positions, context, stop)
+                .map_err(|error| signals.failure(error))
+        })?;
+        Ok(found.to_json().to_string())
+    }
+
+    /// The text that `measure` takes where there is no other, one prompt an entry.
+    #[staticmethod]
+    fn text() -> Vec<&'static str> {
+        TEXT.split("\n\n").map(str::trim_end).collect()
+    }
+
+    /// What each active feature of tokens `[T, D_in]` gives a number to first order, by its gradients `[T, D_out]` where
+    /// `target` writes: token and feature `[n, 2]`, and the numbers `[n]`. `own` is what `target` reads.
+    fn attribution(
+        &self,
+        py: Python<'_>,
+        layer: usize,
+        target: usize,
+        x: &Tensor,
+        own: &Tensor,
+        gradients: &Tensor,
+    ) -> Result<(Tensor, Tensor), Failure> {
+        let [x, own, gradients] = [x, own, gradients].map(|tensor| vectors(tensor));
+        let ((x, shape), (own, own_shape), (gradients, gradient_shape)) = (x?, own?, gradients?);
+        let (dictionary, cpu) = (Arc::clone(&self.dictionary), self.cpu.clone());
+        let (places, values) = waiting(py, move || {
+            let rows = |values: &[f32], shape: &[usize]| {
+                let width = shape.last().copied().unwrap_or(1);
+                (values.len() / width, width)
+            };
+            let ((n, width), (n_own, own_width)) = (rows(&x, &shape), rows(&own, &own_shape));
+            let (n_gradients, gradient_width) = rows(&gradients, &gradient_shape);
+            let features = dictionary.layer(layer)?.encode(&cpu, Rows::dense(&x, n, width))?;
+            let own = Rows::dense(&own, n_own, own_width);
+            let gradients = Rows::dense(&gradients, n_gradients, gradient_width);
+            let values = dictionary.attribution((layer, target), &features, own, gradients)?;
+            dictionary.check_unchanged()?;
+            let of_token = |token: usize| {
+                features.token(token).0.iter().flat_map(move |number| [token as i64, i64::from(*number)])
+            };
+            Ok(((0..features.len()).flat_map(of_token).collect::<Vec<i64>>(), values))
+        })?;
+        let n = values.len();
+        Ok((Tensor::new(Numbers::I64(places), vec![n, 2]), Tensor::f32(values, vec![n])))
     }
 
     /// Reads every number once.

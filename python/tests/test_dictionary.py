@@ -149,6 +149,40 @@ def test_features_of_a_run_are_those_that_its_activations_encode_to(gpt2: Hooked
     assert changed.shape == found.shape
 
 
+@pytest.mark.parametrize("case", ["saelens_standard", "sparsify_skip_transcoder", "circuit_tracer_clt"])
+def test_what_is_attributed_to_a_feature_is_how_the_metric_changes_with_it(case: str) -> None:
+    expect = json.loads((CASES / case / "expect.json").read_text("utf-8"))
+    model = HookedModel.from_pretrained(str(TINY / expect["model"]))
+    dictionary, (ids, *_) = opened(case), ids_of(case)
+    layer = 1 if dictionary.is_set else None
+    found = dictionary.attribution(model, [ids], "logit_diff", answer=3, against=5, layer=layer)
+    features = dictionary.features(model, [ids], layer=layer)
+    assert found.indices.tolist() == features.indices.tolist() and found.shape == features.shape
+
+    def metric(*changes: Any) -> float:
+        logits = model.forward([ids], "last", interventions=list(changes))["logits"].tolist()[0][0]
+        return float(logits[3] - logits[5])
+
+    largest = sorted(range(len(found.values)), key=lambda at: -abs(found.values.tolist()[at]))[:3]
+    for at in largest:
+        _, position, feature = found.indices.tolist()[at]
+        up, down = (
+            metric(dictionary.scale(feature, 1 + step, token_positions=[position], layer=layer))
+            for step in (0.02, -0.02)
+        )
+        slope = (up - down) / 0.04
+        assert found.values.tolist()[at] == pytest.approx(slope, rel=0.03, abs=2e-3)
+
+
+def test_a_dictionary_is_measured_as_its_references_say(gpt2: HookedModel) -> None:
+    case = "saelens_standard"
+    stats = json.loads((CASES / case / "expect.json").read_text("utf-8"))["stats"]
+    found = opened(case).measure(gpt2, ids_of(case), "all")
+    for ours in ("ce_clean", "ce_spliced", "ce_zero", "ce_recovered"):
+        assert found[ours] == pytest.approx(stats[ours], rel=1e-4)
+    assert found["measured_tokens"] == 20
+
+
 def test_changes_of_features_run_wherever_interventions_do(gpt2: HookedModel) -> None:
     dictionary = opened("saelens_standard")
     change, words = dictionary.steer(7, 60.0), "the cat sat"

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine import tensors
 from easyroutine._core import Dictionary as _Engine
-from easyroutine._core import Tensor
+from easyroutine._core import Tensor, sites
 from easyroutine.checks import number, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.dataset import as_given
+from easyroutine.interpretability.extraction_config import ExtractionConfig
 from easyroutine.interpretability.interventions import FeatureIntervention, as_list, for_engine
 from easyroutine.interpretability.selection import as_json
 
@@ -220,6 +221,77 @@ class Dictionary:
         rows_, positions, features = shape
         return Features(tensors.handed_out(indices), tensors.handed_out(values), (rows_, positions, features))
 
+    @takes_chats
+    def measure(
+        self,
+        model: HookedModel,
+        inputs: Any = None,
+        target_token_positions: Any = ("all-text",),
+        **chat: Unpack[ChatArguments],
+    ) -> dict[str, Any]:
+        """What the dictionary does to a model on a text; without ``inputs`` on a short one that comes with the package.
+
+        ``layers``: for each layer ``l0``, ``explained_variance``, ``mse``, ``cosine``, ``active_features``. ``ce_clean``,
+        ``ce_spliced`` and ``ce_zero`` are the mean cross-entropy of the next token, in nats: unchanged, with what is decoded in
+        the place of the activation (in all layers of a set), with zeros there; ``ce_recovered`` and ``kl`` follow from them.
+        """
+        chats = Chats(chat)
+        rows = model._rows(_Engine.text() if inputs is None else inputs, chats)
+        chats.finish()
+        positions = as_json(as_given(target_token_positions))
+        found: dict[str, Any] = json.loads(
+            self._engine.measure(model._engine, [row.for_engine() for row in rows], positions)
+        )
+        return found
+
+    def attribution(
+        self,
+        model: HookedModel,
+        inputs: Any,
+        metric: Literal["logit_diff", "logit", "logprob", "p"] = "logit_diff",
+        *,
+        answer: Any,
+        against: Any = None,
+        layer: int | None = None,
+        interventions: Sequence[Intervention] | None = None,
+    ) -> Features:
+        """What each active feature gives a metric, to first order: f · (what it writes · ∂metric/∂y).
+
+        The number estimates the metric less what it would be with the feature ablated and the dictionary's error kept. A
+        feature of a cross-layer set counts in every layer that it writes to. ``metric``, ``answer`` and ``against`` are those
+        of :meth:`HookedModel.gradients`; all tokens count.
+        """
+        at = self._at(layer)
+        targets = [target for target, (_, sources) in enumerate(self._layers) if at in sources]
+        places = self.fit(model)
+        reads, writes = ([places[target][end] for target in targets] for end in (0, 1))
+        changes = as_list(interventions)
+        gradients = model.gradients(inputs, writes, metric, answer=answer, against=against, interventions=changes)
+        cache = model.forward(inputs, extraction_config=_reading([places[at][0], *reads]), interventions=changes)
+        rows = model.rows_of(inputs)
+        width = self.certificate["layers"][at]["n_features"]
+        total: dict[tuple[int, int, int], float] = {}
+        for target, read, write in zip(targets, reads, writes, strict=True):
+            for row in range(len(rows)):
+                x, own, gradient = (
+                    tensors.as_tensor(value[row], key)
+                    for value, key in (
+                        (cache[places[at][0]], read),
+                        (cache[read], read),
+                        (gradients[f"{write}_gradients"], write),
+                    )
+                )
+                indices, values = self._engine.attribution(at, target, x, own, gradient)
+                for (position, feature), value in zip(indices.tolist(), values.tolist(), strict=True):
+                    key = (row, position, feature)
+                    total[key] = total.get(key, 0.0) + value
+        found = sorted(total)
+        numbers = array("q", [number for key in found for number in key])
+        indices = Tensor.from_bytes(numbers.tobytes(), [len(found), 3], "int64")
+        values = Tensor.from_bytes(array("f", [total[key] for key in found]).tobytes(), [len(found)], "float32")
+        most = max(len(row.ids) for row in rows)
+        return Features(tensors.handed_out(indices), tensors.handed_out(values), (len(rows), most, width))
+
     def _at(self, layer: int | None) -> int:
         if layer is None:
             if self.is_set:
@@ -235,3 +307,10 @@ class Dictionary:
             f"Dictionary({self.certificate['format']}, {self.certificate['architecture']}, "
             f"{len(self._layers)} x {first['n_features']} features at {first['reads']})"
         )
+
+
+def _reading(keys: Sequence[str]) -> ExtractionConfig:
+    """The configuration that keeps the sites of these keys, and nothing else."""
+    flags = {name: flag for flag, name, _ in sites()}
+    wanted: dict[str, Any] = {flags[key.rpartition("_")[0]]: True for key in keys}
+    return ExtractionConfig(save_logits=False, **wanted)
