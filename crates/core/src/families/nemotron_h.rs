@@ -91,21 +91,16 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         qkv: stored::split("mixer.q_proj", "mixer.k_proj", "mixer.v_proj", Bias::Absent),
         out: Linear::new("mixer.o_proj", Bias::Absent),
         recurrence: Some(space_names(MIXER, projected, projected)),
-        ..stored::layer(
-            Bias::Absent,
-            Bias::Absent,
-            if kind == 'E' {
-                expert_names(mlp_bias)
-            } else {
-                stored::plain("mixer.up_proj", "mixer.down_proj", mlp_bias)
-            },
-        )
+        ..stored::layer(Bias::Absent, Bias::Absent, mlp_names(kind, mlp_bias))
     };
     let names = Names { left_out: &["mtp."], ..stored::backbone(kinds.chars().map(named).collect()) };
     Ok((sizes.arch(layers, norm), names))
 }
 
-fn expert_names(bias: Bias) -> MlpNames {
+fn mlp_names(kind: char, bias: Bias) -> MlpNames {
+    if kind != 'E' {
+        return stored::plain("mixer.up_proj", "mixer.down_proj", bias);
+    }
     MlpNames::Experts {
         apart: None,
         router: Linear::new("mixer.gate", Bias::Absent),
