@@ -163,7 +163,7 @@ impl Dictionary {
         own: &Tensor,
         gradients: &Tensor,
     ) -> Result<(Tensor, Tensor), Failure> {
-        let [x, own, gradients] = [x, own, gradients].map(|tensor| vectors(tensor));
+        let [x, own, gradients] = [x, own, gradients].map(vectors);
         let ((x, shape), (own, own_shape), (gradients, gradient_shape)) = (x?, own?, gradients?);
         let (dictionary, cpu) = (Arc::clone(&self.dictionary), self.cpu.clone());
         let (places, values) = waiting(py, move || {

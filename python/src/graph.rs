@@ -18,6 +18,9 @@ use crate::model::Model;
 use crate::patching::Told;
 use crate::tensor::Tensor;
 
+/// Which nodes are left, and the edges that are, as target and source.
+type Left = (Vec<bool>, Vec<(usize, usize)>);
+
 /// What a graph is made of, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -200,7 +203,7 @@ impl AttributionGraph {
     }
 
     /// Which nodes are left, and the edges that are, as target and source.
-    fn prune(&self, nodes: f64, edges: f64) -> Result<(Vec<bool>, Vec<(usize, usize)>), Failure> {
+    fn prune(&self, nodes: f64, edges: f64) -> Result<Left, Failure> {
         let pruned = self.pruned(nodes, edges)?;
         Ok((pruned.nodes, pruned.edges))
     }

@@ -335,8 +335,16 @@ fn features_go_to_parquet_neuronpedia_and_delphi() {
     }
     assert_eq!(seen as u64, lines[7]["count"].as_u64().unwrap());
     assert_eq!(read("d/sae/config.json")["model_name"], "gpt2");
+    let part = ["-a", "features_sae,input_ids", "--positions", "last", "-o", &at("last.safetensors")];
+    succeeds(&[&["extract"], &of[..], &part[..]].concat());
+    let large = ["--intervene", "resid_out_1@all*1000000", "-o", &at("large.safetensors")];
+    succeeds(&[&["extract"], &of[..], &all[..4], &large[..]].concat());
 
     for (args, words) in [
+        (vec![&*at("a.safetensors"), "--to", "delphi", "-o", &at("d")], "holds an export already"),
+        (vec![&*at("last.safetensors"), "--to", "delphi", "-o", &at("e")], "no features of whole prompts"),
+        (vec![&*at("large.safetensors"), "--to", "delphi", "-o", &at("e")], "f16 cannot hold"),
+        (vec![&*jsonl, "-o", &at("f.csv")], "Parquet is written"),
         (vec![&*jsonl, "--to", "delphi", "-o", "x"], "f/features_sae.jsonl"),
         (vec![&*jsonl, "--layer", "3", "-o", "x.parquet"], "--layer is for --to neuronpedia"),
         (vec![&*jsonl], "one file or folder is written"),

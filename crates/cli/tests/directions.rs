@@ -148,6 +148,39 @@ fn probes_are_those_of_scikit_learn_fitted_from_prompts_and_from_a_saved_run() {
 }
 
 #[test]
+fn a_probe_is_applied_where_it_was_fitted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let rows: String = ["the cat sat", "a dog ran", "the sun rose", "a boat sank", "the tree", "a house"]
+        .iter()
+        .enumerate()
+        .map(|(n, text)| format!("{{\"text\": \"{text}\", \"label\": {}}}\n", n % 2))
+        .collect();
+    std::fs::write(at("l.jsonl"), rows).unwrap();
+    let of = |model: &str, more: &[&str]| {
+        let file = at("l.jsonl");
+        let words = [&["-m", model, "--file", &file], more].concat();
+        words.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |words: &[&str], of: &[String]| {
+        let words = [words, &of.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+        let output = crate::common::easyroutine(&words).assert().success().get_output().clone();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (llama, mistral) = (tiny("llama"), tiny("mistral"));
+    let probe = at("p.safetensors");
+    run(&["probe", "fit", "-o", &probe], &of(&llama, &["--position", "-2"]));
+    let apply = ["probe", "apply", &*probe];
+    let (own, quiet) = run(&apply, &of(&llama, &[]));
+    assert!(!quiet.contains("warning"), "{quiet}");
+    assert_eq!(own, run(&apply, &of(&llama, &["--position", "-2"])).0);
+    let (last, said) = run(&apply, &of(&llama, &["--position", "last"]));
+    assert!(last != own && said.contains("fitted on another position: `-2`, and this is `last`"), "{said}");
+    let (_, said) = run(&apply, &of(&mistral, &[]));
+    assert!(said.contains("fitted on another model: `llama`, and this is `mistral`"), "{said}");
+}
+
+#[test]
 fn what_no_direction_can_be_made_of_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -182,6 +215,9 @@ fn what_no_direction_can_be_made_of_is_refused_by_name() {
         (["probe", "fit", "--run", "-1", "-b", &at("nowhere")].to_vec(), "nowhere"),
         (["probe", "apply", &other, "-m", &model, "--file", &labelled].to_vec(), "other.safetensors"),
         (["direction", "-m", &model].to_vec(), "--file"),
+        (["probe", "fit", "--run", "-1", "--position", "0"].to_vec(), "--position"),
+        (["probe", "fit", "--run", "-1", "--limit", "5"].to_vec(), "--limit"),
+        (["probe", "fit", "--run", "-1", "--bos", "yes"].to_vec(), "--bos"),
     ] {
         let output = crate::common::easyroutine(&args).assert().failure().get_output().stderr.clone();
         let message = String::from_utf8(output).unwrap();

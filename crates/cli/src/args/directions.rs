@@ -21,7 +21,12 @@ pub(crate) struct Sides {
     pub(crate) negative: Option<PathBuf>,
     /// A saved run instead of prompts: a name, a path, a time or a run id; -1 is the most recent. With --label, a field
     /// that `extract --keep-fields` kept.
-    #[arg(long, value_name = "RUN", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "RUN",
+        allow_negative_numbers = true,
+        conflicts_with_all = ["position", "field", "skip_empty", "longest_row", "limit", "bos", "truncate"]
+    )]
     pub(crate) run: Option<String>,
     /// The folder or bucket of the store that holds --run.
     #[arg(short, long, value_name = "BASE", env = "ACTIVATION_BASE_DIR")]
@@ -42,9 +47,10 @@ pub(crate) struct Sides {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) loading: Loading,
-    /// The position that is read, one of each prompt.
-    #[arg(long, value_name = "POSITION", default_value = "last", allow_hyphen_values = true)]
-    pub(crate) position: String,
+    /// The position that is read, one of each prompt: unless given, `last`, and of `probe apply` the one that the probe was
+    /// fitted at.
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    pub(crate) position: Option<String>,
 }
 
 /// `direction`

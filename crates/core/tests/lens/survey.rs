@@ -14,7 +14,11 @@ const VOCABULARY: usize = 2500;
 /// A tiny model whose vocabulary fills several tiles. Rows of the unembedding repeat, so that most logits are tied.
 fn wide(case: &str) -> Model {
     let mut draft = Draft::of(case);
-    draft.set("vocab_size", VOCABULARY);
+    for key in ["vocab_size", "vocab_size_per_layer_input"] {
+        if key == "vocab_size" || draft.config.get(key).is_some() {
+            draft.set(key, VOCABULARY);
+        }
+    }
     for tensor in draft.tensors.values_mut().filter(|t| t.shape.first() == Some(&320)) {
         let row = tensor.bytes.len() / 320;
         tensor.bytes =

@@ -172,7 +172,8 @@ proptest! {
         let (spec, inputs) = (&case.spec, case.inputs());
         let Inputs { q, k, v, sequences } = &inputs;
         for cpu in cpus() {
-            let mut z = Matrix::untouched(q.rows, q.cols, q.cols + 2);
+            let columns = spec.n_heads * spec.d_value;
+            let mut z = Matrix::untouched(q.rows, columns, columns + 2);
             let cut = cut.min(spec.n_heads);
             for heads in [0..cut, cut..spec.n_heads] {
                 if heads.is_empty() {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use easyroutine_files::{HeaderEntry, ShardedSafeTensors, StoredTensor, safetensors_head};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, one_line};
 use crate::output;
@@ -30,6 +30,19 @@ pub(super) fn write(file: &Path, folder: &Path, splits: usize) -> Result<(), Fai
     if keys.is_empty() {
         return Err(lacks("features"));
     }
+    // Tokens of which others are left out are no context.
+    let is_whole = match tensors.metadata().get("mapping_index") {
+        Some(table) => {
+            serde_json::from_str::<Map<String, Value>>(table).is_ok_and(|table| table.keys().eq(["all"]))
+        }
+        None => {
+            let mut tables = tensors.names().filter_map(|name| name.strip_prefix("mapping_index/"));
+            tables.all(|table| table.trim_end_matches(".offsets") == "all")
+        }
+    };
+    if !is_whole {
+        return Err(lacks("features of whole prompts"));
+    }
     let stored = |name: &str| tensors.tensor(name).ok_or_else(|| lacks(&one_line(name)));
     let (tokens, rows, width) = tokens(&stored("input_ids")?, tensors.tensor("input_ids.offsets").as_ref())
         .ok_or_else(|| lacks("input_ids of whole rows"))?;
@@ -48,7 +61,16 @@ pub(super) fn write(file: &Path, folder: &Path, splits: usize) -> Result<(), Fai
         if indices.len() != 3 * values.len() || !entries.iter().all(is_there) {
             return Err(Failure::failed(format!("{place}: `{key}` points beyond its rows or features")));
         }
+        // Delphi keeps them in f16.
+        if let Some((at, value)) = entries.iter().find(|(_, value)| half::f16::from_f32(*value).is_infinite())
+        {
+            return Err(Failure::failed(format!(
+                "{place}: feature {} of `{key}` is {value} in row {}, which Delphi's f16 cannot hold",
+                at[2], at[0]
+            )));
+        }
         let out = folder.join(key.trim_start_matches("features_"));
+        refuse_others(&out)?;
         std::fs::create_dir_all(&out).map_err(|e| Failure::failed(format!("{}: {e}", out.display())))?;
         let splits = splits.min(n_features.max(1));
         for split in 0..splits {
@@ -66,6 +88,18 @@ pub(super) fn write(file: &Path, folder: &Path, splits: usize) -> Result<(), Fai
         output::note("wrote", &format!("{} activations to {}", entries.len(), out.display()));
     }
     Ok(())
+}
+
+/// Delphi reads every split in the folder: those of another export would be counted too.
+fn refuse_others(folder: &Path) -> Result<(), Failure> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_split = |entry: &std::fs::DirEntry| entry.path().extension() == Some("safetensors".as_ref());
+    match entries.into_iter().find(is_split) {
+        Some(split) => Err(Failure::usage(format!("{} holds an export already", folder.display())).hint(
+            format!("remove {}, or name another folder", split.path().parent().unwrap_or(folder).display()),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// One range of features.

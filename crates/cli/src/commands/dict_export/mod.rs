@@ -34,6 +34,10 @@ pub(crate) fn run(args: &Args, export: &DictExport) -> Result<(), Failure> {
     if export.to != ExportTo::Delphi {
         only("--splits", export.splits.is_some(), "delphi")?;
     }
+    if export.to == ExportTo::Parquet && target.extension().is_some_and(|ending| ending != "parquet") {
+        return Err(Failure::usage(format!("{}: Parquet is written", target.display()))
+            .hint("name a file that ends in .parquet, or another format with --to"));
+    }
     match export.to {
         #[cfg(feature = "parquet")]
         ExportTo::Parquet => parquet::write(&export.file, target),

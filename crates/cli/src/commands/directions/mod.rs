@@ -15,13 +15,13 @@ use easyroutine_view::bars;
 use serde_json::{Value, json};
 
 use crate::args::{Args, Direction, Format, ProbeApply, ProbeArg, ProbeFit, SteeringArg};
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 use crate::output::{self, Cell, DRAWN, Destination, PLAIN};
 use sides::{Read, Unsaid};
 
 pub(crate) fn direction(args: &Args, given: &Direction) -> Result<(), Failure> {
     let outputs = Outputs::of(args, &["safetensors", "gguf"])?;
-    let read = given.sides.read(&given.activations, None, Unsaid::Pair)?;
+    let read = given.sides.read("last", &given.activations, None, Unsaid::Pair)?;
     let labels = read.labels.clone().unwrap_or_default();
     let of_side = |wanted: bool| labels.iter().filter(|label| **label == wanted).count();
     let (n, others) = (of_side(true), of_side(false));
@@ -64,7 +64,7 @@ pub(crate) fn fit(args: &Args, given: &ProbeFit) -> Result<(), Failure> {
         }
     };
     let outputs = Outputs::of(args, &["safetensors"])?;
-    let read = given.sides.read(&given.activations, given.split.as_deref(), Unsaid::Label)?;
+    let read = given.sides.read("last", &given.activations, given.split.as_deref(), Unsaid::Label)?;
     let labels = read.labels.clone().unwrap_or_default();
     let held_out = read.held_out.clone().unwrap_or_else(|| held_out(&labels));
     let mut found = Found::new(method.name(), &read);
@@ -97,7 +97,22 @@ pub(crate) fn apply(args: &Args, given: &ProbeApply) -> Result<(), Failure> {
         }
         None => of_file.join(","),
     };
-    let read = given.sides.read(&activations, None, Unsaid::Nothing)?;
+    let own = |key: &str| directions.about.get(key).map(String::as_str);
+    let read = given.sides.read(own("position").unwrap_or("last"), &activations, None, Unsaid::Nothing)?;
+    for (what, key) in [("model", "model_digest"), ("position", "position")] {
+        let (fitted, here) = (own(key), read.about.get(key).map(String::as_str));
+        if let (Some(fitted), Some(here)) = (fitted, here)
+            && fitted != here
+        {
+            let named = |about: &BTreeMap<String, String>| about.get(what).cloned().unwrap_or_default();
+            let text = format!(
+                "{place} was fitted on another {what}: `{}`, and this is `{}`",
+                named(&directions.about),
+                named(&read.about)
+            );
+            output::note("warning", &one_line(&text));
+        }
+    }
     let (mut rows, mut told) = (Vec::new(), Vec::new());
     for (point, values) in &read.vectors {
         let layer = point.layer().and_then(|layer| directions.layers.get(&layer));

@@ -58,25 +58,33 @@ struct Rows {
 }
 
 impl Sides {
-    /// Reads what is named, running the model if there are prompts.
+    /// Reads what is named, running the model if there are prompts. They are read at `position` unless a flag says another.
     ///
     /// # Errors
     /// Files or runs that cannot be read, labels that are not of two values, activations that are not of one site, more
     /// than one position a row.
     pub(super) fn read(
         &self,
+        position: &str,
         activations: &str,
         split: Option<&str>,
         unsaid: Unsaid,
     ) -> Result<Read, Failure> {
+        let position = self.position.as_deref().unwrap_or(position);
         match &self.run {
             Some(name) => self.of_run(name, activations, split, unsaid),
-            None => self.of_prompts(activations, split, unsaid),
+            None => self.of_prompts(position, activations, split, unsaid),
         }
     }
 
-    fn of_prompts(&self, activations: &str, split: Option<&str>, unsaid: Unsaid) -> Result<Read, Failure> {
-        let request = request(activations, &self.position)?;
+    fn of_prompts(
+        &self,
+        position: &str,
+        activations: &str,
+        split: Option<&str>,
+        unsaid: Unsaid,
+    ) -> Result<Read, Failure> {
+        let request = request(activations, position)?;
         let rows = match (&self.file, &self.positive, &self.negative) {
             (Some(file), ..) => self.of_file(file, split, unsaid)?,
             (None, Some(positive), Some(negative)) => self.of_two_files(positive, negative)?,
@@ -90,7 +98,7 @@ impl Sides {
         let about = [
             ("model", session.files.name.clone()),
             ("model_digest", session.identity.digest()?.to_owned()),
-            ("position", self.position.clone()),
+            ("position", position.to_owned()),
             ("data", rows.data),
         ];
         Ok(Read {
