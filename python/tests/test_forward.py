@@ -26,7 +26,9 @@ MIXER = ("extract_attn_gate", "extract_mixer_in", "extract_mixer_z", "extract_mi
 EXPERTS = tuple(
     f"extract_{site}" for site in ("router_logits", "router_index", "router_weights", "expert_out", "shared_out")
 )
-LEFT_OUT = ("extract_mlp_hidden", "extract_resid_mid", "extract_score", *MIXER, *EXPERTS)
+#: Of DeepSeek and of Gemma 4.
+OF_SOME = ("extract_kv_compressed", "extract_per_layer_out")
+LEFT_OUT = ("extract_mlp_hidden", "extract_resid_mid", "extract_score", *MIXER, *EXPERTS, *OF_SOME)
 EVERYTHING = {flag: True for flag, _, _ in _core.sites() if flag not in LEFT_OUT}
 
 
