@@ -297,6 +297,26 @@ fn direct_attribution_is_drawn_and_streams_are_its_running_sums() {
 }
 
 #[test]
+fn tokens_that_pairs_do_not_name_are_told() {
+    let model = tiny("gpt2");
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = folder.path().join("pairs.jsonl").to_str().unwrap().to_owned();
+    let whole = r#"{"clean": " the cat", "corrupt": " the dog", "answer": 7, "against": 9}"#;
+    std::fs::write(&pairs, format!("{whole}\n{}\n", whole.replace("against", "agianst"))).unwrap();
+    let told = |args: &[&str]| {
+        let of = ["-m", &model, "--pairs", &pairs];
+        let output = common::easyroutine(&[args, &of[..]].concat()).assert().success();
+        String::from_utf8(output.get_output().stderr.clone()).unwrap()
+    };
+    let expected = "1 of 2 pairs name no `against`: what their corrupted prompt predicts is taken";
+    for command in [&["attribute"][..], &["dla"], &["edges", "--top", "40"]] {
+        assert_eq!(told(command).matches(expected).count(), 1, "{command:?}");
+        assert!(!told(command).contains("no `answer`"), "{command:?}");
+    }
+    assert!(!told(&["attribute", "--metric", "logit"]).contains("name no"));
+}
+
+#[test]
 fn pairs_of_a_file_are_averaged_by_attribute_and_dla() {
     let model = tiny("gpt2");
     let folder = tempfile::tempdir().unwrap();

@@ -21,7 +21,8 @@ pub(crate) struct Edges {
     #[arg(long, value_name = "TEXT", conflicts_with = "pairs")]
     pub(crate) base: Option<String>,
     /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids. Scores are
-    /// means over them.
+    /// means over them. An answer that a pair does not name is what its clean prompt predicts, and the token against it what
+    /// its corrupted prompt predicts.
     #[arg(long, value_name = "FILE")]
     pub(crate) pairs: Option<PathBuf>,
     /// Read only the first pairs of the file.

@@ -20,7 +20,8 @@ pub(crate) struct PromptOrPairs {
     #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
     pub(crate) file: Option<PathBuf>,
     /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids. What is
-    /// listed are means over them.
+    /// listed are means over them. An answer that a pair does not name is what its clean prompt predicts, and the token
+    /// against it what its corrupted prompt predicts.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["answer", "against"])]
     pub(crate) pairs: Option<PathBuf>,
     /// Read only the first pairs of the file.

@@ -39,6 +39,9 @@ pub(crate) fn run(args: &Args, edges: &Edges) -> Result<(), Failure> {
     refuse_unread(edges)?;
     let session = session::load(&edges.model.model, &edges.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &edges.model.loading.finding)?;
+    if let Some(file) = &edges.pairs {
+        pairs::tell_gaps(file, edges.limit, edges.metric)?;
+    }
     let opened = Opened { edges, session, tokenizer };
     let graph = Graph::of(opened.session.model.arch())?;
     let (circuit, scores) = match &edges.circuit {

@@ -11,7 +11,7 @@ use super::sweep::{apart, predicted};
 use crate::args::{Cutting, SmoothArg};
 use crate::failure::Failure;
 use crate::reading::no_conversation;
-use crate::session;
+use crate::{output, session};
 
 /// A pair as ids, with its metric.
 pub(super) struct Ids {
@@ -102,6 +102,28 @@ pub(super) fn count(file: &Path, limit: Option<u32>) -> Result<usize, Failure> {
         Ok(true)
     })?;
     Ok(n)
+}
+
+/// Says of how many pairs a token is not named that the metric is of, and what stands in its place: a key that is spelt
+/// wrongly is one that is not there.
+pub(super) fn tell_gaps(file: &Path, limit: Option<u32>, metric: SmoothArg) -> Result<(), Failure> {
+    let reads_answer = !matches!(metric, SmoothArg::Kl | SmoothArg::Ce);
+    let (mut answers, mut against, mut n) = (0, 0, 0);
+    prompts::each_pair(file, &options(limit), |pair| {
+        n += 1;
+        answers += usize::from(reads_answer && pair.answer.is_none());
+        against += usize::from(metric == SmoothArg::LogitDiff && pair.against.is_none());
+        Ok(true)
+    })?;
+    for (lacking, key, prompt) in [(answers, "answer", "clean"), (against, "against", "corrupted")] {
+        if lacking > 0 {
+            let text = format!(
+                "{lacking} of {n} pairs name no `{key}`: what their {prompt} prompt predicts is taken"
+            );
+            output::note("note", &text);
+        }
+    }
+    Ok(())
 }
 
 fn options(limit: Option<u32>) -> ReadOptions {
