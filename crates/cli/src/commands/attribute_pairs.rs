@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::edges::metric_name;
 use super::grad::tensor_file;
-use super::pairs::{Pairs, count, tell_gaps};
+use super::pairs::{Pairs, count};
 use crate::args::{Args, Attribute, RuleArg, SmoothArg};
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
@@ -42,8 +42,7 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
     let (model, metric) = (&session.model, attribute.measure.metric);
     let pairs = Pairs { model, tokenizer: &tokenizer, cutting: &attribute.prompt.cutting, metric };
     let limit = attribute.prompt.limit;
-    tell_gaps(file, limit, metric)?;
-    let (all, bar) = (count(file, limit)?, Counted::new("pairs"));
+    let (all, bar) = (count(file, limit, metric)?, Counted::new("pairs"));
     let mut sums: BTreeMap<(Point, Option<usize>), f64> = BTreeMap::new();
     let (mut n, mut values) = (0usize, [0.0; 2]);
     let read = pairs.each(file, limit, |pair| {

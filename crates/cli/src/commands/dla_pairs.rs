@@ -7,7 +7,7 @@ use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Row, Specifier};
 use serde_json::{Value, json};
 
-use super::pairs::{Pairs, count, tell_gaps};
+use super::pairs::{Pairs, count};
 use crate::args::{Args, CutArg, Dla, SmoothArg};
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
@@ -37,8 +37,7 @@ pub(super) fn run(args: &Args, dla: &Dla, file: &Path) -> Result<(), Failure> {
     let (model, metric) = (&session.model, SmoothArg::LogitDiff);
     let pairs = Pairs { model, tokenizer: &tokenizer, cutting: &dla.prompt.cutting, metric };
     let limit = dla.prompt.limit;
-    tell_gaps(file, limit, metric)?;
-    let (all, bar) = (count(file, limit)?, Counted::new("pairs"));
+    let (all, bar) = (count(file, limit, metric)?, Counted::new("pairs"));
     let mut sums: Vec<(String, Vec<f64>)> = Vec::new();
     let (mut n, mut bias, mut whole) = (0usize, 0.0, 0.0);
     let read = pairs.each(file, limit, |pair| {

@@ -32,6 +32,7 @@ struct Opened<'a> {
     edges: &'a Edges,
     session: Rc<Session>,
     tokenizer: Rc<Tokenizer>,
+    n_pairs: usize,
 }
 
 pub(crate) fn run(args: &Args, edges: &Edges) -> Result<(), Failure> {
@@ -39,10 +40,8 @@ pub(crate) fn run(args: &Args, edges: &Edges) -> Result<(), Failure> {
     refuse_unread(edges)?;
     let session = session::load(&edges.model.model, &edges.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &edges.model.loading.finding)?;
-    if let Some(file) = &edges.pairs {
-        pairs::tell_gaps(file, edges.limit, edges.metric)?;
-    }
-    let opened = Opened { edges, session, tokenizer };
+    let n_pairs = edges.pairs.as_ref().map_or(Ok(1), |file| pairs::count(file, edges.limit, edges.metric))?;
+    let opened = Opened { edges, session, tokenizer, n_pairs };
     let graph = Graph::of(opened.session.model.arch())?;
     let (circuit, scores) = match &edges.circuit {
         Some(file) => read_circuit(&graph, file)?,
@@ -124,10 +123,6 @@ impl Opened<'_> {
         pairs.each(file, self.edges.limit, visit)
     }
 
-    fn n_pairs(&self) -> Result<usize, Failure> {
-        self.edges.pairs.as_ref().map_or(Ok(1), |file| pairs::count(file, self.edges.limit))
-    }
-
     fn method(&self) -> EdgeMethod {
         match self.edges.method {
             EdgeArg::Eap => EdgeMethod::Eap,
@@ -174,7 +169,7 @@ impl Opened<'_> {
             Some(file) => output::folder_exists(file).map(|()| EdgeSums::new(graph))?,
             None => EdgeSums::new(graph),
         };
-        let all = self.n_pairs()?;
+        let all = self.n_pairs;
         let bar = Counted::new("pairs");
         let keep = |sums: &EdgeSums| match &self.edges.state {
             Some(file) => {
@@ -224,7 +219,7 @@ impl Opened<'_> {
         let mut sums = vec![0.0; circuits.len()];
         let (mut metrics, mut pairs, mut metric) = ([0.0; 2], 0, None);
         let bar = Counted::new("pairs run");
-        let all = self.n_pairs()?;
+        let all = self.n_pairs;
         let run = self.each_pair(|pair| {
             let values = runner.run(&pair.clean, &pair.corrupted, pair.metric, &circuits, hosted::stop())?;
             sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);

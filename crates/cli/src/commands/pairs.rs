@@ -94,19 +94,9 @@ impl Pairs<'_> {
     }
 }
 
-/// How many pairs there are to be read.
-pub(super) fn count(file: &Path, limit: Option<u32>) -> Result<usize, Failure> {
-    let mut n = 0;
-    prompts::each_pair(file, &options(limit), |_| {
-        n += 1;
-        Ok(true)
-    })?;
-    Ok(n)
-}
-
-/// Says of how many pairs a token is not named that the metric is of, and what stands in its place: a key that is spelt
-/// wrongly is one that is not there.
-pub(super) fn tell_gaps(file: &Path, limit: Option<u32>, metric: SmoothArg) -> Result<(), Failure> {
+/// How many pairs there are to be read. Says of how many a token is not named that the metric is of, and what stands in its
+/// place: a key that is spelt wrongly is one that is not there.
+pub(super) fn count(file: &Path, limit: Option<u32>, metric: SmoothArg) -> Result<usize, Failure> {
     let reads_answer = !matches!(metric, SmoothArg::Kl | SmoothArg::Ce);
     let (mut answers, mut against, mut n) = (0, 0, 0);
     prompts::each_pair(file, &options(limit), |pair| {
@@ -123,7 +113,7 @@ pub(super) fn tell_gaps(file: &Path, limit: Option<u32>, metric: SmoothArg) -> R
             output::note("note", &text);
         }
     }
-    Ok(())
+    Ok(n)
 }
 
 fn options(limit: Option<u32>) -> ReadOptions {

@@ -92,13 +92,12 @@ pub(super) fn write(file: &Path, folder: &Path, splits: usize) -> Result<(), Fai
 
 /// Delphi reads every split in the folder: those of another export would be counted too.
 fn refuse_others(folder: &Path) -> Result<(), Failure> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_split = |entry: &std::fs::DirEntry| entry.path().extension() == Some("safetensors".as_ref());
-    match entries.into_iter().find(is_split) {
-        Some(split) => Err(Failure::usage(format!("{} holds an export already", folder.display())).hint(
-            format!("remove {}, or name another folder", split.path().parent().unwrap_or(folder).display()),
-        )),
-        None => Ok(()),
+    match entries.any(|entry| is_split(&entry)) {
+        true => Err(Failure::usage(format!("{} holds an export already", folder.display()))
+            .hint("remove it, or name another folder")),
+        false => Ok(()),
     }
 }
 
