@@ -211,12 +211,12 @@ impl PackedMatrix {
         self.layout.inputs
     }
 
-    /// How the weights are stored.
+    /// What products multiply. In memory, f32 weights may have the encoding of their file.
     pub fn dtype(&self) -> Dtype {
         self.layout.dtype
     }
 
-    /// The weights of one output as they are stored, rounded to bf16 if that is the type.
+    /// The weights of one output as products multiply them, rounded to bf16 if that is the type.
     ///
     /// # Shapes
     /// out: `[inputs]`.
