@@ -392,6 +392,9 @@ fn pairs_of_a_file_are_averaged_by_attribute_and_dla() {
             "changes one prompt",
         ),
         (&["dla", "--pairs", &pairs, "-m", &model, "--answer", "x"][..], "cannot be used with"),
+        (&["dla", "--pairs", &pairs, "-m", &model, "--chat"][..], "cannot be used with"),
+        (&["dla", "--pairs", &pairs, "-m", &model, "--norm", "own"][..], "--norm is for --by stream"),
+        (&["dla", "--pairs", &pairs, "-m", &model, "--dict", "sae=x"][..], "--dict changes one prompt"),
     ] {
         let said = fails(2, args);
         assert!(said.contains(words), "{args:?}: {said}");

@@ -22,7 +22,7 @@ pub(crate) struct PromptOrPairs {
     /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids. What is
     /// listed are means over them. An answer that a pair does not name is what its clean prompt predicts, and the token
     /// against it what its corrupted prompt predicts.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["answer", "against"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["answer", "against", "chat"])]
     pub(crate) pairs: Option<PathBuf>,
     /// Read only the first pairs of the file.
     #[arg(long, value_name = "N", requires = "pairs", value_parser = clap::value_parser!(u32).range(1..))]

@@ -24,16 +24,16 @@ struct Share {
 }
 
 pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
-    if let Some(pairs) = &dla.prompt.pairs {
-        return super::dla_pairs::run(args, dla, pairs);
-    }
-    let targets = output::targets(args, DRAWN)?;
-    let is_drawn = |format: Format| matches!(format, Format::Html | Format::Svg | Format::Png);
     if dla.norm.is_some() && dla.by != CutArg::Stream {
         return Err(
             Failure::usage("--norm is for --by stream").hint("shares have the last stream's statistics")
         );
     }
+    if let Some(pairs) = &dla.prompt.pairs {
+        return super::dla_pairs::run(args, dla, pairs);
+    }
+    let targets = output::targets(args, DRAWN)?;
+    let is_drawn = |format: Format| matches!(format, Format::Html | Format::Svg | Format::Png);
     if dla.by == CutArg::Stream && targets.iter().any(|target| is_drawn(target.format)) {
         return Err(Failure::usage("--by stream is a table: the lens draws streams")
             .hint("easyroutine lens … --track TOKEN"));

@@ -27,8 +27,9 @@ pub(super) fn run(args: &Args, dla: &Dla, file: &Path) -> Result<(), Failure> {
             ));
         }
     };
-    if !dla.changes.intervene.is_empty() {
-        return Err(Failure::usage("--intervene changes one prompt, and --pairs are many"));
+    if !dla.changes.intervene.is_empty() || !dla.changes.dictionaries.dict.is_empty() {
+        let flag = if dla.changes.intervene.is_empty() { "--dict" } else { "--intervene" };
+        return Err(Failure::usage(format!("{flag} changes one prompt, and --pairs are many")));
     }
     let positions = Specifier::parse_lists(&dla.positions)?;
     let session = session::load(&dla.model.model, &dla.model.loading)?;

@@ -56,7 +56,9 @@ function draw(panel) {
     const words = `${state.feature}@all${how}`;
     if (!state.changes.includes(words)) change({ changes: [...state.changes, words] });
   };
-  chosen.replaceChildren(...(state.feature ? [el("b", {}, state.feature), " ", button("Remove it", add("=0")), " ", button("Double it", add("*2")), " ", button("Clamp it to its largest value here", add(`=${all.find((row) => row.name === state.feature)?.most ?? 1}`))] : []));
+  // Of every feature that is listed, also where not all are drawn; one that is not active has no largest value.
+  const largest = rows.get(state.feature)?.most;
+  chosen.replaceChildren(...(state.feature ? [el("b", {}, state.feature), " ", button("Remove it", add("=0")), " ", button("Double it", add("*2")), " ", largest === undefined ? "" : button("Clamp it to its largest value here", add(`=${largest}`))] : []));
 }
 
 export const features = new Panel({

@@ -270,10 +270,7 @@ fn vectors_of_run(run: &Run, key: &str) -> Result<(Vec<f32>, usize), Failure> {
     let (shape, width) = (&loaded.shape, loaded.shape.last().copied().unwrap_or(0));
     let values = loaded.to_f32().unwrap_or_else(|| loaded.widened());
     loaded.check_unchanged()?;
-    let examples = match loaded.kind.is_ragged() {
-        true => loaded.offsets.len().saturating_sub(1),
-        false => shape.first().copied().unwrap_or(0),
-    };
+    let examples = loaded.examples();
     let is_one_each = loaded.offsets.windows(2).all(|pair| pair[1] - pair[0] == 1);
     if width == 0 || values.len() != examples * width || !is_one_each {
         return Err(Failure::usage(format!(
