@@ -1,7 +1,7 @@
 // Uses the page of `easyroutine serve` as a reader would, against the real program and a small model.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -310,6 +310,28 @@ test("saved runs are listed, found, looked into, compared and tagged; one that i
         for (const name of readdirSync(base)) rmSync(path.join(base, name), { recursive: true });
         await page.locator("#view-run .list button", { hasText: /^resid_out_1$/ }).click();
         await page.locator("#view-tensor .fault p").first().waitFor();
+      }));
+  } finally {
+    rmSync(base, { recursive: true });
+  }
+});
+
+test("examples of different length are told apart in a saved tensor", async () => {
+  const base = mkdtempSync(path.join(tmpdir(), "store-"));
+  try {
+    writeFileSync(`${base}/prompts.txt`, "a cat sat\nthe dog\nhello you there all\n");
+    execFileSync(program, ["extract", "--file", `${base}/prompts.txt`, "-m", model, "-a", "resid_out_1", "--positions", "all", "-o", `${base}/runs/`], { stdio: "ignore" });
+    await serving(["--base", `${base}/runs`], (address) =>
+      open(address, { page: "runs" }, async (page) => {
+        await page.locator(".run").click();
+        await settled(page);
+        await page.locator("#view-run .list button", { hasText: /^resid_out_1$/ }).click();
+        await settled(page);
+        assert.match(await page.locator("#view-tensor").textContent(), /examples 0 to 2 of 3/);
+        const { offsets } = printed("runs", "--base", `${base}/runs`, "load", "-1", "resid_out_1");
+        await page.locator("#view-tensor .heat").first().focus();
+        for (let i = 0; i < offsets[1]; i += 1) await page.keyboard.press("ArrowDown");
+        assert.match(await page.locator("#said").textContent(), /^row 1,0, column 0: /);
       }));
   } finally {
     rmSync(base, { recursive: true });

@@ -107,19 +107,18 @@ pub(crate) fn run(args: &Args, active: &DictActive) -> Result<(), Failure> {
 
 /// The largest of each token, token by token; among equals the lower number first.
 fn largest(found: &[(String, SparseFeatures)], positions: &[usize], most: usize) -> Vec<Active> {
-    let mut all = Vec::new();
-    for (number, position) in positions.iter().enumerate() {
-        let mut here: Vec<Active> = Vec::new();
-        for (key, sparse) in found {
-            let entries = sparse.indices.iter().zip(&sparse.values);
-            here.extend(entries.filter(|(index, _)| index[1] as usize == number).map(|(index, value)| {
-                Active { key: key.clone(), position: *position, feature: index[2] as usize, value: *value }
-            }));
+    let mut tokens: Vec<Vec<Active>> = positions.iter().map(|_| Vec::new()).collect();
+    for (key, sparse) in found {
+        for (index, value) in sparse.indices.iter().zip(&sparse.values) {
+            let number = index[1] as usize;
+            let (position, feature) = (positions[number], index[2] as usize);
+            tokens[number].push(Active { key: key.clone(), position, feature, value: *value });
         }
+    }
+    for here in &mut tokens {
         // In the order of keys and numbers before, and the sort keeps it.
         here.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
         here.truncate(most);
-        all.extend(here);
     }
-    all
+    tokens.into_iter().flatten().collect()
 }

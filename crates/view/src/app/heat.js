@@ -102,7 +102,7 @@ export class Heat {
     const [x0, y0] = [this.side - node.scrollLeft, this.top() - node.scrollTop];
     const first = [Math.max(0, Math.floor((this.top() - y0) / this.height)), Math.max(0, Math.floor((this.side - x0) / this.width))];
     const last = [Math.min(spec.rows, Math.ceil((tall - y0) / this.height)), Math.min(spec.columns, Math.ceil((wide - x0) / this.width))];
-    const [line, text, faint, accent, empty, alarm] = ["--line", "--text", "--faint", "--accent", "--empty", "--alarm"].map(colour);
+    const [text, faint, accent, empty, alarm] = ["--text", "--faint", "--accent", "--empty", "--alarm"].map(colour);
     const chosen = spec.chosen?.() ?? [null, null];
     for (let i = first[0]; i < last[0]; i += 1) {
       for (let j = first[1]; j < last[1]; j += 1) {
@@ -156,7 +156,6 @@ export class Heat {
       pen.fillRect(0, y, this.side - 1, this.height + 1);
       this.write(pen, label, 0, y + 1, this.side - 4, faint, "right");
     }
-    pen.strokeStyle = line;
   }
 
   /** Writes into a cell, with a sign for what is left out. */

@@ -120,6 +120,8 @@ function drawRun(panel) {
 }
 
 // --- One tensor.
+/** Whether examples of different length lie end to end, so that the first axis counts tokens. */
+const isRagged = ({ kind }) => kind === "rows" || kind === "ragged_nd";
 const heat = new Heat("Numbers of the tensor; arrows move", { width: 12, height: 14, side: 74, tall: 420 });
 const tensor = new Panel({
   id: "tensor", title: "The tensor", about: "Its numbers, their statistics, and how they differ from those of another run.", needs: ["key", "from", "other", "run", "reading"],
@@ -130,9 +132,9 @@ const tensor = new Panel({
       panel.body.replaceChildren(el("p", { class: "hint" }, state.key && current ? `The run has no tensor ${state.key}.` : "Choose a tensor of the run."));
       return;
     }
-    const each = Math.max(1, entry.shape.slice(1).reduce((a, b) => a * b, 1));
+    const all = (isRagged(entry) ? current.metadata._store?.n_examples : entry.shape[0]) ?? 1;
+    const each = Math.max(1, entry.shape.reduce((a, b) => a * b, 1) / Math.max(1, all));
     const most = Math.max(1, Math.floor(MOST / each));
-    const all = entry.shape[0] ?? 1;
     const from = Math.min(Math.max(0, Number(state.from) || 0), Math.max(0, all - 1));
     const to = Math.min(all, from + most);
     // What was kept beside the examples is one tensor of its own.
@@ -167,7 +169,7 @@ function statistics(values) {
 function drawTensor(panel, data, other, { from, to, all }) {
   const width = data.shape.length > 1 ? data.shape[data.shape.length - 1] : 1;
   const count = Math.ceil(data.values.length / Math.max(1, width));
-  const agrees = other && JSON.stringify(other.shape) === JSON.stringify(data.shape);
+  const agrees = other && ["shape", "offsets"].every((key) => JSON.stringify(other[key]) === JSON.stringify(data[key]));
   const numbers = agrees ? data.values.map((x, i) => x - other.values[i]) : data.values;
   const own = statistics(data.values);
   const columns = [["this run", own], ...(other ? [["the other", statistics(other.values)]] : []), ...(agrees ? [["difference", statistics(numbers)]] : [])];
@@ -185,14 +187,16 @@ function drawTensor(panel, data, other, { from, to, all }) {
       parts.unshift(rest % inner[k]);
       rest = Math.floor(rest / inner[k]);
     }
-    return [rest + from, ...parts].join(",");
+    if (!isRagged(data)) return [rest + from, ...parts].join(",");
+    const example = data.offsets.findLastIndex((start) => start <= rest);
+    return [example + from, rest - data.offsets[example], ...parts].join(",");
   };
   const value = (i, j) => numbers[i * width + j];
   heat.width = width <= 80 ? 16 : 6;
   panel.body.replaceChildren(
     el("p", { class: "hint" }, `${state.key}, shape ${JSON.stringify(data.shape)}, ${data.dtype}; examples ${from} to ${to - 1} of ${all} `,
       from > 0 ? button("Earlier", () => change({ from: String(Math.max(0, from - (to - from))) })) : "", to < all ? button("Later", () => change({ from: String(to) })) : ""),
-    other && !agrees ? el("p", { class: "warning" }, `The other run's tensor has the shape ${JSON.stringify(other.shape)}: no difference can be taken.`) : "",
+    other && !agrees ? el("p", { class: "warning" }, `The other run's ${JSON.stringify(other.shape) === JSON.stringify(data.shape) ? "examples have other lengths" : `tensor has the shape ${JSON.stringify(other.shape)}`}: no difference can be taken.`) : "",
     el("table", { class: "list" }, el("thead", {}, el("tr", {}, el("td"), columns.map(([what]) => el("th", { scope: "col" }, what)))),
       el("tbody", {}, Object.keys(own).map((key) => el("tr", {}, el("th", { scope: "row" }, key), columns.map(([, one]) => el("td", { class: "n" }, format(one[key]))))))),
     agrees ? el("p", {}, `cosine of the two: ${(dot / Math.sqrt(left * right)).toFixed(6)}`) : "",
