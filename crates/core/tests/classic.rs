@@ -1,7 +1,4 @@
 //! Configs in the spelling that most checkpoints have, and weights under their older names, are the same models.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::path::PathBuf;
 
@@ -9,8 +6,8 @@ use easyroutine::load::{LoadOptions, load};
 use easyroutine::{Dtype, Model};
 use safetensors::tensor::Dtype as Stored;
 
-use common::draft::Draft;
-use common::{assert_same_bits, cases, extract, fixtures, folder, references, tiny_with};
+use crate::common::draft::Draft;
+use crate::common::{assert_same_bits, cases, extract, fixtures, folder, references, tiny_with};
 
 /// Loads a classic case, with the tiny weights where it has none of its own.
 fn classic(case: &str, options: &LoadOptions) -> Model {

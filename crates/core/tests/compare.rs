@@ -1,7 +1,4 @@
 //! Activations of other programs beside ours: names, axes, padding, and what is said of those that differ.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::path::PathBuf;
 
@@ -13,7 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
-use common::{Reference, fixtures, folder, references, tiny};
+use crate::common::{Reference, fixtures, folder, references, tiny};
 
 /// A file of tensors.
 struct File {
@@ -170,7 +167,7 @@ fn what_cannot_be_compared_is_said_by_name() {
 
 #[test]
 fn every_family_agrees_with_its_references() {
-    for case in common::cases("tiny") {
+    for case in crate::common::cases("tiny") {
         let references = references(&case);
         let mut file = File::new().whole("input_ids", &references["full.input_ids"]);
         for (name, reference) in &references {

@@ -1,5 +1,4 @@
 //! An export that is stopped leaves nothing behind.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
 

@@ -1,14 +1,11 @@
 //! A data set through the model: the same to the bit in any batches, in the input's order, stopped and windowed.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{assert_same_bits, cases, those_of, tiny};
+use crate::common::{assert_same_bits, cases, those_of, tiny};
 use easyroutine::cache::{ActivationCache, Examples, Numbers, PatternAverage, RunningMean};
 use easyroutine::extract::{Collect, End, Example, Extraction, Options, Progress, Sink, extract};
 use easyroutine::positions::{Context, Row};

@@ -1,11 +1,8 @@
 //! Generation: the references, full recomputation to the bit, edits, batches, ends and text.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::ops::ControlFlow;
 
-use common::{assert_same_bits, cases, fixtures, folder, has, holds, references, tiny};
+use crate::common::{assert_same_bits, cases, fixtures, folder, has, holds, references, tiny};
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::generate::{Finish, GenerateOptions, Generated, Sampling, TextStream, generate};
 use easyroutine::load::end_ids;

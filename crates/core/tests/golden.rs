@@ -1,7 +1,4 @@
 //! Every activation of every tiny model against transformers, and the page that says how close they are.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,8 +9,8 @@ use easyroutine::load::LoadOptions;
 use easyroutine::sites::{Point, Site};
 use easyroutine::{Dtype, Model, Simd, Value};
 
-use common::taps::{Edit, capture, capture_after};
-use common::{Reference, cases, extract, references, relative_error, tiny, tiny_with};
+use crate::common::taps::{Edit, capture, capture_after};
+use crate::common::{Reference, cases, extract, references, relative_error, tiny, tiny_with};
 
 /// Kinds of activations in the order of the forward pass: name in the reference (and on the page), our key.
 const KINDS: &[(&str, &str)] = &[
@@ -302,7 +299,7 @@ fn page(table: &BTreeMap<String, Vec<Option<f64>>>) -> String {
          `attn_raw` is compared with the references' mixed values put through the output projection. `bf16 logits` are those \
          of `--dtype bf16`, which rounds the inputs of matrix products to 8 bits; these models have random weights, loud \
          enough that a wrong detail shows, and so does rounding.\n\n\
-         A test writes this page (`EASYROUTINE_BLESS=1 cargo test -p easyroutine --test golden`) and fails where an error \
+         A test writes this page (`EASYROUTINE_BLESS=1 cargo test -p easyroutine --test core golden::`) and fails where an error \
          is more than twice what stands here.\n\n| model |",
     );
     let columns: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).chain(["bf16 logits"]).collect();

@@ -1,14 +1,11 @@
 //! The page of all families: what each differs in, and how far it is from transformers.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use easyroutine::families::{FAMILIES, WRAPPERS};
 
-use common::{cases, fixtures};
+use crate::common::{cases, fixtures};
 
 const PAGE: &str = "docs/MODELS.md";
 
@@ -59,7 +56,7 @@ fn page() -> String {
          activation\" means that all places of all layers were compared, in both spellings of config.json, alone and padded, \
          \"text\" that the logits of a text were. The error is the largest difference over the largest value of a tensor, over \
          all kinds of activations and all sets of instructions ([ACCURACY.md](ACCURACY.md) has them one by one). \
-         A test writes this page (`EASYROUTINE_BLESS=1 cargo test -p easyroutine --test models`).\n\n\
+         A test writes this page (`EASYROUTINE_BLESS=1 cargo test -p easyroutine --test core models::`).\n\n\
          | `model_type` | model | differs in | checked | largest error |\n|---|---|---|---|--:|\n",
     );
     for family in FAMILIES {

@@ -1,9 +1,6 @@
 //! Patching and sweeps: equal to whole runs to the bit, and every kind of wrong request.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::{assert_same_bits, cases, extract, tiny};
+use crate::common::{assert_same_bits, cases, extract, tiny};
 use easyroutine::edit::{Edits, Intervention, Operation, Part, Tensor};
 use easyroutine::patching::{Along, By, Labels, Metric, Patch, Sweep, compute_patching, sweep};
 use easyroutine::positions::{Context, Row, Specifier};

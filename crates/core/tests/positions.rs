@@ -1,7 +1,4 @@
 //! Every way of naming tokens, row by row.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use easyroutine::positions::{Context, Row, Selected, Specifier, select};
 use easyroutine::request::Request;
@@ -12,7 +9,7 @@ use proptest::arbitrary::any;
 use proptest::collection::vec;
 use proptest::strategy::Strategy;
 
-use common::{assert_same_bits, extract, fixtures, holds, references, tiny};
+use crate::common::{assert_same_bits, extract, fixtures, holds, references, tiny};
 
 /// Selects from a row of ids 100, 101, ...
 fn of(specifiers: &str, length: u32, context: Context<'_>) -> Result<Selected, Error> {

@@ -1,5 +1,4 @@
 //! Files of prompts, and what is wrong with them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,4 @@
 //! What published config.json files ask for, held against the numbers of parameters that are known of these models.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::fs;
 
@@ -9,7 +6,7 @@ use easyroutine::expected::{Expected, ExpectedTensor, expected};
 use easyroutine::load::LoadOptions;
 use easyroutine_files::ShardedSafeTensors;
 
-use common::{cases, fixtures};
+use crate::common::{cases, fixtures};
 
 /// Model, parameters of its decoder, bytes as they are stored where the config says in which type.
 const MODELS: &[(&str, u128, Option<u128>)] = &[

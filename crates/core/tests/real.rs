@@ -1,12 +1,9 @@
 //! Two pretrained models, read from their GGUF files, against transformers with the same weights.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use common::{extract, fixtures};
+use crate::common::{extract, fixtures};
 use easyroutine::Stop;
 use easyroutine::attribution::edges::{Circuit, CircuitRunner, EdgeMethod, EdgeScorer};
 use easyroutine::attribution::{Estimating, estimate};
@@ -280,11 +277,11 @@ fn an_exported_folder_gives_the_same_bits() {
             .export(&exported, Dtype::F32, Stop::Never)
             .unwrap();
         real.tokenizer.save(&exported).unwrap();
-        let again = load(&common::folder(&exported), &LoadOptions::default()).unwrap();
+        let again = load(&crate::common::folder(&exported), &LoadOptions::default()).unwrap();
         let row = vec![ids(&real.prompts[0]["input_ids"])];
         let logits =
             |model: &Model| extract(model, &row, "logits", "all").get("logits").unwrap().values().to_vec();
-        common::assert_same_bits(&real.files.name, &logits(&again), &logits(&real.model));
+        crate::common::assert_same_bits(&real.files.name, &logits(&again), &logits(&real.model));
         let text = real.prompts[0]["text"].as_str().unwrap();
         let reread = Tokenizer::from_folder(&exported).unwrap().encode(text, Bos::Auto).unwrap();
         assert_eq!(reread.ids, row[0]);

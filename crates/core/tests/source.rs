@@ -1,15 +1,11 @@
 //! Paths, names and the Hugging Face cache, without any network.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "hub/folder.rs"]
-mod folder;
 
 use std::fs;
 
 use easyroutine::source::{Environment, FilesKind, ModelFiles, ResolveOptions, demos, resolve_in};
 use easyroutine::{Error, ErrorKind};
 
-use folder::Folder;
+use crate::common::folder::Folder;
 
 const COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
 

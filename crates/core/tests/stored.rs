@@ -1,12 +1,9 @@
 //! Weights stay in memory as their file has them, and products give the bits of widening them first.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::{assert_same_bits, cases, extract, fixtures, folder, those_of};
+use crate::common::{assert_same_bits, cases, extract, fixtures, folder, those_of};
 use easyroutine::load::{LoadOptions, load, open};
 use easyroutine::source::{FilesKind, ModelFiles};
 use easyroutine::{Model, Stop};

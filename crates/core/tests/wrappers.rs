@@ -1,7 +1,4 @@
 //! Models that read text and images: their decoders against transformers, in every spelling of their files.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +7,7 @@ use easyroutine::{Model, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use common::{assert_same_bits, cases, extract, fixtures, folder, relative_error, tensors_of};
+use crate::common::{assert_same_bits, cases, extract, fixtures, folder, relative_error, tensors_of};
 
 fn place(case: &str) -> PathBuf {
     fixtures().join("wrappers").join(case)

@@ -447,6 +447,20 @@ fn files_are_short() {
 }
 
 #[test]
+fn no_file_of_tests_is_left_out() {
+    for name in crates() {
+        let tests = root().join("crates").join(&name).join("tests");
+        let Ok(program) = fs::read_to_string(tests.join("main.rs")) else { continue };
+        for entry in fs::read_dir(&tests).unwrap().map(|entry| entry.unwrap().path()) {
+            let is_module = entry.extension().is_some_and(|end| end == "rs") || entry.join("mod.rs").exists();
+            let module = entry.file_stem().unwrap().to_str().unwrap();
+            let named = program.lines().any(|line| line == format!("mod {module};"));
+            assert!(!is_module || module == "main" || named, "{}: no `mod` in main.rs", short(&entry));
+        }
+    }
+}
+
+#[test]
 fn every_invariant_names_a_test_that_exists() {
     let page = read(&root().join("docs/ARCHITECTURE.md"));
     let tests = root().join("crates/sites/tests");

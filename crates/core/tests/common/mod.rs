@@ -1,7 +1,7 @@
 //! Fixtures and reference tensors, shared by the tests of this crate.
-#![allow(dead_code, reason = "every test binary uses its own part")]
 
 pub(crate) mod draft;
+pub(crate) mod folder;
 pub(crate) mod lora;
 pub(crate) mod taps;
 

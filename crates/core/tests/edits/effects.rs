@@ -6,8 +6,8 @@ use easyroutine::edit::{Intervention, Operation, Part, Softmax};
 use easyroutine::positions::Specifier;
 use easyroutine::sites::{Point, Scope, Site};
 
+use super::{run, run_written, tensor, with, written};
 use crate::common::{assert_same_bits, cases, has, tiny};
-use crate::{run, run_written, tensor, with, written};
 
 fn rows() -> Vec<Vec<u32>> {
     vec![(5..17).collect(), (3..15).rev().collect()]

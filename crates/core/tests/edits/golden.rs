@@ -2,8 +2,8 @@
 
 use easyroutine::edit::Operation;
 
+use super::{run, tensor, with, written};
 use crate::common::{cases, references, relative_error, tiny};
-use crate::{run, tensor, with, written};
 
 /// Zeroing the stream through a residual multiplier leaves what rounding leaves, and the norm that follows blows it up:
 /// 3e-8 in place of 0 makes just this difference in the one model that has a multiplier.

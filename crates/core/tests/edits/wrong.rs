@@ -3,8 +3,8 @@
 use easyroutine::Model;
 use easyroutine::edit::{Intervention, Operation};
 
+use super::{edits, tensor, with, written};
 use crate::common::tiny;
-use crate::{edits, tensor, with, written};
 
 fn rows() -> Vec<Vec<u32>> {
     vec![(1..10).collect(), (1..6).collect()]

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Map, Value, json};
 
+use super::{config, refusal, rows, run, specifiers};
 use crate::common::{cases, tiny};
-use crate::{config, refusal, rows, run, specifiers};
 
 #[test]
 fn an_empty_config_returns_logits_alone() {

@@ -10,8 +10,8 @@ use easyroutine::request::Request;
 use easyroutine::sites::Point;
 use easyroutine::{Batch, Error, Model, Result, Tap, Value, Want};
 
-use super::common::{assert_same_bits, cases, has, tiny};
 use super::rows;
+use crate::common::{assert_same_bits, cases, has, tiny};
 
 const POINT: &str = "resid_out_1";
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::{assert_close, refusal, rows, run};
 use crate::common::{assert_same_bits, cases, those_of, tiny};
-use crate::{assert_close, refusal, rows, run};
 
 fn flags(more: Value) -> Value {
     let mut flags = json!({"save_logits": false, "extract_attn_pattern": true});

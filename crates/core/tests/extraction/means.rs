@@ -3,8 +3,8 @@
 use easyroutine::lens::{LensNorm, LensOptions, LogitLens};
 use serde_json::{Value, json};
 
+use super::{assert_close, rows, run};
 use crate::common::{assert_same_bits, cases, those_of, tiny};
-use crate::{assert_close, rows, run};
 
 const POSITIONS: &str = "0:3,last,inputs-partition-1,all";
 

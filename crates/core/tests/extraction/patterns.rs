@@ -3,8 +3,8 @@
 use easyroutine::cache::ActivationCache;
 use serde_json::{Value, json};
 
+use super::{assert_close, refusal, rows, run};
 use crate::common::{assert_same_bits, cases, those_of, tiny};
-use crate::{assert_close, refusal, rows, run};
 
 /// The positions of each specifier in a row of this length.
 type Groups = fn(usize) -> Vec<Vec<usize>>;

@@ -11,8 +11,8 @@ use easyroutine::request::Request;
 use easyroutine::sites::Site;
 use easyroutine::{Model, Stop};
 
+use super::pairs::{Case, case};
 use crate::common::{assert_same_bits, fixtures, relative_error, tensors_of};
-use crate::pairs::{Case, case};
 
 const AGREEMENT: f64 = 1e-4;
 

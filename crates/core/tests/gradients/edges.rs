@@ -9,8 +9,8 @@ use easyroutine::load::LoadOptions;
 use easyroutine::patching::Metric;
 use easyroutine::{Dtype, Model, Stop};
 
+use super::pairs::{Case, case};
 use crate::common::{cases, extract, fixtures, relative_error, tiny, tiny_with};
-use crate::pairs::{Case, case};
 
 const AGREEMENT: f64 = 1e-4;
 

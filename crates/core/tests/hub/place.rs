@@ -6,8 +6,8 @@ use std::time::Duration;
 use easyroutine::source::{Environment, FilesKind, ModelFiles, ResolveOptions, Retries, resolve_in};
 use easyroutine::{Error, ErrorKind};
 
-use crate::folder::Folder;
-use crate::server::{Hub, Server};
+use super::server::{Hub, Server};
+use crate::common::folder::Folder;
 
 /// One attempt, so that a failure is seen as it is.
 pub(crate) fn once() -> ResolveOptions {

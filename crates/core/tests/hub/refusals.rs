@@ -3,9 +3,9 @@
 use easyroutine::ErrorKind;
 use easyroutine::source::resolve_in;
 
-use crate::folder::Folder;
-use crate::place::{Place, cut, once, retrying, small_model};
-use crate::server::{COMMIT, Hub, Server};
+use super::place::{Place, cut, once, retrying, small_model};
+use super::server::{COMMIT, Hub, Server};
+use crate::common::folder::Folder;
 
 #[test]
 fn a_gated_model_names_its_page_and_the_token() {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use easyroutine::ErrorKind;
 use easyroutine::source::{FilesKind, ProgressCallback, ResolveOptions};
 
-use crate::place::{Place, cut, once, retrying, small_model, weights};
-use crate::server::sha256;
+use super::place::{Place, cut, once, retrying, small_model, weights};
+use super::server::sha256;
 
 #[test]
 fn a_cut_download_goes_on_where_it_stopped_in_the_next_run() {

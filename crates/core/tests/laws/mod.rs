@@ -1,8 +1,4 @@
 //! The laws of every decoder, on every tiny model: what the activations are to each other, and which bits never move.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod bits;
 mod cached;
@@ -15,7 +11,7 @@ use easyroutine::load::LoadOptions;
 use easyroutine::sites::{Point, Site};
 use easyroutine::{Dtype, Model, Simd};
 
-use common::{cases, tiny_with};
+use crate::common::{cases, tiny_with};
 
 /// Every tiny model on every set of instructions that this processor has, in both compute types.
 fn variants() -> impl Iterator<Item = (String, LoadOptions)> {
@@ -42,7 +38,7 @@ fn for_every_variant(law: impl Fn(&str, &Model)) {
 /// Calls `law` with every tiny model as it is loaded by default.
 fn for_every_model(law: impl Fn(&str, &Model)) {
     for case in cases("tiny") {
-        law(&case, &common::tiny(&case));
+        law(&case, &crate::common::tiny(&case));
     }
 }
 

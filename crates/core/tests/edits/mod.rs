@@ -1,8 +1,4 @@
 //! Interventions: those of the references, what each does and leaves alone, the grammar, and every kind of wrong one.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod effects;
 mod golden;

@@ -1,8 +1,4 @@
 //! What stands in a checkpoint beside the plain weights of a causal language model.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod adapters;
 mod files;
@@ -11,7 +7,7 @@ mod tied;
 
 use std::collections::BTreeMap;
 
-use common::{Reference, fixtures, relative_error, tensors_of};
+use crate::common::{Reference, fixtures, relative_error, tensors_of};
 use easyroutine::Error;
 use easyroutine::cache::ActivationCache;
 

@@ -1,8 +1,5 @@
 //! What an extraction config keeps, against the same numbers worked out from everything kept.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod config;
 mod continued;
 mod examples;
@@ -39,7 +36,7 @@ pub(crate) fn run(model: &Model, rows: &[Vec<u32>], json: Value, positions: &str
 /// The message of a run that must fail.
 #[track_caller]
 pub(crate) fn refusal(json: Value, positions: &str) -> String {
-    run(&common::tiny("llama"), &rows(), json, positions).unwrap_err().to_string()
+    run(&crate::common::tiny("llama"), &rows(), json, positions).unwrap_err().to_string()
 }
 
 /// Nearly equal numbers: sums of a few f32 in another order.

@@ -1,8 +1,4 @@
 //! The logit lens on every tiny model.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod cached;
 mod compute;
@@ -14,8 +10,8 @@ use easyroutine::lens::{Direction, LensNorm, LensOptions, LogitLens, Role};
 use easyroutine::sites::{Point, Site};
 use easyroutine::{Model, Value};
 
-use common::taps::{Edit, capture, capture_after};
-use common::{cases, tiny};
+use crate::common::taps::{Edit, capture, capture_after};
+use crate::common::{cases, tiny};
 
 fn for_every_model(law: impl Fn(&str, &Model)) {
     for case in cases("tiny") {

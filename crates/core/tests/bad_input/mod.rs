@@ -1,8 +1,4 @@
 //! What is wrong is refused by name, and nothing read from outside makes the library panic.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod config;
 mod files;

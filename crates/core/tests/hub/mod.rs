@@ -1,8 +1,6 @@
 //! Downloads, against a server on this machine that speaks the hub's file routes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![cfg(feature = "hub")]
 
-mod folder;
 mod place;
 mod refusals;
 mod resume;
@@ -14,8 +12,8 @@ use std::path::Path;
 use easyroutine::ErrorKind;
 use easyroutine::source::{AdapterChoice, FilesKind, ResolveOptions};
 
-use crate::place::{Place, cut, once, small_model, weights};
-use crate::server::{COMMIT, Hub};
+use self::place::{Place, cut, once, small_model, weights};
+use self::server::{COMMIT, Hub};
 
 #[test]
 fn a_download_fills_the_cache_in_the_layout_of_the_python_package() {

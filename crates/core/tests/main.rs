@@ -1,0 +1,27 @@
+//! The library through its public API. One program for all tests of this crate, since each links the whole crate.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bad_input;
+mod checkpoints;
+mod classic;
+mod common;
+mod compare;
+mod edits;
+mod export;
+mod extract;
+mod extraction;
+mod generate;
+mod golden;
+mod gradients;
+mod hub;
+mod laws;
+mod lens;
+mod models;
+mod patching;
+mod positions;
+mod prompts;
+mod published;
+mod real;
+mod source;
+mod stored;
+mod wrappers;
