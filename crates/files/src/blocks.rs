@@ -1,7 +1,7 @@
-//! Block types of GGUF to `f32`, with the bits that the Python package `gguf` (gguf.quants.dequantize) gives.
+//! Decodes GGUF block types to `f32`, with the bits of the Python package `gguf` (gguf.quants.dequantize).
 //!
-//! Layouts: ggml's `ggml-common.h`. A block holds a half-precision scale (and for some a minimum or a second level of
-//! scales), then small integers. The order of the operations below is part of the result: single precision throughout,
+//! Layouts: ggml's `ggml-common.h`. A block holds a half-precision scale (some have a minimum or a second level of
+//! scales), then small integers. The order of operations below is part of the result: single precision throughout,
 //! scale times integer first, then the minimum.
 
 use crate::Encoding;
@@ -9,7 +9,7 @@ use crate::floats::{bf16_to_f32, f16_to_f32};
 
 /// Decodes whole blocks from `bytes` into `out`.
 ///
-/// Both hold the same number of blocks, which the caller has checked; what is beyond the shorter is left alone.
+/// Both must hold the same number of blocks, which the caller has checked; anything beyond the shorter is ignored.
 ///
 /// # Shapes
 /// bytes: [n_blocks * block_bytes], out: [n_blocks * block_len]
@@ -31,7 +31,7 @@ pub(crate) fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::Q4K => each(bytes, out, q4_k),
         Encoding::Q5K => each(bytes, out, q5_k),
         Encoding::Q6K => each(bytes, out, q6_k),
-        // `StoredTensor` refuses these before it comes here.
+        // `StoredTensor` refuses these earlier.
         Encoding::I64
         | Encoding::I32
         | Encoding::I16
@@ -139,10 +139,10 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     }
 }
 
-/// The scale and minimum of each of the eight groups of a `Q4_K` or `Q5_K` block, whose first 16 bytes they are.
+/// The scale and minimum of each of the eight groups of a `Q4_K` or `Q5_K` block, from its first 16 bytes.
 ///
 /// Groups 0..4 have their six bits in bytes 0..4 (scale) and 4..8 (minimum); groups 4..8 have four bits in bytes 8..12
-/// (scale low, minimum high) and the upper two bits on top of those of groups 0..4.
+/// (scale low, minimum high) and their upper two bits above those of groups 0..4.
 fn scales_and_minima(block: &[u8]) -> [(f32, f32); 8] {
     let (scale, minimum) = (half(block), half(&block[2..]));
     let packed = &block[4..16];

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use crate::{Error, GgufFile, MappedFile, Result, ShardedSafeTensors, StoredTensor, gguf};
 
-/// The weights of a model, whatever holds them.
+/// A model's weights, in either container format.
 #[derive(Debug)]
 pub enum Container {
     /// One safetensors file, or the shards of a folder.
@@ -15,8 +15,8 @@ impl Container {
     /// Opens a folder ([`ShardedSafeTensors::open_folder`]) or a file: GGUF by its first bytes, safetensors otherwise.
     ///
     /// # Errors
-    /// If nothing readable is there, the file is malformed, or it is of a kind that is not read: pickle weights are
-    /// refused with what would do.
+    /// If there is nothing readable, the file is malformed, or its format is not supported. Pickled weights are refused
+    /// with a hint at what to do instead.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.is_dir() {
@@ -38,10 +38,10 @@ impl Container {
         }
     }
 
-    /// Whether its files are still what they were when they were opened.
+    /// Checks that its files are unchanged since they were opened.
     ///
     /// # Errors
-    /// As [`MappedFile::check_unchanged`], of the first file that is not.
+    /// As [`MappedFile::check_unchanged`], for the first changed file.
     pub fn check_unchanged(&self) -> Result<()> {
         self.files().into_iter().try_for_each(MappedFile::check_unchanged)
     }
@@ -77,7 +77,7 @@ fn refuse_other_formats(map: &MappedFile) -> Result<()> {
     if has_ending("safetensors") {
         return Ok(());
     }
-    // A zip archive (what torch.save writes) or a bare pickle of protocol 2 or later.
+    // A zip archive (as torch.save writes) or a bare pickle of protocol 2 or later.
     let pickled = bytes.starts_with(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..]);
     if pickled || is_pickle_name(name) {
         return Err(refuse_pickle(name));

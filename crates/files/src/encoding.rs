@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// How a tensor's numbers are written in its file.
+/// The encoding of a tensor's numbers in its file.
 ///
 /// Names and layouts of the block types: ggml's `ggml-common.h`.
 #[expect(missing_docs, reason = "the variants are the names that the formats themselves use")]
@@ -28,9 +28,9 @@ pub enum Encoding {
     U16,
     U8,
     Bool,
-    /// One byte an element, of one of the 8-bit float types. Listed, never decoded.
+    /// One byte per element, in one of the 8-bit float types. Listed, never decoded.
     F8,
-    /// Two 32-bit floats an element. Listed, never decoded.
+    /// Two 32-bit floats per element. Listed, never decoded.
     Complex64,
 }
 
@@ -62,13 +62,13 @@ impl Encoding {
         }
     }
 
-    /// Whether [`StoredTensor`](crate::StoredTensor) turns it into `f32`: all floats of 16 to 64 bits and all block
-    /// types, not the integers, booleans, 8-bit floats and complex numbers.
+    /// Whether [`StoredTensor`](crate::StoredTensor) decodes it to `f32`: all 16- to 64-bit floats and all block types,
+    /// but not integers, booleans, 8-bit floats or complex numbers.
     pub fn is_decoded(self) -> bool {
         self.block_len() > 1 || matches!(self, Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::Bf16)
     }
 
-    /// Bytes of `elements` in a row, if they are whole blocks and the number is not beyond a `usize`.
+    /// Bytes of `elements` in a row, if they are whole blocks and the number fits in a `usize`.
     pub(crate) fn bytes_of(self, elements: usize) -> Option<usize> {
         elements
             .is_multiple_of(self.block_len())

@@ -1,12 +1,12 @@
 use std::fmt;
 use std::path::Path;
 
-/// What every function of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A file that could not be read, with where and why, and what would do.
+/// A file that could not be read: where, why, and what to do instead.
 ///
-/// Opaque: ask [`Error::kind`] for what a program can act on; the text is for people.
+/// Programs can act on [`Error::kind`]; the text is for people.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -15,29 +15,29 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What sort of failure an [`Error`] is.
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The operating system refused: no such file, no permission, no memory map.
     Io,
-    /// The file is not what it says it is: cut short, overlapping, contradicting itself.
+    /// The file contradicts itself: cut short, overlapping, inconsistent.
     Malformed,
-    /// The file may be well formed, but is of a kind that this crate does not read.
+    /// The file may be well formed, but this crate does not read its format.
     Unsupported,
-    /// Something that should be there is not: a shard, a tensor that the index names.
+    /// Something is missing: a shard, a tensor that the index names.
     Missing,
-    /// The caller asked for what the file cannot give: a row beyond the last, a value of another type.
+    /// The caller asked for what the file does not have: a row beyond the last, a value of another type.
     Request,
 }
 
 impl Error {
-    /// What sort of failure this is.
+    /// The kind of this failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The same error, inside `place`: a file, a tensor, a key.
+    /// The same error, located within `place`: a file, a tensor, a key.
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {
         self.context.push(place.to_string());

@@ -2,7 +2,7 @@
 
 /// IEEE half precision to single: exact, NaN payloads kept.
 ///
-/// The exponent is rebased by one multiplication with 2^112, which is exact and makes subnormals right without a branch.
+/// One multiplication by 2^112 rebiases the exponent: exact, and correct for subnormals without a branch.
 pub(crate) fn f16_to_f32(half: u16) -> f32 {
     const REBASE: f32 = f32::from_bits((127 + 112) << 23);
     let sign = u32::from(half & 0x8000) << 16;

@@ -1,39 +1,39 @@
-//! A mapped file that is cut short while it is read does not end the process.
+//! Keeps the process alive when a mapped file is cut short while it is read.
 //!
-//! A page beyond the end of a file, or one that its disk cannot give, is no error of a call that could be returned: the
-//! system sends SIGBUS to the thread that touched it. Copying what is read by calls instead would cost a call for each row
-//! of weights, and a second copy of each shard. So the signal is taken: where the address lies in one of our maps, zeros
-//! are put in the place of the rest of it, the map is marked as broken, and the read goes on. Whoever reads asks for the
-//! mark afterwards and gives no result. Any other address goes to whoever took the signal before us.
+//! Touching a page beyond the end of a file, or one that its disk cannot deliver, cannot return an error: the system
+//! sends SIGBUS to the thread. Reading by system calls instead would cost a call per row of weights, and a second copy
+//! of each shard. So we handle the signal. If the address is in one of our maps, zeros replace the rest of that map,
+//! the map is marked as broken, and the read goes on. Readers check the mark afterwards and return no result. Any other
+//! address goes to the handler that was installed before ours.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// A map that is watched.
+/// A watched map.
 #[derive(Debug)]
 struct Region {
     is_taken: AtomicBool,
-    /// 0 while there is no map.
+    /// 0 while unused.
     start: AtomicUsize,
     end: AtomicUsize,
     is_broken: AtomicBool,
     next: *const Region,
 }
 
-// SAFETY: all but `next` is atomic, and `next` is never changed once the region is in the list.
+// SAFETY: every field except `next` is atomic, and `next` never changes once the region is in the list.
 unsafe impl Sync for Region {}
 
-/// All regions there ever were, each of which is used again: the handler may look through them at any moment.
+/// All regions ever made. They are reused, never freed: the handler may walk the list at any moment.
 static REGIONS: AtomicPtr<Region> = AtomicPtr::new(ptr::null_mut());
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
-/// What was to be done with the signal before.
+/// The previous action of the signal.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
-/// Whether a signal that is not ours came already.
+/// Whether a signal that is not ours has already come.
 static IS_DECLINED: AtomicBool = AtomicBool::new(false);
 
-/// Watches a map for as long as it lives: it must be dropped before the map.
+/// Watches a map for as long as it lives; must be dropped before the map.
 #[derive(Debug)]
 pub(crate) struct Guard(&'static Region);
 
@@ -47,7 +47,7 @@ impl Guard {
         Guard(region)
     }
 
-    /// Whether a part of the map could not be read, and zeros stand in its place.
+    /// Whether part of the map could not be read and was replaced by zeros.
     pub(crate) fn is_broken(&self) -> bool {
         self.0.is_broken.load(Ordering::Acquire)
     }
@@ -84,22 +84,22 @@ fn free_region() -> &'static Region {
 }
 
 fn regions() -> impl Iterator<Item = &'static Region> {
-    // SAFETY: regions in the list are leaked, so they live for ever.
+    // SAFETY: regions in the list are leaked, so they live forever.
     let first = unsafe { REGIONS.load(Ordering::Acquire).cast_const().as_ref() };
     // SAFETY: as above.
     std::iter::successors(first, |region| unsafe { region.next.as_ref() })
 }
 
-/// Makes sure that the signal comes to us; looked at for each map, since another library may have taken it meanwhile.
+/// Makes sure that the signal comes to us. Checked for each map, since another library may have taken it meanwhile.
 fn take_signal() {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: a call without conditions.
+    // SAFETY: the call has no preconditions.
     if let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) {
         PAGE.store(page, Ordering::Relaxed);
     }
     let handler = on_signal as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
-    // SAFETY: the struct is plain data, for which zeros are a value; the call only fills it.
+    // SAFETY: the struct is plain data for which zeros are valid; the call only fills it.
     let current = unsafe {
         let mut current: libc::sigaction = std::mem::zeroed();
         if libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut current) != 0 {
@@ -112,13 +112,13 @@ fn take_signal() {
     }
     let mut ours = current;
     ours.sa_sigaction = handler;
-    // On the thread's own stack for signals where it has one. The next fault of a thread that is in the handler is fatal.
+    // Use the thread's signal stack if it has one. A second fault of a thread inside the handler is fatal.
     ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // An earlier value is leaked: the handler may be reading it. There are as many as there are changes of the handler.
+    // The earlier value is leaked, because the handler may be reading it: one per change of the handler.
     BEFORE.store(Box::into_raw(Box::new(current)), Ordering::Release);
     IS_DECLINED.store(false, Ordering::Release);
-    // SAFETY: the handler takes what SA_SIGINFO promises, and does only what signals may: atomics, `mmap`, `sigaction`,
-    // `raise`.
+    // SAFETY: the handler has the signature of SA_SIGINFO, and does only what is async-signal-safe: atomics, `mmap`,
+    // `sigaction`, `raise`.
     unsafe {
         libc::sigemptyset(&raw mut ours.sa_mask);
         libc::sigaction(libc::SIGBUS, &raw const ours, ptr::null_mut());
@@ -126,7 +126,7 @@ fn take_signal() {
 }
 
 extern "C" fn on_signal(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
-    // SAFETY: with SA_SIGINFO the kernel hands over a valid siginfo, and SIGBUS has an address.
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and SIGBUS has an address.
     let (address, is_fault) = unsafe { ((*info).si_addr() as usize, (*info).si_code > 0) };
     if is_fault && put_zeros(address) {
         return;
@@ -134,7 +134,7 @@ extern "C" fn on_signal(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     decline(is_fault);
 }
 
-/// Puts zeros in the place of what a map has from the page of `address` on, if that is in one.
+/// If `address` is in one of our maps, replaces the rest of that map, from the address's page on, by zeros.
 fn put_zeros(address: usize) -> bool {
     let is_in = |region: &&Region| {
         let start = region.start.load(Ordering::Acquire);
@@ -145,8 +145,8 @@ fn put_zeros(address: usize) -> bool {
     let length = region.end.load(Ordering::Relaxed) - from;
     // Before any zero can be seen.
     region.is_broken.store(true, Ordering::Release);
-    // SAFETY: the range lies within one map that this process made and has not unmapped, since a thread is reading it; the
-    // map is read-only, private to its owner, and its owner takes zeros for bytes like any other.
+    // SAFETY: the range lies within one map that this process made and has not unmapped, since a thread is reading it.
+    // The map is read-only and private to its owner, for whom zeros are bytes like any other.
     let put = unsafe {
         libc::mmap(
             from as *mut c_void,
@@ -160,12 +160,12 @@ fn put_zeros(address: usize) -> bool {
     put != libc::MAP_FAILED
 }
 
-/// Leaves the signal to whoever had it before, and, should that come back to us, to the system, which ends the process.
+/// Passes the signal to the previous handler. If it comes back to us, passes it to the system, which ends the process.
 fn decline(is_fault: bool) {
     let before = BEFORE.load(Ordering::Acquire);
     let is_second = IS_DECLINED.swap(true, Ordering::AcqRel);
-    // SAFETY: `before` points to a leaked value; zeros with SIG_DFL are the default action. A fault comes again by itself
-    // when the handler returns; a signal that was sent does not, so it is sent again.
+    // SAFETY: `before` points to a leaked value; zeros with SIG_DFL are the default action. A fault recurs by itself
+    // when the handler returns; a sent signal does not, so it is raised again.
     unsafe {
         if is_second || before.is_null() {
             let mut usual: libc::sigaction = std::mem::zeroed();

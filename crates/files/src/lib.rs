@@ -1,13 +1,13 @@
 //! Mapping and reading model files safely.
 //!
-//! A model's weights come in two kinds of container: safetensors (one file, or several with an index) and GGUF.
-//! [`Container::open`] takes either; each tensor is a [`StoredTensor`], a view into the mapped file that decodes
-//! itself row by row to `f32`. Files are untrusted: every length is checked before anything is allocated or read,
-//! and a file that is wrong is an [`Error`] that names what is wrong in it.
+//! A model's weights come in two container formats: safetensors (one file, or several with an index) and GGUF.
+//! [`Container::open`] takes either; each tensor is a [`StoredTensor`], a view into the mapped file that decodes itself
+//! row by row to `f32`. Files are untrusted: every length is checked before anything is allocated or read, and a bad
+//! file gives an [`Error`] that says what is wrong.
 //!
-//! This is the one crate with `unsafe` mapping, in [`MappedFile`]. A file that is cut short while it is mapped is an error of
-//! [`MappedFile::check_unchanged`], and never ends the process. [`limit_regular_expressions`] bounds what the patterns of a
-//! tokenizer.json may take.
+//! Only this crate maps memory, in [`MappedFile`]. If a file is cut short while it is mapped,
+//! [`MappedFile::check_unchanged`] returns an error; the process never ends. [`limit_regular_expressions`] bounds
+//! memory and time of a tokenizer.json's patterns.
 
 mod blocks;
 mod container;

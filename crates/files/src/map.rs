@@ -1,4 +1,4 @@
-//! The one place that maps files into memory.
+//! The only code that maps files into memory.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,17 +11,17 @@ use memmap2::Mmap;
 use crate::guard::Guard;
 use crate::{Error, OpenFile, Result};
 
-/// A whole file, read-only, as a slice of bytes that the operating system brings in page by page. Clones share the map.
+/// A whole file, read-only, as a byte slice that the operating system loads page by page. Clones share the map.
 #[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,
-    /// `None` for an empty file, which no system call maps.
+    /// `None` for an empty file, which cannot be mapped.
     map: Option<Arc<Watched>>,
-    /// The open file, of one that [`MappedFile::open`] opened.
+    /// The open file, if [`MappedFile::open`] opened it.
     opened: Option<Arc<OpenFile>>,
 }
 
-/// A map whose pages may go.
+/// A map whose pages may disappear.
 #[derive(Debug)]
 struct Watched {
     // Dropped before the map.
@@ -29,7 +29,7 @@ struct Watched {
     map: Mmap,
 }
 
-/// Where the system keeps mapped files from being cut short, or is not known to.
+/// For systems that prevent mapped files from being cut short, or where that is unknown.
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 #[derive(Debug)]
 struct Guard;
@@ -48,20 +48,20 @@ impl Guard {
 impl MappedFile {
     /// Maps the file at `path`. Symbolic links are followed (the Hugging Face cache consists of them).
     ///
-    /// The file should not be cut short or changed in place while it is mapped. Model files are written once and replaced by
-    /// renaming, which is harmless; whoever reads one asks [`MappedFile::check_unchanged`] afterwards. Bytes that are gone
+    /// The file should not be cut short or changed in place while it is mapped. Model files are written once and
+    /// replaced by renaming, which is harmless. Call [`MappedFile::check_unchanged`] after reading: bytes that are gone
     /// read as zeros.
     ///
     /// # Errors
-    /// If the file cannot be opened or mapped, or is not a plain file.
+    /// If the file cannot be opened or mapped, or is not a regular file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let opened = OpenFile::open(path)?;
         let mapped = MappedFile::from_file(opened.file(), opened.path())?;
         Ok(MappedFile { opened: Some(Arc::new(opened)), ..mapped })
     }
 
-    /// Maps a plain file that is open already, under the same condition as [`MappedFile::open`]; `path` is what errors
-    /// call it.
+    /// Maps a regular file that is already open, under the same condition as [`MappedFile::open`]. Errors name it
+    /// `path`.
     ///
     /// # Errors
     /// If the file cannot be mapped.
@@ -71,9 +71,9 @@ impl MappedFile {
         let map = match size {
             0 => None,
             _ => {
-                // SAFETY: the map is read-only and private to this struct, and is handed out only as `&[u8]` that cannot
-                // outlive it. No code of this crate writes to the file; that nobody else changes it in place meanwhile
-                // cannot be ensured by any program and is stated as the condition of use above.
+                // SAFETY: the map is read-only and private to this struct, and is handed out only as `&[u8]` that
+                // cannot outlive it. This crate never writes to the file. No program can prevent others from changing
+                // it in place; that is the condition of use stated above.
                 let map = unsafe { Mmap::map(file) }.map_err(|e| Error::io(&path, "map the file", e))?;
                 Some(Arc::new(Watched { guard: Guard::new(&map), map }))
             }
@@ -81,12 +81,12 @@ impl MappedFile {
         Ok(MappedFile { path, map, opened: None })
     }
 
-    /// Whether what was read so far is what was in the file when it was opened. That it was replaced by another of its name,
-    /// or removed, is no change: the map keeps the one that was opened.
+    /// Checks that everything read so far was in the file when it was opened. Removing the file, or replacing it by
+    /// another of the same name, is no change: the map keeps the opened file.
     ///
     /// # Errors
-    /// It was written to or cut short, its disk failed, or it cannot be looked at. A map of [`MappedFile::from_file`] knows
-    /// only whether bytes could not be read.
+    /// If the file was written to or cut short, its disk failed, or its status cannot be read. A map from
+    /// [`MappedFile::from_file`] only knows whether bytes could not be read.
     pub fn check_unchanged(&self) -> Result<()> {
         self.opened.as_ref().map_or(Ok(()), |file| file.check_unchanged())?;
         if self.map.as_ref().is_some_and(|map| map.guard.is_broken()) {
@@ -96,7 +96,7 @@ impl MappedFile {
         Ok(())
     }
 
-    /// The file that is mapped, of one that [`MappedFile::open`] opened.
+    /// The mapped file, if [`MappedFile::open`] opened it.
     pub fn opened(&self) -> Option<&Arc<OpenFile>> {
         self.opened.as_ref()
     }
@@ -106,22 +106,22 @@ impl MappedFile {
         self.map.as_ref().map_or(&[], |watched| &watched.map)
     }
 
-    /// Where the file was opened.
+    /// The path under which the file was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Lets go of the memory that holds `range` (byte offsets): for parts that have been read for good. Reading them
-    /// again is right, only slower. A hint: where the system has no such call, or refuses it, nothing happens.
+    /// Releases the memory that holds `range` (byte offsets), for parts that will not be read again soon. Reading them
+    /// again works, only slower. A hint: if the system has no such call, or refuses it, nothing happens.
     pub fn drop_pages(&self, range: Range<usize>) {
         let end = range.end.min(self.bytes().len());
         #[cfg(unix)]
         if let Some(watched) = self.map.as_ref()
             && range.start < end
         {
-            // SAFETY: DONTNEED on a read-only map of a file only unmaps pages; the next read brings the same bytes
-            // back from the file. No modified page, which would be lost, can be in this map: where anonymous ones were
-            // put, they are zeros, and come back as zeros. The range lies within the map.
+            // SAFETY: DONTNEED on a read-only map of a file only unmaps pages; the next read brings the same bytes back
+            // from the file. The map has no modified pages that could be lost: anonymous pages put into it are zeros,
+            // and come back as zeros. The range lies within the map.
             let advised = unsafe {
                 watched.map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,
@@ -129,7 +129,7 @@ impl MappedFile {
                     end - range.start,
                 )
             };
-            // A refusal leaves everything as it was, which is the promise of a hint.
+            // A refusal changes nothing, as a hint promises.
             drop(advised);
         }
         #[cfg(not(unix))]

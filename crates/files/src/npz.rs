@@ -1,7 +1,7 @@
-//! Arrays that `numpy.savez` wrote: a zip archive of .npy files, mapped as it is.
+//! Arrays written by `numpy.savez`: a zip archive of .npy files, mapped as is.
 //!
-//! Format: NumPy's `numpy/lib/format.py`, versions 1 to 3. The header is a Python literal of a fixed shape, which is read and
-//! never run.
+//! Format: NumPy's `numpy/lib/format.py`, versions 1 to 3. The header is a Python literal of a fixed shape, which is
+//! parsed and never run.
 
 use std::ops::Range;
 
@@ -12,23 +12,23 @@ use crate::{Encoding, Error, Result, zip};
 pub struct Array {
     /// Its name, without `.npy`.
     pub name: String,
-    /// Sizes of its axes as NumPy shows them.
+    /// Sizes of its axes, in NumPy's order.
     pub shape: Vec<usize>,
-    /// How its numbers are written.
+    /// The encoding of its numbers.
     pub encoding: Encoding,
-    /// Whether the first axis runs fastest (Fortran's order), not the last.
+    /// Whether the first axis varies fastest (Fortran order) instead of the last.
     pub is_fortran: bool,
-    /// Where its numbers lie in the file.
+    /// The range of its numbers in the file.
     pub range: Range<usize>,
 }
 
-/// Longest header that is read; NumPy's own are some hundred bytes.
+/// Longest accepted header; NumPy's own are a few hundred bytes.
 const MAX_HEADER: usize = 1 << 16;
 
-/// Lists the arrays of a whole file, in the order of their names. Nothing is copied.
+/// Lists the arrays of a whole file, sorted by name. Nothing is copied.
 ///
 /// # Errors
-/// No zip archive, compressed members, a member that is no array, numbers that are missing or too many.
+/// If the file is not a zip archive, a member is compressed or not an array, or the amount of data is wrong.
 pub fn arrays(file: &[u8]) -> Result<Vec<Array>> {
     let archive = zip::Archive::new(file, "numpy.savez")?;
     archive
@@ -37,7 +37,7 @@ pub fn arrays(file: &[u8]) -> Result<Vec<Array>> {
             let Some(short) = name.strip_suffix(".npy") else {
                 return Err(Error::malformed(format!("member `{}` is no .npy array", name.escape_debug())));
             };
-            // A member is a piece of the file.
+            // A member is a slice of the file.
             let start = content.as_ptr().addr() - file.as_ptr().addr();
             array(short, content, start)
                 .map_err(|what| Error::malformed(what).within(format_args!("`{}`", name.escape_debug())))
@@ -100,7 +100,7 @@ fn array(name: &str, content: &[u8], start: usize) -> std::result::Result<Array,
     Ok(Array { name: name.to_owned(), shape, encoding, is_fortran, range })
 }
 
-/// What stands between two texts.
+/// The text between two markers.
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(before)?;
     rest.split_once(after).map(|(found, _)| found)

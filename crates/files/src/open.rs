@@ -1,4 +1,4 @@
-//! A file that was opened, and how it was at that moment.
+//! An open file, and its state when it was opened.
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use crate::{Error, ErrorKind, Result};
 
-/// A plain file that was opened for reading, with its size and time of change at that moment.
+/// A regular file open for reading, with its size and modification time at that moment.
 ///
-/// It stays the same file, whatever later stands under its name.
+/// It stays the same file, whatever its path names later.
 #[derive(Debug)]
 pub struct OpenFile {
     path: PathBuf,
@@ -16,7 +16,7 @@ pub struct OpenFile {
     stamp: Stamp,
 }
 
-/// What changes when a file is written to.
+/// Changes when a file is written to.
 #[derive(Debug, PartialEq)]
 struct Stamp {
     bytes: u64,
@@ -29,19 +29,19 @@ impl Stamp {
     }
 }
 
-/// What tells one content of one file from any other, by the word of the file system: every write moves `changed`, and no
-/// program can set it.
+/// Distinguishes one content of one file from any other, according to the file system: every write moves `changed`, and
+/// no program can set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
-    /// The device that it lies on.
+    /// Its device.
     pub device: u64,
-    /// Its number there.
+    /// Its inode number.
     pub inode: u64,
     /// Its length.
     pub bytes: u64,
     /// When its content last changed, in nanoseconds since 1970.
     pub modified: i128,
-    /// When anything of it last changed, in nanoseconds since 1970.
+    /// When its content or its status last changed, in nanoseconds since 1970.
     pub changed: i128,
 }
 
@@ -49,10 +49,10 @@ impl OpenFile {
     /// Opens a file. Symbolic links are followed (the Hugging Face cache consists of them).
     ///
     /// # Errors
-    /// It cannot be opened, or is not a plain file.
+    /// If it cannot be opened, or is not a regular file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        // Looked at before it is opened: opening a named pipe would wait for ever.
+        // Check before opening: opening a named pipe would block forever.
         let found = std::fs::metadata(&path).map_err(|e| Error::io(&path, "open the file", e))?;
         if !found.is_file() {
             return Err(Error::new(ErrorKind::Io, "is not a plain file").within(path.display()));
@@ -62,7 +62,7 @@ impl OpenFile {
         Ok(OpenFile { path, file, stamp })
     }
 
-    /// Where it was opened.
+    /// The path under which it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -82,20 +82,20 @@ impl OpenFile {
         &self.file
     }
 
-    /// Fills `out` from `offset` on.
+    /// Fills `out` with bytes from `offset` on.
     ///
     /// # Errors
-    /// The file is shorter than that, or cannot be read.
+    /// If the file is too short, or cannot be read.
     #[cfg(unix)]
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
             .map_err(|e| Error::io(&self.path, "read the file", e))
     }
 
-    /// Fills `out` from `offset` on.
+    /// Fills `out` with bytes from `offset` on.
     ///
     /// # Errors
-    /// The file is shorter than that, or cannot be read.
+    /// If the file is too short, or cannot be read.
     #[cfg(windows)]
     pub fn read_at(&self, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
         use std::os::windows::fs::FileExt;
@@ -111,11 +111,11 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Whether the file is still what it was when it was opened. That it was replaced by another of its name, or removed,
+    /// Checks that the file is unchanged since it was opened. Removing it, or replacing it by another of the same name,
     /// is no change.
     ///
     /// # Errors
-    /// It was written to, or cannot be looked at.
+    /// If it was written to, or its status cannot be read.
     pub fn check_unchanged(&self) -> Result<()> {
         let now = self.file.metadata().map_err(|e| Error::io(&self.path, "look at the file", e))?;
         if Stamp::of(&now) == self.stamp {
@@ -127,7 +127,7 @@ impl OpenFile {
         .within(self.path.display()))
     }
 
-    /// What the file system says of it now; `None` where it does not say enough.
+    /// The file's present identity; `None` if the file system does not say enough.
     #[cfg(unix)]
     pub fn identity(&self) -> Option<FileIdentity> {
         use std::os::unix::fs::MetadataExt;
@@ -143,7 +143,7 @@ impl OpenFile {
         })
     }
 
-    /// What the file system says of it now; `None` where it does not say enough.
+    /// The file's present identity; `None` if the file system does not say enough.
     #[cfg(not(unix))]
     pub fn identity(&self) -> Option<FileIdentity> {
         None

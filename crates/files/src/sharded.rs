@@ -4,14 +4,14 @@ use std::path::Path;
 use crate::single::SafeTensorsFile;
 use crate::{Error, MappedFile, Result, StoredTensor};
 
-/// Longest index file read, in bytes: about fifty times that of the largest released checkpoint.
+/// Largest index file read, in bytes: about fifty times that of the largest released checkpoint.
 const MAX_INDEX: u64 = 256 << 20;
 
-/// A model's safetensors: one file, or several that an index ties together, seen as one set of tensors. By default none.
+/// A model's safetensors: one file, or several tied together by an index, seen as one set of tensors. Empty by default.
 #[derive(Debug, Default)]
 pub struct ShardedSafeTensors {
     shards: Vec<SafeTensorsFile>,
-    /// Name of a tensor -> its shard.
+    /// Tensor name -> shard.
     places: BTreeMap<String, usize>,
     metadata: BTreeMap<String, String>,
 }
@@ -28,8 +28,8 @@ impl ShardedSafeTensors {
     /// Opens the weights of a model's folder: `model.safetensors`, or all shards of `model.safetensors.index.json`.
     ///
     /// # Errors
-    /// If there is neither (weights in pickle files are refused with what would do), if the index names a shard that is
-    /// missing or outside the folder, or a tensor that is not in the shard it says, or if a shard is malformed.
+    /// If there is neither (pickled weights are refused with a hint at what to do instead); if the index names a shard
+    /// that is missing or outside the folder, or a tensor that is not in its shard; or if a shard is malformed.
     pub fn open_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let (whole, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
@@ -42,10 +42,11 @@ impl ShardedSafeTensors {
         Err(nothing_to_read(folder).within(folder.display()))
     }
 
-    /// Whether `file` is a well-formed safetensors file, all of it: what [`open`](Self::open) checks, for bytes in memory.
+    /// Checks that `file` is a complete, well-formed safetensors file: the checks of [`open`](Self::open), for bytes in
+    /// memory.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// If it is not, with what is wrong.
     pub fn check(file: &[u8]) -> Result<()> {
         crate::single::read_header(file).map(|_| ())
     }
@@ -61,12 +62,12 @@ impl ShardedSafeTensors {
         self.shards.get(shard)?.tensor(name)
     }
 
-    /// The free text under `__metadata__`, of all shards together; of a key that several have, the first counts.
+    /// The free text under `__metadata__`, of all shards together; if several have a key, the first counts.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// The mapped files, in the order of their names.
+    /// The mapped files, sorted by name.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &MappedFile> {
         self.shards.iter().map(SafeTensorsFile::map)
     }
@@ -145,7 +146,7 @@ fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
     map.iter().map(entry).collect()
 }
 
-/// A shard is a file of the folder itself: an index from the network must not reach others.
+/// A shard must be a file in the folder itself: an index from the network must not reach others.
 fn plain_file_name(file: &str) -> Result<&str> {
     let separators = ['/', '\\', ':', '\0'];
     if file.is_empty() || file == "." || file == ".." || file.contains(separators) {

@@ -6,7 +6,7 @@ use safetensors::tensor::{Dtype, Metadata};
 
 use crate::{Encoding, Error, MappedFile, Result, StoredTensor};
 
-/// Longest header accepted, in bytes. The format's own limit (100 MB) would let a small download ask for gigabytes of
+/// Longest accepted header, in bytes. The format's own limit (100 MB) would let a small download demand gigabytes for
 /// parsed JSON; the largest released checkpoints need less than a tenth of this.
 const MAX_HEADER: u64 = 25_000_000;
 
@@ -22,7 +22,7 @@ pub(crate) struct SafeTensorsFile {
 impl SafeTensorsFile {
     pub(crate) fn new(map: MappedFile) -> Result<Self> {
         let read = read_header(map.bytes());
-        // What a file says that changes under the reader's eyes is of no account.
+        // The header is void if the file changed while it was read.
         map.check_unchanged()?;
         match read {
             Ok((data_start, header)) => {
@@ -53,10 +53,10 @@ impl SafeTensorsFile {
     }
 }
 
-/// Where the data starts, and the header.
+/// The start of the data, and the header.
 ///
 /// `safetensors::SafeTensors::read_metadata` does the same, but adds the file's own offsets unchecked, which overflows
-/// in a debug build; the header itself is parsed and validated by the crate (`Metadata`'s `Deserialize`).
+/// in a debug build. The crate itself parses and validates the header (`Metadata`'s `Deserialize`).
 pub(crate) fn read_header(file: &[u8]) -> Result<(usize, Metadata)> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(Error::malformed(format!(
@@ -117,7 +117,7 @@ fn encoding_of(dtype: Dtype) -> Option<Encoding> {
             Encoding::F8
         }
         Dtype::C64 => Encoding::Complex64,
-        // Less than a byte an element: rows are not whole bytes.
+        // Less than a byte per element: rows are not whole bytes.
         _ => return None,
     })
 }

@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use crate::{Encoding, Error, MappedFile, Result, blocks};
 
-/// One tensor as it lies in its file: a name, a shape, and bytes that decode to `f32`.
+/// One tensor as stored in its file: a name, a shape, and bytes that decode to `f32`.
 ///
-/// Its bytes are exactly those that shape and encoding need; a container that said otherwise was refused when opened.
+/// It has exactly the bytes that shape and encoding need; otherwise the container was refused when opened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredTensor<'a> {
     name: &'a str,
@@ -56,22 +56,22 @@ impl<'a> StoredTensor<'a> {
         Some(StoredTensor { file: Some(PlaceInFile { map, offset }), ..tensor })
     }
 
-    /// The name that the file gives it.
+    /// The tensor's name in the file.
     pub fn name(&self) -> &'a str {
         self.name
     }
 
-    /// Sizes of its axes, slowest first, as in PyTorch (GGUF writes them the other way round).
+    /// Sizes of its axes, slowest first, as in PyTorch (GGUF writes them in reverse).
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// How its numbers are written.
+    /// The encoding of its numbers.
     pub fn encoding(&self) -> Encoding {
         self.encoding
     }
 
-    /// The numbers as written, little-endian.
+    /// The numbers as stored, little-endian.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -81,7 +81,7 @@ impl<'a> StoredTensor<'a> {
         self.shape.iter().product()
     }
 
-    /// Product of all axes but the last: 1 for a vector or a scalar.
+    /// Product of all axes except the last: 1 for a vector or a scalar.
     pub fn rows(&self) -> usize {
         self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
@@ -97,12 +97,12 @@ impl<'a> StoredTensor<'a> {
     /// out: `[row_len]`
     ///
     /// # Errors
-    /// If there is no such row, `out` is not one row long, or the encoding is not one that decodes to `f32`.
+    /// If there is no such row, `out` is not one row long, or the encoding does not decode to `f32`.
     pub fn read_row(&self, i: usize, out: &mut [f32]) -> Result<()> {
         self.read_rows(i..i.saturating_add(1), out)
     }
 
-    /// Decodes the rows `rows`, one after the other.
+    /// Decodes consecutive rows.
     ///
     /// # Shapes
     /// out: [rows.len(), row_len]
@@ -124,13 +124,13 @@ impl<'a> StoredTensor<'a> {
         Ok(())
     }
 
-    /// Decodes everything.
+    /// Decodes the whole tensor.
     ///
     /// # Shapes
     /// returns `[elements]`, row-major in [`shape`](Self::shape)
     ///
     /// # Errors
-    /// If the encoding is not one that decodes to `f32`.
+    /// If the encoding does not decode to `f32`.
     pub fn read_all(&self) -> Result<Vec<f32>> {
         self.refuse_undecodable()?;
         let mut out = vec![0.0; self.elements()];
@@ -138,10 +138,10 @@ impl<'a> StoredTensor<'a> {
         Ok(out)
     }
 
-    /// Its rows by themselves, to be decoded at any later time.
+    /// Its rows as a value that owns the map, to be decoded at any time.
     ///
     /// # Errors
-    /// If the encoding is not one that decodes to `f32`.
+    /// If the encoding does not decode to `f32`.
     pub fn lasting(&self) -> Result<LastingRows> {
         self.refuse_undecodable()?;
         let bytes = match self.file {
@@ -154,14 +154,14 @@ impl<'a> StoredTensor<'a> {
         Ok(LastingRows { bytes, encoding: self.encoding, rows: self.rows(), row_bytes })
     }
 
-    /// Lets go of the memory of these rows' bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].
+    /// Releases the memory of these rows' bytes, if they are in a mapped file. See [`MappedFile::drop_pages`].
     pub fn drop_rows(&self, rows: Range<usize>) {
         if let (Some(file), Ok(stored)) = (self.file, self.bytes_of_rows(&rows)) {
             file.map.drop_pages(file.offset + stored.start..file.offset + stored.end);
         }
     }
 
-    /// Lets go of the memory of all its bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].
+    /// Releases the memory of all its bytes, if they are in a mapped file. See [`MappedFile::drop_pages`].
     pub fn drop_pages(&self) {
         self.drop_rows(0..self.rows());
     }
@@ -175,7 +175,7 @@ impl<'a> StoredTensor<'a> {
         Ok(rows.start * row_bytes..rows.end * row_bytes)
     }
 
-    /// A row is whole blocks by construction.
+    /// Rows are whole blocks by construction.
     fn row_bytes(&self) -> usize {
         self.row_len() / self.encoding.block_len() * self.encoding.block_bytes()
     }
@@ -215,12 +215,12 @@ enum Bytes {
 }
 
 impl LastingRows {
-    /// How many there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
@@ -238,12 +238,12 @@ impl LastingRows {
         blocks::decode(self.encoding, self.bytes(i), out);
     }
 
-    /// How the numbers are written.
+    /// The encoding of the numbers.
     pub fn encoding(&self) -> Encoding {
         self.encoding
     }
 
-    /// Row `i` as written, little-endian.
+    /// Row `i` as stored, little-endian.
     ///
     /// # Panics
     /// If there is no such row.
@@ -255,7 +255,7 @@ impl LastingRows {
         &bytes[i * self.row_bytes..][..self.row_bytes]
     }
 
-    /// Lets go of the memory of the rows' bytes, if they lie in a mapped file. See [`MappedFile::drop_pages`].
+    /// Releases the memory of the rows' bytes, if they are in a mapped file. See [`MappedFile::drop_pages`].
     pub fn drop_pages(&self) {
         if let Bytes::Mapped(map, range) = &self.bytes {
             map.drop_pages(range.clone());
@@ -263,7 +263,7 @@ impl LastingRows {
     }
 }
 
-/// Bytes that a tensor of this shape takes; an error if that is no number or a row is not whole blocks.
+/// Bytes of a tensor of this shape; an error if they overflow or a row is not whole blocks.
 pub(crate) fn stored_bytes(shape: &[usize], encoding: Encoding) -> Result<usize> {
     let row = shape.last().copied().unwrap_or(1);
     let row_bytes = encoding.bytes_of(row).ok_or_else(|| {
@@ -273,7 +273,7 @@ pub(crate) fn stored_bytes(shape: &[usize], encoding: Encoding) -> Result<usize>
         ))
     })?;
     let outer = shape.split_last().map_or(&[][..], |(_, outer)| outer);
-    // An empty axis makes the product 0, yet the others must not overflow on the way to it: `elements` multiplies all.
+    // An empty axis makes the product 0, yet the others must not overflow on the way: `elements` multiplies all.
     let mut bytes = row_bytes.max(1);
     for &axis in outer {
         bytes = bytes

@@ -1,12 +1,12 @@
-//! What stands before the numbers of a safetensors file.
+//! The header of a safetensors file.
 //!
 //! The format: the header's length in 8 bytes, the header as JSON, the numbers without gaps
-//! (github.com/huggingface/safetensors). Written here and not by that crate, since files of ours are the same to the byte
-//! each time: metadata and tensors stand in the order given.
+//! (github.com/huggingface/safetensors). That crate is not used here because our files must be the same to the byte
+//! each time: metadata and tensors keep the order given.
 
 use serde_json::{Map, Value, json};
 
-/// One tensor as the header lists it.
+/// One tensor in the header.
 #[derive(Debug, Clone)]
 pub struct HeaderEntry<'a> {
     /// Its name.
@@ -15,12 +15,12 @@ pub struct HeaderEntry<'a> {
     pub dtype: String,
     /// Its shape.
     pub shape: &'a [usize],
-    /// How many bytes its numbers take.
+    /// Size of its numbers in bytes.
     pub bytes: usize,
 }
 
-/// Everything before the numbers: length and header, padded with blanks so that the numbers begin at a multiple of `align`
-/// bytes. The numbers of the entries follow in their order. Put the widest types first, so that every tensor begins at a
+/// Everything before the numbers: length and header, padded with spaces so that the numbers start at a multiple of
+/// `align` bytes. The entries' numbers follow in order. List the widest types first, so that every tensor starts at a
 /// multiple of its own width.
 pub fn safetensors_head<'a>(
     metadata: Map<String, Value>,

@@ -1,19 +1,19 @@
-//! Stored members of a zip archive (PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3).
+//! Stored (uncompressed) members of a zip archive (PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3).
 
 use std::collections::BTreeMap;
 
 use crate::{Error, Result};
 
-/// Members by name, as they lie in the file.
+/// Members by name, as slices of the file.
 pub(crate) struct Archive<'a> {
     members: BTreeMap<String, &'a [u8]>,
 }
 
-/// Most members that are read: PyTorch writes one a storage, NumPy one an array.
+/// Limit on members: PyTorch writes one per storage, NumPy one per array.
 const MOST: usize = 1_000_000;
 
 impl<'a> Archive<'a> {
-    /// Reads the directory. `writer` is what writes such files, for messages.
+    /// Reads the directory. `writer` names, in errors, the program that writes such files.
     pub(crate) fn new(file: &'a [u8], writer: &str) -> Result<Self> {
         let (mut at, count) = directory(file).ok_or_else(|| {
             Error::malformed(format!("is no zip archive, or is cut short: {writer} writes one"))
@@ -35,7 +35,7 @@ impl<'a> Archive<'a> {
         Ok(Archive { members })
     }
 
-    /// Every member with its name, in the order of the names.
+    /// Every member with its name, sorted by name.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &'a [u8])> {
         self.members.iter().map(|(name, content)| (name.as_str(), *content))
     }
@@ -44,7 +44,7 @@ impl<'a> Archive<'a> {
         self.members.get(name).copied()
     }
 
-    /// The one member of this name in a folder at the top, with the folder.
+    /// The only member of this name in a top-level folder, with the folder.
     pub(crate) fn only(&self, name: &str) -> Option<(&str, &'a [u8])> {
         let mut found = self.members.iter().filter_map(|(path, content)| {
             let folder = path.strip_suffix(name)?;
@@ -54,7 +54,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Where the central directory begins, and how many members it lists.
+/// The start of the central directory, and the number of members it lists.
 fn directory(file: &[u8]) -> Option<(usize, usize)> {
     // The end record has 22 bytes and a comment of at most 65535.
     let lowest = file.len().saturating_sub(22 + 65_535);
@@ -77,7 +77,7 @@ fn directory(file: &[u8]) -> Option<(usize, usize)> {
     Some((usize::try_from(offset).ok()?, usize::try_from(count).ok()?))
 }
 
-/// Name and content of the member whose entry of the directory is at `at`, and where the next entry is.
+/// Name and content of the member whose directory entry is at `at`, and the start of the next entry.
 fn member(file: &[u8], at: usize) -> std::result::Result<(String, &[u8], usize), &'static str> {
     const SHORT: &str = "the file is cut short";
     if !file.get(at..).is_some_and(|entry| entry.starts_with(b"PK\x01\x02")) {

@@ -1,4 +1,4 @@
-//! Block types against what the Python package `gguf` makes of the same bytes (`data/make_blocks.py`).
+//! Block types against the output of the Python package `gguf` on the same bytes (`data/make_blocks.py`).
 
 use easyroutine_files::{Container, Encoding, GgufFile, ShardedSafeTensors, StoredTensor};
 

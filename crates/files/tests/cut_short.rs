@@ -33,7 +33,7 @@ fn what_is_gone_reads_as_zeros_and_is_an_error_that_names_the_file() {
         assert_eq!(opened.bytes()[SIZE / 2], 7);
         let by_handle = MappedFile::from_file(&File::open(&path).unwrap(), "by handle").unwrap();
         cut(&path, length);
-        // From several threads at once, which fault in different places.
+        // From several threads at once, faulting in different places.
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let (opened, by_handle) = (&opened, &by_handle);
@@ -50,24 +50,24 @@ fn what_is_gone_reads_as_zeros_and_is_an_error_that_names_the_file() {
             let error = map.check_unchanged().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-        // Pages that are let go of are not there again either.
+        // Released pages do not come back either.
         opened.drop_pages(0..SIZE);
         assert_eq!(opened.bytes()[SIZE - 1], 0);
         other.check_unchanged().unwrap();
         assert!(other.bytes().iter().all(|byte| *byte == 7));
     }
-    // A map that was dropped leaves nothing behind: the next one begins anew.
+    // A dropped map leaves nothing behind: the next one starts afresh.
     let fresh = MappedFile::open(file(folder.path(), "weights")).unwrap();
     assert!(fresh.bytes().iter().all(|byte| *byte == 7));
     fresh.check_unchanged().unwrap();
 }
 
-/// Touches a page that is gone, of a map that is not ours: no business of this crate.
+/// Touches a missing page of a map that is not ours: not this crate's business.
 fn touch_anothers_map() {
     let folder = tempfile::tempdir().unwrap();
     let _ours = MappedFile::open(file(folder.path(), "ours")).unwrap();
     let path = file(folder.path(), "another's");
-    // SAFETY: the map is read only here; that its file is cut short is the point.
+    // SAFETY: the map is only read here; cutting its file short is the point.
     let map = unsafe { memmap2::Mmap::map(&File::open(&path).unwrap()) }.unwrap();
     cut(&path, 0);
     println!("{}", map[SIZE / 2]);

@@ -42,7 +42,7 @@ impl Writer {
     }
 }
 
-/// Every type of value, and two tensors of which the first ends short of the alignment.
+/// Every type of value, and two tensors, the first of which ends short of the alignment.
 fn sound() -> Vec<u8> {
     let mut file = Writer::header(3, 2, 15);
     for (tag, bytes) in

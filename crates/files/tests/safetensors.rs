@@ -95,7 +95,7 @@ fn what_is_wrong_is_named() {
     let bomb: Vec<u8> = (1u64 << 60).to_le_bytes().into_iter().chain(*b"{}").collect();
     let overlapping = r#"{"v":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
         "w":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;
-    // Offsets that are consistent among themselves and far beyond any file.
+    // Offsets that agree with each other but are far beyond any file.
     let beyond =
         r#"{"v":{"dtype":"U8","shape":[2305843009213693951],"data_offsets":[0,2305843009213693951]}}"#;
     let empty_axis = r#"{"dtype":"U8","shape":[0,18446744073709551615,9],"data_offsets":[0,0]}"#;

@@ -1,4 +1,4 @@
-//! Files of torch.save, read without running anything in them. `fixtures/torch/make.py` wrote them.
+//! Reads torch.save files without running anything in them. `fixtures/torch/make.py` wrote them.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! Throughput of products and attention beside the most that the processor can do: first a table of products with their
-//! shares of the measured peak, then everything one by one. Items are floating-point operations: `Gitem/s` is GFLOP/s. One
+//! Throughput of products and attention next to the processor's peak: first a table of products with their shares of
+//! the measured peak, then each benchmark alone. Items are floating-point operations, so `Gitem/s` is GFLOP/s. One
 //! thread, so that shares of the peak mean something.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
@@ -11,14 +11,15 @@ use easyroutine_kernels::{
 use std::convert::Infallible;
 
 fn main() {
-    // Only where nothing else is asked for: `cargo test --benches` and filters have arguments of their own.
+    // Only in a plain bench run: `cargo test --benches` and filters pass arguments of their own.
     if std::env::args().skip(1).all(|argument| argument == "--bench") {
         shares();
     }
     divan::main();
 }
 
-/// Prints products' shares of the peak: medians of interleaved rounds, so that a change of the clock meets all.
+/// Prints each product's share of the peak: medians of interleaved rounds, so that a change of clock speed affects all
+/// alike.
 fn shares() {
     const ROUNDS: usize = 15;
     let cpu = Cpu::new(Simd::best(), 1);
@@ -76,7 +77,7 @@ fn packed(cpu: &Cpu, dtype: Dtype, outputs: usize, inputs: usize, gated: bool) -
     result.unwrap_or_else(|never| match never {})
 }
 
-/// Rows, outputs and inputs of SmolLM2-135M's products, of a larger model's, and of a vocabulary's.
+/// Rows, outputs and inputs of products in SmolLM2-135M, in a larger model, and of a vocabulary.
 const SHAPES: [(usize, usize, usize); 12] = [
     (1, 1536, 576),
     (16, 1536, 576),
@@ -151,8 +152,8 @@ mod product {
     }
 }
 
-/// A walk over the matrices of SmolLM2-135M's layers: weights come from memory, as in a forward pass, and not from a cache
-/// that still holds them from the last time.
+/// A walk over the layer matrices of SmolLM2-135M: as in a forward pass, weights come from memory, not from a cache
+/// left warm by the last round.
 mod walk {
     use super::*;
 
@@ -214,7 +215,7 @@ mod walk {
 mod attention {
     use super::*;
 
-    /// Queries and keys, with the heads of SmolLM2-135M. Operations of keys that are visible.
+    /// Queries and keys, with the heads of SmolLM2-135M. Only operations on visible keys count.
     #[divan::bench(args = [(128, 128), (512, 512), (2048, 2048), (1, 512), (1, 4096)], max_time = 0.3)]
     fn fused(bencher: Bencher<'_, '_>, (queries, keys): (usize, usize)) {
         let cpu = Cpu::new(Simd::best(), 1);
@@ -257,7 +258,7 @@ mod rows {
     }
 }
 
-/// Nothing but sums of products in registers: what the shares of the others are shares of.
+/// The peak: sums of products in registers and nothing else. Shares are relative to it.
 #[cfg(target_arch = "x86_64")]
 mod peak {
     use super::*;
@@ -304,14 +305,14 @@ mod peak {
         total.map_or(0.0, |total| _mm512_reduce_add_ps(total))
     }
 
-    /// The work of one thread, and its operations.
+    /// One thread's work, and its number of operations.
     type Peak = (fn() -> f32, usize);
 
     fn gflops((work, operations): Peak) -> f64 {
         operations as f64 / seconds(|| _ = black_box(work())) / 1e9
     }
 
-    /// `None` for the portable path. Without instructions for bf16, or with slow ones, products of bf16 are products of f32.
+    /// `None` for the portable path. Where bf16 instructions are missing or slow, bf16 products are f32 products.
     fn work(dtype: Dtype) -> Option<Peak> {
         let f32: Peak = match Simd::best() {
             // SAFETY: the processor has AVX-512.
@@ -328,7 +329,7 @@ mod peak {
         Some(if gflops(bf16) > gflops(f32) { bf16 } else { f32 })
     }
 
-    /// Measures GFLOP/s of one thread; `None` where there is no such measurement.
+    /// Measures GFLOP/s of one thread; `None` if this path has no such measurement.
     pub(super) fn of(dtype: Dtype) -> Option<impl Fn() -> f64> {
         let work = work(dtype)?;
         Some(move || gflops(work))

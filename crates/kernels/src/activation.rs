@@ -25,7 +25,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Every one.
+    /// All activations.
     pub const ALL: [Activation; 8] = [
         Activation::Relu,
         Activation::Gelu,
@@ -37,14 +37,14 @@ impl Activation {
         Activation::Sigmoid,
     ];
 
-    /// The function of one value, as the portable path has it.
+    /// The function at one value, as the portable path computes it.
     pub fn apply(self, x: f32) -> f32 {
         let mut value = [x];
         crate::vector::Path::new(crate::Simd::Portable).run(Apply { activation: self, values: &mut value });
         value[0]
     }
 
-    /// Replaces each value by its function.
+    /// Replaces each value x by f(x).
     #[inline(always)]
     pub(crate) fn replace<V: Vector>(self, v: V, values: &mut [f32]) {
         match self {
@@ -60,7 +60,7 @@ impl Activation {
     }
 }
 
-/// The work of replacing values by their function.
+/// The work of applying a function to values in place.
 pub(crate) struct Apply<'a> {
     pub(crate) activation: Activation,
     pub(crate) values: &'a mut [f32],
@@ -75,7 +75,7 @@ impl Work for Apply<'_> {
     }
 }
 
-/// A function of a vector. Not a closure, since only a function can be made to be inlined.
+/// A function of a vector. Not a closure: only a function can be forced inline.
 trait Function: Copy {
     fn of<V: Vector>(self, v: V, x: V::F) -> V::F;
 }

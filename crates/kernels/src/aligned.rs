@@ -1,23 +1,23 @@
-//! Zeroed memory on cache-line borders, on large pages where the system gives them.
+//! Zeroed memory aligned to cache lines, on large pages where the system has them.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// A cache line: no vector load then straddles two.
+/// A cache line, so that no vector load straddles two.
 pub(crate) const LINE: usize = 64;
 
-/// Rows at a stride that is a multiple of this many bytes share their places in the first-level cache.
+/// Rows whose stride is a multiple of this many bytes compete for the same sets of the first-level cache.
 pub(crate) const CACHE_PERIOD: usize = 4096;
 
-/// A large page of x86-64 and of most ARM systems.
+/// The size of a large page on x86-64 and most ARM systems.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// A block of zeroed memory that is read as `f32` or as the bits of bf16.
+/// A block of zeroed memory, read as `f32` or as bf16 bits.
 pub(crate) struct Aligned {
-    /// What the allocator gave, and how it was asked.
+    /// The allocator's pointer and the layout it was asked for.
     block: NonNull<u8>,
     layout: Layout,
-    /// Where the aligned part of the block begins, and its size.
+    /// Start and size of the aligned part.
     start: NonNull<u8>,
     bytes: usize,
 }
@@ -28,17 +28,17 @@ unsafe impl Send for Aligned {}
 unsafe impl Sync for Aligned {}
 
 impl Aligned {
-    /// A block of at least `bytes` bytes, all zero: on large pages if these add no more than a sixth. Such a one is not touched: its pages come when they are written,
-    /// by the thread that writes them.
+    /// A block of at least `bytes` zero bytes, on large pages if rounding up to them adds at most a sixth. A block on
+    /// large pages is not touched here: each page is faulted in by the thread that first writes it.
     ///
     /// # Panics
-    /// If no memory can be that large. Where the system has no memory left, the process ends as with a `Vec`.
+    /// If no memory can be that large. If the system is out of memory, the process aborts, as with a `Vec`.
     pub(crate) fn zeroed(bytes: usize) -> Aligned {
         let large = bytes > 0
             && bytes.checked_next_multiple_of(LARGE_PAGE).is_some_and(|whole| whole - bytes <= bytes / 6);
         let align = if large { LARGE_PAGE } else { LINE };
-        // The block is wider than asked for instead of aligned by the allocator, which clears an aligned one by hand:
-        // half a second for a model of 135 million weights, on one thread, before any of it could be on large pages.
+        // Over-allocate and align by hand: for an aligned layout the allocator clears memory itself, which costs half a
+        // second for a model of 135 million weights, on one thread, before any page could be large.
         let sizes = bytes.max(LINE).checked_next_multiple_of(align);
         let sizes = sizes.and_then(|bytes| Some((bytes, bytes.checked_add(align)?)));
         let layout = sizes.and_then(|(bytes, room)| Some((bytes, Layout::array::<u8>(room).ok()?)));
@@ -48,7 +48,7 @@ impl Aligned {
         // SAFETY: the layout's size is not zero.
         let block = unsafe { alloc_zeroed(layout) };
         let Some(block) = NonNull::new(block) else { handle_alloc_error(layout) };
-        // SAFETY: the offset is at most `align`, by which the block is larger than `bytes`.
+        // SAFETY: the offset is at most `align`, and the block exceeds `bytes` by that much.
         let start = unsafe { block.add(block.as_ptr().align_offset(align).min(align)) };
         if large {
             advise_large_pages(start, bytes);
@@ -68,7 +68,7 @@ impl Aligned {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), len) }
     }
 
-    /// The values as `T`, to be written.
+    /// The values as `T`, mutable.
     pub(crate) fn values_mut<T: Plain>(&mut self) -> &mut [T] {
         let len = self.bytes() / size_of::<T>();
         // SAFETY: as in `values`; `&mut self` makes the access the only one.
@@ -83,7 +83,8 @@ impl Drop for Aligned {
     }
 }
 
-/// Advises on the whole large pages in a block: page by page, fresh memory costs more than what is written to it.
+/// Requests large pages for the whole large pages within a block: faulting in small pages costs more than writing their
+/// contents.
 pub(crate) fn advise_large_pages_within(start: *const u8, bytes: usize) {
     let before = start.align_offset(LARGE_PAGE);
     let Some(rest) = bytes.checked_sub(before) else { return };
@@ -95,7 +96,7 @@ pub(crate) fn advise_large_pages_within(start: *const u8, bytes: usize) {
     }
 }
 
-/// A type of which any bits are a value, and that needs no wider alignment than a cache line.
+/// A type for which all bit patterns are valid, with alignment no wider than a cache line.
 ///
 /// # Safety
 /// Exactly that.
@@ -108,10 +109,10 @@ unsafe impl Plain for u16 {}
 // SAFETY: any 8 bits are a u8.
 unsafe impl Plain for u8 {}
 
-/// The same memory as values of another type.
+/// Reinterprets memory as values of another type.
 ///
 /// # Panics
-/// If it does not begin and end on such a value's border.
+/// If it does not begin and end on a boundary of the new type.
 pub(crate) fn cast<T: Plain, U: Plain>(values: &[T]) -> &[U] {
     // SAFETY: any bits are a `Plain` value.
     let (before, cast, after) = unsafe { values.align_to() };
@@ -119,7 +120,7 @@ pub(crate) fn cast<T: Plain, U: Plain>(values: &[T]) -> &[U] {
     cast
 }
 
-/// As [`cast`], to be written.
+/// As [`cast`], mutable.
 ///
 /// # Panics
 /// As [`cast`].
@@ -130,7 +131,7 @@ pub(crate) fn cast_mut<T: Plain, U: Plain>(values: &mut [T]) -> &mut [U] {
     cast
 }
 
-/// Asks for large pages: fewer page faults at first touch, fewer misses of the address cache.
+/// Requests large pages, for fewer page faults at first touch and fewer TLB misses.
 #[cfg(target_os = "linux")]
 fn advise_large_pages(start: NonNull<u8>, bytes: usize) {
     use std::ffi::{c_int, c_void};
@@ -138,8 +139,7 @@ fn advise_large_pages(start: NonNull<u8>, bytes: usize) {
     unsafe extern "C" {
         fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
     }
-    // SAFETY: the range is page-aligned memory of ours, and this advice changes no contents. It is only advice, so a
-    // refusal is of no consequence.
+    // SAFETY: the range is our own page-aligned memory, and the advice changes no contents. A refusal does no harm.
     unsafe { madvise(start.as_ptr().cast(), bytes, MADV_HUGEPAGE) };
 }
 
@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// Buffers are made before anybody knows whether they will hold something.
+    /// Buffers are created before it is known whether they will hold anything.
     #[test]
     fn an_empty_block_takes_no_large_page() {
         assert!(Aligned::zeroed(0).layout.size() <= 2 * LINE);

@@ -1,4 +1,4 @@
-//! The handle that all arithmetic goes through.
+//! The handle for all arithmetic.
 
 use crate::pool::Pool;
 use crate::shared::SharedRows;
@@ -7,12 +7,12 @@ use crate::{RowsMut, Simd};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Values that one task should have at least: below, handing it to another thread costs more than it gains.
+/// Minimum values per task: below this, handing a task to another thread costs more than it gains.
 const VALUES_PER_TASK: usize = 16 * 1024;
 
-/// The processor: which instructions, and how many threads. Clones share the threads, which end with the last of them.
+/// A processor: its instructions and a pool of threads. Clones share the threads, which end with the last clone.
 ///
-/// All results depend on the instructions, never on the number of threads.
+/// Results depend on the instructions, never on the number of threads.
 #[derive(Clone)]
 pub struct Cpu {
     path: Path,
@@ -20,8 +20,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Starts the threads: `threads` of them with the caller's, at least one. A path that the processor lacks is
-    /// replaced by the best one below it; [`Cpu::simd`] tells.
+    /// Starts `threads` threads, at least one, counting the caller's. If the processor lacks the path, the best lower
+    /// one is used; [`Cpu::simd`] says which.
     pub fn new(simd: Simd, threads: usize) -> Cpu {
         Cpu::with_path(Path::new(simd), threads)
     }
@@ -39,14 +39,15 @@ impl Cpu {
         self.path.multiplies_bf16()
     }
 
-    /// How many threads work, the caller's included.
+    /// Number of working threads, the caller's included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
 
     /// Calls `task` with every number below `tasks`, each once, on any thread; returns when all have ended.
     ///
-    /// May be called from several threads at once and from within a task; such calls run their tasks themselves.
+    /// It may be called from several threads at once and from within a task; such calls run their tasks on the calling
+    /// thread.
     ///
     /// # Panics
     /// With the panic of a task, after which no further task is started.
@@ -54,10 +55,10 @@ impl Cpu {
         self.pool.for_each(tasks, &task);
     }
 
-    /// Calls `f` with ranges that cover all rows, for rows of so many values.
+    /// Calls `f` with ranges that cover all rows, each row of `values` values.
     pub(crate) fn for_rows(&self, rows: usize, values: usize, f: impl Fn(Range<usize>) + Sync) {
         let least = VALUES_PER_TASK.div_ceil(values.max(1));
-        // Some more tasks than threads, so that one late thread does not hold up all.
+        // A few more tasks than threads, so that one late thread does not delay the rest.
         let even = rows.div_ceil(4 * self.threads());
         let rows_per_task = least.max(even).max(1);
         self.for_each(rows.div_ceil(rows_per_task), |task| {
@@ -66,7 +67,7 @@ impl Cpu {
         });
     }
 
-    /// Calls `f` with every row of `x` and its number.
+    /// Calls `f` with each row of `x` and its index.
     pub(crate) fn for_each_row(&self, x: RowsMut<'_>, f: impl Fn(usize, &mut [f32]) + Sync) {
         let x = SharedRows::new(x);
         let cols = x.n_columns();
@@ -78,7 +79,7 @@ impl Cpu {
         });
     }
 
-    /// Does the work with this processor's instructions.
+    /// Runs the work with this processor's instructions.
     #[inline]
     pub(crate) fn run<W: Work>(&self, work: W) -> W::Out {
         self.path.run(work)

@@ -1,8 +1,8 @@
 //! IEEE half precision, widened.
 
-/// The f32 of the same value; the bits of a NaN are kept.
+/// The f32 of the same value; a NaN keeps its bits.
 ///
-/// One multiplication by 2^112 brings the exponent to its new bias: exact, and right for subnormals without a branch.
+/// One multiplication by 2^112 rebiases the exponent: exact, and correct for subnormals without a branch.
 #[inline(always)]
 pub(crate) fn widen(bits: u16) -> f32 {
     const REBASE: f32 = f32::from_bits((127 + 112) << 23);

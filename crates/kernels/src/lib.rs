@@ -1,13 +1,13 @@
 //! Arithmetic on slices for decoder models: packed matrix products, norms, rotary embedding, attention.
 //!
-//! Everything goes through a [`Cpu`]: the instructions in use and a pool of threads. Matrices are [`Rows`] and
-//! [`RowsMut`], views of slices; weights are packed as [`PackedMatrix`], once, when they are used or as soon as that pays.
+//! A [`Cpu`] does all of it: it holds the instructions in use and a pool of threads. Matrices are [`Rows`] and
+//! [`RowsMut`], views of slices. Weights are a [`PackedMatrix`], packed once: at once, or as soon as that pays.
 //!
-//! Same bits, always: each output of a product is summed in one order, and a row's norm and softmax depend on that row
-//! alone. So, for one build, [`Simd`] path and [`Dtype`], a row gives the same bits alone, in any batch, with any number
-//! of threads, and as the last row of a sequence whose earlier keys were computed before.
+//! The bits never vary: each output of a product is summed in one order, and a row's norm and softmax depend on that
+//! row alone. So, for one build, [`Simd`] path and [`Dtype`], a row gives the same bits alone, in any batch, with any
+//! number of threads, and as the last row of a sequence whose earlier keys are cached.
 //!
-//! Shapes that do not fit are mistakes of the caller's code and panic, as indices of a slice do.
+//! Shapes that do not match are bugs in the caller and panic, as an index beyond a slice does.
 
 mod activation;
 mod aligned;

@@ -1,15 +1,15 @@
-//! Elementary functions on vectors, each within about two units of the last place.
+//! Elementary functions on vectors, each within about two units in the last place.
 //!
-//! The polynomials were fitted for this file (weighted least squares on Chebyshev nodes, reweighted towards the least
-//! largest relative error); their errors are below f32's rounding.
+//! The polynomials were fitted for this file (weighted least squares on Chebyshev nodes, reweighted towards minimal
+//! relative error); their errors are below f32's rounding.
 
 use crate::vector::Vector;
 use std::f32::consts::LOG2_E;
 
-/// Adding and taking away 1.5 * 2^23 rounds to a whole number: no fraction fits beside it.
+/// Adding and subtracting 1.5 * 2^23 rounds to a whole number: the sum has no bits left for a fraction.
 const ROUND: f32 = 12_582_912.0;
 
-/// ln 2 in two parts. The first has so few bits that its product with a small whole number is exact.
+/// ln 2 in two parts. The first is so short that its product with a small whole number is exact.
 const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
@@ -58,13 +58,13 @@ fn exp_parts<V: Vector>(v: V, x: V::F) -> (V::F, V::F) {
 /// e^x; NaN of NaN.
 #[inline(always)]
 pub(crate) fn exp<V: Vector>(v: V, x: V::F) -> V::F {
-    // Beyond these the result is zero or infinite, and must not overflow on the way.
+    // Beyond these bounds the result is zero or infinite; the clamp prevents overflow on the way.
     let x = v.max(v.splat(-105.0), v.min(v.splat(100.0), x));
     let (p, n) = exp_parts(v, x);
     v.scale_exp2(v.add(p, v.splat(1.0)), n)
 }
 
-/// e^(high + low) for a low that is small against one.
+/// e^(high + low), for a low much smaller than one.
 #[inline(always)]
 fn exp_sum<V: Vector>(v: V, high: V::F, low: V::F) -> V::F {
     // Not e + e * low: an infinite e would become NaN.
@@ -75,7 +75,7 @@ fn exp_sum<V: Vector>(v: V, high: V::F, low: V::F) -> V::F {
 #[inline(always)]
 pub(crate) fn softplus<V: Vector>(v: V, x: V::F) -> V::F {
     let zero = v.splat(0.0);
-    // The part beyond max(x, 0): ln(1 + u) = 2 atanh(u / (2 + u)), u from 0 to 1.
+    // The part above max(x, 0): ln(1 + u) = 2 atanh(u / (2 + u)), u from 0 to 1.
     let u = exp(v, v.where_negative(x, x, v.sub(zero, x)));
     let s = v.div(u, v.add(u, v.splat(2.0)));
     let series = polynomial(v, v.mul(s, s), ATANH);
@@ -118,20 +118,20 @@ fn gated_by<V: Vector>(v: V, x: V::F, high: V::F, low: V::F) -> V::F {
     v.div(x, v.add(v.splat(1.0), e))
 }
 
-/// x / (1 + e^(-1.702 x)), the product kept in two parts, since the exponential magnifies its error.
+/// x / (1 + e^(-1.702 x)), with the product kept in two parts because the exponential magnifies its error.
 #[inline(always)]
 pub(crate) fn quick_gelu<V: Vector>(v: V, x: V::F) -> V::F {
     const FACTOR: f32 = 1.702;
     const FACTOR_LOW: f32 = (1.702_f64 - FACTOR as f64) as f32;
-    // Where the exponential is zero or infinite anyway; an infinite product has no error.
+    // Beyond these bounds the exponential is zero or infinite anyway; an infinite product has no error.
     let t = v.max(v.splat(-70.0), v.min(v.splat(70.0), x));
     let high = v.mul(t, v.splat(FACTOR));
     let low = v.mul_add(t, v.splat(FACTOR_LOW), v.product_error(t, v.splat(FACTOR), high));
     gated_by(v, x, high, low)
 }
 
-/// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x / (1 + e^-w) with w twice the tangent's argument. Here
-/// w = a x + b x^3 is kept in two parts, since the exponential magnifies its error.
+/// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x / (1 + e^-w) with w twice the tanh's argument. Here w = a
+/// x + b x^3 is kept in two parts because the exponential magnifies its error.
 #[inline(always)]
 pub(crate) fn gelu_tanh<V: Vector>(v: V, x: V::F) -> V::F {
     const A: f64 = 1.595_769_121_605_730_7;
@@ -139,7 +139,7 @@ pub(crate) fn gelu_tanh<V: Vector>(v: V, x: V::F) -> V::F {
     const PARTS: [(f32, f32); 2] =
         [(A as f32, (A - A as f32 as f64) as f32), (B as f32, (B - B as f32 as f64) as f32)];
     let [(a, a_low), (b, b_low)] = PARTS.map(|(high, low)| (v.splat(high), v.splat(low)));
-    // Where the exponential is zero or infinite anyway; an infinite product has no error.
+    // Beyond these bounds the exponential is zero or infinite anyway; an infinite product has no error.
     let t = v.max(v.splat(-12.0), v.min(v.splat(12.0), x));
     let first = v.mul(a, t);
     let first_low = v.mul_add(a_low, t, v.product_error(a, t, first));
@@ -150,7 +150,7 @@ pub(crate) fn gelu_tanh<V: Vector>(v: V, x: V::F) -> V::F {
     let second = v.mul(b, cube);
     let second_low = v.mul_add(b, cube_low, v.mul_add(b_low, cube, v.product_error(b, cube, second)));
     let high = v.add(first, second);
-    // What rounding took from the sum (Knuth's two-sum).
+    // The sum's rounding error (Knuth's two-sum).
     let second_part = v.sub(high, first);
     let sum_low = v.add(v.sub(first, v.sub(high, second_part)), v.sub(second, second_part));
     gated_by(v, x, high, v.add(sum_low, v.add(first_low, second_low)))
@@ -171,7 +171,7 @@ pub(crate) fn normal<V: Vector>(v: V, x: V::F) -> V::F {
     let quarter = v.splat(0.25);
     let divisor = v.mul_add(quarter, t, one);
     let u = v.div(one, divisor);
-    // The tail grows faster than u: about 1 + 2.19 u times the relative error of u, which is made good therefore.
+    // The tail grows faster than u, about 1 + 2.19 u times u's relative error, so correct for that error.
     let lost = v.product_error(quarter, t, v.sub(divisor, one));
     let error = v.neg_mul_add(u, lost, v.sub(v.splat(0.0), v.product_error(u, divisor, one)));
     let correction = v.mul_add(error, v.mul_add(v.splat(2.19), u, one), one);

@@ -15,7 +15,7 @@ pub enum NormKind {
 }
 
 impl Cpu {
-    /// out = norm(x) · weight + bias. Each row is cut into groups of `group` columns, each normed alone.
+    /// out = norm(x) · weight + bias. Each row is divided into groups of `group` columns, normed one by one.
     ///
     /// # Shapes
     /// x, out: `[rows, cols]`; weight, bias: `[group]`, shared by the groups, or `[cols]`.
@@ -148,7 +148,7 @@ impl Work for NormRowInPlace<'_> {
 }
 
 impl<'a> Norm<'a> {
-    /// What the norm does to the values of a group.
+    /// The affine map that the norm applies to a group's values.
     #[inline(always)]
     fn line<V: Vector>(&self, v: V, index: usize, x: &[f32]) -> Line<'a, V> {
         let Norm { kind, group, weight, bias, eps } = *self;
@@ -176,7 +176,7 @@ struct Line<'a, V: Vector> {
 }
 
 impl<V: Vector> Line<'_, V> {
-    /// The results of the values from `start` on: those of one vector, or fewer at the end.
+    /// The results from value `start` on: one vector, or fewer values at the end.
     #[inline(always)]
     fn of(&self, v: V, start: usize, x: &[f32]) -> V::F {
         const NEUTRAL: [f32; MOST_LANES] = [1.0; MOST_LANES];
@@ -190,7 +190,7 @@ impl<V: Vector> Line<'_, V> {
     }
 }
 
-/// Sums side by side, so that one addition need not wait for the last; always the same ones for the same length.
+/// Independent sums, so that one addition need not wait for the last. The assignment depends on the length alone.
 const CHAINS: usize = 4;
 
 #[inline(always)]
@@ -275,7 +275,8 @@ mod tests {
                 cpu.norm_in_place(kind, in_place.view_mut(), group, Some(&weight), Some(&bias), 1e-3);
                 for row in 0..rows {
                     let expected = expected(kind, x.view().row(row), group, &weight, &bias, 1e-3);
-                    // With eps this large a group of near-equal values does not magnify its roundings beyond this.
+                    // With eps this large, a group of near-equal values does not magnify its rounding errors beyond
+                    // this.
                     prop_assert!(error(out.view().row(row), &expected) < 5e-6);
                     prop_assert_eq!(bits(in_place.view().row(row)), bits(out.view().row(row)));
                     let mut alone = Matrix::untouched(1, cols, cols);

@@ -1,11 +1,11 @@
-//! The left side of products, and where results go that become one.
+//! The left side of products, and outputs that become one.
 
 use crate::aligned::{Aligned, CACHE_PERIOD, LINE};
 use crate::shared::SharedRows;
 use crate::{Dtype, Rows, RowsMut};
 
-/// Activations in the type that products multiply, made by what comes before a product: a norm, an activation or attention
-/// rounds its results as it writes them, so that no pass over memory only rounds.
+/// Activations in the type that products multiply. The step before a product (a norm, an activation or attention)
+/// rounds its results as it writes them, so that no extra pass over memory is needed to round.
 ///
 /// # Shapes
 /// `[rows, columns]`.
@@ -20,14 +20,14 @@ pub struct Operand {
 /// The left side of a product.
 #[derive(Clone, Copy)]
 pub enum Left<'a> {
-    /// Rows of f32; for bf16 weights they are rounded first.
+    /// Rows of f32, rounded first for bf16 weights.
     Rows(Rows<'a>),
-    /// Values in the type of the weights.
+    /// Values already in the weights' type.
     Operand(&'a Operand),
 }
 
-/// Where results go: to rows of f32, or rounded into what the next product multiplies. The bits of a product are the same
-/// for both.
+/// Where results go: to rows of f32, or rounded into the operand of the next product. That product has the same bits
+/// either way.
 pub enum Out<'a> {
     /// Rows of f32.
     Rows(RowsMut<'a>),
@@ -42,7 +42,7 @@ impl Default for Operand {
 }
 
 impl Operand {
-    /// Makes room; what it held is lost.
+    /// Resizes; the contents are lost.
     ///
     /// # Panics
     /// If no memory can be that large.
@@ -58,7 +58,7 @@ impl Operand {
         }
         (self.dtype, self.rows, self.columns, self.stride) = (dtype, rows, columns, stride);
         if let (Dtype::Bf16, false) = (dtype, columns.is_multiple_of(2)) {
-            // What fills up the last pair must be no old value: zero times infinity would be NaN.
+            // The padding of the last pair must not be stale: zero times infinity would be NaN.
             let values = self.values.values_mut::<u16>();
             (0..rows).for_each(|row| values[row * stride + columns] = 0);
         }
@@ -118,7 +118,7 @@ pub(crate) enum SharedOut<'a> {
 }
 
 impl<'a> Out<'a> {
-    /// The same place again, for a shorter time.
+    /// The same place, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> Out<'_> {
         match self {
             Out::Rows(rows) => Out::Rows(rows.reborrow()),
@@ -175,7 +175,7 @@ impl std::fmt::Debug for Operand {
     }
 }
 
-/// A stride for rows of so many values: whole cache lines, and no multiple of the cache's period.
+/// A stride for rows of `columns` values: whole cache lines, and not a multiple of the cache's period.
 pub(crate) fn padded<T>(columns: usize) -> usize {
     let line = LINE / size_of::<T>();
     let stride = columns.next_multiple_of(line);
@@ -201,7 +201,7 @@ mod tests {
         PackedMatrix::pack(cpu, dtype, outputs, inputs, fill).unwrap()
     }
 
-    /// The next product of what `step` writes, once to rows and once to an operand that held something else before.
+    /// Compares the next product when `step` writes to rows and when it writes to an operand that held something else.
     fn check(columns: usize, step: impl Fn(&Cpu, Dtype, Out<'_>)) {
         for cpu in cpus() {
             for dtype in [Dtype::F32, Dtype::Bf16] {

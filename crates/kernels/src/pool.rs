@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 
-/// How often a helper looks for work before it sleeps: some hundred microseconds, which is longer than the gaps between the
-/// steps of one forward pass, and short enough not to rob the other programs of a shared machine.
+/// Spins before a helper sleeps: a few hundred microseconds, longer than the gaps between steps of a forward pass, yet
+/// short enough not to starve other programs on a shared machine.
 const HELPER_SPINS: usize = 6000;
 
-/// How often a caller looks whether the helpers are done before it sleeps.
+/// Spins before a caller that waits for its helpers sleeps.
 const CALLER_SPINS: usize = 6000;
 
-/// Set in the gate while helpers may join; the rest of the gate counts those that have, in steps of `MEMBER`.
+/// Set in the gate while helpers may join; the other bits count those inside, in steps of `MEMBER`.
 const OPEN: usize = 1;
 const MEMBER: usize = 2;
 
-/// How often this process was forked off another since the program began.
+/// Forks between the program's start and this process.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
-/// To be called in a child process right after `fork`, which copies memory but no threads: pools of before know from it
-/// that their helpers are gone, and their callers do all the work themselves. The numbers stay the same to the bit.
+/// Call this in a child process right after `fork`, which copies memory but no threads. Existing pools then know that
+/// their helpers are gone, and callers do all the work themselves. Results keep the same bits.
 pub fn forked() {
     FORKS.fetch_add(1, Ordering::SeqCst);
 }
@@ -31,14 +31,14 @@ pub fn forked() {
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
-    /// Forks before the helpers were started: after another one they do not exist.
+    /// `FORKS` when the helpers started: after another fork they no longer exist.
     forks: usize,
-    /// Held by the one caller whose job the helpers work on; others run their own tasks themselves.
+    /// Held by the one caller that has the helpers; other callers run their tasks themselves.
     calling: Mutex<()>,
 }
 
 struct Shared {
-    /// Counts published jobs, and the order to stop.
+    /// Counts published jobs and the order to stop.
     published: AtomicUsize,
     gate: AtomicUsize,
     job: UnsafeCell<Option<JobPointer>>,
@@ -54,7 +54,7 @@ unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is to a `Job`, which is `Sync`.
 unsafe impl Send for Shared {}
 
-/// One call of `for_each`, on its caller's stack.
+/// One call of `for_each`, on the caller's stack.
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
     tasks: usize,
@@ -67,7 +67,7 @@ struct Job<'a> {
 struct JobPointer(*const Job<'static>);
 
 impl Pool {
-    /// A pool in which `threads` threads work, the caller's included. Where the system refuses a thread, it has fewer.
+    /// A pool of `threads` threads, the caller's included, or fewer if the system refuses some.
     pub(crate) fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
             published: AtomicUsize::new(0),
@@ -86,14 +86,14 @@ impl Pool {
         Pool { shared, helpers, forks: FORKS.load(Ordering::SeqCst), calling: Mutex::new(()) }
     }
 
-    /// How many threads work on a job.
+    /// Number of threads that work on a job.
     pub(crate) fn threads(&self) -> usize {
         self.helpers.len() + 1
     }
 
     /// Calls `task` with every number below `tasks`, each once, on any thread; returns when all have ended.
     ///
-    /// A call from within a task, or while another thread's call has the helpers, runs its tasks itself.
+    /// A call from within a task, or while another call has the helpers, runs its tasks on its own thread.
     ///
     /// # Panics
     /// With the panic of a task, after which no further task is started.
@@ -112,7 +112,7 @@ impl Pool {
     fn try_call(&self) -> Option<MutexGuard<'_, ()>> {
         match self.calling.try_lock() {
             Ok(guard) => Some(guard),
-            // The guard is dropped by a task's panic on its way out, when the job is already over.
+            // A task's panic drops the guard while unwinding, when the job is already over.
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
@@ -145,16 +145,16 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         if !self.has_helpers() {
-            // After a fork nobody would ever answer, and a lock may have been copied while it was held.
+            // After a fork no helper would ever answer, and a lock may have been copied while it was held.
             std::mem::take(&mut self.helpers).into_iter().for_each(std::mem::forget);
             return;
         }
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.publish(self.helpers.len());
         for helper in self.helpers.drain(..) {
-            // A task may own the last handle of the pool: a thread cannot wait for itself.
+            // A task may drop the last handle of the pool: a thread cannot join itself.
             if helper.thread().id() != thread::current().id() {
-                // A helper catches every panic of a task, so there is none to pass on.
+                // A helper catches every panic of a task, so there is none to propagate.
                 let _ended = helper.join();
             }
         }
@@ -162,7 +162,7 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Tells `wanted` helpers that there is something new.
+    /// Wakes up to `wanted` helpers.
     fn publish(&self, wanted: usize) {
         self.published.fetch_add(1, Ordering::SeqCst);
         let sleepers = self.sleepers.load(Ordering::SeqCst);
@@ -177,7 +177,7 @@ impl Shared {
         }
     }
 
-    /// Lets no further helper in, and waits until the last one has left.
+    /// Closes the gate and waits until the last helper has left.
     fn finish(&self) {
         self.gate.fetch_and(!OPEN, Ordering::AcqRel);
         for _ in 0..CALLER_SPINS {
@@ -191,7 +191,7 @@ impl Shared {
         }
     }
 
-    /// What a helper thread does all its life.
+    /// The main loop of a helper thread.
     fn help(&self) {
         let mut seen = 0;
         loop {
@@ -205,7 +205,7 @@ impl Shared {
         }
     }
 
-    /// Waits until something is published after the `seen`th, and returns its number.
+    /// Waits until something is published after number `seen`, and returns its number.
     fn wait_for_news(&self, seen: usize) -> usize {
         for _ in 0..HELPER_SPINS {
             let published = self.published.load(Ordering::Acquire);
@@ -244,7 +244,7 @@ impl Shared {
 }
 
 impl Job<'_> {
-    /// Works, and returns whom to wake at the end.
+    /// Works on the job, and returns the thread to wake at the end.
     fn help(&self) -> Thread {
         self.work();
         self.caller.clone()
@@ -257,7 +257,7 @@ impl Job<'_> {
                 return;
             }
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (self.task)(number))) {
-                // Stays far from overflow: each thread adds at most one more.
+                // Far from overflow: each thread adds at most one more.
                 self.next.store(self.tasks, Ordering::Relaxed);
                 lock(&self.panic).get_or_insert(payload);
             }
@@ -299,7 +299,7 @@ mod tests {
         for _ in 0..5 {
             thread::sleep(Duration::from_millis(5));
             let both = std::sync::Barrier::new(3);
-            // Passes only if all three threads work on it.
+            // Passes only if all three threads take part.
             pool.for_each(3, &|_| {
                 both.wait();
             });

@@ -1,14 +1,14 @@
-//! Sums over a slice for lens and loss. Their order depends on the slice's length alone.
+//! Sums over a slice for lens and loss. The order of summation depends on the slice's length alone.
 
 use crate::Cpu;
 use crate::math;
 use crate::vector::{MOST_LANES, Vector, Work};
 
-/// Vectors that are summed in f32 before the sum goes on in f64: few enough that no digit is lost that matters.
+/// Vectors summed in f32 before the sum continues in f64: few enough to lose no significant digit.
 const BLOCK: usize = 64;
 
 impl Cpu {
-    /// The largest value; minus infinity of no value, NaN if any is NaN.
+    /// The largest value; minus infinity for an empty slice, NaN if any value is NaN.
     pub fn max(&self, x: &[f32]) -> f32 {
         self.run(Max(x))
     }
@@ -33,25 +33,26 @@ impl Cpu {
         self.run(Dot { x, y })
     }
 
-    /// How many values come before a `value` that stands at `place`: larger ones, and equal ones in front of it.
+    /// The number of values ranked before the `value` at index `place`: larger ones, and equal ones at lower indices.
     pub fn rank(&self, x: &[f32], value: f32, place: usize) -> usize {
         let before = place.min(x.len());
         self.run(Count { x: &x[..before], least: value, equal: 1 })
             + self.run(Count { x: &x[before..], least: value, equal: 0 })
     }
 
-    /// The `k` largest values with their places, descending, ties to the lower place. Not-a-numbers come last.
+    /// The `k` largest values with their indices, descending, ties to the lower index. NaNs come last.
     pub fn largest(&self, x: &[f32], k: usize) -> Vec<(usize, f32)> {
         self.largest_from(x, k, f32::NEG_INFINITY)
     }
 
-    /// As [`Cpu::largest`], without those below `least`: for a part of values of which `k` are known to reach it.
+    /// As [`Cpu::largest`], without values below `least`: for a part of an array known to have `k` values that reach
+    /// it.
     pub fn largest_from(&self, x: &[f32], k: usize, least: f32) -> Vec<(usize, f32)> {
         self.run(Largest { x, k, least })
     }
 }
 
-/// The largest value of a row, or NaN if it has one.
+/// The largest value of a row, or NaN if there is one.
 #[inline(always)]
 pub(crate) fn max<V: Vector>(v: V, x: &[f32]) -> f32 {
     let low = v.splat(f32::NEG_INFINITY);
@@ -100,7 +101,7 @@ impl Work for ExpSums<'_> {
             let mut sums = [v.splat(0.0); 2];
             while start < end {
                 let x = &self.x[start..end.min(start + V::LANES)];
-                // e to minus infinity is zero: a lane without a value adds nothing.
+                // e to minus infinity is zero: a padding lane adds nothing.
                 let e = math::exp(v, v.sub(v.load_or(x, f32::NEG_INFINITY), shift));
                 sums = [v.add(sums[0], e), v.mul_add(e, v.load_or(x, 0.0), sums[1])];
                 start += V::LANES;
@@ -159,7 +160,7 @@ impl Work for Dot<'_> {
     }
 }
 
-/// The work of counting values above `least`, and those equal to it if `equal` is one.
+/// Counts values above `least`, plus those equal to it if `equal` is one.
 struct Count<'a> {
     x: &'a [f32],
     least: f32,
@@ -187,7 +188,7 @@ struct Largest<'a> {
     least: f32,
 }
 
-/// Values that are passed over at once if none of them is large enough.
+/// Values skipped at a time if none of them is large enough.
 const PASSED: usize = 128;
 
 impl Work for Largest<'_> {
@@ -201,7 +202,7 @@ impl Work for Largest<'_> {
         let mut start = 0;
         while start < self.x.len() {
             let part = &self.x[start..self.x.len().min(start + PASSED)];
-            // A largest value that is NaN says nothing of the others: such a part is not passed over.
+            // If the maximum is NaN, other values may be large: do not skip the part.
             let largest = max(v, part);
             if largest >= bound || largest.is_nan() || bound.is_nan() {
                 offer(&mut top, self.k, bound, start, part);
@@ -212,7 +213,7 @@ impl Work for Largest<'_> {
     }
 }
 
-/// Something that at least `k` values reach: the `k`th of the largest values of some groups, or minus infinity.
+/// A value that at least `k` values reach: the `k`th largest of the maxima of groups, or minus infinity.
 #[inline(always)]
 fn lower_bound<V: Vector>(v: V, x: &[f32], k: usize) -> f32 {
     const CHAINS: usize = 4;
@@ -221,7 +222,7 @@ fn lower_bound<V: Vector>(v: V, x: &[f32], k: usize) -> f32 {
     while start < x.len() {
         for largest in &mut largest {
             let place = x.len().min(start)..x.len().min(start + V::LANES);
-            // Where a NaN makes it forget a larger value, what it keeps is still a value of its group.
+            // If a NaN makes it forget a larger value, it still keeps a value of its group.
             *largest = v.max(*largest, v.load_or(&x[place], f32::NEG_INFINITY));
             start += V::LANES;
         }
@@ -239,7 +240,7 @@ fn lower_bound<V: Vector>(v: V, x: &[f32], k: usize) -> f32 {
     *groups.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
 }
 
-/// Puts values that reach the bound into their places among the `k` largest.
+/// Inserts values that reach the bound into the `k` largest.
 fn offer(top: &mut Vec<(usize, f32)>, k: usize, bound: f32, start: usize, values: &[f32]) {
     for (index, value) in values.iter().enumerate() {
         let is_full = top.len() == k;
@@ -269,7 +270,7 @@ mod tests {
             let sum: f64 = x.iter().map(power).sum();
             let dot: f64 = x.iter().zip(&y).map(|(x, y)| power(x) * f64::from(*y)).sum();
             for cpu in cpus() {
-                // Two units of the last place for each power, less for their sum.
+                // Two units in the last place per power, less for their sum.
                 let [found, with_x] = cpu.exp_sums(&x, 0.25);
                 assert!((found - sum).abs() <= 5e-7 * sum);
                 let expected: f64 = x.iter().map(|x| power(x) * f64::from(*x)).sum();
@@ -302,7 +303,7 @@ mod tests {
     fn the_largest_are_those_of_a_stable_sort() {
         for len in [0, 1, 5, 127, 128, 129, 1000] {
             let mut x = values(3, len);
-            // Ties, and what is no number.
+            // Ties and NaNs.
             x.iter_mut().for_each(|x| *x = (*x * 8.0).round() + 0.0);
             (0..len).step_by(7).for_each(|i| x[i] = f32::NAN);
             (0..len).step_by(11).for_each(|i| x[i] = f32::NEG_INFINITY);

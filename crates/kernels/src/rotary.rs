@@ -1,9 +1,10 @@
-//! Rotary position embedding (arXiv 2104.09864): pairs of values of each head turn by an angle of the position.
+//! Rotary position embedding (arXiv 2104.09864): pairs of a head's values rotate by an angle that depends on the
+//! position.
 
 use crate::vector::{Vector, Work};
 use crate::{Cpu, Rows, RowsMut};
 
-/// Which values of a head turn together. Of r values in a row:
+/// Which values of a head rotate together. Of r consecutive values:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pairing {
     /// Value i with value i + r/2 (GPT-NeoX, Llama).
@@ -12,20 +13,20 @@ pub enum Pairing {
     Adjacent,
 }
 
-/// Which values of each head turn.
+/// Which values of each head rotate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turning {
-    /// Values of a head.
+    /// Values per head.
     pub d_head: usize,
-    /// The first of them that turns.
+    /// The first value that rotates.
     pub first: usize,
-    /// Which of them turn together.
+    /// How values are paired.
     pub pairing: Pairing,
 }
 
 impl Cpu {
-    /// Turns pair i of every head of a row by the angle whose cosine and sine stand at i of the same row: of the r values
-    /// from the first that turns on. The others stay.
+    /// Rotates pair i of every head by the angle whose cosine and sine are at index i of the same row, within the r
+    /// values from `turning.first` on. Other values stay unchanged.
     ///
     /// # Shapes
     /// x: `[rows, n_heads * d_head]`; cos, sin: `[rows, r / 2]`.
@@ -58,7 +59,8 @@ struct Turn<'a> {
 impl Work for Turn<'_> {
     type Out = ();
 
-    /// Plain Rust, which the compiler vectorises; it fuses no sums with products, so the bits are those of every path.
+    /// Plain Rust, which the compiler vectorises; it does not fuse multiplies and adds, so all paths give the same
+    /// bits.
     #[inline(always)]
     fn run<V: Vector>(self, _v: V) {
         let angles = self.cos.len();
@@ -100,7 +102,7 @@ mod tests {
             let (cos, sin) = (Matrix::random(2, 3, 2, 2), Matrix::random(3, 3, 2, 3));
             for (cpu, first) in cpus().into_iter().flat_map(|cpu| [0, 3].map(|first| (cpu.clone(), first))) {
                 let mut out = x.clone();
-                // Two heads of seven values, of which four turn.
+                // Two heads of seven values, four of which rotate.
                 let turning = Turning { d_head: 7, first, pairing };
                 cpu.rotary(out.view_mut(), turning, cos.view(), sin.view());
                 for row in 0..3 {

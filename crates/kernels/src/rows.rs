@@ -15,7 +15,7 @@ pub struct Rows<'a> {
     stride: usize,
 }
 
-/// The same view of values that may be written.
+/// The same view, mutable.
 ///
 /// # Shapes
 /// [rows, cols], row-major.
@@ -26,7 +26,7 @@ pub struct RowsMut<'a> {
     stride: usize,
 }
 
-/// How many values a matrix spans from its first value to its last.
+/// Number of values from a matrix's first to its last.
 ///
 /// # Panics
 /// If the rows would overlap, or the span does not fit in a `usize`.
@@ -67,7 +67,7 @@ impl<'a> Rows<'a> {
         Rows { data: &data[..span], rows, cols, stride }
     }
 
-    /// A view of rows that follow each other without a gap.
+    /// A view of rows without gaps between them.
     ///
     /// # Panics
     /// If the slice is not exactly `rows` times `cols` values long.
@@ -113,7 +113,7 @@ impl<'a> Rows<'a> {
         &self.data[row * self.stride..][..self.cols]
     }
 
-    /// The view of some columns of every row.
+    /// A view of a range of columns of every row.
     ///
     /// # Panics
     /// If the range reaches past the last column.
@@ -123,7 +123,7 @@ impl<'a> Rows<'a> {
         Rows::new(data, self.rows, range.len(), self.stride)
     }
 
-    /// The view of some rows.
+    /// A view of a range of rows.
     ///
     /// # Panics
     /// If the range reaches past the last row.
@@ -145,7 +145,7 @@ impl<'a> RowsMut<'a> {
         RowsMut { data: &mut data[..span], rows, cols, stride }
     }
 
-    /// A view of rows that follow each other without a gap.
+    /// A view of rows without gaps between them.
     ///
     /// # Panics
     /// If the slice is not exactly `rows` times `cols` values long.
@@ -179,12 +179,12 @@ impl<'a> RowsMut<'a> {
         self.data
     }
 
-    /// The same view again, for a shorter time.
+    /// The same view, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> RowsMut<'_> {
         RowsMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
     }
 
-    /// The view for reading.
+    /// A read-only view.
     pub fn as_rows(&self) -> Rows<'_> {
         Rows { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
     }
@@ -197,7 +197,7 @@ impl<'a> RowsMut<'a> {
         self.as_rows().row(row)
     }
 
-    /// One row, to be written.
+    /// One row, mutable.
     ///
     /// # Panics
     /// If there is no such row.
@@ -209,7 +209,7 @@ impl<'a> RowsMut<'a> {
         &mut self.data[row * self.stride..][..self.cols]
     }
 
-    /// The view of some columns of every row.
+    /// A view of a range of columns of every row.
     ///
     /// # Panics
     /// If the range reaches past the last column.
@@ -220,7 +220,7 @@ impl<'a> RowsMut<'a> {
         RowsMut::new(data, self.rows, range.len(), self.stride)
     }
 
-    /// The view of some rows.
+    /// A view of a range of rows.
     ///
     /// # Panics
     /// If the range reaches past the last row.

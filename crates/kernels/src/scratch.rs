@@ -1,18 +1,18 @@
-//! Working memory that each thread keeps and uses again, since fresh pages cost more than the arithmetic on them.
+//! Scratch memory that each thread keeps for reuse, since fresh pages cost more than the arithmetic on them.
 
 use crate::aligned::{Aligned, Plain};
 use std::cell::RefCell;
 
-/// A thread keeps at most so many blocks,
+/// Blocks that a thread keeps at most.
 const KEPT_BLOCKS: usize = 6;
-/// and none larger than this.
+/// The largest block that is kept.
 const KEPT_BYTES: usize = 256 << 20;
 
 thread_local! {
     static FREE: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `len` values whose contents are unspecified, on a cache line's border.
+/// Calls `f` with `len` values of unspecified contents, aligned to a cache line.
 ///
 /// # Panics
 /// If no memory can be that large.
@@ -24,7 +24,7 @@ pub(crate) fn with<T: Plain, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R 
     result
 }
 
-/// The smallest block that is large enough.
+/// Takes the smallest block that is large enough.
 fn take(bytes: usize) -> Option<Aligned> {
     FREE.with_borrow_mut(|free| {
         let fits = free.iter().enumerate().filter(|(_, block)| block.bytes() >= bytes);

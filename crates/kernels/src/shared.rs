@@ -1,10 +1,10 @@
-//! Rows that several tasks write at once, each its own part.
+//! Rows that several tasks write concurrently, each its own part.
 
 use crate::RowsMut;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// A matrix of which tasks write disjoint parts.
+/// A matrix that tasks write in disjoint parts.
 pub(crate) struct SharedRows<'a, T = f32> {
     start: *mut T,
     rows: usize,
@@ -33,7 +33,7 @@ impl<'a, T> SharedRows<'a, T> {
         SharedRows { start: values.as_mut_ptr(), rows, cols, stride, borrow: PhantomData }
     }
 
-    /// Rows of `cols` values that follow each other in a slice, which is as long as they are or longer.
+    /// Rows of `cols` values without gaps, in a slice at least as long.
     pub(crate) fn dense(values: &'a mut [T], rows: usize, cols: usize) -> SharedRows<'a, T> {
         SharedRows::spaced(values, rows, cols, cols)
     }
@@ -46,13 +46,13 @@ impl<'a, T> SharedRows<'a, T> {
         self.cols
     }
 
-    /// Some columns of a row.
+    /// A range of columns of a row.
     ///
     /// # Safety
-    /// While the result lives, no one else holds a part of the row that shares a column with it.
+    /// While the result lives, no other part of the row shares a column with it.
     ///
     /// # Panics
-    /// If there is no such row, or no such columns.
+    /// If the row or the columns do not exist.
     #[expect(clippy::mut_from_ref, reason = "parts are disjoint, which is the caller's promise")]
     #[inline]
     pub(crate) unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [T] {

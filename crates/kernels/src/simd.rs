@@ -1,4 +1,4 @@
-//! Which instructions the arithmetic uses, chosen when the program runs.
+//! Instruction sets, chosen at run time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,7 @@ use std::str::FromStr;
 /// The environment variable that forces a path.
 const VARIABLE: &str = "EASYROUTINE_SIMD";
 
-/// A set of instructions that the arithmetic can use. Results may differ between paths in the last bits, never
-/// within one.
+/// An instruction set. Results may differ between paths in the last bits, never within one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
     /// Safe Rust that the compiler vectorises for any processor.
@@ -21,10 +20,10 @@ pub enum Simd {
 impl Simd {
     const ALL: [Simd; 3] = [Simd::Portable, Simd::Avx2, Simd::Avx512];
 
-    /// The path that `EASYROUTINE_SIMD` names, or else the best one that this processor has.
+    /// The path that `EASYROUTINE_SIMD` names, or the best one that this processor has.
     ///
     /// # Errors
-    /// If the variable holds a word that is no path, or a path that this processor lacks.
+    /// If the variable names no path, or one that this processor lacks.
     pub fn from_env() -> Result<Simd, String> {
         match std::env::var_os(VARIABLE).filter(|word| !word.is_empty()) {
             None => Ok(Simd::best()),
@@ -45,7 +44,7 @@ impl Simd {
         Simd::Avx512.lowered()
     }
 
-    /// The paths that this processor has, in rising order.
+    /// The paths that this processor has, worst first.
     pub fn available() -> Vec<Simd> {
         Simd::ALL.into_iter().filter(|simd| simd.is_available()).collect()
     }
@@ -59,7 +58,7 @@ impl Simd {
         }
     }
 
-    /// This path, or the best one below it that the processor has.
+    /// This path, or the best lower one that the processor has.
     pub(crate) fn lowered(self) -> Simd {
         let below = Simd::ALL.into_iter().filter(|simd| *simd <= self && simd.is_available());
         below.max().unwrap_or(Simd::Portable)

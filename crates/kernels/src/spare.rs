@@ -1,21 +1,21 @@
-//! Large arrays whose memory is used again. Memory that is fresh from the system is cleared page by page, and on a virtual
-//! machine may have to be fetched from the host: a tenth of a run that keeps activations, measured on one.
+//! Reuse of large arrays. The system clears fresh memory page by page, and a virtual machine may have to fetch it from
+//! its host: a tenth of a run that keeps activations, measured on one.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, TryLockError};
 
 use crate::aligned::advise_large_pages_within;
 
-/// The most that waits to be used again; beyond it what has waited longest goes back to the system.
+/// Bytes kept for reuse at most; beyond that the oldest arrays go back to the system.
 const MOST_BYTES: usize = 256 << 20;
 
-/// Smaller arrays are left to the allocator, which keeps some memory of its own.
+/// Smaller arrays are left to the allocator, which caches memory itself.
 const LEAST_BYTES: usize = 256 << 10;
 
 static SPARE: Mutex<Spare> = Mutex::new(Spare::new());
 
-/// An empty vector with room for so many values: memory that was given back, or fresh memory on large pages where the
-/// system gives them.
+/// An empty vector with room for `capacity` values: reused memory, or fresh memory on large pages where the system has
+/// them.
 ///
 /// # Panics
 /// If no memory can be that large.
@@ -29,7 +29,7 @@ pub fn large_vec(capacity: usize) -> Vec<f32> {
     values
 }
 
-/// So many values, of whatever content, to be written over.
+/// `len` values of unspecified contents, to be overwritten.
 ///
 /// # Panics
 /// If no memory can be that large.
@@ -44,10 +44,10 @@ pub fn large_values(len: usize) -> Vec<f32> {
     values
 }
 
-/// Gives an array back that nobody needs any more.
+/// Gives back an array for reuse.
 pub fn give_back(values: Vec<f32>) {
     if bytes(&values) >= LEAST_BYTES {
-        // What is pushed out is freed after the lock.
+        // Evicted arrays are freed after the lock is released.
         drop(with_spare(|spare| spare.put(values)));
     }
 }
@@ -59,7 +59,7 @@ fn taken(len: usize) -> Option<Vec<f32>> {
     with_spare(|spare| spare.take(len)).flatten()
 }
 
-/// `None` while another thread has the arrays, or had them when this process was forked off: then memory is fresh, and
+/// `None` while another thread has the arrays, or had them when this process was forked; memory is then fresh, or
 /// freed.
 fn with_spare<R>(f: impl FnOnce(&mut Spare) -> R) -> Option<R> {
     match SPARE.try_lock() {
@@ -73,7 +73,7 @@ fn bytes(values: &Vec<f32>) -> usize {
     values.capacity() * size_of::<f32>()
 }
 
-/// The arrays that wait, those given back last at the end.
+/// The waiting arrays, oldest first.
 struct Spare {
     arrays: VecDeque<Vec<f32>>,
     bytes: usize,
@@ -84,7 +84,7 @@ impl Spare {
         Spare { arrays: VecDeque::new(), bytes: 0 }
     }
 
-    /// The smallest array with room for so many values, of those that have little more.
+    /// The smallest waiting array with room for `len` values, if it is not much larger.
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
         let fits = |capacity: usize| capacity >= len && capacity - len <= len / 8;
         let fitting = self.arrays.iter().enumerate().filter(|(_, values)| fits(values.capacity()));
@@ -94,7 +94,7 @@ impl Spare {
         Some(values)
     }
 
-    /// Takes an array in, and returns those that have to go for it.
+    /// Adds an array, and returns those evicted for it.
     fn put(&mut self, values: Vec<f32>) -> Vec<Vec<f32>> {
         if bytes(&values) > MOST_BYTES {
             return vec![values];
@@ -116,7 +116,7 @@ impl Spare {
 mod tests {
     use super::*;
 
-    /// Each array's first value, and what it has room for.
+    /// Each waiting array's first value and capacity.
     fn waiting(spare: &Spare) -> Vec<(f32, usize)> {
         assert_eq!(spare.bytes, spare.arrays.iter().map(bytes).sum::<usize>());
         spare.arrays.iter().map(|values| (values[0], values.capacity())).collect()

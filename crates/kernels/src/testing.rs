@@ -1,9 +1,9 @@
-//! What tests share: every path of this machine, random values, comparisons.
+//! Shared by tests: every path of this machine, random values, comparisons.
 
 use crate::vector::Path;
 use crate::{Cpu, Rows, RowsMut};
 
-/// A processor for every path and some numbers of threads.
+/// A `Cpu` for every path, with several numbers of threads.
 pub(crate) fn cpus() -> Vec<Cpu> {
     let with = |path: &Path| [1, 3].map(|threads| Cpu::with_path(*path, threads));
     Path::all().iter().flat_map(with).collect()
@@ -40,7 +40,7 @@ impl Matrix {
         Matrix { values: values(seed, rows * stride), rows, cols, stride }
     }
 
-    /// A matrix of a value that no result has.
+    /// A matrix filled with a value that no result has.
     pub(crate) fn untouched(rows: usize, cols: usize, stride: usize) -> Matrix {
         Matrix { values: vec![UNTOUCHED; rows * stride], rows, cols, stride }
     }
@@ -68,12 +68,12 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The largest error relative to the largest value expected.
+/// The largest error relative to the largest expected value.
 pub(crate) fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(1e-30_f64, |most, value| most.max(value.abs()));
     let errors =
         found.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs() / scale);
-    // A NaN must not pass as no error.
+    // A NaN must not pass for no error.
     errors.fold(0.0, |most, error| if error > most || error.is_nan() { error } else { most })
 }

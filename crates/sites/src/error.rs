@@ -1,11 +1,11 @@
-//! The error of a name that does not parse or matches nothing.
+//! The error for a name that does not parse or matches nothing.
 
 use std::fmt;
 
 use crate::select::TRANSFORMER_LENS;
 use crate::site::{Scope, Site};
 
-/// A name that no activation has, with the nearest one that exists.
+/// A name of no activation, with the nearest existing one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameError {
     message: String,
@@ -48,7 +48,7 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// The name nearest to a wrong one, where one is near enough to be meant.
+/// The name nearest to a wrong one, if any is near enough to be what was meant.
 pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.chars().count() > 60 {
         return None;
@@ -57,13 +57,13 @@ pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
     distances.filter(|(distance, wanted)| *distance <= 2 + wanted.len() / 3).min().map(|(_, wanted)| wanted)
 }
 
-/// The existing activation nearest to a wrong name, with the wrong one's numbers kept.
+/// The existing activation nearest to a wrong name, with the wrong name's numbers kept.
 fn nearest_activation(name: &str) -> Option<String> {
     let numbers: Vec<&str> = name.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).collect();
     let number = |at: usize| numbers.get(at).copied().filter(|n| n.len() <= 6).unwrap_or("0");
     let named = |site: &Site| site.template().replace("{layer}", number(0)).replace("{head}", number(1));
     let names: Vec<String> = Site::ALL.iter().map(named).collect();
-    // A number of too many digits is no different name.
+    // A number with too many digits prints as itself: that is no suggestion.
     nearest(name, names.iter().map(String::as_str)).filter(|near| *near != name).map(str::to_owned)
 }
 

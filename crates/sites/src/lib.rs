@@ -1,8 +1,8 @@
 //! Names of places in a decoder's forward pass.
 //!
-//! A [`Site`] is a place; with a layer, and for some a head, it is a [`Point`]. One table (`site.rs`) gives names,
-//! scopes, axes and meanings to everything else: the library, the command line, files on disk, pictures.
-//! No tensors, no input or output, no dependencies.
+//! A [`Site`] is a place; with a layer, and for some sites a head or an expert, it is a [`Point`]. One table
+//! (`site.rs`) gives names, scopes, axes and meanings to the library, the command line, files on disk and pictures. No
+//! tensors, no I/O, no dependencies.
 #![forbid(unsafe_code)]
 
 mod error;

@@ -1,11 +1,11 @@
-//! The documentation page of the table.
+//! The documentation page made from the table.
 
 use std::fmt::Write;
 
 use crate::select::TRANSFORMER_LENS;
 use crate::site::{Access, Site};
 
-/// `docs/SITES.md`, made from the table; a test fails where the committed page differs.
+/// `docs/SITES.md`, made from the table; a test fails if the committed page differs.
 pub fn sites_page() -> String {
     let mut page = String::from(
         "# Activations\n\n\

@@ -7,12 +7,12 @@ use crate::error::NameError;
 use crate::select::transformer_lens;
 use crate::site::{Scope, Site};
 
-/// One place of one model's forward pass; prints and parses as an activation key.
+/// One place in a model's forward pass; prints and parses as an activation key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Point {
     layer: u32,
     site: Site,
-    /// Of the head or the expert, where the site has such.
+    /// The head or expert, if the site has one.
     number: u32,
 }
 
@@ -20,7 +20,7 @@ impl Point {
     /// A point of the whole model.
     ///
     /// # Panics
-    /// The site belongs to a layer; a mistake in the calling code, not in input.
+    /// If the site belongs to a layer: a bug in the caller, not bad input.
     pub fn model(site: Site) -> Self {
         assert_eq!(site.scope(), Scope::Model, "{} needs a layer", site.name());
         Point { layer: 0, site, number: 0 }
@@ -29,7 +29,7 @@ impl Point {
     /// A point of a layer.
     ///
     /// # Panics
-    /// The site is the whole model's or a head's; a mistake in the calling code, not in input.
+    /// If the site belongs to the whole model or to a head: a bug in the caller, not bad input.
     pub fn layer_of(site: Site, layer: usize) -> Self {
         let scope = site.scope();
         assert!(matches!(scope, Scope::Layer | Scope::LetteredLayer), "{} is no layer site", site.name());
@@ -39,7 +39,7 @@ impl Point {
     /// A point of a head.
     ///
     /// # Panics
-    /// The site has no heads; a mistake in the calling code, not in input.
+    /// If the site has no heads: a bug in the caller, not bad input.
     pub fn head_of(site: Site, layer: usize, head: usize) -> Self {
         assert_eq!(site.scope(), Scope::Head, "{} has no heads", site.name());
         Point { layer: layer as u32, site, number: head as u32 }
@@ -48,7 +48,7 @@ impl Point {
     /// A point of an expert.
     ///
     /// # Panics
-    /// The site has no experts; a mistake in the calling code, not in input.
+    /// If the site has no experts: a bug in the caller, not bad input.
     pub fn expert_of(site: Site, layer: usize, expert: usize) -> Self {
         assert_eq!(site.scope(), Scope::Expert, "{} has no experts", site.name());
         Point { layer: layer as u32, site, number: expert as u32 }
@@ -74,7 +74,7 @@ impl Point {
         (self.site.scope() == Scope::Expert).then_some(self.number as usize)
     }
 
-    /// The point at which the model reports, where two names mean one place.
+    /// The point under which the model reports, if two names mean one place.
     pub fn canonical(self) -> Self {
         Point { site: self.site.canonical(), ..self }
     }
@@ -106,7 +106,7 @@ impl FromStr for Point {
 }
 
 fn parse(text: &str) -> Option<Point> {
-    // Longest name first, so that `resid_in_post_layernorm_3` is not read as `resid_in` and a strange layer.
+    // Longest name first, so that `resid_in_post_layernorm_3` is not read as `resid_in` with an odd layer.
     let mut sites: Vec<Site> = Site::ALL.to_vec();
     sites.sort_by_key(|s| std::cmp::Reverse(s.name().len()));
     sites.into_iter().find_map(|site| {

@@ -1,4 +1,4 @@
-//! Patterns over names: `resid_out_*`, `pattern_L0:4H*`, to the points of a model.
+//! Patterns over names (`resid_out_*`, `pattern_L0:4H*`), resolved to the points of a model.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,26 +9,26 @@ use crate::point::Point;
 use crate::site::{Scope, Site};
 use crate::slice::{Slice, integer};
 
-/// How many layers, query heads and experts a model has.
+/// The number of layers, query heads and experts of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Blocks.
     pub n_layers: usize,
-    /// Query heads of a layer.
+    /// Query heads per layer.
     pub n_heads: usize,
-    /// Experts of a layer that has some.
+    /// Experts per layer that has experts.
     pub n_experts: usize,
 }
 
 /// A pattern over the points of one site.
 ///
-/// The places of numbers take a number (negative from the end), `*` or `{anything}` for all, or a [`Slice`]: `4:9`, `4:`,
-/// `0:30:5`. Patterns are joined by commas in [`Selector::parse_list`].
+/// Each number may be a number (negative from the end), `*` or `{anything}` for all, or a [`Slice`]: `4:9`, `4:`,
+/// `0:30:5`. [`Selector::parse_list`] reads several patterns joined by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     site: Site,
     layers: Numbers,
-    /// Heads or experts, where the site has such.
+    /// Heads or experts, if the site has them.
     of_layer: Numbers,
 }
 
@@ -48,7 +48,7 @@ impl Selector {
     /// Parses a comma-separated list of patterns.
     ///
     /// # Errors
-    /// A pattern of no site (the nearest name is given), or an empty list.
+    /// If a pattern names no site (the error gives the nearest name), or the list is empty.
     pub fn parse_list(text: &str) -> Result<Vec<Selector>, NameError> {
         let patterns: Vec<&str> = text.split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
         if patterns.is_empty() {
@@ -62,7 +62,7 @@ impl Selector {
         self.site
     }
 
-    /// Whether the pattern names single places rather than "all there are".
+    /// Whether the pattern names single points rather than "all there are".
     pub fn is_exact(&self) -> bool {
         let one = |n: &Numbers| matches!(n, Numbers::One(_));
         match self.site.scope() {
@@ -75,7 +75,7 @@ impl Selector {
     /// The points of a model that match, in ascending order.
     ///
     /// # Errors
-    /// A layer or head that the model does not have; an empty range.
+    /// If the model lacks a layer or head, or a range is empty.
     pub fn points(&self, extent: Extent) -> Result<BTreeSet<Point>, NameError> {
         let layers = || self.layers.resolve(extent.n_layers, "layer", self);
         Ok(match self.site.scope() {
@@ -162,7 +162,7 @@ fn parse(text: &str) -> Option<Selector> {
     sites.into_iter().find_map(|site| {
         let rest = text.strip_prefix(site.name())?;
         let selector = |layers, of_layer| Some(Selector { site, layers, of_layer });
-        // `pattern_*` means every layer and head: the short form people type first.
+        // `pattern_*` means every layer and head: the short form that people type first.
         let everything = rest == "_*";
         match site.scope() {
             Scope::Model => {
@@ -187,7 +187,7 @@ fn parse(text: &str) -> Option<Selector> {
     })
 }
 
-/// Hooks of TransformerLens and our patterns for the same values. Hooks that hold all heads become patterns over all
+/// TransformerLens hooks and our patterns for the same values. Hooks that hold all heads become patterns over all
 /// heads. (Names: TransformerLens, `transformer_lens/components/`.)
 pub(crate) const TRANSFORMER_LENS: &[(&str, &str)] = &[
     ("hook_resid_pre", "resid_in_{layer}"),
@@ -208,7 +208,7 @@ pub(crate) const TRANSFORMER_LENS: &[(&str, &str)] = &[
     ("mlp.hook_expert_indices", "router_index_{layer}"),
 ];
 
-/// Our spelling of a TransformerLens hook name, where the two name the same values.
+/// Our spelling of a TransformerLens hook name, if it holds the same values.
 pub(crate) fn transformer_lens(name: &str) -> Option<String> {
     let (layer, hook) = name.strip_prefix("blocks.")?.split_once('.')?;
     let (_, key) = TRANSFORMER_LENS.iter().find(|(theirs, _)| *theirs == hook)?;

@@ -1,6 +1,6 @@
 //! The table of sites.
 
-/// How much of a model one value of a site speaks of.
+/// How much of a model one value of a site describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// The whole model: `logits`.
@@ -15,16 +15,16 @@ pub enum Scope {
     Expert,
 }
 
-/// What the vectors of a site are written in, which settles how wide they are.
+/// The basis of a site's vectors, which also determines their width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Basis {
-    /// Ids of tokens: one whole number.
+    /// Token ids: one integer.
     Ids,
-    /// Numbers of the experts that a token goes through: k whole numbers.
+    /// Indices of the experts chosen for a token: k integers.
     ExpertIds,
     /// The residual stream itself, D.
     Stream,
-    /// Something that is added to the residual stream, or a share of it, D.
+    /// A term added to the residual stream, or a share of it, D.
     Addition,
     /// The stream as attention or the MLP reads it, D.
     Reading,
@@ -42,7 +42,7 @@ pub enum Basis {
     HeadValue,
     /// Compressed keys and values, c.
     Compressed,
-    /// Positions: one number for each key that a query could see.
+    /// Positions: one number per key that a query could see.
     Positions,
     /// Channels of a recurrence, N.
     Channels,
@@ -50,17 +50,17 @@ pub enum Basis {
     Neurons,
     /// Experts, E.
     Experts,
-    /// The experts that a token goes through, k.
+    /// The experts chosen for a token, k.
     ChosenExperts,
     /// Statistics of a vector.
     Statistics,
-    /// Labels of a head that gives a score, C.
+    /// Class labels of a classification head, C.
     Labels,
     /// Ids of the vocabulary, V.
     Vocabulary,
 }
 
-/// What can be done at a site.
+/// What a site allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Access {
     /// It can be read.
@@ -87,20 +87,19 @@ macro_rules! sites {
                 match self { $(Site::$variant => $name),* }
             }
 
-            /// What one value speaks of.
+            /// How much of a model one value describes.
             pub fn scope(self) -> Scope {
                 match self { $(Site::$variant => Scope::$scope),* }
             }
 
-            /// Axes of a captured value, rows first. B rows of the batch, T selected positions, D `d_model`,
-            /// H query heads, K key/value heads, h `d_head`, v columns of a value (mostly h), c columns of compressed
-            /// keys and values, N channels of a recurrence, F `d_mlp`, E experts, k experts a token, C labels,
-            /// V vocabulary.
+            /// Axes of a captured value, rows first. B rows of the batch, T selected positions, D `d_model`, H query
+            /// heads, K key/value heads, h `d_head`, v columns of a value (mostly h), c columns of compressed keys and
+            /// values, N channels of a recurrence, F `d_mlp`, E experts, k experts per token, C labels, V vocabulary.
             pub fn axes(self) -> &'static str {
                 match self { $(Site::$variant => $axes),* }
             }
 
-            /// What its vectors are written in.
+            /// The basis of its vectors.
             pub fn basis(self) -> Basis {
                 match self { $(Site::$variant => Basis::$basis),* }
             }
@@ -110,12 +109,12 @@ macro_rules! sites {
                 match self { $(Site::$variant => Access::$access),* }
             }
 
-            /// The field of an extraction config that asks for it.
+            /// The extraction config field that requests it.
             pub fn flag(self) -> &'static str {
                 match self { $(Site::$variant => $flag),* }
             }
 
-            /// One sentence on what the value is.
+            /// One sentence that says what the value is.
             pub fn meaning(self) -> &'static str {
                 match self { $(Site::$variant => $meaning),* }
             }
@@ -169,17 +168,17 @@ sites! {
 }
 
 impl Site {
-    /// The place itself where two names mean one place.
+    /// The site itself, or the primary one if two names mean one place.
     pub fn canonical(self) -> Site {
         if self == Site::ResidInPostLayernorm { Site::AttnIn } else { self }
     }
 
-    /// Whether one value speaks of a query and a key: both axes of a capture are the selected positions.
+    /// Whether one value concerns a query and a key, so that both axes of a capture are the selected positions.
     pub fn is_pairwise(self) -> bool {
         matches!(self, Site::Scores | Site::Pattern)
     }
 
-    /// Whether its values are whole numbers, which have no mean and no gradient.
+    /// Whether its values are integers, which have no mean and no gradient.
     pub fn is_whole(self) -> bool {
         matches!(self.basis(), Basis::Ids | Basis::ExpertIds)
     }
@@ -189,7 +188,7 @@ impl Site {
         Site::ALL.iter().copied().find(|s| s.name() == name)
     }
 
-    /// How a name of this site is written: `resid_out_{layer}`.
+    /// The pattern of this site's names: `resid_out_{layer}`.
     pub fn template(self) -> String {
         match self.scope() {
             Scope::Model => self.name().to_owned(),

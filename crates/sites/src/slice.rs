@@ -1,4 +1,4 @@
-//! One grammar for ranges of whatever is counted from 0: layers, heads, positions.
+//! One grammar for ranges of anything counted from 0: layers, heads, positions.
 
 use std::fmt;
 use std::iter::StepBy;
@@ -10,20 +10,20 @@ use crate::error::NameError;
 /// A range as Python writes it: `4:9` (4 to 8), `4:`, `:9`, `-3:` (the last three), `0:30:5` (every fifth).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slice {
-    /// The first number; negative from the end. `None` is 0.
+    /// The first index; negative from the end. `None` is 0.
     pub start: Option<i64>,
-    /// The number after the last; negative from the end. `None` is the count.
+    /// The index after the last; negative from the end. `None` is the count.
     pub end: Option<i64>,
-    /// The distance from one number to the next, at least 1.
+    /// The distance between indices, at least 1.
     pub step: usize,
 }
 
-/// Why a slice selects nothing of a count.
+/// Why a slice selects nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SliceError {
-    /// It reaches past the first or the last.
+    /// It reaches past the first or the last index.
     Outside,
-    /// It ends before its first number.
+    /// It ends before it starts.
     Empty,
 }
 
@@ -33,20 +33,20 @@ impl Slice {
         Slice { start: Some(start), end: Some(end), step: 1 }
     }
 
-    /// One number, negative from the end.
+    /// One index, negative from the end.
     pub fn one(number: i64) -> Self {
         Slice { start: Some(number), end: Some(number + 1).filter(|end| *end != 0), step: 1 }
     }
 
-    /// The number, where it is a range of one as [`Slice::one`] makes it.
+    /// The index, if this is a range of one as [`Slice::one`] makes it.
     pub fn single(&self) -> Option<i64> {
         self.start.filter(|number| *self == Slice::one(*number))
     }
 
-    /// The numbers below `count` that it selects, ascending: at least one.
+    /// The selected indices below `count`, ascending; at least one.
     ///
     /// # Errors
-    /// It reaches outside `0..count`, or is empty.
+    /// If it reaches outside `0..count`, or is empty.
     pub fn of(&self, count: usize) -> Result<StepBy<Range<usize>>, SliceError> {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let from_end = |n: i64| if n < 0 { n + count } else { n };
@@ -96,7 +96,7 @@ impl fmt::Display for Slice {
     }
 }
 
-/// A number as users write it, negative from the end: at most nine digits, so that sums stay far from any overflow.
+/// An index as users write it, negative from the end: at most nine digits, so that sums cannot overflow.
 pub fn integer(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let is_plain = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
@@ -104,10 +104,11 @@ pub fn integer(text: &str) -> Option<i64> {
     (number != 0 || !text.starts_with('-')).then_some(number)
 }
 
-/// Reads a list of layers, `emb,0:30:5,-1`: each once, in the order of the model; -1 in the result is the embedding.
+/// Parses a list of layers such as `emb,0:30:5,-1`: each layer once, in model order. In the result, -1 is the
+/// embedding.
 ///
 /// # Errors
-/// A word that names no layer, or a layer that the model does not have.
+/// If a word names no layer, or the model lacks the layer.
 pub fn layers(text: &str, n_layers: usize) -> Result<Vec<i64>, NameError> {
     let mut layers = Vec::new();
     for word in text.split(',').map(str::trim) {

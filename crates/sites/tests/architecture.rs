@@ -1,6 +1,6 @@
-//! The lines of docs/ARCHITECTURE.md that begin with "Invariant:", checked on the sources as they lie in the tree.
+//! Checks the lines of docs/ARCHITECTURE.md that begin with "Invariant:" against the sources in the tree.
 //!
-//! They stand with this crate because it depends on nothing: they run however broken the others are.
+//! They are in this crate because it depends on nothing: they run even when the other crates do not build.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod modules;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use modules::{MODULES, used};
 
-/// Which crate may depend on which of the others. `*` is all of them.
+/// The crates that each crate may depend on. `*` is all of them.
 const CRATES: &[(&str, &[&str])] = &[
     ("sites", &[]),
     ("files", &[]),
@@ -27,7 +27,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("python", &["*"]),
 ];
 
-/// Where names of families may stand outside `families/`, and why.
+/// Files outside `families/` that may name families, and why.
 const NAMING_FILES: &[(&str, &str)] = &[
     ("core/src/source/demo.rs", "says in prose what the demo model is"),
     (
@@ -85,7 +85,7 @@ fn files_ending(folder: &Path, endings: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a file is a module's own tests, which may put the module to use with any other.
+/// Whether a file holds a module's own tests, which may use any other module.
 fn is_test(path: &Path) -> bool {
     path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests")
 }
@@ -102,16 +102,16 @@ fn sources() -> Vec<(String, Vec<Piece>)> {
     files.map(|path| (short(&path), pieces(&read(&path)))).collect()
 }
 
-/// A piece of a source file that is no comment.
+/// A piece of a source file outside comments.
 #[derive(Debug, PartialEq)]
 enum Piece {
     /// Code between literals.
     Code(String),
-    /// What stands between the quotes of a string.
+    /// The contents of a string literal.
     Text(String),
 }
 
-/// Cuts a source into code and strings and leaves comments out.
+/// Splits a source into code and strings, and drops comments.
 fn pieces(source: &str) -> Vec<Piece> {
     let mut found = Vec::new();
     let mut code = String::new();
@@ -157,7 +157,7 @@ fn after_block_comment(text: &str) -> &str {
     }
 }
 
-/// A string literal at the beginning of `text`: what it holds, and what follows it.
+/// A string literal at the start of `text`: its contents, and the text after it.
 fn string<'a>(text: &'a str, before: &str) -> Option<(&'a str, &'a str)> {
     if let Some(inner) = text.strip_prefix('"') {
         let mut escaped = false;
@@ -177,7 +177,7 @@ fn string<'a>(text: &'a str, before: &str) -> Option<(&'a str, &'a str)> {
     Some((&inner[..end], &inner[end + close.len()..]))
 }
 
-/// Length of a character literal at the beginning of `text`; a lifetime is none.
+/// Length of a character literal at the start of `text`; lifetimes do not count.
 fn character(text: &str) -> Option<usize> {
     let inner = text.strip_prefix('\'')?;
     if let Some(escape) = inner.strip_prefix('\\') {
@@ -198,12 +198,12 @@ fn code(pieces: &[Piece]) -> String {
     code.collect::<Vec<_>>().join("\"\"")
 }
 
-/// Whether `name` stands in `text` as a word, in any case of letters; `joins` says which characters belong to one.
+/// Whether `name` occurs in `text` as a word, in any case; `joins` says which characters belong to a word.
 fn has_word(text: &str, name: &str, joins: impl Fn(char) -> bool) -> bool {
     let text = text.to_lowercase();
     text.match_indices(name).any(|(at, _)| {
         let after = &text[at + name.len()..];
-        // A dot joins too where a word follows: `llama.cpp` is a program.
+        // A dot followed by a letter joins as well: `llama.cpp` is a program.
         let dotted = after.strip_prefix('.').is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
         !text[..at].ends_with(&joins) && !after.starts_with(&joins) && !dotted
     })
@@ -363,11 +363,11 @@ fn the_pass_has_no_circles() {
         let mut uses: Vec<(String, BTreeSet<String>)> = Vec::new();
         for path in files.iter().filter(|path| name(path) != "mod") {
             let code = code(&pieces(&read(path)));
-            // What is used of a sibling is named after it; what of the module itself is at hand for all of them.
+            // Items of a sibling are recorded under its name; items of the module itself are available to all.
             uses.push((name(path), &used(&code, module) & &names));
         }
         assert!(uses.iter().any(|(_, used)| !used.is_empty()), "{module}: no file uses another");
-        // Files that use none of the rest are taken off until there are none, or a circle is left.
+        // Repeatedly remove files that use none of the rest; what is left is a circle.
         while !uses.is_empty() {
             let left: BTreeSet<String> = uses.iter().map(|(name, _)| name.clone()).collect();
             let before = uses.len();

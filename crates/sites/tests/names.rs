@@ -1,4 +1,4 @@
-//! Names, patterns and the page made from them.
+//! Names, patterns and the page made from the table.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use easyroutine_sites::{Extent, Point, Scope, Selector, Site, Slice, SliceError, layers, sites_page};

@@ -1,4 +1,4 @@
-//! Tests that are modules of one program are all named in it: a file that is not would never run.
+//! Tests that are modules of one program must all be declared in it: an undeclared file would never run.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;

@@ -1,6 +1,6 @@
 use crate::{Error, Result};
 
-/// Reads little-endian values off a slice, each only if it is there.
+/// Reads little-endian values from a slice, with bounds checks.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -39,8 +39,8 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A count of things that take at least `smallest` bytes each: refused before anything is reserved for them if
-    /// the rest of the file cannot hold so many.
+    /// A count of items of at least `smallest` bytes each. Refused before anything is allocated if the rest of the file
+    /// cannot hold them.
     pub(super) fn count(&mut self, of: &str, smallest: usize) -> Result<usize> {
         let claimed = self.u64()?;
         usize::try_from(claimed).ok().filter(|&count| count <= self.remaining() / smallest).ok_or_else(|| {

@@ -4,12 +4,12 @@ use std::path::Path;
 use super::Gguf;
 use crate::{MappedFile, Result, StoredTensor};
 
-/// A mapped GGUF file: what it says, and its tensors.
+/// A mapped GGUF file: its header and its tensors.
 #[derive(Debug)]
 pub struct GgufFile {
     map: MappedFile,
     gguf: Gguf,
-    /// Name of a tensor -> its place in `gguf.tensors`.
+    /// Tensor name -> index in `gguf.tensors`.
     places: BTreeMap<String, usize>,
 }
 
@@ -24,14 +24,14 @@ impl GgufFile {
 
     pub(crate) fn new(map: MappedFile) -> Result<Self> {
         let read = Gguf::parse(map.bytes());
-        // What a file says that changes under the reader's eyes is of no account.
+        // The header is void if the file changed while it was read.
         map.check_unchanged()?;
         let gguf = read.map_err(|e| e.within(map.path().display()))?;
         let places = gguf.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
         Ok(GgufFile { map, gguf, places })
     }
 
-    /// What the file says: metadata and the tensors' descriptions.
+    /// The header: metadata and tensor descriptions.
     pub fn gguf(&self) -> &Gguf {
         &self.gguf
     }

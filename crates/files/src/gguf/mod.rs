@@ -1,7 +1,7 @@
 //! GGUF files, versions 2 and 3, little-endian.
 //!
 //! Layout: ggml's `docs/gguf.md`. A header of counts, key-value pairs, tensor descriptions, then the tensors' bytes,
-//! each aligned. [`Gguf`] is everything but those bytes; [`GgufFile`] adds them.
+//! each aligned. [`Gguf`] is everything except those bytes; [`GgufFile`] adds them.
 
 mod cursor;
 mod file;

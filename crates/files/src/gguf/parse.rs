@@ -6,29 +6,30 @@ use super::value::{Array, Value};
 use super::{MAGIC, tensors::refuse_overlaps};
 use crate::{Error, Result};
 
-/// What a GGUF file says: version, metadata, and where each tensor lies. Holds no tensor's bytes.
+/// The header of a GGUF file: version, metadata, and the place of each tensor. Holds no tensor data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gguf {
-    /// Version of the format: 2 or 3.
+    /// Format version: 2 or 3.
     pub version: u32,
-    /// Everything under its key.
+    /// All metadata, by key.
     pub metadata: BTreeMap<String, Value>,
-    /// The tensors, in the file's order.
+    /// The tensors, in file order.
     pub tensors: Vec<TensorInfo>,
 }
 
-/// Bytes that the shortest key-value pair takes: an empty key, a type, one byte.
+/// Bytes of the shortest key-value pair: an empty key, a type, one byte.
 const SHORTEST_PAIR: usize = 8 + 4 + 1;
 
-/// Alignment of the tensors where `general.alignment` does not say.
+/// Alignment of the tensors unless `general.alignment` sets it.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 impl Gguf {
-    /// Reads the header of a whole file.
+    /// Parses the header of a whole file.
     ///
     /// # Errors
-    /// If it is no GGUF file of version 2 or 3, contradicts itself or its length, holds a type that is not read, or is
-    /// one part of several. Nothing is allocated on a claim alone: memory stays within a small multiple of the file.
+    /// If it is not a GGUF file of version 2 or 3, contradicts itself or its length, holds an unsupported type, or is
+    /// one part of several. Nothing is allocated on a claim alone: memory stays within a small multiple of the file
+    /// size.
     pub fn parse(file: &[u8]) -> Result<Self> {
         let mut cursor = Cursor::new(file);
         if cursor.array().ok().as_ref() != Some(MAGIC) {
@@ -51,10 +52,10 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// The string under `key`; `None` if there is no such key. So for the other types below.
+    /// The string under `key`; `None` if there is no such key. The same holds for the types below.
     ///
     /// # Errors
-    /// If the key holds something else. So for the other types below.
+    /// If the key holds something else. The same holds for the types below.
     pub fn str(&self, key: &str) -> Result<Option<&str>> {
         self.typed(key, "a string", |value| match value {
             Value::Str(text) => Some(text.as_str()),
@@ -65,7 +66,7 @@ impl Gguf {
     /// The non-negative integer under `key`.
     ///
     /// # Errors
-    /// If the key holds something else, a negative number included.
+    /// If the key holds something else, including a negative number.
     pub fn u64(&self, key: &str) -> Result<Option<u64>> {
         self.typed(key, "a non-negative integer", unsigned)
     }
@@ -181,7 +182,7 @@ fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     match cursor.u32()? {
         version @ (2 | 3) => Ok(version),
         1 => Err(Error::unsupported("is GGUF version 1, which is no longer read; convert the model anew")),
-        // Low bytes empty: the number was written by, or for, a big-endian machine.
+        // The low bytes are empty: the number was written on or for a big-endian machine.
         swapped if swapped & 0xFFFF == 0 => {
             Err(Error::unsupported("is a big-endian GGUF file; only little-endian is read"))
         }

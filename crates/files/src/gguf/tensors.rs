@@ -3,23 +3,23 @@ use std::ops::Range;
 use super::cursor::Cursor;
 use crate::{Encoding, Error, Result, tensor};
 
-/// Most axes that ggml knows.
+/// The most axes that ggml supports.
 const MAX_AXES: u32 = 4;
 
-/// What a GGUF file says about one of its tensors.
+/// The description of one tensor in a GGUF file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
-    /// Its name.
+    /// The tensor's name.
     pub name: String,
-    /// Sizes of its axes, slowest first as in PyTorch: the reverse of the order in the file.
+    /// Sizes of its axes, slowest first as in PyTorch: the reverse of the file's order.
     pub shape: Vec<usize>,
-    /// How its numbers are written.
+    /// The encoding of its numbers.
     pub encoding: Encoding,
-    /// Its bytes, as offsets from the beginning of the file.
+    /// Its bytes, as offsets from the start of the file.
     pub range: Range<usize>,
 }
 
-/// A tensor's description whose offset still counts from the beginning of the data.
+/// A tensor's description, with the offset relative to the start of the data.
 pub(super) struct Described {
     name: String,
     shape: Vec<usize>,
@@ -28,7 +28,7 @@ pub(super) struct Described {
     bytes: usize,
 }
 
-/// Bytes that the shortest description takes: an empty name, one axis, type, offset.
+/// Bytes of the shortest description: an empty name, one axis, type, offset.
 pub(super) const SHORTEST: usize = 8 + 4 + 8 + 4 + 8;
 
 impl Described {
@@ -102,7 +102,7 @@ pub(super) fn refuse_overlaps(tensors: &[TensorInfo]) -> Result<()> {
     Ok(())
 }
 
-/// Numbers of the types: `enum ggml_type` in ggml's `ggml.h`.
+/// Type numbers: `enum ggml_type` in ggml's `ggml.h`.
 fn encoding_of(ggml_type: u32) -> Result<Encoding> {
     Ok(match ggml_type {
         0 => Encoding::F32,

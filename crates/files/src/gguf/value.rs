@@ -1,7 +1,7 @@
 use super::cursor::Cursor;
 use crate::{Error, Result};
 
-/// A value of a GGUF file's metadata. Numbers of all widths are widened: the width is the writer's choice, not a meaning.
+/// A metadata value of a GGUF file. Numbers are widened: the width is the writer's choice and carries no meaning.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// An unsigned integer of 8 to 64 bits.
@@ -18,7 +18,7 @@ pub enum Value {
     Array(Array),
 }
 
-/// Several values of one type. Arrays of arrays exist in no released model and are refused.
+/// Several values of one type. Arrays of arrays occur in no released model and are refused.
 #[expect(missing_docs, reason = "the variants are those of `Value`")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Array {
@@ -30,7 +30,7 @@ pub enum Array {
 }
 
 impl Value {
-    /// What it is, in words.
+    /// The type, in words.
     pub fn type_name(&self) -> &'static str {
         match self {
             Value::Unsigned(_) => "an unsigned integer",

@@ -1,7 +1,7 @@
-//! Files that `torch.save` wrote, read without running anything in them; and files that `torch.load` reads.
+//! Reads files written by `torch.save` without running anything in them, and writes files that `torch.load` reads.
 //!
-//! Such a file is a zip archive with a pickle, and a pickle is a program. Ours knows the instructions that build data,
-//! and a short list of names; a name that is not on it is refused, and nothing that a name stands for is ever called.
+//! Such a file is a zip archive with a pickle, and a pickle is a program. This reader knows the instructions that build
+//! data, and a short list of names. It refuses any other name, and never calls what a name stands for.
 
 mod pickle;
 mod tensors;
@@ -11,7 +11,7 @@ use crate::{Error, Result, zip};
 pub use tensors::TorchTensor;
 pub use write::write;
 
-/// What such a file holds.
+/// A value in such a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     /// `None`
@@ -20,7 +20,7 @@ pub enum Item {
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// Any other number.
+    /// A floating-point number.
     Float(f64),
     /// A text.
     Text(String),
@@ -28,7 +28,7 @@ pub enum Item {
     Tensor(TorchTensor),
     /// A list or a tuple.
     List(Vec<Item>),
-    /// A dictionary, in its order.
+    /// A dictionary, in file order.
     Map(Vec<(Item, Item)>),
     /// An instance of a class that the caller knows.
     Object {
@@ -40,7 +40,7 @@ pub enum Item {
 }
 
 impl Item {
-    /// The value at a key of a dictionary.
+    /// The value under a key of a dictionary.
     pub fn get(&self, key: &str) -> Option<&Item> {
         let Item::Map(entries) = self else { return None };
         entries
@@ -49,7 +49,7 @@ impl Item {
             .map(|(_, value)| value)
     }
 
-    /// The same, taken out.
+    /// The same, by value.
     pub fn take(self, key: &str) -> Option<Item> {
         let Item::Map(entries) = self else { return None };
         entries
@@ -59,12 +59,12 @@ impl Item {
     }
 }
 
-/// Reads a whole file. `classes` are the classes whose instances are read, as `module.Class`; their attributes come
-/// back, their code stays out.
+/// Reads a whole file. `classes` lists the classes whose instances are accepted, as `module.Class`: their attributes
+/// are read, their code never runs.
 ///
 /// # Errors
-/// No zip archive, a name that is not on the list, instructions that build no data, tensors that reach beyond their
-/// storage, more nesting or more data than such a file can mean.
+/// If the file is not a zip archive, names anything not on the list, has instructions that do not build data, has
+/// tensors that reach beyond their storage, or has more nesting or data than a genuine file would.
 pub fn read(file: &[u8], classes: &[&str]) -> Result<Item> {
     let archive = zip::Archive::new(file, "torch.save of 1.6 and later")?;
     let (folder, program) = archive.only("data.pkl").ok_or_else(|| {

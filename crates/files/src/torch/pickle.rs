@@ -1,8 +1,8 @@
-//! The instructions of a pickle that build data (Python's `pickletools`), protocols 2 to 5.
+//! The pickle instructions that build data (Python's `pickletools`), protocols 2 to 5.
 
 use crate::{Error, Result};
 
-/// What the instructions built: nodes that name each other by number, since a pickle may use one twice.
+/// The values built: nodes that refer to each other by index, since a pickle may use one twice.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) nodes: Vec<Node>,
@@ -18,9 +18,9 @@ pub(super) enum Node {
     Text(String),
     List(Vec<usize>),
     Map(Vec<(usize, usize)>),
-    /// A name on the list.
+    /// An allowed name.
     Global(String),
-    /// What a name would have made of these arguments, and its attributes.
+    /// An object that a name would have made of these arguments, with its attributes.
     Made {
         name: String,
         arguments: usize,
@@ -36,11 +36,11 @@ const KNOWN: &[&str] = &[
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_parameter",
     "collections.OrderedDict",
-    // Attributes of the original's cache that nobody reads back.
+    // Attributes of the original program's cache, which are not used.
     "re._compile",
 ];
 
-/// Most nodes: many times what the largest cache has.
+/// Limit on nodes: many times as many as the largest cache has.
 const MOST_NODES: usize = 4_000_000;
 
 pub(super) fn run(program: &[u8], classes: &[&str]) -> Result<Built> {
@@ -78,7 +78,7 @@ type Step<T> = std::result::Result<T, String>;
 const EMPTY: &str = "an instruction finds too little on the stack";
 
 impl<'a> Machine<'a> {
-    /// Does one instruction; the last gives the result.
+    /// Runs one instruction; the last one returns the result.
     fn step(&mut self) -> Step<Option<usize>> {
         let code = self.take(1)?[0];
         match code {
@@ -88,7 +88,7 @@ impl<'a> Machine<'a> {
                     return Err(format!("protocol {protocol} is not one that is read"));
                 }
             }
-            // FRAME: a hint for readers of streams.
+            // FRAME: a hint for stream readers.
             0x95 => drop(self.take(8)?),
             b'.' => return self.pop().map(Some),
             b'(' => self.marks.push(self.stack.len()),
@@ -178,7 +178,7 @@ impl<'a> Machine<'a> {
                     _ => return Err("a name that is no text".to_owned()),
                 }
             }
-            // REDUCE and NEWOBJ: would call what the name stands for. Here they only note it.
+            // REDUCE and NEWOBJ would call what the name stands for. Here they only record it.
             b'R' | 0x81 => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
                 let Node::Global(name) = self.nodes[callable].clone() else {
@@ -287,7 +287,7 @@ impl<'a> Machine<'a> {
     fn remember(&mut self, slot: u64) -> Step<()> {
         let node = *self.stack.last().ok_or(EMPTY)?;
         let slot = usize::try_from(slot).map_err(|e| e.to_string())?;
-        // Slots are used in turn: a gap would be an allocation on a claim alone.
+        // Slots must be used in sequence: a gap would be an allocation on a claim alone.
         match slot.cmp(&self.memo.len()) {
             std::cmp::Ordering::Less => self.memo[slot] = node,
             std::cmp::Ordering::Equal => self.memo.push(node),

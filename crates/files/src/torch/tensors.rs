@@ -1,4 +1,4 @@
-//! From what a pickle built to values: tensors out of their storages.
+//! Turns a pickle's nodes into values, with tensors read from their storages.
 
 use super::Item;
 use super::pickle::{Built, Node};
@@ -7,7 +7,7 @@ use crate::{Encoding, Error, Result};
 /// A tensor, in C order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TorchTensor {
-    /// How its numbers are written.
+    /// The encoding of its numbers.
     pub encoding: Encoding,
     /// Sizes of its axes, slowest first.
     pub shape: Vec<usize>,
@@ -15,7 +15,7 @@ pub struct TorchTensor {
     pub bytes: Vec<u8>,
 }
 
-/// The numbers of a storage, by its class in `torch`.
+/// The encoding of a storage, by its class in `torch`.
 pub(super) fn storage(kind: &str) -> Option<Encoding> {
     Some(match kind {
         "DoubleStorage" => Encoding::F64,
@@ -33,13 +33,13 @@ pub(super) fn storage(kind: &str) -> Option<Encoding> {
     })
 }
 
-/// Deepest nesting that is read.
+/// Limit on nesting.
 const DEEPEST: usize = 64;
-/// Most values: a pickle can name one list many times, so that few bytes become many.
+/// Limit on values: a pickle can refer to one list many times, so that few bytes become many values.
 const MOST: usize = 4_000_000;
 
-/// The values that were built. `member` gives the bytes of a storage, `file_len` the length of the whole file, beyond
-/// which tensors do not grow by much: one that is a view of another is written out.
+/// The values built. `member` gives the bytes of a storage. `file_len`, the length of the whole file, bounds the size
+/// of tensors: views of one storage are each written out.
 pub(super) fn items<'a>(
     built: &Built,
     member: &dyn Fn(&str) -> Option<&'a [u8]>,

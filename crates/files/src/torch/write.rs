@@ -3,13 +3,14 @@
 use super::{Item, TorchTensor};
 use crate::{Encoding, Error, Result};
 
-/// Where numbers begin, in bytes of the file: what torch itself aligns them to.
+/// Alignment of numbers in the file, in bytes, as in torch.
 const ALIGN: usize = 64;
 
-/// What `torch.save` would make of a value.
+/// Writes a value as `torch.save` would.
 ///
 /// # Errors
-/// An instance of a class; numbers of a type that torch does not store; more than 4 GiB, which such an archive does not hold.
+/// If the value contains an instance of a class or a type that torch does not store, or exceeds 4 GiB, the limit of
+/// such an archive.
 pub fn write(item: &Item) -> Result<Vec<u8>> {
     let mut pickle = Pickle { program: vec![0x80, 2], storages: Vec::new() };
     pickle.item(item)?;
@@ -61,7 +62,7 @@ impl<'a> Pickle<'a> {
         Ok(())
     }
 
-    /// BININT, or LONG1 where it does not fit.
+    /// BININT, or LONG1 if the number is too large.
     fn whole(&mut self, value: i64) {
         match i32::try_from(value) {
             Ok(value) => {
@@ -127,7 +128,7 @@ fn storage_name(encoding: Encoding) -> Option<&'static str> {
     })
 }
 
-/// An archive whose members are stored as they are (PKWARE's APPNOTE.TXT 6.3.10, section 4.3).
+/// An archive of uncompressed members (PKWARE's APPNOTE.TXT 6.3.10, section 4.3).
 struct Zip {
     file: Vec<u8>,
     directory: Vec<u8>,
@@ -140,7 +141,7 @@ impl Zip {
         let offset = u32::try_from(self.file.len()).map_err(|_| too_large())?;
         let size = u32::try_from(content.len()).map_err(|_| too_large())?;
         self.members = self.members.checked_add(1).filter(|n| *n < u16::MAX).ok_or_else(too_large)?;
-        // An extra field, as torch's writer has it, moves the numbers to an aligned place.
+        // As in torch's writer, an extra field moves the numbers to an aligned offset.
         let start = self.file.len() + 30 + name.len() + 4;
         let padding = start.next_multiple_of(ALIGN) - start;
         let mut common = Vec::new();

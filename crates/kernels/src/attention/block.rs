@@ -12,13 +12,13 @@ use crate::{Cpu, Rows, scratch};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// What all blocks of a call share.
+/// Shared by all blocks of a call.
 pub(super) struct Call<'a, O> {
     pub(super) inputs: Inputs<'a>,
     pub(super) z: &'a SharedRows<'a, O>,
 }
 
-/// What they read, and where patterns go.
+/// The arrays that blocks read, and where patterns are kept.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) spec: &'a Attention,
@@ -31,16 +31,16 @@ pub(super) struct Inputs<'a> {
 
 /// Where patterns are kept.
 pub(super) struct Kept<'a> {
-    /// The heads of a call: tasks compute others too, which are not kept.
+    /// The heads of the call. Tasks may compute other heads as well, whose patterns are dropped.
     pub(super) heads: Range<usize>,
-    /// One a head.
+    /// One per head.
     ///
     /// # Shapes
     /// `[1, entries]`, every one of which belongs to a block.
     pub(super) patterns: Vec<SharedRows<'a, MaybeUninit<f32>>>,
 }
 
-/// The work of one block for some heads that share keys.
+/// The work of one block for heads that share keys.
 pub(super) struct HeadBlock<'a, O> {
     pub(super) call: &'a Call<'a, O>,
     pub(super) block: &'a Block,
@@ -59,7 +59,7 @@ impl<O: Element> HeadBlock<'_, O> {
 struct HeadBlockIn<'a, O> {
     work: HeadBlock<'a, O>,
     layout: Layout,
-    /// For a panel of keys, and the scores of each head.
+    /// Scratch: a panel of keys, then each head's scores.
     room: &'a mut [f32],
 }
 
@@ -101,7 +101,7 @@ impl<O: Element> Work for HeadBlockIn<'_, O> {
 }
 
 impl Kept<'_> {
-    /// Writes a block's part of a head's pattern, of which `end` columns are not zero everywhere.
+    /// Copies a block's part of a head's pattern; columns from `end` on are all zero.
     fn keep(&self, head: usize, block: &Block, sequences: &[Sequence], pattern: &Pattern<'_>, end: usize) {
         let keys = sequences[block.sequence].keys.len();
         // SAFETY: heads are different rows, blocks different columns.

@@ -1,4 +1,4 @@
-//! Keys as the micro-kernel reads them: 32 keys side by side.
+//! Keys in the micro-kernel's layout: 32 keys side by side.
 
 use super::plan::is_laid_out;
 use super::{Attention, Sequence};
@@ -12,9 +12,9 @@ pub(super) struct Keys<'a> {
     k: Rows<'a>,
     sequences: &'a [Sequence],
     d_head: usize,
-    /// The key heads that are laid out.
+    /// The key heads laid out.
     heads: Range<usize>,
-    /// Where each sequence's panels start among those of one head, and the end of the last.
+    /// Where each sequence's panels start among those of one head; the last entry is the end.
     starts: Vec<usize>,
     /// # Shapes
     /// `[heads, panels, d_head, PANEL]`.
@@ -22,7 +22,7 @@ pub(super) struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// Lays out the keys of sequences that have many queries, and calls `f`.
+    /// Lays out the keys of sequences with many queries, and calls `f`.
     pub(super) fn with(
         cpu: &Cpu,
         spec: &Attention,
@@ -45,7 +45,8 @@ impl Keys<'_> {
             cpu.for_rows(n_all, len, |range| {
                 for index in range {
                     let (head, panel) = (index / n_panels, index % n_panels);
-                    // The last sequence that starts here or before: one without panels starts with the next.
+                    // The last sequence that starts at or before the panel: a sequence without panels starts where the
+                    // next one does.
                     let sequence = keys.starts.partition_point(|start| *start <= panel) - 1;
                     // SAFETY: `for_rows` gives each panel to one task, once.
                     let out = unsafe { shared.part(index, 0..len) };
@@ -56,7 +57,7 @@ impl Keys<'_> {
         });
     }
 
-    /// The `panel`th 32 keys of a sequence for a key head: laid out already, or now in `place`.
+    /// Panel number `panel` of a sequence's keys for a key head: already laid out, or laid out now in `place`.
     ///
     /// # Shapes
     /// place, result: `[d_head, PANEL]`.
@@ -83,7 +84,7 @@ impl Keys<'_> {
         for column in 0..PANEL {
             let key = first + column;
             if key >= keys.end {
-                // Scores of no key: computed, never used.
+                // Scores of padding columns are computed but never used.
                 out.chunks_exact_mut(PANEL).for_each(|row| row[column] = 0.0);
                 continue;
             }

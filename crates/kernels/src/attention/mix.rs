@@ -7,22 +7,22 @@ use crate::shared::SharedRows;
 use crate::vector::{Element, PANEL, Prefetch, Start, Step, TILE_ROWS, Vector};
 use std::ops::Range;
 
-/// Keys whose values are copied at once where a head's columns fill no whole panel.
+/// Keys whose values are copied at a time when a head's columns do not fill whole panels.
 const COPIED_KEYS: usize = 64;
 
 /// Softmax weights of some rows, zero at hidden keys.
 pub(super) struct Pattern<'a> {
     pub(super) values: &'a [f32],
-    /// The key in the first column.
+    /// The key of the first column.
     pub(super) first_key: usize,
-    /// Values from row to row.
+    /// Values from one row to the next.
     pub(super) stride: usize,
 }
 
-/// Writes pattern · v into the head's columns of z, for the block's rows. Each output adds its visible keys in ascending
-/// order.
+/// Writes pattern · v into the head's columns of z, for the block's rows. Each output sums its visible keys in
+/// ascending order.
 ///
-/// That no one else accesses these rows and columns of z is the promise of whoever makes the block a task.
+/// The code that makes the block a task promises exclusive access to these rows and columns of z.
 #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
 #[inline(always)]
 pub(super) fn mix<V: Vector, O: Element>(
@@ -43,8 +43,8 @@ pub(super) fn mix<V: Vector, O: Element>(
         let columns = head_columns.start + offset..head_columns.start + offset + width;
         let source = Source { values: values.rows(sequence.keys.clone()), columns, pattern };
         let mut sums = [0.0; TILE_ROWS * PANEL];
-        // All keys that any row sees, for all rows: a hidden key adds zero, which changes no bit, unless it holds infinity
-        // or NaN. Then a sum is not finite, and each row takes its own keys alone.
+        // All keys that any row sees, for all rows: a hidden key adds zero, which changes no bit unless its value is
+        // infinite or NaN. The sum is then not finite, and each row is summed again over its own keys alone.
         source.add(v, 0..rows, visible[0].start..visible[rows - 1].end, &mut sums);
         if !are_finite(&sums) {
             sums.fill(0.0);
@@ -58,7 +58,8 @@ pub(super) fn mix<V: Vector, O: Element>(
             let column = spec.value_columns(head).start + offset;
             // SAFETY: blocks have different rows, heads different columns.
             let out = unsafe { z.part(row, column..column + width) };
-            // A negative zero would tell whether hidden keys were added: zero and zero make a positive one.
+            // A negative zero would reveal whether hidden keys were added, since 0 + -0 is positive zero. Make all
+            // zeros positive.
             match out.first_chunk_mut::<PANEL>() {
                 Some(out) => {
                     let mut start = 0;
@@ -96,7 +97,7 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Adds the values of some keys to the sums of some rows.
+    /// Adds the weighted values of a range of keys to the sums of a range of rows.
     #[inline(always)]
     pub(super) fn add<V: Vector>(&self, v: V, rows: Range<usize>, keys: Range<usize>, sums: &mut [f32]) {
         if keys.is_empty() {

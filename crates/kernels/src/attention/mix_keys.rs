@@ -1,4 +1,4 @@
-//! What queries give to keys: a pattern or its gradient, turned about.
+//! The transpose of mixing: what queries add to keys, by a pattern or its gradient.
 
 use super::mix::{Pattern, Source, are_finite};
 use super::{Attention, Sequence};
@@ -7,7 +7,7 @@ use crate::vector::{PANEL, TILE_ROWS, Vector, Work};
 use crate::{Cpu, Rows, RowsMut, scratch};
 use std::ops::Range;
 
-/// Some keys of one sequence in a row.
+/// Consecutive keys of one sequence.
 struct KeyBlock {
     sequence: usize,
     first: usize,
@@ -27,9 +27,9 @@ impl Attention {
 }
 
 impl Cpu {
-    /// Adds for each key Σ square(query, key) · x(query) over the queries that see it to the head's columns of `out`: what
-    /// [`Cpu::attention_mix`] does, the other way round. The other columns of `out` stay as they are, and so do keys of no
-    /// sequence.
+    /// Adds to each key's columns of this head in `out` the sum Σ square(query, key) · x(query) over the queries that
+    /// see the key: the transpose of [`Cpu::attention_mix`]. Other columns of `out` and keys of no sequence stay
+    /// unchanged.
     ///
     /// # Shapes
     /// square: as of [`Cpu::attention_softmax`]; x: `[queries, n_heads * d_value]`; out: `[keys, n_heads * d_value]`.
@@ -60,7 +60,7 @@ impl Cpu {
         let mut start = 0;
         for (index, sequence) in sequences.iter().enumerate() {
             let keys = sequence.keys.len();
-            // Early keys are seen by most queries: they come first.
+            // Most queries see the early keys, so these come first.
             blocks.extend((0..keys).step_by(TILE_ROWS).map(|first| KeyBlock {
                 sequence: index,
                 first,
@@ -95,7 +95,7 @@ struct MixedKeys<'a> {
     sequence: &'a Sequence,
     block: &'a KeyBlock,
     queries: Range<usize>,
-    /// Room for the block's columns of the square as rows.
+    /// Scratch for the block's columns of the square, as rows.
     turned: &'a mut [f32],
     out: &'a SharedRows<'a>,
 }
@@ -127,7 +127,8 @@ impl Work for MixedKeys<'_> {
             let mut sums = [0.0; TILE_ROWS * PANEL];
             source.add(v, 0..block.rows, queries.clone(), &mut sums);
             if !are_finite(&sums) {
-                // A query that does not see a key adds zero times its vector: not so where that is infinite or NaN.
+                // A query that does not see a key adds zero times its vector, which is wrong if that is infinite or
+                // NaN.
                 sums.fill(0.0);
                 for row in 0..block.rows {
                     source.add(v, row..row + 1, spec.seen_by(sequence, block.first + row), &mut sums);

@@ -1,7 +1,7 @@
-//! Causal attention with grouped heads (arXiv 1706.03762, 2305.13245), by blocks of query rows: the pattern exists block
-//! by block, unless it is asked for.
+//! Causal attention with grouped heads (arXiv 1706.03762, 2305.13245), in blocks of query rows. The pattern exists one
+//! block at a time unless the caller asks to keep it.
 //!
-//! Keys that a query may not see are skipped, never multiplied by zero: what stands there, even NaN, has no effect.
+//! Keys that a query may not see are skipped, never multiplied by zero, so their contents, even NaN, have no effect.
 
 mod block;
 mod keys;
@@ -20,40 +20,40 @@ use keys::Keys;
 use plan::{Block, Plan};
 use std::ops::Range;
 
-/// What an attention layer computes.
+/// The parameters of an attention layer.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Query heads.
     pub n_heads: usize,
-    /// Key and value heads; each serves `n_heads / n_kv_heads` query heads in a row.
+    /// Key and value heads; each serves `n_heads / n_kv_heads` consecutive query heads.
     pub n_kv_heads: usize,
-    /// Columns of a head's query and key.
+    /// Columns of a query or key head.
     pub d_head: usize,
-    /// Columns of a head's value.
+    /// Columns of a value head.
     pub d_value: usize,
     /// Factor on query · key, usually 1 / √d_head.
     pub scale: f32,
-    /// With c, scores become c · tanh(score / c) (Gemma 2, arXiv 2408.00118).
+    /// With c, a score s becomes c · tanh(s / c) (Gemma 2, arXiv 2408.00118).
     pub softcap: Option<f32>,
     /// With w, the query at position i sees key j only if i - j < w (Mistral, arXiv 2310.06825).
     pub window: Option<usize>,
-    /// A bias for each position of a key (ALiBi, arXiv 2108.12409).
+    /// A bias by key position (ALiBi, arXiv 2108.12409).
     pub alibi: Option<Alibi>,
-    /// A further logit for each head, which takes part in the softmax's denominator (gpt-oss).
+    /// An extra logit per head in the softmax's denominator (gpt-oss).
     pub sinks: Option<Vec<f32>>,
 }
 
-/// Linear biases of positions.
+/// Linear position biases.
 #[derive(Clone, Debug)]
 pub struct Alibi {
-    /// One for each head; scores gain slope · position of the key.
+    /// One per head; scores gain slope · key position.
     pub slopes: Vec<f32>,
     /// With r, slope · position is first rounded to bf16, then multiplied by r (Falcon).
     pub rounded: Option<f32>,
 }
 
 /// One sequence of a batch: its rows among the queries, and among keys and values. The queries are the last positions:
-/// query i stands at position `keys.len() - queries.len() + i`, and sees the keys up to its own.
+/// query i is at position `keys.len() - queries.len() + i` and sees the keys up to its own position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
     /// Rows of the queries, and of the output.
@@ -68,19 +68,19 @@ impl Attention {
         head / (self.n_heads / self.n_kv_heads)
     }
 
-    /// The columns of a head among values.
+    /// A head's columns among the values.
     fn value_columns(&self, head: usize) -> Range<usize> {
         head * self.d_value..(head + 1) * self.d_value
     }
 
-    /// The keys that a sequence's query may see.
+    /// The keys that a query of the sequence may see.
     pub(crate) fn visible(&self, sequence: &Sequence, query: usize) -> Range<usize> {
         let end = sequence.keys.len() - sequence.queries.len() + query + 1;
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
     /// # Panics
-    /// If the numbers of heads do not fit each other.
+    /// If the numbers of heads do not match.
     fn check(&self) {
         let Attention { n_heads, n_kv_heads, d_head, d_value, .. } = *self;
         assert!(
@@ -96,15 +96,17 @@ impl Attention {
 }
 
 impl Cpu {
-    /// z = softmax(scores) v for every head; the same bits as [`Cpu::attention_scores`], [`Cpu::attention_softmax`] and
-    /// [`Cpu::attention_mix`] for each head, without an array for the pattern. Rows of no sequence stay as they are.
+    /// z = softmax(scores) v for every head, with the bits that [`Cpu::attention_scores`], [`Cpu::attention_softmax`]
+    /// and [`Cpu::attention_mix`] give head by head, but without storing the pattern. Rows of no sequence stay
+    /// unchanged.
     ///
     /// # Shapes
-    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; v: `[keys, n_kv_heads * d_value]`;
-    /// z: `[queries, n_heads * d_value]`.
+    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; v: `[keys, n_kv_heads * d_value]`; z:
+    /// `[queries, n_heads * d_value]`.
     ///
     /// # Panics
-    /// If the shapes do not fit, a sequence reaches beyond the rows or has more queries than keys, or two share a query.
+    /// If the shapes do not fit, a sequence reaches beyond the rows or has more queries than keys, or two share a
+    /// query.
     pub fn attention<'a>(
         &self,
         spec: &Attention,
@@ -117,14 +119,14 @@ impl Cpu {
         self.attend(spec, 0..spec.n_heads, q, k, v, sequences, None, z.into());
     }
 
-    /// As [`Cpu::attention`] for some heads, whose columns of z alone are written, keeping their patterns: the same bits.
+    /// As [`Cpu::attention`] for a range of heads, keeping their patterns. Only their columns of z are written, with
+    /// the same bits.
     ///
     /// # Shapes
-    /// patterns: one for each of the heads, whatever it held is replaced; in it for each sequence
-    /// `[its queries, its keys]`, one after the other.
+    /// patterns: one per head, its contents replaced by each sequence's `[queries, keys]` in turn.
     ///
     /// # Panics
-    /// As for [`Cpu::attention`], and if there are no such heads or not a pattern for each.
+    /// As for [`Cpu::attention`], and if a head does not exist or `patterns` has another length.
     #[expect(clippy::too_many_arguments, reason = "each is part of the formula")]
     pub fn attention_keeping<'a>(
         &self,
@@ -162,7 +164,7 @@ impl Cpu {
         plan.check_rows(q.n_rows().min(z.shape().0), k.n_rows().min(v.n_rows()));
         let kept = patterns.as_deref_mut().map(|patterns| {
             assert_eq!(patterns.len(), heads.len(), "patterns of the heads");
-            // Fresh memory is left to the tasks: who first touches a page has the work of fetching it.
+            // Tasks touch fresh memory first: faulting in a page is work that should be shared.
             let room = |pattern: &'_ mut Vec<f32>| {
                 pattern.clear();
                 if pattern.capacity() < plan.entries() {
@@ -183,7 +185,7 @@ impl Cpu {
             }
         });
         for pattern in patterns.into_iter().flatten() {
-            // SAFETY: there is room for so many, and the tasks have written all: every entry is in some block.
+            // SAFETY: capacity was reserved, and the tasks have written every entry, since each is in some block.
             unsafe { pattern.set_len(plan.entries()) };
         }
     }
@@ -196,11 +198,11 @@ impl Cpu {
         });
     }
 
-    /// The scores of one head: scaled, capped, with ALiBi's part; minus infinity where the key is hidden.
+    /// The scores of one head: scaled, capped, with the ALiBi bias; minus infinity where the key is hidden.
     ///
     /// # Shapes
-    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; out: for each sequence
-    /// `[its queries, its keys]`, one after the other.
+    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; out: each sequence's `[queries, keys]` in
+    /// turn.
     ///
     /// # Panics
     /// As for [`Cpu::attention`], and if there is no such head.
@@ -229,8 +231,8 @@ impl Cpu {
         });
     }
 
-    /// The softmax of one head's scores, in place, over the keys that each query may see. Entries of hidden keys become
-    /// zero; so does a row of which all scores are minus infinity.
+    /// The softmax of one head's scores, in place, over the keys that each query may see. Hidden keys get zero, and so
+    /// does a whole row whose scores are all minus infinity.
     ///
     /// # Shapes
     /// scores: as [`Cpu::attention_scores`] writes them.
@@ -255,12 +257,12 @@ impl Cpu {
         });
     }
 
-    /// The mixed values of one head: pattern · v into the head's columns of z. Hidden keys are skipped, whatever the
-    /// pattern holds there; the other columns of z stay as they are.
+    /// Mixes the values of one head: writes pattern · v into the head's columns of z. Hidden keys are skipped, whatever
+    /// the pattern holds there; other columns of z stay unchanged.
     ///
     /// # Shapes
-    /// pattern: as [`Cpu::attention_softmax`] leaves it; v: `[keys, n_kv_heads * d_value]`;
-    /// z: `[queries, n_heads * d_value]`.
+    /// pattern: as [`Cpu::attention_softmax`] leaves it; v: `[keys, n_kv_heads * d_value]`; z: `[queries, n_heads *
+    /// d_value]`.
     ///
     /// # Panics
     /// As for [`Cpu::attention`], and if there is no such head.
@@ -300,7 +302,7 @@ impl Cpu {
 struct Mixed<'a> {
     spec: &'a Attention,
     head: usize,
-    /// A copy, of which entries of hidden keys become zero.
+    /// A copy in which hidden keys become zero.
     pattern: &'a mut [f32],
     v: Rows<'a>,
     sequences: &'a [Sequence],

@@ -1,21 +1,21 @@
-//! How attention is cut into blocks of query rows.
+//! How attention is divided into blocks of query rows.
 
 use super::{Attention, Sequence};
 use crate::Cpu;
 use crate::vector::TILE_ROWS;
 use std::ops::Range;
 
-/// Multiplications below which it is not worth waking another thread.
+/// Fewer multiplications than this are not worth waking another thread.
 const LEAST_WORK: usize = 128 * 1024;
 
-/// Some queries of one sequence in a row.
+/// Consecutive queries of one sequence.
 #[derive(Clone)]
 pub(super) struct Block {
-    /// Which sequence.
+    /// The sequence's index.
     pub(super) sequence: usize,
-    /// The first of its queries.
+    /// Its first query.
     pub(super) first: usize,
-    /// How many, at most [`TILE_ROWS`].
+    /// How many queries, at most [`TILE_ROWS`].
     pub(super) rows: usize,
     /// Where the sequence's part of a pattern starts.
     start: usize,
@@ -32,14 +32,14 @@ pub(super) struct Plan<'a> {
 }
 
 impl Block {
-    /// Its part of a pattern.
+    /// The block's part of a pattern.
     pub(super) fn entries(&self, sequences: &[Sequence]) -> Range<usize> {
         let keys = sequences[self.sequence].keys.len();
         let start = self.start + self.first * keys;
         start..start + self.rows * keys
     }
 
-    /// The keys that each of its rows may see; ranges start and end no earlier than those before.
+    /// The keys that each of its rows may see; both ends of the ranges ascend.
     pub(super) fn visible(&self, spec: &Attention, sequence: &Sequence) -> [Range<usize>; TILE_ROWS] {
         let last = self.rows - 1;
         std::array::from_fn(|row| spec.visible(sequence, self.first + row.min(last)))
@@ -47,7 +47,7 @@ impl Block {
 }
 
 impl<'a> Plan<'a> {
-    /// Cuts a batch. Blocks with many keys come before others of their sequence, so that no long one is left at the end.
+    /// Divides a batch. Within a sequence, blocks with many keys come first, so that no long one is left at the end.
     ///
     /// # Panics
     /// If a sequence has more queries than keys, or the pattern would be larger than memory.
@@ -71,7 +71,7 @@ impl<'a> Plan<'a> {
     }
 
     /// # Panics
-    /// If a sequence reaches beyond so many rows of queries or keys, or two share a query.
+    /// If a sequence reaches beyond these numbers of queries or keys, or two share a query.
     pub(super) fn check_rows(&self, queries: usize, keys: usize) {
         let mut taken: Vec<&Range<usize>> = self.sequences.iter().map(|sequence| &sequence.queries).collect();
         taken.retain(|range| !range.is_empty());
@@ -92,8 +92,8 @@ impl<'a> Plan<'a> {
         self.entries
     }
 
-    /// Every block with every head. Heads that share keys stay together where the keys are laid out anew for each task,
-    /// as long as there is work for all threads.
+    /// Every block with every head. Heads that share keys stay together while there is work for all threads, because
+    /// each task lays the keys out again.
     pub(super) fn with_heads(&self, threads: usize, heads: Range<usize>) -> Vec<(Block, Range<usize>)> {
         let together = self.blocks.len() * (heads.len() / self.heads_per_key) >= threads;
         let mut tasks = Vec::new();
@@ -107,7 +107,7 @@ impl<'a> Plan<'a> {
         tasks
     }
 
-    /// Runs tasks that together compute so many heads.
+    /// Runs tasks that together compute this many heads.
     pub(super) fn for_each(&self, cpu: &Cpu, heads: usize, tasks: usize, task: impl Fn(usize) + Sync) {
         if self.entries.saturating_mul(self.d_head).saturating_mul(heads) < LEAST_WORK {
             (0..tasks).for_each(task);
@@ -117,7 +117,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Whether a sequence's keys are laid out before all else: if several blocks will use them.
+/// Whether a sequence's keys are laid out in advance: only if several blocks will use them.
 pub(super) fn is_laid_out(sequence: &Sequence) -> bool {
     sequence.queries.len() > TILE_ROWS
 }

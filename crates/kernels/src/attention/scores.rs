@@ -6,12 +6,12 @@ use super::{Attention, Sequence};
 use crate::vector::{MOST_LANES, PANEL, Prefetch, Start, Step, TILE_ROWS, Vector, Work};
 use crate::{Cpu, Rows, bf16, math, scratch};
 
-/// Scores of some rows; those of hidden keys are arbitrary.
+/// The layout of a block's scores; those of hidden keys are arbitrary.
 pub(super) struct Layout {
-    /// The key in the first column, a multiple of [`PANEL`].
+    /// The key of the first column, a multiple of [`PANEL`].
     pub(super) first_key: usize,
     pub(super) panels: usize,
-    /// Values from row to row: an odd number of half panels, so that rows do not share places in the cache.
+    /// Values from row to row: an odd number of half panels, so that rows do not compete for cache sets.
     pub(super) stride: usize,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn score_panel<V: Vector>(
     let positions: [f32; PANEL] = std::array::from_fn(|i| (layout.first_key + column + i) as f32);
     let slope = spec.alibi.as_ref().map(|alibi| alibi.slopes[head]);
     let rounded = spec.alibi.as_ref().and_then(|alibi| alibi.rounded);
-    // A bias is slope · position, or with rounding 1 · what that becomes.
+    // The bias is slope · position; with rounding it is 1 times the rounded product.
     let (slope, positions) = match (slope, rounded) {
         (Some(slope), Some(factor)) => {
             (Some(1.0), std::array::from_fn(|i| bf16::nearest(slope * positions[i]) * factor))
@@ -73,7 +73,7 @@ pub(super) fn score_panel<V: Vector>(
     for (row, sums) in sums[..rows].iter().enumerate() {
         let out = &mut out[row * layout.stride + column..][..PANEL];
         let mut start = 0;
-        // Not by iterators: calls of theirs, compiled without the path's instructions, would cost more than the arithmetic.
+        // Not iterators: their calls, compiled without the path's instructions, would cost more than the arithmetic.
         while start < PANEL {
             let mut score = v.mul(v.load(&sums[start..]), scale);
             if let Some(cap) = spec.softcap {
@@ -90,7 +90,7 @@ pub(super) fn score_panel<V: Vector>(
     const { assert!(PANEL.is_multiple_of(MOST_LANES)) };
 }
 
-/// The work of computing one head's scores of a block as an array.
+/// The work of computing a block's scores for one head into an array.
 pub(super) struct HeadScores<'a> {
     pub(super) spec: &'a Attention,
     pub(super) head: usize,
@@ -114,7 +114,7 @@ impl HeadScores<'_> {
 struct HeadScoresIn<'a> {
     work: HeadScores<'a>,
     layout: Layout,
-    /// For a panel of keys, and the scores.
+    /// Scratch: a panel of keys, then the scores.
     room: &'a mut [f32],
 }
 

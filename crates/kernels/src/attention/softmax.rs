@@ -5,8 +5,8 @@ use super::{Attention, Sequence};
 use crate::vector::{Vector, Work};
 use crate::{math, reduce};
 
-/// Replaces the scores of visible keys by their softmax. NaN makes the whole row NaN; no score above minus infinity,
-/// and no sink, makes it zeros.
+/// Replaces the scores of visible keys by their softmax. A NaN makes the whole row NaN. If no score exceeds minus
+/// infinity and there is no sink, the row becomes zeros.
 #[inline(always)]
 pub(super) fn softmax<V: Vector>(v: V, row: &mut [f32], sink: Option<f32>) {
     let largest = reduce::max(v, row);

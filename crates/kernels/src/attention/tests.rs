@@ -1,4 +1,4 @@
-//! Attention against f64, and the promises of the same bits and of hidden keys.
+//! Attention against f64; identical bits; hidden keys without effect.
 
 use super::*;
 use crate::bf16;
@@ -83,7 +83,7 @@ fn pattern(cpu: &Cpu, spec: &Attention, head: usize, inputs: &Inputs) -> Vec<f32
     pattern
 }
 
-/// One head's output for one query, and its pattern, by the formulas.
+/// One head's output and pattern for one query, by the formulas.
 fn expected(
     spec: &Attention,
     head: usize,
@@ -140,7 +140,7 @@ proptest! {
                         let [expected_z, expected_pattern] = expected(spec, head, &inputs, sequence, query);
                         let found = &pattern[start..][..sequence.keys.len()];
                         start += sequence.keys.len();
-                        // Scores of a size of some units, each wrong by some 1e-7 of that, in the exponent.
+                        // Scores are of order 1 to 10, each off by about 1e-7 of that, in the exponent.
                         prop_assert!(error(found, &expected_pattern) < 1e-5);
                         for (found, expected) in found.iter().zip(&expected_pattern) {
                             prop_assert!(*expected != 0.0 || *found == 0.0, "a hidden key has a weight");
@@ -207,7 +207,7 @@ proptest! {
             let together = attend(&cpu, spec, &inputs);
             for Sequence { queries, keys } in &inputs.sequences {
                 for (query, row) in queries.clone().enumerate() {
-                    // As in decoding: the keys up to the query's own position are all there is.
+                    // As in decoding: no keys beyond the query's own position.
                     let own = keys.len() - queries.len() + query + 1;
                     let sequences = vec![Sequence { queries: 0..1, keys: 0..own }];
                     let cut = |matrix: &Matrix, rows: Range<usize>| {
@@ -254,7 +254,7 @@ proptest! {
         let (spec, inputs) = (&case.spec, case.inputs());
         for cpu in single_cpus() {
             let mut edited = crate::testing::values(11, pattern_size(&inputs.sequences));
-            // Not zero, and not a number: the position hides a key, not the weight.
+            // Neither zero nor a number: position hides a key, not its weight.
             let mut start = 0;
             for sequence in &inputs.sequences {
                 for query in 0..sequence.queries.len() {

@@ -3,13 +3,13 @@
 use crate::vector::{Vector, Work};
 use crate::{Activation, Cpu, Rows, RowsMut, math};
 
-/// What stands for the derivative of an activation.
+/// What replaces the derivative of an activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slope {
-    /// The derivative; of a function with a kink the left one, as torch has it.
+    /// The derivative; at a kink the left one, as in torch.
     Derivative,
-    /// f(x) / x, as if that were a constant factor of x; 1/2 at 0 (RelP, arXiv 2508.21258). Where a gate multiplies, each
-    /// side gets half of the gradient.
+    /// f(x) / x, as if it were a constant factor of x; 1/2 at 0 (RelP, arXiv 2508.21258). With `halves`, each side of a
+    /// gate gets half of the gradient.
     Ratio {
         /// Whether each side of a gate gets half.
         halves: bool,
@@ -17,7 +17,7 @@ pub enum Slope {
 }
 
 impl Slope {
-    /// The share of a gate's side.
+    /// The share of each side of a gate.
     fn share(self) -> f32 {
         if self == (Slope::Ratio { halves: true }) { 0.5 } else { 1.0 }
     }
@@ -40,7 +40,7 @@ impl Cpu {
         });
     }
 
-    /// The gradient of a gate and what it multiplies from that of y = activation(gate) · up.
+    /// The gradients of gate and up from that of y = activation(gate) · up.
     ///
     /// # Shapes
     /// x, out: `[rows, 2 * neurons]`, the gate's columns first; g: `[rows, neurons]`.
@@ -76,7 +76,7 @@ impl Cpu {
     }
 }
 
-/// The work of replacing values by the slopes there.
+/// The work of replacing values by the slopes at them.
 struct Slopes<'a> {
     activation: Activation,
     slope: Slope,
@@ -108,7 +108,7 @@ impl Work for Slopes<'_> {
     }
 }
 
-/// x, or the nearest value within ± `bound`.
+/// x clamped to ± `bound`.
 #[inline(always)]
 fn clamped<V: Vector>(v: V, bound: f32, x: V::F) -> V::F {
     v.max(v.splat(-bound), v.min(v.splat(bound), x))
@@ -139,7 +139,7 @@ fn derivative<V: Vector>(v: V, activation: Activation, x: V::F) -> V::F {
         Activation::GeluTanh => {
             const A: f32 = 1.595_769_2;
             const B: f32 = 1.595_769_2 * 0.044715;
-            // Where the sigmoid is zero or one anyway.
+            // Beyond 12 the sigmoid is zero or one anyway.
             let t = clamped(v, 12.0, x);
             let square = v.mul(t, t);
             let s = math::sigmoid(v, v.mul(t, v.mul_add(v.splat(B), square, v.splat(A))));
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::testing::{cpus, values};
 
-    /// The function in f64, by its definition.
+    /// The function in f64, by definition.
     fn exact(activation: Activation, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         match activation {

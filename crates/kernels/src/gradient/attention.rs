@@ -21,7 +21,7 @@ impl Cpu {
         sequences: &[Sequence],
         out: &mut [f32],
     ) {
-        // The products of gradients and values, as scores are those of queries and keys.
+        // Gradients times values are computed as scores are: query times key.
         let plain =
             Attention { d_head: spec.d_value, scale: 1.0, softcap: None, alibi: None, ..spec.clone() };
         self.attention_scores(&plain, head, dz, v, sequences, out);
@@ -64,12 +64,12 @@ impl Cpu {
         }
     }
 
-    /// The gradients of a head's queries and keys from that of its scores, which is scaled in place. The head's columns of
-    /// `dq` are written and those of `dk` added to; the others stay as they are.
+    /// The gradients of a head's queries and keys from that of its scores, which is scaled in place. The head's columns
+    /// of `dq` are written and those of `dk` added to; others stay unchanged.
     ///
     /// # Shapes
-    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; g: as of [`Cpu::attention_scores`];
-    /// dq: `[queries, n_heads * d_head]`; dk: `[keys, n_heads * d_head]`, of the keys as this head sees them.
+    /// q: `[queries, n_heads * d_head]`; k: `[keys, n_kv_heads * d_head]`; g: as of [`Cpu::attention_scores`]; dq:
+    /// `[queries, n_heads * d_head]`; dk: `[keys, n_heads * d_head]`, one copy of the keys per query head.
     ///
     /// # Panics
     /// As for [`Cpu::attention_scores`].
@@ -88,25 +88,25 @@ impl Cpu {
         match spec.softcap {
             None => g.iter_mut().for_each(|g| *g *= spec.scale),
             Some(cap) => {
-                // The capped scores before ALiBi: c · tanh, whose slope is 1 - tanh².
+                // The capped scores before ALiBi: c · tanh, with slope 1 - tanh².
                 let capped = Attention { alibi: None, ..spec.clone() };
                 let mut scores = large_values(g.len());
                 self.attention_scores(&capped, head, q, k, sequences, &mut scores);
                 for (g, score) in g.iter_mut().zip(&scores) {
                     let t = score / cap;
-                    // A hidden score is minus infinity, and its gradient zero.
+                    // A hidden score is minus infinity, and its gradient is zero.
                     *g = if *g == 0.0 { 0.0 } else { *g * (1.0 - t * t) * spec.scale };
                 }
                 crate::give_back(scores);
             }
         }
-        // Keys and queries are mixed here, as values are elsewhere.
+        // Mix keys and queries the way values are mixed elsewhere.
         let mixed = Attention { d_value: spec.d_head, ..spec.clone() };
         self.attention_mix(&mixed, head, g, k, sequences, dq);
         self.attention_mix_keys(&mixed, head, g, q, sequences, dk);
     }
 
-    /// Calls `f` with each sequence, query and row of a square.
+    /// Calls `f` with each sequence, query and row of a pattern-shaped array.
     fn for_squares(
         &self,
         sequences: &[Sequence],
@@ -123,7 +123,7 @@ impl Cpu {
     }
 }
 
-/// The work of one row.
+/// The softmax backward of one row.
 struct SoftmaxBack<'a> {
     pattern: &'a [f32],
     g: &'a mut [f32],
@@ -246,7 +246,7 @@ mod tests {
                     [dq, dk, dv]
                 };
                 let all = back(&sequences);
-                // The last sequence alone, and its queries in two parts.
+                // The last sequence alone, with its queries in two parts.
                 let alone = back(&sequences[sequences.len() - 1..]);
                 let last = sequences[sequences.len() - 1].queries.clone();
                 for (all, alone) in all.iter().zip(&alone) {

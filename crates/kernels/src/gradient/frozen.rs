@@ -1,13 +1,13 @@
-//! Norms whose divisor is a constant, so that they are linear in what they read.
+//! Norms with a constant divisor, which makes them linear in their input.
 
 use crate::norm::sum;
 use crate::vector::{Vector, Work};
 use crate::{Cpu, NormKind, Rows, RowsMut};
 
-/// A norm with the divisors that it had for some tokens.
+/// A norm with the divisors it had on a batch of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct FrozenNorm<'a> {
-    /// Whether a mean is taken off first.
+    /// Whether a mean is subtracted first.
     pub kind: NormKind,
     /// 1 / σ of each token, `[T]`.
     pub inverse: &'a [f32],
@@ -16,7 +16,7 @@ pub struct FrozenNorm<'a> {
 }
 
 impl Cpu {
-    /// out = (x - mean) / σ · weight + bias, with σ as it was and no mean for an RMS norm.
+    /// out = (x - mean) / σ · weight + bias, with the stored σ; an RMS norm has no mean.
     ///
     /// # Shapes
     /// x, out: `[n · T, D]`, n copies of the tokens one after another; bias: `[D]`.

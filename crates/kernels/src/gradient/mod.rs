@@ -1,7 +1,7 @@
-//! Backward rules: the gradient of what an operation reads, from that of what it writes.
+//! Backward rules: the gradient of an operation's input from that of its output.
 //!
-//! The same promise as forward: each value is summed in one order that depends on its own row alone, so gradients have
-//! the same bits alone, in any batch and with any number of threads.
+//! The promise is that of the forward pass: each value is summed in one order that depends on its own row alone, so
+//! gradients have the same bits alone, in any batch and with any number of threads.
 
 mod activation;
 mod attention;

@@ -1,23 +1,23 @@
-//! The gradient of what a norm reads.
+//! The gradient of a norm's input.
 
 use crate::norm::{sum, sum_of_squares};
 use crate::vector::{Vector, Work};
 use crate::{Cpu, NormKind, Rows, RowsMut};
 
-/// Whether a norm's divisor depends on what it reads.
+/// Whether a norm's divisor depends on its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// It does.
+    /// It depends on the input.
     Moves,
-    /// It is a constant (RelP, arXiv 2508.21258; a LayerNorm's mean is none).
+    /// It is held constant (RelP, arXiv 2508.21258). A LayerNorm's mean is not.
     Stays,
 }
 
 impl Cpu {
     /// Adds to `out` the gradient of x from that of y = norm(x) · weight + bias, the norm of every `group` columns.
     ///
-    /// With x̂ = (x - mean) / σ and h = g · weight: (h - mean(h) - x̂ · mean(h · x̂)) / σ, where an RMS norm has no means
-    /// of x and of h, and a divisor that stays no last term.
+    /// With x̂ = (x - mean) / σ and h = g · weight: (h - mean(h) - x̂ · mean(h · x̂)) / σ, without the means of x and h
+    /// for an RMS norm, and without the last term for a constant divisor.
     ///
     /// # Shapes
     /// x, g, out: `[rows, cols]`; weight: `[group]` or `[cols]`.
@@ -110,7 +110,7 @@ mod tests {
     use crate::testing::{Matrix, bits, cpus, values};
     use proptest::prelude::*;
 
-    /// The norm in f64, times g, summed; with a divisor that is given, or its own.
+    /// The norm in f64, times g, summed; with a given divisor, or its own.
     fn of(kind: NormKind, x: &[f64], w: &[f64], g: &[f64], eps: f64, divisor: Option<f64>) -> f64 {
         let n = x.len() as f64;
         let mean = if kind == NormKind::Layer { x.iter().sum::<f64>() / n } else { 0.0 };

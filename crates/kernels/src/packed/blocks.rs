@@ -1,12 +1,12 @@
-//! Blocks as files have them, laid out as panels.
+//! Blocks in file order, laid out as panels.
 
 use super::encoding::{Blocks, Encoding, GROUP};
 use crate::vector::PANEL;
 
-/// Lays rows of blocks out as a panel, from a column on. The places of other columns are left as they are.
+/// Lays out rows of blocks as columns of a panel, from a given column on. Other columns stay unchanged.
 ///
 /// # Shapes
-/// rows: some, as the file has them, `stride` bytes from row to row; panel: all of its bytes.
+/// rows: in file format, `stride` bytes from one to the next; panel: all of its bytes.
 pub(super) fn lay_out(
     encoding: Encoding,
     blocks: Blocks,
@@ -29,7 +29,7 @@ pub(super) fn lay_out(
     }
 }
 
-/// One block and the column that it goes to.
+/// One block and its column.
 struct Place<'a> {
     encoding: Encoding,
     blocks: Blocks,
@@ -46,7 +46,7 @@ impl Place<'_> {
         to[(index * PANEL + self.column) * 4..][..4].copy_from_slice(&word.to_le_bytes());
     }
 
-    /// What the block's groups have in common.
+    /// Writes what the block's groups share.
     fn head(&self, to: &mut [u8]) {
         match self.encoding {
             Encoding::Q4K | Encoding::Q5K => {
@@ -108,7 +108,7 @@ impl Place<'_> {
         }
     }
 
-    /// Where the low bits of eight numbers of a group stand: the first of eight bytes, and how far up in each.
+    /// The position of the low bits of eight numbers of a group: the first of eight bytes, and the shift within each.
     fn nibbles(&self, group: usize, word: usize) -> (usize, usize) {
         let in_halves = |start: usize| (start + word % 2 * 8, word / 2 * 4);
         let in_groups = |start: usize| (start + group / 2 * 32 + word * 8, group % 2 * 4);
@@ -127,8 +127,9 @@ impl Place<'_> {
     }
 }
 
-/// The scale and the minimum of one of eight groups. Groups 0 to 3 have their six bits in bytes 0 to 3 (scale) and 4 to 7
-/// (minimum); groups 4 to 7 have four bits in bytes 8 to 11 (scale low, minimum high), and the others on top of those.
+/// The scale and minimum of one of eight groups. Groups 0 to 3 have their six bits in bytes 0 to 3 (scale) and 4 to 7
+/// (minimum). Groups 4 to 7 have four bits in bytes 8 to 11 (scale low, minimum high), and their upper two in the top
+/// bits of bytes 0 to 7.
 fn six_bits(packed: &[u8], group: usize) -> [u8; 2] {
     if group < 4 {
         return [packed[group] & 63, packed[group + 4] & 63];
@@ -145,7 +146,7 @@ fn eight(bytes: &[u8]) -> u64 {
     bytes.first_chunk().copied().map_or(0, u64::from_le_bytes)
 }
 
-/// The low four bits of each byte, side by side.
+/// Packs the low four bits of each byte.
 fn low_nibbles(bytes: u64) -> u32 {
     let bytes = bytes & 0x0f0f_0f0f_0f0f_0f0f;
     let pairs = (bytes | bytes >> 4) & 0x00ff_00ff_00ff_00ff;
@@ -153,7 +154,7 @@ fn low_nibbles(bytes: u64) -> u32 {
     (fours | fours >> 16) as u32
 }
 
-/// The low two bits of each byte, side by side.
+/// Packs the low two bits of each byte.
 fn low_pairs(bytes: u64) -> u32 {
     let bytes = bytes & 0x0303_0303_0303_0303;
     let pairs = (bytes | bytes >> 6) & 0x000f_000f_000f_000f;
@@ -161,7 +162,7 @@ fn low_pairs(bytes: u64) -> u32 {
     (fours | fours >> 24) as u32 & 0xffff
 }
 
-/// The lowest bit of each byte, side by side.
+/// Packs the lowest bit of each byte.
 fn low_bits(bytes: u64) -> u32 {
     let bytes = bytes & 0x0101_0101_0101_0101;
     (bytes.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32

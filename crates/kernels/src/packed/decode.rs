@@ -1,5 +1,5 @@
-//! Panels as f32, whatever they are stored as. The bits are those of decoding the file: a scale of 11 bits times a number of
-//! at most 8, or one of 17 times one of 5, is exact in f32, so that adding a minimum rounds once, fused or not.
+//! Panels as f32, whatever their encoding. The bits are those of decoding the file: a scale of 11 bits times a number
+//! of at most 8, or one of 17 times one of 5, is exact in f32, so adding a minimum rounds once, fused or not.
 
 use super::encoding::{Blocks, Encoding, GROUP, Scales};
 use super::panel::Panel;
@@ -8,10 +8,10 @@ use crate::bf16;
 use crate::vector::{PANEL, Vector, Work};
 use std::ops::Range;
 
-/// The work of widening some inputs of a panel.
+/// The work of widening a range of a panel's inputs.
 pub(crate) struct Decode<'a> {
     pub(crate) panel: Panel<'a>,
-    /// Whole groups of blocks; from an even input on.
+    /// Whole groups of blocks, starting at an even input.
     pub(crate) inputs: Range<usize>,
     /// # Shapes
     /// `[inputs, PANEL]`.
@@ -47,7 +47,7 @@ fn f16<V: Vector>(v: V, halves: &[u8], room: &mut [f32]) {
     }
 }
 
-/// A pair of inputs in each word: the first of each goes to one row, the second to the next.
+/// Each word holds a pair of inputs: the first goes to one row, the second to the next.
 #[inline(always)]
 fn bf16<V: Vector>(v: V, pairs: &[f32], room: &mut [f32]) {
     let mut pairs = pairs.chunks_exact(PANEL);
@@ -67,7 +67,7 @@ fn bf16<V: Vector>(v: V, pairs: &[f32], room: &mut [f32]) {
     }
 }
 
-/// A type of block, as a type, so that each has code of its own.
+/// A kind of block as a type, so that each compiles to its own code.
 pub(super) trait Kind {
     const BLOCKS: Blocks;
 }
@@ -87,7 +87,7 @@ macro_rules! kinds {
 
 kinds!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K);
 
-/// Some groups of a panel of blocks.
+/// Decodes groups of a panel of blocks.
 #[inline(always)]
 fn blocks<V: Vector, K: Kind>(v: V, bytes: &[u8], inputs: Range<usize>, room: &mut [f32]) {
     let blocks = K::BLOCKS;
@@ -102,9 +102,9 @@ fn blocks<V: Vector, K: Kind>(v: V, bytes: &[u8], inputs: Range<usize>, room: &m
     }
 }
 
-/// Where widened weights go, a register at a time.
+/// Receives widened weights, one register at a time.
 pub(super) trait Sink<V: Vector> {
-    /// Takes those of an input of the group for the first (0) or the second (1) register of columns.
+    /// Takes the weights of one input of the group, for the first (0) or second (1) register of columns.
     fn take(&mut self, v: V, input: usize, register: usize, weights: V::F);
 }
 
@@ -123,7 +123,7 @@ impl<V: Vector> Sink<V> for Room<'_> {
     }
 }
 
-/// The values of bits, without the number's offset in those of the highest.
+/// Tables that map bits to values, without the offset of each number's highest bits.
 #[derive(Clone, Copy)]
 pub(super) struct Tables<V: Vector> {
     low: V::Table,
@@ -144,7 +144,7 @@ impl<V: Vector> Tables<V> {
     }
 }
 
-/// Two registers of columns of a group.
+/// Decodes two registers of columns of a group.
 #[inline(always)]
 pub(super) fn decode<V: Vector, K: Kind, S: Sink<V>>(
     v: V,
@@ -198,7 +198,7 @@ pub(super) fn decode<V: Vector, K: Kind, S: Sink<V>>(
     }
 }
 
-/// What a register of numbers of one half of a group is multiplied with, and what is added then.
+/// The factor and the addend of a register of numbers, in one half of a group.
 #[inline(always)]
 fn scales<V: Vector, K: Kind>(v: V, head: &[u8], group: &[u8], column: usize, half: usize) -> [V::F; 2] {
     let (first, second) = (2 * column, 2 * (PANEL + column));

@@ -1,11 +1,11 @@
-//! How weights are written, in files and in panels.
+//! How weights are encoded, in files and in panels.
 
 use crate::vector::PANEL;
 
-/// How weights are written in their file, and stay in memory until a product reads them. Each value is exactly what
-/// widening it first would give.
+/// How weights are encoded in their file, and in memory until a product reads them. Each value equals exactly what
+/// widening first would give.
 ///
-/// Names and layouts of the types of block: ggml's `ggml-common.h`.
+/// Names and layouts of block types follow ggml's `ggml-common.h`.
 #[expect(missing_docs, reason = "the variants are the names that the formats themselves use")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
@@ -22,45 +22,46 @@ pub enum Encoding {
     Q6K,
 }
 
-/// Inputs that a group has: what one scale, or a pair of them, is for.
+/// Inputs per group: those that share one scale, or one pair.
 pub(super) const GROUP: usize = 32;
 
-/// What the numbers of a type of block are.
+/// The format of a block's numbers.
 ///
 /// # Shapes
-/// A panel has, for each block of inputs: what is common to the block's groups, then the groups. A group is its scales, then
-/// its numbers. Whatever there is one of for each output stands side by side for the panel's 32.
+/// For each block of inputs, a panel holds what the block's groups share, then the groups: scales first, then numbers.
+/// Items that exist once per output are side by side for the panel's 32 outputs.
 ///
 /// - Scales: f16, then minimums as f16; or bytes.
 /// - Numbers of 8 bits: `[32 inputs, 32]` bytes.
-/// - Others: their low four bits as `[4, 32]` words of eight inputs, the first lowest; then what is above these in words of
+/// - Others: their low four bits as `[4, 32]` words of eight inputs, the first lowest; then the higher bits in words of
 ///   32 inputs (one bit) or 16 (two bits).
 ///
-/// All of it is a permutation of the file's bits, but that the 6-bit scales take a byte each.
+/// All of it is a permutation of the file's bits, except that 6-bit scales take a byte each.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
-    /// Bits of a number.
+    /// Bits per number.
     pub(super) bits: usize,
-    /// What is taken away from a number.
+    /// Subtracted from each number.
     pub(super) offset: f32,
     pub(super) scales: Scales,
 }
 
-/// What a number is multiplied with, and what is added.
+/// What multiplies a number, and what is added.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scales {
-    /// A scale a group.
+    /// One scale per group.
     One,
-    /// A scale and a minimum a group.
+    /// A scale and a minimum per group.
     WithMinimum,
-    /// A scale and a minimum to be taken away, bytes to be multiplied with the block's own scale and minimum.
+    /// Bytes per group for a scale and a minimum, which the block's own scale and minimum multiply; the minimum is
+    /// subtracted.
     Bytes,
-    /// A scale for each half of a group, a signed byte to be multiplied with the block's own scale.
+    /// A signed byte per half group, multiplied by the block's own scale.
     OfHalves,
 }
 
 impl Encoding {
-    /// Values that are written together.
+    /// Values per block.
     pub fn block_len(self) -> usize {
         match self.blocks() {
             None => 1,
@@ -68,10 +69,10 @@ impl Encoding {
         }
     }
 
-    /// Bytes of so many values, or of a row of blocks, in a file.
+    /// Bytes that `values` values, as whole blocks, take in a file.
     ///
     /// # Panics
-    /// If they are no whole blocks.
+    /// If `values` is not a whole number of blocks.
     pub fn bytes_of(self, values: usize) -> usize {
         assert!(values.is_multiple_of(self.block_len()), "{values} values are no whole blocks of {self:?}");
         values / self.block_len() * self.block_bytes()
@@ -92,17 +93,17 @@ impl Encoding {
         }
     }
 
-    /// Bytes that a panel of so many inputs takes, if a `usize` holds the number.
+    /// Bytes of a panel of `inputs` inputs, if a `usize` can hold them.
     pub(super) fn panel_bytes(self, inputs: usize) -> Option<usize> {
         match self.blocks() {
             Some(blocks) => (inputs / self.block_len()).checked_mul(blocks.bytes()),
-            // Two inputs of bf16 stand together.
+            // bf16 stores inputs in pairs.
             None if self == Encoding::Bf16 => inputs.checked_next_multiple_of(2)?.checked_mul(2 * PANEL),
             None => inputs.checked_mul(self.block_bytes() * PANEL),
         }
     }
 
-    /// What its blocks are; nothing where values stand alone.
+    /// The block format; `None` if values are stored singly.
     pub(super) const fn blocks(self) -> Option<Blocks> {
         use Scales::{Bytes, OfHalves, One, WithMinimum};
         let (bits, offset, scales) = match self {
@@ -121,7 +122,7 @@ impl Encoding {
 }
 
 impl Blocks {
-    /// Groups of a block.
+    /// Groups per block.
     pub(super) const fn groups(&self) -> usize {
         match self.scales {
             Scales::One | Scales::WithMinimum => 1,
@@ -129,7 +130,7 @@ impl Blocks {
         }
     }
 
-    /// Bytes that a block's groups have in common.
+    /// Bytes shared by a block's groups.
     pub(super) const fn head(&self) -> usize {
         match self.scales {
             Scales::One | Scales::WithMinimum => 0,
@@ -138,7 +139,7 @@ impl Blocks {
         }
     }
 
-    /// Where a group's numbers begin: bytes of its scales.
+    /// Offset of a group's numbers: the bytes of its scales.
     pub(super) const fn numbers(&self) -> usize {
         match self.scales {
             Scales::One | Scales::Bytes | Scales::OfHalves => 2 * PANEL,
@@ -146,7 +147,7 @@ impl Blocks {
         }
     }
 
-    /// Where a group's bits above the lowest four begin.
+    /// Offset of a group's bits above the lowest four.
     pub(super) const fn high(&self) -> usize {
         self.numbers() + GROUP * PANEL / 2
     }

@@ -1,4 +1,4 @@
-//! How a packed matrix lies in memory.
+//! The memory layout of a packed matrix.
 
 use super::encoding::Encoding;
 use super::panel::Packed;
@@ -8,27 +8,27 @@ use crate::vector::{Element, MOST_LANES, PANEL, Vector, Work};
 use crate::{Cpu, scratch};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The outputs of a panel that come from the gate, in a gated matrix; the other half comes from up.
+/// Outputs from the gate in each panel of a gated matrix; the other half comes from up.
 pub(crate) const HALF: usize = PANEL / 2;
 
 /// Which outputs share a panel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// 32 outputs in a row.
+    /// 32 consecutive outputs.
     Rows,
-    /// 16 of the first half of all outputs, and the same 16 of the second.
+    /// 16 from the first half of all outputs, and the corresponding 16 from the second.
     Gated,
 }
 
-/// Where outputs come from that a half of a panel holds.
+/// The outputs in half a panel.
 pub(crate) struct HalfPanel {
     /// The first output.
     pub(crate) start: usize,
-    /// How many; the rest of the half is zero.
+    /// How many there are; the rest of the half is zero.
     pub(crate) count: usize,
 }
 
-/// Which weight stands where.
+/// The position of each weight.
 #[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub(super) dtype: Dtype,
@@ -38,12 +38,12 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Outputs in their order.
+    /// Outputs in order.
     pub(super) fn rows(dtype: Dtype, outputs: usize, inputs: usize) -> Layout {
         Layout { dtype, order: Order::Rows, outputs, inputs }
     }
 
-    /// The outputs of gate and up, so many each, in shared panels.
+    /// The outputs of gate and up, `neurons` each, in shared panels.
     ///
     /// # Panics
     /// If no memory can hold so many.
@@ -56,7 +56,8 @@ impl Layout {
         self.order == Order::Gated
     }
 
-    /// All panels, in parallel: as the weights are stored, where all of a panel are stored alike and products take them so.
+    /// Packs all panels in parallel. A panel keeps the stored encoding if all its weights share it and products can
+    /// read it.
     ///
     /// # Panics
     /// If no memory can hold them.
@@ -79,7 +80,7 @@ impl Layout {
         Ok(Packed { bytes, starts, is_decoded })
     }
 
-    /// How a panel's weights stand in memory.
+    /// The encoding of a panel in memory.
     fn encoding<E>(&self, panel: usize, weights: &impl Weights<E>) -> Encoding {
         let own = self.dtype.into();
         if self.dtype != Dtype::F32 {
@@ -101,7 +102,7 @@ impl Layout {
         if self.inputs == 0 {
             return (0..self.outputs).try_for_each(|output| weights.read(output, &mut []));
         }
-        // Each panel is taken by one task; a lock a panel is the plain way to say so.
+        // Each panel belongs to one task; a lock per panel is the plain way to say so.
         let mut panels = Vec::with_capacity(self.n_panels());
         for ends in starts.windows(2) {
             let (panel, rest) = bytes.split_at_mut(ends[1].1 - ends[0].1);
@@ -128,7 +129,7 @@ impl Layout {
         error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    /// Writes one panel's weights in the type of the matrix; what fills it up beside them is left as it is.
+    /// Writes one panel's weights in the matrix's type and leaves the padding unchanged.
     pub(super) fn fill_panel<E>(
         &self,
         cpu: &Cpu,
@@ -162,7 +163,7 @@ impl Layout {
         })
     }
 
-    /// Writes one panel's weights as they are stored.
+    /// Writes one panel's weights in their stored encoding.
     fn copy_panel<E>(
         &self,
         cpu: &Cpu,
@@ -216,7 +217,7 @@ impl Layout {
         }
     }
 
-    /// Inputs with the one that fills up the last pair.
+    /// Inputs, including the padding of the last pair.
     pub(super) fn depth(&self) -> usize {
         match self.dtype {
             Dtype::F32 => self.inputs,
@@ -224,7 +225,7 @@ impl Layout {
         }
     }
 
-    /// Bytes of a panel in the type of the matrix.
+    /// Bytes of a panel in the matrix's type.
     ///
     /// # Panics
     /// If no memory can hold it.
@@ -234,12 +235,12 @@ impl Layout {
         bytes
     }
 
-    /// Whether a panel has places that no weight fills.
+    /// Whether a panel has padding.
     pub(super) fn has_gaps(&self, panel: usize) -> bool {
         self.depth() > self.inputs || self.halves(panel).iter().any(|half| half.count < HALF)
     }
 
-    /// Which outputs the two halves of a panel hold.
+    /// The outputs in the two halves of a panel.
     pub(super) fn halves(&self, panel: usize) -> [HalfPanel; 2] {
         let part = |start: usize, end: usize| HalfPanel { start, count: HALF.min(end.saturating_sub(start)) };
         let neurons = self.outputs / 2;
@@ -250,7 +251,7 @@ impl Layout {
     }
 }
 
-/// Writes rows of f16 into columns of a panel, from a column on.
+/// Writes rows of f16 into a panel's columns, from `first` on.
 fn turn_halves(rows: &[u8], stride: usize, first: usize, panel: &mut [u8]) {
     let columns = rows.len() / stride;
     for (input, out) in panel.chunks_exact_mut(2 * PANEL).enumerate() {
@@ -261,7 +262,7 @@ fn turn_halves(rows: &[u8], stride: usize, first: usize, panel: &mut [u8]) {
     }
 }
 
-/// The work of writing rows into columns of a panel.
+/// The work of writing rows into a panel's columns.
 struct Turn<'a> {
     /// # Shapes
     /// `[at most HALF, words]`.
@@ -298,9 +299,9 @@ impl Work for Turn<'_> {
     }
 }
 
-/// A square of as many rows as there are lanes, with rows and columns exchanged. Zipping the rows of the first half with
-/// those of the second moves the highest bit of each value's row to be the lowest of its lane: done for every bit of a
-/// row's number, rows and lanes have changed places.
+/// Transposes a square of as many rows as there are lanes. Zipping the rows of the first half with those of the second
+/// moves the highest bit of a value's row number to the lowest bit of its lane; once done for every bit, rows and lanes
+/// have changed places.
 #[inline(always)]
 fn turned<V: Vector>(v: V, values: &[f32], stride: usize) -> [V::F; MOST_LANES] {
     let mut rows = [v.splat(0.0); MOST_LANES];

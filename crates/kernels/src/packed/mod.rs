@@ -1,4 +1,4 @@
-//! Weight matrices laid out once, as products read them.
+//! Weight matrices laid out once, in the order in which products read them.
 
 mod blocks;
 mod decode;
@@ -20,12 +20,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-/// What products multiply. Sums are always f32.
+/// The type that products multiply. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
-    /// f32. Weights that are stored in fewer bits stay so in memory: see [`Source::encoding`].
+    /// f32. Weights stored in fewer bits stay so in memory: see [`Source::encoding`].
     F32,
-    /// bf16: 8 bits of precision. Weights are rounded and stored so, and inputs are rounded too.
+    /// bf16: 8 bits of precision. Weights are stored as bf16, and inputs are rounded to it.
     Bf16,
 }
 
@@ -39,7 +39,7 @@ impl From<Dtype> for Encoding {
 }
 
 impl Dtype {
-    /// Bytes of a value.
+    /// Bytes per value.
     pub(crate) fn size(self) -> usize {
         match self {
             Dtype::F32 => size_of::<f32>(),
@@ -48,15 +48,15 @@ impl Dtype {
     }
 }
 
-/// Products of few rows that a matrix serves before it is packed. Packing costs as much more as four to seven of them do:
-/// who runs a model once or twice never pays for it, and who runs it often loses little.
+/// Products of few rows that a matrix serves before it is packed. Packing costs as much as four to seven more of them:
+/// a model that runs once or twice never pays for it, and one that runs often loses little.
 const PASSES: usize = 2;
 
 /// A weight matrix, packed for products.
 ///
 /// # Shapes
 /// `[outputs, inputs]`. In memory `[panels, inputs, 32]` (for bf16 `[panels, inputs / 2, 32, 2]`, for blocks see
-/// [`Encoding`]), with zeros for the outputs and inputs that fill up the last panel and the last pair.
+/// [`Encoding`]); zeros pad the last panel and the last pair.
 pub struct PackedMatrix {
     layout: Layout,
     state: RwLock<State>,
@@ -66,53 +66,53 @@ enum State {
     Packed(Arc<Packed>),
     Waiting {
         source: Arc<dyn Source>,
-        /// Products that were served.
+        /// Products served so far.
         passes: AtomicUsize,
     },
 }
 
-/// Weights that a matrix reads when it needs them.
+/// Weights that a matrix reads on demand.
 pub trait Source: Send + Sync {
-    /// Writes one output's weights, on values that are not zeroed. Called from any thread, any number of times.
+    /// Writes one output's weights over arbitrary contents. Called from any thread, any number of times.
     ///
     /// # Shapes
     /// weights: `[inputs]`.
     fn read(&self, output: usize, weights: &mut [f32]);
 
-    /// As [`Source::read`], of outputs in sequence.
+    /// As [`Source::read`], for consecutive outputs from `first` on.
     ///
     /// # Shapes
-    /// weights: `[some, inputs]`, at least one input.
+    /// weights: `[outputs, inputs]`, at least one input.
     fn read_rows(&self, first: usize, inputs: usize, weights: &mut [f32]) {
         (first..).zip(weights.chunks_exact_mut(inputs)).for_each(|(output, row)| self.read(output, row));
     }
 
-    /// How one output's weights are stored: they may stay so in memory. [`Encoding::F32`] where only
-    /// [`Source::read`] gives them.
+    /// How one output's weights are stored; they may stay so in memory. [`Encoding::F32`] if only [`Source::read`] can
+    /// deliver them.
     fn encoding(&self, _output: usize) -> Encoding {
         Encoding::F32
     }
 
-    /// Writes one output's weights as they are stored, little-endian; never asked for where the encoding is
-    /// [`Encoding::F32`]. Decoded, they are what [`Source::read`] gives.
+    /// Writes one output's weights in their stored encoding, little-endian; never called for [`Encoding::F32`].
+    /// Decoded, they equal what [`Source::read`] gives.
     ///
     /// # Shapes
     /// bytes: [`Encoding::bytes_of`] of the inputs.
     fn read_stored(&self, _output: usize, _bytes: &mut [u8]) {}
 
-    /// Called when all weights are packed and none will be read again.
+    /// Called once all weights are packed and none will be read again.
     fn done(&self) {}
 }
 
-/// The panels of a matrix during one product.
+/// A matrix's panels during one product.
 pub(crate) enum Panels {
     Packed(Arc<Packed>),
-    /// Each is laid out when the product comes to it, and forgotten.
+    /// Each panel is laid out when the product reaches it, then dropped.
     Passing(Arc<dyn Source>),
 }
 
 impl Panels {
-    /// Whether some are widened before they are multiplied.
+    /// Whether any are widened before they are multiplied.
     pub(crate) fn are_decoded(&self) -> bool {
         matches!(self, Panels::Packed(packed) if packed.is_decoded)
     }
@@ -120,7 +120,7 @@ impl Panels {
 
 impl PackedMatrix {
     /// Packs a matrix, in parallel. `fill` writes one output's weights; it is called once for each output, from any
-    /// thread, on values that are not zeroed.
+    /// thread, with arbitrary contents.
     ///
     /// # Shapes
     /// `[outputs, inputs]`; `fill(output, weights)` with weights: `[inputs]`.
@@ -140,7 +140,7 @@ impl PackedMatrix {
         PackedMatrix::pack_as(Layout::rows(dtype, outputs, inputs), cpu, fill)
     }
 
-    /// Packs the matrices of gate and up together, so that [`Cpu::matmul_gated`] needs no array for either.
+    /// Packs gate and up together, so that [`Cpu::matmul_gated`] needs no array for either.
     ///
     /// # Shapes
     /// `[2 * neurons, inputs]`: `fill` is asked for the gate's weights as outputs 0 to `neurons`, for up's as the rest.
@@ -169,8 +169,8 @@ impl PackedMatrix {
         Ok(PackedMatrix { layout, state: RwLock::new(State::Packed(Arc::new(panels))) })
     }
 
-    /// A matrix that is packed when that pays: its first products, if they are of few rows, lay out each panel in the
-    /// cache alone. The bits are the same.
+    /// A matrix packed only once that pays: its first products, if of few rows, lay out each panel in the cache alone.
+    /// The bits are the same.
     ///
     /// # Shapes
     /// `[outputs, inputs]`.
@@ -178,7 +178,7 @@ impl PackedMatrix {
         PackedMatrix::waiting(Layout::rows(dtype, outputs, inputs), source)
     }
 
-    /// As [`PackedMatrix::later`], in the order of [`PackedMatrix::pack_gated`].
+    /// As [`PackedMatrix::later`], in the layout of [`PackedMatrix::pack_gated`].
     ///
     /// # Shapes
     /// `[2 * neurons, inputs]`.
@@ -193,7 +193,7 @@ impl PackedMatrix {
         PackedMatrix { layout, state: RwLock::new(State::Waiting { source, passes: AtomicUsize::new(0) }) }
     }
 
-    /// Packs the matrix if it is not yet.
+    /// Packs the matrix unless it is packed already.
     ///
     /// # Panics
     /// If no memory can hold it.
@@ -201,7 +201,7 @@ impl PackedMatrix {
         self.packed(cpu);
     }
 
-    /// Number of outputs, gate and up counted each.
+    /// Number of outputs; gate and up both count.
     pub fn outputs(&self) -> usize {
         self.layout.outputs
     }
@@ -211,12 +211,12 @@ impl PackedMatrix {
         self.layout.inputs
     }
 
-    /// What products multiply. In memory, f32 weights may have the encoding of their file.
+    /// The type that products multiply. In memory, f32 weights may keep the encoding of their file.
     pub fn dtype(&self) -> Dtype {
         self.layout.dtype
     }
 
-    /// The weights of one output as products multiply them, rounded to bf16 if that is the type.
+    /// The weights of one output as products multiply them, rounded for a bf16 matrix.
     ///
     /// # Shapes
     /// out: `[inputs]`.
@@ -247,13 +247,12 @@ impl PackedMatrix {
         }
     }
 
-    /// Whether some of the panels are widened before they are multiplied, as far as it is known: before the matrix is packed
-    /// they are not.
+    /// Whether any panels are widened before they are multiplied; `false` until the matrix is packed.
     pub(crate) fn is_decoded(&self) -> bool {
         matches!(&*self.state(), State::Packed(packed) if packed.is_decoded)
     }
 
-    /// The panels for one product, `few` if it uses each of them once.
+    /// The panels for one product. `few`: the product uses each panel once.
     pub(crate) fn panels(&self, cpu: &Cpu, few: bool) -> Panels {
         match &*self.state() {
             State::Packed(panels) => return Panels::Packed(Arc::clone(panels)),
@@ -266,7 +265,7 @@ impl PackedMatrix {
         Panels::Packed(self.packed(cpu))
     }
 
-    /// Packs the matrix if it is not yet; others who need it wait.
+    /// Packs the matrix unless it is packed already; concurrent callers wait.
     fn packed(&self, cpu: &Cpu) -> Arc<Packed> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let panels = match &*state {
@@ -281,7 +280,7 @@ impl PackedMatrix {
         panels
     }
 
-    /// A poisoned state is still right: it changes in one step.
+    /// A poisoned state is still valid: it changes in a single step.
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -294,22 +293,22 @@ impl PackedMatrix {
         self.layout.n_panels()
     }
 
-    /// Inputs with the one that fills up the last pair.
+    /// Inputs, including the padding of the last pair.
     pub(crate) fn depth(&self) -> usize {
         self.layout.depth()
     }
 
-    /// Bytes of a panel in the type of the matrix.
+    /// Bytes of a panel in the matrix's type.
     pub(crate) fn panel_bytes(&self) -> usize {
         self.layout.panel_bytes()
     }
 
-    /// Which outputs the two halves of a panel hold.
+    /// The outputs in the two halves of a panel.
     pub(crate) fn halves(&self, panel: usize) -> [HalfPanel; 2] {
         self.layout.halves(panel)
     }
 
-    /// Lays one panel out in the type of the matrix.
+    /// Lays out one panel in the matrix's type.
     pub(crate) fn lay_out(&self, cpu: &Cpu, source: &dyn Source, panel: usize, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
@@ -321,7 +320,7 @@ impl PackedMatrix {
     }
 }
 
-/// Where a layout gets weights from: see [`Source`].
+/// The source of a layout's weights: see [`Source`].
 trait Weights<E>: Sync {
     fn read(&self, output: usize, weights: &mut [f32]) -> Result<(), E>;
 

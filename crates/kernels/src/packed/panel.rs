@@ -1,16 +1,16 @@
-//! A panel of weights in memory, and one output of it.
+//! A panel of weights in memory, and reading one of its outputs.
 
 use super::encoding::{Blocks, Encoding, GROUP, Scales};
 use crate::aligned::{Aligned, cast};
 use crate::vector::PANEL;
 use crate::{bf16, f16};
 
-/// The panels of a matrix, each in an encoding of its own.
+/// A matrix's panels, each in its own encoding.
 pub(crate) struct Packed {
     pub(super) bytes: Aligned,
-    /// The encoding of each panel and where it begins; behind the last, where that ends.
+    /// Each panel's encoding and start, then the end of the last.
     pub(super) starts: Vec<(Encoding, usize)>,
-    /// Whether some are in another encoding than what products multiply.
+    /// Whether any encoding differs from the type that products multiply.
     pub(super) is_decoded: bool,
 }
 
@@ -18,7 +18,7 @@ pub(crate) struct Packed {
 #[derive(Clone, Copy)]
 pub(crate) struct Panel<'a> {
     pub(crate) encoding: Encoding,
-    /// On a cache line's border.
+    /// Aligned to a cache line.
     pub(crate) bytes: &'a [u8],
 }
 
@@ -34,7 +34,7 @@ impl Packed {
 }
 
 impl Panel<'_> {
-    /// The bytes of some inputs, or at least most of them: what a product will read.
+    /// The bytes of a range of inputs, or most of them: a hint of what a product will read.
     pub(crate) fn bytes_of(&self, inputs: std::ops::Range<usize>, depth: usize) -> &[u8] {
         let at = |input: usize| self.bytes.len() / depth.max(1) * input;
         &self.bytes[at(inputs.start)..at(inputs.end)]
@@ -77,7 +77,7 @@ impl Panel<'_> {
     }
 }
 
-/// The f16 of a column in the `index`-th row of them.
+/// The f16 at a column of row `index`.
 fn half(bytes: &[u8], index: usize, column: usize) -> f32 {
     let at = 2 * (index * PANEL + column);
     f16::widen(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
@@ -88,7 +88,7 @@ fn word(bytes: &[u8], index: usize, column: usize) -> u32 {
     bytes[at..].first_chunk().copied().map_or(0, u32::from_le_bytes)
 }
 
-/// One output's weights of a group.
+/// One output's weights in a group.
 fn read_group(blocks: Blocks, head: &[u8], group: &[u8], column: usize, out: &mut [f32]) {
     for (input, out) in out.iter_mut().enumerate() {
         let numbers = &group[blocks.numbers()..];

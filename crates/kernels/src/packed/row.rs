@@ -1,4 +1,4 @@
-//! One row times a panel that is widened in registers: nothing but the stored weights passes through memory.
+//! One row times a panel, widened in registers: only the stored weights pass through memory.
 
 use super::decode::{Kind, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Sink, Tables, decode};
 use super::encoding::{Encoding, GROUP};
@@ -7,7 +7,7 @@ use crate::aligned::cast;
 use crate::bf16;
 use crate::vector::{PANEL, Vector, Work};
 
-/// The work of multiplying one row with all inputs of a panel, each sum in ascending order as everywhere.
+/// The work of multiplying one row by all inputs of a panel, each sum in ascending order as everywhere.
 pub(crate) struct MultiplyRow<'a> {
     pub(crate) panel: Panel<'a>,
     /// # Shapes
@@ -43,7 +43,7 @@ impl Work for MultiplyRow<'_> {
     }
 }
 
-/// Two registers of sums and the inputs of a group.
+/// Two registers of sums, and a group's inputs.
 struct Sums<'a, V: Vector> {
     x: &'a [f32],
     sums: [V::F; 2],
@@ -115,7 +115,7 @@ fn bf16<V: Vector>(v: V, pairs: &[f32], x: &[f32], column: usize, out: &mut [f32
         sums.take(v, 1, 1, high[1]);
     }
     sums.store(v, out);
-    // An odd last input, of which each pair has one weight.
+    // For an odd last input, only the first weight of each pair counts.
     if let (Some(x), Some(pairs)) = (last.first(), rows.next()) {
         for (out, pair) in out.iter_mut().zip(&pairs[column..]) {
             let weight = [bf16::widen(pair.to_bits() as u16)];

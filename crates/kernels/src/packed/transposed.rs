@@ -1,4 +1,4 @@
-//! The same weights for products the other way: from outputs to inputs.
+//! The same weights for products in the other direction, from outputs to inputs.
 
 use super::layout::Layout;
 use super::{Decode, HALF, Packed, PackedMatrix, Source};
@@ -6,15 +6,15 @@ use crate::vector::PANEL;
 use crate::{Cpu, scratch};
 use std::sync::Arc;
 
-/// Inputs that are widened together: those of a group of blocks.
+/// Inputs widened together: those of a group of blocks.
 const TOGETHER: usize = 32;
 
 impl PackedMatrix {
-    /// The transposed matrix, for gradients: g W. It reads this one's panels as products need it and lays them out in the
-    /// cache, or for many rows once in memory, until it is dropped: no lasting second copy.
+    /// The transposed matrix, for gradients: g W. It reads this matrix's panels on demand and lays them out in the
+    /// cache, or, for many rows, once in memory until it is dropped. No second copy lasts.
     ///
     /// # Shapes
-    /// `[inputs, outputs]` of this matrix, of which the outputs of gate and up stand behind each other.
+    /// `[inputs, outputs]` of this matrix; all outputs of the gate come before those of up.
     pub fn transposed(&self, cpu: &Cpu) -> PackedMatrix {
         let columns = Columns { cpu: cpu.clone(), layout: self.layout, packed: self.packed(cpu) };
         PackedMatrix::later(self.dtype(), self.inputs(), self.outputs(), Arc::new(columns))

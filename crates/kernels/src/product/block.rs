@@ -11,10 +11,10 @@ use std::ops::Range;
 /// Sums of a tile.
 const TILE: usize = TILE_ROWS * PANEL;
 
-/// Tiles whose unfinished sums may wait for the next step: they stay in the second-level cache.
+/// Tiles whose unfinished sums may wait for the next step and still fit in the second-level cache.
 const WAITING_TILES: usize = 128;
 
-/// Some rows times some panels, and where the results go.
+/// A range of rows times a range of panels, and where the results go.
 pub(super) struct Block<'a, O> {
     pub(super) cpu: &'a Cpu,
     pub(super) inputs: &'a Inputs<'a>,
@@ -27,7 +27,7 @@ pub(super) struct Block<'a, O> {
 /// Computes the block.
 ///
 /// # Safety
-/// No one else accesses these rows of the target in the columns of these panels' outputs.
+/// The caller has exclusive access to the target in these rows and these panels' output columns.
 pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
     match block.inputs.values {
         Values::F32(x) | Values::Widened(x) => run_of::<f32, O>(x, block),
@@ -35,14 +35,14 @@ pub(super) unsafe fn run<O: Element>(block: Block<'_, O>) {
     }
 }
 
-/// With weights that are multiplied as `T`.
+/// With weights multiplied as `T`.
 fn run_of<T: Element, O: Element>(x: &[T], block: Block<'_, O>) {
     let tiles = block.part.n_tiles();
     let are_decoded = block.panels.are_decoded();
     let steps = block.inputs.steps(block.w.depth(), tiles, are_decoded);
-    // Sums of one tile, or of all that wait for their next step.
+    // Sums of one tile, or of all tiles that wait for their next step.
     let waiting = if passes_at_once(&steps, tiles) { 1 } else { WAITING_TILES.max(tiles) };
-    // One row takes panels as they are stored.
+    // A single row multiplies panels in their stored encoding.
     let takes_stored = are_decoded && block.inputs.rows == 1;
     let decodes = matches!(block.inputs.values, Values::Widened(_)) || are_decoded && !takes_stored;
     let room = if decodes { steps.len * PANEL } else { 0 };
@@ -68,8 +68,8 @@ fn run_of<T: Element, O: Element>(x: &[T], block: Block<'_, O>) {
     });
 }
 
-/// Whether each panel goes through all steps before the next one begins: there is one step, or one tile, which needs a
-/// panel's weights once.
+/// Whether each panel goes through all steps before the next begins: with one step, or with one tile, which needs a
+/// panel's weights only once.
 fn passes_at_once(steps: &Steps, tiles: usize) -> bool {
     steps.count == 1 || tiles <= 1
 }
@@ -80,25 +80,25 @@ struct BlockOf<'a, T, O> {
     steps: Steps,
     /// Whether weights are widened step by step.
     decodes: bool,
-    /// Whether they are multiplied as they are stored.
+    /// Whether weights are multiplied in their stored encoding.
     takes_stored: bool,
-    /// Room for one tile if panels pass at once, otherwise for as many as may wait.
+    /// Room for one tile if each panel passes once, otherwise for all tiles that may wait.
     sums: &'a mut [f32],
 }
 
-/// What one tile is multiplied with, and its share of what is fetched for later.
+/// The weights that one tile is multiplied with, and its share of the prefetch.
 struct Weights<'a, T> {
     values: &'a [T],
     next: Prefetch,
 }
 
-/// The work of multiplying with some panels.
+/// The work of multiplying with a range of panels.
 struct Take<'a, 'b, F, T, O> {
     block: &'a mut BlockOf<'b, T, O>,
     panels: Range<usize>,
     /// Their weights.
     panel_of: F,
-    /// For the weights of one step, if they are not multiplied as they are stored.
+    /// Room for the weights of one step, unless they are multiplied as stored.
     room: &'a mut [T],
 }
 
@@ -111,7 +111,7 @@ impl<'p, F: Fn(usize) -> Panel<'p>, T: Element, O: Element> Work for Take<'_, '_
         let tiles = block.block.part.n_tiles();
         let (cpu, depth) = (block.block.cpu, block.block.w.depth());
         let waiting = block.sums.len() / TILE;
-        // Widening reads a whole step at once, and would wait for all of it.
+        // Widening reads a whole step at once, and would stall on all of it.
         let fetches = block.decodes || v.fetches(tiles);
         let at_once = match (block.steps.count, passes_at_once(&block.steps, tiles)) {
             (1, _) => panels.len(),
@@ -127,8 +127,8 @@ impl<'p, F: Fn(usize) -> Panel<'p>, T: Element, O: Element> Work for Take<'_, '_
                     if block.multiplies_row(v, panel, panel_of(panel)) {
                         continue;
                     }
-                    // What is multiplied after this panel: the next panel, the first in the next step, or the first of
-                    // the next panels.
+                    // What comes after this panel: the next panel, the first one of the next step, or the first of the
+                    // next group.
                     let following = if panel + 1 < last {
                         Some((panel + 1, inputs.clone()))
                     } else if step + 1 < block.steps.count {
@@ -155,13 +155,13 @@ impl<'p, F: Fn(usize) -> Panel<'p>, T: Element, O: Element> Work for Take<'_, '_
 }
 
 impl<T: Element, O: Element> BlockOf<'_, T, O> {
-    /// The inputs that a step takes.
+    /// The inputs of one step.
     #[inline(always)]
     fn inputs_of(&self, step: usize) -> Range<usize> {
         step * self.steps.len..self.block.w.depth().min((step + 1) * self.steps.len)
     }
 
-    /// Multiplies with a panel as it is stored, if there is but one row and the panel would be widened otherwise.
+    /// Multiplies with a panel as stored if there is one row and the panel would otherwise be widened.
     #[inline(always)]
     fn multiplies_row<V: Vector>(&mut self, v: V, number: usize, panel: Panel<'_>) -> bool {
         if !self.takes_stored {
@@ -176,7 +176,7 @@ impl<T: Element, O: Element> BlockOf<'_, T, O> {
         is_done
     }
 
-    /// Takes one tile, whose sums stand at `place`, through one step with these weights, and finishes it after the last.
+    /// Adds one step to the tile whose sums are at `place`, and finishes the tile after the last step.
     #[inline(always)]
     fn advance<V: Vector>(
         &mut self,

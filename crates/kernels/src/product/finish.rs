@@ -6,10 +6,10 @@ use crate::vector::{Element, PANEL, Vector};
 use crate::{Activation, PackedMatrix, Rows};
 use std::ops::Range;
 
-/// What joins the sums of a product before its result is made of them.
+/// Terms added to a product's sums before [`Finish`].
 ///
 /// # Shapes
-/// For a matrix of so many outputs: bias `[outputs]`, addend `[rows, outputs]`; for a gated matrix the gate's first.
+/// bias: `[outputs]`; addend: `[rows, outputs]`; for a gated matrix the gate's columns come first.
 #[derive(Clone, Copy, Default)]
 pub struct Terms<'a> {
     /// Added to every row.
@@ -18,21 +18,21 @@ pub struct Terms<'a> {
     pub addend: Option<Rows<'a>>,
 }
 
-/// What becomes of the sums, after the terms were added.
+/// What becomes of the sums once the terms are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// They are the result.
+    /// Store them.
     Store,
-    /// They are added to what is there.
+    /// Add them to the output.
     Add,
-    /// Their function is the result.
+    /// Store their activation.
     Activate(Activation),
-    /// The function of the first half times the second half is the result.
+    /// Store the activation of the first half times the second half.
     Gate(Activation),
 }
 
 impl Finish {
-    /// Columns of the result of a matrix with so many outputs.
+    /// Columns of the result of a matrix with `outputs` outputs.
     pub(super) fn columns(self, outputs: usize) -> usize {
         match self {
             Finish::Gate(_) => outputs / 2,
@@ -44,19 +44,19 @@ impl Finish {
 /// Where the results go, rounded to `O`.
 pub(super) struct Target<'a, O> {
     pub(super) out: &'a SharedRows<'a, O>,
-    /// The row and the column of the product that stand first in `out`.
+    /// The product's row and column at the start of `out`.
     pub(super) origin: (usize, usize),
     pub(super) terms: Terms<'a>,
     pub(super) finish: Finish,
 }
 
-/// Sums of half a panel. Arrays, since copies of a known length become a few vector moves and others calls.
+/// Sums of half a panel. Arrays, since a copy of known length compiles to a few vector moves instead of a call.
 type Half = [f32; HALF];
 
 impl<O: Element> Target<'_, O> {
-    /// Finishes the sums of a panel's outputs for some rows, and writes them.
+    /// Finishes the sums of a panel's outputs for a range of rows, and writes them.
     ///
-    /// That no one else accesses them is the promise of the caller of `block::run`.
+    /// The caller of `block::run` promises exclusive access to the output.
     #[inline(always)]
     pub(super) fn finish<V: Vector>(
         &self,
@@ -109,7 +109,7 @@ impl<O: Element> Target<'_, O> {
             return;
         }
         let (row, column) = (row - self.origin.0, half.start - self.origin.1);
-        // SAFETY: by the promise of the caller of `block::run`.
+        // SAFETY: the caller of `block::run` promises exclusive access.
         let out = unsafe { self.out.part(row, column..column + half.count) };
         match (self.finish, out.first_chunk_mut::<HALF>()) {
             (Finish::Add, Some(out)) => {

@@ -20,18 +20,17 @@ pub(super) struct Inputs<'a> {
 pub(super) enum Values<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u16]),
-    /// Values of bf16 as f32, to which the weights are widened too.
+    /// bf16 values as f32; the weights are widened as well.
     Widened(&'a [f32]),
 }
 
-/// Fewer rows than this find room there even so.
+/// Fewer rows than this are used in place even at a stride that is a multiple of the cache's period.
 const FEW_ROWS: usize = 5;
 
-/// From so many rows on it pays to widen weights of bf16 for all of them at once, where there are no instructions for
-/// bf16.
+/// From this many rows on, widening bf16 weights once for all rows pays where bf16 instructions are missing.
 const WIDENED_ROWS: usize = 5;
 
-/// Calls `f` with `x` as it is multiplied with `w`: as it stands where it can be used so.
+/// Calls `f` with `x` in the form that is multiplied with `w`, without a copy where possible.
 ///
 /// # Panics
 /// If `x` is an operand of another type.
@@ -83,7 +82,7 @@ pub(super) fn with(cpu: &Cpu, x: &Left<'_>, w: &PackedMatrix, f: impl FnOnce(&In
     }
 }
 
-/// Calls `f` with rows that `widen` has written.
+/// Calls `f` with rows written by `widen`.
 fn widened(
     cpu: &Cpu,
     rows: usize,
@@ -97,7 +96,7 @@ fn widened(
     });
 }
 
-/// Calls `f` with rows that `convert` has written, `stride` values each.
+/// Calls `f` with rows written by `convert`, `stride` values each.
 fn converted<T: Element>(
     cpu: &Cpu,
     rows: usize,

@@ -1,4 +1,4 @@
-//! Products of activations with packed weights: x Wᵀ + bias, and what follows at once.
+//! Products of activations with packed weights: x Wᵀ + bias, fused with what follows.
 
 mod block;
 mod finish;
@@ -14,10 +14,10 @@ use finish::Target;
 pub use finish::{Finish, Terms};
 use tasks::Tasks;
 
-/// Tiles that a product is looked at in.
+/// The tiles in which a product is visited.
 #[derive(Debug, Clone, Copy)]
 pub struct TileShape {
-    /// Rows that no tile parts.
+    /// Rows that stay together: tiles have a multiple of them.
     pub rows: usize,
     /// Columns of a tile.
     pub columns: usize,
@@ -26,8 +26,8 @@ pub struct TileShape {
 impl Cpu {
     /// out = x Wᵀ + bias.
     ///
-    /// Each output is summed over the inputs in ascending order, so that it has the same bits whatever rows stand
-    /// beside it and however many threads work. For bf16 weights, x is rounded to bf16 first.
+    /// Each output is summed over the inputs in ascending order, so its bits depend neither on the other rows nor on
+    /// the number of threads. For bf16 weights, x is rounded to bf16 first.
     ///
     /// # Shapes
     /// x: `[rows, inputs]`; w: `[outputs, inputs]`; bias: `[outputs]`; out: `[rows, outputs]`.
@@ -44,7 +44,7 @@ impl Cpu {
         self.multiply(x.into(), w, Terms { bias, addend: None }, Finish::Store, out.into());
     }
 
-    /// out += x Wᵀ + bias, the same bits as the product added afterwards.
+    /// out += x Wᵀ + bias, with the bits of computing the product first and adding it after.
     ///
     /// # Shapes
     /// As for [`Cpu::matmul`].
@@ -86,7 +86,7 @@ impl Cpu {
     /// gate's first; out: `[rows, neurons]`.
     ///
     /// # Panics
-    /// If the shapes do not fit, or the matrix is not a gated one.
+    /// If the shapes do not fit, or the matrix is not gated.
     pub fn matmul_gated<'a>(
         &self,
         x: impl Into<Left<'a>>,
@@ -99,13 +99,14 @@ impl Cpu {
         self.multiply(x.into(), w, Terms { bias, addend: None }, Finish::Gate(activation), out.into());
     }
 
-    /// out = finish(x Wᵀ + bias + addend), with the bits of the other products where there is no addend.
+    /// out = finish(x Wᵀ + bias + addend), with the bits of the other products if there is no addend.
     ///
     /// # Shapes
-    /// As for [`Cpu::matmul`]; out: `[rows, outputs]`, or `[rows, outputs / 2]` for [`Finish::Gate`]. The terms: see there.
+    /// As for [`Cpu::matmul`]; out: `[rows, outputs]`, or `[rows, outputs / 2]` for [`Finish::Gate`]. For the terms see
+    /// [`Terms`].
     ///
     /// # Panics
-    /// If the shapes do not fit, or the matrix of [`Finish::Gate`] is not a gated one.
+    /// If the shapes do not fit, or the matrix of [`Finish::Gate`] is not gated.
     pub fn matmul_then<'a>(
         &self,
         x: impl Into<Left<'a>>,
@@ -119,16 +120,16 @@ impl Cpu {
         self.multiply(x.into(), w, terms, finish, out.into());
     }
 
-    /// Computes x Wᵀ + bias without an array for it: calls `visit` with the first column, the first row and the values
-    /// of one tile after another, from any thread. Tiles cover every element once, each with the bits of
-    /// [`Cpu::matmul`]. A tile has `tile.columns` columns, rounded up to a multiple of 32, or what is left of them, and
-    /// some multiple of `tile.rows` rows, from such a multiple on.
+    /// Computes x Wᵀ + bias without storing it: calls `visit`, from any thread, with each tile's first column, first
+    /// row and values. Tiles cover every element once, each with the bits of [`Cpu::matmul`]. A tile has `tile.columns`
+    /// columns rounded up to a multiple of 32, or the remaining ones; its first row and its number of rows are
+    /// multiples of `tile.rows`.
     ///
     /// # Shapes
-    /// As for [`Cpu::matmul`]; a tile: `[some rows, some columns]`.
+    /// As for [`Cpu::matmul`]; a tile: `[its rows, its columns]`.
     ///
     /// # Panics
-    /// If the shapes do not fit, the rows of x are no multiple of the tile's, or the matrix is a gated one.
+    /// If the shapes do not fit, the rows of x are not a multiple of the tile's, or the matrix is gated.
     pub fn matmul_tiles<'a>(
         &self,
         x: impl Into<Left<'a>>,
@@ -150,7 +151,7 @@ impl Cpu {
                 let part = tasks.part(task);
                 let rows = part.rows.clone();
                 let columns = part.panels.start * PANEL..w.outputs().min(part.panels.end * PANEL);
-                // No power of two: rows at such a stride would share few places in the cache.
+                // Not a power of two: rows at such a stride would compete for few cache sets.
                 let stride = columns.len().next_multiple_of(PANEL) + PANEL / 2;
                 scratch::with(rows.len() * stride, |tile: &mut [f32]| {
                     let (first_row, first_column) = (rows.start, columns.start);

@@ -1,4 +1,4 @@
-//! How a product is cut: into blocks of rows, and groups of panels.
+//! How a product is divided into blocks of rows and groups of panels.
 
 use super::TileShape;
 use super::inputs::{Inputs, Values};
@@ -6,32 +6,32 @@ use crate::vector::{PANEL, TILE_ROWS};
 use crate::{Cpu, PackedMatrix};
 use std::ops::Range;
 
-/// Bytes of inputs that a block of rows has in one step: they stay in the second-level cache while panels pass.
+/// Bytes of inputs per step in a block of rows: they stay in the second-level cache while panels pass.
 const BLOCK_BYTES: usize = 384 * 1024;
 
-/// Bytes of a panel that are used in one step: they stay there beside the block while its tiles pass. Short steps let a
-/// block have more rows, so that panels, which come from further away, are read for more of them.
+/// Bytes of a panel per step: they stay in the second-level cache next to the block while its tiles pass. Short steps
+/// allow blocks of more rows, so that panels, which come from further away, are each read for more rows.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// Bytes of a panel that are still used at once: three steps cost more than they gain.
+/// A panel of at most this many bytes is used whole: three steps would cost more than they gain.
 const WHOLE_BYTES: usize = 192 * 1024;
 
-/// Bytes of weights that a single tile widens at once: they stay in the first-level cache beside its inputs.
+/// Bytes of weights that a single tile widens at a time: they stay in the first-level cache next to its inputs.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// Inputs that are widened together at least.
+/// Fewest inputs widened together.
 const GROUP: usize = 32;
 
-/// Multiplications that one task should have at least: below, handing it to another thread costs more than it gains.
+/// Minimum multiplications per task: below this, handing a task to another thread costs more than it gains.
 const WORK_PER_TASK: usize = 256 * 1024;
 
-/// Tasks that a thread should have, so that one late thread does not hold up all.
+/// Tasks per thread, so that one late thread does not delay the rest.
 const TASKS_PER_THREAD: usize = 8;
 
 /// A product's tasks: every block of rows with every group of panels.
 pub(super) struct Tasks {
     rows: usize,
-    /// Rows that no block parts are one unit.
+    /// Rows that stay in one block form a unit.
     units: usize,
     blocks: usize,
     panels: usize,
@@ -46,14 +46,14 @@ pub(super) struct Part {
     pub(super) panels: Range<usize>,
 }
 
-/// How many steps the inputs are cut into, and how long each but the last is.
+/// Into how many steps the inputs are divided, and the length of each but the last.
 pub(super) struct Steps {
     pub(super) count: usize,
     pub(super) len: usize,
 }
 
 impl Tasks {
-    /// Cuts a product as suits the threads, or into tiles of a shape, whose rows divide the product's.
+    /// Divides a product to suit the threads, or into tiles whose rows divide the product's.
     pub(super) fn new(cpu: &Cpu, inputs: &Inputs<'_>, w: &PackedMatrix, tile: Option<TileShape>) -> Tasks {
         let (rows, panels, depth) = (inputs.rows, w.n_panels(), w.depth());
         let tiles = rows.div_ceil(TILE_ROWS);
@@ -84,7 +84,7 @@ impl Tasks {
         self.blocks <= 1
     }
 
-    /// What a task computes. Tasks in sequence share rows.
+    /// One task's part of the product. Consecutive tasks share rows.
     pub(super) fn part(&self, task: usize) -> Part {
         let (block, group) = (task / self.groups, task % self.groups);
         let units = even_part(self.units, self.blocks, block);
@@ -98,7 +98,7 @@ impl Tasks {
 }
 
 impl Part {
-    /// How many tiles of nearly the same height the rows are cut into.
+    /// Number of tiles of nearly equal height.
     pub(super) fn n_tiles(&self) -> usize {
         self.rows.len().div_ceil(TILE_ROWS)
     }
@@ -111,7 +111,7 @@ impl Part {
 }
 
 impl Inputs<'_> {
-    /// How so many inputs are cut for a product of so many tiles, with panels that are widened first or not.
+    /// How the inputs are divided for a product of this many tiles.
     pub(super) fn steps(&self, depth: usize, tiles: usize, are_decoded: bool) -> Steps {
         let decodes = matches!(self.values, Values::Widened(_)) || are_decoded && self.rows > 1;
         steps(depth, self.value_bytes(), decodes, tiles)
@@ -125,9 +125,10 @@ impl Inputs<'_> {
     }
 }
 
-/// Cuts the inputs into even steps of whole pairs, or of whole groups of blocks if weights are widened. A single tile takes
-/// all at once, since it uses each panel only once and there is nothing to keep in a cache, unless the panel is widened
-/// first: then in pieces that stay in the nearest one. What is widened is never used at once if it is longer than a step.
+/// Divides the inputs into even steps of whole pairs, or of whole groups of blocks if weights are widened. A single
+/// tile takes all inputs at once, since it uses each panel once and keeps nothing in a cache; if the panel is widened
+/// first, it goes in pieces that stay in the nearest cache. For several tiles, widened weights of more than one and a
+/// half steps are divided.
 fn steps(depth: usize, value_bytes: usize, decodes: bool, tiles: usize) -> Steps {
     let row = PANEL * value_bytes;
     let (whole, step) = match (decodes, tiles <= 1) {
@@ -144,7 +145,7 @@ fn steps(depth: usize, value_bytes: usize, decodes: bool, tiles: usize) -> Steps
     Steps { count: depth.div_ceil(len), len }
 }
 
-/// One of `parts` parts of nearly the same size.
+/// Part `part` of `parts` nearly equal parts.
 fn even_part(len: usize, parts: usize, part: usize) -> Range<usize> {
     part * len / parts..(part + 1) * len / parts
 }

@@ -1,4 +1,4 @@
-//! Products against f64, and the promise of the same bits.
+//! Products against f64; identical bits.
 
 use crate::testing::{Matrix, bits, cpus, error, single_cpus, values};
 use crate::{Activation, Cpu, Dtype, Finish, PackedMatrix, Source, Terms, TileShape, bf16};
@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A product with everything around it.
+/// A product with all its terms.
 #[derive(Clone, Debug)]
 struct Case {
     dtype: Dtype,
@@ -91,7 +91,7 @@ impl Case {
     }
 }
 
-/// Weights in memory, and how often a matrix was done with them.
+/// Weights in memory, and how many times a matrix was done with them.
 struct Held {
     weights: Vec<f32>,
     inputs: usize,
@@ -121,8 +121,8 @@ proptest! {
         for cpu in cpus() {
             let out = case.product(&cpu, false);
             let error = error(&dense(&out), &expected);
-            // A sum in sequence: its error grows with the root of the number of inputs, 6e-8 a rounding; the worst of
-            // thousands of sums has a little more than that.
+            // A sequential sum's error grows with the root of the number of inputs, 6e-8 per rounding; the worst of
+            // thousands of sums has a little more.
             let tolerance = 1.5e-7 * (case.inputs.max(400) as f64).sqrt();
             prop_assert!(error < tolerance, "{}: {error:.2e}", cpu.simd());
             prop_assert!(out.gaps_are_untouched());
@@ -156,7 +156,7 @@ proptest! {
                 true => PackedMatrix::gated_later(case.dtype, case.outputs / 2, case.inputs, source),
                 false => PackedMatrix::later(case.dtype, case.outputs, case.inputs, source),
             };
-            // While the weights pass by, when they are packed, and afterwards.
+            // While the weights pass by, when they are packed, and after.
             for _ in 0..4 {
                 let mut out = case.out();
                 cpu.matmul(x.view(), &later, bias.as_deref(), out.view_mut());

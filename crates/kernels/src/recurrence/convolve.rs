@@ -1,4 +1,4 @@
-//! Short causal convolutions, each channel by itself.
+//! Short causal convolutions, channel by channel.
 
 use std::ops::Range;
 
@@ -7,22 +7,22 @@ use crate::shared::SharedRows;
 use crate::vector::{Vector, Work};
 use crate::{Activation, Cpu, Rows, RowsMut};
 
-/// A causal convolution over the last tokens, each channel by itself.
+/// A causal convolution over the last tokens, channel by channel.
 #[derive(Debug, Clone)]
 pub struct Convolution {
-    /// How many tokens it reads: a token itself and those before.
+    /// Tokens read: a token itself and those before it.
     pub kernel: usize,
     /// `[kernel, channels]`, the oldest token first.
     pub weight: Vec<f32>,
-    /// `[channels]`, or none.
+    /// `[channels]`, or empty for none.
     pub bias: Vec<f32>,
-    /// What becomes of the sums.
+    /// The activation of the sums.
     pub act: Option<Activation>,
 }
 
 impl Cpu {
-    /// out = act(bias + the weighted sum of a token's and the last tokens' x). `sequences` are the rows of x that follow
-    /// each other; `before` has for each of them what stands before its first.
+    /// out = act(bias + the weighted sum of a token's and the last tokens' x). Each of `sequences` is a range of
+    /// consecutive rows of x; `before` holds the rows that precede each.
     ///
     /// # Shapes
     /// x, out: `[rows, channels]`; before: `[sequences, (kernel - 1) * channels]`, the oldest token first.

@@ -1,4 +1,4 @@
-//! The gated delta rule (arXiv 2412.06464): a state that forgets, and is corrected towards each key's value.
+//! The gated delta rule (arXiv 2412.06464): a state that decays and is corrected towards each key's value.
 
 use std::ops::Range;
 
@@ -13,21 +13,21 @@ pub struct GatedDelta<'a> {
     pub d_key: usize,
     /// Width of a value.
     pub d_value: usize,
-    /// How many heads of values share a query and a key.
+    /// Value heads that share a query and a key.
     pub values_per_key: usize,
-    /// A, the logarithm of a state's decay in a step of one: `[value heads]`.
+    /// A, the logarithm of the state's decay per unit step: `[value heads]`.
     pub decay: &'a [f32],
-    /// Added to the sum of squares by which queries and keys are brought to length 1.
+    /// Added to the sum of squares when queries and keys are normalised to length 1.
     pub eps: f32,
 }
 
 impl Cpu {
-    /// For each head of values, with q and k of length 1: S = e^(step · A) S, S += k (β (v - kᵀ S)), out = qᵀ S / √d_key,
-    /// β = sigmoid(strength). `sequences` are the rows that follow each other, each with a state that is carried on.
+    /// For each value head, with q and k of length 1: S = e^(step · A) S, S += k (β (v - kᵀ S)), out = qᵀ S / √d_key, β
+    /// = sigmoid(strength). Each of `sequences` is a range of consecutive rows, with a state that is carried along.
     ///
     /// # Shapes
-    /// q, k: `[rows, key heads * d_key]`; values, out: `[rows, value heads * d_value]`; steps, strengths:
-    /// `[rows, value heads]`; states: `[sequences, value heads * d_key * d_value]`.
+    /// q, k: `[rows, key heads * d_key]`; values, out: `[rows, value heads * d_value]`; steps, strengths: `[rows, value
+    /// heads]`; states: `[sequences, value heads * d_key * d_value]`.
     ///
     /// # Panics
     /// If the shapes do not fit, or sequences overlap or do not ascend.
@@ -76,7 +76,7 @@ fn to_length_one(x: &[f32], eps: f32, scale: f32, out: &mut [f32]) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor * scale);
 }
 
-/// One token, one head of values.
+/// One token of one value head.
 struct Token<'a> {
     decay: f32,
     strength: f32,
@@ -93,7 +93,7 @@ impl Work for Token<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
-        // From here on the factors themselves.
+        // From here on the factors themselves, not their logarithms.
         self.decay = v.lanes(math::exp(v, v.splat(self.decay)))[0];
         self.strength = v.lanes(math::sigmoid(v, v.splat(self.strength)))[0];
         each_columns(v, self.value.len(), &mut self);

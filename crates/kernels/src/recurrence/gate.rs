@@ -5,7 +5,7 @@ use crate::math;
 use crate::vector::{Vector, Work};
 use crate::{Activation, Cpu, Rows, RowsMut};
 
-/// Values of a gate that are held at once.
+/// Gate values held at a time.
 const HELD: usize = 256;
 
 impl Cpu {
@@ -35,7 +35,7 @@ impl Cpu {
         });
     }
 
-    /// x = ln(1 + e^(x + bias)), within `least` and `most`.
+    /// x = ln(1 + e^(x + bias)), clamped to `least` and `most`.
     ///
     /// # Shapes
     /// x: `[rows, cols]`; bias: `[cols]`.

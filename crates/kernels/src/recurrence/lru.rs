@@ -1,4 +1,4 @@
-//! The real-gated linear recurrent unit of Griffin (arXiv 2402.19427): one number for each channel.
+//! The real-gated linear recurrent unit of Griffin (arXiv 2402.19427): one state number per channel.
 
 use std::ops::Range;
 
@@ -10,14 +10,14 @@ use crate::{Cpu, Rows, RowsMut};
 /// The weights of a linear recurrent unit.
 #[derive(Debug, Clone, Copy)]
 pub struct RgLru<'a> {
-    /// The logarithm of a channel's decay where its gate is fully open: `[channels]`.
+    /// The logarithm of a channel's decay when its gate is fully open: `[channels]`.
     pub decay: &'a [f32],
 }
 
 impl Cpu {
-    /// For each channel: a = e^(sigmoid(r) · decay), h = a h + √(1 - a²) sigmoid(i) x, out = h; at the first token of a row
-    /// h = sigmoid(i) x. `sequences` are the rows that follow each other, with whether they begin a row, each with a state
-    /// that is carried on.
+    /// For each channel: a = e^(sigmoid(r) · decay), h = a h + √(1 - a²) sigmoid(i) x, out = h; at the first token of a
+    /// row h = sigmoid(i) x. Each of `sequences` is a range of consecutive rows and whether it begins a row of the
+    /// batch, with a state that is carried along.
     ///
     /// # Shapes
     /// x, i, r, out: `[rows, channels]`; states: `[sequences, channels]`.
@@ -50,7 +50,7 @@ impl Cpu {
     }
 }
 
-/// One token, some channels.
+/// One token of a range of channels.
 struct Token<'a> {
     begins: bool,
     decay: &'a [f32],

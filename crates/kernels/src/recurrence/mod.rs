@@ -1,7 +1,7 @@
-//! Recurrences: what mixes tokens by a state that is carried from one to the next.
+//! Recurrences: mixers that carry a state from token to token.
 //!
-//! Each goes through the tokens one after another, in f32, as the papers write it. So a row gives the same bits in one
-//! piece and in several, each with the state that the last one left.
+//! Each takes the tokens in order, in f32, as the papers write it. So a row gives the same bits in one piece and in
+//! several, each starting from the state that the last one left.
 
 mod convolve;
 mod delta;
@@ -24,23 +24,24 @@ use crate::shared::SharedRows;
 use crate::vector::Vector;
 use crate::{Cpu, RowsMut};
 
-/// Channels that one task goes through the tokens with.
+/// Channels per task.
 const CHANNELS: usize = 64;
 
-/// Vectors of a state's columns that are worked on at once, so that their sums do not wait for each other.
+/// Vectors of a state's columns in flight at a time, so that their sums do not wait for each other.
 const AT_ONCE: usize = 4;
 
-/// Blocks of some of so many channels: `(number of blocks, the channels of one)`.
+/// Divides channels into blocks: `(number of blocks, the channels of one)`.
 fn blocks(channels: usize) -> (usize, impl Fn(usize) -> Range<usize>) {
     let count = channels.div_ceil(CHANNELS);
     (count, move |block| block * CHANNELS..channels.min((block + 1) * CHANNELS))
 }
 
-/// Goes through the tokens of each sequence one after another. States and outputs have parts of these widths, of which each
-/// goes through the tokens by itself: `work` gets the numbers of sequence and part, the token's row, and its part of both.
+/// Walks the tokens of each sequence in order. States and outputs are divided into parts of these widths, which are
+/// independent of each other: `work` gets the indices of sequence and part, the token's row, and its part of state and
+/// output.
 ///
 /// # Panics
-/// If sequences overlap or do not ascend, or states and outputs have not as many parts.
+/// If sequences overlap or do not ascend, or states and outputs differ in their number of parts.
 fn each_token(
     cpu: &Cpu,
     sequences: &[Range<usize>],
@@ -55,7 +56,7 @@ fn each_token(
     let columns = |width: usize, part: usize, all: usize| part * width..all.min((part + 1) * width);
     cpu.for_each(sequences.len() * parts, |task| {
         let (number, part) = (task / parts, task % parts);
-        // SAFETY: parts do not overlap, and each task has one of its own, of a sequence of its own.
+        // SAFETY: parts do not overlap, and each task has its own part of its own sequence.
         let state = unsafe { states.part(number, columns(of_state, part, states.n_columns())) };
         for row in sequences[number].clone() {
             // SAFETY: as above; sequences do not overlap.
@@ -65,19 +66,19 @@ fn each_token(
     });
 }
 
-/// Tasks write the rows of their sequences at once: that no row is of two of them is what makes it sound.
+/// Tasks write the rows of their sequences concurrently, which is sound only if no row belongs to two sequences.
 fn assert_apart(sequences: &[Range<usize>]) {
     let ascend = sequences.iter().all(|rows| rows.start <= rows.end);
     let are_apart = sequences.windows(2).all(|pair| pair[0].end <= pair[1].start);
     assert!(ascend && are_apart, "sequences that ascend and do not overlap");
 }
 
-/// Some lanes of columns in each row of a state.
+/// Work on a few lanes of columns in each row of a state.
 trait Columns {
     fn run<V: Vector, const N: usize>(&mut self, v: V, at: usize);
 }
 
-/// Calls `work` with all columns: [`AT_ONCE`] vectors together as far as they go, the rest one after another.
+/// Calls `work` with all columns: [`AT_ONCE`] vectors together while they last, then one by one.
 #[inline(always)]
 fn each_columns<V: Vector>(v: V, columns: usize, work: &mut impl Columns) {
     let mut at = 0;
@@ -91,7 +92,7 @@ fn each_columns<V: Vector>(v: V, columns: usize, work: &mut impl Columns) {
     }
 }
 
-/// Vectors of a row from one of its columns on; where there are fewer values than lanes, zeros.
+/// Loads vectors from a column of a row on, padded with zeros.
 #[inline(always)]
 fn load<V: Vector, const N: usize>(v: V, row: &[f32], at: usize) -> [V::F; N] {
     let mut lanes = [v.splat(0.0); N];
@@ -103,7 +104,7 @@ fn load<V: Vector, const N: usize>(v: V, row: &[f32], at: usize) -> [V::F; N] {
     lanes
 }
 
-/// Writes what [`load`] read.
+/// Writes back what [`load`] read.
 #[inline(always)]
 fn store<V: Vector, const N: usize>(v: V, lanes: [V::F; N], row: &mut [f32], at: usize) {
     for (i, lanes) in lanes.into_iter().enumerate() {

@@ -12,23 +12,23 @@ use crate::{Cpu, Rows, RowsMut};
 pub struct StateSpace<'a> {
     /// Width of a head.
     pub d_head: usize,
-    /// How many heads share b and c.
+    /// Heads that share b and c.
     pub heads_per_group: usize,
     /// Rows of a head's state.
     pub d_state: usize,
-    /// A, the logarithm of a head's decay in a step of one: `[heads]`.
+    /// A, the logarithm of a head's decay per unit step: `[heads]`.
     pub decay: &'a [f32],
-    /// What of x is added to the output, D: `[heads]`.
+    /// D, the share of x added to the output: `[heads]`.
     pub skip: &'a [f32],
 }
 
 impl Cpu {
-    /// For each head: S = e^(step · A) S + b (step · x)ᵀ, out = cᵀ S + D x. `sequences` are the rows that follow each
-    /// other, each with a state that is carried on.
+    /// For each head: S = e^(step · A) S + b (step · x)ᵀ, out = cᵀ S + D x. Each of `sequences` is a range of
+    /// consecutive rows, with a state that is carried along.
     ///
     /// # Shapes
-    /// x, out: `[rows, heads * d_head]`; steps: `[rows, heads]`; b, c: `[rows, groups * d_state]`; states:
-    /// `[sequences, heads * d_state * d_head]`.
+    /// x, out: `[rows, heads * d_head]`; steps: `[rows, heads]`; b, c: `[rows, groups * d_state]`; states: `[sequences,
+    /// heads * d_state * d_head]`.
     ///
     /// # Panics
     /// If the shapes do not fit, or sequences overlap or do not ascend.
@@ -71,7 +71,7 @@ impl Cpu {
     }
 }
 
-/// One token, one head.
+/// One token of one head.
 struct Token<'a> {
     decay: f32,
     skip: f32,
@@ -89,7 +89,7 @@ impl Work for Token<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self, v: V) {
-        // From here on the factor itself.
+        // From here on the factor itself, not its logarithm.
         self.decay = v.lanes(math::exp(v, v.splat(self.step * self.decay)))[0];
         each_columns(v, self.x.len(), &mut self);
     }

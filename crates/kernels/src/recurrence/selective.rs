@@ -1,4 +1,4 @@
-//! The selective scan of Mamba (arXiv 2312.00752): a state of some numbers for each channel.
+//! The selective scan of Mamba (arXiv 2312.00752): a few state numbers per channel.
 
 use std::ops::Range;
 
@@ -11,15 +11,15 @@ use crate::{Cpu, Rows, RowsMut};
 /// The weights of a selective scan.
 #[derive(Debug, Clone, Copy)]
 pub struct SelectiveScan<'a> {
-    /// A, the logarithm of a state's decay in a step of one: `[states, channels]`.
+    /// A, the logarithm of a state's decay per unit step: `[states, channels]`.
     pub decay: &'a [f32],
-    /// What of x is added to the output, D: `[channels]`.
+    /// D, the share of x added to the output: `[channels]`.
     pub skip: &'a [f32],
 }
 
 impl Cpu {
-    /// For each channel: h = e^(step · A) h + step · x b, out = h · c + D x. `sequences` are the rows that follow each
-    /// other, each with a state that is carried on.
+    /// For each channel: h = e^(step · A) h + step · x b, out = h · c + D x. Each of `sequences` is a range of
+    /// consecutive rows, with a state that is carried along.
     ///
     /// # Shapes
     /// x, steps, out: `[rows, channels]`; b, c: `[rows, states]`; states: `[sequences, states * channels]`.
@@ -49,7 +49,7 @@ impl Cpu {
         let (count, block) = blocks(channels);
         self.for_each(sequences.len() * count, |task| {
             let (number, channels) = (task / count, block(task % count));
-            // SAFETY: each task has channels of its own, of all states of a sequence of its own.
+            // SAFETY: each task has its own channels, in all states of its own sequence.
             let mut state: Vec<&mut [f32]> = (0..size)
                 .map(|n| n * x.n_columns()..)
                 .map(|from| from.start + channels.start..from.start + channels.end)
@@ -73,7 +73,7 @@ impl Cpu {
     }
 }
 
-/// One token, some channels.
+/// One token of a range of channels.
 struct Token<'a, 's> {
     scan: SelectiveScan<'a>,
     channels: Range<usize>,

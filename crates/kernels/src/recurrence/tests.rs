@@ -1,10 +1,10 @@
-//! Recurrences against f64, and the same bits in one piece and in several, on any number of threads.
+//! Recurrences against f64; identical bits in one piece and in several, on any number of threads.
 
 use super::*;
 use crate::testing::{Matrix, bits, cpus, error, values};
 use crate::{Activation, Cpu, Rows, RowsMut};
 
-/// Rows of the tests: two sequences.
+/// The tests' rows: two sequences.
 const SEQUENCES: [Range<usize>; 2] = [0..7, 7..12];
 const ROWS: usize = 12;
 
@@ -27,7 +27,7 @@ fn check(name: &str, [width, size]: [usize; 2], run: &Run<'_>, expected: &[f64],
         let (out, states) = whole(&[all]);
         let found = error(&out, expected);
         assert!(found < allowed, "{name} on {}: {found:.1e}", cpu.simd());
-        // The first sequence in three pieces, the second in two and one that is empty.
+        // The first sequence in three pieces, the second in two and an empty one.
         let pieces = [
             vec![(0..1, true), (7..7, true)],
             vec![(1..4, false), (7..10, true)],

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
-/// Rows of a tile's part: 6 rows of two registers leave 4 of the 16 registers for weights and input.
+/// Rows of a tile's part: six rows of two registers leave four of the 16 registers for weights and input.
 const ROWS: usize = 6;
 
 impl Avx2 {
@@ -37,7 +37,7 @@ macro_rules! intrinsic {
 
 impl Vector for Avx2 {
     type F = __m256;
-    /// The first eight values, and the other eight.
+    /// The first eight values, and the last eight.
     type Table = [__m256; 2];
 
     const LANES: usize = 8;
@@ -79,7 +79,7 @@ impl Vector for Avx2 {
             let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
             let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(lanes, lanes));
             let bits = _mm256_blendv_epi8(nearest, quiet, nan);
-            // Each half of the register packs for itself; then the third quarter goes beside the first.
+            // Each half of the register packs on its own; then the third quarter moves next to the first.
             let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(bits, bits));
             _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_castsi256_si128(packed));
         }
@@ -142,7 +142,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     fn zip(self, a: __m256, b: __m256) -> (__m256, __m256) {
-        // Each half of a register is zipped for itself.
+        // Each half of a register zips on its own.
         let (even, odd) = intrinsic!((_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)));
         intrinsic!((_mm256_permute2f128_ps::<0x20>(even, odd), _mm256_permute2f128_ps::<0x31>(even, odd)))
     }
@@ -193,7 +193,7 @@ impl Vector for Avx2 {
             let words = _mm256_castps_si256(words);
             let first = _mm256_permutevar8x32_ps(table[0], words);
             let second = _mm256_permutevar8x32_ps(table[1], words);
-            // The fourth bit, as the sign, chooses between the two.
+            // The fourth bit, as the sign, selects one of the two.
             let fourth = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(words));
             _mm256_blendv_ps(first, second, fourth)
         })
@@ -206,7 +206,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     fn scale_exp2(self, y: __m256, n: __m256) -> __m256 {
-        // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
+        // Two factors, since 2^n alone may not be an f32 while y * 2^n is. The first product is exact.
         intrinsic!({
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
@@ -305,8 +305,8 @@ unsafe fn widened<const SECOND: bool>(pairs: __m256i) -> __m256 {
     }
 }
 
-/// Calls `f` with a number of rows and a place for parts that cover the tile: of even height, and the columns inside, so
-/// that a part's inputs stay in the cache. Each part brings its share of what comes next.
+/// Calls `f` with the number of rows and the place of parts that cover the tile: of even height, columns innermost, so
+/// that a part's inputs stay in the cache. Each part does its share of the prefetch.
 #[inline(always)]
 fn in_parts(rows: usize, next: Prefetch, mut f: impl FnMut(usize, Place)) {
     const WIDTH: usize = 2 * Avx2::LANES;

@@ -8,13 +8,13 @@ use std::arch::x86_64::*;
 /// Proof that the processor has AVX-512 F, BW, DQ and VL: only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512 {
-    /// Set only if the processor has AVX-512 BF16, and multiplies with it faster than with f32.
+    /// Set only if the processor has AVX-512 BF16 and multiplies faster with it than with f32.
     bf16: bool,
     intel: bool,
 }
 
-/// From so many tiles on, a product on AMD fetches the next panel: with fewer, Zen 4's own prefetcher keeps up, and the
-/// requests only cost (1 to 16 rows take a tenth longer with them).
+/// From this many tiles on, a product on AMD prefetches the next panel. With fewer, Zen 4's own prefetcher keeps up,
+/// and the requests only cost (1 to 16 rows take a tenth longer).
 const TILES_TO_FETCH: usize = 4;
 
 impl Avx512 {
@@ -28,7 +28,7 @@ impl Avx512 {
         self.bf16
     }
 
-    /// The same without the instructions for bf16, as on the first processors with AVX-512.
+    /// The same without bf16 instructions, as on the first processors with AVX-512.
     #[cfg(test)]
     pub(super) fn without_bf16(self) -> Avx512 {
         Avx512 { bf16: false, ..self }
@@ -44,8 +44,8 @@ impl Avx512 {
     }
 }
 
-/// Intel's processors have the instruction for bf16, but it takes them longer than the two of f32 that do the same: on Sapphire
-/// Rapids 85 GFLOP/s against 178, where Zen 4 has 236 against 118. Their matrix unit would be faster than either.
+/// Intel's bf16 instruction is slower than the two f32 instructions that do the same: 85 GFLOP/s against 178 on
+/// Sapphire Rapids, where Zen 4 has 236 against 118. Intel's matrix unit would be faster than either.
 fn is_of_intel() -> bool {
     let vendor = __cpuid(0);
     [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Genu", *b"ineI", *b"ntel"].map(u32::from_le_bytes)
@@ -337,7 +337,7 @@ unsafe fn part_widened<const M: usize>(v: Avx512, step: &Step<'_, u16>, tile: &m
     unsafe { product_bf16::<Avx512, M>(v, step, whole(step), tile) }
 }
 
-/// With the instruction that adds two products of bf16 to each sum.
+/// Uses the instruction that adds two bf16 products to each sum.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn part_bf16<const M: usize>(v: Avx512, step: &Step<'_, u16>, tile: &mut [f32]) {
     let stride = step.x_stride;

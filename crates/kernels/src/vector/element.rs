@@ -1,4 +1,4 @@
-//! The types of value that products are made of.
+//! The value types that products multiply.
 
 use super::{PANEL, Step, Vector, Work};
 use crate::aligned::{Plain, cast};
@@ -6,26 +6,25 @@ use crate::packed::{Decode, MultiplyRow, Panel};
 use crate::{Cpu, Encoding, bf16, scratch};
 use std::ops::Range;
 
-/// A type of value that products are made of.
+/// A value type that products multiply.
 pub(crate) trait Element: Plain {
-    /// Inputs of a column that stand side by side in a panel.
+    /// Inputs of a column that are adjacent in a panel.
     const TOGETHER: usize;
 
     /// The nearest value of this type.
     fn nearest(value: f32) -> Self;
     fn widened(self) -> f32;
     fn tile<V: Vector>(v: V, step: &Step<'_, Self>, tile: &mut [f32]);
-    /// Writes the nearest values over the first of a slice.
+    /// Writes the nearest values to the start of a slice.
     fn store<V: Vector>(v: V, lanes: V::F, out: &mut [Self]);
 
-    /// Calls `f` with rows of the nearest values as words of 32 bits; zeros fill each row's last word.
+    /// Calls `f` with rows of the nearest values as 32-bit words; zeros pad each row's last word.
     ///
     /// # Shapes
-    /// rows: `[some, columns]`, at least one column; what `f` gets: `[some, columns / TOGETHER rounded up]`.
+    /// rows: `[rows, columns]`, at least one column; `f` gets `[rows, columns / TOGETHER rounded up]`.
     fn in_words(cpu: &Cpu, rows: &[f32], columns: usize, f: impl FnOnce(&[f32]));
 
-    /// Weights of some inputs of a panel, in the order that panels of this type have: as they are stored, or widened into
-    /// `room`.
+    /// The weights of a range of a panel's inputs, in the layout of this type: as stored, or widened into `room`.
     ///
     /// # Shapes
     /// room: `[inputs, PANEL]` at least.
@@ -34,7 +33,8 @@ pub(crate) trait Element: Plain {
     /// If panels of this kind are not multiplied in this type.
     fn weights<'a>(cpu: &Cpu, panel: Panel<'a>, inputs: Range<usize>, room: &'a mut [Self]) -> &'a [Self];
 
-    /// Multiplies one row with a whole panel that is stored as another type, if it is, into [`PANEL`] sums.
+    /// If the panel is stored as another type, multiplies one row with all of it into [`PANEL`] sums and returns
+    /// `true`.
     fn multiply_row(_cpu: &Cpu, _panel: Panel<'_>, _x: &[Self], _sums: &mut [f32]) -> bool {
         false
     }
@@ -154,7 +154,7 @@ impl Work for Widen<'_> {
     }
 }
 
-/// The work of rounding a row; what `to` has beyond it becomes zero.
+/// The work of rounding a row; the rest of `to` becomes zero.
 pub(crate) struct Convert<'a, T> {
     pub(crate) from: &'a [f32],
     pub(crate) to: &'a mut [T],

@@ -1,9 +1,9 @@
 //! One set of vector operations, three implementations, and the choice between them.
 //!
 //! Algorithms are written once, generic over [`Vector`], as a [`Work`]. [`Path::run`] calls them inside a function
-//! compiled for the path's instructions; everything between is `#[inline(always)]`, so the operations become single
-//! instructions there. An implementation's type is proof that the processor has its instructions: only detection
-//! makes one. So the operations are safe to call.
+//! compiled for the path's instructions; everything in between is `#[inline(always)]`, so the operations become single
+//! instructions there. An implementation's type proves that the processor has its instructions, because only detection
+//! creates it. So the operations are safe to call.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -22,40 +22,40 @@ pub(crate) use element::{Convert, Element, Widen};
 use portable::Portable;
 pub(crate) use step::{PANEL, Prefetch, Start, Step, TILE_ROWS};
 
-/// The most lanes that any implementation has.
+/// The most lanes of any implementation.
 pub(crate) const MOST_LANES: usize = 16;
 
-/// The operations. Each lane's result depends on that lane alone, so a value's result is the same wherever in a slice it
-/// stands.
+/// The operations. Each lane's result depends on that lane alone, so a value's result does not depend on its index in a
+/// slice.
 pub(crate) trait Vector: Copy {
     /// Some lanes of f32.
     type F: Copy;
-    /// Sixteen values that [`Vector::look_up`] chooses from.
+    /// Sixteen values for [`Vector::look_up`].
     type Table: Copy;
 
-    /// How many lanes.
+    /// Number of lanes.
     const LANES: usize;
 
-    /// Whether a product that passes so many tiles over each panel is faster if it fetches the next panel meanwhile.
+    /// Whether a product that passes this many tiles over each panel gains from prefetching the next panel.
     fn fetches(self, tiles: usize) -> bool;
 
     fn splat(self, value: f32) -> Self::F;
     /// The first values of a slice.
     fn load(self, values: &[f32]) -> Self::F;
-    /// Writes over the first values of a slice.
+    /// Writes to the start of a slice.
     fn store(self, lanes: Self::F, out: &mut [f32]);
-    /// Writes the nearest bf16 over the first values of a slice: the bits of [`crate::bf16::round`].
+    /// Writes the nearest bf16 to the start of a slice, with the bits of [`crate::bf16::round`].
     fn store_bf16(self, lanes: Self::F, out: &mut [u16]);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    /// a * b + c, rounded once where the processor can.
+    /// a * b + c, with a single rounding where the processor can.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// c - a * b, rounded once where the processor can.
+    /// c - a * b, with a single rounding where the processor can.
     fn neg_mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// a * b - product: what rounding took from the product of a and b, exactly.
+    /// a * b - product: the exact rounding error of the product of a and b.
     fn product_error(self, a: Self::F, b: Self::F, product: Self::F) -> Self::F;
     /// The larger, or x if either is NaN.
     fn max(self, a: Self::F, x: Self::F) -> Self::F;
@@ -65,30 +65,30 @@ pub(crate) trait Vector: Copy {
     fn where_negative(self, x: Self::F, yes: Self::F, no: Self::F) -> Self::F;
     /// x where it is NaN, otherwise `kept`.
     fn keep_nan(self, kept: Self::F, x: Self::F) -> Self::F;
-    /// Lanes of two vectors in turn: those of the first halves, those of the second. Moves bits alone.
+    /// Interleaves two vectors: first the lanes of the first halves, then those of the second. Moves bits unchanged.
     fn zip(self, a: Self::F, b: Self::F) -> (Self::F, Self::F);
-    /// The first and the second value of each lane's pair of bf16.
+    /// The first and the second value of each lane's bf16 pair.
     fn widen_pairs(self, pairs: Self::F) -> [Self::F; 2];
     /// The first bytes of a slice, unsigned.
     fn widen_u8(self, bytes: &[u8]) -> Self::F;
     /// The first bytes of a slice, signed.
     fn widen_i8(self, bytes: &[u8]) -> Self::F;
-    /// The first f16 of a slice, two bytes each, the lower first.
+    /// The first f16 of a slice, little-endian.
     fn widen_f16(self, halves: &[u8]) -> Self::F;
     fn table(self, values: [f32; 16]) -> Self::Table;
-    /// The value of the table that the lowest four bits of each lane number.
+    /// The table's value at the index in each lane's lowest four bits.
     fn look_up(self, table: Self::Table, words: Self::F) -> Self::F;
-    /// The bits of each lane moved down by so many places.
+    /// Shifts each lane's bits down by `PLACES`.
     fn shift_down<const PLACES: i32>(self, words: Self::F) -> Self::F;
     /// y * 2^n for a whole n between -250 and 250, rounded once.
     fn scale_exp2(self, y: Self::F, n: Self::F) -> Self::F;
 
     /// Adds a piece of a product to a tile: see [`Step`].
     fn tile(self, step: &Step<'_, f32>, tile: &mut [f32]);
-    /// The same for bf16 values, two inputs after each other in one place: see [`Step`].
+    /// The same for bf16, with adjacent pairs of inputs: see [`Step`].
     fn tile_bf16(self, step: &Step<'_, u16>, tile: &mut [f32]);
 
-    /// The first values of a slice that may have fewer than there are lanes; `fill` in the other lanes.
+    /// The first values of a slice; `fill` in the lanes beyond its end.
     #[inline(always)]
     fn load_or(self, values: &[f32], fill: f32) -> Self::F {
         if values.len() >= Self::LANES {
@@ -119,7 +119,7 @@ pub(crate) trait Vector: Copy {
         array
     }
 
-    /// The sum of all lanes, in halves: the first half onto the second until one is left.
+    /// The sum of all lanes, by halving: the first half is added to the second until one is left.
     #[inline(always)]
     fn sum(self, lanes: Self::F) -> f32 {
         let mut array = self.lanes(lanes);
@@ -134,8 +134,9 @@ pub(crate) trait Vector: Copy {
     }
 }
 
-/// Something to do with vectors. `run` must be `#[inline(always)]`, and so must what it calls with vectors; closures
-/// must hold no vectors, since they cannot be made to be inlined. What is not inlined is right, but many times slower.
+/// Work on vectors. `run` must be `#[inline(always)]`, and so must every function that it calls with vectors. Closures
+/// must hold no vectors, since they cannot be forced inline. Code that is not inlined is correct, but many times
+/// slower.
 pub(crate) trait Work {
     type Out;
     fn run<V: Vector>(self, v: V) -> Self::Out;
@@ -180,8 +181,8 @@ impl Path {
         }
     }
 
-    /// Whether instructions for bf16 multiply it as it is. Otherwise it is widened to f32, where it pays for many rows at
-    /// once.
+    /// Whether bf16 instructions multiply bf16 directly. Otherwise it is widened to f32, for many rows at once where
+    /// that pays.
     pub(crate) fn multiplies_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -199,7 +200,7 @@ impl Path {
         paths
     }
 
-    /// Does the work with this implementation's instructions.
+    /// Runs the work with this implementation's instructions.
     #[inline]
     pub(crate) fn run<W: Work>(self, work: W) -> W::Out {
         match self {

@@ -1,13 +1,13 @@
-//! The operations in safe Rust, in a form that the compiler turns into whatever vectors the processor has.
+//! The operations in safe Rust, written so that the compiler vectorises them for any processor.
 
 use super::{PANEL, Start, Step, Vector};
 use crate::{bf16, f16};
 
-/// Any processor will do.
+/// Needs nothing of the processor.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
-/// Rows and columns of the tile's parts that fit in 16 registers of four lanes.
+/// Rows and columns of a tile's part, which fit in 16 registers of four lanes.
 const ROWS: usize = 4;
 const COLUMNS: usize = 8;
 
@@ -18,7 +18,7 @@ fn each(f: impl Fn(usize) -> f32) -> F {
     std::array::from_fn(f)
 }
 
-/// 2^n for a whole n between -126 and 127; NaN gives some number.
+/// 2^n for a whole n between -126 and 127; an arbitrary number for NaN.
 #[inline(always)]
 fn exp2(n: i32) -> f32 {
     f32::from_bits(((n + 127) as u32) << 23)
@@ -161,7 +161,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn scale_exp2(self, y: F, n: F) -> F {
-        // Two factors, since 2^n alone may be no f32 while y * 2^n is one. The first product is exact.
+        // Two factors, since 2^n alone may not be an f32 while y * 2^n is. The first product is exact.
         each(|i| {
             let n = n[i] as i32;
             let half = n >> 1;
@@ -190,7 +190,7 @@ impl Vector for Portable {
     }
 }
 
-/// Calls `f` with a first row and a number of rows, at most [`ROWS`] of them, until all have had their turn.
+/// Calls `f` with a first row and a number of rows, at most [`ROWS`], until all rows are covered.
 fn in_parts(rows: usize, mut f: impl FnMut(usize, usize)) {
     let mut row = 0;
     while row < rows {

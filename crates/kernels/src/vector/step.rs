@@ -1,4 +1,4 @@
-//! What a micro-kernel is asked to do, checked before it does it.
+//! The input of a micro-kernel, checked before it runs.
 
 /// Columns of a panel, and of a tile.
 pub(crate) const PANEL: usize = 32;
@@ -6,23 +6,22 @@ pub(crate) const PANEL: usize = 32;
 /// The most rows of a tile: 12 rows of 32 columns fill 24 of the 32 registers of AVX-512.
 pub(crate) const TILE_ROWS: usize = 12;
 
-/// Where a step takes the sums that it adds to.
+/// The sums that a step adds to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// They are zero; what the tile holds is of no account.
+    /// Zero; the tile's contents are ignored.
     Zero,
-    /// From the tile, where another step has left them.
+    /// The tile's contents, left by an earlier step.
     Tile,
 }
 
-/// One step of a product: to a tile of `rows` rows of [`PANEL`] sums, contiguous, add x times the panel.
-/// Each sum takes its `inputs` products one after the other in ascending order, so that a step can be cut anywhere
-/// without a change of any bit.
+/// One step of a product: adds x times the panel to a contiguous tile of `rows` rows of [`PANEL`] sums. Each sum adds
+/// its `inputs` products in ascending order, so a step can be split anywhere without changing a bit.
 ///
 /// # Shapes
-/// x: `[rows, inputs]`, `x_stride` values from row to row.
-/// panel: `[inputs, PANEL]`, `panel_stride` values from row to row. For bf16 `[inputs / 2, PANEL, 2]`, without gaps:
-/// two inputs of a column stand side by side, as the instruction for bf16 wants them.
+/// x: `[rows, inputs]`, `x_stride` values from row to row. panel: `[inputs, PANEL]`, `panel_stride` values from row to
+/// row. For bf16 `[inputs / 2, PANEL, 2]`, without gaps: two inputs of a column are adjacent, as the bf16 instruction
+/// expects.
 pub(crate) struct Step<'a, T> {
     pub(crate) start: Start,
     pub(crate) rows: usize,
@@ -31,13 +30,13 @@ pub(crate) struct Step<'a, T> {
     pub(crate) x_stride: usize,
     pub(crate) panel: &'a [T],
     pub(crate) panel_stride: usize,
-    /// What comes into the cache meanwhile.
+    /// Memory to prefetch meanwhile.
     pub(crate) next: Prefetch,
 }
 
-/// Memory that is brought into the cache while a step multiplies, spread over the step's turns: weights come from far
-/// away, and all requests at once would fill the few buffers that the processor has for lines under way.
-/// It is never read, so it may be anything.
+/// Memory to prefetch while a step multiplies, spread over the step's turns: weights come from far away, and requesting
+/// all at once would fill the few buffers that the processor has for lines in flight. It is never read, so it may be
+/// any memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Prefetch {
     start: *const u8,
@@ -52,14 +51,14 @@ impl Prefetch {
         Prefetch { start: values.as_ptr().cast(), bytes: size_of_val(values) }
     }
 
-    /// Part `part` of `parts` of nearly the same size.
+    /// Part `part` of `parts` nearly equal parts.
     #[inline(always)]
     pub(crate) fn part(self, part: usize, parts: usize) -> Prefetch {
         let (start, end) = (part * self.bytes / parts, (part + 1) * self.bytes / parts);
         Prefetch { start: self.start.wrapping_add(start), bytes: end - start }
     }
 
-    /// Where it starts, and how many bytes each of so many turns brings.
+    /// The start, and the bytes that each of `turns` turns fetches.
     #[inline(always)]
     pub(super) fn in_turns(self, turns: usize) -> (*const u8, usize) {
         (self.start, self.bytes.div_ceil(turns.max(1)))
@@ -67,7 +66,7 @@ impl Prefetch {
 }
 
 impl<T> Step<'_, T> {
-    /// Whether all that the step reads and writes lies within its slices.
+    /// Whether the step reads and writes only within its slices.
     fn fits(&self, tile: &[f32]) -> bool {
         let reach =
             |rows: usize, stride: usize, cols: usize| (rows - 1).checked_mul(stride)?.checked_add(cols);
@@ -78,7 +77,7 @@ impl<T> Step<'_, T> {
             && reach(self.inputs, self.panel_stride, PANEL).is_some_and(|end| end <= self.panel.len())
     }
 
-    /// Checks the bounds, which the micro-kernels rely on.
+    /// Checks the bounds that the micro-kernels rely on.
     ///
     /// # Panics
     /// If the step reaches beyond a slice.
@@ -90,7 +89,7 @@ impl<T> Step<'_, T> {
     /// Checks the bounds of a step on bf16.
     ///
     /// # Panics
-    /// If the step reaches beyond a slice, or inputs do not come in pairs without gaps.
+    /// If the step reaches beyond a slice, or inputs are not in pairs without gaps.
     #[inline]
     pub(super) fn check_pairs(&self, tile: &[f32]) {
         self.check(tile);

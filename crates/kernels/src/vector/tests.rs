@@ -1,4 +1,4 @@
-//! The elementary functions against f64, and the micro-kernels at the very ends of their slices.
+//! The elementary functions against f64, and the micro-kernels at the very end of their slices.
 
 use super::*;
 use crate::testing::{bits, single_cpus, values};
@@ -38,7 +38,7 @@ fn normal(x: f64) -> f64 {
     if x < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// The largest error relative to each value, where the value is no smaller than `floor`: below, relative to the floor.
+/// The largest relative error of values no smaller than `floor`; smaller values are measured relative to the floor.
 fn relative_error(
     f: impl Fn(&Cpu, &mut [f32]),
     expected: impl Fn(f64) -> f64,
@@ -97,9 +97,9 @@ fn activations_are_right_relative_to_their_own_size_even_in_their_tails() {
             let apply = |cpu: &Cpu, values: &mut [f32]| {
                 cpu.run(crate::activation::Apply { activation, values });
             };
-            // Beyond e^88.7, which is infinite on the way, results of up to 4e-37 become zero.
+            // Beyond e^88.7, which overflows on the way, results of up to 4e-37 become zero.
             let error = relative_error(apply, expected, range, 1e-30);
-            // Some roundings of products, sums and a quotient after the exponential's.
+            // Roundings of products, sums and a quotient, on top of the exponential's.
             assert!(error < 4e-7, "{activation:?} to {range}: {error:.2e}");
         }
     }
@@ -113,7 +113,7 @@ fn extremes_of_functions_are_what_they_must_be() {
             cpu.run(crate::activation::Apply { activation, values: &mut values });
             values[0]
         };
-        // What each is at zero, for large values and for small ones; `None` for the value itself.
+        // Limits at zero, for large values and for small ones; `None` means the value itself.
         let limits = |activation| match activation {
             Activation::SquaredRelu => (0.0, Some(f32::INFINITY), 0.0),
             Activation::Tanh => (0.0, Some(1.0), -1.0),
@@ -172,7 +172,7 @@ impl<T: Element> Work for OneTile<'_, T> {
 
 fn tile<T: Element>(cpu: &Cpu, rows: usize, inputs: usize, x: &[T], stride: usize, panel: &[T]) -> Vec<f32> {
     let mut tile = vec![0.5; rows * PANEL];
-    // Memory of anybody: it is asked for, and never read.
+    // Arbitrary memory: it is prefetched, never read.
     let next = Prefetch::of(panel);
     let step =
         Step { start: Start::Tile, rows, inputs, x, x_stride: stride, panel, panel_stride: PANEL, next };
@@ -227,8 +227,8 @@ mod guarded {
         fn new(values: &[T]) -> Guarded<T> {
             let size = size_of_val(values);
             let bytes = size.next_multiple_of(PAGE) + PAGE;
-            // SAFETY: fresh private memory (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS), of which the last
-            // page is made unreadable; the values fit before it and are copied there.
+            // SAFETY: fresh private memory (PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS) whose last page is
+            // made unreadable; the values fit before it and are copied there.
             unsafe {
                 let start = mmap(std::ptr::null_mut(), bytes, 3, 0x22, -1, 0).cast::<u8>();
                 assert_ne!(start as isize, -1);
@@ -270,7 +270,7 @@ mod guarded {
                             };
                             let expected: f64 = 0.5 + (0..inputs).map(term).sum::<f64>();
                             let error = (f64::from(found[row * PANEL + column]) - expected).abs();
-                            // Some ten roundings of sums of a size of about ten.
+                            // About ten roundings of sums of order ten.
                             assert!(error < 1e-5, "{} rows {rows} inputs {inputs}: {error}", cpu.simd());
                         }
                     }
@@ -312,7 +312,7 @@ impl Work for Rounded<'_> {
 
 #[test]
 fn every_path_rounds_to_the_same_bf16() {
-    // All upper halves, with the lower halves at which rounding turns.
+    // All upper halves, with the lower halves at which rounding changes direction.
     let bits = (0..=u16::MAX).flat_map(|upper| {
         [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|lower| f32::from_bits(u32::from(upper) << 16 | lower))
     });

@@ -2,28 +2,29 @@
 
 use super::{PANEL, Prefetch, Start, Step, Vector};
 
-/// Bytes of a line of the cache.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// What the micro-kernels need of an implementation beside [`Vector`]: access without bounds checks.
+/// What the micro-kernels need besides [`Vector`]: access without bounds checks.
 ///
 /// # Safety
-/// `load_from` and `store_to` read and write exactly `LANES` values, `load_of_pairs` twice as many bf16, `splat_of_pair` two.
+/// `load_from` and `store_to` read and write exactly `LANES` values, `load_of_pairs` twice as many bf16,
+/// `splat_of_pair` two.
 pub(super) unsafe trait Registers: Vector {
     /// # Safety
     /// `LANES` values can be read there.
     unsafe fn load_from(self, values: *const f32) -> Self::F;
-    /// Asks for the line of memory there to come into the nearest cache.
+    /// Requests that the line come into the nearest cache.
     fn prefetch(self, line: *const u8);
     /// # Safety
     /// `LANES` values can be written there.
     unsafe fn store_to(self, lanes: Self::F, out: *mut f32);
-    /// Of each of `LANES` pairs of bf16 the first value, or the second if `SECOND`.
+    /// The first value of each of `LANES` bf16 pairs, or the second if `SECOND`.
     ///
     /// # Safety
     /// Twice `LANES` values can be read there.
     unsafe fn load_of_pairs<const SECOND: bool>(self, pairs: *const u16) -> Self::F;
-    /// The first value of one pair, or the second, in all lanes.
+    /// The first value of one pair, or the second, broadcast to all lanes.
     ///
     /// # Safety
     /// Two values can be read there.
@@ -36,7 +37,7 @@ pub(super) struct Place {
     /// Its first row and column.
     pub(super) row: usize,
     pub(super) column: usize,
-    /// What comes into the cache meanwhile.
+    /// Memory to prefetch meanwhile.
     pub(super) next: Prefetch,
 }
 
@@ -98,7 +99,7 @@ pub(super) unsafe fn product_bf16<V: Registers, const M: usize>(
         for pair in 0..step.inputs / 2 {
             fetch(v, &mut next, turn);
             let (x, weights) = (x.add(2 * pair), panel.add(pair * 2 * PANEL));
-            // One value of the pair after the other: the weights of both would need more registers than there are.
+            // One value of the pair, then the other: weights of both would need more registers than there are.
             add_of_pairs::<V, M, false>(v, x, stride, weights, &mut sums);
             add_of_pairs::<V, M, true>(v, x, stride, weights, &mut sums);
         }
@@ -106,8 +107,8 @@ pub(super) unsafe fn product_bf16<V: Registers, const M: usize>(
     }
 }
 
-/// One turn of a prefetch. A turn of several tiles brings less than a line, and asks for some lines twice; of one tile it
-/// brings two.
+/// One turn of a prefetch. With several tiles a turn fetches less than a line and requests some lines twice; with one
+/// tile it fetches two lines.
 #[inline(always)]
 pub(super) fn fetch<V: Registers>(v: V, next: &mut *const u8, turn: usize) {
     if turn > 0 {
@@ -163,7 +164,7 @@ pub(super) unsafe fn load_sums<V: Registers, const M: usize>(
 }
 
 /// # Safety
-/// As for [`load_sums`], to be written.
+/// As for [`load_sums`], and they may be written.
 #[inline(always)]
 pub(super) unsafe fn store_sums<V: Registers, const M: usize>(v: V, tile: *mut f32, sums: &[[V::F; 2]; M]) {
     // SAFETY: by the caller's promise.

@@ -1,8 +1,8 @@
-//! Which module of the library may use which, and which it does use.
+//! Which modules of the library may use which, and which they do use.
 
 use std::collections::BTreeSet;
 
-/// Which modules of core may use which others, beside themselves. Modules that are not listed tie the rest together.
+/// The other modules that each module of core may use. Modules not listed tie the rest together.
 pub(crate) const MODULES: &[(&str, &[&str])] = &[
     ("arch", &[]),
     ("names", &["arch"]),
@@ -53,7 +53,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     ("lens", &["batch", "cache", "error", "jacobian", "model", "positions", "stop", "tap", "weights"]),
 ];
 
-/// What code uses of a module by name: the first words behind `super::` and behind the module's path, braces opened.
+/// What code uses of a module: the first words after `super::` and after the module's path, with braces expanded.
 pub(crate) fn used(code: &str, module: &str) -> BTreeSet<String> {
     let word = |text: &str| -> String {
         text.trim_start().chars().take_while(|c| *c == '_' || c.is_alphanumeric()).collect()
