@@ -1,4 +1,4 @@
-//! One measurement of the store, as `bench/store.py` asks for it: seconds on standard output.
+//! One measurement of the store for `bench/store.py`: prints seconds.
 //!
 //!     figures save|layer|unverified|rows|stream|runs|query|scan BASE [N]
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
@@ -73,7 +73,7 @@ fn save(base: &str) {
     println!("{}", begin.elapsed().as_secs_f64());
 }
 
-/// Finds and opens the run, reads a layer, and looks at every page of it; so many times, of which the last counts.
+/// Finds and opens the run, reads a layer, and touches every page of it, `times` times; the last time counts.
 fn read(base: &str, times: u32, opened: impl Fn(Run) -> Run) {
     let once = || {
         let begin = Instant::now();
@@ -101,7 +101,7 @@ fn rows(base: &str) {
     println!("{} {sum}", begin.elapsed().as_secs_f64());
 }
 
-/// 4 GiB in units of 256 MiB; seconds, and the most memory that was held, in MiB.
+/// 4 GiB in units of 256 MiB; prints seconds, and peak memory in MiB.
 fn stream(base: &str) {
     let plan = Plan { n_examples: 16, unit: 1, spec: serde_json::Map::new() };
     let saver = ActivationSaver::new(base, "e").unwrap();

@@ -1,8 +1,8 @@
-//! Reads that compare what they read with what was saved.
+//! Reads that compare bytes with the saved checksums.
 //!
-//! A part of a tensor has a checksum for each of its pieces. Before bytes are given out every piece that they lie in is
-//! compared, once for an opened run: rows of a large tensor cost a piece or two and not the whole. Parts that were written
-//! before there were pieces are one piece each.
+//! A part of a tensor has a checksum for each of its pieces. Before bytes are returned, every piece that contains them
+//! is compared, once per opened run: reading rows of a large tensor costs a piece or two, not the whole. Parts written
+//! before pieces existed are one piece each.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::hash;
 use crate::manifest::Part;
 use crate::run::Run;
 
-/// Which pieces of an opened run were compared: the number of their shard, and where they begin in it.
+/// The pieces of an opened run that were compared: shard number and offset in the shard.
 #[derive(Debug, Default)]
 pub(crate) struct Compared(Mutex<BTreeSet<(usize, u64)>>);
 
@@ -29,10 +29,10 @@ impl Compared {
 }
 
 impl Run {
-    /// Compares the pieces that a range of a part lies in, in a shard that is mapped.
+    /// Compares the pieces that contain a range of a part, in a mapped shard.
     ///
     /// # Errors
-    /// The tensor is damaged.
+    /// If the tensor is damaged.
     pub(crate) fn compare_mapped(
         &self,
         shard: usize,
@@ -48,10 +48,10 @@ impl Run {
         })
     }
 
-    /// Reads a range of a part, and compares the pieces that it lies in.
+    /// Reads a range of a part, and compares the pieces that contain it.
     ///
     /// # Errors
-    /// The tensor is damaged; what the system says.
+    /// If the tensor is damaged or cannot be read.
     pub(crate) fn read_compared(
         &self,
         shard: usize,
@@ -88,7 +88,7 @@ impl Run {
         Ok(())
     }
 
-    /// The pieces of a part that a range lies in, and that were not compared yet.
+    /// The pieces of a part that contain a range and have not been compared yet.
     fn pieces(&self, shard: usize, part: &Part, range: &Range<u64>) -> Vec<Range<u64>> {
         if !self.is_compared() || range.is_empty() {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! When a run was claimed: an id that only grows, and times that people read.
+//! When a run was claimed: an id that only grows, and times for people.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,17 +10,17 @@ use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::base32;
 
-/// Ticks are milliseconds since 1970 in 48 bits, then 12 bits that count within one.
+/// Ticks are milliseconds since 1970 in 48 bits, then 12 bits that count within a millisecond.
 pub(crate) const LAST_TICK: u64 = (1 << 60) - 1;
 
 /// The identity of a new run.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
-    /// Version 7; its order is the order of claims in this store, whatever the clock says.
+    /// A version 7 UUID. Ids are ordered as the claims in this store, whatever the clock says.
     pub(crate) run_id: Uuid,
-    /// `2026-11-23_06-50-00-k3f9a2`: local time, then a part of the id.
+    /// `2026-11-23_06-50-00-k3f9a2`: local time, then part of the id.
     pub(crate) folder: String,
-    /// `2026-11-23 06:50:00`, local time, as the original writes it.
+    /// `2026-11-23 06:50:00`, local time, in the original's format.
     pub(crate) save_time: String,
     /// UTC, as RFC 3339.
     pub(crate) created_at: String,
@@ -31,7 +31,7 @@ impl Claim {
         Claim::at(backend, SystemTime::now())
     }
 
-    /// The same at a time that a clock says.
+    /// A claim at a given time.
     fn at(backend: &dyn Backend, time: SystemTime) -> Result<Self> {
         let timestamp = timestamp(time)?;
         let milliseconds = u64::try_from(timestamp.as_millisecond()).unwrap_or(0);
@@ -51,7 +51,7 @@ impl Claim {
 /// The present, in UTC.
 ///
 /// # Errors
-/// A clock that is beyond every calendar.
+/// If the clock is out of range.
 pub(crate) fn utc() -> Result<String> {
     Ok(rfc_3339(timestamp(SystemTime::now())?))
 }
@@ -60,7 +60,7 @@ fn rfc_3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
-/// A time that can be written down. A clock that was never set begins in 1970.
+/// A time that can be written. A clock that was never set starts in 1970.
 fn timestamp(time: SystemTime) -> Result<Timestamp> {
     let found = Timestamp::try_from(time).ok().filter(|found| *found >= Timestamp::UNIX_EPOCH);
     found.ok_or_else(|| {
@@ -78,7 +78,7 @@ fn id(tick: u64) -> Uuid {
     let random = Uuid::new_v4().into_bytes();
     let mut low = [0; 10];
     low[..2].copy_from_slice(&((tick & 0xFFF) as u16).to_be_bytes());
-    // The bytes in between hold the version and variant of another id.
+    // The bytes in between hold another id's version and variant.
     low[2..8].copy_from_slice(&random[..6]);
     low[8..].copy_from_slice(&random[10..12]);
     Builder::from_unix_timestamp_millis(tick >> 12, &low).into_uuid()
@@ -128,7 +128,7 @@ mod tests {
         let backend = backend(&folder);
         let file = folder.path().join(".easyroutine/clock");
         let long = "f".repeat(100_000);
-        // Nothing of ours: the time of day goes on.
+        // Foreign content: the time of day applies.
         for content in
             ["", "\0\0\0\0", "zzzz", "-5", "ffffffffffffffff", "1000000000000000", &long, "12 34", "\u{ff11}"]
         {

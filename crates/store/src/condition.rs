@@ -8,10 +8,11 @@
 //! literal   = text in double or single quotes | number | "true" | "false" | "null"
 //! ```
 //!
-//! A name that the metadata lacks is looked for under `_store`. What is nowhere is unequal to everything and neither
-//! smaller nor larger; a path alone holds where something stands that is neither `false` nor `null`. Texts and numbers
-//! have an order, each among their own. `~` holds where a text contains the text, or a list holds it. A list has what
-//! one of its values has: `tags = "good"`, `fields.score > 3`; `!=` holds where `=` does not.
+//! A name that the metadata lacks is looked up under `_store`. A missing value is unequal to everything, and neither
+//! smaller nor larger. A path alone holds if its value exists and is neither `false` nor `null`. Strings are ordered
+//! among strings, numbers among numbers. `~` holds if a string contains the given one, or a list has it as an element.
+//! A comparison holds for a list if it holds for one of its elements: `tags = "good"`, `fields.score > 3`; `!=` holds
+//! exactly where `=` does not.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -24,15 +25,15 @@ use crate::error::{Error, Result};
 use crate::metadata::Metadata;
 use crate::query::same;
 
-/// Deepest nesting of `not` and parentheses.
+/// Limit on the nesting of `not` and parentheses.
 const DEEPEST: usize = 64;
-/// Characters of a condition that an error repeats before and after the place that it speaks of.
+/// Characters that an error quotes on each side of the place it is about.
 const SHOWN: usize = 60;
-/// The key of a record that says what was kept of each row, and what stands there of a field of many values.
+/// The record's key for the fields of each row, or a summary for fields with many values.
 const FIELDS: &str = "fields";
 const DISTINCT: &str = "distinct";
 
-/// A condition on the metadata of a run. Prints as it parses.
+/// A condition on the metadata of a run. Its `Display` form parses back.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Condition {
     /// One of them holds.
@@ -41,15 +42,15 @@ pub enum Condition {
     All(Vec<Condition>),
     /// It does not hold.
     Not(Box<Condition>),
-    /// Something is there.
+    /// A value exists and is neither `false` nor `null`.
     There(Path),
     /// A comparison.
     Compare(Path, Comparison, Value),
-    /// Equal to one of them.
+    /// Equal to one of these values.
     In(Path, Vec<Value>),
 }
 
-/// Where a value stands: names from the top.
+/// The path of a value: names from the top.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path(Vec<String>);
 
@@ -73,7 +74,7 @@ pub enum Comparison {
 }
 
 const COMPARISONS: &[(&str, Comparison)] = &[
-    // Longer signs first: `<=` is not `<`.
+    // Longer operators first: `<=` is not `<`.
     ("!=", Comparison::Unequal),
     ("<=", Comparison::AtMost),
     (">=", Comparison::AtLeast),
@@ -104,13 +105,12 @@ impl Condition {
         }
     }
 
-    /// Whether it may hold for a run by its record alone: what was kept of each row may have more values than a record
-    /// lists.
+    /// Whether it may hold for a run, by the record alone: rows may have more values than the record lists.
     pub(crate) fn may_hold(&self, metadata: &Metadata) -> bool {
         self.asks_rows(metadata) || self.holds(metadata)
     }
 
-    /// Whether it looks at a field of the rows of which the record says only how many values it has.
+    /// Whether it uses a row field for which the record only counts the values.
     pub(crate) fn asks_rows(&self, metadata: &Metadata) -> bool {
         self.paths().into_iter().any(|path| path.counted_field(metadata).is_some())
     }
@@ -128,7 +128,7 @@ impl Condition {
         self.holds(&metadata)
     }
 
-    /// Its comparisons with one value.
+    /// Its comparisons with a single value.
     pub fn comparisons(&self) -> Vec<(&Path, &Value)> {
         match self {
             Condition::Any(conditions) | Condition::All(conditions) => {
@@ -141,7 +141,7 @@ impl Condition {
         }
     }
 
-    /// Every place that it looks at.
+    /// Every path that it uses.
     pub fn paths(&self) -> Vec<&Path> {
         match self {
             Condition::Any(conditions) | Condition::All(conditions) => {
@@ -154,23 +154,23 @@ impl Condition {
 }
 
 impl Path {
-    /// Whether a run has something there.
+    /// Whether a run has a value at this path.
     pub fn is_in(&self, metadata: &Metadata) -> bool {
         self.find(metadata).is_some()
     }
 
-    /// The field of the rows that it names, where the record says only how many values it has: `{"distinct": 400}`, or,
-    /// in records of before, the number alone.
+    /// The row field that it names, if the record only counts its values: `{"distinct": 400}`, or, in older records,
+    /// the bare number.
     fn counted_field<'a>(&'a self, metadata: &Metadata) -> Option<&'a str> {
         let [fields, name] = &self.0[..] else { return None };
         let said = metadata.get(FIELDS).filter(|_| fields == FIELDS)?.get(name)?;
         (said.is_u64() || said.get(DISTINCT).is_some()).then_some(name)
     }
 
-    /// What a run has there.
+    /// A run's value at this path.
     pub fn find<'a>(&self, metadata: &'a Metadata) -> Option<Cow<'a, Value>> {
         let (first, rest) = self.0.split_first()?;
-        // Every tag: the one it was saved with stands apart from those it was given later.
+        // All tags: the one given on saving is stored apart from later ones.
         if first == "tags" && rest.is_empty() && metadata.get(first).is_none() {
             return Some(Cow::Owned(metadata.tags().into()));
         }
@@ -215,7 +215,7 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
     }
 }
 
-/// The order of two numbers; whole ones are compared exactly.
+/// The order of two numbers; integers are compared exactly.
 pub(crate) fn number_order(a: &Number, b: &Number) -> Option<Ordering> {
     match (a.as_i128(), b.as_i128()) {
         (Some(a), Some(b)) => Some(a.cmp(&b)),
@@ -362,7 +362,7 @@ impl<'a> Parser<'a> {
         Err(self.wrong("a closing quote is missing"))
     }
 
-    /// Takes a word, in any case of letters, where one stands.
+    /// Takes a keyword, in any case, if it comes next.
     fn word(&mut self, word: &str) -> bool {
         let rest = self.rest();
         let Some(found) = rest.get(..word.len()) else { return false };
@@ -382,7 +382,7 @@ impl<'a> Parser<'a> {
         is_it
     }
 
-    /// What follows, blanks skipped.
+    /// The remaining text, without leading spaces.
     fn rest(&mut self) -> &'a str {
         let rest = self.text[self.at..].trim_start();
         self.at = self.text.len() - rest.len();

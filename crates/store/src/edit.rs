@@ -1,4 +1,4 @@
-//! Changing runs after the fact: tags, a user's metadata, another experiment, removal.
+//! Changing saved runs: tags, user metadata, another experiment, removal.
 
 use serde_json::{Value, json};
 
@@ -8,28 +8,28 @@ use crate::metadata::{Metadata, check_tag, check_user_key};
 use crate::names::{METADATA, check_experiment, check_run_path};
 use crate::store::Store;
 
-/// One change of a record.
+/// One change to a record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
     /// Adds a tag.
     Tag(String),
-    /// Takes a tag away.
+    /// Removes a tag.
     Untag(String),
-    /// Sets a key of the user's.
+    /// Sets a user key.
     Set(String, Value),
-    /// Drops a key of the user's.
+    /// Removes a user key.
     Unset(String),
-    /// Takes a record that was changed by something else for right: it gets a checksum again.
+    /// Accepts a record that another program changed: it gets a new checksum.
     Accept,
 }
 
 impl Store {
-    /// Changes the record of a run, all edits or none, and gives the new one, with a new checksum. A record that was changed
-    /// by something else stays marked as such until [`Edit::Accept`]. With `revision` the change is refused
-    /// where somebody else made one since.
+    /// Applies all edits to a run's record, or none, and returns the new record with a new checksum. A record that
+    /// another program changed stays marked as such until [`Edit::Accept`]. With `revision`, the edit is refused if the
+    /// record has changed since that revision.
     ///
     /// # Errors
-    /// No such run, a reserved key, a tag or key to take away that is not there, another revision.
+    /// If there is no such run, a key is reserved, a tag or key to remove does not exist, or the revision differs.
     pub fn edit(&self, path: &str, edits: &[Edit], revision: Option<u64>) -> Result<Metadata> {
         self.run(path)?;
         let mut changed = None;
@@ -54,10 +54,10 @@ impl Store {
         changed.ok_or_else(|| self.no_run(path))
     }
 
-    /// Moves a run to another experiment, and says where it is now.
+    /// Moves a run to another experiment, and returns its new path.
     ///
     /// # Errors
-    /// No such run, a bad name, a run of that name there.
+    /// If there is no such run, the name is bad, or the experiment has a run of that name.
     pub fn move_run(&self, path: &str, experiment: &str) -> Result<String> {
         check_experiment(experiment)?;
         self.run_folder(path)?;
@@ -73,7 +73,7 @@ impl Store {
     /// Renames an experiment: one rename of its folder.
     ///
     /// # Errors
-    /// No such experiment, a bad name, an experiment of that name.
+    /// If there is no such experiment, the name is bad, or an experiment of that name exists.
     pub fn rename_experiment(&self, from: &str, to: &str) -> Result<()> {
         check_experiment(from)?;
         check_experiment(to)?;
@@ -95,13 +95,13 @@ impl Store {
     /// Removes a run: it becomes invisible by one rename, then its files are deleted.
     ///
     /// # Errors
-    /// No such run; what the system says.
+    /// If there is no such run, or the system refuses.
     pub fn remove(&self, path: &str) -> Result<()> {
         self.run_folder(path)?;
         self.backend().retire(path)
     }
 
-    /// What is said of an experiment that is not there.
+    /// The error for a missing experiment.
     pub(crate) fn no_experiment(&self, name: &str) -> Result<Error> {
         if self.backend().entry(name).is_ok_and(|entry| entry.kind == EntryKind::Link) {
             return Ok(Error::link(name));
@@ -115,7 +115,7 @@ impl Store {
         })
     }
 
-    /// A run may be damaged and still be moved or removed; its folder must be there.
+    /// A damaged run can still be moved or removed; only its folder must exist.
     fn run_folder(&self, path: &str) -> Result<()> {
         check_run_path(path)?;
         match self.backend().entry(&format!("{path}/{METADATA}")) {

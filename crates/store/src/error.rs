@@ -1,14 +1,14 @@
-//! The one error type of the crate.
+//! The error type of the crate.
 
 use std::fmt;
 use std::io;
 
 use crate::fs::{IS_A_LINK, link_of};
 
-/// What every function of this crate returns.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong: a kind to branch on, a message that names the thing, and what would do.
+/// An error: a kind to branch on, a message that names the thing, and a hint at what to do.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -26,23 +26,23 @@ struct Inner {
 pub enum ErrorKind {
     /// No such store, experiment, run or tensor.
     NotFound,
-    /// A name that fits several runs.
+    /// A name that matches several runs.
     Ambiguous,
-    /// Something of that name is there already; nothing is overwritten.
+    /// Something of that name exists; nothing is overwritten.
     Exists,
-    /// Somebody else changed the run meanwhile.
+    /// Another process changed the run meanwhile.
     Conflict,
-    /// The caller asked for something that cannot be: a bad name, a shape that does not fit, a condition that is wrong.
+    /// The request is invalid: a bad name, a shape that does not match, a malformed condition.
     Input,
-    /// A file is damaged or not what it says.
+    /// A file is damaged or inconsistent.
     Damaged,
-    /// Written by a newer version, or of a kind that is not read.
+    /// Written by a newer version, or in an unsupported format.
     Unsupported,
     /// The operating system refused to read or write.
     Io,
 }
 
-/// What would do where a link stands in a store.
+/// The hint for a link in a store.
 const INSTEAD_OF_A_LINK: &str =
     "put what it leads to in its place; only the store's own folder may be named by a link";
 
@@ -52,17 +52,17 @@ impl Error {
         Error(Box::new(Inner { kind, message: message.into(), hint: None, source: None }))
     }
 
-    /// Something wrong in what the caller asked for.
+    /// An invalid request.
     pub fn input(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Input, message)
     }
 
-    /// A file that is not what it says.
+    /// A damaged or inconsistent file.
     pub fn damaged(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Damaged, message)
     }
 
-    /// What the operating system said while `action` was done to `path`.
+    /// The operating system's error while doing `action` to `path`.
     pub(crate) fn io(action: &str, path: impl fmt::Display, source: io::Error) -> Self {
         if let Some(link) = link_of(&source) {
             return Error::damaged(link.to_string()).hint(INSTEAD_OF_A_LINK);
@@ -86,24 +86,24 @@ impl Error {
         }
     }
 
-    /// A link in a store, where nothing is one.
+    /// The error for a link in a store.
     pub(crate) fn link(path: impl fmt::Display) -> Self {
         Error::damaged(format!("{path} {IS_A_LINK}")).hint(INSTEAD_OF_A_LINK)
     }
 
-    /// The same, of a place that is said elsewhere.
+    /// The same, for a place named elsewhere.
     pub(crate) fn link_here() -> Self {
         Error::damaged(IS_A_LINK).hint(INSTEAD_OF_A_LINK)
     }
 
-    /// Adds what the user can do about it.
+    /// Adds a hint at what the user can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Puts the place in front of the message: `metadata.json: ...`.
+    /// Prefixes the message with a place: `metadata.json: ...`.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.0.message = format!("{place}: {}", self.0.message);
@@ -115,7 +115,7 @@ impl Error {
         self.0.kind
     }
 
-    /// What the user can do about it, where there is something.
+    /// The hint at what the user can do, if there is one.
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }

@@ -1,7 +1,7 @@
-//! Clearing away what crashed writers left.
+//! Clearing away what crashed writers left behind.
 //!
-//! Nothing is deleted where it lies. Whoever writes a run holds its folder, and a run that is held is not looked at; one
-//! that is not is moved out of the way first and looked at again, since what decides may have changed meanwhile.
+//! Nothing is deleted in place. A writer holds its run's folder, and held runs are skipped. A run that is not held is
+//! first moved out of the way and then checked again, since things may have changed meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,25 +13,25 @@ use crate::names::{INTERNAL, METADATA, TEMPORARY};
 use crate::store::{Problem, Store};
 use crate::stream::{OPEN_BEGINS, Opened};
 
-/// What was cleared away, or would be.
+/// Something cleared away, or that would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Garbage {
-    /// Where, below the store.
+    /// Its path, below the store.
     pub path: String,
     /// What it is.
     pub what: &'static str,
 }
 
-/// What a look for garbage found.
+/// The result of clearing away garbage.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// What was cleared away, or would be.
+    /// Everything cleared away, or that would be.
     pub garbage: Vec<Garbage>,
-    /// What was left as it is, since it can't be read or deleted, or is a link.
+    /// Everything left in place because it can't be read or deleted, or is a link.
     pub problems: Vec<Problem>,
 }
 
-/// Whether garbage is only looked for.
+/// Whether garbage is deleted or only listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sweep {
     /// List it.
@@ -41,12 +41,13 @@ pub enum Sweep {
 }
 
 impl Store {
-    /// Finds runs that were begun and not touched for `idle`, unfinished files as old, files that no manifest names,
-    /// and what is in the trash; deletes it if told to. Committed runs are never touched, and in a folder no run or file
-    /// that a living process writes.
+    /// Finds unfinished runs and files untouched for `idle`, files that no manifest names, and the contents of the
+    /// trash; deletes them with [`Sweep::Delete`]. Committed runs are never touched; nor, in a folder, is any run or
+    /// file that a living process is writing.
     ///
     /// # Errors
-    /// The store itself can't be listed. What is wrong at one place is a problem, and keeps nothing else.
+    /// If the store itself can't be listed. An error at a single path is a problem of the result, and does not stop the
+    /// rest.
     pub fn gc(&self, idle: Duration, sweep: Sweep) -> Result<Swept> {
         let mut sweeper =
             Sweeper { store: self, backend: self.backend(), idle, sweep, swept: Swept::default() };
@@ -84,7 +85,7 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// Keeps what is wrong at one place apart from the others.
+    /// Records an error at one path and goes on.
     fn at(&mut self, path: &str, done: Result<()>) {
         match done {
             // Another process may clear up too, or move it away.
@@ -126,7 +127,7 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// The folder of the run that a plan is of, and the plan as it stands.
+    /// The run folder of a plan, and the plan as stored.
     fn plan(&self, file: &str) -> Result<(String, Vec<u8>)> {
         let text = crate::read::whole(&*self.backend.open(file)?, file)?;
         Ok((Opened::parse(&text)?.folder().to_owned(), text))
@@ -151,8 +152,8 @@ impl Sweeper<'_> {
         }
     }
 
-    /// A run that nobody committed. The plan goes first, while the run is held: whoever joins looks for the plan once
-    /// they hold the run.
+    /// An uncommitted run. The plan goes first, while the run is held: a process that joins looks for the plan after it
+    /// holds the run.
     fn unpublished(&mut self, run: &str, plan: Option<Planned>) -> Result<()> {
         for entry in self.backend.list(run)? {
             self.no_link(run, &entry)?;
@@ -169,7 +170,7 @@ impl Sweeper<'_> {
             let swept = self.backend.sweep(run, &is_garbage);
             if !matches!(swept, Ok(true)) {
                 if let Some(plan) = plan.filter(|_| !self.is_published(run).unwrap_or(false)) {
-                    // Somebody goes on with it.
+                    // A writer has resumed it.
                     let is_there = |e: Error| if e.kind() == ErrorKind::Exists { Ok(()) } else { Err(e) };
                     self.backend.put_new(&plan.file, &plan.text).or_else(is_there)?;
                 }
@@ -200,7 +201,7 @@ impl Sweeper<'_> {
             Err(error) => return Err(error),
         }
         self.unfinished(&data)?;
-        // A run that can't be read is left as it is: what belongs to it isn't known.
+        // A run that can't be read is left alone, because its files are not known.
         let Ok(opened) = self.store.run(run) else { return Ok(()) };
         for entry in self.backend.list(&data)?.into_iter().filter(|entry| !entry.name.starts_with('.')) {
             let file = format!("data/{}", entry.name);
@@ -213,7 +214,7 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// The plan of a run whose folder is not there. It is made and held, so that nobody joins meanwhile.
+    /// The plan of a run whose folder is missing. The folder is created and held, so that no process joins meanwhile.
     fn of_no_run(&mut self, run: &str, plan: &Planned) -> Result<()> {
         if !self.is_idle(&plan.file) {
             return Ok(());
@@ -250,7 +251,7 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// Files that nobody finished. Their writers hold them.
+    /// Unfinished files. Their writers hold them.
     fn unfinished(&mut self, folder: &str) -> Result<()> {
         let entries = match self.backend.list(folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -272,16 +273,16 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// Whether nothing happened in the folders of a run for a while.
+    /// Whether the folders of a run have been untouched for a while.
     fn is_untouched(&self, run: &str) -> bool {
         let folders = [run.to_owned(), format!("{run}/data"), format!("{run}/parts")];
         folders.iter().all(|path| self.is_idle(path))
     }
 
-    /// Whether nothing happened at a path for a while; what is not there counts as idle.
+    /// Whether a path has been untouched for a while; a missing path counts as idle.
     fn is_idle(&self, path: &str) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
-        // A time that is to come is that of another clock.
+        // A time in the future comes from another clock.
         let is_old = |entry: Entry| (now - entry.modified).max(0) >= self.idle.as_nanos() as i128;
         self.backend.entry(path).map_or_else(|e| e.kind() == ErrorKind::NotFound, is_old)
     }

@@ -1,13 +1,13 @@
-//! Checksums: XXH3, which finds damage at the speed of memory. It is no proof against malice.
+//! Checksums: XXH3 finds damage at the speed of memory. It is no protection against malice.
 
 use twox_hash::XxHash3_64;
 
-/// The checksum of bytes as it stands in files: XXH3, 64 bits.
+/// The checksum of bytes as written in files: XXH3, 64 bits.
 pub fn of(bytes: &[u8]) -> String {
     written(XxHash3_64::oneshot(bytes))
 }
 
-/// A checksum of bytes that come piece by piece.
+/// An incremental checksum.
 #[derive(Clone, Default)]
 pub(crate) struct Sum(XxHash3_64);
 

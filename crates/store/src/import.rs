@@ -1,4 +1,4 @@
-//! Runs of the original easyroutine, taken over: `tensor.pt` and `metadata.json`. They stay as they are.
+//! Imports runs of the original easyroutine: `tensor.pt` and `metadata.json`. The originals stay unchanged.
 
 use std::borrow::Cow;
 use std::io;
@@ -17,25 +17,24 @@ use crate::save::{ActivationSaver, Contents, Model, Provenance};
 use crate::store::Store;
 use crate::tensor::{Dtype, Tensor};
 
-/// The original's classes, which are read as the dictionaries that they are.
+/// Classes of the original, read as the dictionaries that they are.
 const CACHE: &str = "easyroutine.interpretability.activation_cache.ActivationCache";
 const VALUE: &str = "easyroutine.interpretability.activation_cache.ValueWithInfo";
 
-/// What became of a run of the original.
+/// The import of one original run.
 #[derive(Debug)]
 pub struct Imported {
     /// Its folder.
     pub from: PathBuf,
-    /// Where it is now, or why it could not be read.
+    /// Its new path, or why it could not be read.
     pub to: Result<String>,
 }
 
 impl Store {
-    /// Takes over every run of the original below a folder, in the order of their times. What was taken over before,
-    /// from the same folder, is passed over.
+    /// Imports every original run below a folder, oldest first. Runs imported before from the same folder are skipped.
     ///
     /// # Errors
-    /// The folder or the store can't be read; what is wrong with a single run stands in its result.
+    /// If the folder or the store can't be read. The error of a single run is in its result.
     pub fn import(&self, from: &Path) -> Result<Vec<Imported>> {
         let known: Vec<Json> = self
             .scan(None)?
@@ -44,7 +43,7 @@ impl Store {
             .filter_map(|run| run.metadata.store()?.get("dataset")?.get("imported").cloned())
             .collect();
         let said = |e| Error::io("list the folder", from.display(), e);
-        // By its handle, so that no link in it is followed: what one leads to is not in the folder.
+        // By handle, so that no link in it is followed: a link's target is not in the folder.
         let files = OsFiles::open(from).map_err(said)?;
         let below = below(&files).map_err(said)?;
         let links = below
@@ -105,12 +104,12 @@ impl Store {
     }
 }
 
-/// What stands in a folder of the original, by paths below it.
+/// The contents of an original folder, by paths below it.
 #[derive(Default)]
 struct Below {
     /// Folders with a `tensor.pt`: experiment, model, time.
     runs: Vec<String>,
-    /// Where such a folder may be, and a link is.
+    /// Links where such a folder could be.
     links: Vec<String>,
 }
 
@@ -131,7 +130,7 @@ fn below(files: &OsFiles) -> io::Result<Below> {
     let mut runs = Vec::new();
     for experiment in folders("")? {
         for model in folders(&experiment)? {
-            // One with either of the two files is a run, be it broken.
+            // A folder with either file is a run, even if broken.
             let is_run =
                 |run: &String| files.entry(&format!("{run}/{ORIGINALS}")).is_ok() || is_original(files, run);
             runs.extend(folders(&model)?.into_iter().filter(is_run));
@@ -141,7 +140,7 @@ fn below(files: &OsFiles) -> io::Result<Below> {
     Ok(Below { runs, ..found })
 }
 
-/// Whether a folder has a record that is not one of ours, be it torn.
+/// Whether a folder has a record that is not ours, even if torn.
 fn is_original(files: &OsFiles, run: &str) -> bool {
     let ours =
         |text: &[u8]| serde_json::from_slice::<Json>(text).is_ok_and(|value| value.get("_store").is_some());
@@ -160,7 +159,7 @@ fn of_files(error: easyroutine_files::Error) -> Error {
     Error::new(kind, error.to_string())
 }
 
-/// Tensors under their keys, those within lists and dictionaries under `key.place`; everything else as values.
+/// Tensors by key, those within lists and dictionaries as `key.place`; everything else as values.
 fn contents(read: Item) -> Result<Contents<'static>> {
     let mut contents = Contents::default();
     let top = match read {
@@ -187,7 +186,7 @@ fn contents(read: Item) -> Result<Contents<'static>> {
     Ok(contents)
 }
 
-/// Takes a value in; what is no tensor comes back, with the names of tensors where tensors were.
+/// Adds a value. What is not a tensor is returned, with tensors replaced by their names.
 fn put(key: &str, item: Item, contents: &mut Contents<'static>) -> Result<Option<Json>> {
     Ok(Some(match item {
         Item::Tensor(tensor) => {
@@ -234,7 +233,7 @@ fn put(key: &str, item: Item, contents: &mut Contents<'static>) -> Result<Option
         Item::None => Json::Null,
         Item::Bool(value) => json!(value),
         Item::Int(value) => json!(value),
-        // JSON has no infinities and no NaN: they are texts.
+        // JSON has no infinities and no NaN, so these become strings.
         Item::Float(value) if value.is_finite() => json!(value),
         Item::Float(value) => json!(value.to_string()),
         Item::Text(text) => json!(text),
@@ -259,7 +258,7 @@ fn tensor_of(key: &str, tensor: TorchTensor) -> Result<Tensor<'static>> {
     Ok(Tensor::new(key, dtype, &tensor.shape, tensor.bytes))
 }
 
-/// A key as text: positions may be numbers or pairs.
+/// A key as a string: positions may be numbers or pairs.
 fn name(key: &Item) -> Result<String> {
     Ok(match key {
         Item::Text(text) => text.clone(),

@@ -1,8 +1,8 @@
-//! Runs on disk: activations saved with their provenance, and found again months later by any of its properties.
+//! Runs on disk: activations saved with their provenance, and found months later by any part of it.
 //!
 //! A run is a folder of safetensors files under `BASE/experiment/model/time/`, made visible by one rename of its
-//! `metadata.json`. [`ActivationSaver`] writes runs, [`ActivationLoader`] finds them, a [`Run`] reads tensors, whole or
-//! in part. What a crash at any moment leaves, and what is promised, stands in docs/store.md.
+//! `metadata.json`. [`ActivationSaver`] writes runs, [`ActivationLoader`] finds them, and a [`Run`] reads tensors,
+//! whole or in part. docs/store.md states the guarantees, and what a crash at any moment leaves.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -56,7 +56,7 @@ pub use tensor::{Bytes, Dtype, Kind, Loaded, Tensor};
 pub use value::Value;
 pub use verify::Damage;
 
-/// The example of docs/store.md compiles and runs.
+/// Makes sure that the example in docs/store.md compiles and runs.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/store.md")]
 struct Page;

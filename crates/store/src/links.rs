@@ -1,4 +1,4 @@
-//! Symbolic links where a store has none: they are not followed, and whoever looks is told of them.
+//! Symbolic links in a store: they are not followed, and they are reported.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Entry, EntryKind};
@@ -8,10 +8,10 @@ use crate::store::{Problem, Store};
 use crate::verify::Damage;
 
 impl Store {
-    /// Links among the store's own files. Those among experiments, models and runs are problems of a scan.
+    /// Links among the store's own files. A scan reports those among experiments, models and runs.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn links(&self) -> Result<Vec<Problem>> {
         let links = self.links_in(INTERNAL)?.into_iter();
         Ok(links
@@ -19,7 +19,7 @@ impl Store {
             .collect())
     }
 
-    /// Names of links in a folder; none where it is not there.
+    /// Names of links in a folder; none if the folder is missing.
     fn links_in(&self, folder: &str) -> Result<Vec<String>> {
         let is_link = |entry: &Entry| entry.kind == EntryKind::Link;
         match self.backend().list(folder) {
@@ -31,7 +31,7 @@ impl Store {
 }
 
 impl Run {
-    /// Links in the run's folder and in that of its shards.
+    /// Links in the folders of a run and its shards.
     pub(crate) fn links(&self) -> Result<Vec<Damage>> {
         let mut found = self.store().links_in(self.path())?;
         if !found.iter().any(|name| name == "data") {

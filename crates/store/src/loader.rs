@@ -14,7 +14,7 @@ use crate::run::Run;
 use crate::save::ActivationSaver;
 use crate::store::{Found, Problem, Scan, Store};
 
-/// Finds runs, of its own experiment unless told another.
+/// Finds runs, in its own experiment unless a query names another.
 #[derive(Debug, Clone)]
 pub struct ActivationLoader {
     store: Store,
@@ -26,20 +26,20 @@ impl ActivationLoader {
     /// A loader of an experiment in a folder; `*` is all experiments.
     ///
     /// # Errors
-    /// No such folder, or a store of a newer version.
+    /// If the folder does not exist, or the store is of a newer version.
     pub fn new(base: impl AsRef<Path>, experiment: &str) -> Result<Self> {
         Ok(ActivationLoader::of(Store::open(base)?, experiment))
     }
 
-    /// The same in the folder that `ACTIVATION_BASE_DIR` names, in the environment or a `.env` file.
+    /// A loader of the folder that `ACTIVATION_BASE_DIR` names, in the environment or a `.env` file.
     ///
     /// # Errors
-    /// No folder is named; as [`ActivationLoader::new`].
+    /// If no folder is named, and as [`ActivationLoader::new`].
     pub fn from_env(experiment: &str) -> Result<Self> {
         ActivationLoader::new(Store::base_from_env()?, experiment)
     }
 
-    /// A loader of what a saver saves.
+    /// A loader for a saver's experiment.
     pub fn from_saver(saver: &ActivationSaver) -> Self {
         ActivationLoader::of(saver.store().clone(), saver.experiment())
     }
@@ -49,8 +49,8 @@ impl ActivationLoader {
         ActivationLoader { store, experiment: experiment.to_owned(), index: None }
     }
 
-    /// The same with an index in the user's cache folder: queries over thousands of runs take milliseconds, and answer
-    /// the same. Only records that were edited by hand since the last query may be missed.
+    /// The same with an index in the user's cache folder: queries over thousands of runs take milliseconds, and answers
+    /// are the same. Only records edited by hand since the last query may be missed.
     #[must_use]
     pub fn indexed(self) -> Self {
         match index::default_folder() {
@@ -70,10 +70,10 @@ impl ActivationLoader {
         &self.store
     }
 
-    /// The runs for which every criterion holds, in the order of their claims.
+    /// The runs that meet every criterion, in the order of their claims.
     ///
     /// # Errors
-    /// The store can't be read. A run that can't be is a problem of the result, and hides no other.
+    /// If the store can't be read. A run that can't be read is a problem of the result, and hides no other.
     pub fn query(&self, query: &Query<'_>) -> Result<QueryResult> {
         let experiment = query.experiment_name.as_deref().unwrap_or(&self.experiment);
         let criteria = Criteria::new(query)?;
@@ -91,8 +91,7 @@ impl ActivationLoader {
         Ok(QueryResult { store: self.store.clone(), runs, problems: Arc::new(problems) })
     }
 
-    /// The runs among them for which the condition holds also where it asks for more values of their rows than a record
-    /// lists: those are read.
+    /// Keeps the runs that meet the condition even if it uses row values that the record does not list; these are read.
     fn with_rows(&self, scan: Scan, query: &Query<'_>) -> Scan {
         let Scan { runs, mut problems } = scan;
         let holds = |run: &Found| {
@@ -115,10 +114,10 @@ impl ActivationLoader {
 }
 
 impl ActivationLoader {
-    /// The runs at these paths below the store, whatever their experiments.
+    /// The runs at these paths below the store, in any experiment.
     ///
     /// # Errors
-    /// One that is not there, or cannot be read.
+    /// If one does not exist, or cannot be read.
     pub fn at(&self, paths: &[String]) -> Result<QueryResult> {
         let run = |path: &String| {
             let metadata = self.store.run(path)?.metadata().clone();
@@ -137,13 +136,13 @@ pub struct QueryResult {
     problems: Arc<Vec<Problem>>,
 }
 
-/// One run of a result.
+/// Selects one run of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
-    /// Counted from 0, or from the end: -1 is the most recent.
+    /// An index from 0, or from the end: -1 is the most recent.
     Index(i64),
-    /// The name that the run was begun under, its folder's name, its path below the store, its run id, or a beginning of
-    /// one of the last three that fits one run only.
+    /// The name under which the run was begun, its folder's name, its path below the store, its run id, or a unique
+    /// prefix of one of the last three.
     Name(String),
 }
 
@@ -160,12 +159,12 @@ impl From<&str> for Which {
 }
 
 impl QueryResult {
-    /// How many runs there are.
+    /// Number of runs.
     pub fn len(&self) -> usize {
         self.runs.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no runs.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
@@ -175,17 +174,17 @@ impl QueryResult {
         &self.runs
     }
 
-    /// What could not be read while looking.
+    /// What could not be read during the search.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// Where the runs are, below the store.
+    /// Paths of the runs, below the store.
     pub fn get_paths(&self) -> Vec<&str> {
         self.runs.iter().map(|run| run.path.as_str()).collect()
     }
 
-    /// A part of the runs.
+    /// A range of the runs.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> QueryResult {
         let end = range.end.min(self.runs.len());
@@ -193,18 +192,17 @@ impl QueryResult {
         QueryResult { store: self.store.clone(), runs, problems: self.problems.clone() }
     }
 
-    /// Some of the runs, by their places; one that is out of range is left out.
+    /// The runs at these indices; those out of range are left out.
     #[must_use]
     pub fn pick(&self, places: &[usize]) -> QueryResult {
         let runs = places.iter().filter_map(|at| self.runs.get(*at).cloned()).collect();
         QueryResult { store: self.store.clone(), runs, problems: self.problems.clone() }
     }
 
-    /// One of the runs. A place counted from the end is refused while there is a run that can't be read: it may be the
-    /// one that is meant.
+    /// One of the runs. An index from the end is refused while some run can't be read, since that may be the one meant.
     ///
     /// # Errors
-    /// An index out of range, a name that fits no run, several, or one that can't be read; a place that can't be told.
+    /// If an index is out of range or ambiguous, or a name matches no run, several, or one that can't be read.
     pub fn get(&self, which: impl Into<Which>) -> Result<&Found> {
         let which = which.into();
         if matches!(which, Which::Index(index) if index < 0) {
@@ -213,8 +211,8 @@ impl QueryResult {
         self.position(&which).map(|at| &self.runs[at])
     }
 
-    /// Where a run is, below the store, also one that can't be read and is named. Every place is refused while there is
-    /// such a run, those counted from the start too: for whoever has not seen the list, or changes what is there.
+    /// A run's path below the store; a name also finds a run that can't be read. While such a run exists every index is
+    /// refused, even from the start: this is for callers who have not seen the list, or who change what is there.
     ///
     /// # Errors
     /// As [`QueryResult::get`].
@@ -229,10 +227,10 @@ impl QueryResult {
         }
     }
 
-    /// Whether places can be counted: every run could be read.
+    /// Checks that indices are certain, because every run could be read.
     ///
     /// # Errors
-    /// The run that could not be, and what would do.
+    /// Names the run that could not be read, with a hint.
     pub fn is_countable(&self) -> Result<()> {
         let hidden: Vec<&Problem> = self.unread().collect();
         let Some(first) = hidden.first() else { return Ok(()) };
@@ -252,18 +250,18 @@ impl QueryResult {
         self.problems.iter().filter(|problem| problem.hides_a_run)
     }
 
-    /// Opens a run; its tensors are read when they are asked for.
+    /// Opens a run; its tensors are read on demand.
     ///
     /// # Errors
-    /// As [`QueryResult::get`]; a run that is damaged, or gone meanwhile.
+    /// As [`QueryResult::get`], and if the run is damaged or has disappeared.
     pub fn load(&self, which: impl Into<Which>) -> Result<Run> {
         self.store.run(&self.get(which)?.path)
     }
 
-    /// Removes a run from the store and from this result, also one that can't be read and is named.
+    /// Removes a run from the store and from this result; a name also finds a run that can't be read.
     ///
     /// # Errors
-    /// As [`QueryResult::path`]; what the system says.
+    /// As [`QueryResult::path`], and if the system refuses.
     pub fn remove(&mut self, which: impl Into<Which>) -> Result<()> {
         let path = self.path(which)?.to_owned();
         self.store.remove(&path)?;
@@ -271,10 +269,10 @@ impl QueryResult {
         Ok(())
     }
 
-    /// Moves a run to another experiment, and says where it is now.
+    /// Moves a run to another experiment, and returns its new path.
     ///
     /// # Errors
-    /// As [`QueryResult::path`]; a bad name, a run of that name there.
+    /// As [`QueryResult::path`], and if the name is bad or taken.
     pub fn update_run_experiment(&mut self, which: impl Into<Which>, experiment: &str) -> Result<String> {
         let from = self.path(which)?.to_owned();
         let path = self.store.move_run(&from, experiment)?;
@@ -323,7 +321,7 @@ impl QueryResult {
 
     fn named(&self, name: &str) -> Result<Place> {
         let of_path = |path: &str, fits: &dyn Fn(&str) -> bool| fits(path) || fits(folder(path));
-        // Of a run that can't be read the id isn't known.
+        // The id of a run that can't be read is unknown.
         let fitting = |fits: &dyn Fn(&str) -> bool| -> Vec<Place> {
             let runs = self.runs.iter().enumerate();
             let runs = runs.filter(|(_, run)| of_path(&run.path, fits) || fits(run.metadata.run_id()));
@@ -339,7 +337,7 @@ impl QueryResult {
         match begun[..] {
             [] => {}
             [at] => {
-                // One that can't be read may have the name too, in another experiment.
+                // A run that can't be read may have the same name, in another experiment.
                 self.is_countable()?;
                 return Ok(Place::Run(at));
             }
@@ -382,7 +380,7 @@ impl QueryResult {
     }
 }
 
-/// Where a result has a run.
+/// Where a run is in a result.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     /// Among those that were read.
@@ -413,7 +411,7 @@ impl fmt::Display for QueryResult {
     }
 }
 
-/// The last name of a path: when the run was claimed.
+/// The last name of a path: the time of the claim.
 fn folder(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }

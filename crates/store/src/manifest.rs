@@ -1,4 +1,4 @@
-//! What is in a run: its tensors, the shards they lie in, values beside them.
+//! The contents of a run: its tensors, their shards, and values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,25 +16,25 @@ use crate::tensor::{Dtype, Kind, offsets_of};
 pub struct Manifest {
     /// Tensors, in the order in which they were saved.
     pub tensors: Vec<TensorEntry>,
-    /// Values beside the tensors: `mapping_index`, `token_dict`.
+    /// Values besides the tensors: `mapping_index`, `token_dict`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub values: Map<String, Value>,
     /// Files, in the order of the examples they hold.
     pub shards: Vec<Shard>,
 }
 
-/// A tensor, whose rows lie in the shards that have a part of it, in their order.
+/// A tensor. Its rows are in the shards that have a part of it, in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TensorEntry {
     /// Its key.
     pub name: String,
     /// The type of its numbers.
     pub dtype: Dtype,
-    /// What its rows are.
+    /// What its rows stand for.
     pub kind: Kind,
-    /// Sizes of all axes but the first.
+    /// Sizes of all axes except the first.
     pub row_shape: Vec<usize>,
-    /// Names of all axes, where they have some.
+    /// Names of all axes, or none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub axes: Vec<String>,
 }
@@ -42,52 +42,52 @@ pub struct TensorEntry {
 /// One file of tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shard {
-    /// Its name in the run's folder: `data/00000-7f3a.safetensors`.
+    /// Its path in the run's folder: `data/00000-7f3a.safetensors`.
     pub file: String,
     /// Its length.
     pub bytes: u64,
     /// Checksum of the whole file (XXH3, 64 bits).
     pub xxh3: String,
-    /// The examples of the data set that it holds, `[first, end]`, where it holds whole examples.
+    /// The examples of the data set in it, `[first, end]`, if it holds whole examples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<[u64; 2]>,
-    /// Who wrote it, where several share a run.
+    /// The worker that wrote it, if several share a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// What lies in it, in the order of the file.
+    /// Its contents, in file order.
     pub tensors: Vec<Part>,
 }
 
-/// A part of a tensor in a shard.
+/// The part of a tensor in one shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Part {
     /// The tensor's key.
     pub name: String,
     /// Sizes of the part's axes; none for a scalar.
     pub shape: Vec<usize>,
-    /// Where it begins in the file.
+    /// Its offset in the file.
     pub offset: u64,
     /// Its length in bytes.
     pub len: u64,
     /// Its checksum (XXH3, 64 bits).
     pub xxh3: String,
-    /// Checksums of its pieces, so that some of its rows can be checked by themselves; none where it is one piece, and in
-    /// runs that were written before parts had pieces.
+    /// Checksums of its pieces, so that rows can be checked without reading the whole part; `None` if it is one piece,
+    /// or was written before pieces existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces: Option<Pieces>,
 }
 
-/// Checksums of a part, piece by piece.
+/// Checksums of a part's pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pieces {
-    /// Bytes of a piece; the last may have fewer.
+    /// Bytes per piece; the last may be shorter.
     pub bytes: u64,
-    /// The checksums (XXH3, 64 bits) end to end, 16 hexadecimal digits each.
+    /// The checksums (XXH3, 64 bits), concatenated, 16 hexadecimal digits each.
     pub xxh3: String,
 }
 
 impl Part {
-    /// Bytes of a piece, all where it is one.
+    /// Bytes per piece; the whole length if the part is one piece.
     pub(crate) fn piece_bytes(&self) -> u64 {
         self.pieces.as_ref().map_or(self.len, |pieces| pieces.bytes).max(1)
     }
@@ -106,7 +106,7 @@ impl Manifest {
         self.tensors.iter().find(|entry| entry.name == name)
     }
 
-    /// The parts of a tensor, or of its offsets, in order, with the number of their shard.
+    /// The parts of a tensor, or of its offsets, in order, each with its shard number.
     pub fn parts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (usize, &'a Part)> + 'a {
         let of_shard = move |(number, shard): (usize, &'a Shard)| {
             shard.tensors.iter().filter(move |part| part.name == name).map(move |part| (number, part))
@@ -129,8 +129,8 @@ impl Manifest {
         self.shards.iter().map(|shard| shard.bytes).fold(0, u64::saturating_add)
     }
 
-    /// What is the same for two runs with the same tensors: over names, types, rows and bytes in order, and the values.
-    /// Names of files, who wrote them and when have no part in it.
+    /// The same for two runs with the same tensors: a digest of names, types, rows and bytes in order, and of the
+    /// values. File names, writers and times do not matter.
     pub fn digest(&self) -> String {
         let mut hasher = XxHash3_128::new();
         let parts = self.parts_by_name();
@@ -148,10 +148,11 @@ impl Manifest {
         format!("xxh3-128:{:032x}", hasher.finish_128())
     }
 
-    /// The manifest that a text says, checked against itself.
+    /// Parses a manifest and checks its consistency.
     ///
     /// # Errors
-    /// Another form, shapes and lengths that do not fit together, parts of unknown tensors, paths out of the run.
+    /// If the form is wrong, shapes and lengths do not match, a part belongs to no tensor, or a path leads out of the
+    /// run.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let manifest: Manifest =
             serde_json::from_slice(text).map_err(|e| Error::damaged(format!("manifest: {e}")))?;

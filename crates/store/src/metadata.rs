@@ -1,4 +1,4 @@
-//! The commit record: the original's keys on top, ours under `_store`.
+//! The commit record: the original's keys at the top, ours under `_store`.
 
 use serde_json::{Map, Value};
 
@@ -6,11 +6,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::Manifest;
 use crate::record_sum::{self, RecordSum};
 
-/// The version of the layout that is written.
+/// The layout version written.
 pub const VERSION: u64 = 1;
-/// What `_store` calls itself.
+/// The schema name in `_store`.
 pub(crate) const SCHEMA: &str = "easyroutine.run";
-/// Keys that are not a user's.
+/// Keys reserved from users.
 pub const RESERVED: &[&str] = &[
     "_store",
     "tag",
@@ -22,11 +22,11 @@ pub const RESERVED: &[&str] = &[
     "extraction_config",
 ];
 
-/// What is said of a record whose checksum is wrong.
+/// The warning about a record whose checksum is wrong.
 pub(crate) const EDITED: &str = "was changed by something else than easyroutine, or is damaged: its checksum differs, so what it says of the run (seed, \
      interventions, tag) may not be what was saved";
 
-/// The metadata of a run. Keys that this version does not know are kept.
+/// The metadata of a run. Keys unknown to this version are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metadata {
     fields: Map<String, Value>,
@@ -34,10 +34,10 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// The record that a text says.
+    /// Parses a record.
     ///
     /// # Errors
-    /// Not JSON, no record of ours, one of a newer version.
+    /// If it is not JSON, not one of our records, or of a newer version.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).map_err(|e| Error::damaged(e.to_string()))?;
         let Value::Object(mut fields) = value else { return Err(Error::damaged("is no object")) };
@@ -100,7 +100,7 @@ impl Metadata {
         &self.fields
     }
 
-    /// The value at a key.
+    /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.fields.get(key)
     }
@@ -110,49 +110,49 @@ impl Metadata {
         self.text("model_name")
     }
 
-    /// When the run was claimed, as the original writes it, in local time.
+    /// When the run was claimed, in the original's format, local time.
     pub fn save_time(&self) -> &str {
         self.text("save_time")
     }
 
-    /// The id, whose order is that of the claims.
+    /// The id. Ids are ordered as the claims.
     pub fn run_id(&self) -> &str {
         self.store_text("run_id").unwrap_or_default()
     }
 
-    /// The name that the run was begun under, where it was written unit by unit.
+    /// The name under which the run was begun, if it was written unit by unit.
     pub fn name(&self) -> Option<&str> {
         self.store_text("name")
     }
 
-    /// How often the record was changed, from 1.
+    /// The revision of the record, from 1.
     pub fn revision(&self) -> u64 {
         self.store().and_then(|store| store.get("revision")).and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// The tag it was saved with, then those it was given later.
+    /// The tag given on saving, then later ones.
     pub fn tags(&self) -> Vec<&str> {
         let later = self.store().and_then(|store| store.get("tags")).and_then(Value::as_array);
         let first = self.fields.get("tag").and_then(Value::as_str);
         first.into_iter().chain(later.into_iter().flatten().filter_map(Value::as_str)).collect()
     }
 
-    /// What the user added.
+    /// The keys that the user added.
     pub fn user(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.fields.iter().filter(|(key, _)| !RESERVED.contains(&key.as_str()))
     }
 
-    /// What is the same for two runs with the same tensors.
+    /// A digest that is the same for two runs with the same tensors.
     pub fn digest(&self) -> &str {
         self.store_text("digest").unwrap_or_default()
     }
 
-    /// A number under `_store`: `n_examples`, `n_bytes`, `tensors`.
+    /// A number in `_store`: `n_examples`, `n_bytes`, `tensors`.
     pub fn count(&self, key: &str) -> Option<u64> {
         self.store()?.get(key)?.as_u64()
     }
 
-    /// What is kept under `_store`.
+    /// The contents of `_store`.
     pub fn store(&self) -> Option<&Map<String, Value>> {
         self.fields.get("_store")?.as_object()
     }
@@ -165,13 +165,13 @@ impl Metadata {
         &mut self.fields
     }
 
-    /// The folder is the experiment: its name wins over the copy in the file.
+    /// The folder is the experiment: its name overrides the copy in the file.
     pub(crate) fn in_experiment(mut self, name: &str) -> Self {
         self.fields.insert("experiment_name".to_owned(), name.into());
         self
     }
 
-    /// The manifest, where it stands in the record; else the checksum that its file must have.
+    /// The manifest, if it is in the record, else the checksum of its file.
     pub(crate) fn manifest(&self) -> Result<ManifestPlace> {
         let place = self.store().and_then(|store| store.get("manifest"));
         let text = |key: &str| place.and_then(|place| place.get(key)).and_then(Value::as_str);
@@ -187,23 +187,23 @@ impl Metadata {
         Ok(ManifestPlace::Inline(Manifest::from_value(inline)?))
     }
 
-    /// Whether it is what easyroutine wrote.
+    /// Whether the record is as easyroutine wrote it.
     pub fn checksum(&self) -> RecordSum {
         self.checksum
     }
 
-    /// What whoever reads the run should know of its record, if there is something.
+    /// A warning about the record for readers of the run, if there is one.
     pub fn warning(&self) -> Option<&'static str> {
         (self.checksum == RecordSum::Wrong).then_some(EDITED)
     }
 
-    /// Takes what it says for what it is to say, whoever wrote it.
+    /// Accepts the record as it is, whichever program wrote it.
     pub(crate) fn accept(&mut self) {
         self.checksum = RecordSum::Right;
     }
 
-    /// The file, with its checksum. One that was changed by something else keeps a wrong one: an edit does not vouch for
-    /// what it did not make.
+    /// The file's content, with its checksum. A record changed by another program keeps a wrong one: an edit does not
+    /// vouch for others' changes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut fields = self.fields.clone();
         let placeholder = record_sum::placeholder();
@@ -228,14 +228,14 @@ impl Metadata {
     }
 }
 
-/// Where a manifest is.
+/// The location of a manifest.
 #[derive(Debug)]
 pub(crate) enum ManifestPlace {
     Inline(Manifest),
     File { checksum: String },
 }
 
-/// Refuses tags that nobody could ask for.
+/// Refuses tags that no query could find.
 pub(crate) fn check_tag(tag: &str) -> Result<()> {
     if tag.is_empty() || tag.chars().any(char::is_control) {
         return Err(Error::input(format!("`{}` is no tag", tag.escape_debug())));
@@ -243,7 +243,7 @@ pub(crate) fn check_tag(tag: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses keys that are not a user's.
+/// Refuses reserved keys.
 pub(crate) fn check_user_key(key: &str) -> Result<()> {
     if RESERVED.contains(&key) {
         return Err(Error::input(format!("`{key}` is not a key of yours: the store writes it itself"))

@@ -1,27 +1,27 @@
-//! Names that become folders, checked before anything is written: nothing leaves the store.
+//! Names that become folders, checked before anything is written: nothing escapes the store.
 
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
 
-/// Where the store keeps what is not runs.
+/// The folder for everything that is not a run.
 pub(crate) const INTERNAL: &str = ".easyroutine";
-/// What the names of unfinished files begin with.
+/// The prefix of unfinished files.
 pub(crate) const TEMPORARY: &str = ".tmp-";
 /// The commit record of a run.
 pub(crate) const METADATA: &str = "metadata.json";
-/// What a run of the original keeps its tensors in.
+/// The tensor file of an original run.
 pub(crate) const ORIGINALS: &str = "tensor.pt";
 /// A manifest too long for the record.
 pub(crate) const MANIFEST: &str = "manifest.json";
 
-/// Longest name of a folder in bytes; file systems allow 255, and temporary names need some.
+/// Longest folder name in bytes; file systems allow 255, and temporary names need some of that.
 const LONGEST: usize = 200;
 
-/// An experiment's name, which is its folder.
+/// Checks an experiment's name, which is also its folder's.
 ///
 /// # Errors
-/// A name that is no folder of its own on every system.
+/// If the name is not a valid, distinct folder name on every system.
 pub fn check_experiment(name: &str) -> Result<()> {
     let wrong = |what: &str| {
         let shown = name.escape_debug();
@@ -46,7 +46,7 @@ pub fn check_experiment(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The folder of a model's runs. Two models may share one: queries compare their true names.
+/// The folder for a model's runs. Two models may share one: queries compare their full names.
 pub(crate) fn model_folder(model: &str) -> String {
     let mut folder: String = model.chars().map(|c| if is_portable(c) { c } else { '_' }).collect();
     if folder.starts_with('.') || folder.is_empty() {
@@ -62,7 +62,7 @@ pub(crate) fn model_folder(model: &str) -> String {
     folder
 }
 
-/// A path of a run as a user or an index gives it: three plain names.
+/// Checks a run's path from a user or an index: three plain names.
 pub(crate) fn check_run_path(path: &str) -> Result<()> {
     let names: Vec<&str> = path.split('/').collect();
     let plain = |name: &&str| !name.is_empty() && !name.starts_with('.') && name.chars().all(is_portable);
@@ -73,7 +73,7 @@ pub(crate) fn check_run_path(path: &str) -> Result<()> {
         .hint("a run is experiment/model/time, below the store"))
 }
 
-/// A file of a run as its manifest names it.
+/// Checks a file path from a manifest.
 pub(crate) fn check_file(file: &str) -> Result<()> {
     let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && name.chars().all(is_portable);
     match file.split_once('/') {
@@ -82,7 +82,7 @@ pub(crate) fn check_file(file: &str) -> Result<()> {
     }
 }
 
-/// A name for a run that nobody named.
+/// A name for an unnamed run.
 pub fn fresh_name() -> String {
     format!("run-{}", nonce())
 }
@@ -92,7 +92,7 @@ pub(crate) fn nonce() -> String {
     base32(u64::from_le_bytes(Uuid::new_v4().into_bytes()[8..].try_into().unwrap_or_default()), 8)
 }
 
-/// The lowest `5 * length` bits as digits and letters, without those that look alike.
+/// The lowest `5 * length` bits as digits and letters, without lookalikes.
 pub(crate) fn base32(value: u64, length: usize) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     let digit = |place: usize| char::from(ALPHABET[(value >> (5 * place)) as usize % 32]);

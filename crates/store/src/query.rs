@@ -1,4 +1,4 @@
-//! What a query asks for, and whether a run has it.
+//! Query criteria, and whether a run meets them.
 
 use std::collections::BTreeMap;
 
@@ -9,39 +9,39 @@ use crate::error::Result;
 use crate::metadata::Metadata;
 use crate::value::Value;
 
-/// Criteria, all of which must hold. One that is not given holds for every run.
+/// Criteria, all of which must hold. An absent criterion holds for every run.
 #[derive(Debug, Clone, Default)]
 pub struct Query<'a> {
-    /// Another experiment than the loader's; `*` is all of them.
+    /// An experiment other than the loader's; `*` means all.
     pub experiment_name: Option<String>,
-    /// The model's true name.
+    /// The model's full name.
     pub model_name: Option<String>,
-    /// Another name that will do, where `model_name` is one that the model is opened by.
+    /// An alternative name, if `model_name` is one under which the model can be opened.
     pub or_model_name: Option<String>,
-    /// Specifiers in their order; one alone is the same as a list of it.
+    /// Specifiers in order; a single one equals a list of it.
     pub target_token_positions: Option<Json>,
-    /// Where groups of positions begin.
+    /// The starts of groups of positions.
     pub pivot_positions: Option<Json>,
     /// `2026-11-23 06:50:00`
     pub save_time: Option<String>,
-    /// Keys of the user's, by value.
+    /// User keys, by value.
     pub custom_keys: Map<String, Json>,
     /// What was extracted.
     pub extraction_config: Option<Json>,
-    /// How `extraction_config` is compared.
+    /// How to compare `extraction_config`.
     pub matching: Matching,
     /// Interventions by value, their tensors by checksum.
     pub interventions: Option<Value<'a>>,
-    /// The same in another spelling, as older versions recorded them: a run has either.
+    /// The same in the spelling of older versions: a run may match either.
     pub or_interventions: Option<Value<'a>>,
-    /// A tag that the run was saved with or given later.
+    /// A tag, given on saving or later.
     pub tag: Option<String>,
-    /// Anything else.
+    /// Any other condition.
     pub condition: Option<Condition>,
 }
 
 impl Query<'_> {
-    /// The names of which the model must have one; none where any will do.
+    /// The accepted model names; empty if any model will do.
     pub(crate) fn model_names(&self) -> Vec<&str> {
         let other = self.model_name.as_ref().and(self.or_model_name.as_ref());
         self.model_name.iter().chain(other).map(String::as_str).collect()
@@ -51,18 +51,18 @@ impl Query<'_> {
 /// How a query's extraction config is compared with a run's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Matching {
-    /// Flags that the query turns on must be on; heads that it names must be covered; other fields that it sets away
-    /// from their default must be equal.
+    /// Flags that the query sets must be set; heads that it names must be covered; other fields that it sets to a
+    /// non-default value must be equal.
     #[default]
     Subset,
     /// Everything must be equal.
     Exact,
 }
 
-/// Fields of an extraction config whose default is a text. Flags are off by default, but for `save_logits`.
+/// Extraction config fields with a string default. Flags are off by default, except `save_logits`.
 const TEXT_DEFAULTS: &[(&str, &str)] = &[("attn_heads", "all"), ("attn_pattern_avg", "none")];
 
-/// A query whose values are JSON, ready to be compared with many runs.
+/// A query with its values as JSON, ready to be compared with many runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Criteria<'a> {
     query: &'a Query<'a>,
@@ -84,8 +84,8 @@ impl<'a> Criteria<'a> {
         self.query
     }
 
-    /// Whether a run has all that is asked for, as far as its record says. The experiment is not looked at: it is where
-    /// the run is.
+    /// Whether a run meets all criteria, as far as its record says. The experiment is not checked: it follows from the
+    /// run's place.
     pub(crate) fn hold(&self, metadata: &Metadata) -> bool {
         let Query { save_time, tag, custom_keys, condition, .. } = self.query;
         let is = |asked: &Option<String>, found: &str| asked.as_ref().is_none_or(|asked| asked == found);
@@ -145,7 +145,7 @@ fn field_holds(key: &str, asked: &Json, found: Option<&Json>) -> bool {
     }
 }
 
-/// Whether every head asked for is among those that were kept.
+/// Whether every requested head was kept.
 fn heads_covered(asked: &Json, found: &Json) -> bool {
     if found == "all" || found.is_null() {
         return true;
@@ -160,8 +160,8 @@ fn is_same(found: Option<&Json>, asked: &Json) -> bool {
     found.is_some_and(|found| same(found, asked))
 }
 
-/// Whether two values are the same: numbers by value (`1` is `1.0`), maps in any order, tensors by their checksum
-/// wherever they lie.
+/// Whether two values are equal: numbers by value (`1` is `1.0`), maps in any order, tensors by checksum wherever they
+/// are stored.
 pub(crate) fn same(a: &Json, b: &Json) -> bool {
     match (a, b) {
         (Json::Number(a), Json::Number(b)) => number_order(a, b).is_some_and(|order| order.is_eq()),

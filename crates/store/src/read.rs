@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::fs::Source;
 
-/// Longest metadata.json and manifest.json that is read, in bytes.
+/// Size limit for metadata.json and manifest.json, in bytes.
 pub(crate) const LONGEST: u64 = 256 << 20;
 
 /// The whole content of a small file.

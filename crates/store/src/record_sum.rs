@@ -1,21 +1,21 @@
-//! The checksum of a record, of a plan or of a receipt, in itself.
+//! The checksum inside a record, a plan or a receipt.
 //!
-//! It is over the bytes of the file, with zeros where its own digits stand, so that it costs no second spelling of the JSON,
-//! and any change of the file shows. Whatever easyroutine changes gets a new one. It tells a slip of the hand and a bit that
-//! flipped, not a forger.
+//! It covers the bytes of the file, with zeros in place of its own digits, so it needs no second JSON encoding, and any
+//! change to the file shows. Every change by easyroutine renews it. It reveals a slip of the hand or a flipped bit, not
+//! a forger.
 
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::hash::{DIGITS, Sum};
 
-/// The key under `_store`.
+/// The key in `_store`.
 pub(crate) const KEY: &str = "record_xxh3";
 
-/// Records of this version and later have a checksum: one that is gone was taken away.
+/// Records from this version on have a checksum: a missing one was removed.
 pub(crate) const SINCE_VERSION: u64 = 2;
 
-/// Whether a record is what easyroutine wrote.
+/// Whether a record is as easyroutine wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RecordSum {
     /// Its checksum is right.
@@ -23,11 +23,11 @@ pub enum RecordSum {
     /// It was written before records had checksums.
     #[default]
     None,
-    /// It was changed by something else than easyroutine, or is damaged.
+    /// Another program changed it, or it is damaged.
     Wrong,
 }
 
-/// What the checksum of a record says, of its file and what was parsed of it.
+/// Checks the checksum of a record, given its file and the parsed `_store`.
 pub(crate) fn of(text: &[u8], store: Option<&Value>) -> RecordSum {
     let version = store.and_then(|store| store.get("version")).and_then(Value::as_u64);
     match store.and_then(|store| store.get(KEY)) {
@@ -37,18 +37,18 @@ pub(crate) fn of(text: &[u8], store: Option<&Value>) -> RecordSum {
     }
 }
 
-/// Whether a text is the one in which this checksum was put.
+/// Whether a text has this checksum.
 pub(crate) fn is_right(text: &[u8], sum: &str) -> bool {
     let place = std::str::from_utf8(text).ok().and_then(|text| text.find(sum));
     sum.len() == DIGITS && place.is_some_and(|at| over(text, at) == sum)
 }
 
-/// A text that nothing else in the record is, to stand where the checksum will.
+/// A string that occurs nowhere else in the record, in place of the checksum.
 pub(crate) fn placeholder() -> String {
     Uuid::new_v4().simple().to_string()[..DIGITS].to_owned()
 }
 
-/// The same text with the checksum where the placeholder stood.
+/// The text with the checksum in place of the placeholder.
 pub(crate) fn filled(mut text: String, placeholder: &str) -> String {
     if let Some(at) = text.find(placeholder) {
         let sum = over(text.as_bytes(), at);

@@ -18,16 +18,16 @@ use crate::read;
 use crate::store::Store;
 use crate::tensor::{Bytes, Kind, Loaded, offsets_of};
 
-/// An opened run. Nothing is read before it is asked for.
+/// An opened run. Everything is read on demand.
 #[derive(Debug)]
 pub struct Run {
     store: Store,
     path: String,
     metadata: Metadata,
     manifest: Manifest,
-    /// Shards that were opened.
+    /// Shards opened so far.
     sources: Mutex<BTreeMap<usize, Arc<dyn Source>>>,
-    /// Whether what is read is compared with its checksums.
+    /// Whether bytes read are compared with their checksums.
     is_compared: bool,
     compared: Compared,
 }
@@ -36,7 +36,7 @@ impl Store {
     /// Opens the run at `experiment/model/time`.
     ///
     /// # Errors
-    /// No such run, or one whose record or manifest is damaged.
+    /// If there is no such run, or its record or manifest is damaged.
     pub fn run(&self, path: &str) -> Result<Run> {
         check_run_path(path)?;
         self.stays_inside(path)?;
@@ -77,7 +77,7 @@ impl Store {
         }
     }
 
-    /// None of the folders of a run is a link out of the store.
+    /// Checks that no folder of a run is a link out of the store.
     fn stays_inside(&self, path: &str) -> Result<()> {
         let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
         for end in ends {
@@ -97,7 +97,7 @@ impl Store {
 }
 
 impl Run {
-    /// The same run, of which damaged tensors are read as they are.
+    /// The same run without comparing checksums: damaged tensors are read as they are.
     #[must_use]
     pub fn unverified(self) -> Self {
         Run { is_compared: false, ..self }
@@ -117,7 +117,7 @@ impl Run {
         &self.metadata
     }
 
-    /// What is in it.
+    /// Its contents.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -127,7 +127,7 @@ impl Run {
         self.manifest.tensors.iter().map(|entry| entry.name.as_str())
     }
 
-    /// What was kept of each example beside its tensors, such as labels: names, each with one value an example.
+    /// Fields kept for each example besides its tensors, such as labels: names, each with one value per example.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[Value])> {
         let names = self.metadata.get("fields").and_then(Value::as_object);
         names.into_iter().flat_map(|names| names.keys()).filter_map(|name| {
@@ -142,31 +142,31 @@ impl Run {
     /// Sizes of all axes of a tensor.
     ///
     /// # Errors
-    /// No such tensor.
+    /// If there is no such tensor.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
         Ok(self.manifest.shape(self.entry(name)?))
     }
 
-    /// A whole tensor. Where it lies in one mapped shard nothing is copied.
+    /// Reads a whole tensor, without a copy if it is in one mapped shard.
     ///
     /// # Errors
-    /// No such tensor, a shard that is missing or too short, numbers that are not those that were saved.
+    /// If there is no such tensor, a shard is missing or too short, or the numbers are not those saved.
     pub fn read(&self, name: &str) -> Result<Loaded> {
         self.read_part(name, None)
     }
 
-    /// Some examples of a tensor: rows of its first axis, of a ragged one whole examples.
+    /// Reads a range of examples of a tensor: rows of its first axis, or whole examples of a ragged one.
     ///
     /// # Errors
-    /// As [`Run::read`]; examples that are not there.
+    /// As [`Run::read`], and if an example does not exist.
     pub fn read_rows(&self, name: &str, examples: Range<usize>) -> Result<Loaded> {
         self.read_part(name, Some(examples))
     }
 
-    /// Every tensor of one layer: `resid_out_5`, `pattern_L5H0`.
+    /// Reads every tensor of one layer: `resid_out_5`, `pattern_L5H0`.
     ///
     /// # Errors
-    /// No tensor of this layer; as [`Run::read`].
+    /// If the layer has no tensor, and as [`Run::read`].
     pub fn read_layer(&self, layer: usize) -> Result<Vec<(String, Loaded)>> {
         let of_layer = |name: &&str| name.parse::<Point>().is_ok_and(|point| point.layer() == Some(layer));
         let names: Vec<&str> = self.names().filter(of_layer).collect();
@@ -179,7 +179,7 @@ impl Run {
         names.into_iter().map(|name| Ok((name.to_owned(), self.read(name)?))).collect()
     }
 
-    /// Every tensor, in the order in which they were saved.
+    /// Reads every tensor, in the order in which they were saved.
     ///
     /// # Errors
     /// As [`Run::read`].
@@ -195,7 +195,7 @@ impl Run {
         &self.compared
     }
 
-    /// A shard, as errors call it.
+    /// A shard's name in errors.
     pub(crate) fn place(&self, shard: usize) -> String {
         format!("{}/{}", self.path, self.manifest.shards[shard].file)
     }
@@ -212,7 +212,7 @@ impl Run {
         })
     }
 
-    /// Where each example of a ragged tensor begins, and the end. Its numbers are not read.
+    /// The start of each example of a ragged tensor, and the end. The numbers are not read.
     #[cfg(feature = "parquet")]
     pub(crate) fn offsets(&self, name: &str) -> Result<Vec<i64>> {
         let parts: Vec<(usize, &Part)> = self.manifest.parts(name).collect();
@@ -278,7 +278,7 @@ impl Run {
         Ok(Loaded { dtype: entry.dtype, shape, kind: entry.kind, bytes, offsets })
     }
 
-    /// A range of a part: where it lies in the map, or read.
+    /// A range of a part, from the map or read.
     fn bytes(&self, number: usize, part: &Part, range: Range<u64>) -> Result<Bytes> {
         let source = self.source(number)?;
         let (start, end) = (part.offset + range.start, part.offset + range.end);
@@ -296,7 +296,7 @@ impl Run {
 
     fn joined(&self, wanted: &[(usize, &Part, Range<u64>)]) -> Result<Bytes> {
         let total: u64 = wanted.iter().map(|(_, _, range)| range.end - range.start).sum();
-        // Each shard has the length that the manifest says: checked before as much is allocated.
+        // Each shard's length is checked against the manifest before as much is allocated.
         let sources = wanted.iter().map(|(number, _, _)| self.source(*number)).collect::<Result<Vec<_>>>()?;
         let mut bytes =
             vec![0; usize::try_from(total).map_err(|_| Error::input("more than memory can hold"))?];
@@ -311,7 +311,7 @@ impl Run {
         Ok(Bytes::Owned(bytes))
     }
 
-    /// Rows of each part that the examples take, and the offsets of the result.
+    /// The rows of each part that belong to the examples, and the offsets of the result.
     fn cut_ragged(
         &self,
         name: &str,
@@ -345,7 +345,7 @@ impl Run {
     }
 }
 
-/// What is taken of each part.
+/// The rows taken from each part.
 struct Cut {
     rows: Vec<Range<usize>>,
     offsets: Vec<i64>,
@@ -356,7 +356,7 @@ fn cut_even(name: &str, parts: &[(usize, &Part)], examples: Option<Range<usize>>
     Ok(Cut { rows: cut(name, &counts, examples)?, offsets: Vec::new() })
 }
 
-/// Cuts a range of all examples into one range for each part.
+/// Divides a range of all examples into one range for each part.
 fn cut(name: &str, counts: &[usize], examples: Option<Range<usize>>) -> Result<Vec<Range<usize>>> {
     let total: usize = counts.iter().sum();
     let wanted = examples.unwrap_or(0..total);
@@ -385,11 +385,11 @@ impl Loaded {
         }
     }
 
-    /// Whether what was read of it so far is what was saved: for numbers that lie in a mapped file, which another program may
-    /// cut short after they were compared. Asked once they have been used or copied.
+    /// Checks that everything read from it so far is what was saved. Call this after using or copying numbers of a
+    /// mapped file, which another program may cut short after they were compared.
     ///
     /// # Errors
-    /// The file was cut short or written to; its bytes may have read as zeros.
+    /// If the file was cut short or written to; its bytes may have read as zeros.
     pub fn check_unchanged(&self) -> Result<()> {
         match &self.bytes {
             Bytes::Owned(_) => Ok(()),

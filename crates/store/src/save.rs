@@ -1,4 +1,4 @@
-//! Saving: a run is written whole, then published by one rename.
+//! Saving: a run is written completely, then published by one rename.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::store::Store;
 use crate::tensor::Tensor;
 use crate::value::Value;
 
-/// Longest manifest that stands in the record itself, in bytes.
+/// Longest manifest kept in the record itself, in bytes.
 const INLINE: usize = 64 << 10;
 
 /// Saves runs of one experiment.
@@ -30,12 +30,12 @@ pub struct ActivationSaver {
     shard_bytes: u64,
 }
 
-/// What is saved: tensors, and values beside them (`mapping_index`, `token_dict`).
+/// What to save: tensors, and values besides them (`mapping_index`, `token_dict`).
 #[derive(Debug, Clone, Default)]
 pub struct Contents<'a> {
-    /// Tensors, each under a name of its own.
+    /// Tensors with distinct names.
     pub tensors: Vec<Tensor<'a>>,
-    /// Values that the reader gets back as they are.
+    /// Values that readers get back unchanged.
     pub values: Map<String, Json>,
 }
 
@@ -44,52 +44,52 @@ pub struct Contents<'a> {
 pub struct Provenance<'a> {
     /// The hub's name of the model, else the stem of its folder or file.
     pub model: Model,
-    /// The specifiers, in the order asked for.
+    /// The specifiers, in the order requested.
     pub target_token_positions: Json,
-    /// Interventions, `None` where there were none.
+    /// Interventions, `None` if there were none.
     pub interventions: Option<Value<'a>>,
     /// What was extracted: flags and their modifiers.
     pub extraction_config: Json,
-    /// Whatever else is worth keeping.
+    /// Any other metadata.
     pub other_metadata: Vec<(String, Value<'a>)>,
-    /// Types of these values that JSON does not have, for whoever saved them: by JSON pointers into the record
-    /// (`/window/0`), in words that the writer chose. Queries do not see them.
+    /// Types of these values that JSON lacks, for the writer's use: keyed by JSON pointers into the record
+    /// (`/window/0`), in the writer's own terms. Queries do not see them.
     pub types: Map<String, Json>,
-    /// A word to find it by.
+    /// A tag to find it by.
     pub tag: Option<String>,
-    /// Where the rows came from, if that is known.
+    /// The source of the rows, if known.
     pub dataset: Option<Json>,
 }
 
-/// Which model it was.
+/// The model that was run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     /// `org/name`.
     pub name: String,
     /// The commit on the hub.
     pub revision: Option<String>,
-    /// What it is by its content, whatever its name: the engine's digest over its files.
+    /// Its identity by content, whatever its name: the engine's digest of its files.
     pub digest: Option<String>,
-    /// The type it computed in.
+    /// The dtype in which it computed.
     pub dtype: Option<String>,
-    /// The name of the adapter that was applied to it.
+    /// The name of the adapter applied to it.
     pub adapter: Option<String>,
 }
 
 impl ActivationSaver {
-    /// A saver of an experiment in a folder, which is made where it is not there.
+    /// A saver of an experiment in a folder, created if missing.
     ///
     /// # Errors
-    /// A bad name, or a folder that can't be made.
+    /// If the name is bad, or the folder can't be created.
     pub fn new(base: impl AsRef<Path>, experiment: &str) -> Result<Self> {
         check_experiment(experiment)?;
         ActivationSaver::of(Store::create(base)?, experiment)
     }
 
-    /// The same in the folder that `ACTIVATION_BASE_DIR` names, in the environment or a `.env` file.
+    /// A saver in the folder that `ACTIVATION_BASE_DIR` names, in the environment or a `.env` file.
     ///
     /// # Errors
-    /// No folder is named; as [`ActivationSaver::new`].
+    /// If no folder is named, and as [`ActivationSaver::new`].
     pub fn from_env(experiment: &str) -> Result<Self> {
         ActivationSaver::new(Store::base_from_env()?, experiment)
     }
@@ -97,7 +97,7 @@ impl ActivationSaver {
     /// A saver of an experiment in a store.
     ///
     /// # Errors
-    /// A bad name, or a store that can't be written to.
+    /// If the name is bad, or the store can't be written to.
     pub fn of(store: Store, experiment: &str) -> Result<Self> {
         check_experiment(experiment)?;
         Ok(ActivationSaver {
@@ -107,13 +107,13 @@ impl ActivationSaver {
         })
     }
 
-    /// The same with shards of another size.
+    /// The same with another shard size.
     #[must_use]
     pub fn with_shard_bytes(self, shard_bytes: u64) -> Self {
         ActivationSaver { shard_bytes: shard_bytes.max(1), ..self }
     }
 
-    /// The same with another promise: [`Durability::Fast`] does not wait for the disk.
+    /// The same with another durability: [`Durability::Fast`] does not wait for the disk.
     #[must_use]
     pub fn with_durability(self, durability: Durability) -> Self {
         ActivationSaver { store: self.store.with_durability(durability), ..self }
@@ -139,10 +139,11 @@ impl ActivationSaver {
         Ok(())
     }
 
-    /// Saves one run and says where it is, below the store: `experiment/model/time`.
+    /// Saves one run and returns its path below the store: `experiment/model/time`.
     ///
     /// # Errors
-    /// Contents or metadata that can't be kept: nothing is written then. What the system says: nothing is visible then.
+    /// If contents or metadata can't be kept, in which case nothing is written; or if the system refuses, in which case
+    /// nothing is visible.
     pub fn save(&self, contents: &Contents<'_>, provenance: &Provenance<'_>) -> Result<String> {
         let fields = Fields::new(provenance)?;
         let tensors: Vec<Tensor<'_>> = contents
@@ -163,14 +164,14 @@ impl ActivationSaver {
             publish(backend, &path, &claim, fields.json.clone(), manifest, size)
         };
         write().inspect_err(|_| {
-            // At once invisible, should the record be there already; what can't be cleared now is found by `gc`.
+            // Invisible at once, should the record exist already; `gc` finds whatever can't be deleted now.
             let _ = backend.retire(&path);
         })?;
         Ok(path)
     }
 }
 
-/// Top-level keys of the record, and tensors that stood in them.
+/// Top-level keys of the record, and the tensors found in them.
 #[derive(Debug)]
 pub(crate) struct Fields<'a> {
     pub(crate) json: Map<String, Json>,
@@ -221,7 +222,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// How much a run holds, where that is known.
+/// The size of a run, as far as known.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Size {
     pub(crate) n_examples: Option<u64>,
@@ -235,7 +236,7 @@ pub(crate) fn claim(backend: &dyn Backend, experiment: &str, model: &str) -> Res
         let path = format!("{experiment}/{}/{}", model_folder(model), claim.folder);
         match backend.claim(&path).and_then(|()| backend.hold(&path, Hold::Together)) {
             Ok(held) => return Ok((path, claim, held)),
-            // Another run of this very second has the same six letters: the next id has others. Or the folder was cleared
+            // Another run of this very second has the same six letters, so try the next id. Or the folder was cleared
             // away before it was held.
             Err(error) if matches!(error.kind(), ErrorKind::Exists | ErrorKind::NotFound) => {}
             Err(error) => return Err(error),
@@ -243,7 +244,7 @@ pub(crate) fn claim(backend: &dyn Backend, experiment: &str, model: &str) -> Res
     }
 }
 
-/// Writes manifest and record, after which the run is there.
+/// Writes manifest and record; then the run exists.
 pub(crate) fn publish(
     backend: &dyn Backend,
     path: &str,
@@ -260,7 +261,7 @@ pub(crate) fn publish(
     } else {
         json!({"inline": inline, "xxh3": checksum})
     };
-    // Nothing that the record speaks of may be lost while the record is kept.
+    // Nothing that the record refers to may be lost while the record is kept.
     backend.settle(path)?;
     let experiment = path.split('/').next().unwrap_or_default();
     fields.insert("save_time".to_owned(), json!(claim.save_time));
@@ -328,7 +329,7 @@ pub(crate) fn manifest(tensors: &[Tensor<'_>], values: Map<String, Json>, shards
     Manifest { tensors: tensors.iter().map(entry).collect(), values, shards }
 }
 
-/// Names that collide, shapes that do not fit: found before a byte is written.
+/// Finds colliding names and inconsistent shapes before a byte is written.
 pub(crate) fn check_tensors(tensors: &[Tensor<'_>]) -> Result<()> {
     let mut names = std::collections::BTreeSet::new();
     for tensor in tensors {
@@ -343,12 +344,12 @@ pub(crate) fn check_tensors(tensors: &[Tensor<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Examples, where all tensors of examples agree.
+/// Number of examples, if all tensors of examples agree.
 pub(crate) fn n_examples(tensors: &[Tensor<'_>]) -> Option<u64> {
     same(tensors.iter().filter(|t| t.kind != crate::Kind::Object).map(|t| t.examples().map(|n| n as u64)))
 }
 
-/// Token rows of all examples, where all tensors agree.
+/// Token rows of all examples, if all tensors agree.
 pub(crate) fn n_rows(tensors: &[Tensor<'_>]) -> Option<u64> {
     let rows = |tensor: &Tensor<'_>| match tensor.kind {
         crate::Kind::Dense => Some(tensor.shape.iter().take(2).product::<usize>() as u64),

@@ -1,4 +1,4 @@
-//! Writing shards: safetensors files, checksums on the way.
+//! Writes shards: safetensors files, checksummed while they are written.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -16,21 +16,21 @@ use crate::manifest::{Part, Pieces, Shard};
 use crate::names::nonce;
 use crate::tensor::{Dtype, Tensor, offsets_of};
 
-/// Bytes of a shard, unless the caller says otherwise.
+/// Default shard size in bytes.
 pub const SHARD_BYTES: u64 = 256 << 20;
 
-/// Bytes that are hashed and written in one go: they are still in the cache when they are written. Pieces end where
-/// large pages do, so that the system can keep the file in such pages, from which it is read with far fewer page faults.
+/// Bytes hashed and written at a time, so that they are still in the cache when written. Pieces end at large page
+/// boundaries, so that the system can cache the file in large pages, from which reads cause far fewer page faults.
 const PIECE: u64 = 2 << 20;
 
-/// Bytes of a part that are checked by themselves. A row that is read alone costs one of these: 15 microseconds. Smaller
-/// ones would make manifests long, with 16 digits each.
+/// Bytes of a part with a checksum of their own. Reading a single row costs one of these: 15 microseconds. Smaller ones
+/// would make manifests long, at 16 digits each.
 const CHECKED: u64 = 256 << 10;
 
-/// Bytes of a run that two threads write.
+/// Size of a run, in bytes, from which two threads write it.
 const TWO_THREADS: usize = 64 << 20;
 
-/// A part of a tensor on its way into a shard.
+/// A part of a tensor to be written into a shard.
 #[derive(Debug)]
 pub(crate) struct Piece<'a> {
     name: String,
@@ -39,7 +39,7 @@ pub(crate) struct Piece<'a> {
     pub(crate) bytes: Cow<'a, [u8]>,
 }
 
-/// Which shard of which run is written.
+/// Identifies the shard being written.
 #[derive(Debug, Clone)]
 pub(crate) struct Label<'a> {
     /// Folder of the run.
@@ -50,7 +50,7 @@ pub(crate) struct Label<'a> {
     pub(crate) worker: Option<String>,
 }
 
-/// Cuts tensors into shards of about `limit` bytes: whole tensors where they fit, else whole examples.
+/// Divides tensors into shards of about `limit` bytes: whole tensors if they fit, else whole examples.
 pub(crate) fn plan<'t>(tensors: &'t [Tensor<'_>], limit: u64) -> Vec<Vec<Piece<'t>>> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut shards: Vec<Vec<Piece<'t>>> = vec![Vec::new()];
@@ -96,7 +96,7 @@ fn push<'t>(shards: &mut [Vec<Piece<'t>>], tensor: &'t Tensor<'_>, examples: Opt
     shard.extend(pieces(tensor, examples));
 }
 
-/// A tensor, or some of its examples, as it stands in a shard: ragged ones with offsets that begin at 0.
+/// A tensor, or a range of its examples, as stored in a shard: a ragged one with offsets that start at 0.
 pub(crate) fn pieces<'t>(tensor: &'t Tensor<'_>, examples: Option<Range<usize>>) -> Vec<Piece<'t>> {
     let (name, dtype) = (tensor.name.clone(), tensor.dtype);
     let Some(examples) = examples.or_else(|| tensor.examples().map(|n| 0..n)) else {
@@ -115,8 +115,8 @@ pub(crate) fn pieces<'t>(tensor: &'t Tensor<'_>, examples: Option<Range<usize>>)
     found
 }
 
-/// Writes the shards of a run, numbered as they come: many bytes by two threads, so that one brings a shard to the disk
-/// while the other waits for it.
+/// Writes the shards of a run, numbered in order. Large runs use two threads, so that one prepares a shard while the
+/// other waits for the disk.
 ///
 /// # Errors
 /// As [`write`].
@@ -142,10 +142,10 @@ pub(crate) fn write_all(
     })
 }
 
-/// Writes one shard and says what is in it.
+/// Writes one shard and returns its description.
 ///
 /// # Errors
-/// What the place of the store says.
+/// The backend's error.
 pub(crate) fn write(backend: &dyn Backend, label: &Label<'_>, mut pieces: Vec<Piece<'_>>) -> Result<Shard> {
     widest_first(&mut pieces);
     let head = head(label.about(), &pieces);
@@ -182,7 +182,7 @@ pub(crate) fn write(backend: &dyn Backend, label: &Label<'_>, mut pieces: Vec<Pi
     Ok(Shard { file, bytes: offset, xxh3: whole.finish(), examples, worker, tensors: parts })
 }
 
-/// Checksums of the pieces of a part, of bytes as they come.
+/// Checksums of a part's pieces, computed as bytes come.
 #[derive(Default)]
 struct PieceSums {
     sum: Sum,
@@ -208,7 +208,7 @@ impl PieceSums {
         self.bytes = 0;
     }
 
-    /// All of them; none where the part is one piece, whose checksum is its own.
+    /// All checksums; `None` if the part is one piece, which then has the part's own checksum.
     fn finish(mut self, len: u64) -> Option<Pieces> {
         if self.bytes > 0 {
             self.end();
@@ -217,13 +217,13 @@ impl PieceSums {
     }
 }
 
-/// The widest numbers first: every tensor then begins at a multiple of its own width.
+/// The widest numbers first, so that every tensor starts at a multiple of its own width.
 pub(crate) fn widest_first(pieces: &mut [Piece<'_>]) {
     pieces.sort_by_key(|piece| std::cmp::Reverse(piece.dtype.size()));
 }
 
 impl Label<'_> {
-    /// What the header says: a shard that lost its manifest can be told.
+    /// The header's metadata, which identifies a shard that lost its manifest.
     fn about(&self) -> Map<String, Value> {
         let mut about = Map::new();
         about.insert("format".to_owned(), json!("easyroutine.shard/1"));
@@ -236,7 +236,7 @@ impl Label<'_> {
     }
 }
 
-/// All before the numbers, which begin at a multiple of 64, the width of a vector.
+/// Everything before the numbers, which start at a multiple of 64, the width of a vector.
 pub(crate) fn head(about: Map<String, Value>, pieces: &[Piece<'_>]) -> Vec<u8> {
     let entries = pieces.iter().map(|piece| HeaderEntry {
         name: &piece.name,

@@ -1,4 +1,4 @@
-//! A store: the folder that holds everything.
+//! A store: the folder of all runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::metadata::{Metadata, VERSION};
 use crate::names::{INTERNAL, METADATA, ORIGINALS, check_experiment};
 use crate::read;
 
-/// The variable that names the folder of a store.
+/// The environment variable that names a store's folder.
 pub const BASE_VARIABLE: &str = "ACTIVATION_BASE_DIR";
 
 const MADE: &str = "a store is made by the first run that is saved to it";
 
-/// A place for runs: `BASE/experiment/model/time/`.
+/// A collection of runs: `BASE/experiment/model/time/`.
 #[derive(Debug, Clone)]
 pub struct Store {
     backend: Arc<dyn Backend>,
@@ -36,27 +36,27 @@ pub struct Found {
 /// Something in the store that can't be read, and why. It hides nothing else.
 #[derive(Debug)]
 pub struct Problem {
-    /// Where, below the store.
+    /// Its path, below the store.
     pub path: String,
     /// Why.
     pub error: Error,
-    /// Whether there may be a run behind it: where one can't be read, places of runs can't be counted.
+    /// Whether it may be a run: while a run can't be read, runs can't be indexed.
     pub hides_a_run: bool,
 }
 
 impl Problem {
-    /// Something behind which there may be a run.
+    /// A problem that may hide a run.
     pub(crate) fn new(path: impl Into<String>, error: Error) -> Self {
         Problem { path: path.into(), error, hides_a_run: true }
     }
 
-    /// A link, behind which the store does not look.
+    /// A link, which is not followed.
     pub(crate) fn link(path: impl Into<String>) -> Self {
         Problem::new(path, Error::link_here())
     }
 }
 
-/// What stands in a store.
+/// The contents of a store.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// Runs, in the order of their claims.
@@ -66,7 +66,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// In the order of the claims.
+    /// Sorts by claim.
     pub(crate) fn sort(&mut self) {
         let order = |a: &Found, b: &Found| {
             a.metadata.run_id().cmp(b.metadata.run_id()).then_with(|| a.path.cmp(&b.path))
@@ -79,15 +79,16 @@ impl Scan {
 pub(crate) type Wanted<'a> = dyn Fn(&Metadata) -> bool + Sync + 'a;
 
 impl Store {
-    /// A store that is there: in a folder, or, with the feature `cloud`, at `s3://bucket/prefix`, `gs://…` or `az://…`.
+    /// Opens an existing store: in a folder, or, with the feature `cloud`, at `s3://bucket/prefix`, `gs://…` or
+    /// `az://…`.
     ///
     /// # Errors
-    /// No such folder or store, a bucket that can't be reached, or a store of a newer version.
+    /// If there is no such folder or store, the bucket can't be reached, or the store is of a newer version.
     pub fn open(base: impl AsRef<Path>) -> Result<Self> {
         let base = base.as_ref();
         if let Some(url) = backend::url(base) {
             let store = Store::over(backend::connect(url)?)?;
-            // A prefix is not made: without this a slip in its name would be a store without runs.
+            // A prefix need not exist: without this check a mistyped name would be a store without runs.
             return match store.backend.entry(&format!("{INTERNAL}/store.json")) {
                 Ok(_) => Ok(store),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -103,10 +104,10 @@ impl Store {
         Store::on(Arc::new(files))
     }
 
-    /// The same, made where it is not there; a bucket must be.
+    /// Opens a store, created if missing; a bucket must exist.
     ///
     /// # Errors
-    /// It can't be made, or is a store of a newer version.
+    /// If it can't be created, or is of a newer version.
     pub fn create(base: impl AsRef<Path>) -> Result<Self> {
         let base = base.as_ref();
         if let Some(url) = backend::url(base) {
@@ -124,15 +125,15 @@ impl Store {
     /// A store on any file system.
     ///
     /// # Errors
-    /// A store of a newer version.
+    /// If the store is of a newer version.
     pub fn on(files: Arc<dyn FileSystem>) -> Result<Self> {
         Store::over(Arc::new(Local::new(files)))
     }
 
-    /// A store on the object storage that memory is: it ends with the process, for tests of what goes to buckets.
+    /// A store on in-memory object storage, for tests of buckets; it ends with the process.
     ///
     /// # Errors
-    /// The system gives no threads.
+    /// If the system refuses a thread.
     #[cfg(feature = "cloud")]
     pub fn in_memory() -> Result<Self> {
         Store::over(Arc::new(backend::Cloud::in_memory()?))
@@ -147,7 +148,7 @@ impl Store {
     /// The folder that `ACTIVATION_BASE_DIR` names, in the environment or else in the nearest `.env` file.
     ///
     /// # Errors
-    /// It is named nowhere, or the file can't be read.
+    /// If it is not set, or the file can't be read.
     pub fn base_from_env() -> Result<PathBuf> {
         if let Some(base) = std::env::var_os(BASE_VARIABLE).filter(|base| !base.is_empty()) {
             return Ok(base.into());
@@ -173,13 +174,13 @@ impl Store {
         Err(not_found())
     }
 
-    /// The same store, with another promise to those who save.
+    /// The same store, with another durability for savers.
     #[must_use]
     pub fn with_durability(&self, durability: Durability) -> Self {
         Store { backend: self.backend.with_durability(durability) }
     }
 
-    /// Where it is on the machine, if it is.
+    /// Its path on this machine, if it has one.
     pub fn path(&self) -> Option<&Path> {
         self.backend.local_path()
     }
@@ -187,20 +188,20 @@ impl Store {
     /// Names of all experiments.
     ///
     /// # Errors
-    /// The store can't be listed.
+    /// If the store can't be listed.
     pub fn experiments(&self) -> Result<Vec<String>> {
         self.folders("", &mut Vec::new())
     }
 
-    /// Every run of one experiment, or of all, in the order of their claims. What can't be read is listed beside them.
+    /// Every run of one experiment, or of all, in the order of their claims, and everything that can't be read.
     ///
     /// # Errors
-    /// The store itself can't be listed. An experiment that is not there has no runs.
+    /// If the store itself can't be listed. A missing experiment has no runs.
     pub fn scan(&self, experiment: Option<&str>) -> Result<Scan> {
         self.scan_for(experiment, &|_| true)
     }
 
-    /// The runs among them that are wanted; of the others no record is kept.
+    /// The wanted runs; records of other runs are dropped at once.
     pub(crate) fn scan_for(&self, experiment: Option<&str>, wanted: &Wanted<'_>) -> Result<Scan> {
         let mut scan = Scan::default();
         for folder in self.model_folders(experiment, &mut scan.problems)? {
@@ -210,10 +211,11 @@ impl Store {
         Ok(scan)
     }
 
-    /// `experiment/model` of each model of an experiment, or of all. A link, and what can't be listed, is a problem.
+    /// `experiment/model` of each model of an experiment, or of all. Links, and folders that can't be listed, are
+    /// problems.
     ///
     /// # Errors
-    /// The store itself can't be listed; a bad name.
+    /// If the store itself can't be listed, or the name is bad.
     pub(crate) fn model_folders(
         &self,
         experiment: Option<&str>,
@@ -229,12 +231,12 @@ impl Store {
                 Err(error) => problems.push(Problem::new(above, error)),
             }
         }
-        // Of other experiments nobody asked.
+        // Problems of other experiments were not asked for.
         problems.retain(|problem| experiment.is_none_or(|name| problem.path.split('/').next() == Some(name)));
         Ok(found)
     }
 
-    /// Reads the records of all runs of one model, and keeps those that are wanted.
+    /// Reads the records of all runs of one model, and keeps the wanted ones.
     fn scan_folder(&self, folder: &str, wanted: &Wanted<'_>, scan: &mut Scan) {
         let entries = match self.backend.list(folder) {
             Ok(entries) => entries,
@@ -247,7 +249,7 @@ impl Store {
             entries.iter().for_each(|entry| self.scan_entry(folder, entry, wanted, &mut scan));
             scan
         };
-        // The first share is read here: a thread costs more than reading one record.
+        // This thread reads the first share: a thread costs more than reading one record.
         let parts = std::thread::scope(|scope| {
             let mut shares = entries.chunks(share);
             let first = shares.next();
@@ -273,15 +275,15 @@ impl Store {
                 Err(error) => scan.problems.push(self.unread(path, error)),
             },
             EntryKind::Link => scan.problems.push(Problem::link(path)),
-            // A stray file is no run, and no harm.
+            // A stray file is not a run, and does no harm.
             EntryKind::File | EntryKind::Other => {}
         }
     }
 
-    /// The record of a run, `None` where it is not committed (yet).
+    /// The record of a run; `None` if it is not committed (yet).
     ///
     /// # Errors
-    /// The record can't be read, or is wrong.
+    /// If the record can't be read, or is wrong.
     pub(crate) fn record(&self, path: &str) -> Result<Option<Metadata>> {
         let file = format!("{path}/{METADATA}");
         let source = match self.backend.open(&file) {
@@ -294,8 +296,8 @@ impl Store {
         Ok(Some(metadata.in_experiment(experiment)))
     }
 
-    /// A folder whose record can't be read. What the original left is told by its tensors, and is no run of this store;
-    /// a record alone that is none of ours may be one of ours that was damaged.
+    /// The problem of a folder whose record can't be read. A folder with the original's tensor file is not a run of
+    /// this store; a lone record that is not ours may be a damaged one of ours.
     pub(crate) fn unread(&self, path: String, error: Error) -> Problem {
         let is_originals = error.kind() == ErrorKind::Unsupported
             && self.backend.entry(&format!("{path}/{ORIGINALS}")).is_ok();
@@ -306,7 +308,7 @@ impl Store {
         &*self.backend
     }
 
-    /// Names of folders that are not the store's own. A link is a problem.
+    /// Names of folders that are not the store's own. Links are problems.
     fn folders(&self, above: &str, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
         let mut folders = Vec::new();
         for entry in self.backend.list(above)?.into_iter().filter(|entry| !entry.name.starts_with('.')) {
@@ -320,7 +322,7 @@ impl Store {
         Ok(folders)
     }
 
-    /// Makes the file that says what this folder is.
+    /// Writes the file that marks this folder as a store.
     pub(crate) fn made(self) -> Result<Self> {
         let path = format!("{INTERNAL}/store.json");
         match self.backend.entry(&path) {
@@ -329,13 +331,13 @@ impl Store {
         }
         let about = json!({"schema": "easyroutine.store", "version": VERSION, "min_reader": VERSION, "id": Uuid::new_v4().to_string()});
         match self.backend.put_new(&path, format!("{about:#}\n").as_bytes()) {
-            // Two processes may make the store at once.
+            // Two processes may create the store at once.
             Err(error) if error.kind() != ErrorKind::Exists => Err(error),
             _ => Ok(self),
         }
     }
 
-    /// Refuses storage that takes no notice of the condition of a put: all that runs are promised hangs on it.
+    /// Refuses storage that ignores the condition of a put: all guarantees depend on it.
     fn replaces_nothing(&self) -> Result<()> {
         let path = format!("{INTERNAL}/conditions");
         let there_is_fine = |e: Error| if e.kind() == ErrorKind::Exists { Ok(()) } else { Err(e) };

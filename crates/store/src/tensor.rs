@@ -1,4 +1,4 @@
-//! Tensors as plain data: what a caller saves, what is read back.
+//! Tensors as plain data, for saving and reading.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::fs::Source;
 
-/// Types of numbers, with the names of the safetensors format.
+/// Number types, named as in the safetensors format.
 #[expect(missing_docs, reason = "the variants are the names that the format itself uses")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -79,28 +79,28 @@ impl FromStr for Dtype {
     }
 }
 
-/// What the rows of a tensor are.
+/// What the rows of a tensor stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// `[example, position, …]`
     Dense,
-    /// Examples of different length, end to end: `[token, …]`, with where each begins.
+    /// Examples of different length, concatenated: `[token, …]`, with the start of each.
     Rows,
-    /// Squares of different size (attention patterns), end to end and flat, with where each begins.
+    /// Squares of different size (attention patterns), concatenated and flat, with the start of each.
     RaggedNd,
     /// Any tensor that a user saves.
     Object,
 }
 
 impl Kind {
-    /// Whether the tensor has offsets beside it.
+    /// Whether the tensor has offsets.
     pub fn is_ragged(self) -> bool {
         matches!(self, Kind::Rows | Kind::RaggedNd)
     }
 }
 
-/// A tensor that is to be saved. Its numbers stay where they are.
+/// A tensor to save. Its numbers are not copied.
 #[derive(Debug, Clone)]
 pub struct Tensor<'a> {
     /// The key: `resid_out_5`.
@@ -109,18 +109,18 @@ pub struct Tensor<'a> {
     pub dtype: Dtype,
     /// Sizes of its axes, slowest first.
     pub shape: Vec<usize>,
-    /// What its rows are.
+    /// What its rows stand for.
     pub kind: Kind,
-    /// Names of its axes, where they have some: `example`, `position`, `d_model`.
+    /// Names of its axes, or none: `example`, `position`, `d_model`.
     pub axes: Vec<String>,
     /// The numbers, little-endian, in C order.
     pub bytes: Cow<'a, [u8]>,
-    /// For a ragged kind: where each example begins along the first axis, and its end. `[examples + 1]`.
+    /// For a ragged kind: the start of each example along the first axis, and the end. `[examples + 1]`.
     pub offsets: Vec<i64>,
 }
 
 impl<'a> Tensor<'a> {
-    /// A tensor of kind [`Kind::Object`] without names of axes.
+    /// A tensor of kind [`Kind::Object`] without axis names.
     pub fn new(
         name: impl Into<String>,
         dtype: Dtype,
@@ -137,19 +137,19 @@ impl<'a> Tensor<'a> {
         Tensor::new(name, Dtype::F32, shape, bytes)
     }
 
-    /// The same, one row an example.
+    /// The same, with one row per example.
     #[must_use]
     pub fn dense(self) -> Self {
         Tensor { kind: Kind::Dense, ..self }
     }
 
-    /// The same, examples of different length end to end.
+    /// The same, with examples of different length concatenated.
     #[must_use]
     pub fn ragged(self, kind: Kind, offsets: Vec<i64>) -> Self {
         Tensor { kind, offsets, ..self }
     }
 
-    /// The same tensor over bytes that are borrowed from this one.
+    /// The same tensor with bytes borrowed from this one.
     pub(crate) fn borrowed(&self) -> Tensor<'_> {
         let bytes = Cow::Borrowed(&self.bytes[..]);
         let (name, shape, axes, offsets) =
@@ -157,7 +157,7 @@ impl<'a> Tensor<'a> {
         Tensor { name, dtype: self.dtype, shape, kind: self.kind, axes, bytes, offsets }
     }
 
-    /// How many examples it has; `None` for a scalar, which has no rows.
+    /// Number of examples; `None` for a scalar, which has no rows.
     pub(crate) fn examples(&self) -> Option<usize> {
         if self.kind.is_ragged() {
             Some(self.offsets.len().saturating_sub(1))
@@ -171,7 +171,7 @@ impl<'a> Tensor<'a> {
         self.shape.iter().skip(1).product::<usize>() * self.dtype.size()
     }
 
-    /// Where rows of the first axis begin, for examples.
+    /// The rows of the first axis that belong to a range of examples.
     pub(crate) fn rows_of(&self, examples: Range<usize>) -> Range<usize> {
         if self.kind.is_ragged() {
             self.offsets[examples.start] as usize..self.offsets[examples.end] as usize
@@ -181,7 +181,7 @@ impl<'a> Tensor<'a> {
     }
 
     /// # Errors
-    /// Numbers and shape that do not fit together, offsets that do not cut the first axis, a bad name.
+    /// If numbers and shape do not match, offsets do not divide the first axis, or the name is bad.
     pub(crate) fn check(&self) -> Result<()> {
         check_name(&self.name)?;
         let wrong = |what: String| Err(Error::input(format!("tensor `{}`: {what}", self.name)));
@@ -223,7 +223,7 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// What the offsets of a ragged tensor are called.
+/// The name of a ragged tensor's offsets.
 pub(crate) fn offsets_of(name: &str) -> String {
     format!("{name}.offsets")
 }
@@ -242,16 +242,16 @@ pub struct Loaded {
     pub dtype: Dtype,
     /// Sizes of its axes, slowest first.
     pub shape: Vec<usize>,
-    /// What its rows are.
+    /// What its rows stand for.
     pub kind: Kind,
     /// The numbers, little-endian, in C order.
     pub bytes: Bytes,
-    /// For a ragged kind: where each example begins along the first axis, and its end. `[examples + 1]`.
+    /// For a ragged kind: the start of each example along the first axis, and the end. `[examples + 1]`.
     pub offsets: Vec<i64>,
 }
 
 impl Loaded {
-    /// The same, ready to be saved under a name; the numbers stay where they are.
+    /// The same, ready to save under a name, without copying the numbers.
     pub fn as_tensor(&self, name: impl Into<String>) -> Tensor<'_> {
         let (shape, bytes) = (self.shape.clone(), Cow::Borrowed(&self.bytes[..]));
         Tensor {
@@ -265,7 +265,7 @@ impl Loaded {
         }
     }
 
-    /// Numbers of half the width, widened to f32; no others.
+    /// 16-bit floats widened to f32; empty for other types.
     pub fn widened(&self) -> Vec<f32> {
         let halves = self.bytes.as_chunks::<2>().0.iter();
         match self.dtype {
@@ -275,19 +275,19 @@ impl Loaded {
         }
     }
 
-    /// The numbers as f32, where that is what they are.
+    /// The numbers, if their type is f32.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let (numbers, _) = self.bytes.as_chunks::<4>();
         (self.dtype == Dtype::F32).then(|| numbers.iter().map(|x| f32::from_le_bytes(*x)).collect())
     }
 }
 
-/// Bytes of our own, or of a mapped file.
+/// Owned bytes, or those of a mapped file.
 #[derive(Clone)]
 pub enum Bytes {
     /// In memory.
     Owned(Vec<u8>),
-    /// In the page cache; the map lives as long as this does.
+    /// In the page cache; the map lives as long as this value.
     Mapped(Arc<dyn Source>, Range<usize>),
 }
 

@@ -1,4 +1,4 @@
-//! Values of metadata: JSON, and tensors that JSON can't hold.
+//! Metadata values: JSON, plus tensors, which JSON can't hold.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -6,15 +6,15 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::tensor::Tensor;
 
-/// Deepest nesting that is kept: what is deeper could not be read again.
+/// Limit on nesting: deeper values could not be read back.
 const DEEPEST: usize = 64;
 
-/// A value that may hold tensors anywhere.
+/// A value that may contain tensors at any depth.
 #[derive(Debug, Clone)]
 pub enum Value<'a> {
     /// Without tensors.
     Json(Json),
-    /// A tensor, kept in a shard under `aux/` and in the metadata by its checksum.
+    /// A tensor, stored in a shard under `aux/`; the metadata holds its checksum.
     Tensor(Tensor<'a>),
     /// A list; a tuple is one too.
     List(Vec<Value<'a>>),
@@ -29,15 +29,15 @@ impl From<Json> for Value<'_> {
 }
 
 impl Value<'_> {
-    /// The value as JSON, in which a tensor is `{"_tensor": "aux/PLACE", "dtype", "shape", "xxh3"}`.
+    /// The value as JSON; a tensor becomes `{"_tensor": "aux/PLACE", "dtype", "shape", "xxh3"}`.
     ///
     /// # Errors
-    /// Values nested too deep.
+    /// If values are nested too deep.
     pub fn to_json(&self, place: &str) -> Result<Json> {
         self.split(place).map(|(json, _)| json)
     }
 
-    /// The value as JSON, and its tensors under the names that stand in it.
+    /// The value as JSON, and its tensors under the names used there.
     pub(crate) fn split(&self, place: &str) -> Result<(Json, Vec<Tensor<'_>>)> {
         let mut tensors = Vec::new();
         let json = self.split_into(place, 0, &mut tensors)?;

@@ -15,7 +15,7 @@ use crate::run::Run;
 pub struct Damage {
     /// The file, in the run's folder.
     pub file: String,
-    /// The tensor, where the damage is in one.
+    /// The tensor, if the damage is within one.
     pub tensor: Option<String>,
     /// What is wrong.
     pub what: String,
@@ -30,14 +30,14 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const PIECE: u64 = 1 << 20;
 
 impl Run {
-    /// Reads every byte and compares it with what was saved; what differs is listed, down to the tensor.
+    /// Reads every byte and compares it with what was saved. Lists the damage, down to the tensor.
     ///
     /// # Errors
-    /// What the system says while reading a file that is there.
+    /// The system's error while reading an existing file.
     pub fn verify(&self) -> Result<Vec<Damage>> {
         let mut found = self.links()?;
         for number in 0..self.manifest().shards.len() {

@@ -1,4 +1,4 @@
-//! Reads compare what they read; records know when they were edited. Damage of every kind that a bit can do.
+//! Reads compare bytes with checksums; records know when they were edited. All the damage that a single bit can do.
 
 use crate::common;
 
@@ -10,7 +10,7 @@ use easyroutine_store::{Contents, Edit, ErrorKind, RecordSum, Run, Store, Tensor
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// A store with one run, of a tensor of several pieces beside small ones, and where the run is.
+/// A store with one run, of a tensor of several pieces and some small ones, and the run's path.
 fn large() -> (tempfile::TempDir, String, Contents<'static>) {
     let base = fast_folder();
     let numbers: Vec<f32> = (0..200_000u32).map(|i| i as f32 / 3.0).collect();
@@ -34,7 +34,7 @@ fn flip(file: &Path, at: usize, bit: u8) {
     fs::write(file, bytes).unwrap();
 }
 
-/// Every read of a run gives what was saved, or an error that names what is wrong.
+/// Every read of a run gives what was saved, or an error that says what is wrong.
 fn reads_right_or_not_at_all(base: &Path, path: &str, saved: &Contents<'_>) -> Result<usize, TestCaseError> {
     let mut errors = 0;
     let run = match open(base, path) {
@@ -87,7 +87,7 @@ proptest! {
         let size = fs::metadata(&files[0]).unwrap().len();
         flip(&files[0], (place * size as f64) as usize, bit);
         reads_right_or_not_at_all(base.path(), &path, &saved)?;
-        // What no read sees, a header or a word of the record, is found by looking at everything.
+        // What no read sees, a header or a word of the record, a full verification finds.
         let damage = open(base.path(), &path).and_then(|run| run.verify());
         prop_assert!(damage.is_err() || !damage.unwrap().is_empty());
     }
@@ -101,7 +101,7 @@ fn a_damaged_piece_refuses_the_rows_in_it_and_no_others() {
         let run = open(base.path(), &path).unwrap();
         run.manifest().parts("resid_out_7").next().unwrap().1.offset as usize
     };
-    // Row 150 of 2000 bytes lies in the second piece of 256 KiB.
+    // Row 150 of 2000 bytes is in the second piece of 256 KiB.
     flip(file, part_begins + 150 * 2000, 3);
     let run = open(base.path(), &path).unwrap();
     let error = run.read_rows("resid_out_7", 150..151).unwrap_err();
@@ -117,7 +117,7 @@ fn a_damaged_piece_refuses_the_rows_in_it_and_no_others() {
     assert_eq!(unverified.read("resid_out_7").unwrap().shape, [400, 500]);
 }
 
-/// As runs were written before parts had pieces and records checksums.
+/// A record as written before parts had pieces and records checksums.
 fn of_version_1(record: &mut Value) {
     let store = &mut record["_store"];
     store["version"] = json!(1);
@@ -247,7 +247,7 @@ fn a_shard_that_is_cut_short_is_an_error_wherever_the_reader_is() {
         let file = shards(base.path(), &path).remove(0);
         let cut = || fs::File::options().write(true).open(&file).unwrap().set_len(keep).unwrap();
         let run = open(base.path(), &path).unwrap();
-        // Opened and in part read, then cut.
+        // Opened and partly read, then cut short.
         run.read_rows("resid_out_7", 0..1).unwrap();
         let held = run.read("resid_out_7").unwrap();
         held.check_unchanged().unwrap();

@@ -1,5 +1,5 @@
-//! Stores on object storage: what runs are promised in folders they are promised there. On the storage that memory is, or
-//! in the bucket that `EASYROUTINE_TEST_BUCKET` names.
+//! Stores on object storage give the guarantees of stores in folders. In memory, or in the bucket that
+//! `EASYROUTINE_TEST_BUCKET` names.
 #![cfg(feature = "cloud")]
 
 use crate::common;
@@ -42,7 +42,7 @@ fn runs_are_saved_found_read_verified_and_removed() {
     assert_eq!(store.run(&paths[7]).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(all_whole(&store).unwrap().runs.len(), 19);
     assert!(gc(&store, Duration::ZERO, Sweep::Look).is_empty());
-    // There is no folder, so there is no index: an answer is the same without.
+    // Without a folder there is no index; the answer is the same.
     let indexed = ActivationLoader::from_saver(&saver).indexed().query(&Query::default()).unwrap();
     assert_eq!(indexed.len(), 19);
 }
@@ -65,7 +65,7 @@ fn many_threads_save_and_change_at_once_and_nothing_is_lost() {
     });
     let scan = all_whole(&store).unwrap();
     assert_eq!(scan.runs.len(), 21);
-    // The tag that it was saved with counts too.
+    // The tag given on saving counts too.
     let metadata = store.run(&shared).unwrap().metadata().clone();
     assert_eq!((metadata.tags().len(), metadata.revision()), (21, 21));
     let stale = store.edit(&shared, &[Edit::Tag("late".to_owned())], Some(1)).unwrap_err();
@@ -100,7 +100,7 @@ fn a_run_in_parts_goes_on_is_shared_and_is_committed_once() {
     assert_eq!(run.commit(|_| {}).unwrap_err().kind(), ErrorKind::Conflict);
     assert!(store.scan(None).unwrap().runs.is_empty());
     assert_eq!(begin(Joining::New).unwrap_err().kind(), ErrorKind::Exists);
-    // What is written to is no garbage, what nobody touches is.
+    // What is being written is not garbage; what is idle is.
     assert!(gc(&store, Duration::from_secs(3600), Sweep::Look).is_empty());
     assert!(!gc(&store, Duration::ZERO, Sweep::Look).is_empty());
     let committed: Vec<String> = std::thread::scope(|scope| {
@@ -120,7 +120,7 @@ fn a_run_in_parts_goes_on_is_shared_and_is_committed_once() {
     let expected: Vec<f32> = (0..6).flat_map(|n| [n as f32; 4]).collect();
     assert_eq!(run.read("resid_out_0").unwrap().to_f32(), Some(expected));
     assert!(matches!(begin(Joining::Resume).unwrap(), Begun::Committed(path) if path == committed[0]));
-    // Shards that were written twice, and nothing else, are left for this.
+    // Only shards that were written twice are left over.
     let swept = gc(&store, Duration::ZERO, Sweep::Delete);
     assert!(swept.iter().all(|garbage| garbage.what == "a shard that no manifest names"), "{swept:?}");
     assert!(run.verify().unwrap().is_empty());
@@ -156,7 +156,7 @@ fn whoever_clears_up_beside_writers_takes_nothing_that_was_acknowledged() {
         let writers: Vec<_> = (0..4u32)
             .map(|thread| {
                 let store = &store;
-                // Nothing can be held there: whoever is disturbed is told so.
+                // Nothing can be held there, so a disturbed writer gets an error.
                 let save = move |_| saver(store, "e").save(&contents(thread), &provenance(thread)).ok();
                 scope.spawn(move || (0..10).filter_map(save).collect::<Vec<_>>())
             })

@@ -1,4 +1,5 @@
-//! Power cuts: at every call of every operation, with every choice of what survives. And that each sync is needed.
+//! Power cuts: at every call of every operation, with every choice of what survives. Also shows that each sync is
+//! needed.
 
 use crate::common;
 
@@ -13,7 +14,7 @@ use easyroutine_store::{ActivationSaver, Edit, Result, Scan, Store, Sweep};
 const SURVIVALS: [Survival; 4] = [Survival::Nothing, Survival::All, Survival::Names, Survival::Content];
 const SEEDS: u64 = 4;
 
-/// An operation, and what must be seen before and after it.
+/// An operation, and the visible state before and after it.
 struct Operation {
     name: &'static str,
     prepare: fn(&Sim),
@@ -101,7 +102,7 @@ const OPERATIONS: &[Operation] = &[
             save(sim, "old", 1).unwrap();
         },
         act: |sim| open(sim)?.move_run(&path_of(sim, "old"), "other").map(|_| ()),
-        // Where a file system keeps no journal, a cut in the middle may leave the run in both places.
+        // Without a journal, a cut in the middle may leave the run in both places.
         before: |sim| seen(sim) == ["old:1 tag_1"] || seen(sim) == ["old:1 tag_1", "other:1 tag_1"],
         after: |sim| seen(sim) == ["other:1 tag_1"],
     },
@@ -135,7 +136,7 @@ fn wrong(disk: &Sim, operation: &Operation, returned: bool) -> Option<String> {
         Ok(whole) => whole,
         Err(what) => return Some(what),
     };
-    // Shown before anything else is done to the disk.
+    // Checked before anything else is done to the disk.
     let fits = (operation.after)(disk) || (!returned && (operation.before)(disk));
     if !fits {
         return Some(format!("seen: {:?}", seen(disk)));
@@ -159,11 +160,11 @@ fn survivals(sim: &Sim) -> impl Iterator<Item = Survival> {
     SURVIVALS.into_iter().chain(all_but).chain((0..SEEDS).map(Survival::Some))
 }
 
-/// The first violation over all crash points of an operation, with one sync only pretended if that is asked for.
+/// The first violation over all crash points of an operation, optionally with one sync skipped.
 fn violation(operation: &Operation, pretended: Option<usize>) -> Option<String> {
     let disk = Sim::new();
     (operation.prepare)(&disk);
-    // What was there before is safe.
+    // What existed before is safe.
     let disk = disk.after_cut(Survival::All);
     let prepared = |cut: usize| {
         let copy = disk.copy().cut_at(cut);
@@ -223,7 +224,7 @@ fn a_failing_call_leaves_nothing_half_visible() {
         (operation.act)(&whole).unwrap();
         for call in 0..whole.calls() {
             let sim = disk.copy().fail_at(call);
-            // Tidying up after success may fail unnoticed; the result then stands.
+            // Cleaning up after success may fail silently; the result stands.
             let returned = (operation.act)(&sim).is_ok();
             if let Some(what) = wrong(&sim, operation, returned) {
                 panic!("{}, call {call} fails: {what}", operation.name);

@@ -1,4 +1,4 @@
-//! Files that are damaged in any place, cut short or gone: found, named, and harmless to the rest.
+//! Files damaged anywhere, cut short or missing: detected, named, and harmless to the rest.
 
 use crate::common;
 
@@ -75,7 +75,7 @@ fn a_flip_of_any_byte_of_a_record_is_refused_or_harms_no_tensor() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 7);
         fs::write(&file, &bytes).unwrap();
-        // Either the record is refused, or all that it says of the tensors is as it was.
+        // Either the record is refused, or everything it says of the tensors is unchanged.
         let scan = store.scan(None).unwrap();
         assert_eq!(scan.runs.len() + scan.problems.len(), 1, "byte {at}: the run vanished");
         let Ok(run) = store.run(&path) else { continue };
@@ -105,7 +105,7 @@ fn a_flip_of_any_byte_of_a_manifest_file_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Any change of the text of a manifest is refused, or leaves one that stays inside its own files.
+    /// Any change to a manifest's text is refused, or leaves a manifest that stays inside its own files.
     #[test]
     fn a_garbled_manifest_never_panics(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let (base, store, path, _shard) = saved(&contents(1));

@@ -1,5 +1,5 @@
-//! Clearing up beside those who write: whatever was acknowledged stays, at whichever call the two meet, with and without
-//! locks, also where the one who clears up dies or the power is cut.
+//! Clearing up next to writers: whatever was acknowledged stays, at whichever call the two meet, with and without
+//! locks, even if the sweeper dies or the power is cut.
 
 use crate::common;
 
@@ -34,7 +34,7 @@ fn begin(store: &Store) -> Result<Begun> {
     )
 }
 
-/// Goes on with the run of the name, or begins it, and says where it was committed.
+/// Resumes or begins the run of the name, and returns its committed path.
 fn resume(store: &Store) -> Result<String> {
     match begin(store)? {
         Begun::Open(run) => finish(&run),
@@ -42,7 +42,7 @@ fn resume(store: &Store) -> Result<String> {
     }
 }
 
-/// What each unit holds: all but the tensor that has no rows.
+/// The contents of a unit: everything except the tensor without rows.
 fn unit() -> Contents<'static> {
     let mut unit = contents(7);
     unit.tensors.retain(|tensor| !tensor.shape.is_empty());
@@ -57,7 +57,7 @@ fn finish(run: &OpenRun) -> Result<String> {
     run.commit(|_| {})
 }
 
-/// A committed run, one that somebody gave up, one of a name with the first of its two units, and what was removed.
+/// A committed run, an abandoned one, a named one with the first of its two units, and removed data.
 fn prepared() -> Sim {
     let sim = Sim::new();
     let store = store(&sim, true);
@@ -106,7 +106,7 @@ fn all_whole_but_streams(sim: &Sim) -> Result<Vec<u64>, String> {
     Ok(seeds)
 }
 
-/// Calls that something makes on a store that was prepared.
+/// Number of calls that an action makes on a prepared store.
 fn calls(act: impl Fn(&Store) -> bool) -> usize {
     let files = Arc::new(Interleaved::new(prepared()));
     assert!(act(&files.store()));
@@ -136,19 +136,19 @@ fn what_is_written_while_somebody_clears_up_is_there_or_was_refused() {
             let written = Store::on(files).and_then(|store| write(&store));
             let what = format!("{name}, cleared up before call {call}, locks: {has_locks}");
             are_there_once(&sim, if written.is_ok() { seeds } else { &[] }, &what);
-            // Who writes is seen, and let be.
+            // A writer is noticed and left alone.
             assert!(written.is_ok() || !has_locks, "{what}: {written:?}");
         }
     }
 }
 
-/// What was acknowledged while somebody cleared up.
+/// Saves acknowledged while a sweep ran.
 type Acknowledged = Arc<Mutex<Vec<u64>>>;
 
-/// What a writer is called, and what it does.
+/// A writer's name, and its action.
 type Writer = (&'static str, Box<dyn FnOnce() + Send>);
 
-/// Something that is written in the middle of clearing up, by a process that began before or begins then.
+/// Writers in the middle of a sweep, by processes that began before it or begin during it.
 fn writers(sim: &Sim, has_locks: bool, done: &Acknowledged) -> Vec<Writer> {
     let note = |seed| {
         let done = done.clone();
@@ -201,7 +201,7 @@ fn what_is_acknowledged_in_the_middle_of_clearing_up_stays_even_if_that_dies() {
                     }
                     for survival in [Survival::All, Survival::Nothing, Survival::Names, Survival::Some(1)] {
                         let disk = sim.after_cut(survival);
-                        // Whoever clears up next puts back what was taken by mistake.
+                        // The next sweep puts back what was taken by mistake.
                         let again = gc(&store(&disk, has_locks)).unwrap();
                         assert!(again.problems.is_empty(), "{what}, {survival:?}: {:?}", again.problems);
                         // A power cut in the middle of a move may leave a run in both places.

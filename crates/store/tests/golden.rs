@@ -1,4 +1,4 @@
-//! Stores that earlier versions wrote open for ever. `EASYROUTINE_WRITE_GOLDEN=1` writes that of this version, once.
+//! Stores written by earlier versions stay readable forever. `EASYROUTINE_WRITE_GOLDEN=1` writes this version's, once.
 
 use crate::common;
 

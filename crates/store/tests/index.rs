@@ -1,4 +1,4 @@
-//! The index answers as a scan does, whatever happened to the store or to itself.
+//! The index answers as a scan does, whatever happened to the store or to the index.
 
 use crate::common;
 
@@ -35,7 +35,7 @@ impl Place {
         Store::open(self.base.path()).unwrap()
     }
 
-    /// Lets every folder look as if it had not changed for an hour, as most have not.
+    /// Makes every folder look unchanged for an hour, as most are.
     fn age(&self) {
         let hour_ago = SystemTime::now() - Duration::from_secs(3600);
         let mut folders = vec![self.base.path().to_owned()];
@@ -136,7 +136,7 @@ fn index_and_scan_agree_after_every_kind_of_change() {
     for (number, change) in changes.iter().enumerate() {
         change();
         place.agree();
-        // Also once the change is old news.
+        // Also once the change is old.
         if number != 5 {
             place.age();
         }
@@ -166,7 +166,7 @@ fn a_deleted_or_foreign_database_is_made_again() {
         }
         place.agree();
     }
-    // A folder that can't be used: the answer is that of a scan.
+    // An unusable folder: the answer is that of a scan.
     let file = place.index.path().join("file");
     fs::write(&file, "").unwrap();
     let found = ActivationLoader::of(place.store(), "*").indexed_in(&file).query(&Query::default()).unwrap();

@@ -1,6 +1,6 @@
-//! Processes that are killed at any moment, and processes that race.
+//! Processes killed at any moment, and processes that race.
 //!
-//! This file's own binary is started again with a task in a variable; the test `task` is what it then runs.
+//! This file's own binary is started again with a task in a variable, which the test `task` then runs.
 #![cfg(unix)]
 
 use crate::common;
@@ -19,12 +19,12 @@ const TASK: &str = "EASYROUTINE_TEST_TASK";
 const READY: &str = "at the task";
 const BASE: &str = "EASYROUTINE_TEST_BASE";
 
-/// How many processes are killed for each task; `make torture` sets more.
+/// Number of kills per task; `make torture` sets more.
 fn kills() -> u32 {
     std::env::var("EASYROUTINE_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
-/// A process that ends with the test, also with one that fails.
+/// A process that ends with the test, even a failing one.
 struct Task(Child);
 
 impl Drop for Task {
@@ -45,7 +45,7 @@ fn start(task: &str, base: &Path) -> Task {
     Task(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
 }
 
-/// Waits until a process is at its task.
+/// Waits until a process has begun its task.
 fn is_ready(task: &mut Task) {
     let lines = BufReader::new(task.0.stdout.as_mut().unwrap()).lines();
     assert!(
@@ -81,7 +81,7 @@ fn task() {
             store.edit(&path, &[Edit::Tag("x".to_owned())], None).unwrap();
             store.edit(&path, &[Edit::Untag("x".to_owned())], None).unwrap();
         },
-        // Two such processes get in each other's way: whoever comes second is told so.
+        // Two such processes get in each other's way: the later one gets an error.
         ("rename", _) => loop {
             let _ = store.rename_experiment("e", "f");
             let _ = store.rename_experiment("f", "e");
@@ -111,7 +111,7 @@ fn task() {
         },
         ("gc", _) => loop {
             saver("e").save(&contents(3), &provenance(3)).unwrap();
-            // One that nobody goes on with.
+            // A run that is never resumed.
             let plan = Plan { n_examples: 3, unit: 3, spec: serde_json::Map::new() };
             let Begun::Open(run) = saver("e").begin("job", &plan, &provenance(4), Joining::Resume).unwrap()
             else {
@@ -124,7 +124,7 @@ fn task() {
         ("sweep", _) => loop {
             assert!(store.gc(Duration::ZERO, Sweep::Delete).unwrap().problems.is_empty());
         },
-        // Says where each run is once it is told so.
+        // Prints each run's path once it is acknowledged.
         ("acknowledged", n) => {
             let own = std::process::id();
             for number in 0..n.parse::<u32>().unwrap() {
@@ -148,7 +148,7 @@ fn task() {
     }
 }
 
-/// Goes on with a run of a name, or begins it, as `extract --resume` does.
+/// Resumes or begins a run of a name, as `extract --resume` does.
 fn resumed(saver: &ActivationSaver, name: &str, units: u64) -> String {
     let plan = Plan { n_examples: 3 * units, unit: 3, spec: serde_json::Map::new() };
     let mut unit = contents(4);
@@ -164,7 +164,7 @@ fn resumed(saver: &ActivationSaver, name: &str, units: u64) -> String {
     }
 }
 
-/// What a process says of its runs, once it has ended well.
+/// The output of a process about its runs, once it has ended well.
 fn said(mut task: Task) -> Vec<String> {
     let lines = BufReader::new(task.0.stdout.take().unwrap()).lines().map_while(Result::ok);
     let paths = lines.filter_map(|line| line.split_once("saved ").map(|(_, path)| path.to_owned())).collect();
@@ -189,8 +189,8 @@ fn base_with_runs(n: u32) -> TempDir {
     base
 }
 
-/// Kills a process in the middle of its task, again and again; every visible run is whole each time, and those that
-/// were there stay.
+/// Kills a process in the middle of its task, again and again; every visible run is whole each time, and earlier ones
+/// stay.
 fn survives(task: &str) {
     let base = base_with_runs(3);
     let store = Store::open(base.path()).unwrap();
@@ -198,7 +198,7 @@ fn survives(task: &str) {
     for round in 0..kills() {
         let mut child = start(task, base.path());
         is_ready(&mut child);
-        // A loop takes a fraction of a millisecond; the moment within it differs each time.
+        // A loop takes a fraction of a millisecond; the moment within it varies.
         std::thread::sleep(Duration::from_micros(u64::from(round * 7919 % 2500)));
         drop(child);
         let scan = all_whole(&store).unwrap_or_else(|what| panic!("{task}, kill {round}: {what}"));
@@ -312,11 +312,11 @@ fn readers_never_see_a_torn_state_while_others_write_rename_and_remove() {
         ["save", "remove", "away", "away"].iter().map(|task| start(task, base.path())).collect();
     children.iter_mut().for_each(is_ready);
     let (begin, mut looks) = (Instant::now(), 0);
-    // On a busy machine a few looks take longer.
+    // On a busy machine a few polls take longer.
     while begin.elapsed() < Duration::from_millis(1500)
         || (looks <= 10 && begin.elapsed() < Duration::from_secs(60))
     {
-        // An experiment or run may be gone between the look and the read; it is never torn.
+        // An experiment or run may disappear between the listing and the read; it is never torn.
         let Ok(scan) = store.scan(None) else { continue };
         for problem in &scan.problems {
             assert_eq!(problem.error.kind(), ErrorKind::NotFound, "{}: {}", problem.path, problem.error);
@@ -332,7 +332,7 @@ fn readers_never_see_a_torn_state_while_others_write_rename_and_remove() {
         }
         looks += 1;
     }
-    // A task whose store is changed under its feet may have ended with an error of its own.
+    // A task whose store changes under it may have ended with an error of its own.
     drop(children);
     assert!(looks > 10, "only {looks} looks");
     all_whole(&store).unwrap();

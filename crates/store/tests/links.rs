@@ -1,4 +1,4 @@
-//! Links in a store: wherever one stands, whatever is done to the store, what it leads to is not touched.
+//! Links in a store: wherever one is, and whatever is done to the store, its target is not touched.
 #![cfg(unix)]
 
 use crate::common;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const SAID: &str = "is a symbolic link; a store does not follow links";
 const MODEL: &str = "e/org_tiny";
 
-/// A store with a committed run and one that is being written, and a folder beside it.
+/// A store with a committed run and an open one, and a folder next to it.
 struct Place {
     base: TempDir,
     outside: TempDir,
@@ -47,7 +47,7 @@ impl Place {
         saver.store().edit(&committed, &[Edit::Tag("edited".to_owned())], None).unwrap();
         let run = begin(&saver, Joining::New).unwrap();
         run.put(0, &contents(2)).unwrap();
-        // One that is torn is dropped by whoever finds it.
+        // A torn receipt is deleted by whichever process finds it.
         fs::write(base.path().join(run.path()).join("parts/00001.json"), "{").unwrap();
         let open = run.path().to_owned();
         drop(run);
@@ -55,8 +55,8 @@ impl Place {
         Place { base, outside, index, committed, open }
     }
 
-    /// Moves what stands at a path out of the store and puts a link to it there; where nothing stands, the link leads to
-    /// a run. So whoever follows it finds just what they look for.
+    /// Moves what is at a path out of the store and puts a link to it there; if nothing is there, links to a run. Code
+    /// that follows the link thus finds just what it looks for.
     fn link(&self, path: &str) {
         let (place, out) = (self.base.path().join(path), self.outside.path().join("there"));
         if fs::symlink_metadata(&place).is_ok() {
@@ -82,7 +82,7 @@ impl Place {
     }
 }
 
-/// Everything below a folder: contents, links, and when it last changed.
+/// Everything below a folder: contents, links, and modification times.
 fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -107,7 +107,7 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     found
 }
 
-/// What a command says, all of it.
+/// All that a command prints.
 type Command = fn(&Place) -> Result<Vec<String>, Error>;
 
 fn problems(scan: &[easyroutine_store::Problem]) -> Vec<String> {
@@ -171,7 +171,7 @@ const COMMANDS: &[(&str, Command)] = &[
     }),
 ];
 
-/// Each place of a store, and the commands that need what stands there: they say that it is a link.
+/// Each path in a store, and the commands that need it: they report that it is a link.
 fn places(place: &Place) -> Vec<(String, Vec<&'static str>)> {
     let everything: Vec<&str> =
         COMMANDS.iter().map(|(name, _)| *name).filter(|name| *name != "import from it").collect();
@@ -256,7 +256,7 @@ fn the_folder_of_a_store_itself_may_be_named_by_a_link() {
     assert_eq!(place.store().unwrap().scan(None).unwrap().runs.len(), 1);
 }
 
-/// Somebody swaps folders for links and back, as fast as it goes.
+/// Swaps folders for links and back, as fast as possible.
 fn swapping(targets: &[PathBuf], canary: &Path, aside: &Path, stop: &AtomicBool) -> u64 {
     let mut swaps = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -267,7 +267,7 @@ fn swapping(targets: &[PathBuf], canary: &Path, aside: &Path, stop: &AtomicBool)
             }
             let linked = symlink(canary, folder).is_ok();
             std::hint::spin_loop();
-            // The link may have been taken for what it is, and be gone.
+            // The link may have been detected and removed.
             if linked {
                 let _ = fs::remove_file(folder);
             }

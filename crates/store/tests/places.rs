@@ -1,4 +1,4 @@
-//! Places of runs, `-1` for the most recent: counted only where every run could be read.
+//! Indices of runs, such as `-1` for the most recent: valid only if every run could be read.
 
 use crate::common;
 
@@ -32,16 +32,16 @@ impl Place {
         self.base.path().join(&self.paths[run]).join("metadata.json")
     }
 
-    /// How many runs there are, by what lies in the store.
+    /// Number of runs in the store.
     fn left(&self) -> usize {
         self.paths.iter().filter(|path| self.base.path().join(path).exists()).count()
     }
 }
 
-/// What happened to a run's record, and how.
+/// The name of a kind of damage, and a function that does it to a run's record.
 type Damage = (&'static str, fn(&Place, usize));
 
-/// Ways in which the record of a run can't be read.
+/// Ways in which the record of a run can be unreadable.
 fn damages() -> Vec<Damage> {
     let mut damages: Vec<Damage> = vec![
         ("a flipped bit", |place, run| {
@@ -87,14 +87,14 @@ fn places_are_refused_while_a_run_can_t_be_read_and_it_is_named() {
                 assert!(found.path(index).is_err(), "{what}");
             }
             assert_eq!(place.left(), 3, "{what}: nothing was touched");
-            // One that can be read is still found, by its name and by its number in the list.
+            // A readable run is still found, by its name and by its number in the list.
             let whole = found.get_paths()[1].to_owned();
             assert_eq!(found.load(1).unwrap().path(), whole);
             assert_eq!(found.load(whole.as_str()).unwrap().path(), whole);
             // So is the broken one, by what is known of it.
             let error = found.load(place.paths[broken].as_str()).unwrap_err();
             assert!(error.to_string().contains(&place.paths[broken]), "{what}: {error}");
-            // Three runs begin so, whichever can be read; of their ids two are known.
+            // Three runs have this prefix, readable or not; two of their ids are known.
             let beginning = &place.paths[0][..20];
             assert_eq!(found.get(beginning).unwrap_err().kind(), ErrorKind::Ambiguous, "{what}");
             let id = found.get(0).unwrap().metadata.run_id().to_owned();

@@ -7,7 +7,7 @@ use easyroutine_store::{ActivationLoader, Condition, Matching, Provenance, Query
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// How many of the runs with these extra keys a condition finds, by their number.
+/// The numbers of the runs with these extra keys that a condition finds.
 fn finds(condition: &str, runs: &[Value]) -> Vec<usize> {
     let base = fast_folder();
     let saver = saver(&base, "e");
@@ -43,7 +43,7 @@ fn conditions_find_what_they_say() {
         ("name = null", vec![2]),
         ("deep.a.0 > 9 and deep.a.0 < 11", vec![0]),
         ("deep.a ~ 30", vec![1]),
-        // A list has what one of its values has.
+        // A comparison holds for a list if it holds for an element.
         ("deep.a = 20", vec![0]),
         ("deep.a != 20", vec![1, 2, 3]),
         ("deep.a > 25", vec![1]),

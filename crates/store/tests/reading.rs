@@ -1,4 +1,4 @@
-//! Reading whole runs and parts of them, however they are cut into shards.
+//! Reading whole runs and parts of them, however they are divided into shards.
 
 use crate::common;
 
@@ -11,7 +11,7 @@ use easyroutine_store::{
 use proptest::prelude::*;
 use serde_json::json;
 
-/// Tensors of every kind with any shape.
+/// Tensors of every kind and any shape.
 fn any_tensors() -> impl Strategy<Value = Vec<Tensor<'static>>> {
     let dense =
         (0usize..6, prop::collection::vec(0usize..4, 0..3), prop::sample::select(Dtype::ALL.to_vec()));

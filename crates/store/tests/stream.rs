@@ -20,7 +20,7 @@ fn plan() -> Plan {
     Plan { n_examples: N, unit: 2, spec }
 }
 
-/// The rows of some examples: example `i` has `i % 3` tokens.
+/// The rows of a range of examples: example `i` has `i % 3` tokens.
 fn unit(examples: std::ops::Range<u64>) -> Contents<'static> {
     let mut offsets = vec![0];
     let (mut ragged, mut dense, mut ids) = (Vec::new(), Vec::new(), Vec::new());
@@ -64,7 +64,7 @@ fn digest(store: &Store, path: &str) -> String {
     run.metadata().digest().to_owned()
 }
 
-/// What an undisturbed run has.
+/// The digest of an undisturbed run.
 fn undisturbed() -> String {
     let base = fast_folder();
     let saver = saver(&base, "e");
@@ -111,7 +111,7 @@ fn a_run_is_listed_while_it_is_unfinished_and_found_by_its_name_then() {
     assert_eq!(found.path("job").unwrap(), path);
     assert!(found.to_string().contains("  job  e  "), "{found}");
     assert_eq!(found.path("jo").unwrap_err().kind(), ErrorKind::NotFound);
-    // One of the same name elsewhere: which is meant is not guessed.
+    // Two runs of one name: the choice is not guessed.
     let moved = store.move_run(&path, "f").unwrap();
     let again = begin(&saver, Joining::New).unwrap();
     write(&again, 0..4);
@@ -270,14 +270,14 @@ fn a_flip_of_any_byte_of_a_receipt_or_a_plan_is_seen() {
             std::fs::write(&path, &text).unwrap();
         }
     };
-    // A receipt that is not what was written does not count: its unit is written again.
+    // A changed receipt does not count: its unit is written again.
     flips(&format!("{}/parts/00001.json", run.path()), &|at| {
         assert_eq!(run.missing().unwrap(), [1], "byte {at} of the receipt");
     });
     let text = std::fs::read_to_string(base.path().join("e/org_tiny/.open-job.json")).unwrap();
     let key = text.find("plan_xxh3").unwrap();
     flips("e/org_tiny/.open-job.json", &|at| match begin(&saver, Joining::Resume) {
-        // Without its name the checksum is not known as one; the rest is as it was.
+        // Without its key the checksum is not recognised; the rest is unchanged.
         Ok(again) => {
             assert!((key..key + 9).contains(&at) && again.path() == run.path(), "byte {at} of the plan")
         }

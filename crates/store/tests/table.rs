@@ -1,4 +1,4 @@
-//! Runs as Parquet tables, read back by the format's own crate.
+//! Runs as Parquet tables, read back with the format's own crate.
 #![cfg(feature = "parquet")]
 
 use crate::common;
@@ -124,7 +124,7 @@ fn what_was_kept_of_each_row_is_a_column_of_its_kind() {
         Field::Long(8),
         text("0.5"),
     ];
-    // A row is a token, and has what its example has.
+    // A row is a token, and has the fields of its example.
     for (row, wanted) in rows.iter().zip([&first, &first, &second, &second]) {
         assert_eq!(row[2..9], wanted[..]);
     }
@@ -185,7 +185,7 @@ fn a_table_larger_than_a_row_group_comes_back_in_order() {
     let width = 9;
     let values: Vec<f32> = (0..20 * width).map(|i| i as f32).collect();
     let run = run(&base, vec![Tensor::f32("a", &[5, 4, width], &values).dense()], json!({}));
-    // Room for 9 tokens, which are 2 whole examples.
+    // Room for 9 tokens, which is 2 whole examples.
     let reader = written(&Table::new(&run, &[]).unwrap().with_group_bytes(9 * width * 4));
     let counts: Vec<i64> =
         (0..reader.num_row_groups()).map(|group| reader.metadata().row_group(group).num_rows()).collect();

@@ -1,4 +1,4 @@
-//! What the original does wrong, row by row, and what we do. Seen by running easyroutine 1.1.5.
+//! The original's errors, one by one, and our behaviour. Observed with easyroutine 1.1.5.
 
 use crate::common;
 
@@ -11,7 +11,7 @@ use easyroutine_store::{
 };
 use serde_json::json;
 
-/// Upstream: the folder's name has a resolution of one second, the second save overwrites the first.
+/// Upstream: folder names have a resolution of one second, so the second save overwrites the first.
 #[test]
 fn two_saves_in_one_second_are_two_runs() {
     let base = fast_folder();
@@ -40,7 +40,7 @@ fn models_that_share_a_folder_are_told_apart() {
     assert_eq!(found.get(0).unwrap().metadata.model_name(), "a/b_c");
 }
 
-/// Upstream: a cache that was saved with the documented `save_cache` can't be unpickled by `load`.
+/// Upstream: a cache saved with the documented `save_cache` can't be unpickled by `load`.
 #[test]
 fn what_is_saved_is_loaded_to_the_bit() {
     let base = fast_folder();
@@ -57,7 +57,7 @@ fn what_is_saved_is_loaded_to_the_bit() {
     assert_eq!(run.manifest().values, saved.values);
 }
 
-/// Upstream: interventions are no JSON; the save dies half-way, and the run it leaves makes every later query fail.
+/// Upstream: interventions are not JSON; the save fails half-way, and the run it leaves makes every later query fail.
 #[test]
 fn interventions_with_tensors_are_saved_and_found_by_value() {
     let base = fast_folder();
@@ -94,7 +94,7 @@ fn a_broken_run_is_a_problem_of_its_own() {
     assert!(found.to_string().contains(&broken), "{found}");
 }
 
-/// Upstream: the experiment of a loader is forgotten, and all are searched.
+/// Upstream: the loader's experiment is ignored, and all are searched.
 #[test]
 fn a_loader_searches_its_own_experiment() {
     let base = fast_folder();
@@ -186,7 +186,7 @@ fn a_removed_run_is_gone_whatever_lies_in_its_folder() {
     assert!(!base.path().join(&path).exists());
 }
 
-/// Upstream: a run that is moved onto another is nested into it.
+/// Upstream: a run moved onto another is nested inside it.
 #[test]
 fn a_run_is_never_moved_onto_another() {
     let base = fast_folder();
@@ -201,7 +201,7 @@ fn a_run_is_never_moved_onto_another() {
     assert_eq!(fs::read_dir(base.path().join(&taken)).unwrap().count(), 1);
 }
 
-/// Upstream: JSON makes a list of a tuple, which then never equals the tuple that is asked for.
+/// Upstream: JSON turns a tuple into a list, which then never equals the requested tuple.
 #[test]
 fn positions_are_found_as_they_were_asked_for() {
     let base = fast_folder();
@@ -238,7 +238,7 @@ fn reserved_keys_are_refused_before_a_byte_is_written() {
     assert_eq!(ActivationLoader::from_saver(&saver).query(&query).unwrap().len(), 1);
 }
 
-/// Upstream: `rename_experiment` rewrites file after file, and a crash leaves some of both.
+/// Upstream: `rename_experiment` rewrites file after file, and a crash leaves a mixture.
 #[test]
 fn an_experiment_is_renamed_at_once() {
     let base = fast_folder();
@@ -264,7 +264,7 @@ fn an_experiment_is_renamed_at_once() {
     assert!(error.kind() == ErrorKind::NotFound && error.hint_text() == Some("there are after"), "{error}");
 }
 
-/// Upstream: it compares the whole config, so that the documentation's own example finds nothing.
+/// Upstream: compares the whole config, so that the documentation's own example finds nothing.
 #[test]
 fn a_query_for_patterns_finds_runs_that_saved_patterns_among_others() {
     let base = fast_folder();

@@ -22,7 +22,7 @@ impl Local {
         Local { files, durability: Durability::Full }
     }
 
-    /// What errors call a path.
+    /// A path's name in errors.
     fn show(&self, path: &str) -> String {
         let root = self.files.local_path().unwrap_or(Path::new("store"));
         root.join(path).display().to_string()
@@ -40,7 +40,7 @@ impl Local {
         }
     }
 
-    /// Makes a folder and those above it where they are not there; what is there must be a folder, no link to one.
+    /// Creates a folder and its missing parents. What exists must be a folder, not a link to one.
     pub(super) fn make_folders(&self, folder: &str) -> Result<()> {
         if folder.is_empty() {
             return Ok(());
@@ -59,8 +59,8 @@ impl Local {
         }
     }
 
-    /// Makes the folder of a file. A run's own is made by its claim and by nothing else: one that is moved away while it
-    /// is filled must not come back with half of its files.
+    /// Creates the folder of a file. Only a claim creates a run's own folder: a run that is moved away while it is
+    /// being filled must not come back with half of its files.
     fn make_way(&self, folder: &str) -> Result<()> {
         const OF_A_RUN: usize = 2;
         match folder.matches('/').count() {
@@ -105,13 +105,13 @@ impl Local {
         })
     }
 
-    /// Waits until every folder from `folder` up to the store itself keeps its entries.
+    /// Syncs every folder from `folder` up to the store.
     fn sync_upwards(&self, folder: &str) -> Result<()> {
         self.sync_dir(folder)?;
         if folder.is_empty() { Ok(()) } else { self.sync_upwards(split(folder).0) }
     }
 
-    /// A whole file under a name that nobody reads, held until it is renamed.
+    /// A whole file under a name that no reader looks for, held until it is renamed.
     fn temporary(&self, folder: &str, content: &[u8]) -> Result<(String, Box<dyn NewFile>)> {
         let temporary = join(folder, &format!("{TEMPORARY}{}", nonce()));
         let fill = || -> io::Result<Box<dyn NewFile>> {
@@ -131,13 +131,13 @@ impl Local {
         }
     }
 
-    /// Tidies up after an error, which is what the caller hears of; `gc` finds what stays.
+    /// Cleans up after an error, which is what the caller reports; `gc` finds what stays.
     pub(super) fn discard(&self, path: &str) {
         let _ = self.files.remove_file(path);
     }
 
-    /// Gives a temporary file its name. `gc` may have taken it for one that was left, in the moment before it was held:
-    /// then another is made.
+    /// Gives a temporary file its name. Before the file was held, `gc` may have taken it for a leftover; then another
+    /// is made.
     fn put(
         &self,
         folder: &str,
@@ -186,7 +186,7 @@ impl Backend for Local {
     fn settle(&self, folder: &str) -> Result<()> {
         for entry in self.list(folder)? {
             if entry.kind == EntryKind::Folder {
-                // One that another process removed meanwhile has nothing to lose.
+                // A file that another process has removed has nothing to lose.
                 let gone = |e: &Error| e.kind() == ErrorKind::NotFound;
                 self.sync_dir(&join(folder, &entry.name))
                     .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })?;
@@ -197,7 +197,8 @@ impl Backend for Local {
 
     fn publish(&self, path: &str, content: &[u8]) -> Result<()> {
         let run = split(path).0;
-        // Written beside the run and renamed into it, so that the time of the folder of runs tells of the commit.
+        // Written next to the run and renamed into it, so that the modification time of the folder of runs shows the
+        // commit.
         self.put_new_from(split(run).0, path, content)?;
         self.sync_upwards(run)
     }
@@ -236,7 +237,7 @@ impl Backend for Local {
     fn move_folder(&self, from: &str, to: &str) -> Result<()> {
         let (above, below) = (split(from).0, split(to).0);
         self.make_folders(below)?;
-        // The way to the new place first, then the new place, then the old one: what is in neither would be lost.
+        // Sync the way to the new place, then the new place, then the old one: an entry in neither would be lost.
         if above != below {
             self.sync_upwards(split(below).0)?;
         }
@@ -278,7 +279,7 @@ impl Backend for Local {
         self.files.remove_file(path).map_err(self.said("remove", path))
     }
 
-    /// Whoever deletes so holds the file, so that what is deleted is what was read.
+    /// The file is held while it is deleted, so that what is deleted is what was read.
     fn delete_if(&self, path: &str, is_meant: &dyn Fn(&[u8]) -> bool) -> Result<()> {
         let Some(_held) = self.hold_alone(path)? else { return Ok(()) };
         let found = crate::read::whole(&*self.open(path)?, &self.show(path))?;
@@ -302,8 +303,8 @@ impl Backend for Local {
         self.durability
     }
 
-    /// Reading a record is mostly waiting for the system and making small values: both go side by side, but below 64
-    /// files a thread costs more.
+    /// Reading a record is mostly waiting for the system and building small values: threads overlap the two, but below
+    /// 64 files a thread costs more than it gains.
     fn readers(&self, files: usize) -> usize {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         files.div_ceil(64).clamp(1, threads)

@@ -1,7 +1,7 @@
-//! The commit protocol's verbs, on whatever keeps the bytes.
+//! The verbs of the commit protocol, for any kind of storage.
 //!
-//! A run is a folder that is claimed, filled with files, and published by its commit record. What is not published is
-//! not there; what is published never changes, but for the record itself.
+//! A run is a folder that is claimed, filled with files, and published by its commit record. What is not published does
+//! not exist; what is published never changes, except for the record.
 
 #[cfg(feature = "cloud")]
 mod cloud;
@@ -25,73 +25,74 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Entry, Held, Hold, Source};
 use crate::names::INTERNAL;
 
-/// Whether a power cut may take what was just saved.
+/// Whether a power cut may lose what was just saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// When saving returns, the run is on the disk.
+    /// When saving returns, the run is on disk.
     #[default]
     Full,
-    /// The system writes when it likes; a power cut in the next half minute may leave a run torn. The metadata says so.
+    /// The system writes when it likes: a power cut within the next half minute may leave a run torn. The metadata says
+    /// so.
     Fast,
 }
 
-/// Changes the content of a file; an error leaves it as it was.
+/// Maps a file's content to new content; an error leaves the file unchanged.
 pub(crate) type Change<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Vec<u8>>;
 
-/// A path, and what stands there.
+/// A path, and what is there.
 pub(crate) type Left = (String, &'static str);
 
-/// What is held until this is dropped; nothing, where somebody else holds it.
+/// A hold that ends when this is dropped; `None` if another process has it.
 pub(crate) type Grip = Option<Box<dyn Held>>;
 
 /// Paths are relative to the store, with `/` between names.
 pub(crate) trait Backend: Debug + Send + Sync {
-    /// Makes the run's folder, which must not be there, and those above it.
+    /// Creates the run's folder, which must not exist, and its parents.
     fn claim(&self, folder: &str) -> Result<()>;
 
-    /// A new file below a claimed folder. It is there once it is finished, whole.
+    /// A new file below a claimed folder. It appears, whole, once it is finished.
     fn upload(&self, path: &str) -> Result<Box<dyn Upload + '_>>;
 
     /// Waits until all finished uploads of a run would survive a power cut.
     fn settle(&self, folder: &str) -> Result<()>;
 
-    /// Makes the commit record, atomically and only where none is, then waits until run and record would survive a
-    /// power cut.
+    /// Creates the commit record, atomically and only where none exists, then waits until run and record would survive
+    /// a power cut.
     fn publish(&self, path: &str, content: &[u8]) -> Result<()>;
 
-    /// Makes a small file atomically, only where none is.
+    /// Creates a small file atomically, only where none exists.
     fn put_new(&self, path: &str, content: &[u8]) -> Result<()>;
 
-    /// Puts the result of `change` in the place of a file, unless somebody else changes it meanwhile.
+    /// Replaces a file by the result of `change`, unless another process changes it meanwhile.
     fn update(&self, path: &str, change: Change<'_>) -> Result<()>;
 
     /// Opens a file.
     fn open(&self, path: &str) -> Result<Arc<dyn Source>>;
 
-    /// What stands in a folder, sorted by name.
+    /// The entries of a folder, sorted by name.
     fn list(&self, folder: &str) -> Result<Vec<Entry>>;
 
-    /// What stands at a path.
+    /// The entry at a path.
     fn entry(&self, path: &str) -> Result<Entry>;
 
-    /// Moves a folder to where nothing is; folders above are made.
+    /// Moves a folder to a free path; missing parents are created.
     fn move_folder(&self, from: &str, to: &str) -> Result<()>;
 
     /// Makes a run invisible, so that a power cut does not bring it back, then deletes it.
     fn retire(&self, folder: &str) -> Result<()>;
 
-    /// Takes a run that was never published out of the way and looks at it again, at the path that `is_garbage` is
-    /// given; what is garbage still is deleted, anything else put back. Says whether it is gone.
+    /// Moves a run that was never published out of the way and checks it again, at the path passed to `is_garbage`.
+    /// What is still garbage is deleted, anything else is put back. Returns whether it is gone.
     fn sweep(&self, run: &str, is_garbage: &dyn Fn(&str) -> Result<bool>) -> Result<bool>;
 
-    /// What removals and sweeps that died left, and what it is; deletes it if told to.
+    /// What interrupted removals and sweeps left behind; deleted if `delete`.
     fn empty_trash(&self, delete: bool) -> Result<Vec<Left>>;
 
-    /// Takes hold of a file or folder, as [`FileSystem::hold`](crate::fs::FileSystem::hold) does; where nothing can be
-    /// held everybody gets it.
+    /// Holds a file or folder, as [`FileSystem::hold`](crate::fs::FileSystem::hold) does. Where nothing can be held,
+    /// every caller succeeds.
     fn hold(&self, path: &str, how: Hold) -> Result<Grip>;
 
-    /// The same for one alone; what is gone nobody gets.
+    /// An exclusive hold; a missing path gives `None`.
     fn hold_alone(&self, path: &str) -> Result<Grip> {
         match self.hold(path, Hold::Alone) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -99,47 +100,47 @@ pub(crate) trait Backend: Debug + Send + Sync {
         }
     }
 
-    /// Deletes a folder and all in it.
+    /// Deletes a folder and everything in it.
     fn delete_folder(&self, folder: &str) -> Result<()>;
 
     /// Deletes a file.
     fn delete_file(&self, path: &str) -> Result<()>;
 
-    /// Deletes a file if it is still the one that is meant: another process may have put another in its place.
+    /// Deletes a file if it is still the one that is meant: another process may have replaced it.
     fn delete_if(&self, path: &str, is_meant: &dyn Fn(&[u8]) -> bool) -> Result<()>;
 
-    /// A number above all that were given out, and not below `least`.
+    /// A number above all those given out, and not below `least`.
     fn tick(&self, least: u64) -> Result<u64>;
 
-    /// The same place with another promise.
+    /// The same storage with another durability.
     fn with_durability(&self, durability: Durability) -> Arc<dyn Backend>;
 
-    /// The promise.
+    /// The durability that saving promises.
     fn durability(&self) -> Durability;
 
-    /// How many threads are worth it to read as many small files.
+    /// Number of threads worth using to read this many small files.
     fn readers(&self, files: usize) -> usize;
 
-    /// Where this is on the machine, if it is.
+    /// The path on this machine, for a local store.
     fn local_path(&self) -> Option<&Path>;
 }
 
-/// A file on its way.
+/// A file being written.
 pub(crate) trait Upload: Write {
     /// Makes it visible under its name.
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// What names a store that is not in a folder.
+/// How to name a store that is not in a folder, for errors.
 const SCHEMES: &str =
     "a store is a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX";
 
-/// Whether a store is named by a URL, `s3://bucket/prefix`, and not by a folder.
+/// Whether a URL, `s3://bucket/prefix`, names the store, not a folder.
 pub fn is_url(base: impl AsRef<Path>) -> bool {
     url(base.as_ref()).is_some()
 }
 
-/// The URL, where the name is one.
+/// The URL, if the name is one.
 pub(crate) fn url(base: &Path) -> Option<&str> {
     let text = base.to_str()?;
     let scheme = text.split_once("://")?.0;
@@ -165,11 +166,11 @@ pub(crate) fn connect(url: &str) -> Result<Arc<dyn Backend>> {
     })
 }
 
-/// The number to give out after those that the clock's content says, and not below `least`. A torn or foreign content
-/// counts as none: the time of day goes on from there.
+/// The number after the one in the clock's content, and not below `least`. Torn or foreign content counts as none:
+/// `least`, the time of day, then applies.
 ///
 /// # Errors
-/// There is no number above the last.
+/// If the last number has been given out.
 fn next_tick(content: &[u8], least: u64) -> Result<u64> {
     let last = std::str::from_utf8(content).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
     match last.filter(|last| *last <= LAST_TICK) {
@@ -180,7 +181,7 @@ fn next_tick(content: &[u8], least: u64) -> Result<u64> {
     }
 }
 
-/// What the clock says once a number was given out.
+/// The clock's content after a number was given out.
 fn tick_text(tick: u64) -> String {
     format!("{tick:016x}\n")
 }

@@ -1,4 +1,4 @@
-//! What every backend keeps, whatever keeps the bytes: one suite for all.
+//! The laws that every backend obeys: one suite for all.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -11,7 +11,7 @@ use crate::read::whole;
 
 const RUN: &str = "experiment/org_model/2026-11-23_06-50-00-k3f9a2";
 
-/// Each law on a store of its own; in a bucket too, if `EASYROUTINE_TEST_BUCKET` names one.
+/// Checks a law on a fresh store of each kind; in a bucket too, if `EASYROUTINE_TEST_BUCKET` names one.
 fn holds_on_every_backend(law: impl Fn(&dyn Backend)) {
     let folder = tempfile::tempdir().unwrap();
     law(&Local::new(Arc::new(OsFiles::open(folder.path()).unwrap())));
@@ -67,7 +67,7 @@ fn files_are_there_whole_once_they_are_finished_and_are_never_replaced() {
         let shard = format!("{RUN}/data/00000-7f3a.safetensors");
         fails(put(backend, &shard, b"x"), ErrorKind::NotFound);
         backend.claim(RUN).unwrap();
-        // Three parts and a half where an object goes in parts.
+        // Three and a half parts, where an object is uploaded in parts.
         let long: Vec<u8> = (0..(56 << 20) + 5u32).map(|i| (i % 251) as u8).collect();
         let mut upload = backend.upload(&shard).unwrap();
         upload.write_all(&long).unwrap();
@@ -82,7 +82,7 @@ fn files_are_there_whole_once_they_are_finished_and_are_never_replaced() {
             assert!(out == long[offset..offset + out.len()], "{offset}");
         }
         assert!(source.read_at(long.len() as u64 - 2, &mut [0; 3]).is_err());
-        // One that is given up leaves nothing.
+        // An abandoned upload leaves nothing.
         let mut upload = backend.upload(&format!("{RUN}/data/00001-aaaa.safetensors")).unwrap();
         upload.write_all(&long).unwrap();
         drop(upload);
@@ -158,7 +158,7 @@ fn changes_from_many_sides_are_all_made() {
             }
         });
         assert_eq!(read(backend, &record).unwrap(), b"40");
-        // A refusal changes nothing, and is not tried again.
+        // A refusal changes nothing, and is not retried.
         let mut asked = 0;
         let refused = backend.update(&record, &mut |_| {
             asked += 1;
@@ -189,7 +189,7 @@ fn a_moved_run_is_at_its_new_place_alone_and_takes_no_more_files_at_the_old() {
         fails(backend.publish(&format!("{RUN}/metadata.json"), b"late"), ErrorKind::NotFound);
         fails(backend.settle(RUN), ErrorKind::NotFound);
         fails(backend.open(&format!("{RUN}/metadata.json")), ErrorKind::NotFound);
-        // What is there is not moved onto.
+        // A move does not replace an existing folder.
         backend.claim(RUN).unwrap();
         backend.publish(&format!("{RUN}/metadata.json"), b"another").unwrap();
         fails(backend.move_folder(RUN, &to), ErrorKind::Exists);
@@ -220,7 +220,7 @@ fn a_retired_run_is_gone() {
         fails(backend.entry(RUN), ErrorKind::NotFound);
         fails(backend.list(RUN), ErrorKind::NotFound);
         fails(backend.open(&format!("{RUN}/data/00000-7f3a.safetensors")), ErrorKind::NotFound);
-        // One whose name only begins alike stays.
+        // A neighbour with the same prefix in its name stays.
         assert_eq!(backend.entry(&neighbour).unwrap().kind, EntryKind::Folder);
         backend.delete_folder(&neighbour).unwrap();
         fails(backend.entry(&neighbour), ErrorKind::NotFound);
@@ -236,7 +236,7 @@ fn what_is_swept_is_gone_unless_it_is_found_to_be_wanted() {
         assert!(!backend.sweep(RUN, &|_| Ok(false)).unwrap());
         let refused = backend.sweep(RUN, &|_| Err(Error::new(ErrorKind::Io, "cannot look")));
         fails(refused, ErrorKind::Io);
-        // It is as it was, and goes on.
+        // It is unchanged, and can go on.
         backend.publish(&record, b"record").unwrap();
         let is_published = |at: &str| backend.entry(&format!("{at}/metadata.json")).is_ok();
         assert!(!backend.sweep(RUN, &|at| Ok(!is_published(at))).unwrap());

@@ -1,4 +1,4 @@
-//! The trash of a store in a folder: what is removed, and what is cleared away.
+//! The trash of a store in a folder: removed runs, and garbage being cleared away.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, Result};
 use crate::fs::{Entry, EntryKind, Held};
 use crate::names::{INTERNAL, METADATA};
 
-/// How the file ends that says where something in the trash was: only what was taken for garbage has one.
+/// The ending of the file that says where something in the trash came from. Only what was taken for garbage has one.
 const FROM: &str = ".from";
 
 impl Local {
@@ -19,19 +19,19 @@ impl Local {
         let thrown = format!("{}/{}", trash(), Uuid::new_v4());
         self.rename_folder(run, &thrown)?;
         self.sync_dir(split(run).0)?;
-        // It is gone, whatever the deletion says: `gc` finishes it.
+        // It is gone, whatever the deletion reports: `gc` finishes it.
         let _ = self.delete_folder(&thrown);
         Ok(())
     }
 
-    /// Moves a run into the trash and looks at it there, where nobody finds it; then it is deleted, or put back. Where it
-    /// was is written down first: should this process die, the next finds out where it belongs.
+    /// Moves a run into the trash, where no reader finds it, and checks it there; then it is deleted or put back. Its
+    /// origin is written down first, so that if this process dies the next one knows where it belongs.
     pub(super) fn sweep_away(&self, run: &str, is_garbage: &dyn Fn(&str) -> Result<bool>) -> Result<bool> {
         self.is_folder(run)?;
         self.make_folders(&trash())?;
         let moved = format!("{}/{}", trash(), Uuid::new_v4());
         let from = format!("{moved}{FROM}");
-        // Held until this returns, so that nobody else takes it for something that was left.
+        // Held until this returns, so that no other process takes it for a leftover.
         let mut note = self.files.create_file(&from).map_err(self.said("make", &from))?;
         note.write_all(run.as_bytes()).and_then(|()| note.sync()).map_err(self.said("write", &from))?;
         let swept = self.sync_dir(&trash()).and_then(|()| self.rename_folder(run, &moved)).and_then(|()| {
@@ -40,14 +40,14 @@ impl Local {
                 kept => self.put_back(&moved, run).and(kept),
             }
         });
-        // Something that could be neither deleted nor put back still needs its note.
+        // A run that could neither be deleted nor put back still needs its note.
         if self.entry(&moved).is_err() {
             self.discard(&from);
         }
         swept
     }
 
-    /// Puts a run back to where it was; beside it, should another stand there now.
+    /// Puts a run back in its place, or next to it if another run is there now.
     fn put_back(&self, moved: &str, run: &str) -> Result<()> {
         let mut place = run.to_owned();
         for number in 2.. {
@@ -85,7 +85,7 @@ impl Local {
             };
             let run = String::from_utf8(note).unwrap_or_default();
             let belongs = crate::names::check_run_path(&run).is_ok();
-            // Another process may be at it.
+            // Another process may be working on it.
             let Some(_held) = self.hold_alone(&path)? else { continue };
             if belongs && self.entry(&join(&path, METADATA)).is_ok() {
                 if delete {
@@ -104,7 +104,7 @@ impl Local {
         Ok(left)
     }
 
-    /// What is no folder: a note whose run is gone, a link.
+    /// An entry that is not a folder: a note whose run is gone, a link.
     fn loose_emptied(&self, entry: &Entry, entries: &[Entry], delete: bool) -> Result<Option<Left>> {
         let path = join(&trash(), &entry.name);
         let what = match entry.kind {

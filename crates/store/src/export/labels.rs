@@ -1,4 +1,4 @@
-//! What was kept of each row, such as labels, as columns of a table.
+//! Fields kept for each row, such as labels, as columns of a table.
 
 use std::io::Write;
 
@@ -15,24 +15,25 @@ use crate::run::Run;
 /// A field with a value for each example.
 #[derive(Debug)]
 pub(super) struct Label<'a> {
-    /// What the column is called.
+    /// The column's name.
     name: String,
     values: &'a [Value],
     kind: Kind,
 }
 
-/// What its values are, nulls aside.
+/// The type of its values, ignoring nulls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bool,
     Whole,
     Number,
-    /// Texts; or values of several kinds, each as JSON writes it.
+    /// Strings, or values of mixed types as JSON.
     Text,
 }
 
 impl<'a> Label<'a> {
-    /// The fields that a run kept of its examples. One whose name a column has already is called `fields.NAME`.
+    /// The fields that a run kept for its examples. If a column has the name already, the field is called
+    /// `fields.NAME`.
     pub(super) fn all(run: &'a Run, n_examples: usize, is_taken: impl Fn(&str) -> bool) -> Vec<Self> {
         let fields = run.fields().filter(|(_, values)| values.len() == n_examples);
         let label = |(name, values): (&str, &'a [Value])| {
@@ -55,7 +56,7 @@ impl<'a> Label<'a> {
             .build()
     }
 
-    /// Writes the value of each of these examples as a row.
+    /// Writes these examples' values, one per row.
     pub(super) fn write(
         &self,
         group: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
@@ -89,7 +90,7 @@ fn text(value: &Value) -> String {
 
 fn kind(values: &[Value]) -> Kind {
     let all = |holds: fn(&Value) -> bool| values.iter().all(|value| value.is_null() || holds(value));
-    // Whole numbers that a float would change are none of its.
+    // An integer that a float would change is not a float value.
     let is_exact =
         |value: &Value| value.as_i64().is_none_or(|n| n.unsigned_abs() <= 1 << f64::MANTISSA_DIGITS);
     if values.iter().all(Value::is_null) {

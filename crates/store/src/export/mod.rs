@@ -1,4 +1,4 @@
-//! Tensors for other programs.
+//! Exporting tensors for other programs.
 
 #[cfg(feature = "parquet")]
 mod labels;
@@ -14,10 +14,10 @@ use serde_json::{Map, json};
 use crate::shard::{self, head};
 use crate::tensor::{Dtype, Loaded};
 
-/// One safetensors file: ragged tensors with their offsets beside them, as in a run's shards.
+/// Writes one safetensors file: ragged tensors with their offsets, as in a run's shards.
 ///
 /// # Errors
-/// What the writer says.
+/// If the writer fails.
 pub fn safetensors(
     about: &[(&str, String)],
     tensors: &[(String, Loaded)],
@@ -33,20 +33,20 @@ pub fn safetensors(
         out.flush()
     };
     let written = write();
-    // Before what the writer says: a file that was cut short meanwhile may be why.
+    // Before any error of the writer, which may come from a file that was cut short meanwhile.
     tensors.iter().try_for_each(|(_, tensor)| unchanged(tensor))?;
     written
 }
 
-/// Whether what was written was what was read.
+/// Checks that what was written is what was read.
 fn unchanged(tensor: &Loaded) -> io::Result<()> {
     tensor.check_unchanged().map_err(io::Error::other)
 }
 
-/// One array in NumPy's format, version 1 or 2 (numpy.lib.format). It has no bf16: that is widened to f32.
+/// Writes one array in NumPy's format, version 1 or 2 (numpy.lib.format). NumPy has no bf16, so it is widened to f32.
 ///
 /// # Errors
-/// What the writer says.
+/// If the writer fails.
 pub fn npy(tensor: &Loaded, out: &mut dyn Write) -> io::Result<()> {
     let kind = match tensor.dtype {
         Dtype::Bool => "|b1",

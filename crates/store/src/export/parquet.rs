@@ -1,6 +1,6 @@
-//! A run as a table in Parquet: one row a token, or one an example; a tensor is a column of numbers or of lists.
+//! A run as a Parquet table: one row per token or per example; a tensor is a column of numbers or of lists.
 //!
-//! The columns are described in docs/FORMATS.md.
+//! docs/FORMATS.md describes the columns.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -22,18 +22,18 @@ use crate::manifest::TensorEntry;
 use crate::run::Run;
 use crate::tensor::{Dtype, Kind, Loaded};
 
-/// Bytes of a row group's widest column, unless the caller says otherwise: what is held in memory at a time.
+/// Default size of a row group's widest column, in bytes: the amount held in memory at a time.
 const GROUP_BYTES: usize = 64 << 20;
-/// Numbers that are handed to the writer at a time.
+/// Numbers passed to the writer at a time.
 const PIECE: usize = 64 << 10;
 
-/// Columns that are no tensors.
+/// Names of columns that are not tensors.
 const EXAMPLE: &str = "example";
 const COLUMN: &str = "column";
 const POSITION: &str = "position";
 const OTHERS: [&str; 3] = [EXAMPLE, COLUMN, POSITION];
 
-/// Tensors of a run that fit side by side into one table.
+/// Tensors of a run that fit into one table.
 #[derive(Debug)]
 pub struct Table<'a> {
     run: &'a Run,
@@ -44,12 +44,12 @@ pub struct Table<'a> {
     group_bytes: usize,
 }
 
-/// What the rows are.
+/// What the rows stand for.
 #[derive(Debug, Clone, PartialEq)]
 enum Rows {
-    /// One an example.
+    /// One row per example.
     Examples(usize),
-    /// One a token: where each example begins, and the end.
+    /// One row per token: the start of each example, and the end.
     Tokens(Vec<i64>),
 }
 
@@ -58,16 +58,16 @@ enum Rows {
 struct Column {
     name: String,
     dtype: Dtype,
-    /// How long its lists are; `None` where a row has one number.
+    /// Length of its lists; `None` if each row has one number.
     width: Option<usize>,
 }
 
 impl<'a> Table<'a> {
-    /// A table of the tensors named; of all but those of the metadata if none is.
+    /// A table of the named tensors; if none is named, of all except those of the metadata.
     ///
     /// # Errors
-    /// No such tensor, one whose rows are neither numbers nor vectors, tensors whose rows are not the same, a name that
-    /// another column has.
+    /// If a tensor does not exist, its rows are neither numbers nor vectors, tensors differ in their rows, or two
+    /// columns have the same name.
     pub fn new(run: &'a Run, keys: &[String]) -> Result<Self> {
         let of_metadata = |name: &&str| name.starts_with("aux/");
         let all = || run.names().filter(|name| !of_metadata(name)).map(str::to_owned).collect();
@@ -108,7 +108,7 @@ impl<'a> Table<'a> {
         Ok(Table { run, columns, rows: first, places, labels, group_bytes: GROUP_BYTES })
     }
 
-    /// The same with row groups of another size.
+    /// The same table with another row group size.
     #[must_use]
     pub fn with_group_bytes(self, group_bytes: usize) -> Self {
         Table { group_bytes, ..self }
@@ -117,7 +117,7 @@ impl<'a> Table<'a> {
     /// Writes the file.
     ///
     /// # Errors
-    /// What the writer says, or a shard that can't be read.
+    /// If the writer fails, or a shard can't be read.
     pub fn write(&self, out: impl Write + Send) -> io::Result<()> {
         let schema = self.schema().map_err(said)?;
         let mut writer = SerializedFileWriter::new(out, schema, Arc::new(self.properties())).map_err(said)?;
@@ -136,7 +136,7 @@ impl<'a> Table<'a> {
         writer.inner_mut().flush()
     }
 
-    /// Whole examples whose widest column is no larger than a row group's is to be.
+    /// Groups of whole examples whose widest column fits a row group.
     fn groups(&self) -> Vec<Range<usize>> {
         let bytes = |column: &Column| column.width.unwrap_or(1).max(1) * 4;
         let width = self.columns.iter().map(bytes).max().unwrap_or(1);
@@ -182,7 +182,7 @@ impl<'a> Table<'a> {
         let writer = concat!("easyroutine ", env!("CARGO_PKG_VERSION")).to_owned();
         let mut properties =
             WriterProperties::builder().set_created_by(writer).set_key_value_metadata(Some(vec![about]));
-        // No two activations are alike: a dictionary of them, or their least and largest, is of no use.
+        // Activations do not repeat, so a dictionary, or minimum and maximum, would be of no use.
         for path in self.columns.iter().map(Column::path) {
             properties = properties
                 .set_column_dictionary_enabled(path.clone(), false)
@@ -226,7 +226,7 @@ impl Rows {
         }
     }
 
-    /// Rows of some examples; an end beyond the last is the last.
+    /// Rows of a range of examples; an end beyond the last is clamped.
     fn of(&self, examples: Range<usize>) -> Range<usize> {
         match self {
             Rows::Examples(n) => examples.start..examples.end.min(*n),
@@ -248,7 +248,7 @@ impl Rows {
     }
 }
 
-/// A tensor as a column, and what the rows of its table are.
+/// A tensor as a column, with the rows of its table.
 fn column(run: &Run, entry: &TensorEntry) -> Result<(Column, Rows)> {
     let (name, dtype, shape) = (&entry.name, entry.dtype, run.manifest().shape(entry));
     let refused = |why: String| Err(Error::input(format!("`{name}` {why}")));
@@ -277,7 +277,7 @@ fn column(run: &Run, entry: &TensorEntry) -> Result<(Column, Rows)> {
     })
 }
 
-/// What would do in the place of a tensor that does not fit.
+/// The hint for a tensor that does not fit: which ones do.
 fn fitting(run: &Run, keys: &[String]) -> String {
     let fits = |key: &&String| run.entry(key).is_ok_and(|entry| column(run, entry).is_ok());
     let found: Vec<&str> = keys.iter().filter(fits).take(3).map(String::as_str).collect();
@@ -291,7 +291,7 @@ fn fitting(run: &Run, keys: &[String]) -> String {
     )
 }
 
-/// A tensor's name as that of a file.
+/// A tensor's name as a file name.
 fn file_name(key: &str) -> String {
     key.replace(['/', '\\'], "_")
 }
@@ -308,7 +308,7 @@ impl Column {
     }
 
     fn number(&self, name: &str) -> Result<Type, ParquetError> {
-        // Of the unsigned numbers only these do not fit into the type that holds them.
+        // Among unsigned types only these do not fit into the type that holds them.
         let unsigned = LogicalType::integer(64, false);
         Type::primitive_type_builder(name, self.physical())
             .with_repetition(Repetition::REQUIRED)
@@ -316,7 +316,7 @@ impl Column {
             .build()
     }
 
-    /// A number, or a list in the form of three levels that every reader knows.
+    /// A number, or a list in the three-level form that every reader knows.
     fn field(&self) -> Result<Type, ParquetError> {
         if self.width.is_none() {
             return self.number(&self.name);
@@ -372,7 +372,7 @@ impl Column {
         }
     }
 
-    /// Numbers in pieces of whole rows, with the levels that say where a list begins.
+    /// Writes numbers in pieces of whole rows, with the levels that mark where a list begins.
     fn put<T: DataType, N>(
         &self,
         group: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
@@ -388,7 +388,7 @@ impl Column {
                     writer.write_batch(&piece.iter().map(&value).collect::<Vec<_>>(), None, None)?;
                 }
             }
-            // A list that is empty has levels, and no number.
+            // An empty list has levels, but no number.
             Some(0) => drop(writer.write_batch(&[], Some(&vec![0; rows]), Some(&vec![0; rows]))?),
             Some(width) => {
                 for piece in numbers.chunks(width * (PIECE / width).max(1)) {
@@ -402,7 +402,7 @@ impl Column {
     }
 }
 
-/// Values of a column that is no tensor, with the levels that say which rows have one.
+/// Writes values of a column that is not a tensor, with the levels that mark which rows have one.
 pub(super) fn put<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
     values: &[T::T],

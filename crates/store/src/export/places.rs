@@ -1,8 +1,8 @@
-//! Which tokens of their prompts the rows of a run are, as its values say.
+//! Finds, from a run's values, which tokens of their prompts its rows are.
 
 use serde_json::{Map, Value};
 
-/// `mapping_index` and `token_dict`: for each specifier its columns, and the tokens that these are.
+/// `mapping_index` and `token_dict`: for each specifier, its columns and the tokens they are.
 #[derive(Debug)]
 pub(super) struct Places<'a> {
     columns: &'a Map<String, Value>,
@@ -10,7 +10,7 @@ pub(super) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    /// `None` where the values do not say it: other data, or averages, which are no tokens.
+    /// `None` if the values do not say: other data, or averages, which are not tokens.
     pub(super) fn new(values: &'a Map<String, Value>) -> Option<Self> {
         let map = |key: &str| values.get(key).and_then(Value::as_object);
         let (columns, tokens) = (map("mapping_index")?, map("token_dict")?);
@@ -18,7 +18,7 @@ impl<'a> Places<'a> {
         (!is_averaged).then_some(Places { columns, tokens })
     }
 
-    /// The token that each column of an example is.
+    /// The token of each column of an example.
     pub(super) fn of(&self, example: usize, n_examples: usize, n_columns: usize) -> Vec<Option<i64>> {
         let mut found = vec![None; n_columns];
         for (specifier, columns) in self.columns {
@@ -35,7 +35,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The list of an example: one of a list of lists, or, where `is_for_all`, the one that there is.
+/// The list of an example: from a list of lists, or, if `is_for_all`, the only one.
 fn of_example(lists: &Value, example: usize, is_for_all: bool) -> &[Value] {
     let all = lists.as_array().map_or(&[][..], Vec::as_slice);
     match all.first() {

@@ -1,8 +1,7 @@
-//! A folder by its handle: no name below it is looked up through a link, not even through one that was put there
-//! between two calls.
+//! A folder by its handle: no name below it is looked up through a link, even one put there between two calls.
 //!
-//! Linux looks a whole path up in one call that refuses links (`openat2(2)`); elsewhere, and before Linux 5.6, each
-//! folder is opened from the one above it. What changes a folder is then said of its handle and one name.
+//! Linux looks up a whole path in one call that refuses links (`openat2(2)`). Elsewhere, and before Linux 5.6, each
+//! folder is opened from the one above it. Changes to a folder then use its handle and a single name.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -18,13 +17,13 @@ use rustix::io::Errno;
 
 use super::{Entry, EntryKind, is_a_link};
 
-/// A handle to which names are said needs no right to list the folder.
+/// A handle used only to look up names does not need permission to list the folder.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const TO_NAME: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const TO_NAME: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// A named pipe would wait for a writer for ever.
+/// Non-blocking, because opening a named pipe would wait forever for a writer.
 const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 
 /// Folders and files below a folder.
@@ -32,11 +31,11 @@ const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 pub(super) struct Tree {
     root: PathBuf,
     top: File,
-    /// Whether paths are walked folder by folder, since the system has no call for them.
+    /// Whether paths are walked folder by folder, because the system has no call for whole paths.
     walks: AtomicBool,
 }
 
-/// The folder that a name is said to.
+/// The folder in which a name is looked up.
 enum Above<'t> {
     Top(&'t File),
     Below(OwnedFd),
@@ -52,7 +51,7 @@ impl AsFd for Above<'_> {
 }
 
 impl Tree {
-    /// The folder itself may be named by a link: that is the user's choice.
+    /// A link may name the root folder: that is the user's choice.
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY.bits().cast_signed();
         let top = OpenOptions::new().read(true).custom_flags(flags).open(&root)?;
@@ -72,13 +71,13 @@ impl Tree {
         Ok(fs::mkdirat(above, name, Mode::from_bits_truncate(0o777))?)
     }
 
-    /// A file that was not there, for writing.
+    /// A new file for writing.
     pub(super) fn create_file(&self, path: &str) -> io::Result<File> {
-        // With `EXCL` a link is something that is there.
+        // With `EXCL`, an existing link counts as existing.
         self.make(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
     }
 
-    /// A file for reading and writing, made where it is not there.
+    /// A file for reading and writing, created if missing.
     pub(super) fn create_or_open(&self, path: &str) -> io::Result<File> {
         self.make(path, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)
     }
@@ -101,12 +100,12 @@ impl Tree {
         let ((old, from), (new, to)) = (self.above(from)?, self.above(to)?);
         #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
         match fs::renameat_with(&old, from, &new, to, fs::RenameFlags::NOREPLACE) {
-            // File systems without the flag: NFS, some that run in user space.
+            // File systems without the flag: NFS, some in user space.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
             done => return Ok(done?),
         }
-        // A hard link is made only where nothing is. Folders have none: between the look and the rename another process
-        // could make one, but a rename replaces only an empty folder.
+        // A hard link is made only where nothing exists. Folders cannot be hard-linked: another process could create
+        // one between the check and the rename, but a rename replaces only an empty folder.
         if FileType::from_raw_mode(stat(&old, from)?.st_mode) == FileType::Directory {
             return match stat(&new, to) {
                 Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
@@ -137,7 +136,7 @@ impl Tree {
                 continue;
             }
             let kind = match entry.file_type() {
-                // Some file systems do not say it in a list.
+                // Some file systems leave the type out of a listing.
                 FileType::Unknown => match fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(about) => FileType::from_raw_mode(about.st_mode),
                     Err(Errno::NOENT) => continue,
@@ -145,7 +144,7 @@ impl Tree {
                 },
                 kind => kind,
             };
-            // A name that is no text was not written by us, and can't be addressed.
+            // We never write names that are not UTF-8, and they can't be addressed.
             let name = OsStr::from_bytes(name.to_bytes()).to_string_lossy().into_owned();
             found.push(Entry { name, kind: kind_of(kind), size: 0, modified: 0 });
         }
@@ -169,7 +168,7 @@ impl Tree {
         })
     }
 
-    /// Whether a path still leads to an opened file, and how many names that has.
+    /// The number of names of an opened file if the path still leads to it, else `None`.
     pub(super) fn names_of(&self, path: &str, file: &File) -> io::Result<Option<u64>> {
         let ours = fs::fstat(file)?;
         let (above, name) = self.above(path)?;
@@ -190,7 +189,7 @@ impl Tree {
         made.map(File::from).map_err(|e| self.said(&above, name, path, e))
     }
 
-    /// The folder above a path by its handle, and the last name.
+    /// The handle of the folder above a path, and the last name.
     fn above<'p>(&self, path: &'p str) -> io::Result<(Above<'_>, &'p str)> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         if matches!(name, "" | "." | "..") {
@@ -204,7 +203,7 @@ impl Tree {
         Ok((above, name))
     }
 
-    /// Opens what stands at a path, through no link.
+    /// Opens a path through no link.
     fn look_up(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         if path.split('/').any(|name| name == "..") {
             return Err(no_name());
@@ -215,7 +214,7 @@ impl Tree {
             use fs::ResolveFlags;
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
             match fs::openat2(&self.top, path, flags, Mode::empty(), resolve) {
-                // An older system, or a container whose rules do not know the call.
+                // An older system, or a container that blocks the call.
                 Err(Errno::NOSYS | Errno::PERM) => self.walks.store(true, Ordering::Relaxed),
                 Err(Errno::LOOP) => return self.walk(path, flags),
                 found => return Ok(found?),
@@ -224,7 +223,7 @@ impl Tree {
         self.walk(path, flags)
     }
 
-    /// The same name by name.
+    /// The same, name by name.
     fn walk(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let mut above = Above::Top(&self.top);
         for (end, _) in path.match_indices('/') {
@@ -239,7 +238,7 @@ impl Tree {
         found.map_err(|e| self.said(above, name, path, e))
     }
 
-    /// What the system says of a name that it does not open: of a link it says different things.
+    /// The error for a name that the system does not open: for a link, its errors vary.
     fn said(&self, above: &Above<'_>, name: &str, path: &str, error: Errno) -> io::Error {
         let is_link =
             || stat(above, name).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);

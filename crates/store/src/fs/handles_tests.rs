@@ -4,7 +4,7 @@ use std::path::Path;
 use super::Tree;
 use crate::fs::link_of;
 
-/// Each call with a path; what it gives is not looked at.
+/// A call with a path; its result is ignored.
 type Call = fn(&Tree, &str) -> std::io::Result<()>;
 
 const CALLS: &[(&str, Call)] = &[
@@ -23,7 +23,7 @@ const CALLS: &[(&str, Call)] = &[
     ("entry", |tree, path| tree.entry(path).map(|_| ())),
 ];
 
-/// A folder with a file and a link, `link`, to a folder beside it.
+/// A folder with a file, and a link `link` to a folder next to it.
 fn prepare(folder: &Path) {
     for below in ["top/a/b", "out/b/c"] {
         std::fs::create_dir_all(folder.join(below)).unwrap();
@@ -96,7 +96,7 @@ fn what_is_no_link_is_found_on_both_ways() {
         assert_eq!(tree.entry("a/b/moved").unwrap().size, 8);
         tree.remove_file("a/b/moved").unwrap();
         tree.remove_dir("a/b/c").unwrap();
-        // A link itself may be removed and looked at.
+        // A link itself may be removed and inspected.
         assert_eq!(tree.entry("link").unwrap().kind, crate::fs::EntryKind::Link);
         tree.remove_file("link").unwrap();
         assert!(folder.path().join("out/file").exists());

@@ -1,5 +1,5 @@
-//! The few operations on files that a store is made of, so that tests can stand in for the operating system: a model
-//! of what a power cut leaves, calls that fail.
+//! The few file operations that a store needs, behind a trait, so that tests can replace the operating system: with a
+//! model of power cuts, or with failing calls.
 
 #[cfg(unix)]
 mod handles;
@@ -15,84 +15,84 @@ use std::sync::Arc;
 pub use os::OsFiles;
 
 /// A folder with everything below it. Paths are relative to it, with `/` between names; the empty path is the folder
-/// itself. No link below it is ever followed, whichever part of a path it is: a call that meets one fails with
-/// [`is_a_link`], even if the link was put there a moment ago.
+/// itself. No link below it is ever followed, in any part of a path: a call that meets one fails with [`is_a_link`],
+/// even if the link was put there a moment ago.
 pub trait FileSystem: Debug + Send + Sync {
-    /// Makes one folder.
+    /// Creates one folder.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what the system says.
+    /// `AlreadyExists`, or the system's error.
     fn create_dir(&self, path: &str) -> io::Result<()>;
 
-    /// Makes a file that was not there.
+    /// Creates a new file.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what the system says.
+    /// `AlreadyExists`, or the system's error.
     fn create_file(&self, path: &str) -> io::Result<Box<dyn NewFile>>;
 
     /// Waits until the entries of a folder would survive a power cut.
     ///
     /// # Errors
-    /// What the system says; an error is final, since what was lost can't be told.
+    /// The system's error. It is final, since there is no telling what was lost.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
 
     /// Renames a file or folder, replacing nothing.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what the system says.
+    /// `AlreadyExists`, or the system's error.
     fn rename_new(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Renames a file over another.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn replace(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file or a link.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn remove_file(&self, path: &str) -> io::Result<()>;
 
     /// Removes an empty folder.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn remove_dir(&self, path: &str) -> io::Result<()>;
 
-    /// Opens a plain file for reading.
+    /// Opens a regular file for reading.
     ///
     /// # Errors
-    /// `NotFound`, a link, or what the system says.
+    /// `NotFound`, a link, or the system's error.
     fn open(&self, path: &str) -> io::Result<Arc<dyn Source>>;
 
-    /// What stands in a folder, in no order.
+    /// The entries of a folder, in no particular order.
     ///
     /// # Errors
-    /// `NotFound`, or what the system says.
+    /// `NotFound`, or the system's error.
     fn list(&self, path: &str) -> io::Result<Vec<Entry>>;
 
-    /// What stands at a path; a link is not followed.
+    /// The entry at a path; a link is not followed.
     ///
     /// # Errors
-    /// `NotFound`, or what the system says.
+    /// `NotFound`, or the system's error.
     fn entry(&self, path: &str) -> io::Result<Entry>;
 
-    /// Waits until this process alone holds the file, which is made if it is not there. Whoever dies lets go.
+    /// Waits until this process alone holds the file, and creates it if missing. A lock ends with its process.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn lock(&self, path: &str) -> io::Result<Box<dyn Locked>>;
 
-    /// Takes hold of a file or folder until the answer is dropped or its holder dies. Whoever asks for it together waits
-    /// for one who has it alone; whoever asks for it alone does not wait, and gets nothing where others hold it. Where the
-    /// file system has no locks, everybody gets what they ask for.
+    /// Holds a file or folder until the result is dropped or the process ends. A shared hold waits for an exclusive one
+    /// to end. An exclusive hold does not wait: it returns `None` if others hold the file. On a file system without
+    /// locks, every call succeeds.
     ///
     /// # Errors
-    /// `NotFound`, also where it went away meanwhile; a link, or what the system says.
+    /// `NotFound`, also if it disappeared meanwhile; a link, or the system's error.
     fn hold(&self, path: &str, how: Hold) -> io::Result<Option<Box<dyn Held>>>;
 
-    /// Where this is on the machine, if it is.
+    /// The path on this machine, for a local folder.
     fn local_path(&self) -> Option<&Path> {
         None
     }
@@ -101,63 +101,63 @@ pub trait FileSystem: Debug + Send + Sync {
 /// How a file or folder is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// By many at a time.
+    /// Shared by many.
     Together,
-    /// By one.
+    /// Exclusive.
     Alone,
 }
 
-/// A file or folder that is held until this is dropped.
+/// A hold on a file or folder; ends when dropped.
 pub trait Held: Debug + Send + Sync {}
 
-/// Of a file system without locks.
+/// The hold on a file system without locks.
 impl Held for () {}
 
-/// A file that is being written. It is held alone until it is dropped, where the file system has locks.
+/// A file being written. It is held exclusively until dropped, if the file system has locks.
 pub trait NewFile: Write + Send {
     /// Waits until what was written would survive a power cut.
     ///
     /// # Errors
-    /// What the system says; an error is final.
+    /// The system's error. It is final.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// A file that this process alone holds, until it is dropped.
+/// A file held by this process alone, until dropped.
 pub trait Locked {
     /// The whole content.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn read(&mut self) -> io::Result<Vec<u8>>;
 
-    /// Puts other content in its place. Not atomic: a reader must expect anything after a crash.
+    /// Replaces the content. Not atomic: after a crash a reader must expect anything.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     fn write(&mut self, content: &[u8]) -> io::Result<()>;
 }
 
-/// A file that is read at any place.
+/// A file that can be read at any offset.
 pub trait Source: Debug + Send + Sync {
     /// Length in bytes.
     fn size(&self) -> u64;
 
-    /// Fills `out` from `offset` on.
+    /// Fills `out` with bytes from `offset` on.
     ///
     /// # Errors
-    /// `UnexpectedEof`, or what the system says.
+    /// `UnexpectedEof`, or the system's error.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
-    /// The whole file as it lies in memory, where it can be mapped. What is read there counts only if
-    /// [`Source::check_unchanged`] finds nothing afterwards.
+    /// The whole file in memory, if it can be mapped. Bytes read from it count only if [`Source::check_unchanged`]
+    /// succeeds afterwards.
     fn mapped(&self) -> Option<&[u8]> {
         None
     }
 
-    /// Whether what was read of the map so far is what was in the file when it was opened.
+    /// Checks that everything read from the map so far was in the file when it was opened.
     ///
     /// # Errors
-    /// It was cut short, or its disk failed.
+    /// If the file was cut short, or its disk failed.
     fn check_unchanged(&self) -> io::Result<()> {
         Ok(())
     }
@@ -170,39 +170,39 @@ pub struct Entry {
     pub name: String,
     /// What it is.
     pub kind: EntryKind,
-    /// Length in bytes, of a file. [`FileSystem::list`] may leave it 0.
+    /// Length of a file in bytes. [`FileSystem::list`] may leave it 0.
     pub size: u64,
-    /// When it last changed, in nanoseconds since 1970. [`FileSystem::list`] may leave it 0.
+    /// Modification time, in nanoseconds since 1970. [`FileSystem::list`] may leave it 0.
     pub modified: i128,
 }
 
-/// What a name stands for.
+/// The type of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
     /// A folder.
     Folder,
-    /// A plain file.
+    /// A regular file.
     File,
     /// A symbolic link, which is never followed.
     Link,
-    /// Something else that is never opened.
+    /// Anything else, which is never opened.
     Other,
 }
 
-/// What is said of a link.
+/// The error text for a link.
 pub(crate) const IS_A_LINK: &str = "is a symbolic link; a store does not follow links";
 
-/// The error of a path that leads through a symbolic link, or to one.
+/// The error for a path that leads through or to a symbolic link.
 pub fn is_a_link(place: impl Display) -> io::Error {
     io::Error::other(Link(place.to_string()))
 }
 
-/// What the error of a link says, where it is one.
+/// The link that an error is about, if any.
 pub(crate) fn link_of(error: &io::Error) -> Option<&Link> {
     error.get_ref()?.downcast_ref()
 }
 
-/// A place at which a symbolic link stands.
+/// The path of a symbolic link.
 #[derive(Debug)]
 pub(crate) struct Link(String);
 

@@ -24,27 +24,27 @@ pub struct OsFiles {
 /// How files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// From the page cache where they lie.
+    /// Mapped from the page cache.
     Mapped,
-    /// Call by call. What another machine writes to a mapped file is seen late or never.
+    /// With read calls: what another machine writes to a mapped file is seen late or never.
     Called,
 }
 
 impl OsFiles {
-    /// A folder that is there. A link may name it, and nothing below it.
+    /// An existing folder. A link may name it, but nothing below it.
     ///
     /// # Errors
-    /// It is not there, or no folder.
+    /// If it does not exist, or is not a folder.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let tree = Tree::open(root.into())?;
         let reading = if keeps_mapped_files(&tree) { Reading::Mapped } else { Reading::Called };
         Ok(OsFiles { tree, reading })
     }
 
-    /// A folder that is made where it is not there, with those above it.
+    /// A folder, created with its parents if missing.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn create(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         let mut made = Vec::new();
@@ -62,7 +62,7 @@ impl OsFiles {
         OsFiles::open(root)
     }
 
-    /// Opens a file that is locked, under its own name and no other: what is written to it must not reach another file.
+    /// Opens a file to lock, with no other hard link: what is written to it must not reach another file.
     fn open_to_lock(&self, path: &str) -> io::Result<File> {
         loop {
             let file = self.tree.create_or_open(path)?;
@@ -72,15 +72,15 @@ impl OsFiles {
             uninterrupted(|| file.lock())?;
             match self.tree.names_of(path, &file)? {
                 Some(1) => return Ok(file),
-                // In a copy of the store that shares its files with it, perhaps.
+                // Perhaps this is a copy of the store made of hard links.
                 Some(_) => self.make_own(path, &file)?,
-                // Another was put in its place.
+                // Another file took its place.
                 None => {}
             }
         }
     }
 
-    /// Puts a copy in the place of a file that has other names too.
+    /// Replaces a file that has other hard links by a copy.
     fn make_own(&self, path: &str, file: &File) -> io::Result<()> {
         let folder = path.rfind('/').map_or("", |end| &path[..=end]);
         let copy = format!("{folder}{TEMPORARY}{}", nonce());
@@ -95,7 +95,7 @@ fn is_no_file() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "is not a plain file")
 }
 
-/// Nothing that is kept in a locked file is longer.
+/// Limit on the contents of a locked file; ours are shorter.
 const LONGEST_LOCKED: u64 = 1 << 16;
 
 impl FileSystem for OsFiles {
@@ -105,7 +105,7 @@ impl FileSystem for OsFiles {
 
     fn create_file(&self, path: &str) -> io::Result<Box<dyn NewFile>> {
         let file = self.tree.create_file(path)?;
-        // Nobody else knows it yet. Where there are no locks it is told by its age whether anybody writes it.
+        // No other process knows it yet. Without locks, its age shows whether it is still being written.
         #[cfg(unix)]
         let _ = file.try_lock();
         Ok(Box::new(OsFile(file)))
@@ -116,7 +116,7 @@ impl FileSystem for OsFiles {
         self.tree.open_folder(path)?.sync_all()
     }
 
-    /// Windows has no such call: NTFS writes its journal by itself.
+    /// Windows has no such call: NTFS keeps its own journal.
     #[cfg(not(unix))]
     fn sync_dir(&self, _path: &str) -> io::Result<()> {
         Ok(())
@@ -179,7 +179,7 @@ impl FileSystem for OsFiles {
                 Ok(()) => Ok(()),
             },
         };
-        // It may have been moved away while this waited.
+        // It may have been moved away while this call waited.
         self.tree.names_of(path, &file)?.ok_or(io::ErrorKind::NotFound)?;
         Ok(Some(match locked {
             Ok(()) => Box::new(file),
@@ -187,7 +187,7 @@ impl FileSystem for OsFiles {
         }))
     }
 
-    /// A lock there keeps others from reading.
+    /// On Windows a lock would keep others from reading.
     #[cfg(not(unix))]
     fn hold(&self, path: &str, _how: Hold) -> io::Result<Option<Box<dyn Held>>> {
         self.tree.entry(path).map(|_| Some(Box::new(()) as Box<dyn Held>))
@@ -200,7 +200,7 @@ impl FileSystem for OsFiles {
 
 impl Held for File {}
 
-/// A signal that the program goes on after ends the wait for a lock.
+/// A signal that the program survives interrupts the wait for a lock: wait again.
 fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match call() {
@@ -266,8 +266,8 @@ impl Source for Mapped {
 
     fn check_unchanged(&self) -> io::Result<()> {
         self.0.check_unchanged().map_err(io::Error::other)?;
-        // Bytes between the new end and that of its page read as zeros, and nothing tells of them. A file that is gone, or
-        // elsewhere, is still whole in the map.
+        // Bytes between the new end and the end of its page read as zeros, without a signal. A file that was removed or
+        // moved is still whole in the map.
         let is_cut = fs::symlink_metadata(self.0.path()).is_ok_and(|found| found.len() < self.size());
         if is_cut {
             Err(io::Error::other(format!("{}: was cut short", self.0.path().display())))
@@ -310,13 +310,13 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Windows has no such call: NTFS writes its journal by itself.
+/// Windows has no such call: NTFS keeps its own journal.
 #[cfg(not(unix))]
 fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the folder lies on a file system that only this machine changes. Numbers: `statfs(2)`.
+/// Whether the folder is on a file system that only this machine changes. Numbers: `statfs(2)`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn keeps_mapped_files(tree: &Tree) -> bool {
     const LOCAL: &[u64] = &[

@@ -1,5 +1,5 @@
-//! A folder by its path, on systems without handles to folders: every name of a path is looked at before it is used.
-//! Whoever puts a link there between the look and the use is not noticed.
+//! A folder by its path, for systems without folder handles: every name of a path is checked before it is used. A link
+//! put there between check and use goes unnoticed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,7 +15,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// The folder itself may be named by a link: that is the user's choice.
+    /// A link may name the root folder: that is the user's choice.
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
         if !fs::metadata(&root)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, "is not a folder"));
@@ -31,12 +31,12 @@ impl Tree {
         fs::create_dir(self.above(path)?)
     }
 
-    /// A file that was not there, for writing.
+    /// A new file for writing.
     pub(super) fn create_file(&self, path: &str) -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).open(self.above(path)?)
     }
 
-    /// A file for reading and writing, made where it is not there.
+    /// A file for reading and writing, created if missing.
     pub(super) fn create_or_open(&self, path: &str) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.whole(path)?)
     }
@@ -50,8 +50,8 @@ impl Tree {
         fs::rename(self.whole(from)?, self.above(to)?)
     }
 
-    /// A hard link is made only where nothing is. Folders have none: between the look and the rename another process
-    /// could make one, but a rename replaces only an empty folder.
+    /// A hard link is made only where nothing exists. Folders cannot be hard-linked: another process could create one
+    /// between the check and the rename, but a rename replaces only an empty folder.
     pub(super) fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.whole(from)?, self.above(to)?);
         if fs::symlink_metadata(&from)?.is_dir() {
@@ -76,7 +76,7 @@ impl Tree {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.whole(path)?)? {
             let entry = entry?;
-            // A name that is no text was not written by us, and can't be addressed.
+            // We never write names that are not UTF-8, and they can't be addressed.
             let name = entry.file_name().to_string_lossy().into_owned();
             found.push(Entry { name, kind: kind_of(entry.file_type()?), size: 0, modified: 0 });
         }
@@ -93,7 +93,7 @@ impl Tree {
         Ok(Entry { name, kind: kind_of(about.file_type()), size: about.len(), modified })
     }
 
-    /// Whether a path still leads to an opened file, and how many names that has: not told apart here.
+    /// The number of names of an opened file, which cannot be determined here.
     pub(super) fn names_of(&self, path: &str, _file: &File) -> io::Result<Option<u64>> {
         match fs::symlink_metadata(self.above(path)?) {
             Ok(_) => Ok(Some(1)),
@@ -102,13 +102,13 @@ impl Tree {
         }
     }
 
-    /// A path of which no folder is a link.
+    /// A path on which no folder is a link.
     fn above(&self, path: &str) -> io::Result<PathBuf> {
         path.match_indices('/').try_for_each(|(end, _)| self.is_no_link(&path[..end]))?;
         Ok(if path.is_empty() { self.root.clone() } else { self.root.join(path) })
     }
 
-    /// The same, and the last name is none either.
+    /// The same, and the last name is not a link either.
     fn whole(&self, path: &str) -> io::Result<PathBuf> {
         let place = self.above(path)?;
         if !path.is_empty() {

@@ -1,8 +1,8 @@
-//! An index of the records, as a cache on this machine's own disk: SQLite.
+//! An index of the records: a cache in SQLite on this machine's own disk.
 //!
-//! The folders are the truth. Before each answer the index looks at the time of every folder of runs, which tells of
-//! each commit, removal, move and edit, and reads again what has changed; each hit is confirmed by its own file. Damage
-//! is told by a checksum of the whole database, and any error means: throw it away, look through the folders.
+//! The folders are the truth. Before each answer the index compares the modification time of every folder of runs,
+//! which shows each commit, removal, move and edit, and rereads what has changed. Each hit is confirmed by its own
+//! file. A checksum of the whole database reveals damage; any error means: discard it and scan the folders.
 
 mod table;
 
@@ -21,7 +21,7 @@ use crate::read;
 use crate::store::{Found, Problem, Scan, Store};
 use table::{Stamp, Table};
 
-/// A time this close to the present may stand for two changes: clocks of file systems tick in milliseconds, those of
+/// A time this close to the present may stand for two changes: file system clocks tick in milliseconds, and clocks of
 /// other machines differ by more.
 const UNSURE: i128 = 3_000_000_000;
 
@@ -32,7 +32,7 @@ pub(crate) struct Index {
     name: String,
 }
 
-/// Where indexes are kept: `EASYROUTINE_CACHE`, or the user's cache folder.
+/// The folder for indexes: `EASYROUTINE_CACHE`, or the user's cache folder.
 pub(crate) fn default_folder() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("EASYROUTINE_CACHE")
@@ -42,17 +42,17 @@ pub(crate) fn default_folder() -> Option<PathBuf> {
 }
 
 impl Index {
-    /// The index of a store in a folder, or none where the store has no place on this machine.
+    /// The index of a store in a folder; `None` if the store is not on this machine.
     pub(crate) fn of(store: &Store, folder: PathBuf) -> Option<Self> {
         let base = fs::canonicalize(store.path()?).ok()?;
         let name = crate::hash::of(base.as_os_str().as_encoded_bytes());
         Some(Index { folder, name })
     }
 
-    /// What [`Store::scan`] and the criteria find.
+    /// Runs that meet the criteria, as [`Store::scan`] finds them.
     ///
     /// # Errors
-    /// The index can't be used; the answer is then that of a scan.
+    /// If the index can't be used; the caller then scans.
     pub(crate) fn find(
         &self,
         store: &Store,
@@ -60,12 +60,12 @@ impl Index {
         criteria: &Criteria<'_>,
     ) -> Result<Scan> {
         fs::create_dir_all(&self.folder).map_err(unusable)?;
-        // The folder itself may be named through a link; SQLite takes none at all.
+        // The folder itself may be named through a link, but SQLite follows none.
         let folder = fs::canonicalize(&self.folder).map_err(unusable)?;
         let files = OsFiles::open(folder).map_err(unusable)?;
         let lock = self.file("lock");
         let locked = files.lock(&lock).or_else(|e| match link_of(&e) {
-            // Nothing of ours: it goes, and what it leads to stays as it is.
+            // Not ours: remove it, and leave the link's target alone.
             Some(_) => files.remove_file(&lock).and_then(|()| files.lock(&lock)),
             None => Err(e),
         });
@@ -96,7 +96,7 @@ impl Index {
             changed |= refresh(store, folder, &mut table, &mut scan.problems)?;
         }
         for path in table.candidates(experiment, criteria)? {
-            // Confirmed by the file itself; one that is gone meanwhile is no hit.
+            // Confirmed by the file itself; a run that has since disappeared is not a hit.
             if let Some(metadata) = store.record(&path)?
                 && criteria.hold(&metadata)
             {
@@ -126,7 +126,7 @@ impl Index {
         Ok(sum.finish())
     }
 
-    /// The checksum that was written down.
+    /// The recorded checksum.
     fn kept_sum(&self, files: &OsFiles) -> Result<String> {
         let file = self.file("sum");
         let text = read::whole(&*files.open(&file).map_err(unusable)?, &file)?;
@@ -135,7 +135,7 @@ impl Index {
 
     fn keep_sum(&self, files: &OsFiles, sum: &str) -> io::Result<()> {
         let file = self.file("sum");
-        // What stands there may be a link: it goes, and what it leads to stays as it is.
+        // It may be a link: remove it, and leave its target alone.
         files.remove_file(&file).or_else(|e| match e.kind() {
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(e),
@@ -145,7 +145,7 @@ impl Index {
 
     fn forget(&self, files: &OsFiles) {
         for ending in ["sqlite", "sqlite-journal", "sum"] {
-            // What can't be removed has a checksum that does not fit.
+            // A file that can't be removed has a checksum that no longer matches.
             let _ = files.remove_file(&self.file(ending));
         }
     }
@@ -155,7 +155,7 @@ impl Index {
     }
 }
 
-/// Reads again what has changed in a folder of runs; says whether the table changed.
+/// Rereads what has changed in a folder of runs; returns whether the table changed.
 fn refresh(store: &Store, folder: &str, table: &mut Table, problems: &mut Vec<Problem>) -> Result<bool> {
     let before = now();
     let modified = store.backend().entry(folder)?.modified;
@@ -176,7 +176,7 @@ fn refresh(store: &Store, folder: &str, table: &mut Table, problems: &mut Vec<Pr
             continue;
         }
         let stamp = match store.backend().entry(&format!("{path}/{METADATA}")) {
-            // Of a time that does not fit nothing is known.
+            // A time that does not fit counts as unknown.
             Ok(file) => i64::try_from(file.modified)
                 .map_or(Stamp::UNKNOWN, |modified| Stamp { size: file.size as i64, modified }),
             // Being written.
@@ -190,7 +190,7 @@ fn refresh(store: &Store, folder: &str, table: &mut Table, problems: &mut Vec<Pr
         }
         match store.record(&path) {
             Ok(Some(metadata)) => {
-                // A stamp that may stand for two contents is not kept as one that is known.
+                // A stamp that may stand for two contents counts as unknown.
                 let stamp = if is_settled { stamp } else { Stamp::UNKNOWN };
                 table.put(&path, folder, stamp, &metadata)?;
                 seen.push(path);

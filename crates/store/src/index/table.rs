@@ -1,4 +1,4 @@
-//! The database: one row a run, what is looked for in columns, what runs share stored once.
+//! The database: one row per run, columns for what queries look for, shared values stored once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::metadata::Metadata;
 use crate::query::Criteria;
 
-/// Changes with every change of the tables: an older database is thrown away.
+/// Changes whenever the tables change: an older database is discarded.
 const VERSION: i64 = 1;
 
 const TABLES: &str = "
@@ -30,10 +30,10 @@ const TABLES: &str = "
     CREATE INDEX facts_run ON facts (run);
 ";
 
-/// Keys of a record that many runs share.
+/// Record keys whose values many runs share.
 const SHARED: [&str; 3] = ["extraction_config", "target_token_positions", "interventions"];
 
-/// What tells whether a file has changed.
+/// Shows whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) size: i64,
@@ -52,13 +52,13 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn open(file: &Path) -> Result<Self> {
         let open = || -> rusqlite::Result<Connection> {
-            // What stands there may be a link, which is not followed.
+            // It may be a link, which is not followed.
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
                 | OpenFlags::SQLITE_OPEN_CREATE
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX
                 | OpenFlags::SQLITE_OPEN_NOFOLLOW;
             let connection = Connection::open_with_flags(file, flags)?;
-            // A torn database is told by its checksum, and made again: it needs no journal and no sync.
+            // A checksum reveals a torn database, which is then rebuilt: it needs no journal and no sync.
             connection.execute_batch(
                 "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;",
             )?;
@@ -79,7 +79,7 @@ impl Table {
         Ok(Table { connection, texts: HashMap::new() })
     }
 
-    /// Whether nothing has changed in a folder since it was read.
+    /// Whether a folder is unchanged since it was read.
     pub(super) fn is_fresh(&self, folder: &str, modified: i128) -> Result<bool> {
         let sql = "SELECT 1 FROM folders WHERE path = ? AND modified = ?";
         let found =
@@ -93,7 +93,7 @@ impl Table {
         self.connection.execute(sql, params![folder, modified]).map(|_| ()).map_err(unusable)
     }
 
-    /// Drops folders of the experiment, or of all, that are not there any more.
+    /// Removes folders, of the experiment or of all, that no longer exist.
     pub(super) fn forget_others(&self, experiment: Option<&str>, folders: &[String]) -> Result<bool> {
         let list = || -> rusqlite::Result<Vec<String>> {
             let mut found = self.connection.prepare("SELECT path FROM folders")?;
@@ -112,7 +112,7 @@ impl Table {
         Ok(!gone.is_empty())
     }
 
-    /// What was known of the runs of a folder.
+    /// The known stamps of a folder's runs.
     pub(super) fn stamps(&self, folder: &str) -> Result<BTreeMap<String, Stamp>> {
         let read = || -> rusqlite::Result<BTreeMap<String, Stamp>> {
             let mut found =
@@ -172,7 +172,7 @@ impl Table {
         write().map_err(unusable)
     }
 
-    /// Drops the runs of a folder that are not among these.
+    /// Removes the runs of a folder that are not in `paths`.
     pub(super) fn keep(&self, folder: &str, paths: &[String]) -> Result<()> {
         let kept: std::collections::BTreeSet<&str> = paths.iter().map(String::as_str).collect();
         for path in self.stamps(folder)?.keys().filter(|path| !kept.contains(path.as_str())) {
@@ -181,7 +181,7 @@ impl Table {
         Ok(())
     }
 
-    /// Paths of runs for which the criteria hold, as far as the table knows.
+    /// Paths of runs that may meet the criteria, as far as the table knows.
     pub(super) fn candidates(
         &self,
         experiment: Option<&str>,
@@ -231,7 +231,7 @@ impl Table {
                 }
                 let holds = query.condition.as_ref().is_none_or(|condition| {
                     let rest = row.get_ref(1).ok().and_then(|rest| rest.as_str().ok());
-                    // What the table can't say is asked of the file.
+                    // The file decides what the table cannot.
                     metadata(rest.unwrap_or_default(), ids, &texts).is_none_or(|m| condition.may_hold(&m))
                 });
                 if holds {
@@ -263,7 +263,7 @@ impl Table {
         drop().map_err(unusable)
     }
 
-    /// The number of a text that runs share.
+    /// The id of a shared string.
     fn text(&mut self, text: &str) -> Result<i64> {
         if let Some(id) = self.texts.get(text) {
             return Ok(*id);
@@ -277,7 +277,7 @@ impl Table {
         Ok(id)
     }
 
-    /// Every shared text with its number, ascending.
+    /// Every shared string with its id, ascending.
     fn all_texts(&self) -> Result<Vec<(i64, Json)>> {
         let read = || -> rusqlite::Result<Vec<(i64, String)>> {
             let mut found = self.connection.prepare("SELECT id, text FROM texts ORDER BY id")?;
@@ -290,7 +290,7 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        // A commit that fails leaves a database whose checksum does not fit.
+        // A failed commit leaves a database whose checksum does not match.
         let _ = self.connection.execute_batch("COMMIT");
     }
 }
@@ -304,7 +304,7 @@ fn metadata(rest: &str, ids: [i64; 3], texts: &[(i64, Json)]) -> Option<Metadata
     Some(Metadata::new(fields))
 }
 
-/// A value that is found by equality, in one spelling: `1.0` is `1`.
+/// A value for comparison by equality, in one spelling: `1.0` is `1`.
 fn plain(value: &Json) -> Option<String> {
     match value {
         Json::Array(_) | Json::Object(_) => None,

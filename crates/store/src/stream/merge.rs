@@ -1,10 +1,11 @@
-//! Values of units, put end to end.
+//! Joins the values of units.
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Adds a unit's values to those of the units before it: lists are joined, maps key by key, anything else must be equal.
+/// Adds a unit's values to those of earlier units: lists are concatenated, maps merged key by key, anything else must
+/// be equal.
 pub(super) fn into(all: &mut Map<String, Value>, unit: Map<String, Value>) -> Result<()> {
     for (key, value) in unit {
         match all.get_mut(&key) {

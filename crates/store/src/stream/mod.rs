@@ -1,7 +1,7 @@
-//! Runs that are written unit by unit, by one process or many, and go on after a crash.
+//! Runs written unit by unit, by one process or many, that resume after a crash.
 //!
-//! A plan cuts the examples into units; each unit becomes one shard, and a receipt says what is in it. What is in the
-//! run is what the receipts say: a shard without one was never written. When all are there the run is committed.
+//! A plan divides the examples into units. Each unit becomes one shard, and a receipt describes it. The receipts decide
+//! what is in the run: a shard without one was never written. When all receipts exist, the run is committed.
 
 mod merge;
 mod plan;
@@ -29,7 +29,7 @@ pub use plan::{MODEL_DIGEST, Plan};
 pub(crate) use plan::{OPEN_BEGINS, Opened};
 pub use unfinished::Unfinished;
 
-/// A run that is being written.
+/// A run being written.
 #[derive(Debug)]
 pub struct OpenRun {
     store: Store,
@@ -37,39 +37,39 @@ pub struct OpenRun {
     opened: Box<Opened>,
     worker: Option<String>,
     begun_here: bool,
-    /// So that it is seen that somebody writes.
+    /// Shows others that the run is being written.
     _held: Grip,
 }
 
-/// What a named run is.
+/// The state of a named run.
 #[derive(Debug)]
 pub enum Begun {
     /// Not committed yet: there may be units to write.
     Open(OpenRun),
-    /// Committed; where it is.
+    /// Committed, with its path.
     Committed(String),
 }
 
-/// What to do where a run of the name was begun before.
+/// What to do if a run of this name was begun before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joining {
     /// Refuse.
     New,
-    /// Go on with it, or begin it: a process that was killed may not have come to that.
+    /// Resume it, or begin it: a process that was killed may not have got that far.
     Resume,
-    /// The same: several processes share the work.
+    /// Like `Resume`, for several processes that share the work.
     Share,
 }
 
-/// A run that was begun by a plan and is whole.
+/// A committed run that a plan began.
 struct Committed {
-    /// Below the store.
+    /// Its path, below the store.
     path: String,
-    /// What it was begun as; runs that were written before this was kept have none.
+    /// Its plan; older runs have none.
     plan: Option<Plan>,
 }
 
-/// What is in a unit.
+/// The contents of a unit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Receipt {
@@ -77,13 +77,13 @@ struct Receipt {
     values: Map<String, Json>,
     size: [Option<u64>; 2],
     shard: Shard,
-    /// Its own checksum; receipts of before have none.
+    /// Its own checksum; older receipts have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     receipt_xxh3: Option<String>,
 }
 
 impl Receipt {
-    /// The receipt of a file, where that is what was written.
+    /// Parses a receipt; `None` if the text is not what was written.
     fn parse(text: &[u8]) -> Option<Self> {
         let receipt: Receipt = serde_json::from_slice(text).ok()?;
         let sum = receipt.receipt_xxh3.as_deref();
@@ -98,10 +98,11 @@ impl Receipt {
 }
 
 impl ActivationSaver {
-    /// Begins the run of a name, or goes on with it.
+    /// Begins or resumes the run of a name.
     ///
     /// # Errors
-    /// A run of this name by another plan; one that was begun, or none, as `joining` says; a bad name; what the system says.
+    /// If a run of this name has another plan, or exists contrary to `joining`; if the name is bad; or if the system
+    /// refuses.
     pub fn begin(
         &self,
         name: &str,
@@ -121,7 +122,7 @@ impl ActivationSaver {
                 if joining == Joining::New {
                     return Err(Error::new(ErrorKind::Exists, format!("there is a run `{name}`: {path}")));
                 }
-                // Runs of before this was kept say nothing of their plans.
+                // Older runs do not record their plans.
                 if let Some(as_begun) = as_begun {
                     as_begun.check_same(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
                 }
@@ -135,7 +136,7 @@ impl ActivationSaver {
                 opened.plan().check_same(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
                 match store.joined(&folder, opened, false)? {
                     Some(begun) => return begun.with_aux(&fields),
-                    // It was committed or cleared away in this moment: it is looked at again.
+                    // It was committed or cleared away at this moment: look again.
                     None => continue,
                 }
             }
@@ -143,12 +144,12 @@ impl ActivationSaver {
             let opened = Opened::new(name, plan, &claim, &fields);
             match store.backend().put_new(&plan::file(&folder, name), &opened.to_bytes()) {
                 Ok(()) => {}
-                // Another process began it in this moment: it is looked at again.
+                // Another process began it at this moment: look again.
                 Err(error) if error.kind() == ErrorKind::Exists => continue,
                 Err(error) => return Err(error),
             }
-            // Somebody may have begun and committed it after the look above. Whoever finds our plan until it is deleted
-            // finds that run too, and looks for it after the plan.
+            // Another process may have begun and committed the run since the check above. A process that finds our plan
+            // before it is deleted also finds that run, and looks for the run after the plan.
             if let Some(Committed { path, .. }) = store.committed(self.experiment(), name)? {
                 let _ = store.drop_plan(&folder, &opened);
                 return Ok(Begun::Committed(path));
@@ -161,7 +162,8 @@ impl ActivationSaver {
 }
 
 impl Begun {
-    /// Writes the tensors of the metadata, if nobody who joined has: whoever began it may not have come to it.
+    /// Writes the tensors of the metadata unless a process that joined already has: the one that began the run may not
+    /// have got that far.
     fn with_aux(self, fields: &Fields<'_>) -> Result<Self> {
         if let Begun::Open(run) = &self
             && !fields.aux.is_empty()
@@ -173,10 +175,10 @@ impl Begun {
 }
 
 impl Store {
-    /// The run of a name that was begun in an experiment, or committed.
+    /// The run of a name in an experiment, begun or committed.
     ///
     /// # Errors
-    /// There is none; what the system says.
+    /// If there is none, or the system refuses.
     pub fn begun(&self, experiment: &str, name: &str) -> Result<Begun> {
         check_experiment(experiment)?;
         plan::check_name(name)?;
@@ -187,7 +189,7 @@ impl Store {
         }
     }
 
-    /// The same; nothing, where it was committed or cleared away in this moment.
+    /// The same; `None` if it was committed or cleared away at this moment.
     fn begun_now(&self, experiment: &str, name: &str) -> Result<Option<Begun>> {
         let mut opened = None;
         let mut problems = Vec::new();
@@ -201,7 +203,7 @@ impl Store {
             return Ok(Some(Begun::Committed(path)));
         }
         let (folder, opened) = opened.ok_or_else(|| match problems.pop() {
-            // It may be there.
+            // It may be this one.
             Some(problem) => problem.error.at(problem.path),
             None => Error::new(
                 ErrorKind::NotFound,
@@ -220,7 +222,7 @@ impl Store {
         }
     }
 
-    /// The run of a plan, held; nothing, where the plan is gone. `gc` deletes a plan only where nobody holds the run.
+    /// The run of a plan, held; `None` if the plan is gone. `gc` deletes a plan only while the run is not held.
     fn joined(&self, folder: &str, opened: Opened, begun_here: bool) -> Result<Option<Begun>> {
         let path = format!("{folder}/{}", opened.folder());
         match self.backend().claim(&path) {
@@ -249,7 +251,7 @@ impl Store {
         Ok(is_planned.then_some(Begun::Open(run)))
     }
 
-    /// Deletes the plan of a run, and no other of its name.
+    /// Deletes the plan of this run, and no other of its name.
     fn drop_plan(&self, folder: &str, opened: &Opened) -> Result<()> {
         let is_its = |text: &[u8]| Opened::parse(text).is_ok_and(|found| found.run_id() == opened.run_id());
         self.backend().delete_if(&plan::file(folder, opened.name()), &is_its)
@@ -268,23 +270,23 @@ impl Store {
 }
 
 impl OpenRun {
-    /// Where it is, below the store.
+    /// Its path, below the store.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Names who writes, in the manifest.
+    /// Names this process in the manifest.
     #[must_use]
     pub fn as_worker(self, worker: impl Into<String>) -> Self {
         OpenRun { worker: Some(worker.into()), ..self }
     }
 
-    /// Whether it was begun by this very call, and not found.
+    /// Whether this very call began the run.
     pub fn is_begun_here(&self) -> bool {
         self.begun_here
     }
 
-    /// How many units the plan has.
+    /// Number of units in the plan.
     pub fn n_units(&self) -> usize {
         self.opened.plan().n_units()
     }
@@ -294,22 +296,22 @@ impl OpenRun {
         self.opened.plan().examples(unit)
     }
 
-    /// The units that are not written yet; none, where another process has committed the run.
+    /// The units not written yet; none if another process has committed the run.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn missing(&self) -> Result<Vec<usize>> {
         let written = self.receipts()?;
         let missing: Vec<usize> = (0..self.n_units()).filter(|unit| !written.contains_key(unit)).collect();
-        // Receipts are cleared away once the record is there.
+        // Receipts are deleted once the record exists.
         let is_done = !missing.is_empty() && self.store.record(&self.path)?.is_some();
         Ok(if is_done { Vec::new() } else { missing })
     }
 
-    /// Writes a unit. One that is written already, by whomever, stays as it is.
+    /// Writes a unit. A unit that any process has written already stays unchanged.
     ///
     /// # Errors
-    /// No such unit, contents that can't be kept, what the system says.
+    /// If there is no such unit, the contents can't be kept, or the system refuses.
     pub fn put(&self, unit: usize, contents: &Contents<'_>) -> Result<()> {
         if unit >= self.n_units() {
             return Err(Error::input(format!("the plan has {} units; {unit} is none", self.n_units())));
@@ -317,11 +319,11 @@ impl OpenRun {
         self.put_part(unit, &contents.tensors, contents)
     }
 
-    /// Makes the run visible, if every unit is written; several processes may try, and one does. `finish` may put the
-    /// values of all units, end to end, into another form.
+    /// Makes the run visible once every unit is written. Several processes may try; one succeeds. `finish` may
+    /// transform the joined values of all units.
     ///
     /// # Errors
-    /// Units that are missing, or do not fit together; what the system says.
+    /// If units are missing or inconsistent, or the system refuses.
     pub fn commit(&self, finish: impl FnOnce(&mut Map<String, Json>)) -> Result<String> {
         match self.commit_units(finish) {
             Err(error) if self.is_anothers(&error) => {}
@@ -348,20 +350,20 @@ impl OpenRun {
         }
         let backend = self.store.backend();
         let (manifest, size) = joined(receipts, self.n_units(), finish)?;
-        // What could not be read again is not committed.
+        // Never commit a manifest that could not be read back.
         Manifest::from_value(&manifest.to_value()?.0)?;
         let fields = self.opened.fields();
         save::publish(backend, &self.path, &self.opened.claim()?, fields, manifest, size)
     }
 
-    /// Whether an error says no more than that another process committed the run while we were at it: what we were
-    /// to make is there, or what we were reading is cleared away, or a unit that counted when it committed was gone.
+    /// Whether an error only means that another process committed the run meanwhile: our file exists already, a file
+    /// that we read was deleted, or a unit was gone.
     fn is_anothers(&self, error: &Error) -> bool {
         let by_haste = matches!(error.kind(), ErrorKind::Exists | ErrorKind::NotFound | ErrorKind::Conflict);
         by_haste && self.store.record(&self.path).is_ok_and(|record| record.is_some())
     }
 
-    /// A unit, or, as number `n_units`, the tensors of the metadata.
+    /// Writes a unit, or, as number `n_units`, the tensors of the metadata.
     fn put_part(&self, unit: usize, tensors: &[Tensor<'_>], contents: &Contents<'_>) -> Result<()> {
         match self.put_tensors(unit, tensors, contents) {
             Err(error) if self.is_anothers(&error) => Ok(()),
@@ -386,7 +388,7 @@ impl OpenRun {
         };
         let pieces = tensors.iter().flat_map(|tensor| shard::pieces(tensor, None)).collect();
         let shard = shard::write(backend, &label, pieces)?;
-        // The receipt must not outlive what it speaks of.
+        // The receipt must not outlive its shard.
         backend.settle(&self.path)?;
         let values = contents.values.clone();
         let size = [save::n_examples(tensors), save::n_rows(tensors)];
@@ -404,7 +406,7 @@ impl OpenRun {
         format!("{}/parts/{unit:05}.json", self.path)
     }
 
-    /// Receipts by their units. One that is torn or changed, or whose shard is not there whole, does not count and is dropped.
+    /// Receipts by unit. A torn or changed receipt, or one without its whole shard, does not count and is deleted.
     fn receipts(&self) -> Result<BTreeMap<usize, Receipt>> {
         let backend = self.store.backend();
         let folder = format!("{}/parts", self.path);
@@ -435,14 +437,14 @@ impl OpenRun {
             };
             match receipt.filter(is_whole) {
                 Some(receipt) => drop(found.insert(unit, receipt)),
-                // Another process may have written it again meanwhile.
+                // Another process may have rewritten it meanwhile.
                 None => backend.delete_if(&file, &|found| found == text)?,
             }
         }
         Ok(found)
     }
 
-    /// Removes what only an open run needs, once the record, by whomever, is there to stay. What is left `gc` finds.
+    /// Removes what only an open run needs, once some process's record is durable. `gc` finds anything left.
     fn close(&self) -> Result<()> {
         let backend = self.store.backend();
         backend.settle(&self.path)?;
@@ -453,7 +455,7 @@ impl OpenRun {
     }
 }
 
-/// The manifest of all units, and how much they hold.
+/// The manifest of all units, and their total size.
 fn joined(
     receipts: BTreeMap<usize, Receipt>,
     n_units: usize,

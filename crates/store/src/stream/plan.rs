@@ -1,4 +1,4 @@
-//! What a run that is being written is to become.
+//! The plan of a run being written.
 
 use std::ops::Range;
 
@@ -11,29 +11,29 @@ use crate::metadata::{RESERVED, VERSION};
 use crate::record_sum::{self, is_right};
 use crate::save::Fields;
 
-/// What the plan of an open run is called, beside the folders of runs.
+/// The prefix of the plan file of an open run, next to the folders of runs.
 pub(crate) const OPEN_BEGINS: &str = ".open-";
 /// The key of its checksum.
 const SUM: &str = "plan_xxh3";
-/// Most units of a plan: as many as five digits name.
+/// Limit on units per plan: as many as five digits can name.
 const MOST_UNITS: u64 = 100_000;
 
-/// The key of a plan, and of a record's `_store`, that says which model it was by its content.
+/// The key, in plans and in a record's `_store`, of the model's identity by content.
 pub const MODEL_DIGEST: &str = "model_digest";
 
-/// How the examples are cut, and all that makes the result what it is.
+/// How the examples are divided, and everything that determines the result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// How many examples there are.
+    /// Number of examples.
     pub n_examples: u64,
-    /// Examples of a unit; the last may have fewer.
+    /// Examples per unit; the last may have fewer.
     pub unit: u64,
-    /// Model, activations, positions, data, instructions, dtype: whoever joins must want the same.
+    /// Model, activations, positions, data, instructions, dtype: a process that joins must request the same.
     pub spec: Map<String, Value>,
 }
 
 impl Plan {
-    /// How many units there are.
+    /// Number of units.
     pub fn n_units(&self) -> usize {
         usize::try_from(self.n_examples.div_ceil(self.unit.max(1))).unwrap_or(usize::MAX)
     }
@@ -44,7 +44,8 @@ impl Plan {
         start..start.saturating_add(self.unit).min(self.n_examples)
     }
 
-    /// The same, with the tag and the keys that the run is found by: of whoever joins with others nothing would be kept.
+    /// The same, with the tag and the user keys of the run: those of a process that joins would otherwise be dropped
+    /// silently.
     pub(super) fn with_words(&self, fields: &Fields<'_>) -> Self {
         let mut plan = self.clone();
         let tag = fields.json.get("tag").filter(|tag| !tag.is_null());
@@ -79,8 +80,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Refuses another model than the one by which a run was begun, whatever they are called: what is in the run already
-    /// is not known to be of this one either where its plan does not say.
+    /// Refuses a model other than the one that began the run, whatever their names. If the plan does not identify the
+    /// model, the units written may be another model's.
     fn check_same_model(&self, now: &Plan) -> Result<()> {
         let digest = |plan: &Plan| plan.spec.get(MODEL_DIGEST).and_then(Value::as_str).map(str::to_owned);
         let (Some(ours), theirs) = (digest(now), digest(self)) else { return Ok(()) };
@@ -106,7 +107,7 @@ impl Plan {
         .hint("take the model that it was begun with (`easyroutine model info` prints its digest), or begin another by another name"))
     }
 
-    /// Refuses another plan than this, by which a run was begun, with the first thing in which it differs.
+    /// Refuses a plan that differs from the one that began the run, and names the first difference.
     pub(super) fn check_same(&self, now: &Plan) -> Result<()> {
         if self == now {
             return Ok(());
@@ -131,7 +132,7 @@ impl Plan {
     }
 }
 
-/// A run's name, which becomes part of a file's.
+/// Checks a run's name, which becomes part of a file name.
 pub(super) fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 100 || !name.chars().all(fine) || name.starts_with('.') {
@@ -141,12 +142,12 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The file that says that a run of this name is open.
+/// The file that marks a run of this name as open.
 pub(super) fn file(folder: &str, name: &str) -> String {
     format!("{folder}/{OPEN_BEGINS}{name}.json")
 }
 
-/// The content of that file.
+/// The contents of that file.
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
     content: Map<String, Value>,
@@ -185,7 +186,7 @@ impl Opened {
         let plan = Plan::from_json(plan)?;
         let opened = Opened { content, plan };
         crate::names::check_run_path(&format!("experiment/model/{}", opened.folder()))?;
-        // Plans of before have none.
+        // Older plans have none.
         if opened.content.get(SUM).is_some_and(|sum| !is_right(text, sum.as_str().unwrap_or_default())) {
             return Err(Error::damaged(
                 "the plan's checksum does not fit: it was edited by hand, or is damaged",
@@ -223,12 +224,12 @@ impl Opened {
         self.text("save_time")
     }
 
-    /// Whether the metadata has tensors, which a part of their own holds.
+    /// Whether the metadata has tensors, which are kept in a part of their own.
     pub(super) fn has_aux(&self) -> bool {
         self.content.get("has_aux").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// Top-level keys of the record, with the name that the run was begun under, and its plan.
+    /// Top-level keys of the record, with the run's name and its plan.
     pub(super) fn fields(&self) -> Map<String, Value> {
         let mut fields = self.content.get("fields").and_then(Value::as_object).cloned().unwrap_or_default();
         if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {

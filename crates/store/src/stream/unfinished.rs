@@ -1,42 +1,41 @@
-//! Runs that were begun and are not committed yet: what lists show beside the others.
+//! Runs begun but not committed, for listings.
 
 use super::{OPEN_BEGINS, Opened};
 use crate::error::{ErrorKind, Result};
 use crate::read;
 use crate::store::{Problem, Store};
 
-/// A run that was begun and is not committed.
+/// A run begun but not committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The name it was begun under.
+    /// The name under which it was begun.
     pub name: String,
-    /// Where it will be, below the store.
+    /// Its future path, below the store.
     pub path: String,
-    /// When it was begun, as records say it.
+    /// When it was begun, in the format of records.
     pub begun: String,
-    /// Units that are written.
+    /// Units written.
     pub written: usize,
     /// Units of its plan.
     pub units: usize,
 }
 
 impl Store {
-    /// The runs of one experiment, or of all, that were begun and are not committed, in the order of their paths. A plan
-    /// that can't be read is a problem beside them.
+    /// The unfinished runs of one experiment, or of all, sorted by path. A plan that can't be read is a problem.
     ///
     /// # Errors
-    /// The store can't be listed; a bad name.
+    /// If the store can't be listed, or the name is bad.
     pub fn unfinished(&self, experiment: Option<&str>) -> Result<(Vec<Unfinished>, Vec<Problem>)> {
         let mut problems = Vec::new();
         let mut found = Vec::new();
-        // Of folders that can't be read a scan of the runs says so.
+        // A scan of the runs reports folders that can't be read.
         for folder in self.model_folders(experiment, &mut Vec::new())? {
             let Ok(entries) = self.backend().list(&folder) else { continue };
             for entry in entries.iter().filter(|entry| entry.name.starts_with(OPEN_BEGINS)) {
                 let file = format!("{folder}/{}", entry.name);
                 match self.unfinished_at(&folder, &file) {
                     Ok(run) => found.extend(run),
-                    // Committed in this moment.
+                    // Committed at this moment.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => problems.push(Problem { hides_a_run: false, ..Problem::new(file, error) }),
                 }
@@ -46,7 +45,7 @@ impl Store {
         Ok((found, problems))
     }
 
-    /// The run of a plan; nothing, where the record is there already.
+    /// The run of a plan; `None` if the record exists already.
     fn unfinished_at(&self, folder: &str, file: &str) -> Result<Option<Unfinished>> {
         let opened = Opened::parse(&read::whole(&*self.backend().open(file)?, file)?)?;
         let path = format!("{folder}/{}", opened.folder());
@@ -59,7 +58,7 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        // A receipt that turns out to be torn counts here: this is what people look at, not what resuming goes by.
+        // A torn receipt counts here: this listing is for people, and resuming does not rely on it.
         let number = |name: &str| name.strip_suffix(".json")?.parse::<usize>().ok();
         let written =
             receipts.iter().filter(|entry| number(&entry.name).is_some_and(|unit| unit < units)).count();

@@ -1,4 +1,4 @@
-//! A file system on which something else happens between two calls, as it does where processes run side by side.
+//! A file system on which something else happens between two calls, as with concurrent processes.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use easyroutine_store::fs::{Entry, FileSystem, Held, Hold, Locked, NewFile, Sour
 
 type Act = Box<dyn FnOnce() + Send>;
 
-/// Calls are counted; before one of them something is done, and from one on all fail.
+/// Counts calls; acts before one of them, and fails all from another on.
 pub(crate) struct Interleaved {
     files: Arc<dyn FileSystem>,
     calls: AtomicUsize,
@@ -25,17 +25,17 @@ impl Interleaved {
         Interleaved { files: Arc::new(files), calls, act, dies_at: usize::MAX, has_locks: true }
     }
 
-    /// Before a call, something is done.
+    /// Acts before a call.
     pub(crate) fn before(self, call: usize, act: impl FnOnce() + Send + 'static) -> Self {
         Interleaved { act: Mutex::new(Some((call, Box::new(act)))), ..self }
     }
 
-    /// From a call on the process is dead.
+    /// From this call on the process is dead.
     pub(crate) fn dies_at(self, call: usize) -> Self {
         Interleaved { dies_at: call, ..self }
     }
 
-    /// As on a network without locks.
+    /// As on a network file system without locks.
     pub(crate) fn with_locks(self, has_locks: bool) -> Self {
         Interleaved { has_locks, ..self }
     }

@@ -12,8 +12,8 @@ use easyroutine_store::{
 };
 use serde_json::json;
 
-/// A folder that vanishes with the test; in memory where there is such a place, since killing processes and racing
-/// them has nothing to do with disks.
+/// A folder that is deleted with the test; in memory if possible, since killing and racing processes does not need a
+/// disk.
 pub(crate) fn fast_folder() -> tempfile::TempDir {
     let memory = PathBuf::from("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
@@ -47,7 +47,7 @@ pub(crate) fn saver(base: &tempfile::TempDir, experiment: &str) -> ActivationSav
     ActivationSaver::new(base.path(), experiment).unwrap()
 }
 
-/// What there is to clear away; nothing is in the way.
+/// Clears away garbage; expects no problems.
 #[track_caller]
 pub(crate) fn gc(store: &Store, idle: Duration, sweep: Sweep) -> Vec<Garbage> {
     let swept = store.gc(idle, sweep).unwrap();
@@ -55,7 +55,7 @@ pub(crate) fn gc(store: &Store, idle: Duration, sweep: Sweep) -> Vec<Garbage> {
     swept.garbage
 }
 
-/// Every run that is visible is whole: it opens, verifies, and holds what was saved with its seed.
+/// Every visible run is whole: it opens, verifies, and holds what was saved with its seed.
 pub(crate) fn all_whole(store: &Store) -> Result<Scan, String> {
     let scan = store.scan(None).map_err(|e| e.to_string())?;
     if let Some(problem) = scan.problems.first() {

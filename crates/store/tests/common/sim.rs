@@ -1,8 +1,8 @@
-//! A file system in memory that forgets at a power cut whatever was not synced, and whose calls can fail.
+//! An in-memory file system that loses unsynced changes at a power cut, and whose calls can fail.
 //!
-//! What a cut may leave is chosen by [`Survival`]: of a file that was not synced any part, of a folder any of the
-//! changes since its last sync. A rename between folders is never lost from both, but a sync of one folder keeps the
-//! entries of that folder alone.
+//! [`Survival`] chooses what a cut may leave: any part of an unsynced file, and any of a folder's changes since its
+//! last sync. A rename between folders is never lost from both, but syncing one folder keeps only that folder's
+//! entries.
 
 mod file;
 
@@ -14,20 +14,20 @@ use easyroutine_store::fs::{Entry, EntryKind, FileSystem, Held, Hold, Locked, Ne
 
 use file::{Memory, SimFile};
 
-/// What of the unsynced survives a power cut.
+/// Which unsynced changes survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Survival {
     /// Nothing.
     Nothing,
     /// Everything.
     All,
-    /// Names, but not the content of files: the classic of delayed allocation.
+    /// Names, but not file contents: the classic effect of delayed allocation.
     Names,
-    /// Content, but not names.
+    /// Contents, but not names.
     Content,
-    /// Everything but one change of a name.
+    /// Everything except one change of a name.
     AllBut(usize),
-    /// A choice for each change, by this seed.
+    /// A choice for each change, seeded.
     Some(u64),
 }
 
@@ -38,12 +38,12 @@ enum Node {
     Link,
 }
 
-/// An entry that was made or taken away since its folder was last synced.
+/// An entry added or removed since its folder was last synced.
 #[derive(Debug, Clone)]
 struct Change {
     folder: usize,
     name: String,
-    /// What stands there now, or nothing.
+    /// The present node, or none.
     node: Option<usize>,
     /// A removal that must not survive without this addition.
     after: Option<usize>,
@@ -59,13 +59,13 @@ struct State {
     serial: usize,
     calls: usize,
     syncs: usize,
-    /// How many hold a node, or -1 where one does alone.
+    /// Number of holders of a node; -1 for an exclusive one.
     holds: BTreeMap<usize, i32>,
-    /// The call from which on everything fails: the power is gone.
+    /// The call from which on everything fails: power is cut.
     cut_at: Option<usize>,
     /// The one call that fails.
     fail_at: Option<usize>,
-    /// The sync that only pretends.
+    /// The sync that does nothing.
     pretended_sync: Option<usize>,
 }
 
@@ -92,7 +92,7 @@ impl Sim {
         self.0.lock().unwrap()
     }
 
-    /// A copy that goes its own way from here, held by nobody; calls and syncs are counted anew.
+    /// An independent copy, with no holds; calls and syncs are counted from zero.
     pub(crate) fn copy(&self) -> Sim {
         let mut state = self.state().clone();
         (state.calls, state.syncs) = (0, 0);
@@ -115,7 +115,7 @@ impl Sim {
         self
     }
 
-    /// Puts a link somewhere, which stays there over a power cut.
+    /// Places a link, which survives power cuts.
     pub(crate) fn link(&self, path: &str) {
         let mut state = self.state();
         state.make(path, Node::Link).unwrap();
@@ -131,12 +131,12 @@ impl Sim {
         self.state().syncs
     }
 
-    /// How many changes of names are not synced.
+    /// Number of unsynced changes of names.
     pub(crate) fn unsynced(&self) -> usize {
         self.state().changes.len()
     }
 
-    /// What stands on the disk after a power cut.
+    /// The disk after a power cut.
     pub(crate) fn after_cut(&self, survival: Survival) -> Sim {
         let mut state = self.state().clone();
         let mut random = match survival {
@@ -161,7 +161,7 @@ impl Sim {
                 Survival::AllBut(lost) => number != lost,
                 Survival::Some(_) => choose(2) == 0,
             };
-            // A folder is never in two places, and never in none.
+            // A folder is never in two places, nor in none.
             let survives = match change.after {
                 Some(addition) if change.is_folder && state.changes.iter().any(|c| c.serial == addition) => {
                     survived.contains(&addition)
@@ -202,7 +202,7 @@ impl Sim {
         Sim(Arc::new(Mutex::new(state)))
     }
 
-    /// Counts a call that changes something, and lets it fail if it is its turn.
+    /// Counts a call that changes something, and fails it if it is due.
     fn call(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         let number = state.calls;
@@ -288,7 +288,7 @@ impl State {
         let node = self.find(from)?;
         let ((old, old_name), (new, new_name)) = (self.place(from)?, self.place(to)?);
         let addition = self.change(new, &new_name, Some(node), None)?;
-        // Within one folder both are one change: the model lets the removal follow the addition.
+        // Within one folder both are one change: the model ties the removal to the addition.
         self.change(old, &old_name, None, Some(addition))?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `s3://bucket/prefix` to a client. Credentials, regions and endpoints are what the provider's own variables say.
+//! Connects to `s3://bucket/prefix`. Credentials, regions and endpoints come from the provider's own variables.
 
 use std::str::FromStr;
 use std::sync::{Arc, Once};
@@ -14,7 +14,7 @@ use super::VARIABLES;
 use crate::backend::SCHEMES;
 use crate::error::{Error, Result};
 
-/// The client of a bucket, and the prefix in it.
+/// A bucket's client, and the prefix in it.
 pub(super) fn connect(url: &str) -> Result<(Arc<dyn ObjectStore>, String)> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -52,7 +52,7 @@ pub(super) fn connect(url: &str) -> Result<(Arc<dyn ObjectStore>, String)> {
     Ok((built.map_err(said)?, prefix.to_owned()))
 }
 
-/// What the environment says under names that begin so. One that is set to nothing counts as not set.
+/// Environment variables whose names begin with the prefix. An empty value counts as unset.
 fn variables<K: FromStr>(prefix: &str) -> Result<Vec<(K, String)>> {
     let mut found = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -61,7 +61,7 @@ fn variables<K: FromStr>(prefix: &str) -> Result<Vec<(K, String)>> {
             continue;
         }
         let Ok(key) = name.to_ascii_lowercase().parse() else { continue };
-        // The client panics on an address that is none.
+        // The client panics on a malformed address.
         let is_address = name.contains("ENDPOINT") || name.ends_with("_URL");
         if is_address && !Url::parse(&value).is_ok_and(|url| url.has_host()) {
             return Err(Error::input(format!("{name}: `{}` is no URL", value.escape_debug()))
@@ -72,11 +72,11 @@ fn variables<K: FromStr>(prefix: &str) -> Result<Vec<(K, String)>> {
     Ok(found)
 }
 
-/// The cryptography of every connection: the one that downloads of models use too.
+/// Selects the cryptography for every connection: the same as for model downloads.
 fn use_ring() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // An error says that the program has chosen already.
+        // An error means that the program has chosen already.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
 }

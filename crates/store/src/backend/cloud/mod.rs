@@ -1,7 +1,7 @@
 //! The protocol on object storage: S3, Google Cloud Storage, Azure, through the crate object_store.
 //!
-//! There are no folders and no renames there, but a put that fails where something is, and one that fails where
-//! something has changed: these two carry the protocol. docs/design/store.md says how.
+//! Object storage has no folders and no renames, but it has puts that fail if an object exists, and puts that fail if
+//! an object has changed. These two carry the protocol: see docs/design/store.md.
 
 mod connect;
 mod moving;
@@ -28,36 +28,36 @@ use crate::names::{INTERNAL, METADATA};
 use source::CloudSource;
 use upload::CloudUpload;
 
-/// The object that claims a run's folder: there are no folders to make.
+/// The object that claims a run's folder, since there are no folders to create.
 const CLAIMED: &str = ".claimed";
-/// Who is asked for credentials where none are set: on machines of the provider's own it answers.
+/// Asked for credentials if none are set; it answers on the provider's own machines.
 const METADATA_SERVER: &str = "169.254.169.254";
-/// Where a client's settings come from.
+/// Where a client's settings come from, for errors.
 const VARIABLES: &str = "say how in the provider's variables: AWS_*, GOOGLE_* or AZURE_*";
-/// How often what somebody else changed meanwhile is tried again.
+/// Retries after a concurrent change.
 const MOST_TRIES: u32 = 200;
-/// Requests that are under way at a time.
+/// Concurrent requests.
 const AT_ONCE: usize = 16;
 
-/// A store below a prefix of a bucket.
+/// A store under a prefix of a bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct Cloud {
     objects: Arc<dyn ObjectStore>,
-    /// What stands before every path; may be empty.
+    /// Prepended to every path; may be empty.
     prefix: String,
-    /// What errors call the store: `s3://bucket/prefix`.
+    /// The store's name in errors: `s3://bucket/prefix`.
     url: String,
     runtime: &'static Runtime,
 }
 
 impl Cloud {
-    /// A store in a bucket that is there, with what the environment says of credentials and regions.
+    /// A store in an existing bucket, with credentials and region from the environment.
     pub(crate) fn connect(url: &str) -> Result<Self> {
         let (objects, prefix) = connect::connect(url)?;
         Cloud::over(objects, prefix, url.trim_end_matches('/').to_owned())
     }
 
-    /// A store that ends with the process.
+    /// A store that lives as long as the process.
     pub(crate) fn in_memory() -> Result<Self> {
         Cloud::over(Arc::new(InMemory::new()), String::new(), "memory://".to_owned())
     }
@@ -78,7 +78,7 @@ impl Cloud {
         below.trim_start_matches('/').to_owned()
     }
 
-    /// What errors call a path.
+    /// A path's name in errors.
     fn show(&self, path: &str) -> String {
         format!("{}/{path}", self.url)
     }
@@ -102,11 +102,11 @@ impl Cloud {
         if is_refused || said.contains(METADATA_SERVER) { error.hint(VARIABLES) } else { error }
     }
 
-    /// Waits for work that the runtime does. Not `block_on`: the caller may be a task of another runtime.
+    /// Waits for work on the runtime. Not `block_on`: the caller may be a task of another runtime.
     fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
         let (done, result) = mpsc::sync_channel(1);
         self.runtime.spawn(async move {
-            // Nobody waits any more only where the process ends.
+            // The receiver is gone only if the process is ending.
             let _ = done.send(work.await);
         });
         result.recv().map_err(|_| Error::new(ErrorKind::Io, format!("{}: a request was given up", self.url)))
@@ -123,8 +123,8 @@ impl Cloud {
         got.map_err(|e| self.said("read", path, e))
     }
 
-    /// Makes an object where none is. Whose answer is lost is said again by the client, and then finds its own: what is
-    /// made so has something in it that nobody else writes.
+    /// Creates an object where none exists. If an answer is lost, the client retries and finds its own object: such
+    /// objects hold something that no other writer writes.
     fn create(&self, path: &str, content: &[u8]) -> Result<()> {
         match self.put(path, content, PutMode::Create) {
             Err(error) if error.kind() == ErrorKind::Exists => {
@@ -148,7 +148,7 @@ impl Cloud {
         found.map_err(|e| self.said("list", path, e))
     }
 
-    /// Deletes objects; one that is gone already is no error.
+    /// Deletes objects; a missing one is no error.
     fn delete(&self, paths: Vec<String>) -> Result<()> {
         let keys = paths.iter().map(|path| self.key(path)).collect::<Result<Vec<_>>>()?;
         let objects = self.objects.clone();
@@ -176,7 +176,7 @@ impl Cloud {
         }
     }
 
-    /// Whether anything is below a path.
+    /// Whether anything exists below a path.
     fn is_folder(&self, path: &str) -> Result<bool> {
         let (objects, key) = (self.objects.clone(), self.key(path)?);
         match self.wait(async move { objects.list(Some(&key)).next().await })? {
@@ -190,7 +190,7 @@ impl Cloud {
         Error::new(ErrorKind::NotFound, format!("{}: is not there", self.show(path)))
     }
 
-    /// Refuses to write into a run that nobody claimed: one that was moved away must not come back in part.
+    /// Refuses to write into an unclaimed run: one that was moved away must not come back in part.
     fn is_claimed(&self, path: &str) -> Result<()> {
         let Some(run) = run_of(path) else { return Ok(()) };
         if self.is_there(&format!("{run}/{CLAIMED}"))? {
@@ -199,7 +199,7 @@ impl Cloud {
         Err(self.no_folder(run).hint("the run was removed, or its experiment renamed, while it was written"))
     }
 
-    /// Tries again what fails only because somebody else was faster.
+    /// Retries what fails only because another writer was faster.
     fn retried<T>(&self, path: &str, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         for tries in 1.. {
             match work() {
@@ -207,7 +207,7 @@ impl Cloud {
                     if tries == MOST_TRIES {
                         return Err(error);
                     }
-                    // Not all at the same moment.
+                    // So that writers do not retry in step.
                     let jitter = u64::from(Uuid::new_v4().into_bytes()[0]);
                     thread::sleep(Duration::from_millis(jitter * u64::from(tries.min(8)) / 16));
                 }
@@ -231,7 +231,7 @@ impl Backend for Cloud {
         Ok(Box::new(CloudUpload::new(self, path)?))
     }
 
-    /// What was put is there to stay.
+    /// A put is durable already.
     fn settle(&self, folder: &str) -> Result<()> {
         if self.is_folder(folder)? { Ok(()) } else { Err(self.no_folder(folder)) }
     }
@@ -239,8 +239,8 @@ impl Backend for Cloud {
     fn publish(&self, path: &str, content: &[u8]) -> Result<()> {
         self.is_claimed(path)?;
         self.create(path, content)?;
-        // Whoever moves a run away takes the claim first, then looks for what there is: either they found the record, or
-        // it is taken back here.
+        // A move takes the claim first, then looks at what is there: either it found the record, or the record is taken
+        // back here.
         self.is_claimed(path).inspect_err(|_| {
             let _ = self.delete(vec![path.to_owned()]);
         })
@@ -256,7 +256,7 @@ impl Backend for Cloud {
             let (content, version) = self.get(path)?;
             let changed = match change(&content) {
                 Ok(changed) => changed,
-                // A refusal is no race, whatever its kind.
+                // A refusal is not a race, whatever its kind.
                 Err(error) => return Ok(Err(error)),
             };
             self.put(path, &changed, PutMode::Update(version)).map(Ok)
@@ -297,7 +297,7 @@ impl Backend for Cloud {
         }
         let name = split(path).1.to_owned();
         let folder = |modified| Entry { name, kind: EntryKind::Folder, size: 0, modified };
-        // A run and what is in it change when an object of theirs does; folders above are many objects.
+        // A run and its contents change when one of their objects does; folders above are many objects.
         if run_of(&format!("{path}/")).is_none() {
             return if self.is_folder(path)? { Ok(folder(0)) } else { Err(self.no_folder(path)) };
         }
@@ -313,8 +313,9 @@ impl Backend for Cloud {
         self.delete_objects(folder)
     }
 
-    /// Without the claim nobody publishes: who looked for it before looks again once the record is there, and takes it
-    /// back. So a record that is found here is one of a run that is kept, and one that comes later is none.
+    /// Without the claim nothing can be published: a writer that checked the claim earlier checks again after writing
+    /// the record, and takes the record back. So a record found here belongs to a run that is kept, and a later one
+    /// does not count.
     fn sweep(&self, run: &str, is_garbage: &dyn Fn(&str) -> Result<bool>) -> Result<bool> {
         let claim = format!("{run}/{CLAIMED}");
         self.delete(vec![claim.clone()])?;
@@ -327,7 +328,7 @@ impl Backend for Cloud {
         }
     }
 
-    /// What is removed is deleted where it is.
+    /// Objects are deleted in place, so there is no trash.
     fn empty_trash(&self, _delete: bool) -> Result<Vec<Left>> {
         Ok(Vec::new())
     }
@@ -340,7 +341,7 @@ impl Backend for Cloud {
         self.delete_objects(folder)
     }
 
-    /// No storage deletes under a condition: between the look and the deletion another object may be put.
+    /// No storage deletes conditionally: another object may be put between the check and the deletion.
     fn delete_if(&self, path: &str, is_meant: &dyn Fn(&[u8]) -> bool) -> Result<()> {
         match self.get(path) {
             Ok((found, _)) if is_meant(&found) => self.delete_file(path),
@@ -367,7 +368,7 @@ impl Backend for Cloud {
         })
     }
 
-    /// What a bucket took it keeps: there is no weaker promise.
+    /// A bucket keeps what it accepted: there is no weaker promise.
     fn with_durability(&self, _durability: Durability) -> Arc<dyn Backend> {
         Arc::new(self.clone())
     }
@@ -385,7 +386,7 @@ impl Backend for Cloud {
     }
 }
 
-/// One runtime for the whole process: it is never dropped, which within another runtime would be a panic.
+/// One runtime for the whole process. It is never dropped, since that would panic within another runtime.
 fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<io::Result<Runtime>> = OnceLock::new();
     let started = RUNTIME.get_or_init(|| {
@@ -396,7 +397,7 @@ fn runtime() -> Result<&'static Runtime> {
         .map_err(|e| Error::new(ErrorKind::Io, format!("object storage: cannot start threads: {e}")))
 }
 
-/// The run that a path leads into: its first three names.
+/// The run that a path belongs to: its first three names.
 fn run_of(path: &str) -> Option<&str> {
     path.match_indices('/').nth(2).map(|(end, _)| &path[..end])
 }
@@ -411,7 +412,7 @@ fn entry_of(object: &ObjectMeta) -> Entry {
     }
 }
 
-/// What the client says with its causes, on one line; of a page of XML the sentence in it.
+/// The client's error with its causes, on one line; of an XML page, the sentence in it.
 fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

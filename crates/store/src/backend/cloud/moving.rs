@@ -1,4 +1,4 @@
-//! Many objects moved and deleted as one would a folder: in an order in which nothing is ever seen in part.
+//! Moves and deletes many objects as if they were a folder, in an order in which no run is ever seen in part.
 
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{ObjectStoreExt, PutMode};
@@ -8,7 +8,7 @@ use crate::backend::split;
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::METADATA;
 
-/// Paths of one or many runs, apart by what they are for those who look.
+/// Paths of one or more runs, grouped by their role for readers.
 #[derive(Debug, Default)]
 struct Objects {
     records: Vec<String>,
@@ -21,11 +21,11 @@ impl Cloud {
     /// or in both.
     pub(super) fn move_objects(&self, from: &str, to: &str) -> Result<()> {
         let found = self.objects_below(from)?;
-        // What has no record there was left by one who died at this: it is written over.
+        // Objects there without a record come from a process that died during a move: overwrite them.
         if !self.objects_below(to).map(|there| there.records.is_empty()).or_else(none_is_fine)? {
             return Err(Error::new(ErrorKind::Exists, format!("{}: is there already", self.show(to))));
         }
-        // First the claims: nobody writes into these runs from here on, and what they wrote is found below.
+        // Claims first: no writer can write into these runs from here on, and what was written before is found below.
         self.delete(found.claims)?;
         let found = self.objects_below(from)?;
         let moved = |path: &String| format!("{to}{}", &path[from.len()..]);
@@ -38,7 +38,7 @@ impl Cloud {
         self.delete(found.others)
     }
 
-    /// Deletes everything below a path, so that it is invisible at once.
+    /// Deletes everything below a path, so that it becomes invisible at once.
     pub(super) fn delete_objects(&self, folder: &str) -> Result<()> {
         let found = self.objects_below(folder)?;
         self.delete(found.records)?;

@@ -11,9 +11,9 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use super::{AT_ONCE, Cloud};
 use crate::fs::Source;
 
-/// What is read when an object is opened: most records are no longer, and cost one request.
+/// Bytes read when an object is opened: most records are no longer, and cost one request.
 const FIRST: u64 = 128 << 10;
-/// Bytes of one request of a long read.
+/// Bytes per request of a long read.
 const PIECE: usize = 16 << 20;
 
 /// What is known of an object.
@@ -33,7 +33,7 @@ pub(super) async fn open(objects: Arc<dyn ObjectStore>, key: Key) -> object_stor
             Ok(Opened { key, size, e_tag, first: found.bytes().await?.to_vec() })
         }
         Err(error @ object_store::Error::NotFound { .. }) => Err(error),
-        // An empty object has no first byte to ask for.
+        // An empty object has no first byte to request.
         Err(error) => match objects.head(&key).await {
             Ok(found) if found.size == 0 => {
                 Ok(Opened { key, size: 0, e_tag: found.e_tag, first: Vec::new() })
@@ -43,7 +43,7 @@ pub(super) async fn open(objects: Arc<dyn ObjectStore>, key: Key) -> object_stor
     }
 }
 
-/// An opened object, which does not change: a part of another content is an error.
+/// An opened object. It does not change: reading a part of other content is an error.
 #[derive(Debug)]
 pub(super) struct CloudSource {
     cloud: Cloud,

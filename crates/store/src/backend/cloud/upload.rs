@@ -1,4 +1,4 @@
-//! New objects: small ones by one request, shards in parts while they are made.
+//! New objects: small ones in one request, shards in parts while they are written.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,17 +12,17 @@ use super::Cloud;
 use crate::backend::Upload;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Bytes of a part; all but the last must have as many, and S3 takes 10,000.
+/// Bytes per part; all but the last must have this size, and S3 accepts 10,000 parts.
 const PART: usize = 16 << 20;
-/// Parts that are on their way at a time.
+/// Parts in flight at a time.
 const AT_ONCE: usize = 4;
 
-/// An object on its way.
+/// An object being uploaded.
 pub(super) struct CloudUpload<'a> {
     cloud: &'a Cloud,
     path: String,
     key: Key,
-    /// Shards have names that no other has. What is not in parts is made only where nothing is.
+    /// Shards have unique names, so they go in parts. Anything else is created only where nothing exists.
     in_parts: bool,
     rest: Vec<u8>,
     begun: Option<Box<dyn MultipartUpload>>,
@@ -109,7 +109,7 @@ impl Drop for CloudUpload<'_> {
     fn drop(&mut self) {
         let Some(mut upload) = self.begun.take() else { return };
         self.sent.iter().for_each(JoinHandle::abort);
-        // Parts that nobody will join cost money until they are given up; what can't be is for the bucket's rules.
+        // Parts that are never joined cost money until they are aborted; if that fails, the bucket's rules must do it.
         let _ = self.cloud.wait(async move { upload.abort().await });
     }
 }
