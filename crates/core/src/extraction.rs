@@ -12,13 +12,13 @@ use crate::request::Request;
 
 /// Which activations are kept, and how they are reduced.
 ///
-/// In JSON every site has the flag that the table of sites names (`extract_resid_out`), and the rest has the names of
-/// the accessors below; a field that is left out has its default.
+/// In JSON, every site has the flag from the table of sites (`extract_resid_out`), and the other fields are named as in
+/// parentheses below. An absent field has its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtractionConfig {
     /// The sites whose flags are on; `save_logits` is on by default.
     pub sites: BTreeSet<Site>,
-    /// To which heads everything with heads is limited (`attn_heads`).
+    /// The heads to which activations with heads are limited (`attn_heads`).
     pub heads: Heads,
     /// Means over positions (`avg`), blocks of patterns (`attn_pattern_avg`, `attn_pattern_row_positions`), means over
     /// examples (`avg_over_example`).
@@ -30,7 +30,7 @@ pub struct ExtractionConfig {
 pub enum Heads {
     /// All of them.
     All,
-    /// Single ones: layer and query head.
+    /// Single heads: layer and query head.
     Of(Vec<(usize, usize)>),
 }
 
@@ -48,7 +48,7 @@ impl ExtractionConfig {
     /// The configuration as a request at these positions.
     ///
     /// # Errors
-    /// Nothing is asked for, or `attn_heads` without any head.
+    /// If nothing is requested, or `attn_heads` lists no head.
     pub fn request(&self, positions: &[Specifier]) -> Result<Request> {
         if self.sites.is_empty() {
             return Err(Error::input("the extraction config asks for nothing: every flag is off"));
@@ -74,8 +74,8 @@ impl ExtractionConfig {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// A field that does not exist (the nearest name is given) or of the wrong type, and `keep_gradient`, for which
-    /// [`crate::gradients`] stands.
+    /// If a field does not exist (the error gives the nearest name) or has the wrong type; also for `keep_gradient`,
+    /// which [`crate::gradients`] replaces.
     pub fn from_json(fields: &Map<String, Value>) -> Result<Self> {
         let mut config = ExtractionConfig::default();
         for (name, value) in fields {
@@ -127,7 +127,7 @@ impl ExtractionConfig {
         Ok(())
     }
 
-    /// Writes every field; reads back to the same.
+    /// Writes every field; reads back the same.
     pub fn to_json(&self) -> Map<String, Value> {
         let mut fields: Map<String, Value> = (Site::ALL.iter())
             .map(|site| (site.flag().to_owned(), json!(self.sites.contains(site))))

@@ -1,4 +1,4 @@
-//! Tokens one after another: greedy or drawn, from keys and values that are kept.
+//! Generates tokens one by one, greedily or by sampling, with a KV cache.
 
 mod sample;
 mod text;
@@ -15,31 +15,32 @@ use crate::tap::Tap;
 pub use sample::Sampling;
 pub use text::{Piece, TextStream};
 
-/// How rows are continued.
+/// Options of generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
-    /// How many tokens at most.
+    /// Limit on new tokens.
     pub max_new_tokens: usize,
     /// How each is chosen.
     pub sampling: Sampling,
-    /// Ids after which a row ends; the id itself is kept. [`load::end_ids`](crate::load::end_ids) tells the model's.
+    /// Ids after which a row ends; the id itself is kept. For the model's own see
+    /// [`load::end_ids`](crate::load::end_ids).
     pub ends: Vec<u32>,
-    /// Seed of all draws. A draw depends on it, on the row and on the token's number alone.
+    /// Seed of all draws. A draw depends only on the seed, the row and the token's number.
     pub seed: u64,
 }
 
-/// A token as it is chosen.
+/// A newly chosen token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NewToken {
     /// The row that it continues.
     pub row: usize,
     /// Its id.
     pub id: u32,
-    /// Its log-probability (natural) as the model has it, before any temperature or cut.
+    /// Its log-probability (natural) in the model, before any temperature or cut.
     pub logprob: f64,
 }
 
-/// How a row was continued.
+/// The continuation of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generated {
     /// The new tokens.
@@ -53,18 +54,18 @@ pub struct Generated {
 /// Why a row ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// It has as many new tokens as were asked for.
+    /// It has the requested number of new tokens.
     Length,
     /// Its last token is one of the ends.
     End,
     /// The caller stopped it.
     Stopped,
-    /// The model was built for no more tokens.
+    /// It reached the model's context length.
     Context,
 }
 
 impl Finish {
-    /// One word for it.
+    /// A one-word name.
     pub fn name(self) -> &'static str {
         match self {
             Finish::Length => "length",
@@ -76,14 +77,14 @@ impl Finish {
 }
 
 /// Continues rows, each until it ends. `first` is a tap on every step, such as [`Edits`](crate::edit::Edits): it sees
-/// positions of the whole row, the prompt in the first step and one token in each that follows. `on_token` hears each
+/// positions within the whole row, the prompt in the first step and one token in each later step. `on_token` gets each
 /// token as it is chosen, and may end its row.
 ///
-/// The tokens are those that running the whole row again for each of them gives, to the bit of every logit.
+/// Every logit has the bits that running the whole row again for each token would give.
 ///
 /// # Errors
-/// As [`Model::forward`]; a temperature, `top_k` or `top_p` that means nothing; logits that are NaN; an error of the tap
-/// or of `on_token`.
+/// As [`Model::forward`]; if a temperature, `top_k` or `top_p` is out of range, logits are NaN, or the tap or
+/// `on_token` fails.
 pub fn generate<R: AsRef<[u32]>>(
     model: &Model,
     prompts: &[R],
@@ -94,7 +95,7 @@ pub fn generate<R: AsRef<[u32]>>(
     generate_until(model, prompts, options, first, Stop::Never, on_token)
 }
 
-/// [`generate`], ending early where `stop` says so, which it asks before each block of each step.
+/// [`generate`], but asks `stop` before each block of each step whether to end early.
 ///
 /// # Errors
 /// As [`generate`]; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.

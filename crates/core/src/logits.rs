@@ -1,4 +1,4 @@
-//! What is read of logits: the last ones of each row, and sums over the vocabulary.
+//! Reading logits: the last ones of each row, and sums over the vocabulary.
 
 use std::ops::Range;
 
@@ -17,10 +17,10 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     most + logits.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
 }
 
-/// Keeps the logits at the last token of some rows of a batch.
+/// Keeps the logits of the last token of chosen rows of a batch.
 pub(crate) struct LastLogits {
     rows: Range<usize>,
-    /// One vector V for each of the rows; `None` for a row that has no token in the batch.
+    /// One vector V per chosen row; `None` for a row without tokens in the batch.
     pub(crate) logits: Vec<Option<Vec<f32>>>,
 }
 

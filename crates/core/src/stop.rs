@@ -1,16 +1,16 @@
-//! When long work ends early.
+//! Ending long work early.
 
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// When a run ends early. The work asks on its way: a forward pass before each block, an extraction before each batch.
+/// When a run ends early. A forward pass asks before each block, an extraction before each batch.
 #[derive(Clone, Copy, Default)]
 pub enum Stop<'a> {
     /// The run goes on to its end.
     #[default]
     Never,
-    /// The run ends once this returns true. It must be quick, since it is called often.
+    /// The run ends once this returns true. It is called often, so it must be quick.
     When(&'a dyn Fn() -> bool),
 }
 
@@ -24,7 +24,7 @@ impl Stop<'_> {
     }
 
     /// # Errors
-    /// The run should end now: an error of the kind [`Interrupted`](ErrorKind::Interrupted).
+    /// [`Interrupted`](ErrorKind::Interrupted) if the run should end now.
     pub(crate) fn check(&self) -> Result<()> {
         match self.is_due() {
             true => Err(Error::new(ErrorKind::Interrupted, "the run was stopped")),

@@ -1,4 +1,4 @@
-//! The seam: the model drives, Taps receive.
+//! The seam: the model drives, taps receive.
 
 use std::ops::Range;
 
@@ -12,13 +12,14 @@ use crate::error::Result;
 ///
 /// The forward pass holds no state of a run: two runs with two taps can share one model.
 pub trait Tap {
-    /// What this tap does at a point. What nobody wants is not computed. The answer for a point must stay the same during
-    /// a run.
+    /// What this tap wants at a point. Only wanted values are computed. The answer for a point must stay the same
+    /// during a run.
     fn wants(&self, point: Point) -> Want;
 
-    /// The tokens (of the whole batch, ascending) whose values this tap needs at a point; `None` means all.
-    /// The model asks for [`logits`](easyroutine_sites::Site::Logits), where a row is as wide as the vocabulary, and for the
-    /// points after attention in the last block, which it computes from the first token of each row that any of them needs.
+    /// The tokens (of the whole batch, ascending) whose values this tap needs at a point; `None` means all. The model
+    /// asks this for [`logits`](easyroutine_sites::Site::Logits), where a row is as wide as the vocabulary, and for the
+    /// points after attention in the last block, which it computes from the first token of each row that any of them
+    /// needs.
     fn tokens(&self, _point: Point, _batch: &Batch) -> Option<Vec<usize>> {
         None
     }
@@ -32,11 +33,11 @@ pub trait Tap {
 
 /// A tap whose changes have a derivative.
 pub(crate) trait Reversible: Tap {
-    /// Turns the gradient of what this tap left at a point into that of what it found there. `before` is what it found
-    /// where the value has a number for each query and key: every row's square, back to back.
+    /// Turns the gradient of the values that this tap left at a point into that of the values it found. `before` holds
+    /// the values it found, for pairwise values: every row's square, back to back.
     ///
     /// # Errors
-    /// A change that has no derivative.
+    /// If the change has no derivative.
     fn back(&self, point: Point, before: Option<&[f32]>, gradient: &mut Value<'_>) -> Result<()>;
 }
 
@@ -47,20 +48,19 @@ pub enum Want {
     Nothing,
     /// It reads.
     Read,
-    /// It writes every vector and reads none. What only leads to the value is not computed where it is
-    /// [`mlp_out`](easyroutine_sites::Site::MlpOut); until it is written, the value is NaN there. Elsewhere this is
-    /// [`Want::Edit`].
+    /// It writes every vector and reads none. At [`mlp_out`](easyroutine_sites::Site::MlpOut) the values that would
+    /// only lead up to this one are not computed, and the value is NaN until written. Elsewhere this is [`Want::Edit`].
     Replace,
     /// It may change the value.
     Edit,
 }
 
 impl Want {
-    /// What two taps do at a point, one after the other.
+    /// What two taps do at a point, in order.
     pub fn then(self, next: Want) -> Want {
         match (self, next) {
             (Want::Nothing, want) | (want, Want::Nothing) => want,
-            // Whoever comes later finds what was put there.
+            // The later tap finds the replaced values.
             (Want::Replace, _) => Want::Replace,
             (_, Want::Replace) => Want::Edit,
             (one, other) => one.max(other),
@@ -74,24 +74,24 @@ pub struct Value<'a> {
     values: RowsMut<'a>,
     layout: Layout<'a>,
     batch: &'a Batch,
-    /// Whether another tap comes after the one that is called.
+    /// Whether another tap follows the one being called.
     is_shared: bool,
 }
 
 #[derive(Debug)]
 enum Layout<'a> {
-    /// One vector a token.
+    /// One vector per token.
     Tokens,
-    /// One vector for each of these tokens, in a buffer that nobody needs after the taps.
+    /// One vector for each of these tokens, in a buffer that is unused after the taps.
     Some { tokens: &'a [usize], buffer: Vec<f32>, width: usize },
-    /// One vector for each row, of one of its tokens: these.
+    /// One vector per row, for one of its tokens: these.
     Rows { tokens: &'a [usize], buffer: Vec<f32>, width: usize },
-    /// For each row its queries by keys, from its start on in one long line of values. With a window w, the query at i
-    /// sees the key at j only if i - j < w.
+    /// For each row its queries by keys, starting at its start in one long array. With a window w, the query at i sees
+    /// the key at j only if i - j < w.
     Pairs { pairs: &'a mut Vec<f32>, window: Option<usize>, starts: Vec<usize>, keeping: Keeping },
 }
 
-/// Whether a tap may keep the buffer of a value, as nobody reads it afterwards.
+/// Whether a tap may keep a value's buffer, because nothing reads it afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keeping {
     /// It may.
@@ -127,7 +127,7 @@ impl<'a> Value<'a> {
         Value { values: RowsMut::dense(&mut [], 0, 0), layout, batch, is_shared: false }
     }
 
-    /// A value of the same shape with other numbers; `None` unless it has a number for each query and key.
+    /// A value of the same shape with other numbers; `None` unless values are pairwise.
     pub(crate) fn with_pairs<'b>(&'b self, pairs: &'b mut Vec<f32>) -> Option<Value<'b>> {
         let Layout::Pairs { window, .. } = &self.layout else { return None };
         Some(Value::of_pairs(pairs, *window, Keeping::Refused, self.batch))
@@ -138,7 +138,8 @@ impl<'a> Value<'a> {
         self.batch
     }
 
-    /// Width of a vector in this row of the batch: the row's length for scores and patterns, else the same for all.
+    /// Width of a vector in this row of the batch: for scores and patterns the row's length, else the same for all
+    /// rows.
     pub fn width(&self, row: usize) -> usize {
         match self.layout {
             Layout::Pairs { .. } => self.batch.length(row),
@@ -147,7 +148,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The keys that the query at a position can see, of scores and patterns; else nothing is hidden.
+    /// For scores and patterns, the keys that the query at a position can see; elsewhere nothing is hidden.
     pub fn visible(&self, row: usize, position: usize) -> Range<usize> {
         match &self.layout {
             Layout::Pairs { window, .. } => {
@@ -157,8 +158,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The vector at a position of a row; `None` where this run does not compute the position or it was not asked
-    /// for.
+    /// The vector at a position of a row; `None` if this run does not compute the position or it was not requested.
     pub fn vector(&self, row: usize, position: usize) -> Option<&[f32]> {
         let token = self.batch.token(row, position)?;
         match &self.layout {
@@ -172,8 +172,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The one vector of a row, where the value has one a row (a pooled score); `None` where it has one a token, or where
-    /// the row has no tokens.
+    /// A row's single vector, if the value has one per row (a pooled score); `None` if it has one per token, or the row
+    /// has no tokens.
     pub fn of_row(&self, row: usize) -> Option<&[f32]> {
         let Layout::Rows { tokens, buffer, width } = &self.layout else { return None };
         let span = self.batch.span(row);
@@ -181,13 +181,13 @@ impl<'a> Value<'a> {
         Some(&buffer[i * width..(i + 1) * width])
     }
 
-    /// Whether the value has one vector a row, and not one a token.
+    /// Whether the value has one vector per row instead of one per token.
     pub fn is_of_rows(&self) -> bool {
         matches!(self.layout, Layout::Rows { .. })
     }
 
-    /// The vectors of a row of the batch as one matrix: row i is position `batch().first(row) + i`. `None` where the value
-    /// lacks some of these positions, or has one vector a row.
+    /// The vectors of a row of the batch as one matrix: row i is position `batch().first(row) + i`. `None` if the value
+    /// lacks some of these positions, or has one vector per row.
     ///
     /// # Shapes
     /// `[tokens of the row in this batch, width]`.
@@ -207,7 +207,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As [`Value::matrix`], to be changed.
+    /// As [`Value::matrix`], mutable.
     pub fn matrix_mut(&mut self, row: usize) -> Option<RowsMut<'_>> {
         let span = self.batch.span(row);
         match &mut self.layout {
@@ -226,7 +226,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As [`Value::vector`], to be changed.
+    /// As [`Value::vector`], mutable.
     pub fn vector_mut(&mut self, row: usize, position: usize) -> Option<&mut [f32]> {
         let token = self.batch.token(row, position)?;
         match &mut self.layout {
@@ -242,8 +242,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The whole buffer of logits, if it holds exactly these tokens (of the whole batch, in this order) and no
-    /// other tap comes after: it may be kept instead of a copy. Afterwards the value is empty.
+    /// Takes the whole buffer of logits, to keep without a copy, if it holds exactly these tokens (of the whole batch,
+    /// in this order) and no other tap follows. Afterwards the value is empty.
     pub(crate) fn take(&mut self, wanted: &[usize]) -> Option<Vec<f32>> {
         match &mut self.layout {
             Layout::Some { tokens, buffer, .. } if *tokens == wanted && !self.is_shared => {
@@ -254,8 +254,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The whole buffer of a pattern, every row's queries by keys, if the run is done with it and no other tap comes
-    /// after: it may be kept instead of a copy. Afterwards the value is empty.
+    /// Takes the whole buffer of a pattern, every row's queries by keys, to keep without a copy, if the run is done
+    /// with it and no other tap follows. Afterwards the value is empty.
     pub(crate) fn take_pairs(&mut self) -> Option<Vec<f32>> {
         match &mut self.layout {
             Layout::Pairs { pairs, keeping: Keeping::Allowed, .. } if !self.is_shared => {
@@ -266,14 +266,14 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Where the keys of one query stand among all pairs, of which those of its row begin at `start`.
+/// The range of one query's keys among all pairs; those of its row begin at `start`.
 fn keys_of(batch: &Batch, row: usize, position: usize, start: usize) -> Range<usize> {
     let width = batch.length(row);
     let start = start + (position - batch.first(row)) * width;
     start..start + width
 }
 
-/// Where the tokens of a span stand among these, if they are all there.
+/// The range of a span's tokens within `tokens`, if all are there.
 fn whole_span(tokens: &[usize], span: &Range<usize>) -> Option<Range<usize>> {
     let first = tokens.partition_point(|token| *token < span.start);
     let end = tokens.partition_point(|token| *token < span.end);
@@ -291,7 +291,7 @@ impl Tap for () {
     }
 }
 
-/// Two taps in their order: `(edit, cache)` keeps the edited value, `(cache, edit)` the original.
+/// Two taps in order: `(edit, cache)` keeps the edited value, `(cache, edit)` the original.
 impl<A: Tap, B: Tap> Tap for (A, B) {
     fn wants(&self, point: Point) -> Want {
         self.0.wants(point).then(self.1.wants(point))

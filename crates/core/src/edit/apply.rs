@@ -1,4 +1,4 @@
-//! Changes applied to what the model reports.
+//! Applies changes to reported activations.
 
 use std::sync::Arc;
 
@@ -11,45 +11,45 @@ use super::tensor::Spread;
 use crate::error::Result;
 use crate::tap::{Tap, Value, Want};
 
-/// What happens to one row at one point.
+/// The change to one row at one point.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) row: usize,
     pub(super) target: Target,
-    /// The entries of vectors that change, ascending, if not all.
+    /// The changed entries of vectors, ascending, or `None` for all.
     pub(super) entries: Option<Arc<[usize]>>,
     pub(super) action: Action,
 }
 
-/// What changes of a row.
+/// The changed part of a row.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     /// Whole vectors.
     Tokens(Places),
-    /// What queries give to keys.
+    /// Weights from queries to keys.
     Pairs { queries: Places, keys: Places, softmax: Softmax },
-    /// What queries give to other keys than their own.
+    /// Weights from queries to all keys except their own.
     OthersThanSelf { queries: Places, softmax: Softmax },
 }
 
-/// What is done to it.
+/// The change itself.
 #[derive(Debug, Clone)]
 pub(super) enum Action {
     Scale(f32),
     Set(f32),
     Put(Given),
     Add(f32, Given),
-    /// The values of another row, at its places of the same numbers.
+    /// Takes the values of another row, at its places with the same indices.
     Copy {
         row: usize,
         target: Target,
     },
 }
 
-/// Given values: which one belongs where.
+/// Given values, and the place of each.
 #[derive(Debug, Clone)]
 pub(super) enum Given {
-    /// By row, and by the numbers of the places.
+    /// By row and the indices of the places.
     ByNumber(Spread),
     /// By row, query and key.
     ByPosition(Spread),
@@ -74,7 +74,7 @@ impl Target {
         queries.within(0..length + 1).any(|(_, query)| sees(query))
     }
 
-    /// How many places it has.
+    /// Numbers of its places.
     pub(super) fn counts(&self) -> [usize; 2] {
         match self {
             Target::Tokens(places) => [places.count(), 0],
@@ -83,7 +83,7 @@ impl Target {
         }
     }
 
-    /// Whether tokens that are generated belong to it.
+    /// Whether it includes generated tokens.
     pub(super) fn is_open(&self) -> bool {
         match self {
             Target::Tokens(places) => places.is_open(),
@@ -92,7 +92,7 @@ impl Target {
         }
     }
 
-    /// The position of the vector that a number stands for.
+    /// The vector position at an index.
     pub(super) fn position(&self, number: usize) -> Option<usize> {
         match self {
             Target::Tokens(places) => places.position(number),
@@ -102,7 +102,7 @@ impl Target {
         }
     }
 
-    /// The place in a vector that a number stands for.
+    /// The vector column at an index.
     pub(super) fn column(&self, number: usize) -> Option<usize> {
         match self {
             Target::Pairs { keys, .. } => keys.position(number),
@@ -135,19 +135,19 @@ impl Change {
         }
     }
 
-    /// The columns of a vector that change, numbered.
+    /// The changed columns of a vector, numbered.
     pub(super) fn columns(&self, width: usize) -> impl Iterator<Item = (usize, usize)> {
         let count = self.entries.as_ref().map_or(width, |entries| entries.len());
         let column = |entry: usize| self.entries.as_ref().map_or(entry, |entries| entries[entry]);
         (0..count).map(move |entry| (entry, column(entry))).filter(move |(_, column)| *column < width)
     }
 
-    /// Changes what queries give to keys; without keys, to all but their own.
+    /// Changes weights from queries to `keys`; `None` means all keys but their own.
     fn pairs(&self, queries: &Places, keys: Option<&Places>, softmax: Softmax, value: &mut Value<'_>) {
         let row = self.row;
         let run = value.batch().first(row)..value.batch().length(row);
         for (query_number, query) in queries.within(run) {
-            // Hidden keys are passed over, so that no edit makes a token see a later one.
+            // Hidden keys are skipped, so that no edit lets a token see a later one.
             let visible = value.visible(row, query);
             let chosen: Vec<(usize, usize)> = match keys {
                 Some(keys) => keys.within(visible.clone()).collect(),
@@ -163,7 +163,7 @@ impl Change {
                 let (numbers, places) = ([query_number, key_number], [query, key]);
                 let new = match (&self.action, softmax) {
                     (Action::Scale(0.0), Softmax::Before) => Some(f32::NEG_INFINITY),
-                    // Knocked out stays knocked out, also under a negative factor.
+                    // Knocked-out scores stay knocked out, even under a negative factor.
                     (Action::Scale(_), Softmax::Before) if *x == f32::NEG_INFINITY => None,
                     _ => self.changed(*x, numbers, places, source.as_deref()),
                 };
@@ -177,7 +177,7 @@ impl Change {
         }
     }
 
-    /// A value after the change; `None` where nothing was given for it.
+    /// A value after the change; `None` if no value was given for it.
     fn changed(
         &self,
         x: f32,
@@ -186,7 +186,7 @@ impl Change {
         source: Option<&[f32]>,
     ) -> Option<f32> {
         match &self.action {
-            // Not a product: an ablation of infinity or NaN is 0 too.
+            // Not a product: an ablated infinity or NaN is 0 too.
             Action::Scale(0.0) => Some(0.0),
             Action::Scale(factor) => Some(x * factor),
             Action::Set(number) => Some(*number),
@@ -197,7 +197,7 @@ impl Change {
         }
     }
 
-    /// The value that was given for a place.
+    /// The value given for a place.
     pub(super) fn given(&self, given: &Given, numbers: [usize; 2], places: [usize; 2]) -> Option<f32> {
         match given {
             Given::ByNumber(spread) => spread.at([self.row, numbers[0], numbers[1]]),
@@ -205,14 +205,14 @@ impl Change {
         }
     }
 
-    /// A copy of the vector of another row that values are taken of.
+    /// A copy of the other row's vector that values are taken from.
     fn source(&self, value: &Value<'_>, number: usize) -> Option<Vec<f32>> {
         let Action::Copy { row, target } = &self.action else { return None };
         value.vector(*row, target.position(number)?).map(<[f32]>::to_vec)
     }
 }
 
-/// Divides weights by their sum; where there are none they stay.
+/// Divides weights by their sum; if the sum is zero they stay unchanged.
 fn rescale(weights: &mut [f32]) {
     let sum: f64 = weights.iter().map(|x| f64::from(*x)).sum();
     if sum != 0.0 {

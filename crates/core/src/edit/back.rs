@@ -1,4 +1,4 @@
-//! Gradients through changes: what was scaled passes on that much of its gradient, what was replaced nothing.
+//! Gradients through changes: scaled values pass on the scaled gradient, replaced values none.
 
 use easyroutine_sites::Point;
 
@@ -44,7 +44,7 @@ impl Reversible for Edits {
 }
 
 impl Change {
-    /// Does the change once more on a copy.
+    /// Repeats the change on a copy.
     fn replay(&self, square: &mut Vec<f32>, shape: &Value<'_>) {
         let Some(mut value) = shape.with_pairs(square) else { return };
         self.apply(&mut value);
@@ -90,7 +90,7 @@ impl Change {
         }
     }
 
-    /// The keys that change for a query: those that it sees, of these, or all but its own.
+    /// The keys changed for a query: the visible ones among `keys`, or all but its own.
     fn chosen(&self, query: usize, keys: Option<&Places>, value: &Value<'_>) -> Vec<(usize, usize)> {
         let visible = value.visible(self.row, query);
         match keys {
@@ -99,10 +99,10 @@ impl Change {
         }
     }
 
-    /// Changes one gradient; gives back what belongs to the place that the value was copied from.
+    /// Changes one gradient; returns the part that belongs to the place the value was copied from.
     fn cell_back(&self, g: &mut f32, numbers: [usize; 2], places: [usize; 2]) -> Option<f32> {
         match &self.action {
-            // Not a product: what was ablated has no gradient, whatever stood there.
+            // Not a product: an ablated value has no gradient, whatever it was.
             Action::Scale(0.0) | Action::Set(_) => *g = 0.0,
             Action::Scale(factor) => *g *= factor,
             Action::Put(given) => {
@@ -116,7 +116,7 @@ impl Change {
         None
     }
 
-    /// Adds what was taken to the place that the value was copied from.
+    /// Adds the removed gradient to the place that the value was copied from.
     fn give_to_source(&self, number: usize, taken: &[(usize, f32)], gradient: &mut Value<'_>) {
         let Action::Copy { row, target } = &self.action else { return };
         let Some(vector) = target.position(number).and_then(|at| gradient.vector_mut(*row, at)) else {

@@ -1,4 +1,4 @@
-//! Interventions checked against a model and its rows: all that can be wrong is an error here, before the run.
+//! Checks interventions against a model and its rows: every possible error is reported here, before the run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::arch::{Arch, Attention, Window};
 use crate::error::{Error, Result};
 use crate::positions::{Context, Row};
 
-/// Interventions ready to run, as a tap. At one point they apply in the order in which they were given.
+/// Interventions ready to run, as a tap. At one point they apply in the given order.
 #[derive(Debug, Clone, Default)]
 pub struct Edits {
     pub(super) at: BTreeMap<Point, Vec<Change>>,
@@ -21,13 +21,13 @@ pub struct Edits {
 }
 
 impl Edits {
-    /// Checks interventions against a model and the rows of a batch; each applies to every row. Of a row that is
-    /// continued the prompt is what positions name, and the tokens after it belong to `all`.
+    /// Checks interventions against a model and the rows of a batch; each applies to every row. For a continued row,
+    /// positions name tokens of the prompt, and `all` includes the tokens after it.
     ///
     /// # Errors
-    /// A layer or head that the model does not have, a place that the block lacks or that cannot be changed, a part that
-    /// does not belong to the activation, a position outside a row, values whose shape does not fit (both shapes are
-    /// named), rows that do not match in [`Operation::Resample`], an edit that changes nothing.
+    /// If the model lacks a layer or head, a block lacks the place or it cannot be changed, a part does not belong to
+    /// the activation, a position is outside a row, values have the wrong shape (both shapes are named), rows do not
+    /// match in [`Operation::Resample`], or an edit changes nothing.
     pub fn new(
         interventions: &[Intervention],
         arch: &Arch,
@@ -50,12 +50,12 @@ impl Edits {
         self.at.is_empty()
     }
 
-    /// What is odd about them but no error.
+    /// Warnings: oddities that are not errors.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Adds a change of whole vectors of one row of a batch.
+    /// Adds a change to whole vectors of one row of a batch.
     pub(crate) fn push(
         &mut self,
         point: Point,
@@ -88,19 +88,19 @@ impl Edits {
 /// What [`Edits::push`] does to one row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum RowAction<'a> {
-    /// Every value becomes 0.
+    /// Sets every value to 0.
     Zero,
-    /// These vectors are put in place.
+    /// Replaces vectors by these.
     ///
     /// # Shapes
     /// `[T, width]` or `[width]`.
     Put(&'a Tensor),
 }
 
-/// Whether interventions can change a site.
+/// Checks that interventions can change a site.
 ///
 /// # Errors
-/// A site that can only be read; the hint names those that can be changed.
+/// If the site can only be read; the hint names those that can be changed.
 pub fn check_access(site: Site) -> Result<()> {
     if site.access() == Access::Changes {
         return Ok(());
@@ -111,7 +111,7 @@ pub fn check_access(site: Site) -> Result<()> {
         .hint(format!("what can be changed: {}", names.join(", "))))
 }
 
-/// One intervention beside what it is checked against.
+/// One intervention with what it is checked against.
 struct Checked<'a> {
     intervention: &'a Intervention,
     arch: &'a Arch,
@@ -161,7 +161,7 @@ impl Checked<'_> {
         Ok(())
     }
 
-    /// Where the model reports what is to be changed.
+    /// The point at which the model reports the activation to change.
     fn report_point(&self, point: Point) -> Result<Point> {
         let Intervention { activation, part, .. } = self.intervention;
         let (layer, head) = (point.layer().unwrap_or(0), point.head().unwrap_or(0));
@@ -213,7 +213,7 @@ impl Checked<'_> {
         }
     }
 
-    /// What is changed of one row.
+    /// The changed part of one row.
     fn target(&self, row: Row<'_>) -> Result<Target> {
         let places = |specifiers: &[_]| Places::resolve(specifiers, row, self.context);
         let all = || Places::all(row.ids.len());
@@ -242,7 +242,7 @@ impl Checked<'_> {
         }
     }
 
-    /// Which entries of a point's vectors change, if not all, ascending.
+    /// The changed entries of a point's vectors, ascending, or `None` for all.
     fn entries(&self, point: Point) -> Result<Option<Arc<[usize]>>> {
         let Intervention { entries, part, .. } = self.intervention;
         if entries.is_empty() {
@@ -266,7 +266,7 @@ impl Checked<'_> {
         Ok(Some(all.into()))
     }
 
-    /// What is done to one row.
+    /// The change to one row.
     fn action(
         &self,
         entries: Option<&[usize]>,
@@ -291,7 +291,7 @@ impl Checked<'_> {
         })
     }
 
-    /// Given values spread over what changes of one row.
+    /// Given values spread over the changed part of one row.
     fn given(
         &self,
         entries: Option<&[usize]>,
@@ -327,7 +327,7 @@ impl Checked<'_> {
         }
     }
 
-    /// Whether another row has the places that are to be copied.
+    /// Checks that another row has the places to be copied.
     fn check_source(&self, row: usize, from: usize, targets: &[Target]) -> Result<()> {
         let Some(source) = targets.get(from) else {
             let n = targets.len();

@@ -1,7 +1,8 @@
 //! Changing what the model computes: interventions as plain data, and the tap that applies them.
 //!
-//! An [`Intervention`] says which activation, at which part of it, becomes what. [`Edits`] are interventions checked
-//! against a model and its rows; as a tap before a capture, `(edits, capture)`, they show in what is kept.
+//! An [`Intervention`] says which activation is changed, in which part, and how. [`Edits`] are interventions checked
+//! against a model and its rows. As a tap before a capture, `(edits, capture)`, their effects show in the captured
+//! values.
 
 mod apply;
 mod back;
@@ -20,22 +21,22 @@ pub use check::{Edits, check_access};
 pub use spec::{Reference, activation};
 pub use tensor::Tensor;
 
-/// One change of what a model computes. `V` is what stands for given values: numbers, or before they are read the
+/// One change to what a model computes. `V` is the type of given values: numbers, or, before they are read, the
 /// [`Reference`] that names them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Intervention<V = Tensor> {
-    /// Which activations.
+    /// The activations.
     pub activation: Selector,
-    /// Which entries of their vectors; all where there is none. Written after the activation: `router_logits_1[3]`.
+    /// The changed entries of their vectors; empty means all. Written after the activation: `router_logits_1[3]`.
     pub entries: Vec<Slice>,
-    /// Which part of each.
+    /// The changed part of each.
     pub part: Part,
-    /// What becomes of that part.
+    /// The change to that part.
     pub operation: Operation<V>,
 }
 
 impl<V> Intervention<V> {
-    /// What it changes, as it is written before the `@`: `mlp_hidden_5[12,40:50]`.
+    /// What it changes, as written before the `@`: `mlp_hidden_5[12,40:50]`.
     pub fn key(&self) -> String {
         let entry = |slice: &Slice| match slice.single() {
             Some(number) => number.to_string(),
@@ -51,7 +52,7 @@ impl<V> Intervention<V> {
 }
 
 impl Intervention {
-    /// Whether what it does to a row hangs on the row's place in a batch: such rows cannot run in other batches.
+    /// Whether its effect on a row depends on the row's index in a batch: such rows cannot run in other batches.
     pub fn speaks_of_rows(&self) -> bool {
         match &self.operation {
             Operation::Resample { .. } => true,
@@ -63,66 +64,66 @@ impl Intervention {
 
 /// The part of an activation that changes.
 ///
-/// Named positions are positions of the prompt and hold through generation; `all` includes tokens that are generated.
+/// Positions refer to the prompt, also during generation; `all` includes generated tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// Whole vectors at positions; every activation but scores and patterns.
+    /// Whole vectors at positions, for any activation except scores and patterns.
     Full(Vec<Specifier>),
-    /// Of a pattern: what every query gives to these keys.
+    /// Of a pattern: from every query to these keys.
     Columns(Vec<Specifier>, Softmax),
-    /// Of a pattern: what these queries give to every key.
+    /// Of a pattern: from these queries to every key.
     Rows(Vec<Specifier>, Softmax),
-    /// Of a pattern: what these queries give to these keys.
+    /// Of a pattern: from these queries to these keys.
     Grid {
         /// The queries.
         rows: Vec<Specifier>,
         /// The keys.
         columns: Vec<Specifier>,
-        /// When.
+        /// When the change happens.
         softmax: Softmax,
     },
-    /// Of a pattern: what these queries give to every key but their own, which is taken away.
+    /// Of a pattern: from these queries to every key except their own, which is removed.
     KeepSelf(Vec<Specifier>, Softmax),
 }
 
 /// When a pattern is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Softmax {
-    /// The scores are changed. A factor of 0 means minus infinity there: an exact knock-out, after which the rest of
-    /// the row sums to 1. A row left without any key is zeros.
+    /// Changes the scores. A factor of 0 means minus infinity there: an exact knock-out, after which the rest of the
+    /// row sums to 1. A row left without any key becomes zeros.
     Before,
-    /// The weights are changed, and not normalised again.
+    /// Changes the weights, without normalising again.
     After,
-    /// The weights are changed, then the changed rows are divided by their sums.
+    /// Changes the weights, then divides the changed rows by their sums.
     AfterRescaled,
 }
 
-/// What becomes of a part. Keys that the model hides stay hidden under all of these.
+/// The change to a part. Keys that the model hides stay hidden under any change.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation<V = Tensor> {
-    /// Multiplied; by 0 it is an ablation.
+    /// Multiplies by a factor; 0 is an ablation.
     Scale(f32),
-    /// Every value becomes this number. Minus infinity knocks out scores, and nothing else takes it.
+    /// Sets every value to this number. Minus infinity knocks out scores, and is allowed only there.
     Set(f32),
-    /// Put in its place, broadcast to the slice `[B, T, ...]`; of patterns to the slice or to `[B, S, S]`.
+    /// Replaces the part; values broadcast to the slice `[B, T, ...]`, or for patterns to the slice or `[B, S, S]`.
     Replace(V),
-    /// The mean of these vectors over all axes but the last is put at every position.
+    /// Puts the mean of these vectors, over all axes except the last, at every position.
     Mean(V),
-    /// Added, times a factor: steering.
+    /// Adds values times a factor: steering.
     Add {
-        /// How strongly.
+        /// The factor.
         factor: f32,
-        /// What.
+        /// The values.
         values: V,
     },
-    /// What stands at the same places of another row of the batch.
+    /// Takes the values at the same places of another row of the batch.
     Resample {
         /// That row.
         row: usize,
     },
 }
 
-/// Names of the parts as interventions have them outside of Rust.
+/// Names of the parts outside Rust.
 const TYPES: [&str; 8] = [
     "full",
     "columns",
@@ -135,13 +136,13 @@ const TYPES: [&str; 8] = [
 ];
 
 impl Part {
-    /// The part that a type's name means: `full`, `columns`, `rows`, `grid`, `columns_pre_softmax`,
-    /// `rows_pre_softmax`, `grid_pre_softmax`, `keep-self-attn`. `columns` are the keys of a grid, and belong to
-    /// nothing else; `rescaled` says that rows changed after the softmax are divided by their sums.
+    /// The part for a type's name: `full`, `columns`, `rows`, `grid`, `columns_pre_softmax`, `rows_pre_softmax`,
+    /// `grid_pre_softmax`, `keep-self-attn`. `columns` are the keys of a grid, and only a grid has them. `rescaled`
+    /// says whether rows changed after the softmax are divided by their sums.
     ///
     /// # Errors
-    /// A name of no type (the nearest is given), keys without a grid or a grid without keys, rescaling before the
-    /// softmax.
+    /// If the name is unknown (the error gives the nearest), keys are given without a grid or a grid without keys, or
+    /// rescaling is requested before the softmax.
     pub fn of_type(
         name: &str,
         positions: Vec<Specifier>,
@@ -198,7 +199,7 @@ impl Part {
         }
     }
 
-    /// When the softmax comes; `None` for what is no pattern.
+    /// When a pattern is changed; `None` for anything else.
     pub fn softmax(&self) -> Option<Softmax> {
         match self {
             Part::Full(_) => None,
@@ -211,7 +212,7 @@ impl Part {
 /// Whether rows changed after the softmax are divided by their sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rescaled {
-    /// They stay as they were changed.
+    /// They stay as changed.
     #[default]
     No,
     /// They sum to 1 again.

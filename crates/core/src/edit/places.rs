@@ -5,19 +5,19 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::positions::{Context, Row, Specifier, select};
 
-/// Positions of a row with their numbers in the order asked for, which say which of the given values belongs to each.
+/// Positions of a row with their indices in the requested order, which determine the given value for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Places {
-    /// Number and position, by ascending position; a position that was named twice has its last number.
+    /// Index and position, by ascending position; a position named twice has its last index.
     named: Vec<(usize, usize)>,
-    /// How many were named, repetitions included: T.
+    /// How many were named, including repetitions: T.
     count: usize,
-    /// From this position on every token belongs too: those that are generated, where `all` was asked for.
+    /// With `all`: from this position on, every (generated) token is included.
     open: Option<usize>,
 }
 
 impl Places {
-    /// What specifiers mean in a row.
+    /// Resolves specifiers in a row.
     ///
     /// # Errors
     /// As [`select`].
@@ -45,12 +45,12 @@ impl Places {
         self.count
     }
 
-    /// Whether tokens that are generated belong to it.
+    /// Whether it includes generated tokens.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Numbers and positions that lie in a range, by ascending position.
+    /// Indices and positions within a range, by ascending position.
     pub(super) fn within(&self, range: Range<usize>) -> impl Iterator<Item = (usize, usize)> + '_ {
         let from = self.named.partition_point(|(_, position)| *position < range.start);
         let to = self.named.partition_point(|(_, position)| *position < range.end).max(from);
@@ -62,7 +62,7 @@ impl Places {
         self.named[from..to].iter().copied().chain(generated)
     }
 
-    /// The position that a number stands for.
+    /// The position at an index.
     pub(super) fn position(&self, number: usize) -> Option<usize> {
         match number.checked_sub(self.count) {
             Some(beyond) => self.open.map(|open| open + beyond),

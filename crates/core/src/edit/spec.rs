@@ -1,4 +1,4 @@
-//! Interventions as they are written: `KEY@POSITIONS OP`.
+//! Interventions as text: `KEY@POSITIONS OP`.
 //!
 //! ```text
 //! resid_out_5@last=0                      set            resid_out_5@4:9*0.5           scale
@@ -10,8 +10,8 @@
 //! mlp_hidden_5[12,40:50]@last*0           some entries of vectors
 //! router_logits_1[3]@all=-inf             this expert is never chosen; =inf: it always is
 //! ```
-//! KEY ends at the first `@`; OP begins at the last `=`, `*` or `+` outside double quotes. What holds one of these, a
-//! comma or an `x` stands in double quotes. Blanks between the parts are passed over.
+//! KEY ends at the first `@`; OP begins at the last `=`, `*` or `+` outside double quotes. Put positions that contain
+//! one of these, a comma or an `x` in double quotes. Spaces between the parts are ignored.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use super::{Intervention, Operation, Part, Softmax, Tensor};
 use crate::error::{Error, Result};
 use crate::positions::Specifier;
 
-/// A tensor by its place: `FILE.safetensors::TENSOR`, `FILE.gguf::TENSOR`.
+/// A tensor by its location: `FILE.safetensors::TENSOR`, `FILE.gguf::TENSOR`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// The file.
@@ -33,7 +33,7 @@ pub struct Reference {
 }
 
 impl Intervention<Reference> {
-    /// Reads the values that it names.
+    /// Reads the referenced values.
     ///
     /// # Errors
     /// As [`Tensor::read`].
@@ -73,17 +73,17 @@ fn parse(text: &str) -> Result<Intervention<Reference>> {
     let (positions, operation) = operation(rest, &marks)?;
     let part = part(positions.trim())?;
     let operation = match (part.softmax(), operation) {
-        // To ablate a score is to knock it out: a score of 0 is none that means anything.
+        // Ablating a score means knocking it out: a score of 0 has no special meaning.
         (Some(Softmax::Before), Operation::Set(0.0)) => Operation::Scale(0.0),
         (_, operation) => operation,
     };
     Ok(Intervention { activation, entries, part, operation })
 }
 
-/// Parses what is changed: `resid_out_*`, or with some entries of its vectors `mlp_hidden_5[12,40:50]`.
+/// Parses the changed activation: `resid_out_*`, or with entries of its vectors `mlp_hidden_5[12,40:50]`.
 ///
 /// # Errors
-/// A name of no activation, brackets that do not hold numbers and ranges.
+/// If no activation has the name, or brackets do not hold numbers and ranges.
 pub fn activation(text: &str) -> Result<(Selector, Vec<Slice>)> {
     let text = text.trim();
     let Some((key, entries)) = text.strip_suffix(']').and_then(|text| text.split_once('[')) else {
@@ -98,7 +98,7 @@ pub fn activation(text: &str) -> Result<(Selector, Vec<Slice>)> {
     Ok((key.trim().parse()?, entries.split(',').map(str::trim).map(entry).collect::<Result<_>>()?))
 }
 
-/// Where `=`, `*` and `+` stand outside double quotes; the sign of an exponent (`1e+5`) is none.
+/// The places of `=`, `*` and `+` outside double quotes, except the sign of an exponent (`1e+5`).
 fn marks(text: &str) -> Result<Vec<usize>> {
     let bytes = text.as_bytes();
     let mut quoted = false;
@@ -169,7 +169,7 @@ fn set(operand: &str) -> Result<Operation<Reference>> {
     reference(operand).map(Operation::Replace)
 }
 
-/// A finite number in digits, perhaps with a sign, a point and an exponent.
+/// A finite number in digits, with an optional sign, point and exponent.
 fn number(text: &str) -> Option<f32> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'));
     text.parse().ok().filter(|x: &f32| plain && x.is_finite())
@@ -231,7 +231,7 @@ fn part(text: &str) -> Result<Part> {
     Ok(Part::Full(positions(text)?))
 }
 
-/// The two lists of a grid. The name of some positions holds an `x` too; only one of all can part two lists.
+/// The two lists of a grid. Names of positions may contain an `x`, so only a single separating `x` is unambiguous.
 fn sides(text: &str) -> Result<(Vec<Specifier>, Vec<Specifier>)> {
     let mut quoted = false;
     for (at, byte) in text.bytes().enumerate() {
@@ -255,7 +255,7 @@ fn side(text: &str) -> Result<Vec<Specifier>> {
     positions(text)
 }
 
-/// A comma-separated list of specifiers, those with reserved characters in double quotes.
+/// A comma-separated list of specifiers; those with reserved characters are in double quotes.
 fn positions(text: &str) -> Result<Vec<Specifier>> {
     let mut quoted = false;
     let is_comma = |c: char| {

@@ -1,4 +1,4 @@
-//! Values that are put or added, and how they spread over what they replace.
+//! Values to put or add, and their broadcasting.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use easyroutine_files::{Container, Encoding};
 
 use crate::error::{Error, Result};
 
-/// Numbers with a shape, and a name for messages.
+/// Numbers with a shape, and a name for errors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     name: String,
@@ -16,10 +16,10 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// Numbers of a shape.
+    /// Numbers with a shape.
     ///
     /// # Errors
-    /// As many numbers as the shape does not hold.
+    /// If the shape does not hold this many numbers.
     pub fn new(name: impl Into<String>, shape: &[usize], values: impl Into<Arc<[f32]>>) -> Result<Self> {
         let (name, values) = (name.into(), values.into());
         let size = shape.iter().try_fold(1usize, |size, axis| size.checked_mul(*axis));
@@ -32,10 +32,10 @@ impl Tensor {
         Ok(Tensor { name, shape: shape.to_vec(), values })
     }
 
-    /// Reads a tensor of a safetensors or GGUF file.
+    /// Reads a tensor from a safetensors or GGUF file.
     ///
     /// # Errors
-    /// A file that cannot be read, a tensor that it does not hold or that holds no floating-point numbers.
+    /// If the file cannot be read, or the tensor is missing or not floating point.
     pub fn read(file: &Path, tensor: &str) -> Result<Self> {
         let opened = Container::open(file)?;
         let Some(found) = opened.tensor(tensor) else {
@@ -53,7 +53,7 @@ impl Tensor {
         Tensor::new(tensor, found.shape(), found.read_all()?)
     }
 
-    /// What it is called in messages.
+    /// Its name in errors.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -71,7 +71,7 @@ impl Tensor {
     /// The mean over all axes but the last, summed in f64.
     ///
     /// # Errors
-    /// A tensor without any vector.
+    /// If the tensor has no vectors.
     pub(crate) fn mean(&self) -> Result<Tensor> {
         let width = self.shape.last().copied().unwrap_or(0);
         if self.values.is_empty() {
@@ -87,13 +87,13 @@ impl Tensor {
     }
 }
 
-/// A tensor spread over three axes as numpy does it: axes are matched from the last, one of length 1 is repeated.
+/// A tensor broadcast over three axes as in NumPy: axes are matched from the last, and one of length 1 repeats.
 #[derive(Debug, Clone)]
 pub(super) struct Spread {
     values: Arc<[f32]>,
-    /// Steps of each axis; 0 where the axis is repeated.
+    /// Strides of each axis; 0 if it repeats.
     strides: [usize; 3],
-    /// How far each axis reaches; nothing limits one that is repeated.
+    /// Length of each axis; `None` if it repeats.
     lengths: [Option<usize>; 3],
 }
 
@@ -115,8 +115,8 @@ impl Spread {
         Some(spread)
     }
 
-    /// The value at these places; `None` beyond an axis that is not repeated, as a generated token is beyond values
-    /// given for a prompt.
+    /// The value at these places; `None` beyond a non-repeating axis, as for a generated token when values were given
+    /// for the prompt.
     pub(super) fn at(&self, places: [usize; 3]) -> Option<f32> {
         let mut index = 0;
         for ((place, stride), length) in places.into_iter().zip(self.strides).zip(self.lengths) {

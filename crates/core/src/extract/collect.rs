@@ -4,7 +4,7 @@ use super::Sink;
 use crate::cache::{ActivationCache, Aggregations, Batches, Key, RunningMean};
 use crate::error::Result;
 
-/// Collects all rows and puts them in the order of the data set.
+/// Collects all rows, in the order of the data set.
 #[derive(Debug, Default)]
 pub struct Collect {
     batches: Batches,
@@ -13,12 +13,12 @@ pub struct Collect {
 }
 
 impl Collect {
-    /// Collects with other strategies than the usual ones.
+    /// A collector with other aggregation strategies.
     pub fn with(aggregations: Aggregations) -> Self {
         Collect { batches: Batches::new(aggregations), ..Collect::default() }
     }
 
-    /// The numbers of the rows that were taken, ascending, and their activations in that order.
+    /// The numbers of the collected rows, ascending, and their activations in that order.
     ///
     /// # Errors
     /// As [`Batches::finish`].

@@ -1,4 +1,4 @@
-//! Examples that the model goes on writing before their activations are kept.
+//! Examples that the model continues before their activations are kept.
 
 use std::ops::ControlFlow;
 
@@ -9,13 +9,14 @@ use crate::generate::{GenerateOptions, Sampling, generate_until};
 use crate::model::Model;
 use crate::positions::Row;
 
-/// Continues every example by its most likely tokens, `max_new_tokens` at most, up to and with one of `ends`. What an extraction then keeps of the new tokens has the bits that each step of generation
-/// had (the last, where rotary frequencies change with a row's length), since a run of a whole row gives the bits of its
-/// steps; running once more costs far less than the steps did.
+/// Continues every example with its most likely tokens, `max_new_tokens` at most, up to and including one of `ends`. An
+/// extraction then keeps, for the new tokens, the bits of each generation step (of the last step, if rotary frequencies
+/// change with a row's length), since running a whole row gives the bits of its steps. Running once more costs far less
+/// than the steps did.
 ///
-/// Positions go on naming tokens of the prompt; `all` names the new ones too. Where the model's context ends a row, its
-/// last token is left out: the model was not built to read it. Of `options` the size of batches, progress (tokens are
-/// the new ones) and stop are read; `first` is made for each batch as in [`Extraction::run_after`](super::Extraction).
+/// Positions still refer to the prompt; `all` includes the new tokens. If the model's context ends a row, its last
+/// token is left out, because the model cannot read it. Only the batch size, progress (which counts new tokens) and
+/// stop of `options` are used; `first` is made for each batch as in [`Extraction::run_after`](super::Extraction).
 ///
 /// # Errors
 /// As [`generate_until`].
@@ -51,7 +52,7 @@ pub fn continued(
             example.n_new += example.ids.len() - length;
         }
         progress.rows += places.len();
-        // A row that ended early has no more tokens to come.
+        // A row that ended early will get no more tokens.
         progress.tokens = progress.rows * max_new_tokens;
     }
     Ok(examples)

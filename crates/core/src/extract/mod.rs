@@ -1,4 +1,4 @@
-//! A data set through the model: packed batches in, rows out to whoever takes them.
+//! Runs a data set through the model: packed batches in, rows out to a sink.
 
 mod collect;
 mod continued;
@@ -24,29 +24,29 @@ pub use size::Size;
 /// One row of a data set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Example {
-    /// Its number in the data set; names it in errors and results and seeds its draws.
+    /// Its number in the data set, which names it in errors and results and seeds its draws.
     pub number: usize,
     /// Its token ids.
     pub ids: Vec<u32>,
-    /// Its text with the byte span of each token, where known.
+    /// Its text with the byte span of each token, if known.
     pub text: Option<(String, Vec<(usize, usize)>)>,
-    /// How many of the ids, at the end, continue the prompt: positions name tokens of the prompt, `all` names every one.
+    /// How many of the last ids continue the prompt: positions name tokens of the prompt, `all` includes every one.
     pub n_new: usize,
-    /// Positions at which a new group starts, where this row has its own.
+    /// Positions at which a new group starts, if this row has its own.
     pub pivots: Option<Vec<i64>>,
 }
 
-/// Takes rows as they come.
+/// Receives rows as they come.
 pub trait Sink {
-    /// Takes the rows of one batch: row i of the cache is the data set's row `numbers[i]`. Within a window rows come
-    /// in any order.
+    /// Receives the rows of one batch: row i of the cache is the data set's row `numbers[i]`. Within a window, rows
+    /// come in any order.
     ///
     /// # Errors
     /// An error ends the extraction and is returned by it.
     fn rows(&mut self, numbers: &[usize], cache: ActivationCache) -> Result<()>;
 
-    /// Called when every row of a window has been given: those of the examples in this range, which count from the
-    /// start of this extraction. What a store keeps of a window is whole now.
+    /// Called once every row of a window has been delivered: the examples in this range, counted from the start of this
+    /// extraction. A store can now complete its unit.
     ///
     /// # Errors
     /// As [`Sink::rows`].
@@ -54,26 +54,26 @@ pub trait Sink {
         Ok(())
     }
 
-    /// Takes the means over all examples, once, at the end, if any were asked for.
+    /// Receives the means over all examples, once, at the end, if any were requested.
     ///
     /// # Errors
     /// As [`Sink::rows`].
     fn means(&mut self, means: &RunningMean) -> Result<()>;
 }
 
-/// How an extraction runs.
+/// Options of an extraction.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
-    /// Tokens of a batch at most; a longer row is a batch of its own. Results are the same to the bit for any.
+    /// Limit on tokens per batch; a longer row forms its own batch. Results have the same bits for any limit.
     pub batch_tokens: usize,
-    /// How many examples, in their order, are sorted into batches together; results of one window come before those
-    /// of the next.
+    /// Number of consecutive examples sorted into batches together; the results of one window precede those of the
+    /// next.
     pub window: usize,
-    /// What all rows share; an example's own pivots come before these.
+    /// The context that all rows share; an example's own pivots take precedence.
     pub context: Context<'a>,
     /// Called after each batch.
     pub progress: Option<&'a dyn Fn(Progress)>,
-    /// When it ends early: what was given to the sink stays given.
+    /// When to end early; rows already given to the sink stay given.
     pub stop: Stop<'a>,
 }
 
@@ -89,14 +89,14 @@ impl Default for Options<'_> {
     }
 }
 
-/// How far an extraction is.
+/// Progress of an extraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Rows that are done.
+    /// Rows done.
     pub rows: usize,
     /// Rows in all.
     pub all_rows: usize,
-    /// Tokens that are done; the measure of time.
+    /// Tokens done, which measure time.
     pub tokens: usize,
     /// Tokens in all.
     pub all_tokens: usize,
@@ -111,7 +111,7 @@ pub enum End {
     Stopped,
 }
 
-/// An extraction that was checked: every row's tokens are known, nothing has run.
+/// A checked extraction: every row's tokens are known, nothing has run.
 pub struct Extraction<'a> {
     model: &'a Model,
     request: &'a Request,
@@ -120,15 +120,15 @@ pub struct Extraction<'a> {
     options: Options<'a>,
 }
 
-/// Makes the tap that comes before the capture, for the rows of a batch: an edit, for instance.
+/// Makes the tap that comes before the capture, for a batch's rows: an edit, for instance.
 pub type FirstTap<'a> = dyn FnMut(&Batch, &[Row<'_>]) -> Result<Box<dyn Tap + 'a>> + 'a;
 
 impl<'a> Extraction<'a> {
-    /// Checks everything that can be checked before the first run.
+    /// Checks everything that can be checked before the run.
     ///
     /// # Errors
-    /// As [`Request::points`] and [`Request::tokens`], for any row; no examples; an id or a length that the model does
-    /// not have.
+    /// As [`Request::points`] and [`Request::tokens`], for any row; if there are no examples, an id is beyond the
+    /// vocabulary, or a row is too long.
     pub fn new(
         model: &'a Model,
         request: &'a Request,
@@ -157,12 +157,12 @@ impl<'a> Extraction<'a> {
         Ok(Extraction { model, request, examples, tokens, options })
     }
 
-    /// The tokens of every example that the request speaks of.
+    /// The tokens that the request selects in every example.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
     }
 
-    /// How much will be kept.
+    /// The size of what will be kept.
     ///
     /// # Errors
     /// As [`Request::points`].
@@ -171,18 +171,18 @@ impl<'a> Extraction<'a> {
         Ok(size::of(self.model.arch(), &points, &self.tokens, &self.request.reduction))
     }
 
-    /// Runs all batches and gives their rows to the sink.
+    /// Runs all batches and passes their rows to the sink.
     ///
     /// # Errors
-    /// As [`Model::forward`] and the sink.
+    /// As [`Model::forward`], and the sink's errors.
     pub fn run(&self, sink: &mut dyn Sink) -> Result<End> {
         self.run_after(&mut |_, _| Ok(Box::new(())), sink)
     }
 
-    /// The same with a tap before the capture of each batch.
+    /// The same, with a tap before the capture of each batch.
     ///
     /// # Errors
-    /// As [`Extraction::run`], and the tap.
+    /// As [`Extraction::run`], and the tap's errors.
     pub fn run_after(&self, first: &mut FirstTap<'_>, sink: &mut dyn Sink) -> Result<End> {
         let lengths: Vec<usize> = self.examples.iter().map(|example| example.ids.len()).collect();
         let mut progress =
@@ -217,7 +217,7 @@ impl<'a> Extraction<'a> {
         Ok(end)
     }
 
-    /// Runs one batch of examples, given by their places.
+    /// Runs one batch of examples, given by index.
     fn batch(
         &self,
         places: &[usize],
@@ -228,7 +228,7 @@ impl<'a> Extraction<'a> {
         let ids: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
         let rows: Vec<Row<'_>> = examples.iter().map(|example| example.row()).collect();
         let batch = Batch::new(&ids)?;
-        // A batch that adds to means runs to its end: stopped half way it would leave a part of its rows in them.
+        // A batch that adds to means runs to its end: stopping halfway would leave part of its rows in them.
         let stop = match self.request.reduction.examples {
             Examples::Mean => Stop::Never,
             Examples::Each => self.options.stop,
@@ -250,7 +250,7 @@ impl<'a> Extraction<'a> {
 /// Runs a data set and collects everything in one cache, rows in the order of the examples.
 ///
 /// # Errors
-/// As [`Extraction::new`] and [`Extraction::run`]; stopped before the end.
+/// As [`Extraction::new`] and [`Extraction::run`], and if it was stopped before the end.
 pub fn extract(
     model: &Model,
     request: &Request,
@@ -265,7 +265,7 @@ pub fn extract(
 }
 
 impl Example {
-    /// The row, as positions and errors see it.
+    /// The row, for positions and errors.
     pub fn row(&self) -> Row<'_> {
         let text = self.text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice()));
         Row { number: self.number, ids: &self.ids, text, n_new: self.n_new }
@@ -277,7 +277,7 @@ impl Example {
 }
 
 impl Tokens {
-    /// The tokens of some rows, by their places.
+    /// The tokens of a list of rows, by index.
     fn of(&self, places: &[usize]) -> Tokens {
         let some = |selection: &Selection| Selection {
             specifiers: selection.specifiers.clone(),

@@ -1,5 +1,5 @@
-//! Which rows run together. The order of rows depends on their lengths alone, never on the budget of a batch, so that
-//! what is summed over rows is summed in one order.
+//! Which rows run together. Their order depends on their lengths alone, never on the batch size, so that sums over rows
+//! are taken in a fixed order.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ pub(super) fn windows(n_examples: usize, size: usize) -> impl Iterator<Item = Ra
     (0..n_examples).step_by(size).map(move |start| start..start.saturating_add(size).min(n_examples))
 }
 
-/// The rows of a window, the longest first, cut into batches of at most `budget` tokens. The longest first: if memory
-/// does not suffice it shows at once, and buffers grow only once.
+/// The rows of a window, longest first, divided into batches of at most `budget` tokens. Longest first, so that
+/// insufficient memory shows at once, and buffers grow only once.
 pub(super) fn batches(lengths: &[usize], window: Range<usize>, budget: usize) -> Vec<Vec<usize>> {
     let mut rows: Vec<usize> = window.collect();
     rows.sort_by_key(|row| (std::cmp::Reverse(lengths[*row]), *row));

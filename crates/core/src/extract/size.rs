@@ -1,4 +1,4 @@
-//! How much an extraction keeps, before it runs.
+//! The size of what an extraction keeps, known before it runs.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use crate::request::Tokens;
 /// How much is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Activations by their keys.
+    /// Number of activation keys.
     pub keys: usize,
-    /// Bytes of all.
+    /// Bytes in total.
     pub bytes: u64,
     /// Bytes of the logits among them: as wide as the vocabulary, they are what fills memory and disks.
     pub logits_bytes: u64,

@@ -1,4 +1,4 @@
-//! Arcee: Llama with an MLP of squared rectified neurons, without a gate.
+//! Arcee: Llama with a squared-ReLU MLP without a gate.
 
 use super::parts::{attention, block, norm, plain, pre_norm};
 use super::rope::{RopeKeys, rope};

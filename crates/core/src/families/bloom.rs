@@ -1,4 +1,4 @@
-//! BLOOM: linear biases in place of positions, a norm on the embedding.
+//! BLOOM: linear biases instead of positions, and a norm on the embedding.
 
 use super::parts::{attention, block, norm, pre_norm};
 use super::sizes::{HeadWidth, Key, KvHeads, SizeKeys, Sizes};
@@ -19,10 +19,10 @@ pub(super) const FAMILY: Family = Family {
         "offset_alibi",
         "skip_bias_add",
         "skip_bias_add_qkv",
-        // What it was trained on; linear biases have no limit.
+        // The length it was trained on; linear biases have no limit.
         "seq_length",
     ],
-    // The residual stream would be the norm's output, which no wiring here says.
+    // With it, the norm's output would be the residual stream, which no wiring here describes.
     only: &[("apply_residual_connection_post_layernorm", Only::False)],
 };
 
@@ -41,7 +41,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let slices = config.size_or("pretraining_tp", 1)?;
     if config.flag_or("slow_but_exact", false)? && slices > 1 {
-        // That path of transformers leaves out the biases of the output projections.
+        // That code path of transformers leaves out the biases of the output projections.
         return Err(config.unsupported("slow_but_exact", "false where `pretraining_tp` is more than 1"));
     }
     let norm = norm(config, NormKind::Layer, "layer_norm_epsilon", 1e-5)?;

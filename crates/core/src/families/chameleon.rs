@@ -1,4 +1,4 @@
-//! Chameleon: Llama with a norm of its own for every head, and images as token ids, which it does not predict.
+//! Chameleon: Llama with a separate norm for every head, and with images as token ids, which it does not predict.
 
 use super::parts::{attention, block, gated, norm, post_norm, pre_norm};
 use super::rope::{RopeKeys, rope};
@@ -12,7 +12,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "chameleon",
     read,
-    // The encoder of images is left out.
+    // The image encoder is ignored.
     inert: &["model_parallel_size", "vq_config", "mask_image_logits", "dropout"],
     only: &[],
 };
@@ -28,7 +28,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let rope = rope(config, &sizes, &RopeKeys::USUAL)?;
     let norm = norm(config, NormKind::Rms, "rms_norm_eps", 1e-5)?;
-    // Its epsilon is no key (modeling_chameleon.py, `ChameleonLayerNorm`).
+    // The epsilon is not configurable (modeling_chameleon.py, `ChameleonLayerNorm`).
     let of_heads = QkNorm::PerHeadOwnWeights(Norm { kind: NormKind::Layer, eps: 1e-5 });
     let attention = Attention { qk_norm: of_heads, ..attention(sizes.scale(), PositionMark::Rope(0)) };
     let after = config.flag_or("swin_norm", false)?;
@@ -49,7 +49,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, Names { left_out, ..stored::model(vec![names]) }))
 }
 
-/// Ids that hold the place of an image, and those that are pieces of one (`ChameleonImageVocabularyMapping`).
+/// Placeholder ids for images, and ids of image tokens (`ChameleonImageVocabularyMapping`).
 fn images(config: &Config) -> Result<(Vec<u32>, Vec<u32>)> {
     let (mut places, mut pieces) = (Vec::new(), Vec::new());
     let id = |value: &serde_json::Value| {

@@ -1,4 +1,4 @@
-//! Command R: attention and MLP side by side on one norm, rotary pairs of neighbouring columns.
+//! Command R: attention and MLP in parallel on one norm, rotary pairs of adjacent columns.
 
 use super::parts::{attention, block, gated, norm};
 use super::rope::{RopeKeys, rope};
@@ -32,7 +32,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![names])))
 }
 
-/// What logits are divided by: the inverse of `logit_scale`.
+/// The divisor of logits: the inverse of `logit_scale`.
 pub(super) fn logit_divisor(config: &Config) -> Result<Option<f32>> {
     let scale = config.number_or("logit_scale", 0.0625)?;
     let divisor = (1.0 / scale) as f32;

@@ -1,4 +1,4 @@
-//! Command R7B: Command R with windows; only layers that slide turn.
+//! Command R7B: Command R with windows; only sliding layers have rotary positions.
 
 use super::parts::{attention, block, gated, layer_windows, norm, window};
 use super::rope::{RopeKeys, rope};
@@ -12,7 +12,7 @@ use crate::names::Names;
 pub(super) const FAMILY: Family = Family {
     model_type: "cohere2",
     read,
-    // transformers writes the first beside `layer_types`; the others stand in the releases and are read by nothing.
+    // transformers writes the first next to `layer_types`; the releases contain the others, which nothing reads.
     inert: &[
         "_sliding_window_pattern",
         "order_of_interleaved_layers",

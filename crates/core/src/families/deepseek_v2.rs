@@ -1,4 +1,5 @@
-//! DeepSeek V2: compressed keys and values (multi-head latent attention), experts in groups with shared ones, dense layers first.
+//! DeepSeek V2: compressed keys and values (multi-head latent attention), grouped and shared experts, dense layers
+//! first.
 
 use super::latent::{LatentParts, dense_layers, experts};
 use super::parts::{activation, block, norm, pre_norm};
@@ -12,7 +13,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "deepseek_v2",
     read,
-    // Widths that are worked out from others, and what training alone looks at.
+    // Widths that follow from others, and keys for training only.
     inert: &[
         "aux_loss_alpha",
         "ep_size",
@@ -54,7 +55,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((parts.sizes.rotary_arch(parts.rope, layers, norm), stored::model(names)))
 }
 
-/// A softmax, of all experts or of the groups with the best ones.
+/// A softmax router, over all experts or the best groups.
 fn router(config: &Config, count: usize) -> Result<Router> {
     let chosen = config.size("num_experts_per_tok")?;
     let method = config.optional_text("topk_method")?.unwrap_or("greedy");

@@ -13,7 +13,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "deepseek_v3",
     read,
-    // Widths that are worked out from others, layers that predict further tokens, and what training alone looks at.
+    // Widths that follow from others, layers for multi-token prediction, and keys for training only.
     inert: &[
         "aux_loss_alpha",
         "ep_size",

@@ -1,4 +1,4 @@
-//! What the families with a gated delta rule share: its layers, those of attention between them, and their names.
+//! Shared by families with a gated delta rule: its layers, the attention layers between them, and their names.
 
 use super::mixers::{layer_kinds, mixed};
 use super::parts::{activation, attention, block, pre_norm};
@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::names::*;
 
-/// Layers of a delta rule or of attention with a gate, before the MLP that `mlp` says for each.
+/// Layers of a delta rule or of gated attention, each with the MLP that `mlp` gives.
 pub(super) fn layers(
     config: &Config,
     sizes: &Sizes,
@@ -33,7 +33,7 @@ pub(super) fn layers(
             d_key: config.size_or("linear_key_head_dim", 128)?,
             d_value,
         },
-        // The norm beside the gate multiplies by its weight, not by one more.
+        // The norm next to the gate multiplies by its weight, not by one plus its weight.
         gate: Gate {
             act: Some(Activation::Silu),
             norm: GateNorm::Before(Norm { kind: NormKind::Rms, eps: norm.eps }, d_value),

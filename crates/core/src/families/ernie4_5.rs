@@ -1,4 +1,4 @@
-//! ERNIE 4.5: Llama that turns pairs of neighbouring columns, with biases everywhere where it has any.
+//! ERNIE 4.5: Llama with rotary pairs of adjacent columns, and biases everywhere or nowhere.
 
 use super::parts::{attention, block, gated, norm, pre_norm};
 use super::rope::{RopeKeys, rope};

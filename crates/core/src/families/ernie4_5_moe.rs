@@ -1,4 +1,4 @@
-//! ERNIE 4.5 with experts: chosen by corrected probabilities, in some layers, beside a shared one.
+//! ERNIE 4.5 with experts in some layers, chosen by corrected probabilities, plus a shared one.
 
 use super::parts::{activation, attention, block, norm, pre_norm};
 use super::rope::rope;
@@ -63,7 +63,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(names)))
 }
 
-/// Which layers have experts: of those from the first to the last every n-th.
+/// Which layers have experts: every n-th from the first to the last.
 fn sparse(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let index = |key: &str, default: i64| match config.raw(key) {
         None => Ok(default),

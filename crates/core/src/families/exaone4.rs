@@ -1,4 +1,4 @@
-//! EXAONE 4: norms after attention and MLP and on every head; where some layers slide, only those turn.
+//! EXAONE 4: norms after attention and MLP, and on every head; if some layers slide, only those have rotary positions.
 
 use super::parts::{attention, block, gated, layer_windows, norm, post_norm, window};
 use super::rope::{RopeKeys, rope};
@@ -36,8 +36,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![stored::with_qk_norm(names, "self_attn.q_norm", "self_attn.k_norm")])))
 }
 
-/// The window of every layer. `sliding_window_pattern` is a period, or a word with a letter for each layer of one ("LLLG":
-/// the last is global); it counts where there is no `layer_types`.
+/// The window of every layer. `sliding_window_pattern` is a period, or a string with one letter per layer of a period
+/// ("LLLG": the last is global); it applies if there is no `layer_types`.
 fn windows(config: &Config, n_layers: usize, sliding: Window) -> Result<Vec<Window>> {
     let key = "sliding_window_pattern";
     if sliding == Window::Full {

@@ -29,7 +29,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let mut sizes = Sizes::read(config, &SIZES)?;
     let given = config.optional_size("num_kv_heads")?.unwrap_or(sizes.n_heads);
     let grouped = config.flag_or("new_decoder_architecture", false)?;
-    // Which of the two others it is counts only where the first is not.
+    // The other two keys apply only if the first does not.
     sizes.n_kv_heads = match (grouped, config.flag_or("multi_query", true)?) {
         (true, _) => given,
         (false, true) => 1,

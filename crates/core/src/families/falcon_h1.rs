@@ -1,4 +1,5 @@
-//! Falcon H1: attention and a state space of heads side by side in each block, with factors on what every part reads and adds.
+//! Falcon H1: attention and a state space in parallel in each block, with factors on the input and output of every
+//! part.
 
 use super::mixers::{MAMBA, PREFIXED, SpaceKeys, expanded, head_width, space, space_names, step_limits};
 use super::parts::{attention, block, factor, factor_or_one, gated, norm, pre_norm};
@@ -64,7 +65,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     if let [z, x, b, c, dt] = parts[..] {
         recurrence.factors = Some([x, b, c, z, dt]).filter(|factors| *factors != [1.0; 5]);
     }
-    // A factor on all keys is one on all scores.
+    // A factor on all keys is a factor on all scores.
     let scale = sizes.scale() * factor_or_one(config, "key_multiplier")?.unwrap_or(1.0);
     let layer = Layer {
         recurrence: Some(recurrence),

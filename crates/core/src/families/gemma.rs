@@ -37,7 +37,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![stored::layer(bias, bias, stored::gated(Bias::Absent))])))
 }
 
-/// `gelu` in the first releases meant the tanh approximation (configuration_gemma.py, `__post_init__`), and
+/// In the first releases `gelu` meant the tanh approximation (configuration_gemma.py, `__post_init__`).
 /// `hidden_activation` is a key of transformers 4 that may only repeat it.
 fn act(config: &Config) -> Result<Activation> {
     let act = match activation(config, "hidden_act", "gelu_pytorch_tanh")? {

@@ -1,4 +1,4 @@
-//! Gemma 2: norms before and after each part, softcaps, every other layer slides.
+//! Gemma 2: norms before and after attention and MLP, softcaps, every other layer slides.
 
 use super::gemma::embed_scale;
 use super::parts::{activation, attention, block, layer_windows, norm, window};
@@ -13,7 +13,7 @@ use crate::names::Names;
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma2",
     read,
-    // `hidden_act` and `sliding_window_size` stand in early configs, where transformers has no eyes for them.
+    // Early configs contain `hidden_act` and `sliding_window_size`, which transformers ignores.
     inert: &["hidden_act", "sliding_window_size"],
     only: &[("use_bidirectional_attention", Only::FalseOrNull)],
 };
@@ -59,7 +59,7 @@ pub(super) fn query_scale(config: &Config) -> Result<f32> {
     Ok(config.positive_or("query_pre_attn_scalar", 256.0)?.powf(-0.5) as f32)
 }
 
-/// A softcap: absent is the class's default, null is none.
+/// A softcap: absent means the class's default, null means none.
 pub(super) fn softcap(config: &Config, key: &str, default: Option<f64>) -> Result<Option<f32>> {
     let cap = if config.has(key) { config.optional_positive(key)? } else { default };
     Ok(cap.map(|cap| cap as f32))

@@ -1,4 +1,4 @@
-//! Gemma 3 without its vision tower: five sliding layers to a full one, each kind with its own rotary table.
+//! Gemma 3 without its vision tower: five sliding layers per full one, each kind with its own rotary table.
 
 use super::gemma::embed_scale;
 use super::gemma2::{self, four_norms, query_scale, softcap};
@@ -15,9 +15,9 @@ use crate::names::Names;
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma3_text",
     read,
-    // `_sliding_window_pattern` is written by transformers 5 beside `layer_types` and never read. The softcap of
-    // the scores is a key of the class, but its attention does not apply it (modeling_gemma3.py,
-    // `Gemma3Attention.forward` passes no `softcap`).
+    // transformers 5 writes `_sliding_window_pattern` next to `layer_types` and never reads it. The softcap of the
+    // scores is a key of the class, but its attention does not apply it (modeling_gemma3.py, `Gemma3Attention.forward`
+    // passes no `softcap`).
     inert: &["_sliding_window_pattern", "attn_logit_softcapping"],
     only: &[("use_bidirectional_attention", Only::FalseOrNull)],
 };

@@ -1,4 +1,4 @@
-//! Layers of Gemma 4 by their type: heads, windows, rotary tables, whose keys they read, and names.
+//! Layers of Gemma 4 by type: heads, windows, rotary tables, the source of their keys, and names.
 
 use super::parts::{layer_windows, window};
 use super::rope::nested_rope;
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::names::*;
 
-/// What differs between layers.
+/// Properties that vary by layer.
 pub(super) struct Kind {
     pub(super) window: Window,
     pub(super) heads: Heads,
@@ -24,11 +24,11 @@ impl Kind {
         if self.window == Window::Full { FULL } else { SLIDING }
     }
 
-    /// A layer's names with those of its further input and of its projections of attention.
+    /// A layer's names, with those of its additional input and its attention projections.
     pub(super) fn named(&self, layer: LayerNames, bias: Bias) -> LayerNames {
         let [q, k] = ["self_attn.q_proj", "self_attn.k_proj"].map(|name| Linear::new(name, bias));
         let qkv = match (self.keys_of, self.values) {
-            // Checkpoints may hold what these layers do not read.
+            // Checkpoints may hold tensors that these layers do not read.
             (Some(_), _) => QkvNames::Queries {
                 q,
                 unread: &["self_attn.k_proj", "self_attn.v_proj", "self_attn.k_norm", "self_attn.v_norm"],
@@ -45,7 +45,7 @@ impl Kind {
     }
 }
 
-/// A size that is 0 where the model does without.
+/// A size; 0 if the model does without.
 pub(super) fn switched(config: &Config, key: &str, default: usize) -> Result<Option<usize>> {
     match config.raw(key).and_then(serde_json::Value::as_u64) {
         Some(0) => Ok(None),
@@ -54,11 +54,11 @@ pub(super) fn switched(config: &Config, key: &str, default: usize) -> Result<Opt
     }
 }
 
-/// All layers. The last is a full one, whatever the config says.
+/// All layers. The last is always full, whatever the config says.
 pub(super) fn kinds(config: &Config, sizes: &Sizes) -> Result<Vec<Kind>> {
     match config.raw("use_bidirectional_attention") {
         None | Some(serde_json::Value::Null) => {}
-        // Pieces of images alone see one another.
+        // Only image tokens attend to one another.
         Some(value) if value == "vision" => {}
         Some(_) => return Err(config.unsupported("use_bidirectional_attention", "null, vision")),
     }
@@ -89,7 +89,7 @@ pub(super) fn kinds(config: &Config, sizes: &Sizes) -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// Heads of each layer: `per_layer_config` of transformers 5, else the keys of the hub.
+/// Heads of each layer: from `per_layer_config` of transformers 5, else from the keys on the hub.
 fn heads(config: &Config, sizes: &Sizes, windows: &[Window], of_keys: bool) -> Result<Vec<Heads>> {
     let global =
         [config.optional_size("global_head_dim")?, config.optional_size("num_global_key_value_heads")?];
@@ -148,7 +148,8 @@ pub(super) fn ropes(config: &Config, sizes: &Sizes, kinds: &[Kind]) -> Result<Ve
     Ok(ropes)
 }
 
-/// Of a head that turns whole the first pairs alone turn (modeling_rope_utils.py, `_compute_proportional_rope_parameters`).
+/// Only the first pairs of a head rotate, though the table spans the whole head (modeling_rope_utils.py,
+/// `_compute_proportional_rope_parameters`).
 fn proportional(object: &Config, d_head: usize) -> Result<Rope> {
     let part = object.positive_or("partial_rotary_factor", 1.0)?;
     if part > 1.0 || !d_head.is_multiple_of(2) {
@@ -167,7 +168,7 @@ fn proportional(object: &Config, d_head: usize) -> Result<Rope> {
     })
 }
 
-/// Names of experts that read the stream beside the MLP.
+/// Names of experts that read the stream next to the MLP.
 pub(super) fn experts() -> MlpNames {
     let beside = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
     MlpNames::Experts {

@@ -1,4 +1,5 @@
-//! Gemma 4: heads, rotary tables and windows by type of layer, keys that are values or an earlier layer's, further inputs of layers, experts beside the MLP.
+//! Gemma 4: heads, rotary tables and windows by layer type, keys used as values or taken from an earlier layer,
+//! additional inputs of layers, experts next to the MLP.
 
 use super::gemma::embed_scale;
 use super::gemma2::{four_norms, softcap};
@@ -72,7 +73,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, Names { per_layer: Some(per_layer), ..stored::model(names) }))
 }
 
-/// Experts that read the stream beside the MLP, where the model has some.
+/// Experts that read the stream next to the MLP, if the model has them.
 fn experts(config: &Config, act: Activation, norm: Norm) -> Result<Option<Mlp>> {
     let [count, top_k, d_mlp] = ["num_experts", "top_k_experts", "moe_intermediate_size"]
         .map(|key| config.optional_size(key).map(|size| size.ok_or_else(|| config.missing(key))));

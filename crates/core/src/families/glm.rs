@@ -1,4 +1,4 @@
-//! GLM: half of each head turns, by pairs of neighbouring columns; gate and up in one.
+//! GLM: half of each head rotates, in pairs of adjacent columns; gate and up in one projection.
 
 use super::parts::{attention, block, gated, norm, pre_norm};
 use super::rope::{Part, RopeKeys, rope};
@@ -24,7 +24,7 @@ pub(super) const ROPE: RopeKeys =
 pub(super) fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let rope = Rope { pairing: Pairing::Adjacent, ..rope(config, &sizes, &ROPE)? };
-    // What the class writes as 0.00000015625.
+    // The class writes it as 0.00000015625.
     let norm = norm(config, NormKind::Rms, "rms_norm_eps", 1.5625e-7)?;
     let attention = attention(sizes.scale(), PositionMark::Rope(0));
     let layer = block(attention, gated(config, 13_696)?, pre_norm(norm));

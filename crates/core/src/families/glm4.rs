@@ -1,4 +1,4 @@
-//! GLM-4-0414: GLM with norms on what attention and MLP add.
+//! GLM-4-0414: GLM with norms on the outputs of attention and MLP.
 
 use super::gemma2::four_norms;
 use super::{Family, glm};

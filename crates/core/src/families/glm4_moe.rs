@@ -1,4 +1,4 @@
-//! GLM-4.5 and 4.6: half of each head turns, experts chosen by corrected sigmoids in groups, dense layers first.
+//! GLM-4.5 and 4.6: half of each head rotates, experts chosen by corrected sigmoids in groups, dense layers first.
 
 use super::latent::{dense_layers, experts};
 use super::parts::{activation, attention, block, norm, pre_norm, top_k};
@@ -13,7 +13,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "glm4_moe",
     read,
-    // Layers that predict further tokens are left out.
+    // Layers for multi-token prediction are ignored.
     inert: &["num_mtp_layers", "num_nextn_predict_layers"],
     only: &[],
 };
@@ -61,7 +61,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((sizes.rotary_arch(rope, layers, norm), stored::model(names)))
 }
 
-/// Corrected sigmoids, from some of the groups: how many there are and are kept by default, and the default of the scale.
+/// A router of corrected sigmoids over groups, with defaults for the number of groups, the number kept, and the scale.
 pub(super) fn grouped_router(
     config: &Config,
     count: usize,

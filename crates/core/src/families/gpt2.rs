@@ -16,7 +16,7 @@ pub(super) const FAMILY: Family = Family {
         "n_special",
         "output_past",
         "predict_special_tokens",
-        // Scales the keys first and keeps scores in f32: the same numbers in f32.
+        // Scales keys first and keeps scores in f32: the same numbers in f32.
         "reorder_and_upcast_attn",
         "summary_activation",
         "summary_first_dropout",
@@ -87,7 +87,7 @@ fn names() -> Names {
             per_layer: None,
             leaving_scale: None,
         }],
-        // Whole parts of a name: `attn.c_attn.bias` is a weight.
+        // Whole components of a name: `attn.c_attn.bias` is a weight.
         ignored: &["attn.bias", "attn.masked_bias"],
         spellings: &[],
         left_out: &[],

@@ -1,4 +1,4 @@
-//! StarCoder: GPT-2 with one key for all queries, or with queries, keys and values stored head by head.
+//! StarCoder: GPT-2 with one key head for all queries, or with queries, keys and values stored head by head.
 
 use super::parts::{activation, attention, block, norm, pre_norm};
 use super::sizes::{HeadWidth, Key, KvHeads, SizeKeys, Sizes};

@@ -1,4 +1,4 @@
-//! GPT-Neo: scores that are not scaled, and windows in some layers.
+//! GPT-Neo: unscaled scores, and windows in some layers.
 
 use super::parts::{activation, attention, block, norm, pre_norm};
 use super::sizes::{HeadWidth, Key, KvHeads, SizeKeys, Sizes};
@@ -72,8 +72,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, names))
 }
 
-/// `attention_types` is a list of kinds with the number of times that it is repeated; `attention_layers`, which the class
-/// writes beside it, is computed from it.
+/// `attention_types` lists kinds with repetition counts; the class writes `attention_layers` next to it, computed from
+/// it.
 fn windows(config: &Config, n_layers: usize) -> Result<Vec<Window>> {
     let key = "attention_types";
     let wrong = || {

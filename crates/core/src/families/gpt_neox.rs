@@ -1,4 +1,4 @@
-//! GPT-NeoX and Pythia: attention and MLP side by side, each with its own norm; a fraction of a head turns.
+//! GPT-NeoX and Pythia: attention and MLP in parallel, each with its own norm; a fraction of each head rotates.
 
 use super::parts::{activation, attention, block, norm, pre_norm};
 use super::rope::{Part, RopeKeys, rope};
@@ -38,7 +38,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, names(Bias::when(config.flag_or("attention_bias", true)?))))
 }
 
-/// transformers 4 writes these two beside the keys that count; transformers 5 reads neither.
+/// transformers 4 writes these two next to the effective keys; transformers 5 reads neither.
 fn repeated(config: &Config, sizes: &Sizes, rope: &Rope) -> Result<()> {
     if config.optional_number("rope_theta")?.is_some_and(|theta| theta != rope.theta) {
         return Err(config.unsupported("rope_theta", "the same as `rotary_emb_base`"));

@@ -1,4 +1,5 @@
-//! gpt-oss: a sink in each head, experts with biases and clamped gates, windows in every other layer, weights in MXFP4.
+//! gpt-oss: an attention sink per head, experts with biases and clamped gates, windows in every other layer, weights in
+//! MXFP4.
 
 use super::parts::{RENORMALISED, attention, block, layer_windows, norm, pre_norm, window};
 use super::rope::{RopeKeys, rope};
@@ -12,7 +13,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "gpt_oss",
     read,
-    // The non-linearity is the class's own; the others repeat keys that count.
+    // The class has its own non-linearity; the other keys repeat effective ones.
     inert: &["experts_per_token", "hidden_act", "initial_context_length", "quantization_config"],
     only: &[],
 };
@@ -44,7 +45,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
             alpha: config.positive_or("swiglu_alpha", 1.702)? as f32,
             limit: config.positive_or("swiglu_limit", 7.0)? as f32,
         },
-        // A softmax over the chosen scores is one over all, divided by the sum of the chosen.
+        // A softmax over the chosen scores equals a softmax over all, divided by the sum of the chosen.
         router: Router::softmax(RENORMALISED),
         shared: None,
     };

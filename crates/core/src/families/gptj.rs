@@ -1,4 +1,4 @@
-//! GPT-J: attention and MLP side by side on one norm, rotary pairs of neighbouring columns.
+//! GPT-J: attention and MLP in parallel on one norm, rotary pairs of adjacent columns.
 
 use super::parts::{activation, attention, block, norm};
 use super::sizes::{HeadWidth, Key, KvHeads, SizeKeys, Sizes};
@@ -40,7 +40,7 @@ pub(super) fn read(config: &Config) -> Result<(Arch, Names)> {
     if rotary_dim > sizes.d_head || !rotary_dim.is_multiple_of(2) {
         return Err(config.wrong("rotary_dim", &format!("an even number up to {}", sizes.d_head)));
     }
-    // The base is no key of this class (modeling_gptj.py, `create_sinusoidal_positions`).
+    // The base is not a key of this class (modeling_gptj.py, `create_sinusoidal_positions`).
     let rope = Rope {
         theta: 10_000.0,
         first: 0,

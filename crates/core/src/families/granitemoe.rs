@@ -1,4 +1,4 @@
-//! Granite with experts: Granite whose MLP is chosen by a softmax over the chosen scores.
+//! Granite with experts in place of the MLP, weighed by a softmax over the chosen scores.
 
 use super::parts::{
     RENORMALISED, activation, attention, block, factor, factor_or_one, norm, pre_norm, top_k,
@@ -19,7 +19,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     read_with(config, None)
 }
 
-/// As [`read`], with an expert of so many neurons that every token goes through.
+/// As [`read`], with a shared expert of this many neurons.
 pub(super) fn read_with(config: &Config, shared: Option<usize>) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let rope = rope(config, &sizes, &RopeKeys::USUAL)?;
@@ -31,7 +31,7 @@ pub(super) fn read_with(config: &Config, shared: Option<usize>) -> Result<(Arch,
         top_k: top_k(config, 2, count)?,
         d_mlp: config.size_or("intermediate_size", 11_008)?,
         gate: ExpertGate::Plain(act),
-        // A softmax over the chosen scores is one over all, divided by the sum of the chosen.
+        // A softmax over the chosen scores equals a softmax over all, divided by the sum of the chosen.
         router: Router::softmax(RENORMALISED),
         shared: shared.map(|d_mlp| SharedExpert { d_mlp, act, weight: SharedWeight::One }),
     };

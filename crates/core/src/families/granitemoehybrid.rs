@@ -1,4 +1,4 @@
-//! Granite 4: state spaces of heads in most layers, attention in some, each before a shared expert with routed ones or alone.
+//! Granite 4: state spaces in most layers, attention in some, each before a shared expert with or without routed ones.
 
 use super::mixers::{
     MAMBA, PREFIXED, expanded, head_width, layer_kinds, mixed, space, space_names, step_limits,
@@ -58,7 +58,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![names])))
 }
 
-/// A shared expert beside routed ones; without any it is the MLP.
+/// A shared expert next to routed ones; without routed ones it is the MLP.
 fn mlp(config: &Config) -> Result<(Mlp, MlpNames)> {
     let act = activation(config, "hidden_act", "silu")?;
     let shared = config.size_or("shared_intermediate_size", 1024)?;
@@ -67,7 +67,7 @@ fn mlp(config: &Config) -> Result<(Mlp, MlpNames)> {
     let d_mlp = config.size_or("intermediate_size", 11_008)?;
     let count = match config.raw("num_local_experts").and_then(serde_json::Value::as_u64) {
         Some(0) => {
-            // It is of experts that are not there.
+            // There are no experts for it to choose.
             config.has("num_experts_per_tok");
             return Ok((Mlp::Gated { d_mlp: shared, act }, MlpNames::GatedStacked { gate_up, down }));
         }
@@ -78,7 +78,7 @@ fn mlp(config: &Config) -> Result<(Mlp, MlpNames)> {
         top_k: top_k(config, 2, count)?,
         d_mlp,
         gate: ExpertGate::Plain(act),
-        // A softmax over the chosen scores is one over all, divided by the sum of the chosen.
+        // A softmax over the chosen scores equals a softmax over all, divided by the sum of the chosen.
         router: Router::softmax(RENORMALISED),
         shared: Some(SharedExpert { d_mlp: shared, act, weight: SharedWeight::One }),
     };

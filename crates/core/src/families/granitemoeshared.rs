@@ -1,4 +1,4 @@
-//! Granite with shared experts: Granite with experts, and one that every token goes through.
+//! Granite with shared experts: Granite with experts, plus one that every token goes through.
 
 use super::{Family, granitemoe};
 use crate::arch::Arch;
@@ -11,7 +11,7 @@ pub(super) const FAMILY: Family = Family { model_type: "granitemoeshared", read,
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let shared = match config.raw("shared_intermediate_size").and_then(serde_json::Value::as_u64) {
         None if !config.has("shared_intermediate_size") => None,
-        // None at all.
+        // No shared expert.
         Some(0) => None,
         _ => Some(config.size("shared_intermediate_size")?),
     };

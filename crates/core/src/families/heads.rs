@@ -1,5 +1,5 @@
-//! What stands on the decoder. `model_type` says which decoder it is, as for transformers' Auto classes; the class that
-//! `architectures` names says what reads its last stream.
+//! The head on a decoder. As for transformers' Auto classes, `model_type` determines the decoder; the class named in
+//! `architectures` determines what reads its last stream.
 
 use super::FAMILIES;
 use crate::arch::{Arch, Bias, Head, Pooling, Score};
@@ -12,20 +12,20 @@ use crate::names::Names;
 pub enum Kind {
     /// Logits over the vocabulary.
     Unembedding,
-    /// A score for a row.
+    /// One score per row.
     Sequence,
-    /// A score for each token.
+    /// One score per token.
     Token,
-    /// The beginning and the end of an answer.
+    /// Start and end of an answer.
     Answer,
-    /// None.
+    /// No head.
     Nothing,
 }
 
-/// The end of the names of classes that read more than text.
+/// The suffix of classes that read more than text.
 const CONDITIONAL: &str = "ForConditionalGeneration";
 
-/// Ends of the names of classes. `Model` comes last, since names of heads end so too.
+/// Suffixes of class names. `Model` comes last, since names with heads may end so too.
 const ENDS: &[(&str, Kind)] = &[
     ("ForCausalLM", Kind::Unembedding),
     ("LMHeadModel", Kind::Unembedding),
@@ -37,19 +37,19 @@ const ENDS: &[(&str, Kind)] = &[
     ("Model", Kind::Nothing),
 ];
 
-/// A head that something else than config.json asks for: an adapter that was trained with one.
+/// A head requested by something other than config.json: an adapter trained with one.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
     /// Its kind.
     pub kind: Kind,
-    /// Its numbers, where they are known.
+    /// Its number of labels, if known.
     pub labels: Option<usize>,
 }
 
-/// Puts the head on a decoder. Returns warnings of what config.json says otherwise.
+/// Puts the head on a decoder. Returns warnings where config.json says otherwise.
 ///
 /// # Errors
-/// A class whose head is not built.
+/// If the class's head is not supported.
 pub(super) fn read(
     config: &Config,
     model_type: &str,
@@ -60,14 +60,14 @@ pub(super) fn read(
     let mut warnings = Vec::new();
     let class = config.value("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let class: Option<String> = class.map(|name| name.chars().take(80).collect());
-    // Many models with encoders end so too: only the class of this very model is one of ours.
+    // Many encoder models share this suffix: only this very model's class is one of ours.
     let is_ours = |class: &str, stem: &str| !class.ends_with(CONDITIONAL) || is_named(stem, model_type);
     let parts = |class: &'_ str| {
         parts(class).filter(|(stem, _)| is_ours(class, stem)).map(|(s, k)| (s.to_owned(), k))
     };
     let parts = class.as_deref().map(|class| parts(class).ok_or_else(|| unknown(class))).transpose();
     let parts = match parts {
-        // Whoever lets the key through has it read as a language model.
+        // If the key is allowed explicitly, the model is read as a language model.
         Err(_) if allowed.iter().any(|key| key == "architectures") => None,
         other => other?,
     };
@@ -129,20 +129,20 @@ fn spoken(kind: Kind) -> &'static str {
     }
 }
 
-/// The decoder's part of a class's name, and the kind of head.
+/// The decoder's part of a class name, and the kind of head.
 fn parts(class: &str) -> Option<(&str, Kind)> {
     let (stem, kind) =
         ENDS.iter().find_map(|(end, kind)| class.strip_suffix(end).map(|stem| (stem, *kind)))?;
-    // `ForRewardModel` and the like are heads of their own.
+    // `ForRewardModel` and the like are separate heads.
     (kind != Kind::Nothing || !stem.contains("For")).then_some((stem, kind))
 }
 
-/// Whether a class's name begins with the family's, in whatever letters. A class of no family at all contradicts none.
+/// Whether a class name begins with the family's, in any case. A class of no known family contradicts nothing.
 fn is_of(stem: &str, model_type: &str) -> bool {
     is_named(stem, model_type) || !FAMILIES.iter().any(|family| is_named(stem, family.model_type))
 }
 
-/// Whether a class's name begins with this `model_type`, in whatever letters.
+/// Whether a class name begins with this `model_type`, in any case.
 fn is_named(stem: &str, model_type: &str) -> bool {
     let plain = |name: &str| {
         name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()

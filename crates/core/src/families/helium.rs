@@ -1,4 +1,4 @@
-//! Helium: Llama that turns pairs of neighbouring columns.
+//! Helium: Llama with rotary pairs of adjacent columns.
 
 use super::parts::{attention, block, gated, norm, pre_norm};
 use super::rope::{RopeKeys, rope};

@@ -1,4 +1,4 @@
-//! Hunyuan: queries and keys are normed after they turned; a fixed stretch of the base.
+//! Hunyuan: queries and keys are normed after rotation; the rotary base is scaled by a fixed factor.
 
 use super::parts::{attention, block, gated, norm, pre_norm};
 use super::rope::{RopeKeys, object_of, rope};
@@ -76,7 +76,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![names])))
 }
 
-/// The type `dynamic` with an `alpha` is a fixed stretch of the base (`compute_ntk_alpha_rope_parameters`).
+/// The type `dynamic` with an `alpha` scales the base by a fixed factor (`compute_ntk_alpha_rope_parameters`).
 fn stretched(config: &Config, sizes: &Sizes) -> Result<Rope> {
     let rope = rope(config, sizes, &ROPE)?;
     let RopeScaling::Dynamic { .. } = rope.scaling else { return Ok(rope) };

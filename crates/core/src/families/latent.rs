@@ -1,4 +1,4 @@
-//! Queries, keys and values of compressed vectors, as the DeepSeek classes describe and store them.
+//! Queries, keys and values from compressed vectors, as the DeepSeek classes describe and store them.
 
 use super::parts::attention;
 use super::rope::{RopeKeys, object_of, rope};
@@ -19,7 +19,7 @@ pub(super) struct LatentParts {
 }
 
 impl LatentParts {
-    /// Reads them. Both norms of compressed vectors have their own epsilon, whatever the config says of the others'.
+    /// Reads them. Both norms of compressed vectors have a fixed epsilon, whatever the config says of the other norms.
     pub(super) fn read(config: &Config, keys: &SizeKeys, pairing: Pairing) -> Result<Self> {
         let usual = Sizes::read(config, &SizeKeys { n_kv_heads: KvHeads::AsQueries, ..*keys })?;
         if usual.n_kv_heads != usual.n_heads {
@@ -35,7 +35,7 @@ impl LatentParts {
             false => Some(1536),
         };
         let keys_values = config.size_or("kv_lora_rank", 512)?;
-        // The table is one of the part that turns.
+        // The table covers the part that rotates.
         let turning = Sizes { d_head: shared, ..usual };
         let rope = rope(config, &turning, &RopeKeys::USUAL)?;
         let sizes = Sizes { d_head: own + shared, ..usual };
@@ -60,13 +60,13 @@ impl LatentParts {
         Ok(LatentParts { sizes, attention, rope: Rope { first: own, pairing, ..rope }, bias, names })
     }
 
-    /// Names of a layer around this MLP.
+    /// Names of a layer with this MLP.
     pub(super) fn layer(&self, mlp: MlpNames) -> LayerNames {
         LayerNames { qkv: QkvNames::Latent(self.names), ..stored::layer(self.bias, self.bias, mlp) }
     }
 }
 
-/// The factor on scores of a stretched rotary table (modeling_deepseek_v3.py, `yarn_apply_mscale`).
+/// The factor on scores for a scaled rotary table (modeling_deepseek_v3.py, `yarn_apply_mscale`).
 fn magnitude(config: &Config, rope: &Rope) -> Result<f32> {
     let object = object_of(config, &RopeKeys::USUAL)?;
     let weight = object.optional_number("mscale_all_dim")?.filter(|weight| *weight != 0.0);
@@ -80,7 +80,7 @@ fn magnitude(config: &Config, rope: &Rope) -> Result<f32> {
     Ok(squared)
 }
 
-/// How many of the first layers have no experts.
+/// Number of leading layers without experts.
 pub(super) fn dense_layers(config: &Config, default: usize) -> Result<usize> {
     match config.raw("first_k_dense_replace").and_then(serde_json::Value::as_u64) {
         Some(0) => Ok(0),
@@ -89,7 +89,7 @@ pub(super) fn dense_layers(config: &Config, default: usize) -> Result<usize> {
     }
 }
 
-/// Names of experts with shared ones beside them.
+/// Names of experts with a shared expert next to them.
 pub(super) fn experts(correction: Option<Correction>, shared_bias: Bias) -> MlpNames {
     let names =
         ["mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj"];

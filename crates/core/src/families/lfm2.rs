@@ -13,7 +13,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "lfm2",
     read,
-    // Names of the original implementation, beside those that the class reads.
+    // Names of the original implementation, next to those that the class reads.
     inert: &[
         "block_dim",
         "block_mlp_init_scale",
@@ -60,7 +60,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     };
     let attention =
         Attention { qk_norm: QkNorm::PerHead(norm), ..attention(sizes.scale(), PositionMark::Rope(0)) };
-    // Without a list of kinds those have attention that another names, or all.
+    // Without a list of kinds, the layers in this list have attention, or all if it is absent.
     let named = config.optional_indices("full_attn_idxs")?;
     let attends = |l: usize| named.as_ref().is_none_or(|named| named.contains(&(l as u64)));
     let layers =
@@ -75,7 +75,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((sizes.rotary_arch(rope, layers, norm), names))
 }
 
-/// Neurons: two thirds of the width that is named, times a factor, up to a multiple (transformers, `Lfm2MLP`).
+/// Neurons: two thirds of the stated width, times a factor, rounded up to a multiple (transformers, `Lfm2MLP`).
 fn d_mlp(config: &Config) -> Result<usize> {
     let own = config.size_or("intermediate_size", 12_288)?;
     let named = config.optional_size("block_ff_dim")?.unwrap_or(own);

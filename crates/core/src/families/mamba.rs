@@ -1,4 +1,4 @@
-//! Mamba: no attention and no MLPs; each block is a selective scan behind a short convolution, with a gate.
+//! Mamba: no attention and no MLPs; each block is a selective scan after a short convolution, with a gate.
 
 use super::mixers::{alone, expanded, ungated};
 use super::parts::{activation, norm};
@@ -11,7 +11,7 @@ use crate::names::*;
 
 pub(super) const FAMILY: Family = Family { model_type: "mamba", read, inert: INERT, only: &[] };
 
-/// Keys of training, of kernels, and of the original implementation's config, which the class does not read.
+/// Keys for training and kernels, and keys of the original implementation that the class does not read.
 pub(super) const INERT: &[&str] = &[
     "d_inner",
     "d_model",
@@ -48,7 +48,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         act: Some(act),
         factors: None,
         state: State::Selective { width, size: config.size_or("state_size", 16)?, rank },
-        // The gate is silu whatever `hidden_act` says (transformers, `mamba_selective_scan`).
+        // The gate is silu, whatever `hidden_act` says (transformers, `mamba_selective_scan`).
         gate: ungated(Some(Activation::Silu)),
     };
     let arch = sizes.arch(vec![alone(recurrence, norm); sizes.n_layers], norm);

@@ -1,4 +1,4 @@
-//! Mamba 2: no attention and no MLPs; each block is a state space of heads, with a norm after its gate.
+//! Mamba 2: no attention and no MLPs; each block is a state space with heads, and a norm after its gate.
 
 use super::mixers::{MIXER, SpaceKeys, alone, expanded, space, space_names, step_limits};
 use super::parts::norm;
@@ -12,7 +12,7 @@ use crate::names::Names;
 pub(super) const FAMILY: Family = Family {
     model_type: "mamba2",
     read,
-    // Keys of training, of kernels, and of the original implementation's config, which the class does not read.
+    // Keys for training and kernels, and keys of the original implementation that the class does not read.
     inert: &[
         "chunk_size",
         "norm_before_gate",

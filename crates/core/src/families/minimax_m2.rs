@@ -30,7 +30,7 @@ const SIZES: SizeKeys = SizeKeys {
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
-    // The releases name the columns that turn, transformers 5 their fraction; the latter counts.
+    // The releases give the number of rotary columns, transformers 5 their fraction; the latter decides.
     let columns = config.optional_size("rotary_dim")?;
     let fraction = columns.map_or(1.0, |columns| columns as f64 / sizes.d_head as f64);
     let keys = RopeKeys {

@@ -1,4 +1,4 @@
-//! Ministral: Mistral where the window may differ from layer to layer.
+//! Ministral: Mistral with windows that may differ by layer.
 
 use super::parts::{attention, block, gated, layer_windows, norm, pre_norm, window};
 use super::rope::{RopeKeys, rope};

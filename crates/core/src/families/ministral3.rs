@@ -1,4 +1,4 @@
-//! Ministral 3: Mistral whose queries grow with their position.
+//! Ministral 3: Mistral with queries scaled by position.
 
 use super::parts::{attention, block, gated, norm, pre_norm, window};
 use super::rope::{RopeKeys, object_of, rope};
@@ -46,12 +46,12 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![names])))
 }
 
-/// The growth of queries: both numbers must be there, as in transformers.
+/// The scaling of queries by position: both numbers must exist, as in transformers.
 fn growth(config: &Config) -> Result<QueryGrowth> {
     let object = object_of(config, &ROPE)?;
     let original = match object.has("original_max_position_embeddings") {
         true => object.size("original_max_position_embeddings")?,
-        // `standardize_rope_params` fills it in for the types that scale.
+        // `standardize_rope_params` fills it in for the scaling types.
         false => config.size_or("max_position_embeddings", 262_144)?,
     };
     Ok(QueryGrowth { beta: object.number("llama_4_scaling_beta")? as f32, original })

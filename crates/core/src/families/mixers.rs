@@ -1,4 +1,4 @@
-//! Parts of a config that families with recurrences read the same way.
+//! Config parts that families with recurrences share.
 
 use super::parts::{norm, pre_norm};
 use crate::arch::*;
@@ -6,7 +6,7 @@ use crate::config::{Config, LARGEST_SIZE};
 use crate::error::Result;
 use crate::names::{InputPart, Linear, RecurrenceInput, RecurrenceNames, StateNames};
 
-/// A block that is a recurrence alone.
+/// A block with only a recurrence.
 pub(super) fn alone(recurrence: Recurrence, norm: Norm) -> Layer {
     mixed(recurrence, None, norm)
 }
@@ -24,12 +24,12 @@ pub(super) fn mixed(recurrence: Recurrence, mlp: Option<Mlp>, norm: Norm) -> Lay
     }
 }
 
-/// A gate without a norm beside it.
+/// A gate without a norm next to it.
 pub(super) fn ungated(act: Option<Activation>) -> Gate {
     Gate { act, norm: GateNorm::None }
 }
 
-/// The width of the stream times the number under `key`, cut to a whole number.
+/// The width of the stream times the number under `key`, truncated to an integer.
 pub(super) fn expanded(config: &Config, key: &str, default: f64, d_model: usize) -> Result<usize> {
     let width = (config.positive_or(key, default)? * d_model as f64).floor();
     if (1.0..=LARGEST_SIZE as f64).contains(&width) {
@@ -38,8 +38,7 @@ pub(super) fn expanded(config: &Config, key: &str, default: f64, d_model: usize)
     Err(config.wrong(key, "a factor that gives a width from 1 to 2^28"))
 }
 
-/// For each layer whether it has attention: by the names in a list under the first of `keys` that is there, else by
-/// `absent`.
+/// For each layer, whether it has attention: from the list under the first of `keys` that exists, else from `absent`.
 pub(super) fn layer_kinds<const R: usize, const A: usize>(
     config: &Config,
     keys: &[&str],
@@ -50,7 +49,7 @@ pub(super) fn layer_kinds<const R: usize, const A: usize>(
 ) -> Result<Vec<bool>> {
     let mut found = None;
     for key in keys {
-        // All of them are read, so that a second one is not taken for unknown.
+        // Read all of them, so that a second one is not reported as unknown.
         let kinds = config.optional_texts(key)?;
         found = found.or(kinds.map(|kinds| (*key, kinds)));
     }
@@ -66,8 +65,7 @@ pub(super) fn layer_kinds<const R: usize, const A: usize>(
     kinds.iter().map(one).collect()
 }
 
-/// What each block is where it is one part, in the letters of the older spelling: M a recurrence, * attention, - an MLP, E
-/// experts.
+/// The single part of each block, in the older spelling's letters: M a recurrence, * attention, - an MLP, E experts.
 pub(super) fn letters(config: &Config) -> Result<String> {
     let (listed, key) = (config.optional_texts("layers_block_type")?, "hybrid_override_pattern");
     let pattern = config.optional_text(key)?;
@@ -89,7 +87,7 @@ pub(super) fn letters(config: &Config) -> Result<String> {
     }
 }
 
-/// Keys and defaults by which a class names its state space (Mamba 2).
+/// Keys and defaults of a class's state space (Mamba 2).
 pub(super) struct SpaceKeys {
     pub(super) heads: (&'static str, usize),
     pub(super) groups: (&'static str, usize),
@@ -97,13 +95,13 @@ pub(super) struct SpaceKeys {
     pub(super) kernel: (&'static str, usize),
     /// The convolution's bias.
     pub(super) bias: &'static str,
-    /// The non-linearity behind it.
+    /// The activation after it.
     pub(super) act: &'static str,
-    /// What is added to mean squares by the norm beside the gate.
+    /// The epsilon of the norm next to the gate.
     pub(super) eps: (&'static str, f64),
 }
 
-/// Keys of the classes that write `mamba_` before what is the state space's.
+/// Keys of classes that prefix state space keys with `mamba_`.
 pub(super) const PREFIXED: SpaceKeys = SpaceKeys {
     heads: ("mamba_n_heads", 128),
     groups: ("mamba_n_groups", 1),
@@ -114,8 +112,7 @@ pub(super) const PREFIXED: SpaceKeys = SpaceKeys {
     eps: ("rms_norm_eps", 1e-6),
 };
 
-/// A state space whose gated output is normed, each of its groups by itself. `d_head` says how wide a head is among so
-/// many.
+/// A state space whose gated output is normed by groups. `d_head` gives the width of a head.
 pub(super) fn space(
     config: &Config,
     keys: &SpaceKeys,
@@ -142,7 +139,7 @@ pub(super) fn space(
     })
 }
 
-/// The width of a head of a state space of so many channels: under `key`, or `auto`.
+/// The head width of a state space with this many channels: under `key`, or `auto`.
 pub(super) fn head_width(config: &Config, key: &str, channels: usize, heads: usize) -> Result<usize> {
     if !channels.is_multiple_of(heads) {
         return Err(config.wrong("mamba_n_heads", &format!("a divisor of {channels} channels")));
@@ -158,7 +155,7 @@ pub(super) fn head_width(config: &Config, key: &str, channels: usize, heads: usi
     }
 }
 
-/// The least and the largest step under `key`. Infinity is the word, or the object that transformers 5 writes for it.
+/// The smallest and largest step under `key`. Infinity is the word, or the object that transformers 5 writes for it.
 pub(super) fn step_limits(config: &Config, key: &str) -> Result<[f32; 2]> {
     let Some(value) = config.raw(key) else { return Ok([0.0, f32::INFINITY]) };
     let number = |value: &serde_json::Value| match value.get("__float__") {
@@ -173,7 +170,7 @@ pub(super) fn step_limits(config: &Config, key: &str) -> Result<[f32; 2]> {
     }
 }
 
-/// How most classes store a state space under a module.
+/// The storage names of a state space in most classes.
 pub(super) fn space_names(names: [&'static str; 7], bias: Bias, out: Bias) -> RecurrenceNames {
     let [input, convolution, steps, decay, skip, norm, last] = names;
     let order = [InputPart::Gate, InputPart::Convolved, InputPart::Rest];
@@ -186,7 +183,7 @@ pub(super) fn space_names(names: [&'static str; 7], bias: Bias, out: Bias) -> Re
     }
 }
 
-/// The names of a state space that stands as `mixer`.
+/// The names of a state space stored as `mixer`.
 pub(super) const MIXER: [&str; 7] = [
     "mixer.in_proj",
     "mixer.conv1d",
@@ -197,7 +194,7 @@ pub(super) const MIXER: [&str; 7] = [
     "mixer.out_proj",
 ];
 
-/// The names of a state space that stands as `mamba`.
+/// The names of a state space stored as `mamba`.
 pub(super) const MAMBA: [&str; 7] = [
     "mamba.in_proj",
     "mamba.conv1d",

@@ -1,7 +1,7 @@
-//! One file a family: config.json in both spellings to [`Arch`] and [`Names`].
+//! One file per family: config.json, in both spellings, to [`Arch`] and [`Names`].
 //!
-//! The defaults of absent keys, the aliases and the rules are those of transformers 5.24,
-//! `models/*/configuration_*.py` and `modeling_*.py`.
+//! Defaults of absent keys, aliases and rules follow transformers 5.24, `models/*/configuration_*.py` and
+//! `modeling_*.py`.
 
 pub mod gguf;
 
@@ -106,9 +106,9 @@ pub struct Family {
     pub model_type: &'static str,
     /// Reads a config of this family.
     pub read: fn(&Config) -> Result<(Arch, Names)>,
-    /// Config keys that change nothing in this family, beside those inert everywhere.
+    /// Config keys without effect in this family, besides those inert everywhere.
     pub inert: &'static [&'static str],
-    /// Config keys that change nothing as long as they hold this value.
+    /// Config keys without effect while they hold this value.
     pub only: &'static [(&'static str, Only)],
 }
 
@@ -187,33 +187,32 @@ pub const FAMILIES: &[Family] = &[
     gemma4_text::FAMILY,
 ];
 
-/// What a config says.
+/// The contents of a config.
 #[derive(Debug)]
 pub struct Reading {
     /// The family it belongs to.
     pub family: &'static Family,
-    /// The `model_type` of the class around the decoder, where it is one part of a model.
+    /// The `model_type` of the class around the decoder, if the decoder is one part of a model.
     pub wrapper: Option<&'static str>,
     /// What the model computes.
     pub arch: Arch,
     /// How its checkpoint names and lays out the weights.
     pub names: Names,
-    /// Unknown keys that were let through by name.
+    /// Unknown keys that were allowed by name.
     pub let_through: Vec<String>,
-    /// What the config says in two ways, and which of them is followed.
+    /// Contradictions within the config, and which side is followed.
     pub warnings: Vec<String>,
 }
 
-/// Reads a whole config: finds its family, refuses what is not built, accounts for every key.
+/// Reads a whole config: finds its family, refuses what is not supported, accounts for every key.
 ///
 /// # Errors
-/// A model that no family reads, a value that makes no sense or is not computed, an unknown key that is not in
-/// `allowed`.
+/// If no family reads the model, a value makes no sense or is not supported, or an unknown key is not in `allowed`.
 pub fn read(config: &Config, allowed: &[String]) -> Result<Reading> {
     read_with(config, None, allowed)
 }
 
-/// As [`read`], with a head that is not the one that config.json names.
+/// As [`read`], with a head other than the one in config.json.
 ///
 /// # Errors
 /// As [`read`].
@@ -231,7 +230,7 @@ pub fn read_with(config: &Config, head: Option<heads::Asked>, allowed: &[String]
     Ok(Reading { family, wrapper: None, arch, names, let_through, warnings })
 }
 
-/// Reads the keys of a decoder. `only` and `inert` are the family's, and what a class around it adds.
+/// Reads the keys of a decoder. `only` and `inert` come from the family and from a class around it.
 fn decoder(
     config: &Config,
     family: &Family,
@@ -241,7 +240,7 @@ fn decoder(
 ) -> Result<(Arch, Names)> {
     match ((family.read)(config), refusals::values(config, only)) {
         (Ok(read), None) => Ok(read),
-        // Whatever else is wrong is named at once; a reading that failed has not met all keys.
+        // All other errors are reported at once; a failed reading has not seen all keys.
         (Ok(_), Some(refused)) => Err(match config.finish_with(inert, allowed) {
             Ok(_) => refused,
             Err(unknown) => refused.and(unknown),
@@ -253,7 +252,7 @@ fn decoder(
 /// Finds a family by its `model_type`.
 ///
 /// # Errors
-/// No family has that name.
+/// If no family has that name.
 pub fn family(model_type: &str) -> Result<&'static Family> {
     FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| {
         let wrappers = WRAPPERS.iter().map(|wrapper| wrapper.model_type);

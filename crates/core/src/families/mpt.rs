@@ -11,7 +11,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "mpt",
     read,
-    // What the original program had switches for and transformers' class has one form of.
+    // Switches of the original program that transformers' class fixes to one value.
     inert: &[
         "embedding_fraction",
         "expansion_ratio",
@@ -44,7 +44,7 @@ const SIZES: SizeKeys = SizeKeys {
     tied: true,
 };
 
-/// Keys of `attn_config` that change nothing here: linear biases are always on, and always of this reach.
+/// Keys of `attn_config` without effect here: linear biases are always on, with a fixed range.
 const INERT: &[&str] =
     &["alibi", "alibi_bias_max", "attn_impl", "attn_pdrop", "attn_type", "is_encoder_decoder", "qk_ln"];
 

@@ -1,4 +1,5 @@
-//! nanochat: norms without parameters, on the embedding too and on queries and keys after they turned, the other way.
+//! nanochat: norms without parameters, also on the embedding and on queries and keys after rotation, which runs in the
+//! opposite direction.
 
 use super::parts::{attention, block, norm, plain, pre_norm};
 use super::rope::{RopeKeys, rope};

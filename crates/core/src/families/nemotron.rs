@@ -1,4 +1,4 @@
-//! Nemotron: LayerNorm by `1 + weight`, squared rectified neurons without a gate, half of each head turns.
+//! Nemotron: LayerNorm by `1 + weight`, a squared-ReLU MLP without a gate, half of each head rotates.
 
 use super::parts::{attention, block, norm, plain, pre_norm};
 use super::rope::{Part, RopeKeys, rope};

@@ -1,4 +1,5 @@
-//! Nemotron H: one part a block, by a pattern: a state space, attention without positions, an MLP or experts of squared relu.
+//! Nemotron H: one part per block, by a pattern: a state space, attention without positions, a squared-ReLU MLP or
+//! squared-ReLU experts.
 
 use super::glm4_moe::grouped_router;
 use super::mixers::{MIXER, SpaceKeys, alone, letters, space, space_names};
@@ -13,7 +14,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "nemotron_h",
     read,
-    // Keys of training, of kernels, and of layers that predict further tokens; attention has no biases whatever its key says.
+    // Keys for training, kernels and multi-token prediction; attention has no biases, whatever its key says.
     inert: &[
         "attention_bias",
         "chunk_size",
@@ -57,7 +58,7 @@ const SPACE: SpaceKeys = SpaceKeys {
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let mut sizes = Sizes::read(config, &SIZES)?;
     let norm = norm(config, NormKind::Rms, "layer_norm_epsilon", 1e-5)?;
-    // From below alone; `time_step_limit` is another key of the class, which nothing reads.
+    // Limited only from below; the class's `time_step_limit` is read by nothing.
     let steps = [config.number_or("time_step_min", 0.001)? as f32, f32::INFINITY];
     let recurrence = space(config, &SPACE, steps, |_| config.size_or("mamba_head_dim", 64))?;
     let act = activation(config, "mlp_hidden_act", "relu2")?;

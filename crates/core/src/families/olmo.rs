@@ -17,7 +17,7 @@ const SIZES: SizeKeys =
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let rope = rope(config, &sizes, &RopeKeys::USUAL)?;
-    // The epsilon is no key of this class (modeling_olmo.py, `OlmoLayerNorm`).
+    // The epsilon is not a key of this class (modeling_olmo.py, `OlmoLayerNorm`).
     let norm = Norm { kind: NormKind::LayerNoParams, eps: 1e-5 };
     let clip = config.optional_positive("clip_qkv")?.map(|clip| clip as f32);
     let attention = Attention { clip, ..attention(sizes.scale(), PositionMark::Rope(0)) };

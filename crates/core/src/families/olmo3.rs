@@ -1,4 +1,4 @@
-//! OLMo 3: OLMo 2 where three of four layers slide, and full layers turn by a table of their own.
+//! OLMo 3: OLMo 2 with three of four layers sliding; full layers have a rotary table of their own.
 
 use super::parts::{attention, block, gated, layer_windows, norm, post_norm, window};
 use super::rope::reach;
@@ -17,7 +17,7 @@ const SIZES: SizeKeys = SizeKeys { vocabulary: 50_304, ..usual(4096, 32, 32, 204
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
-    // The older `rope_theta` is the full layers' alone: the sliding ones keep the class's (configuration_olmo3.py).
+    // The older `rope_theta` concerns only full layers: sliding ones keep the class's default (configuration_olmo3.py).
     let ropes = ropes_by_type(config, &sizes, 500_000.0, None)?;
     let norm = norm(config, NormKind::Rms, "rms_norm_eps", 1e-5)?;
     let mlp = gated(config, 11_008)?;

@@ -1,4 +1,4 @@
-//! OLMoE: OLMo with norms over the whole queries and keys, and experts everywhere.
+//! OLMoE: OLMo with norms over the whole queries and keys, and experts in every layer.
 
 use super::parts::{activation, attention, block, norm, pre_norm, softmax_router, top_k};
 use super::rope::{RopeKeys, rope};

@@ -29,7 +29,7 @@ const OFFSET: usize = 2;
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;
     let affine = config.flag_or("layer_norm_elementwise_affine", true)?;
-    // The epsilon is no key of this class: `nn.LayerNorm`'s default.
+    // The epsilon is not a key of this class: it is `nn.LayerNorm`'s default.
     let norm = Norm { kind: if affine { NormKind::Layer } else { NormKind::LayerNoParams }, eps: 1e-5 };
     let before = config.flag_or("do_layer_norm_before", true)?;
     let wiring = if before { pre_norm(norm) } else { Wiring::NormOnStream { attention: norm, mlp: norm } };

@@ -1,15 +1,15 @@
-//! Parts of a config that several families read the same way: norms, activations, windows.
+//! Config parts that several families share: norms, activations, windows.
 
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
 
-/// A norm whose epsilon stands under `key`.
+/// A norm with its epsilon under `key`.
 pub(super) fn norm(config: &Config, kind: NormKind, key: &str, default: f64) -> Result<Norm> {
     Ok(Norm { kind, eps: config.positive_or(key, default)? as f32 })
 }
 
-/// A gated MLP of the usual keys.
+/// A gated MLP with the usual keys.
 pub(super) fn gated(config: &Config, d_mlp: usize) -> Result<Mlp> {
     Ok(Mlp::Gated {
         d_mlp: config.size_or("intermediate_size", d_mlp)?,
@@ -17,7 +17,7 @@ pub(super) fn gated(config: &Config, d_mlp: usize) -> Result<Mlp> {
     })
 }
 
-/// An MLP without a gate, of the usual keys.
+/// An MLP without a gate, with the usual keys.
 pub(super) fn plain(config: &Config, d_mlp: usize, act: &str) -> Result<Mlp> {
     Ok(Mlp::Plain {
         d_mlp: config.size_or("intermediate_size", d_mlp)?,
@@ -25,19 +25,19 @@ pub(super) fn plain(config: &Config, d_mlp: usize, act: &str) -> Result<Mlp> {
     })
 }
 
-/// Norms on what attention and MLP add: the wiring since OLMo 2.
+/// Norms on the outputs of attention and MLP: the wiring since OLMo 2.
 pub(super) fn post_norm(norm: Norm) -> Wiring {
     let norms = Norms { pre: None, post: Some(norm) };
     Wiring::Sequential { attention: norms, mlp: norms }
 }
 
-/// Norms before attention and MLP, one after the other: the usual wiring.
+/// Norms before attention and MLP in sequence: the usual wiring.
 pub(super) fn pre_norm(norm: Norm) -> Wiring {
     let norms = Norms { pre: Some(norm), post: None };
     Wiring::Sequential { attention: norms, mlp: norms }
 }
 
-/// A block of the usual shape: everything the others have beside it is absent.
+/// A block of the usual shape, without any extras.
 pub(super) fn block(attention: Attention, mlp: Mlp, wiring: Wiring) -> Layer {
     Layer {
         attention: Some(attention),
@@ -49,7 +49,7 @@ pub(super) fn block(attention: Attention, mlp: Mlp, wiring: Wiring) -> Layer {
     }
 }
 
-/// Attention of the usual shape, over everything before.
+/// Attention of the usual shape, over all earlier positions.
 pub(super) fn attention(scale: f32, position: PositionMark) -> Attention {
     Attention {
         heads: None,
@@ -95,20 +95,20 @@ pub(super) fn activation(config: &Config, key: &str, default: &str) -> Result<Ac
     }
 }
 
-/// A window under `sliding_window`: absent is the class's default, null is none.
+/// A window under `sliding_window`: absent means the class's default, null means none.
 pub(super) fn window(config: &Config, default: Option<usize>) -> Result<Window> {
     let size = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { default };
     Ok(size.map_or(Window::Full, Window::Sliding))
 }
 
-/// The window of the Qwen classes, which counts only with `use_sliding_window`.
+/// The window of the Qwen classes, effective only with `use_sliding_window`.
 pub(super) fn switched_window(config: &Config) -> Result<Window> {
     let window = window(config, Some(4096))?;
     Ok(if config.flag_or("use_sliding_window", false)? { window } else { Window::Full })
 }
 
-/// The window of every layer: `layer_types` where it is given, else `pattern`, which says for a layer's number
-/// whether it slides.
+/// The window of every layer: from `layer_types` if given, else from `pattern`, which maps a layer's number to whether
+/// it slides.
 pub(super) fn layer_windows(
     config: &Config,
     n_layers: usize,
@@ -136,12 +136,12 @@ pub(super) fn layer_windows(
     Ok(slides.into_iter().map(|slides| if slides { sliding } else { Window::Full }).collect())
 }
 
-/// `None` for a factor of one, which multiplies nothing.
+/// `None` for a factor of one.
 pub(super) fn factor(value: f64) -> Option<f32> {
     Some(value as f32).filter(|factor| *factor != 1.0)
 }
 
-/// A finite factor under `key`, one where it is absent.
+/// A finite factor under `key`; one if it is absent.
 pub(super) fn factor_or_one(config: &Config, key: &str) -> Result<Option<f32>> {
     let value = config.number_or(key, 1.0)?;
     if !(value as f32).is_finite() {
@@ -150,7 +150,7 @@ pub(super) fn factor_or_one(config: &Config, key: &str) -> Result<Option<f32>> {
     Ok(factor(value))
 }
 
-/// A router of softmax whose weights are divided by their sum where `key` says so.
+/// A softmax router; its weights are divided by their sum if `key` says so.
 pub(super) fn softmax_router(config: &Config, key: &str, default: bool) -> Result<Router> {
     let renormalised = config.flag_or(key, default)?;
     Ok(Router::softmax(if renormalised { RENORMALISED } else { ExpertWeights::AsTheyAre }))
@@ -159,7 +159,7 @@ pub(super) fn softmax_router(config: &Config, key: &str, default: bool) -> Resul
 /// Weights divided by their sum.
 pub(super) const RENORMALISED: ExpertWeights = ExpertWeights::Renormalised { least: 0.0 };
 
-/// Experts a token goes through, at most all of them.
+/// Experts per token, at most all of them.
 pub(super) fn top_k(config: &Config, default: usize, experts: usize) -> Result<usize> {
     let chosen = config.size_or("num_experts_per_tok", default)?;
     if chosen > experts {

@@ -1,4 +1,4 @@
-//! Persimmon: half of each head turns, norms of queries and keys, biases everywhere.
+//! Persimmon: half of each head rotates, norms of queries and keys, biases everywhere.
 
 use super::parts::{attention, block, norm, plain, pre_norm};
 use super::rope::{Part, RopeKeys, rope};

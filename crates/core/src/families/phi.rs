@@ -1,4 +1,4 @@
-//! Phi 1 and 2: attention and MLP side by side on one norm, biases everywhere.
+//! Phi 1 and 2: attention and MLP in parallel on one norm, biases everywhere.
 
 use super::parts::{activation, attention, block, norm};
 use super::rope::{Part, RopeKeys, rope};

@@ -1,4 +1,4 @@
-//! Phi 3 and 4: Llama with stacked projections, LongRoPE, and a fraction of a head that turns.
+//! Phi 3 and 4: Llama with stacked projections, LongRoPE, and a fraction of each head that rotates.
 
 use super::parts::{activation, attention, block, norm, pre_norm, window};
 use super::rope::{LongRopeKeys, Part, RopeKeys, rope};

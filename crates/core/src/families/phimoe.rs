@@ -1,4 +1,4 @@
-//! Phi-3.5-MoE: LayerNorm, and two experts chosen one after the other, each weighed among its near rivals.
+//! Phi-3.5-MoE: LayerNorm, and two experts chosen in sequence, each weighed against its near rivals.
 
 use super::parts::{activation, attention, block, norm, pre_norm, window};
 use super::rope::{RopeKeys, object_of, rope};
@@ -12,7 +12,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "phimoe",
     read,
-    // Two experts are chosen whatever the first says, and noise is for training.
+    // Two experts are chosen, whatever the first key says; noise is for training.
     inert: &["num_experts_per_tok", "input_jitter_noise"],
     only: &[],
 };
@@ -23,12 +23,12 @@ const SIZES: SizeKeys = SizeKeys {
     ..usual(4096, 32, 32, 4096 * 32)
 };
 
-/// LongRoPE of this class has factors on cos and sin of its own, by the row's length.
+/// Keys of this class's LongRoPE for factors on cos and sin, by row length.
 const MAGNITUDES: &[&str] = &["short_mscale", "long_mscale"];
 
 const ROPE: RopeKeys = RopeKeys { default_theta: 1e6, others: MAGNITUDES, ..RopeKeys::USUAL };
 
-/// Transformers divides by the short factors in rows of any length.
+/// transformers divides by the short factors for rows of any length.
 fn long_rope(config: &Config, rope: Rope) -> Result<Rope> {
     let RopeScaling::LongRope { short, original, .. } = rope.scaling else {
         if rope.scaling == RopeScaling::None {

@@ -38,11 +38,11 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![names])))
 }
 
-/// With `use_sliding_window` the layers from `max_window_layers` on slide.
+/// With `use_sliding_window`, layers from `max_window_layers` on slide.
 pub(super) fn windows(config: &Config, sizes: &Sizes, first: usize) -> Result<Vec<Window>> {
     let sliding = switched_window(config)?;
     let first = match config.raw("max_window_layers").and_then(serde_json::Value::as_u64) {
-        // Zero is a size here: every layer slides.
+        // Zero is a valid size here: every layer slides.
         Some(0) => 0,
         _ => config.size_or("max_window_layers", first)?,
     };

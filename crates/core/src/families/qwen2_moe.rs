@@ -1,4 +1,4 @@
-//! Qwen1.5 and Qwen2 with experts: one that every token goes through, weighed, beside those that a router chooses.
+//! Qwen1.5 and Qwen2 with experts: routed ones, and a shared one with a gate.
 
 use super::parts::{
     activation, attention, block, layer_windows, norm, pre_norm, softmax_router, switched_window, top_k,
@@ -55,7 +55,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((sizes.rotary_arch(rope, layers, norm), stored::model(names)))
 }
 
-/// With `use_sliding_window` the even layers below `max_window_layers` slide.
+/// With `use_sliding_window`, even layers below `max_window_layers` slide.
 fn windows(config: &Config, sizes: &Sizes) -> Result<Vec<Window>> {
     let sliding = switched_window(config)?;
     let end = match config.raw("max_window_layers").and_then(serde_json::Value::as_u64) {
@@ -66,7 +66,7 @@ fn windows(config: &Config, sizes: &Sizes) -> Result<Vec<Window>> {
     layer_windows(config, sizes.n_layers, sliding, slides)
 }
 
-/// Experts, with the one that every token goes through.
+/// Experts, with a shared one.
 pub(super) fn experts() -> MlpNames {
     let names = ["mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj"];
     let shared = stored::shared(names, Bias::Absent, Some("mlp.shared_expert_gate"));

@@ -1,4 +1,4 @@
-//! The decoder of Qwen2-VL: Qwen2 with other defaults. For text its three positions are one.
+//! The decoder of Qwen2-VL: Qwen2 with other defaults. For text its three positions coincide.
 
 use super::parts::{attention, block, gated, norm, pre_norm};
 use super::rope::{RopeKeys, SECTIONS, rope};

@@ -1,4 +1,4 @@
-//! Qwen3.5: Qwen3-Next with a dense MLP, and the first projection of its delta rule in four.
+//! Qwen3.5: Qwen3-Next with a dense MLP, and with the delta rule's first projection stored in four tensors.
 
 use super::delta::{layers, names};
 use super::parts::{gated, norm};
@@ -13,7 +13,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_5_text",
     read,
-    // Of kernels, and of layers that predict further tokens.
+    // Keys for kernels and multi-token prediction.
     inert: &["mamba_ssm_dtype", "mlp_only_layers", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"],
     only: &[],
 };

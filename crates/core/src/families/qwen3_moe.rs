@@ -54,7 +54,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((sizes.rotary_arch(rope, layers, norm), stored::model(names)))
 }
 
-/// Which layers have experts: every `decoder_sparse_step`-th, but those of `mlp_only_layers`.
+/// Which layers have experts: every `decoder_sparse_step`-th, except those in `mlp_only_layers`.
 pub(super) fn sparse(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let step = config.size_or("decoder_sparse_step", 1)?;
     let dense = config.optional_indices("mlp_only_layers")?.unwrap_or_default();

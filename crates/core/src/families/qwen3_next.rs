@@ -14,7 +14,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_next",
     read,
     inert: &[],
-    // Published configs have it, and nothing of the class reads it.
+    // Published configs contain it, but nothing in the class reads it.
     only: &[("use_sliding_window", Only::False)],
 };
 

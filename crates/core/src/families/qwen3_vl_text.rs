@@ -1,4 +1,4 @@
-//! The decoder of Qwen3-VL: Qwen3 without windows. For text its three positions are one.
+//! The decoder of Qwen3-VL: Qwen3 without windows. For text its three positions coincide.
 
 use super::parts::{attention, block, gated, norm, pre_norm};
 use super::rope::{RopeKeys, SECTIONS, rope};

@@ -19,7 +19,7 @@ pub(super) const FAMILY: Family = Family {
 
 const SIZES: SizeKeys = SizeKeys {
     vocabulary: 256_000,
-    // The class has no limit of length.
+    // The class does not limit the length.
     context: None,
     tied: true,
     ..usual(2560, 26, 10, LARGEST_SIZE as usize)
@@ -73,7 +73,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, Names { final_norm: Some("final_norm"), ..stored::model(vec![names(bias)]) }))
 }
 
-/// The nearest number of bf16: the class keeps the embedding's factor so, whatever its weights are.
+/// Rounds to bf16: the class keeps the embedding's factor in bf16, whatever the type of its weights.
 fn to_bf16(x: f32) -> f32 {
     let bits = x.to_bits();
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)

@@ -1,9 +1,9 @@
-//! What is refused before a family reads its config: models and encodings that are not built.
+//! What is refused before a family reads its config: unsupported models and encodings.
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Values for which a key changes nothing.
+/// Values at which a key has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Only {
     /// False.
@@ -18,11 +18,11 @@ pub enum Only {
     Empty,
     /// This string.
     Text(&'static str),
-    /// Anything: the family reads the key, which most families refuse.
+    /// Anything: the family reads this key, which most families refuse.
     Anything,
 }
 
-/// Keys of all classes that must not say anything else.
+/// Keys of all classes that must hold these values.
 const ONLY: &[(&str, Only)] = &[
     ("add_cross_attention", Only::False),
     ("cross_attention_hidden_size", Only::Empty),
@@ -33,10 +33,10 @@ const ONLY: &[(&str, Only)] = &[
     ("tie_encoder_decoder", Only::False),
 ];
 
-/// Objects that make a config one of a larger model.
+/// Objects that mark a config as part of a larger model.
 const TOWERS: &[&str] = &["text_config", "vision_config", "audio_config", "encoder", "decoder"];
 
-/// Refuses encodings of weights and larger models.
+/// Refuses encoded weights and larger models.
 pub(super) fn check(config: &Config) -> Result<()> {
     quantised(config)?;
     for key in TOWERS {
@@ -51,7 +51,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// The error for all keys that make a decoder something else, if there are any.
+/// One error for all keys that would make the decoder something else, if any do.
 pub(super) fn values(config: &Config, only: &[(&str, Only)]) -> Option<Error> {
     let of_all = ONLY.iter().filter(|(key, _)| !only.iter().any(|(own, _)| own == key));
     let wrong = of_all.chain(only).filter_map(|(key, allowed)| allowed.check(config, key).err());
@@ -77,7 +77,7 @@ impl Only {
     }
 }
 
-/// Refuses quantised weights by the name of their method.
+/// Refuses quantised weights, naming the method.
 pub(super) fn quantised(config: &Config) -> Result<()> {
     for key in ["quantization_config", "compression_config", "quantization"] {
         let Some(value) = config.value(key) else { continue };
@@ -87,11 +87,11 @@ pub(super) fn quantised(config: &Config) -> Result<()> {
         let flag = |name: &str| value.get(name).and_then(serde_json::Value::as_bool) == Some(true);
         let method = match value.get("quant_method").and_then(serde_json::Value::as_str) {
             Some(method) => method.chars().take(40).collect(),
-            // Early configs of bitsandbytes do not name it.
+            // Early bitsandbytes configs do not name the method.
             None if flag("load_in_4bit") || flag("load_in_8bit") => "bitsandbytes".to_owned(),
             None => "of an unnamed method".to_owned(),
         };
-        // Blocks of experts' weights are read as they are stored.
+        // Blocks of gpt-oss's expert weights are read in their stored encoding.
         if method == "mxfp4" && config.value("model_type").is_some_and(|name| name == "gpt_oss") {
             continue;
         }
@@ -104,7 +104,7 @@ pub(super) fn quantised(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Models with a vision or audio tower, or of both.
+/// Models with a vision or audio tower, or both.
 const WITH_TOWER: &[&str] = &[
     "qwen3_vl_moe",
     "qwen2_5_omni",
@@ -131,7 +131,7 @@ const WITH_TOWER: &[&str] = &[
     "aya_vision",
 ];
 
-/// Models whose places are none of ours, and why.
+/// Models whose activations match none of our sites, and why.
 const UNLIKE: &[(&str, &str)] = &[
     ("gemma3n", "carries several residual streams, which the places of one stream cannot name"),
     ("gemma3n_text", "carries several residual streams, which the places of one stream cannot name"),
@@ -172,7 +172,7 @@ const WITH_ENCODER: &[&str] = &[
     "big_bird",
 ];
 
-/// Models that mix tokens by something other than attention.
+/// Models with unsupported mixers.
 const OTHER_MIXERS: &[&str] = &["falcon_mamba", "rwkv", "jamba", "bamba", "zamba", "zamba2", "xlstm"];
 
 /// The error for a model that no family reads.

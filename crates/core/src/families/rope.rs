@@ -12,24 +12,24 @@ use crate::error::Result;
 pub(super) struct RopeKeys {
     /// Top-level key of the base.
     pub(super) theta: &'static str,
-    /// Base where nothing names it.
+    /// Base if nothing names it.
     pub(super) default_theta: f64,
-    /// How much of a head turns.
+    /// The part of a head that rotates.
     pub(super) part: Part,
-    /// What is particular about LongRoPE.
+    /// Peculiarities of LongRoPE.
     pub(super) longrope: LongRopeKeys,
-    /// Keys of the rope's own object that something else reads, or that text has no use for.
+    /// Keys of the rope's own object that other code reads, or that text does not use.
     pub(super) others: &'static [&'static str],
-    /// The object (JSON) of a config that has none.
+    /// The object (JSON) for a config without one.
     pub(super) absent: &'static str,
 }
 
-/// How much of a head turns.
+/// The part of a head that rotates.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
-    /// All of it. The default type has no use for `partial_rotary_factor`; the others refuse one below one.
+    /// All of it. The default type ignores `partial_rotary_factor`; the others refuse a value below one.
     Whole,
-    /// The fraction under this top-level key, unless the rope's own object names it.
+    /// The fraction under this top-level key, unless the rope's own object has it.
     Fraction(&'static str, f64),
 }
 
@@ -39,12 +39,12 @@ impl Part {
     }
 }
 
-/// What is particular about LongRoPE in a class.
+/// A class's peculiarities in LongRoPE.
 #[derive(Clone, Copy)]
 pub(super) enum LongRopeKeys {
-    /// As every type: the original context defaults to `max_position_embeddings`.
+    /// As for every type: the original context defaults to `max_position_embeddings`.
     Usual,
-    /// The only type beside the default one; `su` and `yarn` mean it, and the original context is the top-level
+    /// The only type besides the default one; `su` and `yarn` mean it too, and the original context is the top-level
     /// key or this default.
     Only(usize),
 }
@@ -61,13 +61,13 @@ impl RopeKeys {
     };
 }
 
-/// Keys of ropes that turn by three positions, which are one for text (`mrope`).
+/// Keys of ropes with three positions (`mrope`), which coincide for text.
 pub(super) const SECTIONS: &[&str] = &["mrope_section", "mrope_interleaved"];
 
 const FRACTION: &str = "partial_rotary_factor";
 
-/// Names of every key that some rope type has. One that the chosen type does not use is ignored, as transformers
-/// does; any other is refused.
+/// Every key that some rope type has. A key that the chosen type does not use is ignored, as in transformers; any other
+/// key is refused.
 const KEYS: &[&str] = &[
     "attention_factor",
     "beta_fast",
@@ -87,7 +87,7 @@ const KEYS: &[&str] = &[
     "type",
 ];
 
-/// The rope's own object: transformers prefers a `rope_scaling` that says something.
+/// The rope's own object: transformers prefers a non-empty `rope_scaling`.
 pub(super) fn object_of(config: &Config, keys: &RopeKeys) -> Result<Config> {
     let scaling = config.object("rope_scaling")?.filter(|o| !o.as_map().is_empty());
     let parameters = if scaling.is_some() { None } else { config.object("rope_parameters")? };
@@ -98,7 +98,7 @@ pub(super) fn object_of(config: &Config, keys: &RopeKeys) -> Result<Config> {
     }
 }
 
-/// The one rotary table of a model, columns paired by halves.
+/// The model's single rotary table, columns paired by halves.
 pub(super) fn rope(config: &Config, sizes: &Sizes, keys: &RopeKeys) -> Result<Rope> {
     let object = object_of(config, keys)?;
     for key in keys.others {
@@ -108,7 +108,7 @@ pub(super) fn rope(config: &Config, sizes: &Sizes, keys: &RopeKeys) -> Result<Ro
         LongRopeKeys::Usual => config.optional_size("original_max_position_embeddings")?,
         LongRopeKeys::Only(default) => Some(config.size_or("original_max_position_embeddings", default)?),
     };
-    // A top-level key counts where the rope's own object does not have it.
+    // A top-level key applies if the rope's own object lacks it.
     config.has(keys.theta);
     let theta = match object.has("rope_theta") {
         true => object.positive_or("rope_theta", keys.default_theta)?,
@@ -127,7 +127,7 @@ pub(super) fn rope(config: &Config, sizes: &Sizes, keys: &RopeKeys) -> Result<Ro
     Given { sizes, longrope: keys.longrope, theta, turned, original, bounds: None, sectioned }.read(&object)
 }
 
-/// The rotary table that one object of `rope_parameters` describes, for classes with a table a layer type.
+/// The rotary table of one object in `rope_parameters`, for classes with one table per layer type.
 pub(super) fn nested_rope(object: &Config, sizes: &Sizes, default_theta: f64) -> Result<Rope> {
     let fraction = object.optional_positive(FRACTION)?.unwrap_or(1.0);
     let columns = (sizes.d_head as f64 * fraction) as usize;
@@ -137,14 +137,14 @@ pub(super) fn nested_rope(object: &Config, sizes: &Sizes, default_theta: f64) ->
         theta: object.positive_or("rope_theta", default_theta)?,
         turned: Turned { columns, part: Part::Whole, place: (object, FRACTION) },
         original: None,
-        // The nested spelling never reaches `truncate`: transformers asks the outer object for it.
+        // `truncate` has no effect in the nested spelling: transformers looks for it in the outer object.
         bounds: Some(RampBounds::Whole),
         sectioned: false,
     }
     .read(object)
 }
 
-/// How far a model reaches: `max_position_embeddings`, or what the scaling makes of the original context.
+/// The model's longest row: `max_position_embeddings`, or the scaled original context.
 pub(super) fn reach(rope: &Rope, context: usize) -> usize {
     let stretched = match rope.scaling {
         RopeScaling::Linear { factor } => context as f64 * factor,
@@ -156,11 +156,11 @@ pub(super) fn reach(rope: &Rope, context: usize) -> usize {
         | RopeScaling::Proportional { .. }
         | RopeScaling::LongRope { .. } => 0.0,
     };
-    // `as` saturates; the bound keeps later sums of positions inside 32 bits.
+    // `as` saturates; the bound keeps later sums of positions within 32 bits.
     context.max((stretched as usize).min(crate::config::LARGEST_SIZE as usize))
 }
 
-/// The columns of a head that turn, and the key that says so.
+/// The columns of a head that rotate, and the key that says so.
 struct Turned<'a> {
     columns: usize,
     part: Part,
@@ -188,7 +188,7 @@ impl Turned<'_> {
     }
 }
 
-/// What stands beside the rope's own object.
+/// Values from outside the rope's own object.
 struct Given<'a> {
     sizes: &'a Sizes,
     longrope: LongRopeKeys,
@@ -237,7 +237,7 @@ impl Given<'_> {
 
     fn dynamic(&self, object: &Config) -> Result<RopeScaling> {
         if self.turned.columns == 2 {
-            // Its exponent is dim / (dim - 2).
+            // The exponent is dim / (dim - 2).
             return Err(object.unsupported("rope_type", "dynamic with more than 2 rotary columns"));
         }
         Ok(RopeScaling::Dynamic { factor: required(object, "factor")?, original: self.sizes.context })
@@ -336,7 +336,7 @@ impl Given<'_> {
     }
 }
 
-/// A number above zero that the type cannot do without.
+/// A positive number that the type requires.
 fn required(object: &Config, key: &str) -> Result<f64> {
     object.optional_positive(key)?.ok_or_else(|| object.missing(key))
 }

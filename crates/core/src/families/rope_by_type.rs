@@ -1,5 +1,4 @@
-//! Rotary tables that depend on the type of a layer's attention (`convert_rope_params_to_dict` of the classes that have
-//! them).
+//! Rotary tables that depend on a layer's attention type (`convert_rope_params_to_dict` of the classes that have them).
 
 use serde_json::Map;
 
@@ -9,12 +8,12 @@ use crate::arch::Rope;
 use crate::config::Config;
 use crate::error::Result;
 
-/// Index of the full layers' table in [`Arch::ropes`](crate::arch::Arch); the sliding layers' follows.
+/// Index of the full layers' table in [`Arch::ropes`](crate::arch::Arch); the sliding layers' comes next.
 pub(super) const FULL: usize = 0;
 pub(super) const SLIDING: usize = 1;
 
-/// Tables of the full and of the sliding layers: the objects of `rope_parameters`; `rope_scaling` is about the full layers
-/// alone. `local` is the key and the default of the sliding layers' base, where they have one of their own.
+/// Tables of the full and the sliding layers, from the objects in `rope_parameters`; `rope_scaling` concerns only the
+/// full layers. `local` is the key and the default of the sliding layers' base, if they have their own.
 pub(super) fn ropes_by_type(
     config: &Config,
     sizes: &Sizes,
@@ -32,7 +31,7 @@ pub(super) fn ropes_by_type(
             );
         }
         if scaling.has("type") && !scaling.has("rope_type") {
-            // transformers then keeps the default type without a word.
+            // transformers would silently keep the default type.
             return Err(scaling.unsupported("type", "the spelling `rope_type`"));
         }
     }

@@ -1,4 +1,4 @@
-//! Seed-OSS: Llama with a bias on queries, keys and values, and one of its own on what attention adds.
+//! Seed-OSS: Llama with biases on queries, keys and values, and optionally on attention's output.
 
 use super::parts::{attention, block, gated, norm, pre_norm};
 use super::rope::{RopeKeys, rope};

@@ -1,10 +1,10 @@
-//! Sizes that every decoder has, with the defaults of its config class.
+//! Sizes common to all decoders, with the defaults of their config classes.
 
 use crate::arch::*;
 use crate::config::{Config, LARGEST_SIZE};
 use crate::error::Result;
 
-/// Layers that a config may ask for: more is a damaged file, not a model.
+/// Limit on layers: a config with more is a damaged file, not a model.
 const MOST_LAYERS: usize = 4096;
 
 /// Keys and defaults of a config class.
@@ -22,9 +22,9 @@ pub(super) struct SizeKeys {
     pub(super) d_head: HeadWidth,
     /// Rows of the embedding.
     pub(super) vocabulary: usize,
-    /// Longest row; `None`: the class has no limit.
+    /// Longest row; `None` if the class has no limit.
     pub(super) context: Option<Key>,
-    /// Whether embedding and unembedding are one matrix where the config does not say.
+    /// Whether embedding and unembedding are one matrix by default.
     pub(super) tied: bool,
 }
 
@@ -32,27 +32,27 @@ pub(super) struct SizeKeys {
 #[derive(Clone, Copy)]
 pub(super) struct Key(pub(super) &'static [&'static str], pub(super) usize);
 
-/// What `num_key_value_heads` means where it is absent or null.
+/// Meaning of an absent or null `num_key_value_heads`.
 #[derive(Clone, Copy)]
 pub(super) enum KvHeads {
-    /// The class has no such key: as many as queries.
+    /// The class has no such key: as many as query heads.
     NoKey,
-    /// Absent or null: as many as queries.
+    /// Absent or null: as many as query heads.
     AsQueries,
     /// Absent: this many; null is an error.
     Default(usize),
-    /// Absent: this many; null: as many as queries.
+    /// Absent: this many; null: as many as query heads.
     DefaultOrAsQueries(usize),
 }
 
-/// What `head_dim` means where it is absent or null.
+/// Meaning of an absent or null `head_dim`.
 #[derive(Clone, Copy)]
 pub(super) enum HeadWidth {
-    /// The class always divides the stream by the heads; a key that says otherwise is refused.
+    /// The class always divides the stream by the heads; a contradicting key is refused.
     Always,
     /// Absent or null: the stream divided by the heads.
     Derived,
-    /// The class works it out from other keys, which the family reads.
+    /// The class computes it from other keys, which the family reads.
     OfOtherKeys,
     /// Absent: this; null is an error.
     Default(usize),
@@ -115,7 +115,8 @@ impl Sizes {
         })
     }
 
-    /// Reads the sizes of a class without attention, by the usual keys: width, layers and vocabulary by default.
+    /// Reads the sizes of a class without attention, under the usual keys, with defaults for width, layers and
+    /// vocabulary.
     pub(super) fn without_heads(
         config: &Config,
         [d_model, n_layers, vocabulary]: [usize; 3],
@@ -143,7 +144,7 @@ impl Sizes {
         (self.d_head as f64).powf(-0.5) as f32
     }
 
-    /// A decoder without embellishments around these layers; families change what differs.
+    /// A decoder of these layers without extras; families change what differs.
     pub(super) fn arch(&self, layers: Vec<Layer>, final_norm: Norm) -> Arch {
         Arch {
             d_model: self.d_model,
@@ -174,14 +175,14 @@ impl Sizes {
         }
     }
 
-    /// The same decoder with one rotary table, which may reach further than the config's context.
+    /// The same with one rotary table, which may extend the config's context.
     pub(super) fn rotary_arch(&self, rope: Rope, layers: Vec<Layer>, final_norm: Norm) -> Arch {
         let context = super::rope::reach(&rope, self.context);
         Arch { context, ropes: vec![rope], ..self.arch(layers, final_norm) }
     }
 }
 
-/// The spelling of a key that this config uses.
+/// The spelling of the key in this config.
 fn present(config: &Config, keys: &'static [&'static str]) -> &'static str {
     keys.iter().copied().find(|key| config.has(key)).unwrap_or(keys[0])
 }

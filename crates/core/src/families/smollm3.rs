@@ -1,4 +1,4 @@
-//! SmolLM3: Llama where some layers do not turn; those may slide.
+//! SmolLM3: Llama with some layers without rotary positions, which may slide.
 
 use super::parts::{attention, block, gated, layer_windows, norm, pre_norm};
 use super::rope::{RopeKeys, rope};
@@ -41,7 +41,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     Ok((arch, stored::model(vec![stored::layer(bias, bias, stored::gated(mlp_bias))])))
 }
 
-/// Which layers turn: `no_rope_layers` is 1 where they do.
+/// Which layers have rotary positions: those with 1 in `no_rope_layers`.
 fn turning(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     let interval = config.size_or("no_rope_layer_interval", 4)?;
     match config.optional_indices("no_rope_layers")? {
@@ -51,7 +51,7 @@ fn turning(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     }
 }
 
-/// With `use_sliding_window` the layers that do not turn slide, unless `layer_types` says otherwise.
+/// With `use_sliding_window`, layers without rotary positions slide, unless `layer_types` says otherwise.
 fn windows(config: &Config, turns: &[bool]) -> Result<Vec<Window>> {
     let size = config.optional_size("sliding_window")?;
     let sliding = match config.flag_or("use_sliding_window", false)? {
@@ -59,7 +59,7 @@ fn windows(config: &Config, turns: &[bool]) -> Result<Vec<Window>> {
         false => Window::Full,
     };
     if sliding == Window::Full {
-        // Whatever `layer_types` says, without a window nothing slides.
+        // Without a window nothing slides, whatever `layer_types` says.
         config.has("layer_types");
         return Ok(vec![Window::Full; turns.len()]);
     }

@@ -1,4 +1,4 @@
-//! StableLM: LayerNorm, a fraction of a head that turns, norms of its own for every head.
+//! StableLM: LayerNorm, a fraction of each head that rotates, separate norms for every head.
 
 use super::parts::{activation, attention, block, norm, pre_norm};
 use super::rope::{Part, RopeKeys, rope};

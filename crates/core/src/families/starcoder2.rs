@@ -12,7 +12,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "starcoder2",
     read,
-    // The epsilon that counts is `norm_epsilon`; the releases repeat it under the older name.
+    // `norm_epsilon` is the effective key; the releases repeat it under the older name.
     inert: &["layer_norm_epsilon", "scale_attention_softmax_in_fp32"],
     only: &[
         ("mlp_type", Only::Text("default")),

@@ -1,12 +1,12 @@
-//! Names of weights that several families share.
+//! Weight names that several families share.
 
 use crate::arch::Bias;
 use crate::names::*;
 
-/// Buffers of rotary embeddings that older checkpoints hold.
+/// Buffers of rotary embeddings in older checkpoints.
 pub(super) const INV_FREQ: &[&str] = &["rotary_emb.inv_freq"];
 
-/// Three projections of attention.
+/// Separate projections for queries, keys and values.
 pub(super) fn split(q: &'static str, k: &'static str, v: &'static str, bias: Bias) -> QkvNames {
     QkvNames::Split { q: Linear::new(q, bias), k: Linear::new(k, bias), v: Linear::new(v, bias) }
 }
@@ -35,7 +35,7 @@ pub(super) const EXPERTS: [&str; 3] =
 pub(super) const BLOCK_SPARSE: [&str; 3] =
     ["block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3", "block_sparse_moe.experts.{}.w2"];
 
-/// Experts chosen by a correction, or with a shared one beside them.
+/// Experts with a correction, or with a shared one next to them.
 pub(super) fn with_shared(
     mlp: MlpNames,
     correction: Option<Correction>,
@@ -49,7 +49,7 @@ pub(super) fn with_shared(
     }
 }
 
-/// A shared expert of these projections.
+/// A shared expert with these projections.
 pub(super) fn shared(names: [&'static str; 3], bias: Bias, weigh: Option<&'static str>) -> SharedNames {
     let [gate, up, down] = names.map(|name| Linear::new(name, bias));
     SharedNames::Split { gate, up, down, weigh }
@@ -68,7 +68,7 @@ pub(super) fn gate_up(bias: Bias) -> MlpNames {
     }
 }
 
-/// A layer as most families since Llama name it: norms before attention and MLP, split projections.
+/// A layer named as in most families since Llama: norms before attention and MLP, split projections.
 pub(super) fn layer(qkv: Bias, out: Bias, mlp: MlpNames) -> LayerNames {
     LayerNames {
         attention_norm: Some("input_layernorm"),
@@ -87,7 +87,7 @@ pub(super) fn layer(qkv: Bias, out: Bias, mlp: MlpNames) -> LayerNames {
     }
 }
 
-/// A layer that is a recurrence alone, as Mamba names it.
+/// A layer with only a recurrence, named as in Mamba.
 pub(super) fn alone(recurrence: RecurrenceNames) -> LayerNames {
     LayerNames {
         attention_norm: Some("norm"),
@@ -96,12 +96,12 @@ pub(super) fn alone(recurrence: RecurrenceNames) -> LayerNames {
     }
 }
 
-/// A checkpoint as Mamba names it.
+/// A checkpoint named as in Mamba.
 pub(super) fn backbone(layers: Vec<LayerNames>) -> Names {
     Names { prefix: "backbone.", embed: "embeddings", final_norm: Some("norm_f"), ..model(layers) }
 }
 
-/// A checkpoint as most families since Llama name it.
+/// A checkpoint named as in most families since Llama.
 pub(super) fn model(layers: Vec<LayerNames>) -> Names {
     Names {
         prefix: "model.",
@@ -122,7 +122,7 @@ pub(super) fn model(layers: Vec<LayerNames>) -> Names {
     }
 }
 
-/// Norms on what attention and MLP add, none before.
+/// Norms on the outputs of attention and MLP, none before.
 pub(super) fn with_only_post_norms(layer: LayerNames) -> LayerNames {
     LayerNames {
         attention_norm: None,
@@ -138,7 +138,7 @@ pub(super) fn with_qk_norm(layer: LayerNames, q: &'static str, k: &'static str) 
     LayerNames { q_norm: Some(HeadNorm::One(q)), k_norm: Some(HeadNorm::One(k)), ..layer }
 }
 
-/// Gemma's four norms a block: before and after attention, before and after the MLP.
+/// Gemma's four norms per block: before and after attention, before and after the MLP.
 pub(super) fn with_post_norms(layer: LayerNames) -> LayerNames {
     LayerNames {
         attention_post_norm: Some("post_attention_layernorm"),

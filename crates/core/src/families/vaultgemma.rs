@@ -1,4 +1,4 @@
-//! VaultGemma: Gemma 2 without norms on what attention and MLP add.
+//! VaultGemma: Gemma 2 without norms on the outputs of attention and MLP.
 
 use super::parts::pre_norm;
 use super::{Family, gemma2};

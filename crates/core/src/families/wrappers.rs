@@ -1,4 +1,4 @@
-//! Models that read text and images: which of their parts is the decoder, and what is left out.
+//! Models that read text and images: which part is the decoder, and what is ignored.
 //!
 //! Classes and defaults: transformers 5.24, `models/*/configuration_*.py`.
 
@@ -14,38 +14,38 @@ use crate::names::Spelling;
 pub struct Wrapper {
     /// The `model_type` of config.json.
     pub model_type: &'static str,
-    /// The family of the decoder, where `text_config` names none.
+    /// The decoder's family, if `text_config` names none.
     text: &'static str,
     named: Named,
     absent: Absent,
     tied: Tied,
-    /// Keys of the tokens that hold the place of an image or a video, with the class's defaults.
+    /// Keys of the placeholder tokens for images and videos, with the class's defaults.
     placeholders: &'static [(&'static str, u32)],
-    /// Keys that are about the other parts.
+    /// Keys that concern the other parts.
     inert: &'static [&'static str],
-    /// Keys of the decoder's config that are about the other parts.
+    /// Keys of the decoder's config that concern the other parts.
     inert_in_text: &'static [&'static str],
 }
 
-/// Who says which family the decoder is of.
+/// What determines the decoder's family.
 #[derive(Debug, PartialEq)]
 enum Named {
     /// `model_type` of `text_config`.
     Config,
-    /// The class alone, whatever `model_type` says.
+    /// The class alone; `model_type` is ignored.
     Class,
 }
 
-/// What a config without `text_config` means.
+/// The meaning of a config without `text_config`.
 #[derive(Debug)]
 enum Absent {
-    /// The decoder's keys stand beside the class's own.
+    /// The decoder's keys are next to the class's own.
     Beside,
     /// These keys (JSON).
     Keys(&'static str),
 }
 
-/// Where `tie_word_embeddings` is read.
+/// The source of `tie_word_embeddings`.
 #[derive(Debug)]
 enum Tied {
     /// The class's own key, with this default.
@@ -205,7 +205,7 @@ pub const WRAPPERS: &[Wrapper] = &[
     Wrapper { model_type: "idefics3", ..IDEFICS3 },
 ];
 
-/// Where a decoder stands in the files of a wrapper: as transformers 4 and 5 write them, and of the class without head.
+/// The place of the decoder in a wrapper's files: in transformers 4 and 5, and in the class without a head.
 const SPELLINGS: &[Spelling] = &[
     Spelling { prefix: "language_model.model.", unembed: "language_model.lm_head" },
     Spelling { prefix: "model.language_model.", unembed: "lm_head" },
@@ -215,7 +215,7 @@ const SPELLINGS: &[Spelling] = &[
     Spelling { prefix: "text_model.", unembed: "lm_head" },
 ];
 
-/// Beginnings of the names of a tower's tensors, of its projector's, and of what stands between images.
+/// Name prefixes of tensors of a tower, of its projector, and of separators between images.
 const LEFT_OUT: &[&str] = &[
     "mtp.",
     "vision_tower.",
@@ -236,7 +236,7 @@ const LEFT_OUT: &[&str] = &[
 ];
 
 impl Wrapper {
-    /// Reads the config of its decoder, and accounts for every key of its own.
+    /// Reads its decoder's config, and accounts for every key of its own.
     pub(super) fn read(&self, config: &Config, head: Option<Asked>, allowed: &[String]) -> Result<Reading> {
         refusals::quantised(config)?;
         let nested = config.object("text_config")?;
@@ -282,7 +282,7 @@ impl Wrapper {
         }
     }
 
-    /// The ids that hold the place of an image or a video. `image_token_id` and `image_token_index` are one key.
+    /// The placeholder ids of images and videos. `image_token_id` and `image_token_index` are the same key.
     fn placeholders(&self, config: &Config) -> Result<Vec<u32>> {
         let id = |(key, default): &(&'static str, u32)| {
             let other = match key.strip_suffix("_index") {
@@ -308,7 +308,7 @@ pub(super) fn find(model_type: &str) -> Option<&'static Wrapper> {
     WRAPPERS.iter().find(|wrapper| wrapper.model_type == model_type)
 }
 
-/// Both lists, or both errors in one.
+/// Both lists, or both errors joined.
 fn both(first: Result<Vec<String>>, second: Result<Vec<String>>) -> Result<Vec<String>> {
     match (first, second) {
         (Ok(mut first), Ok(second)) => {

@@ -1,4 +1,4 @@
-//! Which token follows.
+//! Chooses the next token.
 
 use crate::error::{Error, Result};
 use crate::logits::log_sum_exp;
@@ -9,21 +9,21 @@ use crate::positions::uniform;
 pub enum Sampling {
     /// The most likely one; ties go to the lower id.
     Greedy,
-    /// Drawn: logits are divided by the temperature, cut to the `top_k` largest, then to the fewest whose probabilities
-    /// reach `top_p` (arXiv 1904.09751), in this order.
+    /// Sampled: logits are divided by the temperature, limited to the `top_k` largest, then to the fewest whose
+    /// probabilities reach `top_p` (arXiv 1904.09751), in this order.
     Random {
-        /// Above 1 flatter, below 1 sharper.
+        /// Above 1 flattens the distribution, below 1 sharpens it.
         temperature: f32,
-        /// How many tokens may be drawn.
+        /// Limit on the number of candidate tokens.
         top_k: Option<usize>,
-        /// The probability that the tokens which may be drawn must reach.
+        /// The total probability that the candidates must reach.
         top_p: Option<f32>,
     },
 }
 
 impl Sampling {
     /// # Errors
-    /// A parameter that means nothing.
+    /// If a parameter is out of range.
     pub(super) fn check(&self) -> Result<()> {
         let Sampling::Random { temperature, top_k, top_p } = *self else { return Ok(()) };
         if !(temperature.is_finite() && temperature > 0.0) {
@@ -41,10 +41,10 @@ impl Sampling {
         }
     }
 
-    /// A token and its log-probability before any temperature or cut.
+    /// Chooses a token; returns it with its log-probability before any temperature or cut.
     ///
     /// # Errors
-    /// Logits that are NaN.
+    /// If logits are NaN.
     pub(super) fn choose(&self, logits: &[f32], seed: u64, row: usize, step: usize) -> Result<(u32, f64)> {
         if logits.iter().any(|x| x.is_nan()) {
             return Err(Error::input("the logits are NaN: no token is more likely than another")
@@ -65,7 +65,7 @@ fn largest(logits: &[f32]) -> usize {
     (0..logits.len()).reduce(better).unwrap_or(0)
 }
 
-/// The tokens that may be drawn, with weights in proportion to their probabilities.
+/// The candidate tokens, with weights proportional to their probabilities.
 fn allowed(logits: &[f32], temperature: f32, top_k: Option<usize>, top_p: Option<f32>) -> Vec<(usize, f64)> {
     let most = f64::from(logits[largest(logits)]);
     let mut order: Vec<usize> = (0..logits.len()).collect();
@@ -82,7 +82,7 @@ fn allowed(logits: &[f32], temperature: f32, top_k: Option<usize>, top_p: Option
     if let Some(p) = top_p {
         let wanted = f64::from(p) * weights.iter().map(|(_, w)| w).sum::<f64>();
         let mut reached = 0.0;
-        // A token belongs if those before it have not reached the share yet: at least one does.
+        // A token is a candidate if those before it have not reached the share yet, so there is at least one.
         let needed = |(_, w): &&(usize, f64)| {
             let before = reached;
             reached += w;
@@ -102,7 +102,7 @@ fn draw(weights: &[(usize, f64)], at: f64) -> usize {
             return *id;
         }
     }
-    // What rounding leaves falls to the last token that can be drawn at all.
+    // A rounding remainder falls to the last token that can be drawn at all.
     weights.iter().rev().find(|(_, w)| *w > 0.0).or(weights.last()).map_or(0, |(id, _)| *id)
 }
 
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(ids(None, Some(0.79)), [1, 3]);
         assert_eq!(ids(None, Some(0.8)), [1, 3, 2]);
         assert_eq!(ids(None, Some(1e-9)), [1]);
-        // After the cut to two, both have a half.
+        // After limiting to two, each has one half.
         assert_eq!(ids(Some(2), Some(0.5)), [1]);
     }
 

@@ -3,12 +3,12 @@
 use crate::error::Result;
 use crate::tokens::Tokenizer;
 
-/// Turns the tokens of one row into text as they come. What could still become another character, or the beginning of a
-/// stop string, is held back.
+/// Turns one row's tokens into text as they come. Holds back text that could still become another character or the
+/// start of a stop string.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Prompt and new tokens: how a token is spelt may depend on what stands before it.
+    /// Prompt and new tokens, since a token's spelling may depend on what precedes it.
     ids: Vec<u32>,
     prompt: String,
     stops: &'a [String],
@@ -16,12 +16,12 @@ pub struct TextStream<'a> {
     has_stopped: bool,
 }
 
-/// What a token added.
+/// The text that a token added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// Text that is certain now.
+    /// Text that can no longer change.
     pub text: String,
-    /// Whether a stop string has come; it is not part of any piece, nor is what follows it.
+    /// Whether a stop string has come; neither it nor any text after it is part of a piece.
     pub stopped: bool,
 }
 
@@ -49,13 +49,13 @@ impl<'a> TextStream<'a> {
             self.has_stopped = true;
             return Ok(Piece { text: self.give(&text[..at]), stopped: true });
         }
-        // Bytes that are no character yet are shown as U+FFFD.
+        // Incomplete characters are shown as U+FFFD.
         let certain = text.trim_end_matches('\u{fffd}');
         let held = self.stops.iter().map(|stop| overlap(certain, stop)).max().unwrap_or(0);
         Ok(Piece { text: self.give(&certain[..certain.len() - held]), stopped: false })
     }
 
-    /// What was held back, once no token follows.
+    /// The text held back, once no more tokens come.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
@@ -72,12 +72,12 @@ impl<'a> TextStream<'a> {
         let text = self.tokenizer.decode(&self.ids, true)?;
         Ok(match text.strip_prefix(&self.prompt) {
             Some(new) => new.to_owned(),
-            // A prompt that ends in half a character.
+            // The prompt ends in the middle of a character.
             None => text[common(&text, &self.prompt)..].to_owned(),
         })
     }
 
-    /// The part of a text that was not given out yet.
+    /// The part of a text not yet returned.
     fn give(&mut self, text: &str) -> String {
         let new = text[common(text, &self.given)..].to_owned();
         if text.len() > self.given.len() {
@@ -88,13 +88,13 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// Bytes of the longest common beginning, whole characters.
+/// Length in bytes of the longest common prefix, in whole characters.
 fn common(a: &str, b: &str) -> usize {
     let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
     same.map(|(c, _)| c.len_utf8()).sum()
 }
 
-/// Bytes at the end of a text that are the beginning of another.
+/// Length in bytes of the longest end of `text` that begins `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
     let lengths = stop.char_indices().rev().map(|(at, _)| at);
     lengths.filter(|length| text.ends_with(&stop[..*length])).max().unwrap_or(0)

@@ -1,6 +1,6 @@
-//! Gradients: how a number that the model gives, or vectors anywhere in it, change with every activation.
+//! Gradients with respect to any activation, of a number computed by the model or of vectors given anywhere in it.
 //!
-//! One run forward and one backward, whatever is asked for. Gradients of a row are those of the row alone, to the bit.
+//! One forward and one backward run, whatever is requested. A row's gradients are those of the row alone, to the bit.
 
 mod objective;
 mod seed;
@@ -22,43 +22,43 @@ use objective::Measured;
 pub use seed::Seed;
 use seed::Seeds;
 
-/// What is differentiated.
+/// What to differentiate.
 #[derive(Debug, Clone, Copy)]
 pub enum Output<'a> {
-    /// A number of each row; the sum over rows is differentiated, so that no row feels the others.
+    /// One number per row. The sum over rows is differentiated, so that rows do not affect each other.
     Metric {
-        /// One for all rows, or one a row.
+        /// One for all rows, or one per row.
         metrics: &'a [Metric],
-        /// For [`Metric::Kl`] the distribution that it is measured from, as log-probabilities, V of them for each row.
+        /// For [`Metric::Kl`], the reference distribution as log-probabilities, V per row.
         target: Option<&'a [Vec<f32>]>,
     },
-    /// Σ vector · activation over vectors given at any places: a vector-Jacobian product.
+    /// Σ vector · activation, over vectors at any places: a vector-Jacobian product.
     Vectors(&'a [Seed]),
 }
 
 /// Gradients of a batch.
 #[derive(Debug, Clone)]
 pub struct Gradients {
-    /// For each key that was asked for `KEY_gradients`, in the shape of the activation.
+    /// For each requested key `KEY_gradients`, in the shape of the activation.
     pub cache: ActivationCache,
-    /// The metric of each row; none for vectors.
+    /// Each row's metric; empty for vectors.
     pub values: Vec<f64>,
 }
 
 /// The gradients of an output with respect to the activations of a request, at its positions.
 ///
-/// Under edits they are those of the changed run, with respect to what stands after the edit. Hidden cells of scores and
-/// patterns have gradient 0. A grouped key or value sums over its query heads, which `head_keys` and `head_values` show
-/// apart. Which experts a token goes through is constant.
+/// Under edits, they are gradients of the edited run with respect to the edited values. Hidden cells of scores and
+/// patterns have gradient 0. The gradient of a grouped key or value is the sum over its query heads; `head_keys` and
+/// `head_values` separate them. The choice of experts is constant.
 ///
 /// # Shapes
 /// As the activations: `[B, T, D]` and so on.
 ///
 /// # Errors
-/// An activation that has no gradient; means, which are for activations; a metric that has no gradient, tokens beyond the
-/// vocabulary, a number of metrics that is neither one nor that of the rows; a model in bf16 or with a step that has no
-/// backward rule; a run that was stopped; a gradient that is not finite, which is named; all of [`Request::points`], [`Request::tokens`] and
-/// [`Model::forward`].
+/// As [`Request::points`], [`Request::tokens`] and [`Model::forward`]. Also if an activation or a metric has no
+/// gradient, the request asks for means, a token is beyond the vocabulary, the number of metrics is neither one nor
+/// that of the rows, the model is in bf16 or has a step without a backward rule, the run was stopped, or a gradient is
+/// not finite (it is named).
 #[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
 pub fn gradients(
     model: &Model,
@@ -135,7 +135,7 @@ fn no_gradient(point: Point) -> Option<&'static str> {
     }
 }
 
-/// What comes after every vector has no gradient: asking for it is a mistake.
+/// A place after every vector has no gradient: requesting it is a mistake.
 fn check_order(arch: &Arch, seeds: &[Seed], points: impl Iterator<Item = Point>) -> Result<()> {
     let place = |point: Point| {
         let block = match point.site() {

@@ -1,4 +1,4 @@
-//! Metrics of rows and their slopes.
+//! Metrics of rows and their derivatives.
 
 use easyroutine_kernels::Cpu;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::{Model, Objective};
 use crate::patching::Metric;
 
-/// A metric of every row, as far as it was measured.
+/// Every row's metric, as far as computed.
 #[derive(Debug, Default)]
 pub(super) struct Measured<'a> {
     rows: Vec<MeasuredRow<'a>>,
@@ -20,7 +20,7 @@ pub(super) struct Measured<'a> {
 struct MeasuredRow<'a> {
     metric: Metric,
     target: Option<&'a [f32]>,
-    /// Its tokens among those of the batch.
+    /// Its tokens within the batch.
     span: std::ops::Range<usize>,
     ids: Vec<u32>,
 }
@@ -63,7 +63,7 @@ impl<'a> Measured<'a> {
     }
 }
 
-/// Whether a metric can be differentiated.
+/// Checks that a metric can be differentiated.
 fn check(vocabulary: usize, row: usize, metric: Metric, target: Option<&[f32]>) -> Result<()> {
     if let Some(id) = metric.tokens().into_iter().find(|id| *id as usize >= vocabulary) {
         return Err(Error::input(format!(
@@ -90,7 +90,7 @@ fn check(vocabulary: usize, row: usize, metric: Metric, target: Option<&[f32]>) 
     }
 }
 
-/// Whether log-probabilities are those of a distribution.
+/// Checks that log-probabilities form a distribution.
 fn check_distribution(row: usize, target: &[f32]) -> Result<()> {
     let sum: f64 = target.iter().map(|x| f64::from(*x).exp()).sum();
     if (sum - 1.0).abs() < 1e-3 {
@@ -150,7 +150,7 @@ impl Objective for Measured<'_> {
     }
 }
 
-/// The logarithm of a token's probability; in the place of the logits its gradient, times a factor: token minus softmax.
+/// A token's log-probability; replaces the logits by its gradient times a factor: token minus softmax.
 fn log_probability(cpu: &Cpu, logits: &mut [f32], token: u32, factor: f32) -> f64 {
     let most = cpu.max(logits);
     let value = f64::from(logits[token as usize]) - f64::from(most);
@@ -159,7 +159,7 @@ fn log_probability(cpu: &Cpu, logits: &mut [f32], token: u32, factor: f32) -> f6
     value - sum.ln()
 }
 
-/// KL(q ‖ p) of the target's q and the logits' p in nats; in the place of the logits its gradient, p - q.
+/// KL(q ‖ p) of the target's q and the logits' p in nats; replaces the logits by its gradient, p - q.
 fn divergence(cpu: &Cpu, logits: &mut [f32], target: &[f32]) -> f64 {
     let most = cpu.max(logits);
     let mut cross = 0.0;
@@ -174,7 +174,7 @@ fn divergence(cpu: &Cpu, logits: &mut [f32], target: &[f32]) -> f64 {
     cross + sum.ln()
 }
 
-/// Replaces logits by their softmax times a factor; gives the sum of their exponentials, shifted by `most`.
+/// Replaces logits by their softmax times a factor; returns the sum of their exponentials, shifted by `most`.
 fn softmax(cpu: &Cpu, logits: &mut [f32], most: f32, factor: f32) -> f64 {
     cpu.exp(logits, most);
     let sum: f64 = logits.iter().map(|x| f64::from(*x)).sum();

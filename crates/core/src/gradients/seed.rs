@@ -13,9 +13,9 @@ use crate::tap::{Tap, Value, Want};
 /// Vectors at the positions of one place.
 #[derive(Debug, Clone)]
 pub struct Seed {
-    /// The place: one that holds a vector a token.
+    /// The place, which must hold one vector per token.
     pub point: Point,
-    /// At which positions of each row.
+    /// The positions in each row.
     pub positions: Vec<Specifier>,
     /// The vectors.
     ///
@@ -24,7 +24,7 @@ pub struct Seed {
     pub values: Tensor,
 }
 
-/// Vectors of every row, checked.
+/// Checked vectors for every row.
 #[derive(Debug)]
 pub(super) struct Seeds {
     /// By place: row, position, vector.
@@ -64,7 +64,7 @@ impl Seeds {
     }
 }
 
-/// Whether the pass computes nothing from it, or it stands after the stream.
+/// Whether the pass computes nothing from it, or it comes after the stream.
 fn is_beside(site: Site) -> bool {
     matches!(
         site,

@@ -1,7 +1,8 @@
-//! Digests that are known already, by the identity of their files.
+//! A cache of digests, keyed by the identity of files.
 //!
-//! One small file for each: `DEVICE-INODE.json`. A file that was written to has another time, so what is kept of it no
-//! longer fits. Nothing here is trusted: what does not parse, does not fit or has another checksum is computed again.
+//! One small file per entry: `DEVICE-INODE.json`. A file that was written to has a new time, so its entry no longer
+//! matches. Nothing here is trusted: an entry that does not parse, does not match or has the wrong checksum is computed
+//! again.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -11,10 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use easyroutine_files::FileIdentity;
 use serde_json::{Value, json};
 
-/// No entry is longer.
+/// Limit on an entry's length.
 const LONGEST: u64 = 4096;
 
-/// A time of change this close to the present may stand for two contents: clocks of file systems tick in steps, of up to
+/// A modification time this close to the present may stand for two contents: file system clocks tick in steps of up to
 /// two seconds.
 const UNSURE: i128 = 2_000_000_000;
 
@@ -27,7 +28,7 @@ pub(super) fn look_up(folder: &Path, identity: &FileIdentity) -> Option<String> 
     (entry == written(identity, digest)).then(|| digest.to_owned())
 }
 
-/// Keeps a digest for the next time. Where that fails it is computed again, which is all that is lost.
+/// Stores a digest for the next time. If that fails, it will be computed again, and nothing else is lost.
 pub(super) fn keep(folder: &Path, identity: &FileIdentity, digest: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
     if now - identity.changed.max(identity.modified) < UNSURE {
@@ -49,7 +50,7 @@ fn place(folder: &Path, identity: &FileIdentity) -> PathBuf {
 
 fn written(identity: &FileIdentity, digest: &str) -> Value {
     let FileIdentity { device, inode, bytes, modified, changed } = identity;
-    // As texts: nanoseconds since 1970 are more than JSON's readers keep.
+    // As strings: nanoseconds since 1970 exceed what JSON readers keep.
     let file = [modified, changed].map(i128::to_string);
     let said =
         json!({"device": device, "inode": inode, "bytes": bytes, "modified": file[0], "changed": file[1]});

@@ -1,8 +1,8 @@
-//! Which model it is, by its content and not by its name.
+//! Identifies a model by its content, not by its name.
 //!
-//! The digest covers every file that was read to build the model, and every choice of loading that changes what is
-//! computed from them. Two folders of one name have different digests where one number of their weights differs; a
-//! folder that was copied, moved or renamed keeps its digest.
+//! The digest covers every file read to build the model, and every loading choice that changes its numbers. Two folders
+//! of the same name have different digests if a single weight differs; a folder that was copied, moved or renamed keeps
+//! its digest.
 
 mod cache;
 #[cfg(test)]
@@ -19,16 +19,16 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Environment;
 
-/// Bytes of a file that are hashed at a time, by all cores.
+/// Bytes of a file hashed at a time, by all cores.
 const WINDOW: usize = 16 << 20;
 
-/// Keys of config.json that say where a copy came from, and nothing of the model.
+/// Keys of config.json that describe where a copy came from, not the model.
 const OF_THE_COPY: &[&str] = &["_commit_hash", "_name_or_path", "transformers_version"];
 
-/// What tells a model from every other.
+/// Distinguishes a model from every other.
 ///
-/// Files are opened with the model and read when the digest is asked for, once: afterwards it is known by the files' own
-/// identity (device, inode, size, times) in easyroutine's cache folder.
+/// Files are opened with the model and read when the digest is first requested. After that it is looked up by the
+/// files' own identity (device, inode, size, times) in easyroutine's cache folder.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     files: Vec<(String, Arc<OpenFile>)>,
@@ -37,32 +37,31 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Adds a file that the model is built of, under the name that it has in every copy of the model.
+    /// Adds a file that the model is built from, under the name that it has in every copy of the model.
     pub fn add_file(&mut self, name: impl Into<String>, file: Arc<OpenFile>) {
         self.files.push((name.into(), file));
         self.digest = OnceLock::new();
     }
 
-    /// Adds what else the numbers hang on: a choice of loading, or the content of a file where its spelling is of no
-    /// account. Maps are compared whatever the order of their keys, `1.0` is `1`.
+    /// Adds anything else that the numbers depend on: a loading choice, or the content of a file whose spelling does
+    /// not matter. Maps are compared regardless of key order, and `1.0` equals `1`.
     pub fn add(&mut self, key: &str, value: Value) {
         self.said.insert(key.to_owned(), value);
         self.digest = OnceLock::new();
     }
 
-    /// The digest: `blake3:` and 64 hexadecimal digits. The first time each file is read whole, by all cores.
+    /// The digest: `blake3:` and 64 hexadecimal digits. The first call reads every file completely, on all cores.
     ///
-    /// BLAKE3 is collision resistant, so that nobody can make another model of the same digest, and it is hashed by all
-    /// cores at once. A digest that the cache folder holds is believed where it fits the file's identity and its own
-    /// checksum.
+    /// BLAKE3 is collision resistant, so no one can make another model with the same digest, and it runs on all cores
+    /// in parallel. A digest in the cache folder is believed if it matches the file's identity and its own checksum.
     ///
     /// # Errors
-    /// A file that was written to after it was opened, or that cannot be read.
+    /// If a file was written to after it was opened, or cannot be read.
     pub fn digest(&self) -> Result<&str> {
         self.digest_in(Some(&Environment::from_process().digests))
     }
 
-    /// The same with another folder of known digests, or none.
+    /// The same with another cache folder, or none.
     ///
     /// # Errors
     /// As [`Identity::digest`].
@@ -80,13 +79,13 @@ impl Identity {
     }
 }
 
-/// What config.json says of the model.
+/// The part of config.json that describes the model.
 pub(crate) fn of_config(config: &Map<String, Value>) -> Value {
     let told = config.iter().filter(|(key, _)| !OF_THE_COPY.contains(&key.as_str()));
     told.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>().into()
 }
 
-/// BLAKE3 of a file's content, as `b3sum` prints it.
+/// BLAKE3 of a file's content, as printed by `b3sum`.
 fn file_digest(file: &OpenFile, known: Option<&Path>) -> Result<String> {
     file.check_unchanged()?;
     let identity = known.and_then(|folder| Some((folder, file.identity()?)));
@@ -121,7 +120,7 @@ fn read_whole(file: &OpenFile) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// JSON as one text, whatever its spelling was: keys in order, whole numbers without a fraction.
+/// JSON in canonical form, whatever its spelling: sorted keys, integers without a fraction.
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
@@ -132,7 +131,7 @@ fn canonical(value: &Value) -> String {
         }
         Value::Array(list) => format!("[{}]", joined(list.iter().map(canonical))),
         Value::Number(number) => match number.as_f64() {
-            // Below 2^53 a float that is whole is one integer and no other.
+            // Below 2^53 an integral float equals exactly one integer.
             Some(x) if number.is_f64() && x.fract() == 0.0 && x.abs() < 9e15 => (x as i64).to_string(),
             _ => number.to_string(),
         },

@@ -9,7 +9,7 @@ use super::{Identity, cache, canonical, file_digest};
 use crate::load::{LoadOptions, open};
 use crate::source::{ResolveOptions, resolve};
 
-/// A copy of a tiny model, whose files may be changed.
+/// A copy of a tiny model whose files may be changed.
 fn copy(change: impl FnOnce(&Path)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/llama3")).unwrap() {
@@ -124,7 +124,7 @@ fn a_choice_of_loading_and_a_further_file_are_part_of_it() {
     }
 }
 
-/// A file that is old enough for its times to be trusted.
+/// A file old enough for its times to be trusted.
 fn settled() -> (tempfile::TempDir, OpenFile) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("weights"), "a model").unwrap();
@@ -142,7 +142,7 @@ fn a_known_digest_is_used_while_the_file_is_the_same_and_a_corrupt_one_is_comput
     assert_eq!(file_digest(&file, Some(&known)).unwrap(), right);
     let entry = fs::read_dir(&known).unwrap().next().unwrap().unwrap().path();
     let kept = fs::read(&entry).unwrap();
-    // What is kept is what is used: another digest with a right checksum is believed.
+    // A stored digest is used: another one with a correct checksum is believed.
     let identity = file.identity().unwrap();
     cache::keep(&known, &identity, &"0".repeat(64));
     assert_eq!(file_digest(&file, Some(&known)).unwrap(), "0".repeat(64));
@@ -158,7 +158,7 @@ fn a_known_digest_is_used_while_the_file_is_the_same_and_a_corrupt_one_is_comput
         fs::write(&entry, corrupt).unwrap();
         assert_eq!(file_digest(&file, Some(&known)).unwrap(), right);
     }
-    // The same length and the same time of change, as a careless tool leaves them: the file system knows better.
+    // The same length and modification time, as a careless tool leaves them: the file system's change time differs.
     let before: SystemTime = fs::metadata(file.path()).unwrap().modified().unwrap();
     fs::write(file.path(), "b model").unwrap();
     fs::File::options().write(true).open(file.path()).unwrap().set_modified(before).unwrap();

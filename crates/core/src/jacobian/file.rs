@@ -1,4 +1,4 @@
-//! Files of Jacobian lenses: ours, the published ones, and checkpoints of other fits.
+//! Files of Jacobian lenses: ours, the published ones, and checkpoints of other programs.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,21 +13,21 @@ use serde_json::{Map, Value, json};
 use super::{FitOptions, JacobianSums, UNIT};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The mean matrices that a file holds.
+/// The mean matrices in a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JacobianFile {
-    /// How many prompts they are the mean of.
+    /// Number of prompts in the mean.
     pub n_prompts: usize,
-    /// By layer, D by D: a row is a coordinate of the last stream, a column one of `resid_out`.
+    /// By layer, D by D: a row per coordinate of the last stream, a column per coordinate of `resid_out`.
     pub matrices: BTreeMap<usize, Vec<f32>>,
 }
 
 impl JacobianFile {
-    /// Reads `.safetensors` of ours, or the published `{J, n_prompts, source_layers, d_model}` that torch.save wrote, without
+    /// Reads our `.safetensors`, or the published torch.save file `{J, n_prompts, source_layers, d_model}`, without
     /// running anything in it.
     ///
     /// # Errors
-    /// A file that is missing, damaged, or holds something else.
+    /// If the file is missing, damaged, or holds something else.
     pub fn read(file: &Path) -> Result<Self> {
         if is_safetensors(file) {
             let opened = ShardedSafeTensors::open(file)?;
@@ -84,7 +84,7 @@ fn is_safetensors(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "safetensors")
 }
 
-/// Matrices by layer, of a dictionary with whole numbers as keys.
+/// Matrices by layer, from a dictionary with integer keys.
 fn by_layer(item: &Item) -> Result<BTreeMap<usize, Vec<f32>>> {
     let wrong = |what: &str| Error::new(ErrorKind::Format, what.to_owned());
     let Item::Map(entries) = item else { return Err(wrong("its matrices are no dictionary by layer")) };
@@ -111,7 +111,7 @@ fn square(shape: &[usize], values: &[f32]) -> Result<Vec<f32>> {
     }
 }
 
-/// What the file of a fit says of itself.
+/// The metadata in a fit's file.
 fn told(opened: &ShardedSafeTensors, file: &Path) -> Result<Value> {
     let text = opened.metadata().get("easyroutine.jacobian");
     text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
@@ -120,11 +120,11 @@ fn told(opened: &ShardedSafeTensors, file: &Path) -> Result<Value> {
 }
 
 impl JacobianSums {
-    /// Reads what a fit has summed: a file of ours, or the checkpoint `{jacobian_sum, n_done, next_idx, source_layers,
-    /// target_layer, skip_first}` of another program. Beside it stands what the file says of itself.
+    /// Reads the sums of a fit, and the file's metadata: from a file of ours, or from another program's checkpoint
+    /// `{jacobian_sum, n_done, next_idx, source_layers, target_layer, skip_first}`.
     ///
     /// # Errors
-    /// A file that is missing, damaged, or holds something else.
+    /// If the file is missing, damaged, or holds something else.
     pub fn read(file: &Path) -> Result<(Self, Value)> {
         if !is_safetensors(file) {
             return checkpoint(file);
@@ -163,7 +163,7 @@ impl JacobianSums {
         Ok((JacobianSums { options, d_model, sums, squares, n_prompts, n_short }, told))
     }
 
-    /// What the file says of these sums; a caller adds what it knows of the prompts.
+    /// The metadata of these sums; a caller adds what it knows of the prompts.
     pub fn told(&self) -> Value {
         json!({
             "schema": "easyroutine.jacobian/1",
@@ -180,11 +180,11 @@ impl JacobianSums {
         })
     }
 
-    /// Writes the lens as safetensors: `J_{layer}` f32, D by D, and the exact sums `sum_{layer}` that it goes on from. The
-    /// same sums give the same bytes.
+    /// Writes the lens as safetensors: `J_{layer}` f32, D by D, and the exact sums `sum_{layer}` from which a fit can
+    /// continue. The same sums give the same bytes.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// The writer's errors.
     pub fn write(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
         let shape = [self.d_model, self.d_model];
         let size = self.d_model * self.d_model;
@@ -211,11 +211,11 @@ impl JacobianSums {
         out.flush()
     }
 
-    /// Writes the lens as it is published: what torch.save makes of `{J: {layer: f32 [D, D]}, n_prompts, source_layers,
-    /// d_model}`.
+    /// Writes the lens in the published form: `{J: {layer: f32 [D, D]}, n_prompts, source_layers, d_model}`, as
+    /// torch.save does.
     ///
     /// # Errors
-    /// Matrices that are too large for such an archive.
+    /// If the matrices are too large for such an archive.
     pub fn to_torch(&self) -> Result<Vec<u8>> {
         let whole = |n: usize| Item::Int(n as i64);
         let text = |text: &str| Item::Text(text.to_owned());
@@ -235,7 +235,7 @@ impl JacobianSums {
     }
 }
 
-/// The checkpoint of another program's fit: sums in f32.
+/// Another program's checkpoint: sums in f32.
 fn checkpoint(file: &Path) -> Result<(JacobianSums, Value)> {
     let map = MappedFile::open(file)?;
     let place = |e: Error| e.at(file.display());
@@ -270,6 +270,6 @@ fn checkpoint(file: &Path) -> Result<(JacobianSums, Value)> {
     let sums = sums.into_values().map(exact).collect::<Result<Vec<_>>>()?;
     let options = FitOptions { skip_first: number("skip_first")?, skip_last: 1 };
     map.check_unchanged()?;
-    // Such a checkpoint does not say how its prompts differ.
+    // Such a checkpoint does not say how much its prompts vary.
     Ok((JacobianSums { options, d_model, sums, squares: None, n_prompts, n_short: 0 }, told))
 }

@@ -1,10 +1,12 @@
-//! Fitting Jacobian lenses: the mean over prompts of how the last stream moves with what left each layer.
+//! Fits Jacobian lenses: the mean over prompts of the last stream's derivative with respect to each layer's output.
 //!
-//! J = mean over prompts of 1/|V| Σ_{t in V} Σ_{t' in V} ∂ last_t' / ∂ resid_out_t, V the positions but the first few and the
-//! last (Gurnee et al. 2026, transformer-circuits.pub/2026/workspace). A row of J is one vector-Jacobian product: a unit
-//! vector at every position of V of the last stream, back to every layer at once. A prompt runs forward once for all of them.
+//! J = mean over prompts of 1/|V| Σ_{t in V} Σ_{t' in V} ∂ last_t' / ∂ resid_out_t, with V the positions except the
+//! first few and the last (Gurnee et al. 2026, transformer-circuits.pub/2026/workspace). A row of J is one
+//! vector-Jacobian product: a unit vector at every position of V of the last stream, back to every layer at once. A
+//! prompt runs forward once for all rows.
 //!
-//! Sums are kept in whole numbers of 2^-40, so that adding is exact: prompts in any order, in any parts, give the same bits.
+//! Sums are kept as integers in units of 2^-40, so that addition is exact: prompts in any order, in any parts, give the
+//! same bits.
 
 mod file;
 
@@ -17,21 +19,21 @@ use crate::model::{Model, Repeated};
 use crate::stop::Stop;
 pub use file::JacobianFile;
 
-/// Tokens that are run at once.
+/// Tokens run at a time.
 const TOKENS: usize = 1024;
-/// Numbers of gradients that wait between two blocks: 256 MiB.
+/// Gradient values that wait between two blocks: 256 MiB.
 const WAITING: usize = 64 << 20;
-/// What a sum is counted in.
+/// The unit of sums.
 const UNIT: f64 = 1.0 / (1u64 << 40) as f64;
-/// What a sum of squares is counted in.
+/// The unit of sums of squares.
 const SQUARE: f64 = 1.0 / (1u64 << 20) as f64;
 
-/// How a lens is fitted.
+/// Options of a fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FitOptions {
-    /// Positions at the beginning of each prompt that do not count; published lenses leave out 16.
+    /// Positions at the start of each prompt to ignore; published lenses ignore 16.
     pub skip_first: usize,
-    /// Positions at the end that do not count.
+    /// Positions at the end to ignore.
     pub skip_last: usize,
 }
 
@@ -41,32 +43,32 @@ impl Default for FitOptions {
     }
 }
 
-/// Sums of a fit so far.
+/// The sums of a fit so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JacobianSums {
     /// Which positions count.
     pub options: FitOptions,
     /// Width of the stream, D.
     pub d_model: usize,
-    /// Of each layer but the last, in units of 2^-40.
+    /// For each layer except the last, in units of 2^-40.
     ///
     /// # Shapes
-    /// D by D: a row is a coordinate of the last stream, a column one of `resid_out`.
+    /// D by D: a row per coordinate of the last stream, a column per coordinate of `resid_out`.
     sums: Vec<Vec<i64>>,
-    /// Prompts that are summed.
+    /// Prompts summed.
     pub n_prompts: usize,
     /// Prompts that were too short to count.
     pub n_short: usize,
-    /// Of each layer the sum of ‖J of a prompt‖², in units of 2^-20. `None` where some of the prompts were summed by a program
-    /// that did not keep it.
+    /// For each layer, the sum of ‖J of a prompt‖², in units of 2^-20; `None` if some prompts were summed by a program
+    /// that did not record it.
     squares: Option<Vec<i64>>,
 }
 
 impl JacobianSums {
-    /// Nothing summed yet.
+    /// Empty sums.
     ///
     /// # Errors
-    /// A model of one layer, whose only stream is the last.
+    /// If the model has one layer, whose only stream is the last.
     pub fn new(arch: &Arch, options: FitOptions) -> Result<Self> {
         let (layers, d_model) = (arch.layers.len(), arch.d_model);
         if layers < 2 {
@@ -77,7 +79,7 @@ impl JacobianSums {
         Ok(JacobianSums { options, d_model, sums, squares, n_prompts: 0, n_short: 0 })
     }
 
-    /// Layers that are fitted: all but the last.
+    /// Number of fitted layers: all except the last.
     pub fn n_layers(&self) -> usize {
         self.sums.len()
     }
@@ -85,17 +87,18 @@ impl JacobianSums {
     /// The mean matrix of a layer.
     ///
     /// # Shapes
-    /// D by D: a row is a coordinate of the last stream, a column one of `resid_out`.
+    /// D by D: a row per coordinate of the last stream, a column per coordinate of `resid_out`.
     pub fn matrix(&self, layer: usize) -> Vec<f32> {
         let n = self.n_prompts.max(1) as f64;
         self.sums[layer].iter().map(|sum| (*sum as f64 * UNIT / n) as f32).collect()
     }
 
-    /// Adds a prompt. One that has no position that counts is passed over. `progress` hears how many rows of the matrices are
-    /// done, of how many.
+    /// Adds a prompt. A prompt without counted positions is skipped. `progress` gets the number of matrix rows done and
+    /// in total.
     ///
     /// # Errors
-    /// As [`gradients`](crate::gradients::gradients); a matrix that is not finite or too large to be summed; an error of `progress`.
+    /// As [`gradients`](crate::gradients::gradients); if a matrix is not finite or too large to be summed, or
+    /// `progress` fails.
     pub fn add(
         &mut self,
         model: &Model,
@@ -123,9 +126,9 @@ impl JacobianSums {
         Ok(())
     }
 
-    /// How far the mean of each layer is still uncertain: its standard error over its norm,
-    /// √((mean ‖J of a prompt‖² - ‖J‖²) / (n - 1)) / ‖J‖. `None` of fewer than two prompts, and
-    /// where the checkpoint of another program is in the sums, which does not say how its prompts differ.
+    /// The uncertainty of each layer's mean: its standard error over its norm, √((mean ‖J of a prompt‖² - ‖J‖²) / (n -
+    /// 1)) / ‖J‖. `None` for fewer than two prompts, and if the sums include another program's checkpoint, which does
+    /// not say how much its prompts vary.
     pub fn uncertainty(&self) -> Option<Vec<f64>> {
         let n = self.n_prompts as f64;
         let of = |(sums, square): (&Vec<i64>, &i64)| {
@@ -137,10 +140,10 @@ impl JacobianSums {
         Some(self.sums.iter().zip(squares).map(of).collect())
     }
 
-    /// Takes over what another part summed.
+    /// Adds the sums of another part.
     ///
     /// # Errors
-    /// Sums of another model or other options.
+    /// If the sums belong to another model or other options.
     pub fn merge(&mut self, other: &JacobianSums) -> Result<()> {
         if (self.options, self.d_model, self.sums.len()) != (other.options, other.d_model, other.sums.len()) {
             return Err(Error::input("these sums are of another model, or of other positions")
@@ -175,7 +178,7 @@ impl JacobianSums {
         let mut own = vec![vec![0; d * d]; last];
         let copies = (TOKENS / ids.len()).clamp(1, d);
         let batch = Batch::new(&vec![ids; copies])?;
-        // As many unit vectors as their gradients have room: each pass over the model serves all of them.
+        // As many unit vectors as there is room for their gradients: each pass over the model serves all of them.
         let of_pass = (WAITING / (batch.n_tokens() * d)).max(1) * copies;
         progress(0, d)?;
         for first in (0..d).step_by(of_pass) {
@@ -200,7 +203,7 @@ impl JacobianSums {
                         *to = in_units(sum / counted.len() as f64)?;
                     }
                 }
-                // The last block that is walked is the first of the model.
+                // The last block walked is the model's first.
                 if layer == 1 { progress(first + of_time(time).end, d) } else { Ok(()) }
             };
             let (blocks, times) = (1..last + 1, n.div_ceil(copies));

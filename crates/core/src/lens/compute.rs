@@ -9,16 +9,16 @@ use super::{CachedStatistics, Direction, LensNorm, LogitLens, Metric, directions
 use crate::cache::{ActivationCache, Axis, Kept, Key, Numbers, Statistic};
 use crate::error::{Error, Result};
 
-/// How a lens is computed over a cache.
+/// Options of a lens over a cache.
 #[derive(Debug, Clone)]
 pub struct LensOptions {
-    /// Directions instead of the whole vocabulary: one for all rows, or one a row.
+    /// Directions instead of the whole vocabulary: one for all rows, or one per row.
     pub directions: Option<Vec<Direction>>,
-    /// Whose statistics the final norm uses.
+    /// The statistics that the final norm uses.
     pub norm: LensNorm,
     /// Probabilities instead of logits.
     pub softmax: bool,
-    /// What is computed along directions.
+    /// The metric along directions.
     pub metric: Metric,
 }
 
@@ -38,10 +38,10 @@ impl LogitLens {
     /// Without directions `[B, T, V]`; `logit_diff` `[B, T]`; `accuracy` `[T]`.
     ///
     /// # Errors
-    /// A pattern of no activation, a key that the cache does not hold or that is not in the residual stream's basis,
-    /// a cached norm without `last_layernorm` or on averages, directions that are neither one nor one a row, an id beyond the
-    /// vocabulary, `accuracy` without pairs or with rows of different T, a file of the model that was written to before all
-    /// its weights were packed.
+    /// If the pattern matches no activation, the cache lacks a key or it is not in the residual stream's basis, a
+    /// cached norm has no `last_layernorm` or meets averages, there is neither one direction nor one per row, an id is
+    /// beyond the vocabulary, `accuracy` has no pairs or rows of different T, or a file of the model was written to
+    /// before all its weights were packed.
     pub fn compute(
         &self,
         cache: &ActivationCache,
@@ -162,7 +162,7 @@ fn matching(cache: &ActivationCache, target_key: &str) -> Result<Vec<Point>> {
     if found.is_empty() { Err(missing()) } else { Ok(found) }
 }
 
-/// One direction a vector.
+/// One direction per vector.
 fn spread(directions: &[Direction], lengths: &[usize]) -> Result<Vec<Direction>> {
     let of_row = |row: usize| match directions {
         [one] => Ok(*one),
@@ -180,7 +180,7 @@ fn spread(directions: &[Direction], lengths: &[usize]) -> Result<Vec<Direction>>
     Ok(spread)
 }
 
-/// The share of rows above zero at each of the T positions.
+/// The share of rows above zero, at each of the T positions.
 fn accuracy(values: &[f32], lengths: &[usize]) -> Result<Kept> {
     let t = lengths.first().copied().unwrap_or(0);
     if lengths.iter().any(|length| *length != t) {

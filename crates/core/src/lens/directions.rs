@@ -6,7 +6,7 @@ use super::LogitLens;
 use crate::error::{Error, Result};
 use crate::model::Buffer;
 
-/// A token, or a pair whose difference counts.
+/// A token, or a pair of tokens whose difference is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// The logit of one id.
@@ -15,7 +15,7 @@ pub enum Direction {
     Pair(u32, u32),
 }
 
-/// What is computed along directions.
+/// The metric along directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Metric {
     /// The logit of a token or the difference of a pair, before any softcap.
@@ -61,7 +61,7 @@ pub(super) fn without_pairs() -> Error {
 }
 
 impl LogitLens {
-    /// Values of vectors along one direction each, on logits before the softcap or on probabilities.
+    /// Values of vectors along one direction each, from logits before the softcap or from probabilities.
     ///
     /// # Shapes
     /// `normed`: N by D; `directions`: N; result: N.
@@ -104,7 +104,7 @@ impl LogitLens {
         logits.chunks_exact(ids.len()).zip(directions).map(along).collect()
     }
 
-    /// Softmax over the model's own logits, cap included.
+    /// Softmax over the model's own logits, including the softcap.
     ///
     /// # Shapes
     /// `normed`: N by D; result: N by V.

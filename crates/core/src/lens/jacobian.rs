@@ -1,4 +1,4 @@
-//! The Jacobian lens: streams carried to the last block by the mean Jacobian of what lies between.
+//! The Jacobian lens: streams carried to the last block by the mean Jacobian of the blocks in between.
 //!
 //! logits = unembed(norm(h J^T)), J the mean of ∂ last stream / ∂ `resid_out_l` (Gurnee et al. 2026,
 //! transformer-circuits.pub/2026/workspace; TransformerLens 4.3, `tools/analysis/jacobian_lens.py`).
@@ -16,14 +16,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::jacobian::JacobianFile;
 use crate::model::{Buffer, Model};
 
-/// Which Jacobian lens it is.
+/// The identity of a Jacobian lens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JacobianLens {
     /// The name of its file.
     pub name: String,
-    /// How many prompts it is the mean of.
+    /// Number of prompts in the mean.
     pub n_prompts: usize,
-    /// The layers whose `resid_out` it reads, the last one of the model among them.
+    /// The layers whose `resid_out` it reads, including the model's last.
     pub layers: Vec<usize>,
 }
 
@@ -36,11 +36,11 @@ pub(super) struct Matrices {
 }
 
 impl LogitLens {
-    /// A lens whose layers are carried to the last block first: a published file (`.pt`, whose pickle is read and never run),
-    /// or one that [`crate::jacobian`] fitted (`.safetensors`).
+    /// A lens that first carries layers to the last block: from a published file (`.pt`, whose pickle is read and never
+    /// run), or one fitted by [`crate::jacobian`] (`.safetensors`).
     ///
     /// # Errors
-    /// A file that is missing or wrong, matrices of another model's width or layers, or that are not finite.
+    /// If the file is missing or wrong, or its matrices are not finite or do not fit the model's width or layers.
     pub fn from_jacobian(file: impl AsRef<Path>, model: &Model) -> Result<Self> {
         let file = file.as_ref();
         let (d_model, last) = (model.arch().d_model, model.arch().layers.len() - 1);
@@ -82,7 +82,7 @@ impl LogitLens {
         Ok(LogitLens { through: Some(Arc::new(Through::Jacobian(matrices))), ..lens })
     }
 
-    /// Which Jacobian lens it is, if it is one.
+    /// The Jacobian lens's identity, if this is one.
     pub fn jacobian(&self) -> Option<&JacobianLens> {
         match self.through.as_deref() {
             Some(Through::Jacobian(matrices)) => Some(&matrices.fitted),
@@ -92,11 +92,11 @@ impl LogitLens {
 }
 
 impl Matrices {
-    /// The matrix of a point; none of the last stream, which stays as it is.
+    /// The matrix of a point; `None` for the last stream, which is unchanged.
     pub(super) fn of(&self, point: Point) -> Result<Option<&PackedMatrix>> {
         let left = match (point.site().canonical(), point.layer()) {
             (Site::ResidOut, Some(layer)) => Some(layer),
-            // What enters a layer left the one before.
+            // The stream that enters a layer left the one before.
             (Site::ResidIn, Some(layer)) => layer.checked_sub(1),
             _ => None,
         };

@@ -1,4 +1,4 @@
-//! The logit lens: any activation through the final norm and the unembedding, as if it were the last.
+//! The logit lens: applies the final norm and the unembedding to any activation, as if it were the last stream.
 
 mod compute;
 mod directions;
@@ -26,26 +26,26 @@ pub use survey::{Component, Survey, SurveyOptions, SurveyRow, survey, survey_thr
 use through::Through;
 pub use tuned::TunedLens;
 
-/// Final norm and unembedding of a model, applied to its activations.
+/// A model's final norm and unembedding, applied to its activations.
 #[derive(Debug, Clone)]
 pub struct LogitLens {
     cpu: Cpu,
     unembedding: Arc<Unembedding>,
-    /// What streams go through first, in a tuned lens or a Jacobian lens.
+    /// The first transformation of streams, in a tuned lens or a Jacobian lens.
     through: Option<Arc<Through>>,
 }
 
 impl LogitLens {
-    /// The lens of a model; shares its weights.
+    /// The lens of a model, sharing its weights.
     ///
     /// # Errors
-    /// A model without an unembedding.
+    /// If the model has no unembedding.
     pub fn from_model(model: &Model) -> Result<Self> {
         let unembedding = Arc::clone(model.unembedding()?);
         Ok(LogitLens { cpu: model.cpu().clone(), unembedding, through: None })
     }
 
-    /// A lens from a final norm and unembedding that were loaded alone.
+    /// A lens from a final norm and unembedding loaded alone.
     pub fn from_unembedding(unembedding: Unembedding, cpu: Cpu) -> Self {
         LogitLens { cpu, unembedding: Arc::new(unembedding), through: None }
     }
@@ -55,12 +55,12 @@ impl LogitLens {
         &self.unembedding
     }
 
-    /// Ids that can be predicted.
+    /// Number of ids that can be predicted.
     pub fn vocabulary(&self) -> usize {
         self.unembedding.vocabulary()
     }
 
-    /// Logits of normed vectors, as the model makes them: projection, bias, divisor, softcap.
+    /// Logits of normed vectors, as in the model: projection, bias, divisor, softcap.
     ///
     /// # Shapes
     /// `normed`: vectors by `d_model`; result: vectors by V.

@@ -7,28 +7,28 @@ use super::{LogitLens, copied};
 use crate::error::{Error, Result};
 use crate::model::{Buffer, moments};
 
-/// Whose statistics the final norm uses.
+/// The statistics that the final norm uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LensNorm {
     /// Each vector's own: the classic lens.
     Own,
-    /// Those of what entered the final norm in the same run: the norm becomes linear.
+    /// Those of the final norm's input in the same run, which make the norm linear.
     Cached,
     /// No norm at all.
     None,
 }
 
-/// What a vector is to the residual stream; decides what a cached norm does with means and biases.
+/// A vector's relation to the residual stream, which decides how a cached norm treats means and biases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The stream itself.
     Stream,
-    /// Something that is added to it.
+    /// A term added to it.
     Part,
 }
 
 impl Role {
-    /// The role of a site's values, `None` where they are not in the residual stream's basis.
+    /// The role of a site's values; `None` if they are not in the residual stream's basis.
     pub fn of(site: Site) -> Option<Role> {
         match site.basis() {
             Basis::Stream => Some(Role::Stream),
@@ -39,14 +39,14 @@ impl Role {
 }
 
 impl Role {
-    /// Whether the unembedding's bias belongs to a vector of this role. With its own statistics a part is read as if it were
-    /// the whole stream, biases included.
+    /// Whether the unembedding's bias is added for this role. With its own statistics, a part is read as if it were the
+    /// whole stream, biases included.
     pub(super) fn takes_bias(self, norm: LensNorm) -> bool {
         self == Role::Stream || norm != LensNorm::Cached
     }
 }
 
-/// Statistics of what entered the final norm, one of each a vector.
+/// Statistics of the final norm's input, one of each per vector.
 #[derive(Debug, Clone, Copy)]
 pub struct CachedStatistics<'a> {
     /// Means over D.
@@ -64,7 +64,7 @@ impl LogitLens {
     /// `vectors`: N by D; `cached`: N each; result: N by D.
     ///
     /// # Errors
-    /// A cached norm without statistics, or with statistics of another number of vectors.
+    /// If a cached norm has no statistics, or statistics for another number of vectors.
     pub(super) fn normed(
         &self,
         vectors: Rows<'_>,
@@ -77,7 +77,7 @@ impl LogitLens {
         Ok(out)
     }
 
-    /// The same, over the vectors themselves.
+    /// The same, in place.
     ///
     /// # Errors
     /// As [`LogitLens::normed`].

@@ -1,19 +1,19 @@
-//! What vectors say about the next token, beside the model's own prediction.
+//! The predictions of vectors, compared with the model's own.
 
 use super::LogitLens;
 use super::sweep::Sweep;
 use crate::cache::Kept;
 use crate::model::Buffer;
 
-/// Vectors that a sweep over the vocabulary reads, if that many are left: enough for the unembedding to be read seldom
-/// beside what it is multiplied with.
+/// Vectors per sweep over the vocabulary, if that many are left: enough that reading the unembedding is cheap compared
+/// with the arithmetic.
 const VECTORS: usize = 256;
-/// The most sources that share a sweep. Those of one position are looked at together, so they should fit into a cache.
+/// Limit on sources per sweep. Those of one position are read together, so they should fit into a cache.
 const SOURCES: usize = 127;
-/// The most positions of a sweep: for each, named tokens are looked up in all its vectors.
+/// Limit on positions per sweep: named tokens of each are looked up in all its vectors.
 const POSITIONS: usize = 32;
 
-/// What one vector predicts.
+/// The prediction of one vector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
     /// Most likely ids with their natural log-probabilities, ties to the lower id.
@@ -30,24 +30,24 @@ pub struct Reading {
     pub tracked: Vec<f64>,
 }
 
-/// How the target token fares.
+/// The target token's rank and probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Target {
-    /// 1 for the most likely token; 0 where logits are not numbers.
+    /// 1 for the most likely token; 0 if logits are NaN.
     pub rank: u64,
     /// Its natural log-probability; the negative of the cross-entropy.
     pub logprob: f64,
 }
 
-/// Vectors to be read.
+/// Vectors to read.
 pub(super) struct Sources {
-    /// Of each source the normed vectors, ready for the projection, one a position.
+    /// For each source, the normed vectors, ready for the projection, one per position.
     pub(super) normed: Vec<Kept>,
     /// Whether the unembedding's bias is added.
     pub(super) with_bias: bool,
 }
 
-/// What is read of every vector.
+/// What to read from every vector.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) top_k: usize,
@@ -61,8 +61,8 @@ impl LogitLens {
     /// Reads vectors against the model's own prediction at each position.
     ///
     /// # Shapes
-    /// `finals`: P by D, normed as the model norms; sources: S of P by D; result: S of P readings, and the model's own
-    /// most likely token at each of the P.
+    /// `finals`: P by D, normed as in the model; sources: S times P by D; result: S times P readings, and the model's
+    /// own most likely token at each of the P positions.
     pub(super) fn read(
         &self,
         sources: &Sources,

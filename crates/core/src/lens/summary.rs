@@ -1,4 +1,4 @@
-//! What is left of logits that were looked at: sums of exponentials, and the largest.
+//! Summaries of logits that are not kept: sums of exponentials, and the largest.
 
 use easyroutine_kernels::Cpu;
 
@@ -24,7 +24,7 @@ impl Sums {
     }
 }
 
-/// Sums of tiles, in their order, to those of the whole vocabulary.
+/// Merges the sums of tiles, in order, into those of the whole vocabulary.
 pub(super) fn merge<'a>(tiles: impl IntoIterator<Item = &'a Sums> + Clone) -> Sums {
     let nan_or_larger = |m: f32, t: &Sums| if m.is_nan() || m > t.max { m } else { t.max };
     let max = tiles.clone().into_iter().fold(f32::NEG_INFINITY, nan_or_larger);
@@ -37,9 +37,9 @@ pub(super) fn merge<'a>(tiles: impl IntoIterator<Item = &'a Sums> + Clone) -> Su
     Sums { max, sum, dot }
 }
 
-/// The largest logits of a vector, descending, ties to the lower id and not-a-numbers last; taken in any order.
+/// The largest logits of a vector, descending, ties to the lower id and NaNs last; added in any order.
 pub(super) struct Top {
-    /// How many are looked for.
+    /// How many to keep.
     pub(super) k: usize,
     best: Vec<(u32, f32)>,
 }
@@ -53,18 +53,18 @@ impl Top {
         &self.best
     }
 
-    /// The id of the largest; 0 before any is taken.
+    /// The id of the largest; 0 before any is added.
     pub(super) fn first(&self) -> u32 {
         self.best.first().map_or(0, |(id, _)| *id)
     }
 
-    /// What `k` logits are known to reach: smaller ones need no look.
+    /// A bound that `k` logits are known to reach: smaller ones can be skipped.
     pub(super) fn least(&self) -> f32 {
         let last = self.best.last().filter(|(_, x)| self.best.len() == self.k && !x.is_nan());
         last.map_or(f32::NEG_INFINITY, |(_, x)| *x)
     }
 
-    /// Takes a logit in, if it belongs to the largest.
+    /// Adds a logit, if it is among the largest.
     pub(super) fn take(&mut self, id: u32, x: f32) {
         let comes_before = |(other, y): &(u32, f32)| {
             if x.is_nan() || y.is_nan() {

@@ -1,4 +1,4 @@
-//! The lens of a whole prompt: every layer at every position, read against the model's own prediction.
+//! The lens over a whole prompt: every layer at every position, compared with the model's own prediction.
 
 use std::collections::BTreeSet;
 
@@ -15,18 +15,18 @@ use crate::positions::{Selected, Selection, Specifier};
 use crate::stop::Stop;
 use crate::tap::Tap;
 
-/// Which activations are read.
+/// The activations to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Component(Site);
 
 impl Component {
-    /// The residual stream leaving each block.
+    /// The residual stream that leaves each block.
     pub const RESID_OUT: Component = Component(Site::ResidOut);
 
     /// A component by the name of its site.
     ///
     /// # Errors
-    /// A name of no site, or of one that is not in the residual stream's basis.
+    /// If no site has the name, or it is not in the residual stream's basis.
     pub fn from_name(name: &str) -> Result<Self> {
         let is_component =
             |site: &Site| Role::of(*site).is_some() && site.scope() != easyroutine_sites::Scope::Model;
@@ -38,8 +38,8 @@ impl Component {
         })
     }
 
-    /// The layers of a model that have it, behind the embedding (-1): what a survey reads where nobody names layers. Where
-    /// none has it they are all, so that the survey says why.
+    /// The model's layers that have it, after the embedding (-1): the default layers of a survey. If no layer has it,
+    /// all layers, so that the survey reports why.
     pub fn layers(self, model: &Model) -> Vec<i64> {
         let arch = model.arch();
         let all = || 0..arch.layers.len();
@@ -54,18 +54,18 @@ impl Component {
     }
 }
 
-/// What a survey reads.
+/// Options of a survey.
 #[derive(Debug, Clone)]
 pub struct SurveyOptions {
-    /// Which activations.
+    /// The activations to read.
     pub component: Component,
-    /// Whose statistics the final norm uses.
+    /// The statistics that the final norm uses.
     pub norm: LensNorm,
-    /// How many of the most likely tokens are listed.
+    /// Number of most likely tokens to list.
     pub top_k: usize,
     /// Positions of the row.
     pub positions: Vec<usize>,
-    /// Layers, each of which is read once; -1 is the embedding.
+    /// Layers, each read once; -1 is the embedding.
     pub layers: Vec<i64>,
     /// Ids whose log-probability is read everywhere.
     pub tracked: Vec<u32>,
@@ -78,16 +78,16 @@ pub struct SurveyRow {
     pub layer: i64,
     /// The key of the activation.
     pub name: String,
-    /// One reading a surveyed position.
+    /// One reading per surveyed position.
     pub readings: Vec<Reading>,
 }
 
 /// The whole survey, from the embedding up.
 #[derive(Debug, Clone)]
 pub struct Survey {
-    /// One row an activation.
+    /// One row per activation.
     pub rows: Vec<SurveyRow>,
-    /// The positions, as asked for.
+    /// The positions, in the requested order.
     pub positions: Vec<usize>,
     /// The model's own most likely next token at each position.
     pub final_top: Vec<u32>,
@@ -96,16 +96,16 @@ pub struct Survey {
 /// Runs one prompt and reads its layers.
 ///
 /// # Errors
-/// More than one row, a position, layer or tracked id that does not exist, a component that the model lacks, or an error
-/// of the run.
+/// If there is more than one row, a position, layer or tracked id does not exist, the model lacks the component, or the
+/// run fails.
 pub fn survey(model: &Model, batch: &Batch, options: &SurveyOptions) -> Result<Survey> {
     survey_under(model, batch, options, ())
 }
 
-/// The same under a tap that comes first, such as [`Edits`](crate::edit::Edits): the layers are read as it leaves them.
+/// The same with a tap that comes first, such as [`Edits`](crate::edit::Edits): the layers are read as it leaves them.
 ///
 /// # Errors
-/// As [`survey`], and those of the tap.
+/// As [`survey`], and the tap's errors.
 pub fn survey_under(
     model: &Model,
     batch: &Batch,
@@ -115,10 +115,10 @@ pub fn survey_under(
     survey_through(&LogitLens::from_model(model)?, model, batch, options, first, Stop::Never)
 }
 
-/// The same through a lens of the model that may be a tuned one, ending early where `stop` says so.
+/// The same through a given lens of the model, which may be a tuned one, ending early when `stop` says so.
 ///
 /// # Errors
-/// As [`survey_under`], and a component that no translator of the lens was trained for;
+/// As [`survey_under`], and if no translator of the lens was trained for the component;
 /// [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
 pub fn survey_through(
     lens: &LogitLens,
@@ -159,7 +159,7 @@ fn surveyed(
     model.forward_until(batch, &mut taps, stop)?;
     let mut cache = taps.1.finish(batch);
 
-    // Whatever is read leaves the cache and is normed where it stands.
+    // Each activation leaves the cache and is normed in place.
     let (n, d_model) = (options.positions.len(), model.arch().d_model);
     let statistics = Statistic::ALL.map(|statistic| cache.take(Key::Statistic(statistic)));
     let [mean, variance, second_moment] =
@@ -188,7 +188,7 @@ fn surveyed(
     let wanted = Wanted { top_k: options.top_k, targets: &targets, tracked: &options.tracked };
     let mut rows = Vec::new();
     let mut final_top = Vec::new();
-    // Streams and parts differ in whether the unembedding's bias is added; each kind is read by itself.
+    // Streams and parts differ in whether the unembedding's bias is added, so each kind is read separately.
     for role in [Role::Part, Role::Stream] {
         let of_role: Vec<Point> =
             points.iter().copied().filter(|point| lens.role(point.site()) == Some(role)).collect();

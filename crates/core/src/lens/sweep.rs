@@ -1,4 +1,4 @@
-//! Logits of many vectors, streamed over the vocabulary: no `vectors x V` array is ever held.
+//! Logits of many vectors, streamed over the vocabulary: no `vectors x V` array ever exists.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,25 +9,25 @@ use super::LogitLens;
 use super::reading::{Reading, Target, Wanted};
 use super::summary::{Sums, Top, merge};
 
-/// Columns of the vocabulary that are looked at together. Part of the order of summation: changing it changes bits.
+/// Columns of the vocabulary per tile. Part of the order of summation: changing it changes bits.
 const TILE: usize = 1024;
 
-/// A few positions with everything that is read there.
+/// A few positions, with everything to read at them.
 pub(super) struct Sweep<'a> {
     pub(super) lens: &'a LogitLens,
-    /// Vectors of a position: the model's own, then one a source.
+    /// Vectors per position: the model's own, then one per source.
     pub(super) group: usize,
-    /// Its targets are of these positions.
+    /// What to read; its targets belong to these positions.
     pub(super) wanted: Wanted<'a>,
-    /// Whether the unembedding's bias is added to what sources say.
+    /// Whether the unembedding's bias is added to the sources' logits.
     pub(super) with_bias: bool,
 }
 
-/// What is read at one position.
+/// The readings at one position.
 pub(super) struct Position {
     /// The model's own most likely next token.
     pub(super) final_top: u32,
-    /// One reading a source.
+    /// One reading per source.
     pub(super) readings: Vec<Reading>,
 }
 
@@ -37,13 +37,13 @@ struct TileReading {
     sums: Sums,
     /// Sum of e^(final - the final logits' maximum in the tile) times these logits.
     under_final: f64,
-    /// Logits that rank before the target's.
+    /// Number of logits that rank before the target's.
     above: u64,
 }
 
 impl Sweep<'_> {
     /// # Shapes
-    /// `vectors`: positions times group by the unembedding's inputs; result: one a position.
+    /// `vectors`: positions times group by the unembedding's inputs; result: one per position.
     pub(super) fn read(&self, vectors: Rows<'_>) -> Vec<Position> {
         let Wanted { targets, tracked, .. } = self.wanted;
         let ids = tracked.iter().copied().chain(targets.iter().map(|target| target.unwrap_or(0)));
@@ -77,16 +77,16 @@ impl Sweep<'_> {
         tiles.chunks_exact(self.group * n_tiles).enumerate().map(of_position).collect()
     }
 
-    /// Looks at the logits of all vectors, a tile at a time.
+    /// Reads the logits of all vectors, one tile at a time.
     ///
     /// # Shapes
-    /// Tiles: vectors by tiles of the vocabulary; the largest logits: one list a vector.
+    /// Tiles: vectors by tiles of the vocabulary; the largest logits: one list per vector.
     fn tiles(&self, vectors: Rows<'_>, named: &Named) -> (Vec<TileReading>, Vec<Top>) {
         let (lens, n_tiles) = (self.lens, self.n_tiles());
         let slots: Vec<OnceLock<TileReading>> =
             (0..vectors.n_rows() * n_tiles).map(|_| OnceLock::new()).collect();
         let tops: Vec<Mutex<Top>> = (0..vectors.n_rows()).map(|v| Mutex::new(self.no_top_yet(v))).collect();
-        // A tile holds whole positions: the model's own logits come before those of the sources.
+        // A tile holds whole positions: the model's own logits precede those of the sources.
         let shape = TileShape { rows: self.group, columns: TILE };
         let matrix = &lens.unembedding.matrix;
         lens.cpu.matmul_tiles(vectors, &matrix.matrix, self.bias(), shape, |column, first, mut tile| {
@@ -140,15 +140,15 @@ impl Sweep<'_> {
         self.lens.unembedding.matrix.bias.as_deref().filter(|_| self.with_bias)
     }
 
-    /// What the model's own logits have beyond the whole product's.
+    /// Adds the bias of the model's own logits, if the product left it out.
     fn add_bias_of_final(&self, column: usize, logits: &mut [f32]) {
         if let Some(bias) = self.lens.unembedding.matrix.bias.as_deref().filter(|_| !self.with_bias) {
             logits.iter_mut().zip(&bias[column..]).for_each(|(x, bias)| *x += bias);
         }
     }
 
-    /// Logits of tokens by name. A small matrix of their rows is packed: each product is summed in the same order as in
-    /// the large one. The model's own vectors get the sources' bias here.
+    /// Logits of named tokens. Packs a small matrix of their rows; each product is summed in the same order as in the
+    /// large matrix. Here the model's own vectors get the sources' bias.
     ///
     /// # Shapes
     /// Vectors by ids.
@@ -170,10 +170,7 @@ impl Sweep<'_> {
     }
 }
 
-/// Logits of tokens asked for by name.
-///
-/// # Shapes
-/// `[vectors, width]`.
+/// Logits of named tokens.
 struct Named {
     logits: Vec<f32>,
     width: usize,
@@ -187,7 +184,7 @@ impl Named {
 
 /// The model's own prediction at one position.
 struct Final {
-    /// What the weights of each tile are multiplied with to be probabilities.
+    /// Factors that turn each tile's weights into probabilities.
     factors: Vec<f64>,
     /// Sum of p log p.
     negative_entropy: f64,
@@ -208,8 +205,8 @@ impl Final {
     }
 }
 
-/// Adds the largest logits of one tile to those of its vector. Tiles come in any order, which changes what is passed over
-/// and never what is found.
+/// Adds the largest logits of one tile to those of its vector. Tiles come in any order, which changes what is skipped
+/// but never what is found.
 fn look_for_top(lens: &LogitLens, column: usize, logits: &[f32], max: f32, top: &Mutex<Top>) {
     let (k, least) = {
         let top = lock(top);
@@ -227,7 +224,7 @@ fn lock(top: &Mutex<Top>) -> MutexGuard<'_, Top> {
     top.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A divergence is never negative; what lies below zero is rounding. A NaN stays one.
+/// A divergence is never negative; a value below zero is rounding error. NaN stays NaN.
 fn not_negative(divergence: f64) -> f64 {
     if divergence < 0.0 { 0.0 } else { divergence }
 }

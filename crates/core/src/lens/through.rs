@@ -1,4 +1,4 @@
-//! What streams go through before the final norm reads them.
+//! Transformations of streams before the final norm.
 
 use easyroutine_kernels::Rows;
 use easyroutine_sites::{Point, Site};
@@ -9,7 +9,7 @@ use super::{LogitLens, Role};
 use crate::error::Result;
 use crate::model::Buffer;
 
-/// What streams go through first.
+/// A transformation of streams before the final norm.
 #[derive(Debug)]
 pub(super) enum Through {
     Tuned(Translators),
@@ -17,13 +17,13 @@ pub(super) enum Through {
 }
 
 impl LogitLens {
-    /// What a vector is to this lens: what goes through something first is a stream.
+    /// The role of a site for this lens: whatever is transformed is a stream.
     pub(super) fn role(&self, site: Site) -> Option<Role> {
         let role = Role::of(site);
         if self.through.is_some() { role.and(Some(Role::Stream)) } else { role }
     }
 
-    /// Refuses a point that the lens has nothing for.
+    /// Refuses a point for which the lens has no transformation.
     pub(super) fn check(&self, point: Point) -> Result<()> {
         match self.through.as_deref() {
             None => Ok(()),
@@ -32,13 +32,13 @@ impl LogitLens {
         }
     }
 
-    /// Vectors as the final norm is to read them; `None` where they stay as they are.
+    /// Vectors as input for the final norm; `None` if they are unchanged.
     ///
     /// # Shapes
     /// `vectors`: N by D; result: N by D.
     ///
     /// # Errors
-    /// A point that the lens has nothing for.
+    /// If the lens has no transformation for the point.
     pub(super) fn translated(&self, point: Point, vectors: Rows<'_>) -> Result<Option<Buffer>> {
         match self.through.as_deref() {
             None => Ok(None),

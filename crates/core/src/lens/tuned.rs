@@ -1,7 +1,7 @@
-//! Translators of a tuned lens: what each layer's stream is turned into before the final norm reads it.
+//! Translators of a tuned lens, which transform each layer's stream before the final norm.
 //!
-//! h + W h + b, where translator i reads `resid_in_i` (tuned-lens, `nn/lenses.py`: `TunedLens.transform_hidden`; Belrose
-//! et al. 2023, <https://arxiv.org/abs/2303.08112>).
+//! h + W h + b, where translator i reads `resid_in_i` (tuned-lens, `nn/lenses.py`: `TunedLens.transform_hidden`;
+//! Belrose et al. 2023, <https://arxiv.org/abs/2303.08112>).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,31 +16,32 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Buffer, Model};
 use crate::weights::Projection;
 
-/// One translator a layer.
+/// One translator per layer.
 #[derive(Debug)]
 pub(super) struct Translators {
-    /// W and b of the stream that enters each layer.
+    /// W and b for the stream that enters each layer.
     layers: Vec<Projection>,
     trained: TunedLens,
 }
 
-/// Which tuned lens it is.
+/// The identity of a tuned lens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunedLens {
     /// The name of its folder.
     pub name: String,
-    /// The model that it says it was trained on.
+    /// The model that it claims to be trained on.
     pub base_model: Option<String>,
     /// The revision of that model.
     pub base_revision: Option<String>,
 }
 
 impl LogitLens {
-    /// A lens whose layers are translated first, from a folder that the tuned-lens package saved (`params.pt` and
-    /// `config.json`). The pickle in it is read, never run.
+    /// A lens that first translates layers, from a folder saved by the tuned-lens package (`params.pt` and
+    /// `config.json`). Its pickle is read, never run.
     ///
     /// # Errors
-    /// Files that are missing or wrong, another kind of lens, a lens of another model's width or number of layers.
+    /// If a file is missing or wrong, or the lens is of another kind or does not fit the model's width or number of
+    /// layers.
     pub fn from_tuned_lens(folder: impl AsRef<Path>, model: &Model) -> Result<Self> {
         let folder = folder.as_ref();
         let d_model = model.arch().d_model;
@@ -63,7 +64,7 @@ impl LogitLens {
         Ok(LogitLens { through: Some(Arc::new(Through::Tuned(Translators { layers, trained }))), ..lens })
     }
 
-    /// Which tuned lens it is, if it is one.
+    /// The tuned lens's identity, if this is one.
     pub fn tuned(&self) -> Option<&TunedLens> {
         match self.through.as_deref() {
             Some(Through::Tuned(translators)) => Some(&translators.trained),
@@ -77,14 +78,14 @@ pub(super) fn entered(point: Point) -> Result<usize> {
     match (point.site().canonical(), point.layer()) {
         (Site::InputEmbeddings, _) => Ok(0),
         (Site::ResidIn, Some(layer)) => Ok(layer),
-        // What leaves a layer enters the next.
+        // The stream that leaves a layer enters the next.
         (Site::ResidOut, Some(layer)) => Ok(layer + 1),
         _ => Err(Error::input(format!("a tuned lens has no translator for `{point}`"))
             .hint("it reads `input_embeddings`, `resid_in_{layer}` and `resid_out_{layer}`")),
     }
 }
 
-/// The last name of a folder as it was given, or what `.` and `..` stand for.
+/// The last name of a folder as given, or what `.` and `..` resolve to.
 pub(super) fn name(folder: &Path) -> String {
     let whole = || folder.canonicalize().ok().and_then(|whole| Some(whole.file_name()?.to_owned()));
     let name = folder.file_name().map(ToOwned::to_owned).or_else(whole);
@@ -94,7 +95,7 @@ pub(super) fn name(folder: &Path) -> String {
 impl Translators {
     pub(super) fn translate(&self, cpu: &Cpu, point: Point, vectors: Rows<'_>) -> Result<Buffer> {
         let mut out = copied(vectors);
-        // The last stream is what the final norm reads anyway.
+        // The final norm reads the last stream directly.
         let Some(translator) = self.layers.get(entered(point)?) else { return Ok(out) };
         let mut added = Buffer::default();
         added.resize(vectors.n_rows(), vectors.n_columns());
@@ -107,7 +108,7 @@ impl Translators {
     }
 }
 
-/// `config.json` of a tuned lens, which must fit the model.
+/// `config.json` of a tuned lens, checked against the model.
 fn read_config(file: &Path, d_model: usize, n_layers: usize) -> Result<serde_json::Value> {
     let place = |e: Error| e.at(file.display());
     let text = std::fs::read(file).map_err(|e| {

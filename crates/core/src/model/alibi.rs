@@ -1,6 +1,6 @@
 //! Slopes of linear biases (arXiv:2108.12409), as transformers computes them (`modeling_bloom.py`,
-//! `_get_alibi_slopes`). The bias of a key at position `j` is `slope * j` for every query: softmax takes away what
-//! queries share.
+//! `_get_alibi_slopes`). A key at position `j` has the bias `slope * j` for every query: the softmax cancels any term
+//! that depends on the query alone.
 
 use easyroutine_kernels::Alibi;
 
@@ -20,8 +20,8 @@ pub(crate) fn biases(slopes: Slopes, n_heads: usize, scale: f32) -> Alibi {
     }
 }
 
-/// `2^(-8 i / n)` for i of 1 to n, the next power of two; where that is more than there are heads, the second, the fourth
-/// and so on first (modeling_mpt.py, `build_mpt_alibi_tensor`).
+/// `2^(-8 i / n)` for i from 1 to n, the next power of two; if n exceeds the number of heads, the second, the fourth
+/// and so on come first (modeling_mpt.py, `build_mpt_alibi_tensor`).
 fn of_higher_power(n_heads: usize) -> Vec<f32> {
     let n = n_heads.next_power_of_two();
     // The exponent is rounded to f32 first, as in torch.
@@ -32,10 +32,10 @@ fn of_higher_power(n_heads: usize) -> Vec<f32> {
     (2..=n).step_by(2).chain((1..=n).step_by(2)).take(n_heads).map(slope).collect()
 }
 
-/// One slope a head.
+/// One slope per head.
 ///
-/// For a power of two they are `2^(-8/n)` and its powers; between two powers the lower one's, then every other of
-/// the higher one's.
+/// For a power of two, `2^(-8/n)` and its powers; otherwise those of the next lower power of two, then every other
+/// slope of the next higher one.
 fn of_lower_power(n_heads: usize) -> Vec<f32> {
     let Some(exponent) = n_heads.checked_ilog2() else { return Vec::new() };
     let lower = 1_usize << exponent;
@@ -57,7 +57,7 @@ mod tests {
         let two = [0.0625, 0.003_906_25];
         let four = [0.25, 0.0625, 0.015_625, 0.003_906_25];
         let eight = [0.5, 0.25, 0.125, 0.0625, 0.031_25, 0.015_625, 0.007_812_5, 0.003_906_25];
-        // The base of 16 heads is no power of two, and its f32 is what powers are taken of.
+        // The base for 16 heads is no power of two; powers are taken of its f32 value.
         let sixteen = [
             0.707_106_77,
             0.499_999_97,
@@ -91,7 +91,7 @@ mod tests {
             let got = of_lower_power(*n_heads);
             assert_eq!(got.len(), expected.len());
             for (a, b) in got.iter().zip(*expected) {
-                // The numbers above are cut after eight digits.
+                // The numbers above are truncated after eight digits.
                 assert!((a - b).abs() <= 2.0 * f32::EPSILON * b, "{n_heads} heads: {a} against {b}");
             }
         }

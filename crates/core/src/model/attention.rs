@@ -15,7 +15,7 @@ use crate::tap::Value;
 use crate::weights::Norm;
 
 impl<'m> Run<'m> {
-    /// Copies keys and values out, one a query head.
+    /// Copies keys and values, one per query head.
     pub(super) fn spread(&mut self, at: At) {
         let heads = self.heads(at);
         let (qkv, head_kv) = self.registers.pair(Reg::Qkv, Reg::HeadKv);
@@ -40,7 +40,7 @@ impl<'m> Run<'m> {
         (0..qkv.n_rows()).for_each(|token| qkv.row_mut(token).copy_within(keys..values, values));
     }
 
-    /// Puts keys and values where later layers read them.
+    /// Stores keys and values where later layers read them.
     pub(super) fn lend(&mut self, at: At, keys: KeyHeads, to: Reg) -> Result<()> {
         let spec = self.spec(at, keys)?;
         let mut lent = self.registers.take(to);
@@ -55,7 +55,7 @@ impl<'m> Run<'m> {
         Ok(())
     }
 
-    /// What attention computes on keys of this kind; those of an earlier layer are as that layer left them.
+    /// The attention parameters for this kind of keys; keys of an earlier layer are used as that layer left them.
     pub(super) fn spec(&self, at: At, keys: KeyHeads) -> Result<&'m easyroutine_kernels::Attention> {
         let weights = &self.model.weights;
         let of = |layer: usize| self.model.arch.heads(layer);
@@ -83,7 +83,7 @@ impl<'m> Run<'m> {
         norm.apply(&self.model.cpu, compressed, out);
     }
 
-    /// Queries, keys and values side by side; a key is its own part, then the columns that all heads share.
+    /// Joins queries, keys and values; a key is its own part, then the columns shared by all heads.
     pub(super) fn join_heads(&mut self, at: At, shared: usize) {
         let heads = self.heads(at);
         let mut qkv = self.registers.take(Reg::Qkv);
@@ -107,7 +107,7 @@ impl<'m> Run<'m> {
         self.registers.put(Reg::Qkv, qkv);
     }
 
-    /// Norms each query head's own key as if it stood among the shared keys.
+    /// Norms each query head's own key as if it were among the shared keys.
     pub(super) fn norm_head_keys(&mut self, at: At, norm: &Norm, group: usize) {
         let (heads, cpu) = (self.heads(at), &self.model.cpu);
         let k = heads.queries()..heads.queries() + heads.keys();
@@ -131,15 +131,16 @@ impl<'m> Run<'m> {
         self.registers.work = whole;
     }
 
-    /// Queries grow with their position.
+    /// Scales queries by a factor that grows with position.
     pub(super) fn grow(&mut self, columns: Range<usize>, growth: QueryGrowth) {
         grow(self.batch, self.registers.get_mut(Reg::Qkv).rows_mut().columns(columns), growth);
     }
 
-    /// Shows the key of each group's first query head. What a tap makes of it, all query heads of the group get.
+    /// Shows the key of each group's first query head. If a tap changes it, all query heads of the group get the new
+    /// key.
     ///
     /// # Errors
-    /// A change of a key where another query head of the group has a key of its own, to which it cannot be given.
+    /// If a tap changes a key while another query head of the group has its own key, which the change cannot apply to.
     pub(super) fn visit_shared_keys(&mut self, point: Point, width: usize) -> Result<()> {
         let heads = self.model.arch.heads(point.layer().unwrap_or(0));
         let (d_head, group) = (heads.d_head, heads.group());
@@ -176,7 +177,7 @@ impl<'m> Run<'m> {
         Ok(())
     }
 
-    /// Keys and values join those of earlier tokens.
+    /// Appends keys and values to those of earlier tokens.
     pub(super) fn keep(&mut self, at: At, keys: KeyHeads) -> Result<()> {
         let spec = self.spec(at, keys)?;
         let fresh = fresh_keys(self.registers, spec, keys);
@@ -195,7 +196,7 @@ impl<'m> Run<'m> {
         Ok(())
     }
 
-    /// The same of some heads, with their patterns. The first heads make room for all.
+    /// The same for a range of heads, keeping their patterns. The first heads allocate room for all.
     pub(super) fn patterns(&mut self, at: At, heads: Range<usize>, keys: KeyHeads, form: Form) -> Result<()> {
         let spec = self.spec(at, keys)?;
         let mut pairs = std::mem::take(&mut self.registers.pairs);
@@ -234,7 +235,7 @@ impl<'m> Run<'m> {
         Ok(())
     }
 
-    /// One head's columns of z from its pattern. The first head makes room for all.
+    /// Mixes one head's columns of z from its pattern. The first head allocates room for all.
     pub(super) fn mix(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
         let spec = self.spec(at, keys)?;
         let (mut z, tokens) = (self.registers.take(Reg::Z), self.batch.n_tokens());
@@ -247,7 +248,7 @@ impl<'m> Run<'m> {
         Ok(())
     }
 
-    /// Queries, keys and values, those of earlier tokens included.
+    /// Queries, keys and values, including those of earlier tokens.
     pub(super) fn inputs(
         &self,
         at: At,
@@ -277,7 +278,7 @@ impl<'m> Run<'m> {
     }
 }
 
-/// Multiplies each token's row by what its position says.
+/// Multiplies each token's row by a factor that depends on its position.
 pub(super) fn grow(batch: &Batch, mut rows: RowsMut<'_>, growth: QueryGrowth) {
     for row in 0..batch.n_rows() {
         let first = batch.first(row);

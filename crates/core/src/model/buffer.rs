@@ -2,7 +2,7 @@
 
 use easyroutine_kernels::{Rows, RowsMut};
 
-/// Tokens by columns, with a stride that keeps rows from falling on the same cache sets.
+/// Tokens by columns, with a stride that spreads rows over cache sets.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     values: Vec<f32>,
@@ -12,19 +12,19 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Makes room; what it held is lost.
+    /// Resizes; the contents are lost.
     pub(crate) fn resize(&mut self, tokens: usize, columns: usize) {
-        // Rows of a multiple of 4 KiB all start on one cache set; 16 floats more spread them (measured 10-20 %).
+        // Rows at a multiple of 4 KiB all start in one cache set; 16 extra floats spread them (measured: 10-20 %).
         let stride = columns.next_multiple_of(16) + if columns.is_multiple_of(1024) { 16 } else { 0 };
         (self.tokens, self.columns, self.stride) = (tokens, columns, stride);
         let needed = tokens * stride;
         if self.values.len() < needed {
-            // Growing a vector would copy what nobody reads.
+            // Growing a vector would copy contents that nothing reads.
             self.values = vec![0.0; needed];
         }
     }
 
-    /// Keeps these rows alone, which ascend, and moves them together.
+    /// Keeps only these rows, given in ascending order, and moves them together.
     pub(crate) fn keep(&mut self, rows: impl Iterator<Item = usize>) {
         self.tokens = 0;
         for row in rows {

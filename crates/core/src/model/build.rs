@@ -1,4 +1,4 @@
-//! From an architecture and a checkpoint to a model: every structural choice is made here, none in the forward pass.
+//! From an architecture and a checkpoint to a model. Every structural choice is made here, none in the forward pass.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,10 +19,10 @@ use crate::names::{LayerNames, Linear, MlpNames, Names};
 use crate::weights::{Checkpoint, Files, Loader, Norm, Projection};
 
 impl Model {
-    /// Finds all weights. Matrices are read when products need them.
+    /// Finds all weights. Matrices are read on demand.
     ///
     /// # Errors
-    /// A tensor that is missing, surplus, of the wrong shape or not floating point.
+    /// If a tensor is missing, surplus, of the wrong shape or not floating point.
     pub(crate) fn build(
         arch: Arch,
         names: &Names,
@@ -68,7 +68,7 @@ pub(crate) fn build_unembedding(
     Ok(found)
 }
 
-/// What reads the last stream.
+/// The modules that read the last stream.
 fn head(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Arc<Unembedding>> {
     let head = match &arch.head {
         arch::Head::Unembedding => unembedding(loader, arch, tables)?,
@@ -84,7 +84,7 @@ fn head(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Arc<Unembed
     Ok(Arc::new(head))
 }
 
-/// The final norm, the projection from the stream's width where there is one, and the width that a head reads.
+/// The final norm, the projection from the stream's width if there is one, and the width that the head reads.
 fn before_head(loader: &Loader<'_>, arch: &Arch) -> Result<(Option<Norm>, Option<Projection>, usize)> {
     let names = loader.names;
     let norm = match (arch.final_norm, names.final_norm) {
@@ -102,7 +102,7 @@ fn before_head(loader: &Loader<'_>, arch: &Arch) -> Result<(Option<Norm>, Option
     Ok((norm, project, inputs))
 }
 
-/// A head that gives a few numbers: what an unembedding is, with labels for ids.
+/// A classification head: an unembedding with labels in place of ids.
 fn score(loader: &Loader<'_>, arch: &Arch, score: &arch::Score) -> Result<Unembedding> {
     let (norm, project, inputs) = before_head(loader, arch)?;
     let own = Loader { base: "", ..*loader };
@@ -117,14 +117,14 @@ fn score(loader: &Loader<'_>, arch: &Arch, score: &arch::Score) -> Result<Unembe
 fn unembedding(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Unembedding> {
     let names = loader.names;
     let (norm, project, inputs) = before_head(loader, arch)?;
-    // The unembedding stands beside the base model, not in it.
+    // The unembedding is stored next to the base model, not in it.
     let own = Loader { base: "", ..*loader };
     let (base, stored) = &tables.unembed;
     let module = if tables.is_one { (*base, module_of(stored)) } else { ("", names.unembed) };
     let table = loader.table(base, stored, module, arch.vocabulary, inputs)?;
     let mut matrix = loader.of_table(table, inputs);
     if arch.unembed.bias == Bias::Stored {
-        // The bias is the unembedding's own, also where the matrix is the embedding's.
+        // The bias belongs to the unembedding, even if the matrix is the embedding's.
         let bias = own.vector(&format!("{}.bias", names.unembed), arch.vocabulary)?;
         matrix.bias = Some(match matrix.bias {
             None => bias,
@@ -132,7 +132,7 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Unem
         });
     }
     if !arch.unembed.never.is_empty() {
-        // Beside the lowest number of f32 every finite product is nothing.
+        // Added to the lowest f32, every finite product vanishes.
         let bias = matrix.bias.get_or_insert_with(|| vec![0.0; arch.vocabulary]);
         for id in &arch.unembed.never {
             bias.get_mut(*id as usize).into_iter().for_each(|x| *x = f32::MIN);
@@ -260,7 +260,7 @@ fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
     Ok(Block { norms, attention, recurrence, mlp, per_layer, leaving_scale })
 }
 
-/// What a layer does with its further input.
+/// How a layer uses its additional input.
 fn per_layer(
     loader: &Loader<'_>,
     arch: &Arch,

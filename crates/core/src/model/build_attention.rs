@@ -1,4 +1,4 @@
-//! The weights of attention, however they are stored.
+//! The weights of attention, in any storage layout.
 
 use super::alibi;
 use super::build_parts::unnamed;
@@ -32,7 +32,7 @@ pub(super) fn build(
     })
 }
 
-/// What attention of a layer computes, as the kernels take it.
+/// A layer's attention in the kernels' terms.
 fn attention_spec(heads: Heads, described: &arch::Attention) -> easyroutine_kernels::Attention {
     easyroutine_kernels::Attention {
         n_heads: heads.n,
@@ -101,7 +101,7 @@ pub(super) fn norms(
     Ok([queries, head_norm(names.k_norm, heads.n_kv)?, values])
 }
 
-/// Queries, keys and values as one projection, however they are stored.
+/// Queries, keys and values as one projection, in any storage layout.
 fn qkv(
     loader: &Loader<'_>,
     heads: Heads,
@@ -184,7 +184,7 @@ fn qkv_at_once(
                 loader.part(prefix, keys, k, d_model)?,
                 loader.part(prefix, values, k, d_model)?,
             ];
-            // A head's gate stands behind its query in the file, behind all values here.
+            // In the file a head's gate follows its query; here all gates follow all values.
             let of_head = move |n: usize, gate: usize| (0, (2 * (n / d_head) + gate) * d_head + n % d_head);
             Ok(loader.fused(parts, d_model, outputs + q, move |n| match n {
                 n if n < q => of_head(n, 0),
@@ -210,7 +210,7 @@ fn qkv_at_once(
             let parts = vec![loader.part(prefix, by_group, outputs, d_model)?];
             Ok(loader.fused(parts, d_model, outputs, move |n| {
                 let (head, within) = (n / d_head, n % d_head);
-                // Rows of heads in a group: its queries, its key, its value.
+                // The rows of a group of heads: its queries, its key, its value.
                 let place = match n {
                     n if n < q => head / group * (group + 2) + head % group,
                     n if n < q + k => (n - q) / d_head * (group + 2) + group,

@@ -1,4 +1,4 @@
-//! The weights of a layer of experts, however they are stored.
+//! The weights of a layer of experts, in any storage layout.
 
 use super::build_parts::{gate_up, unnamed};
 use super::experts::Expert;
@@ -50,8 +50,8 @@ pub(super) fn build(
     })
 }
 
-/// Norms of router and experts that read the stream by themselves: before the router and the experts, after these and after
-/// what stands beside them.
+/// Norms of a router and experts that read the stream directly: before the router and the experts, after these, and
+/// after the shared expert.
 pub(super) fn norms(
     loader: &Loader<'_>,
     arch: &Arch,
@@ -126,8 +126,8 @@ struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    /// All experts. Those of one tensor are there together or not at all: where the first is not, a config may promise
-    /// any number of them, and the load fails.
+    /// All experts. Experts in one tensor exist together or not at all: a config may promise any number of them, so if
+    /// the first is missing, the load fails at once.
     fn experts(&self, names: ExpertNames) -> Result<Vec<Expert>> {
         let faults = self.loader.checkpoint.n_faults();
         let first = self.expert(names, 0)?;
@@ -139,7 +139,7 @@ impl Stored<'_> {
 
     fn expert(&self, names: ExpertNames, e: usize) -> Result<Expert> {
         let &Stored { loader, prefix, count, d_mlp, d_model } = self;
-        // Of experts that are stored one by one.
+        // For experts stored one by one.
         let part = |linear: Linear, outputs, inputs| {
             let name = linear.name.replace("{}", &e.to_string());
             loader.part_named(prefix, &name, linear, outputs, inputs)
@@ -170,7 +170,7 @@ impl Stored<'_> {
                 })
             }
             ExpertNames::Alternating { gate_up, down } => {
-                // Gates in front of neurons here; in the file they alternate.
+                // Here gates precede neurons; in the file they alternate.
                 let place = move |n| (0, if n < d_mlp { 2 * n } else { 2 * (n - d_mlp) + 1 });
                 Ok(Expert {
                     gate_up: self.biased(gate_up, e, [2 * d_mlp, d_model], place)?,

@@ -1,10 +1,10 @@
-//! What the weights of several parts of a block are found with.
+//! Shared helpers for finding a block's weights.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::Linear;
 use crate::weights::{Loader, Projection};
 
-/// Gates and neurons in one product, from a projection each; `factor` is on the gates.
+/// Gate and up in one product, from separate projections; `factor` scales the gate.
 pub(super) fn gate_up(
     loader: &Loader<'_>,
     prefix: &str,
@@ -17,7 +17,7 @@ pub(super) fn gate_up(
     Ok(loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)))
 }
 
-/// A family described something whose tensors it did not name: a mistake in `families/`, not in a file.
+/// A family described a module without naming its tensors: a bug in `families/`, not in a file.
 pub(super) fn unnamed(what: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("the family describes {what} but names no tensors for it"))
 }

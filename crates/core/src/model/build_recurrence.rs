@@ -1,4 +1,4 @@
-//! The weights of a recurrence, however they are stored.
+//! The weights of a recurrence, in any storage layout.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::names::{InputPart, RecurrenceInput, RecurrenceNames, StateNames};
 use crate::weights::{Loader, Norm, Projection};
 
-/// Everything of a recurrence, and the norm beside its gate.
+/// All weights of a recurrence, and the norm next to its gate.
 pub(super) fn build(
     loader: &Loader<'_>,
     prefix: &str,
@@ -39,7 +39,7 @@ pub(super) fn build(
     Ok((recurrence, norm.transpose()?))
 }
 
-/// The first projection: what is convolved, the gate, the rest.
+/// The first projection: the convolved columns, the gate, the rest.
 fn input(
     loader: &Loader<'_>,
     prefix: &str,
@@ -104,7 +104,7 @@ fn input(
                     (0, n / values * head + 2 * d_key + values + n % values)
                 }
                 n => {
-                    // Strengths of all heads, then steps; in the file both of each key head.
+                    // Here strengths of all heads, then steps; in the file both per key head.
                     let n = n - convolved - gate;
                     let (kind, n) = (n / value_heads, n % value_heads);
                     (1, n / group * 2 * group + kind * group + n % group)
@@ -114,7 +114,7 @@ fn input(
     }
 }
 
-/// The convolution, its taps in front of its channels.
+/// The convolution, with taps before channels.
 fn convolution(
     loader: &Loader<'_>,
     prefix: &str,
@@ -131,7 +131,7 @@ fn convolution(
     Ok(Convolution { kernel, weight: transposed(&stored, kernel), bias, act: described.act })
 }
 
-/// Rows of so many columns as columns.
+/// Transposes rows of `columns` values.
 fn transposed(rows: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| rows.iter().skip(column).step_by(columns)).copied().collect()
 }

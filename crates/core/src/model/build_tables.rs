@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::names::Names;
 use crate::weights::{Checkpoint, Loader};
 
-/// The name of a module from that of its weight.
+/// A module's name, from its weight's.
 pub(super) fn module_of(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
@@ -16,12 +16,12 @@ pub(super) struct Tables {
     pub(super) unembed: (&'static str, String),
     /// Whether one matrix serves as both.
     pub(super) is_one: bool,
-    /// Where the config and the files disagree.
+    /// A warning if the config and the files disagree.
     pub(super) warning: Option<String>,
 }
 
-/// Finds the tables. Of a tied pair one may be stored under either name; where the config ties them but the file holds two
-/// that differ, both count, as in transformers (`modeling_utils.py`, `tie_weights`).
+/// Finds the tables. A tied pair may be stored under either name. If the config ties them but the file holds two that
+/// differ, both are used, as in transformers (`modeling_utils.py`, `tie_weights`).
 pub(super) fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
     let Loader { checkpoint, names, .. } = loader;
     let [embed, own] = [names.embed, names.unembed].map(|module| format!("{module}.weight"));
@@ -81,7 +81,7 @@ pub(super) fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
     Ok(Tables { warning: Some(warning), ..tables(&embed, &own) })
 }
 
-/// What would do, where the unembedding is among what is missing.
+/// Adds a hint if the unembedding is among the missing tensors.
 pub(super) fn with_hint(error: Error, arch: &Arch, names: &Names, checkpoint: &Checkpoint) -> Error {
     let needs_own = arch.lacks_unembedding().is_none() && arch.unembed.matrix == UnembedMatrix::Own;
     if !needs_own || checkpoint.has("", &format!("{}.weight", names.unembed)) {

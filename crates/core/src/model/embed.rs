@@ -15,13 +15,13 @@ pub(crate) struct Embedding {
     pub(crate) width: usize,
     pub(crate) project: Option<Projection>,
     pub(crate) norm: Option<Norm>,
-    /// Learned positions, rows by `d_model`; empty where the model has none.
+    /// Learned positions, rows by `d_model`; empty if the model has none.
     pub(crate) positions: Vec<f32>,
-    /// What makes a further input of each layer.
+    /// Produces each layer's additional input.
     pub(crate) per_layer: Option<PerLayer>,
 }
 
-/// Weights of the further inputs of layers.
+/// Weights of the layers' additional inputs.
 #[derive(Debug)]
 pub(crate) struct PerLayer {
     pub(crate) table: weights::Table,
@@ -32,14 +32,14 @@ pub(crate) struct PerLayer {
 /// Where rows of the token embedding are read.
 #[derive(Debug)]
 pub(crate) enum Table {
-    /// From the packed unembedding, which is tied to it.
+    /// From the packed unembedding, to which it is tied.
     Packed { matrix: Arc<Projection>, rows: usize },
-    /// From the mapped file: a run needs few rows, so no copy is held.
+    /// From the mapped file: a run needs few rows, so no copy is kept.
     File(weights::Table),
 }
 
 impl Embedding {
-    /// Ids that have a row.
+    /// Number of ids that have a row.
     pub(crate) fn vocabulary(&self) -> usize {
         match &self.table {
             Table::Packed { rows, .. } => *rows,
@@ -47,7 +47,7 @@ impl Embedding {
         }
     }
 
-    /// Looks ids up.
+    /// Looks up ids.
     ///
     /// # Shapes
     /// `out`: tokens by the table's width.
@@ -70,7 +70,7 @@ impl Embedding {
         Ok(())
     }
 
-    /// Adds the table's rows of the ids, times a factor.
+    /// Adds the ids' rows of the table, times a factor.
     ///
     /// # Shapes
     /// `out`: tokens by the inputs of all layers.

@@ -1,4 +1,4 @@
-//! The steps of experts: what they give for the tokens that go through them.
+//! The steps of experts, each for the tokens routed to it.
 
 use std::ops::Range;
 
@@ -20,13 +20,13 @@ pub(crate) struct Expert {
 }
 
 impl Run<'_> {
-    /// The tokens of some experts, with their weights.
+    /// The tokens of a range of experts, with their weights.
     pub(super) fn routes(&self, experts: Range<usize>) -> Vec<Vec<(usize, f32)>> {
         let weights = self.registers.get(Reg::RouterWeights).rows();
         tokens_of(experts, self.registers.get(Reg::RouterIndex).rows(), Some(weights))
     }
 
-    /// The first expert makes room for the sum of all.
+    /// The first expert allocates room for the sum of all.
     pub(super) fn room_for_experts(&mut self, first: usize) {
         if first == 0 {
             let tokens = self.registers.get(Reg::RouterIndex).n_rows();
@@ -35,7 +35,7 @@ impl Run<'_> {
         }
     }
 
-    /// Adds what some experts give for their tokens, in ascending order of experts.
+    /// Adds the outputs of a range of experts for their tokens, experts ascending.
     pub(super) fn experts(&mut self, at: At, experts: Range<usize>, gate: ExpertGate) -> Result<()> {
         let model = self.model;
         let routes = self.routes(experts.clone());
@@ -52,7 +52,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What one expert gives for its tokens; zeros for all others.
+    /// One expert's output for its tokens; zeros for all others.
     pub(super) fn expert_out(&mut self, at: At, number: usize, gate: ExpertGate) -> Result<()> {
         let model = self.model;
         let index = self.registers.get(Reg::RouterIndex).rows();
@@ -71,7 +71,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Adds what one expert gave.
+    /// Adds one expert's output.
     pub(super) fn add_expert(&mut self, expert: usize) {
         let tokens = self.routes(expert..expert + 1).concat();
         self.room_for_experts(expert);
@@ -82,7 +82,7 @@ impl Run<'_> {
         }
     }
 
-    /// Multiplies what the shared experts give by the sigmoid of a product with what they read.
+    /// Multiplies the shared experts' output by the sigmoid of a product with their input.
     pub(super) fn weigh_shared(&mut self, at: At) -> Result<()> {
         let weights = self.model.weights.shared(at)?.weigh.as_deref().unwrap_or_default();
         let (read, out) = self.registers.pair(Reg::Read, Reg::SharedOut);
@@ -97,7 +97,7 @@ impl Run<'_> {
     }
 }
 
-/// For each of some experts its tokens, ascending, with their weights.
+/// The tokens of each expert in a range, ascending, with their weights.
 ///
 /// # Shapes
 /// `index`, `weights`: tokens by k.
@@ -124,7 +124,7 @@ pub(crate) fn add_weighted(values: &[f32], weight: f32, sum: &mut [f32]) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value * weight);
 }
 
-/// Room for one expert's work.
+/// Scratch for one expert.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     chosen: Buffer,
@@ -134,7 +134,7 @@ pub(crate) struct Room {
 }
 
 impl Expert {
-    /// What it gives for some tokens, in their order.
+    /// The expert's output for a list of tokens, in their order.
     pub(crate) fn apply<'r>(
         &self,
         cpu: &Cpu,
@@ -155,7 +155,7 @@ impl Expert {
         given.rows()
     }
 
-    /// Its neurons, after the gate. `both` is room.
+    /// Its neurons, after the gate. `both` is scratch.
     pub(crate) fn hidden(
         &self,
         cpu: &Cpu,

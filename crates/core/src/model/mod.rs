@@ -59,7 +59,7 @@ use unembed::pooled;
 pub use unembed::{FinalNorm, LogitRules, Unembedding};
 use weights::Weights;
 
-/// Values of patterns that are held at once: 64 MiB, or one head's.
+/// Pattern values held at a time: 64 MiB, or one head's.
 const LARGEST_PATTERNS: usize = 16 << 20;
 
 /// A decoder ready to run.
@@ -71,13 +71,13 @@ pub struct Model {
     cpu: Cpu,
     dtype: Dtype,
     weights: Weights,
-    /// What was passed over, and where its files disagree.
+    /// Warnings: ignored tensors, and files that disagree.
     warnings: Vec<String>,
-    /// Buffers of finished runs, to be used again: page faults cost more than clearing.
+    /// Buffers of finished runs, for reuse: page faults cost more than clearing.
     registers: Mutex<Vec<Registers>>,
 }
 
-/// What reads the stream of a layer.
+/// The modules that read the stream of a layer.
 pub(crate) struct Readers<'a> {
     /// Queries, keys and values in one product.
     pub(crate) qkv: &'a Projection,
@@ -98,17 +98,17 @@ impl Model {
         &self.cpu
     }
 
-    /// Changes how many threads the arithmetic uses; the numbers stay the same to the bit.
+    /// Changes the number of threads; results keep the same bits.
     pub fn set_threads(&mut self, threads: usize) {
         self.cpu = Cpu::new(self.cpu.simd(), threads.max(1));
     }
 
-    /// Type of the inputs of its matrix products.
+    /// The type of inputs to matrix products.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// The bias of a layer's attention output, which belongs to no head.
+    /// The bias of a layer's attention output, which belongs to no single head.
     ///
     /// # Shapes
     /// D.
@@ -121,10 +121,10 @@ impl Model {
         self.weights.blocks.get(layer).and_then(|block| block.leaving_scale).unwrap_or(1.0)
     }
 
-    /// The projections into the stream of a layer: attention's, and the MLP's where it is dense.
+    /// The projections into the stream of a layer: attention's, and a dense MLP's.
     ///
     /// # Errors
-    /// No such layer.
+    /// If there is no such layer.
     pub(crate) fn projections(&self, layer: usize) -> Result<[Option<&Projection>; 2]> {
         let block = self.weights.block(At::Block(layer))?;
         let down = match &block.mlp {
@@ -134,10 +134,10 @@ impl Model {
         Ok([block.attention.as_ref().map(|attention| &attention.out), down])
     }
 
-    /// What reads the stream of a layer.
+    /// The modules that read the stream of a layer.
     ///
     /// # Errors
-    /// No such layer, or one without attention.
+    /// If there is no such layer, or it has no attention.
     pub(crate) fn readers(&self, layer: usize) -> Result<Readers<'_>> {
         let block = self.weights.block(At::Block(layer))?;
         let shares = matches!(self.arch.layers[layer].wiring, Wiring::Parallel { mlp: None, .. });
@@ -157,12 +157,12 @@ impl Model {
         Ok(Readers { qkv, attention, mlp: if shares { attention } else { mlp } })
     }
 
-    /// Puts earlier warnings before its own.
+    /// Prepends earlier warnings to its own.
     pub(crate) fn warned_before(&mut self, earlier: Vec<String>) {
         self.warnings.splice(0..0, earlier);
     }
 
-    /// What the user should know of how its files were read: tensors that were passed over, sources that disagree.
+    /// Warnings about how its files were read: ignored tensors, sources that disagree.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -170,7 +170,7 @@ impl Model {
     /// Final norm and unembedding.
     ///
     /// # Errors
-    /// A model that has none.
+    /// If the model has none.
     pub fn unembedding(&self) -> Result<&Arc<Unembedding>> {
         match self.arch.lacks_unembedding() {
             None => Ok(&self.weights.unembedding),
@@ -179,17 +179,17 @@ impl Model {
         }
     }
 
-    /// Runs a batch, reporting to `tap`. What the tap does not want is not computed; the run ends after the last
-    /// wanted point.
+    /// Runs a batch and reports to `tap`. Only what the tap wants is computed; the run ends after the last wanted
+    /// point.
     ///
     /// # Errors
-    /// An id beyond the vocabulary, a row longer than the model's positions, a file that was written to or cut short before
-    /// its weights were packed, or an error of the tap.
+    /// If an id is beyond the vocabulary, a row is longer than the model's positions, a file was written to or cut
+    /// short before its weights were packed, or the tap fails.
     pub fn forward(&self, batch: &Batch, tap: &mut dyn Tap) -> Result<()> {
         self.forward_until(batch, tap, Stop::Never)
     }
 
-    /// [`Model::forward`], ending early where `stop` says so, which it asks before each block.
+    /// [`Model::forward`], but asks `stop` before each block whether to end early.
     ///
     /// # Errors
     /// As [`Model::forward`]; [`Interrupted`](ErrorKind::Interrupted) if it was stopped.
@@ -199,14 +199,15 @@ impl Model {
         self.run(&program, batch, tap, Past::Nothing, stop)
     }
 
-    /// Runs further tokens of rows whose beginnings were run before, and takes them into the cache: the same bits as the
-    /// whole rows give. A row may have no further tokens.
+    /// Runs further tokens of rows whose beginnings are in the cache, and adds them to it, with the bits of running
+    /// whole rows. A row may have no further tokens.
     ///
-    /// The tap sees positions of the whole row. Where rotary frequencies depend on a row's length and change with its
+    /// The tap sees positions within the whole row. If rotary frequencies depend on a row's length and change with its
     /// new tokens, the row is run again from its first token.
     ///
     /// # Errors
-    /// As [`Model::forward`], and a number of rows that is not the cache's. After an error the cache is as before.
+    /// As [`Model::forward`], and if the number of rows differs from the cache's. After an error the cache is
+    /// unchanged.
     pub fn forward_cached<R: AsRef<[u32]>>(
         &self,
         rows: &[R],
@@ -216,7 +217,7 @@ impl Model {
         self.forward_cached_until(rows, cache, tap, Stop::Never)
     }
 
-    /// [`Model::forward_cached`], ending early where `stop` says so, which it asks before each block.
+    /// [`Model::forward_cached`], but asks `stop` before each block whether to end early.
     ///
     /// # Errors
     /// As [`Model::forward_cached`]; [`Interrupted`](ErrorKind::Interrupted) if it was stopped.
@@ -254,14 +255,14 @@ impl Model {
         Ok(())
     }
 
-    /// Runs a stretch of the pass on tokens that continue beginnings of rows which were run before, from the stream that
-    /// enters it to the one that leaves it.
+    /// Runs a range of sections on tokens that continue rows run before, from the stream that enters the range to the
+    /// one that leaves it.
     ///
     /// # Shapes
     /// `stream`: tokens of the batch by `d_model`.
     ///
     /// # Errors
-    /// Those of the tap.
+    /// The tap's errors.
     pub(crate) fn run_sections(
         &self,
         sections: impl IntoIterator<Item = At>,
@@ -283,14 +284,14 @@ impl Model {
         })
     }
 
-    /// What the recurrence of a layer carries at some positions of a row, before the tokens there, from the stream that
+    /// The states of a layer's recurrence before the tokens at the given positions of a row, from the stream that
     /// enters the layer.
     ///
     /// # Shapes
     /// `stream`: tokens of the row by `d_model`; `positions`: ascending, none beyond the row.
     ///
     /// # Errors
-    /// Those of a file that cannot be read.
+    /// If a file cannot be read.
     pub(crate) fn states_at(
         &self,
         layer: usize,
@@ -317,7 +318,7 @@ impl Model {
         Ok(marks.found)
     }
 
-    /// What a run has to compute, given what a tap wants.
+    /// The program of a run, given what a tap wants.
     fn program(
         &self,
         tap: &dyn Tap,
@@ -331,7 +332,7 @@ impl Model {
         let asked = Asked {
             wants: &|point| tap.wants(point),
             past: past.is_some().then_some(&is_of_query_heads),
-            // As many as keep the threads busy without holding all patterns of a long prompt.
+            // Enough heads to keep the threads busy without holding all patterns of a long prompt.
             heads_at_once: LARGEST_PATTERNS / squares.max(1),
         };
         emit(&self.arch, &asked, sections)
@@ -354,7 +355,7 @@ impl Model {
         })
     }
 
-    /// Lends buffers of an earlier run. What was read of a file that is written to meanwhile gives no result.
+    /// Lends buffers of an earlier run. If a file is written to meanwhile, the run gives an error, not a result.
     fn with_registers<T>(&self, run: impl FnOnce(&mut Registers) -> Result<T>) -> Result<T> {
         self.weights.unembedding.files.during(|| self.with_buffers(run))
     }
@@ -372,8 +373,7 @@ impl Model {
         (0..batch.n_rows()).try_for_each(|row| self.check_row(row, batch.first(row), batch.row(row)))
     }
 
-    /// Whether the model can run these ids, of which the first has position `first`; `row` is the row's number, to be
-    /// named.
+    /// Checks that the model can run these ids, the first at position `first`; `row` is the row's number, for errors.
     pub(crate) fn check_row(&self, row: usize, first: usize, ids: &[u32]) -> Result<()> {
         let known = self.weights.embedding.vocabulary();
         if let Some(at) = ids.iter().position(|id| *id as usize >= known) {
@@ -404,7 +404,7 @@ impl Model {
     }
 }
 
-/// The last tokens of each row, if values of no others are needed where the pass can go on with some tokens alone.
+/// The last tokens of each row, if the tap needs no others from where the pass can go on with only these.
 fn tails(arch: &Arch, program: &Program, tap: &dyn Tap, batch: &Batch) -> Option<Batch> {
     let mut starts: Vec<usize> = batch.spans().map(|span| span.end).collect();
     for point in program.points_of_some_tokens() {

@@ -1,4 +1,4 @@
-//! What stands before the tokens of a run: keys and values of tokens that were run before, and what recurrences carry.
+//! What precedes the tokens of a run: keys and values of earlier tokens, and states of recurrences.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,19 +10,19 @@ use super::states::{Carried, Marks};
 use crate::arch::{Arch, Heads};
 use crate::batch::Batch;
 
-/// Keys and values of rows whose tokens come piece by piece, as in generation.
+/// Keys and values of rows whose tokens arrive in pieces, as in generation.
 ///
-/// They are those that attention reads: normed, turned to their positions, and changed by whatever tap was there. Beside
-/// them stands what recurrences carry on from the last tokens.
+/// They are what attention reads: normed, rotated to their positions, and changed by any tap. The cache also holds the
+/// states of recurrences after the last tokens.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     pub(super) rows: Vec<CachedRow>,
     layers: Vec<LayerKeys>,
-    /// What the recurrences carry on from the last token of each row, by their layers: of each part, rows by its size.
+    /// The states of recurrences after each row's last token, by layer: for each part, rows by its size.
     states: BTreeMap<usize, Carried>,
-    /// Where a run that has not ended puts the same; what it held is lost.
+    /// The states that an unfinished run writes; earlier contents are lost.
     coming: BTreeMap<usize, Carried>,
-    /// Positions of room that each row has.
+    /// Positions that each row has room for.
     capacity: usize,
 }
 
@@ -39,13 +39,13 @@ pub(super) struct CachedRow {
 struct LayerKeys {
     /// Rows by capacity by keys, then values, of every head.
     values: Vec<f32>,
-    /// Key and value heads that are stored: those of the layer, or one a query head where a tap told them apart;
-    /// none of a layer that keeps none.
+    /// The stored key and value heads: the layer's own, or one per query head if a tap changed them separately; none
+    /// for a layer without keys.
     heads: Heads,
 }
 
 impl LayerKeys {
-    /// Numbers of one token.
+    /// Numbers per token.
     fn width(&self) -> usize {
         self.heads.keys() + self.heads.values()
     }
@@ -54,13 +54,13 @@ impl LayerKeys {
 /// The past of a run.
 #[derive(Debug)]
 pub(crate) enum Past<'a> {
-    /// Each row begins at its position 0.
+    /// Each row starts at position 0.
     Nothing,
-    /// Each row continues one of the cache, which takes in its keys and values.
+    /// Each row continues one of the cache, which stores its keys and values.
     Own(&'a mut KvCache),
-    /// Each row continues a beginning of a row that was run before, and nobody continues it.
+    /// Each row continues the beginning of a row that was run before, and is not continued itself.
     Shared(Shared<'a>),
-    /// Each row begins at its position 0, and what recurrences carry is looked at.
+    /// Each row starts at position 0, and states of recurrences are recorded.
     Marked(&'a mut Marks),
 }
 
@@ -68,11 +68,11 @@ pub(crate) enum Past<'a> {
 #[derive(Debug)]
 pub(crate) struct Shared<'a> {
     pub(crate) cache: &'a KvCache,
-    /// For each row of the batch the row of the cache whose beginning it continues.
+    /// For each row of the batch, the row of the cache that it continues.
     pub(crate) rows: &'a [usize],
-    /// What the recurrence of the layer carries on at the position from which each row of the batch continues.
+    /// The states of a layer's recurrence at the position from which each row of the batch continues.
     pub(crate) states: &'a BTreeMap<usize, Carried>,
-    /// Room for the keys and values of one layer.
+    /// Scratch for one layer's keys and values.
     pub(crate) joined: &'a mut Buffer,
 }
 
@@ -93,7 +93,7 @@ impl KvCache {
         }
     }
 
-    /// How many rows it has.
+    /// Number of rows.
     pub fn n_rows(&self) -> usize {
         self.rows.len()
     }
@@ -103,8 +103,7 @@ impl KvCache {
         &self.rows[row].ids
     }
 
-    /// Makes room for rows of this length, and by half more than it had, so that growing by one token at a time copies
-    /// little.
+    /// Makes room for rows of this length, growing by at least half, so that adding one token at a time copies little.
     pub(super) fn reserve(&mut self, length: usize) {
         if length <= self.capacity {
             return;
@@ -123,7 +122,7 @@ impl KvCache {
         self.capacity = capacity;
     }
 
-    /// Stores a layer's keys and values with so many heads.
+    /// Stores a layer's keys and values with this number of heads.
     fn spread(&mut self, layer: usize, n_kv: usize) {
         let keys = &mut self.layers[layer];
         let heads = Heads { n_kv, ..keys.heads };
@@ -138,7 +137,7 @@ impl KvCache {
         *keys = LayerKeys { values: spread, heads };
     }
 
-    /// Whether the keys of a layer with attention are stored one a query head: then new ones must be, too.
+    /// Whether a layer with attention stores keys per query head, so that new ones must be stored alike.
     pub(super) fn is_of_query_heads(&self, layer: usize, n_kv_heads: usize) -> bool {
         self.layers[layer].heads.n_kv != n_kv_heads
     }
@@ -151,7 +150,7 @@ impl KvCache {
 }
 
 impl Past<'_> {
-    /// Whether keys of a layer are stored one a query head.
+    /// Whether a layer stores keys per query head.
     pub(super) fn is_of_query_heads(&self, layer: usize, n_kv_heads: usize) -> bool {
         match self {
             Past::Nothing | Past::Marked(_) => false,
@@ -179,7 +178,7 @@ impl Past<'_> {
         batch.spans().zip(keys).map(|(queries, keys)| Sequence { queries, keys }).collect()
     }
 
-    /// Takes in keys and values of the batch's tokens.
+    /// Stores keys and values of the batch's tokens.
     ///
     /// # Shapes
     /// `fresh`: keys and values, tokens by heads · h.
@@ -222,7 +221,7 @@ impl Past<'_> {
         }
     }
 
-    /// Keys and values of whole rows of a layer that was just kept, as [`Past::sequences`] numbers them; `None` where the
+    /// Keys and values of whole rows of a layer that was just stored, numbered as by [`Past::sequences`]; `None` if the
     /// batch's tokens have no past.
     ///
     /// # Shapes
@@ -242,15 +241,15 @@ impl Past<'_> {
 }
 
 impl KvCache {
-    /// Takes in what the recurrences carry after a run, which goes through all of them.
+    /// Adopts the states written by a run, once it has gone through all recurrences.
     pub(super) fn take_coming(&mut self) {
         std::mem::swap(&mut self.states, &mut self.coming);
     }
 }
 
 impl Past<'_> {
-    /// What the recurrence of a layer carries on into the first token that a row has in the batch; nothing where the row
-    /// begins there. `part` is 0 for the convolution, 1 for the state.
+    /// The state of a layer's recurrence before a row's first token in the batch; `None` if the row starts there.
+    /// `part` is 0 for the convolution, 1 for the state.
     pub(super) fn state(&self, layer: usize, batch: &Batch, row: usize, part: usize) -> Option<&[f32]> {
         let first = batch.first(row);
         if first == 0 {
@@ -267,17 +266,17 @@ impl Past<'_> {
         }
     }
 
-    /// Keeps what the recurrence of a layer carries on, and gives other room for it.
+    /// Stores the states of a layer's recurrence by swapping buffers.
     ///
     /// # Shapes
-    /// Each of `states`: rows by what is carried.
+    /// Each of `states`: rows by its size.
     pub(super) fn keep_states(&mut self, layer: usize, states: &mut [Vec<f32>; 2]) {
         if let Past::Own(cache) = self {
             std::mem::swap(&mut cache.coming.entry(layer).or_default().0, states);
         }
     }
 
-    /// The rows of a batch in the pieces between which states are looked at, with whether each begins its row.
+    /// The rows of a batch in the pieces between which states are recorded, and whether each piece begins its row.
     pub(super) fn pieces(&self, batch: &Batch) -> Vec<Vec<(Range<usize>, bool)>> {
         let whole = || -> Vec<(Range<usize>, bool)> {
             (0..batch.n_rows()).map(|row| (batch.span(row), batch.first(row) == 0)).collect()
@@ -293,7 +292,7 @@ impl Past<'_> {
         pieces.collect()
     }
 
-    /// Notes what is carried on where a piece ends.
+    /// Records the state at the end of a piece.
     pub(super) fn mark(&mut self, end: usize, part: usize, values: &[f32]) {
         if let Past::Marked(marks) = self {
             marks.found.entry(end).or_default().0[part] = values.to_vec();
@@ -301,7 +300,7 @@ impl Past<'_> {
     }
 }
 
-/// Copies keys, then values, of one token; each stored head to all that share it.
+/// Copies keys, then values, of one token; each stored head to all heads that share it.
 fn copy_heads(from: &[f32], stored: Heads, to: &mut [f32], heads: Heads) {
     if stored == heads {
         return to.copy_from_slice(from);

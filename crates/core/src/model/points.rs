@@ -6,17 +6,17 @@ use crate::arch::{Arch, AttentionGate, Head, Heads, Layer, Mlp, Pooling, Wiring}
 use crate::error::{Error, Result};
 
 impl Arch {
-    /// Every point at which a model of this architecture reports.
+    /// Every point that a model of this architecture reports.
     pub fn points(&self) -> impl Iterator<Item = Point> + '_ {
         let canonical = |site: &Site| site.canonical() == *site && *site != Site::InputIds;
         Site::ALL.iter().copied().filter(canonical).flatten_points(self)
     }
 
-    /// The points that a pattern names, in ascending order.
+    /// The points that a pattern selects, in ascending order.
     ///
     /// # Errors
-    /// A layer or head that does not exist, a place that this architecture lacks. A pattern over many layers passes
-    /// over those that lack the place, unless all do.
+    /// If a layer or head does not exist, or the architecture lacks the place. A pattern over many layers skips those
+    /// that lack the place, unless all do.
     pub fn named(&self, selector: &Selector) -> Result<Vec<Point>> {
         let n_experts = self.layers.iter().filter_map(Layer::experts).max().unwrap_or(0);
         let extent = Extent { n_layers: self.layers.len(), n_heads: self.n_heads, n_experts };
@@ -29,17 +29,17 @@ impl Arch {
         }
     }
 
-    /// The points of a site in one layer: one, one a head, or one an expert.
+    /// The points of a site in one layer: one, one per head, or one per expert.
     ///
     /// # Errors
-    /// A layer that does not exist, or a place that it lacks.
+    /// If the layer does not exist, or lacks the place.
     pub fn points_of(&self, site: Site, layer: usize) -> Result<Vec<Point>> {
         let points: Vec<Point> = match site.scope() {
             Scope::Model => vec![Point::model(site)],
             Scope::Layer | Scope::LetteredLayer => vec![Point::layer_of(site, layer)],
             Scope::Head => (0..self.n_heads).map(|head| Point::head_of(site, layer, head)).collect(),
             Scope::Expert => {
-                // A layer that has none lacks even the first, and says why.
+                // A layer without experts lacks even the first, and the error says why.
                 let count = self.layers.get(layer).and_then(Layer::experts).unwrap_or(1);
                 (0..count).map(|expert| Point::expert_of(site, layer, expert)).collect()
             }
@@ -48,10 +48,10 @@ impl Arch {
         Ok(points)
     }
 
-    /// Whether this architecture has a point.
+    /// Checks that this architecture has a point.
     ///
     /// # Errors
-    /// It lacks the point; the error says why.
+    /// If it lacks the point; the error says why.
     pub fn check_point(&self, point: Point) -> Result<()> {
         match self.lacks(point) {
             Some(reason) => Err(Error::input(format!("no activation `{point}`: {reason}"))),
@@ -59,8 +59,8 @@ impl Arch {
         }
     }
 
-    /// Width of the vector that a token has at a point; `None` where it has a number for each key instead, or where the
-    /// architecture lacks the point.
+    /// Width of a token's vector at a point; `None` if it has one number per key instead, or if the architecture lacks
+    /// the point.
     pub fn width(&self, point: Point) -> Option<usize> {
         if self.lacks(point).is_some() {
             return None;
@@ -92,7 +92,7 @@ impl Arch {
         }
     }
 
-    /// Why this architecture has no such point, or `None` where it has.
+    /// Why this architecture lacks the point; `None` if it has it.
     pub fn lacks(&self, point: Point) -> Option<String> {
         let layer = point.layer().unwrap_or(0);
         if layer >= self.layers.len() {
@@ -150,7 +150,7 @@ impl Arch {
 }
 
 impl Layer {
-    /// Why this block has no such place, or `None` where it has.
+    /// Why this block lacks the place; `None` if it has it.
     fn lacks(&self, site: Site) -> Option<&'static str> {
         match site {
             Site::ResidIn | Site::ResidOut => None,
@@ -196,7 +196,7 @@ impl Layer {
             {
                 Some("this layer reads the keys and values of an earlier one")
             }
-            // All others are attention's.
+            // All other sites are attention's.
             _ if self.attention.is_some() => None,
             _ if self.recurrence.is_some() => {
                 Some("this layer mixes tokens by a recurrence, not by attention")
@@ -206,7 +206,7 @@ impl Layer {
     }
 }
 
-/// Spreads sites over the layers and heads of a model.
+/// Expands sites over the layers and heads of a model.
 trait FlattenPoints: Iterator<Item = Site> + Sized {
     fn flatten_points(self, arch: &Arch) -> impl Iterator<Item = Point> {
         let (n_layers, n_heads) = (arch.layers.len(), arch.n_heads);

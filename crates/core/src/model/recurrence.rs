@@ -10,10 +10,10 @@ use crate::arch;
 use crate::error::Result;
 use crate::pass::{At, Reg};
 
-/// Squares of queries and keys are summed with this (transformers, `l2norm`).
+/// Added to the sum of squares of queries and keys (transformers, `l2norm`).
 const LENGTH_EPS: f32 = 1e-6;
 
-/// Steps that are not limited.
+/// Unlimited step sizes.
 const ANY: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
 
 impl Run<'_> {
@@ -29,7 +29,7 @@ impl Run<'_> {
         let spans: Vec<Range<usize>> = self.batch.spans().collect();
         let before = Rows::dense(&last, spans.len(), size);
         model.cpu.convolve(convolution, x, &spans, before, out.resize(x.n_rows(), channels));
-        // What the next tokens read.
+        // Inputs that the next tokens read.
         for piece in self.past.pieces(self.batch) {
             for (row, (tokens, _)) in piece.into_iter().enumerate() {
                 let last = &mut last[row * size..(row + 1) * size];
@@ -41,7 +41,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Each block of columns of `convolved` through matrices of its own.
+    /// Each block of columns of `convolved` through its own matrices.
     pub(super) fn select_blocks(&mut self, at: At, blocks: usize) -> Result<()> {
         let model = self.model;
         let State::Unit { gates, .. } = &model.weights.recurrence(at)?.state else { return Ok(()) };
@@ -64,7 +64,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Goes through the tokens with a state.
+    /// Carries a state through the tokens.
     pub(super) fn carry(&mut self, at: At, described: arch::State) -> Result<()> {
         let model = self.model;
         let (cpu, recurrence) = (&model.cpu, model.weights.recurrence(at)?);
@@ -85,7 +85,7 @@ impl Run<'_> {
                 cpu.softplus(rates.rows_mut(), bias, ANY);
             }
             (State::Heads { bias, .. }, _) => {
-                // Steps stand last, behind strengths where there are any.
+                // Steps come last, after any strengths.
                 let mixed = self.registers.get(Reg::Mixed).rows();
                 let from = mixed.columns(rest.end - bias.len()..rest.end);
                 rates.resize(tokens, bias.len());
@@ -152,7 +152,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Multiplies columns of a register by a gate, which may stand in the same register.
+    /// Multiplies columns of a register by a gate, which may be in the same register.
     pub(super) fn gate(
         &mut self,
         (reg, columns): (Reg, Range<usize>),
@@ -173,7 +173,7 @@ impl Run<'_> {
         self.registers.work = gate;
     }
 
-    /// What each row of the batch carries on into its first token here: rows by `size`.
+    /// The state before each batch row's first token: rows by `size`.
     fn carried(&mut self, layer: usize, part: usize, size: usize) -> Vec<f32> {
         let mut all = std::mem::take(&mut self.registers.states[part]);
         all.clear();
@@ -187,7 +187,7 @@ impl Run<'_> {
     }
 }
 
-/// Puts the inputs of a row's next tokens behind its last ones, which keep their number: the first of them go.
+/// Appends a row's inputs to its last ones and drops the oldest, keeping their number.
 fn push_inputs(x: Rows<'_>, tokens: Range<usize>, last: &mut [f32]) {
     let width = x.n_columns();
     let fresh = tokens.end - tokens.len().min(last.len() / width)..tokens.end;

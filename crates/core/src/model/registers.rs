@@ -5,19 +5,19 @@ use easyroutine_kernels::{Dtype, Left, Operand, Out, Rows, RowsMut};
 use super::buffer::Buffer;
 use crate::pass::{Form, MATRICES, Reg};
 
-/// Buffers of a run, by what they hold.
+/// Buffers of a run, by their contents.
 #[derive(Debug)]
 pub(crate) struct Registers {
     matrices: [Register; MATRICES],
-    /// Scores or patterns of some heads, each with every row's square, back to back.
+    /// Scores or patterns of a range of heads, each with every row's square, back to back.
     pub(super) pairs: Vec<Vec<f32>>,
     /// The tokens whose logits are wanted.
     pub(super) chosen: Vec<usize>,
     /// Their logits.
     pub(super) logits: Vec<f32>,
-    /// What a recurrence carries on from each row's last token: last inputs of its convolution, and its state.
+    /// The state of a recurrence after each row's last token: the last inputs of its convolution, and its state.
     pub(super) states: [Vec<f32>; 2],
-    /// Room that a step needs for itself.
+    /// Scratch for a single step.
     pub(super) work: Buffer,
 }
 
@@ -34,7 +34,7 @@ impl Default for Registers {
     }
 }
 
-/// A matrix of activations: rows of f32, or at once what the next product multiplies.
+/// A matrix of activations: rows of f32, or already the operand of the next product.
 #[derive(Debug, Default)]
 pub(crate) struct Register {
     rows: Buffer,
@@ -51,7 +51,7 @@ impl Registers {
         &mut self.matrices[reg as usize]
     }
 
-    /// Takes a register out, to be written while others are read; to be put back.
+    /// Takes a register out, to write it while others are read; put it back afterwards.
     pub(super) fn take(&mut self, reg: Reg) -> Register {
         std::mem::take(&mut self.matrices[reg as usize])
     }
@@ -61,7 +61,7 @@ impl Registers {
         self.matrices[reg as usize] = register;
     }
 
-    /// By its number, as [`crate::pass::Step::Narrow`] lists them.
+    /// A register by its number, as listed in [`crate::pass::Step::Narrow`].
     pub(super) fn numbered(&mut self, number: usize) -> &mut Register {
         &mut self.matrices[number]
     }
@@ -81,14 +81,14 @@ impl Registers {
 }
 
 impl Register {
-    /// Makes room for rows; what it held is lost.
+    /// Resizes to rows of f32; the contents are lost.
     pub(crate) fn resize(&mut self, tokens: usize, columns: usize) -> RowsMut<'_> {
         self.form = Form::Rows;
         self.rows.resize(tokens, columns);
         self.rows.rows_mut()
     }
 
-    /// Makes room for results in some form; what it held is lost.
+    /// Resizes to results in the given form; the contents are lost.
     pub(crate) fn resize_as(&mut self, form: Form, dtype: Dtype, tokens: usize, columns: usize) -> Out<'_> {
         self.form = form;
         match form {
@@ -98,7 +98,7 @@ impl Register {
         self.out()
     }
 
-    /// Where further results go, in the form that it has.
+    /// The target for further results, in its present form.
     pub(crate) fn out(&mut self) -> Out<'_> {
         match self.form {
             Form::Operand => Out::from(&mut self.operand),
@@ -106,7 +106,7 @@ impl Register {
         }
     }
 
-    /// What a product reads.
+    /// The left side of a product.
     pub(crate) fn left(&self) -> Left<'_> {
         match self.form {
             Form::Operand => Left::from(&self.operand),
@@ -114,7 +114,7 @@ impl Register {
         }
     }
 
-    /// How many tokens it holds.
+    /// Number of tokens.
     pub(crate) fn n_rows(&self) -> usize {
         match self.form {
             Form::Operand => self.operand.n_rows(),
@@ -122,7 +122,7 @@ impl Register {
         }
     }
 
-    /// How many columns it has.
+    /// Number of columns.
     pub(crate) fn n_columns(&self) -> usize {
         match self.form {
             Form::Operand => self.operand.n_columns(),
@@ -136,18 +136,18 @@ impl Register {
         self.rows.rows()
     }
 
-    /// Rows of f32, to be changed.
+    /// Rows of f32, mutable.
     pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
         debug_assert_eq!(self.form, Form::Rows, "a step reads rows of what was written for products alone");
         self.rows.rows_mut()
     }
 
-    /// Keeps these rows alone, which ascend.
+    /// Keeps only these rows, given in ascending order.
     pub(super) fn keep(&mut self, rows: impl Iterator<Item = usize>) {
         self.rows.keep(rows);
     }
 
-    /// The rows themselves, to be lent out and put back.
+    /// The underlying buffer, to be lent out and put back.
     pub(super) fn buffer_mut(&mut self) -> &mut Buffer {
         &mut self.rows
     }

@@ -5,8 +5,8 @@ use std::f64::consts::PI;
 
 use crate::arch::{RampBounds, Rope, RopeScaling};
 
-/// Frequencies (radians a position, one a pair of columns) and the factor on cos and sin, for a row of `row_length`
-/// tokens, of which all scalings but `Dynamic` and `LongRope` are independent.
+/// Frequencies (radians per position, one per pair of columns) and the factor on cos and sin, for a row of `row_length`
+/// tokens. Only `Dynamic` and `LongRope` depend on the length.
 pub(crate) fn frequencies(rope: &Rope, row_length: usize) -> (Vec<f32>, f32) {
     let dim = rope.rotary_dim;
     match &rope.scaling {
@@ -38,7 +38,7 @@ pub(crate) fn frequencies(rope: &Rope, row_length: usize) -> (Vec<f32>, f32) {
             };
             (waves(rope.theta as f32, dim).enumerate().map(scaled).collect(), *attention_factor as f32)
         }
-        // `_compute_longrope_parameters`; which list: `longrope_frequency_update`
+        // `_compute_longrope_parameters`; the list is chosen as in `longrope_frequency_update`
         RopeScaling::LongRope { short, long, original, attention_factor } => {
             let divisors = if row_length > *original { long } else { short };
             let scaled =
@@ -48,7 +48,7 @@ pub(crate) fn frequencies(rope: &Rope, row_length: usize) -> (Vec<f32>, f32) {
     }
 }
 
-/// What the frequencies of rows of this length have in common: rows of the same class have the same.
+/// A class of row lengths that have the same frequencies.
 pub(crate) fn length_class(rope: &Rope, row_length: usize) -> usize {
     match &rope.scaling {
         RopeScaling::Dynamic { original, .. } => row_length.max(*original),
@@ -63,7 +63,7 @@ pub(crate) fn length_class(rope: &Rope, row_length: usize) -> usize {
 
 /// `base ** (2i / dim)` for every pair of columns.
 fn waves(base: f32, dim: usize) -> impl Iterator<Item = f32> {
-    // The exponent is rounded to f32 first, as in torch; the power is exact but for the last rounding.
+    // The exponent is rounded to f32 first, as in torch; the power is exact up to the final rounding.
     (0..dim / 2).map(move |i| {
         let exponent = (2 * i) as f32 / dim as f32;
         f64::from(base).powf(f64::from(exponent)) as f32
@@ -74,8 +74,8 @@ fn plain(base: f32, dim: usize) -> Vec<f32> {
     waves(base, dim).map(|wave| 1.0 / wave).collect()
 }
 
-/// `_compute_dynamic_ntk_parameters`: a row up to `original` goes by the base computed in f64 when the model was
-/// built, a longer one by tensors of f32 (`dynamic_frequency_update`).
+/// `_compute_dynamic_ntk_parameters`: a row up to `original` uses the base computed in f64 at model creation, a longer
+/// one a base computed in f32 tensors (`dynamic_frequency_update`).
 fn dynamic_base(rope: &Rope, factor: f64, original: usize, row_length: usize) -> f32 {
     let dim = rope.rotary_dim as f64;
     let exponent = dim / (dim - 2.0);
@@ -138,14 +138,14 @@ mod tests {
         Rope { theta, first: 0, rotary_dim, pairing: Pairing::Halves, turn: Turn::Forward, scaling }
     }
 
-    /// `inv_freq` and `attention_scaling` of `LlamaRotaryEmbedding` of transformers 5.23 after a row of that length,
-    /// `max_position_embeddings` 64.
+    /// `inv_freq` and `attention_scaling` of `LlamaRotaryEmbedding` in transformers 5.23 after a row of that length,
+    /// with `max_position_embeddings` 64.
     #[track_caller]
     fn check(rope: &Rope, row_length: usize, expected: &[f32], attention_factor: f64) {
         let (got, factor) = frequencies(rope, row_length);
         assert_eq!(got.len(), expected.len());
         for (a, b) in got.iter().zip(expected) {
-            // torch's powers are off by a unit in the last place now and then; divisions and sums follow.
+            // torch's powers are sometimes off by a unit in the last place; divisions and sums follow.
             assert!((a - b).abs() <= 4.0 * f32::EPSILON * b, "{a} against {b} in {:?}", rope.scaling);
         }
         assert_eq!(factor, attention_factor as f32);

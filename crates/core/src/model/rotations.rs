@@ -18,16 +18,16 @@ pub(crate) struct Rotations {
     pairs: usize,
 }
 
-/// Which columns of heads a table turns.
+/// Which columns of heads a table rotates.
 pub(crate) fn turning(rope: &Rope, heads: Heads) -> Turning {
     Turning { d_head: heads.d_head, first: rope.first, pairing: rope.pairing }
 }
 
 impl Rotations {
-    /// Angles for all tokens; frequencies that depend on length are those of each row's own length.
+    /// Angles for all tokens; frequencies that depend on length use each row's own length.
     pub(crate) fn new(rope: &Rope, batch: &Batch) -> Self {
         let pairs = rope.rotary_dim / 2;
-        // Rows with the same frequencies share their angles: of many rows each position is computed once.
+        // Rows with the same frequencies share their angles: each position is computed once.
         let mut classes: BTreeMap<usize, (usize, Range<usize>)> = BTreeMap::new();
         for row in (0..batch.n_rows()).filter(|row| !batch.span(*row).is_empty()) {
             let (first, length) = (batch.first(row), batch.length(row));
@@ -64,7 +64,7 @@ impl Rotations {
         Rows::dense(&self.sin, self.tokens, self.pairs)
     }
 
-    /// Sines of the opposite angles, which turn gradients back.
+    /// Sines of the negated angles, which rotate gradients back.
     ///
     /// # Shapes
     /// As [`Rotations::sin`], dense.
@@ -88,7 +88,7 @@ impl Table {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {
             for frequency in &frequencies {
-                // The angle is rounded to f32 as in transformers; its cosine is then taken exactly.
+                // The angle is rounded to f32 as in transformers; its cosine is then computed exactly.
                 let angle = f64::from(position as f32 * frequency);
                 cos.push(angle.cos() as f32 * factor);
                 sin.push(angle.sin() as f32 * sense);

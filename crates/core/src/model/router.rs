@@ -1,10 +1,10 @@
-//! Which experts a token goes through, and how they are weighed.
+//! Routes tokens to experts, and weighs the experts.
 
 use easyroutine_kernels::{Rows, RowsMut};
 
 use crate::arch::{ExpertGroups, ExpertScores, ExpertWeights, GroupRank, Router};
 
-/// Chooses the experts of each token, the first choice first, and weighs them; the number of one that is missing is -1.
+/// Chooses the experts of each token, first choice first, and weighs them; a missing choice has index -1.
 ///
 /// # Shapes
 /// `scores`: tokens by experts; `index`, `weights`: tokens by k.
@@ -27,9 +27,9 @@ pub(crate) fn route(
     }
 }
 
-/// The chosen experts of one token with their weights: the `top_k` largest, ties to the lower number. A NaN counts as the
-/// largest, so that it reaches the output instead of vanishing. An expert whose score is infinite is chosen, one whose score
-/// is minus infinity is not, whatever corrections and groups say.
+/// The chosen experts of one token with their weights: the `top_k` largest, ties to the lower index. A NaN counts as
+/// the largest, so that it reaches the output instead of vanishing. Whatever corrections and groups say, an expert with
+/// an infinite score is chosen, and one with a score of minus infinity is not.
 fn chosen(scores: &[f32], top_k: usize, router: &Router, correction: Option<&[f32]>) -> Vec<(usize, f32)> {
     let logits = scores;
     let scores = match router.scores {
@@ -66,7 +66,7 @@ fn chosen(scores: &[f32], top_k: usize, router: &Router, correction: Option<&[f3
     order.into_iter().map(|e| (e, scores[e] / divisor * router.scale)).collect()
 }
 
-/// Infinite scores share all the weight; without any score above minus infinity there is none.
+/// Infinite scores share all the weight; if no score exceeds minus infinity, all weights are zero.
 pub(crate) fn softmax(scores: &[f32]) -> Vec<f32> {
     let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if most.is_infinite() {
@@ -85,14 +85,14 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// Places of values, the largest first.
+/// Indices of values, largest first.
 fn descending(values: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
     order
 }
 
-/// Ranks experts outside of the best groups below all others.
+/// Ranks experts outside the best groups below all others.
 fn leave_out_groups(ranks: &mut [f32], groups: ExpertGroups) {
     let size = ranks.len() / groups.count;
     let of_group = |group: &[f32]| {
@@ -109,8 +109,8 @@ fn leave_out_groups(ranks: &mut [f32], groups: ExpertGroups) {
     }
 }
 
-/// Two experts, each weighed by a softmax over those whose scores are near its own (modeling_phimoe.py, `sparsemixer`):
-/// each with that softmax.
+/// Two experts, each weighed by a softmax over the experts whose scores are near its own (modeling_phimoe.py,
+/// `sparsemixer`); returns each with that softmax.
 pub(crate) fn sparse_mixer(scores: &[f32], jitter: f32) -> Vec<(usize, Vec<f32>)> {
     let mut left = scores.to_vec();
     let mut chosen = Vec::with_capacity(2);
@@ -120,7 +120,7 @@ pub(crate) fn sparse_mixer(scores: &[f32], jitter: f32) -> Vec<(usize, Vec<f32>)
         if most == f32::NEG_INFINITY {
             break;
         }
-        // A distance that is no number, as between infinities, does not count as far.
+        // A NaN distance, as between infinities, does not count as far.
         let is_far = |score: f32| (most - score) / score.abs().max(most) > 2.0 * jitter;
         let near: Vec<f32> = left
             .iter()

@@ -1,4 +1,4 @@
-//! Runs a pass, step after step.
+//! Runs a pass step by step.
 
 use easyroutine_kernels::{Dtype, Finish, RowsMut, Sequence, large_values};
 use easyroutine_sites::Site;
@@ -19,17 +19,17 @@ use crate::tap::{Tap, Value, Want};
 /// State of a run.
 pub(crate) struct Run<'a> {
     pub(super) model: &'a Model,
-    /// The tokens that are computed.
+    /// The tokens computed.
     pub(super) batch: &'a Batch,
-    /// Those of them that go on from [`Step::Narrow`], if not all.
+    /// The tokens that continue after [`Step::Narrow`], if not all.
     tails: Option<&'a Batch>,
     pub(super) registers: &'a mut Registers,
     pub(super) tap: &'a mut dyn Tap,
-    /// What stands before the batch's tokens.
+    /// What precedes the batch's tokens.
     pub(super) past: Past<'a>,
     /// Rows of the batch as attention sees them.
     pub(super) sequences: Vec<Sequence>,
-    /// One a rotary table of the architecture, once a step needs it.
+    /// One per rotary table of the architecture, made when a step first needs it.
     rotations: Vec<Option<Rotations>>,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Run<'a> {
     /// Runs all steps.
     ///
     /// # Errors
-    /// Those of the tap, a file that cannot be read, and a run that was stopped.
+    /// If the tap fails, a file cannot be read, or the run was stopped.
     pub(super) fn all(&mut self, program: &Program, stop: Stop<'_>) -> Result<()> {
         for section in &program.sections {
             if let At::Block(_) = section.at {
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
             }
             Step::Clamp { reg, columns, to } => {
                 let mut rows = self.registers.get_mut(*reg).rows_mut().columns(columns.clone());
-                // A NaN stays what it is.
+                // NaN stays NaN.
                 (0..tokens).for_each(|i| rows.row_mut(i).iter_mut().for_each(|x| *x = x.clamp(-to, *to)));
             }
             Step::Grow { columns, growth } => self.grow(columns.clone(), *growth),
@@ -253,14 +253,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Adds what a tap changed of a head's output.
+    /// Adds a tap's change to a head's output.
     fn add_difference(&mut self) {
         let mut out = self.registers.take(Reg::AttnOut);
         let (new, old) = (self.registers.get(Reg::Head).rows(), self.registers.get(Reg::Unedited).rows());
         let mut sums = out.rows_mut();
         for token in 0..new.n_rows() {
             for ((sum, new), old) in sums.row_mut(token).iter_mut().zip(new.row(token)).zip(old.row(token)) {
-                // What was not edited keeps its bits, even where it is infinite or a negative zero.
+                // Unedited values keep their bits, even infinities and negative zeros.
                 if new.to_bits() != old.to_bits() {
                     *sum += new - old;
                 }
@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
         self.registers.put(Reg::AttnOut, out);
     }
 
-    /// Goes on with the tails alone.
+    /// Continues with the tails alone.
     fn narrow(&mut self, live: impl Iterator<Item = usize>) {
         let Some(tails) = self.tails.take() else { return };
         let rows =
@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
         match &visit.values {
             Values::Columns(reg, columns) => {
                 if visit.want == Want::Replace {
-                    // A vector that the tap forgets is never taken for a result.
+                    // Stale contents, in case the tap forgets a vector, must never pass for a result.
                     let register = self.registers.get_mut(*reg);
                     register.resize(self.batch.n_tokens(), columns.end).data_mut().fill(f32::NAN);
                 }

@@ -1,17 +1,17 @@
-//! What recurrences carry on from tokens that were run before.
+//! States of recurrences after tokens that were run before.
 
 use std::collections::BTreeMap;
 
-/// What the recurrence of a layer carries on from a token of a row: the last inputs of its convolution, and its state.
+/// The state of a layer's recurrence after a token: the last inputs of its convolution, and its state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Carried(pub(super) [Vec<f32>; 2]);
 
-/// Positions of a row at which states are looked at.
+/// Positions of a row at which states are recorded.
 #[derive(Debug)]
 pub(crate) struct Marks {
     /// Ascending.
     pub(super) positions: Vec<usize>,
-    /// What was carried before the tokens there.
+    /// The state before the token at each position, by layer.
     pub(super) found: BTreeMap<usize, Carried>,
 }
 

@@ -11,7 +11,7 @@ use crate::request::Request;
 use crate::source::{FilesKind, ModelFiles};
 use crate::tap::{Tap, Value, Want};
 
-/// Needless work changes no number that is reported, but it would move the stream that the run leaves behind.
+/// Extra work would not change a reported number, but it would change the stream that the run leaves behind.
 #[test]
 fn a_run_ends_after_the_last_wanted_point() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny");
@@ -43,7 +43,7 @@ fn a_run_ends_after_the_last_wanted_point() {
     assert!(n_points > 60, "only {n_points} points were looked at");
 }
 
-/// Cuts a file short when the run comes to a point.
+/// Cuts a file short when the run reaches a point.
 struct Cut(PathBuf);
 
 impl Tap for Cut {
@@ -63,7 +63,7 @@ impl Tap for Cut {
     }
 }
 
-/// Also the run that packs the last weight, after which no file is looked at any more.
+/// Also the run that packs the last weight, after which no file is checked any more.
 #[test]
 fn a_file_that_is_cut_short_during_a_run_gives_no_numbers_then_nor_later() {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny");
@@ -86,7 +86,7 @@ fn a_file_that_is_cut_short_during_a_run_gives_no_numbers_then_nor_later() {
                 logits().unwrap();
             }
             let during = model.forward(&batch, &mut Cut(folder.path().join("model.safetensors")));
-            // A model whose weights were all packed before has no file to lose.
+            // A model whose weights were all packed before needs no file.
             let is_lost = during.is_err();
             let results = (0..4).map(|_| logits().map(drop));
             for result in std::iter::once(during).chain(results) {

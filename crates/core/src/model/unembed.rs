@@ -1,4 +1,4 @@
-//! The last residual stream to logits.
+//! From the last residual stream to logits.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,36 +14,36 @@ use crate::weights::{Files, Norm, Projection};
 #[derive(Debug)]
 pub struct Unembedding {
     pub(crate) norm: Option<Norm>,
-    /// From the stream's width to the embedding's, where they differ.
+    /// From the stream's width to the embedding's, if they differ.
     pub(crate) project: Option<Projection>,
     pub(crate) matrix: Arc<Projection>,
     pub(crate) divisor: Option<f32>,
     pub(crate) softcap: Option<f32>,
-    /// The model's files, as long as any of its weights are still read there.
+    /// The model's files, as long as any weight is still read from them.
     pub(crate) files: Files,
 }
 
 /// A final norm, as plain data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinalNorm {
-    /// What it divides by.
+    /// The divisor.
     pub kind: NormKind,
     /// Added below the root.
     pub eps: f32,
-    /// Factors, whatever offset the family adds to them included.
+    /// Factors, including any offset that the family adds to them.
     pub weight: Option<Vec<f32>>,
     /// Added at the end.
     pub bias: Option<Vec<f32>>,
 }
 
-/// What follows the unembedding matrix, as plain data.
+/// What follows the unembedding matrix, as plain data, in order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LogitRules {
-    /// Added to the logits, one for each id.
+    /// Added to the logits, one per id.
     pub bias: Option<Vec<f32>>,
-    /// Then they are divided by this.
+    /// Divides the logits.
     pub divisor: Option<f32>,
-    /// Then they become `c * tanh(logit / c)`.
+    /// Maps each logit to `c * tanh(logit / c)`.
     pub softcap: Option<f32>,
 }
 
@@ -51,10 +51,10 @@ impl Unembedding {
     /// An unembedding from plain numbers.
     ///
     /// # Shapes
-    /// `matrix`: V by D, row after row; the norm's weight and bias: D; the bias of the logits: V.
+    /// `matrix`: V by D, row-major; the norm's weight and bias: D; the bias of the logits: V.
     ///
     /// # Errors
-    /// Numbers that do not fit these shapes.
+    /// If the numbers do not have these shapes.
     pub fn from_rows(
         cpu: &Cpu,
         matrix: &[f32],
@@ -96,13 +96,13 @@ impl Unembedding {
         })
     }
 
-    /// The matrix as the model uses it, in f32, with the map to the embedding's width worked in where there is one.
+    /// The matrix as the model uses it, in f32, multiplied by the map to the embedding's width if there is one.
     ///
     /// # Shapes
-    /// V by D, row after row.
+    /// V by D, row-major.
     ///
     /// # Errors
-    /// A file of the model that was written to before all its weights were packed.
+    /// If a file of the model was written to before all its weights were packed.
     pub fn rows(&self) -> Result<Vec<f32>> {
         self.files.during(|| Ok(self.read_rows()))
     }
@@ -124,13 +124,13 @@ impl Unembedding {
         whole
     }
 
-    /// One row of the matrix, as [`Unembedding::rows`] has it.
+    /// One row of [`Unembedding::rows`].
     ///
     /// # Shapes
     /// D.
     ///
     /// # Errors
-    /// An adapter on the unembedding; a file of the model that was written to before all its weights were packed.
+    /// If an adapter changes the unembedding, or a file of the model was written to before all its weights were packed.
     pub(crate) fn row(&self, id: usize) -> Result<Vec<f32>> {
         if self.matrix.is_updated() {
             return Err(Error::input("an adapter changes the unembedding: merge it into the model first"));
@@ -149,7 +149,8 @@ impl Unembedding {
         })
     }
 
-    /// The mean of all rows of the matrix, summed in f64: of a logit less the mean of all logits, what is taken off its row.
+    /// The mean of all rows of the matrix, summed in f64. A row minus this mean gives a logit minus the mean of all
+    /// logits.
     ///
     /// # Shapes
     /// D.
@@ -179,13 +180,13 @@ impl Unembedding {
         })
     }
 
-    /// Vectors through the matrix alone: no norm, bias, divisor or softcap.
+    /// Multiplies vectors by the matrix alone: no norm, bias, divisor or softcap.
     ///
     /// # Shapes
-    /// `vectors`: N by D; result: N by V, row after row.
+    /// `vectors`: N by D; result: N by V, row-major.
     ///
     /// # Errors
-    /// Vectors of another width; a file of the model that was written to before all its weights were packed.
+    /// If vectors have another width, or a file of the model was written to before all its weights were packed.
     pub fn multiply(&self, cpu: &Cpu, vectors: Rows<'_>) -> Result<Vec<f32>> {
         if vectors.n_columns() != self.d_model() {
             let (found, expected) = (vectors.n_columns(), self.d_model());
@@ -205,7 +206,7 @@ impl Unembedding {
         })
     }
 
-    /// Width of the stream that it reads, D.
+    /// Width of its input stream, D.
     pub fn d_model(&self) -> usize {
         self.project.as_ref().map_or(self.matrix.matrix.inputs(), |p| p.matrix.inputs())
     }
@@ -221,7 +222,7 @@ impl Unembedding {
         LogitRules { bias: self.matrix.bias.clone(), divisor: self.divisor, softcap: self.softcap }
     }
 
-    /// Ids that can be predicted.
+    /// Number of ids that can be predicted.
     pub fn vocabulary(&self) -> usize {
         self.matrix.matrix.outputs()
     }
@@ -246,7 +247,7 @@ impl Unembedding {
         }
     }
 
-    /// What enters the unembedding matrix, from a normed stream.
+    /// The input of the unembedding matrix, from a normed stream.
     ///
     /// # Shapes
     /// `normed`: vectors by `d_model`; result: vectors by the matrix's inputs.
@@ -259,7 +260,7 @@ impl Unembedding {
     }
 }
 
-/// The token of each row that a pooled score reads: the last that is not padding, or the first where all are.
+/// The token of each row that a pooled score reads: the last one that is not padding, or the first if all are padding.
 pub(super) fn pooled(batch: &Batch, padding: Option<u32>) -> Vec<usize> {
     let of_row = |span: std::ops::Range<usize>| {
         let first = span.clone().next()?;

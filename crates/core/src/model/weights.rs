@@ -1,4 +1,4 @@
-//! The weights of a model, by the names that steps use.
+//! A model's weights, by the names that steps use.
 
 use std::sync::Arc;
 
@@ -27,9 +27,9 @@ pub(crate) struct Block {
     pub(crate) attention: Option<Attention>,
     pub(crate) recurrence: Option<Recurrence>,
     pub(crate) mlp: Option<Mlp>,
-    /// To the gate of the layer's further input, and from that input to the stream.
+    /// To the gate of the layer's additional input, and from that input to the stream.
     pub(crate) per_layer: Option<[Projection; 2]>,
-    /// Factor on the stream that leaves.
+    /// Factor on the stream that leaves the block.
     pub(crate) leaving_scale: Option<f32>,
 }
 
@@ -38,13 +38,13 @@ pub(crate) struct Block {
 pub(crate) struct Attention {
     pub(crate) qkv: Qkv,
     pub(crate) out: Projection,
-    /// Scores, mask and softmax with keys that query heads share.
+    /// Scores, mask and softmax for keys that query heads share.
     pub(crate) grouped: easyroutine_kernels::Attention,
-    /// The same with a key for each query head.
+    /// The same for one key per query head.
     pub(crate) of_query_heads: easyroutine_kernels::Attention,
 }
 
-/// How queries, keys and values come about.
+/// How queries, keys and values are made.
 #[derive(Debug)]
 pub(crate) enum Qkv {
     /// In one product.
@@ -67,14 +67,14 @@ pub(crate) struct Latent {
 /// The weights of a recurrence.
 #[derive(Debug)]
 pub(crate) struct Recurrence {
-    /// What is convolved, the gate, the rest.
+    /// The convolved columns, the gate, the rest.
     pub(crate) input: Projection,
     pub(crate) convolution: Convolution,
     pub(crate) state: State,
     pub(crate) out: Projection,
 }
 
-/// The weights of its state. Decays are logarithms, of a step of one.
+/// The weights of its state. Decays are logarithms, per unit step.
 #[derive(Debug)]
 pub(crate) enum State {
     None,
@@ -96,7 +96,7 @@ pub(crate) enum State {
     },
 }
 
-/// Norms of a block, as far as it has them.
+/// The norms that a block has.
 #[derive(Debug, Default)]
 pub(crate) struct Norms {
     pub(crate) attention: Option<Norm>,
@@ -117,9 +117,9 @@ pub(crate) struct Norms {
 /// An MLP's weights.
 #[derive(Debug)]
 pub(crate) enum Mlp {
-    /// `up` is gate and up in one where the MLP is gated.
+    /// For a gated MLP, `up` is gate and up in one.
     Dense { up: Projection, down: Projection },
-    /// A non-linearity with parameters of its own.
+    /// A non-linearity with its own parameters.
     Xielu { up: Projection, down: Projection, xielu: Xielu },
     /// A router and its experts.
     Experts {
@@ -137,7 +137,7 @@ pub(crate) enum Mlp {
 pub(crate) struct Shared {
     pub(crate) up: Projection,
     pub(crate) down: Projection,
-    /// What weighs it.
+    /// The weight vector of its gate.
     pub(crate) weigh: Option<Vec<f32>>,
 }
 
@@ -147,7 +147,7 @@ impl Weights {
         at.layer().and_then(|layer| self.blocks.get(layer)).ok_or_else(|| missing(at, "a block"))
     }
 
-    /// What attention of a section computes on keys of this kind.
+    /// The attention parameters of a section for this kind of keys.
     pub(crate) fn attention(&self, at: At, keys: KeyHeads) -> Result<&easyroutine_kernels::Attention> {
         let attention = self.of_attention(at)?;
         Ok(match keys {
@@ -249,7 +249,7 @@ impl Weights {
         }
     }
 
-    /// The correction by which experts of a section are chosen, and factors on their weights.
+    /// The correction used to choose a section's experts, and factors on their weights.
     pub(crate) fn of_router(&self, at: At) -> Result<[Option<&[f32]>; 2]> {
         match &self.block(at)?.mlp {
             Some(Mlp::Experts { correction, factors, .. }) => Ok([correction.as_deref(), factors.as_deref()]),
@@ -274,7 +274,7 @@ impl Weights {
     }
 }
 
-/// A step asks for weights that were not built: a mistake in this crate, not in a file.
+/// A step needs weights that were not built: a bug in this crate, not in a file.
 fn missing(at: At, what: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,

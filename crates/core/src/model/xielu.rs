@@ -11,12 +11,12 @@ pub(crate) struct Xielu {
     negative: f32,
     /// Slope at zero.
     beta: f32,
-    /// Largest argument of the exponential; below zero.
+    /// Upper bound, below zero, of the exponential's argument.
     eps: f32,
 }
 
 impl Xielu {
-    /// From the parameters as they are stored.
+    /// From the stored parameters.
     pub(crate) fn new(alpha_p: f32, alpha_n: f32, beta: f32, eps: f32) -> Self {
         Xielu { positive: softplus(alpha_p), negative: beta + softplus(alpha_n), beta, eps }
     }
@@ -28,7 +28,7 @@ impl Xielu {
         }
     }
 
-    /// Multiplies each gradient by the slope at `x`; where that is not wanted, by f(x) / x, which is 1/2 at 0.
+    /// Multiplies each gradient by the slope at `x`, or, unless `by_slope`, by f(x) / x, which is 1/2 at 0.
     pub(crate) fn back(&self, x: Rows<'_>, mut g: RowsMut<'_>, by_slope: bool) {
         for row in 0..g.n_rows() {
             for (g, x) in g.row_mut(row).iter_mut().zip(x.row(row)) {

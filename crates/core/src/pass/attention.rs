@@ -38,7 +38,7 @@ pub(super) fn attention(p: &mut Emitter<'_>) {
     p.visit(Site::AttnRaw, AttnOut);
 }
 
-/// `z *= sigmoid(gate)`, where attention has a gate.
+/// `z *= sigmoid(gate)`, if attention has a gate.
 fn gate(p: &mut Emitter<'_>, width: usize) {
     if !p.layer().attention.as_ref().is_some_and(|attention| attention.gate == AttentionGate::Sigmoid) {
         return;
@@ -48,7 +48,7 @@ fn gate(p: &mut Emitter<'_>, width: usize) {
     p.push(Step::Gate { reg: Z, columns: 0..width, from: Qkv, by, act: Some(Activation::Sigmoid) });
 }
 
-/// Keys and values of the block's own.
+/// The block's own keys and values.
 fn own_keys(p: &mut Emitter<'_>, [q, k, v]: [&Range<usize>; 3]) -> KeyHeads {
     p.visit_columns(Site::Keys, Qkv, k.clone());
     if p.layer().attention.as_ref().is_some_and(|attention| attention.values == ValuesFrom::Keys) {
@@ -75,7 +75,7 @@ fn own_keys(p: &mut Emitter<'_>, [q, k, v]: [&Range<usize>; 3]) -> KeyHeads {
     keys
 }
 
-/// Keys and values of an earlier layer; queries alone are placed.
+/// Keys and values of an earlier layer; only queries are rotated.
 fn keys_of(p: &mut Emitter<'_>, layer: usize, q: &Range<usize>) -> KeyHeads {
     head_queries(p);
     projected(p, Site::ProjectedQuery, q);
@@ -87,7 +87,7 @@ fn keys_of(p: &mut Emitter<'_>, layer: usize, q: &Range<usize>) -> KeyHeads {
     }
 }
 
-/// Where a layer's keys and values are put for later layers: of each kind of layer one is read.
+/// The register that passes a layer's keys and values to later layers, one per kind of layer.
 fn lent(p: &Emitter<'_>, layer: usize) -> Reg {
     match &p.arch.layers[layer].attention {
         Some(Attention { window: Window::Sliding(_), .. }) => Reg::LentSliding,
@@ -114,13 +114,13 @@ fn latent(p: &mut Emitter<'_>, latent: Latent) {
     p.push(Step::JoinHeads { shared: latent.shared });
 }
 
-/// Columns of queries, keys and values side by side.
+/// Columns of queries, keys and values in a joined row.
 fn columns(heads: Heads) -> [Range<usize>; 3] {
     let (q, k) = (heads.queries(), heads.queries() + heads.keys());
     [0..q, q..k, k..k + heads.values()]
 }
 
-/// These columns, further on.
+/// The columns shifted by `first`.
 fn from(first: usize, columns: Range<usize>) -> Range<usize> {
     first + columns.start..first + columns.end
 }
@@ -134,8 +134,8 @@ fn head_queries(p: &mut Emitter<'_>) {
     }
 }
 
-/// Each head's key and value. Keys and values are copied out to one a query head where a tap may change them, so that
-/// an edit changes only what that head sees.
+/// Each head's key and value. They are copied per query head where a tap may change them, so that an edit affects only
+/// that head.
 fn heads(p: &mut Emitter<'_>) -> KeyHeads {
     let heads = p.heads();
     let wants = [Site::HeadKeys, Site::HeadValues].map(|site| (site, p.wants_of_heads(site)));
@@ -164,12 +164,12 @@ fn heads(p: &mut Emitter<'_>) -> KeyHeads {
     keys
 }
 
-/// Whether those of earlier tokens are stored with a key for each query head, so that new ones must be, too.
+/// Whether the cache stores one key per query head, so that new ones must be stored alike.
 fn is_stored_by_query_head(p: &Emitter<'_>) -> bool {
     p.asked.past.is_some_and(|is_of_query_heads| is_of_query_heads(p.number()))
 }
 
-/// Keys as the scores are taken of them.
+/// Keys as the scores use them.
 fn rotated_keys(p: &mut Emitter<'_>, keys: KeyHeads, k: &Range<usize>) {
     let want = p.want(Site::RotatedKeys, None);
     let values = match keys {
@@ -179,7 +179,7 @@ fn rotated_keys(p: &mut Emitter<'_>, keys: KeyHeads, k: &Range<usize>) {
     p.visit_as(want, Site::RotatedKeys, None, values);
 }
 
-/// Each head's vector through its slice of the output projection; of keys and values its group's.
+/// Each head's vector through its slice of the output projection; for keys and values, through that of its group.
 fn projected(p: &mut Emitter<'_>, site: Site, of: &Range<usize>) {
     let heads = p.heads();
     if site != Site::ProjectedValue && !heads.are_projected_alike() {
@@ -197,7 +197,7 @@ fn projected(p: &mut Emitter<'_>, site: Site, of: &Range<usize>) {
     }
 }
 
-/// Norms queries, keys and values, clamps all three, and turns queries and keys to their positions.
+/// Norms queries, keys and values, clamps all three, and rotates queries and keys to their positions.
 fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>, v: &Range<usize>) {
     let Some(attention) = &p.layer().attention else { return };
     if attention.qk_norm_at == QkNormAt::Projected {
@@ -220,7 +220,7 @@ fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>
                 p.push(Step::Rotate { reg: Qkv, columns: q.clone(), rope });
                 p.push(Step::Rotate { reg: HeadKv, columns: 0..q.len(), rope });
             }
-            // Queries and keys stand side by side and turn in one go.
+            // Queries and keys are adjacent and rotate in one step.
             _ => p.push(Step::Rotate { reg: Qkv, columns: q.start..k.end, rope }),
         }
     }
@@ -232,7 +232,7 @@ fn place(p: &mut Emitter<'_>, keys: KeyHeads, q: &Range<usize>, k: &Range<usize>
     }
 }
 
-/// Norms queries, and keys where the block has its own.
+/// Norms queries, and keys if the block has its own.
 fn norm_queries_and_keys(
     p: &mut Emitter<'_>,
     qk_norm: QkNorm,
@@ -273,8 +273,8 @@ fn norm_values(p: &mut Emitter<'_>, keys: KeyHeads, v: &Range<usize>) {
     p.push(Step::NormInPlace { at: NormAt::Values, norm, reg, columns, group: heads.d_value });
 }
 
-/// `z = softmax(scores) v`. A tap that wants scores stands before the softmax, as one that edits the pattern stands behind
-/// it: both need the steps apart. One that only reads the pattern is shown it as it comes by.
+/// `z = softmax(scores) v`. A tap that wants scores looks before the softmax, and one that edits the pattern after it:
+/// both need separate steps. A tap that only reads the pattern sees it in passing.
 fn attend(p: &mut Emitter<'_>, keys: KeyHeads) {
     let (scores, patterns) = (p.wants_of_heads(Site::Scores), p.wants_of_heads(Site::Pattern));
     let most = patterns.iter().copied().max().unwrap_or(Want::Nothing);

@@ -11,7 +11,7 @@ use super::reg::Reg::{AttnOut, Hidden, MixerOut, MlpOut, PerLayerHidden, PerLaye
 use super::step::{Matrix, NormAt, Step};
 use crate::arch::{Bias, Mlp, Norms, Wiring};
 
-/// One block: what reads the residual stream, and what is added to it.
+/// One block: what it reads from the residual stream, and what it adds.
 pub(super) fn block(p: &mut Emitter<'_>) {
     p.visit(Site::ResidIn, Stream);
     match p.layer().wiring {
@@ -28,7 +28,7 @@ pub(super) fn block(p: &mut Emitter<'_>) {
         Wiring::Parallel { attention: before_attention, mlp: before_mlp } => {
             mix(p, Norms { pre: Some(before_attention), post: None });
             p.narrow();
-            // A norm that both share is computed for each: an edit of `attn_in` must not reach the MLP.
+            // A norm that both share is computed twice: an edit of `attn_in` must not reach the MLP.
             let (at, norm) = match before_mlp {
                 Some(norm) => (NormAt::Mlp, norm),
                 None => (NormAt::Attention, before_attention),
@@ -55,7 +55,7 @@ pub(super) fn block(p: &mut Emitter<'_>) {
     p.visit(Site::ResidOut, Stream);
 }
 
-/// What attention and the recurrence of the block give, each from its own copy of what they read.
+/// The outputs of the block's attention and recurrence, each with its own copy of the input.
 fn mix(p: &mut Emitter<'_>, around: Norms) {
     let factors = p.layer().factors;
     if p.layer().attention.is_some() {
@@ -84,7 +84,7 @@ fn add_mixed(p: &mut Emitter<'_>) {
     }
 }
 
-/// What the MLP of the block gives, from the stream after the norm that stands at `at`.
+/// The output of the block's MLP, from the stream after the norm at `at`.
 fn mlp(p: &mut Emitter<'_>, at: NormAt, around: Norms) {
     if p.layer().mlp.is_some() {
         p.norm(around.pre, at, Stream, Read);
@@ -101,7 +101,7 @@ fn add_mlp(p: &mut Emitter<'_>) {
     }
 }
 
-/// `stream += norm(W (gate(stream) * input))`, where the layer has a further input.
+/// `stream += norm(W (gate(stream) * input))`, if the layer has an additional input.
 fn per_layer(p: &mut Emitter<'_>) {
     let Some(inputs) = p.arch.per_layer else { return };
     let first = p.number() * inputs.width;

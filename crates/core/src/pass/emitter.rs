@@ -1,4 +1,4 @@
-//! Writes steps, one after another.
+//! Emits steps in order.
 
 use std::ops::Range;
 
@@ -20,14 +20,14 @@ pub(super) struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    /// Writes one section of the pass.
+    /// Emits one section of the pass.
     pub(super) fn section(
         arch: &'a Arch,
         asked: &'a Asked<'a>,
         at: At,
         equations: fn(&mut Emitter<'_>),
     ) -> Section {
-        // Of embedding and unembedding no step asks for a layer.
+        // No step of the embedding or unembedding asks for a layer.
         let layer = &arch.layers[at.layer().unwrap_or(0)];
         let section = Section { at, steps: Vec::with_capacity(24) };
         let mut emitter = Emitter { arch, asked, section, layer };
@@ -35,7 +35,7 @@ impl<'a> Emitter<'a> {
         emitter.section
     }
 
-    /// The layer whose block is written.
+    /// The layer of the block being emitted.
     pub(super) fn layer(&self) -> &'a Layer {
         self.layer
     }
@@ -54,7 +54,7 @@ impl<'a> Emitter<'a> {
         self.section.steps.push(step);
     }
 
-    /// `to = norm(from)`, or a copy where there is no norm: an edit of what is read must not reach the stream.
+    /// `to = norm(from)`, or a copy if there is no norm: an edit of the input must not reach the stream.
     pub(super) fn norm(&mut self, norm: Option<Norm>, at: NormAt, from: Reg, to: Reg) {
         self.push(match norm {
             Some(norm) => Step::Norm { at, norm, from, to, form: Form::Rows },
@@ -62,7 +62,7 @@ impl<'a> Emitter<'a> {
         });
     }
 
-    /// Norms whole rows in place, where there is a norm.
+    /// Norms whole rows in place, if there is a norm.
     pub(super) fn norm_in_place(&mut self, norm: Option<Norm>, at: NormAt, reg: Reg) {
         if let Some(norm) = norm {
             let width = self.width(reg);
@@ -76,14 +76,15 @@ impl<'a> Emitter<'a> {
         self.push(Step::Product { from, matrix, inputs, outputs, finish, to, form: Form::Rows });
     }
 
-    /// `reg *= by`, where there is a factor.
+    /// `reg *= by`, if there is a factor.
     pub(super) fn scale(&mut self, reg: Reg, by: Option<f32>) {
         if let Some(by) = by {
             self.push(Step::Scale { reg, by });
         }
     }
 
-    /// `to += from`; a product that was written just before, with nobody looking between, adds itself.
+    /// `to += from`. If the previous step is the product that makes `from`, and no tap looks in between, the product
+    /// adds its result itself.
     pub(super) fn add(&mut self, from: Reg, to: Reg) {
         match self.section.steps.last_mut() {
             Some(Step::Product { finish: finish @ Finish::Store, to: written, .. }) if *written == from => {
@@ -93,25 +94,25 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// Tokens part ways here: in the last block only those that some tap needs go on.
+    /// From here on tokens are dropped: in the last block only those that some tap needs continue.
     pub(super) fn narrow(&mut self) {
         if self.is_last() {
             self.push(Step::Narrow { live: super::reg::Regs::NONE });
         }
     }
 
-    /// A tap may look at whole rows.
+    /// A place where a tap may look at whole rows.
     pub(super) fn visit(&mut self, site: Site, reg: Reg) {
         self.visit_columns(site, reg, 0..self.width(reg));
     }
 
-    /// A tap may look at some columns.
+    /// A place where a tap may look at a range of columns.
     pub(super) fn visit_columns(&mut self, site: Site, reg: Reg, columns: Range<usize>) {
         let want = self.want(site, None);
         self.visit_as(want, site, None, Values::Columns(reg, columns));
     }
 
-    /// A tap may look at one of the squares of scores or patterns.
+    /// A place where a tap may look at a square of scores or patterns.
     pub(super) fn visit_pairs(
         &mut self,
         want: Want,
@@ -123,14 +124,14 @@ impl<'a> Emitter<'a> {
         self.visit_as(want, site, Some(head), Values::Pairs { square, keeping });
     }
 
-    /// A tap that was asked looks, if it wants to.
+    /// Emits the visit of a tap whose answer is known, if it wants one.
     pub(super) fn visit_as(&mut self, want: Want, site: Site, number: Option<usize>, values: Values) {
         if want > Want::Nothing {
             self.push(Step::Visit(Visit { site, number, want, values }));
         }
     }
 
-    /// What taps do at a place. To be asked once a place.
+    /// What taps want at a place. Ask once per place.
     pub(super) fn want(&self, site: Site, number: Option<usize>) -> Want {
         match (self.asked.wants)(self.section.at.point(site, number)) {
             Want::Replace if site != Site::MlpOut => Want::Edit,
@@ -138,7 +139,7 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    /// What taps do at each head of the block.
+    /// What taps want at each head of the block.
     pub(super) fn wants_of_heads(&self, site: Site) -> Vec<Want> {
         (0..self.arch.n_heads).map(|head| self.want(site, Some(head))).collect()
     }
@@ -148,7 +149,7 @@ impl<'a> Emitter<'a> {
         self.arch.heads(self.number())
     }
 
-    /// How many columns a register has in this section.
+    /// Number of columns of a register in this section.
     pub(super) fn width(&self, reg: Reg) -> usize {
         let arch = self.arch;
         let heads = self.heads();
@@ -218,7 +219,7 @@ impl At {
         }
     }
 
-    /// The point of a site in this section.
+    /// A site's point in this section.
     pub(crate) fn point(self, site: Site, number: Option<usize>) -> Point {
         let (layer, number) = (self.layer().unwrap_or(0), number.unwrap_or(0));
         match site.scope() {

@@ -9,7 +9,7 @@ use super::step::{Matrix, NormAt, Step, Values};
 use crate::arch::{Head, Pooling};
 use crate::tap::Want;
 
-/// Token ids to the first residual stream.
+/// From token ids to the first residual stream.
 pub(super) fn embedding(p: &mut Emitter<'_>) {
     let embed = &p.arch.embed;
     if embed.width == p.arch.d_model {
@@ -34,7 +34,7 @@ pub(super) fn embedding(p: &mut Emitter<'_>) {
     }
 }
 
-/// The last residual stream to logits, or to whatever else the head gives.
+/// From the last residual stream to logits, or to the output of another head.
 pub(super) fn unembedding(p: &mut Emitter<'_>) {
     let arch = p.arch;
     if arch.final_norm.is_some() {

@@ -17,7 +17,7 @@ use crate::tap::Want;
 pub(super) fn experts(p: &mut Emitter<'_>) {
     let Some(Mlp::Experts { count, top_k, d_mlp, gate, router, shared }) = p.layer().mlp else { return };
     if let Some(norm) = router.apart {
-        // What stands beside reads first: the router and the experts read the stream anew.
+        // The shared expert reads first; the router and the experts then read the stream afresh.
         beside(p, norm);
         p.norm(Some(norm), NormAt::Router, Stream, Read);
     }
@@ -49,7 +49,7 @@ pub(super) fn experts(p: &mut Emitter<'_>) {
     }
 }
 
-/// An expert that every token goes through, before the others, with a norm on what it gives.
+/// The shared expert, which every token goes through, before the others, with a norm on its output.
 fn beside(p: &mut Emitter<'_>, norm: Norm) {
     let Some(Mlp::Experts { shared: Some(shared), .. }) = p.layer().mlp else { return };
     p.product(Read, Matrix::SharedUp, Finish::Gate(shared.act), SharedHidden);
@@ -58,7 +58,7 @@ fn beside(p: &mut Emitter<'_>, norm: Norm) {
     p.visit(Site::SharedOut, SharedOut);
 }
 
-/// Experts that a router chooses from.
+/// Experts chosen by a router.
 struct Routed {
     top_k: usize,
     d_mlp: usize,
@@ -66,7 +66,7 @@ struct Routed {
 }
 
 impl Routed {
-    /// The sum of all, in ascending order. An expert that somebody looks at is computed by itself.
+    /// The sum of all, in ascending order. An expert that a tap looks at is computed separately.
     fn sum(&self, p: &mut Emitter<'_>, count: usize) {
         let Routed { top_k, d_mlp, gate } = *self;
         let mut first = 0;

@@ -1,12 +1,13 @@
-//! What is left of a pass once it is known who reads what.
+//! Removes steps whose results nobody reads, once all readers are known.
 
 use super::Section;
 use super::reg::Regs;
 use super::step::{Form, Step};
 
-/// Drops, from the end, what nobody reads, and settles in which form the rest is written. `live` is read after the end.
+/// Removes, from the end, steps whose results are not read, and chooses the form in which the others write. `live` is
+/// read after the end.
 pub(super) fn finish(sections: &mut Vec<Section>, mut live: Regs) {
-    // What somebody takes as rows of f32, of what is written before.
+    // Registers that a later step reads as rows of f32.
     let mut rows = live;
     for section in sections.iter_mut().rev() {
         let mut kept = Vec::with_capacity(section.steps.len());

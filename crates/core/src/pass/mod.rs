@@ -1,7 +1,7 @@
 //! One forward pass as data: a list of steps over named buffers.
 //!
-//! `emit` writes down, from an architecture and what taps want, all that a run computes and shows; whoever runs it makes
-//! no further choice. docs/design/pass.md tells how a pass comes about.
+//! From an architecture and the taps' wants, `emit` writes down everything that a run computes and shows; running it
+//! makes no further choice. docs/design/pass.md tells how a pass comes about.
 
 mod attention;
 mod block;
@@ -27,7 +27,7 @@ use reg::Regs;
 pub(crate) use reg::{MATRICES, Reg};
 pub(crate) use step::{Form, KeyHeads, Matrix, NormAt, Step, Values, Visit};
 
-/// A pass, or a stretch of one.
+/// A pass, or a range of its sections.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Program {
     pub(crate) sections: Vec<Section>,
@@ -40,7 +40,7 @@ pub(crate) struct Section {
     pub(crate) steps: Vec<Step>,
 }
 
-/// Sections of a pass, in their order.
+/// A section of a pass, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum At {
     Embedding,
@@ -48,18 +48,18 @@ pub(crate) enum At {
     Unembedding,
 }
 
-/// What a pass is asked for.
+/// The request for a pass.
 pub(crate) struct Asked<'a> {
-    /// What taps do at a point. Asked once a point, in the order of the pass.
+    /// What taps want at a point. Asked once per point, in the order of the pass.
     pub(crate) wants: &'a dyn Fn(Point) -> Want,
-    /// Where rows continue earlier tokens: whether those of a layer are stored with a key for each query head.
+    /// If rows continue earlier tokens: whether a layer's cache has one key per query head.
     pub(crate) past: Option<&'a dyn Fn(usize) -> bool>,
-    /// Of how many heads patterns are held at once.
+    /// Number of heads whose patterns are held at a time.
     pub(crate) heads_at_once: usize,
 }
 
-/// The pass or a stretch of it, as far as anything is wanted. Unless it ends with the unembedding, it computes the stream
-/// that leaves it.
+/// The pass, or a range of its sections, as far as anything is wanted. Unless it ends with the unembedding, it computes
+/// the stream that leaves it.
 pub(crate) fn emit(arch: &Arch, asked: &Asked<'_>, sections: impl IntoIterator<Item = At>) -> Program {
     let written = sections.into_iter().map(|at| {
         Emitter::section(
@@ -79,7 +79,7 @@ pub(crate) fn emit(arch: &Arch, asked: &Asked<'_>, sections: impl IntoIterator<I
     Program { sections }
 }
 
-/// What of a block's steps is needed to know what its recurrence carries.
+/// The steps of a block needed for the states of its recurrence.
 pub(crate) fn emit_states(arch: &Arch, asked: &Asked<'_>, layer: usize) -> Program {
     let mut sections = vec![Emitter::section(arch, asked, At::Block(layer), block::block)];
     finish::finish(&mut sections, Regs::NONE);
@@ -87,7 +87,7 @@ pub(crate) fn emit_states(arch: &Arch, asked: &Asked<'_>, layer: usize) -> Progr
 }
 
 impl Program {
-    /// All places where taps look, in order.
+    /// All visits of taps, in order.
     #[cfg(test)]
     pub(crate) fn visits(&self) -> impl Iterator<Item = (Point, &Visit)> {
         self.steps().filter_map(|(at, step)| match step {

@@ -1,4 +1,4 @@
-//! What an architecture computes, for a reader: every step, what it costs, and what can be read after it.
+//! An architecture's computation for human readers: every step, its cost, and what can be read after it.
 
 use easyroutine_kernels::Finish;
 
@@ -9,12 +9,12 @@ use super::{Asked, At, Section, emit};
 use crate::arch::{Arch, ExpertGate, Layer, Recurrence, State};
 use crate::tap::Want;
 
-/// Sections of a pass that compute the same, as a reader sees them.
+/// Sections of a pass that compute the same, in readable form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
     /// `embedding`, `blocks 0 to 29`, `unembedding`.
     pub name: String,
-    /// How many sections these are.
+    /// Number of these sections.
     pub count: usize,
     /// The steps of one of them.
     pub rows: Vec<Row>,
@@ -23,19 +23,19 @@ pub struct Outline {
 /// One step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
-    /// What it computes, as an equation over named buffers; empty where the section begins with a place to look.
+    /// The equation over named buffers; empty if the section begins with a place to look.
     pub step: String,
-    /// Columns of the result, one row a token; 0 where it has none of its own.
+    /// Columns of the result, one row per token; 0 if it has none of its own.
     pub width: usize,
-    /// Multiplications with their additions: for a token, of scores and mixed values for a token and each key that it sees;
-    /// of all heads or experts, where the step is one of each.
+    /// Multiply-adds per token; for scores and mixed values, per token and key that it sees. For a step done once per
+    /// head or expert, the total over all.
     pub multiplications: u64,
     /// Names of the activations that can be read after the step, in order: `resid_in_{layer}`.
     pub sites: Vec<String>,
 }
 
-/// What a forward pass computes when everything is read. Blocks that compute the same are one section, and the step of one
-/// head or expert stands for those of all.
+/// What a forward pass computes when everything is read. Blocks that compute the same form one section, and the step of
+/// one head or expert stands for all.
 pub fn outline(arch: &Arch) -> Vec<Outline> {
     let asked = Asked { wants: &|_| Want::Read, past: None, heads_at_once: arch.n_heads };
     let mut outlines: Vec<(Outline, Vec<At>)> = Vec::new();
@@ -92,7 +92,7 @@ fn name(sections: &[At]) -> String {
     }
 }
 
-/// Columns of what a step writes.
+/// Columns that a step writes.
 fn width(arch: &Arch, at: At, step: &Step) -> usize {
     let heads = arch.heads(at.layer().unwrap_or(0));
     match step {
@@ -163,7 +163,7 @@ fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
         Step::Convolve { kernel, .. } => kernel * of_recurrence(arch, at, Recurrence::convolved),
         Step::SelectBlocks { width, blocks } => 2 * width * (width / blocks),
         Step::SelectiveScan(State::Selective { width, size, rank }) => width * (rank + 3 * size),
-        // Decayed, written and read; what stands under a key is read before it is written.
+        // Decay, write and read; the delta rule also reads the key's value before it writes.
         Step::StateSpace(State::Space { heads, d_head, size, .. }) => 3 * heads * d_head * size,
         Step::GatedDelta(State::Delta { value_heads, d_key, d_value, .. }) => {
             4 * value_heads * d_key * d_value

@@ -59,7 +59,7 @@ pub(super) fn recurrence(p: &mut Emitter<'_>, recurrence: Recurrence) {
     p.product(MixerZ, Matrix::MixerOut, Finish::Store, MixerOut);
 }
 
-/// Norms what the recurrence gives, each group of columns by itself.
+/// Norms the recurrence's output in groups of columns.
 fn norm_groups(p: &mut Emitter<'_>, norm: Norm, group: usize) {
     let columns = 0..p.width(MixerZ);
     p.push(Step::NormInPlace { at: NormAt::Gate, norm, reg: MixerZ, columns, group });

@@ -1,27 +1,27 @@
 //! Registers: the buffers of a pass, and sets of them.
 
-/// A buffer, by what it holds. All have one row a token but the last three.
+/// A buffer, by its contents. All but the last three have one row per token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reg {
-    /// Rows of the token embedding, where a projection follows.
+    /// Rows of the token embedding, if a projection follows.
     Embedded,
     /// The residual stream.
     Stream,
-    /// What attention or the MLP reads.
+    /// The input of attention or the MLP.
     Read,
     /// Compressed queries.
     CompressedQueries,
-    /// Compressed keys and values, then the part of keys that all heads share.
+    /// Compressed keys and values, then the part of keys shared by all heads.
     CompressedKv,
     /// The compressed keys and values, normed.
     KvLatent,
-    /// Queries that were made of compressed ones.
+    /// Queries made from compressed ones.
     OwnQueries,
-    /// Of each head the part of the key that is its own, then the value.
+    /// For each head, its own part of the key, then the value.
     OwnKv,
     /// Queries, keys and values side by side, of all heads.
     Qkv,
-    /// Keys, then values, one a query head; only where a tap or the past tells apart what query heads share.
+    /// Keys, then values, one per query head; only if a tap or the cache treats shared heads separately.
     HeadKv,
     /// Mixed values of all heads, the input of the output projection.
     Z,
@@ -39,9 +39,9 @@ pub(crate) enum Reg {
     SharedHidden,
     /// What the shared expert gives.
     SharedOut,
-    /// The further inputs of all layers, side by side.
+    /// The additional inputs of all layers, side by side.
     PerLayer,
-    /// One of them, gated.
+    /// One layer's additional input, gated.
     PerLayerHidden,
     /// What it adds to the stream.
     PerLayerOut,
@@ -51,21 +51,21 @@ pub(crate) enum Reg {
     LentSliding,
     /// Scores of all experts.
     RouterScores,
-    /// The first projection of a recurrence: what is convolved, its gate, the rest.
+    /// The first projection of a recurrence: the convolved columns, its gate, the rest.
     Mixed,
-    /// What its convolution gave.
+    /// The output of its convolution.
     Convolved,
-    /// What is projected from that.
+    /// The projection of that output.
     Selected,
-    /// What the recurrence gives, the input of its last projection.
+    /// The state's output, the input of the recurrence's last projection.
     MixerZ,
     /// What the recurrence adds to the stream.
     MixerOut,
-    /// Numbers of each token's experts.
+    /// Indices of each token's experts.
     RouterIndex,
-    /// Factors on what these give.
+    /// Factors on their outputs.
     RouterWeights,
-    /// What one expert gives, zeros for the tokens that do not go through it.
+    /// One expert's output; zeros for tokens not routed to it.
     ExpertOut,
     /// Mean, variance and second moment of the stream.
     Moments,
@@ -73,15 +73,15 @@ pub(crate) enum Reg {
     Final,
     /// `Final` in the width of the unembedding matrix, where that differs.
     Projected,
-    /// Scores or patterns of some heads, each with a square a row of the batch.
+    /// Scores or patterns of a range of heads, each with one square per row of the batch.
     Pairs,
-    /// Logits of some tokens.
+    /// Logits of the chosen tokens.
     Logits,
-    /// What a recurrence carries on from each row's last token.
+    /// The states of a recurrence after each row's last token.
     States,
 }
 
-/// How many registers hold one row a token.
+/// Number of registers with one row per token.
 pub(crate) const MATRICES: usize = Reg::Pairs as usize;
 
 /// A set of registers.

@@ -153,7 +153,7 @@ impl Shown<'_> {
         self.arch.heads(self.at.layer().unwrap_or(0))
     }
 
-    /// What the softmax is taken of: `0.125 * queries keys, capped at 50, from the last 128 keys`.
+    /// The argument of the softmax: `0.125 * queries keys, capped at 50, from the last 128 keys`.
     fn scores(&self, keys: KeyHeads) -> String {
         let layer = self.at.layer().and_then(|layer| self.arch.layers.get(layer));
         let Some(attention) = layer.and_then(|layer| layer.attention.as_ref()) else { return String::new() };
@@ -179,7 +179,7 @@ impl Shown<'_> {
     }
 }
 
-/// What an expert gives.
+/// An expert's formula.
 fn expert(gate: ExpertGate) -> String {
     match gate {
         ExpertGate::Plain(act) => format!("W_down ({}(W_gate read) * W_up read)", word(act)),
@@ -190,7 +190,7 @@ fn expert(gate: ExpertGate) -> String {
     }
 }
 
-/// Which experts a token goes through.
+/// How a token's experts are chosen.
 fn show_route(f: &mut fmt::Formatter<'_>, top_k: usize, router: &Router) -> fmt::Result {
     let scores = match router.scores {
         ExpertScores::Softmax => "softmax(router)",
@@ -225,7 +225,7 @@ fn values(keys: KeyHeads) -> &'static str {
     }
 }
 
-/// Columns of a register by their name.
+/// Columns of a register, by name.
 struct Part<'a> {
     heads: Heads,
     reg: Reg,

@@ -9,28 +9,28 @@ use super::reg::{Reg, Regs};
 use crate::arch::{Activation, ExpertGate, Norm, Pooling, QueryGrowth, Router, State};
 use crate::tap::{Keeping, Want};
 
-/// A linear map of the model. Which layer's it is, the section of the step says.
+/// A linear map of the model. The step's section determines its layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Matrix {
-    /// From the width of the embedding to the stream's.
+    /// From the embedding's width to the stream's.
     EmbeddingIn,
     /// Queries, keys and values in one.
     Qkv,
     /// To the compressed queries.
     CompressQueries,
-    /// To the queries, where they stand alone.
+    /// To the queries, if they are separate.
     Queries,
-    /// To the compressed keys and values, and what all heads share of keys.
+    /// To the compressed keys and values, and the shared part of keys.
     CompressKv,
     /// From these to each head's own part of its key, and its value.
     KeysValues,
     /// Attention's output projection.
     Out,
-    /// The MLP's first projection; of a gated MLP gate and up in one.
+    /// The MLP's first projection; gate and up in one for a gated MLP.
     Up,
     /// The MLP's last projection.
     Down,
-    /// Scores of experts; always in f32, so that no choice flips.
+    /// Scores of experts; always in f32, so that rounding changes no choice.
     Router,
     /// The shared expert's first projection, gate and up in one.
     SharedUp,
@@ -38,34 +38,34 @@ pub(crate) enum Matrix {
     SharedDown,
     /// The first projection of a recurrence.
     MixerIn,
-    /// From what its convolution gave to steps and weights of its state.
+    /// From its convolution's output to steps and weights of its state.
     Select,
     /// The last projection of a recurrence.
     MixerOut,
     /// From the stream's width back to the embedding's.
     EmbeddingOut,
-    /// From the first stream to the further inputs of all layers.
+    /// From the first stream to the additional inputs of all layers.
     PerLayerInputs,
-    /// From the stream to the gate of a layer's further input.
+    /// From the stream to the gate of a layer's additional input.
     PerLayerGate,
     /// From that input to the stream.
     PerLayerOut,
 }
 
-/// A norm of the model, by where it stands.
+/// A norm of the model, by position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NormAt {
     /// On the embedding.
     Embedding,
-    /// Before attention; of a block with norms on the stream, after attention was added.
+    /// Before attention; in a block that norms the stream, after attention's output is added.
     Attention,
-    /// On what attention adds.
+    /// On attention's output.
     AttentionPost,
-    /// Before the MLP; of a block with norms on the stream, after the MLP was added.
+    /// Before the MLP; in a block that norms the stream, after the MLP's output is added.
     Mlp,
-    /// On what the MLP adds.
+    /// On the MLP's output.
     MlpPost,
-    /// Beside the gate of a recurrence.
+    /// Next to the gate of a recurrence.
     Gate,
     /// Of compressed queries.
     CompressedQueries,
@@ -77,23 +77,23 @@ pub(crate) enum NormAt {
     Keys,
     /// Of values.
     Values,
-    /// Before the router, where it reads the stream.
+    /// Before a router that reads the stream.
     Router,
-    /// Before experts, where they read the stream.
+    /// Before experts that read the stream.
     Experts,
-    /// On what experts give then.
+    /// On the output of such experts.
     ExpertsPost,
-    /// On what the shared expert gives then.
+    /// On the output of the shared expert next to them.
     SharedPost,
-    /// Of the further inputs of layers.
+    /// Of the layers' additional inputs.
     PerLayer,
-    /// On what such an input adds.
+    /// On the output of such an input.
     PerLayerPost,
     /// Before the unembedding.
     Final,
 }
 
-/// Which keys and values a query head reads.
+/// The keys and values that a query head reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyHeads {
     /// Those of its group, from [`Reg::Qkv`].
@@ -106,13 +106,13 @@ pub(crate) enum KeyHeads {
     Kept { layer: usize },
 }
 
-/// In which form a step writes what follows it.
+/// The form in which a step writes its result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Form {
     /// Rows of f32.
     #[default]
     Rows,
-    /// At once in the type that products multiply, since nothing but products reads it.
+    /// Directly in the type that products multiply, because only products read it.
     Operand,
 }
 
@@ -127,19 +127,19 @@ pub(crate) enum Step {
     Copy { from: Reg, to: Reg },
     /// to = norm(from)
     Norm { at: NormAt, norm: Norm, from: Reg, to: Reg, form: Form },
-    /// The norm of every `group` columns, in place.
+    /// The norm of each group of `group` columns, in place.
     NormInPlace { at: NormAt, norm: Norm, reg: Reg, columns: Range<usize>, group: usize },
     /// kv_latent = norm of the first columns of compressed_kv.
     NormLatent { norm: Norm, width: usize },
-    /// Queries, keys and values side by side; a key is its own part, then the columns that all heads share.
+    /// Joins queries, keys and values; a key is its own part, then the columns shared by all heads.
     JoinHeads { shared: usize },
-    /// Norms each query head's own key as if it stood among the shared keys, since a norm may span all of them.
+    /// Norms each query head's own key as if it were among the shared keys, since a norm may span all of them.
     NormHeadKeys { norm: Norm, group: usize },
-    /// to = from W^T + b, or what is made of it.
+    /// to = from W^T + b, followed by `finish`.
     Product { from: Reg, matrix: Matrix, inputs: usize, outputs: usize, finish: Finish, to: Reg, form: Form },
     /// One head's columns through its slice of the output projection, without the bias.
     HeadProduct { head: usize, from: Reg, columns: Range<usize>, to: Reg },
-    /// Turns pairs of columns of each head to their positions, by one of the rotary tables.
+    /// Rotates pairs of columns of each head to their positions, by one of the rotary tables.
     Rotate { reg: Reg, columns: Range<usize>, rope: usize },
     /// Clamps values to `-to..to`.
     Clamp { reg: Reg, columns: Range<usize>, to: f32 },
@@ -147,21 +147,21 @@ pub(crate) enum Step {
     Grow { columns: Range<usize>, growth: QueryGrowth },
     /// values = keys, of each head.
     KeysToValues,
-    /// per_layer += rows of the table of further inputs, times a factor.
+    /// per_layer += the ids' rows of the additional-input table, times a factor.
     AddPerLayer { scale: f32 },
     /// per_layer_hidden *= the layer's columns of per_layer.
     GatePerLayer { columns: Range<usize> },
     /// The stream times a stored factor.
     ScaleLeaving,
-    /// Keys and values are put where later layers read them.
+    /// Stores keys and values where later layers read them.
     Lend { keys: KeyHeads, to: Reg },
-    /// Copies keys and values out, one a query head.
+    /// Copies keys and values, one per query head.
     Spread,
-    /// Keys and values join those of earlier tokens.
+    /// Appends keys and values to those of earlier tokens.
     Keep { keys: KeyHeads },
-    /// z = softmax(scores) v of all heads.
+    /// z = softmax(scores) v for all heads.
     Attend { keys: KeyHeads, form: Form },
-    /// The same of some heads, whose patterns are written too.
+    /// The same for a range of heads, whose patterns are written too.
     Patterns { heads: Range<usize>, keys: KeyHeads, form: Form },
     /// The scores of one head.
     Scores { head: usize, keys: KeyHeads },
@@ -169,13 +169,13 @@ pub(crate) enum Step {
     Softmax { head: usize },
     /// One head's columns of z from its pattern.
     Mix { head: usize, keys: KeyHeads },
-    /// attn_out += head - unedited: what a tap changed of a head's output.
+    /// attn_out += head - unedited: a tap's change to a head's output.
     AddDifference { head: usize },
     /// hidden = xielu(hidden), with the layer's parameters.
     Xielu,
     /// to = act(the causal convolution of the first columns of mixed)
     Convolve { to: Reg, kernel: usize, act: Option<Activation> },
-    /// selected = each block of columns of convolved through matrices of its own: gates of a linear recurrent unit.
+    /// selected = each block of columns of convolved through its own matrices: gates of a linear recurrent unit.
     SelectBlocks { width: usize, blocks: usize },
     /// mixer_z = the selective scan of convolved
     SelectiveScan(State),
@@ -187,9 +187,9 @@ pub(crate) enum Step {
     RecurrentUnit(State),
     /// reg *= act(columns of from)
     Gate { reg: Reg, columns: Range<usize>, from: Reg, by: Range<usize>, act: Option<Activation> },
-    /// Some columns of reg *= by
+    /// A range of columns of reg *= by
     ScaleColumns { reg: Reg, columns: Range<usize>, by: f32 },
-    /// What a recurrence carries is kept for the tokens to come.
+    /// Stores the states of a recurrence for the tokens to come.
     KeepStates,
     /// reg *= by
     Scale { reg: Reg, by: f32 },
@@ -197,11 +197,12 @@ pub(crate) enum Step {
     Add { from: Reg, to: Reg },
     /// The best experts of each token, with weights.
     Route { top_k: usize, router: Router },
-    /// mlp_out += the weighted sum of what those of a token's experts give that are among these. The first of all make room.
+    /// mlp_out += the weighted sum of the outputs of a token's experts in this range. The first range allocates the
+    /// sum.
     Experts { experts: Range<usize>, gate: ExpertGate, d_mlp: usize, top_k: usize },
-    /// What one expert gives for the tokens that go through it.
+    /// One expert's output for the tokens routed to it.
     ExpertOut { expert: usize, gate: ExpertGate, d_mlp: usize, top_k: usize },
-    /// mlp_out += weight * expert_out, of the tokens that go through it. The first expert makes room.
+    /// mlp_out += weight * expert_out, for the tokens routed to it. The first expert allocates the sum.
     AddExpert { expert: usize },
     /// shared_out *= sigmoid(w read)
     WeighShared,
@@ -209,7 +210,7 @@ pub(crate) enum Step {
     Narrow { live: Regs },
     /// Statistics of the stream, for the final norm.
     Moments,
-    /// The stream at the tokens of which any of these sites is wanted.
+    /// Selects the stream at the tokens for which any of these sites is wanted.
     Choose { sites: Vec<Site>, pooling: Pooling },
     /// logits = from U^T + b
     Unembed { from: Reg, inputs: usize, outputs: usize },
@@ -225,7 +226,7 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Visit {
     pub(crate) site: Site,
-    /// Of the head or the expert.
+    /// The head or the expert.
     pub(crate) number: Option<usize>,
     pub(crate) want: Want,
     pub(crate) values: Values,
@@ -236,7 +237,7 @@ pub(crate) struct Visit {
 pub(crate) enum Values {
     /// Columns of a register.
     Columns(Reg, Range<usize>),
-    /// The keys in [`Reg::HeadKv`], one a group: query heads of a group that have one key share it.
+    /// The keys in [`Reg::HeadKv`], one per group: query heads of a group with the same key share it.
     SharedKeys { width: usize },
     /// A register with rows of the chosen tokens.
     Chosen(Reg),
@@ -246,19 +247,19 @@ pub(crate) enum Values {
     Logits { width: usize, pooling: Pooling },
 }
 
-/// What a step does to registers.
+/// The effects of a step on registers.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    /// What it reads.
+    /// Registers that it reads.
     pub(crate) reads: Regs,
-    /// What it writes; what it does not also read is lost.
+    /// Registers that it writes; the contents of those that it does not also read are lost.
     pub(crate) writes: Regs,
-    /// What it takes as rows of f32.
+    /// Registers that it uses as rows of f32.
     pub(crate) rows: Regs,
 }
 
 impl KeyHeads {
-    /// Where new keys and values are.
+    /// The register of new keys and values.
     fn reg(self) -> Reg {
         match self {
             KeyHeads::Grouped => Reg::Qkv,
@@ -271,7 +272,7 @@ impl KeyHeads {
 }
 
 impl Step {
-    /// What the step does to registers.
+    /// The step's effects on registers.
     pub(crate) fn effects(&self) -> Effects {
         use Reg::{
             AttnOut, CompressedKv, ExpertOut, Final, Head, HeadKv, Hidden, KvLatent, Logits, MlpOut, Moments,
@@ -284,7 +285,7 @@ impl Step {
             writes: Regs::of(writes),
             rows: Regs::NONE,
         };
-        // The first head makes room for all; so does the first expert.
+        // The first head allocates room for all; so does the first expert.
         let z = |first: bool| if first { Regs::NONE } else { Regs::of(&[Z]) };
         let sum = |first: bool| if first { Regs::NONE } else { Regs::of(&[MlpOut]) };
         match self {
@@ -379,12 +380,12 @@ impl Step {
         }
     }
 
-    /// Whether the step does something beside writing registers, which nobody need read then.
+    /// Whether the step has an effect besides writing registers, so that it stays even if nobody reads them.
     pub(crate) fn is_lasting(&self) -> bool {
         matches!(self, Step::Visit(_) | Step::Keep { .. } | Step::KeepStates)
     }
 
-    /// The head or expert that the step is about, where it is one's.
+    /// The head or expert that the step works on, if it is a single one.
     pub(super) fn of_one(&self) -> Option<usize> {
         match self {
             Step::HeadProduct { head, .. }
@@ -398,7 +399,7 @@ impl Step {
         }
     }
 
-    /// The form of what the step writes, where it can choose.
+    /// The form of the step's result, if it can be chosen.
     pub(super) fn form_mut(&mut self) -> Option<(Reg, &mut Form)> {
         match self {
             Step::Norm { to, form, .. }

@@ -1,6 +1,6 @@
-//! Every pass of every fixture: committed as text, and held to what makes a pass right.
+//! Every pass of every fixture: committed as text, and checked for what makes a pass right.
 //!
-//! `EASYROUTINE_BLESS=1 cargo test -p easyroutine pass` writes the texts anew.
+//! `EASYROUTINE_BLESS=1 cargo test -p easyroutine pass` rewrites the texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -38,12 +38,12 @@ fn pass(arch: &Arch, wants: &dyn Fn(Point) -> Want) -> Program {
     emit(arch, &Asked { wants, past: None, heads_at_once: 3 }, At::all(arch))
 }
 
-/// Residual streams and logits are wanted, as most runs do.
+/// Wants residual streams and logits, as most runs do.
 fn streams(point: Point) -> Want {
     if matches!(point.site(), Site::ResidOut | Site::Logits) { Want::Read } else { Want::Nothing }
 }
 
-/// One line a step; the first head stands for all.
+/// One line per step; the first head stands for all.
 fn printed(program: &Program, arch: &Arch) -> String {
     let mut text = String::new();
     for Section { at, steps } in &program.sections {
@@ -57,7 +57,7 @@ fn printed(program: &Program, arch: &Arch) -> String {
     text
 }
 
-/// Fails where a committed text differs, or writes it.
+/// Fails if a committed text differs, or rewrites it.
 fn compare(path: &Path, text: &str) {
     if std::env::var_os("EASYROUTINE_BLESS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -87,7 +87,7 @@ fn the_passes_of_all_fixtures_are_as_committed() {
     }
 }
 
-/// Fails where a step reads what no step wrote, or writes what no later step reads.
+/// Fails if a step reads what no step wrote, or writes what no later step reads.
 fn check_flow(name: &str, program: &Program, enters: Regs, leaves: Regs) {
     let steps: Vec<&Step> = program.sections.iter().flat_map(|section| &section.steps).collect();
     let mut written = enters;
@@ -105,7 +105,7 @@ fn check_flow(name: &str, program: &Program, enters: Regs, leaves: Regs) {
     }
 }
 
-/// The arbitrary wishes of a tap: of few sites, of a few points each.
+/// Arbitrary wants of a tap: a few sites, with a few points each.
 fn wishes() -> impl Strategy<Value = BTreeMap<usize, bool>> {
     proptest::collection::btree_map(0usize..400, proptest::bool::weighted(0.3), 0..6)
 }

@@ -1,4 +1,4 @@
-//! Cells of a sweep as rows of one batch, each from the block and the position of its change on.
+//! Cells of a sweep as rows of one batch, each run only from the block and position of its change on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,21 +12,21 @@ use crate::model::{Buffer, Carried, KvCache, Model, Shared};
 use crate::pass::At;
 use crate::tap::{Tap, Value, Want};
 
-/// Tokens that are run at once: enough for the arithmetic to be at its best, little enough for memory.
+/// Tokens run at a time: enough for full arithmetic speed, few enough for memory.
 const TOKENS: usize = 2048;
 
-/// One change of the row.
+/// One change to the row.
 #[derive(Debug)]
 pub(super) struct Cell<'a> {
     point: Point,
     /// Ascending.
     positions: &'a [usize],
     action: RowAction<'a>,
-    /// The block from which its run differs from the unchanged one.
+    /// The first block whose run differs from the unchanged one.
     start: usize,
 }
 
-/// The unchanged run: what all cells share.
+/// The unchanged run, shared by all cells.
 pub(super) struct Unchanged<'a> {
     model: &'a Model,
     row: &'a [u32],
@@ -42,7 +42,7 @@ impl<'a> Cell<'a> {
     /// A change of whole vectors at a point of a block.
     pub(super) fn new(model: &Model, point: Point, positions: &'a [usize], action: RowAction<'a>) -> Self {
         let layer = point.layer().unwrap_or(0);
-        // What leaves a block enters the next: the block itself need not be run again.
+        // A block's output is the next block's input: the block itself need not run again.
         if point.site() == Site::ResidOut && layer + 1 < model.arch().layers.len() {
             let point = Point::layer_of(Site::ResidIn, layer + 1);
             return Cell { point, positions, action, start: layer + 1 };
@@ -50,7 +50,7 @@ impl<'a> Cell<'a> {
         Cell { point, positions, action, start: layer }
     }
 
-    /// Its first changed position: tokens before it stay as they are.
+    /// Its first changed position: earlier tokens stay the same.
     fn first(&self) -> usize {
         self.positions.first().copied().unwrap_or(0)
     }
@@ -65,7 +65,7 @@ impl<'a> Unchanged<'a> {
         Ok(Unchanged { model, row, cache, streams, logits: logits.pop().flatten().unwrap_or_default() })
     }
 
-    /// Calls `each` with the number of every cell and its logits at the last token.
+    /// Calls `each` with every cell's index and its logits at the last token.
     pub(super) fn change(
         &self,
         cells: &[Cell<'_>],
@@ -88,7 +88,7 @@ impl<'a> Unchanged<'a> {
         Ok(())
     }
 
-    /// Runs a group of cells, ordered by the blocks where they begin, as the rows of one batch.
+    /// Runs a group of cells, ordered by starting block, as the rows of one batch.
     fn change_at_once(
         &self,
         cells: &[Cell<'_>],
@@ -130,7 +130,7 @@ impl<'a> Unchanged<'a> {
             let shared = Shared { cache: &self.cache, rows: &rows, states: &states, joined: &mut joined };
             model.run_sections([At::Block(layer)], &batch, shared, &mut stream, &mut edits)?;
         }
-        // Logits of all cells at once would be the largest array of the sweep.
+        // Logits of all cells together would be the largest array of the sweep.
         for part in (0..group.len()).step_by(32) {
             let of = part..group.len().min(part + 32);
             let rows = vec![0; group.len()];
@@ -147,7 +147,7 @@ impl<'a> Unchanged<'a> {
 }
 
 impl Unchanged<'_> {
-    /// What the recurrence of a layer carries, in the unchanged run, into the first token of each row of a batch.
+    /// The unchanged run's states of a layer's recurrence before the first token of each batch row.
     fn states(&self, layer: usize, batch: &Batch) -> Result<BTreeMap<usize, Carried>> {
         let firsts: BTreeSet<usize> = (0..batch.n_rows()).map(|row| batch.first(row)).collect();
         let firsts: Vec<usize> = firsts.into_iter().filter(|first| *first > 0).collect();

@@ -1,33 +1,33 @@
-//! What every change of a sweep does.
+//! The effect of every change of a sweep.
 
 use serde_json::{Value, json};
 
 use super::Metric;
 
-/// A number for every change of a sweep.
+/// One number per change of a sweep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grid {
     /// The layer of each row.
     pub layers: Vec<usize>,
     /// What each column changes: `position 3`, `head 2`, `mlp_out`.
     pub columns: Vec<String>,
-    /// The activation of each cell, row after row.
+    /// The activation of each cell, row by row.
     pub activations: Vec<Vec<String>>,
     /// The metric under each change.
     ///
     /// # Shapes
     /// layers by columns.
     pub values: Vec<Vec<f64>>,
-    /// The metric without any change.
+    /// The metric without a change.
     pub unchanged: f64,
-    /// The metric of the base run, where there is one.
+    /// The metric of the base run, if there is one.
     pub base: Option<f64>,
-    /// What the numbers are.
+    /// The metric.
     pub metric: Metric,
 }
 
 impl Grid {
-    /// What each change does: the metric under it less the metric without it.
+    /// The effect of each change: the metric with it minus the metric without it.
     ///
     /// # Shapes
     /// layers by columns.

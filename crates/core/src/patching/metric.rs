@@ -1,21 +1,21 @@
-//! What a change does to the prediction, as one number.
+//! The effect of a change on the prediction, as one number.
 
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::logits::log_sum_exp;
 
-/// A number that is read off the logits of a row: at the last token, except [`Metric::CrossEntropy`].
+/// A number computed from a row's logits: at the last token, except for [`Metric::CrossEntropy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
     /// logit(answer) - logit(against).
     LogitDiff {
-        /// The token that the number grows with.
+        /// The token that raises the metric.
         answer: u32,
-        /// The token that it is measured against.
+        /// The token that lowers it.
         against: u32,
     },
-    /// The logit difference, 0 where it is that of the run without a change and 1 where it is that of the base run.
+    /// The logit difference, rescaled to 0 for the run without a change and 1 for the base run.
     NormalisedLogitDiff {
         /// As of [`Metric::LogitDiff`].
         answer: u32,
@@ -37,18 +37,18 @@ pub enum Metric {
         /// The token.
         token: u32,
     },
-    /// KL(reference ‖ changed) in nats: the reference is the base run where there is one, else the run without a change.
+    /// KL(reference ‖ changed) in nats; the reference is the base run if there is one, else the run without a change.
     Kl,
     /// The rank of a token, from 1; ties go to the lower id.
     Rank {
         /// The token.
         token: u32,
     },
-    /// -Σ log p(next token) over all tokens of the row but the last, in nats; for gradients alone.
+    /// -Σ log p(next token) over all tokens of the row except the last, in nats; for gradients only.
     CrossEntropy,
 }
 
-/// What a metric is measured against.
+/// The runs that a metric is compared with.
 #[derive(Debug)]
 pub(crate) struct Measured<'a> {
     metric: Metric,
@@ -57,7 +57,7 @@ pub(crate) struct Measured<'a> {
 }
 
 impl Metric {
-    /// The tokens that it speaks of.
+    /// The tokens that it uses.
     pub fn tokens(self) -> Vec<u32> {
         match self {
             Metric::LogitDiff { answer, against } | Metric::NormalisedLogitDiff { answer, against } => {
@@ -89,20 +89,20 @@ impl Metric {
         }
     }
 
-    /// The metric of a run, from its logits at the last token and those of the run without a change.
+    /// The metric of a run, from its last token's logits and those of the run without a change.
     ///
     /// # Errors
-    /// Tokens beyond the vocabulary; a normalised difference without a base run, or between two runs that do not differ
-    /// in it.
+    /// If a token is beyond the vocabulary, or a normalised difference has no base run, or one with the same difference
+    /// as the unchanged run.
     pub fn of(self, logits: &[f32], unchanged: &[f32], base: Option<&[f32]>) -> Result<f64> {
         Ok(self.against(unchanged, base)?.of(logits))
     }
 
-    /// The metric beside the runs that it is measured against.
+    /// The metric with the runs that it is compared with.
     ///
     /// # Errors
-    /// Tokens beyond the vocabulary; a normalised difference without a base run, or between two runs that do not differ
-    /// in it.
+    /// If a token is beyond the vocabulary, or a normalised difference has no base run, or one with the same difference
+    /// as the unchanged run.
     pub(crate) fn against<'a>(self, unchanged: &'a [f32], base: Option<&'a [f32]>) -> Result<Measured<'a>> {
         if let Some(id) = self.tokens().into_iter().find(|id| *id as usize >= unchanged.len()) {
             let vocabulary = unchanged.len();
@@ -140,7 +140,7 @@ impl Measured<'_> {
             }
             Metric::Logit { token } => f64::from(logits[token as usize]),
             Metric::LogProbability { token } => f64::from(logits[token as usize]) - log_sum_exp(logits),
-            // Refused before anything is measured.
+            // Refused before any measurement.
             Metric::CrossEntropy => f64::NAN,
             Metric::Probability { token } => (f64::from(logits[token as usize]) - log_sum_exp(logits)).exp(),
             Metric::Kl => kl_divergence(self.base.unwrap_or(self.unchanged), logits),
@@ -164,7 +164,7 @@ pub(super) fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
         let (a, b) = (f64::from(*a) - of_p, f64::from(*b) - of_q);
         if a == f64::NEG_INFINITY { 0.0 } else { a.exp() * (a - b) }
     };
-    // Rounding can leave equal distributions a hair below zero.
+    // Rounding can leave equal distributions slightly below zero.
     let sum: f64 = p.iter().zip(q).map(term).sum();
     if sum < 0.0 { 0.0 } else { sum }
 }
@@ -178,7 +178,7 @@ mod tests {
         let (unchanged, base, patched) = ([0.0f32, 1.0, 2.0], [3.0f32, 1.0, 0.0], [1.0f32, 1.0, 1.0]);
         let of = |metric: Metric| metric.against(&unchanged, Some(&base)).unwrap().of(&patched);
         assert_eq!(of(Metric::LogitDiff { answer: 0, against: 2 }), 0.0);
-        // From -2 to 3, and 0 in between.
+        // From -2 to 3, with 0 in between.
         assert!((of(Metric::NormalisedLogitDiff { answer: 0, against: 2 }) - 0.4).abs() < 1e-12);
         assert!((of(Metric::Probability { token: 1 }) - 1.0 / 3.0).abs() < 1e-12);
         assert_eq!(of(Metric::Rank { token: 1 }), 2.0);

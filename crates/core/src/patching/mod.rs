@@ -1,8 +1,8 @@
-//! Activations of one run put into another, and what follows from it.
+//! Activations of one run put into another, and the consequences.
 //!
-//! The *base* run is where activations are taken, the *target* run is where they are put. [`compute_patching`] does so
-//! once, for every row of a batch; a [`Sweep`] does one change after another of one row, and gives a [`Grid`] of what
-//! each does to a [`Metric`].
+//! Activations are taken from the *base* run and put into the *target* run. [`compute_patching`] does so once for every
+//! row of a batch. A [`Sweep`] makes one change after another to a single row; its [`Grid`] holds the effect of each on
+//! a [`Metric`].
 
 mod cells;
 mod grid;
@@ -27,25 +27,25 @@ pub use metric::Metric;
 pub use sweep::{Along, By, Sweep, sweep};
 pub(crate) use sweep::{Exact, Plan};
 
-/// What is put from the base run into the target run.
+/// Activations put from the base run into the target run.
 #[derive(Debug, Clone)]
 pub struct Patch {
-    /// Which activations: those that are changed as whole vectors.
+    /// The activations, whose whole vectors are replaced.
     pub activation: Selector,
-    /// At which positions; of each row of both runs, which may differ in length where the positions do not.
+    /// Positions in each row of both runs. The rows may differ in length, but not in the number of positions.
     pub positions: Vec<Specifier>,
 }
 
-/// What a patch does at the last token of each row.
+/// The effect of a patch at the last token of each row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patched {
-    /// Logits of the base run, one vector a row.
+    /// Logits of the base run, one vector per row.
     pub base_logits: Vec<Vec<f32>>,
-    /// Logits of the target run as it is.
+    /// Logits of the target run without the patch.
     pub target_clean_logits: Vec<Vec<f32>>,
     /// Logits of the target run with the patch.
     pub target_patched_logits: Vec<Vec<f32>>,
-    /// For each row logit(target label) - logit(base label), where labels were given.
+    /// For each row, logit(target label) - logit(base label), if labels were given.
     pub logit_diffs: Option<LogitDiffs>,
     /// KL(base ‖ clean), nats: `kl_clean|base`.
     pub kl_clean_base: Vec<f64>,
@@ -57,10 +57,10 @@ pub struct Patched {
     pub kl_difference: Vec<f64>,
 }
 
-/// Logit of the target label minus logit of the base label, one value a row.
+/// Logit of the target label minus logit of the base label, one value per row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogitDiffs {
-    /// Of the target run as it is.
+    /// Of the target run without the patch.
     pub clean: Vec<f64>,
     /// Of the target run with the patch.
     pub patched: Vec<f64>,
@@ -68,7 +68,7 @@ pub struct LogitDiffs {
     pub variation: Vec<f64>,
 }
 
-/// For each row the token that the base run should say, and the one that the target run should say.
+/// For each row, the tokens that the base run and the target run should predict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Labels {
     /// Of the base run.
@@ -77,11 +77,12 @@ pub struct Labels {
     pub target: u32,
 }
 
-/// Runs both, then the target with the base's activations in it. Row i of the base goes into row i of the target.
+/// Runs both batches, then the target with the base's activations. Row i of the base goes into row i of the target.
 ///
 /// # Errors
-/// Batches of different numbers of rows, no patches, positions that select different numbers of tokens in the two rows
-/// (both lengths are named), an activation that cannot be put as whole vectors, labels beyond the vocabulary.
+/// If the batches differ in their number of rows, there is no patch, positions select different numbers of tokens in
+/// two rows (both lengths are named), an activation cannot be replaced as whole vectors, or a label is beyond the
+/// vocabulary.
 pub fn compute_patching(
     model: &Model,
     base: &[Row<'_>],
@@ -196,7 +197,7 @@ fn taken(
     points.iter().map(put).collect()
 }
 
-/// Logits at the last token of each row, under a tap that comes first.
+/// Logits of the last token of each row, with a tap that comes first.
 pub(crate) fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> Result<Vec<Vec<f32>>> {
     let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
     let mut taps = (first, LastLogits::of(0..rows.len()));
@@ -204,7 +205,7 @@ pub(crate) fn last_logits(model: &Model, rows: &[Row<'_>], first: impl Tap) -> R
     Ok(taps.1.logits.into_iter().flatten().collect())
 }
 
-/// Points without repetition, as a capture takes them.
+/// Points without duplicates, as a capture needs them.
 pub(crate) fn set(points: impl IntoIterator<Item = Point>) -> BTreeSet<Point> {
     points.into_iter().collect()
 }

@@ -1,4 +1,4 @@
-//! One change after another of one row: layers by positions, heads or sites.
+//! One change after another to one row: layers by positions, heads or sites.
 
 use std::collections::BTreeMap;
 
@@ -14,63 +14,65 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::positions::{Row, Selection};
 
-/// Which changes a sweep makes, and what is read of each.
+/// The changes of a sweep, and the metric read after each.
 #[derive(Debug, Clone)]
 pub struct Sweep {
     /// Rows of the grid.
     pub layers: Vec<usize>,
     /// Columns of the grid.
     pub along: Along,
-    /// What becomes of a changed place.
+    /// How a place is changed.
     pub by: By,
-    /// What is read.
+    /// The metric.
     pub metric: Metric,
 }
 
 /// The columns of a grid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Along {
-    /// One position after another, of one site.
+    /// Single positions, of one site.
     Positions {
-        /// The site, one of a layer.
+        /// The site, one per layer.
         site: Site,
         /// The positions.
         positions: Vec<usize>,
     },
-    /// One head after another, of one site, at all these positions at once.
+    /// Single heads, of one site, at all these positions at once.
     Heads {
-        /// The site, one of a head.
+        /// The site, one per head.
         site: Site,
         /// The positions.
         positions: Vec<usize>,
     },
-    /// One site after another, at all these positions at once.
+    /// Single sites, at all these positions at once.
     Sites {
-        /// The sites, each of a layer.
+        /// The sites, one per layer.
         sites: Vec<Site>,
         /// The positions.
         positions: Vec<usize>,
     },
 }
 
-/// What becomes of a changed place.
+/// How a place is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum By {
-    /// Zeros.
+    /// To zeros.
     Zero,
-    /// The mean of the same activation over all tokens of these rows: one vector for every position.
+    /// To the mean of the same activation over all tokens of these rows: one vector for every position.
     Mean(Vec<Vec<u32>>),
-    /// The mean of the same activation over these rows at the same position. Each is as long as the row that is changed.
+    /// To the mean of the same activation over these rows at the same position. Each must be as long as the changed
+    /// row.
     MeanOfRows(Vec<Vec<u32>>),
-    /// The same activation at the same position of another row, which is as long: resampling.
+    /// To the same activation at the same position of another row of the same length: resampling.
     Resample(Vec<u32>),
-    /// As [`By::Resample`], of the base run that the metric is measured against.
+    /// As [`By::Resample`], from the base run that the metric is compared with.
     Patch(Vec<u32>),
 }
 
 impl By {
-    /// The mean over rows: position by position where each is as long as the row that is changed, else over all tokens.
-    /// A mean over the row itself, or over none, is one over its tokens: position by position it would change nothing.
+    /// The mean over rows: position by position if all are as long as the changed row, else over all tokens. A mean
+    /// over the row itself, or over no rows, is taken over the row's tokens: position by position it would change
+    /// nothing.
     pub fn mean_of(rows: Vec<Vec<u32>>, row: &[u32]) -> By {
         let is_alone = rows.iter().all(|other| other == row);
         let fits = rows.iter().all(|other| other.len() == row.len());
@@ -78,12 +80,12 @@ impl By {
     }
 }
 
-/// Makes every change of a sweep on a row. Each gives the bits of a whole run under that change, but only the blocks from
-/// its layer and the tokens from its position on are run. `progress` hears how many cells are done, of how many.
+/// Makes every change of a sweep to a row. Each gives the bits of a whole run with that change, but runs only the
+/// blocks from its layer on and the tokens from its position on. `progress` gets the number of cells done and in total.
 ///
 /// # Errors
-/// A layer, position or site that does not exist or cannot be changed, a row of another length to take values of, a
-/// metric that cannot be measured, an error of `progress`.
+/// If a layer, position or site does not exist or cannot be changed, a source row has another length, the metric cannot
+/// be computed, or `progress` fails.
 pub fn sweep(
     model: &Model,
     row: &[u32],
@@ -134,7 +136,7 @@ impl Plan {
         self.points.len() * self.columns.len()
     }
 
-    /// The place of each cell and the positions that change there, row after row.
+    /// The place of each cell and the positions changed there, row by row.
     pub(crate) fn cells(&self) -> impl Iterator<Item = (Point, &[usize])> {
         let columns = self.columns.iter().cycle();
         self.points.iter().flatten().zip(columns).map(|(point, column)| (*point, column.positions.as_slice()))
@@ -144,7 +146,7 @@ impl Plan {
         self.columns.iter().map(|column| column.label.clone()).collect()
     }
 
-    /// The activation of each cell, as [`Grid::activations`] has it.
+    /// The activation of each cell, as in [`Grid::activations`].
     pub(crate) fn names(&self) -> Vec<Vec<String>> {
         self.points.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect()
     }
@@ -156,7 +158,7 @@ pub(crate) struct Exact<'a> {
     metric: Metric,
     values: Option<Values>,
     pub(super) unchanged: Unchanged<'a>,
-    /// Logits of the base run, where there is one.
+    /// Logits of the base run, if there is one.
     pub(super) base: Option<Vec<f32>>,
 }
 
@@ -177,7 +179,7 @@ impl<'a> Exact<'a> {
         self.metric.against(&self.unchanged.logits, self.base.as_deref())
     }
 
-    /// The metric under some of the cells, in their order.
+    /// The metric for a list of cells, in order.
     pub(crate) fn of(
         &self,
         plan: &Plan,
@@ -273,7 +275,7 @@ impl Along {
     }
 }
 
-/// Sites of this scope whose vectors can be changed.
+/// Checks that a site has this scope and vectors that can be changed.
 fn check_site(site: Site, scope: Scope) -> Result<Site> {
     let is_column = |site: &Site| {
         let is_whole_vector = site.access() == Access::Changes && !site.is_pairwise();
@@ -302,11 +304,11 @@ fn check_layers(model: &Model, layers: &[usize]) -> Result<()> {
     }
 }
 
-/// Values that are put.
+/// The replacement values.
 pub(crate) enum Values {
     /// One vector for every position.
     Means(BTreeMap<Point, Tensor>),
-    /// One vector a position of another row.
+    /// One vector per position of another row.
     Taken(BTreeMap<Point, Vec<f32>>, usize),
 }
 
@@ -364,7 +366,7 @@ impl By {
 }
 
 /// # Errors
-/// A row to take values of that has not the length of the row that is changed.
+/// If the source row and the changed row differ in length.
 fn as_long(other: &[u32], row: &[u32]) -> Result<()> {
     if other.len() == row.len() {
         return Ok(());
@@ -377,7 +379,7 @@ fn as_long(other: &[u32], row: &[u32]) -> Result<()> {
     .hint("a sweep puts each position in the place of the same position"))
 }
 
-/// The mean over rows of one length, place by place: sums in f64, in the order of the rows.
+/// The mean over rows of one length, position by position: sums in f64, in the order of the rows.
 fn mean_of_rows(values: &[f32], n_rows: usize) -> Vec<f32> {
     let size = values.len() / n_rows.max(1);
     let mut sums = vec![0f64; size];
@@ -387,7 +389,7 @@ fn mean_of_rows(values: &[f32], n_rows: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum / n_rows as f64) as f32).collect()
 }
 
-/// Activations at all tokens of rows, and how many tokens that is.
+/// Activations at all tokens of the rows, and the number of tokens.
 fn captured(
     model: &Model,
     rows: &[Vec<u32>],

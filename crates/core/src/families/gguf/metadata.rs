@@ -1,11 +1,11 @@
-//! Reading metadata: every key of the file's architecture must have been read.
+//! Reads metadata, and checks that every key of the file's architecture was read.
 
 use serde_json::{Map, Number, Value};
 
 use crate::config::Config;
 use crate::error::Result;
 
-/// The metadata of one file, keys of the architecture without its name.
+/// The metadata of one file; the architecture's keys lose their prefix.
 pub(super) struct Metadata {
     own: Config,
     all: Config,
@@ -13,7 +13,7 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// Refuses files that are no whole model.
+    /// Refuses files that do not hold a whole model.
     pub(super) fn new(name: &'static str, metadata: &Map<String, Value>) -> Result<Self> {
         let prefix = format!("{name}.");
         let own = metadata
@@ -34,7 +34,7 @@ impl Metadata {
         Ok(Metadata { own, all, name })
     }
 
-    /// Keys that every architecture has.
+    /// Keys common to all architectures.
     pub(super) fn common(&self, out: &mut Map<String, Value>) -> Result<()> {
         let own = &self.own;
         for (from, to) in [
@@ -57,7 +57,7 @@ impl Metadata {
         // llama.cpp's default, not the config class's.
         out.insert("rope_theta".into(), Value::from(10_000.0));
         self.copy("rope.freq_base", "rope_theta", out)?;
-        // Repeats the rows of the embedding, which count.
+        // It repeats the number of rows of the embedding, which decides.
         own.has("vocab_size");
         self.only("attention.causal", &[])?;
         for (from, to) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
@@ -68,8 +68,9 @@ impl Metadata {
         Ok(())
     }
 
-    /// `head_dim` from whichever keys state it, which must agree; for the models that scale queries by their own
-    /// number, that too: the head's width, but the stream over the heads where the file has `odd_layers` layers.
+    /// `head_dim` from all keys that state it, which must agree. Some models scale queries by a number of their own,
+    /// which follows too: the head's width, or the stream's over the number of heads if the file has `odd_layers`
+    /// layers.
     pub(super) fn head_dim(&self, out: &mut Map<String, Value>, odd_layers: Option<usize>) -> Result<()> {
         let size = |key: &str| out.get(key).and_then(Value::as_u64).unwrap_or(1);
         let by_heads = size("hidden_size") / size("num_attention_heads");
@@ -90,7 +91,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Which layers slide, where the file says so: a period, or a flag a layer.
+    /// Which layers slide, if the file says so: a period, or one flag per layer.
     pub(super) fn window_pattern(&self, out: &mut Map<String, Value>) -> Result<()> {
         let key = "attention.sliding_window_pattern";
         match self.own.value(key) {
@@ -112,7 +113,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Copies a number where it is there.
+    /// Copies a number if it exists.
     pub(super) fn copy(&self, from: &str, to: &str, out: &mut Map<String, Value>) -> Result<()> {
         if let Some(number) = self.number(from)? {
             out.insert(to.into(), number);
@@ -120,7 +121,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// A size; a list with one entry a layer counts where all entries are the same.
+    /// A size; a list with one entry per layer is accepted if all entries are equal.
     pub(super) fn size(&self, key: &str) -> Result<Option<usize>> {
         if let Some(Value::Array(list)) = self.own.value(key) {
             let same = list.windows(2).all(|pair| pair[0] == pair[1]);
@@ -133,8 +134,8 @@ impl Metadata {
         self.own.optional_size(key)
     }
 
-    /// A number as config.json would spell it: whole numbers whole, the others in the fewest digits that give the
-    /// same f32 (files hold f32, JSON f64).
+    /// A number as in config.json: integers as integers, others in the fewest digits that give the same f32 (files hold
+    /// f32, JSON f64).
     pub(super) fn number(&self, key: &str) -> Result<Option<Value>> {
         let Some(number) = self.own.optional_number(key)? else { return Ok(None) };
         if let Some(whole) = self.own.value(key).and_then(Value::as_u64) {
@@ -161,7 +162,7 @@ impl Metadata {
         }
     }
 
-    /// A key that changes nothing.
+    /// A key without effect.
     pub(super) fn ignore(&self, key: &str) {
         self.own.has(key);
     }
@@ -171,7 +172,7 @@ impl Metadata {
         &self.own
     }
 
-    /// Every key of the architecture must have been read or be let through, by its full name.
+    /// Checks that every key of the architecture was read or is allowed, by its full name.
     pub(super) fn finish(&self, allowed: &[String]) -> Result<Vec<String>> {
         let prefix = format!("{}.", self.name);
         let own: Vec<String> =
@@ -181,7 +182,7 @@ impl Metadata {
     }
 }
 
-/// The shortest decimal that rounds to the same f32, where the number is one.
+/// The shortest decimal that rounds to the same f32, if the number is an f32.
 pub(super) fn shortest(number: f64) -> f64 {
     let narrow = number as f32;
     if f64::from(narrow) == number { narrow.to_string().parse().unwrap_or(number) } else { number }

@@ -1,6 +1,6 @@
-//! GGUF files: their metadata as a config of transformers, their tensor names as those of the safetensors
-//! checkpoint. Which key means what: the `gguf` package (`constants.py`), llama.cpp's `convert_hf_to_gguf.py`,
-//! transformers' `integrations/ggml.py` and `modeling_gguf_pytorch_utils.py`.
+//! GGUF files: their metadata as a config of transformers, their tensor names as those of the safetensors checkpoint.
+//! For the keys' meanings see the `gguf` package (`constants.py`), llama.cpp's `convert_hf_to_gguf.py`, transformers'
+//! `integrations/ggml.py` and `modeling_gguf_pytorch_utils.py`.
 
 mod metadata;
 mod scaling;
@@ -13,30 +13,30 @@ use metadata::Metadata;
 
 pub use tensors::tensor_names;
 
-/// What a config needs of a GGUF file.
+/// The parts of a GGUF file that a config needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Header<'a> {
-    /// The metadata: scalars and arrays of numbers or flags. Keys of `tokenizer.` may be left out, but for the
+    /// The metadata: scalars, and arrays of numbers or flags. Keys under `tokenizer.` may be omitted, except the
     /// special ids.
     pub metadata: &'a Map<String, Value>,
     /// Rows of `token_embd.weight`.
     pub vocabulary: usize,
-    /// Where the unembedding stands.
+    /// The location of the unembedding.
     pub unembed: Unembedding,
-    /// Values of `rope_freqs.weight`, where that tensor is in the file.
+    /// Values of `rope_freqs.weight`, if the file has that tensor.
     pub rope_divisors: Option<&'a [f32]>,
 }
 
-/// Where the unembedding of a GGUF file stands.
+/// The location of a GGUF file's unembedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unembedding {
     /// In `output.weight`.
     OwnTensor,
-    /// There is no such tensor: the token embedding is used twice.
+    /// No such tensor: the token embedding is used twice.
     TokenEmbedding,
 }
 
-/// A GGUF architecture that is read.
+/// A supported GGUF architecture.
 struct Architecture {
     /// `general.architecture`.
     name: &'static str,
@@ -46,18 +46,18 @@ struct Architecture {
     class: &'static str,
     /// Keys beyond the common ones.
     config: fn(&Header<'_>, &Metadata, &mut Map<String, Value>) -> Result<()>,
-    /// What is stored differently.
+    /// Differences in storage.
     storage: Storage,
-    /// Modules of a layer beyond the common ones: their names there and in the checkpoint.
+    /// Modules of a layer beyond the common ones: their names in the file and in the checkpoint.
     modules: &'static [(&'static str, &'static str)],
 }
 
-/// What an architecture's files store differently from the checkpoint.
+/// How an architecture's files differ in storage from the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Storage {
     /// Nothing.
     Same,
-    /// Rows of queries and keys are interleaved for a rotary embedding of neighbouring columns.
+    /// Rows of queries and keys are interleaved for a rotary embedding of adjacent columns.
     InterleavedQueriesAndKeys,
     /// Norms hold `1 + weight`.
     NormsPlusOne,
@@ -72,7 +72,7 @@ const FOUR_NORMS: [(&str, &str); 3] = [
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
-/// Every GGUF architecture that is read. Mistral's files say `llama`.
+/// Every supported GGUF architecture. Mistral's files say `llama`.
 const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "llama",
@@ -124,12 +124,12 @@ const ARCHITECTURES: &[Architecture] = &[
     },
 ];
 
-/// The config.json that the metadata of a GGUF file amounts to, for [`super::read`] and for export, and the unknown
-/// keys that were let through.
+/// The config.json equivalent to a GGUF file's metadata, for [`super::read`] and for export, and the unknown keys that
+/// were allowed.
 ///
 /// # Errors
-/// An architecture that is not read, a missing or senseless value, an unknown key of the architecture that is not
-/// in `allowed`.
+/// If the architecture is not supported, a value is missing or senseless, or the architecture has an unknown key that
+/// is not in `allowed`.
 pub fn config(header: &Header<'_>, allowed: &[String]) -> Result<(Map<String, Value>, Vec<String>)> {
     let architecture = architecture(header.metadata)?;
     let metadata = Metadata::new(architecture.name, header.metadata)?;
@@ -170,7 +170,7 @@ fn unsupported(message: &str) -> Error {
 }
 
 fn llama(header: &Header<'_>, metadata: &Metadata, out: &mut Map<String, Value>) -> Result<()> {
-    // Expert counts stand in dense files too, as zero.
+    // Dense files have expert counts too, as zero.
     metadata.only("expert_count", &[0.0])?;
     metadata.only("expert_used_count", &[0.0])?;
     metadata.head_dim(out, None)?;
@@ -189,8 +189,8 @@ fn gemma(_: &Header<'_>, metadata: &Metadata, out: &mut Map<String, Value>) -> R
     metadata.head_dim(out, None)
 }
 
-/// Layers of the 27B models, whose scores are scaled by the stream's width over the heads rather than by the
-/// head's; the files do not say so (llama.cpp, `llama-model.cpp`, `f_attention_scale`).
+/// Layers of the 27B models, which scale scores by the stream's width over the number of heads instead of the head's
+/// width. The files do not say so (llama.cpp, `llama-model.cpp`, `f_attention_scale`).
 const LAYERS_OF_GEMMA2_27B: usize = 46;
 const LAYERS_OF_GEMMA3_27B: usize = 62;
 
@@ -205,9 +205,9 @@ fn gemma3(_: &Header<'_>, metadata: &Metadata, out: &mut Map<String, Value>) -> 
     metadata.head_dim(out, Some(LAYERS_OF_GEMMA3_27B))?;
     metadata.copy("attention.sliding_window", "sliding_window", out)?;
     metadata.copy("final_logit_softcapping", "final_logit_softcapping", out)?;
-    // Files without these two mean the class's defaults, 10000 and 6.
+    // Without these two keys, the class's defaults 10000 and 6 apply.
     metadata.copy("rope.freq_base_swa", "rope_local_base_freq", out)?;
     metadata.window_pattern(out)?;
-    // About the full layers alone, as `rope_scaling` is in this family.
+    // This concerns only the full layers, like `rope_scaling` in this family.
     scaling::scaling(metadata, out)
 }

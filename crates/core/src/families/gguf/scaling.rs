@@ -1,4 +1,4 @@
-//! Rotary scaling as GGUF files state it.
+//! Rotary scaling in GGUF files.
 
 use serde_json::{Map, Value, json};
 
@@ -7,9 +7,9 @@ use crate::error::Result;
 
 /// Writes `rope_scaling` from the keys `rope.scaling.*`.
 pub(super) fn scaling(metadata: &Metadata, out: &mut Map<String, Value>) -> Result<()> {
-    // Whether the model was trained with the scaling: it is applied either way.
+    // Whether the model was trained with the scaling; it is applied either way.
     metadata.ignore("rope.scaling.finetuned");
-    // The key of the oldest files, which says nothing at 1.
+    // A key of the oldest files, without effect at 1.
     metadata.only("rope.scale_linear", &[1.0])?;
     let factor = metadata.number("rope.scaling.factor")?;
     let original = metadata.size("rope.scaling.original_context_length")?;
@@ -44,9 +44,9 @@ pub(super) fn scaling(metadata: &Metadata, out: &mut Map<String, Value>) -> Resu
     Ok(())
 }
 
-/// Writes `rope_scaling` from `rope_freqs.weight`: divisors of the frequencies, one a pair of columns, which
-/// llama.cpp's converter works out from the rope type `llama3`. LongRoPE with the same divisors for short and long
-/// rows and no factor on cos and sin is exactly that.
+/// Writes `rope_scaling` from `rope_freqs.weight`: divisors of the frequencies, one per pair of columns, which
+/// llama.cpp's converter computes for the rope type `llama3`. LongRoPE with the same divisors for short and long rows,
+/// and no factor on cos and sin, is exactly that.
 pub(super) fn divisors(metadata: &Metadata, divisors: &[f32], out: &mut Map<String, Value>) -> Result<()> {
     let mut other = Map::new();
     scaling(metadata, &mut other)?;

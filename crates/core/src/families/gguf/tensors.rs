@@ -1,4 +1,4 @@
-//! Names of a GGUF file's tensors in the safetensors checkpoint, and what is stored differently.
+//! Maps a GGUF file's tensor names to those of the safetensors checkpoint, and describes differences in storage.
 
 use super::{Architecture, Storage, by_name};
 use crate::arch::Arch;
@@ -9,7 +9,7 @@ use crate::names::StorageQuirk;
 const OUTSIDE: &[(&str, &str)] =
     &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
-/// Modules of a layer that all architectures have.
+/// Modules of a layer in all architectures.
 const LAYER: &[(&str, &str)] = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -21,17 +21,17 @@ const LAYER: &[(&str, &str)] = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// Divisors of the frequencies are read with the config, not as a weight.
+/// Divisors of the frequencies, read with the config, not as a weight.
 const READ_WITH_CONFIG: &str = "rope_freqs.weight";
 
 /// A buffer of frequencies in the oldest files (`MODEL_TENSOR_SKIP` of the `gguf` package).
 const BUFFER: &str = ".attn_rot_embd.weight";
 
-/// For every tensor of a file of this `general.architecture`: its name in the checkpoint, its name in the file, how
-/// it is stored.
+/// For every tensor of a file with this `general.architecture`: its name in the checkpoint, its name in the file, and
+/// how it is stored.
 ///
 /// # Errors
-/// An architecture that is not read, a tensor that it does not have.
+/// If the architecture is not supported, or does not have a tensor.
 pub fn tensor_names<'a>(
     architecture: &str,
     arch: &Arch,
@@ -65,7 +65,7 @@ fn translate(architecture: &Architecture, arch: &Arch, name: &str) -> Option<(St
         Some(rest) => {
             let (layer, module) = rest.split_once('.')?;
             let number: usize = layer.parse().ok()?;
-            // `blk.007.` is no layer's name.
+            // `blk.007.` is not a layer's name.
             if number >= arch.layers.len() || number.to_string() != layer {
                 return None;
             }
@@ -82,7 +82,7 @@ fn translate(architecture: &Architecture, arch: &Arch, name: &str) -> Option<(St
     Some((format!("{ours}.{end}"), quirk(architecture.storage, arch, module, end)?))
 }
 
-/// How a tensor is stored; `None` where it cannot be undone.
+/// How a tensor is stored; `None` if that cannot be undone.
 fn quirk(storage: Storage, arch: &Arch, module: &str, end: &str) -> Option<StorageQuirk> {
     let heads = match module {
         "attn_q" => Some(arch.n_heads),
@@ -90,7 +90,7 @@ fn quirk(storage: Storage, arch: &Arch, module: &str, end: &str) -> Option<Stora
         _ => None,
     };
     match (storage, heads) {
-        // The class has biases on all four projections or on none, and llama.cpp's files no place for the fourth.
+        // The class has biases on all four projections or on none; llama.cpp's files have no place for the fourth.
         (Storage::InterleavedQueriesAndKeys, _) if end == "bias" => None,
         (Storage::InterleavedQueriesAndKeys, Some(heads)) => Some(StorageQuirk::InterleavedRows { heads }),
         (Storage::NormsPlusOne, _) if module.ends_with("norm") => Some(StorageQuirk::PlusOne),

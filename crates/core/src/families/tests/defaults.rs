@@ -1,4 +1,4 @@
-//! Absent keys: what a config that says nothing means, by the config classes of transformers 5.23.
+//! The meaning of an empty config, by the config classes of transformers 5.23.
 
 use serde_json::json;
 
@@ -99,8 +99,8 @@ const DEFAULTS: &[Row] = {
 
 #[test]
 fn sizes_of_a_config_that_says_nothing() {
-    // One class has heads of no whole width by default: its configs name `head_dim`. Another does not say how many experts a
-    // token goes through.
+    // By default one class has heads of fractional width, so its configs name `head_dim`; another does not say how many
+    // experts a token goes through.
     assert_eq!(DEFAULTS.len() + 2, FAMILIES.len());
     for (model_type, sizes, matrix, neurons) in DEFAULTS {
         let a = bare(model_type);
@@ -216,12 +216,12 @@ fn partial_rotary_factors() {
     let dim = |model_type, keys| with(model_type, keys).ropes[0].rotary_dim;
     assert_eq!(dim("gpt_neox", json!({"rotary_pct": 1.0})), 96);
     assert_eq!(dim("gpt_neox", json!({"rope_parameters": {"partial_rotary_factor": 0.5}})), 48);
-    // The rope's own object comes first.
+    // The rope's own object takes precedence.
     let both = json!({"rope_parameters": {"partial_rotary_factor": 0.5}, "partial_rotary_factor": 1.0});
     assert_eq!(dim("phi", both), 32);
     assert_eq!(dim("phi", json!({"partial_rotary_factor": 0.4, "hidden_size": 2560})), 32);
     assert_eq!(dim("phi3", json!({"partial_rotary_factor": 0.75, "head_dim": 128})), 96);
-    // The default type of these classes does not look at it.
+    // The default type of these classes ignores it.
     assert_eq!(dim("llama", json!({"partial_rotary_factor": 0.5})), 128);
     assert_eq!(dim("qwen2", json!({"rope_parameters": {"partial_rotary_factor": 0.5}})), 128);
 }
@@ -350,7 +350,7 @@ fn particular_switches() {
     assert_eq!(attention_of(&gemma2.layers[0]).scale, 1.0 / 16.0);
     let none = with("gemma2", json!({"attn_logit_softcapping": null, "final_logit_softcapping": null}));
     assert_eq!((attention_of(&none.layers[0]).softcap, none.unembed.softcap), (None, None));
-    // The class has the key, its attention does not apply it.
+    // The class has the key, but its attention does not apply it.
     assert_eq!(
         attention_of(&layer(with("gemma3_text", json!({"attn_logit_softcapping": 50.0})))).softcap,
         None

@@ -1,5 +1,5 @@
-//! Every tensor that a checkpoint must hold, worked out from [`Arch`] and [`Names`] alone: what the families' names
-//! are checked with.
+//! Every tensor that a checkpoint must hold, derived from [`Arch`] and [`Names`] alone, to check the families' names
+//! against.
 
 use std::collections::BTreeMap;
 

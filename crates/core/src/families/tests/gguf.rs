@@ -52,7 +52,7 @@ fn refused(mut metadata: Value, change: &Value, word: &str) {
 
 #[test]
 fn metadata_of_smollm2_is_its_config() {
-    // config.json of HuggingFaceTB/SmolLM2-135M-Instruct, what counts of it.
+    // The relevant part of config.json of HuggingFaceTB/SmolLM2-135M-Instruct.
     let hub = json!({
         "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
@@ -66,7 +66,7 @@ fn metadata_of_smollm2_is_its_config() {
 
 #[test]
 fn metadata_of_gemma3_is_its_config() {
-    // config.json of google/gemma-3-270m, what counts of it.
+    // The relevant part of config.json of google/gemma-3-270m.
     let hub = json!({
         "model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
         "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "max_position_embeddings": 32768,

@@ -28,7 +28,7 @@ fn folder(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(kind)
 }
 
-/// Folders of models under `fixtures/KIND`; none is an error.
+/// Model folders under `fixtures/KIND`; finding none is an error.
 fn cases(kind: &str) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = fs::read_dir(folder(kind))
         .unwrap()
@@ -79,7 +79,7 @@ fn names_and_shapes_are_those_of_every_checkpoint() {
                 let ends = |end: &&str| name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'));
                 names.ignored.iter().any(ends)
             };
-            // A checkpoint may leave the base model's prefix out.
+            // A checkpoint may omit the base model's prefix.
             let bare = |name: &str| name.strip_prefix(names.prefix).unwrap_or(name).to_owned();
             let stored: BTreeMap<String, Vec<usize>> = header(&file)
                 .into_iter()

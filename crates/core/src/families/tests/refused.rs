@@ -1,11 +1,11 @@
-//! What is refused, and that the error names it.
+//! What is refused, with errors that name it.
 
 use serde_json::json;
 
 use super::*;
 use crate::error::ErrorKind;
 
-/// A config of the fixture `case` with `change` laid over it; null takes a key away where `remove` says so.
+/// The config of fixture `case` overlaid with `change`, without the keys in `remove`.
 fn changed(case: &str, change: &Value, remove: &[&str]) -> Value {
     let mut config: Value = serde_json::from_str(&config_of(&folder("tiny").join(case))).unwrap();
     let map = config.as_object_mut().unwrap();
@@ -45,7 +45,7 @@ fn an_unknown_key_is_refused_by_its_name() {
         json!({"rope_parameters": {"full_attention": {"bend": 2}}}),
         &["rope_parameters.full_attention.bend"],
     );
-    // A flat object means nothing where tables go by layer type.
+    // A flat object has no meaning if tables depend on the layer type.
     refused("gemma3_text", json!({"rope_parameters": {"rope_theta": 5.0}}), &["rope_parameters.rope_theta"]);
 }
 

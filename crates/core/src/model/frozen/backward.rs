@@ -11,12 +11,11 @@ use crate::pass::Reg;
 use crate::stop::Stop;
 
 impl Frozen<'_> {
-    /// Carries what a visitor adds to the gradients of places back to every place before them. Nothing passes from an
-    /// `mlp_out` to what its MLP reads. `from` is the last block in which the visitor writes; without one it begins at
-    /// `final_norm_out`.
+    /// Carries gradients that a visitor adds at places back to all earlier places. Nothing passes from an `mlp_out` to
+    /// its MLP's input. `from` is the last block in which the visitor writes; `None` starts at `final_norm_out`.
     ///
     /// # Errors
-    /// Those of the visitor; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
+    /// The visitor's errors; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
     pub fn back(
         &self,
         copies: usize,
@@ -51,7 +50,7 @@ impl Frozen<'_> {
                 if visitor.writes(*point) || bank.get(*reg).is_some() {
                     visitor.at(*point, bank.sum(*reg, rows, *width))?;
                 }
-                // Its MLP is left out.
+                // The MLP itself is left out.
                 if point.site() == Site::MlpOut
                     && let Some(g) = bank.take(*reg)
                 {
@@ -82,7 +81,7 @@ impl Frozen<'_> {
                 let Some(g) = bank.take(*to) else { return Ok(()) };
                 let mut out = bank.room(rows, map.backward.outputs());
                 cpu.matmul(g.rows(), &map.backward, None, out.rows_mut());
-                // What was added to keeps its gradient.
+                // The target of an addition keeps its gradient.
                 if *adds {
                     bank.put(*to, g)
                 } else {

@@ -13,7 +13,7 @@ impl Frozen<'_> {
     /// Carries what a visitor writes at `input_embeddings` and at each `mlp_out` through the pass, biases included.
     ///
     /// # Errors
-    /// Those of the visitor; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
+    /// The visitor's errors; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
     pub fn run(&self, copies: usize, visitor: &mut dyn Visitor, stop: Stop<'_>) -> Result<()> {
         let (rows, d_model) = (copies * self.n_tokens, self.model.arch.d_model);
         let mut bank = Bank::default();

@@ -1,9 +1,9 @@
-//! One prompt with its attention patterns and the scales of its norms held constant.
+//! One prompt with its attention patterns and norm scales held constant.
 //!
-//! What is left of the pass between the MLPs is linear in the residual stream: each MLP's output is an input of its own,
-//! which nothing reaches. [`Frozen::run`] carries inputs forward, [`Frozen::back`] carries gradients back; both take
-//! several copies of the prompt at once, since all copies share the constants. The steps come from the same `emit` as those
-//! of every run, so no family is named. docs/design/graphs.md
+//! Between the MLPs, the remaining pass is linear in the residual stream: each MLP's output is an independent input,
+//! which nothing reaches. [`Frozen::run`] carries inputs forward and [`Frozen::back`] carries gradients back; both take
+//! several copies of the prompt at once, since all copies share the constants. The steps come from the same `emit` as
+//! every other run's, so no family is named. docs/design/graphs.md
 
 mod backward;
 mod forward;
@@ -21,14 +21,14 @@ use crate::error::{Error, Result};
 use crate::pass::{MATRICES, Reg};
 use piece::Piece;
 
-/// A prompt whose patterns and norm scales are constants.
+/// A prompt with constant patterns and norm scales.
 #[derive(Debug)]
 pub struct Frozen<'m> {
     model: &'m Model,
     n_tokens: usize,
     /// The linear steps of each block, and those from the last stream to the unembedding.
     sections: Vec<Vec<Piece>>,
-    /// What each place held in the run itself, `[T, width]`.
+    /// The values of each place in the original run, `[T, width]`.
     values: BTreeMap<Point, Buffer>,
     /// `[T, D]`
     tokens: Buffer,
@@ -36,24 +36,24 @@ pub struct Frozen<'m> {
     logits: Vec<f32>,
 }
 
-/// Looks at the places of a linear run, and writes there.
+/// Reads and writes at the places of a linear run.
 pub trait Visitor {
-    /// Whether it writes at a place even where nothing has come yet.
+    /// Whether it writes at a place even if nothing has reached the place yet.
     fn writes(&self, point: Point) -> bool;
 
-    /// Is called at `input_embeddings`, at each `mlp_out`, at the places that [`Model::freeze`] was asked for, and at
-    /// `final_norm_out`. Forward, the first two hold zeros to be written to. Backward they come from the last to the first,
-    /// and those of which the gradient is zero and that are not written to are left out.
+    /// Called at `input_embeddings`, at each `mlp_out`, at the places requested of [`Model::freeze`], and at
+    /// `final_norm_out`. Forward, the first two hold zeros to be written to. Backward, places come from last to first,
+    /// without those that have a zero gradient and are not written to.
     ///
     /// # Shapes
     /// rows: `[copies · T, width]`, one copy after another.
     ///
     /// # Errors
-    /// One ends the run.
+    /// An error ends the run.
     fn at(&mut self, point: Point, rows: RowsMut<'_>) -> Result<()>;
 }
 
-/// The scale of a norm for each token, with what else it does.
+/// A norm's scale for each token, with its other parameters.
 #[derive(Debug)]
 struct Scales {
     kind: NormKind,
@@ -81,25 +81,25 @@ impl<'m> Frozen<'m> {
         self.model
     }
 
-    /// Tokens of the prompt, T.
+    /// Number of tokens in the prompt, T.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
 
-    /// What a place held when the prompt ran: `input_embeddings`, an `mlp_out`, `final_norm_out`, or a place that was asked
-    /// for.
+    /// The values of a place when the prompt ran: `input_embeddings`, an `mlp_out`, `final_norm_out`, or a requested
+    /// place.
     ///
     /// # Shapes
     /// `[T, width]`
     ///
     /// # Errors
-    /// Another place.
+    /// If it is another place.
     pub fn value(&self, point: Point) -> Result<Rows<'_>> {
         let value = self.values.get(&point).map(Buffer::rows);
         value.ok_or_else(|| Error::input(format!("`{point}` was not kept of this run")))
     }
 
-    /// What the prompt's tokens themselves give to the first stream: their embeddings without learned positions.
+    /// The tokens' own part of the first stream: their embeddings without learned positions.
     ///
     /// # Shapes
     /// `[T, D]`
@@ -107,18 +107,19 @@ impl<'m> Frozen<'m> {
         self.tokens.rows()
     }
 
-    /// Logits at the last token, V of them.
+    /// Logits of the last token, V of them.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
 
-    /// What a logit less the mean of all is of `final_norm_out`, before any softcap and without biases.
+    /// The vectors v for which v · `final_norm_out` is a logit minus the mean of all logits, before any softcap and
+    /// without biases.
     ///
     /// # Shapes
-    /// Result: D for each id.
+    /// Result: D per id.
     ///
     /// # Errors
-    /// An id beyond the vocabulary; an adapter on the unembedding.
+    /// If an id is beyond the vocabulary, or an adapter changes the unembedding.
     pub fn logit_vectors(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>> {
         let unembedding = self.model.unembedding()?;
         let mean = unembedding.mean_row()?;
@@ -134,7 +135,7 @@ impl<'m> Frozen<'m> {
         ids.iter().map(vector).collect()
     }
 
-    /// Rows of so many copies, as attention sees them.
+    /// The rows of `copies` copies, as attention sees them.
     fn sequences(&self, copies: usize) -> Vec<Sequence> {
         let of = |copy: usize| copy * self.n_tokens..(copy + 1) * self.n_tokens;
         (0..copies).map(|copy| Sequence { queries: of(copy), keys: of(copy) }).collect()
@@ -168,7 +169,7 @@ impl Bank {
         buffer
     }
 
-    /// A register to add to, zeros where it holds nothing yet.
+    /// A register to add to; zeros if it holds nothing yet.
     fn sum(&mut self, reg: Reg, rows: usize, columns: usize) -> RowsMut<'_> {
         if self.of[reg as usize].is_none() {
             let zeros = self.zeros(rows, columns);
@@ -185,7 +186,7 @@ impl Bank {
     }
 }
 
-/// The places that are always visited.
+/// Whether a place is always visited.
 fn is_always_visited(site: Site) -> bool {
     matches!(site, Site::InputEmbeddings | Site::MlpIn | Site::MlpOut | Site::FinalNormOut)
 }

@@ -11,7 +11,7 @@ use crate::weights::{Norm, Projection};
 /// One linear step. Registers hold rows of all copies.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// A visitor looks.
+    /// A visitor's turn.
     Visit { point: Point, reg: Reg, width: usize },
     /// to = from
     Copy { from: Reg, to: Reg },
@@ -19,7 +19,7 @@ pub(super) enum Piece {
     Norm { scales: Scales, from: Reg, to: Reg },
     /// The same in place.
     NormInPlace { scales: Scales, reg: Reg },
-    /// to = from Wᵀ + b, or added to it.
+    /// to = from Wᵀ + b, or to += that.
     Map { map: Map, from: Reg, to: Reg, adds: bool },
     /// z = pattern · values
     Attend { spec: Attention, patterns: Vec<Vec<f32>> },
@@ -38,7 +38,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// Some outputs of a projection, what an adapter adds included.
+    /// A range of a projection's outputs, including an adapter's update.
     pub(super) fn of(cpu: &Cpu, projection: &Projection, outputs: std::ops::Range<usize>) -> Result<Map> {
         let (n_in, n_out) = (projection.inputs(), outputs.len());
         let mut whole = vec![0.0; n_out * n_in];
@@ -61,7 +61,7 @@ impl Map {
 }
 
 impl Scales {
-    /// The scales of a norm for what it reads. Sums are in f64.
+    /// The scales of a norm for its input. Sums are in f64.
     pub(super) fn of(norm: &Norm, x: Rows<'_>) -> Scales {
         let inverse = (0..x.n_rows()).map(|token| {
             let (x, n) = (x.row(token), x.n_columns() as f64);

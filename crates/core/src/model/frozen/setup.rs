@@ -1,4 +1,4 @@
-//! The run of which the constants are taken.
+//! The run that the constants are taken from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +20,12 @@ use crate::stop::Stop;
 use crate::tap::{Tap, Value, Want};
 
 impl Model {
-    /// Runs one prompt and keeps its attention patterns and the scales of its norms as constants. `reads` are the places
-    /// beside `input_embeddings`, `mlp_in`, `mlp_out` and `final_norm_out` that visitors see.
+    /// Runs one prompt and keeps its attention patterns and norm scales as constants. `reads` are the places that
+    /// visitors see besides `input_embeddings`, `mlp_in`, `mlp_out` and `final_norm_out`.
     ///
     /// # Errors
-    /// As [`Model::forward`]; a model in bf16; one with steps between its MLPs that are not linear once patterns and scales
-    /// are constants, which are named; a place that is no part of the stream.
+    /// As [`Model::forward`]. Also if the model is in bf16, has steps between its MLPs that stay non-linear with
+    /// constant patterns and scales (they are named), or if a place is not part of the stream.
     pub fn freeze(&self, ids: &[u32], reads: &[Point], stop: Stop<'_>) -> Result<Frozen<'_>> {
         if self.dtype() != Dtype::F32 {
             return Err(Error::new(
@@ -86,7 +86,7 @@ impl Model {
         Ok(Frozen { model: self, n_tokens: batch.n_tokens(), sections, values, tokens, logits })
     }
 
-    /// Runs the embedding; what the tokens' own rows give to the stream.
+    /// Runs the embedding and returns the tokens' own part of the stream.
     fn embedded(&self, run: &mut Run<'_>, section: &Section) -> Result<Buffer> {
         let n_tokens = run.batch.n_tokens();
         let mut own = Buffer::default();
@@ -119,7 +119,7 @@ impl Model {
         Ok(own)
     }
 
-    /// Runs a block; its linear steps.
+    /// Runs a block and returns its linear steps.
     fn block(&self, run: &mut Run<'_>, section: &Section) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut is_inside_mlp = false;
@@ -138,7 +138,7 @@ impl Model {
         Ok(pieces)
     }
 
-    /// The linear step that stands for one of the pass, before this is run.
+    /// The linear step in place of a step of the pass, made before that step runs.
     fn piece(&self, run: &Run<'_>, at: At, step: &Step) -> Result<Option<Piece>> {
         let weights = &self.weights;
         Ok(match step {
@@ -154,7 +154,7 @@ impl Model {
                 let scales = Scales::of(weights.norm(at, *place)?, run.registers.get(*from).rows());
                 Some(Piece::Norm { scales, from: *from, to: *to })
             }
-            // Queries and keys make patterns, which are constants.
+            // Queries and keys only make patterns, which are constants.
             Step::NormInPlace { at: NormAt::Queries | NormAt::Keys, .. }
             | Step::Rotate { .. }
             | Step::Grow { .. } => None,
@@ -201,7 +201,7 @@ impl Model {
         })
     }
 
-    /// The linear steps from the last stream to the unembedding, and what they give.
+    /// The linear steps from the last stream to the unembedding, and their output.
     fn last(&self, run: &Run<'_>) -> Result<(Vec<Piece>, Buffer)> {
         let stream = run.registers.get(Reg::Stream).rows();
         let width = stream.n_columns();
@@ -218,18 +218,18 @@ impl Model {
     }
 }
 
-/// Whether a place stands where a linear run passes, before an MLP.
+/// Whether a linear run passes through a place that precedes an MLP.
 fn is_in_reach(site: Site) -> bool {
     is_always_visited(site) || matches!(site, Site::ResidIn | Site::ResidMid)
 }
 
-/// The outputs of queries, keys and values that are values.
+/// The outputs of the qkv projection that are values.
 fn values(heads: Heads) -> std::ops::Range<usize> {
     let first = heads.queries() + heads.keys();
     first..first + heads.values()
 }
 
-/// Keeps what stands at places, and the logits of the last token.
+/// Keeps the values of places, and the logits of the last token.
 struct Keep {
     last: usize,
     values: BTreeMap<Point, Buffer>,
@@ -237,7 +237,7 @@ struct Keep {
 }
 
 impl Tap for Keep {
-    /// The run asks nothing: its steps are given.
+    /// The steps are given, so the tap requests nothing.
     fn wants(&self, _: Point) -> Want {
         Want::Read
     }

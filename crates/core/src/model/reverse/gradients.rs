@@ -5,11 +5,11 @@ use easyroutine_kernels::{Rows, RowsMut};
 use crate::model::buffer::Buffer;
 use crate::pass::{MATRICES, Reg};
 
-/// The gradient of what each register holds; none where it is zero.
+/// The gradient with respect to each register; `None` if it is zero.
 #[derive(Debug)]
 pub(super) struct Gradients {
     of: [Option<Buffer>; MATRICES],
-    /// Buffers that are free: fresh pages cost more than clearing old ones.
+    /// Free buffers: fresh pages cost more than clearing old ones.
     spare: Vec<Buffer>,
 }
 
@@ -28,7 +28,7 @@ impl Gradients {
         self.of[reg as usize].as_mut().map(Buffer::rows_mut)
     }
 
-    /// Takes a gradient out: the register was written there, and what it held before has none.
+    /// Takes a gradient out: the step wrote the register, so its earlier contents have no gradient yet.
     pub(super) fn take(&mut self, reg: Reg) -> Option<Buffer> {
         self.of[reg as usize].take()
     }
@@ -56,7 +56,7 @@ impl Gradients {
         self.spare.push(buffer);
     }
 
-    /// The gradient of a register to add to, zeros where it has none yet.
+    /// The gradient of a register to add to; zeros if it has none yet.
     pub(super) fn sum(&mut self, reg: Reg, tokens: usize, columns: usize) -> RowsMut<'_> {
         if self.of[reg as usize].is_none() {
             let zeros = self.zeros(tokens, columns);

@@ -11,11 +11,11 @@ use crate::pass::{At, KeyHeads, Reg};
 use crate::tap::Value;
 use crate::weights::Norm;
 
-/// Entries of a head's pattern that are held at once: 16 MiB, or one query's.
+/// Entries of a head's pattern held at a time: 16 MiB, or one query's.
 const LARGEST_SQUARES: usize = 4 << 20;
 
 impl Walk<'_> {
-    /// Attention in one step: each head's pattern is computed once more, some queries at a time.
+    /// Attention in one step: each head's pattern is recomputed, a few queries at a time.
     pub(super) fn attend_back(&mut self, at: At, keys: KeyHeads) -> Result<()> {
         if let Some(of_edited) = self.of_edited.take() {
             self.add(Reg::Z, of_edited);
@@ -70,7 +70,7 @@ impl Walk<'_> {
             self.square = Some(square);
         }
         self.heads = Some(heads);
-        // The first head made room for all.
+        // The first head allocated room for all.
         if head == 0
             && let Some(dz) = self.gradients.take(Reg::Z)
         {
@@ -114,7 +114,7 @@ impl Walk<'_> {
         [heads.queries(), heads.queries(), heads.mixed()].map(|width| self.gradients.zeros(tokens, width))
     }
 
-    /// Puts the gradients of each head's query, key and value where these were read.
+    /// Adds the gradients of each head's query, key and value to their sources.
     fn join_gradients(&mut self, at: At, keys: KeyHeads) {
         let Some([dq, dk, dv]) = self.heads.take() else { return };
         let heads = self.run.heads(at);
@@ -127,7 +127,7 @@ impl Walk<'_> {
                 add_columns(dk.rows(), own.reborrow(), 0..middle);
                 add_columns(dv.rows(), own, middle..width);
             }
-            // Keys of another layer have no backward rule, and are refused before.
+            // Keys of another layer have no backward rule and are refused earlier.
             KeyHeads::Grouped | KeyHeads::Lent { .. } | KeyHeads::Kept { .. } => {
                 self.fold(at, dk.rows(), dv.rows());
             }
@@ -135,7 +135,7 @@ impl Walk<'_> {
         [dq, dk, dv].into_iter().for_each(|buffer| self.gradients.free(buffer));
     }
 
-    /// Adds what the keys and values of query heads give to those that they share.
+    /// Adds the gradients of query heads' keys and values to the shared ones.
     fn fold(&mut self, at: At, keys: Rows<'_>, values: Rows<'_>) {
         let heads = self.run.heads(at);
         let (k, v) = (heads.queries(), heads.queries() + heads.keys());
@@ -152,7 +152,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The gradient of keys that the query heads of a group share.
+    /// The gradient of keys that a group's query heads share.
     pub(super) fn gradient_of_shared_keys(&mut self, at: At, width: usize) -> Buffer {
         let group = self.run.heads(at).group();
         let mut sum = self.gradients.zeros(self.run.batch.n_tokens(), width);
@@ -165,7 +165,7 @@ impl Walk<'_> {
         sum
     }
 
-    /// Adds to it.
+    /// Adds to that gradient.
     pub(super) fn add_to_shared_keys(&mut self, at: At, added: Rows<'_>) {
         let heads = self.run.heads(at);
         let (d_head, group) = (heads.d_head, heads.group());
@@ -178,7 +178,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What was changed of keys that query heads share, was changed of each of them.
+    /// A change to shared keys changes the keys of every query head that shares them.
     pub(super) fn shared_keys_back(&mut self, at: At, point: Point, width: usize) -> Result<()> {
         let heads = self.run.heads(at);
         let (d_head, group) = (heads.d_head, heads.group());
@@ -214,7 +214,7 @@ impl Walk<'_> {
         Some(of_member)
     }
 
-    /// Keys and values copied out, one a query head.
+    /// Keys and values copied per query head.
     pub(super) fn spread_back(&mut self, at: At) {
         let Some(g) = self.gradients.take(Reg::HeadKv) else { return };
         let (middle, width) = (self.run.heads(at).queries(), g.rows().n_columns());
@@ -222,7 +222,7 @@ impl Walk<'_> {
         self.gradients.free(g);
     }
 
-    /// Each query head's key normed as if it stood among the shared keys, which the norm then depends on too.
+    /// Each query head's key normed as if it were among the shared keys, on which the norm then depends too.
     pub(super) fn head_keys_back(&mut self, at: At, norm: &Norm, group: usize, saved: &Saved) {
         let (Some(mut g), Saved::Keys(qkv, own)) = (self.gradients.take(Reg::HeadKv), saved) else { return };
         let (heads, tokens) = (self.run.heads(at), g.rows().n_rows());
@@ -256,8 +256,8 @@ impl Walk<'_> {
     }
 }
 
-/// Sequences cut into parts of which each has patterns of at most so many entries. Where a sequence is cut depends on its
-/// own length alone, and no part has two pieces of one sequence.
+/// Divides sequences into parts whose patterns have at most `most` entries. The cuts in a sequence depend on its own
+/// length alone, and no part holds two pieces of one sequence.
 fn parts(sequences: &[Sequence], most: usize) -> Vec<Vec<Sequence>> {
     let mut parts: Vec<Vec<Sequence>> = Vec::new();
     let mut room = 0;

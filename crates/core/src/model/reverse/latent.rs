@@ -1,4 +1,4 @@
-//! Backward rules of compressed keys and values, and of values that are keys.
+//! Backward rules of compressed keys and values, and of keys used as values.
 
 use super::state::{Walk, add_row};
 use crate::model::buffer::Buffer;
@@ -26,7 +26,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Queries, keys and values side by side.
+    /// Queries, keys and values joined.
     pub(super) fn join_heads_back(&mut self, at: At, shared: usize) {
         let Some(g) = self.gradients.take(Reg::Qkv) else { return };
         let (heads, tokens) = (self.run.heads(at), g.rows().n_rows());

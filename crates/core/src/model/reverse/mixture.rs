@@ -1,4 +1,4 @@
-//! Backward rules of experts. Which experts a token goes through is constant; their weights are differentiated.
+//! Backward rules of experts. The choice of experts is constant; their weights are differentiated.
 
 use easyroutine_kernels::{Finish, Rows, RowsMut};
 
@@ -11,7 +11,7 @@ use crate::model::router::{sigmoid, softmax, sparse_mixer};
 use crate::pass::{At, Reg, Step};
 
 impl Walk<'_> {
-    /// The weighted sum of what some of a token's experts give.
+    /// The weighted sum of the outputs of a range of experts.
     pub(super) fn experts_back(&mut self, at: At, step: &Step) -> Result<()> {
         let Step::Experts { experts, gate, .. } = step else { return Ok(()) };
         let Some(g) = self.of_sum(experts.start) else { return Ok(()) };
@@ -37,7 +37,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What one expert gives for its tokens.
+    /// One expert's output for its tokens.
     pub(super) fn expert_out_back(&mut self, at: At, number: usize, gate: ExpertGate) -> Result<()> {
         let Some(g) = self.gradients.take(Reg::ExpertOut) else { return Ok(()) };
         let tokens = self.run.routes(number..number + 1).concat();
@@ -67,7 +67,7 @@ impl Walk<'_> {
         self.add(Reg::ExpertOut, out);
     }
 
-    /// The gradient of the sum of all experts. The first of them takes it away.
+    /// The gradient of the sum of all experts. Its first expert, walked last, takes it.
     fn of_sum(&mut self, first: usize) -> Option<Buffer> {
         match first {
             0 => self.gradients.take(Reg::MlpOut),
@@ -82,7 +82,7 @@ impl Walk<'_> {
         place.into_iter().for_each(|place| sum.row_mut(token)[place] += g);
     }
 
-    /// Adds to the gradient of what an expert read, from `back`, that of what it gave; says what that was.
+    /// Adds to the gradient of an expert's input that of its output, taken from `back`; returns that output.
     fn expert_back(
         &mut self,
         expert: &Expert,
@@ -129,7 +129,7 @@ impl Walk<'_> {
         given
     }
 
-    /// The weights of a token's experts, from the scores of all.
+    /// The weights of a token's experts, from the scores of all experts.
     pub(super) fn route_back(&mut self, router: &Router, factors: Option<&[f32]>) {
         let Some(g) = self.gradients.take(Reg::RouterWeights) else { return };
         let scores = self.run.registers.get(Reg::RouterScores).rows();
@@ -176,7 +176,7 @@ fn sized(rows: usize, columns: usize) -> Buffer {
     buffer
 }
 
-/// From the gradients of the chosen experts' weights, in the order of choice, to those of all scores.
+/// From the gradients of the chosen experts' weights, in order of choice, to those of all scores.
 fn of_scores(router: &Router, scores: &[f32], chosen: &[(usize, f64)], out: &mut [f32]) {
     let shares = match router.scores {
         ExpertScores::Softmax => softmax(scores),
@@ -214,7 +214,7 @@ fn of_scores(router: &Router, scores: &[f32], chosen: &[(usize, f64)], out: &mut
     }
 }
 
-/// `(up + 1) * gate * sigmoid(alpha * gate)`; what was clamped has no gradient.
+/// `(up + 1) * gate * sigmoid(alpha * gate)`; clamped values have no gradient.
 fn clamped_back(alpha: f32, limit: f32, both: Rows<'_>, g: Rows<'_>, mut out: RowsMut<'_>) {
     for token in 0..both.n_rows() {
         let (gates, ups) = both.row(token).split_at(g.n_columns());

@@ -1,9 +1,10 @@
-//! The pass backwards: gradients of a number that is read off the logits, or of vectors given anywhere, at every place
-//! where a tap looks.
+//! The backward pass: gradients, at every place where a tap looks, of a number computed from the logits, or of vectors
+//! given anywhere.
 //!
-//! A first run keeps the stream that enters each block. Then, from the last block to the lowest that is asked for, one
-//! block at a time is run again with what its backward rules need, and its steps are walked in reverse. So memory holds
-//! one stream a layer and one block's insides, and nothing below the lowest place is computed. docs/design/gradients.md.
+//! A first run keeps the stream that enters each block. Then, from the last block to the lowest requested one, one
+//! block at a time runs again, keeping what its backward rules need, and its steps are walked in reverse. So memory
+//! holds one stream per layer and one block's insides, and nothing below the lowest place is computed.
+//! docs/design/gradients.md.
 
 mod gradients;
 mod heads;
@@ -31,17 +32,17 @@ use crate::tap::{Reversible, Tap, Value, Want};
 pub(crate) use repeated::Repeated;
 use state::Walk;
 
-/// Logits that are held at once: 64 MiB, or those of a few tokens.
+/// Logits held at a time: 64 MiB, or those of a few tokens.
 const LOGITS_AT_ONCE: usize = 16 << 20;
 
-/// What stands for the derivatives of a pass.
+/// What replaces the derivatives of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rule {
     /// The derivatives themselves.
     #[default]
     Gradient,
-    /// RelP (arXiv 2508.21258): the scale of every norm and every attention pattern are constants, an activation is its
-    /// input times a constant.
+    /// RelP (arXiv 2508.21258): norm scales and attention patterns are constants, and an activation is its input times
+    /// a constant.
     Relp {
         /// Whether each side of a product of gate and up gets half of its gradient.
         halves: bool,
@@ -49,7 +50,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// What norms do with their scale.
+    /// How norms treat their scale.
     pub(crate) fn scale(self) -> Scale {
         if self == Rule::Gradient { Scale::Moves } else { Scale::Stays }
     }
@@ -62,29 +63,29 @@ impl Rule {
     }
 }
 
-/// A number that is read off logits, row by row.
+/// A number computed from logits, row by row.
 pub(crate) trait Objective {
     /// The tokens (of the whole batch, ascending) whose logits it reads.
     fn tokens(&self, batch: &Batch) -> Vec<usize>;
 
-    /// Takes in the logits of one of these tokens and puts the gradient with respect to them in their place.
+    /// Reads the logits of one of these tokens and replaces them by the gradient with respect to them.
     fn at(&mut self, token: usize, logits: &mut [f32]) -> Result<()>;
 }
 
-/// Where gradients come from.
+/// Where gradients start.
 pub(crate) enum Start<'a> {
-    /// From a number that the logits give.
+    /// From a number computed from the logits.
     Logits(&'a mut dyn Objective),
-    /// From vectors that this tap adds to the gradients at its points, which are otherwise zero there.
+    /// From vectors that this tap adds to the gradients at its points, which otherwise start at zero.
     Vectors(&'a mut dyn Tap),
 }
 
-/// What a backward pass is asked for.
+/// The request for a backward pass.
 pub(crate) struct Reverse<'a> {
     pub(crate) start: Start<'a>,
-    /// What changes the run; gradients are those of the changed run.
+    /// Edits of the run; gradients are those of the edited run.
     pub(crate) edits: &'a mut dyn Reversible,
-    /// Is shown the gradients at the points that it wants, from the last to the first.
+    /// Receives the gradients at the points that it wants, from last to first.
     pub(crate) receiver: &'a mut dyn Tap,
     pub(crate) rule: Rule,
     pub(crate) stop: Stop<'a>,
@@ -94,7 +95,7 @@ impl Model {
     /// Runs a batch forward and backward.
     ///
     /// # Errors
-    /// As [`Model::forward`]; a model in bf16; a step that has no backward rule, which is named; those of the taps.
+    /// As [`Model::forward`]. Also if the model is in bf16, a step has no backward rule (it is named), or a tap fails.
     pub(crate) fn reverse(&self, batch: &Batch, reverse: &mut Reverse<'_>) -> Result<()> {
         self.check(batch)?;
         if matches!(reverse.start, Start::Logits(_)) {
@@ -127,7 +128,8 @@ impl Model {
         })
     }
 
-    /// The pass with every place shown that something looks at. Scores and patterns are shown between their steps.
+    /// The pass, with a visit at every place that something looks at. Scores and patterns are shown between their
+    /// steps.
     fn shown(&self, reverse: &Reverse<'_>) -> Program {
         let wants = |point: Point| {
             let own = reverse.edits.wants(point);
@@ -137,7 +139,7 @@ impl Model {
                     Start::Vectors(tap) => tap.wants(point) > Want::Nothing,
                 };
             match seen {
-                // Between their steps; of each query head apart.
+                // Between their steps, and per query head.
                 true if point.site().is_pairwise()
                     || matches!(point.site(), Site::HeadKeys | Site::HeadValues) =>
                 {
@@ -150,7 +152,7 @@ impl Model {
         emit(self.arch(), &Asked { wants: &wants, past: None, heads_at_once: 1 }, At::all(self.arch()))
     }
 
-    /// Runs forward, keeping the stream that enters each of the sections.
+    /// Runs forward, keeping the stream that enters each section.
     fn streams(
         &self,
         walk: &mut Walk<'_>,
@@ -178,7 +180,7 @@ impl Model {
     }
 }
 
-/// Whether gradients can be walked through sections of a model.
+/// Checks that every step of the sections has a backward rule.
 fn check_rules<'s>(model: &Model, sections: impl IntoIterator<Item = &'s Section>) -> Result<()> {
     if model.dtype() != Dtype::F32 {
         return Err(Error::new(
@@ -201,13 +203,13 @@ fn check_rules<'s>(model: &Model, sections: impl IntoIterator<Item = &'s Section
     }
 }
 
-/// The lowest section in which the receiver looks.
+/// The lowest section that the receiver looks at.
 fn lowest(program: &Program, receiver: &dyn Tap) -> Option<At> {
     let looks = |section: &&Section| section.steps.iter().any(|step| is_shown(section.at, step, receiver));
     program.sections.iter().find(looks).map(|section| section.at)
 }
 
-/// Walks the sections from the last to the first.
+/// Walks the sections from last to first.
 fn backwards(
     mut walk: Walk<'_>,
     chosen: &RefCell<Chosen>,
@@ -299,7 +301,7 @@ impl Start<'_> {
     }
 }
 
-/// The tokens whose logits a run of the unembedding computes, and these.
+/// The tokens whose logits a run of the unembedding computes, and those logits.
 #[derive(Debug, Default)]
 struct Chosen {
     tokens: Vec<usize>,
@@ -332,7 +334,7 @@ impl Tap for Forward<'_> {
     }
 }
 
-/// Whether a step shows values of pairs that something may change.
+/// Whether a step shows pairwise values that something may change.
 fn shows_pairs(step: &Step) -> bool {
     matches!(step, Step::Visit(visit) if matches!(visit.values, Values::Pairs { .. }))
 }

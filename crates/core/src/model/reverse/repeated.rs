@@ -1,4 +1,4 @@
-//! Many backward passes over one run: what the run gives is computed once for all of them.
+//! Many backward passes over one forward run, which is computed only once.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -17,25 +17,25 @@ use crate::pass::{Asked, At, Reg};
 use crate::stop::Stop;
 use crate::tap::{Reversible, Want};
 
-/// Backward passes from the stream that leaves one block to those that enter it and earlier ones.
+/// Backward passes from the stream that leaves one block to the streams that enter it and earlier blocks.
 pub(crate) struct Repeated<'a> {
-    /// The blocks that are walked, from the last to the first.
+    /// The blocks walked, from last to first.
     pub(crate) blocks: Range<usize>,
-    /// How many passes.
+    /// Number of passes.
     pub(crate) times: usize,
-    /// Writes the gradient of the stream that leaves the last block, which holds zeros, for one pass.
+    /// Writes one pass's gradient of the stream that leaves the last block, over zeros.
     pub(crate) give: &'a mut dyn FnMut(usize, RowsMut<'_>),
-    /// Is shown, for one pass and block, the gradient of the stream that enters it.
+    /// Receives, for one pass and block, the gradient of the stream that enters it.
     pub(crate) take: &'a mut dyn FnMut(usize, usize, Rows<'_>) -> Result<()>,
     pub(crate) stop: Stop<'a>,
 }
 
 impl Model {
-    /// Runs a batch forward once and backward many times. Each block runs again once, whatever the number of passes, with
-    /// what its rules need; a gradient of the stream a pass waits in memory.
+    /// Runs a batch forward once and backward many times. Each block runs again only once, whatever the number of
+    /// passes. Memory holds one gradient of the stream per pass.
     ///
     /// # Errors
-    /// As [`Model::reverse`]; those of `take`.
+    /// As [`Model::reverse`], and the errors of `take`.
     pub(crate) fn reverse_repeated(&self, batch: &Batch, repeated: &mut Repeated<'_>) -> Result<()> {
         self.check(batch)?;
         let wants = |_| Want::Nothing;

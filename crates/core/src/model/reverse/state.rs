@@ -12,15 +12,15 @@ use crate::model::run::Run;
 use crate::pass::Reg;
 use crate::tap::Reversible;
 
-/// What one step's rule needs beside what the registers hold at the end of a block.
+/// What one step's rule needs besides the registers' contents at the end of a block.
 #[derive(Debug)]
 pub(super) enum Saved {
     Nothing,
-    /// What a norm read, or what came out of a product before its activation.
+    /// The input of a norm, or the output of a product before its activation.
     Rows(Buffer),
     /// Two of them: shared keys, and keys of the query heads.
     Keys(Buffer, Buffer),
-    /// A head's pattern, or scores or a pattern before an edit.
+    /// A head's pattern, or its scores or pattern before an edit.
     Square(Vec<f32>),
 }
 
@@ -38,8 +38,8 @@ pub(super) struct Walk<'a> {
     pub(super) square: Option<Vec<f32>>,
     /// Gradients of each query head's query, key and value.
     pub(super) heads: Option<[Buffer; 3]>,
-    /// What edits of single heads' outputs add to the gradient of `z`. It joins where `z` comes from: an edit of a head's
-    /// output counts as one of its mixed values, whose gradient is that of what stands after the edit.
+    /// The gradient that edits of single heads' outputs add to that of `z`. It joins at the source of `z`: an edit of a
+    /// head's output counts as an edit of its mixed values, so their gradient is the one after the edit.
     pub(super) of_edited: Option<Buffer>,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Adds a buffer to the gradient of a register, or puts it there.
+    /// Adds a buffer to the gradient of a register, or stores it there.
     pub(super) fn add(&mut self, reg: Reg, g: Buffer) {
         match self.gradients.get_mut(reg) {
             Some(sum) => {
@@ -89,7 +89,7 @@ pub(super) fn put_columns(from: Rows<'_>, mut to: RowsMut<'_>) {
     (0..from.n_rows()).for_each(|row| to.row_mut(row).copy_from_slice(from.row(row)));
 }
 
-/// Adds rows to some columns.
+/// Adds rows to a range of columns.
 pub(super) fn add_columns(from: Rows<'_>, mut to: RowsMut<'_>, columns: Range<usize>) {
     (0..from.n_rows()).for_each(|row| add_row(from.row(row), &mut to.row_mut(row)[columns.clone()]));
 }

@@ -1,4 +1,4 @@
-//! What backward rules need of the forward run.
+//! Records what backward rules need of the forward run.
 
 use easyroutine_kernels::{Finish, RowsMut};
 
@@ -9,7 +9,7 @@ use crate::model::buffer::Buffer;
 use crate::pass::{At, Reg, Section, Step};
 
 impl Walk<'_> {
-    /// Runs a section forward on the stream in its register, keeping what its rules need.
+    /// Runs a section forward on the stream in its register, and records what its rules need.
     pub(super) fn tape(&mut self, section: &Section) -> Result<Vec<Saved>> {
         section.steps.iter().map(|step| self.taped(section.at, step)).collect()
     }
@@ -45,7 +45,7 @@ impl Walk<'_> {
         Ok(before)
     }
 
-    /// A product with its activation in two steps: the same bits, and what stood between.
+    /// A product and its activation in two steps: the same bits, and the value in between.
     fn activated(&mut self, at: At, step: &Step) -> Result<Buffer> {
         let Step::Product { from, matrix, outputs, finish, to, .. } = step else {
             return Ok(Buffer::default());

@@ -11,7 +11,7 @@ use crate::model::rotations::turning;
 use crate::pass::{At, KeyHeads, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
 
-/// Whether there is a rule for a step.
+/// Whether a step has a backward rule.
 pub(super) fn has_rule(step: &Step) -> bool {
     matches!(
         step,
@@ -54,7 +54,7 @@ pub(super) fn has_rule(step: &Step) -> bool {
 }
 
 impl Walk<'_> {
-    /// Runs a section again and walks it back, until `left` gradients were shown; says how many were.
+    /// Runs a section again and walks it back until `left` gradients were shown; returns how many were.
     pub(super) fn section(
         &mut self,
         section: &Section,
@@ -85,7 +85,7 @@ impl Walk<'_> {
         Ok(shown)
     }
 
-    /// Walks the steps of a section back; says how many gradients were shown.
+    /// Walks the steps of a section back; returns how many gradients were shown.
     pub(super) fn back(
         &mut self,
         section: &Section,
@@ -242,7 +242,7 @@ impl Walk<'_> {
                     *g *= 1.0 - t * t;
                 }
             }
-            // Nothing below the embedding is differentiated, and what is shown was dealt with.
+            // Nothing below the embedding is differentiated, and visits were handled above.
             _ => {}
         }
         Ok(())
@@ -256,7 +256,7 @@ impl Walk<'_> {
         finish: Finish,
         saved: &Saved,
     ) -> Result<()> {
-        // Nothing below the embedding is asked for.
+        // Nothing below the embedding is requested.
         if from == Reg::Embedded {
             return Ok(());
         }
@@ -283,7 +283,7 @@ impl Walk<'_> {
                 self.gradients.put(from, out);
             }
         }
-        // What was added to keeps its gradient.
+        // The target of an addition keeps its gradient.
         match finish {
             Finish::Add => self.gradients.put(to, g),
             _ => self.gradients.free(g),
@@ -315,7 +315,7 @@ impl Walk<'_> {
         self.add(from, out);
     }
 
-    /// What a tap changed of a head's output: attn_out += head - unedited.
+    /// A tap's change to a head's output: attn_out += head - unedited.
     fn difference_back(&mut self) {
         if let Some(g) = self.gradients.get(Reg::AttnOut).map(super::copy) {
             let mut negative = super::copy(g.rows());
@@ -347,7 +347,8 @@ impl Walk<'_> {
                     Reg::Stream => self.run.model.arch.d_model,
                     _ => self.run.registers.get(*reg).n_columns(),
                 };
-                // A head's output enters the sum of all: it has the sum's gradient, whatever edits make of it before.
+                // A head's output is a term of the sum of all heads, so it has the sum's gradient, whatever edits made
+                // of it before.
                 let (shown, of_shown) = match reg {
                     Reg::Head => (Reg::AttnOut, 0..columns.len()),
                     _ => (*reg, columns.clone()),
