@@ -1,4 +1,4 @@
-//! What a decoder computes, as plain data. No names of files, tensors or families: see `families/`.
+//! What a decoder computes, as plain data. No names of files, tensors or families: for those see `families/`.
 //!
 //! Invariant: no `bool` in [`Arch`]; a choice is an enum or an `Option` that carries its own parameters.
 
@@ -22,9 +22,9 @@ pub use rope::*;
 pub struct Arch {
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Query heads of every layer with attention; 0 where none has.
+    /// Query heads of every layer with attention; 0 if there is none.
     pub n_heads: usize,
-    /// Key/value heads of a layer with attention that has not its own; divides `n_heads`.
+    /// Key/value heads of a layer with attention, unless it has its own number; divides `n_heads`.
     pub n_kv_heads: usize,
     /// Width of one head of such a layer.
     pub d_head: usize,
@@ -34,62 +34,62 @@ pub struct Arch {
     pub context: usize,
     /// How ids become the first residual stream.
     pub embed: Embed,
-    /// A further input of each layer, made of ids and the first stream (Gemma 3n and 4).
+    /// An additional input of each layer, made from ids and the first stream (Gemma 3n and 4).
     pub per_layer: Option<PerLayerInputs>,
     /// The distinct rotary tables; layers refer to them by index.
     pub ropes: Vec<Rope>,
-    /// One entry a block.
+    /// One entry per block.
     pub layers: Vec<Layer>,
-    /// Norm before the unembedding; `None` where the architecture has none.
+    /// Norm before the unembedding; `None` if the architecture has none.
     pub final_norm: Option<Norm>,
-    /// How the last residual stream becomes logits, where the head is an unembedding.
+    /// How the last residual stream becomes logits, if the head is an unembedding.
     pub unembed: Unembed,
-    /// What reads the last residual stream.
+    /// The reader of the last residual stream.
     pub head: Head,
 }
 
-/// What reads the last residual stream.
+/// The reader of the last residual stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Head {
-    /// The unembedding: a logit for each id.
+    /// The unembedding: one logit per id.
     Unembedding,
-    /// A few numbers: a reward, classes.
+    /// A few numbers: a reward, or classes.
     Score(Score),
-    /// Nothing: the decoder stands alone.
+    /// None: a bare decoder.
     Nothing {
-        /// What transformers calls this class of models.
+        /// The class name in transformers.
         class: String,
     },
 }
 
-/// A head that gives a few numbers.
+/// A head that outputs a few numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Score {
-    /// What transformers calls this class of models.
+    /// The class name in transformers.
     pub class: String,
-    /// How many numbers.
+    /// How many numbers it outputs.
     pub labels: usize,
     /// Whether a bias is added.
     pub bias: Bias,
-    /// Which tokens it reads.
+    /// The tokens that it reads.
     pub pooling: Pooling,
 }
 
-/// Which tokens a score is of.
+/// The tokens that a score reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// Each for itself.
+    /// Each token separately.
     EachToken,
-    /// The last of a row that is not padding; the first where all are (transformers, `modeling_layers.py`,
+    /// The last token of a row that is not padding; the first if all are (transformers, `modeling_layers.py`,
     /// `GenericForSequenceClassification`).
     LastToken {
-        /// The id that is padding wherever it stands; without one it is the last token.
+        /// The id that counts as padding anywhere; without one, the row's last token is read.
         padding: Option<u32>,
     },
 }
 
 impl Arch {
-    /// What this model is instead, where it has no unembedding.
+    /// What this model is instead, if it has no unembedding.
     pub fn lacks_unembedding(&self) -> Option<String> {
         match &self.head {
             Head::Unembedding => None,
@@ -99,7 +99,7 @@ impl Arch {
         }
     }
 
-    /// The score that its head gives, if it has one.
+    /// The score of its head, if it has one.
     pub fn score(&self) -> Option<&Score> {
         match &self.head {
             Head::Score(score) => Some(score),
@@ -108,31 +108,31 @@ impl Arch {
     }
 }
 
-/// Token ids to the first residual stream.
+/// From token ids to the first residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embed {
-    /// Width of the table; differs from `d_model` where a projection follows.
+    /// Width of the table; differs from `d_model` if a projection follows.
     pub width: usize,
-    /// Factor on the looked-up row (rounded to the compute dtype, as transformers does).
+    /// Factor on the row (rounded to the compute dtype, as in transformers).
     pub scale: Option<f32>,
     /// Norm on the embedding (BLOOM).
     pub norm: Option<Norm>,
     /// Learned absolute positions added to the embedding.
     pub positions: Option<LearnedPositions>,
-    /// Ids that hold the place of an image or a video, which this decoder cannot see.
+    /// Placeholder ids for images or videos, which this decoder cannot see.
     pub placeholders: Vec<u32>,
 }
 
 /// A table of learned positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LearnedPositions {
-    /// Row of the table that position 0 takes (OPT: 2).
+    /// Row of the table for position 0 (OPT: 2).
     pub offset: usize,
-    /// Rows of the table, the offset included.
+    /// Rows of the table, including the offset.
     pub rows: usize,
 }
 
-/// A further input of each layer: a row of a table and a projection of the first stream, added and scaled. A layer gates it
+/// An additional input of each layer: a row of a table plus a projection of the first stream, scaled. A layer gates it
 /// by its stream, projects it, norms it and adds it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PerLayerInputs {
@@ -140,16 +140,16 @@ pub struct PerLayerInputs {
     pub width: usize,
     /// Rows of the table.
     pub rows: usize,
-    /// Non-linearity of the gate.
+    /// Activation of the gate.
     pub act: Activation,
-    /// Norm of the projected stream, and of what is added.
+    /// Norm of the projected stream, and of the result before it is added.
     pub norm: Norm,
 }
 
-/// What reads what inside a block.
+/// How the parts of a block are connected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Wiring {
-    /// Attention, then the MLP on the stream between.
+    /// Attention, then the MLP on the stream after attention.
     Sequential {
         /// Norms around attention.
         attention: Norms,
@@ -160,24 +160,24 @@ pub enum Wiring {
     Parallel {
         /// Norm before attention.
         attention: Norm,
-        /// Norm before the MLP; `None`: it reads attention's.
+        /// Norm before the MLP; `None`: it shares attention's.
         mlp: Option<Norm>,
     },
-    /// The norm stands on the stream itself, after each addition (OPT-350m).
+    /// The norm is applied to the stream itself, after each addition (OPT-350m).
     NormOnStream {
-        /// Norm after attention was added.
+        /// Norm after attention is added.
         attention: Norm,
-        /// Norm after the MLP was added.
+        /// Norm after the MLP is added.
         mlp: Norm,
     },
 }
 
-/// Norms before a part reads and after it wrote.
+/// Norms around a part of a block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norms {
-    /// On what the part reads.
+    /// On the part's input.
     pub pre: Option<Norm>,
-    /// On what the part adds.
+    /// On the part's output.
     pub post: Option<Norm>,
 }
 
@@ -186,7 +186,7 @@ pub struct Norms {
 pub struct Norm {
     /// The formula.
     pub kind: NormKind,
-    /// Added to the variance or the mean square.
+    /// Added to the variance or mean square.
     pub eps: f32,
 }
 
@@ -195,7 +195,7 @@ pub struct Norm {
 pub enum NormKind {
     /// LayerNorm with weight and bias.
     Layer,
-    /// LayerNorm with weight alone.
+    /// LayerNorm with only a weight.
     LayerNoBias,
     /// LayerNorm without parameters.
     LayerNoParams,
@@ -241,10 +241,10 @@ pub enum Mlp {
     Plain {
         /// Neurons.
         d_mlp: usize,
-        /// Non-linearity.
+        /// Activation.
         act: Activation,
     },
-    /// `down(xielu(up(x)))`, with learned parameters of the non-linearity.
+    /// `down(xielu(up(x)))`; the activation has learned parameters.
     Xielu {
         /// Neurons.
         d_mlp: usize,
@@ -253,28 +253,28 @@ pub enum Mlp {
     Gated {
         /// Neurons.
         d_mlp: usize,
-        /// Non-linearity of the gate.
+        /// Activation of the gate.
         act: Activation,
     },
     /// Gated experts, chosen by a router.
     Experts {
         /// Number of experts.
         count: usize,
-        /// Experts a token goes through.
+        /// Experts per token.
         top_k: usize,
-        /// Neurons of one expert.
+        /// Neurons per expert.
         d_mlp: usize,
-        /// What becomes of gate and neurons.
+        /// How gate and neurons combine.
         gate: ExpertGate,
         /// How experts are chosen and weighed.
         router: Router,
-        /// An expert that every token goes through beside those.
+        /// A shared expert that every token also goes through.
         shared: Option<SharedExpert>,
     },
 }
 
 impl Mlp {
-    /// How many experts a router chooses from, where it has some.
+    /// Number of experts that a router chooses from, if there are any.
     pub fn experts(self) -> Option<usize> {
         match self {
             Mlp::Experts { count, .. } => Some(count),
@@ -282,12 +282,12 @@ impl Mlp {
         }
     }
 
-    /// Whether it has experts that every token goes through, beside those that a router chooses.
+    /// Whether it has shared experts besides those that a router chooses.
     pub fn has_shared(self) -> bool {
         matches!(self, Mlp::Experts { shared: Some(_), .. })
     }
 
-    /// Neurons; of experts those of one.
+    /// Neurons; with experts, those of a single one.
     pub fn d_mlp(self) -> usize {
         match self {
             Mlp::Plain { d_mlp, .. }
@@ -298,27 +298,27 @@ impl Mlp {
     }
 }
 
-/// The last residual stream to logits.
+/// From the last residual stream to logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unembed {
-    /// Whose matrix it is.
+    /// The source of the matrix.
     pub matrix: UnembedMatrix,
     /// Whether a bias is added.
     pub bias: Bias,
-    /// Ids that are never predicted: their logits are the lowest number of f32.
+    /// Ids that are never predicted: their logits are the lowest f32.
     pub never: Vec<u32>,
-    /// Logits are divided by this (Granite).
+    /// Divisor of logits (Granite).
     pub divisor: Option<f32>,
     /// `c * tanh(logit / c)`
     pub softcap: Option<f32>,
 }
 
-/// Where the unembedding matrix comes from.
+/// The source of the unembedding matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnembedMatrix {
     /// The token embedding.
     Tied,
-    /// A matrix of its own.
+    /// A separate matrix.
     Own,
 }
 
@@ -332,7 +332,7 @@ pub enum Bias {
 }
 
 impl Bias {
-    /// [`Bias::Stored`] where a config flag says so.
+    /// [`Bias::Stored`] if a config flag says so.
     pub fn when(flag: bool) -> Self {
         if flag { Bias::Stored } else { Bias::Absent }
     }

@@ -1,15 +1,15 @@
-//! Rows of token ids, packed back to back: padding is cut off before anything is computed.
+//! Rows of token ids, packed back to back: padding is removed before anything is computed.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// One or more rows of token ids, without padding. A row may be the continuation of tokens that were run before.
+/// One or more rows of token ids, without padding. A row may continue tokens that were run before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     ids: Vec<u32>,
     starts: Vec<usize>,
-    /// Position in its row of the first token that each row has here.
+    /// For each row, the position within the row of its first token here.
     firsts: Vec<usize>,
 }
 
@@ -17,7 +17,7 @@ impl Batch {
     /// Packs rows of any length.
     ///
     /// # Errors
-    /// No rows, or a row without tokens.
+    /// If there are no rows, or a row has no tokens.
     pub fn new<R: AsRef<[u32]>>(rows: &[R]) -> Result<Self> {
         if rows.is_empty() {
             return Err(Error::input("no prompt given"));
@@ -28,7 +28,8 @@ impl Batch {
         Ok(Batch::continuing(rows.iter().map(|row| (0, row.as_ref()))))
     }
 
-    /// Packs rows of which the tokens before the given positions were run already; some may have no token here.
+    /// Packs continuations: in each row, the tokens before the given position have been run. A row may have no tokens
+    /// here.
     pub(crate) fn continuing<'a>(rows: impl IntoIterator<Item = (usize, &'a [u32])>) -> Self {
         let mut batch = Batch { ids: Vec::new(), starts: vec![0], firsts: Vec::new() };
         for (first, row) in rows {
@@ -39,7 +40,7 @@ impl Batch {
         batch
     }
 
-    /// The last tokens of each row, from the given ones (of the whole batch) on.
+    /// The last tokens of each row, from the given tokens (of the whole batch) on.
     pub(crate) fn tails(&self, starts: &[usize]) -> Self {
         let tail = |(row, start): (usize, &usize)| {
             let span = self.span(row);
@@ -54,7 +55,7 @@ impl Batch {
     /// `ids` and `mask`: B rows of one length.
     ///
     /// # Errors
-    /// Rows and masks of different shape, a value other than 0 and 1, a mask with holes, a row of padding alone.
+    /// If rows and masks differ in shape, a mask has a value other than 0 and 1 or has holes, or a row is all padding.
     pub fn from_padded(ids: &[Vec<u32>], mask: &[Vec<u8>]) -> Result<Self> {
         if ids.len() != mask.len() {
             return Err(Error::input(format!(
@@ -75,12 +76,12 @@ impl Batch {
         self.starts.len() - 1
     }
 
-    /// Tokens of all rows together.
+    /// Number of tokens in all rows.
     pub fn n_tokens(&self) -> usize {
         self.ids.len()
     }
 
-    /// All ids, row after row.
+    /// All ids, row by row.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -90,23 +91,22 @@ impl Batch {
         &self.ids[self.span(row)]
     }
 
-    /// Where a row stands among all tokens.
+    /// The range of a row among all tokens.
     pub fn span(&self, row: usize) -> Range<usize> {
         self.starts[row]..self.starts[row + 1]
     }
 
-    /// The position in its row of the first token that a row has here: 0, unless it continues tokens that were run
-    /// before.
+    /// The position within its row of a row's first token here: 0, unless it continues earlier tokens.
     pub fn first(&self, row: usize) -> usize {
         self.firsts[row]
     }
 
-    /// How many tokens a row has, those that were run before included.
+    /// Number of tokens in a row, including those run before.
     pub fn length(&self, row: usize) -> usize {
         self.firsts[row] + self.span(row).len()
     }
 
-    /// Where the token at a position of a row stands among all tokens; `None` where it is not in this batch.
+    /// The index, among all tokens, of the token at a position of a row; `None` if it is not in this batch.
     pub fn token(&self, row: usize, position: usize) -> Option<usize> {
         let span = self.span(row);
         let token = span.start + position.checked_sub(self.firsts[row])?;

@@ -1,5 +1,5 @@
-//! The laws of every decoder, checked on one model: what is added is what the stream shows, patterns are
-//! distributions, nothing sees the future, and neither batches nor threads nor captures change a bit.
+//! The laws of every decoder, checked on one model: additions show in the stream, patterns are distributions, no token
+//! sees the future, and neither batches nor threads nor captures change a bit.
 
 use easyroutine_sites::{Point, Selector, Site};
 
@@ -12,28 +12,28 @@ use crate::model::Model;
 use crate::positions::{Context, Row, Specifier};
 use crate::request::Request;
 
-/// How one law fared.
+/// The result of checking one law.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The law, in words.
     pub law: &'static str,
-    /// Largest deviation found: relative to the largest value of the tensor, or the number of differing values where
-    /// the law is about bits. `None` where the model has nothing that the law speaks of.
+    /// The largest deviation: relative to the tensor's largest value, or, for laws about bits, the number of differing
+    /// values. `None` if the law does not apply to the model.
     pub deviation: Option<f64>,
-    /// What is allowed.
+    /// The allowed deviation.
     pub allowed: f64,
-    /// Where the largest deviation stands.
+    /// The place of the largest deviation.
     pub place: String,
 }
 
 impl Outcome {
-    /// Whether the law holds; one that speaks of nothing in this model does.
+    /// Whether the law holds; one that does not apply counts as holding.
     pub fn holds(&self) -> bool {
         self.deviation.is_none_or(|deviation| deviation <= self.allowed)
     }
 }
 
-/// Sums that are the same in exact arithmetic differ by the rounding of a few hundred additions: of f32 numbers, or of
+/// Sums that are equal in exact arithmetic differ by the rounding of a few hundred additions: of f32 numbers, or of
 /// products whose inputs were rounded to 8 bits.
 fn rounding(model: &Model) -> f64 {
     match model.dtype() {
@@ -45,7 +45,7 @@ fn rounding(model: &Model) -> f64 {
 /// Checks all laws on two rows of tokens.
 ///
 /// # Errors
-/// The model cannot run these rows.
+/// If the model cannot run these rows.
 pub fn check(model: &mut Model, rows: [&[u32]; 2]) -> Result<Vec<Outcome>> {
     let all = run(model, &rows, &everything())?;
     let mut outcomes = additive(model, &all);
@@ -72,7 +72,7 @@ fn everything() -> String {
     patterns.collect::<Vec<_>>().join(",")
 }
 
-/// Runs rows at all positions, keeping what the patterns name and the model has.
+/// Runs rows at all positions, keeping what the patterns select and the model has.
 fn run(model: &Model, rows: &[&[u32]], patterns: &str) -> Result<ActivationCache> {
     let batch = Batch::new(rows)?;
     let of = |activations| Request { activations, positions: vec![Specifier::All], ..Request::default() };
@@ -90,7 +90,7 @@ fn values(cache: &ActivationCache, point: Point) -> Option<&[f32]> {
     cache.get(point).map(|kept| kept.values())
 }
 
-/// The largest deviation of pairs of tensors that should agree.
+/// The largest deviation between pairs of tensors that should agree.
 struct Worst {
     deviation: Option<f64>,
     place: String,
@@ -122,7 +122,7 @@ impl Worst {
     }
 }
 
-/// What attention and MLP add is what the stream shows, to the bit where the stream is a sum.
+/// The outputs of attention and MLP add up to the stream, to the bit where the stream is a plain sum.
 fn additive(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
     let (mut middle, mut end, mut handed_on) = (Worst::new(), Worst::new(), Worst::new());
     let arch = model.arch();
@@ -130,7 +130,7 @@ fn additive(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
         let at = |site| values(cache, Point::layer_of(site, l)).unwrap_or(&[]);
         let (resid_in, attn_out, mlp_out) = (at(Site::ResidIn), at(Site::AttnOut), at(Site::MlpOut));
         if !matches!(layer.wiring, Wiring::NormOnStream { .. }) {
-            // What a block lacks adds nothing.
+            // A missing part adds nothing.
             let added = |stream: Vec<f32>, part: &[f32]| match part.is_empty() {
                 true => stream,
                 false => stream.iter().zip(part).map(|(x, a)| x + a).collect(),
@@ -155,7 +155,7 @@ fn additive(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
     ]
 }
 
-/// The parts of the heads and the bias make up the output of attention.
+/// The heads' outputs and the bias add up to attention's output.
 fn heads_sum(model: &Model, cache: &ActivationCache) -> Outcome {
     let mut worst = Worst::new();
     let arch = model.arch();
@@ -174,7 +174,7 @@ fn heads_sum(model: &Model, cache: &ActivationCache) -> Outcome {
     worst.outcome("sum of head_out + bias = attn_raw", rounding(model))
 }
 
-/// Rows of a pattern sum to 1 and are 0 where a query must not look.
+/// Rows of a pattern sum to 1, and are 0 where a query must not look.
 fn patterns(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
     let (mut sums, mut masked) = (Worst::new(), Worst::new());
     for (l, layer) in model.arch().layers.iter().enumerate() {
@@ -190,7 +190,7 @@ fn patterns(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
             for (row, shape) in kept.row_shapes.iter().enumerate() {
                 for (query, weights) in kept.row(row).chunks_exact(shape[1]).enumerate() {
                     let sum: f64 = weights.iter().map(|w| f64::from(*w)).sum();
-                    // A sink takes a share that no key has.
+                    // A sink takes a share that no key gets.
                     let least = if has_sink { sum.min(1.0) } else { 1.0 };
                     sums.note(point, if sum.is_nan() { f64::INFINITY } else { (sum - least).abs() });
                     let hidden = |key: usize| key > query || query - key >= window;
@@ -202,7 +202,7 @@ fn patterns(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
         }
     }
     vec![
-        // Softmax is computed in f32 whatever the dtype of the products.
+        // The softmax is computed in f32, whatever the dtype of products.
         sums.outcome("rows of a pattern sum to 1", 1e-5),
         masked.outcome("patterns are 0 above the diagonal and outside the window", 0.0),
     ]
@@ -227,7 +227,7 @@ fn causality(model: &Model, row: &[u32]) -> Result<Outcome> {
     Ok(worst.outcome("changing a token changes nothing before it", 0.0))
 }
 
-/// Values of the shared keys that differ in a bit, rows of `theirs` standing for `rows` of `ours`.
+/// Values under common keys that differ in a bit; rows of `theirs` correspond to `rows` of `ours`.
 fn same_bits(law: &'static str, ours: &ActivationCache, theirs: &ActivationCache, rows: &[usize]) -> Outcome {
     let mut worst = Worst::new();
     for (key, kept) in theirs.iter() {
@@ -263,7 +263,7 @@ fn last_stream(model: &Model) -> Point {
     Point::layer_of(Component::RESID_OUT.site(), model.arch().layers.len() - 1)
 }
 
-/// The lens of the final layer is the model's own prediction, where it has one.
+/// The lens of the final layer is the model's own prediction, if it has one.
 fn lens(model: &Model, all: &ActivationCache) -> Result<Outcome> {
     let mut worst = Worst::new();
     let law = "lens of the final layer = logits";

@@ -8,12 +8,12 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result, list};
 
-/// Largest size a config may name; keeps every later product of two sizes inside 64 bits.
+/// Largest size that a config may state; keeps later products of two sizes within 64 bits.
 pub const LARGEST_SIZE: u64 = 1 << 28;
 
 const SIZE: &str = "a whole number from 1 to 2^28";
 
-/// Keys that change nothing about the numbers of a forward pass, whatever the family.
+/// Keys without effect on a forward pass in any family.
 pub(crate) const INERT: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -107,25 +107,25 @@ pub(crate) const INERT: &[&str] = &[
     "use_cache",
 ];
 
-/// One JSON object of a config, which remembers what was read of it.
+/// One JSON object of a config, which tracks the keys that were read.
 ///
-/// Null stands for an absent key only where the config class of transformers allows it: the `optional_` readers
-/// take it so, the `_or` readers refuse it.
+/// Null counts as absent only where the config class of transformers allows it: the `optional_` readers accept it, the
+/// `_or` readers refuse it.
 #[derive(Debug)]
 pub struct Config {
-    /// Where it stands, for messages: `config.json` or `config.json: rope_scaling`.
+    /// Its place, for errors: `config.json` or `config.json: rope_scaling`.
     place: String,
-    /// Keys on the way to it, each with a dot behind: `` or `rope_scaling.`.
+    /// The path to it, each key followed by a dot: `` or `rope_scaling.`.
     path: String,
     map: Map<String, Value>,
-    /// Paths that were read, shared by a config and the objects inside it.
+    /// Paths that were read, shared by a config and the objects within it.
     read: Arc<Mutex<BTreeSet<String>>>,
 }
 
-/// The text with the word `Infinity` outside of strings as transformers 5 writes it: `{"__float__": "Infinity"}`.
+/// Replaces the word `Infinity` outside strings by what transformers 5 writes: `{"__float__": "Infinity"}`.
 fn with_infinities(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    // What stands between quotes that no backslash escapes is a string.
+    // Text between quotes that no backslash escapes is a string.
     let (mut out, mut rest, mut is_string) = (String::with_capacity(text.len()), &*text, false);
     while let Some(at) = rest.find(['"', '\\']) {
         let (before, after) = rest.split_at(at);
@@ -152,19 +152,19 @@ impl Config {
     /// Parses the bytes of a config.json.
     ///
     /// # Errors
-    /// Bytes that are no JSON object.
+    /// If the bytes are not a JSON object.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         Config::parse_as("config.json", bytes)
     }
 
-    /// Parses the bytes of a config that messages call `place`.
+    /// Parses the bytes of a config that errors call `place`.
     ///
     /// # Errors
-    /// Bytes that are no JSON object.
+    /// If the bytes are not a JSON object.
     pub(crate) fn parse_as(place: &str, bytes: &[u8]) -> Result<Self> {
         let value: Value = match serde_json::from_slice(bytes) {
             Ok(value) => value,
-            // Python writes infinity as a word, which JSON does not have.
+            // Python writes infinity as a word, which is not JSON.
             Err(error) => serde_json::from_str(&with_infinities(bytes))
                 .map_err(|_| Error::new(ErrorKind::Config, format!("{place} is not valid JSON: {error}")))?,
         };
@@ -174,7 +174,7 @@ impl Config {
         }
     }
 
-    /// A config from a JSON object that was made elsewhere (GGUF metadata).
+    /// A config from a JSON object made elsewhere (GGUF metadata).
     pub fn from_map(place: impl Into<String>, map: Map<String, Value>) -> Self {
         Config { place: place.into(), path: String::new(), map, read: Arc::default() }
     }
@@ -184,23 +184,23 @@ impl Config {
         &self.map
     }
 
-    /// The value of a key, `None` where it is absent or null. Marks the key as read.
+    /// The value of a key; `None` if absent or null. Marks the key as read.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.raw(key).filter(|v| !v.is_null())
     }
 
-    /// The value of a key, null included. Marks the key as read.
+    /// The value of a key, including null. Marks the key as read.
     pub fn raw(&self, key: &str) -> Option<&Value> {
         self.marks().insert(format!("{}{key}", self.path));
         self.map.get(key)
     }
 
-    /// Whether the key stands in the object, null included. Marks the key as read.
+    /// Whether the object has the key, even with null. Marks the key as read.
     pub fn has(&self, key: &str) -> bool {
         self.raw(key).is_some()
     }
 
-    /// Refuses null where the config class has no room for it.
+    /// Refuses null if the config class does not allow it.
     fn not_null(&self, key: &str, expected: &str) -> Result<()> {
         if self.raw(key).is_some_and(Value::is_null) { Err(self.wrong(key, expected)) } else { Ok(()) }
     }
@@ -209,18 +209,18 @@ impl Config {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A size that must be there.
+    /// A required size.
     ///
     /// # Errors
-    /// Absent, not a whole number, zero, or beyond 2^28.
+    /// If absent, not an integer, zero, or beyond 2^28.
     pub fn size(&self, key: &str) -> Result<usize> {
         self.optional_size(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A size, or `None` where the key is absent or null.
+    /// A size, or `None` if the key is absent or null.
     ///
     /// # Errors
-    /// Not a whole number, zero, or beyond 2^28.
+    /// If not an integer, zero, or beyond 2^28.
     pub fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let whole = value.as_u64().or_else(|| {
@@ -235,16 +235,16 @@ impl Config {
     /// A size with transformers' default for an absent key.
     ///
     /// # Errors
-    /// As [`Config::optional_size`], and null.
+    /// As [`Config::optional_size`], and if null.
     pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         self.not_null(key, SIZE)?;
         Ok(self.optional_size(key)?.unwrap_or(default))
     }
 
-    /// A size that goes by several names, with transformers' default where none is there.
+    /// A size with several names, with transformers' default if all are absent.
     ///
     /// # Errors
-    /// As [`Config::size_or`], and two names with different values.
+    /// As [`Config::size_or`], and if two names have different values.
     pub fn size_of_any(&self, keys: &[&str], default: usize) -> Result<usize> {
         let mut found: Option<(usize, &str)> = None;
         for key in keys {
@@ -260,19 +260,19 @@ impl Config {
         Ok(found.map_or(default, |(size, _)| size))
     }
 
-    /// A finite number, or `None` where the key is absent or null.
+    /// A finite number, or `None` if the key is absent or null.
     ///
     /// # Errors
-    /// Not a number.
+    /// If not a number.
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         value.as_f64().filter(|f| f.is_finite()).map(Some).ok_or_else(|| self.wrong(key, "a finite number"))
     }
 
-    /// A number that must be there.
+    /// A required number.
     ///
     /// # Errors
-    /// Absent or not a number.
+    /// If absent or not a number.
     pub fn number(&self, key: &str) -> Result<f64> {
         self.optional_number(key)?.ok_or_else(|| self.missing(key))
     }
@@ -280,30 +280,30 @@ impl Config {
     /// A number with transformers' default for an absent key.
     ///
     /// # Errors
-    /// Not a number, null included.
+    /// If not a number, or null.
     pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
         self.not_null(key, "a finite number")?;
         Ok(self.optional_number(key)?.unwrap_or(default))
     }
 
-    /// A number above zero with transformers' default for an absent key.
+    /// A positive number with transformers' default for an absent key.
     ///
     /// # Errors
-    /// Not a number above zero, null included.
+    /// If not a positive number, or null.
     pub fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
         self.positive(key, self.number_or(key, default)?)
     }
 
-    /// A number above zero, or `None` where the key is absent or null.
+    /// A positive number, or `None` if the key is absent or null.
     ///
     /// # Errors
-    /// Not a number above zero.
+    /// If not a positive number.
     pub fn optional_positive(&self, key: &str) -> Result<Option<f64>> {
         self.optional_number(key)?.map(|number| self.positive(key, number)).transpose()
     }
 
     fn positive(&self, key: &str, number: f64) -> Result<f64> {
-        // Rounded to f32, as every number ends, it must still be neither zero nor infinite.
+        // It must be neither zero nor infinite even after rounding to f32, as happens to every number.
         let usable = number as f32;
         if usable > 0.0 && usable.is_finite() {
             Ok(number)
@@ -315,7 +315,7 @@ impl Config {
     /// A flag with transformers' default for an absent key.
     ///
     /// # Errors
-    /// Not true or false, null included.
+    /// If not true or false, or null.
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
         match self.raw(key) {
             None => Ok(default),
@@ -323,10 +323,10 @@ impl Config {
         }
     }
 
-    /// A string, or `None` where the key is absent or null.
+    /// A string, or `None` if the key is absent or null.
     ///
     /// # Errors
-    /// Not a string.
+    /// If not a string.
     pub fn optional_text(&self, key: &str) -> Result<Option<&str>> {
         match self.value(key) {
             None => Ok(None),
@@ -334,41 +334,41 @@ impl Config {
         }
     }
 
-    /// A list of strings, or `None` where the key is absent or null.
+    /// A list of strings, or `None` if the key is absent or null.
     ///
     /// # Errors
-    /// Not a list of strings.
+    /// If not a list of strings.
     pub fn optional_texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let list = value.as_array().and_then(|a| a.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
         list.map(Some).ok_or_else(|| self.wrong(key, "a list of strings"))
     }
 
-    /// A list of finite numbers, or `None` where the key is absent or null.
+    /// A list of finite numbers, or `None` if the key is absent or null.
     ///
     /// # Errors
-    /// Not a list of numbers.
+    /// If not a list of numbers.
     pub fn optional_numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let list = value.as_array().and_then(|a| a.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
         list.map(Some).ok_or_else(|| self.wrong(key, "a list of numbers"))
     }
 
-    /// A list of places in a list of layers, or `None` where the key is absent or null.
+    /// A list of layer indices, or `None` if the key is absent or null.
     ///
     /// # Errors
-    /// Not a list of whole numbers from 0.
+    /// If not a list of integers from 0.
     pub fn optional_indices(&self, key: &str) -> Result<Option<Vec<u64>>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let list = value.as_array().and_then(|a| a.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
         list.map(Some).ok_or_else(|| self.wrong(key, "a list of whole numbers from 0"))
     }
 
-    /// An object inside this one, or `None` where the key is absent or null. What is read of it counts in
-    /// [`Config::finish`] of the whole.
+    /// A nested object, or `None` if the key is absent or null. Keys read from it count in [`Config::finish`] of the
+    /// whole.
     ///
     /// # Errors
-    /// Not an object.
+    /// If not an object.
     pub fn object(&self, key: &str) -> Result<Option<Config>> {
         match self.value(key) {
             None => Ok(None),
@@ -382,7 +382,7 @@ impl Config {
         }
     }
 
-    /// Refuses a value that this program does not compute, naming key and value.
+    /// Refuses an unsupported value, naming key and value.
     pub fn unsupported(&self, key: &str, what_is_supported: &str) -> Error {
         Error::new(
             ErrorKind::Unsupported,
@@ -398,35 +398,34 @@ impl Config {
         )
     }
 
-    /// A value as messages show it: short.
+    /// A value as errors show it: short.
     fn shown(&self, key: &str) -> String {
         let value = self.map.get(key).map_or_else(|| "absent".to_owned(), Value::to_string);
         if value.chars().count() > 80 { value.chars().take(77).chain("...".chars()).collect() } else { value }
     }
 
-    /// The error for a key that must be there.
+    /// The error for a missing required key.
     pub fn missing(&self, key: &str) -> Error {
         Error::new(ErrorKind::Config, format!("{}: `{key}` is missing", self.place))
     }
 
-    /// Closes the reading: every key, also of the objects that were opened, must have been read, be inert here or in
-    /// every family, or be let through by name (`key` or, inside an object, `object.key`). Returns the keys that
-    /// were let through.
+    /// Checks that every key, including those of opened objects, was read, is inert here or in every family, or is
+    /// allowed by name (`key` or, within an object, `object.key`). Returns the allowed keys that occurred.
     ///
     /// # Errors
-    /// Keys that nothing read, all of them named.
+    /// Names all keys that nothing read.
     pub fn finish(&self, inert: &[&str], allowed: &[String]) -> Result<Vec<String>> {
         self.finish_with(&[INERT, inert], allowed)
     }
 
-    /// As [`Config::finish`], with these lists of inert keys and no others.
+    /// As [`Config::finish`], with only these lists of inert keys.
     ///
     /// # Errors
-    /// Keys that nothing read, all of them named.
+    /// Names all keys that nothing read.
     pub(crate) fn finish_with(&self, inert: &[&[&str]], allowed: &[String]) -> Result<Vec<String>> {
         let mut left = Vec::new();
         unread(&self.map, &self.path, &self.marks(), &mut |path| left.push(path.to_owned()));
-        // What is accounted for here is not asked for again by the object around this one.
+        // The enclosing object need not account for these keys again.
         self.marks().extend(left.iter().cloned());
         let is_inert = |path: &String| {
             let key = path.strip_prefix(&self.path).unwrap_or(path);
@@ -451,7 +450,7 @@ impl Config {
     }
 }
 
-/// Calls `on` for every key that was not read. An object counts as opened once a key of it was read.
+/// Calls `on` for every unread key. An object counts as opened once one of its keys was read.
 fn unread(map: &Map<String, Value>, path: &str, marks: &BTreeSet<String>, on: &mut dyn FnMut(&str)) {
     for (key, value) in map {
         let here = format!("{path}{key}");
@@ -466,7 +465,7 @@ fn unread(map: &Map<String, Value>, path: &str, marks: &BTreeSet<String>, on: &m
     }
 }
 
-/// Reads a small text file of a model, refusing one that cannot be what it says.
+/// Reads a small text file of a model; refuses one that is too large to be genuine.
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>> {
     const LARGEST: u64 = 16 << 20;
     let io = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);

@@ -1,8 +1,8 @@
-//! Direct logit attribution: what each part, head or neuron writes towards one token and away from another.
+//! Direct logit attribution: how much each part, head or neuron writes towards one token and away from another.
 //!
-//! With the final norm's statistics of the run held fixed, the logits are linear in the last residual stream, and that is a
-//! sum of what the parts wrote (Elhage et al. 2021, transformer-circuits.pub/2021/framework; the formula of TransformerLens'
-//! `logit_attrs`). Nothing is said of what a part does through later ones: that is what patching is for.
+//! With the run's final norm statistics held fixed, the logits are linear in the last residual stream, which is the sum
+//! of what the parts wrote (Elhage et al. 2021, transformer-circuits.pub/2021/framework; the formula of
+//! TransformerLens' `logit_attrs`). It does not cover a part's effect through later parts; patching does.
 
 mod accumulated;
 
@@ -20,51 +20,52 @@ use crate::tap::Tap;
 use crate::weights::Projection;
 pub use accumulated::accumulated;
 
-/// What the logits are cut into.
+/// How the logits are decomposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// The embedding, and what attention and MLP of each layer add.
+    /// By the embedding, and the outputs of attention and MLP in each layer.
     Part,
-    /// Each head, and the bias of each attention.
+    /// By head, and the bias of each attention.
     Head,
-    /// Each neuron, and the bias of each MLP's last projection.
+    /// By neuron, and the bias of each MLP's last projection.
     Neuron,
 }
 
-/// The token that the logits are read of, and the one that they are measured against.
+/// The token whose logit is attributed, and the token that it is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Direction {
     /// The first.
     pub answer: u32,
-    /// The second; without one the logit alone is attributed.
+    /// The second; `None` attributes the logit alone.
     pub against: Option<u32>,
 }
 
 /// Contributions to a logit or a logit difference, before any softcap.
 #[derive(Debug, Clone)]
 pub struct Direct {
-    /// By name: `input_embeddings`, `attn_out_3`, `mlp_out_3`; `head_out_L3H2`, `attn_bias_3`; `mlp_hidden_3`, `mlp_bias_3`.
+    /// By name: `input_embeddings`, `attn_out_3`, `mlp_out_3`; `head_out_L3H2`, `attn_bias_3`; `mlp_hidden_3`,
+    /// `mlp_bias_3`.
     ///
     /// # Shapes
-    /// Of each row `[T]`; of neurons `[T, F]`.
+    /// `[T]` per row; `[T, F]` for neurons.
     pub contributions: Vec<(String, Kept)>,
-    /// What the biases of the final norm and of the unembedding give, of each row.
+    /// The contribution of the final norm's and the unembedding's biases, per row.
     pub bias: Vec<f64>,
-    /// The logit difference itself. For parts: contributions and bias sum to it.
+    /// The logit difference itself. For parts, contributions and bias sum to it.
     ///
     /// # Shapes
-    /// Of each row `[T]`.
+    /// `[T]` per row.
     pub logit_diff: Kept,
     /// The tokens that T counts.
     pub selection: Selection,
 }
 
-/// The direct contributions at positions of each row, in a run that `first` may change.
+/// The direct contributions at positions of each row, in a run that the tap `first` may change.
 ///
 /// # Errors
-/// A model without an unembedding, whose parts do not add up to the stream that is normed last, or of heads and neurons
-/// whose output a norm changes before it is added; a layer of experts for neurons; tokens beyond the vocabulary; a number of
-/// directions that is neither one nor that of the rows; those of [`Request::run_under`].
+/// As [`Request::run_under`]. Also if the model has no unembedding, its parts do not add up to the last stream, a norm
+/// changes the output of heads or neurons before it is added, neurons are requested of a layer of experts, a token is
+/// beyond the vocabulary, or the number of directions is neither one nor that of the rows.
 pub fn direct_attribution(
     model: &Model,
     rows: &[Row<'_>],
@@ -125,7 +126,7 @@ pub fn direct_attribution(
     let logit_diff =
         each(&|row| along(stream, row, &lines[row].vector).iter().map(|x| x + lines[row].bias).collect());
     let mut contributions = Vec::new();
-    // What is written in a layer is multiplied by the factors of all blocks that it leaves.
+    // A layer's output is multiplied by the factors of all blocks that it leaves.
     let leaving = |layer: usize| f64::from(model.leaving_scale(layer));
     let passed = |layer: usize| (layer..=last).map(leaving).product::<f64>();
     match by {
@@ -195,7 +196,7 @@ pub fn direct_attribution(
     Ok(Direct { contributions, bias, logit_diff, selection: cache.selection.clone() })
 }
 
-/// A direction of each row, as what a stream gives to it.
+/// Each row's direction, as a linear function of the stream.
 fn lines_of(model: &Model, rows: &[Row<'_>], directions: &[Direction]) -> Result<Vec<Line>> {
     model.unembedding()?;
     if directions.len() != 1 && directions.len() != rows.len() {
@@ -206,7 +207,7 @@ fn lines_of(model: &Model, rows: &[Row<'_>], directions: &[Direction]) -> Result
     (0..rows.len()).map(|row| Line::new(model, direction(row))).collect()
 }
 
-/// Whether what is asked for adds up in a block.
+/// Checks that the requested decomposition adds up in a block.
 fn check(by: By, layer: usize, block: &Layer) -> Result<()> {
     let refused = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
     let post = |norms: Norms| norms.post.is_some();
@@ -233,10 +234,11 @@ fn check(by: By, layer: usize, block: &Layer) -> Result<()> {
     }
 }
 
-/// What a vector of the stream gives to a logit difference, but for the norm's divisor: (c - mean(c)) ⊙ w · d is c · vector.
+/// The contribution of a stream vector to a logit difference, up to the norm's divisor: (c - mean(c)) ⊙ w · d is c ·
+/// vector.
 struct Line {
     vector: Vec<f32>,
-    /// What one more in every entry of a vector gives, where a mean other than the vector's own is taken off.
+    /// The contribution of adding one to every entry of a vector, for a mean other than the vector's own.
     sum: f64,
     bias: f64,
 }
@@ -285,7 +287,7 @@ impl Line {
         Ok(Line { vector: d.iter().map(|d| *d as f32).collect(), sum, bias })
     }
 
-    /// The same for what a projection into the stream reads.
+    /// The same as a function of the input of a projection into the stream.
     fn through(&self, model: &Model, projection: &Projection) -> Vec<f32> {
         let mut out = vec![0.0; projection.inputs()];
         let (line, width) = (Rows::dense(&self.vector, 1, self.vector.len()), projection.inputs());
@@ -294,7 +296,7 @@ impl Line {
     }
 }
 
-/// What a projection's bias gives, of each row and token.
+/// The contribution of a projection's bias, per row and token.
 fn of_bias(projection: &Projection, lines: &[Line], scales: &[Vec<f64>], factor: f64) -> Vec<Vec<f64>> {
     let dot = |line: &Line| -> f64 {
         let bias = projection.bias.as_deref().unwrap_or(&[]);
@@ -307,7 +309,7 @@ fn of_bias(projection: &Projection, lines: &[Line], scales: &[Vec<f64>], factor:
         .collect()
 }
 
-/// What the final norm divides by, of each row and token.
+/// The final norm's divisor, per row and token.
 fn scales(model: &Model, cache: &ActivationCache) -> Vec<Vec<f64>> {
     let norm = model.unembedding().ok().and_then(|unembedding| unembedding.final_norm());
     let of = |row: usize, t: usize| -> Vec<f64> {
@@ -323,7 +325,7 @@ fn kept(cache: &ActivationCache, point: Point) -> Result<&Kept> {
     cache.get(point).ok_or_else(|| Error::input(format!("this model has no `{point}` to attribute to")))
 }
 
-/// That parts and bias sum to the logit difference, on this very run.
+/// Checks that parts and bias sum to the logit difference in this run.
 fn check_sum(parts: &[(String, Kept)], lines: &[Line], logit_diff: &Kept) -> Result<()> {
     for (row, line) in lines.iter().enumerate() {
         for (t, whole) in logit_diff.row(row).iter().enumerate() {

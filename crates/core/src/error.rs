@@ -1,4 +1,4 @@
-//! The one error type of the crate.
+//! The error type of the crate.
 
 use std::fmt;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong: a kind to branch on, a message that names the thing, and what would do.
+/// An error: a kind to branch on, a message that names the thing, and a hint at what to do.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -22,7 +22,7 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The model is not there.
+    /// The model does not exist.
     NotFound,
     /// The model is not cached, and downloading is not allowed.
     Offline,
@@ -30,17 +30,17 @@ pub enum ErrorKind {
     Gated,
     /// The reference names neither a path nor a model.
     InvalidReference,
-    /// The model is known but not something this program computes.
+    /// The model is known but not supported.
     Unsupported,
     /// config.json is wrong.
     Config,
     /// Weights are missing, surplus, or of the wrong shape.
     Weights,
-    /// A file is damaged or not what it says.
+    /// A file is damaged or inconsistent.
     Format,
     /// The tokenizer cannot be built or cannot read the text.
     Tokenizer,
-    /// The caller asked for something that does not exist: a name, a layer, a position.
+    /// The caller requested something that does not exist: a name, a layer, a position.
     Input,
     /// Not enough memory.
     Memory,
@@ -58,12 +58,12 @@ impl Error {
         Error(Box::new(Inner { kind, message: message.into(), hint: None, source: None }))
     }
 
-    /// Something wrong in what the caller asked for.
+    /// An invalid request.
     pub fn input(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Input, message)
     }
 
-    /// Adds what the user can do about it.
+    /// Adds a hint at what the user can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
@@ -77,7 +77,7 @@ impl Error {
         self
     }
 
-    /// Puts the place in front of the message: `model.safetensors: ...`.
+    /// Prefixes the message with a place: `model.safetensors: ...`.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.0.message = format!("{place}: {}", self.0.message);
@@ -91,7 +91,7 @@ impl Error {
         if self.0.message.contains(&place) { self } else { self.at(place) }
     }
 
-    /// Both errors in one, of the kind of the first.
+    /// Both errors in one, with the kind of the first.
     #[must_use]
     pub(crate) fn and(mut self, other: Error) -> Self {
         let other = *other.0;
@@ -108,13 +108,13 @@ impl Error {
         self.0.kind
     }
 
-    /// What the user can do about it, where there is something.
+    /// The hint at what the user can do, if there is one.
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
 }
 
-/// Names for a message, in back quotes; a long list is cut, and the rest counted.
+/// Names for a message, in backquotes; a long list is shortened, and the rest counted.
 pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
     const SHOWN: usize = 40;
     let quoted = |name: &S| {

@@ -1,4 +1,4 @@
-//! The tensors that a config.json asks for, without any weights.
+//! The tensors that a config.json requires, without any weights.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::model::Model;
 pub use crate::weights::Numbers;
 use crate::weights::{Asked, Blocks, Checkpoint};
 
-/// A model that is known by its config alone.
+/// A model known by its config alone.
 #[derive(Debug)]
 pub struct Expected {
-    /// What the config says.
+    /// The contents of the config.
     pub reading: Reading,
     /// The tensors of the decoder, by their names in the checkpoint.
     pub tensors: Vec<ExpectedTensor>,
-    /// The type in which the config says that numbers are stored, as transformers writes it.
+    /// The storage dtype according to the config, as transformers writes it.
     pub dtype: Option<String>,
 }
 
@@ -36,14 +36,14 @@ pub struct ExpectedTensor {
 }
 
 impl ExpectedTensor {
-    /// How many numbers or bytes it has.
+    /// Number of its numbers or bytes.
     pub fn elements(&self) -> u128 {
         self.shape.iter().map(|size| *size as u128).product()
     }
 }
 
 impl Expected {
-    /// Numbers of all tensors: blocks of MXFP4 count as the 32 numbers that each holds.
+    /// Numbers in all tensors: a block of MXFP4 counts as the 32 numbers that it holds.
     pub fn parameters(&self) -> u128 {
         let of = |tensor: &ExpectedTensor| match tensor.numbers {
             Numbers::Floats => tensor.elements(),
@@ -53,7 +53,7 @@ impl Expected {
         self.tensors.iter().map(of).sum()
     }
 
-    /// Bytes of all tensors, where the config says in which type they are stored.
+    /// Bytes of all tensors, if the config states the storage dtype.
     pub fn bytes(&self) -> Option<u128> {
         let width = match self.dtype.as_deref()? {
             "float32" => 4,
@@ -68,10 +68,10 @@ impl Expected {
     }
 }
 
-/// The tensors that the `config.json` of a folder asks for. Nothing else need be in the folder.
+/// The tensors that the `config.json` in a folder requires. The folder need not contain anything else.
 ///
 /// # Errors
-/// A config that cannot be read, that no family reads, or that has unknown keys.
+/// If the config cannot be read, no family reads it, or it has unknown keys.
 pub fn expected(folder: &Path, options: &LoadOptions) -> Result<Expected> {
     let config =
         Config::parse(&read_small(&folder.join("config.json"))?).map_err(|e| e.at(folder.display()))?;
@@ -86,7 +86,7 @@ pub fn expected(folder: &Path, options: &LoadOptions) -> Result<Expected> {
     Ok(Expected { reading, tensors: tensors.collect(), dtype: dtype(config.as_map()) })
 }
 
-/// The type that a config names, its own or its text decoder's.
+/// The dtype that a config states, its own or its text decoder's.
 fn dtype(config: &Map<String, Value>) -> Option<String> {
     let own = |config: &Map<String, Value>| {
         ["dtype", "torch_dtype"].iter().find_map(|key| config.get(*key)?.as_str().map(str::to_owned))

@@ -1,4 +1,4 @@
-//! Writing a model as a Hugging Face folder that transformers reads to the same logits.
+//! Writes a model as a Hugging Face folder from which transformers computes the same logits.
 
 mod partial;
 
@@ -19,12 +19,13 @@ use crate::names::Axes;
 use crate::stop::Stop;
 
 impl Opened {
-    /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint's name with the
-    /// container's storage undone and the adapter merged in. The weights are written to a folder beside them first and renamed when whole; nothing is
-    /// replaced. Where `stop` becomes true it ends before the next tensor, and leaves nothing behind.
+    /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint name, with the
+    /// container's storage undone and the adapter merged. Weights are first written to a temporary folder within it,
+    /// then renamed; nothing is replaced. If `stop` becomes true, export ends before the next tensor and leaves nothing
+    /// behind.
     ///
     /// # Errors
-    /// A folder that holds a model already, or that cannot be written; `Interrupted`.
+    /// If the folder already holds a model or cannot be written; `Interrupted` if it was stopped.
     pub fn export(&self, folder: &Path, dtype: Dtype, stop: Stop<'_>) -> Result<()> {
         let [config_path, weights_path] = ["config.json", "model.safetensors"].map(|name| folder.join(name));
         if let Some(taken) = [&config_path, &weights_path].into_iter().find(|path| path.exists()) {
@@ -47,7 +48,7 @@ impl Opened {
         file.write_all((text + "\n").as_bytes()).map_err(|e| io(&config_path, e))
     }
 
-    /// The values of a tensor, with what the adapter adds to it.
+    /// The values of a tensor, including the adapter's update.
     fn merged(&self, name: &str) -> Result<Vec<f32>> {
         let names = &self.reading.names;
         let tensor = self.checkpoint.current(names.prefix, name)?;
@@ -78,7 +79,7 @@ impl Opened {
         Ok(values)
     }
 
-    /// A bias, with the one that the adapter adds.
+    /// A bias, including the one that the adapter adds.
     fn with_bias_of_update(&self, name: &str, mut values: Vec<f32>) -> Result<Vec<f32>> {
         let names = &self.reading.names;
         let Some(module) = name.strip_suffix(".bias") else { return Ok(values) };
@@ -89,7 +90,7 @@ impl Opened {
         Ok(values)
     }
 
-    /// Refuses what a merged folder of this class cannot hold.
+    /// Refuses what a merged folder of this class cannot represent.
     fn check_mergeable(&self) -> Result<()> {
         let Some(adapter) = self.checkpoint.adapter() else { return Ok(()) };
         let names = &self.reading.names;
@@ -128,7 +129,8 @@ impl Opened {
             tensors.push((name, exported));
         }
         let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-        // The crate writes beside its target under a name of its own, for the owner alone, and replaces what is there.
+        // The crate writes next to its target under its own temporary name, readable only by the owner, and replaces
+        // existing files.
         let folder = path.parent().unwrap_or(Path::new("."));
         let partial = partial::Partial::new(folder).map_err(|e| io(folder, e))?;
         let whole = partial.path().join("model.safetensors");
@@ -144,10 +146,10 @@ impl Opened {
         publish(&whole, path)
     }
 
-    /// Tensors that hold values which are no finite numbers: name, how many, and the index of the first.
+    /// Tensors with values that are not finite: name, how many, and the index of the first.
     ///
     /// # Errors
-    /// A tensor that cannot be read.
+    /// If a tensor cannot be read.
     pub fn non_finite(&self) -> Result<Vec<(String, usize, usize)>> {
         let mut found = Vec::new();
         for name in self.checkpoint.names(&self.reading.names) {
@@ -172,7 +174,7 @@ impl Opened {
     /// Number of weights, tied ones counted once.
     ///
     /// # Errors
-    /// A tensor that the file names but does not hold.
+    /// If the file names a tensor but does not hold it.
     pub fn parameters(&self) -> Result<usize> {
         let names = self.checkpoint.names(&self.reading.names);
         let mut sum = 0;
@@ -182,21 +184,22 @@ impl Opened {
         Ok(sum)
     }
 
-    /// Bytes that the weights take in memory once all are packed. For f32 they stay as the files have them, but those that no
-    /// product reads so, which are widened; for bf16 they are rounded. The few numbers of norms and biases are f32.
+    /// Bytes that the weights take in memory once all are packed. For f32 they keep the file's encoding, unless no
+    /// product reads it, in which case they are widened; for bf16 they are rounded. The few numbers of norms and biases
+    /// are f32.
     ///
     /// # Errors
-    /// A tensor that the file names but does not hold.
+    /// If the file names a tensor but does not hold it.
     pub fn weight_bytes(&self, dtype: Dtype) -> Result<u64> {
         let names = self.checkpoint.names(&self.reading.names);
         let bytes = names.into_iter().map(|name| Ok(self.checkpoint.by_name(name)?.packed_bytes(dtype)));
         bytes.sum()
     }
 
-    /// How the tensors are written in the files: how many of each encoding, by its name.
+    /// The number of tensors in each encoding, by its name.
     ///
     /// # Errors
-    /// A tensor that the file names but does not hold.
+    /// If the file names a tensor but does not hold it.
     pub fn encodings(&self) -> Result<BTreeMap<String, usize>> {
         let mut counts = BTreeMap::new();
         for name in self.checkpoint.names(&self.reading.names) {
@@ -207,7 +210,7 @@ impl Opened {
     }
 }
 
-/// One tensor as it is written; decoded only when its turn comes.
+/// One tensor to write, decoded only when its turn comes.
 struct Exported<'a> {
     opened: &'a Opened,
     name: &'a str,
@@ -235,13 +238,13 @@ impl View for Exported<'_> {
                 Error::new(ErrorKind::Interrupted, "interrupted before the last tensor was written");
             self.failure.borrow_mut().get_or_insert(stopped);
         }
-        // The file is thrown away: the rest of it need not be written.
+        // The file will be discarded, so the rest of it need not be written.
         if self.failure.borrow().is_some() {
             return Cow::Borrowed(&[]);
         }
         match self.opened.merged(self.name) {
             Ok(values) => Cow::Owned(encode(&values, self.dtype)),
-            // The trait cannot fail; the error is kept and the file thrown away.
+            // The trait cannot fail; keep the error and discard the file.
             Err(error) => {
                 self.failure.borrow_mut().get_or_insert(error);
                 Cow::Borrowed(&[])
@@ -255,7 +258,7 @@ impl View for Exported<'_> {
     }
 }
 
-/// Gives a whole file its name, unless another process gave it to its own meanwhile.
+/// Gives a finished file its name, unless another process has taken the name meanwhile.
 fn publish(whole: &Path, path: &Path) -> Result<()> {
     let whole = tempfile::TempPath::try_from_path(whole.to_owned()).map_err(|e| io(path, e))?;
     whole.persist_noclobber(path).map_err(|e| io(path, e.error))

@@ -1,4 +1,4 @@
-//! From a model's files to a model: config, architecture, weights.
+//! From files to a model: config, architecture, weights.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,18 +22,18 @@ use crate::source::{self, FilesKind, ModelFiles};
 use crate::tokens::Tokenizer;
 use crate::weights::{Allowed, Checkpoint};
 
-/// How a model is loaded.
+/// Options for loading a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Type of the inputs of matrix products, and of the packed weights.
+    /// The type of inputs to matrix products, and of packed weights.
     pub dtype: Dtype,
     /// Threads of the arithmetic; all cores by default.
     pub threads: Option<usize>,
-    /// Instructions to use; the environment or the best there are by default.
+    /// The instruction set; by default from the environment, else the best available.
     pub simd: Option<Simd>,
-    /// Unknown config keys that are let through.
+    /// Unknown config keys to accept.
     pub allowed_keys: Vec<String>,
-    /// Surplus tensors that are passed over, by name or by a pattern with `*` and `?`.
+    /// Surplus tensors to ignore, by name or by a pattern with `*` and `?`.
     pub allowed_tensors: Vec<String>,
 }
 
@@ -60,10 +60,10 @@ impl LoadOptions {
     }
 }
 
-/// The tokenizer of a model. `pre` names the rule for cutting text of a GGUF file that does not say it itself.
+/// The tokenizer of a model. `pre` names the pre-tokenization rule for a GGUF file that does not state it.
 ///
 /// # Errors
-/// The files have none that can be read, or `pre` is given for a folder.
+/// If the files have no readable tokenizer, or `pre` is given for a folder.
 pub fn tokenizer(files: &ModelFiles, pre: Option<&str>) -> Result<Tokenizer> {
     match (&files.kind, pre) {
         (FilesKind::Folder(folder), None) => Tokenizer::from_folder(folder),
@@ -76,20 +76,20 @@ pub fn tokenizer(files: &ModelFiles, pre: Option<&str>) -> Result<Tokenizer> {
     }
 }
 
-/// Ways to a model's token ids that were compared.
+/// A comparison of the ways to a model's token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRoads {
-    /// What was compared, in words, beginning with the way that is taken.
+    /// What was compared, in words, starting with the way that is used.
     pub compared: Vec<String>,
-    /// For each of the others that gives other ids: which, and for what text.
+    /// For each other way that gives different ids: which, and for what text.
     pub differences: Vec<(String, String)>,
 }
 
-/// Compares the tokenizer of a model with what it is once exported as a folder, and with the tokenizers that lie beside
-/// it: a `tokenizer.json` beside a GGUF file, GGUF files in a folder.
+/// Compares a model's tokenizer with its exported form, and with other tokenizers in the same place: a `tokenizer.json`
+/// next to a GGUF file, or GGUF files in a folder.
 ///
 /// # Errors
-/// The model has no tokenizer that can be read, or no folder can be made for its export.
+/// If the model has no readable tokenizer, or no folder can be created for its export.
 pub fn token_roads(files: &ModelFiles, pre: Option<&str>) -> Result<TokenRoads> {
     let taken = tokenizer(files, pre)?;
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -132,19 +132,19 @@ pub fn token_roads(files: &ModelFiles, pre: Option<&str>) -> Result<TokenRoads> 
     Ok(roads)
 }
 
-/// A model whose config is read and whose files are mapped; no weight has been touched.
+/// A model whose config is read and whose files are mapped; no weight has been read yet.
 #[derive(Debug)]
 pub struct Opened {
-    /// What the config says.
+    /// The contents of the config.
     pub reading: Reading,
-    /// The config as transformers writes it; made from the metadata for a GGUF file.
+    /// The config as transformers writes it; for a GGUF file derived from its metadata.
     pub config: Map<String, Value>,
-    /// Which model it is: over every file that it is built of, and every choice that changes what is computed. Whatever
-    /// else is read to build a model, or chosen, is added to it.
+    /// The model's identity: covers every file it is built from, and every choice that changes its numbers. Anything
+    /// else that is read or chosen while building is added to it.
     pub identity: Identity,
-    /// What is left out of the model, as a note to the user.
+    /// Notes to the user on what is left out of the model.
     pub notes: Vec<String>,
-    /// What the user should know of how the files are read: keys that were let through, sources that disagree, an adapter.
+    /// Warnings about how the files are read: allowed keys, sources that disagree, an adapter.
     pub warnings: Vec<String>,
     pub(crate) checkpoint: Arc<Checkpoint>,
 }
@@ -155,22 +155,21 @@ impl Opened {
         &self.reading.arch
     }
 
-    /// How many tensors belong to each part of the model that is left out, such as a vision tower, by the beginning of
-    /// their names.
+    /// Number of tensors in each part of the model that is left out, such as a vision tower, by name prefix.
     pub fn left_out(&self) -> BTreeMap<&'static str, usize> {
         self.checkpoint.left_out(&self.reading.names)
     }
 
-    /// The adapter that is applied.
+    /// The adapter applied.
     pub fn adapter(&self) -> Option<&Adapter> {
         self.checkpoint.adapter()
     }
 
-    /// Finds all weights and reads the small ones. Matrices are read when runs need them, and packed as soon as that pays;
-    /// until then the files must stay as they are, which every run checks.
+    /// Finds all weights and reads the small ones. Matrices are read on demand and packed as soon as that pays; until
+    /// then the files must not change, which every run checks.
     ///
     /// # Errors
-    /// A tensor that is missing, surplus, of the wrong shape or not floating point.
+    /// If a tensor is missing, surplus, of the wrong shape or not floating point.
     pub fn build(self, options: &LoadOptions) -> Result<Model> {
         let Opened { reading, checkpoint, mut warnings, notes, .. } = self;
         warnings.extend(notes);
@@ -180,10 +179,10 @@ impl Opened {
         Ok(model)
     }
 
-    /// Reads the final norm and the unembedding alone.
+    /// Reads only the final norm and the unembedding.
     ///
     /// # Errors
-    /// As [`Opened::build`], of these tensors.
+    /// As [`Opened::build`], for these tensors.
     pub fn lens(self, options: &LoadOptions) -> Result<LogitLens> {
         let cpu = options.cpu()?;
         let unembedding = crate::model::build_unembedding(
@@ -209,7 +208,7 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Model> {
 /// Reads a model's config and maps its files.
 ///
 /// # Errors
-/// Files that cannot be read, a config that no family reads or that has unknown keys, tensors that have no place.
+/// If files cannot be read, no family reads the config, it has unknown keys, or tensors are surplus.
 pub fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Opened> {
     let adapter =
         files.adapter.as_deref().map(|folder| Adapter::open(folder, &options.allowed_keys)).transpose()?;
@@ -225,7 +224,7 @@ pub fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Opened> {
     Ok(opened)
 }
 
-/// What is to be said of an adapter: that it is applied, and what of it or of the model's files disagrees.
+/// Warnings about an adapter: that it is applied, and where it disagrees with the model's files.
 fn adapter_warnings(adapter: &Adapter, files: &ModelFiles, opened: &Opened) -> Result<Vec<String>> {
     let modules = opened.checkpoint.names(&opened.reading.names);
     let modules: Vec<&str> = modules.into_iter().filter_map(|name| name.strip_suffix(".weight")).collect();
@@ -255,11 +254,11 @@ fn adapter_warnings(adapter: &Adapter, files: &ModelFiles, opened: &Opened) -> R
     Ok(warnings)
 }
 
-/// The ids after which a text of this model ends: `eos_token_id` of generation_config.json, else of config.json; of a
-/// GGUF file the tokens that end a sequence, a turn or a message. Empty where nothing is said.
+/// The ids that end this model's text: `eos_token_id` of generation_config.json, else of config.json; for a GGUF file,
+/// the tokens that end a sequence, a turn or a message. Empty if none are stated.
 ///
 /// # Errors
-/// A file that cannot be read, or ids that are none.
+/// If a file cannot be read, or holds invalid ids.
 pub fn end_ids(files: &ModelFiles) -> Result<Vec<u32>> {
     let wrong = |place: &Path| {
         Error::new(ErrorKind::Format, format!("{}: `eos_token_id` holds no id", place.display()))
@@ -316,7 +315,7 @@ fn open_folder(folder: &Path, adapter: Option<Adapter>, options: &LoadOptions) -
     for name in source::files_of_tokens().filter(|name| folder.join(name).is_file()) {
         match OpenFile::open(folder.join(name)) {
             Ok(file) => identity.add_file(name, Arc::new(file)),
-            // A model runs on ids without its tokenizer; whoever asks for that is told what is wrong.
+            // A model runs on ids without its tokenizer; using the tokenizer reports the error.
             Err(_) => identity.add(name, json!("cannot be read")),
         }
     }
@@ -324,7 +323,7 @@ fn open_folder(folder: &Path, adapter: Option<Adapter>, options: &LoadOptions) -
     Ok(Opened { reading, config: config.as_map().clone(), identity, notes, warnings, checkpoint })
 }
 
-/// What is left out.
+/// Notes on what is left out.
 fn notes_of(checkpoint: &Checkpoint, reading: &Reading) -> Vec<String> {
     let Some(wrapper) = reading.wrapper else { return Vec::new() };
     let parts: Vec<String> = checkpoint
@@ -336,7 +335,7 @@ fn notes_of(checkpoint: &Checkpoint, reading: &Reading) -> Vec<String> {
     vec![format!("the text decoder of this {wrapper} is read alone; tensors left out: {tensors}")]
 }
 
-/// The head that an adapter was trained with. A decoder for features is what the base is.
+/// The head that an adapter was trained with. An adapter for feature extraction keeps the base's.
 fn asked_head(adapter: Option<&Adapter>) -> Option<Asked> {
     let adapter = adapter?;
     let kind = match adapter.task()? {
@@ -349,7 +348,7 @@ fn asked_head(adapter: Option<&Adapter>) -> Option<Asked> {
     Some(Asked { kind, labels: adapter.rows_of(&["score.weight", "classifier.weight", "qa_outputs.weight"]) })
 }
 
-/// Classes with other heads may call the base model otherwise (`transformer.` for `model.`).
+/// Classes with other heads may name the base model differently (`transformer.` instead of `model.`).
 fn settle_prefix(reading: &mut Reading, container: &Container) {
     let names = &mut reading.names;
     let first = names.layer.replace("{}", "0");
@@ -364,7 +363,7 @@ fn settle_prefix(reading: &mut Reading, container: &Container) {
     }
 }
 
-/// Refuses weights that hold quantised numbers though config.json does not say so.
+/// Refuses quantised weights that config.json does not declare.
 fn refuse_quantised(container: &Container) -> Result<()> {
     const MARKS: &[&str] =
         &[".qweight", ".qzeros", ".weight_packed", ".weight.absmax", ".weight.quant_map", ".SCB"];
@@ -414,13 +413,12 @@ fn open_gguf(path: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Re
     Ok(Opened { reading, config, identity, notes, warnings, checkpoint })
 }
 
-/// What the weights are, and what of the config was let through: which numbers a key would have changed depends on the
-/// program that knows it.
+/// The weights, and the allowed config keys: only a program that knows such a key knows which numbers it changes.
 fn identity_of(checkpoint: &Checkpoint, reading: &Reading) -> Identity {
     let mut identity = Identity::default();
     for file in checkpoint.files() {
         let Some(opened) = file.opened() else { continue };
-        // The name of a single file is whatever the user calls it; shards are told apart by theirs.
+        // A single file may have any name; shards are distinguished by theirs.
         let name = match checkpoint.files().len() {
             1 => "weights".into(),
             _ => file.path().file_name().unwrap_or_default().to_string_lossy(),
@@ -439,7 +437,7 @@ fn identity_of(checkpoint: &Checkpoint, reading: &Reading) -> Identity {
     identity
 }
 
-/// Metadata as JSON, without the long lists of strings that are the tokenizer's.
+/// Metadata as JSON, without the tokenizer's long lists of strings.
 fn json_of(gguf: &Gguf) -> Map<String, Value> {
     let mut map = Map::new();
     for (key, value) in &gguf.metadata {
@@ -461,7 +459,7 @@ fn json_of(gguf: &Gguf) -> Map<String, Value> {
     map
 }
 
-/// The shortest decimal of a number that was stored as f32, so that 1e-5 is 1e-5 again.
+/// The shortest decimal of a number stored as f32, so that 1e-5 stays 1e-5.
 fn shortest(x: f64) -> f64 {
     let narrow = x as f32;
     if f64::from(narrow) == x { narrow.to_string().parse().unwrap_or(x) } else { x }

@@ -1,4 +1,4 @@
-//! How a family's checkpoint stores its weights: names, fusions, orientations. Plain data, filled by `families/`,
+//! How a family's checkpoint stores its weights: names, fusions, orientations. Plain data, filled in by `families/` and
 //! undone by `weights/`, so that storage never reaches the forward pass.
 
 mod recurrence;
@@ -7,10 +7,10 @@ pub use recurrence::*;
 
 use crate::arch::Bias;
 
-/// Names of all tensors of a checkpoint. Every name is a module's: `.weight`, and `.bias` where there is one, follow.
+/// Names of all tensors of a checkpoint. Every name is a module's; `.weight`, and `.bias` if there is one, follow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Names {
-    /// Prefix of the base model (`model.`), which a file may carry or leave out.
+    /// Prefix of the base model (`model.`), which a file may omit.
     pub prefix: &'static str,
     /// Token embedding.
     pub embed: &'static str,
@@ -24,25 +24,25 @@ pub struct Names {
     pub project_out: Option<&'static str>,
     /// Norm before the unembedding.
     pub final_norm: Option<&'static str>,
-    /// The unembedding, without the base model's prefix. Where it is tied a copy may stand in the file.
+    /// The unembedding, without the base model's prefix. If it is tied, the file may contain a copy.
     pub unembed: &'static str,
-    /// The head that gives a score, without the base model's prefix: the first of these that a file has.
+    /// The scoring head, without the base model's prefix: the first of these that the file has.
     pub score: &'static [&'static str],
-    /// Prefix of a layer, `{}` is its number: `layers.{}.`
+    /// Prefix of a layer, with `{}` for its number: `layers.{}.`
     pub layer: &'static str,
-    /// Names inside a layer; one entry for all layers, or one a layer.
+    /// Names within a layer; one entry for all layers, or one per layer.
     pub layers: Vec<LayerNames>,
-    /// Ends of names, in whole dotted parts, that are buffers, not weights (`rotary_emb.inv_freq`).
+    /// Endings of names, in whole dotted parts, that are buffers, not weights (`rotary_emb.inv_freq`).
     pub ignored: &'static [&'static str],
-    /// Where the decoder may stand in a file beside `prefix` and `unembed`: the first spelling that fits counts.
+    /// Alternatives to `prefix` and `unembed`: the first spelling that fits is used.
     pub spellings: &'static [Spelling],
-    /// Beginnings of the names of tensors that belong to other parts of the model, which are left out.
+    /// Name prefixes of tensors that belong to other parts of the model, which are left out.
     pub left_out: &'static [&'static str],
-    /// Where the further inputs of layers come from.
+    /// The sources of the layers' additional inputs.
     pub per_layer: Option<PerLayerTables>,
 }
 
-/// Names of what makes a further input of each layer.
+/// Names of the modules that produce each layer's additional input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerLayerTables {
     /// The table of ids.
@@ -53,14 +53,14 @@ pub struct PerLayerTables {
     pub norm: &'static str,
 }
 
-/// Names of what a layer does with its further input.
+/// Names of the modules with which a layer uses its additional input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerLayerNames {
     /// From the stream to the gate.
     pub gate: &'static str,
     /// To the stream.
     pub project: &'static str,
-    /// Norm of what is added.
+    /// Norm of the result before it is added.
     pub norm: &'static str,
 }
 
@@ -88,16 +88,16 @@ impl Names {
     }
 }
 
-/// Names inside one layer. A norm's name is its module: `.weight` and `.bias` follow.
+/// Names within one layer. A norm's name is its module; `.weight` and `.bias` follow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerNames {
     /// Norm before attention (or on the stream after it).
     pub attention_norm: Option<&'static str>,
-    /// Norm on what attention adds.
+    /// Norm on attention's output.
     pub attention_post_norm: Option<&'static str>,
     /// Norm before the MLP (or on the stream after it).
     pub mlp_norm: Option<&'static str>,
-    /// Norm on what the MLP adds.
+    /// Norm on the MLP's output.
     pub mlp_post_norm: Option<&'static str>,
     /// Query, key and value projections.
     pub qkv: QkvNames,
@@ -107,20 +107,20 @@ pub struct LayerNames {
     pub k_norm: Option<HeadNorm>,
     /// Output projection of attention.
     pub out: Linear,
-    /// The logit that each head has more.
+    /// The extra logit of each head.
     pub sinks: Option<&'static str>,
-    /// The recurrence, where the layer has one. Names of parts that a layer lacks are not read.
+    /// The recurrence, if the layer has one. Names of missing parts are not used.
     pub recurrence: Option<RecurrenceNames>,
     /// The MLP.
     pub mlp: MlpNames,
-    /// Where the layer has a further input.
+    /// The additional input, if the layer has one.
     pub per_layer: Option<PerLayerNames>,
-    /// The factor on the stream that leaves.
+    /// The factor on the outgoing stream.
     pub leaving_scale: Option<&'static str>,
 }
 
 impl LayerNames {
-    /// Every projection but those of experts.
+    /// Every projection except those of experts.
     fn projections(&self) -> Vec<Linear> {
         let mut all = match self.qkv {
             QkvNames::Split { q, k, v } | QkvNames::SplitGated { q, k, v } => vec![q, k, v],
@@ -139,19 +139,19 @@ impl LayerNames {
             MlpNames::Plain { up, down } | MlpNames::Xielu { up, down, .. } => all.extend([up, down]),
             MlpNames::Gated { gate, up, down } => all.extend([gate, up, down]),
             MlpNames::GatedStacked { gate_up, down } => all.extend([gate_up, down]),
-            // Their names hold the expert's number, and all are stored alike.
+            // Their names contain the expert's number, and all are stored alike.
             MlpNames::Experts { .. } => {}
         }
         all
     }
 }
 
-/// Where the weights of a query or key norm stand.
+/// The location of a query or key norm's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadNorm {
     /// One tensor: `NAME.weight`.
     One(&'static str),
-    /// One tensor a head: `NAME.{head}.weight`, `{}` in the name is the head.
+    /// One tensor per head: `NAME.{head}.weight`, where `{}` in the name is the head.
     EachHead(&'static str),
 }
 
@@ -194,7 +194,7 @@ pub enum QkvNames {
         /// Values.
         v: Linear,
     },
-    /// Three projections, of which the first gives for each head its query and its gate.
+    /// Three projections; the first gives each head's query and gate.
     SplitGated {
         /// Queries and gates.
         q: Linear,
@@ -205,47 +205,47 @@ pub enum QkvNames {
     },
     /// One projection: all queries, then all keys, then all values.
     Stacked(Linear),
-    /// One projection: for each head its query, key and value (`[H, 3, h]`).
+    /// One projection: each head's query, key and value (`[H, 3, h]`).
     ByHead(Linear),
-    /// One projection: for each key its queries, then itself and its value (`[K, H / K + 2, h]`).
+    /// One projection: for each key, its queries, the key itself and its value (`[K, H / K + 2, h]`).
     ByGroup(Linear),
-    /// One projection: for each of some blocks of heads its queries, values, keys (`[blocks, 3, H / blocks, h]`).
+    /// One projection: for each block of heads its queries, values, keys (`[blocks, 3, H / blocks, h]`).
     InBlocks {
         /// The projection.
         linear: Linear,
-        /// How many blocks.
+        /// Number of blocks.
         blocks: usize,
     },
     /// From compressed vectors.
     Latent(LatentNames),
-    /// Two projections: the keys are the values too.
+    /// Two projections: keys double as values.
     KeysAreValues {
         /// Queries.
         q: Linear,
         /// Keys.
         k: Linear,
     },
-    /// Queries alone: an earlier layer has keys and values.
+    /// Only queries: an earlier layer has keys and values.
     Queries {
         /// Queries.
         q: Linear,
-        /// Modules that a file may hold all the same.
+        /// Unused modules that a file may still contain.
         unread: &'static [&'static str],
     },
 }
 
-/// How queries, keys and values of compressed vectors are stored.
+/// How queries, keys and values made from compressed vectors are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LatentNames {
-    /// To compressed queries, and their norm, where queries are compressed.
+    /// To compressed queries, and their norm, if queries are compressed.
     pub compress_queries: Option<(Linear, &'static str)>,
     /// To the queries.
     pub queries: Linear,
-    /// To compressed keys and values, then the part of a key that all heads share.
+    /// To compressed keys and values, then the shared part of keys.
     pub compress_kv: Linear,
     /// Norm of compressed keys and values.
     pub kv_norm: &'static str,
-    /// From these, for each head its part of the key, then its value.
+    /// From these, for each head its own part of the key, then its value.
     pub keys_values: Linear,
 }
 
@@ -259,7 +259,7 @@ pub enum MlpNames {
         /// Back to the stream.
         down: Linear,
     },
-    /// Two projections, and the parameters of the non-linearity.
+    /// Two projections, and the parameters of the activation.
     Xielu {
         /// To the neurons.
         up: Linear,
@@ -288,29 +288,29 @@ pub enum MlpNames {
     Experts {
         /// The router, `[experts, d_model]`.
         router: Linear,
-        /// The correction by which experts are chosen.
+        /// The correction used to choose experts.
         correction: Option<Correction>,
-        /// What stands apart: see [`Router::apart`](crate::arch::Router).
+        /// Router and experts that read the stream directly: see [`Router::apart`](crate::arch::Router).
         apart: Option<&'static ApartNames>,
         /// The experts.
         experts: ExpertNames,
-        /// The one that every token goes through.
+        /// The shared expert.
         shared: Option<SharedNames>,
     },
 }
 
-/// Tensors of a router and experts that read the stream by themselves.
+/// Tensors of a router and experts that read the stream directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApartNames {
-    /// Factors on what the router reads, after a norm without weight.
+    /// Factors on the router's input, after a norm without weight.
     pub router_scale: &'static str,
-    /// Factors on the weights of experts.
+    /// Factors on the experts' weights.
     pub factors: &'static str,
-    /// Norm of what experts read.
+    /// Norm of the experts' input.
     pub experts: &'static str,
     /// Norm of their sum.
     pub experts_post: &'static str,
-    /// Norm of what the shared expert gives.
+    /// Norm of the shared expert's output.
     pub shared_post: &'static str,
 }
 
@@ -326,7 +326,7 @@ pub enum Correction {
 /// How experts are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpertNames {
-    /// One by one; `{}` in the names is the expert.
+    /// One by one; `{}` in the names is the expert's number.
     Each {
         /// To an expert's gate.
         gate: Linear,
@@ -335,22 +335,23 @@ pub enum ExpertNames {
         /// Back to the stream.
         down: Linear,
     },
-    /// One by one without gates; `{}` in the names is the expert.
+    /// One by one without gates; `{}` in the names is the expert's number.
     Ungated {
         /// To its neurons.
         up: Linear,
         /// Back to the stream.
         down: Linear,
     },
-    /// All in one tensor, `[experts, outputs, inputs]`; gates come before neurons.
+    /// All in one tensor, `[experts, outputs, inputs]`; gates precede neurons.
     Stacked {
         /// Gate and neurons.
         gate_up: &'static str,
         /// Back to the stream.
         down: &'static str,
     },
-    /// All in one tensor with biases, gates and neurons alternating: `[experts, inputs, outputs]`, or in blocks of MXFP4
-    /// (`_blocks` and `_scales`) `[experts, outputs, inputs]`. Names are whole but for those ends and `_bias`.
+    /// All in one tensor with biases, gates and neurons alternating: `[experts, inputs, outputs]`, or in blocks of
+    /// MXFP4 (`_blocks` and `_scales`) `[experts, outputs, inputs]`. Names are complete except for those endings and
+    /// `_bias`.
     Alternating {
         /// Gate and neurons.
         gate_up: &'static str,
@@ -362,7 +363,7 @@ pub enum ExpertNames {
 /// How a shared expert is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SharedNames {
-    /// Three projections, and perhaps one to what weighs it.
+    /// Three projections, and optionally one for its weight.
     Split {
         /// To its gate.
         gate: Linear,
@@ -370,7 +371,7 @@ pub enum SharedNames {
         up: Linear,
         /// Back to the stream.
         down: Linear,
-        /// What weighs it.
+        /// The weight's projection.
         weigh: Option<&'static str>,
     },
     /// Gate and neurons in one.
@@ -389,10 +390,10 @@ pub enum SharedNames {
     },
 }
 
-/// How a container stores a tensor differently from the safetensors checkpoint of the same model.
+/// How a container stores a tensor differently from the same model's safetensors checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StorageQuirk {
-    /// As it is.
+    /// No difference.
     None,
     /// Rows of each of `heads` heads are interleaved: row `2i + s` of a head holds row `i + s * h/2`
     /// (llama.cpp, `convert_hf_to_gguf.py`, `LlamaModel.permute`).
@@ -400,6 +401,6 @@ pub enum StorageQuirk {
         /// Heads among the rows.
         heads: usize,
     },
-    /// 1 was added to every value (norms of the Gemma family).
+    /// Every value was increased by 1 (norms of the Gemma family).
     PlusOne,
 }

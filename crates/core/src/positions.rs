@@ -1,4 +1,4 @@
-//! Which tokens of a row: `"last"`, `-1`, `(2, 5)`, `"text: Paris"` to indices, row by row.
+//! Resolves `"last"`, `-1`, `(2, 5)`, `"text: Paris"` to token indices, row by row.
 
 mod random;
 mod selection;
@@ -14,14 +14,14 @@ use random::draw;
 pub(crate) use random::uniform;
 pub use selection::Selection;
 
-/// A way of naming tokens of a row. Positions count the row's real tokens: padding is never addressed.
+/// A way to name tokens of a row. Positions count the row's real tokens: padding is never addressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Specifier {
     /// `all`: every token.
     All,
     /// `first`: the first token.
     First,
-    /// `last` is 1, `last-2` is 2: the token this many from the end.
+    /// `last` is 1, `last-2` is 2: the token at this distance from the end.
     Last(usize),
     /// A position, negative from the end.
     At(i64),
@@ -33,35 +33,35 @@ pub enum Specifier {
     AllText,
     /// `random-text` and `random-text-N`: that many of them, drawn without replacement.
     RandomText(usize),
-    /// `inputs-partition-N`: a group cut by the pivots.
+    /// `inputs-partition-N`: a group of tokens divided by the pivots.
     Partition(usize),
-    /// `random-inputs-partition-N[-K]`: K of a group, drawn without replacement.
+    /// `random-inputs-partition-N[-K]`: K tokens of a group, drawn without replacement.
     RandomPartition(usize, usize),
     /// `text:SUBSTRING`: the tokens that cover every occurrence of a substring.
     Text(String),
 }
 
-/// What a row is, for specifiers that look at more than its length.
+/// A row, for specifiers that need more than its length.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     /// Number of the row in the data set; names it in errors and seeds its draws.
     pub number: usize,
     /// Its token ids.
     pub ids: &'a [u32],
-    /// Its text with the byte span of each token, where known.
+    /// Its text with the byte span of each token, if known.
     pub text: Option<(&'a str, &'a [(usize, usize)])>,
-    /// How many of its tokens, at its end, continue the prompt. `all` names them too; every other specifier speaks of
-    /// the prompt.
+    /// How many of its last tokens continue the prompt. `all` includes them; every other specifier refers to the
+    /// prompt.
     pub n_new: usize,
 }
 
 impl<'a> Row<'a> {
-    /// A row of token ids, no text known, all of them the prompt's.
+    /// A row of token ids without text, all of them the prompt's.
     pub fn of(number: usize, ids: &'a [u32]) -> Self {
         Row { number, ids, text: None, n_new: 0 }
     }
 
-    /// The same row as it was before it was continued.
+    /// The row before it was continued.
     #[must_use]
     pub fn prompt(self) -> Self {
         let length = self.ids.len().saturating_sub(self.n_new);
@@ -69,10 +69,10 @@ impl<'a> Row<'a> {
     }
 }
 
-/// What all rows share.
+/// The context that all rows share.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context<'a> {
-    /// Ids that the tokenizer calls special.
+    /// The tokenizer's special ids.
     pub special: &'a [u32],
     /// Positions at which a new group starts.
     pub pivots: &'a [i64],
@@ -83,14 +83,14 @@ pub struct Context<'a> {
 /// The selected tokens of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selected {
-    /// Indices in the row, in the order asked for, duplicates kept: T of them.
+    /// Indices in the row, in the requested order, including duplicates: T of them.
     pub indices: Vec<usize>,
-    /// For each specifier its columns among the T.
+    /// For each specifier, its columns among the T.
     pub groups: Vec<Range<usize>>,
 }
 
 impl Selected {
-    /// The indices as a range, where they are one without duplicates.
+    /// The indices as a range, if they form one without duplicates.
     pub(crate) fn as_range(&self) -> Option<Range<usize>> {
         let first = *self.indices.first()?;
         let is_range = self.indices.iter().enumerate().all(|(i, index)| *index == first + i);
@@ -101,8 +101,8 @@ impl Selected {
 /// Selects the tokens of one row.
 ///
 /// # Errors
-/// A position outside the row (row, position and length are named), a substring that does not occur, a group that
-/// does not exist, more draws than tokens, nothing selected at all.
+/// If a position is outside the row (row, position and length are named), a substring does not occur, a group does not
+/// exist, there are more draws than tokens, or nothing is selected.
 pub fn select(specifiers: &[Specifier], row: Row<'_>, context: Context<'_>) -> Result<Selected> {
     let mut selected = Selected { indices: Vec::new(), groups: Vec::with_capacity(specifiers.len()) };
     for specifier in specifiers {
@@ -128,7 +128,7 @@ impl Specifier {
     /// Parses a comma-separated list, as on the command line. `text:` takes the rest of the list, commas included.
     ///
     /// # Errors
-    /// A word that is no specifier.
+    /// If a word is not a specifier.
     pub fn parse_list(text: &str) -> Result<Vec<Specifier>> {
         let mut list = Vec::new();
         let mut rest = text;
@@ -146,7 +146,7 @@ impl Specifier {
         }
     }
 
-    /// Reads several lists, one after another.
+    /// Parses several lists and joins them.
     ///
     /// # Errors
     /// As [`Specifier::parse_list`].
@@ -155,7 +155,7 @@ impl Specifier {
         Ok(lists?.into_iter().flatten().collect())
     }
 
-    /// How a specifier is written as a key of JSON: `5`, `[4,9]`, `4:`, `last`.
+    /// The specifier as a JSON key: `5`, `[4,9]`, `4:`, `last`.
     pub fn key(&self) -> String {
         match self {
             Specifier::Span(Slice { start: Some(start), end: Some(end), step: 1 }) => {
@@ -188,7 +188,7 @@ impl Specifier {
         }
     }
 
-    /// An index from a position that may count from the end.
+    /// The index of a position that may count from the end.
     fn resolve(&self, position: i64, row: Row<'_>) -> Result<usize> {
         let length = row.ids.len() as i64;
         let index = if position < 0 { position + length } else { position };

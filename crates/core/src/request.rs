@@ -1,4 +1,4 @@
-//! What a caller asks for, checked against the model and the rows before anything runs.
+//! A caller's request, checked against the model and the rows before anything runs.
 
 use std::collections::BTreeSet;
 
@@ -24,12 +24,12 @@ pub struct Request {
     pub reduction: Reduction,
 }
 
-/// The tokens of every row that a request speaks of.
+/// The tokens of every row that a request selects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// What is kept of every activation; the columns of patterns.
+    /// The tokens kept for every activation; for patterns, the columns.
     pub columns: Selection,
-    /// The rows of patterns, where they are other tokens.
+    /// The rows of patterns, if they are other tokens.
     pub pattern_rows: Option<Selection>,
 }
 
@@ -48,7 +48,7 @@ impl Request {
     /// Parses `resid_out_*,logits` and a list of position specifiers.
     ///
     /// # Errors
-    /// A name of no activation or position.
+    /// If a name is not an activation or a position.
     pub fn parse(activations: &str, positions: &str) -> Result<Self> {
         Ok(Request {
             activations: Selector::parse_list(activations)?,
@@ -57,11 +57,11 @@ impl Request {
         })
     }
 
-    /// The points of a model that the patterns name.
+    /// The points of a model that the patterns select.
     ///
     /// # Errors
-    /// A layer or head that does not exist, a place that this architecture lacks. A pattern over many layers passes
-    /// over those that lack the place, unless all do. A reduction that has nothing to reduce.
+    /// If a layer or head does not exist, the architecture lacks the place, or a reduction has nothing to reduce. A
+    /// pattern over many layers skips those that lack the place, unless all do.
     pub fn points(&self, arch: &Arch) -> Result<BTreeSet<Point>> {
         let mut points = BTreeSet::new();
         for selector in &self.activations {
@@ -71,11 +71,11 @@ impl Request {
         Ok(points)
     }
 
-    /// The tokens of rows that the request speaks of.
+    /// The tokens of rows that the request selects.
     ///
     /// # Errors
-    /// As [`crate::positions::select`]; a mean over no tokens; a mean over examples that differ in how many tokens are
-    /// selected.
+    /// As [`crate::positions::select`]; if a mean is over no tokens, or over examples with different numbers of
+    /// selected tokens.
     pub fn tokens(&self, rows: &[Row<'_>], context: Context<'_>) -> Result<Tokens> {
         let columns = Selection::of(&self.positions, rows, context)?;
         let of_rows = |specifiers: &Vec<Specifier>| Selection::of(specifiers, rows, context);
@@ -85,7 +85,8 @@ impl Request {
         Ok(tokens)
     }
 
-    /// Whether every mean has something to be the mean of, and those over examples the same shape in every row.
+    /// Checks that every mean is over at least one value, and that those over examples have the same shape in every
+    /// row.
     pub(crate) fn check_means(&self, tokens: &Tokens, rows: &[Row<'_>]) -> Result<()> {
         let selections = [Some(&tokens.columns), tokens.pattern_rows.as_ref()];
         let mut selections = selections.into_iter().flatten();
@@ -98,8 +99,8 @@ impl Request {
         }
     }
 
-    /// The tap that keeps what is asked for of these tokens, to be run with others; means over examples go on from
-    /// `so_far`.
+    /// The tap that keeps the requested activations of these tokens, to be combined with others; means over examples
+    /// continue from `so_far`.
     ///
     /// # Errors
     /// As [`Request::points`].
@@ -112,7 +113,7 @@ impl Request {
             .over_examples(*examples, so_far))
     }
 
-    /// Runs a batch and keeps what was asked for. `rows` are the batch's rows in the same order.
+    /// Runs a batch and keeps what was requested. `rows` are the batch's rows in the same order.
     ///
     /// # Errors
     /// As [`Request::points`], [`Request::tokens`] and [`Model::forward`].
@@ -126,10 +127,10 @@ impl Request {
         self.run_under(model, batch, rows, context, ())
     }
 
-    /// The same under a tap that comes first: what it changes shows in what is kept.
+    /// The same with a tap that comes first: its changes show in what is kept.
     ///
     /// # Errors
-    /// As [`Request::run`], and those of the tap.
+    /// As [`Request::run`], and the tap's errors.
     pub fn run_under(
         &self,
         model: &Model,
@@ -141,7 +142,7 @@ impl Request {
         self.run_until(model, batch, rows, context, first, Stop::Never)
     }
 
-    /// [`Request::run_under`], ending early where `stop` says so, which it asks before each block.
+    /// [`Request::run_under`], but asks `stop` before each block whether to end early.
     ///
     /// # Errors
     /// As [`Request::run_under`]; [`Interrupted`](crate::ErrorKind::Interrupted) if it was stopped.
@@ -160,7 +161,7 @@ impl Request {
         Ok(taps.1.finish(batch))
     }
 
-    /// A reduction of something that is not asked for would be silently without effect.
+    /// A reduction of something that is not requested would silently have no effect.
     fn check_reduction(&self, points: &BTreeSet<Point>) -> Result<()> {
         let has_patterns = points.iter().any(|point| point.site() == Site::Pattern);
         let Reduction { positions, pattern, pattern_rows, examples } = &self.reduction;
@@ -186,7 +187,7 @@ impl Request {
     }
 }
 
-/// A mean needs something to be the mean of.
+/// A mean needs at least one value.
 fn no_group_is_empty(selection: &Selection, rows: &[Row<'_>]) -> Result<()> {
     for (selected, row) in selection.rows.iter().zip(rows) {
         let Some(empty) = selected.groups.iter().position(|group| group.is_empty()) else { continue };

@@ -1,9 +1,9 @@
-//! LoRA adapters as peft writes them: `adapter_config.json` beside `adapter_model.safetensors`.
+//! LoRA adapters as written by peft: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! An adapter changes a model in two ways. A low-rank update adds `scale * B A` to the weight of a module, and a
-//! replacement takes the place of one of its tensors (biases, `modules_to_save`). The rules are those of peft 0.21,
-//! `tuners/lora/` and `utils/save_and_load.py`: the tensors say which modules are updated, the config must agree, and
-//! whatever neither names is refused.
+//! An adapter changes a model in two ways. A low-rank update adds `scale * B A` to the weight of a module; a
+//! replacement substitutes one of the model's tensors (biases, `modules_to_save`). The rules are those of peft 0.21,
+//! `tuners/lora/` and `utils/save_and_load.py`: the tensors determine which modules are updated, the config must agree,
+//! and anything that neither names is refused.
 
 mod settings;
 mod targets;
@@ -20,16 +20,16 @@ use crate::error::{Error, ErrorKind, Result};
 use settings::Settings;
 pub use settings::Task;
 
-/// The config of an adapter.
+/// The config file of an adapter.
 pub const CONFIG: &str = "adapter_config.json";
-/// The tensors of an adapter.
+/// The tensor file of an adapter.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// What to do with an adapter that is not applied here.
+/// The hint for an unsupported adapter.
 pub(crate) const MERGE: &str = "merge it in Python: `PeftModel.from_pretrained(BASE, \
     ADAPTER).merge_and_unload().save_pretrained(NEW)` writes a plain model; --no-adapter reads the model without it";
 
-/// An opened adapter, which remembers what was read of it.
+/// An opened adapter, which tracks what has been used.
 #[derive(Debug)]
 pub struct Adapter {
     folder: PathBuf,
@@ -38,7 +38,7 @@ pub struct Adapter {
     weights: ShardedSafeTensors,
     /// Updated module -> its update.
     updates: BTreeMap<String, Update>,
-    /// Tensor of the base model -> the adapter's own that takes its place.
+    /// Tensor of the base model -> the adapter's tensor that replaces it.
     replaced: BTreeMap<String, String>,
     used: Mutex<BTreeSet<String>>,
 }
@@ -47,26 +47,26 @@ pub struct Adapter {
 #[derive(Debug, Clone, PartialEq)]
 struct Update {
     kind: Kind,
-    /// Name of A: `[rank, inputs]`, for a table `[rank, rows]`.
+    /// Name of A: `[rank, inputs]`, or `[rank, rows]` for a table.
     a: String,
-    /// Name of B: `[outputs, rank]`, for a table `[width, rank]`.
+    /// Name of B: `[outputs, rank]`, or `[width, rank]` for a table.
     b: String,
-    /// Name of the bias of B, where there is one.
+    /// Name of B's bias, if there is one.
     bias: Option<String>,
     rank: usize,
     scale: f64,
 }
 
-/// What kind of module is updated.
+/// The kind of an updated module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A projection.
     Linear,
-    /// A table that is looked up.
+    /// An embedding table.
     Embedding,
 }
 
-/// What an update adds to a weight of so many outputs and inputs: `B A`, with the scale in B.
+/// What an update adds to a weight: `B A`, with the scale in B.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LowRank {
     pub(crate) rank: usize,
@@ -79,7 +79,7 @@ pub(crate) struct LowRank {
 }
 
 impl LowRank {
-    /// Adds this update's row of an output to the weights of that output.
+    /// Adds this update's row for an output to that output's weights.
     ///
     /// # Shapes
     /// `weights`: inputs.
@@ -92,11 +92,11 @@ impl LowRank {
 }
 
 impl Adapter {
-    /// Opens the adapter of a folder. `allowed` are unknown keys of its config that are let through.
+    /// Opens the adapter in a folder. `allowed` lists unknown config keys to accept.
     ///
     /// # Errors
-    /// Files that are not there or not whole, a kind of adapter that is not applied, keys and tensors that are not
-    /// known, all of them named.
+    /// If files are missing or incomplete, the kind of adapter is not supported, or keys or tensors are unknown (all
+    /// are named).
     pub fn open(folder: &Path, allowed: &[String]) -> Result<Self> {
         Self::read(folder, allowed).map_err(|e| e.at(folder.display()))
     }
@@ -130,7 +130,7 @@ impl Adapter {
         })
     }
 
-    /// Where it lies.
+    /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -140,22 +140,22 @@ impl Adapter {
         &self.config
     }
 
-    /// Its files, mapped.
+    /// Its mapped files.
     pub(crate) fn files(&self) -> impl Iterator<Item = &MappedFile> {
         self.weights.files()
     }
 
-    /// The model that it was trained on, as its config names it.
+    /// The base model named in its config.
     pub fn base(&self) -> Option<&str> {
         self.settings.base.as_deref()
     }
 
-    /// What the adapted model is for, where the config says.
+    /// The task of the adapted model, if the config says.
     pub fn task(&self) -> Option<Task> {
         self.settings.task
     }
 
-    /// Rows of the first of these tensors of the base model that it replaces.
+    /// Rows of the first of these base model tensors that it replaces.
     pub(crate) fn rows_of(&self, tensors: &[&str]) -> Option<usize> {
         let own = tensors.iter().find_map(|name| self.replaced.get(*name))?;
         self.weights.tensor(own).map(|tensor| tensor.rows())
@@ -172,8 +172,8 @@ impl Adapter {
         ranks.into_iter().collect()
     }
 
-    /// What it changes: the last part of each updated module's name with the number of such modules, then each tensor
-    /// that it replaces.
+    /// What it changes: the last part of each updated module's name with the number of such modules, then each replaced
+    /// tensor.
     pub fn changes(&self) -> Vec<(String, usize)> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for module in self.updates.keys() {
@@ -184,7 +184,7 @@ impl Adapter {
         counts.into_iter().chain(replaced).collect()
     }
 
-    /// Modules of the model, of all that `modules` names, that the config lists but of which the file has no tensors.
+    /// The modules among `modules` that the config lists but the file has no tensors for.
     pub(crate) fn missing<'m>(&self, modules: impl Iterator<Item = &'m str>) -> Vec<&'m str> {
         let is_missing = |module: &&str| {
             let known = |map: &BTreeMap<String, Update>| {
@@ -197,15 +197,15 @@ impl Adapter {
         modules.filter(is_missing).collect()
     }
 
-    /// Whether a module is updated; `names` are the names under which it may stand.
+    /// Whether a module is updated; `names` are its possible names.
     pub(crate) fn updates(&self, names: &[String]) -> bool {
         names.iter().any(|name| self.updates.contains_key(name))
     }
 
-    /// The update of a module, if it has one; `names` are the names under which it may stand. Marks it as used.
+    /// The update of a module, if it has one; `names` are its possible names. Marks it as used.
     ///
     /// # Errors
-    /// Tensors of another shape than the module needs, or no numbers.
+    /// If the tensors do not have the module's shape, or are not floating point.
     pub(crate) fn low_rank(
         &self,
         names: &[String],
@@ -223,7 +223,7 @@ impl Adapter {
         }))
     }
 
-    /// What the update of a module adds to its bias.
+    /// The addition of a module's update to its bias.
     ///
     /// # Errors
     /// As [`Adapter::low_rank`].
@@ -238,7 +238,7 @@ impl Adapter {
         self.updates.iter().filter(|(_, update)| update.bias.is_some()).map(|(module, _)| module.as_str())
     }
 
-    /// The update of a table of so many rows, if it has one, as that of a projection with a row an output.
+    /// The update of a table with `rows` rows, if it has one, as that of a projection with one output per row.
     ///
     /// # Errors
     /// As [`Adapter::low_rank`].
@@ -255,7 +255,7 @@ impl Adapter {
         }))
     }
 
-    /// The tensor that takes the place of one of the base model. Marks it as used.
+    /// The replacement for a tensor of the base model. Marks it as used.
     pub(crate) fn replacement(&self, name: &str) -> Option<StoredTensor<'_>> {
         let own = self.replaced.get(name)?;
         let tensor = self.weights.tensor(own)?;
@@ -268,10 +268,10 @@ impl Adapter {
         self.replaced.keys().map(String::as_str)
     }
 
-    /// Every tensor must have been used.
+    /// Checks that every tensor has been used.
     ///
     /// # Errors
-    /// Those that were not, all of them named.
+    /// Names all those that have not.
     pub(crate) fn finish(&self) -> Result<()> {
         let used = self.used();
         let unused: Vec<&str> = self.weights.names().filter(|name| !used.contains(*name)).collect();
@@ -286,10 +286,10 @@ impl Adapter {
         Err(Error::new(ErrorKind::Weights, message).hint(MERGE))
     }
 
-    /// Whether its file still holds what it held when it was opened.
+    /// Checks that its file is unchanged since it was opened.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it has changed.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.weights.files().try_for_each(|file| Ok(file.check_unchanged()?))
     }
@@ -310,15 +310,15 @@ impl Adapter {
     }
 
     fn used(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // Insertions alone happen under the lock: a poisoned set is still right.
+        // Only insertions happen under the lock, so a poisoned set is still valid.
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The base model and its revision, as the config of an adapter names them.
+/// The base model and its revision, as named in an adapter's config.
 ///
 /// # Errors
-/// No config, or one that is no JSON object.
+/// If there is no config, or it is not a JSON object.
 pub fn base_of(folder: &Path) -> Result<(Option<String>, Option<String>)> {
     let config = read_config(folder)?;
     let text =

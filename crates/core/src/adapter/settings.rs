@@ -8,7 +8,7 @@ use super::targets::{Targets, compiled};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a config says that the numbers depend on.
+/// The config values that the numbers depend on.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) base: Option<String>,
@@ -21,22 +21,22 @@ pub(super) struct Settings {
     alpha_pattern: Vec<(Regex, f64)>,
 }
 
-/// What an adapted model is for (peft, `TaskType`).
+/// The task of an adapted model (peft, `TaskType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// The next token.
+    /// Predicting the next token.
     CausalLm,
     /// A score for the whole text.
     SequenceClassification,
-    /// A score for each token.
+    /// A score per token.
     TokenClassification,
-    /// The beginning and the end of an answer.
+    /// Start and end of an answer.
     QuestionAnswering,
     /// The stream itself.
     FeatureExtraction,
 }
 
-/// What alpha is divided by to give the scale.
+/// The divisor of alpha that gives the scale.
 #[derive(Debug, Clone, Copy)]
 enum DividedBy {
     Rank,
@@ -44,13 +44,13 @@ enum DividedBy {
     RootOfRank,
 }
 
-/// Keys that change nothing: what training and saving needed.
+/// Keys without effect here, for training and saving.
 const INERT: &[&str] = &[
     "auto_mapping",
     "corda_config",
     "enable_lora",
     "eva_config",
-    // The shapes of A and B are the same whichever way the weight is stored.
+    // The shapes of A and B do not depend on how the weight is stored.
     "fan_in_fan_out",
     "inference_mode",
     "lora_dropout",
@@ -62,12 +62,12 @@ const INERT: &[&str] = &[
     "qalora_group_size",
     "revision",
     "runtime_config",
-    // Whether biases and tables were trained shows in the tensors.
+    // The tensors show whether biases and tables were trained.
     "bias",
     "lora_bias",
 ];
 
-/// Keys that change the numbers in a way that is not computed, unless they are absent, null, false or empty.
+/// Keys that change the numbers in an unsupported way, unless they are absent, null, false or empty.
 const REFUSED: &[(&str, &str)] = &[
     ("alora_invocation_tokens", "an activated LoRA"),
     ("arrow_config", "a router between adapters"),
@@ -129,7 +129,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The rank of a module's update, and the factor on it.
+    /// The rank and the scale of a module's update.
     pub(super) fn of_module(&self, module: &str) -> (usize, f64) {
         let rank = first(&self.rank_pattern, module).unwrap_or(self.rank);
         let alpha = first(&self.alpha_pattern, module).unwrap_or(self.alpha);
@@ -150,7 +150,7 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
-/// A way to initialise that changed the weights of the base model, so that the update alone is not the whole.
+/// An initialisation that changed the base model's weights, so that the update alone is incomplete.
 fn initialisation(config: &Config) -> Option<String> {
     let value = config.raw("init_lora_weights")?;
     let harmless = match value {
@@ -174,7 +174,7 @@ fn task(config: &Config) -> Result<std::result::Result<Option<Task>, String>> {
     }))
 }
 
-/// Pattern -> value, in the order of the file: the first that matches the end of a module's name counts (peft,
+/// Pattern -> value, in file order: the first pattern that matches the end of a module's name applies (peft,
 /// `get_pattern_key`).
 fn patterns<T>(
     config: &Config,

@@ -1,4 +1,4 @@
-//! Which modules a config means (peft, `tuners_utils.py`, `check_target_module_exists`).
+//! The modules that a config selects (peft, `tuners_utils.py`, `check_target_module_exists`).
 
 use regex::{Regex, RegexBuilder};
 
@@ -7,31 +7,31 @@ use crate::error::{Error, ErrorKind, Result};
 
 use super::ends_with_part;
 
-/// The modules that a config names.
+/// The modules that a config selects.
 #[derive(Debug)]
 pub(super) struct Targets {
     which: Which,
     excluded: Which,
     saved: Vec<String>,
     layers: Option<Vec<u64>>,
-    /// Finds the number of a layer in a module's name.
+    /// Finds a layer's number in a module's name.
     numbers: Vec<Regex>,
 }
 
 #[derive(Debug)]
 enum Which {
-    /// Nothing is said.
+    /// Not specified.
     Unsaid,
-    /// Names, or their last parts.
+    /// Names, or final parts of names.
     Names(Vec<String>),
-    /// Names that match as a whole.
+    /// Names that match entirely.
     Pattern(Regex),
-    /// Every projection but the unembedding.
+    /// Every projection except the unembedding.
     AllLinear,
 }
 
 impl Targets {
-    /// Reads everything that chooses modules.
+    /// Reads all keys that select modules.
     pub(super) fn read(config: &Config) -> Result<Self> {
         let which = Which::read(config, "target_modules")?;
         let layers = match config.value("layers_to_transform") {
@@ -68,20 +68,20 @@ impl Targets {
             return false;
         }
         match self.which {
-            // Without a list, whatever the file holds was meant.
+            // Without a list, whatever the file holds was selected.
             Which::Unsaid => true,
-            // Layers count for lists alone.
+            // Layers apply only to lists.
             Which::Names(_) => self.which.matches(module) && self.has_layer(module),
             Which::Pattern(_) | Which::AllLinear => self.which.matches(module),
         }
     }
 
-    /// Whether a list or pattern of the config means this module; what says "all projections" lists nothing.
+    /// Whether a list or pattern in the config selects this module; "all projections" lists nothing.
     pub(super) fn lists(&self, module: &str) -> bool {
         matches!(self.which, Which::Names(_) | Which::Pattern(_)) && self.include(module)
     }
 
-    /// Modules that are replaced as a whole.
+    /// Modules that are replaced completely.
     pub(super) fn saved(&self) -> &[String] {
         &self.saved
     }
@@ -118,7 +118,7 @@ impl Which {
     }
 }
 
-/// A pattern of a config. The engine takes time linear in the text, whatever the pattern; its size is bounded.
+/// Compiles a pattern from a config. Matching time is linear in the text, whatever the pattern; its size is bounded.
 pub(super) fn compiled(key: &str, pattern: &str) -> Result<Regex> {
     RegexBuilder::new(pattern).size_limit(1 << 20).build().map_err(|e| {
         let reason = e.to_string();

@@ -1,4 +1,4 @@
-//! What each tensor of an adapter is for.
+//! The role of each tensor of an adapter.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use super::settings::Settings;
 use super::{Kind, MERGE, Update, WEIGHTS};
 use crate::error::{Error, ErrorKind, Result, list};
 
-/// What peft puts before the name of a module.
+/// peft's prefix of module names.
 const PREFIX: &str = "base_model.model.";
 
-/// The role of one tensor, and the module or the tensor of the base model that it speaks of.
+/// The role of one tensor, and its module or tensor in the base model.
 enum Role<'n> {
     A(Kind, &'n str),
     B(Kind, &'n str),
     BiasOfB(&'n str),
     Replaces(String),
-    /// Part of something that is not applied.
+    /// Part of something unsupported.
     Refused(&'static str),
 }
 
-/// The pieces of one update that were found.
+/// The pieces of one update found so far.
 #[derive(Default)]
 struct Found {
     a: Option<(Kind, String)>,
@@ -35,7 +35,7 @@ type Sorted = (BTreeMap<String, Update>, BTreeMap<String, String>);
 /// Sorts the tensors of a file.
 ///
 /// # Errors
-/// Tensors that have no role, halves of updates, modules that the config does not name; all of them.
+/// If tensors have no role, updates are incomplete, or the config does not select a module; all are named.
 pub(super) fn sort(weights: &ShardedSafeTensors, settings: &Settings) -> Result<Sorted> {
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let mut replaced = BTreeMap::new();
@@ -112,7 +112,7 @@ fn role(name: &str) -> Option<Role<'_>> {
     is_parameter.then(|| Role::Replaces(name.replacen(".base_layer.", ".", 1)))
 }
 
-/// Every module that the config says is replaced must be there.
+/// Checks that every module that the config replaces is there.
 fn check_saved(settings: &Settings, replaced: &BTreeMap<String, String>) -> Result<()> {
     let is_there =
         |module: &String| replaced.keys().any(|tensor| format!(".{tensor}").contains(&format!(".{module}.")));

@@ -5,7 +5,7 @@ use super::{Bias, Heads, Latent, Norm};
 /// Attention of one block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
-    /// Its heads, where they are not those of the model.
+    /// Its heads, if they differ from the model's.
     pub heads: Option<Heads>,
     /// How queries, keys and values are compressed, if they are.
     pub latent: Option<Latent>,
@@ -15,41 +15,42 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// Norm of queries and keys after their projections.
     pub qk_norm: QkNorm,
-    /// Whether that norm stands before the rotation.
+    /// Whether that norm comes before or after rotation.
     pub qk_norm_at: QkNormAt,
     /// Norm of each head's value.
     pub v_norm: Option<Norm>,
-    /// Where values come from.
+    /// The source of values.
     pub values: ValuesFrom,
-    /// The earlier layer whose keys and values these heads read, where they have none of their own.
+    /// The earlier layer whose keys and values these heads read, if they have none of their own.
     pub keys_of: Option<usize>,
-    /// Queries, keys and values are clamped to `-c..c`, after that norm where it stands before the rotation (OLMo, MPT).
+    /// Queries, keys and values are clamped to `-c..c`, after the norm of queries and keys if that precedes rotation
+    /// (OLMo, MPT).
     pub clip: Option<f32>,
-    /// Growth of queries with their position, after the rotation.
+    /// Scaling of queries by position, after rotation.
     pub query_growth: Option<QueryGrowth>,
     /// How far back a query sees.
     pub window: Window,
-    /// How attention knows positions.
+    /// How attention encodes positions.
     pub position: PositionMark,
-    /// What mixed values are multiplied by before the output projection (Qwen3-Next).
+    /// The factor on mixed values before the output projection (Qwen3-Next).
     pub gate: AttentionGate,
-    /// Whether each head has a logit more in its softmax, whose weight goes to no key (gpt-oss).
+    /// Whether each head has an extra logit in its softmax, whose weight goes to no key (gpt-oss).
     pub sinks: Bias,
 }
 
-/// What mixed values are multiplied by.
+/// The factor on mixed values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionGate {
     /// Nothing.
     None,
-    /// The sigmoid of a projection as wide as they are.
+    /// The sigmoid of a projection of the same width.
     Sigmoid,
 }
 
-/// Where values come from.
+/// The source of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValuesFrom {
-    /// A projection of their own.
+    /// A projection.
     Projection,
     /// The projected keys, before their norm and rotation.
     Keys,
@@ -58,18 +59,18 @@ pub enum ValuesFrom {
 /// Where queries and keys are normed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNormAt {
-    /// Before they turn.
+    /// Before rotation.
     Projected,
-    /// After they turned.
+    /// After rotation.
     Rotated,
 }
 
 /// Queries times `1 + beta ln(1 + floor(position / original))` (Llama 4).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryGrowth {
-    /// How fast they grow.
+    /// The rate of growth.
     pub beta: f32,
-    /// Positions below which nothing grows.
+    /// Positions below which the factor is 1.
     pub original: usize,
 }
 
@@ -78,9 +79,9 @@ pub struct QueryGrowth {
 pub enum QkNorm {
     /// None.
     None,
-    /// Every head alone, one weight vector of `d_head` for all heads.
+    /// Each head separately, with one weight vector of `d_head` for all heads.
     PerHead(Norm),
-    /// Every head alone, with a weight vector of its own (`[n_heads, d_head]`).
+    /// Each head separately, with its own weight vector (`[n_heads, d_head]`).
     PerHeadOwnWeights(Norm),
     /// The whole projection at once.
     Whole(Norm),
@@ -91,16 +92,16 @@ pub enum QkNorm {
 pub enum Window {
     /// All earlier tokens.
     Full,
-    /// Key `j` is visible to query `i` where `i - j < n`.
+    /// Key `j` is visible to query `i` if `i - j < n`.
     Sliding(usize),
 }
 
-/// How attention of one block knows positions.
+/// How attention of one block encodes positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositionMark {
-    /// Rotary, by the table of this index in [`Arch::ropes`](super::Arch::ropes).
+    /// Rotary, by the table with this index in [`Arch::ropes`](super::Arch::ropes).
     Rope(usize),
-    /// Linear biases (arXiv:2108.12409), slopes by head.
+    /// Linear biases (arXiv:2108.12409), with one slope per head.
     Alibi(Slopes),
     /// Not at all (learned positions, or none).
     None,
@@ -109,10 +110,10 @@ pub enum PositionMark {
 /// Slopes of linear biases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slopes {
-    /// The powers for the next lower power of two, then every other one for the next higher.
+    /// The powers for the next lower power of two, then every other one of the next higher.
     OfLowerPower,
-    /// The same, slopes and biases rounded to bf16 and scaled as scores are.
+    /// The same, with slopes and biases rounded to bf16 and scaled like scores.
     OfLowerPowerRounded,
-    /// The powers for the next higher power of two: every other one first, then those between.
+    /// The powers for the next higher power of two: every other one first, then the rest.
     OfHigherPower,
 }

@@ -7,13 +7,14 @@ use super::{Activation, Bias};
 pub enum ExpertGate {
     /// `act(gate) * up`
     Plain(Activation),
-    /// `act(up)`: there is no gate, nor is there one in the shared expert.
+    /// `act(up)`: no gate, nor in the shared expert.
     None(Activation),
-    /// `(up + 1) * gate * sigmoid(alpha * gate)`, the gate clamped to at most `limit`, the neurons to `-limit..limit`.
+    /// `(up + 1) * gate * sigmoid(alpha * gate)`, with the gate clamped to at most `limit` and the neurons to
+    /// `-limit..limit`.
     Clamped {
         /// Factor inside the sigmoid.
         alpha: f32,
-        /// Where gate and neurons are clamped.
+        /// Clamping bound of gate and neurons.
         limit: f32,
     },
 }
@@ -21,66 +22,66 @@ pub enum ExpertGate {
 /// How experts are chosen and weighed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Router {
-    /// What becomes of the router's scores.
+    /// The transformation of the router's scores.
     pub scores: ExpertScores,
-    /// Whether a stored correction is added to choose by, and to nothing else.
+    /// Whether a stored correction is added for the choice, and only for that.
     pub correction: Bias,
-    /// Groups of experts, of which some are left to choose from.
+    /// Groups of experts, only some of which are eligible.
     pub groups: Option<ExpertGroups>,
-    /// What becomes of the chosen experts' scores.
+    /// The transformation of the chosen experts' scores.
     pub weights: ExpertWeights,
     /// Factor on the weights.
     pub scale: f32,
     /// Whether each expert has a stored factor on its weight.
     pub factors: Bias,
-    /// The norm of router and experts where they read the stream by themselves, each through a norm of its own, and not what
-    /// the shared expert reads; the sums of both are then normed too (Gemma 4).
+    /// The norm of router and experts that read the stream directly, each through its own norm, instead of the shared
+    /// expert's input; both sums are then normed too (Gemma 4).
     pub apart: Option<super::Norm>,
 }
 
-/// What becomes of a router's scores.
+/// The transformation of a router's scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ExpertScores {
     /// The softmax over all experts.
     Softmax,
-    /// Each by itself.
+    /// A sigmoid of each.
     Sigmoid,
-    /// Two experts one after the other, each weighed among those whose scores are near it (arXiv:2409.12136).
+    /// Two experts in sequence, each weighed among experts with scores near its own (arXiv:2409.12136).
     SparseMixer {
         /// Half the relative distance from the best that counts as near.
         jitter: f32,
     },
 }
 
-/// Groups of experts that are next to each other.
+/// Groups of adjacent experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpertGroups {
-    /// How many.
+    /// Number of groups.
     pub count: usize,
-    /// How many are left to choose from.
+    /// Number of groups kept.
     pub kept: usize,
-    /// What ranks them.
+    /// How groups are ranked.
     pub rank: GroupRank,
 }
 
-/// What ranks groups of experts.
+/// How groups of experts are ranked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupRank {
-    /// The best of a group.
+    /// By their best score.
     Best,
-    /// The sum of the two best.
+    /// By the sum of their two best scores.
     TwoBest,
 }
 
 /// Weights of the chosen experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ExpertWeights {
-    /// Divided by their sum, or by this where the sum is less.
+    /// Divided by their sum, or by `least` if the sum is smaller.
     Renormalised {
-        /// The least divisor.
+        /// The smallest divisor.
         least: f32,
     },
-    /// The scores as they are.
+    /// The scores unchanged.
     AsTheyAre,
 }
 
@@ -89,18 +90,18 @@ pub enum ExpertWeights {
 pub struct SharedExpert {
     /// Neurons.
     pub d_mlp: usize,
-    /// Non-linearity of the gate.
+    /// Activation of the gate.
     pub act: Activation,
-    /// What it is multiplied by.
+    /// Its weight.
     pub weight: SharedWeight,
 }
 
-/// What a shared expert's output is multiplied by.
+/// The factor on a shared expert's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SharedWeight {
     /// Nothing.
     One,
-    /// The sigmoid of a product with what it reads.
+    /// The sigmoid of a product with its input.
     Sigmoid,
 }
 

@@ -1,11 +1,10 @@
-//! Heads of attention, and which columns are theirs.
+//! Attention heads and their columns.
 
 use std::ops::Range;
 
 use super::Arch;
 
-/// Heads of one layer. Their queries stand side by side, and so do keys and values; queries, keys and values of all heads
-/// follow one another.
+/// Heads of one layer. All queries are side by side, then all keys, then all values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
     /// Query heads.
@@ -19,12 +18,12 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// How many query heads share a key.
+    /// Query heads per key.
     pub fn group(self) -> usize {
         self.n / self.n_kv.max(1)
     }
 
-    /// The same heads with a key and a value for each query.
+    /// The same heads, with one key and value per query.
     #[must_use]
     pub fn spread(self) -> Heads {
         Heads { n_kv: self.n, ..self }
@@ -55,19 +54,19 @@ impl Heads {
         self.d_head == self.d_value
     }
 
-    /// Columns of one query among queries, or of one key among keys.
+    /// Columns of one query among the queries, or of one key among the keys.
     pub fn of_query(self, number: usize) -> Range<usize> {
         number * self.d_head..(number + 1) * self.d_head
     }
 
-    /// Columns of one value among values, or of one head among mixed values.
+    /// Columns of one value among the values, or of one head among the mixed values.
     pub fn of_value(self, number: usize) -> Range<usize> {
         number * self.d_value..(number + 1) * self.d_value
     }
 }
 
 impl Arch {
-    /// What blocks of this model read of earlier sections beside the stream, if anything.
+    /// What this model's blocks read from earlier sections besides the stream, if anything.
     pub fn reads_across_blocks(&self) -> Option<&'static str> {
         if self.per_layer.is_some() {
             return Some("each layer of this model has a further input, which the embedding makes");
@@ -79,7 +78,7 @@ impl Arch {
             .then_some("later layers of this model read keys and values of earlier ones")
     }
 
-    /// Whether later layers read keys and values of this one.
+    /// Whether later layers read this layer's keys and values.
     pub fn lends_keys(&self, layer: usize) -> bool {
         self.layers.iter().any(|other| other.keys_of() == Some(layer))
     }
@@ -96,15 +95,15 @@ impl Arch {
     }
 }
 
-/// Queries, keys and values that are made of compressed vectors (multi-head latent attention, arXiv:2405.04434). A key is a
-/// part of its own, from the compressed vector, then one that all heads share and that turns.
+/// Queries, keys and values made from compressed vectors (multi-head latent attention, arXiv:2405.04434). A key is its
+/// own part, made from the compressed vector, then a rotary part that all heads share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Latent {
-    /// Width of the compressed queries; `None`: queries are projected at once.
+    /// Width of the compressed queries; `None`: queries are projected directly.
     pub queries: Option<usize>,
     /// Width of the compressed keys and values.
     pub keys_values: usize,
-    /// Columns of the part of a key that all heads share.
+    /// Columns of the shared part of a key.
     pub shared: usize,
     /// Norm of compressed vectors.
     pub norm: super::Norm,

@@ -2,42 +2,42 @@
 
 use super::{Attention, Bias, Latent, Mlp, Recurrence, Wiring};
 
-/// One block: what mixes tokens, and what works on each token alone. A block may lack either.
+/// One block: mixers of tokens, and an MLP that works on each token alone. A block may lack either.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
     /// Attention of this block.
     pub attention: Option<Attention>,
-    /// The recurrence of this block, in place of attention or beside it.
+    /// The recurrence of this block, instead of attention or in parallel with it.
     pub recurrence: Option<Recurrence>,
     /// MLP of this block.
     pub mlp: Option<Mlp>,
-    /// Norms, and what reads what. Norms of a part that the block lacks mean nothing.
+    /// Norms, and how the parts are connected. Norms of a missing part are ignored.
     pub wiring: Wiring,
-    /// Factors on what its parts read and add.
+    /// Factors on the inputs and outputs of its parts.
     pub factors: Factors,
-    /// Whether the stream that leaves the block is multiplied by a stored factor (Gemma 4).
+    /// Whether the outgoing stream is multiplied by a stored factor (Gemma 4).
     pub leaving_scale: Bias,
 }
 
-/// Factors on what the parts of a block read and add; `None` is a factor of one.
+/// Factors on the inputs and outputs of a block's parts; `None` is a factor of one.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Factors {
-    /// On what attention reads, after the norm (Falcon H1).
+    /// On attention's input, after the norm (Falcon H1).
     pub attention_in: Option<f32>,
-    /// On what the recurrence reads, after its place is shown.
+    /// On the recurrence's input, after its site is shown.
     pub recurrence_in: Option<f32>,
-    /// On the gate of the MLP, before its non-linearity.
+    /// On the gate of the MLP, before its activation.
     pub gate: Option<f32>,
-    /// On what attention adds to the stream.
+    /// On attention's output.
     pub attention: Option<f32>,
-    /// On what the recurrence adds to the stream.
+    /// On the recurrence's output.
     pub recurrence: Option<f32>,
-    /// On what the MLP adds to the stream.
+    /// On the MLP's output.
     pub mlp: Option<f32>,
 }
 
 impl Factors {
-    /// One factor on what every part adds (Granite).
+    /// One factor on the output of every part (Granite).
     pub fn of_all(factor: Option<f32>) -> Self {
         Factors { attention: factor, recurrence: factor, mlp: factor, ..Factors::default() }
     }
@@ -49,7 +49,7 @@ impl Layer {
         self.attention.is_some() || self.recurrence.is_some()
     }
 
-    /// The earlier layer whose keys and values attention of this block reads, where it has none of its own.
+    /// The earlier layer whose keys and values this block's attention reads, if it has none of its own.
     pub fn keys_of(&self) -> Option<usize> {
         self.attention.as_ref().and_then(|attention| attention.keys_of)
     }
@@ -59,12 +59,12 @@ impl Layer {
         self.attention.as_ref().and_then(|attention| attention.latent)
     }
 
-    /// How many experts a router chooses from, where the block has some.
+    /// Number of experts that a router chooses from, if the block has any.
     pub fn experts(&self) -> Option<usize> {
         self.mlp.and_then(Mlp::experts)
     }
 
-    /// Neurons of its MLP, 0 where it has none; of experts those of one.
+    /// Neurons of its MLP, 0 if it has none; with experts, those of a single one.
     pub fn d_mlp(&self) -> usize {
         self.mlp.map_or(0, Mlp::d_mlp)
     }

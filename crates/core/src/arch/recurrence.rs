@@ -1,45 +1,45 @@
-//! What mixes tokens by a state that is carried from one to the next, as plain data.
+//! Recurrences, which mix tokens by a state carried from one to the next, as plain data.
 
 use super::{Activation, Bias, Norm};
 
-/// A recurrence: one projection, a short convolution of some of its columns, a state, a gate, a projection back.
+/// A recurrence: a projection, a short convolution of some of its columns, a state, a gate, a projection back.
 ///
-/// The first projection gives, side by side, the columns that are convolved, those of the gate, and the rest.
+/// The first projection gives, side by side, the convolved columns, those of the gate, and the rest.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recurrence {
-    /// How many tokens the convolution reads.
+    /// Number of tokens that the convolution reads.
     pub kernel: usize,
     /// Whether the convolution has a bias.
     pub bias: Bias,
-    /// What becomes of the convolution's sums.
+    /// The activation of the convolution's sums.
     pub act: Option<Activation>,
     /// Factors on the parts of the first projection of a state space: x, B, C, the gate and the steps (Falcon H1).
     pub factors: Option<[f32; 5]>,
-    /// What is carried from token to token.
+    /// The state carried from token to token.
     pub state: State,
-    /// What the output is multiplied by, and where it is normed.
+    /// The gate on the output, and its norm.
     pub gate: Gate,
 }
 
-/// What a recurrence carries from token to token beside the last inputs of its convolution.
+/// The state that a recurrence carries, besides the last inputs of its convolution.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum State {
-    /// Nothing: the convolution is all. It reads what the rest of the first projection multiplies (LFM2).
+    /// None: only the convolution. It reads the product of the rest of the first projection with its input (LFM2).
     None {
         /// Channels.
         width: usize,
     },
-    /// Some numbers for each channel, whose step, input and output weights come of the convolved columns
-    /// (Mamba, arXiv:2312.00752).
+    /// A few numbers per channel, with step, input and output weights projected from the convolved columns (Mamba,
+    /// arXiv:2312.00752).
     Selective {
         /// Channels.
         width: usize,
-        /// Numbers a channel.
+        /// Numbers per channel.
         size: usize,
-        /// Width of what the steps are projected from.
+        /// Width of the vector that the steps are projected from.
         rank: usize,
     },
-    /// A matrix for each head, which decays as a whole (Mamba 2, arXiv:2405.21060). Convolved are x, B and C; the rest is
+    /// A matrix per head, which decays as a whole (Mamba 2, arXiv:2405.21060). x, B and C are convolved; the rest is
     /// the steps.
     Space {
         /// Heads.
@@ -50,22 +50,22 @@ pub enum State {
         groups: usize,
         /// Rows of a head's matrix.
         size: usize,
-        /// Least and largest step.
+        /// Smallest and largest step.
         steps: [f32; 2],
     },
-    /// A matrix for each head of values, which is corrected towards each key's value (arXiv:2412.06464). Convolved are
-    /// queries, keys and values; the rest is strengths and steps.
+    /// A matrix per value head, which is corrected towards each key's value (arXiv:2412.06464). Queries, keys and
+    /// values are convolved; the rest is strengths and steps.
     Delta {
         /// Heads of queries and keys.
         key_heads: usize,
-        /// Heads of values.
+        /// Value heads.
         value_heads: usize,
         /// Width of a query and of a key.
         d_key: usize,
         /// Width of a value.
         d_value: usize,
     },
-    /// One number for each channel, with gates of blocks of channels (RG-LRU, arXiv:2402.19427).
+    /// One number per channel, with gates for blocks of channels (RG-LRU, arXiv:2402.19427).
     Unit {
         /// Channels.
         width: usize,
@@ -74,30 +74,30 @@ pub enum State {
     },
 }
 
-/// The gate on what a recurrence gives.
+/// The gate on a recurrence's output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gate {
-    /// What becomes of the gate's columns.
+    /// The activation of the gate's columns.
     pub act: Option<Activation>,
     /// The norm before or after it.
     pub norm: GateNorm,
 }
 
-/// The norm beside a gate, of so many columns each.
+/// The norm next to a gate, over groups of this many columns.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum GateNorm {
     /// None.
     None,
-    /// What is gated is normed first, by one weight vector for all groups.
+    /// Before the gate, with one weight vector for all groups.
     Before(Norm, usize),
-    /// What is gated is normed first, each group by weights of its own.
+    /// Before the gate, with separate weights for each group.
     BeforeOwnWeights(Norm, usize),
-    /// The gated output is normed, each group by weights of its own.
+    /// After the gate, with separate weights for each group.
     AfterOwnWeights(Norm, usize),
 }
 
 impl Recurrence {
-    /// Columns that are convolved.
+    /// Convolved columns.
     pub fn convolved(&self) -> usize {
         match self.state {
             State::None { width } | State::Selective { width, .. } | State::Unit { width, .. } => width,
@@ -108,7 +108,7 @@ impl Recurrence {
         }
     }
 
-    /// Width of what it gives, which is that of its gate.
+    /// Width of its output, which is its gate's.
     pub fn width(&self) -> usize {
         match self.state {
             State::None { width } | State::Selective { width, .. } | State::Unit { width, .. } => width,
@@ -117,7 +117,7 @@ impl Recurrence {
         }
     }
 
-    /// Columns of its first projection beside those that are convolved and the gate's.
+    /// Columns of its first projection besides the convolved ones and the gate.
     pub fn rest(&self) -> usize {
         match self.state {
             State::None { width } => width,
@@ -127,7 +127,7 @@ impl Recurrence {
         }
     }
 
-    /// Columns that are projected from the convolved ones.
+    /// Columns projected from the convolved ones.
     pub fn selected(&self) -> usize {
         match self.state {
             State::Selective { size, rank, .. } => rank + 2 * size,
@@ -136,7 +136,7 @@ impl Recurrence {
         }
     }
 
-    /// Numbers that are carried from token to token: of the convolution, and of the state.
+    /// Numbers carried from token to token: of the convolution, and of the state.
     pub fn carried(&self) -> [usize; 2] {
         let state = match self.state {
             State::None { .. } => 0,

@@ -7,15 +7,15 @@ use super::Pairing;
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
-    /// The first column of a head that turns.
+    /// The first column of a head that rotates.
     pub first: usize,
-    /// Columns of a head that turn; even.
+    /// Columns of a head that rotate; even.
     pub rotary_dim: usize,
-    /// Which columns turn together.
+    /// Which columns rotate together.
     pub pairing: Pairing,
-    /// Which way they turn.
+    /// The direction of rotation.
     pub turn: Turn,
-    /// How frequencies are stretched beyond the trained length.
+    /// How frequencies are scaled beyond the trained length.
     pub scaling: RopeScaling,
 }
 
@@ -28,7 +28,7 @@ pub enum Turn {
     Backward,
 }
 
-/// Frequency scaling (`transformers/modeling_rope_utils.py` is the source of every formula).
+/// Frequency scaling (all formulas: `transformers/modeling_rope_utils.py`).
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Plain rotary embedding.
@@ -45,15 +45,15 @@ pub enum RopeScaling {
         /// Length up to which nothing changes.
         original: usize,
     },
-    /// Llama 3: low frequencies divided by `factor`, a smooth band between.
+    /// Llama 3: low frequencies divided by `factor`, with a smooth transition band.
     Llama3 {
         /// Divisor of the low frequencies.
         factor: f64,
         /// Wavelengths above `original / low_freq_factor` are divided.
         low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` stay.
+        /// Wavelengths below `original / high_freq_factor` are unchanged.
         high_freq_factor: f64,
-        /// Context the frequencies were trained for.
+        /// Context for which the frequencies were trained.
         original: usize,
     },
     /// YaRN (arXiv:2309.00071).
@@ -64,25 +64,25 @@ pub enum RopeScaling {
         beta_fast: f64,
         /// Rotations below which a dimension interpolates.
         beta_slow: f64,
-        /// Context the frequencies were trained for.
+        /// Context for which the frequencies were trained.
         original: usize,
         /// Factor on cos and sin.
         attention_factor: f64,
         /// Whether the bounds of the ramp are rounded to whole dimensions.
         bounds: RampBounds,
     },
-    /// Some pairs turn as in a head that turns whole, the others not at all.
+    /// Only the first pairs rotate, with the frequencies of a fully rotating head.
     Proportional {
-        /// How many turn.
+        /// How many pairs rotate.
         pairs: usize,
     },
-    /// LongRoPE (arXiv:2402.13753): one factor a frequency, by the row's own length.
+    /// LongRoPE (arXiv:2402.13753): one factor per frequency, chosen by the row's own length.
     LongRope {
         /// Divisors for rows up to `original` tokens.
         short: Vec<f64>,
         /// Divisors for longer rows.
         long: Vec<f64>,
-        /// Length that divides short from long.
+        /// Length up to which a row counts as short.
         original: usize,
         /// Factor on cos and sin.
         attention_factor: f64,

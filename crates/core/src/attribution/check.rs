@@ -1,32 +1,32 @@
-//! Estimates beside exact runs.
+//! Estimates compared with exact runs.
 
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
-/// Estimates beside what exact runs give.
+/// Estimates compared with exact runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
-    /// The cells, the largest estimate first.
+    /// The cells, largest estimate first.
     pub cells: Vec<CheckedCell>,
-    /// Pearson's correlation of estimated and exact effects; `None` of fewer than two cells, or where either does not vary.
+    /// Pearson's correlation of estimated and exact effects; `None` for fewer than two cells, or if either is constant.
     pub pearson: Option<f64>,
     /// Spearman's correlation: Pearson's of their ranks.
     pub spearman: Option<f64>,
 }
 
-/// One cell that was estimated and run.
+/// One cell, both estimated and run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckedCell {
-    /// The activation that is changed.
+    /// The changed activation.
     pub activation: String,
-    /// The column that it stands in, of a grid; else the position.
+    /// The column in a grid, else the position.
     pub column: usize,
-    /// The head, neuron or key of the activation, where the cell is one of several.
+    /// The head, neuron or key within the activation, if the cell is one of several.
     pub part: Option<usize>,
     /// The estimated effect.
     pub estimate: f64,
-    /// The effect of the run.
+    /// The effect in the exact run.
     pub exact: f64,
 }
 
@@ -65,7 +65,7 @@ impl Check {
     }
 }
 
-/// Pearson's correlation; `None` of fewer than two pairs, or where either side does not vary.
+/// Pearson's correlation; `None` for fewer than two pairs, or if either side is constant.
 pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let n = a.len().min(b.len());
     if n < 2 {
@@ -83,7 +83,7 @@ pub fn correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     (aa > 0.0 && bb > 0.0).then(|| (ab / (aa * bb).sqrt()).clamp(-1.0, 1.0))
 }
 
-/// Spearman's correlation: Pearson's of ranks, of which equal values share the mean.
+/// Spearman's correlation: Pearson's of ranks; equal values share their mean rank.
 pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     correlation(&ranks(a), &ranks(b))
 }
@@ -112,7 +112,7 @@ mod tests {
         assert!((correlation(&a, &b).unwrap() - 0.984_374_0).abs() < 1e-6);
         assert_eq!(rank_correlation(&a, &b), Some(1.0));
         assert_eq!(rank_correlation(&a, &[4.0, 3.0, 2.0, 1.0]), Some(-1.0));
-        // Equal values share their mean rank: scipy.stats.spearmanr gives the same.
+        // Equal values share their mean rank, as in scipy.stats.spearmanr.
         let tied = rank_correlation(&[1.0, 1.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
         assert!((tied - 0.948_683_3).abs() < 1e-6);
         assert_eq!(correlation(&[1.0], &[2.0]), None);

@@ -1,8 +1,9 @@
 //! Attribution patching: every cell of a sweep to first order, from one gradient.
 //!
-//! A cell's effect is estimated as Σ (put - present) · ∂metric/∂activation, the gradient at the run that is changed. So one
-//! run forward and backward stands for as many runs as there are cells (Nanda 2023; TransformerLens 4.3,
-//! `tools/analysis/attribution_patching.py`). How far the estimate is right is measured: the largest cells are also run.
+//! A cell's effect is estimated as Σ (put - present) · ∂metric/∂activation, with the gradient at the unpatched run. So
+//! one forward and one backward run replace as many runs as there are cells (Nanda 2023; TransformerLens 4.3,
+//! `tools/analysis/attribution_patching.py`). The quality of the estimate is measured by also running the largest
+//! cells.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -21,12 +22,12 @@ use crate::positions::{Context, Row, Specifier};
 use crate::request::Request;
 use crate::stop::Stop;
 
-/// How a sweep is estimated.
+/// Options of an estimated sweep.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Estimating {
-    /// What stands for the derivatives.
+    /// What replaces the derivatives.
     pub rule: Rule,
-    /// How many cells are also run exactly, those of the largest estimates; all where there are fewer.
+    /// Number of cells also run exactly, those with the largest estimates; all if there are fewer.
     pub check: Option<usize>,
 }
 
@@ -35,16 +36,17 @@ pub struct Estimating {
 pub struct Estimate {
     /// The grid; its values are the metric without a change plus the estimated effect.
     pub grid: Grid,
-    /// The cells that were also run, where that was asked for.
+    /// The cells also run exactly, if requested.
     pub check: Option<Check>,
 }
 
-/// Estimates every cell of a sweep, and runs the largest where that is asked for. `progress` hears how many of those runs are
-/// done, of how many.
+/// Estimates every cell of a sweep, and runs the largest cells exactly if requested. `progress` gets the number of
+/// those runs done and in total.
 ///
 /// # Errors
-/// As [`sweep`](crate::patching::sweep) and [`gradients`]: a metric that has no gradient, a model in bf16 or with a step that has no
-/// backward rule; KL to the run without a change, which is flat there; a check of no cells; an estimate that is not finite.
+/// As [`sweep`](crate::patching::sweep) and [`gradients`], for example if a metric has no gradient, or the model is in
+/// bf16 or has a step without a backward rule. Also for KL to the unchanged run, whose gradient is zero there, for a
+/// check of no cells, and if an estimate is not finite.
 pub fn estimate(
     model: &Model,
     row: &[u32],
@@ -126,7 +128,7 @@ pub fn estimate(
     Ok(Estimate { grid, check })
 }
 
-/// Where a cell's activation is read. What a head writes is linear in its mixed values, which are far smaller.
+/// The place where a cell's activation is read. A head's output is linear in its mixed values, which are much smaller.
 struct Place {
     point: Point,
     columns: Option<Range<usize>>,
@@ -148,11 +150,11 @@ impl Place {
     }
 }
 
-/// Values of the run that is changed, with the metric's gradients.
+/// Values of the changed run, with the metric's gradients.
 struct Slopes {
     values: ActivationCache,
     gradients: ActivationCache,
-    /// What the gradients are multiplied with.
+    /// The factor on the gradients.
     factor: f64,
 }
 

@@ -1,7 +1,7 @@
-//! Integrated gradients: how much of a metric each token's embedding carries, on the way from a baseline.
+//! Integrated gradients: how much of a metric each token's embedding carries along the path from a baseline.
 //!
-//! (x - x') ⊙ ∫ ∂metric(x' + α (x - x')) dα (Sundararajan et al. 2017, arXiv 1703.01365), as Captum's
-//! `LayerIntegratedGradients` sums it: N points, of which the weights sum to 1.
+//! (x - x') ⊙ ∫ ∂metric(x' + α (x - x')) dα (Sundararajan et al. 2017, arXiv 1703.01365), summed as in Captum's
+//! `LayerIntegratedGradients`: over N points whose weights sum to 1.
 
 use easyroutine_sites::{Point, Site};
 
@@ -16,13 +16,13 @@ use crate::positions::{Context, Row, Specifier};
 use crate::request::Request;
 use crate::stop::Stop;
 
-/// Tokens that are run at once.
+/// Tokens run at a time.
 const TOKENS: usize = 2048;
 
-/// Where the way begins.
+/// The start of the path.
 #[derive(Debug, Clone, Copy)]
 pub enum Baseline<'a> {
-    /// Embeddings of zeros. A norm is singular there, so few points say little.
+    /// Embeddings of zeros. A norm is singular there, so few points are not enough.
     Zero,
     /// Other prompts, each as long as its row.
     Rows(&'a [Row<'a>]),
@@ -43,10 +43,10 @@ pub enum Quadrature {
 }
 
 impl Quadrature {
-    /// The rule of a name: `left`, `right`, `midpoint`, `gausslegendre`.
+    /// The rule with a name: `left`, `right`, `midpoint`, `gausslegendre`.
     ///
     /// # Errors
-    /// Another name.
+    /// If there is no such rule.
     pub fn from_name(name: &str) -> Result<Self> {
         Ok(match name {
             "left" => Quadrature::Left,
@@ -60,7 +60,7 @@ impl Quadrature {
         })
     }
 
-    /// Points in [0, 1] with their weights, which sum to 1.
+    /// Points in [0, 1] and their weights, which sum to 1.
     pub fn points(self, steps: usize) -> Vec<(f64, f64)> {
         let n = steps as f64;
         let even = |shift: f64| (0..steps).map(|k| ((k as f64 + shift) / n, 1.0 / n)).collect();
@@ -99,22 +99,22 @@ fn gauss_legendre(n: usize) -> Vec<(f64, f64)> {
 /// Integrated gradients of a batch.
 #[derive(Debug, Clone)]
 pub struct Integrated {
-    /// What each number of the embeddings carries.
+    /// The attribution of each number of the embeddings.
     ///
     /// # Shapes
-    /// Of each row `[T, D]`, all tokens.
+    /// `[T, D]` per row, for all tokens.
     pub attributions: Kept,
     /// The metric of each row.
     pub values: Vec<f64>,
     /// The metric of each baseline.
     pub baselines: Vec<f64>,
-    /// For each row what is missing: metric less that of the baseline less the sum of all attributions. With exact integrals
-    /// it is 0.
+    /// What is missing in each row: the metric minus the baseline's metric minus the sum of all attributions. With
+    /// exact integrals it is 0.
     pub missing: Vec<f64>,
 }
 
 impl Integrated {
-    /// Rows of which more than a tenth is missing, in words.
+    /// Warnings about rows that miss more than a tenth.
     pub fn warnings(&self) -> Vec<String> {
         let of = |row: usize| {
             let whole = self.values[row] - self.baselines[row];
@@ -130,7 +130,7 @@ impl Integrated {
         (0..self.values.len()).filter_map(of).collect()
     }
 
-    /// What each token carries: the sum over its embedding.
+    /// The attribution of each token: the sum over its embedding.
     pub fn by_token(&self) -> Vec<Vec<f64>> {
         let of = |(values, shape): (&[f32], &Vec<usize>)| -> Vec<f64> {
             let width = shape[1].max(1);
@@ -140,12 +140,12 @@ impl Integrated {
     }
 }
 
-/// Integrated gradients of a metric over the embeddings of each row, which are computed row by row. `progress` hears how many
-/// runs are done, of how many.
+/// Integrated gradients of a metric over the embeddings of each row, one row at a time. `progress` gets the number of
+/// runs done and in total.
 ///
 /// # Errors
-/// No steps; baselines of other length or number; the left rule from zero, where its first point lies and a norm is singular;
-/// all of [`gradients`]; an error of `progress`.
+/// As [`gradients`]. Also if there are no steps, baselines differ from the rows in length or number, the left rule
+/// starts from zero (its first point, where a norm is singular), or `progress` fails.
 #[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
 pub fn integrated_gradients(
     model: &Model,
@@ -215,7 +215,7 @@ pub fn integrated_gradients(
     Ok(found)
 }
 
-/// The way of one row.
+/// The path of one row.
 struct Path<'a> {
     model: &'a Model,
     ids: &'a [u32],
@@ -232,7 +232,7 @@ impl Path<'_> {
         Ok(cache.get("input_embeddings").map(|kept| kept.values().to_vec()).unwrap_or_default())
     }
 
-    /// The gradients at points of the way, as rows of one batch.
+    /// The gradients at points of the path, as rows of one batch.
     fn gradients(&self, start: &[f32], end: &[f32], points: &[(f64, f64)]) -> Result<Vec<Vec<f32>>> {
         let at = |alpha: f64| {
             start
@@ -245,9 +245,9 @@ impl Path<'_> {
         Ok(gradients)
     }
 
-    /// The metric of embeddings.
+    /// The metric at given embeddings.
     fn value(&self, embedded: &[f32]) -> Result<f64> {
-        // What is nearest to the metric costs least.
+        // The closer to the metric, the cheaper the run.
         self.run("logits", embedded.to_vec(), 1).map(|(_, values)| values[0])
     }
 

@@ -1,8 +1,8 @@
-//! Attribution: which activations carried a number that the model gives, at the price of a gradient.
+//! Attribution: which activations carry a number computed by the model, at the cost of a gradient.
 //!
-//! [`estimate`] fills a grid of patching from one gradient, [`attribution_patching`] scores any activations, single neurons
-//! and entries of patterns too; both run their largest cells exactly where that is asked for, so that an estimate says how
-//! good it is. [`integrated_gradients`] spreads a metric over the tokens of a prompt.
+//! [`estimate`] fills a grid of patching from one gradient; [`attribution_patching`] scores any activations, including
+//! single neurons and entries of patterns. On request, both run their largest cells exactly, so that an estimate comes
+//! with its quality. [`integrated_gradients`] distributes a metric over the tokens of a prompt.
 
 mod check;
 pub mod edges;
@@ -17,7 +17,7 @@ pub use estimate::{Estimate, Estimating, estimate};
 pub use integrated::{Baseline, Integrated, Quadrature, integrated_gradients};
 pub use scores::{Attribution, Cell, attribution_patching, check_largest};
 
-/// The places of the largest absolute values, the largest first; of equal ones the earlier.
+/// The indices of the largest absolute values, largest first, ties to the lower index.
 pub(crate) fn largest(values: &[f64], most: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()).then(a.cmp(b)));
@@ -25,13 +25,13 @@ pub(crate) fn largest(values: &[f64], most: usize) -> Vec<usize> {
     order
 }
 
-/// Σ (put - present) · slope. What has no slope is hidden, and may be infinite.
+/// Σ (put - present) · slope. Values with zero slope are hidden, and may be infinite.
 fn difference(put: impl Iterator<Item = f32>, present: &[f32], slope: &[f32]) -> f64 {
     let terms = put.zip(present).zip(slope).filter(|(_, slope)| **slope != 0.0);
     terms.map(|((put, present), slope)| (f64::from(put) - f64::from(*present)) * f64::from(*slope)).sum()
 }
 
-/// Logits less the logarithm of the sum of their exponentials.
+/// Logits minus the logarithm of the sum of their exponentials.
 fn log_probabilities(logits: &[f32]) -> Vec<f32> {
     let sum = log_sum_exp(logits);
     logits.iter().map(|x| (f64::from(*x) - sum) as f32).collect()

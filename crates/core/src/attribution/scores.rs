@@ -1,4 +1,4 @@
-//! Attribution patching of any activations, down to single neurons and entries of patterns.
+//! Attribution patching for any activations, down to single neurons and entries of patterns.
 
 use easyroutine_sites::{Point, Site};
 
@@ -14,22 +14,23 @@ use crate::positions::{Context, Row, Selection, Specifier};
 use crate::request::Request;
 use crate::stop::Stop;
 
-/// What every activation of a request would do to a metric, to first order.
+/// The first-order effect of every activation of a request on a metric.
 #[derive(Debug, Clone)]
 pub struct Attribution {
     /// Scores by activation.
     ///
     /// # Shapes
-    /// Of each row `[T]`; `[T, heads]` of queries, keys, values and z; `[T, F]` of neurons; `[T, T]` of patterns and scores.
+    /// Per row `[T]`; `[T, heads]` for queries, keys, values and z; `[T, F]` for neurons; `[T, T]` for patterns and
+    /// scores.
     pub scores: Vec<(Point, Kept)>,
     /// The metric of each row of the target.
     pub target: Vec<f64>,
-    /// The metric of each row of the base; NaN where it is not read at the last token.
+    /// The metric of each row of the base; NaN if it is not read at the last token.
     pub base: Vec<f64>,
     /// The tokens that T counts.
     pub selection: Selection,
     metrics: Vec<Metric>,
-    /// Logits at the last token of each row of the base.
+    /// Logits of the last token of each row of the base.
     base_logits: Vec<Vec<f32>>,
     base_values: ActivationCache,
     target_values: ActivationCache,
@@ -42,21 +43,21 @@ pub struct Cell {
     pub row: usize,
     /// The activation.
     pub point: Point,
-    /// The position; of patterns and scores the query.
+    /// The position; for patterns and scores the query's.
     pub position: usize,
-    /// The head, the neuron, or the position of the key, where there are several.
+    /// The head, the neuron, or the position of the key, if there are several.
     pub part: Option<usize>,
     /// The score.
     pub value: f64,
 }
 
-/// Scores Σ (base - target) · ∂metric/∂activation, the gradient at the target: an estimate of what putting each activation of
-/// the base in its place does to the metric of the target. A corrupted target and a clean base is denoising, the reverse
-/// noising.
+/// Scores Σ (base - target) · ∂metric/∂activation, with the gradient at the target: an estimate of how the target's
+/// metric changes when each activation is replaced by the base's. A corrupted target with a clean base is denoising,
+/// the reverse is noising.
 ///
 /// # Errors
-/// Rows of base and target that differ in number or length; [`Metric::NormalisedLogitDiff`], which is a matter of scale; all
-/// of [`gradients`]; an activation that is not finite.
+/// As [`gradients`]. Also if base and target differ in number or length of rows, for [`Metric::NormalisedLogitDiff`],
+/// which only rescales another metric, and if an activation is not finite.
 #[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
 pub fn attribution_patching(
     model: &Model,
@@ -109,7 +110,7 @@ pub fn attribution_patching(
 }
 
 /// # Errors
-/// Another number of rows, or a pair of which one is longer.
+/// If the numbers of rows differ, or the rows of a pair differ in length.
 pub(super) fn as_long(base: &[Row<'_>], target: &[Row<'_>]) -> Result<()> {
     if base.len() != target.len() {
         return Err(Error::input(format!("{} rows of base but {} of target", base.len(), target.len())));
@@ -126,7 +127,7 @@ pub(super) fn as_long(base: &[Row<'_>], target: &[Row<'_>]) -> Result<()> {
     }
 }
 
-/// How many scores a vector of a point has; all of its numbers where nothing is summed.
+/// Number of scores per vector of a point; the vector's width if nothing is summed.
 fn parts(model: &Model, point: Point, width: usize) -> usize {
     let heads = model.arch().heads(point.layer().unwrap_or(0));
     match point.site() {
@@ -159,7 +160,7 @@ fn scored(model: &Model, point: Point, base: &Kept, target: &Kept, gradient: &Ke
 }
 
 impl Attribution {
-    /// The largest absolute scores of a row, the largest first.
+    /// The largest absolute scores of a row, largest first.
     pub fn largest(&self, row: usize, most: usize) -> Vec<Cell> {
         let mut cells = Vec::new();
         for (point, kept) in &self.scores {
@@ -180,12 +181,12 @@ impl Attribution {
     }
 }
 
-/// Runs the largest cells of a row exactly: the target with each in turn put in place. `progress` hears how many are done, of
-/// how many.
+/// Runs the largest cells of a row exactly: the target with one activation replaced at a time. `progress` gets the
+/// number of cells done and in total.
 ///
 /// # Errors
-/// A check of no cells; an activation that can be read and not changed; a metric that is not read at the last token; an error
-/// of `progress`.
+/// If no cells are requested, an activation can only be read, the metric is not read at the last token, or `progress`
+/// fails.
 pub fn check_largest(
     model: &Model,
     target: &Row<'_>,
@@ -227,7 +228,7 @@ pub fn check_largest(
     Ok(Check::of(checked))
 }
 
-/// The change that a cell stands for.
+/// The intervention of a cell.
 fn exact(model: &Model, attribution: &Attribution, cell: &Cell) -> Result<Intervention> {
     let at = |position: usize| vec![Specifier::At(position as i64)];
     let positions = &attribution.selection.rows[cell.row].indices;

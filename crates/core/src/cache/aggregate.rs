@@ -1,4 +1,4 @@
-//! Caches of many batches joined to one: what becomes of a key's values is a strategy, chosen by the key's prefix.
+//! Joins caches of many batches into one. The prefix of a key selects the strategy for its values.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,40 +8,40 @@ use serde_json::Value;
 use super::{ActivationCache, Content, Entry, Kept, Key, Numbers};
 use crate::error::{Error, Result};
 
-/// What becomes of the values of one key.
+/// The strategy for the values of one key.
 #[derive(Clone)]
 pub enum Aggregation {
-    /// Rows one behind the other, rows of any length. Lists are joined, objects entry by entry, and single values
-    /// become a list.
+    /// Concatenates rows, which may differ in length. Lists are joined, objects merged entry by entry, and single
+    /// values become a list.
     Concat,
-    /// The mean, in which a cache weighs as much as it has rows.
+    /// The mean, weighted by each cache's number of rows.
     Mean,
     /// The first cache's value.
     First,
     /// The last cache's value.
     Last,
-    /// A list with one value for each cache.
+    /// A list with one value per cache.
     List,
-    /// What a function makes of the value so far and the next.
+    /// A function of the value so far and the next.
     Custom(Arc<CustomAggregation>),
 }
 
-/// Joins the value so far and the next.
+/// Joins the value so far with the next.
 pub type CustomAggregation = dyn Fn(Content, Content) -> Result<Content> + Send + Sync;
 
-/// Strategies by prefixes of keys; the longest prefix that fits wins, and [`Aggregation::Concat`] is for all others.
+/// Strategies by key prefix; the longest matching prefix wins, and [`Aggregation::Concat`] is the default.
 #[derive(Debug, Clone)]
 pub struct Aggregations(Vec<(String, Aggregation)>);
 
 impl Default for Aggregations {
-    /// Means over examples are averaged, everything else is concatenated.
+    /// Averages means over examples, and concatenates everything else.
     fn default() -> Self {
         Aggregations(vec![("avg_pattern_".to_owned(), Aggregation::Mean)])
     }
 }
 
 impl Aggregations {
-    /// Sets the strategy of all keys that begin with `prefix`.
+    /// Sets the strategy for all keys that begin with `prefix`.
     pub fn register(&mut self, prefix: impl Into<String>, aggregation: Aggregation) {
         let prefix = prefix.into();
         self.remove(&prefix);
@@ -49,7 +49,7 @@ impl Aggregations {
         self.0.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
     }
 
-    /// Takes the strategy of a prefix away; says whether there was one.
+    /// Removes a prefix's strategy; returns whether there was one.
     pub fn remove(&mut self, prefix: &str) -> bool {
         let before = self.0.len();
         self.0.retain(|(registered, _)| registered != prefix);
@@ -64,7 +64,7 @@ impl Aggregations {
     }
 }
 
-/// Caches of batches that are joined once, at the end: for N batches the work is that of copying each number once.
+/// Caches of batches, joined once at the end, so that each number is copied only once.
 #[derive(Debug, Default)]
 pub struct Batches {
     aggregations: Aggregations,
@@ -80,7 +80,7 @@ impl Batches {
     /// Adds a batch. A cache without values and rows adds nothing.
     ///
     /// # Errors
-    /// Other keys, positions or metadata than the first batch's; what differs is named.
+    /// If keys, positions or metadata differ from the first batch's (the difference is named).
     pub fn push(&mut self, cache: ActivationCache) -> Result<()> {
         if cache.is_empty() && cache.n_rows() == 0 {
             return Ok(());
@@ -100,20 +100,20 @@ impl Batches {
         Ok(())
     }
 
-    /// How many batches there are.
+    /// Number of batches.
     pub fn len(&self) -> usize {
         self.parts.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no batches.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// Everything in one cache, rows in the order of the batches.
+    /// Joins everything into one cache, with rows in the order of the batches.
     ///
     /// # Errors
-    /// Values of a key that do not go together; the key is named.
+    /// If the values of a key do not match (the key is named).
     pub fn finish(self) -> Result<ActivationCache> {
         let Batches { aggregations, parts } = self;
         let mut parts = parts.into_iter();
@@ -122,7 +122,7 @@ impl Batches {
         let weights: Vec<usize> = parts.iter().map(ActivationCache::n_rows).collect();
         let first_weight = joined.n_rows();
         for (key, entry) in &mut joined.entries {
-            // Taken out one by one, so that never more than one key stands in memory twice.
+            // Taken out one by one, so that at most one key is in memory twice.
             let next: Vec<Content> =
                 parts.iter_mut().filter_map(|part| Some(part.entries.swap_remove(key)?.content)).collect();
             let weights = std::iter::once(first_weight).chain(weights.iter().copied());
@@ -190,7 +190,7 @@ fn join(
 fn concat(key: &Key, joined: Content, next: Content) -> Result<Content> {
     match (joined, next) {
         (Content::Activation(mut joined), Content::Activation(next)) => {
-            // A pattern is T by T, everything else T by a width that does not change.
+            // A pattern is T by T, everything else T by a fixed width.
             let inner = |kept: &Kept| kept.row_shapes.first().and_then(|s| s.get(1..)).map(<[usize]>::to_vec);
             let (ours, theirs) = (inner(&joined), inner(&next));
             if !key.is_pairwise() && ours.is_some() && theirs.is_some() && ours != theirs {
@@ -210,7 +210,7 @@ fn concat(key: &Key, joined: Content, next: Content) -> Result<Content> {
     }
 }
 
-/// Lists are joined, objects entry by entry; single values become a list, the same for two caches as for many.
+/// Lists are joined, objects merged entry by entry; single values become a list, for two caches as for many.
 fn concat_json(joined: Value, next: Value) -> Value {
     match (joined, next) {
         (Value::Array(mut joined), Value::Array(next)) => {

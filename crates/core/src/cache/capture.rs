@@ -17,13 +17,13 @@ use crate::tap::{Tap, Value, Want};
 #[derive(Debug)]
 pub struct Capture {
     wanted: BTreeSet<Point>,
-    /// Where the model reports, to the keys under which the values are kept.
+    /// For each point that the model reports, the keys under which its values are kept.
     reported: BTreeMap<Point, Vec<Point>>,
     selection: Selection,
     pattern_rows: Option<Selection>,
     axis: Axis,
     pattern: PatternAverage,
-    /// Patterns go here instead, where only their mean is wanted.
+    /// Receives patterns if only their mean is wanted.
     running: Option<RunningMean>,
     kept: BTreeMap<Key, Kept>,
 }
@@ -54,7 +54,7 @@ impl Capture {
         self
     }
 
-    /// Keeps a number for each block of a pattern.
+    /// Keeps one number per block of a pattern.
     #[must_use]
     pub(crate) fn of_blocks(mut self, average: PatternAverage) -> Self {
         self.pattern = average;
@@ -68,19 +68,19 @@ impl Capture {
         self
     }
 
-    /// Keeps the mean of patterns over all rows, going on from a mean so far.
+    /// Keeps the mean of patterns over all rows, continuing from a mean so far.
     #[must_use]
     pub(crate) fn over_examples(mut self, examples: Examples, so_far: RunningMean) -> Self {
         self.running = (examples == Examples::Mean).then_some(so_far);
         self
     }
 
-    /// Takes the mean over examples out, to go on from with the next batch; [`Capture::finish`] then has none.
+    /// Takes out the mean over examples, to continue with in the next batch; [`Capture::finish`] then has none.
     pub fn take_running(&mut self) -> RunningMean {
         self.running.take().unwrap_or_default()
     }
 
-    /// What was kept, after the run. `input_ids` comes from the batch itself.
+    /// The captured cache, after the run. `input_ids` comes from the batch itself.
     pub fn finish(mut self, batch: &Batch) -> ActivationCache {
         let ids = Point::model(Site::InputIds);
         if self.wanted.contains(&ids) {
@@ -114,8 +114,8 @@ impl Capture {
         Kept { data: Numbers::I64(ids), row_shapes }
     }
 
-    /// Keeps the buffer of logits itself where it holds just what was selected: a copy would double the largest
-    /// tensor there is.
+    /// Keeps the buffer of logits itself if it holds exactly the selected tokens: a copy would double the largest
+    /// tensor of all.
     fn logits(&self, value: &mut Value<'_>) -> Kept {
         let width = value.width(0);
         let selected = &self.selection.rows;
@@ -155,7 +155,7 @@ impl Capture {
         Kept::f32(data, (0..rows.len()).map(|row| vec![t(row), columns.len()]).collect())
     }
 
-    /// One number a token: a column of the value, without the axis.
+    /// One number per token: a column of the value, without that axis.
     fn scalars(&self, value: &Value<'_>, column: usize) -> Kept {
         let mut kept = self.vectors(value, column..column + 1);
         kept.row_shapes.iter_mut().for_each(|shape| shape.truncate(1));
@@ -186,8 +186,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Keeps the buffer itself where every query and key of every row was selected, in order: a copy by one thread into
-    /// fresh memory costs as much as attention does.
+    /// Keeps the buffer itself if every query and key of every row was selected, in order: a single-threaded copy into
+    /// fresh memory costs as much as attention.
     fn whole_patterns(&self, value: &mut Value<'_>) -> Option<Kept> {
         let n_rows = self.selection.rows.len();
         let is_whole = |row: usize, selected: &Selected| {
@@ -224,7 +224,7 @@ impl Capture {
         vec![rows.indices.len(), columns.indices.len()]
     }
 
-    /// The tokens of a row whose rows of patterns are kept.
+    /// The tokens of a row whose pattern rows are kept.
     fn queries(&self, row: usize) -> &Selected {
         self.pattern_rows.as_ref().map_or(&self.selection.rows[row], |selection| &selection.rows[row])
     }
@@ -278,7 +278,7 @@ impl Tap for Capture {
     }
 }
 
-/// Points as the forward pass meets them: what precedes the blocks, the blocks, what follows.
+/// Points in the order of the forward pass: before the blocks, the blocks, after them.
 pub(crate) fn in_forward_order(points: &BTreeSet<Point>) -> Vec<Point> {
     let mut ordered: Vec<Point> = points.iter().copied().collect();
     ordered.sort_by_key(|p| {

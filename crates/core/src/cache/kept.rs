@@ -1,4 +1,4 @@
-//! One kept activation: numbers of every row of a batch, rows of any length.
+//! One kept activation: numbers for every row of a batch, with rows of any length.
 
 use easyroutine_kernels::give_back;
 
@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 /// One kept activation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
-    /// The numbers, row after row of the batch.
+    /// The numbers, row by row.
     pub data: Numbers,
-    /// Shape of each row of the batch: `[T, D]`, `[T, T]`, `[T]`.
+    /// Shape of each row: `[T, D]`, `[T, T]`, `[T]`.
     pub row_shapes: Vec<Vec<usize>>,
 }
 
@@ -28,14 +28,14 @@ impl Kept {
         Kept { data: Numbers::F32(values), row_shapes }
     }
 
-    /// The whole shape `[B, T, ...]`, or `None` where rows differ in T.
+    /// The whole shape `[B, T, ...]`, or `None` if rows differ in T.
     pub fn shape(&self) -> Option<Vec<usize>> {
         let first = self.row_shapes.first()?;
         let same = self.row_shapes.iter().all(|s| s == first);
         same.then(|| [&[self.row_shapes.len()], first.as_slice()].concat())
     }
 
-    /// Where each row begins among the numbers, and where the last one ends: B + 1 of them.
+    /// The start of each row among the numbers, and the end of the last: B + 1 offsets.
     pub fn offsets(&self) -> Vec<usize> {
         let mut offsets = Vec::with_capacity(self.row_shapes.len() + 1);
         offsets.push(0);
@@ -47,13 +47,13 @@ impl Kept {
         offsets
     }
 
-    /// The activations of one row of the batch; empty for token ids. For all rows in turn [`Kept::rows`] is faster.
+    /// The activations of one row; empty for token ids. To visit all rows, [`Kept::rows`] is faster.
     pub fn row(&self, row: usize) -> &[f32] {
         let start: usize = self.row_shapes[..row].iter().map(|shape| size(shape)).sum();
         self.values().get(start..start + size(&self.row_shapes[row])).unwrap_or(&[])
     }
 
-    /// The activations of every row of the batch in turn; empty ones for token ids.
+    /// The activations of each row in turn; empty for token ids.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         let mut rest = self.values();
         self.row_shapes.iter().map(move |shape| {
@@ -63,7 +63,7 @@ impl Kept {
         })
     }
 
-    /// All activations, row after row; empty for token ids.
+    /// All activations, row by row; empty for token ids.
     pub fn values(&self) -> &[f32] {
         match &self.data {
             Numbers::F32(data) => data,
@@ -71,7 +71,7 @@ impl Kept {
         }
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub(crate) fn values_mut(&mut self) -> &mut [f32] {
         match &mut self.data {
             Numbers::F32(data) => data,
@@ -79,7 +79,7 @@ impl Kept {
         }
     }
 
-    /// Whether a value is not a number (NaN).
+    /// Whether any value is NaN.
     pub fn has_nan(&self) -> bool {
         self.values().iter().any(|x| x.is_nan())
     }
@@ -101,10 +101,10 @@ impl Kept {
         }
     }
 
-    /// Adds the rows of another, of whatever length they are.
+    /// Appends the rows of another, of any length.
     ///
     /// # Errors
-    /// Numbers of another type, or rows of another number of axes.
+    /// If the numbers' type or the rows' number of axes differs.
     pub fn append(&mut self, mut other: Kept) -> Result<()> {
         if let (Some(ours), Some(theirs)) = (self.row_shapes.first(), other.row_shapes.first())
             && ours.len() != theirs.len()
@@ -120,7 +120,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Makes room for this many numbers and rows more, so that adding them copies nothing twice.
+    /// Reserves room for this many more numbers and rows, so that adding them copies nothing twice.
     pub(crate) fn reserve(&mut self, numbers: usize, rows: usize) {
         match &mut self.data {
             Numbers::F32(data) => data.reserve_exact(numbers),
@@ -137,7 +137,7 @@ impl Kept {
         }
     }
 
-    /// The rows in another order: `order[i]` is the row that becomes row i.
+    /// The rows in another order: `order[i]` becomes row i.
     pub(crate) fn in_order(&self, order: &[usize]) -> Kept {
         let offsets = self.offsets();
         let spans = || order.iter().map(|row| offsets[*row]..offsets[row + 1]);
@@ -148,7 +148,7 @@ impl Kept {
         Kept { data, row_shapes: order.iter().map(|row| self.row_shapes[*row].clone()).collect() }
     }
 
-    /// Along the first axis of every row the indices that `chosen` gives for that row.
+    /// For each row, the indices along its first axis that `chosen` gives.
     pub(crate) fn at(&self, chosen: impl Fn(usize) -> std::ops::Range<usize>) -> Kept {
         let offsets = self.offsets();
         let mut row_shapes = Vec::with_capacity(self.row_shapes.len());
@@ -167,7 +167,7 @@ impl Kept {
     }
 }
 
-/// What a run kept, the next has room for.
+/// Gives the memory to the next run.
 impl Drop for Kept {
     fn drop(&mut self) {
         if let Numbers::F32(values) = self.take_data() {

@@ -1,15 +1,15 @@
-//! What values of a cache are kept under.
+//! The keys of a cache.
 
 use std::fmt;
 
 use easyroutine_sites::{Point, Site};
 
-/// What a value of a cache is kept under. It prints as users write it, and is made from what they write.
+/// The key of a value in a cache. It prints as users write it, and parses from that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
     /// An activation: `resid_out_5`.
     Point(Point),
-    /// One part of what enters the final norm: `last_layernorm.mean`.
+    /// One statistic of the final norm's input: `last_layernorm.mean`.
     Statistic(Statistic),
     /// The mean of an activation over all examples: `avg_pattern_L3H2`.
     Mean(Point),
@@ -19,10 +19,10 @@ pub enum Key {
     Other(String),
 }
 
-/// What the key of a gradient ends with.
+/// The suffix of a gradient's key.
 const GRADIENTS: &str = "_gradients";
 
-/// The statistics of the vectors that enter the final norm.
+/// The statistics of the final norm's input vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Statistic {
     /// The mean over D.
@@ -34,7 +34,7 @@ pub enum Statistic {
 }
 
 impl Statistic {
-    /// All of them, in the order of their columns.
+    /// All statistics, in the order of their columns.
     pub const ALL: [Statistic; 3] = [Statistic::Mean, Statistic::Variance, Statistic::SecondMoment];
 
     fn name(self) -> &'static str {
@@ -47,7 +47,7 @@ impl Statistic {
 }
 
 impl Key {
-    /// The keys under which a captured point is kept, in order.
+    /// The keys of a captured point, in order.
     pub(crate) fn of(point: Point) -> Vec<Key> {
         match point.site() {
             Site::LastLayernorm => Statistic::ALL.map(Key::Statistic).to_vec(),
@@ -55,7 +55,7 @@ impl Key {
         }
     }
 
-    /// The activation, where the key is that of one.
+    /// The activation, if the key is one.
     pub fn point(&self) -> Option<Point> {
         match self {
             Key::Point(point) => Some(*point),

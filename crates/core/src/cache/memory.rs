@@ -1,4 +1,4 @@
-//! How much memory a cache holds, in words.
+//! A cache's memory use, in words.
 
 use indexmap::IndexMap;
 
@@ -9,13 +9,13 @@ use super::{ActivationCache, Content};
 pub enum Grouping {
     /// Every key.
     Keys,
-    /// One line for a name over all layers and heads.
+    /// One line per name, over all layers and heads.
     Names,
 }
 
 impl ActivationCache {
-    /// Bytes of the values of a key, or of all. A key with parts (`last_layernorm`) has the bytes of its parts; one
-    /// that is not there has none.
+    /// Bytes of a key's values, or of all. A key with parts (`last_layernorm`) counts them together; a missing key
+    /// gives `None`.
     pub fn memory_bytes(&self, key: Option<&str>) -> Option<usize> {
         let Some(key) = key else { return Some(self.items().map(|(_, entry)| bytes(&entry.content)).sum()) };
         if let Some(entry) = self.entry(key) {
@@ -29,12 +29,12 @@ impl ActivationCache {
         (!parts.is_empty()).then(|| parts.iter().sum())
     }
 
-    /// The same in words: `40 B`, `1.5 MB`.
+    /// The same as text: `40 B`, `1.5 MB`.
     pub fn memory_size(&self, key: Option<&str>) -> Option<String> {
         self.memory_bytes(key).map(|bytes| readable(bytes as u64))
     }
 
-    /// One line a key, or a name, with shape and size, the total above.
+    /// One line per key, or per name, with shape and size, under the total.
     pub fn memory_tree(&self, grouping: Grouping) -> String {
         let mut lines: IndexMap<String, Line> = IndexMap::new();
         for (key, entry) in self.items() {
@@ -60,7 +60,7 @@ impl ActivationCache {
     }
 }
 
-/// Bytes in words, in decimal units: `40 B`, `1.5 kB`, `3.2 GB`.
+/// Bytes as text, in decimal units: `40 B`, `1.5 kB`, `3.2 GB`.
 pub fn readable(bytes: u64) -> String {
     match bytes {
         0..1000 => format!("{bytes} B"),

@@ -1,4 +1,4 @@
-//! What was kept of a run: activations by key, with the tokens that they belong to.
+//! What was kept from a run: activations by key, with the tokens that they belong to.
 
 mod aggregate;
 mod capture;
@@ -25,17 +25,17 @@ pub use memory::{Grouping, readable};
 pub use reduce::{Axis, Examples, PatternAverage, Reduction};
 pub use running::RunningMean;
 
-/// Values by key: activations in the order of the forward pass, then whatever was added.
+/// Values by key: activations in the order of the forward pass, then anything added.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ActivationCache {
     entries: IndexMap<Key, Entry>,
-    /// The tokens that T counts; for patterns the columns.
+    /// The tokens that the axis T counts; for patterns the columns.
     pub selection: Selection,
-    /// The rows of patterns, where other tokens were asked for than for their columns.
+    /// The rows of patterns, if other tokens were requested than for the columns.
     pub pattern_rows: Option<Selection>,
     /// Whether T counts tokens or groups of them.
     pub axis: Axis,
-    /// What the run was: model, positions, configuration.
+    /// A description of the run: model, positions, configuration.
     pub metadata: Map<String, Value>,
 }
 
@@ -44,18 +44,18 @@ pub struct ActivationCache {
 pub struct Entry {
     /// The value.
     pub content: Content,
-    /// What is to be said of it, such as its axes.
+    /// Further information, such as its axes.
     pub info: Option<String>,
 }
 
-/// What a cache can hold.
+/// The kinds of values in a cache.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// An activation.
     Activation(Kept),
     /// Anything else that belongs to the rows, such as labels.
     Json(Value),
-    /// One value for each cache that was joined.
+    /// One value per joined cache.
     List(Vec<Content>),
 }
 
@@ -68,7 +68,7 @@ impl ActivationCache {
         }
     }
 
-    /// The value of a key, whatever it is.
+    /// The value of a key, of any kind.
     pub fn entry(&self, key: impl Into<Key>) -> Option<&Entry> {
         self.entries.get(&key.into())
     }
@@ -96,37 +96,37 @@ impl ActivationCache {
         self.entries.iter()
     }
 
-    /// Keys and values of every kind, taken out in order.
+    /// Keys and values of every kind, in order, by value.
     pub fn into_items(self) -> impl Iterator<Item = (Key, Entry)> {
         self.entries.into_iter()
     }
 
-    /// Whether a value of an activation is not a number (NaN).
+    /// Whether any activation has a NaN.
     pub fn has_nan(&self) -> bool {
         self.iter().any(|(_, kept)| kept.has_nan())
     }
 
-    /// How many values there are.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// How many rows, B, the selection speaks of.
+    /// Number of rows in the selection, B.
     pub fn n_rows(&self) -> usize {
         self.selection.rows.len()
     }
 
-    /// Sets a value, in place where the key is there already; what it replaces is returned.
+    /// Sets a value, in place if the key exists; returns the replaced value.
     pub fn insert(&mut self, key: impl Into<Key>, content: impl Into<Content>) -> Option<Entry> {
         self.entries.insert(key.into(), Entry { content: content.into(), info: None })
     }
 
-    /// Sets a value with something to say of it.
+    /// Sets a value with further information.
     pub fn insert_with_info(
         &mut self,
         key: impl Into<Key>,
@@ -137,12 +137,12 @@ impl ActivationCache {
         self.entries.insert(key.into(), entry)
     }
 
-    /// Takes a value out; the others keep their order.
+    /// Removes and returns a value; the others keep their order.
     pub fn remove(&mut self, key: impl Into<Key>) -> Option<Entry> {
         self.entries.shift_remove(&key.into())
     }
 
-    /// Takes an activation out; the others keep their order.
+    /// Removes and returns an activation; the others keep their order.
     pub(crate) fn take(&mut self, key: impl Into<Key>) -> Option<Kept> {
         match self.remove(key)?.content {
             Content::Activation(kept) => Some(kept),
@@ -150,11 +150,11 @@ impl ActivationCache {
         }
     }
 
-    /// Takes over all values of another cache, which win over those of the same key. Its selection and metadata are
-    /// taken over too, unless it has none.
+    /// Adopts all values of another cache, which replace those under the same key, and its selection and metadata, if
+    /// it has any.
     ///
     /// # Errors
-    /// Both say which tokens they hold, and these are not the same: then no table of positions is right for all keys.
+    /// If both have selections and these differ: no table of positions would then be right for all keys.
     pub fn update(&mut self, other: ActivationCache) -> Result<()> {
         if other.n_rows() > 0 && self.n_rows() > 0 && !self.holds_the_tokens_of(&other) {
             return Err(Error::input(
@@ -171,8 +171,8 @@ impl ActivationCache {
         Ok(())
     }
 
-    /// Puts the rows of another cache behind these, with the usual aggregations. For many caches [`Batches`] is the
-    /// way: it joins each key once.
+    /// Appends the rows of another cache, with the default aggregations. For many caches use [`Batches`], which joins
+    /// each key once.
     ///
     /// # Errors
     /// As [`Batches::push`] and [`Batches::finish`].
@@ -190,29 +190,29 @@ impl ActivationCache {
             || self.selection.is_rectangular() && rows.is_none_or(Selection::is_rectangular)
     }
 
-    /// For each specifier its columns of T; one list, or one a row where rows differ. Averages have one column a
-    /// specifier, and say so under `info`.
+    /// For each specifier, its columns of T: one list, or one per row if rows differ. Averages have one column per
+    /// specifier, which `info` records.
     pub fn mapping_index(&self) -> Map<String, Value> {
         mapping_index(&self.selection, self.axis)
     }
 
-    /// The same for the rows of patterns, where these are tokens of their own.
+    /// The same for the rows of patterns, if these have their own tokens.
     pub fn mapping_index_rows(&self) -> Option<Map<String, Value>> {
         self.pattern_rows.as_ref().map(|rows| mapping_index(rows, self.axis))
     }
 
-    /// For each specifier and each row the indices in the row, negatives resolved.
+    /// For each specifier and each row, the indices in the row, with negatives resolved.
     pub fn token_dict(&self) -> Map<String, Value> {
         self.selection.token_dict()
     }
 
-    /// The values of a key cut by specifier: what belongs to the first, to the second, and so on.
+    /// The values of a key, divided by specifier.
     ///
     /// # Shapes
-    /// `[B, t, ...]`, t the positions of the specifier; of a pattern the rows are cut.
+    /// `[B, t, ...]`, t the specifier's positions; a pattern is divided by rows.
     ///
     /// # Errors
-    /// No activation of that key, or one whose first axis is not T.
+    /// If the key has no activation, or its first axis is not T.
     pub fn map_to_dict(&self, key: impl Into<Key>) -> Result<Vec<(String, Kept)>> {
         let key = &key.into();
         let kept = self.get(key).ok_or_else(|| self.lacks(key))?;
@@ -236,11 +236,10 @@ impl ActivationCache {
         Ok(selection.specifiers.iter().enumerate().map(|(i, s)| (s.key(), cut(i))).collect())
     }
 
-    /// The rows in another order: `order[i]` is the row that becomes row i. Values that do not belong to single rows
-    /// stay as they are.
+    /// The rows in another order: `order[i]` becomes row i. Values that do not belong to single rows are unchanged.
     ///
     /// # Errors
-    /// A row that does not exist.
+    /// If a row does not exist.
     pub fn in_order(mut self, order: &[usize]) -> Result<ActivationCache> {
         let n_rows = self.n_rows();
         if let Some(beyond) = order.iter().find(|row| **row >= n_rows) {
@@ -283,7 +282,7 @@ impl From<Value> for Content {
     }
 }
 
-/// Both in one, the right one's values winning: [`ActivationCache::update`].
+/// Both caches in one, with the right one's values taking precedence: [`ActivationCache::update`].
 impl Add for ActivationCache {
     type Output = Result<ActivationCache>;
 

@@ -1,19 +1,19 @@
-//! Fewer numbers for the same tokens: means over groups of positions, blocks of patterns.
+//! Fewer numbers for the same tokens: means over groups of positions, and blocks of patterns.
 
 use std::ops::Range;
 
 use crate::positions::{Selected, Specifier};
 
-/// How what is kept is reduced before it is kept.
+/// How values are reduced before they are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reduction {
     /// What T counts.
     pub positions: Axis,
-    /// What is kept of a block of a pattern.
+    /// What is kept from a block of a pattern.
     pub pattern: PatternAverage,
-    /// Rows of patterns, where they are other tokens than the columns.
+    /// Rows of patterns, if these are other tokens than the columns.
     pub pattern_rows: Option<Vec<Specifier>>,
-    /// Whether patterns are kept of each example.
+    /// Whether each example's patterns are kept.
     pub examples: Examples,
 }
 
@@ -27,7 +27,7 @@ pub enum Axis {
     Groups,
 }
 
-/// What is kept of the block of a pattern whose rows are one specifier's tokens and whose columns another's
+/// What is kept from the block of a pattern with one specifier's tokens as rows and another's as columns
 /// (`attn_pattern_avg`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PatternAverage {
@@ -38,13 +38,13 @@ pub enum PatternAverage {
     Mean,
     /// The sum of the weights.
     Sum,
-    /// The mean weight over what it would be if every token looked equally at all tokens up to itself: 1 is no
-    /// preference. NaN where no row of the block may look at any of its columns.
+    /// The mean weight divided by its value if every token attended equally to all tokens up to itself: 1 is no
+    /// preference. NaN if no row of the block may see any of its columns.
     BaselineRatio,
 }
 
 impl PatternAverage {
-    /// All of them with their names.
+    /// All of them, with their names.
     pub const ALL: [(PatternAverage, &str); 4] = [
         (PatternAverage::None, "none"),
         (PatternAverage::Mean, "mean"),
@@ -52,7 +52,7 @@ impl PatternAverage {
         (PatternAverage::BaselineRatio, "baseline_ratio"),
     ];
 
-    /// How it is written.
+    /// Its name.
     pub fn name(self) -> &'static str {
         let named = Self::ALL.iter().find(|(average, _)| *average == self);
         named.map_or("none", |(_, name)| name)
@@ -61,7 +61,7 @@ impl PatternAverage {
     /// The number for one block. Sums are in f64, in the order of the tokens.
     ///
     /// `pattern` gives a query's weights over all keys of the row; `rows` and `columns` are indices in the row, each
-    /// counted as often as it was asked for.
+    /// counted as often as requested.
     fn of_block<'a>(self, pattern: impl Fn(usize) -> &'a [f32], rows: &[usize], columns: &[usize]) -> f32 {
         let weights = |query: &usize| {
             let weights = pattern(*query);
@@ -71,7 +71,7 @@ impl PatternAverage {
         match self {
             PatternAverage::Sum => sum as f32,
             PatternAverage::None | PatternAverage::Mean => (sum / (rows.len() * columns.len()) as f64) as f32,
-            // The number of cells stands above and below, so it is left out.
+            // The number of cells cancels, so it is omitted.
             PatternAverage::BaselineRatio => {
                 let visible = |query: &usize| columns.iter().filter(|key| *key <= query).count();
                 let uniform = |query: &usize| visible(query) as f64 / (query + 1) as f64;
@@ -98,17 +98,17 @@ impl PatternAverage {
     }
 }
 
-/// Whether patterns are kept of each example.
+/// Whether each example's patterns are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Examples {
-    /// Each has its own.
+    /// Each example's own.
     #[default]
     Each,
-    /// Only their mean over all examples is kept (`avg_over_example`).
+    /// Only the mean over all examples (`avg_over_example`).
     Mean,
 }
 
-/// The mean of the vectors of one group, summed in f64 in the order of the tokens.
+/// The mean of one group's vectors, summed in f64 in the order of the tokens.
 pub(super) fn mean<'a>(
     vector: impl Fn(usize) -> &'a [f32],
     selected: &Selected,

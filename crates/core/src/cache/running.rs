@@ -1,4 +1,4 @@
-//! Means of patterns over examples, in memory that does not grow with their number.
+//! Means of patterns over examples, in constant memory.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use easyroutine_sites::Point;
 use super::{Kept, Key};
 use crate::error::{Error, Result};
 
-/// The mean over all rows that were added, for each head; sums are in f64, in the order in which rows come.
+/// The mean over all rows added, for each head; sums are in f64, in the order of the rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RunningMean {
     sums: BTreeMap<Point, Sum>,
@@ -22,13 +22,13 @@ struct Sum {
 }
 
 impl RunningMean {
-    /// A mean of `rows` rows as if they had been added, to go on from.
+    /// Starts from the mean of `rows` rows, as if they had been added.
     ///
     /// # Shapes
-    /// `values`: as `shape` says, the shape of one row's value.
+    /// `values`: `shape`, the shape of one row's value.
     ///
     /// # Errors
-    /// Values that do not fit the shape, or a mean of no rows.
+    /// If values do not fit the shape, or `rows` is 0.
     pub fn seed(&mut self, point: Point, shape: &[usize], values: &[f32], rows: usize) -> Result<()> {
         if values.len() != shape.iter().product::<usize>() || rows == 0 {
             return Err(Error::input(format!(
@@ -45,7 +45,7 @@ impl RunningMean {
     /// Adds one row.
     ///
     /// # Errors
-    /// A row of another shape than those before.
+    /// If its shape differs from earlier rows'.
     pub(crate) fn add(&mut self, point: Point, shape: &[usize], values: &[f32]) -> Result<()> {
         let empty = || Sum { shape: shape.to_vec(), values: vec![0.0; values.len()], rows: 0 };
         let sum = self.sums.entry(point).or_insert_with(empty);
@@ -62,10 +62,10 @@ impl RunningMean {
         Ok(())
     }
 
-    /// The means so far, by the points whose values they are the mean of.
+    /// The means so far, by point.
     ///
     /// # Shapes
-    /// One row of `[T, T]`, or of what is kept of each pattern.
+    /// One row of `[T, T]`, or of what is kept from each pattern.
     pub fn means(&self) -> impl Iterator<Item = (Point, Kept)> {
         self.sums.iter().map(|(point, sum)| {
             let values = sum.values.iter().map(|x| (x / sum.rows as f64) as f32).collect();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::positions::{Context, Row, Specifier};
 
-/// A cache of rows of these lengths, with values that tell rows, positions and keys apart.
+/// A cache of rows of these lengths, whose values distinguish rows, positions and keys.
 fn cache_of(lengths: &[usize], first_row: usize, positions: &str) -> ActivationCache {
     let specifiers = Specifier::parse_list(positions).unwrap();
     let ids: Vec<Vec<u32>> = lengths.iter().map(|length| (0..*length as u32).collect()).collect();
@@ -59,7 +59,7 @@ proptest! {
         let whole = cache_of(&lengths, 0, positions);
         let parts: Vec<ActivationCache> = cuts.windows(2).map(part).collect();
         prop_assert_eq!(&joined(parts.clone()), &whole);
-        // The same one by one, however they are bracketed, and with nothing in between.
+        // The same one by one, in any grouping, and with empty caches in between.
         let mut one_by_one = ActivationCache::default();
         for part in parts {
             one_by_one = one_by_one.cat(ActivationCache::default()).unwrap().cat(part).unwrap();
@@ -99,7 +99,7 @@ proptest! {
 
 #[test]
 fn the_tables_of_positions_speak_of_every_row_and_batch() {
-    // The original's describe the last batch alone.
+    // The original's describes only the last batch.
     let cache = joined(vec![cache_of(&[6, 5], 0, "all,last"), cache_of(&[3], 2, "all,last")]);
     assert_eq!(
         Value::Object(cache.token_dict()),
@@ -161,7 +161,7 @@ fn strategies_go_by_the_longest_prefix() {
 
 #[test]
 fn single_values_become_one_list_for_two_caches_as_for_three() {
-    // The original's become a tensor for two and a nested list for three.
+    // The original's becomes a tensor for two batches and a nested list for three.
     let with = |kl: f64| {
         let mut cache = ActivationCache::default();
         cache.insert("kl", json!(kl));

@@ -1,4 +1,4 @@
-//! What a file of activations holds: its rows, and the axes of its tensors.
+//! The contents of a file of activations: its rows, and the axes of its tensors.
 
 use easyroutine_files::{Encoding, ShardedSafeTensors, StoredTensor};
 use easyroutine_sites::Site;
@@ -7,7 +7,7 @@ use crate::batch::Batch;
 use crate::cache::Kept;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Tensors that are no activations.
+/// Tensors that are not activations.
 pub(super) const KEYS: &[&str] = &["input_ids", "attention_mask"];
 
 /// The tokens of a file.
@@ -58,7 +58,7 @@ impl Rows {
         Batch::from_padded(&self.ids, &self.mask)
     }
 
-    /// How many columns of padding stand before a row.
+    /// Number of padding columns before a row.
     pub(super) fn first(&self, row: usize) -> usize {
         self.mask[row].iter().position(|bit| *bit == 1).unwrap_or(0)
     }
@@ -75,7 +75,7 @@ fn integers(tensor: &StoredTensor<'_>) -> Option<Vec<i64>> {
     })
 }
 
-/// Where a tensor of the file has its rows, positions, heads and columns: how far one step goes in each.
+/// The strides of a tensor's rows, positions, heads and columns.
 #[derive(Debug)]
 pub(super) struct Axes {
     row: usize,
@@ -86,7 +86,7 @@ pub(super) struct Axes {
 }
 
 impl Axes {
-    /// The axes of a tensor for one point, or for all heads of a layer; else why it has none.
+    /// The axes of a tensor for one point, or for all heads of a layer; otherwise why it has none.
     pub(super) fn of(
         shape: &[usize],
         rows: &Rows,
@@ -116,12 +116,12 @@ impl Axes {
         })
     }
 
-    /// Where a number stands.
+    /// The index of a number.
     pub(super) fn place(&self, row: usize, position: usize, head: usize, column: usize) -> usize {
         row * self.row + position * self.position + head * self.head + column
     }
 
-    /// By how much the columns of a row stand further on in the file: patterns have padding there, too.
+    /// The offset of a row's columns in the file: patterns are padded there, too.
     pub(super) fn shift(&self, rows: &Rows, row: usize) -> usize {
         if self.of_pairs { rows.first(row) } else { 0 }
     }

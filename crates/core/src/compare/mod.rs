@@ -1,4 +1,4 @@
-//! Activations that another program wrote, place by place beside ours.
+//! Compares activations written by another program with ours, place by place.
 
 mod dump;
 mod places;
@@ -19,33 +19,33 @@ use crate::positions::{Selected, Selection, Specifier};
 use dump::{Axes, Rows};
 use places::Places;
 
-/// How a file compares with the model.
+/// The comparison of a file with the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// What is allowed of [`Compared::error`].
+    /// The allowed [`Compared::error`].
     pub tolerance: f64,
-    /// What was compared, in the order of the pass.
+    /// The compared places, in the order of the pass.
     pub places: Vec<Compared>,
-    /// Tensors of the file that are not compared, each with the reason.
+    /// Tensors in the file that are not compared, each with the reason.
     pub passed_over: Vec<(String, String)>,
 }
 
-/// One place of the model in both.
+/// One place, in both.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compared {
-    /// The activation, by our name.
+    /// Our name of the activation.
     pub activation: String,
-    /// The tensor of the file that holds it.
+    /// The tensor's name in the file.
     pub tensor: String,
-    /// The largest difference over the largest value of the file; infinite where one of both is not a number.
+    /// The largest difference over the file's largest value; infinite if two values differ and one is not finite.
     pub error: f64,
-    /// The factor on our values that comes nearest to those of the file.
+    /// The factor on our values that best matches those in the file.
     pub factor: f64,
-    /// What that factor leaves: the length of the difference over the length of the file's values.
+    /// What that factor leaves: the norm of the difference over the norm of the file's values.
     pub rest: f64,
-    /// Row, position in the row, and number within the vector (of a pattern: the key) of the largest difference.
+    /// Row, position in the row, and index in the vector (for a pattern: the key) of the largest difference.
     pub at: [usize; 3],
-    /// Whether both are the same, as far as they may differ.
+    /// Whether both agree within the tolerance.
     pub verdict: Verdict,
 }
 
@@ -54,21 +54,21 @@ pub struct Compared {
 pub enum Verdict {
     /// Within the tolerance.
     Same,
-    /// A factor makes them the same.
+    /// They agree up to a factor.
     Magnitude,
-    /// No factor does.
+    /// They do not agree, whatever the factor.
     Direction,
 }
 
 impl Comparison {
-    /// The first place in the order of the pass that differs.
+    /// The first differing place in the order of the pass.
     pub fn first_wrong(&self) -> Option<&Compared> {
         self.places.iter().find(|place| place.verdict != Verdict::Same)
     }
 }
 
-/// What two programs may differ by in a place, where nobody says: sums of f32 in another order, through all layers; with
-/// `bf16` products whose inputs are rounded to 8 bits.
+/// The default tolerance between two programs: f32 sums in another order, through all layers; for `bf16`, products with
+/// inputs rounded to 8 bits.
 pub fn tolerance(model: &Model) -> f64 {
     match model.dtype() {
         Dtype::F32 => 1e-4,
@@ -76,17 +76,17 @@ pub fn tolerance(model: &Model) -> f64 {
     }
 }
 
-/// Compares the activations in a safetensors file with those of the model on the same tokens.
+/// Compares the activations in a safetensors file with the model's on the same tokens.
 ///
-/// The file has `input_ids` (B rows by S), an `attention_mask` where rows are padded, and activations under our names,
-/// those of TransformerLens, or the names of modules in transformers, whose outputs they are. Padding is not compared.
+/// The file has `input_ids` (B rows by S), an `attention_mask` if rows are padded, and activations under our names,
+/// TransformerLens' names, or the names of modules in transformers whose outputs they are. Padding is not compared.
 ///
 /// # Shapes
-/// In the file: B by S by the vector, in as many axes as it likes; of heads together B by S by H by the vector, of patterns
-/// B by H by S by S. B may be left out where it is 1.
+/// In the file: B by S by the vector, in any number of axes; for all heads together B by S by H by the vector, for
+/// patterns B by H by S by S. B may be omitted if it is 1.
 ///
 /// # Errors
-/// A file that cannot be read or has no `input_ids`, ids that the model cannot run, no tensor that can be compared.
+/// If the file cannot be read or has no `input_ids`, the model cannot run the ids, or no tensor can be compared.
 pub fn compare(model: &Model, names: &Names, file: &Path, tolerance: f64) -> Result<Comparison> {
     let dump = ShardedSafeTensors::open(file)?;
     let rows = Rows::read(&dump).map_err(|error| error.at(file.display()))?;
@@ -157,7 +157,7 @@ pub fn compare(model: &Model, names: &Names, file: &Path, tolerance: f64) -> Res
     })
 }
 
-/// Where a point stands among all: the embedding, block after block, what follows.
+/// The order of a point: the embedding, block after block, then the rest.
 fn in_pass(point: Point) -> (usize, usize, usize) {
     let site = Site::ALL.iter().position(|site| *site == point.site()).unwrap_or(usize::MAX);
     let layer = match (point.layer(), point.site()) {
@@ -190,7 +190,7 @@ fn difference(
         for (i, ours) in kept.row(row).iter().enumerate() {
             let (position, column) = (i / width.max(1), i % width.max(1));
             if point.site() == Site::Scores && column > position {
-                // Programs write different numbers where nothing may look.
+                // Programs write different numbers at hidden cells.
                 continue;
             }
             sums.add(f64::from(*ours), f64::from(theirs(row, position, column)), [row, position, column]);
@@ -224,7 +224,7 @@ impl Difference {
         let error = over(self.largest, self.of_file);
         let [ours, both, theirs] = self.products;
         let factor = if ours == 0.0 { 1.0 } else { both / ours };
-        // |theirs - factor ours|², which rounding may take below zero.
+        // |theirs - factor ours|², which rounding may make negative.
         let rest = over((theirs - factor * both).max(0.0).sqrt(), theirs.sqrt());
         let verdict = match error {
             error if error <= tolerance => Verdict::Same,

@@ -1,4 +1,4 @@
-//! From the name of a tensor to places of a model.
+//! Maps tensor names to places of a model.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use easyroutine_sites::{Point, Scope, Selector, Site};
 use crate::arch::{Arch, Layer, Norms, Wiring};
 use crate::names::{LayerNames, MlpNames, Names, QkvNames};
 
-/// Names under which a place may stand in a file.
+/// Possible names of places in a file.
 pub(super) struct Places<'a> {
     arch: &'a Arch,
     /// Modules of transformers whose outputs are places.
@@ -35,7 +35,7 @@ impl<'a> Places<'a> {
         Places { arch, modules }
     }
 
-    /// The places that a tensor holds, all heads of a layer where it holds heads; else why it has none.
+    /// The places in a tensor, all heads of a layer if it holds heads; otherwise why it has none.
     pub(super) fn of(&self, name: &str) -> Result<Vec<Point>, String> {
         let module = name.strip_suffix(".output").unwrap_or(name);
         if let Some(point) = self.modules.get(module) {

@@ -1,4 +1,4 @@
-//! What the streams between the parts say of a direction: the sum of all that was written so far.
+//! The streams between parts read along a direction: the sum of everything written so far.
 
 use easyroutine_kernels::NormKind;
 use easyroutine_sites::{Point, Site};
@@ -14,14 +14,15 @@ use crate::positions::{Context, Row, Specifier};
 use crate::request::Request;
 use crate::tap::Tap;
 
-/// The logit difference that each stream gives, from the embedding to the last: with the final norm's statistics of its own
-/// ([`LensNorm::Own`]), or with those of the last stream ([`LensNorm::Cached`]): the logit lens along a direction. Without a mean
-/// in the norm, cached statistics give the running sum of the parts' contributions and the bias.
+/// The logit difference of each stream, from the embedding to the last: the logit lens along a direction. The final
+/// norm uses each stream's own statistics ([`LensNorm::Own`]) or those of the last stream ([`LensNorm::Cached`]). If
+/// the norm has no mean, cached statistics give the running sum of the parts' contributions and the bias.
 ///
-/// The contributions are `resid_in_0`, `resid_mid_0`, … and the last `resid_out`, each of each row `[T]`, with the bias in them.
+/// The contributions are `resid_in_0`, `resid_mid_0`, … and the last `resid_out`, each `[T]` per row, including the
+/// bias.
 ///
 /// # Errors
-/// As [`direct_attribution`](super::direct_attribution); no norm at all.
+/// As [`direct_attribution`](super::direct_attribution), and for [`LensNorm::None`].
 pub fn accumulated(
     model: &Model,
     rows: &[Row<'_>],

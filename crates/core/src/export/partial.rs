@@ -1,4 +1,4 @@
-//! The folder in which weights are written before they get their name.
+//! The temporary folder for weights.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,23 +7,23 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-/// What the name of such a folder begins with; letters and digits follow.
+/// The prefix of such a folder's name; letters and digits follow.
 const BEGINS: &str = ".easyroutine-";
-/// How many follow.
+/// How many letters and digits follow.
 const LETTERS: usize = 6;
-/// A younger folder may be one that is held in the next moment.
+/// A younger folder may be about to be held.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// A new folder, which goes with this. Whoever writes in it holds it, so that others see that it is in use.
+/// A new temporary folder, deleted when dropped. The writer holds it, so that other processes see that it is in use.
 pub(super) struct Partial {
     folder: TempDir,
     _held: Option<File>,
 }
 
 impl Partial {
-    /// Makes one in a folder, and clears away what interrupted exports left there.
+    /// Creates one in a folder, and clears away what interrupted exports left there.
     pub(super) fn new(within: &Path) -> io::Result<Self> {
-        // What can't be cleared away is in nobody's way.
+        // What can't be cleared away does no harm.
         let _ = clear(within);
         let folder = tempfile::Builder::new().prefix(BEGINS).rand_bytes(LETTERS).tempdir_in(within)?;
         let _held = hold(folder.path());
@@ -41,7 +41,7 @@ fn clear(within: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let letters = name.to_str().and_then(|name| name.strip_prefix(BEGINS));
         let is_named = letters.is_some_and(|l| l.len() == LETTERS && l.chars().all(char::is_alphanumeric));
-        // A link is no folder here.
+        // A link does not count as a folder here.
         if !is_named || !entry.file_type()?.is_dir() {
             continue;
         }
@@ -49,7 +49,7 @@ fn clear(within: &Path) -> io::Result<()> {
         if age < YOUNG {
             continue;
         }
-        // Without locks nobody knows whether it is in use.
+        // Without locks there is no telling whether it is in use.
         if let Some(_held) = hold(&entry.path())
             && holds_files_alone(&entry.path())?
         {
@@ -59,14 +59,14 @@ fn clear(within: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing, where another process holds it, or there are no locks on folders.
+/// `None` if another process holds it, or folders cannot be locked.
 fn hold(folder: &Path) -> Option<File> {
     let file = File::open(folder).ok()?;
     file.try_lock().ok()?;
     Some(file)
 }
 
-/// We make no folders in such a folder: one that has some is not ours.
+/// We create no folders in such a folder, so one that contains folders is not ours.
 fn holds_files_alone(folder: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(folder)? {
         if !entry?.file_type()?.is_file() {

@@ -9,9 +9,9 @@ pub struct RecurrenceNames {
     pub input: RecurrenceInput,
     /// The convolution: `.weight` is `[channels, 1, kernel]`.
     pub convolution: &'static str,
-    /// What belongs to its state.
+    /// The weights of its state.
     pub state: StateNames,
-    /// The norm beside the gate.
+    /// The norm next to the gate.
     pub norm: Option<&'static str>,
     /// Back to the stream.
     pub out: Linear,
@@ -20,11 +20,11 @@ pub struct RecurrenceNames {
 /// How the first projection of a recurrence is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecurrenceInput {
-    /// One projection, whose parts stand in this order.
+    /// One projection, with its parts in this order.
     Stacked(Linear, [InputPart; 3]),
-    /// One projection a part: what is convolved, the gate, and what else there is in parts of one width.
+    /// One projection per part: the convolved columns, the gate, and the rest in parts of equal width.
     Split(&'static [Linear]),
-    /// Two projections of key heads: of each its query, its key, its values and their gates; and its strengths and steps.
+    /// Two projections by key head: each head's query, key, values and their gates; and its strengths and steps.
     ByKeyHead {
         /// Queries, keys, values and gates.
         mixed: Linear,
@@ -36,40 +36,40 @@ pub enum RecurrenceInput {
 /// A part of a recurrence's first projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputPart {
-    /// What is convolved.
+    /// The convolved columns.
     Convolved,
     /// The gate.
     Gate,
-    /// What else there is.
+    /// The rest.
     Rest,
 }
 
 /// How the weights of a recurrence's state are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateNames {
-    /// There are none.
+    /// None.
     None,
-    /// Of a selective scan.
+    /// For a selective scan.
     Selective {
-        /// From the convolved columns to what steps are projected from, and the weights of input and output.
+        /// From the convolved columns to the steps' input, and the weights of input and output.
         select: Linear,
         /// The steps' projection.
         steps: Linear,
         /// The logarithm of minus the decay, `[channels, numbers]`.
         decay: &'static str,
-        /// What of the input is added to the output.
+        /// The share of the input added to the output.
         skip: &'static str,
     },
-    /// Of heads whose states decay as a whole.
+    /// For heads whose states decay as a whole.
     Heads {
         /// Added to the steps.
         steps: &'static str,
         /// The logarithm of minus the decay.
         decay: &'static str,
-        /// What of the input is added to the output.
+        /// The share of the input added to the output.
         skip: Option<&'static str>,
     },
-    /// Of a linear recurrent unit; `_weight` and `_bias` follow the gates' names.
+    /// For a linear recurrent unit; `_weight` and `_bias` follow the gates' names.
     Unit {
         /// The input's gate.
         input: &'static str,

@@ -1,8 +1,8 @@
-//! Draws that depend on the seed, the specifier and the row alone, so that batching changes nothing.
+//! Draws that depend only on the seed, the specifier and the row, so that batching changes nothing.
 
-/// `count` of `from`, without replacement, in ascending order.
+/// Draws `count` of `from`, without replacement, in ascending order.
 ///
-/// The generator is SplitMix64 (Steele, Lea, Flood 2014); it is written out because saved runs must draw the same
+/// The generator is SplitMix64 (Steele, Lea, Flood 2014); it is implemented here because saved runs must draw the same
 /// tokens in every later version, which no library promises.
 pub(super) fn draw(mut from: Vec<usize>, count: usize, seed: u64, specifier: &str, row: usize) -> Vec<usize> {
     let mut state = seed;
@@ -28,12 +28,12 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A number from 0 up to but not including 1, for one step of one row.
+/// A number in [0, 1), for one step of one row.
 pub(crate) fn uniform(seed: u64, row: usize, step: usize) -> f64 {
     let mut state = seed;
     for part in [row as u64, step as u64] {
         state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ part);
     }
-    // 53 bits are what an f64 holds between 1/2 and 1.
+    // An f64 between 1/2 and 1 holds 53 bits.
     (mix(state) >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -1,4 +1,4 @@
-//! The tokens that were selected in every row of a batch.
+//! The selected tokens in every row of a batch.
 
 use easyroutine_sites::Slice;
 use indexmap::IndexMap;
@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 /// The selected tokens of every row, with the specifiers that selected them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// What was asked for.
+    /// The requested specifiers.
     pub specifiers: Vec<Specifier>,
-    /// One a row.
+    /// One per row.
     pub rows: Vec<Selected>,
 }
 
 impl Selection {
-    /// Selects in every row.
+    /// Selects tokens in every row.
     ///
     /// # Errors
     /// As [`select`].
@@ -35,7 +35,7 @@ impl Selection {
         Selection { specifiers: vec![Specifier::All], rows: lengths.into_iter().map(whole).collect() }
     }
 
-    /// For each specifier its columns of T: one list, or one a row where rows differ.
+    /// For each specifier, its columns of T: one list, or one per row if rows differ.
     pub fn mapping_index(&self) -> Map<String, Value> {
         self.by_specifier(|groups| {
             let of_row = |row: &Selected| columns(row, groups);
@@ -47,12 +47,12 @@ impl Selection {
         })
     }
 
-    /// The same, one list a row in any case: what batches of a data set say can be put end to end.
+    /// The same, always one list per row, so that batches of a data set can be concatenated.
     pub fn mapping_index_by_row(&self) -> Map<String, Value> {
         self.by_specifier(|groups| self.rows.iter().map(|row| json!(columns(row, groups))).collect())
     }
 
-    /// For each specifier and each row the indices in the row, negatives resolved.
+    /// For each specifier and each row, the indices in the row, with negatives resolved.
     pub fn token_dict(&self) -> Map<String, Value> {
         self.by_specifier(|groups| {
             let of_row = |row: &Selected| {
@@ -70,7 +70,7 @@ impl Selection {
     /// Adds the rows of another batch.
     ///
     /// # Errors
-    /// The other's specifiers are not these.
+    /// If the specifiers differ.
     pub fn append(&mut self, other: Selection) -> Result<()> {
         if self.specifiers != other.specifiers {
             return Err(Error::input(format!(
@@ -83,7 +83,7 @@ impl Selection {
         Ok(())
     }
 
-    /// One value a specifier, made from its places in the list: a specifier may be asked for twice.
+    /// One value per specifier, made from its indices in the list: a specifier may be requested twice.
     fn by_specifier(&self, value: impl Fn(&[usize]) -> Value) -> Map<String, Value> {
         let mut places: IndexMap<String, Vec<usize>> = IndexMap::new();
         for (group, specifier) in self.specifiers.iter().enumerate() {
@@ -93,7 +93,7 @@ impl Selection {
     }
 }
 
-/// The columns of T that stand for some groups of a row.
+/// The columns of T for a list of groups of a row.
 fn columns(row: &Selected, groups: &[usize]) -> Vec<usize> {
     groups.iter().flat_map(|group| row.groups[*group].clone()).collect()
 }
@@ -103,12 +103,12 @@ fn listed(specifiers: &[Specifier]) -> String {
 }
 
 impl Specifier {
-    /// Reads a specifier as configurations write it: a string, a whole number, or a pair for a range.
+    /// Reads a specifier from a configuration: a string, an integer, or a pair for a range.
     ///
     /// # Errors
-    /// Anything else.
+    /// If it is anything else.
     pub fn from_json(value: &Value) -> Result<Self> {
-        // The bounds of a position on the command line, so that every way of writing one has the same.
+        // The bounds of positions on the command line, so that all spellings have the same.
         let whole = |value: &Value| value.as_i64().filter(|n| n.abs() < 1_000_000_000);
         let pair = |list: &Vec<Value>| match list.as_slice() {
             [start, end] => Some(Specifier::Span(Slice::new(whole(start)?, whole(end)?))),
@@ -126,7 +126,7 @@ impl Specifier {
         })
     }
 
-    /// Writes a specifier as configurations do; reads back to the same.
+    /// Writes a specifier as in configurations; reads back the same.
     pub fn to_json(&self) -> Value {
         match self {
             Specifier::At(n) => json!(n),

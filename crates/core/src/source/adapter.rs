@@ -1,4 +1,4 @@
-//! The adapter of a model: beside its weights, alone in a folder, or named apart.
+//! A model's adapter: next to its weights, alone in a folder, or named separately.
 
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use crate::error::{Error, ErrorKind, Result};
 /// Which adapter a model gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AdapterChoice {
-    /// The one beside its weights, if there is one, as transformers does.
+    /// The one next to its weights, if there is one, as in transformers.
     #[default]
     Beside,
-    /// None: the weights as they are stored.
+    /// None: the weights as stored.
     Without,
-    /// The one of this reference: a folder, or a name on the hub.
+    /// The one with this reference: a folder, or a name on the hub.
     Named(String),
 }
 
@@ -31,8 +31,8 @@ fn has_both(folder: &Path) -> bool {
     has(adapter::CONFIG) && has(folder::CONFIG) && (has(folder::WEIGHTS) || has(folder::INDEX))
 }
 
-/// What is to be said where a repository of the hub has a model and an adapter, and the adapter was applied to the base
-/// that it names: transformers' rule, which is another for folders.
+/// The warning for a hub repository with both a model and an adapter, where the adapter is applied to the base that it
+/// names: transformers' rule, which differs for folders.
 pub(crate) fn warning(files: &ModelFiles) -> Option<String> {
     let folder = files.adapter.as_deref().filter(|folder| *folder != files.path() && has_both(folder))?;
     let (name, _) = folder::identity(folder);
@@ -48,8 +48,9 @@ pub(crate) fn warning(files: &ModelFiles) -> Option<String> {
     })
 }
 
-/// Gives a model the adapter that was chosen. A folder that is only an adapter is applied to the base that it names; so is
-/// the adapter of a repository `of_hub`, as in transformers, while one beside the weights of a folder is applied to those.
+/// Applies the chosen adapter to a model. A folder with only an adapter is applied to the base that it names. So is the
+/// adapter of a hub repository (`of_hub`), as in transformers, while an adapter next to a folder's weights is applied
+/// to those.
 pub(super) fn choose(
     files: ModelFiles,
     of_hub: bool,
@@ -98,7 +99,7 @@ pub(super) fn choose(
     }
 }
 
-/// The base model that an adapter names, with the adapter on it. The base's own adapter, if it has one, is not applied, as
+/// The base model that an adapter names, with the adapter applied. The base's own adapter, if any, is not applied, as
 /// in transformers.
 fn with_base(found: ModelFiles, options: &ResolveOptions, environment: &Environment) -> Result<ModelFiles> {
     let folder = found.path().to_owned();
@@ -123,7 +124,7 @@ fn with_base(found: ModelFiles, options: &ResolveOptions, environment: &Environm
         return Err(Error::new(ErrorKind::NotFound, message).hint(hint));
     };
     let says = format!("{what}; its base model is `{}`", printable(&base));
-    // A relative path counts from where the program runs, as in Python, then from the adapter.
+    // A relative path is resolved from the working directory, as in Python, then from the adapter.
     let beside = folder.join(&base);
     let is_here = environment.expand_home(&base).symlink_metadata().is_ok();
     let (reference, revision) = match !is_here && beside.is_dir() {

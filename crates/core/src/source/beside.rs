@@ -1,4 +1,4 @@
-//! What lies beside a model's weights and may be meant to change the numbers.
+//! Files next to a model's weights that may be meant to change its numbers.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -10,10 +10,10 @@ use crate::adapter;
 use crate::config::read_small;
 use crate::error::{Result, list};
 
-/// Warnings of files in a model's folder that are not read although someone may think so.
+/// Warnings about files in a model's folder that are not read, although a user might expect it.
 ///
 /// # Errors
-/// A folder that cannot be listed.
+/// If the folder cannot be listed.
 pub(crate) fn warnings(folder: &Path) -> Result<Vec<String>> {
     let names = names(folder)?;
     let has = |name: &str| names.iter().any(|n| n == name);
@@ -59,8 +59,8 @@ fn later_modules(path: &Path) -> Option<String> {
     (!later.is_empty()).then(|| later.join(", "))
 }
 
-/// Other weights that changed after those that are read: a later state of a training, perhaps. The times of files in a
-/// cache of downloads say nothing.
+/// Other weights that changed after those that are read, perhaps a later training state. File times in a download cache
+/// say nothing.
 fn newer_weights(folder: &Path, names: &[String]) -> Option<String> {
     if folder.parent().is_some_and(|parent| parent.ends_with("snapshots")) {
         return None;
@@ -70,7 +70,7 @@ fn newer_weights(folder: &Path, names: &[String]) -> Option<String> {
     let is_other = |name: &&String| {
         let is_weights = (name.starts_with("pytorch_model") && name.ends_with(".bin"))
             || (name.starts_with("consolidated") && name.ends_with(".safetensors"));
-        // A copy or a checkout gives all files one time, more or less.
+        // A copy or a checkout gives all files about the same time.
         is_weights && changed(name).is_some_and(|time| time > read + std::time::Duration::from_secs(60))
     };
     let newer: Vec<&String> = names.iter().filter(is_other).collect();

@@ -1,7 +1,7 @@
 //! One model in the Hugging Face cache, in the layout of `huggingface_hub`.
 //!
 //! ```text
-//! models--org--name/refs/main                    the commit that a branch or tag was last seen at
+//! models--org--name/refs/main                    the commit at which a branch or tag was last seen
 //! models--org--name/snapshots/COMMIT/FILE        a relative link to
 //! models--org--name/blobs/ETAG                   the bytes
 //! models--org--name/.no_exist/COMMIT/FILE        the hub has no such file at that commit
@@ -17,7 +17,7 @@ use super::reference::{HubReference, is_commit};
 use super::{FilesKind, ModelFiles, list};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where one model is, or would be, in the cache.
+/// The place of one model in the cache, whether it exists or not.
 #[derive(Debug, Clone)]
 pub(super) struct Repository {
     id: String,
@@ -30,7 +30,7 @@ pub(super) struct Repository {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cached {
     Whole(ModelFiles),
-    /// Configuration and weights; no tokenizer, and nothing that says that the hub has none.
+    /// Configuration and weights, but no tokenizer, and no record that the hub has none.
     WithoutTokenizer(ModelFiles),
     Partial {
         missing: Vec<String>,
@@ -52,7 +52,7 @@ impl Repository {
         }
     }
 
-    /// What is there of a model, without any network.
+    /// What the cache has of a model, without the network.
     pub(super) fn look_up(&self, reference: &HubReference) -> Result<Cached> {
         let Some(commit) = self.commit(&reference.revision) else { return Ok(Cached::Absent) };
         let snapshot = self.snapshot(&commit);
@@ -87,7 +87,7 @@ impl Repository {
         })
     }
 
-    /// Commits of which there is something.
+    /// Commits that are at least partly there.
     pub(super) fn commits(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.root.join("snapshots")) else { return Vec::new() };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -101,7 +101,7 @@ impl Repository {
             return Some(revision.to_owned());
         }
         let mut text = String::new();
-        // Longer than a commit and a line end: whatever follows makes it no commit.
+        // Longer than a commit and a line end, so that trailing text is noticed.
         File::open(self.reference(revision)).ok()?.take(64).read_to_string(&mut text).ok()?;
         let commit = text.trim();
         is_commit(commit).then(|| commit.to_owned())

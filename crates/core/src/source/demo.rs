@@ -10,15 +10,15 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Demo {
-    /// What it is called by.
+    /// Its name.
     pub name: &'static str,
-    /// What it is.
+    /// A description.
     pub about: &'static str,
     /// Its file in the folder of demo models.
     pub file: &'static str,
-    /// How it gets there.
+    /// How to fetch it.
     pub fetch: &'static str,
-    /// The same model, with its original weights, on the hub.
+    /// The same model on the hub, with its original weights.
     pub hub_id: &'static str,
 }
 
@@ -35,10 +35,10 @@ pub fn demos() -> &'static [Demo] {
     DEMOS
 }
 
-/// The entry that a reference names.
+/// The demo model that a reference names.
 ///
 /// # Errors
-/// A revision or a file of a demo model: it is one file of one version.
+/// If a revision or a file is given: a demo model is a single file of one version.
 pub(super) fn find(reference: &HubReference) -> Result<Option<&'static Demo>> {
     let Some(demo) = DEMOS.iter().find(|demo| demo.name == reference.id) else { return Ok(None) };
     if reference.file.is_some() || reference.revision != "main" {
@@ -49,7 +49,7 @@ pub(super) fn find(reference: &HubReference) -> Result<Option<&'static Demo>> {
     Ok(Some(demo))
 }
 
-/// The entry whose name is nearest to a wrong one.
+/// The demo model whose name is nearest to a wrong one.
 pub(super) fn nearest(name: &str) -> Option<&'static Demo> {
     let near = easyroutine_sites::nearest(name, DEMOS.iter().map(|demo| demo.name))?;
     DEMOS.iter().find(|demo| demo.name == near)

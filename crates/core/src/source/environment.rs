@@ -1,4 +1,4 @@
-//! The variables that decide where models are looked for, read once.
+//! The environment variables that decide where models are looked for, read once.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 /// A variable's value by its name.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// What the process's variables say about models. The Hugging Face ones mean what they mean to `huggingface_hub`.
+/// The process's variables about models. The Hugging Face ones mean what they mean to `huggingface_hub`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
     /// The Hugging Face cache: `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `$HF_HOME/hub`, else
     /// `$XDG_CACHE_HOME/huggingface/hub`, else `~/.cache/huggingface/hub`.
     pub hub_cache: PathBuf,
-    /// Where demo models are: `$EASYROUTINE_CACHE/models`, else `$XDG_CACHE_HOME/easyroutine/models`, else
+    /// The folder of demo models: `$EASYROUTINE_CACHE/models`, else `$XDG_CACHE_HOME/easyroutine/models`, else
     /// `~/.cache/easyroutine/models`.
     pub demo_models: PathBuf,
-    /// Where digests of model files are kept: `digests` beside `models`.
+    /// The folder of model file digests: `digests` next to `models`.
     pub digests: PathBuf,
-    /// The hub's address, without a slash at its end: `HF_ENDPOINT`, else `https://huggingface.co`.
+    /// The hub's address, without a trailing slash: `HF_ENDPOINT`, else `https://huggingface.co`.
     pub endpoint: String,
-    /// `HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the file `HF_TOKEN_PATH`, else `$HF_HOME/token`; none where
+    /// `HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN`, else the file `HF_TOKEN_PATH`, else `$HF_HOME/token`; none if
     /// `HF_HUB_DISABLE_IMPLICIT_TOKEN` is true.
     pub token: Option<Token>,
-    /// `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE`: 1, on, yes or true, in any case of letters.
+    /// `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE`: 1, on, yes or true, in any case.
     pub offline: bool,
     /// What `~` stands for.
     pub home: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub struct Environment {
 pub struct Token(String);
 
 impl Token {
-    /// A token without the blanks and line ends around it; `None` where nothing is left.
+    /// A token, trimmed; `None` if nothing is left.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty()).then(|| Token(text.to_owned()))
@@ -54,16 +54,16 @@ impl fmt::Debug for Token {
 }
 
 impl Environment {
-    /// Reads this process's variables, and the file with the token.
+    /// Reads this process's variables, and the token file.
     pub fn from_process() -> Self {
         Self::from_variables(&|name| match name {
-            // Where the variable is not set, the system's list of users still knows the folder.
+            // If the variable is not set, the system's list of users still knows the folder.
             "HOME" => std::env::home_dir().map(PathBuf::into_os_string),
             name => std::env::var_os(name),
         })
     }
 
-    /// The same from any set of variables. An empty one counts as absent.
+    /// The same from any set of variables. An empty variable counts as absent.
     pub fn from_variables(lookup: Lookup<'_>) -> Self {
         let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let home = lookup("HOME").map(PathBuf::from);
@@ -97,7 +97,7 @@ impl Environment {
         }
     }
 
-    /// A path as typed, with `~` put in.
+    /// Expands `~` in a path as typed.
     pub(super) fn expand_home(&self, path: &str) -> PathBuf {
         with_home(path, self.home.as_deref())
     }
@@ -105,14 +105,14 @@ impl Environment {
 
 fn token_file(path: &Path) -> Option<Token> {
     use std::io::Read;
-    // No token is longer; whatever else stands at this path is not read whole.
+    // No token is longer, so no other file at this path is read whole.
     const LONGEST: u64 = 4096;
     let mut text = String::new();
     std::fs::File::open(path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
     Token::new(&text)
 }
 
-/// `~` and `$NAME` or `${NAME}`, as the Python package expands them; an unknown variable stays as it stands.
+/// Expands `~` and `$NAME` or `${NAME}`, as the Python package does; unknown variables stay unchanged.
 fn expand(value: OsString, home: Option<&Path>, lookup: Lookup<'_>) -> PathBuf {
     let Some(text) = value.to_str() else { return PathBuf::from(value) };
     let mut expanded = String::new();

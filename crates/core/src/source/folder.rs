@@ -1,4 +1,4 @@
-//! What a folder or file holds that was named by its path.
+//! The contents of a folder or file named by its path.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,22 +15,22 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// No index is longer; the longest known (DeepSeek-V3's) has 9 MB.
 pub(super) const LONGEST_INDEX: u64 = 128 << 20;
 
-/// What a folder is, judged by the names in it.
+/// The kind of a folder, judged by its file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Contents {
-    /// `config.json` and all of the safetensors.
+    /// `config.json` and all safetensors files.
     Whole,
     /// An adapter, and no model.
     Adapter,
-    /// Some of that, or none.
+    /// Missing some or all of these.
     Without(Vec<String>),
-    /// No safetensors, but this file of pickle weights.
+    /// No safetensors, but this file of pickled weights.
     Pickle(String),
     /// No safetensors, but these GGUF files.
     Gguf(Vec<String>),
 }
 
-/// The files of a model that was named by its path.
+/// The files of a model named by its path.
 pub(super) fn open_path(path: &Path) -> Result<ModelFiles> {
     if path.is_dir() {
         return open_folder(path);
@@ -75,7 +75,7 @@ fn open_folder(path: &Path) -> Result<ModelFiles> {
     }
 }
 
-/// Pickle files can run any program when they are read, so they never are.
+/// Unpickling can run any program, so pickle files are never read.
 pub(super) fn pickle_refusal(place: &str, file: &str) -> Error {
     let message =
         format!("{place} has its weights only as `{}`, a pickle file, which is never read", printable(file));
@@ -83,12 +83,12 @@ pub(super) fn pickle_refusal(place: &str, file: &str) -> Error {
         .hint("convert it in Python: `AutoModelForCausalLM.from_pretrained(PATH).save_pretrained(NEW)` writes safetensors")
 }
 
-/// Whether a folder has a model's config and nothing of its weights.
+/// Whether a folder has a model's config but no weights.
 pub(super) fn is_config_alone(folder: &Path) -> Result<bool> {
     Ok(inspect(folder)? == Contents::Without(vec![WEIGHTS.into()]) && !folder.join(INDEX).is_file())
 }
 
-/// Looks through a folder.
+/// Inspects a folder.
 pub(super) fn inspect(folder: &Path) -> Result<Contents> {
     if adapter::is_alone(folder) {
         return Ok(Contents::Adapter);
@@ -117,7 +117,7 @@ pub(super) fn inspect(folder: &Path) -> Result<Contents> {
     Ok(Contents::Without(missing))
 }
 
-/// Weights that only Python's pickle, or a framework of its own, could read.
+/// Weights that only Python's pickle, or a particular framework, could read.
 pub(super) fn is_pickle(name: &str) -> bool {
     let name = name.rsplit('/').next().unwrap_or(name);
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
@@ -128,7 +128,7 @@ pub(super) fn is_pickle(name: &str) -> bool {
     }
 }
 
-/// The shards that an index names, each once, in order. Names that would leave the folder are refused.
+/// The shards that an index names, each once, in order. Names that lead out of the folder are refused.
 pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
     let damaged = |what: String| {
         Error::new(ErrorKind::Format, format!("{}: {what}", index.display()))
@@ -164,7 +164,7 @@ pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
     Ok(shards.into_iter().collect())
 }
 
-/// Refuses a file that does not begin as GGUF files do.
+/// Refuses a file that does not begin like a GGUF file.
 pub(super) fn check_gguf(path: &Path) -> Result<()> {
     let mut magic = Vec::new();
     File::open(path)
@@ -183,14 +183,14 @@ pub(super) fn check_gguf(path: &Path) -> Result<()> {
     })
 }
 
-/// A path's last part without its ending, where it has one that says the format.
+/// A path's last part without an extension that names the format.
 pub(super) fn stem(path: &Path) -> String {
     let full = if path.file_name().is_some() { None } else { path.canonicalize().ok() };
     let name = full.as_deref().unwrap_or(path).file_name().unwrap_or_default().to_string_lossy();
     if is_gguf(&name) { name[..name.len() - ".gguf".len()].to_owned() } else { name.into_owned() }
 }
 
-/// Name and commit: those of the hub for a snapshot in a Hugging Face cache, else the folder's name.
+/// Name and commit: those on the hub for a snapshot in a Hugging Face cache, else the folder's name.
 pub(super) fn identity(folder: &Path) -> (String, Option<String>) {
     let hub = || {
         let full = folder.canonicalize().ok()?;
@@ -208,7 +208,7 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        // Through a symlink too: snapshots of the cache are made of them, and one may point nowhere.
+        // Symlinks count too: snapshots in the cache consist of them. One may be dangling.
         if let (Ok(name), true) = (entry.file_name().into_string(), entry.path().is_file()) {
             names.push(name);
         }

@@ -1,8 +1,8 @@
-//! Download from the hub into the Hugging Face cache, so that Python tools find the files too.
+//! Downloads from the hub into the Hugging Face cache, so that Python tools find the files too.
 //!
-//! Routes: `GET /api/models/ID/revision/REVISION` (the commit and the names of its files), `HEAD` and `GET
-//! /ID/resolve/COMMIT/FILE`. Everything that the server says is untrusted: names are taken from a fixed list or checked,
-//! lengths and the pace are bounded, LFS files are compared with their SHA-256, others with git's SHA-1.
+//! Routes: `GET /api/models/ID/revision/REVISION` (the commit and its file names), `HEAD` and `GET
+//! /ID/resolve/COMMIT/FILE`. Everything that the server says is untrusted: names come from a fixed list or are checked,
+//! lengths and speed are bounded, LFS files are compared with their SHA-256, others with git's SHA-1.
 
 mod blob;
 mod client;
@@ -23,16 +23,16 @@ use crate::error::{Error, ErrorKind, Result};
 use blob::Fetch;
 use client::Client;
 
-/// Where a repository has chat templates beside its own.
+/// The folder of a repository's additional chat templates.
 const TEMPLATES: &str = "additional_chat_templates/";
 
-/// What a revision is: its commit and the names of its files.
+/// A revision: its commit and its file names.
 struct Listing {
     commit: String,
     files: BTreeSet<String>,
 }
 
-/// Brings a model's missing files into the cache; the commit that they belong to.
+/// Downloads a model's missing files into the cache; returns their commit.
 pub(super) fn download(
     repository: &Repository,
     reference: &HubReference,
@@ -50,7 +50,7 @@ pub(super) fn download(
     for name in &small {
         fetch.file(name)?;
     }
-    // Chat templates beside the model's own, as many as its folder may have.
+    // Additional chat templates, as many as a folder may have.
     let is_template = |name: &&String| name.starts_with(TEMPLATES) && name.ends_with(".jinja");
     for name in listing.files.iter().filter(is_template).take(if small.is_empty() { 0 } else { 64 }) {
         fetch.file(name)?;
@@ -68,7 +68,7 @@ pub(super) fn download(
     Ok(listing.commit)
 }
 
-/// The small files to fetch, or why this repository is not a model that can be read.
+/// The small files to fetch, or why this repository is not a readable model.
 fn plan(reference: &HubReference, listing: &Listing) -> Result<Vec<&'static str>> {
     let id = &reference.id;
     let has = |name: &str| listing.files.contains(name);
@@ -111,7 +111,7 @@ fn plan(reference: &HubReference, listing: &Listing) -> Result<Vec<&'static str>
         .hint("a model in the form of transformers, or a GGUF file, is needed"))
 }
 
-/// The names of the weights. For a sharded model its index is fetched first, since it alone says which shards there are.
+/// The names of the weight files. For a sharded model the index is fetched first, since only it lists the shards.
 fn weights(fetch: &Fetch<'_>, listing: &Listing) -> Result<Vec<String>> {
     if listing.files.contains(WEIGHTS) {
         return Ok(vec![WEIGHTS.into()]);
@@ -149,7 +149,7 @@ impl Client {
         let names = siblings.ok_or_else(|| wrong("no list of files".into()))?.iter();
         let files = names
             .filter_map(|sibling| sibling.get("rfilename")?.as_str())
-            // No file of a model has such a name, so leaving it out hides nothing that could be asked for.
+            // No model file has such a name, so dropping it hides nothing that could be requested.
             .filter(|name| is_safe_name(name))
             .map(str::to_owned)
             .collect();
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// Makes the folder that a file will be in.
+/// Creates the parent folder of a file.
 fn make_parent(path: &Path) -> Result<()> {
     match path.parent() {
         Some(parent) => std::fs::create_dir_all(parent).map_err(|e| io_error(parent, "make the folder", e)),

@@ -1,13 +1,13 @@
-//! From what a user calls a model to files on this machine.
+//! Resolves a user's name for a model to files on this machine.
 //!
 //! A reference is tried in this order:
 //! 1. a path: a folder with `config.json` and safetensors, or a GGUF file;
 //! 2. `org/name[@revision][:FILE.gguf]` in the Hugging Face cache;
-//! 3. the same, downloaded from the hub where that is allowed (feature `hub`);
-//! 4. a name of the built-in list of demo models (see [`demos`]).
+//! 3. the same, downloaded from the hub if allowed (feature `hub`);
+//! 4. a name in the built-in list of demo models (see [`demos`]).
 //!
-//! What looks like a path never becomes a request to the hub, and a model that is whole in the cache is used without
-//! asking whether its branch has moved. Pickle weights (`.bin`, `.pt`) are neither fetched nor read.
+//! Anything that looks like a path is never requested from the hub, and a model that is complete in the cache is used
+//! without checking whether its branch has moved. Pickled weights (`.bin`, `.pt`) are neither fetched nor read.
 
 mod adapter;
 mod beside;
@@ -34,8 +34,8 @@ pub(crate) use beside::warnings as beside_warnings;
 pub use demo::{Demo, demos};
 pub use environment::{Environment, Token};
 
-/// Files that belong to a model beside `config.json` and its weights, where it has them. A download fetches them before
-/// the weights, so that a model whose weights are in the cache has everything else too.
+/// Optional files of a model besides `config.json` and its weights. A download fetches them before the weights, so that
+/// a model whose weights are in the cache has everything else too.
 pub const SMALL_FILES: &[&str] = &[
     GENERATION,
     "tokenizer.json",
@@ -47,28 +47,28 @@ pub const SMALL_FILES: &[&str] = &[
     "chat_template.jinja",
 ];
 
-/// Those of them that decide which ids a text becomes, or of which turns a conversation: a part of what the model is.
+/// Those that affect tokenization or the formatting of conversations, which are part of the model's identity.
 pub(crate) fn files_of_tokens() -> impl Iterator<Item = &'static str> {
     SMALL_FILES.iter().copied().filter(|name| *name != GENERATION)
 }
 
-/// Defaults of drawing tokens, which are no part of the model.
+/// Default sampling options, which are not part of the model's identity.
 const GENERATION: &str = "generation_config.json";
 
 /// The files of one model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
-    /// Where they are, and in which of the two forms.
+    /// Their location, and their form.
     pub kind: FilesKind,
     /// The hub id (`org/name`), else the folder's or the file's stem.
     pub name: String,
-    /// The commit on the hub, where it is known.
+    /// The commit on the hub, if known.
     pub commit: Option<String>,
-    /// The folder of the adapter that is applied to it.
+    /// The folder of the adapter applied to it.
     pub adapter: Option<PathBuf>,
 }
 
-/// The two forms in which models are read.
+/// The two forms of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FilesKind {
     /// A folder with `config.json` and safetensors.
@@ -85,14 +85,14 @@ impl ModelFiles {
         }
     }
 
-    /// The name of the adapter that is applied: its hub id, else its folder's name.
+    /// The name of the applied adapter: its hub id, else its folder's name.
     pub fn adapter_name(&self) -> Option<String> {
         self.adapter.as_deref().map(|folder| folder::identity(folder).0)
     }
 }
 
-/// The name that the runs of a model bear, where it is another than what the model is opened by: of a demo model and a path
-/// the stem of the file or folder, of `org/name@revision` the id alone. Nothing is downloaded, and nothing need be there.
+/// The model's name in runs, if it differs from the reference: for a demo model or a path the stem of the file or
+/// folder, for `org/name@revision` the id alone. Nothing is downloaded, and nothing need exist.
 pub fn name_in_runs(reference: &str) -> Option<String> {
     let name = match reference::parse(reference, None, &Environment::from_process()).ok()? {
         Reference::Path(path) => folder::identity(&path).0,
@@ -104,29 +104,29 @@ pub fn name_in_runs(reference: &str) -> Option<String> {
     (name != reference).then_some(name)
 }
 
-/// How a reference is to be resolved.
+/// Options for resolving a reference.
 #[derive(Debug, Default)]
 pub struct ResolveOptions {
     /// Branch, tag or commit on the hub; the same as `@revision` in the reference.
     pub revision: Option<String>,
-    /// Use the cache alone, whatever the environment says.
+    /// Use only the cache, whatever the environment says.
     pub offline: bool,
-    /// Which adapter is applied.
+    /// The adapter to apply.
     pub adapter: AdapterChoice,
-    /// Told how a download goes on.
+    /// Called as a download progresses.
     pub progress: Option<ProgressCallback>,
-    /// How failures that may pass are repeated.
+    /// How temporary failures are retried.
     pub retries: Retries,
 }
 
-/// A function that is told how a download goes on.
+/// A function called as a download progresses.
 pub struct ProgressCallback(
     #[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "only downloads have progress"))]
     Box<dyn Fn(&Progress<'_>) + Send + Sync>,
 );
 
 impl ProgressCallback {
-    /// Wraps a function. It is called on the thread that resolves, once for each piece received.
+    /// Wraps a function. It is called on the resolving thread, once for each piece received.
     pub fn new(callback: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
         ProgressCallback(Box::new(callback))
     }
@@ -138,27 +138,27 @@ impl fmt::Debug for ProgressCallback {
     }
 }
 
-/// How far the download of one file is.
+/// Progress of one file's download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress<'a> {
     /// The file's name in the repository.
     pub file: &'a str,
-    /// Bytes that are here, those of an earlier attempt included.
+    /// Bytes received, including those of an earlier attempt.
     pub done: u64,
-    /// Bytes of the whole file, where the server says.
+    /// Bytes of the whole file, if the server says.
     pub total: Option<u64>,
 }
 
-/// How often and when a request is repeated after a failure that may pass: a cut connection, a timeout, a status of
-/// 429 or 500 and above.
+/// How often and when a request is retried after a temporary failure: a broken connection, a timeout, a status of 429
+/// or 500 and above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retries {
-    /// Attempts in all without progress, at least one.
+    /// Consecutive attempts without progress, at least one.
     pub attempts: u32,
     /// The pause after the first failure; each later one is twice as long, up to half a minute.
     pub first_pause: Duration,
-    /// How long a server may be silent before the attempt counts as failed.
+    /// How long a server may be silent before the attempt fails.
     pub silence: Duration,
 }
 
@@ -177,14 +177,14 @@ pub fn resolve(reference: &str, options: &ResolveOptions) -> Result<ModelFiles> 
     resolve_in(reference, options, &Environment::from_process())
 }
 
-/// Finds a model's files, downloading them where that is needed and allowed.
+/// Finds a model's files, downloading them if necessary and allowed.
 ///
 /// # Errors
 ///
-/// By kind: `InvalidReference` (no path and no possible name), `NotFound` (no such path, model, revision or file),
-/// `Offline` (not whole in the cache, and no download is allowed), `Gated` (the hub wants a licence accepted or another
-/// token), `Network` (the hub cannot be reached, or what it sent is wrong), `Unsupported` (pickle weights only),
-/// `Format` (a damaged file), `Io` (the disk).
+/// By kind: `InvalidReference` (neither a path nor a possible name), `NotFound` (no such path, model, revision or
+/// file), `Offline` (not complete in the cache, and downloads are not allowed), `Gated` (the hub requires an accepted
+/// licence or another token), `Network` (the hub cannot be reached, or sent wrong data), `Unsupported` (only pickled
+/// weights), `Format` (a damaged file), `Io` (the disk).
 pub fn resolve_in(
     reference: &str,
     options: &ResolveOptions,
@@ -196,7 +196,7 @@ pub fn resolve_in(
     adapter::choose(files, of_hub, options, environment)
 }
 
-/// The folder that a reference names by its path where it holds a model's config.json and none of its weights.
+/// The folder that a reference names by path, if it holds a model's config.json but no weights.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -207,7 +207,7 @@ pub fn config_alone(reference: &str) -> Result<Option<PathBuf>> {
     }
 }
 
-/// What a reference leads to: a model, or a folder with an adapter alone.
+/// What a reference resolves to: a model, or a folder with only an adapter.
 fn resolve_reference(
     reference: &str,
     revision: Option<&str>,
@@ -230,14 +230,14 @@ fn resolve_hub(
     if let Cached::Whole(files) = cached {
         return Ok(files);
     }
-    // The hub gives out no new ids without an organisation, so no name of this list can also be a model there.
+    // The hub no longer creates ids without an organisation, so no name in this list can be a model there.
     if let Some(demo) = demo::find(hub)? {
         return demo.open(environment);
     }
     let offline = options.offline || environment.offline;
     match cached {
         Cached::WithoutTokenizer(files) if offline || cfg!(not(feature = "hub")) => Ok(files),
-        // The weights are here; a tokenizer is fetched if the hub has one, but its absence refuses nothing yet.
+        // The weights are here; a tokenizer is fetched if the hub has one, but its absence is not an error yet.
         Cached::WithoutTokenizer(files) => {
             Ok(download(&repository, hub, options, environment).unwrap_or(files))
         }
@@ -247,7 +247,7 @@ fn resolve_hub(
     .map_err(|error| taken_for_a_name(error, hub))
 }
 
-/// A name without an organisation was more likely meant for a file that is not there, or for a demo model.
+/// A name without an organisation was probably meant as a missing file or a demo model.
 fn taken_for_a_name(error: Error, hub: &HubReference) -> Error {
     if hub.id.contains('/') {
         return error;
@@ -297,7 +297,7 @@ fn download(
     Err(not_cached(repository, reference, &cached, options, environment))
 }
 
-/// Why a model that is not whole in the cache cannot be used without the network.
+/// Why a model that is not complete in the cache cannot be used without the network.
 fn not_cached(
     repository: &Repository,
     reference: &HubReference,
@@ -331,7 +331,7 @@ fn not_cached(
         .hint(format!("go online once, or run `hf download {id}` where there is a network{kept}{demos}"))
 }
 
-/// Names for a message: at most eight, quoted, safe to print.
+/// Names for an error: at most eight, quoted, safe to print.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text =
@@ -342,7 +342,7 @@ fn list(names: &[String]) -> String {
     text
 }
 
-/// Text from outside, fit for a message: no control characters, not endless.
+/// Text from outside, made safe for an error: without control characters, and short.
 fn printable(text: &str) -> String {
     const LONGEST: usize = 200;
     let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
@@ -352,7 +352,7 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// An error of the operating system at a path.
+/// An operating system error at a path.
 fn io_error(path: &Path, doing: &str, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("cannot {doing} {}: {error}", path.display())).because(error)
 }

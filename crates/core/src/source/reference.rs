@@ -1,4 +1,4 @@
-//! What a user calls a model: a path or a name on the hub.
+//! A user's name for a model: a path or a name on the hub.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use super::environment::Environment;
 use super::printable;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A reference that has been understood, but not looked for yet.
+/// A parsed reference, not looked up yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reference {
     Path(PathBuf),
     Hub(HubReference),
 }
 
-/// `org/name[@revision][:FILE.gguf]`, each part fit to be a part of a path and of an address.
+/// `org/name[@revision][:FILE.gguf]`, each part valid within a path and a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HubReference {
     pub(super) id: String,
@@ -21,7 +21,7 @@ pub(super) struct HubReference {
     pub(super) file: Option<String>,
 }
 
-/// The branch that stands for a model of which no revision is named.
+/// The branch used if no revision is named.
 const DEFAULT_REVISION: &str = "main";
 
 pub(super) fn parse(text: &str, revision: Option<&str>, environment: &Environment) -> Result<Reference> {
@@ -46,7 +46,7 @@ pub(super) fn parse(text: &str, revision: Option<&str>, environment: &Environmen
     parse_hub(text, revision).map(Reference::Hub)
 }
 
-/// True for what can only be meant as a path, so that a misspelt path is never asked of the hub.
+/// Whether the text can only be meant as a path, so that a mistyped path is never requested from the hub.
 fn looks_like_path(text: &str) -> bool {
     let (before_file, file) = text.split_once(':').map_or((text, None), |(id, file)| (id, Some(file)));
     let id = before_file.split_once('@').map_or(before_file, |(id, _)| id);
@@ -111,7 +111,7 @@ fn check_id(id: &str, text: &str) -> Result<()> {
     ))
 }
 
-/// What git allows in the name of a branch or tag, less what could leave a folder.
+/// What git allows in the name of a branch or tag, except anything that could leave a folder.
 fn check_revision(revision: &str) -> Result<()> {
     let bad_character = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\\"<>|%#".contains(c);
     let good = (1..=200).contains(&revision.len())
@@ -134,14 +134,14 @@ pub(super) fn is_gguf(name: &str) -> bool {
     name.len() > 5 && name.get(name.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".gguf"))
 }
 
-/// True for a name from outside that stays below the folder it is joined to, on every system.
+/// Whether a name from outside stays below the folder it is joined to, on every system.
 pub(super) fn is_safe_name(name: &str) -> bool {
     (1..=255).contains(&name.len())
         && !name.contains(|c: char| c.is_control() || matches!(c, '\\' | ':'))
         && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// True for a full commit: 40 hexadecimal digits in lower case.
+/// Whether the text is a full commit: 40 lower-case hexadecimal digits.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

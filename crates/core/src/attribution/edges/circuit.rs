@@ -1,4 +1,4 @@
-//! Circuits: some of the edges, and how much of a metric they carry alone.
+//! Circuits: a subset of the edges, and how much of a metric it carries alone.
 
 use std::collections::BTreeSet;
 
@@ -11,22 +11,23 @@ use crate::error::{Error, ErrorKind, Result};
 /// Fractions of all edges at which circuits are compared (MIB, arXiv 2504.13151).
 pub const FRACTIONS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
 
-/// Edges that are kept.
+/// A set of edges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Circuit {
     /// # Shapes
-    /// Writers by readers; false where there is no edge.
+    /// Writers by readers; false if there is no edge.
     kept: Vec<bool>,
 }
 
 impl Circuit {
-    /// The edges of the largest absolute scores, pruned to those on a path from the input to the logits. None may be left.
+    /// The edges with the largest absolute scores, pruned to those on a path from the input to the logits. The result
+    /// may be empty.
     ///
     /// # Shapes
     /// `scores`: writers by readers.
     ///
     /// # Errors
-    /// More edges than there are, or none.
+    /// If `n` is zero or exceeds the number of edges.
     pub fn top(graph: &Graph, scores: &[f64], n: usize) -> Result<Self> {
         let all = graph.n_edges();
         if n == 0 || n > all {
@@ -44,12 +45,12 @@ impl Circuit {
         Ok(circuit)
     }
 
-    /// Whether an edge is kept, by the places of its writer and its reader.
+    /// Whether an edge is kept, by the indices of its writer and its reader.
     pub fn has(&self, graph: &Graph, writer: usize, reader: usize) -> bool {
         self.kept[writer * graph.n_readers() + reader]
     }
 
-    /// How many edges are kept.
+    /// Number of kept edges.
     pub fn len(&self) -> usize {
         self.kept.iter().filter(|kept| **kept).count()
     }
@@ -69,11 +70,11 @@ impl Circuit {
             .collect()
     }
 
-    /// Leaves out every edge that lies on no path from the input to the logits.
+    /// Removes every edge that is on no path from the input to the logits.
     fn prune(&mut self, graph: &Graph) {
         let readers: Vec<Reader> = graph.readers().collect();
         let width = graph.n_readers();
-        // Writers that something leads to from the input. Whatever a writer's part reads comes before it.
+        // Writers reachable from the input. A writer comes after everything that it reads.
         let mut reached = vec![false; graph.n_writers()];
         reached[0] = true;
         for (reader, what) in readers.iter().enumerate() {
@@ -81,7 +82,7 @@ impl Circuit {
             let leads = (0..graph.reach(*what)).any(|u| reached[u] && self.kept[u * width + reader]);
             reached[own] |= leads;
         }
-        // Writers from which something leads to the logits.
+        // Writers from which the logits are reachable.
         let mut useful = vec![false; graph.n_writers()];
         for writer in (0..graph.n_writers()).rev() {
             useful[writer] = readers.iter().enumerate().any(|(reader, what)| {
@@ -94,7 +95,8 @@ impl Circuit {
         }
     }
 
-    /// The circuit in the JSON of hannamw/EAP-IG (`src/eap/graph.py`): `cfg`, `nodes`, and of each edge `score` and `in_graph`.
+    /// The circuit in the JSON of hannamw/EAP-IG (`src/eap/graph.py`): `cfg`, `nodes`, and each edge's `score` and
+    /// `in_graph`.
     pub fn to_json(&self, graph: &Graph, scores: &[f64]) -> Value {
         let (writers, readers): (Vec<Writer>, Vec<Reader>) =
             (graph.writers().collect(), graph.readers().collect());
@@ -113,7 +115,7 @@ impl Circuit {
             all.insert(name, json!({"score": score, "in_graph": is_kept}));
         }
         let names = writers.iter().map(ToString::to_string).chain(["logits".to_owned()]);
-        // Theirs has the logits in every graph.
+        // That program has the logits in every graph.
         let node = |name: String| {
             let is_inside = name == "logits" || inside.contains(&name);
             (name, json!({"in_graph": is_inside}))
@@ -130,11 +132,11 @@ impl Circuit {
         })
     }
 
-    /// A circuit and its scores from that JSON. Edges that it does not list are left out, with a score of 0.
+    /// A circuit and its scores from that JSON. Unlisted edges are left out, with a score of 0.
     ///
     /// # Errors
-    /// A document of another form; a graph of another model; a node or an edge that the graph does not have; a score that is
-    /// no number.
+    /// If the document has another form or belongs to another model, the graph lacks a node or an edge, or a score is
+    /// not a number.
     pub fn from_json(graph: &Graph, json: &Value) -> Result<(Self, Vec<f64>)> {
         let wrong = |what: String| Error::new(ErrorKind::Format, what);
         for (key, ours) in [("n_layers", graph.n_layers), ("n_heads", graph.n_heads)] {
@@ -173,7 +175,7 @@ impl Circuit {
     }
 }
 
-/// The writer of the part that a reader belongs to; none of the logits.
+/// The writer of the part that a reader belongs to; `None` for the logits.
 pub(super) fn part_of(graph: &Graph, reader: Reader) -> Option<usize> {
     match reader {
         Reader::Head { layer, head, .. } => graph.writer(Writer::Head { layer, head }),
@@ -182,7 +184,7 @@ pub(super) fn part_of(graph: &Graph, reader: Reader) -> Option<usize> {
     }
 }
 
-/// Places of writer and reader of every edge, writers in order.
+/// Indices of writer and reader of every edge, in order of writers.
 fn edges(graph: &Graph) -> impl Iterator<Item = (usize, usize)> + '_ {
     let readers: Vec<usize> = graph.readers().map(|reader| graph.reach(reader)).collect();
     (0..graph.n_writers()).flat_map(move |writer| {
@@ -196,19 +198,19 @@ fn edges(graph: &Graph) -> impl Iterator<Item = (usize, usize)> + '_ {
 pub struct Faithfulness {
     /// Fractions of all edges.
     pub fractions: Vec<f64>,
-    /// Edges of each circuit after pruning.
+    /// Edges of each circuit, after pruning.
     pub edges: Vec<usize>,
-    /// The mean metric of each.
+    /// The mean metric of each circuit.
     pub metrics: Vec<f64>,
     /// (metric - corrupted) / (clean - corrupted).
     pub values: Vec<f64>,
 }
 
 impl Faithfulness {
-    /// From mean metrics of circuits, of the clean and of the corrupted runs.
+    /// From the mean metrics of circuits, clean runs and corrupted runs.
     ///
     /// # Errors
-    /// Runs that do not differ in the metric: nothing can be faithful.
+    /// If clean and corrupted runs do not differ in the metric: faithfulness is then undefined.
     pub fn of(edges: Vec<usize>, metrics: Vec<f64>, clean: f64, corrupted: f64) -> Result<Self> {
         if clean == corrupted {
             return Err(Error::input(
@@ -248,7 +250,7 @@ impl Faithfulness {
     }
 }
 
-/// How many edges each fraction is.
+/// The number of edges for each fraction.
 pub fn sizes(graph: &Graph) -> Vec<usize> {
     FRACTIONS.iter().map(|fraction| ((graph.n_edges() as f64 * fraction) as usize).max(1)).collect()
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::arch::{Arch, Bias, Wiring};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What writes to the stream.
+/// A writer to the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Writer {
     /// `input`: the embedding.
@@ -25,10 +25,10 @@ pub enum Writer {
     },
 }
 
-/// What reads the stream.
+/// A reader of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reader {
-    /// `a3.h2<q>`: query, key or value of a head; those of a group read for each query head apart.
+    /// `a3.h2<q>`: query, key or value of a head; a group's keys and values are read separately for each query head.
     Head {
         /// The layer.
         layer: usize,
@@ -46,7 +46,7 @@ pub enum Reader {
     Logits,
 }
 
-/// What of a head reads.
+/// An input of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Input {
     /// `q`
@@ -95,7 +95,7 @@ fn no_node(text: &str) -> Error {
     Error::new(ErrorKind::Format, format!("`{shown}` is no node of a circuit"))
 }
 
-/// `a3.h2` and `m3`; of a head the layer and the head, of an MLP the layer.
+/// `a3.h2` as layer and head, `m3` as layer.
 fn place(text: &str) -> Option<(usize, Option<usize>)> {
     let number = |text: &str| -> Option<usize> {
         (text.len() <= 6 && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
@@ -142,12 +142,12 @@ impl FromStr for Reader {
     }
 }
 
-/// Writers and readers in the order of the pass. A reader reads the first so many writers.
+/// Writers and readers in the order of the pass. Each reader reads a prefix of the writers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Graph {
     /// Layers.
     pub n_layers: usize,
-    /// Query heads of each.
+    /// Query heads per layer.
     pub n_heads: usize,
     /// Width of the stream.
     pub d_model: usize,
@@ -159,7 +159,7 @@ impl Graph {
     /// The graph of a model.
     ///
     /// # Errors
-    /// A model without an unembedding; a layer whose heads or parts do not add up to the stream, which is named.
+    /// If the model has no unembedding, or a layer's heads or parts do not add up to the stream (it is named).
     pub fn of(arch: &Arch) -> Result<Self> {
         if let Some(reason) = arch.lacks_unembedding() {
             return Err(Error::new(ErrorKind::Unsupported, reason));
@@ -199,12 +199,12 @@ impl Graph {
         Ok(Graph { n_layers: arch.layers.len(), n_heads: arch.n_heads, d_model: arch.d_model, parallel })
     }
 
-    /// How many writers there are.
+    /// Number of writers.
     pub fn n_writers(&self) -> usize {
         1 + self.n_layers * (self.n_heads + 1)
     }
 
-    /// How many readers there are.
+    /// Number of readers.
     pub fn n_readers(&self) -> usize {
         1 + self.n_layers * (3 * self.n_heads + 1)
     }
@@ -218,7 +218,7 @@ impl Graph {
         std::iter::once(Writer::Input).chain((0..self.n_layers).flat_map(of_layer))
     }
 
-    /// All readers, in order: of each layer the queries, the keys, the values, the MLP.
+    /// All readers, in order: each layer's queries, keys, values, MLP.
     pub fn readers(&self) -> impl Iterator<Item = Reader> + '_ {
         let of_layer = move |layer: usize| {
             let inputs = Input::ALL.into_iter();
@@ -230,7 +230,7 @@ impl Graph {
         (0..self.n_layers).flat_map(of_layer).chain(std::iter::once(Reader::Logits))
     }
 
-    /// The place of a writer; `None` where the graph has no such one.
+    /// The index of a writer; `None` if the graph lacks it.
     pub fn writer(&self, writer: Writer) -> Option<usize> {
         let (layer, within) = match writer {
             Writer::Input => return Some(0),
@@ -240,7 +240,7 @@ impl Graph {
         (layer < self.n_layers).then(|| 1 + layer * (self.n_heads + 1) + within)
     }
 
-    /// The place of a reader; `None` where the graph has no such one.
+    /// The index of a reader; `None` if the graph lacks it.
     pub fn reader(&self, reader: Reader) -> Option<usize> {
         let heads = self.n_heads;
         let (layer, within) = match reader {
@@ -253,7 +253,7 @@ impl Graph {
         (layer < self.n_layers).then(|| layer * (3 * heads + 1) + within)
     }
 
-    /// How many writers, from the first on, a reader reads.
+    /// Number of leading writers that a reader reads.
     pub fn reach(&self, reader: Reader) -> usize {
         match reader {
             Reader::Logits => self.n_writers(),
@@ -262,7 +262,7 @@ impl Graph {
         }
     }
 
-    /// How many edges there are.
+    /// Number of edges.
     pub fn n_edges(&self) -> usize {
         self.readers().map(|reader| self.reach(reader)).sum()
     }

@@ -1,4 +1,4 @@
-//! Edges: which part's output, read by which other part, carried a metric; and circuits of the largest.
+//! Edges: which part's output, read by which other part, carries a metric; and circuits of the largest edges.
 
 mod circuit;
 mod graph;

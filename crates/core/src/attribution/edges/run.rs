@@ -1,4 +1,4 @@
-//! A circuit run: every edge that is left out carries what the other prompt writes.
+//! Runs a circuit: every removed edge carries what its writer writes on the other prompt.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub struct CircuitRunner<'a> {
 }
 
 impl<'a> CircuitRunner<'a> {
-    /// Made ready for a model.
+    /// A runner for a model.
     ///
     /// # Errors
     /// As [`EdgeScorer::new`](super::EdgeScorer::new).
@@ -35,11 +35,11 @@ impl<'a> CircuitRunner<'a> {
         Ok(CircuitRunner { model, graph: Graph::of(model.arch())?, slices: Slices::forward(model)? })
     }
 
-    /// The metric of circuits on the clean prompt: each reader sees the running stream, in which what comes over edges that
-    /// are left out is replaced by what the corrupted run writes.
+    /// The metric of circuits on the clean prompt: each reader sees the running stream, with the contributions of
+    /// removed edges replaced by those of the corrupted run.
     ///
     /// # Errors
-    /// Prompts of different length; a metric that is not read at the last token; those of a run.
+    /// If the prompts differ in length, the metric is not read at the last token, or a run fails.
     pub fn run(
         &self,
         clean: &[u32],
@@ -83,22 +83,22 @@ impl<'a> CircuitRunner<'a> {
 /// The metric of the clean and of the corrupted run.
 ///
 /// # Errors
-/// A metric that is not read at the last token; those of a run.
+/// If the metric is not read at the last token, or a run fails.
 pub fn ends(model: &Model, clean: &[u32], corrupted: &[u32], metric: Metric) -> Result<[f64; 2]> {
     let logits = last_logits(model, &[Row::of(0, clean), Row::of(1, corrupted)], ())?;
     Ok([metric.of(&logits[0], &logits[0], None)?, metric.of(&logits[1], &logits[0], None)?])
 }
 
-/// Shows each reader what its circuit lets through.
+/// Shows each reader what its circuit passes on.
 struct CircuitTap<'a> {
     runner: &'a CircuitRunner<'a>,
     circuit: &'a Circuit,
-    /// What the corrupted run writes.
+    /// The outputs of the writers in the corrupted run.
     ///
     /// # Shapes
     /// Writers by tokens by `d_model`.
     base: &'a [f32],
-    /// What this run has written so far.
+    /// The writers' outputs in this run so far.
     running: Vec<f32>,
     /// Σ (corrupted - running) of the first `summed` writers.
     all: Vec<f32>,
@@ -117,8 +117,8 @@ impl CircuitTap<'_> {
         writer * self.size()..(writer + 1) * self.size()
     }
 
-    /// What a reader sees, once [`Self::sum`] has summed all that it reads. Whichever of its edges are fewer, those kept or those
-    /// left out, are summed.
+    /// The input of a reader, once [`Self::sum`] has summed all that it reads. Sums either the kept edges or the
+    /// removed ones, whichever are fewer.
     fn seen(&self, reader: Reader) -> Vec<f32> {
         let graph = &self.runner.graph;
         let column = graph.reader(reader).unwrap_or(0);
@@ -140,8 +140,8 @@ impl CircuitTap<'_> {
         seen
     }
 
-    /// Sums what the writers write that a reader reads. Readers come in the order of the pass, so each reads all that the ones
-    /// before it read.
+    /// Sums the writers that a reader reads. Readers come in the order of the pass, so each reads all that earlier ones
+    /// read.
     fn sum(&mut self, reader: Reader) {
         let reach = self.runner.graph.reach(reader);
         for writer in self.summed..reach {
@@ -164,7 +164,7 @@ impl CircuitTap<'_> {
         x
     }
 
-    /// Queries, keys or values of some heads, each from its own stream, put in place.
+    /// Puts the queries, keys or values of a list of heads in place, each from its own stream.
     fn put_heads(
         &mut self,
         layer: usize,

@@ -1,8 +1,8 @@
 //! Scores of edges: EAP, EAP-IG and the mean of both ends.
 //!
-//! The score of u → v is Σ (corrupted - clean)_u · g_v, where g_v is the metric's gradient with respect to what v reads of the
-//! stream, before its norm (Syed et al. 2023, arXiv 2310.10348; Hanna et al. 2024, arXiv 2403.17806; hannamw/EAP-IG,
-//! `src/eap/attribute.py`).
+//! The score of u → v is Σ (corrupted - clean)_u · g_v, where g_v is the metric's gradient with respect to v's input
+//! from the stream, before its norm (Syed et al. 2023, arXiv 2310.10348; Hanna et al. 2024, arXiv 2403.17806;
+//! hannamw/EAP-IG, `src/eap/attribute.py`).
 
 use std::sync::OnceLock;
 
@@ -22,13 +22,13 @@ use crate::positions::{Context, Row, Specifier};
 use crate::request::Request;
 use crate::stop::Stop;
 
-/// Tokens that are run at once.
+/// Tokens run at a time.
 const TOKENS: usize = 2048;
 
-/// Where gradients are taken.
+/// The runs at which gradients are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EdgeMethod {
-    /// On the clean run.
+    /// The clean run.
     Eap,
     /// The mean over embeddings corrupted + k/N (clean - corrupted), k from 0 to N - 1.
     EapIg {
@@ -54,7 +54,7 @@ impl EdgeMethod {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairScores {
     /// # Shapes
-    /// Writers by readers; 0 where there is no edge.
+    /// Writers by readers; 0 if there is no edge.
     pub scores: Vec<f64>,
     /// The metric of the clean run.
     pub clean: f64,
@@ -73,10 +73,10 @@ pub struct EdgeScorer<'a> {
 }
 
 impl<'a> EdgeScorer<'a> {
-    /// Made ready for a model.
+    /// A scorer for a model.
     ///
     /// # Errors
-    /// A model whose heads or parts do not add up, or in bf16; no steps.
+    /// If the model's heads or parts do not add up, it is in bf16, or there are no steps.
     pub fn new(model: &'a Model, method: EdgeMethod, rule: Rule) -> Result<Self> {
         if let EdgeMethod::EapIg { steps: 0 } = method {
             return Err(Error::input("0 steps: EAP-IG takes at least 1"));
@@ -85,16 +85,16 @@ impl<'a> EdgeScorer<'a> {
         Ok(EdgeScorer { model, method, rule, slices: Slices::backward(model)?, graph })
     }
 
-    /// The graph whose edges are scored.
+    /// The graph of scored edges.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// The scores of a pair of prompts of one length.
+    /// The scores of a pair of prompts of equal length.
     ///
     /// # Errors
-    /// Prompts of different length; parts that do not add up to the stream in these runs; all of [`gradients`]; a score that
-    /// is not finite.
+    /// As [`gradients`], and if the prompts differ in length, parts do not add up to the stream in these runs, or a
+    /// score is not finite.
     pub fn score(
         &self,
         clean: &[u32],
@@ -158,12 +158,12 @@ impl<'a> EdgeScorer<'a> {
     }
 }
 
-/// One run whose gradients count.
+/// One run with gradients.
 struct Run<'a> {
     ids: &'a [u32],
-    /// Embeddings that are put in place, one row of the batch after another.
+    /// Replacement embeddings, one row of the batch after another.
     embedded: Option<Vec<f32>>,
-    /// What each row of the batch counts.
+    /// The weight of each row of the batch.
     weights: &'a [f64],
 }
 
@@ -176,7 +176,7 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// Adds what a run gives to the scores.
+    /// Adds a run's part to the scores.
     fn add(&self, run: Run<'_>, differences: &[f32], size: usize, scores: &mut [f64]) -> Result<()> {
         let EdgeScorer { model, graph, rule, slices, .. } = self.scorer;
         let n = run.weights.len();
@@ -220,7 +220,7 @@ impl Pair<'_> {
         Ok(())
     }
 
-    /// Adds Σ difference · gradient of each writer that a reader reads.
+    /// Adds Σ difference · gradient for each writer that a reader reads.
     fn multiply(&self, readers: &[(Reader, Vec<f32>)], differences: &[f32], size: usize, scores: &mut [f64]) {
         let graph = &self.scorer.graph;
         let reach = readers.iter().map(|(reader, _)| graph.reach(*reader)).max().unwrap_or(0);
@@ -244,7 +244,7 @@ impl Pair<'_> {
     }
 }
 
-/// Gradients of what each part of a layer reads.
+/// Gradients with respect to the inputs of a layer's parts.
 struct Layer<'a> {
     scorer: &'a EdgeScorer<'a>,
     gradients: &'a ActivationCache,
@@ -301,7 +301,7 @@ impl Layer<'_> {
     }
 }
 
-/// Σ weight · row of the batch, of rows of one length.
+/// Σ weight · row of the batch, for rows of one length.
 fn averaged(g: Rows<'_>, weights: &[f64]) -> Vec<f32> {
     let size = g.data().len() / weights.len();
     let mut sums = vec![0f64; size];
@@ -320,20 +320,20 @@ fn kept(cache: &ActivationCache, key: String) -> Result<&Kept> {
     })
 }
 
-/// Scores of many pairs, summed in their order.
+/// Scores summed over many pairs, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EdgeSums {
     /// # Shapes
     /// Writers by readers.
     pub scores: Vec<f64>,
-    /// Sums of the metric of the clean and of the corrupted runs.
+    /// Sums of the metric over clean and corrupted runs.
     pub metrics: [f64; 2],
-    /// How many pairs.
+    /// Number of pairs.
     pub pairs: usize,
 }
 
 impl EdgeSums {
-    /// Nothing summed yet.
+    /// Empty sums.
     pub fn new(graph: &Graph) -> Self {
         EdgeSums { scores: vec![0.0; graph.n_writers() * graph.n_readers()], metrics: [0.0; 2], pairs: 0 }
     }

@@ -1,4 +1,4 @@
-//! What each head reads and each part writes.
+//! The inputs of each head and the outputs of each part.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub(super) struct Slices {
     pub(super) layers: Vec<LayerSlices>,
 }
 
-/// Those of one layer: of each query head, and of each key and value head.
+/// The maps of one layer: for each query head, and for each key and value head.
 #[derive(Debug)]
 pub(super) struct LayerSlices {
     parts: [Vec<PackedMatrix>; 3],
@@ -34,7 +34,7 @@ impl LayerSlices {
     }
 }
 
-/// Which outputs of the common product of queries, keys and values belong to a head's input.
+/// The outputs of the joined qkv projection that belong to a head's input.
 pub(super) fn outputs(model: &Model, input: Input, head: usize) -> Range<usize> {
     let arch = model.arch();
     let (heads, shared, group) = (arch.n_heads, arch.n_kv_heads, arch.n_heads / arch.n_kv_heads);
@@ -47,7 +47,7 @@ pub(super) fn outputs(model: &Model, input: Input, head: usize) -> Range<usize> 
 }
 
 impl Slices {
-    /// From the stream to each part.
+    /// Maps from the stream to each part.
     pub(super) fn forward(model: &Model) -> Result<Self> {
         Slices::new(
             model,
@@ -59,7 +59,7 @@ impl Slices {
         )
     }
 
-    /// From the gradient of each part to that of what it reads.
+    /// Maps from the gradient of each part to that of its input.
     pub(super) fn backward(model: &Model) -> Result<Self> {
         Slices::new(
             model,
@@ -111,7 +111,7 @@ impl Slices {
     }
 }
 
-/// What every writer adds to the stream in a run, and the stream that they add up to but for constants.
+/// What every writer adds to the stream in a run, and the stream that the additions sum to, up to constants.
 #[derive(Debug)]
 pub(super) struct Written {
     /// # Shapes
@@ -140,7 +140,7 @@ pub(super) fn writers(model: &Model, graph: &Graph, ids: &[u32], stop: Stop<'_>)
     Ok(Written { values, last: stream.map(|kept| kept.values().to_vec()).unwrap_or_default() })
 }
 
-/// Where a writer's output stands, and what it is multiplied with before it is added.
+/// The point of a writer's output, and its factor before it is added.
 pub(super) fn place(model: &Model, writer: Writer) -> (Point, f32) {
     match writer {
         Writer::Input => (Point::model(Site::InputEmbeddings), 1.0),
@@ -153,7 +153,7 @@ pub(super) fn place(model: &Model, writer: Writer) -> (Point, f32) {
 }
 
 impl Written {
-    /// This less another of the same prompt length.
+    /// The difference from another run with the same prompt length.
     pub(super) fn less(mut self, other: &Written) -> Written {
         let subtract = |a: &mut Vec<f32>, b: &[f32]| a.iter_mut().zip(b).for_each(|(a, b)| *a -= b);
         subtract(&mut self.values, &other.values);
@@ -161,10 +161,10 @@ impl Written {
         self
     }
 
-    /// That the differences of all writers sum to that of the last stream.
+    /// Checks that the differences of all writers sum to that of the last stream.
     ///
     /// # Errors
-    /// They do not: something else writes to the stream.
+    /// If they do not, because something else writes to the stream.
     pub(super) fn check_sum(&self, of: &Written) -> Result<()> {
         let size = self.last.len();
         let mut sums = vec![0f64; size];

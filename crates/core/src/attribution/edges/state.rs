@@ -1,4 +1,4 @@
-//! Sums of scores on disk, that a data set of pairs goes on from.
+//! Sums of scores on disk, from which a run over a data set of pairs continues.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 const KEY: &str = "easyroutine.edges";
 
 impl EdgeSums {
-    /// Writes the sums, exactly. `told` says what they are of, to be compared when they are read.
+    /// Writes the exact sums. `told` describes their origin, and is compared on reading.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// The writer's errors.
     pub fn write(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
         let state = json!({"schema": "easyroutine.edge_sums/1", "pairs": self.pairs, "told": told});
         let shapes = [vec![self.scores.len()], vec![2]];
@@ -35,7 +35,7 @@ impl EdgeSums {
     /// Reads sums of a graph.
     ///
     /// # Errors
-    /// A file that is missing, damaged, or whose sums are of something else than `told`.
+    /// If the file is missing, damaged, or its sums do not have the origin `told`.
     pub fn read(graph: &Graph, file: &Path, told: &Value) -> Result<Self> {
         let at = |e: Error| e.at(file.display());
         let wrong = |what: &str| at(Error::new(ErrorKind::Format, what.to_owned()));

@@ -1,7 +1,7 @@
-//! One file: fetched into `blobs/ETAG`, linked from its snapshot.
+//! Downloads one file into `blobs/ETAG` and links it from its snapshot.
 //!
-//! Bytes go to `ETAG.incomplete`, which an interrupted download leaves for the next one to go on with, and become
-//! `ETAG` by a rename once they are whole and right. A lock on the etag lets one process fetch while others wait.
+//! Bytes go to `ETAG.incomplete`, which an interrupted download leaves for the next one to continue. Once they are
+//! complete and correct, a rename makes them `ETAG`. A lock on the etag lets one process fetch while others wait.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind as IoKind, Read, Seek, Write};
@@ -19,7 +19,7 @@ use super::pace::Paced;
 use super::retry::{Failure, repeat, repeat_while_growing};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The files of one commit, to be fetched one after the other.
+/// The files of one commit, to fetch one after the other.
 pub(super) struct Fetch<'a> {
     pub(super) client: &'a Client,
     pub(super) repository: &'a Repository,
@@ -27,9 +27,9 @@ pub(super) struct Fetch<'a> {
     pub(super) options: &'a ResolveOptions,
 }
 
-/// How often a file that has changed, or whose bytes were wrong, is begun anew.
+/// Restarts of a download whose file changed or whose bytes were wrong.
 const NEW_STARTS: usize = 3;
-/// A file of which the server does not say the length may be this long: configurations are, weights are not.
+/// Limit on a file whose length the server does not state: enough for configurations, not for weights.
 const LONGEST_UNSIZED: u64 = 64 << 20;
 const PIECE: usize = 256 << 10;
 
@@ -83,14 +83,14 @@ impl Fetch<'_> {
         }
         if let Some(error) = partial.mismatch(name, metadata)? {
             partial.discard()?;
-            // What an earlier attempt left may have been the wrong part; what came in one piece will be wrong again.
+            // After resuming, the earlier part may have been wrong; a file that came in one piece would be wrong again.
             return if resumed { Ok(Outcome::Anew(error)) } else { Err(error) };
         }
         partial.finish(&path)?;
         Ok(Outcome::Whole)
     }
 
-    /// Adds to what is there until it is all, or until the connection breaks.
+    /// Appends to what is there until it is complete or the connection breaks.
     fn receive(&self, name: &str, metadata: &Metadata, partial: &mut Partial) -> Result<Received, Failure> {
         if metadata.size.is_none_or(|size| partial.length > size) {
             partial.restart()?;
@@ -171,7 +171,7 @@ fn range_start(response: &ureq::http::Response<ureq::Body>) -> Option<u64> {
     range.trim().strip_prefix("bytes")?.trim_start().split_once('-')?.0.parse().ok()
 }
 
-/// The bytes that are there so far, and their hash where the etag is one.
+/// The bytes received so far, and their hash if the etag is one.
 struct Partial {
     file: File,
     path: PathBuf,
@@ -181,7 +181,7 @@ struct Partial {
 
 impl Partial {
     fn open(blobs: &Path, metadata: &Metadata, alone: bool) -> Result<Self> {
-        // Where locks do not work, each process has a file of its own, and none can be taken up again.
+        // Without working locks, each process has its own file, and no download can be resumed.
         let own = if alone { String::new() } else { format!(".{}", std::process::id()) };
         let path = blobs.join(format!("{}{own}.incomplete", metadata.etag));
         make_parent(&path)?;
@@ -225,8 +225,7 @@ impl Partial {
         Ok(())
     }
 
-    /// What is wrong with the bytes, where the etag says what they must be: the SHA-256 of an LFS file, the SHA-1 that
-    /// git gives any other.
+    /// The error in the bytes, if the etag determines them: the SHA-256 of an LFS file, or git's SHA-1 of any other.
     fn mismatch(&mut self, name: &str, metadata: &Metadata) -> Result<Option<Error>> {
         let (kind, found) = match &self.hash {
             Some(hash) => ("SHA-256", hex(&hash.clone().finalize())),
@@ -244,7 +243,7 @@ impl Partial {
         ))
     }
 
-    /// The hash under which git keeps a file: of `blob`, its length, and its bytes.
+    /// Git's hash of a file: over `blob`, its length, and its bytes.
     fn git_hash(&mut self) -> Result<String> {
         let mut hash = Sha1::new();
         hash.update(format!("blob {}\0", self.length));
@@ -272,7 +271,7 @@ impl Partial {
     }
 
     fn finish(self, path: &Path) -> Result<()> {
-        // Before the name that says "whole" is given: a rename may reach the disk before the bytes do.
+        // Sync before the final name is given: a rename may reach the disk before the bytes do.
         self.file.sync_all().map_err(|e| io_error(&self.path, "write", e))?;
         fs::rename(&self.path, path).map_err(|e| io_error(path, "write", e))
     }
@@ -286,9 +285,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The right to write one blob, in the form that `huggingface_hub` uses too (flock on Unix).
+/// The right to write one blob, in the form that `huggingface_hub` uses (flock on Unix).
 struct Lock {
-    /// False where the file system has no locks.
+    /// False if the file system has no locks.
     held: bool,
     _file: File,
 }
@@ -310,7 +309,7 @@ impl Lock {
     }
 }
 
-/// Puts a link to a blob at a file's place in the snapshot; relative, so that the cache can be moved.
+/// Links a file's place in the snapshot to a blob; relative, so that the cache can be moved.
 fn link_blob(etag: &str, link: &Path, name: &str) -> Result<()> {
     make_parent(link)?;
     let depth = name.matches('/').count();
@@ -325,14 +324,14 @@ fn symlink(target: &Path, _link: &Path, temporary: &Path) -> std::io::Result<()>
     std::os::unix::fs::symlink(target, temporary)
 }
 
-/// Elsewhere links need rights that few users have: the bytes are copied.
+/// Elsewhere links need rights that few users have, so the bytes are copied.
 #[cfg(not(unix))]
 fn symlink(target: &Path, link: &Path, temporary: &Path) -> std::io::Result<()> {
     let folder = link.parent().unwrap_or(Path::new(""));
     fs::copy(folder.join(target), temporary).map(|_| ())
 }
 
-/// Writes a small file so that no reader ever sees a part of it.
+/// Writes a small file atomically.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     make_parent(path)?;
     let temporary = beside(path);
@@ -340,7 +339,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     written.map_err(|e| io_error(path, "write", e))
 }
 
-/// A name in the same folder that no other thread of any process has.
+/// A name in the same folder that no other thread of any process uses.
 fn beside(path: &Path) -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);

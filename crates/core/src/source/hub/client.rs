@@ -1,4 +1,4 @@
-//! Requests to the hub: redirects, the token, and what its answers mean.
+//! Requests to the hub: redirects, the token, and the meaning of its answers.
 
 use std::io::Read;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::pace::Paced;
 use super::retry::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Speaks to one hub about one model.
+/// A client for one model on one hub.
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
@@ -21,21 +21,21 @@ pub(super) struct Client {
     silence: Duration,
 }
 
-/// What the hub says of a file before it is fetched.
+/// The hub's information on a file before it is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
-    /// Names the content: a SHA-256 for LFS files, a git hash for the others.
+    /// Identifies the content: a SHA-256 for LFS files, a git hash for others.
     pub(super) etag: String,
     pub(super) size: Option<u64>,
 }
 
-/// An answer that is no redirect, and what the hub said on the way to it.
+/// A final answer, and what the hub said on the way to it.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
     pub(super) metadata: Option<Metadata>,
 }
 
-/// Longer than the list of files of any repository known; what is longer is refused.
+/// Longer than the file list of any known repository; longer ones are refused.
 const LONGEST_LISTING: u64 = 32 << 20;
 const MOST_REDIRECTS: usize = 10;
 
@@ -60,7 +60,7 @@ impl Client {
                 .hint("check HF_TOKEN, or the file that HF_TOKEN_PATH names"));
         }
         let agent = Agent::config_builder()
-            // Both are looked at here: a status says more than an error, and a redirect decides about the token.
+            // Both are handled here: a status says more than an error, and redirects decide about the token.
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -69,7 +69,7 @@ impl Client {
             .accept_encoding("identity")
             .timeout_connect(Some(silence))
             .timeout_recv_response(Some(silence))
-            // Of each read and not of the whole body: a large file may take hours.
+            // Per read, not for the whole body: a large file may take hours.
             .timeout_per_read(Some(silence))
             .build()
             .new_agent();
@@ -80,7 +80,7 @@ impl Client {
         &self.endpoint
     }
 
-    /// The answer of the route that lists a revision's files.
+    /// The response of the route that lists a revision's files.
     pub(super) fn listing_text(&self, revision: &str) -> Result<Vec<u8>, Failure> {
         let url = format!("{}/api/models/{}/revision/{}", self.endpoint, self.id, encode(revision, ""));
         let mut answer = self.send(&Method::GET, &url, None)?;
@@ -93,7 +93,7 @@ impl Client {
         Ok(text)
     }
 
-    /// What the hub says of a file.
+    /// The hub's information on a file.
     pub(super) fn metadata(&self, commit: &str, file: &str) -> Result<Metadata, Failure> {
         let answer = self.send(&Method::HEAD, &self.file_url(commit, file), None)?;
         if !answer.response.status().is_redirection() {
@@ -105,7 +105,7 @@ impl Client {
         })
     }
 
-    /// The bytes of a file from an offset on; the server may begin at 0 all the same (status 200 and not 206).
+    /// The bytes of a file from an offset on; the server may still start at 0 (status 200 instead of 206).
     pub(super) fn bytes(&self, commit: &str, file: &str, from: u64) -> Result<Answer, Failure> {
         let answer = self.send(&Method::GET, &self.file_url(commit, file), (from > 0).then_some(from))?;
         if answer.response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
@@ -114,7 +114,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// A failure of the connection, before or within an answer.
+    /// A connection failure, before or within a response.
     pub(super) fn failed(&self, error: &ureq::Error) -> Failure {
         let message = format!("no connection to {}: {error}", self.endpoint);
         let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ConnectionRefused;
@@ -133,8 +133,8 @@ impl Client {
         format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id, encode(file, "/"))
     }
 
-    /// Sends a request and follows redirects. The token goes to the hub itself and nowhere else; a HEAD request ends at
-    /// the first redirect to another host, since the hub has said by then what it knows.
+    /// Sends a request and follows redirects. The token goes only to the hub itself. A HEAD request ends at the first
+    /// redirect to another host, since the hub has then said all it knows.
     fn send(&self, method: &Method, url: &str, from: Option<u64>) -> Result<Answer, Failure> {
         let mut url = url.to_owned();
         let mut seen = Seen::default();
@@ -174,7 +174,7 @@ impl Client {
         Failure::Lasting(Error::new(ErrorKind::Network, format!("{} answers with {what}", self.endpoint)))
     }
 
-    /// What a status other than success means; the hub says more in `X-Error-Code` and `X-Error-Message`.
+    /// The meaning of a status other than success; the hub says more in `X-Error-Code` and `X-Error-Message`.
     fn check(&self, response: &Response<Body>, what: &str) -> Result<(), Failure> {
         let status = response.status();
         if status.is_success() {
@@ -236,8 +236,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// What the answers along a chain of redirects say of a file. The hub's own word on what it links to comes first; behind
-/// a redirect to a store stands an etag of the store's making.
+/// What the responses along a chain of redirects say of a file. The hub's own statement on the linked file takes
+/// precedence; after a redirect to a store, the etag is the store's.
 #[derive(Default)]
 struct Seen {
     linked_etag: Option<String>,
@@ -258,7 +258,7 @@ impl Seen {
         } else {
             self.store_etag = etag.or(self.store_etag.take());
         }
-        // The length of a redirect or of a part is not that of the file.
+        // The length of a redirect or of a part is not the file's.
         if status == StatusCode::OK {
             self.size = self.size.or(number("content-length"));
         }
@@ -270,7 +270,7 @@ impl Seen {
     }
 }
 
-/// An etag without its marks, where it is fit to be a file's name.
+/// An etag without its quotes and prefix, if it is valid as a file name.
 fn clean_etag(etag: &str) -> Option<String> {
     let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
     let fit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -290,8 +290,8 @@ fn origin(url: &str) -> Option<(String, String, Option<u16>)> {
     Some((scheme, uri.host()?.to_ascii_lowercase(), port))
 }
 
-/// The address that a `Location` header means, seen from the address that sent it (RFC 3986, section 5.2, less the dots
-/// in paths, which the server resolves); none where it cannot be asked, or would give up encryption.
+/// Resolves a `Location` header against the address that sent it (RFC 3986, section 5.2, without dot segments, which
+/// the server resolves); `None` if it cannot be requested, or would give up encryption.
 fn join(base: &str, location: &str) -> Option<String> {
     let (scheme, rest) = base.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -312,7 +312,7 @@ fn join(base: &str, location: &str) -> Option<String> {
     origin(&joined).filter(|_| !downgrade).map(|_| joined)
 }
 
-/// Percent-encoding of everything but letters, digits, `-._~` and what is to be kept (RFC 3986, section 2).
+/// Percent-encodes everything except letters, digits, `-._~` and `keep` (RFC 3986, section 2).
 fn encode(text: &str, keep: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(text.len());

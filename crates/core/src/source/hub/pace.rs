@@ -1,13 +1,13 @@
-//! A body that must come at a pace: a server that sends a byte a second would be waited for as long as a silent one would
-//! not.
+//! A body that must arrive at a minimum speed: otherwise a server that sends a byte per second could hold a download
+//! forever.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-/// Bytes a second that any line brings.
+/// Bytes per second that any line delivers.
 const SLOWEST: f64 = 1024.0;
 
-/// A reader that fails where a span of time brought fewer bytes than the slowest pace allows.
+/// A reader that fails if a period brings fewer bytes than the slowest allowed speed.
 pub(super) struct Paced<R> {
     inner: R,
     span: Duration,

@@ -1,4 +1,4 @@
-//! Repeats what may succeed the next time.
+//! Retries what may succeed the next time.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 /// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It would fail again.
+    /// Permanent: it would fail again.
     Lasting(Error),
-    /// It may succeed the next time, after at least this long.
+    /// Temporary: it may succeed after at least this long.
     Passing(Error, Duration),
 }
 
@@ -29,12 +29,12 @@ impl From<Error> for Failure {
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Makes attempts until one succeeds, fails for good, or too many have failed one after the other.
+/// Retries until success, a permanent failure, or too many consecutive failures.
 pub(super) fn repeat<T>(retries: Retries, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
     repeat_while_growing(retries, || (attempt(), 0))
 }
 
-/// The same for an attempt that also says how many bytes it has gained: those that gained [`ENOUGH`] do not count.
+/// The same for an attempt that reports how many bytes it gained: attempts that gained [`ENOUGH`] do not count.
 pub(super) fn repeat_while_growing<T>(
     retries: Retries,
     mut attempt: impl FnMut() -> (Result<T, Failure>, u64),
@@ -61,5 +61,5 @@ pub(super) fn repeat_while_growing<T>(
     }
 }
 
-/// A connection that brought this much before it broke is worth taking up again without end: the file ends some time.
+/// A connection that delivered this much before it broke is always worth resuming: the file ends some time.
 const ENOUGH: u64 = 8 << 20;
