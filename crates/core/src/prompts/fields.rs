@@ -1,4 +1,4 @@
-//! What a file of prompts says of each beside its text: labels, numbers, names.
+//! Fields of each prompt in a file besides its text: labels, numbers, names.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,15 +12,16 @@ use serde_json::value::RawValue;
 use super::{Format, Place, ReadOptions, jsonl, lines, table};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Of each row the values of its fields, nothing for those that it has not.
+/// For each row the values of its fields; `None` for missing ones.
 pub(super) type Values = Vec<Vec<Option<Value>>>;
 
-/// Fields or columns of a file of prompts, each with one value for each of `rows`: the numbers that [`super::read`] gives
-/// with its prompts, so that rows that were passed over are passed over here. A record of JSON lines that has not the
-/// field says null; a value is a text, a finite number, a truth value or null. Cells of CSV and TSV are texts.
+/// Fields or columns of a file of prompts, each with one value for each of `rows`: the row numbers from
+/// [`super::read`], so that the same rows are skipped. A JSON record without the field gives null; a value is a string,
+/// a finite number, a boolean or null. Cells of CSV and TSV are strings.
 ///
 /// # Errors
-/// As [`super::read`]; a file of plain text, which has no fields; a field that no record has; a value of another kind.
+/// As [`super::read`]; if the file is plain text, which has no fields; if no record has the field; or if a value is of
+/// another type.
 pub fn read_fields(
     path: &Path,
     names: &[String],
@@ -88,9 +89,9 @@ fn of_table(
     Ok(found)
 }
 
-/// The fields of one record of JSON lines; nothing for those that it has not.
+/// The fields of one JSON record; `None` for missing ones.
 fn of_record(place: Place, line: &str, names: &[String]) -> Result<Vec<Option<Value>>> {
-    // `NaN` may stand in fields that are not kept; in others it is refused as the list that takes its place.
+    // `NaN` is allowed in fields that are not kept; elsewhere it is refused as the list that replaces it.
     let wrong = |e: serde_json::Error| place.wrong(format!("no JSON object: {e}"));
     let plain;
     let record = match serde_json::from_str::<Record<'_>>(line) {
@@ -106,7 +107,7 @@ fn of_record(place: Place, line: &str, names: &[String]) -> Result<Vec<Option<Va
             Value::Array(_) | Value::Object(_) => Err(place.wrong(format!(
                 "`{name}` is a list, an object or NaN; a field that is kept is a text, a finite number, true or false"
             ))),
-            // A whole number without a point or an exponent that is no integer here has become a float.
+            // An integer without a point or an exponent that does not fit an integer type has become a float.
             Value::Number(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) => {
                 let message = format!("`{name}` is {text}: beyond 64 bits, and would not be kept exactly");
                 Err(place.wrong(message).hint("write it as a text, in quotes"))
@@ -117,7 +118,7 @@ fn of_record(place: Place, line: &str, names: &[String]) -> Result<Vec<Option<Va
     names.iter().map(value).collect()
 }
 
-/// The fields of one object, as they are written.
+/// The fields of one object, unparsed.
 type Record<'a> = HashMap<String, &'a RawValue>;
 
 #[cfg(test)]

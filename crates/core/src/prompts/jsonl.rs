@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{NAME_IT, Place, Prompt, ReadOptions, no_field};
 use crate::error::Result;
 
-/// The prompt of a record; nothing where it is null.
+/// The prompt of a record; `None` if it is null.
 pub(super) fn prompt(place: Place, line: &str, options: &ReadOptions) -> Result<Option<Prompt>> {
     let record = record(line, &options.field).or_else(|e| match without_nan(line, "null") {
         Some(line) => record(&line, &options.field),
@@ -47,7 +47,7 @@ pub(super) fn prompt(place: Place, line: &str, options: &ReadOptions) -> Result<
     }
 }
 
-/// The wanted field of an object and the first names of others: what else it holds takes no memory.
+/// The requested field of an object, and the first names of others; anything else takes no memory.
 #[derive(Default)]
 struct Record {
     value: Option<Value>,
@@ -86,8 +86,8 @@ impl<'de> Visitor<'de> for Wanted<'_> {
     }
 }
 
-/// The line with `instead` for `NaN`, `Infinity` and `-Infinity`, which Python writes and JSON does not have; nothing
-/// where it has none of them.
+/// The line with `instead` for `NaN`, `Infinity` and `-Infinity`, which Python writes but JSON lacks; `None` if it has
+/// none of them.
 pub(super) fn without_nan(line: &str, instead: &str) -> Option<String> {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;

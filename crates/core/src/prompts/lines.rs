@@ -1,11 +1,11 @@
-//! The lines of a file, one by one: a data set may be larger than what is wanted of it.
+//! Reads a file line by line: a data set may be larger than the part that is wanted.
 
 use std::io::{BufRead, BufReader, Read};
 
 use super::{Place, Prompt, ReadOptions, Taking, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Lines as prompts. Where the file is not named as text, lines that are JSON objects are refused: they were meant as
+/// Lines as prompts. Unless the file name says text, lines that are JSON objects are refused: they were meant as
 /// records.
 pub(super) fn text(
     reader: impl Read,
@@ -32,7 +32,7 @@ pub(super) fn text(
     })
 }
 
-/// Reads lines that are not blank as rows; `read` makes a prompt of each, or finds a null.
+/// Reads non-blank lines as rows; `read` makes a prompt of each, or returns `None` for null.
 pub(super) fn records(
     reader: impl Read,
     options: &ReadOptions,
@@ -48,7 +48,7 @@ pub(super) fn records(
     })
 }
 
-/// Visits the lines that are not blank, until `visit` gives false.
+/// Visits the non-blank lines until `visit` returns false.
 pub(super) fn each(
     reader: impl Read,
     options: &ReadOptions,
@@ -68,13 +68,13 @@ pub(super) fn each(
         line += 1;
         let place = Place { row, line: Some(line) };
         let text = std::str::from_utf8(&bytes).map_err(|e| {
-            // A line that was cut off is too long before it is anything else.
+            // Check the length first: a truncated line may look malformed.
             match got as u64 == most {
                 true => too_long(place, options),
                 false => place.wrong(format!("not UTF-8 at byte {}", e.valid_up_to())),
             }
         })?;
-        // The mark that some editors put at the beginning of a file is no part of its first prompt.
+        // A byte order mark at the start of a file is not part of its first prompt.
         let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);

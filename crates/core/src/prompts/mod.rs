@@ -1,4 +1,4 @@
-//! A file of prompts: plain text with one a line, a field of JSON lines, a column of CSV, TSV or Parquet.
+//! Files of prompts: plain text with one per line, a field of JSON lines, or a column of CSV, TSV or Parquet.
 
 mod fields;
 mod jsonl;
@@ -20,17 +20,17 @@ use crate::error::{Error, ErrorKind, Result};
 pub use fields::read_fields;
 pub use pairs::{Pair, TokenName, each_pair, pairs_from_jsonl};
 
-/// Bytes of one row, unless it is said otherwise: far beyond any context, and far below any memory.
+/// Default limit on the bytes of a row: far beyond any context, and far below any memory.
 pub const LONGEST_ROW: usize = 16 << 20;
 
 /// One prompt of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prompt {
-    /// A text that has still to be cut.
+    /// A text to be tokenized.
     Text(String),
-    /// Token ids as they are.
+    /// Token ids.
     Ids(Vec<u32>),
-    /// A conversation, which has still to go through a chat template: messages with `role` and most often `content`.
+    /// A conversation, to be rendered by a chat template: messages with `role` and usually `content`.
     Messages(Vec<Map<String, Value>>),
 }
 
@@ -47,32 +47,32 @@ impl Prompt {
         match self {
             Prompt::Text(text) => text.len(),
             Prompt::Ids(ids) => size_of_val(ids.as_slice()),
-            // Of JSON lines, whose length is bounded already.
+            // From JSON lines, whose length is already bounded.
             Prompt::Messages(_) => 0,
         }
     }
 }
 
-/// What a file of prompts is.
+/// The format of a file of prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One prompt a line; lines that are blank are passed over.
+    /// One prompt per line; blank lines are skipped.
     Text,
-    /// One JSON object a line; lines that are blank are passed over.
+    /// One JSON object per line; blank lines are skipped.
     Jsonl,
-    /// A table with a header, its fields apart by commas.
+    /// A table with a header, with fields separated by commas.
     Csv,
-    /// A table with a header, its fields apart by tabs.
+    /// A table with a header, with fields separated by tabs.
     Tsv,
     /// Apache Parquet.
     Parquet,
 }
 
 impl Format {
-    /// The format that the ending of a path names; text where it names none.
+    /// The format according to a path's extension; plain text by default.
     ///
     /// # Errors
-    /// An ending of a format that is not read: compressed text, a JSON document, Arrow, a spreadsheet.
+    /// If the extension is that of an unsupported format: compressed text, a JSON document, Arrow, a spreadsheet.
     pub fn of(path: &Path) -> Result<Self> {
         let refused =
             |what: &str, hint: &str| Err(Error::input(format!("{}: {what}", path.display())).hint(hint));
@@ -101,7 +101,7 @@ impl Format {
         }
     }
 
-    /// Whether prompts stand in a field or column, which must be named.
+    /// Whether prompts are in a field or column, which must be named.
     pub fn has_fields(self) -> bool {
         self != Format::Text
     }
@@ -111,16 +111,16 @@ fn ending(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
-/// How a file of prompts is read.
+/// Options for reading a file of prompts.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
     /// The field or column that holds the prompts: texts, lists of token ids, or, in JSON lines, conversations.
     pub field: String,
-    /// Prompts that are read at most.
+    /// Maximum number of prompts to read.
     pub limit: Option<usize>,
-    /// Whether rows that are empty or null are passed over; else they are refused.
+    /// Whether empty or null rows are skipped instead of refused.
     pub skip_empty: bool,
-    /// Bytes that a row may have.
+    /// Maximum bytes per row.
     pub longest_row: usize,
 }
 
@@ -135,13 +135,13 @@ impl Default for ReadOptions {
 pub struct Prompts {
     /// The prompts, in the file's order.
     pub prompts: Vec<Prompt>,
-    /// For each prompt the number of its row in the file, from 0; blank lines and a header are no rows.
+    /// For each prompt, the number of its row in the file, from 0; blank lines and a header do not count.
     pub rows: Vec<usize>,
-    /// Empty rows that were passed over.
+    /// Empty rows skipped.
     pub skipped: usize,
 }
 
-/// Where a row stands in its file: its number from 0, and its line from 1 where it has one.
+/// A row's place in its file: its number from 0, and its line from 1 if it has one.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     row: usize,
@@ -155,24 +155,24 @@ impl Place {
     }
 }
 
-/// How many prompts a file gave.
+/// Counts of a file's prompts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Prompts that were visited.
+    /// Prompts visited.
     pub prompts: usize,
-    /// Empty rows that were passed over.
+    /// Empty rows skipped.
     pub skipped: usize,
 }
 
-/// Hands prompts on as they are read.
+/// Passes prompts on as they are read.
 struct Taking<'v> {
     visit: &'v mut dyn FnMut(usize, Prompt) -> Result<bool>,
     seen: Seen,
-    /// Whether nobody wants more.
+    /// Whether no more prompts are wanted.
     has_ended: bool,
-    /// Whether the visitor is at work: what goes wrong then is not of the file.
+    /// Whether the visitor is running: an error then is not the file's.
     is_visiting: bool,
-    /// What the visitor failed with: it is no fault of the file.
+    /// The visitor's error, which is not the file's fault.
     failure: Option<Error>,
 }
 
@@ -181,7 +181,7 @@ impl<'v> Taking<'v> {
         Taking { visit, seen: Seen::default(), has_ended: false, is_visiting: false, failure: None }
     }
 
-    /// Takes in the value of one row, if it is a prompt; `None` is a null.
+    /// Passes on the value of one row, if it is a prompt; `None` is a null.
     fn take(&mut self, place: Place, value: Option<Prompt>, options: &ReadOptions) -> Result<()> {
         match value.filter(|prompt| !prompt.is_empty()) {
             Some(prompt) if prompt.bytes() > options.longest_row => Err(too_long(place, options)),
@@ -218,7 +218,7 @@ impl<'v> Taking<'v> {
     }
 }
 
-/// All prompts that a reader hands on.
+/// All prompts that a reader passes on.
 fn collected(
     read: impl FnOnce(&mut dyn FnMut(usize, Prompt) -> Result<bool>) -> Result<Seen>,
 ) -> Result<Prompts> {
@@ -243,10 +243,10 @@ fn no_field(field: &str, what: &str, names: &[String]) -> String {
     format!("there is no {what} `{field}`; there are {}", names.join(", "))
 }
 
-/// What says which field holds the prompts.
+/// The hint for naming the field of prompts.
 const NAME_IT: &str = "say which holds the prompts: --field NAME";
 
-/// Reads the prompts of a file, in its order.
+/// Reads the prompts of a file, in order.
 ///
 /// # Errors
 /// As [`each_prompt`].
@@ -254,12 +254,13 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Prompts> {
     collected(|visit| each_prompt(path, options, visit))
 }
 
-/// Visits the prompts of a file in its order, each with the number of its row, until `visit` gives false. Memory holds one of
-/// them.
+/// Visits the prompts of a file in order, each with its row number, until `visit` returns false. Memory holds one at a
+/// time.
 ///
 /// # Errors
-/// What `visit` says; a file that cannot be read or is not what its ending says, a record without the field (its line and the fields that
-/// there are are named), a value that is neither text nor token ids nor a conversation, an empty row, a row that is too long, no prompt.
+/// The error of `visit`. Also if the file cannot be read or does not match its extension, a record lacks the field (its
+/// line and existing fields are named), a value is neither text nor token ids nor a conversation, a row is empty or too
+/// long, or there is no prompt.
 pub fn each_prompt(
     path: &Path,
     options: &ReadOptions,
@@ -294,10 +295,10 @@ fn records(reader: impl Read, options: &ReadOptions, taking: &mut Taking<'_>) ->
     lines::records(reader, options, taking, |place, line| jsonl::prompt(place, line, options))
 }
 
-/// Reads plain text, one prompt a line.
+/// Reads plain text, one prompt per line.
 ///
 /// # Errors
-/// A line that is not UTF-8, or too long.
+/// If a line is not UTF-8, or too long.
 pub fn from_text(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
     collected(|visit| {
         let mut taking = Taking::new(visit);
@@ -306,7 +307,7 @@ pub fn from_text(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
     })
 }
 
-/// Reads one JSON object a line. `NaN` and infinities, which Python writes, may stand in other fields.
+/// Reads one JSON object per line. `NaN` and infinities, which Python writes, are allowed in other fields.
 ///
 /// # Errors
 /// As [`read`].
@@ -318,8 +319,8 @@ pub fn from_jsonl(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
     })
 }
 
-/// Reads a table whose first record names the columns; `between` stands between its fields. Fields may be in quotes, with
-/// line ends in them (RFC 4180).
+/// Reads a table whose first record names the columns; `between` separates its fields. Fields may be quoted, and may
+/// then contain line ends (RFC 4180).
 ///
 /// # Errors
 /// As [`read`].

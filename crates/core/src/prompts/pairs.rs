@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{Format, Place, Prompt, ReadOptions, lines, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A pair of prompts that differ in what they ask for.
+/// A pair of prompts with different answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     /// Its number in the file, from 0.
@@ -20,13 +20,13 @@ pub struct Pair {
     pub clean: Prompt,
     /// The prompt that does not.
     pub corrupt: Prompt,
-    /// The token that a metric is about.
+    /// The token that a metric measures.
     pub answer: Option<TokenName>,
-    /// The token that it is measured against.
+    /// The token that it is compared with.
     pub against: Option<TokenName>,
 }
 
-/// A token as a file names it.
+/// A token as named in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenName {
     /// By its exact text.
@@ -35,11 +35,11 @@ pub enum TokenName {
     Id(u32),
 }
 
-/// Reads the pairs of a file one by one, until `visit` gives false.
+/// Reads the pairs of a file one by one until `visit` returns false.
 ///
 /// # Errors
-/// A file that cannot be read or holds no JSON lines, a line that is no object, a prompt that is missing or empty, a token that
-/// is neither text nor an id, a line that is too long; no pair; those of `visit`.
+/// The error of `visit`. Also if the file cannot be read or is not JSON lines, a line is not an object or too long, a
+/// prompt is missing or empty, a token is neither text nor an id, or there is no pair.
 pub fn each_pair(path: &Path, options: &ReadOptions, visit: impl FnMut(Pair) -> Result<bool>) -> Result<()> {
     let at = |e: Error| e.in_file(path);
     if Format::of(path)? != Format::Jsonl {
@@ -50,7 +50,7 @@ pub fn each_pair(path: &Path, options: &ReadOptions, visit: impl FnMut(Pair) -> 
     pairs_from_jsonl(file, options, visit).map_err(at)
 }
 
-/// Reads the pairs of JSON lines one by one, until `visit` gives false.
+/// Reads the pairs of JSON lines one by one until `visit` returns false.
 ///
 /// # Errors
 /// As [`each_pair`].

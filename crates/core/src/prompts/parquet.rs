@@ -1,4 +1,4 @@
-//! A column of a Parquet file, through the crate's record reader: no Arrow is needed for one column.
+//! A column of a Parquet file, read with the crate's record reader: one column does not need Arrow.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,15 +15,15 @@ use super::fields::Values;
 use super::{NAME_IT, Place, Prompt, ReadOptions, Taking, table};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a file may unfold to: so many bytes for each of its own, and so many in any case. Text of data sets unfolds to
-/// some ten times its size.
+/// How far a file may expand: bytes per byte of its own, and bytes allowed in any case. Text of data sets expands to
+/// about ten times its size.
 const UNFOLDING: (u64, u64) = (200, 64 << 20);
-/// Rows that are read at a time: each may be as long as a dictionary's longest text.
+/// Rows read at a time: each may be as long as a dictionary's longest text.
 const ROWS: usize = 16;
 
 /// Reads the column `field`.
 pub(super) fn read(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<()> {
-    // The crate has places that panic on a file nobody would write on purpose.
+    // The crate panics in places on deliberately malformed files.
     match catch_unwind(AssertUnwindSafe(|| column(file, options, taking))) {
         Ok(read) => read,
         Err(panic) if taking.is_visiting => resume_unwind(panic),
@@ -58,13 +58,13 @@ fn column(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<
     Ok(())
 }
 
-/// Bytes that a file of this size may unfold to.
+/// Bytes to which a file of this size may expand.
 fn most_unfolded(file: &File) -> Result<u64> {
     let length = file.metadata().map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?.len();
     Ok(length.saturating_mul(UNFOLDING.0).saturating_add(UNFOLDING.1))
 }
 
-/// Refuses a column that claims to unfold to more than such files do, before anything is unfolded.
+/// Refuses a column that claims to expand further than such files do, before anything is decompressed.
 fn check_sizes(metadata: &ParquetMetaData, field: &str, most: u64) -> Result<()> {
     for group in metadata.row_groups() {
         let of_field = |path: &str| path == field;
@@ -113,7 +113,7 @@ fn prompt(place: Place, row: &Row, options: &ReadOptions) -> Result<Option<Promp
     })
 }
 
-/// Reads some columns of the rows whose numbers are `rows`; nothing for a null.
+/// Reads columns of the rows with numbers `rows`; `None` for a null.
 pub(super) fn read_fields(file: File, names: &[String], rows: &[usize]) -> Result<Values> {
     catch_unwind(AssertUnwindSafe(|| fields(file, names, rows)))
         .unwrap_or_else(|_| Err(damaged("the file contradicts itself")))
@@ -154,7 +154,7 @@ fn fields(file: File, names: &[String], rows: &[usize]) -> Result<Values> {
     Ok(found)
 }
 
-/// A text, a number or a truth value.
+/// A string, a number or a boolean.
 fn plain(place: Place, name: &str, value: &Field) -> Result<Option<Value>> {
     Ok(Some(match value {
         Field::Null => return Ok(None),
@@ -179,7 +179,7 @@ fn plain(place: Place, name: &str, value: &Field) -> Result<Option<Value>> {
     }))
 }
 
-/// The one column with this name.
+/// The only column with this name.
 fn one_column<'a>(name: &str, columns: &'a [TypePtr]) -> Result<&'a TypePtr> {
     let names: Vec<String> = columns.iter().map(|column| column.name().to_owned()).collect();
     table::column(&names, name).map(|column| &columns[column])
@@ -188,7 +188,7 @@ fn one_column<'a>(name: &str, columns: &'a [TypePtr]) -> Result<&'a TypePtr> {
 fn damaged(what: impl std::fmt::Display) -> Error {
     let error = Error::new(ErrorKind::Format, format!("not a Parquet file that can be read: {what}"));
     match what.to_string().contains("Disabled feature") {
-        // Brotli, LZO and LZ4 are left out of this build.
+        // This build lacks Brotli, LZO and LZ4.
         true => error.hint("write it with zstd, snappy, gzip or without compression"),
         false => error,
     }

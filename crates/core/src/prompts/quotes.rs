@@ -1,5 +1,5 @@
-//! What the reader of a table leaves out: a quoted field that does not end, or goes on behind its closing quote.
-//! The reader takes all that follows for the field, or joins both parts; either is another text, with no warning.
+//! Detects what the table reader ignores: a quoted field that does not end, or continues after its closing quote. The
+//! reader takes all that follows for the field, or joins both parts; either silently gives another text.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,14 @@ use crate::error::Result;
 pub(super) struct Quotes {
     /// The byte between fields.
     between: u8,
-    /// Bytes seen, and the line of the next, counted from 1.
+    /// Bytes seen, and the line of the next one, from 1.
     seen: u64,
     line: usize,
     state: State,
-    /// Where the last quoted field began.
+    /// The start of the last quoted field.
     opened: Spot,
     fault: Option<(Spot, &'static str)>,
-    /// Where the records begin that have not been asked for.
+    /// The starts of records not yet asked for.
     records: VecDeque<Spot>,
 }
 
@@ -35,7 +35,7 @@ enum State {
     Field,
     Plain,
     Quoted,
-    /// Behind a quote in a quoted field: its end, or the first of two that stand for one.
+    /// After a quote in a quoted field: its end, or the first of an escaped pair.
     Quote,
 }
 
@@ -55,7 +55,7 @@ impl Quotes {
         }
     }
 
-    /// Takes in the bytes that come next; none are the end of the file.
+    /// Processes the next bytes; an empty slice means the end of the file.
     pub(super) fn follow(&mut self, bytes: &[u8]) {
         if bytes.is_empty() && self.state == State::Quoted {
             self.fault.get_or_insert((self.opened, "a field in quotes begins here and has no end"));
@@ -94,10 +94,10 @@ impl Quotes {
         };
     }
 
-    /// The line on which the next record begins, whose bytes go up to `end`.
+    /// The line on which the next record begins; the record ends at byte `end`.
     ///
     /// # Errors
-    /// A fault in the record.
+    /// If the record has a fault.
     pub(super) fn record(&mut self, row: usize, end: u64) -> Result<Option<usize>> {
         if let Some((at, what)) = self.fault.filter(|(at, _)| at.byte < end) {
             let place = Place { row, line: Some(at.line) };
@@ -117,7 +117,7 @@ const NOT_QUOTED: &str = "a field that contains quotes stands in quotes itself, 
 mod tests {
     use super::*;
 
-    /// What is said of a table, byte by byte and at once.
+    /// The fault reported for a table, byte by byte and all at once.
     fn fault(table: &str) -> Option<(usize, &'static str)> {
         let mut at_once = Quotes::new(b',');
         at_once.follow(table.as_bytes());

@@ -1,4 +1,4 @@
-//! A column of a table of text: CSV and TSV.
+//! A column of a text table: CSV and TSV.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
@@ -10,10 +10,10 @@ use super::quotes::Quotes;
 use super::{NAME_IT, Place, Prompt, ReadOptions, Taking, no_field, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What is read ahead of a record.
+/// Bytes read ahead of a record.
 const AHEAD: usize = 64 << 10;
 
-/// Reads the column of a table that is named in its first record.
+/// Reads the column of a table that its first record names.
 pub(super) fn read(
     reader: impl Read,
     between: u8,
@@ -31,7 +31,7 @@ pub(super) fn read(
     })
 }
 
-/// The number of the one column with this name.
+/// The index of the only column with this name.
 pub(super) fn column(names: &[String], name: &str) -> Result<usize> {
     let mut found = (0..names.len()).filter(|column| names[*column] == name);
     match (found.next(), found.next()) {
@@ -45,8 +45,8 @@ pub(super) fn several_columns(name: &str) -> Error {
     Error::new(ErrorKind::Format, format!("several columns are named `{name}`"))
 }
 
-/// Visits the records of a table after its header, until `visit` gives false. `find` gets the names of the columns; what
-/// it makes of them, `visit` gets.
+/// Visits the records of a table after its header, until `visit` returns false. `find` gets the column names, and
+/// `visit` gets its result.
 pub(super) fn each<T>(
     reader: impl Read,
     between: u8,
@@ -97,7 +97,7 @@ fn wrong(place: Place, error: &csv::Error, options: &ReadOptions) -> Error {
     }
 }
 
-/// A reader that fails where one record takes more than is left for it, and shows its bytes to those who look for quotes.
+/// A reader that fails if one record exceeds its limit, and passes its bytes to the quote check.
 struct Bounded<R> {
     inner: R,
     left: Rc<Cell<usize>>,

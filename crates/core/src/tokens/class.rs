@@ -1,12 +1,12 @@
-//! Which class of transformers reads a folder's tokenizer.
+//! The class of transformers that reads a folder's tokenizer.
 //!
-//! Most classes take tokenizer.json as it stands. Some keep of it only vocabulary, merges and post-processor, and bring
-//! normalizer, pre-tokenizer and decoder of their own, so that the class decides how text is cut.
+//! Most classes use tokenizer.json unchanged. Some keep only its vocabulary, merges and post-processor, and bring their
+//! own normalizer, pre-tokenizer and decoder, so that the class determines how text is divided.
 
 /// A class of transformers 5.24, as far as ids depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// `TokenizersBackend`, and every name that transformers does not know: tokenizer.json as it stands.
+    /// `TokenizersBackend`, and every name unknown to transformers: tokenizer.json unchanged.
     AsItStands,
     Llama,
     CodeLlama,
@@ -18,11 +18,11 @@ pub(super) enum Class {
     Qwen35,
     Cohere,
     Roberta,
-    /// A class that brings rules of its own which are not known here, by its name.
+    /// A class with its own rules, which are not implemented here; its name.
     Foreign(&'static str),
 }
 
-/// What the files of a folder say about the class.
+/// What a folder's files say about the class.
 #[derive(Debug, Default)]
 pub(super) struct Clues<'a> {
     /// `model_type` of config.json.
@@ -31,15 +31,15 @@ pub(super) struct Clues<'a> {
     pub(super) configured: Option<&'a str>,
     /// `tokenizer_class` of config.json.
     pub(super) of_model: Option<&'a str>,
-    /// Whether tokenizer_config.json names Python code of its own (`auto_map`).
+    /// Whether tokenizer_config.json names custom Python code (`auto_map`).
     pub(super) has_code: bool,
-    /// Whether `"ByteLevel"` stands anywhere in tokenizer.json.
+    /// Whether `"ByteLevel"` occurs anywhere in tokenizer.json.
     pub(super) byte_level: bool,
 }
 
 impl Class {
-    /// The class that `AutoTokenizer.from_pretrained` takes (models/auto/tokenization_auto.py), without the package
-    /// mistral-common and without running code of the folder.
+    /// The class that `AutoTokenizer.from_pretrained` chooses (models/auto/tokenization_auto.py), without the package
+    /// mistral-common and without running code from the folder.
     pub(super) fn of(clues: &Clues<'_>) -> Class {
         let registered = clues.model_type.and_then(registered);
         let distrusted = clues.model_type.is_some_and(|name| words(DISTRUSTED).any(|word| word == name));
@@ -72,7 +72,7 @@ impl Class {
             "Qwen2Tokenizer" => Class::Qwen2,
             "Qwen3_5Tokenizer" => Class::Qwen35,
             "CohereTokenizer" => Class::Cohere,
-            // Four names of one class.
+            // Four names for one class.
             "RobertaTokenizer" | "BartTokenizer" | "LEDTokenizer" | "MvpTokenizer" => Class::Roberta,
             other => words(FOREIGN).find(|name| *name == other).map_or(Class::AsItStands, Class::Foreign),
         }
@@ -96,12 +96,12 @@ impl Class {
         }
     }
 
-    /// Whether it cuts text by rules of its own that are known here.
+    /// Whether it divides text by its own rules, implemented here.
     pub(super) fn has_rules(self) -> bool {
         !matches!(self, Class::AsItStands | Class::Foreign(_))
     }
 
-    /// The roles that it fills where no file speaks of them.
+    /// The roles that it fills if no file mentions them.
     pub(super) fn default_roles(self) -> &'static [(&'static str, &'static str)] {
         const END: &str = "<|endoftext|>";
         match self {
@@ -150,12 +150,12 @@ impl Class {
         }
     }
 
-    /// Whether it has a parameter for `pad_token`, which then does not come from the padding of tokenizer.json.
+    /// Whether it has a parameter for `pad_token`, which is then not taken from tokenizer.json's padding.
     pub(super) fn decides_padding_token(self) -> bool {
         !matches!(self, Class::AsItStands | Class::Foreign(_) | Class::Llama | Class::CodeLlama)
     }
 
-    /// Whether it pads on the left where no file says.
+    /// Whether it pads on the left by default.
     pub(super) fn pads_left(self) -> bool {
         matches!(self, Class::Llama | Class::CodeLlama | Class::Gemma | Class::Cohere)
     }
@@ -169,8 +169,8 @@ fn without_fast(class: &str) -> &str {
     class.strip_suffix("Fast").unwrap_or(class)
 }
 
-/// The class registered for a `model_type`, without `Fast`: `TOKENIZER_MAPPING_NAMES`, as far as it matters here. A
-/// type that is not listed has its class from the files.
+/// The class registered for a `model_type`, without `Fast`: `TOKENIZER_MAPPING_NAMES`, as far as it matters here. For
+/// an unlisted type the files determine the class.
 fn registered(model_type: &str) -> Option<&'static str> {
     REGISTERED.iter().find(|(_, types)| words(types).any(|word| word == model_type)).map(|(class, _)| *class)
 }
@@ -213,14 +213,13 @@ const REGISTERED: [(&str, &str); 10] = [
     ),
 ];
 
-/// Types of which transformers does not believe the class that their files state
-/// (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`).
+/// Types for which transformers ignores the class in their files (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`).
 const DISTRUSTED: &str = "arctic camembertv2-base chatlm cohere_asr ernie4_5 ernie4_5_moe fuyu h2ovl_chat hyperclovax \
      hyperclovax_vision_v2 hyperclovax_vlm internlm2 internlm3 iquestcoder jamba llava llava_next minicpm3 minicpmv \
      minimax_m2 modernbert modernbert-decoder molmo molmo2 nemotron nvfp4 opencua openvla paddleocr_vl phi3 phi3_v \
      phimoe qwen2 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen4_exp siglip2 smolvlm step3_vl vipllava";
 
-/// Classes of encoders, translators and the like.
+/// Classes of encoders, translators and similar models.
 const FOREIGN: &str = "AlbertTokenizer BarthezTokenizer BartphoTokenizer BertGenerationTokenizer BertJapaneseTokenizer \
      BertTokenizer BertTokenizerLegacy BertweetTokenizer BigBirdTokenizer BioGptTokenizer BlenderbotSmallTokenizer \
      BlenderbotTokenizer ByT5Tokenizer CLIPTokenizer CTRLTokenizer CamembertTokenizer CanineTokenizer ClvpTokenizer \

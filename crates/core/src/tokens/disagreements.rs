@@ -1,5 +1,5 @@
-//! What the files of a folder say against each other, in words: for each disagreement one rule
-//! (docs/design/tokenizers.md) and a warning that names the side that was followed.
+//! Contradictions between a folder's files, in words: for each kind one rule (docs/design/tokenizers.md) and a warning
+//! that says which side was followed.
 
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer as Backend};
@@ -16,9 +16,9 @@ pub(super) struct AsWritten {
     normalizer: Value,
     pre_tokenizer: Value,
     ignores_merges: bool,
-    /// Tokens before and behind a text.
+    /// Tokens before and after a text.
     around: Option<(Vec<u32>, Vec<u32>)>,
-    /// In how far the class's parts differ.
+    /// The ways in which the class's parts differ.
     replaced: Vec<&'static str>,
     prefix: Option<Prefix>,
 }
@@ -36,7 +36,7 @@ impl AsWritten {
         }
     }
 
-    /// Notes where the backend, rebuilt as its class wants it, cuts text otherwise than the file.
+    /// Records where the backend, rebuilt as its class wants it, divides text differently from the file.
     pub(super) fn compare(&mut self, backend: &Backend, class: Class) {
         let rebuilt = AsWritten::of(backend, true);
         let differs = |a: &Value, b: &Value| effective(a) != effective(b);
@@ -46,9 +46,9 @@ impl AsWritten {
             .then(|| rebuilt.pre_tokenizer["prepend_scheme"].as_str())
             .flatten();
         match scheme {
-            // The same but for blanks in front: a warning where a text shows it.
+            // The same except for leading spaces: warn once a text shows the difference.
             Some("first") => self.prefix = Some(Prefix::FirstOfFolder),
-            // The same, spelt otherwise.
+            // The same, spelt differently.
             Some("always") => {}
             _ if parts => self.replaced.push("`normalizer` and `pre_tokenizer`"),
             _ => {}
@@ -62,7 +62,7 @@ impl AsWritten {
         self.prefix
     }
 
-    /// Whether a blank is put in front of every stretch of text.
+    /// Whether a space is put before every stretch of text.
     fn puts_blanks_everywhere(&self) -> bool {
         let steps = match &self.normalizer["normalizers"] {
             Value::Array(steps) => steps.as_slice(),
@@ -73,7 +73,7 @@ impl AsWritten {
     }
 }
 
-/// A part as far as ids depend on it.
+/// A part, reduced to what ids depend on.
 fn effective(part: &Value) -> Value {
     match part {
         Value::Object(part) => {
@@ -91,7 +91,7 @@ fn effective(part: &Value) -> Value {
     }
 }
 
-/// The ids that are put before and behind a text; `None` where the vocabulary cannot say.
+/// The ids put before and after a text; `None` if the vocabulary does not determine them.
 pub(super) fn around(backend: &Backend) -> Option<(Vec<u32>, Vec<u32>)> {
     let ids = |special| guarded("encode", || backend.encode("a", special)).map(|e| e.get_ids().to_vec());
     let (with, bare) = (ids(true).ok()?, ids(false).ok()?);
@@ -103,7 +103,7 @@ pub(super) fn around(backend: &Backend) -> Option<(Vec<u32>, Vec<u32>)> {
     Some((with[..start].to_vec(), with[start + bare.len()..].to_vec()))
 }
 
-/// All disagreements, as warnings.
+/// All contradictions, as warnings.
 pub(super) fn found(
     settings: &Settings,
     class: Class,
@@ -143,7 +143,7 @@ pub(super) fn found(
     found
 }
 
-/// `add_bos_token` and `add_eos_token` against what is added.
+/// `add_bos_token` and `add_eos_token` compared with what is added.
 fn flags(
     settings: &Settings,
     class: Class,
@@ -182,7 +182,7 @@ fn flags(
     }
 }
 
-/// The beginning that is added against the one that config.json names.
+/// The added beginning compared with the one in config.json.
 fn begins_as_the_model_says(
     settings: &Settings,
     named: &NamedTokens,
@@ -205,7 +205,7 @@ fn begins_as_the_model_says(
     }
 }
 
-/// Tokens in files that are not read beside `added_tokens_decoder`.
+/// Tokens in files that are ignored because of `added_tokens_decoder`.
 fn unread_tokens(settings: &Settings, backend: &Backend, found: &mut Vec<String>) {
     if !settings.has_decoder() {
         return;
@@ -231,7 +231,7 @@ fn unread_tokens(settings: &Settings, backend: &Backend, found: &mut Vec<String>
     }
 }
 
-/// Tokens whose ids are not those that a file gives them: ids follow the order, not the file.
+/// Tokens whose ids differ from those in a file: ids follow the order of addition, not the file.
 fn other_ids(settings: &Settings, merged: &Merged, backend: &Backend, found: &mut Vec<String>) {
     let file = if settings.has_decoder() { "`added_tokens_decoder`" } else { "added_tokens.json" };
     let moved: Vec<String> = merged
@@ -250,7 +250,7 @@ fn other_ids(settings: &Settings, merged: &Merged, backend: &Backend, found: &mu
     }
 }
 
-/// Roles that two files give to different tokens.
+/// Roles for which two files name different tokens.
 fn other_roles(settings: &Settings, named: &NamedTokens, found: &mut Vec<String>) {
     for role in ROLES {
         let [config, map] = [&settings.config, &settings.map].map(|file| file.get(role).and_then(content));
@@ -281,7 +281,7 @@ fn listed(tokens: &[&str]) -> String {
     listed_plain(&quoted.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The first few, and how many there are more.
+/// The first few, and how many more there are.
 fn listed_plain(words: &[&str]) -> String {
     const SHOWN: usize = 4;
     let more = words.len().saturating_sub(SHOWN);

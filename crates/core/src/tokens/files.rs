@@ -1,4 +1,4 @@
-//! The files of a tokenizer, read with limits: they come from outside.
+//! Reads a tokenizer's files with limits, since they are untrusted.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Longest vocabulary read, in bytes: the largest tokenizer.json in use has 35 MB.
+/// Largest vocabulary file read, in bytes: the largest tokenizer.json in use has 35 MB.
 const VOCABULARY: u64 = 128 << 20;
-/// Longest file of settings, in bytes: those with thousands of added tokens have 2 MB.
+/// Largest settings file read, in bytes: those with thousands of added tokens have 2 MB.
 const SETTINGS: u64 = 16 << 20;
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
@@ -18,7 +18,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
 fn read_up_to(path: &Path, most: u64) -> Result<Vec<u8>> {
     let failed =
         |e: std::io::Error| Error::new(ErrorKind::Io, format!("cannot be read: {e}")).at(path.display());
-    // Looked at before it is opened: a named pipe would be waited for, and a device has no end.
+    // Check before opening: a named pipe would block, and a device has no end.
     let found = std::fs::metadata(path).map_err(failed)?;
     let size = found.len();
     if !found.is_file() || size > most {

@@ -1,4 +1,4 @@
-//! A model folder's tokenizer, read as transformers' `AutoTokenizer` reads it.
+//! Reads a model folder's tokenizer like transformers' `AutoTokenizer`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -20,15 +20,15 @@ use super::{Manners, Side, Tokenizer, vocab_files};
 use crate::error::{Error, ErrorKind, Result};
 
 impl Tokenizer {
-    /// The tokenizer of a model's folder: `tokenizer.json`, or `vocab.json` with `merges.txt`; with the settings in
-    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, the chat templates beside it, and the class
-    /// that they and `config.json` name.
+    /// The tokenizer in a model's folder: `tokenizer.json`, or `vocab.json` with `merges.txt`; with the settings in
+    /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, the folder's chat templates, and the
+    /// class that these and `config.json` name.
     ///
-    /// Where these disagree, [`Tokenizer::warnings`] says what was followed.
+    /// Where these disagree, [`Tokenizer::warnings`] says which was followed.
     ///
     /// # Errors
-    /// If there is neither, a file is wrong, or the tokenizer's kind is not one that is built (SentencePiece's
-    /// `tokenizer.model` alone).
+    /// If there is neither, a file is wrong, or the kind of tokenizer is not supported (a lone SentencePiece
+    /// `tokenizer.model`).
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let settings = Settings::read(folder)?;
@@ -55,7 +55,7 @@ impl Tokenizer {
         let merged = settings.merge(class, has_file.then_some(&backend), numbered)?;
         let manners = settings.manners(class, &backend);
         let mut as_written = AsWritten::of(&backend, has_file);
-        // Limits and padding of its training run; AutoTokenizer switches them off unless a call asks for them.
+        // Limits and padding from its training run; AutoTokenizer disables them unless a call requests them.
         backend.with_padding(None);
         guarded("lift its length limit", || backend.with_truncation(None).map(|_| ()))?;
         if has_file && let Some(rules) = Rules::of(class, &settings, merged.role("unk_token")) {
@@ -80,7 +80,7 @@ impl Tokenizer {
     }
 }
 
-/// Refuses merges that are left out at random: a text would have other tokens each time.
+/// Refuses merges with random dropout, which would give different tokens each time.
 fn without_dropout(backend: Backend) -> Result<Backend> {
     match backend.get_model() {
         ModelWrapper::BPE(bpe) if bpe.dropout.is_some_and(|share| share > 0.0) => Err(Error::new(
@@ -92,9 +92,9 @@ fn without_dropout(backend: Backend) -> Result<Backend> {
     }
 }
 
-/// What adds tokens around a text, where it is not the post-processor of tokenizer.json.
+/// The post-processor that adds tokens around a text, if it is not tokenizer.json's.
 ///
-/// transformers 5 reads `add_bos_token` and `add_eos_token` only where there is no tokenizer.json.
+/// transformers 5 reads `add_bos_token` and `add_eos_token` only if there is no tokenizer.json.
 fn post_processor(
     class: Class,
     settings: &Settings,
@@ -129,8 +129,8 @@ impl Settings {
         })
     }
 
-    /// Sides and lengths: as the settings say, else as the padding and truncation that stand in tokenizer.json, else as
-    /// the class has it.
+    /// Sides and lengths: from the settings, else from tokenizer.json's padding and truncation, else the class's
+    /// defaults.
     fn manners(&self, class: Class, backend: &Backend) -> Manners {
         let stated = |key: &str| match self.config.get(key).and_then(Value::as_str) {
             Some("left") => Some(Side::Left),
@@ -163,12 +163,12 @@ impl Settings {
         }
     }
 
-    /// tokenizer_config.json for the backend as it was built: nothing in it is left to a class or another file.
+    /// tokenizer_config.json for the backend as built: nothing in it depends on a class or another file.
     fn to_save(&self, named: &NamedTokens, manners: &Manners) -> serde_json::Map<String, Value> {
         let mut saved = self.config.clone();
         let decided = ["added_tokens_decoder", "add_bos_token", "add_eos_token", "auto_map", "chat_template"];
         decided.iter().chain(&ROLES).for_each(|key| drop(saved.remove(*key)));
-        // The class that takes tokenizer.json as it stands, in every version of transformers.
+        // The class that uses tokenizer.json unchanged, in every version of transformers.
         saved.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
         saved.insert("padding_side".to_owned(), json!(manners.padding_side.name()));
         saved.insert("truncation_side".to_owned(), json!(manners.truncation_side.name()));
@@ -182,7 +182,7 @@ impl Merged {
         self.roles.get(role).map(Named::text)
     }
 
-    /// Adds the tokens that the settings know and the backend does not, in the order in which transformers adds them.
+    /// Adds tokens that the settings name and the backend lacks, in transformers' order.
     fn add(&self, backend: &mut Backend, class: Class) -> Result<()> {
         let known: HashMap<String, AddedToken> = backend
             .get_added_tokens_decoder()
@@ -219,8 +219,8 @@ impl Merged {
                 .collect()),
             _ => Ok(()),
         }?;
-        // A token that one file calls special and another does not is treated as special by the library, which does not
-        // write it down.
+        // If one file calls a token special and another does not, the library treats it as special, but does not write
+        // that down.
         let added = backend.get_added_tokens_decoder().into_values();
         let hidden =
             added.filter(|t| !t.special && backend.get_added_vocabulary().is_special_token(&t.content));

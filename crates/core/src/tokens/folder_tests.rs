@@ -1,4 +1,4 @@
-//! Folders whose files disagree, against what AutoTokenizer makes of them.
+//! Folders whose files disagree, compared with AutoTokenizer's results.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::{Bos, Tokenizer};
 
 fn fixture() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizers/folders.json");
-    // A larger one, made by fixtures/tokenizers/folders.py, can stand in for it.
+    // A larger file, made by fixtures/tokenizers/folders.py, can replace it.
     let path = std::env::var("EASYROUTINE_TOKENIZER_FOLDERS").unwrap_or_else(|_| path.to_owned());
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
@@ -63,7 +63,7 @@ fn a_folder_reads_as_auto_tokenizer_reads_it() {
     for (number, case) in fixture["folders"].as_array().unwrap().iter().enumerate() {
         let (expected, folder) = (&case["expected"], folder(&fixture["bases"], case));
         let tokenizer = Tokenizer::from_folder(folder.path());
-        // Where transformers fails on a folder, reading it or refusing it are both fair.
+        // If transformers fails on a folder, both reading and refusing it are fair.
         if expected.get("error").is_some() {
             continue;
         }
@@ -87,12 +87,12 @@ fn a_folder_reads_as_auto_tokenizer_reads_it() {
                 break;
             }
         }
-        // What is saved reads to the same, whatever stands beside it.
+        // What is saved reads back the same, whatever else is in the folder.
         let saved = tempfile::tempdir().unwrap();
         tokenizer.save(saved.path()).unwrap();
         let again = self::found(&Tokenizer::from_folder(saved.path()).unwrap(), &texts);
         for (key, value) in found.as_object().unwrap() {
-            // A token that was added twice, once normalised, is decoded by a form of its own that no file can hold.
+            // A token added twice, once normalised, is decoded in a form that no file can hold.
             let holds = case["patch"].get("added_tokens").is_none()
                 || !matches!(key.as_str(), "shown" | "without_special");
             if holds && again[key] != *value {

@@ -1,8 +1,8 @@
 //! A tokenizer from a GGUF file's metadata.
 //!
-//! Keys: ggml's `docs/gguf.md`. transformers does the same in `integrations/gguf/gguf_tokenizer_mapping.py`; where the
+//! Keys: ggml's `docs/gguf.md`. transformers does the same in `integrations/gguf/gguf_tokenizer_mapping.py`. Where the
 //! two differ (digits of smollm, composed form of qwen2, whole words of llama-bpe), this follows the tokenizer.json
-//! that the model was released with.
+//! with which the model was released.
 
 use std::collections::HashMap;
 
@@ -19,27 +19,28 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// `tokenizer.ggml.token_type` of tokens such as `<|im_start|>`.
 const CONTROL: i64 = 3;
-/// `tokenizer.ggml.token_type` of tokens that are matched whole but are not special, such as `<think>`.
+/// `tokenizer.ggml.token_type` of tokens that are matched as a whole but are not special, such as `<think>`.
 const USER_DEFINED: i64 = 4;
 
-/// Longest token, in bytes. The longest in use is a tenth of it; the time to find merges grows with its square.
+/// Longest token, in bytes. The longest in use has a tenth of that; the time to find merges grows with the square of
+/// the length.
 const MAX_TOKEN: usize = 1024;
 
 impl Tokenizer {
     /// The tokenizer that a GGUF file describes: byte-level BPE (`gpt2`) or SentencePiece's BPE (`llama`).
     ///
     /// # Errors
-    /// If the file has no tokenizer, one of another kind, a rule for cutting text that is not known, or one that
-    /// contradicts itself.
+    /// If the file has no tokenizer, one of another kind or one that contradicts itself, or an unknown pre-tokenization
+    /// rule.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         Tokenizer::from_gguf_cut_as(gguf, None)
     }
 
-    /// As [`Tokenizer::from_gguf`], with the rule for cutting text that `pre` names (`llama-bpe`, `qwen2`) in the place
-    /// of `tokenizer.ggml.pre`: some files name none.
+    /// As [`Tokenizer::from_gguf`], with the pre-tokenization rule that `pre` names (`llama-bpe`, `qwen2`) instead of
+    /// `tokenizer.ggml.pre`, which some files lack.
     ///
     /// # Errors
-    /// As there, and if no rule has that name or the vocabulary is not cut by one.
+    /// As there, and if no rule has that name or the vocabulary does not use one.
     pub fn from_gguf_cut_as(gguf: &Gguf, pre: Option<&str>) -> Result<Self> {
         let kind = gguf.str("tokenizer.ggml.model")?.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the GGUF file has no tokenizer (`tokenizer.ggml.model`)")
@@ -53,7 +54,7 @@ impl Tokenizer {
             ("llama", None) => {
                 let space = Space::of(gguf)?;
                 if !matches!(space, Space::Always) {
-                    // As the classes of such vocabularies do.
+                    // As in the classes of such vocabularies.
                     manners.padding_side = Side::Left;
                 }
                 manners.prefix = matches!(space, Space::Unless).then_some(Prefix::FirstOfGguf);
@@ -82,7 +83,7 @@ impl Tokenizer {
         backend.with_post_processor(Some(template));
 
         let mut settings = Map::new();
-        // The class that takes tokenizer.json as it stands, in every version of transformers.
+        // The class that uses tokenizer.json unchanged, in every version of transformers.
         settings.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
         settings.insert("add_bos_token".to_owned(), json!(adds_bos));
         settings.insert("add_eos_token".to_owned(), json!(adds_eos));
@@ -93,10 +94,10 @@ impl Tokenizer {
     }
 }
 
-/// The tokens of the file, in order of their ids.
+/// The file's tokens, in order of their ids.
 struct Vocabulary {
     tokens: Vec<String>,
-    /// One for each token, or none at all.
+    /// One per token, or empty.
     types: Vec<i64>,
 }
 
@@ -120,7 +121,7 @@ impl Vocabulary {
         Ok(Vocabulary { tokens, types })
     }
 
-    /// Gemma's runs of spaces are written as spaces, while the text they are looked up in has U+2581 for them.
+    /// Gemma's runs of spaces are written as spaces, while the text they are looked up in uses U+2581.
     fn respell_spaces(&self) -> Vec<String> {
         let is_blank = |token: &str| token.contains(' ') && token.chars().all(char::is_whitespace);
         let respell = |token: &String| match is_blank(token) {
@@ -151,7 +152,7 @@ impl Vocabulary {
         Ok(named)
     }
 
-    /// Adds what must be matched whole in a text.
+    /// Adds tokens that must be matched as a whole.
     fn add_tokens(&self, backend: &mut Backend, named: &NamedTokens) -> Result<()> {
         let is_token = |token: &str| !token.is_empty() && backend.token_to_id(token).is_some();
         let mut added: Vec<AddedToken> = Vec::new();
@@ -167,7 +168,7 @@ impl Vocabulary {
     }
 }
 
-/// Byte-level BPE, and whether it adds BOS where the file does not say.
+/// Byte-level BPE, and whether it adds BOS by default.
 fn byte_level(
     gguf: &Gguf,
     vocabulary: &Vocabulary,
@@ -213,11 +214,11 @@ fn split_merge(merge: &str) -> Result<(String, String)> {
     }
 }
 
-/// The three ways in which SentencePiece vocabularies treat the space in front of a text.
+/// The three ways in which SentencePiece vocabularies treat a leading space.
 enum Space {
     /// None is added: Gemma.
     None,
-    /// One is added unless there is one: Llama.
+    /// One is added unless the text has one: Llama.
     Unless,
     /// One is always added: Phi-3.
     Always,
@@ -244,7 +245,7 @@ fn sentence_piece(gguf: &Gguf, vocabulary: &Vocabulary, space: &Space) -> Result
     let tokens = if is_gemma { vocabulary.respell_spaces() } else { vocabulary.tokens.clone() };
     let merges = match gguf.strings("tokenizer.ggml.merges")? {
         Some(merges) => merges.iter().map(|merge| split_merge(merge)).collect::<Result<Merges>>()?,
-        // The scores of Gemma's files do not follow the order of its merges; the order of its tokens does.
+        // The scores in Gemma's files do not follow the order of merges; the order of tokens does.
         None if is_gemma => implied_merges(&tokens, |id| -(id as f32)),
         None => {
             let scores = scores(gguf, tokens.len())?;
@@ -284,7 +285,7 @@ fn implied_merges(tokens: &[String], priority: impl Fn(usize) -> f32) -> Merges 
     let mut ids = HashMap::with_capacity(tokens.len());
     let mut order = Vec::with_capacity(tokens.len());
     for (id, token) in tokens.iter().enumerate() {
-        // Of a token that stands twice the last id counts, at the place of the first.
+        // For a duplicate token the last id counts, at the position of the first.
         if ids.insert(token.as_str(), id as u32).is_none() {
             order.push(token.as_str());
         }

@@ -1,4 +1,4 @@
-//! The crate `tokenizers` has hundreds of places that panic on a tokenizer.json nobody would write on purpose.
+//! Catches panics: the crate `tokenizers` has hundreds of places that panic on a deliberately malformed tokenizer.json.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -7,9 +7,9 @@ use std::sync::Once;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Runs `action`; a panic in it is an error like any other.
+/// Runs `action` and turns a panic in it into an error.
 ///
-/// What `action` had begun to change must not be used after an error.
+/// Anything that `action` was changing must not be used after an error.
 pub(super) fn guarded<T>(
     what: &str,
     action: impl FnOnce() -> std::result::Result<T, tokenizers::Error>,
@@ -22,11 +22,11 @@ pub(super) fn guarded<T>(
     }
 }
 
-/// The error that a panic stands for.
+/// The error for a panic.
 fn gave_up(what: &str, panic: &(dyn Any + Send)) -> Error {
     let said = panic.downcast_ref::<String>().map(String::as_str);
     let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
-    // As Oniguruma names them; Python's `tokenizers` gives up at the first, too.
+    // As named by Oniguruma; Python's `tokenizers` also gives up at the first.
     let limits = [
         ("retry-limit-in-match over", "10 million steps back in one match"),
         ("retry-limit-in-search over", "500 million steps back in one search"),
@@ -48,7 +48,7 @@ thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `action`; a panic of this thread in it is not printed, for it becomes an error that says more.
+/// Runs `action` without printing a panic of this thread, since it becomes an error that says more.
 fn quietly<T>(action: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,4 +1,4 @@
-//! Long texts, and files that make much of little.
+//! Long texts, and files that expand a little into a lot.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn opened(file: &Value) -> crate::error::Result<Tokenizer> {
     Tokenizer::from_folder(folder_with(&[("tokenizer.json", &file.to_string())]).path())
 }
 
-/// One tokenizer of each kind that is cut into stretches.
+/// One tokenizer of each kind that divides text into stretches.
 fn tokenizers() -> Vec<(String, Tokenizer)> {
     let mut found = Vec::new();
     for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "qwen35", "gpt-4o", "olmo"] {
@@ -27,7 +27,7 @@ fn tokenizers() -> Vec<(String, Tokenizer)> {
     for name in ["pieces", "gemma"] {
         found.push((name.to_owned(), Tokenizer::from_gguf(&gguf(name)).unwrap()));
     }
-    // As the folders of Llama 2 and Llama 3 have it.
+    // As in the folders of Llama 2 and Llama 3.
     let saved = tempfile::tempdir().unwrap();
     found[8].1.save(saved.path()).unwrap();
     let mut file: Value =
@@ -104,7 +104,7 @@ fn what_a_cut_might_change_is_not_cut() {
     let mut file = described();
     let cut = |file: &Value| Stretches::of(&opened(file).unwrap().backend).is_some();
     assert!(cut(&file));
-    // An expression that nobody has looked at; a token with a blank in it; a rule that looks across blanks.
+    // An unknown expression; a token with a space in it; a rule that looks across spaces.
     file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"Regex": "a b"}, "behavior": "Isolated", "invert": false},
         {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]});
@@ -114,7 +114,7 @@ fn what_a_cut_might_change_is_not_cut() {
         "normalized": false, "special": false});
     file["added_tokens"].as_array_mut().unwrap().push(token);
     assert!(!cut(&file));
-    // A token that would be left without the blank that every text gets in front.
+    // A token that would lose the space that every text gets in front.
     let mut file = described();
     file["normalizer"] = json!({"type": "Sequence", "normalizers": [
         {"type": "Prepend", "prepend": "\u{2581}"},
@@ -140,7 +140,7 @@ fn a_long_text_is_encoded_and_cut_short_where_only_its_beginning_is_wanted() {
     assert_eq!(tokenizer.decode(&whole.ids, false).unwrap(), text);
     let (some, is_whole) = tokenizer.encode_up_to(&text, Bos::Auto, 10).unwrap();
     assert!(!is_whole && some.ids.len() < whole.ids.len() / 4 && some.ids[..10] == whole.ids[..10]);
-    // What is added behind every text stands behind the beginning that is kept.
+    // Tokens added after every text come after the kept beginning.
     let mut ends = described();
     ends["post_processor"] = json!({"type": "TemplateProcessing",
         "special_tokens": {"<eos>": {"id": "<eos>", "ids": [2], "tokens": ["<eos>"]}},
@@ -150,7 +150,7 @@ fn a_long_text_is_encoded_and_cut_short_where_only_its_beginning_is_wanted() {
     assert!(!is_whole && some.ids.last() == Some(&2) && some.offsets.last() == Some(&(0, 0)));
     let (all, is_whole) = tokenizer.encode_up_to("the cat", Bos::Auto, 1).unwrap();
     assert!(is_whole && all == tokenizer.encode("the cat", Bos::Auto).unwrap());
-    // A script without blanks, which is longer than what is encoded whole.
+    // A script without spaces, longer than what is encoded whole.
     let text = "東京は日本の首都です。".repeat(300_000);
     let (some, is_whole) = tokenizer.encode_up_to(&text, Bos::Auto, 10).unwrap();
     assert!(!is_whole && some.ids.len() < 300_000);
@@ -200,7 +200,7 @@ fn parts_out_of_all_proportion_are_refused() {
         let error = opened(&file).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("tokenizer.json"), "{error:?} does not say {says:?}");
     }
-    // Allowed, and bounded all the same where a text is long.
+    // Allowed, but still bounded for a long text.
     let mut file = described();
     file["normalizer"] = doubling(2, 100);
     let tokenizer = opened(&file).unwrap();

@@ -1,7 +1,7 @@
-//! What a tokenizer.json may ask for, looked at before the library reads it: a few rules can make gigabytes of one
-//! letter, and a long pattern takes minutes to read.
+//! Limits on a tokenizer.json, checked before the library reads it: a few rules can turn one letter into gigabytes, and
+//! a long pattern takes minutes to compile.
 //!
-//! The limits stand far above every tokenizer in use: the longest expressions have some 600 bytes (those of o200k and
+//! The limits are far above every tokenizer in use: the longest expressions have about 600 bytes (those of o200k and
 //! DeepSeek are shorter), parts have a dozen steps, templates three pieces.
 
 use std::fmt;
@@ -16,25 +16,26 @@ use tokenizers::{NormalizedString, Normalizer, Tokenizer as Backend};
 use super::guard::guarded;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Longest part as it is written, in bytes: T5's, with a table of 316,720 characters, is the longest in use.
+/// Longest part in bytes, as written: the longest in use is T5's, with a table of 316,720 characters.
 const PART: usize = 4 << 20;
 /// Longest expression, replacement or prefix, in bytes.
 const PATTERN: usize = 16 << 10;
-/// Most steps of a part, with all that is nested in them.
+/// Limit on the steps of a part, including nested ones.
 const STEPS: usize = 100;
-/// Most bytes that a normalizer may make of one byte of a text. T5's may make 300, ALBERT's 1500.
+/// Limit on the bytes that a normalizer may produce per byte of text. T5's may produce 300, ALBERT's 1500.
 const NORMALIZED: f64 = 20_000.0;
-/// The same for a pre-tokenizer or a decoder, which make 12 at most.
+/// The same for a pre-tokenizer or a decoder, which produce 12 at most.
 const REWRITTEN: f64 = 100.0;
-/// Most pieces of a template of special tokens, most ids of one, and most times that the text itself may stand in it.
+/// Limit on the pieces of a template of special tokens, on the ids of a piece, and on the occurrences of the text
+/// itself.
 const PIECES: usize = 256;
 const TEXTS: usize = 4;
-/// Most bytes that are made of a whole text before it is cut.
+/// Limit on the bytes produced from a whole text before it is divided.
 const WHOLE: usize = 32 << 20;
 
 const PARTS: [&str; 4] = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
 
-/// Refuses a tokenizer.json whose parts are out of all proportion. What is wrong otherwise is left to the library.
+/// Refuses a tokenizer.json whose parts are out of all proportion. The library reports other errors.
 pub(super) fn check(bytes: &[u8]) -> Result<()> {
     let parts: Parts = match serde_json::from_slice(bytes) {
         Ok(parts) => parts,
@@ -54,8 +55,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<()> {
     template(&parts.0[2])
 }
 
-/// Refuses a text of which the normalizer makes more than there is memory for. `text` is looked at piece by piece, so
-/// that the looking itself stays small.
+/// Refuses a text that the normalizer would expand beyond the available memory. `text` is checked piece by piece, so
+/// that the check itself stays small.
 pub(super) fn check_growth(backend: &Backend, text: &str) -> Result<()> {
     const PIECE: usize = 512;
     let Some(normalizer) = backend.get_normalizer() else { return Ok(()) };
@@ -79,7 +80,7 @@ pub(super) fn check_growth(backend: &Backend, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// How many bytes at most a part makes of one.
+/// How many bytes a part may produce per byte.
 fn walk(part: &Value, steps: &mut usize) -> Result<f64> {
     *steps += 1;
     if *steps > STEPS {
@@ -101,12 +102,12 @@ fn walk(part: &Value, steps: &mut usize) -> Result<f64> {
     Ok(match part["type"].as_str().unwrap_or_default() {
         "Replace" => match string {
             Some(string) if !string.is_empty() => (length(content) / length(Some(string))).max(1.0),
-            // An expression may match nothing, and then before each character.
+            // An expression may match the empty string, and thus before each character.
             _ => 1.0 + length(content),
         },
         "Prepend" => 1.0 + length(prepend),
         "Precompiled" => 1.0 + longest_of(part["precompiled_charsmap"].as_str().unwrap_or_default()),
-        // One Arabic ligature of 3 bytes becomes 33.
+        // An Arabic ligature of 3 bytes becomes 33.
         "NFKC" | "NFKD" => 11.0,
         "NFC" | "NFD" => 3.0,
         "Lowercase" => 1.5,
@@ -117,7 +118,7 @@ fn walk(part: &Value, steps: &mut usize) -> Result<f64> {
     })
 }
 
-/// The longest text in a table of SentencePiece's: behind the length of an index and the index, texts that end in 0.
+/// The longest text in a table of SentencePiece's: after the length of an index and the index, texts that end in 0.
 fn longest_of(table: &str) -> f64 {
     let Ok(table) = STANDARD.decode(table) else { return 0.0 };
     let length = table.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
@@ -125,7 +126,7 @@ fn longest_of(table: &str) -> f64 {
     texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0) as f64
 }
 
-/// Checks what a post-processor puts around a text.
+/// Checks the tokens that a post-processor puts around a text.
 fn template(part: &Value) -> Result<()> {
     if let Value::Array(nested) = &part["processors"] {
         return nested.iter().try_for_each(template);
@@ -154,10 +155,10 @@ fn limit(what: String, most: usize) -> Error {
         .hint("no tokenizer in use comes near it: where is this file from?")
 }
 
-/// In every error of [`Parts`] that is a refusal.
+/// Occurs in every error of [`Parts`] that is a refusal.
 const REFUSED: &str = "of a tokenizer.json";
 
-/// The parts of a tokenizer.json in the order of [`PARTS`], null where there is none.
+/// The parts of a tokenizer.json in the order of [`PARTS`]; null for missing ones.
 struct Parts([Value; 4]);
 
 impl<'de> Deserialize<'de> for Parts {

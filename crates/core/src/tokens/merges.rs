@@ -3,11 +3,11 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-/// Every way to cut a token into two tokens, best first: by `priority` of the whole token (higher is better), then
-/// longer left halves, then longer right halves (in characters), then the order of the vocabulary.
+/// Every way to split a token into two tokens, best first: by the whole token's `priority` (higher is better), then
+/// longer left halves, then longer right halves (in characters), then vocabulary order.
 ///
-/// SentencePiece joins the pair whose whole has the best score; listed this way, BPE does the same. The order of ties
-/// is that of `generate_merges` in transformers (tokenization_utils_base.py), on which ids depend.
+/// SentencePiece merges the pair whose result has the best score; with this list BPE does the same. Ties follow
+/// `generate_merges` in transformers (tokenization_utils_base.py), on which ids depend.
 ///
 /// `ids` is the vocabulary; `priorities` lists its tokens in the file's order and must hold no NaN.
 pub(super) fn implied<'a>(
@@ -50,7 +50,7 @@ struct Cut<'a> {
 
 impl Cut<'_> {
     fn best_first(&self, other: &Self) -> Ordering {
-        // Adding zero makes -0.0 and 0.0 the same to `total_cmp`, as they are to a comparison of numbers.
+        // Adding zero makes -0.0 and 0.0 equal for `total_cmp`, as they are as numbers.
         (other.priority + 0.0)
             .total_cmp(&(self.priority + 0.0))
             .then(other.left_length.cmp(&self.left_length))

@@ -1,8 +1,8 @@
-//! Text to token ids and back, with the ids that transformers gives.
+//! Text to token ids and back, with the ids of transformers.
 //!
-//! Thin over the crate `tokenizers`. What is added here: reading a model folder's settings as `AutoTokenizer` does
-//! ([`Tokenizer::from_folder`]), rebuilding a tokenizer from GGUF metadata ([`Tokenizer::from_gguf`]), and answers about
-//! single tokens that never fail, whatever the vocabulary holds.
+//! A thin layer over the crate `tokenizers`. Added here: reading a model folder's settings like `AutoTokenizer`
+//! ([`Tokenizer::from_folder`]), rebuilding a tokenizer from GGUF metadata ([`Tokenizer::from_gguf`]), and queries
+//! about single tokens that never fail, whatever the vocabulary holds.
 
 mod chat;
 mod class;
@@ -57,11 +57,11 @@ pub struct Tokenizer {
     special_ids: Vec<u32>,
     spelling: Spelling,
     templates: ChatTemplates,
-    /// What stands in tokenizer_config.json when it is saved.
+    /// The contents of tokenizer_config.json when it is saved.
     settings: serde_json::Map<String, serde_json::Value>,
     manners: Manners,
     warnings: Vec<String>,
-    /// How long texts are encoded: found when the first comes.
+    /// How long texts are divided: determined when the first one comes.
     stretches: OnceLock<Option<Stretches>>,
 }
 
@@ -76,7 +76,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// `left` or `right`, as tokenizer_config.json has it.
+    /// `left` or `right`, as in tokenizer_config.json.
     pub fn name(self) -> &'static str {
         match self {
             Side::Left => "left",
@@ -85,35 +85,35 @@ impl Side {
     }
 }
 
-/// What a tokenizer does by default beside cutting text.
+/// A tokenizer's defaults besides dividing text.
 #[derive(Debug, Clone, Copy, Default)]
 struct Manners {
     padding_side: Side,
     truncation_side: Side,
     max_length: Option<usize>,
-    /// Whether blanks before punctuation are taken out of decoded text.
+    /// Whether spaces before punctuation are removed from decoded text.
     cleans_up: bool,
     prefix: Option<Prefix>,
 }
 
-/// A blank put in front of a text only where there is none, although the vocabulary was learned with one always.
+/// A space is put before a text only if it has none, although the vocabulary was learned with one always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Prefix {
-    /// As the class of a folder does, against its tokenizer.json.
+    /// Because of a folder's class, against its tokenizer.json.
     FirstOfFolder,
-    /// As transformers reads a GGUF file, against SentencePiece and llama.cpp.
+    /// Because transformers reads a GGUF file so, against SentencePiece and llama.cpp.
     FirstOfGguf,
 }
 
 /// Whether an encoded text begins with the beginning-of-sequence token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bos {
-    /// As the model's own tokenizer does, its other added tokens included.
+    /// As the model's own tokenizer does, including its other added tokens.
     #[default]
     Auto,
-    /// Always: put in front if the tokenizer has not done so itself.
+    /// Always: prepended if the tokenizer has not done so itself.
     Yes,
-    /// Never, and no other added token either: the text alone.
+    /// Never, nor any other added token: only the text.
     No,
 }
 
@@ -122,26 +122,26 @@ pub enum Bos {
 pub struct Encoded {
     /// The tokens' ids.
     pub ids: Vec<u32>,
-    /// For each token the bytes of the text that it stands for; an empty span for tokens that were added. Spans lie on
-    /// character boundaries: the tokens of one character that was cut into bytes all have the whole character.
+    /// For each token, the bytes of the text that it covers; an empty span for added tokens. Spans end at character
+    /// boundaries: if one character is divided into several byte tokens, each of them covers the whole character.
     pub offsets: Vec<(usize, usize)>,
     /// Whether the first token is the beginning-of-sequence token.
     pub starts_with_bos: bool,
 }
 
 impl Tokenizer {
-    /// Cuts `text` into tokens.
+    /// Encodes `text` as tokens.
     ///
     /// # Errors
-    /// If `bos` is [`Bos::Yes`] and the tokenizer has no such token, or the tokenizer cannot read the text (a vocabulary
-    /// without its characters and without an unknown token).
+    /// If `bos` is [`Bos::Yes`] and the tokenizer has no such token, or the tokenizer cannot read the text (a
+    /// vocabulary without its characters and without an unknown token).
     pub fn encode(&self, text: &str, bos: Bos) -> Result<Encoded> {
         Ok(self.encode_up_to(text, bos, usize::MAX)?.0)
     }
 
-    /// Cuts `text` into tokens until there are `limit` of them or some more, and says whether that is the whole text:
-    /// a long text, of which only the beginning is wanted, is not read to its end. What the tokenizer adds behind every
-    /// text then stands behind that beginning.
+    /// Encodes `text` until there are `limit` tokens or a few more, and returns whether that is the whole text, so that
+    /// a long text need not be read to its end when only its beginning is wanted. Tokens added after every text then
+    /// follow that beginning.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -179,8 +179,7 @@ impl Tokenizer {
         })
     }
 
-    /// The text that `ids` stand for; special tokens are left out if `skip_special`. An id that no token names is shown
-    /// as `<id N>`.
+    /// The text of `ids`, without special tokens if `skip_special`. An id without a token is shown as `<id N>`.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
@@ -195,12 +194,12 @@ impl Tokenizer {
         Ok(if self.manners.cleans_up { cleaned_up(&text) } else { text })
     }
 
-    /// What the files that it was read from say against each other, and what was followed.
+    /// Warnings about contradictions in its files, and which side was followed.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What is doubtful about `text` itself: its tokens depend on which of two sources is followed.
+    /// A warning about `text` itself, if its tokens depend on which of two sources is followed.
     pub fn warning_for(&self, text: &str) -> Option<String> {
         let prefix = self.manners.prefix?;
         let begins = text.starts_with([' ', '\u{2581}']);
@@ -220,22 +219,22 @@ impl Tokenizer {
         ))
     }
 
-    /// The side on which rows are filled up.
+    /// The side on which rows are padded.
     pub fn padding_side(&self) -> Side {
         self.manners.padding_side
     }
 
-    /// The side at which rows that are too long are cut.
+    /// The side on which long rows are truncated.
     pub fn truncation_side(&self) -> Side {
         self.manners.truncation_side
     }
 
-    /// Most tokens of a row, where the settings name a limit.
+    /// The maximum number of tokens per row, if the settings state one.
     pub fn max_length(&self) -> Option<usize> {
         self.manners.max_length
     }
 
-    /// What one token stands for.
+    /// The text of one token.
     pub fn token_text(&self, id: u32) -> TokenText {
         let content = match self.backend.id_to_token(id) {
             None => TokenContent::Unnamed(id),
@@ -249,7 +248,7 @@ impl Tokenizer {
 
     /// The token that `text` is, if it is exactly one.
     ///
-    /// ` each` is `\u{2581}each` also where a tokenizer puts one more blank in front of a text.
+    /// ` each` is `\u{2581}each` even if the tokenizer puts another space before a text.
     pub fn single_token(&self, text: &str) -> Option<u32> {
         let one = |text: &str| match self.encode(text, Bos::No).ok()?.ids.as_slice() {
             [id] => Some(*id),
@@ -288,12 +287,12 @@ impl Tokenizer {
         self.named_id("pad_token")
     }
 
-    /// Number of tokens, added ones included. A model's embedding may have more rows.
+    /// Number of tokens, including added ones. A model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.backend.get_vocab_size(true)
     }
 
-    /// The model's chat template (Jinja), if it has one; of several the default.
+    /// The model's chat template (Jinja), if it has one; if it has several, the default.
     pub fn chat_template(&self) -> Option<&str> {
         self.templates.get("default")
     }
@@ -338,13 +337,13 @@ impl Tokenizer {
     }
 }
 
-/// The span widened to whole characters and held within the text: it will be used to slice.
+/// The span widened to whole characters and clamped to the text, so that it can be used for slicing.
 fn on_characters(text: &str, (start, end): (usize, usize)) -> (usize, usize) {
     let start = text.floor_char_boundary(start);
     (start, text.ceil_char_boundary(end.min(text.len())).max(start))
 }
 
-/// Without the blanks that a vocabulary of words leaves before punctuation (`clean_up_tokenization` of transformers).
+/// Removes the spaces that a word vocabulary leaves before punctuation (`clean_up_tokenization` of transformers).
 fn cleaned_up(text: &str) -> String {
     let pairs = [
         (" .", "."),

@@ -1,4 +1,4 @@
-//! The tokens with a role.
+//! Tokens with a role.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use tokenizers::{PostProcessorWrapper, Tokenizer as Backend};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The roles a token can have, under the names that tokenizer_config.json gives them.
+/// The roles of tokens, as named in tokenizer_config.json.
 pub(super) const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
@@ -41,7 +41,7 @@ impl NamedTokens {
         self.0.values().map(String::as_str)
     }
 
-    /// As entries of tokenizer_config.json, with null for a role that no token has: some classes fill what is missing.
+    /// As entries of tokenizer_config.json, with null for unfilled roles: some classes fill in what is missing.
     pub(super) fn write_to(&self, settings: &mut Map<String, Value>) {
         for role in ROLES {
             settings.insert(role.to_owned(), json!(self.get(role)));
@@ -49,8 +49,8 @@ impl NamedTokens {
     }
 }
 
-/// The post-processor that adds the beginning and the end, as `update_post_processor` of transformers
-/// (tokenization_utils_tokenizers.py) sets it: a token that is wanted but does not exist is left out.
+/// The post-processor that adds beginning and end, as set by `update_post_processor` of transformers
+/// (tokenization_utils_tokenizers.py): a wanted token that does not exist is omitted.
 pub(super) fn template(
     named: &NamedTokens,
     backend: &Backend,
@@ -84,8 +84,8 @@ pub(super) fn template(
     .map_err(|e| Error::new(ErrorKind::Tokenizer, format!("cannot add the special tokens: {e}")))
 }
 
-/// The post-processor that puts the token of one role before a text and that of another behind it; `None` where the
-/// vocabulary lacks one.
+/// The post-processor that puts one role's token before a text and another's after it; `None` if the vocabulary lacks
+/// one.
 pub(super) fn around(
     named: &NamedTokens,
     backend: &Backend,

@@ -1,4 +1,4 @@
-//! Regular expressions of a tokenizer.json, against what Python's `tokenizers` makes of them.
+//! Regular expressions of a tokenizer.json, compared with Python's `tokenizers`.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn texts(fixture: &Value) -> Vec<&str> {
     fixture["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
 }
 
-/// The pieces of each text, or `null` where the pattern is refused.
+/// The pieces of each text, or `null` if the pattern is refused.
 fn pieces(split: &Value, texts: &[&str]) -> Value {
     let behavior = split["behavior"].as_str().unwrap().split('_').map(|word| {
         let (first, rest) = word.split_at(1);
@@ -75,7 +75,7 @@ fn replacements_are_those_of_python() {
     }
 }
 
-/// A byte-level tokenizer that cuts by `pattern`.
+/// A byte-level tokenizer that splits by `pattern`.
 fn cutting_by(pattern: &str) -> crate::error::Result<Tokenizer> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny/llama/tokenizer.json");
     let mut file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -90,7 +90,7 @@ fn cutting_by(pattern: &str) -> crate::error::Result<Tokenizer> {
 #[test]
 fn numbers_are_cut_as_the_repeats_of_oniguruma_have_it() {
     let digits = |pattern: &str| cutting_by(pattern).unwrap().encode("1234567", Bos::No).unwrap().ids.len();
-    // A second repeat, not a possessive one: the number is one piece, in which all merges are found.
+    // A repeated repeat, not a possessive one: the number is one piece, in which all merges apply.
     assert!(digits(r"\p{N}{1,3}+") <= digits(r"\p{N}{1,3}"));
     let spans = |pattern: &str| {
         pieces(&json!({"pattern": {"Regex": pattern}, "behavior": "isolated", "invert": false}), &["1234567"])

@@ -1,4 +1,4 @@
-//! How text is cut before merging: the rule that a vocabulary was learned with, by the name that GGUF files give it.
+//! Pre-tokenization: how text is divided before merging, by the name of the rule in GGUF files.
 
 use serde_json::{Value, json};
 use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer as Backend};
@@ -6,25 +6,25 @@ use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokeniz
 use super::guard::guarded;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The rule of one family of byte-level vocabularies, as its tokenizer.json has it.
+/// The rule of one family of byte-level vocabularies, as in its tokenizer.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PreTokenizer {
     cut: Cut,
-    /// Whether text is brought to Unicode's composed form first.
+    /// Whether text is first normalised to Unicode's composed form.
     composed: bool,
-    /// Whether a word that is a token is taken whole, even if no merges lead to it.
+    /// Whether a word that is a token is used whole, even if no merges lead to it.
     pub(super) ignore_merges: bool,
-    /// Whether BOS is added where the file does not say.
+    /// Whether BOS is added by default.
     pub(super) adds_bos: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
-    /// GPT-2's own expression, which the library knows as part of its byte level.
+    /// GPT-2's own expression, part of the library's byte level.
     Gpt2,
-    /// Each digit alone, then as GPT-2.
+    /// Each digit separately, then as GPT-2.
     DigitsThenGpt2,
-    /// Pieces that this expression matches.
+    /// Pieces that match this expression.
     Pattern(&'static str),
 }
 
@@ -38,14 +38,14 @@ const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
 impl PreTokenizer {
     pub(super) const GPT2: Self =
         PreTokenizer { cut: Cut::Gpt2, composed: false, ignore_merges: false, adds_bos: false };
-    /// GPT-2's, on composed text: GPT-NeoX and all that took its vocabulary.
+    /// GPT-2's, on composed text: GPT-NeoX and all models with its vocabulary.
     pub(super) const COMPOSED: Self = PreTokenizer { composed: true, ..PreTokenizer::GPT2 };
     pub(super) const COHERE: Self = PreTokenizer { cut: Cut::DigitsThenGpt2, ..PreTokenizer::COMPOSED };
     pub(super) const QWEN2: Self = PreTokenizer { cut: Cut::Pattern(QWEN2), ..PreTokenizer::COMPOSED };
     pub(super) const QWEN35: Self = PreTokenizer { cut: Cut::Pattern(QWEN35), ..PreTokenizer::COMPOSED };
 
     /// By the value of `tokenizer.ggml.pre`: names and meanings from llama.cpp (src/llama-vocab.cpp), rules from the
-    /// tokenizer.json of the models that carry the name.
+    /// tokenizer.json of models that use the name.
     pub(super) fn named(name: &str) -> Result<Self> {
         Ok(match name {
             "gpt-2" | "phi-2" | "mpt" => PreTokenizer::GPT2,
@@ -83,7 +83,7 @@ impl PreTokenizer {
         })
     }
 
-    /// The rule of a file that names none, and why: by what the vocabulary could not have been learned without, then by
+    /// The rule for a file that names none, and the reason: inferred from tokens that only one rule allows, then from
     /// `general.architecture`.
     ///
     /// Files converted before spring 2024 have no `tokenizer.ggml.pre`; some converters write `default`.
@@ -94,7 +94,7 @@ impl PreTokenizer {
         if tokens.iter().any(|token| token == "<|begin_of_text|>") {
             return ("llama-bpe", "the vocabulary has `<|begin_of_text|>`".to_owned());
         }
-        // In GPT-2's alphabet. GPT-2's rule never leaves a line end behind a full stop in one piece.
+        // In GPT-2's alphabet. GPT-2's rule never keeps a full stop and a following line end in one piece.
         let joined = tokens.iter().any(|token| token == ".\u{10A}" || token == ".\u{10A}\u{10A}");
         let numbers = tokens.iter().filter(|token| token.bytes().all(|byte| byte.is_ascii_digit()));
         match (joined, numbers.map(String::len).max()) {
@@ -106,7 +106,7 @@ impl PreTokenizer {
         }
     }
 
-    /// Normalizer and pre-tokenizer, as tokenizer.json has them.
+    /// Normalizer and pre-tokenizer, in the form of tokenizer.json.
     pub(super) fn parts(self, prefix_space: bool) -> (Option<Value>, Value) {
         (self.composed.then(|| json!({"type": "NFC"})), self.json(prefix_space))
     }
@@ -125,8 +125,8 @@ impl PreTokenizer {
     }
 }
 
-/// Whether a text is always cut between a letter and a blank that a letter follows, by an expression that does not look
-/// beyond: none of these matches a letter with a blank behind it, and they look ahead from blanks alone.
+/// Whether text is always split between a letter and a space before a letter, by an expression that does not look
+/// further: none of these matches a letter followed by a space, and they look ahead only from spaces.
 pub(super) fn cuts_at_blanks(pattern: &str) -> bool {
     [LLAMA3, QWEN2, QWEN35, TEKKEN, GPT4O].contains(&pattern)
 }
@@ -137,12 +137,12 @@ pub(super) fn install(backend: &mut Backend, pre: PreTokenizer, prefix_space: bo
     install_parts(backend, normalizer, Some(pre_tokenizer), byte_decoder())
 }
 
-/// Bytes back to text.
+/// From bytes to text.
 pub(super) fn byte_decoder() -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})
 }
 
-/// SentencePiece's marks back to spaces, without the one in front if `strips`.
+/// From SentencePiece's marks to spaces, without the leading one if `strips`.
 pub(super) fn piece_decoder(strips: bool) -> Value {
     let mut steps = vec![
         json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
@@ -155,7 +155,7 @@ pub(super) fn piece_decoder(strips: bool) -> Value {
     json!({"type": "Sequence", "decoders": steps})
 }
 
-/// Sets the parts of a tokenizer, written as in tokenizer.json; what is `None` is taken off.
+/// Sets the parts of a tokenizer, in the form of tokenizer.json; `None` removes a part.
 pub(super) fn install_parts(
     backend: &mut Backend,
     normalizer: Option<Value>,

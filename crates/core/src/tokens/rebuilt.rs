@@ -1,4 +1,4 @@
-//! A backend as a class of transformers builds it: the vocabulary of the files, and rules of the class's own.
+//! A backend as built by a class of transformers: the files' vocabulary, with the class's own rules.
 
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -12,7 +12,7 @@ use crate::error::Result;
 
 const MARK: &str = "\u{2581}";
 
-/// How a class cuts text and puts it together again, as written in tokenizer.json.
+/// How a class divides and rejoins text, in the form of tokenizer.json.
 #[derive(Debug)]
 pub(super) struct Rules {
     normalizer: Option<Value>,
@@ -25,7 +25,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// The rules of a class that has some. `unknown` is the token for what the vocabulary does not know.
+    /// The rules of a class that has its own. `unknown` is the token for anything not in the vocabulary.
     pub(super) fn of(class: Class, settings: &Settings, unknown: Option<&str>) -> Option<Rules> {
         let prefix = settings.flag("add_prefix_space");
         let bytes = |pre: PreTokenizer| {
@@ -83,7 +83,7 @@ impl Rules {
         })
     }
 
-    /// Puts them in the place of those that a file brought, and takes off the file's added tokens.
+    /// Replaces the file's rules by these, and removes the file's added tokens.
     pub(super) fn install(self, backend: &mut Backend) -> Result<()> {
         if let Some(model) = self.model(backend.get_model())? {
             backend.with_model(model);
@@ -92,7 +92,7 @@ impl Rules {
         pre_tokenizers::install_parts(backend, self.normalizer, self.pre_tokenizer, self.decoder)
     }
 
-    /// The model with the class's settings, if the file's has others.
+    /// The model with the class's settings, if the file's differ.
     fn model(&self, model: &ModelWrapper) -> Result<Option<BPE>> {
         let mut bpe = match model {
             ModelWrapper::BPE(bpe) => {
@@ -107,7 +107,7 @@ impl Rules {
                 }
                 bpe.clone()
             }
-            // Vocabularies of other kinds have no merges.
+            // Other kinds of vocabulary have no merges.
             other => {
                 let vocab: Vocab = tokenizers::Model::get_vocab(other).into_iter().collect();
                 guarded("build the vocabulary", || {

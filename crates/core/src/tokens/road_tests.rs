@@ -1,4 +1,4 @@
-//! Files that do not say how text is cut, and the same vocabulary by two roads.
+//! Files that do not state their rules, and the same vocabulary read in two ways.
 
 use easyroutine_files::gguf::Value;
 use serde_json::json;
@@ -43,7 +43,7 @@ fn a_word_with_its_blank_is_found_whatever_is_put_in_front_of_texts() {
     from_gguf.save(folder.path()).unwrap();
     let path = folder.path().join("tokenizer.json");
     let mut file: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    // As the files of many such models have it: a blank in front of every text, also of one that begins with a blank.
+    // As in many such models' files: a space before every text, even one that begins with a space.
     file["pre_tokenizer"] = json!(null);
     file["normalizer"] = json!({"type": "Sequence", "normalizers": [
         {"type": "Prepend", "prepend": "\u{2581}"},
@@ -58,7 +58,7 @@ fn a_word_with_its_blank_is_found_whatever_is_put_in_front_of_texts() {
     assert_eq!(from_folder.single_token(&text), Some(cat));
     assert!(from_gguf.warning_for(&text).unwrap().contains("llama.cpp"));
     assert!(from_gguf.warning_for("<s> the").is_some() && from_gguf.warning_for("the").is_none());
-    // Read by the class that such models name, both roads give the same.
+    // Read with the class that such models name, both ways give the same.
     std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "LlamaTokenizer"}"#)
         .unwrap();
     let by_class = Tokenizer::from_folder(folder.path()).unwrap();

@@ -1,9 +1,9 @@
-//! Whether two tokenizers are the same: a model's ids must not depend on the file they came from.
+//! Compares two tokenizers: a model's ids must not depend on the file they came from.
 
 use super::{Bos, Tokenizer};
 
-/// Texts at which ways to cut text part: blanks in front, between and behind, digits, contractions, accents in both
-/// forms, scripts without blanks, line ends, control characters.
+/// Texts on which pre-tokenization rules differ: leading, inner and trailing spaces, digits, contractions, accents in
+/// both forms, scripts without spaces, line ends, control characters.
 const PROBES: [&str; 14] = [
     "",
     " ",
@@ -22,7 +22,7 @@ const PROBES: [&str; 14] = [
 ];
 
 impl Tokenizer {
-    /// The first text, of a fixed list and with each special token in its middle, whose ids `other` gives otherwise.
+    /// The first text, from a fixed list and with each special token in its middle, whose ids differ in `other`.
     pub fn first_difference(&self, other: &Tokenizer) -> Option<String> {
         let special = self.roles().map(|(_, token)| format!("the{token} the{token}"));
         let texts: Vec<String> = PROBES.into_iter().map(str::to_owned).chain(special).collect();

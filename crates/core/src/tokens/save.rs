@@ -7,8 +7,9 @@ use super::guard::guarded;
 use crate::error::{Error, ErrorKind, Result};
 
 impl Tokenizer {
-    /// Writes `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` reads to the same ids,
-    /// and the chat templates: `chat_template.jinja`, and others in `additional_chat_templates/`. Files that are there are replaced.
+    /// Writes `tokenizer.json` and `tokenizer_config.json`, from which transformers' `AutoTokenizer` gives the same
+    /// ids, and the chat templates: `chat_template.jinja`, and others in `additional_chat_templates/`. Existing files
+    /// are replaced.
     ///
     /// # Errors
     /// If a file cannot be written.

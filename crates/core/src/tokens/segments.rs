@@ -1,11 +1,11 @@
-//! Long texts, cut into stretches that are encoded one after another: the library needs two hundred bytes of memory
-//! for each byte of a text.
+//! Divides long texts into stretches that are encoded one after another: the library needs two hundred bytes of memory
+//! per byte of text.
 //!
-//! A stretch ends where the result cannot depend on it: between an ASCII letter and a blank that another ASCII letter
-//! follows. Every rule for cutting text that is known here cuts there, and looks at nothing behind it; where text is not
-//! cut at all, no token of the vocabulary has a letter with a blank behind it, so that no merge leads across. Where text is
-//! cut by one of these rules and nothing is put in front of it, a stretch may also end between a letter and a line end or
-//! a comma or full stop of Chinese and Japanese, which write no blanks.
+//! A stretch ends where the result cannot depend on it: between an ASCII letter and a space followed by another ASCII
+//! letter. Every known pre-tokenization rule splits there and looks no further. If text is not split at all, no token
+//! of the vocabulary has a letter followed by a space, so no merge crosses. If text is split by one of these rules and
+//! nothing is put before it, a stretch may also end between a letter and a line end, or a comma or full stop of Chinese
+//! and Japanese, which use no spaces.
 
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer as Backend};
@@ -15,45 +15,45 @@ use super::guard::guarded;
 use super::pre_tokenizers;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Texts up to this many bytes are encoded whole.
+/// Longest text, in bytes, that is always encoded whole.
 pub(super) const WHOLE: usize = 256 << 10;
-/// Longest text, in bytes, that is encoded whole because it cannot be cut safely.
+/// Longest text, in bytes, that is encoded whole if it cannot be divided safely.
 const LONGEST: usize = 8 << 20;
 
-/// Ids, and for each the bytes of the text that it stands for.
+/// Ids, and for each the bytes of the text that it covers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pieces {
     pub(super) ids: Vec<u32>,
     pub(super) offsets: Vec<(usize, usize)>,
-    /// Whether the text went on behind them.
+    /// Whether the text continues after them.
     pub(super) is_cut: bool,
 }
 
-/// How a tokenizer treats the blank that a stretch begins with.
+/// How a tokenizer treats the space at the start of a stretch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stretches {
     before: Vec<u32>,
     behind: Vec<u32>,
-    /// The blank is left out: the tokenizer puts one in front of every text.
+    /// The space is omitted: the tokenizer puts one before every text.
     drops_blank: bool,
-    /// Spans do not count the blank in front of a token, but for the first of a text.
+    /// Spans exclude the space before a token, except for the first of a text.
     trims_blank: bool,
-    /// Stretches may end before a [`MARKS`] too.
+    /// Stretches may also end before one of the [`MARKS`].
     ends_before_marks: bool,
 }
 
-/// What every known rule cuts off a letter in front of it.
+/// Characters that every known rule splits from a letter before them.
 const MARKS: [char; 4] = ['\n', '\u{3001}', '\u{3002}', '\u{FF0C}'];
 
-/// Whether a character is a letter, and not a mark on one, to every known rule: the letters of ASCII, kana, the common
-/// ideographs and the syllables of Hangul.
+/// Whether every known rule treats a character as a letter, not as a combining mark: ASCII letters, kana, the common
+/// ideographs and Hangul syllables.
 fn is_letter(c: char) -> bool {
     matches!(c, 'a'..='z' | 'A'..='Z' | '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FA}' | '\u{4E00}'..='\u{9FFF}'
         | '\u{AC00}'..='\u{D7A3}')
 }
 
 impl Stretches {
-    /// `None` where it cannot be shown that cutting changes nothing.
+    /// `None` unless it can be shown that dividing changes nothing.
     pub(super) fn of(backend: &Backend) -> Option<Self> {
         let ModelWrapper::BPE(bpe) = backend.get_model() else { return None };
         let has_affixes = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix]
@@ -89,8 +89,8 @@ impl Stretches {
             let letter_then_blank =
                 |pair: &[char]| pair[0].is_ascii_alphabetic() && matches!(pair[1], ' ' | '\u{2581}');
             let letters: Vec<char> = token.content.chars().collect();
-            // Where every text gets a blank in front, a stretch begins behind its own; an added token takes its place
-            // first, and would be left without one.
+            // If every text gets a leading space, a stretch begins after its own; an added token takes its place first,
+            // and would lose it.
             blank.is_prepended && letters.first().is_some_and(char::is_ascii_alphabetic)
                 || letters.windows(2).any(letter_then_blank)
                 || token.rstrip && letters.last().is_some_and(char::is_ascii_alphabetic)
@@ -114,8 +114,8 @@ impl Stretches {
         Some(Stretches { before, behind, drops_blank: blank.is_prepended, trims_blank, ends_before_marks })
     }
 
-    /// Encodes a text in stretches of about `length` bytes, until there are `limit` tokens. Tokens that belong behind a
-    /// text stand behind the last stretch, wherever that ends.
+    /// Encodes a text in stretches of about `length` bytes, until there are `limit` tokens. Tokens that end a text
+    /// follow the last stretch, wherever that ends.
     pub(super) fn encode(
         &self,
         backend: &Backend,
@@ -161,7 +161,7 @@ impl Stretches {
     }
 }
 
-/// The refusal of a text that is too long to be encoded whole.
+/// The refusal of a text that is too long to encode whole.
 pub(super) fn too_long(bytes: usize) -> Option<Error> {
     (bytes > LONGEST).then(|| {
         Error::new(
@@ -174,8 +174,8 @@ pub(super) fn too_long(bytes: usize) -> Option<Error> {
     })
 }
 
-/// The first place at or about `wanted` where a stretch may end: behind a letter, before a blank and a letter, or before
-/// one of [`MARKS`] where that is allowed.
+/// The first place at or near `wanted` where a stretch may end: after a letter and before a space and a letter, or
+/// before one of [`MARKS`] if allowed.
 fn border(text: &str, wanted: usize, before_marks: bool) -> Result<usize> {
     let from = text.floor_char_boundary(wanted.min(text.len()).saturating_sub(1));
     let window = &text[from..text.floor_char_boundary(from.saturating_add(LONGEST))];
@@ -198,16 +198,16 @@ fn border(text: &str, wanted: usize, before_marks: bool) -> Result<usize> {
     }
 }
 
-/// What a normalizer that works character by character does to a blank.
+/// What a character-wise normalizer does to a space.
 struct Blank {
     is_marked: bool,
     is_prepended: bool,
-    /// Letters come apart into a letter and its marks.
+    /// Letters are decomposed into a letter and its marks.
     decomposes: bool,
 }
 
 impl Blank {
-    /// `None` for a normalizer of another kind.
+    /// `None` for another kind of normalizer.
     fn of(normalizer: &Value) -> Option<Blank> {
         let mut blank = Blank { is_marked: false, is_prepended: false, decomposes: false };
         let steps = match normalizer {
@@ -236,7 +236,7 @@ fn steps<'a>(part: &'a Value, list: &str) -> &'a [Value] {
     }
 }
 
-/// Whether text is always cut between a letter and a blank with a letter behind it.
+/// Whether text is always split between a letter and a space followed by a letter.
 fn cuts_at_blanks(pre_tokenizer: &Value) -> bool {
     let is_gpt2 = |step: &Value| step["type"] == "ByteLevel" && step["use_regex"] == true;
     let is_bytes = |step: &Value| step["type"] == "ByteLevel" && step["use_regex"] == false;
@@ -255,18 +255,18 @@ fn cuts_at_blanks(pre_tokenizer: &Value) -> bool {
     }
 }
 
-/// Whether marked text is not cut.
+/// Whether marked text is never split.
 fn stays_whole(pre_tokenizer: &Value) -> bool {
     match pre_tokenizer["type"].as_str() {
         None => pre_tokenizer.is_null(),
         Some("Metaspace") => pre_tokenizer["split"] == false && pre_tokenizer["replacement"] == "\u{2581}",
-        // Gemma's, which finds no blank any more.
+        // Gemma's, which no longer finds a space.
         Some("Split") => pre_tokenizer["pattern"]["String"] == " ",
         _ => false,
     }
 }
 
-/// Whether spans leave out blanks in front of tokens, except at the beginning; `None` for what is not known.
+/// Whether spans exclude leading spaces of tokens, except at the start; `None` if unknown.
 fn trims(post_processor: &Value) -> Option<bool> {
     let mut trims = false;
     let steps = match post_processor {

@@ -1,5 +1,5 @@
-//! What the small files beside a vocabulary say, merged as transformers merges them
-//! (`PreTrainedTokenizerBase._from_pretrained`, tokenization_utils_base.py).
+//! The small files next to a vocabulary, merged as in transformers (`PreTrainedTokenizerBase._from_pretrained`,
+//! tokenization_utils_base.py).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::files::{read_object, read_text};
 use super::named::ROLES;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The files, as they stand.
+/// The files' contents.
 pub(super) struct Settings {
     /// tokenizer_config.json.
     pub(super) config: Map<String, Value>,
@@ -28,7 +28,7 @@ pub(super) struct Settings {
     pub(super) templates: ChatTemplates,
 }
 
-/// A token as the settings name it: by its text alone, or with how it is matched.
+/// A token named in the settings: by its text alone, or with matching options.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Named {
     Text(String),
@@ -43,7 +43,7 @@ impl Named {
         }
     }
 
-    /// As a token to add: a special one where nothing else is said.
+    /// As a token to add: special by default.
     pub(super) fn into_added(self) -> AddedToken {
         match self {
             Named::Text(text) => AddedToken::from(text, true),
@@ -58,7 +58,7 @@ pub(super) struct Merged {
     pub(super) roles: IndexMap<String, Named>,
     /// Special tokens without a role.
     pub(super) extra: Vec<Named>,
-    /// Tokens by the ids that some file gives them.
+    /// Tokens by the ids given in some file.
     pub(super) listed: BTreeMap<u32, AddedToken>,
 }
 
@@ -76,7 +76,7 @@ impl Settings {
         })
     }
 
-    /// Whether `added_tokens_decoder` stands in tokenizer_config.json; then two older files are not read.
+    /// Whether tokenizer_config.json has `added_tokens_decoder`; if so, two older files are ignored.
     pub(super) fn has_decoder(&self) -> bool {
         self.config.contains_key("added_tokens_decoder")
     }
@@ -85,7 +85,7 @@ impl Settings {
         self.config.get(key).and_then(Value::as_bool)
     }
 
-    /// The tokens that the settings name, for a class and what tokenizer.json has: its padding, and its [`numbered`] tokens.
+    /// The tokens that the settings name, for a class and for tokenizer.json's padding and its [`numbered`] tokens.
     pub(super) fn merge(
         &self,
         class: Class,
@@ -106,7 +106,7 @@ impl Settings {
         }
         let extra = self.extra(class)?;
         if !self.has_decoder() {
-            // Under their older name in special_tokens_map.json, special tokens without a role are not looked at here.
+            // Special tokens without a role, under their older name in special_tokens_map.json, are ignored here.
             let older = self.map.get("additional_special_tokens").is_some();
             let extra: &[Named] = if older && !self.lists_extra() { &[] } else { &extra };
             let special = |token: &str| {
@@ -168,7 +168,7 @@ impl Settings {
         Ok(roles)
     }
 
-    /// Whether special tokens without a role are listed by tokenizer_config.json, or under their present name.
+    /// Whether tokenizer_config.json, or the present name, lists special tokens without a role.
     fn lists_extra(&self) -> bool {
         let [key, older] = ["extra_special_tokens", "additional_special_tokens"];
         self.config.contains_key(key) || self.config.contains_key(older) || self.map.contains_key(key)
@@ -182,7 +182,7 @@ impl Settings {
             Value::Object(tokens) => !tokens.is_empty(),
             _ => false,
         };
-        // An object gives its tokens roles.
+        // An object assigns roles to its tokens.
         let config = self.config.get(key).filter(|value| !value.is_object());
         let config = config.filter(filled).or(self.config.get(older)).or(config);
         let mut tokens = match config {
@@ -251,8 +251,8 @@ fn described(value: &Value, content: &str, special: bool) -> AddedToken {
         .rstrip(flag("rstrip", false))
 }
 
-/// Added tokens by the ids that tokenizer.json gives them. Where its vocabulary has them under other ids, the library
-/// uses those, but transformers merges by these.
+/// Added tokens by their ids in tokenizer.json. If its vocabulary has them under other ids, the library uses those, but
+/// transformers merges by these.
 pub(super) fn numbered(file: &[u8]) -> BTreeMap<u32, AddedToken> {
     let parts: HashMap<String, &RawValue> = serde_json::from_slice(file).unwrap_or_default();
     let tokens = parts.get("added_tokens").and_then(|tokens| serde_json::from_str(tokens.get()).ok());

@@ -1,4 +1,4 @@
-//! How a vocabulary writes text: GPT-2's alphabet for bytes, SentencePiece's marks, or plainly.
+//! How a vocabulary writes text: in GPT-2's alphabet for bytes, with SentencePiece's marks, or plainly.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,9 +9,9 @@ use tokenizers::Tokenizer as Backend;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What one token stands for, for showing it.
+/// The text of one token, for display.
 ///
-/// It is untrusted text and may hold control characters.
+/// It is untrusted and may contain control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenText {
     /// The text or bytes.
@@ -20,18 +20,18 @@ pub struct TokenText {
     pub special: bool,
 }
 
-/// Text, or what there is where it is none.
+/// Text, or what there is instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenContent {
     /// Text.
     Text(String),
-    /// Bytes that are no UTF-8 by themselves: a piece of a character.
+    /// Bytes that are not valid UTF-8 by themselves: part of a character.
     Bytes(Vec<u8>),
-    /// An id that no token of the vocabulary has.
+    /// An id without a token.
     Unnamed(u32),
 }
 
-/// Text as it is, bytes as `<0xE2><0x82>`, an unnamed id as `<id 49152>`.
+/// Text unchanged, bytes as `<0xE2><0x82>`, an unnamed id as `<id 49152>`.
 impl fmt::Display for TokenText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.content {
@@ -45,16 +45,16 @@ impl fmt::Display for TokenText {
 /// The way a vocabulary writes text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spelling {
-    /// Each byte as one printable character: GPT-2 and all that followed it.
+    /// Each byte as one printable character: GPT-2 and its successors.
     Bytes,
     /// A space as U+2581, a byte without a token as `<0x0A>`: SentencePiece.
     Pieces,
-    /// As it is.
+    /// Unchanged.
     Plain,
 }
 
 impl Spelling {
-    /// Told from the decoder, which has to know.
+    /// Determined from the decoder.
     pub(super) fn of(backend: &Backend) -> Result<Self> {
         let decoder = serde_json::to_string(&backend.get_decoder()).map_err(|e| {
             Error::new(ErrorKind::Tokenizer, format!("the decoder cannot be written as JSON: {e}"))
@@ -75,7 +75,7 @@ impl Spelling {
         })
     }
 
-    /// What a token of the vocabulary stands for.
+    /// The text of a token in the vocabulary.
     pub(super) fn read(self, token: &str) -> TokenContent {
         let bytes = match self {
             Spelling::Plain => return TokenContent::Text(token.to_owned()),
@@ -102,9 +102,9 @@ fn byte_piece(token: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The byte that a character of GPT-2's alphabet stands for.
+/// The byte for a character of GPT-2's alphabet.
 ///
-/// Printable bytes of Latin-1 stand for themselves, the other 68 in order for U+0100 and on (`bytes_to_unicode` in
+/// Printable bytes of Latin-1 map to themselves, the other 68 in order to U+0100 and up (`bytes_to_unicode` in
 /// openai/gpt-2, src/encoder.py).
 fn byte_of(c: char) -> Option<u8> {
     static BYTES: OnceLock<HashMap<char, u8>> = OnceLock::new();

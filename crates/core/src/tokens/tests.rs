@@ -56,7 +56,7 @@ fn byte_level_ids_follow_the_rule_that_pre_names() {
         set(&mut gguf, "tokenizer.ggml.pre", Value::Str(variant.to_owned()));
         check(&Tokenizer::from_gguf(&gguf).unwrap(), &expected("bytes", variant), variant);
     }
-    // The texts tell all rules apart, or the test above would show nothing.
+    // The texts must distinguish all rules, or the test above would show nothing.
     for (i, one) in variants.iter().enumerate() {
         assert!(
             variants[..i].iter().all(|other| expected("bytes", one) != expected("bytes", other)),
@@ -82,7 +82,7 @@ fn every_known_rule_cuts_text() {
         for text in texts() {
             let encoded = tokenizer.encode(&text, Bos::No).unwrap();
             let decoded = tokenizer.decode(&encoded.ids, false).unwrap();
-            // qwen2 and olmo compose accents first, so the text changes; the others keep every byte.
+            // qwen2 and olmo compose accents first, so the text changes; the others preserve every byte.
             let composes = matches!(name, "olmo" | "qwen2" | "qwen35" | "deepseek-r1-qwen" | "megrez");
             assert!(decoded == text || composes, "{name}: {text:?} became {decoded:?}");
         }
@@ -156,7 +156,7 @@ fn the_beginning_is_added_as_asked() {
     assert_eq!((auto.ids[0], auto.offsets[0], auto.starts_with_bos), (1, (0, 0), true));
     assert_eq!(auto, yes);
     assert_eq!((&auto.ids[1..], no.starts_with_bos), (&no.ids[..], false));
-    // The file says `add_bos_token: false`; asked for, it is added all the same.
+    // The file says `add_bos_token: false`; on request it is added anyway.
     let smollm = bytes();
     assert_eq!(ids(&smollm, Bos::Auto), ids(&smollm, Bos::No));
     assert_eq!(ids(&smollm, Bos::Yes).ids[0], 1);
@@ -195,7 +195,7 @@ fn settings_of_a_folder_beat_its_tokenizer_file() {
         r#"{"eos_token": "<|im_end|>"}"#,
     );
     assert_eq!((named.bos_id(), named.eos_id()), (Some(1), Some(2)));
-    // The flag is not followed: transformers 5 looks at the post-processor of tokenizer.json alone.
+    // The flag is ignored: transformers 5 uses only the post-processor of tokenizer.json.
     assert!(!named.encode("x", Bos::Auto).unwrap().starts_with_bos);
     assert!(named.warnings()[0].starts_with("`add_bos_token` of tokenizer_config.json is true"));
     let added = open(
@@ -337,7 +337,7 @@ fn one_token_is_found_only_where_a_text_is_one() {
 
 #[test]
 fn long_runs_without_a_border_are_read_whole() {
-    // One million is where the expressions' engine would give up if it had to search back through a run.
+    // One million is where the regex engine would give up if it had to backtrack through a run.
     for text in [" ".repeat(1_200_000), "7".repeat(300_000), " \n".repeat(50_000)] {
         for pre in ["gpt-2", "llama-bpe", "qwen2", "smollm"] {
             let mut gguf = gguf("bytes");

@@ -1,4 +1,4 @@
-//! Byte-level BPE from `vocab.json` and `merges.txt`: how GPT-2 was released, and some models still are.
+//! Byte-level BPE from `vocab.json` and `merges.txt`, as GPT-2 and some current models are released.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::pre_tokenizers::{self, PreTokenizer};
 use super::settings::Settings;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The two files, if both are there.
+/// The two files, if both exist.
 pub(super) fn present(folder: &Path) -> Option<(PathBuf, PathBuf)> {
     let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     (vocab.exists() && merges.exists()).then_some((vocab, merges))

@@ -1,4 +1,4 @@
-//! The vocabulary as written in its files, which is how other libraries speak of tokens.
+//! The vocabulary as written in its files, which is how other libraries name tokens.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use super::Tokenizer;
 use super::named::ROLES;
 
 impl Tokenizer {
-    /// The id of a token as the vocabulary writes it (`ĠParis`).
+    /// The id of a token, spelt as in the vocabulary (`ĠParis`).
     pub fn id_of_token(&self, token: &str) -> Option<u32> {
         self.backend.token_to_id(token)
     }
 
-    /// The token of an id as the vocabulary writes it.
+    /// The token of an id, spelt as in the vocabulary.
     pub fn token_of_id(&self, id: u32) -> Option<String> {
         self.backend.id_to_token(id)
     }
 
-    /// Every token, added ones included.
+    /// Every token, including added ones.
     pub fn vocabulary(&self) -> HashMap<String, u32> {
         self.backend.get_vocab(true)
     }
@@ -31,12 +31,12 @@ impl Tokenizer {
         listed
     }
 
-    /// The tokens that have a role, by the names of tokenizer_config.json: `bos_token`, `pad_token` and so on.
+    /// The tokens with a role, by their names in tokenizer_config.json: `bos_token`, `pad_token` and so on.
     pub fn roles(&self) -> impl Iterator<Item = (&'static str, &str)> {
         ROLES.into_iter().filter_map(|role| Some((role, self.named.get(role)?)))
     }
 
-    /// What tokenizer_config.json says.
+    /// The contents of tokenizer_config.json.
     pub fn settings(&self) -> &Map<String, Value> {
         &self.settings
     }

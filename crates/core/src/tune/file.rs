@@ -1,4 +1,4 @@
-//! Tuned lenses as the tuned-lens package saves them, and the state that a training goes on from.
+//! Tuned lenses in the files of the tuned-lens package, and the state from which training continues.
 
 use std::io::Write;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub fn tuned_lens_config(model: &Model, base_model: &str, revision: Option<&str>
 /// `params.pt` of a tuned lens: `{"0.weight": [D, D], "0.bias": [D], …}`, as torch.save writes it.
 ///
 /// # Errors
-/// More than 4 GiB.
+/// If it exceeds 4 GiB.
 pub fn save_tuned_lens(tuning: &Tuning) -> Result<Vec<u8>> {
     let d = tuning.d_model;
     let tensor = |name: String, shape: Vec<usize>, values: &[f32]| {
@@ -44,10 +44,10 @@ pub fn save_tuned_lens(tuning: &Tuning) -> Result<Vec<u8>> {
 }
 
 impl Tuning {
-    /// Writes everything that a training goes on from. `told` is what the caller adds, to be compared when it does.
+    /// Writes everything needed to continue training. `told` is the caller's own data, which it can compare on reading.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// The writer's errors.
     pub fn write_state(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
         let mut arrays: Vec<(String, &[f32])> = Vec::new();
         for (layer, (parameters, moments)) in self.parameters.iter().zip(&self.moments).enumerate() {
@@ -82,10 +82,10 @@ impl Tuning {
         out.flush()
     }
 
-    /// Reads such a state for a model, with what the caller added.
+    /// Reads such a state for a model, with the caller's data.
     ///
     /// # Errors
-    /// A file that is missing, damaged or of another model.
+    /// If the file is missing, damaged or of another model.
     pub fn read_state(model: &Model, file: &Path) -> Result<(Self, Value)> {
         let place = |e: Error| e.at(file.display());
         let wrong = |what: &str| place(Error::new(ErrorKind::Format, what.to_owned()));

@@ -1,8 +1,9 @@
-//! Training tuned lenses: translators h + W h + b, one a layer, which the final norm and the unembedding read.
+//! Trains tuned lenses: translators h + W h + b, one per layer, whose output the final norm and the unembedding read.
 //!
-//! Translator l reads `resid_in_l` and is moved towards the model's own prediction: the loss is Σ_l mean over tokens of
-//! KL(final ‖ lens_l) (Belrose et al. 2023, arXiv 2303.08112; tuned-lens, `scripts/train_loop.py` and `scripts/ingredients.py`).
-//! Everything is f32 in one order, so the same rows give the same bits, and a run goes on from its state to the bit.
+//! Translator l reads `resid_in_l` and is trained towards the model's own prediction: the loss is Σ_l mean over tokens
+//! of KL(final ‖ lens_l) (Belrose et al. 2023, arXiv 2303.08112; tuned-lens, `scripts/train_loop.py` and
+//! `scripts/ingredients.py`). Everything is f32 in a fixed order, so the same rows give the same bits, and training
+//! resumes from its state to the bit.
 
 mod file;
 mod optimiser;
@@ -22,40 +23,40 @@ use optimiser::Moments;
 pub use optimiser::{Optimiser, Schedule};
 use slope::Slope;
 
-/// The norm that all gradients together are clipped to.
+/// The norm to which all gradients together are clipped.
 const LARGEST_NORM: f64 = 1.0;
 
 /// Translators in training.
 #[derive(Debug, Clone)]
 pub struct Tuning {
-    /// How they are moved.
+    /// The optimiser.
     pub optimiser: Optimiser,
-    /// Steps of the whole training, which the rate falls over.
+    /// Steps of the whole training, over which the rate falls.
     pub steps: usize,
-    /// Steps that were made.
+    /// Steps done.
     pub done: usize,
     d_model: usize,
-    /// Of each layer W, D by D, then b, D.
+    /// For each layer W, D by D, then b, D.
     parameters: Vec<Vec<f32>>,
     moments: Vec<Moments>,
 }
 
-/// What one step was.
+/// A report of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TuningStep {
     /// The loss of each layer before the step, nats.
     pub losses: Vec<f64>,
-    /// The norm of all gradients together before clipping.
+    /// The norm of all gradients together, before clipping.
     pub gradient_norm: f64,
-    /// The rate.
+    /// The learning rate.
     pub rate: f64,
 }
 
 impl Tuning {
-    /// Translators that change nothing yet.
+    /// Translators initialised to the identity.
     ///
     /// # Errors
-    /// A model without an unembedding or in bf16, or whose unembedding an adapter changes; no steps.
+    /// If the model has no unembedding, is in bf16, or has an adapter on its unembedding; or if there are no steps.
     pub fn new(model: &Model, optimiser: Optimiser, steps: usize) -> Result<Self> {
         let unembedding = model.unembedding()?;
         if model.dtype() != easyroutine_kernels::Dtype::F32 {
@@ -83,7 +84,7 @@ impl Tuning {
         })
     }
 
-    /// Translators.
+    /// Number of translators.
     pub fn n_layers(&self) -> usize {
         self.parameters.len()
     }
@@ -96,7 +97,7 @@ impl Tuning {
     /// W of a layer.
     ///
     /// # Shapes
-    /// D by D, as `torch.nn.Linear` has it: a row is an output.
+    /// D by D, as in `torch.nn.Linear`: one row per output.
     pub fn weight(&self, layer: usize) -> &[f32] {
         &self.parameters[layer][..self.d_model * self.d_model]
     }
@@ -109,10 +110,10 @@ impl Tuning {
         &self.parameters[layer][self.d_model * self.d_model..]
     }
 
-    /// Makes a step on some rows. All their tokens count alike.
+    /// Takes a step on a list of rows. All their tokens count equally.
     ///
     /// # Errors
-    /// More steps than were planned; a loss that is not finite; those of a run.
+    /// If all planned steps are done, a loss is not finite, or a run fails.
     pub fn step(&mut self, model: &Model, rows: &[&[u32]], stop: Stop<'_>) -> Result<TuningStep> {
         if self.done >= self.steps {
             return Err(Error::input(format!("all {} steps were made", self.steps)));
@@ -144,10 +145,10 @@ impl Tuning {
         Ok(TuningStep { losses, gradient_norm, rate })
     }
 
-    /// The loss of each layer on some rows: mean over tokens of KL(final ‖ lens), nats.
+    /// The loss of each layer on a list of rows: mean over tokens of KL(final ‖ lens), nats.
     ///
     /// # Errors
-    /// Those of a run.
+    /// If a run fails.
     pub fn losses(&self, model: &Model, rows: &[&[u32]], stop: Stop<'_>) -> Result<Vec<f64>> {
         let cache = self.run(model, rows, stop)?;
         let slope = Slope::new(model, kept(&cache, Site::ResidOut, self.n_layers() - 1)?)?;
@@ -171,8 +172,8 @@ fn kept(cache: &ActivationCache, site: Site, layer: usize) -> Result<&[f32]> {
     Ok(kept.values())
 }
 
-/// The rows of a step: each pass over the data set is in an order of its own, drawn by the seed, and every row is in one step
-/// of a pass; what is left over at its end begins the next.
+/// The rows of a step. Each pass over the data set has its own order, drawn with the seed, and every row is in one step
+/// of a pass; rows left over at its end begin the next.
 pub fn shuffled(n_rows: usize, rows_of_step: usize, seed: u64, step: usize) -> Vec<usize> {
     let order = |pass: usize| {
         let mut order: Vec<usize> = (0..n_rows).collect();

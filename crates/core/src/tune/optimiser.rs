@@ -1,4 +1,4 @@
-//! Optimisers as torch has them (`torch.optim.SGD`, `torch.optim.Adam`), with tuned-lens' schedules.
+//! Optimisers as in torch (`torch.optim.SGD`, `torch.optim.Adam`), with tuned-lens' schedules.
 
 use crate::error::{Error, Result};
 
@@ -7,11 +7,11 @@ const DECAY: f32 = 1e-3;
 const BETAS: [f64; 2] = [0.9, 0.999];
 const EPS: f64 = 1e-8;
 
-/// How translators are moved.
+/// The optimiser of translators.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Optimiser {
-    /// Nesterov momentum 0.9, weight decay 1e-3; the rate is this times 1 - 0.9 and falls linearly to 0. tuned-lens' default,
-    /// with a rate of 1.
+    /// Nesterov momentum 0.9, weight decay 1e-3; the rate is this times 1 - 0.9 and falls linearly to 0. tuned-lens'
+    /// default, with a rate of 1.
     Sgd {
         /// The rate.
         rate: f64,
@@ -24,7 +24,7 @@ pub enum Optimiser {
     },
 }
 
-/// What a schedule is made of.
+/// The parameters of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     /// Steps over which the rate rises.
@@ -37,7 +37,7 @@ impl Optimiser {
     /// `sgd` or `adam`, with tuned-lens' rate unless another is given.
     ///
     /// # Errors
-    /// Another name; a rate that is no positive number.
+    /// If the name is unknown, or the rate is not positive.
     pub fn from_name(name: &str, rate: Option<f64>) -> Result<Self> {
         if let Some(rate) = rate.filter(|rate| !rate.is_finite() || *rate <= 0.0) {
             return Err(Error::input(format!("a rate of {rate} moves nothing: it is a positive number")));
@@ -57,7 +57,7 @@ impl Optimiser {
         }
     }
 
-    /// Its rate before any schedule.
+    /// Its rate before the schedule.
     pub fn base_rate(self) -> f64 {
         match self {
             Optimiser::Sgd { rate } | Optimiser::Adam { rate } => rate,
@@ -87,10 +87,10 @@ impl Optimiser {
     }
 }
 
-/// What an optimiser remembers of one layer.
+/// The state of an optimiser for one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Moments {
-    /// Of SGD the momentum; of Adam both moments and the largest second one.
+    /// For SGD the momentum; for Adam both moments and the largest second moment.
     pub(super) values: Vec<Vec<f32>>,
 }
 
@@ -108,7 +108,7 @@ impl Moments {
             (Optimiser::Sgd { .. }, [momentum]) => {
                 for ((p, g), m) in p.iter_mut().zip(g).zip(momentum) {
                     let g = g + DECAY * *p;
-                    // The first step's momentum is the gradient itself, as torch has it.
+                    // As in torch, the first step's momentum is the gradient itself.
                     *m = if step == 0 { g } else { MOMENTUM * *m + g };
                     *p -= rate as f32 * (g + MOMENTUM * *m);
                 }

@@ -6,16 +6,16 @@ use super::Tuning;
 use crate::error::Result;
 use crate::model::{Model, Unembedding};
 
-/// Tokens whose logits are held at once.
+/// Tokens whose logits are held at a time.
 const TOKENS: usize = 64;
-/// Rows of a sum that one task adds up.
+/// Rows of a sum per task.
 const ROWS: usize = 16;
 
-/// What the translators are moved towards.
+/// The target of the translators.
 pub(super) struct Slope<'a> {
     cpu: &'a Cpu,
     unembedding: &'a Unembedding,
-    /// The last stream, normed and projected as the unembedding reads it.
+    /// The last stream, normed and projected as input of the unembedding.
     last: Vec<f32>,
     tokens: usize,
 }
@@ -32,7 +32,7 @@ impl<'a> Slope<'a> {
         Ok(slope)
     }
 
-    /// A stream after the norm, and as the unembedding matrix reads it.
+    /// A stream after the norm, and as input of the unembedding matrix.
     fn read(&self, stream: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let d = self.unembedding.d_model();
         let n = stream.len() / d;
@@ -55,10 +55,10 @@ impl<'a> Slope<'a> {
         logits
     }
 
-    /// The mean over tokens of KL(final ‖ lens), and its gradient by W and b where that is asked for.
+    /// The mean over tokens of KL(final ‖ lens), and its gradient by W and b if requested.
     ///
     /// # Shapes
-    /// `x`: tokens by D, what the translator reads.
+    /// `x`: tokens by D, the translator's input.
     pub(super) fn of(
         &self,
         tuning: &Tuning,
@@ -98,7 +98,7 @@ impl<'a> Slope<'a> {
         Ok((loss / tokens as f64, gradient))
     }
 
-    /// Σ KL(final ‖ ours) over tokens; in the place of our logits their gradient of the mean.
+    /// Σ KL(final ‖ ours) over tokens; replaces our logits by the gradient of the mean.
     fn differ(&self, ours: &mut [f32], last: &[f32]) -> f64 {
         let v = self.unembedding.vocabulary();
         let mut sum = 0.0;

@@ -1,14 +1,14 @@
-//! What a model asks of a checkpoint, where there are no files yet.
+//! The tensors that a model requests of a checkpoint, when there are no files yet.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// No model has more tensors: the largest known (DeepSeek V3) has some 50,000 in its decoder.
+/// No model has more tensors: the largest known (DeepSeek V3) has about 50,000 in its decoder.
 const MOST_TENSORS: usize = 1 << 20;
 
-/// Whether blocks of four-bit numbers are asked for where a file may hold either.
+/// Whether blocks of four-bit numbers are requested, if a file may hold either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blocks {
     /// Plain numbers.
@@ -17,16 +17,16 @@ pub(crate) enum Blocks {
     Mxfp4,
 }
 
-/// What a tensor holds.
+/// The contents of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Numbers {
-    /// Floating point numbers, of whatever type the file has.
+    /// Floating point numbers, of any type.
     Floats,
     /// Bytes: blocks of quantised numbers, and their scales.
     Bytes,
 }
 
-/// The tensors that were asked for.
+/// The requested tensors.
 #[derive(Debug)]
 pub(crate) struct Asked {
     blocks: Blocks,
@@ -38,7 +38,7 @@ impl Asked {
         Asked { blocks, tensors: Mutex::default() }
     }
 
-    /// Whether the files would have this.
+    /// Whether the files would have this tensor.
     pub(super) fn has(&self, name: &str) -> bool {
         self.blocks == Blocks::Mxfp4 && name.ends_with("_blocks")
     }
@@ -62,7 +62,7 @@ impl Asked {
         Ok(())
     }
 
-    /// Name, shape and kind of all of them, by their names.
+    /// All of them, by name, with shape and kind.
     pub(crate) fn tensors(&self) -> BTreeMap<String, (Vec<usize>, Numbers)> {
         self.tensors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! The tensors of a model's files by the names of its safetensors checkpoint.
+//! The tensors of a model's files, by their names in the safetensors checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,22 +12,22 @@ use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, ErrorKind, Result, list};
 use crate::names::{Names, StorageQuirk};
 
-/// An opened checkpoint, with the adapter on it if there is one. It remembers what was read of it.
+/// An opened checkpoint, with its adapter if there is one. It tracks what has been read.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     container: Container,
     adapter: Option<Adapter>,
-    /// Surplus tensors that are let through.
+    /// Surplus tensors to accept.
     allowed: Allowed,
     /// Checkpoint name to the container's own name.
     stored: BTreeMap<String, (String, StorageQuirk)>,
     used: Mutex<BTreeSet<String>>,
     faults: Mutex<Faults>,
-    /// Where there are no files: what is asked for.
+    /// The requested tensors, if there are no files.
     asked: Option<Asked>,
 }
 
-/// What a model needs and the files do not have: noted as it is found, so that all of it is named at once.
+/// Faults of the files, collected so that all can be named at once.
 #[derive(Debug, Default)]
 struct Faults {
     missing: BTreeSet<String>,
@@ -41,7 +41,7 @@ impl Faults {
     }
 }
 
-/// Most faults that are looked for: who has more has another model.
+/// Limit on faults: a file with more belongs to another model.
 const MOST_FAULTS: usize = 1000;
 
 impl Checkpoint {
@@ -68,13 +68,13 @@ impl Checkpoint {
         }
     }
 
-    /// A checkpoint without files, which notes what is asked of it.
+    /// A checkpoint without files, which records requests.
     pub(crate) fn asking(asked: Asked) -> Self {
         let nothing = Container::SafeTensors(ShardedSafeTensors::default());
         Checkpoint { asked: Some(asked), ..Self::plain(nothing) }
     }
 
-    /// What was asked for, where there are no files.
+    /// The requested tensors, if there are no files.
     pub(crate) fn asked(&self) -> Option<&Asked> {
         self.asked.as_ref()
     }
@@ -85,7 +85,7 @@ impl Checkpoint {
         Checkpoint { adapter, ..self }
     }
 
-    /// The same, with surplus tensors let through.
+    /// The same, with surplus tensors accepted.
     #[must_use]
     pub(crate) fn allowing(self, allowed: Allowed) -> Self {
         Checkpoint { allowed, ..self }
@@ -96,11 +96,12 @@ impl Checkpoint {
         self.adapter.as_ref()
     }
 
-    /// Tensor `prefix + name`, or `name` alone, of exactly this shape, or what an adapter puts in its place. Marks it as
-    /// used. One that is not there, has another shape or no floating point numbers is noted for [`Checkpoint::finish`].
+    /// Tensor `prefix + name`, or `name` alone, with exactly this shape, or its replacement by an adapter. Marks it as
+    /// used. A missing tensor, another shape or numbers that are not floating point are recorded for
+    /// [`Checkpoint::finish`].
     ///
     /// # Errors
-    /// Too many of them.
+    /// If there are too many faults.
     pub(crate) fn tensor(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Option<Tensor<'_>>> {
         let key = self.find(prefix, name);
         let tensor = match (self.replacement(prefix, name), &key) {
@@ -134,7 +135,7 @@ impl Checkpoint {
         Ok(None)
     }
 
-    /// All values of a tensor; none where it is noted as a fault.
+    /// All values of a tensor; empty if a fault is recorded.
     ///
     /// # Errors
     /// As [`Checkpoint::tensor`].
@@ -143,7 +144,7 @@ impl Checkpoint {
         tensor.read_all()
     }
 
-    /// The rows of a tensor by themselves, to be read when they are needed; none where it is noted as a fault.
+    /// The rows of a tensor, to be read on demand; empty if a fault is recorded.
     ///
     /// # Errors
     /// As [`Checkpoint::tensor`].
@@ -154,7 +155,7 @@ impl Checkpoint {
         Ok(TensorRows { stored: Some(tensor.stored.lasting()?), quirk: tensor.quirk })
     }
 
-    /// The container's name of a tensor of bytes of this shape; nothing where it is noted as a fault.
+    /// The container's name of a byte tensor with this shape; `None` if a fault is recorded.
     ///
     /// # Errors
     /// As [`Checkpoint::tensor`].
@@ -196,15 +197,15 @@ impl Checkpoint {
         if is_full { self.check_found() } else { Ok(()) }
     }
 
-    /// Tensors found missing or unfit so far.
+    /// Number of tensors found missing or unfit so far.
     pub(crate) fn n_faults(&self) -> usize {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Whether all that was asked for is there and fits.
+    /// Checks that every requested tensor exists and fits.
     ///
     /// # Errors
-    /// What is not, all of it named.
+    /// Names all that do not.
     pub(crate) fn check_found(&self) -> Result<()> {
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let missing: Vec<&String> = faults.missing.iter().collect();
@@ -221,15 +222,15 @@ impl Checkpoint {
         if all.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Weights, all.join("; "))) }
     }
 
-    /// Marks a tensor as used without reading it: a copy of one that is.
+    /// Marks a tensor as used without reading it: a copy of one that is read.
     pub(crate) fn pass_over(&self, prefix: &str, name: &str) {
         self.used().extend(self.find(prefix, name));
     }
 
-    /// What an adapter adds to the weight of a module of so many outputs and inputs.
+    /// An adapter's update of a module's weight.
     ///
     /// # Errors
-    /// Tensors of the adapter that do not fit.
+    /// If the adapter's tensors do not fit.
     pub(crate) fn low_rank(
         &self,
         prefix: &str,
@@ -240,10 +241,10 @@ impl Checkpoint {
         self.of_adapter(prefix, module, |adapter, names| adapter.low_rank(names, outputs, inputs))
     }
 
-    /// What an adapter adds to the bias of a module.
+    /// An adapter's addition to a module's bias.
     ///
     /// # Errors
-    /// A tensor of the adapter that does not fit.
+    /// If the adapter's tensor does not fit.
     pub(crate) fn bias_of_update(
         &self,
         prefix: &str,
@@ -253,10 +254,10 @@ impl Checkpoint {
         self.of_adapter(prefix, module, |adapter, names| adapter.bias(names, outputs))
     }
 
-    /// What an adapter adds to a table of so many rows.
+    /// An adapter's update of a table.
     ///
     /// # Errors
-    /// Tensors of the adapter that do not fit.
+    /// If the adapter's tensors do not fit.
     pub(crate) fn low_rank_of_table(
         &self,
         prefix: &str,
@@ -267,7 +268,7 @@ impl Checkpoint {
         self.of_adapter(prefix, module, |adapter, names| adapter.of_table(names, rows, width))
     }
 
-    /// What an adapter, if there is one, has of a module.
+    /// Calls `find` on the adapter, if there is one, with a module's possible names.
     fn of_adapter<T>(
         &self,
         prefix: &str,
@@ -277,21 +278,21 @@ impl Checkpoint {
         self.adapter.as_ref().map_or(Ok(None), |adapter| read(adapter, &spellings(prefix, module)))
     }
 
-    /// Whether an adapter adds to the weight of a module.
+    /// Whether an adapter updates a module's weight.
     pub(crate) fn has_update(&self, prefix: &str, module: &str) -> bool {
         self.adapter.as_ref().is_some_and(|adapter| adapter.updates(&spellings(prefix, module)))
     }
 
-    /// Whether an adapter has a tensor in the place of this one.
+    /// Whether an adapter replaces this tensor.
     pub(crate) fn is_replaced(&self, prefix: &str, name: &str) -> bool {
         let Some(adapter) = &self.adapter else { return false };
         spellings(prefix, name).iter().any(|name| adapter.replaced().any(|replaced| replaced == name))
     }
 
-    /// Whether the files still hold what they held when they were opened.
+    /// Checks that the files are unchanged since they were opened.
     ///
     /// # Errors
-    /// The file that does not.
+    /// Names a changed file.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.container.check_unchanged()?;
         self.adapter.as_ref().map_or(Ok(()), Adapter::check_unchanged)
@@ -308,12 +309,11 @@ impl Checkpoint {
         self.find(prefix, name).is_some() || self.is_replaced(prefix, name) || is_asked()
     }
 
-    /// All that was asked for must be there. Every tensor must have been used, be of a kind that changes nothing, belong to a
-    /// part of the model that is left out, or be let through; so must every tensor of the adapter. Returns warnings: what was
-    /// passed over.
+    /// Checks that every requested tensor exists, and that every tensor, including the adapter's, was used, has no
+    /// effect, belongs to a part of the model that is left out, or is accepted. Returns warnings about ignored tensors.
     ///
     /// # Errors
-    /// Tensors that are missing, do not fit, or are surplus, all of them named.
+    /// Names all tensors that are missing, do not fit, or are surplus.
     pub(crate) fn finish(&self, family: &Names) -> Result<Vec<String>> {
         let used = self.used();
         let left = self.stored.keys().map(String::as_str).filter(|n| !used.contains(*n));
@@ -323,7 +323,7 @@ impl Checkpoint {
         ) {
             (Ok(()), surplus) => surplus?,
             (Err(faults), Ok(_)) => return Err(faults),
-            // A name that is spelt otherwise is both.
+            // A misspelt name causes both.
             (Err(faults), Err(surplus)) => {
                 return Err(Error::new(ErrorKind::Weights, format!("{faults}; {surplus}")));
             }
@@ -332,7 +332,7 @@ impl Checkpoint {
         Ok(warnings)
     }
 
-    /// How many tensors belong to each part of the model that is left out, by the beginning of their names.
+    /// Number of tensors in each part of the model that is left out, by name prefix.
     pub(crate) fn left_out(&self, family: &Names) -> BTreeMap<&'static str, usize> {
         let mut parts = BTreeMap::new();
         for part in self.stored.keys().filter_map(|name| surplus::part_left_out(name, family.left_out)) {
@@ -341,15 +341,15 @@ impl Checkpoint {
         parts
     }
 
-    /// Names of all tensors, those of parts that are left out too.
+    /// Names of all tensors, including those of parts that are left out.
     pub(crate) fn names_of_all_parts(&self, family: &Names) -> Vec<&str> {
         let left_out = self.stored.keys().map(String::as_str);
         let left_out = left_out.filter(|name| surplus::part_left_out(name, family.left_out).is_some());
         self.names(family).into_iter().chain(left_out).collect()
     }
 
-    /// Names of all tensors of the decoder in the checkpoint's spelling, but for buffers, and of those that the adapter has
-    /// beside them.
+    /// Names of all tensors of the decoder in the checkpoint's spelling, except buffers, plus additional ones of the
+    /// adapter.
     pub(crate) fn names(&self, family: &Names) -> Vec<&str> {
         let is_weight = |name: &&str| {
             !surplus::is_buffer(name, family.ignored)
@@ -362,10 +362,10 @@ impl Checkpoint {
         stored.chain(beside).collect()
     }
 
-    /// Any tensor by the name that [`Checkpoint::names`] gives it, as the file has it.
+    /// Any tensor by its name in [`Checkpoint::names`], as stored in the file.
     ///
     /// # Errors
-    /// No such tensor.
+    /// If there is no such tensor.
     pub(crate) fn by_name(&self, name: &str) -> Result<Tensor<'_>> {
         match self.stored.get(name) {
             Some((stored_name, quirk)) => {
@@ -379,10 +379,10 @@ impl Checkpoint {
         }
     }
 
-    /// As [`Checkpoint::by_name`], or what the adapter has in its place.
+    /// As [`Checkpoint::by_name`], or the adapter's replacement.
     ///
     /// # Errors
-    /// No such tensor.
+    /// If there is no such tensor.
     pub(crate) fn current(&self, prefix: &str, name: &str) -> Result<Tensor<'_>> {
         match self.replacement(prefix, name.strip_prefix(prefix).unwrap_or(name)) {
             Some(stored) => Ok(Tensor { stored, quirk: StorageQuirk::None }),
@@ -396,7 +396,7 @@ impl Checkpoint {
     }
 
     fn used(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // Insertions alone happen under the lock: a poisoned set is still right.
+        // Only insertions happen under the lock, so a poisoned set is still valid.
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -409,7 +409,7 @@ fn missing(name: &str) -> Error {
     Error::new(ErrorKind::Weights, format!("the weights have no tensor `{name}`"))
 }
 
-/// The names under which a tensor or module may stand.
+/// The possible names of a tensor or module.
 fn spellings(prefix: &str, name: &str) -> [String; 2] {
     [format!("{prefix}{name}"), name.to_owned()]
 }

@@ -1,15 +1,15 @@
-//! A model's files, for as long as weights are still to be read there.
+//! A model's files, kept open while weights are still to be read from them.
 
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A model's files, until all its weights are packed. Whatever may read them does it [`Files::during`] a call.
+/// A model's files, until all its weights are packed. Anything that may read them does so within [`Files::during`].
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     checkpoint: Weak<Checkpoint>,
-    /// What became of them while weights were read: what was packed then is not known, and no run may use it.
+    /// What happened to them while weights were read: what was packed then is uncertain, and no run may use it.
     spoilt: OnceLock<String>,
 }
 
@@ -18,13 +18,13 @@ impl Files {
         Files { checkpoint: Arc::downgrade(checkpoint), spoilt: OnceLock::new() }
     }
 
-    /// Calls what may read weights, and gives its result if the files are afterwards what they were when the model was
-    /// loaded.
+    /// Calls `read`, which may read weights, and returns its result if the files are still unchanged since the model
+    /// was loaded.
     ///
     /// # Errors
-    /// The file that is not; as the call.
+    /// If a file has changed (it is named), and the errors of `read`.
     pub(crate) fn during<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
-        // Held, so that a file whose last weight is packed meanwhile is still looked at.
+        // Held, so that a file whose last weight is packed meanwhile is still checked.
         let held = self.checkpoint.upgrade();
         self.check(held.as_deref())?;
         let done = read();

@@ -1,4 +1,4 @@
-//! Projections and norms as the kernels take them: vectors are read at once, matrices when products need them.
+//! Projections and norms in the kernels' form: vectors are read at once, matrices on demand.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,10 +40,10 @@ impl Norm {
         cpu.norm_in_place(self.kind, x, group, self.weight.as_deref(), self.bias.as_deref(), self.eps);
     }
 
-    /// Adds to `out` the gradient of what the norm of groups of `group` columns reads.
+    /// Adds to `out` the gradient of the input of a norm over groups of `group` columns.
     ///
     /// # Shapes
-    /// `x`, what it read; `g`, the gradient of what it wrote; `out`: tokens by columns.
+    /// `x`, its input; `g`, the gradient of its output; `out`: tokens by columns.
     pub(crate) fn back(
         &self,
         cpu: &Cpu,
@@ -62,22 +62,22 @@ impl Norm {
     }
 }
 
-/// Reads weights by the names of a family.
+/// Reads weights by a family's names.
 #[derive(Debug)]
 pub(crate) struct Loader<'a> {
     pub(crate) checkpoint: &'a Arc<Checkpoint>,
     pub(crate) names: &'a Names,
-    /// What stands before a name in most files: the base model's own.
+    /// The prefix of most names: the base model's own.
     pub(crate) base: &'a str,
     pub(crate) cpu: &'a Cpu,
     pub(crate) dtype: Dtype,
 }
 
-/// Where one row of a packed matrix comes from.
+/// The source of one row of a packed matrix: part and row.
 type Place = (usize, usize);
 
 impl Loader<'_> {
-    /// A vector; empty where it is not there, which the checkpoint notes.
+    /// A vector; empty if it is missing, which the checkpoint records.
     pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
         self.checkpoint.values(self.base, name, &[length])
     }
@@ -93,7 +93,7 @@ impl Loader<'_> {
         self.norm_shaped(module, norm, &[width])
     }
 
-    /// A norm whose parameters are read by the given functions where its kind has them.
+    /// A norm whose parameters, if its kind has them, are read by the given functions.
     pub(crate) fn norm_of(
         &self,
         norm: arch::Norm,
@@ -124,7 +124,7 @@ impl Loader<'_> {
         Ok(self.fused(vec![self.part(prefix, linear, outputs, inputs)?], inputs, outputs, |n| (0, n)))
     }
 
-    /// One projection that stays in f32 whatever the compute dtype (a router: its choices must not flip).
+    /// One projection that stays in f32 whatever the compute dtype (a router: rounding must not change its choices).
     pub(crate) fn linear_f32(
         &self,
         prefix: &str,
@@ -171,14 +171,14 @@ impl Loader<'_> {
         Ok(Part { weight, bias, update })
     }
 
-    /// All experts' projections in one tensor, `[experts, outputs, inputs]`: its rows are the outputs of one expert after
-    /// another.
+    /// All experts' projections in one tensor, `[experts, outputs, inputs]`: its rows are the outputs of one expert
+    /// after another.
     pub(crate) fn stacked_part(&self, name: &str, shape: [usize; 3]) -> Result<Part> {
         let weight = PartRows::Stored(self.checkpoint.rows(self.base, name, &shape)?);
         Ok(Part { weight, bias: None, update: None })
     }
 
-    /// One expert's projection of a tensor `[experts, inputs, outputs]`, or of blocks of MXFP4, with its bias.
+    /// One expert's projection from a tensor `[experts, inputs, outputs]`, or from blocks of MXFP4, with its bias.
     pub(crate) fn biased_part(
         &self,
         name: &str,
@@ -219,8 +219,8 @@ impl Loader<'_> {
         Ok(Part { weight, bias, update: None })
     }
 
-    /// A table that is looked up by row: tensor `name`, with what an adapter adds to `module`. Each has a prefix of its
-    /// own, since a tied pair shares one tensor.
+    /// A table looked up by row: tensor `name`, with an adapter's update of `module`. Each has its own prefix, since a
+    /// tied pair shares one tensor.
     pub(crate) fn table(
         &self,
         base: &str,
@@ -253,7 +253,7 @@ impl Loader<'_> {
         self.joined(parts, outputs, place, |rows| PackedMatrix::later(self.dtype, outputs, inputs, rows))
     }
 
-    /// Gate and up as one, interleaved for the kernel's epilogue; outputs `0..neurons` are gates.
+    /// Gate and up as one, interleaved for the kernel's epilogue; outputs `0..neurons` are the gate's.
     pub(crate) fn gated(
         &self,
         parts: Vec<Part>,
@@ -272,7 +272,7 @@ impl Loader<'_> {
         place: impl Fn(usize) -> Place + Send + Sync + 'static,
         later: impl FnOnce(Arc<dyn Source>) -> PackedMatrix,
     ) -> Projection {
-        // With a part missing no model is built, and the sizes may be anything.
+        // If a part is missing, no model is built, and the sizes may be anything.
         let is_whole = !parts.iter().any(|part| part.weight.is_missing());
         let has_bias = is_whole && parts.iter().any(|part| part.biases().next().is_some());
         let bias = has_bias.then(|| {
@@ -281,7 +281,7 @@ impl Loader<'_> {
         });
         let update = self.update(&parts, outputs, &place);
         let parts: Vec<PartRows> = parts.into_iter().map(|part| part.weight).collect();
-        // Decoded values are a second copy, which should not wait.
+        // Decoded values are a second copy, so packing should not wait.
         let decoded = parts.iter().any(|part| matches!(part, PartRows::Columns { .. }));
         let place = Box::new(place);
         let matrix = later(Arc::new(JoinedRows { parts, place, files: Arc::clone(self.checkpoint) }));
@@ -291,7 +291,7 @@ impl Loader<'_> {
         Projection::new(matrix, bias).updated(update)
     }
 
-    /// The updates of several parts as one: their ranks side by side, each part's outputs reading its own.
+    /// The updates of several parts as one: ranks side by side, with each part's outputs reading its own.
     fn update(
         &self,
         parts: &[Part],
@@ -312,7 +312,7 @@ impl Loader<'_> {
             row.copy_from_slice(rows[n]);
             Ok::<(), Infallible>(())
         });
-        // Few numbers, and their inputs are sums: no reason to round them.
+        // Few numbers, with sums as inputs: no reason to round them.
         let Ok(up) = PackedMatrix::pack(self.cpu, Dtype::F32, outputs, rank, |n, row| {
             row.fill(0.0);
             let (part, output) = place(n);
@@ -330,12 +330,12 @@ impl Loader<'_> {
 pub(crate) struct Part {
     weight: PartRows,
     bias: Option<Vec<f32>>,
-    /// What an adapter adds.
+    /// An adapter's update.
     update: Option<LowRank>,
 }
 
 impl Part {
-    /// The projection times a factor, biases and updates included.
+    /// The projection times a factor, including biases and updates.
     pub(crate) fn times(mut self, factor: Option<f32>) -> Part {
         let Some(factor) = factor else { return self };
         let times = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x *= factor);
@@ -350,7 +350,7 @@ impl Part {
         self
     }
 
-    /// What is added to the outputs: the stored bias, and that of an adapter.
+    /// The biases: the stored one, and an adapter's.
     fn biases(&self) -> impl Iterator<Item = &Vec<f32>> {
         self.bias.iter().chain(self.update.iter().flat_map(|update| &update.bias))
     }
@@ -360,16 +360,16 @@ impl Part {
 enum PartRows {
     /// Stored `[outputs, inputs]`.
     Stored(TensorRows),
-    /// Stored `[inputs, outputs]`, decoded as a whole because rows are columns there. Values of f16 and bf16 are stored as
-    /// such again.
+    /// Stored `[inputs, outputs]`, decoded completely because rows are columns there. Values of f16 and bf16 are kept
+    /// in their type.
     Columns { values: Vec<f32>, outputs: usize, encoding: Encoding },
-    /// A table that is looked up by row.
+    /// A table looked up by row.
     Table(Table),
     /// Blocks of 32 four-bit numbers with a common scale.
     Mxfp4(Mxfp4),
     /// Other rows times a factor.
     Times(Box<PartRows>, f32),
-    /// What the checkpoint has noted as a fault: no model is built of it.
+    /// Recorded as a fault: no model is built from it.
     Missing,
 }
 
@@ -401,7 +401,7 @@ impl PartRows {
         }
     }
 
-    /// How the rows are written, where a product can take them so.
+    /// The encoding of the rows, if products can use it.
     fn encoding(&self) -> Encoding {
         match self {
             PartRows::Stored(rows) => rows.encoding(),
@@ -411,7 +411,7 @@ impl PartRows {
         }
     }
 
-    /// One row as it is written.
+    /// One row as stored.
     fn read_stored(&self, row: usize, bytes: &mut [u8]) {
         match self {
             PartRows::Stored(rows) | PartRows::Table(Table { rows, .. }) => rows.read_stored(row, bytes),
@@ -428,7 +428,7 @@ impl PartRows {
         }
     }
 
-    /// Lets go of the file's pages.
+    /// Releases the file's pages.
     fn drop_pages(&self) {
         match self {
             PartRows::Stored(rows) => rows.drop_pages(),
@@ -439,7 +439,7 @@ impl PartRows {
     }
 }
 
-/// The encoding of a tensor of 16-bit floats, whose values can be written in it again; of others f32.
+/// The encoding of a tensor of 16-bit floats, in which its values can be kept; f32 for others.
 fn narrow(tensor: &Tensor<'_>) -> Encoding {
     match tensor.encoding() {
         easyroutine_files::Encoding::F16 => Encoding::F16,
@@ -452,7 +452,7 @@ fn narrow(tensor: &Tensor<'_>) -> Encoding {
 struct JoinedRows {
     parts: Vec<PartRows>,
     place: Box<dyn Fn(usize) -> Place + Send + Sync>,
-    /// Says that the files are still read.
+    /// Marks the files as still in use.
     files: Arc<Checkpoint>,
 }
 

@@ -1,5 +1,5 @@
-//! Tensors of a checkpoint under our names, in one layout. Whatever a file fuses, transposes, permutes or shifts is
-//! undone here, and every tensor of the file is accounted for.
+//! Tensors of a checkpoint under our names, in one layout. Anything that a file fuses, transposes, permutes or shifts
+//! is undone here, and every tensor of the file is accounted for.
 
 mod asked;
 mod checkpoint;

@@ -1,27 +1,27 @@
-//! Weights in blocks of MXFP4 (OCP Microscaling Formats 1.0): 32 numbers of four bits with one power of two.
+//! Weights in blocks of MXFP4 (OCP Microscaling Formats 1.0): 32 four-bit numbers with one power of two.
 
 use super::checkpoint::Checkpoint;
 
-/// What a number of four bits means: a sign, two bits of exponent, one of mantissa.
+/// The value of a four-bit number: a sign, two exponent bits, one mantissa bit.
 const VALUES: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-/// Numbers of one block.
+/// Numbers per block.
 const BLOCK: usize = 32;
 
 /// One expert's rows in two tensors of bytes.
 #[derive(Debug)]
 pub(super) struct Mxfp4 {
-    /// Two numbers a byte, the lower half first.
+    /// Two numbers per byte, the lower half first.
     pub(super) blocks: String,
-    /// One power of two a block, 127 above its exponent.
+    /// One power of two per block, stored as its exponent plus 127.
     pub(super) scales: String,
     /// The expert's first row.
     pub(super) first: usize,
 }
 
 impl Mxfp4 {
-    /// Decodes a row, as transformers does (`convert_moe_packed_tensors`).
+    /// Decodes a row as in transformers (`convert_moe_packed_tensors`).
     pub(super) fn read(&self, files: &Checkpoint, row: usize, out: &mut [f32]) {
         let first = (self.first + row) * out.len() / BLOCK;
         let blocks = files.raw(&self.blocks).chunks_exact(BLOCK / 2).skip(first);

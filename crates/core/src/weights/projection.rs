@@ -7,16 +7,16 @@ use easyroutine_kernels::{
     Activation, Cpu, Finish, Left, Out, PackedMatrix, Rows, RowsMut, Terms, give_back, large_values,
 };
 
-/// A linear map, packed: `x W^T + b`, or with the low-rank update of an adapter `x W^T + b + (x A^T) B^T`.
+/// A packed linear map: `x W^T + b`, or with an adapter's low-rank update `x W^T + b + (x A^T) B^T`.
 ///
-/// The update is a product of its own, as peft computes it: W stays as it is stored, and in bf16 the update is not lost to
-/// the rounding of W.
+/// The update is a separate product, as in peft: W keeps its stored values, and in bf16 the update is not lost in the
+/// rounding of W.
 #[derive(Debug)]
 pub(crate) struct Projection {
     pub(crate) matrix: PackedMatrix,
     pub(crate) bias: Option<Vec<f32>>,
     update: Option<Box<Update>>,
-    /// The map cut into equal parts of its inputs, once they are asked for.
+    /// The map divided into equal parts of its inputs, once requested.
     parts: OnceLock<Vec<Part>>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Update {
     pub(crate) up: PackedMatrix,
 }
 
-/// The map of some of the inputs, without the bias.
+/// The map of a range of inputs, without the bias.
 #[derive(Debug)]
 struct Part {
     matrix: PackedMatrix,
@@ -53,7 +53,7 @@ impl Projection {
         self.matrix.inputs()
     }
 
-    /// Number of outputs, gate and up counted each.
+    /// Number of outputs; gate and up both count.
     pub(crate) fn outputs(&self) -> usize {
         self.matrix.outputs()
     }
@@ -75,7 +75,7 @@ impl Projection {
         self.multiply_by(cpu, x.into(), (&self.matrix, down), None, Finish::Store, out.into());
     }
 
-    /// `out += x W^T + b`, the same bits as [`Projection::apply`] added afterwards.
+    /// `out += x W^T + b`, with the bits of [`Projection::apply`] followed by an addition.
     ///
     /// # Shapes
     /// As [`Projection::apply`].
@@ -97,7 +97,7 @@ impl Projection {
         self.multiply(cpu, x.into(), Finish::Activate(act), out.into());
     }
 
-    /// `out = act(gate) * up`, with gate and up the two halves of `x W^T + b`. The matrix must be a gated one.
+    /// `out = act(gate) * up`, with gate and up the two halves of `x W^T + b`. The matrix must be gated.
     ///
     /// # Shapes
     /// `x`: tokens by inputs; `out`: tokens by half the outputs.
@@ -116,7 +116,7 @@ impl Projection {
         self.multiply_by(cpu, x, (&self.matrix, down), self.bias.as_deref(), finish, out);
     }
 
-    /// A product with a matrix and the A of the update, both whole or both cut.
+    /// A product with a matrix and the update's A, both whole or both divided.
     fn multiply_by(
         &self,
         cpu: &Cpu,
@@ -141,8 +141,8 @@ impl Projection {
         give_back(addend);
     }
 
-    /// `out = x W_part^T`: what one of equal parts of the inputs gives, such as one head's, without the bias; an update's
-    /// part is in it. The parts are packed at the first call, beside the whole.
+    /// `out = x W_part^T`: the contribution of one of equal parts of the inputs, such as one head's, without the bias
+    /// but with the update. The parts are packed at the first call, in addition to the whole.
     ///
     /// # Shapes
     /// `x`: tokens by inputs of the part; `out`: tokens by outputs.
@@ -151,7 +151,7 @@ impl Projection {
         self.multiply_by(cpu, x.into(), (matrix, down.as_ref()), None, Finish::Store, out.into());
     }
 
-    /// The gradient of what the map reads, from that of what it writes: `g W`, stored or added.
+    /// The gradient of the map's input from that of its output: `g W`, stored or added.
     ///
     /// # Shapes
     /// `g`: tokens by outputs; `out`: tokens by inputs.
@@ -160,7 +160,7 @@ impl Projection {
         self.back_by(cpu, (&self.matrix, down), g, finish, out);
     }
 
-    /// As [`Projection::back`], added, for what [`Projection::apply_part`] reads of parts of so many inputs.
+    /// As [`Projection::back`], added, for the input of [`Projection::apply_part`], with parts of `width` inputs.
     ///
     /// # Shapes
     /// `g`: tokens by outputs; `out`: tokens by inputs of the part.
@@ -188,7 +188,7 @@ impl Projection {
         }
     }
 
-    /// The weights of one output, an update's included.
+    /// The weights of one output, including the update.
     ///
     /// # Shapes
     /// `row`: inputs.
@@ -216,7 +216,7 @@ impl Projection {
     }
 }
 
-/// A matrix cut into parts of `width` inputs.
+/// Divides a matrix into parts of `width` inputs.
 fn pack_parts(cpu: &Cpu, matrix: &PackedMatrix, width: usize) -> Vec<PackedMatrix> {
     let mut whole = vec![0.0; matrix.outputs() * matrix.inputs()];
     let rows = whole.chunks_exact_mut(matrix.inputs());

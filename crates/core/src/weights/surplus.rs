@@ -1,25 +1,25 @@
-//! Tensors that no weight of the model is read from.
+//! Tensors that hold no weight of the model.
 
 use regex::Regex;
 
 use super::checkpoint::ends_with_part;
 use crate::error::{Error, ErrorKind, Result, list};
 
-/// Ends of names, in whole dotted parts, that are buffers in any family: tables that are computed here.
+/// Endings of names, in whole dotted parts, that are buffers in any family: tables that are computed here.
 const BUFFERS: &[&str] = &["rotary_emb.inv_freq"];
 
-/// Beginnings of names that training leaves and that the model itself does not read, with what they are.
+/// Name prefixes left over from training that the model does not read, with what they are.
 const LEFT_BY_TRAINING: &[(&str, &str)] = &[("v_head.", "a value head of reinforcement learning")];
 
-/// Surplus tensors that a caller lets through, by name or by a pattern with `*` and `?`.
+/// Surplus tensors that a caller accepts, by name or by a pattern with `*` and `?`.
 #[derive(Debug, Default)]
 pub(crate) struct Allowed(Vec<(String, Regex)>);
 
 impl Allowed {
-    /// Reads names and patterns.
+    /// Parses names and patterns.
     ///
     /// # Errors
-    /// A pattern that is too long.
+    /// If a pattern is too long.
     pub(crate) fn parse(patterns: &[String]) -> Result<Self> {
         let one = |pattern: &String| {
             let regex = regex::escape(pattern).replace(r"\*", ".*").replace(r"\?", ".");
@@ -36,20 +36,20 @@ impl Allowed {
     }
 }
 
-/// Whether a tensor is a buffer: of any family, or by one of these ends of names.
+/// Whether a tensor is a buffer: in any family, or by one of these endings.
 pub(super) fn is_buffer(name: &str, ignored: &[&str]) -> bool {
     BUFFERS.iter().chain(ignored).any(|end| name == *end || ends_with_part(name, end))
 }
 
-/// The other part of the model that a tensor belongs to: the beginning of its name.
+/// The other part of the model that a tensor belongs to, by name prefix.
 pub(super) fn part_left_out(name: &str, left_out: &[&'static str]) -> Option<&'static str> {
     left_out.iter().copied().find(|start| name.starts_with(start))
 }
 
-/// Sorts the tensors that were not read into what changes nothing, what is let through with a warning, and the rest.
+/// Sorts unread tensors into those without effect, those accepted with a warning, and the rest.
 ///
 /// # Errors
-/// The rest, all of it named.
+/// Names all the rest.
 pub(super) fn check<'n>(
     names: impl Iterator<Item = &'n str>,
     (ignored, left_out): (&[&str], &[&'static str]),

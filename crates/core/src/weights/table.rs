@@ -1,4 +1,4 @@
-//! Tables whose rows are looked up one at a time.
+//! Tables looked up row by row.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use super::checkpoint::Checkpoint;
 use super::tensor::TensorRows;
 use crate::adapter::LowRank;
 
-/// The rows of an embedding or unembedding as the file has them, each with what an adapter adds to it. A table is read by
-/// row in many places (look-ups, lenses, directions), so its update joins the rows and needs no product of its own.
+/// The rows of an embedding or unembedding as stored, each with an adapter's update. A table is read by row in many
+/// places (look-ups, lenses, directions), so its update is added to the rows and needs no separate product.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(super) rows: TensorRows,
     pub(super) update: Option<LowRank>,
     pub(super) count: usize,
-    /// Says that the files are still read.
+    /// Marks the files as still in use.
     pub(super) _files: Arc<Checkpoint>,
 }
 
@@ -25,7 +25,7 @@ impl Table {
         self.count
     }
 
-    /// Decodes one row, which must be there and as long as `out`.
+    /// Decodes one row, which must exist and be as long as `out`.
     pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
         self.rows.read(row, out);
         if let Some(update) = &self.update {
@@ -33,7 +33,7 @@ impl Table {
         }
     }
 
-    /// How the rows are written, where a product can take them so.
+    /// The encoding of the rows, if products can use it.
     pub(super) fn encoding(&self) -> Encoding {
         if self.update.is_some() { Encoding::F32 } else { self.rows.encoding() }
     }

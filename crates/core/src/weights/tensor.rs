@@ -1,4 +1,4 @@
-//! One tensor of a checkpoint, as its safetensors spelling would have it.
+//! One tensor of a checkpoint, in its safetensors form.
 
 use easyroutine_files::{Encoding, LastingRows, StoredTensor};
 use easyroutine_kernels as kernels;
@@ -6,7 +6,7 @@ use easyroutine_kernels as kernels;
 use crate::error::Result;
 use crate::names::StorageQuirk;
 
-/// One stored tensor as the checkpoint would have it.
+/// One stored tensor in its checkpoint form.
 #[derive(Debug)]
 pub(crate) struct Tensor<'a> {
     pub(super) stored: StoredTensor<'a>,
@@ -14,14 +14,14 @@ pub(crate) struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
-    /// Decodes one row (all axes but the last counted together).
+    /// Decodes one row (all axes except the last count together).
     pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
         self.stored.read_row(self.quirk.stored_row(row, self.stored.rows()), out)?;
         self.quirk.undo(out);
         Ok(())
     }
 
-    /// Decodes everything, row after row.
+    /// Decodes everything, row by row.
     pub(crate) fn read_all(&self) -> Result<Vec<f32>> {
         let width = self.stored.row_len();
         let mut values = vec![0.0; self.stored.elements()];
@@ -31,7 +31,7 @@ impl Tensor<'_> {
         Ok(values)
     }
 
-    /// Whether another tensor is stored with the same bytes.
+    /// Whether another tensor is stored in the same bytes.
     pub(crate) fn same_as(&self, other: &Tensor<'_>) -> bool {
         self.stored.encoding() == other.stored.encoding() && self.stored.bytes() == other.stored.bytes()
     }
@@ -41,12 +41,12 @@ impl Tensor<'_> {
         self.stored.shape()
     }
 
-    /// How its numbers are written.
+    /// The encoding of its numbers.
     pub(crate) fn encoding(&self) -> Encoding {
         self.stored.encoding()
     }
 
-    /// Bytes that it takes once it is packed.
+    /// Bytes that it takes when packed.
     pub(crate) fn packed_bytes(&self, dtype: kernels::Dtype) -> u64 {
         let encoding = self.encoding();
         // A byte of MXFP4 holds two numbers.
@@ -54,7 +54,7 @@ impl Tensor<'_> {
         match (dtype, as_multiplied(encoding)) {
             (kernels::Dtype::Bf16, _) => 2 * values,
             (kernels::Dtype::F32, kernels::Encoding::F32) => 4 * values,
-            // Their scales of 6 bits take a byte each.
+            // Their 6-bit scales take a byte each.
             (kernels::Dtype::F32, kernels::Encoding::Q4K | kernels::Encoding::Q5K) => {
                 self.stored.bytes().len() as u64 + values / 64
             }
@@ -62,39 +62,39 @@ impl Tensor<'_> {
         }
     }
 
-    /// Rows, all axes but the last counted together, and their length.
+    /// Number of rows (all axes except the last count together), and their length.
     pub(crate) fn rows(&self) -> (usize, usize) {
         (self.stored.rows(), self.stored.row_len())
     }
 
-    /// Lets go of the file's pages.
+    /// Releases the file's pages.
     pub(crate) fn drop_pages(&self) {
         self.stored.drop_pages();
     }
 }
 
-/// The rows of one stored tensor as the checkpoint would have them. They keep its file mapped.
+/// The rows of one stored tensor in checkpoint form. They keep its file mapped.
 #[derive(Debug)]
 pub(crate) struct TensorRows {
-    /// Nothing where there is no such tensor: then no model is built of it.
+    /// `None` if there is no such tensor: then no model is built from it.
     pub(super) stored: Option<LastingRows>,
     pub(super) quirk: StorageQuirk,
 }
 
 impl TensorRows {
-    /// Whether there is no such tensor.
+    /// Whether the tensor is missing.
     pub(crate) fn is_missing(&self) -> bool {
         self.stored.is_none()
     }
 
-    /// Decodes one row, which must be there and as long as `out`.
+    /// Decodes one row, which must exist and be as long as `out`.
     pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
         let Some(stored) = &self.stored else { return };
         stored.read(self.quirk.stored_row(row, stored.len()), out);
         self.quirk.undo(out);
     }
 
-    /// How the rows are written, where a product can take them so: the values are those of [`TensorRows::read`].
+    /// The encoding of the rows, if products can use it: its values are those of [`TensorRows::read`].
     pub(crate) fn encoding(&self) -> kernels::Encoding {
         match &self.stored {
             Some(stored) if self.quirk != StorageQuirk::PlusOne => as_multiplied(stored.encoding()),
@@ -102,19 +102,19 @@ impl TensorRows {
         }
     }
 
-    /// One row as it is written.
+    /// One row as stored.
     pub(crate) fn read_stored(&self, row: usize, bytes: &mut [u8]) {
         let Some(stored) = &self.stored else { return };
         bytes.copy_from_slice(stored.bytes(self.quirk.stored_row(row, stored.len())));
     }
 
-    /// Lets go of the file's pages.
+    /// Releases the file's pages.
     pub(crate) fn drop_pages(&self) {
         self.stored.iter().for_each(LastingRows::drop_pages);
     }
 }
 
-/// What products call an encoding of files; what they do not know is widened to f32.
+/// The products' name for a file encoding; encodings unknown to them are widened to f32.
 fn as_multiplied(encoding: Encoding) -> kernels::Encoding {
     match encoding {
         Encoding::F16 => kernels::Encoding::F16,
@@ -132,7 +132,7 @@ fn as_multiplied(encoding: Encoding) -> kernels::Encoding {
 }
 
 impl StorageQuirk {
-    /// Where a row stands among so many stored ones.
+    /// The index of a row among the stored ones.
     fn stored_row(self, row: usize, rows: usize) -> usize {
         let StorageQuirk::InterleavedRows { heads } = self else { return row };
         let d_head = rows / heads;
@@ -141,7 +141,7 @@ impl StorageQuirk {
         head * d_head + 2 * (within % half) + within / half
     }
 
-    /// Brings a stored row's values back to what the checkpoint has.
+    /// Turns a stored row's values back into the checkpoint's.
     fn undo(self, values: &mut [f32]) {
         if self == StorageQuirk::PlusOne {
             values.iter_mut().for_each(|x| *x -= 1.0);

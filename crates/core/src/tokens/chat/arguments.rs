@@ -1,11 +1,11 @@
-//! Arguments of functions as Python passes them: by place or by name.
+//! Arguments of functions as Python passes them: by position or by name.
 
 use minijinja::Error;
 use minijinja::value::{Kwargs, Value};
 
 use super::python::refuse;
 
-/// The arguments of one call; one that is not given is nothing.
+/// The arguments of one call; missing ones are `None`.
 pub(super) struct Arguments {
     of: &'static str,
     names: &'static [&'static str],
@@ -13,10 +13,10 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    /// Sorts what was passed under `names`.
+    /// Assigns the passed arguments to `names`.
     ///
     /// # Errors
-    /// There are too many, one is passed twice, or one has another name.
+    /// If there are too many, one is passed twice, or one has an unknown name.
     pub(super) fn read(
         of: &'static str,
         names: &'static [&'static str],
@@ -34,17 +34,17 @@ impl Arguments {
         Ok(Arguments { of, names, values })
     }
 
-    /// The argument at this place.
+    /// The argument at a position.
     pub(super) fn get(&self, place: usize) -> Option<&Value> {
         self.values.get(place).and_then(Option::as_ref)
     }
 
-    /// Whether the argument is true for Python.
+    /// Whether Python would consider the argument true.
     pub(super) fn is_true(&self, place: usize, otherwise: bool) -> bool {
         self.get(place).map_or(otherwise, Value::is_true)
     }
 
-    /// A whole number; truths are 0 and 1.
+    /// An integer; booleans are 0 and 1.
     pub(super) fn whole(&self, place: usize, otherwise: i64) -> Result<i64, Error> {
         let Some(value) = self.get(place) else { return Ok(otherwise) };
         let read = value.is_integer().then(|| i64::try_from(value.clone()).ok()).flatten();
@@ -52,13 +52,13 @@ impl Arguments {
         read.or_else(truth).ok_or_else(|| self.wrong(place, "a whole number"))
     }
 
-    /// A text.
+    /// A string.
     pub(super) fn text(&self, place: usize) -> Result<Option<&str>, Error> {
         let value = self.get(place).filter(|value| !value.is_none());
         value.map(|value| value.as_str().ok_or_else(|| self.wrong(place, "a text"))).transpose()
     }
 
-    /// The error of an argument that is something else.
+    /// The error for an argument of another type.
     pub(super) fn wrong(&self, place: usize, is: &str) -> Error {
         refuse(format!("{}: {} is {is}", self.of, self.names.get(place).unwrap_or(&"an argument")))
     }

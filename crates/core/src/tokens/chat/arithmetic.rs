@@ -1,4 +1,4 @@
-//! `%`, `+` and `*` as Python has them.
+//! `%`, `+` and `*` with Python's semantics.
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error as JinjaError, State};
@@ -7,12 +7,12 @@ use super::filters;
 use super::percent::{self, Values};
 use super::python::{float, pay, refuse, tuple};
 
-/// `a + b` of Python: of numbers, texts, lists, and tuples.
+/// Python's `a + b`: for numbers, strings, lists and tuples.
 pub(super) fn add(state: &State<'_, '_>, left: Value, right: Value) -> Result<Value, JinjaError> {
     if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
         pay(state, a.len() + b.len())?;
         if left.is_safe() || right.is_safe() {
-            // As `Markup` does it: what is not escaped yet is.
+            // As in `Markup`: the unescaped side is escaped.
             pay(state, 5 * (a.len() + b.len()))?;
             let mut out = String::new();
             for (value, text) in [(&left, a), (&right, b)] {
@@ -45,7 +45,7 @@ pub(super) fn add(state: &State<'_, '_>, left: Value, right: Value) -> Result<Va
     }
 }
 
-/// `a * b` of Python: of numbers, and of a text, list or tuple and how often it is repeated.
+/// Python's `a * b`: for numbers, and for a string, list or tuple and a repetition count.
 pub(super) fn multiply(state: &State<'_, '_>, left: Value, right: Value) -> Result<Value, JinjaError> {
     let (repeated, times) = match (number(&left), number(&right)) {
         (Some(Number::Whole(a)), Some(Number::Whole(b))) => {
@@ -75,7 +75,7 @@ fn is_list(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
 }
 
-/// `a % b` of Python: of numbers the rest with the sign of `b`, of a text its format filled in.
+/// Python's `a % b`: for numbers the remainder with the sign of `b`, for a string its format filled in.
 pub(super) fn modulo(state: &mut State<'_, '_>, left: Value, right: Value) -> Result<Value, JinjaError> {
     if let Some(format) = left.as_str() {
         let values = match right.is_tuple() {
@@ -102,7 +102,7 @@ pub(super) fn modulo(state: &mut State<'_, '_>, left: Value, right: Value) -> Re
     }
 }
 
-/// A number as Python sees it; truths are 0 and 1.
+/// A number as Python sees it; booleans are 0 and 1.
 #[derive(Clone, Copy)]
 enum Number {
     Whole(i128),

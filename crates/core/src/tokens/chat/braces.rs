@@ -1,4 +1,4 @@
-//! `str.format` of Python: `"{} has {name!r:>5} {list[0]}".format(…)`. Numbers are written by minijinja.
+//! Python's `str.format`: `"{} has {name!r:>5} {list[0]}".format(…)`. minijinja writes the numbers.
 
 use minijinja::formatting::FormatStyle;
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -7,7 +7,7 @@ use minijinja::{Error, State};
 use super::percent::WIDEST;
 use super::python::{aligned, in_ascii, pay, refuse, repr, str};
 
-/// What fields are filled with: values by place and by name.
+/// The values for fields, by position and by name.
 pub(super) struct Fields<'a> {
     pub(super) places: &'a [Value],
     pub(super) named: Option<Value>,
@@ -33,7 +33,7 @@ impl<'a> Fields<'a> {
         Fields { places: &[], named: Some(mapping), next: 0 }
     }
 
-    /// The value of `name.attribute[key]`; without a name the next place.
+    /// The value of `name.attribute[key]`; an empty name means the next position.
     fn get(&mut self, field: &str) -> Result<Value, Error> {
         let end = field.find(['.', '[']).unwrap_or(field.len());
         let (name, mut path) = field.split_at(end);
@@ -96,7 +96,7 @@ pub(super) fn filled(state: &State<'_, '_>, format: &str, fields: &mut Fields<'_
     Ok(out)
 }
 
-/// Where the field that begins here ends; a format within it may hold one of its own.
+/// The end of the field that begins here; its format may contain a field of its own.
 fn end_of_field(text: &str) -> Option<usize> {
     let mut depth = 0;
     text.char_indices().find_map(|(at, c)| {
@@ -112,7 +112,7 @@ fn end_of_field(text: &str) -> Option<usize> {
 
 /// One field: `name!conversion:format`.
 fn field(state: &State<'_, '_>, text: &str, fields: &mut Fields<'_>) -> Result<String, Error> {
-    // Brackets may hold either sign.
+    // Brackets may contain either sign.
     let bracket = text.find(']').map_or(0, |at| at + 1);
     let end = text[bracket..].find(['!', ':']).map_or(text.len(), |at| bracket + at);
     let (name, rest) = text.split_at(end);
@@ -157,7 +157,7 @@ fn field(state: &State<'_, '_>, text: &str, fields: &mut Fields<'_>) -> Result<S
     minijinja::formatting::format(FormatStyle::StrFormat, &format!("{{:{spec}}}"), &[value])
 }
 
-/// A text in the format `[[fill]align][0][width][.precision][s]`; nothing where it is none for texts.
+/// A string in the format `[[fill]align][0][width][.precision][s]`; `None` if the format is not for strings.
 fn text_as(spec: &str, text: &str) -> Option<String> {
     let mut chars = spec.chars();
     let is_align = |c: char| "<>^".contains(c);

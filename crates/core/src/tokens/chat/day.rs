@@ -1,4 +1,4 @@
-//! The time that a template asks for, written as Python's `strftime` writes it.
+//! The time for a template, formatted as by Python's `strftime`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use jiff::civil::DateTime;
 
 use crate::error::{Error, Result};
 
-/// A day and time of the clock on the wall, without a zone: what `datetime.now()` is in Python.
+/// A local day and time without a zone, like Python's `datetime.now()`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalTime(DateTime);
 
@@ -17,8 +17,8 @@ impl LocalTime {
         LocalTime(jiff::ZonedDateTime::now().datetime())
     }
 
-    /// The time under a format of Python's `strftime`, in the C locale. A directive that is not known is written as it
-    /// stands, as the GNU C library does.
+    /// The time in a format of Python's `strftime`, in the C locale. An unknown directive is copied, as the GNU C
+    /// library does.
     pub(super) fn strftime(&self, format: &str) -> String {
         let mut out = String::new();
         let mut rest = format;
@@ -34,7 +34,7 @@ impl LocalTime {
     fn written(&self, directive: &str) -> Option<String> {
         let jiff = |format: &str| jiff::fmt::strtime::format(format, self.0).ok();
         match directive.trim_start_matches(['%', '-', '_', '0', '^', '#']) {
-            // There is no zone: Python writes nothing for it.
+            // There is no zone, so Python writes nothing.
             "z" | "Z" => Some(String::new()),
             "f" => Some(format!("{:06}", self.0.subsec_nanosecond() / 1000)),
             "c" => jiff("%a %b %e %H:%M:%S %Y"),
@@ -49,7 +49,7 @@ impl LocalTime {
     }
 }
 
-/// `%d`, or `%-d` with its flags, at the start of a text.
+/// `%d`, or `%-d` with its flags, at the start of a string.
 fn directive(text: &str) -> &str {
     let after_flags = 1 + text[1..].bytes().take_while(|byte| b"-_0^#".contains(byte)).count();
     match text[after_flags..].chars().next() {
@@ -67,7 +67,7 @@ impl fmt::Display for LocalTime {
 impl FromStr for LocalTime {
     type Err = Error;
 
-    /// Reads `2024-07-26` or `2024-07-26T15:30:00`.
+    /// Parses `2024-07-26` or `2024-07-26T15:30:00`.
     fn from_str(text: &str) -> Result<Self> {
         text.parse().map(LocalTime).map_err(|e| {
             Error::input(format!("`{text}` is no day: {e}"))

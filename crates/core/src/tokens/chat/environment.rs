@@ -1,6 +1,6 @@
 //! The environment that transformers gives its templates (`_compile_jinja_template` of `utils/chat_template_utils.py`):
-//! that of Jinja2 with `tojson`, `raise_exception` and `strftime_now` of its own. Where minijinja answers otherwise than
-//! Python, Python's answer is given.
+//! Jinja2's, with its own `tojson`, `raise_exception` and `strftime_now`. Where minijinja differs from Python, Python's
+//! behaviour applies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +16,12 @@ use super::python::{self, Json, float, is_namespace, refuse};
 use super::{arithmetic, filters, macros, methods, percent, values};
 use crate::error::{Error, ErrorKind, Result};
 
-/// No text for a model is indented by more.
+/// Text for a model is never indented by more.
 const WIDEST_INDENT: usize = 1000;
-/// How deep lists and mappings may lie in each other where a template carries them along.
+/// Limit on the nesting of lists and mappings that a template carries along.
 const DEEPEST: usize = 200;
 
-/// The time that templates are told, and whether one asked.
+/// The time for templates, and whether one asked for it.
 #[derive(Debug, Clone)]
 pub(super) struct Clock {
     now: LocalTime,
@@ -65,7 +65,7 @@ fn add_functions(environment: &mut Environment<'_>, clock: &Clock) {
     environment.add_function("strftime_now", move |state: &State<'_, '_>, format: Value| {
         let format = python::text(&format, "strftime_now")?;
         clock.asked.store(true, Ordering::Relaxed);
-        // A directive of two bytes becomes two dozen at most.
+        // A directive of two bytes produces at most two dozen.
         pay(state, 16 * format.len())?;
         Ok::<_, JinjaError>(clock.now.strftime(format))
     });
@@ -131,7 +131,7 @@ fn add_tests(environment: &mut Environment<'_>) {
     environment.add_test("sameas", |value: &Value, other: &Value| {
         value == other && value.kind() == other.kind() && value.is_integer() == other.is_integer()
     });
-    // These look at each character, and count no step.
+    // These look at each character without counting a step.
     for (name, test) in [("lower", tests::is_lower as fn(&Value) -> bool), ("upper", tests::is_upper)] {
         environment.add_test(name, move |state: &State<'_, '_>, value: &Value| {
             pay(state, value.as_str().map_or(0, str::len))?;
@@ -165,7 +165,7 @@ fn dict(state: &State<'_, '_>, first: Option<Value>, named: &Kwargs) -> Result<V
     Ok(values::mapping(pairs))
 }
 
-/// `int(value)`, of a text in this base or as a float; nothing where it is no number.
+/// `int(value)`, from a string in this base or via a float; `None` if it is not a number.
 fn whole(value: &Value, base: u32) -> Option<Value> {
     let of_float = |x: f64| (x.is_finite() && x.abs() < 1e18).then(|| Value::from(x.trunc() as i64));
     let Some(text) = value.as_str() else {
@@ -189,7 +189,7 @@ fn whole(value: &Value, base: u32) -> Option<Value> {
     read.map(|n| Value::from(sign * n)).or_else(|| text.parse().ok().and_then(of_float))
 }
 
-/// `value|join(between, attribute=name)`, with each item as `str` writes it.
+/// `value|join(between, attribute=name)`, with each item formatted by `str`.
 fn join(
     state: &mut State<'_, '_>,
     value: Value,
@@ -220,7 +220,7 @@ fn join(
     Ok(out)
 }
 
-/// `text|indent(width, first, blank)`: each line but the first, and none that is blank, unless it is asked for.
+/// `text|indent(width, first, blank)`: indents each line except the first and blank ones, unless requested.
 fn indent(
     state: &State<'_, '_>,
     text: Value,
@@ -249,7 +249,7 @@ fn indent(
     Ok(out)
 }
 
-/// The value, which may be put into a namespace: it holds none, and does not lie deep.
+/// The value, if it may be put into a namespace: it contains no namespace and is not nested deeply.
 fn without_namespaces(state: &State<'_, '_>, value: Value) -> Result<Value, JinjaError> {
     fn look(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), JinjaError> {
         if is_namespace(value) {
@@ -261,7 +261,7 @@ fn without_namespaces(state: &State<'_, '_>, value: Value) -> Result<Value, Jinj
         if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map) {
             return Ok(());
         }
-        // Before anything is walked through: a list may be far longer than what it was made of.
+        // Before walking anything: a list may be far longer than what it was made from.
         state.consume_fuel(value.len().unwrap_or(0) as u64)?;
         for item in value.try_iter()?.checked() {
             let item = item?;

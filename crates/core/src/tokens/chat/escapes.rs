@@ -1,11 +1,11 @@
-//! Escapes in texts of a template: as Python reads them (`unicode-escape`), written as minijinja reads them.
+//! Escapes in a template's strings: read as in Python (`unicode-escape`), rewritten for minijinja.
 
 use std::borrow::Cow;
 
 use super::rewrite::{Change, Word};
 
-/// Writes anew what the two read otherwise: `\a`, `\v`, `\U0001F600`, a backslash at the end of a line, and `\/`, which is
-/// no escape of Python's.
+/// Rewrites what the two read differently: `\a`, `\v`, `\U0001F600`, a backslash at the end of a line, and `\/`, which
+/// is not an escape in Python.
 pub(super) fn rewrite(words: &[Word<'_>], changes: &mut Vec<Change>) {
     for word in words.iter().filter(|word| word.text.starts_with(['"', '\''])) {
         let mut rest = word.text;
@@ -33,7 +33,7 @@ pub(super) fn rewrite(words: &[Word<'_>], changes: &mut Vec<Change>) {
     }
 }
 
-/// The character of eight hexadecimal digits.
+/// The character with eight hexadecimal digits.
 fn character(digits: &str) -> Option<char> {
     let is_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_hexadecimal.then(|| u32::from_str_radix(digits, 16).ok()).flatten().and_then(char::from_u32)

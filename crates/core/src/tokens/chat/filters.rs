@@ -1,5 +1,5 @@
-//! Filters of Jinja2 that minijinja does not have, with what Jinja2 gives (`filters.py`), and two that draw at random,
-//! which are refused.
+//! Filters of Jinja2 that minijinja lacks, with Jinja2's results (`filters.py`), and two random ones, which are
+//! refused.
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, State};
@@ -9,7 +9,7 @@ use super::methods::{self, is_space};
 use super::python::{self, pay, refuse};
 use super::wrap;
 
-/// How much longer than asked for a text may be before `truncate` cuts it: Jinja2's setting.
+/// How far a text may exceed the limit before `truncate` cuts it: Jinja2's setting.
 const LEEWAY: i64 = 5;
 
 pub(super) fn add(environment: &mut Environment<'_>) {
@@ -43,7 +43,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         minijinja::filters::dictsort(&value, wishes.collect::<Kwargs>())
     });
     environment.add_filter("urlencode", urlencode);
-    // An attribute is no key.
+    // An attribute is not a key.
     environment.add_filter("attr", |value: Value, name: Value| match value.kind() {
         ValueKind::Map if python::is_built_in(&value) => Ok(Value::UNDEFINED),
         _ => value.get_item(&name),
@@ -91,7 +91,8 @@ fn truncate(state: &State<'_, '_>, value: Value, places: Rest<Value>, named: Kwa
     Ok(Value::from(format!("{whole}{end}")))
 }
 
-/// `value|striptags`, as `Markup.striptags`: comments and tags go, white space becomes one blank, references characters.
+/// `value|striptags`, as `Markup.striptags`: comments and tags are removed, white space becomes one space, references
+/// become characters.
 fn striptags(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
     let text = python::str(state, &value)?;
     pay(state, 4 * text.len())?;
@@ -101,7 +102,7 @@ fn striptags(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
             true => (start + 4, "-->"),
             false => (start, ">"),
         };
-        // What is not closed stays, with all that follows it.
+        // An unclosed tag stays, with everything after it.
         let Some(end) = rest[behind..].find(close) else { break };
         kept.push_str(&rest[..start]);
         rest = &rest[behind + end + close.len()..];
@@ -111,7 +112,7 @@ fn striptags(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
     Ok(unescaped(&words.join(" ")))
 }
 
-/// `html.unescape`: numbers as Python reads them, names as HTML has them.
+/// `html.unescape`: numbers as in Python, names as in HTML.
 fn unescaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -138,7 +139,7 @@ fn unescaped(text: &str) -> String {
     out
 }
 
-/// The character of this number: none for those that HTML forbids, as Python has it.
+/// The character with this number; none for those that HTML forbids, as in Python.
 fn character(number: Option<u32>, out: &mut String) {
     match number {
         Some(0x0d) => out.push('\r'),
@@ -179,7 +180,7 @@ fn filesizeformat(value: Value, places: Rest<Value>, named: Kwargs) -> Result<St
     })
 }
 
-/// `value|urlencode`: a text, or pairs as the query of an address.
+/// `value|urlencode`: a string, or pairs as a URL's query.
 fn urlencode(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
     let quoted = |value: &Value| {
         let text = python::str(state, value)?;
@@ -203,7 +204,7 @@ fn urlencode(state: &State<'_, '_>, value: Value) -> Result<String, Error> {
     Ok(pairs.join("&"))
 }
 
-/// `{:.1f}` of Python.
+/// Python's `{:.1f}`.
 fn fixed(x: f64) -> String {
     if x.is_finite() { format!("{x:.1}") } else { python::float_repr(x) }
 }

@@ -1,10 +1,10 @@
-//! What Python's methods of texts say of letters.
+//! Python's string methods about letters.
 
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 use super::python::is_printable;
 
-/// `str.title`: a letter behind one is small, any other large.
+/// `str.title`: lower case after a letter, otherwise title case.
 pub(super) fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut follows_letter = false;
@@ -18,7 +18,7 @@ pub(super) fn title(text: &str) -> String {
     out
 }
 
-/// A letter as it begins a word: of two in one character the first is large.
+/// A letter in title case; in a ligature of two only the first is capitalised.
 fn large(c: char) -> Vec<char> {
     match c {
         'Ǆ'..='ǆ' => vec!['ǅ'],
@@ -83,7 +83,7 @@ pub(super) fn is_decimal(c: char) -> bool {
     c.general_category() == GeneralCategory::DecimalNumber
 }
 
-/// `str.isdigit` of one character: digits too that stand above, below, in circles or in brackets.
+/// `str.isdigit` for one character, including superscript, subscript, circled and bracketed digits.
 pub(super) fn is_digit(c: char) -> bool {
     is_decimal(c)
         || matches!(

@@ -1,5 +1,5 @@
-//! Macros that take any arguments: `varargs` and `kwargs` of Jinja2. [`rewrite`](super::rewrite) gives such a macro
-//! parameters of these names, and wraps it here.
+//! Macros with arbitrary arguments: `varargs` and `kwargs` of Jinja2. [`rewrite`](super::rewrite) gives such a macro
+//! parameters with these names, and wraps it here.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use minijinja::{Error, State};
 use super::python::{refuse, tuple};
 use super::values::mapping;
 
-/// What is left over of the arguments, by place and by name.
+/// The remaining arguments, by position and by name.
 const REST: [&str; 2] = ["varargs", "kwargs"];
 
 /// A macro whose last parameters are [`REST`], or one of them.
@@ -84,7 +84,7 @@ impl Object for WithRest {
     }
 }
 
-/// A macro as one that takes any arguments.
+/// Wraps a macro so that it accepts any arguments.
 pub(super) fn wrapped(inner: Value) -> Value {
     Value::from_object(WithRest(inner))
 }

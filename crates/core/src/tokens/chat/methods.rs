@@ -1,4 +1,4 @@
-//! Methods of Python's values: those that minijinja does not have, or does otherwise. The rest is `pycompat`'s.
+//! Methods of Python's values that minijinja lacks or treats differently. The rest come from `pycompat`.
 
 use minijinja::value::{Kwargs, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
@@ -8,10 +8,10 @@ use super::braces::{self, Fields};
 use super::letters;
 use super::python::{pay, refuse, str as python_str, tuple};
 
-/// The widest that a text may be padded to: what is wider is no text for a model.
+/// Limit on padded width: no text for a model is wider.
 const WIDEST: usize = 10_000;
 
-/// Calls a method that the value does not have by itself.
+/// Calls a method that the value does not have itself.
 pub(super) fn call(
     state: &mut State<'_, '_>,
     value: &Value,
@@ -21,7 +21,7 @@ pub(super) fn call(
     let found = match value.kind() {
         ValueKind::String => of_text(state, value.as_str().unwrap_or_default(), method, arguments)?,
         ValueKind::Seq => of_list(state, value, method, arguments)?,
-        // Nothing changes a mapping, so it is a copy of itself.
+        // Mappings are immutable, so a copy is the mapping itself.
         ValueKind::Map if method == "copy" => Some(no_arguments(arguments, || value.clone())?),
         _ => None,
     };
@@ -41,7 +41,7 @@ fn of_list(
         return no_arguments(arguments, || value.clone()).map(Some);
     }
     if method == "count" {
-        // Each item is looked at, also by whoever counts them.
+        // Every item is visited, even just to count them.
         state.consume_fuel(value.len().unwrap_or(0) as u64)?;
     }
     if method != "index" {
@@ -166,7 +166,7 @@ fn no_arguments<T: Into<Value>>(arguments: &[Value], make: impl FnOnce() -> T) -
     Ok(make().into())
 }
 
-/// `find`, `index`, `count` and their like, from a place up to another.
+/// `find`, `index`, `count` and similar, between two positions.
 fn sought(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (wanted, start, end): (&str, Option<i64>, Option<i64>) = from_args(arguments)?;
     let Some((first, part)) = part(text, start, end) else {
@@ -187,7 +187,7 @@ fn sought(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error>
     }
 }
 
-/// `startswith` and `endswith`, of one text or any of a tuple.
+/// `startswith` and `endswith`, for one string or any of a tuple.
 fn ends(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (wanted, start, end): (Value, Option<i64>, Option<i64>) = from_args(arguments)?;
     let several = if wanted.is_tuple() { wanted.try_iter()?.collect() } else { vec![wanted] };
@@ -203,7 +203,7 @@ fn ends(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(is_there))
 }
 
-/// `text[start:end]` and the place where it begins; nothing where it begins behind the text.
+/// `text[start:end]` and its start; `None` if it starts after the end of the text.
 fn part(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &str)> {
     let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
     let place = |n: i64| {
@@ -222,7 +222,7 @@ fn all(text: &str, arguments: &[Value], is_so: impl Fn(char) -> bool) -> Result<
     Ok(Value::from(!text.is_empty() && text.chars().all(is_so)))
 }
 
-/// `str.isspace` of one character: also the four separators that Rust does not count.
+/// `str.isspace` for one character, including the four separators that Rust does not count.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -260,7 +260,7 @@ fn split(state: &State<'_, '_>, text: &str, from_right: bool, arguments: &[Value
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Words between runs of white space; the last of at most `most` (from the right the first) keeps what is left.
+/// Words between runs of white space; the last of at most `most` words (the first, from the right) keeps the rest.
 fn split_at_spaces(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text.trim_matches(is_space);
@@ -306,7 +306,7 @@ pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     lines
 }
 
-/// `str.expandtabs`: each tab becomes blanks up to the next column of tabs.
+/// `str.expandtabs`: each tab becomes spaces up to the next tab stop.
 fn expanded(state: &State<'_, '_>, text: &str, size: i64) -> Result<String, Error> {
     let size = usize::try_from(size).unwrap_or(0);
     if size > WIDEST {
@@ -347,7 +347,7 @@ fn padded(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Error>
     let (left, right) = match method {
         "ljust" => (0, missing),
         "rjust" | "zfill" => (missing, 0),
-        // As CPython does it: what is odd goes to the left where the width is odd.
+        // As in CPython: the odd space goes to the left if the width is odd.
         _ => {
             let left = missing / 2 + (missing & width & 1);
             (left, missing - left)

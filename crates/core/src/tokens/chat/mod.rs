@@ -1,8 +1,8 @@
-//! Chat templates: a conversation as the text that a model was trained on.
+//! Chat templates: turn a conversation into the text that a model was trained on.
 //!
-//! A template is a Jinja program from outside. It is rendered as transformers renders it (`render_jinja_template` in
-//! `utils/chat_template_utils.py`), by minijinja with what differs from Python put right: [`rewrite`] before it is
-//! compiled, [`environment`] while it runs. What it may use is bounded: see [`render`].
+//! A template is an untrusted Jinja program. It is rendered as in transformers (`render_jinja_template` in
+//! `utils/chat_template_utils.py`), by minijinja, with corrections where that differs from Python: [`rewrite`] before
+//! compilation, [`environment`] at run time. Its resources are bounded: see [`render`].
 
 mod arguments;
 mod arithmetic;
@@ -33,24 +33,24 @@ use crate::error::{Error, ErrorKind, Result};
 pub use day::LocalTime;
 pub use templates::ChatTemplates;
 
-/// Names under which a message's reasoning is passed; the first is the one that templates read today.
+/// Names for a message's reasoning; the first is the one that templates read today.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
-/// What marks the place where the last message ends, as in transformers. A model's text does not hold it.
+/// Marks the end of the last message, as in transformers. It does not occur in a model's text.
 const END_OF_MESSAGE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
-/// One message of a conversation: a JSON object with `role`, most often `content`, and whatever else the template reads
-/// (`tool_calls`, `reasoning_content`).
+/// One message of a conversation: a JSON object with `role`, usually `content`, and anything else that the template
+/// reads (`tool_calls`, `reasoning_content`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message(Map<String, Value>);
 
 impl Message {
-    /// What somebody said: `role` is `user`, `assistant`, `system` or what else the template knows.
+    /// A message; `role` is `user`, `assistant`, `system` or another that the template knows.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         let fields = [("role", role.into()), ("content", content.into())];
         Message(fields.into_iter().map(|(key, text)| (key.to_owned(), Value::String(text))).collect())
     }
 
-    /// The message as a template sees it: without fields that are null, and with its reasoning under every name.
+    /// The message for a template: without null fields, and with its reasoning under every name.
     fn prepared(&self) -> Map<String, Value> {
         let mut message: Map<String, Value> = self
             .0
@@ -74,33 +74,33 @@ impl From<Map<String, Value>> for Message {
     }
 }
 
-/// How the text of a conversation ends.
+/// How the rendered text ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Answer {
-    /// With what precedes an answer.
+    /// With the prefix of an answer.
     Awaited,
     /// With the last message.
     #[default]
     None,
-    /// Within the last message, which the model is to go on with.
+    /// Within the last message, for the model to continue.
     Continued,
 }
 
-/// What a template is given beside the conversation.
+/// Inputs to a template besides the conversation.
 #[derive(Debug, Clone, Default)]
 pub struct ChatOptions {
     /// How the text ends.
     pub answer: Answer,
-    /// JSON schemas of the tools that the model may call; `None` differs from an empty list for some templates.
+    /// JSON schemas of the available tools; for some templates `None` differs from an empty list.
     pub tools: Option<Vec<Value>>,
     /// Documents to answer from.
     pub documents: Option<Vec<Value>>,
-    /// Further variables of the template, such as `enable_thinking` or `date_string`. They go before the special tokens
-    /// of the same name.
+    /// Further variables of the template, such as `enable_thinking` or `date_string`. They override special tokens of
+    /// the same name.
     pub variables: Map<String, Value>,
-    /// The name of one of the model's templates, or a template itself; else the model's own choice.
+    /// The name of one of the model's templates, or a template itself; `None` means the model's default.
     pub template: Option<String>,
-    /// The time that `strftime_now` tells; else that of the machine's clock.
+    /// The time for `strftime_now`; `None` means the machine's clock.
     pub now: Option<LocalTime>,
 }
 
@@ -108,7 +108,7 @@ impl ChatOptions {
     /// Sets a variable by its name in the template; `tools` and `documents` too.
     ///
     /// # Errors
-    /// The name is no variable, or is one that is set otherwise; `tools` or `documents` is no list of objects.
+    /// If the name is not a variable, or is one set in another way, or `tools` or `documents` is not a list of objects.
     pub fn set(&mut self, name: &str, value: Value) -> Result<()> {
         let objects = |value: Value| match value {
             Value::Null => Ok(None),
@@ -141,20 +141,20 @@ impl ChatOptions {
 /// A conversation as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chat {
-    /// The text. It holds the special tokens already: encode it with [`Bos::No`](super::Bos::No).
+    /// The text. It already contains the special tokens: encode it with [`Bos::No`](super::Bos::No).
     pub text: String,
-    /// The time that the template asked for, if it did: given again in [`ChatOptions::now`], it makes the same text.
+    /// The time that the template asked for, if any: passing it as [`ChatOptions::now`] gives the same text again.
     pub now: Option<LocalTime>,
-    /// Whether a message holds a beginning-of-sequence token and the template writes another.
+    /// Whether a message contains a beginning-of-sequence token and the template writes another.
     pub repeats_bos: bool,
 }
 
 impl Tokenizer {
-    /// A conversation through the model's chat template, equal to `apply_chat_template` of transformers.
+    /// Renders a conversation with the model's chat template, like `apply_chat_template` of transformers.
     ///
     /// # Errors
-    /// The conversation is empty; the tokenizer has no template, or none of that name; the template is wrong, refuses
-    /// the conversation, or takes more memory or time than any template needs.
+    /// If the conversation is empty, the tokenizer has no template or none of that name, or the template is invalid,
+    /// refuses the conversation, or takes more memory or time than any template needs.
     pub fn chat(&self, messages: &[Message], options: &ChatOptions) -> Result<Chat> {
         if messages.is_empty() {
             return Err(
@@ -189,8 +189,8 @@ impl Tokenizer {
         Ok(Chat { text, now: rendered.asked_for_time.then_some(now), repeats_bos })
     }
 
-    /// Whether two beginning-of-sequence tokens stand at the beginning: the text brought one along, and the tokenizer
-    /// or a template added another. No model was trained on that.
+    /// Whether the ids begin with two beginning-of-sequence tokens: the text contained one, and the tokenizer or a
+    /// template added another. No model was trained on that.
     pub fn begins_twice(&self, ids: &[u32]) -> bool {
         matches!((self.bos_id(), ids), (Some(bos), [first, second, ..]) if *first == bos && *second == bos)
     }
@@ -201,8 +201,8 @@ impl Tokenizer {
     }
 }
 
-/// Marks where a message ends: behind its content, or behind the last text where the content is a list of parts, as in
-/// transformers. Returns the text that is marked.
+/// Marks the end of a message: after its content, or after the last text if the content is a list of parts, as in
+/// transformers. Returns the marked text.
 fn mark_end(message: &mut Map<String, Value>) -> Result<String> {
     let content = match message.get_mut("content") {
         Some(Value::Array(parts)) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
@@ -216,12 +216,12 @@ fn mark_end(message: &mut Map<String, Value>) -> Result<String> {
     Ok(said)
 }
 
-/// Cuts the text where the last message, which is `said`, ends, as transformers does.
+/// Cuts the text at the end of the last message, `said`, as in transformers.
 fn cut_after_message(text: &mut String, said: &str) -> Result<()> {
     let said = said.trim();
     match text.rfind(END_OF_MESSAGE.trim_end()) {
         Some(at) if text[..at].contains(said) => {
-            // A template that trims what is said drops the blank that ends the mark, and blanks before it.
+            // A template that trims messages also drops the space at the end of the mark, and spaces before it.
             let keeps_blanks = text[at..].starts_with(END_OF_MESSAGE);
             text.truncate(at);
             if !keeps_blanks {

@@ -1,4 +1,4 @@
-//! The format of Python's `%`: `"%s has %5.1f %r" % values`. Numbers are written by minijinja.
+//! Python's `%` format: `"%s has %5.1f %r" % values`. minijinja writes the numbers.
 
 use minijinja::formatting::FormatStyle;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
@@ -6,7 +6,7 @@ use minijinja::{Error, State};
 
 use super::python::{self, pay, refuse, str, text};
 
-/// No text for a model has a column as wide.
+/// No text for a model has a column this wide.
 pub(super) const WIDEST: usize = 10_000;
 
 /// The filter `format`: `format|format(values…)`, or with names.
@@ -29,7 +29,7 @@ pub(super) fn format(
     filled(state, format, &Values::One(values))
 }
 
-/// What stands right of `%`.
+/// The right side of `%`.
 pub(super) enum Values {
     /// A tuple.
     Many(Vec<Value>),
@@ -86,7 +86,7 @@ pub(super) fn filled(state: &mut State<'_, '_>, format: &str, values: &Values) -
     out.push_str(rest);
     let surplus = match values {
         Values::Many(values) => used < values.len(),
-        // A mapping need not be read, nor a list.
+        // A mapping or a list need not be used.
         Values::One(value) => {
             used == 0 && !matches!(value.kind(), ValueKind::Map | ValueKind::Seq | ValueKind::Iterable)
         }
@@ -97,7 +97,7 @@ pub(super) fn filled(state: &mut State<'_, '_>, format: &str, values: &Values) -
     Ok(out)
 }
 
-/// Reads what follows a `%`, and says how long it is.
+/// Parses the directive after a `%`, and returns its length.
 fn read<'a>(text: &'a str, values: &Values, used: &mut usize) -> Result<(Directive<'a>, usize), Error> {
     let mut at = 0;
     let mut key = None;
@@ -135,7 +135,7 @@ fn read<'a>(text: &'a str, values: &Values, used: &mut usize) -> Result<(Directi
         }
         false => None,
     };
-    // A negative width, which only `*` gives, fills on the right.
+    // A negative width, possible only with `*`, pads on the right.
     let flags = if width.is_some_and(|width| width < 0) { "-" } else { flags };
     let within = |n: i64| match usize::try_from(n.unsigned_abs()) {
         Ok(n) if n <= WIDEST => Ok(n),
@@ -166,7 +166,7 @@ impl Directive<'_> {
                 Ok(self.as_text(&text))
             }
             'd' | 'i' | 'u' if plain.is_number() => {
-                // A fraction is cut off.
+                // Fractions are truncated.
                 let whole = match python::float(&plain) {
                     Some(x) if x.is_finite() && x.abs() < 1e18 => Value::from(x.trunc() as i64),
                     Some(x) => return Err(refuse(format!("{x} is no whole number for `%{}`", self.kind))),
@@ -188,7 +188,7 @@ impl Directive<'_> {
         }
     }
 
-    /// A text, counted in characters.
+    /// A string, measured in characters.
     fn as_text(&self, text: &str) -> String {
         let end = self.precision.and_then(|precision| text.char_indices().nth(precision));
         let text = end.map_or(text, |(end, _)| &text[..end]);

@@ -1,4 +1,4 @@
-//! Values as Python writes them: `str`, `repr` and `json.dumps`.
+//! Values as Python prints them: `str`, `repr` and `json.dumps`.
 
 use std::fmt::Write as _;
 
@@ -8,16 +8,16 @@ use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 use super::arguments::Arguments;
 
-/// Bytes that one step pays for, as minijinja counts.
+/// Bytes per step, as minijinja counts.
 const BYTES_A_STEP: usize = 64;
 
-/// Pays for bytes before they are made.
+/// Pays for bytes before they are produced.
 pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel((bytes / BYTES_A_STEP) as u64)
 }
 
-/// A text at least `width` characters wide, filled where `align` (`<`, `>` or `^`) leaves room; of an odd rest in the
-/// middle the right side gets more.
+/// A text padded to at least `width` characters, according to `align` (`<`, `>` or `^`); when centring, an odd space
+/// goes to the right.
 pub(super) fn aligned(text: &str, width: usize, fill: char, align: char) -> String {
     let missing = width.saturating_sub(text.chars().count());
     let left = match align {
@@ -45,14 +45,14 @@ pub(super) fn str(state: &State<'_, '_>, value: &Value) -> Result<String, Error>
     }
 }
 
-/// The text, for what takes nothing else.
+/// The string, for operations that accept nothing else.
 pub(super) fn text<'a>(value: &'a Value, of: &str) -> Result<&'a str, Error> {
     value
         .as_str()
         .ok_or_else(|| refuse(format!("{of} takes a text, not a value of the kind {}", value.kind())))
 }
 
-/// `repr(value)`, which a list has for its items.
+/// `repr(value)`, as used for the items of a list.
 pub(super) fn repr(state: &State<'_, '_>, value: &Value, out: &mut String) -> Result<(), Error> {
     let before = out.len();
     match value.kind() {
@@ -92,7 +92,7 @@ pub(super) fn repr(state: &State<'_, '_>, value: &Value, out: &mut String) -> Re
             }
             out.push('}');
         }
-        // An empty text in Python too.
+        // An empty string in Python too.
         ValueKind::Undefined => {}
         _ => {
             let _ = write!(out, "{value}");
@@ -101,7 +101,7 @@ pub(super) fn repr(state: &State<'_, '_>, value: &Value, out: &mut String) -> Re
     pay(state, BYTES_A_STEP + out.len() - before)
 }
 
-/// Whether a list or a mapping is one of values, not an object of its own such as a range, a loop or a macro.
+/// Whether a list or mapping is a plain one, not a special object such as a range, a loop or a macro.
 pub(super) fn is_built_in(value: &Value) -> bool {
     value.as_object().is_some_and(|object| {
         let name = object.type_name();
@@ -109,17 +109,17 @@ pub(super) fn is_built_in(value: &Value) -> bool {
     })
 }
 
-/// What `groupby` gives: a pair, which is a tuple in Python.
+/// Whether it is a pair from `groupby`, which is a tuple in Python.
 fn is_group(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("::GroupTuple"))
 }
 
-/// A namespace of minijinja, whose type is its own affair.
+/// A namespace of minijinja, whose type is private.
 pub(super) fn is_namespace(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }
 
-/// The number, where it is a float.
+/// The number, if it is a float.
 pub(super) fn float(value: &Value) -> Option<f64> {
     (value.is_number() && !value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten()
 }
@@ -133,7 +133,7 @@ pub(super) fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// The shortest digits that give the same number again, with an exponent below 1e-4 and from 1e16.
+/// The shortest digits that round-trip, with an exponent below 1e-4 and from 1e16 on.
 pub(super) fn float_repr(x: f64) -> String {
     if !x.is_finite() {
         let sign = if x.is_sign_negative() && !x.is_nan() { "-" } else { "" };
@@ -150,7 +150,7 @@ pub(super) fn float_repr(x: f64) -> String {
     }
 }
 
-/// A text in quotes, with escapes for what is not printable.
+/// A quoted string, with escapes for unprintable characters.
 fn quoted(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
@@ -180,7 +180,7 @@ pub(super) fn is_printable(c: char) -> bool {
     }
 }
 
-/// How JSON is written.
+/// JSON formatting options.
 pub(super) struct Json {
     ensure_ascii: bool,
     indent: Option<String>,
@@ -191,7 +191,7 @@ pub(super) struct Json {
 
 impl Json {
     /// The arguments of the filter `tojson` of transformers: `ensure_ascii=False, indent=None, separators=None,
-    /// sort_keys=False`, by place or by name.
+    /// sort_keys=False`, by position or by name.
     pub(super) fn of(places: &[Value], named: &Kwargs) -> Result<Self, Error> {
         let names = &["ensure_ascii", "indent", "separators", "sort_keys"];
         let given = Arguments::read("tojson", names, places, named)?;
@@ -282,7 +282,7 @@ impl Json {
         pay(state, BYTES_A_STEP + out.len() - before)
     }
 
-    /// What stands before an item.
+    /// The separator before an item.
     fn item(
         &self,
         state: &State<'_, '_>,
@@ -339,7 +339,7 @@ impl Json {
 /// No reader needs more, and it is multiplied by the depth.
 const MOST_INDENT: i64 = 100;
 
-/// What `json.dumps` makes of the key of a mapping.
+/// The key of a mapping as written by `json.dumps`.
 fn json_key(key: &Value) -> Result<String, Error> {
     match key.kind() {
         ValueKind::String => Ok(key.as_str().unwrap_or_default().to_owned()),
@@ -350,12 +350,12 @@ fn json_key(key: &Value) -> Result<String, Error> {
     }
 }
 
-/// A tuple, which minijinja tells from a list.
+/// A tuple, which minijinja distinguishes from a list.
 pub(super) fn tuple(items: impl IntoIterator<Item = Value>) -> Value {
     Value::from(Tuple::new(items.into_iter().collect()))
 }
 
-/// `ascii(text)`: what is beyond ASCII as escapes.
+/// `ascii(text)`: characters beyond ASCII as escapes.
 pub(super) fn in_ascii(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {

@@ -1,12 +1,12 @@
-//! One rendering, bounded: whatever a template says, it ends, and takes little memory.
+//! One bounded rendering: whatever a template says, it ends and uses little memory.
 //!
-//! - Work: minijinja charges each instruction, each item looked at and each byte made against a budget of steps (its
-//!   `fuel`), so the budget bounds time and memory alike. It grows with what the template is given.
-//! - Output: cut off while it grows.
-//! - Depth: templates are held to a size ([`rewrite`]), values in namespaces to a depth ([`environment`]), and all runs
-//!   on a thread of its own whose stack has room for what these allow.
-//! - Time: the caller waits to a deadline, to which loops and macros look too ([`rewrite`]): what costs time and no steps,
-//!   such as a look-up by a text of megabytes, ends there as well.
+//! - Work: minijinja charges each instruction, each visited item and each produced byte to a budget of steps (its
+//!   `fuel`), so the budget bounds both time and memory. It grows with the size of the input.
+//! - Output: truncated as it grows.
+//! - Depth: templates are limited in size ([`rewrite`]), values in namespaces in depth ([`environment`]), and
+//!   everything runs on a separate thread with a stack large enough for these limits.
+//! - Time: the caller waits until a deadline, which loops and macros check too ([`rewrite`]): operations that cost time
+//!   but no steps, such as a look-up by a string of megabytes, also end there.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -24,18 +24,18 @@ use super::rewrite::rewrite;
 use super::values;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Steps of any template: a hundred times what the longest known ones need for a long conversation.
+/// Steps for any template: a hundred times what the longest known ones need for a long conversation.
 const STEPS: u64 = 2_000_000;
-/// Bytes of output for each byte that a template is given, and those that it may always write.
+/// Bytes of output per byte of input, and bytes always allowed.
 const OUTPUT: (usize, usize) = (16, 4 << 20);
-/// Far more than steps take.
+/// Far more than the steps take.
 const DEADLINE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(30) };
-/// What the thread may take beyond it to see that it has passed.
+/// Extra time for the thread to notice that the deadline has passed.
 const LEEWAY: Duration = Duration::from_secs(2);
-/// Memory is only taken where the stack is used.
+/// Memory is used only as far as the stack grows.
 const STACK: usize = 256 << 20;
 
-/// What came of it.
+/// The result of a rendering.
 #[derive(Debug)]
 pub(super) struct Rendered {
     pub(super) text: String,
@@ -45,13 +45,13 @@ pub(super) struct Rendered {
 /// Renders `template` with the variables of `context`.
 ///
 /// # Errors
-/// The template is wrong, refuses, or exceeds a limit, which is named.
+/// If the template is invalid, refuses, or exceeds a limit (it is named).
 pub(super) fn render(template: &str, context: Map<String, Value>, now: LocalTime) -> Result<Rendered> {
     let template = template.to_owned();
     let (send, receive) = sync_channel(1);
     let until = Instant::now() + DEADLINE;
     let work = move || {
-        // Where nobody waits any more, nobody is told.
+        // Fails if the caller has stopped waiting.
         let _ = send.send(rendered(&template, context, now, until));
     };
     thread::Builder::new().name("chat template".to_owned()).stack_size(STACK).spawn(work).map_err(|e| {
@@ -107,7 +107,7 @@ fn wrong(what: String) -> Error {
     Error::new(ErrorKind::Tokenizer, format!("the chat template: {what}"))
 }
 
-/// Bytes of all that a template is given, and one for each value.
+/// Size of the input in bytes, plus one per value.
 fn size(values: &Map<String, Value>) -> usize {
     fn of(value: &Value) -> usize {
         1 + match value {
@@ -120,7 +120,7 @@ fn size(values: &Map<String, Value>) -> usize {
     values.iter().map(|(name, value)| name.len() + of(value)).sum()
 }
 
-/// Text up to a length.
+/// Output text with a length limit.
 struct Capped {
     text: Vec<u8>,
     most: usize,
@@ -160,7 +160,7 @@ mod tests {
     fn looking_at_the_clock_changes_no_blank() {
         let template = "a\n  {% for i in [1, 2] %}\n  b{{ i }}\n{%- endfor -%}\n c {% if 1 +%}\n d\n{% endif +%}\n {% set x = 1 -%}\n e";
         let text = rendered(template, Map::new(), LocalTime::now(), Instant::now() + DEADLINE).unwrap().text;
-        // What Jinja2 3.1 gives with `trim_blocks` and `lstrip_blocks`.
+        // Jinja2 3.1's output with `trim_blocks` and `lstrip_blocks`.
         assert_eq!(text, "a\n  b1  b2c \n d\n\ne");
     }
 }

@@ -1,20 +1,20 @@
-//! What a template says in Jinja2 and minijinja does not know, said otherwise; and the limits of a template's text.
+//! Rewrites what Jinja2 understands and minijinja does not, and limits a template's text.
 //!
-//! - `{% generation %}…{% endgeneration %}`, by which transformers marks answers, becomes a scope, `{% with %}`.
-//! - `a % b`, of numbers or of a format and its values, becomes a call of the filter `python_modulo`; `a + b`
-//!   and `a * b`, which minijinja does not bound where they make lists, those of `python_add` and `python_multiply`.
-//! - `+a`, which minijinja does not read, becomes `- -a`.
-//! - A macro that reads `varargs` or `kwargs` gets parameters of these names, and behind its end
-//!   `{% set name = name|python_macro %}`, which fills them.
-//! - What `{% for … in value %}` runs through is looked at by the filter `characters`: of a text minijinja does not know
-//!   which character is the last.
-//! - Escapes in texts that Python reads otherwise are written as minijinja reads them: `escapes`.
-//! - Behind each tag from which a long run could be made, such as `{% for … %}`, stands `{% if 0|end_in_time %}`: the
-//!   filter ends a rendering for which nobody waits any more.
-//! - `{% set namespace.name = value %}` has its value looked at by the filter `without_namespaces`: a namespace that
-//!   held itself could be walked through for ever.
+//! - `{% generation %}…{% endgeneration %}`, with which transformers marks answers, becomes a scope, `{% with %}`.
+//! - `a % b`, for numbers or for a format and its values, becomes a call of the filter `python_modulo`; `a + b` and `a
+//!   * b`, which minijinja does not bound when they make lists, become `python_add` and `python_multiply`.
+//! - `+a`, which minijinja does not parse, becomes `- -a`.
+//! - A macro that reads `varargs` or `kwargs` gets parameters with these names and, after its end, `{% set name =
+//!   name|python_macro %}`, which fills them.
+//! - The sequence of `{% for … in value %}` passes through the filter `characters`: for a string, minijinja does not
+//!   know which character is the last.
+//! - String escapes that Python reads differently are rewritten for minijinja: `escapes`.
+//! - After each tag that could start a long run, such as `{% for … %}`, comes `{% if 0|end_in_time %}`: the filter ends
+//!   a rendering that is no longer awaited.
+//! - The value of `{% set namespace.name = value %}` passes through the filter `without_namespaces`: a namespace that
+//!   contained itself could be walked forever.
 //!
-//! Lines stay where they are, so that errors name the right one.
+//! Line numbers are preserved, so that errors name the right line.
 
 use std::borrow::Cow;
 
@@ -22,12 +22,12 @@ use super::escapes;
 
 /// The longest templates of published models have 30 kB.
 const LONGEST: usize = 256 << 10;
-/// Words of one tag: each may be a level of nesting to those who read and run it.
+/// Words per tag: each may be a level of nesting for parser and interpreter.
 const WORDS: usize = 10_000;
 /// Alternatives of conditions, which nest too.
 const ALTERNATIVES: usize = 2000;
 
-/// A change of the text: these bytes become this.
+/// A replacement of a range of bytes.
 pub(super) struct Change {
     pub(super) start: usize,
     pub(super) end: usize,
@@ -40,7 +40,7 @@ impl Change {
     }
 }
 
-/// A macro whose end is not read yet.
+/// A macro whose end has not been read yet.
 struct OpenMacro<'a> {
     name: &'a str,
     parameters: Vec<&'a str>,
@@ -49,13 +49,13 @@ struct OpenMacro<'a> {
     takes: [bool; 2],
 }
 
-/// What is left over of the arguments of a macro, and what they are where nothing is.
+/// A macro's remaining arguments, and their defaults.
 const REST: [(&str, &str); 2] = [("varargs", "()"), ("kwargs", "{}")];
 
-/// The template for minijinja.
+/// Rewrites a template for minijinja.
 ///
 /// # Errors
-/// A limit is exceeded; it is named.
+/// If a limit is exceeded (it is named).
 pub(super) fn rewrite(template: &str) -> Result<Cow<'_, str>, String> {
     if template.len() > LONGEST {
         return Err(format!("it has {} bytes; {LONGEST} is the limit", template.len()));
@@ -86,7 +86,7 @@ pub(super) fn rewrite(template: &str) -> Result<Cow<'_, str>, String> {
     Ok(applied(template, changes))
 }
 
-/// The next `{{`, `{%` or `{#` and what follows its brace.
+/// The next `{{`, `{%` or `{#`, and the character after its brace.
 fn next_tag(template: &str, from: usize) -> Option<(usize, u8)> {
     let bytes = template.as_bytes();
     let at = (from..bytes.len().saturating_sub(1))
@@ -94,7 +94,7 @@ fn next_tag(template: &str, from: usize) -> Option<(usize, u8)> {
     Some((at, bytes[at + 1]))
 }
 
-/// Behind the tag that ends a raw block.
+/// The position after the tag that ends a raw block.
 fn end_of_raw(template: &str, from: usize) -> usize {
     let mut at = from;
     while let Some(open) = template[at..].find("{%").map(|found| at + found) {
@@ -111,7 +111,7 @@ fn applied(template: &str, mut changes: Vec<Change>) -> Cow<'_, str> {
     if changes.is_empty() {
         return Cow::Borrowed(template);
     }
-    // What is put before a word goes before what replaces it.
+    // An insertion before a word precedes the word's replacement.
     changes.sort_by_key(|change| (change.start, change.end));
     let mut out = String::with_capacity(template.len() + 32 * changes.len());
     let mut at = 0;
@@ -129,7 +129,7 @@ fn applied(template: &str, mut changes: Vec<Change>) -> Cow<'_, str> {
 pub(super) struct Word<'a> {
     pub(super) text: &'a str,
     pub(super) start: usize,
-    /// Whether it is a name, a number or a text in quotes.
+    /// Whether it is a name, a number or a quoted string.
     is_name: bool,
     is_value: bool,
 }
@@ -144,7 +144,7 @@ impl Word<'_> {
 struct Tag<'a> {
     words: Vec<Word<'a>>,
     is_block: bool,
-    /// Behind it.
+    /// The position after it.
     end: usize,
 }
 
@@ -182,7 +182,7 @@ impl<'a> Tag<'a> {
             }
             at += length;
         }
-        // The tag does not end: minijinja will say so.
+        // The tag does not end; minijinja will report it.
         Ok(Tag { words: Vec::new(), is_block: false, end: template.len() })
     }
 
@@ -221,7 +221,7 @@ impl<'a> Tag<'a> {
         }
     }
 
-    /// The first and the last word of what a `for` runs through. Alternatives stand in brackets there.
+    /// The first and last word of a `for`'s sequence. Conditional expressions are in brackets there.
     fn iterated(&self) -> Option<(Word<'a>, Word<'a>)> {
         if self.keyword() != Some("for") {
             return None;
@@ -246,7 +246,7 @@ impl<'a> Tag<'a> {
         rest.first().copied().zip(rest.last().copied())
     }
 
-    /// Where a template repeats itself, and where a value may be computed without being written.
+    /// Inserts deadline checks where a template loops, and where a value may be computed without being written.
     fn look_at_the_clock(&self, template: &str, changes: &mut Vec<Change>) {
         let is_assignment = || self.words.iter().any(|word| word.text == "=");
         let is_one = match self.keyword() {
@@ -255,7 +255,7 @@ impl<'a> Tag<'a> {
             _ => false,
         };
         if is_one {
-            // What follows is trimmed as it was.
+            // What follows is trimmed as before.
             let close = match template.as_bytes().get(self.end.wrapping_sub(3)) {
                 Some(b'-') => "-%}",
                 Some(b'+') => "+%}",
@@ -265,7 +265,7 @@ impl<'a> Tag<'a> {
         }
     }
 
-    /// Notes which macros read what is left over of their arguments, and says so where they end.
+    /// Records which macros read their remaining arguments, and wraps those at their end.
     fn rewrite_macros(&self, macros: &mut Vec<OpenMacro<'a>>, changes: &mut Vec<Change>) {
         match (self.keyword(), self.words.as_slice()) {
             (Some("macro"), [_, name, open, .., close]) if open.text == "(" && close.text == ")" => {
@@ -358,7 +358,7 @@ fn length_of_word(rest: &str, first: char) -> usize {
     }
 }
 
-/// An operator's left side, and the call that waits for the end of its right side.
+/// An operator's left side, and the pending call after its right side.
 #[derive(Default)]
 struct Operation {
     start: Option<usize>,
@@ -406,8 +406,8 @@ impl Level {
     }
 }
 
-/// Writes `a / b % c` as `(a / b)|python_modulo(c)`, and `*` and `+` likewise. As in Jinja2, comparisons and what else stands
-/// between values bind loosest, then `+` and `-`, `~`, products, powers, and last filters and tests.
+/// Writes `a / b % c` as `(a / b)|python_modulo(c)`, and `*` and `+` likewise. As in Jinja2, comparisons and other
+/// operators bind loosest, then `+` and `-`, `~`, products, powers, and finally filters and tests.
 fn arithmetic(words: &[Word<'_>], is_block: bool, changes: &mut Vec<Change>) {
     let mut levels = vec![Level::default()];
     let mut before: Option<Word<'_>> = None;
@@ -464,7 +464,7 @@ fn arithmetic(words: &[Word<'_>], is_block: bool, changes: &mut Vec<Change>) {
     }
 }
 
-/// Names that stand between values.
+/// Words that are operators.
 fn is_operator(name: &str) -> bool {
     matches!(name, "and" | "or" | "not" | "in" | "is" | "if" | "else" | "recursive")
 }

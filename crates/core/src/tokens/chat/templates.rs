@@ -1,4 +1,4 @@
-//! Which template: a model may have several.
+//! Choosing a template: a model may have several.
 
 use std::path::Path;
 
@@ -8,22 +8,22 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A model's chat templates by their names; the only one, and the one that counts where none is named, is `default`.
+/// A model's chat templates by name. `default` is the only one, or the one used if no name is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChatTemplates {
     by_name: IndexMap<String, String>,
 }
 
-/// Most templates that a folder may have beside its own.
+/// Limit on a folder's additional templates.
 const MOST: usize = 64;
 
 impl ChatTemplates {
-    /// The template of that name.
+    /// The template with that name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.by_name.get(name).map(String::as_str)
     }
 
-    /// The names, in the order in which they were found.
+    /// The names, in the order found.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
     }
@@ -41,11 +41,11 @@ impl ChatTemplates {
         self.by_name.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
-    /// The templates of a folder, as `from_pretrained` of transformers finds them: `chat_template.jinja` with those in
-    /// `additional_chat_templates/`, else what tokenizer_config.json says.
+    /// The templates in a folder, found as by `from_pretrained` of transformers: `chat_template.jinja` with those in
+    /// `additional_chat_templates/`, else those in tokenizer_config.json.
     ///
     /// # Errors
-    /// What `read_text` says of a file that is there.
+    /// As `read_text`, for an existing file.
     pub(in crate::tokens) fn read(
         folder: &Path,
         config: &Map<String, Value>,
@@ -66,10 +66,10 @@ impl ChatTemplates {
         Ok(found)
     }
 
-    /// The templates of a GGUF file: one, and named ones beside it.
+    /// The templates of a GGUF file: a default, and named ones.
     ///
     /// # Errors
-    /// An entry that is not of the type it has in every such file.
+    /// If an entry does not have its usual type.
     pub(in crate::tokens) fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let mut found = ChatTemplates::of(gguf.str("tokenizer.chat_template")?.map(str::to_owned));
         for name in gguf.strings("tokenizer.chat_templates")?.unwrap_or_default().iter().take(MOST) {
@@ -80,7 +80,7 @@ impl ChatTemplates {
         Ok(found)
     }
 
-    /// What stands in tokenizer_config.json: one template, or a list of named ones.
+    /// The templates in tokenizer_config.json: one, or a list of named ones.
     fn configured(value: &Value) -> Self {
         let mut found = ChatTemplates::of(value.as_str().map(str::to_owned));
         for entry in value.as_array().map(Vec::as_slice).unwrap_or_default() {
@@ -91,13 +91,13 @@ impl ChatTemplates {
         found
     }
 
-    /// The template that transformers takes: the one that is named or given; with tools the one for them, if there is
-    /// one; else the default.
+    /// The template that transformers uses: the one named or given; with tools, the one for tools if there is one; else
+    /// the default.
     pub(super) fn choose<'a>(&'a self, asked: Option<&'a str>, has_tools: bool) -> Result<&'a str> {
         let names = || self.names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         match asked {
             Some(name) if self.get(name).is_some() => Ok(self.get(name).unwrap_or_default()),
-            // What holds no tag is a name that is not there rather than a template that always says the same.
+            // A text without tags is a missing name rather than a template that always says the same.
             Some(text) if text.contains("{{") || text.contains("{%") => Ok(text),
             Some(name) => {
                 let error = Error::input(format!("the model has no chat template `{name}`"));

@@ -8,7 +8,7 @@ fn fixture(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(format!("{FIXTURES}/{name}")).unwrap()).unwrap()
 }
 
-/// A tokenizer that has this template and nothing that templates could read but the ends of a text.
+/// A tokenizer with this template and nothing else that templates could read except the ends of a text.
 fn with_templates(templates: ChatTemplates) -> Tokenizer {
     let backend = tokenizers::Tokenizer::new(tokenizers::models::wordlevel::WordLevel::default());
     let mut named = crate::tokens::NamedTokens::default();
@@ -160,12 +160,12 @@ fn the_template_is_chosen_as_transformers_chooses_it() {
     let error =
         with_templates(read()).chat(&[Message::new("user", "Hi")], &ChatOptions::default()).unwrap_err();
     assert!(error.hint_text().unwrap().contains("`rag`, `tool_use`"), "{error}");
-    // A file beside the model goes before what its settings say.
+    // A file next to the model overrides its settings.
     std::fs::create_dir(at("additional_chat_templates")).unwrap();
     std::fs::write(at("additional_chat_templates/short.jinja"), "s").unwrap();
     std::fs::write(at("chat_template.jinja"), "d").unwrap();
     assert_eq!(names(&read()), ["default", "short"]);
-    // What is saved is read to the same.
+    // What is saved reads back the same.
     let saved = tempfile::tempdir().unwrap();
     with_templates(several.clone()).save(saved.path()).unwrap();
     let again = ChatTemplates::read(saved.path(), &Map::new(), |p| Ok(std::fs::read_to_string(p).unwrap()));

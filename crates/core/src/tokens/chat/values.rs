@@ -1,4 +1,4 @@
-//! What a template is given, as values of minijinja.
+//! A template's input as minijinja values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +11,8 @@ use serde_json::Value as Json;
 
 use super::python::{refuse, tuple};
 
-/// A mapping whose methods go before its keys, as in Python: `properties.items()` is the method also where a property is
-/// called `items`.
+/// A mapping whose methods take precedence over its keys, as in Python: `properties.items()` is the method even if a
+/// property is called `items`.
 #[derive(Debug)]
 struct Mapping(IndexMap<Value, Value>);
 
@@ -39,7 +39,7 @@ impl Object for Mapping {
     }
 }
 
-/// The value that a template sees for one of JSON.
+/// The value that a template sees for a JSON value.
 pub(super) fn of_json(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
@@ -57,12 +57,12 @@ pub(super) fn of_json(json: &Json) -> Value {
     }
 }
 
-/// A mapping in this order; of a key that stands twice the last value counts, at the first place.
+/// A mapping in this order; of duplicate keys the last value counts, at the first position.
 pub(super) fn mapping(pairs: impl IntoIterator<Item = (Value, Value)>) -> Value {
     Value::from_object(Mapping(pairs.into_iter().collect()))
 }
 
-/// `cycler(items…)`: one after another, and again from the first.
+/// `cycler(items…)`: cycles through its items.
 #[derive(Debug)]
 struct Cycler {
     items: Vec<Value>,

@@ -1,4 +1,4 @@
-//! `wordwrap` of Jinja2, which is `textwrap.wrap` of Python line by line.
+//! Jinja2's `wordwrap`, which is Python's `textwrap.wrap` line by line.
 
 use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Error, State};
@@ -48,7 +48,7 @@ pub(super) fn wordwrap(
 }
 
 impl Wrapping {
-    /// `textwrap.wrap` of one line: `TextWrapper._wrap_chunks`.
+    /// `textwrap.wrap` for one line: `TextWrapper._wrap_chunks`.
     fn wrap(&self, line: &str) -> Vec<Vec<char>> {
         let characters: Vec<char> = line.chars().collect();
         let mut chunks: Vec<&[char]> = self.chunks(&characters);
@@ -79,7 +79,7 @@ impl Wrapping {
         lines
     }
 
-    /// Puts as much of the next chunk on the line as it has room for: `TextWrapper._handle_long_word`.
+    /// Puts as much of the next chunk on the line as fits: `TextWrapper._handle_long_word`.
     fn break_long_word<'a>(&self, chunks: &mut Vec<&'a [char]>, current: &mut Vec<&'a [char]>, room: usize) {
         if !self.breaks_long_words {
             if current.is_empty() {
@@ -100,8 +100,7 @@ impl Wrapping {
         chunks.push(later);
     }
 
-    /// Words and what stands between them: `TextWrapper._split`, whose expressions are `wordsep_re` and
-    /// `wordsep_simple_re`.
+    /// Words and separators: `TextWrapper._split`, with the expressions `wordsep_re` and `wordsep_simple_re`.
     fn chunks<'a>(&self, line: &'a [char]) -> Vec<&'a [char]> {
         let mut chunks = Vec::new();
         let mut at = 0;
@@ -119,7 +118,7 @@ impl Wrapping {
     }
 }
 
-/// Behind the dash of two hyphens or more that stands here between words.
+/// The end of the dash of two or more hyphens that starts here between words.
 fn dash(line: &[char], at: usize) -> Option<usize> {
     if line[at] != '-' || at == 0 || !is_of_word(line[at - 1]) {
         return None;
@@ -128,7 +127,7 @@ fn dash(line: &[char], at: usize) -> Option<usize> {
     (end >= at + 2 && is_word(line[end])).then_some(end)
 }
 
-/// Behind the word that begins here: at its hyphen, before a dash, or at the end of the run.
+/// The end of the word that begins here: after its hyphen, before a dash, or at the end of the run.
 fn end_of_word(line: &[char], start: usize, run: usize) -> usize {
     let is_letter_at = |at: usize| line.get(at).copied().is_some_and(is_letter);
     (start + 1..run)
@@ -147,12 +146,12 @@ fn end_of_word(line: &[char], start: usize, run: usize) -> usize {
         .unwrap_or(run)
 }
 
-/// White space of ASCII, which alone parts words here.
+/// ASCII white space, the only separator here.
 fn is_blank(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\u{b}' | '\u{c}' | '\r' | ' ')
 }
 
-/// `\w` of Python.
+/// Python's `\w`.
 pub(super) fn is_word(c: char) -> bool {
     let group = c.general_category_group();
     c == '_' || matches!(group, GeneralCategoryGroup::Letter | GeneralCategoryGroup::Number)
