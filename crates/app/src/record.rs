@@ -1,5 +1,4 @@
-//! What a run in a store says of itself: one JSON for every face, so that a run begun by one is found and resumed by
-//! another.
+//! The record of a run: the same JSON from every face, so that a run begun by one is found and resumed by another.
 
 use std::borrow::Cow;
 
@@ -16,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::reports::dtype_name;
 
-/// The model of a run; `digest` is that of its content.
+/// The model of a run; `digest` is its identity by content.
 pub fn model(files: &ModelFiles, digest: Option<&str>, model: &Model) -> store::Model {
     store::Model {
         name: files.name.clone(),
@@ -27,13 +26,13 @@ pub fn model(files: &ModelFiles, digest: Option<&str>, model: &Model) -> store::
     }
 }
 
-/// Positions in the order asked for.
+/// Positions in the requested order.
 pub fn positions(specifiers: &[Specifier]) -> Value {
     specifiers.iter().map(Specifier::to_json).collect()
 }
 
-/// What was asked for, as the fields of an extraction configuration. Where flags and heads say more than was asked for,
-/// as of single layers, `activations` lists the keys.
+/// The request as the fields of an extraction configuration. If flags and heads cover more than was requested, as with
+/// single layers, `activations` lists the keys.
 ///
 /// # Errors
 /// As [`Request::points`].
@@ -69,7 +68,7 @@ pub fn config(request: &Request, arch: &Arch) -> Result<Map<String, Value>, Erro
     Ok(fields)
 }
 
-/// Interventions with their values; `None` of none.
+/// Interventions with their values; `None` if there are none.
 pub fn interventions(interventions: &[Intervention]) -> Option<store::Value<'static>> {
     let list = || interventions.iter().map(intervention).collect();
     (!interventions.is_empty()).then(|| store::Value::List(list()))
@@ -81,7 +80,7 @@ fn intervention(intervention: &Intervention) -> store::Value<'static> {
         Operation::Replace(values) | Operation::Mean(values) | Operation::Add { values, .. } => {
             Some(tensor(values.shape(), values.values()))
         }
-        // A number that is put is a tensor that spreads over the place.
+        // A set number is a tensor broadcast over the place.
         Operation::Set(x) if *x != 0.0 && (x.is_finite() || intervention.part.softmax().is_none()) => {
             Some(tensor(&[1], &[*x]))
         }
@@ -96,8 +95,8 @@ fn intervention(intervention: &Intervention) -> store::Value<'static> {
     store::Value::Map(fields(intervention).into_iter().map(field).collect())
 }
 
-/// An intervention under the names of the original's fields, `patching_values` left out as null. Zero, and minus infinity
-/// before the softmax, are recorded as the factor 0, which is the same.
+/// An intervention with the original's field names, `patching_values` omitted if null. Zero, and minus infinity before
+/// the softmax, are recorded as the factor 0, which is equivalent.
 pub fn fields(intervention: &Intervention) -> Map<String, Value> {
     let Intervention { part, operation, .. } = intervention;
     let (operation, scale, strength, row) = match operation {
@@ -127,7 +126,7 @@ pub fn fields(intervention: &Intervention) -> Map<String, Value> {
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// The number as it was written: 0.1, not the 0.10000000149 that f32 makes of it.
+/// The number as written: 0.1, not f32's 0.10000000149.
 fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }

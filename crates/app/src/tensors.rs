@@ -1,10 +1,10 @@
-//! Activations as bytes and flat arrays, as files have them.
+//! Activations as bytes and flat arrays, as in files.
 
 use std::borrow::Cow;
 
 use easyroutine::cache::{Kept, Key, Numbers};
 
-/// Numbers in the order of bytes that files have.
+/// Numbers in files' byte order.
 pub fn bytes(numbers: &Numbers) -> Cow<'_, [u8]> {
     match numbers {
         Numbers::F32(values) if cfg!(target_endian = "little") => bytemuck::cast_slice(values).into(),
@@ -13,19 +13,20 @@ pub fn bytes(numbers: &Numbers) -> Cow<'_, [u8]> {
     }
 }
 
-/// An activation whose rows differ in length, laid end to end.
+/// An activation with rows of different length, concatenated.
 #[derive(Debug)]
 pub struct Flat {
-    /// Whether every row was laid flat, as both its axes are positions; else rows follow one another along the first.
+    /// Whether every row was flattened, because both its axes are positions; otherwise rows follow one another along
+    /// the first axis.
     pub is_pairwise: bool,
-    /// Shape of the whole.
+    /// The resulting shape.
     pub shape: Vec<usize>,
-    /// Where each row begins along the first axis, and where the last one ends.
+    /// The start of each row along the first axis, and the end of the last.
     pub offsets: Vec<i64>,
 }
 
 impl Flat {
-    /// Lays the rows end to end.
+    /// Concatenates the rows.
     pub fn of(key: &Key, kept: &Kept) -> Self {
         let is_pairwise = key.is_pairwise();
         let length = |shape: &Vec<usize>| if is_pairwise { shape.iter().product() } else { shape[0] };

@@ -1,23 +1,23 @@
-//! What becomes of a feature before it counts.
+//! Feature activation functions.
 
-/// Which of the encoder's outputs h are features, and how strong (SAELens, `saes/*.py`; `sparsify/sparse_coder.py`).
+/// How the encoder's outputs h become features (SAELens, `saes/*.py`; `sparsify/sparse_coder.py`).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Activation {
     /// relu(h)
     Relu,
-    /// relu(h) where h is above its threshold.
+    /// relu(h) where h exceeds its threshold.
     JumpRelu {
         /// `[F']`
         threshold: Vec<f32>,
     },
-    /// relu of the k largest h; of equal ones the lower feature.
+    /// relu of the k largest h, ties to the lower feature.
     TopK {
-        /// How many.
+        /// k.
         k: usize,
     },
-    /// relu of the largest h of each of k groups of neighbours.
+    /// relu of the largest h in each of k groups of consecutive features.
     GroupMax {
-        /// How many groups.
+        /// Number of groups.
         k: usize,
     },
     /// relu(h·scale + magnitude bias) where h + gate bias is above 0; the encoder has no other bias.
@@ -44,16 +44,16 @@ impl Activation {
     }
 }
 
-/// The features of one token, chosen while its h come in ascending order of features.
+/// Selects one token's features while h arrives in ascending order of features.
 #[derive(Debug, Default)]
 pub(crate) struct Choice {
     pub(crate) kept: Vec<(u32, f32)>,
-    /// Of a group: which it is.
+    /// The current group, for `GroupMax`.
     group: Option<usize>,
 }
 
 impl Choice {
-    /// Takes in the h of the features from `first` on.
+    /// Processes the h of the features from `first` on.
     pub(crate) fn take(&mut self, activation: &Activation, n_features: usize, first: usize, h: &[f32]) {
         let numbered = h.iter().enumerate().map(|(i, h)| (first + i, *h));
         match activation {
@@ -88,14 +88,14 @@ impl Choice {
         }
     }
 
-    /// The features in ascending order, with what is not above 0 left out.
+    /// The features in ascending order, without those that are not above 0.
     pub(crate) fn finish(mut self) -> impl Iterator<Item = (u32, f32)> {
         self.kept.sort_unstable_by_key(|(number, _)| *number);
         self.kept.into_iter().filter(|(_, value)| *value > 0.0)
     }
 
-    /// Keeps the k best in a heap whose first is the worst. Features come in ascending order, so that of equal ones the
-    /// later is never taken.
+    /// Keeps the k best in a heap with the worst on top. Features come in ascending order, so that among equal ones the
+    /// later never enters.
     fn offer(&mut self, k: usize, number: u32, h: f32) {
         if self.kept.len() < k {
             self.kept.push((number, h));
@@ -125,7 +125,7 @@ impl Choice {
     }
 }
 
-/// Smaller, or equal and of a higher feature.
+/// Smaller, or equal with a higher feature.
 fn is_worse(a: (u32, f32), b: (u32, f32)) -> bool {
     a.1 < b.1 || a.1 == b.1 && a.0 > b.0
 }

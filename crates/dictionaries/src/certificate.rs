@@ -1,46 +1,46 @@
-//! What a dictionary says of itself, and what the reader made of it.
+//! A dictionary's description of itself, and how the reader understood it.
 
 use serde_json::{Map, Value, json};
 
 use crate::layer::Layer;
 
-/// What a dictionary is: its format, its place, what is done with its numbers, and what its publisher says of it.
+/// The certificate of a dictionary: its format, its place, how its numbers are used, and its publisher's statements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
     /// The format of its files: `saelens`, `gemma_scope`, …
     pub format: &'static str,
     /// The publisher's name of the architecture.
     pub architecture: String,
-    /// The model that it was trained on, as the publisher calls it.
+    /// The model it was trained on, as named by the publisher.
     pub model: Option<String>,
-    /// Whether it is a set, with a layer for each layer of a model.
+    /// Whether it is a set with a layer per layer of a model.
     pub is_set: bool,
     /// Its layers.
     pub layers: Vec<LayerCertificate>,
-    /// What the publisher says of it: `l0`, …
+    /// The publisher's figures: `l0`, …
     pub figures: Vec<(String, f64)>,
-    /// Files that it was read of, by their names in the folder.
+    /// Files that were read, by their names in the folder.
     pub files: Vec<String>,
-    /// What is odd, and which rule was followed.
+    /// Oddities, and the rule followed for each.
     pub warnings: Vec<String>,
 }
 
 /// One layer of a [`Certificate`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerCertificate {
-    /// Where it reads, as its publisher says.
+    /// Where it reads, in the publisher's terms.
     pub reads: String,
     /// Where it writes.
     pub writes: String,
-    /// The activation that it reads, where that does not hang on the model.
+    /// The activation that it reads, if that does not depend on the model.
     pub reads_activation: Option<String>,
     /// The activation that it writes.
     pub writes_activation: Option<String>,
-    /// Width of what it reads.
+    /// Width of its input.
     pub d_in: usize,
-    /// How many features it has.
+    /// Number of features.
     pub n_features: usize,
-    /// Width of what it writes.
+    /// Width of its output.
     pub d_out: usize,
     /// `relu`, `jumprelu`, `topk`, `groupmax` or `gated`.
     pub activation: &'static str,
@@ -48,21 +48,21 @@ pub struct LayerCertificate {
     pub k: Option<usize>,
     /// Smallest and largest threshold of `jumprelu`.
     pub thresholds: Option<(f32, f32)>,
-    /// What is done to a vector before it is encoded.
+    /// How a vector is normalised before encoding.
     pub norm: &'static str,
     /// The factor of the norm `scale`.
     pub norm_factor: Option<f64>,
-    /// Whether the decoder's bias is taken off before encoding.
+    /// Whether the decoder's bias is subtracted before encoding.
     pub subtracts_decoder_bias: bool,
     /// Whether features are scaled by the norms of the decoder's rows.
     pub rescales_by_decoder_norm: bool,
-    /// Whether a share of what is read is added by a matrix of its own.
+    /// Whether the input is also added through a matrix of its own.
     pub has_skip: bool,
     /// Sizes of the encoder's axes in its file.
     pub encoder_shape: Vec<usize>,
     /// Sizes of the decoder's axes in its file.
     pub decoder_shape: Vec<usize>,
-    /// How the encoder's numbers are written.
+    /// The encoding of the encoder's numbers.
     pub encoding: String,
 }
 

@@ -1,9 +1,9 @@
-//! Changes of features, as they are written: `features_NAME:12@last=0`.
+//! Changes to features, as text: `features_NAME:12@last=0`.
 //!
 //! ```text
 //! features_sae:12@all=0          ablated        features_sae:12@last=8.5    clamped
 //! features_sae:12@4:9*2          scaled         features_sae:12@all+3       steered: 3 times its decoder row is added
-//! features_sae@all=splice        the place holds what the features decode to
+//! features_sae@all=splice        the place gets what the features decode to
 //! features_sae@all=keep-error    what they miss is added again: no change, to the bit
 //! features_clt_3:12@all=0        a feature of one layer of a set
 //! ```
@@ -14,43 +14,43 @@ use std::str::FromStr;
 use easyroutine::positions::Specifier;
 use easyroutine::{Error, Result};
 
-/// One change of the features of a dictionary.
+/// One change to a dictionary's features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureChange {
-    /// `features_NAME`, of a set with a layer.
+    /// `features_NAME`, with a layer for a set.
     pub key: String,
-    /// Which feature; none where all are meant.
+    /// The feature; `None` means all.
     pub feature: Option<usize>,
-    /// At which positions.
+    /// The positions.
     pub positions: Vec<Specifier>,
-    /// What becomes of it.
+    /// How it changes.
     pub operation: FeatureOperation,
 }
 
-/// What becomes of features.
+/// How features change.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FeatureOperation {
-    /// The feature becomes this number; what the dictionary misses stays.
+    /// Set to this number; the dictionary's error is kept.
     Set(f32),
-    /// The feature is multiplied; what the dictionary misses stays.
+    /// Multiplied; the dictionary's error is kept.
     Scale(f32),
-    /// So many times the feature's direction is added ([`crate::Layer::direction`]): its decoder row.
+    /// Adds this multiple of the feature's direction ([`crate::Layer::direction`]), its decoder row.
     Steer(f32),
-    /// The place holds what the features decode to, without what they miss.
+    /// Replaces the activation by what the features decode to, without the error.
     Splice,
-    /// The same with what they miss: unless a feature is changed too, nothing changes.
+    /// The same with the error: unless a feature is changed too, nothing changes.
     KeepError,
 }
 
 impl FeatureChange {
-    /// Whether a text is meant as a change of features.
+    /// Whether a text is meant as a change to features.
     pub fn is_meant(text: &str) -> bool {
         text.trim_start().starts_with("features_")
     }
 }
 
 impl fmt::Display for FeatureChange {
-    /// As it is written.
+    /// As text that parses back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.key)?;
         if let Some(feature) = self.feature {
@@ -125,7 +125,7 @@ fn parse(text: &str) -> Result<FeatureChange> {
     Ok(FeatureChange { key: key.to_owned(), feature, positions: list(positions)?, operation })
 }
 
-/// Where the operation begins: the last `=`, `*` or `+` outside double quotes that is no exponent's sign.
+/// The start of the operation: the last `=`, `*` or `+` outside double quotes that is not an exponent's sign.
 fn operator(text: &str) -> Result<usize> {
     let bytes = text.as_bytes();
     let mut quoted = false;

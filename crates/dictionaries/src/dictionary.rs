@@ -1,4 +1,4 @@
-//! A dictionary: one layer, or a set with one for each layer of a model.
+//! A dictionary: one layer, or a set with a layer per layer of a model.
 
 use std::ops::Range;
 use std::path::Path;
@@ -16,12 +16,12 @@ use crate::features::Features;
 use crate::formats;
 use crate::layer::Layer;
 
-/// What a reader is told beside the files.
+/// What a reader is told in addition to the files.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Where it reads and writes, over what the files say: an activation, or two joined by a comma.
+    /// Where it reads and writes, overriding the files: an activation, or two joined by a comma.
     pub place: Option<String>,
-    /// s = √D/E‖x‖, for a format that was trained on x·s and lacks the number.
+    /// s = √D/E‖x‖, for a format that is trained on x·s but does not store s.
     pub norm_factor: Option<f64>,
 }
 
@@ -35,22 +35,21 @@ pub struct Dictionary {
     files: Vec<MappedFile>,
 }
 
-/// Where one layer of a dictionary stands in a model.
+/// The place of a dictionary's layer in a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fit {
-    /// What is encoded.
+    /// The activation encoded.
     pub reads: Point,
-    /// What is decoded.
+    /// The activation decoded.
     pub writes: Point,
 }
 
 impl Dictionary {
-    /// Opens a folder or a file of any of the formats that are read. The weights stay in their files, mapped, and are read
-    /// as they are needed.
+    /// Opens a folder or a file in any supported format. The weights stay in their mapped files and are read on demand.
     ///
     /// # Errors
-    /// Nothing that is read, or more than one dictionary; a configuration or tensors that are wrong, missing or unknown, all
-    /// of them named; a norm without its factor.
+    /// If there is no dictionary or more than one, configuration keys or tensors are wrong, missing or unknown (all are
+    /// named), or a norm lacks its factor.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Dictionary> {
         formats::open(path.as_ref(), options)
     }
@@ -64,17 +63,17 @@ impl Dictionary {
         Dictionary { certificate, layers, is_cross_layer, files }
     }
 
-    /// What it is.
+    /// Its certificate.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
     }
 
-    /// Its layers: one, or one for each layer of a set.
+    /// Its layers: one, or one per layer of a set.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
-    /// Whether it is a set, with a layer for each layer of a model.
+    /// Whether it is a set with a layer per layer of a model.
     pub fn is_set(&self) -> bool {
         self.certificate.is_set
     }
@@ -84,15 +83,15 @@ impl Dictionary {
         self.is_cross_layer
     }
 
-    /// Which layers of the set write what layer `target` of it decodes.
+    /// The layers of the set that write to layer `target`.
     pub fn sources(&self, target: usize) -> Range<usize> {
         if self.is_cross_layer { 0..target + 1 } else { target..target + 1 }
     }
 
-    /// Where its layers stand in a model.
+    /// The places of its layers in a model.
     ///
     /// # Errors
-    /// A place that the model lacks, or a width that is not the place's.
+    /// If the model lacks a place, or a width differs from the place's.
     pub fn fit(&self, arch: &Arch) -> Result<Vec<Fit>> {
         self.layers.iter().map(|layer| fit(layer, arch)).collect()
     }
@@ -100,25 +99,25 @@ impl Dictionary {
     /// Reads every number of the weights once.
     ///
     /// # Errors
-    /// One that is NaN or infinite; files that changed since they were opened.
+    /// If a number is NaN or infinite, or files have changed since they were opened.
     pub fn check_numbers(&self) -> Result<()> {
         self.layers.iter().try_for_each(Layer::check_numbers)?;
         self.check_unchanged()
     }
 
-    /// Whether the files are still what they were when they were opened.
+    /// Checks that the files are unchanged since they were opened.
     ///
     /// # Errors
-    /// They were written to or cut short.
+    /// If they were written to or cut short.
     pub fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(|file| file.check_unchanged().map_err(Error::from))
     }
 
-    /// A digest of the weights' files and of the certificate: another dictionary at the same path has another digest. Each
-    /// file is read whole the first time ([`Identity::digest`]).
+    /// A digest of the weight files and the certificate, which distinguishes dictionaries at the same path. The first
+    /// call reads each file completely ([`Identity::digest`]).
     ///
     /// # Errors
-    /// Files that changed since they were opened, or that cannot be read.
+    /// If files have changed since they were opened, or cannot be read.
     pub fn digest(&self) -> Result<String> {
         let mut identity = Identity::default();
         identity.add("certificate", self.certificate.to_json());
@@ -128,15 +127,15 @@ impl Dictionary {
         identity.digest().map(str::to_owned)
     }
 
-    /// What features decode to: Σ f·W_dec + b_dec (+ x W_skipᵀ), brought back from the norm.
+    /// Decodes features: Σ f·W_dec + b_dec (+ x W_skipᵀ), with the norm undone.
     ///
-    /// `features` are those of [`Dictionary::sources`] of the layer, in their order; `x` is what that layer reads.
+    /// `features` are those of the layer's [`Dictionary::sources`], in order; `x` is the layer's input.
     ///
     /// # Shapes
     /// x: `[T, D_in]`; result: `[T, D_out]`.
     ///
     /// # Errors
-    /// Features of other layers or of another number of tokens, or vectors of another width.
+    /// If features belong to other layers or another number of tokens, or vectors have another width.
     pub fn decode(&self, cpu: &Cpu, target: usize, features: &[&Features], x: Rows<'_>) -> Result<Vec<f32>> {
         let layer = self.layer(target)?;
         let sources = self.sources(target);
@@ -170,8 +169,8 @@ impl Dictionary {
         Ok(out)
     }
 
-    /// What a change of features changes of what is decoded: Σ (after − before)·W_dec, brought back from the norm. Nothing,
-    /// to the bit, where no feature changed.
+    /// The change in the decoded vectors caused by a change in features: Σ (after − before)·W_dec, with the norm
+    /// undone. Exactly zero for tokens without a changed feature.
     ///
     /// # Shapes
     /// x: `[T, D_in]` of the layer `target`; result: `[T, D_out]`.
@@ -201,15 +200,16 @@ impl Dictionary {
         Ok(out)
     }
 
-    /// What each active feature gives a number to first order: f times the gradient of the number along what the feature
-    /// adds, which estimates the number less what it would be without the feature. Statistics of a norm are held.
+    /// The first-order contribution of each active feature to a number: f times the number's gradient along the
+    /// feature's direction, an estimate of the number minus its value without the feature. Norm statistics are held
+    /// fixed.
     ///
     /// # Shapes
-    /// x: `[T, D_in]` of the layer `target`; gradients: `[T, D_out]`, where `target` writes; result: a number for each active
-    /// feature, token by token, as [`Features::token`] lists them.
+    /// x: `[T, D_in]` of the layer `target`; gradients: `[T, D_out]`, where `target` writes; result: one number per
+    /// active feature, token by token, in the order of [`Features::token`].
     ///
     /// # Errors
-    /// As for [`Dictionary::difference`]; gradients of another width.
+    /// As for [`Dictionary::difference`], and if gradients have another width.
     pub fn attribution(
         &self,
         (source, target): (usize, usize),
@@ -242,7 +242,7 @@ impl Dictionary {
     /// A layer of the set.
     ///
     /// # Errors
-    /// There is none of this number.
+    /// If there is no such layer.
     pub fn layer(&self, number: usize) -> Result<&Layer> {
         self.layers.get(number).ok_or_else(|| {
             let n = self.layers.len();
@@ -254,7 +254,7 @@ impl Dictionary {
     }
 }
 
-/// The features that differ, with the difference.
+/// The features that differ, and by how much.
 fn changes(before: (&[u32], &[f32]), after: (&[u32], &[f32])) -> Vec<(u32, f64)> {
     let (mut i, mut j) = (0, 0);
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Files of directions: safetensors, and GGUF control vectors as llama.cpp reads them.
+//! Files of directions: safetensors, and GGUF control vectors for llama.cpp.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,17 +8,18 @@ use easyroutine_files::{Container, HeaderEntry, ShardedSafeTensors, StoredTensor
 use serde_json::{Map, Value, json};
 
 const SCHEMA: &str = "easyroutine.directions/1";
-/// Where the numbers of a GGUF file begin, in bytes.
+/// Alignment of numbers in a GGUF file, in bytes.
 const ALIGNMENT: usize = 32;
 
-/// Directions of the layers of one model, all at one site.
+/// Directions for the layers of one model, all at one site.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Directions {
-    /// The site: `resid_out`. Empty where a file does not say.
+    /// The site: `resid_out`. Empty if a file does not say.
     pub site: String,
-    /// How they were fitted: `caa`, `pca_diff`, `pca_center`, `logistic`, `mean_difference`. Empty where a file does not say.
+    /// The fitting method: `caa`, `pca_diff`, `pca_center`, `logistic`, `mean_difference`. Empty if a file does not
+    /// say.
     pub method: String,
-    /// What else the file says: model, position, data.
+    /// Other metadata of the file: model, position, data.
     pub about: BTreeMap<String, String>,
     /// The direction of each layer.
     pub layers: BTreeMap<usize, LayerDirection>,
@@ -29,15 +30,15 @@ pub struct Directions {
 pub struct LayerDirection {
     /// `[width]`
     pub vector: Vec<f32>,
-    /// Of a probe: it is positive where vector · x + bias is above 0.
+    /// For a probe: positive where vector · x + bias is above 0.
     pub bias: Option<f32>,
 }
 
 impl Directions {
-    /// The bytes of a safetensors file: `direction_N` `[width]` and, of probes, `bias_N` `[1]` for each layer N.
+    /// The bytes of a safetensors file: `direction_N` `[width]` and, for probes, `bias_N` `[1]` for each layer N.
     ///
     /// # Errors
-    /// No layers, or vectors of different widths or that hold NaN or infinity.
+    /// If there are no layers, or vectors differ in width or are not finite.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         self.check()?;
         let own = [("schema", SCHEMA), ("method", &self.method), ("site", &self.site)];
@@ -65,11 +66,13 @@ impl Directions {
         Ok(file)
     }
 
-    /// The bytes of a GGUF control vector, with `direction.N` for each layer N. llama.cpp adds it to what leaves block N,
-    /// our `resid_out_N`, and has no place for block 0 (`common_control_vector_load`). `hint` names the architecture.
+    /// The bytes of a GGUF control vector, with `direction.N` for each layer N. llama.cpp adds it to the output of
+    /// block N, our `resid_out_N`, and does not support block 0 (`common_control_vector_load`). `hint` names the
+    /// architecture.
     ///
     /// # Errors
-    /// As [`Directions::to_safetensors`]; another site than `resid_out`, a direction for block 0, a bias.
+    /// As [`Directions::to_safetensors`], and if the site is not `resid_out`, or there is a direction for block 0 or a
+    /// bias.
     pub fn to_control_vector(&self, hint: &str) -> Result<Vec<u8>> {
         self.check()?;
         if !matches!(self.site.as_str(), "resid_out" | "") {
@@ -94,7 +97,7 @@ impl Directions {
         file.extend(3u64.to_le_bytes());
         for (key, value) in [("general.architecture", "controlvector"), ("controlvector.model_hint", hint)] {
             text(&mut file, key);
-            // The type of a text.
+            // The type of a string.
             file.extend(8u32.to_le_bytes());
             text(&mut file, value);
         }
@@ -120,11 +123,11 @@ impl Directions {
         Ok(file)
     }
 
-    /// Reads a safetensors file or a control vector; the ending of its name says which.
+    /// Reads a safetensors file or a control vector, according to its extension.
     ///
     /// # Errors
-    /// A file that cannot be read, another ending, a tensor that is no direction and no bias, a bias without a direction,
-    /// vectors of different widths or that are not finite.
+    /// If the file cannot be read or has another extension, a tensor is neither a direction nor a bias, a bias has no
+    /// direction, or vectors differ in width or are not finite.
     pub fn open(path: &Path) -> Result<Directions> {
         let named = |e: Error| e.at(path.display());
         let mut found = match path.extension().and_then(|ending| ending.to_str()) {
@@ -175,7 +178,7 @@ fn wrong(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, what.into())
 }
 
-/// Directions from tensors whose names begin like this; without a beginning for biases there are none.
+/// Directions from tensors with this name prefix; `None` for biases means there are none.
 fn of_tensors<'f>(
     names: &[String],
     directions: &str,
@@ -237,7 +240,7 @@ mod tests {
             assert_eq!(Directions::open(&file).unwrap(), expected, "{name}");
             for length in 0..bytes.len() {
                 std::fs::write(&file, &bytes[..length]).unwrap();
-                // What follows the last vector of a control vector fills up its block.
+                // Padding after the last vector of a control vector fills its block.
                 let is_whole = name == "v.gguf" && length + 20 >= bytes.len();
                 assert!(is_whole || Directions::open(&file).is_err(), "{name}: {length}");
             }

@@ -1,4 +1,4 @@
-//! Directions in activations: probes that tell two classes apart, and vectors to steer by.
+//! Directions in activations: probes that separate two classes, and steering vectors.
 //!
 //! All sums are in f64 and in the order of the rows, so that the same rows give the same bits.
 
@@ -12,10 +12,10 @@ pub struct Vectors<'a> {
 }
 
 impl<'a> Vectors<'a> {
-    /// Rows of a width, back to back.
+    /// Contiguous rows of one width.
     ///
     /// # Errors
-    /// A width of 0, values that are no whole rows, NaN or infinity.
+    /// If the width is 0, the values are not whole rows, or one is NaN or infinite.
     pub fn new(values: &'a [f32], width: usize) -> Result<Vectors<'a>> {
         if width == 0 || !values.len().is_multiple_of(width) {
             return Err(Error::input(format!("{} numbers are no rows of {width}", values.len())));
@@ -26,22 +26,22 @@ impl<'a> Vectors<'a> {
         }
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// How many numbers a row has.
+    /// Numbers per row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The numbers of some rows, in their order.
+    /// The numbers of the chosen rows, in order.
     pub(crate) fn chosen(&self, is_in: impl Fn(usize) -> bool) -> Vec<f32> {
         let rows = self.rows().enumerate().filter(|(row, _)| is_in(*row));
         rows.flat_map(|(_, row)| row.iter().copied()).collect()
@@ -68,10 +68,10 @@ pub struct Probe {
 /// How a logistic probe is fitted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Logistic {
-    /// How much the data count against short weights: scikit-learn's C.
+    /// The weight of the data against the penalty on the weights' norm: scikit-learn's C.
     pub c: f64,
-    /// Whether every coordinate is brought to mean 0 and deviation 1 (of n) over the rows first; the probe that comes back
-    /// reads vectors as they are.
+    /// Whether coordinates are first standardised to mean 0 and deviation 1 (of n) over the rows; the resulting probe
+    /// reads unstandardised vectors.
     pub standardise: bool,
 }
 
@@ -83,7 +83,8 @@ impl Probe {
     /// rows: `[n, width]`; labels: `[n]`.
     ///
     /// # Errors
-    /// Another number of labels than rows, one class alone, a C that is not above 0, no convergence.
+    /// If the numbers of labels and rows differ, there is only one class, C is not positive, or the fit does not
+    /// converge.
     pub fn logistic(rows: Vectors<'_>, labels: &[bool], how: Logistic) -> Result<Probe> {
         check_classes(rows, labels)?;
         if !(how.c.is_finite() && how.c > 0.0) {
@@ -137,7 +138,7 @@ impl Probe {
             loop {
                 let next: Vec<f64> = p.iter().zip(&step).map(|(p, s)| p - length * s).collect();
                 let then = loss(&next);
-                // Close to the end, rounding decides which is larger.
+                // Near convergence, rounding decides which is larger.
                 if then <= now + 1e-12 * now.abs() || length < 1e-10 {
                     (p, now) = (next, then);
                     break;
@@ -148,10 +149,10 @@ impl Probe {
         Err(Error::input("the probe does not settle: try a smaller C, or standardise"))
     }
 
-    /// μ₊ − μ₋, cut at the middle between the two means.
+    /// μ₊ − μ₋, with the threshold halfway between the two means.
     ///
     /// # Errors
-    /// Another number of labels than rows, one class alone, two equal means.
+    /// If the numbers of labels and rows differ, there is only one class, or the means are equal.
     pub fn mean_difference(rows: Vectors<'_>, labels: &[bool]) -> Result<Probe> {
         check_classes(rows, labels)?;
         let [negative, positive] = [false, true].map(|class| {
@@ -188,14 +189,14 @@ impl Probe {
     }
 }
 
-/// How a steering vector is made of pairs.
+/// How a steering vector is computed from pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steering {
     /// The mean of positive − negative (contrastive activation addition, arXiv 2312.06681).
     Caa,
     /// The first principal component of the differences (repeng, `extract.py`: `pca_diff`).
     PcaDiff,
-    /// The first principal component of both sides less their middle (repeng: `pca_center`).
+    /// The first principal component of both sides, each minus its pair's midpoint (repeng: `pca_center`).
     PcaCenter,
 }
 
@@ -209,14 +210,14 @@ impl Steering {
         }
     }
 
-    /// The vector of pairs: row i of both sides belongs together. Components have length 1, and the side on which more
-    /// pairs have the positive one; with a tie the largest coordinate is positive.
+    /// The steering vector of pairs: row i of both sides belongs together. Components have length 1, and the sign for
+    /// which more pairs have their positive side further along; in a tie the largest coordinate is positive.
     ///
     /// # Shapes
     /// positive, negative: `[n, width]`; result: `[width]`.
     ///
     /// # Errors
-    /// Sides that do not belong together, no pairs, differences that have no direction.
+    /// If the sides do not match, there are no pairs, or the differences have no direction.
     pub fn vector(self, positive: Vectors<'_>, negative: Vectors<'_>) -> Result<Vec<f64>> {
         let width = positive.width;
         if positive.len() != negative.len() || width != negative.width || positive.is_empty() {
@@ -237,7 +238,7 @@ impl Steering {
             Steering::Caa if mean.iter().all(|x| *x == 0.0) => return Err(no_direction()),
             Steering::Caa => return Ok(mean),
             Steering::PcaDiff => differences.iter().enumerate().map(|(i, x)| x - mean[i % width]).collect(),
-            // Both halves of a pair are the same line from the middle.
+            // Both halves of a pair lie on the same line through the midpoint.
             Steering::PcaCenter => differences,
         };
         let mut vector = first_component(&rows, width)?;
@@ -278,7 +279,7 @@ fn mean(rows: &[&[f32]], width: usize) -> Vec<f64> {
     sum
 }
 
-/// Mean and deviation (of n) of each coordinate; one that never changes has deviation 1.
+/// Mean and deviation (of n) of each coordinate; a constant one has deviation 1.
 fn moments(rows: Vectors<'_>) -> Result<(Vec<f64>, Vec<f64>)> {
     let all: Vec<&[f32]> = rows.rows().collect();
     let means = mean(&all, rows.width);
@@ -296,7 +297,7 @@ fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-/// A⁻¹ b of a positive definite matrix of which the lower triangle is given (Cholesky).
+/// A⁻¹ b for a positive definite matrix given by its lower triangle (Cholesky).
 fn solved(mut a: Vec<f64>, b: &[f64]) -> Result<Vec<f64>> {
     let n = b.len();
     for i in 0..n {
@@ -327,7 +328,7 @@ fn solved(mut a: Vec<f64>, b: &[f64]) -> Result<Vec<f64>> {
     Ok(x)
 }
 
-/// The direction of length 1 along which rows vary most about 0 (power iteration on XᵀX, begun at the longest row).
+/// The unit direction of largest variation about 0 (power iteration on XᵀX, starting from the longest row).
 fn first_component(rows: &[f64], width: usize) -> Result<Vec<f64>> {
     let square = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>();
     let longest = rows

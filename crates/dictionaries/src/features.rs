@@ -1,29 +1,29 @@
-//! Features of some tokens, of which nearly all are zero.
+//! Sparse features of a list of tokens.
 
 use easyroutine::{Error, Result};
 
-/// The features that are not zero, token by token.
+/// The non-zero features, token by token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Features {
     n_features: usize,
-    /// Where each token's features begin, and at last where they all end.
+    /// The start of each token's features, and the end of the last.
     starts: Vec<usize>,
     numbers: Vec<u32>,
     values: Vec<f32>,
 }
 
 impl Features {
-    /// No tokens yet, of a dictionary with so many features.
+    /// An empty list for a dictionary with `n_features` features.
     pub fn new(n_features: usize) -> Features {
         Features { n_features, starts: vec![0], numbers: Vec::new(), values: Vec::new() }
     }
 
-    /// How many features the dictionary has.
+    /// Number of features in the dictionary.
     pub fn n_features(&self) -> usize {
         self.n_features
     }
 
-    /// How many tokens there are.
+    /// Number of tokens.
     pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
@@ -33,12 +33,12 @@ impl Features {
         self.len() == 0
     }
 
-    /// How many features are not zero, of all tokens together.
+    /// Number of non-zero features over all tokens.
     pub fn n_active(&self) -> usize {
         self.numbers.len()
     }
 
-    /// The features of a token that are not zero, in ascending order, and their values.
+    /// The non-zero features of a token, in ascending order, and their values.
     ///
     /// # Panics
     /// If there is no such token.
@@ -57,7 +57,7 @@ impl Features {
         found.map_or(0.0, |at| values[at])
     }
 
-    /// Adds a token: its features in ascending order. Zeros are left out.
+    /// Adds a token with its features in ascending order. Zeros are left out.
     pub fn push(&mut self, features: impl IntoIterator<Item = (u32, f32)>) {
         for (number, value) in features {
             if value != 0.0 {
@@ -68,10 +68,10 @@ impl Features {
         self.starts.push(self.numbers.len());
     }
 
-    /// Sets one feature of every token. Zero takes it away.
+    /// Sets one feature of every token. Zero removes it.
     ///
     /// # Errors
-    /// The dictionary has no such feature, or the value is not finite.
+    /// If the dictionary has no such feature, or the value is not finite.
     pub fn set(&self, feature: usize, value: f32) -> Result<Features> {
         self.changed(feature, |_| value)
     }
@@ -79,7 +79,7 @@ impl Features {
     /// Changes one feature of every token.
     ///
     /// # Errors
-    /// The dictionary has no such feature, or a value that is not finite.
+    /// If the dictionary has no such feature, or a value is not finite.
     pub fn changed(&self, feature: usize, change: impl Fn(f32) -> f32) -> Result<Features> {
         let number = self.check(feature)?;
         let mut changed = Features::new(self.n_features);
@@ -98,7 +98,7 @@ impl Features {
         Ok(changed)
     }
 
-    /// One token alone.
+    /// A single token.
     ///
     /// # Panics
     /// If there is no such token.
@@ -109,7 +109,7 @@ impl Features {
         one
     }
 
-    /// These features, and for the tokens that `takes` says those of `other`.
+    /// These features, but for the tokens chosen by `takes` those of `other`.
     pub(crate) fn merged(&self, other: &Features, takes: impl Fn(usize) -> bool) -> Features {
         let mut merged = Features::new(self.n_features);
         for token in 0..self.len() {
@@ -119,15 +119,15 @@ impl Features {
         merged
     }
 
-    /// A feature's number, checked.
+    /// Checks a feature's number.
     ///
     /// # Errors
-    /// The dictionary has no such feature.
+    /// If the dictionary has no such feature.
     pub fn check(&self, feature: usize) -> Result<u32> {
         check_feature(feature, self.n_features)
     }
 
-    /// All features of all tokens, zeros included.
+    /// All features of all tokens, including zeros.
     ///
     /// # Shapes
     /// `[tokens, n_features]`.
@@ -143,7 +143,7 @@ impl Features {
     }
 }
 
-/// Refuses a feature that a dictionary of so many lacks.
+/// Refuses a feature beyond a dictionary's `n_features`.
 pub(crate) fn check_feature(feature: usize, n_features: usize) -> Result<u32> {
     match u32::try_from(feature) {
         Ok(number) if feature < n_features => Ok(number),

@@ -1,13 +1,13 @@
-//! Probes and steering vectors with a figure for how well each does on examples that it was not fitted on.
+//! Probes and steering vectors with their accuracy on held-out examples.
 
 use easyroutine::Result;
 
 use crate::directions::{Logistic, Probe, Steering, Vectors};
 
-/// One in this many examples of each class is held out where nothing says which.
+/// By default one in this many examples of each class is held out.
 const HELD_OUT: usize = 4;
 
-/// How a probe is fitted.
+/// The fitting method of a probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ProbeMethod {
     /// [`Probe::logistic`]
@@ -26,18 +26,18 @@ impl ProbeMethod {
     }
 }
 
-/// How well a direction tells two sides apart, as shares of examples.
+/// How well a direction separates two sides, as shares of examples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Accuracy {
-    /// On what it was fitted on.
+    /// On the examples it was fitted on.
     pub fitted: f64,
-    /// On what was held out; nothing if that is nothing.
+    /// On the held-out examples; `None` if there are none.
     pub held_out: Option<f64>,
-    /// What always naming the larger class of the held-out examples would reach; of pairs one half.
+    /// The accuracy of always guessing the larger class of the held-out examples; one half for pairs.
     pub chance: f64,
 }
 
-/// Which rows to hold out: every fourth of each class, so that both sides have both classes in whatever order they come.
+/// Which rows to hold out: every fourth of each class, so that both parts have both classes whatever the order.
 pub fn held_out(labels: &[bool]) -> Vec<bool> {
     let mut seen = [0usize; 2];
     let of_row = |label: &bool| {
@@ -54,7 +54,7 @@ pub fn held_out(labels: &[bool]) -> Vec<bool> {
 /// rows: `[n, width]`; labels, held_out: `[n]`.
 ///
 /// # Errors
-/// Those of [`Probe::logistic`] and [`Probe::mean_difference`].
+/// As [`Probe::logistic`] and [`Probe::mean_difference`].
 pub fn fit_probe(
     rows: Vectors<'_>,
     labels: &[bool],
@@ -83,14 +83,14 @@ pub fn fit_probe(
     Ok((probe, accuracy))
 }
 
-/// Makes a steering vector of all pairs. Its accuracy is the share of pairs whose positive side lies further along it than
-/// the negative; held out, each pair is judged by the vector of the other pairs, in four folds.
+/// Computes a steering vector from all pairs. Its accuracy is the share of pairs whose positive side lies further along
+/// it than the negative one. Held-out accuracy judges each pair by the vector of the other pairs, in four folds.
 ///
 /// # Shapes
 /// positive, negative: `[n, width]`; result: `[width]`.
 ///
 /// # Errors
-/// Those of [`Steering::vector`].
+/// As [`Steering::vector`].
 pub fn fit_steering(
     positive: Vectors<'_>,
     negative: Vectors<'_>,
@@ -105,7 +105,7 @@ pub fn fit_steering(
         let rest = [positive, negative].map(|side| side.chosen(is_rest));
         let width = positive.width();
         let fitted = method.vector(Vectors::new(&rest[0], width)?, Vectors::new(&rest[1], width)?);
-        // Too few pairs, or some that differ nowhere, say nothing about the others.
+        // Too few pairs, or pairs that do not differ, say nothing about the others.
         right = right
             .zip(fitted.ok())
             .filter(|_| n >= 2 * HELD_OUT)

@@ -12,37 +12,37 @@ use crate::norm::{Norm, Undo};
 use crate::place::Place;
 use crate::tensors::Matrix;
 
-/// Features that are multiplied at once.
+/// Features multiplied at a time.
 const CHUNK: usize = 4096;
-/// Most numbers of an array between the product and the choice.
+/// Limit on the numbers of the array between product and selection.
 const BLOCK: usize = 1 << 22;
-/// Most numbers of an encoder that is kept packed, 1 GiB; a larger one is read from its file by each call.
+/// Limit on the numbers of an encoder kept packed, 1 GiB; each call reads a larger one from its file.
 const KEPT: usize = 1 << 28;
 
-/// An encoder at one place and its decoder: a sparse autoencoder, or a transcoder where it writes elsewhere.
+/// An encoder at one place and its decoder: a sparse autoencoder, or, if it writes elsewhere, a transcoder.
 #[derive(Debug)]
 pub struct Layer {
     pub(crate) reads: Place,
     pub(crate) writes: Place,
     /// By features: `[F', D_in]`.
     pub(crate) encoder: Matrix,
-    /// `[F']`, empty where the encoder has none.
+    /// `[F']`, or empty.
     pub(crate) encoder_bias: Vec<f32>,
-    /// By features: `[F', parts · D_out]`, with a part for each layer that it writes to.
+    /// By features: `[F', parts · D_out]`, with one part per layer that it writes to.
     pub(crate) decoder: Matrix,
-    /// Which layers of the set the parts belong to.
+    /// The layers of the set that the parts belong to.
     pub(crate) parts: Range<usize>,
     /// `[D_out]`
     pub(crate) decoder_bias: Vec<f32>,
-    /// Whether the decoder's bias is taken off what is read.
+    /// Whether the decoder's bias is subtracted from the input.
     pub(crate) subtracts_bias: bool,
     pub(crate) norm: Norm,
-    /// Whether what is decoded is brought back from the norm.
+    /// Whether the norm is undone after decoding.
     pub(crate) undoes_norm: bool,
     pub(crate) activation: Activation,
-    /// Features are h·‖row of the decoder‖, and decoding divides by it.
+    /// Features are h·‖decoder row‖, and decoding divides by that.
     pub(crate) rescales: bool,
-    /// `[D_out, D_in]`: what is added of x itself.
+    /// `[D_out, D_in]`: the direct contribution of x.
     pub(crate) skip: Option<Matrix>,
     pub(crate) packed: Mutex<Vec<Option<Arc<PackedMatrix>>>>,
     pub(crate) packed_skip: OnceLock<PackedMatrix>,
@@ -55,7 +55,7 @@ impl Layer {
         &self.reads
     }
 
-    /// Where what it decodes belongs: the same place, but for a transcoder.
+    /// Where it writes: the same place, except for a transcoder.
     pub fn writes(&self) -> &Place {
         &self.writes
     }
@@ -65,38 +65,38 @@ impl Layer {
         self.reads != self.writes
     }
 
-    /// Width of what it reads.
+    /// Width of its input.
     pub fn d_in(&self) -> usize {
         self.encoder.width()
     }
 
-    /// Width of what it writes.
+    /// Width of its output.
     pub fn d_out(&self) -> usize {
         self.decoder.width() / self.parts.len().max(1)
     }
 
-    /// How many features it has, F'.
+    /// Number of features, F'.
     pub fn n_features(&self) -> usize {
         self.encoder.features()
     }
 
-    /// What becomes of the encoder's outputs.
+    /// The activation function of the encoder's outputs.
     pub fn activation(&self) -> &Activation {
         &self.activation
     }
 
-    /// What is done to a vector before it is encoded.
+    /// The normalisation before encoding.
     pub fn norm(&self) -> Norm {
         self.norm
     }
 
-    /// The features of some vectors. A vector's features have the same bits whatever stands beside it.
+    /// Encodes vectors. A vector's features have the same bits whatever other vectors come with it.
     ///
     /// # Shapes
     /// x: `[T, D_in]`; result: T tokens of F' features.
     ///
     /// # Errors
-    /// Vectors of another width, or that hold NaN or infinity; weights that do.
+    /// If vectors have another width, or vectors or weights are not finite.
     pub fn encode(&self, cpu: &Cpu, x: Rows<'_>) -> Result<Features> {
         let (n, width) = (x.n_rows(), self.d_in());
         self.check_width(x, width)?;
@@ -143,15 +143,15 @@ impl Layer {
         Ok(features)
     }
 
-    /// What a feature of 1 adds at the place, and what somebody steers by: the decoder's row, of a dictionary that reads x·s
-    /// divided by s. A norm by each vector's own statistics, and a scale by the rows' own norms, are left aside. Of a
-    /// cross-layer transcoder the row for one layer of the set.
+    /// What a feature with value 1 adds at the place, used for steering: the decoder's row, divided by s for a
+    /// dictionary that reads x·s. A norm by each vector's own statistics, and a scale by the rows' norms, are ignored.
+    /// For a cross-layer transcoder, the row for one layer of the set.
     ///
     /// # Shapes
     /// `[D_out]`.
     ///
     /// # Errors
-    /// No such feature, a layer that it does not write to, weights that are not finite.
+    /// If there is no such feature, it does not write to the layer, or weights are not finite.
     pub fn direction(&self, feature: usize, target: usize) -> Result<Vec<f32>> {
         check_feature(feature, self.n_features())?;
         let columns = self
@@ -171,7 +171,7 @@ impl Layer {
     /// `[D_in]`.
     ///
     /// # Errors
-    /// No such feature, weights that are not finite.
+    /// If there is no such feature, or weights are not finite.
     pub fn encoder_row(&self, feature: usize) -> Result<Vec<f32>> {
         check_feature(feature, self.n_features())?;
         let mut row = vec![0.0; self.d_in()];
@@ -179,7 +179,7 @@ impl Layer {
         Ok(row)
     }
 
-    /// Adds Σ f·row of the decoder to a sum, features in ascending order.
+    /// Adds Σ f·(decoder row) to a sum, features in ascending order.
     ///
     /// # Shapes
     /// sum: `[D_out]`.
@@ -210,7 +210,7 @@ impl Layer {
         }
     }
 
-    /// x W_skipᵀ, where there is a skip connection.
+    /// x W_skipᵀ, if there is a skip connection.
     ///
     /// # Shapes
     /// x: `[T, D_in]`; result: `[T, D_out]`.
@@ -220,7 +220,7 @@ impl Layer {
             Some(weights) => weights,
             None => {
                 let packed = pack(cpu, matrix, 0..matrix.features())?;
-                // Another thread's is the same.
+                // If another thread was faster, its result is the same.
                 self.packed_skip.get_or_init(|| packed)
             }
         };
@@ -232,7 +232,7 @@ impl Layer {
     /// Reads every number once.
     ///
     /// # Errors
-    /// One that is not finite.
+    /// If one is not finite.
     pub(crate) fn check_numbers(&self) -> Result<()> {
         for matrix in [Some(&self.encoder), Some(&self.decoder), self.skip.as_ref()].into_iter().flatten() {
             let rows = (BLOCK / matrix.width().max(1)).max(1);
@@ -252,7 +252,7 @@ impl Layer {
         Err(Error::input(format!("the dictionary reads vectors of {width}, not of {}", x.n_columns())))
     }
 
-    /// The columns of the decoder that write to a layer of the set.
+    /// The decoder's columns that write to a layer of the set.
     fn columns(&self, target: usize) -> Option<Range<usize>> {
         let part = target.checked_sub(self.parts.start).filter(|_| self.parts.contains(&target))?;
         Some(part * self.d_out()..(part + 1) * self.d_out())
@@ -279,7 +279,7 @@ impl Layer {
         Ok(self.row_norms.get_or_init(|| norms))
     }
 
-    /// The encoder of some features, packed.
+    /// The encoder of a range of features, packed.
     fn pack(&self, cpu: &Cpu, features: Range<usize>) -> Result<Arc<PackedMatrix>> {
         let keeps = self.n_features().saturating_mul(self.d_in()) <= KEPT;
         if !keeps {
@@ -299,7 +299,7 @@ impl Layer {
     }
 }
 
-/// Some rows of a matrix, packed for products.
+/// A range of a matrix's rows, packed for products.
 fn pack(cpu: &Cpu, matrix: &Matrix, features: Range<usize>) -> Result<PackedMatrix> {
     let width = matrix.width();
     let mut block = vec![0.0; features.len() * width];
@@ -310,7 +310,7 @@ fn pack(cpu: &Cpu, matrix: &Matrix, features: Range<usize>) -> Result<PackedMatr
     })
 }
 
-/// Ranges of at most `size` that cover all of `n`.
+/// Ranges of at most `size` that cover `0..n`.
 fn pieces(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(size).map(move |start| start..n.min(start + size))
 }

@@ -1,12 +1,12 @@
 //! Sparse autoencoders and transcoders, read in every public format and used inside a model.
 //!
-//! [`Dictionary::open`] tells the format by its files and reads the configuration as closely as a model's: every key and every
-//! tensor is read, known to change nothing, or refused by name, all at once. What the dictionary is stands in its
-//! [`Certificate`]. The weights stay in their files and are read by rows; [`Layer::encode`] gives the features that are not
-//! zero, and [`Dictionary::decode`] turns them back.
+//! [`Dictionary::open`] recognises the format by its files and reads the configuration as strictly as a model's: every
+//! key and every tensor is read, known to have no effect, or refused by name, all at once. Its [`Certificate`]
+//! describes the dictionary. The weights stay in their files and are read by rows; [`Layer::encode`] gives the non-zero
+//! features, and [`Dictionary::decode`] turns them back into vectors.
 //!
-//! Formulas: SAELens (`sae_lens/saes/`), sparsify (`sparse_coder.py`), dictionary_learning (`dictionary.py`, `trainers/`),
-//! circuit-tracer (`circuit_tracer/transcoder/`).
+//! Formulas: SAELens (`sae_lens/saes/`), sparsify (`sparse_coder.py`), dictionary_learning (`dictionary.py`,
+//! `trainers/`), circuit-tracer (`circuit_tracer/transcoder/`).
 #![forbid(unsafe_code)]
 
 mod activation;

@@ -1,4 +1,4 @@
-//! A layer as a linear map, as far as the features that are active make it one: for attribution graphs.
+//! A layer as a linear map, given its active features: for attribution graphs.
 
 use easyroutine::{Error, ErrorKind, Result};
 
@@ -7,10 +7,10 @@ use crate::layer::Layer;
 use crate::norm::Norm;
 
 impl Layer {
-    /// Whether a feature that is active is linear in what the layer reads, and what is decoded in the features.
+    /// Checks that an active feature is linear in the layer's input, and the output is linear in the features.
     ///
     /// # Errors
-    /// A norm by each vector's own statistics.
+    /// If the norm uses each vector's own statistics.
     pub fn check_linear(&self) -> Result<()> {
         match self.norm {
             Norm::None | Norm::Scale { .. } => Ok(()),
@@ -26,7 +26,7 @@ impl Layer {
         }
     }
 
-    /// What an active feature is of the vector that the layer reads: its value is this vector times x, and a constant.
+    /// The linear form of an active feature: its value is this vector times the layer's input x, plus a constant.
     ///
     /// # Shapes
     /// `[D_in]`
@@ -52,13 +52,14 @@ impl Layer {
         Ok(row)
     }
 
-    /// What a feature of this value adds to what a layer of the set decodes; nothing where it does not write.
+    /// The contribution of a feature with this value to the output of a layer of the set; `None` if it does not write
+    /// there.
     ///
     /// # Shapes
     /// `[D_out]`
     ///
     /// # Errors
-    /// No such feature, weights that are not finite, [`Layer::check_linear`].
+    /// If there is no such feature or weights are not finite; as [`Layer::check_linear`].
     pub fn writing(&self, feature: usize, value: f32, target: usize) -> Result<Option<Vec<f32>>> {
         self.check_linear()?;
         if !self.parts.contains(&target) {
@@ -71,7 +72,7 @@ impl Layer {
         Ok(Some(sum.into_iter().map(|x| (x * undo) as f32).collect()))
     }
 
-    /// What is decoded of no features at all: the decoder's bias.
+    /// The output without any features: the decoder's bias.
     ///
     /// # Shapes
     /// `[D_out]`
@@ -80,13 +81,13 @@ impl Layer {
         self.decoder_bias.iter().map(|x| (f64::from(*x) * undo) as f32).collect()
     }
 
-    /// The matrix of the skip connection, where there is one: what is read adds to what is decoded.
+    /// The matrix of the skip connection from input to output, if there is one.
     ///
     /// # Shapes
     /// `[D_out, D_in]`
     ///
     /// # Errors
-    /// Weights that are not finite.
+    /// If weights are not finite.
     pub fn skip_rows(&self) -> Result<Option<Vec<f32>>> {
         let Some(matrix) = &self.skip else { return Ok(None) };
         let mut rows = vec![0.0; matrix.features() * matrix.width()];

@@ -1,4 +1,4 @@
-//! What a dictionary does to a model, measured on a text: the certificate's figures.
+//! Measures what a dictionary does to a model on a text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,35 +15,35 @@ use crate::features::Features;
 use crate::named::{Dictionaries, Named};
 use crate::tap::FeatureEdits;
 
-/// A text to measure on where there is no other: prose, code and lists, one prompt a paragraph.
+/// The default text for measuring: prose, code and lists, one prompt per paragraph.
 pub const TEXT: &str = include_str!("measure.txt");
 
-/// Most logits that are kept at once, 128 MiB.
+/// Limit on logits kept at a time, 128 MiB.
 const LOGITS: usize = 1 << 25;
 /// Tokens that run together, unless one row has more.
 const TOGETHER: usize = 2048;
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Measured {
     /// Tokens of the text.
     pub tokens: usize,
-    /// Tokens at the positions that count.
+    /// Tokens at the counted positions.
     pub measured_tokens: usize,
-    /// Of each layer.
+    /// The measurements of each layer.
     pub layers: Vec<LayerMeasured>,
     /// Mean cross-entropy of the next token, in nats, with nothing changed.
     pub ce_clean: f64,
-    /// The same where what is decoded stands in the place of what is written, in all layers of a set.
+    /// The same with the decoded output in place of the original, in all layers of a set.
     pub ce_spliced: f64,
-    /// The same where zeros stand there.
+    /// The same with zeros in its place.
     pub ce_zero: f64,
     /// Mean KL(clean ‖ spliced) of the next token over all tokens, in nats.
     pub kl: f64,
 }
 
 impl Measured {
-    /// The share of the cross-entropy that splicing keeps, (zero − spliced) / (zero − clean). Nothing where zeros cost
+    /// The share of the cross-entropy that splicing keeps, (zero − spliced) / (zero − clean). `None` if zeros cost
     /// nothing.
     pub fn ce_recovered(&self) -> Option<f64> {
         let lost = self.ce_zero - self.ce_clean;
@@ -69,26 +69,26 @@ impl Measured {
     }
 }
 
-/// What was measured of one layer: y is what stands where it writes, ŷ what it decodes from the unchanged model.
+/// The measurements of one layer: y is the activation where it writes, ŷ its output in the unchanged model.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LayerMeasured {
-    /// Mean number of active features of a token.
+    /// Mean number of active features per token.
     pub l0: f64,
-    /// 1 − Σ‖y − ŷ‖² / Σ‖y − mean of y‖². Nothing where y is constant.
+    /// 1 − Σ‖y − ŷ‖² / Σ‖y − mean of y‖². `None` if y is constant.
     pub explained_variance: Option<f64>,
-    /// Mean ‖y − ŷ‖² of a coordinate.
+    /// Mean ‖y − ŷ‖² per coordinate.
     pub mse: f64,
     /// Mean cosine of y and ŷ.
     pub cosine: f64,
-    /// Features that were active on some token.
+    /// Features active on at least one token.
     pub active_features: usize,
 }
 
-/// Measures one of the dictionaries on rows of text. Every row has more than one token.
+/// Measures one of the dictionaries on rows of text, each of more than one token.
 ///
 /// # Errors
-/// Rows that are too short to predict anything, positions that name no token, a model without logits, changes that the
-/// place does not take; `stop`.
+/// If a row is too short to predict anything, positions select no token, the model has no logits, or the place does not
+/// allow changes; and if `stop` ends it.
 pub fn measure(
     model: &Model,
     dictionaries: &Dictionaries,
@@ -183,7 +183,7 @@ fn zeros(named: &Named, positions: &[Specifier]) -> Result<Vec<Intervention>> {
     points.into_iter().map(zero).collect()
 }
 
-/// Rows that run together.
+/// Groups of rows that run together.
 fn together<'r, 't>(rows: &'r [Row<'t>]) -> impl Iterator<Item = &'r [Row<'t>]> {
     let mut rest = rows;
     std::iter::from_fn(move || {
@@ -201,15 +201,15 @@ fn together<'r, 't>(rows: &'r [Row<'t>]) -> impl Iterator<Item = &'r [Row<'t>]> 
     })
 }
 
-/// Ranges of tokens whose logits are kept at once.
+/// Ranges of tokens whose logits are kept together.
 fn parts(n: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
     let most = (LOGITS / vocabulary.max(1)).max(1);
     (0..n).step_by(most).map(move |start| start..n.min(start + most))
 }
 
-/// Cross-entropies of some tokens of a batch, and their divergence from a run before.
+/// Cross-entropies of a range of a batch's tokens, and their divergence from an earlier run.
 struct Logits<'a> {
-    /// Places in the batch.
+    /// Indices in the batch.
     tokens: Vec<usize>,
     /// Row, position, and the token that follows.
     places: Vec<(usize, usize, Option<u32>)>,
@@ -280,7 +280,7 @@ fn divergence(p: &[f32], q: &[f32], sum: f64) -> f64 {
     p.iter().zip(q).map(term).sum()
 }
 
-/// Encodes and decodes in a run that it does not change.
+/// Encodes and decodes in a run without changing it.
 struct Watch<'a> {
     named: &'a Named,
     cpu: &'a Cpu,

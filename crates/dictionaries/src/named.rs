@@ -1,4 +1,4 @@
-//! Dictionaries under the names that a user gives them, fitted to one model.
+//! Dictionaries under user-given names, fitted to one model.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub struct Named {
     pub name: String,
     /// The dictionary.
     pub dictionary: Arc<Dictionary>,
-    /// Where its layers stand.
+    /// The places of its layers.
     pub fits: Vec<Fit>,
 }
 
@@ -29,8 +29,8 @@ impl Dictionaries {
     /// Adds a dictionary under a name.
     ///
     /// # Errors
-    /// A name that is taken, empty, or holds other characters than letters, digits, `_` and `-`; a dictionary that does not
-    /// fit the model ([`Dictionary::fit`]).
+    /// If the name is taken, empty, or has characters other than letters, digits, `_` and `-`, or the dictionary does
+    /// not fit the model ([`Dictionary::fit`]).
     pub fn add(&mut self, name: &str, dictionary: impl Into<Arc<Dictionary>>, arch: &Arch) -> Result<()> {
         let dictionary = dictionary.into();
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -40,7 +40,7 @@ impl Dictionaries {
                 "`{shown}` is no name of a dictionary: letters, digits, `_` and `-` are"
             )));
         }
-        // `a` and `a_3` would both be called features_a_3 in a set.
+        // In a set, `a` and `a_3` would both give features_a_3.
         let clashes = |one: &str, other: &str| {
             let rest = other.strip_prefix(one).and_then(|rest| rest.strip_prefix('_'));
             one == other || rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
@@ -54,21 +54,22 @@ impl Dictionaries {
         Ok(())
     }
 
-    /// All of them, in the order in which they were added.
+    /// All dictionaries, in the order added.
     pub fn all(&self) -> &[Named] {
         &self.list
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// What a key names: `features_NAME`, of a set `features_NAME_3` or `features_NAME_*`, as the number of the dictionary
-    /// and those of its layers within it.
+    /// Resolves a key, `features_NAME`, or `features_NAME_3` or `features_NAME_*` for a set, to the dictionary's index
+    /// and its layers' numbers.
     ///
     /// # Errors
-    /// No dictionary of this name (the nearest is given), a set without a layer, a layer that it lacks.
+    /// If no dictionary has this name (the error gives the nearest), a set lacks a layer in the key, or the dictionary
+    /// lacks the layer.
     pub fn layers(&self, key: &str) -> Result<(usize, Vec<usize>)> {
         let shown: String = key.chars().take(120).flat_map(char::escape_debug).collect();
         let rest = key.strip_prefix("features_").ok_or_else(|| {

@@ -1,23 +1,23 @@
-//! What is done to a vector before it is encoded, and undone after it is decoded (SAELens, `saes/sae.py`).
+//! Normalisation of vectors before encoding, undone after decoding (SAELens, `saes/sae.py`).
 
 use easyroutine::{Error, Result};
 
-/// A normalisation of the vectors that a dictionary reads.
+/// A normalisation of a dictionary's inputs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Norm {
-    /// Vectors are read as they are.
+    /// No normalisation.
     None,
-    /// x·s, undone by a division: one factor for all vectors, from the mean norm of a data set. `undo` is the factor of what
-    /// is written.
+    /// x·s, undone by division: one factor for all vectors, from the mean norm of a data set. `undo` is the factor of
+    /// the output.
     Scale {
-        /// s of what is read.
+        /// s of the input.
         factor: f64,
-        /// s of what is written.
+        /// s of the output.
         undo: f64,
     },
     /// x·√D/‖x‖ (`constant_norm_rescale`).
     ConstantNorm,
-    /// (x − μ)/(σ + 1e-5) with σ of D − 1, undone by ·σ + μ (`layer_norm`).
+    /// (x − μ)/(σ + 1e-5), σ with D − 1 degrees of freedom, undone by ·σ + μ (`layer_norm`).
     LayerNorm,
 }
 
@@ -41,13 +41,13 @@ impl Norm {
         }
     }
 
-    /// Writes the normalised vector, and says how that is undone.
+    /// Writes the normalised vector, and returns how to undo it.
     ///
     /// # Shapes
     /// x, out: `[D]`.
     ///
     /// # Errors
-    /// A vector that cannot be normalised: zeros.
+    /// If the vector cannot be normalised, because it is zero.
     pub(crate) fn apply(&self, x: &[f32], out: &mut [f32]) -> Result<Undo> {
         let (scale, shift, undo) = match self {
             Norm::None => {

@@ -1,11 +1,11 @@
-//! Where a dictionary reads and writes: what its publisher calls the place, and which activation of a model that is.
+//! Where a dictionary reads and writes: the publisher's name of the place, and the activation of a model that it means.
 
 use easyroutine::arch::{Arch, Wiring};
 use easyroutine::sites::{Point, Site};
 use easyroutine::{Error, ErrorKind, Result};
 
-/// A place as a publisher names it. Which activation it is may hang on the model: a module called
-/// `post_attention_layernorm` stands before the MLP of one family and after attention in another.
+/// A place as a publisher names it. Its activation may depend on the model: a module called `post_attention_layernorm`
+/// precedes the MLP in one family and follows attention in another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     text: String,
@@ -15,11 +15,11 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Spot {
     Point(Point),
-    /// What enters or leaves a module of transformers' model.
+    /// The input or output of a module of transformers' model.
     Module(usize, Module, Side),
     /// The stream that the MLP's norm reads.
     MlpStream(usize),
-    /// The token embedding alone, without positions.
+    /// The token embedding without positions.
     Embedding,
     /// One name for two places.
     Unclear(String),
@@ -51,10 +51,10 @@ impl Place {
         Place { text: point.to_string(), spot: Spot::Point(point) }
     }
 
-    /// Reads a name of one of our activations: `resid_out_5`, `z_L3`.
+    /// Parses the name of one of our activations: `resid_out_5`, `z_L3`.
     ///
     /// # Errors
-    /// No activation has this name, or it is none that has one vector a token.
+    /// If no activation has this name, or it does not have one vector per token.
     pub fn ours(name: &str) -> Result<Place> {
         let point: Point = name.trim().parse()?;
         let has_vectors =
@@ -67,10 +67,10 @@ impl Place {
         Ok(Place::of(point))
     }
 
-    /// Reads a hook name of TransformerLens: `blocks.5.hook_resid_post`. `layer` is what a name without one belongs to.
+    /// Parses a TransformerLens hook name: `blocks.5.hook_resid_post`. `layer` applies to a name without one.
     ///
     /// # Errors
-    /// A hook that is none of the places of dictionaries.
+    /// If the hook is not a place for dictionaries.
     pub(crate) fn hook(name: &str, layer: Option<usize>) -> std::result::Result<Place, String> {
         let unknown = || format!("`{}` is no hook that is read", name.escape_debug());
         let named = |spot| Ok(Place { text: name.to_owned(), spot });
@@ -116,10 +116,10 @@ impl Place {
         named(spot)
     }
 
-    /// Reads a module of transformers' model with the side that is meant: `model.layers.5.mlp.output`.
+    /// Parses a module of transformers' model, with its input or output: `model.layers.5.mlp.output`.
     ///
     /// # Errors
-    /// A module that is none of the places of dictionaries.
+    /// If the module is not a place for dictionaries.
     pub(crate) fn module(path: &str, side: Option<&str>) -> std::result::Result<Place, String> {
         let unknown = || format!("`{}` is no module that is read", path.escape_debug());
         let mut parts: Vec<&str> = path.split('.').collect();
@@ -169,15 +169,15 @@ impl Place {
         named(Spot::Module(layer, module, side))
     }
 
-    /// The name that the publisher gives it.
+    /// The publisher's name.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Which activation of a model it is.
+    /// The activation of a model that it means.
     ///
     /// # Errors
-    /// The model lacks the place, or the name does not say which of two it means.
+    /// If the model lacks the place, or the name is ambiguous.
     pub fn point(&self, arch: &Arch) -> Result<Point> {
         let point = match &self.spot {
             Spot::Point(point) => point.canonical(),
@@ -205,7 +205,7 @@ impl Place {
         Ok(point)
     }
 
-    /// Which activation it is in every model, or none where that hangs on the model.
+    /// The activation, if it is the same in every model.
     pub fn fixed(&self) -> Option<Point> {
         match &self.spot {
             Spot::Point(point) => Some(*point),
@@ -239,7 +239,7 @@ impl Place {
         )
     }
 
-    /// Which site a module's side is in this architecture.
+    /// The site of a module's input or output in this architecture.
     fn site(&self, arch: &Arch, layer: usize, module: Module, side: Side) -> Result<Site> {
         let block = &arch.layers[layer];
         let (attention_post, mlp_pre, mlp_post) = match block.wiring {
@@ -268,7 +268,7 @@ impl Place {
                 return Err(self.lacks("an activation between its MLP and the norm or factor that follows"));
             }
             (Module::FirstNorm, Side::Input) if attention_pre => Site::ResidIn,
-            // What a recurrence reads is the norm's output as it is; attention beside it may read it times a factor.
+            // A recurrence reads the norm's output unchanged; attention in parallel may read it times a factor.
             (Module::FirstNorm, Side::Output) if attention_pre && block.recurrence.is_some() => Site::MixerIn,
             (Module::FirstNorm, Side::Output) if attention_pre => Site::AttnIn,
             (Module::SecondNorm, Side::Input) if attention_post => Site::AttnRaw,

@@ -1,4 +1,4 @@
-//! Everything that is wrong with a dictionary, told at once.
+//! All problems of a dictionary, reported together.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -6,25 +6,25 @@ use std::rc::Rc;
 
 use easyroutine::{Error, ErrorKind, Result};
 
-/// A list that all readers of one dictionary share.
+/// A list shared by all readers of one dictionary.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Problems(Rc<RefCell<Vec<String>>>);
 
-/// Most problems that are told: a file that is nothing of the sort has thousands.
+/// Limit on reported problems: an unrelated file has thousands.
 const TOLD: usize = 20;
 
 impl Problems {
-    /// Notes one.
+    /// Adds a problem.
     pub(crate) fn add(&self, what: impl Into<String>) {
         self.0.borrow_mut().push(what.into());
     }
 
-    /// Whether there is none so far.
+    /// Whether there are none so far.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
 
-    /// One error of all of them.
+    /// One error for all of them.
     pub(crate) fn finish(&self, path: &Path) -> Result<()> {
         let found = self.0.borrow();
         if found.is_empty() {
@@ -38,7 +38,7 @@ impl Problems {
     }
 }
 
-/// A name from a file, as messages show it.
+/// A name from a file, safe to print.
 pub(crate) fn shown(name: &str) -> String {
     let short: String = name.chars().take(200).flat_map(char::escape_debug).collect();
     format!("`{short}`")

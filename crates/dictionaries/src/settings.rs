@@ -1,4 +1,4 @@
-//! A configuration of which every key is read, known to change nothing, or refused by name.
+//! A configuration whose every key is read, known to have no effect, or refused by name.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 
 use crate::problems::{Problems, shown};
 
-/// Largest size that a configuration may name.
+/// Largest size that a configuration may state.
 const LARGEST: u64 = 1 << 28;
 
 /// One object of a configuration.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// The file it stands in, and the keys on the way to it.
+    /// Its file, and the path of keys to it.
     place: String,
     map: Map<String, Value>,
     read: Rc<RefCell<BTreeSet<String>>>,
@@ -42,13 +42,13 @@ impl Settings {
         Settings::new(place, value, problems)
     }
 
-    /// The value of a key, `None` where it is absent or null.
+    /// The value of a key; `None` if absent or null.
     pub(crate) fn value(&self, key: &str) -> Option<&Value> {
         self.read.borrow_mut().insert(key.to_owned());
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether a key stands there with a value. Does not count as reading it.
+    /// Whether a key has a value. Does not count as reading it.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }
@@ -75,14 +75,14 @@ impl Settings {
         size.or_else(|| self.wrong(key, "a whole number from 1 to 2^28"))
     }
 
-    /// A number of a layer.
+    /// A layer number.
     pub(crate) fn layer(&self, key: &str) -> Option<usize> {
         let value = self.value(key)?;
         let layer = value.as_u64().filter(|n| *n < 100_000).and_then(|n| usize::try_from(n).ok());
         layer.or_else(|| self.wrong(key, "the number of a layer"))
     }
 
-    /// A text or a list of texts.
+    /// A string or a list of strings.
     pub(crate) fn texts(&self, key: &str) -> Option<Vec<String>> {
         match self.value(key)? {
             Value::String(one) => Some(vec![one.clone()]),
@@ -95,7 +95,7 @@ impl Settings {
         }
     }
 
-    /// An object inside this one; it has to be finished as well.
+    /// A nested object, which must be finished as well.
     pub(crate) fn object(&self, key: &str) -> Option<Settings> {
         let value = self.value(key)?;
         if !value.is_object() {
@@ -104,17 +104,17 @@ impl Settings {
         Some(Settings::new(&format!("{}: `{key}`", self.place), value.clone(), &self.problems))
     }
 
-    /// Notes that a key has a value which is not computed here.
+    /// Records that a key has an unsupported value.
     pub(crate) fn refuse(&self, key: &str, supported: &str) {
         self.problems.add(format!("{}: `{key}` is {}; read: {supported}", self.place, self.written(key)));
     }
 
-    /// Notes that a key is missing.
+    /// Records that a key is missing.
     pub(crate) fn missing(&self, key: &str) {
         self.problems.add(format!("{}: `{key}` is missing", self.place));
     }
 
-    /// Refuses every value of these keys but the one that changes nothing.
+    /// Refuses every value of this key except those without effect.
     pub(crate) fn only(&self, key: &str, allowed: &[Value]) {
         let is_allowed = self.value(key).is_none_or(|value| allowed.contains(value));
         if !is_allowed {
@@ -123,7 +123,7 @@ impl Settings {
         }
     }
 
-    /// Closes the reading: every key that was neither read nor is inert is a problem.
+    /// Records every key that was neither read nor inert as a problem.
     pub(crate) fn finish(&self, inert: &[&str]) {
         let read = self.read.borrow();
         let unknown: Vec<String> = self

@@ -1,4 +1,4 @@
-//! Statistics on disk: one safetensors file, the same to the byte for the same numbers.
+//! Statistics on disk: one safetensors file, identical bytes for identical numbers.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ const TENSORS: [(&str, &str); 9] = [
 ];
 
 impl Statistics {
-    /// The bytes of a file; `about` stands in its header.
+    /// The bytes of a file; `about` goes into its header.
     pub fn to_bytes(&self, about: &Map<String, Value>) -> Vec<u8> {
         let mut columns: [Vec<u8>; 9] = Default::default();
         let mut put = |column: usize, bytes: &[u8]| columns[column].extend_from_slice(bytes);
@@ -76,10 +76,10 @@ impl Statistics {
         file
     }
 
-    /// Reads what [`Statistics::to_bytes`] wrote, with what stood in its header.
+    /// Reads what [`Statistics::to_bytes`] wrote, with its header's metadata.
     ///
     /// # Errors
-    /// A file that is not there, or is not such a file.
+    /// If the file does not exist, or is not such a file.
     pub fn open(path: &Path) -> Result<(Statistics, Map<String, Value>)> {
         let wrong = |what: &str| Error::new(ErrorKind::Format, format!("{}: {what}", path.display()));
         let file = ShardedSafeTensors::open(path)?;

@@ -13,11 +13,11 @@ use easyroutine::{Error, Result};
 pub struct Keeping {
     /// Strongest tokens of each feature.
     pub top: usize,
-    /// Tokens of each feature that are drawn from all on which it is active.
+    /// Tokens per feature drawn at random from all on which it is active.
     pub drawn: usize,
-    /// Tokens before each that are kept with it.
+    /// Context tokens kept before each.
     pub before: usize,
-    /// Tokens behind each.
+    /// Context tokens kept after each.
     pub after: usize,
 }
 
@@ -27,41 +27,41 @@ impl Default for Keeping {
     }
 }
 
-/// One token on which a feature is active, with its neighbours.
+/// One token on which a feature is active, with its context.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Occurrence {
-    /// How strongly.
+    /// The feature's value.
     pub value: f32,
     /// The number of the prompt in the data set.
     pub prompt: u32,
-    /// The position in it.
+    /// The position in the prompt.
     pub position: u32,
-    /// The position of the first token of `ids`.
+    /// The position of the first token in `ids`.
     pub start: u32,
-    /// The token and its neighbours.
+    /// The token and its context.
     pub ids: Vec<u32>,
-    /// What the feature is at each of them.
+    /// The feature's value at each of them.
     pub values: Vec<f32>,
 }
 
-/// Where and how strongly one feature is active.
+/// Statistics of one feature.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FeatureStatistics {
     /// Tokens on which it is active.
     pub count: u64,
-    /// The sum of its values, in units of 2^-60: whole numbers add up to the same in any order.
+    /// The sum of its values, in units of 2^-60: integers add up the same in any order.
     pub(crate) sum: u128,
     /// Its largest value.
     pub max: f32,
-    /// How many values lie in each bin of [`bin`].
+    /// Number of values in each bin of [`bin`].
     pub(crate) histogram: BTreeMap<u16, u64>,
     /// The strongest: by value, then lower prompt, then lower position.
     pub(crate) top: Vec<Occurrence>,
-    /// Drawn ones, by their draws.
+    /// Random ones, with their draws.
     pub(crate) drawn: Vec<(u64, Occurrence)>,
 }
 
-/// What all features of a layer do over a data set.
+/// Statistics of all features of a layer over a data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Statistics {
     keeping: Keeping,
@@ -70,23 +70,23 @@ pub struct Statistics {
     features: Vec<FeatureStatistics>,
 }
 
-/// Tokens of a prompt, as features were computed for them.
+/// A prompt's tokens, as far as features were computed for them.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
     /// The number of the prompt.
     pub prompt: u32,
     /// All of its ids.
     pub ids: &'a [u32],
-    /// The positions that were looked at, ascending.
+    /// The counted positions, ascending.
     pub positions: &'a [usize],
-    /// Their features; token i is `positions[i]`, from `first` on.
+    /// Their features; token `first + i` is `positions[i]`.
     pub features: &'a crate::Features,
-    /// Which token of `features` is the prompt's first.
+    /// The index in `features` of the prompt's first token.
     pub first: usize,
 }
 
 impl Statistics {
-    /// Of no tokens yet.
+    /// Empty statistics.
     pub fn new(n_features: usize, keeping: Keeping) -> Statistics {
         Statistics {
             keeping,
@@ -101,28 +101,28 @@ impl Statistics {
         self.keeping
     }
 
-    /// Tokens that were looked at.
+    /// Tokens counted.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Prompts that were looked at.
+    /// Prompts counted.
     pub fn prompts(&self) -> u64 {
         self.prompts
     }
 
-    /// Each feature.
+    /// All features.
     pub fn features(&self) -> &[FeatureStatistics] {
         &self.features
     }
 
-    /// Mean number of features that are active on a token, L0.
+    /// Mean number of active features per token, L0.
     pub fn l0(&self) -> f64 {
         let active: u64 = self.features.iter().map(|feature| feature.count).sum();
         if self.tokens == 0 { 0.0 } else { active as f64 / self.tokens as f64 }
     }
 
-    /// Takes in one prompt.
+    /// Adds one prompt.
     pub fn add(&mut self, seen: Observed<'_>) {
         self.prompts += 1;
         self.tokens += seen.positions.len() as u64;
@@ -157,10 +157,10 @@ impl Statistics {
         }
     }
 
-    /// Takes in what was collected of other prompts.
+    /// Adds the statistics of other prompts.
     ///
     /// # Errors
-    /// Another number of features, or another amount that is kept.
+    /// If the numbers of features or the amounts kept differ.
     pub fn merge(&mut self, other: Statistics) -> Result<()> {
         if self.features.len() != other.features.len() || self.keeping != other.keeping {
             return Err(Error::input(
@@ -199,7 +199,7 @@ impl Statistics {
 }
 
 impl FeatureStatistics {
-    /// The mean of its values where it is active; 0 where it never is.
+    /// The mean of its values where it is active; 0 if it never is.
     pub fn mean(&self) -> f64 {
         if self.count == 0 { 0.0 } else { self.total() / self.count as f64 }
     }
@@ -209,12 +209,13 @@ impl FeatureStatistics {
         self.sum as f64 / 2f64.powi(60)
     }
 
-    /// How many values lie from one edge to the next: eight bins an octave.
+    /// Number of values between consecutive edges: eight bins per octave.
     pub fn histogram(&self) -> impl Iterator<Item = (f32, f32, u64)> + '_ {
         self.histogram.iter().map(|(bin, count)| (edge(*bin), edge(bin + 1), *count))
     }
 
-    /// The value below which a share of its active tokens lies, to the edge of a bin, at most an eighth too high.
+    /// The value below which a share of its active tokens lies, rounded up to the edge of a bin, at most an eighth too
+    /// high.
     pub fn quantile(&self, share: f64) -> f32 {
         let wanted = (share.clamp(0.0, 1.0) * self.count as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -227,12 +228,12 @@ impl FeatureStatistics {
         0.0
     }
 
-    /// The strongest occurrences, strongest first; of equal ones the lower prompt, then the lower position.
+    /// The strongest occurrences, strongest first; ties to the lower prompt, then the lower position.
     pub fn top(&self) -> &[Occurrence] {
         &self.top
     }
 
-    /// Occurrences that were drawn from all, each as likely; strongest first.
+    /// Occurrences drawn uniformly from all; strongest first.
     pub fn drawn(&self) -> Vec<&Occurrence> {
         let mut drawn: Vec<&Occurrence> = self.drawn.iter().map(|(_, occurrence)| occurrence).collect();
         drawn.sort_by(|a, b| a.order(b));
@@ -264,7 +265,7 @@ impl FeatureStatistics {
         (self.count, self.sum, self.max) = (count, sum, max);
     }
 
-    /// Puts back a bin; not one that no positive number lies in.
+    /// Restores a bin; returns false if no positive number lies in it.
     #[must_use]
     pub(crate) fn set_bin(&mut self, bin: u16, count: u64) -> bool {
         let exists = bin < self::bin(f32::INFINITY);
@@ -274,7 +275,7 @@ impl FeatureStatistics {
         exists
     }
 
-    /// Puts back what was kept, in the order in which it was.
+    /// Restores a kept occurrence, in its original order.
     pub(crate) fn put(&mut self, number: u32, occurrence: Occurrence, is_top: bool) {
         if is_top {
             self.top.push(occurrence);
@@ -313,12 +314,12 @@ impl Observed<'_> {
     }
 }
 
-/// A positive value in units of 2^-60, cut off below.
+/// A positive value in units of 2^-60, truncated.
 fn fixed(value: f32) -> u128 {
     (f64::from(value.min(1e15)) * 2f64.powi(60)) as u128
 }
 
-/// The bin of a positive value: its exponent and the first three bits behind the point.
+/// The bin of a positive value: its exponent and the first three fraction bits.
 fn bin(value: f32) -> u16 {
     (value.to_bits() >> 20) as u16
 }
@@ -328,7 +329,7 @@ fn edge(bin: u16) -> f32 {
     f32::from_bits(u32::from(bin) << 20)
 }
 
-/// A number that hangs on feature, prompt and position alone (Steele et al. 2014, SplitMix64).
+/// A number that depends only on feature, prompt and position (Steele et al. 2014, SplitMix64).
 fn draw(feature: u32, (prompt, position): (u32, u32)) -> u64 {
     let mix = |mut x: u64| {
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,4 +1,4 @@
-//! Changes of features while a model runs, and features that are kept of a run.
+//! Changes to features while a model runs, and features kept from a run.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,35 +12,35 @@ use crate::change::{FeatureChange, FeatureOperation};
 use crate::features::{Features, check_feature};
 use crate::named::Dictionaries;
 
-/// Changes of features, checked against a model and its rows, as a tap.
+/// Changes to features, checked against a model and its rows, as a tap.
 #[derive(Debug)]
 pub struct FeatureEdits<'d> {
     dictionaries: &'d Dictionaries,
     cpu: Cpu,
     rules: Vec<Rule>,
-    /// Of each dictionary that is used, what its layers encoded in this run.
+    /// For each dictionary in use, what its layers encoded in this run.
     held: BTreeMap<(usize, usize), Held>,
 }
 
-/// One change of one dictionary.
+/// One change to one dictionary.
 #[derive(Debug)]
 struct Rule {
     dictionary: usize,
     layers: Vec<usize>,
     feature: Option<usize>,
     operation: FeatureOperation,
-    /// Of each row.
+    /// Per row.
     places: Vec<Places>,
 }
 
-/// Positions of a row, and from which one on all that are generated belong too.
+/// Positions of a row, and the position from which on generated tokens are included.
 #[derive(Debug, Clone)]
 struct Places {
     named: BTreeSet<usize>,
     open: Option<usize>,
 }
 
-/// What one layer encoded.
+/// The features encoded by one layer.
 #[derive(Debug)]
 struct Held {
     /// Row and position of each token.
@@ -55,7 +55,7 @@ impl<'d> FeatureEdits<'d> {
     /// Checks changes against the dictionaries and the rows of a batch; each applies to every row.
     ///
     /// # Errors
-    /// No dictionary of a name, a layer or feature that it lacks, a position outside a row.
+    /// If there is no dictionary of a name, it lacks a layer or feature, or a position is outside a row.
     pub fn new(
         changes: &[FeatureChange],
         dictionaries: &'d Dictionaries,
@@ -76,7 +76,7 @@ impl<'d> FeatureEdits<'d> {
         self.rules.is_empty()
     }
 
-    /// Whether a layer has to be encoded: a rule changes it, or splices a layer that it writes to.
+    /// Whether a layer must be encoded: a rule changes it, or splices a layer that it writes to.
     fn encodes(&self, dictionary: usize, layer: usize) -> bool {
         let within = &self.dictionaries.all()[dictionary].dictionary;
         self.rules.iter().filter(|rule| rule.dictionary == dictionary).any(|rule| {
@@ -86,14 +86,14 @@ impl<'d> FeatureEdits<'d> {
         })
     }
 
-    /// Whether something may change where a layer writes.
+    /// Whether anything may change where a layer writes.
     fn writes(&self, dictionary: usize, target: usize) -> bool {
         let within = &self.dictionaries.all()[dictionary].dictionary;
         let mut rules = self.rules.iter().filter(|rule| rule.dictionary == dictionary);
         rules.any(|rule| rule.layers.iter().any(|layer| within.sources(target).contains(layer)))
     }
 
-    /// Encodes what a layer reads, at the tokens that any change of its dictionary names.
+    /// Encodes a layer's input at the tokens selected by any change to its dictionary.
     fn encode(&mut self, dictionary: usize, layer: usize, value: &Value<'_>) -> Result<()> {
         let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.dictionary == dictionary).collect();
         let mut tokens = Vec::new();
@@ -117,7 +117,7 @@ impl<'d> FeatureEdits<'d> {
             let Some(feature) = rule.feature else { continue };
             let change = |value: f32| match rule.operation {
                 FeatureOperation::Set(number) => number,
-                // Not a product: an ablation is 0 whatever the feature was.
+                // Not a product: an ablated feature is 0 whatever its value.
                 FeatureOperation::Scale(0.0) => 0.0,
                 FeatureOperation::Scale(factor) => value * factor,
                 _ => value,
@@ -130,7 +130,7 @@ impl<'d> FeatureEdits<'d> {
         Ok(())
     }
 
-    /// Changes what stands where a layer of a dictionary writes.
+    /// Changes the activation where a layer of a dictionary writes.
     fn apply(&self, dictionary: usize, target: usize, value: &mut Value<'_>) -> Result<()> {
         let named = &self.dictionaries.all()[dictionary];
         let sources = named.dictionary.sources(target);
@@ -140,7 +140,7 @@ impl<'d> FeatureEdits<'d> {
         };
         let rules = || self.rules.iter().filter(|rule| rule.dictionary == dictionary);
         let coder = named.dictionary.layer(target)?;
-        // Only vectors that are brought back from a norm hang on what the target reads.
+        // The target's input matters only for undoing a norm.
         let blank = vec![0.0; coder.d_in()];
         for (number, (row, position)) in tokens.into_iter().enumerate() {
             let x = match held(target) {
@@ -239,7 +239,7 @@ impl Rule {
 }
 
 impl FeatureEdits<'_> {
-    /// Whether every token's vector where a layer writes becomes what is decoded.
+    /// Whether every token's vector where a layer writes is replaced by the decoded one.
     fn replaces(&self, dictionary: usize, target: usize) -> bool {
         self.rules.iter().any(|rule| {
             rule.dictionary == dictionary
@@ -287,30 +287,30 @@ impl Tap for FeatureEdits<'_> {
     }
 }
 
-/// Takes features as soon as they are known, with their key.
+/// Receives features, with their key, as soon as they are known.
 type Give<'d> = Box<dyn FnMut(String, SparseFeatures) + 'd>;
 
-/// Keeps the features of a run, sparse.
+/// Keeps the features of a run in sparse form.
 pub struct FeatureCapture<'d> {
     dictionaries: &'d Dictionaries,
     cpu: Cpu,
     wanted: Vec<(usize, usize)>,
-    /// Of each row the positions that are kept.
+    /// Per row, the kept positions.
     positions: Vec<Vec<usize>>,
-    /// What indices call each row; its place in the batch if nothing is said.
+    /// The row numbers used in indices; by default the index in the batch.
     numbers: Option<Vec<usize>>,
     give: Option<Give<'d>>,
     kept: BTreeMap<(usize, usize), SparseFeatures>,
 }
 
-/// Features as they are written: one entry for each that is not zero.
+/// Features in sparse form: one entry per non-zero feature.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SparseFeatures {
-    /// Row, place among the selected positions of the row, feature; ascending.
+    /// Row, index among the row's selected positions, feature; ascending.
     pub indices: Vec<[i32; 3]>,
     /// Values.
     pub values: Vec<f32>,
-    /// Rows, most positions of a row, features.
+    /// Number of rows, most positions per row, number of features.
     pub shape: [i64; 3],
 }
 
@@ -321,10 +321,10 @@ impl std::fmt::Debug for FeatureCapture<'_> {
 }
 
 impl<'d> FeatureCapture<'d> {
-    /// Keeps the features that keys name, at these positions of each row.
+    /// Keeps the features with these keys, at these positions of each row.
     ///
     /// # Errors
-    /// Those of [`Dictionaries::layers`].
+    /// As [`Dictionaries::layers`].
     pub fn new(
         keys: &[String],
         dictionaries: &'d Dictionaries,
@@ -342,19 +342,19 @@ impl<'d> FeatureCapture<'d> {
         Ok(FeatureCapture { dictionaries, cpu, wanted, positions, numbers: None, give: None, kept })
     }
 
-    /// The same with numbers by which indices call the rows of the batch.
+    /// The same with row numbers for the indices.
     #[must_use]
     pub fn numbered(self, numbers: Vec<usize>) -> Self {
         FeatureCapture { numbers: Some(numbers), ..self }
     }
 
-    /// The same, which hands on what it kept instead of keeping it: for a tap that somebody else runs and drops.
+    /// The same, but passes features on instead of keeping them: for a tap that other code runs and drops.
     #[must_use]
     pub fn giving(self, give: impl FnMut(String, SparseFeatures) + 'd) -> Self {
         FeatureCapture { give: Some(Box::new(give)), ..self }
     }
 
-    /// What was kept, by its key.
+    /// The kept features, by key.
     pub fn finish(self) -> Vec<(String, SparseFeatures)> {
         let dictionaries = self.dictionaries;
         self.kept.into_iter().map(|((d, layer), kept)| (dictionaries.key(d, layer), kept)).collect()
@@ -400,7 +400,7 @@ impl Tap for FeatureCapture<'_> {
                 Some(give) => give(self.dictionaries.key(dictionary, layer), kept),
                 None => match self.kept.entry((dictionary, layer)) {
                     Entry::Vacant(place) => drop(place.insert(kept)),
-                    // A later pass of a generation has the later tokens, or none.
+                    // A later pass of a generation has later tokens, or none.
                     Entry::Occupied(mut place) => {
                         place.get_mut().indices.extend(kept.indices);
                         place.get_mut().values.extend(kept.values);

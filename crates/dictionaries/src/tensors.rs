@@ -1,4 +1,4 @@
-//! The tensors of a dictionary's files, wherever they lie, and matrices that are read by rows.
+//! The tensors of a dictionary's files, in any container, and matrices read by rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -11,7 +11,7 @@ use easyroutine_files::{Encoding, MappedFile, ShardedSafeTensors, StoredTensor, 
 
 use crate::problems::{Problems, shown};
 
-/// Bytes in a mapped file, or in memory where a pickle held them.
+/// Bytes in a mapped file, or in memory if they come from a pickle.
 #[derive(Debug, Clone)]
 enum Bytes {
     Mapped(MappedFile, Range<usize>),
@@ -32,11 +32,11 @@ struct Stored {
     shape: Vec<usize>,
     encoding: Encoding,
     bytes: Bytes,
-    /// Whether the first axis runs fastest.
+    /// Whether the first axis varies fastest.
     is_fortran: bool,
 }
 
-/// All tensors of one file; each is taken once, and what nobody takes is a problem.
+/// All tensors of one file. Each is taken once; any left over is a problem.
 #[derive(Debug)]
 pub(crate) struct Tensors {
     file: String,
@@ -46,17 +46,17 @@ pub(crate) struct Tensors {
     map: MappedFile,
 }
 
-/// What the two axes of a stored matrix are.
+/// The two axes of a stored matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Axes {
-    /// `[features, width]`: a feature's numbers lie side by side.
+    /// `[features, width]`: a feature's numbers are contiguous.
     FeaturesFirst,
     /// `[width, features]`.
     WidthFirst,
 }
 
 impl Tensors {
-    /// Opens a file by its ending: safetensors, npz, or what torch.save wrote.
+    /// Opens a file according to its extension: safetensors, npz, or torch.save.
     pub(crate) fn open(path: &Path, problems: &Problems) -> Result<Tensors> {
         let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
@@ -102,7 +102,7 @@ impl Tensors {
         Ok(Tensors { file, entries, taken, problems, map })
     }
 
-    /// The file, to be watched.
+    /// The mapped file.
     pub(crate) fn map(&self) -> &MappedFile {
         &self.map
     }
@@ -111,7 +111,7 @@ impl Tensors {
         self.entries.contains_key(name)
     }
 
-    /// The shape of a tensor; that it is missing is a problem.
+    /// The shape of a tensor; a missing one is a problem.
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let found = self.entries.get(name).map(|stored| stored.shape.clone());
         if found.is_none() {
@@ -120,7 +120,7 @@ impl Tensors {
         found
     }
 
-    /// Sizes of the two axes of a matrix as (features, width); anything else is a problem.
+    /// The sizes of a matrix's axes as (features, width); anything else is a problem.
     pub(crate) fn sizes(&self, name: &str, axes: Axes) -> Option<(usize, usize)> {
         let shape = self.shape(name)?;
         match (shape.as_slice(), axes) {
@@ -153,7 +153,7 @@ impl Tensors {
         self.numbers(name, &stored).and_then(|numbers| numbers.first().copied())
     }
 
-    /// A whole number in a tensor of integers.
+    /// An integer from a tensor of integers.
     pub(crate) fn integer(&mut self, name: &str) -> Option<i64> {
         let stored = self.take(name)?;
         let bytes = stored.bytes.all();
@@ -164,7 +164,7 @@ impl Tensors {
         }
     }
 
-    /// A matrix that is read by rows later.
+    /// A matrix to be read by rows later.
     pub(crate) fn matrix(&mut self, name: &str, axes: Axes, features: usize, width: usize) -> Option<Matrix> {
         let expected = match axes {
             Axes::FeaturesFirst => vec![features, width],
@@ -209,12 +209,12 @@ impl Tensors {
         Some(Matrix { name: format!("{}: {name}", self.file), shape, bytes, encoding, features, width, axes })
     }
 
-    /// Leaves a tensor out on purpose.
+    /// Ignores a tensor on purpose.
     pub(crate) fn ignore(&mut self, name: &str) {
         self.taken.insert(name.to_owned());
     }
 
-    /// Closes the reading: a tensor that nobody took is a problem.
+    /// Records every tensor not taken as a problem.
     pub(crate) fn finish(&self) {
         let left: Vec<String> =
             self.entries.keys().filter(|name| !self.taken.contains(*name)).map(|name| shown(name)).collect();
@@ -284,7 +284,7 @@ fn pickled(item: Item, file: &str, problems: &Problems) -> BTreeMap<String, Stor
     found
 }
 
-/// A matrix in its file, whose numbers are read as they are needed.
+/// A matrix in its file, read on demand.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
     name: String,
@@ -314,8 +314,8 @@ impl Matrix {
         self.encoding
     }
 
-    /// The same matrix with every feature's numbers side by side: a copy in memory, in the encoding of the file, where the
-    /// file has them apart.
+    /// The same matrix with every feature's numbers contiguous: a copy in memory, in the file's encoding, if the file
+    /// stores them otherwise.
     pub(crate) fn by_features(self) -> Matrix {
         if self.axes == Axes::FeaturesFirst {
             return self;
@@ -323,7 +323,7 @@ impl Matrix {
         let size = self.encoding.block_bytes();
         let source = self.bytes.all();
         let mut turned = vec![0u8; source.len()];
-        // Square tiles, so that neither side walks through all of memory for each number.
+        // Square tiles, so that neither side walks all of memory for each number.
         const TILE: usize = 64;
         for feature in (0..self.features).step_by(TILE) {
             for column in (0..self.width).step_by(TILE) {
@@ -338,13 +338,13 @@ impl Matrix {
         Matrix { bytes: Bytes::Own(turned.into()), axes: Axes::FeaturesFirst, ..self }
     }
 
-    /// Reads some columns of one feature.
+    /// Reads a range of columns of one feature.
     ///
     /// # Shapes
     /// out: `[columns]`.
     ///
     /// # Errors
-    /// A number that is not finite.
+    /// If a number is not finite.
     pub(crate) fn read(&self, feature: usize, columns: Range<usize>, out: &mut [f32]) -> Result<()> {
         match self.axes {
             Axes::FeaturesFirst => self.decode(feature * self.width + columns.start, out)?,
@@ -357,13 +357,13 @@ impl Matrix {
         self.check(feature, out)
     }
 
-    /// Reads all numbers of some features.
+    /// Reads all numbers of a range of features.
     ///
     /// # Shapes
     /// out: `[features.len(), width]`.
     ///
     /// # Errors
-    /// A number that is not finite.
+    /// If a number is not finite.
     pub(crate) fn read_block(&self, features: Range<usize>, out: &mut [f32]) -> Result<()> {
         match self.axes {
             Axes::FeaturesFirst => self.decode(features.start * self.width, out)?,

@@ -1,4 +1,4 @@
-//! A tap that adds the features of a batch to statistics.
+//! A tap that adds a batch's features to statistics.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,22 +10,22 @@ use easyroutine_kernels::Rows;
 use crate::named::Dictionaries;
 use crate::statistics::{Observed, Statistics};
 
-/// Statistics that the taps of one batch after another fill: for each layer that is watched, its place among the
-/// dictionaries and its numbers.
+/// Statistics filled by the taps of one batch after another: for each watched layer, its dictionary's index and its
+/// number.
 pub type Watched = Rc<RefCell<Vec<((usize, usize), Statistics)>>>;
 
-/// One row of a batch that is watched.
+/// One watched row of a batch.
 #[derive(Debug, Clone)]
 pub struct WatchedRow {
     /// Its number in the data set.
     pub number: u32,
     /// Its ids.
     pub ids: Vec<u32>,
-    /// The positions that count, ascending.
+    /// The counted positions, ascending.
     pub positions: Vec<usize>,
 }
 
-/// Adds the features of a batch to statistics.
+/// Adds a batch's features to statistics.
 #[derive(Debug)]
 pub struct FeatureWatch<'d> {
     dictionaries: &'d Dictionaries,
@@ -35,7 +35,7 @@ pub struct FeatureWatch<'d> {
 }
 
 impl<'d> FeatureWatch<'d> {
-    /// Watches the rows of one batch, in its order.
+    /// Watches the rows of one batch, in order.
     pub fn new(dictionaries: &'d Dictionaries, cpu: &Cpu, rows: Vec<WatchedRow>, watched: &Watched) -> Self {
         FeatureWatch { dictionaries, cpu: cpu.clone(), rows, watched: Rc::clone(watched) }
     }

@@ -1,18 +1,18 @@
-//! YAML of configurations: mappings, lists and scalars, as JSON values.
+//! YAML configurations as JSON values: mappings, lists and scalars.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting that is read.
+/// Limit on nesting.
 const DEEPEST: usize = 16;
-/// Most values of a file.
+/// Limit on the values in a file.
 const MOST: usize = 100_000;
 
-/// Reads one document. Anchors, aliases and tags are refused: a configuration needs none, and aliases can grow a small file
-/// beyond all memory.
+/// Reads one document. Anchors, aliases and tags are refused: a configuration needs none, and aliases can expand a
+/// small file beyond all memory.
 ///
 /// # Errors
-/// What is wrong, in words.
+/// A description of the error.
 pub fn read(text: &str) -> Result<Value, String> {
     let mut open: Vec<Open> = Vec::new();
     let mut root = None;
@@ -90,7 +90,7 @@ fn key_of(value: Value, line: usize) -> Result<String, String> {
     }
 }
 
-/// A plain scalar by YAML's core schema.
+/// A plain scalar, by YAML's core schema.
 fn scalar(text: &str, style: ScalarStyle) -> Value {
     if style != ScalarStyle::Plain {
         return Value::String(text.to_owned());

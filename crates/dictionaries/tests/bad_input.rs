@@ -1,4 +1,4 @@
-//! Files that are wrong are refused with everything that is wrong in them, and nothing panics.
+//! Bad files are refused with all their problems named, and nothing panics.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::common::{Case, cases, cpu, tiny};
 
-/// A copy of a case's files that a test spoils.
+/// A copy of a case's files for a test to spoil.
 fn copy(name: &str) -> (TempDir, Case) {
     let case = Case::named(name);
     let folder = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ fn change(case: &Case, file: &str, change: impl Fn(&mut Value)) {
     std::fs::write(path, serde_json::to_vec(&value).unwrap()).unwrap();
 }
 
-/// Replaces bytes of a file by as many others.
+/// Replaces bytes of a file by others of the same length.
 fn replace(path: &Path, from: &[u8], to: &[u8]) {
     assert_eq!(from.len(), to.len());
     let mut bytes = std::fs::read(path).unwrap();
@@ -201,7 +201,7 @@ fn another_format_under_a_known_name_is_refused() {
     let pickle = Case::named("dictionary_learning_gated").folder.join("ae.pt");
     std::fs::copy(pickle, &weights).unwrap();
     assert!(Dictionary::open(&case.folder, &Options::default()).is_err());
-    // The weights of sparsify beside the configuration of SAELens.
+    // The weights of sparsify next to the configuration of SAELens.
     let other = Case::named("sparsify_sae").folder.join("layers.1/sae.safetensors");
     std::fs::copy(other, &weights).unwrap();
     refused(&case.folder, &Options::default(), &["no tensor `W_enc`", "unknown tensors `encoder.bias`"]);

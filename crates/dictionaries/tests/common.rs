@@ -40,7 +40,7 @@ impl Case {
         Case { name, folder, expect, reference }
     }
 
-    /// The case of a name.
+    /// The case with a name.
     pub(crate) fn named(name: &str) -> Case {
         Case::open(fixtures().join("dictionaries").join(name))
     }
@@ -70,7 +70,7 @@ impl Case {
         (tensor.shape().to_vec(), tensor.read_all().unwrap())
     }
 
-    /// The rows of ids that references of whole runs are of.
+    /// The rows of ids used for references of whole runs.
     pub(crate) fn rows(&self) -> Vec<Vec<u32>> {
         let tensor = self.reference.tensor("input_ids").unwrap();
         let ids = tensor.bytes().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as u32);
@@ -93,7 +93,7 @@ pub(crate) fn cpu() -> Cpu {
     Cpu::new(Simd::best(), 2)
 }
 
-/// Fails where the largest difference is above a share of the largest value.
+/// Fails if the largest difference exceeds a share of the largest value.
 #[track_caller]
 pub(crate) fn assert_near(what: &str, found: &[f32], expected: &[f32], share: f32) {
     assert_eq!(found.len(), expected.len(), "{what}: numbers");

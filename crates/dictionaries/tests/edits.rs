@@ -133,7 +133,7 @@ fn generation_changes_every_new_token_where_all_was_asked_for() {
         GenerateOptions { max_new_tokens: 4, sampling: Sampling::Greedy, ends: Vec::new(), seed: 0 };
     let go_on = |_| Ok(std::ops::ControlFlow::Continue(()));
     let generated = generate(&model, &[&prompt], &options, edits(&prompt), go_on).unwrap();
-    // The same, token by token without a cache.
+    // The same token by token, without a cache.
     for id in &generated[0].ids {
         let mut taps = (edits(&ids), Last::default());
         model.forward(&Batch::new(&[&ids]).unwrap(), &mut taps).unwrap();
@@ -190,7 +190,7 @@ fn changes_of_what_is_not_there_are_refused_by_name() {
 
 #[test]
 fn a_transcoder_in_the_place_of_its_mlp_gives_the_same_bits_whether_the_mlp_ran_or_not() {
-    /// Looks at every MLP's output, so that it has to be there.
+    /// Reads every MLP's output, so that it must be computed.
     struct Looks;
     impl Tap for Looks {
         fn wants(&self, point: Point) -> Want {

@@ -5,7 +5,7 @@ use easyroutine_kernels::Rows;
 
 use crate::common::{assert_near, cases, cpu};
 
-/// What float32 reaches, of the largest value.
+/// The precision of float32, relative to the largest value.
 const SHARE: f32 = 1e-5;
 
 #[test]
@@ -48,7 +48,7 @@ fn every_dictionary_finds_its_place_in_its_model() {
         let fits = case.dictionary().fit(model.arch()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
         for (number, fit) in fits.iter().enumerate() {
             let is_set = case.expect.get("layers").is_some();
-            // The references write z_2 where the tables write z_L2.
+            // The references write z_2, the tables z_L2.
             let spelt = |key: &str| match case.text(key) {
                 name if is_set => format!("{name}_{number}"),
                 name => name.replace("z_", "z_L"),
@@ -68,7 +68,7 @@ fn what_a_feature_writes_has_the_logits_of_the_references() {
         let (shape, expected) = case.tensor("feature_logits.raw");
         let model = case.model();
         let Ok(fits) = dictionary.fit(model.arch()) else { panic!("{}", case.name) };
-        // Mixed values would have to go through the output projection first.
+        // Mixed values would first have to pass the output projection.
         if fits[0].writes.to_string().starts_with('z') {
             continue;
         }

@@ -1,4 +1,4 @@
-//! What holds of every dictionary.
+//! Laws that hold for every dictionary.
 
 use easyroutine::Cpu;
 use easyroutine_dictionaries::Features;
@@ -79,7 +79,7 @@ fn what_is_attributed_to_a_feature_is_its_difference_along_the_gradient() {
                 let features = coder.encode(&cpu(), Rows::dense(&own, n, width)).unwrap();
                 let found = dictionary.attribution((source, target), &features, x, gradients).unwrap();
                 assert_eq!(found.len(), features.n_active(), "{}", case.name);
-                // The first active feature of all.
+                // The very first active feature.
                 let Some(token) = (0..n).find(|token| !features.token(*token).0.is_empty()) else { continue };
                 let without = features.set(features.token(token).0[0] as usize, 0.0).unwrap();
                 let change = dictionary.difference((source, target), &features, &without, x).unwrap();

@@ -1,4 +1,4 @@
-//! Dictionaries as their own libraries wrote them, beside what those libraries and a second reader make of them.
+//! Dictionaries written by their own libraries, compared with the results of those libraries and of a second reader.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails")]
 
 mod bad_input;

@@ -42,13 +42,13 @@ fn l0_explained_variance_and_recovered_cross_entropy_are_those_of_the_references
             let limit = share * theirs.abs().max(1.0);
             assert!((ours - theirs).abs() <= limit, "{}: {what} {ours} and {theirs}", case.name);
         };
-        // A feature at its threshold may be one token here and none there.
+        // A feature at its threshold may be active on a token here and not there.
         near("l0", layer.l0, 2e-3);
         near("explained_variance", layer.explained_variance.unwrap(), 1e-3);
         near("mse", layer.mse, 1e-3);
         near("cosine", layer.cosine, 1e-3);
         near("alive", layer.active_features as f64, 0.0);
-        // Cross-entropies of the references are of the two rows of their runs.
+        // The references' cross-entropies are of the two rows of their runs.
         let found = of(&case.rows());
         near("ce_clean", found.ce_clean, 1e-5);
         near("ce_zero", found.ce_zero, 1e-5);

@@ -1,4 +1,4 @@
-//! What features do over a data set, against the references, in any split.
+//! Statistics of features over a data set, against the references, for any split.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ fn prompts() -> Vec<Vec<u32>> {
     text.lines().map(ids).collect()
 }
 
-/// Collects the prompts of these numbers, some at a time.
+/// Collects these prompts, a few at a time.
 fn collected(
     model: &Model,
     dictionaries: &Dictionaries,
@@ -87,7 +87,7 @@ fn frequencies_means_and_the_strongest_tokens_are_those_of_the_references() {
                     continue;
                 };
                 assert!((kept.value - values[at]).abs() <= 3e-5 * largest, "{} feature {number}", case.name);
-                // Neighbours that float32 cannot tell apart may stand in either order.
+                // Neighbours that float32 cannot distinguish may be in either order.
                 let is_close = |other: usize| (values[at] - values[other]).abs() <= 3e-5 * largest;
                 let row = number * shape[1]..(number + 1) * shape[1];
                 let places =
@@ -139,7 +139,7 @@ fn any_split_in_any_order_gives_the_same_bytes() {
         assert!(Statistics::open(&file).is_err(), "{length}");
         std::fs::write(&file, bytes).unwrap();
     }
-    // A bin that no positive number lies in.
+    // A bin that contains no positive number.
     let mut bytes = std::fs::read(&file).unwrap();
     let range = {
         let tensors = ShardedSafeTensors::open(&file).unwrap();

@@ -1,4 +1,5 @@
-//! What a graph says of itself: whether its rows add up, and whether its edges foretell what happens when a source is gone.
+//! The certificate of a graph: whether its rows add up, and whether its edges predict what happens when a source is
+//! removed.
 
 use std::collections::BTreeMap;
 
@@ -9,46 +10,46 @@ use easyroutine_sites::{Point, Site};
 use crate::rows::Target;
 use crate::sources::{Sources, dot};
 
-/// How good a graph is.
+/// The quality of a graph.
 ///
-/// What a target reads is the sum of its row and of what comes from no node: biases, learned positions, and the MLPs of the
-/// first positions. That rest is computed forward, in a run in which all sources are zero; rows are computed backward. A
-/// source that is taken away in such a run must change each target by its edge.
+/// A target's value is the sum of its row and of contributions from no node: biases, learned positions, and the MLPs of
+/// the first positions. This remainder is computed forward, in a run with all sources at zero; rows are computed
+/// backward. Removing a source in such a run must change each target by its edge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
-    /// What each target reads: its value less the encoder's bias, or a logit less the mean of all.
+    /// The value of each target, without the encoder's bias; for a logit, minus the mean of all.
     pub values: Vec<f64>,
-    /// What of it comes from no node.
+    /// The part of it that comes from no node.
     pub rests: Vec<f64>,
-    /// The largest |row + rest - value| of all targets, as a share of the sum of sizes in its row and rest.
+    /// The largest |row + rest - value| over all targets, relative to the sum of absolute values in its row and rest.
     pub row_error: f64,
-    /// The sources that were taken away.
+    /// The sources that were removed.
     pub checks: Vec<Check>,
 }
 
-/// One source that was taken away.
+/// One source that was removed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Check {
     /// Its node.
     pub node: usize,
-    /// The edge that foretells the change worst: of which target.
+    /// The target whose change its edge predicts worst.
     pub target: usize,
     /// That edge.
     pub edge: f64,
-    /// By how much the target fell.
+    /// The decrease of the target.
     pub found: f64,
-    /// The difference, as a share of the sum of sizes in the target's row.
+    /// The difference, relative to the sum of absolute values in the target's row.
     pub error: f64,
 }
 
 impl Certificate {
-    /// The largest error of all interventions; none where none was made.
+    /// The largest error of all interventions; `None` if there were none.
     pub fn largest_error(&self) -> Option<f64> {
         self.checks.iter().map(|check| check.error).reduce(f64::max)
     }
 }
 
-/// Runs forward what rows were computed backward of.
+/// Verifies forward what rows computed backward.
 pub(crate) fn certify(
     sources: &Sources<'_>,
     selected: &[usize],
@@ -68,7 +69,7 @@ pub(crate) fn certify(
     let size = |target: usize| row(target).iter().map(|x| f64::from(x.abs())).sum::<f64>();
     let mut row_error = 0.0f64;
     for (target, (value, rest)) in values.iter().zip(&rests).enumerate() {
-        // A graph of some features has the whole rows of those alone.
+        // With a selection of features, only their rows are complete.
         if selected.len() < sources.features.len() {
             break;
         }
@@ -93,7 +94,7 @@ pub(crate) fn certify(
                 Check { node: column, target, edge, found: fell, error }
             };
             let worst = (0..targets.len()).map(of_target).max_by(|a, b| a.error.total_cmp(&b.error));
-            // Rows of logits come after those of features; their nodes behind all sources.
+            // Rows of logits follow those of features; their nodes follow all sources.
             checks.extend(worst.map(|check| Check {
                 target: match check.target.checked_sub(selected.len()) {
                     Some(logit) => n + logit,
@@ -106,25 +107,25 @@ pub(crate) fn certify(
     Ok(Certificate { values, rests, row_error, checks })
 }
 
-/// Some columns, evenly spread over those that have an edge.
+/// A sample of columns, spread evenly over those that have an edge.
 fn sampled(columns: usize, n: usize, has_edge: impl Fn(usize) -> bool) -> Vec<usize> {
     let with: Vec<usize> = (0..columns).filter(|column| has_edge(*column)).collect();
     let n = n.min(with.len());
     (0..n).map(|i| with[i * with.len() / n]).collect()
 }
 
-/// What a copy of the prompt is given.
+/// The sources of a copy of the prompt.
 #[derive(Debug, Clone, Copy)]
 enum Copy {
-    /// No source: biases, positions and the MLPs of the first positions alone.
+    /// None: only biases, positions and the MLPs of the first positions.
     Nothing,
-    /// All sources: the model's own run.
+    /// All: the model's own run.
     Everything,
-    /// All but one.
+    /// All except one.
     Without(usize),
 }
 
-/// What each target reads in each copy.
+/// The value of each target in each copy.
 fn run(sources: &Sources<'_>, targets: &[Target], copies: &[Copy], stop: Stop<'_>) -> Result<Vec<Vec<f64>>> {
     let mut found = Vec::with_capacity(copies.len());
     for copies in copies.chunks((1024 / sources.n_tokens()).max(1)) {
@@ -143,7 +144,7 @@ fn run(sources: &Sources<'_>, targets: &[Target], copies: &[Copy], stop: Stop<'_
     Ok(found)
 }
 
-/// A layer, or none for the embedding; a position; what is written there.
+/// A layer (`None` for the embedding), a position, and the vector written there.
 type Written = (Option<usize>, usize, Vec<f32>);
 
 /// Writes the sources of each copy, and reads the targets.
@@ -152,7 +153,7 @@ struct Running<'a> {
     targets: &'a [Target],
     copies: &'a [Copy],
     removed: Vec<Vec<Written>>,
-    /// What goes past an MLP through a skip connection, by layer.
+    /// What bypasses an MLP through a skip connection, by layer.
     skipped: BTreeMap<usize, Vec<f32>>,
     values: Vec<Vec<f64>>,
 }
@@ -192,7 +193,7 @@ impl Visitor for Running<'_> {
 }
 
 impl Running<'_> {
-    /// The first stream: all of it, or without what the tokens give.
+    /// The first stream, complete or without the tokens' part.
     fn embed(&self, rows: &mut RowsMut<'_>) -> Result<()> {
         let embedded = self.sources.frozen.value(Point::model(Site::InputEmbeddings))?;
         self.each_row(rows, |copy, position, row| {
@@ -205,7 +206,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// What an MLP gives beside its skip connection, and that of what now enters it.
+    /// An MLP's output without its skip connection, plus the skip of its present input.
     fn write(&mut self, layer: usize, rows: &mut RowsMut<'_>) -> Result<()> {
         let width = rows.n_columns();
         let written = Matrix::dense(&self.sources.written[layer], self.sources.n_tokens(), width);
@@ -234,7 +235,7 @@ impl Running<'_> {
         }
     }
 
-    /// Takes off what the sources that are gone wrote there.
+    /// Subtracts what the removed sources wrote there.
     fn remove(&self, layer: Option<usize>, rows: &mut RowsMut<'_>) {
         let n_tokens = self.sources.n_tokens();
         for (copy, removed) in self.removed.iter().enumerate() {

@@ -8,20 +8,20 @@ use crate::options::Options;
 use crate::rows::{Rows, attribute};
 use crate::sources::Sources;
 
-/// A feature that is active.
+/// An active feature.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Feature {
-    /// Layer of the model whose MLP it reads for.
+    /// The model layer whose MLP its transcoder replaces.
     pub layer: usize,
     /// Position in the prompt.
     pub position: usize,
     /// Number in the dictionary.
     pub number: usize,
-    /// How strong it is.
+    /// Its value.
     pub value: f32,
 }
 
-/// A logit that is explained.
+/// An explained logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Logit {
     /// The token.
@@ -30,7 +30,7 @@ pub struct Logit {
     pub probability: f64,
 }
 
-/// What a node is.
+/// The kinds of nodes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Node {
     /// A feature.
@@ -47,12 +47,12 @@ pub enum Node {
         /// Position in the prompt.
         position: usize,
     },
-    /// A logit at the last position, less the mean of all.
+    /// A logit at the last position, minus the mean of all.
     Logit(Logit),
 }
 
-/// An attribution graph: nodes are the features that have a row, by layer, position and number, then errors by layer and
-/// position, tokens, and logits by falling probability.
+/// An attribution graph. Nodes, in order: the features that have a row, by layer, position and number; errors by layer
+/// and position; tokens; and logits by falling probability.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
     /// The prompt.
@@ -61,22 +61,22 @@ pub struct Graph {
     pub n_layers: usize,
     /// The features that have a row.
     pub features: Vec<Feature>,
-    /// How many features are active, those without a row included.
+    /// Number of active features, including those without a row.
     pub n_active: usize,
     /// The logits.
     pub logits: Vec<Logit>,
-    /// Direct effects: a row for each feature and then each logit; a column for each node that is no logit.
+    /// Direct effects: one row per feature and then per logit, one column per node that is not a logit.
     pub(crate) edges: Vec<f32>,
-    /// How good it is.
+    /// Its quality.
     pub certificate: Certificate,
 }
 
 impl Graph {
-    /// Makes the graph of a prompt. `progress` is told how many rows of how many are there.
+    /// Computes the graph of a prompt. `progress` gets the number of rows done and in total.
     ///
     /// # Errors
-    /// A dictionary that is no set of transcoders or does not fit, one whose features are not linear; a model as of
-    /// [`Model::freeze`]; options that make no graph; a graph beyond 8 GiB; a run that was stopped.
+    /// As [`Model::freeze`]. Also if the dictionary is not a set of transcoders, does not fit or has non-linear
+    /// features, the options make no graph, the graph exceeds 8 GiB, or the run was stopped.
     pub fn new(
         model: &Model,
         dictionary: &Dictionary,
@@ -110,17 +110,17 @@ impl Graph {
         }
     }
 
-    /// How many nodes there are.
+    /// Number of nodes.
     pub fn n_nodes(&self) -> usize {
         self.n_sources() + self.logits.len()
     }
 
-    /// How many of them are sources: all but the logits.
+    /// Number of sources: all nodes except the logits.
     pub fn n_sources(&self) -> usize {
         self.features.len() + (self.n_layers + 1) * self.ids.len()
     }
 
-    /// What a node is.
+    /// The node with a number.
     pub fn node(&self, number: usize) -> Option<Node> {
         let (n_features, n_tokens) = (self.features.len(), self.ids.len());
         let after = number.checked_sub(n_features);
@@ -136,12 +136,12 @@ impl Graph {
         }
     }
 
-    /// The nodes that have a row, in its order: features, then logits.
+    /// The nodes that have a row, in order: features, then logits.
     pub fn targets(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.features.len()).chain(self.n_sources()..self.n_nodes())
     }
 
-    /// The direct effects on one target: one number for each source, none where the node is no target.
+    /// The direct effects on a target, one number per source; `None` if the node is not a target.
     ///
     /// # Shapes
     /// `[n_sources]`

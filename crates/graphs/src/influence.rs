@@ -1,4 +1,4 @@
-//! Influence on the logits, and what is left of a graph without what has little of it (circuit-tracer, `graph.py`).
+//! Influence on the logits, and pruning of nodes and edges with little of it (circuit-tracer, `graph.py`).
 
 use easyroutine::{Error, Result};
 
@@ -7,25 +7,25 @@ use crate::graph::{Graph, Logit};
 /// How much of a graph is explained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scores {
-    /// Of the influence of tokens and errors on the logits, the tokens' share: what reaches them from the prompt through
+    /// The tokens' share of the influence of tokens and errors on the logits: what reaches them from the prompt through
     /// features.
     pub replacement: f64,
-    /// Of what enters all nodes, weighed by their influence, the share that comes from no error.
+    /// The share of all nodes' inputs, weighted by the nodes' influence, that does not come from errors.
     pub completeness: f64,
 }
 
-/// A graph without what has little influence.
+/// A graph without nodes and edges of little influence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pruned {
-    /// Which nodes are left.
+    /// Which nodes remain.
     pub nodes: Vec<bool>,
-    /// The edges that are left, as target and source, in the order of the rows.
+    /// The remaining edges, as target and source, in the order of the rows.
     pub edges: Vec<(usize, usize)>,
-    /// Of each node the share of all influence that is gathered with it and the nodes of more influence.
+    /// For each node, the share of all influence held by it and by nodes of greater influence.
     pub cumulative: Vec<f64>,
 }
 
-/// The influence of all sources as far as rows are known: those of the logits and then those of these features.
+/// The influence of all sources, as far as rows are known: those of the logits and of these features.
 pub(crate) fn reached(rows: &[f32], columns: usize, logits: &[Logit], order: &[usize]) -> Vec<f64> {
     let mut influence = vec![0.0; columns];
     let pass = |influence: &mut [f64], row: usize, weight: f64| {
@@ -34,7 +34,7 @@ pub(crate) fn reached(rows: &[f32], columns: usize, logits: &[Logit], order: &[u
     for (row, logit) in logits.iter().enumerate() {
         pass(&mut influence, row, logit.probability);
     }
-    // An edge leads from a layer to a later one, and features are numbered by layer: the last first.
+    // Edges lead from earlier to later layers, and features are numbered by layer, so start with the last.
     let mut by_feature: Vec<(usize, usize)> =
         order.iter().enumerate().map(|(row, at)| (*at, logits.len() + row)).collect();
     by_feature.sort_unstable();
@@ -45,7 +45,7 @@ pub(crate) fn reached(rows: &[f32], columns: usize, logits: &[Logit], order: &[u
     influence
 }
 
-/// Adds a weight to sources, shared out by the size of their edges.
+/// Distributes a weight over sources in proportion to the absolute values of their edges.
 fn pass_on(row: &[f32], weight: f64, least: f64, influence: &mut [f64]) {
     if weight == 0.0 {
         return;
@@ -57,8 +57,8 @@ fn pass_on(row: &[f32], weight: f64, least: f64, influence: &mut [f64]) {
 }
 
 impl Graph {
-    /// The influence of each node on the logits: w (Â + Â² + …), with w the logits' probabilities and Â the sizes of the
-    /// edges, divided by the sum of their row.
+    /// The influence of each node on the logits: w (Â + Â² + …), with w the logits' probabilities and Â the absolute
+    /// values of the edges divided by their row's sum.
     ///
     /// # Shapes
     /// `[n_nodes]`
@@ -66,10 +66,10 @@ impl Graph {
         self.influence_of(&|_, _| true)
     }
 
-    /// The same with the edges that are kept alone.
+    /// The same with only the kept edges.
     fn influence_of(&self, keeps: &dyn Fn(usize, usize) -> bool) -> Vec<f64> {
         let mut influence = vec![0.0; self.n_nodes()];
-        // Logits stand last, and each feature behind all that it is made of.
+        // Logits are last, and each feature comes after everything that it is made of.
         let targets: Vec<usize> = self.targets().collect();
         for target in targets.into_iter().rev() {
             let weight = influence[target] + self.weight(target);
@@ -84,7 +84,7 @@ impl Graph {
         influence
     }
 
-    /// The probability of a logit; 0 of other nodes.
+    /// The probability of a logit; 0 for other nodes.
     fn weight(&self, node: usize) -> f64 {
         let logit = node.checked_sub(self.n_sources()).and_then(|at| self.logits.get(at));
         logit.map_or(0.0, |logit| logit.probability)
@@ -109,11 +109,11 @@ impl Graph {
         Scores { replacement: of_tokens / (of_tokens + of_errors), completeness: explained / all }
     }
 
-    /// Keeps the nodes that have `node_share` of all influence, then the edges that have `edge_share` of what is left; then
-    /// nodes that lead nowhere, and features that come from nowhere, go. Tokens and logits stay.
+    /// Keeps the nodes that hold `node_share` of all influence, then the edges that hold `edge_share` of the rest; then
+    /// removes nodes that lead nowhere and features that come from nowhere. Tokens and logits stay.
     ///
     /// # Errors
-    /// Shares outside 0 to 1.
+    /// If a share is outside 0 to 1.
     pub fn prune(&self, node_share: f64, edge_share: f64) -> Result<Pruned> {
         for (name, share) in [("nodes", node_share), ("edges", edge_share)] {
             if !(0.0..=1.0).contains(&share) {
@@ -143,7 +143,7 @@ impl Graph {
             .filter(|(_, _, score)| *score >= least)
             .map(|(target, source, _)| (target, source))
             .collect();
-        // What leads nowhere or comes from nowhere goes, until nothing does.
+        // Remove nodes that lead nowhere or come from nowhere until none is left.
         loop {
             let (mut has_out, mut has_in) = (vec![false; nodes.len()], vec![false; nodes.len()]);
             for (target, source) in &edges {
@@ -163,8 +163,7 @@ impl Graph {
     }
 }
 
-/// The score of the last that is needed to gather a share of all, and of each score the share that is gathered with it and
-/// those above.
+/// The lowest score needed to reach a share of the total, and for each score the share held by it and those above.
 fn gathered(scores: &[f64], share: f64) -> (f64, Vec<f64>) {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));

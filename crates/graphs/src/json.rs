@@ -1,27 +1,27 @@
-//! Graphs as circuit-tracer writes them (`frontend/graph_models.py`), for its viewer and Neuronpedia's.
+//! Graphs in circuit-tracer's format (`frontend/graph_models.py`), for its viewer and Neuronpedia's.
 
 use serde_json::{Value, json};
 
 use crate::graph::{Feature, Graph, Node};
 use crate::influence::Pruned;
 
-/// How a graph is told in words.
+/// The texts of a graph.
 #[derive(Debug, Clone, Default)]
 pub struct Texts {
-    /// A short name, part of addresses.
+    /// A short name, used in URLs.
     pub slug: String,
-    /// Which transcoders the features are of, as the viewer looks their descriptions up.
+    /// The transcoders of the features, by the name under which the viewer looks up descriptions.
     pub scan: String,
     /// The whole prompt.
     pub prompt: String,
     /// Each of its tokens.
     pub tokens: Vec<String>,
-    /// Each logit's token.
+    /// The token of each logit.
     pub logits: Vec<String>,
 }
 
-/// A pruned graph with what a viewer needs. `settings` and the certificate stand under `metadata.easyroutine`, which viewers
-/// pass over.
+/// A pruned graph with what a viewer needs. `settings` and the certificate go under `metadata.easyroutine`, which
+/// viewers ignore.
 pub fn to_json(graph: &Graph, pruned: &Pruned, node_threshold: f64, texts: &Texts, settings: Value) -> Value {
     let nodes: Vec<Value> =
         shown(graph, pruned).into_iter().filter_map(|node| described(graph, pruned, node, texts)).collect();
@@ -47,7 +47,7 @@ pub fn to_json(graph: &Graph, pruned: &Pruned, node_threshold: f64, texts: &Text
     })
 }
 
-/// The nodes of a pruned graph that are shown: tokens, logits, and what an edge touches.
+/// The nodes of a pruned graph that are shown: tokens, logits, and nodes with an edge.
 pub(crate) fn shown(graph: &Graph, pruned: &Pruned) -> Vec<usize> {
     let mut touched = vec![false; graph.n_nodes()];
     for (target, source) in &pruned.edges {
@@ -58,7 +58,7 @@ pub(crate) fn shown(graph: &Graph, pruned: &Pruned) -> Vec<usize> {
     (0..graph.n_nodes()).filter(|node| pruned.nodes[*node] && (touched[*node] || is_fixed(*node))).collect()
 }
 
-/// The scores and the certificate, beside what the caller says.
+/// The scores and the certificate, with the caller's settings.
 fn about(graph: &Graph, pruned: &Pruned, settings: Value) -> Value {
     let (scores, certificate) = (graph.scores(), &graph.certificate);
     let checks = certificate.checks.iter().map(|check| {
@@ -89,8 +89,8 @@ fn about(graph: &Graph, pruned: &Pruned, settings: Value) -> Value {
     about
 }
 
-/// The name of a node, as circuit-tracer has it. Its name of an error is also that of a feature of layer 0: where the graph has
-/// that feature too, the error is called otherwise, since a link must mean one node.
+/// The name of a node in circuit-tracer's scheme. There, an error may have the same name as a feature of layer 0; if
+/// the graph has that feature too, the error gets another name, since a link must mean one node.
 fn id(graph: &Graph, pruned: &Pruned, node: usize) -> Option<String> {
     let last = graph.ids.len() - 1;
     Some(match graph.node(node)? {
@@ -158,7 +158,7 @@ fn described(graph: &Graph, pruned: &Pruned, node: usize, texts: &Texts) -> Opti
     })
 }
 
-/// Two numbers in one (Cantor's pairing).
+/// Two numbers encoded as one (Cantor's pairing).
 fn cantor(x: usize, y: usize) -> usize {
     (x + y) * (x + y + 1) / 2 + y
 }

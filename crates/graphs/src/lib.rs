@@ -1,11 +1,11 @@
-//! Attribution graphs (Ameisen et al. 2025, "Circuit Tracing"), as circuit-tracer makes them: one prompt through a model
-//! whose MLPs are read by transcoders, with attention patterns and norm scales held constant. Then every feature is a
-//! linear function of the features, reconstruction errors and tokens before it, and so is every logit; the coefficients are
-//! the edges.
+//! Attribution graphs (Ameisen et al. 2025, "Circuit Tracing") as in circuit-tracer: one prompt through a model whose
+//! MLPs are read by transcoders, with attention patterns and norm scales held constant. Every feature is then a linear
+//! function of earlier features, reconstruction errors and tokens, and so is every logit; the coefficients are the
+//! edges.
 //!
-//! [`Graph::new`] computes the rows, [`Graph::influence`] and [`Graph::prune`] say what matters, [`to_json`] writes what
-//! circuit-tracer's viewer and Neuronpedia open. A graph carries its [`Certificate`]: how well its rows add up, and how well
-//! its edges foretell interventions. docs/design/graphs.md
+//! [`Graph::new`] computes the rows, [`Graph::influence`] and [`Graph::prune`] find what matters, and [`to_json`]
+//! writes files for circuit-tracer's viewer and Neuronpedia. A graph carries its [`Certificate`]: how well its rows add
+//! up, and how well its edges predict interventions. docs/design/graphs.md
 #![forbid(unsafe_code)]
 
 mod certificate;

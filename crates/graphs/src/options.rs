@@ -1,24 +1,24 @@
-//! What a graph is made of.
+//! Options of a graph.
 
 use easyroutine::{Error, Result};
 
-/// What a graph is made of. The defaults are circuit-tracer's.
+/// Options of a graph. The defaults are circuit-tracer's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// The tokens whose logits are explained; the most probable ones unless they are given.
+    /// The tokens whose logits are explained; `None` means the most probable ones.
     pub targets: Option<Vec<u32>>,
-    /// Most logits, where they are not given.
+    /// Limit on the logits, if `targets` is `None`.
     pub max_logits: usize,
-    /// The probability that the logits reach together, where they are not given.
+    /// The total probability that the logits must reach, if `targets` is `None`.
     pub probability: f64,
-    /// Most features that get a row: those with the largest influence.
+    /// Limit on features with a row: those with the greatest influence.
     pub max_features: usize,
-    /// After so many rows the influence of the features that are left is asked for again.
+    /// Number of rows after which the influence of the remaining features is computed again.
     pub rank_every: usize,
-    /// The first positions of which features and errors are left out: what a model computes at its first token is unlike
-    /// everything else.
+    /// The number of first positions whose features and errors are left out: a model's computation at its first token
+    /// is unlike any other.
     pub zeroed: usize,
-    /// Sources that are taken away, one at a time, to compare what changes with their edges.
+    /// Number of sources removed, one at a time, to compare the resulting changes with their edges.
     pub checks: usize,
 }
 
@@ -38,7 +38,7 @@ impl Default for Options {
 
 impl Options {
     /// # Errors
-    /// What makes no graph.
+    /// If the options make no graph.
     pub(crate) fn check(&self, n_tokens: usize) -> Result<()> {
         let wrong = |what: &str| Err(Error::input(what.to_owned()));
         if self.targets.as_ref().is_some_and(Vec::is_empty) || self.max_logits == 0 {

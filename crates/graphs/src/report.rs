@@ -1,4 +1,4 @@
-//! What a picture of a graph shows.
+//! The report for a picture of a graph.
 
 use easyroutine_view::graph::{GraphEdge, GraphNode, GraphReport, NodeKind};
 
@@ -6,7 +6,7 @@ use crate::graph::{Graph, Node};
 use crate::influence::Pruned;
 use crate::json::{Texts, shown};
 
-/// A pruned graph as it is drawn, under lines that say what it is of.
+/// The report of a pruned graph, with lines that describe it.
 pub fn report(graph: &Graph, pruned: &Pruned, texts: &Texts, lines: Vec<String>) -> GraphReport {
     let nodes = shown(graph, pruned);
     let influence = graph.influence();
@@ -47,7 +47,7 @@ pub fn report(graph: &Graph, pruned: &Pruned, texts: &Texts, lines: Vec<String>)
     }
 }
 
-/// What a graph says of itself: its size, its scores, and how good it is.
+/// The description of a graph: its size, its scores, and its quality.
 pub fn lines(graph: &Graph, pruned: &Pruned) -> Vec<String> {
     let (scores, certificate) = (graph.scores(), &graph.certificate);
     let with_a_row = match graph.features.len() == graph.n_active {

@@ -1,4 +1,4 @@
-//! The rows of a graph: what each source gives to each target.
+//! The rows of a graph: what each source contributes to each target.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use crate::influence::reached;
 use crate::options::Options;
 use crate::sources::{Sources, dot};
 
-/// Rows of all copies that are walked back at once: enough to keep the products busy.
+/// Rows of all copies walked back together: enough to keep the products busy.
 const ROWS_AT_ONCE: usize = 384;
-/// Most numbers of all rows together: 8 GiB.
+/// Limit on the numbers in all rows together: 8 GiB.
 const MOST: usize = 1 << 31;
 
 /// All rows of a graph.
@@ -22,13 +22,13 @@ pub(crate) struct Rows {
     /// The features that have a row, ascending.
     pub(crate) selected: Vec<usize>,
     pub(crate) logits: Vec<Logit>,
-    /// A row for each of them and then each logit, a column for each source among the selected ones.
+    /// One row for each of them and then for each logit, one column for each source among the selected ones.
     pub(crate) edges: Vec<f32>,
-    /// What each row is of.
+    /// The target of each row.
     pub(crate) targets: Vec<Target>,
 }
 
-/// What a row is of: a vector times what stands at a place.
+/// The target of a row: a vector times the activation at a place.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) point: Point,
@@ -36,7 +36,7 @@ pub(crate) struct Target {
     pub(crate) vector: Vec<f32>,
 }
 
-/// Computes logits first, then features in the order of their influence so far, where not all get a row.
+/// Computes logits first, then features by their influence so far, if not all get a row.
 pub(crate) fn attribute(
     sources: &Sources<'_>,
     options: &Options,
@@ -67,7 +67,7 @@ pub(crate) fn attribute(
     };
     back(sources, &targets, None, &mut edges[..n_logits * columns], stop, &mut told)?;
 
-    // Rows in the order in which they are computed: logits, then these.
+    // Rows in order of computation: logits, then these.
     let mut order: Vec<usize> = Vec::with_capacity(n_selected);
     let mut is_visited = vec![false; n_features];
     while order.len() < n_selected {
@@ -81,7 +81,7 @@ pub(crate) fn attribute(
             ranked.truncate(options.rank_every.min(n_selected - order.len()));
             ranked
         };
-        // Neighbours in depth are walked back together: a batch begins at its last layer.
+        // Targets of similar depth are walked back together: a batch begins at its last layer.
         let mut by_layer = pending.clone();
         by_layer.sort_by_key(|at| (std::cmp::Reverse(sources.features[*at].layer), *at));
         let of_feature = |at: &usize| target(sources, *at);
@@ -100,7 +100,7 @@ pub(crate) fn attribute(
     Ok(sorted(sources, order, logits, &edges, targets))
 }
 
-/// The rows in the order of their features, logits last, with columns of the selected features alone.
+/// The rows in order of their features, logits last, with columns for the selected features only.
 fn sorted(
     sources: &Sources<'_>,
     order: Vec<usize>,
@@ -125,7 +125,7 @@ fn sorted(
     Rows { selected, logits, edges: kept, targets: of_rows }
 }
 
-/// The logits that are explained: those that are given, or the most probable ones until they reach a probability together.
+/// The explained logits: those given, or the most probable ones up to a total probability.
 fn logits(sources: &Sources<'_>, options: &Options) -> Result<Vec<Logit>> {
     let logits = sources.frozen.logits();
     let most = logits.iter().fold(f64::NEG_INFINITY, |most, x| most.max(f64::from(*x)));
@@ -162,7 +162,7 @@ fn copies(sources: &Sources<'_>) -> usize {
     (ROWS_AT_ONCE / sources.n_tokens()).max(1)
 }
 
-/// Walks targets back, some at a time; `from` is the last layer of any of them.
+/// Walks targets back in batches; `from` is the last layer of any of them.
 ///
 /// # Shapes
 /// rows: targets by all sources.
@@ -184,12 +184,12 @@ fn back(
     Ok(())
 }
 
-/// Adds the targets' vectors where they are read, and collects what comes back to the sources.
+/// Adds the targets' vectors where they are read, and collects the gradients that reach the sources.
 struct Collecting<'a> {
     sources: &'a Sources<'a>,
     targets: &'a [Target],
     rows: &'a mut [f32],
-    /// What goes past an MLP through a skip connection.
+    /// What bypasses an MLP through a skip connection.
     skipped: BTreeMap<Point, Vec<f32>>,
 }
 
@@ -231,7 +231,7 @@ impl Visitor for Collecting<'_> {
 }
 
 impl Collecting<'_> {
-    /// Takes in the gradients at an MLP's output.
+    /// Collects the gradients at an MLP's output.
     fn collect(&mut self, layer: usize, g: Matrix<'_>) -> Result<()> {
         let (sources, columns) = (self.sources, self.sources.n_columns());
         let (n_tokens, copies) = (sources.n_tokens(), self.targets.len());

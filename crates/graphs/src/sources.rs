@@ -1,4 +1,4 @@
-//! What the rows of a graph are sums of: features, errors and tokens of one prompt.
+//! The sources of a graph's rows: features, errors and tokens of one prompt.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,23 @@ use easyroutine_sites::{Point, Site};
 use crate::graph::Feature;
 use crate::options::Options;
 
-/// A prompt's features, errors and tokens, with what they write.
+/// A prompt's features, errors and tokens, and what they write.
 #[derive(Debug)]
 pub(crate) struct Sources<'a> {
     pub(crate) frozen: Frozen<'a>,
     pub(crate) dictionary: &'a Dictionary,
-    /// By layer of the model: where its transcoder stands, if it has one.
+    /// By model layer: the place of its transcoder, if it has one.
     pub(crate) places: Vec<Option<Place>>,
-    /// All that are active, by layer, position and number.
+    /// All active features, by layer, position and number.
     pub(crate) features: Vec<Feature>,
-    /// What each node writes at each place, packed for products.
+    /// The vectors that nodes write at each place, packed for products.
     pub(crate) groups: BTreeMap<(usize, usize), Group>,
-    /// Of each layer what its MLP gives beside what it reads through a skip connection, `[T, D]`.
+    /// For each layer, its MLP's output without the skip connection, `[T, D]`.
     pub(crate) written: Vec<Vec<f32>>,
     pub(crate) zeroed: usize,
 }
 
-/// Where one layer's transcoder stands.
+/// The place of one layer's transcoder.
 #[derive(Debug)]
 pub(crate) struct Place {
     /// Its number in the set.
@@ -42,12 +42,12 @@ pub(crate) struct Skip {
     pub(crate) backward: PackedMatrix,
 }
 
-/// What is written at one layer and position.
+/// The vectors written at one layer and position.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// The nodes, numbered with all active features.
     pub(crate) nodes: Vec<usize>,
-    /// What each writes: nodes by D.
+    /// Their vectors: nodes by D.
     pub(crate) vectors: PackedMatrix,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Sources<'a> {
         Ok(sources)
     }
 
-    /// What is written at one layer: features of it and of those that reach it, and errors.
+    /// Adds what is written at one layer: its features, those of other layers that reach it, and errors.
     fn add_layer(&mut self, layer: usize, encoded: &BTreeMap<usize, Features>) -> Result<()> {
         let cpu = self.frozen.model().cpu();
         let (n_tokens, point) = (self.n_tokens(), Point::layer_of(Site::MlpOut, layer));
@@ -160,7 +160,7 @@ impl<'a> Sources<'a> {
         self.dictionary.layer(own.number)?.writing(feature.number, feature.value, target.number)
     }
 
-    /// What a node writes where, by its number with all active features; a token writes at no layer.
+    /// The vectors that a node writes, and where, by its number with all active features; a token writes at no layer.
     pub(crate) fn vectors_of(&self, node: usize) -> Vec<(Option<usize>, usize, Vec<f32>)> {
         let n_errors = self.places.len() * self.n_tokens();
         if let Some(position) = node.checked_sub(self.features.len() + n_errors) {
@@ -184,12 +184,12 @@ impl<'a> Sources<'a> {
         self.frozen.tokens().n_columns()
     }
 
-    /// Sources, numbered with all active features.
+    /// Number of sources, with all active features.
     pub(crate) fn n_columns(&self) -> usize {
         self.features.len() + (self.places.len() + 1) * self.n_tokens()
     }
 
-    /// Sources where only these features have a node.
+    /// Number of sources if only these features have a node.
     pub(crate) fn n_columns_of(&self, selected: &[usize]) -> usize {
         self.n_columns() - self.features.len() + selected.len()
     }
@@ -211,7 +211,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Where the layers of a dictionary stand, by layer of the model.
+/// The places of a dictionary's layers, by model layer.
 fn places(model: &Model, dictionary: &Dictionary) -> Result<Vec<Option<Place>>> {
     let mut places: Vec<Option<Place>> = (0..model.arch().layers.len()).map(|_| None).collect();
     for (number, (fit, layer)) in
@@ -262,7 +262,7 @@ fn skip(cpu: &Cpu, rows: &[f32], layer: &Layer) -> Result<Skip> {
 }
 
 /// # Errors
-/// The work should end now.
+/// If the work should end now.
 pub(crate) fn stop_check(stop: Stop<'_>) -> Result<()> {
     match stop.is_due() {
         true => Err(Error::new(ErrorKind::Interrupted, "the graph was stopped")),

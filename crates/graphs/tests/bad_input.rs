@@ -1,4 +1,4 @@
-//! What makes no graph is refused by name.
+//! Input that makes no graph is refused by name.
 
 use easyroutine::{Error, Stop};
 use easyroutine_graphs::{Graph, Options};

@@ -107,7 +107,7 @@ pub(crate) fn tiny_with(name: &str, threads: usize) -> Model {
     load(&files, &LoadOptions { threads: Some(threads), ..LoadOptions::default() }).unwrap()
 }
 
-/// Fails where the largest difference is above a share of the largest value.
+/// Fails if the largest difference exceeds a share of the largest value.
 #[track_caller]
 pub(crate) fn assert_near(what: &str, found: &[f64], expected: &[f32], share: f64) {
     assert_eq!(found.len(), expected.len(), "{what}: numbers");

@@ -1,18 +1,19 @@
-//! Graphs of three transcoder sets against their references: computed in float64 by another road, and by circuit-tracer.
+//! Graphs of three transcoder sets against their references: computed in float64 by another method, and by
+//! circuit-tracer.
 
 use easyroutine_graphs::{Graph, Options, Texts, to_json};
 use serde_json::{Value, json};
 
 use crate::common::{Case, assert_near, cases};
 
-/// What float32 reaches, of the largest value.
+/// The precision of float32, relative to the largest value.
 const SHARE: f64 = 1e-5;
 
 fn f64s(values: &[f32]) -> Vec<f64> {
     values.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// Compares a graph with the tensors whose names begin so.
+/// Compares a graph with the tensors under a name prefix.
 fn compare(case: &Case, graph: &Graph, prefix: &str, expect: &Value) {
     let what = |name: &str| format!("{} {prefix}{name}", case.name);
     let ids: Vec<i64> = graph.logits.iter().map(|logit| i64::from(logit.id)).collect();
@@ -124,7 +125,7 @@ fn the_json_is_that_of_circuit_tracer() {
     }
 }
 
-/// The same keys in the same order, the same texts, numbers as near as float32 reaches.
+/// The same keys in the same order, the same texts, numbers equal within float32's precision.
 fn assert_near_json(what: &str, found: &Value, expected: &Value) {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {

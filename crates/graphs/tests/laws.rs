@@ -1,4 +1,4 @@
-//! Laws, on every architecture of the fixtures with transcoders of random weights.
+//! Laws, on every architecture in the fixtures with random transcoders.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn values(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// A set of transcoders as circuit-tracer writes it.
+/// A set of transcoders in circuit-tracer's format.
 struct Set {
     reads: &'static str,
     is_cross_layer: bool,
@@ -102,7 +102,7 @@ fn set(model: &Model, set: &Set) -> (TempDir, Dictionary) {
     (folder, opened)
 }
 
-/// Rows add up to what their targets read, and a source that is taken away changes every target by its edge.
+/// Rows add up to their targets' values, and removing a source changes every target by its edge.
 fn check(what: &str, graph: &Graph) {
     let certificate = &graph.certificate;
     assert!(certificate.row_error < 2e-5, "{what}: rows miss {:e}", certificate.row_error);
@@ -168,7 +168,7 @@ proptest! {
         let options = Options { max_logits: 4, checks: 6, ..Options::default() };
         let made = graph(&model, &dictionary, &ids, &options);
         check(name, &made);
-        // Nothing leads from a later position, or from the same layer or a later one.
+        // No edge comes from a later position, or from the same layer or a later one.
         for target in 0..made.features.len() {
             let own = made.features[target];
             for (source, edge) in made.row(target).unwrap().iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Graphs against their references, and the laws they keep.
+//! Graphs against their references, and the laws that they obey.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;

@@ -1,4 +1,4 @@
-//! One request and its answer.
+//! One request and its response.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,12 +17,12 @@ use crate::guard::{Guard, Refusal};
 use crate::page::Page;
 use crate::queue::Line;
 
-/// The largest question. Prompts are texts.
+/// Size limit for a question. Prompts are texts.
 const LARGEST: usize = 4 << 20;
-/// How long a question may take to arrive.
+/// Time limit for a question to arrive.
 const SLOWEST: Duration = Duration::from_secs(10);
 
-/// What is known to every connection.
+/// Shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) guard: Guard,
@@ -31,7 +31,7 @@ pub(crate) struct Site {
     pub(crate) policy: HeaderValue,
 }
 
-/// Answers a request. Nothing of a request is repeated in an error.
+/// Responds to a request. Errors never repeat any of the request.
 pub(crate) async fn answer(
     site: Arc<Site>,
     request: Request<Incoming>,
@@ -47,7 +47,7 @@ pub(crate) async fn answer(
     ] {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    // A page that is kept would show what another version of the program wrote.
+    // A cached page would show what another version of the program wrote.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -77,7 +77,7 @@ async fn route(site: &Site, request: Request<Incoming>) -> Response<Content> {
 }
 
 async fn ask(site: &Site, request: Request<Incoming>) -> Response<Content> {
-    // What a form can send from another page is no JSON: a browser asks before it sends that.
+    // A form on another page cannot send JSON: for that, a browser asks first.
     let is_json = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"application/json");
     if !request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
         return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "A question is application/json.");
@@ -102,7 +102,7 @@ async fn ask(site: &Site, request: Request<Incoming>) -> Response<Content> {
     }
 }
 
-/// What a response is made of.
+/// The body of a response.
 #[derive(Debug)]
 pub(crate) enum Content {
     Whole(Option<Bytes>),
@@ -166,7 +166,7 @@ fn not_allowed(methods: &'static str) -> Response<Content> {
     response
 }
 
-/// The same address with the slash that its files are relative to. The path is the token, which was compared.
+/// The same address with the slash that its files are relative to. The path is the token, which has been compared.
 fn moved(path: &str) -> Response<Content> {
     let mut response = plain(StatusCode::PERMANENT_REDIRECT, "");
     if let Ok(to) = HeaderValue::from_str(&format!("{path}/")) {

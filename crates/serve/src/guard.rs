@@ -1,43 +1,44 @@
-//! Who gets an answer: the token, and the names that a browser may know this server by.
+//! Access control: the token, and the names under which a browser may know this server.
 
 use std::fmt;
 
 use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 use subtle::ConstantTimeEq as _;
 
-/// What an address must begin with.
+/// The secret that every address must begin with.
 #[derive(Clone)]
 pub struct Token(String);
 
-/// A token that is none.
+/// Why a token is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenError {
-    /// Fewer than [`Token::SHORTEST`] characters, more than [`Token::LONGEST`], or others than letters, digits, `-` and `_`.
+    /// Fewer than [`Token::SHORTEST`] characters, more than [`Token::LONGEST`], or characters other than letters,
+    /// digits, `-` and `_`.
     Malformed,
-    /// The system gave no random bytes.
+    /// The system delivered no random bytes.
     NoRandomness,
 }
 
 impl Token {
-    /// Characters of the shortest token: 128 random bits in base 64 have 22.
+    /// Length of the shortest token: 128 random bits in base 64 have 22 characters.
     pub const SHORTEST: usize = 22;
-    /// Characters of the longest token.
+    /// Length of the longest token.
     pub const LONGEST: usize = 200;
 
-    /// 192 random bits of the operating system, as 48 hexadecimal digits.
+    /// 192 random bits from the operating system, as 48 hexadecimal digits.
     ///
     /// # Errors
-    /// The system gives none.
+    /// If the system delivers none.
     pub fn random() -> Result<Self, TokenError> {
         let mut bytes = [0_u8; 24];
         getrandom::fill(&mut bytes).map_err(|_| TokenError::NoRandomness)?;
         Ok(Token(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 
-    /// A token of the user's own, which keeps addresses the same from one start to the next.
+    /// The user's own token, which keeps addresses stable across starts.
     ///
     /// # Errors
-    /// It is too short, too long, or has characters that an address would have to escape.
+    /// If it is too short, too long, or has characters that a URL would have to escape.
     pub fn new(text: &str) -> Result<Self, TokenError> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         match (Self::SHORTEST..=Self::LONGEST).contains(&text.len()) && text.chars().all(is_plain) {
@@ -46,18 +47,18 @@ impl Token {
         }
     }
 
-    /// The token as it stands in an address.
+    /// The token as in an address.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a text is this token; how long that takes does not tell where they differ.
+    /// Whether a text is this token, compared in constant time.
     fn is(&self, text: &str) -> bool {
         bool::from(self.0.as_bytes().ct_eq(text.as_bytes()))
     }
 }
 
-/// A token is a secret: no log shows it.
+/// A token is a secret and must not appear in logs.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
@@ -83,7 +84,7 @@ impl std::error::Error for TokenError {}
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It was sent to another name than this server's.
+    /// It was sent to another host name than this server's.
     Host,
     /// A page of another origin sent it.
     Origin,
@@ -91,7 +92,7 @@ pub(crate) enum Refusal {
     Token,
 }
 
-/// What is asked of every request before anything else is looked at.
+/// Checks every request before anything else.
 #[derive(Debug)]
 pub(crate) struct Guard {
     token: Token,
@@ -103,16 +104,16 @@ impl Guard {
         Guard { token, port }
     }
 
-    /// The rest of the path after the token; without the slash behind it, `None`.
+    /// The rest of the path after the token; `None` if not even a slash follows.
     ///
     /// # Errors
-    /// The request is not this server's to answer.
+    /// If the request is refused.
     pub(crate) fn admit<'p>(&self, headers: &HeaderMap, path: &'p str) -> Result<Option<&'p str>, Refusal> {
-        // A name that an attacker's DNS points at this machine stands in `Host`, whatever it resolves to.
+        // If an attacker's DNS name points to this machine, that name is in `Host`, whatever it resolves to.
         if !only(headers, &HOST).is_some_and(|host| self.is_own(host)) {
             return Err(Refusal::Host);
         }
-        // Browsers name the origin of everything that is posted. Other programs send none, and need the token.
+        // Browsers state the origin of every POST. Other programs send none, and need the token.
         if headers.contains_key(ORIGIN) {
             let own = |origin: &str| origin.strip_prefix("http://").is_some_and(|host| self.is_own(host));
             if !only(headers, &ORIGIN).is_some_and(own) {
@@ -133,7 +134,7 @@ impl Guard {
     }
 }
 
-/// The value of a header that stands once.
+/// The value of a header that occurs once.
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;

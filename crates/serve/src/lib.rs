@@ -1,11 +1,11 @@
 //! A local server for one user's browser.
 //!
-//! It listens on loopback alone. Every path begins with a random token, so only who was told the address gets an answer;
-//! a foreign `Host` or `Origin` gets none, which keeps out pages that rebind a name of theirs to this machine. Requests are
-//! bounded in size and time. Pages are fixed files. A question is one JSON object, posted to `ask`; its answer is a stream
-//! of JSON objects, one a line, and ends early when the browser goes away.
+//! It listens only on loopback. Every path begins with a random token, so only a client that knows the address gets an
+//! answer. A foreign `Host` or `Origin` is refused, which keeps out pages that rebind a DNS name to this machine.
+//! Requests are bounded in size and time. Pages are fixed files. A question is one JSON object, posted to `ask`. Its
+//! answer is a stream of JSON objects, one per line, and ends early if the browser goes away.
 //!
-//! Nothing here knows what is asked: one thread of the caller's answers one question after another.
+//! This crate does not interpret questions: one thread of the caller answers them in order.
 #![forbid(unsafe_code)]
 
 mod connection;

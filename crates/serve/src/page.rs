@@ -3,10 +3,10 @@
 /// A fixed file.
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
-    /// Its path after the token: `""` is the page itself, `app.js` a file of it.
+    /// Its path after the token: `""` is the page itself, `app.js` one of its files.
     pub path: &'static str,
     /// Its media type, with the character set.
     pub media_type: &'static str,
-    /// What is in it.
+    /// Its content.
     pub content: &'static str,
 }

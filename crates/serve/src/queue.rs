@@ -1,4 +1,4 @@
-//! Questions wait in a line; one thread answers them.
+//! A queue of questions, which one thread answers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -8,15 +8,15 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Questions that wait at most; a browser asks a few at a time.
+/// Limit on waiting questions; a browser asks a few at a time.
 const LONGEST_LINE: usize = 64;
 
-/// What is being done at the moment, in words, for those who wait.
+/// The present activity, in words, for clients that wait.
 #[derive(Debug, Clone, Default)]
 pub struct Doing(Arc<Mutex<String>>);
 
 impl Doing {
-    /// Says it.
+    /// Sets the activity.
     pub fn set(&self, what: &str) {
         what.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -26,7 +26,7 @@ impl Doing {
     }
 }
 
-/// Where the answer to one question goes.
+/// The receiver of one answer.
 #[derive(Debug, Clone)]
 pub struct Reply {
     lines: UnboundedSender<Bytes>,
@@ -34,29 +34,29 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Sends one object of the answer; nothing where the browser has gone.
+    /// Sends one object of the answer; does nothing if the browser has gone.
     pub fn send(&self, object: &Value) {
         let mut line = object.to_string();
         line.push('\n');
-        // Who has gone wants no more of it.
+        // A closed channel means that the browser has gone.
         let _ = self.lines.send(line.into());
     }
 
-    /// Whether the browser has gone: what is not done yet is for nobody.
+    /// Whether the browser has gone, so that the rest of the work is pointless.
     pub fn is_abandoned(&self) -> bool {
         self.lines.is_closed()
     }
 
-    /// Says what is being done, for those who wait.
+    /// Sets the present activity, for clients that wait.
     pub fn doing(&self, what: &str) {
         self.doing.set(what);
     }
 }
 
-/// A question with the place for its answer.
+/// A question and the receiver of its answer.
 type Asked = (Value, Reply);
 
-/// The end of the line where questions are put.
+/// The sending end of the queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     sender: SyncSender<Asked>,
@@ -64,7 +64,7 @@ pub(crate) struct Line {
     doing: Doing,
 }
 
-/// The end where they are answered.
+/// The receiving end of the queue.
 #[derive(Debug)]
 pub(crate) struct Desk {
     receiver: Receiver<Asked>,
@@ -80,8 +80,8 @@ pub(crate) fn line() -> (Line, Desk) {
 }
 
 impl Line {
-    /// Puts a question at the end of the line. The first object of the answer says how many are ahead, and what is being
-    /// done meanwhile. `None` where the line is full.
+    /// Queues a question. The answer's first object says how many are ahead, and what is being done meanwhile. `None`
+    /// if the queue is full.
     pub(crate) fn ask(&self, question: Value) -> Option<UnboundedReceiver<Bytes>> {
         let (lines, answer) = unbounded_channel();
         let reply = Reply { lines, doing: self.doing.clone() };
@@ -98,7 +98,7 @@ impl Line {
 }
 
 impl Desk {
-    /// Answers questions until nobody can ask any more. Those whose browser has gone while they waited are passed over.
+    /// Answers questions until no more can come. Skips those whose browser has gone while they waited.
     pub(crate) fn work<A: FnMut(Value, &Reply)>(self, answerer: impl FnOnce(&Doing) -> A) {
         let mut answer = answerer(&self.doing);
         self.doing.set("");

@@ -20,30 +20,30 @@ use crate::guard::{Guard, Token};
 use crate::page::Page;
 use crate::queue::{Doing, Line, Reply, line};
 
-/// Connections that are open at a time; a browser opens six.
+/// Limit on open connections; a browser opens six.
 const MOST_CONNECTIONS: usize = 64;
-/// How long the headers of a request may take, and how long a connection may be idle.
+/// Time limit for a request's headers, and for an idle connection.
 const SLOWEST_HEADERS: Duration = Duration::from_secs(10);
-/// Bytes of the largest headers.
+/// Size limit for headers in bytes.
 const LARGEST_HEADERS: usize = 32 << 10;
 
-/// How a server is reached.
+/// Options of a server.
 #[derive(Debug)]
 pub struct Options {
-    /// The port; 0 takes a free one.
+    /// The port; 0 chooses a free one.
     pub port: u16,
     /// The token of the address.
     pub token: Token,
-    /// Origins whose pages may show the page in a frame: `http://localhost:8888`. None may otherwise.
+    /// Origins whose pages may frame the page: `http://localhost:8888`. Empty means none.
     pub framed_by: Vec<String>,
 }
 
-/// A port that cannot be had.
+/// A port that cannot be bound.
 #[derive(Debug)]
 pub struct BindError {
-    /// The port that was asked for.
+    /// The requested port.
     pub port: u16,
-    /// What the system says.
+    /// The system's error.
     pub error: io::Error,
 }
 
@@ -62,7 +62,7 @@ impl std::error::Error for BindError {
     }
 }
 
-/// A server that listens, and does not answer yet.
+/// A server that listens but does not answer yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -72,10 +72,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the port, on loopback alone.
+    /// Binds the port, on loopback only.
     ///
     /// # Errors
-    /// The port is taken, or not this user's to take.
+    /// If the port is in use, or not allowed for this user.
     pub fn bind(options: Options) -> Result<Self, BindError> {
         let failed = |error| BindError { port: options.port, error };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).map_err(failed)?;
@@ -90,11 +90,11 @@ impl Server {
         format!("http://{}/{}/", self.address, self.token.as_str())
     }
 
-    /// Answers until the process ends. `pages` are what a browser loads; `answerer` is called on a thread of its own, where
-    /// what it returns answers one question after another.
+    /// Answers until the process ends. `pages` are the files that a browser loads. `answerer` is called on a separate
+    /// thread; the function that it returns answers the questions there, one after another.
     ///
     /// # Errors
-    /// The system refuses a thread, or the socket breaks.
+    /// If the system refuses a thread, or the socket breaks.
     pub fn run<A>(
         self,
         pages: &'static [Page],
@@ -120,7 +120,7 @@ impl Server {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
                 let stream = match listener.accept().await {
                     Ok((stream, _)) => stream,
-                    // One that has gone again, or no file descriptor for it: others come.
+                    // The client has gone, or there is no file descriptor for it; go on with others.
                     Err(_) => {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;
@@ -129,7 +129,7 @@ impl Server {
                 let site = Arc::clone(&site);
                 tokio::task::spawn_local(async move {
                     let service = service_fn(move |request| answer(Arc::clone(&site), request));
-                    // What is wrong with a connection concerns its own end alone.
+                    // An error of a connection concerns only that connection.
                     let _ = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(SLOWEST_HEADERS)
@@ -143,7 +143,7 @@ impl Server {
     }
 }
 
-/// What the page may load: its own files. Nothing leaves it, and nobody frames it unasked.
+/// The page may load only its own files, send nothing elsewhere, and be framed only by the given origins.
 fn policy(framed_by: &[String]) -> io::Result<HeaderValue> {
     let is_origin = |origin: &&String| origin.starts_with("http://") || origin.starts_with("https://");
     let is_plain = |origin: &&String| {

@@ -1,4 +1,4 @@
-//! The server as hostile and broken clients meet it: raw bytes on a socket.
+//! The server against hostile and broken clients: raw bytes on a socket.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ const PAGES: &[Page] = &[
     Page { path: "app.js", media_type: "text/javascript; charset=utf-8", content: "1;" },
 ];
 
-/// Starts a server that echoes; `{"wait": true}` is answered until the client goes, which `gone` then says.
+/// Starts an echo server; the answer to `{"wait": true}` lasts until the client goes, which `gone` then reports.
 fn start(framed_by: &[&str]) -> (u16, mpsc::Receiver<()>) {
     let options = Options {
         port: 0,
@@ -47,7 +47,7 @@ fn start(framed_by: &[&str]) -> (u16, mpsc::Receiver<()>) {
 fn send(port: u16, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    // A server that refuses early may close before all is sent.
+    // A server that refuses early may close before everything is sent.
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -147,7 +147,7 @@ fn a_question_is_one_json_object_of_bounded_size() {
     );
     assert_eq!(status(&send(port, form.as_bytes())), "415");
 
-    // Refused by what it says it is, before a byte of it is read.
+    // Refused because of the stated length, before a byte of it is read.
     let head = |length: &str| {
         format!(
             "POST /{TOKEN}/ask HTTP/1.1\r\n{}Content-Type: application/json\r\n{length}\r\nConnection: close\r\n\r\n",
@@ -155,7 +155,7 @@ fn a_question_is_one_json_object_of_bounded_size() {
         )
     };
     assert_eq!(status(&send(port, head("Content-Length: 99999999999").as_bytes())), "413");
-    // One that says nothing of its size is cut off at the limit.
+    // A body without a stated length is cut off at the limit.
     let mut chunked = head("Transfer-Encoding: chunked").into_bytes();
     for _ in 0..5 {
         chunked.extend(b"100000\r\n");

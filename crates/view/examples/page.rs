@@ -1,5 +1,5 @@
-//! Draws a saved report: `page REPORT.json OUT.html|svg|png|txt|tsv|csv|md|json [METRIC] [dark]`; the ending picks. A report of attention
-//! becomes a page, and so does REPORT.jsonl, the features of a dictionary.
+//! Draws a saved report: `page REPORT.json OUT.html|svg|png|txt|tsv|csv|md|json [METRIC] [dark]`; the extension selects
+//! the format. A report of attention becomes a page, and so does REPORT.jsonl, the features of a dictionary.
 
 use std::process::ExitCode;
 

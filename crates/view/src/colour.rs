@@ -1,4 +1,4 @@
-//! Colours shared by every picture: the scale, and the ink that is legible on it.
+//! Colours shared by every picture: the scale, and legible text on it.
 
 /// A colour as red, green, blue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub const CIVIDIS: [Rgb; 33] = {
     map
 };
 
-/// What a picture is drawn with beside the scale.
+/// The colours of a picture besides the scale.
 pub(crate) struct Colours {
     pub(crate) ground: &'static str,
     pub(crate) text: &'static str,
@@ -66,7 +66,7 @@ pub enum Ink {
     White,
 }
 
-/// The colour of cividis at `position`, 0 dark to 1 bright; outside that range the nearest end.
+/// The colour of cividis at `position`, 0 dark to 1 bright; clamped.
 #[must_use]
 pub fn cividis(position: f64) -> Rgb {
     let steps = CIVIDIS.len() - 1;
@@ -85,7 +85,7 @@ const BLUE: [Rgb; 4] =
 const ORANGE: [Rgb; 4] =
     [Rgb(0xf7, 0xf7, 0xf7), Rgb(0xfd, 0xb8, 0x63), Rgb(0xe0, 0x82, 0x14), Rgb(0xb3, 0x58, 0x06)];
 
-/// The colour of a value from -1, blue, over 0, white, to 1, orange; outside that range the nearest end, grey for NaN.
+/// The colour of a value from -1, blue, through 0, white, to 1, orange; clamped, and grey for NaN.
 #[must_use]
 pub fn diverging(position: f64) -> Rgb {
     if position.is_nan() {
@@ -116,7 +116,7 @@ impl Rgb {
         0.2126 * linear(self.0) + 0.7152 * linear(self.1) + 0.0722 * linear(self.2)
     }
 
-    /// The ink with the larger contrast on this colour (WCAG contrast ratio, equal at luminance 0.179).
+    /// The text colour with the greater contrast on this colour (WCAG contrast ratio, equal at luminance 0.179).
     #[must_use]
     pub fn ink(self) -> Ink {
         if self.luminance() > 0.179 { Ink::Black } else { Ink::White }
@@ -169,7 +169,7 @@ mod tests {
             let c = cividis(f64::from(i) / 200.0);
             let (a, b) = (c.luminance(), c.ink().rgb().luminance());
             let contrast = (a.max(b) + 0.05) / (a.min(b) + 0.05);
-            // 4.5 is what WCAG AA asks of body text; black or white always reaches it.
+            // WCAG AA requires 4.5 for body text; black or white always reaches it.
             assert!(contrast >= 4.5, "{c:?}: {contrast}");
         }
     }

@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-/// What went wrong, for a program that wants to react.
+/// The kind of an error, for programs to react to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The text is not a report that this version reads.
     Report,
-    /// A name that is none of the known ones.
+    /// An unknown name.
     Name,
-    /// The picture would not fit into memory or into the format.
+    /// The picture would not fit into memory or the format.
     Size,
     /// A picture could not be drawn.
     Draw,
 }
 
-/// A picture that could not be made: what, where, what would do.
+/// A picture that could not be made: what, where, and what to do instead.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -28,7 +28,7 @@ impl Error {
         Self { kind, message: message.into() }
     }
 
-    /// What went wrong, for a program that wants to react.
+    /// The kind of this error, for programs to react to.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind

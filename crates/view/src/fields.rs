@@ -1,9 +1,9 @@
-//! Fields as lines that other programs read.
+//! Fields as lines for other programs.
 
 use std::fmt::Write as _;
 
-/// Adds a line of fields, tab-separated and quoted as the dialect `excel-tab` of Python's `csv` reads them: a field with a
-/// quote is in quotes, and its own are doubled. Texts must have been escaped: [`crate::cell`].
+/// Adds a line of fields, tab-separated and quoted for the dialect `excel-tab` of Python's `csv`: a field that contains
+/// a quote is quoted, with its own quotes doubled. Texts must have been escaped: [`crate::cell`].
 pub fn tsv_line(out: &mut String, fields: &[String]) {
     for (i, field) in fields.iter().enumerate() {
         out.push_str(if i == 0 { "" } else { "\t" });
@@ -15,7 +15,7 @@ pub fn tsv_line(out: &mut String, fields: &[String]) {
     out.push('\n');
 }
 
-/// The same with commas; all but numbers and plain names is quoted (RFC 4180).
+/// The same with commas; everything except numbers and plain names is quoted (RFC 4180).
 pub fn csv_line(out: &mut String, fields: &[String]) {
     for (i, field) in fields.iter().enumerate() {
         let comma = if i == 0 { "" } else { "," };

@@ -1,4 +1,4 @@
-//! The fonts that PNGs are drawn with: subsets of DejaVu (see `fonts/LICENSE`), so that a picture needs none installed.
+//! The fonts for PNGs: subsets of DejaVu (see `fonts/LICENSE`), so that a picture needs no installed fonts.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ const MONO: &[u8] = include_bytes!("../fonts/DejaVuSansMono-subset.ttf");
 const SANS: &[u8] = include_bytes!("../fonts/DejaVuSans-subset.ttf");
 const SANS_BOLD: &[u8] = include_bytes!("../fonts/DejaVuSans-Bold-subset.ttf");
 
-/// Which characters the monospaced font has.
+/// The characters of the monospaced font.
 pub(crate) struct Coverage(FontRef<'static>);
 
 impl Coverage {
-    /// `None` where the embedded font cannot be read, which a test rules out.
+    /// `None` if the embedded font cannot be read, which a test rules out.
     pub(crate) fn embedded() -> Option<Self> {
         FontRef::new(MONO).ok().map(Self)
     }
@@ -23,7 +23,7 @@ impl Coverage {
     }
 }
 
-/// The embedded fonts, and no others: a PNG is the same on every machine.
+/// Only the embedded fonts: a PNG is the same on every machine.
 pub(crate) fn database() -> Arc<Database> {
     let mut fonts = Database::new();
     for data in [MONO, SANS, SANS_BOLD] {

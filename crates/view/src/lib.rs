@@ -1,11 +1,11 @@
-//! Pictures of what happens inside a language model, made from plain data.
+//! Pictures of a language model's inner workings, made from plain data.
 //!
-//! Nothing here computes: a report goes in, text or bytes come out. The logit lens is
-//! [`lens::LensReport`]; it becomes a terminal table, TSV, CSV, Markdown, JSON, SVG, PNG or one
-//! self-contained HTML page. Attention patterns are an [`attention::AttentionReport`] with the same outputs.
+//! Nothing here computes: a report goes in, text or bytes come out. The logit lens is [`lens::LensReport`]; it becomes
+//! a terminal table, TSV, CSV, Markdown, JSON, SVG, PNG or one self-contained HTML page. Attention patterns are an
+//! [`attention::AttentionReport`] with the same outputs.
 //!
-//! Tokens are untrusted text. Every output goes through [`printable`] or an escape of its own
-//! format, so that no control, bidi or invisible character reaches a terminal or a page raw.
+//! Tokens are untrusted text. Every output passes through [`printable`] or its format's own escaping, so that no
+//! control, bidi or invisible character reaches a terminal or a page.
 //!
 //! ```
 //! use easyroutine_view::lens::{LensReport, Metric, TerminalOptions, terminal};

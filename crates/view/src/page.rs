@@ -1,4 +1,4 @@
-//! What every page of one file shares: a policy that forbids any request, and data that cannot end its element.
+//! Shared by all one-file pages: a policy that forbids any request, and data that cannot end its element.
 
 use std::fmt::Write as _;
 
@@ -9,14 +9,14 @@ use sha2::{Digest as _, Sha256};
 
 use crate::text::field;
 
-/// A page whose script draws what stands in `data`: nothing but this script and this style may run, by their hash.
+/// A page whose script draws `data`: only this script and this style may run, by their hash.
 pub(crate) struct Active<'a> {
-    /// As markup, as all but the script and the style: nothing from outside stands in it unescaped.
+    /// Markup, like everything here except script and style: nothing from outside is in it unescaped.
     pub(crate) title: &'a str,
     pub(crate) script: &'a str,
     pub(crate) style: &'a str,
     pub(crate) body: &'a str,
-    /// What remains where scripts are off.
+    /// What remains without scripts.
     pub(crate) plain: &'a str,
     pub(crate) data: &'a Json,
 }
@@ -35,14 +35,14 @@ impl Active<'_> {
     }
 }
 
-/// A page around a picture, whose style it allows: no script. The title is markup.
+/// A page around a picture, without a script; only the picture's style is allowed. The title is markup.
 pub(crate) fn around(title: &str, picture: &str, style: &str) -> String {
     const PAGE: &str = "body{margin:0;background:#fff}main{overflow-x:auto}svg{display:block}";
     let policy = format!("style-src {} {}", hash(PAGE), hash(style));
     frame(title, &policy, PAGE, &format!("<main>\n{picture}</main>\n"))
 }
 
-/// A page of one file, which may make no request.
+/// A one-file page that may make no requests.
 fn frame(title: &str, policy: &str, style: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -54,7 +54,7 @@ fn frame(title: &str, policy: &str, style: &str, body: &str) -> String {
     )
 }
 
-/// JSON for a script element: nothing in it can end the element or hide.
+/// JSON for a script element: nothing in it can end the element or be invisible.
 fn embed(data: &Json) -> String {
     let mut out = String::new();
     for c in data.to_string().chars() {
@@ -70,7 +70,7 @@ fn embed(data: &Json) -> String {
     out
 }
 
-/// Source without indentation and lines of comment; neither language gives them a meaning here.
+/// Source without indentation and comment lines, which have no meaning here.
 fn lean(source: &str) -> String {
     let lines =
         source.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//"));

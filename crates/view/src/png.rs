@@ -6,15 +6,15 @@ use resvg::usvg::{Options, Tree};
 use crate::error::{Error, ErrorKind};
 use crate::font::database;
 
-/// The largest picture that is drawn: 100 million pixels take 400 MB while it is drawn.
+/// Limit on pixels: 100 million take 400 MB while drawing.
 const PIXELS: f64 = 100e6;
-/// Longest side that common viewers open.
+/// Longest side that common viewers can open.
 const SIDE: f64 = 32_767.0;
 
-/// The longest side of a picture that is drawn at more than a pixel a unit.
+/// Longest side of a picture drawn at more than one pixel per unit.
 const COMFORTABLE: f64 = 16_384.0;
 
-/// Draws our own SVG at `scale` pixels a unit, less where it would grow beyond the limits.
+/// Draws our own SVG at `scale` pixels per unit, or less to stay within the limits.
 pub(crate) fn png(svg: &str, scale: f32) -> Result<Vec<u8>, Error> {
     let draw = |what: String| Error::new(ErrorKind::Draw, format!("PNG: {what}"));
     let options = Options { fontdb: database(), font_family: "DejaVu Sans".into(), ..Options::default() };

@@ -1,17 +1,17 @@
-//! Writing SVG: a buffer that escapes, and text whose width does not depend on the font that is there.
+//! Writing SVG: a buffer that escapes, and text whose width does not depend on the font.
 
 use std::fmt::Write as _;
 
 use crate::font::Coverage;
 use crate::text::{Kind, Piece, columns, printable, width};
 
-/// Width of a column of monospaced text, in parts of the font size. DejaVu Sans Mono: 1233 of 2048 units.
+/// Width of a column of monospaced text, relative to the font size. DejaVu Sans Mono: 1233 of 2048 units.
 pub(crate) const ADVANCE: f64 = 1233.0 / 2048.0;
 
 /// A growing SVG document.
 pub(crate) struct Svg {
     out: String,
-    /// The characters that the font has; boxes with the code stand for others. `None`: whoever shows it has fonts.
+    /// The font's characters; others become boxes with their code. `None`: the viewer has its own fonts.
     coverage: Option<Coverage>,
 }
 
@@ -20,13 +20,13 @@ impl Svg {
         Self { out: String::new(), coverage }
     }
 
-    /// Markup that is written as it is: never anything from outside.
+    /// Markup written unchanged: never anything from outside.
     pub(crate) fn raw(&mut self, markup: std::fmt::Arguments<'_>) {
         let _ = self.out.write_fmt(markup);
         self.out.push('\n');
     }
 
-    /// One line of text in the running font; its width is the font's.
+    /// One line of proportional text; its width depends on the font.
     pub(crate) fn text(&mut self, x: f64, y: f64, class: &str, text: &str) {
         let shown: String = match &self.coverage {
             None => text.to_owned(),
@@ -76,7 +76,7 @@ impl Svg {
         )
     }
 
-    /// One element a piece: some renderers spread `textLength` wrongly over parts of one element.
+    /// One element per piece: some renderers distribute `textLength` wrongly over parts of one element.
     fn mono_run(&mut self, x: f64, y: f64, size: f64, class: &str, pieces: &[Piece]) {
         let mut at = x;
         for piece in pieces {
@@ -92,7 +92,7 @@ impl Svg {
         }
     }
 
-    /// A character that the font lacks: its code in a box two columns wide, two lines of digits.
+    /// A missing character: its code in a box two columns wide, in two lines of digits.
     fn code_box(&mut self, x: f64, y: f64, size: f64, class: &str, c: char) {
         let (wide, high) = (2.0 * size * ADVANCE - 1.5, size * 1.02);
         let top = y - size * 0.83;
@@ -124,7 +124,7 @@ impl Svg {
         for piece in pieces {
             for c in piece.text.chars() {
                 if !coverage.has(c) {
-                    // A mark that cannot be drawn has no column of its own to put a box in.
+                    // A mark that cannot be drawn has no column of its own for a box.
                     if width(c) > 0 {
                         runs.push(Run::Box(c));
                     }
@@ -173,13 +173,13 @@ pub(crate) fn style(size: f64, more: &str) -> String {
     )
 }
 
-/// A coordinate with as few digits as a hundredth of a pixel needs.
+/// A coordinate with as few digits as a precision of 0.01 pixels needs.
 pub(crate) fn number(x: f64) -> String {
     let text = format!("{x:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Text as XML content or attribute value.
+/// Text escaped for XML content or an attribute value.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -195,7 +195,7 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-/// The code to write in a box: that of the control character where `c` is its picture.
+/// The code in a box: that of the control character if `c` is its picture.
 fn boxed_code(c: char) -> u32 {
     match c as u32 {
         0x2421 => 0x7f,

@@ -1,17 +1,18 @@
-//! Untrusted text made safe to show: nothing invisible, nothing that moves the cursor, known widths.
+//! Makes untrusted text safe to show: nothing invisible, nothing that moves the cursor, known widths.
 
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 use unicode_width::UnicodeWidthChar;
 
-/// More combining marks than this on one letter are escaped: no script needs them, and they climb over other lines.
+/// Limit on combining marks per letter before they are escaped: no script needs more, and they would overlap other
+/// lines.
 const MARKS_ON_ONE_LETTER: usize = 4;
 
-/// `text` as it may be shown in a terminal or a picture.
+/// `text` in a form safe for a terminal or a picture.
 ///
 /// Leading, trailing and repeated spaces become `·`, a newline `↵`, a tab `⇥`, other C0 controls their pictures (`␛`);
 /// other controls, bidi and zero-width characters, odd spaces, private and unassigned characters become `\u{..}`.
-/// Characters that stand for another here (`·`, `↵`, `⇥`, `␛`) are escaped where they are in the text itself,
-/// so two different tokens never look the same. A combining mark with nothing to stand on gets a `◌`.
+/// Characters used as signs here (`·`, `↵`, `⇥`, `␛`) are escaped if the text itself contains them, so two different
+/// tokens never look the same. A combining mark without a base gets a `◌`.
 ///
 /// ```
 /// assert_eq!(easyroutine_view::printable(" Paris\n"), "·Paris↵");
@@ -28,7 +29,7 @@ pub fn columns(text: &str) -> usize {
     text.chars().map(width).sum()
 }
 
-/// Printable text cut to at most `limit` columns; what is cut ends in `…`.
+/// Printable text truncated to at most `limit` columns, ending in `…` if truncated.
 #[must_use]
 pub fn fit(text: &str, limit: usize) -> String {
     fit_pieces(&[Piece { text: text.to_owned(), kind: Kind::Plain }], limit)
@@ -37,7 +38,7 @@ pub fn fit(text: &str, limit: usize) -> String {
         .collect()
 }
 
-/// Whether a piece is text of the token, or a sign that stands for it (drawn fainter).
+/// Whether a piece is text of the token, or a sign in place of a character (drawn fainter).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Plain,
@@ -58,12 +59,12 @@ impl Piece {
     }
 }
 
-/// A line of facts between middle dots, each printable: what comes from outside cannot end the line or hide a fact.
+/// A line of facts separated by middle dots, each printable: text from outside cannot end the line or hide a fact.
 pub(crate) fn facts(line: &str) -> String {
     line.split(" · ").map(printable).collect::<Vec<_>>().join(" · ")
 }
 
-/// [`printable`], with the signs apart from the text.
+/// [`printable`], with signs separated from the text.
 pub(crate) fn pieces(text: &str) -> Vec<Piece> {
     let mut out: Vec<Piece> = Vec::new();
     let mut marks = None;
@@ -104,7 +105,7 @@ pub(crate) fn pieces(text: &str) -> Vec<Piece> {
     out
 }
 
-/// Pieces cut to at most `limit` columns; what is cut ends in a sign `…`. Marks stay with their letter.
+/// Pieces truncated to at most `limit` columns, ending in a sign `…` if truncated. Marks stay with their letter.
 pub(crate) fn fit_pieces(pieces: &[Piece], limit: usize) -> Vec<Piece> {
     if pieces.iter().map(|p| columns(&p.text)).sum::<usize>() <= limit {
         return pieces.to_vec();
@@ -126,7 +127,7 @@ pub(crate) fn fit_pieces(pieces: &[Piece], limit: usize) -> Vec<Piece> {
     out
 }
 
-/// Breaks at blanks into lines of at most `room` columns; a longer word has a line of its own.
+/// Breaks at spaces into lines of at most `room` columns; a longer word gets its own line.
 pub(crate) fn wrap(text: &str, room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -141,9 +142,10 @@ pub(crate) fn wrap(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
-/// Text for one field of a line-oriented table: backslash escapes for what would break the line or hide.
+/// Text for one field of a line-oriented table: backslash escapes for characters that would break the line or be
+/// invisible.
 ///
-/// Unlike [`printable`] it can be undone: spaces stay, `\` is doubled.
+/// Unlike [`printable`] it is reversible: spaces stay, `\` is doubled.
 #[must_use]
 pub fn field(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -161,8 +163,8 @@ pub fn field(text: &str) -> String {
     out
 }
 
-/// [`field`] for a cell of a table that spreadsheets open: a text that one would run as a formula has its first
-/// character escaped. Numbers stay as they are.
+/// [`field`] for a cell of a table that spreadsheets open: the first character of a text that one would run as a
+/// formula is escaped. Numbers stay unchanged.
 #[must_use]
 pub fn cell(text: &str) -> String {
     let escaped = field(text);
@@ -180,7 +182,7 @@ pub fn markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            // What GitHub's Markdown makes an address of also behind a backslash.
+            // GitHub's Markdown turns this into a link even after a backslash.
             '@' => out.push_str("`@`"),
             '.' if out.to_ascii_lowercase().ends_with("www") => out.push_str("\\."),
             '.' | ',' | '-' | '%' | '(' | ')' => out.push(c),
@@ -191,8 +193,8 @@ pub fn markdown(text: &str) -> String {
     out
 }
 
-/// JSON whose texts hold no character that is invisible, moves the cursor or turns the direction of writing: such stand
-/// as `\u202e`, which readers of JSON undo.
+/// JSON whose texts contain no character that is invisible, moves the cursor or changes the writing direction: these
+/// become `\u202e` and the like, which JSON parsers undo.
 #[must_use]
 pub fn json_text(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
@@ -208,8 +210,8 @@ pub fn json_text(json: &str) -> String {
     out
 }
 
-/// Lines of text that may be written to a terminal: controls, other than line ends and tabs, and what turns the
-/// direction of writing are escaped. With `is_coloured`, sequences that set a colour stay.
+/// Lines of text safe to write to a terminal: controls, except line ends and tabs, and characters that change the
+/// writing direction are escaped. With `is_coloured`, sequences that set a colour stay.
 #[must_use]
 pub fn lines_of_text(text: &str, is_coloured: bool) -> String {
     let mut out = String::with_capacity(text.len());
@@ -232,7 +234,7 @@ pub fn lines_of_text(text: &str, is_coloured: bool) -> String {
     out
 }
 
-/// A character that a terminal obeys.
+/// A character that a terminal would obey.
 fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -271,7 +273,7 @@ fn is_own_sign(c: char) -> bool {
     matches!(c, '·' | '↵' | '⇥' | '\u{2400}'..='\u{2421}')
 }
 
-/// A mark that is drawn over the letter before it. Those that draw nothing are left to [`must_be_escaped`].
+/// A mark drawn over the letter before it. Those that draw nothing are left to [`must_be_escaped`].
 fn is_mark(c: char) -> bool {
     matches!(c.general_category(), GeneralCategory::NonspacingMark | GeneralCategory::EnclosingMark)
         && width(c) == 0
@@ -289,7 +291,7 @@ fn must_be_escaped(c: char) -> bool {
         GeneralCategoryGroup::Separator => c != ' ',
         // Skin tones join the character before them in some terminals and not in others.
         _ if ('\u{1f3fb}'..='\u{1f3ff}').contains(&c) => true,
-        // Hangul fillers and conjoining vowels take no column; the Braille blank is not to be seen.
+        // Hangul fillers and conjoining vowels take no column; the Braille blank is invisible.
         _ => {
             is_invisible_mark(c)
                 || is_own_sign(c)

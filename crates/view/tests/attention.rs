@@ -1,6 +1,6 @@
 //! Every output of an attention report, compared with committed files, and what must hold for any report.
 //!
-//! `EASYROUTINE_BLESS=1` writes the expected files anew; look at them again.
+//! `EASYROUTINE_BLESS=1` rewrites the expected files; look at them again.
 
 #![expect(clippy::unwrap_used, reason = "the functions of a test may fail the test")]
 
@@ -81,7 +81,7 @@ fn a_picture_is_well_formed_and_a_token_stays_text_in_it() {
 #[test]
 fn a_hidden_first_token_is_in_no_picture_and_the_scale_fits_the_rest() {
     let drawn = in_terminal(&one(0), 60, ColourDepth::None, Sink::Hidden);
-    // 0.5 of 8.5 is the largest weight that does not lie on the first token.
+    // 0.5 of 8.5 is the largest weight not on the first token.
     assert!(drawn.contains("0 to 0.059, the first token hidden"), "{drawn}");
     let cells =
         |sink| svg(&one(0), &PictureOptions { sink, ..PictureOptions::default() }).matches("v22h").count();

@@ -1,10 +1,10 @@
-//! Bars as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
+//! Bars in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
 use easyroutine_view::bars::{BarRow, BarsReport, html, png, svg};
 
 use crate::expect;
 
-/// Hostile where text comes from outside: the prompt, a model's name.
+/// Hostile text from outside: the prompt, a model's name.
 fn report() -> BarsReport {
     let row = |layer: usize, values: [Option<f64>; 2], sum| BarRow {
         label: format!("layer {layer}"),

@@ -1,10 +1,10 @@
-//! Circuits as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
+//! Circuits in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
 use easyroutine_view::circuit::{CircuitEdge, CircuitReport, csv, html, markdown, png, svg, terminal, tsv};
 
 use crate::expect;
 
-/// Hostile where text comes from outside: prompts, a model's name.
+/// Hostile text from outside: prompts, a model's name.
 fn report() -> CircuitReport {
     let edge = |from: &str, to: &str, input, score| CircuitEdge {
         from: from.to_owned(),

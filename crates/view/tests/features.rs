@@ -1,4 +1,4 @@
-//! The page of features: one file, nothing of a token active, wrong lines refused.
+//! The page of features: one file, no token active, bad lines refused.
 
 use easyroutine_view::features::{Feature, FeaturesReport, html};
 use serde_json::{Value, json};

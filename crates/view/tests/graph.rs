@@ -1,4 +1,4 @@
-//! Attribution graphs as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
+//! Attribution graphs in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
 use easyroutine_view::graph::{
     GraphEdge, GraphNode, GraphReport, NodeKind, csv, html, markdown, terminal, tsv,
@@ -18,7 +18,7 @@ fn node(
     GraphNode { kind, layer, position, name: name.to_owned(), value, influence, cumulative }
 }
 
-/// Hostile where text comes from outside: tokens, a model's name.
+/// Hostile text from outside: tokens, a model's name.
 fn report() -> GraphReport {
     let edge = |from, to, weight| GraphEdge { from, to, weight };
     GraphReport {

@@ -1,4 +1,4 @@
-//! Grids as every format; `EASYROUTINE_BLESS=1` rewrites what is expected.
+//! Grids in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
 use easyroutine_view::grid::{
     GridCell, GridColumn, GridReport, GridRow, csv, html, markdown, png, svg, terminal, tsv,
@@ -7,7 +7,7 @@ use easyroutine_view::lens::ColourDepth;
 
 use crate::expect;
 
-/// Hostile where text comes from outside: a prompt, tokens, a model's name.
+/// Hostile text from outside: a prompt, tokens, a model's name.
 fn report() -> GridReport {
     let tokens = ["When", " Mary", "<script>\n", "\u{202e}|évil\u{1b}[31m", "日本"];
     let columns = tokens

@@ -11,7 +11,7 @@ mod graph;
 mod grid;
 mod pictures;
 
-/// Compares a text with the committed one, or writes it where `EASYROUTINE_BLESS` is set.
+/// Compares a text with the committed one, or rewrites that if `EASYROUTINE_BLESS` is set.
 #[track_caller]
 fn expect(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/expected").join(name);

@@ -1,6 +1,6 @@
 //! Every output of a lens report, compared with committed files, and what must hold for any report.
 //!
-//! The expected files are drawings that were looked at. After a change that is meant, write them anew with
+//! The expected files are drawings that were looked at. After an intended change, rewrite them with
 //! `EASYROUTINE_BLESS=1 cargo test -p easyroutine-view` and look at them again.
 
 #![expect(clippy::unwrap_used, reason = "the functions of a test may fail the test")]
@@ -127,7 +127,7 @@ fn no_line_is_wider_than_the_terminal() {
 #[test]
 fn cells_of_a_column_begin_at_the_same_place() {
     let text = in_terminal(&report("hostile.json"), 200, ColourDepth::True, Metric::Final);
-    // Every row of cells is one run of ground colours: all rows take the same columns.
+    // Every row of cells is one run of background colours: all rows take the same columns.
     let wide = |line: &str| columns(&plain(line));
     let rows: Vec<usize> =
         text.lines().filter(|l| l.contains("48;2;") && !l.starts_with('0')).map(wide).collect();
@@ -151,7 +151,7 @@ fn the_policy_allows_exactly_the_inline_script_and_style() {
         assert!(page.contains(&format!("{source} 'sha256-{hash}'")), "{source}");
     }
     assert!(page.contains("default-src 'none'"));
-    // One script of data, one of code: nothing that a token says opens or closes another.
+    // One script of data, one of code: no token opens or closes another.
     assert_eq!(page.matches("<script").count(), 2);
     assert_eq!(page.matches("</script").count(), 2);
     assert!(!page.contains("<img"));
@@ -233,7 +233,7 @@ fn any_number() -> impl Strategy<Value = f64> {
 }
 
 fn any_text() -> impl Strategy<Value = String> {
-    // Any characters, those that do harm more often.
+    // Any characters, with harmful ones more often.
     let harm = "[\u{0}-\u{1f}\u{7f}-\u{9f}\u{202a}-\u{202e}\u{2066}-\u{2069}\u{200b}-\u{200f}\u{300}-\u{36f}<>&\"'`|\\\\ \u{fffe}\u{1f3fb}]{0,6}";
     prop_oneof![any::<String>(), harm.prop_map(|s| s), "[ a-z中]{0,8}"]
 }
@@ -323,7 +323,7 @@ proptest! {
         let table = tsv(&report);
         prop_assert_eq!(table.lines().count(), 7);
         for (text, between) in [(table.as_str(), b'\t'), (&csv(&report), b',')] {
-            // As Python's `csv` and pandas read it: every record whole, and its texts as they were written.
+            // As read by Python's `csv` and pandas: every record complete, with its texts as written.
             let mut reader = ::csv::ReaderBuilder::new().delimiter(between).from_reader(text.as_bytes());
             let records: Vec<::csv::StringRecord> = reader.records().collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(records.len(), 6);

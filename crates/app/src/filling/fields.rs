@@ -1,4 +1,4 @@
-//! What was said of each row of a data set beside its text, kept with its activations.
+//! Fields of each row of a data set besides its text, kept with its activations.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -7,20 +7,20 @@ use easyroutine::Error;
 use easyroutine::sites::Point;
 use serde_json::{Map, Value, json};
 
-/// A field by its name, with one value a row.
+/// A named field with one value per row.
 pub type Field = (String, Vec<Value>);
 
-/// Names of values that a run has of its own.
+/// Names of a run's own values.
 const TAKEN: &[&str] = &["mapping_index", "mapping_index_rows", "token_dict", "token_dict_rows", "python"];
 
-/// How many different values of a field a record lists; of more it says how many there are.
+/// Distinct values of a field that a record lists; for more, it only counts them.
 const LISTED: usize = 100;
 
-/// Refuses fields that cannot stand beside the activations of `n_examples` rows.
+/// Refuses fields that cannot be kept with the activations of `n_examples` rows.
 ///
 /// # Errors
-/// A name that is empty, that of an activation that is kept, or of a value that every run has; another number of values
-/// than rows.
+/// If a name is empty, that of a kept activation or of a value that every run has, or the numbers of values and rows
+/// differ.
 pub(super) fn check(fields: &[Field], n_examples: usize, points: &BTreeSet<Point>) -> Result<(), Error> {
     let is_kept = |name: &str| name.parse::<Point>().is_ok_and(|point| points.contains(&point));
     for (number, (name, values)) in fields.iter().enumerate() {
@@ -47,14 +47,14 @@ pub(super) fn check(fields: &[Field], n_examples: usize, points: &BTreeSet<Point
     Ok(())
 }
 
-/// The values of some rows, as a unit of a run keeps them.
+/// The values of a range of rows, as kept in a unit of a run.
 pub(super) fn of_rows(fields: &[Field], rows: Range<usize>) -> Map<String, Value> {
     fields.iter().map(|(name, values)| (name.clone(), Value::from(&values[rows.clone()]))).collect()
 }
 
-/// What a record says of kept fields, so that runs are found by it: the different values of each in the order in which
-/// they come, or how many there are. `fields.label = 'positive'` is the condition of a query, which looks at the rows
-/// themselves where the record lists no values.
+/// A record's summary of kept fields, by which queries find runs: each field's distinct values in order of appearance,
+/// or their number. `fields.label = 'positive'` is a query condition; it reads the rows themselves if the record lists
+/// no values.
 pub fn summary(fields: &[Field]) -> Value {
     let of_field = |values: &[Value]| {
         let mut different: Vec<&Value> = Vec::new();
@@ -88,7 +88,7 @@ mod tests {
     fn a_field_has_a_name_of_its_own_and_a_value_a_row() {
         let points = BTreeSet::from(["logits".parse().unwrap()]);
         assert!(check(&[field("label", json!([1, 2]))], 2, &points).is_ok());
-        // What a classifier gives is called so, and columns of data sets are.
+        // Classifier outputs are called so, and so are columns of data sets.
         assert!(check(&[field("score", json!([1, 2]))], 2, &points).is_ok());
         for (name, values) in
             [("", json!([1])), ("logits", json!([1])), ("token_dict", json!([1])), ("x", json!([1, 2]))]

@@ -1,4 +1,4 @@
-//! A run in a store, filled unit by unit by an extraction: what every face that saves data sets shares.
+//! Fills a run in a store, unit by unit, from an extraction: shared by every face that saves data sets.
 
 mod fields;
 mod unit;
@@ -24,65 +24,65 @@ use crate::reports::dtype_name;
 pub use fields::{Field, summary};
 pub use unit::finish_values;
 
-/// Units of a run at most, where its shards are small, and rows of a unit at least: fine enough for many workers and for
-/// little to be lost with one, coarse enough for few files.
+/// Limit on units per run, if its shards are small, and minimum rows per unit: fine enough for many workers and little
+/// loss with one, coarse enough for few files.
 const MOST_UNITS: u64 = 64;
 const LEAST_ROWS: u64 = 256;
 
-/// A data set and what is asked of it.
+/// A data set and what to extract from it.
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
     /// The model.
     pub model: &'a Model,
-    /// Where it is from.
+    /// The model's files.
     pub files: &'a ModelFiles,
-    /// Which model it is by its content.
+    /// The model's identity by content.
     pub digest: &'a str,
-    /// What is kept of each row.
+    /// What to keep of each row.
     pub request: &'a Request,
     /// The rows.
     pub examples: &'a [Example],
-    /// What is kept of each row beside its activations.
+    /// Fields to keep besides each row's activations.
     pub fields: &'a [Field],
-    /// What all rows share.
+    /// The context that all rows share.
     pub context: Context<'a>,
-    /// Checked against all rows already.
+    /// Interventions, already checked against all rows.
     pub interventions: &'a [Intervention],
-    /// How the examples came by tokens of the model's own, where they did.
+    /// How the model continued the examples, if it did.
     pub generated: Option<Generated>,
-    /// What made conversations of the prompts.
+    /// How conversations were made of the prompts, if they were.
     pub chat: Option<&'a Value>,
-    /// Tokens of a batch at most.
+    /// Limit on tokens per batch.
     pub batch_tokens: usize,
-    /// Called once where a value that is kept is not a number.
+    /// Called once if a kept value is NaN.
     pub on_nan: Option<&'a dyn Fn()>,
-    /// When it ends early.
+    /// When to end early.
     pub stop: Stop<'a>,
 }
 
 /// How examples were continued before their activations were kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generated {
-    /// Tokens at most.
+    /// Limit on new tokens.
     pub tokens: u64,
-    /// Whether rows went on past a token that ends them.
+    /// Whether rows continue past an end token.
     pub ignores_end: bool,
 }
 
-/// What a user says of a run beside what is computed.
+/// What a user adds to a run.
 #[derive(Debug, Clone, Default)]
 pub struct Annotations {
-    /// A word to find it by.
+    /// A tag to find it by.
     pub tag: Option<String>,
-    /// Keys of the user.
+    /// User keys.
     pub other_metadata: Vec<(String, store::Value<'static>)>,
-    /// Types of these values that JSON does not have.
+    /// Types of these values that JSON lacks.
     pub types: Map<String, Value>,
-    /// Where the rows came from.
+    /// The source of the rows.
     pub dataset: Option<Value>,
 }
 
-/// The place of a run in a store, and this process's part in writing it.
+/// The place of a run in a store, and this process's share of the work.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     /// The experiment.
@@ -91,44 +91,44 @@ pub struct Place<'a> {
     pub run: &'a str,
     /// Whether it is new, resumed or shared.
     pub joining: Joining,
-    /// This process's share of the units: its number from 0, of how many.
+    /// This process's share of the units: its index, and the number of shares.
     pub share: (usize, usize),
-    /// Examples of a unit; as many as a shard holds if `None`.
+    /// Examples per unit; `None`: as many as fit a shard.
     pub unit: Option<u64>,
-    /// Called where a run that was to be resumed begins now, since there was none.
+    /// Called if a run that was to be resumed does not exist and begins now.
     pub on_beginning: &'a dyn Fn(),
 }
 
 /// How filling a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filled {
-    /// The run is whole, here below the store.
+    /// The run is complete, at this path below the store.
     Saved(String),
-    /// This share is written; so many units are left to others, of how many.
+    /// This share is written; the number of units left to others, and of all units.
     Shared(usize, usize),
-    /// It was stopped; so many units are written, of how many.
+    /// It was stopped; the number of units written, and of all units.
     Stopped(usize, usize),
 }
 
-/// What a run is when it is opened.
+/// The state of a run when it is opened.
 #[derive(Debug)]
 pub enum Opened {
-    /// It is whole already, here below the store.
+    /// Already complete, at this path below the store.
     Committed(String),
     /// There may be units to write.
     Open(Units),
 }
 
-/// The units of a run that is open. Any process that opened the run may write any of them, in any order.
+/// The units of an open run. Any process that opened the run may write any of them, in any order.
 #[derive(Debug)]
 pub struct Units {
     run: OpenRun,
-    /// Whether all rows keep as many tokens.
+    /// Whether all rows keep the same number of tokens.
     is_rectangular: bool,
 }
 
 impl Units {
-    /// How many there are.
+    /// Number of units.
     pub fn len(&self) -> usize {
         self.run.n_units()
     }
@@ -144,24 +144,24 @@ impl Units {
         examples.start as usize..examples.end as usize
     }
 
-    /// The units that are not written yet; none, where another process has committed the run.
+    /// The units not written yet; none if another process has committed the run.
     ///
     /// # Errors
-    /// Of the store.
+    /// The store's errors.
     pub fn missing(&self) -> Result<Vec<usize>, Error> {
         Ok(self.run.missing()?)
     }
 
-    /// Publishes the run and says where it is, below the store.
+    /// Publishes the run and returns its path below the store.
     ///
     /// # Errors
-    /// Units that are missing; those of the store.
+    /// If units are missing, and the store's errors.
     pub fn commit(&self) -> Result<String, Error> {
         Ok(self.run.commit(finish_values)?)
     }
 }
 
-/// What went wrong.
+/// An error of filling.
 #[derive(Debug)]
 pub enum Error {
     /// In the engine.
@@ -183,10 +183,11 @@ impl From<easyroutine_store::Error> for Error {
 }
 
 impl<'a> Filling<'a> {
-    /// All of the examples, checked.
+    /// The checked extraction over all examples.
     ///
     /// # Errors
-    /// As [`Extraction::new`]; fields that cannot be kept; an intervention that speaks of single rows, which run in other batches each time.
+    /// As [`Extraction::new`]; if fields cannot be kept, or an intervention refers to single rows, which share no fixed
+    /// batch.
     fn whole(&self) -> Result<Extraction<'a>, easyroutine::Error> {
         if self.interventions.iter().any(Intervention::speaks_of_rows) {
             return Err(easyroutine::Error::input(
@@ -197,11 +198,12 @@ impl<'a> Filling<'a> {
         self.extraction(0..self.examples.len(), Options::default())
     }
 
-    /// Writes the units that are missing, or this process's share of them, and commits the run if none is left.
+    /// Writes the missing units, or this process's share of them, and commits the run if none is left.
     ///
     /// # Errors
-    /// As [`Extraction::new`] and [`Extraction::run_after`]; fields that cannot be kept; an intervention that speaks of single
-    /// rows, which run in other batches each time; those of the store, as of a run of that name that cannot be joined.
+    /// As [`Extraction::new`] and [`Extraction::run_after`]; if fields cannot be kept, or an intervention refers to
+    /// single rows, which share no fixed batch; and the store's errors, for example if a run of that name cannot be
+    /// joined.
     pub fn fill(
         &self,
         place: Place<'_>,
@@ -224,7 +226,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Begins the run, or joins it, and writes nothing yet: [`Filling::write`] does, for the units that the caller chooses.
+    /// Begins or joins the run without writing yet: [`Filling::write`] does, for the units that the caller chooses.
     ///
     /// # Errors
     /// As [`Filling::fill`], before the first row runs.
@@ -241,7 +243,7 @@ impl<'a> Filling<'a> {
         Ok(Opened::Open(Units { run, is_rectangular: whole.tokens().columns.is_rectangular() }))
     }
 
-    /// Examples of a unit, where `unit` asks for none in particular, and how many units the run has; nothing is written.
+    /// Examples per unit, chosen if `unit` is `None`, and the number of units; writes nothing.
     ///
     /// # Errors
     /// As [`Filling::fill`], before the first row runs.
@@ -250,10 +252,10 @@ impl<'a> Filling<'a> {
         Ok((plan.unit, plan.n_units()))
     }
 
-    /// How the run came about.
+    /// The run's provenance.
     fn provenance(&self, annotations: Annotations) -> Result<Provenance<'static>, easyroutine::Error> {
         let mut config = record::config(self.request, self.model.arch())?;
-        // What else the numbers depend on, where it is not the default.
+        // Other inputs that the numbers depend on, if not the defaults.
         if let Some(Generated { tokens, ignores_end }) = self.generated {
             config.insert("generate".to_owned(), json!(tokens));
             config.insert("ignore_end".to_owned(), json!(ignores_end));
@@ -285,8 +287,8 @@ impl<'a> Filling<'a> {
         })
     }
 
-    /// How the run is cut into units of `unit` examples, without one into as many as a shard holds; and all that its
-    /// numbers depend on, which whoever joins must want too.
+    /// How the run is divided into units of `unit` examples, or by default as many as fit a shard; and everything that
+    /// its numbers depend on, which any process that joins must match.
     fn plan(&self, whole: &Extraction<'_>, unit: Option<u64>) -> Result<Plan, Error> {
         let points = self.request.points(self.model.arch())?;
         let interventions = record::interventions(self.interventions);
@@ -317,18 +319,18 @@ impl<'a> Filling<'a> {
             Some(unit) => unit,
             None => {
                 let fit = SHARD_BYTES / whole.size()?.bytes.div_ceil(n_examples.max(1)).max(1);
-                // By the data set alone: whoever joins, alone or in a cluster, has the same units.
+                // From the data set alone, so that any process that joins, alone or in a cluster, has the same units.
                 fit.min(n_examples.div_ceil(MOST_UNITS).max(LEAST_ROWS)).clamp(1, n_examples.max(1))
             }
         };
         Ok(Plan { n_examples, unit, spec })
     }
 
-    /// Runs these units and puts each into the run. Stopped, it ends between two blocks: the unit at hand is left out,
-    /// those before it stay.
+    /// Runs these units and adds each to the run. If stopped, it ends between two blocks: the unfinished unit is
+    /// dropped, earlier ones stay.
     ///
     /// # Errors
-    /// Of the engine and of the store.
+    /// Errors of the engine and of the store.
     pub fn write(&self, open: &Units, units: &[usize], tell: &dyn Fn(Progress)) -> Result<End, Error> {
         let rows = || units.iter().flat_map(|unit| open.examples(*unit));
         let tokens = |row: usize| self.examples[row].ids.len();
@@ -371,7 +373,7 @@ impl<'a> Filling<'a> {
     }
 }
 
-/// Interventions that were checked, for the rows of one batch after another.
+/// Checked interventions, for the rows of one batch after another.
 pub fn edits_of_batches<'a>(
     interventions: &'a [Intervention],
     arch: &'a Arch,

@@ -1,4 +1,4 @@
-//! The rows of a unit, as a store keeps them.
+//! The rows of a unit, in the store's form.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::{Filling, edits_of_batches};
 use crate::tensors::{self, Flat};
 
-/// Runs some examples; nothing if it was stopped.
+/// Runs a range of examples; `None` if it was stopped.
 pub(super) fn run(
     filling: &Filling<'_>,
     examples: Range<usize>,
@@ -26,7 +26,7 @@ pub(super) fn run(
     }
 }
 
-/// What the store is given. `is_rectangular` speaks of the whole data set: every unit decides alike.
+/// The contents for the store. `is_rectangular` refers to the whole data set, so that all units have the same form.
 pub(super) fn contents(cache: &ActivationCache, is_rectangular: bool) -> Contents<'_> {
     let tensors = cache.iter().map(|(key, kept)| tensor(key, kept, is_rectangular)).collect();
     let values = [
@@ -53,7 +53,7 @@ fn tensor<'a>(key: &Key, kept: &'a Kept, is_rectangular: bool) -> Tensor<'a> {
     }
 }
 
-/// `mapping_index` as caches have it: one list where all rows have the same.
+/// `mapping_index` in the form of caches: a single list if all rows agree.
 pub fn finish_values(values: &mut Map<String, Json>) {
     let Some(columns) = values.get_mut("mapping_index").and_then(Json::as_object_mut) else { return };
     for (_, rows) in columns {

@@ -1,18 +1,18 @@
-//! How well directions tell two sides apart, layer by layer, as bars.
+//! How well directions separate two sides, layer by layer, as bars.
 
 use easyroutine_dictionaries::Accuracy;
 use easyroutine_view::bars::{BarRow, BarsReport};
 
-/// One layer's direction, and how well it does.
+/// The accuracy of one layer's direction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerAccuracy {
     /// The activation that it reads: `resid_out_5`.
     pub activation: String,
-    /// How well it does.
+    /// Its accuracy.
     pub accuracy: Accuracy,
 }
 
-/// Accuracies by layer: bars show by how much each is above chance, labels how large the held-out ones are.
+/// Accuracies by layer: bars show how far each is above chance, labels the held-out accuracy.
 pub fn accuracies(title: &str, lines: &[String], layers: &[LayerAccuracy]) -> BarsReport {
     let has_held_out = layers.iter().any(|layer| layer.accuracy.held_out.is_some());
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);

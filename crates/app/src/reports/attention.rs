@@ -5,8 +5,7 @@ use easyroutine_view::attention::{AttentionReport, HeadPattern, Schema};
 
 use super::Subject;
 
-/// The patterns in a cache of one row, of which all positions were kept; `interventions` are those of the run, as they
-/// were written.
+/// The patterns in a cache of one row with all positions; `interventions` are those of the run, as written.
 pub fn attention(
     subject: &Subject<'_>,
     interventions: Vec<String>,

@@ -6,23 +6,23 @@ use easyroutine_view::bars::{BarRow, BarsReport};
 
 use super::dtype_name;
 
-/// What a picture of contributions says beside its numbers.
+/// The texts of a picture of contributions.
 #[derive(Debug, Clone)]
 pub struct BarsWords {
     /// The model's name.
     pub model: String,
-    /// The number in words.
+    /// The number, in words.
     pub metric: String,
     /// The prompt.
     pub prompt: String,
-    /// What a positive and a negative contribution mean.
+    /// The meaning of positive and negative contributions.
     pub meaning: [String; 2],
-    /// How many neurons are drawn, the largest first.
+    /// Number of neurons drawn, largest first.
     pub neurons: usize,
 }
 
-/// Contributions of the first row at its `at`-th position: parts and heads by layer with the running sum, the largest neurons in
-/// a list.
+/// Contributions in the first row at its position index `at`: parts and heads by layer with the running sum, the
+/// largest neurons as a list.
 pub fn bars(model: &Model, found: &Direct, by: By, at: usize, words: BarsWords) -> BarsReport {
     let arch = model.arch();
     let n_layers = arch.layers.len();
@@ -75,7 +75,7 @@ pub fn bars(model: &Model, found: &Direct, by: By, at: usize, words: BarsWords) 
             }
             all.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then_with(|| a.0.cmp(&b.0)));
             all.truncate(words.neurons);
-            // The first row of a picture stands below.
+            // The picture's first row is at the bottom.
             all.into_iter().rev().for_each(|(name, value)| push(name, vec![Some(value)]));
             None
         }

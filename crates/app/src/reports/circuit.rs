@@ -3,18 +3,18 @@
 use easyroutine::attribution::edges::{Circuit, Faithfulness, Graph, Reader, Writer};
 use easyroutine_view::circuit::{CircuitEdge, CircuitReport};
 
-/// What a picture of a circuit says beside its edges.
+/// The texts of a picture of a circuit.
 #[derive(Debug, Clone)]
 pub struct CircuitWords {
     /// The model, the method, the metric: one line each.
     pub lines: Vec<String>,
-    /// Prompts with what they are.
+    /// Prompts with their roles.
     pub prompts: Vec<(String, String)>,
-    /// What a positive and a negative score mean.
+    /// The meaning of positive and negative scores.
     pub meaning: [String; 2],
 }
 
-/// A circuit as it is drawn.
+/// The report of a circuit.
 pub fn circuit(graph: &Graph, circuit: &Circuit, scores: &[f64], words: CircuitWords) -> CircuitReport {
     let (writers, readers): (Vec<Writer>, Vec<Reader>) =
         (graph.writers().collect(), graph.readers().collect());

@@ -1,4 +1,4 @@
-//! What each change of a sweep does.
+//! The effect of each change of a sweep.
 
 use easyroutine::attribution::Check;
 use easyroutine::gradients::Rule;
@@ -8,23 +8,23 @@ use serde_json::{Value, json};
 
 use super::{Subject, dtype_name, metric_words, model_json};
 
-/// What a picture of a grid says beside its numbers.
+/// The texts of a picture of a grid.
 #[derive(Debug, Clone)]
 pub struct GridWords<'a> {
     /// `Activation patching`.
     pub title: &'a str,
-    /// What becomes of each place: `set to zero`.
+    /// How each place is changed: `set to zero`.
     pub how: &'a str,
-    /// The texts by what they are: `base`, `target`.
+    /// The texts by role: `base`, `target`.
     pub prompts: Vec<(String, String)>,
-    /// How the cells were estimated, where they were not run.
+    /// How the cells were estimated, if they were not run.
     pub estimated: Option<Estimated<'a>>,
 }
 
 /// How cells were estimated.
 #[derive(Debug, Clone, Copy)]
 pub struct Estimated<'a> {
-    /// What stood for the derivatives.
+    /// What replaced the derivatives.
     pub rule: Rule,
     /// The cells that were also run.
     pub check: Option<&'a Check>,
@@ -56,7 +56,7 @@ pub fn rule_name(rule: Rule) -> &'static str {
     }
 }
 
-/// How good an estimate is, in words.
+/// The quality of an estimate, in words.
 pub fn check_words(check: &Check) -> String {
     let shown = |r: Option<f64>| r.map_or("none".to_owned(), |r| format!("{r:.4}"));
     let cells = match check.cells.len() {
@@ -70,7 +70,7 @@ pub fn check_words(check: &Check) -> String {
     )
 }
 
-/// What becomes of each place, in words.
+/// How each place is changed, in words.
 pub fn how_changed(by: &By) -> String {
     let over = |rows: &[Vec<u32>]| match rows.len() {
         1 => "one prompt".to_owned(),
@@ -85,7 +85,7 @@ pub fn how_changed(by: &By) -> String {
     }
 }
 
-/// A grid as it is drawn, and as JSON of the schema `easyroutine.grid/1`.
+/// The report of a grid, and its JSON in the schema `easyroutine.grid/1`.
 pub fn grid(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'_>) -> (GridReport, Value) {
     let report = report(subject, along, grid, words);
     let mut json = json(subject, grid, &report);
@@ -123,7 +123,7 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
         Metric::Kl if grid.base.is_some() => {
             ("farther from the base".to_owned(), "nearer to the base".to_owned())
         }
-        // From what is unchanged there is no way but away.
+        // The unchanged run can only be left.
         Metric::Kl => ("farther from the unchanged run".to_owned(), String::new()),
         Metric::Rank { token } => (format!("{} falls", text(token)), format!("{} rises", text(token))),
     };

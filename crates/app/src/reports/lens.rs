@@ -7,7 +7,7 @@ use easyroutine_view::lens::{
 
 use super::Subject;
 
-/// What every layer would predict, as a survey read it under these settings.
+/// What every layer would predict, from a survey with these settings.
 pub fn lens(subject: &Subject<'_>, settings: LensSettings, survey: &Survey) -> LensReport {
     let row = |row: &easyroutine::lens::SurveyRow| LayerRow {
         layer: row.layer,

@@ -1,9 +1,8 @@
-//! What a metric is, in words.
+//! Metrics in words.
 
 use easyroutine::patching::Metric;
 
-/// What a metric measures, with its unit. `text` shows a token, `reference` is what a KL divergence is measured from and
-/// `run` what it is measured to.
+/// What a metric measures, with its unit. `text` shows a token; a KL divergence goes from `reference` to `run`.
 pub fn metric_words(metric: Metric, text: &dyn Fn(u32) -> String, [reference, run]: [&str; 2]) -> String {
     match metric {
         Metric::LogitDiff { answer, against } => {

@@ -1,4 +1,4 @@
-//! What was computed of one prompt as the plain data that pictures are drawn of, for every face that draws.
+//! Results on one prompt as the plain data that pictures are drawn from, for every face that draws.
 
 mod accuracy;
 mod attention;
@@ -22,10 +22,10 @@ pub use grid::{Estimated, GridWords, check_words, grid, how_changed, rule_name};
 pub use lens::lens;
 pub use metric::metric_words;
 
-/// The model and the prompt that a report speaks of.
+/// The model and the prompt of a report.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
-    /// Where the model is from.
+    /// The model's files.
     pub files: &'a ModelFiles,
     /// `model_type` of its config.
     pub model_type: &'a str,
@@ -35,7 +35,7 @@ pub struct Subject<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The prompt.
     pub ids: &'a [u32],
-    /// Whether the first id is the token that begins every text.
+    /// Whether the first id is the beginning-of-sequence token.
     pub starts_with_bos: bool,
 }
 
@@ -63,7 +63,7 @@ impl Subject<'_> {
     }
 }
 
-/// The model, as every report in JSON names it.
+/// The model as named by every JSON report.
 pub fn model_json(files: &ModelFiles, model_type: &str, model: &Model) -> Value {
     json!({
         "name": files.name,
@@ -73,7 +73,7 @@ pub fn model_json(files: &ModelFiles, model_type: &str, model: &Model) -> Value 
     })
 }
 
-/// How a dtype is written: on the command line, in reports and in the records of runs.
+/// The name of a dtype on the command line, in reports and in records of runs.
 pub fn dtype_name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::F32 => "f32",

@@ -1,4 +1,4 @@
-//! circuit-tracer: `config.yaml` with a file a layer, or of a cross-layer transcoder two.
+//! circuit-tracer: `config.yaml` with one file per layer, or two for a cross-layer transcoder.
 
 use std::path::{Component, Path};
 
@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use crate::tensors::{Axes, Tensors};
 use crate::yaml;
 
-/// Most layers of a set.
+/// Limit on the layers of a set.
 const MOST_LAYERS: usize = 1000;
 
 pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
@@ -103,7 +103,7 @@ fn per_layer(
         drafts.extend(draft.map(|draft| (layer, at(context, draft, layer))));
     }
     drafts.sort_by_key(|(layer, _)| *layer);
-    // Each stands alone: its number in the set is its own part.
+    // Each is independent: its number in the set is its only part.
     let numbered = drafts.into_iter().enumerate();
     Ok(numbered.map(|(i, (_, draft))| Draft { parts: i..i + 1, ..draft }).collect())
 }
@@ -130,7 +130,7 @@ fn cross_layer(context: &mut Context<'_>, at: &At<'_>) -> Result<Vec<Draft>> {
     let has = |context: &Context<'_>, name: String| context.folder.join(name).is_file();
     let encoders = (0..MOST_LAYERS).take_while(|i| has(context, format!("W_enc_{i}.safetensors"))).count();
     let decoders = (0..MOST_LAYERS).take_while(|i| has(context, format!("W_dec_{i}.safetensors"))).count();
-    // A gap would end the count, and the layers behind it would be dropped in silence.
+    // A gap would end the count, and later layers would be dropped silently.
     let all = std::fs::read_dir(&context.folder).map(|entries| {
         entries
             .flatten()

@@ -1,6 +1,6 @@
-//! dictionary_learning: `ae.pt`, a pickle of tensors, and `config.json` of the run that trained it.
+//! dictionary_learning: `ae.pt`, a pickle of tensors, and the training run's `config.json`.
 //!
-//! Its `AutoEncoder.from_pretrained` rescales features so that decoder rows have length 1, without a word. Here the numbers
+//! Its `AutoEncoder.from_pretrained` silently rescales features so that decoder rows have length 1. Here the numbers
 //! are the file's.
 
 use easyroutine::Result;
@@ -12,7 +12,7 @@ use crate::place::Place;
 use crate::settings::Settings;
 use crate::tensors::{Axes, Tensors};
 
-/// How it was trained.
+/// Training settings.
 const INERT: &[&str] = &[
     "anneal_end",
     "anneal_start",
@@ -90,7 +90,7 @@ fn draft(
     tensors: &mut Tensors,
     context: &mut Context<'_>,
 ) -> Option<Draft> {
-    // (names of encoder, decoder, bias of the decoder), their axes.
+    // (names of encoder, decoder, decoder bias), their axes.
     let linear = (("encoder.weight", Axes::FeaturesFirst), ("decoder.weight", Axes::WidthFirst));
     let plain = (("W_enc", Axes::WidthFirst), ("W_dec", Axes::FeaturesFirst));
     let (((encoder, encoder_axes), (decoder, decoder_axes)), encoder_bias, decoder_bias, subtracts) =
@@ -133,7 +133,7 @@ fn draft(
             Activation::JumpRelu { threshold: tensors.vector("threshold", features, "feature")? }
         }
         "AutoEncoderTopK" => {
-            // Its own threshold is for another use of it.
+            // Its separate threshold serves another purpose.
             tensors.ignore("threshold");
             Activation::TopK { k: written_k(k, trainer, tensors)? }
         }
@@ -154,7 +154,7 @@ fn draft(
     Some(Draft { subtracts_bias: subtracts, ..draft })
 }
 
-/// k stands in the weights, and in the configuration; they must agree.
+/// k is in the weights and in the configuration, which must agree.
 fn written_k(said: Option<usize>, trainer: &Settings, tensors: &mut Tensors) -> Option<usize> {
     let found =
         if tensors.has("k") { tensors.integer("k").and_then(|k| usize::try_from(k).ok()) } else { None };

@@ -1,4 +1,4 @@
-//! What a reader of a format works with, and what it hands back.
+//! The input and output of a format's reader.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use crate::problems::Problems;
 use crate::settings::Settings;
 use crate::tensors::{Matrix, Tensors};
 
-/// Largest configuration that is read, in bytes.
+/// Size limit for a configuration, in bytes.
 const LARGEST: u64 = 4 << 20;
 
 /// One reading of one folder.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) folder: PathBuf,
-    /// The file that says which format it is.
+    /// The file that identifies the format.
     pub(crate) file: PathBuf,
     pub(crate) options: &'a Options,
     pub(crate) problems: Problems,
-    /// Files that are mapped.
+    /// Mapped files.
     pub(crate) files: Vec<MappedFile>,
     pub(crate) names: Vec<String>,
     pub(crate) warnings: Vec<String>,
@@ -35,7 +35,7 @@ pub(crate) struct Context<'a> {
     pub(crate) used_norm_factor: bool,
 }
 
-/// A dictionary as a format's reader found it.
+/// A dictionary as found by a format's reader.
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) architecture: String,
@@ -68,7 +68,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The bytes of a small file of the folder.
+    /// The bytes of a small file in the folder.
     pub(crate) fn small(&mut self, name: &str) -> Result<Vec<u8>> {
         let path = self.folder.join(name);
         let io = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
@@ -81,13 +81,13 @@ impl<'a> Context<'a> {
         std::fs::read(&path).map_err(io)
     }
 
-    /// A JSON configuration of the folder.
+    /// A JSON configuration in the folder.
     pub(crate) fn json(&mut self, name: &str) -> Result<Settings> {
         let bytes = self.small(name)?;
         Ok(Settings::json(name, &bytes, &self.problems))
     }
 
-    /// The tensors of a file of the folder.
+    /// The tensors of a file in the folder.
     pub(crate) fn tensors(&mut self, name: &str) -> Result<Tensors> {
         let tensors = Tensors::open(&self.folder.join(name), &self.problems)?;
         self.files.push(tensors.map().clone());
@@ -95,7 +95,7 @@ impl<'a> Context<'a> {
         Ok(tensors)
     }
 
-    /// The norm x·s whose factor only the caller knows.
+    /// The norm x·s, whose factor only the caller knows.
     pub(crate) fn given_norm(&mut self, why: &str) -> Norm {
         self.used_norm_factor = true;
         match self.options.norm_factor {
@@ -114,7 +114,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// A place from its reader's result; what is wrong with it is a problem unless the caller named the place.
+    /// A place from its reader's result; an error is a problem unless the caller named the place.
     pub(crate) fn place(&self, place: std::result::Result<Place, String>) -> Option<Place> {
         match place {
             Ok(place) => Some(place),
@@ -127,7 +127,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// One layer, as far as its file says.
+/// One layer, as far as its file describes it.
 #[derive(Debug)]
 pub(crate) struct Draft {
     pub(crate) reads: Option<Place>,

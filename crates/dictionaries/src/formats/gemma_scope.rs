@@ -1,4 +1,4 @@
-//! Gemma Scope: `params.npz`; layer, width and kind stand in the folders' names.
+//! Gemma Scope: `params.npz`; the folder names give layer, width and kind.
 
 use easyroutine::Result;
 use easyroutine_sites::{Point, Site};
@@ -11,7 +11,7 @@ use crate::tensors::Axes;
 
 pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let mut tensors = context.tensors("params.npz")?;
-    // Some releases spell the matrices with a small letter.
+    // Some releases spell the matrices with a lower-case letter.
     let spelt = |upper: &'static str, lower: &'static str| {
         if tensors.has(lower) && !tensors.has(upper) { lower } else { upper }
     };
@@ -53,7 +53,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     Ok(Some(Reading::one("jumprelu", names.model, draft.at(place.clone(), place))))
 }
 
-/// What the folders' names say.
+/// The contents of the folder names.
 #[derive(Debug, Default)]
 struct Names {
     layer: Option<usize>,
@@ -127,7 +127,7 @@ fn number(text: &str) -> Option<usize> {
         Some(digits) => (digits, 1 << 20),
         None => (text, 1),
     };
-    // 65k and 131k are powers of two that thousands name.
+    // 65k and 131k are powers of two named by their thousands.
     let count = digits.parse::<usize>().ok().filter(|n| *n < 1 << 20)?;
     Some(match (count, unit) {
         (65, 1024) => 1 << 16,

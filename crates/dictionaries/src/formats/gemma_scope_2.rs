@@ -1,4 +1,5 @@
-//! Gemma Scope 2: `config.json` with `params.safetensors`, or of a cross-layer transcoder `params_layer_N.safetensors`.
+//! Gemma Scope 2: `config.json` with `params.safetensors`, or `params_layer_N.safetensors` for a cross-layer
+//! transcoder.
 
 use easyroutine::Result;
 use serde_json::json;
@@ -9,7 +10,7 @@ use crate::place::Place;
 use crate::settings::Settings;
 use crate::tensors::{Axes, Tensors};
 
-/// Most layers of a set.
+/// Limit on the layers of a set.
 const MOST_LAYERS: usize = 1000;
 
 pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
@@ -76,14 +77,14 @@ fn layer(
     let encoder_bias = tensors.vector("b_enc", features, "feature");
     let decoder_bias = tensors.vector("b_dec", d_out, "coordinate");
     let threshold = tensors.vector("threshold", features, "feature");
-    // `[in, out]`: of a square matrix nothing but the format says so.
+    // `[in, out]`: for a square matrix only the format says so.
     let skip = is_affine.then(|| tensors.matrix("affine_skip_connection", Axes::WidthFirst, d_out, d_in));
     let activation = Activation::JumpRelu { threshold: threshold? };
     let draft = Draft::new((encoder?, encoder_bias?), (decoder?, decoder_bias?), activation);
     Some(Draft { skip: skip.flatten(), ..draft })
 }
 
-/// What the configuration says.
+/// The contents of the configuration.
 struct Said {
     kind: String,
     model: Option<String>,

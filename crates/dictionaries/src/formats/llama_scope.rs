@@ -13,7 +13,7 @@ use crate::place::Place;
 use crate::settings::Settings;
 use crate::tensors::Axes;
 
-/// How it was trained.
+/// Training settings.
 const INERT: &[&str] = &[
     "act_store_device",
     "decoder_bias_init_method",

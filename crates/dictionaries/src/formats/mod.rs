@@ -1,4 +1,4 @@
-//! The formats of dictionaries, told by their files.
+//! The formats of dictionaries, recognised by their files.
 
 mod circuit_tracer;
 mod dictionary_learning;
@@ -20,10 +20,10 @@ use crate::place::Place;
 use crate::problems::shown;
 use draft::{Context, Draft, Reading};
 
-/// One format: its name, the files that a folder of it has, and its reader.
+/// One format: its name, how a folder of it is recognised, and its reader.
 struct Format {
     name: &'static str,
-    /// Whether a folder holds one, and the file in it that says so.
+    /// Returns the identifying file if a folder holds this format.
     sign: fn(&Path) -> Option<PathBuf>,
     read: fn(&mut Context<'_>) -> Result<Option<Reading>>,
 }
@@ -69,11 +69,11 @@ const KNOWN: &str = "what is read: cfg.json with sae_weights.safetensors (SAELen
 (dictionary_learning), layerN.sae.pt (Qwen-Scope), hyperparams.json with checkpoints/final.safetensors (Llama Scope), \
 config.yaml (circuit-tracer)";
 
-/// How deep a folder is searched, and how many entries are looked at.
+/// Depth of the search in a folder, and the number of entries examined.
 const DEPTH: usize = 4;
 const ENTRIES: usize = 20_000;
 
-/// Opens what a path names.
+/// Opens the dictionary at a path.
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Dictionary> {
     let (format, folder, file) = find(path)?;
     let mut context = Context::new(&folder, file, options);
@@ -85,7 +85,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Dictionary> {
     finish(format.name, reading, context)
 }
 
-/// Joins what a reader found with what the caller said.
+/// Combines a reader's result with the caller's options.
 fn finish(format: &'static str, reading: Reading, context: Context<'_>) -> Result<Dictionary> {
     let Reading { architecture, model, mut drafts, is_set, is_cross_layer } = reading;
     let problems = &context.problems;
@@ -125,7 +125,7 @@ fn finish(format: &'static str, reading: Reading, context: Context<'_>) -> Resul
     Ok(Dictionary::new(certificate, layers, is_cross_layer, context.files))
 }
 
-/// One activation, or what is read and what is written.
+/// One activation, or the one read and the one written.
 fn places(text: &str) -> Result<(Place, Place)> {
     match text.split_once(',') {
         None => Place::ours(text).map(|place| (place.clone(), place)),
@@ -133,7 +133,7 @@ fn places(text: &str) -> Result<(Place, Place)> {
     }
 }
 
-/// The format of a path, its folder, and the file that was named or that is the sign of it.
+/// The format of a path, its folder, and the file that was named or identifies it.
 fn find(path: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     let found = std::fs::metadata(path).map_err(|e| {
         let kind = if e.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -160,7 +160,7 @@ fn find(path: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     }
 }
 
-/// The format of a folder that holds one.
+/// The format of a folder.
 fn of_folder(folder: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     let found: Vec<(&Format, PathBuf)> =
         FORMATS.iter().filter_map(|format| Some((format, (format.sign)(folder)?))).collect();
@@ -181,7 +181,7 @@ fn of_folder(folder: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     }
 }
 
-/// The format of a file, by the folder that it lies in.
+/// The format of a file, determined by its folder.
 fn of_file(file: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -220,7 +220,7 @@ fn of_file(file: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     }
 }
 
-/// Folders below that hold a dictionary. One that does is not searched further.
+/// Subfolders that hold a dictionary; these are not searched further.
 fn search(folder: &Path, depth: usize, left: &mut usize, found: &mut Vec<PathBuf>) {
     if FORMATS.iter().any(|format| (format.sign)(folder).is_some()) {
         found.push(folder.to_owned());

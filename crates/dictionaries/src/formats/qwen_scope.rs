@@ -1,4 +1,4 @@
-//! Qwen-Scope: `SAE-Res-MODEL-W32K-L0_64/layer5.sae.pt`. Place, width and k stand in these names alone.
+//! Qwen-Scope: `SAE-Res-MODEL-W32K-L0_64/layer5.sae.pt`. Only these names give place, width and k.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
             entries.flatten().take(10_000).filter(|e| e.path().to_string_lossy().ends_with(".sae.pt")).count()
         })
         .unwrap_or(0);
-    // A folder that was named has one; of several the file is named.
+    // A named folder must have one; with several, the file must be named.
     if several > 1 {
         context.warnings.push(format!("{several} layers lie in this folder; this is {file}"));
     }
@@ -66,7 +66,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     Ok(Some(Reading::one("topk", Some(said.model), draft.at(place.clone(), place))))
 }
 
-/// What the folder's name says.
+/// The contents of the folder's name.
 struct Said {
     model: String,
     width: usize,
@@ -75,7 +75,7 @@ struct Said {
 
 impl Said {
     fn of(folder: &str) -> Option<Said> {
-        // A folder of the hub's cache: models--Qwen--SAE-Res-… is further up, so the name may stand within another.
+        // In the hub's cache the folder models--Qwen--SAE-Res-… is further up, so the name may be part of another.
         let (_, rest) = folder.split_once("SAE-Res-")?;
         let (rest, k) = rest.rsplit_once("-L0_")?;
         let (model, width) = rest.rsplit_once("-W")?;

@@ -1,6 +1,6 @@
-//! SAELens: `cfg.json`, `sae_weights.safetensors`, and `sparsity.safetensors` where the publisher added it.
+//! SAELens: `cfg.json`, `sae_weights.safetensors`, and optionally `sparsity.safetensors`.
 //!
-//! Configurations of versions below 6 name other keys and have other defaults (`handle_pre_6_0_config` in
+//! Configurations of versions below 6 have other keys and defaults (`handle_pre_6_0_config` in
 //! `loading/pretrained_sae_loaders.py`).
 
 use easyroutine::Result;
@@ -13,7 +13,7 @@ use crate::place::Place;
 use crate::settings::Settings;
 use crate::tensors::{Axes, Matrix, Tensors};
 
-/// Keys that say how it was trained, on what and by whom.
+/// Keys about training, data and authors.
 const INERT: &[&str] = &[
     "act_store_device",
     "adam_beta1",
@@ -149,7 +149,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
         "gated" => (Kind::Gated, false, false),
         "jumprelu" => (Kind::JumpRelu, false, false),
         "topk" => (Kind::TopK, false, false),
-        // They are saved as jumprelu; one that is not has its threshold all the same.
+        // They are saved as jumprelu; one that is not still has its threshold.
         "batchtopk" | "matryoshka_batchtopk" => (Kind::JumpRelu, false, false),
         "transcoder" => (Kind::Standard, true, false),
         "skip_transcoder" => (Kind::Standard, true, true),
@@ -218,7 +218,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     Ok(Some(Reading::one(architecture, model, draft.at(reads, writes))))
 }
 
-/// Whether a configuration was written before version 6, whose keys it then may lack.
+/// Whether a configuration predates version 6, whose keys it may lack.
 fn is_before_6(cfg: &Settings, metadata: Option<&Settings>) -> bool {
     let version = cfg.text("sae_lens_version").or_else(|| metadata.and_then(|m| m.text("sae_lens_version")));
     version.is_none_or(|version| {
@@ -226,7 +226,7 @@ fn is_before_6(cfg: &Settings, metadata: Option<&Settings>) -> bool {
     })
 }
 
-/// The k of topk, which old configurations name as an activation function.
+/// The k of topk, which old configurations give as an activation function.
 fn chosen(cfg: &Settings, kind: &mut Kind) -> Option<usize> {
     let function = cfg.text("activation_fn_str").or_else(|| cfg.text("activation_fn"));
     let kwargs = cfg.object("activation_fn_kwargs");
@@ -335,7 +335,7 @@ fn activation(kind: Kind, k: Option<usize>, d_sae: usize, tensors: &mut Tensors)
     })
 }
 
-/// A factor that was trained after the rest. Files of some versions have it, all ones, where it was not.
+/// A factor trained after the rest. Files of some versions contain it, all ones, even if untrained.
 fn scaling_factor(cfg: &Settings, tensors: &mut Tensors, d_sae: usize, context: &Context<'_>) {
     let is_meant = cfg.flag("finetuning_scaling_factor").unwrap_or(false);
     let has = tensors.has("scaling_factor");

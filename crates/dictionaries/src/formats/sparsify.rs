@@ -1,4 +1,4 @@
-//! sparsify: `cfg.json` and `sae.safetensors` in a folder that is named after a module of transformers' model.
+//! sparsify: `cfg.json` and `sae.safetensors` in a folder named after a module of transformers' model.
 
 use easyroutine::Result;
 use serde_json::json;
@@ -83,7 +83,7 @@ fn module(context: &Context<'_>) -> String {
     whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
-/// The model that the run's configuration names, one folder up.
+/// The model named in the run's configuration, one folder up.
 fn model(context: &Context<'_>) -> Option<String> {
     let above = std::path::absolute(&context.folder).ok()?.parent()?.join("config.json");
     let found = std::fs::metadata(&above).ok()?;

@@ -1,16 +1,16 @@
-//! The page of `easyroutine serve`: files that a browser loads as they are, without a build step.
+//! The page of `easyroutine serve`: files that a browser loads directly, without a build step.
 //!
-//! The page asks the server in command lines and draws the reports that they write. Its colours and its signs for what
-//! cannot be seen are those of the one-file pages.
+//! The page sends command lines to the server and draws the reports that come back. Its colours and its signs for
+//! invisible characters are those of the one-file pages.
 
 /// A file of the page.
 #[derive(Debug, Clone, Copy)]
 pub struct File {
-    /// Its path; that of the page itself is empty.
+    /// Its path; empty for the page itself.
     pub path: &'static str,
     /// Its media type.
     pub media_type: &'static str,
-    /// What is in it.
+    /// Its content.
     pub content: &'static str,
 }
 
@@ -76,7 +76,7 @@ mod tests {
             }
         }
         for file in FILES {
-            // A comment may name an address; nothing is loaded from one, nor run that is written inline.
+            // A comment may contain a URL; nothing is loaded from one, and no inline code runs.
             for bad in [
                 "src=\"http",
                 "href=\"http",

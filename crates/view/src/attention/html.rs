@@ -1,4 +1,4 @@
-//! Patterns as one self-contained HTML page: thumbnails beside one head large. No request leaves it.
+//! Patterns as one self-contained HTML page: thumbnails, and one head large. The page makes no requests.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,22 +14,21 @@ use crate::text::printable;
 
 const SCRIPT: &str = include_str!("attention.js");
 const STYLE: &str = include_str!("attention.css");
-/// Weights that one page holds: 16 million take 43 MB, which browsers still open at once.
+/// Limit on the weights in one page: 16 million take 43 MB, which browsers still open quickly.
 const WEIGHTS: usize = 16_000_000;
 
 /// The report as one HTML page, with everything inline.
 ///
-/// The page's Content-Security-Policy allows this script and this style by their hash and nothing else; tokens are data
-/// that the script inserts as text. Weights are rounded to 1 / 65535. Where scripts are off, a table of where each head
-/// looks remains.
+/// The page's Content-Security-Policy allows only this script and this style, by their hash; tokens are data that the
+/// script inserts as text. Weights are rounded to 1 / 65535. Without scripts, a table of where each head looks remains.
 ///
 /// # Errors
-/// More weights than a browser opens.
+/// If there are more weights than a browser can open.
 pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
     let data = page_data(report, sink)?;
     let title = escape(&format!("Attention · {}", printable(&report.model.name)));
     let lines = report.lines(Sink::Shown);
-    // The page itself says what its colours are.
+    // The page itself explains its colours.
     let prompt = lines[2].split(" · colour").next().unwrap_or_default();
     let said = [lines[0].as_str(), lines[1].as_str(), prompt];
     let paragraphs: String = said.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
@@ -56,11 +55,11 @@ pub fn html(report: &AttentionReport, sink: Sink) -> Result<String, Error> {
     Ok(page.html())
 }
 
-/// What a page that draws patterns needs of a report: the weights of each head, row by row and each row as long as its query
-/// can see, as 16-bit numbers of which 65535 is a weight of 1, little-endian, in base 64.
+/// The data for a page that draws patterns: each head's weights, row by row, each row as long as its query can see, as
+/// little-endian 16-bit numbers in base 64, with 65535 for a weight of 1.
 ///
 /// # Errors
-/// More weights than a browser opens.
+/// If there are more weights than a browser can open.
 pub fn page_data(report: &AttentionReport, sink: Sink) -> Result<Json, Error> {
     let weights: usize = report.heads.iter().flat_map(|head| &head.weights).map(Vec::len).sum();
     if weights > WEIGHTS {

@@ -1,7 +1,7 @@
-//! Attention patterns: which tokens each head looks at, as thumbnails of all heads or one head large.
+//! Attention patterns: which tokens each head looks at, as thumbnails of all heads or one large head.
 //!
-//! [`AttentionReport`] is plain data and the JSON schema `easyroutine.attn/1` at once. Colour is the weight; in most
-//! heads most of it lies on the first token, so that the others show more when it is hidden ([`Sink::Hidden`]).
+//! [`AttentionReport`] is both plain data and the JSON schema `easyroutine.attn/1`. Colour is the weight. In most heads
+//! most of the weight is on the first token, so hiding it shows more of the others ([`Sink::Hidden`]).
 
 mod html;
 mod picture;

@@ -1,4 +1,4 @@
-//! Patterns as SVG, written by hand, and as PNG.
+//! Patterns as SVG, written directly, and as PNG.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use crate::font::Coverage;
 use crate::svg::{ADVANCE, Align, Svg, escape, number};
 use crate::text::{Kind, Piece, columns, fit_pieces, pieces, printable, wrap};
 
-/// How a picture is drawn.
+/// Options of a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PictureOptions {
     /// Whether the first token is drawn.
     pub sink: Sink,
     /// Light text on a dark ground.
     pub dark: bool,
-    /// Pixels a unit, for PNG. Less is taken where the picture would grow too large.
+    /// Pixels per unit, for PNG. Reduced if the picture would be too large.
     pub scale: f32,
 }
 
@@ -26,16 +26,16 @@ impl Default for PictureOptions {
     }
 }
 
-/// The report as one SVG picture: one head large, many as thumbnails, the last layer on top.
+/// The report as one SVG picture: one large head, or several as thumbnails, with the last layer on top.
 #[must_use]
 pub fn svg(report: &AttentionReport, options: &PictureOptions) -> String {
     draw(report, options, None)
 }
 
-/// The report as PNG, drawn with the embedded fonts; a character that they lack is a box with its code.
+/// The report as PNG, drawn with the embedded fonts; a missing character becomes a box with its code.
 ///
 /// # Errors
-/// The picture would be too large.
+/// If the picture would be too large.
 pub fn png(report: &AttentionReport, options: &PictureOptions) -> Result<Vec<u8>, Error> {
     crate::png::png(&draw(report, options, Coverage::embedded()), options.scale)
 }
@@ -44,15 +44,15 @@ const MARGIN: f64 = 20.0;
 const SIZE: f64 = 11.0;
 const LEGEND: f64 = 220.0;
 const LEAST_WIDTH: f64 = 560.0;
-/// Side of a thumbnail, and the cells of a side at most: finer ones are not told apart.
+/// Side of a thumbnail, and its maximum cells per side: finer ones cannot be distinguished.
 const THUMBNAIL: f64 = 64.0;
 const THUMBNAIL_CELLS: usize = 32;
 const GAP: f64 = 8.0;
-/// Side of the large picture where tokens are few or many.
+/// Cell size and maximum side of the large picture.
 const CELL: f64 = 22.0;
 const LARGE: f64 = 960.0;
 const LARGE_CELLS: usize = 320;
-/// Columns that a token takes at most beside the large picture.
+/// Maximum columns for a token next to the large picture.
 const TOKEN: usize = 14;
 
 struct Picture<'a> {
@@ -109,7 +109,7 @@ impl Picture<'_> {
         )
     }
 
-    /// Title, what the picture stands for, and the scale. Returns the y below.
+    /// Title, description and scale. Returns the y below them.
     fn head(&mut self, width: f64) -> f64 {
         let title = match self.report.heads.as_slice() {
             [one] => format!("Attention, layer {}, head {}", one.layer, one.head),
@@ -117,7 +117,7 @@ impl Picture<'_> {
         };
         self.svg.text(MARGIN, MARGIN + 16.0, "h", &title);
         let mut y = MARGIN + 38.0;
-        // Proportional text: 0.58 of the size is a little more than DejaVu Sans takes on average.
+        // Proportional text: 0.58 of the size is slightly more than DejaVu Sans's average width.
         let room = ((width - 2.0 * MARGIN) / (12.0 * 0.58)) as usize;
         for line in self.report.lines(self.options.sink) {
             for part in wrap(&line, room) {
@@ -206,7 +206,7 @@ impl Picture<'_> {
         let side = n as f64 * cell;
         let (left, body) = (MARGIN + self.label(), top + self.label());
         self.cells(head, LARGE_CELLS, left, body, side);
-        // Where cells are lower than a line of text only some tokens are named.
+        // If cells are lower than a line of text, only some tokens are labelled.
         let step = ((SIZE + 1.0) / cell).ceil().max(1.0) as usize;
         for position in (0..n).step_by(step) {
             let middle = (position as f64 + 0.5) * cell;
@@ -223,7 +223,7 @@ impl Picture<'_> {
         body + side
     }
 
-    /// A pattern as one path a colour: neighbours of one colour in a row are one rectangle.
+    /// A pattern as one path per colour: adjacent cells of one colour in a row form one rectangle.
     fn cells(&mut self, head: &HeadPattern, most: usize, x: f64, y: f64, side: f64) {
         let square = head.pooled(most, self.options.sink);
         let cell = side / square.len() as f64;

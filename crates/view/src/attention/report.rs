@@ -1,4 +1,4 @@
-//! What a picture of attention is made of.
+//! The data of a picture of attention.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -18,16 +18,16 @@ pub struct AttentionReport {
     pub model: ModelCard,
     /// Whether a beginning-of-sequence token is among the tokens.
     pub bos: bool,
-    /// What was changed while the model ran, as it was written.
+    /// Changes made while the model ran, as written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interventions: Vec<String>,
     /// Every token of the prompt.
     pub tokens: Vec<Token>,
-    /// The heads, layers ascending and heads ascending within.
+    /// The heads, in ascending order of layer and head.
     pub heads: Vec<HeadPattern>,
 }
 
-/// The name of the schema; reading anything else is an error.
+/// The name of the schema; reading any other name is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Schema;
 
@@ -38,21 +38,21 @@ pub struct HeadPattern {
     pub layer: usize,
     /// Query head, from 0.
     pub head: usize,
-    /// For each token the weights of the tokens up to itself: rows of 1, 2, 3, … numbers.
+    /// For each token, its weights on the tokens up to itself: rows of 1, 2, 3, … numbers.
     pub weights: Vec<Vec<f32>>,
 }
 
-/// Whether the first token, on which most weight lies, is drawn.
+/// Whether the first token, which gets most weight, is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sink {
-    /// As any other; colours go up to 1.
+    /// Like any other; colours go up to 1.
     #[default]
     Shown,
-    /// It is left blank; colours go up to the largest weight of the others.
+    /// Left blank; colours go up to the largest weight of the others.
     Hidden,
 }
 
-/// Where a head looks, as means over all tokens that have a choice: all but the first.
+/// Where a head looks: means over all tokens except the first, which has no choice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
     /// Weight on the first token.
@@ -69,7 +69,7 @@ impl AttentionReport {
     /// Reads a report.
     ///
     /// # Errors
-    /// Text that is no report of [`SCHEMA`], or patterns that do not fit the tokens.
+    /// If the text is not a report of [`SCHEMA`], or patterns do not match the tokens.
     pub fn from_json(text: &str) -> Result<Self, Error> {
         let wrong = |what: String| Error::new(ErrorKind::Report, what);
         let report: AttentionReport = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
@@ -88,7 +88,7 @@ impl AttentionReport {
         }
     }
 
-    /// The weight at which colours end.
+    /// The weight at the end of the colour scale.
     pub(crate) fn top(&self, sink: Sink) -> f64 {
         let from = match sink {
             Sink::Shown => return 1.0,
@@ -99,7 +99,7 @@ impl AttentionReport {
         if top > 0.0 { f64::from(top) } else { 1.0 }
     }
 
-    /// What every picture says: the model, what is drawn, and how.
+    /// The description in every picture: the model, what is drawn, and how.
     pub(crate) fn lines(&self, sink: Sink) -> Vec<String> {
         let bos = if self.bos { "the first token is BOS" } else { "no BOS" };
         let colour = match sink {
@@ -119,12 +119,12 @@ impl AttentionReport {
         lines
     }
 
-    /// The text of a token as it is shown.
+    /// A token's text for display.
     pub(crate) fn token(&self, position: usize) -> String {
         printable(&self.tokens[position].text)
     }
 
-    /// The layers that there are, the last first, and the heads that there are, ascending.
+    /// The layers, last first, and the heads, ascending.
     pub(crate) fn sides(&self) -> (Vec<usize>, Vec<usize>) {
         let mut layers: Vec<usize> = self.heads.iter().map(|head| head.layer).collect();
         let mut heads: Vec<usize> = self.heads.iter().map(|head| head.head).collect();
@@ -142,7 +142,7 @@ impl HeadPattern {
         format!("L{}H{}", self.layer, self.head)
     }
 
-    /// Where the head looks; NaN for a prompt of one token, which leaves no choice.
+    /// Where the head looks; NaN for a prompt of one token.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let rows = || self.weights.iter().skip(1);
@@ -160,7 +160,7 @@ impl HeadPattern {
         }
     }
 
-    /// The pattern as a square of at most `side` cells a side: the largest weight of each, `None` above the diagonal
+    /// The pattern as a square of at most `side` cells per side: the largest weight in each, `None` above the diagonal
     /// and where the first token is hidden.
     pub(crate) fn pooled(&self, side: usize, sink: Sink) -> Vec<Vec<Option<f32>>> {
         let n = self.weights.len();

@@ -1,4 +1,4 @@
-//! The report for other programs: JSON, one line a weight, a Markdown table of where each head looks.
+//! The report for other programs: JSON, one line per weight, or a Markdown table of where each head looks.
 
 use std::fmt::Write as _;
 
@@ -17,9 +17,10 @@ pub fn json(report: &AttentionReport) -> Result<String, Error> {
     serde_json::to_string(report).map_err(|e| Error::new(ErrorKind::Draw, format!("report as JSON: {e}")))
 }
 
-/// One line a weight, tab-separated, with a header line. Keys after their query have no line: their weight is 0.
+/// One line per weight, tab-separated, with a header line. Keys after their query are omitted: their weight is 0.
 ///
-/// Texts have `\t`, `\n`, `\r`, `\\` and `\u{..}` for what would break a line or hide.
+/// In texts, `\t`, `
+/// `, `\r`, `\\` and `\u{..}` escape characters that would break a line or be invisible.
 #[must_use]
 pub fn tsv(report: &AttentionReport) -> String {
     lines(report, tsv_line)
@@ -31,7 +32,7 @@ pub fn csv(report: &AttentionReport) -> String {
     lines(report, csv_line)
 }
 
-/// A Markdown table: where each head looks, as means over all tokens but the first.
+/// A Markdown table: where each head looks, as means over all tokens except the first.
 #[must_use]
 pub fn markdown(report: &AttentionReport) -> String {
     let mut out = String::from("| layer | head | to first | to itself | to previous | entropy (nats) |\n");

@@ -1,4 +1,4 @@
-//! Patterns in a terminal: all heads as thumbnails, one head with its tokens.
+//! Patterns in a terminal: thumbnails of all heads, or one head with its tokens.
 
 use std::fmt::Write as _;
 
@@ -7,22 +7,22 @@ use crate::colour::{Rgb, cividis};
 use crate::lens::ColourDepth;
 use crate::text::{columns, fit, wrap};
 
-/// How patterns are drawn in a terminal.
+/// Options of a terminal drawing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TerminalOptions {
-    /// Columns that there are.
+    /// Available columns.
     pub width: usize,
-    /// What colours the terminal has. Without colour weights are percents, and of many heads only a summary is shown.
+    /// The terminal's colours. Without colour, weights are percentages, and several heads are only summarised.
     pub colour: ColourDepth,
     /// Whether the first token is drawn.
     pub sink: Sink,
 }
 
-/// Cells of a thumbnail's side; two stand in one line of text.
+/// Cells per side of a thumbnail; a line of text holds two rows.
 const THUMBNAIL: usize = 10;
 const RESET: &str = "\x1b[0m";
 
-/// The report in a terminal: one head large, many as thumbnails, the last layer on top.
+/// The report in a terminal: one large head, or several as thumbnails, with the last layer on top.
 #[must_use]
 pub fn terminal(report: &AttentionReport, options: &TerminalOptions) -> String {
     let mut out = String::new();
@@ -37,12 +37,12 @@ pub fn terminal(report: &AttentionReport, options: &TerminalOptions) -> String {
     out
 }
 
-/// One line a query, one column a key: the last ones, where not all fit.
+/// One line per query, one column per key: the last ones if not all fit.
 fn large(out: &mut String, report: &AttentionReport, head: &HeadPattern, options: &TerminalOptions) {
     let n = report.tokens.len();
     let longest = (0..n).map(|i| columns(&report.token(i))).max().unwrap_or(0).min(16);
     let digits = (n - 1).to_string().len();
-    // A key is known by its position, which stands beside each query's token.
+    // A key is identified by its position, shown next to each query's token.
     let cell = digits.max(2) + 1;
     let left = longest + 1 + digits + 1;
     let fitting = (options.width.saturating_sub(left) / cell).max(1);
@@ -72,7 +72,7 @@ fn large(out: &mut String, report: &AttentionReport, head: &HeadPattern, options
     out.push_str("numbers are percents; a point is less than one\n");
 }
 
-/// A line of half blocks for every two rows of cells.
+/// One line of half blocks per two rows of cells.
 fn thumbnails(out: &mut String, report: &AttentionReport, options: &TerminalOptions) {
     let top = report.top(options.sink);
     let (layers, heads) = report.sides();
@@ -131,13 +131,13 @@ fn percent(weight: f32) -> String {
     }
 }
 
-/// The escape sequence for a ground and the ink that is legible on it.
+/// The escape sequence for a background and a legible text colour on it.
 fn ground(depth: ColourDepth, colour: Rgb) -> String {
     let ink = colour.ink().rgb();
     format!("\x1b[{};{}m", code(depth, 38, ink), code(depth, 48, colour))
 }
 
-/// Two cells in one character, the upper above the lower; `None` is the terminal's own ground.
+/// Two cells in one character, upper and lower; `None` is the terminal's own background.
 fn halves(depth: ColourDepth, upper: Option<Rgb>, lower: Option<Rgb>) -> String {
     match (upper, lower) {
         (None, None) => " ".to_owned(),
@@ -149,7 +149,7 @@ fn halves(depth: ColourDepth, upper: Option<Rgb>, lower: Option<Rgb>) -> String 
     }
 }
 
-/// Parameters that set the ink (38) or the ground (48).
+/// Parameters that set the text colour (38) or the background (48).
 fn code(depth: ColourDepth, what: u8, colour: Rgb) -> String {
     match depth {
         ColourDepth::Ansi256 => format!("{what};5;{}", colour.ansi256().0),

@@ -1,4 +1,4 @@
-//! Signed bars: what each part or head of each layer gives to a number, with the running sum.
+//! Signed bars: the contribution of each part or head of each layer to a number, with the running sum.
 
 mod picture;
 
@@ -7,22 +7,22 @@ use crate::svg::escape;
 use crate::text::{facts, printable};
 pub use picture::{png, svg};
 
-/// Everything that a picture of bars shows.
+/// The contents of a picture of bars.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BarsReport {
     /// `Direct logit attribution`.
     pub title: String,
-    /// The model, the number, what it is cut into: one line each, its parts joined by ` · `.
+    /// The model, the number, its decomposition: one line each, with parts joined by ` · `.
     pub lines: Vec<String>,
-    /// Prompts with what they are.
+    /// Prompts with their roles.
     pub prompts: Vec<(String, String)>,
-    /// What a positive and a negative number mean.
+    /// The meaning of positive and negative numbers.
     pub meaning: [String; 2],
-    /// Heads of the columns.
+    /// Column headings.
     pub columns: Vec<String>,
     /// Rows from the first layer up; pictures have the last on top.
     pub rows: Vec<BarRow>,
-    /// What the running sum at the right is of; none where sums mean nothing.
+    /// What the running sum on the right adds up; `None` if sums have no meaning.
     pub sum: Option<String>,
 }
 
@@ -31,7 +31,7 @@ pub struct BarsReport {
 pub struct BarRow {
     /// `layer 5`.
     pub label: String,
-    /// One value a column; none where the layer has no such part.
+    /// One value per column; `None` if the layer lacks the part.
     pub values: Vec<Option<f64>>,
     /// The sum of all values up to this row.
     pub sum: f64,
@@ -43,7 +43,7 @@ impl BarsReport {
     }
 }
 
-/// The report as one HTML page around its picture: no script, no request. A pointer that rests on a bar shows its value.
+/// The report as one HTML page around its picture: no script, no requests. Hovering over a bar shows its value.
 #[must_use]
 pub fn html(report: &BarsReport) -> String {
     around(&escape(&printable(&report.title)), &svg(report), &picture::style())

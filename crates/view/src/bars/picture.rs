@@ -1,4 +1,4 @@
-//! Bars as SVG, written by hand, and as PNG.
+//! Bars as SVG, written directly, and as PNG.
 
 use super::BarsReport;
 use crate::colour::diverging;
@@ -11,28 +11,28 @@ const MARGIN: f64 = 20.0;
 const SIZE: f64 = 12.0;
 const SMALL: f64 = 10.0;
 const ROW: f64 = 20.0;
-/// A column has room for the longest bar to either side.
+/// A column has room for the longest bar on either side.
 const COLUMN: f64 = 74.0;
-/// Where columns are few, they are wider.
+/// With few columns, they are wider.
 const WIDE: f64 = 250.0;
 const SUM: f64 = 190.0;
 const LEAST_WIDTH: f64 = 680.0;
 
-/// The report as one SVG picture; every bar says its value where a pointer rests on it.
+/// The report as one SVG picture; hovering over a bar shows its value.
 #[must_use]
 pub fn svg(report: &BarsReport) -> String {
     draw(report, None)
 }
 
-/// The report as PNG, drawn with the embedded fonts, at `scale` pixels a unit.
+/// The report as PNG, drawn with the embedded fonts, at `scale` pixels per unit.
 ///
 /// # Errors
-/// The picture would be too large.
+/// If the picture would be too large.
 pub fn png(report: &BarsReport, scale: f32) -> Result<Vec<u8>, Error> {
     crate::png::png(&draw(report, Coverage::embedded()), scale)
 }
 
-/// The style of the picture, which a page allows by its hash.
+/// The picture's style, which a page allows by its hash.
 pub(super) fn style() -> String {
     let rules = format!(".f{{fill:#5b6570}}.v{{font-size:{SMALL}px}}.a{{stroke:#c3cad1}}.r{{fill:#8a939c}}");
     svg::style(SIZE, &rules)
@@ -108,7 +108,7 @@ fn draw(report: &BarsReport, coverage: Option<Coverage>) -> String {
                 diverging(part.signum() * (0.4 + 0.6 * part.abs())).hex(),
                 escape(&words)
             ));
-            // The largest say themselves how large they are.
+            // The largest are labelled with their value.
             if part.abs() > 0.25 || column > COLUMN && part.abs() > 0.04 {
                 let text = format!("{value:+.2}");
                 let side = if part > 0.0 { Align::Right } else { Align::Left };

@@ -1,4 +1,4 @@
-//! A circuit as one self-contained HTML page, in which edges can be faded by size and followed by keyboard.
+//! A circuit as one self-contained HTML page, with edges faded by size and keyboard navigation.
 
 use serde_json::{Value as Json, json};
 
@@ -13,16 +13,16 @@ use crate::text::printable;
 
 const SCRIPT: &str = include_str!("circuit.js");
 const STYLE: &str = include_str!("circuit.css");
-/// Edges that one page holds: a browser still moves so many paths.
+/// Limit on the edges in one page: a browser can still move this many paths.
 const EDGES: usize = 20_000;
 
 /// The report as one HTML page, with everything inline.
 ///
-/// The page's Content-Security-Policy allows this script and this style by their hash and nothing else; names are data that the
-/// script inserts as text. Where scripts are off, the table of edges remains.
+/// The page's Content-Security-Policy allows only this script and this style, by their hash; names are data that the
+/// script inserts as text. Without scripts, the table of edges remains.
 ///
 /// # Errors
-/// More edges than a browser draws.
+/// If there are more edges than a browser can draw.
 pub fn html(report: &CircuitReport) -> Result<String, Error> {
     if report.edges.len() > EDGES {
         return Err(Error::new(

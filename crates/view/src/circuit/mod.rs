@@ -1,4 +1,4 @@
-//! A circuit: which parts of a model read what which others wrote, and with what weight.
+//! A circuit: which parts of a model read which others' outputs, and with what weight.
 
 mod html;
 mod picture;
@@ -8,33 +8,33 @@ pub use html::html;
 pub use picture::{png, svg};
 pub use tables::{csv, markdown, terminal, tsv};
 
-/// Everything that a picture of a circuit shows.
+/// The contents of a picture of a circuit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CircuitReport {
     /// `Circuit`.
     pub title: String,
-    /// The model, the method, the metric, how faithful it is: one line each, its parts joined by ` · `.
+    /// The model, the method, the metric, its faithfulness: one line each, with parts joined by ` · `.
     pub lines: Vec<String>,
-    /// Prompts with what they are: `clean`, `corrupted`.
+    /// Prompts with their roles: `clean`, `corrupted`.
     pub prompts: Vec<(String, String)>,
-    /// What a positive and a negative number mean.
+    /// The meaning of positive and negative numbers.
     pub meaning: [String; 2],
     /// Layers of the model.
     pub n_layers: usize,
-    /// Heads of a layer.
+    /// Heads per layer.
     pub n_heads: usize,
-    /// The edges that are kept.
+    /// The kept edges.
     pub edges: Vec<CircuitEdge>,
 }
 
 /// One edge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CircuitEdge {
-    /// What writes: `input`, `a3.h2`, `m3`.
+    /// The writer: `input`, `a3.h2`, `m3`.
     pub from: String,
-    /// What reads: `a3.h2`, `m3`, `logits`.
+    /// The reader: `a3.h2`, `m3`, `logits`.
     pub to: String,
-    /// Of a head what reads: `q`, `k`, `v`.
+    /// The input of a head that reads: `q`, `k`, `v`.
     pub input: Option<char>,
     /// The score.
     pub score: f64,
@@ -48,7 +48,7 @@ impl CircuitEdge {
     }
 }
 
-/// Where a node stands: its row from below, and its place in it from the left, in columns. MLPs have the last for themselves.
+/// The place of a node: its row from below, and its column from the left. MLPs have the last column to themselves.
 pub(crate) fn place(name: &str, n_layers: usize, n_heads: usize) -> Option<(usize, f64)> {
     let middle = n_heads as f64 / 2.0;
     if name == "input" {
@@ -65,21 +65,21 @@ pub(crate) fn place(name: &str, n_layers: usize, n_heads: usize) -> Option<(usiz
 }
 
 impl CircuitReport {
-    /// The edges, the largest absolute score first.
+    /// The edges, largest absolute score first.
     pub(crate) fn by_size(&self) -> Vec<&CircuitEdge> {
         let mut edges: Vec<&CircuitEdge> = self.edges.iter().collect();
         edges.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()).then_with(|| a.name().cmp(&b.name())));
         edges
     }
 
-    /// The largest absolute score; 1 where all are 0.
+    /// The largest absolute score; 1 if all are 0.
     pub(crate) fn reach(&self) -> f64 {
         let largest =
             self.edges.iter().map(|edge| edge.score.abs()).filter(|x| x.is_finite()).fold(0.0, f64::max);
         if largest > 0.0 { largest } else { 1.0 }
     }
 
-    /// The nodes that edges touch, with their places.
+    /// The nodes that have an edge, with their places.
     pub(crate) fn nodes(&self) -> Vec<(String, usize, f64)> {
         let mut names: Vec<&str> =
             self.edges.iter().flat_map(|edge| [edge.from.as_str(), edge.to.as_str()]).collect();
@@ -97,7 +97,7 @@ impl CircuitReport {
         nodes
     }
 
-    /// The lines, ready to be shown.
+    /// The lines, ready for display.
     pub(crate) fn shown_lines(&self) -> impl Iterator<Item = String> {
         self.lines.iter().map(|line| crate::text::facts(line))
     }

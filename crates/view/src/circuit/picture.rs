@@ -1,4 +1,4 @@
-//! A circuit as SVG, written by hand, and as PNG: rows are layers from the input up, heads stand side by side.
+//! A circuit as SVG, written directly, and as PNG: rows are layers from the input up, with heads side by side.
 
 use super::{CircuitReport, place};
 use crate::colour::diverging;
@@ -15,16 +15,16 @@ const ROW: f64 = 40.0;
 const LEFT: f64 = 76.0;
 const LEAST_WIDTH: f64 = 680.0;
 
-/// The report as one SVG picture; an edge says its score where a pointer rests on it.
+/// The report as one SVG picture; hovering over an edge shows its score.
 #[must_use]
 pub fn svg(report: &CircuitReport) -> String {
     draw(report, None)
 }
 
-/// The report as PNG, drawn with the embedded fonts, at `scale` pixels a unit.
+/// The report as PNG, drawn with the embedded fonts, at `scale` pixels per unit.
 ///
 /// # Errors
-/// The picture would be too large.
+/// If the picture would be too large.
 pub fn png(report: &CircuitReport, scale: f32) -> Result<Vec<u8>, Error> {
     crate::png::png(&draw(report, Coverage::embedded()), scale)
 }
@@ -36,14 +36,14 @@ fn style() -> String {
     svg::style(SIZE, &rules)
 }
 
-/// Rows that any node stands in, from below: empty ones take no room.
+/// Rows with at least one node, from below: empty ones take no room.
 pub(crate) fn rows(report: &CircuitReport) -> Vec<usize> {
     let mut rows: Vec<usize> = report.nodes().iter().map(|(_, row, _)| *row).collect();
     rows.dedup();
     rows
 }
 
-/// What stands left of a row.
+/// The label of a row.
 pub(crate) fn row_name(row: usize, n_layers: usize) -> String {
     match row {
         0 => String::new(),
@@ -87,12 +87,12 @@ fn draw(report: &CircuitReport, coverage: Option<Coverage>) -> String {
         place(name, report.n_layers, report.n_heads).map(|(row, column)| (at_column(column), at_row(row)))
     };
     let reach = report.reach();
-    // The largest lie on top.
+    // The largest on top.
     for edge in report.by_size().into_iter().rev() {
         let (Some((x0, y0)), Some((x1, y1))) = (point(&edge.from), point(&edge.to)) else { continue };
         let part = edge.score / reach;
         let bend = (y0 - y1) * 0.45;
-        // What stands in one column would lie on one line.
+        // Edges within one column would lie on one line.
         let aside = if (x0 - x1).abs() < 1.0 { 12.0 + ((y0 - y1) * 0.14).min(70.0) } else { 0.0 };
         svg.raw(format_args!(
             r#"<path class="e" d="M{} {}C{} {} {} {} {} {}" stroke="{}" stroke-width="{}"><title>{}</title></path>"#,

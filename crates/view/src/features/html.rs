@@ -1,4 +1,5 @@
-//! Features as one self-contained HTML page: an index that searches and sorts, and one feature large. No request leaves it.
+//! Features as one self-contained HTML page: an index with search and sorting, and one feature large. The page makes no
+//! requests.
 
 use std::collections::HashMap;
 
@@ -12,18 +13,18 @@ use crate::text::printable;
 
 const SCRIPT: &str = include_str!("features.js");
 const STYLE: &str = include_str!("features.css");
-/// Tokens of examples that one page holds: four million take some 60 MB, which browsers still open at once.
+/// Limit on the example tokens in one page: four million take about 60 MB, which browsers still open quickly.
 const TOKENS: usize = 4_000_000;
-/// Features that are listed where scripts are off.
+/// Features listed without scripts.
 const PLAIN: usize = 200;
 
 /// The report as one HTML page, with everything inline.
 ///
-/// The page's Content-Security-Policy allows this script and this style by their hash and nothing else; tokens are data
-/// that the script inserts as text. Where scripts are off, a table of the first features remains.
+/// The page's Content-Security-Policy allows only this script and this style, by their hash; tokens are data that the
+/// script inserts as text. Without scripts, a table of the first features remains.
 ///
 /// # Errors
-/// More tokens than a browser opens.
+/// If there are more tokens than a browser can open.
 pub fn html(report: &FeaturesReport) -> Result<String, Error> {
     let occurrences = report.features.iter().flat_map(|feature| feature.top.iter().chain(&feature.drawn));
     let tokens: usize = occurrences.map(|kept| kept.tokens.len()).sum();
@@ -67,7 +68,7 @@ pub fn html(report: &FeaturesReport) -> Result<String, Error> {
     Ok(page.html())
 }
 
-/// Texts of tokens by number, since most come many times.
+/// Token texts by number, since most occur many times.
 #[derive(Default)]
 struct Texts {
     numbers: HashMap<String, usize>,
@@ -92,7 +93,7 @@ fn data(report: &FeaturesReport) -> Json {
     json!({ "texts": texts.texts, "features": features })
 }
 
-/// Numbers as they are shown: four digits.
+/// Numbers for display: four digits.
 fn short(value: f64) -> Json {
     let shown = format!("{value:.3e}");
     shown.parse::<f64>().map_or(Json::Null, |value| json!(value))

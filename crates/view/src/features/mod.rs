@@ -1,6 +1,6 @@
 //! Features of a dictionary over a data set: an index and a card for each, as one page.
 //!
-//! The data are the lines that `easyroutine features` writes, `easyroutine.feature/1`.
+//! The data are the lines written by `easyroutine features`, `easyroutine.feature/1`.
 
 mod html;
 mod report;

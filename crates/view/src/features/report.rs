@@ -1,4 +1,4 @@
-//! What a page of features is drawn of.
+//! The data of a page of features.
 
 use serde::Deserialize;
 
@@ -7,12 +7,12 @@ use crate::error::{Error, ErrorKind};
 /// The schema of a line.
 const SCHEMA: &str = "easyroutine.feature/1";
 
-/// Features with what is told of all of them.
+/// Features, with facts about all of them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FeaturesReport {
-    /// What they are of.
+    /// The title.
     pub title: String,
-    /// Facts about all of them: a name and a value.
+    /// Facts about all features: a name and a value.
     pub facts: Vec<(String, String)>,
     /// The features.
     pub features: Vec<Feature>,
@@ -26,7 +26,7 @@ pub struct Feature {
     pub feature: u32,
     /// Tokens on which it is active.
     pub count: u64,
-    /// Their share of all.
+    /// Their share of all tokens.
     pub frequency: f64,
     /// Mean value where it is active.
     pub mean: f64,
@@ -34,47 +34,47 @@ pub struct Feature {
     pub max: f64,
     /// Edges and counts of bins.
     pub histogram: Vec<(f64, f64, u64)>,
-    /// Tokens that it raises most.
+    /// Tokens whose logits it raises most.
     pub top_logits: Option<Vec<Logit>>,
-    /// Tokens that it lowers most.
+    /// Tokens whose logits it lowers most.
     pub bottom_logits: Option<Vec<Logit>>,
-    /// Its strongest tokens.
+    /// Its strongest occurrences.
     pub top: Vec<Occurrence>,
-    /// Tokens that were drawn from all.
+    /// Occurrences drawn at random.
     pub drawn: Vec<Occurrence>,
 }
 
-/// What a feature adds to the logit of a token.
+/// A feature's contribution to the logit of a token.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Logit {
     /// The token.
     pub token: String,
-    /// How much.
+    /// The contribution.
     pub value: f64,
 }
 
-/// A token on which a feature is active, with its neighbours.
+/// A token on which a feature is active, with its context.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Occurrence {
     /// The number of the prompt.
     pub prompt: u32,
-    /// The position in it.
+    /// The position in the prompt.
     pub position: u32,
-    /// How strongly.
+    /// The feature's value.
     pub value: f64,
     /// The position of the first of `tokens`.
     pub start: u32,
-    /// The token and its neighbours.
+    /// The token and its context.
     pub tokens: Vec<String>,
-    /// What the feature is at each of them.
+    /// The feature's value at each of them.
     pub values: Vec<f64>,
 }
 
 impl Feature {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// Text that is no such line.
+    /// If the text is not such a line.
     pub fn from_json(line: &str) -> Result<Feature, Error> {
         let wrong = |what: String| Error::new(ErrorKind::Report, what);
         let feature: Feature = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))?;

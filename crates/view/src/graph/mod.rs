@@ -1,4 +1,4 @@
-//! An attribution graph: which features, errors and tokens of a prompt made which others, and the logits.
+//! An attribution graph: which features, errors and tokens of a prompt led to which others, and to the logits.
 
 mod html;
 mod tables;
@@ -6,50 +6,50 @@ mod tables;
 pub use html::html;
 pub use tables::{csv, markdown, terminal, tsv};
 
-/// Everything that a picture of a graph shows.
+/// The contents of a picture of a graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GraphReport {
     /// `Attribution graph`.
     pub title: String,
-    /// The model, the dictionary, scores, how good the graph is: one line each, its parts joined by ` · `.
+    /// The model, the dictionary, scores, the graph's quality: one line each, with parts joined by ` · `.
     pub lines: Vec<String>,
     /// The tokens of the prompt.
     pub tokens: Vec<String>,
     /// Layers of the model.
     pub n_layers: usize,
-    /// The nodes that are kept.
+    /// The kept nodes.
     pub nodes: Vec<GraphNode>,
-    /// The edges that are kept.
+    /// The kept edges.
     pub edges: Vec<GraphEdge>,
 }
 
 /// One node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GraphNode {
-    /// What it is.
+    /// Its kind.
     pub kind: NodeKind,
     /// Layer of the model, for features and errors.
     pub layer: usize,
     /// Position in the prompt.
     pub position: usize,
-    /// A feature's number, a token's or a logit's text; nothing for an error.
+    /// A feature's number, or the text of a token or logit; empty for an error.
     pub name: String,
-    /// How strong a feature is, or the probability of a logit.
+    /// A feature's value, or the probability of a logit.
     pub value: Option<f64>,
     /// Its influence on the logits.
     pub influence: f64,
-    /// The share of all influence that is gathered with it and the nodes of more influence.
+    /// The share of all influence held by it and by nodes of greater influence.
     pub cumulative: f64,
 }
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeKind {
     /// A token of the prompt.
     Token,
     /// A feature.
     Feature,
-    /// What the transcoder of a layer misses.
+    /// What a layer's transcoder misses.
     Error,
     /// A logit.
     Logit,
@@ -58,11 +58,11 @@ pub enum NodeKind {
 /// One edge.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GraphEdge {
-    /// The number of the node that it comes from.
+    /// The number of the source node.
     pub from: usize,
-    /// The number of the node that it leads to.
+    /// The number of the target node.
     pub to: usize,
-    /// How much of the second comes from the first.
+    /// The contribution of the source to the target.
     pub weight: f64,
 }
 
@@ -101,7 +101,7 @@ impl GraphNode {
 }
 
 impl GraphReport {
-    /// The edges, the largest absolute weight first.
+    /// The edges, largest absolute weight first.
     pub(crate) fn by_size(&self) -> Vec<&GraphEdge> {
         let mut edges: Vec<&GraphEdge> = self
             .edges
@@ -114,14 +114,14 @@ impl GraphReport {
         edges
     }
 
-    /// The largest absolute weight; 1 where all are 0.
+    /// The largest absolute weight; 1 if all are 0.
     pub(crate) fn reach(&self) -> f64 {
         let largest =
             self.edges.iter().map(|edge| edge.weight.abs()).filter(|x| x.is_finite()).fold(0.0, f64::max);
         if largest > 0.0 { largest } else { 1.0 }
     }
 
-    /// The lines, ready to be shown.
+    /// The lines, ready for display.
     pub(crate) fn shown_lines(&self) -> impl Iterator<Item = String> {
         self.lines.iter().map(|line| crate::text::facts(line))
     }

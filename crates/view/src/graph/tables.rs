@@ -1,4 +1,4 @@
-//! A graph as lines, the largest edge first.
+//! A graph as lines, largest edge first.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use super::{GraphEdge, GraphReport};
 use crate::fields::{csv_line, tsv_line};
 use crate::text::{self, cell, columns, fit, printable};
 
-/// One line an edge, tab-separated, with a header line.
+/// One line per edge, tab-separated, with a header line.
 #[must_use]
 pub fn tsv(report: &GraphReport) -> String {
     lines(report, tsv_line)

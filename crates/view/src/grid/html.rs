@@ -1,4 +1,4 @@
-//! The grid as one self-contained HTML page: no script, no request, and it works from `file://`.
+//! The grid as one self-contained HTML page: no script, no requests; works from `file://`.
 
 use super::GridReport;
 use super::picture::{style, svg};
@@ -6,8 +6,8 @@ use crate::page::around;
 use crate::svg::escape;
 use crate::text::printable;
 
-/// The report as one HTML page around its picture. The page's Content-Security-Policy allows its two styles by their
-/// hash and nothing else; a pointer that rests on a cell shows what it is.
+/// The report as one HTML page around its picture. The page's Content-Security-Policy allows only its two styles, by
+/// their hash; hovering over a cell describes it.
 #[must_use]
 pub fn html(report: &GridReport) -> String {
     around(&escape(&printable(&report.title)), &svg(report), &style())

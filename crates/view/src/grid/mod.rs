@@ -1,4 +1,4 @@
-//! A grid of effects: what each of many changes does, layers by positions, heads or sites.
+//! A grid of effects of many changes: layers by positions, heads or sites.
 
 mod html;
 mod picture;
@@ -12,24 +12,24 @@ pub use picture::{png, svg};
 pub use tables::{csv, markdown, tsv};
 pub use terminal::terminal;
 
-/// Everything that a picture of a grid shows.
+/// The contents of a picture of a grid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GridReport {
     /// What was done: `Activation patching`.
     pub title: String,
-    /// The model, the change, the metric in words: one line each, its parts joined by ` · `.
+    /// The model, the change, the metric in words: one line each, with parts joined by ` · `.
     pub lines: Vec<String>,
-    /// Prompts with what they are: `base`, `target`.
+    /// Prompts with their roles: `base`, `target`.
     pub prompts: Vec<(String, String)>,
-    /// What a positive and a negative number mean; empty where there is none.
+    /// The meaning of positive and negative numbers; empty if there is none.
     pub meaning: [String; 2],
-    /// Heads of the columns, from left to right.
+    /// Column headings, from left to right.
     pub columns: Vec<GridColumn>,
     /// Rows from the first layer up; pictures have the last on top.
     pub rows: Vec<GridRow>,
 }
 
-/// The head of a column.
+/// The heading of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GridColumn {
     /// `3`, `head 2`, `mlp_out`.
@@ -43,36 +43,36 @@ pub struct GridColumn {
 pub struct GridRow {
     /// `layer 5`.
     pub label: String,
-    /// One cell a column.
+    /// One cell per column.
     pub cells: Vec<GridCell>,
 }
 
-/// What one change does.
+/// The effect of one change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GridCell {
-    /// The activation that is changed.
+    /// The changed activation.
     pub activation: String,
-    /// The metric under the change.
+    /// The metric with the change.
     pub value: f64,
-    /// The metric under the change less that without it.
+    /// The metric with the change minus the metric without it.
     pub effect: f64,
 }
 
-/// What a positive and a negative number mean, after these words; nothing of a sign that no number has.
+/// The meaning of positive and negative numbers, after these words; a sign that no number has is omitted.
 fn meaning(report: &GridReport, words: [&str; 2]) -> String {
     let meant = words.into_iter().zip(&report.meaning).filter(|(_, meaning)| !meaning.is_empty());
     meant.map(|(word, meaning)| format!("{word}: {}", printable(meaning))).collect::<Vec<_>>().join(" · ")
 }
 
 impl GridReport {
-    /// The largest effect of either sign: where the colours end. 1 where nothing has any effect.
+    /// The largest absolute effect, at the end of the colour scale; 1 if nothing has any effect.
     fn reach(&self) -> f64 {
         let effects = self.rows.iter().flat_map(|row| &row.cells).map(|cell| cell.effect.abs());
         let largest = effects.filter(|x| x.is_finite()).fold(0.0, f64::max);
         if largest > 0.0 { largest } else { 1.0 }
     }
 
-    /// An effect with its sign and as many decimals as the largest needs.
+    /// An effect with its sign, and as many decimals as the largest needs.
     fn number(&self, effect: f64) -> String {
         if effect.is_nan() {
             return "NaN".to_owned();
@@ -84,16 +84,17 @@ impl GridReport {
             _ => 4,
         };
         let text = format!("{effect:+.decimals$}");
-        // Nothing is neither more nor less.
+        // Zero has no sign.
         if text[1..].bytes().all(|b| matches!(b, b'0' | b'.')) { text[1..].to_owned() } else { text }
     }
 
-    /// The lines about model, change and metric, ready to be shown. ` · ` parts them: else the sign of a blank.
+    /// The lines about model, change and metric, ready for display. ` · ` separates parts here; otherwise it would be
+    /// the sign for a space.
     fn shown_lines(&self) -> impl Iterator<Item = String> {
         self.lines.iter().map(|line| facts(line))
     }
 
-    /// Layers as pictures have them: the last on top.
+    /// Layers in the order of pictures: the last on top.
     fn rows_downwards(&self) -> impl Iterator<Item = &GridRow> {
         self.rows.iter().rev()
     }

@@ -1,4 +1,4 @@
-//! The grid as SVG, written by hand, and as PNG.
+//! The grid as SVG, written directly, and as PNG.
 
 use super::GridReport;
 use crate::colour::{Ink, diverging};
@@ -11,27 +11,27 @@ const MARGIN: f64 = 20.0;
 const SIZE: f64 = 12.0;
 const SMALL: f64 = 10.0;
 const ROW: f64 = 21.0;
-/// Columns that the narrowest and the widest cell take.
+/// Width of the narrowest and the widest cell, in columns of text.
 const NARROW: usize = 5;
 const WIDE: usize = 12;
 const LEGEND: f64 = 220.0;
 const LEAST_WIDTH: f64 = 680.0;
 
-/// The report as one SVG picture; every cell says in words what it is where a pointer rests on it.
+/// The report as one SVG picture; hovering over a cell describes it.
 #[must_use]
 pub fn svg(report: &GridReport) -> String {
     draw(report, None)
 }
 
-/// The report as PNG, drawn with the embedded fonts, at `scale` pixels a unit.
+/// The report as PNG, drawn with the embedded fonts, at `scale` pixels per unit.
 ///
 /// # Errors
-/// The picture would be too large.
+/// If the picture would be too large.
 pub fn png(report: &GridReport, scale: f32) -> Result<Vec<u8>, Error> {
     crate::png::png(&draw(report, Coverage::embedded()), scale)
 }
 
-/// The style of the picture, which a page allows by its hash.
+/// The picture's style, which a page allows by its hash.
 pub(super) fn style() -> String {
     let rules = format!(
         ".t{{font:11px \"DejaVu Sans\",Verdana,sans-serif;fill:#5b6570}}.f{{fill:#5b6570}}.v{{font-size:{SMALL}px}}.k{{fill:#000}}.w{{fill:#fff}}\
@@ -68,13 +68,13 @@ fn draw(report: &GridReport, coverage: Option<Coverage>) -> String {
 struct Picture<'a> {
     report: &'a GridReport,
     svg: Svg,
-    /// Left edge of each column, and one more for the right edge of the last.
+    /// Left edge of each column, and the right edge of the last.
     edges: Vec<f64>,
     width: f64,
 }
 
 impl Picture<'_> {
-    /// Title, prompts, and what colours mean. Returns the y below.
+    /// Title, prompts, and the meaning of colours. Returns the y below them.
     fn head(&mut self) -> f64 {
         self.svg.text(MARGIN, MARGIN + 16.0, "h", &printable(&self.report.title));
         let mut y = MARGIN + 38.0;
@@ -155,7 +155,7 @@ impl Picture<'_> {
         }
     }
 
-    /// Tokens and positions below the columns.
+    /// Tokens and positions under the columns.
     fn heads(&mut self, top: f64) {
         for (column, head) in self.report.columns.iter().enumerate() {
             let (x, end) = (self.edges[column], self.edges[column + 1]);

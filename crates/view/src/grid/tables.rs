@@ -8,7 +8,7 @@ use crate::text::{self, cell, printable};
 
 const HEADER: [&str; 6] = ["layer", "column", "token", "activation", "value", "effect"];
 
-/// One line a cell, tab-separated, with a header line. Texts have escapes that can be undone.
+/// One line per cell, tab-separated, with a header line. Escapes in texts are reversible.
 #[must_use]
 pub fn tsv(report: &GridReport) -> String {
     lines(report, tsv_line)

@@ -1,4 +1,4 @@
-//! The grid in a terminal: a number a cell, on blue where it is negative and on orange where it is positive.
+//! The grid in a terminal: one number per cell, on blue if negative and on orange if positive.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::colour::{Rgb, diverging};
 use crate::lens::ColourDepth;
 use crate::text::{columns, fit, printable};
 
-/// The report as a table of at most `width` columns, the last layer on top; it says what it leaves out.
+/// The report as a table of at most `width` columns, with the last layer on top; it says what it omits.
 #[must_use]
 pub fn terminal(report: &GridReport, width: usize, colour: ColourDepth) -> String {
     let mut out = String::new();

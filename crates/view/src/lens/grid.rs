@@ -1,4 +1,4 @@
-//! The report as a table: which row and column a cell stands in, and whether it agrees with the final layer.
+//! The report as a table: the row and column of each cell, and whether it agrees with the final layer.
 
 use std::collections::HashMap;
 
@@ -15,11 +15,11 @@ pub(crate) struct Column<'a> {
     pub(crate) position: usize,
     /// The token read.
     pub(crate) token: Option<&'a Token>,
-    /// The token that really comes next.
+    /// The token that actually comes next.
     pub(crate) next: Option<&'a Token>,
-    /// The model's own top token, id and text, where it is known.
+    /// The model's own top token, id and text, if known.
     pub(crate) final_top: Option<(u32, &'a str)>,
-    /// Whether that is the next token; `None` where either is unknown.
+    /// Whether that is the next token; `None` if either is unknown.
     pub(crate) right: Option<bool>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Row<'a> {
     /// `29`, `emb`, `L5H3`.
     pub(crate) label: String,
     pub(crate) layer: &'a LayerRow,
-    /// One a column.
+    /// One per column.
     pub(crate) cells: Vec<Option<Cell<'a>>>,
 }
 
@@ -79,7 +79,7 @@ fn cells<'a>(row: &'a LayerRow, columns: &[Column<'_>]) -> Vec<Option<Cell<'a>>>
     columns.iter().map(cell).collect()
 }
 
-/// By id where the final layer's token is known; else by its log-probability, which is then the cell's largest.
+/// By id if the final layer's token is known; else by its log-probability, which is then the cell's largest.
 fn agrees(at: &LayerPosition, final_id: Option<u32>) -> bool {
     match (at.top.first(), final_id) {
         (None, _) => false,
@@ -108,7 +108,7 @@ fn label(row: &LayerRow, report: &LensReport) -> String {
     let part = row.name.strip_prefix(component).and_then(|rest| rest.strip_prefix('_'));
     match part {
         _ if row.layer < 0 => "emb".into(),
-        // A head: the layer alone would not tell rows apart.
+        // A head: the layer alone would not distinguish rows.
         Some(part) if part.starts_with('L') && part.len() <= 12 => crate::text::printable(part),
         _ => row.layer.to_string(),
     }

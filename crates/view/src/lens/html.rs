@@ -1,4 +1,4 @@
-//! The lens as one self-contained HTML page: no request leaves it, and it works from `file://`.
+//! The lens as one self-contained HTML page: no requests; works from `file://`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -22,9 +22,8 @@ const STRIDES: [(usize, &str); 5] =
 
 /// The report as one HTML page, with everything inline.
 ///
-/// The page's Content-Security-Policy allows this script and this style by their hash and nothing else; tokens
-/// are data that the script inserts as text. Numbers are rounded to four decimals. Where scripts are off, a plain table
-/// of top tokens remains.
+/// The page's Content-Security-Policy allows only this script and this style, by their hash; tokens are data that the
+/// script inserts as text. Numbers are rounded to four decimals. Without scripts, a plain table of top tokens remains.
 #[must_use]
 pub fn html(report: &LensReport) -> String {
     let grid = Grid::new(report);
@@ -65,8 +64,8 @@ pub fn html(report: &LensReport) -> String {
     page.html()
 }
 
-/// What a page that draws the lens needs of a report: each text once, cells as short lists, numbers rounded to four decimals,
-/// with the words and scales of every metric. A third of the size of the report.
+/// The data for a page that draws the lens: each text once, cells as short lists, numbers rounded to four decimals,
+/// with descriptions and scales of every metric. A third of the report's size.
 #[must_use]
 pub fn page_data(report: &LensReport) -> Json {
     data(report, &Grid::new(report), &words::lines(report))
@@ -153,10 +152,10 @@ impl Vocabulary {
     }
 }
 
-/// Four decimals; null for what JSON cannot hold.
+/// Four decimals; null for what JSON cannot represent.
 fn rounded(x: f64) -> Json {
     let y = (x * 1e4).round() / 1e4;
-    // A whole number needs no point.
+    // An integer needs no point.
     if y.fract() == 0.0 && y.abs() < 1e9 { json!(y as i64) } else { json!(y) }
 }
 

@@ -1,4 +1,4 @@
-//! What colour means: the number of a cell, and where it lies between dark and bright.
+//! The meaning of colour: the number of a cell, and its position between dark and bright.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,15 +7,15 @@ use super::report::{LayerPosition, LensReport};
 use crate::error::{Error, ErrorKind};
 use crate::text::printable;
 
-/// What the colour of a cell stands for. Bright is always sure, near, or first.
+/// What a cell's colour represents. Bright always means sure, near, or first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Metric {
-    /// Probability that the layer gives to the final layer's top token.
+    /// The layer's probability of the final layer's top token.
     #[default]
     Final,
     /// Probability of the cell's own top token.
     Own,
-    /// Rank of the token that really comes next, from 1.
+    /// Rank of the token that actually comes next, from 1.
     Rank,
     /// Entropy, nats.
     Entropy,
@@ -30,9 +30,9 @@ pub enum Metric {
 pub(crate) enum Value {
     /// A number; it may be infinite.
     Number(f64),
-    /// There is none to be had (the rank of the token after the last one).
+    /// There is none (the rank of the token after the last one).
     Absent,
-    /// Something went wrong on the way: not a number.
+    /// NaN: something went wrong on the way.
     Nan,
 }
 
@@ -45,12 +45,12 @@ pub(crate) struct Scale {
     pub(crate) bright: f64,
     /// Whether the scale is in powers of ten.
     pub(crate) log10: bool,
-    /// Where to write which label, from dark to bright.
+    /// Positions and labels of ticks, from dark to bright.
     pub(crate) ticks: Vec<(f64, String)>,
 }
 
 impl Metric {
-    /// All of them, in the order in which they are offered.
+    /// All metrics, in the order offered.
     pub const ALL: [Self; 6] = [Self::Final, Self::Own, Self::Rank, Self::Entropy, Self::Kl, Self::Tracked];
 
     /// The name as typed on the command line.
@@ -66,7 +66,7 @@ impl Metric {
         }
     }
 
-    /// What it is, in words, for a legend.
+    /// Its description, for a legend.
     #[must_use]
     pub fn words(self, report: &LensReport) -> String {
         match (self, &report.settings.tracked) {
@@ -94,7 +94,7 @@ impl Metric {
             Self::Kl => cell.kl_to_final,
             Self::Tracked => match cell.tracked {
                 Some(logprob) => logprob.exp(),
-                // Written as null: it was followed, so it was not a number.
+                // A null although it was tracked: it was not a number.
                 None if report.settings.tracked.is_some() => f64::NAN,
                 None => return Value::Absent,
             },
@@ -113,12 +113,12 @@ impl Metric {
             // Beyond rank 10 000 a token is lost, however large the vocabulary.
             Self::Rank => powers_of_ten(4.0, 0.0, ["≥10k", "1k", "100", "10", "1"]),
             Self::Entropy => falling((report.model.vocab_size.max(2) as f64).ln()),
-            // Fixed ends: pictures can be compared, and one far layer does not flatten all others.
+            // Fixed ends: pictures are comparable, and one distant layer does not flatten the others.
             Self::Kl => powers_of_ten(2.0, -2.0, ["≥100", "10", "1", "0.1", "≤0.01"]),
         }
     }
 
-    /// The number as written in a cell or a line of text.
+    /// The number as text, for a cell or a line.
     pub(crate) fn format(self, value: Value) -> String {
         match (value, self) {
             (Value::Absent, _) => "-".into(),
@@ -135,9 +135,9 @@ impl Metric {
 }
 
 impl Scale {
-    /// Where a number lies, 0 dark to 1 bright; beyond the ends the end.
+    /// The position of a number, 0 dark to 1 bright; clamped.
     pub(crate) fn position(&self, number: f64) -> f64 {
-        // The least positive number keeps the logarithm of 0 finite.
+        // The smallest positive number keeps the logarithm of 0 finite.
         let x = if self.log10 { number.max(f64::MIN_POSITIVE).log10() } else { number };
         ((x - self.dark) / (self.bright - self.dark)).clamp(0.0, 1.0)
     }

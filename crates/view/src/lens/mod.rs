@@ -1,10 +1,10 @@
 //! The logit lens: what each layer would predict at each token, as a table, a picture or a page.
 //!
-//! [`LensReport`] is plain data and the JSON schema `easyroutine.lens/1` at once. Every function here takes one
-//! and draws it: final layer on top, embedding at the bottom, one column a token.
+//! [`LensReport`] is both plain data and the JSON schema `easyroutine.lens/1`. Every function here draws one: final
+//! layer on top, embedding at the bottom, one column per token.
 //!
-//! By default colour is the probability of the *final layer's* top token ([`Metric::Final`]): coloured by its own
-//! top token, every early layer looks falsely sure.
+//! By default colour is the probability of the *final layer's* top token ([`Metric::Final`]): coloured by its own top
+//! token, every early layer looks falsely sure.
 
 mod grid;
 mod html;

@@ -1,4 +1,4 @@
-//! The lens as SVG, written by hand, and as PNG.
+//! The lens as SVG, written directly, and as PNG.
 
 use super::grid::{Cell, Column, Grid};
 use super::metric::{Metric, Scale, Value};
@@ -10,14 +10,14 @@ use crate::font::Coverage;
 use crate::svg::{ADVANCE, Align, Svg, escape, number};
 use crate::text::{Kind, Piece, columns, fit_pieces, pieces, wrap};
 
-/// How a picture is drawn.
+/// Options of a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PictureOptions {
-    /// What colour stands for.
+    /// What colour represents.
     pub metric: Metric,
     /// Light text on a dark ground.
     pub dark: bool,
-    /// Pixels a unit, for PNG. Less is taken where the picture would grow too large.
+    /// Pixels per unit, for PNG. Reduced if the picture would be too large.
     pub scale: f32,
 }
 
@@ -29,16 +29,16 @@ impl Default for PictureOptions {
 
 /// The report as one SVG picture.
 ///
-/// Text has fixed widths, so it looks the same whichever monospaced font is there.
+/// Text has fixed widths, so it looks the same in any monospaced font.
 #[must_use]
 pub fn svg(report: &LensReport, options: &PictureOptions) -> String {
     draw(report, options, None)
 }
 
-/// The report as PNG, drawn with the embedded fonts; a character that they lack is a box with its code.
+/// The report as PNG, drawn with the embedded fonts; a missing character becomes a box with its code.
 ///
 /// # Errors
-/// The picture would be too large (thousands of tokens).
+/// If the picture would be too large (thousands of tokens).
 pub fn png(report: &LensReport, options: &PictureOptions) -> Result<Vec<u8>, Error> {
     crate::png::png(&draw(report, options, Coverage::embedded()), options.scale)
 }
@@ -47,13 +47,13 @@ const MARGIN: f64 = 20.0;
 const SIZE: f64 = 12.0;
 const ROW: f64 = 21.0;
 const GAP: f64 = 1.0;
-/// Blank on both sides of a token.
+/// Space on both sides of a token.
 const PAD: f64 = 6.0;
-/// Columns that the narrowest and the widest cell take.
+/// Width of the narrowest and the widest cell, in columns of text.
 const NARROW: usize = 4;
 const WIDE: usize = 14;
 const LEGEND: f64 = 220.0;
-/// A picture of few tokens is still wide enough for its words.
+/// Minimum width, so that a picture of few tokens has room for its texts.
 const LEAST_WIDTH: f64 = 640.0;
 
 struct Picture<'a> {
@@ -63,7 +63,7 @@ struct Picture<'a> {
     scale: Scale,
     grid: Grid<'a>,
     svg: Svg,
-    /// Left edge of each column, and one more for the right edge of the last.
+    /// Left edge of each column, and the right edge of the last.
     edges: Vec<f64>,
     width: f64,
 }
@@ -91,7 +91,7 @@ fn draw(report: &LensReport, options: &PictureOptions, coverage: Option<Coverage
     picture.document()
 }
 
-/// Columns that the widest text of a table column takes, before it is cut.
+/// Columns that a table column's widest text takes before it is truncated.
 fn need(grid: &Grid<'_>, column: usize) -> usize {
     let size = |text: &str| pieces(text).iter().map(|p| columns(&p.text)).sum::<usize>();
     let cells =
@@ -155,11 +155,11 @@ impl Picture<'_> {
         )
     }
 
-    /// Title and what the picture stands for. Returns the y below.
+    /// Title and description. Returns the y below them.
     fn head(&mut self) -> f64 {
         self.svg.text(MARGIN, MARGIN + 16.0, "h", words::title(self.report));
         let mut y = MARGIN + 38.0;
-        // Proportional text: 0.58 of the size is a little more than DejaVu Sans takes on average.
+        // Proportional text: 0.58 of the size is slightly more than DejaVu Sans's average width.
         let room = ((self.width - 2.0 * MARGIN) / (12.0 * 0.58)) as usize;
         for line in words::lines(self.report) {
             for part in wrap(&line, room) {
@@ -170,7 +170,7 @@ impl Picture<'_> {
         y + 4.0
     }
 
-    /// What colours and signs mean. Returns the y below.
+    /// The meaning of colours and signs. Returns the y below them.
     fn legend(&mut self, top: f64) -> f64 {
         let c = self.colours;
         self.svg.text(MARGIN, top + 10.0, "s", &format!("Colour: {}", self.metric.words(self.report)));
@@ -281,7 +281,7 @@ impl Picture<'_> {
             number(height)
         ));
         if cell.agrees {
-            // One frame around a run of agreeing cells, in each cell's own ink.
+            // One frame around a run of agreeing cells, in each cell's own text colour.
             let (above, below) =
                 (self.agrees(row.checked_sub(1), column), self.agrees(Some(row + 1), column));
             let (left, right) = (number(x + 1.4), number(x + width - 1.4));
@@ -300,7 +300,7 @@ impl Picture<'_> {
         self.token(column, y + height / 2.0 + 4.2, ink, token, false);
     }
 
-    /// A token in the middle of its column, cut to it.
+    /// A token centred in its column, truncated to fit.
     fn token(&mut self, column: usize, baseline: f64, class: &str, text: &str, star: bool) {
         let width = self.edges[column + 1] - self.edges[column] - GAP - 2.0 * PAD;
         let room = (width / (SIZE * ADVANCE) + 0.1) as usize;

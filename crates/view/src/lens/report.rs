@@ -26,17 +26,17 @@ pub struct LensReport {
     pub tokens: Vec<Token>,
     /// Layers in forward order. Every layer has the same positions in the same order.
     pub layers: Vec<LayerRow>,
-    /// What the model itself predicts, where the final layer is not among `layers`
-    /// (a choice of layers, or another component than `resid_out`).
+    /// The model's own predictions, if `layers` does not include the final layer (a choice of layers, or a component
+    /// other than `resid_out`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub final_top: Vec<FinalTop>,
 }
 
-/// The name of the schema; reading anything else is an error.
+/// The name of the schema; reading any other name is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Schema;
 
-/// What the model is.
+/// A description of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelCard {
     /// Hub id, or the stem of the file or folder.
@@ -52,59 +52,59 @@ pub struct ModelCard {
     pub d_model: usize,
     /// Rows of the unembedding.
     pub vocab_size: usize,
-    /// What the model was computed in: `f32`, `bf16`.
+    /// The dtype of its computation: `f32`, `bf16`.
     pub dtype: String,
 }
 
 /// How the lens was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LensSettings {
-    /// What is read: `resid_out`, `attn_out`, `mlp_out`, `head_out`, …
+    /// The component read: `resid_out`, `attn_out`, `mlp_out`, `head_out`, …
     pub component: String,
-    /// What stands between it and the unembedding.
+    /// The norm before the unembedding.
     pub norm: Norm,
     /// Number of candidates kept in `top`.
     pub k: usize,
     /// Whether a beginning-of-sequence token is among the tokens.
     pub bos: bool,
-    /// The positions that were asked for; all where absent.
+    /// The requested positions; `None` means all.
     #[serde(default)]
     pub positions: Option<Vec<usize>>,
-    /// The layers that were asked for, -1 the embedding; all where absent.
+    /// The requested layers, with -1 for the embedding; `None` means all.
     #[serde(default)]
     pub layers: Option<Vec<i64>>,
-    /// A token whose probability is followed in every cell.
+    /// A token whose probability is tracked in every cell.
     #[serde(default)]
     pub tracked: Option<TrackedToken>,
-    /// Longest prompt that the model takes.
+    /// Longest prompt that the model accepts.
     #[serde(default)]
     pub max_context: Option<usize>,
-    /// What was changed while the model ran, as it was written.
+    /// Changes made while the model ran, as written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interventions: Vec<String>,
-    /// The tuned lens that layers were read through; none in a logit lens.
+    /// The tuned lens through which layers were read; `None` for a logit lens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<TunedLens>,
-    /// The Jacobian lens that layers were carried to the last by.
+    /// The Jacobian lens that carried layers to the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jacobian: Option<JacobianLens>,
 }
 
-/// Which Jacobian lens it is.
+/// The identity of a Jacobian lens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JacobianLens {
     /// The name of its file.
     pub name: String,
-    /// How many prompts it is the mean of.
+    /// Number of prompts in the mean.
     pub n_prompts: usize,
 }
 
-/// Which tuned lens it is.
+/// The identity of a tuned lens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunedLens {
     /// The name of its folder.
     pub name: String,
-    /// The model that it says it was trained on.
+    /// The model that it claims to be trained on.
     #[serde(default)]
     pub base_model: Option<String>,
     /// The revision of that model.
@@ -112,7 +112,7 @@ pub struct TunedLens {
     pub base_revision: Option<String>,
 }
 
-/// What stands between a vector and the unembedding.
+/// The norm between a vector and the unembedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Norm {
@@ -124,7 +124,7 @@ pub enum Norm {
     None,
 }
 
-/// A token whose probability is followed in every cell.
+/// A token whose probability is tracked in every cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrackedToken {
     /// Token id.
@@ -151,7 +151,7 @@ pub struct LayerRow {
     pub layer: i64,
     /// Name of the activation: `resid_out_5`, `head_out_L5H3`, `input_embeddings`.
     pub name: String,
-    /// One cell a position.
+    /// One cell per position.
     pub positions: Vec<LayerPosition>,
 }
 
@@ -168,18 +168,18 @@ pub struct LayerPosition {
     /// KL(final ‖ this layer), nats.
     #[serde(deserialize_with = "number")]
     pub kl_to_final: f64,
-    /// Rank of the token that really comes next; absent at the last position.
+    /// Rank of the token that actually comes next; absent at the last position.
     #[serde(default)]
     pub rank_of_next: Option<u64>,
-    /// Log-probability that this layer gives to the final layer's top token.
+    /// This layer's log-probability of the final layer's top token.
     #[serde(deserialize_with = "number")]
     pub logprob_of_final_top: f64,
-    /// Log-probability of the tracked token, where one is.
+    /// Log-probability of the tracked token, if there is one.
     #[serde(default)]
     pub tracked: Option<f64>,
 }
 
-/// A token that might come next.
+/// A candidate for the next token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Token id.
@@ -191,7 +191,7 @@ pub struct Candidate {
     pub logprob: f64,
 }
 
-/// What the model itself predicts at a position.
+/// The model's own prediction at a position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalTop {
     /// Index of the token in the prompt.
@@ -203,10 +203,10 @@ pub struct FinalTop {
 }
 
 impl LensReport {
-    /// Reads a report from JSON.
+    /// Parses a report from JSON.
     ///
     /// # Errors
-    /// The text is not JSON of schema [`SCHEMA`], or its layers do not have the same positions.
+    /// If the text is not JSON of schema [`SCHEMA`], or its layers differ in positions.
     pub fn from_json(json: &str) -> Result<Self, Error> {
         let report: Self = serde_json::from_str(json)
             .map_err(|e| Error::new(ErrorKind::Report, format!("not a report of schema {SCHEMA}: {e}")))?;
@@ -214,7 +214,7 @@ impl LensReport {
         Ok(report)
     }
 
-    /// A rectangle: this also bounds the table by the size of the text it came from.
+    /// Checks that the table is a rectangle, which also bounds its size by that of the text.
     fn check(&self) -> Result<(), Error> {
         let Some(first) = self.layers.first() else { return Ok(()) };
         let positions = |row: &LayerRow| row.positions.iter().map(|p| p.position).collect::<Vec<_>>();

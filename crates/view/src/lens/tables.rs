@@ -1,4 +1,4 @@
-//! The report for other programs: JSON, one line a cell, a Markdown table.
+//! The report for other programs: JSON, one line per cell, or a Markdown table.
 
 use std::fmt::Write as _;
 
@@ -36,10 +36,11 @@ pub fn json(report: &LensReport) -> Result<String, Error> {
     serde_json::to_string(report).map_err(|e| Error::new(ErrorKind::Draw, format!("report as JSON: {e}")))
 }
 
-/// One line a cell, tab-separated, final layer first, with a header line.
+/// One line per cell, tab-separated, final layer first, with a header line.
 ///
-/// Texts have `\t`, `\n`, `\r`, `\\` and `\u{..}` for what would break a line or hide; numbers that do not
-/// exist are empty, numbers that are not numbers `NaN`.
+/// In texts, `\t`, `
+/// `, `\r`, `\\` and `\u{..}` escape characters that would break a line or be invisible. Missing numbers are empty;
+/// others that are not finite are `NaN`.
 #[must_use]
 pub fn tsv(report: &LensReport) -> String {
     lines(report, tsv_line)
@@ -51,8 +52,8 @@ pub fn csv(report: &LensReport) -> String {
     lines(report, csv_line)
 }
 
-/// A Markdown table: one row a layer, each cell its top token and the number of `metric`.
-/// Bold where the token is the final layer's.
+/// A Markdown table: one row per layer, each cell its top token and the number of `metric`. Bold if the token is the
+/// final layer's.
 #[must_use]
 pub fn markdown(report: &LensReport, metric: Metric) -> String {
     let grid = Grid::new(report);

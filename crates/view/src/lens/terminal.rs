@@ -1,4 +1,4 @@
-//! The coloured table of a terminal, and the plain one where there is no colour.
+//! The coloured table for terminals, and the plain one for those without colour.
 
 use std::fmt::Write as _;
 
@@ -9,21 +9,21 @@ use super::words;
 use crate::colour::{Rgb, cividis};
 use crate::text::{columns, fit, printable};
 
-/// How the terminal table is drawn.
+/// Options of a terminal table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TerminalOptions {
-    /// Columns that there are; the table says what it left out.
+    /// Available columns; the table says what it omitted.
     pub width: usize,
-    /// What colours the terminal has.
+    /// The terminal's colours.
     pub colour: ColourDepth,
-    /// What colour stands for (without colour: the number beside each token).
+    /// What colour represents (without colour: the number next to each token).
     pub metric: Metric,
 }
 
-/// What colours a terminal has.
+/// A terminal's colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColourDepth {
-    /// None: aligned text with the number beside each token, no escape sequence at all.
+    /// None: aligned text with the number next to each token, without any escape sequence.
     #[default]
     None,
     /// The 256-colour palette.
@@ -53,10 +53,10 @@ struct Table<'a> {
     grid: &'a Grid<'a>,
 }
 
-/// Which columns are shown, and how wide.
+/// Which columns are shown, and their widths.
 struct Fitted {
     label: usize,
-    /// Blanks on both sides of a cell.
+    /// Spaces on both sides of a cell.
     before: usize,
     after: usize,
     first: usize,
@@ -66,9 +66,9 @@ struct Fitted {
 const RESET: &str = "\x1b[0m";
 const NEXT: &str = "next →";
 const INPUT: &str = "input →";
-/// The widest a column may be, from roomy to tight.
+/// Maximum column widths, from roomy to tight.
 const CAPS: [usize; 8] = [20, 16, 14, 12, 10, 9, 8, 7];
-/// Width of a column where some are left out: a token of this length can still be told from others.
+/// Width of a column if some are omitted: tokens of this length are still distinguishable.
 const CAP_WHEN_CUT: usize = 8;
 
 impl Table<'_> {
@@ -157,7 +157,7 @@ impl Table<'_> {
     ) {
         let _ = write!(out, "{}", row_label(label, fitted));
         for (text, &width) in texts.zip(&fitted.widths) {
-            // Without colour a cell begins with its sign: the star stands there, or a blank.
+            // Without colour a cell begins with its sign: the star, or a space.
             let text = if self.coloured() || text.starts_with('*') { text } else { format!(" {text}") };
             let _ = write!(
                 out,
@@ -186,7 +186,7 @@ impl Table<'_> {
                 (self.paint(colour, false), self.paint(colour, agrees))
             }
             Value::Absent => (String::new(), if agrees { "\x1b[1;4m".into() } else { String::new() }),
-            // Red on the terminal's own ground: no colour of the scale is like it.
+            // Red on the terminal's own background, unlike any colour of the scale.
             Value::Nan => ("\x1b[91m".into(), String::new()),
         };
         let token = fit(&token, width);
@@ -200,7 +200,7 @@ impl Table<'_> {
         }
     }
 
-    /// The escape sequence for a ground and the ink that is legible on it.
+    /// The escape sequence for a background and a legible text colour on it.
     fn paint(&self, ground: Rgb, strong: bool) -> String {
         let strong = if strong { "1;4;" } else { "" };
         match self.options.colour {
@@ -223,12 +223,12 @@ impl Table<'_> {
 
     fn fit_columns(&self) -> Fitted {
         let labels = self.grid.rows.iter().map(|row| columns(&row.label));
-        // A blank parts the labels from the cells.
+        // A space separates the labels from the cells.
         let label = labels.chain([columns(INPUT)]).max().unwrap_or(0) + 1;
         let needs: Vec<usize> = (0..self.grid.columns.len()).map(|i| self.need(i)).collect();
         let room = self.options.width.saturating_sub(label);
         let widths = |cap: usize| needs.iter().map(|&need| need.min(cap)).collect::<Vec<_>>();
-        // Without colour the number and the sign stand in the column too.
+        // Without colour the number and the sign are in the column too.
         let extra = if self.coloured() { 0 } else { 4 };
         let (airy, tight) = ((1, 1), (1, 0));
         let layouts = CAPS.iter().filter(|&&cap| cap >= 10).map(|&cap| (airy, cap));
@@ -238,7 +238,7 @@ impl Table<'_> {
                 return Fitted { label, before, after, first: 0, widths };
             }
         }
-        // The last tokens are what one looks for.
+        // The last tokens are the most interesting.
         let (before, after) = tight;
         let widths = widths(CAP_WHEN_CUT + extra);
         let mut used = 0;
@@ -250,7 +250,7 @@ impl Table<'_> {
         Fitted { label, before, after, first, widths: widths[first..].to_vec() }
     }
 
-    /// Columns that the widest text of a table column takes.
+    /// Columns that a table column's widest text takes.
     fn need(&self, column: usize) -> usize {
         let metric = self.options.metric;
         let cells = self.grid.rows.iter().filter_map(|row| row.cells[column]).map(|cell| {
@@ -296,7 +296,7 @@ fn end_line(out: &mut String) {
     out.push('\n');
 }
 
-/// Breaks at blanks; a word that is too long for a line is cut.
+/// Breaks at spaces; a word that is too long for a line is truncated.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {

@@ -1,22 +1,22 @@
-//! What every picture states in words: the model, what a row is, how it was read.
+//! The description in every picture: the model, the rows, how they were read.
 
 use super::report::{JacobianLens, LensReport, ModelCard, Norm, TunedLens};
 use crate::text::printable;
 
-/// What stands above every picture.
+/// The lines above every picture.
 pub(crate) fn lines(report: &LensReport) -> Vec<String> {
     let mut lines = vec![model(&report.model), layers(report), reading(report)];
     lines.extend(changes(&report.settings.interventions));
     lines
 }
 
-/// What was changed while the model ran, if anything was.
+/// Changes made while the model ran, if any.
 pub(crate) fn changes(interventions: &[String]) -> Option<String> {
     let shown: Vec<String> = interventions.iter().map(|one| printable(one)).collect();
     (!shown.is_empty()).then(|| format!("changed: {}", shown.join(" · ")))
 }
 
-/// What kind of lens it is.
+/// The kind of lens.
 pub(crate) fn title(report: &LensReport) -> &'static str {
     match &report.settings {
         settings if settings.tuned.is_some() => "Tuned lens",
@@ -39,7 +39,7 @@ pub(crate) fn model(m: &ModelCard) -> String {
     parts.join(" · ")
 }
 
-/// What a row is.
+/// What a row represents.
 pub(crate) fn layers(report: &LensReport) -> String {
     let component = report.settings.component.as_str();
     let rows = match component {
@@ -84,7 +84,7 @@ fn tuned(lens: &TunedLens) -> String {
     text
 }
 
-/// How many tokens there are, and are shown.
+/// Number of tokens, and how many are shown.
 pub(crate) fn tokens(report: &LensReport) -> String {
     let shown = report.layers.first().map_or(0, |row| row.positions.len());
     let all = report.tokens.len();
@@ -94,7 +94,7 @@ pub(crate) fn tokens(report: &LensReport) -> String {
     }
 }
 
-/// Whether a beginning-of-sequence token was there.
+/// Whether there was a beginning-of-sequence token.
 pub(crate) fn bos(report: &LensReport) -> &'static str {
     if report.settings.bos { "with BOS" } else { "no BOS" }
 }
