@@ -54,11 +54,11 @@ variables and exit statuses.";
 #[derive(Debug, Parser)]
 #[command(name = "easyroutine", version, arg_required_else_help = true, after_help = SURROUNDINGS)]
 pub(crate) struct Args {
-    /// How results are printed; `auto` is by the ending of `-o`, else what the variable EASYROUTINE_FORMAT says, else a
+    /// The format of results. `auto` follows the extension of `-o`, else the variable EASYROUTINE_FORMAT, else prints a
     /// table on a terminal and TSV in a pipe.
     #[arg(long, global = true, value_enum, default_value_t = Format::Auto, value_name = "FORMAT")]
     pub(crate) format: Format,
-    /// Write to a file instead; the ending picks the format. May repeat where a command draws pictures.
+    /// Write to a file; its extension selects the format. May repeat for commands that draw pictures.
     #[arg(short, long, global = true, value_name = "FILE")]
     pub(crate) output: Vec<PathBuf>,
     /// When to use colour.
@@ -74,37 +74,37 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// What each layer would predict next, at every token.
     Lens(Lens),
-    /// Which tokens each head looks at: thumbnails of all heads, or one head large.
+    /// Attention patterns: thumbnails of all heads, or one head large.
     Attn(Attn),
-    /// Activations of prompts to a safetensors file, or to a run in a store.
+    /// Save activations of prompts to a safetensors file, or as a run in a store.
     Extract(Box<Extract>),
     /// The most likely next tokens.
     Run(Next),
-    /// What activations of one prompt do in the run of another: a grid of layers by positions, heads or sites.
+    /// Patch activations of one prompt into the run of another: a grid of layers by positions, heads or sites.
     Patch(Patch),
-    /// What each part, head or neuron writes directly towards a token.
+    /// Direct logit attribution: what each part, head or neuron writes towards a token.
     Dla(Dla),
-    /// How a number that the logits give changes with any activation: its gradient.
+    /// The gradient of a metric of the logits with respect to any activation.
     Grad(Grad),
-    /// Which activations carried a number that the logits give: attribution patching and integrated gradients.
+    /// Which activations carry a metric of the logits: attribution patching and integrated gradients.
     Attribute(Box<Attribute>),
-    /// Which edges between heads and MLPs carried a number, and the circuit of the largest: EAP, EAP-IG.
+    /// Which edges between heads and MLPs carry a metric, and the circuit of the largest: EAP, EAP-IG.
     Edges(Box<Edges>),
-    /// Which transcoder features of a prompt made which others, and the answer: an attribution graph, as circuit-tracer's.
+    /// An attribution graph of a prompt over transcoder features, as in circuit-tracer.
     Graph(Box<Graph>),
-    /// Jacobian lenses: fitted on prompts, for `lens --jacobian`.
+    /// Fit Jacobian lenses on prompts, for `lens --jacobian`.
     Jacobian {
         /// What to do.
         #[command(subcommand)]
         command: JacobianCommand,
     },
-    /// Trains a tuned lens on prompts, for `lens --tuned` and the tuned-lens package.
+    /// Train a tuned lens on prompts, for `lens --tuned` and the tuned-lens package.
     Tune(Box<Tune>),
-    /// What removing heads, positions or whole parts does: a grid of layers by these.
+    /// The effect of removing heads, positions or whole parts: a grid by layer.
     Ablate(Ablate),
-    /// How a text is cut into tokens.
+    /// How a text is divided into tokens.
     Tokens(Tokens),
-    /// What a model is, whether it is supported, and whether it keeps the laws.
+    /// What a model is, whether it is supported, and whether it obeys the laws of decoders.
     Model {
         /// What about it.
         #[command(subcommand)]
@@ -116,23 +116,24 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: DictCommand,
     },
-    /// What every feature of a dictionary does over a data set: how often, how strongly, its strongest tokens, its logits.
+    /// Statistics of every feature of a dictionary over a data set: how often and how strongly it is active, its
+    /// strongest tokens, its logits.
     Features(Box<Features>),
-    /// Vectors to steer by, one a layer, from pairs of prompts: for --intervene, or as a control vector of llama.cpp.
+    /// Steering vectors from pairs of prompts, one per layer: for --intervene, or as a control vector for llama.cpp.
     Direction(Box<Direction>),
-    /// Probes that tell two classes of prompts apart, one a layer.
+    /// Probes that separate two classes of prompts, one per layer.
     Probe {
         /// What to do.
         #[command(subcommand)]
         command: ProbeCommand,
     },
-    /// Saved runs: find, read, change, check.
+    /// Saved runs: find, read, change, verify.
     Runs(runs::Runs),
-    /// A page in the browser where prompts are typed and looked into: lens, attention, attribution, patching, saved runs.
+    /// A page in the browser for exploring prompts: lens, attention, attribution, patching, saved runs.
     Serve(Box<Serve>),
-    /// Version, processor, folders and the variables that matter.
+    /// Version, processor, folders and relevant environment variables.
     Env,
-    /// A script that lets a shell complete flags, models and activation keys.
+    /// A shell script that completes flags, models and activation keys.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -144,23 +145,23 @@ pub(crate) enum Command {
 /// Commands about a model.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Architecture, parameters, memory needed.
+    /// Architecture, parameters, memory required.
     Info(ModelArgs),
-    /// The forward pass step by step: what each computes and costs, and which activations can be read after it.
+    /// The forward pass step by step: what each step computes and costs, and which activations can be read after it.
     Show(ModelArgs),
-    /// Architectures that are supported, and demo models.
+    /// Supported architectures and demo models.
     Ls,
-    /// The laws of every decoder, checked on this very model; exit status 1 where one breaks.
+    /// Check the laws of every decoder on this model; exit status 1 if one is broken.
     Check(Check),
-    /// Writes the model as a Hugging Face folder, which transformers reads to the same logits.
+    /// Write the model as a Hugging Face folder from which transformers computes the same logits.
     Export(Export),
 }
 
 /// Which model, and how it is loaded.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ModelArgs {
-    /// A folder with config.json, a .gguf file, `org/name[@revision]` on the hub, or `smollm2` (the demo model); else
-    /// what the variable EASYROUTINE_MODEL says.
+    /// A folder with config.json, a .gguf file, `org/name[@revision]` on the hub, or `smollm2` (the demo model).
+    /// Default: the variable EASYROUTINE_MODEL.
     #[arg(short, long, value_name = "REF")]
     pub(crate) model: Option<String>,
     /// The model, instead of --model.
@@ -170,7 +171,7 @@ pub(crate) struct ModelArgs {
     pub(crate) loading: Loading,
 }
 
-/// Which model, for commands whose last word is something else.
+/// The model, for commands whose last word is something else.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ModelFlag {
     /// A folder with config.json, a .gguf file, `org/name[@revision]` on the hub, or `smollm2` (the demo model).
@@ -189,19 +190,20 @@ pub(crate) struct Finding {
     /// Never download.
     #[arg(long, env = "EASYROUTINE_OFFLINE", value_parser = FalseyValueParser::new())]
     pub(crate) offline: bool,
-    /// Let an unknown key of config.json through, with a warning. May repeat.
+    /// Accept an unknown key of config.json, with a warning. May repeat.
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_config_key: Vec<String>,
-    /// How a GGUF file's text is cut, where the file does not say: llama-bpe, qwen2, ...
+    /// Pre-tokenization of a GGUF file that does not state it: llama-bpe, qwen2, ...
     #[arg(long, value_name = "NAME")]
     pub(crate) pre: Option<String>,
-    /// Pass a surplus tensor of the weights over, with a warning; `*` stands for anything. May repeat.
+    /// Ignore a surplus tensor of the weights, with a warning; `*` matches anything. May repeat.
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_tensor: Vec<String>,
-    /// Apply a LoRA adapter: a folder as peft writes it, or `org/name` on the hub. One beside the weights is applied unasked.
+    /// Apply a LoRA adapter: a folder written by peft, or `org/name` on the hub. An adapter next to the weights is
+    /// applied automatically.
     #[arg(long, value_name = "REF", conflicts_with = "no_adapter")]
     pub(crate) adapter: Option<String>,
-    /// Read the weights without the adapter that lies beside them.
+    /// Ignore an adapter next to the weights.
     #[arg(long)]
     pub(crate) no_adapter: bool,
 }
@@ -211,24 +213,24 @@ pub(crate) struct Finding {
 pub(crate) struct Loading {
     #[command(flatten)]
     pub(crate) finding: Finding,
-    /// Type of the inputs of matrix products; sums are always in f32.
+    /// Type of inputs to matrix products; sums are always f32.
     #[arg(long, value_enum, default_value_t = DtypeArg::F32, env = "EASYROUTINE_DTYPE", value_name = "TYPE")]
     pub(crate) dtype: DtypeArg,
-    /// Threads of the arithmetic; all cores by default. Results are the same to the bit.
+    /// Number of threads; all cores by default. Results are identical to the bit.
     #[arg(long, env = "EASYROUTINE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Where to compute; the CPU is what there is.
+    /// Where to compute; only the CPU is supported.
     #[arg(long, value_enum, default_value_t = Device::Cpu, env = "EASYROUTINE_DEVICE", value_name = "DEVICE")]
     pub(crate) device: Device,
 }
 
-/// The prompt and how it is cut.
+/// The prompt and its tokenization.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct PromptArgs {
     /// The prompt; `-` reads standard input.
     #[arg(value_name = "PROMPT", required_unless_present = "file", conflicts_with = "file")]
     pub(crate) prompt: Option<String>,
-    /// Read the prompt from a file (one newline at its end is dropped).
+    /// Read the prompt from a file (one newline at its end is removed).
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
@@ -243,21 +245,21 @@ pub(crate) struct Cutting {
     /// Beginning-of-sequence token: as the model's tokenizer does, always, or never.
     #[arg(long, value_enum, default_value_t = BosArg::Auto, value_name = "WHEN")]
     pub(crate) bos: BosArg,
-    /// Keep the first tokens of a prompt that is longer than the model's context, instead of refusing it.
+    /// Truncate a prompt that is longer than the model's context, instead of refusing it.
     #[arg(long)]
     pub(crate) truncate: bool,
 }
 
-/// What is changed while the model runs.
+/// Changes while the model runs.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Changes {
     /// Change an activation: 'resid_out_5@last=0' sets it, '*0.5' scales, '+2*f.safetensors::v' adds, '=row:1' and
-    /// '=mean:f.safetensors::t' replace; patterns by 'pattern_L3H1@columns:3=0', 'rows:5', 'grid:9x2', before the
-    /// softmax by 'pre:columns:3=-inf', after it with rows brought back to a sum of 1 by 'rescaled:columns:3=0'. May
-    /// repeat; in this order. docs/INTERVENTIONS.md has the whole grammar.
+    /// '=mean:f.safetensors::t' replace. Patterns: 'pattern_L3H1@columns:3=0', 'rows:5', 'grid:9x2'; before the softmax
+    /// 'pre:columns:3=-inf'; after it, with rows rescaled to sum to 1, 'rescaled:columns:3=0'. May repeat, and applies
+    /// in order. docs/INTERVENTIONS.md has the whole grammar.
     #[arg(long, value_name = "KEY@POSITIONS OP")]
     pub(crate) intervene: Vec<String>,
-    /// Seed of random positions (`random-text-3`) and of drawn tokens.
+    /// Seed of random positions (`random-text-3`) and of sampled tokens.
     #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
     pub(crate) seed: u64,
     #[command(flatten)]
@@ -276,31 +278,31 @@ pub(crate) struct Lens {
     /// Positions of the prompt: all, last, 5, -1, 4:9 (4 to 8), text:Paris. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
-    /// Layers: `emb`, 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), joined by commas.
+    /// Layers: `emb`, 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), comma-separated.
     #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
     pub(crate) layers: Option<String>,
-    /// What colour (and, without colour, the number) stands for; `final`, or `tracked` where --track names a token.
+    /// What colour represents (without colour: the number); `final`, or `tracked` if --track names a token.
     #[arg(long, value_enum, value_name = "METRIC")]
     pub(crate) metric: Option<MetricArg>,
     /// Final norm with each vector's own statistics, with the final layer's, or none.
     #[arg(long, value_enum, default_value_t = NormArg::Own, value_name = "NORM")]
     pub(crate) norm: NormArg,
-    /// What is read: resid_out, resid_in, resid_mid, attn_out, attn_raw, mlp_out, head_out.
+    /// The component to read: resid_out, resid_in, resid_mid, attn_out, attn_raw, mlp_out, head_out.
     #[arg(long, default_value = "resid_out", value_name = "SITE")]
     pub(crate) component: String,
-    /// Read each layer through its translator of a tuned lens: a folder of the tuned-lens package.
+    /// Read each layer through its translator in a tuned lens: a folder from the tuned-lens package.
     #[arg(long, value_name = "DIR")]
     pub(crate) tuned: Option<PathBuf>,
-    /// Carry each layer to the last by a Jacobian lens first: a published .pt file, or one of `jacobian fit`.
+    /// First carry each layer to the last with a Jacobian lens: a published .pt file, or one from `jacobian fit`.
     #[arg(long, value_name = "FILE", conflicts_with = "tuned")]
     pub(crate) jacobian: Option<PathBuf>,
-    /// How many tokens are listed for each cell.
+    /// Number of tokens listed per cell.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) k: u32,
-    /// A token whose probability is followed: its exact text (` Paris`), or `id:7042`.
+    /// A token whose probability is tracked: its exact text (` Paris`), or `id:7042`.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) track: Option<String>,
-    /// Light on dark, for SVG and PNG (a page follows its reader).
+    /// Light on dark, for SVG and PNG (a page follows its reader's setting).
     #[arg(long)]
     pub(crate) dark: bool,
 }
@@ -320,10 +322,10 @@ pub(crate) struct Attn {
     /// Heads of each layer: 3, -1 (the last), 0:4 (0 to 3); all by default.
     #[arg(long, visible_alias = "heads", value_name = "HEAD", allow_hyphen_values = true)]
     pub(crate) head: Option<String>,
-    /// Leave the first token out of pictures: in most heads nearly all weight lies on it.
+    /// Leave the first token out of pictures: in most heads it gets nearly all the weight.
     #[arg(long)]
     pub(crate) hide_first: bool,
-    /// Light on dark, for SVG and PNG (a page follows its reader).
+    /// Light on dark, for SVG and PNG (a page follows its reader's setting).
     #[arg(long)]
     pub(crate) dark: bool,
 }
@@ -337,7 +339,7 @@ pub(crate) struct Next {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// How many tokens are listed.
+    /// Number of tokens listed.
     #[arg(short, default_value_t = 10, conflicts_with = "generate", value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) k: u32,
     #[command(flatten)]
@@ -348,23 +350,23 @@ pub(crate) struct Next {
 #[derive(Debug, Clone, ClapArgs)]
 #[command(next_help_heading = "Generation")]
 pub(crate) struct Generation {
-    /// Continue the prompt by up to N tokens, written as they come; named positions of an intervention stay those of the
-    /// prompt, `all` takes in new tokens.
+    /// Continue the prompt by up to N tokens, written as they come. Positions in interventions still refer to the
+    /// prompt; `all` includes new tokens.
     #[arg(long, value_name = "N")]
     pub(crate) generate: Option<usize>,
-    /// Draw tokens: above 1 flatter, below 1 sharper; 0 takes the most likely one.
+    /// Sample tokens: above 1 flattens the distribution, below 1 sharpens it; 0 takes the most likely token.
     #[arg(long, value_name = "T", requires = "generate", allow_hyphen_values = true)]
     pub(crate) temperature: Option<f32>,
-    /// Draw among the K most likely tokens.
+    /// Sample among the K most likely tokens.
     #[arg(long, value_name = "K", requires = "generate")]
     pub(crate) top_k: Option<usize>,
-    /// Draw among the fewest tokens whose probabilities reach P.
+    /// Sample among the fewest tokens whose probabilities reach P.
     #[arg(long, value_name = "P", requires = "generate")]
     pub(crate) top_p: Option<f32>,
-    /// End before this text. May repeat.
+    /// Stop before this text. May repeat.
     #[arg(long, value_name = "TEXT", requires = "generate")]
     pub(crate) stop: Vec<String>,
-    /// Go on after the model's end-of-sequence tokens.
+    /// Continue past the model's end-of-sequence tokens.
     #[arg(long, requires = "generate")]
     pub(crate) ignore_end: bool,
 }
@@ -384,12 +386,12 @@ pub(crate) struct Export {
     /// A folder, a .gguf file, a name on the hub, or a demo model.
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
-    /// Where the folder is written.
+    /// The folder to write.
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
     #[command(flatten)]
     pub(crate) finding: Finding,
-    /// Type of the weights that are written.
+    /// Type of the written weights.
     #[arg(long, value_enum, default_value_t = DtypeArg::F32, value_name = "TYPE")]
     pub(crate) dtype: DtypeArg,
 }
@@ -418,7 +420,7 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
-    /// The same for what is said on standard error; `auto` asks the terminal and `NO_COLOR`.
+    /// The same for messages on standard error; `auto` depends on the terminal and `NO_COLOR`.
     pub(crate) fn of_messages(self) -> anstream::ColorChoice {
         match self {
             Colour::Auto => anstream::ColorChoice::Auto,
@@ -473,7 +475,7 @@ pub(crate) enum MetricArg {
     Final,
     /// Probability of the cell's own most likely token.
     P,
-    /// Rank of the token that really comes next.
+    /// Rank of the token that actually comes next.
     Rank,
     /// Entropy, in nats.
     Entropy,

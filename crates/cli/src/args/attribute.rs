@@ -11,18 +11,20 @@ pub(crate) struct Attribute {
     pub(crate) prompt: PromptOrPairs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// The other prompt, of as many tokens. Of `patching` its activations are put into the run of PROMPT: a corrupted PROMPT
-    /// with a clean base is denoising, the reverse noising. Of `integrated` it is the baseline; without it, zeros are.
+    /// The other prompt, with as many tokens. For `patching`, its activations are put into the run of PROMPT: a
+    /// corrupted PROMPT with a clean base is denoising, the reverse noising. For `integrated` it is the baseline; the
+    /// default baseline is zeros.
     #[arg(long, value_name = "TEXT", conflicts_with = "pairs")]
     pub(crate) base: Option<String>,
     /// `patching`: (base - PROMPT) times the gradient at PROMPT, for any activation. `integrated`: integrated gradients from
     /// the base's embeddings to those of PROMPT.
     #[arg(long, value_enum, default_value_t = MethodArg::Patching, value_name = "METHOD")]
     pub(crate) method: MethodArg,
-    /// Of `patching`: the activations, `z_L*` (heads) unless given: `resid_in_*,mlp_hidden_*,pattern_L0:4H*`. May repeat.
+    /// For `patching`: the activations, by default `z_L*` (heads): `resid_in_*,mlp_hidden_*,pattern_L0:4H*`. May
+    /// repeat.
     #[arg(short, long, value_name = "KEYS")]
     pub(crate) activations: Vec<String>,
-    /// Of `patching`: positions that are scored. May repeat.
+    /// For `patching`: positions to score. May repeat.
     #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
     /// Seed of random positions.
@@ -30,19 +32,19 @@ pub(crate) struct Attribute {
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) measure: Measure,
-    /// Of `patching`: what stands for the derivatives; `gradient` unless given.
+    /// For `patching`: what replaces the derivatives; `gradient` by default.
     #[arg(long, value_enum, value_name = "RULE")]
     pub(crate) rule: Option<RuleArg>,
-    /// Of `patching`: also run the N largest cells, and say how well the estimates agree.
+    /// For `patching`: also run the N largest cells, and report how well the estimates agree.
     #[arg(long, value_name = "N", conflicts_with = "pairs")]
     pub(crate) check: Option<usize>,
-    /// Of `integrated`: the points of the sum; `gausslegendre` unless given.
+    /// For `integrated`: the points of the sum; `gausslegendre` by default.
     #[arg(long, value_enum, value_name = "RULE")]
     pub(crate) points: Option<PointsArg>,
-    /// Of `integrated`: how many points; 50 unless given.
+    /// For `integrated`: the number of points; 50 by default.
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
-    /// How many cells are listed, the largest first.
+    /// Number of cells listed, largest first.
     #[arg(short, default_value_t = 20, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) k: u32,
 }

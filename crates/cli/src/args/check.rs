@@ -1,4 +1,4 @@
-//! What `model check` is asked.
+//! Arguments of `model check`.
 
 use std::path::PathBuf;
 
@@ -11,14 +11,14 @@ use super::ModelArgs;
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Tokens of the longer of the two rows that are run.
+    /// Tokens in the longer of the two rows that are run.
     #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=512))]
     pub(crate) tokens: u16,
-    /// A safetensors file of activations that another program wrote, with the `input_ids` it was made of: each place is
-    /// compared with ours.
+    /// A safetensors file of activations written by another program, with their `input_ids`: each place is compared
+    /// with ours.
     #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
     pub(crate) compare: Option<PathBuf>,
-    /// The largest difference that counts as none, over the largest value of the place: 1e-4, and 5e-2 with bf16.
+    /// The largest difference counted as equal, relative to the largest value of the place: 1e-4, or 5e-2 with bf16.
     #[arg(long, value_name = "X", requires = "compare", value_parser = tolerance)]
     pub(crate) tolerance: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Arguments of `dict`, and how a command is given dictionaries.
+//! Arguments of `dict`, and the flags that give dictionaries to other commands.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,15 @@ use super::{Changes, Cutting, Finding, ModelFlag, PromptArgs, Reading};
 /// Commands about a dictionary.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DictCommand {
-    /// Format, architecture, place, widths, norms, and what the publisher says; every number is read once.
+    /// Format, architecture, place, widths, norms, and the publisher's statements; reads every number once.
     Info(DictInfo),
-    /// What it does to a model on a text: L0, explained variance, cross-entropy recovered, beside the publisher's figures.
+    /// What it does to a model on a text: L0, explained variance, cross-entropy recovered, next to the publisher's
+    /// figures.
     Check(Box<DictCheck>),
-    /// A page of what `easyroutine features` found: an index that searches and sorts, and for each feature its strongest
-    /// tokens in colour, its histogram and its logits.
+    /// A page of the results of `easyroutine features`: an index with search and sorting, and each feature's strongest
+    /// tokens in colour, histogram and logits.
     Page(DictPage),
-    /// Which features are active at each token of a prompt, the strongest first.
+    /// Which features are active at each token of a prompt, strongest first.
     Active(Box<DictActive>),
     /// Features over a data set for other programs: Parquet, batches for Neuronpedia, a cache for Delphi.
     Export(DictExport),
@@ -31,13 +32,13 @@ pub(crate) struct DictActive {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// Features: `features_NAME`, of a set `features_NAME_3`; those of every dictionary unless given. May repeat.
+    /// Features: `features_NAME`, or `features_NAME_3` for a set; by default those of every dictionary. May repeat.
     #[arg(short, long, value_name = "KEYS")]
     pub(crate) activations: Vec<String>,
     /// Positions of the prompt: all, last, 5, -1, 4:9 (4 to 8), text:Paris. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
-    /// How many features are listed of each token.
+    /// Number of features listed per token.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) k: u32,
 }
@@ -45,20 +46,20 @@ pub(crate) struct DictActive {
 /// `dict export`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DictExport {
-    /// The file `features_NAME.jsonl` that `easyroutine features` wrote; for Delphi a file of
-    /// `extract -a features_NAME,input_ids --positions all`.
+    /// The file `features_NAME.jsonl` from `easyroutine features`; for Delphi, a file from `extract -a
+    /// features_NAME,input_ids --positions all`.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// The format.
     #[arg(long, value_enum, default_value_t = ExportTo::Parquet, value_name = "FORMAT")]
     pub(crate) to: ExportTo,
-    /// The layer for Neuronpedia, where the dictionary does not say it.
+    /// The layer for Neuronpedia, if the dictionary does not state it.
     #[arg(long, value_name = "N")]
     pub(crate) layer: Option<u32>,
-    /// The name of the set of dictionaries for Neuronpedia; that of --dict unless given.
+    /// The name of the set of dictionaries for Neuronpedia; by default the name in --dict.
     #[arg(long, value_name = "NAME")]
     pub(crate) set: Option<String>,
-    /// Files that the features are split into for Delphi, 5 unless given.
+    /// Number of files for Delphi; 5 by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) splits: Option<u32>,
 }
@@ -66,9 +67,9 @@ pub(crate) struct DictExport {
 /// `--to` of `dict export`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportTo {
-    /// A table with one row a feature, -o FILE.parquet.
+    /// A table with one row per feature, -o FILE.parquet.
     Parquet,
-    /// batch-0.json and so on, as SAEDashboard writes them, -o FOLDER.
+    /// batch-0.json and so on, as written by SAEDashboard, -o FOLDER.
     Neuronpedia,
     /// All activations as safetensors, -o FOLDER.
     Delphi,
@@ -77,13 +78,13 @@ pub(crate) enum ExportTo {
 /// `dict page`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DictPage {
-    /// The file `features_NAME.jsonl` that `easyroutine features` wrote.
+    /// The file `features_NAME.jsonl` from `easyroutine features`.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Features by number: 12, 0:500 (0 to 499), joined by commas; all that are active if none are named.
+    /// Features by number: 12, 0:500 (0 to 499), comma-separated; by default all active ones.
     #[arg(long, value_name = "FEATURES")]
     pub(crate) features: Option<String>,
-    /// Examples that are shown of each, of the strongest and of the drawn ones.
+    /// Examples shown per feature, of the strongest and of the random ones.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(crate) examples: u32,
 }
@@ -93,8 +94,8 @@ pub(crate) struct DictPage {
 pub(crate) struct DictInfo {
     #[command(flatten)]
     pub(crate) dictionary: DictPath,
-    /// The model that it is to be used in: a folder with config.json, a .gguf file, `org/name[@revision]`, or `smollm2`.
-    /// Its place and its widths are held against this model.
+    /// The model to use it with: a folder with config.json, a .gguf file, `org/name[@revision]`, or `smollm2`. Checks
+    /// its place and its widths against this model.
     #[arg(short, long, value_name = "REF")]
     pub(crate) model: Option<String>,
     #[command(flatten)]
@@ -108,15 +109,15 @@ pub(crate) struct DictCheck {
     pub(crate) dictionary: DictPath,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// The text: .jsonl, .csv, .tsv and .parquet by --field, else one prompt a line; a short one that comes with the program
-    /// unless given.
+    /// The text: .jsonl, .csv, .tsv and .parquet with --field, else one prompt per line; by default a short built-in
+    /// text.
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) reading: Reading,
     #[command(flatten)]
     pub(crate) cutting: Cutting,
-    /// Positions that are encoded and spliced: `all-text` leaves special tokens out, as publishers do. May repeat.
+    /// Positions to encode and splice: `all-text` leaves out special tokens, as publishers do. May repeat.
     #[arg(long, value_name = "POSITIONS", default_value = "all-text", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
 }
@@ -131,13 +132,13 @@ pub(crate) struct DictPath {
     pub(crate) reading: DictReading,
 }
 
-/// What the files of a dictionary do not say.
+/// Facts that a dictionary's files do not state.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct DictReading {
-    /// Where it reads and writes, over what its files say: `resid_out_5`, or `mlp_in_5,mlp_out_5` for a transcoder.
+    /// Where it reads and writes, overriding its files: `resid_out_5`, or `mlp_in_5,mlp_out_5` for a transcoder.
     #[arg(long, value_name = "IN[,OUT]")]
     pub(crate) place: Option<String>,
-    /// The factor √D / mean norm that its activations were scaled by, where its format does not store it.
+    /// The factor √D / mean norm by which its activations were scaled, if its format does not store it.
     #[arg(long, value_name = "S", allow_hyphen_values = true)]
     pub(crate) norm_factor: Option<f64>,
 }
@@ -146,16 +147,16 @@ pub(crate) struct DictReading {
 #[derive(Debug, Clone, Default, ClapArgs)]
 #[command(next_help_heading = "Dictionaries")]
 pub(crate) struct DictFlags {
-    /// A sparse autoencoder or transcoder, a folder or a file, under a name: its features are `features_NAME`, of a set
-    /// `features_NAME_3`. --intervene 'features_NAME:12@all=0' ablates feature 12, '=8.5' clamps, '*2' scales, '+3' adds 3
-    /// times its decoder row; 'features_NAME@all=splice' puts what the features decode to in place, '=keep-error' with
-    /// what they miss. May repeat.
+    /// A sparse autoencoder or transcoder, a folder or a file, under a name: its features are `features_NAME`, or
+    /// `features_NAME_3` for a set. --intervene 'features_NAME:12@all=0' ablates feature 12, '=8.5' clamps, '*2'
+    /// scales, '+3' adds 3 times its decoder row; 'features_NAME@all=splice' replaces the activation by what the
+    /// features decode to, '=keep-error' adds their error again. May repeat.
     #[arg(long, value_name = "NAME=PATH")]
     pub(crate) dict: Vec<String>,
-    /// Where a dictionary reads and writes, over what its files say. May repeat.
+    /// Where a dictionary reads and writes, overriding its files. May repeat.
     #[arg(long, value_name = "[NAME=]IN[,OUT]", requires = "dict")]
     pub(crate) place: Vec<String>,
-    /// The factor √D / mean norm that its activations were scaled by, where its format does not store it. May repeat.
+    /// The factor √D / mean norm by which its activations were scaled, if its format does not store it. May repeat.
     #[arg(long, value_name = "[NAME=]S", requires = "dict", allow_hyphen_values = true)]
     pub(crate) norm_factor: Vec<String>,
 }

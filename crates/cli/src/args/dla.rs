@@ -13,22 +13,22 @@ pub(crate) struct Dla {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// The token whose logit is attributed: its exact text (` Mary`), or `id:7042`. Else what the model predicts.
+    /// The token whose logit is attributed: its exact text (` Mary`), or `id:7042`. Default: the model's prediction.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) answer: Option<String>,
-    /// The token that it is measured against; without one the logit alone is attributed.
+    /// The token that it is compared with; by default the logit alone is attributed.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) against: Option<String>,
-    /// What the logits are cut into.
+    /// How the logits are decomposed.
     #[arg(long, value_enum, default_value_t = CutArg::Part, value_name = "WHAT")]
     pub(crate) by: CutArg,
-    /// Of `stream`: final norm with each stream's own statistics, as a lens reads it, or with those of the last.
+    /// For `stream`: final norm with each stream's own statistics, as in a lens, or with those of the last.
     #[arg(long, value_enum, value_name = "NORM")]
     pub(crate) norm: Option<NormArg>,
     /// Positions at which the logits are read. May repeat.
     #[arg(long, value_name = "POSITIONS", default_value = "last", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
-    /// How many heads or neurons are listed, the largest contributions first.
+    /// Number of heads or neurons listed, largest contributions first.
     #[arg(short, long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) k: u32,
 }
@@ -42,6 +42,6 @@ pub(crate) enum CutArg {
     Head,
     /// Neurons, and the bias of each MLP.
     Neuron,
-    /// The stream after each part: the sum of all that was written so far.
+    /// The stream after each part: the sum of everything written so far.
     Stream,
 }

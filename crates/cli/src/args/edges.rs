@@ -17,53 +17,54 @@ pub(crate) struct Edges {
         requires = "base"
     )]
     pub(crate) prompt: Option<String>,
-    /// The corrupted prompt, of as many tokens.
+    /// The corrupted prompt, with as many tokens.
     #[arg(long, value_name = "TEXT", conflicts_with = "pairs")]
     pub(crate) base: Option<String>,
-    /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids. Scores are
-    /// means over them. An answer that a pair does not name is what its clean prompt predicts, and the token against it what
-    /// its corrupted prompt predicts.
+    /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids.
+    /// Scores are means over them. By default, a pair's answer is what its clean prompt predicts, and the token against
+    /// it what its corrupted prompt predicts.
     #[arg(long, value_name = "FILE")]
     pub(crate) pairs: Option<PathBuf>,
     /// Read only the first pairs of the file.
     #[arg(long, value_name = "N", requires = "pairs", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
-    /// Keep the sums of a file of pairs here, and go on from them: .safetensors.
+    /// Keep the sums over a file of pairs here, and continue from them: .safetensors.
     #[arg(long, value_name = "FILE", requires = "pairs", conflicts_with = "circuit")]
     pub(crate) state: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) cutting: Cutting,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// Where gradients are taken.
+    /// The runs at which gradients are taken.
     #[arg(long, value_enum, default_value_t = EdgeArg::EapIg, value_name = "METHOD", conflicts_with = "circuit")]
     pub(crate) method: EdgeArg,
-    /// Points of `eap-ig` between the two runs; 5 unless given.
+    /// Points of `eap-ig` between the two runs; 5 by default.
     #[arg(long, value_name = "N", conflicts_with = "circuit")]
     pub(crate) steps: Option<usize>,
-    /// The number that edges carry, read at the last token; `kl` is that of the clean run to the other.
+    /// The metric carried by edges, read at the last token; `kl` goes from the clean run to the other.
     #[arg(long, value_enum, default_value_t = SmoothArg::LogitDiff, value_name = "METRIC")]
     pub(crate) metric: SmoothArg,
-    /// The token that the metric is about: its exact text (` Mary`), or `id:7042`. Else what the clean prompt predicts.
+    /// The token measured by the metric: its exact text (` Mary`), or `id:7042`. Default: what the clean prompt
+    /// predicts.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, conflicts_with = "pairs")]
     pub(crate) answer: Option<String>,
-    /// The token that it is measured against. Else what the corrupted prompt predicts.
+    /// The token that it is compared with. Default: what the corrupted prompt predicts.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, conflicts_with = "pairs")]
     pub(crate) against: Option<String>,
-    /// What stands for the derivatives.
+    /// What replaces the derivatives.
     #[arg(long, value_enum, default_value_t = RuleArg::Gradient, value_name = "RULE", conflicts_with = "circuit")]
     pub(crate) rule: RuleArg,
-    /// How many edges the circuit is made of, those of the largest scores; what leads nowhere is left out of it.
+    /// Number of edges in the circuit, those with the largest scores; edges that lead nowhere are then removed.
     #[arg(long, value_name = "N", default_value_t = 200, conflicts_with = "circuit")]
     pub(crate) top: usize,
-    /// Read a circuit instead, in the JSON of EAP-IG, and run it.
+    /// Run a given circuit instead, in the JSON of EAP-IG.
     #[arg(long, value_name = "FILE")]
     pub(crate) circuit: Option<PathBuf>,
-    /// Also run circuits of 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and 100 % of all edges: the curve of faithfulness, with CPR and
-    /// CMD.
+    /// Also run circuits of 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and 100 % of all edges: the faithfulness curve, with CPR
+    /// and CMD.
     #[arg(long)]
     pub(crate) curve: bool,
-    /// How many edges a table lists, the largest first.
+    /// Number of edges in a table, largest first.
     #[arg(short, default_value_t = 20, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) k: u32,
 }
@@ -73,7 +74,7 @@ pub(crate) struct Edges {
 pub(crate) enum EdgeArg {
     /// On the clean run.
     Eap,
-    /// The mean over the way from the corrupted embeddings to the clean ones.
+    /// The mean along the path from the corrupted embeddings to the clean ones.
     EapIg,
     /// The mean of the clean and the corrupted run.
     CleanCorrupted,

@@ -12,13 +12,13 @@ pub(crate) struct Extract {
     /// The prompt; `-` reads standard input.
     #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "token_ids"], conflicts_with_all = ["file", "token_ids"])]
     pub(crate) prompt: Option<String>,
-    /// Read prompts from a file: .jsonl, .csv, .tsv and .parquet by --field, else text with one a line. Blank lines are
-    /// passed over.
+    /// Read prompts from a file: .jsonl, .csv, .tsv and .parquet with --field, else text with one prompt per line.
+    /// Blank lines are skipped.
     #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) reading: Reading,
-    /// Tokens that run together at most. Results are the same to the bit for any number.
+    /// Maximum tokens per batch. Results are identical to the bit for any number.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) batch_tokens: u32,
     /// Rows of token ids as JSON: `[[1,2],[3,4]]`.
@@ -35,14 +35,14 @@ pub(crate) struct Extract {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// Continue each prompt first, by up to N of its most likely tokens: `--positions all` names these too, every other
-    /// position a token of the prompt.
+    /// First continue each prompt by up to N of its most likely tokens: `--positions all` includes these, every other
+    /// position refers to the prompt.
     #[arg(long, value_name = "N", conflicts_with = "part", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) generate: Option<u32>,
-    /// Go on after the model's end-of-sequence tokens.
+    /// Continue past the model's end-of-sequence tokens.
     #[arg(long, requires = "generate")]
     pub(crate) ignore_end: bool,
-    /// Activations by their keys: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
+    /// Activations by key: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
     #[arg(short, long, value_name = "KEYS", required = true)]
     pub(crate) activations: Vec<String>,
     /// Positions of each row: all, first, last, last-2, 5, -1, 4:9 (4 to 8), special, all-text, random-text-3,
@@ -52,11 +52,11 @@ pub(crate) struct Extract {
     /// Keep the mean over the positions of each specifier.
     #[arg(long)]
     pub(crate) avg: bool,
-    /// What is kept of a block of a pattern, rows of one specifier by columns of another; the ratio is to attention
-    /// that is spread evenly.
+    /// What to keep of a block of a pattern, rows of one specifier by columns of another; the ratio is to evenly spread
+    /// attention.
     #[arg(long, value_enum, default_value_t = PatternArg::None, value_name = "HOW")]
     pub(crate) pattern_avg: PatternArg,
-    /// Rows of patterns, where they are others than --positions. May repeat.
+    /// Rows of patterns, if different from --positions. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) pattern_rows: Vec<String>,
     /// Keep patterns only as their mean over all prompts, as `avg_pattern_L0H0`.
@@ -65,47 +65,47 @@ pub(crate) struct Extract {
     /// Positions at which a new group begins, for `inputs-partition-N`. May repeat.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) pivot: Vec<i64>,
-    /// Print what this extraction takes (rows, tokens, bytes, units, time on this machine), and write nothing.
+    /// Print the cost of this extraction (rows, tokens, bytes, units, time on this machine) without writing anything.
     #[arg(long, conflicts_with_all = ["generate", "resume", "part"])]
     pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) saving: Saving,
 }
 
-/// How a run is saved, where -o names a folder.
+/// How a run is saved if -o names a folder.
 #[derive(Debug, Clone, ClapArgs)]
 #[command(next_help_heading = "Runs in a store (-o FOLDER/)")]
 pub(crate) struct Saving {
-    /// The experiment that the run belongs to; `default` if none is named.
+    /// The experiment of the run; `default` if not given.
     #[arg(long, value_name = "NAME")]
     pub(crate) experiment: Option<String>,
-    /// A word to find it by.
+    /// A tag to find it by.
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Option<String>,
-    /// A key of yours and its value, JSON or text. May repeat.
+    /// A user key and its value, JSON or text. May repeat.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) meta: Vec<String>,
-    /// Fields of the file that are kept with each row, such as labels: `label,source`. Runs are found by them:
-    /// `fields.label = 'good'`. The prompts themselves are kept only where they are named here. May repeat.
+    /// Fields of the file to keep with each row, such as labels: `label,source`. Runs are found by them: `fields.label
+    /// = 'good'`. Prompts themselves are kept only if named here. May repeat.
     #[arg(long, value_name = "NAMES", requires = "file", value_delimiter = ',')]
     pub(crate) keep_fields: Vec<String>,
     /// A name under which the run can be resumed and shared.
     #[arg(long, value_name = "NAME")]
     pub(crate) run: Option<String>,
-    /// Go on with the run of that name, or begin it where there is none.
+    /// Resume the run with that name, or begin it if there is none.
     #[arg(long, requires = "run")]
     pub(crate) resume: bool,
-    /// Write one of several parts, `3/8`; the last to finish makes the run visible.
+    /// Write one of several parts, `3/8`; the last one to finish makes the run visible.
     #[arg(long, value_name = "PART", requires = "run", conflicts_with = "resume", value_parser = part)]
     pub(crate) part: Option<Share>,
-    /// Rows of a unit, which is written as one shard. By default 256 or a 64th of all rows, whichever is more, but no more than
-    /// fit into 256 MiB.
+    /// Rows per unit, which is written as one shard. By default 256 or a 64th of all rows, whichever is more, but no
+    /// more than fit into 256 MiB.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) unit: Option<u64>,
 }
 
 impl Saving {
-    /// A flag that was given, if any was.
+    /// A flag that was given, if any.
     pub(crate) fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--experiment", self.experiment.is_some()),
@@ -119,7 +119,7 @@ impl Saving {
     }
 }
 
-/// One part of several, counted from 1.
+/// One of several parts, counted from 1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     pub(crate) number: usize,

@@ -14,15 +14,15 @@ pub(crate) struct Grad {
     pub(crate) model: ModelFlag,
     #[command(flatten)]
     pub(crate) changes: Changes,
-    /// Activations to differentiate by: `input_embeddings,resid_out_*,pattern_L0:4H*`. May repeat.
+    /// Activations to differentiate with respect to: `input_embeddings,resid_out_*,pattern_L0:4H*`. May repeat.
     #[arg(short, long, value_name = "KEYS", required = true)]
     pub(crate) activations: Vec<String>,
-    /// Positions whose gradients are kept; the metric sees the whole prompt. May repeat.
+    /// Positions at which gradients are kept; the metric sees the whole prompt. May repeat.
     #[arg(long, value_name = "POSITIONS", default_value = "all", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
     #[command(flatten)]
     pub(crate) measure: Measure,
-    /// What stands for the derivatives.
+    /// What replaces the derivatives.
     #[arg(long, value_enum, default_value_t = RuleArg::Gradient, value_name = "RULE")]
     pub(crate) rule: RuleArg,
 }
@@ -30,21 +30,21 @@ pub(crate) struct Grad {
 /// What is differentiated.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Measure {
-    /// The number that is differentiated, read at the last token; `ce` is a sum over the prompt.
+    /// The metric to differentiate, read at the last token; `ce` is a sum over the prompt.
     #[arg(long, value_enum, default_value_t = SmoothArg::LogitDiff, value_name = "METRIC")]
     pub(crate) metric: SmoothArg,
-    /// The token that the metric measures: its exact text (` Mary`) or `id:7042`. By default what the model predicts.
+    /// The token measured by the metric: its exact text (` Mary`) or `id:7042`. Default: the model's prediction.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) answer: Option<String>,
-    /// The token that a logit difference compares it with. By default the most likely of the other tokens.
+    /// The token that a logit difference compares it with. Default: the most likely of the other tokens.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) against: Option<String>,
-    /// For `kl` the distribution that it is measured from: log-probabilities, one for each id.
+    /// For `kl`, the reference distribution: log-probabilities, one per id.
     #[arg(long, value_name = "FILE::TENSOR")]
     pub(crate) target: Option<String>,
 }
 
-/// `--metric` of what has a slope
+/// `--metric`, for metrics with a gradient
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SmoothArg {
     /// Logit of the answer minus logit of the token against it.
@@ -58,7 +58,7 @@ pub(crate) enum SmoothArg {
     /// Probability of the answer.
     #[value(alias = "probability")]
     P,
-    /// KL of the target to the run, in nats.
+    /// KL from the target to the run, in nats.
     Kl,
     /// Cross-entropy of each next token, summed, in nats.
     Ce,
@@ -69,13 +69,13 @@ pub(crate) enum SmoothArg {
 pub(crate) enum RuleArg {
     /// The derivatives themselves.
     Gradient,
-    /// RelP: norms' scales and attention patterns are constants, an activation is its input times a constant, and each
+    /// RelP: norm scales and attention patterns are constants, an activation is its input times a constant, and each
     /// side of a gate gets half.
     Relp,
 }
 
 impl RuleArg {
-    /// The rule of the engine.
+    /// The engine's rule.
     pub(crate) fn rule(self) -> Rule {
         match self {
             RuleArg::Gradient => Rule::Gradient,

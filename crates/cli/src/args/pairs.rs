@@ -16,11 +16,11 @@ pub(crate) struct PromptOrPairs {
         conflicts_with_all = ["file", "pairs"]
     )]
     pub(crate) prompt: Option<String>,
-    /// Read the prompt from a file (one newline at its end is dropped).
+    /// Read the prompt from a file (one newline at its end is removed).
     #[arg(long, value_name = "FILE", conflicts_with = "pairs")]
     pub(crate) file: Option<PathBuf>,
-    /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids. What is
-    /// listed are means over them. An answer that a pair does not name is what its clean prompt predicts, and the token
+    /// Many pairs from a file of JSON lines: `{"clean": …, "corrupt": …, "answer": …, "against": …}`, texts or ids.
+    /// Results are means over them. By default, a pair's answer is what its clean prompt predicts, and the token
     /// against it what its corrupted prompt predicts.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["answer", "against", "chat"])]
     pub(crate) pairs: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub(crate) struct PromptOrPairs {
 }
 
 impl PromptOrPairs {
-    /// The prompt alone.
+    /// The single prompt.
     pub(crate) fn one(&self) -> PromptArgs {
         let Self { prompt, file, cutting, chat, .. } = self.clone();
         PromptArgs { prompt, file, cutting, chat }

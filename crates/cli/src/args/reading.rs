@@ -2,17 +2,17 @@
 
 use clap::Args as ClapArgs;
 
-/// What `--file` of `extract` and `--over` of `ablate` read.
+/// For `--file` of `extract` and `--over` of `ablate`.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Reading {
-    /// The field or column that holds the prompts of the file, `text` unless named: texts, lists of token ids, or, in
-    /// JSON lines with --chat, conversations.
+    /// The field or column with the prompts, `text` by default: texts, lists of token ids, or, in JSON lines with
+    /// --chat, conversations.
     #[arg(long, value_name = "NAME")]
     pub(crate) field: Option<String>,
-    /// Pass over rows of the file that are empty or null, instead of refusing them; the others keep their numbers.
+    /// Skip empty or null rows of the file instead of refusing them; the others keep their numbers.
     #[arg(long)]
     pub(crate) skip_empty: bool,
-    /// Bytes that a row of the file may have, 16 MiB unless given.
+    /// Maximum bytes per row of the file; 16 MiB by default.
     #[arg(long, value_name = "BYTES")]
     pub(crate) longest_row: Option<usize>,
     /// Read only the first prompts of the file.

@@ -9,10 +9,11 @@ use super::ModelFlag;
 /// `runs`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Runs {
-    /// The folder of the store, or s3://BUCKET/PREFIX, gs://…, az://…; else what ACTIVATION_BASE_DIR says in a .env file.
+    /// The store's folder, or s3://BUCKET/PREFIX, gs://…, az://…; by default ACTIVATION_BASE_DIR from the environment
+    /// or a .env file.
     #[arg(short, long, global = true, value_name = "BASE", env = "ACTIVATION_BASE_DIR")]
     pub(crate) base: Option<PathBuf>,
-    /// Look in one experiment only.
+    /// Only this experiment.
     #[arg(short, long, global = true, value_name = "NAME")]
     pub(crate) experiment: Option<String>,
     #[command(subcommand)]
@@ -22,21 +23,21 @@ pub(crate) struct Runs {
 /// Commands about saved runs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RunsCommand {
-    /// All runs, the most recent last; unfinished ones are named beside them.
+    /// List all runs, most recent last, and unfinished ones.
     Ls,
-    /// Runs that have what is asked for.
+    /// Find runs by criteria.
     Query(Query),
-    /// One run's metadata and tensors.
+    /// Show one run's metadata and tensors.
     Show(RunArg),
-    /// Numbers of one tensor, values of a field that was kept of each row, or what there is.
+    /// Print the numbers of a tensor or the values of a row field, or list what there is.
     Load(Load),
-    /// What saved vectors of the residual stream, or of a part of it, would predict: the lens of a run.
+    /// The lens of a run: what saved vectors of the residual stream, or of a part of it, would predict.
     Lens(Box<RunLens>),
-    /// Adds and removes tags and keys.
+    /// Add and remove tags and user keys.
     Tag(Tag),
-    /// Removes runs. On a terminal it asks first.
+    /// Remove runs. Asks first on a terminal.
     Rm(Rm),
-    /// Moves a run to another experiment.
+    /// Move a run to another experiment.
     Mv {
         #[command(flatten)]
         run: RunArg,
@@ -44,7 +45,7 @@ pub(crate) enum RunsCommand {
         #[arg(value_name = "EXPERIMENT")]
         to: String,
     },
-    /// Renames an experiment.
+    /// Rename an experiment.
     Rename {
         /// Its name.
         #[arg(value_name = "OLD")]
@@ -53,35 +54,36 @@ pub(crate) enum RunsCommand {
         #[arg(value_name = "NEW")]
         to: String,
     },
-    /// Reads every byte and compares checksums; exit status 1 where something is damaged.
+    /// Read every byte and compare checksums; exit status 1 if anything is damaged.
     Verify {
-        /// Runs; all if none is named.
+        /// Runs; all by default.
         #[arg(value_name = "RUN", allow_negative_numbers = true)]
         runs: Vec<String>,
     },
-    /// Clears away what crashed or abandoned writers left; committed runs are never touched.
+    /// Clear away what crashed or abandoned writers left; committed runs are never touched.
     Gc(Gc),
-    /// Makes a run visible that was written in parts, once all are there.
+    /// Make a run that was written in parts visible, once all parts are there.
     Commit {
-        /// The name it was begun under.
+        /// The name under which it was begun.
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Takes over runs of the original easyroutine, which stay as they are.
+    /// Import runs of the original easyroutine, which stay unchanged.
     Import {
-        /// The folder that holds them.
+        /// The folder with these runs.
         #[arg(value_name = "FOLDER")]
         from: PathBuf,
     },
-    /// Tensors of a run to a safetensors file (-o FILE.safetensors), a table (-o FILE.parquet), or one to -o FILE.npy.
+    /// Export tensors of a run to a safetensors file (-o FILE.safetensors), a table (-o FILE.parquet), or one tensor to
+    /// -o FILE.npy.
     Export(Export),
 }
 
 /// Which run.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct RunArg {
-    /// The name it was begun under (`--run`), a path below the store, a time, a run id, or a beginning of one of these
-    /// three; -1 is the most recent.
+    /// The name under which it was begun (`--run`), a path below the store, a time, a run id, or a prefix of one of
+    /// these three; -1 is the most recent.
     #[arg(value_name = "RUN", allow_negative_numbers = true)]
     pub(crate) run: String,
 }
@@ -92,10 +94,10 @@ pub(crate) struct Rm {
     /// Runs to remove.
     #[arg(value_name = "RUN", required = true, allow_negative_numbers = true)]
     pub(crate) runs: Vec<String>,
-    /// List them and leave them.
+    /// List them without removing them.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Ask nothing.
+    /// Do not ask.
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
@@ -106,25 +108,25 @@ pub(crate) struct Query {
     /// `extraction_config.extract_resid_out = true and seed >= 3`
     #[arg(value_name = "CONDITION")]
     pub(crate) condition: Option<String>,
-    /// The model's true name.
+    /// The model's full name.
     #[arg(short, long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// A tag.
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Option<String>,
-    /// Positions in their order: `last`, `-1`, `4:9`. May repeat.
+    /// Positions in order: `last`, `-1`, `4:9`. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
     /// When it was saved: `2026-11-23 06:50:00`.
     #[arg(long, value_name = "TIME")]
     pub(crate) save_time: Option<String>,
-    /// A key of yours and its value, JSON or text. May repeat.
+    /// A user key and its value, JSON or text. May repeat.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) meta: Vec<String>,
     /// What was extracted, as JSON: `{"extract_attn_pattern": true}`.
     #[arg(long, value_name = "JSON")]
     pub(crate) config: Option<String>,
-    /// How --config is compared.
+    /// How to compare --config.
     #[arg(long, value_enum, default_value_t = MatchArg::Subset, value_name = "HOW", requires = "config")]
     pub(crate) matching: MatchArg,
 }
@@ -132,7 +134,7 @@ pub(crate) struct Query {
 /// `--matching`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MatchArg {
-    /// What is turned on must be on.
+    /// What is set must be set.
     Subset,
     /// Everything must be equal.
     Exact,
@@ -143,13 +145,13 @@ pub(crate) enum MatchArg {
 pub(crate) struct Load {
     #[command(flatten)]
     pub(crate) run: RunArg,
-    /// The tensor, or a field that was kept of each row, such as a label.
+    /// The tensor, or a field kept for each row, such as a label.
     #[arg(value_name = "KEY")]
     pub(crate) key: Option<String>,
-    /// Examples of it: `5`, `0:10`.
+    /// Range of examples: `5`, `0:10`.
     #[arg(long, value_name = "ROWS", requires = "key")]
     pub(crate) rows: Option<String>,
-    /// Read damaged numbers as they are, without comparing checksums.
+    /// Read damaged numbers unchanged, without comparing checksums.
     #[arg(long)]
     pub(crate) no_verify: bool,
 }
@@ -164,10 +166,10 @@ pub(crate) struct RunLens {
     pub(crate) key: String,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// Examples of it: `5`, `0:10`.
+    /// Range of examples: `5`, `0:10`.
     #[arg(long, value_name = "ROWS")]
     pub(crate) rows: Option<String>,
-    /// How many tokens are listed of each vector.
+    /// Number of tokens listed per vector.
     #[arg(short, default_value_t = 5, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) k: u32,
 }
@@ -180,16 +182,16 @@ pub(crate) struct Tag {
     /// Tags to add.
     #[arg(value_name = "TAG")]
     pub(crate) tags: Vec<String>,
-    /// A tag to take away. May repeat.
+    /// A tag to remove. May repeat.
     #[arg(long, value_name = "TAG")]
     pub(crate) remove: Vec<String>,
-    /// A key of yours and its value, JSON or text. May repeat.
+    /// A user key and its value, JSON or text. May repeat.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) meta: Vec<String>,
-    /// A key of yours to drop. May repeat.
+    /// A user key to remove. May repeat.
     #[arg(long, value_name = "KEY")]
     pub(crate) drop: Vec<String>,
-    /// Take over what was changed in metadata.json by hand: the record gets a checksum again.
+    /// Accept changes made to metadata.json by hand: the record gets a new checksum.
     #[arg(long)]
     pub(crate) accept: bool,
     /// Refuse unless the run is at this revision.
@@ -200,10 +202,10 @@ pub(crate) struct Tag {
 /// `runs gc`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Gc {
-    /// Hours without a sign of life after which a writer counts as gone.
+    /// Hours without activity after which a writer counts as gone.
     #[arg(long, value_name = "HOURS", default_value_t = 168)]
     pub(crate) idle: u32,
-    /// List it and leave it.
+    /// List it without deleting it.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -213,10 +215,10 @@ pub(crate) struct Gc {
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) run: RunArg,
-    /// Tensors; all if none is named.
+    /// Tensors; all by default.
     #[arg(value_name = "KEY")]
     pub(crate) keys: Vec<String>,
-    /// Export damaged numbers as they are, without comparing checksums.
+    /// Export damaged numbers unchanged, without comparing checksums.
     #[arg(long)]
     pub(crate) no_verify: bool,
 }

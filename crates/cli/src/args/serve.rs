@@ -9,23 +9,23 @@ use super::Loading;
 /// `serve`
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Serve {
-    /// The model that is loaded first; the page can load another. A folder with config.json, a .gguf file,
+    /// The model to load first; the page can load another. A folder with config.json, a .gguf file,
     /// `org/name[@revision]` on the hub, or `smollm2` (the demo model).
     #[arg(short, long, env = "EASYROUTINE_MODEL", value_name = "REF")]
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) loading: Loading,
-    /// The store whose runs the page shows; else what ACTIVATION_BASE_DIR says.
+    /// The store whose runs the page shows; by default ACTIVATION_BASE_DIR.
     #[arg(short, long, value_name = "BASE", env = "ACTIVATION_BASE_DIR")]
     pub(crate) base: Option<PathBuf>,
-    /// The port, on loopback alone; a free one unless given.
+    /// The port, on loopback only; a free one by default.
     #[arg(short, long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
-    /// The token of the address: 22 letters, digits, `-` and `_` or more. A random one unless given; with this and --port
-    /// addresses stay the same from one start to the next.
+    /// The token of the address: 22 or more letters, digits, `-` and `_`. Random by default; with this and --port,
+    /// addresses stay the same across starts.
     #[arg(long, value_name = "TOKEN", env = "EASYROUTINE_SERVE_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// A page of this origin may show the page in a frame: http://localhost:8888. May repeat.
+    /// Allow a page of this origin to frame the page: http://localhost:8888. May repeat.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) framed_by: Vec<String>,
 }

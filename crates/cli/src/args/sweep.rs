@@ -13,7 +13,7 @@ pub(crate) struct Patch {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// The prompt whose activations are put into the run of PROMPT; as many tokens.
+    /// The prompt whose activations are put into the run of PROMPT; with as many tokens.
     #[arg(long, value_name = "TEXT")]
     pub(crate) base: String,
     #[command(flatten)]
@@ -27,20 +27,20 @@ pub(crate) struct Ablate {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) model: ModelFlag,
-    /// What is put in place: zeros, a mean (see --over), or what stands there in another prompt.
+    /// The replacement: zeros, a mean (see --over), or the activation in another prompt.
     #[arg(long, value_enum, default_value_t = ByArg::Zero, value_name = "HOW")]
     pub(crate) by: ByArg,
-    /// A file of prompts that `--by mean` averages over: .jsonl, .csv, .tsv and .parquet by --field, else text with one a
-    /// line. Without it the mean is over the tokens of PROMPT itself.
+    /// A file of prompts for `--by mean`: .jsonl, .csv, .tsv and .parquet with --field, else text with one prompt per
+    /// line. By default the mean is over the tokens of PROMPT itself.
     #[arg(long, value_name = "FILE")]
     pub(crate) over: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) reading: Reading,
-    /// What the mean is taken over: `rows`, the prompts, each position for itself (all as many tokens as PROMPT), or
-    /// `tokens`, all tokens of all prompts. By default rows where the lengths agree.
+    /// What the mean is over: `rows`, the prompts, separately for each position (all with as many tokens as PROMPT), or
+    /// `tokens`, all tokens of all prompts. By default rows if the lengths agree.
     #[arg(long, value_enum, value_name = "WHAT", requires = "over")]
     pub(crate) mean_over: Option<MeanOverArg>,
-    /// The other prompt of `--by resample`; as many tokens.
+    /// The other prompt for `--by resample`; with as many tokens.
     #[arg(long, value_name = "TEXT", required_if_eq("by", "resample"))]
     pub(crate) with: Option<String>,
     #[command(flatten)]
@@ -50,11 +50,11 @@ pub(crate) struct Ablate {
 /// What a grid is made of.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Sweep {
-    /// What the columns are; `patch` has positions, `ablate` heads, unless told otherwise.
+    /// The columns; by default `patch` has positions, `ablate` heads.
     #[arg(long, value_enum, value_name = "COLUMNS")]
     pub(crate) along: Option<AlongArg>,
-    /// What is changed: resid_in, attn_out, mlp_out, ... along positions, head_out, ... along heads, several joined by
-    /// commas along sites.
+    /// The site to change: resid_in, attn_out, mlp_out, ... along positions, head_out, ... along heads; several,
+    /// comma-separated, along sites.
     #[arg(long, value_name = "SITE")]
     pub(crate) site: Option<String>,
     /// Positions of the prompt: the columns, or where each head or site is changed. All by default. May repeat.
@@ -63,13 +63,13 @@ pub(crate) struct Sweep {
     /// Seed of random positions.
     #[arg(long, default_value_t = 0, env = "EASYROUTINE_SEED", value_name = "N")]
     pub(crate) seed: u64,
-    /// Layers: 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), joined by commas.
+    /// Layers: 5, -1 (the last), 4:9 (4 to 8), 0:30:5 (every fifth), comma-separated.
     #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
     pub(crate) layers: Option<String>,
-    /// What is read at the last token; `normalised` is 0 for PROMPT and 1 for the base.
+    /// The metric, read at the last token; `normalised` is 0 for PROMPT and 1 for the base.
     #[arg(long, value_enum, default_value_t = EffectArg::LogitDiff, value_name = "METRIC")]
     pub(crate) metric: EffectArg,
-    /// The token that the metric measures: its exact text (` Mary`) or `id:7042`. By default `patch` takes what the base
+    /// The token measured by the metric: its exact text (` Mary`) or `id:7042`. By default `patch` takes what the base
     /// predicts, and `ablate` what the prompt predicts.
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) answer: Option<String>,
@@ -85,13 +85,13 @@ pub(crate) struct Sweep {
 #[derive(Debug, Clone, ClapArgs)]
 #[command(next_help_heading = "Attribution patching")]
 pub(crate) struct Estimating {
-    /// Estimate every cell from one gradient instead of running it: (what is put - what stands there) times the gradient.
+    /// Estimate every cell from one gradient instead of running it: (replacement - present value) times the gradient.
     #[arg(long)]
     pub(crate) estimate: bool,
-    /// Also run the N cells of the largest estimates, and say how well the estimates agree.
+    /// Also run the N cells with the largest estimates, and report how well the estimates agree.
     #[arg(long, value_name = "N", requires = "estimate")]
     pub(crate) check: Option<usize>,
-    /// What stands for the derivatives; `gradient` unless given.
+    /// What replaces the derivatives; `gradient` by default.
     #[arg(long, value_enum, value_name = "RULE", requires = "estimate")]
     pub(crate) rule: Option<RuleArg>,
 }
@@ -131,7 +131,7 @@ pub(crate) enum EffectArg {
     /// Probability of the answer.
     #[value(alias = "probability")]
     P,
-    /// KL of the base, or of the run without a change, to the changed run, in nats.
+    /// KL from the base, or from the run without a change, to the changed run, in nats.
     Kl,
     /// Rank of the answer, from 1.
     Rank,
