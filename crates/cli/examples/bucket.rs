@@ -1,4 +1,4 @@
-//! A bucket that speaks S3, for tests in other languages: prints its address, and ends with its standard input.
+//! An S3 bucket for tests in other languages: prints its address, and ends when its standard input does.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, reason = "a test's server, used in part")]
 
 #[path = "../tests/common/bucket.rs"]

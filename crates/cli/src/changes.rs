@@ -15,7 +15,7 @@ use crate::failure::{Failure, one_line};
 use crate::output;
 use crate::session::Prompt;
 
-/// What is changed, as it was given.
+/// The changes, as given.
 #[derive(Debug)]
 pub(crate) struct Given {
     pub(crate) interventions: Vec<Intervention>,
@@ -23,7 +23,7 @@ pub(crate) struct Given {
     pub(crate) dictionaries: Opened,
 }
 
-/// Dictionaries that were opened, and once the model is known fitted to it.
+/// Opened dictionaries, fitted to the model once it is known.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
     waiting: RefCell<Vec<(String, Dictionary)>>,
@@ -32,10 +32,10 @@ pub(crate) struct Opened {
 }
 
 impl Changes {
-    /// Reads the interventions and the values that they name, and opens the dictionaries.
+    /// Reads the interventions and their values, and opens the dictionaries.
     ///
     /// # Errors
-    /// What is written is no intervention, a file is not there, or a dictionary cannot be read.
+    /// If a text is not an intervention, a file does not exist, or a dictionary cannot be read.
     pub(crate) fn read(&self) -> Result<Given, Failure> {
         let (features, others): (Vec<&String>, Vec<&String>) =
             self.intervene.iter().partition(|text| FeatureChange::is_meant(text));
@@ -56,10 +56,10 @@ impl Given {
         self.interventions.is_empty() && self.features.is_empty()
     }
 
-    /// Refuses features where a command has no use for them.
+    /// Refuses features for a command that does not use them.
     ///
     /// # Errors
-    /// Some were given.
+    /// If any were given.
     pub(crate) fn refuse_features(&self, what: &str) -> Result<(), Failure> {
         if self.features.is_empty() && self.dictionaries.is_empty() {
             return Ok(());
@@ -69,10 +69,10 @@ impl Given {
 }
 
 impl DictFlags {
-    /// Opens what is named.
+    /// Opens the named dictionaries.
     ///
     /// # Errors
-    /// A flag that is not NAME=…, a place or factor of a dictionary that is not given, files that cannot be read.
+    /// If a flag is not NAME=…, a place or factor belongs to no given dictionary, or files cannot be read.
     pub(crate) fn open(&self) -> Result<Opened, Failure> {
         let mut named: Vec<(String, String, Options)> = Vec::new();
         for text in &self.dict {
@@ -120,7 +120,7 @@ impl DictFlags {
     }
 }
 
-/// Keeps the value of a flag, which each dictionary has once.
+/// Keeps the value of a flag that each dictionary may have once.
 fn once<T>(flag: &str, slot: &mut Option<T>, value: T) -> Result<(), Failure> {
     match slot.replace(value) {
         None => Ok(()),
@@ -129,7 +129,7 @@ fn once<T>(flag: &str, slot: &mut Option<T>, value: T) -> Result<(), Failure> {
     }
 }
 
-/// Which dictionary a flag `NAME=VALUE` is of, and the value; with one dictionary the name may be left out.
+/// The dictionary that a flag `NAME=VALUE` belongs to, and the value; with a single dictionary the name may be omitted.
 fn owner<'t>(
     flag: &str,
     text: &'t str,
@@ -151,12 +151,12 @@ fn owner<'t>(
 }
 
 impl Opened {
-    /// Whether none was given.
+    /// Whether none were given.
     pub(crate) fn is_empty(&self) -> bool {
         self.record.is_empty()
     }
 
-    /// Which they are, for the record of a result.
+    /// A description for the record of a result.
     pub(crate) fn record(&self) -> &Map<String, Value> {
         &self.record
     }
@@ -164,7 +164,7 @@ impl Opened {
     /// The dictionaries, fitted to a model.
     ///
     /// # Errors
-    /// One that does not fit.
+    /// If one does not fit.
     pub(crate) fn fitted(&self, arch: &Arch) -> Result<&Dictionaries, Failure> {
         if let Some(fitted) = self.fitted.get() {
             return Ok(fitted);
@@ -177,10 +177,10 @@ impl Opened {
     }
 }
 
-/// Interventions on rows, checked, then those on features; what is odd about them is said.
+/// The checked interventions on rows, then those on features; prints their warnings.
 ///
 /// # Errors
-/// Those of [`Edits::new`], [`Dictionaries::add`] and [`FeatureEdits::new`].
+/// As [`Edits::new`], [`Dictionaries::add`] and [`FeatureEdits::new`].
 pub(crate) fn checked<'g>(
     given: &'g Given,
     model: &Model,
@@ -197,7 +197,7 @@ pub(crate) fn checked<'g>(
 /// Interventions on one prompt; random positions are drawn by `seed`.
 ///
 /// # Errors
-/// Those of [`checked`].
+/// As [`checked`].
 pub(crate) fn of_prompt<'g>(
     given: &'g Given,
     model: &Model,

@@ -1,4 +1,4 @@
-//! Prompts as conversations: `--chat` and what goes with it.
+//! Prompts as conversations: `--chat` and related flags.
 
 use std::path::Path;
 
@@ -18,21 +18,21 @@ pub(crate) struct Chat {
     options: ChatOptions,
 }
 
-/// What was made of a prompt.
+/// A rendered prompt.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) text: String,
     /// Whether the template asked for the time.
     pub(crate) told_time: bool,
-    /// Whether the prompt brings a beginning-of-sequence token along, beside that of the template.
+    /// Whether the prompt contains a beginning-of-sequence token in addition to the template's.
     pub(crate) has_bos: bool,
 }
 
 impl Chatting {
-    /// Reads what goes into the template; nothing without `--chat`. All prompts of a command are told one time.
+    /// Reads the template's inputs; `None` without `--chat`. All prompts of a command get the same time.
     ///
     /// # Errors
-    /// A variable, a time or a file that cannot be read, or `--bos`, which a template makes idle.
+    /// If a variable, a time or a file cannot be read; or for `--bos`, which has no effect with a template.
     pub(crate) fn read(&self, cutting: &Cutting) -> Result<Option<Chat>, Failure> {
         if !self.chat {
             return Ok(None);
@@ -69,7 +69,7 @@ impl Chatting {
         Ok(Some(Chat { system, options }))
     }
 
-    /// What stands in the record of a run, beside the prompt, so that it can be made again.
+    /// The entry in the record of a run from which, with the prompt, the text can be made again.
     pub(crate) fn record(&self, chat: &Chat, told_time: bool) -> Value {
         let mut record = Map::new();
         if let Some(system) = &self.system {
@@ -93,7 +93,7 @@ impl Chatting {
         Value::Object(record)
     }
 
-    /// Says which time the template was told, where nothing chose it.
+    /// Prints the time given to the template, if no flag chose it.
     pub(crate) fn tell_time(&self, record: &Value) {
         if let (Some(now), None) = (record.get("now").and_then(Value::as_str), &self.chat_now) {
             let text = format!("the chat template was told the time; --chat-now {now} tells it again");
@@ -103,21 +103,21 @@ impl Chatting {
 }
 
 impl Chat {
-    /// A prompt as what the user says.
+    /// Renders a prompt as a user message.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::chat`].
+    /// As [`Tokenizer::chat`].
     pub(crate) fn say(&self, prompt: &str, tokenizer: &Tokenizer) -> Result<Said, Failure> {
         let messages: Vec<Message> =
             self.system.iter().cloned().chain([Message::new("user", prompt)]).collect();
         said(&messages, &self.options, tokenizer)
     }
 
-    /// A conversation of a file. The text ends with the start of an answer, or, where the last message is the
-    /// assistant's, within that message, as in the pipelines of transformers.
+    /// Renders a conversation from a file. The text ends with the start of an answer, or, if the last message is the
+    /// assistant's, within that message, as in transformers' pipelines.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::chat`]; a system message beside `--system`.
+    /// As [`Tokenizer::chat`], and if there is a system message in addition to `--system`.
     pub(crate) fn say_all(
         &self,
         conversation: Vec<Map<String, Value>>,

@@ -1,4 +1,4 @@
-//! What a shell offers at Tab: flags, the models that are on this machine, and names of activations.
+//! Shell completion: flags, models on this machine, and names of activations.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -13,10 +13,10 @@ use easyroutine::source::{self, Environment, ResolveOptions};
 
 use crate::args::Args;
 
-/// The variable by which the script of [`script`] asks this program.
+/// The variable by which the script of [`script`] calls this program.
 const VARIABLE: &str = "_EASYROUTINE_COMPLETE";
 
-/// The script by which a shell asks this program at Tab.
+/// The script by which a shell calls this program on Tab.
 pub(crate) fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
     let mut script = Vec::new();
     let name = "easyroutine";
@@ -26,7 +26,7 @@ pub(crate) fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
     Ok(script)
 }
 
-/// Answers a shell that asks; whether one did.
+/// Answers a completion request; returns whether there was one.
 pub(crate) fn answer(words: &[OsString]) -> Result<bool, clap::Error> {
     let typed = words.to_vec();
     let folder = std::env::current_dir().ok();
@@ -35,7 +35,7 @@ pub(crate) fn answer(words: &[OsString]) -> Result<bool, clap::Error> {
         .try_complete(words.iter().cloned(), folder.as_deref())
 }
 
-/// The command and its subcommands with what may stand behind `--model` and `--activations`.
+/// The command and its subcommands, with completions for `--model` and `--activations`.
 fn with_names(command: Command, words: &[OsString]) -> Command {
     let reference = model_of(words);
     command
@@ -50,7 +50,7 @@ fn with_names(command: Command, words: &[OsString]) -> Command {
         .mut_subcommands(|sub| with_names(sub, words))
 }
 
-/// The model that is named among the words so far, else by the variable.
+/// The model named in the words so far, else by the variable.
 fn model_of(words: &[OsString]) -> Option<String> {
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     let apart = words.windows(2).rfind(|pair| matches!(pair[0], "-m" | "--model")).map(|pair| pair[1]);
@@ -72,7 +72,7 @@ fn models(typed: &OsStr) -> Vec<CompletionCandidate> {
     named.chain(PathCompleter::any().filter(is_model).complete(typed)).collect()
 }
 
-/// Names of the models that the hub's cache has, sorted.
+/// Names of the models in the hub's cache, sorted.
 fn cached_models() -> Vec<String> {
     let entries = std::fs::read_dir(Environment::from_process().hub_cache).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
@@ -84,8 +84,8 @@ fn cached_models() -> Vec<String> {
     names
 }
 
-/// Keys of activations that continue the last of a list, up to the next number: `resid_out_`, then `resid_out_0` and on.
-/// Those of the model if it is on this machine, else those of every model's first layer.
+/// Activation keys that continue the last one of a list, up to the next number: `resid_out_`, then `resid_out_0` and so
+/// on. Those of the model if it is on this machine, else those of every model's first layer.
 fn keys(typed: &OsStr, reference: Option<&str>) -> Vec<CompletionCandidate> {
     let typed = typed.to_str().unwrap_or_default();
     let (before, key) = typed.split_at(typed.rfind(',').map_or(0, |comma| comma + 1));
@@ -99,7 +99,7 @@ fn keys(typed: &OsStr, reference: Option<&str>) -> Vec<CompletionCandidate> {
     names(reference).into_iter().filter_map(candidate).collect()
 }
 
-/// Every key that the model has.
+/// Every key of the model.
 fn names(reference: Option<&str>) -> Vec<(Site, String)> {
     let named = |point: Point| (point.site(), point.to_string());
     let of_any = Site::ALL.iter().map(|site| match site.scope() {
@@ -123,7 +123,7 @@ fn opened(reference: &str) -> Option<load::Opened> {
     load::open(&files, &LoadOptions::default()).ok()
 }
 
-/// A name as far as its first number, or as far as the second if it begins with one.
+/// A name up to its first number, or up to the second if it begins with one.
 fn up_to_a_number(name: &str) -> &str {
     let bytes = name.as_bytes();
     let begins = |at: &usize| bytes[*at].is_ascii_digit() && !bytes[at - 1].is_ascii_digit();

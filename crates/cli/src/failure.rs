@@ -1,4 +1,4 @@
-//! What went wrong, as the user sees it: one line, a hint, an exit status.
+//! Failures as the user sees them: one line, a hint, an exit status.
 
 use std::io::Write;
 
@@ -7,13 +7,13 @@ use easyroutine_view::printable;
 
 use easyroutine_app::filling;
 
-/// The exit status where all went well.
+/// The exit status for success.
 pub(crate) const SUCCESS: u8 = 0;
 
-/// The exit status where something did not work.
+/// The exit status for failure.
 pub(crate) const FAILED: u8 = 1;
 
-/// What each exit status means.
+/// The meaning of each exit status.
 pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
     (0, "all went well; also where the reader of a pipe went away"),
     (1, "something did not work: a damaged file, a full disk, a law that a model breaks"),
@@ -33,12 +33,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Something wrong in what was typed.
+    /// An error in the command line.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Failure { message: message.into(), hint: None, code: 2 }
     }
 
-    /// Something that did not work.
+    /// Something that failed.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Failure { message: message.into(), hint: None, code: 1 }
     }
@@ -48,48 +48,48 @@ impl Failure {
         Failure { message: message.into(), hint: None, code: 5 }
     }
 
-    /// The reader of our output went away: nothing to say, and no failure of ours.
+    /// The reader of our output went away: there is nothing to report, and it is not our failure.
     pub(crate) fn quiet() -> Self {
         Failure { message: String::new(), hint: None, code: 0 }
     }
 
-    /// What is wrong, on one line.
+    /// The error, on one line.
     pub(crate) fn message(&self) -> String {
         one_line(&self.message)
     }
 
-    /// What would do.
+    /// The hint, if there is one.
     pub(crate) fn hint_text(&self) -> Option<String> {
         self.hint.as_deref().map(one_line)
     }
 
-    /// The exit status that it has on the command line.
+    /// Its exit status on the command line.
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
 
-    /// Whether it says no more than that the reader went away.
+    /// Whether it only means that the reader went away.
     pub(crate) fn is_quiet(&self) -> bool {
         self.code == SUCCESS && self.message.is_empty()
     }
 
-    /// Adds what would do.
+    /// Adds a hint.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Puts the place in front of the message.
+    /// Prefixes the message with a place.
     pub(crate) fn at(mut self, place: impl std::fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// Prints `error:` and `hint:` and gives the exit status.
+    /// Prints `error:` and `hint:`, and returns the exit status.
     pub(crate) fn report(&self) -> u8 {
         let mut err = anstream::stderr();
         if !self.message.is_empty() {
-            // If standard error is gone too there is nobody left to tell.
+            // If standard error is gone too, there is nowhere to report it.
             let _ = writeln!(err, "\u{1b}[1;31merror:\u{1b}[0m {}", one_line(&self.message));
         }
         if let Some(hint) = &self.hint {
@@ -99,7 +99,7 @@ impl Failure {
     }
 }
 
-/// Names from files and prompts may hold anything: what reaches a terminal is made printable, spaces kept as they are.
+/// Names from files and prompts may contain anything, so text for a terminal is made printable, with spaces kept.
 pub(crate) fn one_line(text: &str) -> String {
     text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
 }

@@ -1,5 +1,5 @@
-//! Commands that `serve` runs for its page: they are the commands of the command line, with a model that is loaded already,
-//! and what they write and say goes to the page. Which call a thread is at is known to that thread alone.
+//! Commands that `serve` runs for its page: the commands of the command line, with a model that is already loaded,
+//! whose output and messages go to the page. Each thread knows only its own call.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,24 +9,24 @@ use easyroutine::{Error, ErrorKind, Stop};
 
 use crate::session::Session;
 
-/// What a command says before its result.
+/// Messages of a command before its result.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Said<'s> {
-    /// A warning, a note, a sum: what goes to standard error otherwise.
+    /// A warning, a note, a sum: normally printed to standard error.
     Note { kind: &'s str, text: &'s str },
-    /// How much of it is done.
+    /// Progress.
     Progress { done: usize, of: usize, what: &'s str },
-    /// The next piece of a text that is generated.
+    /// The next piece of generated text.
     Piece(&'s str),
 }
 
-/// One command that is run for a page.
+/// A command being run for a page.
 pub(crate) struct Call {
-    /// The model that is loaded, with its tokenizer.
+    /// The loaded model, with its tokenizer.
     pub(crate) model: Option<(Rc<Session>, Rc<Tokenizer>)>,
-    /// Hears what the command says.
+    /// Receives the command's messages.
     pub(crate) hear: Box<dyn Fn(Said<'_>)>,
-    /// Whether nobody waits for the result any more.
+    /// Whether the result is no longer awaited.
     pub(crate) is_abandoned: Box<dyn Fn() -> bool>,
 }
 
@@ -39,7 +39,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
 }
 
-/// Takes the call off the thread, also where its command panics.
+/// Removes the call from the thread, even if its command panics.
 struct Leaving;
 
 impl Drop for Leaving {
@@ -48,7 +48,7 @@ impl Drop for Leaving {
     }
 }
 
-/// Runs a command as a call, and gives what it wrote to standard output.
+/// Runs a command as a call, and returns what it wrote to standard output.
 pub(crate) fn run<T>(call: Call, command: impl FnOnce() -> T) -> (T, Vec<u8>) {
     CURRENT.set(Some(Current { call, written: Vec::new() }));
     let _leaving = Leaving;
@@ -61,22 +61,22 @@ fn with<T>(use_it: impl FnOnce(&mut Current) -> T) -> Option<T> {
     CURRENT.with_borrow_mut(|current| current.as_mut().map(use_it))
 }
 
-/// Whether this thread runs a command for a page.
+/// Whether this thread is running a command for a page.
 pub(crate) fn is_hosted() -> bool {
     with(|_| ()).is_some()
 }
 
-/// The loaded model of the call; `None` where the program itself runs the command.
+/// The call's loaded model; `None` if there is no call.
 pub(crate) fn model() -> Option<Option<(Rc<Session>, Rc<Tokenizer>)>> {
     with(|current| current.call.model.clone())
 }
 
-/// Takes what would go to standard output. False where there is no call.
+/// Takes output meant for standard output. Returns false if there is no call.
 pub(crate) fn write(content: &[u8]) -> bool {
     with(|current| current.written.extend_from_slice(content)).is_some()
 }
 
-/// Says something to the page. False where there is no call.
+/// Sends a message to the page. Returns false if there is no call.
 pub(crate) fn say(said: Said<'_>) -> bool {
     with(|current| (current.call.hear)(said)).is_some()
 }
@@ -92,7 +92,7 @@ pub(crate) fn stop() -> Stop<'static> {
 }
 
 /// # Errors
-/// The call is abandoned.
+/// If the call is abandoned.
 pub(crate) fn check() -> Result<(), Error> {
     match is_abandoned() {
         true => Err(Error::new(ErrorKind::Interrupted, "the page went away")),

@@ -1,11 +1,11 @@
-//! `--layers`: `emb,0:30:5,-1` to layer numbers, -1 the embedding.
+//! Parses `--layers`: `emb,0:30:5,-1` to layer numbers, with -1 for the embedding.
 
 use crate::failure::Failure;
 
-/// Layers in the order of the model, each once. Without a text: all, the embedding first.
+/// Layers in model order, each once; `None` means all, with the embedding first.
 ///
 /// # Errors
-/// A word that is no layer, or a layer that the model does not have.
+/// If a word is not a layer, or the model lacks the layer.
 pub(crate) fn parse(text: Option<&str>, n_layers: usize) -> Result<Vec<i64>, Failure> {
     let Some(text) = text else { return Ok((-1..n_layers as i64).collect()) };
     easyroutine::sites::layers(text, n_layers).map_err(|error| {

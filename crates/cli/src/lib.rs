@@ -1,4 +1,5 @@
-//! The command line of easyroutine, as a library: its own program and the Python package both carry the command.
+//! The command line of easyroutine, as a library, since both its own program and the Python package provide the
+//! command.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -24,9 +25,9 @@ use std::io::Write;
 use args::{Args, Command, DictCommand, JacobianCommand, ModelCommand, ProbeCommand};
 use failure::{Failure, SUCCESS};
 
-/// Runs a command line, of which the first word is the program's own name, and returns the exit status.
+/// Runs a command line, whose first word is the program's own name, and returns the exit status.
 ///
-/// Results go to standard output, everything else to standard error. A long command watches for Ctrl-C: call this where
+/// Results go to standard output, everything else to standard error. A long command handles Ctrl-C: call this only if
 /// nothing else in the process does.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
     let words: Vec<OsString> = words.into_iter().collect();
@@ -35,12 +36,12 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(false) => typed(words),
         Err(error) => Failure::failed(error.to_string()).report(),
     };
-    // The host of a library does not write out what is buffered; a reader that has gone is no failure.
+    // The host of a library does not flush buffered output; a reader that has gone is not a failure.
     let _ = std::io::stdout().flush();
     status
 }
 
-/// Runs a command line that somebody typed.
+/// Runs a typed command line.
 fn typed(words: Vec<OsString>) -> u8 {
     match parse::args(words) {
         Ok(args) => {

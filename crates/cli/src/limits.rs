@@ -1,7 +1,7 @@
-//! A limit on the size of files (`ulimit -f`), which the system enforces by a signal.
+//! The file size limit (`ulimit -f`), which the system enforces by a signal.
 
-/// Turns the signal into the error that a write then gives: a command ends with a message, not with the signal, and
-/// clears away what it began.
+/// Turns the signal into an error of the write: a command then ends with a message instead of the signal, and clears
+/// away what it began.
 #[cfg(unix)]
 pub(crate) fn survive_the_size_of_files() {
     use std::sync::Arc;
@@ -10,10 +10,10 @@ pub(crate) fn survive_the_size_of_files() {
     use signal_hook::consts::SIGXFSZ;
     use signal_hook::flag;
 
-    // Nobody reads the flag. Where it can't be registered, the system does what it does for others.
+    // The flag is never read. If it can't be registered, the system's default applies.
     let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
-/// Elsewhere there is no such signal.
+/// Other systems have no such signal.
 #[cfg(not(unix))]
 pub(crate) fn survive_the_size_of_files() {}

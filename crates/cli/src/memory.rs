@@ -1,4 +1,4 @@
-//! Refusing what cannot fit before it is begun.
+//! Refuses what cannot fit into memory, before it begins.
 
 use easyroutine::Dtype;
 use easyroutine::cache::readable;
@@ -6,16 +6,16 @@ use easyroutine::load::Opened;
 
 use crate::failure::Failure;
 
-/// Bytes of the packed weights of a model.
+/// Bytes of a model's packed weights.
 pub(crate) fn packed_bytes(parameters: usize, dtype: Dtype) -> u64 {
     let width = if dtype == Dtype::F32 { 4 } else { 2 };
     (parameters as u64).saturating_mul(width)
 }
 
-/// Refuses a model whose weights are larger than the memory that is free.
+/// Refuses a model whose weights exceed free memory.
 ///
 /// # Errors
-/// Too little memory, with what would do; a tensor that the files name but do not hold.
+/// If there is too little memory (with a hint), or the files name a tensor that they do not hold.
 pub(crate) fn check(model: &Opened, dtype: Dtype) -> Result<(), Failure> {
     let needed = model.weight_bytes(dtype)?;
     let rounded = model.weight_bytes(Dtype::Bf16)?;
@@ -26,10 +26,10 @@ pub(crate) fn check(model: &Opened, dtype: Dtype) -> Result<(), Failure> {
     })
 }
 
-/// Refuses what needs more memory than is free.
+/// Refuses a task that needs more than free memory.
 ///
 /// # Errors
-/// Too little memory.
+/// If there is too little memory.
 pub(crate) fn check_free(needed: u64, what: &str) -> Result<(), Failure> {
     match available().filter(|free| *free < needed) {
         Some(free) => {
@@ -39,7 +39,7 @@ pub(crate) fn check_free(needed: u64, what: &str) -> Result<(), Failure> {
     }
 }
 
-/// Memory that this process can have without swapping, where the system says so.
+/// Memory available to this process without swapping, if the system says.
 fn available() -> Option<u64> {
     [free(), address_space(), control_group()].into_iter().flatten().min()
 }
@@ -51,7 +51,7 @@ fn free() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// What `ulimit -v` leaves; mapped files count in it too.
+/// What `ulimit -v` leaves; it counts mapped files too.
 fn address_space() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/limits").ok()?;
     let limit: u64 = text

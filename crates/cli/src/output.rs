@@ -1,4 +1,4 @@
-//! Where results go and in which format.
+//! Destinations and formats of results.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -14,7 +14,7 @@ use crate::failure::{Failure, one_line};
 use crate::hosted::{self, Said};
 use crate::partial;
 
-/// One place that a result is written to, with its format settled.
+/// One destination of a result, with its format.
 #[derive(Debug, Clone)]
 pub(crate) struct Destination {
     pub(crate) format: Format,
@@ -22,11 +22,11 @@ pub(crate) struct Destination {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// The targets of a command that can write `formats`, of which the first is what a terminal gets and the second what
-/// a pipe gets.
+/// The targets of a command that can write `formats`, the first being the default for a terminal and the second for a
+/// pipe.
 ///
 /// # Errors
-/// A format that the command cannot write, an ending that names none.
+/// If the command cannot write a format, or an extension names none.
 pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination>, Failure> {
     if args.output.is_empty() {
         return Ok(vec![standard_output(args, formats)?]);
@@ -34,7 +34,7 @@ pub(crate) fn targets(args: &Args, formats: &[Format]) -> Result<Vec<Destination
     targets_of(args, args.output.iter(), formats)
 }
 
-/// The same for some of the files that `-o` names.
+/// The same for a selection of the files in `-o`.
 ///
 /// # Errors
 /// As [`targets`].
@@ -53,10 +53,10 @@ pub(crate) fn targets_of<'f>(
     files.map(of_file).collect()
 }
 
-/// Standard output, whatever `-o` names.
+/// Standard output, regardless of `-o`.
 ///
 /// # Errors
-/// A format that the command cannot write.
+/// If the command cannot write the format.
 pub(crate) fn standard_output(args: &Args, formats: &[Format]) -> Result<Destination, Failure> {
     let automatic = if io::stdout().is_terminal() { formats[0] } else { formats[1] };
     let format = match args.format {
@@ -70,10 +70,10 @@ pub(crate) fn standard_output(args: &Args, formats: &[Format]) -> Result<Destina
     Ok(Destination { format, file: None })
 }
 
-/// Asked before any work: a long run must not end at a folder that was never there.
+/// Checked before any work, since a long run must not end at a missing folder.
 ///
 /// # Errors
-/// The folder that the file is to lie in does not exist, or the file is a folder itself.
+/// If the file's folder does not exist, or the file is itself a folder.
 pub(crate) fn folder_exists(file: &Path) -> Result<(), Failure> {
     if file.is_dir() {
         return Err(Failure::usage(format!("{} is a folder", file.display())).hint("name a file in it"));
@@ -88,11 +88,11 @@ pub(crate) fn folder_exists(file: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes a text or a picture. This is the one place from which results go to standard output: no text leaves it with a
-/// control that a terminal would obey.
+/// Writes a text or a picture. All results for standard output pass here, so that no text contains control characters
+/// that a terminal would obey.
 ///
 /// # Errors
-/// The file or pipe cannot be written. A pipe that was closed is a quiet end.
+/// If the file or pipe cannot be written. A closed pipe is a quiet end.
 pub(crate) fn write(target: &Destination, content: &[u8]) -> Result<(), Failure> {
     match &target.file {
         Some(file) => write_file(file, content),
@@ -111,8 +111,7 @@ pub(crate) fn write(target: &Destination, content: &[u8]) -> Result<(), Failure>
     }
 }
 
-/// Writes what a command found to every target, and gives the exit status that the finding has: a reader who went away
-/// changes nothing about it.
+/// Writes a command's findings to every target, and returns their exit status, even if the reader has gone.
 ///
 /// # Errors
 /// As [`render`] and [`write`].
@@ -132,8 +131,8 @@ pub(crate) fn write_found<C: Clone + Into<Cell>>(
     Ok(status)
 }
 
-/// The same text, with escapes for controls and for what turns the direction of writing. Pages and pictures have
-/// escapes of their own.
+/// The same text, with escapes for controls and for characters that change the writing direction. Pages and pictures
+/// have their own escaping.
 fn harmless(format: Format, content: &[u8]) -> Cow<'_, [u8]> {
     match (format, std::str::from_utf8(content)) {
         (Format::Html | Format::Svg | Format::Png, _) | (_, Err(_)) => Cow::Borrowed(content),
@@ -145,7 +144,7 @@ fn harmless(format: Format, content: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Says that numbers which are none were computed, where they were, by the model as it is or under interventions.
+/// Warns if NaNs were computed, by the model itself or under interventions.
 pub(crate) fn warn_of_nan(found: bool, is_changed: bool) {
     let text = match is_changed {
         true => {
@@ -158,12 +157,12 @@ pub(crate) fn warn_of_nan(found: bool, is_changed: bool) {
     }
 }
 
-/// Says something beside the result, on standard error.
+/// Prints a message to standard error.
 pub(crate) fn note(kind: &str, text: &str) {
     if hosted::say(Said::Note { kind, text }) {
         return;
     }
-    // A closed standard error is nobody to tell.
+    // Standard error may be closed, in which case there is nowhere to report it.
     let _ = writeln!(anstream::stderr(), "\u{1b}[1;33m{kind}:\u{1b}[0m {}", one_line(text));
 }
 
@@ -171,19 +170,18 @@ fn write_file(file: &Path, content: &[u8]) -> Result<(), Failure> {
     replace(file, |at| std::fs::write(at, content))
 }
 
-/// Makes a file with `fill`: first a sibling, then renamed, so that the file is whole or not there. A link stays a
-/// link, what it leads to is replaced; a device or a pipe is written to as it stands. Who may read a file that is
-/// replaced may read the new one, and nobody else.
+/// Creates a file with `fill`, as a sibling that is then renamed, so that the file is complete or absent. A link stays
+/// a link, and its target is replaced; a device or a pipe is written directly. A replaced file keeps its permissions.
 ///
 /// # Errors
-/// What `fill` says, or the system.
+/// The error of `fill` or of the system.
 pub(crate) fn replace(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Failure> {
     fill_and_rename(file, fill).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
 }
 
 fn fill_and_rename(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let old = file.metadata().ok();
-    // By its own name: what `/dev/stdout` leads to, where that is a pipe, is no path.
+    // Under its own name: if `/dev/stdout` is a pipe, its target is not a path.
     if old.as_ref().is_some_and(|old| !old.is_file()) {
         return fill(file);
     }
@@ -200,7 +198,7 @@ fn fill_and_rename(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> i
     partial.persist(&target).map(drop).map_err(|e| e.error)
 }
 
-/// What a path leads to, also where there is nothing yet.
+/// The target of a path, even if nothing exists there yet.
 fn linked(file: &Path) -> PathBuf {
     const LONGEST: usize = 40;
     let mut target = file.to_owned();
@@ -211,7 +209,7 @@ fn linked(file: &Path) -> PathBuf {
     target
 }
 
-/// What `EASYROUTINE_FORMAT` says, where it is set.
+/// The format in `EASYROUTINE_FORMAT`, if it is set.
 fn format_by_variable() -> Result<Option<Format>, Failure> {
     let word = std::env::var("EASYROUTINE_FORMAT").unwrap_or_default();
     match Format::from_str(&word, true) {
@@ -246,7 +244,7 @@ fn by_ending(file: &Path, formats: &[Format]) -> Result<Format, Failure> {
     })
 }
 
-/// Refuses a format where the ending of the file names another.
+/// Refuses a format that contradicts the file's extension.
 fn agrees(file: &Path, format: Format) -> Result<(), Failure> {
     match by_ending(file, Format::value_variants()) {
         Ok(named) if named != format && named != Format::Auto => {
@@ -268,7 +266,7 @@ fn names(formats: &[Format]) -> String {
     names.join(", ")
 }
 
-/// The endings that name the formats: that of a table is `.txt`.
+/// The extensions of formats; that of a table is `.txt`.
 fn endings(formats: &[Format]) -> String {
     let ending = |f: &Format| if *f == Format::Table { ".txt".to_owned() } else { format!(".{}", name(*f)) };
     let mut endings: Vec<String> = formats.iter().map(ending).collect();
@@ -276,7 +274,7 @@ fn endings(formats: &[Format]) -> String {
     endings.join(", ")
 }
 
-/// What colours the terminal table may use. A file gets colour only if it is asked for.
+/// The colours allowed in the terminal table. A file gets colour only on request.
 pub(crate) fn colour_depth(args: &Args, target: &Destination) -> ColourDepth {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let wanted = match args.color {
@@ -297,17 +295,17 @@ pub(crate) fn colour_depth(args: &Args, target: &Destination) -> ColourDepth {
     }
 }
 
-/// Columns of the terminal; `COLUMNS` beats it, and what is no terminal has 120.
+/// The terminal's columns. `COLUMNS` takes precedence; without a terminal, 120.
 pub(crate) fn width() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
     let terminal = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
     columns.or_else(terminal).unwrap_or(120).clamp(20, 2000)
 }
 
-/// A table as the given format has it; `json` is what the JSON formats print.
+/// A table in the given format; the JSON formats print `json`.
 ///
 /// # Errors
-/// Never for the formats of [`PLAIN`].
+/// Never for the formats in [`PLAIN`].
 pub(crate) fn render<C: Clone + Into<Cell>>(
     format: Format,
     header: &[&str],
@@ -339,7 +337,7 @@ pub(crate) fn render<C: Clone + Into<Cell>>(
     })
 }
 
-/// One value of a plain table: as people read it, and as programs do.
+/// One value of a plain table: for people, and for programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
     shown: String,
@@ -347,12 +345,12 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// A value that is rounded, or written with a unit, where people read it.
+    /// A value that is rounded, or has a unit, when shown to people.
     pub(crate) fn new(shown: impl Into<String>, exact: impl ToString) -> Self {
         Cell { shown: shown.into(), exact: exact.to_string() }
     }
 
-    /// A token's text: with signs for what cannot be seen, or with escapes that can be undone.
+    /// A token's text: with signs for invisible characters, or with reversible escapes.
     pub(crate) fn token(text: &str) -> Self {
         Cell::new(printable(text), text)
     }
@@ -364,7 +362,7 @@ impl From<String> for Cell {
     }
 }
 
-/// Formats of what is drawn as a picture too.
+/// Formats of results that can also be drawn as pictures.
 pub(crate) const DRAWN: &[Format] = &[
     Format::Table,
     Format::Tsv,
@@ -414,7 +412,7 @@ mod tests {
         let text = aligned(&["n", "name"], &rows);
         assert!(text.starts_with("    n  name\n    0  run 0\n"), "{}", &text[..40]);
         assert_eq!(text.lines().count(), 100_001);
-        // Looking at each column again for every row took minutes.
+        // Scanning each column again for every row took minutes.
         assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     }
 }

@@ -1,4 +1,4 @@
-//! The command line as typed, and what is wrong with it in the shape of every other error.
+//! Parses the command line, and reports errors in the form of all others.
 
 use std::ffi::{OsStr, OsString};
 
@@ -10,12 +10,12 @@ use crate::failure::Failure;
 
 const NO_MODEL: &str = "name a model, `-m smollm2`, or set the variable EASYROUTINE_MODEL";
 
-/// The arguments, or the status to end with: help and versions are printed, errors are reported.
+/// The arguments, or the exit status: help and versions are printed, errors are reported.
 pub(crate) fn args(words: impl IntoIterator<Item = OsString>) -> Result<Args, u8> {
     parsed(words).map_err(|error| {
         let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
         if is_help || !error.use_stderr() {
-            // A reader that has gone, `--help | head -1`, is no failure.
+            // A reader that has gone, as in `--help | head -1`, is not a failure.
             let _ = error.print();
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
@@ -23,10 +23,10 @@ pub(crate) fn args(words: impl IntoIterator<Item = OsString>) -> Result<Args, u8
     })
 }
 
-/// The arguments of a command that nobody typed into this program: what would be printed is an error too.
+/// The arguments of a command that was not typed into this program: printing help is an error too.
 ///
 /// # Errors
-/// The words are no command.
+/// If the words are not a command.
 pub(crate) fn try_args(words: impl IntoIterator<Item = OsString>) -> Result<Args, Failure> {
     parsed(words).map_err(|error| match error.use_stderr() {
         true => failure(&error),
@@ -39,7 +39,7 @@ fn parsed(words: impl IntoIterator<Item = OsString>) -> Result<Args, Error> {
     matched.and_then(|matches| Args::from_arg_matches(&matches))
 }
 
-/// A variable that is set to nothing counts as not set, as shells and `env` of a container leave them.
+/// An empty variable counts as unset, as shells and containers leave them.
 fn without_empty_variables(command: Command) -> Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
@@ -50,7 +50,7 @@ fn without_empty_variables(command: Command) -> Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// One line that says what is wrong, one that says what would do.
+/// One line that says what is wrong, and one with a hint.
 fn failure(error: &Error) -> Failure {
     let text = error.render().to_string();
     let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
@@ -69,14 +69,14 @@ fn failure(error: &Error) -> Failure {
     Failure::usage(message).hint(hint)
 }
 
-/// The variable that a wrong value was taken from.
+/// The variable that a wrong value came from.
 fn variable(error: &Error) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text),
         _ => None,
     };
     let (argument, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
-    // Built, since an argument is printed only by a command that is.
+    // Built, since only a built command can print an argument.
     let mut command = Args::command();
     command.build();
     variable_of(&command, argument, value)

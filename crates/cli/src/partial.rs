@@ -1,4 +1,4 @@
-//! The file beside the one that is made, until it is whole.
+//! The temporary file next to a target, until it is complete.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,17 +9,17 @@ use tempfile::NamedTempFile;
 
 const BEGINS: &str = ".easyroutine-";
 const ENDS: &str = ".partial";
-/// Letters and digits between them.
+/// Number of letters and digits in between.
 const LETTERS: usize = 6;
-/// A younger file may be one that is locked in the next moment.
+/// A younger file may be about to be locked.
 const YOUNG: Duration = Duration::from_secs(60);
-/// Most entries of a folder that are looked at: clearing up must not take long.
+/// Limit on folder entries examined: clearing up must not take long.
 const LOOKED_AT: usize = 10_000;
 
-/// Makes such a file in a folder, as open as any other that the user makes, and clears away what interrupted runs left
-/// there. Whoever writes it holds its lock, so that others see that it is in use.
+/// Creates such a file in a folder, with the user's usual permissions, and clears away what interrupted runs left
+/// there. The writer holds its lock, so that others see that it is in use.
 pub(crate) fn new(folder: &Path) -> io::Result<NamedTempFile> {
-    // What can't be cleared away is in nobody's way.
+    // What can't be cleared away does no harm.
     let _ = clear(folder);
     let mut builder = tempfile::Builder::new();
     builder.prefix(BEGINS).suffix(ENDS).rand_bytes(LETTERS);
@@ -28,10 +28,10 @@ pub(crate) fn new(folder: &Path) -> io::Result<NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    // The name is drawn and the file made by one call: two processes of one number, as in two containers that share a
-    // folder, must not write into each other's.
+    // A single call draws the name and creates the file: two processes with the same id, as in containers that share a
+    // folder, must not write into each other's files.
     let partial = builder.tempfile_in(folder)?;
-    // Where there are no locks, nobody clears anything away.
+    // Where there are no locks, nothing is cleared away.
     let _ = partial.as_file().try_lock();
     Ok(partial)
 }
@@ -42,7 +42,7 @@ fn clear(folder: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let letters = name.to_str().and_then(|name| name.strip_prefix(BEGINS)?.strip_suffix(ENDS));
         let is_named = letters.is_some_and(|l| l.len() == LETTERS && l.chars().all(char::is_alphanumeric));
-        // A link is no file here.
+        // A link does not count as a file here.
         if !is_named || !entry.file_type()?.is_file() {
             continue;
         }

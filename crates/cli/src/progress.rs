@@ -1,4 +1,4 @@
-//! How far a long run is, and the user who has seen enough.
+//! Progress of a long run, and interruption by the user.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::failure::Failure;
 use crate::hosted::{self, Said};
 
-/// Becomes true at the first Ctrl-C, so that what is done can be kept; the second ends the program at once.
+/// Becomes true on the first Ctrl-C, so that finished work can be kept; the second ends the program at once.
 ///
 /// # Errors
-/// The system refuses to watch for the signal.
+/// If the system refuses to handle the signal.
 pub(crate) fn interrupted() -> Result<Arc<AtomicBool>, Failure> {
     use signal_hook::consts::SIGINT;
     use signal_hook::flag;
     let interrupted = Arc::new(AtomicBool::new(false));
-    // In this order: at the first signal the shutdown is not armed yet.
+    // In this order: on the first signal the shutdown is not armed yet.
     flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&interrupted))
         .and_then(|_| flag::register(SIGINT, Arc::clone(&interrupted)))
         .map_err(|e| Failure::failed(format!("cannot watch for Ctrl-C: {e}")))?;
     Ok(interrupted)
 }
 
-/// The same, also where the program is told to end by another, or its terminal is closed: nothing is to be left behind.
+/// The same, also when another program ends this one or its terminal closes, so that nothing is left behind.
 ///
 /// # Errors
-/// The system refuses to watch for the signals.
+/// If the system refuses to handle the signals.
 pub(crate) fn stopped() -> Result<Arc<AtomicBool>, Failure> {
     let stopped = interrupted()?;
     #[cfg(unix)]
@@ -40,7 +40,7 @@ pub(crate) fn stopped() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stopped)
 }
 
-/// A bar of rows with rate and time left, on a terminal.
+/// A progress bar for rows, with rate and remaining time, on a terminal.
 #[derive(Debug)]
 pub(crate) struct Rows {
     bar: ProgressBar,
@@ -52,7 +52,7 @@ impl Rows {
             return Rows { bar: ProgressBar::hidden() };
         }
         let bar = ProgressBar::new(0);
-        // Rows differ in length; tokens are what time goes by.
+        // Rows differ in length, and time depends on tokens.
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {per_sec} tokens, {eta} left") {
             bar.set_style(style);
         }
@@ -70,7 +70,7 @@ impl Rows {
     }
 }
 
-/// A bar of equal pieces of work with the time left, on a terminal.
+/// A progress bar for equal pieces of work, with the remaining time, on a terminal.
 #[derive(Debug)]
 pub(crate) struct Counted {
     bar: ProgressBar,
@@ -78,7 +78,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// `what` is counted, in the plural.
+    /// `what` names the pieces, in the plural.
     pub(crate) fn new(what: &str) -> Self {
         if !std::io::stderr().is_terminal() || hosted::is_hosted() {
             return Counted { bar: ProgressBar::hidden(), what: what.to_owned() };
@@ -92,7 +92,7 @@ impl Counted {
     }
 
     /// # Errors
-    /// Nobody waits for the work any more.
+    /// If the result is no longer awaited.
     pub(crate) fn tell(&self, done: usize, of: usize) -> Result<(), Error> {
         self.bar.set_length(of as u64);
         self.bar.set_position(done as u64);
@@ -100,7 +100,7 @@ impl Counted {
         hosted::check()
     }
 
-    /// Says something before the bar.
+    /// Prints a message above the bar.
     pub(crate) fn say(&self, text: String) {
         self.bar.set_message(text);
     }

@@ -1,4 +1,4 @@
-//! A file of prompts, read as the flags say.
+//! Reads a file of prompts according to the flags.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use crate::failure::Failure;
 use crate::output;
 
 impl Reading {
-    /// Refuses flags of a file where there is none. Not left to the parser: a flag that a file excludes frees others from
-    /// needing one.
+    /// Refuses file flags without a file. Not left to the parser, where a flag that excludes a file would free the
+    /// others from requiring one.
     pub(crate) fn refuse_without(&self, example: &str) -> Result<(), Failure> {
         let flags = [
             ("--field", self.field.is_some()),
@@ -25,7 +25,7 @@ impl Reading {
         }
     }
 
-    /// How a file is read.
+    /// The options for reading a file.
     pub(crate) fn options(&self) -> ReadOptions {
         ReadOptions {
             field: self.field.clone().unwrap_or_else(|| "text".to_owned()),
@@ -35,7 +35,7 @@ impl Reading {
         }
     }
 
-    /// Reads a file's prompts, and says how many were passed over.
+    /// Reads a file's prompts, and reports how many were skipped.
     pub(crate) fn read(&self, file: &Path) -> Result<Prompts, Failure> {
         self.check_field(file)?;
         let found = prompts::read(file, &self.options())?;
@@ -43,7 +43,7 @@ impl Reading {
         Ok(found)
     }
 
-    /// Visits a file's prompts without keeping them, and says how many were passed over.
+    /// Visits a file's prompts without keeping them, and reports how many were skipped.
     pub(crate) fn each(
         &self,
         file: &Path,
@@ -71,7 +71,7 @@ fn tell_skipped(skipped: usize, file: &Path) {
     }
 }
 
-/// Refuses a conversation where a command has no chat template.
+/// Refuses a conversation for a command without chat templates.
 pub(crate) fn no_conversation() -> Failure {
     Failure::usage("is a conversation; here prompts are texts or lists of token ids")
         .hint("put it into the model's chat template first: `easyroutine tokens --chat` gives its ids")

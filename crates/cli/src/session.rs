@@ -1,4 +1,4 @@
-//! A model and its tokenizer, opened as the flags say; a prompt as tokens.
+//! Opens a model and its tokenizer according to the flags; turns a prompt into tokens.
 
 use std::fs::File;
 use std::io::{IsTerminal, Read};
@@ -23,7 +23,7 @@ use crate::failure::{Failure, one_line};
 use crate::{hosted, memory, output};
 use easyroutine_app::reports::{Subject, model_json};
 
-/// A loaded model with everything that is shown of it.
+/// A loaded model, with everything shown about it.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) files: ModelFiles,
@@ -33,12 +33,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The model, as every report in JSON names it.
+    /// The model as named by every JSON report.
     pub(crate) fn model_json(&self) -> Value {
         model_json(&self.files, self.model_type, &self.model)
     }
 
-    /// What a report on a prompt speaks of.
+    /// The subject of a report on a prompt.
     pub(crate) fn subject<'a>(&'a self, tokenizer: &'a Tokenizer, prompt: &'a Prompt) -> Subject<'a> {
         Subject {
             files: &self.files,
@@ -52,10 +52,10 @@ impl Session {
 }
 
 impl ModelArgs {
-    /// The reference, wherever it was given.
+    /// The reference, from either place.
     ///
     /// # Errors
-    /// No model is named.
+    /// If no model is named.
     pub(crate) fn reference(&self) -> Result<String, Failure> {
         let variable = || std::env::var("EASYROUTINE_MODEL").ok().filter(|name| !name.is_empty());
         let given = self.reference.clone().or_else(|| self.model.clone()).or_else(variable);
@@ -95,7 +95,7 @@ impl Finding {
     }
 }
 
-/// Finds a model's files, downloading them where that is allowed.
+/// Finds a model's files, downloading them if allowed.
 pub(crate) fn find(reference: &str, finding: &Finding) -> Result<ModelFiles, Failure> {
     let options = ResolveOptions {
         revision: finding.revision.clone(),
@@ -107,7 +107,7 @@ pub(crate) fn find(reference: &str, finding: &Finding) -> Result<ModelFiles, Fai
     Ok(source::resolve(reference, &options)?)
 }
 
-/// Reads a model's config and maps its files, with warnings of what is read otherwise than one might think.
+/// Reads a model's config and maps its files; prints warnings.
 pub(crate) fn open(files: &ModelFiles, finding: &Finding) -> Result<Opened, Failure> {
     if let (Some(pre), FilesKind::Folder(_)) = (&finding.pre, &files.kind) {
         return Err(Failure::usage(format!("--pre {pre} is for GGUF files, and {} is a folder", files.name))
@@ -119,7 +119,7 @@ pub(crate) fn open(files: &ModelFiles, finding: &Finding) -> Result<Opened, Fail
     Ok(opened)
 }
 
-/// What the config.json of a folder asks for, with warnings of how it is read.
+/// What the config.json of a folder requires; prints warnings.
 pub(crate) fn expected(folder: &Path, finding: &Finding) -> Result<Expected, Failure> {
     let expected = easyroutine::expected::expected(folder, &finding.options())?;
     warn(&expected.reading.warnings);
@@ -132,7 +132,7 @@ fn warn(warnings: &[String]) {
     }
 }
 
-/// Finds, opens and loads a model; a command of a page gets the one that is loaded.
+/// Finds, opens and loads a model; a command of a page gets the loaded one.
 pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Rc<Session>, Failure> {
     match hosted::model() {
         Some(Some((session, _))) => Ok(session),
@@ -163,8 +163,8 @@ pub(crate) fn read(reference: &str, loading: &Loading) -> Result<Session, Failur
     Ok(Session { files, model, model_type, identity })
 }
 
-/// The tokenizer of a model, with warnings of what its files say against each other; a command of a page gets that of the
-/// model that is loaded.
+/// The tokenizer of a model; prints warnings about contradictions in its files. A command of a page gets that of the
+/// loaded model.
 pub(crate) fn tokenizer(files: &ModelFiles, finding: &Finding) -> Result<Rc<Tokenizer>, Failure> {
     if let Some(Some((_, tokenizer))) = hosted::model() {
         return Ok(tokenizer);
@@ -174,12 +174,12 @@ pub(crate) fn tokenizer(files: &ModelFiles, finding: &Finding) -> Result<Rc<Toke
     Ok(Rc::new(tokenizer))
 }
 
-/// A prompt with the tokens it was cut into.
+/// A prompt with its tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct Prompt {
     pub(crate) text: String,
     pub(crate) encoded: Encoded,
-    /// What made a conversation of it, for the record of a run.
+    /// How a conversation was made of it, for the record of a run.
     pub(crate) chat: Option<Value>,
 }
 
@@ -191,12 +191,12 @@ impl Prompt {
 }
 
 impl PromptArgs {
-    /// Reads the prompt and cuts it.
+    /// Reads the prompt and tokenizes it.
     pub(crate) fn read(&self, tokenizer: &Tokenizer, most: impl Into<Most>) -> Result<Prompt, Failure> {
         self.cut(self.text()?, tokenizer, most)
     }
 
-    /// Cuts a text as the prompt is cut: in the chat template, where that was asked for.
+    /// Tokenizes a text like the prompt: in the chat template, if requested.
     pub(crate) fn cut(
         &self,
         text: String,
@@ -211,7 +211,7 @@ impl PromptArgs {
         self.cut_said(&chat, said, tokenizer, most)
     }
 
-    /// Cuts a conversation of a file.
+    /// Tokenizes a conversation from a file.
     pub(crate) fn cut_conversation(
         &self,
         messages: Vec<Map<String, Value>>,
@@ -223,7 +223,7 @@ impl PromptArgs {
         self.cut_said(&chat, said, tokenizer, most.into())
     }
 
-    /// Cuts what a chat template has written.
+    /// Tokenizes the output of a chat template.
     fn cut_said(
         &self,
         chat: &Chat,
@@ -257,13 +257,13 @@ impl PromptArgs {
     }
 }
 
-/// The refusal of a conversation where prompts are run as they stand.
+/// The error for a conversation where prompts are run as plain text.
 pub(crate) fn is_conversation() -> Failure {
     Failure::usage("a prompt of the file is a conversation")
         .hint("--chat puts conversations into the model's chat template")
 }
 
-/// Refuses files that hold many prompts where one is read: JSON and all would be taken for its text.
+/// Refuses files with many prompts where a single one is read: the JSON itself would be taken as text.
 fn refuse_sets(file: &Path) -> Result<(), Failure> {
     if Format::of(file)?.has_fields() {
         return Err(Failure::usage(format!("--file {}: here a file is one prompt", file.display()))
@@ -273,14 +273,14 @@ fn refuse_sets(file: &Path) -> Result<(), Failure> {
 }
 
 impl Cutting {
-    /// Cuts a text into tokens, of one that is too long for the model only the beginning. Says whether it is whole.
+    /// Tokenizes a text, or only the beginning if it is too long for the model; returns whether it is complete.
     fn encode(&self, text: &str, tokenizer: &Tokenizer, most: usize) -> Result<(Encoded, bool), Failure> {
         let bos = match self.bos {
             BosArg::Auto => Bos::Auto,
             BosArg::Yes => Bos::Yes,
             BosArg::No => Bos::No,
         };
-        // One more token than there may be says that it is too long.
+        // One token beyond the limit shows that the text is too long.
         let (encoded, is_whole) = tokenizer.encode_up_to(text, bos, most.saturating_add(1))?;
         if encoded.ids.is_empty() {
             return Err(Failure::usage("the prompt is empty: it has no tokens"));
@@ -288,8 +288,7 @@ impl Cutting {
         Ok((encoded, is_whole))
     }
 
-    /// Cuts a text into tokens and holds it to the model's context: a text that is too long is refused, or only its
-    /// beginning is kept.
+    /// Tokenizes a text and checks it against the model's context: one that is too long is refused or truncated.
     pub(crate) fn row(
         &self,
         mut text: String,
@@ -309,7 +308,7 @@ impl Cutting {
             }
             encoded.ids.truncate(most.tokens());
             encoded.offsets.truncate(most.tokens());
-            // What no token stands for is not of the row, and may be long.
+            // Text not covered by a token is not part of the row, and may be long.
             let end = encoded.offsets.iter().map(|span| span.1).max().unwrap_or(0);
             text.truncate(end);
             text.shrink_to_fit();
@@ -317,7 +316,7 @@ impl Cutting {
         Ok(CutRow { text, encoded, length_before: dropped })
     }
 
-    /// Cuts the text of a prompt, and says what is odd about it.
+    /// Tokenizes the text of a prompt, and prints warnings.
     fn cut(&self, text: String, tokenizer: &Tokenizer, most: Most) -> Result<Prompt, Failure> {
         let CutRow { text, encoded, length_before } = self.row(text, tokenizer, most)?;
         tokenizer.warning_for(&text).iter().for_each(|warning| output::note("warning", warning));
@@ -331,12 +330,12 @@ impl Cutting {
     }
 }
 
-/// How many tokens a row may have, and why.
+/// Limit on a row's tokens, and its reason.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Most {
-    /// As many as the model was built for.
+    /// The model's context.
     Context(usize),
-    /// As many as one lists.
+    /// A list's length.
     Listed(usize),
 }
 
@@ -356,14 +355,14 @@ impl From<usize> for Most {
 /// A text as a row of tokens that the model can read.
 #[derive(Debug)]
 pub(crate) struct CutRow {
-    /// What the tokens stand for.
+    /// The text covered by the tokens.
     pub(crate) text: String,
     pub(crate) encoded: Encoded,
-    /// How many tokens the whole text has, in words, where only its beginning is kept.
+    /// The length of the whole text in tokens, in words, if it was truncated.
     pub(crate) length_before: Option<String>,
 }
 
-/// The refusal of a prompt of so many tokens.
+/// The error for a prompt of this many tokens.
 pub(crate) fn too_long(length: &str, most: impl Into<Most>) -> Failure {
     let most = match most.into() {
         Most::Context(tokens) => format!("the model was built for {tokens} at most"),
@@ -373,7 +372,7 @@ pub(crate) fn too_long(length: &str, most: impl Into<Most>) -> Failure {
         .hint("pass --truncate to keep its first tokens")
 }
 
-/// Says that two beginning-of-sequence tokens stand where every model was trained on one.
+/// Warns of two beginning-of-sequence tokens, where every model was trained on one.
 pub(crate) fn warn_of_bos(tokenizer: &Tokenizer, what: &str) {
     let bos = tokenizer.bos_text().unwrap_or_default();
     let text = format!(
@@ -382,7 +381,7 @@ pub(crate) fn warn_of_bos(tokenizer: &Tokenizer, what: &str) {
     output::note("warning", &text);
 }
 
-/// The token that a flag names: by its exact text, or as `id:7042`.
+/// The token named by a flag: by its exact text, or as `id:7042`.
 pub(crate) fn token_id(flag: &str, text: &str, tokenizer: &Tokenizer) -> Result<u32, Failure> {
     match text.strip_prefix("id:") {
         Some(number) => {
@@ -402,7 +401,7 @@ pub(crate) fn token_id(flag: &str, text: &str, tokenizer: &Tokenizer) -> Result<
     }
 }
 
-/// What is said of a word without its blank, where the word as it follows another is one token too.
+/// A hint for a word without its leading space, if the word with the space is also a single token.
 fn without_blank(text: &str, id: u32, tokenizer: &Tokenizer) -> Option<String> {
     if !text.starts_with(char::is_alphanumeric) {
         return None;
@@ -412,7 +411,7 @@ fn without_blank(text: &str, id: u32, tokenizer: &Tokenizer) -> Option<String> {
     Some(format!("{id_text:?} (token {id}) is not {other_text:?} (token {other}), which follows other words"))
 }
 
-/// The same of a flag that may be left out.
+/// The same for an optional flag.
 pub(crate) fn token_named(
     flag: &str,
     text: &Option<String>,
@@ -421,7 +420,7 @@ pub(crate) fn token_named(
     text.as_deref().map(|text| token_id(flag, text, tokenizer)).transpose()
 }
 
-/// What a token stands for, as text; bytes that are no text are shown as such.
+/// A token's text; bytes that are not text are shown as such.
 pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
     tokenizer.token_text(id).to_string()
 }
@@ -437,7 +436,7 @@ pub(crate) fn read_stdin() -> Result<String, Failure> {
 }
 
 fn without_newline(reader: impl Read, place: &str) -> Result<String, Failure> {
-    // Far beyond any context, and far below any memory: `/dev/zero` has no end.
+    // Far beyond any context, and far below any memory: `/dev/zero` never ends.
     const LARGEST: u64 = 256 << 20;
     let mut bytes = Vec::new();
     let read = reader.take(LARGEST + 1).read_to_end(&mut bytes);
@@ -448,7 +447,7 @@ fn without_newline(reader: impl Read, place: &str) -> Result<String, Failure> {
     let text = String::from_utf8(bytes).map_err(|e| {
         Failure::failed(format!("{place}: not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
     })?;
-    // What some editors write before a text is not of it.
+    // The byte order mark that some editors write is not part of the text.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let cut = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t));
     Ok(cut.unwrap_or(text).to_owned())

@@ -1,4 +1,4 @@
-//! A safetensors file of activations, the same to the byte each time.
+//! A safetensors file of activations, with identical bytes each time.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use easyroutine_app::tensors::bytes;
 use easyroutine_files::{HeaderEntry, safetensors_head};
 use serde_json::{Map, Value, json};
 
-/// A tensor to be written. Its numbers stay where they are, since a copy would double the memory.
+/// A tensor to write. Its numbers are not copied, since that would double memory.
 #[derive(Debug)]
 pub(crate) struct Stored<'a> {
     pub(crate) name: String,
@@ -16,10 +16,10 @@ pub(crate) struct Stored<'a> {
     pub(crate) numbers: Data<'a>,
 }
 
-/// The numbers of a tensor that is written.
+/// The numbers of a tensor to write.
 #[derive(Debug)]
 pub(crate) enum Data<'a> {
-    /// As a cache has them.
+    /// In a cache's form.
     Kept(Cow<'a, Numbers>),
     /// Places: rows, positions, features.
     Places(Vec<i32>),
@@ -47,7 +47,7 @@ impl Data<'_> {
 }
 
 impl Stored<'_> {
-    /// The type's name in the header, and the bytes of one number.
+    /// The type's name in the header, and the bytes per number.
     fn kind(&self) -> (&'static str, usize) {
         match &self.numbers {
             Data::Places(_) => ("I32", size_of::<i32>()),
@@ -62,13 +62,13 @@ impl Stored<'_> {
 /// Writes a whole file.
 ///
 /// # Errors
-/// What the writer says.
+/// The writer's errors.
 pub(crate) fn write(
     out: &mut impl Write,
     metadata: &[(&str, String)],
     mut tensors: Vec<Stored<'_>>,
 ) -> io::Result<()> {
-    // The widest numbers first: every tensor then begins at a multiple of its own width.
+    // The widest numbers first, so that every tensor begins at a multiple of its own width.
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.kind().1));
     let metadata: Map<String, Value> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();

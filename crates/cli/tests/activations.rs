@@ -1,4 +1,4 @@
-//! The keys that have no reference tensor of their own, from the written file, and what is written beside them.
+//! Keys without a reference tensor of their own, checked from the written file.
 
 use crate::common;
 
@@ -86,7 +86,7 @@ fn neurons_embeddings_and_statistics_are_those_of_the_reference() {
         ] {
             let key = format!("last_layernorm.{name}");
             assert_eq!(ours.shape(&key), [2, 16], "{case} {key}");
-            // A mean of values that cancel, and a square: a digit more than the stream's own 1e-5.
+            // A mean of values that cancel, and a square: one digit more than the stream's own 1e-5.
             assert_close(&format!("{case} {key}"), &ours.values(&key), &expected, 1e-4);
         }
     }

@@ -1,4 +1,4 @@
-//! `attn` in every format, against the patterns that `extract` writes.
+//! `attn` in every format, compared with the patterns from `extract`.
 
 use crate::common;
 

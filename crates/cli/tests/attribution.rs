@@ -5,7 +5,7 @@ use crate::common;
 use common::{fails, fixtures, json, succeeds, tiny};
 use serde_json::Value;
 
-/// Pairs of ids, as files have them.
+/// Pairs of ids, in a file's form.
 fn pairs(folder: &std::path::Path) -> String {
     let file = folder.join("pairs.jsonl");
     let text = "{\"clean\": [5, 90, 17, 200, 31], \"corrupt\": [5, 12, 17, 33, 31], \"answer\": 7, \"against\": 90}\n\
@@ -118,7 +118,7 @@ fn a_circuit_is_written_read_and_drawn() {
     let again = json(&read);
     assert_eq!((&again["edges"], &again["nodes"]), (&written["edges"], &written["nodes"]));
     assert_eq!(again["easyroutine"]["circuit"], told["circuit"]);
-    // No method scored it here, so none is named, and no flag of one is passed over.
+    // No method scored it here, so none is named, and no flag of one is ignored.
     assert_eq!(again["easyroutine"]["method"]["method"], Value::Null);
     for flags in [["--method", "eap"], ["--steps", "3"], ["--rule", "relp"]] {
         assert!(fails(2, &[&read[..], &flags].concat()).contains("cannot be used with"), "{flags:?}");
@@ -142,7 +142,7 @@ fn pairs_of_a_file_are_summed_and_gone_on_with() {
     let fixed = ["edges", "--pairs", &pairs, "-m", &model, "--top", "40", "--format", "json"];
     let whole = json(&fixed);
     assert_eq!(whole["easyroutine"]["pairs"], 3);
-    // A run that ended after a pair, and one that goes on from it.
+    // A run that ended after a pair, and one that continues from it.
     let state = state.to_str().unwrap();
     json(&[&fixed[..], &["--state", state, "--limit", "1"]].concat());
     let resumed = json(&[&fixed[..], &["--state", state]].concat());
@@ -208,7 +208,7 @@ fn a_jacobian_lens_is_fitted_in_parts_merged_and_read() {
     let begun = path("begun.safetensors");
     fit(&["-o", &begun, "--part", "2/2", "--limit", "2"]);
     assert!(merge(&first, &begun).contains("another number of prompts"));
-    // Two of four are no whole, and the others are merged into them.
+    // Two of four are not a whole, and the others are merged into them.
     let quarters = ["1/4", "2/4", "3/4", "4/4"].map(|part| path(&format!("{}.safetensors", &part[..1])));
     for (number, file) in quarters.iter().enumerate() {
         fit(&["-o", file, "--part", &format!("{}/4", number + 1)]);
@@ -362,7 +362,7 @@ fn pairs_of_a_file_are_averaged_by_attribute_and_dla() {
     assert!((one["corrupted"].as_f64().unwrap() - single["value"].as_f64().unwrap()).abs() < 1e-6);
     let both = json(&[&["attribute", "-m", &model, "--pairs", &pairs, "--metric", "kl"][..], &all].concat());
     assert_eq!((&both["pairs"], &both["clean"]), (&2.into(), &Value::Null));
-    // The mean of parts is the mean of both prompts' parts, and sums to the mean logit difference.
+    // The mean over parts is the mean of both prompts' parts, and sums to the mean logit difference.
     let parts = json(&["dla", "-m", &model, "--pairs", &pairs, "--format", "json"]);
     let of = |prompt: &str, answer: &str, against: &str| {
         json(&["dla", prompt, "-m", &model, "--answer", answer, "--against", against, "--format", "json"])

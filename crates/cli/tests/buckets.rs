@@ -1,4 +1,4 @@
-//! Runs in a bucket, as a user keeps them there: the program against a server of the test's own.
+//! Runs in a bucket, used as by a user: the program with a server of the test's own.
 #![cfg(feature = "cloud")]
 
 use crate::common;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 const STORE: &str = "s3://bucket/a prefix/runs";
 
-/// The program, which knows the bucket's address.
+/// The program, with the bucket's address.
 fn program(address: &str, args: &[&str]) -> Command {
     let mut command = easyroutine(args);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {

@@ -164,7 +164,7 @@ fn a_lens_of_attention_reads_the_layers_that_have_it() {
     let output = easyroutine(&lens).assert().success();
     let said = String::from_utf8(output.get_output().stderr.clone()).unwrap();
     assert!(said.contains("layers these have `attn_out`"), "{said}");
-    // A model without any says why.
+    // A model without any reports why.
     let none = ["lens", PROMPT, "-m", &tiny("mamba"), "--component", "attn_out"];
     let said = fails(2, &none);
     assert!(said.contains("recurrence"), "{said}");
@@ -211,7 +211,7 @@ fn help_completions_manual_and_environment_are_there() {
     }
 }
 
-/// What a shell is offered for the last of the words.
+/// What a shell offers to complete the last of the words.
 fn offered(words: &[&str]) -> Vec<String> {
     let asked = easyroutine(&[&["--", "easyroutine"], words].concat())
         .env("_EASYROUTINE_COMPLETE", "bash")
@@ -246,14 +246,14 @@ fn a_model_may_be_named_by_a_variable() {
     easyroutine(&["run", PROMPT]).env("EASYROUTINE_MODEL", path(&folder)).assert().success();
 }
 
-/// What `extract` writes of a model and says of it.
+/// What `extract` writes and prints for a model.
 fn extracted(model: &str, keys: &str, flags: &[&str]) -> (Vec<u8>, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.safetensors");
     let args = ["extract", "--token-ids", "[[5,6,7]]", "-m", model, "-a", keys, "-o", file.to_str().unwrap()];
     let said = easyroutine(&[&args, flags].concat()).assert().success().get_output().stderr.clone();
     let bytes = std::fs::read(file).unwrap();
-    // Behind the header, which says where the numbers are from.
+    // After the header, which says where the numbers come from.
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     (bytes[8 + header..].to_vec(), String::from_utf8(said).unwrap())
 }
@@ -266,7 +266,7 @@ fn the_adapter_beside_a_model_is_applied_left_out_or_replaced() {
     assert!(said.contains("adapter-beside is applied; --no-adapter reads the model without it"), "{said}");
     let (without, said) = extracted(model, "logits", &["--no-adapter"]);
     assert!(!said.contains("adapter") && with != without, "{said}");
-    // Another in its place, and the same one by its name.
+    // Another one in its place, and the same one by its name.
     assert!(extracted(model, "logits", &["--adapter", model]).0 == with);
     let base = tiny("llama");
     let adapters = ["rslora", "patterns"].map(|name| fixtures().join("adapters").join(name));

@@ -1,4 +1,4 @@
-//! `extract` over files of prompts: formats, batches, averages, and a run that is interrupted.
+//! `extract` over files of prompts: formats, batches, averages, and an interrupted run.
 
 use crate::common;
 
@@ -26,7 +26,7 @@ impl Place {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Extracts, and gives the bytes of the file.
+    /// Extracts, and returns the bytes of the file.
     #[track_caller]
     fn extract(&self, args: &[&str]) -> Vec<u8> {
         let target = self.path("out.safetensors");
@@ -72,7 +72,7 @@ fn every_format_and_any_batches_give_the_same_file() {
         );
     }
     assert!(place.extract(&[&["--file", &records, "--field", "prompt"], &keys[..]].concat()) == expected);
-    // Rows stand in the order of the input, each as it is alone.
+    // Rows are in input order, each as if alone.
     let file = place.file();
     let offsets = values(&file, "resid_out_2.offsets");
     assert_eq!(offsets.len(), 6);
@@ -183,7 +183,7 @@ fn a_flag_that_would_change_nothing_is_a_usage_error() {
             .concat(),
     );
     assert_eq!(shape(&place.file(), "resid_out_0")[..2], [1, 2]);
-    // A store keeps the pivots, so that runs are found by them.
+    // A store keeps the pivots, so that queries can use them.
     let store = format!("{}/", place.path("runs").display());
     succeeds(&[&ids[..], &["--pivot", "2", "-o", &store]].concat());
 }
@@ -202,7 +202,7 @@ fn a_long_prompt_is_cut_where_that_is_allowed_and_said_once() {
     assert!(said.contains("tokens of 2 rows"), "{said}");
 }
 
-/// Starts a run that takes long, interrupts it soon after it has begun, and gives exit code and messages.
+/// Starts a long run, interrupts it soon after it has begun, and returns exit code and messages.
 #[cfg(target_os = "linux")]
 fn interrupted(place: &Place, out: &Path) -> (Option<i32>, String) {
     use std::io::Read;
@@ -233,7 +233,7 @@ fn interrupted(place: &Place, out: &Path) -> (Option<i32>, String) {
     (status.code(), said)
 }
 
-/// Whether a process has its own answer to signal 2 (proc_pid_status(5), `SigCgt`).
+/// Whether a process handles signal 2 itself (proc_pid_status(5), `SigCgt`).
 #[cfg(target_os = "linux")]
 fn watches_for_interrupts(process: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
@@ -290,7 +290,7 @@ fn empty_rows_are_passed_over_with_a_count_and_the_others_keep_their_numbers() {
     assert_eq!(shown["values"]["row"], serde_json::json!([0, 3]));
     assert_eq!(shown["values"]["n"], serde_json::json!([7, 7]));
     assert_eq!(shown["values"]["text"], serde_json::json!(["the cat", "sat on"]));
-    // A field of the file that has this name stays what it is.
+    // A field of the file with this name is kept.
     place.written("a.jsonl", records.replace("\"}", "\", \"row\": 7}").replace("null}", "null, \"row\": 8}"));
     succeeds(&[&asked[..], &["--skip-empty", "--keep-fields", "row", "-o", &base]].concat());
     let shown = common::json(&["runs", "-b", &base, "show", "-1", "--format", "json"]);
@@ -302,7 +302,7 @@ fn empty_rows_are_passed_over_with_a_count_and_the_others_keep_their_numbers() {
 fn of_a_row_that_is_too_long_only_the_beginning_is_cut() {
     let place = Place::new();
     let row = |text: String| serde_json::json!({"text": text}).to_string() + "\n";
-    // Far longer than what the model reads, in one go, to find out how long it is.
+    // Far longer than the model's input; the whole length is found in one go.
     let long = "the cat sat on the mat and said so ".repeat(60_000);
     let file = place.written("long.jsonl", row("the dog".to_owned()) + &row(long.clone()));
     let target = place.path("out.safetensors");
@@ -317,7 +317,7 @@ fn of_a_row_that_is_too_long_only_the_beginning_is_cut() {
     let cut = values(&place.file(), "input_ids");
     place.extract(&["--truncate", "-a", "input_ids", &long[..1000]]);
     assert!(cut.ends_with(&values(&place.file(), "input_ids")));
-    // What is cut off is no part of the row, for positions by substring neither.
+    // The truncated part does not belong to the row, not even for positions by substring.
     let late = place.written("late.jsonl", row("the cat sat ".repeat(40_000) + "late"));
     let args = ["extract", "--file", &late, "-m", &model, "-a", "logits", "-o", target.to_str().unwrap()];
     let missing = fails(2, &[&args[..], &["--truncate", "--positions", "text:late"]].concat());

@@ -1,4 +1,4 @@
-//! `dict info`, and `--dict` of other commands.
+//! `dict info`, and `--dict` for other commands.
 
 use crate::common::{easyroutine, fails, fixtures, json, succeeds, tiny};
 use easyroutine_files::ShardedSafeTensors;
@@ -45,7 +45,7 @@ fn dict_check_measures_what_splicing_costs_on_a_text_of_its_own_or_of_a_file() {
     let found = told["measured"]["layers"][0]["explained_variance"].as_f64().unwrap();
     assert!((found - expect["stats"]["explained_variance"].as_f64().unwrap()).abs() < 1e-6, "{told}");
     assert_eq!((&told["schema"], &told["prompts"]), (&"easyroutine.dictionary_check/1".into(), &40.into()));
-    // The tiny model has room for few tokens.
+    // The tiny model has a short context.
     let table = succeeds(&["dict", "check", &path, "-m", &model, "--truncate"]);
     assert!(table.starts_with("what\tvalue\tpublisher\nprompts\t16\t\n"), "{table}");
     assert!(table.contains("\nce_recovered\t"), "{table}");
@@ -156,7 +156,7 @@ fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_betwee
         run(&at("parts"), &["--part", part, "--batch-tokens", "60"]);
     }
     assert_eq!(read("parts", "features_sae.jsonl").unwrap(), whole);
-    // What a run that was killed left behind: the state of some of the prompts.
+    // The leftovers of a killed run: statistics of some of the prompts.
     run(&at("some"), &["--part", "1/3"]);
     let state = std::fs::read(folder.path().join("some/parts/features_sae.1-of-3.safetensors")).unwrap();
     std::fs::create_dir_all(folder.path().join("killed/parts")).unwrap();
@@ -270,7 +270,7 @@ fn active_features_of_a_prompt_are_those_that_are_extracted() {
     assert!(!found.is_empty());
     assert_eq!(found, extracted);
     assert_eq!(told["keys"][0]["key"], "features_sae");
-    // The strongest of the last token alone.
+    // The strongest features of only the last token.
     let few = ["dict", "active", prompt, "--format", "json", "-k", "2", "--positions", "last"];
     let told = json(&[&few[..], &common].concat());
     let listed = told["features"].as_array().unwrap();

@@ -129,7 +129,7 @@ fn probes_are_those_of_scikit_learn_fitted_from_prompts_and_from_a_saved_run() {
             }
         }
     }
-    // What was fitted is applied: the accuracy over all rows is that of both parts.
+    // The fitted probe is applied: accuracy over all rows combines that of both parts.
     let base = ["probe", "apply", &at("a.safetensors"), "--format", "json", "--label", "label"];
     let (a, b) = (json(&[&base[..], &of_prompts].concat()), json(&[&base[..], &of_run].concat()));
     assert_eq!(a["layers"][1]["scores"], b["layers"][1]["scores"]);

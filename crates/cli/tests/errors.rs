@@ -1,11 +1,11 @@
-//! Bad input: one line that names the thing, a hint, an exit status.
+//! Bad input: one line that names the culprit, a hint, an exit status.
 
 use crate::common;
 
 use common::{copy, easyroutine, fails, path, succeeds, tiny, with_config, with_tensors};
 use serde_json::json;
 
-/// Runs a model that cannot be loaded, and holds its message to `parts`.
+/// Runs a model that cannot be loaded, and checks its message for `parts`.
 #[track_caller]
 fn refuses(folder: &tempfile::TempDir, code: i32, parts: &[&str]) {
     let message = fails(code, &["run", "the cat", "-m", path(folder)]);

@@ -1,4 +1,4 @@
-//! `extract` against the reference tensors, and the layout of what it writes.
+//! `extract` against the reference tensors, and the layout of its output.
 
 use crate::common;
 
@@ -45,7 +45,7 @@ fn assert_close(name: &str, ours: &[f32], theirs: &[f32]) {
     assert_eq!(ours.len(), theirs.len(), "{name}");
     let largest = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
     let error = ours.iter().zip(theirs).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
-    // The tolerance that the references state for f32 with blocked sums.
+    // The tolerance stated by the references for f32 with blocked sums.
     assert!(error < 1e-5, "{name} differs by {error:.1e}");
 }
 
@@ -214,7 +214,7 @@ fn a_plan_counts_and_writes_nothing() {
 #[test]
 fn a_plan_of_changes_that_name_rows_says_what_the_extraction_would() {
     let folder = tempfile::tempdir().unwrap();
-    // More tokens than are run for the plan, so row 299 is not among those.
+    // More tokens than the plan runs, so row 299 is not among those.
     let rows = format!("{:?}", vec![vec![1; 10]; 300]);
     let model = tiny("llama");
     let change = ["--intervene", "resid_out_1@last=row:299", "--format", "json"];

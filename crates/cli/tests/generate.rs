@@ -1,4 +1,4 @@
-//! `run --generate`: text as it comes, draws, ends, chat.
+//! `run --generate`: streaming text, sampling, ends, chat.
 
 use crate::common;
 
@@ -33,7 +33,7 @@ fn text_and_tokens_are_of_one_continuation() {
         "tsv",
     ]);
     assert_eq!(table.lines().count(), 3, "{table}");
-    // What would be predicted next is what is generated next.
+    // The predicted next token is the one generated.
     let next = json(&["run", "The quick brown", "-m", &tiny("llama"), "-k", "1", "--format", "json"]);
     assert_eq!(next["top"][0]["id"], ids(&result)[0]);
 }
@@ -133,7 +133,7 @@ fn conversations_of_a_file_go_through_the_template_as_they_are() {
         let cut = json(&["tokens", text, "-m", path(&folder), "--format", "json", "--bos", "no"]);
         cut["tokens"].as_array().unwrap().iter().map(|token| token["id"].as_i64().unwrap()).collect()
     };
-    // The second is gone on with, as in the pipelines of transformers.
+    // The second is continued, as in transformers' pipelines.
     assert_eq!(ids, [cut("[user] Hi >"), cut("[user] Hi [assistant] the")].concat());
 
     let system = "{\"messages\": [{\"role\": \"system\", \"content\": \"a\"}, {\"role\": \"user\", \"content\": \"b\"}]}\n";
@@ -142,7 +142,7 @@ fn conversations_of_a_file_go_through_the_template_as_they_are() {
     assert!(message.contains("begins with a system message of its own"), "{message}");
 }
 
-/// A model whose template writes the day, a variable and its tools.
+/// A model whose template writes the date, a variable and its tools.
 fn dated() -> tempfile::TempDir {
     let folder = common::copy("llama");
     let template =
@@ -184,7 +184,7 @@ fn what_a_template_was_given_stands_in_the_record() {
         "variables": {"mood": "glad"}, "tools": [{"name": "f"}], "now": "2024-07-26T00:00:00",
     });
     assert_eq!(given["chat"], expected);
-    // What was told without being asked for makes the same text again.
+    // Values given without a request produce the same text again.
     let present = ask(&[]);
     let again = ask(&["--chat-now", present["chat"]["now"].as_str().unwrap()]);
     assert_eq!(present, again);
@@ -198,7 +198,7 @@ fn what_a_template_was_given_stands_in_the_record() {
     let record: Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["chat"]).unwrap();
     assert_eq!(record, expected);
     succeeds(&[&extract[..], &["--chat"], &more, &["-o", &base]].concat());
-    // Another process that goes on with the run has to tell the same time.
+    // Another process that resumes the run must give the same time.
     let output = easyroutine(&[&extract[..], &["--chat", "-o", out]].concat()).assert().success();
     let said = String::from_utf8(output.get_output().stderr.clone()).unwrap();
     assert!(said.contains("--chat-now 2"), "{said}");

@@ -27,7 +27,7 @@ fn a_graph_is_written_with_its_certificate_and_drawn() {
     assert!(certificate["largest_row_error"].as_f64().unwrap() < 1e-5, "{certificate}");
     assert!(certificate["largest_intervention_error"].as_f64().unwrap() < 1e-5, "{certificate}");
     assert_eq!(certificate["interventions"].as_array().unwrap().len(), 8);
-    // A link joins nodes that are there, and each is there once.
+    // A link joins existing nodes, and each exists once.
     let nodes: Vec<&str> =
         graph["nodes"].as_array().unwrap().iter().map(|node| node["node_id"].as_str().unwrap()).collect();
     let mut names = nodes.clone();

@@ -1,4 +1,4 @@
-//! A store that is not as it should be: nothing is lost, nothing outside is touched, and the exit status says it.
+//! Stores in disorder: nothing is lost, nothing outside is touched, and the exit status shows it.
 #![cfg(unix)]
 
 use crate::common;
@@ -49,7 +49,7 @@ fn flip(file: &Path, at: usize) {
     fs::write(file, bytes).unwrap();
 }
 
-/// The exit status where nobody reads what is written.
+/// The exit status if the output is not read.
 fn unread(args: &[&str]) -> Option<i32> {
     let mut command = std::process::Command::new(easyroutine(&[]).get_program());
     command.args(args).env("EASYROUTINE_CACHE", std::env::temp_dir().join("easyroutine-tests"));
@@ -96,7 +96,7 @@ fn minus_one_names_no_other_run_when_the_newest_cannot_be_read() {
     }
     assert!(paths.iter().all(|run| run.exists()));
     succeeds(&runs(&base, &["load", &below(&base, &paths[0])]));
-    // What is told to do does.
+    // An explicit request succeeds.
     succeeds(&runs(&base, &["rm", &broken]));
     assert!(!paths[1].exists());
     succeeds(&runs(&base, &["load", "-1"]));
@@ -152,7 +152,7 @@ fn no_command_goes_through_a_link_and_each_says_so() {
     fs::remove_file(paths[1].join("data")).unwrap();
     fs::rename(outside.path().join("data"), paths[1].join("data")).unwrap();
 
-    // A run that was killed after its first unit, whose receipts somebody put elsewhere.
+    // A run killed after its first unit, whose receipts were moved elsewhere.
     succeeds(&words(&extract(&base, &["--run", "job", "--unit", "1", "--part", "1/2"])));
     let model = paths[1].parent().unwrap();
     let open = fs::read_dir(model)

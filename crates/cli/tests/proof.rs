@@ -1,4 +1,4 @@
-//! What results say of themselves: which model they are of, and whether they are still what was saved.
+//! What results record about themselves: their model, and whether they are still as saved.
 
 use crate::common;
 
@@ -7,7 +7,7 @@ use std::path::Path;
 use common::{copy, fails, json, path, succeeds};
 use tempfile::TempDir;
 
-/// Two checkpoints in folders of one name, which differ in one weight.
+/// Two checkpoints in folders of the same name that differ in one weight.
 fn checkpoints() -> (TempDir, [String; 2]) {
     let above = tempfile::tempdir().unwrap();
     let place = |name: &str| {
@@ -86,7 +86,7 @@ fn a_run_of_before_models_had_digests_is_not_gone_on_with() {
     assert!(refused.contains("did not keep which model it was"), "{refused}");
 }
 
-/// A store with one run, and where its record and its shard are.
+/// A store with one run, and the paths of its record and its shard.
 fn saved() -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
     let base = tempfile::tempdir().unwrap();
     let target = format!("{}/", path(&base));
@@ -112,7 +112,7 @@ fn saved() -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
 fn damaged_numbers_are_not_read_unless_they_must_be() {
     let (base, _, shard) = saved();
     let store = path(&base);
-    // The last bytes are those of the last tensor in the file.
+    // The last bytes belong to the last tensor in the file.
     flip(&shard, |length| length - 1);
     let shown = json(&["runs", "-b", store, "show", "-1", "--format", "json"]);
     let parts = &shown["metadata"]["_store"]["manifest"]["inline"]["shards"][0]["tensors"];
@@ -164,7 +164,7 @@ fn a_record_that_was_edited_by_hand_is_told_by_every_read_and_by_verify() {
     assert!(old.contains("whole; its record has no checksum"), "{old}");
 }
 
-/// Whatever the moment at which a file is cut, the program ends by itself: with the numbers, or with the file's name.
+/// Whenever a file is cut short, the program ends on its own: with the numbers, or with the file's name.
 #[cfg(unix)]
 #[test]
 fn files_that_are_cut_short_while_they_are_read_end_in_an_error_with_their_name() {

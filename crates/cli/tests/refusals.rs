@@ -1,11 +1,11 @@
-//! Bad input at the edges: files that are not there, headers that lie, words that are not understood.
+//! Bad input at the edges: missing files, false headers, unknown words.
 
 use crate::common;
 
 use common::{copy, easyroutine, fails, path, tiny, with_config};
 use serde_json::json;
 
-/// Runs what must fail; holds it to `error:`, to at most one `hint:` line, and to `parts`.
+/// Runs a command that must fail; checks for `error:`, at most one `hint:` line, and `parts`.
 #[track_caller]
 fn refuses(code: i32, args: &[&str], parts: &[&str]) {
     let message = fails(code, args);
@@ -130,7 +130,7 @@ fn prompts_that_cannot_be_read_are_refused() {
 
 #[test]
 fn a_file_that_cannot_be_written_is_known_before_the_work() {
-    // The model is no model: only a check that comes before loading can speak of the folder.
+    // The model is invalid, so only a check before loading can mention the folder.
     let folder = copy("llama");
     std::fs::write(folder.path().join("model.safetensors"), b"").unwrap();
     let model = path(&folder);
@@ -165,7 +165,7 @@ fn control_characters_of_config_and_flags_are_made_visible() {
     let visible = |args: &[&str]| {
         let output = easyroutine(args).output().unwrap();
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        // With `--color always`, so that nothing is taken out on the way. The program's own codes are others.
+        // With `--color always`, so that nothing is stripped on the way. The program's own codes differ.
         assert!(!text.contains("\u{1b}[31m"), "{args:?}: {text:?}");
         assert!(!text.contains('\u{202e}'), "{args:?}: {text:?}");
         text

@@ -59,7 +59,7 @@ fn a_saved_stream_says_what_the_lens_of_its_prompt_says() {
         "1",
     ]);
     assert!(table.starts_with("row\trank\tid\ttoken\tprobability\n0,0\t1\t"), "{table}");
-    // What is no vector of the stream, and what another model made, is said.
+    // A tensor that is not a vector of the stream, and another model's run, are reported.
     let wrong = fails(2, &["runs", "-b", &base, "lens", "-1", "pattern_L0H0", "-m", &model]);
     assert!(wrong.contains("reads F32 vectors of 48"), "{wrong}");
     let wrong = fails(2, &["runs", "-b", &base, "lens", "-1", "resid_outt_1", "-m", &model]);

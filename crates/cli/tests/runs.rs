@@ -28,7 +28,7 @@ fn arguments(base: &TempDir, flags: &[&str]) -> Vec<String> {
     plain.iter().chain(flags).map(|a| (*a).to_owned()).collect()
 }
 
-/// Runs `extract` into the store and gives the run's path below it; nothing where it is not committed yet.
+/// Runs `extract` into the store and returns the run's path below it; empty if it is not committed yet.
 fn extract(base: &TempDir, flags: &[&str]) -> String {
     let arguments = arguments(base, flags);
     let printed = succeeds(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
@@ -190,7 +190,7 @@ fn runs_are_tagged_moved_renamed_and_removed() {
     runs(&base, &["mv", "-1", "other"]);
     runs(&base, &["rename", "other", "third"]);
     assert_eq!(runs(&base, &["ls", "-e", "third"])["runs"].as_array().unwrap().len(), 1);
-    // A target that cannot be written is known before anything is changed.
+    // A target that cannot be written is detected before anything is changed.
     for (command, code) in
         [(["tag", "-1", "late"], 2), (["mv", "-1", "late"], 2), (["rename", "third", "late"], 2)]
     {
@@ -322,7 +322,7 @@ fn a_file_size_limit_is_an_error_and_leaves_nothing_half_visible() {
         command.args(["-c", "ulimit -f 8; exec \"$0\" \"$@\""]).arg(program).args(args);
         let output = command.output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
-        // A process that the signal ended has no exit status.
+        // A process ended by the signal has no exit status.
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.starts_with("error: ") && message.contains("File too large"), "{message}");
         message
@@ -341,7 +341,7 @@ fn a_file_size_limit_is_an_error_and_leaves_nothing_half_visible() {
     assert!(!extract(&base, &[]).is_empty());
 }
 
-/// In a file system of the test's own, which holds less than the run.
+/// In the test's own file system, which is smaller than the run.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_file_system_is_an_error_and_leaves_nothing_half_visible() {
@@ -423,7 +423,7 @@ fn fields_of_a_file_are_kept_with_its_rows_and_runs_are_found_by_them() {
     assert_eq!((found("fields.label ~ 'bad'"), found("fields.label ~ 'ugly'")), (1, 0));
     assert_eq!((found("fields.label = 'bad'"), found("fields.n > 10"), found("fields.n > 11")), (1, 1, 0));
 
-    // They are shown, and stand in tables.
+    // They are shown, and appear in tables.
     assert_eq!(runs(&base, &["load", "-1", "label", "--rows", "1:3"])["values"], json!(["bad", "good"]));
     assert_eq!(runs(&base, &["load", "-1"])["fields"][1], json!({"key": "n", "rows": 3}));
     let read = |words: &[&str]| succeeds(&[&["runs", "-b", path(&base)], words].concat());

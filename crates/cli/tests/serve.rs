@@ -1,4 +1,4 @@
-//! `serve`: the page asks in command lines, and gets what the commands write.
+//! `serve`: the page sends command lines, and gets what the commands write.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -88,7 +88,7 @@ fn what_the_page_gets_is_what_the_command_prints() {
         let answer = served.run(&asked, "json");
         let typed = [&words[..1], &["-m", &model, "--format", "json"], &words[1..], &["--", PROMPT]].concat();
         assert_eq!(answer["data"], printed(&typed), "{words:?}");
-        // The command that it names, typed into a shell, is that command.
+        // The command that it names, typed into a shell, is the same command.
         let line = answer["command"].as_str().unwrap();
         let program = easyroutine(&[]).get_program().to_str().unwrap().to_owned();
         let line = line.replacen("easyroutine", &format!("'{program}' --format csv"), 1);
@@ -142,7 +142,7 @@ fn the_same_in_python_names_what_was_asked() {
         python(&["dla", "--by", "head", "--answer", "id:7", "--", PROMPT]),
         Some(r#"result = model.direct_attribution("the cat sat", 7, by="head", target_token_positions=["last"])"#.to_owned())
     );
-    // Tokens that the command chose itself are named, since Python chooses none.
+    // Tokens chosen by the command itself are named, since Python chooses none.
     let metric =
         served.run(&["patch", "--base", "the dog sat", "--", PROMPT], "json")["data"]["metric"].clone();
     assert_eq!(
@@ -152,10 +152,10 @@ fn the_same_in_python_names_what_was_asked() {
             metric["answer"], metric["against"]
         ))
     );
-    // A flag that has no word here is not left out.
+    // A flag without a translation is not dropped.
     assert_eq!(python(&["lens", "--norm", "cached", "--", PROMPT]), None);
     assert_eq!(python(&["lens", "--bos", "yes", "--", PROMPT]), None);
-    // A change that Python spells with a tensor of the user's is not guessed.
+    // A change that in Python needs the user's own tensor is not guessed.
     assert_eq!(python(&["lens", "--intervene", "attn_out_1@last=3", "--", PROMPT]), None);
 }
 
@@ -197,7 +197,7 @@ fn a_page_looks_and_writes_nothing() {
     ] {
         assert_eq!(served.ask(&question).0["event"], "error", "{question}");
     }
-    // What is wrong with a question is said as on the command line.
+    // An error in a question reads as on the command line.
     let answer = served.run(&["lens", "--intervene", "resid_outt_1@all=0", "--", PROMPT], "page");
     assert_eq!(
         answer["message"],
@@ -261,7 +261,7 @@ fn ctrl_c_ends_it_at_once() {
     let begin = Instant::now();
     let interrupt = Command::new("kill").args(["-INT", &served.process.id().to_string()]).status().unwrap();
     assert!(interrupt.success());
-    // Not `wait`: one that goes on would hold the tests up for ever.
+    // Not `wait`: a server that does not end would block the tests forever.
     while served.process.try_wait().unwrap().is_none() {
         assert!(begin.elapsed() < Duration::from_secs(5), "it goes on");
         std::thread::sleep(Duration::from_millis(20));

@@ -1,5 +1,4 @@
-//! What a user reads, word for word: help and plain tables, beside the files of `expected/`.
-//! `EASYROUTINE_BLESS=1` rewrites them.
+//! Help and plain tables, word for word, compared with the files of `expected/`. `EASYROUTINE_BLESS=1` rewrites them.
 
 use crate::common;
 
@@ -9,7 +8,7 @@ use common::{easyroutine, json, tiny};
 
 const PROMPT: &str = "the cat sat";
 
-/// Fails where `text` is not what the file says. Blanks at the ends of lines are no difference.
+/// Fails if `text` differs from the file, ignoring spaces at line ends.
 #[track_caller]
 fn is_as_expected(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expected").join(name);
@@ -27,7 +26,7 @@ fn is_as_expected(name: &str, text: &str) {
     assert_eq!(text.lines().count(), expected.lines().count(), "{name}: number of lines");
 }
 
-/// Standard output on a page of 100 columns, on one path of the arithmetic.
+/// Standard output at 100 columns, with one instruction set.
 #[track_caller]
 fn printed(args: &[&str], simd: &str) -> String {
     let assert = easyroutine(args).env("COLUMNS", "100").env("EASYROUTINE_SIMD", simd).assert().success();
@@ -39,7 +38,7 @@ fn simd_paths() -> Vec<String> {
     seen["simd_available"].as_str().unwrap().split(", ").map(str::to_owned).collect()
 }
 
-/// Numbers of a table with three decimals: what the last digits are differs between paths of the arithmetic.
+/// Numbers of a table with three decimals: the last digits differ between instruction sets.
 fn rounded(tsv: &str) -> String {
     let cell = |cell: &str| match cell.parse::<f64>() {
         Ok(number) if cell.contains('.') => format!("{number:.3}"),

@@ -73,7 +73,7 @@ fn every_plain_command_writes_every_plain_format() {
             assert_eq!(printed.lines().count(), lines, "{command:?} {format}");
             let file = folder.path().join(format!("a.{ending}"));
             succeeds(&[command, &["-o", file.to_str().unwrap()]].concat());
-            // A time or a deviation may differ between two runs; what is written has the same lines.
+            // A time or a deviation may differ between two runs; the written lines are the same.
             assert_eq!(std::fs::read_to_string(file).unwrap().lines().count(), lines, "{command:?} {ending}");
         }
         let schema = json(&[command, &["--format", "json"]].concat())["schema"].as_str().unwrap().to_owned();
@@ -136,7 +136,7 @@ fn a_reader_that_has_gone_is_a_quiet_end() {
         &["man"],
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
-        // Closed before the program writes its first byte: what it writes cannot hide in the pipe's buffer.
+        // Closed before the program writes its first byte, so that output cannot hide in the pipe's buffer.
         drop(reader);
         let child = Command::new(program).args(args).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
         let output = child.wait_with_output().unwrap();
@@ -196,7 +196,8 @@ fn a_bf16_export_is_half_the_size_and_runs() {
     succeeds(&["run", PROMPT, "-m", &half]);
 }
 
-/// What a terminal obeys: controls but line ends and tabs, and what turns the direction of writing.
+/// Characters that a terminal would obey: controls other than line ends and tabs, and those that change the writing
+/// direction.
 fn obeyed(text: &str) -> Option<char> {
     let turns = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().find(|&c| c.is_control() && !matches!(c, '\n' | '\t') || turns(c))
@@ -208,7 +209,7 @@ fn no_output_holds_what_a_terminal_obeys() {
     let folder = tempfile::tempdir().unwrap();
     let base = format!("{}/", path(&folder));
     let name = tiny("llama");
-    // A model's path with such characters is refused, which says it too.
+    // A model's path with such characters is refused, and the error shows it.
     let unreadable = format!("{}/m{evil}", path(&folder));
     let meta = format!("key{evil}=value{evil}");
     let prompt = format!("the{evil}cat");
@@ -240,7 +241,7 @@ fn no_output_holds_what_a_terminal_obeys() {
             let words = [command, &["--format", format][..]].concat();
             let output = easyroutine(&words).env("HF_ENDPOINT", evil).output().unwrap();
             for text in [output.stdout, output.stderr] {
-                // Lines of CSV end as RFC 4180 has them.
+                // Lines of CSV end as in RFC 4180.
                 let text = String::from_utf8(text).unwrap().replace("\r\n", "\n");
                 assert_eq!(obeyed(&text), None, "{words:?}: {text:?}");
             }
@@ -249,7 +250,7 @@ fn no_output_holds_what_a_terminal_obeys() {
     let output = easyroutine(&["env", "--format", "json"]).env("HF_ENDPOINT", evil).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(obeyed(&text), None, "{text:?}");
-    // Readers of JSON have the text as it was.
+    // JSON parsers get the original text.
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["HF_ENDPOINT"], evil);
 }
 

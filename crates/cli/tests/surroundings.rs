@@ -1,4 +1,4 @@
-//! Variables, and files that are there already.
+//! Environment variables, and files that already exist.
 
 use crate::common;
 
@@ -13,7 +13,7 @@ fn with(variable: &str, value: &str, args: &[&str]) -> String {
     String::from_utf8(assert.get_output().stdout.clone()).unwrap()
 }
 
-/// Standard error where one variable is wrong.
+/// Standard error with a wrong variable.
 #[track_caller]
 fn refuses(variable: &str, value: &str, args: &[&str]) -> String {
     let assert = easyroutine(args).env(variable, value).assert().code(2);
@@ -64,7 +64,7 @@ fn a_wrong_variable_is_named() {
 #[test]
 fn offline_is_on_for_every_word_but_no() {
     for (word, code) in [("1", 3), ("yes", 3), ("true", 3), ("0", 1), ("false", 1), ("", 1)] {
-        // Nothing listens at this port: going online fails at once, and in another way.
+        // Nothing listens at this port: going online would fail at once, and differently.
         easyroutine(&["tokens", PROMPT, "-m", "some/model"])
             .env("EASYROUTINE_OFFLINE", word)
             .env("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -145,7 +145,7 @@ fn rows_of_ids_beyond_the_context_are_cut_where_that_is_asked_for() {
         let assert = easyroutine(&[&args, flags].concat()).assert().success();
         (std::fs::read(file).unwrap(), String::from_utf8(assert.get_output().stderr.clone()).unwrap())
     };
-    // The same to the byte: two files of one run are one file.
+    // Identical bytes: two files of one run are equal.
     let (ours, warning) = logits(&long, &["--truncate"]);
     assert!(warning.contains("row 0: kept the first 64 of 70 tokens"), "{warning}");
     assert!(ours == logits(&cut, &[]).0);
@@ -193,7 +193,7 @@ fn a_link_stays_a_link_and_a_device_a_device() {
     symlink("real.json", &link).unwrap();
     succeeds(&["run", PROMPT, "-m", &tiny("llama"), "-o", link.to_str().unwrap()]);
     assert!(link.is_symlink() && std::fs::read_to_string(&real).unwrap().starts_with('{'));
-    // A device in a folder of ours: were it replaced, only the link would be.
+    // A device in a folder of ours: if it were replaced, only the link would be.
     let null = folder.path().join("null.json");
     symlink("/dev/null", &null).unwrap();
     succeeds(&["run", PROMPT, "-m", &tiny("llama"), "-o", null.to_str().unwrap()]);
@@ -203,7 +203,7 @@ fn a_link_stays_a_link_and_a_device_a_device() {
     let target = activations.to_str().unwrap();
     succeeds(&["extract", PROMPT, "-m", &tiny("llama"), "-a", "logits", "-o", target]);
     assert!(activations.is_symlink());
-    // A pipe, whose name in the system leads to no path.
+    // A pipe whose name in the system is not a path.
     let piped = succeeds(&["run", PROMPT, "-m", &tiny("llama"), "-o", "/dev/stdout", "--format", "json"]);
     assert!(piped.starts_with('{'), "{piped}");
     let left = std::fs::read_dir(folder.path()).unwrap().count();
@@ -257,7 +257,7 @@ fn a_file_that_is_replaced_keeps_its_readers() {
     set(0o444);
     run(&file).code(1);
     assert_eq!(mode(), 0o444);
-    // A link to what is not there yet.
+    // A link to a file that does not exist yet.
     let (link, new) = (folder.path().join("link.json"), folder.path().join("new.json"));
     symlink("new.json", &link).unwrap();
     run(&link).success();

@@ -16,7 +16,7 @@ fn grid(arguments: &[String]) -> serde_json::Value {
     json(&arguments.iter().map(String::as_str).chain(["--format", "json"]).collect::<Vec<_>>())
 }
 
-/// A base of as many tokens as the target, which the tiny tokenizer cuts in its own way.
+/// A base with as many tokens as the target under the tiny tokenizer.
 fn base() -> String {
     let model = tiny("llama");
     let count = |text: &str| {
@@ -46,7 +46,7 @@ fn a_grid_of_layers_by_positions_says_what_it_is() {
     );
     assert_eq!(grid["prompts"]["base"], base.as_str());
     assert_eq!(grid["activations"][2][0], "resid_in_2");
-    // The whole stream of the last token after the last block is all that the logits see.
+    // After the last block, the logits see only the whole stream of the last token.
     let normalised =
         [&pair[..], &["--metric", "normalised", "--site", "resid_out", "--layers", "-1"]].concat();
     let last = self::grid(&patch(&base, &normalised));
@@ -135,7 +135,7 @@ fn a_mean_is_over_prompts_position_by_position_where_they_are_as_long() {
     assert_ne!(rows["values"], tokens["values"]);
     assert!(rows["words"].to_string().contains("the mean over 2 prompts, each position for itself"));
     assert!(tokens["words"].to_string().contains("the mean over all tokens of 2 prompts"));
-    // One prompt as long: what stands there in it.
+    // One prompt of the same length: its activation at that place.
     std::fs::write(file, &base).unwrap();
     let words = ["ablate", TARGET, "-m", &model, "--format", "json", "--by", "resample", "--with", &base];
     assert_eq!(grid(&[])["values"], json(&words)["values"]);

@@ -1,4 +1,4 @@
-//! How text is cut, where a model's files leave it open.
+//! Tokenization where a model's files leave it open.
 
 use crate::common;
 
@@ -58,7 +58,7 @@ fn model_check_says_which_roads_to_token_ids_were_compared() {
     };
     let found = law(true);
     assert_eq!(found["place"], "the folder, its export as a folder");
-    // A GGUF file beside it whose vocabulary is another.
+    // A GGUF file next to it with another vocabulary.
     fs::copy(fixtures().join("tokenizers/bytes.gguf"), folder.path().join("other.gguf")).unwrap();
     let found = law(false);
     assert_eq!(found["holds"], false);

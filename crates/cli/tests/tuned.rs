@@ -12,7 +12,7 @@ fn fixture() -> String {
     common::fixtures().join("torch/tuned_lens").to_str().unwrap().to_owned()
 }
 
-/// A copy of the fixture whose config has another value.
+/// A copy of the fixture with another config value.
 fn with_config(key: &str, value: Value) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(format!("{}/params.pt", fixture()), folder.path().join("params.pt")).unwrap();
@@ -49,7 +49,7 @@ fn what_enters_a_layer_and_what_left_the_one_before_are_read_alike() {
     for norm in ["own", "cached", "none"] {
         let of = |component: &str| lens(&["--tuned", &fixture, "--component", component, "--norm", norm]);
         let (out, entering) = (of("resid_out"), of("resid_in"));
-        // The embedding, then layers: what enters layer 0 is the embedding.
+        // The embedding, then layers: the stream that enters layer 0 is the embedding.
         assert_eq!(entering["layers"][1]["positions"], out["layers"][0]["positions"], "{norm}");
         for layer in 1..3 {
             assert_eq!(
@@ -72,7 +72,7 @@ fn every_form_of_output_is_written_and_pictures_name_the_lens() {
         // Markdown has a backslash before each sign.
         let text = String::from_utf8_lossy(&bytes).replace('\\', "");
         match ending {
-            // Tables of numbers have their columns and no more.
+            // Tables of numbers have exactly their columns.
             "tsv" | "csv" => assert!(text.lines().count() == 1 + 4 * 7 && !text.contains("tuned"), "{text}"),
             "png" => assert!(bytes.starts_with(b"\x89PNG")),
             _ => assert!(text.contains("tuned_lens") && text.contains("tiny/llama"), "{ending}: {text}"),

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The heads that are asked for: every number, range or all of them.
+/// The requested heads: by number, by range, or all.
 fn selector(attn: &Attn) -> Result<Selector, Failure> {
     let given = |text: &Option<String>| text.as_deref().unwrap_or("*").trim().to_owned();
     let text = format!("pattern_L{}H{}", given(&attn.layer), given(&attn.head));

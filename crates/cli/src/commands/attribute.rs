@@ -1,4 +1,4 @@
-//! `attribute`: which activations carried a number that the logits give.
+//! `attribute`: which activations carry a metric of the logits.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -28,7 +28,7 @@ use crate::progress::Counted;
 use crate::session::{self, Prompt, Session, token_text};
 use crate::tensors::{self, Stored};
 
-/// What both methods have.
+/// Shared by both methods.
 struct Opened<'a> {
     session: Rc<Session>,
     tokenizer: Rc<Tokenizer>,
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, attribute: &Attribute) -> Result<(), Failure> {
     }
 }
 
-/// Flags that the other method reads.
+/// Refuses flags of the other method.
 fn refuse_other_method(attribute: &Attribute) -> Result<(), Failure> {
     let of_patching = [
         ("--activations", !attribute.activations.is_empty()),
@@ -104,7 +104,7 @@ impl Opened<'_> {
         token_text(&self.tokenizer, id)
     }
 
-    /// What is said of either, in JSON.
+    /// The JSON common to both methods.
     fn told(&self, method: &str, value: f64, base: Option<f64>) -> Value {
         json!({
             "schema": "easyroutine.attribute/1",
@@ -169,7 +169,7 @@ impl Opened<'_> {
         Ok(())
     }
 
-    /// Says the metric: what a KL divergence is measured from, and what the other value is of.
+    /// Prints the metric: for a KL divergence with its reference, and the other value with its name.
     fn say(&self, value: f64, base: Option<f64>, [reference, name]: [&str; 2]) {
         let text = |id| format!("{:?}", self.text(id));
         let words = reports::metric_words(self.metric, &text, [reference, "run"]);
@@ -264,7 +264,7 @@ impl Opened<'_> {
     }
 }
 
-/// Writes scores by activation, of one row.
+/// Writes the scores of one row, by activation.
 fn write(file: &Path, scores: Vec<(String, Kept)>, told: &Value) -> Result<(), Failure> {
     let stored = scores.iter().map(|(name, kept)| Stored {
         name: name.clone(),

@@ -1,4 +1,4 @@
-//! `attribute --pairs`: scores of many pairs, summed over positions, their mean.
+//! `attribute --pairs`: mean scores of many pairs, summed over positions.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
         let found =
             attribution_patching(model, &clean, &corrupted, &request, &metrics, rule, context, Stop::Never)?;
         for (point, kept) in &found.scores {
-            // Cells of a pattern stand at other positions in every pair.
+            // Cells of a pattern are at other positions in every pair.
             let parts = kept.row_shapes[0].get(1).copied().filter(|_| !point.site().is_pairwise());
             for (i, value) in kept.row(0).iter().enumerate() {
                 let part = parts.map(|parts| i % parts);
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
     bar.finish();
     read?;
     let [corrupted, clean] = values.map(|value| value / n as f64);
-    // The metric of a run to itself says nothing.
+    // The metric of a run compared with itself says nothing.
     let clean = (!matches!(metric, SmoothArg::Kl | SmoothArg::Ce)).then_some(clean);
     let of_clean = clean.map_or(String::new(), |clean| format!("; of the clean prompts {clean:.6}"));
     let name = metric_name(metric);

@@ -1,4 +1,4 @@
-//! `model check`: the laws of every decoder on this very model.
+//! `model check`: checks the laws of every decoder on this model.
 
 use easyroutine::ErrorKind;
 use easyroutine::check::{Outcome, check};
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
     let listed: Vec<_> = outcomes
         .iter()
         .map(|o| {
-            // JSON has no infinity: what is not a number at all is null, as is what could not be looked at.
+            // JSON has no infinity: a NaN or infinite deviation becomes null, like one that could not be computed.
             let deviation = o.deviation.filter(|deviation| deviation.is_finite());
             let holds = o.deviation.map(|_| o.holds());
             json!({"law": o.law, "holds": holds, "deviation": deviation, "allowed": o.allowed, "place": o.place})
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
     output::write_found(&targets, &header, &rows, &json, if holds { SUCCESS } else { FAILED })
 }
 
-/// Whether a text has the same ids by every way to the model's tokenizer; the place says which were compared.
+/// Whether every way to the model's tokenizer gives the same ids; the place lists the ways compared.
 fn token_roads(files: &ModelFiles, loading: &Loading) -> Result<Outcome, Failure> {
     let law = "token ids are the same by every road";
     let pre = loading.finding.pre.as_deref();
@@ -94,7 +94,7 @@ fn token_roads(files: &ModelFiles, loading: &Loading) -> Result<Outcome, Failure
     Ok(Outcome { law, deviation: Some(roads.differences.len() as f64), allowed: 0.0, place })
 }
 
-/// Ids spread over the vocabulary; a fixed rule, so that two checks of a model say the same.
+/// Ids spread over the vocabulary, by a fixed rule, so that two checks of a model agree.
 fn ids(count: usize, vocabulary: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * i * 7919 + i * 104_729 + 13) % vocabulary) as u32).collect()
 }

@@ -1,4 +1,4 @@
-//! `model check --compare`: activations of another program beside ours.
+//! `model check --compare`: another program's activations compared with ours.
 
 use std::path::Path;
 

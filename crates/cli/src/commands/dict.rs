@@ -57,7 +57,7 @@ pub(crate) fn info(args: &Args, info: &DictInfo) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The certificate as a table. What all layers of a set share is told once.
+/// The certificate as a table. Facts shared by all layers of a set are listed once.
 fn facts(certificate: &Certificate) -> Vec<(&'static str, String)> {
     let layers = &certificate.layers;
     let each = |of: &dyn Fn(&LayerCertificate) -> String| {

@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Args, active: &DictActive) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The largest of each token, token by token; among equals the lower number first.
+/// The largest features of each token, token by token; ties to the lower number.
 fn largest(found: &[(String, SparseFeatures)], positions: &[usize], most: usize) -> Vec<Active> {
     let mut tokens: Vec<Vec<Active>> = positions.iter().map(|_| Vec::new()).collect();
     for (key, sparse) in found {
@@ -116,7 +116,7 @@ fn largest(found: &[(String, SparseFeatures)], positions: &[usize], most: usize)
         }
     }
     for here in &mut tokens {
-        // In the order of keys and numbers before, and the sort keeps it.
+        // Already in the order of keys and numbers, which the stable sort preserves.
         here.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()));
         here.truncate(most);
     }

@@ -15,7 +15,7 @@ use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Session};
 use crate::{progress, reading};
 
-/// What the one dictionary is called in keys.
+/// The dictionary's name in keys.
 const NAME: &str = "dictionary";
 
 pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
@@ -90,7 +90,7 @@ fn examples(
     Ok(examples)
 }
 
-/// The figures as a table: of a set a line for each layer.
+/// The figures as a table, with one line per layer for a set.
 fn table(found: &Measured, figures: &[(String, f64)], prompts: usize) -> Vec<Vec<Cell>> {
     let publisher = |what: &str| figures.iter().find(|(name, _)| name == what).map(|(_, value)| *value);
     let number = |value: Option<f64>, digits: usize| match value {

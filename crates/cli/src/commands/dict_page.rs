@@ -10,7 +10,7 @@ use crate::args::{Args, DictPage, Format};
 use crate::failure::{Failure, one_line};
 use crate::output;
 
-/// Bytes of a line at most: a feature with a thousand examples of a thousand tokens.
+/// Maximum bytes per line: a feature with a thousand examples of a thousand tokens.
 const LONGEST: u64 = 256 << 20;
 
 pub(crate) fn run(args: &Args, page: &DictPage) -> Result<(), Failure> {
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, page: &DictPage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What stands beside the lines, of all features.
+/// The file about all features, next to the lines.
 fn about(page: &DictPage, report: &mut FeaturesReport) {
     let name = page.file.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     report.title = name;

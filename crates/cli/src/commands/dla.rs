@@ -1,4 +1,4 @@
-//! `dla`: what each part, head or neuron writes directly towards a token.
+//! `dla`: direct logit attribution by part, head or neuron.
 
 use easyroutine::dla::{By, Direct, Direction, accumulated, direct_attribution};
 use easyroutine::lens::LensNorm;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
     let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     let by = match dla.by {
-        // Streams are listed in their order, as parts are, and not summed.
+        // Streams are listed in order, like parts, and not summed.
         CutArg::Part | CutArg::Stream => By::Part,
         CutArg::Head => By::Head,
         CutArg::Neuron => By::Neuron,
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says what the contributions sum to, beside what they are to sum to.
+/// Prints the sum of the contributions, and the value that it should equal.
 fn tell_sums(found: &Direct, by: By, is_stream: bool, words: &str) {
     let indices = &found.selection.rows[0].indices;
     for (t, (position, whole)) in indices.iter().zip(found.logit_diff.row(0)).enumerate() {
@@ -155,7 +155,7 @@ fn tell_sums(found: &Direct, by: By, is_stream: bool, words: &str) {
     }
 }
 
-/// Contributions as they are listed: parts in their order with the bias first, others by size.
+/// Contributions in the order listed: parts in order with the bias first, others by size.
 fn shares(found: &Direct, by: By, is_stream: bool, most: usize) -> Vec<Share> {
     let indices = &found.selection.rows[0].indices;
     let mut shares = Vec::new();

@@ -1,4 +1,4 @@
-//! `dla --pairs`: direct contributions to the answers of many pairs, their mean.
+//! `dla --pairs`: mean direct contributions to the answers of many pairs.
 
 use std::path::Path;
 

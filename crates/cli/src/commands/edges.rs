@@ -1,4 +1,4 @@
-//! `edges`: scores of edges, and how faithful the circuit of the largest is.
+//! `edges`: scores of edges, and the faithfulness of the circuit of the largest.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -25,7 +25,7 @@ use crate::output::{self, DRAWN, Destination};
 use crate::progress::Counted;
 use crate::session::{self, Session, token_text};
 
-/// Sums are kept at most so often.
+/// Minimum time between writes of the sums.
 const PAUSE: Duration = Duration::from_secs(5);
 
 struct Opened<'a> {
@@ -91,7 +91,7 @@ fn read_circuit(graph: &Graph, file: &Path) -> Result<(Circuit, Vec<f64>), Failu
     Circuit::from_json(graph, &json).map_err(at)
 }
 
-/// What runs of a circuit gave.
+/// Results of running circuits.
 struct Found {
     pairs: usize,
     clean: f64,
@@ -131,7 +131,7 @@ impl Opened<'_> {
         }
     }
 
-    /// What the sums are of; of a circuit that is read, what is known of it.
+    /// The origin of the sums; for a circuit read from a file, as far as known.
     fn told(&self) -> Result<Value, Failure> {
         if let Some(file) = &self.edges.circuit {
             let metric = metric_name(self.edges.metric);
@@ -141,7 +141,7 @@ impl Opened<'_> {
             EdgeMethod::EapIg { steps } => Some(steps),
             _ => None,
         };
-        // The digest reads every weight: only what is gone on with needs it.
+        // The digest reads every weight, so compute it only if a later run will continue from here.
         let digest = match &self.edges.state {
             Some(_) => Some(self.session.identity.digest()?),
             None => None,
@@ -192,7 +192,7 @@ impl Opened<'_> {
             Ok(())
         });
         bar.finish();
-        // What was done before a pair that is wrong is kept too.
+        // Keep the work done before a bad pair.
         keep(&sums)?;
         scored?;
         match &self.edges.state {
@@ -206,7 +206,7 @@ impl Opened<'_> {
         }
     }
 
-    /// Runs the circuit on every pair, and those of the curve.
+    /// Runs the circuit, and those of the curve, on every pair.
     fn faithful(&self, graph: &Graph, circuit: &Circuit, scores: &[f64]) -> Result<Found, Failure> {
         let model = &self.session.model;
         let runner = CircuitRunner::new(model)?;
@@ -274,7 +274,7 @@ impl Opened<'_> {
                 format!("{}{steps}, the {} largest edges", self.method().name(), self.edges.top)
             }
         };
-        // A circuit that is read is run as it is.
+        // A circuit read from a file is run unchanged.
         let what = if self.edges.circuit.is_some() { "are in it" } else { "lie on a path" };
         let mut lines = vec![
             format!(

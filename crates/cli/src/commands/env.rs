@@ -1,4 +1,4 @@
-//! `env`: what this program sees of its surroundings.
+//! `env`: the environment that this program sees.
 
 use clap::{Args as _, Command};
 use easyroutine::Simd;
@@ -9,7 +9,7 @@ use crate::args::{Args, Finding};
 use crate::failure::Failure;
 use crate::output::{self, PLAIN};
 
-/// Variables that change what is done, and what each is. A token is never shown.
+/// Variables that change behaviour, with descriptions. A token is never shown.
 pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("EASYROUTINE_MODEL", "the model where none is named"),
     ("EASYROUTINE_FORMAT", "the format where neither --format nor the ending of -o says one"),
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What `EASYROUTINE_OFFLINE` says, as the flag reads it.
+/// The value of `EASYROUTINE_OFFLINE`, as the flag reads it.
 fn offline_by_variable() -> bool {
     let flags = Finding::augment_args(Command::new("env")).try_get_matches_from(["env"]);
     flags.is_ok_and(|flags| flags.get_flag("offline"))

@@ -1,4 +1,4 @@
-//! `model export`: a Hugging Face folder that transformers reads to the same logits.
+//! `model export`: a Hugging Face folder from which transformers computes the same logits.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, export: &Export) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where a model has chat templates beside its own.
+/// The folder of a model's additional chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 
 fn more_templates(folder: &Path) -> Result<Vec<PathBuf>, Failure> {

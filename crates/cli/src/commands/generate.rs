@@ -1,4 +1,4 @@
-//! `run --generate`: a prompt continued, written as it comes.
+//! `run --generate`: a continuation, printed as it comes.
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -16,7 +16,7 @@ use crate::hosted::{self, Said};
 use crate::output::{self, Cell, Destination};
 use crate::session::{self, Prompt, Session, token_text};
 
-/// Text on a terminal and in a pipe: that is what a continuation is.
+/// Text by default on a terminal and in a pipe, since a continuation is text.
 const FORMATS: &[Format] =
     &[Format::Table, Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Jsonl];
 
@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
     let mut generated = generate(&session.model, &rows, &options, edits, |token| {
         let piece = if tokenizer.is_special(token.id) { None } else { Some(text.push(token.id)?) };
         let stopped = piece.as_ref().is_some_and(|piece| piece.stopped);
-        // A reader that has gone wants no more of it.
+        // The reader has gone, so stop.
         gone = !written.add(&piece.map(|piece| piece.text).unwrap_or_default())?;
         Ok(if stopped || gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
@@ -85,7 +85,7 @@ pub(super) fn ends(session: &Session, tokenizer: Option<&Tokenizer>) -> Result<V
     Ok(ends)
 }
 
-/// The text so far, on standard output too where it streams.
+/// The text so far, also printed as it comes when streaming.
 struct Written {
     text: String,
     streams: bool,
@@ -97,7 +97,7 @@ impl Written {
         Written { text: String::new(), streams, to_terminal: io::stdout().is_terminal() }
     }
 
-    /// Adds a piece; false where nobody reads any more.
+    /// Adds a piece; returns false if the reader has gone.
     fn add(&mut self, piece: &str) -> Result<bool, Error> {
         if hosted::say(Said::Piece(piece)) {
             hosted::check()?;
@@ -115,7 +115,7 @@ impl Written {
         Ok(())
     }
 
-    /// A model's text is untrusted: only its line ends reach a terminal raw.
+    /// A model's text is untrusted: of control characters only its line ends reach a terminal.
     fn print(&self, piece: &str) -> Result<bool, Error> {
         let shown = match self.to_terminal {
             true => piece.split('\n').map(one_line).collect::<Vec<_>>().join("\n"),
@@ -130,7 +130,7 @@ impl Written {
     }
 }
 
-/// All that is told of a continuation.
+/// Everything reported about a continuation.
 struct Continuation<'a> {
     next: &'a Next,
     session: &'a Session,

@@ -1,4 +1,4 @@
-//! `grad`: the gradient of a metric by any activation.
+//! `grad`: the gradient of a metric with respect to any activation.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     }
 }
 
-/// The file of tensors that -o names, if it names one.
+/// The tensor file named by -o, if any.
 pub(super) fn tensor_file(args: &Args) -> Result<Option<&PathBuf>, Failure> {
     let is_tensors = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "safetensors");
     match (args.output.iter().find(is_tensors), args.output.len(), args.format) {
@@ -93,7 +93,7 @@ pub(super) fn tensor_file(args: &Args) -> Result<Option<&PathBuf>, Failure> {
     }
 }
 
-/// Flags that the metric has no use for.
+/// Refuses flags that the metric does not use.
 pub(super) fn refuse_unread(measure: &Measure) -> Result<(), Failure> {
     let (reads_answer, reads_against) = match measure.metric {
         SmoothArg::LogitDiff => (true, true),
@@ -130,7 +130,7 @@ pub(super) fn metric(
                 (answer, against) => {
                     let [first, second] = predicted()?;
                     let answer = answer.unwrap_or(first);
-                    // The likeliest token that is not the answer.
+                    // The most likely token other than the answer.
                     (answer, against.unwrap_or(if first == answer { second } else { first }))
                 }
             };
@@ -160,7 +160,7 @@ pub(super) fn target(measure: &Measure) -> Result<Option<Vec<Vec<f32>>>, Failure
     Ok(Some(vec![tensor.values().to_vec()]))
 }
 
-/// One line an activation: how large its gradient is, and where it is largest.
+/// One line per activation: how large its gradient is, and where it is largest.
 fn table(
     format: Format,
     found: &Gradients,
@@ -197,7 +197,7 @@ fn table(
     output::render(format, &header, &rows, &told)
 }
 
-/// Writes gradients, the metric, and which tokens they belong to.
+/// Writes gradients, the metric, and the tokens that they belong to.
 fn write(file: &Path, found: &Gradients, told: &Value) -> Result<(), Failure> {
     let cache: &ActivationCache = &found.cache;
     let values = Numbers::F32(found.values.iter().map(|value| *value as f32).collect());

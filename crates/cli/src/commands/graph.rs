@@ -1,4 +1,4 @@
-//! `graph`: which transcoder features of a prompt made which others, and the answer.
+//! `graph`: an attribution graph of a prompt over transcoder features.
 
 use easyroutine::tokens::Tokenizer;
 use easyroutine_dictionaries::Dictionary;
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
     warn_of_first(&tokenizer, ids, flags.skip_first);
     let bar = Counted::new("rows");
     let made = Graph::new(&session.model, &dictionary, ids, &options, hosted::stop(), &mut |done, of| {
-        // The run itself asks whether it is to end.
+        // The run itself checks for interruption.
         let _ = bar.tell(done, of);
     });
     bar.finish();
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What stands first is left out: that should be no word of the prompt.
+/// Warns if the first tokens, which are left out, include a word of the prompt.
 fn warn_of_first(tokenizer: &Tokenizer, ids: &[u32], skip_first: usize) {
     let special = tokenizer.special_ids();
     if let Some(id) = ids.iter().take(skip_first).find(|id| !special.contains(id)) {
@@ -93,7 +93,7 @@ fn warn_of_first(tokenizer: &Tokenizer, ids: &[u32], skip_first: usize) {
     }
 }
 
-/// Texts as they are shown: bytes that are no text by their numbers.
+/// Texts for display: bytes that are not text are shown as numbers.
 fn shown(tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph, texts: &Texts) -> Texts {
     Texts {
         tokens: prompt.encoded.ids.iter().map(|id| token_text(tokenizer, *id)).collect(),
@@ -102,7 +102,7 @@ fn shown(tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph, texts: &Texts) -
     }
 }
 
-/// Texts as circuit-tracer writes them: what decoding each id alone gives.
+/// Texts as in circuit-tracer: each id decoded alone.
 fn texts(flags: &Flags, tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph) -> Result<Texts, Failure> {
     let ids = &prompt.encoded.ids;
     let decoded = |id: u32| tokenizer.decode(&[id], false);
@@ -116,7 +116,7 @@ fn texts(flags: &Flags, tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph) -
     })
 }
 
-/// The first words of a prompt as part of an address.
+/// The first words of a prompt, for use in a URL.
 fn slug(prompt: &str) -> String {
     let words = prompt.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let mut slug = String::new();

@@ -1,4 +1,4 @@
-//! `model info`: what a model is, and what it needs.
+//! `model info`: what a model is, and what it requires.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     write(&targets, facts, &rows)
 }
 
-/// What a config.json says without weights: the same facts, and the tensors that it asks for.
+/// A config.json without weights: the same facts, and the tensors that it requires.
 fn config_alone(targets: &[Destination], folder: &Path, finding: &Finding) -> Result<(), Failure> {
     let expected = session::expected(folder, finding)?;
     let parameters = usize::try_from(expected.parameters()).unwrap_or(usize::MAX);
@@ -90,7 +90,7 @@ fn config_alone(targets: &[Destination], folder: &Path, finding: &Finding) -> Re
     write(targets, facts, &rows)
 }
 
-/// Tensors that differ in numbers of layers and experts alone, with how many there are.
+/// Tensors grouped by name without layer and expert numbers, with counts.
 fn groups(tensors: &[ExpectedTensor]) -> BTreeMap<(String, Vec<usize>), usize> {
     let mut groups = BTreeMap::new();
     for ExpectedTensor { name, shape, .. } in tensors {
@@ -102,7 +102,7 @@ fn groups(tensors: &[ExpectedTensor]) -> BTreeMap<(String, Vec<usize>), usize> {
     groups
 }
 
-/// What a config says.
+/// The facts in a config.
 fn facts_of(reading: &Reading, parameters: usize) -> Vec<(&'static str, Value)> {
     let arch = &reading.arch;
     let first = &arch.layers[0];
@@ -157,7 +157,7 @@ fn facts_of(reading: &Reading, parameters: usize) -> Vec<(&'static str, Value)> 
     ]
 }
 
-/// Bytes of the weights in memory, if a checkpoint has them in the type of the products.
+/// Bytes of the packed weights, if the checkpoint has the type of the products.
 fn packed(parameters: usize) -> [(&'static str, Value); 2] {
     [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)]
         .map(|(key, dtype)| (key, json!(packed_bytes(parameters, dtype))))
@@ -174,7 +174,7 @@ fn write(targets: &[Destination], facts: Vec<(&str, Value)>, rows: &[Vec<Cell>])
     Ok(())
 }
 
-/// What reads the last stream, in words.
+/// The head, in words.
 fn head(head: &Head) -> String {
     match head {
         Head::Unembedding => "unembedding".to_owned(),

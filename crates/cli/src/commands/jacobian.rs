@@ -18,10 +18,10 @@ use crate::progress::{self, Counted};
 use crate::reading::no_conversation;
 use crate::session;
 
-/// The part that is all prompts.
+/// The part that covers all prompts.
 const WHOLE: &str = "1/1";
 
-/// The file is written at most so often: it is large.
+/// Minimum time between writes of the file, which is large.
 const PAUSE: Duration = Duration::from_secs(60);
 
 pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
@@ -84,7 +84,7 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
                 }
                 prompts::Prompt::Text(text) => {
                     let mut cutting = fit.cutting.clone();
-                    // A prompt that is cut on purpose is not too long.
+                    // A deliberately truncated prompt is not too long.
                     cutting.truncate |= fit.tokens.is_some();
                     let cut = cutting.row(text, &tokenizer, context);
                     cut.map_err(|f| f.at(format!("{}: prompt {number}", fit.file.display())))?.encoded.ids
@@ -127,7 +127,7 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
     let of = |part: &str| part.rsplit('/').next().map(str::to_owned);
     for path in &merge.parts {
         let (sums, told) = JacobianSums::read(path)?;
-        // What says nothing of parts is of all its prompts.
+        // A file that does not mention parts covers all its prompts.
         for part in told["part"].as_str().unwrap_or(WHOLE).split(',') {
             let twice = |what: &str| {
                 let failure = Failure::usage(format!("{}: its part {part} is {what}", path.display()));
@@ -161,14 +161,14 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
     let Some((sums, first)) = merged else { return Ok(()) };
     let mut told = sums.told();
     told["model_digest"] = first["model_digest"].clone();
-    // What lacks a part is no whole: the others can be merged into it.
+    // An incomplete set is not a whole: the other parts can be merged into it.
     let is_whole = parts.first().and_then(|part| of(part)) == Some(parts.len().to_string());
     parts.sort();
     told["part"] = if is_whole { json!(WHOLE) } else { json!(parts.join(",")) };
     if !is_whole {
         output::note("warning", &format!("these are parts {} alone", parts.join(", ")));
     }
-    // Parts go through the whole file, each taking its own.
+    // Every part walks the whole file and takes its own prompts.
     told["next"] = first["next"].clone();
     told["tokens"] = first["tokens"].clone();
     finish(file, &sums, &told)
@@ -191,7 +191,7 @@ fn is_torch(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "pt")
 }
 
-/// How far the mean is still uncertain, over all layers.
+/// The uncertainty of the mean, over all layers.
 fn uncertainty(sums: &JacobianSums) -> String {
     let Some(of_layers) = sums.uncertainty() else { return String::new() };
     let most = of_layers.iter().fold(0.0_f64, |most, x| most.max(*x));

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
         top_k: lens.k as usize,
         positions: selected(&specifiers, &prompt, &tokenizer, lens.changes.seed)?,
         layers: match (&lens.layers, through.jacobian()) {
-            // All that it reads: the embedding has no matrix.
+            // Everything that it reads: the embedding has no matrix.
             (None, Some(fitted)) => readable(fitted, component),
             (None, None) => component.layers(&session.model),
             (Some(given), _) => layers::parse(Some(given), arch.layers.len())?,
@@ -76,13 +76,13 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     let report = reports::lens(&session.subject(&tokenizer, &prompt), settings, &survey);
     let metric = metric(lens.metric, &report)?;
-    // All are drawn before the first is written: a picture that is too large leaves no half of what was asked for.
+    // Draw all before writing any: a picture that is too large must not leave half of the output behind.
     let drawn = targets.iter().map(|target| drawn(args, lens, target, metric, &report));
     let drawn = drawn.collect::<Result<Vec<_>, _>>()?;
     targets.iter().zip(&drawn).try_for_each(|(target, content)| output::write(target, content))
 }
 
-/// Says where a component is, if not in all layers and nobody named some.
+/// Prints which layers have a component, if not all do and no layers were named.
 fn note_of_layers(lens: &Lens, options: &SurveyOptions, n_layers: usize) {
     let having: Vec<String> =
         options.layers.iter().filter(|layer| **layer >= 0).map(i64::to_string).collect();
@@ -92,14 +92,15 @@ fn note_of_layers(lens: &Lens, options: &SurveyOptions, n_layers: usize) {
     }
 }
 
-/// The layers of a component that a Jacobian lens has a matrix for: what enters a layer left the one before.
+/// The layers of a component for which a Jacobian lens has a matrix: the stream that enters a layer left the one
+/// before.
 fn readable(fitted: &easyroutine::lens::JacobianLens, component: Component) -> Vec<i64> {
     let shift = i64::from(component.site() == Site::ResidIn);
     let last = fitted.layers.iter().max().copied().unwrap_or(0) as i64;
     fitted.layers.iter().map(|layer| *layer as i64 + shift).filter(|layer| *layer <= last).collect()
 }
 
-/// The lens: the model's own final norm and unembedding, or behind a tuned or a Jacobian lens.
+/// The lens: the model's own final norm and unembedding, optionally after a tuned or a Jacobian lens.
 fn through(lens: &Lens, model: &Model) -> Result<LogitLens, Failure> {
     if let Some(file) = &lens.jacobian {
         return LogitLens::from_jacobian(file, model).map_err(|error| {
@@ -115,7 +116,7 @@ fn through(lens: &Lens, model: &Model) -> Result<LogitLens, Failure> {
     let Some(folder) = &lens.tuned else { return Ok(LogitLens::from_model(model)?) };
     LogitLens::from_tuned_lens(folder, model).map_err(|error| {
         let failure = match error.kind() {
-            // The status of a model that is not there would say the wrong thing.
+            // The exit status for a missing model would be misleading.
             ErrorKind::NotFound => Failure::failed(error.to_string()).hint(
                 "a tuned lens is a folder that the tuned-lens package saved: config.json and params.pt",
             ),
@@ -132,7 +133,7 @@ pub(super) fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {
     Ok(Specifier::parse_lists(given)?)
 }
 
-/// The surveyed positions: a picture shows each once, in the order of the prompt.
+/// The surveyed positions: a picture shows each once, in prompt order.
 pub(super) fn selected(
     specifiers: &[Specifier],
     prompt: &Prompt,
@@ -157,7 +158,7 @@ fn tracked(text: &str, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Track
 }
 
 fn metric(metric: Option<MetricArg>, report: &LensReport) -> Result<Metric, Failure> {
-    // A token that is followed is what the picture is about.
+    // If a token is tracked, the picture is about that token.
     let default = if report.settings.tracked.is_some() { MetricArg::Tracked } else { MetricArg::Final };
     Ok(match metric.unwrap_or(default) {
         MetricArg::Final => Metric::Final,

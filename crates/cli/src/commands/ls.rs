@@ -1,4 +1,4 @@
-//! `model ls`: what is supported, and the demo models.
+//! `model ls`: supported architectures, and the demo models.
 
 use easyroutine::families::{FAMILIES, WRAPPERS};
 use easyroutine::source::demos;

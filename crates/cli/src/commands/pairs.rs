@@ -59,7 +59,7 @@ impl Pairs<'_> {
         self.ids(pair.clean, pair.corrupt, answer, against)
     }
 
-    /// A pair, whose tokens are what its prompts predict unless they are given.
+    /// A pair with its metric's tokens: those given, else what its prompts predict.
     pub(super) fn ids(
         &self,
         clean: prompts::Prompt,
@@ -94,8 +94,8 @@ impl Pairs<'_> {
     }
 }
 
-/// How many pairs there are to be read. Says of how many a token is not named that the metric is of, and what stands in its
-/// place: a key that is spelt wrongly is one that is not there.
+/// The number of pairs to read. Reports how many do not name a token of the metric, and what is used instead, since a
+/// misspelt key looks like a missing one.
 pub(super) fn count(file: &Path, limit: Option<u32>, metric: SmoothArg) -> Result<usize, Failure> {
     let reads_answer = !matches!(metric, SmoothArg::Kl | SmoothArg::Ce);
     let (mut answers, mut against, mut n) = (0, 0, 0);

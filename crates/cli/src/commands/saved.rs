@@ -18,32 +18,32 @@ use crate::failure::Failure;
 use crate::session::Session;
 use crate::{output, progress};
 
-/// A data set and what is asked of it.
+/// A data set and the request for it.
 pub(super) struct Job<'a> {
     pub(super) session: &'a Session,
     pub(super) request: &'a Request,
     pub(super) examples: &'a [Example],
-    /// What is kept of each row beside its activations.
+    /// Fields to keep in addition to each row's activations.
     pub(super) fields: &'a [Field],
     pub(super) context: Context<'a>,
-    /// Checked against all rows already.
+    /// Interventions, already checked against all rows.
     pub(super) interventions: &'a [Intervention],
     pub(super) extract: &'a Extract,
-    /// The number of each row in its file, where some were passed over.
+    /// The number of each row in its file, if some were skipped.
     pub(super) of_file: Option<&'a [usize]>,
-    /// What made conversations of the prompts.
+    /// How conversations were made of the prompts, if they were.
     pub(super) chat: Option<&'a Value>,
 }
 
 impl Job<'_> {
-    /// Examples of a unit, and how many units the run would have.
+    /// Examples per unit, and the number of units of the run.
     pub(super) fn units(&self) -> Result<(u64, usize), Failure> {
         Ok(self.filling(&self.all_fields())?.units(self.extract.saving.unit)?)
     }
 
-    /// The fields that are kept, and the number of each row in its file where some were passed over.
+    /// The fields to keep, plus the number of each row in its file if some were skipped.
     fn all_fields(&self) -> Vec<Field> {
-        // A field of the file that is kept under this name stays what it is.
+        // A field of the file with this name is kept instead.
         let is_taken = self.fields.iter().any(|(name, _)| name == "row");
         let name = if is_taken { "row_of_file" } else { "row" };
         let numbers = |rows: &[usize]| (name.to_owned(), rows.iter().map(|row| json!(row)).collect());
@@ -72,14 +72,14 @@ impl Job<'_> {
     }
 }
 
-/// Whether a target is a store: a folder, what ends like one, or a bucket.
+/// Whether a target is a store: a folder, a name that ends like one, or a bucket.
 pub(super) fn is_store(target: &Path) -> bool {
     easyroutine_store::is_url(target)
         || target.is_dir()
         || target.as_os_str().to_string_lossy().ends_with(std::path::is_separator)
 }
 
-/// Writes the units that are missing, or this process's share of them, and commits the run if none is left.
+/// Writes the missing units, or this process's share of them, and commits the run if none is left.
 pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure> {
     let saving = &job.extract.saving;
     if !matches!(args.format, Format::Auto | Format::Table | Format::Json | Format::Jsonl) {
@@ -127,7 +127,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
     }
 }
 
-/// What the user says of the run.
+/// The user's annotations of the run.
 fn annotations(job: &Job<'_>) -> Result<Annotations, Failure> {
     let saving = &job.extract.saving;
     let pairs = pairs(&saving.meta)?;
@@ -144,7 +144,7 @@ fn annotations(job: &Job<'_>) -> Result<Annotations, Failure> {
     })
 }
 
-/// Says where the run is.
+/// Prints the place of the run.
 fn done(args: &Args, base: &Path, path: &str) -> Result<(), Failure> {
     let place = base.join(path).display().to_string();
     let text = match args.format {
@@ -158,7 +158,7 @@ fn done(args: &Args, base: &Path, path: &str) -> Result<(), Failure> {
     output::write(&target, format!("{text}\n").as_bytes())
 }
 
-/// Rows of a store run apart, in other batches each time: what one becomes cannot hang on another.
+/// Rows of a store run in changing batches, so that one row's result cannot depend on another.
 fn speaks_of_one_row(intervention: &Intervention) -> Result<(), Failure> {
     if !intervention.speaks_of_rows() {
         return Ok(());

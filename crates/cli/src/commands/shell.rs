@@ -20,7 +20,7 @@ pub(crate) fn completions(args: &Args, shell: Shell) -> Result<(), Failure> {
 
 pub(crate) fn man(args: &Args) -> Result<(), Failure> {
     let mut page = Vec::new();
-    // Built, so that a command within a command knows its whole name.
+    // Built, so that a subcommand knows its full name.
     let mut command = Args::command();
     command.build();
     let rendered = Man::new(command.clone())
@@ -31,7 +31,7 @@ pub(crate) fn man(args: &Args) -> Result<(), Failure> {
     write(args, &page)
 }
 
-/// One page holds all: a reader searches one file.
+/// One page for all, so that a reader searches one file.
 fn subcommands(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let man = Man::new(sub.clone());
@@ -43,7 +43,7 @@ fn subcommands(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// What no flag's own help has room for.
+/// Topics for which no flag's help has room.
 fn surroundings(page: &mut Vec<u8>) -> io::Result<()> {
     let token = [
         ("HF_TOKEN", "token for the hub, where a model is gated"),

@@ -1,4 +1,4 @@
-//! `model show`: what a forward pass computes, step by step, what it costs, and what can be read.
+//! `model show`: the forward pass step by step, with its costs, and the activations that can be read.
 
 use easyroutine::pass::outline;
 use serde_json::json;

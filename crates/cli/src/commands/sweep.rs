@@ -1,4 +1,4 @@
-//! `patch` and `ablate`: one change after another, and a grid of what each does to the prediction.
+//! `patch` and `ablate`: one change after another, and a grid of their effects on the prediction.
 
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ use crate::progress::Counted;
 use crate::session::{self, Prompt, Session, token_text};
 use easyroutine_app::reports::{self, Estimated, GridWords};
 
-/// A model, its tokenizer and the prompt that is changed.
+/// A model, its tokenizer and the prompt to change.
 struct Opened {
     session: Rc<Session>,
     tokenizer: Rc<Tokenizer>,
@@ -148,7 +148,7 @@ pub(super) fn predictions(model: &Model, prompt: &Prompt) -> Result<[u32; 2], Fa
     predicted(model, &prompt.encoded.ids)
 }
 
-/// The same after ids.
+/// The same for token ids.
 pub(super) fn predicted(model: &Model, ids: &[u32]) -> Result<[u32; 2], Failure> {
     let batch = Batch::new(&[ids])?;
     let request = Request::parse("logits", "last")?;
@@ -160,7 +160,7 @@ pub(super) fn predicted(model: &Model, ids: &[u32]) -> Result<[u32; 2], Failure>
     Ok([order[0], order.get(1).copied().unwrap_or(order[0])])
 }
 
-/// A token and the one against it, which must be two.
+/// A token and the one against it, which must differ.
 pub(super) fn apart(answer: u32, against: u32, tokenizer: &Tokenizer) -> Result<(u32, u32), Failure> {
     if answer == against {
         let text = token_text(tokenizer, answer);
@@ -251,7 +251,7 @@ fn metric(
     })
 }
 
-/// The flag that names a token which the metric has no use for.
+/// A flag for a token that the metric does not use.
 fn unread(sweep: &SweepArgs) -> Option<&'static str> {
     match (sweep.metric, &sweep.answer, &sweep.against) {
         (EffectArg::Kl, Some(_), _) => Some("--answer"),

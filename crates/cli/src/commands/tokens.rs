@@ -1,4 +1,4 @@
-//! `tokens`: how a text is cut.
+//! `tokens`: tokenization of a text.
 
 use easyroutine::tokens::Tokenizer;
 use serde::{Serialize, Serializer};
@@ -9,9 +9,9 @@ use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, Most, Prompt, token_text};
 
-/// No list of tokens is longer: the largest contexts have as many.
+/// Maximum tokens listed: the largest contexts have as many.
 const LISTED: usize = 1 << 20;
-/// Rows that are laid out together: a row takes a kilobyte until it is text.
+/// Rows formatted together: a row takes a kilobyte until it is text.
 const BLOCK: usize = 8192;
 
 pub(crate) fn run(args: &Args, tokens: &Tokens) -> Result<(), Failure> {
@@ -47,7 +47,7 @@ struct Report<'a> {
     tokens: &'a List<'a>,
 }
 
-/// The tokens of a prompt, each put into words when it is written.
+/// The tokens of a prompt, each formatted when it is written.
 struct List<'a> {
     prompt: &'a Prompt,
     tokenizer: &'a Tokenizer,
@@ -77,7 +77,7 @@ impl List<'_> {
             let rows: Vec<_> = tokens.by_ref().take(BLOCK).collect();
             let header = ["position", "id", "token", "kind", "bytes"];
             let block = output::render(format, &header, &rows, &Value::Null)?;
-            // The header stands over the first of them.
+            // Only the first block has the header.
             let repeated = match (text.is_empty(), format) {
                 (true, _) => 0,
                 (false, Format::Md) => 2,

@@ -18,7 +18,7 @@ use crate::progress::{self, Counted};
 use crate::reading::no_conversation;
 use crate::session;
 
-/// The state is kept at most so often.
+/// Minimum time between writes of the state.
 const PAUSE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
     let model = &session.model;
     let context = model.arch().context.min(tune.tokens.map_or(usize::MAX, |n| n as usize));
     let mut cutting = tune.cutting.clone();
-    // A prompt that is cut on purpose is not too long.
+    // A deliberately truncated prompt is not too long.
     cutting.truncate |= tune.tokens.is_some();
     let ids = |(number, prompt)| -> Result<Vec<u32>, Failure> {
         let mut ids = match prompt {

@@ -1,11 +1,11 @@
-//! A bucket in memory that speaks as much of S3 as a store needs, to this machine alone.
+//! An in-memory bucket with as much of S3 as a store needs, for this machine only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What the bucket does about the conditions of a put.
+/// How the bucket treats the conditions of a put.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Conditions {
     Kept,
@@ -14,7 +14,7 @@ pub(crate) enum Conditions {
 
 type Objects = Arc<Mutex<BTreeMap<String, (Vec<u8>, u64)>>>;
 
-/// Serves `s3://bucket` until the test ends, and says at which address.
+/// Serves `s3://bucket` until the test ends, and returns its address.
 pub(crate) fn serve(conditions: Conditions) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -36,7 +36,7 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// Reads one request and answers it; `None` where the other side has gone.
+/// Reads one request and answers it; `None` if the other side has gone.
 fn answer(mut stream: &TcpStream, objects: &Objects, conditions: Conditions) -> Option<()> {
     let request = request(stream)?;
     let (status, headers, body) = respond(&request, objects, conditions);
@@ -71,7 +71,7 @@ fn request(stream: &TcpStream) -> Option<Request> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // A blank of a query is a plus.
+        // In a query a plus is a space.
         (decoded(name), decoded(&value.replace('+', " ")))
     };
     let key = decoded(path.trim_start_matches("/bucket").trim_start_matches('/'));
@@ -158,7 +158,7 @@ fn listing(objects: &BTreeMap<String, (Vec<u8>, u64)>, query: &BTreeMap<String, 
     format!("<ListBucketResult><IsTruncated>false</IsTruncated>{xml}</ListBucketResult>")
 }
 
-/// `bytes=0-9` as what there is of it.
+/// The existing part of `bytes=0-9`.
 fn bounds(range: &str, length: usize) -> (usize, usize) {
     let (start, end) = range.trim_start_matches("bytes=").split_once('-').unwrap();
     (start.parse().unwrap(), (end.parse::<usize>().unwrap() + 1).min(length))

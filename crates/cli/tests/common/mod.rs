@@ -1,4 +1,4 @@
-//! Running the program on fixtures, and models that are wrong in one way.
+//! Running the program on fixtures, and models with a single fault.
 #![allow(dead_code, reason = "some of it is used with a feature alone")]
 
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The program, away from the user's own settings.
+/// The program, isolated from the user's settings.
 pub(crate) fn easyroutine(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("easyroutine").unwrap();
     for (name, _) in std::env::vars() {
@@ -15,20 +15,20 @@ pub(crate) fn easyroutine(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    // An index of a test's own, away from the user's.
+    // The test's own index, not the user's.
     command.env("EASYROUTINE_CACHE", std::env::temp_dir().join("easyroutine-tests"));
     command.env("HF_HOME", "/nonexistent").env_remove("COLUMNS").env_remove("NO_COLOR").args(args);
     command
 }
 
-/// Runs it and gives standard output; fails where the exit status is another.
+/// Runs it and returns standard output; fails unless it succeeds.
 #[track_caller]
 pub(crate) fn succeeds(args: &[&str]) -> String {
     let output = easyroutine(args).assert().success().get_output().stdout.clone();
     String::from_utf8(output).unwrap()
 }
 
-/// Runs it where it must fail, and gives standard error.
+/// Runs it, expecting a failure, and returns standard error.
 #[track_caller]
 pub(crate) fn fails(code: i32, args: &[&str]) -> String {
     let output = easyroutine(args).assert().code(code).get_output().stderr.clone();
@@ -59,7 +59,7 @@ pub(crate) fn copy(case: &str) -> TempDir {
     folder
 }
 
-/// A copy whose config is changed.
+/// A copy with a changed config.
 pub(crate) fn with_config(case: &str, change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> TempDir {
     let folder = copy(case);
     let path = folder.path().join("config.json");
@@ -72,7 +72,7 @@ pub(crate) fn with_config(case: &str, change: impl FnOnce(&mut serde_json::Map<S
 /// A tensor: name, type, shape, bytes.
 pub(crate) type Stored = (String, safetensors::Dtype, Vec<usize>, Vec<u8>);
 
-/// A copy whose tensors, in the order of their names, are changed.
+/// A copy with changed tensors, which come in the order of their names.
 pub(crate) fn with_tensors(case: &str, change: impl FnOnce(&mut Vec<Stored>)) -> TempDir {
     let folder = copy(case);
     let path = folder.path().join("model.safetensors");

@@ -1,6 +1,6 @@
-//! All activations as Delphi caches them (`delphi/latents/cache.py`): a folder for each dictionary, its features cut into
-//! ranges, each a safetensors file with `locations` (row, position, feature less the first of the range), `activations` in
-//! f16, and `tokens` [rows, positions].
+//! Writes Delphi's cache of activations (`delphi/latents/cache.py`): a folder per dictionary, with its features divided
+//! into ranges, each a safetensors file with `locations` (row, position, feature minus the start of the range),
+//! `activations` in f16, and `tokens` [rows, positions].
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::failure::{Failure, one_line};
 use crate::output;
 
-/// Delphi leaves out what is no larger.
+/// Delphi drops values up to this.
 const LEAST: f32 = 1e-5;
 
 /// Writes a cache from a file of `extract -a features_NAME,input_ids --positions all`.
@@ -30,7 +30,7 @@ pub(super) fn write(file: &Path, folder: &Path, splits: usize) -> Result<(), Fai
     if keys.is_empty() {
         return Err(lacks("features"));
     }
-    // Tokens of which others are left out are no context.
+    // A selection of tokens is not a usable context.
     let is_whole = match tensors.metadata().get("mapping_index") {
         Some(table) => {
             serde_json::from_str::<Map<String, Value>>(table).is_ok_and(|table| table.keys().eq(["all"]))
@@ -61,7 +61,7 @@ pub(super) fn write(file: &Path, folder: &Path, splits: usize) -> Result<(), Fai
         if indices.len() != 3 * values.len() || !entries.iter().all(is_there) {
             return Err(Failure::failed(format!("{place}: `{key}` points beyond its rows or features")));
         }
-        // Delphi keeps them in f16.
+        // Delphi stores them in f16.
         if let Some((at, value)) = entries.iter().find(|(_, value)| half::f16::from_f32(*value).is_infinite())
         {
             return Err(Failure::failed(format!(
@@ -90,7 +90,7 @@ pub(super) fn write(file: &Path, folder: &Path, splits: usize) -> Result<(), Fai
     Ok(())
 }
 
-/// Delphi reads every split in the folder: those of another export would be counted too.
+/// Delphi reads every split in the folder, so those of another export would be included.
 fn refuse_others(folder: &Path) -> Result<(), Failure> {
     let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_split = |entry: &std::fs::DirEntry| entry.path().extension() == Some("safetensors".as_ref());
@@ -145,7 +145,7 @@ fn one(
     [head, tokens, locations, activations].concat()
 }
 
-/// Token ids as a rectangle: rows that are shorter are filled up with the id 0.
+/// Token ids as a rectangle: shorter rows are padded with id 0.
 fn tokens(ids: &StoredTensor<'_>, offsets: Option<&StoredTensor<'_>>) -> Option<(Vec<i64>, usize, usize)> {
     let all = i64s(ids);
     let Some(offsets) = offsets else {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::args::{Args, DictExport, ExportTo, Format};
 use crate::failure::Failure;
 
-/// Bytes of a line at most: a feature with a thousand examples of a thousand tokens.
+/// Maximum bytes per line: a feature with a thousand examples of a thousand tokens.
 const LONGEST: u64 = 256 << 20;
 
 pub(crate) fn run(args: &Args, export: &DictExport) -> Result<(), Failure> {
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, export: &DictExport) -> Result<(), Failure> {
     }
 }
 
-/// Visits the features of a file of `easyroutine features`, one by one.
+/// Visits the features in a file of `easyroutine features` one by one.
 fn each_feature(
     file: &Path,
     mut visit: impl FnMut(&Feature) -> Result<(), Failure>,
@@ -91,7 +91,7 @@ impl Feature {
         self.value[key].as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// One field of each entry of a list.
+    /// One field from each entry of a list.
     fn each(&self, key: &str, field: &str) -> Vec<Value> {
         self.list(key).iter().map(|entry| entry[field].clone()).collect()
     }

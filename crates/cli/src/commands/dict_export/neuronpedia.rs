@@ -1,4 +1,4 @@
-//! Batches of features as SAEDashboard writes them for Neuronpedia (`neuronpedia_dashboard.py`).
+//! Writes batches of features for Neuronpedia, in SAEDashboard's format (`neuronpedia_dashboard.py`).
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::args::DictExport;
 use crate::failure::Failure;
 use crate::output;
 
-/// Features of a file.
+/// Features per file.
 const BATCH: usize = 256;
 
 /// Writes `batch-0.json`, `batch-1.json`, … into a folder.
@@ -39,7 +39,7 @@ pub(super) fn write(export: &DictExport, folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What all features share.
+/// Facts shared by all features.
 struct About {
     model: String,
     layer: u64,
@@ -59,7 +59,7 @@ fn about(export: &DictExport) -> Result<About, Failure> {
         let place = json["dictionary"]["layers"][0][key].as_str()?;
         place.rsplit_once('_')?.1.trim_start_matches('L').parse().ok()
     };
-    // Of a set the key ends with the layer.
+    // For a set, the key ends with the layer.
     let of_key = || {
         let is_set = json["dictionary"]["is_set"] == true;
         json["key"].as_str().filter(|_| is_set)?.rsplit_once('_')?.1.parse().ok()
@@ -78,8 +78,8 @@ fn about(export: &DictExport) -> Result<About, Failure> {
     })
 }
 
-/// A feature: its strongest tokens are the group of top activations, whose `bin_min` and `bin_contains` are -1; drawn ones are
-/// of one interval that holds all.
+/// A feature. Its strongest tokens form the group of top activations, whose `bin_min` and `bin_contains` are -1; random
+/// ones form one interval that holds all.
 fn one(feature: &Feature, prompts: u64) -> Result<Value, Failure> {
     let max = feature.number("max")?;
     let group = |key: &str, bin: [f64; 3]| -> Vec<Value> {

@@ -1,4 +1,4 @@
-//! Features as a table in Parquet: one row a feature, lists as JSON texts.
+//! Features as a Parquet table: one row per feature, lists as JSON strings.
 
 use std::fs::File;
 use std::io;
@@ -17,13 +17,13 @@ use super::{Feature, each_feature};
 use crate::failure::Failure;
 use crate::output;
 
-/// Features of a row group: what is held in memory at a time.
+/// Features per row group, the amount held in memory at a time.
 const GROUP: usize = 1024;
 const WHOLE: [&str; 2] = ["feature", "count"];
 const NUMBERS: [&str; 4] = ["frequency", "mean", "mean_over_all", "max"];
 const LISTS: [&str; 6] = ["quantiles", "histogram", "top_logits", "bottom_logits", "top", "drawn"];
 
-/// The columns of some features.
+/// The columns for a list of features.
 #[derive(Default)]
 struct Columns {
     n: usize,

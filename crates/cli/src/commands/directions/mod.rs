@@ -1,4 +1,4 @@
-//! `direction` and `probe`: vectors to steer by, and vectors that tell two classes apart.
+//! `direction` and `probe`: steering vectors, and vectors that separate two classes.
 
 mod sides;
 
@@ -159,7 +159,7 @@ pub(crate) fn apply(args: &Args, given: &ProbeApply) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What was fitted, layer by layer.
+/// The fitted directions, layer by layer.
 struct Found {
     directions: Directions,
     accuracies: Vec<LayerAccuracy>,
@@ -193,7 +193,7 @@ impl Found {
     }
 }
 
-/// Files of directions, and where the figures go.
+/// Files of directions, and destinations for the figures.
 struct Outputs {
     directions: Vec<PathBuf>,
     figures: Vec<Destination>,
@@ -212,7 +212,7 @@ impl Outputs {
         Ok(Outputs { directions: directions.into_iter().cloned().collect(), figures })
     }
 
-    /// Writes the directions, and how well they do.
+    /// Writes the directions and their accuracy.
     fn write(&self, found: &Found, read: &Read, words: &str, json: &Value) -> Result<(), Failure> {
         for file in &self.directions {
             let is_gguf = file.extension().is_some_and(|ending| ending == "gguf");

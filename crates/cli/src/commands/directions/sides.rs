@@ -1,4 +1,4 @@
-//! Activations of two sides: of prompts that are run, or of a saved run.
+//! Activations of two sides: from prompts to run, or from a saved run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,38 +18,38 @@ use crate::failure::{Failure, one_line};
 use crate::session::{self, Session};
 use crate::{output, reading};
 
-/// Vectors of one point after another, `[rows, width]` each.
+/// Vectors for a list of points, `[rows, width]` each.
 type Vectors = Vec<(Point, Vec<f32>)>;
 
-/// What was read of both sides.
+/// The activations of both sides.
 pub(super) struct Read {
     pub(super) vectors: Vectors,
-    /// How many rows there are.
+    /// Number of rows.
     pub(super) n: usize,
-    /// Whether each row is of the positive side, where that is said.
+    /// Whether each row is on the positive side, if known.
     pub(super) labels: Option<Vec<bool>>,
-    /// Which rows are held out, where a field says so.
+    /// Which rows are held out, if a field says so.
     pub(super) held_out: Option<Vec<bool>>,
     /// The model, for results.
     pub(super) model: Value,
     /// The architecture, for a control vector.
     pub(super) model_type: String,
-    /// Model, position and data, for the header of a file.
+    /// Model, position and data, for a file's header.
     pub(super) about: BTreeMap<String, String>,
 }
 
-/// What says which side a row of a file is of, where no flag does.
+/// The default way to tell a row's side, if no flag does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsaid {
     /// The fields `positive` and `negative`.
     Pair,
     /// The field `label`.
     Label,
-    /// Nothing: rows have no sides.
+    /// Rows have no sides.
     Nothing,
 }
 
-/// Prompts with what is said of them.
+/// Prompts with their labels.
 struct Rows {
     prompts: Vec<(usize, Prompt)>,
     labels: Option<Vec<bool>>,
@@ -58,11 +58,12 @@ struct Rows {
 }
 
 impl Sides {
-    /// Reads what is named, running the model if there are prompts. They are read at `position` unless a flag says another.
+    /// Reads the activations, running the model on prompts if there are any. They are read at `position` unless a flag
+    /// names another.
     ///
     /// # Errors
-    /// Files or runs that cannot be read, labels that are not of two values, activations that are not of one site, more
-    /// than one position a row.
+    /// If files or runs cannot be read, labels do not have exactly two values, activations belong to several sites, or
+    /// rows have more than one position.
     pub(super) fn read(
         &self,
         position: &str,
@@ -243,7 +244,7 @@ impl Sides {
     }
 }
 
-/// The points of a run that are asked for.
+/// The requested points of a run.
 fn points_of_run(run: &Run, activations: &str) -> Result<BTreeSet<Point>, Failure> {
     let held: BTreeSet<Point> = run.names().filter_map(|name| name.parse().ok()).collect();
     let past = |number: fn(Point) -> Option<usize>| {
@@ -264,7 +265,7 @@ fn points_of_run(run: &Run, activations: &str) -> Result<BTreeSet<Point>, Failur
     Ok(found)
 }
 
-/// One vector of each example, and how many examples there are.
+/// One vector per example, and the number of examples.
 fn vectors_of_run(run: &Run, key: &str) -> Result<(Vec<f32>, usize), Failure> {
     let loaded = run.read(key)?;
     let (shape, width) = (&loaded.shape, loaded.shape.last().copied().unwrap_or(0));
@@ -296,7 +297,7 @@ fn request(activations: &str, position: &str) -> Result<Request, Failure> {
     }
 }
 
-/// A file names its vectors by layer, so they are of one site that has one vector a layer.
+/// A file names its vectors by layer, so they belong to one site with one vector per layer.
 fn one_site(points: impl Iterator<Item = Point> + Clone) -> Result<(), Failure> {
     let first = points.clone().next().map(Point::site);
     let is_plain = |point: Point| {
@@ -309,7 +310,7 @@ fn one_site(points: impl Iterator<Item = Point> + Clone) -> Result<(), Failure> 
     }
 }
 
-/// Labels of two values, of which the larger is positive.
+/// Labels with two values, of which the larger is positive.
 fn labels(values: &[Value], name: &str) -> Result<Vec<bool>, Failure> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut distinct: Vec<&Value> = Vec::new();
@@ -331,7 +332,7 @@ fn labels(values: &[Value], name: &str) -> Result<Vec<bool>, Failure> {
     Ok(values.iter().map(|value| value == *positive).collect())
 }
 
-/// A label as a number; cells of CSV are texts.
+/// A label as a number; cells of CSV are strings.
 fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }

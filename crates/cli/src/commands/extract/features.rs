@@ -1,4 +1,4 @@
-//! `-a features_NAME`: features beside activations, sparse.
+//! `-a features_NAME`: sparse features in addition to activations.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use crate::failure::Failure;
 use crate::session::Session;
 use crate::tensors::{Data, Stored};
 
-/// What was kept, by its key; of each batch one piece, whose rows have the numbers of the data set.
+/// Kept features by key; one piece per batch, whose rows have data set numbers.
 type Kept = Rc<RefCell<BTreeMap<String, Vec<SparseFeatures>>>>;
 
-/// The features that are kept of a data set.
+/// The features to keep of a data set.
 pub(super) struct Wanted<'a> {
     keys: &'a [String],
     dictionaries: &'a Dictionaries,
@@ -30,10 +30,10 @@ pub(super) struct Wanted<'a> {
     kept: Kept,
 }
 
-/// Refuses what does not go together with features.
+/// Refuses flags that cannot be combined with features.
 ///
 /// # Errors
-/// Keys of features without a dictionary; means.
+/// If a feature key has no dictionary, or means are requested.
 pub(super) fn check(keys: &[String], given: &Given, extract: &Extract) -> Result<(), Failure> {
     if keys.is_empty() {
         return Ok(());
@@ -60,7 +60,7 @@ impl<'a> Wanted<'a> {
         let dictionaries = given.dictionaries.fitted(session.model.arch())?;
         let wanted =
             Wanted { keys, dictionaries, session, request, context, examples, kept: Kept::default() };
-        // A wrong key is an error before the run.
+        // Report a wrong key before the run.
         wanted.tap(&[])?;
         Ok(wanted)
     }
@@ -68,7 +68,7 @@ impl<'a> Wanted<'a> {
     /// The tap that keeps the features of a batch.
     pub(super) fn tap(&self, rows: &[Row<'_>]) -> easyroutine::Result<FeatureCapture<'a>> {
         let context = |row: &Row<'_>| {
-            // An example's number is its place here (`rows::examples`).
+            // An example's number is its index here (`rows::examples`).
             let pivots = self.examples.get(row.number).and_then(|example| example.pivots.as_deref());
             Context { pivots: pivots.unwrap_or(self.context.pivots), ..self.context }
         };
@@ -85,7 +85,7 @@ impl<'a> Wanted<'a> {
             .giving(move |key, sparse| kept.borrow_mut().entry(key).or_default().push(sparse)))
     }
 
-    /// Three tensors of each key, for rows of these numbers: `KEY.indices` (row, position, feature), `KEY.values`,
+    /// Three tensors per key, for rows with these numbers: `KEY.indices` (row, position, feature), `KEY.values`,
     /// `KEY.shape`.
     pub(super) fn finish(&self, numbers: &[usize]) -> Vec<Stored<'static>> {
         let places: BTreeMap<i32, i32> =
@@ -97,7 +97,7 @@ impl<'a> Wanted<'a> {
             for piece in pieces {
                 shape = [shape[0], shape[1].max(piece.shape[1]), piece.shape[2]];
                 let entry = |([row, position, feature], value): ([i32; 3], f32)| {
-                    // A row of a batch that was stopped half way is not written.
+                    // Rows of a batch that was stopped halfway are not written.
                     Some(([*places.get(&row)?, position, feature], value))
                 };
                 entries.extend(piece.indices.into_iter().zip(piece.values).filter_map(entry));

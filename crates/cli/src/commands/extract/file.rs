@@ -1,4 +1,4 @@
-//! The file that `extract` writes: activations, and which tokens they belong to.
+//! The file written by `extract`: activations, and the tokens that they belong to.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -17,8 +17,8 @@ use crate::output;
 use crate::session::Session;
 use crate::tensors::{self, Data, Stored};
 
-/// Bytes up to which a table of positions stands in the header, where people read it. Readers limit headers, so the
-/// tables of a large data set are tensors.
+/// Largest table of positions kept in the header, where people can read it. Readers limit headers, so the tables of a
+/// large data set are tensors.
 const HEADER_TABLE: usize = 1 << 20;
 
 /// The rows of a file.
@@ -26,14 +26,14 @@ const HEADER_TABLE: usize = 1 << 20;
 pub(super) struct Done<'a> {
     /// Their numbers in the data set.
     pub(super) rows: &'a [usize],
-    /// How many there were to be.
+    /// How many rows were requested.
     pub(super) asked: usize,
     /// Whether the numbers have gaps.
     pub(super) are_numbered: bool,
 }
 
-/// Writes all activations: rows first where every row has the same T, else flat with offsets. The numbers of rows are
-/// written where some are missing.
+/// Writes all activations: rows first if every row has the same T, else flat with offsets. Row numbers are written if
+/// some are missing.
 pub(super) fn write(
     file: &Path,
     cache: &ActivationCache,
@@ -117,8 +117,8 @@ pub(super) fn write(
     output::replace(file, |at| tensors::write(&mut BufWriter::new(File::create(at)?), &metadata, tensors))
 }
 
-/// A table of positions as tensors: for each specifier `NAME/SPECIFIER`, the indices of all rows laid end to end, with
-/// offsets where there is a list a row.
+/// A table of positions as tensors: for each specifier `NAME/SPECIFIER`, the indices of all rows concatenated, with
+/// offsets if there is one list per row.
 fn table_as_tensors(name: &str, table: &Map<String, Value>) -> Vec<Stored<'static>> {
     let mut tensors = Vec::new();
     let index = |value: &Value| value.as_i64().unwrap_or_default();

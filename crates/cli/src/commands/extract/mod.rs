@@ -1,4 +1,4 @@
-//! `extract`: activations of prompts to a safetensors file, or a run in a store.
+//! `extract`: activations of prompts to a safetensors file, or to a run in a store.
 
 mod features;
 mod file;
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         features: &kept,
     };
     if interventions.iter().any(Intervention::speaks_of_rows) {
-        // Such an edit names rows of one batch, so all of them are one.
+        // Such an edit refers to rows of one batch, so all rows form one.
         let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
         let edits = (edits, kept.tap(&rows)?);
         let cache = request.run_under(&session.model, &Batch::new(&ids)?, &rows, context, edits)?;
@@ -121,14 +121,14 @@ struct Job<'a> {
     context: Context<'a>,
     file: &'a Path,
     chat: Option<&'a Value>,
-    /// The number of each row in its file, where some were passed over.
+    /// The number of each row in its file, if some were skipped.
     of_file: Option<&'a [usize]>,
-    /// Features that are kept beside the activations.
+    /// Features to keep in addition to the activations.
     features: &'a features::Wanted<'a>,
 }
 
 impl Job<'_> {
-    /// Runs all batches and writes what is done: everything, or what there was when the user had enough.
+    /// Runs all batches and writes the result: everything, or what was done when the user interrupted.
     fn run(&self, given: &changes::Given) -> Result<(), Failure> {
         let stop = progress::interrupted()?;
         let bar = progress::Rows::new();
@@ -166,7 +166,7 @@ impl Job<'_> {
         }
     }
 
-    /// Says how much will be kept, and refuses what memory cannot hold.
+    /// Prints how much will be kept, and refuses what memory cannot hold.
     fn announce(&self, size: Size) -> Result<(), Failure> {
         memory::check_free(size.bytes, "the activations").map_err(|failure| {
             failure.hint(
@@ -194,10 +194,10 @@ impl Job<'_> {
     }
 }
 
-/// Bytes from which it is said how much will be kept, also where nobody watches.
+/// From this size on, announce how much will be kept, even if not on a terminal.
 const LARGE: u64 = 100_000_000;
 
-/// What is said before a long run.
+/// The announcement before a long run.
 fn announcement(size: Size, rows: usize) -> Vec<(&'static str, String)> {
     let mut said = vec![("keeps", format!("{} in {} keys, of {rows} rows", readable(size.bytes), size.keys))];
     if size.logits_bytes >= LARGE && 2 * size.logits_bytes >= size.bytes {
@@ -226,7 +226,7 @@ fn target<'a>(args: &'a Args, extract: &Extract) -> Result<&'a Path, Failure> {
             None => Ok(file),
         };
     }
-    // Without an ending it was meant as a folder.
+    // Without an extension it was meant as a folder.
     let as_folder = match file.extension() {
         None => format!("end it with a slash to name a store: -o {}/", file.display()),
         Some(_) => "let -o name a folder: -o runs/".to_owned(),
@@ -254,7 +254,7 @@ fn target<'a>(args: &'a Args, extract: &Extract) -> Result<&'a Path, Failure> {
     Ok(file)
 }
 
-/// The flags that were given and make fewer numbers of the same tokens.
+/// Flags given that reduce the numbers kept per token.
 fn reductions(extract: &Extract) -> impl Iterator<Item = &'static str> {
     let flags = [
         ("--avg", extract.avg),
@@ -265,7 +265,7 @@ fn reductions(extract: &Extract) -> impl Iterator<Item = &'static str> {
     flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag)
 }
 
-/// What is asked of the model, and the keys of features among it.
+/// The request to the model, and the feature keys within it.
 fn request(extract: &Extract) -> Result<(Request, Vec<String>), Failure> {
     let mut activations = Vec::new();
     let mut features = Vec::new();
@@ -292,7 +292,7 @@ fn request(extract: &Extract) -> Result<(Request, Vec<String>), Failure> {
     Ok((Request { activations, positions: Specifier::parse_lists(&extract.positions)?, reduction }, features))
 }
 
-/// Refuses flags that would change nothing: whoever gives one expects that it does.
+/// Refuses flags without effect, since a user who gives one expects an effect.
 fn refuse_idle_flags(extract: &Extract, file: &Path) -> Result<(), Failure> {
     if extract.token_ids.is_some() && extract.chat.chat {
         return Err(Failure::usage("--chat changes nothing in --token-ids, which are run as they are")
@@ -304,7 +304,7 @@ fn refuse_idle_flags(extract: &Extract, file: &Path) -> Result<(), Failure> {
     }
     let positions = extract.positions.iter().chain(&extract.pattern_rows).chain(&extract.changes.intervene);
     let speaks_of_groups = positions.into_iter().any(|text| text.contains("inputs-partition-"));
-    // A store keeps the pivots, and finds runs by them.
+    // A store keeps the pivots, and queries can use them.
     if !extract.pivot.is_empty() && !speaks_of_groups && !saved::is_store(file) {
         return Err(Failure::usage("--pivot cuts rows into groups, and no position speaks of one")
             .hint("--positions inputs-partition-0 is the group before the first pivot"));
@@ -312,7 +312,7 @@ fn refuse_idle_flags(extract: &Extract, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Without a tokenizer nobody knows which ids are special: silence would select the wrong tokens.
+/// Without a tokenizer, special ids are unknown; ignoring that would silently select the wrong tokens.
 fn needs_tokenizer(request: &Request, has_tokenizer: bool) -> Result<(), Failure> {
     let speaks_of_special =
         |s: &&Specifier| matches!(s, Specifier::Special | Specifier::AllText | Specifier::RandomText(_));

@@ -1,4 +1,4 @@
-//! `extract --plan`: what an extraction takes, before it begins.
+//! `extract --plan`: the cost of an extraction, before it begins.
 
 use std::time::Instant;
 
@@ -24,11 +24,11 @@ pub(super) struct Planned<'a> {
     pub(super) context: Context<'a>,
     pub(super) interventions: &'a [Intervention],
     pub(super) extract: &'a Extract,
-    /// Where it would be a run in a store.
+    /// The run in a store, if it would be one.
     pub(super) in_store: Option<&'a saved::Job<'a>>,
 }
 
-/// Prints rows, tokens, bytes, units, and the time that this machine would take. Writes nothing.
+/// Prints rows, tokens, bytes, units, and the time needed on this machine. Writes nothing.
 pub(super) fn run(args: &Args, planned: &Planned<'_>) -> Result<(), Failure> {
     let target = output::standard_output(args, PLAIN)?;
     let rows = planned.examples.len();
@@ -71,10 +71,11 @@ impl Planned<'_> {
         Ok(Extraction::new(&self.session.model, self.request, examples, options)?)
     }
 
-    /// Measured on one batch of rows from all over the data set, the second time that they run: the first packs weights.
+    /// Measured on the second run of one batch of rows from all over the data set, because the first packs weights.
     fn tokens_per_second(&self) -> Result<f64, Failure> {
         let sample = self.sample();
-        // What names rows of the whole data set finds others in a sample; beside the model it takes no time.
+        // Edits that refer to rows of the whole data set would meet other rows in a sample; next to the model they take
+        // no time.
         let interventions: Vec<Intervention> =
             self.interventions.iter().filter(|change| !change.speaks_of_rows()).cloned().collect();
         let tokens: usize = sample.iter().map(|example| example.ids.len()).sum();
@@ -88,7 +89,7 @@ impl Planned<'_> {
         Ok(tokens as f64 / seconds.max(1e-9))
     }
 
-    /// Rows at even distances, of about as many tokens as run together.
+    /// Evenly spaced rows, with about as many tokens as run together.
     fn sample(&self) -> Vec<Example> {
         let rows = self.examples.len();
         let tokens: usize = self.examples.iter().map(|example| example.ids.len()).sum();
@@ -98,7 +99,7 @@ impl Planned<'_> {
     }
 }
 
-/// A second or two of a model of a hundred million parameters.
+/// A second or two for a model of a hundred million parameters.
 const SAMPLE_TOKENS: usize = 2048;
 
 fn duration(seconds: f64) -> String {

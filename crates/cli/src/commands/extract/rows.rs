@@ -1,4 +1,4 @@
-//! The rows of `extract`, from wherever they come, as examples.
+//! The rows of `extract`, from any source, as examples.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::session::{CutRow, Session};
 use crate::{output, progress, session};
 use easyroutine_app::filling::{Field, edits_of_batches};
 
-/// Reads the prompts or ids as they were given: what is wrong with them shows before a model is loaded.
+/// Reads the given prompts or ids, so that errors in them show before a model is loaded.
 pub(super) fn read(extract: &Extract) -> Result<Prompts, Failure> {
     if extract.file.is_none() {
         extract.reading.refuse_without("--file prompts.jsonl")?;
@@ -38,7 +38,7 @@ pub(super) fn read(extract: &Extract) -> Result<Prompts, Failure> {
     })
 }
 
-/// What the file says of each prompt, as far as it is to be kept.
+/// The fields of each prompt in the file that are to be kept.
 pub(super) fn fields(extract: &Extract, prompts: &Prompts) -> Result<Vec<Field>, Failure> {
     match (&extract.file, extract.saving.keep_fields.as_slice()) {
         (Some(file), names @ [_, ..]) => {
@@ -48,22 +48,22 @@ pub(super) fn fields(extract: &Extract, prompts: &Prompts) -> Result<Vec<Field>,
     }
 }
 
-/// Prompts of which each is the row of its own number.
+/// Prompts numbered in order.
 fn each(prompts: impl IntoIterator<Item = Prompt>) -> Prompts {
     let prompts: Vec<Prompt> = prompts.into_iter().collect();
     Prompts { rows: (0..prompts.len()).collect(), prompts, skipped: 0 }
 }
 
-/// What was made of all prompts.
+/// All prompts, prepared.
 pub(super) struct Rows {
     pub(super) examples: Vec<Example>,
-    /// The number of each row in its file, where some were passed over.
+    /// The number of each row in its file, if some were skipped.
     pub(super) of_file: Option<Vec<usize>>,
-    /// What made conversations of them, for the record of the run.
+    /// How conversations were made of them, for the record of the run.
     pub(super) chat: Option<Value>,
 }
 
-/// Cuts all prompts into tokens and holds them to the model's context.
+/// Tokenizes all prompts and checks them against the model's context.
 pub(super) fn examples(
     prompts: Prompts,
     extract: &Extract,
@@ -77,7 +77,7 @@ pub(super) fn examples(
     for (prompt, number) in prompts.into_iter().zip(of_file.iter().copied()) {
         let mut example = example(number, prompt, extract, tokenizer, context, chat.as_mut(), &mut oddities)
             .map_err(|failure| if oddities.many { failure.at(format!("row {number}")) } else { failure })?;
-        // Among those that run; where they stand in the file is told beside them.
+        // Numbered among the rows that run; their places in the file are kept separately.
         example.number = examples.len();
         examples.push(example);
     }
@@ -90,7 +90,7 @@ pub(super) fn examples(
     Ok(Rows { examples, of_file, chat })
 }
 
-/// How prompts become conversations, and what was seen on the way.
+/// How prompts become conversations, and what was observed on the way.
 struct Conversation {
     chat: Chat,
     told_time: bool,
@@ -111,7 +111,7 @@ impl Conversation {
     }
 }
 
-/// The examples with the tokens that the model writes after them, under the interventions.
+/// The examples with the model's continuations, under the interventions.
 pub(super) fn continued(
     examples: Vec<Example>,
     count: usize,
@@ -123,7 +123,7 @@ pub(super) fn continued(
 ) -> Result<Vec<Example>, Failure> {
     let bar = progress::Rows::new();
     let tell = |progress| bar.tell(progress);
-    // An edit that names rows of one batch makes all rows one.
+    // An edit that refers to rows of one batch puts all rows into one.
     let is_one = interventions.iter().any(Intervention::speaks_of_rows);
     let batch_tokens = if is_one { usize::MAX } else { extract.batch_tokens as usize };
     let options = Options { batch_tokens, progress: Some(&tell), ..Options::default() };
@@ -133,15 +133,15 @@ pub(super) fn continued(
     Ok(longer)
 }
 
-/// Rows that are run otherwise than one might think, by their numbers in the file: said once for all of them.
+/// Rows treated in a way that a user may not expect, by their numbers in the file: reported once for all of them.
 #[derive(Default)]
 struct Oddities {
     /// Whether there is more than one row.
     many: bool,
-    /// Only the beginning is kept, of so many tokens.
+    /// Truncated rows, with the length of each.
     cut: Vec<(usize, String)>,
     begin_twice: Vec<usize>,
-    /// What is doubtful about how texts are cut, and which ones.
+    /// Warnings about tokenization, and the texts that they concern.
     doubts: BTreeMap<String, Vec<usize>>,
 }
 
@@ -196,7 +196,7 @@ fn example(
     oddities: &mut Oddities,
 ) -> Result<Example, Failure> {
     let tokenizer = || tokenizer.ok_or_else(|| Failure::failed("the model has no tokenizer"));
-    // A chat template has written the special tokens.
+    // The chat template has written the special tokens.
     let without_bos = || Cutting { bos: BosArg::No, ..extract.cutting.clone() };
     let (text, cutting) = match (prompt, chat) {
         (Prompt::Ids(ids), _) if ids.is_empty() => return Err(Failure::usage("there are no token ids")),
@@ -208,7 +208,7 @@ fn example(
                 oddities.cut.push((number, ids.len().to_string()));
                 ids.truncate(context);
             }
-            // Ids that were given stand as they were meant.
+            // Given ids are used unchanged.
             return Ok(Example { number, ids, ..Example::default() });
         }
         (Prompt::Text(text), None) => (text, extract.cutting.clone()),
@@ -235,7 +235,7 @@ fn example(
     Ok(Example { number, ids: encoded.ids, text, ..Example::default() })
 }
 
-/// Rows of whole numbers from JSON.
+/// Parses rows of integers from JSON.
 fn integers<T: TryFrom<u64>>(text: &str, flag: &str) -> Result<Vec<Vec<T>>, Failure> {
     let wrong = |what: String| {
         Failure::usage(format!("{flag}: {what}")).hint("rows of whole numbers as JSON: '[[1,2],[3,4]]'")

@@ -15,7 +15,7 @@ use crate::session::{Session, token_text};
 
 /// Features whose logits are computed together.
 const TOGETHER: usize = 32;
-/// Quantiles that are told of each feature.
+/// Quantiles reported for each feature.
 const SHARES: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.95];
 
 /// One layer's features.
@@ -32,7 +32,7 @@ pub(super) struct Describing<'a> {
 type Logits = (Vec<(u32, f32)>, Vec<(u32, f32)>);
 
 impl Describing<'_> {
-    /// Writes `KEY.jsonl` with a line a feature, and `KEY.json` about all of them.
+    /// Writes `KEY.jsonl` with one line per feature, and `KEY.json` about all of them.
     pub(super) fn write(&self, key: &str, folder: &Path) -> Result<(), Failure> {
         let n = self.statistics.features().len();
         let about = json!({
@@ -74,7 +74,7 @@ impl Describing<'_> {
         }
     }
 
-    /// The logits of what features write; none where that is no stream.
+    /// The logits of the features' directions; `None` if they do not write to the stream.
     fn logits_of(&self, numbers: std::ops::Range<usize>) -> Result<Option<Vec<Logits>>, Failure> {
         let coder = self.named.dictionary.layer(self.layer)?;
         let model = &self.session.model;

@@ -1,4 +1,4 @@
-//! `features`: what every feature of a dictionary does over a data set.
+//! `features`: statistics of every feature of a dictionary over a data set.
 
 mod describe;
 mod parts;
@@ -25,7 +25,7 @@ use crate::session::{self, Session};
 use crate::{output, progress};
 use parts::{Digest, Folder};
 
-/// How often a long run writes down what it has.
+/// Interval at which a long run saves its progress.
 const SAVED_EVERY: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         ))
         .hint("write what a pipe gives into one"));
     }
-    // The data set is read twice, so that memory never holds it: once to know it, once to run it.
+    // The data set is read twice, once to count it and once to run it, so that memory never holds it.
     let before = stamp(&features.file);
     let mut digest = Digest::new();
     let n = features
@@ -129,7 +129,7 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
     finish(features, &collecting, &layers, &folder)
 }
 
-/// What tells a file from what it was before: its size and when it was written to.
+/// Detects a changed file: its size and modification time.
 fn stamp(file: &Path) -> Option<(u64, SystemTime)> {
     let found = std::fs::metadata(file).ok()?;
     Some((found.len(), found.modified().ok()?))
@@ -143,7 +143,7 @@ fn target(args: &Args) -> Result<&Path, Failure> {
     }
 }
 
-/// The layers that are asked for.
+/// The requested layers.
 fn layers(features: &Features, dictionaries: &Dictionaries) -> Result<Vec<(usize, usize)>, Failure> {
     let mut found = Vec::new();
     for key in features.activations.iter().flat_map(|keys| keys.split(',')) {
@@ -160,7 +160,7 @@ fn layers(features: &Features, dictionaries: &Dictionaries) -> Result<Vec<(usize
     Ok(found)
 }
 
-/// What is needed to run prompts.
+/// Everything needed to run prompts.
 struct Collecting<'a> {
     features: &'a Features,
     session: &'a Session,
@@ -170,7 +170,7 @@ struct Collecting<'a> {
 }
 
 impl Collecting<'_> {
-    /// Runs the prompts of a range in batches, and writes down what there is from time to time. Returns how far it came.
+    /// Runs the prompts of a range in batches, and saves progress from time to time. Returns how far it got.
     fn collect(&self, range: Range<usize>, watched: &Watched, folder: &Folder) -> Result<usize, Failure> {
         let stop = progress::stopped()?;
         let bar = progress::Rows::new();
@@ -182,7 +182,7 @@ impl Collecting<'_> {
             self.batch(examples, watched)?;
             done += examples.len();
             tokens += *length;
-            // How long the rest is, by what was seen.
+            // The estimated length of the rest, from what was seen.
             let all_tokens = tokens * range.len() / (done - begin).max(1);
             bar.tell(Progress { rows: done - begin, all_rows: range.len(), tokens, all_tokens });
             if saved.elapsed() > SAVED_EVERY {
@@ -250,7 +250,7 @@ impl Collecting<'_> {
         }
     }
 
-    /// Runs one batch to its end, so that what is kept is always of whole batches.
+    /// Runs one batch to its end, so that saved results always consist of whole batches.
     fn batch(&self, examples: &[Example], watched: &Watched) -> Result<(), Failure> {
         let context = Context { special: self.tokenizer.special_ids(), ..Context::default() };
         let request = Request { positions: self.specifiers.to_vec(), ..Request::default() };
@@ -282,7 +282,7 @@ impl Collecting<'_> {
     }
 }
 
-/// The features were taken already.
+/// The features have been taken already.
 struct Nowhere;
 
 impl Sink for Nowhere {
@@ -295,7 +295,7 @@ impl Sink for Nowhere {
     }
 }
 
-/// Joins the parts, if all are there, and writes what is found.
+/// Joins the parts, if all are there, and writes the result.
 fn finish(
     features: &Features,
     collecting: &Collecting<'_>,

@@ -1,4 +1,4 @@
-//! The folder of `features`: what was asked, what each part has, and whether all are there.
+//! The folder of `features`: the request, each part's progress, and whether all parts are complete.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::failure::{Failure, one_line};
 use crate::output;
 
-/// The folder, as one part sees it.
+/// The folder, as seen by one part.
 pub(super) struct Folder {
     path: PathBuf,
     number: usize,
@@ -18,7 +18,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens or makes the folder. One that holds something else is refused, by what differs.
+    /// Opens or creates the folder. A folder for another request is refused, with the difference named.
     pub(super) fn open(path: &Path, plan: &Value, (number, of): (usize, usize)) -> Result<Folder, Failure> {
         let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", path.display()));
         std::fs::create_dir_all(path.join("parts")).map_err(failed)?;
@@ -58,7 +58,7 @@ impl Folder {
         n * (self.number - 1) / self.of..n * self.number / self.of
     }
 
-    /// What this part has of a key, and up to which prompt.
+    /// This part's statistics for a key, and up to which prompt.
     pub(super) fn saved(&self, key: &str) -> Result<Option<(Statistics, usize)>, Failure> {
         let file = self.file(key, self.number);
         if !file.exists() {
@@ -72,8 +72,8 @@ impl Folder {
         Ok(Some((statistics, until as usize)))
     }
 
-    /// What this part has of all keys, and up to which prompt. Nothing if they are not equally far: a run that was killed
-    /// while it saved leaves such, and the prompts in between would count twice.
+    /// This part's statistics for all keys, and up to which prompt. `None` if they differ in that: a run killed while
+    /// saving leaves such files, and the prompts in between would count twice.
     pub(super) fn saved_of_all(&self, keys: &[String]) -> Result<Option<(Vec<Statistics>, usize)>, Failure> {
         let mut all = Vec::new();
         let mut common = None;
@@ -93,7 +93,7 @@ impl Folder {
         output::replace(&self.file(key, self.number), |at| std::fs::write(at, &bytes))
     }
 
-    /// All parts of a key as one, if every part is whole.
+    /// All parts of a key joined, if every part is complete.
     pub(super) fn joined(&self, key: &str) -> Result<Option<Statistics>, Failure> {
         let plan = std::fs::read(self.path.join("plan.json")).map_err(|e| Failure::failed(e.to_string()))?;
         let plan: Value = serde_json::from_slice(&plan).map_err(|e| Failure::failed(e.to_string()))?;
@@ -118,7 +118,7 @@ impl Folder {
     }
 }
 
-/// A number for a list of prompts, to tell it from another (FNV-1a; against mistakes, not against malice).
+/// A hash of a list of prompts, to detect another list (FNV-1a; against mistakes, not malice).
 pub(super) struct Digest(u64);
 
 impl Digest {

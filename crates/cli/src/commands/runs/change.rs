@@ -29,7 +29,7 @@ pub(super) fn tag(args: &Args, runs: &Runs, asked: &runs::Tag) -> Result<(), Fai
 pub(super) fn rm(args: &Args, runs: &Runs, asked: &runs::Rm) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let found = runs.query(&Query::default())?;
-    // All names are looked up before the first run goes, each run once.
+    // Resolve all names before removing the first run; each run once.
     let mut paths: Vec<String> = Vec::new();
     for name in &asked.runs {
         let path = found.path(which(name))?.to_owned();
@@ -50,7 +50,7 @@ pub(super) fn rm(args: &Args, runs: &Runs, asked: &runs::Rm) -> Result<(), Failu
     say(&targets, "removed", &paths)
 }
 
-/// Whether the user wants these runs gone: `y` or `yes`, and nothing else.
+/// Whether the user confirms the removal: with `y` or `yes`, and nothing else.
 fn agreed(paths: &[String], answers: impl BufRead) -> bool {
     paths.iter().for_each(|path| output::note("remove", path));
     output::note(
@@ -62,7 +62,7 @@ fn agreed(paths: &[String], answers: impl BufRead) -> bool {
     read.is_ok() && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
 }
 
-/// Bytes of an answer.
+/// Maximum bytes of an answer.
 const ANSWER: u64 = 100;
 
 pub(super) fn mv(args: &Args, runs: &Runs, run: &RunArg, to: &str) -> Result<(), Failure> {
@@ -82,7 +82,7 @@ pub(super) fn rename(args: &Args, runs: &Runs, from: &str, to: &str) -> Result<(
     say(&targets, "renamed", &[from.to_owned(), to.to_owned()])
 }
 
-/// What was done, as the format asks for it. The targets are settled before anything is done.
+/// Reports what was done in the requested format. The targets are determined before anything is done.
 pub(super) fn say(targets: &[Destination], done: &str, things: &[String]) -> Result<(), Failure> {
     let json = json!({"schema": "easyroutine.runs_done/1", "done": done, "what": things});
     let rows: Vec<Vec<String>> = things.iter().map(|thing| vec![done.to_owned(), thing.clone()]).collect();

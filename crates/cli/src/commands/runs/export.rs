@@ -1,4 +1,4 @@
-//! `runs export`: tensors to files of other programs.
+//! `runs export`: tensors to files for other programs.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), 
     }
 }
 
-/// Refuses a file among those of a run, and one that a link in the store leads to.
+/// Refuses a file inside a run, or one reached through a link in the store.
 fn stays_out(file: &Path, base: &Path) -> Result<(), Failure> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
@@ -62,7 +62,7 @@ fn stays_out(file: &Path, base: &Path) -> Result<(), Failure> {
         return Err(Failure::failed(format!("{}: a symbolic link leads out of the store", file.display()))
             .hint("export beside the store: -o run.safetensors"));
     }
-    // Experiment, model, run; what stands in the store's own folder is its own too.
+    // Experiment, model, run; the store's own folder counts as internal too.
     let is_its_own = |below: &Path| below.starts_with(".easyroutine") || below.components().count() > 2;
     if as_lies.is_some_and(|below| is_its_own(&below)) {
         return Err(Failure::usage(format!("{}: is among the store's own files", file.display()))

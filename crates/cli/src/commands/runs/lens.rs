@@ -15,7 +15,7 @@ use crate::output::{self, Cell, PLAIN};
 use crate::progress::Counted;
 use crate::session::{self, Session, token_text};
 
-/// Vectors that are read together: each has a probability for every token of the vocabulary meanwhile.
+/// Vectors read together: each needs a probability for every token of the vocabulary.
 const TOGETHER: usize = 32;
 
 pub(super) fn run(args: &Args, runs: &Runs, asked: &RunLens) -> Result<(), Failure> {
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &RunLens) -> Result<(), Failu
     Ok(())
 }
 
-/// The most probable ids, of equal ones the lower first; none where a number is none.
+/// The most probable ids, ties to the lower id; empty if any probability is NaN.
 fn largest(probabilities: &[f32], most: usize) -> Vec<(u32, f32)> {
     if probabilities.iter().any(|p| p.is_nan()) {
         return Vec::new();
@@ -112,7 +112,7 @@ fn largest(probabilities: &[f32], most: usize) -> Vec<(u32, f32)> {
     order.into_iter().map(|id| (id, probabilities[id as usize])).collect()
 }
 
-/// Another model's unembedding gives tokens that mean nothing, and nothing else would tell.
+/// Warns if the run is another model's: its vectors would give meaningless tokens, with no other sign.
 fn tell_of_other_model(run: &Run, session: &Session) -> Result<(), Failure> {
     let saved = run.metadata().store().and_then(|store| store.get("model_digest")).and_then(Value::as_str);
     let own = session.identity.digest()?;

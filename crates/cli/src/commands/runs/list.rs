@@ -68,11 +68,11 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
     print(&targets, &found, None)
 }
 
-/// What a condition compares with values of another kind, in every run that has any.
+/// Paths that a condition compares with values of another type, in every run that has any.
 fn unlike(condition: &Condition, runs: &[&Metadata]) -> BTreeSet<String> {
     let kinds_of = |value: &Value| match value {
         Value::Array(values) => values.iter().map(kind).collect(),
-        // Values of rows that the record only counts.
+        // Row values that the record only counts.
         Value::Object(_) => BTreeSet::new(),
         value => BTreeSet::from([kind(value)]),
     };
@@ -104,7 +104,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// As much of a text as one line of a note takes.
+/// A text shortened to one line of a note.
 fn shortened(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
@@ -155,7 +155,7 @@ fn row(found: &Found) -> Vec<String> {
     ]
 }
 
-/// What lists say of a run: all but its manifest.
+/// A run as shown in lists: everything except its manifest.
 pub(super) fn about(found: &Found) -> Value {
     let mut fields = found.metadata.fields().clone();
     if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {

@@ -1,4 +1,4 @@
-//! `runs load`: numbers of a tensor.
+//! `runs load`: the numbers of a tensor.
 
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
         }
         None => (0, run.read(key)?),
     };
-    // A row of the table is the last axis, of examples of different length one number where there is no other.
+    // A row of the table is the last axis; for ragged tensors without another axis, a single number.
     let has_width = !loaded.kind.is_ragged() || loaded.shape.len() > 1;
     let width = if has_width { loaded.shape.last().copied().unwrap_or(1).max(1) } else { 1 };
     let numbers = numbers(&loaded);
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     Ok(())
 }
 
-/// What was kept of each example, a row of the table each.
+/// A field kept for each example, one row of the table each.
 fn values_of(
     targets: &[output::Destination],
     run: &Run,
@@ -114,7 +114,7 @@ fn shapes(targets: &[output::Destination], run: &Run) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `0:10`, or `5` for one.
+/// `0:10`, or `5` for a single one.
 pub(super) fn range(text: &str) -> Result<Range<usize>, Failure> {
     let number = |text: &str| text.parse::<usize>().ok();
     let found = match text.split_once(':') {
@@ -124,8 +124,8 @@ pub(super) fn range(text: &str) -> Result<Range<usize>, Failure> {
     found.ok_or_else(|| Failure::usage(format!("--rows: `{text}` is no range")).hint("--rows 0:10"))
 }
 
-/// Where a row lies, `3,0`: its place along the first axis of the whole tensor, of which `first` was read first (of
-/// examples of different length the example, then the token in it), then along the others.
+/// The place of a row, `3,0`: its index along the first axis of the whole tensor, of which `first` was read first (for
+/// examples of different length, the example and the token in it), then along the others.
 pub(super) fn place(row: usize, loaded: &Loaded, first: usize) -> String {
     let axes = &loaded.shape[..loaded.shape.len().saturating_sub(1)];
     let inner = axes.get(1..).unwrap_or_default();
@@ -141,7 +141,7 @@ pub(super) fn place(row: usize, loaded: &Loaded, first: usize) -> String {
     [lead, places(row % size, inner)].concat().join(",")
 }
 
-/// The example that a place along the first axis is in, and the place within it.
+/// The example that contains an index along the first axis, and the index within it.
 fn of_example(at: usize, loaded: &Loaded, first: usize) -> Vec<String> {
     let at = at as i64;
     let example = loaded.offsets.partition_point(|start| *start <= at).saturating_sub(1);
@@ -159,7 +159,7 @@ fn places(mut row: usize, axes: &[usize]) -> Vec<String> {
     places
 }
 
-/// Numbers as JSON has them.
+/// Numbers as JSON values.
 fn numbers(loaded: &Loaded) -> Vec<Value> {
     let bytes = &loaded.bytes[..];
     macro_rules! of {
@@ -183,7 +183,7 @@ fn numbers(loaded: &Loaded) -> Vec<Value> {
         Dtype::U64 => of!(u64),
         Dtype::I64 => of!(i64),
         Dtype::F64 => of!(f64),
-        // The shortest text of an f32 is not that of the f64 next to it.
+        // The shortest text of an f32 differs from that of the corresponding f64.
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|x| shortest(f32::from_le_bytes(*x))).collect(),
         Dtype::C64 => {
             let part = |x: &[u8; 4]| shortest(f32::from_le_bytes(*x));
@@ -193,7 +193,7 @@ fn numbers(loaded: &Loaded) -> Vec<Value> {
     }
 }
 
-/// JSON has no infinities and no NaN: they are texts.
+/// JSON has no infinities and no NaN, so these become strings.
 fn shortest(x: f32) -> Value {
     let number = x.is_finite().then(|| serde_json::from_str(&format!("{x:?}")).ok()).flatten();
     number.unwrap_or_else(|| Value::String(x.to_string()))

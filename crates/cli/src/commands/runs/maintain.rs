@@ -25,7 +25,7 @@ pub(super) fn verify(args: &Args, runs: &Runs, names: &[String]) -> Result<u8, F
     };
     let mut rows = Vec::new();
     let mut damage = Vec::new();
-    // A run whose record can't be read is damaged too, where all are looked at.
+    // A run whose record can't be read counts as damaged too, when all are checked.
     let links = if names.is_empty() { store.links()? } else { Vec::new() };
     let unread = found.problems().iter().filter(|_| names.is_empty()).chain(&links);
     let mut listed: Vec<(String, Vec<String>)> =

@@ -1,4 +1,4 @@
-//! `runs`: what was saved.
+//! `runs`: saved runs.
 
 mod change;
 mod export;
@@ -40,17 +40,17 @@ pub(crate) fn run(args: &Args, runs: &Runs) -> Result<u8, Failure> {
     }
 }
 
-/// Opens a run of a store, whichever experiment it is of.
+/// Opens a run of a store, in any experiment.
 ///
 /// # Errors
-/// A store or a run that is not there.
+/// If the store or the run does not exist.
 pub(crate) fn open_run(base: Option<&Path>, name: &str) -> Result<Run, Failure> {
     let base = base.map(Path::to_owned);
     Runs { base, experiment: None, command: RunsCommand::Ls }.find(name)
 }
 
 impl Runs {
-    /// The store, which must be there.
+    /// The store, which must exist.
     fn store(&self) -> Result<Store, Failure> {
         match &self.base {
             Some(base) => Ok(Store::open(base)?),
@@ -60,7 +60,7 @@ impl Runs {
         }
     }
 
-    /// The runs that a query finds; what can't be read is said beside them.
+    /// The runs that a query finds; reports what can't be read.
     fn query(&self, query: &Query<'_>) -> Result<QueryResult, Failure> {
         let loader = ActivationLoader::of(self.store()?, self.experiment.as_deref().unwrap_or("*")).indexed();
         let found = loader.query(query)?;
@@ -70,7 +70,7 @@ impl Runs {
         Ok(found)
     }
 
-    /// Opens the run of a name, warning of a record that is not what was saved.
+    /// Opens the run with a name; warns about a changed record.
     fn find(&self, name: &str) -> Result<Run, Failure> {
         let found = self.query(&Query::default())?;
         let run = self.store()?.run(found.path(which(name))?)?;
@@ -78,7 +78,7 @@ impl Runs {
         Ok(run)
     }
 
-    /// The same; where checksums are not compared, that is said.
+    /// The same; reports if checksums are not compared.
     fn find_to_read(&self, name: &str, no_verify: bool) -> Result<Run, Failure> {
         let run = self.find(name)?;
         if !no_verify {
@@ -89,7 +89,7 @@ impl Runs {
     }
 }
 
-/// Warns where a record is not what easyroutine wrote.
+/// Warns if a record is not as easyroutine wrote it.
 fn warn_of_record(path: &str, metadata: &Metadata) {
     if let Some(warning) = metadata.warning() {
         output::note("warning", &format!("{path}: metadata.json {warning}"));
@@ -106,7 +106,7 @@ fn which(name: &str) -> Which {
     }
 }
 
-/// `KEY=VALUE`, where the value is JSON, or else a text.
+/// `KEY=VALUE`, where the value is JSON, or otherwise a string.
 pub(crate) fn pair(example: &str, text: &str) -> Result<(String, Value), Failure> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
         return Err(Failure::usage(format!("`{text}` is no KEY=VALUE")).hint(example));
@@ -121,9 +121,9 @@ pub(crate) fn pair(example: &str, text: &str) -> Result<(String, Value), Failure
     Ok((key.to_owned(), json))
 }
 
-/// A whole number in JSON that no integer of 64 bits is: read as a float it would be another.
+/// An integer in JSON beyond 64 bits: read as a float, it would change.
 fn beyond_64_bits(json: &str) -> Option<String> {
-    // Without escapes, every second part between quotes is a text.
+    // Without escapes, every second part between quotes is a string.
     let plain = json.replace("\\\\", "").replace("\\\"", "");
     let outside = plain.split('"').step_by(2);
     let words =
@@ -136,13 +136,13 @@ fn beyond_64_bits(json: &str) -> Option<String> {
     words.filter(is_whole).find(is_beyond).map(str::to_owned)
 }
 
-/// A specifier of positions as it stands in metadata: `-1` is a number, `4:9` a pair, anything else its text.
+/// A specifier as stored in metadata: `-1` is a number, `4:9` a pair, anything else its text.
 pub(crate) fn position(specifier: &Specifier) -> Value {
     let key = specifier.key();
     serde_json::from_str(&key).unwrap_or_else(|_| key.into())
 }
 
-/// Keys of a user with their values, each named once.
+/// User keys with their values, each named once.
 pub(crate) fn pairs(given: &[String]) -> Result<Vec<(String, Value)>, Failure> {
     let mut pairs: Vec<(String, Value)> = Vec::new();
     for text in given {

@@ -1,4 +1,4 @@
-//! What a page may ask: commands that look, and write nothing but their result.
+//! The commands that a page may run: those that only read, and write nothing but their result.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,29 +10,29 @@ use crate::args::{Args, Command, DictCommand, Format, Loading, ModelCommand, Mod
 use crate::failure::Failure;
 use crate::parse;
 
-/// Words of one command at most: a page has no more flags than that.
+/// Maximum words per command: no command has more flags.
 const MOST_WORDS: usize = 200;
 
-/// A command that is to be run.
+/// A command to run.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// As it is run.
+    /// Its parsed arguments.
     pub(super) args: Args,
-    /// As it is typed.
+    /// Its words, as typed.
     pub(super) words: Vec<String>,
 }
 
-/// Which model a command is run with.
+/// The model for a command.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct With<'w> {
     pub(super) reference: &'w str,
     pub(super) loading: &'w Loading,
 }
 
-/// Reads a command of a page. Those that need a model get the one that is loaded.
+/// Parses a command from a page. Commands that need a model get the loaded one.
 ///
 /// # Errors
-/// It is none, or one that a page may not run.
+/// If it is not a command, or one that a page may not run.
 pub(super) fn read(
     question: &Value,
     format: Format,
@@ -63,7 +63,7 @@ pub(super) fn read(
     Ok(Asked { args, words })
 }
 
-/// Whether a command's words begin with a prompt and a model.
+/// Whether a command takes a prompt and a model.
 fn takes_model(command: &str) -> bool {
     matches!(
         command,
@@ -102,7 +102,7 @@ fn model_words(with: With<'_>) -> Vec<String> {
     words
 }
 
-/// Nothing is written unless asked: a page asks for looks, and for tags. Nor does it read what a terminal would type.
+/// A page may only read, and set tags; it can neither write files nor use standard input.
 fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
     if !args.output.is_empty() {
         return Err(Failure::usage("-o: a page writes no files"));
@@ -152,7 +152,7 @@ fn prompt(prompt: &PromptArgs) -> Result<(), Failure> {
     }
 }
 
-/// The model that a command names, where it names one.
+/// The model that a command names, if any.
 pub(super) fn model(command: &Command) -> Option<&ModelFlag> {
     Some(match command {
         Command::Lens(lens) => &lens.model,

@@ -1,4 +1,4 @@
-//! The thread that answers: one model in memory, one question after another.
+//! The answering thread: one model in memory, one question at a time.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +23,7 @@ use crate::hosted::{self, Call, Said};
 use crate::output;
 use crate::session::{self, Session};
 
-/// What `serve` was started with.
+/// The flags of `serve`.
 #[derive(Debug)]
 pub(super) struct First {
     pub(super) model: Option<String>,
@@ -37,20 +37,20 @@ struct Held {
     loading: Loading,
     session: Rc<Session>,
     tokenizer: Rc<Tokenizer>,
-    /// What was said while it was loaded.
+    /// Notes printed while it was loaded.
     notes: Vec<Value>,
 }
 
 pub(super) struct Desk {
     held: Option<Held>,
-    /// Why there is no model, where one was asked for.
+    /// Why there is no model, if loading one failed.
     problem: Option<Value>,
     loading: Loading,
     base: Option<PathBuf>,
 }
 
 impl Desk {
-    /// Loads the first model; one that does not load is said on the page, which stays.
+    /// Loads the first model; if that fails, the page reports it and stays.
     pub(super) fn open(first: First, doing: &Doing) -> Self {
         let First { model, loading, base } = first;
         let mut desk = Desk { held: None, problem: None, loading: loading.clone(), base };
@@ -63,7 +63,7 @@ impl Desk {
         desk
     }
 
-    /// Puts a model in the place of the one in memory, which goes first.
+    /// Replaces the model in memory, which is dropped first.
     fn load(&mut self, reference: &str, loading: Loading) -> Result<(), Failure> {
         (self.held, self.problem) = (None, None);
         let notes = Rc::new(RefCell::new(Vec::new()));
@@ -97,7 +97,7 @@ impl Desk {
         }
     }
 
-    /// Answers one question; what goes wrong, a bug too, is an answer.
+    /// Answers one question; any error, even a bug, is an answer.
     pub(super) fn answer(&mut self, question: &Value, reply: &Reply) {
         let begin = Instant::now();
         let answered = catch_unwind(AssertUnwindSafe(|| match question["ask"].as_str() {
@@ -115,7 +115,7 @@ impl Desk {
         reply.send(&event);
     }
 
-    /// What there is to be looked at.
+    /// What is available to explore.
     fn state(&self) -> Value {
         let model = self.held.as_ref().map(|held| {
             let arch = held.session.model.arch();
@@ -142,7 +142,7 @@ impl Desk {
         };
         reply.doing(&format!("loading {reference}"));
         let mut loading = self.loading.clone();
-        // Nothing leaves the machine from here: what is to be downloaded is downloaded by a command.
+        // Nothing leaves the machine from here: downloads are done by a command.
         loading.finding.offline = true;
         loading.finding.revision = None;
         self.load(reference, loading)?;
@@ -185,7 +185,7 @@ impl Desk {
     }
 }
 
-/// How a result is wanted. `page` is JSON as a page draws it.
+/// The requested format. `page` is the JSON that a page draws.
 fn format(question: &Value) -> Result<(Format, bool), Failure> {
     use clap::ValueEnum as _;
     match question["format"].as_str().unwrap_or("page") {
@@ -197,7 +197,7 @@ fn format(question: &Value) -> Result<(Format, bool), Failure> {
     }
 }
 
-/// The report of a command. Large ones are sent as the pages of one file hold them.
+/// The report of a command. Large ones are sent in the form of the one-file pages.
 fn data(command: &Command, written: &[u8], is_page: bool) -> Result<Value, Failure> {
     let text = std::str::from_utf8(written).map_err(|e| Failure::failed(e.to_string()))?;
     Ok(match command {
@@ -230,7 +230,7 @@ fn note(said: Said<'_>) -> Option<Value> {
     }
 }
 
-/// A failure as the page shows it.
+/// A failure in the page's form.
 fn told(failure: &Failure, model: Option<&str>) -> Value {
     json!({
         "event": "error",

@@ -1,7 +1,7 @@
-//! `serve`: a page in the browser, on this machine alone.
+//! `serve`: a page in the browser, on this machine only.
 //!
-//! The page asks in command lines. Each is parsed and run as if it had been typed, with the model that is loaded already, so
-//! that the page shows what the command writes, and can say which command that is.
+//! The page sends command lines. Each is parsed and run as if typed, with the model that is already loaded. So the page
+//! shows what the command writes, and can name that command.
 
 mod asked;
 mod desk;
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args, serve: &Serve) -> Result<(), Failure> {
             _ => failure,
         }
     })?;
-    // Whoever started the program in a script reads the address here; Ctrl-C ends it at once, since nothing is to be kept.
+    // Scripts read the address here. Ctrl-C ends the program at once, since there is nothing to save.
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{}", server.address()).and_then(|()| out.flush());
     drop(out);

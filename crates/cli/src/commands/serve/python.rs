@@ -1,4 +1,4 @@
-//! The same as a command, in Python.
+//! The Python equivalent of a command.
 
 use easyroutine::Dtype;
 use easyroutine::edit::{Intervention, Operation, Part, Reference, Softmax};
@@ -11,7 +11,7 @@ use crate::args::{
     SmoothArg, Sweep,
 };
 
-/// Flags that load a model, which every call has.
+/// Flags for loading a model, which every call has.
 const OF_MODEL: &[&str] = &[
     "--model",
     "--dtype",
@@ -25,8 +25,8 @@ const OF_MODEL: &[&str] = &[
     "--offline",
 ];
 
-/// Flags that are spelt below, by command. A command with any other has no line in Python: one that leaves a flag out
-/// would give something else.
+/// Flags translated below, by command. A command with any other flag has no Python equivalent: omitting a flag would
+/// change the result.
 const SPELT: &[(&str, &[&str])] = &[
     ("lens", &["-k", "--layers", "--positions", "--component", "--track", "--intervene"]),
     ("attn", &["--layer", "--head", "--intervene"]),
@@ -72,7 +72,7 @@ const SPELT: &[(&str, &[&str])] = &[
     ("runs", &["--base", "--experiment", "--rows"]),
 ];
 
-/// Whether all flags before `--` are spelt. What looks like a flag and is a value costs a line in Python, no more.
+/// Whether all flags before `--` are translated. A value that looks like a flag only costs the Python equivalent.
 fn is_spelt(words: &[String]) -> bool {
     let Some((_, flags)) = words.first().and_then(|name| SPELT.iter().find(|(command, _)| command == name))
     else {
@@ -85,10 +85,10 @@ fn is_spelt(words: &[String]) -> bool {
     })
 }
 
-/// The program in Python that gives the same; `None` for a command that the package has no call for, or whose flags it
-/// would have to spell in a way that is not written here. `words` are the command's, from its name on.
+/// The Python program that gives the same result; `None` for a command without a call in the package, or with flags not
+/// translated here. `words` are the command's, from its name on.
 ///
-/// Tokens that the command chose itself are those of its report.
+/// Tokens chosen by the command itself are taken from its report.
 pub(super) fn of(command: &Command, words: &[String], report: &Value) -> Option<String> {
     if !is_spelt(words) {
         return None;
@@ -315,7 +315,7 @@ fn of_runs(runs: &Runs) -> Option<String> {
     Some(begin + &rest)
 }
 
-/// A run by its place is a number, by its path below the store the folder's name.
+/// An index of a run is a number; a path below the store becomes the folder's name.
 fn which(run: &str) -> String {
     match run.parse::<i64>() {
         Ok(place) => place.to_string(),
@@ -323,7 +323,7 @@ fn which(run: &str) -> String {
     }
 }
 
-/// A call of a method of the model.
+/// A method call on the model.
 struct Call {
     method: &'static str,
     arguments: Vec<String>,
@@ -411,7 +411,7 @@ fn preamble(model: &ModelFlag) -> String {
     )
 }
 
-/// A change that sets to zero or scales, as Python has it. Those that read a file or another row are written otherwise.
+/// A change that sets to zero or scales, in Python. Those that read a file or another row are written differently.
 fn intervention(text: &str) -> Option<String> {
     let Intervention { activation, entries, part, operation } =
         text.parse::<Intervention<Reference>>().ok()?;
@@ -419,7 +419,7 @@ fn intervention(text: &str) -> Option<String> {
     let factor = match operation {
         Operation::Scale(factor) => factor,
         Operation::Set(0.0) => 0.0,
-        // A knock-out, which Python writes as a factor of 0.
+        // A knock-out, which is a factor of 0 in Python.
         Operation::Set(f32::NEG_INFINITY) if is_before => 0.0,
         _ => return None,
     };
@@ -450,12 +450,12 @@ fn positions(specifiers: &[Specifier]) -> String {
     format!("[{}]", specifiers.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
-/// The token that was named, or that the command chose.
+/// The token that was named, or chosen by the command.
 fn chosen(named: Option<&str>, of_report: &Value) -> Option<String> {
     named.map(token).or_else(|| of_report.as_u64().map(|id| id.to_string()))
 }
 
-/// A token by its text, or by its number.
+/// A token by its text, or by its id.
 fn token(text: &str) -> String {
     match text.strip_prefix("id:").and_then(|id| id.parse::<u32>().ok()) {
         Some(id) => id.to_string(),
@@ -463,7 +463,7 @@ fn token(text: &str) -> String {
     }
 }
 
-/// A text as Python reads it: JSON's escapes are Python's too.
+/// A Python string literal: JSON's escapes are valid in Python too.
 fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }

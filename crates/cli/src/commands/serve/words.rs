@@ -1,6 +1,6 @@
-//! A command line as one types it into a shell.
+//! A command line as typed into a shell.
 
-/// Words as a POSIX shell reads them.
+/// Words quoted for a POSIX shell.
 pub(super) fn shell(words: &[String]) -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
