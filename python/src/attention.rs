@@ -16,7 +16,7 @@ use crate::hooks::{HookInput, Hooks};
 use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, views};
 
-/// Which tokens each head looks at: plain data, and what can be drawn of it.
+/// What each head attends to: plain data that can be drawn.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Attention {
     report: AttentionReport,
@@ -24,7 +24,7 @@ pub(crate) struct Attention {
 
 #[pymethods]
 impl Attention {
-    /// Runs one prompt, as interventions and hooks leave it, and keeps the patterns that `heads` names: `pattern_L*H*`.
+    /// Runs one prompt under the interventions and hooks and keeps the patterns that `heads` names: `pattern_L*H*`.
     #[staticmethod]
     fn of_prompt(
         py: Python<'_>,
@@ -68,7 +68,7 @@ impl Attention {
         view::json(&self.report).map_err(drawing)
     }
 
-    /// One page that needs no network.
+    /// One self-contained page; it needs no network.
     fn html(&self, hide_first: bool) -> Result<String, Failure> {
         view::html(&self.report, sink(hide_first)).map_err(drawing)
     }
@@ -95,7 +95,7 @@ impl Attention {
         Ok(PyBytes::new(py, &picture.map_err(drawing)?))
     }
 
-    /// A table for a terminal so many columns wide, in 24-bit colour or none.
+    /// A table for a terminal `width` columns wide, in 24-bit colour or none.
     fn terminal(&self, width: usize, colour: bool, hide_first: bool) -> String {
         let colour = if colour { ColourDepth::True } else { ColourDepth::None };
         view::terminal(&self.report, &TerminalOptions { width, colour, sink: sink(hide_first) })
@@ -110,7 +110,7 @@ fn picture(hide_first: bool, dark: bool) -> PictureOptions {
     PictureOptions { sink: sink(hide_first), dark, ..PictureOptions::default() }
 }
 
-/// An error of drawing as one of the engine.
+/// A drawing error as an error of the engine.
 pub(crate) fn drawing(error: easyroutine_view::Error) -> Failure {
     Failure::input(error.to_string())
 }

@@ -28,12 +28,12 @@ pub(crate) struct PatchingSettings {
     positions: String,
     metrics: Vec<MetricInput>,
     rule: String,
-    /// How many cells of each row are also run.
+    /// Cells of each row that are also run, as a check.
     check: Option<usize>,
     seed: u64,
 }
 
-/// Scores by activation as entries of a cache, `metric` and `base_metric` [B], and `checks`, JSON of each row.
+/// Scores by activation as entries of a cache; `metric` and `base_metric` [B]; and `checks`, JSON for each row.
 pub(crate) fn patching<'py>(
     py: Python<'py>,
     model: &Model,
@@ -94,7 +94,7 @@ pub(crate) struct IntegralSettings {
     steps: usize,
 }
 
-/// `attributions` [B, T, D], and of each row `metric`, `baseline_metric`, `missing` [B]; `warnings` in words.
+/// `attributions` [B, T, D]; `metric`, `baseline_metric` and `missing` [B], one value per row; and `warnings` as text.
 pub(crate) fn integrated<'py>(
     py: Python<'py>,
     model: &Model,

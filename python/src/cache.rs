@@ -1,4 +1,4 @@
-//! What a run kept, on its way to and from Python.
+//! Converts what a run kept to and from Python.
 
 use easyroutine::cache::{ActivationCache, Axis, Content, Kept, Numbers as KeptNumbers};
 use easyroutine::positions::Selection;
@@ -10,8 +10,8 @@ use crate::dlpack::Numbers;
 use crate::errors::Failure;
 use crate::tensor::Tensor;
 
-/// A cache as a dictionary: `entries` (key, value, what is to be said of it), `indices` and `groups` of the selected
-/// tokens, the same of the rows of patterns where these are others, and whether T counts `groups`.
+/// A cache as a dictionary: `entries` (key, value, remarks); `indices` and `groups` of the selected tokens, and the
+/// same for the rows of patterns where they differ; and whether T counts `groups`.
 pub(crate) fn to_python<'py>(py: Python<'py>, cache: ActivationCache) -> PyResult<Bound<'py, PyDict>> {
     let result = PyDict::new(py);
     result.set_item("selection", selection(&cache.selection))?;
@@ -27,7 +27,7 @@ pub(crate) fn to_python<'py>(py: Python<'py>, cache: ActivationCache) -> PyResul
     Ok(result)
 }
 
-/// For each row its indices, and the columns of each specifier.
+/// The indices of each row and the columns of each specifier.
 pub(crate) type Rows = Vec<(Vec<usize>, Vec<(usize, usize)>)>;
 
 pub(crate) fn selection(selection: &Selection) -> Rows {
@@ -37,7 +37,7 @@ pub(crate) fn selection(selection: &Selection) -> Rows {
     selection.rows.iter().map(row).collect()
 }
 
-/// One tensor, or a list of one a row where rows differ in length.
+/// One tensor, or a list with one per row where rows differ in length.
 pub(crate) fn value<'py>(py: Python<'py>, kept: Kept) -> PyResult<Bound<'py, PyAny>> {
     if let Some(shape) = kept.shape() {
         return Tensor::new(numbers(kept.into_data()), shape).into_bound_py_any(py);
@@ -61,7 +61,7 @@ fn numbers(data: KeptNumbers) -> Numbers {
     }
 }
 
-/// A value from Python: one tensor `[B, ...]`, or a list of one a row.
+/// A value from Python: one tensor `[B, ...]`, or a list with one per row.
 pub(crate) fn kept(key: &str, value: &Bound<'_, PyAny>) -> Result<Kept, Failure> {
     let of_type = |value: &Bound<'_, PyAny>| {
         value.cast::<Tensor>().ok().map(|t| (t.get().floats(), t.get().shape.clone()))

@@ -20,16 +20,16 @@ use crate::interrupt::{Signals, waiting};
 use crate::model::{Model, RowInput, specifiers, views};
 use crate::tensor::Tensor;
 
-/// A dictionary, its weights mapped.
+/// A dictionary with its weights mapped into memory.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Dictionary {
     dictionary: Arc<Engine>,
-    /// What it is called in keys and messages.
+    /// Its name in keys and messages.
     name: String,
     cpu: Cpu,
 }
 
-/// What a run of rows keeps of features, as Python writes it.
+/// Which features a run keeps, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct FeatureSettings {
@@ -42,7 +42,7 @@ pub(crate) struct FeatureSettings {
     seed: u64,
 }
 
-/// Indices `[n, 3]` of row, place among the selected positions and feature, values `[n]`, shape.
+/// Indices `[n, 3]` (row, place among the selected positions, feature), values `[n]`, and shape.
 type Sparse = (Tensor, Tensor, [i64; 3]);
 
 #[pymethods]
@@ -67,24 +67,24 @@ impl Dictionary {
         Ok(Dictionary { dictionary, name, cpu: Cpu::new(simd, threads.unwrap_or_else(all)) })
     }
 
-    /// What it is, as JSON.
+    /// Its certificate as JSON.
     fn certificate(&self) -> String {
         self.dictionary.certificate().to_json().to_string()
     }
 
-    /// Of each layer: the number of the model's layer that it writes to, and the layers of the set that it decodes.
+    /// For each layer, the model layer it writes to and the layers of the set that it decodes.
     fn layers(&self) -> Vec<(Option<usize>, Vec<usize>)> {
         let layers = self.dictionary.layers().iter().enumerate();
         layers.map(|(at, layer)| (layer.writes().layer(), self.dictionary.sources(at).collect())).collect()
     }
 
-    /// Where its layers read and write in a model.
+    /// Where its layers read and write in `model`.
     fn fit(&self, model: &Model) -> Result<Vec<(String, String)>, Failure> {
         let fits = self.dictionary.fit(model.model.arch())?;
         Ok(fits.iter().map(|fit| (fit.reads.to_string(), fit.writes.to_string())).collect())
     }
 
-    /// The features of rows that a model runs, one entry a layer.
+    /// The features of rows that a model runs, one entry per layer.
     fn features(
         &self,
         py: Python<'_>,
@@ -146,14 +146,14 @@ impl Dictionary {
         Ok(found.to_json().to_string())
     }
 
-    /// The text that `measure` takes where there is no other, one prompt an entry.
+    /// The text that `measure` uses by default, one prompt per entry.
     #[staticmethod]
     fn text() -> Vec<&'static str> {
         TEXT.split("\n\n").map(str::trim_end).collect()
     }
 
-    /// What each active feature of tokens `[T, D_in]` gives a number to first order, by its gradients `[T, D_out]` where
-    /// `target` writes: token and feature `[n, 2]`, and the numbers `[n]`. `own` is what `target` reads.
+    /// Each active feature's first-order effect on a number, for tokens `[T, D_in]` and the number's gradients `[T,
+    /// D_out]` where `target` writes: token and feature `[n, 2]`, and effects `[n]`. `own` is what `target` reads.
     fn attribution(
         &self,
         py: Python<'_>,
@@ -187,7 +187,7 @@ impl Dictionary {
         Ok((Tensor::new(Numbers::I64(places), vec![n, 2]), Tensor::f32(values, vec![n])))
     }
 
-    /// Reads every number once.
+    /// Reads every weight once.
     fn check(&self, py: Python<'_>) -> Result<(), Failure> {
         let dictionary = Arc::clone(&self.dictionary);
         waiting(py, move || dictionary.check_numbers())
@@ -208,7 +208,7 @@ impl Dictionary {
         Ok(Tensor::f32(dense, shape))
     }
 
-    /// What features `[..., F']` of the layers that write to `layer` decode to, `[..., D_out]`.
+    /// Decodes features `[..., F']` of the layers that write to `layer`, giving `[..., D_out]`.
     fn decode(
         &self,
         py: Python<'_>,
@@ -249,7 +249,7 @@ impl Dictionary {
         Ok(Tensor::f32(decoded, shape))
     }
 
-    /// What a feature of 1 adds where the layer `target` writes, `[D_out]`.
+    /// The vector `[D_out]` that a feature of value 1 adds where layer `target` writes.
     fn direction(&self, feature: usize, layer: usize, target: usize) -> Result<Tensor, Failure> {
         let row = self.dictionary.layer(layer)?.direction(feature, target)?;
         let n = row.len();
@@ -257,7 +257,7 @@ impl Dictionary {
     }
 }
 
-/// Adds a dictionary to those that are used in a model, unless it is among them; returns its number.
+/// Adds a dictionary to those used in a model, unless it is already there; returns its index.
 pub(crate) fn added(
     dictionaries: &mut Dictionaries,
     one: &Dictionary,
@@ -274,7 +274,7 @@ pub(crate) fn added(
     Ok(number)
 }
 
-/// The numbers of vectors, and their shape.
+/// The vectors' numbers and shape.
 fn vectors(x: &Tensor) -> Result<(Vec<f32>, Vec<usize>), Failure> {
     match x.shape.last() {
         Some(width) if *width > 0 => Ok((x.floats(), x.shape.clone())),

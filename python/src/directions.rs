@@ -14,10 +14,10 @@ use crate::errors::Failure;
 use crate::interrupt::waiting;
 use crate::tensor::Tensor;
 
-/// Vectors of one activation after another: its key, its layer, `[rows, width]`.
+/// Vectors of each activation: its key, its layer, and `[rows, width]`.
 type Given = Vec<(String, usize, Py<Tensor>)>;
 
-/// Directions of the layers of one site, with what is known of how well they do.
+/// Directions for the layers of one site, with what is known of their accuracy.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Directions {
     directions: Engine,
@@ -32,7 +32,7 @@ impl Directions {
         Ok(Directions { directions: Engine::open(&path)?, accuracies: Vec::new() })
     }
 
-    /// Fits a probe of each activation on rows of two classes.
+    /// Fits a probe of each activation to rows of two classes.
     #[staticmethod]
     #[pyo3(signature = (site, given, labels, *, method, c, standardise, held))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
@@ -117,7 +117,7 @@ impl Directions {
         &self.directions.method
     }
 
-    /// Of each layer its number, its vector, and of a probe its bias.
+    /// For each layer its number, its vector and, for a probe, its bias.
     fn layers(&self) -> Vec<(usize, Tensor, Option<f32>)> {
         let layers = self.directions.layers.iter();
         let of_layer = |(number, layer): (&usize, &LayerDirection)| {
@@ -126,7 +126,7 @@ impl Directions {
         layers.map(of_layer).collect()
     }
 
-    /// Of each activation the accuracy on what was fitted and on what was held out, and what chance reaches.
+    /// For each activation the accuracy on the fitted rows and on the held-out rows, and the accuracy of chance.
     fn accuracies(&self) -> Vec<(String, f64, Option<f64>, f64)> {
         let of_layer = |LayerAccuracy { activation, accuracy }: &LayerAccuracy| {
             (activation.clone(), accuracy.fitted, accuracy.held_out, accuracy.chance)
@@ -134,7 +134,7 @@ impl Directions {
         self.accuracies.iter().map(of_layer).collect()
     }
 
-    /// vector · x + bias of each vector `[..., width]`.
+    /// vector · x + bias for each vector `[..., width]`.
     fn scores(&self, layer: usize, x: &Tensor) -> Result<Tensor, Failure> {
         let Some(found) = self.directions.layers.get(&layer) else {
             return Err(Failure::input(format!("no direction of layer {layer}")));
@@ -160,7 +160,7 @@ impl Directions {
         Ok(PyBytes::new(py, &self.directions.to_safetensors()?))
     }
 
-    /// The bytes of a control vector of llama.cpp.
+    /// The bytes of a llama.cpp control vector.
     fn control_vector<'py>(&self, py: Python<'py>, hint: &str) -> Result<Bound<'py, PyBytes>, Failure> {
         Ok(PyBytes::new(py, &self.directions.to_control_vector(hint)?))
     }

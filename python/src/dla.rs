@@ -17,7 +17,7 @@ use crate::tensor::Tensor;
 pub(crate) struct AttributionSettings {
     /// `part`, `head` or `neuron`.
     by: String,
-    /// Answer and what it is measured against: one for all rows, or one a row.
+    /// The answer and what it is measured against: one pair for all rows, or one per row.
     directions: Vec<(u32, Option<u32>)>,
     /// As JSON.
     positions: String,

@@ -1,4 +1,4 @@
-//! Memory that other libraries read and write, and DLPack, by which they get at it. The one file with `unsafe`.
+//! Memory shared with other libraries, through DLPack. The one file with `unsafe`.
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
@@ -19,7 +19,7 @@ use crate::tensor::Tensor;
 
 /// DLPack's name for main memory.
 pub(crate) const CPU: (u32, i32) = (1, 0);
-/// The newest version of DLPack that is read here.
+/// The newest version of DLPack that is read.
 const NEWEST: (u32, u32) = (1, 0);
 
 /// Numbers of one type.
@@ -46,7 +46,7 @@ impl Numbers {
     }
 }
 
-/// Numbers at an address that stays the same until the last tensor is gone, whoever holds it.
+/// Numbers at an address that stays valid until the last tensor that uses them is gone.
 pub(crate) struct Storage {
     numbers: UnsafeCell<Numbers>,
     address: usize,
@@ -55,9 +55,9 @@ pub(crate) struct Storage {
 
 // SAFETY: a storage is plain numbers on the heap, which any thread may free.
 unsafe impl Send for Storage {}
-// SAFETY: the vector itself is never changed or moved. Its numbers may be written through pointers that were handed out,
-// as those of any array in Python may: whoever writes while another thread reads gets torn numbers, nothing else is at
-// stake, and the engine itself reads them only to copy them, under the GIL.
+// SAFETY: the vector itself is never changed or moved. Its numbers may be written through pointers that were handed
+// out, like those of any array in Python. Writing while another thread reads can only tear numbers, and the engine
+// itself reads them only to copy them, under the GIL.
 unsafe impl Sync for Storage {}
 
 impl Storage {
@@ -69,7 +69,7 @@ impl Storage {
         Storage { width: numbers.width(), address, numbers: UnsafeCell::new(numbers) }
     }
 
-    /// Looks at the numbers, to copy some out.
+    /// Lends the numbers to `look`, which copies what it needs.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Numbers) -> R) -> R {
         // SAFETY: the vector is never changed or moved after `new`, and the reference ends with the call.
         look(unsafe { &*self.numbers.get() })
@@ -87,7 +87,7 @@ impl Storage {
         if self.width == 4 { "float32" } else { "int64" }
     }
 
-    /// The type in the spelling of numpy's array interface.
+    /// The type as numpy's array interface spells it.
     pub(crate) fn typestr(&self) -> &'static str {
         match (self.width, cfg!(target_endian = "little")) {
             (4, true) => "<f4",
@@ -112,7 +112,7 @@ impl Storage {
     }
 }
 
-/// What a cache held, the next run has room for.
+/// Returns a cache's memory to the pool, for the next run.
 impl Drop for Storage {
     fn drop(&mut self) {
         if let Numbers::F32(values) = self.numbers.get_mut() {
@@ -121,11 +121,11 @@ impl Drop for Storage {
     }
 }
 
-/// A capsule of the tensor. It shares the tensor's memory, unless a step is negative: few libraries take one, so those
-/// numbers are copied.
+/// A capsule of the tensor. It shares the tensor's memory, except with a negative step: few libraries accept one, so
+/// those numbers are copied.
 ///
 /// # Errors
-/// Another device than main memory; `copy` of false where a copy must be made.
+/// A device other than main memory; `copy=false` where a copy is unavoidable.
 pub(crate) fn export(
     tensor: &Tensor,
     py: Python<'_>,
@@ -186,7 +186,8 @@ fn managed<M: ManagedTensorBase>(tensor: &Tensor) -> PyResult<Managed<M>> {
     // SAFETY: `extra` has twice as many values as there are axes.
     descriptor.strides = unsafe { extra.add(axes) };
     initialized.set_device(DLDevice::CPU).set_dtype(tensor.storage.data_type());
-    // Where a view begins is in the pointer, as in torch and numpy: torch before 2.8 reads no byte offset.
+    // The pointer, not the byte offset, says where a view begins, as in torch and numpy: torch before 2.8 ignores byte
+    // offsets.
     let first = tensor.storage.pointer().cast::<u8>().wrapping_add(tensor.offset * tensor.storage.width());
     initialized.set_data(first.cast());
     // SAFETY: the context holds the storage, so the numbers live as long as the capsule; shape and strides lie in the
@@ -194,12 +195,12 @@ fn managed<M: ManagedTensorBase>(tensor: &Tensor) -> PyResult<Managed<M>> {
     Ok(unsafe { initialized.finish() })
 }
 
-/// Copies the numbers of an array of another library in the order of its shape, whatever its strides: whole numbers and
+/// Copies the numbers of another library's array in the order of its shape, whatever its strides: whole numbers and
 /// booleans as int64, all others as float32.
 ///
 /// # Errors
-/// An array that is not in main memory, or that its library does not hand over; complex numbers; numbers beyond float32
-/// or int64.
+/// An array that is not in main memory or that its library refuses to export; complex numbers; numbers that float32 or
+/// int64 cannot hold.
 pub(crate) fn read(array: &Bound<'_, PyAny>) -> Result<(Numbers, Vec<usize>), Failure> {
     let py = array.py();
     let dtype = array.getattr("dtype").map_or_else(|_| "this type".to_owned(), |dtype| dtype.to_string());
@@ -260,8 +261,8 @@ pub(crate) fn read(array: &Bound<'_, PyAny>) -> Result<(Numbers, Vec<usize>), Fa
     Ok((numbers, shape))
 }
 
-/// What another library exports, asked for in the version of DLPack that the library speaks: before 1.0 `__dlpack__` takes
-/// no version.
+/// What another library exports, requested in the version of DLPack it speaks: before 1.0 `__dlpack__` takes no
+/// version.
 fn capsule<'py>(array: &Bound<'py, PyAny>) -> Result<Bound<'py, PyAny>, Failure> {
     let py = array.py();
     let refused = |error| refused(py, error);
@@ -292,7 +293,7 @@ fn copied<T: Copy, R>(tensor: &TensorRef<'_>, read: impl Fn(T) -> R) -> Result<V
         Failure::memory(format!("no memory for the {} numbers of an array", tensor.num_elements()))
     })?;
     let strides = tensor.strides_or_compact().map_err(invalid)?;
-    // The step along an axis of one number is never taken, and may be anything.
+    // The stride along an axis of length one is never taken and may be anything.
     let axes: Vec<(i64, isize)> = std::iter::zip(tensor.shape(), strides.iter())
         .map(|(size, stride)| (*size, if *size == 1 { 0 } else { *stride as isize }))
         .collect();
@@ -304,8 +305,8 @@ fn copied<T: Copy, R>(tensor: &TensorRef<'_>, read: impl Fn(T) -> R) -> Result<V
     loop {
         let row = first.wrapping_offset(at);
         for number in 0..inner as isize {
-            // SAFETY: the producer vouches for every place that shape and strides name, and it lives as long as
-            // `tensor`. An array of bytes may place its numbers anywhere, so nothing is assumed of their alignment.
+            // SAFETY: the producer vouches for every place that shape and strides name, for as long as `tensor` lives.
+            // An array of bytes may place its numbers anywhere, so the read assumes no alignment.
             numbers.push(read(unsafe { row.wrapping_offset(number * step).read_unaligned() }));
         }
         let Some(axis) = (0..outer.len()).rev().find(|axis| index[*axis] + 1 < outer[*axis].0) else {
@@ -320,7 +321,7 @@ fn copied<T: Copy, R>(tensor: &TensorRef<'_>, read: impl Fn(T) -> R) -> Result<V
     }
 }
 
-/// What another library, or DLPack itself, refuses. Signals pass as they are.
+/// An error from another library or from DLPack itself. Signals pass unchanged.
 fn refused(py: Python<'_>, error: PyErr) -> Failure {
     if !error.is_instance_of::<PyException>(py) {
         return Failure::Python(error);

@@ -1,4 +1,4 @@
-//! Edges and circuits, fits of Jacobian lenses, training of tuned lenses.
+//! Edges and circuits, fitting Jacobian lenses, training tuned lenses.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -22,7 +22,7 @@ use crate::interrupt::Signals;
 use crate::model::{Model, RowInput};
 use crate::patching::{Told, rule};
 
-/// What edges are scored by, as Python writes it.
+/// How edges are scored, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct EdgeSettings {
@@ -33,11 +33,11 @@ pub(crate) struct EdgeSettings {
     rule: String,
     top: usize,
     curve: bool,
-    /// The texts by what they are, for pictures.
+    /// The texts by role, for pictures.
     prompts: Vec<(String, String)>,
 }
 
-/// The circuit of the largest edges of pairs of rows, as JSON of EAP-IG with what its runs gave.
+/// The circuit of the largest edges over pairs of rows, as EAP-IG's JSON with the results of its runs.
 pub(crate) fn edges(
     py: Python<'_>,
     model: &Model,
@@ -134,7 +134,7 @@ pub(crate) fn edges(
     found.map(|json| json.to_string()).map_err(|error| told.failure(&signals, error))
 }
 
-/// A circuit of such JSON in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.
+/// Draws a circuit, given as that JSON, in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.
 pub(crate) fn draw(text: &str, format: &str, width: usize, most: usize) -> Result<Vec<u8>, Failure> {
     let json: Value =
         serde_json::from_str(text).map_err(|e| Failure::input(format!("this is no circuit: {e}")))?;
@@ -177,7 +177,7 @@ pub(crate) fn draw(text: &str, format: &str, width: usize, most: usize) -> Resul
     })
 }
 
-/// Fits a Jacobian lens on rows and writes it; gives what the file says, as JSON.
+/// Fits a Jacobian lens on rows and writes it; returns the file's description as JSON.
 pub(crate) fn fit_jacobian(
     py: Python<'_>,
     model: &Model,
@@ -229,7 +229,7 @@ pub(crate) struct TuneSettings {
     seed: u64,
 }
 
-/// Trains a tuned lens on rows and saves it in a folder; gives the mean loss of every step.
+/// Trains a tuned lens on rows and saves it in a folder; returns the mean loss of every step.
 pub(crate) fn tune(
     py: Python<'_>,
     model: &Model,
@@ -267,7 +267,7 @@ pub(crate) fn tune(
     found.map_err(|error| told.failure(&signals, error))
 }
 
-/// Makes a file beside its place first, so that it is whole or not there.
+/// Writes a file beside its final place and renames it, so that it is complete or absent.
 fn written(path: &Path, fill: impl FnOnce(&PathBuf) -> std::io::Result<()>) -> easyroutine::Result<()> {
     let at = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! Interventions, from the Python dataclass to the engine's.
+//! Interventions: from the Python dataclass to the engine's.
 
 use easyroutine::arch::Arch;
 use easyroutine::edit::{Edits, Intervention, Operation, Part, Rescaled, Tensor as Values, activation};
@@ -34,11 +34,11 @@ pub(crate) struct FeatureInput {
     dictionary: Py<Dictionary>,
     /// Layers by their number in the dictionary.
     layers: Vec<usize>,
-    /// None: all.
+    /// `None` means all.
     feature: Option<usize>,
     /// `set`, `scale`, `steer`, `splice`, `keep_error`.
     operation: String,
-    /// Of `set`, `scale` and `steer`.
+    /// For `set`, `scale` and `steer`.
     value: f32,
     /// As JSON.
     positions: String,
@@ -52,7 +52,7 @@ pub(crate) struct ActivationInput {
     r#type: String,
     /// A key, or a pattern of keys.
     activation: String,
-    /// As JSON; of a grid the queries.
+    /// As JSON; for a grid, the queries.
     positions: String,
     /// As JSON: the keys of a grid.
     columns: Option<String>,
@@ -60,11 +60,11 @@ pub(crate) struct ActivationInput {
     rescaled: bool,
     /// `scale`, `replace`, `mean`, `add`, `resample`.
     operation: String,
-    /// Of `scale` and `add`.
+    /// For `scale` and `add`.
     factor: f32,
-    /// Of `replace`, `mean` and `add`.
+    /// For `replace`, `mean` and `add`.
     values: Option<Py<Tensor>>,
-    /// Of `resample`.
+    /// For `resample`.
     row: Option<usize>,
 }
 
@@ -95,7 +95,7 @@ impl ActivationInput {
     }
 }
 
-/// An intervention as a run keeps it, in the spelling of every face: its fields as JSON, and its values.
+/// An intervention as a run stores it, spelled the same way everywhere: its fields as JSON, and its values.
 pub(crate) fn recorded(written: &InterventionInput) -> Result<(String, Option<Tensor>), Failure> {
     let InterventionInput::Activation(written) = written else {
         return Err(Failure::input("a change of features is not recorded in a run"));
@@ -109,7 +109,7 @@ pub(crate) fn recorded(written: &InterventionInput) -> Result<(String, Option<Te
     Ok((Value::Object(record::fields(&intervention)).to_string(), tensor))
 }
 
-/// What is changed while a model runs: activations, then features.
+/// What changes while a model runs: activations, then features.
 pub(crate) struct Changes {
     pub(crate) interventions: Vec<Intervention>,
     features: Vec<FeatureChange>,
@@ -129,7 +129,7 @@ pub(crate) fn read(written: &[InterventionInput], arch: &Arch) -> Result<Changes
     Ok(changes)
 }
 
-/// Reads changes where those of features have no place; `what` says why.
+/// Reads changes where features may not be changed; `what` says why.
 pub(crate) fn read_activations(
     written: &[InterventionInput],
     what: &str,
@@ -163,7 +163,7 @@ impl Changes {
         Ok(())
     }
 
-    /// The changes checked against a model and its rows. What is odd about them is warned of.
+    /// Checks the changes against a model and its rows, with warnings about anything odd.
     pub(crate) fn checked(
         &self,
         py: Python<'_>,
@@ -175,7 +175,7 @@ impl Changes {
         Ok((edits, self.of_features(model, rows, context)?))
     }
 
-    /// The changes of features, for rows.
+    /// The feature changes for rows.
     pub(crate) fn of_features(
         &self,
         model: &easyroutine::Model,
@@ -185,7 +185,7 @@ impl Changes {
         FeatureEdits::new(&self.features, &self.dictionaries, model.cpu(), rows, context)
     }
 
-    /// What is changed while a model runs, in words for pictures.
+    /// Describes the changes for pictures.
     pub(crate) fn described(&self, hooks: &[HookInput]) -> Vec<String> {
         let of_hooks = hooks.iter().map(|(site, ..)| format!("a function at {site}"));
         let of_features = self.features.iter().map(ToString::to_string);
@@ -193,7 +193,7 @@ impl Changes {
     }
 }
 
-/// Whether one of these says what becomes of single rows of a batch.
+/// Whether any of these treats single rows of a batch differently.
 pub(crate) fn speak_of_rows(written: &[InterventionInput]) -> Result<bool, Failure> {
     let mut speaks = false;
     for one in written {
@@ -204,7 +204,7 @@ pub(crate) fn speak_of_rows(written: &[InterventionInput]) -> Result<bool, Failu
     Ok(speaks)
 }
 
-/// Changes of activations checked against a model and its rows. What is odd about them is warned of.
+/// Checks changes of activations against a model and its rows, with warnings about anything odd.
 pub(crate) fn checked(
     py: Python<'_>,
     interventions: &[Intervention],

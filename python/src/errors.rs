@@ -6,16 +6,16 @@ use pyo3::prelude::*;
 
 /// An error on its way to Python.
 pub(crate) enum Failure {
-    /// Of the engine.
+    /// From the engine.
     Engine(easyroutine::Error),
-    /// An array that another library and this one cannot exchange, and what would do.
+    /// An array that cannot be exchanged with another library, and the remedy.
     Exchange(String, Option<&'static str>),
-    /// Raised by Python itself: a signal, a callback.
+    /// Raised by Python itself: by a signal or a callback.
     Python(PyErr),
 }
 
 impl Failure {
-    /// Something wrong in what the caller gave.
+    /// An error in the caller's input.
     pub(crate) fn input(message: impl Into<String>) -> Self {
         Failure::Engine(easyroutine::Error::input(message))
     }
@@ -30,7 +30,7 @@ impl Failure {
         Failure::Engine(easyroutine::Error::new(ErrorKind::Memory, message.into()))
     }
 
-    /// The same, saying what would do.
+    /// Adds the remedy.
     pub(crate) fn hint(self, hint: &'static str) -> Self {
         match self {
             Failure::Engine(error) => Failure::Engine(error.hint(hint)),

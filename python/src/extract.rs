@@ -1,4 +1,4 @@
-//! A data set through a model in packed batches.
+//! Runs a data set through a model in packed batches.
 
 use easyroutine::edit::{Edits, Intervention};
 use easyroutine::extract::{Collect, End, Example, Extraction, Options, Progress};
@@ -15,7 +15,7 @@ use crate::errors::Failure;
 use crate::interrupt::Signals;
 use crate::model::{Model, object, specifiers};
 
-/// A row: its ids, its text with the span of each token where known, and where its groups begin where it has its own.
+/// A row: its ids; its text with the span of each token, where known; and where its groups begin, if it has its own.
 pub(crate) type ExampleInput = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>, Option<Vec<i64>>);
 
 /// What is kept of a data set and how it runs, as Python writes it.
@@ -27,10 +27,10 @@ pub(crate) struct ExtractionSettings {
     /// As JSON.
     config: String,
     interventions: Vec<InterventionInput>,
-    /// Where groups of every row begin that has no pivots of its own.
+    /// Where groups begin in every row without pivots of its own.
     pivots: Vec<i64>,
     seed: u64,
-    /// Tokens of a batch at most.
+    /// The most tokens in a batch.
     pub(crate) batch_tokens: usize,
 }
 
@@ -46,7 +46,7 @@ impl ExtractionSettings {
     }
 }
 
-/// Runs the rows and collects what is kept of them, in their order. `progress` is called with tokens done and tokens in all.
+/// Runs the rows and collects what is kept of them, in order. `progress` is called with tokens done and tokens in all.
 pub(crate) fn run<'py>(
     py: Python<'py>,
     model: &Model,
@@ -93,7 +93,7 @@ pub(crate) fn examples(rows: Vec<ExampleInput>) -> Vec<Example> {
     rows.into_iter().enumerate().map(example).collect()
 }
 
-/// The interventions, checked against all rows before the first runs. What is odd about them is warned of once.
+/// Checks the interventions against all rows before the first runs, warning once about anything odd.
 pub(crate) fn checked(
     py: Python<'_>,
     model: &Model,
@@ -108,7 +108,7 @@ pub(crate) fn checked(
     Ok(interventions)
 }
 
-/// Passes progress on. An error of the callback is shown and does not end the run.
+/// Reports progress. An error in the callback is shown and does not end the run.
 pub(crate) fn told(progress: Option<&Py<PyAny>>, done: Progress) {
     let Some(function) = progress else { return };
     Python::attach(|py| {

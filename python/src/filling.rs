@@ -1,4 +1,4 @@
-//! A data set through a model into a run of a store, unit by unit.
+//! Runs a data set through a model into a run of a store, unit by unit.
 
 use easyroutine::edit::Intervention;
 use easyroutine::extract::{End, Example, Progress};
@@ -21,28 +21,28 @@ use crate::store::failure;
 pub(crate) struct Place {
     /// Its name.
     run: String,
-    /// Whether it may be there already, and is gone on with.
+    /// Whether to continue a run that exists already.
     resume: bool,
-    /// This process's share: number from 1, of how many.
+    /// This process's share: its number, from 1, and the number of shares.
     part: Option<(usize, usize)>,
-    /// What is kept of each row beside its activations, as JSON: `[["label", ["a", "b"]], …]`.
+    /// What is kept of each row besides its activations, as JSON: `[["label", ["a", "b"]], …]`.
     fields: String,
-    /// Examples of a unit; as many as a shard holds where it is nothing.
+    /// Examples in a unit; `None` means as many as a shard holds.
     unit: Option<u64>,
-    /// What made conversations of the prompts, as JSON.
+    /// What turned the prompts into conversations, as JSON.
     chat: Option<String>,
 }
 
-/// What is called meanwhile.
+/// The callbacks.
 pub(crate) struct Told {
-    /// Where a run that was to be gone on with begins here, since there was none.
+    /// Called when a run to be continued begins here because none existed.
     pub(crate) begun: Option<Py<PyAny>>,
-    /// With tokens done and tokens in all.
+    /// Called with tokens done and tokens in all.
     pub(crate) progress: Option<Py<PyAny>>,
 }
 
-/// Writes the units that are missing, or this process's share of them, and commits the run if none is left. Says where the
-/// run is, below the store; nothing where other parts have not written their share.
+/// Writes the missing units, or this process's share of them, and commits the run if none is left. Returns the run's
+/// path below the store, or nothing if other processes have yet to write their shares.
 pub(crate) fn run(
     py: Python<'_>,
     saver: &ActivationSaver,
@@ -68,7 +68,7 @@ pub(crate) fn run(
     })
 }
 
-/// A run that is open, whose units any process may write in any order.
+/// An open run, whose units any process may write in any order.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct OpenRun {
     model: Py<Model>,
@@ -84,12 +84,12 @@ impl OpenRun {
         (0..self.units.len()).map(|unit| self.units.examples(unit).len()).collect()
     }
 
-    /// The units that are not written yet.
+    /// The units not yet written.
     fn missing(&self, py: Python<'_>) -> Result<Vec<usize>, Failure> {
         py.detach(|| self.units.missing()).map_err(failed)
     }
 
-    /// Runs the rows of a unit and writes what is kept of them. A unit that is there already stays as it is.
+    /// Runs the rows of a unit and writes what is kept of them. An existing unit is left alone.
     fn write(&self, py: Python<'_>, unit: usize) -> Result<(), Failure> {
         if unit >= self.units.len() {
             return Err(Failure::input(format!("the run has {} units; {unit} is none", self.units.len())));
@@ -105,13 +105,13 @@ impl OpenRun {
         })
     }
 
-    /// Publishes the run, whose units are all there, and says where it is, below the store.
+    /// Publishes a run whose units are all there and returns its path below the store.
     fn commit(&self, py: Python<'_>) -> Result<String, Failure> {
         py.detach(|| self.units.commit()).map_err(failed)
     }
 }
 
-/// Begins a run or joins it; where it is whole already, the path below the store.
+/// Begins or joins a run; returns the path below the store if it is already complete.
 pub(crate) fn open(
     py: Python<'_>,
     saver: &ActivationSaver,
@@ -227,7 +227,7 @@ fn stopped(signals: &Signals) -> Failure {
     signals.failure(Error::new(ErrorKind::Interrupted, "stopped before the last row"))
 }
 
-/// Tells that a run which was to be resumed begins here. An error of the callback is shown and does not end the run.
+/// Reports that a run to be resumed begins here. An error in the callback is shown and does not end the run.
 fn begin(function: Option<&Py<PyAny>>) {
     let Some(function) = function else { return };
     Python::attach(|py| {

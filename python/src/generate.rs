@@ -1,4 +1,4 @@
-//! Tokens one after another.
+//! Generation, token by token.
 
 use std::ops::ControlFlow;
 
@@ -18,17 +18,17 @@ use crate::model::{Model, RowInput, views};
 #[pyo3(from_item_all)]
 pub(crate) struct GenerationSettings {
     max_new_tokens: usize,
-    /// Nothing: greedy.
+    /// `None` means greedy.
     temperature: Option<f32>,
     top_k: Option<usize>,
     top_p: Option<f32>,
     ends: Vec<u32>,
     seed: u64,
-    /// Called with row, id and log-probability of each token; what it returns ends the row where it is true.
+    /// Called with row, id and log-probability of each token; a true result ends the row.
     on_token: Option<Py<PyAny>>,
 }
 
-/// For each row its new ids, their log-probabilities, and why it ended.
+/// For each row its new ids, their log-probabilities and why it ended.
 pub(crate) type Continued = Vec<(Vec<u32>, Vec<f64>, &'static str)>;
 
 /// Continues rows under interventions and hooks.

@@ -29,7 +29,7 @@ pub(crate) struct GradientSettings {
     keys: Vec<String>,
     /// As JSON.
     positions: String,
-    /// Name, answer, against: one for all rows, or one a row; none where there are vectors.
+    /// Name, answer, against: one for all rows, or one per row; none where vectors are given.
     metrics: Vec<(String, Option<u32>, Option<u32>)>,
     /// Log-probabilities, [B, V].
     target: Option<Py<Tensor>>,
@@ -42,7 +42,7 @@ pub(crate) struct GradientSettings {
     first_row: usize,
 }
 
-/// Gradients by key as `cache::to_python` has them, and under `metric` the metric of each row, [B].
+/// Gradients by key in the form of `cache::to_python`, and under `metric` each row's metric, [B].
 pub(crate) fn run<'py>(
     py: Python<'py>,
     model: &Model,
@@ -85,7 +85,7 @@ pub(crate) fn run<'py>(
     Ok(result)
 }
 
-/// A metric by its name, with its tokens.
+/// A metric by name, with its tokens.
 pub(crate) fn metric(
     (name, answer, against): &(String, Option<u32>, Option<u32>),
 ) -> Result<Metric, Failure> {
@@ -101,7 +101,7 @@ pub(crate) fn metric(
         "p" | "probability" => Metric::Probability { token: answer()? },
         "kl" => Metric::Kl,
         "ce" => Metric::CrossEntropy,
-        // These have no gradient, which the engine says.
+        // These have no gradient; the engine reports it.
         "rank" => Metric::Rank { token: answer()? },
         other => {
             return Err(Failure::input(format!(

@@ -18,10 +18,10 @@ use crate::model::Model;
 use crate::patching::Told;
 use crate::tensor::Tensor;
 
-/// Which nodes are left, and the edges that are, as target and source.
+/// Which nodes are left, and the remaining edges as target and source.
 type Left = (Vec<bool>, Vec<(usize, usize)>);
 
-/// What a graph is made of, as Python writes it.
+/// The settings of a graph, as Python writes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct GraphSettings {
@@ -40,15 +40,15 @@ pub(crate) struct GraphSettings {
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct AttributionGraph {
     graph: Graph,
-    /// As the viewers' JSON has them.
+    /// As in the viewers' JSON.
     texts: Texts,
-    /// As they are shown.
+    /// For display.
     shown: Texts,
     model: String,
     settings: Value,
 }
 
-/// Makes the graph of a row.
+/// Computes the graph of a row.
 pub(crate) fn make(
     py: Python<'_>,
     model: &Model,
@@ -77,7 +77,7 @@ pub(crate) fn make(
                 raised.store(true, Ordering::Relaxed);
             }
         })?;
-        // What `progress` raised last is no less an error.
+        // An exception that `progress` raised at the end counts as well.
         match raised.load(Ordering::Relaxed) {
             true => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
             false => Ok((graph, dictionary)),
@@ -88,7 +88,7 @@ pub(crate) fn make(
         Some(tokenizer) => tokenizer.token_text(*id).to_string(),
         None => format!("<id {id}>"),
     };
-    // The viewers' JSON has what decoding each id alone gives, as circuit-tracer writes it.
+    // The viewers' JSON holds each id decoded alone, as circuit-tracer writes it.
     let decoded = |id: &u32| match &model.tokenizer {
         Some(tokenizer) => tokenizer.decode(&[*id], false),
         None => Ok(format!("<id {id}>")),
@@ -202,13 +202,13 @@ impl AttributionGraph {
         (scores.replacement, scores.completeness)
     }
 
-    /// Which nodes are left, and the edges that are, as target and source.
+    /// Which nodes are left, and the remaining edges as target and source.
     fn prune(&self, nodes: f64, edges: f64) -> Result<Left, Failure> {
         let pruned = self.pruned(nodes, edges)?;
         Ok((pruned.nodes, pruned.edges))
     }
 
-    /// As circuit-tracer writes it.
+    /// As JSON in circuit-tracer's format.
     fn json(
         &self,
         nodes: f64,

@@ -23,7 +23,7 @@ pub(crate) struct GridInput {
     unchanged: f64,
 }
 
-/// The grid in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`, which is `width` columns wide.
+/// The grid in one format: `html`, `svg`, `png`, `csv`, `markdown`, or `terminal`, which is `width` columns wide.
 pub(crate) fn draw(grid: GridInput, format: &str, width: usize, colour: bool) -> Result<Vec<u8>, Failure> {
     let report = grid.report()?;
     let colour = if colour { ColourDepth::True } else { ColourDepth::None };

@@ -12,10 +12,10 @@ use crate::cache;
 use crate::errors::Failure;
 use crate::tensor::Tensor;
 
-/// A hook as Python hands it over: a pattern of keys, the function, and whether it only reads.
+/// A hook from Python: a pattern of keys, the function, and whether it only reads.
 pub(crate) type HookInput = (String, Py<PyAny>, bool);
 
-/// Calls functions with the values at their points, and puts what they return in their place.
+/// Calls functions with the values at their points and replaces the values with what they return.
 pub(crate) struct Hooks {
     hooks: Vec<Hook>,
     raised: Option<PyErr>,
@@ -44,7 +44,7 @@ impl Hooks {
         Ok(Hooks { hooks: found, raised: None })
     }
 
-    /// The error of a run: what a function raised where that ended it.
+    /// The error of a run: the exception that a function raised, if that ended the run.
     pub(crate) fn failure(&mut self, failure: Failure) -> Failure {
         self.raised.take().map_or(failure, Failure::Python)
     }
@@ -88,7 +88,7 @@ impl Tap for Hooks {
     }
 }
 
-/// What stands at a point: one tensor `[B, S, ...]`, or a list of one a row where rows differ.
+/// The values at a point: one tensor `[B, S, ...]`, or a list with one per row where rows differ.
 fn rows_of<'py>(py: Python<'py>, value: &Value<'_>) -> PyResult<Bound<'py, PyAny>> {
     let batch = value.batch();
     let (mut numbers, mut shapes) = (Vec::new(), Vec::new());
@@ -136,7 +136,7 @@ fn put(
     Ok(())
 }
 
-/// The shape of a tensor, or of each of a list; none of what is no tensor.
+/// The shape of a tensor, or of each in a list; `None` for anything else.
 fn shapes(value: &Bound<'_, PyAny>) -> Vec<Option<Vec<usize>>> {
     let shape = |value: &Bound<'_, PyAny>| value.cast::<Tensor>().map(|t| t.get().shape.clone()).ok();
     match value.cast::<PyList>() {

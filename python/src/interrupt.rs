@@ -1,4 +1,4 @@
-//! Ctrl-C in long calls: the engine runs without the GIL and looks for signals on the way.
+//! Ctrl-C during long calls: the engine runs without the GIL and polls for signals.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use crate::errors::Failure;
 
-/// How often signals are looked for.
+/// Interval between checks for signals.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Ends a run when Python has a signal to handle.
@@ -29,7 +29,7 @@ impl Signals {
         }
     }
 
-    /// The error of a run: what Python raised where that ended it.
+    /// The error of a run: Python's exception, if that ended the run.
     pub(crate) fn failure(&self, error: Error) -> Failure {
         match lock(&self.raised).take() {
             Some(raised) => Failure::Python(raised),
@@ -39,7 +39,8 @@ impl Signals {
 
     /// Whether a signal was raised, now or earlier.
     pub(crate) fn is_stopped(&self) -> bool {
-        // Other threads of Python may hold the GIL for milliseconds: it is not asked for more often than a user notices.
+        // Other threads of Python may hold the GIL for milliseconds, so this asks for it no more often than a user
+        // notices.
         let mut looked = lock(&self.looked);
         if looked.elapsed() >= PAUSE {
             if let Err(raised) = Python::attach(|py| py.check_signals()) {
@@ -56,8 +57,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs something that cannot be asked to stop on a thread of its own. A signal ends the waiting at once; what was begun
-/// goes on unseen and its result is dropped.
+/// Runs uninterruptible work on a thread of its own. A signal ends the wait at once; the work goes on in the background
+/// and its result is dropped.
 pub(crate) fn waiting<T: Send + 'static>(
     py: Python<'_>,
     work: impl FnOnce() -> easyroutine::Result<T> + Send + 'static,

@@ -34,7 +34,7 @@ impl Lens {
         Ok(Lens { lens: LogitLens::from_model(&model.model)? })
     }
 
-    /// A model's lens behind the translators of the tuned-lens package.
+    /// A model's lens behind the translators of a folder in the tuned-lens package's format.
     #[staticmethod]
     fn of_tuned_lens(py: Python<'_>, folder: PathBuf, model: &Model) -> Result<Lens, Failure> {
         let model = Arc::clone(&model.model);
@@ -48,8 +48,8 @@ impl Lens {
         Ok(Lens { lens: waiting(py, move || LogitLens::from_jacobian(file, &model))? })
     }
 
-    /// Reads the final norm and the unembedding alone; returns the model's name too, and what is to be known of how its
-    /// files are read.
+    /// Reads only the final norm and the unembedding; returns the model's name too, and warnings about how its files
+    /// are read.
     #[staticmethod]
     #[pyo3(signature = (
         reference, *, dtype="float32", revision=None, offline=false, allow_config_keys=Vec::new(), allow_tensors=Vec::new(),
@@ -85,7 +85,7 @@ impl Lens {
         Ok((Lens { lens }, name, warnings))
     }
 
-    /// A lens of given numbers: `matrix` is `[V, D]`; `norm` is its kind (`layer`, `rms`), eps, weight and bias.
+    /// A lens from given numbers: `matrix` is `[V, D]`; `norm` is its kind (`layer`, `rms`), eps, weight and bias.
     #[staticmethod]
     #[pyo3(signature = (matrix, *, norm=None, bias=None, divisor=None, softcap=None))]
     fn of_numbers(
@@ -153,7 +153,7 @@ impl Lens {
         self.lens.unembedding().d_model()
     }
 
-    /// The lens of every key that the pattern matches.
+    /// The lens of every key that matches the pattern.
     #[pyo3(signature = (entries, target_key, *, averaged, directions, norm, softmax, metric))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn compute<'py>(
@@ -198,7 +198,7 @@ impl Lens {
     }
 }
 
-/// Whose statistics the final norm uses.
+/// Which statistics the final norm uses.
 pub(crate) fn norm_of(name: &str) -> Result<LensNorm, Failure> {
     match name {
         "own" => Ok(LensNorm::Own),

@@ -64,27 +64,27 @@ mod _core {
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
 
-    /// Runs a command line, first the program's name, and returns its exit status. Whoever calls this gave Ctrl-C back to
-    /// the system: the command watches for it itself.
+    /// Runs a command line, whose first word is the program's name, and returns its exit status. The caller must have
+    /// restored the system's handler for Ctrl-C: the command watches for it itself.
     #[pyfunction]
     fn command(py: Python<'_>, words: Vec<std::ffi::OsString>) -> u8 {
         py.detach(|| easyroutine_cli::main(words))
     }
 
-    /// Tells the engine that this process was just forked off another.
+    /// Tells the engine that this process was just forked.
     #[pyfunction]
     fn forked() {
         easyroutine::forked();
     }
 
-    /// The fields of an extraction configuration that ask for an activation, with what each gives.
+    /// The extraction-configuration fields that request an activation, with what each gives.
     #[pyfunction]
     fn sites() -> Vec<(&'static str, &'static str, &'static str)> {
         let sites = easyroutine::sites::Site::ALL.iter();
         sites.map(|site| (site.flag(), site.name(), site.axes())).collect()
     }
 
-    /// For each row of ids its selected indices and the columns of each specifier.
+    /// For each row of ids the selected indices and the columns of each specifier.
     #[pyfunction]
     #[pyo3(signature = (rows, positions, *, pivots=Vec::new(), special=Vec::new(), seed=0, first_row=0))]
     fn select(
@@ -100,7 +100,7 @@ mod _core {
         Ok(cache::selection(&Selection::of(&specifiers, &model::views(&rows, first_row), context)?))
     }
 
-    /// The `k` most likely ids of logits `[V]` with their probabilities, ties to the lower id.
+    /// The `k` most likely ids of logits `[V]` with their probabilities; ties go to the lower id.
     #[pyfunction]
     fn most_likely(logits: &Bound<'_, Tensor>, k: usize) -> Vec<(usize, f64)> {
         let logits = logits.get().floats();
@@ -111,19 +111,19 @@ mod _core {
         ids.into_iter().take(k).map(|id| (id, f64::from(logits[id] - most).exp() / sum)).collect()
     }
 
-    /// Whether an intervention says what becomes of single rows of a batch: then a data set runs as it was batched.
+    /// Whether an intervention treats single rows of a batch differently; a data set then keeps its batches.
     #[pyfunction]
     fn speak_of_rows(interventions: Vec<edits::InterventionInput>) -> Result<bool, errors::Failure> {
         edits::speak_of_rows(&interventions)
     }
 
-    /// An intervention as a run keeps it: its fields as JSON, and its values.
+    /// An intervention as a run stores it: its fields as JSON, and its values.
     #[pyfunction]
     fn recorded(intervention: edits::InterventionInput) -> Result<(String, Option<Tensor>), errors::Failure> {
         edits::recorded(&intervention)
     }
 
-    /// Layers by a text such as `emb,0:30:5,-1`; -1 is the embedding.
+    /// Parses layers such as `emb,0:30:5,-1`; -1 is the embedding.
     #[pyfunction]
     fn layers(text: &str, n_layers: usize) -> Result<Vec<i64>, errors::Failure> {
         Ok(easyroutine::sites::layers(text, n_layers).map_err(easyroutine::Error::from)?)
@@ -162,13 +162,13 @@ mod _core {
         store::base_from_env()
     }
 
-    /// A name for a run that no other run has.
+    /// A unique name for a run.
     #[pyfunction]
     fn fresh_name() -> String {
         easyroutine_store::fresh_name()
     }
 
-    /// How a number of bytes is shown.
+    /// Formats a number of bytes.
     #[pyfunction]
     fn readable(bytes: usize) -> String {
         easyroutine::cache::readable(bytes as u64)

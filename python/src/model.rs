@@ -34,20 +34,20 @@ use crate::source;
 use crate::tensor::Tensor;
 use crate::tokenizer::Tokenizer;
 
-/// A model, its weights packed.
+/// A model with its weights packed.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Model {
     pub(crate) model: Arc<easyroutine::Model>,
     pub(crate) files: ModelFiles,
     pub(crate) model_type: &'static str,
     pub(crate) tokenizer: Option<Arc<Engine>>,
-    /// The rule for cutting text that was asked for.
+    /// The requested rule for cutting text.
     pre: Option<String>,
     config: Map<String, Value>,
     pub(crate) identity: Identity,
 }
 
-/// One row of a batch: its ids, and its text with the span of each token where known.
+/// One row of a batch: its ids; and its text with the span of each token, where known.
 pub(crate) type RowInput = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>);
 
 #[pymethods]
@@ -86,25 +86,25 @@ impl Model {
             let config = opened.config.clone();
             let identity = opened.identity.clone();
             let model = Arc::new(opened.build(&options)?);
-            // Without a tokenizer a model still runs on ids; whoever asks for it is told what is wrong.
+            // A model without a tokenizer still runs on ids; asking for the tokenizer raises the error.
             let tokenizer = load::tokenizer(&files, pre.as_deref()).ok().map(Arc::new);
             Ok(Model { model, files, model_type, tokenizer, pre, config, identity })
         })
     }
 
-    /// The hub id, else the stem of the folder or file.
+    /// The hub id, else the stem of the folder or file name.
     #[getter]
     pub(crate) fn name(&self) -> &str {
         &self.files.name
     }
 
-    /// The commit on the hub, where it is known.
+    /// The commit on the hub, if known.
     #[getter]
     fn commit(&self) -> Option<&str> {
         self.files.commit.as_deref()
     }
 
-    /// What it is by its content; the first time all files are read.
+    /// A digest of its content; the first call reads all files.
     fn digest(&self, py: Python<'_>) -> Result<String, Failure> {
         Ok(py.detach(|| self.identity.digest().map(str::to_owned))?)
     }
@@ -120,7 +120,7 @@ impl Model {
         self.model_type
     }
 
-    /// What the user should know of how its files were read.
+    /// Warnings about how its files were read.
     #[getter]
     fn warnings(&self) -> Vec<String> {
         self.model.warnings().to_vec()
@@ -136,25 +136,25 @@ impl Model {
         }
     }
 
-    /// The folder of the adapter that is applied.
+    /// The folder of the applied adapter.
     #[getter]
     fn adapter(&self) -> Option<String> {
         self.files.adapter.as_ref().map(|folder| folder.display().to_string())
     }
 
-    /// What records call that adapter.
+    /// The adapter's name in records.
     #[getter]
     fn adapter_name(&self) -> Option<String> {
         self.files.adapter_name()
     }
 
-    /// config.json, or what stands for it in a GGUF file.
+    /// config.json, or its equivalent in a GGUF file.
     #[getter]
     fn config(&self) -> String {
         Value::Object(self.config.clone()).to_string()
     }
 
-    /// Sizes, under the names of transformers.
+    /// Sizes, under transformers' names.
     #[getter]
     fn sizes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let arch = self.model.arch();
@@ -186,7 +186,7 @@ impl Model {
         self.model.cpu().threads()
     }
 
-    /// Whether it has a tokenizer that can be read.
+    /// Whether it has a readable tokenizer.
     #[getter]
     fn has_tokenizer(&self) -> bool {
         self.tokenizer.is_some()
@@ -201,10 +201,10 @@ impl Model {
         Ok(Tokenizer { tokenizer })
     }
 
-    /// Runs rows and keeps what the configuration asks for; see `cache::to_python` for what comes back.
+    /// Runs rows and keeps what the configuration requests; see `cache::to_python` for the result.
     ///
-    /// `running` are means over examples so far, `avg_pattern_L0H0` and so on, of `running_rows` rows. `n_new` tells how
-    /// many ids at the end of each row were generated; of none, where it is empty.
+    /// `running` holds means over the first `running_rows` examples, `avg_pattern_L0H0` and so on. `n_new` counts the
+    /// generated ids at the end of each row; empty means none.
     #[pyo3(signature = (rows, *, positions, config, interventions=Vec::new(), hooks=Vec::new(), pivots=Vec::new(),
         seed=0, first_row=0, running=Vec::new(), running_rows=0, n_new=Vec::new()))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
@@ -246,7 +246,7 @@ impl Model {
         cache::to_python(py, kept)
     }
 
-    /// Runs a data set in packed batches; see `cache::to_python` for what comes back.
+    /// Runs a data set in packed batches; see `cache::to_python` for the result.
     fn extract<'py>(
         &self,
         py: Python<'py>,
@@ -257,7 +257,7 @@ impl Model {
         extract::run(py, self, rows, &settings, progress)
     }
 
-    /// Continues rows; for each its new ids, their log-probabilities, and why it ended.
+    /// Continues rows; for each, returns its new ids, their log-probabilities and why it ended.
     fn generate(
         &self,
         py: Python<'_>,
@@ -269,7 +269,7 @@ impl Model {
         generate::run(py, self, &rows, &interventions, hooks, settings)
     }
 
-    /// Raises the error of a hook at places that do not exist.
+    /// Raises the error of a hook whose places do not exist.
     fn check_hook(&self, py: Python<'_>, component: String) -> Result<(), Failure> {
         Hooks::new(&self.model, vec![(component, py.None(), true)]).map(|_| ())
     }
@@ -279,7 +279,7 @@ impl Model {
         Ok(load::end_ids(&self.files)?)
     }
 
-    /// Activations of base rows put into target rows; `labels` are tokens of base and target.
+    /// Puts activations of base rows into target rows; `labels` are the tokens of base and target.
     fn patching<'py>(
         &self,
         py: Python<'py>,
@@ -291,7 +291,7 @@ impl Model {
         patching::compute(py, self, &base, &target, &patches, labels)
     }
 
-    /// Direct contributions to a logit difference; see `dla::run` for what comes back.
+    /// Direct contributions to a logit difference; see `dla::run` for the result.
     fn direct_attribution<'py>(
         &self,
         py: Python<'py>,
@@ -301,7 +301,7 @@ impl Model {
         dla::run(py, self, &rows, &wishes)
     }
 
-    /// Gradients of a metric or of vectors; see `gradients::run` for what comes back.
+    /// Gradients of a metric or of vectors; see `gradients::run` for the result.
     fn gradients<'py>(
         &self,
         py: Python<'py>,
@@ -311,7 +311,7 @@ impl Model {
         gradients::run(py, self, &rows, &wishes)
     }
 
-    /// Scores of attribution patching; see `attribution::patching` for what comes back.
+    /// Scores of attribution patching; see `attribution::patching` for the result.
     fn attribution_patching<'py>(
         &self,
         py: Python<'py>,
@@ -323,7 +323,7 @@ impl Model {
         attribution::patching(py, self, &base, &target, &wishes, progress)
     }
 
-    /// Integrated gradients; see `attribution::integrated` for what comes back.
+    /// Integrated gradients; see `attribution::integrated` for the result.
     fn integrated_gradients<'py>(
         &self,
         py: Python<'py>,
@@ -335,7 +335,7 @@ impl Model {
         attribution::integrated(py, self, &rows, baseline.as_deref(), &wishes, progress)
     }
 
-    /// The circuit of the largest edges; see `edges::edges` for what comes back.
+    /// The circuit of the largest edges; see `edges::edges` for the result.
     fn edges(
         &self,
         py: Python<'_>,
@@ -358,7 +358,7 @@ impl Model {
         graph::make(py, self, &row, wishes, progress)
     }
 
-    /// Fits a Jacobian lens and writes it; what the file says, as JSON.
+    /// Fits a Jacobian lens and writes it; returns the file's description as JSON.
     fn fit_jacobian(
         &self,
         py: Python<'_>,
@@ -370,7 +370,7 @@ impl Model {
         edges::fit_jacobian(py, self, &rows, &path, skip_first, progress)
     }
 
-    /// Trains a tuned lens and saves it; the mean loss of every step.
+    /// Trains a tuned lens and saves it; returns the mean loss of every step.
     fn tune(
         &self,
         py: Python<'_>,
@@ -382,7 +382,7 @@ impl Model {
         edges::tune(py, self, &rows, &folder, &wishes, progress)
     }
 
-    /// One change after another of one row, as the JSON of a grid.
+    /// Makes a sweep's changes to one row, one after another; returns the grid as JSON.
     fn sweep(
         &self,
         py: Python<'_>,
@@ -395,7 +395,7 @@ impl Model {
 }
 
 impl Model {
-    /// What a report on a prompt speaks of.
+    /// The subject of a report on a prompt.
     pub(crate) fn subject<'a>(&'a self, tokenizer: &'a Engine, ids: &'a [u32]) -> Subject<'a> {
         Subject {
             files: &self.files,
@@ -407,13 +407,13 @@ impl Model {
         }
     }
 
-    /// Ids that the tokenizer calls special.
+    /// Ids that the tokenizer marks as special.
     pub(crate) fn special(&self) -> &[u32] {
         self.tokenizer.as_ref().map_or(&[], |tokenizer| tokenizer.special_ids())
     }
 }
 
-/// Rows as the engine sees them, numbered from the first one's number in the data set.
+/// Rows as the engine takes them, numbered from `first_row`, the first one's number in the data set.
 pub(crate) fn views(rows: &[RowInput], first_row: usize) -> Vec<Row<'_>> {
     rows.iter().enumerate().map(|(number, row)| view(first_row + number, row)).collect()
 }
@@ -422,7 +422,7 @@ fn view(number: usize, (ids, text): &RowInput) -> Row<'_> {
     Row { number, ids, text: text.as_ref().map(|(text, spans)| (text.as_str(), spans.as_slice())), n_new: 0 }
 }
 
-/// Means over examples to go on from.
+/// The means over earlier examples to continue from.
 fn running_mean(means: &[(String, Py<Tensor>)], rows: usize) -> Result<RunningMean, Failure> {
     let mut running = RunningMean::default();
     for (key, tensor) in means {
@@ -435,7 +435,7 @@ fn running_mean(means: &[(String, Py<Tensor>)], rows: usize) -> Result<RunningMe
     Ok(running)
 }
 
-/// What matrix products read.
+/// The type that matrix products read.
 pub(crate) fn dtype_of(name: &str) -> Result<Dtype, Failure> {
     match name {
         "float32" | "f32" => Ok(Dtype::F32),

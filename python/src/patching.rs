@@ -1,4 +1,4 @@
-//! Activations of one run put into another.
+//! Patches activations of one run into another.
 
 use easyroutine::Stop;
 use easyroutine::attribution::{self, Estimating};
@@ -18,7 +18,7 @@ use crate::tensor::Tensor;
 /// Activation, and positions as JSON.
 pub(crate) type PatchInput = (String, String);
 
-/// Runs base and target, then the target with the base's activations in it.
+/// Runs base and target, then the target with the base's activations patched in.
 pub(crate) fn compute<'py>(
     py: Python<'py>,
     model: &Model,
@@ -75,14 +75,14 @@ pub(crate) struct SweepInput {
     positions: Vec<usize>,
     /// `zero`, `mean`, `resample` or `patch`.
     by: String,
-    /// Of `mean`: `rows` or `tokens`; rows where their lengths agree, unless told otherwise.
+    /// For `mean`: `rows` or `tokens`; by default rows where their lengths agree.
     mean_over: Option<String>,
-    /// The other rows of all but `zero`.
+    /// The other rows, for every change but `zero`.
     others: Vec<Vec<u32>>,
     metric: String,
     answer: Option<u32>,
     against: Option<u32>,
-    /// The texts by what they are, for pictures.
+    /// The texts by role, for pictures.
     prompts: Vec<(String, String)>,
     /// Whether cells are estimated instead of run.
     estimate: bool,
@@ -126,7 +126,7 @@ pub(crate) fn sweep(
     Ok(json.to_string())
 }
 
-/// Who is told how far long work is, and what Python raised meanwhile.
+/// The progress callback, and any exception Python raised meanwhile.
 pub(crate) struct Told {
     progress: Option<Py<PyAny>>,
     raised: Option<PyErr>,
@@ -137,7 +137,7 @@ impl Told {
         Told { progress, raised: None }
     }
 
-    /// Tells how many steps are done, of how many, and looks for signals.
+    /// Reports how many of the steps are done, and checks for signals.
     pub(crate) fn tell(&mut self, done: usize, of: usize) -> easyroutine::Result<()> {
         let step = Python::attach(|py| {
             py.check_signals()?;
@@ -149,7 +149,7 @@ impl Told {
         })
     }
 
-    /// The error of the work: what Python raised where that ended it.
+    /// The error of the work: Python's exception, if that ended it.
     pub(crate) fn failure(&mut self, signals: &Signals, error: easyroutine::Error) -> Failure {
         self.raised.take().map_or_else(|| signals.failure(error), Failure::Python)
     }

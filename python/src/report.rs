@@ -20,7 +20,7 @@ use crate::interrupt::Signals;
 use crate::lens::norm_of;
 use crate::model::{Model, RowInput, specifiers, views};
 
-/// What each layer would predict at each token: plain data, and what can be drawn of it.
+/// What each layer would predict at each token: plain data that can be drawn.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Report {
     report: LensReport,
@@ -28,8 +28,8 @@ pub(crate) struct Report {
 
 #[pymethods]
 impl Report {
-    /// Runs one prompt and reads its layers, as interventions and hooks leave them. `layers` are numbers, -1 the
-    /// embedding; `tracked` is a token's id.
+    /// Runs one prompt under the interventions and hooks and reads its layers. `layers` are numbers, -1 the embedding;
+    /// `tracked` is a token's id.
     #[staticmethod]
     #[pyo3(signature = (model, row, interventions, hooks, *, positions=None, layers=None, component="resid_out", norm="own", k=10, tracked=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
@@ -107,7 +107,7 @@ impl Report {
         view::json(&self.report).map_err(drawing)
     }
 
-    /// One page that needs no network.
+    /// One self-contained page; it needs no network.
     fn html(&self) -> String {
         view::html(&self.report)
     }
@@ -135,7 +135,7 @@ impl Report {
         Ok(PyBytes::new(py, &picture.map_err(drawing)?))
     }
 
-    /// A table for a terminal so many columns wide, in 24-bit colour or none.
+    /// A table for a terminal `width` columns wide, in 24-bit colour or none.
     fn terminal(&self, metric: &str, width: usize, colour: bool) -> Result<String, Failure> {
         let colour = if colour { ColourDepth::True } else { ColourDepth::None };
         let options = TerminalOptions { width, colour, metric: self.metric(metric)? };
@@ -158,7 +158,7 @@ impl Report {
     }
 }
 
-/// The surveyed positions: a picture shows each once, in the order of the prompt.
+/// The surveyed positions, each once, in the order of the prompt.
 fn selected(
     specifiers: &[positions::Specifier],
     (ids, text): &RowInput,

@@ -1,4 +1,4 @@
-//! From a reference to files, as the command line finds them.
+//! Finds the files of a reference, as the command line does.
 
 use easyroutine::source::{self, AdapterChoice, ModelFiles, ProgressCallback, ResolveOptions};
 use pyo3::prelude::*;
@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use crate::errors::Failure;
 use crate::interrupt::waiting;
 
-/// The adapter of this reference, or else the one beside the weights, or none.
+/// The given adapter, else the one beside the weights, or none.
 pub(crate) fn adapter(reference: Option<String>, with_adapter: bool) -> AdapterChoice {
     match (reference, with_adapter) {
         (Some(reference), _) => AdapterChoice::Named(reference),
@@ -15,8 +15,7 @@ pub(crate) fn adapter(reference: Option<String>, with_adapter: bool) -> AdapterC
     }
 }
 
-/// Finds a model's files, downloading them where that is allowed; `progress` is called with file, bytes done and bytes
-/// in all.
+/// Finds a model's files, downloading them where allowed; `progress` is called with file, bytes done and bytes in all.
 pub(crate) fn find(
     py: Python<'_>,
     reference: &str,
@@ -36,7 +35,7 @@ pub(crate) fn find(
     waiting(py, move || source::resolve(&reference, &options))
 }
 
-/// Passes progress on. An error of the callback is shown and does not end the download.
+/// Reports progress. An error in the callback is shown and does not end the download.
 fn told(callback: Py<PyAny>) -> ProgressCallback {
     ProgressCallback::new(move |progress| {
         Python::attach(|py| {

@@ -15,18 +15,18 @@ use crate::filling::{self, DataSet, OpenRun, Place, Told};
 use crate::model::{Model, dtype_of, object};
 use crate::stored_run::Run;
 
-/// A tensor that is to be saved.
+/// A tensor to save.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct TensorInput {
     name: String,
-    /// In the spelling of safetensors: `F32`.
+    /// As safetensors spells it: `F32`.
     dtype: String,
     shape: Vec<usize>,
     /// `object`, `dense`, `rows` or `ragged_nd`.
     kind: String,
     data: Vec<u8>,
-    /// Of the ragged kinds.
+    /// For the ragged kinds.
     offsets: Vec<i64>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn base_from_env() -> Result<String, Failure> {
     Ok(store::Store::base_from_env().map_err(failure)?.display().to_string())
 }
 
-/// The folder of a store, or the URL by which it was opened.
+/// The store's folder, or the URL it was opened with.
 fn named(store: &store::Store, given: &str) -> String {
     store.path().map_or_else(|| given.trim_end_matches('/').to_owned(), |path| path.display().to_string())
 }
@@ -70,7 +70,7 @@ impl Saver {
         Ok(Saver { base: named(saver.store(), base), saver })
     }
 
-    /// Saves a run and says where it is, below the store. `values` is a JSON object.
+    /// Saves a run and returns its path below the store. `values` is a JSON object.
     fn save(
         &self,
         py: Python<'_>,
@@ -103,7 +103,8 @@ impl Saver {
         filling::run(py, &self.saver, model, data, annotations.read()?, &place, &told)
     }
 
-    /// Begins a run or joins it, and writes nothing yet: the open run, or its path below the store where it is whole.
+    /// Begins or joins a run without writing anything yet: returns the open run, or its path below the store if it is
+    /// complete.
     #[expect(clippy::too_many_arguments, reason = "as above")]
     fn open(
         &self,
@@ -125,7 +126,7 @@ impl Saver {
     }
 }
 
-/// Values of Python's as JSON, in which `{"_tensor": N}` is the Nth of the arrays.
+/// Python values as JSON, in which `{"_tensor": N}` is the Nth of the arrays.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct ValuesInput {
@@ -133,12 +134,12 @@ pub(crate) struct ValuesInput {
     arrays: Vec<ArrayInput>,
 }
 
-/// An array within values: its type in the spelling of safetensors, its shape, its bytes.
+/// An array within values: its type as safetensors spells it, its shape, its bytes.
 #[derive(FromPyObject)]
 struct ArrayInput(String, Vec<usize>, Vec<u8>);
 
 impl ValuesInput {
-    /// The values by key; of what is no mapping none.
+    /// The values by key; none if this is not a mapping.
     fn entries(&self) -> Result<Vec<(String, Value<'static>)>, Failure> {
         object(&self.json)?.into_iter().map(|(key, one)| Ok((key, self.value(one)?))).collect()
     }
@@ -169,7 +170,7 @@ impl ValuesInput {
     }
 }
 
-/// What the user says of a run beside what is computed, as Python writes it; `types` as JSON, by JSON pointers.
+/// What the user adds to a run besides what is computed, as Python writes it; `types` is JSON, keyed by JSON pointers.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct AnnotationsInput {
@@ -189,15 +190,15 @@ impl AnnotationsInput {
     }
 }
 
-/// How a run came about, as Python writes it: the model's name, commit, dtype, digest and adapter; positions and configuration as
-/// JSON; `types` of the metadata as JSON too, by JSON pointers.
+/// How a run came about, as Python writes it: the model's name, commit, dtype, digest and adapter; positions and
+/// configuration as JSON; and `types` of the metadata as JSON, keyed by JSON pointers.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct ProvenanceInput {
     model: (String, Option<String>, Option<String>, Option<String>, Option<String>),
     positions: String,
     extraction_config: String,
-    /// Under the key `interventions`, where there are some.
+    /// Under the key `interventions`, if there are any.
     interventions: ValuesInput,
     other_metadata: ValuesInput,
     types: String,
@@ -221,7 +222,7 @@ impl ProvenanceInput {
     }
 }
 
-/// What a loader looks for, as Python writes it; all but the experiment as JSON.
+/// A loader's query, as Python writes it; everything but the experiment is JSON.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct Asked {
@@ -234,7 +235,7 @@ pub(crate) struct Asked {
     extraction_config: Option<String>,
     /// Under the key `interventions`; null for runs without any.
     interventions: Option<ValuesInput>,
-    /// The same as older versions wrote them.
+    /// The same in the spelling of older versions.
     or_interventions: Option<ValuesInput>,
     tag: Option<String>,
     exact: bool,
@@ -258,7 +259,7 @@ impl Loader {
         Ok(Loader { base: named(loader.store(), base), loader })
     }
 
-    /// The runs for which everything holds.
+    /// The runs that match every condition.
     fn query(&self, py: Python<'_>, asked: Asked) -> Result<Found, Failure> {
         let parsed = |text: Option<String>| text.as_deref().map(json).transpose();
         let custom_keys = asked.custom_keys.map_or(Ok(Vec::new()), |given| given.entries())?;
@@ -300,29 +301,29 @@ pub(crate) struct Found {
 
 #[pymethods]
 impl Found {
-    /// Path below the store and record (JSON) of each run.
+    /// The path below the store and the record (JSON) of each run.
     fn runs(&self) -> Vec<(String, String)> {
         let record = |run: &store::Found| Json::Object(run.metadata.fields().clone()).to_string();
         self.lock().runs().iter().map(|run| (run.path.clone(), record(run))).collect()
     }
 
-    /// What could not be read while looking.
+    /// What could not be read during the search.
     fn problems(&self) -> Vec<String> {
         let shown = |problem: &store::Problem| format!("{}: {}", problem.path, problem.error);
         self.lock().problems().iter().map(shown).collect()
     }
 
-    /// Some of the runs, by their places.
+    /// Some of the runs, by index.
     fn pick(&self, places: Vec<usize>) -> Found {
         Found { result: Mutex::new(self.lock().pick(&places)) }
     }
 
-    /// Refuses places counted from the end while there is a run that can't be read.
+    /// Refuses indices counted from the end while a run is unreadable.
     fn countable(&self) -> Result<(), Failure> {
         self.lock().is_countable().map_err(failure)
     }
 
-    /// Runs whose records are not what easyroutine wrote, and what is to be said of it.
+    /// Runs whose records were changed after easyroutine wrote them, with remarks.
     fn edited(&self) -> Vec<String> {
         let said = |run: &store::Found| {
             run.metadata.warning().map(|warning| format!("{}: metadata.json {warning}", run.path))
@@ -330,7 +331,7 @@ impl Found {
         self.lock().runs().iter().filter_map(said).collect()
     }
 
-    /// Opens a run; nothing of its tensors is read. With `verify` what is then read is compared with its checksums.
+    /// Opens a run without reading its tensors. With `verify`, later reads are compared with their checksums.
     #[pyo3(signature = (which, verify=true))]
     fn open(&self, which: &Bound<'_, PyAny>, verify: bool) -> Result<Run, Failure> {
         let run = self.lock().load(which_of(which)?).map_err(failure)?;
@@ -342,7 +343,7 @@ impl Found {
         py.detach(|| self.lock().remove(which)).map_err(failure)
     }
 
-    /// Moves a run to another experiment and says where it is now.
+    /// Moves a run to another experiment and returns its new path.
     fn move_to(&self, py: Python<'_>, which: &Bound<'_, PyAny>, experiment: &str) -> Result<String, Failure> {
         let which = which_of(which)?;
         py.detach(|| self.lock().update_run_experiment(which, experiment)).map_err(failure)
@@ -374,7 +375,7 @@ fn json(text: &str) -> Result<Json, Failure> {
     serde_json::from_str(text).map_err(|e| Failure::input(format!("this is no JSON: {e}")))
 }
 
-/// An error of the store as one of the engine.
+/// A store error as an error of the engine.
 pub(crate) fn failure(error: store::Error) -> Failure {
     use easyroutine::ErrorKind as Engine;
     let kind = match error.kind() {

@@ -1,4 +1,4 @@
-//! A run of a store, of which only what is asked for is read.
+//! A run of a store, read only as far as requested.
 
 use easyroutine::sites::Point;
 use easyroutine_store::{self as store, Kind, Loaded};
@@ -26,7 +26,7 @@ impl Run {
         self.run.path()
     }
 
-    /// Name, type, shape and kind of each tensor, in the order in which they were saved.
+    /// Name, type, shape and kind of each tensor, in the order saved.
     fn tensors(&self) -> Vec<(String, String, Vec<usize>, &'static str)> {
         let manifest = self.run.manifest();
         let entry = |entry: &store::TensorEntry| {
@@ -35,7 +35,7 @@ impl Run {
         manifest.tensors.iter().map(entry).collect()
     }
 
-    /// What was saved beside the tensors, as JSON.
+    /// The values saved beside the tensors, as JSON.
     fn values(&self) -> String {
         Json::Object(self.run.manifest().values.clone()).to_string()
     }
@@ -78,7 +78,7 @@ impl Run {
 
 fn read<'py>(py: Python<'py>, loaded: &Loaded) -> Result<Read<'py>, Failure> {
     let bytes = PyBytes::new(py, &loaded.bytes);
-    // The copy counts if the file was still whole after it.
+    // The copy counts only if the file is still whole afterwards.
     loaded.check_unchanged().map_err(failure)?;
     Ok((loaded.dtype.to_string(), loaded.shape.clone(), kind(loaded.kind), bytes, loaded.offsets.clone()))
 }

@@ -1,4 +1,4 @@
-//! Numbers that the engine made, in memory that Python owns: handed to other libraries without a copy.
+//! Numbers that the engine computed, in memory that Python owns: other libraries take them without a copy.
 
 use std::sync::Arc;
 
@@ -12,19 +12,18 @@ use crate::errors::Failure;
 
 /// An array of float32 or int64 numbers, a view into shared memory.
 ///
-/// What needs arithmetic is for `torch` or `numpy`: both take it as it is (`torch.from_dlpack`, `numpy.asarray`), without
-/// a copy.
+/// For arithmetic, use `torch` or `numpy`: both take it without a copy (`torch.from_dlpack`, `numpy.asarray`).
 #[pyclass(frozen, module = "easyroutine")]
 pub(crate) struct Tensor {
     pub(crate) storage: Arc<Storage>,
     pub(crate) shape: Vec<usize>,
-    /// Steps in numbers, one an axis.
+    /// Strides in elements, one per axis.
     pub(crate) strides: Vec<isize>,
     pub(crate) offset: usize,
 }
 
 impl Tensor {
-    /// A tensor of its own memory.
+    /// A tensor with memory of its own.
     pub(crate) fn new(numbers: Numbers, shape: Vec<usize>) -> Self {
         Tensor { strides: compact(&shape), storage: Arc::new(Storage::new(numbers)), shape, offset: 0 }
     }
@@ -33,7 +32,7 @@ impl Tensor {
         Tensor::new(Numbers::F32(values), shape)
     }
 
-    /// A copy of the numbers in the order of the shape; whole numbers as they are.
+    /// A copy of the numbers in the order of the shape; whole numbers stay whole.
     pub(crate) fn numbers(&self) -> Numbers {
         let places = self.places();
         self.storage.read(|all| match all {
@@ -42,7 +41,7 @@ impl Tensor {
         })
     }
 
-    /// As [`Tensor::numbers`], as float32.
+    /// Like [`Tensor::numbers`], as float32.
     pub(crate) fn floats(&self) -> Vec<f32> {
         match self.numbers() {
             Numbers::F32(values) => values,
@@ -54,7 +53,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Where each number stands, in the order of the shape.
+    /// The place of each number in memory, in the order of the shape.
     fn places(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.count()).map(|number| {
             let mut rest = number;
@@ -88,7 +87,7 @@ impl Tensor {
         Tensor::new(numbers, shape)
     }
 
-    /// One element, or the list of what stands below an axis.
+    /// One element, or the list of what is below an axis.
     fn listed<'py>(
         &self,
         py: Python<'py>,
@@ -112,7 +111,7 @@ impl Tensor {
 
 #[pymethods]
 impl Tensor {
-    /// A tensor of these bytes (native order), row after row; `dtype` is "float32" or "int64".
+    /// A tensor of these bytes (native order), in row-major order; `dtype` is "float32" or "int64".
     #[staticmethod]
     fn from_bytes(data: &[u8], shape: Vec<usize>, dtype: &str) -> Result<Tensor, Failure> {
         let numbers = match dtype {
@@ -127,7 +126,7 @@ impl Tensor {
         Ok(Tensor::new(numbers, shape))
     }
 
-    /// A copy of an array of another library, whatever its strides: whole numbers and booleans become int64, all others
+    /// A copy of another library's array, whatever its strides: whole numbers and booleans become int64, all others
     /// float32. It must be in main memory.
     #[staticmethod]
     fn from_dlpack(array: &Bound<'_, PyAny>) -> Result<Tensor, Failure> {
@@ -157,12 +156,12 @@ impl Tensor {
         "cpu"
     }
 
-    /// How many numbers there are.
+    /// The number of elements.
     fn numel(&self) -> usize {
         self.count()
     }
 
-    /// How many bytes they take.
+    /// Their size in bytes.
     #[getter]
     fn nbytes(&self) -> usize {
         self.count() * self.storage.width()
@@ -200,7 +199,7 @@ impl Tensor {
         needed(slf.py(), "torch")?.call_method1("from_dlpack", (slf,))
     }
 
-    /// The numbers as bytes, row after row.
+    /// The numbers as bytes, in row-major order.
     fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let bytes: Vec<u8> = match self.numbers() {
             Numbers::F32(values) => values.into_iter().flat_map(f32::to_ne_bytes).collect(),
@@ -209,7 +208,7 @@ impl Tensor {
         PyBytes::new(py, &bytes)
     }
 
-    /// The numbers as float32; the tensor itself where they are.
+    /// The numbers as float32; the tensor itself if it is float32 already.
     fn float(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         let this = slf.get();
         if this.dtype() == "float32" {
@@ -218,14 +217,14 @@ impl Tensor {
         Bound::new(slf.py(), Tensor::f32(this.floats(), this.shape.clone()))
     }
 
-    /// Without axes of one; a view.
+    /// A view without the axes of length one.
     fn squeeze(&self) -> Tensor {
         let kept = self.shape.iter().zip(&self.strides).filter(|(size, _)| **size != 1);
         let (shape, strides) = kept.map(|(size, stride)| (*size, *stride)).unzip();
         self.with(shape, strides, self.offset)
     }
 
-    /// The tensor itself: it is in main memory.
+    /// The tensor itself, which is in main memory already.
     fn cpu(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
@@ -338,7 +337,7 @@ impl Tensor {
         dlpack::export(slf.get(), slf.py(), stream.as_ref(), max_version, dl_device, copy)
     }
 
-    /// Functions of torch take these tensors as torch's own.
+    /// Makes torch functions accept these tensors.
     #[classmethod]
     #[pyo3(signature = (func, types, args=None, kwargs=None))]
     fn __torch_function__<'py>(
@@ -366,7 +365,7 @@ impl Tensor {
 }
 
 impl Tensor {
-    /// One index along an axis; `next` is moved behind what remains of it.
+    /// One index along an axis; moves `next` past the remaining axis, if one remains.
     fn at(&self, axis: usize, index: &Bound<'_, PyAny>, next: &mut usize) -> PyResult<Tensor> {
         let size = self.shape[axis];
         let (mut shape, mut strides) = (self.shape.clone(), self.strides.clone());
@@ -404,13 +403,13 @@ impl Tensor {
     }
 }
 
-/// A library, or an error that says that it is not installed.
+/// A library, or an error saying that it is not installed.
 fn needed<'py>(py: Python<'py>, package: &str) -> PyResult<Bound<'py, PyAny>> {
     let tensors = py.import("easyroutine.tensors")?;
     tensors.call_method1("needed", (package, format!("Tensor.{package}()")))
 }
 
-/// Steps of numbers that lie row after row.
+/// Strides of a row-major array, in elements.
 fn compact(shape: &[usize]) -> Vec<isize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {

@@ -1,4 +1,4 @@
-//! The tokenizer of a model: what the Python class `Tokenizer` stands on.
+//! A model's tokenizer, behind the Python class `Tokenizer`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,18 +15,18 @@ use crate::errors::Failure;
 use crate::interrupt::waiting;
 use crate::source;
 
-/// Text to ids and back.
+/// Converts text to ids and back.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Tokenizer {
     pub(crate) tokenizer: Arc<Engine>,
 }
 
-/// Ids, the bytes that each stands for, and whether they are of the whole text.
+/// Ids, the bytes that each covers, and whether they cover the whole text.
 type Encoding = (Vec<u32>, Vec<(usize, usize)>, bool);
 
 #[pymethods]
 impl Tokenizer {
-    /// The tokenizer of a model, without its weights; returns its name too.
+    /// A model's tokenizer, without the weights; returns its name too.
     #[staticmethod]
     #[pyo3(signature = (reference, *, revision=None, offline=false, pre=None, progress=None))]
     fn open(
@@ -51,8 +51,8 @@ impl Tokenizer {
         Ok((Tokenizer { tokenizer: Arc::new(tokenizer) }, name))
     }
 
-    /// Ids and, for each token, the bytes of the text (as UTF-8) that it stands for; of a long text perhaps only of its
-    /// beginning, where `limit` tokens or some more are enough.
+    /// Ids and, for each token, the bytes of the text (as UTF-8) that it covers. With `limit`, possibly only those of a
+    /// long text's beginning: `limit` tokens or a few more.
     #[pyo3(signature = (text, add_special_tokens, limit=None))]
     fn encode(
         &self,
@@ -72,35 +72,35 @@ impl Tokenizer {
         Ok(py.detach(|| self.tokenizer.decode(&ids, skip_special_tokens))?)
     }
 
-    /// What the files it was read from say against each other, and what was followed.
+    /// Contradictions among the files it was read from, and which of them was followed.
     #[getter]
     fn warnings(&self) -> Vec<String> {
         self.tokenizer.warnings().to_vec()
     }
 
-    /// What is doubtful about a text itself.
+    /// Warnings about a text itself.
     fn warnings_for(&self, text: &str) -> Vec<String> {
         self.tokenizer.warning_for(text).into_iter().collect()
     }
 
-    /// The sides on which rows are filled up and cut: left or right.
+    /// The sides on which rows are padded and truncated: left or right.
     #[getter]
     fn sides(&self) -> (&'static str, &'static str) {
         (self.tokenizer.padding_side().name(), self.tokenizer.truncation_side().name())
     }
 
-    /// Most tokens of a row, where the settings name a limit.
+    /// The longest row in tokens, if the settings name a limit.
     #[getter]
     fn max_length(&self) -> Option<usize> {
         self.tokenizer.max_length()
     }
 
-    /// What one token stands for, fit to be shown.
+    /// The text of one token, fit to show.
     fn shown(&self, id: u32) -> String {
         self.tokenizer.token_text(id).to_string()
     }
 
-    /// The one token that a text is.
+    /// The token whose text this is.
     fn single_token(&self, text: &str) -> Option<u32> {
         self.tokenizer.single_token(text)
     }
@@ -131,7 +131,7 @@ impl Tokenizer {
         self.tokenizer.special_ids().to_vec()
     }
 
-    /// Tokens with a role: `bos_token` and so on.
+    /// Tokens with a role, such as `bos_token`.
     #[getter]
     fn roles(&self) -> HashMap<&'static str, String> {
         self.tokenizer.roles().map(|(role, token)| (role, token.to_owned())).collect()
@@ -148,8 +148,8 @@ impl Tokenizer {
         self.tokenizer.chat_template()
     }
 
-    /// A conversation, a JSON list of messages, through a template; the time that the template asked for, if it did; and
-    /// whether a message repeats the template's beginning-of-sequence token. `variables` are a JSON object.
+    /// Applies a template to a conversation, a JSON list of messages; also returns the time, if the template asked for
+    /// it, and whether a message repeats the template's beginning-of-sequence token. `variables` is a JSON object.
     #[pyo3(signature = (messages, variables, answer, template, now))]
     fn chat(
         &self,
@@ -178,7 +178,7 @@ impl Tokenizer {
         Ok((chat.text, chat.now.map(|now| now.to_string()), chat.repeats_bos))
     }
 
-    /// Whether two beginning-of-sequence tokens stand in front.
+    /// Whether two beginning-of-sequence tokens stand at the front.
     fn begins_twice(&self, ids: Vec<u32>) -> bool {
         self.tokenizer.begins_twice(&ids)
     }
