@@ -26,5 +26,5 @@ __all__ = [
 ]
 
 if hasattr(_os, "register_at_fork"):
-    # A fork copies memory but no threads: models in the child then work on one thread, with the same numbers.
+    # A fork copies memory but no threads: models in the child run on one thread, with the same results.
     _os.register_at_fork(after_in_child=_forked)

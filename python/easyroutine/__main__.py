@@ -12,8 +12,8 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Runs the command line of this process and returns its exit status."""
-    # Python only notes a Ctrl-C until its own code runs again, which it does at the end: the command sees to it itself.
+    """Runs this process's command line and returns its exit status."""
+    # Python handles a Ctrl-C only when its own code runs again, which is at the end, so the command handles it itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     name = os.path.basename(sys.argv[0])
     return command(["easyroutine" if name == "__main__.py" else name, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Arguments, checked before the engine has them."""
+"""Checks of arguments before the engine sees them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from easyroutine.errors import InputError
 
 __all__ = ["folder", "function", "listed", "mapping", "number", "string", "token_id", "truth", "whole"]
 
-#: What the engine counts with, and its ids.
+#: The largest integer that the engine counts with, and the largest token id.
 _MOST = 2**64 - 1
 _LARGEST_ID = 2**32 - 1
 
 
 def whole(value: Any, name: str, least: int = 0, most: int = _MOST) -> int:
-    """A whole number of any library, ``least`` or more."""
+    """An integer of any library, ``least`` or more."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -32,7 +32,7 @@ def whole(value: Any, name: str, least: int = 0, most: int = _MOST) -> int:
 
 
 def token_id(value: Any, name: str) -> int:
-    """The id of a token, of whatever vocabulary."""
+    """A token id, of whichever vocabulary."""
     return whole(value, name, 0, _LARGEST_ID)
 
 
@@ -59,7 +59,7 @@ def string(value: Any, name: str) -> str:
 
 
 def truth(value: Any, name: str) -> bool:
-    """True or False, and nothing that is taken for one."""
+    """True or False, and nothing merely truthy."""
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
     raise InputError(f"{name} is {value!r:.80}; it is True or False")
@@ -73,7 +73,7 @@ def listed(value: Any, name: str, of: str) -> list[Any]:
 
 
 def function(value: Any, name: str) -> Callable[..., Any]:
-    """Something that can be called."""
+    """A callable."""
     if callable(value):
         found: Callable[..., Any] = value
         return found
@@ -81,7 +81,7 @@ def function(value: Any, name: str) -> Callable[..., Any]:
 
 
 def mapping(value: Any, name: str) -> Mapping[Any, Any]:
-    """A dictionary, or what is read as one."""
+    """A mapping, such as a dictionary."""
     if not isinstance(value, Mapping):
         raise InputError(f"{name} is {value!r:.80}; it is a dictionary")
     return value

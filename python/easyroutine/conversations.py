@@ -1,4 +1,4 @@
-"""Conversations through a model's chat template."""
+"""Renders conversations with a model's chat template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class ChatArguments(TypedDict, total=False):
-    """How the conversations among the inputs become text. The names are those of :meth:`Tokenizer.apply_chat_template`."""
+    """How conversations among the inputs become text. The names are those of :meth:`Tokenizer.apply_chat_template`."""
 
     #: JSON schemas of the tools that the model may call.
     tools: Sequence[Mapping[str, Any]] | None
@@ -31,19 +31,20 @@ class ChatArguments(TypedDict, total=False):
     documents: Sequence[Mapping[str, Any]] | None
     #: One of the model's templates by name, or a template.
     chat_template: str | None
-    #: Whether the text ends with the start of an answer. If neither this nor ``continue_final_message`` is given, it does unless
-    #: the last message is the assistant's, which is then continued, as in the pipelines of transformers.
+    #: Whether the text ends with the start of an answer. By default it does, unless ``continue_final_message`` is given
+    #: or the assistant spoke last; its message is then continued, as in transformers' pipelines.
     add_generation_prompt: bool | None
     #: Whether the text ends within the last message.
     continue_final_message: bool | None
     #: Further variables of the template: ``{"enable_thinking": False}``.
     chat_variables: Mapping[str, Any] | None
-    #: The time that the template is told, if it asks: ``"2024-07-26"``, ``"2024-07-26T15:30:00"``, or a date; by default the present.
+    #: The time given to a template that asks for it: ``"2024-07-26"``, ``"2024-07-26T15:30:00"``, or a date; by default
+    #: the present.
     strftime_now: str | date | None
 
 
 def takes_chats(function: _Function) -> _Function:
-    """Shows the arguments of :class:`ChatArguments` one by one in the signature of a function that takes them as keywords."""
+    """Lists the arguments of :class:`ChatArguments` in the signature of a function that takes them as keywords."""
     signature = inspect.signature(function)
     parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
     for name, kind in ChatArguments.__annotations__.items():
@@ -64,7 +65,7 @@ def is_conversation(value: Any) -> bool:
 
 
 class Chats:
-    """The conversations of one call, which are all told the same time."""
+    """The conversations of one call, which all get the same time."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         known = ChatArguments.__annotations__
@@ -82,11 +83,11 @@ class Chats:
         if own is not None:
             raise InputError(f"chat_variables has {own!r}, which is an argument of its own", f"{own}=…")
         self._count = 0
-        #: The time that a template asked for and was told.
+        #: The time given to a template that asked for it.
         self.now: str | None = None
 
     def text(self, conversation: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:
-        """A conversation as text, which holds the special tokens already."""
+        """A conversation as text that already holds the special tokens."""
         self._count += 1
         given = {name: value for name, value in self._given.items() if name != "chat_variables"}
         if "add_generation_prompt" not in given and "continue_final_message" not in given:
@@ -99,7 +100,7 @@ class Chats:
         return text
 
     def finish(self) -> None:
-        """Refuses arguments that no conversation read, and logs the time that templates were told."""
+        """Rejects arguments that no conversation used, and logs the time that templates were given."""
         if self._given and not self._count:
             name = next(iter(self._given))
             raise InputError(
@@ -110,7 +111,7 @@ class Chats:
             logger.info("the chat template was told the time; strftime_now=%r tells it again", self.now)
 
     def record(self) -> dict[str, Any] | None:
-        """What a run's record says of its conversations, beside their messages; None if there were none."""
+        """What a run's record says about its conversations, besides their messages; None without conversations."""
         if not self._count:
             return None
         given = dict(self._given)
@@ -123,7 +124,7 @@ class Chats:
         return dict(json.loads(json.dumps(record)))
 
 
-#: Arguments that the record of a run keeps, by the names that the command line gives them there.
+#: Arguments kept in a run's record, under the names that the command line gives them there.
 _RECORDED = {
     "chat_variables": "variables",
     "tools": "tools",
@@ -146,7 +147,7 @@ def rendered(
     continue_final_message: bool = False,
     strftime_now: str | date | None = None,
 ) -> tuple[str, str | None]:
-    """A conversation as text, and the time that its template asked for, if it did."""
+    """A conversation as text, and the time if its template asked for it."""
     for number, message in enumerate(conversation):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             lacks = " and has no `role`" if isinstance(message, Mapping) and "role" not in message else ""
@@ -180,7 +181,7 @@ def rendered(
 
 
 def _objects(name: str, listed: Any) -> list[dict[str, Any]]:
-    """Tools or documents, which are JSON objects."""
+    """Tools or documents: JSON objects."""
     if isinstance(listed, (str, bytes, Mapping)) or not hasattr(listed, "__iter__"):
         raise InputError(f"{name} is {listed!r:.80}; it is a list of dictionaries")
     found = list(listed)

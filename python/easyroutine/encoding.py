@@ -1,4 +1,4 @@
-"""What a tokenizer makes of texts, and rows of ids in the shapes that callers have."""
+"""The output of a tokenizer, and rows of ids in the shapes that callers use."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["BatchEncoding", "TextSpans", "filled", "ids_of", "in_characters", "t
 
 _Item = TypeVar("_Item")
 
-#: A text with, for each of its tokens, the bytes that it stands for.
+#: A text and the bytes that each of its tokens covers.
 TextSpans = tuple[str, list[tuple[int, int]]]
 
 
 class BatchEncoding(Mapping[str, Any]):
-    """What a tokenizer makes of texts: ``input_ids`` and ``attention_mask``, by key or by attribute."""
+    """The output of a tokenizer: ``input_ids`` and ``attention_mask``, by key or attribute."""
 
     def __init__(self, data: Mapping[str, Any], texts: Sequence[TextSpans] | None = None) -> None:
         self.data = dict(data)
@@ -42,7 +42,7 @@ class BatchEncoding(Mapping[str, Any]):
             raise AttributeError(name) from None
 
     def to(self, device: Any) -> BatchEncoding:
-        """Moves tensors of torch, in place."""
+        """Moves torch tensors in place."""
         self.data = {k: v.to(device) if tensors.is_torch(v) else v for k, v in self.data.items()}
         return self
 
@@ -51,7 +51,7 @@ class BatchEncoding(Mapping[str, Any]):
 
 
 def token_ids(value: Any) -> list[int]:
-    """The ids of one row: a whole number, a list of them, or an array [S] or [1, S]."""
+    """The ids of one row: an integer, a list of them, or an array [S] or [1, S]."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], (list, tuple)):
@@ -61,7 +61,7 @@ def token_ids(value: Any) -> list[int]:
 
 
 def ids_of(value: Any) -> Any:
-    """A whole number, or a list of them."""
+    """An integer or a list of integers."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if hasattr(value, "__index__") and not isinstance(value, bool):
@@ -84,13 +84,13 @@ def ids_of(value: Any) -> Any:
 
 
 def filled(table: list[list[_Item]], filler: _Item, width: int, left: bool) -> list[list[_Item]]:
-    """Rows of one width."""
+    """Pads rows to one width."""
     fills = [[filler] * (width - len(row)) for row in table]
     return [fill + row if left else row + fill for row, fill in zip(table, fills, strict=True)]
 
 
 def in_characters(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans of bytes as spans of characters."""
+    """Converts spans of bytes to spans of characters."""
     if text.isascii():
         return list(spans)
     written = text.encode()

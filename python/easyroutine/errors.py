@@ -1,4 +1,4 @@
-"""Every error of easyroutine: all derive from :class:`EasyroutineError`, and each from the built-in that fits."""
+"""All errors of easyroutine. Each derives from :class:`EasyroutineError` and from the built-in that fits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 class EasyroutineError(Exception):
     """The base of all errors.
 
-    The first argument says what is wrong; ``hint`` says what would do, where something would.
+    The first argument says what is wrong; ``hint`` names the remedy, where there is one.
     """
 
     def __init__(self, message: str = "", hint: str | None = None) -> None:
@@ -43,11 +43,11 @@ class EasyroutineError(Exception):
 
 
 class InputError(EasyroutineError, ValueError):
-    """What was asked for does not exist or does not fit: a name, a layer, a position, a shape."""
+    """The request names something that does not exist or does not fit: a name, a layer, a position, a shape."""
 
 
 class ExchangeError(InputError, BufferError, TypeError):
-    """An array that this package and another library cannot hand to each other."""
+    """This package and another library cannot exchange an array."""
 
 
 class KeyNotFoundError(EasyroutineError, KeyError):
@@ -67,19 +67,19 @@ class DownloadError(EasyroutineError, OSError):
 
 
 class UnsupportedError(EasyroutineError, NotImplementedError, ValueError):
-    """The model, or what was asked of it, is known but not computed here."""
+    """easyroutine knows this model or operation but does not compute it."""
 
 
 class ConfigError(EasyroutineError, ValueError):
-    """config.json, or the weights that it speaks of, are wrong."""
+    """config.json is wrong, or the weights do not match it."""
 
 
 class FormatError(EasyroutineError, ValueError):
-    """A file is damaged or not what it says."""
+    """A file is damaged or not of the format it claims."""
 
 
 class TokenizerError(EasyroutineError, ValueError):
-    """The tokenizer cannot be built, or cannot do what was asked."""
+    """The tokenizer cannot be built or cannot do what was asked."""
 
 
 class OutOfMemoryError(EasyroutineError, MemoryError):
@@ -91,11 +91,11 @@ class StorageError(EasyroutineError, OSError):
 
 
 class ReplacedError(EasyroutineError, ImportError):
-    """The original has this name, and this package does its work in another way."""
+    """The original has this name; this package does the work in another way."""
 
 
 class ReplacedAttributeError(EasyroutineError, AttributeError):
-    """The original's class has this attribute, and this package does its work in another way."""
+    """The original's class has this attribute; this package does the work in another way."""
 
 
 class MissingPackageError(EasyroutineError, ImportError):

@@ -1,4 +1,4 @@
-"""Errors of the engine in Python's words: it speaks to the command line too, and names its flags."""
+"""Rewrites the engine's errors for Python: the engine also serves the command line, and names its flags."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 __all__ = ["in_python"]
 
-#: What the engine says of the command line, as an expression, and what it is in Python. Phrases go before flags.
+#: Command-line phrases (regular expressions) with their Python equivalents. Phrases go before flags.
 _WORDS: list[tuple[str, str]] = [
     (
         r"pass --truncate to keep its first tokens",
@@ -58,7 +58,7 @@ _COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]
 
 
 def in_python(text: str) -> str:
-    """What an error or a warning says, with Python's arguments in place of flags."""
+    """An error or a warning with Python's arguments in place of flags."""
     if "--" in text or "`-" in text:
         for expression, words in _COMPILED:
             text = expression.sub(words, text)

@@ -1,4 +1,4 @@
-"""The package's logger. Nothing is shown until you ask for it: ``enable_info_logging()``, or ``logging`` itself."""
+"""The package's logger. It shows nothing until you ask: ``enable_info_logging()``, or :mod:`logging` itself."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def setup_logging(
     console: bool = True,
     fmt: str = _FORMAT,
 ) -> logging.Logger:
-    """Shows the package's messages of this level and above: on standard error, and in ``file`` where that is given.
+    """Shows the package's messages of this level and above on standard error, and in ``file`` if given.
 
-    It replaces any earlier setup. ``fmt`` is a format of :mod:`logging`; both places use it.
+    It replaces any earlier setup. ``fmt`` is a :mod:`logging` format and applies to both.
     """
     number = _number(level)
     formatter = logging.Formatter(fmt)
@@ -62,7 +62,7 @@ def log_to(file: str | PathLike[str]) -> None:
 
 
 def setup_default_logging() -> None:
-    """Shows messages of level INFO and above on standard error, unless they are shown already."""
+    """Shows messages of level INFO and above on standard error, unless something shows them already."""
     if not _is_shown():
         setup_logging()
 
@@ -88,7 +88,7 @@ def disable_logging() -> None:
 
 
 def warning_once(message: str) -> None:
-    """Warns the first time that this is said."""
+    """Warns only the first time this message occurs."""
     if message not in _said:
         _said.add(message)
         logger.warning(message)
@@ -111,7 +111,7 @@ def _handlers() -> list[logging.Handler]:
 
 
 def _number(level: int | str) -> int:
-    """A level of logging by its number or name."""
+    """A logging level from its number or name."""
     if isinstance(level, int):
         return level
     number = logging.getLevelName(level.upper())
@@ -120,7 +120,7 @@ def _number(level: int | str) -> int:
     return number
 
 
-# `from easyroutine import logger` gives the logger, which then does what this module does.
+# `from easyroutine import logger` gives the logger, which stands in for this module.
 for _function in (
     setup_logging,
     enable_debug_logging,

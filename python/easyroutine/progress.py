@@ -1,4 +1,4 @@
-"""Progress of what takes long: on a terminal and in notebooks, never into a file."""
+"""Progress of long work: on a terminal and in notebooks, never in a file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ T = TypeVar("T")
 
 
 def is_shown() -> bool:
-    """Whether a user watches: standard error is a terminal, or this is a notebook."""
+    """Whether a user is watching: standard error is a terminal, or this is a notebook."""
     return (sys.stderr is not None and sys.stderr.isatty()) or _is_notebook()
 
 
 def _is_notebook() -> bool:
-    """Whether a kernel runs this. That its package was imported says nothing: other packages import it too."""
+    """Whether a notebook kernel runs this. That its package is imported proves nothing: other packages import it too."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None
 
 
 def progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
-    """The items, with a progress bar if a user watches and tqdm is installed."""
+    """The items, with a progress bar if a user is watching and tqdm is installed."""
     if is_shown() and is_installed("tqdm"):
         from tqdm.auto import tqdm
 
@@ -36,7 +36,7 @@ def progress(items: Iterable[T], description: str = "", total: int | None = None
 
 
 def token_progress(description: str) -> Callable[[int, int], None] | None:
-    """A function that hears how many of all tokens are done; None unless a user watches and tqdm is installed."""
+    """A callback taking tokens done and tokens in all; None unless a user is watching and tqdm is installed."""
     if not (is_shown() and is_installed("tqdm")):
         return None
     bars: list[Any] = []
@@ -54,7 +54,7 @@ def token_progress(description: str) -> Callable[[int, int], None] | None:
 
 
 def row_progress(description: str, total: int) -> Callable[[int], None]:
-    """A function that hears how many more rows are done; it does nothing unless a user watches and tqdm is installed."""
+    """A callback taking how many more rows are done; it does nothing unless a user is watching and tqdm is installed."""
     if not (is_shown() and is_installed("tqdm")):
         return lambda rows: None
     from tqdm.auto import tqdm
@@ -70,7 +70,7 @@ def row_progress(description: str, total: int) -> Callable[[int], None]:
 
 
 def download_progress() -> Callable[[str, int, int | None], None] | None:
-    """A function that hears how a download proceeds; None unless a user watches and tqdm is installed."""
+    """A callback for the progress of downloads; None unless a user is watching and tqdm is installed."""
     if not (is_shown() and is_installed("tqdm")):
         return None
     bars: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""Names of the original easyroutine that are not here, each with what to use instead.
+"""Names of the original easyroutine that this package lacks, each with its replacement.
 
-The migration page of the book has the same list; a test holds the two together, and both against the original's names.
+The book's migration page has the same list; a test compares the two with each other and with the original's names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NO_MODULES = (
 _NOTHING = "nothing: every supported model has its names and sizes in `HookedModel.model_config`"
 _TORCH = "torch, numpy or the standard library"
 
-#: Modules none of whose names are here, and what does their work. Those with dots below are gone with them.
+#: Modules with none of their names here, and their replacements. Their submodules are gone with them.
 MODULES: dict[str, str] = {
     "inference": "vllm and litellm themselves; `HookedModel.generate` continues a prompt",
     "interpretability.ablation": "`Intervention`; `HookedModel.sweep` removes one part after another",
@@ -25,7 +25,7 @@ MODULES: dict[str, str] = {
     "interpretability.module_wrappers": "nothing: attention patterns can be read and changed in every model",
 }
 
-#: Names of modules and of classes that are here, and what does their work.
+#: Missing names of modules and classes that exist here, and their replacements.
 NAMES: dict[str, dict[str, str]] = {
     "interpretability.hooked_model": {"load_config yaml_config": _NOTHING},
     "interpretability.interventions": {
@@ -93,7 +93,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
 }
 
-#: Names of other packages that a user may try first, and what does their work here.
+#: Names of other packages that a user may try first, and their equivalents here.
 OTHERS: dict[str, dict[str, str]] = {
     "HookedModel": {
         "run_with_cache": "`model.forward(prompt, extraction_config=ExtractionConfig(extract_resid_out=True))` gives a cache",
@@ -115,7 +115,7 @@ for _place, _entries in (*OTHERS.items(), *NAMES.items()):
 
 
 def replaced_name(module: str, name: str) -> Exception:
-    """What to raise where a module of the original is asked for a name that it has not."""
+    """The exception for a name that a module of the original has and this one lacks."""
     place = module.removeprefix("easyroutine.")
     instead = _BY_NAME.get(place, {}).get(name)
     if instead is None and not name.startswith("_"):
@@ -126,7 +126,7 @@ def replaced_name(module: str, name: str) -> Exception:
 
 
 def instead_of(value: object, name: str) -> Exception | None:
-    """What to raise where an object of a class of the original is asked for an attribute that it has not."""
+    """The exception for an attribute that a class of the original has and this one lacks."""
     for kind in type(value).__mro__:
         instead = _BY_NAME.get(kind.__name__, {}).get(name)
         if instead is not None:
@@ -135,7 +135,7 @@ def instead_of(value: object, name: str) -> Exception | None:
 
 
 class Replaced:
-    """A class of the original that tells what to use instead of names that it has not."""
+    """A class of the original that names the replacement when asked for an attribute it lacks."""
 
     if not TYPE_CHECKING:
 

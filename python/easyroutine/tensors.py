@@ -23,15 +23,15 @@ _chosen: str | None = None
 
 @cache
 def is_installed(package: str) -> bool:
-    """Whether a package can be imported; it does not import it."""
+    """Whether a package can be imported, found out without importing it."""
     return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
 def set_tensor_backend(name: Backend) -> None:
     """Chooses the type of returned activations.
 
-    ``auto`` is ``torch.Tensor`` if torch is installed, else :class:`easyroutine.Tensor`. No choice copies. The environment
-    variable ``EASYROUTINE_TENSORS`` sets the same.
+    ``auto`` means ``torch.Tensor`` if torch is installed, else :class:`easyroutine.Tensor`. No choice copies. The
+    environment variable ``EASYROUTINE_TENSORS`` sets the same.
     """
     global _chosen
     _checked(name, "tensor backend")
@@ -53,7 +53,7 @@ def _checked(name: str, where: str) -> str:
 
 
 def handed_out(value: Any) -> Any:
-    """The engine's tensors as those of the chosen library, in lists and dictionaries too."""
+    """Converts the engine's tensors to the chosen library's, also within lists and dictionaries."""
     if isinstance(value, Tensor):
         backend = get_tensor_backend()
         if backend == "torch":
@@ -67,13 +67,13 @@ def handed_out(value: Any) -> Any:
 
 
 def is_torch(value: Any) -> bool:
-    """Whether this is a tensor of torch, which is not imported to find out."""
+    """Whether this is a torch tensor, found out without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def is_numpy(value: Any) -> bool:
-    """Whether this is an array of numpy, which is not imported to find out."""
+    """Whether this is a numpy array, found out without importing numpy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 
@@ -89,15 +89,15 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 
 def nbytes(value: Any) -> int:
-    """Bytes of the numbers of an array."""
+    """The size of an array's numbers in bytes."""
     return int(value.nbytes)
 
 
 def as_tensor(value: Any, name: str) -> Tensor:
     """Numbers of any library, or nested lists, as a float32 tensor of the engine.
 
-    Views of any strides, gradients, other widths and byte orders are read; an array on a GPU is copied to main memory.
-    What has no such numbers (complex, sparse, masked) is refused, as are numbers beyond float32.
+    Accepts views with any strides, tensors with gradients, other widths and byte orders; copies an array on a GPU to
+    main memory. Rejects arrays without such numbers (complex, sparse, masked) and numbers beyond float32.
     """
     value = _without_info(value)
     if isinstance(value, Tensor):
@@ -117,9 +117,9 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
 
 def plain_array(value: Any) -> Any:
-    """An array of torch or numpy as one of main memory, without gradient, in the machine's byte order.
+    """A torch or numpy array as one in main memory, without gradient, in the machine's byte order.
 
-    Raises ``ExchangeError`` where it is no plain table of numbers: sparse, quantised, masked, of text or objects.
+    Raises ``ExchangeError`` for anything but a plain table of numbers: sparse, quantised, masked, of text or objects.
     """
     if is_torch(value):
         return _plain_torch(value)
@@ -128,7 +128,7 @@ def plain_array(value: Any) -> Any:
         raise ExchangeError("a masked array has no number where it is masked", "array.filled(0.0)")
     if value.dtype.kind not in "biufc":
         raise ExchangeError(f"an array of {value.dtype} is no array of numbers", "array.astype(float)")
-    # Not every version hands over what is read-only, of another byte order or at odd places.
+    # Not every version exports arrays that are read-only, unaligned or of another byte order.
     return numpy.require(value, dtype=value.dtype.newbyteorder("="), requirements=["C", "A", "W", "E"])
 
 
@@ -147,9 +147,9 @@ def _plain_torch(value: Any) -> Any:
         raise ExchangeError(f"torch cannot copy the tensor to main memory: {error}") from error
 
 
-#: Lists nested deeper are no table of numbers.
+#: Lists nested deeper are not a table of numbers.
 _DEEPEST = 32
-#: What rounds to a float32 beyond the largest.
+#: The smallest number that rounds beyond the largest float32.
 _LARGEST = (2 - 2**-24) * 2.0**127
 
 
@@ -172,7 +172,7 @@ def _number(value: Any, name: str) -> float:
     try:
         number = float(value)
     except OverflowError:
-        # A whole number beyond float64.
+        # An integer beyond float64.
         number = _LARGEST
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name}: {type(value).__name__} is no number") from None
@@ -182,14 +182,14 @@ def _number(value: Any, name: str) -> float:
 
 
 def _without_info(value: Any) -> Any:
-    # Not above: `easyroutine.interpretability` imports this module.
+    # Imported here because `easyroutine.interpretability` imports this module.
     from easyroutine.interpretability.value_with_info import _unwrapped
 
     return _unwrapped(value)
 
 
 def whole_numbers(rows: Sequence[Sequence[int]], kind: str | None) -> Any:
-    """A table of whole numbers as lists (None), ``pt`` or ``np``."""
+    """A table of integers as lists (None), ``pt`` or ``np``."""
     if kind is None:
         return rows
     if kind == "np":
@@ -200,7 +200,7 @@ def whole_numbers(rows: Sequence[Sequence[int]], kind: str | None) -> Any:
 
 
 def needed(package: str, what: str) -> Any:
-    """An optional package, or an error that says what needs it."""
+    """Imports an optional package, or raises an error that says what needs it."""
     try:
         return importlib.import_module(package)
     except ImportError:
@@ -208,9 +208,9 @@ def needed(package: str, what: str) -> Any:
 
 
 def concatenated(values: Sequence[Any]) -> Any:
-    """Arrays of one kind behind each other along the first axis; those without axes count as one number.
+    """Concatenates arrays of one kind along the first axis; arrays without axes count as one number.
 
-    Where the other axes differ, the result is a list of rows.
+    If the other axes differ, the result is a list of rows.
     """
     rows = [_with_rows(value) for value in values]
     inner = {shape_of(value)[1:] for value in rows}
@@ -238,7 +238,7 @@ def _for_torch(value: Any) -> Any:
 
 
 def rows_of_hook(value: Any, key: str) -> Any:
-    """What a hook returned, as the engine reads it."""
+    """Prepares what a hook returned for the engine."""
     name = f"what the hook at {key} returned"
     if isinstance(value, list) and value and all(is_array(one) for one in value):
         return [as_tensor(one, name) for one in value]
@@ -253,7 +253,7 @@ def _torch_function(
     args: tuple[Any, ...] | None,
     kwargs: Mapping[str, Any] | None,
 ) -> Any:
-    """Calls a function of torch with the engine's tensors as torch's own."""
+    """Calls a torch function with the engine's tensors converted to torch's."""
 
     def converted(value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with the ids and the calls of transformers."""
+"""Text to token ids and back, with transformers' ids and calls."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = ["BatchEncoding", "TextSpans", "Tokenizer", "token_ids"]
 Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 Side = Literal["left", "right"]
 
-#: Longest text that transformers calls endless: settings without a length have this.
+#: What transformers calls no limit on length, for settings without one.
 _ENDLESS = int(1e30)
 
 
 class Tokenizer:
-    """A model's tokenizer. Ids, masks, padding and truncation are those of transformers' ``AutoTokenizer``."""
+    """A model's tokenizer. Ids, masks, padding and truncation match transformers' ``AutoTokenizer``."""
 
     def __init__(self, engine: _Engine, name_or_path: str, origin: Mapping[str, Any] | None = None) -> None:
         self._engine = engine
         self.name_or_path = name_or_path
-        #: How it was opened: what a pickle keeps of it.
+        #: The arguments it was opened with, which a pickle keeps.
         self._origin = dict(origin or {"reference": name_or_path})
         self._roles = engine.roles
-        #: Sides on which rows are filled and cut: as the settings say, else as the class that they name has it.
+        #: The padding and truncation sides: from the settings, else the default of the class they name.
         self.padding_side, self.truncation_side = engine.sides
         self.model_max_length: int = engine.max_length or _ENDLESS
         for warning in engine.warnings:
@@ -49,9 +49,9 @@ class Tokenizer:
         offline: bool = False,
         pre: str | None = None,
     ) -> Tokenizer:
-        """The tokenizer of a model; its weights are not read.
+        """The tokenizer of a model; the weights are not read.
 
-        ``pre`` names the rule by which a GGUF file's text is cut (``"llama-bpe"``), where the file does not say.
+        ``pre`` names the rule for cutting text (``"llama-bpe"``) where a GGUF file does not.
         """
         if pre is not None and Path(name, "tokenizer.json").is_file():
             raise InputError(f"pre={pre!r} is for GGUF files, and {name} is a folder", "leave pre out")
@@ -73,12 +73,12 @@ class Tokenizer:
 
     @property
     def unk_token(self) -> str | None:
-        """The token for what the vocabulary does not know."""
+        """The token for text outside the vocabulary."""
         return self._roles.get("unk_token")
 
     @property
     def pad_token(self) -> str | None:
-        """The token that rows are filled up with. It may be set to any token of the vocabulary."""
+        """The token that pads rows. It may be set to any token of the vocabulary."""
         return self._roles.get("pad_token")
 
     @pad_token.setter
@@ -121,18 +121,18 @@ class Tokenizer:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """All special tokens, by id."""
+        """All special tokens, ordered by id."""
         return [str(self._engine.token_of_id(one)) for one in self._engine.special_ids]
 
     # The vocabulary.
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens without those that were added."""
+        """Number of tokens, without added ones."""
         return self._engine.vocab_size - self._added_beyond()
 
     def _added_beyond(self) -> int:
-        """Added tokens whose ids stand behind the vocabulary's own."""
+        """Added tokens with ids beyond the vocabulary's own."""
         total = self._engine.vocab_size
         added = {one for _, one in self._engine.added_tokens()}
         count = 0
@@ -147,18 +147,18 @@ class Tokenizer:
         return True
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token, as the vocabulary writes it, with its id."""
+        """Every token, as the vocabulary spells it, with its id."""
         return self._engine.vocabulary()
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """Ids of tokens as the vocabulary writes them; what it does not know is :attr:`unk_token_id`."""
+        """Ids of tokens as the vocabulary spells them; unknown tokens give :attr:`unk_token_id`."""
         if isinstance(tokens, str):
             found = self._engine.id_of_token(tokens)
             return self.unk_token_id if found is None else found
         return [self.convert_tokens_to_ids(token) for token in listed(tokens, "tokens", "tokens")]
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Tokens of ids, as the vocabulary writes them."""
+        """Tokens of ids, as the vocabulary spells them."""
         found = ids_of(ids)
         if isinstance(found, int):
             return self._engine.token_of_id(found)
@@ -168,7 +168,7 @@ class Tokenizer:
     def to_single_token(self, text: str) -> int:
         """The id of a text that is exactly one token, with no token added before it.
 
-        ``encode(" yes")[0]`` is another id where the tokenizer begins every text with a special token.
+        ``encode(" yes")[0]`` differs where the tokenizer begins every text with a special token.
         """
         found = self._engine.single_token(string(text, "the text"))
         if found is None:
@@ -179,13 +179,13 @@ class Tokenizer:
         return found
 
     def to_string_tokens(self, text: str | Any) -> list[str]:
-        """What each token of a text, or of ids, stands for; ids are one, a list, or an array [S] or [1, S]."""
+        """The text of each token of a text or of ids: one id, a list, or an array [S] or [1, S]."""
         return [self._engine.shown(one) for one in (self.encode(text) if isinstance(text, str) else token_ids(text))]
 
     # Text to ids.
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text, as the vocabulary writes them, none added."""
+        """The tokens of a text, as the vocabulary spells them, with none added."""
         ids, *_ = self._engine.encode(string(text, "the text"), False)
         return [str(self._engine.token_of_id(one)) for one in ids]
 
@@ -223,9 +223,9 @@ class Tokenizer:
         return_attention_mask: bool = True,
         return_offsets_mapping: bool = False,
     ) -> BatchEncoding:
-        """Ids and mask of a text, or of several.
+        """Ids and mask of one text or several.
 
-        ``padding`` fills rows up to the longest (``True``, ``"longest"``) or to ``max_length``; ``truncation`` cuts them to
+        ``padding`` pads rows to the longest (``True``, ``"longest"``) or to ``max_length``; ``truncation`` cuts them to
         ``max_length``, at ``truncation_side``, and keeps the special tokens. ``max_length`` without either is an error.
         """
         is_one = isinstance(text, str)
@@ -245,7 +245,7 @@ class Tokenizer:
         spans: list[list[tuple[int, int]]] = []
         kept_texts: list[TextSpans] = []
         for one in texts:
-            # What is cut off a long text at its end is not even looked at.
+            # The truncated end of a long text is not even tokenized.
             ids, (text_kept, places), _ = self.row(
                 one, add_special_tokens, None if self.truncation_side == "left" else limit, stacklevel=3
             )
@@ -253,7 +253,7 @@ class Tokenizer:
                 ids, places = self._cut(ids, places, limit, add_special_tokens)
             rows.append(ids)
             spans.append(places)
-            # Positions by substring look at these; padding stands in no text.
+            # Positions by substring use these; padding has no text.
             kept_texts.append((text_kept, places))
         masks = [[1] * len(row) for row in rows]
         width = self._width(rows, padding, max_length)
@@ -280,14 +280,14 @@ class Tokenizer:
     def row(
         self, text: str, add_special_tokens: bool = True, limit: int | None = None, *, stacklevel: int = 2
     ) -> tuple[list[int], TextSpans, bool]:
-        """The ids of a text, the text with the bytes of each, and whether that is all of it.
+        """The ids of a text, the text with each id's bytes, and whether that is all of it.
 
-        With ``limit`` a long text is read until there are so many tokens or some more.
+        With ``limit``, reads a long text only until it yields that many tokens or slightly more.
         """
         ids, places, is_whole = self._engine.encode(string(text, "the text"), add_special_tokens, limit)
         if not is_whole:
             end = max((end for _, end in places), default=0)
-            # A character has one byte at least, so that so many of them hold all that is kept.
+            # A character has at least one byte, so this many hold everything that is kept.
             text = text[:end].encode()[:end].decode()
         for doubt in self._engine.warnings_for(text):
             warnings.warn(doubt, stacklevel=stacklevel)
@@ -306,7 +306,7 @@ class Tokenizer:
         max_length: int | None = None,
         return_tensors: Literal["pt", "np"] | None = None,
     ) -> BatchEncoding:
-        """Fills rows of ids up to one length, and their masks with 0; rows without a mask have one of 1."""
+        """Pads rows of ids to one length and their masks with 0; rows without a mask get one of ones."""
         if max_length is not None and padding != "max_length":
             raise InputError(
                 f"max_length is {max_length}, and does not fill", 'padding="max_length" fills rows up to it'
@@ -346,7 +346,7 @@ class Tokenizer:
     def _cut(
         self, ids: list[int], places: list[tuple[int, int]], limit: int, special: bool
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The row without as many of the text's own tokens as it is too long; added ones stay."""
+        """The row cut to length by dropping the text's own tokens; added ones stay."""
         own = [number for number, (start, end) in enumerate(places) if start < end or not special]
         first, last = (own[0], own[-1] + 1) if own else (0, 0)
         surplus = len(ids) - limit
@@ -386,7 +386,7 @@ class Tokenizer:
     # Ids to text.
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
-        """The text of ids: a number, a list, or a tensor of one axis."""
+        """The text of ids: a number, a list, or a tensor with one axis."""
         found = ids_of(token_ids)
         return self._engine.decode([found] if isinstance(found, int) else found, skip_special_tokens)
 
@@ -397,7 +397,7 @@ class Tokenizer:
     # Files, copies.
 
     def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
-        """Writes it as files that transformers reads, into a folder that is made where there is none."""
+        """Writes it as files that transformers reads, creating the folder if needed."""
         Path(folder(save_directory, "save_directory")).mkdir(parents=True, exist_ok=True)
         self._engine.save(folder(save_directory, "save_directory"))
 
@@ -425,13 +425,13 @@ class Tokenizer:
         strftime_now: str | date | None = None,
         **variables: Any,
     ) -> Any:
-        """A conversation as the model was trained on them: ids and mask, or with ``tokenize=False`` the text.
+        """A conversation in the form the model was trained on: ids and mask, or the text with ``tokenize=False``.
 
-        Each message is ``{"role": "user", "content": "..."}``, with whatever else the template reads. Several conversations, a
-        list of lists, give one row each. The arguments are those of transformers, and so is the text. ``chat_template`` is one
-        of the model's templates by name, or a template. Further keywords are variables of the template
-        (``enable_thinking=False``). A template that asks for the time is told the present, or ``strftime_now``:
-        ``"2024-07-26"``, ``"2024-07-26T15:30:00"``, or a date. With ``return_dict=False`` only the ids are returned.
+        Each message is ``{"role": "user", "content": "..."}``, with whatever else the template reads. Several
+        conversations, a list of lists, give one row each. Arguments and text match transformers'. ``chat_template`` is
+        one of the model's templates by name, or a template. Further keywords are variables of the template
+        (``enable_thinking=False``). A template that asks for the time gets ``strftime_now``, or by default the present:
+        ``"2024-07-26"``, ``"2024-07-26T15:30:00"``, or a date. ``return_dict=False`` returns only the ids.
         """
         for name in ("sanitize_control_tokens", "return_assistant_tokens_mask"):
             if variables.pop(name, False):
@@ -459,7 +459,7 @@ class Tokenizer:
         text = texts[0] if is_one else texts
         if not tokenize:
             return text
-        # The text holds the special tokens already.
+        # The text already holds the special tokens.
         encoded = self(
             text,
             add_special_tokens=False,

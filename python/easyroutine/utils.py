@@ -1,4 +1,4 @@
-"""Small helpers of notebooks: another working directory, and key/value heads repeated for their query heads."""
+"""Small helpers for notebooks: change the working directory, and repeat key/value heads for their query heads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["path_to_parents", "path_to_relative", "repeat_kv"]
 
 
 def path_to_parents(levels: int = 1) -> None:
-    """Makes the parent of the working directory the working directory, ``levels`` times, and prints where that is."""
+    """Moves the working directory up ``levels`` times and prints it."""
     steps = whole(levels, "levels", 1)
     _change(os.path.join(os.getcwd(), *[os.pardir] * steps))
 
 
 def path_to_relative(relative_path: str | os.PathLike[str]) -> None:
-    """Makes a path below the working directory the working directory, and prints where that is."""
+    """Moves the working directory to a path below it and prints it."""
     _change(os.path.join(os.getcwd(), os.fspath(relative_path)))
 
 
@@ -29,9 +29,9 @@ def _change(path: str) -> None:
 
 
 def repeat_kv(hidden_states: Any, n_rep: int) -> Any:
-    """Keys or values ``[B, K, S, h]`` with each of the K heads ``n_rep`` times, ``[B, K n_rep, S, h]``.
+    """Keys or values ``[B, K, S, h]`` with each of the K heads repeated ``n_rep`` times: ``[B, K n_rep, S, h]``.
 
-    ``hidden_states`` is a tensor of torch or an array of numpy, and so is what comes back.
+    ``hidden_states`` is a torch tensor or a numpy array, and so is the result.
     """
     count = whole(n_rep, "n_rep", 1)
     if not (tensors.is_torch(hidden_states) or tensors.is_numpy(hidden_states)):

@@ -1,4 +1,4 @@
-"""Bars of progress for loops of your own: on a terminal, in a notebook, or as lines in the log of a batch job."""
+"""Progress bars for loops of your own: on a terminal, in a notebook, or as lines in the log of a batch job."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def progress(
 ) -> Iterator[T]:
     """The items of ``iterable``, with a bar, or in batch jobs with lines on standard output.
 
-    ``desc`` is another name of ``description``. ``total`` is how many items there are, where ``len`` cannot say it. The other
-    arguments are those of :func:`get_progress_bar`.
+    ``desc`` is another name for ``description``. ``total`` is the number of items, needed where ``len`` cannot tell it.
+    The other arguments are those of :func:`get_progress_bar`.
     """
     shown = get_progress_bar(disable, force_batch_mode, log_interval, update_frequency)
     with shown:
@@ -54,10 +54,11 @@ def get_progress_bar(
     log_interval: float = 1,
     update_frequency: int = 0,
 ) -> Progress:
-    """What shows progress here: lines if no user watches (or with ``force_batch_mode``), else a bar of tqdm.
+    """The kind of progress that fits here: lines if no user is watching (or with ``force_batch_mode``), else a tqdm
+    bar.
 
-    A line is printed every ``log_interval`` seconds, and after every ``update_frequency`` items where that is not 0; in a
-    Slurm job after every item, unless it is said. Without tqdm lines are printed everywhere.
+    A line is printed every ``log_interval`` seconds, and after every ``update_frequency`` items if that is not 0; in a
+    Slurm job by default after every item. Without tqdm, lines are printed everywhere.
     """
     if disable:
         return NoProgress()
@@ -69,9 +70,9 @@ def get_progress_bar(
 
 
 def is_non_interactive_batch() -> bool:
-    """Whether no user watches: standard output is a dumb terminal or none, and this is not a notebook."""
+    """Whether no user is watching: standard output is missing or a dumb terminal, and this is not a notebook."""
     try:
-        # IPython puts this among the built-ins.
+        # IPython adds this to the built-ins.
         builtins.get_ipython()  # type: ignore[attr-defined]
         return False
     except (AttributeError, NameError):
@@ -94,20 +95,20 @@ class _Task:
     total: int | None
     completed: int = 0
     started: float = field(default_factory=time.monotonic)
-    #: When the last line was printed, and how many items were done then.
+    #: When the last line was printed, and how many items were done by then.
     told_at: float | None = None
     told_of: int = 0
 
 
 class _Base:
-    """What all kinds of progress do."""
+    """What all kinds of progress share."""
 
     def add_task(self, description: str, total: int | None = None, **kwargs: Any) -> int:
         """Begins a task and returns its number. Further arguments are for other kinds of bars."""
         raise NotImplementedError
 
     def update(self, task_id: int, advance: int = 1, **kwargs: Any) -> None:
-        """Some more items of a task are done."""
+        """Marks more items of a task as done."""
         raise NotImplementedError
 
     def track(self, iterable: Iterable[T], total: int | None = None, description: str = "") -> Iterator[T]:
@@ -133,7 +134,7 @@ class LoggingProgress(_Base):
     """Progress as lines on standard output."""
 
     def __init__(self, log_interval: float = 5, update_frequency: int = 0) -> None:
-        """A line every ``log_interval`` seconds, and after ``update_frequency`` items where that is not 0."""
+        """Prints a line every ``log_interval`` seconds, and after ``update_frequency`` items if that is not 0."""
         self.tasks: dict[int, _Task] = {}
         self.log_interval = number(log_interval, "log_interval")
         self.update_frequency = whole(update_frequency, "update_frequency")
@@ -147,7 +148,7 @@ class LoggingProgress(_Base):
         return task_id
 
     def update(self, task_id: int, advance: int = 1, **kwargs: Any) -> None:
-        """Some more items of a task are done; an unknown task is passed over."""
+        """Marks more items of a task as done; ignores an unknown task."""
         task = self.tasks.get(task_id)
         if task is None:
             return
@@ -178,7 +179,7 @@ def _state(task: _Task, elapsed: float) -> str:
 
 
 class BarProgress(_Base):
-    """Progress as bars of tqdm."""
+    """Progress as tqdm bars."""
 
     def __init__(self) -> None:
         self._bars: list[Any] = []
@@ -191,7 +192,7 @@ class BarProgress(_Base):
         return len(self._bars) - 1
 
     def update(self, task_id: int, advance: int = 1, **kwargs: Any) -> None:
-        """Some more items are done."""
+        """Marks more items as done."""
         if 0 <= task_id < len(self._bars):
             self._bars[task_id].update(advance)
 
@@ -207,11 +208,11 @@ class NoProgress(_Base):
     """Progress that is not shown."""
 
     def add_task(self, description: str = "", total: int | None = None, **kwargs: Any) -> int:
-        """0."""
+        """Does nothing and returns 0."""
         return 0
 
     def update(self, task_id: int = 0, advance: int = 1, **kwargs: Any) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 Progress = Union[LoggingProgress, BarProgress, NoProgress]

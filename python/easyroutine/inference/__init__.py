@@ -1,4 +1,4 @@
-"""Nothing of the original's wrappers of vllm and litellm is here: asking for a name says what to use."""
+"""None of the original's wrappers of vllm and litellm are here: asking for a name says what to use instead."""
 
 from typing import Any
 

@@ -19,19 +19,19 @@ __all__ = ["Ray", "as_cluster", "ray_module", "run_units"]
 class Ray:
     """How a Ray cluster works on a run.
 
-    Each worker is an actor that loads the model once and takes one unit after another. A slow worker takes fewer units; one
-    that dies, or whose node does, loses the unit at hand and no other.
+    Each worker is an actor that loads the model once and takes one unit after another. A slow worker takes fewer units;
+    when one dies, or its node does, only its current unit is lost.
     """
 
-    #: How many workers; by default as many as the cluster has cores for when the work begins. Workers that the cluster has
-    #: no room for yet begin when an autoscaler has added it.
+    #: Number of workers; by default as many as the cluster has cores for when the work begins. Workers that do not fit
+    #: yet begin when an autoscaler has added room.
     workers: int | None = None
-    #: Cores of each worker, which is how many threads it computes with.
+    #: Cores, and so compute threads, of each worker.
     cpus: int = 1
-    #: Bytes of memory that each worker reserves: set it to what the model takes, so that Ray does not put more workers on a
-    #: node than fit.
+    #: Bytes of memory that each worker reserves: set it to the model's size, so that Ray puts no more workers on a node
+    #: than fit.
     memory: int | None = None
-    #: How many times a unit begins again after its worker died.
+    #: Retries of a unit after its worker died.
     retries: int = 3
     #: Further options of ``ray.remote`` for the workers, such as ``{"runtime_env": {"env_vars": {"EASYROUTINE_SIMD": "avx2"}}}``.
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Ray:
 
 
 def ray_module() -> Any:
-    """Ray, connected to the cluster that ``RAY_ADDRESS`` names, or to one that begins on this machine."""
+    """Ray, connected to the cluster that ``RAY_ADDRESS`` names, or to a new one on this machine."""
     try:
         ray: Any = import_module("ray")
     except ImportError:
@@ -56,7 +56,8 @@ def ray_module() -> Any:
             "work on a cluster needs Ray, which is not installed", "pip install 'easyroutine-rs[ray]'"
         ) from None
     if not ray.is_initialized():
-        # Workers get Ctrl-C from the driver, which ends them; usage statistics would be a request that nobody asked for.
+        # The driver passes Ctrl-C to the workers, which ends them; usage statistics would be an unwanted network
+        # request.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(include_dashboard=False, logging_level="ERROR")
     return ray
@@ -71,11 +72,11 @@ def run_units(
 ) -> None:
     """Does every unit once on a Ray cluster; returns when all are done.
 
-    Each worker calls ``make_worker()`` once, which loads what it needs and returns a function that does one unit. Units are
-    claimed one at a time, in order. ``done(unit, result)`` is called here as each ends, in any order.
+    Each worker calls ``make_worker()`` once, which loads what it needs and returns a function that does one unit.
+    Workers claim units one at a time, in order. ``done(unit, result)`` is called here as each ends, in any order.
 
-    A unit whose worker dies begins again, up to ``cluster.retries`` times, on a new worker: doing a unit twice must do no
-    harm. An exception that a worker raises ends the whole work and is raised here.
+    A unit whose worker dies begins again on a new worker, up to ``cluster.retries`` times, so doing a unit twice must
+    do no harm. An exception in a worker ends the whole work and is raised here.
 
     Raises :class:`MissingPackageError` without Ray, :class:`StorageError` when workers keep dying.
     """
@@ -98,7 +99,7 @@ class _Worker:
         return self._do(unit)
 
 
-#: A unit's place for an actor that prepares.
+#: Stands for a unit while an actor prepares.
 _PREPARES = -1
 
 
@@ -118,15 +119,15 @@ class _Work:
         self.left = len(units)
         self.done = done
         self.deaths: dict[int, int] = {}
-        # What each pending answer is about: the actor, and its unit.
+        # The actor and unit of each pending answer.
         self.pending: dict[Any, tuple[Any, int]] = {}
         self.actors: list[Any] = []
-        # Those of them that have nothing to do.
+        # Idle actors.
         self.idle: list[Any] = []
         options = {**cluster.options, "num_cpus": cluster.cpus}
         if cluster.memory is not None:
             options["memory"] = cluster.memory
-        # Retries are ours: a unit goes to whoever is free, and a new worker prepares before it works.
+        # We retry ourselves: a unit goes to any free worker, and a new worker prepares before it works.
         self.kind = ray.remote(**options, max_restarts=0, max_task_retries=0)(_Worker)
 
     def run(self) -> None:
@@ -156,7 +157,7 @@ class _Work:
         try:
             result = self.ray.get(answer)
         except exceptions.RayTaskError as error:
-            # The exception that the worker raised, not Ray's account of it.
+            # The worker's own exception, not Ray's account of it.
             cause = error.cause
             raise (cause if isinstance(cause, BaseException) else error) from None
         except (exceptions.RayActorError, exceptions.OutOfMemoryError, exceptions.NodeDiedError) as error:
@@ -170,7 +171,7 @@ class _Work:
         self.hand_out(actor)
 
     def hand_out(self, actor: Any) -> None:
-        """Gives a worker the next unit, if one waits."""
+        """Gives a worker the next unit, if one is waiting."""
         if not self.waiting:
             self.idle.append(actor)
             return
@@ -178,7 +179,7 @@ class _Work:
         self.pending[actor.do.remote(unit)] = (actor, unit)
 
     def mourn(self, unit: int, error: Exception) -> None:
-        """A worker died: its unit goes to the front, for one that is idle or for another that begins."""
+        """Handles a worker's death: its unit goes to the front, for an idle worker or a new one."""
         deaths = self.deaths[unit] = self.deaths.get(unit, 0) + 1
         if deaths > self.cluster.retries:
             what = "while it loaded the model" if unit == _PREPARES else f"at unit {unit}"
@@ -190,14 +191,14 @@ class _Work:
         if unit != _PREPARES:
             self.waiting.appendleft(unit)
         if self.waiting and self.idle:
-            # Another may never find room: an idle one keeps what it was given.
+            # A new worker may never find room; an idle one has its resources already.
             self.hand_out(self.idle.pop())
         elif self.waiting:
             self.begin_worker()
 
 
 def as_cluster(engine: Any) -> Ray:
-    """The cluster that ``engine=`` asks for."""
+    """The cluster that ``engine=`` requests."""
     if isinstance(engine, Ray):
         return engine
     if engine == "ray":

@@ -1,4 +1,4 @@
-"""Runs as data sets of Ray."""
+"""Runs as Ray data sets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ __all__ = ["dataset"]
 
 
 def dataset(run: StoredRun, keys: Sequence[str] | str | None = None, *, block: int = 256) -> Any:
-    """A run as a ``ray.data.Dataset``, one line per row, in order: ``row``, the fields that the run kept, and ``keys``.
+    """A run as a ``ray.data.Dataset`` with one record per row, in order: ``row``, the fields that the run kept, and
+    ``keys``.
 
-    ``row`` counts from 0, unless the run kept a field of this name, as ``--skip-empty`` does: then it is that.
-    ``keys`` are activations with one value per row, such as ``resid_out_5`` of the last tokens; all of them by default.
-    Each task reads ``block`` rows from the store, so no more than the blocks at work are in memory.
+    ``row`` counts from 0, unless the run kept a field of this name, as ``--skip-empty`` does. ``keys`` are activations
+    with one value per row, such as ``resid_out_5`` of the last tokens; by default all. Each task reads ``block`` rows
+    from the store, so memory holds only the blocks in use.
     """
     ray = ray_module()
     n_rows = int(run.record.get("_store", {}).get("n_examples") or 0)

@@ -1,4 +1,4 @@
-"""A run of a store, filled by a cluster."""
+"""Fills a run of a store with a cluster."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def fill(
     place: dict[str, Any],
     engine: Ray | Literal["ray"],
 ) -> Place | None:
-    """Fills a run with what is kept of a data set, unit by unit, and publishes it once all units are there.
+    """Fills a run from a data set, unit by unit, and publishes it once all units are there.
 
-    The plan is written here, before any worker begins. Each worker joins it, and is refused where its model has other
+    The plan is written here before any worker begins. Each worker joins it, and is refused if its model has other
     weights or its processor would compute other bits.
     """
     cluster = as_cluster(engine)
-    # Without Ray nothing begins.
+    # Fails at once without Ray.
     ray_module()
     rows = data.rows()
     opened, path = saver.open(model, rows, settings, annotations, place)
@@ -59,7 +59,7 @@ def fill(
 
 
 def _from_anywhere(path: T) -> T | str:
-    """A file or folder as a worker finds it, whose current folder is another; what is no path stays as it is.
+    """A file or folder as a worker finds it, whose current folder differs; anything but a path stays as it is.
 
     Links are not followed: a model bears the name of its path.
     """
@@ -67,7 +67,7 @@ def _from_anywhere(path: T) -> T | str:
 
 
 class _Joining:
-    """What makes a worker: it loads the model and joins the run."""
+    """Makes a worker: loads the model and joins the run."""
 
     def __init__(self, *parts: Any) -> None:
         self.parts = parts
@@ -76,11 +76,11 @@ class _Joining:
         kind, config, interventions, saver, rows, settings, annotations, place = self.parts
         model = kind(config)
         model.interventions = interventions
-        # A share of one: whoever joins a run that is begun, and does whatever units it is given.
+        # A share of one: this joins a run already begun and does whatever units it is given.
         opened, _ = saver.open(model, rows, settings, annotations, {**place, "part": (1, 1)})
         return _write(opened)
 
 
 def _write(opened: OpenRun | None) -> Callable[[int], None]:
-    """Nothing is left to write where another driver has published the run meanwhile."""
+    """Writes nothing more if another driver has published the run meanwhile."""
     return (lambda unit: None) if opened is None else opened.write
