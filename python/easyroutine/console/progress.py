@@ -54,8 +54,7 @@ def get_progress_bar(
     log_interval: float = 1,
     update_frequency: int = 0,
 ) -> Progress:
-    """The kind of progress that fits here: lines if no user is watching (or with ``force_batch_mode``), else a tqdm
-    bar.
+    """The progress that fits here: lines if no user is watching (or with ``force_batch_mode``), else a tqdm bar.
 
     A line is printed every ``log_interval`` seconds, and after every ``update_frequency`` items if that is not 0; in a
     Slurm job by default after every item. Without tqdm, lines are printed everywhere.

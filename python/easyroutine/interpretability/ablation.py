@@ -1,4 +1,4 @@
-"""Nothing of the original's ablation queries is here: asking for a name says what to use."""
+"""The original's ablation queries are not here: asking for a name says what to use instead."""
 
 from typing import Any
 

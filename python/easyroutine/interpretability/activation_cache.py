@@ -27,31 +27,31 @@ __all__ = [
 ]
 
 Aggregation = Callable[[Any, Any], Any]
-#: Keys that are tables of positions: they are made of the selected tokens, and joined with them.
+#: Keys that are tables of positions: they are built from the selected tokens and joined with them.
 _OF_POSITIONS = ("mapping_index", "mapping_index_rows", "token_dict")
-#: How keys begin that are means over examples.
+#: Prefix of keys that are means over examples.
 MEAN = "avg_pattern_"
-#: How keys begin whose first axis within a row is that of a pattern's rows.
+#: Prefixes of keys whose first axis within a row runs over a pattern's rows.
 _OF_PATTERNS = ("pattern_", "scores_", MEAN)
 
 
 def just_old(old: Any, new: Any) -> Any:
-    """An aggregation: the first value stays."""
+    """An aggregation that keeps the first value."""
     return old
 
 
 def just_me(old: Any, new: Any) -> Any:
-    """An aggregation: the last value stays."""
+    """An aggregation that keeps the last value."""
     return new
 
 
 def sublist(old: Any, new: Any) -> list[Any]:
-    """An aggregation: a list with one entry per cache."""
+    """An aggregation into a list with one entry per cache."""
     return [*(old if isinstance(old, list) else [old]), new]
 
 
 def aggregate_last_layernorm(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """An aggregation: the statistics of the final norm, concatenated."""
+    """An aggregation that concatenates the statistics of the final norm."""
     return {name: tensors.concatenated([old[name], new[name]]) for name in old}
 
 
@@ -63,14 +63,14 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
     caches of different positions.
     """
 
-    #: Whether the first axis of every value is the rows of a data set.
+    #: Whether every value's first axis runs over the rows of a data set.
     _is_by_rows = False
 
     def __init__(self, initial: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         self._values: dict[str, Any] = {}
         self._selection: Selection | None = None
         self._pattern_rows: Selection | None = None
-        #: Of how many rows means over examples are, where that is known.
+        #: The number of rows that means over examples cover, if known.
         self._mean_rows: int | None = None
         self._aggregations: list[tuple[str, Aggregation]] = []
         self._deferred: list[ActivationCache] | None = None
@@ -88,12 +88,12 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
             hint = f"did you mean {near[0]!r}?" if near else None
             raise KeyNotFoundError(f"the cache holds no {key!r}; it holds {self._shown_keys()}", hint) from None
         if isinstance(value, ValueWithInfo):
-            # What it holds is exchanged, so that the same object comes back each time.
+            # Its value is replaced too, so that the same object comes back each time.
             value._value = tensors.handed_out(value._value)
             return value
         out = tensors.handed_out(value)
         if out is not value:
-            # Kept, so that what is changed in place stays changed.
+            # Stored back, so that changes in place persist.
             self._values[key] = out
         return out
 
@@ -170,7 +170,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         """
         return stacked_heads(self, name)
 
-    # What belongs to values.
+    # Annotations.
 
     def add_with_info(self, key: str, value: Any, info: str) -> None:
         """Sets a value together with a description of it."""
@@ -189,8 +189,8 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
     ) -> None:
         """Sets the metadata of the run, under ``metadata``.
 
-        ``model_digest`` is :attr:`HookedModel.digest`, ``model_commit`` that of the hub, ``model_adapter`` the name of the LoRA
-        adapter that was applied.
+        ``model_digest`` is :attr:`HookedModel.digest`, ``model_commit`` the hub's commit, ``model_adapter`` the name of
+        the applied LoRA adapter.
         """
         if hasattr(extraction_config, "to_dict"):
             extraction_config = extraction_config.to_dict()
@@ -222,7 +222,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
     # Joining.
 
     def register_aggregation(self, key_pattern: str, function: Aggregation) -> None:
-        """Joins values of keys that begin with ``key_pattern`` by ``function(old, new)``."""
+        """Joins values of keys that begin with ``key_pattern`` using ``function(old, new)``."""
         checks.string(key_pattern, "key_pattern")
         checks.function(function, "the function of an aggregation")
         self.remove_aggregation(key_pattern)
@@ -234,7 +234,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
 
     @contextmanager
     def deferred_mode(self) -> Iterator[ActivationCache]:
-        """A context in which :meth:`cat` only collects caches; they are joined at its end, all at once."""
+        """A context in which :meth:`cat` only collects caches; they are joined all at once at its end."""
         if self._deferred is not None:
             raise InputError("the cache is in deferred mode already")
         self._deferred = []
@@ -259,7 +259,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
             self.cat_all([external_cache])
 
     def cat_all(self, caches: Iterable[ActivationCache]) -> None:
-        """The same as :meth:`cat` with each in turn, but copies every number only once."""
+        """Like :meth:`cat` with each in turn, but copies every number only once."""
         caches = [cache for cache in caches if not cache.is_empty()]
         if self.is_empty() and caches:
             first, *caches = caches
@@ -279,7 +279,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
                 f"{mean!r} is a mean over examples, and means are not put behind each other",
                 "forward(external_cache=..., batch_idx=...) carries a mean on; register_aggregation() joins it in a way of your own",
             )
-        # Caches of runs, and what goes with them, hold one value per row; the first axis of any other is unknown.
+        # Caches of runs, and caches joined with them, hold one value per row; for others the first axis is unknown.
         by_rows = self._is_by_rows or any(cache._selection is not None for cache in (self, *caches))
         values = {
             key: self._joined(key, [value, *(cache._values[key] for cache in caches)], by_rows)
@@ -306,7 +306,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
                     joined = function(joined, value)
                 return joined
         if key in _OF_POSITIONS:
-            # Set anew from the selected tokens, where they are known.
+            # Rebuilt below from the selected tokens, where they are known.
             return values[0] if all(value == values[0] for value in values) else list(values)
         if key == "metadata" and all(_same(value, values[0]) for value in values[1:]):
             return values[0]
@@ -326,15 +326,16 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return any(key.startswith(prefix) for prefix, _ in self._aggregations)
 
     def default_aggregation(self, old: Any, new: Any) -> Any:
-        """How values of one key are joined where nothing is registered; without an old value it is the new one."""
+        """Joins values of a key without a registered aggregation; with no old value, the result is the new one."""
         return new if old is None else aggregated([old, new], by_rows=False)
 
-    # Looking at it.
+    # Inspection.
 
     def map_to_dict(self, key: str) -> dict[Any, Any]:
         """The values of a key cut by specifier: ``{"last": value[:, columns].squeeze(), ...}``.
 
-        Rows of different lengths give a list with one per row. Patterns and scores are cut by their own rows, if they have any.
+        Rows of different lengths give a list with one per row. Patterns and scores are cut by their own rows, if they
+        have any.
         """
         value = self[key]
         mapping = self._mapping_of(key)
@@ -353,7 +354,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return cut
 
     def _mapping_of(self, key: str) -> Mapping[Any, Any]:
-        """Which columns of a key belong to each specifier."""
+        """The columns of a key that belong to each specifier."""
         if key.startswith(_OF_PATTERNS):
             if self._pattern_rows is not None:
                 return self._pattern_rows.tables("_rows")["mapping_index_rows"]
@@ -362,7 +363,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return dict(self["mapping_index"])
 
     def memory_size(self, key: str | None = None) -> str:
-        """The memory that a key takes, or the whole cache, in words: ``1.2 MB`` (decimal units)."""
+        """The memory of a key or of the whole cache, as text: ``1.2 MB`` (decimal units)."""
         if key is None:
             return readable(sum(bytes_of(value) for value in self._values.values()))
         if key not in self._values:
@@ -370,10 +371,11 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         return readable(bytes_of(self._values[key]))
 
     def memory_tree(self, print_tree: bool = False, grouped_tree: bool = False) -> dict[str, Any]:
-        """The memory of each key in words, largest first, with the parts of dictionaries and lists; ``print_tree`` prints it.
+        """The memory of each key as text, largest first, with the parts of dictionaries and lists; ``print_tree``
+        prints it.
 
-        ``grouped_tree`` adds up the layers of one activation, and the heads of each layer: ``{"resid_out": "24 kB (12 items)",
-        "pattern_L0": ...}``.
+        ``grouped_tree`` adds up the layers of one activation, and the heads of each layer: ``{"resid_out": "24 kB (12
+        items)", "pattern_L0": ...}``.
         """
         tree = tree_of(self._values, grouped_tree)
         if print_tree:
@@ -401,15 +403,15 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        # Functions do not travel.
+        # Functions cannot be pickled.
         state["_aggregations"], state["_deferred"] = [], None
         return state
 
 
 def aggregated(values: list[Any], by_rows: bool) -> Any:
-    """Values of one key of several caches as one; ``by_rows`` where their first axes are rows.
+    """Joins the values of one key of several caches; ``by_rows`` if their first axes run over rows.
 
-    Tensors whose other axes differ make a list: of their rows, or of the tensors.
+    Tensors whose other axes differ become a list: of their rows, or of the tensors.
     """
     first = values[0]
     if all(isinstance(value, ValueWithInfo) for value in values):
@@ -430,12 +432,12 @@ def aggregated(values: list[Any], by_rows: bool) -> Any:
 
 
 def _fit(values: list[Any]) -> bool:
-    """Whether arrays can be put behind each other: those without axes count as one number."""
+    """Whether arrays can be concatenated; those without axes count as one number."""
     return len({tensors.shape_of(value)[1:] for value in values}) == 1
 
 
 def _named(selection: Selection) -> str:
-    """Positions as errors name them."""
+    """Positions as shown in errors."""
     return f"{'means over ' if selection.averaged else ''}{selection.specifiers} of {len(selection.rows)} rows"
 
 

@@ -34,9 +34,10 @@ __all__ = ["ActivationLoader", "ActivationSaver", "QueryResult"]
 
 
 class ActivationSaver:
-    """Saves runs under ``base_dir/experiment/model/time/``. A run becomes visible only when it is complete.
+    """Saves runs under ``base_dir/experiment/model/time/``. A run becomes visible only once it is complete.
 
-    ``base_dir`` is a folder; or ``s3://bucket/prefix``, ``gs://…``, ``az://…``, in a package built with the feature ``cloud``.
+    ``base_dir`` is a folder, or ``s3://bucket/prefix``, ``gs://…``, ``az://…`` in a package built with the feature
+    ``cloud``.
     """
 
     def __init__(self, base_dir: str | os.PathLike[str], experiment_name: str = "default") -> None:
@@ -45,7 +46,7 @@ class ActivationSaver:
 
     @classmethod
     def from_env(cls, experiment_name: str = "default") -> ActivationSaver:
-        """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
+        """A saver for the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
         return cls(_base_from_env(), experiment_name)
 
     @property
@@ -70,10 +71,11 @@ class ActivationSaver:
     ) -> Place:
         """Saves a cache, a dictionary or a tensor as a run, and returns its folder.
 
-        Without ``interventions``, a cache of ``extract_cache`` supplies its own. For any other cache of a model with registered
-        interventions you must say which applied: ``model.interventions``, or ``[]`` for none. ``other_metadata`` may hold
-        numbers, strings, bytes, paths and arrays of torch and numpy, in lists, tuples, sets and dictionaries, at any depth.
-        Each comes back equal and with its type (a tensor without its gradient); anything else is refused.
+        Without ``interventions``, a cache from ``extract_cache`` supplies its own. For any other cache of a model with
+        registered interventions you must say which applied: ``model.interventions``, or ``[]`` for none.
+        ``other_metadata`` may hold numbers, strings, bytes, paths and arrays of torch and numpy, in lists, tuples, sets
+        and dictionaries, at any depth. Each comes back equal and with its type (a tensor without its gradient);
+        anything else is refused.
         """
         known = _known_run(activations)
         if not isinstance(extraction_config, (ExtractionConfig, Mapping)):
@@ -93,8 +95,10 @@ class ActivationSaver:
     def save_object_to_path(
         self, obj: Any, metadata: Mapping[str, Any], activation_dir: str | os.PathLike[str]
     ) -> None:
-        """Writes ``obj`` by ``torch.save`` and ``metadata`` as JSON into a folder, ``tensor.pt`` and ``metadata.json``, as the
-        original kept its runs. No store knows of it: :meth:`save` makes runs that are found again.
+        """Writes ``obj`` with ``torch.save`` and ``metadata`` as JSON into a folder: ``tensor.pt`` and
+        ``metadata.json``.
+
+        This is how the original kept its runs, and no store finds it: use :meth:`save` for runs to be found again.
         """
         torch = tensors.needed("torch", "save_object_to_path()")
         folder = Path(activation_dir)
@@ -106,7 +110,7 @@ class ActivationSaver:
     def save_cache(
         self, cache: ActivationCache, other_metadata: Mapping[str, Any] | None = None, tag: str | None = None
     ) -> Place:
-        """Saves a cache that knows its run, such as one of ``extract_cache``, and returns its folder."""
+        """Saves a cache that knows its run, such as one from ``extract_cache``, and returns its folder."""
         metadata = _known_run(cache)
         if metadata is None:
             raise InputError(
@@ -137,7 +141,7 @@ class ActivationSaver:
         annotations: dict[str, Any],
         place: dict[str, Any],
     ) -> Place | None:
-        """Fills a run with what is kept of a data set; see :meth:`HookedModel.extract_to_store`."""
+        """Fills a run from a data set; see :meth:`HookedModel.extract_to_store`."""
         bar = token_progress("extracting")
         begun = _says_that_it_begins(place["run"])
         path = self._saver.fill(model._engine, data.rows(), settings, annotations, place, begun, bar)
@@ -151,12 +155,14 @@ class ActivationSaver:
         annotations: dict[str, Any],
         place: dict[str, Any],
     ) -> tuple[OpenRun | None, str | None]:
-        """Begins a run or joins it, and writes nothing yet; where it is complete already, its path below the store."""
+        """Begins or joins a run without writing anything yet; returns the path below the store if it is already
+        complete.
+        """
         begun = _says_that_it_begins(place["run"])
         return self._saver.open(model._engine, rows, settings, annotations, place, begun)
 
     def rename_experiment(self, new_experiment_name: str) -> None:
-        """Renames the experiment: its folder, and what its runs say."""
+        """Renames the experiment: its folder, and the name recorded in its runs."""
         self._saver.rename(self.experiment_name, new_experiment_name)
         self._saver = Saver(self._saver.base, new_experiment_name)
         self.experiment_name = new_experiment_name
@@ -181,12 +187,12 @@ class ActivationLoader:
 
     @classmethod
     def from_env(cls, experiment_name: str = "default") -> ActivationLoader:
-        """In the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
+        """A loader for the folder that ``ACTIVATION_BASE_DIR`` names, in the environment or a ``.env`` file."""
         return cls(_base_from_env(), experiment_name)
 
     @classmethod
     def from_saver(cls, saver: ActivationSaver) -> ActivationLoader:
-        """A loader of what a saver saves."""
+        """A loader for a saver's runs."""
         return cls(saver.base_dir, saver.experiment_name)
 
     @property
@@ -217,10 +223,10 @@ class ActivationLoader:
     ) -> QueryResult:
         """The runs that meet every given condition, in the order in which they were saved.
 
-        Without ``experiment_name`` it searches the loader's own experiment, with ``"*"`` all of them. ``interventions=[]`` finds
-        runs without any. The flags that are on in ``extraction_config`` must be on in the run, and its fields that differ from
-        their defaults must be equal; ``match="exact"`` compares every field. ``where`` is a condition, as on the command line.
-        ``verbose`` prints the result.
+        Without ``experiment_name`` it searches the loader's own experiment, with ``"*"`` all of them.
+        ``interventions=[]`` finds runs without any. Flags set in ``extraction_config`` must be set in the run, and
+        fields that differ from their defaults must be equal; ``match="exact"`` compares every field. ``where`` is a
+        condition, as on the command line. ``verbose`` prints the result.
         """
         if not isinstance(verbose, bool):
             raise InputError(f"verbose is {verbose!r}; it is True or False", f"tag={verbose!r} looks for a tag")
@@ -306,7 +312,7 @@ def _base_from_env() -> str:
     try:
         return base_from_env()
     except NotFoundError as error:
-        # No file is missing: nothing says which.
+        # No file is missing, only its name, so this is not a NotFoundError.
         raise InputError(error.message, error.hint) from None
 
 
@@ -324,7 +330,7 @@ def provenance_of(
     other_metadata: Mapping[str, Any] | None,
     tag: str | None,
 ) -> dict[str, Any]:
-    """The metadata of a run, as the engine reads it."""
+    """The metadata of a run, in the engine's form."""
     if not isinstance(model, str) and not hasattr(model, "_engine"):
         raise InputError(f"model is {model!r:.80}; it is a HookedModel, or the name of one")
     if tag is not None:
@@ -344,7 +350,7 @@ def provenance_of(
 
 
 def annotations_of(other_metadata: Mapping[str, Any] | None, tag: str | None) -> dict[str, Any]:
-    """What a user says of a run, as the engine reads it."""
+    """What a user adds to a run, in the engine's form."""
     metadata, types = _values(other_metadata or {}, "other_metadata")
     return {"other_metadata": metadata, "types": json.dumps(types), "tag": tag}
 
@@ -357,7 +363,7 @@ def _positions(given: Any) -> str:
 
 
 def _values(given: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Values by key as the engine reads them, and their classes by JSON pointers into the record."""
+    """Values by key in the engine's form, and their classes by JSON pointers into the record."""
     encoder = Encoder()
     values = {}
     for key, value in mapping(given, name).items():
@@ -369,7 +375,7 @@ def _values(given: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[s
 
 
 def _interventions(given: Any, spelt: Callable[[Any], dict[str, Any]] = recorded) -> dict[str, Any]:
-    """Interventions by value; the store keeps their tensors by checksum. Null is none of them."""
+    """Interventions by value; the store keeps their tensors by checksum. Null means none."""
     listed = [spelt(one) for one in given or ()]
     encoder = Encoder()
     return encoder.written({"interventions": encoder.encoded(listed, "interventions", "") or None})

@@ -14,9 +14,9 @@ __all__ = ["AttentionResult"]
 
 
 class AttentionResult:
-    """Which tokens each head looks at: all heads as thumbnails, or one large.
+    """What each head attends to: all heads as thumbnails, or one large.
 
-    In most heads most of the weight lies on the first token; ``hide_first`` leaves it out, so that the others show.
+    Most heads put most of their weight on the first token; ``hide_first`` leaves it out, so that the others show.
     """
 
     def __init__(self, report: Attention) -> None:
@@ -25,7 +25,7 @@ class AttentionResult:
 
     @classmethod
     def from_json(cls, text: str) -> AttentionResult:
-        """The result that :meth:`to_json` wrote."""
+        """Reads the output of :meth:`to_json`."""
         return cls(Attention.from_json(string(text, "text")))
 
     def to_json(self) -> str:
@@ -40,23 +40,23 @@ class AttentionResult:
         return data
 
     def to_html(self, path: str | PathLike[str] | None = None, *, hide_first: bool = False) -> str:
-        """One page that needs no network; written to ``path`` if it is given."""
+        """One self-contained page, which needs no network; written to ``path`` if given."""
         return written(self._report.html(hide_first), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None, *, hide_first: bool = False, dark: bool = False) -> str:
-        """A picture; written to ``path`` if it is given."""
+        """An SVG picture; written to ``path`` if given."""
         return written(self._report.svg(hide_first, dark), path)
 
     def to_png(self, path: str | PathLike[str] | None = None, *, hide_first: bool = False, dark: bool = False) -> bytes:
-        """A picture; written to ``path`` if it is given."""
+        """A PNG picture; written to ``path`` if given."""
         return written_bytes(self._report.png(hide_first, dark), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
-        """One line per weight; written to ``path`` if it is given."""
+        """One line per weight; written to ``path`` if given."""
         return written(self._report.csv(), path)
 
     def to_markdown(self) -> str:
-        """A table for a text: what each head looks at."""
+        """A Markdown table of what each head attends to."""
         return self._report.markdown()
 
     def table(self, *, width: int = 100, colour: bool = False, hide_first: bool = False) -> str:
@@ -71,7 +71,7 @@ class AttentionResult:
         return f"AttentionResult({data['model']['name']!r}, {len(data['tokens'])} tokens, {len(data['heads'])} heads)"
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own; where scripts are off, its picture."""
+        """The page in an iframe; the picture where scripts are off."""
         return framed(self._report.html(False), self._report.svg(False, False), "attention", 900)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:

@@ -43,22 +43,23 @@ def attribution_patching(
     on_progress: Callable[[int, int], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
-    """Scores of activations: what putting each of ``base`` into the run of ``target`` does to a metric, to first order.
+    """Scores activations: the first-order effect on a metric of patching each from ``base`` into the run of ``target``.
 
-    A score is (base - target) · ∂metric/∂activation, with the gradient of ``target``. Of a corrupted ``target`` and a clean
-    ``base`` this is denoising, which is what TransformerLens' ``attribution_patch`` computes; the reverse is noising. Row i
-    of ``base`` goes with row i of ``target``, and both have as many tokens.
+    A score is (base - target) · ∂metric/∂activation, with the gradient of ``target``. With a corrupted ``target`` and a
+    clean ``base`` this is denoising, as in TransformerLens' ``attribution_patch``; the reverse is noising. Row i of
+    ``base`` pairs with row i of ``target`` and has as many tokens.
 
-    The result has each activation under its key: [B, T] of streams, parts and single heads, [B, T, heads] of ``queries_L*``,
-    ``keys_L*``, ``values_L*``, ``z_L*``, [B, T, F] of ``mlp_hidden_*``, [B, T, T] of patterns and scores; ``metric`` and
-    ``base_metric`` [B]. The metric is as in :meth:`gradients`; ``kl`` is that of the base to the target.
+    The result has each activation under its key: [B, T] for streams, parts and single heads, [B, T, heads] for
+    ``queries_L*``, ``keys_L*``, ``values_L*``, ``z_L*``, [B, T, F] for ``mlp_hidden_*``, [B, T, T] for patterns and
+    scores; and ``metric`` and ``base_metric`` [B]. Metrics are those of :meth:`gradients`; ``kl`` is from the base to
+    the target.
 
-    ``check=N`` also runs the N largest cells of each row exactly. ``cache["check"]`` is then a list of one a row, with
-    ``cells`` (activation, column, which is the position, part, estimate, exact), ``pearson`` and ``spearman``.
+    ``check=N`` also runs the N largest cells of each row exactly. ``cache["check"]`` is then a list with one dictionary
+    per row: ``cells`` (activation, column, which is the position, part, estimate, exact), ``pearson`` and ``spearman``.
 
     Raises:
-        InputError: Rows of other number or length, a metric or an activation without a gradient, a check of no cells, a score
-            that is not finite.
+        InputError: Unequal numbers or lengths of rows, a metric or an activation without a gradient, a check of no
+            cells, a score that is not finite.
         UnsupportedError: A model in bfloat16, or one with a step that has no backward rule.
     """
     check_unchanged(model, "attribution_patching")
@@ -108,17 +109,18 @@ def integrated_gradients(
     on_progress: Callable[[int, int], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
-    """Integrated gradients of a metric over ``input_embeddings``, on the way from a baseline.
+    """Integrated gradients of a metric over ``input_embeddings``, along the path from a baseline.
 
-    (x - x') ⊙ Σ w ∂metric(x' + α (x - x')), with ``steps`` points of the rule ``points`` (Captum's
-    ``LayerIntegratedGradients`` has the same). ``baseline`` is prompts as long as the inputs; without one it is zeros, where a
-    norm is singular and more steps help little.
+    (x - x') ⊙ Σ w ∂metric(x' + α (x - x')), at ``steps`` points of the rule ``points``, as in Captum's
+    ``LayerIntegratedGradients``. ``baseline`` is prompts as long as the inputs; by default it is zeros, where norms are
+    singular and more steps help little.
 
-    The result has ``input_embeddings`` [B, T, D], ``metric`` and ``baseline_metric`` [B], and ``missing`` [B]: by how much the
-    attributions fail to sum to the change of the metric. Where that is more than a tenth of the change, a warning says so.
+    The result has ``input_embeddings`` [B, T, D], ``metric`` and ``baseline_metric`` [B], and ``missing`` [B]: how far
+    the sum of the attributions is from the change in the metric. More than a tenth of the change brings a warning.
 
     Raises:
-        InputError: Baselines of other number or length, no steps, the rule ``left`` from zeros, what :meth:`gradients` refuses.
+        InputError: Baselines of another number or length than the inputs, no steps, the rule ``left`` from zeros,
+            anything :meth:`gradients` rejects.
         UnsupportedError: A model in bfloat16, or one with a step that has no backward rule.
     """
     check_unchanged(model, "integrated_gradients")

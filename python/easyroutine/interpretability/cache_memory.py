@@ -1,4 +1,4 @@
-"""How much memory the values of a cache take."""
+"""The memory that a cache's values take."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from easyroutine.interpretability.value_with_info import ValueWithInfo
 
 __all__ = ["bytes_of", "tree_of"]
 
-#: The place in a key's name: a layer, or a layer and a head, of which the layer is kept.
+#: The suffix of a key: a layer, or a layer and a head, of which the layer is kept.
 _PLACE = re.compile(r"(.+?)(?:_\d+|(_L\d+)H\d+)$")
 
-#: A size in words, or those of what a value is made of.
+#: A size as text, or the sizes of a value's parts.
 Size = str | dict[Any, Any] | list[Any]
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes of the numbers of a value: of an array, or of all arrays that it is made of."""
+    """The size of a value in bytes: of an array, or of all arrays in it."""
     if isinstance(value, ValueWithInfo):
         return bytes_of(value.value())
     if tensors.is_array(value):
@@ -33,7 +33,7 @@ def bytes_of(value: Any) -> int:
 
 
 def tree_of(values: Mapping[str, Any], grouped: bool) -> dict[str, Size]:
-    """The size of each value, largest first; ``grouped`` adds up the layers, and the heads of each layer, of one activation."""
+    """The size of each value, largest first; ``grouped`` adds up one activation's layers, and each layer's heads."""
     by_size = sorted(values.items(), key=lambda entry: -bytes_of(entry[1]))
     if not grouped:
         return {key: _size(value) for key, value in by_size}

@@ -1,4 +1,4 @@
-"""Edges between the parts of a model, and circuits of the largest."""
+"""Edges between the parts of a model, and circuits of the largest ones."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ def edges(
 ) -> Circuit:
     """Scores every edge between embedding, heads, MLPs and logits, and runs the circuit of the ``top`` largest.
 
-    The score of u → v is (corrupted - clean) of what u writes, times the gradient of the metric with respect to what v reads
-    before its norm, summed over positions, the mean over pairs. ``eap`` takes gradients on the clean run, ``eap-ig`` their
-    mean over ``steps`` points from the corrupted embeddings towards the clean ones, ``clean-corrupted`` the mean of both
-    runs. Row i of ``clean`` goes with row i of ``corrupt``, and both have as many tokens.
+    The score of u → v is (corrupted - clean) of what u writes, times the gradient of the metric with respect to what v
+    reads before its norm, summed over positions, the mean over pairs. ``eap`` takes gradients on the clean run,
+    ``eap-ig`` their mean over ``steps`` points from the corrupted embeddings towards the clean ones,
+    ``clean-corrupted`` the mean of both runs. Row i of ``clean`` pairs with row i of ``corrupt`` and has as many
+    tokens.
 
-    The circuit keeps what lies on a path from the input to the logits. It is run on the clean rows with every other edge
-    carrying the corrupted run: its faithfulness is (circuit - corrupted) / (clean - corrupted). ``curve=True`` also runs
-    circuits of 0.1 to 100 % of all edges (MIB's fractions).
+    The circuit keeps only edges on a path from the input to the logits. It runs on the clean rows with every other edge
+    carrying the corrupted run: its faithfulness is (circuit - corrupted) / (clean - corrupted). ``curve=True`` also
+    runs circuits of 0.1 to 100 % of all edges (MIB's fractions).
 
     Raises:
-        InputError: Rows of other number or length, a metric without a gradient, more edges than there are.
-        UnsupportedError: A model whose heads are normed before they are added, in bfloat16, or with a step that has no
-            backward rule.
+        InputError: Unequal numbers or lengths of rows, a metric without a gradient, more edges than exist.
+        UnsupportedError: A model that norms its heads before adding them, one in bfloat16, or one with a step that has
+            no backward rule.
     """
     check_unchanged(model, "edges")
     if on_progress is not None:
@@ -82,19 +83,19 @@ def edges(
 
 
 class Circuit:
-    """Edges with their scores, and which of them are kept: the JSON of hannamw/EAP-IG, with what its runs gave."""
+    """Scored edges, and which of them the circuit keeps: the JSON of hannamw/EAP-IG plus the results of its runs."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = dict(mapping(data, "a circuit"))
 
     @property
     def scores(self) -> dict[str, float]:
-        """The score of every edge by its name, ``a0.h1->a2.h3<q>``."""
+        """The score of every edge by name, ``a0.h1->a2.h3<q>``."""
         return {name: float(edge["score"]) for name, edge in self.data["edges"].items()}
 
     @property
     def kept(self) -> list[str]:
-        """The edges of the circuit, the largest absolute score first."""
+        """The circuit's edges, by falling absolute score."""
         edges = self.data["edges"]
         names = [name for name, edge in edges.items() if edge["in_graph"]]
         return sorted(names, key=lambda name: (-abs(edges[name]["score"]), name))
@@ -107,7 +108,7 @@ class Circuit:
 
     @property
     def curve(self) -> dict[str, Any] | None:
-        """``fractions``, ``edges``, ``metrics``, ``faithfulness``, ``cpr``, ``cmd``, where ``curve=True`` asked for it."""
+        """``fractions``, ``edges``, ``metrics``, ``faithfulness``, ``cpr``, ``cmd``, if requested by ``curve=True``."""
         found = self.data["easyroutine"]["curve"]
         return None if found is None else dict(found)
 
@@ -120,23 +121,23 @@ class Circuit:
         written(json.dumps(self.data), path)
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """One page that needs no network; written to ``path`` if it is given."""
+        """One self-contained page, which needs no network; written to ``path`` if given."""
         return written(self._drawn("html"), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None) -> str:
-        """A picture; written to ``path`` if it is given."""
+        """An SVG picture; written to ``path`` if given."""
         return written(self._drawn("svg"), path)
 
     def to_png(self, path: str | PathLike[str] | None = None) -> bytes:
-        """A picture; written to ``path`` if it is given."""
+        """A PNG picture; written to ``path`` if given."""
         return written_bytes(draw_circuit(json.dumps(self.data), "png"), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
-        """One line per kept edge; written to ``path`` if it is given."""
+        """One line per kept edge; written to ``path`` if given."""
         return written(self._drawn("csv"), path)
 
     def to_markdown(self) -> str:
-        """A table for a text."""
+        """A Markdown table."""
         return self._drawn("markdown")
 
     def table(self, *, width: int = 100, most: int = 20) -> str:
@@ -153,5 +154,5 @@ class Circuit:
         return f"Circuit({len(self.kept)} of {len(self.data['edges'])} edges, faithfulness {self.faithfulness})"
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own; where frames are off, its picture."""
+        """The page in an iframe; the picture where frames are off."""
         return framed(self.to_html(), self.to_svg(), "Circuit", 900)

@@ -1,4 +1,4 @@
-"""Many batches through a model, into one cache."""
+"""Runs many batches through a model into one cache."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_TOKENS", "Batch", "DataSet", "batches", "extract_cache", "extract_to_store"]
 
-#: Tokens that run together where nothing else is said, as on the command line.
+#: Tokens that run together by default, as on the command line.
 BATCH_TOKENS = 4096
 
 BatchSaver = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
-#: Keys of a batch under which its prompts stand: texts, or conversations.
+#: Keys of a batch that hold its prompts: texts or conversations.
 _PROMPTS = ("text", "messages")
 #: Keys of a batch that the model reads.
 _READ = ("input_ids", "attention_mask", "token_type_ids", "offset_mapping")
-#: Keys of a batch that say how it is run.
+#: Keys of a batch that control how it runs.
 _SAID = ("pivot_positions", "vocabulary_index")
 
 
 class Batch:
-    """One batch: what the model reads, how it runs, and its other fields."""
+    """One batch: the model's input, how it runs, and its other fields."""
 
     def __init__(self, given: Any) -> None:
         self.inputs = given
@@ -86,7 +86,7 @@ class Batch:
 
 
 def _prompts(key: str, given: Any) -> Any:
-    """What a batch holds under a key for prompts: a text or a conversation, or a list of them."""
+    """The prompts under a key of a batch: a text or a conversation, or a list of them."""
 
     def fits(one: Any) -> bool:
         return isinstance(one, str) if key == "text" else is_conversation(one)
@@ -98,7 +98,7 @@ def _prompts(key: str, given: Any) -> Any:
 
 
 def check_data_set(dataloader: Any) -> None:
-    """Refuses a single prompt, and anything that is not a data set."""
+    """Rejects a single prompt, and anything that is not a data set."""
     if isinstance(dataloader, Mapping) and "input_ids" in dataloader:
         return
     if isinstance(dataloader, Mapping) or is_prompt(dataloader):
@@ -108,11 +108,11 @@ def check_data_set(dataloader: Any) -> None:
 
 
 def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
-    """The batches of a data set; prompts by themselves are taken some at a time, what a tokenizer gives is one batch."""
+    """The batches of a data set; lone prompts are grouped, and a tokenizer's output is one batch."""
     if isinstance(dataloader, Mapping):
         dataloader = [dataloader]
     prompts: list[Any] = []
-    # A data set of Ray hands out its rows when it is asked for them.
+    # A Ray data set yields its rows only on request.
     rows = getattr(dataloader, "iter_rows", None)
     for given in dataloader if rows is None else rows():
         if is_prompt(given):
@@ -148,13 +148,13 @@ def extract_cache(
     """Runs a data set and returns the requested activations, rows in the order of the batches, with the run's metadata.
 
     A batch is whatever :meth:`forward` takes; or a dictionary with ``"text"``, a text or several, or ``"messages"``, a
-    conversation or several. Texts and conversations in a list are taken ``batch_size`` at a time. ``batch_saver`` gets the
-    keys of a batch that the model does not read, and the cache keeps what it returns; ``pivot_positions`` are read.
+    conversation or several. A list of texts or conversations runs ``batch_size`` at a time. ``batch_saver`` gets the
+    keys of a batch that the model does not read (it reads ``pivot_positions``), and the cache keeps what it returns.
 
-    ``batch_tokens`` limits how many tokens run together. Rows of similar length run together, without padding, and give the
-    same bits in any batch. ``register_aggregation=(prefix, function)`` says how values are joined. With it, with hooks, and
-    under interventions on single rows, the batches run as they came. ``seed`` determines what ``random-text`` draws.
-    ``move_to_cpu_after_forward`` and ``dict_token_index`` exist for old code and change nothing.
+    ``batch_tokens`` limits how many tokens run together. Rows of similar length run together, without padding, and give
+    the same bits in any batch. ``register_aggregation=(prefix, function)`` sets how values are joined. With it, with
+    hooks, and under interventions on single rows, the batches run as given. ``seed`` determines what ``random-text``
+    draws. ``move_to_cpu_after_forward`` and ``dict_token_index`` exist for old code and change nothing.
     """
     changes = as_list(interventions)
     config = as_config(extraction_config)
@@ -187,24 +187,24 @@ def extract_cache(
 
 @dataclass
 class DataSet:
-    """The batches of a data set: rows of ids, and the other fields of each batch."""
+    """The batches of a data set: rows of ids, and each batch's other fields."""
 
     #: The rows of each batch.
     batches: list[list[Row]] = field(default_factory=list)
     #: Where the rows of each batch are cut.
     pivots: list[list[int] | None] = field(default_factory=list)
-    #: What ``batch_saver`` makes of each batch.
+    #: What ``batch_saver`` returned for each batch.
     others: list[ActivationCache] = field(default_factory=list)
-    #: What else each batch holds, how many rows it has, and whether it is one row by itself.
+    #: Each batch's other fields, its number of rows, and whether it is a single row.
     said: list[tuple[dict[str, Any], int, bool]] = field(default_factory=list)
-    #: What a record says of its conversations.
+    #: What the record says about its conversations.
     chat: dict[str, Any] | None = None
 
     @classmethod
     def read(
         cls, model: HookedModel, dataloader: Iterable[Any], batch_saver: BatchSaver, chat: ChatArguments
     ) -> DataSet:
-        """Reads all batches; texts and conversations by themselves are taken ``batch_size`` at a time."""
+        """Reads all batches; lone texts and conversations are taken ``batch_size`` at a time."""
         check_data_set(dataloader)
         function(batch_saver, "batch_saver")
         data, chats = cls(), Chats(chat)
@@ -220,7 +220,7 @@ class DataSet:
         return data
 
     def may_be_packed(self, model: HookedModel, interventions: Sequence[Intervention]) -> bool:
-        """Whether rows may run in other batches than they came in, because nothing looks at a batch as a whole."""
+        """Whether rows may run in other batches than given, because nothing looks at a batch as a whole."""
         changes = [*model.interventions, *interventions]
         of_one_cut = all(pivots == self.pivots[0] for pivots in self.pivots)
         return not model.has_hooks and (not changes or (of_one_cut and not speak_of_rows(for_engine(changes))))
@@ -232,7 +232,7 @@ class DataSet:
         ]
 
     def saved(self) -> ActivationCache:
-        """What ``batch_saver`` made of all batches, as one."""
+        """The results of ``batch_saver`` for all batches, joined."""
         keys = [key for others in self.others for key in others]
         missing = next((key for key in keys for others in self.others if key not in others), None)
         if missing is not None:
@@ -244,8 +244,8 @@ class DataSet:
 
 
 def as_given(positions: Any) -> list[Position]:
-    """Positions as a list, whatever they came in."""
-    # A generator or an array is a list too; a set has no order.
+    """Positions as a list, however given."""
+    # A generator or an array counts as a list; a set has no order.
     is_listed = isinstance(positions, (Iterator, range)) or tensors.is_array(positions)
     return normalised(list(positions) if is_listed else positions)
 
@@ -260,7 +260,7 @@ def packed(
     seed: int,
     batch_tokens: int,
 ) -> ActivationCache:
-    """Runs all rows in batches of rows of like length, without padding; the rows come back in their order."""
+    """Runs all rows in batches of similar length, without padding, and returns them in their order."""
     settings = settings_of(model, data, positions, config, interventions, seed, batch_tokens)
     rows = data.rows()
     cache = cache_of(model._engine.extract(rows, settings, token_progress("extracting")), positions, config)
@@ -277,7 +277,7 @@ def settings_of(
     seed: int,
     batch_tokens: int,
 ) -> dict[str, Any]:
-    """What is kept of a data set and how it runs, as the engine reads it."""
+    """What is kept of a data set and how it runs, in the engine's form."""
     return {
         "positions": as_json(positions),
         "config": config_json(config),
@@ -309,20 +309,21 @@ def extract_to_store(
     engine: Ray | Literal["ray"] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> Place | None:
-    """Runs a data set straight into a run of a store, shard by shard: memory holds one shard, however large the data set is.
+    """Runs a data set straight into a run of a store, shard by shard: memory holds only one shard.
 
-    The batches are as in :meth:`extract_cache`. The run keeps their other fields, one value per row: all of them, or those in
-    ``keep_fields``. With ``{"text": "…", "label": "good"}``, ``run["label"]`` is a list with one value per row, and
-    ``fields.label ~ 'good'`` is a condition for queries.
+    The batches are as in :meth:`extract_cache`. The run keeps their other fields, one value per row: all of them, or
+    those in ``keep_fields``. With ``{"text": "…", "label": "good"}``, ``run["label"]`` is a list with one value per
+    row, and ``fields.label ~ 'good'`` is a condition for queries.
 
-    ``run`` is the name of the run; ``resume=True`` goes on with a run of that name that was interrupted, or begins it where there
-    is none, and says so on standard error; ``part=(3, 8)`` writes the third of eight shares, each a process of its own; ``unit``
-    is the rows of a shard (256 or a 64th of all, whichever is more, and no more than 256 MiB hold). ``tag`` and
-    ``other_metadata`` are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in :meth:`extract_cache`. Gives the run's
-    folder, None where other parts are not done.
+    ``run`` names the run; ``resume=True`` continues an interrupted run of that name, or begins it if there is none and
+    says so on standard error; ``part=(3, 8)`` writes the third of eight shares, each in a process of its own; ``unit``
+    is the number of rows in a shard (by default 256 or a 64th of all, whichever is more, and at most what 256 MiB
+    hold). ``tag`` and ``other_metadata`` are as in ``saver.save``, ``seed`` and ``batch_tokens`` as in
+    :meth:`extract_cache`. Returns the run's folder, or None while other parts are not done.
 
-    ``engine="ray"`` has a Ray cluster do the units, or one that begins on this machine; ``engine=scale.Ray(workers=8, cpus=4)``
-    says how. The run is the one that this process alone would write. A Ray data set may be the ``dataloader``.
+    ``engine="ray"`` runs the units on a Ray cluster, by default a new one on this machine;
+    ``engine=scale.Ray(workers=8, cpus=4)`` configures it. The run is the same as this process alone would write.
+    ``dataloader`` may be a Ray data set.
     """
     if run is None and (resume or part is not None):
         raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
@@ -367,7 +368,7 @@ def extract_to_store(
 
 
 def _share(part: Any) -> tuple[int, int]:
-    """Which share of how many."""
+    """This process's share, and of how many."""
     if not isinstance(part, (list, tuple)) or len(part) != 2:
         raise InputError(f"part is {part!r}; it is a pair", "part=(3, 8) is the third of eight shares")
     parts = whole(part[1], "the number of parts", 1)
@@ -383,7 +384,7 @@ def _one_by_one(
     interventions: Sequence[Intervention],
     seed: int,
 ) -> None:
-    """Runs the batches as they came."""
+    """Runs the batches as given."""
     parts: list[ActivationCache] = []
     means: dict[str, Any] = {}
     n_rows = 0
@@ -400,7 +401,7 @@ def _one_by_one(
             first_row=n_rows,
         )
         if config.avg_over_example:
-            # One mean over all rows so far: it is carried on, not joined.
+            # The one mean over all rows so far is carried on, not joined.
             means = means_of(cache)
             for key in means:
                 del cache[key]

@@ -1,4 +1,4 @@
-"""What a loaded model is: its name, sizes, tokenizer and ends."""
+"""Describes a loaded model: its name, sizes, tokenizer, embedding and unembedding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["DescribedModel"]
 
 
 class DescribedModel(Replaced):
-    """What can be asked of a model without running it."""
+    """What a model can tell without running."""
 
     config: HookedModelConfig
     _engine: _Engine
@@ -29,21 +29,22 @@ class DescribedModel(Replaced):
 
     @property
     def name(self) -> str:
-        """The hub id, else the stem of the folder or file."""
+        """The hub id, else the stem of the folder or file name."""
         return self._engine.name
 
     @property
     def digest(self) -> str:
-        """What the model is by its content: ``blake3:`` and 64 hexadecimal digits over its files and how they were loaded.
+        """The digest of the model's content: ``blake3:`` and 64 hexadecimal digits over its files and how they were
+        loaded.
 
-        The same for every copy of the model, whatever its folder is called. The first time all files are read; afterwards
-        the digest is known by the files' own identity.
+        It is the same for every copy of the model, whatever the folder's name. The first call reads all files; later
+        calls recognise the files and reuse the digest.
         """
         return self._engine.digest()
 
     @property
     def model_config(self) -> ModelConfig:
-        """Sizes under the names of transformers, and every key of config.json."""
+        """Sizes under transformers' names, and every key of config.json."""
         if self._model_config is None:
             norm = LastLayerNorm.of(self._engine)
             kind = {} if norm is None else {"layernorm_type": layernorm_type(norm.kind)}
@@ -56,7 +57,7 @@ class DescribedModel(Replaced):
         return self.get_text_tokenizer()
 
     def get_tokenizer(self, backend: Literal["easyroutine", "hf"] = "easyroutine") -> Any:
-        """The model's tokenizer; with ``backend="hf"`` that of transformers, which must be installed."""
+        """The model's tokenizer; with ``backend="hf"`` transformers' own, which must be installed."""
         if backend == "hf":
             transformers = tensors.needed("transformers", 'get_tokenizer(backend="hf")')
             return transformers.AutoTokenizer.from_pretrained(self._engine.path)
@@ -65,7 +66,7 @@ class DescribedModel(Replaced):
         return self.get_text_tokenizer()
 
     def get_text_tokenizer(self) -> Tokenizer:
-        """The same as :meth:`get_tokenizer`: these models read text alone."""
+        """The same as :meth:`get_tokenizer`: these models read only text."""
         if self._tokenizer is None:
             origin = {
                 "reference": self.config.model_name,
@@ -77,20 +78,20 @@ class DescribedModel(Replaced):
         return self._tokenizer
 
     def get_processor(self) -> None:
-        """None: these models read text alone."""
+        """None: these models read only text."""
 
     def is_multimodal(self) -> bool:
-        """False: these models read text alone."""
+        """False: these models read only text."""
         return False
 
     def use_full_model(self) -> None:
-        """Nothing to do: these models read text alone."""
+        """Does nothing: these models read only text."""
 
     def use_language_model_only(self) -> None:
-        """Nothing to do: these models read text alone."""
+        """Does nothing: these models read only text."""
 
     def get_image_placeholder(self) -> str:
-        """An error: these models read text alone."""
+        """Raises an error: these models read only text."""
         raise UnsupportedError("models with a vision tower are not built, so there is no placeholder for images")
 
     def get_lm_head(self) -> LMHead:
@@ -98,33 +99,33 @@ class DescribedModel(Replaced):
         return LMHead.of(self._engine)
 
     def get_last_layernorm(self) -> LastLayerNorm | None:
-        """The final norm; None where the architecture has none."""
+        """The final norm; None if the architecture has none."""
         return LastLayerNorm.of(self._engine)
 
     def device(self) -> Any:
-        """``cpu``, as torch's device where torch is what activations come as."""
+        """``cpu``; a ``torch.device`` if activations are torch tensors."""
         if tensors.get_tensor_backend() == "torch":
             return tensors.needed("torch", "device()").device("cpu")
         return "cpu"
 
     def eval(self) -> Self:
-        """Nothing to do: nothing here is trained."""
+        """Does nothing: there is no training mode."""
         return self
 
     def to_string_tokens(self, tokens: Any) -> list[str]:
-        """What each token of ids, or of a text, stands for."""
+        """The text of each token of ids or of a text."""
         return self.get_text_tokenizer().to_string_tokens(tokens)
 
-    # PyTorch's modules, of which there are none.
+    # PyTorch modules: there are none.
 
     def set_custom_modules(self) -> None:
-        """Nothing to do: attention patterns can be read and changed in every model."""
+        """Does nothing: attention patterns can be read and changed in every model."""
 
     def restore_original_modules(self) -> None:
-        """Nothing to do: no module is ever replaced."""
+        """Does nothing: no module is ever replaced."""
 
     def get_module_from_string(self, component: str) -> Any:
-        """An error: there are no PyTorch modules. Activations are read by their keys."""
+        """Raises an error: there are no PyTorch modules. Read activations by their keys."""
         raise UnsupportedError(
             f"no module {component!r}: the model is not made of PyTorch modules",
             "read activations by key (ExtractionConfig), weights of the ends by get_lm_head() and get_last_layernorm()",

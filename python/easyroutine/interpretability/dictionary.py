@@ -1,4 +1,4 @@
-"""Sparse autoencoders and transcoders: opened from their files, encoding and decoding activations."""
+"""Sparse autoencoders and transcoders: open their files, encode and decode activations."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ __all__ = ["Dictionary", "Features"]
 
 @dataclass(frozen=True)
 class Features:
-    """The features of a run that are not zero."""
+    """The nonzero features of a run."""
 
-    #: Row, place among the selected positions, feature: [n, 3], ascending.
+    #: Row, place among the selected positions, feature: [n, 3], in ascending order.
     indices: Any
     #: Their values: [n].
     values: Any
-    #: Rows, most positions of a row, features of the dictionary.
+    #: Rows, the most positions in a row, features of the dictionary.
     shape: tuple[int, int, int]
 
     def of_token(self, row: int, position: int) -> list[tuple[int, float]]:
-        """Features of one token with their values, the strongest first. ``position`` counts the selected ones."""
+        """One token's features with their values, strongest first. ``position`` counts the selected ones."""
         indices, values = self.indices.tolist(), self.values.tolist()
         here = [(at[2], value) for at, value in zip(indices, values, strict=True) if at[:2] == [row, position]]
         return sorted(here, key=lambda feature: (-feature[1], feature[0]))
@@ -57,10 +57,10 @@ class Features:
 
 
 class Dictionary:
-    """A sparse autoencoder, a transcoder, or a set of transcoders with one for each layer.
+    """A sparse autoencoder, a transcoder, or a set of transcoders with one per layer.
 
-    Of SAELens, Gemma Scope 1 and 2, sparsify, dictionary_learning, Qwen-Scope, Llama Scope and circuit-tracer. The weights
-    stay in their files and are read as they are needed.
+    Reads the formats of SAELens, Gemma Scope 1 and 2, sparsify, dictionary_learning, Qwen-Scope, Llama Scope and
+    circuit-tracer. The weights stay in their files and are read as needed.
     """
 
     def __init__(
@@ -73,17 +73,18 @@ class Dictionary:
     ) -> None:
         """Opens a folder or a file.
 
-        ``place`` says where it reads and writes, over what its files say: an activation (``"resid_out_5"``), or two joined by
-        a comma for a transcoder (``"mlp_in_5,mlp_out_5"``). ``norm_factor`` is √D / mean norm, for a format that scales
-        activations by it and does not store it.
+        ``place`` says where it reads and writes, overriding its files: an activation (``"resid_out_5"``), or two joined
+        by a comma for a transcoder (``"mlp_in_5,mlp_out_5"``). ``norm_factor`` is √D / mean norm, for a format that
+        scales activations by it without storing it.
 
-        Raises an error that names everything that is wrong: keys and tensors that are unknown, missing or of another shape,
-        a norm without its factor, more than one dictionary in the folder.
+        Raises an error that names everything wrong: unknown, missing or misshapen keys and tensors, a norm without its
+        factor, more than one dictionary in the folder.
         """
         self._path = fspath(path)
         self._engine = _Engine.open(self._path, place=place, norm_factor=norm_factor, threads=threads)
         self._layers = self._engine.layers()
-        #: What it is: format, architecture, layers with place, widths, norm and activation; what its publisher says.
+        #: Its description: format, architecture, layers with place, widths, norm and activation, and what its publisher
+        #: says.
         self.certificate: dict[str, Any] = json.loads(self._engine.certificate())
         for text in self.certificate["warnings"]:
             warnings.warn(text, stacklevel=2)
@@ -102,30 +103,30 @@ class Dictionary:
 
     @property
     def is_set(self) -> bool:
-        """Whether it has a layer for each layer of a model."""
+        """Whether it has one layer per layer of a model."""
         return bool(self.certificate["is_set"])
 
     @property
     def layers(self) -> list[int | None]:
-        """The layer of the model that each of its layers writes to; one entry unless it is a set."""
+        """The model layer that each of its layers writes to; one entry unless it is a set."""
         return [layer for layer, _ in self._layers]
 
     def fit(self, model: HookedModel) -> list[tuple[str, str]]:
-        """Which activations of a model its layers read and write; an error if it does not fit the model."""
+        """Which activations of a model its layers read and write; raises an error if it does not fit the model."""
         return self._engine.fit(model._engine)
 
     def check(self) -> None:
-        """Reads every number of the weights once; an error names one that is NaN or infinite."""
+        """Reads every weight once; raises an error naming any that is NaN or infinite."""
         self._engine.check()
 
     def encode(self, x: Any, layer: int | None = None) -> Any:
-        """Features [..., F'] of activations ``x`` [..., D_in]. ``layer`` is the model's, of a set."""
+        """Features [..., F'] of activations ``x`` [..., D_in]. For a set, ``layer`` is the model's layer."""
         return tensors.handed_out(self._engine.encode(self._at(layer), tensors.as_tensor(x, "x")))
 
     def decode(self, features: Any, x: Any, layer: int | None = None) -> Any:
-        """What features [..., F'] decode to, [..., D_out], where ``x`` [..., D_in] was read.
+        """Decodes features [..., F'] to [..., D_out]; ``x`` [..., D_in] is what they were encoded from.
 
-        For a cross-layer set ``features`` is a list with those of every layer up to ``layer``.
+        For a cross-layer set, ``features`` is a list with the features of every layer up to ``layer``.
         """
         at = self._at(layer)
         sources = self._layers[at][1]
@@ -136,26 +137,26 @@ class Dictionary:
         return tensors.handed_out(self._engine.decode(at, arrays, tensors.as_tensor(x, "x")))
 
     def direction(self, feature: int, layer: int | None = None, target: int | None = None) -> Any:
-        """What a feature of 1 adds where it writes, [D_out]; of a cross-layer set where the layer ``target`` writes."""
+        """What a feature of value 1 adds where it writes, [D_out]; for a cross-layer set, where layer ``target`` writes."""
         at = self._at(layer)
         return tensors.handed_out(self._engine.direction(feature, at, at if target is None else self._at(target)))
 
-    # Changes, for ``interventions`` of whatever runs a model. ``layer`` is the model's, of a set.
+    # Interventions on features. For a set, ``layer`` is the model's layer.
 
     def ablate(self, feature: int, *, token_positions: Any = ("all",), layer: int | None = None) -> FeatureIntervention:
-        """Takes away what a feature writes; what the dictionary misses stays."""
+        """Removes what a feature writes; the dictionary's error stays."""
         return self._change("set", feature, 0.0, token_positions, layer)
 
     def clamp(
         self, feature: int, value: float, *, token_positions: Any = ("all",), layer: int | None = None
     ) -> FeatureIntervention:
-        """Sets a feature to a value; what the dictionary misses stays."""
+        """Sets a feature to a value; the dictionary's error stays."""
         return self._change("set", feature, value, token_positions, layer)
 
     def scale(
         self, feature: int, factor: float, *, token_positions: Any = ("all",), layer: int | None = None
     ) -> FeatureIntervention:
-        """Multiplies a feature; what the dictionary misses stays."""
+        """Multiplies a feature; the dictionary's error stays."""
         return self._change("scale", feature, factor, token_positions, layer)
 
     def steer(
@@ -167,9 +168,10 @@ class Dictionary:
     def splice(
         self, *, keep_error: bool = False, token_positions: Any = ("all",), layer: int | None = None
     ) -> FeatureIntervention:
-        """Puts what the features decode to in the place of the activation, of a set in all layers unless one is named.
+        """Replaces the activation with what the features decode to; for a set in all layers, unless you name one.
 
-        With ``keep_error=True`` what they miss is added again: nothing changes, to the bit, unless a feature is changed too.
+        ``keep_error=True`` adds the dictionary's error back: nothing changes, to the bit, unless a feature is changed
+        too.
         """
         layers = [self._at(layer)] if layer is not None or not self.is_set else list(range(len(self._layers)))
         change: Literal["keep_error", "splice"] = "keep_error" if keep_error else "splice"
@@ -204,7 +206,7 @@ class Dictionary:
     ) -> Features:
         """Runs a model and keeps the features of the selected tokens, after all interventions and hooks.
 
-        Only what the dictionary reads is computed. ``inputs`` and positions are those of :meth:`HookedModel.forward`.
+        It computes only what the dictionary needs. ``inputs`` and positions are those of :meth:`HookedModel.forward`.
         """
         at = self._at(layer)
         chats = Chats(chat)
@@ -229,11 +231,12 @@ class Dictionary:
         target_token_positions: Any = ("all-text",),
         **chat: Unpack[ChatArguments],
     ) -> dict[str, Any]:
-        """What the dictionary does to a model on a text; without ``inputs`` on a short one that comes with the package.
+        """Measures what the dictionary does to a model on a text; by default a short one that comes with the package.
 
-        ``layers``: for each layer ``l0``, ``explained_variance``, ``mse``, ``cosine``, ``active_features``. ``ce_clean``,
-        ``ce_spliced`` and ``ce_zero`` are the mean cross-entropy of the next token, in nats: unchanged, with what is decoded in
-        the place of the activation (in all layers of a set), with zeros there; ``ce_recovered`` and ``kl`` follow from them.
+        ``layers``: for each layer ``l0``, ``explained_variance``, ``mse``, ``cosine``, ``active_features``.
+        ``ce_clean``, ``ce_spliced`` and ``ce_zero`` are the mean cross-entropy of the next token, in nats: unchanged,
+        with the decoded features in place of the activation (in all layers of a set), and with zeros there;
+        ``ce_recovered`` and ``kl`` follow from them.
         """
         chats = Chats(chat)
         rows = model._rows(_Engine.text() if inputs is None else inputs, chats)
@@ -255,11 +258,11 @@ class Dictionary:
         layer: int | None = None,
         interventions: Sequence[Intervention] | None = None,
     ) -> Features:
-        """What each active feature gives a metric, to first order: f · (what it writes · ∂metric/∂y).
+        """Each active feature's first-order effect on a metric: f · (what it writes · ∂metric/∂y).
 
-        The number estimates the metric less what it would be with the feature ablated and the dictionary's error kept. A
-        feature of a cross-layer set counts in every layer that it writes to. ``metric``, ``answer`` and ``against`` are those
-        of :meth:`HookedModel.gradients`; all tokens count.
+        The number estimates how much the metric would fall with the feature ablated and the dictionary's error kept. A
+        feature of a cross-layer set counts in every layer that it writes to. ``metric``, ``answer`` and ``against`` are
+        those of :meth:`HookedModel.gradients`; all tokens count.
         """
         at = self._at(layer)
         targets = [target for target, (_, sources) in enumerate(self._layers) if at in sources]
@@ -310,7 +313,7 @@ class Dictionary:
 
 
 def _reading(keys: Sequence[str]) -> ExtractionConfig:
-    """The configuration that keeps the sites of these keys, and nothing else."""
+    """A configuration that keeps only the sites of these keys."""
     flags = {name: flag for flag, name, _ in sites()}
     wanted: dict[str, Any] = {flags[key.rpartition("_")[0]]: True for key in keys}
     return ExtractionConfig(save_logits=False, **wanted)

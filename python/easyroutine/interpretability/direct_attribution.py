@@ -39,19 +39,19 @@ def direct_attribution(
     first_row: int = 0,
     **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
-    """Direct contributions to the logit of ``answer``, less that of ``against`` if there is one, before any softcap.
+    """Direct contributions to the logit of ``answer``, minus that of ``against`` if given, before any softcap.
 
-    The final norm's statistics are those of the run, so that the logits are linear in the stream, and the stream is a sum:
-    ``((c - mean(c)) / σ ⊙ w) · (U[answer] - U[against])``, the mean only of a LayerNorm.
+    With the final norm's statistics fixed at the run's, the logits are linear in the stream, and the stream is a sum:
+    ``((c - mean(c)) / σ ⊙ w) · (U[answer] - U[against])``, with the mean only for a LayerNorm.
 
-    The result has, each [B, T]: of parts ``input_embeddings``, ``attn_out_{l}``, ``mlp_out_{l}``, which with ``bias`` [B] sum to
-    ``logit_diff`` [B, T]; of heads ``head_out_L{l}H{i}`` and ``attn_bias_{l}``, which sum to the part of ``attn_out_{l}``; of
-    neurons ``mlp_hidden_{l}`` [B, T, F] and ``mlp_bias_{l}``, which sum to that of ``mlp_out_{l}``. ``answer`` and ``against``
-    are ids or strings that are one token, one for all rows or one a row.
+    The result has, each [B, T]: for parts ``input_embeddings``, ``attn_out_{l}``, ``mlp_out_{l}``, which with ``bias``
+    [B] sum to ``logit_diff`` [B, T]; for heads ``head_out_L{l}H{i}`` and ``attn_bias_{l}``, which sum to the part of
+    ``attn_out_{l}``; for neurons ``mlp_hidden_{l}`` [B, T, F] and ``mlp_bias_{l}``, which sum to that of
+    ``mlp_out_{l}``. ``answer`` and ``against`` are ids or strings that are one token, one for all rows or one per row.
 
     Raises:
-        UnsupportedError: A model whose parts do not add up, heads or neurons whose sum is normed before it is added, and
-            registered hooks.
+        UnsupportedError: A model whose parts do not sum to its stream, heads or neurons whose sum is normed before it
+            is added, and registered hooks.
     """
     if model.has_hooks:
         raise UnsupportedError("direct_attribution is of runs without hooks", "remove_hooks() first")

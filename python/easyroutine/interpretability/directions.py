@@ -1,4 +1,4 @@
-"""Probes that tell two classes apart, and vectors to steer by."""
+"""Probes that tell two classes apart, and steering vectors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _KEY = re.compile(r"([a-z_]+)_L?(\d+)")
 
 
 class Directions:
-    """A vector for each layer of one site: of probes with a bias, to steer by without.
+    """A vector for each layer of one site: of a probe, with a bias, or for steering, without.
 
-    Made by :meth:`probe` and :meth:`steering` from activations, or read from a file by :meth:`load`. Activations are a cache
-    of ``model.extract_cache`` or ``model.forward``, a run of a store, or any mapping from keys (``resid_out_5``) to arrays
-    [B, D] or [B, 1, D], one vector a row.
+    Made by :meth:`probe` and :meth:`steering` from activations, or read from a file by :meth:`load`. Activations are a
+    cache from ``model.extract_cache`` or ``model.forward``, a run of a store, or any mapping from keys
+    (``resid_out_5``) to arrays [B, D] or [B, 1, D], one vector per row.
     """
 
     def __init__(self, engine: _Engine) -> None:
@@ -33,14 +33,14 @@ class Directions:
         layers = engine.layers()
         #: The vector [D] of each layer.
         self.vectors: dict[int, Any] = {layer: tensors.handed_out(vector) for layer, vector, _ in layers}
-        #: The bias of each layer, of probes.
+        #: The bias of each layer; only for probes.
         self.biases: dict[int, float] = {layer: bias for layer, _, bias in layers if bias is not None}
-        #: The site, ``resid_out``; empty where a file does not say.
+        #: The site, ``resid_out``; empty if the file does not say.
         self.site: str = engine.site
-        #: ``logistic``, ``mean_difference``, ``caa``, ``pca_diff`` or ``pca_center``; empty where a file does not say.
+        #: ``logistic``, ``mean_difference``, ``caa``, ``pca_diff`` or ``pca_center``; empty if the file does not say.
         self.method: str = engine.method
-        #: Of each key the shares of rows (of steering: pairs) on the right side: ``fitted`` and ``held_out``, and what
-        #: ``chance`` reaches. Empty for a file.
+        #: For each key the fractions of rows (for steering: pairs) on the right side, ``fitted`` and ``held_out``, and
+        #: the accuracy of ``chance``. Empty for a file.
         self.accuracy: dict[str, dict[str, float | None]] = {
             key: {"fitted": fitted, "held_out": held_out, "chance": chance}
             for key, fitted, held_out, chance in engine.accuracies()
@@ -58,13 +58,13 @@ class Directions:
         standardise: bool = False,
         held_out: Sequence[bool] | None = None,
     ) -> Directions:
-        """Fits a probe a layer on rows of two classes; x is of the positive class where vector · x + bias is above 0.
+        """Fits one probe per layer on rows of two classes; x is in the positive class if vector · x + bias is above 0.
 
-        ``labels`` have two values, of which the larger is positive. ``logistic`` minimises
-        ½‖w‖² + C Σ log(1 + exp(−y(w·x + b))), scikit-learn's ``LogisticRegression(C=c)``, with ``standardise=True`` of
-        coordinates with mean 0 and deviation 1; the vector reads activations as they are. ``mean_difference`` cuts at the
-        middle between the means. Rows marked in ``held_out`` are not fitted on: every fourth of each class if none are named.
-        ``keys`` are those of ``activations``; all of the stream's ``resid_out`` unless named.
+        ``labels`` have two values; the larger is positive. ``logistic`` minimises ½‖w‖² + C Σ log(1 + exp(−y(w·x +
+        b))), scikit-learn's ``LogisticRegression(C=c)``, with ``standardise=True`` on coordinates of mean 0 and
+        deviation 1, though the vector applies to activations as they are. ``mean_difference`` cuts halfway between the
+        means. Rows marked in ``held_out`` are left out of the fit, by default every fourth of each class. ``keys``
+        selects from ``activations``; by default all of the stream's ``resid_out``.
         """
         classes = _classes(labels)
         site, given = _vectors(activations, keys, len(classes))
@@ -89,11 +89,11 @@ class Directions:
         keys: Sequence[str] | None = None,
         method: Literal["caa", "pca_diff", "pca_center"] = "caa",
     ) -> Directions:
-        """Makes a vector a layer from pairs: row i of ``positive`` belongs to row i of ``negative``.
+        """Makes one vector per layer from pairs: row i of ``positive`` pairs with row i of ``negative``.
 
-        ``caa`` is the mean of the differences, ``pca_diff`` the first principal component of the differences, ``pca_center``
-        that of both sides less their middle (as repeng's ControlVector). Held-out accuracy is of pairs in four folds, each
-        judged by the vector of the others.
+        ``caa`` is the mean of the differences, ``pca_diff`` the first principal component of the differences,
+        ``pca_center`` that of both sides minus their midpoint (as in repeng's ControlVector). Held-out accuracy is over
+        pairs in four folds, each scored with the vector of the others.
         """
         site, one = _vectors(positive, keys, None)
         _, other = _vectors(negative, [key for key, _, _ in one], None)
@@ -101,13 +101,13 @@ class Directions:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Directions:
-        """Reads a .safetensors file, or a GGUF control vector of llama.cpp."""
+        """Reads a .safetensors file or a llama.cpp control vector (GGUF)."""
         return cls(_Engine.open(fspath(path)))
 
     def save(self, path: str | PathLike[str], *, model_hint: str = "") -> None:
         """Writes ``direction_N`` and ``bias_N`` into a .safetensors file, or a control vector into a .gguf file.
 
-        llama.cpp has no control vector for block 0, none with a bias, and adds them to ``resid_out``: others are refused.
+        llama.cpp adds control vectors to ``resid_out``, without a bias and not in block 0; anything else is refused.
         """
         name = fspath(path)
         if name.endswith(".gguf"):
@@ -118,28 +118,28 @@ class Directions:
             raise InputError(f"{name}: directions are written to .safetensors or .gguf files")
 
     def steer(self, layer: int, strength: float = 1.0, token_positions: Any = ("all",)) -> Intervention:
-        """The intervention that adds ``strength`` times the vector of a layer."""
+        """An intervention that adds ``strength`` times the vector of a layer."""
         if layer not in self.vectors:
             raise InputError(f"no direction of layer {layer}: there are {sorted(self.vectors)}")
         site = self.site or "resid_out"
         return Intervention.add(f"{site}_{layer}", self.vectors[layer], strength, token_positions)
 
     def scores(self, activations: Any, layer: int) -> Any:
-        """vector · x + bias of activations [..., D], [...]."""
+        """vector · x + bias for activations [..., D]: [...]."""
         return tensors.handed_out(self._engine.scores(layer, tensors.as_tensor(activations, "activations")))
 
-    # Accuracy by layer as a picture.
+    # Pictures of the accuracy by layer.
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
         """A page with the accuracies of all layers."""
         return written(self._engine.html(), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None) -> str:
-        """The same as SVG."""
+        """The same page as an SVG picture."""
         return written(self._engine.svg(), path)
 
     def to_png(self, path: str | PathLike[str] | None = None, *, scale: float = 2.0) -> bytes:
-        """The same as PNG."""
+        """The same as a PNG picture."""
         return written_bytes(self._engine.png(number(scale, "scale")), path)
 
     def _repr_html_(self) -> str:
@@ -151,7 +151,7 @@ class Directions:
 
 
 def _classes(labels: Any) -> list[bool]:
-    """Labels as truth values: the larger of two is true."""
+    """Labels as booleans: the larger of two is true."""
     values = (
         labels.tolist() if tensors.is_array(labels) or isinstance(labels, Tensor) else listed(labels, "labels", "label")
     )
@@ -170,7 +170,7 @@ def _classes(labels: Any) -> list[bool]:
 def _vectors(
     activations: Any, keys: Sequence[str] | None, rows: int | None
 ) -> tuple[str, list[tuple[str, int, Tensor]]]:
-    """The site, and of each key its layer and its vectors [B, D]."""
+    """The site, and for each key its layer and vectors [B, D]."""
     if not isinstance(activations, Mapping):
         raise InputError(f"activations are {type(activations).__name__}; a cache, a run or a mapping is expected")
     if keys is None:
@@ -184,7 +184,7 @@ def _vectors(
             raise InputError(f"activations hold no vectors of a layer under {key!r:.60}")
         value = activations[key]
         if isinstance(value, list) and value and hasattr(value[0], "shape"):
-            # One array a row, where rows differ.
+            # One array per row, where rows differ.
             value = [one[0] if len(one.shape) == 2 and one.shape[0] == 1 else one for one in value]
             value = [tensors.as_tensor(one, key).tolist() for one in value]
         tensor = tensors.as_tensor(value, key)

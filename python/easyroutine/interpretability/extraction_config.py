@@ -18,11 +18,11 @@ __all__ = ["ExtractionConfig", "as_config", "config_json", "with_chat"]
 class ExtractionConfig:
     """Which activations a run returns, and how they are reduced.
 
-    Shapes: B rows, T selected positions, D width of the stream, H query heads, K key/value heads, h width of a head, F neurons,
-    N channels of a recurrence, V vocabulary; ``{l}`` layer, ``{i}`` head.
+    Shapes: B rows, T selected positions, D width of the stream, H query heads, K key/value heads, h width of a head, F
+    neurons, N channels of a recurrence, V vocabulary; ``{l}`` layer, ``{i}`` head.
 
     Args:
-        extract_embed: ``input_embeddings`` [B, T, D]: what enters the first block.
+        extract_embed: ``input_embeddings`` [B, T, D]: the input of the first block.
         extract_resid_in: ``resid_in_{l}`` [B, T, D]: the stream entering block l.
         extract_resid_mid: ``resid_mid_{l}`` [B, T, D]: the stream between attention and MLP.
         extract_resid_out: ``resid_out_{l}`` [B, T, D]: the stream leaving block l.
@@ -41,44 +41,45 @@ class ExtractionConfig:
         extract_attn_out: ``attn_out_{l}`` [B, T, D]: exactly what attention adds to the stream.
         extract_attn_in: ``attn_in_{l}`` [B, T, D]: input of attention, after its norm.
         extract_mlp_out: ``mlp_out_{l}`` [B, T, D]: exactly what the MLP adds to the stream.
-        extract_last_layernorm: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of what enters the final
-            norm.
+        extract_last_layernorm: ``last_layernorm``: ``mean``, ``variance``, ``second_moment`` [B, T] of the final norm's
+            input.
         save_input_ids: ``input_ids`` [B, T].
         avg: Means over each specifier's positions.
         avg_over_example: The mean of patterns over all rows, in ``avg_pattern_L{l}H{i}``.
-        attn_heads: The heads to which every activation with heads is limited: ``[{"layer": 5, "head": 3}, ...]``.
-        attn_pattern_avg: How to reduce a block of a pattern, whose rows are one specifier's tokens and whose columns another's:
-            [B, row specifiers, column specifiers], even if row and column specifiers are the same. ``mean`` and ``sum`` of the
-            weights, or ``baseline_ratio``: the mean over what it would be if every token looked equally at all tokens up to
-            itself, so that 1 is no preference; NaN where no row of the block may look at any of its columns.
+        attn_heads: Limits every activation that has heads to these: ``[{"layer": 5, "head": 3}, ...]``.
+        attn_pattern_avg: How to reduce a block of a pattern, with one specifier's tokens as rows and another's as
+            columns: [B, row specifiers, column specifiers], even if row and column specifiers are the same. ``mean`` or
+            ``sum`` of the weights, or ``baseline_ratio``: the mean divided by its value under uniform attention to all
+            tokens up to the query, so that 1 means no preference; NaN where no row of the block can attend to any of
+            its columns.
         attn_pattern_row_positions: The rows of patterns, if they are other tokens than the columns.
         save_logits: ``logits`` [B, T, V].
-        keep_gradient: ``input_embeddings_gradients`` [B, T, D]: the gradient of the logit of ``vocabulary_index`` at the last
-            token. Of :meth:`HookedModel.forward`; other metrics and activations: :meth:`HookedModel.gradients`.
+        keep_gradient: ``input_embeddings_gradients`` [B, T, D]: the gradient of the logit of ``vocabulary_index`` at
+            the last token. For :meth:`HookedModel.forward` only; other metrics and activations:
+            :meth:`HookedModel.gradients`.
         extract_mixer_in: ``mixer_in_{l}`` [B, T, D]: input of a recurrence, after its norm.
-        extract_mixer_z: ``mixer_z_{l}`` [B, T, N]: what a recurrence gives, after its gate.
+        extract_mixer_z: ``mixer_z_{l}`` [B, T, N]: the output of a recurrence after its gate.
         extract_mixer_out: ``mixer_out_{l}`` [B, T, D]: exactly what a recurrence adds to the stream.
-        extract_attn_gate: ``attn_gate_{l}`` [B, T, H h]: what mixed values are multiplied by, before its sigmoid.
+        extract_attn_gate: ``attn_gate_{l}`` [B, T, H h]: the gate on mixed values, before its sigmoid.
         extract_attn_raw: ``attn_raw_{l}`` [B, T, D]: output of attention's last projection.
         extract_mlp_in: ``mlp_in_{l}`` [B, T, D]: input of the MLP, after its norm.
         extract_mlp_hidden: ``mlp_hidden_{l}`` [B, T, F]: neurons, the input of the MLP's last projection.
         extract_attn_scores: ``scores_L{l}H{i}`` [B, T, T]: the inputs of a head's softmax.
         extract_z: ``z_L{l}`` [B, T, H·h]: mixed values of all heads, the input of attention's output projection.
-        extract_kv_compressed: ``kv_compressed_{l}`` [B, T, c]: compressed keys and values, before their norm, and the part of
-            keys that heads share.
+        extract_kv_compressed: ``kv_compressed_{l}`` [B, T, c]: compressed keys and values, before their norm, and the
+            part of keys that heads share.
         extract_rotated_queries: ``rotated_queries_L{l}`` [B, T, H·h]: queries after their norm and rotation.
         extract_rotated_keys: ``rotated_keys_L{l}`` [B, T, K·h]: keys after their norm and rotation.
         extract_router_logits: ``router_logits_{l}`` [B, T, E]: scores of each expert, before softmax or sigmoid.
-        extract_router_index: ``router_index_{l}`` [B, T, k], whole numbers: the experts that a token goes through, the first
-            choice first.
-        extract_router_weights: ``router_weights_{l}`` [B, T, k]: factors on what these experts give, in the same order.
-        extract_expert_out: ``expert_out_{l}E{e}`` [B, T, D]: what one expert gives, before its factor; zeros for tokens that do
-            not go through it.
-        extract_shared_out: ``shared_out_{l}`` [B, T, D]: what the shared experts give.
+        extract_router_index: ``router_index_{l}`` [B, T, k], integers: a token's experts, first choice first.
+        extract_router_weights: ``router_weights_{l}`` [B, T, k]: factors on these experts' outputs, in the same order.
+        extract_expert_out: ``expert_out_{l}E{e}`` [B, T, D]: one expert's output before its factor; zeros for
+            tokens not routed to it.
+        extract_shared_out: ``shared_out_{l}`` [B, T, D]: the output of the shared experts.
         extract_per_layer_out: ``per_layer_out_{l}`` [B, T, D]: what a layer's own input adds to the residual stream.
         extract_final_norm_out: ``final_norm_out`` [B, T, D]: the last residual stream after the final norm.
-        extract_score: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: what a classifier or
-            reward model gives, C its labels. Such a model gives it where no config is given.
+        extract_score: ``score`` [B, C] of a class ``ForSequenceClassification``, [B, T, C] of other heads: the output
+            of a classifier or reward model with C labels. By default, such a model returns it.
     """
 
     extract_embed: bool = False
@@ -109,7 +110,7 @@ class ExtractionConfig:
     attn_pattern_row_positions: list[Any] | None = None
     save_logits: bool = True
     keep_gradient: bool = False
-    # The original does not have the following fields.
+    # The fields below are not in the original.
     extract_mixer_in: bool = False
     extract_mixer_z: bool = False
     extract_mixer_out: bool = False
@@ -146,7 +147,7 @@ class ExtractionConfig:
         return out
 
     def to_json(self) -> str:
-        """The fields as the engine reads them."""
+        """The fields in the engine's form."""
         return config_json(self)
 
 
@@ -154,7 +155,7 @@ _FIELDS = frozenset(field.name for field in fields(ExtractionConfig))
 
 
 def as_config(given: Any) -> ExtractionConfig:
-    """A configuration, given as one, as a dictionary of its fields, or not at all."""
+    """A configuration, given as such, as a dictionary of its fields, or as None."""
     if given is None:
         return ExtractionConfig()
     if isinstance(given, ExtractionConfig):
@@ -174,16 +175,16 @@ def as_config(given: Any) -> ExtractionConfig:
 def with_chat(
     config: ExtractionConfig | Mapping[str, Any], chat: Mapping[str, Any] | None
 ) -> ExtractionConfig | dict[str, Any]:
-    """A configuration as records keep it: where conversations were run, with what their chat template was given."""
+    """A configuration as records keep it: with the chat template's arguments, if conversations were run."""
     if isinstance(config, ExtractionConfig):
         return config if chat is None else {**config.to_dict(), "chat": dict(chat)}
     return dict(config) if chat is None else {**config, "chat": dict(chat)}
 
 
 def config_json(config: Any) -> str:
-    """A configuration, or a dictionary of its fields, as the engine reads it.
+    """A configuration, or a dictionary of its fields, in the engine's form.
 
-    Fields that a subclass adds are its own.
+    Fields that a subclass adds are left out.
     """
     if config is None:
         config = ExtractionConfig()
