@@ -1,4 +1,4 @@
-"""Tokens one after another."""
+"""Generation, token by token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-#: What transformers continues by where nothing is said.
+#: The default of transformers.
 _NEW_TOKENS = 20
 _KNOWN = (
     "max_new_tokens",
@@ -38,7 +38,7 @@ _KNOWN = (
     "stop_strings",
     "seed",
 )
-#: Settings of transformers that say nothing here: what they choose is the only way there is, or no setting of a run.
+#: Settings of transformers without effect here: they choose the only way there is, or do not affect a run.
 _SAY_NOTHING = (
     "transformers_version",
     "bos_token_id",
@@ -72,19 +72,22 @@ def generate(
     on_token: Callable[[int, int, float], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> Any:
-    """Continues each row: greedy, or drawn with ``do_sample=True``. The inputs, conversations too, are those of :meth:`forward`.
+    """Continues each row greedily, or by sampling with ``do_sample=True``. Inputs, conversations included, are as in
+    :meth:`forward`.
 
-    Returns prompt and new ids [B, S], or a list with one tensor per row if rows differ in length; with ``return_text`` the text,
-    or a list of texts for several rows. ``return_full_text=False`` leaves the prompt out of both.
+    Returns the prompt's and the new ids [B, S], or a list with one tensor per row if rows differ in length; with
+    ``return_text`` the text, or a list of texts for several rows. ``return_full_text=False`` leaves the prompt out of
+    both.
 
-    ``max_new_tokens`` (20) or ``max_length`` bound a row; it ends at ``eos_token_id`` (the model's own), one id or several, or
-    once its text holds one of ``stop_strings``, which stays in it. ``temperature``, ``top_k``, ``top_p`` and ``seed`` are for
-    drawn tokens. ``generation_config``, a dictionary or transformers' ``GenerationConfig``, may hold all of these too; keywords
-    win. ``on_token(row, id, logprob)`` is called with every token and ends its row by returning True.
+    ``max_new_tokens`` (20) or ``max_length`` bound a row; it ends at ``eos_token_id`` (one id or several, by default
+    the model's own), or once its text contains one of ``stop_strings``, which stays in it. ``temperature``, ``top_k``,
+    ``top_p`` and ``seed`` govern sampling. ``generation_config``, a dictionary or transformers' ``GenerationConfig``,
+    may hold all of these too; keywords win. ``on_token(row, id, logprob)`` is called with every token and ends its row
+    by returning True.
 
-    With ``target_token_positions`` or ``extraction_config`` it returns a dictionary: ``generation_output``, as above, and
-    ``cache``, whose activations have the bits of the generating steps. ``"all"`` includes new tokens; any other position names
-    a token of the prompt.
+    With ``target_token_positions`` or ``extraction_config`` it returns a dictionary: ``generation_output``, as above,
+    and ``cache``, whose activations have the bits of the generating steps. ``"all"`` includes new tokens; any other
+    position refers to the prompt.
     """
     settings = {
         "max_new_tokens": max_new_tokens,
@@ -131,7 +134,8 @@ def generate(
         output = _table(complete if return_full_text else news)
     if target_token_positions is None and config is None:
         return output
-    # The model was not built to read what comes after its context: the token that ends a row there was only chosen.
+    # A token that ends a row at the end of the context was only chosen, never run: the model cannot read past its
+    # context.
     most = model._engine.sizes["max_position_embeddings"]
     longer = [
         Row(ids[:most], row.text, n_new=len(ids[:most]) - len(row.ids)) for ids, row in zip(complete, rows, strict=True)
@@ -142,7 +146,7 @@ def generate(
 
 
 def _new_tokens(wishes: Mapping[str, Any], longest: int) -> int:
-    """How many tokens are added at most; ``longest``: tokens of the longest prompt."""
+    """The most tokens to add; ``longest`` is the longest prompt in tokens."""
     if "max_length" not in wishes:
         return whole(wishes.get("max_new_tokens", _NEW_TOKENS), "max_new_tokens", 1)
     if "max_new_tokens" in wishes:
@@ -155,17 +159,17 @@ def _new_tokens(wishes: Mapping[str, Any], longest: int) -> int:
 
 
 def _ends(ids: Any) -> list[int]:
-    """Ids that end a row: one, or several."""
+    """Ids that end a row, given as one or several."""
     listed = ids.tolist() if hasattr(ids, "tolist") else ids
     return [token_id(one, "eos_token_id") for one in (listed if isinstance(listed, (list, tuple, set)) else [listed])]
 
 
 def _texts(model: HookedModel, rows: Sequence[Row], complete: list[list[int]], with_prompt: bool) -> Any:
-    """The text of each row, or of what was added to it; of one row by itself."""
+    """The text of each row, or only of what was added; for a single row, a plain string."""
     tokenizer = model.get_text_tokenizer()
     texts = tokenizer.batch_decode(complete, skip_special_tokens=True)
     if not with_prompt:
-        # Cut off the whole text: the new ids by themselves may lose the blank that they begin with.
+        # Cut from the whole text, because new ids decoded alone may lose their leading space.
         prompts = tokenizer.batch_decode([row.ids for row in rows], skip_special_tokens=True)
         for number, (text, prompt, row) in enumerate(zip(texts, prompts, rows, strict=True)):
             if text.startswith(prompt):
@@ -176,7 +180,7 @@ def _texts(model: HookedModel, rows: Sequence[Row], complete: list[list[int]], w
 
 
 def _table(rows: list[list[int]]) -> Any:
-    """Ids [B, S]; a list of one tensor a row where they differ in length."""
+    """Ids [B, S], or a list with one tensor per row where lengths differ."""
     if len({len(row) for row in rows}) == 1:
         return _ids(rows)
     return [_ids([row])[0] for row in rows]
@@ -190,7 +194,7 @@ def _ids(rows: list[list[int]]) -> Any:
 
 
 def _wishes(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What is asked for, from a dictionary or a configuration of transformers, and from keywords, which win."""
+    """The settings from a dictionary or a transformers configuration, overridden by keywords."""
     given: dict[str, Any] = {}
     if isinstance(config, Mapping):
         given.update(config)

@@ -1,4 +1,4 @@
-"""Gradients: how a metric, or vectors anywhere in the model, change with every activation."""
+"""Gradients of a metric, or of vectors anywhere in the model, with respect to every activation."""
 
 from __future__ import annotations
 
@@ -50,29 +50,29 @@ def gradients(
     first_row: int = 0,
     **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
-    """The gradient of a metric with respect to activations, by one run forward and one backward.
+    """The gradient of a metric with respect to activations, from one forward and one backward pass.
 
-    ``keys`` are activations or patterns of them (``"resid_out_*"``). The result has ``KEY_gradients`` for each, in the shape of
-    the activation at ``target_token_positions``, and ``metric`` [B], the number of each row. The rows' numbers are summed, so
-    each row has the gradient that it has alone, to the bit.
+    ``keys`` are activations or patterns of them (``"resid_out_*"``). The result has ``KEY_gradients`` for each, in the
+    shape of the activation at ``target_token_positions``, and ``metric`` [B], one value per row. These are summed, so
+    each row's gradient is the one it has alone, to the bit.
 
-    Read at the last token, final logits: ``logit_diff`` (``answer`` less ``against``), ``logit``, ``logprob`` (nats), ``p``, and
-    ``kl`` from ``target`` [B, V], which holds log-probabilities (KL of it to the run, nats). ``ce`` is the cross-entropy of
-    each next token, summed over the row, in nats. ``answer`` and ``against`` are ids or strings that are one token, one for all
-    rows or one a row.
+    From the final logits at the last token: ``logit_diff`` (``answer`` minus ``against``), ``logit``, ``logprob``
+    (nats), ``p``, and ``kl`` from ``target`` [B, V], which holds log-probabilities (KL of it to the run, nats). ``ce``
+    is the cross-entropy of each next token, summed over the row, in nats. ``answer`` and ``against`` are ids or strings
+    that are one token, one for all rows or one per row.
 
-    ``vectors`` ``{key: values}`` stands for a metric: the result is their vector-Jacobian product, the gradient of
-    Σ values · activation over all positions, with values of shape [B, S, width], [S, width] or [width].
+    ``vectors`` ``{key: values}`` replaces the metric: the result is their vector-Jacobian product, the gradient of Σ
+    values · activation over all positions, with values of shape [B, S, width], [S, width] or [width].
 
-    ``interventions`` change the run, after the registered ones; the gradient is with respect to what stands after them.
-    ``rule="relp"`` holds the scales of norms and the attention patterns constant, takes an activation as its input times a
-    constant and gives each side of a gate half (RelP, arXiv 2508.21258).
+    ``interventions`` change the run, after the registered ones; the gradient is with respect to the changed values.
+    ``rule="relp"`` holds the scales of norms and the attention patterns constant, treats an activation function's
+    output as its input times a constant and gives each side of a gate half (RelP, arXiv 2508.21258).
 
     Raises:
-        InputError: An activation or metric that has no gradient, a token that is not one, a target that is no distribution, a
-            gradient that is not finite.
-        UnsupportedError: A model in bfloat16, one without logits, one with a step that has no backward rule, and registered
-            hooks, which cannot be differentiated.
+        InputError: An activation or metric that has no gradient, a token that is not one, a target that is not a
+            distribution, a gradient that is not finite.
+        UnsupportedError: A model in bfloat16, one without logits, one with a step that has no backward rule, and
+            registered hooks, which cannot be differentiated.
     """
     chats = Chats(chat)
     rows = model._rows(inputs, chats)
@@ -105,7 +105,7 @@ def gradients(
     )
 
 
-#: Other names of metrics: those of sweeps and of the command line.
+#: Other names of metrics, used by sweeps and the command line.
 _METRICS: dict[str, Literal["logit_diff", "logprob", "p"]] = {
     "logit-diff": "logit_diff",
     "log_probability": "logprob",
@@ -120,7 +120,9 @@ def kept_gradient(
     vocabulary_index: Any,
     **more: Any,
 ) -> ActivationCache:
-    """What ``keep_gradient`` adds: ``input_embeddings_gradients`` of the logit of ``vocabulary_index`` at the last token."""
+    """The result of ``keep_gradient``: ``input_embeddings_gradients`` of the logit of ``vocabulary_index`` at the last
+    token.
+    """
     metrics = metrics_of(model, "logit", vocabulary_index, None, len(rows), has_target=False, name="vocabulary_index")
     cache = _run(
         model, rows, ["input_embeddings"], metrics, positions, target=None, vectors=[], rule="gradient", **more
@@ -180,7 +182,7 @@ def metrics_of(
     has_target: bool,
     name: str = "answer",
 ) -> list[tuple[str, int | None, int | None]]:
-    """One metric for all rows, or one a row."""
+    """One metric for all rows, or one per row."""
     reads = {"logit_diff": (True, True), "kl": (False, False), "ce": (False, False)}.get(metric, (True, False))
     for named, value, is_read in ((name, answer, reads[0]), ("against", against, reads[1])):
         if value is None and is_read:
@@ -196,13 +198,13 @@ def metrics_of(
 
 
 def paired(answers: Sequence[_A], others: Sequence[_B]) -> list[tuple[_A, _B]]:
-    """Answers and what they are measured against, each one for all rows, or one a row."""
+    """Answers and what they are measured against, each one for all rows or one per row."""
     count = max(len(answers), len(others))
     return [(answers[i % len(answers)], others[i % len(others)]) for i in range(count)]
 
 
 def tokens_of(model: HookedModel, value: Any, name: str, n_rows: int) -> list[int]:
-    """Ids of tokens, one for all rows or one a row."""
+    """Token ids, one for all rows or one per row."""
     tokens = [value] if isinstance(value, (str, int)) else listed(value, name, "tokens")
     if len(tokens) not in (1, n_rows):
         raise InputError(f"{len(tokens)} tokens of {name} for {n_rows} rows", "give one for all rows, or one a row")

@@ -1,4 +1,4 @@
-"""Attribution graphs: which transcoder features of a prompt made which others, and the answer."""
+"""Attribution graphs: which transcoder features of a prompt caused which others, and the answer."""
 
 from __future__ import annotations
 
@@ -43,18 +43,21 @@ def attribution_graph(
     on_progress: Callable[[int, int], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> AttributionGraph:
-    """The attribution graph of one prompt, as circuit-tracer's: transcoders stand for the MLPs, patterns and norm scales are
-    constants, and each feature is a sum over what came before it.
+    """The attribution graph of one prompt, as in circuit-tracer.
 
-    ``dictionaries`` is the folder or the file of a set of transcoders, per layer or cross-layer; a layer without one is one
-    error a position. ``answers`` are the tokens whose logits are explained, else the most probable ones until they reach
-    ``probability``, ``max_logits`` at most. ``max_features`` features get a row, those of the largest influence. Features and
-    errors of the first ``skip_first`` positions are left out. ``checks`` sources are taken away, one at a time, and what
-    changes is compared with their edges. ``place`` and ``norm_factor`` say of the dictionary what its files do not.
+    Transcoders replace the MLPs, patterns and norm scales are constants, and each feature is a sum over what came
+    before it.
+
+    ``dictionaries`` is the folder or the file of a set of transcoders, per layer or cross-layer; a layer without one
+    contributes one error per position. ``answers`` are the tokens whose logits are explained, by default the most
+    probable ones that together reach ``probability``, at most ``max_logits``. The ``max_features`` most influential
+    features get a row. Features and errors of the first ``skip_first`` positions are left out. ``checks`` sources are
+    removed, one at a time, and the change compared with their edges. ``place`` and ``norm_factor`` supply what the
+    dictionary's files do not say.
 
     Raises:
         InputError: Several prompts, one that is too short, a token that is not one, a dictionary that does not fit.
-        UnsupportedError: A dictionary that is no transcoder or not linear; a model in bfloat16, or one that is not linear
+        UnsupportedError: A dictionary that is not a linear transcoder; a model in bfloat16, or one that is not linear
             between its MLPs even with constant patterns.
     """
     check_unchanged(model, "attribution_graph")
@@ -87,9 +90,9 @@ def attribution_graph(
 
 
 class AttributionGraph:
-    """Which features, errors and tokens of a prompt made which features and logits.
+    """Which features, errors and tokens of a prompt caused which features and logits.
 
-    Nodes are features by layer, position and number, then errors by layer and position, tokens, and logits by falling
+    Nodes are features by layer, position and index, then errors by layer and position, tokens, and logits by falling
     probability.
     """
 
@@ -98,36 +101,47 @@ class AttributionGraph:
 
     @property
     def nodes(self) -> list[dict[str, Any]]:
-        """Each node: ``kind`` (``feature``, ``error``, ``token``, ``logit``), ``position``, ``influence`` on the logits; ``layer``
-        of features and errors, ``feature`` and ``value`` of features, ``id`` and ``text`` of tokens and logits, ``probability``
-        of logits."""
+        """Each node: ``kind`` (``feature``, ``error``, ``token``, ``logit``), ``position``, ``influence`` on the
+        logits.
+
+        Features and errors also have ``layer``; features ``feature`` and ``value``; tokens and logits ``id`` and
+        ``text``; logits ``probability``.
+        """
         return self._engine.nodes()
 
     @property
     def edges(self) -> Tensor:
-        """Direct effects [targets, sources]: a row for each feature and then each logit, a column for each node that is no
-        logit, both in the order of :attr:`nodes`."""
+        """Direct effects [targets, sources], in the order of :attr:`nodes`.
+
+        A row for each feature and then each logit, a column for each node that is not a logit.
+        """
         return self._engine.edges()
 
     @property
     def scores(self) -> dict[str, float]:
-        """``replacement``: of the influence of tokens and errors, the tokens' share. ``completeness``: of what enters the nodes,
-        weighed by influence, the share that comes from no error."""
+        """``replacement`` and ``completeness``.
+
+        ``replacement`` is the tokens' share of the influence of tokens and errors; ``completeness`` the share of the
+        nodes' input, weighted by influence, that does not come from errors.
+        """
         replacement, completeness = self._engine.scores()
         return {"replacement": replacement, "completeness": completeness}
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """``largest_row_error``: how far rows and what comes from no node are from what each target reads, as a share of the
-        sizes that were added; None where not all features have a row. ``largest_intervention_error``: how far what changes is
-        from the edges of ``interventions``."""
+        """How well the graph accounts for the model.
+
+        ``largest_row_error``: the largest gap between what a target reads and the sum of its row and of what comes from
+        no node, relative to the magnitudes added; None if some features have no row. ``largest_intervention_error``:
+        the largest gap between a measured change and the edges, over ``interventions``.
+        """
         told: dict[str, Any] = self.to_dict()["metadata"]["easyroutine"]["certificate"]
         return told
 
     def prune(
         self, node_threshold: float = 0.8, edge_threshold: float = 0.98
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The nodes that have a share of all influence, and the edges between them that have one, as (target, source)."""
+        """The nodes that carry a share of all influence, and the edges between them that do, as (target, source)."""
         kept, edges = self._engine.prune(*_shares(node_threshold, edge_threshold))
         return [node for node, is_kept in enumerate(kept) if is_kept], edges
 
@@ -139,7 +153,7 @@ class AttributionGraph:
         slug: str | None = None,
         scan: str | None = None,
     ) -> dict[str, Any]:
-        """What is left of the graph as circuit-tracer writes it, for its viewer and Neuronpedia's."""
+        """The pruned graph in circuit-tracer's format, for its viewer and Neuronpedia's."""
         found: dict[str, Any] = json.loads(self._json(node_threshold, edge_threshold, slug, scan))
         return found
 
@@ -152,7 +166,7 @@ class AttributionGraph:
         slug: str | None = None,
         scan: str | None = None,
     ) -> str:
-        """:meth:`to_dict` as text; written to ``path`` if it is given."""
+        """:meth:`to_dict` as text; written to ``path`` if given."""
         return written(self._json(node_threshold, edge_threshold, slug, scan), path)
 
     def to_html(
@@ -162,7 +176,7 @@ class AttributionGraph:
         node_threshold: float = 0.8,
         edge_threshold: float = 0.98,
     ) -> str:
-        """One page that needs no network; written to ``path`` if it is given."""
+        """One self-contained page, which needs no network; written to ``path`` if given."""
         return written(self._drawn("html", node_threshold, edge_threshold), path)
 
     def to_csv(
@@ -172,7 +186,7 @@ class AttributionGraph:
         node_threshold: float = 0.8,
         edge_threshold: float = 0.98,
     ) -> str:
-        """One line per kept edge; written to ``path`` if it is given."""
+        """One line per kept edge; written to ``path`` if given."""
         return written(self._drawn("csv", node_threshold, edge_threshold), path)
 
     def table(self, *, width: int = 100, most: int = 20) -> str:
@@ -194,7 +208,7 @@ class AttributionGraph:
         return f"AttributionGraph({targets} targets, {sources} sources, {self.scores})"
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own; where frames are off, its table."""
+        """The page in an iframe; the table where frames are off."""
         return framed(self.to_html(), self._drawn("markdown", 0.8, 0.98), "Attribution graph", 900)
 
 

@@ -54,11 +54,12 @@ __all__ = ["HookedModel", "HookedModelConfig"]
 class HookedModel(DescribedModel):
     """A decoder, ready to run, whose activations can be read.
 
-    Its numbers are those of ``transformers`` with eager attention, for one row alone or in any batch, padded or not.
+    It computes the same numbers as ``transformers`` with eager attention, for one row alone or in any batch, padded or
+    not.
     """
 
     def __init__(self, config: HookedModelConfig, log_file_path: str | PathLike[str] | None = None) -> None:
-        """Loads a model. From now on the package's messages also go to ``log_file_path``."""
+        """Loads a model. From then on the package's messages also go to ``log_file_path``."""
         if log_file_path is not None:
             log_to(log_file_path)
         self.config = config
@@ -157,22 +158,24 @@ class HookedModel(DescribedModel):
     ) -> ActivationCache:
         """Runs the model and returns the requested activations.
 
-        ``inputs``: a text, a conversation (a list of messages ``{"role": "user", "content": "..."}``), a list of either, token
-        ids (a list, or an array of numpy or torch), rows of them, or a mapping with ``input_ids`` and perhaps
-        ``attention_mask``. Conversations go through the model's chat template; ``tools``, ``chat_variables`` and so on
-        (:class:`ChatArguments`) say how.
+        ``inputs``: a text, a conversation (a list of messages ``{"role": "user", "content": "..."}``), a list of
+        either, token ids (a list, or an array of numpy or torch), rows of them, or a mapping with ``input_ids`` and
+        perhaps ``attention_mask``. Conversations go through the model's chat template; ``tools``, ``chat_variables``
+        and so on (:class:`ChatArguments`) say how.
 
-        ``target_token_positions`` select tokens, one position or a list: ``"all"``, ``"first"``, ``"last"``, ``"last-2"``, a number
-        (-1 is the last), a pair ``(4, 9)`` or range ``"4:9"`` (4 to 8), ``"special"``, ``"all-text"`` (all but special tokens),
-        ``"random-text-3"`` (three of those, drawn by ``seed``), ``"text:Paris"`` (the tokens of this text),
-        ``"inputs-partition-0"`` (up to the first pivot). They count the real tokens of a row: padding is cut off.
+        ``target_token_positions`` select tokens, one position or a list: ``"all"``, ``"first"``, ``"last"``,
+        ``"last-2"``, a number (-1 is the last), a pair ``(4, 9)`` or range ``"4:9"`` (4 to 8), ``"special"``,
+        ``"all-text"`` (all but special tokens), ``"random-text-3"`` (three of those, drawn by ``seed``),
+        ``"text:Paris"`` (the tokens of this text), ``"inputs-partition-0"`` (up to the first pivot). They count the
+        real tokens of a row: padding is cut off.
 
-        ``interventions`` change this run, after the registered ones, and the cache shows their effect. ``pivot_positions`` cut
-        rows for ``inputs-partition-N``. ``external_cache`` carries the means of ``avg_over_example`` from batch to batch, over
-        all rows so far; ``batch_idx=0`` starts again. ``seed`` and ``first_row`` (the number of the first row in its data set)
-        determine what ``random-text`` draws. ``move_to_cpu`` has nothing to move. ``vocabulary_index``, a token or one a row,
-        is whose logit at the last token ``keep_gradient`` differentiates: ``input_embeddings_gradients`` [B, T, D]. For other
-        metrics and activations there is :meth:`gradients`.
+        ``interventions`` change this run, after the registered ones, and the cache shows their effect.
+        ``pivot_positions`` cut rows for ``inputs-partition-N``. ``external_cache`` carries the means of
+        ``avg_over_example`` from batch to batch, over all rows so far; ``batch_idx=0`` starts again. ``seed`` and
+        ``first_row`` (the number of the first row in its data set) determine what ``random-text`` draws.
+        ``move_to_cpu`` has no effect. ``keep_gradient`` differentiates the logit of ``vocabulary_index``, a token or
+        one per row, at the last token: ``input_embeddings_gradients`` [B, T, D]. For other metrics and activations use
+        :meth:`gradients`.
         """
         if external_cache is not None and not isinstance(external_cache, ActivationCache):
             raise InputError(f"external_cache is {type(external_cache).__name__}; it is an ActivationCache")
@@ -216,7 +219,7 @@ class HookedModel(DescribedModel):
         return cache
 
     def _config(self, given: Any) -> ExtractionConfig:
-        """The default: the logits, or the score of a model whose head gives one."""
+        """The default: the logits, or the score of a model whose head computes one."""
         if given is None and self._engine.head == "score":
             return ExtractionConfig(save_logits=False, extract_score=True)
         return as_config(given)
@@ -234,7 +237,7 @@ class HookedModel(DescribedModel):
         seed: int = 0,
         first_row: int = 0,
     ) -> ActivationCache:
-        """As :meth:`forward`, for rows that are already read; continues ``means`` over ``mean_rows`` examples."""
+        """Like :meth:`forward`, for rows already read; continues ``means`` over ``mean_rows`` examples."""
         positions = as_given(target_token_positions)
         config = self._config(extraction_config)
         kept = self._engine.forward(
@@ -263,10 +266,10 @@ class HookedModel(DescribedModel):
         return rows
 
     def _rows(self, inputs: Any, chats: Chats) -> list[Row]:
-        """Some of the rows of a call, whose conversations are told one time."""
+        """Some of a call's rows, whose conversations all get the same time."""
         return rows_of(inputs, self.get_text_tokenizer, chats, self._engine.sizes["max_position_embeddings"])
 
-    # Where these stand, in files of their own, ``model`` is the model itself.
+    # In these files the model is called ``model``, not ``self``.
 
     extract_cache = dataset.extract_cache
     extract_to_store = dataset.extract_to_store
@@ -282,10 +285,10 @@ class HookedModel(DescribedModel):
     fit_jacobian_lens = lens_fits.fit_jacobian_lens
     tune_lens = lens_fits.tune_lens
 
-    # Changes and functions that stay.
+    # Registered interventions and hooks.
 
     def register_interventions(self, interventions: Sequence[Intervention] | Intervention) -> None:
-        """Adds interventions to every run from now on, before those of a call."""
+        """Adds interventions to every later run, before those of the call."""
         self.interventions.extend(as_list(interventions))
 
     def clean_interventions(self) -> None:
@@ -295,14 +298,14 @@ class HookedModel(DescribedModel):
     def register_forward_hook(
         self, component: str, hook_function: Callable[[Any, str], Any], *, read_only: bool = False
     ) -> Callable[[], None]:
-        """Calls ``hook_function(value, key)`` in every run from now on, after the interventions.
+        """Calls ``hook_function(value, key)`` in every later run, after the interventions.
 
-        ``component`` is a key or a pattern of keys (``resid_out_3``, ``pattern_L3H*``). The value is [B, S, ...] of all tokens, a
-        list with one per row if rows differ. What the function returns replaces it, and what it changes in place stays
-        changed. Returns a function that removes the hook.
+        ``component`` is a key or a pattern of keys (``resid_out_3``, ``pattern_L3H*``). The value is [B, S, ...] for
+        all tokens, or a list with one per row if rows differ. What the function returns replaces it, and changes in
+        place persist. Returns a function that removes the hook.
 
-        With ``read_only=True`` the function only looks: it must return None, what it changes in place has no effect, and the
-        run keeps its faster road, which an edit of the same value would close.
+        With ``read_only=True`` the function must return None, changes in place have no effect, and the run keeps its
+        faster path, which an edit of the same value would rule out.
         """
         number = max(self._hooks, default=-1) + 1
         self._engine.check_hook(string(component, "component"))
@@ -316,7 +319,7 @@ class HookedModel(DescribedModel):
         return bool(self._hooks)
 
     def remove_hooks(self, hook_handlers: Iterable[Callable[[], None]] | None = None) -> None:
-        """Removes hooks: those of ``hook_handlers``, which :meth:`register_forward_hook` returned, or all."""
+        """Removes the hooks in ``hook_handlers``, as returned by :meth:`register_forward_hook`, or all hooks."""
         if hook_handlers is None:
             self._hooks.clear()
         else:
@@ -339,8 +342,8 @@ class HookedModel(DescribedModel):
     ) -> dict[str, float] | list[dict[str, float]]:
         """The ``k`` most likely next tokens with their probabilities, after the last of the selected positions.
 
-        Several rows give one dictionary each. ``strip`` removes the blanks around tokens; if two are then equal, the likelier
-        one stays, so there may be fewer than ``k``. The other arguments are those of :meth:`forward`.
+        Several rows give one dictionary each. ``strip`` removes the spaces around tokens; if two are then equal, the
+        likelier one stays, so there may be fewer than ``k``. The other arguments are those of :meth:`forward`.
         """
         k = whole(k, "k", 1)
         cache = self.forward(
@@ -379,9 +382,9 @@ class HookedModel(DescribedModel):
     ) -> LensResult:
         """What each layer would predict at each token of one prompt, as a table and a picture.
 
-        The lens reads layers under ``interventions``, registered ones and hooks; pictures name them. It never holds anything as
-        wide as the vocabulary. ``layers`` are numbers (-1 is the last) and ``"emb"``, the embedding, or one text such as
-        ``"emb,0:30:5,-1"``; ``track`` follows one token.
+        The lens reads layers under ``interventions``, registered ones and hooks; pictures name them. It never holds a
+        tensor as wide as the vocabulary. ``layers`` are numbers (-1 is the last) and ``"emb"``, the embedding, or one
+        string such as ``"emb,0:30:5,-1"``; ``track`` follows one token.
         """
         row = one_row(self.rows_of(prompt, **chat), "a lens is drawn")
         tracked = self.get_text_tokenizer().to_single_token(track) if isinstance(track, str) else track
@@ -408,10 +411,10 @@ class HookedModel(DescribedModel):
         interventions: Sequence[Intervention] | None = None,
         **chat: Unpack[ChatArguments],
     ) -> AttentionResult:
-        """Which tokens each head looks at in one prompt, as pictures and tables.
+        """What each head attends to in one prompt, as pictures and tables.
 
-        It is read under ``interventions``, registered ones and hooks; pictures name them. ``layer`` and ``head`` are a number
-        (-1 is the last), a range such as ``"4:9"`` (4 to 8), or ``"*"`` for all of them.
+        It runs under ``interventions``, registered ones and hooks; pictures name them. ``layer`` and ``head`` are a
+        number (-1 is the last), a range such as ``"4:9"`` (4 to 8), or ``"*"`` for all of them.
         """
         row = one_row(self.rows_of(prompt, **chat), "attention is drawn")
         for name, given in (("layer", layer), ("head", head)):
@@ -423,19 +426,20 @@ class HookedModel(DescribedModel):
         return AttentionResult(Attention.of_prompt(self._engine, row.for_engine(), heads, changes, hooks))
 
     def view(self, prompt: str, *, changes: Sequence[str] = (), port: int | None = None) -> Page:
-        """The prompt on the page of ``easyroutine serve``: lens, attention, attribution, patching, generation side by side.
+        """The prompt on the page of ``easyroutine serve``: lens, attention, attribution, patching, generation side by
+        side.
 
-        The page is served by a program of its own, which loads the model again and ends with the result (``close``, or the end
-        of Python). In a notebook it shows itself in a frame; ``.open()`` shows it in the browser. ``changes`` are interventions
-        as the command line writes them, ``"resid_out_10@last*0.5"``; ``port`` is a free one unless given.
+        A separate process serves the page; it loads the model again and ends with the result (``close``, or the end of
+        Python). In a notebook the page appears in an iframe; ``.open()`` shows it in the browser. ``changes`` are
+        interventions as the command line writes them, ``"resid_out_10@last*0.5"``; ``port`` defaults to a free one.
         """
         patching.check_unchanged(self, "view")
         return page_of_model(self.config, prompt, changes, port, self.lens(prompt).to_svg())
 
-    # Copies and pictures.
+    # Copies and pickles.
 
     def __getstate__(self) -> dict[str, Any]:
-        # The files are read again; functions do not travel.
+        # A pickle reads the files again, and functions cannot be pickled.
         return {"config": self.config, "interventions": self.interventions}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -449,7 +453,7 @@ class HookedModel(DescribedModel):
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedModel:
-        # Weights are never changed, so copies share them.
+        # Weights never change, so copies share them.
         return self.__copy__()
 
     def __repr__(self) -> str:

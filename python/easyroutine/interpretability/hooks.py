@@ -1,4 +1,4 @@
-"""Nothing of the original's functions on PyTorch modules is here: asking for a name says what to use."""
+"""The original's functions on PyTorch modules are not here: asking for a name says what to use instead."""
 
 from typing import Any
 

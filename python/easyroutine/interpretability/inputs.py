@@ -1,4 +1,4 @@
-"""What a model is given, as rows of ids."""
+"""The model's inputs as rows of ids."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _LARGEST = 2**32
 
 @dataclass
 class Row:
-    """One row: its ids without padding, its text with the bytes of each token, where known, and how many ids at its end
-    were generated."""
+    """One row: its ids without padding, its text with each token's bytes, if known, and how many ids at its end were
+    generated.
+    """
 
     ids: list[int]
     text: TextSpans | None = None
     n_new: int = 0
 
     def for_engine(self) -> tuple[list[int], TextSpans | None]:
-        """As the engine takes it."""
+        """The row in the engine's form."""
         return self.ids, self.text
 
 
@@ -41,8 +42,8 @@ def rows_of(
 ) -> list[Row]:
     """Rows of a prompt, several prompts, ids, an array of ids, or a mapping with ``input_ids``.
 
-    A prompt is a text or a conversation, which is a list of messages; one of more than ``context`` tokens is refused before
-    all of it is cut. The caller's object is never changed.
+    A prompt is a text or a conversation, which is a list of messages; one of more than ``context`` tokens is rejected
+    before all of it is tokenized. The caller's object is never changed.
     """
     if isinstance(inputs, Mapping):
         return _of_mapping(inputs)
@@ -54,7 +55,7 @@ def rows_of(
     cut, chats, rows = tokenizer(), Chats({}) if chats is None else chats, []
     for number, prompt in enumerate(prompts):
         is_text = isinstance(prompt, str)
-        # A chat template has written the special tokens already.
+        # A chat template has already written the special tokens.
         text = prompt if is_text else chats.text(prompt, cut)
         rows.append(_of_text(number, text, cut, context, add_special_tokens=is_text))
     return rows
@@ -66,7 +67,7 @@ def is_prompt(value: Any) -> bool:
 
 
 def prompts_of(inputs: Any) -> list[Any] | None:
-    """The prompts, each a text or a conversation; None where the inputs are ids."""
+    """The prompts, each a text or a conversation; None if the inputs are ids."""
     if is_prompt(inputs):
         return [inputs]
     if not isinstance(inputs, (list, tuple)) or not any(map(is_prompt, inputs)):
@@ -92,7 +93,7 @@ def _of_text(number: int, text: str, tokenizer: Tokenizer, context: int | None, 
 
 
 def pivots_of(given: Any) -> list[int]:
-    """Where rows are cut: whole numbers, of any library."""
+    """Where rows are cut: integers of any library."""
     if given is None:
         return []
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
@@ -156,7 +157,7 @@ def _unpadded(row: list[int], masks: list[list[int]], number: int, n_rows: int) 
 
 
 def _table(value: Any, key: str) -> list[list[int]]:
-    """Whole numbers of one or two axes as rows."""
+    """Integers with one or two axes, as rows."""
     if tensors.is_array(value):
         shape = tensors.shape_of(value)
         if len(shape) not in (1, 2):

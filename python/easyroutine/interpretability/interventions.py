@@ -30,7 +30,7 @@ InterventionType = Literal[
 ]
 
 
-#: Which of its numbers each operation reads; those of the others stand at their defaults.
+#: The numbers each operation reads; the others keep their defaults.
 _READS = {
     "scale": "multiplication_value",
     "replace": None,
@@ -44,20 +44,20 @@ _READS = {
 class Intervention:
     """One change: an activation, a part of it, and its new value.
 
-    ``type="full"`` changes whole vectors at ``token_positions``: of streams (``resid_in_3``, ``resid_mid_3``, ``resid_out_3``),
-    parts (``attn_out_3``, ``mlp_out_3``, ``head_out_L3H1``), ``queries_L3``, ``head_values_L3H1``, ``mlp_hidden_3`` and so on.
-    The other types change a pattern ``pattern_L3H1``, after the softmax or before: its columns (keys), its rows (queries), or
-    the cells where both meet (``token_positions=(rows, columns)``).
+    ``type="full"`` changes whole vectors at ``token_positions``: of streams (``resid_in_3``, ``resid_mid_3``,
+    ``resid_out_3``), parts (``attn_out_3``, ``mlp_out_3``, ``head_out_L3H1``), ``queries_L3``, ``head_values_L3H1``,
+    ``mlp_hidden_3`` and so on. The other types change a pattern ``pattern_L3H1``, after the softmax or before: its
+    columns (keys), its rows (queries), or the cells where both meet (``token_positions=(rows, columns)``).
 
     Args:
         type: Which part of the activation.
         activation: Which activation; ``resid_out_*`` names all layers.
         token_positions: Which tokens; for a grid, a pair of lists.
-        patching_values: The new value: a tensor that broadcasts to [B, T, width]. With None or ``"ablation"`` the old value is
-            multiplied instead.
-        multiplication_value: The factor of that multiplication: 0 is ablation. Before the softmax 0 means minus infinity, an
-            exact knock-out.
-        apply_softmax: Whether the changed rows of a pattern are then divided by their sums.
+        patching_values: The new value: a tensor that broadcasts to [B, T, width]. With None or ``"ablation"`` the old
+            value is multiplied instead.
+        multiplication_value: The factor of that multiplication: 0 is ablation. Before the softmax, 0 means minus
+            infinity: an exact knock-out.
+        apply_softmax: Whether to divide the changed rows of a pattern by their sums afterwards.
         operation: ``patch`` sets ``patching_values``, ``add`` adds ``strength`` times them, ``mean`` sets their mean;
             ``resample`` sets the values of row ``source_row`` at the same places.
         strength: The factor of ``add``.
@@ -105,7 +105,7 @@ class Intervention:
         return fields
 
     def for_engine(self) -> dict[str, Any]:
-        """As the engine reads it."""
+        """The intervention in the engine's form."""
         positions, columns = self._parts()
         values = self.patching_values
         ablates = values is None or isinstance(values, str)
@@ -138,7 +138,7 @@ class Intervention:
         }
 
     def _check_read(self, operation: str) -> None:
-        """Refuses a number that would do nothing."""
+        """Rejects a number that would have no effect."""
         for field in fields(Intervention):
             if field.name not in _READS.values() or field.name == _READS[operation]:
                 continue
@@ -148,7 +148,7 @@ class Intervention:
                 raise InputError(f"{self._name()}: {what} does not read {field.name}", f"leave {field.name} out")
 
     def _parts(self) -> tuple[list[Position], list[Position] | None]:
-        """Positions, and of a grid its columns."""
+        """The positions and, for a grid, its columns."""
         given = self.token_positions
         if not str(self.type).startswith("grid"):
             return normalised(given, f"{self._name()}: token_positions"), None
@@ -162,10 +162,10 @@ class Intervention:
 
 
 class FeatureIntervention(Intervention):
-    """A change of features of a dictionary, as :meth:`Dictionary.ablate` and its siblings make it.
+    """A change of a dictionary's features, as made by :meth:`Dictionary.ablate` and its siblings.
 
-    It stands among other interventions wherever a model runs, and applies after them at its place. Gradients and runs of a
-    store refuse it.
+    It may stand among other interventions wherever a model runs, and applies after those at its place. Gradients and
+    runs of a store reject it.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class FeatureIntervention(Intervention):
         self._engine, self._layers = engine, layers
 
     def to_dict(self) -> dict[str, Any]:
-        """What it is, with the place of its dictionary."""
+        """Its fields, with the place of its dictionary."""
         return {
             "type": "features",
             "dictionary": self.dictionary,
@@ -195,7 +195,7 @@ class FeatureIntervention(Intervention):
         }
 
     def for_engine(self) -> dict[str, Any]:
-        """As the engine reads it."""
+        """The intervention in the engine's form."""
         return {
             "dictionary": self._engine,
             "layers": self._layers,
@@ -213,12 +213,12 @@ class FeatureIntervention(Intervention):
         return f"FeatureIntervention({self.dictionary!r}{which}, {self.change} {self.value:g}, at {self.token_positions!r})"
 
 
-#: The original's other name for it.
+#: The original's second name for it.
 InterventionConfig = Intervention
 
 
 def as_list(interventions: Any) -> list[Intervention]:
-    """Interventions given as one, several or none; a dictionary has the fields of one."""
+    """Interventions given as one, several or none; a dictionary holds the fields of one."""
     if interventions is None:
         return []
     if isinstance(interventions, (Intervention, dict)):
@@ -237,9 +237,9 @@ def as_list(interventions: Any) -> list[Intervention]:
 
 
 def recorded(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]:
-    """The fields as a run keeps them, in one spelling whichever face wrote them: values as a tensor, positions as lists.
+    """The fields as a run stores them, spelled the same way everywhere: values as a tensor, positions as lists.
 
-    A mapping is what a run said of itself, and stays as it is.
+    A mapping comes from a run's record and stays as it is.
     """
     if isinstance(intervention, FeatureIntervention) or not isinstance(intervention, Intervention):
         return as_written(intervention)
@@ -249,7 +249,7 @@ def recorded(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_written(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]:
-    """The fields as they were given, and as older versions recorded them."""
+    """The fields as given, and as older versions recorded them."""
     if not isinstance(intervention, (Intervention, Mapping)):
         raise InputError(f"an intervention is an Intervention, not {type(intervention).__name__}")
     if isinstance(intervention, FeatureIntervention):
@@ -263,7 +263,7 @@ def as_written(intervention: Intervention | Mapping[str, Any]) -> dict[str, Any]
 
 
 def _listed(value: Any) -> Any:
-    """Numbers of any library as Python's, and rows of them as lists."""
+    """Numbers of any library as Python numbers, and rows of them as lists."""
     if tensors.is_array(value):
         return value.tolist()
     if isinstance(value, (list, tuple, set, range)):
@@ -274,7 +274,7 @@ def _listed(value: Any) -> Any:
 
 
 def for_engine(interventions: Sequence[Intervention]) -> list[dict[str, Any]]:
-    """All as the engine reads them."""
+    """All of them in the engine's form."""
     return [one.for_engine() for one in interventions]
 
 

@@ -11,7 +11,7 @@ from easyroutine.interpretability.selection import Position, Selection, normalis
 
 __all__ = ["cache_of"]
 
-#: Activations that the original hands out with a word on their axes.
+#: Activations that the original returns with a description of their axes.
 _WITH_INFO = ("head_queries_", "head_keys_", "head_values_", "head_out_")
 
 
@@ -30,7 +30,7 @@ def cache_of(kept: Mapping[str, Any], positions: list[Position], config: Extract
     cache._selection = Selection(positions, kept["selection"], kept["averaged"])
     cache.update(cache._selection.tables())
     rows = config.attn_pattern_row_positions
-    # Of blocks there is one number a specifier, whatever the other activations have.
+    # Blocks have one number per specifier, whatever the other activations have.
     blocks = config.attn_pattern_avg != "none"
     if kept["pattern_rows"] is not None and rows is not None:
         cache._pattern_rows = Selection(normalised(rows), kept["pattern_rows"], kept["averaged"] or blocks)

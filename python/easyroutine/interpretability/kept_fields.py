@@ -1,4 +1,4 @@
-"""What is said of each row of a data set beside its text: a label, a number, the file that it is from."""
+"""Fields of a data set's rows besides the text: a label, a number, the name of a source file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from easyroutine.errors import InputError
 
 __all__ = ["kept_fields"]
 
-#: What is said of the rows of a batch, how many these are, and whether they are one row by itself.
+#: The fields of a batch, its number of rows, and whether it is a single row.
 Said = tuple[Mapping[str, Any], int, bool]
 
 
 def kept_fields(batches: Iterable[Said], keep: Sequence[str] | None) -> list[tuple[str, list[Any]]]:
-    """One value a row for each field: of those named in ``keep``, or of all that the batches hold."""
+    """One value per row for each field: those named in ``keep``, or all that the batches hold."""
     if isinstance(keep, str):
         raise InputError("keep_fields is a list of names, not a string", f"keep_fields=[{keep!r}]")
     batches = list(batches)
@@ -52,7 +52,7 @@ def _values(given: Any, name: str, n_rows: int, is_one: bool, first_row: int) ->
     if tensors.is_array(given):
         given = given.tolist()
     if is_one:
-        # A batch of one by another name: a list of one, as tokenizers and loaders make it.
+        # A batch of one under another name: a list of one, as tokenizers and loaders make it.
         rows = given if isinstance(given, (list, tuple)) and len(given) == 1 else [given]
     elif isinstance(given, (list, tuple)):
         rows = list(given)
@@ -66,7 +66,7 @@ def _values(given: Any, name: str, n_rows: int, is_one: bool, first_row: int) ->
 
 
 def _plain(value: Any, name: str, row: int) -> Any:
-    """A text, a number, a truth value or None."""
+    """A string, a number, a boolean or None."""
     if hasattr(value, "item") and not isinstance(value, (bool, int, float, str)):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

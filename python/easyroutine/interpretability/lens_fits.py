@@ -1,4 +1,4 @@
-"""Lenses that are fitted: Jacobian lenses and tuned lenses."""
+"""Fits lenses: Jacobian lenses and tuned lenses."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def fit_jacobian_lens(
 ) -> dict[str, Any]:
     """Fits a Jacobian lens on prompts and writes it to ``path``, for :meth:`LogitLens.from_jacobian`.
 
-    J of a layer is the mean over prompts of 1/|V| Σ ∂ last stream / ∂ ``resid_out``, V the positions but the first
-    ``skip_first`` and the last. A ``.safetensors`` file holds J and the exact sums, a ``.pt`` file the published form. Returns
-    what the file says of itself, with ``uncertainty``, each layer's standard error over its norm. For many prompts,
-    ``easyroutine jacobian fit`` can be stopped, resumed and run in parts.
+    J of a layer is the mean over prompts of 1/|V| Σ ∂ last stream / ∂ ``resid_out``, where V is the positions without
+    the first ``skip_first`` and the last. A ``.safetensors`` file holds J and the exact sums, a ``.pt`` file the
+    published form. Returns the file's description, including ``uncertainty``, each layer's standard error relative to
+    its norm. For many prompts, ``easyroutine jacobian fit`` can be stopped, resumed and run in parts.
     """
     check_unchanged(model, "fit_jacobian_lens")
     name = fspath(path)
@@ -59,8 +59,9 @@ def tune_lens(
 ) -> list[float]:
     """Trains a tuned lens on prompts and saves it in ``folder`` as the tuned-lens package reads it.
 
-    The loss is KL of the model's own prediction to each layer's, summed over layers, with tuned-lens' optimisers and
-    schedules. Returns the mean over layers of every step's loss, in nats. ``easyroutine tune`` can be stopped and resumed.
+    The loss is the KL divergence from the model's own prediction to each layer's, summed over layers, with tuned-lens'
+    optimisers and schedules. Returns the mean over layers of every step's loss, in nats. ``easyroutine tune`` can be
+    stopped and resumed.
     """
     check_unchanged(model, "tune_lens")
     if on_progress is not None:

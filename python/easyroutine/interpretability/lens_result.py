@@ -19,9 +19,9 @@ Metric = Literal["final", "p", "rank", "entropy", "kl", "tracked"]
 class LensResult:
     """What each layer would predict at each token.
 
-    ``final``: probability of the final layer's top token, the default of pictures; ``p``: of a layer's own; ``rank`` of the
-    token that really comes next; ``entropy``; ``kl``: KL(final ‖ layer); ``tracked``: probability of the followed token.
-    These are what pictures show; :meth:`records` and files have the logarithms of probabilities.
+    Pictures show ``final``, the probability of the final layer's top token (the default); ``p``, that of the layer's
+    own top token; ``rank`` of the token that really comes next; ``entropy``; ``kl``, KL(final ‖ layer); or ``tracked``,
+    the probability of the followed token. :meth:`records` and files hold logarithms of probabilities instead.
     """
 
     def __init__(self, report: Report) -> None:
@@ -35,7 +35,7 @@ class LensResult:
 
     @classmethod
     def from_json(cls, text: str) -> LensResult:
-        """The result that :meth:`to_json` wrote."""
+        """Reads the output of :meth:`to_json`."""
         return cls(Report.from_json(string(text, "text")))
 
     def to_json(self) -> str:
@@ -50,11 +50,12 @@ class LensResult:
         return data
 
     def records(self) -> list[dict[str, Any]]:
-        """One dictionary a layer and position, with the columns of :meth:`to_csv`.
+        """One dictionary per layer and position, with the columns of :meth:`to_csv`.
 
-        ``top`` is the layer's own top token. ``logprob`` (of that token), ``logprob_of_final_top`` (of what the final layer
-        predicts) and ``tracked`` (of the followed token, None without one) are natural logarithms of probabilities:
-        ``math.exp`` gives those. ``entropy`` and ``kl_to_final`` are in nats, ``rank_of_next`` counts from 1.
+        ``top`` is the layer's own top token. ``logprob`` (of that token), ``logprob_of_final_top`` (of the final
+        layer's top token) and ``tracked`` (of the followed token, None without one) are natural logarithms of
+        probabilities: ``math.exp`` gives those. ``entropy`` and ``kl_to_final`` are in nats, ``rank_of_next`` counts
+        from 1.
         """
         data = self.to_dict()
         texts = {token["position"]: token["text"] for token in data["tokens"]}
@@ -81,23 +82,23 @@ class LensResult:
         return tensors.needed("pandas", "to_pandas()").DataFrame(self.records())
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """One page that needs no network; written to ``path`` if it is given."""
+        """One self-contained page, which needs no network; written to ``path`` if given."""
         return written(self._report.html(), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> str:
-        """A picture; written to ``path`` if it is given."""
+        """An SVG picture; written to ``path`` if given."""
         return written(self._report.svg(metric, dark), path)
 
     def to_png(self, path: str | PathLike[str] | None = None, *, metric: Metric = "final", dark: bool = False) -> bytes:
-        """A picture; written to ``path`` if it is given."""
+        """A PNG picture; written to ``path`` if given."""
         return written_bytes(self._report.png(metric, dark), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
-        """A table; written to ``path`` if it is given."""
+        """A CSV table; written to ``path`` if given."""
         return written(self._report.csv(), path)
 
     def to_markdown(self, *, metric: Metric = "final") -> str:
-        """A table for a text."""
+        """A Markdown table."""
         return self._report.markdown(metric)
 
     def table(self, *, metric: Metric = "final", width: int = 100, colour: bool = False) -> str:
@@ -112,7 +113,7 @@ class LensResult:
         return f"LensResult({data['model']['name']!r}, {len(data['tokens'])} tokens, {len(data['layers'])} layers)"
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own; where scripts are off, its picture."""
+        """The page in an iframe; the picture where scripts are off."""
         height = 90 + 24 * (len(self.to_dict()["layers"]) + 3)
         return framed(self._report.html(), self._report.svg("final", False), "logit lens", height)
 

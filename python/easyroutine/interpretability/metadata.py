@@ -1,4 +1,6 @@
-"""What is said of a run, as JSON and arrays, and back: each value equal and of its class, or refused by its place."""
+"""Metadata of a run as JSON and arrays, and back: each value returns equal and of its class, or is rejected by its
+place.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ from easyroutine.interpretability.stored_arrays import array_of, raw_array
 
 __all__ = ["Encoder", "has_arrays", "leaf", "record_of", "unleaf"]
 
-#: Deeper values could not be read again.
+#: Deeper values could not be read back.
 _DEEPEST = 60
-#: Under which an array stands in JSON.
+#: The key that marks an array in JSON.
 _TENSOR = "_tensor"
 _SEQUENCES: dict[type, str] = {tuple: "tuple", set: "set", frozenset: "frozenset"}
 _KEYS: dict[type, str] = {int: "int", float: "float", bool: "bool", type(None): "none", tuple: "tuple"}
 
 
 class Encoder:
-    """Values as JSON, with what JSON cannot hold beside it.
+    """Encodes values as JSON, with what JSON cannot hold beside it.
 
-    ``arrays`` are those of ``{"_tensor": N}``: type, shape, bytes. ``types`` says, by JSON pointers, of which class a value is
-    where JSON has no such class.
+    ``arrays`` holds the arrays of ``{"_tensor": N}``: type, shape, bytes. ``types`` gives, by JSON pointer, the class
+    of a value where JSON has no such class.
     """
 
     def __init__(self) -> None:
@@ -59,7 +61,7 @@ class Encoder:
         return held
 
     def written(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON values with their arrays, as the engine reads them."""
+        """JSON values with their arrays, in the engine's form."""
         return {"json": json.dumps(values), "arrays": self.arrays}
 
     def _mapping(self, value: dict[Any, Any], place: str, pointer: str, depth: int) -> dict[str, Any]:
@@ -82,9 +84,9 @@ class Encoder:
 
 
 def record_of(text: str, opened: Callable[[], Run] | None) -> dict[str, Any]:
-    """A record as it was given: arrays, tuples, keys and numbers of any size in place of what JSON made of them.
+    """A record as originally given: restores arrays, tuples, keys and big numbers from their JSON form.
 
-    ``opened`` gives the run, which is opened only for arrays. Without it arrays stay descriptions.
+    ``opened`` gives the run, which is opened only for arrays. Without it arrays remain descriptions.
     """
     record: dict[str, Any] = json.loads(text)
     store = record.get("_store")
@@ -107,7 +109,7 @@ def record_of(text: str, opened: Callable[[], Run] | None) -> dict[str, Any]:
 
 
 def has_arrays(text: str) -> bool:
-    """Whether a record may speak of arrays."""
+    """Whether a record may mention arrays."""
     return f'"{_TENSOR}"' in text
 
 
@@ -165,7 +167,7 @@ def leaf(value: Any, place: str) -> tuple[Any, str | None]:
 
 
 def unleaf(value: Any, note: Any) -> Any:
-    """The value of which :func:`leaf` made ``value`` and ``note``."""
+    """Undoes :func:`leaf`: the value it encoded as ``value`` and ``note``."""
     try:
         if note == "int":
             return int(value, 16)
@@ -196,7 +198,7 @@ def _number_of_numpy(value: Any) -> tuple[Any, str] | None:
 
 
 def _key(key: Any, place: str) -> tuple[str, str | None]:
-    """A key as text, and its class where that is another."""
+    """A key as text, and its class unless that is str."""
     kind = type(key)
     if kind is str:
         return str(leaf(key, f"a key of {place}")[0]), None

@@ -1,4 +1,4 @@
-"""How a model is loaded."""
+"""Loading a model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _DTYPES = {
     "bf16": "bfloat16",
 }
 _MAPS = ("balanced", "balanced_low_0", "sequential", "auto", "cpu")
-#: Keywords of transformers that change nothing here, whatever they say.
+#: Keywords of transformers that have no effect here, whatever their values.
 _INERT = ("low_cpu_mem_usage", "output_attentions", "output_hidden_states", "use_cache")
-#: Those that are fine while they ask for nothing, with what to do instead.
+#: Keywords that are accepted only while they request nothing, with what to do instead.
 _REFUSED = {
     "load_in_8bit": "a GGUF file holds quantised weights",
     "load_in_4bit": "a GGUF file holds quantised weights",
@@ -45,8 +45,10 @@ _REFUSED = {
 
 
 def config_of_keywords(model_name: Any, given: Mapping[str, Any]) -> HookedModelConfig:
-    """The configuration that keywords of ``from_pretrained`` ask for: the fields of :class:`HookedModelConfig`, and those
-    of transformers, which are read or refused by name.
+    """The configuration from keywords of ``from_pretrained``.
+
+    They are the fields of :class:`HookedModelConfig`, and those of transformers, which are honoured or rejected by
+    name.
     """
     keywords: dict[str, Any] = dict(given)
     for name, hint in _REFUSED.items():
@@ -68,14 +70,14 @@ def config_of_keywords(model_name: Any, given: Mapping[str, Any]) -> HookedModel
             f"from_pretrained has no argument {unknown!r}; it has {', '.join(sorted(known))}, and takes dtype, device and "
             "local_files_only of transformers"
         )
-    # None is transformers' word for its default.
+    # In transformers, None means the default.
     named = ("torch_dtype", "device_map", "attn_implementation")
     wanted: dict[str, Any] = {name: value for name, value in keywords.items() if value is not None or name not in named}
     return HookedModelConfig(model_name=model_name, **wanted)
 
 
 def _rename(keywords: dict[str, Any], alias: str, name: str, read: Any) -> None:
-    """Moves an argument to the name that it has here; both may be given if they say the same."""
+    """Renames an argument to its name here; both may be given if they agree."""
     if alias not in keywords:
         return
     value = keywords.pop(alias)
@@ -88,7 +90,7 @@ def _rename(keywords: dict[str, Any], alias: str, name: str, read: Any) -> None:
 
 
 def _dtype(given: Any) -> str:
-    """The name under which a type of numbers is computed."""
+    """The name of a compute dtype."""
     name = given if isinstance(given, str) else getattr(given, "__name__", None) or str(given)
     name = name.removeprefix("torch.")
     if name not in _DTYPES:
@@ -100,7 +102,7 @@ def _dtype(given: Any) -> str:
 
 
 def _device(given: Any) -> str:
-    """The name of a map of devices, all of which are the CPU."""
+    """The name of a device map, all of whose devices are the CPU."""
     parts = list(given.values()) if isinstance(given, Mapping) else [given]
     names = [f"cuda:{part}" if isinstance(part, int) else str(part) for part in parts]
     wrong = next((name for name in names if name.partition(":")[0] not in _MAPS), None)
@@ -111,24 +113,24 @@ def _device(given: Any) -> str:
 
 @dataclass
 class HookedModelConfig:
-    """How a model is loaded.
+    """The settings for loading a model.
 
     Args:
         model_name: A folder, a GGUF file, ``org/name`` of the hub, or a demo model.
-        device_map: Everything runs on the CPU: ``cuda`` and ``mps`` are refused. A torch device, or a map of devices, may name
-            the CPU.
-        torch_dtype: ``float32`` (``auto`` too) or ``bfloat16``, as a string or as torch's dtype: what matrix products read.
-            Activations are float32. :meth:`HookedModel.from_pretrained` takes it as ``dtype`` too.
+        device_map: Everything runs on the CPU: ``cuda`` and ``mps`` are refused. A torch device, or a map of devices,
+            may name the CPU.
+        torch_dtype: ``float32`` (``auto`` too) or ``bfloat16``, as a string or as torch's dtype: what matrix products
+            read. Activations are float32. :meth:`HookedModel.from_pretrained` takes it as ``dtype`` too.
         attn_implementation: Both values mean the same here: attention patterns can be read and changed in every model.
         batch_size: How many prompts :meth:`HookedModel.extract_cache` groups into a batch.
         threads: How many threads compute; all cores by default.
         revision: Branch, tag or commit on the hub.
         offline: Use only what is on this machine.
         allow_config_keys: Keys of config.json that may stay unread.
-        pre: The rule by which a GGUF file cuts text, if the file does not name it: ``"llama-bpe"``, ``"qwen2"`` and so on.
+        pre: The rule for cutting text, if a GGUF file does not name it: ``"llama-bpe"``, ``"qwen2"`` and so on.
         allow_tensors: Surplus tensors of the weights to ignore, by name or by a pattern such as ``"*.k_scale"``.
-        adapter: The LoRA adapter to apply: a folder as peft writes it, or ``org/name`` of the hub. None applies the one beside
-            the weights, if there is one; False ignores it.
+        adapter: The LoRA adapter to apply: a folder as peft writes it, or ``org/name`` of the hub. None applies the one
+            beside the weights, if there is one; False ignores it.
     """
 
     model_name: str
@@ -178,7 +180,7 @@ class HookedModelConfig:
             self.adapter = string(fspath(self.adapter), "adapter")
 
     def for_engine(self) -> dict[str, Any]:
-        """What the engine opens a model by, beside its name."""
+        """The engine's options for opening the model, besides its name."""
         named = None if self.adapter is None or isinstance(self.adapter, bool) else fspath(self.adapter)
         return {
             "dtype": self.torch_dtype,

@@ -1,4 +1,4 @@
-"""What a model's ends are made of, for code that asks for them."""
+"""The parts at a model's ends, for code that asks for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LMHead", "LastLayerNorm", "ModelConfig"]
 
 
 class ModelConfig(Mapping[str, Any]):
-    """A model's config: sizes under the names of transformers, and every key of config.json, as attributes or by key."""
+    """A model's config: sizes under transformers' names, and every key of config.json, as attributes or by key."""
 
     def __init__(self, config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
         self._values = {**config, **sizes}
@@ -39,7 +39,7 @@ class ModelConfig(Mapping[str, Any]):
         return len(self._values)
 
     def to_dict(self) -> dict[str, Any]:
-        """As a dictionary of its own."""
+        """The config as a new dictionary."""
         return dict(self._values)
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ class ModelConfig(Mapping[str, Any]):
 
 
 def layernorm_type(kind: str) -> str:
-    """The kind of a norm as the original names it: ``RMS`` or ``LayerNorm``."""
+    """The original's name for a kind of norm: ``RMS`` or ``LayerNorm``."""
     return "RMS" if kind == "rms" else "LayerNorm"
 
 
@@ -55,13 +55,13 @@ def layernorm_type(kind: str) -> str:
 class LMHead:
     """The unembedding."""
 
-    #: [V, D] in float32, whatever the model is computed in.
+    #: [V, D] in float32, whichever dtype the model computes in.
     weight: Any
-    #: [V], where there is one.
+    #: [V], if there is one.
     bias: Any = None
     #: Logits are divided by this.
     divisor: float | None = None
-    #: Then they become ``c * tanh(logit / c)``.
+    #: They then become ``c * tanh(logit / c)``.
     softcap: float | None = None
 
     @classmethod
@@ -76,21 +76,21 @@ class LMHead:
 class LastLayerNorm:
     """The final norm."""
 
-    #: ``layer``: the mean is removed; ``rms``: it is not.
+    #: ``layer`` subtracts the mean; ``rms`` does not.
     kind: str
-    #: Added below the root.
+    #: Added under the square root.
     eps: float
-    #: [D], whatever the family adds to it included.
+    #: [D], including what the family adds to it.
     weight: Any = None
-    #: [D], where there is one.
+    #: [D], if there is one.
     bias: Any = None
 
     def weight_like(self, array: Any) -> Any:
-        """The weight in the library of an array; 1 where there is none."""
+        """The weight in an array's library; 1 if there is none."""
         return 1.0 if self.weight is None else _like(self.weight, array)
 
     def bias_like(self, array: Any) -> Any:
-        """The bias in the library of an array; 0 where there is none."""
+        """The bias in an array's library; 0 if there is none."""
         return 0.0 if self.bias is None else _like(self.bias, array)
 
     @classmethod
@@ -104,7 +104,7 @@ class LastLayerNorm:
 
 
 def _like(value: Any, array: Any) -> Any:
-    """Numbers in the library of an array, where it computes."""
+    """Numbers in an array's library, on the device where it computes."""
     own = tensors.as_tensor(value, "a weight of the norm")
     if tensors.is_torch(array):
         return own.torch().to(array.device)

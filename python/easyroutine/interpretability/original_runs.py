@@ -1,4 +1,4 @@
-"""Runs that the original easyroutine saved: a folder with ``tensor.pt`` and ``metadata.json``. They stay as they are."""
+"""Runs that the original easyroutine saved: a folder with ``tensor.pt`` and ``metadata.json``. They are left unchanged."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["find_originals", "is_original", "load_original", "remove_original", 
 #: Experiment, folder of the model, folder of the run, metadata.
 Found = tuple[str, Path, Path, dict[str, Any]]
 
-#: What folders of the store's own runs are called: time and letters of an id. There may be many thousands of them.
+#: Names of the store's own run folders: time and letters of an id. There may be many thousands of them.
 _OURS = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-z]{6,}")
-#: Bytes of a record beyond which it is none.
+#: Larger files are not taken for records. In bytes.
 _LARGEST = 64 << 20
 
 
 def find_originals(base: Path, experiment: str | None, asked: Mapping[str, Any]) -> list[Found]:
-    """The original's runs below ``base`` that have all that is asked for, in the order of their folders' names.
+    """The original's runs below ``base`` that match, ordered by folder name.
 
-    ``experiment`` is one, or None for all; ``asked`` has the criteria of :meth:`ActivationLoader.query`, None where nothing
-    is asked.
+    ``experiment`` is one, or None for all; ``asked`` has the criteria of :meth:`ActivationLoader.query`, with None for
+    those not given.
     """
     found = []
     for folder in _folders(base):
@@ -46,7 +46,7 @@ def find_originals(base: Path, experiment: str | None, asked: Mapping[str, Any])
 
 
 def without_imported(runs: list[Found], base: Any, stored: Sequence[tuple[str, str]]) -> list[Found]:
-    """Those of which the store has no copy; ``stored`` are paths and records of its runs."""
+    """Runs of which the store has no copy; ``stored`` holds the paths and records of its runs."""
     if not runs:
         return []
     records = (json.loads(record).get("_store", {}) for _, record in stored)
@@ -60,7 +60,7 @@ def is_original(run: Path) -> bool:
 
 
 def _folders(base: Path) -> list[Path]:
-    """Folders in a folder; links are none, nor is what a store keeps for itself."""
+    """The folders in a folder, without links and the store's private ones."""
     try:
         with os.scandir(base) as entries:
             names = [one.name for one in entries if one.is_dir(follow_symlinks=False) and not one.name.startswith(".")]
@@ -70,7 +70,7 @@ def _folders(base: Path) -> list[Path]:
 
 
 def _record(run: Path) -> dict[str, Any] | None:
-    """The record of a run, where it is one of the original's."""
+    """The record of a run, if it is one of the original's."""
     record, data = run / "metadata.json", run / "tensor.pt"
     try:
         if record.is_symlink() or data.is_symlink() or not data.is_file() or record.stat().st_size > _LARGEST:
@@ -103,12 +103,12 @@ def _holds(metadata: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 
 def _listed(value: Any) -> Any:
-    """As JSON has it: pairs are lists."""
+    """The value as in JSON, where pairs are lists."""
     return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def load_original(run: Path) -> Any:
-    """What the original saved in a folder, by torch, which must be installed; no code in it is run."""
+    """Loads what the original saved in a folder, using torch, which must be installed; no code in it is run."""
     path = run / "tensor.pt"
     if not path.exists():
         raise NotFoundError(f"{run} is no run: it has no tensor.pt")
@@ -125,7 +125,7 @@ def load_original(run: Path) -> Any:
 
 
 def remove_original(run: Path) -> None:
-    """Removes the two files of a run of the original, and its folder, which must then be empty."""
+    """Removes the two files of an original run, and its folder, which must then be empty."""
     if run.is_symlink():
         raise InputError(f"{run} is a link, and what it leads to is not removed")
     for name in ("tensor.pt", "metadata.json"):

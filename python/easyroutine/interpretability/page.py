@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "page_of_model", "page_of_run"]
 
-# Pages on this machine may frame the page: a notebook's server has a port of its own.
+# Pages on this machine may embed the page: a notebook server has a port of its own.
 _LOOPBACK = ("http://localhost:*", "http://127.0.0.1:*")
 
 
 class Page:
-    """A page that is served until :meth:`close`, or until Python ends or forgets it.
+    """A page that is served until :meth:`close`, or until Python ends or drops it.
 
-    In a notebook it shows itself in a frame, with the picture of the prompt's lens below it for readers of the file. Elsewhere
-    :meth:`open` shows it in the browser.
+    In a notebook it appears in an iframe, with the picture of the prompt's lens below it for readers of the saved file.
+    Elsewhere :meth:`open` shows it in the browser.
     """
 
     def __init__(self, process: subprocess.Popen[str], address: str, fragment: str, picture: str) -> None:
@@ -38,7 +38,7 @@ class Page:
 
     @property
     def is_served(self) -> bool:
-        """Whether the program behind the page still runs."""
+        """Whether the process behind the page is still running."""
         return self._process.poll() is None
 
     def open(self) -> Page:
@@ -47,7 +47,7 @@ class Page:
         return self
 
     def close(self) -> None:
-        """Ends the program behind the page."""
+        """Ends the process behind the page."""
         self._end()
 
     def __enter__(self) -> Page:
@@ -70,7 +70,7 @@ class Page:
 def page_of_model(
     config: HookedModelConfig, prompt: str, changes: Sequence[str], port: int | None, picture: str
 ) -> Page:
-    """The page with the model of ``config`` and a prompt."""
+    """The page with a prompt and the model of ``config``."""
     string(prompt, "prompt")
     if isinstance(changes, str):
         raise InputError("changes is one text; it is a list of them", 'write changes=["resid_out_10@last*0.5"]')
@@ -84,7 +84,7 @@ def page_of_run(base: str, path: str, port: int | None) -> Page:
 
 
 def _served(flags: list[str], shown: list[tuple[str, str]], port: int | None, picture: str) -> Page:
-    """Starts the program and gives its page."""
+    """Starts the server and returns its page."""
     if port is not None:
         flags += ["--port", str(whole(port, "port", 1, 65535))]
     for origin in _LOOPBACK:
@@ -93,7 +93,7 @@ def _served(flags: list[str], shown: list[tuple[str, str]], port: int | None, pi
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True)
         assert process.stdout is not None
-        # The address has the token: it is in no list of processes.
+        # The address holds the token, so that no list of processes shows it.
         address = process.stdout.readline().strip()
         if not address:
             _end(process)

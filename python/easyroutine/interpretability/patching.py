@@ -1,4 +1,4 @@
-"""Activations of one run put into another, and what follows from it."""
+"""Patches activations of one run into another and measures the effect."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ def compute_patching(
     batch_saver: BatchSaver = lambda others: None,
     **chat: Unpack[ChatArguments],
 ) -> ActivationCache:
-    """Puts activations of the base runs into the target runs, batch by batch, and compares at the last token.
+    """Patches activations of the base runs into the target runs, batch by batch, and compares the runs at the last
+    token.
 
-    A query is ``{"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}``; without an element
-    it patches ``target_token_positions``. Labels (one id per row) give logit differences. The keys of the result:
-    ``base_logits``, ``target_clean_logits``, ``target_patched_logits`` [B, V], ``kl_clean|base``, ``kl_patched|base``,
-    ``kl_patched|clean``, ``kl_difference`` [B], in nats, and with labels ``logit_diff_in_clean``,
+    A query is ``{"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}``; without
+    ``patching_elem`` it patches ``target_token_positions``. Labels (one id per row) add logit differences. The keys of
+    the result: ``base_logits``, ``target_clean_logits``, ``target_patched_logits`` [B, V], ``kl_clean|base``,
+    ``kl_patched|base``, ``kl_patched|clean``, ``kl_difference`` [B], in nats, and with labels ``logit_diff_in_clean``,
     ``logit_diff_in_patched``, ``logit_diff_variation`` [B].
     """
     base_labels, target_labels = base_dictonary_idxs, target_dictonary_idxs
@@ -98,7 +99,7 @@ def compute_patching(
 
 
 def check_unchanged(model: HookedModel, what: str) -> None:
-    """Refuses a model whose registered changes would not apply."""
+    """Rejects a model whose registered interventions or hooks would not apply."""
     if model.interventions or model.has_hooks:
         raise InputError(
             f"{what} runs the model without registered interventions and hooks, and this model has some",
@@ -143,7 +144,7 @@ def _patches(query: Any, default: Any) -> list[tuple[str, str]]:
 
 
 def _label(label: Any) -> int:
-    """One id; a list of one is one."""
+    """One id, perhaps in a list of one."""
     if hasattr(label, "tolist"):
         label = label.tolist()
     if isinstance(label, (list, tuple)):
@@ -174,23 +175,24 @@ def sweep(
     on_progress: Callable[[int, int], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> PatchingGrid:
-    """One change after another of one prompt.
+    """Makes many changes to one prompt, one at a time, and measures each.
 
-    The rows of the grid are ``layers``, numbers or a text such as ``"0:30:5"``, -1 the last; ``along`` chooses its columns:
-    positions, heads or sites. ``site`` is what is changed: ``"resid_in"`` along positions, ``"head_out"`` along heads,
-    ``["attn_out", "mlp_out"]`` along sites, if you name no other.
+    The rows of the grid are ``layers``, numbers or a string such as ``"0:30:5"``, -1 the last; ``along`` chooses its
+    columns: positions, heads or sites. ``site`` is what changes, by default ``"resid_in"`` along positions,
+    ``"head_out"`` along heads, ``["attn_out", "mlp_out"]`` along sites.
 
-    ``by`` chooses what replaces a place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of the same
-    length (``patch`` also measures against it). The mean is over the rows of ``base``, position by position
-    (``mean_over="rows"``: they must be as long as the prompt), or over all tokens of all rows (``mean_over="tokens"``); by
-    default over rows if the lengths agree.
+    ``by`` chooses the replacement at a place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of
+    the same length (``patch`` also measures against it). The mean is over the rows of ``base``, position by position
+    (``mean_over="rows"``: they must be as long as the prompt), or over all tokens of all rows (``mean_over="tokens"``);
+    by default over rows if the lengths agree.
 
-    ``metric`` is read at the last token; the names of the command line (``"logit-diff"``, ``"normalised"``, ``"p"``) are
-    understood too. ``answer`` and ``against`` are ids, or strings that are one token.
+    ``metric`` is read at the last token; the command line's names (``"logit-diff"``, ``"normalised"``, ``"p"``) work
+    too. ``answer`` and ``against`` are ids, or strings that are one token.
 
-    ``estimate=True`` runs no cell: each is (what is put - what stands there) · gradient, summed, from one gradient of the
+    ``estimate=True`` runs no cell: each is the sum of (replacement - original) · gradient, from one gradient of the
     metric (attribution patching). ``check=N`` also runs the N largest cells, and the grid's ``check`` says how well the
-    estimates agree. ``rule="relp"`` takes RelP's coefficients for the gradient. Needs a metric with a gradient, not ``rank``.
+    estimates agree. ``rule="relp"`` uses RelP's coefficients in place of the gradient. The metric must have a gradient,
+    so not ``rank``.
     """
     check_unchanged(model, "sweep")
     for name, choice in (("along", along), ("by", by), ("metric", metric)):
@@ -238,7 +240,7 @@ def sweep(
 
 
 def _prompts(by: str, row: Row, others: Sequence[Row]) -> list[tuple[str, str]]:
-    """The texts by what they are, for pictures; rows that came as ids have none."""
+    """The texts by role, for pictures; rows given as ids have none."""
     named = {
         "patch": [("base", others), ("target", [row])],
         "resample": [("prompt", [row]), ("with", others)],
@@ -246,7 +248,7 @@ def _prompts(by: str, row: Row, others: Sequence[Row]) -> list[tuple[str, str]]:
     return [(name, one.text[0]) for name, rows in named for one in rows if one.text is not None]
 
 
-#: Names of metrics on the command line that are others here.
+#: The command line's names of metrics that differ from those here.
 _METRICS = {
     "logit-diff": "logit_diff",
     "normalised": "normalised_logit_diff",
@@ -254,7 +256,7 @@ _METRICS = {
     "p": "probability",
 }
 
-#: What is changed along each kind of column, unless sites are named.
+#: What changes along each kind of column, unless sites are named.
 _SITES = {"positions": ["resid_in"], "heads": ["head_out"], "sites": ["attn_out", "mlp_out"]}
 
 
@@ -318,7 +320,7 @@ class PatchingGrid:
 
     @property
     def base(self) -> float | None:
-        """The metric of the base run, where there is one."""
+        """The metric of the base run, if there is one."""
         found = self.data["base"]
         return None if found is None else float(found)
 
@@ -328,7 +330,7 @@ class PatchingGrid:
 
     @property
     def check(self) -> dict[str, Any] | None:
-        """The cells of an estimate that were also run: ``cells``, ``pearson``, ``spearman``; None where none were."""
+        """The cells of an estimate that were also run: ``cells``, ``pearson``, ``spearman``; None without a check."""
         estimate = self.data.get("estimate")
         return None if estimate is None else estimate["check"]
 
@@ -337,28 +339,28 @@ class PatchingGrid:
         return dict(self.data)
 
     def to_pandas(self) -> Any:
-        """Layers by columns, as a pandas table; needs pandas."""
+        """Layers by columns as a pandas table; needs pandas."""
         pandas = tensors.needed("pandas", "to_pandas()")
         return pandas.DataFrame(self.values, index=self.layers, columns=self.columns)
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """One page that needs no network; written to ``path`` if it is given."""
+        """One self-contained page, which needs no network; written to ``path`` if given."""
         return written(self._drawn("html"), path)
 
     def to_svg(self, path: str | PathLike[str] | None = None) -> str:
-        """A picture; written to ``path`` if it is given."""
+        """An SVG picture; written to ``path`` if given."""
         return written(self._drawn("svg"), path)
 
     def to_png(self, path: str | PathLike[str] | None = None) -> bytes:
-        """A picture; written to ``path`` if it is given."""
+        """A PNG picture; written to ``path`` if given."""
         return written_bytes(draw_grid(self._as_drawn(), "png"), path)
 
     def to_csv(self, path: str | PathLike[str] | None = None) -> str:
-        """One line per cell; written to ``path`` if it is given."""
+        """One line per cell; written to ``path`` if given."""
         return written(self._drawn("csv"), path)
 
     def to_markdown(self) -> str:
-        """A table for a text."""
+        """A Markdown table."""
         return self._drawn("markdown")
 
     def table(self, *, width: int = 100, colour: bool = False) -> str:
@@ -384,6 +386,6 @@ class PatchingGrid:
         return f"PatchingGrid({self.data['metric']['name']}, {len(self.layers)} layers by {len(self.columns)} columns)"
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own; where frames are off, its picture."""
+        """The page in an iframe; the picture where frames are off."""
         picture = self.to_svg()
         return framed(self.to_html(), picture, str(self.data["title"]), 260 + 26 * len(self.layers))

@@ -1,4 +1,4 @@
-"""Results as files, and as they show themselves in a notebook."""
+"""Results as files and in notebooks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["framed", "written", "written_bytes"]
 
 
 def written(text: str, path: str | PathLike[str] | None) -> str:
-    """The text; written to ``path`` if it is given."""
+    """The text; written to ``path`` if given."""
     if path is not None:
         written_bytes(text.encode(), path)
     return text
 
 
 def written_bytes(picture: bytes, path: str | PathLike[str] | None) -> bytes:
-    """The picture; written to ``path`` if it is given."""
+    """The picture; written to ``path`` if given."""
     if path is not None:
         try:
             Path(path).write_bytes(picture)
@@ -31,7 +31,7 @@ def written_bytes(picture: bytes, path: str | PathLike[str] | None) -> bytes:
 
 
 def framed(page: str, picture: str, title: str, height: int) -> str:
-    """A page in a frame of its own, ``height`` pixels high; where scripts are off, its picture."""
+    """A page in an iframe ``height`` pixels high; the picture where scripts are off."""
     frame = (
         f'<iframe srcdoc="{escape(page, quote=True)}" style="width:100%;height:{min(height, 900)}px;border:0" '
         f'sandbox="allow-scripts allow-downloads" title="{escape(title, quote=True)}"></iframe>'

@@ -1,4 +1,4 @@
-"""Runs that a query found."""
+"""The runs that a query found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from easyroutine.interpretability.stored_run import StoredRun, without_inner
 
 __all__ = ["Place", "QueryResult", "Result", "below", "place"]
 
-#: A folder; of a store in a bucket its URL.
+#: A folder, or the URL of a store in a bucket.
 Place = Union[Path, str]
 #: Experiment, folder of the model, folder of the run, metadata.
 Result = tuple[str, Place, Place, dict[str, Any]]
@@ -31,7 +31,7 @@ def place(base: str) -> Place:
 
 
 def below(base: str, path: str) -> Place:
-    """A folder of a store, of which ``path`` is the path below it."""
+    """A folder of a store; ``path`` is its path below the store."""
     return f"{base}/{path}" if "://" in base else Path(base, *path.split("/"))
 
 
@@ -41,9 +41,10 @@ class QueryResult:
     def __init__(
         self, found: Found | None = None, base_dir: str = "", originals: Sequence[tuple[str, Path, Path, Any]] = ()
     ) -> None:
-        """Without arguments a result without runs; :meth:`ActivationLoader.query` gives those of a store.
+        """Without arguments, an empty result; :meth:`ActivationLoader.query` gives those of a store.
 
-        ``originals`` are runs that the original saved there: they come first, and are read and removed, not moved.
+        ``originals`` are runs that the original saved there: they come first, and can be read and removed but not
+        moved.
         """
         self._found = found
         self._originals = list(originals)
@@ -55,7 +56,7 @@ class QueryResult:
     def results(self) -> list[Result]:
         """Experiment, folder of the model, folder of the run, and metadata of each.
 
-        Arrays of the metadata are read; of a run whose arrays cannot be read their descriptions stay, and a warning says so.
+        Arrays in the metadata are read; if a run's arrays cannot be read, their descriptions stay, with a warning.
         """
         listed = self._listed()
         if not self._has_arrays and self._found is not None:
@@ -76,7 +77,7 @@ class QueryResult:
             return otherwise
 
     def _listed(self) -> list[Result]:
-        """As :attr:`results`, whose arrays may be unread."""
+        """Like :attr:`results`, but arrays may be unread."""
         if self._results is None:
             listed: list[Result] = list(self._originals)
             for path, record in [] if self._found is None else self._found.runs():
@@ -88,9 +89,9 @@ class QueryResult:
 
     @property
     def problems(self) -> list[str]:
-        """What could not be read while looking; it hides nothing else."""
+        """What could not be read during the search; nothing else is hidden."""
         told = [] if self._found is None else self._found.problems()
-        # Runs of the original, which the store itself does not read, are among the results.
+        # Runs of the original, which the store cannot read, are among the results.
         return [one for one in told if not is_original(Path(self._base_dir, one.partition(": ")[0]))]
 
     def get_paths(self) -> list[Place]:
@@ -104,13 +105,14 @@ class QueryResult:
         *,
         verify: bool = True,
     ) -> tuple[Any, dict[str, Any]]:
-        """What was saved, and its metadata.
+        """The saved values and their metadata.
 
-        ``time`` counts from 0, and -1 is the most recent; or it is a run's folder, the folder's name (``2023-04-15_14-30-25``),
-        a prefix that fits only one run, or the name that :meth:`HookedModel.extract_to_store` began the run under. With
-        ``keys`` only these values are read. Each read is compared with its checksums; damage is an error that names file and
-        tensor. ``verify=False`` reads damaged numbers as they are. While any run cannot be read (:attr:`problems`), counting
-        from the end raises an error, because that run may be the one you mean.
+        ``time`` counts from 0, and -1 is the most recent; or it is a run's folder, the folder's name
+        (``2023-04-15_14-30-25``), a prefix that fits only one run, or the name that
+        :meth:`HookedModel.extract_to_store` began the run under. With ``keys`` only these values are read. Each read is
+        compared with its checksums; damage raises an error naming file and tensor. ``verify=False`` reads damaged
+        numbers as they are. While any run cannot be read (:attr:`problems`), counting from the end raises an error,
+        because that run may be the one you mean.
         """
         which = _which(time)
         original = self._original(which)
@@ -122,7 +124,7 @@ class QueryResult:
         return run.load(keys), run.metadata
 
     def open(self, time: int | str | PathLike[str] = -1, *, verify: bool = True) -> StoredRun:
-        """A run that is read lazily; ``time`` and ``verify`` are as in :meth:`load`."""
+        """A run, read lazily; ``time`` and ``verify`` are as in :meth:`load`."""
         which = _which(time)
         self._refuse_original(which, "opened")
         run = self._runs(which).open(self._in_store(which), verify)
@@ -149,9 +151,9 @@ class QueryResult:
         return below(self._base_dir, path)
 
     def to_pandas(self) -> Any:
-        """A line a run: experiment, run, model, tag, time, and every other key of its metadata; pandas must be installed.
+        """One line per run: experiment, run, model, tag, time, and every other key of its metadata. Needs pandas.
 
-        What is a list or a dictionary in the metadata is one in its cell.
+        A list or a dictionary in the metadata is one in its cell.
         """
         pandas = tensors.needed("pandas", "to_pandas()")
         lines = [
@@ -163,12 +165,12 @@ class QueryResult:
         return pandas.DataFrame(lines, columns=[*first, *others])
 
     def _stored(self) -> range:
-        """The places of the store's own runs: the original's stand before them, what was added by hand behind."""
+        """The indices of the store's own runs: the original's come before them, those added by hand after."""
         first = len(self._originals)
         return range(first, first + (0 if self._found is None else len(self._found.runs())))
 
     def _original(self, which: int | str) -> Result | None:
-        """The run of the original that is meant, or one that was added by hand; None for those of the store."""
+        """The run of the original, or one added by hand, that ``which`` means; None for those of the store."""
         others = [one for place, one in enumerate(self._listed()) if place not in self._stored()]
         if isinstance(which, str):
             return next((one for one in others if _name(one[2]) == which), None)
@@ -179,14 +181,16 @@ class QueryResult:
         return self._listed()[at] if 0 <= at < n_runs and at not in self._stored() else None
 
     def _in_store(self, which: int | str) -> int | str:
-        """The same among the store's own runs; what counts from the end stays so, for the store knows what it cannot read."""
+        """``which`` among the store's own runs; an index from the end stays one, since the store knows what it cannot
+        read.
+        """
         if not isinstance(which, int):
             return which
         stored = self._stored()
         if which >= 0:
             return which - stored.start
         if self._found is not None and self._found.problems() and not self.problems:
-            # Nothing but runs of the original is unread, so the last is known.
+            # Only runs of the original are unread, so the last one is known.
             at = len(self._listed()) + which
             return _name(self._listed()[at][2]) if at in stored else which
         return which + len(self._listed()) - stored.stop
@@ -260,7 +264,7 @@ class QueryResult:
 
 
 def _reopened(kind: type[QueryResult], base_dir: str, paths: list[str], originals: list[Any]) -> QueryResult:
-    """The same runs, read from their store again, as copies are made of a result."""
+    """The same runs, read from their store again; for copies and pickles of a result."""
     return kind(Loader(base_dir, "*").at(paths), base_dir, originals)
 
 
@@ -270,7 +274,7 @@ def _opened(base_dir: str, path: str, verify: bool) -> StoredRun:
 
 
 def _which(given: int | str | PathLike[str]) -> int | str:
-    """What names a run: a number, or the name of its folder, which may be given as a path."""
+    """What names a run: an index, or the name of its folder, which may be given as a path."""
     return Path(given).name if isinstance(given, PathLike) else given
 
 
@@ -279,5 +283,5 @@ def _name(folder: Place) -> str:
 
 
 def _printable(line: str) -> str:
-    """A line whose control characters, which a terminal would obey, are written out."""
+    """A line with its control characters escaped, so that a terminal does not obey them."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)

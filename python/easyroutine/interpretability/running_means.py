@@ -13,7 +13,7 @@ __all__ = ["carried_on", "means_of"]
 
 
 def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[dict[str, Any], int]:
-    """Means over the examples of the batches before, and how many these were."""
+    """Means over the examples of earlier batches, and the number of those examples."""
     if batch_idx is not None and whole(batch_idx, "batch_idx") == 0:
         return {}, 0
     if cache is None:
@@ -29,7 +29,7 @@ def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[di
     if batch_idx is None:
         raise InputError("external_cache holds means over examples: batch_idx says which batch this is, from 0")
     if cache._mean_rows is None:
-        # Means that were put there by hand: the original's batches had one row each.
+        # Means that were set by hand: the original's batches had one row each.
         warnings.warn(
             f"external_cache does not say over how many examples its means are: over {batch_idx}, one in each batch before. "
             "The cache that the batches before were given says it; batch_idx=0 begins anew",
@@ -40,5 +40,5 @@ def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[di
 
 
 def means_of(cache: ActivationCache) -> dict[str, Any]:
-    """Means over examples that a cache holds."""
+    """The means over examples in a cache."""
     return {key: cache.raw(key) for key in cache if key.startswith(MEAN)}

@@ -1,4 +1,4 @@
-"""The tokens that were selected in every row."""
+"""The tokens selected in every row."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from easyroutine.errors import InputError
 
 __all__ = ["Layers", "Position", "Selection", "as_json", "layer_numbers", "normalised"]
 
-#: One way of naming tokens of a row: ``"last"``, ``-1``, ``(2, 5)``, ``"text: Paris"``.
+#: One way to name tokens of a row: ``"last"``, ``-1``, ``(2, 5)``, ``"text: Paris"``.
 Position = Union[str, int, tuple[int, int]]
 
-#: Layers: numbers, of which -1 is the last, and ``"emb"``; or one text such as ``"emb,0:30:5,-1"``.
+#: Layers: numbers, of which -1 is the last, and ``"emb"``; or one string such as ``"emb,0:30:5,-1"``.
 Layers = Union[str, int, Iterable[Union[int, str]]]
 
-#: Of one row: indices in the row, and the columns of each specifier.
+#: For one row: indices in the row, and the columns of each specifier.
 RowSelection = tuple[list[int], list[tuple[int, int]]]
 
 
 @dataclass
 class Selection:
-    """What was asked for, and what it selected in each row."""
+    """The positions requested, and what they selected in each row."""
 
     specifiers: list[Position]
     rows: list[RowSelection]
@@ -37,7 +37,7 @@ class Selection:
         tokens: dict[Any, Any] = {}
         for number, specifier in enumerate(self.specifiers):
             if specifier in mapping:
-                # Asked for twice: the first place is shown.
+                # Requested twice: the first place is shown.
                 continue
             columns = [list(range(*groups[number])) for _, groups in self.rows]
             if self.averaged:
@@ -57,7 +57,7 @@ class Selection:
 
     @classmethod
     def joined(cls, parts: Sequence[Selection | None]) -> Selection | None:
-        """The rows of all, or None where they do not speak of the same positions."""
+        """The rows of all, or None if they are not for the same positions."""
         known = [part for part in parts if part is not None]
         if len(known) != len(parts) or not known:
             return None
@@ -68,7 +68,7 @@ class Selection:
 
 
 def normalised(positions: Any, name: str = "target_token_positions") -> list[Position]:
-    """Positions as a list: a bare one stands for a list of one, a pair in a list is a range."""
+    """Positions as a list: a bare one means a list of one, and a pair in a list is a range."""
     if isinstance(positions, (str, int)) or (
         isinstance(positions, tuple) and len(positions) == 2 and all(_is_int(one) for one in positions)
     ):
@@ -84,9 +84,10 @@ def normalised(positions: Any, name: str = "target_token_positions") -> list[Pos
 
 
 def layer_numbers(layers: Layers, n_layers: int) -> list[int]:
-    """Numbers of layers in the order of the model, each once; -1 stands for the embedding.
+    """Layer numbers in the order of the model, each once; -1 is the embedding.
 
-    ``layers`` are numbers (below 0 they count from the last) and texts of one grammar: ``"emb"``, ``"4:9"``, ``"0:30:5,-1"``.
+    ``layers`` are numbers (negative ones count from the last) and strings in the usual grammar: ``"emb"``, ``"4:9"``,
+    ``"0:30:5,-1"``.
     """
     if isinstance(layers, (str, int)):
         layers = [layers]
@@ -119,5 +120,5 @@ def _is_int(value: Any) -> bool:
 
 
 def as_json(positions: Sequence[Position]) -> str:
-    """Positions as the engine reads them."""
+    """Positions in the engine's form."""
     return json.dumps(list(positions))

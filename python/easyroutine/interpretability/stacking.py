@@ -37,7 +37,7 @@ def _plain(value: Any) -> Any:
 
 
 def _stacked(parts: Any, axis: int, name: str) -> Any:
-    """Arrays of one shape along a new axis, 0 or 1."""
+    """Stacks arrays of one shape along a new axis, 0 or 1."""
     shapes = {tensors.shape_of(part) for part in parts}
     if len(shapes) > 1:
         raise InputError(f"the heads of {name!r} have different shapes: {', '.join(str(list(one)) for one in shapes)}")

@@ -1,4 +1,4 @@
-"""Caches, dictionaries and tensors as a run keeps them, and back."""
+"""Converts caches, dictionaries and tensors to the form a run stores, and back."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from easyroutine.interpretability.value_with_info import ValueWithInfo
 
 __all__ = ["Node", "entries_of", "read_object", "read_rows", "read_value", "tensors_of", "written_object"]
 
-#: Under which the values of a run say how the Python object was made of its tensors.
+#: The key under which a run's values say how the Python object was built from its tensors.
 _LAYOUT = "python"
 
-#: Under which a run keeps the statistics of the final norm.
+#: The prefix of the final norm's statistics in a run.
 _STATISTICS = "last_layernorm."
 
 Written = dict[str, Any]
-#: How a value is made of tensors and of what JSON holds.
+#: How a value is built from tensors and JSON.
 Node = Mapping[str, Any]
 #: Type, shape, kind, numbers and offsets of a tensor.
 Stored = tuple[str, list[int], str, bytes, list[int]]
 
 
 def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
-    """Tensors, and values beside them."""
+    """The tensors, and the values beside them."""
     for key in given if isinstance(given, Mapping) else ():
         if isinstance(key, str):
             string(key, "a key of what is saved")
@@ -50,7 +50,7 @@ def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
         layout = {"value": writer.node(given, "tensor", None)}
     values: dict[str, Any] = {_LAYOUT: layout}
     if isinstance(given, Mapping):
-        # What everybody asks for stands where programs in other languages find it.
+        # The commonly used values also go where programs in other languages find them.
         for key in ("mapping_index", "mapping_index_rows", "token_dict"):
             if isinstance(given.get(key), Mapping):
                 values[key] = {_key_text(one): value for one, value in given[key].items()}
@@ -60,7 +60,7 @@ def written_object(given: Any) -> tuple[list[Written], dict[str, Any]]:
 class _Writer:
     def __init__(self, given: Any) -> None:
         self.tensors: list[Written] = []
-        # What a cache holds is handed out as is chosen when it is read; all else in the class that it had.
+        # Arrays of a cache come back in the type chosen at reading time; all others in the class they had.
         self._is_cache = isinstance(given, ActivationCache)
 
     def entries(self, given: Mapping[Any, Any], n_rows: int | None) -> list[list[Any]]:
@@ -119,7 +119,7 @@ class _Writer:
 
 
 def entries_of(run: Run, values: Mapping[str, Any]) -> list[tuple[Any, Node]]:
-    """Keys of what was saved, each with how it is made of tensors; of a run that another program wrote its tensors and values."""
+    """The saved keys, each with how it is built from tensors; for another program's run, its tensors and values."""
     layout = values.get(_LAYOUT)
     if not isinstance(layout, Mapping):
         return _without_layout(run, values)
@@ -129,7 +129,7 @@ def entries_of(run: Run, values: Mapping[str, Any]) -> list[tuple[Any, Node]]:
 
 
 def read_object(run: Run, values: Mapping[str, Any], entries: Sequence[tuple[Any, Node]]) -> Any:
-    """The object that was saved, of these entries."""
+    """The saved object with these entries."""
     layout = values.get(_LAYOUT)
     if isinstance(layout, Mapping) and "value" in layout:
         return tensors.handed_out(read_value(entries[0][1], run.read))
@@ -169,7 +169,7 @@ def read_rows(node: Node, run: Run, start: int, stop: int, key: str) -> Any:
 
 
 def tensors_of(node: Node) -> list[str]:
-    """Names of the tensors that a value is made of."""
+    """Names of the tensors that make up a value."""
     for kind in ("tensor", "rows", "ragged"):
         if kind in node:
             return [str(node[kind])]
@@ -203,7 +203,7 @@ def _row_shape(kind: str, rows: int, shape: Sequence[int]) -> list[int]:
 
 
 def read_value(node: Node, read: Callable[[str], Stored]) -> Any:
-    """A value, of whose tensors ``read`` gives type, shape, kind, numbers and offsets."""
+    """Builds a value; ``read`` gives the type, shape, kind, numbers and offsets of a tensor."""
     if "json" in node:
         return unleaf(node["json"], node["as"]) if "as" in node else node["json"]
     if "tensor" in node:
@@ -247,7 +247,7 @@ def _offsets(lengths: Sequence[int]) -> list[int]:
 
 
 def _key_node(key: Any) -> Any:
-    """A key that JSON keeps as it is: text and whole numbers as they are, a pair as a list."""
+    """A key in a form that JSON preserves: strings and integers unchanged, a pair as a list."""
     if isinstance(key, (str, int)) and not isinstance(key, bool):
         return key
     if isinstance(key, tuple) and all(isinstance(one, int) for one in key):
@@ -264,7 +264,7 @@ def _key_text(key: Any) -> str:
 
 
 def _text_key(text: str) -> Any:
-    """The position that a key of JSON stands for."""
+    """The position that a JSON key means."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Arrays of any library as a run keeps them, and back."""
+"""Converts arrays of any library to the form a run stores, and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyroutine.errors import ExchangeError, InputError
 
 __all__ = ["array_of", "bytes_of", "dtype_of", "plain", "raw_array"]
 
-#: Types of numpy and torch in the spelling of safetensors.
+#: Types of numpy and torch as safetensors spells them.
 _DTYPES = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -30,12 +30,14 @@ _DTYPES = {
     "complex64": "C64",
 }
 _NAMES = {stored: name for name, stored in _DTYPES.items()}
-#: Kept as pairs of float64: safetensors has no such type.
+#: Stored as pairs of float64: safetensors has no such type.
 _PAIRS = "complex128"
 
 
 def raw_array(value: Any, name: str) -> tuple[tuple[str, list[int], bytes], str]:
-    """Type, shape and bytes of an array, and a note on its class: its library, and its type where that is not the stored one."""
+    """Type, shape and bytes of an array, and a note on its class: its library, and its type if that is not the stored
+    one.
+    """
     if isinstance(value, Tensor):
         return (dtype_of(value, name), list(value.shape), bytes_of(value)), "easyroutine"
     flat = plain(value, name)
@@ -64,7 +66,7 @@ def raw_array(value: Any, name: str) -> tuple[tuple[str, list[int], bytes], str]
 
 
 def plain(value: Any, name: str) -> Any:
-    """An array as one whose bytes can be read."""
+    """The array in a form whose bytes can be read."""
     if isinstance(value, Tensor):
         return value
     try:
@@ -74,7 +76,7 @@ def plain(value: Any, name: str) -> Any:
 
 
 def dtype_of(value: Any, name: str) -> str:
-    """The type of an array's numbers in the spelling of safetensors."""
+    """The type of an array's numbers as safetensors spells it."""
     text = str(value.dtype).removeprefix("torch.")
     if text not in _DTYPES:
         raise InputError(f"{name} holds numbers of type {text}, which a run cannot keep")
@@ -97,10 +99,10 @@ def bytes_of(value: Any) -> bytes:
 def array_of(
     dtype: str, shape: Sequence[int], data: bytes, note: str | None = None, start: int = 0, end: int | None = None
 ) -> Any:
-    """The array of numbers ``start`` to ``end`` of these bytes.
+    """The array of the numbers from ``start`` to ``end`` in these bytes.
 
-    It is of the library that ``note`` names, where that is installed; else the package's own of float32 and int64, and of
-    torch or numpy for all other types.
+    It is of the library that ``note`` names, if installed; else the package's own for float32 and int64, and of torch
+    or numpy for all other types.
     """
     width = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "F32": 4, "U32": 4, "I32": 4}.get(
         dtype, 8
@@ -122,7 +124,7 @@ def array_of(
 
 
 def _as_noted(found: Any, kind: str) -> Any:
-    """An array of numpy in the type of its note: pairs as complex numbers, bytes in another order."""
+    """A numpy array in the type of its note: pairs as complex numbers, bytes in another order."""
     if not kind:
         return found
     noted = sys.modules["numpy"].dtype(kind)
@@ -136,7 +138,7 @@ def _of_torch(dtype: str, shape: Sequence[int], part: bytes) -> Any:
     kind = getattr(torch, _NAMES[dtype], None)
     if kind is None:
         raise InputError(f"this version of torch has no numbers of type {_NAMES[dtype]}", "a newer torch, or numpy")
-    # An empty buffer is refused by torch.
+    # torch rejects an empty buffer.
     flat = torch.frombuffer(bytearray(part), dtype=kind) if part else torch.empty(0, dtype=kind)
     return flat.reshape(tuple(shape))
 

@@ -28,7 +28,7 @@ class StoredRun(Mapping[str, Any]):
     """
 
     def __init__(self, run: Run, base_dir: str, made_by: Any = None) -> None:
-        """``made_by`` is what a pickle keeps of it."""
+        """``made_by`` is what a pickle of the run keeps."""
         self._run = run
         self._made_by = made_by
         self._base_dir = base_dir
@@ -36,7 +36,7 @@ class StoredRun(Mapping[str, Any]):
         self._entries: dict[Any, Node] = dict(entries_of(run, self._values))
         self._tensors = {name: (dtype, shape) for name, dtype, shape, _ in run.tensors()}
         self._kinds = {name: kind for name, _, _, kind in run.tensors()}
-        #: The whole record, with what the store keeps of the run under ``_store``: its id, digest, plan and shards.
+        #: The whole record, with the store's own data under ``_store``: the run's id, digest, plan and shards.
         self.record: dict[str, Any] = record_of(run.record(), lambda: run)
         #: The metadata of the run: how it came about, and ``other_metadata``.
         self.metadata: dict[str, Any] = without_inner(self.record)
@@ -56,7 +56,7 @@ class StoredRun(Mapping[str, Any]):
         return key in self._entries
 
     def rows(self, key: str, start: int, stop: int) -> Any:
-        """Examples ``start`` to ``stop``, without ``stop``, of one key."""
+        """Examples ``start`` to ``stop`` (exclusive) of one key."""
         start, stop = (whole(number, "an example", 0, 2**63 - 1) for number in (start, stop))
         if start > stop:
             raise InputError(f"examples {start}:{stop} are no range; both count from 0")
@@ -79,10 +79,11 @@ class StoredRun(Mapping[str, Any]):
         return pandas.DataFrame({name: self._entries[name]["json"] for name in self.fields}, index=range(n_rows or 0))
 
     def view(self, *, port: int | None = None) -> Page:
-        """The run on the page of ``easyroutine serve``: its tensors as statistics and heat maps, compared with other runs.
+        """The run on the page of ``easyroutine serve``: its tensors as statistics and heat maps, compared with other
+        runs.
 
-        The page is served by a program of its own, which ends with the result (``close``, or the end of Python). In a notebook
-        it shows itself in a frame; ``.open()`` shows it in the browser. ``port`` is a free one unless given.
+        A separate process serves the page and ends with the result (``close``, or the end of Python). In a notebook the
+        page appears in an iframe; ``.open()`` shows it in the browser. ``port`` defaults to a free one.
         """
         return page_of_run(self._base_dir, self._run.path, port)
 
@@ -110,12 +111,12 @@ class StoredRun(Mapping[str, Any]):
         return tuple(self._tensors[names[0]][1])
 
     def kind(self, key: str) -> str:
-        """How a key that is one tensor is kept: ``dense`` has one value per row on its first axis."""
+        """How a one-tensor key is stored: ``dense`` has one value per row on its first axis."""
         names = tensors_of(self._node(key))
         return self._kinds[names[0]] if len(names) == 1 else "object"
 
     def nbytes(self, key: str) -> int:
-        """Bytes that a key takes."""
+        """The size of a key in bytes."""
         return sum(_bytes(*self._tensors[name]) for name in tensors_of(self._node(key)))
 
     def _node(self, key: str) -> Node:
@@ -144,7 +145,7 @@ class StoredRun(Mapping[str, Any]):
 
 
 def without_inner(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what only the store reads."""
+    """A record without the parts that only the store reads."""
     return {key: value for key, value in record.items() if key != "_store"}
 
 

@@ -1,4 +1,4 @@
-"""Which tokens a specifier names, without a run."""
+"""Finds the tokens that a specifier names, without a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["TokenIndex"]
 class TokenIndex(Replaced):
     """Indices of named tokens in a row of ids.
 
-    ``model_name`` is kept for code that passes it; which ids are special is said by ``special_ids``.
+    ``model_name`` is accepted for old code; ``special_ids`` says which ids are special.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class TokenIndex(Replaced):
     ) -> Any:
         """Indices of ``tokens`` in a row whose tokens read ``string_tokens``.
 
-        ``list``: all indices in the order asked for; ``dict``: by specifier; ``all``: both. ``input_ids`` of the row are needed
-        where a specifier asks which tokens are special.
+        ``list``: all indices in the order requested; ``dict``: by specifier; ``all``: both. ``input_ids`` of the row
+        are needed if a specifier depends on which tokens are special.
         """
         if return_type not in ("list", "dict", "all"):
             raise InputError(f'return_type is "list", "dict" or "all", not {return_type!r}')

@@ -12,7 +12,7 @@ __all__ = ["get_attribute_by_name", "get_attribute_from_name", "repeat_kv", "to_
 
 
 def to_string_tokens(tokens: Any, processor: Any) -> list[str]:
-    """What each id stands for, as ``processor``, a tokenizer, decodes it by itself; ``tokens`` are of one row."""
+    """The text of each id, decoded alone by ``processor``, a tokenizer; ``tokens`` are of one row."""
     return [str(processor.decode(one)) for one in token_ids(tokens)]
 
 

@@ -10,7 +10,7 @@ __all__ = ["ValueWithInfo"]
 
 
 class ValueWithInfo:
-    """A value and a description of it, such as its axes. It behaves like the value, also with ``==``."""
+    """A value with a description, such as its axes. It behaves like the value, also with ``==``."""
 
     __slots__ = ("_info", "_value")
 
@@ -52,7 +52,7 @@ class ValueWithInfo:
     def __repr__(self) -> str:
         return f"ValueWithInfo({self._value!r}, info={self._info!r})"
 
-    # As tensors are: compared by what they hold, found in sets by what they are.
+    # As for tensors: equality compares contents, hashing uses identity.
     __hash__ = object.__hash__
 
     def __reduce__(self) -> tuple[type[ValueWithInfo], tuple[Any, str]]:
@@ -70,7 +70,7 @@ class ValueWithInfo:
         return func(*plain(tuple(args)), **{key: plain(value) for key, value in (kwargs or {}).items()})
 
 
-#: By which numpy and torch get at the numbers.
+#: The protocols by which numpy and torch read the numbers.
 _PROTOCOLS = ("__array__", "__array_interface__", "__dlpack__", "__dlpack_device__")
 
 
