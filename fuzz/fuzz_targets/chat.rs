@@ -1,4 +1,4 @@
-//! Chat templates: whatever one says, it ends soon, in a text or in an error.
+//! Chat templates: any template ends soon, in a text or in an error.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -20,6 +20,6 @@ fuzz_target!(|template: &str| {
     if let Ok(chat) = TOKENIZER.chat(&messages, &options) {
         assert!(chat.text.len() < 8 << 20);
     }
-    // Unoptimised and under a sanitizer, so far more than it takes.
+    // Unoptimised and under a sanitizer, so far more than it needs.
     assert!(began.elapsed() < Duration::from_secs(25));
 });

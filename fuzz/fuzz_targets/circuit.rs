@@ -1,4 +1,4 @@
-//! The JSON of a circuit: what is read is written and read to the same.
+//! The JSON of a circuit: what parses is written back and parses to the same.
 #![no_main]
 
 use easyroutine::attribution::edges::{Circuit, Graph};

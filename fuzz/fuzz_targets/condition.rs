@@ -1,4 +1,4 @@
-//! A condition on metadata: refused, or printed as it parses, and it holds or not.
+//! A condition on metadata: rejected, or printed as it parses and evaluated.
 #![no_main]
 
 use std::sync::LazyLock;

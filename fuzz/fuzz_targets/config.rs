@@ -1,4 +1,4 @@
-//! config.json of any family: read or refused, never a panic; a config that is read has sizes that fit each other.
+//! config.json of any family: read or rejected, never a panic; the sizes of a config that parses fit each other.
 #![no_main]
 
 use easyroutine::config::Config;

@@ -1,5 +1,5 @@
-//! A GGUF file: opened or refused, then read as a model as far as its config and the names of its tensors, and as a
-//! tokenizer that cuts a text and puts it together again.
+//! A GGUF file: opened or rejected; then its config and tensor names read as a model, and its tokenizer encodes and
+//! decodes a text.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -12,8 +12,8 @@ use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
-    // The library turns panics of the crate `tokenizers` into errors. The engine's hook would end the run before that;
-    // a panic that nobody catches still ends it.
+    // The library turns panics of the crate `tokenizers` into errors. The fuzzing engine's hook would end the run
+    // before that; an uncaught panic still ends it.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     TempDir::new().expect("a temporary folder")
 });

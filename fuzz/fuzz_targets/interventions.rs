@@ -1,4 +1,4 @@
-//! Interventions as they are written: what is read prints, and reads back as the same.
+//! Interventions in text form: what parses prints, and parses back to the same.
 #![no_main]
 
 use easyroutine::edit::{Intervention, Reference};

@@ -1,4 +1,4 @@
-//! The contents of a run: refused, or inside the run's own files, with lengths that fit.
+//! The contents of a run: rejected, or within the run's own files, with lengths that fit.
 #![no_main]
 
 use easyroutine_store::Manifest;

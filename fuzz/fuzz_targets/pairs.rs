@@ -1,4 +1,4 @@
-//! Pairs of prompts: what is read has two prompts that are not empty, and no more than asked for.
+//! Pairs of prompts: both prompts of each pair are non-empty, and no more are read than requested.
 #![no_main]
 
 use easyroutine::prompts::{Prompt, ReadOptions, pairs_from_jsonl};

@@ -1,4 +1,4 @@
-//! Regular expressions of a tokenizer.json on a text: pieces lie in the text, in order, and nothing is lost of it.
+//! Regular expressions of a tokenizer.json on a text: pieces lie in the text, in order, and nothing is lost.
 #![no_main]
 
 use std::fs;
@@ -12,7 +12,7 @@ fuzz_target!(|input: &str| {
     if text.len() > 200 {
         return;
     }
-    // Every byte is a token, so that what is cut is all that can be seen.
+    // Every byte is a token, so that only the cuts matter.
     let vocabulary: serde_json::Map<_, _> =
         (0..256u32).map(|id| (char::from_u32(0x100 + id).unwrap_or(' ').to_string(), json!(id))).collect();
     let split =

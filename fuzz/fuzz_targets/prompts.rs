@@ -1,4 +1,5 @@
-//! Lines of prompts and extraction configs: whatever is read is within the limit, and a config reads back to the same.
+//! Lines of prompts and extraction configs: everything read stays within the limit, and a config reads back to the
+//! same.
 #![no_main]
 
 use easyroutine::extraction::ExtractionConfig;

@@ -1,6 +1,6 @@
-//! Times gradients and what is built on them, one workload a process so that its peak of memory is its own:
-//! `cargo run --release -p easyroutine --example attribution MODEL gradients|heads|edges ROWS TOKENS REPEATS [THREADS]`.
-//! The ids are those of `bench/attribution.py`.
+//! Times gradients and what is built on them, one workload per process so that each has its own peak memory: `cargo run
+//! --release -p easyroutine --example attribution MODEL gradients|heads|edges ROWS TOKENS REPEATS [THREADS]`. The ids
+//! are those of `bench/attribution.py`.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -73,7 +73,7 @@ fn run(
     Ok(())
 }
 
-/// The most memory that the process held so far, in KiB; 0 where the system does not say.
+/// The process's peak memory so far in KiB; 0 if the system does not report it.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();

@@ -1,6 +1,7 @@
-//! Digests of everything that models compute, bit by bit: `digest PATH...`, each a folder with a config.json, a folder of
-//! such folders, or a GGUF file. One line a model, set of instructions, type and kind of run; two builds whose lines are
-//! equal compute the same bits. The lines hold for one machine: cosines come from the system's library.
+//! Prints digests of everything that models compute, bit by bit: `digest PATH...`, where each path is a folder with a
+//! config.json, a folder of such folders, or a GGUF file. Each line is for one model, instruction set, type and kind of
+//! run; two builds with equal lines compute the same bits. The lines hold only for one machine: cosines come from the
+//! system's library.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> std::result::Result<(), Failure> {
     for path in std::env::args().skip(1) {
         for files in models(Path::new(&path))? {
-            // Of a pretrained model one kind of run is enough.
+            // One kind of run is enough for a pretrained model.
             let is_large = matches!(&files.kind, FilesKind::Gguf(_));
             for simd in Simd::available() {
                 for dtype in [Dtype::F32, Dtype::Bf16] {
@@ -54,7 +55,7 @@ fn models(path: &Path) -> std::io::Result<Vec<ModelFiles>> {
     Ok(folders.iter().map(|folder| files(FilesKind::Folder(folder.clone()), folder)).collect())
 }
 
-/// One kind of run, and the digest of what it gave.
+/// One kind of run; returns the digest of its results.
 type Run = fn(&Model) -> Result<u64>;
 
 const RUNS: &[(&str, Run)] = &[
@@ -82,10 +83,10 @@ fn rows(model: &Model) -> Vec<Vec<u32>> {
     vec![row(27, 31), row(5, 13)]
 }
 
-/// Adds all that it sees to a digest.
+/// Adds everything it sees to a digest.
 struct Digest {
     wanted: BTreeSet<Point>,
-    /// How many tokens of each row are needed, from its end.
+    /// The number of tokens needed at the end of each row.
     most: usize,
     hasher: DefaultHasher,
 }
@@ -136,7 +137,7 @@ fn one_site_each(model: &Model) -> Result<u64> {
     Ok(all.finish())
 }
 
-/// Halves the values of one site at every other layer, second row alone.
+/// Halves the values of one site at every other layer, only in the second row.
 struct Halve<'a>(&'a BTreeSet<Point>);
 
 impl Tap for Halve<'_> {
@@ -203,7 +204,7 @@ fn sweeps(model: &Model) -> Result<u64> {
         };
         let metric = Metric::LogitDiff { answer: 1, against: 2 };
         let options = Sweep { layers: layers.clone(), along, by: By::Zero, metric };
-        // Some sites are no columns of a grid.
+        // Some sites cannot be columns of a grid.
         let Ok(grid) = sweep(model, row, &options, |_, _| Ok(())) else { continue };
         all.write(site.name().as_bytes());
         grid.values.iter().flatten().for_each(|x| all.write_u64(x.to_bits()));

@@ -1,6 +1,6 @@
-//! Runs named workloads on request, for side-by-side measurements: `forward MODEL DTYPE THREADS`, then one line
-//! on standard input a run (`CASE LENGTHS`), one line of milliseconds on standard output each; `peak` gives the process'
-//! peak memory in MB, `forget` what it has now, from which the peak counts afterwards.
+//! Runs named workloads on request, for side-by-side measurements: `forward MODEL DTYPE THREADS`. Each line on standard
+//! input (`CASE LENGTHS`) is one run and gives one line of milliseconds on standard output. `peak` prints the process's
+//! peak memory in MB; `forget` prints the current memory and restarts the peak from there.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::io::BufRead;
@@ -46,14 +46,14 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// As Linux counts it.
+/// Peak memory as Linux counts it.
 fn peak_memory() -> Result<f64, Failure> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }
 
-/// Milliseconds of one run; what is kept is dropped after the clock has stopped.
+/// Milliseconds of one run; its results are dropped after the clock has stopped.
 fn run(model: &Model, case: &str, lengths: &[usize]) -> Result<f64, Failure> {
     let vocabulary = model.arch().vocabulary;
     let id = |row: usize, i: usize| ((row * 7919 + i * 104_729 + i * i * 31 + 17) % vocabulary) as u32;
@@ -70,7 +70,7 @@ fn run(model: &Model, case: &str, lengths: &[usize]) -> Result<f64, Failure> {
     };
     match case {
         "residuals" => extracted("resid_out_*,logits", "all"),
-        // All residuals, but logits of the last token alone.
+        // All residuals, but logits of only the last token.
         "end" => {
             let capture = |activations: &str, positions: &str| -> Result<Capture, Failure> {
                 let request = Request::parse(activations, positions)?;
@@ -97,8 +97,8 @@ fn run(model: &Model, case: &str, lengths: &[usize]) -> Result<f64, Failure> {
             survey(model, &batch, &options)?;
             Ok(start.elapsed().as_secs_f64() * 1e3)
         }
-        // A prompt of the first length, then as many tokens as the second says, greedily: the time of one of these after the
-        // first. `watched` keeps every layer's stream meanwhile.
+        // A prompt of the first length, then as many greedy tokens as the second length says: the time per token after
+        // the first. `watched` also keeps every layer's stream.
         "generate" | "watched" => {
             let [_, new] = lengths[..] else { return Err("PROMPT,NEW".into()) };
             let options = GenerateOptions {

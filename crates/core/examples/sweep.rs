@@ -1,6 +1,5 @@
-//! Times patching sweeps against one whole run a cell, every cell of them:
-//! `cargo run --release -p easyroutine --example sweep MODEL [TOKENS] [THREADS]`.
-//! The ids are those of `bench/sweep.py`.
+//! Times patching sweeps against one whole run per cell, for all cells: `cargo run --release -p easyroutine --example
+//! sweep MODEL [TOKENS] [THREADS]`. The ids are those of `bench/sweep.py`.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -51,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Each cell as one whole run with the logits of the last token. What is put in is zeros: the time is the same.
+/// Each cell as one whole run with the logits of the last token. It patches in zeros, which takes the same time.
 fn one_run_a_cell(
     model: &Model,
     target: &[u32],

@@ -1,8 +1,8 @@
 //! Look inside language models: run any Hugging Face decoder, read its activations, project them onto the vocabulary.
 //!
-//! The modules stand in the order in which data flows: a reference becomes files ([`source`]), text becomes ids
-//! ([`tokens`]), a config becomes an architecture ([`config`], [`arch`]), weights become a [`Model`], which runs a
-//! [`Batch`] and reports to a [`Tap`]; what a tap kept is read by the [`lens`].
+//! The modules follow the flow of data: a reference becomes files ([`source`]), text becomes ids ([`tokens`]), a config
+//! becomes an architecture ([`config`], [`arch`]), weights become a [`Model`], which runs a [`Batch`] and reports to a
+//! [`Tap`]; the [`lens`] reads what a tap kept.
 #![forbid(unsafe_code)]
 
 pub mod adapter;
@@ -50,7 +50,7 @@ pub use model::{FinalNorm, Frozen, KvCache, LogitRules, Model, Unembedding, Visi
 pub use stop::Stop;
 pub use tap::{Tap, Value, Want};
 
-/// The example of the README compiles.
+/// Makes the README's example compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Configs in the spelling that most checkpoints have, and weights under their older names, are the same models.
+//! Configs in the spelling of most checkpoints, and weights under their older names, give the same models.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use safetensors::tensor::Dtype as Stored;
 use crate::common::draft::Draft;
 use crate::common::{assert_same_bits, cases, extract, fixtures, folder, references, tiny_with};
 
-/// Loads a classic case, with the tiny weights where it has none of its own.
+/// Loads a classic case, with the tiny weights if it has none of its own.
 fn classic(case: &str, options: &LoadOptions) -> Model {
     let own = fixtures().join("classic").join(case);
     let tiny = fixtures().join("tiny").join(case);
@@ -51,14 +51,14 @@ fn every_tiny_model_of_a_family_has_its_older_spelling() {
         config.as_map()["model_type"].as_str().unwrap().to_owned()
     };
     let types: Vec<String> = classic.iter().map(|case| model_type("classic", case)).collect();
-    // Families that came with transformers 5 have no older spelling.
+    // Families introduced with transformers 5 have no older spelling.
     let newborn = ["nanochat", "ministral", "ministral3", "qwen3_5_text"];
     for case in tiny.iter().filter(|case| !newborn.contains(&case.as_str())) {
         assert!(types.contains(&model_type("tiny", case)), "{case}: no classic config of its family");
     }
 }
 
-/// Weights of two bytes are exactly the numbers that they are widened to.
+/// Two-byte weights widen exactly.
 #[test]
 fn weights_stored_in_half_the_bytes_are_the_same_model() {
     for case in cases("tiny") {

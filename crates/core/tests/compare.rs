@@ -1,4 +1,4 @@
-//! Activations of other programs beside ours: names, axes, padding, and what is said of those that differ.
+//! Compares other programs' activations with ours: names, axes, padding, and the report on differences.
 
 use std::path::PathBuf;
 
@@ -59,7 +59,7 @@ fn same(_: usize, x: f32) -> f32 {
     x
 }
 
-/// The references of a case under names of three programs.
+/// The references of a case under the names of three programs.
 fn dump(case: &str) -> File {
     let of = references(case);
     let of = |name: &str| of.get(&format!("full.{name}")).unwrap_or_else(|| panic!("no {name}"));

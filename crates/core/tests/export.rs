@@ -1,4 +1,4 @@
-//! An export that is stopped leaves nothing behind.
+//! An interrupted export leaves nothing behind.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! A data set through the model: the same to the bit in any batches, in the input's order, stopped and windowed.
+//! A data set through the model: the same bits in any batches, in the input's order, stopped and windowed.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use easyroutine::request::Request;
 use easyroutine::sites::Point;
 use easyroutine::{Batch, Error, ErrorKind, Model, Result, Stop};
 
-/// Rows of many lengths, in no order.
+/// Rows of many lengths, unsorted.
 fn examples(model: &Model) -> Vec<Example> {
     let length = |number: usize| 3 + number * 7 % 11;
     let ids = |number: usize| {
@@ -116,7 +116,7 @@ fn how_much_is_kept_is_known_before() {
     }
 }
 
-/// Writes down what it is given; stops the run, or fails, after some batches.
+/// Records what it is given; stops the run, or fails, after some batches.
 #[derive(Default)]
 struct Recorder<'a> {
     rows: Vec<usize>,
@@ -176,7 +176,7 @@ fn a_stopped_run_leaves_what_is_done() {
     let end = Extraction::new(&model, &asked, &examples, options).unwrap().run(&mut recorder).unwrap();
     assert_eq!((end, recorder.batches), (End::Stopped, 3));
 
-    // Stopped inside a batch, between two layers: that batch is not given.
+    // Stopped inside a batch, between two layers: that batch is not delivered.
     stop.store(false, Ordering::Relaxed);
     let mut collect = Collect::default();
     let extraction = Extraction::new(&model, &asked, &examples, options).unwrap();
@@ -277,7 +277,7 @@ fn draws_and_pivots_are_those_of_the_rows_own_number_and_example() {
     let context = Context { pivots: &[2], seed: 3, ..Context::default() };
     let options = Options { context, ..with_tokens(20) };
     let whole = extract(&model, &asked, &all, options).unwrap();
-    // The second half alone: numbers go on, so draws stay.
+    // The second half alone: numbering continues, so draws stay the same.
     let half = extract(&model, &asked, &all[7..], options).unwrap();
     assert_eq!(half.selection.rows, whole.selection.rows[7..]);
     for (row, example) in all.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Generation: the references, full recomputation to the bit, edits, batches, ends and text.
+//! Generation: the references, full recomputation to the bit, edits, batches, stopping and text.
 
 use std::ops::ControlFlow;
 
@@ -99,7 +99,7 @@ fn a_row_is_continued_the_same_alone_and_in_a_batch() {
         for sampling in [Sampling::Greedy, sampling] {
             let options = GenerateOptions { sampling, seed: 5, ..greedy(6) };
             let together = run(&model, &rows, &options, ());
-            // A row that ends does not hold up the others, and changes none of them.
+            // A row that ends does not delay the others and changes none of them.
             let ends = vec![together[1].ids[2]];
             let ended = run(&model, &rows, &GenerateOptions { ends: ends.clone(), ..options.clone() }, ());
             for row in 0..3 {
@@ -155,7 +155,7 @@ fn a_row_ends_where_the_caller_or_the_context_ends_it() {
 
 #[test]
 fn a_rotary_table_that_depends_on_length_is_made_anew_at_the_threshold() {
-    // Both thresholds lie inside the generated part; each step must be what the whole row gives.
+    // Both thresholds lie inside the generated part; each step must match the whole row.
     for (case, length) in [("llama_dynamic", 6), ("phi3_longrope", 6)] {
         let model = tiny(case);
         let prompt: Vec<u32> = (0..length).map(|i| 7 + 3 * i).collect();

@@ -1,4 +1,4 @@
-//! Every activation of every tiny model against transformers, and the page that says how close they are.
+//! Every activation of every tiny model compared with transformers, and the page that states the errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -41,24 +41,24 @@ const KINDS: &[(&str, &str)] = &[
     ("logits", "logits"),
 ];
 
-/// Blocked and vectorised sums round differently from torch's: 1e-5. Of three models large scores amplify rounding, so that
-/// the references themselves are more than 1e-5 away from what f64 gives.
+/// Blocked and vectorised sums round differently from torch's: 1e-5. In three models large scores amplify rounding so
+/// much that the references themselves are more than 1e-5 away from f64.
 fn tolerance(case: &str, name: &str) -> f64 {
     let amplified =
         ["z_2", "attn_raw_2", "pattern_2", "attn_out_2", "z_3", "pattern_3", "attn_raw_3", "attn_out_3"];
     let loud = ["stablelm", "gpt_neo", "nemotron"];
-    // The norm behind a gate divides groups of small values by their size: without fused sums 2.4e-5.
+    // The norm behind a gate divides groups of small values by their size: 2.4e-5 without fused sums.
     if case == "falcon_h1" && ["mixer_z_1", "mixer_out_1"].contains(&name) {
         return 3e-5;
     }
-    // The state of a gated delta rule is corrected by what it holds, which amplifies rounding too.
+    // A gated delta rule corrects its state by what the state holds, which amplifies rounding too.
     if ["qwen3_next", "qwen3_5_text"].contains(&case) {
         return 2e-5;
     }
     if loud.contains(&case) && amplified.contains(&name) { 2e-5 } else { 1e-5 }
 }
 
-/// The relative error of every activation that the references of a case hold, by its name there.
+/// The relative error of every activation in a case's references, by its name there.
 fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
     let references = references(case);
     let model =
@@ -83,7 +83,7 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
                     "{case}: {name}"
                 );
             }
-            // References list the experts of a token in any order.
+            // References list a token's experts in any order.
             (_, "router_weights") => {
                 let k = reference.shape[2];
                 let ours = whole(&cache, &format!("router_index_{layer}"));
@@ -107,7 +107,7 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
                     add(key.replace("norm.", "norm_"), values(&cache, &key), &expected);
                 }
             }
-            // Gemma 4's router shows its softmax.
+            // Gemma 4's router reports its softmax.
             (_, "router_logits") if case.starts_with("gemma4") => {
                 let ours = values(&cache, &format!("router_logits_{layer}"));
                 let shares = ours.chunks_exact(reference.shape[2]).flat_map(softmax);
@@ -133,7 +133,7 @@ fn errors(case: &str, simd: Simd) -> BTreeMap<String, f64> {
     errors
 }
 
-/// Experts of each token with their weights, in ascending order.
+/// The experts of each token with their weights, in ascending order.
 fn routed(index: &[i64], weights: Option<&[f32]>, k: usize) -> Vec<(i64, f32)> {
     let weight = |i: usize| weights.map_or(1.0, |weights| weights[i]);
     let mut pairs: Vec<(i64, f32)> = index.iter().enumerate().map(|(i, e)| (*e, weight(i))).collect();
@@ -158,7 +158,7 @@ fn whole_of(values: &[f32]) -> Vec<i64> {
     values.iter().map(|x| *x as i64).collect()
 }
 
-/// Whether the only token of a row mixes another vector than its own value: a sink takes part, a gate, or a norm of values.
+/// Whether the only token of a row mixes anything but its own value: a sink, a gate or a norm of values takes part.
 fn mixes_other_than_values(model: &Model) -> bool {
     let is_apart =
         |a: &Attention| a.sinks == Bias::Stored || a.gate == AttentionGate::Sigmoid || a.v_norm.is_some();
@@ -178,8 +178,8 @@ fn pattern(model: &Model, cache: &ActivationCache, layer: &str) -> Vec<f32> {
     rows.flat_map(|row| heads.iter().flat_map(move |kept| kept.row(row))).copied().collect()
 }
 
-/// Mixed values through the output projection and its bias. A row of one token mixes its own value alone, so the mixed
-/// values of each token are put in place of the values of such a row.
+/// Mixed values through the output projection and its bias. A row of one token mixes only its own value, so each
+/// token's mixed values replace the values of such a row.
 fn through_output(model: &Model, layer: usize, mixed: &Reference) -> Vec<f32> {
     let heads = model.arch().heads(layer);
     let vectors: Vec<&[f32]> = mixed.values.chunks_exact(heads.mixed()).collect();
@@ -248,7 +248,7 @@ fn padding_on_either_side_changes_nothing() {
     }
 }
 
-/// The largest error of each kind in a case, and what bfloat16 makes of its logits.
+/// The largest error of each kind in a case, and the effect of bfloat16 on its logits.
 fn measured(case: &str) -> Vec<Option<f64>> {
     let mut largest: BTreeMap<&str, f64> = BTreeMap::new();
     for simd in Simd::available() {
@@ -346,7 +346,7 @@ fn the_page_of_errors_states_what_is_measured() {
             match (error, cell.parse::<f64>()) {
                 (None, _) => assert_eq!(*cell, "-", "{PAGE}: {} has no {kind}", cells[0]),
                 (Some(error), Ok(stated)) => {
-                    // An error of exactly 0 is one of a copy: it stays 0.
+                    // An error of exactly 0 means a copy: it stays 0.
                     assert!(
                         *error <= 2.0 * stated,
                         "{}: {kind} differs by {error:.1e}, {PAGE} says {cell}",

@@ -1,4 +1,4 @@
-//! The page of all families: what each differs in, and how far it is from transformers.
+//! The page of all families: how they differ, and how close they are to transformers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ fn errors() -> BTreeMap<String, f64> {
     let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| model"));
     rows.map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        // The last column is of products in bf16.
+        // The last column is for products in bf16.
         let numbers = cells[1..cells.len() - 1].iter().filter_map(|cell| cell.parse::<f64>().ok());
         (cells[0].to_owned(), numbers.fold(0.0, f64::max))
     })

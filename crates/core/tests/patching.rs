@@ -1,4 +1,4 @@
-//! Patching and sweeps: equal to whole runs to the bit, and every kind of wrong request.
+//! Patching and sweeps: equal to whole runs to the bit, and errors for every kind of wrong request.
 
 use crate::common::{assert_same_bits, cases, extract, tiny};
 use easyroutine::edit::{Edits, Intervention, Operation, Part, Tensor};
@@ -22,7 +22,7 @@ fn row(ids: &[u32]) -> Row<'_> {
     Row::of(0, ids)
 }
 
-/// Logits at the last token of the target in one whole run with these values put at a point, or zeros.
+/// Logits at the last token of the target from one whole run, with these values, or zeros, put at a point.
 fn whole_run(model: &Model, activation: &str, positions: &[usize], put: Option<Vec<f32>>) -> Vec<f32> {
     let target = target();
     let operation = match put {
@@ -43,7 +43,7 @@ fn whole_run(model: &Model, activation: &str, positions: &[usize], put: Option<V
     cache.unwrap().get("logits").unwrap().values().to_vec()
 }
 
-/// What the cells of a sweep put at positions of an activation, read from a run of its own.
+/// The values that a sweep's cells put at positions of an activation, read from a run of their own.
 fn put(model: &Model, by: &By, activation: &str, positions: &[usize]) -> Option<Vec<f32>> {
     match by {
         By::Zero => None,
@@ -80,7 +80,7 @@ fn put(model: &Model, by: &By, activation: &str, positions: &[usize]) -> Option<
     }
 }
 
-/// Every cell of a sweep against a whole run.
+/// Compares every cell of a sweep with a whole run.
 fn check(name: &str, model: &Model, request: &Sweep, places: &dyn Fn(usize) -> Vec<usize>) {
     let mut heard = Vec::new();
     let grid = sweep(model, &target(), request, |done, of| {
@@ -113,7 +113,7 @@ fn check(name: &str, model: &Model, request: &Sweep, places: &dyn Fn(usize) -> V
     assert!(differing > 0, "{name}: no change changes anything");
 }
 
-/// Whether blocks read nothing of earlier sections but the stream; a sweep of other models is refused.
+/// Whether blocks read only the stream from earlier sections; sweeps of other models are rejected.
 fn can_sweep(case: &str) -> bool {
     let model = tiny(case);
     let reads = model.arch().reads_across_blocks();
@@ -227,7 +227,7 @@ fn patching_rows_of_a_batch_gives_logits_differences_and_divergences() {
         compute_patching(&model, &base, &target, patches, Some(&labels[..n]), Context::default()).unwrap()
     };
     let both = run(&patches("last,2"), 2);
-    // A batch is its rows, whatever their number: one value a row, never ragged.
+    // A batch equals its rows, whatever their number: one value per row, never ragged.
     let alone = run(&patches("last,2"), 1);
     assert_same_bits("row 0", &both.target_patched_logits[0], &alone.target_patched_logits[0]);
     assert_eq!(both.kl_difference.len(), 2);
@@ -245,7 +245,7 @@ fn patching_rows_of_a_batch_gives_logits_differences_and_divergences() {
     assert_eq!(both.kl_patched_base[1], kl(&both.base_logits[1], &both.target_patched_logits[1]));
     assert_eq!(both.kl_patched_clean[1], kl(&both.target_clean_logits[1], &both.target_patched_logits[1]));
     assert_eq!(both.kl_difference[1], both.kl_patched_base[1] - both.kl_clean_base[1]);
-    // With every position of a layer patched the target says what the base says.
+    // With every position of a layer patched, the target answers like the base.
     let whole = run(&patches("all"), 2);
     assert_same_bits("all", &whole.target_patched_logits[0], &whole.base_logits[0]);
     assert_eq!(whole.kl_patched_base, [0.0, 0.0]);

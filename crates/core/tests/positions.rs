@@ -1,4 +1,4 @@
-//! Every way of naming tokens, row by row.
+//! Every way to name tokens, row by row.
 
 use easyroutine::positions::{Context, Row, Selected, Specifier, select};
 use easyroutine::request::Request;
@@ -130,7 +130,7 @@ fn draws_are_without_replacement_among_text_and_depend_on_seed_specifier_and_row
     assert_ne!(drawn("random-text-6", 4, 9)[..5], five);
     // Saved runs draw the same tokens in every later version.
     assert_eq!(drawn("random-text-3", 0, 0), [6, 10, 14]);
-    // Every token has its turn.
+    // Every token is drawn sooner or later.
     let mut seen = [0; 30];
     (0..600).for_each(|row| seen[drawn("random-text", row, 1)[0]] += 1);
     assert_eq!(seen[0], 0);

@@ -1,4 +1,4 @@
-//! Files of prompts, and what is wrong with them.
+//! Files of prompts, and their errors.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ fn text_has_one_prompt_a_line_and_blank_lines_are_passed_over() {
     assert_eq!(read(content.as_bytes(), 2).unwrap().prompts, prompts[..2]);
     assert_eq!(read(content.as_bytes(), 0).unwrap().prompts, []);
     assert!(refusal(read(b"good\nb\xffd\n", 9)).contains("line 2, row 1: not UTF-8 at byte 1"));
-    // What lies beyond the limit is not read.
+    // Nothing beyond the limit is read.
     assert_eq!(read(b"good\nb\xffd\n", 1).unwrap().prompts, [text("good")]);
     assert!(refusal(read(b"PK\x00\x01\n", 1)).contains("no text"));
 }
@@ -153,7 +153,7 @@ fn the_ending_of_a_name_says_what_a_file_is() {
     assert_eq!(read(&path, &of("q", Some(1))).unwrap().prompts, [text("one")]);
     let (_folder, path) = written("a.md", b"{\"q\": 1}\n");
     assert_eq!(read(&path, &of("q", None)).unwrap().prompts, [text("{\"q\": 1}")]);
-    // A name that says nothing is not taken at its word where the lines say otherwise.
+    // An uninformative name yields to what the lines say.
     for name in ["prompts", "a.data"] {
         let (_folder, path) = written(name, b"\n{\"q\": 1}\n");
         assert!(refusal(read(&path, &of("q", None))).contains("let the name end in .jsonl"));
@@ -197,7 +197,7 @@ mod columns {
         optional group ids (LIST) { repeated group list { required int64 element; } }
     }";
 
-    /// A file of texts and of ids: row i has the ids 0 to i, three rows a group.
+    /// A file of texts and of ids: row i has the ids 0 to i, with three rows per group.
     fn file(texts: &[&str], compression: Compression) -> Vec<u8> {
         let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
         let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
@@ -259,7 +259,7 @@ mod columns {
 
     #[test]
     fn a_small_file_does_not_unfold_to_all_memory() {
-        // One long text, three thousand times by its number in a dictionary: a few kB.
+        // One long text, three thousand times by its index in a dictionary: a few kB.
         let long = "x".repeat(1 << 20);
         let texts = vec![long.as_str(); 3000];
         let (_folder, path) = written("a.parquet", &file(&texts, Compression::ZSTD(Default::default())));
@@ -294,7 +294,7 @@ mod columns {
 fn prompts_are_visited_one_by_one_until_enough_and_a_visitor_s_failure_is_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("p.jsonl");
-    // What follows what is wanted is not read: it may be anything.
+    // Nothing after the wanted records is read, so it may be anything.
     std::fs::write(&path, "{\"text\": \"a\"}\n{\"text\": \"\"}\n{\"text\": \"b\"}\nno record\n").unwrap();
     let mut seen = Vec::new();
     let counted = each_prompt(&path, &skipping(), |row, prompt| {

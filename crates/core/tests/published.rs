@@ -1,4 +1,4 @@
-//! What published config.json files ask for, held against the numbers of parameters that are known of these models.
+//! Published config.json files, checked against the known parameter counts of their models.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use easyroutine_files::ShardedSafeTensors;
 
 use crate::common::{cases, fixtures};
 
-/// Model, parameters of its decoder, bytes as they are stored where the config says in which type.
+/// Model, parameters of its decoder, and stored bytes if the config names the stored type.
 const MODELS: &[(&str, u128, Option<u128>)] = &[
     ("DeepSeek-V2-Lite", 15_706_484_224, Some(31_412_968_448)),
     ("DeepSeek-V3-bf16", 671_026_419_200, Some(1_342_052_838_400)),

@@ -1,4 +1,4 @@
-//! Two pretrained models, read from their GGUF files, against transformers with the same weights.
+//! Two pretrained models, read from their GGUF files, compared with transformers on the same weights.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use easyroutine::{Batch, Dtype, Model};
 use easyroutine_files::GgufFile;
 use serde_json::Value;
 
-/// What the references allow for logarithms: weights and sums are f32 on both sides, the references have five decimals.
+/// The tolerance for logarithms: weights and sums are f32 on both sides, and the references have five decimals.
 const NATS: f64 = 2e-3;
 
 struct Real {
@@ -72,7 +72,7 @@ fn surveyed(model: &Model, ids: &[u32]) -> Survey {
 #[test]
 #[ignore = "needs the real models: EASYROUTINE_SMOLLM2 and EASYROUTINE_GEMMA3"]
 fn a_head_reads_the_same_beside_all_others_and_in_its_layer_alone() {
-    // More heads than share one sweep over the vocabulary.
+    // More heads than share one pass over the vocabulary.
     let real = real("EASYROUTINE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.json");
     let row = ids(&real.prompts[0]["input_ids"]);
     let last = row.len() - 1;
@@ -101,7 +101,7 @@ fn a_head_reads_the_same_beside_all_others_and_in_its_layer_alone() {
     }
 }
 
-/// Ids in the same order, but for neighbours whose values are nearer than the tolerance.
+/// The ids must be in the same order, except for neighbours whose values are closer than the tolerance.
 fn assert_order(place: &str, ours: &[(u32, f64)], theirs: &[u32], values: &[f64]) {
     for (rank, (id, value)) in theirs.iter().zip(values).enumerate() {
         let (our_id, our_value) = ours[rank];
@@ -152,7 +152,7 @@ fn ids_logits_and_every_layer_are_those_of_transformers() {
                     (row[last].kl_to_final, &reference["kl_final_to_lens_last"]),
                 ] {
                     let theirs = theirs.as_f64().unwrap();
-                    // The references sum in f32: of the 124 nats of one layer of gemma their last digits are rounding
+                    // The references sum in f32: in the 124 nats of one layer of gemma their last digits are rounding
                     // (f64 gives 124.36887, we 124.36890, the reference 124.37325).
                     let allowed = NATS.max(5e-5 * theirs);
                     assert!((ours - theirs).abs() < allowed, "{}: {ours} for {theirs}", place(layer));

@@ -172,7 +172,7 @@ fn a_revision_is_given_once_and_not_to_a_path() {
     assert_eq!(with("org/name", "../..").kind(), ErrorKind::InvalidReference);
 }
 
-/// A model as the Python package leaves it in its cache, `refs/main` with a line end as git writes it.
+/// A model as the Python package leaves it in its cache, with a line end in `refs/main`, as git writes it.
 fn cached(folder: &Folder, files: &[(&str, &str)]) {
     let root = "hub/models--org--name";
     folder.write(&format!("{root}/refs/main"), format!("{COMMIT}\n"));
@@ -229,7 +229,7 @@ fn a_cached_model_with_a_gap_names_it() {
     let (kind, message, _) = fails(&folder, "org/name");
     assert_eq!(kind, ErrorKind::Offline);
     assert!(message.contains("without `config.json`, `1.safetensors`"), "{message}");
-    // The link stays when a blob is removed by hand.
+    // The link remains when someone removes a blob by hand.
     fs::remove_file(folder.path().join("hub/models--org--name/blobs/1")).unwrap();
     assert_eq!(cfg!(unix), fails(&folder, "org/name").1.contains("`2.safetensors`"));
 }

@@ -1,4 +1,4 @@
-//! Weights stay in memory as their file has them, and products give the bits of widening them first.
+//! Weights stay in memory as their file has them, and products give the same bits as widening first.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use easyroutine_files::{Encoding, StoredTensor};
 use easyroutine_kernels::{self as kernels, Cpu, Dtype, PackedMatrix, Rows, RowsMut, Simd, Source};
 use proptest::prelude::*;
 
-/// Each encoding that products read, with how far its scales reach: f16 of the blocks' beginnings (or ends) are made
-/// of these bits, so that all are finite.
+/// Each encoding that products read, with the offsets of its f16 scales within a block; their random bits are made
+/// finite.
 const ENCODINGS: [(Encoding, kernels::Encoding, &[usize]); 10] = [
     (Encoding::F16, kernels::Encoding::F16, &[0]),
     (Encoding::Bf16, kernels::Encoding::Bf16, &[]),
@@ -26,7 +26,7 @@ const ENCODINGS: [(Encoding, kernels::Encoding, &[usize]); 10] = [
     (Encoding::Q6K, kernels::Encoding::Q6K, &[208]),
 ];
 
-/// Rows of a tensor, as a matrix asks for them: as they are stored, or widened alone.
+/// Rows of a tensor as a matrix requests them: as stored, or widened.
 struct Stored {
     bytes: Vec<u8>,
     inputs: usize,
@@ -35,7 +35,7 @@ struct Stored {
 }
 
 impl Stored {
-    /// Random bits, with finite scales, small ones and subnormal ones among them.
+    /// Random bits with finite scales, including small and subnormal ones.
     fn random(seed: u64, which: usize, outputs: usize, inputs: usize) -> Stored {
         let (file, kernel, scales) = ENCODINGS[which];
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -85,7 +85,7 @@ impl Source for Stored {
     }
 }
 
-/// Gate of one encoding, up of another.
+/// A gate in one encoding, an up projection in another.
 struct Mixed(Stored, Stored);
 
 impl Mixed {
@@ -119,7 +119,7 @@ fn inputs_of(rows: usize, inputs: usize) -> Vec<f32> {
     (0..rows * inputs).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 577.0).collect()
 }
 
-/// Everything that a matrix gives, from a source and from what the source widens to.
+/// Compares everything a matrix computes, from a source and from the widened source.
 fn check(cpu: &Cpu, source: Arc<dyn Source>, plain: &[f32], inputs: usize, rows: usize, is_gated: bool) {
     let outputs = plain.len() / inputs;
     let fill = |output: usize, row: &mut [f32]| {
@@ -141,7 +141,7 @@ fn check(cpu: &Cpu, source: Arc<dyn Source>, plain: &[f32], inputs: usize, rows:
     };
     let x = inputs_of(rows, inputs);
     let expected = product(&widened, &x);
-    // While its weights pass by, when it is packed, and afterwards.
+    // While its weights stream past, when it is packed, and afterwards.
     for _ in 0..4 {
         assert_eq!(product(&stored, &x), expected, "{rows} rows, {}", cpu.simd());
     }
@@ -174,7 +174,8 @@ fn products_have_the_bits_of_widening_first() {
     }
 }
 
-/// The memory of a packed matrix is the file's, but for the last panel and 16 bytes for the 12 of 6-bit scales.
+/// A packed matrix takes as much memory as its file, except for the last panel, and 16 bytes for the 12 of 6-bit
+/// scales.
 #[test]
 fn weights_take_the_bytes_of_their_file() {
     let cpu = Cpu::new(Simd::best(), 1);
@@ -224,7 +225,7 @@ fn computed(model: &Model) -> Vec<Vec<f32>> {
     [of(&[ids(1)]), of(&[ids(9), ids(4)])].concat()
 }
 
-/// The first runs read weights of the file, later ones of memory.
+/// The first runs read weights from the file, later ones from memory.
 fn check_runs(name: &str, model: &Model) -> Vec<Vec<f32>> {
     let first = computed(model);
     for run in 1..3 {

@@ -1,4 +1,4 @@
-//! Models that read text and images: their decoders against transformers, in every spelling of their files.
+//! Models that read text and images: their decoders compared with transformers, in every spelling of their files.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ fn logits(model: &Model, case: &str) -> (Vec<f32>, Vec<f32>) {
     (cache.get("logits").unwrap().values().to_vec(), references["text.logits"].values.clone())
 }
 
-/// The model of a case with another config, and with its tensors under other names.
+/// The model of a case with another config, and with renamed tensors.
 fn changed(case: &str, config: &str, rename: impl Fn(&str) -> String) -> (tempfile::TempDir, Result<Model>) {
     let both = tempfile::tempdir().unwrap();
     std::fs::write(both.path().join("config.json"), config).unwrap();
@@ -46,7 +46,7 @@ fn decoders_give_the_logits_of_transformers() {
     for case in cases("wrappers") {
         let model = open(&place(&case)).unwrap_or_else(|e| panic!("{case}: {e}"));
         let (ours, reference) = logits(&model, &case);
-        // Logits of pieces of images are the lowest number of f32, beside which all others are nothing.
+        // The logits of image tokens are f32's lowest number, beside which all others vanish.
         let is_real = |x: &f32| *x > f32::MIN;
         assert_eq!(
             ours.iter().position(|x| !is_real(x)),

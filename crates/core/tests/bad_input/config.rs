@@ -1,4 +1,4 @@
-//! config.json: what is not known, not built or makes no sense.
+//! config.json: unknown, unsupported and nonsensical settings.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -122,7 +122,7 @@ fn strange() -> Vec<Value> {
     ]
 }
 
-/// Every key of every config takes every strange value; what makes another model that loads nevertheless must also run.
+/// Gives every key of every config every strange value; a changed model that still loads must also run.
 #[test]
 fn no_value_of_any_key_makes_loading_or_running_panic() {
     let mut panicked = Vec::new();

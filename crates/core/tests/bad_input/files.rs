@@ -1,4 +1,4 @@
-//! Files that are missing, cut short, or not what they say.
+//! Files that are missing, truncated, or not what they claim to be.
 
 use std::path::Path;
 

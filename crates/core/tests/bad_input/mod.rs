@@ -1,4 +1,4 @@
-//! What is wrong is refused by name, and nothing read from outside makes the library panic.
+//! Errors name what is wrong, and no input from outside makes the library panic.
 
 mod config;
 mod files;
@@ -7,7 +7,7 @@ mod weights;
 
 use easyroutine::{Error, ErrorKind};
 
-/// The error of something that must fail, whose words must name what is wrong.
+/// The error of something that must fail, whose message must name what is wrong.
 #[track_caller]
 fn refused<T>(result: Result<T, Error>, kind: ErrorKind, words: &[&str]) -> Error {
     let error = result.err().unwrap_or_else(|| panic!("no error that says {words:?}"));

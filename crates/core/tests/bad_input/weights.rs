@@ -1,4 +1,4 @@
-//! Tensors that are missing, surplus, of the wrong shape or type, or no numbers.
+//! Tensors that are missing, surplus, of the wrong shape or type, or not finite.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,8 @@ fn logits(model: &Model) -> Vec<f32> {
     extract(model, &[vec![1, 2, 3]], "logits", "all").get("logits").unwrap().values().to_vec()
 }
 
-/// Applies `change` to every tensor of every tiny model in turn. What loads nevertheless must not have needed it.
+/// Applies `change` to every tensor of every tiny model in turn. A model that still loads must not have needed the
+/// tensor.
 fn every_tensor(change: impl Fn(&mut BTreeMap<String, draft::Stored>, &str)) {
     let (mut errors, mut copies) = (0, 0);
     for case in cases("tiny") {
@@ -54,7 +55,7 @@ fn a_missing_tensor_is_named() {
 fn all_that_is_wrong_with_the_tensors_is_named_at_once() {
     for case in ["llama", "gpt2", "mixtral"] {
         let mut draft = Draft::of(case);
-        // One of each layer, whatever the family calls them, a matrix and a vector; one under another name; one of
+        // For each layer, whatever its family's names, a matrix and a vector; one tensor under another name; one of
         // another shape.
         let layer = |name: &&String| name.contains(".1.");
         let names: Vec<String> = draft.tensors.keys().filter(layer).cloned().collect();
@@ -139,7 +140,7 @@ fn weights_that_are_no_numbers_are_found_with_their_places() {
         tensor.set(5, f32::NAN);
         tensor.set(9, f32::NEG_INFINITY);
         assert_eq!(draft.open().unwrap().non_finite().unwrap(), [(name, 2, 5)], "{case}");
-        // It can be run all the same, to see how far it reaches.
+        // The model runs all the same; this shows how far the damage reaches.
         let first = extract(&draft.load().unwrap(), &[vec![1, 2]], "resid_out_0", "all");
         assert!(first.get("resid_out_0").unwrap().values().iter().all(|x| x.is_finite()), "{case}");
     }
@@ -159,7 +160,7 @@ fn a_folder_with_a_model_is_not_written_over() {
         &["config.json", "exists already", "empty folder"],
     );
     assert_eq!(std::fs::read(target.join("model.safetensors")).unwrap(), before);
-    // Weights alone are somebody's work as well.
+    // Weights alone are somebody's work too.
     std::fs::remove_file(target.join("config.json")).unwrap();
     refused(
         other.export(&target, Dtype::F32, Stop::Never),
@@ -200,7 +201,7 @@ fn a_file_that_was_written_to_before_it_was_read_is_refused() {
         refused(run(&model), ErrorKind::Format, &words);
         refused(lens.unembedding().rows(), ErrorKind::Format, &words);
         refused(lens.compute(&cache, "resid_out_*", &LensOptions::default()), ErrorKind::Format, &words);
-        // Its embedding is looked up in the file where it is not the unembedding too.
+        // Its embedding is read from the file unless it is also the unembedding.
         if case == "llama" {
             refused(run(&packed), ErrorKind::Format, &words);
         } else {

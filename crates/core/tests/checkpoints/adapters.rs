@@ -1,4 +1,4 @@
-//! LoRA adapters: the numbers of peft, and of the model that the adapter is merged into.
+//! LoRA adapters: the numbers of peft, and of the model with the adapter merged in.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ fn logits(model: &Model) -> Vec<f32> {
     extract(model, &[vec![1, 2, 3, 9, 4]], "logits", "all").get("logits").unwrap().values().to_vec()
 }
 
-/// Every matrix of a model but its learned positions.
+/// Every matrix of a model except its learned positions.
 fn matrices(draft: &Draft) -> Vec<&str> {
     let is_matrix = |(name, stored): &(&String, &Stored)| {
         let is_other =
@@ -58,7 +58,7 @@ fn adapters_that_peft_wrote_have_its_numbers() {
             continue;
         }
         seen += 1;
-        // Each is a folder by itself, on the base that it names.
+        // Each is a folder of its own, with a base that it names.
         let files = resolve(path.to_str().unwrap(), &ResolveOptions::default()).unwrap();
         let model =
             load(&files, &LoadOptions::default()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -99,7 +99,7 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
         let draft = Draft::of(&case);
         let lora = Lora::on(&draft, &matrices(&draft), in_out(&case));
         let model = adapted(&draft, &lora).unwrap_or_else(|e| panic!("{case}: {e}"));
-        // An update of one table of a tied pair leaves the other as it is.
+        // Updating one table of a tied pair leaves the other unchanged.
         let mut apart = draft.clone();
         let tables: Vec<String> = apart
             .tensors
@@ -117,7 +117,7 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
         let (ours, theirs) = (extract(&model, &rows, sites, "all"), extract(&merged, &rows, sites, "all"));
         for (key, kept) in theirs.iter() {
             let error = relative_error(ours.get(key).unwrap().values(), kept.values());
-            // A gated delta rule brings queries and keys to length 1, which makes much of small ones' rounding.
+            // A gated delta rule normalises queries and keys to length 1, which amplifies the rounding of small ones.
             let allowed = if matches!(case.as_str(), "qwen3_next" | "qwen3_5_text") { 1e-4 } else { 3e-5 };
             assert!(error < allowed, "{case}, {key}: {error:.1e}");
         }
@@ -127,7 +127,7 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
             "{case}: the adapter changes nothing"
         );
 
-        // The laws of bits hold with an adapter too.
+        // The laws about bits hold with an adapter too.
         let together = ours.get("logits").unwrap();
         let watched_less = extract(&model, &rows[1..], "logits", "all");
         assert_same_bits(&case, watched_less.get("logits").unwrap().row(0), together.row(1));
@@ -308,7 +308,7 @@ fn a_folder_that_is_only_an_adapter_is_applied_to_the_base_it_names() {
         &["adapter_config.json", "no adapter"],
     );
 
-    // A path from the adapter's own folder.
+    // A path relative to the adapter's own folder.
     let inner = adapter.path().join("base-model");
     std::fs::create_dir(&inner).unwrap();
     for name in ["config.json", "model.safetensors"] {

@@ -1,4 +1,4 @@
-//! Files beside the weights, and tensors that no weight is read from.
+//! Files beside the weights, and tensors that no weight uses.
 
 use easyroutine::load::{LoadOptions, load, open};
 
@@ -71,7 +71,7 @@ fn files_beside_the_weights_that_are_not_read_are_spoken_of() {
     {
         assert!(all.contains(words), "{all:?} does not say {words}");
     }
-    // A copy of one time says nothing, a later training run does.
+    // A copy of the same age raises no warning, a later training run does.
     write("pytorch_model.bin", "");
     assert!(!warnings().join("\n").contains("pytorch_model.bin"));
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(600);
@@ -87,7 +87,7 @@ fn quantised_tensors_are_refused_though_the_config_does_not_speak_of_them() {
     says(draft.open(), &["quantised", "qweight"]);
 }
 
-/// Experts in blocks of four-bit numbers are what transformers unpacks them to.
+/// Experts in blocks of four-bit numbers match what transformers unpacks.
 #[test]
 fn blocks_of_mxfp4_are_the_weights_that_transformers_unpacks() {
     let place = fixtures().join("checkpoints/mxfp4");

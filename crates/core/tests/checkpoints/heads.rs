@@ -15,7 +15,7 @@ use crate::common::draft::{Draft, Stored};
 use crate::common::lora::Lora;
 use crate::common::{assert_same_bits, cases, extract, fixtures, folder, relative_error, unembedding_of};
 
-/// A tiny model as another class saves it: its unembedding gone, other tensors in its place.
+/// A tiny model as another class saves it: without its unembedding, and with other tensors in its place.
 fn class(case: &str, name: &str, config: Value, head: &[(&str, &[usize])]) -> Draft {
     let mut draft = Draft::of(case);
     draft.set("architectures", json!([name]));
@@ -71,9 +71,9 @@ fn a_pooled_score_is_that_of_the_last_token_that_is_not_padding() {
         kept
     };
     let alone = score(&[vec![5, 6, 7]], "all");
-    // Padding ids at the end are passed over wherever they stand, as transformers does.
+    // Padding ids at the end are skipped wherever they stand, as in transformers.
     assert_same_bits("padded", score(&[vec![5, 6, 7, 0, 0]], "all").values(), alone.values());
-    // Positions choose nothing: there is one score a row.
+    // Positions select nothing: there is one score per row.
     assert_same_bits("first", score(&[vec![5, 6, 7]], "0").values(), alone.values());
     let rows = [vec![9, 8], vec![5, 6, 7, 0], vec![0, 0], vec![0, 3, 4, 5, 6, 7, 8]];
     let together = score(&rows, "last");
@@ -83,7 +83,7 @@ fn a_pooled_score_is_that_of_the_last_token_that_is_not_padding() {
     // All padding: the first token.
     assert_same_bits("all padding", together.row(2), score(&[vec![0]], "all").values());
 
-    // Without an id of padding it is the last token.
+    // Without a padding id it is the last token.
     let mut unpadded = class("llama", "LlamaForSequenceClassification", labels, head);
     unpadded.config.remove("pad_token_id");
     let unpadded = unpadded.load().unwrap();
@@ -196,7 +196,7 @@ fn a_bare_decoder_has_everything_but_logits() {
         says(Request::parse("score", "all").unwrap().points(model.arch()), &["it has no head"]);
         assert!(check(&mut model, [&[5, 6, 7], &[9, 4]]).unwrap().iter().all(|outcome| outcome.holds()));
 
-        // A stored unembedding of a class that has none is passed over, and said.
+        // A stored unembedding of a class that has none is skipped with a warning.
         let mut stored = draft.clone();
         let matrix = stored.tensors["embed_tokens.weight"].clone();
         stored.tensors.insert("lm_head.weight".to_owned(), matrix);

@@ -1,4 +1,4 @@
-//! What stands in a checkpoint beside the plain weights of a causal language model.
+//! What a checkpoint may hold besides the plain weights of a causal language model.
 
 mod adapters;
 mod files;
@@ -11,7 +11,7 @@ use crate::common::{Reference, fixtures, relative_error, tensors_of};
 use easyroutine::Error;
 use easyroutine::cache::ActivationCache;
 
-/// Fails unless an error's words and hint say all of this.
+/// Fails unless an error's message and hint contain all of this.
 #[track_caller]
 fn says<T>(result: Result<T, Error>, words: &[&str]) {
     let error = result.err().unwrap_or_else(|| panic!("no error that says {words:?}"));
@@ -26,7 +26,7 @@ fn expected(case: &str) -> BTreeMap<String, Reference> {
     tensors_of(&fixtures().join("checkpoints").join(case).join("expected.safetensors"))
 }
 
-/// Fails where kept activations are not the reference's, by more than rounding.
+/// Fails if kept activations differ from the reference by more than rounding.
 #[track_caller]
 fn assert_agree(cache: &ActivationCache, expected: &BTreeMap<String, Reference>, keys: &[&str]) {
     for key in keys {

@@ -1,4 +1,4 @@
-//! A model whose unembedding is its embedding computes what the same model with a copy of it computes.
+//! A model that ties its unembedding to its embedding computes the same as one with a copy.
 
 use easyroutine::load::{LoadOptions, load};
 
@@ -34,7 +34,7 @@ fn a_tied_model_is_the_model_with_a_copy_of_its_embedding() {
         let bits = logits(&tied);
         assert_same_bits(&case, &bits, &logits(&copied));
 
-        // safetensors keeps one of two tensors that share their memory: the first in the alphabet.
+        // safetensors keeps one of two tensors that share memory: the first alphabetically.
         let mut head_only = copied.clone();
         head_only.set("tie_word_embeddings", true);
         head_only.tensors.retain(|name, _| !EMBEDDINGS.iter().any(|end| name.ends_with(end)));

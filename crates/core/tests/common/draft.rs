@@ -1,4 +1,4 @@
-//! Copies of fixtures that are changed before they are written: models that are wrong in one way, or larger.
+//! Copies of fixtures changed before they are written: models with one fault, or larger ones.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Stored {
 }
 
 impl Draft {
-    /// A tiny model as it stands.
+    /// A tiny model, unchanged.
     pub(crate) fn of(case: &str) -> Self {
         let folder = fixtures().join("tiny").join(case);
         let config = std::fs::read(folder.join("config.json")).unwrap();

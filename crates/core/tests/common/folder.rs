@@ -1,4 +1,4 @@
-//! Folders that vanish with the test, and environments that lie in them.
+//! Folders that vanish with the test, and environments within them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ impl Folder {
         &self.0
     }
 
-    /// Writes a file, with the folders it is in; its path.
+    /// Writes a file, creating its folders; returns its path.
     pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().expect("a file in the folder")).expect("its folders");
@@ -60,7 +60,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left lies in the build's folder for tests.
+        // Anything left is in the build's folder for tests.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

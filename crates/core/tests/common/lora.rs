@@ -1,4 +1,4 @@
-//! Adapters in memory, and the models that they make when they are merged by hand.
+//! Adapters in memory, and the models that result from merging them by hand.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::draft::{Draft, Stored, serialized};
 
-/// What peft puts before the name of a module.
+/// peft's prefix for a module's name.
 const PREFIX: &str = "base_model.model.";
 
 /// An adapter folder in memory.
@@ -18,8 +18,8 @@ pub(crate) struct Lora {
 }
 
 impl Lora {
-    /// A LoRA of rank 3 and alpha 6 on these modules of a model, with numbers of the size of trained ones. Tables get the
-    /// tensors of embeddings.
+    /// A LoRA of rank 3 and alpha 6 on these modules of a model, with numbers of the size of trained ones. Tables get
+    /// embedding tensors.
     pub(crate) fn on(draft: &Draft, modules: &[&str], in_out: bool) -> Self {
         let config = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": modules});
         let mut lora = Lora { config: config.as_object().unwrap().clone(), tensors: BTreeMap::new() };
@@ -44,7 +44,7 @@ impl Lora {
         self
     }
 
-    /// Adds a tensor of small numbers that depend on its name alone.
+    /// Adds a tensor of small numbers that depend only on its name.
     pub(crate) fn add(&mut self, name: &str, shape: &[usize]) -> &mut Self {
         let mut state = name.bytes().fold(1u64, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(b))) | 1;
         let mut next = || {
@@ -86,7 +86,7 @@ impl Lora {
                     let sum: f64 = (0..rank)
                         .map(|r| f64::from(b[output * rank + r]) * f64::from(a[r * inputs + input]))
                         .sum();
-                    // An embedding has its rows as inputs.
+                    // For an embedding, the rows are the inputs.
                     let place =
                         if in_out || embedding { input * columns + output } else { output * columns + input };
                     weight.set(place, (f64::from(values[place]) + scale * sum) as f32);
@@ -97,7 +97,7 @@ impl Lora {
     }
 }
 
-/// Whether a module is a table that is looked up.
+/// Whether a module is a lookup table.
 pub(crate) fn is_embedding(module: &str) -> bool {
     ["embed_tokens", "wte", "embed_in", "word_embeddings", "embeddings"]
         .iter()

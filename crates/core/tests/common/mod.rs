@@ -37,7 +37,7 @@ pub(crate) fn cases(kind: &str) -> Vec<String> {
     names
 }
 
-/// The name of a model's unembedding, where it has one of its own.
+/// The name of a model's unembedding, if it has its own.
 pub(crate) fn unembedding_of(case: &str) -> &'static str {
     match case {
         "biogpt" => "output_projection.weight",
@@ -53,7 +53,7 @@ pub(crate) fn folder(path: impl Into<PathBuf>) -> ModelFiles {
     ModelFiles { kind: FilesKind::Folder(path), name, commit: None, adapter: None }
 }
 
-/// A tiny model, on two threads unless told otherwise.
+/// A tiny model on two threads.
 pub(crate) fn tiny(case: &str) -> Model {
     tiny_with(case, &LoadOptions { threads: Some(2), ..LoadOptions::default() })
 }
@@ -82,7 +82,7 @@ pub(crate) fn has(model: &Model, key: &str) -> bool {
     model.arch().lacks(key.parse().unwrap()).is_none()
 }
 
-/// Of these patterns those that name an activation of the model.
+/// The patterns among these that match an activation of the model.
 pub(crate) fn those_of(model: &Model, patterns: &str) -> String {
     let names = |pattern: &&str| {
         let request = Request::parse(pattern, "all").unwrap();
@@ -91,7 +91,7 @@ pub(crate) fn those_of(model: &Model, patterns: &str) -> String {
     patterns.split(',').filter(names).collect::<Vec<_>>().join(",")
 }
 
-/// Fails where two lists of numbers differ in a bit, naming the first place.
+/// Fails if two lists of numbers differ in a bit, naming the first place.
 #[track_caller]
 pub(crate) fn assert_same_bits(place: impl std::fmt::Display, ours: &[f32], other: &[f32]) {
     assert_eq!(ours.len(), other.len(), "{place}: number of values");
@@ -101,8 +101,8 @@ pub(crate) fn assert_same_bits(place: impl std::fmt::Display, ours: &[f32], othe
     }
 }
 
-/// Fails where `property` does not hold for one of `cases` values; the smallest failing one is shown. The values are
-/// the same in every run.
+/// Fails unless `property` holds for `cases` values, showing the smallest failing one. The values are the same in every
+/// run.
 #[track_caller]
 pub(crate) fn holds<S: Strategy>(name: &str, cases: u32, values: S, property: impl Fn(S::Value)) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
@@ -161,7 +161,7 @@ pub(crate) fn tensors_of(path: &Path) -> BTreeMap<String, Reference> {
         .collect()
 }
 
-/// Largest difference over the largest value.
+/// Largest difference relative to the largest value.
 pub(crate) fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(ours.len(), reference.len(), "number of values");
     let largest = reference.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));

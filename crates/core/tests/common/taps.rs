@@ -1,4 +1,4 @@
-//! Taps of the tests: everything kept, values changed, calls written down.
+//! Taps for tests: keeping everything, changing values, recording calls.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub(crate) fn capture(
     capture_after(model, rows, points, ())
 }
 
-/// Runs rows under a tap that comes first, and keeps the given points at all tokens.
+/// Runs rows under another tap, which comes first, and keeps the given points at all tokens.
 pub(crate) fn capture_after(
     model: &Model,
     rows: &[Vec<u32>],
@@ -51,7 +51,7 @@ impl<F: FnMut(Point, &mut Value<'_>)> Tap for Edit<F> {
     }
 }
 
-/// Writes down where it was called; ends the run at one point, if one is named.
+/// Records where it was called; ends the run at one point, if one is named.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     pub(crate) wanted: BTreeSet<Point>,

@@ -38,7 +38,7 @@ fn vector<'a>(cache: &'a ActivationCache, key: &str, row: usize, position: usize
     &values(cache, key, row)[position * width..][..width]
 }
 
-/// Every activation of layer 1 that takes whole vectors.
+/// Every activation of layer 1 whose whole vectors can be changed.
 fn full_points(model: &Model) -> Vec<Point> {
     let read_only = [
         Site::Scores,
@@ -47,7 +47,7 @@ fn full_points(model: &Model) -> Vec<Point> {
         Site::ProjectedKey,
         Site::ProjectedQuery,
         Site::RouterIndex,
-        // A change reaches what the tokens that go through the expert give.
+        // A change reaches the output of the tokens routed to the expert.
         Site::ExpertOut,
     ];
     let is_full = |point: &Point| {
@@ -146,7 +146,7 @@ fn a_head_out_changes_the_sum_of_all_heads_by_the_difference() {
     });
 }
 
-/// Whether a query and a key are named by an edit.
+/// Whether an edit covers a query and a key.
 type IsNamed = fn(usize, usize) -> bool;
 
 /// The pattern of head 1 of layer 1 as rows of weights.
@@ -187,12 +187,13 @@ fn patterns_change_where_they_are_named_and_hidden_keys_stay_hidden() {
                     );
                     assert!(touched || knocked[query][key] == clean[query][key], "{place}: untouched");
                 }
-                // Of the knocked-out row the rest is what it was, over its sum; without a key it is zeros.
+                // The rest of the knocked-out row keeps its old weights divided by their sum; without a key the row is
+                // zeros.
                 let rest: f32 =
                     (0..12).filter(|key| !is_named(query, *key)).map(|key| clean[query][key]).sum();
                 let sum: f32 = knocked[query].iter().sum();
                 let expected = if rest > 1e-6 { 1.0 } else { 0.0 };
-                // A sink keeps a share of every row.
+                // A sink takes a share of every row.
                 let has_sink = model.arch().layers[1].attention.as_ref().unwrap().sinks
                     == easyroutine::arch::Bias::Stored;
                 assert!(
@@ -240,7 +241,7 @@ fn edits_apply_in_the_order_given() {
     let vector_of = |specs| vector(&after(specs), "resid_in_1", 0, 2)[0];
     assert_eq!(vector_of(&["resid_in_1@2=3", "resid_in_1@2*2"]), 6.0);
     assert_eq!(vector_of(&["resid_in_1@2*2", "resid_in_1@2=3"]), 3.0);
-    // A position that is named twice is scaled once.
+    // A position named twice is scaled once.
     assert_eq!(vector_of(&["resid_in_1@2=3", "resid_in_1@2,-10*2"]), 6.0);
 }
 
@@ -276,7 +277,7 @@ fn values_are_put_added_averaged_and_taken_of_another_row() {
         values(&whole, keys, 1)[9 * 12 + 2..9 * 12 + 4]
     );
 
-    // A square of a whole pattern is read at the cells that change.
+    // A square the size of a whole pattern is read at the cells that change.
     let square = with("pattern_L1H1@grid:9x2=0", Operation::Replace(tensor(&[12, 12], ramp(144))));
     assert_eq!(values(&run(&model, &rows(), &[square], keys), keys, 0)[9 * 12 + 2], (9 * 12 + 2) as f32);
 }

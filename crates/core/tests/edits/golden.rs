@@ -1,16 +1,16 @@
-//! Every intervention of the references, against transformers.
+//! Every intervention of the references, compared with transformers.
 
 use easyroutine::edit::Operation;
 
 use super::{run, tensor, with, written};
 use crate::common::{cases, references, relative_error, tiny};
 
-/// Zeroing the stream through a residual multiplier leaves what rounding leaves, and the norm that follows blows it up:
-/// 3e-8 in place of 0 makes just this difference in the one model that has a multiplier.
+/// Zeroing the stream through a residual multiplier leaves a rounding error, which the next norm magnifies: 3e-8
+/// instead of 0 explains this difference in the one model with a multiplier.
 fn tolerance(case: &str, spec: &str) -> f64 {
     match (case, spec) {
         ("granite", "resid_mid_1@6=0") => 2e-4,
-        // The state of a gated delta rule is corrected by what it holds, which amplifies rounding.
+        // A gated delta rule corrects its state by what the state holds, which amplifies rounding.
         ("qwen3_next" | "qwen3_5_text", _) => 2e-5,
         _ => 1e-5,
     }

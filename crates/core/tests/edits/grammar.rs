@@ -1,4 +1,4 @@
-//! How interventions are written.
+//! The syntax of interventions.
 
 use easyroutine::edit::{Intervention, Operation, Part, Reference, Rescaled, Softmax};
 use easyroutine::positions::Specifier;

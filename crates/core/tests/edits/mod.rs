@@ -1,4 +1,4 @@
-//! Interventions: those of the references, what each does and leaves alone, the grammar, and every kind of wrong one.
+//! Interventions: the references, what each kind changes and leaves alone, the syntax, and errors of every kind.
 
 mod effects;
 mod golden;
@@ -11,12 +11,12 @@ use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
 use easyroutine::{Batch, Error, Model};
 
-/// The rows of a batch, as interventions are checked against them.
+/// The rows of a batch, in the form that interventions are checked against.
 fn described(rows: &[Vec<u32>]) -> Vec<Row<'_>> {
     rows.iter().enumerate().map(|(number, ids)| Row::of(number, ids)).collect()
 }
 
-/// An intervention as it is written; values it names are read from files.
+/// Parses an intervention; values it names are read from files.
 fn written(spec: &str) -> Result<Intervention, Error> {
     spec.parse::<Intervention<Reference>>()?.load()
 }
@@ -32,14 +32,14 @@ fn run(model: &Model, rows: &[Vec<u32>], interventions: &[Intervention], keys: &
     request.run_under(model, &batch, &described(rows), Context::default(), edits).unwrap()
 }
 
-/// The same for interventions as they are written.
+/// The same for interventions in text form.
 fn run_written(model: &Model, rows: &[Vec<u32>], specs: &[&str], keys: &str) -> ActivationCache {
     let interventions: Vec<Intervention> =
         specs.iter().map(|spec| written(spec).unwrap_or_else(|e| panic!("{spec}: {e}"))).collect();
     run(model, rows, &interventions, keys)
 }
 
-/// An intervention with other values than can be written.
+/// An intervention with values that its text form cannot hold.
 fn with(spec: &str, operation: Operation) -> Intervention {
     Intervention { operation, ..written(spec).unwrap() }
 }

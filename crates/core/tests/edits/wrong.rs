@@ -1,4 +1,4 @@
-//! Wrong interventions are errors before the run, which name what is wrong.
+//! Wrong interventions fail before the run, and the error names what is wrong.
 
 use easyroutine::Model;
 use easyroutine::edit::{Intervention, Operation};

@@ -1,4 +1,4 @@
-//! Every flag, its default, and configurations that are refused.
+//! Every flag, its default, and rejected configurations.
 
 use easyroutine::cache::{Axis, Examples, PatternAverage, Reduction};
 use easyroutine::extraction::{ExtractionConfig, Heads};
@@ -42,7 +42,7 @@ fn every_flag_of_the_table_gives_the_keys_of_its_site_and_nothing_else() {
 
 #[test]
 fn token_ids_are_ids() {
-    // The original's are floats cut out of the embeddings.
+    // The original's ids are floats cut out of the embeddings.
     let cache = run(&tiny("llama"), &rows(), json!({"save_input_ids": true}), "last,0:2").unwrap();
     let ids = easyroutine::cache::Numbers::I64(vec![11, 5, 6, 26, 21, 22, 37, 3, 30]);
     assert_eq!(cache.get("input_ids").unwrap().data, ids);

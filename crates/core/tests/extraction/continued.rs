@@ -1,4 +1,4 @@
-//! Rows that are continued: what is kept of new tokens is what the steps of generation computed.
+//! Continued rows: the activations kept for new tokens are those that the generation steps computed.
 
 use std::ops::ControlFlow;
 
@@ -26,7 +26,7 @@ impl Tap for Steps {
         for (row, seen) in self.0.iter_mut().enumerate() {
             let width = value.width(row);
             seen.resize(value.batch().length(row) * width, f32::NAN);
-            // A row whose rotary frequencies change with its length is run again: its last step counts.
+            // A row whose rotary frequencies change with its length runs again: its last step counts.
             for (position, kept) in seen.chunks_exact_mut(width).enumerate() {
                 if let Some(vector) = value.vector(row, position) {
                     kept.copy_from_slice(vector);
@@ -74,7 +74,7 @@ fn what_is_kept_of_new_tokens_is_what_the_steps_computed() {
             let tap = Edits::new(&edits, model.arch(), &described, Context::default()).unwrap();
             let options =
                 GenerateOptions { max_new_tokens: 7, sampling: Sampling::Greedy, ends: Vec::new(), seed: 0 };
-            // One token more: the sixth is run only to choose the seventh.
+            // One token more: the sixth runs only to choose the seventh.
             let told = |_| Ok(ControlFlow::Continue(()));
             let generated = generate(&model, &prompts, &options, (tap, &mut steps), told).unwrap();
             let all: Vec<Row<'_>> = longer.iter().map(Example::row).collect();

@@ -42,7 +42,7 @@ fn the_mean_over_examples_is_that_of_every_rows_pattern() {
 
 #[test]
 fn asking_for_projected_values_does_not_change_what_a_mean_is() {
-    // The original then keeps a map that is weighted by the norms of the values in place of the values.
+    // The original then keeps a map weighted by the norms of the values instead of the values.
     let model = tiny("llama");
     let plain = run(&model, &rows(), flags(json!({"avg_over_example": true})), "0:3").unwrap();
     let both = json!({"avg_over_example": true, "extract_head_values_projected": true});

@@ -42,7 +42,7 @@ fn an_average_is_the_mean_over_the_positions_of_each_specifier() {
         for (key, kept) in averaged.iter() {
             let all = whole.get(key).unwrap();
             for (row, ids) in rows().iter().enumerate() {
-                // Logits and the statistics of the last norm are averaged as everything is, unlike in the original.
+                // Logits and the statistics of the last norm are averaged like everything else, unlike in the original.
                 let width = all.row_shapes[row].get(1).copied();
                 let shape: Vec<usize> = std::iter::once(4).chain(width).collect();
                 assert_eq!(kept.row_shapes[row], shape, "{case}: {key}");
@@ -64,7 +64,7 @@ fn an_averaged_cache_says_so_and_has_one_column_a_specifier() {
     let cut = cache.map_to_dict("logits").unwrap();
     assert_eq!(cut[1].1.shape(), Some(vec![3, 1, 320]));
     assert_same_bits("last", cut[1].1.row(2), &cache.get("logits").unwrap().row(2)[320..]);
-    // Rows of different length have means of the same shape.
+    // Rows of different lengths have means of the same shape.
     assert!(run(&tiny("llama"), &rows(), json!({"avg": true}), "all").unwrap().is_rectangular());
 }
 

@@ -1,4 +1,4 @@
-//! What an extraction config keeps, against the same numbers worked out from everything kept.
+//! What an extraction config keeps, compared with the same numbers computed from all activations.
 
 mod config;
 mod continued;

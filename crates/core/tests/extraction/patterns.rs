@@ -12,7 +12,7 @@ type Groups = fn(usize) -> Vec<Vec<usize>>;
 const COLUMNS: (&str, Groups) = ("0:3,last,1", |n| vec![vec![0, 1, 2], vec![n - 1], vec![1]]);
 const ROWS: (&str, Groups) = ("last,-3,2:5", |n| vec![vec![n - 1], vec![n - 3], vec![2, 3, 4]]);
 
-/// What is kept of a block, from the definitions.
+/// The value kept for a block, from the definitions.
 fn of_block(how: &str, pattern: &[f32], length: usize, rows: &[usize], columns: &[usize]) -> f64 {
     let weight = |i: usize, j: usize| f64::from(pattern[i * length + j]);
     let uniform = |i: usize, j: usize| if j <= i { 1.0 / (i + 1) as f64 } else { 0.0 };
@@ -78,11 +78,11 @@ fn a_block_is_kept_as_its_mean_sum_or_ratio_with_rows_of_its_own_or_without() {
             let (own_rows, of_rows) = ROWS;
             let blocks = run(&model, &rows(), asked(how, json!(own_rows)), columns).unwrap();
             assert_blocks(&case, how, &whole, &blocks, [of_rows, of_columns]);
-            // The original gives unaveraged patterns where no rows are named.
+            // The original returns unaveraged patterns if no rows are named.
             let blocks = run(&model, &rows(), asked(how, Value::Null), columns).unwrap();
             assert_blocks(&case, how, &whole, &blocks, [of_columns, of_columns]);
         }
-        // `avg` alone makes patterns blocks too.
+        // `avg` alone also reduces patterns to blocks.
         let flags = json!({"save_logits": false, "extract_attn_pattern": true, "avg": true});
         let blocks = run(&model, &rows(), flags, COLUMNS.0).unwrap();
         assert_blocks(&case, "mean", &whole, &blocks, [COLUMNS.1, COLUMNS.1]);
@@ -116,7 +116,8 @@ fn rows_of_their_own_are_kept_whole_where_nothing_is_averaged() {
 
 #[test]
 fn a_ratio_to_the_baseline_counts_positions_from_the_start_of_the_row() {
-    // "last" is row 5 of six: one key of six would have 1/6; the original counts it as row -1 and divides by zero.
+    // "last" is row 5 of six, so uniform attention gives one key of six 1/6; the original counts it as row -1 and
+    // divides by zero.
     let model = tiny("llama");
     let six = vec![vec![21, 22, 23, 24, 25, 26]];
     let whole = run(&model, &six, asked("none", Value::Null), "all").unwrap();
@@ -125,10 +126,10 @@ fn a_ratio_to_the_baseline_counts_positions_from_the_start_of_the_row() {
         let weight = f64::from(whole.get(key).unwrap().values()[5 * 6 + 2]);
         assert_close(&key.to_string(), kept.values(), &[weight / (1.0 / 6.0)]);
     }
-    // The whole row has all the weight there is, however it looks: the ratio of a full row is 1.
+    // A whole row holds all the weight, however it is distributed, so its ratio is 1.
     let ratio = run(&model, &six, asked("baseline_ratio", json!("last")), "all").unwrap();
     ratio.iter().for_each(|(key, kept)| assert_close(&key.to_string(), kept.values(), &[1.0]));
-    // Keys behind the query have no expectation that anything could be a multiple of.
+    // Keys after the query have an expected weight of zero, so no ratio.
     let ratio = run(&model, &six, asked("baseline_ratio", json!("first")), "last").unwrap();
     assert!(ratio.iter().all(|(_, kept)| kept.values()[0].is_nan()));
 }

@@ -1,4 +1,4 @@
-//! Attribution patching and integrated gradients against references computed in f64.
+//! Attribution patching and integrated gradients compared with references computed in f64.
 
 use easyroutine::attribution::{
     Attribution, Baseline, Estimating, Quadrature, attribution_patching, check_largest, estimate,
@@ -34,7 +34,7 @@ fn scores(
         .unwrap()
 }
 
-/// Our scores of a site as the references have them; heads of patterns come from points of their own.
+/// Our scores of a site in the references' layout; heads of patterns come from points of their own.
 fn ours(model: &Model, found: &Attribution, site: &str, layer: &str) -> Vec<f32> {
     let get = |key: &str| {
         let (_, kept) = found
@@ -121,7 +121,7 @@ fn scores_have_the_same_bits_alone_and_with_any_number_of_threads() {
     }
 }
 
-/// A grid's estimates are sums of the scores, and its exact cells those of a sweep.
+/// A grid's estimates are sums of the scores; its exact cells match a sweep.
 #[test]
 fn a_grid_is_estimated_and_its_largest_cells_are_run() {
     let case = case("llama");
@@ -168,7 +168,7 @@ fn a_grid_is_estimated_and_its_largest_cells_are_run() {
     }
 }
 
-/// The normalised difference is the plain one, scaled; ablation is estimated by the same rule.
+/// The normalised difference is a scaled plain one; ablation is estimated by the same rule.
 #[test]
 fn estimates_follow_the_metric_and_what_is_put() {
     let case = case("gpt2");
@@ -187,14 +187,14 @@ fn estimates_follow_the_metric_and_what_is_put() {
     for (plain, scaled) in plain.effects().iter().flatten().zip(scaled.effects().iter().flatten()) {
         assert!((plain / whole - scaled).abs() < 1e-9);
     }
-    // Zeros: the score is -value · gradient.
+    // With zeros patched in, the score is -value · gradient.
     let zero = of(By::Zero, case.metrics[0]);
     assert!(zero.effects().iter().flatten().any(|x| x.abs() > 1e-4));
     let kl = of(By::Patch(base.clone()), Metric::Kl);
     assert!(kl.effects().iter().flatten().any(|x| x.abs() > 1e-4) && kl.unchanged > 0.0);
 }
 
-/// Exact cells: of streams and heads what a sweep gives; of a neuron, whose change is small, nearly the estimate.
+/// Exact cells: streams and heads match a sweep; a neuron, whose effect is small, nearly matches its estimate.
 #[test]
 fn single_neurons_heads_and_entries_of_patterns_are_run_exactly() {
     let case = case("llama");
@@ -234,7 +234,7 @@ fn single_neurons_heads_and_entries_of_patterns_are_run_exactly() {
     }
 }
 
-/// KL is measured from the base, in estimates and in the runs that check them.
+/// KL is measured from the base, both in estimates and in the runs that check them.
 #[test]
 fn a_check_of_kl_is_measured_from_the_base() {
     let case = case("llama");
@@ -252,7 +252,7 @@ fn a_check_of_kl_is_measured_from_the_base() {
         assert!((cell.exact - expected).abs() < 1e-5, "{cell:?} {expected}");
     }
     assert!(check.cells.iter().any(|cell| cell.exact < 0.0), "{check:?}");
-    // Without a base it is measured from the run itself, where it is flat.
+    // Without a base it is measured from the run itself, where its gradient is zero.
     let along = Along::Positions { site: Site::ResidMid, positions: vec![3] };
     let request = Sweep { layers: vec![1], along, by: By::Zero, metric: Metric::Kl };
     let refused =

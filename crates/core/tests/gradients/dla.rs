@@ -1,4 +1,4 @@
-//! Direct logit attribution against its references, computed in f64, and its laws.
+//! Direct logit attribution compared with references computed in f64, and its laws.
 
 use easyroutine::Model;
 use easyroutine::dla::{By, Direct, Direction, accumulated, direct_attribution};
@@ -22,7 +22,7 @@ fn directions(pairs: &Reference) -> Vec<Direction> {
     pairs.integers().iter().map(direction).collect()
 }
 
-/// The largest difference over the largest value of the reference.
+/// The largest difference relative to the reference's largest value.
 fn difference(ours: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(ours.len(), reference.len());
     let most = reference.iter().fold(1e-12_f64, |most, x| most.max(f64::from(x.abs())));
@@ -62,7 +62,7 @@ fn contributions_are_those_of_the_references() {
         expect("components", &all, &references["components"].values);
         let bias: Vec<f32> = parts.bias.iter().map(|x| *x as f32).collect();
         let reference: &Reference = &references["bias"];
-        // A bias of zero has no size of its own.
+        // A zero bias has no scale of its own.
         let size = references["logit_diff"].values.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         assert!(
             bias.iter().zip(&reference.values).all(|(a, b)| (a - b).abs() <= 2e-5 * size),
@@ -153,7 +153,7 @@ fn what_does_not_add_up_is_refused_by_name() {
     assert!(refused("llama", &beyond, By::Part).contains("vocabulary of 320"));
 }
 
-/// Streams with their own statistics are the lens along a direction; with the last one's they are running sums.
+/// With their own statistics, streams give the lens along a direction; with the last one's they give running sums.
 #[test]
 fn accumulated_streams_are_those_of_the_references() {
     let mut compared = 0;

@@ -1,4 +1,4 @@
-//! Edges and circuits against references computed in f64, and their laws.
+//! Edges and circuits compared with references computed in f64, and their laws.
 
 use easyroutine::attribution::edges::{
     Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, FRACTIONS, Faithfulness, Graph, Reader, Writer,
@@ -42,7 +42,7 @@ fn scores_of_edges_are_those_of_the_references() {
             let reference = &case.references[&format!("{key}.scores")].values;
             let ours: Vec<f32> =
                 (0..2).flat_map(|row| scored(&case, method, row)).map(|x| x as f32).collect();
-            // Where there is no edge the reference has what would be one.
+            // Where no edge exists, the reference still has a value.
             let masked: Vec<f32> = reference.iter().zip(mask.iter().cycle()).map(|(x, m)| x * m).collect();
             let error = relative_error(&ours, &masked);
             assert!(error < AGREEMENT, "{name}: {key} differs by {error:.1e}");
@@ -87,7 +87,7 @@ fn circuits_have_the_edges_and_the_metric_of_the_references() {
     }
 }
 
-/// All edges give the clean run, none the corrupted one, whatever the family.
+/// All edges give the clean run and none the corrupted one, in every family.
 #[test]
 fn all_edges_are_the_clean_run_and_none_the_corrupted_one_in_every_fixture() {
     let (clean, corrupt) = (vec![5, 90, 17, 200, 31, 8, 64], vec![5, 12, 17, 33, 31, 70, 64]);
@@ -115,7 +115,7 @@ fn all_edges_are_the_clean_run_and_none_the_corrupted_one_in_every_fixture() {
             let near = 2e-3 * found.corrupted.abs().max(1.0);
             assert!((values[1] - found.corrupted).abs() < near, "{name}: {values:?} {}", found.corrupted);
         }
-        // Over all writers, scores into the logits sum to the change of the last stream times its gradient.
+        // Summed over all writers, scores into the logits equal the change of the last stream times its gradient.
         let reader = graph.reader(Reader::Logits).unwrap();
         let sum: f64 = (0..graph.n_writers()).map(|w| found.scores[w * graph.n_readers() + reader]).sum();
         let key = format!("resid_out_{}", graph.n_layers - 1);
@@ -198,13 +198,13 @@ fn a_circuit_survives_the_way_through_json() {
 #[test]
 fn the_curve_has_the_areas_of_trapezoids() {
     let curve = |value: f64| Faithfulness::of(vec![1; 10], vec![value; 10], 3.0, 1.0).unwrap();
-    // A circuit that always carries half: f = 0.5 from 0.001 to 1.
+    // A circuit that always recovers half: f = 0.5 from 0.001 to 1.
     let half = curve(2.0);
     assert!((half.cpr() - 0.4995).abs() < 1e-12 && (half.cmd() - 0.4995).abs() < 1e-12);
     assert!(curve(3.0).cmd().abs() < 1e-12);
     assert!(Faithfulness::of(vec![], vec![], 1.0, 1.0).unwrap_err().to_string().contains("same metric"));
     let graph = Graph { n_layers: 12, n_heads: 12, d_model: 768, parallel: vec![false; 12] };
-    // Those of GPT-2 small in MIB.
+    // MIB's counts for GPT-2 small.
     assert_eq!((graph.n_writers(), graph.n_edges()), (157, 32491));
     assert_eq!(sizes(&graph), [32, 64, 162, 324, 649, 1624, 3249, 6498, 16245, 32491]);
     assert_eq!(FRACTIONS.len(), 10);

@@ -1,4 +1,4 @@
-//! Gradients against autograd in f64, two rows of which the second is padded.
+//! Gradients compared with autograd in f64, on two rows of which the second is padded.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ fn references(case: &str) -> Option<BTreeMap<String, Reference>> {
     path.exists().then(|| tensors_of(&path))
 }
 
-/// Real tokens of each row, and where they begin.
+/// The real tokens of each row, and where they begin.
 fn real(references: &BTreeMap<String, Reference>) -> (Vec<Vec<u32>>, Vec<usize>) {
     let (ids, mask) = (references["input_ids"].integers(), references["attention_mask"].integers());
     let start = |mask: &Vec<u32>| mask.iter().position(|m| *m == 1).unwrap();
@@ -27,7 +27,7 @@ fn real(references: &BTreeMap<String, Reference>) -> (Vec<Vec<u32>>, Vec<usize>)
     (ids.iter().zip(&starts).map(|(ids, start)| ids[*start..].to_vec()).collect(), starts)
 }
 
-/// All that a metric's gradients are asked for.
+/// Everything that gradients are requested for.
 fn everything(model: &Model) -> Request {
     let lacks = [Site::InputIds, Site::RouterIndex, Site::LastLayernorm, Site::Score];
     let projected = [Site::ProjectedKey, Site::ProjectedQuery, Site::ProjectedValue];
@@ -48,7 +48,7 @@ fn run(model: &Model, rows: &[Vec<u32>], output: Output<'_>, edits: &[Interventi
         .unwrap()
 }
 
-/// Our gradient of a site, padded and with all heads as the reference has it; `None` where we have no such place.
+/// Our gradient of a site, padded and with all heads as in the reference; `None` where we have no such place.
 fn ours(model: &Model, found: &Gradients, name: &str, starts: &[usize], length: usize) -> Option<Vec<f32>> {
     let (site, layer) =
         name.rsplit_once('_').filter(|(_, layer)| layer.parse::<usize>().is_ok()).unwrap_or((name, ""));
@@ -100,7 +100,7 @@ fn ours(model: &Model, found: &Gradients, name: &str, starts: &[usize], length: 
     Some(out)
 }
 
-/// The largest difference over the largest value of the reference.
+/// The largest difference relative to the reference's largest value.
 fn difference(ours: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(ours.len(), reference.len());
     let most = reference.iter().fold(0.0_f64, |most, x| most.max(f64::from(x.abs())));
@@ -109,7 +109,7 @@ fn difference(ours: &[f32], reference: &[f32]) -> f64 {
     if most == 0.0 { worst } else { worst / most }
 }
 
-/// Compares every tensor whose name begins so; says how many there were and what failed.
+/// Compares every tensor with this prefix; returns their number and the failures.
 fn compare(
     case: &str,
     model: &Model,
@@ -164,7 +164,7 @@ fn gradients_of_every_place_are_those_of_autograd() {
         }
         for spec in ["head_out_L1H2@all=0", "resid_in_1@2:5*0.5", "pattern_L1H1@pre:grid:4:x3=-inf"] {
             let prefix = format!("interv.{spec}.logit_diff.");
-            // What reaches to the end of a row names another position in each.
+            // Positions counted from the end of a row differ between rows.
             let found = rows.iter().zip(&diffs).map(|(ids, diff)| {
                 let spec = spec.replace("4:x", &format!("4:{}x", ids.len()));
                 let edit =

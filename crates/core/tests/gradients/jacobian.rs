@@ -1,4 +1,4 @@
-//! Jacobian lenses: fitted, read, merged, against references computed in f64.
+//! Jacobian lenses: fitted, read and merged, compared with references computed in f64.
 
 use easyroutine::jacobian::{FitOptions, JacobianFile, JacobianSums};
 use easyroutine::lens::{LensNorm, LensOptions, LogitLens};
@@ -103,7 +103,7 @@ fn a_checkpoint_of_another_program_is_gone_on_with() {
         }
         let error = relative_error(&matrices(&sums), &references["J"].values);
         assert!(error < AGREEMENT, "{case}: J differs by {error:.1e}");
-        // The checkpoint does not say how its prompts differ, so nothing is said of the error of the mean, in no part.
+        // The checkpoint does not record how its prompts differ, so no part reports the error of the mean.
         assert_eq!(sums.uncertainty(), None);
         let mut merged = fit(&model, &prompts[..2]);
         merged.merge(&sums).unwrap();

@@ -1,4 +1,4 @@
-//! What gradients keep to on every fixture: differences of real runs, the same bits in any company.
+//! Laws of gradients on every fixture: they match finite differences of real runs, and keep their bits in any batch.
 
 use easyroutine::edit::{Edits, Intervention, Operation, Part, Tensor};
 use easyroutine::gradients::{Gradients, Output, Rule, Seed, gradients};
@@ -63,7 +63,7 @@ fn metric(metrics: &[Metric]) -> Output<'_> {
     Output::Metric { metrics, target: None }
 }
 
-/// Places with a vector a token that edits can change and the logits depend on.
+/// Places with one vector per token that edits can change and the logits depend on.
 fn places(model: &Model) -> Vec<Point> {
     let arch = model.arch();
     let vectors = |point: &Point| {
@@ -111,14 +111,14 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
             let value = extract(&model, &rows, &point.to_string(), "all");
             let size = value.get(point.to_string()).unwrap().values();
             let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            // No token goes through this expert.
+            // No token is routed to this expert.
             if norm(size) == 0.0 {
                 assert!(point.expert().is_some() && norm(gradient) == 0.0, "{case}: {point}");
                 continue;
             }
             let direction = direction(seed, gradient.len());
-            // Steps of a thousandth of the value and less: large against rounding, small against the curvature. One that
-            // crosses a kink says nothing, so the gradient must be right by one of them.
+            // Steps of at most a thousandth of the value: large against rounding, small against the curvature. A step
+            // across a kink proves nothing, so the gradient must match at least one of them.
             let whole = norm(size) / norm(&direction);
             let moved = |factor: f32| {
                 let shape = [1, ids.len(), gradient.len() / ids.len()];
@@ -130,7 +130,7 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
                     operation: Operation::Add { factor, values },
                 }])
             };
-            // Two steps of different size take the cubic term away.
+            // Two steps of different size cancel the cubic term.
             let slope = |step: f32| (moved(step) - moved(-step)) / (2.0 * f64::from(step));
             let along: f64 =
                 gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
@@ -154,7 +154,7 @@ fn gradients_foretell_what_small_changes_do_in_every_fixture() {
 const SOME: &str = "input_embeddings,resid_mid_*,queries_*,keys_*,values_*,head_keys_L0H*,z_*,pattern_L1H*,scores_L0H1,\
                     mlp_hidden_*,mlp_in_*,final_norm_out,logits";
 
-/// Those of [`SOME`] that a model has.
+/// The keys in [`SOME`] that a model has.
 fn some(model: &Model) -> String {
     let has = |pattern: &&str| model.arch().named(&pattern.parse().unwrap()).is_ok();
     SOME.split(',').map(str::trim).filter(has).collect::<Vec<_>>().join(",")
@@ -200,7 +200,7 @@ fn what_is_asked_for_beside_a_gradient_changes_none_of_its_bits() {
         let alone = of(&model, &rows, "input_embeddings", metric(&[DIFF]), &[]).unwrap();
         let key = "input_embeddings_gradients";
         let (all, alone) = (all.cache.get(key).unwrap().values(), alone.cache.get(key).unwrap().values());
-        // Attention in one step, and in steps of each head with keys copied out, sum in other orders.
+        // Attention in one step and attention head by head with copied keys sum in different orders.
         let most = alone.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
         let worst = all.iter().zip(alone).fold(0.0_f32, |worst, (a, b)| worst.max((a - b).abs()));
         assert!(worst <= 1e-5 * most, "{case}: {worst} of {most}");
@@ -265,11 +265,11 @@ fn edits_change_the_gradient_before_them_and_not_the_one_behind() {
     };
     let get =
         |found: &Gradients, key: &str| found.cache.get(format!("{key}_gradients")).unwrap().values().to_vec();
-    // A replaced stream does not depend on what stood there.
+    // A replaced stream does not depend on its old value.
     let replaced = gradient(&["resid_in_1@all=0.25"]);
     assert!(get(&replaced, "resid_in_1").iter().any(|g| *g != 0.0));
     assert!(get(&replaced, "resid_out_0").iter().all(|g| *g == 0.0));
-    // A shift passes it on, a factor multiplies it.
+    // A shift passes the gradient on, a factor multiplies it.
     let shifted = gradient(&["resid_in_1@all*2", "resid_in_1@1:3=0"]);
     let width = model.arch().d_model;
     let (behind, before) = (get(&shifted, "resid_in_1"), get(&shifted, "resid_out_0"));

@@ -1,4 +1,4 @@
-//! Gradients: references computed with autograd in f64, laws that hold for every model, and what is refused.
+//! Gradients: references computed with autograd in f64, laws that hold for every model, and rejected requests.
 
 mod attribution;
 mod dla;

@@ -1,4 +1,4 @@
-//! Pairs of prompts with the references that were computed of them.
+//! Pairs of prompts with references computed from them.
 
 use easyroutine::Model;
 use easyroutine::patching::Metric;

@@ -1,4 +1,4 @@
-//! Training of tuned lenses against references computed in f64 with torch's optimisers.
+//! Training tuned lenses, compared with references computed in f64 with torch's optimisers.
 
 use easyroutine::lens::{LensNorm, LensOptions, LogitLens};
 use easyroutine::load::LoadOptions;
@@ -84,7 +84,7 @@ fn a_training_goes_on_to_the_bit_with_any_number_of_threads() {
     }
 }
 
-/// What is saved is read as a lens, and brings each layer nearer to the model's own prediction.
+/// A saved lens loads as a lens and brings each layer closer to the model's own prediction.
 #[test]
 fn a_saved_lens_is_one_of_the_tuned_lens_package() {
     let (references, model) = (references("gpt2"), tiny("gpt2"));
@@ -110,7 +110,7 @@ fn a_saved_lens_is_one_of_the_tuned_lens_package() {
 
 #[test]
 fn every_head_of_logits_has_a_slope() {
-    // A softcap, a divisor, a projection before the unembedding, no final norm's bias.
+    // Covers a softcap, a divisor, a projection before the unembedding, and a final norm without bias.
     let ids = [vec![5, 90, 17, 200], vec![44, 3, 121, 7]];
     let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     for case in ["gemma2", "granite", "opt", "bloom"] {

@@ -1,4 +1,4 @@
-//! What has no gradient is refused before anything runs, by name.
+//! Requests without a gradient are rejected by name before anything runs.
 
 use easyroutine::edit::{Edits, Tensor};
 use easyroutine::gradients::{Output, Rule, Seed, gradients};

@@ -1,4 +1,4 @@
-//! Downloads, against a server on this machine that speaks the hub's file routes.
+//! Downloads from a server on this machine that speaks the hub's file routes.
 #![cfg(feature = "hub")]
 
 mod place;
@@ -170,7 +170,7 @@ fn a_missing_tokenizer_is_asked_for_once() {
     place.server.requests();
     assert_eq!(place.resolve("org/name", &once()).unwrap(), files);
     assert_eq!(place.server.requests(), []);
-    // Another program fetched the weights alone: nothing says that there is no tokenizer.
+    // Another program fetched only the weights: nothing says that there is no tokenizer.
     fs::remove_dir_all(place.folder.path().join("hub/models--org--name/.no_exist")).unwrap();
     place.server.hub().put("tokenizer.json", b"{}".to_vec());
     let offline = ResolveOptions { offline: true, ..once() };
@@ -205,7 +205,7 @@ fn an_adapter_beside_a_model_on_the_hub_is_for_the_base_that_it_names() {
         own.into_iter().for_each(|(name, bytes)| hub.put(name, bytes));
         hub
     };
-    // As transformers has it: the base that is named, and not the model beside the adapter.
+    // As in transformers: the named base, not the model beside the adapter.
     let place = Place::new(files(base));
     let found = place.resolve("org/name", &once()).unwrap();
     assert_eq!((found.path(), found.name.as_str()), (Path::new(base), "org/name"));
@@ -219,7 +219,7 @@ fn an_adapter_beside_a_model_on_the_hub_is_for_the_base_that_it_names() {
     let place = Place::new(files("org/name"));
     let found = place.resolve("org/name", &once()).unwrap();
     assert_eq!(found.adapter.as_deref(), Some(found.path()));
-    // A base that cannot be had is named, and what would do.
+    // The error names a base that cannot be fetched, and the remedy.
     let place = Place::new(files("./nowhere"));
     let (kind, message, hint) = place.fails("org/name", &once());
     assert_eq!(kind, ErrorKind::NotFound);

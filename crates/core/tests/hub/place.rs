@@ -9,7 +9,7 @@ use easyroutine::{Error, ErrorKind};
 use super::server::{Hub, Server};
 use crate::common::folder::Folder;
 
-/// One attempt, so that a failure is seen as it is.
+/// One attempt, so that failures are not retried away.
 pub(crate) fn once() -> ResolveOptions {
     retrying(1)
 }
@@ -53,7 +53,7 @@ impl Place {
     pub(crate) fn with(hub: Hub, variables: &[(&str, &str)]) -> Self {
         let server = Server::start(hub);
         let folder = Folder::new();
-        // With a slash, which the routes must not double.
+        // With a trailing slash, which the routes must not double.
         let endpoint = format!("{}/", server.address);
         let variables: Vec<_> =
             variables.iter().copied().chain([("HF_ENDPOINT", endpoint.as_str())]).collect();
@@ -70,7 +70,7 @@ impl Place {
         (error.kind(), error.to_string(), error.hint_text().unwrap_or_default().to_owned())
     }
 
-    /// True if the file of the snapshot is what the server has.
+    /// Whether the file of the snapshot matches the server's.
     pub(crate) fn has(&self, files: &ModelFiles, name: &str) -> bool {
         let FilesKind::Folder(snapshot) = &files.kind else { return false };
         fs::read(snapshot.join(name)).is_ok_and(|bytes| bytes == self.server.hub().file(name).bytes)

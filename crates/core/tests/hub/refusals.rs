@@ -1,4 +1,4 @@
-//! What is refused, what is never sent, and what the errors say.
+//! What is rejected, what is never sent, and what the errors say.
 
 use easyroutine::ErrorKind;
 use easyroutine::source::resolve_in;
@@ -44,7 +44,7 @@ fn the_token_is_not_sent_to_another_host() {
     let place = Place::with(small_model("org/name"), &[("HF_TOKEN", "hf_secret")]);
     place.server.hub().file("model.safetensors").redirect =
         Some(format!("{}/store/model.safetensors", store.address));
-    // Back to the hub: the token has been given up by then and is not taken up again.
+    // Back to the hub: the token was dropped on the way and is not sent again.
     place.server.hub().file("tokenizer.json").redirect =
         Some(format!("{}/org/name/resolve/{COMMIT}/back", store.address));
     store.hub().put("back", Vec::new());
@@ -66,7 +66,7 @@ fn redirects_on_the_same_host_are_followed_and_their_parts_resumed() {
         place.server.hub().file("model.safetensors").redirect = Some(location.into());
         cut(&place, "model.safetensors", 5000);
         if location.starts_with("..") {
-            // Dots are the server's to resolve, and this one does not: still an error, not a hang.
+            // Resolving dots is the server's task, and this one does not: still an error, not a hang.
             assert_eq!(place.fails("org/name", &retrying(2)).0, ErrorKind::NotFound);
             continue;
         }

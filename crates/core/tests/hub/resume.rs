@@ -1,4 +1,4 @@
-//! Downloads that break, repeat, change or come damaged.
+//! Downloads that break off, repeat, change or arrive damaged.
 
 use std::fs;
 use std::path::Path;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 /// The commit of every repository here.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// One request as it came.
+/// One request as received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -26,41 +26,41 @@ pub(crate) struct Request {
 pub(crate) struct Served {
     pub(crate) bytes: Vec<u8>,
     pub(crate) etag: String,
-    /// Where `resolve` redirects to instead of sending the bytes; `/store/NAME` has them.
+    /// Where `resolve` redirects instead of sending the bytes; `/store/NAME` has them.
     pub(crate) redirect: Option<String>,
 }
 
-/// What the server has and how it behaves.
+/// The server's contents and behaviour.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hub {
     pub(crate) id: String,
     pub(crate) revisions: BTreeSet<String>,
     pub(crate) files: BTreeMap<String, Served>,
-    /// Names that the list of files has besides.
+    /// Additional names in the list of files.
     pub(crate) also_listed: Vec<String>,
-    /// Files are given out to this token alone; the list of files to everyone.
+    /// Only this token gets the files; everyone gets the list.
     pub(crate) gated_for: Option<String>,
     pub(crate) ignores_ranges: bool,
-    /// The next GET of such a file ends after so many bytes of the body.
+    /// The next GET of such a file ends after this many bytes of the body.
     pub(crate) cuts: VecDeque<(String, usize)>,
-    /// The connection of a cut stays open this long, silent.
+    /// After a cut the connection stays open this long, silent.
     pub(crate) silence: Duration,
-    /// The next requests are answered with these.
+    /// Statuses of the next answers.
     pub(crate) statuses: VecDeque<u16>,
     /// A GET of this file changes its etag first.
     pub(crate) changes_on_get: Option<String>,
-    /// Bodies come without a length: their end is the end of the connection.
+    /// Bodies have no length: they end with the connection.
     pub(crate) ends_by_closing: bool,
-    /// Bytes that follow what was announced; only where bodies have no length.
+    /// Bytes sent beyond what was announced; only where bodies have no length.
     pub(crate) surplus: usize,
-    /// Bodies come a byte at a time, with this pause after each.
+    /// Bodies are sent one byte at a time, with this pause after each.
     pub(crate) drip: Option<Duration>,
-    /// What the route of the list answers instead.
+    /// The list route's answer, if not the list.
     pub(crate) listing: Option<String>,
 }
 
 impl Hub {
-    /// A repository with these files; those ending in `.safetensors` or `.gguf` as LFS has them.
+    /// A repository with these files; those ending in `.safetensors` or `.gguf` are in LFS.
     pub(crate) fn new<const N: usize>(id: &str, files: [(&str, Vec<u8>); N]) -> Self {
         let mut hub =
             Hub { id: id.into(), revisions: ["main".into(), COMMIT.into()].into(), ..Hub::default() };
@@ -86,7 +86,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The hash under which git keeps a file.
+/// git's hash of a file.
 pub(crate) fn git_hash(bytes: &[u8]) -> String {
     let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
     sha1::Sha1::digest(blob).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -108,7 +108,7 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (hub, log) = (hub.clone(), log.clone());
-                // A client that hangs up in the middle is part of the tests.
+                // Some tests hang up in the middle of an answer.
                 thread::spawn(move || drop(serve(stream, &hub, &log)));
             }
         });
@@ -125,7 +125,7 @@ impl Server {
         std::mem::take(&mut *self.log.lock().expect("no panic in the server"))
     }
 
-    /// How often the bytes of a file were asked for since the last look at the requests, which stay.
+    /// The number of requests for a file's bytes since the last call of `requests`, which keeps them.
     pub(crate) fn gets_of(&self, name: &str) -> usize {
         let log = self.log.lock().expect("no panic in the server");
         log.iter()
@@ -170,7 +170,7 @@ struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// The body ends here although more was announced.
+    /// Where the body ends, although more was announced.
     cut: Option<usize>,
     unsized_body: bool,
 }

@@ -13,7 +13,7 @@ use super::{all_points, for_every_variant, two_rows, variants, without_heads};
 use crate::common::taps::{Edit, capture, capture_after};
 use crate::common::{assert_same_bits, holds, some_rows, tiny_with};
 
-/// Fails where row `row` of `whole` differs in a bit from row `other_row` of `other`, at any key of `other`.
+/// Fails if row `row` of `whole` differs in a bit from row `other_row` of `other`, at any key of `other`.
 fn assert_same_row(
     name: &str,
     (whole, row): (&ActivationCache, usize),
@@ -82,8 +82,8 @@ fn capturing_changes_no_bit_whatever_is_captured() {
     });
 }
 
-/// What one row of a kept activation holds before a position: vectors before it, of scores and patterns the square
-/// before it.
+/// One row of a kept activation before a position: the vectors before it or, for scores and patterns, the square before
+/// it.
 fn before(key: &Key, kept: &Kept, row: usize, position: usize) -> Vec<f32> {
     let shape = &kept.row_shapes[row];
     let width: usize = shape[1..].iter().product();
@@ -124,7 +124,7 @@ fn changing_a_token_changes_nothing_before_it_in_any_key() {
     });
 }
 
-/// Rows whose rotary frequencies are the same at both lengths.
+/// Rows with the same rotary frequencies at both lengths.
 fn same_frequencies(model: &Model, lengths: [usize; 2]) -> bool {
     model.arch().ropes.iter().all(|rope| match rope.scaling {
         RopeScaling::Dynamic { original, .. } => lengths.iter().all(|length| *length <= original),

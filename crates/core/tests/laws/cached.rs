@@ -1,4 +1,4 @@
-//! Rows that come piece by piece through a KV cache give the bits of the whole rows.
+//! Rows fed piece by piece through a KV cache give the bits of whole rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ impl Tap for Newest {
         for row in 0..value.batch().n_rows() {
             for position in value.batch().first(row)..value.batch().length(row) {
                 let vector = value.vector(row, position).unwrap();
-                // Of scores and patterns a later piece has longer rows; what it adds is hidden.
+                // Scores and patterns have longer rows in later pieces; the addition is masked.
                 let vector = &vector[value.visible(row, position)];
                 self.vectors.insert((point, row, position), vector.to_vec());
             }
@@ -35,7 +35,7 @@ impl Tap for Newest {
     }
 }
 
-/// Everything that a model reports of whole rows.
+/// Everything that a model reports for whole rows.
 fn whole(model: &Model, rows: &[Vec<u32>], points: &[Point]) -> Newest {
     let mut newest = Newest { wanted: points.iter().copied().collect(), ..Newest::default() };
     model.forward(&Batch::new(rows).unwrap(), &mut newest).unwrap();

@@ -1,4 +1,4 @@
-//! Routers and experts: what is added up, and that a choice can be forced or forbidden exactly.
+//! Routers and experts: their outputs add up, and a choice can be forced or forbidden exactly.
 
 use easyroutine::arch::{Bias, ExpertWeights, Layer, Mlp, Wiring};
 use easyroutine::cache::{ActivationCache, Numbers};
@@ -11,7 +11,7 @@ use super::{all_points, for_every_model, for_every_variant, two_rows};
 use crate::common::taps::{capture, capturing};
 use crate::common::{assert_same_bits, cases, tiny};
 
-/// The layers of experts, with how many there are and how many a token goes through.
+/// The layers with experts, how many there are and how many each token uses.
 fn routed(model: &Model) -> impl Iterator<Item = (usize, &Layer, usize, usize)> {
     model.arch().layers.iter().enumerate().filter_map(|(l, layer)| match layer.mlp {
         Some(Mlp::Experts { count, top_k, .. }) => Some((l, layer, count, top_k)),
@@ -19,7 +19,7 @@ fn routed(model: &Model) -> impl Iterator<Item = (usize, &Layer, usize, usize)> 
     })
 }
 
-/// Whether the stream takes the sum of experts as it is.
+/// Whether the stream takes the sum of the experts unchanged.
 fn adds_as_it_gives(layer: &Layer) -> bool {
     let is_plain = matches!(layer.wiring, Wiring::Sequential { mlp, .. } if mlp.post.is_none());
     is_plain && layer.factors.mlp.is_none()
@@ -36,7 +36,7 @@ fn chosen(cache: &ActivationCache, layer: usize, k: usize) -> Vec<Vec<i64>> {
     }
 }
 
-/// Runs two rows under changes as they are written.
+/// Runs two rows under changes in text form.
 fn under(model: &Model, points: Vec<Point>, specs: &[String]) -> ActivationCache {
     let rows = two_rows(model);
     let written: Vec<Intervention> =
@@ -122,7 +122,7 @@ fn an_expert_that_is_forced_is_chosen_first_by_every_token() {
                             groups: router.groups,
                             ..easyroutine::arch::Router::softmax(router.weights)
                         };
-                    // A softmax gives all its weight to what is infinite.
+                    // A softmax gives all its weight to an infinite score.
                     if is_softmax {
                         assert_eq!(weights[0], router.scale, "{name}, layer {l}");
                         assert!(weights[1..].iter().all(|x| *x == 0.0), "{name}, layer {l}");
@@ -184,7 +184,7 @@ fn keys_and_queries_are_changed_where_the_scores_are_taken_of_them() {
         }
         let points = || all_points(model);
         let clean = under(model, points(), &[]);
-        // Keys that are all alike give each query the same score for all keys.
+        // Identical keys give each query the same score for all of them.
         let alike = under(model, points(), &["rotated_keys_L1@all=0".to_owned()]);
         let twice = under(model, points(), &["rotated_queries_L1@all*0".to_owned()]);
         for head in 0..model.arch().n_heads {
@@ -192,7 +192,7 @@ fn keys_and_queries_are_changed_where_the_scores_are_taken_of_them() {
             assert_same_bits(format_args!("{name}, {key}"), values(&alike, &key), values(&twice, &key));
             assert_ne!(values(&alike, &key), values(&clean, &key), "{name}, {key}");
         }
-        // Also where each query head has a key of its own; not where these differ.
+        // Also if each query head has its own key, but not if these differ.
         let own = ["head_keys_L1H0@3*1".to_owned(), "rotated_keys_L1@all*0.5".to_owned()];
         let both = under(model, points(), &own);
         let one = under(model, points(), &own[1..]);

@@ -1,4 +1,4 @@
-//! What single heads show.
+//! What single heads report.
 
 use easyroutine::Value;
 use easyroutine::arch::{Attention, AttentionGate, Bias, Layer};
@@ -42,7 +42,8 @@ fn a_head_sees_its_slice_of_the_projections() {
     });
 }
 
-/// Whether the only token of a row mixes just what the projection gave: values are not clamped, and no sink takes part.
+/// Whether the only token of a row mixes exactly the projection's output: values are not clamped, and no sink takes
+/// part.
 fn mixes_plainly(layer: &Layer) -> bool {
     let plain = |a: &Attention| {
         a.clip.is_none() && a.v_norm.is_none() && a.sinks == Bias::Absent && a.gate == AttentionGate::None
@@ -69,8 +70,8 @@ fn the_first_token_mixes_its_own_value_alone() {
     });
 }
 
-/// One-token rows mix nothing but their own value: with a head's value replaced by its key or query, its part of the
-/// output is that key or query through its slice of the output projection.
+/// One-token rows mix only their own value: replacing a head's value with its key or query makes its part of the output
+/// that key or query through its slice of the output projection.
 #[test]
 fn keys_and_queries_are_projected_as_values_are() {
     for_every_variant(|name, model| {

@@ -1,4 +1,4 @@
-//! The laws of every decoder, on every tiny model: what the activations are to each other, and which bits never move.
+//! Laws of every decoder, checked on every tiny model: how activations relate, and which bits never change.
 
 mod bits;
 mod cached;
@@ -13,7 +13,7 @@ use easyroutine::{Dtype, Model, Simd};
 
 use crate::common::{cases, tiny_with};
 
-/// Every tiny model on every set of instructions that this processor has, in both compute types.
+/// Every tiny model with every instruction set of this processor, in both compute types.
 fn variants() -> impl Iterator<Item = (String, LoadOptions)> {
     cases("tiny").into_iter().flat_map(|case| {
         Simd::available().into_iter().flat_map(move |simd| {
@@ -35,14 +35,14 @@ fn for_every_variant(law: impl Fn(&str, &Model)) {
     }
 }
 
-/// Calls `law` with every tiny model as it is loaded by default.
+/// Calls `law` with every tiny model as loaded by default.
 fn for_every_model(law: impl Fn(&str, &Model)) {
     for case in cases("tiny") {
         law(&case, &crate::common::tiny(&case));
     }
 }
 
-/// Every point of a model, the second name of one place included.
+/// Every point of a model, including second names of the same place.
 fn all_points(model: &Model) -> Vec<Point> {
     let layers = 0..model.arch().layers.len();
     let aliases = layers.map(|layer| Point::layer_of(Site::ResidInPostLayernorm, layer));
@@ -50,7 +50,7 @@ fn all_points(model: &Model) -> Vec<Point> {
     model.arch().points().chain(aliases).collect()
 }
 
-/// All points but those for which attention takes another path: patterns, and keys and values of single heads.
+/// All points except those that switch attention to another path: patterns, and keys and values of single heads.
 fn without_heads(model: &Model) -> Vec<Point> {
     let apart = [Site::Scores, Site::Pattern, Site::HeadKeys, Site::HeadValues];
     model.arch().points().filter(|point| !apart.contains(&point.site())).collect()

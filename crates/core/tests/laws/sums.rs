@@ -1,4 +1,4 @@
-//! Sums and statistics: what is added is what the stream shows, and patterns are distributions.
+//! Sums and statistics: what is added appears in the stream, and patterns are distributions.
 
 use easyroutine::arch::{Bias, Window, Wiring};
 use easyroutine::cache::ActivationCache;
@@ -90,8 +90,8 @@ fn two_names_of_one_place_hold_one_value() {
     });
 }
 
-/// Sums that are the same in exact arithmetic differ by the rounding of some hundred additions, or of inputs that were
-/// rounded to 8 bits.
+/// Sums that are equal in exact arithmetic differ by the rounding of a few hundred additions, or of inputs rounded to 8
+/// bits.
 fn rounding(model: &Model) -> f64 {
     if model.dtype() == Dtype::F32 { 2e-6 } else { 2e-2 }
 }
@@ -179,7 +179,7 @@ fn last_layernorm_holds_the_statistics_of_what_enters_the_final_norm() {
         }
         for (part, expected) in [("mean", means), ("variance", variances), ("second_moment", seconds)] {
             let error = relative_error(statistic(part).unwrap().values(), &expected);
-            // Both are sums in f64; what differs is the last rounding.
+            // Both are sums in f64; they differ only in the last rounding.
             assert!(error < 2e-7, "{name}: {part} is off by {error:.1e}");
         }
     });

@@ -1,4 +1,4 @@
-//! What nobody wants is neither reported nor computed.
+//! Unwanted activations are neither reported nor computed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use super::{for_every_model, two_rows};
 use crate::common::holds;
 use crate::common::taps::{Edit, Recorder};
 
-/// Place of a point in the forward pass.
+/// A point's place in the forward pass.
 fn stage(point: &Point) -> (usize, usize, Site, usize) {
     let part = match point.site() {
         Site::InputEmbeddings => 0,
@@ -53,7 +53,7 @@ fn an_error_of_a_tap_ends_the_run_and_is_returned() {
             assert_eq!(error.kind(), easyroutine::ErrorKind::Interrupted, "{name}, {point}");
             assert_eq!(recorder.calls.last(), Some(point), "{name}: called again after an error");
         }
-        // The buffers of the broken runs are used again.
+        // The buffers of the interrupted runs are used again.
         let mut recorder = Recorder { wanted: wanted.clone(), ..Recorder::default() };
         model.forward(&batch, &mut recorder).unwrap();
         assert_eq!(recorder.calls.len(), wanted.len(), "{name}");
@@ -123,7 +123,7 @@ fn a_value_is_the_same_as_a_matrix_and_as_vectors() {
     });
 }
 
-/// Wants logits of the last token alone.
+/// Wants only the last token's logits.
 struct Last(Recorder);
 
 impl Tap for Last {
@@ -193,7 +193,7 @@ struct Ends {
     seen: BTreeMap<Point, Seen>,
 }
 
-/// What one point gave.
+/// The values at one point.
 struct Seen {
     /// Tokens that were computed.
     computed: usize,

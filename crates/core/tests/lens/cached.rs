@@ -1,4 +1,4 @@
-//! With the statistics of the model's own final norm the lens is linear: what each part adds to the logits.
+//! With the statistics of the model's own final norm the lens is linear: it shows what each part adds to the logits.
 
 use easyroutine::arch::{Bias, NormKind, Wiring};
 use easyroutine::cache::Kept;
@@ -23,7 +23,7 @@ fn bias(model: &Model) -> Vec<f64> {
 #[test]
 fn all_parts_and_the_bias_sum_to_the_logits_before_the_softcap() {
     for_every_model(|name, model| {
-        // A norm on the stream, or a factor on what leaves a block: the stream is no plain sum of its parts. Direct
+        // A norm on the stream, or a factor on a block's output: the stream is not a plain sum of its parts. Direct
         // attribution carries such factors along.
         let is_no_sum = |l: &easyroutine::arch::Layer| {
             matches!(l.wiring, Wiring::NormOnStream { .. }) || l.leaving_scale == Bias::Stored
@@ -80,7 +80,7 @@ fn the_heads_sum_to_what_attention_adds_where_nothing_stands_between() {
         for (_, head) in &heads {
             sum.iter_mut().zip(head.values()).for_each(|(sum, x)| *sum += f64::from(*x));
         }
-        // The bias of the output projection is the same at every position but for the norm's scale.
+        // The bias of the output projection is the same at every position, except for the norm's scale.
         let scale: Vec<f64> = scales(model, &cache).collect();
         let rest: Vec<f64> = whole
             .values()
@@ -100,7 +100,7 @@ fn the_heads_sum_to_what_attention_adds_where_nothing_stands_between() {
     });
 }
 
-/// What the final norm multiplied each vector by.
+/// The factor of the final norm for each vector.
 fn scales<'a>(
     model: &Model,
     cache: &'a easyroutine::cache::ActivationCache,
@@ -111,7 +111,7 @@ fn scales<'a>(
     spread.values().iter().map(move |x| 1.0 / (f64::from(*x) + f64::from(norm.eps)).sqrt())
 }
 
-/// What the norm of a vector's own statistics would multiply it by.
+/// The factor of the norm with a vector's own statistics.
 fn own_scales(model: &Model, vectors: &Kept) -> Vec<f64> {
     let norm = model.arch().final_norm.unwrap();
     let width = model.arch().d_model as f64;

@@ -1,4 +1,4 @@
-//! The lens over a cache: whole vocabulary, directions, probabilities, accuracy, and what is refused.
+//! The lens over a cache: whole vocabulary, directions, probabilities, accuracy, and rejected requests.
 
 use easyroutine::ErrorKind;
 use easyroutine::lens::{Direction, LensNorm, LensOptions, LogitLens, Metric, Role};
@@ -22,7 +22,7 @@ fn the_final_layer_reads_as_the_logits() {
         if model.arch().final_norm.is_some() {
             let cached = read(&lens, &cache, &key, &LensOptions::default());
             let error = relative_error(cached.values(), logits.values());
-            // The norm's statistics were rounded to f32 when they were kept.
+            // The kept statistics of the norm are rounded to f32.
             assert!(error < 1e-6, "{name}: with cached statistics the lens is off by {error:.1e}");
         }
     });

@@ -25,7 +25,7 @@ fn rows(model: &Model) -> Vec<Vec<u32>> {
     vec![(0..9.min(context)).map(|i| 300 - i * 31).collect(), vec![5, 250, 17]]
 }
 
-/// Everything that a lens reads, with what it needs.
+/// Everything that a lens reads or needs.
 fn captured(model: &Model, rows: &[Vec<u32>]) -> ActivationCache {
     let read = |point: &Point| {
         Role::of(point.site()).is_some() || matches!(point.site(), Site::LastLayernorm | Site::Logits)
@@ -54,7 +54,7 @@ fn last_stream(model: &Model) -> Point {
     Point::layer_of(Site::ResidOut, model.arch().layers.len() - 1)
 }
 
-/// What the model itself predicts from these vectors, which take the place of its last residual stream.
+/// The model's own prediction from these vectors, which replace its last residual stream.
 fn predicted_from(model: &Model, rows: &[Vec<u32>], vectors: &Kept) -> Vec<f32> {
     let put = |_: Point, value: &mut Value<'_>| {
         for (row, ids) in rows.iter().enumerate() {

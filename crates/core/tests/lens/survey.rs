@@ -1,4 +1,4 @@
-//! A whole prompt read layer by layer, streaming over the vocabulary, against plain sums over full logits.
+//! A whole prompt read layer by layer, streaming over the vocabulary, compared with plain sums over full logits.
 
 use easyroutine::lens::{Component, LensNorm, LensOptions, LogitLens, Reading, SurveyOptions, survey};
 use easyroutine::sites::{Point, Site};
@@ -11,7 +11,7 @@ use crate::common::{cases, tiny};
 
 const VOCABULARY: usize = 2500;
 
-/// A tiny model whose vocabulary fills several tiles. Rows of the unembedding repeat, so that most logits are tied.
+/// A tiny model whose vocabulary fills several tiles. Rows of the unembedding repeat, so that most logits tie.
 fn wide(case: &str) -> Model {
     let mut draft = Draft::of(case);
     for key in ["vocab_size", "vocab_size_per_layer_input"] {
@@ -39,7 +39,7 @@ fn options(component: &str, norm: LensNorm) -> SurveyOptions {
     }
 }
 
-/// A row longer than the positions that are looked at together.
+/// A row longer than the positions that are processed together.
 fn row(model: &Model) -> Vec<u32> {
     (0..40.min(model.arch().context as u32))
         .map(|i| (i * 997 + 41) % model.arch().vocabulary as u32)
@@ -52,7 +52,7 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|x| f64::from(x - most) - sum.ln()).collect()
 }
 
-/// What a reading should be, from all logits.
+/// The expected reading, from all logits.
 fn expected(logits: &[f32], finals: &[f32], target: Option<u32>, options: &SurveyOptions) -> Reading {
     let (ours, last) = (log_softmax(logits), log_softmax(finals));
     let before = |a: usize, b: usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
@@ -117,7 +117,7 @@ fn every_reading_is_that_of_the_full_logits() {
                 }
                 let mut options = options(component, norm);
                 options.positions.retain(|position| *position < row.len());
-                // Some layers have attention and others a recurrence.
+                // Some layers have attention, others a recurrence.
                 let has = |layer: usize| model.arch().points_of(options.component.site(), layer).is_ok();
                 options.layers =
                     options.layers.iter().copied().filter(|l| *l < 0 || has(*l as usize)).collect();
@@ -145,7 +145,7 @@ fn every_reading_is_that_of_the_full_logits() {
     }
 }
 
-/// The most likely id, ties to the lower one.
+/// The most likely id; ties go to the lower one.
 fn expected_top(logits: &[f32]) -> (u32, f32) {
     let better = |best: (u32, f32), (id, x): (usize, &f32)| if *x > best.1 { (id as u32, *x) } else { best };
     logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better)

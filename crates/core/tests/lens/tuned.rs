@@ -1,4 +1,4 @@
-//! A lens of the tuned-lens package against its formula, in f64. `fixtures/torch/make.py` wrote the lens.
+//! A lens of the tuned-lens package compared with its formula, in f64. `fixtures/torch/make.py` wrote the lens.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ fn a_tuned_lens_reads_each_stream_through_its_translator() {
         by_hand.insert(key.clone(), expected);
         let (ours, theirs) = (read(&tuned, &cache, &key, &own()), read(&plain, &by_hand, &key, &own()));
         let untuned = read(&plain, &cache, &key, &own());
-        // Sums of 48 terms of size one, in f32 here and in f64 there.
+        // Sums of 48 terms of magnitude one, in f32 here and in f64 there.
         let close = |a: &Kept, b: &Kept| a.values().iter().zip(b.values()).all(|(a, b)| (a - b).abs() < 2e-4);
         assert!(close(&ours, &theirs), "{key}");
         assert!(!close(&ours, &untuned), "{key}: the translator does nothing");
