@@ -52,7 +52,7 @@ def string(value: Any, name: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{name} holds half of a surrogate pair, {value[error.start]!r}, at {error.start}, which is no character",
+            f"{name} holds half of a surrogate pair, {value[error.start]!r}, at {error.start}, which is not a character",
             'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") mends it',
         ) from None
     return str(value)

@@ -79,7 +79,7 @@ def ids_of(value: Any) -> Any:
     if least < 0:
         raise InputError(f"token id {least} is below zero")
     if isinstance(found, int) and found >= 2**32:
-        raise InputError(f"{found} is no token id")
+        raise InputError(f"{found} is not a token id")
     return found
 
 

@@ -16,8 +16,8 @@ _WORDS: list[tuple[str, str]] = [
     (r"encode without one: `--bos auto` or `--bos no`", "encode without one: add_special_tokens=False"),
     (r"without --resume it is begun", "resume=False begins it"),
     (
-        r"--resume goes on with it; another --run begins another",
-        'resume=True goes on with it; another run="…" begins another',
+        r"--resume continues it; another --run begins another",
+        'resume=True continues it; another run="…" begins another',
     ),
     (r"with --resume", "with resume=True"),
     (r" \(`--avg`\)", ""),

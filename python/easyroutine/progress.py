@@ -41,7 +41,7 @@ def token_progress(description: str) -> Callable[[int, int], None] | None:
         return None
     bars: list[Any] = []
 
-    def told(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         from tqdm.auto import tqdm
 
         if not bars:
@@ -50,7 +50,7 @@ def token_progress(description: str) -> Callable[[int, int], None] | None:
         if done == total:
             bars[0].close()
 
-    return told
+    return report
 
 
 def row_progress(description: str, total: int) -> Callable[[int], None]:
@@ -61,12 +61,12 @@ def row_progress(description: str, total: int) -> Callable[[int], None]:
 
     bar = tqdm(desc=description, total=total, unit=" rows")
 
-    def told(rows: int) -> None:
+    def report(rows: int) -> None:
         bar.update(rows)
         if bar.n == total:
             bar.close()
 
-    return told
+    return report
 
 
 def download_progress() -> Callable[[str, int, int | None], None] | None:
@@ -75,7 +75,7 @@ def download_progress() -> Callable[[str, int, int | None], None] | None:
         return None
     bars: dict[str, Any] = {}
 
-    def told(file: str, done: int, total: int | None) -> None:
+    def report(file: str, done: int, total: int | None) -> None:
         from tqdm.auto import tqdm
 
         bar = bars.get(file)
@@ -85,4 +85,4 @@ def download_progress() -> Callable[[str, int, int | None], None] | None:
         if done == total:
             bar.close()
 
-    return told
+    return report

@@ -127,7 +127,7 @@ def plain_array(value: Any) -> Any:
     if isinstance(value, numpy.ma.MaskedArray):
         raise ExchangeError("a masked array has no number where it is masked", "array.filled(0.0)")
     if value.dtype.kind not in "biufc":
-        raise ExchangeError(f"an array of {value.dtype} is no array of numbers", "array.astype(float)")
+        raise ExchangeError(f"an array of {value.dtype} does not hold numbers", "array.astype(float)")
     # Not every version exports arrays that are read-only, unaligned or of another byte order.
     return numpy.require(value, dtype=value.dtype.newbyteorder("="), requirements=["C", "A", "W", "E"])
 
@@ -175,7 +175,7 @@ def _number(value: Any, name: str) -> float:
         # An integer beyond float64.
         number = _LARGEST
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name}: {type(value).__name__} is no number") from None
+        raise InputError(f"{name}: {type(value).__name__} is not a number") from None
     if _LARGEST <= abs(number) < inf:
         raise InputError(f"{name}: a number is beyond float32: {value!r:.40}")
     return number

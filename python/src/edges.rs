@@ -137,7 +137,7 @@ pub(crate) fn edges(
 /// Draws a circuit, given as that JSON, in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.
 pub(crate) fn draw(text: &str, format: &str, width: usize, most: usize) -> Result<Vec<u8>, Failure> {
     let json: Value =
-        serde_json::from_str(text).map_err(|e| Failure::input(format!("this is no circuit: {e}")))?;
+        serde_json::from_str(text).map_err(|e| Failure::input(format!("this is not a circuit: {e}")))?;
     let number = |key: &str| json["cfg"][key].as_u64().unwrap_or(0) as usize;
     let mut edges = Vec::new();
     for (name, edge) in json["edges"].as_object().into_iter().flatten() {

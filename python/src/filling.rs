@@ -151,9 +151,9 @@ impl DataSet {
         let examples = extract::examples(rows);
         let interventions = extract::checked(py, model, &examples, &settings, settings.context(model))?;
         let fields = serde_json::from_str(&place.fields)
-            .map_err(|e| Failure::input(format!("fields of rows are no JSON: {e}")))?;
+            .map_err(|e| Failure::input(format!("fields of rows are not JSON: {e}")))?;
         let chat = place.chat.as_deref().map(serde_json::from_str).transpose();
-        let chat = chat.map_err(|e| Failure::input(format!("the chat is no JSON: {e}")))?;
+        let chat = chat.map_err(|e| Failure::input(format!("the chat is not JSON: {e}")))?;
         Ok(Checked { settings, request, examples, interventions, fields, chat })
     }
 }

@@ -446,12 +446,12 @@ pub(crate) fn dtype_of(name: &str) -> Result<Dtype, Failure> {
 
 /// A JSON object.
 pub(crate) fn object(text: &str) -> Result<Map<String, Value>, Failure> {
-    serde_json::from_str(text).map_err(|e| Failure::input(format!("this is no JSON object: {e}")))
+    serde_json::from_str(text).map_err(|e| Failure::input(format!("this is not a JSON object: {e}")))
 }
 
 /// Positions as a JSON list.
 pub(crate) fn specifiers(text: &str) -> Result<Vec<Specifier>, Failure> {
     let list: Vec<Value> = serde_json::from_str(text)
-        .map_err(|e| Failure::input(format!("this is no list of positions: {e}")))?;
+        .map_err(|e| Failure::input(format!("this is not a list of positions: {e}")))?;
     Ok(list.iter().map(Specifier::from_json).collect::<easyroutine::Result<_>>()?)
 }

@@ -372,7 +372,7 @@ fn which_of(which: &Bound<'_, PyAny>) -> Result<Which, Failure> {
 }
 
 fn json(text: &str) -> Result<Json, Failure> {
-    serde_json::from_str(text).map_err(|e| Failure::input(format!("this is no JSON: {e}")))
+    serde_json::from_str(text).map_err(|e| Failure::input(format!("this is not JSON: {e}")))
 }
 
 /// A store error as an error of the engine.

@@ -135,7 +135,7 @@ def test_the_time_that_was_told_stands_in_the_record(
         (ASKED, {"chat_variables": {"mood": object()}}, "JSON"),
         (ASKED, {"tools": [len]}, "the function 'len'"),
         (ASKED, {"tools": {"name": "f"}}, "list of dictionaries"),
-        (ASKED, {"strftime_now": "yesterday"}, "no day"),
+        (ASKED, {"strftime_now": "yesterday"}, "not a day"),
         (ASKED, {"strftime_now": 7}, "strftime_now is 7"),
         (ASKED, {"chat_template": 7}, "chat_template is int"),
         (ASKED, {"add_generation_prompt": "yes"}, "True or False"),

@@ -43,7 +43,7 @@ def test_an_adapter_is_applied_left_out_or_named() -> None:
     with pytest.warns(UserWarning, match="is applied"):
         again = pickle.loads(pickle.dumps(named))
     assert logits(again) == logits(named)
-    with pytest.raises(EasyroutineError, match="it is no adapter"):
+    with pytest.raises(EasyroutineError, match="it is not an adapter"):
         HookedModel.from_pretrained(TINY / "llama", adapter=TINY / "gpt2")
 
 
@@ -63,7 +63,7 @@ def test_surplus_tensors_are_passed_over_where_that_is_allowed(folder_copy: Path
     with_surplus(folder_copy)
     with pytest.raises(EasyroutineError, match=r"model\.layers\.0\.k_scale.*\n?.*allow_tensors="):
         HookedModel.from_pretrained(folder_copy)
-    model = opened(folder_copy, allow_tensors=["*.k_scale"], warns="passed over as allowed")
+    model = opened(folder_copy, allow_tensors=["*.k_scale"], warns="skipped as allowed")
     assert logits(model) == logits(llama)
 
 

@@ -145,7 +145,7 @@ def test_a_mean_is_over_rows_where_their_lengths_agree(llama: HookedModel) -> No
     base = [[1, 2, 3, 4, 5], [11, 12, 13, 14, 15]]
     by_rows, by_tokens = sweep(llama, base=base, mean_over="rows"), sweep(llama, base=base, mean_over="tokens")
     assert sweep(llama, base=base).values == by_rows.values != by_tokens.values
-    assert "each position for itself" in str(by_rows.to_dict()["words"]) and "all tokens" in str(
+    assert "each position by itself" in str(by_rows.to_dict()["words"]) and "all tokens" in str(
         by_tokens.to_dict()["words"]
     )
     # One row as long is what stands there in it, position by position.

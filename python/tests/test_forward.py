@@ -320,7 +320,7 @@ def test_a_dictionary_is_a_configuration_everywhere(llama: HookedModel, tmp_path
         (lambda model: model.lens("a", track=-1), "track is -1"),
         (lambda model: model.lens("a", layers=["a"]), "`a`"),
         (lambda model: model.lens("a", layers=[3]), "a layer is 3; it is at most 2"),
-        (lambda model: model.sweep([1], layers="emb,0"), "the embedding is no layer that a sweep changes"),
+        (lambda model: model.sweep([1], layers="emb,0"), "a sweep does not change the embedding"),
         (lambda model: model.sweep([1], layers=[3]), "a layer is 3; it is at most 2"),
         (lambda model: model.sweep([1], metric="rank", answer=-1), "answer is -1"),
         (lambda model: HookedModelConfig("x", threads=-1), "threads is -1; it is at least 1"),

@@ -70,7 +70,7 @@ def test_a_run_that_is_there_names_an_argument(llama: HookedModel, tmp_path: Pat
     saver = ActivationSaver(tmp_path)
     two = [[[1, 2]], [[3, 4]]]
     assert llama.extract_to_store(saver, two, run="a", unit=1, part=(1, 2)) is None
-    with pytest.raises(EasyroutineError, match="resume=True goes on"):
+    with pytest.raises(EasyroutineError, match="resume=True continues"):
         llama.extract_to_store(saver, two, run="a", unit=1)
 
 

@@ -84,7 +84,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(llama: HookedModel) -> None:
         ([[1, 2], 3], "row 1 of 'input_ids' is int"),
         ([[[1]]], "holds lists"),
         (numpy.ones((1, 1, 2), dtype=int), r"shape \[1, 1, 2\]"),
-        (numpy.array([0.5]), "no whole number"),
+        (numpy.array([0.5]), "not a whole number"),
         (None, "'input_ids' is NoneType"),
         ("", "row 0"),
         ([320], "token id 320 at 0 is beyond the vocabulary of 320"),

@@ -95,7 +95,7 @@ def test_directions_are_ids_strings_and_pairs(llama: HookedModel) -> None:
         (("resid_out_0", [320]), "beyond the vocabulary"),
         (("resid_out_0", [71, 72]), "2 directions for 1 rows"),
         (("resid_out_0", [(1, 2, 3)]), "a pair of tokens"),
-        (("resid_out_0", [-1]), "is no token"),
+        (("resid_out_0", [-1]), "is not a token"),
         (("resid_out_0", ["two words"]), "is not one token"),
         (("resid_out_0", [71], True, False, "accuracy"), "needs pairs"),
         (("resid_out_0", None, True, False, "nothing"), "metric is"),

@@ -103,7 +103,7 @@ OF_A_MODEL: dict[str, tuple[Call, str]] = {
     "cat": (lambda m: ActivationCache({"a": 1}).cat(5), "external_cache is int"),  # type: ignore[arg-type]
     "a text of a number": (lambda m: m.get_tokenizer()(5), "text is 5"),
     "max_length": (lambda m: m.get_tokenizer()("a", truncation=True, max_length=2.5), "max_length is 2.5"),
-    "a huge id": (lambda m: m.get_tokenizer().decode([2**70]), "no token id"),
+    "a huge id": (lambda m: m.get_tokenizer().decode([2**70]), "not a token id"),
     "sequences": (lambda m: m.get_tokenizer().batch_decode(5), "sequences is 5"),
     "tokens": (lambda m: m.get_tokenizer().convert_tokens_to_ids(5), "tokens is 5"),
     "a conversation": (lambda m: m.get_tokenizer().apply_chat_template("hi"), "conversation is 'hi'"),

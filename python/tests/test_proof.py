@@ -83,7 +83,7 @@ def test_a_record_that_was_edited_by_hand_is_warned_of(saver: ActivationSaver, l
     edited = json.loads(record.read_text())
     edited["seed"] = 4
     record.write_text(json.dumps(edited))
-    with pytest.warns(UserWarning, match="changed by something else than easyroutine"):
+    with pytest.warns(UserWarning, match="changed by something other than easyroutine"):
         found = loader.query()
     assert found.load()[1]["seed"] == 4
 

@@ -172,7 +172,7 @@ def test_control_c_keeps_whole_units_and_the_run_goes_on(llama: HookedModel, tmp
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
     out, _ = run.communicate(timeout=60)
-    assert out == "what is done is kept: run='long', resume=True goes on\n"
+    assert out == "what is done is kept: run='long', resume=True continues\n"
     kept = len(list(tmp_path.glob("default/llama/*/data/*.safetensors")))
     assert 0 < kept < 120
     config = ExtractionConfig(extract_resid_out=True)

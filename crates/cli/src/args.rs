@@ -45,7 +45,7 @@ pub(crate) use sweep::{
     Ablate, AlongArg, ByArg, EffectArg, Estimating as EstimatingArgs, MeanOverArg, Patch, Sweep,
 };
 
-const SURROUNDINGS: &str = "`easyroutine env` shows what is seen of the surroundings; `easyroutine man` lists all \
+const SURROUNDINGS: &str = "`easyroutine env` shows the environment it sees; `easyroutine man` lists all \
 variables and exit statuses.";
 
 /// Look inside language models.

@@ -94,9 +94,9 @@ impl DictFlags {
         }
         for text in &self.norm_factor {
             let (at, factor) = owner("--norm-factor", text, &named)?;
-            let factor = factor
-                .parse()
-                .map_err(|_| Failure::usage(format!("--norm-factor: `{}` is no number", one_line(factor))))?;
+            let factor = factor.parse().map_err(|_| {
+                Failure::usage(format!("--norm-factor: `{}` is not a number", one_line(factor)))
+            })?;
             once("--norm-factor", &mut named[at].2.norm_factor, factor)?;
         }
         let mut opened = Opened::default();

@@ -15,8 +15,8 @@ pub(crate) const FAILED: u8 = 1;
 
 /// The meaning of each exit status.
 pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
-    (0, "all went well; also where the reader of a pipe went away"),
-    (1, "something did not work: a damaged file, a full disk, a law that a model breaks"),
+    (0, "success; also if the reader of a pipe went away"),
+    (1, "failure: a damaged file, a full disk, a law that a model breaks"),
     (2, "the command line is wrong: an unknown flag, name, layer or position"),
     (3, "the model was not found, is not in the cache while offline, or is gated"),
     (4, "the model is of a kind that is not supported"),

@@ -65,7 +65,7 @@ pub(crate) fn standard_output(args: &Args, formats: &[Format]) -> Result<Destina
     };
     let format = allowed(format, formats)?;
     if format == Format::Png && io::stdout().is_terminal() && !hosted::is_hosted() {
-        return Err(Failure::usage("a PNG is no text for a terminal").hint("write it to a file: -o lens.png"));
+        return Err(Failure::usage("a terminal cannot show a PNG").hint("write it to a file: -o lens.png"));
     }
     Ok(Destination { format, file: None })
 }
@@ -216,7 +216,7 @@ fn format_by_variable() -> Result<Option<Format>, Failure> {
         Ok(Format::Auto) => Ok(None),
         Ok(format) => Ok(Some(format)),
         Err(_) if word.is_empty() => Ok(None),
-        Err(_) => Err(Failure::usage(format!("EASYROUTINE_FORMAT: `{word}` is no format"))
+        Err(_) => Err(Failure::usage(format!("EASYROUTINE_FORMAT: `{word}` is not a format"))
             .hint(format!("formats are {}", names(Format::value_variants())))),
     }
 }
@@ -240,7 +240,7 @@ fn by_ending(file: &Path, formats: &[Format]) -> Result<Format, Failure> {
     };
     found.ok_or_else(|| {
         Failure::usage(format!("{}: the ending names no format of this command", file.display()))
-            .hint(format!("endings are {}; or say --format", endings(formats)))
+            .hint(format!("endings are {}; or pass --format", endings(formats)))
     })
 }
 

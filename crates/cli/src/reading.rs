@@ -67,7 +67,7 @@ impl Reading {
 fn tell_skipped(skipped: usize, file: &Path) {
     if skipped > 0 {
         let rows = if skipped == 1 { "row" } else { "rows" };
-        output::note("note", &format!("passed over {skipped} empty {rows} of {}", file.display()));
+        output::note("note", &format!("skipped {skipped} empty {rows} of {}", file.display()));
     }
 }
 

@@ -385,7 +385,7 @@ pub(crate) fn warn_of_bos(tokenizer: &Tokenizer, what: &str) {
 pub(crate) fn token_id(flag: &str, text: &str, tokenizer: &Tokenizer) -> Result<u32, Failure> {
     match text.strip_prefix("id:") {
         Some(number) => {
-            number.parse().map_err(|_| Failure::usage(format!("{flag}: `{number}` is no token id")))
+            number.parse().map_err(|_| Failure::usage(format!("{flag}: `{number}` is not a token id")))
         }
         None => {
             let id = tokenizer.single_token(text).ok_or_else(|| {
@@ -442,7 +442,7 @@ fn without_newline(reader: impl Read, place: &str) -> Result<String, Failure> {
     let read = reader.take(LARGEST + 1).read_to_end(&mut bytes);
     read.map_err(|e| Failure::failed(format!("{place}: {e}")))?;
     if bytes.len() as u64 > LARGEST {
-        return Err(Failure::failed(format!("{place}: more than {LARGEST} bytes are no prompt")));
+        return Err(Failure::failed(format!("{place}: more than {LARGEST} bytes are too much for a prompt")));
     }
     let text = String::from_utf8(bytes).map_err(|e| {
         Failure::failed(format!("{place}: not UTF-8 at byte {}", e.utf8_error().valid_up_to()))

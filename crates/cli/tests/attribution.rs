@@ -154,7 +154,7 @@ fn pairs_of_a_file_are_summed_and_gone_on_with() {
     let wrong = folder.path().join("wrong.jsonl");
     for (line, message) in [
         ("{\"clean\": \"a\"}", "no field `corrupt`"),
-        ("{\"clean\": \"a\", \"corrupt\": 3}", "no prompt"),
+        ("{\"clean\": \"a\", \"corrupt\": 3}", "not a prompt"),
         (
             "{\"clean\": [1, 2], \"corrupt\": [1], \"answer\": 1, \"against\": 2}",
             "2 tokens and the corrupted one 1",
@@ -163,8 +163,8 @@ fn pairs_of_a_file_are_summed_and_gone_on_with() {
             "{\"clean\": [1], \"corrupt\": [2], \"answer\": \"two words here\", \"against\": 2}",
             "not one token",
         ),
-        ("{\"clean\": \"a\", \"corrupt\": \"b\", \"answer\": -1}", "no token"),
-        ("[]", "no JSON object"),
+        ("{\"clean\": \"a\", \"corrupt\": \"b\", \"answer\": -1}", "not a token"),
+        ("[]", "not a JSON object"),
     ] {
         std::fs::write(&wrong, line).unwrap();
         let code = if line.contains("[1") { 2 } else { 1 };
@@ -308,7 +308,7 @@ fn tokens_that_pairs_do_not_name_are_told() {
         let output = common::easyroutine(&[args, &of[..]].concat()).assert().success();
         String::from_utf8(output.get_output().stderr.clone()).unwrap()
     };
-    let expected = "1 of 2 pairs name no `against`: what their corrupted prompt predicts is taken";
+    let expected = "1 of 2 pairs name no `against`: the prediction of their corrupted prompt is used";
     for command in [&["attribute"][..], &["dla"], &["edges", "--top", "40"]] {
         assert_eq!(told(command).matches(expected).count(), 1, "{command:?}");
         assert!(!told(command).contains("no `answer`"), "{command:?}");

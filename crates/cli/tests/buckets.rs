@@ -99,5 +99,5 @@ fn a_bucket_that_can_keep_no_promise_is_refused() {
     assert!(message.contains("replaces objects although it is told not to"), "{message}");
     assert!(message.contains("hint: the storage must keep to `If-None-Match: *`"), "{message}");
     let message = refused("localhost:9000", 2);
-    assert!(message.contains("AWS_ENDPOINT_URL: `localhost:9000` is no URL"), "{message}");
+    assert!(message.contains("AWS_ENDPOINT_URL: `localhost:9000` is not a URL"), "{message}");
 }

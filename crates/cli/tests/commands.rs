@@ -290,7 +290,7 @@ fn the_adapter_beside_a_model_is_applied_left_out_or_replaced() {
         assert!(said.contains(word), "{said:?} does not say {word:?}");
     };
     wrong(2, &["--adapter", one, "--no-adapter"], "cannot be used with");
-    wrong(3, &["--adapter", &tiny("gpt2")], "it is no adapter");
+    wrong(3, &["--adapter", &tiny("gpt2")], "it is not an adapter");
     wrong(3, &["--adapter", "./nowhere"], "./nowhere");
     let alone = fails(2, &["run", "the cat", "-m", one, "--no-adapter"]);
     assert!(alone.contains("without it nothing is left"), "{alone}");
@@ -312,7 +312,7 @@ fn surplus_tensors_are_passed_over_where_that_is_allowed() {
     let one = fails(1, &["run", "the cat", "-m", path(&model), "--allow-tensor", "model.layers.0.k_scale"]);
     assert!(one.contains("tensor `model.layers.1.k_scale` has no place"), "{one}");
     let (numbers, said) = extracted(path(&model), "logits", &["--allow-tensor", "*.k_scale"]);
-    assert!(said.contains("passed over as allowed") && said.contains("model.layers.1.k_scale"), "{said}");
+    assert!(said.contains("skipped as allowed") && said.contains("model.layers.1.k_scale"), "{said}");
     assert!(numbers == extracted(&tiny("llama"), "logits", &[]).0);
 }
 

@@ -272,7 +272,7 @@ fn empty_rows_are_passed_over_with_a_count_and_the_others_keep_their_numbers() {
     let output =
         easyroutine(&[&asked[..], &into, &["--skip-empty"]].concat()).assert().success().get_output().clone();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("passed over 2 empty rows"), "{said}");
+    assert!(said.contains("skipped 2 empty rows"), "{said}");
     assert_eq!(values(&place.file(), "rows"), [0.0, 3.0]);
     let table = place.written("b.csv", "id,text\n1,the cat\n2,\"sat\non\"\n");
     let whole = ["-a", "input_ids", "--positions", "all"];

@@ -125,7 +125,7 @@ fn what_dictionaries_cannot_do_is_refused_by_name() {
         (vec!["--dict", &path, "--dict", &path], "two dictionaries are called `sae`"),
         (vec!["--dict", "somewhere"], "names no path"),
         (vec!["--dict", &path, "--place", "other=resid_out_1"], "of no dictionary"),
-        (vec!["--dict", &path, "--norm-factor", "x"], "is no number"),
+        (vec!["--dict", &path, "--norm-factor", "x"], "is not a number"),
         (vec!["--dict", &path, "--place", "resid_out_0", "--place", "sae=resid_out_1"], "given twice"),
         (vec!["--dict", &path, "--norm-factor", "2", "--norm-factor", "3"], "given twice"),
     ] {
@@ -163,7 +163,7 @@ fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_betwee
     std::fs::copy(folder.path().join("whole/plan.json"), folder.path().join("killed/plan.json")).unwrap();
     std::fs::write(folder.path().join("killed/parts/features_sae.1-of-1.safetensors"), state).unwrap();
     let said = String::from_utf8(run(&at("killed"), &[]).get_output().stderr.clone()).unwrap();
-    assert!(said.contains("going on after 13 of 40 prompts"), "{said}");
+    assert!(said.contains("continuing after 13 of 40 prompts"), "{said}");
     assert_eq!(read("killed", "features_sae.jsonl").unwrap(), whole);
     let line: serde_json::Value = serde_json::from_str(whole.lines().nth(7).unwrap()).unwrap();
     assert_eq!(line["schema"], "easyroutine.feature/1");
@@ -186,7 +186,7 @@ fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_betwee
     let wrong = fails(1, &["dict", "page", file.to_str().unwrap(), "-o", &page]);
     assert!(wrong.contains("line 1") && wrong.contains("features_NAME.jsonl"), "{wrong}");
     let other = fails(2, &[&base[..], &["-o", &at("whole"), "--top", "5"]].concat());
-    assert!(other.contains("its `top` is 20, and 5 is asked for"), "{other}");
+    assert!(other.contains("its `top` is 20, but 5 was requested"), "{other}");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn features_go_to_parquet_neuronpedia_and_delphi() {
         (vec![&*jsonl, "--to", "delphi", "-o", "x"], "f/features_sae.jsonl"),
         (vec![&*jsonl, "--layer", "3", "-o", "x.parquet"], "--layer is for --to neuronpedia"),
         (vec![&*jsonl], "one file or folder is written"),
-        (vec![file.to_str().unwrap(), "-o", "x.parquet"], "line 1: is no feature"),
+        (vec![file.to_str().unwrap(), "-o", "x.parquet"], "line 1: is not a feature"),
     ] {
         let args = [&["dict", "export"], &args[..]].concat();
         let said = easyroutine(&args).assert().failure().get_output().stderr.clone();

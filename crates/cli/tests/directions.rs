@@ -205,7 +205,7 @@ fn what_no_direction_can_be_made_of_is_refused_by_name() {
         ([&fit[..], &[&labelled, "-a", "resid_out_*,mlp_out_*"]].concat(), "one value"),
         ([&fit[..], &[&labelled, "--position", "all"]].concat(), "one position of each prompt"),
         ([&fit[..], &[&labelled, "--method", "mean-difference", "--c", "2"]].concat(), "--method logistic"),
-        (two.to_vec(), "1 positive and 2 negative prompts are no pairs"),
+        (two.to_vec(), "1 positive and 2 negative prompts are not pairs"),
         (["direction", "-m", &model, "--file", &pairs, "--pair", "positive"].to_vec(), "names one field"),
         (
             ["direction", "-m", &model, "--file", &pairs, "-a", "pattern_L0H1"].to_vec(),

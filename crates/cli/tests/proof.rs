@@ -151,11 +151,11 @@ fn a_record_that_was_edited_by_hand_is_told_by_every_read_and_by_verify() {
         [&["ls"], &["query", "seed = 4"], &["show", "-1"], &["load", "-1", "logits"], &["tag", "-1", "mine"]];
     for read in reads {
         let warned = said(read);
-        assert!(warned.contains("changed by something else than easyroutine"), "{read:?}: {warned}");
+        assert!(warned.contains("changed by something other than easyroutine"), "{read:?}: {warned}");
     }
     let output = common::easyroutine(&["runs", "-b", store, "verify"]).assert().code(1);
     let found = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-    assert!(found.contains("metadata.json: was changed by something else"), "{found}");
+    assert!(found.contains("metadata.json: was changed by something other"), "{found}");
     said(&["tag", "-1", "--accept"]);
     assert_eq!(said(&["ls"]), "");
     succeeds(&["runs", "-b", store, "verify"]);

@@ -234,7 +234,7 @@ fn a_range_of_layers_says_what_is_wrong_with_it() {
     layers("1:40", "3 layers");
     layers("2:1", "empty");
     layers("0:3:0", "step");
-    layers("abc", "no layer");
+    layers("abc", "neither a layer");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn what_would_have_no_effect_or_another_than_meant_is_refused() {
     let picture = [&ablate[..], &["--format", "table", "-o", "abl.png"]].concat();
     refuses(2, &picture, &["--format table: abl.png ends as png does", "leave --format out"]);
     let embedding = [&ablate[..], &["--layers", "emb,0"]].concat();
-    refuses(2, &embedding, &["the embedding is no layer that a sweep changes", "0 to 2"]);
+    refuses(2, &embedding, &["a sweep does not change the embedding", "0 to 2"]);
     let run = ["run", "the cat", "-m", m, "--intervene"];
     refuses(
         2,

@@ -328,7 +328,7 @@ fn a_file_size_limit_is_an_error_and_leaves_nothing_half_visible() {
         message
     };
     let message = limited(arguments(&base, &[]));
-    assert!(message.contains("hint: a limit on the size of files"), "{message}");
+    assert!(message.contains("hint: a limit on file size"), "{message}");
     let listed = runs(&base, &["ls"]);
     assert_eq!((&listed["runs"], &listed["problems"]), (&json!([]), &json!([])));
     let mut to_file = arguments(&base, &[]);

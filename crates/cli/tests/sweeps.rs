@@ -133,7 +133,7 @@ fn a_mean_is_over_prompts_position_by_position_where_they_are_as_long() {
     let (rows, tokens) = (grid(&["--mean-over", "rows"]), grid(&["--mean-over", "tokens"]));
     assert_eq!(grid(&[])["values"], rows["values"]);
     assert_ne!(rows["values"], tokens["values"]);
-    assert!(rows["words"].to_string().contains("the mean over 2 prompts, each position for itself"));
+    assert!(rows["words"].to_string().contains("the mean over 2 prompts, each position by itself"));
     assert!(tokens["words"].to_string().contains("the mean over all tokens of 2 prompts"));
     // One prompt of the same length: its activation at that place.
     std::fs::write(file, &base).unwrap();
@@ -172,7 +172,7 @@ fn what_cannot_be_swept_is_an_error() {
     let base = base();
     for (more, part) in [
         (&["--site", "resid_outt"][..], "did you mean resid_out?"),
-        (&["--site", "head_out"], "no column of a grid along positions"),
+        (&["--site", "head_out"], "not a column of a grid along positions"),
         (&["--site", "attn_out,mlp_out"], "--along sites"),
         (&["--answer", "id:7", "--against", "id:7"], "both"),
         (&["--answer", "two words"], "not one token"),

@@ -332,7 +332,7 @@ fn notes_of(checkpoint: &Checkpoint, reading: &Reading) -> Vec<String> {
         .map(|(part, count)| format!("{count} of `{part}*`"))
         .collect();
     let tensors = if parts.is_empty() { "the files hold no others".to_owned() } else { parts.join(", ") };
-    vec![format!("the text decoder of this {wrapper} is read alone; tensors left out: {tensors}")]
+    vec![format!("only the text decoder of this {wrapper} is read; tensors left out: {tensors}")]
 }
 
 /// The head that an adapter was trained with. An adapter for feature extraction keeps the base's.

@@ -172,7 +172,7 @@ impl Request {
         ];
         if let Some((_, field, flag)) = of_patterns.iter().find(|(is_set, ..)| *is_set && !has_patterns) {
             return Err(Error::input(format!(
-                "`{field}` (`{flag}`) is about attention patterns, and none are asked for"
+                "`{field}` (`{flag}`) is about attention patterns, and none are requested"
             ))
             .hint("ask for `extract_attn_pattern`, on the command line `-a 'pattern_*'`"));
         }

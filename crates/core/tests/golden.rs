@@ -339,7 +339,7 @@ fn the_page_of_errors_states_what_is_measured() {
     for line in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| model")) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let measured =
-            table.get(cells[0]).unwrap_or_else(|| panic!("{PAGE}: `{}` is no tiny model", cells[0]));
+            table.get(cells[0]).unwrap_or_else(|| panic!("{PAGE}: `{}` is not a tiny model", cells[0]));
         assert_eq!(cells.len(), measured.len() + 1, "{PAGE}: {line}");
         for ((error, cell), column) in measured.iter().zip(&cells[1..]).zip(0..) {
             let kind = KINDS.get(column).map_or("bf16 logits", |(kind, _)| kind);

@@ -297,12 +297,15 @@ fn wrong_sweeps_are_errors_that_name_what_is_wrong() {
         (Sweep { along: positions(Site::ResidIn, vec![12]), ..good.clone() }, "position 12"),
         (Sweep { along: positions(Site::ResidIn, vec![]), ..good.clone() }, "changes something"),
         (Sweep { along: positions(Site::ResidMid, vec![1]), ..good.clone() }, "parallel"),
-        (Sweep { along: positions(Site::Logits, vec![1]), ..good.clone() }, "`logits` is no column"),
+        (Sweep { along: positions(Site::Logits, vec![1]), ..good.clone() }, "`logits` is not a column"),
         (
             Sweep { along: positions(Site::HeadOut, vec![1]), ..good.clone() },
-            "no column of a grid along positions",
+            "not a column of a grid along positions",
         ),
-        (Sweep { along: heads(Site::ResidIn, vec![1]), ..good.clone() }, "no column of a grid along heads"),
+        (
+            Sweep { along: heads(Site::ResidIn, vec![1]), ..good.clone() },
+            "not a column of a grid along heads",
+        ),
         (Sweep { by: By::Patch(vec![1, 2]), ..good.clone() }, "2 tokens"),
         (Sweep { by: By::MeanOfRows(vec![target(), vec![1, 2]]), ..good.clone() }, "2 tokens"),
         (Sweep { metric: Metric::Rank { token: 100_000 }, ..good.clone() }, "vocabulary"),

@@ -46,7 +46,7 @@ fn text_has_one_prompt_a_line_and_blank_lines_are_passed_over() {
     assert!(refusal(read(b"good\nb\xffd\n", 9)).contains("line 2, row 1: not UTF-8 at byte 1"));
     // Nothing beyond the limit is read.
     assert_eq!(read(b"good\nb\xffd\n", 1).unwrap().prompts, [text("good")]);
-    assert!(refusal(read(b"PK\x00\x01\n", 1)).contains("no text"));
+    assert!(refusal(read(b"PK\x00\x01\n", 1)).contains("not text"));
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn jsonl_has_texts_or_token_ids_in_a_field() {
             "row 1: message 1 of `text` has no `role`",
         ),
         ("{\"text\": [{\"role\": \"user\"}, 1]}", "line 2, row 1: `text` is neither"),
-        ("[\"a\"]", "line 2, row 1: no JSON object"),
-        ("{\"text\": \"a\"", "line 2, row 1: no JSON object"),
+        ("[\"a\"]", "line 2, row 1: not a JSON object"),
+        ("{\"text\": \"a\"", "line 2, row 1: not a JSON object"),
     ] {
         let content = format!("{{\"text\": \"good\"}}\n{line}\n");
         let refusal = refusal(from_jsonl(content.as_bytes(), &limited(9)));

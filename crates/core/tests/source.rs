@@ -66,7 +66,7 @@ fn a_path_says_what_is_missing() {
     folder.write("ggufs/a.gguf", "GGUF");
     folder.write("index/config.json", "{}");
     folder.write("index/model.safetensors.index.json", "{}");
-    folder.write("text.gguf", "this is no model");
+    folder.write("text.gguf", "this is not a model");
     folder.write("model.safetensors", "");
     folder.write("model.pt", "");
     use ErrorKind::{Format, NotFound, Unsupported};
@@ -80,8 +80,8 @@ fn a_path_says_what_is_missing() {
         ("index", Format, "without a `weight_map`", ""),
         ("absent", NotFound, "there is no file or folder", "org/name"),
         ("absent.gguf", NotFound, "there is no file or folder", ""),
-        ("text.gguf", Format, "is no GGUF file", ""),
-        ("model.safetensors", Format, "is no GGUF file", "the folder"),
+        ("text.gguf", Format, "is not a GGUF file", ""),
+        ("model.safetensors", Format, "is not a GGUF file", "the folder"),
         ("model.pt", Unsupported, "pickle", "save_pretrained"),
     ] {
         let (found, message, hint) = fails(&folder, &at(&folder, name));

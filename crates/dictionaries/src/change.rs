@@ -112,7 +112,7 @@ fn parse(text: &str) -> Result<FeatureChange> {
         (mark, operand, Some(_)) => {
             let number = operand.parse::<f32>().ok().filter(|x| x.is_finite()).ok_or_else(|| {
                 let shown: String = operand.chars().take(60).flat_map(char::escape_debug).collect();
-                Error::input(format!("`{shown}` is no number"))
+                Error::input(format!("`{shown}` is not a number"))
                     .hint("=NUMBER sets, *NUMBER scales, +NUMBER steers")
             })?;
             match mark {

@@ -193,7 +193,7 @@ fn of_tensors<'f>(
         let shown = || name.escape_debug();
         let Some(stored) = tensor(name) else { continue };
         if stored.shape().len() != 1 {
-            return Err(wrong(format!("`{}` is no vector: its shape is {:?}", shown(), stored.shape())));
+            return Err(wrong(format!("`{}` is not a vector: its shape is {:?}", shown(), stored.shape())));
         }
         let values = stored.read_all()?;
         if let Some(layer) = number(name, directions) {

@@ -18,7 +18,7 @@ impl<'a> Vectors<'a> {
     /// If the width is 0, the values are not whole rows, or one is NaN or infinite.
     pub fn new(values: &'a [f32], width: usize) -> Result<Vectors<'a>> {
         if width == 0 || !values.len().is_multiple_of(width) {
-            return Err(Error::input(format!("{} numbers are no rows of {width}", values.len())));
+            return Err(Error::input(format!("{} numbers are not rows of {width}", values.len())));
         }
         match values.iter().position(|x| !x.is_finite()) {
             Some(at) => Err(Error::input(format!("row {} holds {}", at / width, values[at]))),
@@ -146,7 +146,7 @@ impl Probe {
                 length /= 2.0;
             }
         }
-        Err(Error::input("the probe does not settle: try a smaller C, or standardise"))
+        Err(Error::input("the probe does not converge: try a smaller C, or standardise"))
     }
 
     /// μ₊ − μ₋, with the threshold halfway between the two means.
@@ -222,7 +222,7 @@ impl Steering {
         let width = positive.width;
         if positive.len() != negative.len() || width != negative.width || positive.is_empty() {
             return Err(Error::input(format!(
-                "{} positive and {} negative rows are no pairs",
+                "{} positive and {} negative rows are not pairs",
                 positive.len(),
                 negative.len()
             )));
@@ -307,7 +307,7 @@ fn solved(mut a: Vec<f64>, b: &[f64]) -> Result<Vec<f64>> {
             if i == j {
                 if rest.is_nan() || rest <= 0.0 {
                     return Err(Error::input(
-                        "the probe does not settle: its classes are told apart without end",
+                        "the probe does not converge: its classes are perfectly separable",
                     ));
                 }
                 a[i * n + i] = rest.sqrt();

@@ -87,7 +87,7 @@ impl Features {
             let (numbers, values) = self.token(token);
             let value = change(self.value(token, feature));
             if !value.is_finite() {
-                return Err(Error::input(format!("{value} is no value of a feature")));
+                return Err(Error::input(format!("{value} is not a value of a feature")));
             }
             let others = numbers.iter().copied().zip(values.iter().copied());
             let at = numbers.partition_point(|n| *n < number);

@@ -37,7 +37,7 @@ impl Dictionaries {
         if name.is_empty() || name.len() > 100 || !name.chars().all(is_plain) {
             let shown: String = name.chars().take(100).flat_map(char::escape_debug).collect();
             return Err(Error::input(format!(
-                "`{shown}` is no name of a dictionary: letters, digits, `_` and `-` are"
+                "`{shown}` is not a name of a dictionary: letters, digits, `_` and `-` are"
             )));
         }
         // In a set, `a` and `a_3` would both give features_a_3.
@@ -73,7 +73,7 @@ impl Dictionaries {
     pub fn layers(&self, key: &str) -> Result<(usize, Vec<usize>)> {
         let shown: String = key.chars().take(120).flat_map(char::escape_debug).collect();
         let rest = key.strip_prefix("features_").ok_or_else(|| {
-            Error::input(format!("`{shown}` is no key of features: those are features_NAME"))
+            Error::input(format!("`{shown}` is not a key of features: those are features_NAME"))
         })?;
         if let Some(at) = self.list.iter().position(|named| named.name == rest) {
             if self.list[at].dictionary.is_set() {

@@ -72,7 +72,7 @@ impl Place {
     /// # Errors
     /// If the hook is not a place for dictionaries.
     pub(crate) fn hook(name: &str, layer: Option<usize>) -> std::result::Result<Place, String> {
-        let unknown = || format!("`{}` is no hook that is read", name.escape_debug());
+        let unknown = || format!("`{}` is not a supported hook", name.escape_debug());
         let named = |spot| Ok(Place { text: name.to_owned(), spot });
         if name == "hook_embed" {
             return named(Spot::Embedding);
@@ -121,7 +121,7 @@ impl Place {
     /// # Errors
     /// If the module is not a place for dictionaries.
     pub(crate) fn module(path: &str, side: Option<&str>) -> std::result::Result<Place, String> {
-        let unknown = || format!("`{}` is no module that is read", path.escape_debug());
+        let unknown = || format!("`{}` is not a supported module", path.escape_debug());
         let mut parts: Vec<&str> = path.split('.').collect();
         let side = match (parts.last(), side) {
             (Some(&last @ ("input" | "output")), _) => {

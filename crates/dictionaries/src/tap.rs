@@ -216,7 +216,7 @@ fn rule(
         | FeatureOperation::Steer(number) = change.operation
             && !number.is_finite()
         {
-            return Err(Error::input(format!("{number} is no number for a feature")));
+            return Err(Error::input(format!("{number} is not a number for a feature")));
         }
         easyroutine::edit::check_access(named.fits[*layer].writes.site())?;
     }

@@ -198,7 +198,7 @@ impl Tensors {
             return self.wrong(name, &format!("has shape {shape:?}, not {expected:?}"));
         }
         if !is_float(stored.encoding) {
-            return self.wrong(name, &format!("holds {}, which are no weights", stored.encoding));
+            return self.wrong(name, &format!("holds {}, which are not weights", stored.encoding));
         }
         let axes = match (axes, stored.is_fortran) {
             (axes, false) => axes,
@@ -244,7 +244,7 @@ impl Tensors {
 
     fn numbers(&self, name: &str, stored: &Stored) -> Option<Vec<f32>> {
         if !is_float(stored.encoding) {
-            return self.wrong(name, &format!("holds {}, which are no weights", stored.encoding));
+            return self.wrong(name, &format!("holds {}, which are not weights", stored.encoding));
         }
         let tensor = StoredTensor::new(name, stored.shape.clone(), stored.encoding, stored.bytes.all());
         let numbers = tensor.and_then(|tensor| tensor.read_all());
@@ -277,8 +277,8 @@ fn pickled(item: Item, file: &str, problems: &Problems) -> BTreeMap<String, Stor
                     Stored { shape: tensor.shape, encoding: tensor.encoding, bytes, is_fortran: false };
                 found.insert(name, stored);
             }
-            (Item::Text(name), _) => problems.add(format!("{file}: {} is no tensor", shown(&name))),
-            _ => problems.add(format!("{file}: a key that is no text")),
+            (Item::Text(name), _) => problems.add(format!("{file}: {} is not a tensor", shown(&name))),
+            _ => problems.add(format!("{file}: a key that is not text")),
         }
     }
     found

@@ -64,10 +64,7 @@ pub fn read(text: &str) -> Result<Value, String> {
                 None => *key = Some(key_of(value, line)?),
                 Some(name) => {
                     if map.contains_key(&name) {
-                        return Err(format!(
-                            "line {line}: the key `{}` stands there twice",
-                            name.escape_debug()
-                        ));
+                        return Err(format!("line {line}: the key `{}` appears twice", name.escape_debug()));
                     }
                     map.insert(name, value);
                 }
@@ -86,7 +83,7 @@ fn key_of(value: Value, line: usize) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
         Value::Number(number) => Ok(number.to_string()),
-        _ => Err(format!("line {line}: a key that is no text")),
+        _ => Err(format!("line {line}: a key that is not text")),
     }
 }
 

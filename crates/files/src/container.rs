@@ -72,7 +72,7 @@ fn refuse_other_formats(map: &MappedFile) -> Result<()> {
         return Err(Error::malformed("is empty. Is the download complete?"));
     }
     if has_ending("gguf") {
-        return Err(Error::malformed("does not begin with `GGUF`, so it is no GGUF file"));
+        return Err(Error::malformed("does not begin with `GGUF`, so it is not a GGUF file"));
     }
     if has_ending("safetensors") {
         return Ok(());

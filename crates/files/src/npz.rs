@@ -35,7 +35,10 @@ pub fn arrays(file: &[u8]) -> Result<Vec<Array>> {
         .members()
         .map(|(name, content)| {
             let Some(short) = name.strip_suffix(".npy") else {
-                return Err(Error::malformed(format!("member `{}` is no .npy array", name.escape_debug())));
+                return Err(Error::malformed(format!(
+                    "member `{}` is not a .npy array",
+                    name.escape_debug()
+                )));
             };
             // A member is a slice of the file.
             let start = content.as_ptr().addr() - file.as_ptr().addr();
@@ -88,7 +91,7 @@ fn array(name: &str, content: &[u8], start: usize) -> std::result::Result<Array,
         .map(str::trim)
         .filter(|axis| !axis.is_empty())
         .map(|axis| {
-            axis.parse::<usize>().map_err(|_| format!("`{}` is no size of an axis", axis.escape_debug()))
+            axis.parse::<usize>().map_err(|_| format!("`{}` is not a size of an axis", axis.escape_debug()))
         })
         .collect::<std::result::Result<Vec<_>, _>>()?;
     let numbers = header_at + length..content.len();

@@ -60,7 +60,7 @@ impl SafeTensorsFile {
 pub(crate) fn read_header(file: &[u8]) -> Result<(usize, Metadata)> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(Error::malformed(format!(
-            "{} bytes are no safetensors file: the length of its header alone takes 8. Is the download complete?",
+            "{} bytes are not a safetensors file: the length of its header alone takes 8. Is the download complete?",
             file.len()
         )));
     };

@@ -16,7 +16,7 @@ impl<'a> Archive<'a> {
     /// Reads the directory. `writer` names, in errors, the program that writes such files.
     pub(crate) fn new(file: &'a [u8], writer: &str) -> Result<Self> {
         let (mut at, count) = directory(file).ok_or_else(|| {
-            Error::malformed(format!("is no zip archive, or is cut short: {writer} writes one"))
+            Error::malformed(format!("is not a zip archive, or is cut short: {writer} writes one"))
         })?;
         if count > MOST {
             return Err(Error::malformed(format!("claims {count} members; {MOST} is the limit")));

@@ -100,8 +100,8 @@ fn what_is_wrong_is_named() {
         r#"{"v":{"dtype":"U8","shape":[2305843009213693951],"data_offsets":[0,2305843009213693951]}}"#;
     let empty_axis = r#"{"dtype":"U8","shape":[0,18446744073709551615,9],"data_offsets":[0,0]}"#;
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (vec![], "0 bytes are no safetensors file"),
-        (vec![1, 2, 3], "3 bytes are no safetensors file"),
+        (vec![], "0 bytes are not a safetensors file"),
+        (vec![1, 2, 3], "3 bytes are not a safetensors file"),
         (bomb, "claims a header of 1152921504606846976 bytes"),
         (file(SOUND, 16)[..60].to_vec(), "Is the download complete?"),
         (file(SOUND, 15), "describes 16 bytes of tensors, the file holds 15"),

@@ -116,7 +116,7 @@ unsafe impl Plain for u8 {}
 pub(crate) fn cast<T: Plain, U: Plain>(values: &[T]) -> &[U] {
     // SAFETY: any bits are a `Plain` value.
     let (before, cast, after) = unsafe { values.align_to() };
-    assert!(before.is_empty() && after.is_empty(), "memory that is no whole values");
+    assert!(before.is_empty() && after.is_empty(), "memory that is not a whole number of values");
     cast
 }
 
@@ -127,7 +127,7 @@ pub(crate) fn cast<T: Plain, U: Plain>(values: &[T]) -> &[U] {
 pub(crate) fn cast_mut<T: Plain, U: Plain>(values: &mut [T]) -> &mut [U] {
     // SAFETY: any bits are a `Plain` value, of either type.
     let (before, cast, after) = unsafe { values.align_to_mut() };
-    assert!(before.is_empty() && after.is_empty(), "memory that is no whole values");
+    assert!(before.is_empty() && after.is_empty(), "memory that is not a whole number of values");
     cast
 }
 

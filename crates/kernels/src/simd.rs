@@ -84,7 +84,7 @@ impl FromStr for Simd {
 
     fn from_str(word: &str) -> Result<Simd, String> {
         let found = Simd::ALL.into_iter().find(|simd| simd.word() == word);
-        found.ok_or_else(|| format!("\"{word}\" is no SIMD path; there are {}", listed(&Simd::ALL)))
+        found.ok_or_else(|| format!("\"{word}\" is not a SIMD path; there are {}", listed(&Simd::ALL)))
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_word_that_is_no_path_is_an_error_that_names_the_choices() {
         let error = Simd::chosen("sse").unwrap_err();
-        assert_eq!(error, "EASYROUTINE_SIMD: \"sse\" is no SIMD path; there are portable, avx2, avx512");
+        assert_eq!(error, "EASYROUTINE_SIMD: \"sse\" is not a SIMD path; there are portable, avx2, avx512");
     }
 
     #[test]

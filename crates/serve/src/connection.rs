@@ -147,7 +147,7 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Content> {
 fn refused(refusal: Refusal) -> Response<Content> {
     match refusal {
         Refusal::Host => plain(StatusCode::MISDIRECTED_REQUEST, "This server has another name."),
-        Refusal::Origin => plain(StatusCode::FORBIDDEN, "This server answers its own page alone."),
+        Refusal::Origin => plain(StatusCode::FORBIDDEN, "This server answers only its own page."),
         Refusal::Token => plain(
             StatusCode::FORBIDDEN,
             "The address lacks the token of this server, or has that of an earlier one.\n\

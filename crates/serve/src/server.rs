@@ -152,7 +152,7 @@ fn policy(framed_by: &[String]) -> io::Result<HeaderValue> {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, ':' | '/' | '.' | '-' | '*' | '[' | ']'))
     };
     if let Some(bad) = framed_by.iter().find(|origin| !is_origin(origin) || !is_plain(origin)) {
-        let text = format!("{bad:?} is no origin such as http://localhost:8888");
+        let text = format!("{bad:?} is not an origin such as http://localhost:8888");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let frames = if framed_by.is_empty() { "'none'".to_owned() } else { framed_by.join(" ") };

@@ -32,7 +32,7 @@ impl Point {
     /// If the site belongs to the whole model or to a head: a bug in the caller, not bad input.
     pub fn layer_of(site: Site, layer: usize) -> Self {
         let scope = site.scope();
-        assert!(matches!(scope, Scope::Layer | Scope::LetteredLayer), "{} is no layer site", site.name());
+        assert!(matches!(scope, Scope::Layer | Scope::LetteredLayer), "{} is not a layer site", site.name());
         Point { layer: layer as u32, site, number: 0 }
     }
 

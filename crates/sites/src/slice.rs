@@ -68,7 +68,7 @@ impl FromStr for Slice {
         parse(text).ok_or_else(|| {
             let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
             NameError::new(format!(
-                "`{shown}` is no range; ranges are 4:9 (4 to 8), 4:, :9, -3: (the last three), 0:30:5 (every fifth)"
+                "`{shown}` is not a range; ranges are 4:9 (4 to 8), 4:, :9, -3: (the last three), 0:30:5 (every fifth)"
             ))
         })
     }
@@ -126,7 +126,7 @@ pub fn layers(text: &str, n_layers: usize) -> Result<Vec<i64>, NameError> {
 fn layers_of(word: &str, n_layers: usize) -> Result<Vec<i64>, NameError> {
     let slice = integer(word).map(Slice::one).or_else(|| parse(word)).ok_or_else(|| {
         let shown: String = word.chars().take(60).flat_map(char::escape_debug).collect();
-        NameError::new(format!("`{shown}`: is no layer and no range start:end:step of layers"))
+        NameError::new(format!("`{shown}`: is neither a layer nor a range start:end:step of layers"))
     })?;
     match slice.of(n_layers) {
         Ok(layers) => Ok(layers.map(|layer| layer as i64).collect()),

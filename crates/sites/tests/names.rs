@@ -124,7 +124,7 @@ fn layers_are_read_once_each_in_the_order_of_the_model() {
     assert_eq!(layers("-1, emb,0:30:5,5", 32), Ok(vec![-1, 0, 5, 10, 15, 20, 25, 31]));
     assert_eq!(layers("all", 2), Ok(vec![-1, 0, 1]));
     for (text, part) in
-        [("0:40", "32 layers"), ("32", "0 to 31"), ("2:1", "empty"), ("x", "`x`"), ("", "no layer")]
+        [("0:40", "32 layers"), ("32", "0 to 31"), ("2:1", "empty"), ("x", "`x`"), ("", "neither a layer")]
     {
         let message = layers(text, 32).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");

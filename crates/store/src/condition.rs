@@ -335,7 +335,7 @@ impl<'a> Parser<'a> {
                 Ok(Value::Number(number))
             }
             Err(_) if rest.is_empty() => Err(self.wrong("a value is missing")),
-            Err(_) => Err(self.wrong(&format!("`{}` is no value: texts stand in quotes", first_word(rest)))),
+            Err(_) => Err(self.wrong(&format!("`{}` is not a value: put text in quotes", first_word(rest)))),
         }
     }
 

@@ -74,9 +74,9 @@ impl Error {
         };
         let mut error = Error::new(kind, format!("{path}: cannot {action}: {source}"));
         let hint = match source.kind() {
-            io::ErrorKind::StorageFull => Some("the disk is full: make room, then say it again"),
-            io::ErrorKind::QuotaExceeded => Some("the quota is used up: make room, then say it again"),
-            io::ErrorKind::FileTooLarge => Some("a limit on the size of files stands against it: ulimit -f"),
+            io::ErrorKind::StorageFull => Some("the disk is full: make room, then repeat the command"),
+            io::ErrorKind::QuotaExceeded => Some("the quota is used up: make room, then repeat the command"),
+            io::ErrorKind::FileTooLarge => Some("a limit on file size prevents it: ulimit -f"),
             _ => None,
         };
         error.0.source = Some(source);

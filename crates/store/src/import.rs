@@ -67,7 +67,7 @@ impl Store {
         let metadata: Json =
             serde_json::from_slice(&text).map_err(|e| Error::damaged(format!("metadata.json: {e}")))?;
         let Json::Object(fields) = metadata else {
-            return Err(Error::damaged("metadata.json: is no object"));
+            return Err(Error::damaged("metadata.json: is not an object"));
         };
         let source = open(ORIGINALS)?;
         let tensors = match source.mapped() {
@@ -195,7 +195,7 @@ fn put(key: &str, item: Item, contents: &mut Contents<'static>) -> Result<Option
         }
         Item::Object { class, state } if class == VALUE => {
             let Item::Map(entries) = *state else {
-                return Err(Error::damaged(format!("tensor.pt: `{key}` is no value")));
+                return Err(Error::damaged(format!("tensor.pt: `{key}` is not a value")));
             };
             let mut kept = None;
             for (field, item) in entries {

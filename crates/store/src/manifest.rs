@@ -190,8 +190,9 @@ impl Manifest {
             let mut parts = BTreeSet::new();
             for part in &shard.tensors {
                 let place = |e: Error| e.at(&part.name).at(&shard.file);
-                let about =
-                    rows.get(&part.name).ok_or_else(|| place(Error::damaged("is no tensor of the run")))?;
+                let about = rows
+                    .get(&part.name)
+                    .ok_or_else(|| place(Error::damaged("is not a tensor of the run")))?;
                 check_part(shard, part, *about).map_err(place)?;
                 if !parts.insert(part.name.as_str()) {
                     return Err(Error::damaged(format!("{}: two parts of `{}`", shard.file, part.name)));

@@ -23,7 +23,7 @@ pub const RESERVED: &[&str] = &[
 ];
 
 /// The warning about a record whose checksum is wrong.
-pub(crate) const EDITED: &str = "was changed by something else than easyroutine, or is damaged: its checksum differs, so what it says of the run (seed, \
+pub(crate) const EDITED: &str = "was changed by something other than easyroutine, or is damaged: its checksum differs, so what it says of the run (seed, \
      interventions, tag) may not be what was saved";
 
 /// The metadata of a run. Keys unknown to this version are kept.
@@ -40,7 +40,7 @@ impl Metadata {
     /// If it is not JSON, not one of our records, or of a newer version.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).map_err(|e| Error::damaged(e.to_string()))?;
-        let Value::Object(mut fields) = value else { return Err(Error::damaged("is no object")) };
+        let Value::Object(mut fields) = value else { return Err(Error::damaged("is not an object")) };
         let checksum = record_sum::of(text, fields.get("_store"));
         if let Some(store) = fields.get_mut("_store").and_then(Value::as_object_mut) {
             store.shift_remove(record_sum::KEY);
@@ -67,7 +67,7 @@ impl Metadata {
         }
         let number = |key: &str| store.get(key).and_then(Value::as_u64);
         let Some(least) = number("min_reader") else {
-            return Err(Error::damaged("`_store.min_reader` is no number"));
+            return Err(Error::damaged("`_store.min_reader` is not a number"));
         };
         if least > VERSION {
             return Err(Error::new(
@@ -78,18 +78,18 @@ impl Metadata {
         }
         for key in ["run_id", "state", "created_at"] {
             if self.store_text(key).is_none() {
-                return Err(Error::damaged(format!("`_store.{key}` is no text")));
+                return Err(Error::damaged(format!("`_store.{key}` is not text")));
             }
         }
         if number("revision").is_none() {
-            return Err(Error::damaged("`_store.revision` is no number"));
+            return Err(Error::damaged("`_store.revision` is not a number"));
         }
         if self.store_text("state") != Some("committed") {
             return Err(Error::damaged("is not committed"));
         }
         for key in ["save_time", "experiment_name", "model_name"] {
             if !self.fields.get(key).is_some_and(Value::is_string) {
-                return Err(Error::damaged(format!("`{key}` is no text")));
+                return Err(Error::damaged(format!("`{key}` is not text")));
             }
         }
         Ok(())
@@ -238,7 +238,7 @@ pub(crate) enum ManifestPlace {
 /// Refuses tags that no query could find.
 pub(crate) fn check_tag(tag: &str) -> Result<()> {
     if tag.is_empty() || tag.chars().any(char::is_control) {
-        return Err(Error::input(format!("`{}` is no tag", tag.escape_debug())));
+        return Err(Error::input(format!("`{}` is not a tag", tag.escape_debug())));
     }
     Ok(())
 }

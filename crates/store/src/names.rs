@@ -69,7 +69,7 @@ pub(crate) fn check_run_path(path: &str) -> Result<()> {
     if names.len() == 3 && names.iter().all(plain) {
         return Ok(());
     }
-    Err(Error::input(format!("`{}` is no path of a run", path.escape_debug()))
+    Err(Error::input(format!("`{}` is not a path of a run", path.escape_debug()))
         .hint("a run is experiment/model/time, below the store"))
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn check_file(file: &str) -> Result<()> {
     let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && name.chars().all(is_portable);
     match file.split_once('/') {
         Some(("data", name)) if plain(name) => Ok(()),
-        _ => Err(Error::damaged(format!("`{}` is no shard of a run", file.escape_debug()))),
+        _ => Err(Error::damaged(format!("`{}` is not a shard of a run", file.escape_debug()))),
     }
 }
 

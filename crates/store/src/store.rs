@@ -368,7 +368,7 @@ impl Store {
                 format!("{path}: needs a reader of version {least}; this one has {VERSION}"),
             )
             .hint("a newer easyroutine reads it")),
-            None => Err(Error::damaged(format!("{path}: `min_reader` is no number"))),
+            None => Err(Error::damaged(format!("{path}: `min_reader` is not a number"))),
         }
     }
 }

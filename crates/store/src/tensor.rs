@@ -230,7 +230,10 @@ pub(crate) fn offsets_of(name: &str) -> String {
 
 fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name == "__metadata__" || name.len() > 1000 || name.contains(char::is_control) {
-        return Err(Error::input(format!("tensor `{}`: that is no name for a tensor", name.escape_debug())));
+        return Err(Error::input(format!(
+            "tensor `{}`: that is not a name for a tensor",
+            name.escape_debug()
+        )));
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ fn wrong_conditions_say_where_and_what() {
     for (condition, what) in [
         ("", "the name of a key is missing"),
         ("seed >=", "a value is missing"),
-        ("seed = three", "`three` is no value: texts stand in quotes"),
+        ("seed = three", "`three` is not a value: put text in quotes"),
         ("seed = 3 and", "the name of a key is missing"),
         ("(seed = 3", "a `)` is missing"),
         ("seed = 3)", "`)` does not belong here"),

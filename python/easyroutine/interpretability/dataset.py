@@ -364,7 +364,7 @@ def extract_to_store(
             return fill(model, saver, data, settings, annotations, place, engine)
         return saver.fill(model, data, settings, annotations, place)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True goes on") from None
+        raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True continues") from None
 
 
 def _share(part: Any) -> tuple[int, int]:

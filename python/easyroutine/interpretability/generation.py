@@ -39,7 +39,7 @@ _KNOWN = (
     "seed",
 )
 #: Settings of transformers without effect here: they choose the only way there is, or do not affect a run.
-_SAY_NOTHING = (
+_IGNORED = (
     "transformers_version",
     "bos_token_id",
     "pad_token_id",
@@ -100,26 +100,26 @@ def generate(
         "stop_strings": stop_strings,
         "seed": seed,
     }
-    wishes = _wishes(generation_config, settings)
+    wanted = _settings_of(generation_config, settings)
     if on_token is not None:
         function(on_token, "on_token")
     rows = model.rows_of(inputs, **chat)
     config = None if extraction_config is None else as_config(extraction_config)
-    draws_from = whole(wishes.get("seed", 0), "seed")
-    samples = truth(wishes.get("do_sample", False), "do_sample")
-    if not samples and any(wishes.get(name) is not None for name in ("temperature", "top_k", "top_p")):
+    draws_from = whole(wanted.get("seed", 0), "seed")
+    samples = truth(wanted.get("do_sample", False), "do_sample")
+    if not samples and any(wanted.get(name) is not None for name in ("temperature", "top_k", "top_p")):
         raise InputError("temperature, top_k and top_p are for drawn tokens", "do_sample=True")
-    if "stop_strings" in wishes:
-        stops = Stops(model.get_text_tokenizer(), wishes["stop_strings"], [row.ids for row in rows], on_token)
-        on_token = stops.told
+    if "stop_strings" in wanted:
+        stops = Stops(model.get_text_tokenizer(), wanted["stop_strings"], [row.ids for row in rows], on_token)
+        on_token = stops.ends_with
     continued = model._engine.generate(
         [row.for_engine() for row in rows],
         {
-            "max_new_tokens": _new_tokens(wishes, max(len(row.ids) for row in rows)),
-            "temperature": number(wishes.get("temperature", 1.0), "temperature") if samples else None,
-            "top_k": whole(wishes["top_k"], "top_k") if "top_k" in wishes else None,
-            "top_p": number(wishes["top_p"], "top_p") if "top_p" in wishes else None,
-            "ends": _ends(wishes["eos_token_id"]) if "eos_token_id" in wishes else model._engine.end_ids(),
+            "max_new_tokens": _new_tokens(wanted, max(len(row.ids) for row in rows)),
+            "temperature": number(wanted.get("temperature", 1.0), "temperature") if samples else None,
+            "top_k": whole(wanted["top_k"], "top_k") if "top_k" in wanted else None,
+            "top_p": number(wanted["top_p"], "top_p") if "top_p" in wanted else None,
+            "ends": _ends(wanted["eos_token_id"]) if "eos_token_id" in wanted else model._engine.end_ids(),
             "seed": draws_from,
             "on_token": on_token,
         },
@@ -145,14 +145,14 @@ def generate(
     return {"generation_output": output, "cache": cache}
 
 
-def _new_tokens(wishes: Mapping[str, Any], longest: int) -> int:
+def _new_tokens(wanted: Mapping[str, Any], longest: int) -> int:
     """The most tokens to add; ``longest`` is the longest prompt in tokens."""
-    if "max_length" not in wishes:
-        return whole(wishes.get("max_new_tokens", _NEW_TOKENS), "max_new_tokens", 1)
-    if "max_new_tokens" in wishes:
+    if "max_length" not in wanted:
+        return whole(wanted.get("max_new_tokens", _NEW_TOKENS), "max_new_tokens", 1)
+    if "max_new_tokens" in wanted:
         warnings.warn("max_new_tokens and max_length are both set: max_new_tokens is taken", stacklevel=4)
-        return whole(wishes["max_new_tokens"], "max_new_tokens", 1)
-    length = whole(wishes["max_length"], "max_length", 1)
+        return whole(wanted["max_new_tokens"], "max_new_tokens", 1)
+    length = whole(wanted["max_length"], "max_length", 1)
     if length <= longest:
         raise InputError(f"max_length is {length}, and the prompt has {longest} tokens already")
     return length - longest
@@ -193,13 +193,13 @@ def _ids(rows: list[list[int]]) -> Any:
     return tensors.handed_out(Tensor.from_bytes(flat.tobytes(), [len(rows), len(rows[0])], "int64"))
 
 
-def _wishes(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_of(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings from a dictionary or a transformers configuration, overridden by keywords."""
     given: dict[str, Any] = {}
     if isinstance(config, Mapping):
         given.update(config)
     elif hasattr(config, "to_diff_dict"):
-        given.update({key: value for key, value in config.to_diff_dict().items() if key not in _SAY_NOTHING})
+        given.update({key: value for key, value in config.to_diff_dict().items() if key not in _IGNORED})
     elif config is not None:
         raise InputError(f"generation_config is a dictionary or a GenerationConfig, not {type(config).__name__}")
     given.update({key: value for key, value in settings.items() if value is not None})

@@ -72,7 +72,7 @@ def attribution_graph(
     if answers is not None:
         count = 1 if isinstance(answers, (str, int)) else len(answers)
         targets = tokens_of(model, answers, "answers", count)
-    wishes = {
+    settings = {
         "path": fspath(dictionaries),
         "place": None if place is None else string(place, "place"),
         "norm_factor": None if norm_factor is None else number(norm_factor, "norm_factor"),
@@ -83,7 +83,7 @@ def attribution_graph(
         "skip_first": whole(skip_first, "skip_first"),
         "checks": whole(checks, "checks"),
     }
-    engine, said = model._engine.attribution_graph(rows[0].ids, wishes, on_progress)
+    engine, said = model._engine.attribution_graph(rows[0].ids, settings, on_progress)
     for warning in said:
         warnings.warn(in_python(warning), stacklevel=3)
     return AttributionGraph(engine)

@@ -188,8 +188,8 @@ def _row(row: Any, number: int, key: str) -> list[int]:
         if isinstance(one, bool) and key != "input_ids":
             one = int(one)
         if isinstance(one, bool) or not hasattr(one, "__index__"):
-            raise InputError(f"row {number} of {key!r} holds {one!r} at {at}, which is no whole number")
+            raise InputError(f"row {number} of {key!r} holds {one!r} at {at}, which is not a whole number")
         if not 0 <= int(one) < _LARGEST:
-            raise InputError(f"row {number} of {key!r} holds {one} at {at}, which is no token id")
+            raise InputError(f"row {number} of {key!r} holds {one} at {at}, which is not a token id")
         out.append(int(one))
     return out

@@ -13,10 +13,10 @@ from easyroutine.errors import InputError
 __all__ = ["kept_fields"]
 
 #: The fields of a batch, its number of rows, and whether it is a single row.
-Said = tuple[Mapping[str, Any], int, bool]
+BatchFields = tuple[Mapping[str, Any], int, bool]
 
 
-def kept_fields(batches: Iterable[Said], keep: Sequence[str] | None) -> list[tuple[str, list[Any]]]:
+def kept_fields(batches: Iterable[BatchFields], keep: Sequence[str] | None) -> list[tuple[str, list[Any]]]:
     """One value per row for each field: those named in ``keep``, or all that the batches hold."""
     if isinstance(keep, str):
         raise InputError("keep_fields is a list of names, not a string", f"keep_fields=[{keep!r}]")

@@ -67,11 +67,11 @@ def tune_lens(
     if on_progress is not None:
         function(on_progress, "on_progress")
     rows = [row.ids for row in model._rows(prompts, Chats({}))]
-    wishes = {
+    settings = {
         "optimiser": string(optimiser, "optimiser"),
         "rate": None if rate is None else float(rate),
         "steps": whole(steps, "steps", 0),
         "rows": whole(rows_per_step, "rows_per_step", 1),
         "seed": whole(seed, "seed"),
     }
-    return model._engine.tune(rows, fspath(folder), wishes, on_progress)
+    return model._engine.tune(rows, fspath(folder), settings, on_progress)

@@ -111,7 +111,7 @@ def load_original(run: Path) -> Any:
     """Loads what the original saved in a folder, using torch, which must be installed; no code in it is run."""
     path = run / "tensor.pt"
     if not path.exists():
-        raise NotFoundError(f"{run} is no run: it has no tensor.pt")
+        raise NotFoundError(f"{run} is not a run: it has no tensor.pt")
     hint = (
         f"easyroutine runs import {run.parent.parent.parent} -b STORE takes it over, and then it is loaded as any run"
     )

@@ -273,7 +273,7 @@ def _layers(model: HookedModel, layers: Layers | None) -> list[int]:
     numbers = list(range(n_layers)) if layers is None else layer_numbers(layers, n_layers)
     if numbers[0] < 0:
         raise InputError(
-            "the embedding is no layer that a sweep changes",
+            "a sweep does not change the embedding",
             f'layers are 0 to {n_layers - 1}; site="resid_in" of layer 0',
         )
     return numbers

@@ -39,7 +39,7 @@ class Stops:
         self._window = max(len(one.encode()) for one in self._strings) + 8
         self._rows = [list(ids[-self._window :]) for ids in prompts]
 
-    def told(self, row: int, id: int, logprob: float) -> bool:
+    def ends_with(self, row: int, id: int, logprob: float) -> bool:
         """Takes a token and says whether its row ends."""
         is_over = self._on_token is not None and bool(self._on_token(row, id, logprob))
         ids = self._rows[row]

@@ -59,7 +59,7 @@ class StoredRun(Mapping[str, Any]):
         """Examples ``start`` to ``stop`` (exclusive) of one key."""
         start, stop = (whole(number, "an example", 0, 2**63 - 1) for number in (start, stop))
         if start > stop:
-            raise InputError(f"examples {start}:{stop} are no range; both count from 0")
+            raise InputError(f"examples {start}:{stop} are not a range; both count from 0")
         node = self._node(key)
         if key in self.fields:
             return node["json"][start:stop]

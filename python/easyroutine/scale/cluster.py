@@ -162,7 +162,7 @@ class _Work:
             raise (cause if isinstance(cause, BaseException) else error) from None
         except (exceptions.RayActorError, exceptions.OutOfMemoryError, exceptions.NodeDiedError) as error:
             self.actors.remove(actor)
-            self.mourn(unit, error)
+            self.handle_death(unit, error)
             return
         self.deaths.pop(unit, None)
         if unit != _PREPARES:
@@ -178,7 +178,7 @@ class _Work:
         unit = self.waiting.popleft()
         self.pending[actor.do.remote(unit)] = (actor, unit)
 
-    def mourn(self, unit: int, error: Exception) -> None:
+    def handle_death(self, unit: int, error: Exception) -> None:
         """Handles a worker's death: its unit goes to the front, for an idle worker or a new one."""
         deaths = self.deaths[unit] = self.deaths.get(unit, 0) + 1
         if deaths > self.cluster.retries:

@@ -41,7 +41,7 @@ impl Estimated<'_> {
             Rule::Relp { .. } => "gradient by RelP",
         };
         let mut lines = vec![format!(
-            "each cell: an estimate, (what is put - what stands there) times the {by} of the changed run, summed"
+            "each cell: an estimate, (replacement - original) times the {by} of the changed run, summed"
         )];
         lines.extend(self.check.map(check_words));
         lines
@@ -79,8 +79,8 @@ pub fn how_changed(by: &By) -> String {
     match by {
         By::Zero => "set to zero".to_owned(),
         By::Mean(rows) => format!("set to the mean over all tokens of {}", over(rows)),
-        By::MeanOfRows(rows) => format!("set to the mean over {}, each position for itself", over(rows)),
-        By::Resample(_) => "set to what they are in another prompt".to_owned(),
+        By::MeanOfRows(rows) => format!("set to the mean over {}, each position by itself", over(rows)),
+        By::Resample(_) => "set to their values in another prompt".to_owned(),
         By::Patch(_) => "activations of the base put into the run of the target".to_owned(),
     }
 }

@@ -83,7 +83,8 @@ fn about(page: &DictPage, report: &mut FeaturesReport) {
 fn numbers(text: &str) -> Result<Vec<std::ops::Range<u32>>, Failure> {
     let one = |part: &str| {
         let part = part.trim();
-        let wrong = || Failure::usage(format!("--features: `{}` is no number and no range", one_line(part)));
+        let wrong =
+            || Failure::usage(format!("--features: `{}` is neither a number nor a range", one_line(part)));
         let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
         match part.split_once(':') {
             None => number(part).map(|n| n..n.saturating_add(1)),

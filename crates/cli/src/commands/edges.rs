@@ -87,7 +87,7 @@ fn read_circuit(graph: &Graph, file: &Path) -> Result<(Circuit, Vec<f64>), Failu
     let at = |e: Error| Failure::from(e).at(file.display());
     let text = session::read_file(file)?;
     let json: Value = serde_json::from_str(&text)
-        .map_err(|e| Failure::failed(format!("{}: no JSON: {e}", file.display())))?;
+        .map_err(|e| Failure::failed(format!("{}: not JSON: {e}", file.display())))?;
     Circuit::from_json(graph, &json).map_err(at)
 }
 
@@ -163,7 +163,7 @@ impl Opened<'_> {
         let mut sums = match &self.edges.state {
             Some(file) if file.exists() => {
                 let sums = EdgeSums::read(graph, file, &told)?;
-                output::note("note", &format!("goes on after {} pairs of {}", sums.pairs, file.display()));
+                output::note("note", &format!("continues after {} pairs of {}", sums.pairs, file.display()));
                 sums
             }
             Some(file) => output::folder_exists(file).map(|()| EdgeSums::new(graph))?,

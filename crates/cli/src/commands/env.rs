@@ -11,8 +11,8 @@ use crate::output::{self, PLAIN};
 
 /// Variables that change behaviour, with descriptions. A token is never shown.
 pub(super) const VARIABLES: &[(&str, &str)] = &[
-    ("EASYROUTINE_MODEL", "the model where none is named"),
-    ("EASYROUTINE_FORMAT", "the format where neither --format nor the ending of -o says one"),
+    ("EASYROUTINE_MODEL", "default model"),
+    ("EASYROUTINE_FORMAT", "default format, if neither --format nor the ending of -o names one"),
     ("EASYROUTINE_DTYPE", "as --dtype: f32 or bf16"),
     ("EASYROUTINE_THREADS", "as --threads"),
     ("EASYROUTINE_DEVICE", "as --device"),
@@ -29,7 +29,7 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("HF_HUB_OFFLINE", "1: never download"),
     ("HF_ENDPOINT", "address of the hub"),
     ("XDG_CACHE_HOME", "folder of caches; by default ~/.cache"),
-    ("COLUMNS", "width of tables, where it is not the terminal's"),
+    ("COLUMNS", "width of tables, if it differs from the terminal's"),
     ("NO_COLOR", "anything: no colour"),
 ];
 

@@ -105,7 +105,7 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
                         ));
                     }
                     write(file, &sums, &told(&sums, next))?;
-                    return Err(Failure::from(e).hint(format!("--resume goes on after prompt {next}")));
+                    return Err(Failure::from(e).hint(format!("--resume continues after prompt {next}")));
                 }
                 added => added?,
             }
@@ -166,7 +166,7 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
     parts.sort();
     told["part"] = if is_whole { json!(WHOLE) } else { json!(parts.join(",")) };
     if !is_whole {
-        output::note("warning", &format!("these are parts {} alone", parts.join(", ")));
+        output::note("warning", &format!("these are only parts {}", parts.join(", ")));
     }
     // Every part walks the whole file and takes its own prompts.
     told["next"] = first["next"].clone();

@@ -108,7 +108,7 @@ pub(super) fn count(file: &Path, limit: Option<u32>, metric: SmoothArg) -> Resul
     for (lacking, key, prompt) in [(answers, "answer", "clean"), (against, "against", "corrupted")] {
         if lacking > 0 {
             let text = format!(
-                "{lacking} of {n} pairs name no `{key}`: what their {prompt} prompt predicts is taken"
+                "{lacking} of {n} pairs name no `{key}`: the prediction of their {prompt} prompt is used"
             );
             output::note("note", &text);
         }

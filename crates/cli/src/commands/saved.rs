@@ -83,7 +83,7 @@ pub(super) fn is_store(target: &Path) -> bool {
 pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure> {
     let saving = &job.extract.saving;
     if !matches!(args.format, Format::Auto | Format::Table | Format::Json | Format::Jsonl) {
-        return Err(Failure::usage("--format: a run's place is told as text or as JSON")
+        return Err(Failure::usage("--format: a run's place is printed as text or as JSON")
             .hint("easyroutine runs load or export writes its numbers in other formats"));
     }
     let stop = progress::interrupted()?;
@@ -122,7 +122,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
         Filled::Stopped(written, units) => {
             let message = format!("interrupted: {written} of {units} units are written");
             Err(Failure::from(Error::new(ErrorKind::Interrupted, message))
-                .hint(format!("the same command with --run {name} --resume goes on")))
+                .hint(format!("the same command with --run {name} --resume continues")))
         }
     }
 }

@@ -46,7 +46,7 @@ fn subcommands(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
 /// Topics for which no flag's help has room.
 fn surroundings(page: &mut Vec<u8>) -> io::Result<()> {
     let token = [
-        ("HF_TOKEN", "token for the hub, where a model is gated"),
+        ("HF_TOKEN", "token for the hub, for gated models"),
         ("EASYROUTINE_SERVE_TOKEN", "as --token of `serve`, without standing in the list of processes"),
     ];
     let variables = VARIABLES.iter().chain(&token).map(|(name, meaning)| ((*name).to_owned(), *meaning));

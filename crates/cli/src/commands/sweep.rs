@@ -178,7 +178,7 @@ fn layers_of(sweep: &SweepArgs, session: &Session) -> Result<Vec<usize>, Failure
     let parsed = layers::parse(sweep.layers.as_deref(), n_layers)?;
     let blocks: Vec<usize> = parsed.iter().filter_map(|layer| usize::try_from(*layer).ok()).collect();
     if blocks.len() < parsed.len() {
-        return Err(Failure::usage("--layers: the embedding is no layer that a sweep changes")
+        return Err(Failure::usage("--layers: a sweep does not change the embedding")
             .hint(format!("layers are 0 to {}; --site resid_in changes what enters layer 0", n_layers - 1)));
     }
     Ok(blocks)

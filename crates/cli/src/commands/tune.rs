@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
     let state = folder.join("state.safetensors");
     if !tune.resume && (state.exists() || folder.join("params.pt").exists()) {
         return Err(Failure::usage(format!("{}: holds a lens already", folder.display()))
-            .hint("--resume goes on with a training that was stopped; else name another folder"));
+            .hint("--resume continues a stopped training; else name another folder"));
     }
     if tune.resume && !state.exists() && folder.join("params.pt").exists() {
         return Err(Failure::usage(format!(
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
                     state.display()
                 )));
             }
-            output::note("note", &format!("goes on after step {}", tuning.done));
+            output::note("note", &format!("continues after step {}", tuning.done));
             tuning
         }
         false => Tuning::new(model, optimiser, tune.steps)?,
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
             Err(e) if e.kind() == ErrorKind::Interrupted => {
                 bar.finish();
                 keep(&tuning, &told)?;
-                return Err(Failure::from(e).hint(format!("--resume goes on after step {}", tuning.done)));
+                return Err(Failure::from(e).hint(format!("--resume continues after step {}", tuning.done)));
             }
             made => made?,
         };

@@ -32,7 +32,7 @@ impl RunningMean {
     pub fn seed(&mut self, point: Point, shape: &[usize], values: &[f32], rows: usize) -> Result<()> {
         if values.len() != shape.iter().product::<usize>() || rows == 0 {
             return Err(Error::input(format!(
-                "`{}`: {} values and {rows} rows are no mean of shape {shape:?}",
+                "`{}`: {} values and {rows} rows are not a mean of shape {shape:?}",
                 Key::Mean(point),
                 values.len()
             )));

@@ -30,7 +30,7 @@ impl Rows {
             shape => return Err(wrong(format!("`input_ids` has shape {shape:?}, not B by S"))),
         };
         let id = |id: i64| {
-            u32::try_from(id).map_err(|_| wrong(format!("`input_ids` holds {id}, which is no token id")))
+            u32::try_from(id).map_err(|_| wrong(format!("`input_ids` holds {id}, which is not a token id")))
         };
         let values = integers(&ids).ok_or_else(|| wrong("`input_ids` holds no whole numbers".to_owned()))?;
         let values = values.into_iter().map(id).collect::<Result<Vec<u32>>>()?;

@@ -198,10 +198,10 @@ impl Checked<'_> {
                 "say `pre:`, for example pattern_L1H1@pre:columns:3=-inf; an expert is router_logits_1[3]",
             )),
             Operation::Set(x) if !x.is_finite() && *x != f32::NEG_INFINITY => {
-                Err(Error::input(format!("{x} is no value to set")))
+                Err(Error::input(format!("{x} is not a value to set")))
             }
             Operation::Scale(x) | Operation::Add { factor: x, .. } if !x.is_finite() => {
-                Err(Error::input(format!("{x} is no factor")))
+                Err(Error::input(format!("{x} is not a factor")))
             }
             Operation::Scale(0.0) => Ok(()),
             Operation::Set(0.0) if !before => Ok(()),

@@ -196,7 +196,7 @@ fn reference(text: &str) -> Result<Reference> {
         ))
         .hint("=NUMBER sets, *NUMBER scales, +NUMBER*FILE.safetensors::TENSOR adds a tensor times a number")),
         _ if inner.parse::<f32>().is_ok() => {
-            Err(Error::input(format!("`{inner}` is no finite number of f32"))
+            Err(Error::input(format!("`{inner}` is not a finite f32 number"))
                 .hint("finite numbers; pre:...=-inf knocks out keys of a pattern"))
         }
         _ => Err(Error::input(format!("`{inner}` is neither a number nor a tensor of a file"))
@@ -243,7 +243,7 @@ fn sides(text: &str) -> Result<(Vec<Specifier>, Vec<Specifier>)> {
             return Ok((rows, columns));
         }
     }
-    Err(Error::input(format!("`{text}` is no grid of queries x keys"))
+    Err(Error::input(format!("`{text}` is not a grid of queries x keys"))
         .hint("for example grid:9x2, grid:last x 0:4, or grid:\"text: he\"x\"text: Mary\""))
 }
 

@@ -35,7 +35,7 @@ impl Sampling {
         }
         match top_p {
             Some(p) if !(p > 0.0 && p <= 1.0) => {
-                Err(Error::input(format!("top-p {p} is no probability above 0, up to 1")))
+                Err(Error::input(format!("top-p {p} is not a probability above 0, up to 1")))
             }
             _ => Ok(()),
         }

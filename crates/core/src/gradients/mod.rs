@@ -72,7 +72,7 @@ pub fn gradients(
 ) -> Result<Gradients> {
     let points = request.points(model.arch())?;
     if points.is_empty() {
-        return Err(Error::input("no activation is asked for, so there is nothing to differentiate by"));
+        return Err(Error::input("no activation is requested, so there is nothing to differentiate by"));
     }
     if let Some((point, reason)) = points.iter().find_map(|p| Some((p, no_gradient(*p)?))) {
         return Err(Error::input(format!("`{point}` has no gradient: {reason}")));

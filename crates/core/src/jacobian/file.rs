@@ -87,7 +87,7 @@ fn is_safetensors(file: &Path) -> bool {
 /// Matrices by layer, from a dictionary with integer keys.
 fn by_layer(item: &Item) -> Result<BTreeMap<usize, Vec<f32>>> {
     let wrong = |what: &str| Error::new(ErrorKind::Format, what.to_owned());
-    let Item::Map(entries) = item else { return Err(wrong("its matrices are no dictionary by layer")) };
+    let Item::Map(entries) = item else { return Err(wrong("its matrices are not a dictionary by layer")) };
     let mut matrices = BTreeMap::new();
     for (key, value) in entries {
         let layer = match key {
@@ -115,7 +115,10 @@ fn square(shape: &[usize], values: &[f32]) -> Result<Vec<f32>> {
 fn told(opened: &ShardedSafeTensors, file: &Path) -> Result<Value> {
     let text = opened.metadata().get("easyroutine.jacobian");
     text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
-        Error::new(ErrorKind::Format, format!("{}: is no file of `easyroutine jacobian fit`", file.display()))
+        Error::new(
+            ErrorKind::Format,
+            format!("{}: is not a file of `easyroutine jacobian fit`", file.display()),
+        )
     })
 }
 
@@ -133,7 +136,7 @@ impl JacobianSums {
         let told = told(&opened, file)?;
         let number = |key: &str| {
             told[key].as_u64().map(|n| n as usize).ok_or_else(|| {
-                Error::new(ErrorKind::Format, format!("{}: `{key}` is no number", file.display()))
+                Error::new(ErrorKind::Format, format!("{}: `{key}` is not a number", file.display()))
             })
         };
         let (d_model, n_layers) = (number("d_model")?, number("n_layers")?);
@@ -243,7 +246,7 @@ fn checkpoint(file: &Path) -> Result<(JacobianSums, Value)> {
     let item = torch::read(map.bytes(), &[]).map_err(|e| place(e.into()))?;
     let number = |key: &str| match item.get(key) {
         Some(Item::Int(n)) if *n >= 0 => Ok(*n as usize),
-        _ => Err(wrong(format!("holds no number `{key}`: it is no checkpoint of a fit"))),
+        _ => Err(wrong(format!("holds no number `{key}`: it is not a checkpoint of a fit"))),
     };
     let sums = item.get("jacobian_sum").ok_or_else(|| wrong("holds no `jacobian_sum`".to_owned()))?;
     let sums = by_layer(sums).map_err(place)?;

@@ -67,7 +67,7 @@ impl LogitLens {
         }
         if options.norm == LensNorm::Cached && cache.axis == Axis::Groups {
             return Err(Error::input(
-                "averaged activations have no cached norm: a mean of tokens is no token",
+                "averaged activations have no cached norm: a mean of tokens is not a token",
             )
             .hint("take the norm of each mean itself, norm \"own\", or extract without `avg`"));
         }

@@ -148,7 +148,7 @@ fn translator(cpu: &Cpu, params: &Item, layer: usize, d_model: usize) -> Result<
             Item::Tensor(tensor) => {
                 Err(Error::new(ErrorKind::Weights, format!("`{name}` is {:?}, not {shape:?}", tensor.shape)))
             }
-            _ => Err(Error::new(ErrorKind::Weights, format!("`{name}` is no tensor"))),
+            _ => Err(Error::new(ErrorKind::Weights, format!("`{name}` is not a tensor"))),
         }
     };
     let weight = read("weight", &[d_model, d_model])?

@@ -41,7 +41,7 @@ pub(super) fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
             checkpoint.pass_over(own.0, &own.1);
             checkpoint.pass_over(own.0, &format!("{}.bias", names.unembed));
             found.warning = Some(format!(
-                "`{}` is passed over: {reason}; where it should have one, name a class that ends in ForCausalLM in \
+                "`{}` is skipped: {reason}; if it should have one, name a class that ends in ForCausalLM in \
                  `architectures`",
                 own.1
             ));
@@ -54,7 +54,7 @@ pub(super) fn tables(loader: &Loader<'_>, arch: &Arch) -> Result<Tables> {
     if !has(&own) {
         if checkpoint.is_replaced(embed.0, &embed.1) {
             let message =
-                format!("the adapter replaces `{}` alone, of a pair that the model ties", names.embed);
+                format!("the adapter replaces only `{}`, of a pair that the model ties", names.embed);
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .hint("an adapter that replaces the unembedding too says what both are"));
         }

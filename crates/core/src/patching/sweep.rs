@@ -291,7 +291,7 @@ fn check_site(site: Site, scope: Scope) -> Result<Site> {
     }
     let what = if scope == Scope::Head { "heads" } else { "positions or sites" };
     let names: Vec<&str> = Site::ALL.iter().filter(|site| is_column(site)).map(|site| site.name()).collect();
-    Err(Error::input(format!("`{}` is no column of a grid along {what}", site.name()))
+    Err(Error::input(format!("`{}` is not a column of a grid along {what}", site.name()))
         .hint(format!("what can be: {}", names.join(", "))))
 }
 

@@ -92,7 +92,7 @@ fn of_table(
 /// The fields of one JSON record; `None` for missing ones.
 fn of_record(place: Place, line: &str, names: &[String]) -> Result<Vec<Option<Value>>> {
     // `NaN` is allowed in fields that are not kept; elsewhere it is refused as the list that replaces it.
-    let wrong = |e: serde_json::Error| place.wrong(format!("no JSON object: {e}"));
+    let wrong = |e: serde_json::Error| place.wrong(format!("not a JSON object: {e}"));
     let plain;
     let record = match serde_json::from_str::<Record<'_>>(line) {
         Ok(record) => record,
@@ -180,7 +180,7 @@ mod tests {
                 "{\"text\": \"a\", \"label\": NaN}\n",
                 "line 1, row 0: `label` is a list, an object or NaN",
             ),
-            ("p.jsonl", "nothing\n", "line 1, row 0: no JSON object"),
+            ("p.jsonl", "nothing\n", "line 1, row 0: not a JSON object"),
             ("p.csv", "text,n\na,1\n", "there is no column `label`; there are `text`, `n`"),
         ] {
             let error = fields(file, text, &["label"], &ReadOptions::default()).unwrap_err().to_string();

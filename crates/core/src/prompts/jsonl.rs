@@ -14,7 +14,7 @@ pub(super) fn prompt(place: Place, line: &str, options: &ReadOptions) -> Result<
         Some(line) => record(&line, &options.field),
         None => Err(e),
     });
-    let record = record.map_err(|e| place.wrong(format!("no JSON object: {e}")))?;
+    let record = record.map_err(|e| place.wrong(format!("not a JSON object: {e}")))?;
     let Some(value) = record.value else {
         return Err(place.wrong(no_field(&options.field, "field", &record.names)).hint(NAME_IT));
     };

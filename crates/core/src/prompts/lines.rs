@@ -21,7 +21,9 @@ pub(super) fn text(
             ));
         }
         if line.contains('\0') {
-            return Err(place.wrong("a zero byte: this is no text").hint("is the ending of the name right?"));
+            return Err(place
+                .wrong("a zero byte: this is not text")
+                .hint("is the ending of the name right?"));
         }
         if line.contains('\r') {
             return Err(place.wrong("a carriage return within a line: lines end with \\n or \\r\\n").hint(

@@ -75,7 +75,7 @@ pub fn pairs_from_jsonl(
 
 fn pair(place: Place, line: &str, options: &ReadOptions) -> Result<Pair> {
     let record: Map<String, Value> =
-        serde_json::from_str(line).map_err(|e| place.wrong(format!("no JSON object: {e}")))?;
+        serde_json::from_str(line).map_err(|e| place.wrong(format!("not a JSON object: {e}")))?;
     let prompt = |field: &str| {
         let found = match record.get(field) {
             Some(Value::String(text)) if !text.is_empty() => Some(Prompt::Text(text.clone())),
@@ -95,7 +95,7 @@ fn pair(place: Place, line: &str, options: &ReadOptions) -> Result<Pair> {
             Some(prompt) if prompt.bytes() > options.longest_row => Err(too_long(place, options)),
             Some(prompt) => Ok(prompt),
             None => {
-                Err(place.wrong(format!("`{field}` is no prompt: neither a text nor a list of token ids")))
+                Err(place.wrong(format!("`{field}` is not a prompt: neither a text nor a list of token ids")))
             }
         }
     };
@@ -104,7 +104,7 @@ fn pair(place: Place, line: &str, options: &ReadOptions) -> Result<Pair> {
         Some(Value::String(text)) => Ok(Some(TokenName::Text(text.clone()))),
         Some(value) => match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
             Some(id) => Ok(Some(TokenName::Id(id))),
-            None => Err(place.wrong(format!("`{field}` is no token: neither a text nor an id"))),
+            None => Err(place.wrong(format!("`{field}` is not a token: neither a text nor an id"))),
         },
     };
     Ok(Pair {

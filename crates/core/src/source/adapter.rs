@@ -89,7 +89,8 @@ pub(super) fn choose(
                 FilesKind::Folder(folder) if folder.join(adapter::CONFIG).is_file() => folder,
                 kind => {
                     let (FilesKind::Folder(path) | FilesKind::Gguf(path)) = kind;
-                    let message = format!("{} has no {}: it is no adapter", path.display(), adapter::CONFIG);
+                    let message =
+                        format!("{} has no {}: it is not an adapter", path.display(), adapter::CONFIG);
                     return Err(Error::new(ErrorKind::NotFound, message)
                         .hint("an adapter is a folder as peft's `save_pretrained` writes it"));
                 }

@@ -141,7 +141,7 @@ pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
         return Err(damaged(format!("longer than {LONGEST_INDEX} bytes")));
     }
     let json: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| damaged(format!("no JSON: {e}")))?;
+        serde_json::from_slice(&text).map_err(|e| damaged(format!("not JSON: {e}")))?;
     let map = json
         .get("weight_map")
         .and_then(serde_json::Value::as_object)
@@ -156,7 +156,7 @@ pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
             _ => {
                 let (tensor, shard) = (printable(tensor), printable(&shard.to_string()));
                 return Err(damaged(format!(
-                    "tensor `{tensor}` is in `{shard}`, which is no shard of this folder"
+                    "tensor `{tensor}` is in `{shard}`, which is not a shard of this folder"
                 )));
             }
         };
@@ -176,7 +176,7 @@ pub(super) fn check_gguf(path: &Path) -> Result<()> {
     if is_pickle(&path.to_string_lossy()) {
         return Err(pickle_refusal("this model", &path.to_string_lossy()));
     }
-    let error = Error::new(ErrorKind::Format, format!("{} is no GGUF file", path.display()));
+    let error = Error::new(ErrorKind::Format, format!("{} is not a GGUF file", path.display()));
     Err(match path.extension().and_then(|ending| ending.to_str()) {
         Some("safetensors" | "json") => error.hint("name the folder that it is in"),
         _ => error.hint("a model is a .gguf file, or a folder with config.json and model.safetensors"),

@@ -140,7 +140,7 @@ impl Client {
                 .hint("is HF_ENDPOINT the address of a Hugging Face hub?")
         };
         let json: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|e| wrong(format!("something that is no JSON ({e})")))?;
+            serde_json::from_slice(&text).map_err(|e| wrong(format!("something that is not JSON ({e})")))?;
         let commit = json.get("sha").and_then(serde_json::Value::as_str).unwrap_or_default();
         if !is_commit(commit) {
             return Err(wrong(format!("no commit, but `{}`", printable(commit))));

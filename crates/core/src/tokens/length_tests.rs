@@ -209,5 +209,5 @@ fn parts_out_of_all_proportion_are_refused() {
     assert!(error.contains("makes more than 33554432 bytes of a text of 5000"), "{error}");
     let twice = std::fs::read_to_string(TINY).unwrap().replacen('{', "{\"normalizer\": null,", 1);
     let error = Tokenizer::from_folder(folder_with(&[("tokenizer.json", &twice)]).path()).unwrap_err();
-    assert!(error.to_string().contains("`normalizer` of a tokenizer.json stands there twice"), "{error}");
+    assert!(error.to_string().contains("`normalizer` of a tokenizer.json appears twice"), "{error}");
 }

@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for Parts {
                     }
                     let part = serde_json::from_str(written.get()).map_err(A::Error::custom)?;
                     if parts[place].replace(part).is_some() {
-                        return Err(A::Error::custom(format!("`{key}` {REFUSED} stands there twice")));
+                        return Err(A::Error::custom(format!("`{key}` {REFUSED} appears twice")));
                     }
                 }
                 Ok(Parts(parts.map(Option::unwrap_or_default)))

@@ -98,7 +98,7 @@ impl Settings {
             let entries = decoder.as_object().into_iter().flatten();
             for (id, token) in entries {
                 let number =
-                    id.parse().map_err(|_| wrong(format!("`added_tokens_decoder`: `{id}` is no id")))?;
+                    id.parse().map_err(|_| wrong(format!("`added_tokens_decoder`: `{id}` is not an id")))?;
                 listed.insert(number, added_token(token)?);
             }
         } else {
@@ -115,7 +115,7 @@ impl Settings {
             };
             for (token, id) in &self.added {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-                    let message = format!("`{}` has {id}, which is no id", token.escape_debug());
+                    let message = format!("`{}` has {id}, which is not an id", token.escape_debug());
                     Error::new(ErrorKind::Format, message).at("added_tokens.json")
                 })?;
                 listed.insert(id, AddedToken::from(token.as_str(), special(token)));
@@ -210,7 +210,8 @@ impl Settings {
 
 fn tokens_of(value: &Value, key: &str) -> Result<Vec<Named>> {
     let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    let read = |token| special(token).ok_or_else(|| wrong(format!("`{key}` has {token}, which is no token")));
+    let read =
+        |token| special(token).ok_or_else(|| wrong(format!("`{key}` has {token}, which is not a token")));
     listed.iter().map(read).collect()
 }
 

@@ -94,7 +94,7 @@ impl Tuning {
             .metadata()
             .get("easyroutine.tuning")
             .and_then(|text| serde_json::from_str(text).ok())
-            .ok_or_else(|| wrong("is no state of `easyroutine tune`"))?;
+            .ok_or_else(|| wrong("is not a state of `easyroutine tune`"))?;
         let number = |key: &str| {
             state[key].as_u64().map(|n| n as usize).ok_or_else(|| wrong("its state is incomplete"))
         };

@@ -79,11 +79,11 @@ pub(super) fn check<'n>(
         )));
     }
     for (names, (_, what)) in left.iter().zip(LEFT_BY_TRAINING).filter(|(names, _)| !names.is_empty()) {
-        warnings.push(format!("{} passed over: {what}, which the model itself does not read", list(names)));
+        warnings.push(format!("{} skipped: {what}, which the model itself does not read", list(names)));
     }
     if !let_through.is_empty() {
         warnings.push(format!(
-            "{} passed over as allowed: the numbers are those of the model without",
+            "{} skipped as allowed: the numbers are those of the model without",
             list(&let_through)
         ));
     }

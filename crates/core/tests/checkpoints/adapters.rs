@@ -305,7 +305,7 @@ fn a_folder_that_is_only_an_adapter_is_applied_to_the_base_it_names() {
     says(resolved(adapter.path(), named), &["second"]);
     says(
         resolved(base.path(), AdapterChoice::Named(base.path().display().to_string())),
-        &["adapter_config.json", "no adapter"],
+        &["adapter_config.json", "not an adapter"],
     );
 
     // A path relative to the adapter's own folder.

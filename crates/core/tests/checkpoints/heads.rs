@@ -202,7 +202,7 @@ fn a_bare_decoder_has_everything_but_logits() {
         stored.tensors.insert("lm_head.weight".to_owned(), matrix);
         let warnings = stored.load().unwrap().warnings().join("\n");
         assert!(
-            warnings.contains("`lm_head.weight` is passed over") && warnings.contains("ForCausalLM"),
+            warnings.contains("`lm_head.weight` is skipped") && warnings.contains("ForCausalLM"),
             "{warnings}"
         );
     }

@@ -25,7 +25,7 @@ impl Lora {
         let mut lora = Lora { config: config.as_object().unwrap().clone(), tensors: BTreeMap::new() };
         for module in modules {
             let &[first, second] = draft.tensors[&format!("{module}.weight")].shape.as_slice() else {
-                panic!("{module} is no matrix")
+                panic!("{module} is not a matrix")
             };
             if is_embedding(module) {
                 lora.add(&format!("{module}.lora_embedding_A"), &[3, first]);

@@ -95,8 +95,8 @@ fn what_is_no_intervention_is_an_error_that_says_why() {
         ("resid_out_5@last", "says what to do"),
         ("resid_out_5@lst=0", "`lst` names no token positions"),
         ("resid_out_5@last=", "neither a number nor a tensor"),
-        ("resid_out_5@last=nan", "`nan` is no finite number"),
-        ("resid_out_5@last=1e39", "`1e39` is no finite number"),
+        ("resid_out_5@last=nan", "`nan` is not a finite"),
+        ("resid_out_5@last=1e39", "`1e39` is not a finite"),
         ("resid_out_5@last*-inf", "takes a number"),
         ("resid_out_5@last=vector.npy::v", "FILE.safetensors::TENSOR"),
         ("resid_out_5@last+5", "`5` is a number; + adds a tensor"),
@@ -105,8 +105,8 @@ fn what_is_no_intervention_is_an_error_that_says_why() {
         ("resid_out_5@\"text:a=0", "not closed"),
         ("resid_out_5@pre:last=0", "for patterns"),
         ("resid_out_5@rescaled:last=0", "`rescaled:` is for patterns"),
-        ("pattern_L1H1@grid:9=0", "no grid"),
-        ("pattern_L1H1@grid:text:axbx1=0", "no grid"),
+        ("pattern_L1H1@grid:9=0", "not a grid"),
+        ("pattern_L1H1@grid:text:axbx1=0", "not a grid"),
         ("@last=0", "no activation"),
     ] {
         let message = refused(spec);

@@ -64,8 +64,8 @@ fn values_that_do_not_fit_are_named_with_both_shapes() {
     refused(&model, with("head_values_L1H0@last=0", replace(&[d_model])), &["row 0"]);
     refused(&model, with("pattern_L1H1@grid:4x0:2=0", replace(&[3])), &["[3]", "[2, 1, 2]", "queries, keys"]);
     refused(&model, with("resid_out_1@last=0", Operation::Mean(tensor(&[0, 4], []))), &["has no mean"]);
-    refused(&model, with("resid_out_1@last=0", Operation::Scale(f32::NAN)), &["no factor"]);
-    refused(&model, with("resid_out_1@last=0", Operation::Set(f32::INFINITY)), &["no value"]);
+    refused(&model, with("resid_out_1@last=0", Operation::Scale(f32::NAN)), &["not a factor"]);
+    refused(&model, with("resid_out_1@last=0", Operation::Set(f32::INFINITY)), &["not a value"]);
 }
 
 #[test]

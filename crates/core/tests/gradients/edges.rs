@@ -185,10 +185,10 @@ fn a_circuit_survives_the_way_through_json() {
         Circuit::from_json(&graph, &json).unwrap_err().to_string()
     };
     assert!(refused(&|json| json["cfg"]["n_layers"] = 4.into()).contains("n_layers"));
-    assert!(refused(&|json| json["edges"]["m2->a0.h0<q>"] = serde_json::json!({})).contains("no edge"));
-    assert!(refused(&|json| json["edges"]["m9->logits"] = serde_json::json!({})).contains("no edge"));
-    assert!(refused(&|json| json["edges"]["x->logits"] = serde_json::json!({})).contains("no node"));
-    assert!(refused(&|json| json["edges"]["m0->logits"]["score"] = "a".into()).contains("no number"));
+    assert!(refused(&|json| json["edges"]["m2->a0.h0<q>"] = serde_json::json!({})).contains("not an edge"));
+    assert!(refused(&|json| json["edges"]["m9->logits"] = serde_json::json!({})).contains("not an edge"));
+    assert!(refused(&|json| json["edges"]["x->logits"] = serde_json::json!({})).contains("not a node"));
+    assert!(refused(&|json| json["edges"]["m0->logits"]["score"] = "a".into()).contains("not a number"));
     assert!(Circuit::from_json(&graph, &serde_json::json!([])).is_err());
     for (text, writer) in [("input", Writer::Input), ("a1.h2", Writer::Head { layer: 1, head: 2 })] {
         assert_eq!((text.parse::<Writer>().unwrap(), writer.to_string().as_str()), (writer, text));

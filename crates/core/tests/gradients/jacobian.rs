@@ -164,7 +164,7 @@ fn what_fits_no_model_is_refused_by_name() {
         std::fs::write(&file, bytes).unwrap();
         LogitLens::from_jacobian(&file, &model).unwrap_err().to_string()
     };
-    assert!(refused("a.pt", b"no archive").contains("no zip archive"));
+    assert!(refused("a.pt", b"no archive").contains("not a zip archive"));
     let other = fixtures().join("tiny/llama/model.safetensors");
     let message = LogitLens::from_jacobian(&other, &model).unwrap_err().to_string();
     assert!(message.contains("jacobian fit"), "{message}");

@@ -222,7 +222,7 @@ fn numbers_that_are_none_are_read_without_a_panic() {
     let survey = survey(&model, &Batch::new(&[[1, 2]]).unwrap(), &options).unwrap();
     for row in &survey.rows {
         for reading in &row.readings {
-            assert!(reading.kl_to_final.is_nan(), "the model's own prediction is no number");
+            assert!(reading.kl_to_final.is_nan(), "the model's own prediction is not a number");
             assert_eq!(reading.entropy.is_nan(), row.layer == 1, "layer {}", row.layer);
             assert_eq!(reading.top.len(), 50);
         }

@@ -81,7 +81,7 @@ fn per_layer(
         let (Some(layer), Some(file)) = (layer.filter(|layer| *layer < MOST_LAYERS), item.as_str()) else {
             context
                 .problems
-                .add(format!("config.yaml: `transcoders` holds {item}, which is no file of a layer"));
+                .add(format!("config.yaml: `transcoders` holds {item}, which is not a file of a layer"));
             continue;
         };
         if file.starts_with("hf://") {

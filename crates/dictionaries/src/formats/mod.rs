@@ -215,8 +215,10 @@ fn of_file(file: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
             }
         }
         None if matches!(name.as_str(), "cfg.json" | "config.json" | "hyperparams.json") => of_folder(parent),
-        None => Err(Error::new(ErrorKind::Format, format!("{} is no file of a dictionary", file.display()))
-            .hint(KNOWN)),
+        None => {
+            Err(Error::new(ErrorKind::Format, format!("{} is not a file of a dictionary", file.display()))
+                .hint(KNOWN))
+        }
     }
 }
 

@@ -170,7 +170,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let (Some(d_in), Some(d_sae)) = (d_in, sizes) else { return Ok(None) };
     let d_out = cfg.size("d_out").unwrap_or(d_in);
     if !is_transcoder && d_out != d_in {
-        cfg.refuse("d_out", "the same as `d_in` for what is no transcoder");
+        cfg.refuse("d_out", "the same as `d_in` unless it is a transcoder");
     }
     let norm = norm(&cfg, context);
     if is_transcoder && matches!(norm, Norm::Scale { .. }) {

@@ -181,7 +181,9 @@ fn unsigned(value: &Value) -> Option<u64> {
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     match cursor.u32()? {
         version @ (2 | 3) => Ok(version),
-        1 => Err(Error::unsupported("is GGUF version 1, which is no longer read; convert the model anew")),
+        1 => {
+            Err(Error::unsupported("is GGUF version 1, which is no longer supported; convert the model anew"))
+        }
         // The low bytes are empty: the number was written on or for a big-endian machine.
         swapped if swapped & 0xFFFF == 0 => {
             Err(Error::unsupported("is a big-endian GGUF file; only little-endian is read"))

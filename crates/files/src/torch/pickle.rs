@@ -175,14 +175,14 @@ impl<'a> Machine<'a> {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (self.nodes[module].clone(), self.nodes[name].clone()) {
                     (Node::Text(module), Node::Text(name)) => self.global(&module, &name)?,
-                    _ => return Err("a name that is no text".to_owned()),
+                    _ => return Err("a name that is not text".to_owned()),
                 }
             }
             // REDUCE and NEWOBJ would call what the name stands for. Here they only record it.
             b'R' | 0x81 => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
                 let Node::Global(name) = self.nodes[callable].clone() else {
-                    return Err("it would call something that is no name".to_owned());
+                    return Err("it would call something that is not a name".to_owned());
                 };
                 self.push(Node::Made { name, arguments, state: None, items: Vec::new() })?;
             }
@@ -270,7 +270,7 @@ impl<'a> Machine<'a> {
         let list = *self.stack.last().ok_or(EMPTY)?;
         match &mut self.nodes[list] {
             Node::List(list) => list.extend_from_slice(items),
-            _ => return Err("items for something that is no list".to_owned()),
+            _ => return Err("items for something that is not a list".to_owned()),
         }
         Ok(())
     }
@@ -279,7 +279,7 @@ impl<'a> Machine<'a> {
         let map = *self.stack.last().ok_or(EMPTY)?;
         match &mut self.nodes[map] {
             Node::Map(map) | Node::Made { items: map, .. } => map.extend(pairs(items)?),
-            _ => return Err("keys for something that is no dictionary".to_owned()),
+            _ => return Err("keys for something that is not a dictionary".to_owned()),
         }
         Ok(())
     }

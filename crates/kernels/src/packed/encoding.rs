@@ -74,7 +74,7 @@ impl Encoding {
     /// # Panics
     /// If `values` is not a whole number of blocks.
     pub fn bytes_of(self, values: usize) -> usize {
-        assert!(values.is_multiple_of(self.block_len()), "{values} values are no whole blocks of {self:?}");
+        assert!(values.is_multiple_of(self.block_len()), "{values} values are not whole blocks of {self:?}");
         values / self.block_len() * self.block_bytes()
     }
 

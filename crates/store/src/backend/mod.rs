@@ -174,7 +174,7 @@ pub(crate) fn connect(url: &str) -> Result<Arc<dyn Backend>> {
 fn next_tick(content: &[u8], least: u64) -> Result<u64> {
     let last = std::str::from_utf8(content).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
     match last.filter(|last| *last <= LAST_TICK) {
-        Some(LAST_TICK) => Err(Error::damaged(format!("{INTERNAL}/clock: says the last time that there is"))
+        Some(LAST_TICK) => Err(Error::damaged(format!("{INTERNAL}/clock: holds the last possible time"))
             .hint("delete it, and the time of day goes on; runs that it has named stay the most recent")),
         Some(last) => Ok(least.max(last + 1)),
         None => Ok(least),

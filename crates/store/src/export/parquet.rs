@@ -91,7 +91,7 @@ impl<'a> Table<'a> {
         if let Some(other) = rows.iter().position(|rows| *rows != first) {
             let (a, b) = (&keys[0], &keys[other]);
             return Err(Error::input(format!(
-                "`{a}` has {}, but `{b}` has {}: they are no columns of one table",
+                "`{a}` has {}, but `{b}` has {}: they are not columns of one table",
                 first.shown(),
                 rows[other].shown()
             ))

@@ -256,7 +256,7 @@ fn stat(above: &impl AsFd, name: &str) -> io::Result<Stat> {
 }
 
 fn no_name() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "is no name below a folder")
+    io::Error::new(io::ErrorKind::InvalidInput, "is not a name below a folder")
 }
 
 fn kind_of(kind: FileType) -> EntryKind {

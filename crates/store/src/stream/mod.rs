@@ -131,7 +131,7 @@ impl ActivationSaver {
             if let Some(opened) = opened {
                 if joining == Joining::New {
                     return Err(Error::new(ErrorKind::Exists, format!("the run `{name}` was begun before"))
-                        .hint("--resume goes on with it; another --run begins another"));
+                        .hint("--resume continues it; another --run begins another"));
                 }
                 opened.plan().check_same(plan).map_err(|e| e.at(format_args!("run `{name}`")))?;
                 match store.joined(&folder, opened, false)? {

@@ -136,7 +136,7 @@ impl Plan {
 pub(super) fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 100 || !name.chars().all(fine) || name.starts_with('.') {
-        return Err(Error::input(format!("`{}` is no name for a run", name.escape_debug()))
+        return Err(Error::input(format!("`{}` is not a name for a run", name.escape_debug()))
             .hint("letters, digits, `-`, `_` and `.`, at most 100"));
     }
     Ok(())
@@ -173,7 +173,7 @@ impl Opened {
 
     pub(crate) fn parse(text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).map_err(|e| Error::damaged(e.to_string()))?;
-        let Value::Object(content) = value else { return Err(Error::damaged("is no object")) };
+        let Value::Object(content) = value else { return Err(Error::damaged("is not an object")) };
         let lacks = |key: &str| Error::damaged(format!("`{key}` is missing"));
         if content.get("version").and_then(Value::as_u64).is_none_or(|version| version > VERSION) {
             return Err(Error::new(ErrorKind::Unsupported, "was begun by a newer easyroutine"));
@@ -240,7 +240,7 @@ impl Opened {
     }
 
     pub(super) fn claim(&self) -> Result<Claim> {
-        let run_id = Uuid::parse_str(self.run_id()).map_err(|_| Error::damaged("`run_id` is no id"))?;
+        let run_id = Uuid::parse_str(self.run_id()).map_err(|_| Error::damaged("`run_id` is not an id"))?;
         let text = |key: &str| self.text(key).to_owned();
         Ok(Claim {
             run_id,

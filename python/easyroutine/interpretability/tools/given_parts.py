@@ -68,7 +68,7 @@ def _tried(norm: Any, weight: Any, bias: Any, torch: Any) -> NormNumbers:
     module = copy.deepcopy(norm).to("cpu", torch.float32).eval()
     shape: Any = getattr(norm, "normalized_shape", ()) if weight is None else weight.shape
     if len(shape) != 1:
-        raise InputError(f"{name} is no norm of vectors: its weight has shape {list(shape)}", _OTHERWISE)
+        raise InputError(f"{name} is not a norm of vectors: its weight has shape {list(shape)}", _OTHERWISE)
     width = shape[0]
     vectors = torch.randn(4, width, generator=torch.Generator().manual_seed(0)) + 0.5
     # As small as eps too, so that it shows.

@@ -292,7 +292,7 @@ class LogitLens(Replaced):
         if hasattr(token, "item"):
             token = token.item()
         if not hasattr(token, "__index__") or isinstance(token, bool) or int(token) < 0:
-            raise InputError(f"{token!r} is no token: a direction is made of ids or strings")
+            raise InputError(f"{token!r} is not a token: a direction is made of ids or strings")
         return int(token)
 
     def __reduce__(self) -> Any:

@@ -71,7 +71,7 @@ fn each_feature(
         };
         let value: Value = serde_json::from_str(&line).map_err(|e| wrong(&e.to_string()))?;
         if value["schema"] != "easyroutine.feature/1" {
-            return Err(wrong("is no feature, of schema easyroutine.feature/1"));
+            return Err(wrong("is not a feature of schema easyroutine.feature/1"));
         }
         visit(&Feature { value }).map_err(|failure| failure.at(format!("{place}, line {number}")))?;
     }
@@ -84,7 +84,7 @@ struct Feature {
 
 impl Feature {
     fn number(&self, key: &str) -> Result<f64, Failure> {
-        self.value[key].as_f64().ok_or_else(|| Failure::failed(format!("`{key}` is no number")))
+        self.value[key].as_f64().ok_or_else(|| Failure::failed(format!("`{key}` is not a number")))
     }
 
     fn list(&self, key: &str) -> &[Value] {

@@ -26,7 +26,7 @@ pub(crate) fn direction(args: &Args, given: &Direction) -> Result<(), Failure> {
     let of_side = |wanted: bool| labels.iter().filter(|label| **label == wanted).count();
     let (n, others) = (of_side(true), of_side(false));
     if n != others {
-        return Err(Failure::usage(format!("{n} positive and {others} negative prompts are no pairs")).hint(
+        return Err(Failure::usage(format!("{n} positive and {others} negative prompts are not pairs")).hint(
             "the first of one side belongs to the first of the other; `probe fit --method mean-difference` needs no pairs",
         ));
     }
@@ -84,7 +84,7 @@ pub(crate) fn apply(args: &Args, given: &ProbeApply) -> Result<(), Failure> {
     let directions = Directions::open(&given.probe)?;
     let place = given.probe.display();
     if directions.layers.values().any(|layer| layer.bias.is_none()) {
-        return Err(Failure::usage(format!("{place} holds directions without a bias, which are no probes"))
+        return Err(Failure::usage(format!("{place} holds directions without a bias, which are not probes"))
             .hint("`probe fit` writes probes"));
     }
     let of_file: Vec<String> =

@@ -247,7 +247,7 @@ fn integers<T: TryFrom<u64>>(text: &str, flag: &str) -> Result<Vec<Vec<T>>, Fail
         row.iter()
             .map(|x| x.as_u64().and_then(|x| T::try_from(x).ok()))
             .map(|x| {
-                x.ok_or_else(|| wrong(format!("row {number} holds something else than token ids or masks")))
+                x.ok_or_else(|| wrong(format!("row {number} holds something other than token ids or masks")))
             })
             .collect()
     };

@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
     let statistics = match saved {
         Some((saved, until)) => {
             let (done, n) = (until - range.start, range.len());
-            output::note("note", &format!("going on after {done} of {n} prompts"));
+            output::note("note", &format!("continuing after {done} of {n} prompts"));
             saved
         }
         None => {
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         return Err(Failure::from(Error::new(
             ErrorKind::Interrupted,
             format!(
-                "interrupted: {} of {} prompts are done; the same command goes on",
+                "interrupted: {} of {} prompts are done; the same command continues",
                 end - range.start,
                 range.len()
             ),

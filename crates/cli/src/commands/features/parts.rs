@@ -39,7 +39,7 @@ impl Folder {
             Some((key, ours)) => {
                 let theirs = found.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
                 Err(Failure::usage(format!(
-                    "{} holds features of another run: its `{key}` is {}, and {} is asked for",
+                    "{} holds features of another run: its `{key}` is {}, but {} was requested",
                     path.display(),
                     one_line(&theirs),
                     one_line(&ours.to_string())

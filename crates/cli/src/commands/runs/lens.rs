@@ -124,7 +124,7 @@ fn tell_of_other_model(run: &Run, session: &Session) -> Result<(), Failure> {
         Some(_) => {}
         None => output::note(
             "note",
-            &format!("the run does not say by content which model made it ({})", run.metadata().model_name()),
+            &format!("the run has no digest of the model that made it ({})", run.metadata().model_name()),
         ),
     }
     Ok(())

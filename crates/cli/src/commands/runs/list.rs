@@ -27,7 +27,7 @@ pub(super) fn ls(args: &Args, runs: &Runs) -> Result<(), Failure> {
         .iter()
         .for_each(|problem| output::note("warning", &format!("{}: {}", problem.path, problem.error)));
     if !unfinished.is_empty() {
-        output::note("hint", "the command that began a run goes on with --run NAME --resume");
+        output::note("hint", "the command that began a run continues it with --run NAME --resume");
     }
     print(&targets, &found, Some(&unfinished))
 }
@@ -37,7 +37,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
     let config = asked.config.as_ref().map(|text| {
         let value: Value =
             serde_json::from_str(text).map_err(|e| Failure::usage(format!("--config: {e}")))?;
-        if value.is_object() { Ok(value) } else { Err(Failure::usage("--config: is no JSON object")) }
+        if value.is_object() { Ok(value) } else { Err(Failure::usage("--config: is not a JSON object")) }
     });
     let listed = Specifier::parse_lists(&asked.positions)?;
     let positions = (!listed.is_empty()).then(|| listed.iter().map(position).collect());

@@ -121,7 +121,7 @@ pub(super) fn range(text: &str) -> Result<Range<usize>, Failure> {
         Some((start, end)) => number(start).zip(number(end)).map(|(start, end)| start..end),
         None => number(text).map(|at| at..at.saturating_add(1)),
     };
-    found.ok_or_else(|| Failure::usage(format!("--rows: `{text}` is no range")).hint("--rows 0:10"))
+    found.ok_or_else(|| Failure::usage(format!("--rows: `{text}` is not a range")).hint("--rows 0:10"))
 }
 
 /// The place of a row, `3,0`: its index along the first axis of the whole tensor, of which `first` was read first (for

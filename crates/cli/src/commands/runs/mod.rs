@@ -84,7 +84,7 @@ impl Runs {
         if !no_verify {
             return Ok(run);
         }
-        output::note("warning", "--no-verify: numbers may be damaged, and nothing tells which");
+        output::note("warning", "--no-verify: numbers may be damaged without notice");
         Ok(run.unverified())
     }
 }
@@ -109,7 +109,7 @@ fn which(name: &str) -> Which {
 /// `KEY=VALUE`, where the value is JSON, or otherwise a string.
 pub(crate) fn pair(example: &str, text: &str) -> Result<(String, Value), Failure> {
     let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-        return Err(Failure::usage(format!("`{text}` is no KEY=VALUE")).hint(example));
+        return Err(Failure::usage(format!("`{text}` is not a KEY=VALUE")).hint(example));
     };
     let json = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
     if let (false, Some(number)) = (json.is_string(), beyond_64_bits(value)) {

@@ -147,7 +147,7 @@ fn prompt(prompt: &PromptArgs) -> Result<(), Failure> {
         return Err(Failure::usage("--file: a page reads no files").hint("paste the text"));
     }
     match prompt.prompt.as_deref() {
-        Some("-") => Err(Failure::usage("the prompt `-` is standard input, which a page has not")),
+        Some("-") => Err(Failure::usage("the prompt `-` is standard input, which a page lacks")),
         _ => Ok(()),
     }
 }

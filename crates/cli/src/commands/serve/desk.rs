@@ -191,7 +191,7 @@ fn format(question: &Value) -> Result<(Format, bool), Failure> {
     match question["format"].as_str().unwrap_or("page") {
         "page" => Ok((Format::Json, true)),
         name => match Format::from_str(name, false) {
-            Ok(Format::Auto) | Err(_) => Err(Failure::usage(format!("`{name}` is no format"))),
+            Ok(Format::Auto) | Err(_) => Err(Failure::usage(format!("`{name}` is not a format"))),
             Ok(format) => Ok((format, false)),
         },
     }

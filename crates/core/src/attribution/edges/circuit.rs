@@ -154,7 +154,7 @@ impl Circuit {
         let mut scores = vec![0.0; kept.len()];
         for (name, edge) in listed {
             let shown: String = name.chars().take(60).flat_map(char::escape_debug).collect();
-            let no_edge = || wrong(format!("`{shown}` is no edge of this model"));
+            let no_edge = || wrong(format!("`{shown}` is not an edge of this model"));
             let (writer, reader) = name.split_once("->").ok_or_else(no_edge)?;
             let (writer, reader): (Writer, Reader) = (writer.parse()?, reader.parse()?);
             let (u, v) =
@@ -167,7 +167,7 @@ impl Circuit {
             scores[at] = match edge.get("score") {
                 None | Some(Value::Null) => 0.0,
                 Some(score) => {
-                    score.as_f64().ok_or_else(|| wrong(format!("the score of `{shown}` is no number")))?
+                    score.as_f64().ok_or_else(|| wrong(format!("the score of `{shown}` is not a number")))?
                 }
             };
         }

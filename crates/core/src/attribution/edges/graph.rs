@@ -92,7 +92,7 @@ impl fmt::Display for Reader {
 
 fn no_node(text: &str) -> Error {
     let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
-    Error::new(ErrorKind::Format, format!("`{shown}` is no node of a circuit"))
+    Error::new(ErrorKind::Format, format!("`{shown}` is not a node of a circuit"))
 }
 
 /// `a3.h2` as layer and head, `m3` as layer.

@@ -141,7 +141,7 @@ pub fn config(header: &Header<'_>, allowed: &[String]) -> Result<(Map<String, Va
     metadata.common(&mut out)?;
     (architecture.config)(header, &metadata, &mut out)?;
     if header.rope_divisors.is_some() && !out.contains_key("rope_scaling") {
-        return Err(unsupported("tensor `rope_freqs.weight` is supported in llama files alone"));
+        return Err(unsupported("tensor `rope_freqs.weight` is supported only in llama files"));
     }
     let let_through = metadata.finish(allowed)?;
     Ok((out, let_through))

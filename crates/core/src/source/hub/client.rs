@@ -46,7 +46,7 @@ impl Client {
         if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
         {
             return Err(Error::input(format!(
-                "HF_ENDPOINT is `{}`, which is no address",
+                "HF_ENDPOINT is `{}`, which is not an address",
                 printable(&endpoint)
             ))
             .hint("an address begins with https:// or http://"));

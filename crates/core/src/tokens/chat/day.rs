@@ -70,7 +70,7 @@ impl FromStr for LocalTime {
     /// Parses `2024-07-26` or `2024-07-26T15:30:00`.
     fn from_str(text: &str) -> Result<Self> {
         text.parse().map(LocalTime).map_err(|e| {
-            Error::input(format!("`{text}` is no day: {e}"))
+            Error::input(format!("`{text}` is not a day: {e}"))
                 .hint("write it as 2024-07-26, or 2024-07-26T15:30:00")
         })
     }

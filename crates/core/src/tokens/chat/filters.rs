@@ -165,7 +165,7 @@ fn filesizeformat(value: Value, places: Rest<Value>, named: Kwargs) -> Result<St
     if bytes < f64::from(base) {
         return match bytes.is_finite() {
             true => Ok(format!("{} Bytes", bytes.trunc() + 0.0)),
-            false => Err(refuse(format!("filesizeformat: {bytes} is no number of bytes"))),
+            false => Err(refuse(format!("filesizeformat: {bytes} is not a number of bytes"))),
         };
     }
     let prefixes = ["k", "M", "G", "T", "P", "E", "Z", "Y"];

@@ -77,7 +77,7 @@ fn of_text(
                 let item = item?;
                 let Some(item) = item.as_str() else {
                     return Err(refuse(format!(
-                        "join: item {i} is no text but {}",
+                        "join: item {i} is not text but {}",
                         python_str(state, &item)?
                     )));
                 };

@@ -169,7 +169,7 @@ impl Directive<'_> {
                 // Fractions are truncated.
                 let whole = match python::float(&plain) {
                     Some(x) if x.is_finite() && x.abs() < 1e18 => Value::from(x.trunc() as i64),
-                    Some(x) => return Err(refuse(format!("{x} is no whole number for `%{}`", self.kind))),
+                    Some(x) => return Err(refuse(format!("{x} is not a whole number for `%{}`", self.kind))),
                     None => plain,
                 };
                 self.by_minijinja('d', whole)
@@ -184,7 +184,7 @@ impl Directive<'_> {
                 Ok(self.as_text(&character.by_minijinja('c', plain)?))
             }
             'd' | 'i' | 'u' | 'x' | 'X' | 'o' | 'c' => Err(self.unlike(value)),
-            kind => Err(refuse(format!("`%{kind}` is no directive of a format"))),
+            kind => Err(refuse(format!("`%{kind}` is not a directive of a format"))),
         }
     }
 

@@ -113,7 +113,7 @@ fn a_time_that_is_given_makes_the_same_text_and_one_that_is_not_asked_for_is_not
     let again = chat(&tokenizer, Some(&present.now.unwrap().to_string()));
     assert_eq!(present.text, again.text);
     assert_eq!(chat(&with_template("{{ messages[0].role }}"), None).now, None);
-    assert!("yesterday".parse::<LocalTime>().unwrap_err().to_string().contains("no day"));
+    assert!("yesterday".parse::<LocalTime>().unwrap_err().to_string().contains("not a day"));
 }
 
 #[test]

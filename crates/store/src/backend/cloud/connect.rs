@@ -64,7 +64,7 @@ fn variables<K: FromStr>(prefix: &str) -> Result<Vec<(K, String)>> {
         // The client panics on a malformed address.
         let is_address = name.contains("ENDPOINT") || name.ends_with("_URL");
         if is_address && !Url::parse(&value).is_ok_and(|url| url.has_host()) {
-            return Err(Error::input(format!("{name}: `{}` is no URL", value.escape_debug()))
+            return Err(Error::input(format!("{name}: `{}` is not a URL", value.escape_debug()))
                 .hint("an address is http://HOST:PORT or https://HOST"));
         }
         found.push((key, value));
