@@ -1,4 +1,4 @@
-"""What is computed of activations."""
+"""Tools that compute on activations."""
 
 from easyroutine.interpretability.tools.logit_lens import LogitLens
 

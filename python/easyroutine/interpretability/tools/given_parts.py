@@ -1,4 +1,4 @@
-"""A norm and an unembedding of another library, as the engine computes them."""
+"""Converts another library's norm and unembedding to the engine's form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OTHERWISE = (
 
 
 def head_of(given: Any, model_config: Any) -> LMHead:
-    """An unembedding: ours as it is; of a matrix or a module of torch, with the scale and softcap that the config names."""
+    """An unembedding: ours unchanged; a matrix or torch module with the scale and softcap that the config names."""
     if isinstance(given, LMHead):
         return given
     weight, bias = getattr(given, "weight", given), getattr(given, "bias", None)
@@ -43,8 +43,8 @@ def _number_of(config: Any, name: str, read: Any = float) -> Any:
 def norm_numbers(norm: Any) -> NormNumbers | None:
     """Kind, eps, weight and bias of a final norm.
 
-    A module of torch is tried out: what it computes of a few vectors says whether it removes the mean, and whether it
-    multiplies by its weight or by 1 + weight, as those of Gemma do.
+    A torch module is probed: its output on a few vectors shows whether it subtracts the mean, and whether it multiplies
+    by its weight or, like Gemma's, by 1 + weight.
     """
     if norm is None:
         return None
@@ -63,7 +63,7 @@ def _tried(norm: Any, weight: Any, bias: Any, torch: Any) -> NormNumbers:
     name = type(norm).__name__
     eps = next((getattr(norm, one) for one in _EPS if hasattr(norm, one)), None)
     if eps is None:
-        # torch's own RMSNorm takes the type's.
+        # torch's own RMSNorm defaults to the type's eps.
         eps = torch.finfo(torch.float32).eps
     module = copy.deepcopy(norm).to("cpu", torch.float32).eval()
     shape: Any = getattr(norm, "normalized_shape", ()) if weight is None else weight.shape
@@ -71,7 +71,7 @@ def _tried(norm: Any, weight: Any, bias: Any, torch: Any) -> NormNumbers:
         raise InputError(f"{name} is not a norm of vectors: its weight has shape {list(shape)}", _OTHERWISE)
     width = shape[0]
     vectors = torch.randn(4, width, generator=torch.Generator().manual_seed(0)) + 0.5
-    # As small as eps too, so that it shows.
+    # As small as eps too, so that its effect shows.
     vectors = torch.cat([vectors, vectors * float(eps) ** 0.5])
     try:
         found = module(vectors)

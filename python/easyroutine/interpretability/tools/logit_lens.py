@@ -41,10 +41,12 @@ class LogitLens(Replaced):
         model_name: str,
         model_config: Any,
     ) -> None:
-        """``unembedding_matrix``: [V, D], or what ``model.get_lm_head()`` gives, which knows bias, divisor and softcap too;
-        ``last_layer_norm``: what ``model.get_last_layernorm()`` gives, or a module of torch. A module is tried out on a few
-        vectors, so that the norms of Gemma, which multiply by 1 + weight, are what they are. Of ``model_config`` the scale
-        and softcap of the logits are read, where ``unembedding_matrix`` does not say them itself.
+        """A lens from given parts.
+
+        ``unembedding_matrix`` is [V, D], or the result of ``model.get_lm_head()``, which also knows bias, divisor and
+        softcap. ``last_layer_norm`` is the result of ``model.get_last_layernorm()``, or a torch module. A module is
+        probed on a few vectors, so that Gemma's norms, which multiply by 1 + weight, come out right. ``model_config``
+        supplies the scale and softcap of the logits if ``unembedding_matrix`` does not.
         """
         head = head_of(unembedding_matrix, model_config)
         optional = {"bias": head.bias, "divisor": head.divisor, "softcap": head.softcap}
@@ -65,21 +67,21 @@ class LogitLens(Replaced):
 
     @classmethod
     def from_tuned_lens(cls, tuned_lens_path: str | PathLike[str], model: HookedModel) -> LogitLens:
-        """A lens whose streams are translated first, ``h + W h + b``, as the tuned-lens package trained it for this model.
+        """A lens that first translates streams, ``h + W h + b``, as the tuned-lens package trained it for this model.
 
-        ``tuned_lens_path`` is the folder that the package saved, with ``params.pt`` and ``config.json``; the pickle is read, never run.
-        The lens takes ``resid_in_{l}``, and ``resid_out_{l}``, which is what enters the next layer.
+        ``tuned_lens_path`` is the folder that the package saved, with ``params.pt`` and ``config.json``; the pickle is
+        read, never run. The lens takes ``resid_in_{l}``, and ``resid_out_{l}``, which is the next layer's input.
         """
         engine = Lens.of_tuned_lens(fspath(tuned_lens_path), model._engine)
         return cls._of_model(engine, model, (cls.from_tuned_lens, (tuned_lens_path, model)))
 
     @classmethod
     def from_jacobian(cls, path: str | PathLike[str], model: HookedModel) -> LogitLens:
-        """A lens whose streams are carried to the last layer first, ``h Jᵀ``, by the mean Jacobian of what lies between.
+        """A lens that first carries streams to the last layer, ``h Jᵀ``, by the mean Jacobian of the layers between.
 
-        ``path`` is a published ``.pt`` file, whose pickle is read and never run, or what ``easyroutine jacobian fit`` and
-        :meth:`HookedModel.fit_jacobian_lens` write. The lens takes ``resid_out_{l}`` of the layers that the file has, and of
-        the last.
+        ``path`` is a published ``.pt`` file, whose pickle is read and never run, or the output of ``easyroutine
+        jacobian fit`` or :meth:`HookedModel.fit_jacobian_lens`. The lens takes ``resid_out_{l}`` for the layers in the
+        file, and for the last.
         """
         engine = Lens.of_jacobian(fspath(path), model._engine)
         return cls._of_model(engine, model, (cls.from_jacobian, (path, model)))
@@ -109,8 +111,9 @@ class LogitLens(Replaced):
         allow_tensors: Sequence[str] = (),
         adapter: str | PathLike[str] | bool | None = None,
     ) -> LogitLens:
-        """The lens of a model by its name: only the unembedding and the final norm are read. ``dtype`` is ``torch_dtype``; the
-        other arguments are those of :class:`HookedModelConfig`.
+        """The lens of a model by name: reads only the unembedding and the final norm.
+
+        ``dtype`` is ``torch_dtype``; the other arguments are those of :class:`HookedModelConfig`.
         """
         config = HookedModelConfig(
             model_name,
@@ -138,12 +141,12 @@ class LogitLens(Replaced):
                 config.model_name, revision=config.revision, offline=config.offline, pre=config.pre
             )
         except (ValueError, OSError):
-            # Ids do without.
+            # Ids need no tokenizer.
             lens._tokenizer = None
         return lens
 
     def to(self, device: Any) -> LogitLens:
-        """Nothing to do: everything is computed on the CPU."""
+        """Does nothing: everything is computed on the CPU."""
         return self
 
     def device(self) -> str:
@@ -151,7 +154,7 @@ class LogitLens(Replaced):
         return "cpu"
 
     def get_vocab_size(self) -> int:
-        """How many tokens can be predicted, V."""
+        """The number of tokens that can be predicted, V."""
         return self._lens.vocab_size
 
     @property
@@ -161,7 +164,7 @@ class LogitLens(Replaced):
 
     @property
     def norm(self) -> LastLayerNorm | None:
-        """The final norm; None where the architecture has none."""
+        """The final norm; None if the architecture has none."""
         found = self._lens.final_norm()
         if found is None:
             return None
@@ -170,22 +173,23 @@ class LogitLens(Replaced):
 
     @property
     def layernorm_type(self) -> str | None:
-        """The kind of the final norm: ``RMS`` or ``LayerNorm``; None where there is none."""
+        """The kind of the final norm: ``RMS`` or ``LayerNorm``; None if there is none."""
         norm = self.norm
         return None if norm is None else layernorm_type(norm.kind)
 
     @property
     def num_attn_heads(self) -> int:
-        """The heads of a layer, as the model's config says."""
+        """The number of heads in a layer, from the model's config."""
         if self.model_config is None:
             raise InputError("this lens was made without the model's config", "LogitLens.from_model(model) has it")
         return int(self.model_config.num_attention_heads)
 
     def apply_layernorm(self, act: Any, mean: Any, variance: Any, second_moment: Any, key: str) -> Any:
-        """``act`` [..., D] through the final norm with the statistics [...] of another vector: torch or numpy throughout.
+        """``act`` [..., D] through the final norm with the statistics [...] of another vector: torch or numpy
+        throughout.
 
-        An RMSNorm reads ``second_moment``: ``w x / sqrt(E[x²] + eps)``. A LayerNorm reads the other two, ``w (x - mean) /
-        sqrt(variance + eps) + b``; where ``key`` is a head's, the bias is divided among the heads of a layer.
+        An RMSNorm reads ``second_moment``: ``w x / sqrt(E[x²] + eps)``. A LayerNorm reads the other two, ``w (x - mean)
+        / sqrt(variance + eps) + b``; if ``key`` is a head's, the bias is divided equally among the heads of a layer.
         """
         norm = self.norm
         if norm is None:
@@ -198,7 +202,9 @@ class LogitLens(Replaced):
 
     @staticmethod
     def get_keys(activations: Mapping[str, Any], key_pattern: str) -> list[str]:
-        """Keys that fit a pattern such as ``resid_out_{i}`` or ``head_out_L{i}H{j}``, in numerical order; none is an error."""
+        """Keys that match a pattern such as ``resid_out_{i}`` or ``head_out_L{i}H{j}``, in numerical order; no match
+        raises an error.
+        """
         parts = re.split(r"\{\w*\}", key_pattern)
         expression = re.compile(r"(\d+)".join(re.escape(part) for part in parts) + "$")
         found = [(match, key) for key in activations if (match := expression.match(key))]
@@ -218,16 +224,18 @@ class LogitLens(Replaced):
         *,
         norm: Literal["cached", "own", "none"] | None = None,
     ) -> dict[str, Any]:
-        """``logit_lens_{key}`` for every key that ``target_key`` names (``resid_out_5``, ``resid_out_{i}``).
+        """Computes ``logit_lens_{key}`` for every key that ``target_key`` matches (``resid_out_5``, ``resid_out_{i}``).
 
-        Without ``token_directions`` logits [B, T, V], with ``apply_softmax`` probabilities. A direction is an id, a string that
-        is one token, or a pair of them; one for all rows or one per row. ``logit_diff`` gives [B, T], before any softcap:
-        the logit, of a pair the difference. With ``apply_softmax`` it is the probability among all tokens, softcap included, of
-        a pair the difference of the two (the original ignored ``apply_softmax`` here). ``accuracy`` gives the share of rows
-        where the first of a pair wins, [T], one number for T = 1; probabilities win where logits do.
+        Without ``token_directions``, the values are logits [B, T, V], or probabilities with ``apply_softmax``. A
+        direction is an id, a string that is one token, or a pair of them; one for all rows or one per row.
+        ``logit_diff`` gives [B, T] before any softcap: the logit or, for a pair, the difference. With ``apply_softmax``
+        it is the probability among all tokens, softcap included, or the difference of a pair's probabilities (the
+        original ignored ``apply_softmax`` here). ``accuracy`` gives the share of rows where the first of a pair wins,
+        [T], or a single number for T = 1; probabilities win where logits do.
 
-        ``apply_norm`` uses the final norm's statistics of the same run, which must be among the activations
-        (``extract_last_layernorm``): parts then add up to the whole. ``norm="own"`` takes each vector's own instead: the classic lens.
+        ``apply_norm`` uses the final norm's statistics from the same run, which must be among the activations
+        (``extract_last_layernorm``): parts then add up to the whole. ``norm="own"`` uses each vector's own instead: the
+        classic lens.
         """
         if not apply_norm and norm in ("own", "cached"):
             raise InputError(f"apply_norm=False asks for no norm, and norm={norm!r} for one", "say one of them")
@@ -236,7 +244,7 @@ class LogitLens(Replaced):
         string(target_key, "target_key")
         chosen = norm or ("cached" if apply_norm else "none")
         keys = self.get_keys(activations, target_key)
-        # As they are held: no torch tensor is made of what only the engine reads.
+        # Values as the cache holds them: the engine reads them, so no torch tensor is needed.
         value_of = activations.raw if isinstance(activations, ActivationCache) else activations.__getitem__
         entries = [(key, _rows_of(value_of(key), key)) for key in keys]
         if chosen == "cached" and "last_layernorm" in activations:
@@ -309,12 +317,12 @@ class LogitLens(Replaced):
 
 
 def _opened(cls: type[LogitLens], config: HookedModelConfig) -> LogitLens:
-    """The lens of a model by itself, as copies are made of it."""
+    """The lens of a model alone, for copies and pickles."""
     return cls._read(config)
 
 
 def _is_averaged(activations: Mapping[str, Any]) -> bool:
-    """Whether activations are means over positions; a cache knows it without its tables."""
+    """Whether activations are means over positions; a cache knows this without its tables."""
     if isinstance(activations, ActivationCache) and activations._selection is not None:
         return activations._selection.averaged
     mapping = activations.get("mapping_index")
@@ -322,7 +330,7 @@ def _is_averaged(activations: Mapping[str, Any]) -> bool:
 
 
 def _rows_of(value: Any, key: str) -> Any:
-    """A value of a cache as the engine takes it: a tensor, or a list with one per row."""
+    """A cache value in the engine's form: a tensor, or a list with one per row."""
     if isinstance(value, ValueWithInfo):
         value = value.value()
     if isinstance(value, list) and value and all(tensors.is_array(one) for one in value):
