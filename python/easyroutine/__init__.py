@@ -9,6 +9,7 @@ import os as _os
 from easyroutine import errors
 from easyroutine._core import Tensor, __version__
 from easyroutine._core import forked as _forked
+from easyroutine.arithmetic import equip as _equip
 from easyroutine.errors import EasyroutineError
 from easyroutine.logger import logger
 from easyroutine.tensors import get_tensor_backend, set_tensor_backend
@@ -24,6 +25,8 @@ __all__ = [
     "path_to_parents",
     "set_tensor_backend",
 ]
+
+_equip()
 
 if hasattr(_os, "register_at_fork"):
     # A fork copies memory but no threads: models in the child run on one thread, with the same results.

@@ -12,7 +12,8 @@ use crate::errors::Failure;
 
 /// An array of float32 or int64 numbers, a view into shared memory.
 ///
-/// For arithmetic, use `torch` or `numpy`: both take it without a copy (`torch.from_dlpack`, `numpy.asarray`).
+/// Operators, comparisons, `mean`, `sum`, `min`, `max`, `argmin` and `argmax` use numpy, or torch if numpy is not installed.
+/// Both libraries take it without a copy: `numpy()`, `torch()`.
 #[pyclass(frozen, module = "easyroutine")]
 pub(crate) struct Tensor {
     pub(crate) storage: Arc<Storage>,

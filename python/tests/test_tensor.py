@@ -10,6 +10,7 @@ import struct
 import pytest
 
 from easyroutine import Tensor
+from easyroutine.errors import MissingPackageError
 
 
 def counted(*shape: int) -> Tensor:
@@ -142,3 +143,75 @@ def test_tensors_of_torch_come_in() -> None:
     assert Tensor.from_dlpack(torch.ones(2, dtype=torch.float64)).dtype == "float32"
     with pytest.raises((TypeError, BufferError)):
         Tensor.from_dlpack(torch.ones(2, dtype=torch.complex64))
+
+
+def test_arithmetic_is_that_of_numpy() -> None:
+    numpy = pytest.importorskip("numpy")
+    a, b = counted(2, 3), counted(2, 3)[:, ::-1]
+    array, other = a.numpy(), b.numpy()
+    pairs = [
+        (a - b, array - other),
+        (a + b, array + other),
+        (a * 2, array * 2),
+        (0.5 * a, 0.5 * array),
+        (1 - a, 1 - array),
+        (1 + a, 1 + array),
+        (b / (a + 1), other / (array + 1)),
+        (1 / (a + 1), 1 / (array + 1)),
+        (a @ b.numpy().T, array @ other.T),
+        (array @ b.numpy().T, array @ other.T),
+        (a**2, array**2),
+        (2**a, 2**array),
+        (-a, -array),
+        (abs(-a), array),
+        (a - other, array - other),
+        (other - a, other - array),
+        (a[0] - b, array[0] - other),
+        (a > b, array > other),
+        (a >= 1, array >= 1),
+        (a < b, array < other),
+        (a <= 1, array <= 1),
+        (a.mean(), array.mean()),
+        (a.mean(0), array.mean(0)),
+        (a.mean(axis=-1, keepdims=True), array.mean(-1, keepdims=True)),
+        (a.mean(dim=-1, keepdim=True), array.mean(-1, keepdims=True)),
+        (a.sum(1), array.sum(1)),
+        (a.min(1), array.min(1)),
+        (a.max(), array.max()),
+        (a.argmax(1), array.argmax(1)),
+        (b.argmin(1), other.argmin(1)),
+        (numpy.mean(a, axis=0), array.mean(0)),
+        (numpy.stack([a, b]), numpy.stack([array, other])),
+    ]
+    for found, expected in pairs:
+        assert isinstance(found, (numpy.ndarray, numpy.generic)) and found.dtype == expected.dtype
+        assert numpy.array_equal(found, expected)
+    whole = Tensor.from_bytes(struct.pack("2q", 3, 5), [2], "int64")
+    assert (whole + 1).tolist() == [4, 6] and (whole @ whole) == 34
+    with pytest.raises(ValueError, match="broadcast"):
+        counted(2, 3) - counted(4)
+
+
+def test_arithmetic_without_numpy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("easyroutine.arithmetic.is_installed", lambda package: False)
+    for calculate in (lambda t: t - t, lambda t: 2 * t, lambda t: -t, lambda t: t > 0, lambda t: t.mean(0)):
+        with pytest.raises(MissingPackageError, match="needs numpy or torch") as caught:
+            calculate(counted(2, 3))
+        assert caught.value.hint == "pip install numpy"
+
+
+def test_a_method_of_other_libraries_is_an_error_that_names_them() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'topk'.*numpy\(\)"):
+        counted(2).topk(1)  # type: ignore[attr-defined]
+    assert not hasattr(counted(2), "detach")
+
+
+@pytest.mark.torch
+def test_arithmetic_with_tensors_of_torch_is_that_of_torch() -> None:
+    import torch
+
+    tensor, ones = counted(2, 2), torch.ones(2, 2)
+    for found in (tensor - ones, tensor + ones - 2, ones * tensor - 1):
+        assert isinstance(found, torch.Tensor) and found.dtype == torch.float32
+    assert (tensor - ones).tolist() == [[-1, 0], [1, 2]]
+    assert (ones - tensor).tolist() == [[1, 0], [-1, -2]]
