@@ -21,13 +21,13 @@ def whole(value: Any, name: str, least: int = 0, most: int = _MOST) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} is {value!r}; it is a whole number") from None
+        raise InputError(f"{name} is {value!r}; it must be a whole number") from None
     if isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it is a whole number")
+        raise InputError(f"{name} is {value!r}; it must be a whole number")
     if number < least:
-        raise InputError(f"{name} is {number}; it is at least {least}")
+        raise InputError(f"{name} is {number}; it must be at least {least}")
     if number > most:
-        raise InputError(f"{name} is {number}; it is at most {most}")
+        raise InputError(f"{name} is {number}; it must be at most {most}")
     return number
 
 
@@ -41,13 +41,13 @@ def number(value: Any, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} is {value!r:.80}; it is a number that fits a float") from None
+        raise InputError(f"{name} is {value!r:.80}; it must be a number that fits a float") from None
 
 
 def string(value: Any, name: str) -> str:
     """A string that can be written as UTF-8."""
     if not isinstance(value, str):
-        raise InputError(f"{name} is {value!r:.80}; it is a string")
+        raise InputError(f"{name} is {value!r:.80}; it must be a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -62,13 +62,13 @@ def truth(value: Any, name: str) -> bool:
     """True or False, and nothing merely truthy."""
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
-    raise InputError(f"{name} is {value!r:.80}; it is True or False")
+    raise InputError(f"{name} is {value!r:.80}; it must be True or False")
 
 
 def listed(value: Any, name: str, of: str) -> list[Any]:
     """The items of a list, a tuple, an array or a generator."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise InputError(f"{name} is {value!r:.80}; it is a list of {of}")
+        raise InputError(f"{name} is {value!r:.80}; it must be a list of {of}")
     return list(value)
 
 
@@ -77,18 +77,18 @@ def function(value: Any, name: str) -> Callable[..., Any]:
     if callable(value):
         found: Callable[..., Any] = value
         return found
-    raise InputError(f"{name} is {value!r:.80}; it is a function")
+    raise InputError(f"{name} is {value!r:.80}; it must be a function")
 
 
 def mapping(value: Any, name: str) -> Mapping[Any, Any]:
     """A mapping, such as a dictionary."""
     if not isinstance(value, Mapping):
-        raise InputError(f"{name} is {value!r:.80}; it is a dictionary")
+        raise InputError(f"{name} is {value!r:.80}; it must be a dictionary")
     return value
 
 
 def folder(value: Any, name: str) -> str:
     """A path, as a string."""
     if isinstance(value, bytes) or not isinstance(value, (str, PathLike)):
-        raise InputError(f"{name} is {value!r:.80}; it is a path")
+        raise InputError(f"{name} is {value!r:.80}; it must be a path")
     return string(fspath(value), name)

@@ -78,7 +78,7 @@ class Chats:
         self._given = {name: value for name, value in given.items() if value is not None}
         variables = self._given.get("chat_variables", {})
         if not isinstance(variables, Mapping):
-            raise InputError(f"chat_variables is {variables!r:.80}", 'it is such as {"enable_thinking": False}')
+            raise InputError(f"chat_variables is {variables!r:.80}", 'for example {"enable_thinking": False}')
         own = next((name for name in variables if name in known), None)
         if own is not None:
             raise InputError(f"chat_variables has {own!r}, which is an argument of its own", f"{own}=…")
@@ -159,11 +159,11 @@ def rendered(
         ("continue_final_message", continue_final_message),
     ):
         if not isinstance(truth, bool):
-            raise InputError(f"{name} is {truth!r:.80}; it is True or False")
+            raise InputError(f"{name} is {truth!r:.80}; it must be True or False")
     if add_generation_prompt and continue_final_message:
         raise InputError("add_generation_prompt and continue_final_message exclude one another")
     if chat_template is not None and not isinstance(chat_template, str):
-        raise InputError(f"chat_template is {type(chat_template).__name__}; it is a template, or the name of one")
+        raise InputError(f"chat_template is {type(chat_template).__name__}; it must be a template, or the name of one")
     given = dict(variables)
     for name, listed in (("tools", tools), ("documents", documents)):
         if listed is not None:
@@ -183,7 +183,7 @@ def rendered(
 def _objects(name: str, listed: Any) -> list[dict[str, Any]]:
     """Tools or documents: JSON objects."""
     if isinstance(listed, (str, bytes, Mapping)) or not hasattr(listed, "__iter__"):
-        raise InputError(f"{name} is {listed!r:.80}; it is a list of dictionaries")
+        raise InputError(f"{name} is {listed!r:.80}; it must be a list of dictionaries")
     found = list(listed)
     for one in found:
         if callable(one):
@@ -201,4 +201,4 @@ def _time(given: Any) -> str | None:
         return given
     if isinstance(given, date):
         return given.isoformat()
-    raise InputError(f"strftime_now is {given!r:.80}", 'it is such as "2024-07-26" or "2024-07-26T15:30:00"')
+    raise InputError(f"strftime_now is {given!r:.80}", 'for example "2024-07-26" or "2024-07-26T15:30:00"')

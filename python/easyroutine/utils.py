@@ -35,9 +35,9 @@ def repeat_kv(hidden_states: Any, n_rep: int) -> Any:
     """
     count = whole(n_rep, "n_rep", 1)
     if not (tensors.is_torch(hidden_states) or tensors.is_numpy(hidden_states)):
-        raise InputError(f"hidden_states is {type(hidden_states).__name__}; it is a tensor of torch or numpy")
+        raise InputError(f"hidden_states is {type(hidden_states).__name__}; it must be a tensor of torch or numpy")
     if hidden_states.ndim != 4:
-        raise InputError(f"hidden_states has shape {list(hidden_states.shape)}; it is [B, K, S, h]")
+        raise InputError(f"hidden_states has shape {list(hidden_states.shape)}; it must be [B, K, S, h]")
     if tensors.is_torch(hidden_states):
         return hidden_states.repeat_interleave(count, dim=1)
     return hidden_states.repeat(count, axis=1)

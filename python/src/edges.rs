@@ -204,7 +204,7 @@ pub(crate) fn fit_jacobian(
             ))
             .hint("give longer rows, or a smaller skip_first"));
         }
-        let mut said = sums.told();
+        let mut said = sums.description();
         said["tokens"] = Value::Null;
         match path.extension().is_some_and(|ending| ending == "pt") {
             true => {

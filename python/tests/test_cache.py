@@ -372,7 +372,7 @@ def test_a_mean_goes_on_over_batches_of_any_size(llama: HookedModel) -> None:
     # Means that somebody put there: over one row a batch, as in the original, which is said.
     one = llama.forward(rows[:1], extraction_config=config)
     unknown = ActivationCache({key: value for key, value in one.items() if key.startswith("avg_pattern_")})
-    with pytest.warns(UserWarning, match="over 1, one in each batch before"):
+    with pytest.warns(UserWarning, match="assuming 1, one per earlier batch"):
         llama.forward(rows[1:2], extraction_config=config, external_cache=unknown, batch_idx=1)
     both = llama.forward(rows[:2], extraction_config=config)["avg_pattern_L1H2"].tolist()
     assert largest_difference(unknown["avg_pattern_L1H2"].tolist(), both) < 1e-6

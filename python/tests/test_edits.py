@@ -384,8 +384,8 @@ def test_what_runs_without_registered_changes_is_refused_under_them(llama: Hooke
     ("query", "labels", "says"),
     [
         ({"activation_type": "resid_in_0", "layers_to_patch": [1]}, None, "no place for a layer"),
-        ({"activation_type": "resid_in_{}", "layers_to_patch": [1.5]}, None, "1.5; it is a whole number"),
-        ({"activation_type": "resid_in_{}", "layers_to_patch": 1}, None, "it is a list of layers"),
+        ({"activation_type": "resid_in_{}", "layers_to_patch": [1.5]}, None, "1.5; it must be a whole number"),
+        ({"activation_type": "resid_in_{}", "layers_to_patch": 1}, None, "it must be a list of layers"),
         ({"activation_type": "resid_in_0"}, ([1], [2, 3]), "1 labels and target_dictonary_idxs 2, for 1 rows"),
         ({"activation_type": "resid_in_0"}, ([1, 2], [3]), "2 labels and target_dictonary_idxs 1, for 1 rows"),
         ({"activation_type": "resid_in_0"}, ([], []), "for 1 rows"),
@@ -402,11 +402,11 @@ def test_patching_that_would_leave_something_out_is_refused(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it is at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
         ({"max_new_tokens": -3}, "max_new_tokens is -3"),
         ({"max_length": -3}, "max_length is -3"),
         ({"do_sample": True, "temperature": 0.0}, "temperature 0"),
-        ({"do_sample": True, "temperature": "warm"}, "it is a number"),
+        ({"do_sample": True, "temperature": "warm"}, "it must be a number"),
         ({"do_sample": True, "top_k": -1}, "top_k is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"eos_token_id": -1}, "eos_token_id is -1"),
@@ -419,7 +419,7 @@ def test_a_setting_of_generation_that_means_nothing_is_named(llama: HookedModel,
 
 
 def test_new_tokens_go_before_a_length(llama: HookedModel) -> None:
-    with pytest.warns(UserWarning, match="max_new_tokens is taken"):
+    with pytest.warns(UserWarning, match="max_new_tokens is used"):
         found = llama.generate(IDS, max_new_tokens=1, max_length=50, eos_token_id=[])
     assert found.shape == (1, 6)
 

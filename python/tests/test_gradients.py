@@ -105,7 +105,7 @@ def test_vectors_stand_for_a_metric(llama: HookedModel) -> None:
         ({"metric": "logit", "answer": [1, 2, 3]}, "3 tokens of answer for 1 rows"),
         ({"metric": "logit", "answer": 7, "keys": "projected_value_L0H0"}, "has no gradient"),
         ({"metric": "logit", "answer": 7, "rule": "lrp"}, "rule is gradient or relp"),
-        ({"vectors": {"resid_out_1": [1.0]}, "answer": 7}, "answer has no use"),
+        ({"vectors": {"resid_out_1": [1.0]}, "answer": 7}, "answer has no effect"),
     ],
 )
 def test_what_has_no_gradient_is_refused(llama: HookedModel, arguments: dict[str, Any], says: str) -> None:

@@ -290,7 +290,7 @@ def test_numbers_that_a_run_does_not_keep_are_named(llama: HookedModel, saver: A
     with pytest.raises(InputError, match=r"'l\.1' is of type range"):
         saved(saver, {"l": [1.0, range(3)]})
     for options, says in (
-        ({"part": 3, "run": "x"}, "part is 3; it is a pair"),
+        ({"part": 3, "run": "x"}, "part is 3; it must be a pair"),
         ({"part": (3, 2), "run": "x"}, "number of a part is 3"),
         ({"unit": -1}, "unit is -1"),
     ):

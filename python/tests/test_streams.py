@@ -228,7 +228,7 @@ def test_fields_are_one_value_a_row(llama: HookedModel, saver: ActivationSaver) 
     assert run["label"] == ["a", "b", "c", "d", "e"] and run["more"] == [1, None, True, 2.5, "x"]
     assert loader.query(tag="some").open().fields == ["label"] and loader.query(tag="none").open().fields == []
     wrong: list[tuple[Any, dict[str, Any], str]] = [
-        ([{**batch, "label": ["a"]}], {}, "one value a row"),
+        ([{**batch, "label": ["a"]}], {}, "one value for each"),
         ([{**one, "picture": object()}], {}, "'picture' of row 0 is object"),
         ([batch, {**one, "new": 1}], {}, "row 0 of the data set has no 'new'"),
         ([batch], {"keep_fields": ["nothing"]}, "has no 'nothing'; it has 'label', 'more'"),

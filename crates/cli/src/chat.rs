@@ -20,7 +20,7 @@ pub(crate) struct Chat {
 
 /// A rendered prompt.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct Rendered {
     pub(crate) text: String,
     /// Whether the template asked for the time.
     pub(crate) told_time: bool,
@@ -107,10 +107,10 @@ impl Chat {
     ///
     /// # Errors
     /// As [`Tokenizer::chat`].
-    pub(crate) fn say(&self, prompt: &str, tokenizer: &Tokenizer) -> Result<Said, Failure> {
+    pub(crate) fn say(&self, prompt: &str, tokenizer: &Tokenizer) -> Result<Rendered, Failure> {
         let messages: Vec<Message> =
             self.system.iter().cloned().chain([Message::new("user", prompt)]).collect();
-        said(&messages, &self.options, tokenizer)
+        rendered(&messages, &self.options, tokenizer)
     }
 
     /// Renders a conversation from a file. The text ends with the start of an answer, or, if the last message is the
@@ -122,7 +122,7 @@ impl Chat {
         &self,
         conversation: Vec<Map<String, Value>>,
         tokenizer: &Tokenizer,
-    ) -> Result<Said, Failure> {
+    ) -> Result<Rendered, Failure> {
         let role = |message: Option<&Map<String, Value>>| {
             message.and_then(|m| m.get("role")?.as_str().map(str::to_owned))
         };
@@ -134,13 +134,13 @@ impl Chat {
             _ => Answer::Awaited,
         };
         let messages = self.system.iter().cloned().chain(conversation.into_iter().map(Message::from));
-        said(&messages.collect::<Vec<_>>(), &ChatOptions { answer, ..self.options.clone() }, tokenizer)
+        rendered(&messages.collect::<Vec<_>>(), &ChatOptions { answer, ..self.options.clone() }, tokenizer)
     }
 }
 
-fn said(messages: &[Message], options: &ChatOptions, tokenizer: &Tokenizer) -> Result<Said, Failure> {
+fn rendered(messages: &[Message], options: &ChatOptions, tokenizer: &Tokenizer) -> Result<Rendered, Failure> {
     let chat = tokenizer.chat(messages, options)?;
-    Ok(Said { text: chat.text, told_time: chat.now.is_some(), has_bos: chat.repeats_bos })
+    Ok(Rendered { text: chat.text, told_time: chat.now.is_some(), has_bos: chat.repeats_bos })
 }
 
 fn tools(file: &Path) -> Result<Value, Failure> {

@@ -11,7 +11,7 @@ use crate::session::Session;
 
 /// Messages of a command before its result.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Said<'s> {
+pub(crate) enum Event<'s> {
     /// A warning, a note, a sum: normally printed to standard error.
     Note { kind: &'s str, text: &'s str },
     /// Progress.
@@ -25,7 +25,7 @@ pub(crate) struct Call {
     /// The loaded model, with its tokenizer.
     pub(crate) model: Option<(Rc<Session>, Rc<Tokenizer>)>,
     /// Receives the command's messages.
-    pub(crate) hear: Box<dyn Fn(Said<'_>)>,
+    pub(crate) hear: Box<dyn Fn(Event<'_>)>,
     /// Whether the result is no longer awaited.
     pub(crate) is_abandoned: Box<dyn Fn() -> bool>,
 }
@@ -77,8 +77,8 @@ pub(crate) fn write(content: &[u8]) -> bool {
 }
 
 /// Sends a message to the page. Returns false if there is no call.
-pub(crate) fn say(said: Said<'_>) -> bool {
-    with(|current| (current.call.hear)(said)).is_some()
+pub(crate) fn say(event: Event<'_>) -> bool {
+    with(|current| (current.call.hear)(event)).is_some()
 }
 
 /// Whether the call is abandoned.

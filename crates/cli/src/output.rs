@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::args::{Args, Colour, Format};
 use crate::failure::{Failure, one_line};
-use crate::hosted::{self, Said};
+use crate::hosted::{self, Event};
 use crate::partial;
 
 /// One destination of a result, with its format.
@@ -159,7 +159,7 @@ pub(crate) fn warn_of_nan(found: bool, is_changed: bool) {
 
 /// Prints a message to standard error.
 pub(crate) fn note(kind: &str, text: &str) {
-    if hosted::say(Said::Note { kind, text }) {
+    if hosted::say(Event::Note { kind, text }) {
         return;
     }
     // Standard error may be closed, in which case there is nowhere to report it.

@@ -9,7 +9,7 @@ use easyroutine::extract::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
-use crate::hosted::{self, Said};
+use crate::hosted::{self, Event};
 
 /// Becomes true on the first Ctrl-C, so that finished work can be kept; the second ends the program at once.
 ///
@@ -96,7 +96,7 @@ impl Counted {
     pub(crate) fn tell(&self, done: usize, of: usize) -> Result<(), Error> {
         self.bar.set_length(of as u64);
         self.bar.set_position(done as u64);
-        hosted::say(Said::Progress { done, of, what: &self.what });
+        hosted::say(Event::Progress { done, of, what: &self.what });
         hosted::check()
     }
 

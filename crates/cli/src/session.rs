@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
-use crate::chat::{Chat, Said};
+use crate::chat::{Chat, Rendered};
 use crate::failure::{Failure, one_line};
 use crate::{hosted, memory, output};
 use easyroutine_app::reports::{Subject, model_json};
@@ -207,8 +207,8 @@ impl PromptArgs {
         let Some(chat) = self.chat.read(&self.cutting)? else {
             return self.cutting.cut(text, tokenizer, most);
         };
-        let said = chat.say(&text, tokenizer)?;
-        self.cut_said(&chat, said, tokenizer, most)
+        let rendered = chat.say(&text, tokenizer)?;
+        self.cut_rendered(&chat, rendered, tokenizer, most)
     }
 
     /// Tokenizes a conversation from a file.
@@ -219,26 +219,26 @@ impl PromptArgs {
         most: impl Into<Most>,
     ) -> Result<Prompt, Failure> {
         let chat = self.chat.read(&self.cutting)?.ok_or_else(is_conversation)?;
-        let said = chat.say_all(messages, tokenizer)?;
-        self.cut_said(&chat, said, tokenizer, most.into())
+        let rendered = chat.say_all(messages, tokenizer)?;
+        self.cut_rendered(&chat, rendered, tokenizer, most.into())
     }
 
     /// Tokenizes the output of a chat template.
-    fn cut_said(
+    fn cut_rendered(
         &self,
         chat: &Chat,
-        said: Said,
+        rendered: Rendered,
         tokenizer: &Tokenizer,
         most: Most,
     ) -> Result<Prompt, Failure> {
-        if said.has_bos {
+        if rendered.has_bos {
             let bos = tokenizer.bos_text().unwrap_or_default();
             output::note("warning", &format!("the prompt holds `{bos}`, which the chat template writes too"));
         }
         // The template has written the special tokens.
         let cutting = Cutting { bos: BosArg::No, ..self.cutting.clone() };
-        let prompt = cutting.cut(said.text, tokenizer, most)?;
-        let record = self.chat.record(chat, said.told_time);
+        let prompt = cutting.cut(rendered.text, tokenizer, most)?;
+        let record = self.chat.record(chat, rendered.told_time);
         self.chat.tell_time(&record);
         Ok(Prompt { chat: Some(record), ..prompt })
     }

@@ -61,11 +61,11 @@ pub(crate) fn attribute(
     let n_logits = targets.len();
     let mut edges = vec![0.0; n_rows * columns];
     let mut done = 0;
-    let mut told = |more: usize| {
+    let mut report = |more: usize| {
         done += more;
         progress(done, n_rows);
     };
-    back(sources, &targets, None, &mut edges[..n_logits * columns], stop, &mut told)?;
+    back(sources, &targets, None, &mut edges[..n_logits * columns], stop, &mut report)?;
 
     // Rows in order of computation: logits, then these.
     let mut order: Vec<usize> = Vec::with_capacity(n_selected);
@@ -90,7 +90,7 @@ pub(crate) fn attribute(
             let of_chunk = chunk.iter().map(of_feature).collect::<Result<Vec<Target>>>()?;
             let end = start + chunk.len();
             let from = chunk.iter().map(|at| sources.features[*at].layer).max();
-            back(sources, &of_chunk, from, &mut edges[start * columns..end * columns], stop, &mut told)?;
+            back(sources, &of_chunk, from, &mut edges[start * columns..end * columns], stop, &mut report)?;
             targets.extend(of_chunk);
             start = end;
         }
@@ -172,14 +172,14 @@ fn back(
     from: Option<usize>,
     rows: &mut [f32],
     stop: Stop<'_>,
-    told: &mut dyn FnMut(usize),
+    report: &mut dyn FnMut(usize),
 ) -> Result<()> {
     let columns = sources.n_columns();
     let at_once = copies(sources);
     for (targets, rows) in targets.chunks(at_once).zip(rows.chunks_mut(at_once * columns)) {
         let mut collecting = Collecting { sources, targets, rows, skipped: BTreeMap::new() };
         sources.frozen.back(targets.len(), from, &mut collecting, stop)?;
-        told(targets.len());
+        report(targets.len());
     }
     Ok(())
 }

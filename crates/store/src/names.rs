@@ -32,7 +32,7 @@ pub fn check_experiment(name: &str) -> Result<()> {
         return wrong("the name is empty");
     }
     if let Some(c) = name.chars().find(|c| !is_portable(*c)) {
-        return wrong(&format!("`{}` can't stand in the name of a folder", c.escape_debug()));
+        return wrong(&format!("`{}` cannot be in the name of a folder", c.escape_debug()));
     }
     if name.starts_with('.') {
         return wrong("names that begin with a dot are the store's own");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::backend::{Backend, Durability, Grip};
+use crate::backend::{Backend, Durability, MaybeHeld};
 use crate::clock::{Claim, utc};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Hold;
@@ -230,7 +230,11 @@ pub(crate) struct Size {
 }
 
 /// Claims a folder for a new run, and holds it.
-pub(crate) fn claim(backend: &dyn Backend, experiment: &str, model: &str) -> Result<(String, Claim, Grip)> {
+pub(crate) fn claim(
+    backend: &dyn Backend,
+    experiment: &str,
+    model: &str,
+) -> Result<(String, Claim, MaybeHeld)> {
     loop {
         let claim = Claim::new(backend)?;
         let path = format!("{experiment}/{}/{}", model_folder(model), claim.folder);

@@ -133,7 +133,7 @@ fn a_store_that_no_url_can_name_is_refused() {
         ("gs:///prefix", "names no bucket"),
         ("s3://bucket/a//b", "is empty or begins with a dot"),
         ("az://container/../other", "is empty or begins with a dot"),
-        ("ftp://server/store", "no object storage is reached so"),
+        ("ftp://server/store", "this is not an address of object storage"),
     ] {
         for error in [Store::open(url).unwrap_err(), ActivationSaver::new(url, "e").unwrap_err()] {
             assert_eq!(error.kind(), ErrorKind::Input, "{url}");

@@ -126,7 +126,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
                 if mine is not None and theirs is not None and mine != theirs:
                     raise InputError(
                         f"one cache holds {_named(mine)}, the other {_named(theirs)}: a sum has one table of positions",
-                        "keep them apart; cat() puts rows behind each other",
+                        "keep them apart; cat() concatenates rows",
                     )
             both._selection = other._selection or self._selection
             both._pattern_rows = other._pattern_rows or self._pattern_rows
@@ -252,7 +252,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         means over examples cannot be joined.
         """
         if not isinstance(external_cache, ActivationCache):
-            raise InputError(f"external_cache is {type(external_cache).__name__}; it is an ActivationCache")
+            raise InputError(f"external_cache is {type(external_cache).__name__}; it must be an ActivationCache")
         if self._deferred is not None:
             self._deferred.append(external_cache)
         else:
@@ -276,7 +276,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
         mean = next((key for key in self if key.startswith(MEAN) and not self._has_own_aggregation(key)), None)
         if mean is not None:
             raise InputError(
-                f"{mean!r} is a mean over examples, and means are not put behind each other",
+                f"{mean!r} is a mean over examples, and means cannot be concatenated",
                 "forward(external_cache=..., batch_idx=...) carries a mean on; register_aggregation() joins it in a way of your own",
             )
         # Caches of runs, and caches joined with them, hold one value per row; for others the first axis is unknown.
@@ -345,7 +345,7 @@ class ActivationCache(MutableMapping[str, Any], Replaced):
                 continue
             ragged = bool(columns) and isinstance(columns[0], list)
             if ragged and key.startswith(MEAN):
-                raise InputError(f"{key!r} is a mean over rows, and {specifier!r} stands at other columns in each")
+                raise InputError(f"{key!r} is a mean over rows, and {specifier!r} selects other columns in each")
             if isinstance(value, list) or ragged:
                 of_row = columns if ragged else [columns] * len(value)
                 cut[specifier] = [row[list(at)].squeeze() for row, at in zip(value, of_row, strict=True)]

@@ -79,7 +79,7 @@ class ActivationSaver:
         """
         known = _known_run(activations)
         if not isinstance(extraction_config, (ExtractionConfig, Mapping)):
-            raise InputError(f"extraction_config is {extraction_config!r:.80}; it is an ExtractionConfig")
+            raise InputError(f"extraction_config is {extraction_config!r:.80}; it must be an ExtractionConfig")
         chat = ((known or {}).get("extraction_config") or {}).get("chat")
         config = with_chat(extraction_config, chat)
         provenance = provenance_of(model, target_token_positions, config, interventions, other_metadata, tag)
@@ -87,7 +87,7 @@ class ActivationSaver:
             provenance["interventions"] = _interventions(known.get("interventions"))
         elif interventions is None and not isinstance(model, str) and model.interventions:
             raise InputError(
-                "the model has registered interventions, and nothing says whether the activations were made under them",
+                "the model has registered interventions, but nothing says whether they applied to the activations",
                 "interventions=model.interventions, or interventions=[] for none",
             )
         return self._save(activations, provenance)
@@ -229,7 +229,7 @@ class ActivationLoader:
         condition, as on the command line. ``verbose`` prints the result.
         """
         if not isinstance(verbose, bool):
-            raise InputError(f"verbose is {verbose!r}; it is True or False", f"tag={verbose!r} looks for a tag")
+            raise InputError(f"verbose is {verbose!r}; it must be True or False", f"tag={verbose!r} looks for a tag")
         for name, text in (
             ("experiment_name", experiment_name),
             ("model_name", model_name),
@@ -240,7 +240,7 @@ class ActivationLoader:
             if text is not None:
                 string(text, name)
         if extraction_config is not None and not isinstance(extraction_config, (ExtractionConfig, Mapping)):
-            raise InputError(f"extraction_config is {extraction_config!r:.80}; it is an ExtractionConfig")
+            raise InputError(f"extraction_config is {extraction_config!r:.80}; it must be an ExtractionConfig")
         if match not in ("subset", "exact"):
             raise InputError(f'match is "subset" or "exact", not {match!r}')
         config = (
@@ -332,7 +332,7 @@ def provenance_of(
 ) -> dict[str, Any]:
     """The metadata of a run, in the engine's form."""
     if not isinstance(model, str) and not hasattr(model, "_engine"):
-        raise InputError(f"model is {model!r:.80}; it is a HookedModel, or the name of one")
+        raise InputError(f"model is {model!r:.80}; it must be a HookedModel, or the name of one")
     if tag is not None:
         string(tag, "tag")
     if isinstance(model, str):
@@ -368,7 +368,7 @@ def _values(given: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[s
     values = {}
     for key, value in mapping(given, name).items():
         if type(key) is not str:
-            raise InputError(f"a key of {name} is {key!r:.60}; it is a string")
+            raise InputError(f"a key of {name} is {key!r:.60}; it must be a string")
         pointer = "/" + key.replace("~", "~0").replace("/", "~1")
         values[key] = encoder.encoded(value, f"{name}[{key!r}]", pointer)
     return encoder.written(values), encoder.types

@@ -94,7 +94,7 @@ def _prompts(key: str, given: Any) -> Any:
     if fits(given) or (isinstance(given, (list, tuple)) and given and all(map(fits, given))):
         return given
     what = "a text or a list of texts" if key == "text" else "a list of messages, or a list of such lists"
-    raise InputError(f"{key!r} of a batch is {given!r:.80}; it is {what}")
+    raise InputError(f"{key!r} of a batch is {given!r:.80}; it must be {what}")
 
 
 def check_data_set(dataloader: Any) -> None:
@@ -104,7 +104,7 @@ def check_data_set(dataloader: Any) -> None:
     if isinstance(dataloader, Mapping) or is_prompt(dataloader):
         raise InputError("a data set is a list of batches, texts or conversations", "for one batch call forward()")
     if not isinstance(dataloader, Iterable) and not hasattr(dataloader, "iter_rows"):
-        raise InputError(f"the data set is {dataloader!r:.80}; it is a list of batches, texts or conversations")
+        raise InputError(f"the data set is {dataloader!r:.80}; it must be a list of batches, texts or conversations")
 
 
 def batches(dataloader: Iterable[Any], batch_size: int) -> Iterator[Batch]:
@@ -168,7 +168,7 @@ def extract_cache(
         if register_aggregation is not None:
             if not isinstance(register_aggregation, (tuple, list)) or len(register_aggregation) != 2:
                 raise InputError(
-                    f"register_aggregation is {register_aggregation!r:.80}; it is a pair (prefix, function)"
+                    f"register_aggregation is {register_aggregation!r:.80}; it must be a pair (prefix, function)"
                 )
             joined.register_aggregation(*register_aggregation)
         _one_by_one(joined, model, data, positions, config, changes, seed)
@@ -326,9 +326,9 @@ def extract_to_store(
     ``dataloader`` may be a Ray data set.
     """
     if run is None and (resume or part is not None):
-        raise InputError("resume and part are of a run that has a name", 'name it: run="first"')
+        raise InputError("resume and part need a named run", 'name it: run="first"')
     if not isinstance(saver, ActivationSaver):
-        raise InputError(f"saver is {saver!r:.80}; it is an ActivationSaver")
+        raise InputError(f"saver is {saver!r:.80}; it must be an ActivationSaver")
     truth(resume, "resume")
     name = fresh_name() if run is None else string(run, "run")
     share = None if part is None else _share(part)
@@ -343,7 +343,7 @@ def extract_to_store(
         )
     fields = kept_fields(data.said, keep_fields)
     if fields and "fields" in (other_metadata or {}):
-        raise InputError("other_metadata has 'fields', which says what is kept of each row", "call it another name")
+        raise InputError("other_metadata has 'fields', which says what is kept of each row", "use another name")
     positions = as_given(target_token_positions)
     settings = settings_of(model, data, positions, config, own, seed, batch_tokens)
     place = {
@@ -370,7 +370,7 @@ def extract_to_store(
 def _share(part: Any) -> tuple[int, int]:
     """This process's share, and of how many."""
     if not isinstance(part, (list, tuple)) or len(part) != 2:
-        raise InputError(f"part is {part!r}; it is a pair", "part=(3, 8) is the third of eight shares")
+        raise InputError(f"part is {part!r}; it must be a pair", "part=(3, 8) is the third of eight shares")
     parts = whole(part[1], "the number of parts", 1)
     return whole(part[0], "the number of a part", 1, parts), parts
 

@@ -54,7 +54,7 @@ def direct_attribution(
             is added, and registered hooks.
     """
     if model.has_hooks:
-        raise UnsupportedError("direct_attribution is of runs without hooks", "remove_hooks() first")
+        raise UnsupportedError("direct_attribution does not run with hooks", "remove_hooks() first")
     chats = Chats(chat)
     rows = model._rows(inputs, chats)
     chats.finish()

@@ -108,7 +108,7 @@ def generate(
     draws_from = whole(wanted.get("seed", 0), "seed")
     samples = truth(wanted.get("do_sample", False), "do_sample")
     if not samples and any(wanted.get(name) is not None for name in ("temperature", "top_k", "top_p")):
-        raise InputError("temperature, top_k and top_p are for drawn tokens", "do_sample=True")
+        raise InputError("temperature, top_k and top_p are for sampling", "do_sample=True")
     if "stop_strings" in wanted:
         stops = Stops(model.get_text_tokenizer(), wanted["stop_strings"], [row.ids for row in rows], on_token)
         on_token = stops.ends_with
@@ -150,7 +150,7 @@ def _new_tokens(wanted: Mapping[str, Any], longest: int) -> int:
     if "max_length" not in wanted:
         return whole(wanted.get("max_new_tokens", _NEW_TOKENS), "max_new_tokens", 1)
     if "max_new_tokens" in wanted:
-        warnings.warn("max_new_tokens and max_length are both set: max_new_tokens is taken", stacklevel=4)
+        warnings.warn("max_new_tokens and max_length are both set: max_new_tokens is used", stacklevel=4)
         return whole(wanted["max_new_tokens"], "max_new_tokens", 1)
     length = whole(wanted["max_length"], "max_length", 1)
     if length <= longest:

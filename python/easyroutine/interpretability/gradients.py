@@ -81,7 +81,7 @@ def gradients(
         named = {"answer": answer, "against": against, "target": target}
         given = next((name for name, value in named.items() if value is not None), None)
         if given is not None:
-            raise InputError(f"vectors stand for a metric, so {given} has no use")
+            raise InputError(f"vectors replace the metric, so {given} has no effect")
         metrics = []
     else:
         name: str = _METRICS.get(string(metric, "metric"), metric)
@@ -207,7 +207,7 @@ def tokens_of(model: HookedModel, value: Any, name: str, n_rows: int) -> list[in
     """Token ids, one for all rows or one per row."""
     tokens = [value] if isinstance(value, (str, int)) else listed(value, name, "tokens")
     if len(tokens) not in (1, n_rows):
-        raise InputError(f"{len(tokens)} tokens of {name} for {n_rows} rows", "give one for all rows, or one a row")
+        raise InputError(f"{len(tokens)} tokens of {name} for {n_rows} rows", "give one for all rows, or one per row")
     return [
         model.get_text_tokenizer().to_single_token(one) if isinstance(one, str) else token_id(one, name)
         for one in tokens

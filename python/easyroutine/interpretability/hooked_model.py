@@ -178,7 +178,7 @@ class HookedModel(DescribedModel):
         :meth:`gradients`.
         """
         if external_cache is not None and not isinstance(external_cache, ActivationCache):
-            raise InputError(f"external_cache is {type(external_cache).__name__}; it is an ActivationCache")
+            raise InputError(f"external_cache is {type(external_cache).__name__}; it must be an ActivationCache")
         if batch_idx is not None:
             whole(batch_idx, "batch_idx")
         rows = self.rows_of(inputs, **chat)

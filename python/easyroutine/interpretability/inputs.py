@@ -97,7 +97,7 @@ def pivots_of(given: Any) -> list[int]:
     if given is None:
         return []
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-        raise InputError(f"pivot_positions is {type(given).__name__}; it is a list of positions")
+        raise InputError(f"pivot_positions is {type(given).__name__}; it must be a list of positions")
     return [whole(one, "a position of pivot_positions", -(2**63), 2**63 - 1) for one in given]
 
 
@@ -161,12 +161,12 @@ def _table(value: Any, key: str) -> list[list[int]]:
     if tensors.is_array(value):
         shape = tensors.shape_of(value)
         if len(shape) not in (1, 2):
-            raise InputError(f"{key!r} has shape {list(shape)}; it is [S] or [B, S]")
+            raise InputError(f"{key!r} has shape {list(shape)}; it must be [S] or [B, S]")
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
         raise InputError(
-            f"{key!r} is {type(value).__name__}; it is a list, or an array of numpy or torch, of whole numbers"
+            f"{key!r} is {type(value).__name__}; it must be a list, or an array of numpy or torch, of whole numbers"
         )
     if not value:
         raise InputError(f"{key!r} is empty")

@@ -60,7 +60,7 @@ def _values(given: Any, name: str, n_rows: int, is_one: bool, first_row: int) ->
         rows = [given] if n_rows == 1 else []
     if len(rows) != n_rows:
         raise InputError(
-            f"the field {name!r} of the batch that begins with row {first_row} is not one value a row, of which it has {n_rows}"
+            f"the field {name!r} of the batch that begins with row {first_row} does not have one value for each of its {n_rows} rows"
         )
     return [_plain(one, name, first_row + number) for number, one in enumerate(rows)]
 
@@ -70,7 +70,7 @@ def _plain(value: Any, name: str, row: int) -> Any:
     if hasattr(value, "item") and not isinstance(value, (bool, int, float, str)):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"the field {name!r} of row {row} is {value}, and a run keeps finite numbers alone")
+        raise InputError(f"the field {name!r} of row {row} is {value}, but a run keeps only finite numbers")
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise InputError(f"the field {name!r} of row {row} is a whole number beyond 64 bits", "keep it as a text")
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -85,7 +85,7 @@ def _rename(keywords: dict[str, Any], alias: str, name: str, read: Any) -> None:
         return
     other = keywords.get(name)
     if other is not None and read(other) != read(value):
-        raise InputError(f"{alias}={value!r} and {name}={other!r} disagree", f"give {alias} alone")
+        raise InputError(f"{alias}={value!r} and {name}={other!r} disagree", f"give only {alias}")
     keywords[name] = value
 
 
@@ -176,7 +176,7 @@ class HookedModelConfig:
             setattr(self, name, [string(one, f"one of {name}") for one in listed(given, name, what)])
         if self.adapter is not None and not isinstance(self.adapter, bool):
             if not isinstance(self.adapter, (str, PathLike)):
-                raise InputError(f"adapter is {self.adapter!r:.80}; it is a folder, org/name of the hub, or False")
+                raise InputError(f"adapter is {self.adapter!r:.80}; it must be a folder, org/name of the hub, or False")
             self.adapter = string(fspath(self.adapter), "adapter")
 
     def for_engine(self) -> dict[str, Any]:

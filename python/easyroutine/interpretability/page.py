@@ -73,7 +73,7 @@ def page_of_model(
     """The page with a prompt and the model of ``config``."""
     string(prompt, "prompt")
     if isinstance(changes, str):
-        raise InputError("changes is one text; it is a list of them", 'write changes=["resid_out_10@last*0.5"]')
+        raise InputError("changes is one text; it must be a list of them", 'write changes=["resid_out_10@last*0.5"]')
     shown = [("prompt", prompt), *(("changes", string(one, "changes")) for one in changes)]
     return _served(["--model", config.model_name, *_loading(config)], shown, port, picture)
 

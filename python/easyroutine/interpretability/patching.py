@@ -121,7 +121,7 @@ def _patches(query: Any, default: Any) -> list[tuple[str, str]]:
         if unknown or "activation_type" not in one:
             raise InputError(
                 f"a patching query is not {dict(one)!r}",
-                'it is {"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}',
+                'for example {"patching_elem": "@last", "layers_to_patch": [1, 2], "activation_type": "resid_in_{}"}',
             )
         element = one.get("patching_elem", default)
         element = element.removeprefix("@") if isinstance(element, str) else element
@@ -131,11 +131,11 @@ def _patches(query: Any, default: Any) -> list[tuple[str, str]]:
         if layers is None:
             patches.append((activation.replace("{}", "*"), positions))
         elif isinstance(layers, str) or not isinstance(layers, Iterable):
-            raise InputError(f"layers_to_patch is {layers!r}; it is a list of layers")
+            raise InputError(f"layers_to_patch is {layers!r}; it must be a list of layers")
         elif "{}" not in activation:
             raise InputError(
                 f"layers_to_patch is {layers!r}, and activation_type {activation!r} has no place for a layer",
-                'it is such as "resid_in_{}", or without layers_to_patch "resid_in_3"',
+                'for example "resid_in_{}", or without layers_to_patch "resid_in_3"',
             )
         else:
             numbers = [whole(layer, "a layer of layers_to_patch") for layer in layers]
@@ -200,13 +200,13 @@ def sweep(
     if on_progress is not None:
         function(on_progress, "on_progress")
     if not estimate and (check is not None or rule != "gradient"):
-        raise InputError("check and rule are of estimates", "sweep(…, estimate=True)")
+        raise InputError("check and rule are for estimates", "sweep(…, estimate=True)")
     if mean_over is not None and by != "mean":
         raise InputError(f"by={by!r} does not read mean_over", 'by="mean" does')
     chats = Chats(chat)
     rows = model._rows(prompt, chats)
     if len(rows) != 1:
-        raise InputError(f"a sweep is of one prompt, not of {len(rows)}")
+        raise InputError(f"a sweep takes one prompt, not {len(rows)}")
     base_rows = [] if base is None else model._rows(base, chats)
     chats.finish()
     tokenizer = model.get_text_tokenizer() if any(isinstance(one, str) for one in (answer, against)) else None

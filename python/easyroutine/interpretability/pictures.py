@@ -24,7 +24,7 @@ def written_bytes(picture: bytes, path: str | PathLike[str] | None) -> bytes:
         try:
             Path(path).write_bytes(picture)
         except TypeError:
-            raise InputError(f"path is {path!r:.80}; it is where the file is written") from None
+            raise InputError(f"path is {path!r:.80}; it must be a path to write to") from None
         except OSError as error:
             raise StorageError(f"{fspath(path)}: {error.strerror}") from error
     return picture

@@ -31,8 +31,8 @@ def carried_on(cache: ActivationCache | None, batch_idx: int | None) -> tuple[di
     if cache._mean_rows is None:
         # Means that were set by hand: the original's batches had one row each.
         warnings.warn(
-            f"external_cache does not say over how many examples its means are: over {batch_idx}, one in each batch before. "
-            "The cache that the batches before were given says it; batch_idx=0 begins anew",
+            f"external_cache does not say how many examples its means cover; assuming {batch_idx}, one per earlier batch. "
+            "Pass the cache that earlier batches were given, or batch_idx=0 to begin anew",
             stacklevel=4,
         )
         return means, batch_idx

@@ -76,7 +76,7 @@ def normalised(positions: Any, name: str = "target_token_positions") -> list[Pos
     if not isinstance(positions, (list, tuple)):
         raise InputError(
             f"{name} is a list of positions, not {type(positions).__name__}",
-            'positions are such as "last", -1, (2, 5), "text: Paris"',
+            'for example "last", -1, (2, 5), "text: Paris"',
         )
     if not positions:
         raise InputError(f"{name} is empty", '["all"] names every token')

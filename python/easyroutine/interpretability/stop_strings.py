@@ -31,7 +31,7 @@ class Stops:
         """``on_token`` gets every token first and may end a row too."""
         self._strings = [strings] if isinstance(strings, str) else listed(strings, "stop_strings", "strings")
         if not self._strings or not all(isinstance(one, str) and one for one in self._strings):
-            raise InputError(f"stop_strings is {strings!r}; it is a string or several, none of them empty")
+            raise InputError(f"stop_strings is {strings!r}; it must be a string or several, none of them empty")
         self._tokenizer = tokenizer
         self._on_token = on_token
         # Every token but a special one covers at least a byte. In a longer window the first token may decode

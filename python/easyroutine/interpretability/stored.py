@@ -165,7 +165,7 @@ def read_rows(node: Node, run: Run, start: int, stop: int, key: str) -> Any:
         found = run.read_rows(node.get("tensor", node.get("ragged")), start, stop)
         if found[2] != "object":
             return read_value(node, lambda name: found)
-    raise InputError(f"{key!r} does not hold one value an example", "read all of it: run[key]")
+    raise InputError(f"{key!r} does not hold one value per example", "read all of it: run[key]")
 
 
 def tensors_of(node: Node) -> list[str]:

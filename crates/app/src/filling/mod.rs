@@ -191,7 +191,7 @@ impl<'a> Filling<'a> {
     fn whole(&self) -> Result<Extraction<'a>, easyroutine::Error> {
         if self.interventions.iter().any(Intervention::speaks_of_rows) {
             return Err(easyroutine::Error::input(
-                "values for single rows of a batch, or from another row, are not for runs in a store",
+                "a run in a store cannot have values for single rows of a batch, or from another row",
             ));
         }
         fields::check(self.fields, self.examples.len(), &self.request.points(self.model.arch())?)?;

@@ -86,7 +86,7 @@ pub fn bars(model: &Model, found: &Direct, by: By, at: usize, words: BarsWords) 
         lines: vec![
             format!("{} · {n_layers} layers · {}", words.model, dtype_name(model.dtype())),
             format!("{} at position {position}: {:.4}", words.metric, found.logit_diff.row(0)[at]),
-            "each bar: what is written directly, with the final norm's statistics of this run".to_owned(),
+            "each bar: the direct contribution, with the final norm's statistics of this run".to_owned(),
         ],
         prompts: vec![("prompt".to_owned(), words.prompt)],
         meaning: words.meaning,

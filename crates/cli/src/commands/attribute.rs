@@ -105,7 +105,7 @@ impl Opened<'_> {
     }
 
     /// The JSON common to both methods.
-    fn told(&self, method: &str, value: f64, base: Option<f64>) -> Value {
+    fn summary(&self, method: &str, value: f64, base: Option<f64>) -> Value {
         json!({
             "schema": "easyroutine.attribute/1",
             "model": self.session.model_json(),
@@ -140,31 +140,31 @@ impl Opened<'_> {
             attribution_patching(model, &others, &rows, &request, &metrics, rule, context, hosted::stop())?;
         let check = attribute.check.map(|most| {
             let bar = Counted::new("runs");
-            let told = |done, of| bar.tell(done, of);
-            let check = check_largest(model, &rows[0], &found, 0, most, told);
+            let progress = |done, of| bar.tell(done, of);
+            let check = check_largest(model, &rows[0], &found, 0, most, progress);
             bar.finish();
             check
         });
         let check = check.transpose()?;
         let of_base =
             (self.metric != Metric::Kl && self.metric != Metric::CrossEntropy).then(|| found.base[0]);
-        let mut told = self.told("patching", found.target[0], of_base);
-        told["rule"] = reports::rule_name(rule).into();
-        told["check"] = check.as_ref().map_or(Value::Null, Check::to_json);
+        let mut summary = self.summary("patching", found.target[0], of_base);
+        summary["rule"] = reports::rule_name(rule).into();
+        summary["check"] = check.as_ref().map_or(Value::Null, Check::to_json);
         self.say(found.target[0], of_base, ["base", "base"]);
         if let Some(check) = &check {
             output::note("check", reports::check_words(check).trim_start_matches("check: "));
         }
         if let Some(file) = self.file {
             let named = |(point, kept): &(easyroutine::sites::Point, Kept)| (point.to_string(), kept.clone());
-            return write(file, found.scores.iter().map(named).collect(), &told);
+            return write(file, found.scores.iter().map(named).collect(), &summary);
         }
         let cells = found.largest(0, attribute.k as usize);
-        told["cells"] = cells.iter().map(|cell| self.cell_json(cell)).collect();
+        summary["cells"] = cells.iter().map(|cell| self.cell_json(cell)).collect();
         let rows: Vec<Vec<Cell>> = cells.iter().map(|cell| self.cell(cell)).collect();
         for target in &self.targets {
             let header = ["activation", "position", "token", "part", "score"];
-            output::write(target, output::render(target.format, &header, &rows, &told)?.as_bytes())?;
+            output::write(target, output::render(target.format, &header, &rows, &summary)?.as_bytes())?;
         }
         Ok(())
     }
@@ -215,7 +215,7 @@ impl Opened<'_> {
         let target = target(&attribute.measure)?;
         let (rows, metrics) = ([prompt.row()], [self.metric]);
         let bar = Counted::new("points");
-        let told = |done, of| bar.tell(done, of);
+        let progress = |done, of| bar.tell(done, of);
         let model = &session.model;
         let target = target.as_deref();
         let found = integrated_gradients(
@@ -227,7 +227,7 @@ impl Opened<'_> {
             quadrature,
             steps,
             hosted::stop(),
-            told,
+            progress,
         );
         bar.finish();
         let found: Integrated = found?;
@@ -241,16 +241,16 @@ impl Opened<'_> {
                 found.missing[0]
             ),
         );
-        let mut told = self.told("integrated", found.values[0], Some(found.baselines[0]));
-        told["steps"] = steps.into();
-        told["points"] = format!("{quadrature:?}").to_lowercase().into();
-        told["missing"] = found.missing[0].into();
+        let mut summary = self.summary("integrated", found.values[0], Some(found.baselines[0]));
+        summary["steps"] = steps.into();
+        summary["points"] = format!("{quadrature:?}").to_lowercase().into();
+        summary["missing"] = found.missing[0].into();
         if let Some(file) = self.file {
-            return write(file, vec![("input_embeddings".to_owned(), found.attributions)], &told);
+            return write(file, vec![("input_embeddings".to_owned(), found.attributions)], &summary);
         }
         let tokens = &found.by_token()[0];
         let json = |(position, value): (usize, &f64)| json!({"position": position, "token": self.token(position), "score": value});
-        told["tokens"] = tokens.iter().enumerate().map(json).collect();
+        summary["tokens"] = tokens.iter().enumerate().map(json).collect();
         let row = |(position, value): (usize, &f64)| {
             let (position, shown) = (Cell::new(position.to_string(), position), self.token(position));
             vec![position, Cell::token(&shown), Cell::new(format!("{value:+.4}"), value)]
@@ -258,21 +258,21 @@ impl Opened<'_> {
         let rows: Vec<Vec<Cell>> = tokens.iter().enumerate().map(row).collect();
         for target in &self.targets {
             let header = ["position", "token", "attribution"];
-            output::write(target, output::render(target.format, &header, &rows, &told)?.as_bytes())?;
+            output::write(target, output::render(target.format, &header, &rows, &summary)?.as_bytes())?;
         }
         Ok(())
     }
 }
 
 /// Writes the scores of one row, by activation.
-fn write(file: &Path, scores: Vec<(String, Kept)>, told: &Value) -> Result<(), Failure> {
+fn write(file: &Path, scores: Vec<(String, Kept)>, summary: &Value) -> Result<(), Failure> {
     let stored = scores.iter().map(|(name, kept)| Stored {
         name: name.clone(),
         shape: kept.shape().unwrap_or_default(),
         numbers: tensors::Data::Kept(Cow::Borrowed(&kept.data)),
     });
     let stored: Vec<Stored<'_>> = stored.collect();
-    let metadata: Vec<(&str, String)> = told
+    let metadata: Vec<(&str, String)> = summary
         .as_object()
         .into_iter()
         .flatten()

@@ -132,7 +132,7 @@ impl Opened<'_> {
     }
 
     /// The origin of the sums; for a circuit read from a file, as far as known.
-    fn told(&self) -> Result<Value, Failure> {
+    fn origin(&self) -> Result<Value, Failure> {
         if let Some(file) = &self.edges.circuit {
             let metric = metric_name(self.edges.metric);
             return Ok(json!({"circuit": file, "metric": metric, "pairs": self.edges.pairs}));
@@ -159,10 +159,10 @@ impl Opened<'_> {
     /// Mean scores over all pairs.
     fn scores(&self, graph: &Graph) -> Result<Vec<f64>, Failure> {
         let scorer = EdgeScorer::new(&self.session.model, self.method(), self.edges.rule.rule())?;
-        let told = self.told()?;
+        let origin = self.origin()?;
         let mut sums = match &self.edges.state {
             Some(file) if file.exists() => {
-                let sums = EdgeSums::read(graph, file, &told)?;
+                let sums = EdgeSums::read(graph, file, &origin)?;
                 output::note("note", &format!("continues after {} pairs of {}", sums.pairs, file.display()));
                 sums
             }
@@ -173,7 +173,7 @@ impl Opened<'_> {
         let bar = Counted::new("pairs");
         let keep = |sums: &EdgeSums| match &self.edges.state {
             Some(file) => {
-                output::replace(file, |at| sums.write(&told, &mut BufWriter::new(File::create(at)?)))
+                output::replace(file, |at| sums.write(&origin, &mut BufWriter::new(File::create(at)?)))
             }
             None => Ok(()),
         };
@@ -303,7 +303,7 @@ impl Opened<'_> {
         json["easyroutine"] = json!({
             "schema": "easyroutine.edges/1",
             "model": self.session.model_json(),
-            "method": self.told()?,
+            "method": self.origin()?,
             "pairs": found.pairs,
             "clean": found.clean,
             "corrupted": found.corrupted,

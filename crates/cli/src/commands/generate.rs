@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{Args, Format, Generation, Next};
 use crate::changes;
 use crate::failure::{Failure, one_line};
-use crate::hosted::{self, Said};
+use crate::hosted::{self, Event};
 use crate::output::{self, Cell, Destination};
 use crate::session::{self, Prompt, Session, token_text};
 
@@ -99,7 +99,7 @@ impl Written {
 
     /// Adds a piece; returns false if the reader has gone.
     fn add(&mut self, piece: &str) -> Result<bool, Error> {
-        if hosted::say(Said::Piece(piece)) {
+        if hosted::say(Event::Piece(piece)) {
             hosted::check()?;
         }
         self.text.push_str(piece);

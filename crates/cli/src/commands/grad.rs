@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
         hosted::stop(),
     )?;
     let value = found.values.first().copied().unwrap_or_default();
-    let told = json!({
+    let summary = json!({
         "schema": "easyroutine.grad/1",
         "model": session.model_json(),
         "metric": metric.to_json(),
@@ -66,12 +66,12 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let words = metric_words(metric, &|id| format!("{:?}", text(id)), ["target", "run"]);
     output::note("metric", &format!("{words} = {value:.6}"));
     match file {
-        Some(file) => write(file, &found, &told),
+        Some(file) => write(file, &found, &summary),
         None => {
             for output in &targets {
                 output::write(
                     output,
-                    table(output.format, &found, &prompt, &text, told.clone())?.as_bytes(),
+                    table(output.format, &found, &prompt, &text, summary.clone())?.as_bytes(),
                 )?;
             }
             Ok(())
@@ -166,7 +166,7 @@ fn table(
     found: &Gradients,
     prompt: &Prompt,
     text: &dyn Fn(u32) -> String,
-    mut told: Value,
+    mut summary: Value,
 ) -> Result<String, Failure> {
     let mut rows = Vec::new();
     let mut list = Vec::new();
@@ -192,13 +192,13 @@ fn table(
             "largest": {"position": position, "token": token, "norm": most, "of": if key.is_pairwise() { "query" } else { "token" }},
         }));
     }
-    told["gradients"] = list.into();
+    summary["gradients"] = list.into();
     let header = ["activation", "shape", "norm", "largest_at", "token", "norm_there"];
-    output::render(format, &header, &rows, &told)
+    output::render(format, &header, &rows, &summary)
 }
 
 /// Writes gradients, the metric, and the tokens that they belong to.
-fn write(file: &Path, found: &Gradients, told: &Value) -> Result<(), Failure> {
+fn write(file: &Path, found: &Gradients, summary: &Value) -> Result<(), Failure> {
     let cache: &ActivationCache = &found.cache;
     let values = Numbers::F32(found.values.iter().map(|value| *value as f32).collect());
     let mut stored =
@@ -208,7 +208,7 @@ fn write(file: &Path, found: &Gradients, told: &Value) -> Result<(), Failure> {
         stored.push(Stored { name: key.to_string(), shape, numbers: Cow::Borrowed(&kept.data).into() });
     }
     let mut metadata: Vec<(&str, String)> = Vec::new();
-    for (name, value) in told.as_object().into_iter().flatten() {
+    for (name, value) in summary.as_object().into_iter().flatten() {
         metadata.push((name, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
     }
     metadata.push(("mapping_index", Value::Object(cache.mapping_index()).to_string()));

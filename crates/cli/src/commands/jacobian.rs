@@ -38,19 +38,19 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
     let options = FitOptions { skip_first: fit.skip_first, ..FitOptions::default() };
     let (mut sums, mut next) = match (&fit.from, fit.resume && file.exists()) {
         (Some(from), _) => {
-            let (sums, told) = JacobianSums::read(from)?;
-            (sums, told["next"].as_u64().unwrap_or(0) as usize)
+            let (sums, description) = JacobianSums::read(from)?;
+            (sums, description["next"].as_u64().unwrap_or(0) as usize)
         }
         (None, true) => {
-            let (sums, told) = JacobianSums::read(file)?;
+            let (sums, description) = JacobianSums::read(file)?;
             let ours = [json!(digest), json!(part(fit)), json!(fit.tokens)];
-            if ["model_digest", "part", "tokens"].map(|key| told[key].clone()) != ours {
+            if ["model_digest", "part", "tokens"].map(|key| description[key].clone()) != ours {
                 return Err(Failure::usage(format!(
                     "{}: was begun with another model or part, or with other --tokens",
                     file.display()
                 )));
             }
-            (sums, told["next"].as_u64().unwrap_or(0) as usize)
+            (sums, description["next"].as_u64().unwrap_or(0) as usize)
         }
         (None, false) => (JacobianSums::new(model.arch(), options)?, 0),
     };
@@ -66,13 +66,13 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
     let all = prompts.prompts.len();
     let bar = Counted::new("rows");
     let mut kept = Instant::now();
-    let told = |sums: &JacobianSums, next: usize| {
-        let mut told = sums.told();
-        told["model_digest"] = json!(digest);
-        told["part"] = json!(part(fit));
-        told["next"] = json!(next);
-        told["tokens"] = json!(fit.tokens);
-        told
+    let description = |sums: &JacobianSums, next: usize| {
+        let mut description = sums.description();
+        description["model_digest"] = json!(digest);
+        description["part"] = json!(part(fit));
+        description["next"] = json!(next);
+        description["tokens"] = json!(fit.tokens);
+        description
     };
     for (number, prompt) in prompts.prompts.into_iter().enumerate().skip(next) {
         let is_ours = fit.part.is_none_or(|share| number % share.of + 1 == share.number);
@@ -104,7 +104,7 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
                             "nothing is kept: only a fit into a .safetensors file can be gone on with",
                         ));
                     }
-                    write(file, &sums, &told(&sums, next))?;
+                    write(file, &sums, &description(&sums, next))?;
                     return Err(Failure::from(e).hint(format!("--resume continues after prompt {next}")));
                 }
                 added => added?,
@@ -112,12 +112,12 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
         }
         next = number + 1;
         if kept.elapsed() >= PAUSE && !is_torch(file) {
-            write(file, &sums, &told(&sums, next))?;
+            write(file, &sums, &description(&sums, next))?;
             kept = Instant::now();
         }
     }
     bar.finish();
-    finish(file, &sums, &told(&sums, next))
+    finish(file, &sums, &description(&sums, next))
 }
 
 pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
@@ -126,9 +126,9 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
     let mut parts: Vec<String> = Vec::new();
     let of = |part: &str| part.rsplit('/').next().map(str::to_owned);
     for path in &merge.parts {
-        let (sums, told) = JacobianSums::read(path)?;
+        let (sums, description) = JacobianSums::read(path)?;
         // A file that does not mention parts covers all its prompts.
-        for part in told["part"].as_str().unwrap_or(WHOLE).split(',') {
+        for part in description["part"].as_str().unwrap_or(WHOLE).split(',') {
             let twice = |what: &str| {
                 let failure = Failure::usage(format!("{}: its part {part} is {what}", path.display()));
                 Err(failure.hint("prompts would count twice"))
@@ -142,15 +142,17 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
             parts.push(part.to_owned());
         }
         match &mut merged {
-            None => merged = Some((sums, told)),
+            None => merged = Some((sums, description)),
             Some((all, first)) => {
-                if first["model_digest"] != told["model_digest"] || first["tokens"] != told["tokens"] {
+                if first["model_digest"] != description["model_digest"]
+                    || first["tokens"] != description["tokens"]
+                {
                     return Err(Failure::usage(format!(
                         "{}: is of another model or of prompts cut otherwise",
                         path.display()
                     )));
                 }
-                if first["next"] != told["next"] {
+                if first["next"] != description["next"] {
                     let text = format!("{}: went through another number of prompts", path.display());
                     return Err(Failure::usage(text).hint("end each part first: jacobian fit --resume"));
                 }
@@ -159,19 +161,19 @@ pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
         }
     }
     let Some((sums, first)) = merged else { return Ok(()) };
-    let mut told = sums.told();
-    told["model_digest"] = first["model_digest"].clone();
+    let mut description = sums.description();
+    description["model_digest"] = first["model_digest"].clone();
     // An incomplete set is not a whole: the other parts can be merged into it.
     let is_whole = parts.first().and_then(|part| of(part)) == Some(parts.len().to_string());
     parts.sort();
-    told["part"] = if is_whole { json!(WHOLE) } else { json!(parts.join(",")) };
+    description["part"] = if is_whole { json!(WHOLE) } else { json!(parts.join(",")) };
     if !is_whole {
         output::note("warning", &format!("these are only parts {}", parts.join(", ")));
     }
     // Every part walks the whole file and takes its own prompts.
-    told["next"] = first["next"].clone();
-    told["tokens"] = first["tokens"].clone();
-    finish(file, &sums, &told)
+    description["next"] = first["next"].clone();
+    description["tokens"] = first["tokens"].clone();
+    finish(file, &sums, &description)
 }
 
 fn part(fit: &Fit) -> String {
@@ -198,17 +200,17 @@ fn uncertainty(sums: &JacobianSums) -> String {
     format!(", standard error {:.1} % of the mean", most * 100.0)
 }
 
-fn write(file: &Path, sums: &JacobianSums, told: &Value) -> Result<(), Failure> {
+fn write(file: &Path, sums: &JacobianSums, description: &Value) -> Result<(), Failure> {
     match is_torch(file) {
         true => {
             let bytes = sums.to_torch()?;
             output::replace(file, |at| std::fs::write(at, &bytes))
         }
-        false => output::replace(file, |at| sums.write(told, &mut BufWriter::new(File::create(at)?))),
+        false => output::replace(file, |at| sums.write(description, &mut BufWriter::new(File::create(at)?))),
     }
 }
 
-fn finish(file: &Path, sums: &JacobianSums, told: &Value) -> Result<(), Failure> {
+fn finish(file: &Path, sums: &JacobianSums, description: &Value) -> Result<(), Failure> {
     let shortest = sums.options.skip_first + sums.options.skip_last + 1;
     if sums.n_prompts == 0 {
         return Err(Failure::usage(format!("no prompt has {shortest} tokens or more, so none counts"))
@@ -220,7 +222,7 @@ fn finish(file: &Path, sums: &JacobianSums, told: &Value) -> Result<(), Failure>
             &format!("{} prompts have fewer than {shortest} tokens and do not count", sums.n_short),
         );
     }
-    write(file, sums, told)?;
+    write(file, sums, description)?;
     let of_layers = sums.uncertainty().unwrap_or_default();
     let shown: Vec<String> = of_layers.iter().map(|x| format!("{:.1}", x * 100.0)).collect();
     let text = match shown.is_empty() {

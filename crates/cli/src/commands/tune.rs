@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         Ok(ids)
     };
     let rows = prompts.prompts.into_iter().enumerate().map(ids).collect::<Result<Vec<_>, _>>()?;
-    let told = json!({
+    let settings = json!({
         "model_digest": session.identity.digest()?.to_owned(),
         "rows": tune.rows,
         "seed": tune.seed,
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
     let mut tuning = match tune.resume && state.exists() {
         true => {
             let (tuning, of_state) = Tuning::read_state(model, &state)?;
-            if of_state != told || (tuning.optimiser, tuning.steps) != (optimiser, tune.steps) {
+            if of_state != settings || (tuning.optimiser, tuning.steps) != (optimiser, tune.steps) {
                 return Err(Failure::usage(format!(
                     "{}: was begun with other flags, prompts or another model",
                     state.display()
@@ -87,8 +87,8 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|e| Failure::failed(format!("{}: {e}", folder.display())))?;
     let stopped = progress::stopped()?;
     let stop = || stopped.load(Ordering::Relaxed);
-    let keep = |tuning: &Tuning, told: &Value| {
-        output::replace(&state, |at| tuning.write_state(told, &mut BufWriter::new(File::create(at)?)))
+    let keep = |tuning: &Tuning, settings: &Value| {
+        output::replace(&state, |at| tuning.write_state(settings, &mut BufWriter::new(File::create(at)?)))
     };
     let bar = Counted::new("steps");
     let mut kept = Instant::now();
@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         let made = match made {
             Err(e) if e.kind() == ErrorKind::Interrupted => {
                 bar.finish();
-                keep(&tuning, &told)?;
+                keep(&tuning, &settings)?;
                 return Err(Failure::from(e).hint(format!("--resume continues after step {}", tuning.done)));
             }
             made => made?,
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         first.get_or_insert(loss);
         last = Some(loss);
         if kept.elapsed() >= PAUSE {
-            keep(&tuning, &told)?;
+            keep(&tuning, &settings)?;
             kept = Instant::now();
         }
     }

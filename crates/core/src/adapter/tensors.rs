@@ -156,7 +156,7 @@ fn updates(found: BTreeMap<String, Found>, settings: &Settings) -> Result<BTreeM
             super::CONFIG
         );
         return Err(Error::new(ErrorKind::Weights, message)
-            .hint("peft would pass these tensors over; mend the config or the file"));
+            .hint("peft would skip these tensors; fix the config or the file"));
     }
     Ok(updates)
 }

@@ -250,7 +250,7 @@ fn sides(text: &str) -> Result<(Vec<Specifier>, Vec<Specifier>)> {
 /// One list of a grid. Unquoted, `text:` would swallow the other.
 fn side(text: &str) -> Result<Vec<Specifier>> {
     if text.split(',').any(|one| one.trim_start().starts_with("text:")) {
-        return Err(Error::input(format!("`{text}`: in a grid `text:` stands in double quotes")));
+        return Err(Error::input(format!("`{text}`: in a grid, put `text:` in double quotes")));
     }
     positions(text)
 }
@@ -267,7 +267,7 @@ fn positions(text: &str) -> Result<Vec<Specifier>> {
             let one = one.trim();
             let inner = unquoted(one);
             if inner.contains('"') {
-                return Err(Error::input(format!("`{one}`: double quotes stand around a whole position")));
+                return Err(Error::input(format!("`{one}`: put double quotes around the whole position")));
             }
             inner.parse()
         })

@@ -81,8 +81,8 @@ impl Identity {
 
 /// The part of config.json that describes the model.
 pub(crate) fn of_config(config: &Map<String, Value>) -> Value {
-    let told = config.iter().filter(|(key, _)| !OF_THE_COPY.contains(&key.as_str()));
-    told.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>().into()
+    let kept = config.iter().filter(|(key, _)| !OF_THE_COPY.contains(&key.as_str()));
+    kept.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>().into()
 }
 
 /// BLAKE3 of a file's content, as printed by `b3sum`.

@@ -31,7 +31,7 @@ impl JacobianFile {
     pub fn read(file: &Path) -> Result<Self> {
         if is_safetensors(file) {
             let opened = ShardedSafeTensors::open(file)?;
-            let told = told(&opened, file)?;
+            let description = description(&opened, file)?;
             let mut matrices = BTreeMap::new();
             for name in opened.names().map(str::to_owned).collect::<Vec<_>>() {
                 let Some(layer) = name.strip_prefix("J_").and_then(|layer| layer.parse().ok()) else {
@@ -43,7 +43,7 @@ impl JacobianFile {
                     square(tensor.shape(), &tensor.read_all()?).map_err(|e| e.at(file.display()))?,
                 );
             }
-            return found(told["n_prompts"].as_u64(), matrices, file);
+            return found(description["n_prompts"].as_u64(), matrices, file);
         }
         let map = MappedFile::open(file)?;
         let place = |e: Error| e.at(file.display());
@@ -52,7 +52,7 @@ impl JacobianFile {
             Some(matrices) => by_layer(matrices).map_err(place)?,
             None if item.get("jacobian_sum").is_some() => {
                 return Err(place(Error::input("is the checkpoint of a fit, not a finished lens"))
-                    .hint("go on from it: easyroutine jacobian fit --from FILE"));
+                    .hint("continue from it: easyroutine jacobian fit --from FILE"));
             }
             None => {
                 return Err(place(Error::new(
@@ -112,7 +112,7 @@ fn square(shape: &[usize], values: &[f32]) -> Result<Vec<f32>> {
 }
 
 /// The metadata in a fit's file.
-fn told(opened: &ShardedSafeTensors, file: &Path) -> Result<Value> {
+fn description(opened: &ShardedSafeTensors, file: &Path) -> Result<Value> {
     let text = opened.metadata().get("easyroutine.jacobian");
     text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
         Error::new(
@@ -133,9 +133,9 @@ impl JacobianSums {
             return checkpoint(file);
         }
         let opened = ShardedSafeTensors::open(file)?;
-        let told = told(&opened, file)?;
+        let description = description(&opened, file)?;
         let number = |key: &str| {
-            told[key].as_u64().map(|n| n as usize).ok_or_else(|| {
+            description[key].as_u64().map(|n| n as usize).ok_or_else(|| {
                 Error::new(ErrorKind::Format, format!("{}: `{key}` is not a number", file.display()))
             })
         };
@@ -152,9 +152,11 @@ impl JacobianSums {
             let whole = |b: &[u8]| b.try_into().map_or(0, i64::from_le_bytes);
             sums.push(tensor.bytes().chunks_exact(8).map(whole).collect());
         }
-        let squares: Option<Vec<i64>> =
-            told["squares"].as_array().map(|squares| squares.iter().filter_map(Value::as_i64).collect());
-        let is_one_a_layer = squares.as_ref().map_or(told["squares"].is_null(), |s| s.len() == n_layers);
+        let squares: Option<Vec<i64>> = description["squares"]
+            .as_array()
+            .map(|squares| squares.iter().filter_map(Value::as_i64).collect());
+        let is_one_a_layer =
+            squares.as_ref().map_or(description["squares"].is_null(), |s| s.len() == n_layers);
         if !is_one_a_layer {
             return Err(Error::new(
                 ErrorKind::Format,
@@ -163,11 +165,11 @@ impl JacobianSums {
         }
         let options = FitOptions { skip_first: number("skip_first")?, skip_last: number("skip_last")? };
         let (n_prompts, n_short) = (number("n_prompts")?, number("n_short")?);
-        Ok((JacobianSums { options, d_model, sums, squares, n_prompts, n_short }, told))
+        Ok((JacobianSums { options, d_model, sums, squares, n_prompts, n_short }, description))
     }
 
     /// The metadata of these sums; a caller adds what it knows of the prompts.
-    pub fn told(&self) -> Value {
+    pub fn description(&self) -> Value {
         json!({
             "schema": "easyroutine.jacobian/1",
             "n_prompts": self.n_prompts,
@@ -188,7 +190,7 @@ impl JacobianSums {
     ///
     /// # Errors
     /// The writer's errors.
-    pub fn write(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
+    pub fn write(&self, description: &Value, out: &mut impl Write) -> std::io::Result<()> {
         let shape = [self.d_model, self.d_model];
         let size = self.d_model * self.d_model;
         let names: Vec<(String, &str, usize)> = (0..self.sums.len())
@@ -201,7 +203,7 @@ impl JacobianSums {
             shape: &shape,
             bytes: size * width,
         });
-        let metadata = Map::from_iter([("easyroutine.jacobian".to_owned(), json!(told.to_string()))]);
+        let metadata = Map::from_iter([("easyroutine.jacobian".to_owned(), json!(description.to_string()))]);
         out.write_all(&safetensors_head(metadata, entries, 8))?;
         for sums in &self.sums {
             let bytes: Vec<u8> = sums.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -269,10 +271,10 @@ fn checkpoint(file: &Path) -> Result<(JacobianSums, Value)> {
         values.iter().map(unit).collect()
     };
     let n_prompts = number("n_done")?;
-    let told = json!({"next": number("next_idx")?});
+    let description = json!({"next": number("next_idx")?});
     let sums = sums.into_values().map(exact).collect::<Result<Vec<_>>>()?;
     let options = FitOptions { skip_first: number("skip_first")?, skip_last: 1 };
     map.check_unchanged()?;
     // Such a checkpoint does not say how much its prompts vary.
-    Ok((JacobianSums { options, d_model, sums, squares: None, n_prompts, n_short: 0 }, told))
+    Ok((JacobianSums { options, d_model, sums, squares: None, n_prompts, n_short: 0 }, description))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use super::{Place, Prompt, ReadOptions, Taking, too_long};
+use super::{Place, Prompt, ReadOptions, Receiver, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Lines as prompts. Unless the file name says text, lines that are JSON objects are refused: they were meant as
@@ -11,9 +11,9 @@ pub(super) fn text(
     reader: impl Read,
     options: &ReadOptions,
     is_named_text: bool,
-    taking: &mut Taking<'_>,
+    receiver: &mut Receiver<'_>,
 ) -> Result<()> {
-    records(reader, options, taking, |place, line| {
+    records(reader, options, receiver, |place, line| {
         let is_json = || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).is_ok();
         if !is_named_text && place.row == 0 && line.trim_start().starts_with('{') && is_json() {
             return Err(place.wrong("a JSON object in a file that is not named as one").hint(
@@ -38,15 +38,15 @@ pub(super) fn text(
 pub(super) fn records(
     reader: impl Read,
     options: &ReadOptions,
-    taking: &mut Taking<'_>,
+    receiver: &mut Receiver<'_>,
     read: impl Fn(Place, &str) -> Result<Option<Prompt>>,
 ) -> Result<()> {
-    if taking.is_full(options) {
+    if receiver.is_full(options) {
         return Ok(());
     }
     each(reader, options, |place, line| {
-        taking.take(place, read(place, line)?, options)?;
-        Ok(!taking.is_full(options))
+        receiver.take(place, read(place, line)?, options)?;
+        Ok(!receiver.is_full(options))
     })
 }
 

@@ -165,7 +165,7 @@ pub struct Seen {
 }
 
 /// Passes prompts on as they are read.
-struct Taking<'v> {
+struct Receiver<'v> {
     visit: &'v mut dyn FnMut(usize, Prompt) -> Result<bool>,
     seen: Seen,
     /// Whether no more prompts are wanted.
@@ -176,9 +176,9 @@ struct Taking<'v> {
     failure: Option<Error>,
 }
 
-impl<'v> Taking<'v> {
-    fn new(visit: &'v mut dyn FnMut(usize, Prompt) -> Result<bool>) -> Taking<'v> {
-        Taking { visit, seen: Seen::default(), has_ended: false, is_visiting: false, failure: None }
+impl<'v> Receiver<'v> {
+    fn new(visit: &'v mut dyn FnMut(usize, Prompt) -> Result<bool>) -> Receiver<'v> {
+        Receiver { visit, seen: Seen::default(), has_ended: false, is_visiting: false, failure: None }
     }
 
     /// Passes on the value of one row, if it is a prompt; `None` is a null.
@@ -202,7 +202,7 @@ impl<'v> Taking<'v> {
             }
             None => Err(place
                 .wrong(format!("`{}` is empty", options.field))
-                .hint("--skip-empty passes over such rows, and keeps the numbers of the others")),
+                .hint("--skip-empty skips such rows and keeps the others' numbers")),
         }
     }
 
@@ -269,30 +269,30 @@ pub fn each_prompt(
     let format = Format::of(path)?;
     let at = |e: Error| e.at(path.display());
     let file = File::open(path).map_err(|e| at(Error::new(ErrorKind::Io, e.to_string()).because(e)))?;
-    let mut taking = Taking::new(&mut visit);
+    let mut receiver = Receiver::new(&mut visit);
     let read = match format {
         Format::Text => {
             let is_named_text = matches!(ending(path).as_str(), "txt" | "text" | "md");
-            lines::text(BufReader::new(file), options, is_named_text, &mut taking)
+            lines::text(BufReader::new(file), options, is_named_text, &mut receiver)
         }
-        Format::Jsonl => records(BufReader::new(file), options, &mut taking),
-        Format::Csv => table::read(file, b',', options, &mut taking),
-        Format::Tsv => table::read(file, b'\t', options, &mut taking),
+        Format::Jsonl => records(BufReader::new(file), options, &mut receiver),
+        Format::Csv => table::read(file, b',', options, &mut receiver),
+        Format::Tsv => table::read(file, b'\t', options, &mut receiver),
         #[cfg(feature = "parquet")]
-        Format::Parquet => parquet::read(file, options, &mut taking),
+        Format::Parquet => parquet::read(file, options, &mut receiver),
         #[cfg(not(feature = "parquet"))]
         Format::Parquet => Err(Error::new(ErrorKind::Unsupported, "this build does not read Parquet")
             .hint("build with the feature `parquet`")),
     };
-    let seen = taking.finish(read.map_err(at))?;
+    let seen = receiver.finish(read.map_err(at))?;
     if seen.prompts == 0 && options.limit != Some(0) {
         return Err(at(Error::input("no prompt: the file holds none")));
     }
     Ok(seen)
 }
 
-fn records(reader: impl Read, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<()> {
-    lines::records(reader, options, taking, |place, line| jsonl::prompt(place, line, options))
+fn records(reader: impl Read, options: &ReadOptions, receiver: &mut Receiver<'_>) -> Result<()> {
+    lines::records(reader, options, receiver, |place, line| jsonl::prompt(place, line, options))
 }
 
 /// Reads plain text, one prompt per line.
@@ -301,9 +301,9 @@ fn records(reader: impl Read, options: &ReadOptions, taking: &mut Taking<'_>) ->
 /// If a line is not UTF-8, or too long.
 pub fn from_text(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
     collected(|visit| {
-        let mut taking = Taking::new(visit);
-        let read = lines::text(reader, options, true, &mut taking);
-        taking.finish(read)
+        let mut receiver = Receiver::new(visit);
+        let read = lines::text(reader, options, true, &mut receiver);
+        receiver.finish(read)
     })
 }
 
@@ -313,9 +313,9 @@ pub fn from_text(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
 /// As [`read`].
 pub fn from_jsonl(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
     collected(|visit| {
-        let mut taking = Taking::new(visit);
-        let read = records(reader, options, &mut taking);
-        taking.finish(read)
+        let mut receiver = Receiver::new(visit);
+        let read = records(reader, options, &mut receiver);
+        receiver.finish(read)
     })
 }
 
@@ -326,8 +326,8 @@ pub fn from_jsonl(reader: impl Read, options: &ReadOptions) -> Result<Prompts> {
 /// As [`read`].
 pub fn from_table(reader: impl Read, between: u8, options: &ReadOptions) -> Result<Prompts> {
     collected(|visit| {
-        let mut taking = Taking::new(visit);
-        let read = table::read(reader, between, options, &mut taking);
-        taking.finish(read)
+        let mut receiver = Receiver::new(visit);
+        let read = table::read(reader, between, options, &mut receiver);
+        receiver.finish(read)
     })
 }

@@ -12,7 +12,7 @@ use parquet::schema::types::{Type, TypePtr};
 use serde_json::{Value, json};
 
 use super::fields::Values;
-use super::{NAME_IT, Place, Prompt, ReadOptions, Taking, table};
+use super::{NAME_IT, Place, Prompt, ReadOptions, Receiver, table};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How far a file may expand: bytes per byte of its own, and bytes allowed in any case. Text of data sets expands to
@@ -22,16 +22,16 @@ const UNFOLDING: (u64, u64) = (200, 64 << 20);
 const ROWS: usize = 16;
 
 /// Reads the column `field`.
-pub(super) fn read(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<()> {
+pub(super) fn read(file: File, options: &ReadOptions, receiver: &mut Receiver<'_>) -> Result<()> {
     // The crate panics in places on deliberately malformed files.
-    match catch_unwind(AssertUnwindSafe(|| column(file, options, taking))) {
+    match catch_unwind(AssertUnwindSafe(|| column(file, options, receiver))) {
         Ok(read) => read,
-        Err(panic) if taking.is_visiting => resume_unwind(panic),
+        Err(panic) if receiver.is_visiting => resume_unwind(panic),
         Err(_) => Err(damaged("the file contradicts itself")),
     }
 }
 
-fn column(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<()> {
+fn column(file: File, options: &ReadOptions, receiver: &mut Receiver<'_>) -> Result<()> {
     let broken = |e: ParquetError| damaged(e.to_string());
     let most = most_unfolded(&file)?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
@@ -44,7 +44,7 @@ fn column(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<
     let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(broken)?;
     let mut bytes = 0;
     for (row, record) in rows.with_batch_size(ROWS).enumerate() {
-        if taking.is_full(options) {
+        if receiver.is_full(options) {
             break;
         }
         let place = Place { row, line: None };
@@ -53,7 +53,7 @@ fn column(file: File, options: &ReadOptions, taking: &mut Taking<'_>) -> Result<
         if bytes > most {
             return Err(place.wrong(unfolds(most)).hint("--limit takes its first rows"));
         }
-        taking.take(place, prompt, options)?;
+        receiver.take(place, prompt, options)?;
     }
     Ok(())
 }

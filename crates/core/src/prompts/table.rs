@@ -7,7 +7,7 @@ use std::rc::Rc;
 use csv::{ReaderBuilder, StringRecord};
 
 use super::quotes::Quotes;
-use super::{NAME_IT, Place, Prompt, ReadOptions, Taking, no_field, too_long};
+use super::{NAME_IT, Place, Prompt, ReadOptions, Receiver, no_field, too_long};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes read ahead of a record.
@@ -18,16 +18,16 @@ pub(super) fn read(
     reader: impl Read,
     between: u8,
     options: &ReadOptions,
-    taking: &mut Taking<'_>,
+    receiver: &mut Receiver<'_>,
 ) -> Result<()> {
     let find = |names: &[String]| column(names, &options.field).map_err(|e| e.hint(NAME_IT));
     each(reader, between, options, find, |place, record, column| {
-        if taking.is_full(options) {
+        if receiver.is_full(options) {
             return Ok(false);
         }
         let text = record.get(*column).unwrap_or_default();
-        taking.take(place, Some(Prompt::Text(text.to_owned())), options)?;
-        Ok(!taking.is_full(options))
+        receiver.take(place, Some(Prompt::Text(text.to_owned())), options)?;
+        Ok(!receiver.is_full(options))
     })
 }
 
@@ -92,7 +92,7 @@ fn wrong(place: Place, error: &csv::Error, options: &ReadOptions) -> Error {
         csv::ErrorKind::Utf8 { err, .. } => place.wrong(format!("not UTF-8 in field {}", err.field())),
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => place
             .wrong(format!("{len} fields, and the header has {expected_len}"))
-            .hint("a field with the sign that separates fields stands in quotes"),
+            .hint("put a field that contains the separator in quotes"),
         _ => place.wrong(error),
     }
 }

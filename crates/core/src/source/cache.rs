@@ -138,9 +138,6 @@ impl Repository {
 
 pub(super) fn several_ggufs(id: &str, files: &[String]) -> Error {
     let first = files.first().map(String::as_str).unwrap_or_default();
-    Error::new(
-        ErrorKind::InvalidReference,
-        format!("`{id}` leaves open which GGUF file is meant: {}", list(files)),
-    )
-    .hint(format!("name one: `{id}:{}`", super::printable(first)))
+    Error::new(ErrorKind::InvalidReference, format!("`{id}` does not say which GGUF file: {}", list(files)))
+        .hint(format!("name one: `{id}:{}`", super::printable(first)))
 }

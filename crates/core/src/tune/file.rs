@@ -44,11 +44,11 @@ pub fn save_tuned_lens(tuning: &Tuning) -> Result<Vec<u8>> {
 }
 
 impl Tuning {
-    /// Writes everything needed to continue training. `told` is the caller's own data, which it can compare on reading.
+    /// Writes everything needed to continue training. `settings` is the caller's own data, which it can compare on reading.
     ///
     /// # Errors
     /// The writer's errors.
-    pub fn write_state(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
+    pub fn write_state(&self, settings: &Value, out: &mut impl Write) -> std::io::Result<()> {
         let mut arrays: Vec<(String, &[f32])> = Vec::new();
         for (layer, (parameters, moments)) in self.parameters.iter().zip(&self.moments).enumerate() {
             arrays.push((format!("parameters_{layer}"), parameters));
@@ -71,7 +71,7 @@ impl Tuning {
             "done": self.done,
             "d_model": self.d_model,
             "n_layers": self.n_layers(),
-            "told": told,
+            "told": settings,
         });
         let metadata = Map::from_iter([("easyroutine.tuning".to_owned(), json!(state.to_string()))]);
         out.write_all(&safetensors_head(metadata, entries, 8))?;

@@ -40,7 +40,7 @@ impl Optimiser {
     /// If the name is unknown, or the rate is not positive.
     pub fn from_name(name: &str, rate: Option<f64>) -> Result<Self> {
         if let Some(rate) = rate.filter(|rate| !rate.is_finite() || *rate <= 0.0) {
-            return Err(Error::input(format!("a rate of {rate} moves nothing: it is a positive number")));
+            return Err(Error::input(format!("a rate of {rate} changes nothing: it must be positive")));
         }
         match name {
             "sgd" => Ok(Optimiser::Sgd { rate: rate.unwrap_or(1.0) }),

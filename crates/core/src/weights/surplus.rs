@@ -74,7 +74,7 @@ pub(super) fn check<'n>(
             list(&refused)
         );
         return Err(Error::new(ErrorKind::Weights, message).hint(format!(
-            "if {they} can be left out, pass {them} over: --allow-tensor '{first}' (`*` stands for \
+            "if {they} can be left out, allow {them}: --allow-tensor '{first}' (`*` stands for \
              anything, and the flag may repeat)"
         )));
     }

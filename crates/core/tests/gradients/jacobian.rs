@@ -69,7 +69,7 @@ fn parts_in_any_order_merge_to_the_same_bytes_and_a_fit_goes_on_from_its_file() 
     let whole = fit(&model, &prompts);
     let bytes = |sums: &JacobianSums| {
         let mut out = Vec::new();
-        sums.write(&sums.told(), &mut out).unwrap();
+        sums.write(&sums.description(), &mut out).unwrap();
         out
     };
     model.set_threads(3);
@@ -111,7 +111,7 @@ fn a_checkpoint_of_another_program_is_gone_on_with() {
         let folder = tempfile::tempdir().unwrap();
         let written = folder.path().join("j.safetensors");
         let mut out = Vec::new();
-        sums.write(&sums.told(), &mut out).unwrap();
+        sums.write(&sums.description(), &mut out).unwrap();
         std::fs::write(&written, out).unwrap();
         assert_eq!(JacobianSums::read(&written).unwrap().0, sums);
         let read = JacobianFile::read(&file).unwrap_err();
@@ -140,7 +140,7 @@ fn a_published_file_and_one_of_ours_are_read_through() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("j.safetensors");
         let mut out = Vec::new();
-        sums.write(&sums.told(), &mut out).unwrap();
+        sums.write(&sums.description(), &mut out).unwrap();
         std::fs::write(&file, out).unwrap();
         let torch = folder.path().join("j.pt");
         std::fs::write(&torch, sums.to_torch().unwrap()).unwrap();

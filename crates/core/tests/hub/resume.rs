@@ -18,7 +18,7 @@ fn a_cut_download_goes_on_where_it_stopped_in_the_next_run() {
     let (kind, message, hint) = place.fails("org/name", &once());
     assert_eq!(kind, ErrorKind::Network);
     assert!(message.contains("byte 123456 of 300000 of `model.safetensors`"), "{message}");
-    assert!(hint.contains("goes on"), "{hint}");
+    assert!(hint.contains("continues"), "{hint}");
     assert_eq!(place.incomplete().len(), 1);
     place.server.requests();
     let files = place.resolve("org/name", &once()).unwrap();

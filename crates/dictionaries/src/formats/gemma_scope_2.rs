@@ -15,15 +15,15 @@ const MOST_LAYERS: usize = 1000;
 
 pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let config = context.json("config.json")?;
-    let said = Said::read(&config, &["sae", "transcoder"]);
+    let declared = Declared::read(&config, &["sae", "transcoder"]);
     let mut tensors = context.tensors("params.safetensors")?;
     let Some((features, d_in)) = tensors.sizes("w_enc", Axes::WidthFirst) else { return Ok(None) };
     let d_out = tensors.sizes("w_dec", Axes::FeaturesFirst).map_or(d_in, |(_, width)| width);
     let decoder = tensors.matrix("w_dec", Axes::FeaturesFirst, features, d_out);
-    let draft = layer(&mut tensors, decoder, (features, d_in, d_out), said.is_affine);
+    let draft = layer(&mut tensors, decoder, (features, d_in, d_out), declared.is_affine);
     tensors.finish();
-    said.check_width(features, &config);
-    context.figures.extend(said.l0.map(|l0| ("l0".to_owned(), l0)));
+    declared.check_width(features, &config);
+    context.figures.extend(declared.l0.map(|l0| ("l0".to_owned(), l0)));
     let place = |names: &[String]| match names {
         [name] => context.place(Place::module(name, None)),
         _ => {
@@ -31,17 +31,17 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
             None
         }
     };
-    let reads = place(&said.reads);
-    let writes = if said.writes.is_empty() { reads.clone() } else { place(&said.writes) };
+    let reads = place(&declared.reads);
+    let writes = if declared.writes.is_empty() { reads.clone() } else { place(&declared.writes) };
     let Some(draft) = draft else { return Ok(None) };
-    Ok(Some(Reading::one(said.kind, said.model, draft.at(reads, writes))))
+    Ok(Some(Reading::one(declared.kind, declared.model, draft.at(reads, writes))))
 }
 
 pub(crate) fn read_cross_layer(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let config = context.json("config.json")?;
-    let said = Said::read(&config, &["clt"]);
-    let n = said.reads.len();
-    if n == 0 || n > MOST_LAYERS || said.writes.len() != n {
+    let declared = Declared::read(&config, &["clt"]);
+    let n = declared.reads.len();
+    if n == 0 || n > MOST_LAYERS || declared.writes.len() != n {
         context.problems.add("config.json: as many places to write as to read are expected");
         return Ok(None);
     }
@@ -56,14 +56,14 @@ pub(crate) fn read_cross_layer(context: &mut Context<'_>) -> Result<Option<Readi
         let shape = tensors.shape("w_dec").unwrap_or_default();
         let d_out = shape.last().copied().unwrap_or(0);
         let decoder = tensors.layered("w_dec", features, n, d_out);
-        let draft = layer(&mut tensors, decoder, (features, d_in, d_out), said.is_affine);
+        let draft = layer(&mut tensors, decoder, (features, d_in, d_out), declared.is_affine);
         tensors.finish();
-        said.check_width(features, &config);
-        let reads = context.place(Place::module(&said.reads[number], None));
-        let writes = context.place(Place::module(&said.writes[number], None));
+        declared.check_width(features, &config);
+        let reads = context.place(Place::module(&declared.reads[number], None));
+        let writes = context.place(Place::module(&declared.writes[number], None));
         drafts.extend(draft.map(|draft| Draft { parts: 0..n, ..draft.at(reads, writes) }));
     }
-    let (architecture, model) = (said.kind, said.model);
+    let (architecture, model) = (declared.kind, declared.model);
     Ok(Some(Reading { architecture, model, drafts, is_set: true, is_cross_layer: true }))
 }
 
@@ -85,7 +85,7 @@ fn layer(
 }
 
 /// The contents of the configuration.
-struct Said {
+struct Declared {
     kind: String,
     model: Option<String>,
     reads: Vec<String>,
@@ -95,14 +95,14 @@ struct Said {
     is_affine: bool,
 }
 
-impl Said {
-    fn read(config: &Settings, kinds: &[&str]) -> Said {
+impl Declared {
+    fn read(config: &Settings, kinds: &[&str]) -> Declared {
         config.only("architecture", &[json!("jump_relu")]);
         let kind = config.text("type").unwrap_or_else(|| kinds[0].to_owned());
         if !kinds.contains(&kind.as_str()) {
             config.refuse("type", &kinds.join(", "));
         }
-        let said = Said {
+        let declared = Declared {
             model: config.text("model_name"),
             reads: config.texts("hf_hook_point_in").unwrap_or_default(),
             writes: config.texts("hf_hook_point_out").unwrap_or_default(),
@@ -111,11 +111,11 @@ impl Said {
             is_affine: config.flag("affine_connection").unwrap_or(false),
             kind,
         };
-        if said.reads.is_empty() {
+        if declared.reads.is_empty() {
             config.missing("hf_hook_point_in");
         }
         config.finish(&[]);
-        said
+        declared
     }
 
     fn check_width(&self, features: usize, config: &Settings) {

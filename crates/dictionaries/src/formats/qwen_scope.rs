@@ -43,44 +43,44 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     tensors.finish();
 
     let layer = file.strip_prefix("layer").and_then(|rest| rest.strip_suffix(".sae.pt")?.parse::<u32>().ok());
-    let said = Said::of(&folder);
-    if said.is_none() {
+    let declared = Declared::of(&folder);
+    if declared.is_none() {
         context.problems.add(format!(
-            "its folder is called `{}`; k and the place are read of a name as SAE-Res-MODEL-W32K-L0_64",
+            "its folder is called `{}`; k and the place are read from a name such as SAE-Res-MODEL-W32K-L0_64",
             folder.escape_debug()
         ));
     }
     let place = layer.ok_or_else(|| format!("`{}` names no layer", file.escape_debug()));
     let place = context.place(place.map(|layer| Place::of(Point::layer_of(Site::ResidOut, layer as usize))));
-    let (Some(said), Some(encoder), Some(encoder_bias), Some(decoder), Some(decoder_bias)) =
-        (said, encoder, encoder_bias, decoder, decoder_bias)
+    let (Some(declared), Some(encoder), Some(encoder_bias), Some(decoder), Some(decoder_bias)) =
+        (declared, encoder, encoder_bias, decoder, decoder_bias)
     else {
         return Ok(None);
     };
-    if said.width != features {
-        context.problems.add(format!("its folder says {} features, but it has {features}", said.width));
+    if declared.width != features {
+        context.problems.add(format!("its folder says {} features, but it has {features}", declared.width));
     }
-    context.figures.push(("l0".to_owned(), said.k as f64));
-    let activation = Activation::TopK { k: said.k };
+    context.figures.push(("l0".to_owned(), declared.k as f64));
+    let activation = Activation::TopK { k: declared.k };
     let draft = Draft::new((encoder, encoder_bias), (decoder, decoder_bias), activation);
-    Ok(Some(Reading::one("topk", Some(said.model), draft.at(place.clone(), place))))
+    Ok(Some(Reading::one("topk", Some(declared.model), draft.at(place.clone(), place))))
 }
 
 /// The contents of the folder's name.
-struct Said {
+struct Declared {
     model: String,
     width: usize,
     k: usize,
 }
 
-impl Said {
-    fn of(folder: &str) -> Option<Said> {
+impl Declared {
+    fn of(folder: &str) -> Option<Declared> {
         // In the hub's cache the folder models--Qwen--SAE-Res-… is further up, so the name may be part of another.
         let (_, rest) = folder.split_once("SAE-Res-")?;
         let (rest, k) = rest.rsplit_once("-L0_")?;
         let (model, width) = rest.rsplit_once("-W")?;
         let width: usize = width.strip_suffix('K')?.parse().ok().filter(|n| *n < 1 << 18)?;
         let k = k.parse().ok().filter(|k| *k > 0)?;
-        Some(Said { model: model.to_owned(), width: width * 1024, k })
+        Some(Declared { model: model.to_owned(), width: width * 1024, k })
     }
 }

@@ -310,7 +310,7 @@ impl<'a> Machine<'a> {
             return self.push(Node::Global(name));
         }
         Err(format!(
-            "it names `{}`, which is not on the list of what is read; nothing was run",
+            "it names `{}`, which is not on the list of allowed names; nothing was run",
             name.escape_debug()
         ))
     }

@@ -94,7 +94,7 @@ impl Reader<'_, '_> {
                 }
             },
             Node::Global(name) => {
-                return Err(Error::unsupported(format!("data.pkl: `{name}` stands for itself")));
+                return Err(Error::unsupported(format!("data.pkl: `{name}` contains itself")));
             }
             Node::Outside(_) => return Err(odd("storage")),
         })

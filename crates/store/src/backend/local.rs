@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Backend, Change, Durability, Grip, Left, Upload, split};
+use super::{Backend, Change, Durability, Left, MaybeHeld, Upload, split};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Entry, EntryKind, FileSystem, Hold, NewFile, Source};
 use crate::names::{INTERNAL, TEMPORARY, nonce};
@@ -28,14 +28,14 @@ impl Local {
         root.join(path).display().to_string()
     }
 
-    pub(super) fn said(&self, action: &'static str, path: &str) -> impl Fn(io::Error) -> Error {
+    pub(super) fn failed(&self, action: &'static str, path: &str) -> impl Fn(io::Error) -> Error {
         let path = self.show(path);
         move |e| Error::io(action, &path, e)
     }
 
     pub(super) fn sync_dir(&self, folder: &str) -> Result<()> {
         match self.durability {
-            Durability::Full => self.files.sync_dir(folder).map_err(self.said("sync the folder", folder)),
+            Durability::Full => self.files.sync_dir(folder).map_err(self.failed("sync the folder", folder)),
             Durability::Fast => Ok(()),
         }
     }
@@ -51,11 +51,11 @@ impl Local {
                 self.make_folders(split(folder).0)?;
                 self.files.create_dir(folder).or_else(|e| match e.kind() {
                     io::ErrorKind::AlreadyExists => Ok(()),
-                    _ => Err(self.said("make the folder", folder)(e)),
+                    _ => Err(self.failed("make the folder", folder)(e)),
                 })
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.is_folder(folder),
-            Err(e) => Err(self.said("make the folder", folder)(e)),
+            Err(e) => Err(self.failed("make the folder", folder)(e)),
         }
     }
 
@@ -70,7 +70,7 @@ impl Local {
                 self.is_claimed(split(folder).0)?;
                 self.files.create_dir(folder).or_else(|e| match e.kind() {
                     io::ErrorKind::AlreadyExists => self.is_folder(folder),
-                    _ => Err(self.said("make the folder", folder)(e)),
+                    _ => Err(self.failed("make the folder", folder)(e)),
                 })
             }
         }
@@ -101,7 +101,7 @@ impl Local {
             io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
                 Error::new(ErrorKind::Exists, format!("{}: is there already", self.show(to)))
             }
-            _ => self.said("move", from)(e),
+            _ => self.failed("move", from)(e),
         })
     }
 
@@ -126,7 +126,7 @@ impl Local {
             Ok(file) => Ok((temporary, file)),
             Err(e) => {
                 self.discard(&temporary);
-                Err(self.said("write", folder)(e))
+                Err(self.failed("write", folder)(e))
             }
         }
     }
@@ -143,7 +143,7 @@ impl Local {
         folder: &str,
         content: &[u8],
         name: impl Fn(&str) -> io::Result<()>,
-        said: impl Fn(io::Error) -> Error,
+        failed: impl Fn(io::Error) -> Error,
     ) -> Result<()> {
         loop {
             let (temporary, _held) = self.temporary(folder, content)?;
@@ -152,7 +152,7 @@ impl Local {
                 named => {
                     return named.map_err(|e| {
                         self.discard(&temporary);
-                        said(e)
+                        failed(e)
                     });
                 }
             }
@@ -161,7 +161,7 @@ impl Local {
 
     fn put_new_from(&self, folder: &str, path: &str, content: &[u8]) -> Result<()> {
         let name = |temporary: &str| self.files.rename_new(temporary, path);
-        self.put(folder, content, name, self.said("make", path))
+        self.put(folder, content, name, self.failed("make", path))
     }
 
     fn is_gone(&self, path: &str) -> bool {
@@ -172,14 +172,14 @@ impl Local {
 impl Backend for Local {
     fn claim(&self, folder: &str) -> Result<()> {
         self.make_folders(split(folder).0)?;
-        self.files.create_dir(folder).map_err(self.said("make the folder", folder))
+        self.files.create_dir(folder).map_err(self.failed("make the folder", folder))
     }
 
     fn upload(&self, path: &str) -> Result<Box<dyn Upload + '_>> {
         let (folder, _) = split(path);
         self.make_way(folder)?;
         let temporary = join(folder, &format!("{TEMPORARY}{}", nonce()));
-        let file = self.files.create_file(&temporary).map_err(self.said("make", &temporary))?;
+        let file = self.files.create_file(&temporary).map_err(self.failed("make", &temporary))?;
         Ok(Box::new(LocalUpload { local: self, path: path.to_owned(), temporary, file: Some(file) }))
     }
 
@@ -213,25 +213,25 @@ impl Backend for Local {
     fn update(&self, path: &str, change: Change<'_>) -> Result<()> {
         let run = split(path).0;
         let lock = join(run, ".lock");
-        let _held = self.files.lock(&lock).map_err(self.said("lock", &lock))?;
+        let _held = self.files.lock(&lock).map_err(self.failed("lock", &lock))?;
         let content = change(&crate::read::whole(&*self.open(path)?, &self.show(path))?)?;
         let name = |temporary: &str| self.files.replace(temporary, path);
-        self.put(split(run).0, &content, name, self.said("replace", path))?;
+        self.put(split(run).0, &content, name, self.failed("replace", path))?;
         self.sync_dir(run)
     }
 
     fn open(&self, path: &str) -> Result<Arc<dyn Source>> {
-        self.files.open(path).map_err(self.said("open", path))
+        self.files.open(path).map_err(self.failed("open", path))
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>> {
-        let mut found = self.files.list(folder).map_err(self.said("list the folder", folder))?;
+        let mut found = self.files.list(folder).map_err(self.failed("list the folder", folder))?;
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 
     fn entry(&self, path: &str) -> Result<Entry> {
-        self.files.entry(path).map_err(self.said("look at", path))
+        self.files.entry(path).map_err(self.failed("look at", path))
     }
 
     fn move_folder(&self, from: &str, to: &str) -> Result<()> {
@@ -258,8 +258,8 @@ impl Backend for Local {
         self.trash_emptied(delete)
     }
 
-    fn hold(&self, path: &str, how: Hold) -> Result<Grip> {
-        self.files.hold(path, how).map_err(self.said("hold", path))
+    fn hold(&self, path: &str, how: Hold) -> Result<MaybeHeld> {
+        self.files.hold(path, how).map_err(self.failed("hold", path))
     }
 
     fn delete_folder(&self, folder: &str) -> Result<()> {
@@ -272,11 +272,11 @@ impl Backend for Local {
             // Another process may delete it too.
             deleted.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
         }
-        self.files.remove_dir(folder).map_err(self.said("remove the folder", folder))
+        self.files.remove_dir(folder).map_err(self.failed("remove the folder", folder))
     }
 
     fn delete_file(&self, path: &str) -> Result<()> {
-        self.files.remove_file(path).map_err(self.said("remove", path))
+        self.files.remove_file(path).map_err(self.failed("remove", path))
     }
 
     /// The file is held while it is deleted, so that what is deleted is what was read.
@@ -288,10 +288,10 @@ impl Backend for Local {
 
     fn tick(&self, least: u64) -> Result<u64> {
         let path = format!("{INTERNAL}/clock");
-        let mut held = self.files.lock(&path).map_err(self.said("lock", &path))?;
-        let content = held.read().map_err(self.said("read", &path))?;
+        let mut held = self.files.lock(&path).map_err(self.failed("lock", &path))?;
+        let content = held.read().map_err(self.failed("read", &path))?;
         let next = super::next_tick(&content, least)?;
-        held.write(super::tick_text(next).as_bytes()).map_err(self.said("write", &path))?;
+        held.write(super::tick_text(next).as_bytes()).map_err(self.failed("write", &path))?;
         Ok(next)
     }
 
@@ -335,13 +335,13 @@ impl Write for LocalUpload<'_> {
 
 impl Upload for LocalUpload<'_> {
     fn finish(mut self: Box<Self>) -> Result<()> {
-        let said = |action| self.local.said(action, &self.path);
+        let failed = |action| self.local.failed(action, &self.path);
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.flush().map_err(said("write"))?;
+        file.flush().map_err(failed("write"))?;
         if self.local.durability == Durability::Full {
-            file.sync().map_err(said("sync"))?;
+            file.sync().map_err(failed("sync"))?;
         }
-        self.local.files.rename_new(&self.temporary, &self.path).map_err(said("make"))?;
+        self.local.files.rename_new(&self.temporary, &self.path).map_err(failed("make"))?;
         self.file = None;
         Ok(())
     }

@@ -43,7 +43,7 @@ pub(crate) type Change<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Vec<u8>>;
 pub(crate) type Left = (String, &'static str);
 
 /// A hold that ends when this is dropped; `None` if another process has it.
-pub(crate) type Grip = Option<Box<dyn Held>>;
+pub(crate) type MaybeHeld = Option<Box<dyn Held>>;
 
 /// Paths are relative to the store, with `/` between names.
 pub(crate) trait Backend: Debug + Send + Sync {
@@ -90,10 +90,10 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
     /// Holds a file or folder, as [`FileSystem::hold`](crate::fs::FileSystem::hold) does. Where nothing can be held,
     /// every caller succeeds.
-    fn hold(&self, path: &str, how: Hold) -> Result<Grip>;
+    fn hold(&self, path: &str, how: Hold) -> Result<MaybeHeld>;
 
     /// An exclusive hold; a missing path gives `None`.
-    fn hold_alone(&self, path: &str) -> Result<Grip> {
+    fn hold_alone(&self, path: &str) -> Result<MaybeHeld> {
         match self.hold(path, Hold::Alone) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             held => held,
@@ -162,7 +162,7 @@ pub(crate) fn connect(url: &str) -> Result<Arc<dyn Backend>> {
         Error::new(ErrorKind::Unsupported, format!("{url}: this program was built without object storage"))
             .hint("build it with the feature `cloud`")
     } else {
-        Error::input(format!("{url}: no object storage is reached so")).hint(SCHEMES)
+        Error::input(format!("{url}: this is not an address of object storage")).hint(SCHEMES)
     })
 }
 

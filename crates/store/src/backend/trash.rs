@@ -32,8 +32,8 @@ impl Local {
         let moved = format!("{}/{}", trash(), Uuid::new_v4());
         let from = format!("{moved}{FROM}");
         // Held until this returns, so that no other process takes it for a leftover.
-        let mut note = self.files.create_file(&from).map_err(self.said("make", &from))?;
-        note.write_all(run.as_bytes()).and_then(|()| note.sync()).map_err(self.said("write", &from))?;
+        let mut note = self.files.create_file(&from).map_err(self.failed("make", &from))?;
+        note.write_all(run.as_bytes()).and_then(|()| note.sync()).map_err(self.failed("write", &from))?;
         let swept = self.sync_dir(&trash()).and_then(|()| self.rename_folder(run, &moved)).and_then(|()| {
             match is_garbage(&moved) {
                 Ok(true) => self.delete_folder(&moved).map(|()| true),

@@ -119,20 +119,21 @@ impl<'a> Table<'a> {
     /// # Errors
     /// If the writer fails, or a shard can't be read.
     pub fn write(&self, out: impl Write + Send) -> io::Result<()> {
-        let schema = self.schema().map_err(said)?;
-        let mut writer = SerializedFileWriter::new(out, schema, Arc::new(self.properties())).map_err(said)?;
+        let schema = self.schema().map_err(io_error)?;
+        let mut writer =
+            SerializedFileWriter::new(out, schema, Arc::new(self.properties())).map_err(io_error)?;
         for examples in self.groups() {
-            let mut group = writer.next_row_group().map_err(said)?;
-            self.write_places(&mut group, examples.clone()).map_err(said)?;
+            let mut group = writer.next_row_group().map_err(io_error)?;
+            self.write_places(&mut group, examples.clone()).map_err(io_error)?;
             for column in &self.columns {
                 let values = self.run.read_rows(&column.name, examples.clone()).map_err(io::Error::other)?;
                 let written = column.write(&mut group, &values);
                 super::unchanged(&values)?;
-                written.map_err(said)?;
+                written.map_err(io_error)?;
             }
-            group.close().map_err(said)?;
+            group.close().map_err(io_error)?;
         }
-        writer.finish().map_err(said)?;
+        writer.finish().map_err(io_error)?;
         writer.inner_mut().flush()
     }
 
@@ -267,12 +268,12 @@ fn column(run: &Run, entry: &TensorEntry) -> Result<(Column, Rows)> {
         }
         (Kind::Rows, [_]) => (made(None), Rows::Tokens(run.offsets(name)?)),
         (Kind::Rows, [_, width]) => (made(Some(*width)), Rows::Tokens(run.offsets(name)?)),
-        (Kind::Rows, _) => return refused(format!("is {:?} for each token, no vector", entry.row_shape)),
+        (Kind::Rows, _) => return refused(format!("is {:?} for each token, not a vector", entry.row_shape)),
         (_, [examples]) => (made(None), Rows::Examples(*examples)),
         (_, [examples, t]) if is_token_number => (made(None), even(*examples, *t)),
         (_, [examples, width]) => (made(Some(*width)), Rows::Examples(*examples)),
         (_, [examples, t, width]) => (made(Some(*width)), even(*examples, *t)),
-        (_, []) => return refused("is one number, no column".to_owned()),
+        (_, []) => return refused("is one number, not a column".to_owned()),
         (_, shape) => return refused(format!("has {} axes: {shape:?}; a table takes three", shape.len())),
     })
 }
@@ -413,7 +414,7 @@ pub(super) fn put<T: DataType>(
     column.close()
 }
 
-fn said(error: ParquetError) -> io::Error {
+fn io_error(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {
             Ok(error) => *error,

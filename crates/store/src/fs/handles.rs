@@ -186,7 +186,7 @@ impl Tree {
         let (above, name) = self.above(path)?;
         let mode = Mode::from_bits_truncate(0o666);
         let made = fs::openat(&above, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode);
-        made.map(File::from).map_err(|e| self.said(&above, name, path, e))
+        made.map(File::from).map_err(|e| self.failed(&above, name, path, e))
     }
 
     /// The handle of the folder above a path, and the last name.
@@ -235,11 +235,11 @@ impl Tree {
     fn step(&self, above: &Above<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let name = path.rsplit('/').next().unwrap_or(path);
         let found = fs::openat(above, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-        found.map_err(|e| self.said(above, name, path, e))
+        found.map_err(|e| self.failed(above, name, path, e))
     }
 
     /// The error for a name that the system does not open: for a link, its errors vary.
-    fn said(&self, above: &Above<'_>, name: &str, path: &str, error: Errno) -> io::Error {
+    fn failed(&self, above: &Above<'_>, name: &str, path: &str, error: Errno) -> io::Error {
         let is_link =
             || stat(above, name).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
         match error {

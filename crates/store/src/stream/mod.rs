@@ -13,7 +13,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::backend::Grip;
+use crate::backend::MaybeHeld;
 use crate::clock::Claim;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::Hold;
@@ -38,7 +38,7 @@ pub struct OpenRun {
     worker: Option<String>,
     begun_here: bool,
     /// Shows others that the run is being written.
-    _held: Grip,
+    _held: MaybeHeld,
 }
 
 /// The state of a named run.
@@ -342,7 +342,7 @@ impl OpenRun {
                 ErrorKind::Conflict,
                 format!("{n} of {} units are not written, the first is {first}", self.n_units()),
             )
-            .hint("let the parts that are missing run, then commit"));
+            .hint("run the missing parts, then commit"));
         }
         if self.opened.has_aux() && !receipts.contains_key(&self.n_units()) {
             return Err(Error::new(ErrorKind::Conflict, "the tensors of its metadata are not written")

@@ -94,7 +94,7 @@ impl Plan {
                     name_of(&now.spec)
                 ),
             )
-            .hint("begin another by another name; a run that is whole stays readable"));
+            .hint("begin another under another name; a run that is whole stays readable"));
         };
         if ours == theirs {
             return Ok(());
@@ -104,7 +104,7 @@ impl Plan {
             ErrorKind::Conflict,
             format!("was begun with another model: {was} was {theirs}, now {is} is {ours}"),
         )
-        .hint("take the model that it was begun with (`easyroutine model info` prints its digest), or begin another by another name"))
+        .hint("take the model that it was begun with (`easyroutine model info` prints its digest), or begin another under another name"))
     }
 
     /// Refuses a plan that differs from the one that began the run, and names the first difference.
@@ -128,7 +128,7 @@ impl Plan {
             ),
         };
         Err(Error::new(ErrorKind::Conflict, format!("was begun by another plan: {what}"))
-            .hint("repeat it as it was begun, or begin another by another name"))
+            .hint("repeat it as it was begun, or begin another under another name"))
     }
 }
 
@@ -191,7 +191,7 @@ impl Opened {
             return Err(Error::damaged(
                 "the plan's checksum does not fit: it was edited by hand, or is damaged",
             )
-            .hint("begin another run by another name"));
+            .hint("begin another run under another name"));
         }
         Ok(opened)
     }

@@ -238,9 +238,11 @@ class LogitLens(Replaced):
         classic lens.
         """
         if not apply_norm and norm in ("own", "cached"):
-            raise InputError(f"apply_norm=False asks for no norm, and norm={norm!r} for one", "say one of them")
+            raise InputError(f"apply_norm=False asks for no norm, and norm={norm!r} for one", "pass one of them")
         if not isinstance(activations, Mapping):
-            raise InputError(f"activations is {type(activations).__name__}; it is a cache or a dictionary of arrays")
+            raise InputError(
+                f"activations is {type(activations).__name__}; it must be a cache or a dictionary of arrays"
+            )
         string(target_key, "target_key")
         chosen = norm or ("cached" if apply_norm else "none")
         keys = self.get_keys(activations, target_key)

@@ -11,7 +11,7 @@ use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
 use crate::args::{BosArg, Cutting, Extract};
-use crate::chat::{Chat, Said};
+use crate::chat::{Chat, Rendered};
 use crate::failure::Failure;
 use crate::session::{CutRow, Session};
 use crate::{output, progress, session};
@@ -102,12 +102,12 @@ impl Conversation {
         Conversation { chat, told_time: false, have_bos: Vec::new() }
     }
 
-    fn say(&mut self, number: usize, said: Said) -> String {
-        self.told_time |= said.told_time;
-        if said.has_bos {
+    fn say(&mut self, number: usize, rendered: Rendered) -> String {
+        self.told_time |= rendered.told_time;
+        if rendered.has_bos {
             self.have_bos.push(number);
         }
-        said.text
+        rendered.text
     }
 }
 
@@ -213,12 +213,12 @@ fn example(
         }
         (Prompt::Text(text), None) => (text, extract.cutting.clone()),
         (Prompt::Text(text), Some(chat)) => {
-            let said = chat.chat.say(&text, tokenizer()?)?;
-            (chat.say(number, said), without_bos())
+            let rendered = chat.chat.say(&text, tokenizer()?)?;
+            (chat.say(number, rendered), without_bos())
         }
         (Prompt::Messages(messages), Some(chat)) => {
-            let said = chat.chat.say_all(messages, tokenizer()?)?;
-            (chat.say(number, said), without_bos())
+            let rendered = chat.chat.say_all(messages, tokenizer()?)?;
+            (chat.say(number, rendered), without_bos())
         }
         (Prompt::Messages(_), None) => return Err(session::is_conversation()),
     };

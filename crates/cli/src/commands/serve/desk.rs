@@ -19,7 +19,7 @@ use super::asked::{self, Asked, With};
 use super::{python, words};
 use crate::args::{Command, Format, Loading};
 use crate::failure::{Failure, SUCCESS};
-use crate::hosted::{self, Call, Said};
+use crate::hosted::{self, Call, Event};
 use crate::output;
 use crate::session::{self, Session};
 
@@ -70,7 +70,7 @@ impl Desk {
         let heard = Rc::clone(&notes);
         let call = Call {
             model: None,
-            hear: Box::new(move |said| heard.borrow_mut().extend(note(said))),
+            hear: Box::new(move |event| heard.borrow_mut().extend(note(event))),
             is_abandoned: Box::new(|| false),
         };
         let open = || {
@@ -91,7 +91,7 @@ impl Desk {
                 Ok(())
             }
             Err(failure) => {
-                self.problem = Some(told(&failure, Some(reference)));
+                self.problem = Some(failure_json(&failure, Some(reference)));
                 Err(failure)
             }
         }
@@ -108,8 +108,10 @@ impl Desk {
         }));
         let mut event = match answered {
             Ok(Ok(event)) => event,
-            Ok(Err(failure)) => told(&failure, None),
-            Err(_) => told(&Failure::failed("the command broke off: this is a fault of the program"), None),
+            Ok(Err(failure)) => failure_json(&failure, None),
+            Err(_) => {
+                failure_json(&Failure::failed("the command broke off: this is a fault of the program"), None)
+            }
         };
         event["seconds"] = json!(begin.elapsed().as_secs_f64());
         reply.send(&event);
@@ -162,7 +164,7 @@ impl Desk {
         let (heard, watched) = (reply.clone(), reply.clone());
         let call = Call {
             model: self.held.as_ref().map(|held| (Rc::clone(&held.session), Rc::clone(&held.tokenizer))),
-            hear: Box::new(move |said| hear(said, &heard)),
+            hear: Box::new(move |event| hear(event, &heard)),
             is_abandoned: Box::new(move || watched.is_abandoned()),
         };
         let (status, written) = hosted::run(call, || crate::run(&args));
@@ -207,31 +209,31 @@ fn data(command: &Command, written: &[u8], is_page: bool) -> Result<Value, Failu
     })
 }
 
-fn hear(said: Said<'_>, reply: &Reply) {
-    match said {
-        Said::Note { .. } => {
-            if let Some(mut event) = note(said) {
+fn hear(event: Event<'_>, reply: &Reply) {
+    match event {
+        Event::Note { .. } => {
+            if let Some(mut event) = note(event) {
                 event["event"] = json!("note");
                 reply.send(&event);
             }
         }
-        Said::Progress { done, of, what } => {
+        Event::Progress { done, of, what } => {
             reply.send(&json!({"event": "progress", "done": done, "of": of, "what": what}));
         }
-        Said::Piece("") => {}
-        Said::Piece(text) => reply.send(&json!({"event": "piece", "text": text})),
+        Event::Piece("") => {}
+        Event::Piece(text) => reply.send(&json!({"event": "piece", "text": text})),
     }
 }
 
-fn note(said: Said<'_>) -> Option<Value> {
-    match said {
-        Said::Note { kind, text } => Some(json!({"kind": kind, "text": text})),
+fn note(event: Event<'_>) -> Option<Value> {
+    match event {
+        Event::Note { kind, text } => Some(json!({"kind": kind, "text": text})),
         _ => None,
     }
 }
 
 /// A failure in the page's form.
-fn told(failure: &Failure, model: Option<&str>) -> Value {
+fn failure_json(failure: &Failure, model: Option<&str>) -> Value {
     json!({
         "event": "error",
         "message": failure.message(),

@@ -214,7 +214,7 @@ impl Faithfulness {
     pub fn of(edges: Vec<usize>, metrics: Vec<f64>, clean: f64, corrupted: f64) -> Result<Self> {
         if clean == corrupted {
             return Err(Error::input(
-                "the clean and the corrupted runs have the same metric, so no circuit carries any of a difference",
+                "the clean and the corrupted runs have the same metric, so there is no difference for a circuit to carry",
             ));
         }
         let values = metrics.iter().map(|m| (m - corrupted) / (clean - corrupted)).collect();

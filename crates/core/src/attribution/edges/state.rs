@@ -12,12 +12,12 @@ use crate::error::{Error, ErrorKind, Result};
 const KEY: &str = "easyroutine.edges";
 
 impl EdgeSums {
-    /// Writes the exact sums. `told` describes their origin, and is compared on reading.
+    /// Writes the exact sums. `settings` describes their origin, and is compared on reading.
     ///
     /// # Errors
     /// The writer's errors.
-    pub fn write(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
-        let state = json!({"schema": "easyroutine.edge_sums/1", "pairs": self.pairs, "told": told});
+    pub fn write(&self, settings: &Value, out: &mut impl Write) -> std::io::Result<()> {
+        let state = json!({"schema": "easyroutine.edge_sums/1", "pairs": self.pairs, "told": settings});
         let shapes = [vec![self.scores.len()], vec![2]];
         let entries = [("scores", &shapes[0]), ("metrics", &shapes[1])].map(|(name, shape)| HeaderEntry {
             name,
@@ -35,8 +35,8 @@ impl EdgeSums {
     /// Reads sums of a graph.
     ///
     /// # Errors
-    /// If the file is missing, damaged, or its sums do not have the origin `told`.
-    pub fn read(graph: &Graph, file: &Path, told: &Value) -> Result<Self> {
+    /// If the file is missing, damaged, or its sums do not have the origin `settings`.
+    pub fn read(graph: &Graph, file: &Path, settings: &Value) -> Result<Self> {
         let at = |e: Error| e.at(file.display());
         let wrong = |what: &str| at(Error::new(ErrorKind::Format, what.to_owned()));
         let opened = ShardedSafeTensors::open(file)?;
@@ -45,7 +45,7 @@ impl EdgeSums {
             .get(KEY)
             .and_then(|text| serde_json::from_str(text).ok())
             .ok_or_else(|| wrong("holds no sums of edges"))?;
-        if state["told"] != *told {
+        if state["told"] != *settings {
             return Err(at(Error::input("holds sums of another model, method, metric or file of pairs")
                 .hint("name another file, or delete this one to begin anew")));
         }

@@ -161,7 +161,7 @@ fn cut(name: &str, done: u64, total: Option<u64>, why: &str) -> Failure {
     let of = total.map_or_else(String::new, |total| format!(" of {total}"));
     let error =
         Error::new(ErrorKind::Network, format!("the connection broke at byte {done}{of} of `{name}`: {why}"))
-            .hint("run the same command again: it goes on where this one stopped");
+            .hint("run the same command again: it continues where this one stopped");
     Failure::passing(error)
 }
 

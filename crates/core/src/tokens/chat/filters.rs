@@ -53,11 +53,11 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     });
     environment.add_filter("random", |_: Value| {
         Err::<Value, _>(refuse(
-            "the filter `random` draws another text each time, and a prompt is to be had again",
+            "the filter `random` draws a new text each time, but prompts must be reproducible",
         ))
     });
     environment.add_function("lipsum", |_: Rest<Value>, _: Kwargs| {
-        Err::<Value, _>(refuse("`lipsum` draws another text each time, and a prompt is to be had again"))
+        Err::<Value, _>(refuse("`lipsum` draws a new text each time, but prompts must be reproducible"))
     });
 }
 

@@ -46,7 +46,7 @@ pub(super) fn connect(url: &str) -> Result<(Arc<dyn ObjectStore>, String)> {
             let set = |builder: MicrosoftAzureBuilder, (key, value)| builder.with_config(key, value);
             variables("AZURE_")?.into_iter().fold(start, set).build().map(|store| Arc::new(store) as _)
         }
-        _ => return wrong("no object storage is reached so"),
+        _ => return wrong("this is not an address of object storage"),
     };
     let said = |e| Error::input(format!("{url}: {}", super::one_line(&e))).hint(VARIABLES);
     Ok((built.map_err(said)?, prefix.to_owned()))

@@ -21,7 +21,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
-use super::{Backend, Change, Durability, Grip, Left, Upload, split};
+use super::{Backend, Change, Durability, Left, MaybeHeld, Upload, split};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{Entry, EntryKind, Hold, Source};
 use crate::names::{INTERNAL, METADATA};
@@ -83,7 +83,7 @@ impl Cloud {
         format!("{}/{path}", self.url)
     }
 
-    fn said(&self, action: &str, path: &str, error: object_store::Error) -> Error {
+    fn failed(&self, action: &str, path: &str, error: object_store::Error) -> Error {
         let kind = match error {
             object_store::Error::NotFound { .. } => ErrorKind::NotFound,
             object_store::Error::AlreadyExists { .. } => ErrorKind::Exists,
@@ -120,7 +120,7 @@ impl Cloud {
                 UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
             Ok((found.bytes().await?.to_vec(), version))
         })?;
-        got.map_err(|e| self.said("read", path, e))
+        got.map_err(|e| self.failed("read", path, e))
     }
 
     /// Creates an object where none exists. If an answer is lost, the client retries and finds its own object: such
@@ -138,14 +138,14 @@ impl Cloud {
         let (objects, key) = (self.objects.clone(), self.key(path)?);
         let (payload, options) = (PutPayload::from(content.to_vec()), PutOptions::from(mode));
         let put = self.wait(async move { objects.put_opts(&key, payload, options).await })?;
-        put.map(drop).map_err(|e| self.said("write", path, e))
+        put.map(drop).map_err(|e| self.failed("write", path, e))
     }
 
     /// Every object below a path.
     fn below(&self, path: &str) -> Result<Vec<ObjectMeta>> {
         let (objects, key) = (self.objects.clone(), self.key(path)?);
         let found = self.wait(async move { objects.list(Some(&key)).try_collect().await })?;
-        found.map_err(|e| self.said("list", path, e))
+        found.map_err(|e| self.failed("list", path, e))
     }
 
     /// Deletes objects; a missing one is no error.
@@ -164,7 +164,7 @@ impl Cloud {
             }
             Ok(())
         })?;
-        deleted.map_err(|e| self.said("delete", &first, e))
+        deleted.map_err(|e| self.failed("delete", &first, e))
     }
 
     fn is_there(&self, path: &str) -> Result<bool> {
@@ -172,7 +172,7 @@ impl Cloud {
         match self.wait(async move { objects.head(&key).await })? {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(self.said("look at", path, error)),
+            Err(error) => Err(self.failed("look at", path, error)),
         }
     }
 
@@ -182,7 +182,7 @@ impl Cloud {
         match self.wait(async move { objects.list(Some(&key)).next().await })? {
             None => Ok(false),
             Some(Ok(_)) => Ok(true),
-            Some(Err(error)) => Err(self.said("list", path, error)),
+            Some(Err(error)) => Err(self.failed("list", path, error)),
         }
     }
 
@@ -266,14 +266,14 @@ impl Backend for Cloud {
     fn open(&self, path: &str) -> Result<Arc<dyn Source>> {
         let (objects, key) = (self.objects.clone(), self.key(path)?);
         let opened = self.wait(source::open(objects, key))?;
-        let opened = opened.map_err(|e| self.said("open", path, e))?;
+        let opened = opened.map_err(|e| self.failed("open", path, e))?;
         Ok(Arc::new(CloudSource::new(self.clone(), path.to_owned(), opened)))
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>> {
         let (objects, key) = (self.objects.clone(), self.key(folder)?);
         let found = self.wait(async move { objects.list_with_delimiter(Some(&key)).await })?;
-        let found = found.map_err(|e| self.said("list", folder, e))?;
+        let found = found.map_err(|e| self.failed("list", folder, e))?;
         let folders = found.common_prefixes.iter().map(|key| Entry {
             name: key.filename().unwrap_or_default().to_owned(),
             kind: EntryKind::Folder,
@@ -293,7 +293,7 @@ impl Backend for Cloud {
         match self.wait(async move { objects.head(&key).await })? {
             Ok(found) => return Ok(entry_of(&found)),
             Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(self.said("look at", path, error)),
+            Err(error) => return Err(self.failed("look at", path, error)),
         }
         let name = split(path).1.to_owned();
         let folder = |modified| Entry { name, kind: EntryKind::Folder, size: 0, modified };
@@ -333,7 +333,7 @@ impl Backend for Cloud {
         Ok(Vec::new())
     }
 
-    fn hold(&self, _path: &str, _how: Hold) -> Result<Grip> {
+    fn hold(&self, _path: &str, _how: Hold) -> Result<MaybeHeld> {
         Ok(Some(Box::new(())))
     }
 

@@ -76,7 +76,7 @@ impl Cloud {
             });
             futures_util::stream::iter(copies).buffer_unordered(AT_ONCE).try_collect::<()>().await
         })?;
-        copied.map_err(|e| self.said("copy", &first, e))
+        copied.map_err(|e| self.failed("copy", &first, e))
     }
 }
 

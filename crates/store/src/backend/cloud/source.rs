@@ -71,7 +71,7 @@ impl CloudSource {
             try_join_all(ranges.into_iter().map(piece)).await
         });
         let read = read.map_err(io::Error::other)?;
-        read.map_err(|e| io::Error::other(self.cloud.said("read", &self.path, e)))
+        read.map_err(|e| io::Error::other(self.cloud.failed("read", &self.path, e)))
     }
 }
 

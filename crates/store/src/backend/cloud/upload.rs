@@ -36,8 +36,8 @@ impl<'a> CloudUpload<'a> {
         Ok(CloudUpload { cloud, path: path.to_owned(), key, in_parts, rest, begun, sent })
     }
 
-    fn said(&self, error: object_store::Error) -> Error {
-        self.cloud.said("write", &self.path, error)
+    fn failed(&self, error: object_store::Error) -> Error {
+        self.cloud.failed("write", &self.path, error)
     }
 
     fn send(&mut self, part: Vec<u8>) -> Result<()> {
@@ -46,7 +46,7 @@ impl<'a> CloudUpload<'a> {
             None => {
                 let (objects, key) = (self.cloud.objects.clone(), self.key.clone());
                 let begun = self.cloud.wait(async move { objects.put_multipart(&key).await })?;
-                begun.map_err(|e| self.said(e))?
+                begun.map_err(|e| self.failed(e))?
             }
         };
         let part = upload.put_part(part.into());
@@ -59,7 +59,7 @@ impl<'a> CloudUpload<'a> {
     fn arrived(&mut self) -> Result<()> {
         let Some(part) = self.sent.pop_front() else { return Ok(()) };
         match self.cloud.wait(part)? {
-            Ok(result) => result.map_err(|e| self.said(e)),
+            Ok(result) => result.map_err(|e| self.failed(e)),
             Err(error) => Err(Error::new(ErrorKind::Io, format!("{}: {error}", self.cloud.show(&self.path)))),
         }
     }
@@ -101,7 +101,7 @@ impl Upload for CloudUpload<'_> {
             }
             done
         })?;
-        done.map(drop).map_err(|e| self.said(e))
+        done.map(drop).map_err(|e| self.failed(e))
     }
 }
 
