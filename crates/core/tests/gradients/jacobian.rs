@@ -1,7 +1,12 @@
 //! Jacobian lenses: fitted, read and merged, compared with references computed in f64.
 
+use easyroutine::edit::{Edits, Tensor};
+use easyroutine::gradients::{Output, Rule, Seed, gradients};
 use easyroutine::jacobian::{FitOptions, JacobianFile, JacobianSums};
 use easyroutine::lens::{LensNorm, LensOptions, LogitLens};
+use easyroutine::positions::{Context, Row, Specifier};
+use easyroutine::request::Request;
+use easyroutine::sites::{Point, Site};
 use easyroutine::{Model, Stop};
 
 use crate::common::{Reference, extract, fixtures, relative_error, tensors_of, tiny};
@@ -178,4 +183,41 @@ fn what_fits_no_model_is_refused_by_name() {
     let mut sums = JacobianSums::new(model.arch(), OPTIONS).unwrap();
     sums.add(&model, &[1, 2, 3], Stop::Never, |_, _| Ok(())).unwrap();
     assert_eq!((sums.n_prompts, sums.n_short), (0, 1));
+}
+
+#[test]
+fn a_fit_sums_the_gradients_of_single_vectors() {
+    // Keys that are lent across blocks, and states that are walked back.
+    for case in ["gemma4_text", "mamba2", "recurrent_gemma", "qwen3_next"] {
+        let model = tiny(case);
+        // So long that its unit vectors need several passes.
+        let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 250).collect();
+        let sums = fit(&model, std::slice::from_ref(&ids));
+        let (width, counted) = (model.arch().d_model, OPTIONS.skip_first..ids.len() - OPTIONS.skip_last);
+        let matrix = sums.matrix(0);
+        for unit in [0, 1, width - 1] {
+            let mut values = vec![0.0; ids.len() * width];
+            counted.clone().for_each(|position| values[position * width + unit] = 1.0);
+            let seed = Seed {
+                point: Point::layer_of(Site::ResidOut, model.arch().layers.len() - 1),
+                positions: vec![Specifier::All],
+                values: Tensor::new("unit", &[1, ids.len(), width], values).unwrap(),
+            };
+            let rows = [Row::of(0, &ids)];
+            let request = Request::parse("resid_out_0", "all").unwrap();
+            let (output, mut edits) = (Output::Vectors(std::slice::from_ref(&seed)), Edits::default());
+            let context = Context::default();
+            let rule = Rule::Gradient;
+            let found =
+                gradients(&model, &rows, &request, output, rule, &mut edits, context, Stop::Never).unwrap();
+            let kept = found.cache.get("resid_out_0_gradients").unwrap().values();
+            let mut expected = vec![0.0_f32; width];
+            for position in counted.clone() {
+                let vector = &kept[position * width..(position + 1) * width];
+                expected.iter_mut().zip(vector).for_each(|(sum, x)| *sum += x / counted.len() as f32);
+            }
+            let error = relative_error(&matrix[unit * width..(unit + 1) * width], &expected);
+            assert!(error < 1e-4, "{case}: row {unit} differs by {error:.1e}");
+        }
+    }
 }

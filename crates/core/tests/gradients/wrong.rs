@@ -68,13 +68,22 @@ fn a_model_in_bf16_and_one_without_logits_are_refused() {
 }
 
 #[test]
-fn relp_of_experts_is_refused() {
-    let (model, rows) = (tiny("mixtral"), [Row::of(0, &[1, 2, 3])]);
+fn what_relp_says_nothing_of_is_refused() {
+    for (case, what) in
+        [("mixtral", "experts"), ("mamba2", "recurrences"), ("gemma4_text", "further inputs of layers")]
+    {
+        relp_is_refused(case, what);
+    }
+}
+
+fn relp_is_refused(case: &str, what: &str) {
+    let (model, rows) = (tiny(case), [Row::of(0, &[1, 2, 3])]);
     let request = Request::parse("resid_out_0", "all").unwrap();
     let output = metric(&[Metric::Logit { token: 5 }]);
     let (rule, edits) = (Rule::Relp { halves: true }, &mut Edits::default());
     let found = gradients(&model, &rows, &request, output, rule, edits, Context::default(), Stop::Never);
-    assert!(found.unwrap_err().to_string().contains("experts"));
+    let refused = found.unwrap_err().to_string();
+    assert!(refused.contains(&format!("RelP says nothing of {what}")), "{case}: {refused}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod activation;
 mod attention;
 mod frozen;
 mod norm;
+mod recurrence;
 
 pub use activation::Slope;
 pub use frozen::FrozenNorm;

@@ -70,7 +70,7 @@ impl Cpu {
 }
 
 /// out = x / √(sum of squares + eps) · scale
-fn to_length_one(x: &[f32], eps: f32, scale: f32, out: &mut [f32]) {
+pub(crate) fn to_length_one(x: &[f32], eps: f32, scale: f32, out: &mut [f32]) {
     let squares: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
     let factor = ((squares + f64::from(eps)).sqrt().recip()) as f32;
     out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor * scale);

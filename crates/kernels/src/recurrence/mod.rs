@@ -14,6 +14,7 @@ mod tests;
 
 pub use convolve::Convolution;
 pub use delta::GatedDelta;
+pub(crate) use delta::to_length_one;
 pub use lru::RgLru;
 pub use scan::StateSpace;
 pub use selective::SelectiveScan;
@@ -67,7 +68,7 @@ fn each_token(
 }
 
 /// Tasks write the rows of their sequences concurrently, which is sound only if no row belongs to two sequences.
-fn assert_apart(sequences: &[Range<usize>]) {
+pub(crate) fn assert_apart(sequences: &[Range<usize>]) {
     let ascend = sequences.iter().all(|rows| rows.start <= rows.end);
     let are_apart = sequences.windows(2).all(|pair| pair[0].end <= pair[1].start);
     assert!(ascend && are_apart, "sequences that ascend and do not overlap");

@@ -5,6 +5,7 @@ use easyroutine_sites::Point;
 
 use super::state::{Saved, Walk, add_columns, add_row};
 use super::{Rule, copy};
+use crate::arch::Heads;
 use crate::error::Result;
 use crate::model::buffer::Buffer;
 use crate::pass::{At, KeyHeads, Reg};
@@ -22,7 +23,7 @@ impl Walk<'_> {
         }
         let Some(dz) = self.gradients.take(Reg::Z) else { return Ok(()) };
         let model = self.run.model;
-        let (cpu, spec) = (&model.cpu, model.weights.attention(at, keys)?);
+        let (cpu, spec) = (&model.cpu, self.run.spec(at, keys)?);
         let tokens = dz.rows().n_rows();
         let [mut dq, mut dk, mut dv] = self.room_of_heads(at, tokens);
         let [q, k, v] = self.run.inputs(at, spec, keys);
@@ -52,7 +53,7 @@ impl Walk<'_> {
     /// One head's mixed values from its pattern.
     pub(super) fn mix_back(&mut self, at: At, head: usize, keys: KeyHeads, saved: &Saved) -> Result<()> {
         let model = self.run.model;
-        let (cpu, spec) = (&model.cpu, model.weights.attention(at, keys)?);
+        let (cpu, spec) = (&model.cpu, self.run.spec(at, keys)?);
         if let Some(of_edited) = self.of_edited.take() {
             self.add(Reg::Z, of_edited);
         }
@@ -96,7 +97,7 @@ impl Walk<'_> {
     /// One head's scores.
     pub(super) fn scores_back(&mut self, at: At, head: usize, keys: KeyHeads) -> Result<()> {
         let model = self.run.model;
-        let spec = model.weights.attention(at, keys)?;
+        let spec = self.run.spec(at, keys)?;
         if let (Some(mut square), Some([dq, dk, _])) = (self.square.take(), &mut self.heads) {
             let [q, k, _] = self.run.inputs(at, spec, keys);
             let (sequences, dq, dk) = (&self.run.sequences, dq.rows_mut(), dk.rows_mut());
@@ -118,7 +119,7 @@ impl Walk<'_> {
     fn join_gradients(&mut self, at: At, keys: KeyHeads) {
         let Some([dq, dk, dv]) = self.heads.take() else { return };
         let heads = self.run.heads(at);
-        let (tokens, width) = (dq.rows().n_rows(), heads.queries() + heads.keys() + heads.values());
+        let (tokens, width) = (dq.rows().n_rows(), self.run.registers.get(Reg::Qkv).n_columns());
         add_columns(dq.rows(), self.gradients.sum(Reg::Qkv, tokens, width), 0..heads.queries());
         match keys {
             KeyHeads::OfQueryHeads => {
@@ -127,21 +128,38 @@ impl Walk<'_> {
                 add_columns(dk.rows(), own.reborrow(), 0..middle);
                 add_columns(dv.rows(), own, middle..width);
             }
-            // Keys of another layer have no backward rule and are refused earlier.
-            KeyHeads::Grouped | KeyHeads::Lent { .. } | KeyHeads::Kept { .. } => {
-                self.fold(at, dk.rows(), dv.rows());
+            // What an earlier layer lent has its gradient there, until the walk comes to that layer.
+            KeyHeads::Lent { layer, reg } => {
+                let (lent, width) =
+                    (self.run.model.arch.heads(layer), self.run.registers.get(reg).n_columns());
+                let is_grouped = width == lent.keys() + lent.values();
+                let lent = if is_grouped { lent } else { lent.spread() };
+                self.fold_to((reg, width, 0), lent, dk.rows(), dv.rows());
             }
+            // Only a run with a past keeps keys, and none is differentiated.
+            KeyHeads::Grouped | KeyHeads::Kept { .. } => self.fold(at, dk.rows(), dv.rows()),
         }
         [dq, dk, dv].into_iter().for_each(|buffer| self.gradients.free(buffer));
     }
 
     /// Adds the gradients of query heads' keys and values to the shared ones.
     fn fold(&mut self, at: At, keys: Rows<'_>, values: Rows<'_>) {
-        let heads = self.run.heads(at);
-        let (k, v) = (heads.queries(), heads.queries() + heads.keys());
-        let mut qkv = self.gradients.sum(Reg::Qkv, keys.n_rows(), v + heads.values());
+        let (heads, width) = (self.run.heads(at), self.run.registers.get(Reg::Qkv).n_columns());
+        self.fold_to((Reg::Qkv, width, heads.queries()), heads, keys, values);
+    }
+
+    /// The same where these stand in some register of so many columns, from one of them on.
+    fn fold_to(
+        &mut self,
+        (reg, width, k): (Reg, usize, usize),
+        heads: Heads,
+        keys: Rows<'_>,
+        values: Rows<'_>,
+    ) {
+        let v = k + heads.keys();
+        let mut shared = self.gradients.sum(reg, keys.n_rows(), width);
         for token in 0..keys.n_rows() {
-            let sums = qkv.row_mut(token);
+            let sums = shared.row_mut(token);
             for head in 0..heads.n {
                 let shared = head / heads.group();
                 let (of_key, of_value) = (heads.of_query(shared), heads.of_value(shared));
@@ -212,6 +230,19 @@ impl Walk<'_> {
             }
         }
         Some(of_member)
+    }
+
+    /// Keys and values that later layers read.
+    pub(super) fn lend_back(&mut self, at: At, keys: KeyHeads, from: Reg) {
+        let Some(g) = self.gradients.take(from) else { return };
+        let (reg, first) = match keys {
+            KeyHeads::OfQueryHeads => (Reg::HeadKv, 0),
+            _ => (Reg::Qkv, self.run.heads(at).queries()),
+        };
+        let (tokens, width) = (g.rows().n_rows(), g.rows().n_columns());
+        let all = self.run.registers.get(reg).n_columns();
+        add_columns(g.rows(), self.gradients.sum(reg, tokens, all), first..first + width);
+        self.gradients.free(g);
     }
 
     /// Keys and values copied per query head.

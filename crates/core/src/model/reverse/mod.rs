@@ -6,6 +6,7 @@
 //! holds one stream per layer and one block's insides, and nothing below the lowest place is computed.
 //! docs/design/gradients.md.
 
+mod carried;
 mod gradients;
 mod heads;
 mod latent;
@@ -26,7 +27,7 @@ use super::run::Run;
 use super::{Model, emit};
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pass::{Asked, At, Program, Reg, Section, Step, Values};
+use crate::pass::{Asked, At, KeyHeads, Program, Reg, Section, Step, Values};
 use crate::stop::Stop;
 use crate::tap::{Reversible, Tap, Value, Want};
 pub(crate) use repeated::Repeated;
@@ -107,10 +108,12 @@ impl Model {
             program.sections.iter().filter(|section| section.at >= lowest).collect();
         check_rules(self, sections.iter().copied())?;
         let mut steps = sections.iter().flat_map(|section| &section.steps);
-        if reverse.rule != Rule::Gradient && steps.any(|step| matches!(step, Step::Route { .. })) {
+        if reverse.rule != Rule::Gradient
+            && let Some(what) = steps.find_map(walk::beyond_relp)
+        {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "RelP says nothing of experts, which this model has",
+                format!("RelP says nothing of {what}, which this model has"),
             )
             .hint("plain gradients go through them"));
         }
@@ -162,11 +165,27 @@ impl Model {
     ) -> Result<Vec<Buffer>> {
         let Some(last) = sections.last().map(|section| section.at) else { return Ok(Vec::new()) };
         let edits = walk.edits;
-        let wants = |point: Point| edits.borrow().wants(point);
+        // Keys that later layers read stand in the same form as in the run that is walked back.
+        let spread: Vec<At> = sections
+            .iter()
+            .filter(|section| section.steps.iter().any(lends_spread_keys))
+            .map(|section| section.at)
+            .collect();
+        let wants = |point: Point| match edits.borrow().wants(point) {
+            Want::Nothing
+                if point.site() == Site::HeadKeys
+                    && point.layer().is_some_and(|layer| spread.contains(&At::Block(layer))) =>
+            {
+                Want::Edit
+            }
+            want => want,
+        };
         let asked = Asked { wants: &wants, past: None, heads_at_once: 1 };
-        let program = emit(self.arch(), &asked, At::all(self.arch()).take_while(|at| *at < last));
+        // The last block may read of earlier sections more than the stream; the unembedding does not.
+        let runs = |at: &At| *at < last || *at == last && last != At::Unembedding;
+        let program = emit(self.arch(), &asked, At::all(self.arch()).take_while(runs));
         let mut streams = Vec::with_capacity(sections.len());
-        for section in &program.sections {
+        for section in program.sections.iter().take_while(|section| section.at < last) {
             if section.at >= lowest && section.at > At::Embedding {
                 streams.push(copy(walk.run.registers.get(Reg::Stream).rows()));
             }
@@ -332,6 +351,11 @@ impl Tap for Forward<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a step puts keys, one a query head, where later layers read them.
+fn lends_spread_keys(step: &Step) -> bool {
+    matches!(step, Step::Lend { keys: KeyHeads::OfQueryHeads, .. })
 }
 
 /// Whether a step shows pairwise values that something may change.

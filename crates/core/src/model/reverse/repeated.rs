@@ -68,6 +68,9 @@ impl Model {
                         zeros
                     })
                     .collect();
+                // What earlier blocks lent has a gradient of its own in each pass.
+                let mut lent: Vec<[Option<Buffer>; 2]> = (0..repeated.times).map(|_| [None, None]).collect();
+                const LENT: [Reg; 2] = [Reg::LentFull, Reg::LentSliding];
                 for section in program.sections.iter().rev().filter(|section| section.at >= first) {
                     let layer = section.at.layer().unwrap_or(0);
                     walk.load(streams.pop());
@@ -75,6 +78,9 @@ impl Model {
                     for (time, gradient) in gradients.iter_mut().enumerate() {
                         repeated.stop.check()?;
                         walk.gradients.put(Reg::Stream, std::mem::take(gradient));
+                        for (reg, lent) in LENT.into_iter().zip(&mut lent[time]) {
+                            lent.take().into_iter().for_each(|g| walk.gradients.put(reg, g));
+                        }
                         for (step, saved) in section.steps.iter().zip(&tape).rev() {
                             walk.rule_of(section.at, step, saved)?;
                         }
@@ -84,6 +90,11 @@ impl Model {
                             Some(gradient) => gradient,
                             None => zeros(&mut walk),
                         };
+                        lent[time] = LENT.map(|reg| walk.gradients.take(reg));
+                        // What the embedding gives to every layer is below the lowest stream.
+                        if let Some(g) = walk.gradients.take(Reg::PerLayer) {
+                            walk.gradients.free(g);
+                        }
                         (repeated.take)(time, layer, gradient.rows())?;
                     }
                 }

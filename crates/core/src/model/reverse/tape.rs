@@ -24,6 +24,10 @@ impl Walk<'_> {
             Step::NormLatent { width, .. } => {
                 Saved::Rows(copy(registers.get(Reg::CompressedKv).rows().columns(0..*width)))
             }
+            Step::Gate { reg, columns, .. } => {
+                Saved::Rows(copy(registers.get(*reg).rows().columns(columns.clone())))
+            }
+            Step::GatePerLayer { .. } => Saved::Rows(copy(registers.get(Reg::PerLayerHidden).rows())),
             Step::AddExpert { .. } => Saved::Rows(copy(registers.get(Reg::ExpertOut).rows())),
             Step::WeighShared => Saved::Rows(copy(registers.get(Reg::SharedOut).rows())),
             Step::Xielu => Saved::Rows(copy(registers.get(Reg::Hidden).rows())),

@@ -29,6 +29,17 @@ pub(super) fn has_rule(step: &Step) -> bool {
             | Step::JoinHeads { .. }
             | Step::KeysToValues
             | Step::ScaleLeaving
+            | Step::AddPerLayer { .. }
+            | Step::GatePerLayer { .. }
+            | Step::Lend { .. }
+            | Step::Convolve { .. }
+            | Step::SelectBlocks { .. }
+            | Step::SelectiveScan(_)
+            | Step::StateSpace(_)
+            | Step::GatedDelta(_)
+            | Step::RecurrentUnit(_)
+            | Step::Gate { .. }
+            | Step::ScaleColumns { .. }
             | Step::NormHeadKeys { .. }
             | Step::Product { .. }
             | Step::HeadProduct { .. }
@@ -53,6 +64,17 @@ pub(super) fn has_rule(step: &Step) -> bool {
     )
 }
 
+/// What a step is about that RelP has no rule for.
+pub(super) fn beyond_relp(step: &Step) -> Option<&'static str> {
+    match step {
+        Step::Route { .. } => Some("experts"),
+        Step::Convolve { .. } => Some("recurrences"),
+        Step::Gate { .. } => Some("gates of attention"),
+        Step::GatePerLayer { .. } => Some("further inputs of layers"),
+        _ => None,
+    }
+}
+
 impl Walk<'_> {
     /// Runs a section again and walks it back until `left` gradients were shown; returns how many were.
     pub(super) fn section(
@@ -70,7 +92,7 @@ impl Walk<'_> {
         for step in section.steps[ends..].iter().rev() {
             shown += self.step_back(section.at, step, &Saved::Nothing, seeds, receiver)?;
         }
-        if shown == left || section.at == At::Embedding {
+        if shown == left {
             return Ok(shown);
         }
         let rest = Section { at: section.at, steps: section.steps[..ends].to_vec() };
@@ -201,6 +223,25 @@ impl Walk<'_> {
             Step::ScaleLeaving => {
                 if let Some(g) = self.gradients.get_mut(Reg::Stream) {
                     cpu.scale(g, weights.block(at)?.leaving_scale.unwrap_or(1.0));
+                }
+            }
+            Step::GatePerLayer { columns } => {
+                let (to, from) = (Reg::PerLayerHidden, Reg::PerLayer);
+                self.gate_back((to, 0..columns.len()), (from, columns.clone()), None, saved);
+            }
+            Step::Lend { keys, to } => self.lend_back(at, *keys, *to),
+            Step::Convolve { to, act, .. } => self.convolve_back(at, *to, *act)?,
+            Step::SelectBlocks { width, blocks } => self.select_blocks_back(at, *width, *blocks)?,
+            Step::SelectiveScan(state)
+            | Step::StateSpace(state)
+            | Step::GatedDelta(state)
+            | Step::RecurrentUnit(state) => self.carry_back(at, *state)?,
+            Step::Gate { reg, columns, from, by, act } => {
+                self.gate_back((*reg, columns.clone()), (*from, by.clone()), *act, saved);
+            }
+            Step::ScaleColumns { reg, columns, by } => {
+                if let Some(g) = self.gradients.get_mut(*reg) {
+                    cpu.scale(g.columns(columns.clone()), *by);
                 }
             }
             Step::Spread => self.spread_back(at),
