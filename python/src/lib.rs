@@ -7,6 +7,7 @@
 mod attention;
 mod attribution;
 mod cache;
+mod comparison;
 mod dictionary;
 mod directions;
 mod dla;

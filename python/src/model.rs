@@ -8,6 +8,7 @@ use easyroutine::cache::RunningMean;
 use easyroutine::extraction::ExtractionConfig;
 use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions};
+use easyroutine::names::Names;
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer as Engine;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 
 use crate::attribution;
 use crate::cache;
+use crate::comparison;
 use crate::dla;
 use crate::edges;
 use crate::edits::{self, InterventionInput};
@@ -45,6 +47,8 @@ pub(crate) struct Model {
     pre: Option<String>,
     config: Map<String, Value>,
     pub(crate) identity: Identity,
+    /// How its files name tensors and modules.
+    pub(crate) names: Names,
 }
 
 /// One row of a batch: its ids; and its text with the span of each token, where known.
@@ -85,10 +89,11 @@ impl Model {
             let model_type = opened.reading.family.model_type;
             let config = opened.config.clone();
             let identity = opened.identity.clone();
+            let names = opened.reading.names.clone();
             let model = Arc::new(opened.build(&options)?);
             // A model without a tokenizer still runs on ids; asking for the tokenizer raises the error.
             let tokenizer = load::tokenizer(&files, pre.as_deref()).ok().map(Arc::new);
-            Ok(Model { model, files, model_type, tokenizer, pre, config, identity })
+            Ok(Model { model, files, model_type, tokenizer, pre, config, identity, names })
         })
     }
 
@@ -368,6 +373,17 @@ impl Model {
         progress: Option<Py<PyAny>>,
     ) -> Result<String, Failure> {
         edges::fit_jacobian(py, self, &rows, &path, skip_first, progress)
+    }
+
+    /// Compares the activations in a file with ours; returns JSON.
+    fn compare(
+        &self,
+        py: Python<'_>,
+        file: PathBuf,
+        tolerance: Option<f64>,
+        exact: bool,
+    ) -> Result<String, Failure> {
+        comparison::run(py, self, &file, tolerance, exact)
     }
 
     /// Trains a tuned lens and saves it; returns the mean loss of every step.

@@ -7,6 +7,7 @@ mod attribution;
 mod buckets;
 mod commands;
 mod common;
+mod compare;
 mod dataset;
 mod dictionaries;
 mod directions;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use easyroutine::compare::{Comparison, Verdict, compare};
+use easyroutine::compare::{Comparison, Verdict, Wrong, compare, compare_exact};
 use easyroutine::families::Reading;
 use easyroutine::load::{LoadOptions, open};
-use easyroutine::{Error, Model};
+use easyroutine::{Error, Model, Stop};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -177,4 +177,51 @@ fn every_family_agrees_with_its_references() {
         let found = file.compared(&case).unwrap();
         assert_eq!(found.first_wrong(), None, "{case}");
     }
+}
+
+#[test]
+fn a_run_in_f64_says_who_is_wrong() {
+    let of = references("llama");
+    let of = |name: &str| &of[&format!("full.{name}")];
+    let (model, reading) = model("llama");
+    let with = |file: &File, model: &Model, exact: &Model| {
+        compare_exact(model, exact, &reading.names, &file.written(), 1e-4, Stop::Never).unwrap()
+    };
+    // Nobody.
+    let file = dump("llama");
+    let found = with(&file, &model, &model);
+    assert_eq!(found.first_wrong(), None, "{found:?}");
+    for place in &found.places {
+        let exact = place.exact.as_ref().unwrap();
+        assert!(exact.ours.error < 1e-5 && exact.ours.cosine > 1.0 - 1e-9, "{place:?}");
+    }
+    // The file, by a factor.
+    let tensors = file.tensors.into_iter().filter(|(name, ..)| name != "model.layers.1").collect();
+    let file = File { tensors, ..file };
+    let file = file.floats("model.layers.1", of("resid_out_1"), |_, x| x * 2.0);
+    let found = with(&file, &model, &model);
+    let first = found.first_wrong().unwrap();
+    let exact = first.exact.as_ref().unwrap();
+    assert_eq!((first.activation.as_str(), exact.wrong), ("resid_out_1", Wrong::File));
+    assert!((exact.file.magnitude - 2.0).abs() < 1e-5 && exact.file.cosine > 1.0 - 1e-9, "{exact:?}");
+    assert!(exact.ours.error < 1e-5, "{exact:?}");
+    // We, whose model is another one than that of the file; then both.
+    let other = tiny("llama_linear");
+    let wrong = |file: &File| {
+        let found = with(file, &other, &model);
+        let of = |name: &str| found.places.iter().find(|place| place.activation == name).cloned().unwrap();
+        [of("resid_out_0"), of("resid_out_1")].map(|place| place.exact.unwrap().wrong)
+    };
+    assert_eq!(wrong(&file), [Wrong::Ours, Wrong::Both]);
+}
+
+#[test]
+fn what_is_not_a_number_is_wrong_beside_the_exact_run() {
+    let of = references("llama");
+    let file = File::new().whole("input_ids", &of["full.input_ids"]);
+    let file = file.floats("resid_out_0", &of["full.resid_out_0"], |i, x| if i == 3 { f32::NAN } else { x });
+    let (model, reading) = model("llama");
+    let found = compare_exact(&model, &model, &reading.names, &file.written(), 1e-4, Stop::Never).unwrap();
+    let exact = found.first_wrong().unwrap().exact.clone().unwrap();
+    assert_eq!((exact.wrong, exact.file.error, exact.file.at), (Wrong::File, f64::INFINITY, [0, 0, 3]));
 }

@@ -7,6 +7,7 @@ mod classic;
 mod common;
 mod compare;
 mod edits;
+mod exact;
 mod export;
 mod extract;
 mod extraction;

@@ -19,6 +19,7 @@ from easyroutine.hints import in_python
 from easyroutine.interpretability import (
     attribution,
     circuits,
+    comparison,
     dataset,
     direct_attribution,
     generation,
@@ -278,6 +279,7 @@ class HookedModel(DescribedModel):
     sweep = patching.sweep
     gradients = gradients.gradients
     direct_attribution = direct_attribution.direct_attribution
+    compare = comparison.compare
     attribution_patching = attribution.attribution_patching
     integrated_gradients = attribution.integrated_gradients
     edges = circuits.edges

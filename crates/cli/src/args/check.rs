@@ -18,6 +18,10 @@ pub(crate) struct Check {
     /// with ours.
     #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
     pub(crate) compare: Option<PathBuf>,
+    /// Also run the model in f64, computing each operation from its formula, and report which is wrong: FILE, this
+    /// program, or both.
+    #[arg(long, requires = "compare")]
+    pub(crate) exact: bool,
     /// The largest difference counted as equal, relative to the largest value of the place: 1e-4, or 5e-2 with bf16.
     #[arg(long, value_name = "X", requires = "compare", value_parser = tolerance)]
     pub(crate) tolerance: Option<f64>,

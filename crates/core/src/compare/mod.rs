@@ -1,6 +1,7 @@
 //! Compares activations written by another program with ours, place by place.
 
 mod dump;
+mod exact;
 mod places;
 
 use std::collections::BTreeMap;
@@ -10,13 +11,14 @@ use easyroutine_files::{Encoding, ShardedSafeTensors};
 use easyroutine_kernels::Dtype;
 use easyroutine_sites::{Point, Site};
 
-use crate::batch::Batch;
 use crate::cache::{Capture, Kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::names::Names;
 use crate::positions::{Selected, Selection, Specifier};
+use crate::stop::Stop;
 use dump::{Axes, Rows};
+pub use exact::{AgainstExact, Apart, Wrong};
 use places::Places;
 
 /// The comparison of a file with the model.
@@ -47,6 +49,8 @@ pub struct Compared {
     pub at: [usize; 3],
     /// Whether both agree within the tolerance.
     pub verdict: Verdict,
+    /// Both beside a run in f64, where one was asked for.
+    pub exact: Option<AgainstExact>,
 }
 
 /// How two tensors compare.
@@ -61,9 +65,13 @@ pub enum Verdict {
 }
 
 impl Comparison {
-    /// The first differing place in the order of the pass.
+    /// The first differing place in the order of the pass; with a run in f64, the first place where either side is wrong.
     pub fn first_wrong(&self) -> Option<&Compared> {
-        self.places.iter().find(|place| place.verdict != Verdict::Same)
+        let is_wrong = |place: &&Compared| match &place.exact {
+            Some(exact) => exact.wrong != Wrong::Neither,
+            None => place.verdict != Verdict::Same,
+        };
+        self.places.iter().find(is_wrong)
     }
 }
 
@@ -88,6 +96,35 @@ pub fn tolerance(model: &Model) -> f64 {
 /// # Errors
 /// If the file cannot be read or has no `input_ids`, the model cannot run the ids, or no tensor can be compared.
 pub fn compare(model: &Model, names: &Names, file: &Path, tolerance: f64) -> Result<Comparison> {
+    compared(model, None, names, file, tolerance)
+}
+
+/// As [`compare`], and both beside a run in f64 of the same weights, which says who is wrong. `exact` is the model in f32:
+/// `model` itself, unless that is in bf16, whose weights are rounded.
+///
+/// # Shapes
+/// As [`compare`].
+///
+/// # Errors
+/// Those of [`compare`] and of [`Model::forward_exact`].
+pub fn compare_exact(
+    model: &Model,
+    exact: &Model,
+    names: &Names,
+    file: &Path,
+    tolerance: f64,
+    stop: Stop<'_>,
+) -> Result<Comparison> {
+    compared(model, Some((exact, stop)), names, file, tolerance)
+}
+
+fn compared(
+    model: &Model,
+    exact: Option<(&Model, Stop<'_>)>,
+    names: &Names,
+    file: &Path,
+    tolerance: f64,
+) -> Result<Comparison> {
     let dump = ShardedSafeTensors::open(file)?;
     let rows = Rows::read(&dump).map_err(|error| error.at(file.display()))?;
     let places = Places::new(model.arch(), names);
@@ -113,6 +150,10 @@ pub fn compare(model: &Model, names: &Names, file: &Path, tolerance: f64) -> Res
     let mut capture = Capture::new(asked.values().flatten().copied().collect(), selection);
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);
+    let exact = match exact {
+        Some((model, stop)) => Some(exact::run(model, &batch, asked.values().flatten().copied(), stop)?),
+        None => None,
+    };
     let mut found: Vec<(Point, Compared)> = Vec::new();
     for (name, points) in asked {
         let Some(tensor) = dump.tensor(name) else { continue };
@@ -130,11 +171,24 @@ pub fn compare(model: &Model, names: &Names, file: &Path, tolerance: f64) -> Res
         };
         let values = tensor.read_all()?;
         for (number, (point, kept)) in points.iter().zip(kept).enumerate() {
-            let one = difference(*point, kept, &batch, &|row, position, column| {
-                values[axes.place(row, rows.first(row) + position, number, column + axes.shift(&rows, row))]
+            let ours = |row: usize, i: usize| f64::from(kept.row(row)[i]);
+            let theirs = |row: usize, position: usize, column: usize| {
+                let column = column + axes.shift(&rows, row);
+                f64::from(values[axes.place(row, rows.first(row) + position, number, column)])
+            };
+            let one = difference(*point, kept, |[row, position, column], i| {
+                (ours(row, i), theirs(row, position, column))
+            });
+            let beside = exact.as_ref().and_then(|exact| exact.get(point)).map(|exact| {
+                let file = difference(*point, kept, |[row, position, column], i| {
+                    (theirs(row, position, column), exact[row][i])
+                });
+                let ours = difference(*point, kept, |[row, ..], i| (ours(row, i), exact[row][i]));
+                AgainstExact::of(&file, &ours, tolerance)
             });
             let (activation, tensor) = (point.to_string(), name.to_owned());
-            found.push((*point, one.judged(activation, tensor, tolerance)));
+            let one = one.judged(activation, tensor, tolerance);
+            found.push((*point, Compared { exact: beside, ..one }));
         }
         tensor.drop_pages();
     }
@@ -178,22 +232,20 @@ struct Difference {
     products: [f64; 3],
 }
 
-fn difference(
-    point: Point,
-    kept: &Kept,
-    batch: &Batch,
-    theirs: &dyn Fn(usize, usize, usize) -> f32,
-) -> Difference {
+/// Sums over pairs of values, each of a row, a position and a column, and of a place among the row's values.
+fn difference(point: Point, kept: &Kept, both: impl Fn([usize; 3], usize) -> (f64, f64)) -> Difference {
     let mut sums = Difference::default();
-    for row in 0..batch.n_rows() {
-        let width = kept.row_shapes[row].iter().skip(1).product::<usize>();
-        for (i, ours) in kept.row(row).iter().enumerate() {
+    for (row, shape) in kept.row_shapes.iter().enumerate() {
+        let width = shape.iter().skip(1).product::<usize>();
+        for i in 0..kept.row(row).len() {
             let (position, column) = (i / width.max(1), i % width.max(1));
             if point.site() == Site::Scores && column > position {
                 // Programs write different numbers at hidden cells.
                 continue;
             }
-            sums.add(f64::from(*ours), f64::from(theirs(row, position, column)), [row, position, column]);
+            let at = [row, position, column];
+            let (ours, theirs) = both(at, i);
+            sums.add(ours, theirs, at);
         }
     }
     sums
@@ -231,6 +283,6 @@ impl Difference {
             error if error.is_finite() && rest <= tolerance => Verdict::Magnitude,
             _ => Verdict::Direction,
         };
-        Compared { activation, tensor, error, factor, rest, at: self.at, verdict }
+        Compared { activation, tensor, error, factor, rest, at: self.at, verdict, exact: None }
     }
 }

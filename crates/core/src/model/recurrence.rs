@@ -11,10 +11,10 @@ use crate::error::Result;
 use crate::pass::{At, Reg};
 
 /// Added to the sum of squares of queries and keys (transformers, `l2norm`).
-const LENGTH_EPS: f32 = 1e-6;
+pub(super) const LENGTH_EPS: f32 = 1e-6;
 
 /// Unlimited step sizes.
-const ANY: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
+pub(super) const ANY: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
 
 impl Run<'_> {
     /// The causal convolution of the first columns of `mixed`.

@@ -41,6 +41,13 @@ impl Xielu {
         }
     }
 
+    /// The function in f64.
+    pub(crate) fn exact(&self, x: f64) -> f64 {
+        let [positive, negative, beta, eps] =
+            [self.positive, self.negative, self.beta, self.eps].map(f64::from);
+        if x > 0.0 { positive * x * x + beta * x } else { (x.min(eps).exp_m1() - x) * negative + beta * x }
+    }
+
     fn slope(&self, x: f32) -> f32 {
         if x > 0.0 {
             2.0 * self.positive * x + self.beta

@@ -22,6 +22,7 @@ use easyroutine_sites::Point;
 use crate::arch::Arch;
 use crate::tap::Want;
 use emitter::Emitter;
+pub(crate) use outline::multiplications;
 pub use outline::{Outline, Row, outline};
 use reg::Regs;
 pub(crate) use reg::{MATRICES, Reg};

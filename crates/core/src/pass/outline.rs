@@ -150,7 +150,7 @@ fn of_recurrence(arch: &Arch, at: At, width: impl Fn(&Recurrence) -> usize) -> u
 }
 
 /// As [`Row::multiplications`].
-fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
+pub(crate) fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
     let heads = arch.heads(at.layer().unwrap_or(0));
     let count = match step {
         Step::Product { inputs, outputs, finish: Finish::Gate(_), .. } => 2 * inputs * outputs,

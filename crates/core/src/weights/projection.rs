@@ -203,6 +203,11 @@ impl Projection {
         }
     }
 
+    /// The low-rank update of an adapter.
+    pub(crate) fn update(&self) -> Option<&Update> {
+        self.update.as_deref()
+    }
+
     /// Whether an adapter changes it.
     pub(crate) fn is_updated(&self) -> bool {
         self.update.is_some()
