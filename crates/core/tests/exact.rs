@@ -84,18 +84,13 @@ fn every_place_of_every_fixture_is_within_rounding_of_the_run_in_f64() {
         let [ours, exact] = both(&model, &rows());
         assert!(ours.keys().eq(exact.keys()), "{case}: both runs show the same places");
         let layers = model.arch().layers.len();
-        let mut most = (0.0, String::new());
         for (point, rows) in &ours {
             let error = error(rows, &exact[point]) / f64::from(f32::EPSILON);
             let through = point.layer().map_or(layers, |layer| layer + 1);
             if error > PER_LAYER * through as f64 {
                 failures.push(format!("{case}: {point}: {error:.1} units"));
             }
-            if error > most.0 {
-                most = (error, format!("{case}: {point}"));
-            }
         }
-        println!("{:6.1} of {layers} layers, {}", most.0, most.1);
     }
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
