@@ -30,15 +30,14 @@ fn decays(seed: u64, count: usize) -> Vec<f32> {
     values(seed, count).iter().map(|x| -x.abs() - 0.05).collect()
 }
 
-/// Checks gradients of Σ g · out against differences: `forward` is the formula of one sequence, from rows of inputs to rows
-/// of `width` outputs; `back` gives the gradients of all inputs.
-fn check(
-    name: &str,
-    width: usize,
-    inputs: &Inputs,
-    forward: &dyn Fn(&[Vec<f64>], usize) -> Vec<f64>,
-    back: &dyn Fn(&Cpu, &[Range<usize>], Rows<'_>) -> Vec<Vec<f32>>,
-) {
+/// The formula of one sequence: rows of inputs and their number to rows of outputs.
+type Formula<'a> = dyn Fn(&[Vec<f64>], usize) -> Vec<f64> + 'a;
+
+/// The gradients of all inputs, from that of the outputs.
+type Back<'a> = dyn Fn(&Cpu, &[Range<usize>], Rows<'_>) -> Vec<Vec<f32>> + 'a;
+
+/// Checks gradients of Σ g · out against differences of a formula with `width` outputs.
+fn check(name: &str, width: usize, inputs: &Inputs, forward: &Formula<'_>, back: &Back<'_>) {
     let g = values(77, ROWS * width);
     let rows = Rows::dense(&g, ROWS, width);
     let number = |inputs: &[Vec<f64>], sequence: Range<usize>| -> f64 {
