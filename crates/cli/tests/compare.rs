@@ -1,7 +1,7 @@
 //! `model check --compare`, with and without the run in f64.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -34,7 +34,7 @@ fn dump(scaled: &str, by: f32) -> (TempDir, PathBuf) {
 }
 
 /// Its JSON and what it says, with this exit status.
-fn checked(code: i32, file: &PathBuf, more: &[&str]) -> (Value, String) {
+fn checked(code: i32, file: &Path, more: &[&str]) -> (Value, String) {
     let model = tiny("llama");
     let file = file.to_str().unwrap();
     let args = [&["model", "check", &model, "--compare", file, "--format", "json"], more].concat();
