@@ -217,10 +217,7 @@ class Model:
         n_new: list[int] = ...,
     ) -> dict[str, Any]: ...
     def extract(
-        self,
-        rows: list[_DataRow],
-        settings: dict[str, Any],
-        progress: Callable[[int, int], Any] | None,
+        self, rows: list[_DataRow], settings: dict[str, Any], progress: Callable[[int, int], Any] | None
     ) -> dict[str, Any]: ...
     def generate(
         self,
@@ -256,11 +253,7 @@ class Model:
         progress: Callable[[int, int], Any] | None,
     ) -> dict[str, Any]: ...
     def edges(
-        self,
-        clean: list[_Row],
-        corrupt: list[_Row],
-        wishes: dict[str, Any],
-        progress: Callable[[int, int], Any] | None,
+        self, clean: list[_Row], corrupt: list[_Row], wishes: dict[str, Any], progress: Callable[[int, int], Any] | None
     ) -> str: ...
     def attribution_graph(
         self, row: list[int], wishes: dict[str, Any], progress: Callable[[int, int], Any] | None
@@ -269,11 +262,7 @@ class Model:
         self, rows: list[list[int]], path: str, skip_first: int, progress: Callable[[int, int], Any] | None
     ) -> str: ...
     def tune(
-        self,
-        rows: list[list[int]],
-        folder: str,
-        wishes: dict[str, Any],
-        progress: Callable[[int, int], Any] | None,
+        self, rows: list[list[int]], folder: str, wishes: dict[str, Any], progress: Callable[[int, int], Any] | None
     ) -> list[float]: ...
     def sweep(self, row: list[int], sweep: dict[str, Any], progress: Callable[[int, int], Any] | None) -> str: ...
 
