@@ -1,4 +1,4 @@
-"""Arithmetic of the engine's tensors: that of numpy, whose arrays it gives, or of torch if numpy is not installed."""
+"""Arithmetic on the engine's tensors, by numpy, or by torch if numpy is not installed; it returns their arrays."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _REDUCTIONS = {
     "argmin": "Where the smallest number stands, counted over all numbers or along an axis.",
     "argmax": "Where the largest number stands, counted over all numbers or along an axis.",
 }
-#: What torch calls numpy's keywords.
+#: torch's names for numpy's keywords.
 _OF_TORCH = {"dim": "axis", "keepdim": "keepdims"}
 
 
 def _as_array(value: Any) -> Any:
-    """The engine's tensor as an array that calculates, sharing memory; anything else as it is."""
+    """The engine's tensor as an array with arithmetic, sharing memory; anything else unchanged."""
     if not isinstance(value, Tensor):
         return value
     if is_installed("numpy"):
@@ -80,7 +80,7 @@ def _put(name: str, method: Callable[..., Any], says: str | None = None) -> None
 
 
 def equip() -> None:
-    """Gives the engine's class its operators and reductions; importing the package does so."""
+    """Adds operators and reductions to the engine's class; runs when the package is imported."""
     for name in _BINARY:
         _put(f"__{name}__", _binary(name))
         _put(f"__r{name}__", _reflected(name))
