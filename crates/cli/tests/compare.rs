@@ -84,7 +84,8 @@ fn a_table_has_both_beside_the_run_in_f64() {
     assert_eq!(rows[0][..4], ["wrong", "activation", "file error", "file magnitude"]);
     assert_eq!((rows[1][0], rows[1][1]), ("none", "resid_out_0"));
     let wrong = rows.iter().find(|row| row[1] == "mlp_out_2").unwrap();
-    assert_eq!((wrong[0], wrong[3], wrong[4]), ("FILE", "3.000000", "1.000000000"));
+    assert_eq!((wrong[0], wrong[4]), ("FILE", "1.000000000"));
+    assert!((wrong[3].parse::<f64>().unwrap() - 3.0).abs() < 1e-4, "{wrong:?}");
 }
 
 #[test]
