@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use easyroutine::arch::Arch;
+use easyroutine::load::LoadOptions;
 use easyroutine::positions::{Context, Selection};
-use easyroutine::{Batch, Cpu, Simd, Stop};
+use easyroutine::{Batch, Cpu, Stop};
 use easyroutine_dictionaries::{
-    Dictionaries, Dictionary as Engine, FeatureCapture, Features, Options, TEXT, measure,
+    Dictionaries, Dictionary as Engine, FeatureCapture, Features, Options, measure, text,
 };
 use easyroutine_kernels::Rows;
 use pyo3::prelude::*;
@@ -60,11 +61,10 @@ impl Dictionary {
         let options = Options { place, norm_factor };
         let stem = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let dictionary = Arc::new(waiting(py, move || Engine::open(&path, &options))?);
-        let simd = Simd::from_env().map_err(Failure::input)?;
-        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
         let name: String = stem.chars().take(60).map(plain).collect();
-        Ok(Dictionary { dictionary, name, cpu: Cpu::new(simd, threads.unwrap_or_else(all)) })
+        let cpu = LoadOptions { threads, ..LoadOptions::default() }.cpu()?;
+        Ok(Dictionary { dictionary, name, cpu })
     }
 
     /// Its certificate as JSON.
@@ -76,6 +76,11 @@ impl Dictionary {
     fn layers(&self) -> Vec<(Option<usize>, Vec<usize>)> {
         let layers = self.dictionary.layers().iter().enumerate();
         layers.map(|(at, layer)| (layer.writes().layer(), self.dictionary.sources(at).collect())).collect()
+    }
+
+    /// What is to be said if its publisher names another model.
+    fn other_model(&self, model: &Model) -> Option<String> {
+        self.dictionary.certificate().other_model(&model.files)
     }
 
     /// Where its layers read and write in `model`.
@@ -149,7 +154,7 @@ impl Dictionary {
     /// The text that `measure` uses by default, one prompt per entry.
     #[staticmethod]
     fn text() -> Vec<&'static str> {
-        TEXT.split("\n\n").map(str::trim_end).collect()
+        text().collect()
     }
 
     /// Each active feature's first-order effect on a number, for tokens `[T, D_in]` and the number's gradients `[T,

@@ -3,7 +3,7 @@
 use easyroutine_app::reports::{self, LayerAccuracy};
 use easyroutine_dictionaries::{
     Directions as Engine, LayerDirection, Logistic, Probe, ProbeMethod, Steering, Vectors, fit_probe,
-    fit_steering, held_out,
+    fit_steering, held_out, held_out_warning,
 };
 use easyroutine_view::bars;
 use pyo3::prelude::*;
@@ -22,6 +22,8 @@ type Given = Vec<(String, usize, Py<Tensor>)>;
 pub(crate) struct Directions {
     directions: Engine,
     accuracies: Vec<LayerAccuracy>,
+    /// What is to be said of how they were fitted.
+    warnings: Vec<String>,
 }
 
 #[pymethods]
@@ -29,7 +31,7 @@ impl Directions {
     /// Reads a .safetensors or .gguf file.
     #[staticmethod]
     fn open(path: std::path::PathBuf) -> Result<Directions, Failure> {
-        Ok(Directions { directions: Engine::open(&path)?, accuracies: Vec::new() })
+        Ok(Directions { directions: Engine::open(&path)?, accuracies: Vec::new(), warnings: Vec::new() })
     }
 
     /// Fits a probe of each activation to rows of two classes.
@@ -59,6 +61,7 @@ impl Directions {
             return Err(Failure::input(format!("held_out has {} rows, labels {}", held.len(), labels.len())));
         }
         let mut found = Directions::of(site, method.name());
+        found.warnings.extend(held_out_warning(&labels, &held));
         for (key, layer, tensor) in given {
             let (values, width) = (tensor.get().floats(), width(&key, tensor.get())?);
             let (labels, held) = (labels.clone(), held.clone());
@@ -115,6 +118,11 @@ impl Directions {
     #[getter]
     fn method(&self) -> &str {
         &self.directions.method
+    }
+
+    #[getter]
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
     }
 
     /// For each layer its number, its vector and, for a probe, its bias.
@@ -182,7 +190,7 @@ impl Directions {
 impl Directions {
     fn of(site: String, method: &str) -> Directions {
         let directions = Engine { site, method: method.to_owned(), ..Engine::default() };
-        Directions { directions, accuracies: Vec::new() }
+        Directions { directions, accuracies: Vec::new(), warnings: Vec::new() }
     }
 
     fn push(&mut self, layer: usize, vector: &[f64], bias: Option<f64>) {

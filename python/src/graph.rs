@@ -122,6 +122,7 @@ pub(crate) fn make(
         },
     });
     let mut warnings = dictionary.certificate().warnings.clone();
+    warnings.extend(dictionary.certificate().other_model(&model.files));
     let begins = ids.iter().take(options.zeroed).find(|id| !model.special().contains(id));
     if let (Some(id), Some(_)) = (begins, &model.tokenizer) {
         warnings.push(format!(
@@ -152,7 +153,7 @@ impl AttributionGraph {
 impl AttributionGraph {
     /// Every node, as a dict.
     fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let influence = self.graph.influence();
+        let influence = py.detach(|| self.graph.influence());
         let mut nodes = Vec::with_capacity(influence.len());
         for (number, influence) in influence.iter().enumerate() {
             let dict = PyDict::new(py);
@@ -197,20 +198,26 @@ impl AttributionGraph {
         Tensor::f32(edges, vec![rows().count(), self.graph.n_sources()])
     }
 
-    fn scores(&self) -> (f64, f64) {
-        let scores = self.graph.scores();
+    /// How many targets and sources there are.
+    fn shape(&self) -> (usize, usize) {
+        (self.graph.targets().count(), self.graph.n_sources())
+    }
+
+    fn scores(&self, py: Python<'_>) -> (f64, f64) {
+        let scores = py.detach(|| self.graph.scores());
         (scores.replacement, scores.completeness)
     }
 
     /// Which nodes are left, and the remaining edges as target and source.
-    fn prune(&self, nodes: f64, edges: f64) -> Result<Left, Failure> {
-        let pruned = self.pruned(nodes, edges)?;
+    fn prune(&self, py: Python<'_>, nodes: f64, edges: f64) -> Result<Left, Failure> {
+        let pruned = py.detach(|| self.pruned(nodes, edges))?;
         Ok((pruned.nodes, pruned.edges))
     }
 
     /// As JSON in circuit-tracer's format.
     fn json(
         &self,
+        py: Python<'_>,
         nodes: f64,
         edges: f64,
         slug: Option<String>,
@@ -219,8 +226,10 @@ impl AttributionGraph {
         let mut settings = self.settings.clone();
         settings["settings"]["node_threshold"] = json!(nodes);
         settings["settings"]["edge_threshold"] = json!(edges);
-        let (pruned, texts) = (self.pruned(nodes, edges)?, self.texts(slug, scan));
-        Ok(to_json(&self.graph, &pruned, nodes, &texts, settings).to_string())
+        py.detach(|| {
+            let (pruned, texts) = (self.pruned(nodes, edges)?, self.texts(slug, scan));
+            Ok(to_json(&self.graph, &pruned, nodes, &texts, settings).to_string())
+        })
     }
 
     /// As `html`, `csv`, `markdown` or `terminal`.
@@ -233,17 +242,19 @@ impl AttributionGraph {
         width: usize,
         most: usize,
     ) -> Result<Bound<'py, PyBytes>, Failure> {
-        let pruned = self.pruned(nodes, edges)?;
-        let mut said = lines(&self.graph, &pruned);
-        said.insert(0, format!("{} · {}", self.model, self.texts.scan));
-        let drawing_of = report(&self.graph, &pruned, &self.shown, said);
-        let drawn = match format {
-            "html" => view::html(&drawing_of).map_err(drawing)?,
-            "csv" => view::csv(&drawing_of),
-            "markdown" => view::markdown(&drawing_of),
-            "terminal" => view::terminal(&drawing_of, width, most),
-            other => return Err(Failure::input(format!("a graph is not drawn as {other}"))),
-        };
+        let drawn = py.detach(|| {
+            let pruned = self.pruned(nodes, edges)?;
+            let mut said = lines(&self.graph, &pruned);
+            said.insert(0, format!("{} · {}", self.model, self.texts.scan));
+            let drawing_of = report(&self.graph, &pruned, &self.shown, said);
+            match format {
+                "html" => view::html(&drawing_of).map_err(drawing),
+                "csv" => Ok(view::csv(&drawing_of)),
+                "markdown" => Ok(view::markdown(&drawing_of)),
+                "terminal" => Ok(view::terminal(&drawing_of, width, most)),
+                other => Err(Failure::input(format!("a graph is not drawn as {other}"))),
+            }
+        })?;
         Ok(PyBytes::new(py, drawn.as_bytes()))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use easyroutine::cache::{ActivationCache, Axis};
 use easyroutine::lens::{Direction, LensNorm, LensOptions, LogitLens, Metric};
 use easyroutine::load::{self, LoadOptions};
-use easyroutine::{Cpu, FinalNorm, LogitRules, NormKind, Simd, Unembedding};
+use easyroutine::{FinalNorm, LogitRules, NormKind, Unembedding};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -114,9 +114,7 @@ impl Lens {
         let rules = LogitRules { bias: floats(bias), divisor, softcap };
         let values = matrix.floats();
         let lens = py.detach(|| {
-            let simd = Simd::from_env().map_err(easyroutine::Error::input)?;
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let cpu = Cpu::new(simd, threads);
+            let cpu = LoadOptions::default().cpu()?;
             let unembedding = Unembedding::from_rows(&cpu, &values, d_model, norm, rules)?;
             Ok::<_, Failure>(LogitLens::from_unembedding(unembedding, cpu))
         })?;

@@ -1,19 +1,19 @@
 //! `--intervene` and `--dict`: read before a model is loaded, checked against it before it runs.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use easyroutine::Model;
-use easyroutine::arch::Arch;
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::positions::{Context, Row};
 use easyroutine::tokens::Tokenizer;
-use easyroutine_dictionaries::{Dictionaries, Dictionary, FeatureChange, FeatureEdits, Options};
+use easyroutine_dictionaries::{Dictionaries, Dictionary, FeatureChange, FeatureEdits, Options, stated};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Changes, DictFlags};
 use crate::failure::{Failure, one_line};
 use crate::output;
-use crate::session::Prompt;
+use crate::session::{Prompt, Session};
 
 /// The changes, as given.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Given {
     pub(crate) interventions: Vec<Intervention>,
     pub(crate) features: Vec<FeatureChange>,
     pub(crate) dictionaries: Opened,
+    /// What the files of values that interventions name say of themselves.
+    stated: BTreeMap<PathBuf, BTreeMap<String, String>>,
 }
 
 /// Opened dictionaries, fitted to the model once it is known.
@@ -39,21 +41,46 @@ impl Changes {
     pub(crate) fn read(&self) -> Result<Given, Failure> {
         let (features, others): (Vec<&String>, Vec<&String>) =
             self.intervene.iter().partition(|text| FeatureChange::is_meant(text));
-        let read = |text: &&String| text.parse::<Intervention<Reference>>().and_then(Intervention::load);
-        let interventions = others.iter().map(read).collect::<Result<_, _>>()?;
+        let read = |text: &&String| text.parse::<Intervention<Reference>>();
+        let others = others.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let files: BTreeSet<PathBuf> =
+            others.iter().filter_map(Intervention::file).map(ToOwned::to_owned).collect();
+        let interventions = others.into_iter().map(Intervention::load).collect::<Result<_, _>>()?;
+        let stated = files.into_iter().map(|file| Ok((file.clone(), stated(&file)?)));
+        let stated = stated.collect::<easyroutine::Result<_>>()?;
         let features = features.iter().map(|text| text.parse()).collect::<Result<Vec<FeatureChange>, _>>()?;
         let dictionaries = self.dictionaries.open()?;
         if dictionaries.is_empty() && !features.is_empty() {
             return Err(Failure::usage("--intervene changes features, and no dictionary is given")
                 .hint("name one: --dict NAME=PATH; its features are features_NAME"));
         }
-        Ok(Given { interventions, features, dictionaries })
+        Ok(Given { interventions, features, dictionaries, stated })
     }
 }
 
 impl Given {
     pub(crate) fn is_empty(&self) -> bool {
         self.interventions.is_empty() && self.features.is_empty()
+    }
+
+    /// Warns of values that were made with another model: where the widths agree, nothing else would tell.
+    fn warn_of_other_models(&self, session: &Session) -> Result<(), Failure> {
+        for (file, about) in &self.stated {
+            let about = |key: &str| about.get(key).map(String::as_str);
+            let own_type = session.model_type;
+            let other = match (about("model_digest"), about("model_type")) {
+                (Some(digest), _) if digest != session.identity.digest()? => about("model").unwrap_or(digest),
+                (None, Some(stated)) if !is_same_type(stated, own_type) => stated,
+                _ => continue,
+            };
+            let own = if about("model_digest").is_some() { &session.files.name } else { own_type };
+            let text = format!(
+                "{} was made with another model: it says `{other}`, and this is `{own}`",
+                file.display()
+            );
+            output::note("warning", &one_line(&text));
+        }
+        Ok(())
     }
 
     /// Refuses features for a command that does not use them.
@@ -161,20 +188,36 @@ impl Opened {
         &self.record
     }
 
-    /// The dictionaries, fitted to a model.
+    /// The dictionaries, fitted to a model. Says of those that name another.
     ///
     /// # Errors
     /// If one does not fit.
-    pub(crate) fn fitted(&self, arch: &Arch) -> Result<&Dictionaries, Failure> {
+    pub(crate) fn fitted(&self, session: &Session) -> Result<&Dictionaries, Failure> {
         if let Some(fitted) = self.fitted.get() {
             return Ok(fitted);
         }
         let mut all = Dictionaries::default();
         for (name, dictionary) in self.waiting.take() {
-            all.add(&name, dictionary, arch)?;
+            tell_of_other_model(Some(&name), &dictionary, session);
+            all.add(&name, dictionary, session.model.arch())?;
         }
         Ok(self.fitted.get_or_init(|| all))
     }
+}
+
+/// Says if a dictionary names another model than this one.
+pub(crate) fn tell_of_other_model(name: Option<&str>, dictionary: &Dictionary, session: &Session) {
+    if let Some(said) = dictionary.certificate().other_model(&session.files) {
+        let name = name.map(|name| format!("{name}: ")).unwrap_or_default();
+        output::note("warning", &one_line(&format!("{name}{said}")));
+    }
+}
+
+/// Whether a control vector's architecture is the model's: `gemma3` and `gemma3_text` are one.
+fn is_same_type(stated: &str, own: &str) -> bool {
+    let plain = |text: &str| text.replace(['_', '-', '.'], "").to_lowercase();
+    let (stated, own) = (plain(stated), plain(own));
+    stated.starts_with(&own) || own.starts_with(&stated)
 }
 
 /// The checked interventions on rows, then those on features; prints their warnings.
@@ -183,13 +226,15 @@ impl Opened {
 /// As [`Edits::new`], [`Dictionaries::add`] and [`FeatureEdits::new`].
 pub(crate) fn checked<'g>(
     given: &'g Given,
-    model: &Model,
+    session: &Session,
     rows: &[Row<'_>],
     context: Context<'_>,
 ) -> Result<(Edits, FeatureEdits<'g>), Failure> {
+    let model = &session.model;
+    given.warn_of_other_models(session)?;
     let edits = Edits::new(&given.interventions, model.arch(), rows, context)?;
     edits.warnings().iter().for_each(|warning| output::note("warning", warning));
-    let dictionaries = given.dictionaries.fitted(model.arch())?;
+    let dictionaries = given.dictionaries.fitted(session)?;
     let features = FeatureEdits::new(&given.features, dictionaries, model.cpu(), rows, context)?;
     Ok((edits, features))
 }
@@ -200,11 +245,11 @@ pub(crate) fn checked<'g>(
 /// As [`checked`].
 pub(crate) fn of_prompt<'g>(
     given: &'g Given,
-    model: &Model,
+    session: &Session,
     prompt: &Prompt,
     tokenizer: &Tokenizer,
     seed: u64,
 ) -> Result<(Edits, FeatureEdits<'g>), Failure> {
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
-    checked(given, model, &[prompt.row()], context)
+    checked(given, session, &[prompt.row()], context)
 }

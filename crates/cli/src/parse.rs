@@ -35,19 +35,27 @@ pub(crate) fn try_args(words: impl IntoIterator<Item = OsString>) -> Result<Args
 }
 
 fn parsed(words: impl IntoIterator<Item = OsString>) -> Result<Args, Error> {
-    let matched = without_empty_variables(Args::command()).try_get_matches_from(words);
+    let matched = adjusted(Args::command()).try_get_matches_from(words);
     matched.and_then(|matches| Args::from_arg_matches(&matches))
 }
 
-/// An empty variable counts as unset, as shells and containers leave them.
-fn without_empty_variables(command: Command) -> Command {
+/// An empty variable counts as unset, as shells and containers leave them. A negative number after a flag is the flag's
+/// value, valid or not, rather than another flag.
+fn adjusted(command: Command) -> Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
-        .mut_args(|arg| match arg.get_env() {
-            Some(name) if is_empty(name) => arg.env(None::<&'static str>),
-            _ => arg,
+        .mut_args(|arg| {
+            let arg = match arg.get_env() {
+                Some(name) if is_empty(name) => arg.env(None::<&'static str>),
+                _ => arg,
+            };
+            let is_flag = arg.get_long().or(arg.get_short().map(|_| "")).is_some();
+            match is_flag && arg.get_action().takes_values() {
+                true => arg.allow_negative_numbers(true),
+                false => arg,
+            }
         })
-        .mut_subcommands(without_empty_variables)
+        .mut_subcommands(adjusted)
 }
 
 /// One line that says what is wrong, and one with a hint.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use easyroutine::extract::Example;
 use easyroutine::prompts::{self, Format, LONGEST_ROW, Prompts, ReadOptions};
+use easyroutine::tokens::Tokenizer;
 
-use crate::args::Reading;
+use crate::args::{Cutting, Reading};
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, session};
 
 impl Reading {
     /// Refuses file flags without a file. Not left to the parser, where a flag that excludes a file would free the
@@ -68,6 +70,34 @@ fn tell_skipped(skipped: usize, file: &Path) {
     if skipped > 0 {
         let rows = if skipped == 1 { "row" } else { "rows" };
         output::note("note", &format!("skipped {skipped} empty {rows} of {}", file.display()));
+    }
+}
+
+impl Cutting {
+    /// A row of a file of prompts as an example under its number: a text is cut, ids are taken as they are.
+    ///
+    /// # Errors
+    /// A conversation, a row of more than `context` tokens. The failure names the row.
+    pub(crate) fn example(
+        &self,
+        number: usize,
+        prompt: prompts::Prompt,
+        tokenizer: &Tokenizer,
+        context: usize,
+    ) -> Result<Example, Failure> {
+        let at = |failure: Failure| failure.at(format!("row {number}"));
+        match prompt {
+            prompts::Prompt::Ids(ids) if ids.len() > context => {
+                Err(at(session::too_long(&ids.len().to_string(), context)))
+            }
+            prompts::Prompt::Ids(ids) => Ok(Example { number, ids, ..Example::default() }),
+            prompts::Prompt::Messages(_) => Err(at(no_conversation())),
+            prompts::Prompt::Text(text) => {
+                let cut = self.row(text, tokenizer, context).map_err(at)?;
+                let text = Some((cut.text, cut.encoded.offsets));
+                Ok(Example { number, ids: cut.encoded.ids, text, ..Example::default() })
+            }
+        }
     }
 }
 

@@ -312,6 +312,7 @@ fn tokens_that_pairs_do_not_name_are_told() {
     for command in [&["attribute"][..], &["dla"], &["edges", "--top", "40"]] {
         assert_eq!(told(command).matches(expected).count(), 1, "{command:?}");
         assert!(!told(command).contains("no `answer`"), "{command:?}");
+        assert!(told(command).contains("keys of the pairs that are not read: `agianst`;"), "{command:?}");
     }
     assert!(!told(&["attribute", "--metric", "logit"]).contains("name no"));
 }

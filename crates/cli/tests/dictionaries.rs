@@ -1,6 +1,6 @@
 //! `dict info`, and `--dict` for other commands.
 
-use crate::common::{easyroutine, fails, fixtures, json, succeeds, tiny};
+use crate::common::{copy, easyroutine, fails, fixtures, json, succeeds, tiny};
 use easyroutine_files::ShardedSafeTensors;
 
 fn dictionary(case: &str) -> String {
@@ -282,6 +282,34 @@ fn active_features_of_a_prompt_are_those_that_are_extracted() {
     assert_eq!(values, strongest[..2.min(strongest.len())]);
     let without = fails(2, &["dict", "active", prompt, "-m", &model]);
     assert!(without.contains("--dict NAME=PATH"), "{without}");
+    // Of a set, those of every layer.
+    let set = format!("plt={}", dictionary("circuit_tracer_plt"));
+    let told = json(&["dict", "active", prompt, "-m", &model, "--dict", &set, "--format", "json"]);
+    let keys: Vec<&str> =
+        told["keys"].as_array().unwrap().iter().map(|key| key["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["features_plt_0", "features_plt_1", "features_plt_2"]);
+}
+
+#[test]
+fn a_dictionary_that_names_another_model_is_told_by_every_command() {
+    let other = copy("gpt2");
+    let (model, set) = (other.path().to_str().unwrap(), dictionary("circuit_tracer_plt"));
+    let named = format!("plt={set}");
+    let said = |args: &[&str], model: &str| {
+        let output = easyroutine(&[args, &["-m", model]].concat()).assert().success().get_output().clone();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for args in [
+        &["graph", "the cat sat", "--bos", "yes", "--dict-set", &set][..],
+        &["dict", "check", &set, "--truncate"],
+        &["dict", "active", "the cat sat", "--dict", &named],
+        &["dict", "info", &set],
+        &["run", "the cat sat", "--dict", &named, "--intervene", "features_plt_1@all=keep-error"],
+    ] {
+        let words = "the dictionary was trained on `tiny/gpt2`";
+        assert_eq!(said(args, model).matches(words).count(), 1, "{args:?}: {}", said(args, model));
+        assert!(!said(args, &tiny("gpt2")).contains(words), "{args:?}");
+    }
 }
 
 #[test]
@@ -299,6 +327,22 @@ fn features_go_to_parquet_neuronpedia_and_delphi() {
     let text = std::fs::read_to_string(&jsonl).unwrap();
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+
+    // Cut at the end of a line, it is not taken for the whole.
+    let cut: String = text.lines().take(40).map(|line| format!("{line}\n")).collect();
+    std::fs::write(at("cut.jsonl"), cut).unwrap();
+    for command in [
+        &["dict", "export", &at("cut.jsonl"), "-o", &at("cut.parquet")][..],
+        &["dict", "page", &at("cut.jsonl"), "-o", &at("cut.html")],
+    ] {
+        let said = fails(1, command);
+        assert!(said.contains("cut.jsonl holds 40 of 64 features"), "{said}");
+    }
+    assert!(!std::path::Path::new(&at("cut.parquet")).exists());
+    let np = ["dict", "export", &jsonl, "--to", "neuronpedia", "-o", &at("np"), "--layer"];
+    let said = fails(2, &[&np[..], &["0"]].concat());
+    assert!(said.contains("--layer 0") && said.contains("of layer 1"), "{said}");
+    succeeds(&[&np[..], &["1"]].concat());
 
     succeeds(&["dict", "export", &jsonl, "-o", &at("f.parquet")]);
     let bytes = std::fs::read(at("f.parquet")).unwrap();

@@ -82,10 +82,34 @@ fn a_vector_steers_out_of_either_file_as_the_reference_goes_on() {
         let said = succeeds(&[&steer[..], &["--intervene", &change]].concat());
         assert_eq!(said.trim_end(), "8 no no no no no no no", "{vector}");
     }
-    let first = fails(2, &[&base[..], &["-o", &at("w.gguf")]].concat());
+    // Refused before a prompt is run, so that a prompt which cannot be is not yet seen.
+    let long = vec![1; 5000];
+    let line = serde_json::json!({"positive_ids": long, "negative_ids": [1, 2]});
+    std::fs::write(at("long.jsonl"), format!("{line}\n")).unwrap();
+    let long =
+        ["direction", "-m", &model, "--file", &at("long.jsonl"), "--pair", "positive_ids,negative_ids"];
+    let first = fails(2, &[&long[..], &["-o", &at("w.gguf")]].concat());
     assert!(first.contains("block 0") && first.contains("resid_out_1:"), "{first}");
     let other = fails(2, &[&base[..], &["-a", "mlp_out_1:", "-o", &at("w.gguf")]].concat());
     assert!(other.contains("mlp_out"), "{other}");
+    // A model of the same width that they were not made with.
+    for (vector, model, says) in [
+        ("v.safetensors::direction_1", tiny("gpt2"), None),
+        ("v.gguf::direction.1", tiny("gpt2"), None),
+        ("v.safetensors::direction_1", tiny("llama"), Some("it says `gpt2`, and this is `llama`")),
+        ("v.gguf::direction.1", tiny("llama"), Some("it says `gpt2`, and this is `llama`")),
+    ] {
+        let change = format!("resid_out_1@all+{}", at(vector));
+        let run = ["run", "the cat", "-m", &model, "--intervene", &change];
+        let said = crate::common::easyroutine(&run).assert().success().get_output().stderr.clone();
+        let said = String::from_utf8(said).unwrap();
+        match says {
+            Some(says) => {
+                assert!(said.contains("was made with another model") && said.contains(says), "{said}")
+            }
+            None => assert!(!said.contains("another model"), "{said}"),
+        }
+    }
 }
 
 #[test]
@@ -178,6 +202,23 @@ fn a_probe_is_applied_where_it_was_fitted() {
     assert!(last != own && said.contains("fitted on another position: `-2`, and this is `last`"), "{said}");
     let (_, said) = run(&apply, &of(&mistral, &[]));
     assert!(said.contains("fitted on another model: `llama`, and this is `mistral`"), "{said}");
+}
+
+#[test]
+fn a_held_out_part_of_one_class_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = folder.path().join("l.jsonl").to_str().unwrap().to_owned();
+    let line = |label: usize, split: &str| {
+        format!("{{\"text\": \"the cat {label}\", \"label\": {label}, \"split\": \"{split}\"}}\n")
+    };
+    let fitted = [0, 1, 0, 1].map(|label| line(label, "train")).concat();
+    for (held_out, is_told) in [([1, 1], true), ([0, 1], false)] {
+        std::fs::write(&rows, fitted.clone() + &held_out.map(|label| line(label, "test")).concat()).unwrap();
+        let fit = ["probe", "fit", "-m", &tiny("llama"), "--file", &rows, "--split", "split"];
+        let said = crate::common::easyroutine(&fit).assert().success().get_output().stderr.clone();
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(said.contains("all 2 held-out rows are positive"), is_told, "{said}");
+    }
 }
 
 #[test]

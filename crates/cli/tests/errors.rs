@@ -129,6 +129,22 @@ fn a_prompt_beyond_the_context_is_refused_unless_it_may_be_cut() {
 }
 
 #[test]
+fn a_negative_number_is_a_wrong_value_and_no_flag() {
+    let model = tiny("gpt2");
+    for (args, words) in [
+        (
+            &["model", "check", &*model, "--compare", "x", "--tolerance", "-1"][..],
+            "a difference is a number from 0 on",
+        ),
+        (&["lens", "the cat", "-m", &model, "-k", "-1"], "-1 is not in"),
+        (&["dict", "active", "the cat", "-m", &model, "-k", "-2"], "-2 is not in"),
+    ] {
+        let said = fails(2, args);
+        assert!(said.contains(words) && !said.contains("unexpected argument"), "{said}");
+    }
+}
+
+#[test]
 fn names_that_do_not_exist_name_the_nearest() {
     let model = tiny("gpt_neox");
     let extract =

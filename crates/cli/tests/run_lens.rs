@@ -59,6 +59,15 @@ fn a_saved_stream_says_what_the_lens_of_its_prompt_says() {
         "1",
     ]);
     assert!(table.starts_with("row\trank\tid\ttoken\tprobability\n0,0\t1\t"), "{table}");
+    // Numbers that are none are refused with their place.
+    let wrong = path(&folder).to_owned() + "/wrong/";
+    let large = ["--intervene", "resid_out_0@last*1e30", "--intervene", "resid_out_1@last*1e30"];
+    let extract = ["extract", PROMPT, "-m", &model, "-a", "resid_out_1", "--positions", "all", "-o", &wrong];
+    easyroutine(&[&extract[..], &large].concat()).assert().success();
+    let said = fails(1, &["runs", "-b", &wrong, "lens", "-1", "resid_out_1", "-m", &model]);
+    let last = report["tokens"].as_array().unwrap().len() - 1;
+    let place = format!("resid_out_1 0,{last} has no probabilities: its number");
+    assert!(said.contains(&place) && said.contains("inf"), "{said}");
     // A tensor that is not a vector of the stream, and another model's run, are reported.
     let wrong = fails(2, &["runs", "-b", &base, "lens", "-1", "pattern_L0H0", "-m", &model]);
     assert!(wrong.contains("reads F32 vectors of 48"), "{wrong}");

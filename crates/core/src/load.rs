@@ -50,7 +50,11 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    pub(crate) fn cpu(&self) -> Result<Cpu> {
+    /// The arithmetic that these options ask for.
+    ///
+    /// # Errors
+    /// The variable `EASYROUTINE_SIMD` names no instruction set that this processor has.
+    pub fn cpu(&self) -> Result<Cpu> {
         let simd = match self.simd {
             Some(simd) => simd,
             None => Simd::from_env().map_err(Error::input)?,

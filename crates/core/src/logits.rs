@@ -12,7 +12,7 @@ use crate::tap::{Tap, Value, Want};
 ///
 /// # Shapes
 /// `logits`: V, at least one.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     most + logits.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
 }

@@ -23,9 +23,11 @@ impl Stop<'_> {
         }
     }
 
+    /// Fails where the run should end now.
+    ///
     /// # Errors
     /// [`Interrupted`](ErrorKind::Interrupted) if the run should end now.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         match self.is_due() {
             true => Err(Error::new(ErrorKind::Interrupted, "the run was stopped")),
             false => Ok(()),

@@ -122,7 +122,12 @@ fn what_is_not_a_number_differs() {
     let file = File::new().whole("input_ids", &of["full.input_ids"]);
     let file = file.floats("resid_out_0", &of["full.resid_out_0"], |i, x| if i == 3 { f32::NAN } else { x });
     let found = file.compared("llama").unwrap();
-    assert_eq!((found.places[0].error, found.places[0].at), (f64::INFINITY, [0, 0, 3]));
+    let place = found.first_wrong().unwrap();
+    assert_eq!((place.verdict, place.at), (Verdict::Nan, [0, 0, 3]));
+    assert!(place.error.is_nan() && place.factor.is_nan() && place.rest.is_nan(), "{place:?}");
+    let all = File::new().whole("input_ids", &of["full.input_ids"]);
+    let all = all.floats("resid_out_0", &of["full.resid_out_0"], |_, _| f32::NAN).compared("llama").unwrap();
+    assert_eq!(all.first_wrong().unwrap().verdict, Verdict::Nan);
 }
 
 #[test]

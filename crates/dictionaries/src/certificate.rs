@@ -1,5 +1,6 @@
 //! A dictionary's description of itself, and how the reader understood it.
 
+use easyroutine::source::ModelFiles;
 use serde_json::{Map, Value, json};
 
 use crate::layer::Layer;
@@ -131,6 +132,28 @@ impl LayerCertificate {
 }
 
 impl Certificate {
+    /// What is to be said if its publisher names another model than this one. Names are one model's where the letters and
+    /// digits of either's last part stand in the other, or of the publisher's in the path: `google/gemma-2-2b` is trained on
+    /// what `gemma-2-2b-it` was tuned from. Folders have any names, so this is a hint and no proof.
+    pub fn other_model(&self, model: &ModelFiles) -> Option<String> {
+        let plain = |text: &str| -> String {
+            text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+        };
+        let last = |text: &str| plain(text.trim_end_matches('/').rsplit('/').next().unwrap_or(text));
+        let stated = self.model.as_deref().filter(|stated| !plain(stated).is_empty())?;
+        let (own, path) = (last(&model.name), plain(&model.path().display().to_string()));
+        let theirs = last(stated);
+        let is_same = [&own, &path].iter().any(|own| own.contains(&theirs))
+            || !own.is_empty() && plain(stated).contains(&own);
+        let shown = |text: &str| -> String { text.chars().take(200).flat_map(char::escape_debug).collect() };
+        (!is_same).then(|| {
+            let (stated, own) = (shown(stated), shown(&model.name));
+            format!(
+                "the dictionary was trained on `{stated}`, as its files say, and this model is called `{own}`"
+            )
+        })
+    }
+
     /// As JSON, with the schema `easyroutine.dictionary/1`.
     pub fn to_json(&self) -> Value {
         let figures: Map<String, Value> =

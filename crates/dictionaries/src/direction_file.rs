@@ -8,6 +8,8 @@ use easyroutine_files::{Container, HeaderEntry, ShardedSafeTensors, StoredTensor
 use serde_json::{Map, Value, json};
 
 const SCHEMA: &str = "easyroutine.directions/1";
+/// Where llama.cpp adds control vectors.
+const CONTROLLED: &str = "resid_out";
 /// Alignment of numbers in a GGUF file, in bytes.
 const ALIGNMENT: usize = 32;
 
@@ -75,14 +77,8 @@ impl Directions {
     /// bias.
     pub fn to_control_vector(&self, hint: &str) -> Result<Vec<u8>> {
         self.check()?;
-        if !matches!(self.site.as_str(), "resid_out" | "") {
-            let what = format!("control vectors are added to resid_out; these are of {}", self.site);
-            return Err(Error::input(what).hint("write a .safetensors file"));
-        }
-        if self.layers.contains_key(&0) {
-            return Err(Error::input("a control vector has no direction for block 0")
-                .hint("leave the first layer out: resid_out_1:"));
-        }
+        let site = if self.site.is_empty() { CONTROLLED } else { &self.site };
+        self.layers.keys().try_for_each(|layer| check_control_vector(site, Some(*layer)))?;
         if self.layers.values().any(|layer| layer.bias.is_some()) {
             return Err(Error::input("a control vector has no bias, and a probe does")
                 .hint("write a .safetensors file"));
@@ -136,16 +132,15 @@ impl Directions {
                 let names = file.names().into_iter().map(str::to_owned).collect::<Vec<_>>();
                 let found = of_tensors(&names, "direction.", "", |name| file.tensor(name)).map_err(&named)?;
                 file.check_unchanged()?;
-                found
+                Directions { about: stated_in(&file).map_err(&named)?, ..found }
             }
             Some("safetensors") => {
                 let file = ShardedSafeTensors::open(path)?;
                 let names: Vec<String> = file.names().map(str::to_owned).collect();
-                let mut found =
+                let found =
                     of_tensors(&names, "direction_", "bias_", |name| file.tensor(name)).map_err(&named)?;
                 file.files().try_for_each(|file| file.check_unchanged())?;
-                found.about = file.metadata().clone();
-                found
+                Directions { about: file.metadata().clone(), ..found }
             }
             _ => {
                 let what = format!("{}: directions are .safetensors or .gguf files", path.display());
@@ -172,6 +167,41 @@ impl Directions {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a control vector has a direction for this place.
+///
+/// # Errors
+/// Another site than `resid_out`, block 0.
+pub fn check_control_vector(site: &str, layer: Option<usize>) -> Result<()> {
+    if site != CONTROLLED {
+        let what = format!("control vectors are added to {CONTROLLED}; these are of {site}");
+        return Err(Error::input(what).hint("write a .safetensors file"));
+    }
+    match layer {
+        Some(0) => Err(Error::input("a control vector has no direction for block 0")
+            .hint("leave the first layer out: resid_out_1:")),
+        _ => Ok(()),
+    }
+}
+
+/// What a file of directions says of itself beside its vectors: `model`, `model_digest`, `position`, `data`, `method`, `site`;
+/// of a control vector `model_type`, the architecture that it is for. Nothing of a file that says nothing.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn stated(path: &Path) -> Result<BTreeMap<String, String>> {
+    stated_in(&Container::open(path)?)
+}
+
+fn stated_in(file: &Container) -> Result<BTreeMap<String, String>> {
+    Ok(match file {
+        Container::SafeTensors(file) => file.metadata().clone(),
+        Container::Gguf(file) => {
+            let hint = file.gguf().str("controlvector.model_hint")?;
+            hint.map(|hint| ("model_type".to_owned(), hint.to_owned())).into_iter().collect()
+        }
+    })
 }
 
 fn wrong(what: impl Into<String>) -> Error {
@@ -232,7 +262,11 @@ mod tests {
             (
                 "v.gguf",
                 directions().to_control_vector("model").unwrap(),
-                Directions { layers: directions().layers, ..Directions::default() },
+                Directions {
+                    layers: directions().layers,
+                    about: BTreeMap::from([("model_type".to_owned(), "model".to_owned())]),
+                    ..Directions::default()
+                },
             ),
         ] {
             let file = folder.path().join(name);

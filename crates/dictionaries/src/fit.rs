@@ -48,6 +48,20 @@ pub fn held_out(labels: &[bool]) -> Vec<bool> {
     labels.iter().map(of_row).collect()
 }
 
+/// What is wrong with a held-out part, if its figure says little: rows of one class tell nothing of the other.
+pub fn held_out_warning(labels: &[bool], held_out: &[bool]) -> Option<String> {
+    let mut of_part = labels.iter().zip(held_out).filter(|(_, held)| **held).map(|(label, _)| *label);
+    let first = of_part.next()?;
+    let (same, other) = of_part.fold((1, 0), |(same, other), label| match label == first {
+        true => (same + 1, other),
+        false => (same, other + 1),
+    });
+    let class = if first { "positive" } else { "negative" };
+    (other == 0).then(|| {
+        format!("all {same} held-out rows are {class}: their accuracy does not say how well the classes are told apart")
+    })
+}
+
 /// Fits a probe on the rows that are not held out.
 ///
 /// # Shapes
@@ -142,6 +156,16 @@ mod tests {
         let of_class = |class: bool| held.iter().zip(&sorted).filter(|(h, l)| **h && **l == class).count();
         assert_eq!((of_class(true), of_class(false)), (6, 4));
         assert_eq!(held_out(&[true, false, true]), [false; 3]);
+    }
+
+    #[test]
+    fn a_held_out_part_of_one_class_is_told() {
+        let warned = |labels: [u8; 3], held: [u8; 3]| {
+            held_out_warning(&labels.map(|label| label == 1), &held.map(|held| held == 1))
+        };
+        assert!(warned([1, 1, 0], [1, 1, 0]).unwrap().starts_with("all 2 held-out rows are positive"));
+        assert!(warned([1, 0, 1], [0, 1, 0]).unwrap().starts_with("all 1 held-out rows are negative"));
+        assert_eq!([warned([1, 0, 1], [1, 1, 0]), warned([1, 1, 0], [0, 0, 0])], [None, None]);
     }
 
     #[test]

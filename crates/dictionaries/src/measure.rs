@@ -6,7 +6,7 @@ use std::ops::Range;
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::positions::{Context, Row, Specifier, select};
 use easyroutine::sites::{Point, Site};
-use easyroutine::{Batch, Cpu, Error, Model, Result, Stop, Tap, Value as Seen, Want};
+use easyroutine::{Batch, Cpu, Error, Model, Result, Stop, Tap, Value as Seen, Want, log_sum_exp};
 use easyroutine_kernels::Rows;
 use serde_json::{Value, json};
 
@@ -15,8 +15,13 @@ use crate::features::Features;
 use crate::named::{Dictionaries, Named};
 use crate::tap::FeatureEdits;
 
-/// The default text for measuring: prose, code and lists, one prompt per paragraph.
-pub const TEXT: &str = include_str!("measure.txt");
+/// One prompt per paragraph.
+const TEXT: &str = include_str!("measure.txt");
+
+/// The prompts of the default text for [`measure`]: prose, code and lists.
+pub fn text() -> impl Iterator<Item = &'static str> {
+    TEXT.split("\n\n").map(str::trim_end)
+}
 
 /// Limit on logits kept at a time, 128 MiB.
 const LOGITS: usize = 1 << 25;
@@ -264,18 +269,13 @@ impl Tap for Logits<'_> {
     }
 }
 
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| (f64::from(*x) - f64::from(most)).exp()).sum();
-    f64::from(most) + sum.ln()
-}
-
 /// KL(p ‖ q) of two rows of logits; `sum` is the logarithm of Σ exp(q).
 fn divergence(p: &[f32], q: &[f32], sum: f64) -> f64 {
     let own = log_sum_exp(p);
     let term = |(p, q): (&f32, &f32)| {
         let log = f64::from(*p) - own;
-        log.exp() * (log - (f64::from(*q) - sum))
+        // A token that the model never gives adds nothing; 0 times infinity would be NaN.
+        if log == f64::NEG_INFINITY { 0.0 } else { log.exp() * (log - (f64::from(*q) - sum)) }
     };
     p.iter().zip(q).map(term).sum()
 }

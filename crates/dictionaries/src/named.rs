@@ -116,6 +116,12 @@ impl Dictionaries {
         }
     }
 
+    /// The keys of the features of all dictionaries, layer by layer.
+    pub fn keys(&self) -> Vec<String> {
+        let all = self.list.iter().enumerate();
+        all.flat_map(|(d, named)| (0..named.fits.len()).map(move |layer| self.key(d, layer))).collect()
+    }
+
     /// The key of one layer's features.
     pub fn key(&self, dictionary: usize, layer: usize) -> String {
         let Named { name, dictionary, fits } = &self.list[dictionary];

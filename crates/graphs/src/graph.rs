@@ -1,5 +1,7 @@
 //! A graph, as plain data.
 
+use std::fmt;
+
 use easyroutine::{Error, Model, Result, Stop};
 use easyroutine_dictionaries::Dictionary;
 
@@ -49,6 +51,19 @@ pub enum Node {
     },
     /// A logit at the last position, minus the mean of all.
     Logit(Logit),
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Feature(Feature { layer, position, number, .. }) => {
+                write!(f, "feature {number} of layer {layer} at position {position}")
+            }
+            Node::Error { layer, position } => write!(f, "the error of layer {layer} at position {position}"),
+            Node::Token { position } => write!(f, "the token at position {position}"),
+            Node::Logit(Logit { id, .. }) => write!(f, "the logit of token {id}"),
+        }
+    }
 }
 
 /// An attribution graph. Nodes, in order: the features that have a row, by layer, position and number; errors by layer
@@ -105,7 +120,7 @@ impl Graph {
         let wrong = graph.targets().find(|target| !is_finite(target));
         match wrong.and_then(|target| graph.node(target)) {
             None => Ok(graph),
-            Some(node) => Err(Error::input(format!("the row of {node:?} is not finite"))
+            Some(node) => Err(Error::input(format!("the row of {node} is not finite"))
                 .hint("weights, the dictionary or the prompt overflow f32 in this run")),
         }
     }
@@ -153,5 +168,29 @@ impl Graph {
             _ => return None,
         };
         Some(&self.edges[row * n..(row + 1) * n])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_named_in_words() {
+        let feature = Feature { layer: 3, position: 4, number: 12, value: 1.5 };
+        let names = [
+            Node::Feature(feature),
+            Node::Error { layer: 1, position: 2 },
+            Node::Token { position: 0 },
+            Node::Logit(Logit { id: 7, probability: 0.5 }),
+        ]
+        .map(|node| node.to_string());
+        let expected = [
+            "feature 12 of layer 3 at position 4",
+            "the error of layer 1 at position 2",
+            "the token at position 0",
+            "the logit of token 7",
+        ];
+        assert_eq!(names, expected);
     }
 }

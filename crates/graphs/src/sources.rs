@@ -68,7 +68,7 @@ impl<'a> Sources<'a> {
         let mut features = Vec::new();
         for (layer, place) in places.iter().enumerate() {
             let Some(place) = place else { continue };
-            stop_check(stop)?;
+            stop.check()?;
             let all = dictionary.layer(place.number)?.encode(cpu, frozen.value(place.reads)?)?;
             let mut kept = Features::new(all.n_features());
             for position in 0..all.len() {
@@ -93,7 +93,7 @@ impl<'a> Sources<'a> {
         };
         let n_layers = sources.places.len();
         for layer in 0..n_layers {
-            stop_check(stop)?;
+            stop.check()?;
             sources.add_layer(layer, &encoded)?;
         }
         Ok(sources)
@@ -254,20 +254,8 @@ fn skip(cpu: &Cpu, rows: &[f32], layer: &Layer) -> Result<Skip> {
         row.copy_from_slice(&rows[n * read..(n + 1) * read]);
         Ok::<(), Error>(())
     })?;
-    let backward = PackedMatrix::pack(cpu, Dtype::F32, read, written, |n, row| {
-        row.iter_mut().enumerate().for_each(|(output, x)| *x = rows[output * read + n]);
-        Ok::<(), Error>(())
-    })?;
+    let backward = forward.transposed(cpu);
     Ok(Skip { forward, backward })
-}
-
-/// # Errors
-/// If the work should end now.
-pub(crate) fn stop_check(stop: Stop<'_>) -> Result<()> {
-    match stop.is_due() {
-        true => Err(Error::new(ErrorKind::Interrupted, "the graph was stopped")),
-        false => Ok(()),
-    }
 }
 
 /// Σ a · b in f64.

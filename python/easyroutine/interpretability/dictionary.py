@@ -113,6 +113,7 @@ class Dictionary:
 
     def fit(self, model: HookedModel) -> list[tuple[str, str]]:
         """Which activations of a model its layers read and write; raises an error if it does not fit the model."""
+        self._tell_of_other_model(model, stacklevel=3)
         return self._engine.fit(model._engine)
 
     def check(self) -> None:
@@ -209,6 +210,7 @@ class Dictionary:
         It computes only what the dictionary needs. ``inputs`` and positions are those of :meth:`HookedModel.forward`.
         """
         at = self._at(layer)
+        self._tell_of_other_model(model)
         chats = Chats(chat)
         rows = model._rows(inputs, chats)
         chats.finish()
@@ -238,6 +240,7 @@ class Dictionary:
         with the decoded features in place of the activation (in all layers of a set), and with zeros there;
         ``ce_recovered`` and ``kl`` follow from them.
         """
+        self._tell_of_other_model(model)
         chats = Chats(chat)
         rows = model._rows(_Engine.text() if inputs is None else inputs, chats)
         chats.finish()
@@ -294,6 +297,11 @@ class Dictionary:
         values = Tensor.from_bytes(array("f", [total[key] for key in found]).tobytes(), [len(found)], "float32")
         most = max(len(row.ids) for row in rows)
         return Features(tensors.handed_out(indices), tensors.handed_out(values), (len(rows), most, width))
+
+    def _tell_of_other_model(self, model: HookedModel, stacklevel: int = 4) -> None:
+        said = self._engine.other_model(model._engine)
+        if said is not None:
+            warnings.warn(said, stacklevel=stacklevel)
 
     def _at(self, layer: int | None) -> int:
         if layer is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any, Literal
@@ -78,6 +79,8 @@ class Directions:
             standardise=truth(standardise, "standardise"),
             held=held,
         )
+        for warning in made.warnings:
+            warnings.warn(warning, stacklevel=2)
         return cls(made)
 
     @classmethod

@@ -204,7 +204,7 @@ class AttributionGraph:
         return self.table()
 
     def __repr__(self) -> str:
-        targets, sources = self.edges.shape
+        targets, sources = self._engine.shape()
         return f"AttributionGraph({targets} targets, {sources} sources, {self.scores})"
 
     def _repr_html_(self) -> str:

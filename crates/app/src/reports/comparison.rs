@@ -9,6 +9,7 @@ pub fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Same => "same",
         Verdict::Magnitude => "magnitude",
         Verdict::Direction => "direction",
+        Verdict::Nan => "nan",
     }
 }
 

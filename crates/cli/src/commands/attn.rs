@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
         Request { activations: vec![selector], positions: vec![Specifier::All], ..Request::default() };
     request.points(session.model.arch())?;
     let prompt = attn.prompt.read(&tokenizer, session.model.arch().context)?;
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, attn.changes.seed)?;
+    let edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, attn.changes.seed)?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let cache = request.run_until(
         &session.model,

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use easyroutine::compare::{AgainstExact, Compared, Comparison, Wrong, compare, compare_exact, tolerance};
+use easyroutine::compare::{
+    AgainstExact, Compared, Comparison, Verdict, Wrong, compare, compare_exact, tolerance,
+};
 use easyroutine::load::LoadOptions;
 use easyroutine::{Dtype, Stop};
 use easyroutine_app::reports::{comparison, dtype_name, verdict_name, wrong_name};
@@ -60,6 +62,13 @@ pub(crate) fn run(args: &Args, wanted: &Check, file: &Path) -> Result<u8, Failur
 /// What is said of the first place where somebody is wrong.
 fn said_of(first: &Compared) -> String {
     let name = &first.activation;
+    if first.verdict == Verdict::Nan {
+        let [row, position, number] = first.at;
+        return format!(
+            "the first place that differs is {name}: the file or this run holds NaN, first in row {row}, position \
+             {position}, number {number}"
+        );
+    }
     match first.exact.as_ref().map(|exact| exact.wrong) {
         None | Some(Wrong::Neither) => format!("the first place that differs is {name}"),
         Some(Wrong::File) => format!("the first place that is wrong is {name}: the file is, we are not"),

@@ -26,6 +26,9 @@ pub(crate) fn info(args: &Args, info: &DictInfo) -> Result<(), Failure> {
             let files = session::find(reference, &info.finding)?;
             let opened = session::open(&files, &info.finding)?;
             let fits = dictionary.fit(opened.arch())?;
+            if let Some(said) = certificate.other_model(&files) {
+                output::note("warning", &one_line(&said));
+            }
             let places: Vec<Value> = fits
                 .iter()
                 .map(|fit| json!({"reads": fit.reads.to_string(), "writes": fit.writes.to_string()}))

@@ -31,9 +31,9 @@ pub(crate) fn run(args: &Args, active: &DictActive) -> Result<(), Failure> {
     let prompt = active.prompt.read(&tokenizer, model.arch().context)?;
     let seed = active.changes.seed;
     let positions = selected(&specifiers(&active.positions)?, &prompt, &tokenizer, seed)?;
-    let dictionaries = given.dictionaries.fitted(model.arch())?;
+    let dictionaries = given.dictionaries.fitted(&session)?;
     let keys: Vec<String> = match active.activations.is_empty() {
-        true => dictionaries.all().iter().map(|named| format!("features_{}", named.name)).collect(),
+        true => dictionaries.keys(),
         false => active
             .activations
             .iter()
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args, active: &DictActive) -> Result<(), Failure> {
             .map(|key| key.trim().to_owned())
             .collect(),
     };
-    let edits = changes::of_prompt(&given, model, &prompt, &tokenizer, seed)?;
+    let edits = changes::of_prompt(&given, &session, &prompt, &tokenizer, seed)?;
     let capture = FeatureCapture::new(&keys, dictionaries, model.cpu(), vec![positions.clone()])?;
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let mut tap = (edits, capture);

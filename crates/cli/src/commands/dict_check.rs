@@ -6,14 +6,13 @@ use easyroutine::Stop;
 use easyroutine::extract::Example;
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::prompts::Prompt;
-use easyroutine_dictionaries::{Dictionaries, Dictionary, Measured, TEXT, measure};
+use easyroutine_dictionaries::{Dictionaries, Dictionary, Measured, measure, text};
 use serde_json::json;
 
 use crate::args::{Args, DictCheck};
 use crate::failure::{Failure, one_line};
 use crate::output::{self, Cell, PLAIN};
-use crate::session::{self, Session};
-use crate::{progress, reading};
+use crate::{changes, progress, session};
 
 /// The dictionary's name in keys.
 const NAME: &str = "dictionary";
@@ -32,13 +31,16 @@ pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
             let read = check.reading.read(file)?;
             read.rows.into_iter().zip(read.prompts).collect()
         }
-        None => TEXT.split("\n\n").map(|text| Prompt::Text(text.trim_end().to_owned())).enumerate().collect(),
+        None => text().map(|text| Prompt::Text(text.to_owned())).enumerate().collect(),
     };
     let session = session::load(&check.model.model, &check.model.loading)?;
     let mut dictionaries = Dictionaries::default();
     dictionaries.add(NAME, dictionary, session.model.arch())?;
+    changes::tell_of_other_model(None, &dictionaries.all()[0].dictionary, &session);
     let tokenizer = session::tokenizer(&session.files, &check.model.loading.finding)?;
-    let examples = examples(check, &session, &tokenizer, prompts)?;
+    let most = session.model.arch().context;
+    let example = |(number, prompt)| check.cutting.example(number, prompt, &tokenizer, most);
+    let examples = prompts.into_iter().map(example).collect::<Result<Vec<_>, Failure>>()?;
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
     let context = Context { special: tokenizer.special_ids(), ..Context::default() };
     let stop = progress::interrupted()?;
@@ -61,33 +63,6 @@ pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
         output::write(target, text.as_bytes())?;
     }
     Ok(())
-}
-
-fn examples(
-    check: &DictCheck,
-    session: &Session,
-    tokenizer: &easyroutine::tokens::Tokenizer,
-    prompts: Vec<(usize, Prompt)>,
-) -> Result<Vec<Example>, Failure> {
-    let most = session.model.arch().context;
-    let mut examples = Vec::with_capacity(prompts.len());
-    for (number, prompt) in prompts {
-        let at = |failure: Failure| failure.at(format!("row {number}"));
-        let example = match prompt {
-            Prompt::Ids(ids) if ids.len() > most => {
-                return Err(at(session::too_long(&ids.len().to_string(), most)));
-            }
-            Prompt::Ids(ids) => Example { number, ids, ..Example::default() },
-            Prompt::Messages(_) => return Err(at(reading::no_conversation())),
-            Prompt::Text(text) => {
-                let row = check.cutting.row(text, tokenizer, most).map_err(at)?;
-                let text = Some((row.text, row.encoded.offsets));
-                Example { number, ids: row.encoded.ids, text, ..Example::default() }
-            }
-        };
-        examples.push(example);
-    }
-    Ok(examples)
 }
 
 /// The figures as a table, with one line per layer for a set.

@@ -1,37 +1,20 @@
 //! `dict page`: features over a data set as a page.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-
 use easyroutine_view::features::{Feature, FeaturesReport, html};
 use serde_json::Value;
 
+use super::feature_lines;
 use crate::args::{Args, DictPage, Format};
 use crate::failure::{Failure, one_line};
 use crate::output;
-
-/// Maximum bytes per line: a feature with a thousand examples of a thousand tokens.
-const LONGEST: u64 = 256 << 20;
 
 pub(crate) fn run(args: &Args, page: &DictPage) -> Result<(), Failure> {
     let targets = output::targets(args, &[Format::Html, Format::Html])?;
     let wanted = page.features.as_deref().map(numbers).transpose()?;
     let place = page.file.display().to_string();
-    let failed = |e: std::io::Error| Failure::failed(format!("{place}: {e}"));
-    let mut reader = BufReader::new(File::open(&page.file).map_err(failed)?);
     let mut report = FeaturesReport::default();
-    let (mut line, mut number) = (String::new(), 0usize);
-    loop {
-        line.clear();
-        let read = std::io::Read::take(&mut reader, LONGEST).read_line(&mut line).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        number += 1;
-        let mut feature = Feature::from_json(&line).map_err(|e| {
-            Failure::failed(format!("{place}, line {number}: {e}"))
-                .hint("`dict page` reads the features_NAME.jsonl that `easyroutine features` writes")
-        })?;
+    feature_lines::each(&page.file, "dict page", |line| {
+        let mut feature = Feature::from_json(line).map_err(|e| Failure::failed(e.to_string()))?;
         let is_wanted = match &wanted {
             Some(ranges) => ranges.iter().any(|range| range.contains(&feature.feature)),
             None => feature.count > 0,
@@ -41,7 +24,8 @@ pub(crate) fn run(args: &Args, page: &DictPage) -> Result<(), Failure> {
             feature.drawn.truncate(page.examples as usize);
             report.features.push(feature);
         }
-    }
+        Ok(())
+    })?;
     if report.features.is_empty() {
         return Err(Failure::usage(format!("{place}: none of these features is there")));
     }

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
     };
     let against = session::token_named("--against", &dla.against, &tokenizer)?;
     let seed = dla.changes.seed;
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
+    let edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     let by = match dla.by {
         // Streams are listed in order, like parts, and not summed.

@@ -26,7 +26,7 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
     let session = session::load(&next.model.model, &next.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
     let prompt = next.prompt.read(&tokenizer, session.model.arch().context)?;
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, next.changes.seed)?;
+    let edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, next.changes.seed)?;
     let options = options(next, count, &session, &tokenizer)?;
 
     let streams = targets.iter().any(|t| t.file.is_none() && t.format == Format::Table);

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let metric = metric(&grad.measure, &session, &tokenizer, &prompt)?;
     let target = target(&grad.measure)?;
     let seed = grad.changes.seed;
-    let (mut edits, _) = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, seed)?;
+    let (mut edits, _) = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
     let rule = grad.rule.rule();
     let output = Output::Metric { metrics: &[metric], target: target.as_deref() };

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::args::{Args, Format, Graph as Flags};
 use crate::failure::{Failure, one_line};
-use crate::hosted;
 use crate::output::{self, DRAWN};
 use crate::progress::Counted;
 use crate::session::{self, Prompt, token_id, token_text};
+use crate::{changes, hosted};
 
 pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
     let formats: Vec<Format> =
@@ -22,6 +22,7 @@ pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
         output::note("warning", &one_line(warning));
     }
     let session = session::load(&flags.model.model, &flags.model.loading)?;
+    changes::tell_of_other_model(None, &dictionary, &session);
     let tokenizer = session::tokenizer(&session.files, &flags.model.loading.finding)?;
     let prompt = flags.prompt.read(&tokenizer, session.model.arch().context)?;
     let ids = &prompt.encoded.ids;

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     note_of_layers(lens, &options, arch.layers.len());
     let batch = Batch::new(&[&prompt.encoded.ids])?;
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, lens.changes.seed)?;
+    let edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, lens.changes.seed)?;
     let survey = survey_through(&through, &session.model, &batch, &options, edits, hosted::stop())?;
     let is_nan = survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan());
     output::warn_of_nan(is_nan, !interventions.is_empty());

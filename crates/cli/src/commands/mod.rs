@@ -17,6 +17,7 @@ pub(crate) mod edges;
 pub(crate) mod env;
 pub(crate) mod export;
 pub(crate) mod extract;
+mod feature_lines;
 pub(crate) mod features;
 pub(crate) mod generate;
 pub(crate) mod grad;

@@ -1,15 +1,16 @@
 //! Pairs of prompts, as ids with their metric.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use easyroutine::Model;
 use easyroutine::patching::Metric;
-use easyroutine::prompts::{self, LONGEST_ROW, Pair, ReadOptions, TokenName};
+use easyroutine::prompts::{self, LONGEST_ROW, MOST_OTHERS, Pair, ReadOptions, TokenName};
 use easyroutine::tokens::Tokenizer;
 
 use super::sweep::{apart, predicted};
 use crate::args::{Cutting, SmoothArg};
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 use crate::reading::no_conversation;
 use crate::{output, session};
 
@@ -94,15 +95,19 @@ impl Pairs<'_> {
     }
 }
 
-/// The number of pairs to read. Reports how many do not name a token of the metric, and what is used instead, since a
-/// misspelt key looks like a missing one.
+/// The number of pairs to read. Reports how many do not name a token of the metric, and what is used instead, and names the
+/// keys that are not read, since a misspelt key looks like a missing one.
 pub(super) fn count(file: &Path, limit: Option<u32>, metric: SmoothArg) -> Result<usize, Failure> {
     let reads_answer = !matches!(metric, SmoothArg::Kl | SmoothArg::Ce);
     let (mut answers, mut against, mut n) = (0, 0, 0);
+    let mut others = BTreeSet::new();
     prompts::each_pair(file, &options(limit), |pair| {
         n += 1;
         answers += usize::from(reads_answer && pair.answer.is_none());
         against += usize::from(metric == SmoothArg::LogitDiff && pair.against.is_none());
+        if others.len() < MOST_OTHERS {
+            others.extend(pair.others);
+        }
         Ok(true)
     })?;
     for (lacking, key, prompt) in [(answers, "answer", "clean"), (against, "against", "corrupted")] {
@@ -112,6 +117,15 @@ pub(super) fn count(file: &Path, limit: Option<u32>, metric: SmoothArg) -> Resul
             );
             output::note("note", &text);
         }
+    }
+    if !others.is_empty() {
+        let named: Vec<String> =
+            others.iter().take(MOST_OTHERS).map(|key| format!("`{}`", one_line(key))).collect();
+        let text = format!(
+            "keys of the pairs that are not read: {}; a pair has `clean`, `corrupt`, `answer` and `against`",
+            named.join(", ")
+        );
+        output::note("warning", &text);
     }
     Ok(n)
 }

@@ -34,7 +34,7 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
         layers: vec![arch.layers.len() as i64 - 1],
         tracked: Vec::new(),
     };
-    let edits = changes::of_prompt(&interventions, &session.model, &prompt, &tokenizer, next.changes.seed)?;
+    let edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, next.changes.seed)?;
     let survey = survey_under(&session.model, &batch, &options, edits)?;
     let reading = &survey.rows[0].readings[0];
     output::warn_of_nan(reading.entropy.is_nan(), !interventions.is_empty());

@@ -39,13 +39,15 @@ pub struct Compared {
     pub activation: String,
     /// The tensor's name in the file.
     pub tensor: String,
-    /// The largest difference over the file's largest value; infinite if two values differ and one is not finite.
+    /// The largest difference over the file's largest value; infinite if two values differ and one is not finite, NaN if
+    /// one is NaN.
     pub error: f64,
-    /// The factor on our values that best matches those in the file.
+    /// The factor on our values that best matches those in the file; NaN if one of them is.
     pub factor: f64,
-    /// What that factor leaves: the norm of the difference over the norm of the file's values.
+    /// What that factor leaves: the norm of the difference over the norm of the file's values; NaN as the factor.
     pub rest: f64,
-    /// Row, position in the row, and index in the vector (for a pattern: the key) of the largest difference.
+    /// Row, position in the row, and index in the vector (for a pattern: the key) of the largest difference or the first
+    /// NaN.
     pub at: [usize; 3],
     /// Whether both agree within the tolerance.
     pub verdict: Verdict,
@@ -62,6 +64,8 @@ pub enum Verdict {
     Magnitude,
     /// They do not agree, whatever the factor.
     Direction,
+    /// The file, the model's run or both hold NaN, so the other values say nothing.
+    Nan,
 }
 
 impl Comparison {
@@ -228,6 +232,7 @@ struct Difference {
     largest: f64,
     of_file: f64,
     at: [usize; 3],
+    nan: Option<[usize; 3]>,
     /// Ours times ours, ours times theirs, theirs times theirs.
     products: [f64; 3],
 }
@@ -253,9 +258,11 @@ fn difference(point: Point, kept: &Kept, both: impl Fn([usize; 3], usize) -> (f6
 
 impl Difference {
     fn add(&mut self, ours: f64, theirs: f64, at: [usize; 3]) {
-        let are_same = ours == theirs || ours.is_nan() && theirs.is_nan();
+        if ours.is_nan() || theirs.is_nan() {
+            self.nan.get_or_insert(at);
+        }
         let are_finite = ours.is_finite() && theirs.is_finite();
-        let apart = match (are_same, are_finite) {
+        let apart = match (ours == theirs, are_finite) {
             (true, _) => 0.0,
             (false, true) => (ours - theirs).abs(),
             (false, false) => f64::INFINITY,
@@ -272,6 +279,10 @@ impl Difference {
     }
 
     fn judged(self, activation: String, tensor: String, tolerance: f64) -> Compared {
+        if let Some(at) = self.nan {
+            let (error, factor, rest, verdict) = (f64::NAN, f64::NAN, f64::NAN, Verdict::Nan);
+            return Compared { activation, tensor, error, factor, rest, at, verdict, exact: None };
+        }
         let over = |a: f64, b: f64| if a == 0.0 { 0.0 } else { a / b };
         let error = over(self.largest, self.of_file);
         let [ours, both, theirs] = self.products;

@@ -14,7 +14,7 @@
 //! one of these, a comma or an `x` in double quotes. Spaces between the parts are ignored.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use easyroutine_sites::{Selector, Slice};
@@ -33,6 +33,16 @@ pub struct Reference {
 }
 
 impl Intervention<Reference> {
+    /// The file whose values it names.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.operation {
+            Operation::Replace(values) | Operation::Mean(values) | Operation::Add { values, .. } => {
+                Some(&values.file)
+            }
+            Operation::Scale(_) | Operation::Set(_) | Operation::Resample { .. } => None,
+        }
+    }
+
     /// Reads the referenced values.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use fields::read_fields;
-pub use pairs::{Pair, TokenName, each_pair, pairs_from_jsonl};
+pub use pairs::{MOST_OTHERS, Pair, TokenName, each_pair, pairs_from_jsonl};
 
 /// Default limit on the bytes of a row: far beyond any context, and far below any memory.
 pub const LONGEST_ROW: usize = 16 << 20;

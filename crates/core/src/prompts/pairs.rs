@@ -24,7 +24,14 @@ pub struct Pair {
     pub answer: Option<TokenName>,
     /// The token that it is compared with.
     pub against: Option<TokenName>,
+    /// Other keys of the line, which are not read, in alphabetical order; [`MOST_OTHERS`] at most.
+    pub others: Vec<String>,
 }
+
+/// Keys of a pair that are read.
+const KEYS: [&str; 4] = ["clean", "corrupt", "answer", "against"];
+/// How many of its other keys a pair names.
+pub const MOST_OTHERS: usize = 8;
 
 /// A token as named in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,5 +121,11 @@ fn pair(place: Place, line: &str, options: &ReadOptions) -> Result<Pair> {
         corrupt: prompt("corrupt")?,
         answer: token("answer")?,
         against: token("against")?,
+        others: record
+            .keys()
+            .filter(|key| !KEYS.contains(&key.as_str()))
+            .take(MOST_OTHERS)
+            .cloned()
+            .collect(),
     })
 }

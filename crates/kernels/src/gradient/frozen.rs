@@ -1,6 +1,7 @@
 //! Norms with a constant divisor, which makes them linear in their input.
 
 use crate::norm::sum;
+use crate::scratch;
 use crate::vector::{Vector, Work};
 use crate::{Cpu, NormKind, Rows, RowsMut};
 
@@ -46,11 +47,13 @@ impl Cpu {
         norm.check([g.n_rows(), g.n_columns()], [out.n_rows(), out.n_columns()]);
         self.for_each_row(out, |row, out| {
             let inverse = norm.inverse[row % norm.inverse.len()];
-            let mut weighted = g.row(row).to_vec();
-            if let Some(weight) = norm.weight {
-                weighted.iter_mut().zip(weight).for_each(|(g, w)| *g *= w);
-            }
-            self.run(Back { kind: norm.kind, inverse, weighted: &weighted, out });
+            let Some(weight) = norm.weight else {
+                return self.run(Back { kind: norm.kind, inverse, weighted: g.row(row), out });
+            };
+            scratch::with(weight.len(), |weighted: &mut [f32]| {
+                weighted.iter_mut().zip(g.row(row)).zip(weight).for_each(|((to, g), w)| *to = g * w);
+                self.run(Back { kind: norm.kind, inverse, weighted, out });
+            });
         });
     }
 }
@@ -68,6 +71,15 @@ impl FrozenNorm<'_> {
     }
 }
 
+/// The mean that a norm takes off.
+#[inline(always)]
+fn taken_off<V: Vector>(v: V, kind: NormKind, x: &[f32]) -> f32 {
+    match kind {
+        NormKind::Layer => sum(v, x) / x.len() as f32,
+        NormKind::Rms => 0.0,
+    }
+}
+
 struct Normed<'a> {
     norm: FrozenNorm<'a>,
     inverse: f32,
@@ -80,10 +92,7 @@ impl Work for Normed<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let mean = match self.norm.kind {
-            NormKind::Layer => sum(v, self.x) / self.x.len() as f32,
-            NormKind::Rms => 0.0,
-        };
+        let mean = taken_off(v, self.norm.kind, self.x);
         self.out.iter_mut().zip(self.x).for_each(|(out, x)| *out = (x - mean) * self.inverse);
         if let Some(weight) = self.norm.weight {
             self.out.iter_mut().zip(weight).for_each(|(out, w)| *out *= w);
@@ -103,10 +112,7 @@ impl Work for Back<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self, v: V) {
-        let mean = match self.kind {
-            NormKind::Layer => sum(v, self.weighted) / self.weighted.len() as f32,
-            NormKind::Rms => 0.0,
-        };
+        let mean = taken_off(v, self.kind, self.weighted);
         self.out.iter_mut().zip(self.weighted).for_each(|(out, h)| *out += self.inverse * (h - mean));
     }
 }

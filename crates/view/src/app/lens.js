@@ -84,7 +84,7 @@ function draw() {
   const most = differs ? reach(lens.rows.flatMap((_, i) => data.positions.map((_, j) => difference(i, j)))) : 1;
   const followed = data.tracked === null ? "" : printable(lens.text(data.tracked));
   key.replaceChildren(differs
-    ? legend((x) => diverging(2 * x - 1), [percent(-most).replace("0%", `-${percent(most)}`), "0", percent(most)], [el("div", {}, "change of the probability of ", token(lens.text(data.tracked)))])
+    ? legend((x) => diverging(2 * x - 1), [`-${percent(most)}`, "0", percent(most)], [el("div", {}, "change of the probability of ", token(lens.text(data.tracked)))])
     : legend((x) => blend(lens.palette, x), known.ticks, [el("div", {}, "▕ ▏ same token as the model predicts"), el("div", {}, "* the model's top token is the actual next one")]));
   const next = (j) => prompt.tokens[data.positions[j] + 1]?.text;
   const rowOf = (layer) => lens.rows.findIndex((row) => row.layer === layer);

@@ -34,7 +34,7 @@ pub fn markdown(report: &CircuitReport) -> String {
     let code = |text: &str| text::markdown(&printable(text));
     let mut out = String::new();
     for line in report.shown_lines() {
-        let parts: Vec<String> = line.split(" · ").map(code).collect();
+        let parts: Vec<String> = line.split(" · ").map(text::markdown).collect();
         let _ = writeln!(out, "{}  ", parts.join(" · "));
     }
     for (what, prompt) in &report.prompts {

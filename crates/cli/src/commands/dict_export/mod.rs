@@ -5,17 +5,13 @@ mod neuronpedia;
 #[cfg(feature = "parquet")]
 mod parquet;
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::feature_lines;
 use crate::args::{Args, DictExport, ExportTo, Format};
 use crate::failure::Failure;
-
-/// Maximum bytes per line: a feature with a thousand examples of a thousand tokens.
-const LONGEST: u64 = 256 << 20;
 
 pub(crate) fn run(args: &Args, export: &DictExport) -> Result<(), Failure> {
     let target = match args.output.as_slice() {
@@ -51,30 +47,11 @@ pub(crate) fn run(args: &Args, export: &DictExport) -> Result<(), Failure> {
 }
 
 /// Visits the features in a file of `easyroutine features` one by one.
-fn each_feature(
-    file: &Path,
-    mut visit: impl FnMut(&Feature) -> Result<(), Failure>,
-) -> Result<usize, Failure> {
-    let place = file.display();
-    let failed = |e: std::io::Error| Failure::failed(format!("{place}: {e}"));
-    let mut reader = BufReader::new(File::open(file).map_err(failed)?);
-    let (mut line, mut number) = (String::new(), 0usize);
-    loop {
-        line.clear();
-        if std::io::Read::take(&mut reader, LONGEST).read_line(&mut line).map_err(failed)? == 0 {
-            return Ok(number);
-        }
-        number += 1;
-        let wrong = |what: &str| {
-            Failure::failed(format!("{place}, line {number}: {what}"))
-                .hint("`dict export` reads the features_NAME.jsonl that `easyroutine features` writes")
-        };
-        let value: Value = serde_json::from_str(&line).map_err(|e| wrong(&e.to_string()))?;
-        if value["schema"] != "easyroutine.feature/1" {
-            return Err(wrong("is not a feature of schema easyroutine.feature/1"));
-        }
-        visit(&Feature { value }).map_err(|failure| failure.at(format!("{place}, line {number}")))?;
-    }
+fn each_feature(file: &Path, mut visit: impl FnMut(&Feature) -> Result<(), Failure>) -> Result<(), Failure> {
+    feature_lines::each(file, "dict export", |line| {
+        let value = serde_json::from_str(line).map_err(|e| Failure::failed(e.to_string()))?;
+        visit(&Feature { value })
+    })
 }
 
 /// One line.

@@ -64,7 +64,17 @@ fn about(export: &DictExport) -> Result<About, Failure> {
         let is_set = json["dictionary"]["is_set"] == true;
         json["key"].as_str().filter(|_| is_set)?.rsplit_once('_')?.1.parse().ok()
     };
-    let layer = export.layer.map(u64::from).or_else(of_key).or_else(|| of_place("writes_activation"));
+    let stated: Option<u64> = of_key().or_else(|| of_place("writes_activation"));
+    let layer = match (export.layer.map(u64::from), stated) {
+        (Some(given), Some(stated)) if given != stated => {
+            return Err(Failure::usage(format!(
+                "--layer {given}: {} says that its features are of layer {stated}",
+                beside.display()
+            ))
+            .hint("leave --layer out: it is for dictionaries that do not say their layer"));
+        }
+        (given, stated) => stated.or(given),
+    };
     Ok(About {
         model: json["model"]["name"].as_str().unwrap_or_default().to_owned(),
         layer: layer.ok_or_else(|| {

@@ -9,7 +9,7 @@ use easyroutine::sites::Point;
 use easyroutine_app::reports::{self, LayerAccuracy};
 use easyroutine_dictionaries::{
     Accuracy, Directions, LayerDirection, Logistic, Probe, ProbeMethod, Steering, Vectors, fit_probe,
-    fit_steering, held_out,
+    fit_steering, held_out, held_out_warning,
 };
 use easyroutine_view::bars;
 use serde_json::{Value, json};
@@ -21,7 +21,8 @@ use sides::{Read, Unsaid};
 
 pub(crate) fn direction(args: &Args, given: &Direction) -> Result<(), Failure> {
     let outputs = Outputs::of(args, &["safetensors", "gguf"])?;
-    let read = given.sides.read("last", &given.activations, None, Unsaid::Pair)?;
+    let read =
+        given.sides.read("last", &given.activations, None, Unsaid::Pair, outputs.has_control_vector())?;
     let labels = read.labels.clone().unwrap_or_default();
     let of_side = |wanted: bool| labels.iter().filter(|label| **label == wanted).count();
     let (n, others) = (of_side(true), of_side(false));
@@ -64,9 +65,12 @@ pub(crate) fn fit(args: &Args, given: &ProbeFit) -> Result<(), Failure> {
         }
     };
     let outputs = Outputs::of(args, &["safetensors"])?;
-    let read = given.sides.read("last", &given.activations, given.split.as_deref(), Unsaid::Label)?;
+    let read = given.sides.read("last", &given.activations, given.split.as_deref(), Unsaid::Label, false)?;
     let labels = read.labels.clone().unwrap_or_default();
     let held_out = read.held_out.clone().unwrap_or_else(|| held_out(&labels));
+    if let Some(warning) = held_out_warning(&labels, &held_out) {
+        output::note("warning", &warning);
+    }
     let mut found = Found::new(method.name(), &read);
     for (point, values) in &read.vectors {
         let rows = Vectors::new(values, values.len() / read.n.max(1))?;
@@ -98,7 +102,8 @@ pub(crate) fn apply(args: &Args, given: &ProbeApply) -> Result<(), Failure> {
         None => of_file.join(","),
     };
     let own = |key: &str| directions.about.get(key).map(String::as_str);
-    let read = given.sides.read(own("position").unwrap_or("last"), &activations, None, Unsaid::Nothing)?;
+    let position = own("position").unwrap_or("last");
+    let read = given.sides.read(position, &activations, None, Unsaid::Nothing, false)?;
     for (what, key) in [("model", "model_digest"), ("position", "position")] {
         let (fitted, here) = (own(key), read.about.get(key).map(String::as_str));
         if let (Some(fitted), Some(here)) = (fitted, here)
@@ -193,6 +198,10 @@ impl Found {
     }
 }
 
+fn is_control_vector(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "gguf")
+}
+
 /// Files of directions, and destinations for the figures.
 struct Outputs {
     directions: Vec<PathBuf>,
@@ -212,11 +221,15 @@ impl Outputs {
         Ok(Outputs { directions: directions.into_iter().cloned().collect(), figures })
     }
 
+    /// Whether one of the files is a control vector.
+    fn has_control_vector(&self) -> bool {
+        self.directions.iter().any(|file| is_control_vector(file))
+    }
+
     /// Writes the directions and their accuracy.
     fn write(&self, found: &Found, read: &Read, words: &str, json: &Value) -> Result<(), Failure> {
         for file in &self.directions {
-            let is_gguf = file.extension().is_some_and(|ending| ending == "gguf");
-            let bytes = match is_gguf {
+            let bytes = match is_control_vector(file) {
                 true => found.directions.to_control_vector(&read.model_type)?,
                 false => found.directions.to_safetensors()?,
             };

@@ -9,14 +9,15 @@ use easyroutine::positions::{Context, Specifier};
 use easyroutine::prompts::{self, Prompt, Prompts, ReadOptions};
 use easyroutine::request::Request;
 use easyroutine::sites::{Extent, Point, Scope, Selector};
+use easyroutine_dictionaries::check_control_vector;
 use easyroutine_store::Run;
 use serde_json::{Value, json};
 
 use crate::args::Sides;
 use crate::commands::runs::open_run;
 use crate::failure::{Failure, one_line};
+use crate::output;
 use crate::session::{self, Session};
-use crate::{output, reading};
 
 /// Vectors for a list of points, `[rows, width]` each.
 type Vectors = Vec<(Point, Vec<f32>)>;
@@ -60,21 +61,23 @@ struct Rows {
 impl Sides {
     /// Reads the activations, running the model on prompts if there are any. They are read at `position` unless a flag
     /// names another.
+    /// `is_control_vector` says that the result will be written as one.
     ///
     /// # Errors
-    /// If files or runs cannot be read, labels do not have exactly two values, activations belong to several sites, or
-    /// rows have more than one position.
+    /// If files or runs cannot be read, labels do not have exactly two values, activations belong to several sites or do
+    /// not fit a control vector, or rows have more than one position.
     pub(super) fn read(
         &self,
         position: &str,
         activations: &str,
         split: Option<&str>,
         unsaid: Unsaid,
+        is_control_vector: bool,
     ) -> Result<Read, Failure> {
         let position = self.position.as_deref().unwrap_or(position);
         match &self.run {
-            Some(name) => self.of_run(name, activations, split, unsaid),
-            None => self.of_prompts(position, activations, split, unsaid),
+            Some(name) => self.of_run(name, activations, split, unsaid, is_control_vector),
+            None => self.of_prompts(position, activations, split, unsaid, is_control_vector),
         }
     }
 
@@ -84,6 +87,7 @@ impl Sides {
         activations: &str,
         split: Option<&str>,
         unsaid: Unsaid,
+        is_control_vector: bool,
     ) -> Result<Read, Failure> {
         let request = request(activations, position)?;
         let rows = match (&self.file, &self.positive, &self.negative) {
@@ -93,7 +97,7 @@ impl Sides {
         };
         let model = self.model.as_deref().unwrap_or_default();
         let session = session::load(model, &self.loading)?;
-        one_site(request.points(session.model.arch())?.iter().copied())?;
+        one_site(request.points(session.model.arch())?.iter().copied(), is_control_vector)?;
         let n = rows.prompts.len();
         let vectors = self.vectors(&session, rows.prompts, &request)?;
         let about = [
@@ -188,12 +192,7 @@ impl Sides {
         let most = session.model.arch().context;
         let mut examples = Vec::with_capacity(prompts.len());
         for (place, (number, prompt)) in prompts.into_iter().enumerate() {
-            let at = |failure: Failure| failure.at(format!("row {number}"));
-            let ids = match prompt {
-                Prompt::Ids(ids) => ids,
-                Prompt::Messages(_) => return Err(at(reading::no_conversation())),
-                Prompt::Text(text) => self.cutting.row(text, &tokenizer, most).map_err(at)?.encoded.ids,
-            };
+            let Example { ids, .. } = self.cutting.example(number, prompt, &tokenizer, most)?;
             examples.push(Example { number: place, ids, ..Example::default() });
         }
         let context = Context { special: tokenizer.special_ids(), ..Context::default() };
@@ -209,6 +208,7 @@ impl Sides {
         activations: &str,
         split: Option<&str>,
         unsaid: Unsaid,
+        is_control_vector: bool,
     ) -> Result<Read, Failure> {
         let run = open_run(self.base.as_deref(), name)?;
         let label = self.label.as_deref().or((unsaid != Unsaid::Nothing).then_some("label"));
@@ -222,7 +222,7 @@ impl Sides {
         let labels = label.map(|name| labels(field(name)?, name)).transpose()?;
         let held_out = split.map(|name| split_of(field(name)?, name)).transpose()?;
         let points = points_of_run(&run, activations)?;
-        one_site(points.iter().copied())?;
+        one_site(points.iter().copied(), is_control_vector)?;
         let mut vectors = Vec::new();
         let mut n = None;
         for point in points {
@@ -297,12 +297,15 @@ fn request(activations: &str, position: &str) -> Result<Request, Failure> {
     }
 }
 
-/// A file names its vectors by layer, so they belong to one site with one vector per layer.
-fn one_site(points: impl Iterator<Item = Point> + Clone) -> Result<(), Failure> {
+/// A file names its vectors by layer, so they belong to one site with one vector per layer. A control vector allows fewer.
+fn one_site(points: impl Iterator<Item = Point> + Clone, is_control_vector: bool) -> Result<(), Failure> {
     let first = points.clone().next().map(Point::site);
     let is_plain = |point: Point| {
         Some(point.site()) == first && matches!(point.site().scope(), Scope::Layer | Scope::LetteredLayer)
     };
+    if is_control_vector {
+        points.clone().try_for_each(|point| check_control_vector(point.site().name(), point.layer()))?;
+    }
     match points.clone().all(is_plain) {
         true => Ok(()),
         false => Err(Failure::usage("-a: activations of one site that has a vector a layer")

@@ -57,7 +57,7 @@ impl<'a> Wanted<'a> {
         examples: &'a [Example],
         context: Context<'a>,
     ) -> Result<Wanted<'a>, Failure> {
-        let dictionaries = given.dictionaries.fitted(session.model.arch())?;
+        let dictionaries = given.dictionaries.fitted(session)?;
         let wanted =
             Wanted { keys, dictionaries, session, request, context, examples, kept: Kept::default() };
         // Report a wrong key before the run.

@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         None => examples,
     };
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
-    let edits = changes::checked(&given, &session.model, &rows, context)?;
+    let edits = changes::checked(&given, &session, &rows, context)?;
     let kept = features::Wanted::new(&features, &given, &session, &request, &examples, context)?;
     let in_store = saved::is_store(file).then(|| saved::Job {
         session: &session,
@@ -144,7 +144,7 @@ impl Job<'_> {
         let extraction = Extraction::new(model, self.request, self.examples, options)?;
         self.announce(extraction.size()?)?;
         let mut collect = Collect::default();
-        let dictionaries = given.dictionaries.fitted(model.arch())?;
+        let dictionaries = given.dictionaries.fitted(self.session)?;
         let mut first = |_: &Batch, rows: &[Row<'_>]| -> easyroutine::Result<Box<dyn Tap + '_>> {
             let edits = Edits::new(&given.interventions, model.arch(), rows, self.context)?;
             let features = FeatureEdits::new(&given.features, dictionaries, model.cpu(), rows, self.context)?;

@@ -125,6 +125,7 @@ impl Describing<'_> {
         json!({
             "schema": "easyroutine.feature/1",
             "feature": number,
+            "n_features": self.statistics.features().len(),
             "count": feature.count,
             "frequency": feature.count as f64 / tokens,
             "mean": feature.mean(),

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         .prompts;
     let session = session::load(&features.model.model, &features.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &features.model.loading.finding)?;
-    let dictionaries = opened.fitted(session.model.arch())?;
+    let dictionaries = opened.fitted(&session)?;
     let layers = layers(features, dictionaries)?;
     let keys: Vec<String> = layers.iter().map(|(d, layer)| dictionaries.key(*d, *layer)).collect();
     let digests: Map<String, Value> = dictionaries
@@ -199,7 +199,8 @@ impl Collecting<'_> {
                 return Ok(false);
             }
             if number >= range.start {
-                let example = self.example(row, prompt)?;
+                let context = self.session.model.arch().context;
+                let example = self.features.cutting.example(row, prompt, self.tokenizer, context)?;
                 length += example.ids.len();
                 examples.push(example);
                 if length >= self.features.batch_tokens as usize {
@@ -227,27 +228,6 @@ impl Collecting<'_> {
         bar.finish();
         self.save(watched, folder, done)?;
         Ok(done)
-    }
-
-    fn example(&self, number: usize, prompt: Prompt) -> Result<Example, Failure> {
-        let context = self.session.model.arch().context;
-        let row = |failure: Failure| failure.at(format!("row {number}"));
-        match prompt {
-            Prompt::Ids(ids) => {
-                if ids.len() > context {
-                    return Err(row(session::too_long(&ids.len().to_string(), context)));
-                }
-                Ok(Example { number, ids, ..Example::default() })
-            }
-            Prompt::Messages(_) => {
-                Err(row(Failure::usage("is a conversation; texts and token ids are read")))
-            }
-            Prompt::Text(text) => {
-                let cut = self.features.cutting.row(text, self.tokenizer, context).map_err(row)?;
-                let text = Some((cut.text, cut.encoded.offsets));
-                Ok(Example { number, ids: cut.encoded.ids, text, ..Example::default() })
-            }
-        }
     }
 
     /// Runs one batch to its end, so that saved results always consist of whole batches.

@@ -59,8 +59,10 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &RunLens) -> Result<(), Failu
         for (at, row) in probabilities.values().chunks(lens.vocabulary()).enumerate() {
             let vector = piece * TOGETHER + at;
             let place = place(vector, &loaded, first);
+            if row.iter().any(|p| p.is_nan()) {
+                return Err(not_a_number(&run, key, &place, &vectors[at * width..(at + 1) * width]));
+            }
             let top: Vec<(u32, f32)> = largest(row, asked.k as usize);
-            output::warn_of_nan(top.is_empty() && vector == 0, false);
             for (rank, (id, probability)) in top.iter().enumerate() {
                 table.push(vec![
                     place.clone().into(),
@@ -95,11 +97,18 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &RunLens) -> Result<(), Failu
     Ok(())
 }
 
-/// The most probable ids, ties to the lower id; empty if any probability is NaN.
+/// The error for a vector without probabilities.
+fn not_a_number(run: &Run, key: &str, place: &str, vector: &[f32]) -> Failure {
+    let what = match vector.iter().position(|x| !x.is_finite()) {
+        Some(at) => format!("its number {at} is {}", vector[at]),
+        None => "its numbers are finite, but too large for the final norm or the unembedding".to_owned(),
+    };
+    Failure::failed(format!("{}: {key} {place} has no probabilities: {what}", run.path()))
+        .hint("--rows reads other rows; this value is what the run saved")
+}
+
+/// The most probable ids, ties to the lower id.
 fn largest(probabilities: &[f32], most: usize) -> Vec<(u32, f32)> {
-    if probabilities.iter().any(|p| p.is_nan()) {
-        return Vec::new();
-    }
     let mut order: Vec<u32> = (0..probabilities.len() as u32).collect();
     let by =
         |a: &u32, b: &u32| probabilities[*b as usize].total_cmp(&probabilities[*a as usize]).then(a.cmp(b));

@@ -105,10 +105,10 @@ fn model_words(with: With<'_>) -> Vec<String> {
 /// A page may only read, and set tags; it can neither write files nor use standard input.
 fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
     if !args.output.is_empty() {
-        return Err(Failure::usage("-o: a page writes no files"));
+        return Err(Failure::usage("-o: the page does not write files"));
     }
     let refused = |what: &str| {
-        Err(Failure::usage(format!("`{what}` is not for a page")).hint("type it into a terminal"))
+        Err(Failure::usage(format!("the page does not run {what}")).hint("run it in a terminal"))
     };
     match &args.command {
         Command::Lens(lens) => prompt(&lens.prompt),
@@ -116,13 +116,15 @@ fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
         Command::Run(next) => prompt(&next.prompt),
         Command::Patch(patch) => prompt(&patch.prompt),
         Command::Ablate(ablate) => prompt(&ablate.prompt),
-        Command::Dla(dla) if dla.prompt.pairs.is_some() => refused("--pairs"),
+        Command::Dla(dla) if dla.prompt.pairs.is_some() => refused("`dla --pairs`, which reads a file"),
         Command::Dla(dla) => prompt(&dla.prompt.one()),
         Command::Grad(grad) => prompt(&grad.prompt),
-        Command::Attribute(attribute) if attribute.prompt.pairs.is_some() => refused("--pairs"),
+        Command::Attribute(attribute) if attribute.prompt.pairs.is_some() => {
+            refused("`attribute --pairs`, which reads a file")
+        }
         Command::Attribute(attribute) => prompt(&attribute.prompt.one()),
         Command::Tokens(tokens) => prompt(&tokens.prompt),
-        Command::Edges(edges) if edges.state.is_some() => refused("--state"),
+        Command::Edges(edges) if edges.state.is_some() => refused("`edges --state`, which writes a file"),
         Command::Graph(graph) => prompt(&graph.prompt),
         Command::Dict { command: DictCommand::Active(active) } => prompt(&active.prompt),
         Command::Edges(_) => Ok(()),
@@ -136,15 +138,15 @@ fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
             | RunsCommand::Lens(_)
             | RunsCommand::Tag(_)
             | RunsCommand::Verify { .. } => Ok(()),
-            _ => refused("runs that changes files"),
+            _ => refused("commands of `runs` that change files"),
         },
-        _ => refused("this command"),
+        _ => refused("this command, which writes files or takes long"),
     }
 }
 
 fn prompt(prompt: &PromptArgs) -> Result<(), Failure> {
     if prompt.file.is_some() {
-        return Err(Failure::usage("--file: a page reads no files").hint("paste the text"));
+        return Err(Failure::usage("--file: the page does not read files").hint("paste the text"));
     }
     match prompt.prompt.as_deref() {
         Some("-") => Err(Failure::usage("the prompt `-` is standard input, which a page lacks")),

@@ -41,20 +41,11 @@ impl Map {
     /// A range of a projection's outputs, including an adapter's update.
     pub(super) fn of(cpu: &Cpu, projection: &Projection, outputs: std::ops::Range<usize>) -> Result<Map> {
         let (n_in, n_out) = (projection.inputs(), outputs.len());
-        let mut whole = vec![0.0; n_out * n_in];
-        for (row, output) in whole.chunks_exact_mut(n_in.max(1)).zip(outputs.clone()) {
-            projection.read_row(output, row);
-        }
-        let pack = |rows, columns, fill: &(dyn Fn(usize, &mut [f32]) + Sync)| {
-            PackedMatrix::pack(cpu, Dtype::F32, rows, columns, |n, row| {
-                fill(n, row);
-                Ok::<(), Error>(())
-            })
-        };
-        let forward = pack(n_out, n_in, &|n, row| row.copy_from_slice(&whole[n * n_in..(n + 1) * n_in]))?;
-        let backward = pack(n_in, n_out, &|n, row| {
-            row.iter_mut().enumerate().for_each(|(output, x)| *x = whole[output * n_in + n]);
+        let forward = PackedMatrix::pack(cpu, Dtype::F32, n_out, n_in, |n, row| {
+            projection.read_row(outputs.start + n, row);
+            Ok::<(), Error>(())
         })?;
+        let backward = forward.transposed(cpu);
         let bias = projection.bias.as_ref().map(|bias| bias[outputs].to_vec());
         Ok(Map { forward, backward, bias })
     }
