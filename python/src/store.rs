@@ -176,13 +176,13 @@ impl ValuesInput {
 pub(crate) struct AnnotationsInput {
     other_metadata: ValuesInput,
     types: String,
-    tag: Option<String>,
+    tags: Vec<String>,
 }
 
 impl AnnotationsInput {
     fn read(&self) -> Result<Annotations, Failure> {
         Ok(Annotations {
-            tag: self.tag.clone(),
+            tags: self.tags.clone(),
             other_metadata: self.other_metadata.entries()?,
             types: object(&self.types)?,
             dataset: None,
@@ -202,7 +202,7 @@ pub(crate) struct ProvenanceInput {
     interventions: ValuesInput,
     other_metadata: ValuesInput,
     types: String,
-    tag: Option<String>,
+    tags: Vec<String>,
 }
 
 impl ProvenanceInput {
@@ -216,7 +216,7 @@ impl ProvenanceInput {
             extraction_config: json(&self.extraction_config)?,
             other_metadata: self.other_metadata.entries()?,
             types: object(&self.types)?,
-            tag: self.tag.clone(),
+            tags: self.tags.clone(),
             dataset: None,
         })
     }
@@ -237,7 +237,7 @@ pub(crate) struct Asked {
     interventions: Option<ValuesInput>,
     /// The same in the spelling of older versions.
     or_interventions: Option<ValuesInput>,
-    tag: Option<String>,
+    tags: Vec<String>,
     exact: bool,
     condition: Option<String>,
 }
@@ -279,7 +279,7 @@ impl Loader {
             matching: if asked.exact { Matching::Exact } else { Matching::Subset },
             interventions: only(asked.interventions)?,
             or_interventions: only(asked.or_interventions)?,
-            tag: asked.tag,
+            tags: asked.tags,
             condition: asked.condition.map(|text| text.parse()).transpose().map_err(failure)?,
         };
         let found = py.detach(|| self.loader.query(&query)).map_err(failure)?;

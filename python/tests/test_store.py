@@ -133,6 +133,15 @@ def test_runs_are_found_by_what_is_known_of_them(llama: HookedModel, saver: Acti
     assert tags(interventions=[]) == ["plain", "all"]
     assert tags(tag="nothing") == [] and tags(experiment_name="second") == []
     assert tags(experiment_name="*", tag="plain") == ["plain"]
+    saved(saver, cache, tag=["several", "plain"])
+    assert tags(tag="plain") == ["plain", "several"] and tags(tag=("plain", "several")) == ["several"]
+    assert tags(tag=["several", "steered"]) == []
+    found = loader.query(tag="several")
+    assert found.open(-1).tags == ["several", "plain"] and "Tags: several, plain" in repr(found)
+    assert "several, plain" in found._repr_html_()
+    for wrong in (3, ["a", 3], {"a"}):
+        with pytest.raises(InputError, match="tag"):
+            loader.query(tag=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError):
         loader.query(where="batch_id ==== 1")
 

@@ -76,7 +76,12 @@ fn a_saved_run_is_listed_shown_and_queried() {
         let found = runs(&base, &[&["query"], flags].concat());
         assert_eq!(found["runs"].as_array().unwrap().len(), n, "{flags:?}");
     }
-    extract(&base, &["--positions", "0:2,-1", "--generate", "2", "--seed", "7"]);
+    let more = ["--tag", "late", "--tag", "first"];
+    extract(&base, &[&["--positions", "0:2,-1", "--generate", "2", "--seed", "7"][..], &more].concat());
+    for (flags, n) in [(&["--tag", "first"][..], 2), (&more, 1), (&["--tag", "late", "--tag", "other"], 0)] {
+        let found = runs(&base, &[&["query"], flags].concat());
+        assert_eq!(found["runs"].as_array().unwrap().len(), n, "{flags:?}");
+    }
     for (flags, n) in [
         (&["--positions", "0:2,-1"][..], 1),
         (&["--positions", "0:2", "--positions", "-1"], 1),
@@ -247,6 +252,14 @@ fn parts_in_any_order_and_a_resumed_run_equal_one_that_was_not_disturbed() {
     let words = self::arguments(&resumed, &["--unit", "2", "--run", "job", "--resume", "--tag", "late"]);
     let refused = fails(1, &words.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(refused.contains("`tag` was nothing, now it is \"late\""), "{refused}");
+    let tagged = ["--unit", "2", "--run", "tagged", "--tag", "early", "--tag", "late"];
+    extract(&resumed, &[&tagged[..], &["--part", "1/2"]].concat());
+    let words = self::arguments(&resumed, &[&tagged[..6], &["--resume"]].concat());
+    let refused = fails(1, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(refused.contains("`tags` was [\"late\"], now it is nothing"), "{refused}");
+    extract(&resumed, &[&tagged[..], &["--resume"]].concat());
+    let kept = runs(&resumed, &["query", "--tag", "late", "--tag", "early"]);
+    assert_eq!(kept["runs"].as_array().unwrap().len(), 1, "tags of a resumed run");
     let model = tiny("llama");
     let other = [
         &["extract", "a cat", "-m", &model, "-a", "logits", "--run", "job", "--resume", "-o"][..],

@@ -55,7 +55,7 @@ fn provenance(seed: u32) -> Provenance<'static> {
             ("seed".to_owned(), json!(seed).into()),
             ("split".to_owned(), json!(seed % 500).into()),
         ],
-        tag: Some(format!("tag_{}", seed % 500)),
+        tags: vec![format!("tag_{}", seed % 500)],
         ..Provenance::default()
     }
 }
@@ -137,6 +137,6 @@ fn runs(base: &str, n: u32) {
 
 fn query(loader: ActivationLoader) {
     let begin = Instant::now();
-    let found = loader.query(&Query { tag: Some("tag_7".to_owned()), ..Query::default() }).unwrap();
+    let found = loader.query(&Query { tags: vec!["tag_7".to_owned()], ..Query::default() }).unwrap();
     println!("{} {}", begin.elapsed().as_secs_f64(), found.len());
 }

@@ -95,7 +95,7 @@ impl Store {
             interventions: Some(value("interventions").into()).filter(|_| !value("interventions").is_null()),
             extraction_config: value("extraction_config"),
             other_metadata,
-            tag: text("tag").filter(|tag| !tag.is_empty()),
+            tags: text("tag").filter(|tag| !tag.is_empty()).into_iter().collect(),
             dataset: Some(json!({"imported": name})),
             types: Map::new(),
         };

@@ -34,8 +34,8 @@ pub struct Query<'a> {
     pub interventions: Option<Value<'a>>,
     /// The same in the spelling of older versions: a run may match either.
     pub or_interventions: Option<Value<'a>>,
-    /// A tag, given on saving or later.
-    pub tag: Option<String>,
+    /// Tags that a run must all have, whether given on saving or later.
+    pub tags: Vec<String>,
     /// Any other condition.
     pub condition: Option<Condition>,
 }
@@ -87,12 +87,12 @@ impl<'a> Criteria<'a> {
     /// Whether a run meets all criteria, as far as its record says. The experiment is not checked: it follows from the
     /// run's place.
     pub(crate) fn hold(&self, metadata: &Metadata) -> bool {
-        let Query { save_time, tag, custom_keys, condition, .. } = self.query;
+        let Query { save_time, tags, custom_keys, condition, .. } = self.query;
         let is = |asked: &Option<String>, found: &str| asked.as_ref().is_none_or(|asked| asked == found);
         let names = self.query.model_names();
         (names.is_empty() || names.contains(&metadata.model_name()))
             && is(save_time, metadata.save_time())
-            && tag.as_ref().is_none_or(|tag| metadata.tags().contains(&tag.as_str()))
+            && tags.iter().all(|tag| metadata.tags().contains(&tag.as_str()))
             && self.positions_hold(metadata.get("target_token_positions"))
             && self
                 .query

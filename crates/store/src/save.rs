@@ -55,8 +55,8 @@ pub struct Provenance<'a> {
     /// Types of these values that JSON lacks, for the writer's use: keyed by JSON pointers into the record
     /// (`/window/0`), in the writer's own terms. Queries do not see them.
     pub types: Map<String, Json>,
-    /// A tag to find it by.
-    pub tag: Option<String>,
+    /// Tags to find it by.
+    pub tags: Vec<String>,
     /// The source of the rows, if known.
     pub dataset: Option<Json>,
 }
@@ -185,13 +185,14 @@ impl<'a> Fields<'a> {
                 Error::input("the model has no name").hint("its name on the hub, or the stem of its folder")
             );
         }
-        provenance.tag.as_deref().map_or(Ok(()), check_tag)?;
+        let tags = distinct(&provenance.tags)?;
         let (interventions, mut aux) = match &provenance.interventions {
             Some(value) => value.split("interventions")?,
             None => (Json::Null, Vec::new()),
         };
         let mut json = Map::new();
-        json.insert("tag".to_owned(), json!(provenance.tag));
+        // The original has one; the others stand where later ones do.
+        json.insert("tag".to_owned(), json!(tags.first()));
         // In the original's order; the three are known once the run is claimed.
         for key in ["save_time", "experiment_name"] {
             json.insert(key.to_owned(), Json::Null);
@@ -217,9 +218,24 @@ impl<'a> Fields<'a> {
         if !provenance.types.is_empty() {
             store["types"] = provenance.types.clone().into();
         }
+        if tags.len() > 1 {
+            store["tags"] = json!(tags[1..]);
+        }
         json.insert("_store".to_owned(), store);
         Ok(Fields { json, aux })
     }
+}
+
+/// Tags without duplicates.
+fn distinct(tags: &[String]) -> Result<Vec<&str>> {
+    let mut found = Vec::new();
+    for tag in tags {
+        check_tag(tag)?;
+        if !found.contains(&tag.as_str()) {
+            found.push(tag.as_str());
+        }
+    }
+    Ok(found)
 }
 
 /// The size of a run, as far as known.
@@ -279,7 +295,7 @@ pub(crate) fn publish(
     put("min_reader", json!(VERSION));
     put("run_id", json!(claim.run_id.to_string()));
     put("state", json!("committed"));
-    put("tags", json!([]));
+    put("tags", about.get("tags").cloned().unwrap_or_else(|| json!([])));
     put("created_at", json!(claim.created_at));
     put("committed_at", json!(committed_at));
     put("revision", json!(1));

@@ -34,7 +34,7 @@ fn runs_are_saved_found_read_verified_and_removed() {
     let mut found = ActivationLoader::from_saver(&saver).query(&Query::default()).unwrap();
     // In the order of the claims, as everywhere.
     assert_eq!(found.get_paths(), paths);
-    let tagged = Query { tag: Some("tag_7".to_owned()), ..Query::default() };
+    let tagged = Query { tags: vec!["tag_7".to_owned()], ..Query::default() };
     assert_eq!(ActivationLoader::from_saver(&saver).query(&tagged).unwrap().get_paths(), [&paths[7]]);
     let run = found.load(7).unwrap();
     assert_eq!(run.read_rows("mlp_out_0", 1..3).unwrap().offsets, [0, 0, 4]);

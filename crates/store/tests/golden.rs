@@ -45,10 +45,10 @@ fn stores_of_every_version_open() {
         let scan = all_whole(&store).unwrap();
         assert_eq!(scan.runs.len(), 2, "version {version}");
         let loader = ActivationLoader::of(store, "golden");
-        let late = loader.query(&Query { tag: Some("late".to_owned()), ..Query::default() }).unwrap();
+        let late = loader.query(&Query { tags: vec!["late".to_owned()], ..Query::default() }).unwrap();
         assert_eq!(late.get(0).unwrap().metadata.get("note"), Some(&json!("é")));
         let second = loader
-            .query(&Query { tag: Some("tag_2".to_owned()), ..Query::default() })
+            .query(&Query { tags: vec!["tag_2".to_owned()], ..Query::default() })
             .unwrap()
             .load(0)
             .unwrap();

@@ -24,7 +24,7 @@ fn runs_of_the_original_come_over_and_broken_ones_are_named() {
     assert!(hostile.contains("`posix.system`, which is not on the list"), "{hostile}");
 
     let loader = ActivationLoader::of(store.clone(), "first");
-    let found = loader.query(&Query { tag: Some("cache".to_owned()), ..Query::default() }).unwrap();
+    let found = loader.query(&Query { tags: vec!["cache".to_owned()], ..Query::default() }).unwrap();
     let run = found.load(-1).unwrap();
     let metadata = run.metadata();
     assert_eq!((metadata.model_name(), metadata.get("seed")), ("org/tiny", Some(&json!(3))));

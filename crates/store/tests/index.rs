@@ -81,8 +81,9 @@ fn queries() -> Vec<Query<'static>> {
     vec![
         Query::default(),
         all(),
-        Query { tag: Some("tag_4".to_owned()), ..all() },
-        Query { tag: Some("late".to_owned()), ..all() },
+        Query { tags: vec!["tag_4".to_owned()], ..all() },
+        Query { tags: vec!["late".to_owned()], ..all() },
+        Query { tags: vec!["tag_4".to_owned(), "late".to_owned()], ..all() },
         Query { model_name: Some("org/tiny".to_owned()), ..Query::default() },
         Query { model_name: Some("other".to_owned()), ..all() },
         Query { model_name: Some("other".to_owned()), or_model_name: Some("org/tiny".to_owned()), ..all() },

@@ -65,6 +65,33 @@ fn conditions_find_what_they_say() {
 }
 
 #[test]
+fn a_run_has_the_tags_it_was_saved_with() {
+    let base = fast_folder();
+    let saver = saver(&base, "e");
+    let save = |tags: &[&str]| {
+        let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        saver.save(&contents(1), &Provenance { tags, ..provenance(1) })
+    };
+    for tags in [&[][..], &["a"], &["b", "a", "b", "c"]] {
+        save(tags).unwrap();
+    }
+    let loader = ActivationLoader::from_saver(&saver);
+    let found = |tags: &[&str]| -> Vec<Vec<String>> {
+        let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let found = loader.query(&Query { tags, ..Query::default() }).unwrap();
+        found.runs().iter().map(|run| run.metadata.tags().into_iter().map(str::to_owned).collect()).collect()
+    };
+    assert_eq!(found(&[]), [&[][..], &["a"], &["b", "a", "c"]]);
+    assert_eq!(found(&["a"]), [&["a"][..], &["b", "a", "c"]]);
+    assert_eq!(found(&["c", "a"]), [["b", "a", "c"]]);
+    assert!(found(&["c", "d"]).is_empty());
+    // The first stands where the original kept its one.
+    let all = loader.query(&Query::default()).unwrap();
+    assert_eq!(all.runs()[2].metadata.get("tag"), Some(&json!("b")));
+    assert!(save(&["a", ""]).is_err());
+}
+
+#[test]
 fn fields_of_more_values_than_a_record_lists_are_looked_up_in_the_rows() {
     let base = fast_folder();
     let saver = saver(&base, "e");
@@ -202,7 +229,7 @@ fn every_criterion_that_is_given_must_hold() {
         target_token_positions: Some(json!(["last", [2, 5], -3])),
         save_time: Some(save_time),
         custom_keys: keys(json!({"seed": 1})),
-        tag: text("tag_1"),
+        tags: vec!["tag_1".to_owned()],
         ..Query::default()
     };
     assert_eq!(loader.query(&right).unwrap().len(), 1);
@@ -218,7 +245,7 @@ fn every_criterion_that_is_given_must_hold() {
         Query { custom_keys: keys(json!({"seed": 1, "other": null})), ..right.clone() },
         Query { extraction_config: Some(json!({"avg": true})), ..right.clone() },
         Query { interventions: Some(json!([{"type": "full"}]).into()), ..right.clone() },
-        Query { tag: text("tag_2"), ..right.clone() },
+        Query { tags: vec!["tag_1".to_owned(), "tag_2".to_owned()], ..right.clone() },
     ] {
         assert_eq!(loader.query(&wrong).unwrap().len(), 0, "{wrong:?}");
     }

@@ -67,7 +67,7 @@ class ActivationSaver:
         interventions: Sequence[Intervention] | None,
         extraction_config: ExtractionConfig | Mapping[str, Any],
         other_metadata: Mapping[str, Any] | None = None,
-        tag: str | None = None,
+        tag: str | Sequence[str] | None = None,
     ) -> Place:
         """Saves a cache, a dictionary or a tensor as a run, and returns its folder.
 
@@ -75,7 +75,7 @@ class ActivationSaver:
         registered interventions you must say which applied: ``model.interventions``, or ``[]`` for none.
         ``other_metadata`` may hold numbers, strings, bytes, paths and arrays of torch and numpy, in lists, tuples, sets
         and dictionaries, at any depth. Each comes back equal and with its type (a tensor without its gradient);
-        anything else is refused.
+        anything else is refused. ``tag`` is one tag or a list.
         """
         known = _known_run(activations)
         if not isinstance(extraction_config, (ExtractionConfig, Mapping)):
@@ -108,7 +108,10 @@ class ActivationSaver:
         (folder / "metadata.json").write_text(text, encoding="utf-8")
 
     def save_cache(
-        self, cache: ActivationCache, other_metadata: Mapping[str, Any] | None = None, tag: str | None = None
+        self,
+        cache: ActivationCache,
+        other_metadata: Mapping[str, Any] | None = None,
+        tag: str | Sequence[str] | None = None,
     ) -> Place:
         """Saves a cache that knows its run, such as one from ``extract_cache``, and returns its folder."""
         metadata = _known_run(cache)
@@ -216,7 +219,7 @@ class ActivationLoader:
         extraction_config: ExtractionConfig | Mapping[str, Any] | None = None,
         interventions: Sequence[Intervention] | None = None,
         verbose: bool = False,
-        tag: str | None = None,
+        tag: str | Sequence[str] | None = None,
         *,
         match: Literal["subset", "exact"] = "subset",
         where: str | None = None,
@@ -226,7 +229,8 @@ class ActivationLoader:
         Without ``experiment_name`` it searches the loader's own experiment, with ``"*"`` all of them.
         ``interventions=[]`` finds runs without any. Flags set in ``extraction_config`` must be set in the run, and
         fields that differ from their defaults must be equal; ``match="exact"`` compares every field. ``where`` is a
-        condition, as on the command line. ``verbose`` prints the result.
+        condition, as on the command line. If ``tag`` is a list, a run must have each tag of it. ``verbose`` prints the
+        result.
         """
         if not isinstance(verbose, bool):
             raise InputError(f"verbose is {verbose!r}; it must be True or False", f"tag={verbose!r} looks for a tag")
@@ -234,7 +238,6 @@ class ActivationLoader:
             ("experiment_name", experiment_name),
             ("model_name", model_name),
             ("save_time", save_time),
-            ("tag", tag),
             ("where", where),
         ):
             if text is not None:
@@ -258,7 +261,7 @@ class ActivationLoader:
             "extraction_config": None if config is None else config_json(config),
             "interventions": None if interventions is None else _interventions(as_list(interventions)),
             "or_interventions": None if interventions is None else _interventions(as_list(interventions), as_written),
-            "tag": tag,
+            "tags": tags_of(tag),
             "exact": match == "exact",
             "condition": where,
         }
@@ -275,7 +278,7 @@ class ActivationLoader:
                 "custom_keys": custom_keys,
                 "extraction_config": extraction_config,
                 "interventions": interventions,
-                "tag": tag,
+                "tags": tags_of(tag),
                 "exact": match == "exact",
             }
             originals = find_originals(self.base_dir, None if experiment == "*" else experiment, criteria)
@@ -328,13 +331,11 @@ def provenance_of(
     config: ExtractionConfig | Mapping[str, Any],
     interventions: Any,
     other_metadata: Mapping[str, Any] | None,
-    tag: str | None,
+    tag: str | Sequence[str] | None,
 ) -> dict[str, Any]:
     """The metadata of a run, in the engine's form."""
     if not isinstance(model, str) and not hasattr(model, "_engine"):
         raise InputError(f"model is {model!r:.80}; it must be a HookedModel, or the name of one")
-    if tag is not None:
-        string(tag, "tag")
     if isinstance(model, str):
         named: tuple[str | None, ...] = (model, None, None, None, None)
     else:
@@ -349,10 +350,20 @@ def provenance_of(
     }
 
 
-def annotations_of(other_metadata: Mapping[str, Any] | None, tag: str | None) -> dict[str, Any]:
+def annotations_of(other_metadata: Mapping[str, Any] | None, tag: str | Sequence[str] | None) -> dict[str, Any]:
     """What a user adds to a run, in the engine's form."""
+    tags = tags_of(tag)
     metadata, types = _values(other_metadata or {}, "other_metadata")
-    return {"other_metadata": metadata, "types": json.dumps(types), "tag": tag}
+    return {"other_metadata": metadata, "types": json.dumps(types), "tags": tags}
+
+
+def tags_of(tag: str | Sequence[str] | None) -> list[str]:
+    """One tag, several or none as a list."""
+    if tag is None:
+        return []
+    if isinstance(tag, (list, tuple)):
+        return [string(one, f"tag[{place}]") for place, one in enumerate(tag)]
+    return [string(tag, "tag")]
 
 
 def _positions(given: Any) -> str:

@@ -302,7 +302,7 @@ def extract_to_store(
     part: tuple[int, int] | None = None,
     unit: int | None = None,
     keep_fields: Sequence[str] | None = None,
-    tag: str | None = None,
+    tag: str | Sequence[str] | None = None,
     other_metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,

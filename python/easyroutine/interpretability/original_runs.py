@@ -82,9 +82,12 @@ def _record(run: Path) -> dict[str, Any] | None:
 
 
 def _holds(metadata: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    for name in ("model_name", "save_time", "tag", "target_token_positions", "pivot_positions"):
+    for name in ("model_name", "save_time", "target_token_positions", "pivot_positions"):
         if asked[name] is not None and _listed(metadata.get(name)) != _listed(asked[name]):
             return False
+    # A run of the original has one tag.
+    if any(metadata.get("tag") != tag for tag in asked["tags"]):
+        return False
     if any(metadata.get(key) != value for key, value in (asked["custom_keys"] or {}).items()):
         return False
     wanted = asked["interventions"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -15,7 +16,7 @@ from easyroutine.checks import whole
 from easyroutine.errors import EasyroutineError, InputError, NotFoundError, UnsupportedError
 from easyroutine.interpretability.metadata import has_arrays, record_of
 from easyroutine.interpretability.original_runs import is_original, load_original, remove_original
-from easyroutine.interpretability.stored_run import StoredRun, without_inner
+from easyroutine.interpretability.stored_run import StoredRun, tags_in, without_inner
 
 __all__ = ["Place", "QueryResult", "Result", "below", "place"]
 
@@ -232,6 +233,13 @@ class QueryResult:
         part._originals = outside  # type: ignore[assignment]
         return part
 
+    def _tags(self) -> list[list[str]]:
+        """The tags of each run."""
+        tags = [tags_in(metadata) for _, _, _, metadata in self._listed()]
+        for place, (_, record) in zip(self._stored(), [] if self._found is None else self._found.runs(), strict=True):
+            tags[place] = tags_in(json.loads(record))
+        return tags
+
     def __len__(self) -> int:
         return len(self._listed())
 
@@ -240,10 +248,10 @@ class QueryResult:
 
     def __repr__(self) -> str:
         lines = []
-        for number, (experiment, model, run, metadata) in enumerate(self._listed()):
+        for number, ((experiment, model, run, _), tags) in enumerate(zip(self._listed(), self._tags(), strict=True)):
             lines.append(f"{number} - Experiment: {experiment}, Model: {_name(model)}, Time Folder: {_name(run)}")
-            if metadata.get("tag") is not None:
-                lines.append(f"  Tag: {metadata['tag']}")
+            if tags:
+                lines.append(f"  {'Tag' if len(tags) == 1 else 'Tags'}: {', '.join(tags)}")
         lines += [f"unreadable: {problem}" for problem in self.problems]
         lines = lines or ["no runs"]
         return "\n".join(map(_printable, lines))
@@ -251,8 +259,8 @@ class QueryResult:
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{number}</td><td>{escape(_name(run))}</td><td>{escape(experiment)}</td><td>{escape(_name(model))}</td>"
-            f"<td>{escape(str(metadata.get('tag') or ''))}</td></tr>"
-            for number, (experiment, model, run, metadata) in enumerate(self._listed())
+            f"<td>{escape(', '.join(tags))}</td></tr>"
+            for number, ((experiment, model, run, _), tags) in enumerate(zip(self._listed(), self._tags(), strict=True))
         )
         head = "<tr><th></th><th>run</th><th>experiment</th><th>model</th><th>tag</th></tr>"
         return f"<table><caption>{len(self)} runs</caption>{head}{rows}</table>"

@@ -66,6 +66,11 @@ class StoredRun(Mapping[str, Any]):
         return tensors.handed_out(read_rows(node, self._run, start, stop, key))
 
     @property
+    def tags(self) -> list[str]:
+        """The tags that it was saved with, then those it was given later."""
+        return tags_in(self.record)
+
+    @property
     def fields(self) -> list[str]:
         """The keys with one value per row, such as a label, that the extraction kept from its data set."""
         kept = self.metadata.get("fields")
@@ -142,6 +147,13 @@ class StoredRun(Mapping[str, Any]):
 
         head = "<tr><th>key</th><th>shape</th><th>size</th></tr>"
         return f"<table><caption>{escape(repr(self))}</caption>{head}{''.join(map(row, self._entries))}</table>"
+
+
+def tags_in(record: Mapping[str, Any]) -> list[str]:
+    """Every tag of a record: the first stands where the original kept its one."""
+    store = record.get("_store")
+    later = store.get("tags") if isinstance(store, Mapping) else None
+    return [tag for tag in (record.get("tag"), *(later or ())) if isinstance(tag, str)]
 
 
 def without_inner(record: Mapping[str, Any]) -> dict[str, Any]:

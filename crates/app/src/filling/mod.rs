@@ -72,8 +72,8 @@ pub struct Generated {
 /// What a user adds to a run.
 #[derive(Debug, Clone, Default)]
 pub struct Annotations {
-    /// A tag to find it by.
-    pub tag: Option<String>,
+    /// Tags to find it by.
+    pub tags: Vec<String>,
     /// User keys.
     pub other_metadata: Vec<(String, store::Value<'static>)>,
     /// Types of these values that JSON lacks.
@@ -281,7 +281,7 @@ impl<'a> Filling<'a> {
             interventions: record::interventions(self.interventions),
             extraction_config: Value::Object(config),
             other_metadata,
-            tag: annotations.tag,
+            tags: annotations.tags,
             dataset: annotations.dataset,
             types: annotations.types,
         })

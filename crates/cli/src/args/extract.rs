@@ -79,9 +79,9 @@ pub(crate) struct Saving {
     /// The experiment of the run; `default` if not given.
     #[arg(long, value_name = "NAME")]
     pub(crate) experiment: Option<String>,
-    /// A tag to find it by.
+    /// A tag to find it by. May repeat.
     #[arg(long, value_name = "TAG")]
-    pub(crate) tag: Option<String>,
+    pub(crate) tag: Vec<String>,
     /// A user key and its value, JSON or text. May repeat.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) meta: Vec<String>,
@@ -109,7 +109,7 @@ impl Saving {
     pub(crate) fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--experiment", self.experiment.is_some()),
-            ("--tag", self.tag.is_some()),
+            ("--tag", !self.tag.is_empty()),
             ("--meta", !self.meta.is_empty()),
             ("--keep-fields", !self.keep_fields.is_empty()),
             ("--run", self.run.is_some()),

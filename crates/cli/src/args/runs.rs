@@ -111,9 +111,9 @@ pub(crate) struct Query {
     /// The model's full name.
     #[arg(short, long, value_name = "NAME")]
     pub(crate) model: Option<String>,
-    /// A tag.
+    /// A tag that they have. May repeat.
     #[arg(long, value_name = "TAG")]
-    pub(crate) tag: Option<String>,
+    pub(crate) tag: Vec<String>,
     /// Positions in order: `last`, `-1`, `4:9`. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,

@@ -137,7 +137,7 @@ fn annotations(job: &Job<'_>) -> Result<Annotations, Failure> {
     }
     let file = job.extract.file.as_ref().and_then(|file| file.file_name());
     Ok(Annotations {
-        tag: saving.tag.clone(),
+        tags: saving.tag.clone(),
         other_metadata: pairs.into_iter().map(|(key, value)| (key, value.into())).collect(),
         types: Map::new(),
         dataset: file.map(|name| json!({"file": name.to_string_lossy()})),

@@ -203,7 +203,7 @@ impl Table {
         if !names.is_empty() {
             and(&format!(" AND model IN ({})", vec!["?"; names.len()].join(", ")), &names);
         }
-        if let Some(tag) = &query.tag {
+        for tag in &query.tags {
             and(" AND id IN (SELECT run FROM tags WHERE tag = ?)", &[tag]);
         }
         for (name, value) in &query.custom_keys {

@@ -44,7 +44,7 @@ impl Plan {
         start..start.saturating_add(self.unit).min(self.n_examples)
     }
 
-    /// The same, with the tag and the user keys of the run: those of a process that joins would otherwise be dropped
+    /// The same, with the tags and the user keys of the run: those of a process that joins would otherwise be dropped
     /// silently.
     pub(super) fn with_words(&self, fields: &Fields<'_>) -> Self {
         let mut plan = self.clone();
@@ -52,6 +52,8 @@ impl Plan {
         let user = fields.json.iter().filter(|(key, _)| !RESERVED.contains(&key.as_str()));
         let user: Map<String, Value> = user.map(|(key, value)| (key.clone(), value.clone())).collect();
         plan.spec.extend(tag.map(|tag| ("tag".to_owned(), tag.clone())));
+        let more = fields.json.get("_store").and_then(|store| store.get("tags"));
+        plan.spec.extend(more.map(|tags| ("tags".to_owned(), tags.clone())));
         plan.spec.extend((!user.is_empty()).then(|| ("other_metadata".to_owned(), user.into())));
         plan
     }

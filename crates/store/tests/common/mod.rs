@@ -38,7 +38,7 @@ pub(crate) fn provenance(seed: u32) -> Provenance<'static> {
         target_token_positions: json!(["last", [2, 5], -3]),
         extraction_config: json!({"extract_resid_out": true, "extract_mlp_out": true, "save_logits": false}),
         other_metadata: vec![("seed".to_owned(), json!(seed).into())],
-        tag: Some(format!("tag_{seed}")),
+        tags: vec![format!("tag_{seed}")],
         ..Provenance::default()
     }
 }

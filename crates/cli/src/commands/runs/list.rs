@@ -44,7 +44,7 @@ pub(super) fn query(args: &Args, runs: &Runs, asked: &runs::Query) -> Result<(),
     let query = Query {
         model_name: asked.model.clone(),
         or_model_name: asked.model.as_deref().and_then(name_in_runs),
-        tag: asked.tag.clone(),
+        tags: asked.tag.clone(),
         target_token_positions: positions,
         save_time: asked.save_time.clone(),
         custom_keys: pairs(&asked.meta)?.into_iter().collect(),
