@@ -1,4 +1,4 @@
-"""The store beside torch.save, torch.load and Python's safetensors, in one run: medians, as a table.
+"""The store beside torch.save, torch.load and Python's safetensors, in turn and in one run: medians, as a table.
 
     cargo build --release -p easyroutine-store --example figures
     python bench/store.py FOLDER [--program target/release/examples/figures] [--rounds 5]
@@ -81,8 +81,10 @@ def main():
         output = subprocess.run([args.program, task, str(base), *map(str, more)], check=True, capture_output=True, text=True)
         return [float(x) for x in output.stdout.split()]
 
-    def median(action):
-        return statistics.median(action() for _ in range(args.rounds))
+    def medians(*actions):
+        """What each action takes, in turn so that whatever else the machine does meets all of them."""
+        taken = [[action() for action in actions] for _ in range(args.rounds)]
+        return [statistics.median(times) for times in zip(*taken, strict=True)]
 
     rows = []
 
@@ -96,11 +98,7 @@ def main():
         shutil.rmtree(base, ignore_errors=True)
         return ours("save", base)[0]
 
-    save_ours, save_torch = [], []
-    for _ in range(args.rounds):
-        save_torch.append(timed(lambda: torch_save(content, pt)))
-        save_ours.append(fresh_save())
-    compare("save 1 GiB, with fsync", statistics.median(save_ours), statistics.median(save_torch), "torch.save")
+    compare("save 1 GiB, with fsync", *medians(fresh_save, lambda: timed(lambda: torch_save(content, pt))), "torch.save")
     save_file(content, st)
     del content
 
@@ -108,17 +106,28 @@ def main():
         def run():
             drop(work)
             return action()
+
         return run
 
-    layer = lambda times: ours("layer", base, times)[0]
+    layer = lambda times: lambda: ours("layer", base, times)[0]
+    unverified = lambda times: lambda: ours("unverified", base, times)[0]
     load = lambda: timed(lambda: touched(torch.load(pt)[KEY]))
     mapped = lambda: timed(lambda: touched(torch.load(pt, mmap=True)[KEY]))
     stock = lambda: timed(lambda: safetensors_layer(st))
     # Warm, each side reads in a process that has read before.
     for name, how, times in [("cold", cold, 1), ("warm", lambda action: action, 5)]:
-        mine = median(how(lambda: layer(times)))
-        for other, theirs in [("torch.load", load), ("torch.load(mmap=True)", mapped), ("safetensors", stock)]:
-            compare(f"one layer of 1 GiB, {name}", mine, median(how(theirs)), other)
+        others = [("--no-verify", unverified(times)), ("torch.load", load)]
+        others += [("torch.load(mmap=True)", mapped), ("safetensors", stock)]
+        mine, *theirs = medians(how(layer(times)), *(how(action) for _, action in others))
+        for (other, _), its in zip(others, theirs, strict=True):
+            compare(f"one layer of 1 GiB, {name}", mine, its, other)
+    whole, trusted, torchs = medians(
+        cold(lambda: ours("whole", base)[0]),
+        cold(lambda: ours("whole-unverified", base)[0]),
+        cold(lambda: timed(lambda: [touched(tensor) for tensor in torch.load(pt).values()])),
+    )
+    compare("all of 1 GiB, cold", whole, trusted, "--no-verify")
+    compare("all of 1 GiB, cold", whole, torchs, "torch.load")
     shutil.rmtree(base)
     pt.unlink()
     st.unlink()
@@ -127,14 +136,16 @@ def main():
     ours("runs", many, 10_000)
     time.sleep(4)
     ours("query", many)
-    theirs = median(lambda: timed(lambda: upstream_scan(many)))
-    compare("query of 10,000 runs, 20 hits, index", median(lambda: ours("query", many)[0]), theirs, "the original's scan")
-    compare("query of 10,000 runs, 20 hits, scan", median(lambda: ours("scan", many)[0]), theirs, "the original's scan")
+    indexed, scanned, theirs = medians(
+        lambda: ours("query", many)[0], lambda: ours("scan", many)[0], lambda: timed(lambda: upstream_scan(many))
+    )
+    compare("query of 10,000 runs, 20 hits, index", indexed, theirs, "the original's scan")
+    compare("query of 10,000 runs, 20 hits, scan", scanned, theirs, "the original's scan")
     seconds, peak = ours("stream", work / "stream")
 
     print(f"| what | ours, s | against | theirs, s | ratio |\n|---|---|---|---|---|")
     for what, mine, other, its, ratio in rows:
-        print(f"| {what} | {mine:.4f} | {other} | {its:.4f} | {ratio:.1f} |")
+        print(f"| {what} | {mine:.4f} | {other} | {its:.4f} | {ratio:.2f} |")
     print(f"\nwriting 4 GiB: {seconds:.1f} s, at most {peak:.0f} MiB of memory")
     shutil.rmtree(work)
 

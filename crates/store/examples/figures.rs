@@ -1,6 +1,6 @@
 //! One measurement of the store for `bench/store.py`: prints seconds.
 //!
-//!     figures save|layer|unverified|rows|stream|runs|query|scan BASE [N]
+//!     figures save|layer|unverified|whole|whole-unverified|rows|stream|runs|query|scan BASE [N]
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "the result")]
 
@@ -14,6 +14,7 @@ use serde_json::json;
 
 /// 16 layers of bf16 `[256, 128, 1024]`: 1 GiB.
 const SHAPE: [usize; 3] = [256, 128, 1024];
+const ALL: [usize; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -21,8 +22,10 @@ fn main() {
     let n: u32 = args.get(3).map_or(0, |n| n.parse().unwrap());
     match task {
         "save" => save(base),
-        "layer" => read(base, n.max(1), |run| run),
-        "unverified" => read(base, n.max(1), Run::unverified),
+        "layer" => read(base, &[7], n.max(1), |run| run),
+        "unverified" => read(base, &[7], n.max(1), Run::unverified),
+        "whole" => read(base, &ALL, n.max(1), |run| run),
+        "whole-unverified" => read(base, &ALL, n.max(1), Run::unverified),
         "rows" => rows(base),
         "stream" => stream(base),
         "runs" => runs(base, n),
@@ -73,15 +76,18 @@ fn save(base: &str) {
     println!("{}", begin.elapsed().as_secs_f64());
 }
 
-/// Finds and opens the run, reads a layer, and touches every page of it, `times` times; the last time counts.
-fn read(base: &str, times: u32, opened: impl Fn(Run) -> Run) {
+/// Finds and opens the run, reads layers, and touches every page of them, `times` times; the last time counts.
+fn read(base: &str, layers: &[usize], times: u32, opened: impl Fn(Run) -> Run) {
     let once = || {
         let begin = Instant::now();
         let store = Store::open(base).unwrap();
         let run =
             opened(ActivationLoader::of(store, "e").query(&Query::default()).unwrap().load(-1).unwrap());
-        let loaded = run.read("resid_out_7").unwrap();
-        let sum: u64 = loaded.bytes.iter().step_by(4096).map(|x| u64::from(*x)).sum();
+        let mut sum = 0u64;
+        for layer in layers {
+            let loaded = run.read(&format!("resid_out_{layer}")).unwrap();
+            sum += loaded.bytes.iter().step_by(4096).map(|x| u64::from(*x)).sum::<u64>();
+        }
         (begin.elapsed().as_secs_f64(), sum)
     };
     let (seconds, sum) = (1..times).fold(once(), |_, _| once());
