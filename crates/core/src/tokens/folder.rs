@@ -59,7 +59,7 @@ impl Tokenizer {
         backend.with_padding(None);
         guarded("lift its length limit", || backend.with_truncation(None).map(|_| ()))?;
         if has_file && let Some(rules) = Rules::of(class, &settings, merged.role("unk_token")) {
-            rules.install(&mut backend)?;
+            rules.install(&mut backend, class).map_err(|e| e.at(whole.display()))?;
             as_written.compare(&backend, class);
         }
         backend.set_encode_special_tokens(settings.flag("split_special_tokens") == Some(true));

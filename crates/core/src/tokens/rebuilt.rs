@@ -8,7 +8,7 @@ use super::class::Class;
 use super::guard::guarded;
 use super::pre_tokenizers::{self, PreTokenizer};
 use super::settings::Settings;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 const MARK: &str = "\u{2581}";
 
@@ -84,8 +84,8 @@ impl Rules {
     }
 
     /// Replaces the file's rules by these, and removes the file's added tokens.
-    pub(super) fn install(self, backend: &mut Backend) -> Result<()> {
-        if let Some(model) = self.model(backend.get_model())? {
+    pub(super) fn install(self, backend: &mut Backend, class: Class) -> Result<()> {
+        if let Some(model) = self.model(backend.get_model(), class)? {
             backend.with_model(model);
         }
         backend.with_added_vocabulary(AddedVocabulary::new());
@@ -93,7 +93,7 @@ impl Rules {
     }
 
     /// The model with the class's settings, if the file's differ.
-    fn model(&self, model: &ModelWrapper) -> Result<Option<BPE>> {
+    fn model(&self, model: &ModelWrapper, class: Class) -> Result<Option<BPE>> {
         let mut bpe = match model {
             ModelWrapper::BPE(bpe) => {
                 let is_same = bpe.unk_token == self.unknown
@@ -105,7 +105,7 @@ impl Rules {
                 if is_same {
                     return Ok(None);
                 }
-                bpe.clone()
+                without_subword_prefix(bpe, class)?
             }
             // Other kinds of vocabulary have no merges.
             other => {
@@ -119,8 +119,31 @@ impl Rules {
         bpe.fuse_unk = self.fuses_unknown;
         bpe.byte_fallback = self.byte_fallback;
         bpe.ignore_merges = false;
-        bpe.continuing_subword_prefix = None;
         bpe.end_of_word_suffix = None;
         Ok(Some(bpe))
     }
+}
+
+/// The model with tokens and merges as they are spelled, since no class reads `continuing_subword_prefix`: a merge of `a`
+/// and `##b` makes `a##b`, where the file meant `ab`.
+fn without_subword_prefix(bpe: &BPE, class: Class) -> Result<BPE> {
+    let mut bare = bpe.clone();
+    let Some(prefix) = bare.continuing_subword_prefix.take().filter(|prefix| !prefix.is_empty()) else {
+        return Ok(bare);
+    };
+    // What each merge makes was worked out with the prefix, when the file was read.
+    let rebuilt = guarded("build the vocabulary", || {
+        let text = serde_json::to_string(&bare)?;
+        Ok(serde_json::from_str::<BPE>(&text)?)
+    });
+    rebuilt.map_err(|error| {
+        let name = class.name();
+        let message = format!(
+            "`continuing_subword_prefix` of the model is {prefix:?}, which {name} of transformers ignores; without it the \
+             merges do not fit the vocabulary: {error}"
+        );
+        Error::new(ErrorKind::Unsupported, message).hint(
+            "to take tokenizer.json as it stands, set `\"tokenizer_class\": \"TokenizersBackend\"` in tokenizer_config.json",
+        )
+    })
 }
