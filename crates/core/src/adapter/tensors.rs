@@ -55,7 +55,7 @@ pub(super) fn sort(weights: &ShardedSafeTensors, settings: &Settings) -> Result<
             Role::Replaces(tensor) => {
                 replaced.insert(tensor, name.to_owned());
             }
-            Role::Refused(what) => refused.push(format!("`{name}` ({what})")),
+            Role::Refused(what) => refused.push(format!("{name} ({what})")),
         }
     }
     if !refused.is_empty() {
@@ -63,15 +63,11 @@ pub(super) fn sort(weights: &ShardedSafeTensors, settings: &Settings) -> Result<
         return Err(Error::new(ErrorKind::Unsupported, message).hint(MERGE));
     }
     if !strange.is_empty() {
-        let message = format!("{WEIGHTS}: no tensors of a LoRA adapter: {}", list(&quoted(&strange)));
+        let message = format!("{WEIGHTS}: no tensors of a LoRA adapter: {}", list(&strange));
         return Err(Error::new(ErrorKind::Weights, message).hint(MERGE));
     }
     check_saved(settings, &replaced)?;
     Ok((updates(found, settings)?, replaced))
-}
-
-fn quoted(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| format!("`{name}`")).collect()
 }
 
 /// Reads a name without its prefix.
@@ -121,8 +117,7 @@ fn check_saved(settings: &Settings, replaced: &BTreeMap<String, String>) -> Resu
     if missing.is_empty() {
         return Ok(());
     }
-    let message =
-        format!("{WEIGHTS}: no tensors of {}, which `modules_to_save` names", list(&quoted(&missing)));
+    let message = format!("{WEIGHTS}: no tensors of {}, which `modules_to_save` names", list(&missing));
     Err(Error::new(ErrorKind::Weights, message).hint("fetch or save the adapter again"))
 }
 
@@ -132,15 +127,15 @@ fn updates(found: BTreeMap<String, Found>, settings: &Settings) -> Result<BTreeM
     let mut updates = BTreeMap::new();
     for (module, found) in found {
         let (Some((kind, a)), Some((kind_of_b, b))) = (found.a, found.b) else {
-            halves.push(format!("`{module}`"));
+            halves.push(module.clone());
             continue;
         };
         if kind != kind_of_b {
-            halves.push(format!("`{module}`"));
+            halves.push(module.clone());
             continue;
         }
         if !settings.targets.include(&module) {
-            outside.push(format!("`{module}`"));
+            outside.push(module.clone());
         }
         let (rank, scale) = settings.of_module(&module);
         updates.insert(module, Update { kind, a, b, bias: found.bias, rank, scale });

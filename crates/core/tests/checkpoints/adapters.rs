@@ -173,7 +173,10 @@ fn scale_and_rank_follow_the_config() {
         assert_scale(&with("target_modules", targets), 2.0);
     }
     says(adapted(&draft, &with("r", json!(4))), &["lora_A.weight", "has shape [3, ", "`r`"]);
-    says(adapted(&draft, &with("target_modules", json!(["q_proj"]))), &["mlp.down_proj", "leave out"]);
+    says(
+        adapted(&draft, &with("target_modules", json!(["q_proj"]))),
+        &["updates `model.layers.1.mlp.down_proj`", "leave out"],
+    );
     says(adapted(&draft, &with("layers_to_transform", json!([0]))), &["layers.1.mlp.down_proj"]);
     says(adapted(&draft, &with("exclude_modules", json!(["q_proj"]))), &["layers.0.self_attn.q_proj"]);
     says(
