@@ -1,6 +1,6 @@
 //! Times gradients and what is built on them, one workload per process so that each has its own peak memory: `cargo run
 //! --release -p easyroutine --example attribution MODEL WORKLOAD ROWS TOKENS REPEATS [THREADS]`, where WORKLOAD is
-//! `forward`, `gradients`, `heads`, `eap`, `edges` (EAP-IG) or `exact` (eight edges, one run each). The ids are those of
+//! `gradients`, `heads`, `eap`, `edges` (EAP-IG) or `exact` (eight edges, one run each). The ids are those of
 //! `bench/attribution.py`.
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
@@ -15,7 +15,7 @@ use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
 use easyroutine::source::{ResolveOptions, resolve};
-use easyroutine::{Batch, Model, Stop};
+use easyroutine::{Model, Stop};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -70,10 +70,6 @@ fn run(
         "heads" => {
             let request = Request::parse("z_L*", "all")?;
             attribution_patching(model, &bases, &targets, &request, &metrics, Rule::Gradient, context, stop)?;
-        }
-        "forward" => {
-            let ids: Vec<&[u32]> = target.iter().map(Vec::as_slice).collect();
-            model.forward(&Batch::new(&ids)?, &mut Edits::default())?;
         }
         "eap" | "edges" => {
             let method = if workload == "eap" { EdgeMethod::Eap } else { EdgeMethod::EapIg { steps: 5 } };
